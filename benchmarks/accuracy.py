@@ -1,0 +1,170 @@
+"""`make compare`: every selector from the same burn-in, several seeds, paired intervals. Resumable; writes one file.
+
+Per seed three jobs run in this machine's processes through `LocalRuntime`:
+
+    all      every selector in one job, from one burn-in, with the same number of student steps
+    plain    supervised without guidance
+    oracle   accept exactly the right pixels, by hidden truth: a ceiling, not a method (`benchmarks/oracle.py`)
+
+A job that is finished is not run again; one that was killed continues. Versions and thresholds are chosen on val; the
+test splits were read once per job. Differences to L2L are paired per sentence over val + testA + testB, resampled by
+image, seeds averaged.
+
+Usage: python benchmarks/accuracy.py [--seeds 0 1 2] [--processes 2] [--out benchmarks/results/accuracy.json] [fields]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from l2l_ray.config import RunConfig, load_config
+from l2l_ray.loop.evaluate import label_of
+from l2l_ray.metrics import paired_bootstrap
+
+THRESHOLDS = (0.7, 0.8, 0.9, 0.95)
+RULES = ("supervised", "accept_all", *(f"fixed_threshold@{t}" for t in THRESHOLDS), "agreement", "logistic")
+JOBS = ("all", "plain", "oracle")
+SPLITS = ("val", "testA", "testB")
+
+
+def job_config(base: RunConfig, job: str, seed: int) -> RunConfig:
+    """Return the config of one job of one seed; data, split and training share the seed."""
+    loop = base.loop.model_copy(update={"seed": seed})
+    data = base.data.model_copy(update={"split_seed": seed})
+    change: dict[str, Any] = {"name": f"compare-{job}-s{seed}", "loop": loop, "data": data, "resume": True}
+    if job == "all":
+        change["compare"] = RULES
+    if job == "plain":
+        change["segmenter"] = base.segmenter.model_copy(update={"guidance": False})
+        change["selector"] = base.selector.model_copy(update={"name": "supervised"})
+    if job == "oracle":
+        change["selector"] = base.selector.model_copy(update={"name": "accept_all"})
+    return base.model_copy(update=change)
+
+
+def run_job(words: list[str], job: str, seed: int) -> None:
+    """Run one job in a process of its own, so that two run side by side on two cores."""
+    command = [sys.executable, __file__, "--job", job, "--seeds", str(seed), *words]
+    subprocess.run(command, check=True)
+
+
+def work(config: RunConfig, job: str) -> None:
+    """Run one job here."""
+    import torch
+
+    from l2l_ray.loop.runtime import run_local
+
+    torch.set_num_threads(1)
+    if job == "oracle":
+        from oracle import OracleLabeler
+
+        run_local(config, OracleLabeler)
+    else:
+        run_local(config)
+
+
+def rows_of(base: RunConfig, seed: int) -> dict[str, dict[str, Any]]:
+    """Return method -> its row of results.json (with the run folder), for one seed."""
+    rows = {}
+    for job in JOBS:
+        run = job_config(base, job, seed).run_dir
+        for row in json.loads((run / "results.json").read_text())["rows"]:
+            name = {"plain": "supervised_plain", "oracle": "oracle"}.get(job, row["method"])
+            if job == "all" or row["method"] != "prior_only":
+                rows[name] = {**row, "run": run}
+    return rows
+
+
+def sentences(row: dict[str, Any]) -> pd.DataFrame:
+    """Return per-sentence IoU of a row over all splits: image_id, sent_id, iou."""
+    frames = []
+    for split in SPLITS:
+        folder = row["run"] / "evals" / f"{row['method']}-v{row['version']:04d}"
+        if (path := folder / f"{split}.parquet").exists():
+            frames.append(pd.read_parquet(path).assign(split=split))
+    frame = pd.concat(frames)
+    union = frame["union"].to_numpy()
+    iou = np.where(union == 0, 1.0, frame["intersection"] / np.maximum(union, 1))
+    return frame.assign(iou=iou, image=frame["split"] + frame["image_id"].astype(str)).set_index("sent_id")
+
+
+def tuned_threshold(by_seed: dict[int, dict[str, dict[str, Any]]]) -> str:
+    """Return the threshold row with the best val mean_iou, averaged over seeds."""
+    names = [f"fixed_threshold@{t}" for t in THRESHOLDS]
+    return max(names, key=lambda n: np.mean([rows[n]["splits"]["val"]["mean_iou"] for rows in by_seed.values()]))
+
+
+def summarize(by_seed: dict[int, dict[str, dict[str, Any]]], config: RunConfig) -> dict[str, Any]:
+    """Return the table: mean and spread over seeds per split, and the paired difference to L2L with its interval."""
+    methods = list(next(iter(by_seed.values())))
+    frames = {m: [sentences(rows[m])["iou"] for rows in by_seed.values()] for m in methods}
+    images = sentences(next(iter(by_seed.values()))["l2l"])["image"]
+    mean = {m: pd.concat(parts, axis=1).mean(axis=1) for m, parts in frames.items()}
+    table = []
+    for method in methods:
+        row: dict[str, Any] = {"method": method, "label": _label(method), "splits": {}}
+        for split in SPLITS:
+            found = [rows[method]["splits"][split] for rows in by_seed.values() if split in rows[method]["splits"]]
+            row["splits"][split] = {k: _spread([f[k] for f in found]) for k in ("overall_iou", "mean_iou")} | {
+                "precision_at": {t: _spread([f["precision_at"][t] for f in found]) for t in found[0]["precision_at"]}
+            }
+        if method != "l2l":
+            diff = paired_bootstrap(mean["l2l"].loc[images.index], mean[method].loc[images.index], images)
+            row["l2l_minus_this"] = {"diff": diff.diff, "low": diff.low, "high": diff.high, "verdict": _verdict(diff)}
+        table.append(row)
+    return {
+        "protocol": "native size, every sentence; paired per sentence, seeds averaged, clustered by image, 95 %",
+        "seeds": list(by_seed),
+        "labeled_frac": config.data.labeled_frac,
+        "dataset": config.data.dataset,
+        "tuned_threshold": tuned_threshold(by_seed),
+        "rows": table,
+    }
+
+
+def _label(method: str) -> str:
+    special = {"supervised_plain": "supervised, no guidance", "oracle": "oracle pixels (ceiling, sees hidden truth)"}
+    return special.get(method) or label_of(method)
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
+
+
+def _verdict(diff: Any) -> str:
+    return "L2L ahead" if diff.low > 0 else "L2L behind" if diff.high < 0 else "undecided"
+
+
+def main() -> None:
+    """Parse, run what is missing, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "accuracy.json")
+    parser.add_argument("--job", choices=JOBS, help="internal: run this one job here")
+    args, words = parser.parse_known_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    base = load_config(words)
+    if args.job:
+        work(job_config(base, args.job, args.seeds[0]), args.job)
+        return
+    with ThreadPoolExecutor(args.processes) as pool:
+        list(pool.map(lambda j: run_job(words, *j), [(job, seed) for seed in args.seeds for job in JOBS]))
+    result = summarize({seed: rows_of(base, seed) for seed in args.seeds}, base)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(result, indent=1))
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

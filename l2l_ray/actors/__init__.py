@@ -1,0 +1,60 @@
+"""The Ray layer: roles as plain classes, made into actors where they are created. Start at `run`.
+
+Nothing outside this folder (and `tune_spaces/`) imports ray. This file holds the defaults of Ray's environment, because
+Ray reads most of them when it is first imported; so `run` and `sweep` set them, then import the rest. A variable that is
+already set is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from l2l_ray.config import RunConfig
+
+ENV_DEFAULTS = {
+    # report() returns at the controller's next poll: with Ray's 2 s each published version would cost 2 s.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Ray's print patch shows every line twice.
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # Without it the dashboard's Train tab stays empty.
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+    # Metrics reach the node's agent this often; Ray's 10 s is longer than a smoke run's rounds.
+    "RAY_metrics_report_interval_ms": "2000",
+    # A role sees a GPU if and only if its resources ask for one.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+# Makes every socket of a one-machine cluster bind 127.0.0.1; a second node could not join it.
+LOOPBACK_ENV = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+def set_environment(private: bool) -> None:
+    """Set Ray's environment defaults; call before ray is imported.
+
+    Args:
+        private: The cluster will be one for this process on this machine: bind loopback only.
+    """
+    for name, value in {**ENV_DEFAULTS, **(LOOPBACK_ENV if private else {})}.items():
+        os.environ.setdefault(name, value)
+
+
+def wants_private_cluster(address: str | None) -> bool:
+    """Whether a run with this configured address makes a cluster of its own."""
+    return not (address or os.environ.get("RAY_ADDRESS"))
+
+
+def run(config: RunConfig) -> Path:
+    """Run the whole job on Ray and return its run folder.
+
+    Raises:
+        L2LError: See `driver.run`.
+    """
+    set_environment(wants_private_cluster(config.cluster.address))
+    from l2l_ray.actors import driver
+
+    return driver.run(config)

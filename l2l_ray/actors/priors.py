@@ -1,0 +1,232 @@
+"""The prior service: frozen MLLMs in named actors, asked in batches by everybody who needs an answer.
+
+One actor owns one accelerator (or one `prior_gpu` slot). Calls of several clients are merged into one `generate` call
+by a micro-batcher; generation runs in a thread, so the actor answers health checks and statistics meanwhile. A killed
+actor is restarted by Ray and its open calls are asked again: an answer is a pure function of the question, so asking
+twice is harmless. Who stores answers, and that nothing stored is asked again, is `loop.prepare.fill_priors`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayTaskError
+
+from l2l_ray.actors.cluster import actor_options, start_actor, wait_ready
+from l2l_ray.actors.telemetry import Meters
+from l2l_ray.config import PriorConfig, RunConfig
+from l2l_ray.errors import ClusterError
+from l2l_ray.loop.prepare import Answered, MllmIdentity, Question, answer_batch
+from l2l_ray.prior.mllm import MllmPrior, Reply
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Batches per actor that are asked but not answered: one in work, one waiting, so the accelerator never idles.
+IN_FLIGHT_PER_ACTOR = 2
+
+
+class MicroBatcher(Generic[T, R]):
+    """Merge concurrent small calls into few large ones.
+
+    Args:
+        run: Called in a thread with at most `max_batch` items; returns one result per item.
+        max_batch: Items per call of `run`.
+        max_wait_s: How long a first item waits for company.
+    """
+
+    def __init__(self, run: Callable[[list[T]], Sequence[R]], max_batch: int, max_wait_s: float) -> None:
+        self._run = run
+        self._max_batch = max_batch
+        self._max_wait_s = max_wait_s
+        self._queue: asyncio.Queue[tuple[T, asyncio.Future[R]]] = asyncio.Queue()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
+        self._worker: asyncio.Task[None] | None = None
+
+    @property
+    def queue_length(self) -> int:
+        """Items that wait for a batch."""
+        return self._queue.qsize()
+
+    async def submit(self, items: Sequence[T]) -> list[R]:
+        """Return the result of every item, in order.
+
+        Raises:
+            Exception: Whatever `run` raised for one of these items when it was tried alone.
+        """
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work())
+        futures: list[asyncio.Future[R]] = [asyncio.get_running_loop().create_future() for _ in items]
+        for pair in zip(items, futures, strict=True):
+            self._queue.put_nowait(pair)
+        return list(await asyncio.gather(*futures))
+
+    async def _work(self) -> None:
+        while True:
+            await self._answer(await self._collect())
+
+    async def _collect(self) -> list[tuple[T, asyncio.Future[R]]]:
+        batch = [await self._queue.get()]
+        deadline = time.monotonic() + self._max_wait_s
+        while len(batch) < self._max_batch:
+            left_s = deadline - time.monotonic()
+            try:
+                if self._queue.empty() and left_s > 0:
+                    batch.append(await asyncio.wait_for(self._queue.get(), left_s))
+                else:
+                    batch.append(self._queue.get_nowait())
+            except (TimeoutError, asyncio.QueueEmpty):
+                break
+        return batch
+
+    async def _answer(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
+        """Run a batch; when it fails, halve it, so one bad item (or a batch too large for memory) fails alone."""
+        try:
+            items = [item for item, _ in batch]
+            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
+        except Exception as error:  # every kind of failure belongs to the caller who asked, not to this loop
+            if len(batch) == 1:
+                if not batch[0][1].done():
+                    batch[0][1].set_exception(error)
+                return
+            logger.warning("a batch of %d failed (%s); trying its halves", len(batch), error)
+            await self._answer(batch[: len(batch) // 2])
+            await self._answer(batch[len(batch) // 2 :])
+            return
+        for (_, future), result in zip(batch, results, strict=True):
+            if not future.done():
+                future.set_result(result)
+
+
+class PriorActor:
+    """One frozen MLLM behind a micro-batcher.
+
+    Example: `ray.remote(PriorActor).options(name="prior-0", ...).remote(config.prior, 1, "prior-0", "run")`
+    """
+
+    def __init__(self, config: PriorConfig, num_threads: int, name: str, run: str) -> None:
+        import torch
+
+        torch.set_num_threads(num_threads)
+        self._name = name
+        self._meters = Meters(run)
+        self._mllm = MllmPrior.load(config)
+        self._batcher = MicroBatcher(self._generate, config.batch_size, config.max_wait_s)
+        self._num_batches = self._num_answers = 0
+
+    async def ready(self) -> MllmIdentity:
+        """Return which model this is: it is loaded."""
+        return MllmIdentity.of(self._mllm)
+
+    async def ask(self, questions: list[Question]) -> list[Reply]:
+        """Answer questions, in order."""
+        self._meters.set("l2l_prior_queue", self._batcher.queue_length + len(questions), actor=self._name)
+        return await self._batcher.submit(questions)
+
+    async def stats(self) -> dict[str, int]:
+        """Return process id, number of batches, number of answers, queue length."""
+        return {
+            "pid": os.getpid(),
+            "batches": self._num_batches,
+            "answers": self._num_answers,
+            "queue": self._batcher.queue_length,
+        }
+
+    def _generate(self, questions: list[Question]) -> list[Reply]:
+        started = time.monotonic()
+        replies = answer_batch(self._mllm, questions)
+        self._num_batches += 1
+        self._num_answers += len(replies)
+        self._meters.observe("l2l_prior_latency_s", time.monotonic() - started, actor=self._name)
+        self._meters.set("l2l_prior_batch", len(replies), actor=self._name)
+        self._meters.set("l2l_prior_queue", self._batcher.queue_length, actor=self._name)
+        self._meters.add("l2l_prior_answers_total", len(replies), actor=self._name)
+        return replies
+
+
+class PriorPool:
+    """The driver's side: some prior actors, asked with a bounded number of batches in flight.
+
+    Example: `fill_priors(name, tables, run, store, pool.identity, pool.ask, batch_size)`
+    """
+
+    def __init__(self, config: RunConfig, namespace: str) -> None:
+        """Start the actors; they load while the caller goes on.
+
+        Args:
+            config: The run's config.
+            namespace: Ray namespace of the run.
+        """
+        self._cluster = cluster = config.cluster
+        self._actors: list[ActorHandle[PriorActor]] = []
+        for index in range(cluster.num_priors):
+            name = f"prior-{index}"
+            options = actor_options(name, namespace, cluster.prior_resources)
+            # -1: a question may be asked as often as the actor dies; it has no side effect.
+            options |= {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": 64}
+            args = (config.prior, cluster.threads_per_labeler, name, config.run_name)
+            self._actors.append(start_actor(PriorActor, options, *args))
+
+    def identity(self) -> MllmIdentity:
+        """Wait until the actors are up; return which model they hold.
+
+        Raises:
+            ClusterError: One did not come up, or they hold different models.
+        """
+        identities: list[MllmIdentity] = wait_ready("prior actor", self._actors, self._cluster.start_timeout_s)
+        if len(set(identities)) > 1:
+            raise ClusterError(f"the prior actors hold different models: {identities}; give all nodes the same files")
+        return identities[0]
+
+    def ask(self, batches: Iterator[list[Question]]) -> Iterator[Answered]:
+        """Yield every batch with its replies, as they finish.
+
+        Raises:
+            ClusterError: An actor hangs, or died and cannot be restarted.
+        """
+        free = self._actors * IN_FLIGHT_PER_ACTOR
+        flying: dict[ray.ObjectRef[Any], tuple[ActorHandle[PriorActor], list[Question]]] = {}
+        source = iter(batches)
+        while True:
+            while free and (batch := next(source, None)) is not None:
+                actor = free.pop()
+                flying[actor.ask.remote(batch)] = actor, batch
+            if not flying:
+                return
+            ready, _ = ray.wait(list(flying), num_returns=1, timeout=self._cluster.work_timeout_s)
+            if not ready:
+                raise ClusterError(
+                    f"no prior actor answered within cluster.work_timeout_s={self._cluster.work_timeout_s:g}; "
+                    "lower prior.batch_size, or raise cluster.work_timeout_s"
+                )
+            actor, batch = flying.pop(ready[0])
+            yield batch, _replies(ready[0])
+            free.append(actor)
+
+    def stats(self) -> list[dict[str, int]]:
+        """Return the statistics of every actor."""
+        return ray.get([actor.stats.remote() for actor in self._actors], timeout=self._cluster.start_timeout_s)
+
+    def close(self) -> None:
+        """Release the actors and what they hold."""
+        for actor in self._actors:
+            ray.kill(actor)
+
+
+def _replies(ref: ray.ObjectRef[Any]) -> list[Reply]:
+    try:
+        replies: list[Reply] = ray.get(ref)
+    except RayTaskError as error:
+        raise error.as_instanceof_cause() from None
+    except RayActorError as error:
+        raise ClusterError(f"a prior actor died and could not be restarted: {error}") from error
+    return replies

@@ -1,0 +1,140 @@
+"""What the terminal shows while a run goes on: one line that is rewritten, or a line now and then in a log file."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from l2l_ray.config import RunConfig
+from l2l_ray.loop.prepare import Tables
+from l2l_ray.loop.run_folder import RunFolder
+from l2l_ray.loop.train import TRAINED_SELECTORS
+
+_ROUND = re.compile(r"(?P<method>\w+) round (?P<round>\d+)")
+_FOLD = re.compile(r"burn-in fold(?P<fold>\d+)")
+
+
+def done_frac(config: RunConfig, stage: str, done: int) -> float:
+    """Return which share of all training steps of the job is done, in [0, 1].
+
+    Args:
+        config: The run's config.
+        stage: As `loop.train` reports it: `burn-in base`, `burn-in fold1`, `l2l round 2`.
+        done: Steps of that stage.
+    """
+    loop, methods = config.loop, (*config.compare, config.selector.name)
+    num_parts = 1 + (config.selector.num_folds if any(m in TRAINED_SELECTORS for m in methods) else 0)
+    burn_in = num_parts * loop.burn_in_steps
+    total = burn_in + len(methods) * loop.rounds * loop.round_steps
+    if at := _ROUND.fullmatch(stage):
+        rounds = methods.index(at["method"]) * loop.rounds + int(at["round"])
+        return (burn_in + rounds * loop.round_steps + done) / total
+    at = _FOLD.fullmatch(stage)
+    return ((int(at["fold"]) + 1 if at else 0) * loop.burn_in_steps + done) / total
+
+
+def duration(seconds: float) -> str:
+    """Return e.g. `42s`, `3m05s`, `2h10m`."""
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60}h{minutes % 60:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+def opening_text(config: RunConfig, tables: Tables) -> str:
+    """Say what the run works on."""
+    splits = ", ".join(f"{name} {len(rows)}" for name, rows in tables.splits.items())
+    lines = [
+        f"data       {config.data.dataset} ({config.data.split_by}): {len(tables.labeled)} labeled expressions, "
+        f"{len(tables.unlabeled)} unlabeled in {tables.num_shards(config)} shards; {splits}"
+    ]
+    if tables.missing_splits:
+        lines.append(f"           this data set has no {', '.join(tables.missing_splits)}: left out of the table")
+    return "\n".join(lines)
+
+
+def closing_text(folder: RunFolder, table: dict[str, Any]) -> str:
+    """Say how the run ended: figures, skips, where the report is."""
+    skips = Counter(skip.kind for skip in folder.skips())
+    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(skips.items())) or "none"
+    return f"\n{results_text(table)}\n\nskipped    {counted}\nreport     {folder.path / 'report.html'}"
+
+
+def results_text(table: dict[str, Any]) -> str:
+    """Return results.json as a text table, one line per method and split, figures in percent."""
+    head = f"{'method':<28}{'split':<7}{'oIoU':>7}{'mIoU':>7}" + "".join(f"{f'P@0.{k}':>7}" for k in range(5, 10))
+    lines = [head, "-" * len(head)]
+    for row in table["rows"]:
+        for split, figures in row["splits"].items():
+            values = [figures["overall_iou"], figures["mean_iou"], *figures["precision_at"].values()]
+            lines.append(f"{row['label']:<28}{split:<7}" + "".join(f"{100 * value:>7.1f}" for value in values))
+    return "\n".join([*lines, f"({table['dataset']}, {table['labeled_frac']:.0%} labeled, seed {table['seed']}; "
+                      f"version chosen on: {table['chosen_on']}; {table['protocol']})"])  # fmt: skip
+
+
+@dataclass
+class Console:
+    """Writes progress; quiet otherwise.
+
+    Args:
+        config: The run's config.
+        stream: Where to.
+    """
+
+    config: RunConfig
+    stream: TextIO = field(default_factory=lambda: sys.stdout)
+    _started: float = field(default_factory=time.monotonic)
+    _shown: float = 0.0
+    _first: tuple[float, float] | None = None  # (time, share done) of the first training step seen
+    _open_line: bool = False
+
+    def say(self, text: str) -> None:
+        """Write a line that stays."""
+        self.stream.write(("\n" if self._open_line else "") + text + "\n")
+        self.stream.flush()
+        self._open_line = False
+
+    def update(self, state: dict[str, Any], busy: int) -> None:
+        """Show how far the run is, if it is time to.
+
+        Args:
+            state: `Coordinator.state()`.
+            busy: Items the labelers have in work.
+        """
+        now, terminal = time.monotonic(), self.stream.isatty()
+        if now - self._shown < (0.5 if terminal else self.config.cluster.progress_every_s):
+            return
+        self._shown = now
+        line = f"[{duration(now - self._started):>6}] {self.line(state, busy)}"
+        self.stream.write(f"\r\x1b[2K{line}" if terminal else line + "\n")
+        self.stream.flush()
+        self._open_line = terminal
+
+    def line(self, state: dict[str, Any], busy: int) -> str:
+        """Return the progress line without its time."""
+        parts = []
+        if open_tables := {name: p for name, p in state["priors"].items() if p["done"] < p["total"]}:
+            parts += [f"priors {name} {p['done']}/{p['total']}" for name, p in open_tables.items()]
+        train, labels = state["train"], state["labels"]
+        parts.append(f"{train['stage']} {train['done']}/{train['total']}" if train else "train group starting")
+        if labels:
+            rate = f", {labels['per_s']:.0f} images/s" if busy else ""
+            parts.append(f"shards {state['shards_committed']}/{state['shards_total']}{rate}")
+            parts.append(f"accepted {labels['accepted_frac']:.0%}")
+        if state["mean_iou"]:
+            name, value = list(state["mean_iou"].items())[-1]
+            parts.append(f"{name} mIoU {value:.3f}")
+        if train:
+            parts.append(self._eta(train))
+        return " | ".join(parts)
+
+    def _eta(self, train: dict[str, Any]) -> str:
+        now, done = time.monotonic(), done_frac(self.config, train["stage"], train["done"])
+        if self._first is None:
+            self._first = now, done
+        gained = done - self._first[1]
+        return f"ETA {duration((now - self._first[0]) * (1 - done) / gained)}" if gained > 0 else "ETA ?"

@@ -1,0 +1,220 @@
+"""The train group: one long TorchTrainer run per job, with the rounds inside its loop.
+
+Versions are folders under `train/` that rank 0 writes under another name and renames: a folder with its final name is
+whole, and those folders alone say where training stands. Ray is told of each as a checkpoint that lies in place already
+(`NO_UPLOAD`; its own upload copies file by file into the final name, and a kill would leave half a version). The
+announcement to labelers goes through the controller's `after_report`; a worker that died between the rename and the
+report is made good for by `rescan` when the group starts again.
+
+Ray keeps a list of checkpoints in a snapshot file, rewritten in place. It is removed when a driver starts, because a
+torn one would end the run, and nothing in it is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+import ray.train
+import ray.train.collective
+import ray.train.torch
+import torch
+from ray.actor import ActorHandle
+from ray.train import (
+    Checkpoint,
+    CheckpointUploadMode,
+    FailureConfig,
+    LoggingConfig,
+    RunConfig as TrainRunConfig,
+    ScalingConfig,
+    UserCallback,
+)
+from ray.train.torch import TorchConfig, TorchTrainer
+from torch import nn
+
+from l2l_ray.actors.coordinator import Coordinator, RunStopped
+from l2l_ray.config import RunConfig
+from l2l_ray.loop.run_folder import RunFolder, version_name
+from l2l_ray.loop.runtime import newest_checkpoint
+from l2l_ray.loop.train import train
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+Write = Callable[[Path], None]
+
+WAIT_SLICE_S = 20.0  # one waiting call to the coordinator; repeated until the driver finishes or dies
+ANSWER_TIMEOUT_S = 120.0  # the coordinator is restarted when it dies; more than this means it cannot be
+PROGRESS_EVERY_S = 0.5
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+KEPT_TRAIN_STATES = 2
+
+
+class RayRuntime:
+    """One rank of the train group, as `loop.train` sees it."""
+
+    def __init__(self, config: RunConfig, run: RunFolder, coordinator: ActorHandle[Coordinator]) -> None:
+        context = ray.train.get_context()
+        self.rank: int = context.get_world_rank()
+        self.world_size: int = context.get_world_size()
+        self._run = run
+        self._coordinator = coordinator
+        self._last_progress = 0.0
+
+    def prepare_model(self, model: nn.Module) -> nn.Module:
+        """Move the model to this rank's device; wrap it in DDP where there are several ranks."""
+        wrapped: nn.Module = ray.train.torch.prepare_model(model)
+        return wrapped
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        ray.train.collective.barrier()
+
+    def broadcast(self, value: T) -> T:
+        """Return rank 0's value on every rank."""
+        if self.world_size == 1:
+            return value
+        shared: T = ray.train.collective.broadcast_from_rank_zero(value)
+        return shared
+
+    def priors(self, table: str) -> Path:
+        """Wait until the driver has written the priors of a table."""
+        path = self._run.priors_path(table)
+        while not path.exists():
+            self._ask(self._coordinator.wait_priors.remote(table, WAIT_SLICE_S))
+        return path
+
+    def labels(self, method: str, round_index: int) -> list[Path]:
+        """Wait until every shard of a round is committed."""
+        while True:
+            files = self._ask(self._coordinator.wait_labels.remote(method, round_index, WAIT_SLICE_S))
+            if files is not None:
+                return [Path(file) for file in files]
+
+    def publish(self, method: str, version: int, write: Write, metrics: dict[str, float]) -> None:
+        """Place a version and report it; the controller's callback announces it."""
+        self._report(version_name(method, version), write, metrics)
+
+    def checkpoint(self, method: str, version: int, step: int, write: Write, metrics: dict[str, float]) -> None:
+        """Place a training state inside a round."""
+        self._report(f"{version_name(method, version)}-s{step:05d}", write, metrics)
+
+    def resume_point(self) -> Path | None:
+        """Return the newest folder with a training state, as rank 0 sees it."""
+        return self.broadcast(newest_checkpoint(self._run))
+
+    def progress(self, stage: str, done: int, total: int, values: dict[str, float]) -> None:
+        """Tell the coordinator now and then, without waiting for it."""
+        now = time.monotonic()
+        if self.rank == 0 and (done == total or now - self._last_progress >= PROGRESS_EVERY_S):
+            self._last_progress = now
+            self._coordinator.progress.remote(stage, done, total, values)
+
+    def _ask(self, ref: ray.ObjectRef[T]) -> T:
+        return ray.get(ref, timeout=WAIT_SLICE_S + ANSWER_TIMEOUT_S)
+
+    def _report(self, name: str, write: Write, metrics: dict[str, float]) -> None:
+        """Every rank calls this equally often; only rank 0 brings a checkpoint."""
+        checkpoint = None
+        if self.rank == 0:
+            folder = place(self._run.train_dir / name, write, metrics)
+            prune_train_states(self._run.train_dir)
+            checkpoint = Checkpoint.from_directory(folder)
+        ray.train.report(
+            metrics,
+            checkpoint=checkpoint,
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+        )
+
+
+def place(final: Path, write: Write, metrics: dict[str, float]) -> Path:
+    """Write a folder under a temporary name and rename it; an existing whole folder stays as it is."""
+    if final.exists():
+        return final
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    (temporary / "metrics.json").write_text(json.dumps(metrics))
+    write(temporary)
+    os.replace(temporary, final)
+    return final
+
+
+def prune_train_states(train_dir: Path, keep: int = KEPT_TRAIN_STATES) -> None:
+    """Delete optimiser states that no restart needs, and mid-round folders older than the newest version.
+
+    Weights stay: labels of every round can be made again from them.
+    """
+    states = sorted(train_dir.glob("[!.]*/train_state.pt"), key=lambda path: path.stat().st_mtime_ns)
+    for state in states[:-keep]:
+        if "-s" in state.parent.name.rsplit("-v", 1)[-1]:
+            shutil.rmtree(state.parent)
+        else:
+            state.unlink()
+
+
+class Announce(UserCallback):
+    """Runs in the train controller: tells the coordinator that a version lies on disk."""
+
+    def __init__(self, coordinator: ActorHandle[Coordinator]) -> None:
+        self._coordinator = coordinator
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
+        """Publish what was reported."""
+        if checkpoint is not None:
+            ray.get(self._coordinator.rescan.remote(), timeout=ANSWER_TIMEOUT_S)
+
+
+def train_worker(given: dict[str, Any]) -> str:
+    """Run one rank; the function TorchTrainer starts in every worker."""
+    config: RunConfig = given["config"]
+    torch.set_num_threads(config.cluster.threads_per_worker)
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # `cuda` without a number then means this rank's own
+    run = RunFolder(Path(given["run_path"]), config)
+    coordinator: ActorHandle[Coordinator] = given["coordinator"]
+    ray.get(coordinator.rescan.remote(), timeout=ANSWER_TIMEOUT_S)
+    runtime = RayRuntime(config, run, coordinator)
+    try:
+        train(config, run.path, runtime)
+    except RunStopped as stop:
+        return f"stopped: {stop}"
+    return "done"
+
+
+def fit(config: RunConfig, run: RunFolder, coordinator: ActorHandle[Coordinator]) -> str:
+    """Train to the end of the last round; return rank 0's word. Blocks; the driver calls it in a thread.
+
+    Raises:
+        ray.train.TrainingFailedError: The group failed more than `cluster.max_failures` times.
+    """
+    cluster = config.cluster
+    (run.train_dir / SNAPSHOT).unlink(missing_ok=True)
+    # Ray reads it here, in the driver, and hands it to the controller.
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cluster.start_timeout_s)
+    use_gpu = cluster.worker_resources.get("GPU", 0) > 0
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"config": config, "run_path": str(run.path), "coordinator": coordinator},
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=cluster.num_workers, use_gpu=use_gpu, resources_per_worker=dict(cluster.worker_resources)
+        ),
+        run_config=TrainRunConfig(
+            name=run.train_dir.name,
+            storage_path=str(run.path),
+            failure_config=FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=cluster.max_failures),
+            callbacks=[Announce(coordinator)],
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )
+    result = trainer.fit()
+    return str(result.return_value)

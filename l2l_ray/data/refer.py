@@ -1,0 +1,283 @@
+"""RefCOCO-family data sets in the REFER layout.
+
+The layout: `<root>/<dataset>/refs(<split_by>).p`, `<root>/<dataset>/instances.json` and `<root>/images/...`.
+
+Unlabeled items come from `examples`: it uses refs and the table of images and nothing else, so it works, with identical
+results, when `instances.json` has annotations without segmentation, bbox, area and category_id, or has no annotations
+at all. Truth is looked at by `labeled_examples` alone. `digest` leaves truth out too, so deleting hidden truth does not
+change a run's identity.
+
+Choices and departures from the REFER API (github.com/lichengunc/refer):
+- A split is matched exactly. REFER's `testA` also matches `testAB`, its `test` every test split.
+- Image ids given instead of a split are looked up within one split (train, unless said otherwise): in RefCOCOg (google)
+  train and val share images, and the val refs of a train image must not be trained on.
+- The expression is REFER's cleaned `sent` (`raw` where there is none), with white space collapsed.
+- The image file comes from the image table; a ref's own `file_name` carries an annotation suffix and is ignored.
+- Where sizes are null, the image header is read. Sizes are those of the stored pixels, before any EXIF rotation, as the
+  masks are.
+
+What cannot be used is left out by name, one `Skip` per sentence: `empty_expression`, `missing_image` (not in the table,
+or needed for its size and not there), `truncated_image` (needed for its size and not readable), `missing_mask` (no
+segmentation), `invalid_mask` (malformed), `mask_outside_image`, `empty_mask`. `long_expression_cut` is a notice: the
+item stays, cut to `max_words`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from l2l_ray.data.masks import annotation_rle, mask_area_px
+from l2l_ray.data.refer_files import Instances, Ref, read_instances, read_refs, require_file
+from l2l_ray.errors import DataError
+from l2l_ray.types import Example, LabeledExample, Rle, Skip
+
+logger = logging.getLogger(__name__)
+
+_COCO_IMAGES = "mscoco/images/train2014"
+_IMAGE_FOLDERS = {
+    "refcoco": _COCO_IMAGES,
+    "refcoco+": _COCO_IMAGES,
+    "refcocog": _COCO_IMAGES,
+    "refclef": "saiapr_tc-12",
+}
+_SPLIT_ORDER = ("train", "val", "test", "testA", "testB", "testC")
+_PUBLISHED_SPLITS = {
+    ("refcoco", "unc"): ("train", "val", "testA", "testB"),
+    ("refcoco+", "unc"): ("train", "val", "testA", "testB"),
+    ("refcocog", "umd"): ("train", "val", "test"),
+    ("refcocog", "google"): ("train", "val"),
+}
+
+
+class _Problem(NamedTuple):
+    kind: str
+    reason: str
+
+
+class ReferDataset:
+    """One data set in one published split.
+
+    Example: `ReferDataset.open(Path("/data/refer"), "refcoco", "unc").examples("val")`
+    """
+
+    def __init__(self, root: Path, dataset: str, split_by: str, refs: Sequence[Ref], instances: Instances) -> None:
+        """Take over parsed parts; use `open`."""
+        self.root, self.dataset, self.split_by = root, dataset, split_by
+        self._refs = list(refs)
+        self._images = instances.images
+        self._truths = instances.truths
+        self._categories = instances.categories
+        self._image_dir = root / "images" / _IMAGE_FOLDERS.get(dataset, dataset)
+        self._located: dict[int, tuple[str, int, int] | _Problem] = {}
+
+    @classmethod
+    def open(cls, root: Path, dataset: str, split_by: str) -> ReferDataset:
+        """Read refs and instances.
+
+        Args:
+            root: Folder that holds `<dataset>/` and `images/`.
+            dataset: refcoco, refcoco+, refcocog, refclef, refshapes, ...
+            split_by: unc, umd, google, berkeley, l2l, ...
+
+        Raises:
+            DataError: If a file is missing (the message lists what is there), is not what it should be, or ids repeat.
+        """
+        root = Path(root).expanduser().absolute()
+        folder = root / dataset
+        refs_path, instances_path = folder / f"refs({split_by}).p", folder / "instances.json"
+        require_file(refs_path, root, dataset)
+        require_file(instances_path, root, dataset)
+        refs = read_refs(refs_path)
+        instances = read_instances(instances_path, {ref.ann_id for ref in refs})
+        opened = cls(root, dataset, split_by, refs, instances)
+        if opened.missing_splits:
+            logger.warning("%s holds no refs of %s; it has %s", refs_path, opened.missing_splits, opened.splits)
+        return opened
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Splits that have refs, train first."""
+        found = dict.fromkeys(ref.split for ref in self._refs)
+        known = [split for split in _SPLIT_ORDER if split in found]
+        return (*known, *(split for split in found if split not in known))
+
+    @property
+    def missing_splits(self) -> tuple[str, ...]:
+        """Splits that this data set should have (as published; train and val for others) and that have no refs here."""
+        expected = _PUBLISHED_SPLITS.get((self.dataset, self.split_by), ("train", "val"))
+        return tuple(split for split in expected if split not in self.splits)
+
+    @property
+    def digest(self) -> str:
+        """Hex hash of refs (ids, splits, expressions) and of the rows of their images; truth does not enter."""
+        used = {ref.image_id for ref in self._refs}
+        images = [(image_id, *self._images[image_id]) for image_id in sorted(used & self._images.keys())]
+        content = json.dumps([self.dataset, self.split_by, self._refs, images], separators=(",", ":"))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def image_ids(self, split: str) -> list[int]:
+        """Return the ids of a split's images, in the order in which refs mention them first.
+
+        Raises:
+            DataError: If the split has no refs here.
+        """
+        return list(dict.fromkeys(ref.image_id for ref in self._refs_of(split)))
+
+    def examples(
+        self,
+        which: str | Sequence[int],
+        expressions_per_ref: int | None = None,
+        max_words: int = 64,
+        split: str = "train",
+    ) -> tuple[list[Example], list[Skip]]:
+        """Return image-expression pairs without truth, and what was left out.
+
+        Args:
+            which: A split's name, or ids of images of `split`.
+            expressions_per_ref: Use only the first so many usable sentences of each ref, by `sent_id`; None = all.
+            max_words: Longer expressions are cut here, with a notice among the skips.
+            split: Where image ids are looked up; no effect when `which` is a name.
+
+        Raises:
+            DataError: If the split or an image id has no refs here.
+        """
+        examples: list[Example] = []
+        skips: list[Skip] = []
+        for ref in self._refs_of(which, split):
+            located = self._locate(ref.image_id)
+            for sent_id, expression in self._sentences(ref, expressions_per_ref, max_words, skips):
+                if isinstance(located, _Problem):
+                    skips.append(Skip(located.kind, sent_id, self._path(ref.image_id), located.reason))
+                else:
+                    examples.append(Example(sent_id, ref.ref_id, ref.image_id, *located, expression))
+        return examples, skips
+
+    def labeled_examples(
+        self,
+        which: str | Sequence[int],
+        expressions_per_ref: int | None = None,
+        max_words: int = 64,
+        split: str = "train",
+    ) -> tuple[list[LabeledExample], list[Skip]]:
+        """Return image-expression pairs with their masks, and what was left out; arguments as in `examples`.
+
+        `category` is "" where the annotation has none.
+        """
+        examples: list[LabeledExample] = []
+        skips: list[Skip] = []
+        for ref in self._refs_of(which, split):
+            located = self._locate(ref.image_id)
+            truth = self._truth(ref, located)
+            for sent_id, expression in self._sentences(ref, expressions_per_ref, max_words, skips):
+                if isinstance(truth, _Problem) or isinstance(located, _Problem):
+                    problem = truth if isinstance(truth, _Problem) else located
+                    assert isinstance(problem, _Problem)
+                    skips.append(Skip(problem.kind, sent_id, self._path(ref.image_id), problem.reason))
+                else:
+                    examples.append(LabeledExample(sent_id, ref.ref_id, ref.image_id, *located, expression, *truth))
+        return examples, skips
+
+    def _refs_of(self, which: str | Sequence[int], split: str = "train") -> list[Ref]:
+        name = which if isinstance(which, str) else split
+        refs = [ref for ref in self._refs if ref.split == name]
+        if not refs:
+            raise DataError(
+                f"split {name!r} has no refs in {self.dataset} ({self.split_by}) under {self.root}; "
+                f"present: {list(self.splits)}; use one of these, or complete the data set"
+            )
+        if isinstance(which, str):
+            return refs
+        wanted = set(which)
+        if unknown := sorted(wanted - {ref.image_id for ref in refs}):
+            raise DataError(
+                f"image ids {unknown[:5]} ({len(unknown)} in all) have no refs in split {name!r} of {self.dataset}; "
+                "take ids from image_ids(split) and pass the same split"
+            )
+        return [ref for ref in refs if ref.image_id in wanted]
+
+    def _sentences(
+        self, ref: Ref, expressions_per_ref: int | None, max_words: int, skips: list[Skip]
+    ) -> Iterator[tuple[int, str]]:
+        """Yield the usable sentences of a ref and note the others in `skips`."""
+        num_left = len(ref.sentences) if expressions_per_ref is None else expressions_per_ref
+        for sent_id, expression in ref.sentences:
+            if num_left <= 0:
+                return
+            if not expression:
+                skips.append(
+                    Skip("empty_expression", sent_id, self._path(ref.image_id), f"ref {ref.ref_id} says nothing")
+                )
+                continue
+            words = expression.split(" ")
+            if len(words) > max_words:
+                reason = f"{len(words)} words, cut to max_words={max_words}; the item stays"
+                skips.append(Skip("long_expression_cut", sent_id, self._path(ref.image_id), reason))
+            num_left -= 1
+            yield sent_id, " ".join(words[:max_words])
+
+    def _path(self, image_id: int) -> str:
+        row = self._images.get(image_id)
+        return str(self._image_dir / row.file_name) if row else ""
+
+    def _locate(self, image_id: int) -> tuple[str, int, int] | _Problem:
+        """Return path, width and height of an image, from the table where it has them, else from the image's header."""
+        if image_id not in self._located:
+            self._located[image_id] = self._locate_uncached(image_id)
+        return self._located[image_id]
+
+    def _locate_uncached(self, image_id: int) -> tuple[str, int, int] | _Problem:
+        row = self._images.get(image_id)
+        if row is None:
+            return _Problem("missing_image", f"image_id {image_id} is not in the images of instances.json")
+        path = self._path(image_id)
+        if row.width_px and row.height_px:
+            return path, row.width_px, row.height_px
+        try:
+            with Image.open(path) as image:
+                return path, image.width, image.height
+        except FileNotFoundError:
+            return _Problem(
+                "missing_image", "instances.json has no size for this image, and its file is not there to ask"
+            )
+        except OSError as error:
+            return _Problem(
+                "truncated_image", f"instances.json has no size for this image, and its file is unreadable: {error}"
+            )
+
+    def _truth(self, ref: Ref, located: tuple[str, int, int] | _Problem) -> tuple[Rle, str] | _Problem:
+        truth = self._truths.get(ref.ann_id)
+        if truth is None or not truth.segmentation:
+            what = "does not exist" if truth is None else "has no segmentation"
+            return _Problem("missing_mask", f"annotation {ref.ann_id} of ref {ref.ref_id} {what}")
+        if isinstance(located, _Problem):
+            return located
+        _, width, height = located
+        try:
+            rle = annotation_rle(truth.segmentation, height, width)
+        except DataError as error:
+            return _Problem("invalid_mask", f"annotation {ref.ann_id}: {error}")
+        if mask_area_px(rle):
+            return rle, self._categories.get(truth.category_id, "")
+        if _is_outside(truth.segmentation, height, width):
+            return _Problem(
+                "mask_outside_image", f"annotation {ref.ann_id} lies outside its image of {width} x {height} px"
+            )
+        return _Problem("empty_mask", f"annotation {ref.ann_id} covers no pixel of its image of {width} x {height} px")
+
+
+def _is_outside(segmentation: Any, height: int, width: int) -> bool:
+    polygons = [part for part in segmentation if isinstance(part, array) and len(part) > 1]
+    if not polygons:
+        return False
+    points = np.concatenate([np.asarray(part)[: len(part) // 2 * 2].reshape(-1, 2) for part in polygons])
+    low, high = points.min(axis=0), points.max(axis=0)
+    return bool((high <= 0).any() or (low >= (width, height)).any())

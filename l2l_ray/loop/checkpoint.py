@@ -1,0 +1,102 @@
+"""What lies in a version folder, and how it is written and read.
+
+    teacher.safetensors  selector.safetensors   what labels: published together as one version
+    previous.safetensors                        version 0 only: the teacher half-way through the burn-in
+    student.safetensors  train_state.pt         what training needs to continue (optimisers, position)
+    version.json                                method, version, round, step; written last, so a folder with it is whole
+
+Labelers read the first two (safetensors maps them into memory); nothing travels through an object store.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from l2l_ray.errors import CheckpointError
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Write a module's state as safetensors."""
+    state = {name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}
+    try:
+        save_file(_without_aliases(state), path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write {path}: {error}; free some space and start again with --resume") from error
+
+
+def load_weights(module: nn.Module, path: Path, device: str | torch.device = "cpu") -> None:
+    """Load `path` into `module`, which must have exactly these tensors.
+
+    Raises:
+        CheckpointError: Missing or damaged file, or tensors that do not fit (the first few are named).
+    """
+    try:
+        state = load_file(path, device=str(device))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read weights {path}: {error}") from error
+    missing, unexpected = module.load_state_dict(state, strict=False)
+    aliases = _aliases(module)
+    missing = [name for name in missing if aliases.get(name, name) in missing]
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{path} does not fit this model: missing {missing[:3]}, unexpected {unexpected[:3]}; "
+            "it was written with another segmenter or selector config"
+        )
+
+
+def save_train_state(path: Path, state: dict[str, Any]) -> None:
+    """Write optimiser states and position."""
+    torch.save(state, path)
+
+
+def load_train_state(path: Path) -> dict[str, Any]:
+    """Read what `save_train_state` wrote; tensors and plain containers only.
+
+    Raises:
+        CheckpointError: Missing or damaged file.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, mmap=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"cannot read training state {path}: {error}") from error
+    return state
+
+
+def write_position(folder: Path, position: dict[str, Any]) -> None:
+    """Write version.json, the sign that the folder is whole."""
+    (folder / "version.json").write_text(json.dumps(position))
+
+
+def read_position(folder: Path) -> dict[str, Any]:
+    """Read version.json.
+
+    Raises:
+        CheckpointError: The folder is not a whole version.
+    """
+    try:
+        position: dict[str, Any] = json.loads((folder / "version.json").read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder} is not a whole version: {error}") from error
+    return position
+
+
+def _without_aliases(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Drop tied tensors after their first name: safetensors refuses shared memory."""
+    first: dict[int, str] = {}
+    for name, tensor in state.items():
+        first.setdefault(tensor.data_ptr() if tensor.numel() else id(tensor), name)
+    return {name: state[name] for name in first.values()}
+
+
+def _aliases(module: nn.Module) -> dict[str, str]:
+    """Map each tied tensor's later names to its first."""
+    first: dict[int, str] = {}
+    state = module.state_dict()
+    return {n: first.setdefault(t.data_ptr() if t.numel() else id(t), n) for n, t in state.items()}

@@ -1,0 +1,162 @@
+"""From evaluation parts to the run's figures: summaries per split, the selector's quality, the final table.
+
+Every number carries its protocol: masks at native image size, every sentence, mean_iou per sentence. The version of a
+row is chosen on val alone and the tests are read once, for that version.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from l2l_ray.config import RunConfig
+from l2l_ray.loop.driver_plan import PRIOR_ONLY, VAL, EvalItem, Plan
+from l2l_ray.loop.hidden_truth import pseudo_label_quality
+from l2l_ray.loop.labeling import EvalPart, Labeler
+from l2l_ray.loop.panels import write_panels
+from l2l_ray.loop.quality import Quality
+from l2l_ray.loop.run_folder import RunFolder, version_name
+from l2l_ray.metrics import IouMeter
+from l2l_ray.report.page import write_report
+
+logger = logging.getLogger(__name__)
+
+Group = tuple[str, int, str]
+PROTOCOL = "native image size, every sentence, IoU 1 where prediction and truth are both empty"
+LABELS = {
+    PRIOR_ONLY: "prior only (zero-shot)",
+    "supervised": "supervised, with guidance",
+    "accept_all": "accept all",
+    "fixed_threshold": "fixed threshold",
+    "pwa": "SemiRES pixel weights",
+    "matching": "SemiRES matching",
+    "agreement": "prior and teacher agree",
+    "logistic": "logistic control",
+    "l2l": "L2L (RPLE)",
+}
+
+
+class Evaluations:
+    """Per-sentence results of every (method, version, split), complete groups on disk."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._parts: dict[Group, list[EvalPart]] = defaultdict(list)
+
+    def add(self, item: EvalItem, part: EvalPart) -> None:
+        """Keep one part until its group is complete."""
+        self._parts[item.group].append(part)
+
+    def close(self, group: Group) -> dict[str, Any]:
+        """Join a complete group, write it, log it; return its summary."""
+        parts = self._parts.pop(group)
+        rows = sorted((row for part in parts for row in part.rows), key=lambda row: row["sent_id"])
+        path = self._path(group)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        qualities = [part.quality for part in parts if part.quality is not None]
+        quality = sum(qualities[1:], qualities[0]) if qualities else None
+        if quality is not None:
+            details = {"summary": quality.summary(), "equal_coverage": quality.at_equal_coverage()}
+            path.with_name(f"{group[2]}-quality.json").write_text(json.dumps(details))
+        temporary = path.with_suffix(".tmp")
+        pd.DataFrame(rows).to_parquet(temporary)
+        os.replace(temporary, path)
+        summary = self.summary(group)
+        event: dict[str, Any] = {"event": "evaluation", "method": group[0], "version": group[1], "split": group[2]}
+        self._run.log_event({**event, **summary, **({"quality": quality.summary()} if quality else {})})
+        return summary
+
+    def closed(self) -> dict[Group, dict[str, Any]]:
+        """Return the summaries of all groups on disk."""
+        groups = {}
+        for path in sorted(self._run.path.glob("evals/*/*.parquet")):
+            method, version = path.parent.name.rsplit("-v", 1)
+            group = (method, int(version), path.stem)
+            groups[group] = self.summary(group)
+        return groups
+
+    def summary(self, group: Group) -> dict[str, Any]:
+        """Return overall_iou, mean_iou, precision_at, num of one complete group."""
+        return self.meter(group).summary()
+
+    def meter(self, group: Group) -> IouMeter:
+        """Return the meter holding a complete group's rows."""
+        meter = IouMeter()
+        frame = pd.read_parquet(self._path(group))
+        columns = (frame[name].tolist() for name in ("sent_id", "image_id", "intersection", "union"))
+        for sent_id, image_id, intersection, union in zip(*columns, strict=True):
+            meter.add(sent_id, image_id, intersection, union)
+        return meter
+
+    def quality(self, method: str, version: int) -> dict[str, Any] | None:
+        """Return the selector's quality on val, where it was measured."""
+        path = self._path((method, version, VAL)).with_name(f"{VAL}-quality.json")
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def _path(self, group: Group) -> Path:
+        method, version, split = group
+        return self._run.path / "evals" / version_name(method, version) / f"{split}.parquet"
+
+
+def label_of(method: str) -> str:
+    """Return the name of a method as tables print it."""
+    name, _, threshold = method.partition("@")
+    return LABELS[name] + (f" {threshold}" if threshold else "")
+
+
+def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluations) -> dict[str, Any]:
+    """Return the final table as data: one row per method, the version chosen on val, all splits."""
+    steps = config.loop.burn_in_steps + config.loop.rounds * config.loop.round_steps
+    rows = []
+    for method in (PRIOR_ONLY, *run.methods):
+        version = plan.best_version(method)
+        splits = {s: evaluations.summary((method, version, s)) for s in plan.split_sizes}
+        rows.append(
+            {
+                "method": method,
+                "label": label_of(method),
+                "version": version,
+                "steps": 0 if method == PRIOR_ONLY else steps,
+                "splits": splits,
+            }
+        )
+    return {
+        "protocol": PROTOCOL,
+        "dataset": config.data.dataset,
+        "split_by": config.data.split_by,
+        "labeled_frac": config.data.labeled_frac,
+        "seed": config.loop.seed,
+        "chosen_on": VAL if VAL in plan.split_sizes else "last version (no val split)",
+        "missing_splits": [s for s in ("val", "testA", "testB") if s not in plan.split_sizes and "test" not in plan.split_sizes],
+        "rows": rows,
+    }
+
+
+def finish(
+    config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluations, labeler: Labeler | None = None
+) -> dict[str, Any]:
+    """Write results.json, selection.json, example panels and the report; mark the run as finished.
+
+    Returns:
+        The content of results.json.
+    """
+    table = results(config, run, plan, evaluations)
+    table["hidden_truth"] = pseudo_label_quality(config, run)
+    (run.path / "results.json").write_text(json.dumps(table, indent=1))
+    main = run.methods[-1]
+    best = plan.best_version(main)
+    quality = evaluations.quality(main, best)
+    (run.path / "selection.json").write_text(json.dumps({"method": main, "version": best, **(quality or {})}))
+    if plan.split_sizes:
+        split = VAL if VAL in plan.split_sizes else next(iter(plan.split_sizes))
+        worker = labeler or Labeler(config, run.path)
+        write_panels(run, worker, evaluations.meter((main, best, split)), main, best, split)
+    write_report(run.path)
+    run.mark_finished()
+    return table

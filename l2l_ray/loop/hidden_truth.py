@@ -1,0 +1,68 @@
+"""How right the committed pseudo-labels are, against truth that training never saw. Evaluation only.
+
+This file, and nothing else in the package, looks up masks of unlabeled items; it runs after training has ended and its
+figures go to the report alone. Where those masks are not on disk the figures are absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from l2l_ray.config import RunConfig
+from l2l_ray.data.masks import mask_to_grid
+from l2l_ray.data.refer import ReferDataset
+from l2l_ray.loop.ledger import Ledger, read_shard
+from l2l_ray.loop.prepare import data_root
+from l2l_ray.loop.quality import Quality, measure_quality
+from l2l_ray.loop.run_folder import RunFolder
+from l2l_ray.loop.tables import read_table
+from l2l_ray.types import Action, LabeledExample, PseudoLabel, Selection
+
+
+def pseudo_label_quality(config: RunConfig, run: RunFolder) -> dict[str, list[dict[str, Any]]] | None:
+    """Return, per method, the precision and coverage of each round's pseudo-labels; None where no truth is on disk."""
+    unlabeled = read_table(run.table_path("unlabeled"))
+    dataset = ReferDataset.open(data_root(config), config.data.dataset, config.data.split_by)
+    image_ids = list(dict.fromkeys(example.image_id for example in unlabeled))
+    found, _ = dataset.labeled_examples(image_ids, config.loop.expressions_per_ref, max_words=config.data.max_words)
+    truth = {example.sent_id: example for example in found}
+    if not truth:
+        return None
+    ledger = Ledger(run.ledger_path)
+    rounds = range(config.loop.rounds)
+    return {
+        method: [
+            _round_quality([label for e in entries for label in read_shard(run.path / e.path)], truth)
+            for r in rounds
+            if (entries := ledger.entries(method, r))
+        ]
+        for method in run.methods
+    }
+
+
+def _round_quality(labels: Sequence[PseudoLabel], truth: dict[int, LabeledExample]) -> dict[str, Any]:
+    known = [label for label in labels if label.sent_id in truth]
+    total: Quality | None = None
+    for start in range(0, len(known), 512):
+        part = known[start : start + 512]
+        masks = np.stack([mask_to_grid(truth[label.sent_id].mask_rle, label.grid) for label in part])
+        found = measure_quality(selection_of(part), torch.from_numpy(masks), {})
+        total = found if total is None else total + found
+    return {"num": len(known), **(total.summary() if total else {})}
+
+
+def selection_of(labels: Sequence[PseudoLabel]) -> Selection:
+    """Return stored pseudo-labels as the selection they came from (weights: 1 where accepted)."""
+    action = np.stack([Action.TEACHER * label.from_teacher + Action.PRIOR * label.from_prior for label in labels])
+    return Selection(
+        action=torch.from_numpy(action.astype(np.int8)),
+        target=torch.from_numpy(np.stack([label.target for label in labels])),
+        pixel_weight=torch.from_numpy((action > 0).astype(np.float32)),
+        gate=torch.tensor([label.gate for label in labels]),
+        confidence=torch.tensor([label.confidence for label in labels]),
+        mean_log_prob=torch.tensor([label.mean_log_prob for label in labels]),
+    )

@@ -1,0 +1,110 @@
+"""From table rows to model inputs: images, words, proposals. Shared by labelling, training and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+
+from l2l_ray.data.dataset import ImageStore
+from l2l_ray.data.masks import mask_to_grid
+from l2l_ray.keys import sample_key
+from l2l_ray.loop.tables import read_priors, read_table
+from l2l_ray.prior.proposal import Proposer, perturb
+from l2l_ray.types import Example, LabeledExample, Prior
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One batch, ready for the segmenter.
+
+    Example: `table.inputs([0, 5, 9]).to(device)`
+    """
+
+    images: Float[Tensor, "B 3 S S"]
+    expressions: list[str]
+    phrases: list[str]
+    proposal: Float[Tensor, "B G G"]
+    prior_score: Float[Tensor, " B"]
+    has_prior: Bool[Tensor, " B"]
+
+    def __len__(self) -> int:
+        return len(self.expressions)
+
+    def to(self, device: torch.device) -> Inputs:
+        """Move the tensors to `device`."""
+        moved = {name: getattr(self, name).to(device) for name in ("images", "proposal", "prior_score", "has_prior")}
+        return replace(self, **moved)
+
+    def without_prior(self, dropped: Bool[Tensor, " B"]) -> Inputs:
+        """Hide the prior of the samples where `dropped` is True (prior dropout, the unguided view)."""
+        keep = ~dropped
+        return replace(
+            self,
+            phrases=[p if k else "" for p, k in zip(self.phrases, keep.tolist(), strict=True)],
+            has_prior=self.has_prior & keep,
+        )
+
+
+class Table:
+    """Examples with their images and priors; truth only where the examples are labeled."""
+
+    def __init__(
+        self, examples: Sequence[Example], priors: dict[int, Prior], images: ImageStore, proposer: Proposer, grid: int
+    ) -> None:
+        self.examples = examples
+        self.priors = priors
+        self.grid = grid
+        self._images = images
+        self._proposer = proposer
+
+    @classmethod
+    def read(cls, table: Path, priors: Path, images: ImageStore, proposer: Proposer, grid: int) -> Table:
+        """Read the two Parquet files the driver wrote."""
+        return cls(read_table(table), read_priors(priors), images, proposer, grid)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def inputs(self, indices: Sequence[int], perturb_seed: int | None = None) -> Inputs:
+        """Load a batch.
+
+        Args:
+            indices: Rows of the table.
+            perturb_seed: Shift and rescale each prior box by a draw keyed by (seed, sent_id); None leaves it alone.
+        Raises:
+            DataError: An image vanished or broke since it was checked.
+        """
+        rows = [self.examples[i] for i in indices]
+        priors = [self.priors.get(row.sent_id) for row in rows]
+        if perturb_seed is not None:
+            priors = perturb(priors, [sample_key(perturb_seed, "perturb", row.sent_id) for row in rows])
+        needs_pixels = self._proposer.config.proposal == "sam"
+        pictures = [Image.open(row.image_path).convert("RGB") for row in rows] if needs_pixels else None
+        batch = self._proposer.proposals(priors, self.grid, pictures)
+        return Inputs(
+            images=self._images.get([row.image_path for row in rows]),
+            expressions=[row.expression for row in rows],
+            phrases=[prior.phrase if prior is not None else "" for prior in priors],
+            proposal=batch.proposal,
+            prior_score=batch.score,
+            has_prior=batch.has_prior,
+        )
+
+    def masks(self, indices: Sequence[int]) -> Float[Tensor, "B G G"]:
+        """Return the truth on the grid as covered area in [0, 1]; only for tables of labeled examples."""
+        rows = [self.examples[i] for i in indices]
+        assert all(isinstance(row, LabeledExample) for row in rows), "this table holds no truth"
+        return torch.stack([_grid_mask(row, self.grid) for row in rows])  # type: ignore[arg-type]
+
+
+def _grid_mask(row: LabeledExample, grid: int) -> Float[Tensor, "G G"]:
+    return torch.as_tensor(mask_to_grid(row.mask_rle, grid))

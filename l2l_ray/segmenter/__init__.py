@@ -1,0 +1,1 @@
+"""SESM: image and text encoders, fusion, guidance from the prior, hierarchical decoder, losses."""

@@ -1,0 +1,174 @@
+"""Image encoder: any `AutoBackbone` of transformers, seen as a pyramid of feature maps, fine to coarse.
+
+Three kinds of checkpoint come in: the tiny one that ships with the package (strides 2, 4, 8, 16), hierarchical ones
+(Swin, ConvNeXt: 4, 8, 16, 32) and plain ViTs (DINOv2/v3: one stride), which get the simple pyramid of ViTDet. Strides
+and channels are measured with one probe image instead of being guessed from configs that spell them differently.
+
+All dropout and stochastic depth is switched off and BatchNorm is refused: every random choice of this project is keyed,
+and no result may depend on how a batch is split over workers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AutoBackbone, AutoConfig, PretrainedConfig
+from transformers.image_processing_base import ImageProcessingMixin
+
+from l2l_ray.config import EMBEDDED, SegmenterConfig
+from l2l_ray.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+ENCODER_DIR = Path(__file__).resolve().parents[1] / "embedded" / "encoder"
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def resolve_source(source: str, part: str) -> str:
+    """Return the folder or hub id behind a config value; 'embedded' is the shipped folder `part` (backbone, text)."""
+    return str(ENCODER_DIR / part) if source == EMBEDDED else source
+
+
+def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
+    """Set every dropout and stochastic-depth rate of a transformers config to 0, in place, and return it."""
+    for name, value in vars(config).items():
+        if "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
+    return config
+
+
+class Backbone(nn.Module):
+    """Feature pyramid of an image.
+
+    Attributes:
+        channels: Channels of each level, fine to coarse.
+        strides: Pixels of the input per cell of each level, fine to coarse.
+
+    Raises:
+        ConfigError: If the checkpoint cannot be read as a backbone, or holds BatchNorm.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: SegmenterConfig) -> None:
+        """Load the checkpoint that `config.backbone` names; random weights of its architecture without `pretrained`."""
+        super().__init__()
+        source = resolve_source(config.backbone, "backbone")
+        self.model: Any = _load(source, config.pretrained)
+        _refuse_batch_norm(self.model, source)
+        mean, std = _normalization(source)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.pyramid: SimplePyramid | None = None
+        # Zeros do for a probe: only the shapes are read.
+        with torch.no_grad():
+            shapes = [tuple(f.shape[1:]) for f in self.model(torch.zeros(1, 3, *[config.image_size] * 2)).feature_maps]
+        strides = [config.image_size / width for _, _, width in shapes]
+        if len(set(strides)) == 1:
+            self.pyramid = SimplePyramid(shapes[-1][0])
+            self.channels = self.pyramid.channels
+            self.strides = tuple(round(strides[-1] * scale) for scale in self.pyramid.scales)
+        else:
+            self.channels = tuple(channels for channels, _, _ in shapes)
+            self.strides = tuple(round(stride) for stride in strides)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Float[Tensor, "B 3 S S"]) -> tuple[Float[Tensor, "B C h w"], ...]:
+        """Return the feature maps, fine to coarse.
+
+        Args:
+            images: RGB in [0, 1]; normalised here with the checkpoint's own mean and deviation.
+        """
+        normalized = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        maps = self.model(normalized).feature_maps
+        return tuple(maps) if self.pyramid is None else self.pyramid(maps[-1])
+
+
+class SimplePyramid(nn.Module):
+    """Four levels from the last map of a plain ViT: up by 4 and 2, as it is, and down by 2.
+
+    Source: Li et al. 2022 (ViTDet), simple feature pyramid. Departure: the up-sampled levels keep the reduced width.
+    """
+
+    scales = (0.25, 0.5, 1.0, 2.0)
+
+    def __init__(self, width: int) -> None:
+        """Make the levels for maps of `width` channels."""
+        super().__init__()
+        half, quarter = max(width // 2, 16), max(width // 4, 16)
+        self.channels: tuple[int, ...] = (quarter, half, width, width)
+        self.up2 = nn.Sequential(nn.ConvTranspose2d(width, half, 2, 2), nn.GroupNorm(1, half))
+        self.up4 = nn.Sequential(nn.GELU(), nn.ConvTranspose2d(half, quarter, 2, 2), nn.GroupNorm(1, quarter))
+        self.down2 = nn.AvgPool2d(2, ceil_mode=True)
+
+    def forward(self, feat_BCHW: Float[Tensor, "B C h w"]) -> tuple[Float[Tensor, "B D hh ww"], ...]:
+        """Return the levels at the strides `scales` times the input's, fine to coarse."""
+        twice = self.up2(feat_BCHW)
+        return self.up4(twice), twice, feat_BCHW, self.down2(feat_BCHW)
+
+
+def _load(source: str, pretrained: bool) -> nn.Module:
+    factory: Any = AutoBackbone
+    try:
+        config = without_dropout(AutoConfig.from_pretrained(source))
+        stages: Sequence[str] = getattr(config, "stage_names", None) or ()
+        if not stages:
+            raise ValueError(f"model type {config.model_type!r} has no stages")
+        # The stem of a hierarchical model repeats the stride of stage 1; of a plain ViT only the last layer is used.
+        names = [name for name in stages if name != "stem"]
+        config.set_output_features_output_indices(out_features=names, out_indices=None)
+        if not pretrained:
+            random: nn.Module = factory.from_config(config)
+            return random
+        # `AutoBackbone.from_pretrained` asks the hub even about a local folder; the class it would choose does not.
+        with torch.device("meta"):
+            backbone_class: Any = type(factory.from_config(config))
+        loaded, info = backbone_class.from_pretrained(source, config=config, output_loading_info=True)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ConfigError(
+            f"segmenter.backbone: {source!r} cannot be loaded through AutoBackbone ({error}); expected a folder "
+            "or hub id of Swin, ConvNeXt, DINOv2/v3 or another model with a backbone class, or 'embedded'"
+        ) from error
+    _check_missing(loaded, sorted(info["missing_keys"]), source)
+    return loaded  # type: ignore[no-any-return]
+
+
+def _check_missing(model: nn.Module, missing: Sequence[str], source: str) -> None:
+    """Refuse a checkpoint that leaves most weights random; a classifier's lacks only the norms after each stage."""
+    total = len(model.state_dict())
+    if len(missing) > total // 2:
+        raise ConfigError(
+            f"segmenter.backbone: {source!r} holds {total - len(missing)} of the {total} weights of {type(model).__name__} "
+            f"(first missing: {missing[0]}), expected most of them; check the folder or set pretrained=False"
+        )
+    if missing:
+        logger.info("%s lacks %d of %d weights, which start random (first: %s)", source, len(missing), total, missing[0])
+
+
+def _refuse_batch_norm(model: nn.Module, source: str) -> None:
+    found = [name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if found:
+        raise ConfigError(
+            f"segmenter.backbone: {source!r} holds {len(found)} BatchNorm layers (first: {found[0]}), expected none, "
+            "because results must not depend on how a batch is split over workers; use ConvNeXt, Swin or DINOv3"
+        )
+
+
+def _normalization(source: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Return mean and deviation from the checkpoint's image-processor config, else ImageNet's."""
+    try:
+        processor, _ = ImageProcessingMixin.get_image_processor_dict(source)
+    except (OSError, ValueError):
+        logger.info(
+            "%s has no image-processor config; images are normalised with ImageNet's mean and deviation", source
+        )
+        return IMAGENET_MEAN, IMAGENET_STD
+    return processor.get("image_mean") or IMAGENET_MEAN, processor.get("image_std") or IMAGENET_STD

@@ -1,0 +1,190 @@
+"""The segmenter (SESM): backbone + text + fusion encode; guidance + decoder turn the encoding and a prior into a mask.
+
+`encode` does everything that no prior can change, so one encoding serves several decodings: with the prior, without it,
+with a perturbed proposal. `decode` is the cheap part. `forward` is one of each.
+
+`guidance=False` (ablation) keeps every layer and treats each sample as one without a prior, phrase included: the rows
+of that ablation differ in evidence, not in size.
+
+Where the pieces come from: backbone and text through transformers' Auto classes, fusion with its text-region matching
+pretrained with them; guidance and decoder always start random.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from l2l_ray.config import SegmenterConfig
+from l2l_ray.errors import ConfigError
+from l2l_ray.segmenter.backbone import Backbone
+from l2l_ray.segmenter.decoder import Decoder, Pyramid, SegmenterOutput, level_channels
+from l2l_ray.segmenter.fusion import Fusion
+from l2l_ray.segmenter.guidance import GuidanceEncoder, prior_signal
+from l2l_ray.segmenter.text import TextEncoder, TextTokens
+
+__all__ = ["Encoded", "Segmenter", "SegmenterOutput"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An encoded batch: what `decode` needs besides the prior.
+
+    Example: `Encoded(maps of 4x4, 8x8, 16x16, 32x32, tokens [B, 6, 128], mask [B, 6], logits [B, 8, 8])`.
+    """
+
+    pyramid: tuple[Float[Tensor, "B _ _ _"], ...]  # coarse to fine, decoder channels
+    expression_BLD: Float[Tensor, "B L D"]  # after fusion
+    attention_mask: Tensor  # [B, L], 1 = real token
+    match_logits: Float[Tensor, "B H W"]  # text-region matching at the fusion stride
+
+
+class Segmenter(nn.Module):
+    """Find the pixels an expression refers to, with or without a prior.
+
+    Attributes:
+        grid: Side of the output grid, cells: `image_size` / finest backbone stride.
+        feature_width: Channels of `SegmenterOutput.features`.
+
+    Raises:
+        ConfigError: If heads do not divide the width, no backbone level has `fusion_stride`, or the image side is not a
+            multiple of the finest stride.
+    """
+
+    def __init__(self, config: SegmenterConfig) -> None:
+        super().__init__()
+        self.use_prior = config.guidance
+        self.backbone = Backbone(config)
+        self.text = TextEncoder(config)
+        fusion_index = _fusion_index(config, tuple(self.backbone.strides))
+        self.fusion_index = fusion_index
+        self.grid = config.image_size // self.backbone.strides[0]
+        self.fusion = Fusion(config, self.backbone.channels[fusion_index], self.text.width)
+        channels = level_channels(config.width, fusion_index + 1, config.num_heads)
+        self.feature_width = channels[-1]
+        self.pyramid = Pyramid(self.backbone.channels, fusion_index, config.fusion_width, channels)
+        self.guidance = GuidanceEncoder(
+            config.width,
+            config.num_guidance_tokens,
+            config.num_heads,
+            config.fusion_width,
+            self.text.width,
+            self.pyramid.channels,
+        )
+        self.decoder = Decoder(channels, config.width, config.num_heads, config.self_evolve)
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        """The finest 1x1 layer, weight [1, F] and bias [1]: mask logits are its output on `features` plus a base.
+
+        The base does not depend on it, so its gradient follows from `features` and dLoss/dmask_logits alone.
+        """
+        return self.decoder.last_layer
+
+    def tokenize(self, expressions: list[str]) -> TextTokens:
+        """Return token ids of expressions or phrases, on the CPU."""
+        return self.text.tokenize(expressions)
+
+    def encode(self, images: Float[Tensor, "B 3 S S"], tokens: TextTokens) -> Encoded:
+        """Encode what does not depend on the prior.
+
+        Args:
+            images: RGB in [0, 1], S = `image_size`.
+            tokens: Expressions, on the device of `images`.
+        """
+        levels = self.backbone(images)
+        fused = self.fusion(levels[self.fusion_index], self.text(tokens), tokens.attention_mask)
+        pyramid = self.pyramid(levels, fused.feat_BCHW)
+        return Encoded(pyramid, fused.tokens_BLD, tokens.attention_mask, fused.match_logits_BHW)
+
+    def decode(
+        self,
+        encoded: Encoded,
+        proposal: Float[Tensor, "B G G"],
+        prior_score: Float[Tensor, " B"],
+        has_prior: Bool[Tensor, " B"],
+        phrases: TextTokens | None = None,
+    ) -> SegmenterOutput:
+        """Predict masks under a prior.
+
+        Args:
+            encoded: From `encode`; may be reused.
+            proposal: Soft proposal q in [0, 1] on the grid; never read where `has_prior` is False.
+            prior_score: The prior's confidence in [0, 1].
+            has_prior: False = decode without prior.
+            phrases: The MLLM's label phrases, or None. Costs one pass of the text encoder.
+
+        Raises:
+            ValueError: If `proposal` is not on the grid.
+        """
+        expected = (len(encoded.match_logits), self.grid, self.grid)
+        if tuple(proposal.shape) != expected:
+            raise ValueError(
+                f"proposal must be [B, G, G] = {expected}, got {tuple(proposal.shape)}; build it at Segmenter.grid"
+            )
+        has_prior = has_prior.bool() & self.use_prior
+        phrase = None
+        if phrases is not None and self.use_prior:
+            phrase = (self.text(phrases), phrases.attention_mask)
+        prior = prior_signal(proposal, prior_score, has_prior, phrase, self.text.width)
+        guidance_BND = self.guidance(
+            encoded.expression_BLD, encoded.attention_mask, encoded.pyramid, encoded.match_logits, prior
+        )
+        finer = encoded.pyramid[self.pyramid.num_coarser :]
+        output: SegmenterOutput = self.decoder(finer, encoded.match_logits, guidance_BND, prior)
+        return output
+
+    def forward(
+        self,
+        images: Float[Tensor, "B 3 S S"],
+        tokens: TextTokens,
+        proposal: Float[Tensor, "B G G"],
+        prior_score: Float[Tensor, " B"],
+        has_prior: Bool[Tensor, " B"],
+        phrases: TextTokens | None = None,
+    ) -> SegmenterOutput:
+        """Return `decode(encode(images, tokens), ...)`; arguments as there."""
+        return self.decode(self.encode(images, tokens), proposal, prior_score, has_prior, phrases)
+
+    def parameter_groups(self, lr: float, encoder_lr_scale: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Return optimiser groups: pretrained parts at `lr * encoder_lr_scale`, the rest at `lr`.
+
+        Only weights of linear and convolution layers decay: not norms, biases, embeddings, learned tokens or position
+        tables, which decay would only pull towards meaning nothing. Frozen parameters and empty groups are left out.
+        """
+        encoder = {id(p) for part in (self.backbone, self.text, self.fusion) for p in part.parameters()}
+        decaying = _decaying_parameters(self)
+        groups: list[dict[str, Any]] = []
+        for is_encoder in (True, False):
+            for decays in (True, False):
+                params = [
+                    p
+                    for p in self.parameters()
+                    if p.requires_grad and (id(p) in encoder) == is_encoder and (id(p) in decaying) == decays
+                ]
+                scaled = lr * encoder_lr_scale if is_encoder else lr
+                groups.append({"params": params, "lr": scaled, "weight_decay": weight_decay if decays else 0.0})
+        return [group for group in groups if group["params"]]
+
+
+def _fusion_index(config: SegmenterConfig, strides: tuple[int, ...]) -> int:
+    if config.width % config.num_heads:
+        raise ConfigError(f"segmenter.width must be a multiple of num_heads = {config.num_heads}, got {config.width}")
+    if config.fusion_stride not in strides:
+        raise ConfigError(
+            f"segmenter.fusion_stride must be one of the backbone's strides {strides} px, got {config.fusion_stride}"
+        )
+    if config.image_size % strides[0]:
+        raise ConfigError(
+            f"segmenter.image_size must be a multiple of the backbone's finest stride {strides[0]} px, got "
+            f"{config.image_size}; use {config.image_size // strides[0] * strides[0]}"
+        )
+    return strides.index(config.fusion_stride)
+
+
+def _decaying_parameters(module: nn.Module) -> set[int]:
+    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
+    return {id(layer.weight) for layer in module.modules() if isinstance(layer, layers)}

@@ -1,0 +1,106 @@
+"""Text encoder: any `AutoModel` + `AutoTokenizer` pair that gives one vector per token (BERT and its kin).
+
+The shipped tiny pair has a byte-level BPE tokenizer: there is no unknown token, so a typo costs precision and never the
+word. Dropout is off (see `backbone`). Tokenising is separate from encoding, so data workers can do it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from l2l_ray.config import SegmenterConfig
+from l2l_ray.errors import ConfigError
+from l2l_ray.segmenter.backbone import resolve_source, without_dropout
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """Token ids of a batch of expressions; attention_mask is 1 at real tokens, 0 at padding.
+
+    Example: `TextTokens(input_ids [2, 6], attention_mask [2, 6])` of `["left red circle", "star"]`.
+    """
+
+    input_ids: Int[Tensor, "B L"]
+    attention_mask: Int[Tensor, "B L"]
+
+    def to(self, device: torch.device | str) -> TextTokens:
+        """Return the tokens on another device."""
+        return TextTokens(self.input_ids.to(device), self.attention_mask.to(device))
+
+    def __getitem__(self, index: Any) -> TextTokens:
+        """Return the samples that a slice, index tensor or mask over the batch selects."""
+        return TextTokens(self.input_ids[index], self.attention_mask[index])
+
+    def __len__(self) -> int:
+        """Return the number of expressions."""
+        return len(self.input_ids)
+
+
+class TextEncoder(nn.Module):
+    """One vector per token of an expression.
+
+    Attributes:
+        width: Channels of a token.
+
+    Raises:
+        ConfigError: If the checkpoint cannot be read, or its tokenizer cannot pad.
+    """
+
+    def __init__(self, config: SegmenterConfig) -> None:
+        """Load what `config.text` names; random weights of its architecture without `pretrained`."""
+        super().__init__()
+        source = resolve_source(config.text, "text")
+        self.max_text_tokens = config.max_text_tokens
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
+            self.model: Any = _load(source, config.pretrained)
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(
+                f"segmenter.text: {source!r} cannot be loaded through AutoTokenizer and AutoModel ({error}); expected "
+                "a folder or hub id of a BERT-like encoder, or 'embedded'"
+            ) from error
+        if self.tokenizer.pad_token_id is None:
+            raise ConfigError(
+                f"segmenter.text: the tokenizer of {source!r} has no padding token; use an encoder such as BERT"
+            )
+        self.width = int(self.model.config.hidden_size)
+
+    def tokenize(self, expressions: Sequence[str]) -> TextTokens:
+        """Return token ids on the CPU, padded to the longest of the batch and cut at `max_text_tokens`."""
+        encoded = self.tokenizer(
+            list(expressions),
+            padding=True,
+            truncation=True,
+            max_length=self.max_text_tokens,
+            return_tensors="pt",
+            return_token_type_ids=False,
+        )
+        return TextTokens(encoded["input_ids"], encoded["attention_mask"])
+
+    def forward(self, tokens: TextTokens) -> Float[Tensor, "B L D"]:
+        """Return the last hidden states; vectors at padding are meaningless and must be masked by the caller."""
+        hidden: Tensor = self.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+        return hidden
+
+
+def _load(source: str, pretrained: bool) -> nn.Module:
+    config = without_dropout(AutoConfig.from_pretrained(source))
+    # Expressions are short, and the fused kernel's backward is slow on the CPU (see `fusion.masked_attention`).
+    options: dict[str, Any] = {"attn_implementation": "eager"}
+    if config.model_type in {"bert", "roberta"}:
+        options["add_pooling_layer"] = False  # its weights would never get a gradient; only these classes know it
+    factory: Any = AutoModel
+    loaded = (
+        factory.from_pretrained(source, config=config, **options)
+        if pretrained
+        else factory.from_config(config, **options)
+    )
+    assert isinstance(loaded, nn.Module)
+    return loaded

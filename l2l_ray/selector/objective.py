@@ -1,0 +1,304 @@
+"""How RPLE learns: group-relative policy gradient over label maps, with credit assigned in space.
+
+One update: sample `group_size` label maps and gates per image from the current policy, value them (`reward.py`), subtract
+the group's mean *at each cell*, divide by one standard deviation of the whole batch, and take `inner_epochs` clipped steps.
+
+Choices that matter
+- One scale for the batch, not one per cell or image: dividing each cell by its own deviation would turn "right +1, wrong
+  -2" into +-1 and so erase the costs and the class balance.
+- The K maps of a group share one random number per block, shifted by 1/K from map to map. Each map alone is an exact sample of the
+  policy; together they spread evenly over the actions, which removes most of the sampling noise of a small group.
+- A block is (2 credit_radius + 1)^2 cells, the window rewards are averaged over: cells that share credit explore together.
+  With independent exploration the window would only add the neighbours' noise.
+- The ratio depends on a cell's action only, so the clipped sum over K maps is exactly a sum over 3 actions of the summed
+  positive and negative advantages. No tensor of K maps enters autograd.
+- The gate's baseline is its own expected reward, known exactly; so a gate that is nearly always open still learns to shut.
+
+KL is to `reference`, the policy as of the version before, which the caller keeps as a frozen copy.
+Source: clipped ratio PPO (Schulman et al. 2017), group baseline GRPO (Shao et al. 2024), global instead of per-group scale after
+Dr. GRPO (Liu et al. 2025); shared credit after PixelRL (Furuta et al. 2019); sampling and gate are ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as functional
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from l2l_ray.config import SelectorConfig
+from l2l_ray.selector.policy import PolicyInput, PolicyOutput, RplePolicy, sample_actions
+from l2l_ray.selector.reward import RewardTerms, class_balance, project_gradient, total_reward
+from l2l_ray.selector.rules import LogisticControl
+from l2l_ray.selector.state import label_candidates
+from l2l_ray.types import Action, TeacherViews
+
+GRAD_CLIP = 1.0
+CONTROL_STEPS = 5  # convex and cheap: the control must not lose for want of steps
+_STD_FLOOR = 1e-3
+Batch = TypeVar("Batch", TeacherViews, PolicyInput)
+
+
+@dataclass(frozen=True)
+class RewardBatch:
+    """Labeled reward images: views by a teacher that was not trained on them, and their truth (grid coverage in [0, 1])."""
+
+    views: TeacherViews
+    mask: Float[Tensor, "B G G"]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What was sampled from the old policy and what it earned; constants of the inner epochs.
+
+    `gain` and `loss_` hold, per action, the mean over the group of positive advantages and of the size of negative ones.
+    """
+
+    old_log_probs: Float[Tensor, "B 3 G G"]
+    gain: Float[Tensor, "B 3 G G"]
+    loss_: Float[Tensor, "B 3 G G"]
+    gate: Bool[Tensor, "K B"]
+    gate_advantage: Float[Tensor, "K B"]
+    old_gate_logit: Float[Tensor, " B"]
+
+
+def update_selector(
+    selector: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    labeled: RewardBatch,
+    unlabeled: TeacherViews | None,
+    gradient: Float[Tensor, " F+1"] | None,
+    config: SelectorConfig,
+    generator: torch.Generator,
+    reference: RplePolicy | None = None,
+) -> dict[str, float]:
+    """Run one update of a trainable selector in place; a rule is left alone.
+
+    RPLE and the logistic control get the same reward images in the same order; the control has no use for the rest.
+
+    Args:
+        selector: What `rules.make_selector` returned.
+        optimizer: Over `selector.parameters()`; None for rules.
+        labeled: Reward images.
+        unlabeled: Images without truth, for the other reward terms.
+        gradient: Labeled gradient of the segmenter's last layer [w, b], bias last, for the utility term.
+        config: The selector section.
+        generator: All randomness of the update; the same seed on every worker gives the same update.
+        reference: Frozen policy of the version before; None = no KL term.
+
+    Returns:
+        Metrics by name; empty for rules. Reward terms are means per cell of the sampled maps, already weighted.
+    """
+    if optimizer is None:
+        return {}
+    if isinstance(selector, RplePolicy):
+        return _update_policy(selector, optimizer, labeled, unlabeled, gradient, config, generator, reference)
+    if isinstance(selector, LogisticControl):
+        return _update_control(selector, optimizer, labeled)
+    return {}
+
+
+def _update_policy(
+    policy: RplePolicy,
+    optimizer: torch.optim.Optimizer,
+    labeled: RewardBatch,
+    unlabeled: TeacherViews | None,
+    gradient: Tensor | None,
+    config: SelectorConfig,
+    generator: torch.Generator,
+    reference: RplePolicy | None,
+) -> dict[str, float]:
+    parts = [labeled.views] if unlabeled is None else [labeled.views, unlabeled]
+    inputs = _join([policy.prepare(part) for part in parts])
+    projected = None if gradient is None else torch.cat([project_gradient(p.last_features, gradient) for p in parts])
+    views = _join([_without_features(part) for part in parts])
+    output = policy(inputs)
+    action, gate = sample_group(output, config, generator)
+    terms = total_reward(action, views, labeled.mask > 0.5, projected, config)
+    rollout = make_rollout(output, action, gate, terms, config)
+    with torch.no_grad():
+        anchor = reference(inputs) if reference is not None and config.kl > 0 else None
+    for epoch in range(config.inner_epochs):
+        output = output if epoch == 0 else policy(inputs)
+        loss, metrics = grpo_loss(output, rollout, anchor, config)
+        _step(policy, optimizer, loss)
+    metrics |= _reward_metrics(terms, action, views, labeled)
+    values = torch.stack(list(metrics.values())).tolist()
+    return dict(zip(metrics, values, strict=True))
+
+
+def _step(module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(module.parameters(), GRAD_CLIP)
+    optimizer.step()
+
+
+def _without_features(views: TeacherViews) -> TeacherViews:
+    """Drop the features, by far the largest part, before batches are joined: rewards do not read them."""
+    return replace(views, features=views.features[:, :0], last_features=views.last_features[:, :0])
+
+
+def _join(parts: list[Batch]) -> Batch:
+    """Concatenate records of tensors sample by sample."""
+    kind = type(parts[0])
+    return kind(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(kind)})
+
+
+@torch.no_grad()
+def sample_group(
+    output: PolicyOutput, config: SelectorConfig, generator: torch.Generator
+) -> tuple[Int[Tensor, "K B G G"], Bool[Tensor, "K B"]]:
+    """Draw K action maps and gates per sample; each is marginally an exact sample of the policy."""
+    probs = output.log_probs().exp()
+    batch, grid = probs.shape[0], probs.shape[-1]
+    block = 2 * config.credit_radius + 1
+    offset = torch.randint(block, (2,), generator=generator, device=generator.device).tolist()
+    blocks = (grid - 1) // block + 2
+    noise = torch.rand((batch, blocks, blocks), generator=generator, device=generator.device).to(probs.device)
+    noise = noise.repeat_interleave(block, 1).repeat_interleave(block, 2)
+    noise = noise[:, offset[0] : offset[0] + grid, offset[1] : offset[1] + grid]
+    gate_noise = torch.rand(batch, generator=generator, device=generator.device).to(probs.device)
+    shift = torch.arange(config.group_size, device=probs.device) / config.group_size
+    action = sample_actions(probs, (noise + shift[:, None, None, None]) % 1)
+    gate = (gate_noise + shift[:, None]) % 1 < torch.sigmoid(output.gate_logit)
+    return action, gate
+
+
+def share_credit(reward: Float[Tensor, "K B G G"], radius: int) -> Float[Tensor, "K B G G"]:
+    """Return rewards averaged over windows of (2 radius + 1)^2 cells, cut at the border."""
+    if radius == 0:
+        return reward
+    flat = reward.flatten(0, 1)[:, None]
+    return functional.avg_pool2d(flat, 2 * radius + 1, 1, radius, count_include_pad=False).view_as(reward)
+
+
+def group_advantage(reward: Float[Tensor, "K B G G"]) -> Float[Tensor, "K B G G"]:
+    """Return rewards minus the group's mean at each cell, over one standard deviation of all cells and samples."""
+    centered = reward - reward.mean(0, keepdim=True)
+    return centered / centered.square().mean().sqrt().clamp(min=_STD_FLOOR)
+
+
+@torch.no_grad()
+def make_rollout(
+    output: PolicyOutput,
+    action: Int[Tensor, "K B G G"],
+    gate: Bool[Tensor, "K B"],
+    terms: RewardTerms,
+    config: SelectorConfig,
+) -> Rollout:
+    """Turn sampled maps and their rewards into the constants of the surrogate."""
+    advantage = group_advantage(share_credit(terms.total, config.credit_radius))
+    members = [action == member for member in Action]
+    gain = torch.stack([(advantage.clamp(min=0) * taken).mean(0) for taken in members], dim=1)
+    loss_ = torch.stack([(-advantage.clamp(max=0) * taken).mean(0) for taken in members], dim=1)
+    expected = torch.sigmoid(output.gate_logit) * terms.earned.mean(0)
+    return Rollout(
+        old_log_probs=output.log_probs().detach(),
+        gain=gain,
+        loss_=loss_,
+        gate=gate,
+        gate_advantage=gate * terms.earned - expected,
+        old_gate_logit=output.gate_logit.detach(),
+    )
+
+
+def grpo_loss(
+    output: PolicyOutput, rollout: Rollout, anchor: PolicyOutput | None, config: SelectorConfig
+) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    """Return the loss to minimise (mean per cell) and detached scalar metrics."""
+    log_probs = output.log_probs()
+    probs = log_probs.exp()
+    ratio = (log_probs - rollout.old_log_probs).exp()
+    surrogate = clipped_surrogate(ratio, rollout.gain, rollout.loss_, config.clip).sum(1).mean()
+    entropy = -(probs * log_probs).sum(1)
+    entropy_gap = functional.relu(config.entropy_floor - entropy).mean()
+    kl = _kl(log_probs, anchor.log_probs()).mean() if anchor is not None else torch.zeros_like(surrogate)
+    loss = -surrogate + config.kl * kl + entropy_gap
+    if config.gate:
+        loss = loss + _gate_loss(output, rollout, anchor, config)
+    weight = rollout.gain + rollout.loss_
+    clipped = ((ratio - 1).abs() > config.clip) & (weight > 0)
+    metrics = {
+        "loss": loss,
+        "entropy": entropy.mean(),
+        "kl": kl,
+        "clip_fraction": clipped.float().sum() / (weight > 0).sum().clamp(min=1),
+        "gate": torch.sigmoid(output.gate_logit).mean(),
+    }
+    return loss, {name: value.detach() for name, value in metrics.items()}
+
+
+def clipped_surrogate(ratio: Tensor, gain: Tensor, loss_: Tensor, clip: float) -> Tensor:
+    """Return gain * min(ratio, 1 + clip) - loss_ * max(ratio, 1 - clip): PPO's min() split by the advantage's sign."""
+    return gain * ratio.clamp(max=1 + clip) - loss_ * ratio.clamp(min=1 - clip)
+
+
+def _gate_loss(
+    output: PolicyOutput, rollout: Rollout, anchor: PolicyOutput | None, config: SelectorConfig
+) -> Float[Tensor, ""]:
+    log_probs = _gate_log_probs(output.gate_logit)
+    old = _gate_log_probs(rollout.old_gate_logit)
+    ratio = torch.where(rollout.gate, (log_probs - old)[:, 1].exp(), (log_probs - old)[:, 0].exp())
+    advantage = rollout.gate_advantage
+    loss = -clipped_surrogate(ratio, advantage.clamp(min=0), -advantage.clamp(max=0), config.clip).mean()
+    entropy = -(log_probs.exp() * log_probs).sum(1)
+    loss = loss + functional.relu(config.entropy_floor - entropy).mean()
+    if anchor is not None:
+        loss = loss + config.kl * _kl(log_probs, _gate_log_probs(anchor.gate_logit)).mean()
+    return loss
+
+
+def _gate_log_probs(gate_logit: Float[Tensor, " B"]) -> Float[Tensor, "B 2"]:
+    return torch.stack((functional.logsigmoid(-gate_logit), functional.logsigmoid(gate_logit)), dim=1)
+
+
+def _kl(log_probs: Tensor, reference: Tensor) -> Tensor:
+    """Return the exact KL(policy || reference) over dimension 1."""
+    return (log_probs.exp() * (log_probs - reference)).sum(1)
+
+
+@torch.no_grad()
+def _reward_metrics(terms: RewardTerms, action: Tensor, views: TeacherViews, labeled: RewardBatch) -> dict[str, Tensor]:
+    known = len(labeled.mask)
+    candidates = label_candidates(views)
+    accepted = (action != Action.IGNORE).float()
+    claimed = candidates.claimed.float().expand_as(accepted)
+    target = torch.where(action == Action.PRIOR, candidates.prior, candidates.teacher)[:, :known]
+    right = (target == (labeled.mask > 0.5)) * accepted[:, :known]
+    return {
+        "reward/total": terms.total.mean(),
+        "reward/correctness": terms.correctness[:known].mean(),
+        "reward/agreement": terms.agreement.mean(),
+        "reward/consistency": terms.consistency.mean(),
+        "reward/coverage": terms.coverage_penalty.mean(),
+        "reward/utility": terms.utility.mean(),
+        "reward/earned": terms.earned[:, :known].mean(),
+        "accepted_share": accepted.mean(),
+        "accepted_share_claimed": (accepted * claimed).sum() / claimed.sum().clamp(min=1),
+        "accepted_precision": right.sum() / accepted[:, :known].sum().clamp(min=1),
+        "prior_share": (action == Action.PRIOR).float().mean(),
+    }
+
+
+def _update_control(
+    control: LogisticControl, optimizer: torch.optim.Optimizer, labeled: RewardBatch
+) -> dict[str, float]:
+    candidates = label_candidates(labeled.views)
+    truth = labeled.mask > 0.5
+    right = (candidates.teacher == truth).float()
+    # the reward's class balance: control and policy then face the same economics
+    weight = class_balance(truth | candidates.claimed)
+    for _ in range(CONTROL_STEPS):
+        logits = control(labeled.views)
+        loss = (functional.binary_cross_entropy_with_logits(logits, right, reduction="none") * weight).mean()
+        _step(control, optimizer, loss)
+    accepted = torch.sigmoid(logits.detach()) >= control.accept_prob
+    return {
+        "loss": loss.item(),
+        "accepted_share": accepted.float().mean().item(),
+        "accepted_precision": ((right * accepted).sum() / accepted.sum().clamp(min=1)).item(),
+    }

@@ -1,0 +1,248 @@
+"""What a believed label is worth, one pure function per term.
+
+Every term is a map of *the value of accepting label `target`* at each cell; ignoring a cell earns 0 in all of them, so
+`RewardTerms` of a sampled action map is a lookup, and each term can be computed by hand.
+
+- correctness (labeled reward images only): +1 right, -wrong_cost wrong, minus what the fixed-threshold rule earns at the
+  cell. The rule's share is the same for all maps of a group, so it never moves a gradient: it makes the logged number
+  readable (0 = no better than the rule).
+- agreement: the prior against the prediction made *without* it. The guided prediction never enters: it follows the prior.
+- consistency: other views support the label.
+- coverage: accepted share, counted apart on claimed foreground and on the rest, so that accepting only background does not
+  pay. As credit per cell it is the penalty's first-order change (a broadcast of the penalty would tell a
+  thousand cells the same small number, mostly noise).
+- utility: the gradient this label sends to the last layer points with the labeled loss's gradient.
+
+Correctness, agreement, consistency and coverage are *class-balanced* per sample: foreground cells, 5-10 % of a grid, weigh in sum as
+much as the rest. Foreground here is what the truth (where known), the teacher or the prior calls foreground. Weighing by the truth
+alone would make accepting a wrong object nearly free, since its cells are truly background; weighing by the claims alone
+would make labelling a missed object as background nearly free.
+Source: terms and forms are ours; "gain over a fixed rule" and its reason follow docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from l2l_ray.config import SelectorConfig
+from l2l_ray.selector.rules import threshold_accepts
+from l2l_ray.selector.state import Candidates, label_candidates
+from l2l_ray.types import Action, TeacherViews
+
+MIN_CLASS_SHARE = 0.02  # caps the weight of a cell of a tiny object at 25 background cells
+_EPS = 1e-12
+
+
+@dataclass(frozen=True)
+class RewardTerms:
+    """Weighted reward of K action maps per sample; the single terms are kept as means over the K maps, for the log.
+
+    `total` is the sum of the terms. `coverage` in it is credit; `coverage_penalty` is the quantity itself. `earned` is the
+    sample's mean of correctness before the rule is subtracted, plus agreement: what using the sample brings, hence the
+    gate's reward (a shut gate earns 0).
+    """
+
+    total: Float[Tensor, "K B G G"]
+    earned: Float[Tensor, "K B"]
+    correctness: Float[Tensor, "B G G"]
+    agreement: Float[Tensor, "B G G"]
+    consistency: Float[Tensor, "B G G"]
+    coverage: Float[Tensor, "B G G"]
+    utility: Float[Tensor, "B G G"]
+    coverage_penalty: Float[Tensor, "K B"]
+
+
+@dataclass(frozen=True)
+class LabelValues:
+    """What accepting the teacher's or the prior's label is worth at each cell; the arithmetic is per label."""
+
+    teacher: Float[Tensor, "B G G"]
+    prior: Float[Tensor, "B G G"]
+
+    def chosen(self, action: Int[Tensor, "K B G G"]) -> Float[Tensor, "K B G G"]:
+        """Look up the value of each cell's action; ignoring is worth 0."""
+        value = torch.where(action == Action.PRIOR, self.prior, self.teacher)
+        return value.masked_fill_(action == Action.IGNORE, 0.0)
+
+    def scaled(self, weight: Tensor | float) -> LabelValues:
+        """Return both values times a weight."""
+        return LabelValues(self.teacher * weight, self.prior * weight)
+
+    def plus(self, other: LabelValues) -> LabelValues:
+        """Return the sum per label."""
+        return LabelValues(self.teacher + other.teacher, self.prior + other.prior)
+
+
+def class_balance(foreground: Bool[Tensor, "*B G G"]) -> Float[Tensor, "*B G G"]:
+    """Return cell weights under which both classes of a sample weigh the same; their mean over the grid is 1.
+
+    A class that is absent leaves all the weight to the other. Below `MIN_CLASS_SHARE` a class weighs less than half.
+    """
+    share = foreground.float().mean((-2, -1), keepdim=True)
+    classes = (share > 0).float() + (share < 1).float()
+    shares = torch.where(foreground, share, 1 - share)
+    return 1 / (classes * shares.clamp(min=MIN_CLASS_SHARE))
+
+
+def correctness(
+    target: Bool[Tensor, "*B G G"], mask: Bool[Tensor, "*B G G"], wrong_cost: float
+) -> Float[Tensor, "*B G G"]:
+    """Return the value of accepting `target`: +1 where it is the truth, -wrong_cost where not."""
+    return torch.where(target == mask, 1.0, -wrong_cost)
+
+
+def rule_earning(
+    mask_probs: Float[Tensor, "*B G G"], mask: Bool[Tensor, "*B G G"], threshold: float, wrong_cost: float
+) -> Float[Tensor, "*B G G"]:
+    """Return what the fixed-threshold rule earns at each cell, on the scale of `correctness`."""
+    return correctness(mask_probs > 0.5, mask, wrong_cost) * threshold_accepts(mask_probs, threshold)
+
+
+def agreement(
+    target: Bool[Tensor, "*B G G"],
+    proposal: Float[Tensor, "*B G G"],
+    mask_probs_unguided: Float[Tensor, "*B G G"],
+    has_prior: Bool[Tensor, "*B"],
+) -> Float[Tensor, "*B G G"]:
+    """Return how far prior and unguided prediction jointly back `target`, in [-1, 1].
+
+    With evidence a = 2q-1 and b = 2u-1: both on the same side give +|ab| to their label and -|ab| to the other;
+    contradiction gives -|ab| to either label; without a prior the value is 0.
+    """
+    prior, unguided = 2 * proposal - 1, 2 * mask_probs_unguided - 1
+    joint = prior * unguided
+    contradicted = (joint < 0) | (target != (unguided > 0))
+    return torch.where(contradicted, -joint.abs(), joint.abs()) * has_prior[..., None, None]
+
+
+def consistency(target: Bool[Tensor, "*B G G"], views: TeacherViews) -> Float[Tensor, "*B G G"]:
+    """Return the mean support of `target` by the unguided, mirrored and perturbed views, in [-1, 1]."""
+    support = (views.mask_probs_unguided + views.mask_probs_flipped + views.mask_probs_perturbed) * (2 / 3) - 1
+    return torch.where(target, support, -support)
+
+
+def coverage_penalty(
+    accepted: Bool[Tensor, "*B G G"], claimed: Bool[Tensor, "*B G G"], coverage_target: float
+) -> Float[Tensor, "*B"]:
+    """Return -(squared gap of the accepted share to the target), averaged over claimed foreground and the rest."""
+    gaps, present = _coverage_gaps(accepted, claimed, coverage_target)
+    return -(gaps.square() * present).sum(-1) / present.sum(-1)
+
+
+def coverage_credit(
+    accepted: Bool[Tensor, "*B G G"], claimed: Bool[Tensor, "*B G G"], coverage_target: float
+) -> Float[Tensor, "*B G G"]:
+    """Return each accepted cell's part in `coverage_penalty`: its first derivative, times the number of cells."""
+    gaps, _ = _coverage_gaps(accepted, claimed, coverage_target)
+    gap = torch.where(claimed, gaps[..., 0, None, None], gaps[..., 1, None, None])
+    return -2 * gap * class_balance(claimed) * accepted
+
+
+def _coverage_gaps(accepted: Tensor, claimed: Tensor, coverage_target: float) -> tuple[Tensor, Tensor]:
+    """Return share - target for (claimed, rest), and which of the two exist, both [..., 2]."""
+    classes = torch.stack((claimed, ~claimed), dim=-3).float()
+    sizes = classes.sum((-2, -1))
+    shares = (classes * accepted.unsqueeze(-3)).sum((-2, -1)) / sizes.clamp(min=1)
+    present = (sizes > 0).float().expand_as(shares)
+    return (shares - coverage_target) * present, present
+
+
+def project_gradient(
+    last_features: Float[Tensor, "B F G G"], gradient: Float[Tensor, " F+1"]
+) -> Float[Tensor, "B G G"]:
+    """Return [f, 1] . `gradient` of every cell; `gradient` is the labeled loss's, over [weight, bias], bias last."""
+    return torch.einsum("bfyx,f->byx", last_features.float(), gradient[:-1].float()) + gradient[-1].float()
+
+
+def gradient_alignment(
+    target: Bool[Tensor, "B G G"], mask_probs: Float[Tensor, "B G G"], projected: Float[Tensor, "B G G"]
+) -> Float[Tensor, "B G G"]:
+    """Return the dot product of each cell's last-layer gradient with the labeled one.
+
+    For a last layer with logit w.f + b and binary cross-entropy the cell's gradient is (p - t) [f, 1]: no backward pass.
+
+    Args:
+        target: The label t whose loss is differentiated.
+        mask_probs: Probabilities p of that last layer.
+        projected: From `project_gradient`.
+    """
+    return (mask_probs.float() - target.float()) * projected
+
+
+def utility(
+    target: Bool[Tensor, "B G G"], mask_probs: Float[Tensor, "B G G"], projected: Float[Tensor, "B G G"]
+) -> Float[Tensor, "B G G"]:
+    """Return `gradient_alignment` over the root-mean-square alignment of the teacher's own labels, clipped to [-1, 1].
+
+    The scale does not depend on the action, and the sign is the alignment's.
+    """
+    own = gradient_alignment(mask_probs > 0.5, mask_probs, projected)
+    scale = own.square().mean().sqrt()
+    return (gradient_alignment(target, mask_probs, projected) / (scale + _EPS)).clamp(-1, 1)
+
+
+def total_reward(
+    action: Int[Tensor, "K B G G"],
+    views: TeacherViews,
+    mask: Bool[Tensor, "N G G"],
+    projected: Float[Tensor, "B G G"] | None,
+    config: SelectorConfig,
+) -> RewardTerms:
+    """Return the weighted reward of K action maps per sample.
+
+    Args:
+        action: Sampled actions.
+        views: Evidence of B samples; their features are not read.
+        mask: Truth of the *first* N samples, the labeled reward images; the other B - N have correctness 0.
+        projected: From `project_gradient`, for the utility term; None makes that term 0.
+        config: The selector section (reward weights, rule threshold).
+    """
+    weights, candidates, known = config.reward, label_candidates(views), len(mask)
+    truth = torch.cat((mask, candidates.teacher[known:]))
+    balance = class_balance(truth | candidates.claimed)
+    known_balance = weights.correctness * balance * (torch.arange(len(truth), device=mask.device) < known)[:, None, None]
+    right, agreed, stable, useful = _label_values(views, candidates, truth, projected, weights.wrong_cost)
+    right, agreed = right.scaled(known_balance), agreed.scaled(weights.agreement * balance)
+    stable, useful = stable.scaled(weights.consistency * balance), useful.scaled(weights.utility)
+    rule = known_balance * rule_earning(views.mask_probs, truth, config.threshold, weights.wrong_cost)
+    accepted = action != Action.IGNORE
+    coverage = weights.coverage * coverage_credit(accepted, candidates.claimed, weights.coverage_target)
+    taken = _taken_share(action)
+    return RewardTerms(
+        total=right.plus(agreed).plus(stable).plus(useful).chosen(action) + coverage - rule,
+        earned=right.plus(agreed).chosen(action).mean((-2, -1)),
+        correctness=_mean_value(right, taken) - rule,
+        agreement=_mean_value(agreed, taken),
+        consistency=_mean_value(stable, taken),
+        coverage=coverage.mean(0),
+        utility=_mean_value(useful, taken),
+        coverage_penalty=weights.coverage * coverage_penalty(accepted, candidates.claimed, weights.coverage_target),
+    )
+
+
+def _label_values(
+    views: TeacherViews, candidates: Candidates, truth: Tensor, projected: Tensor | None, wrong_cost: float
+) -> tuple[LabelValues, LabelValues, LabelValues, LabelValues]:
+    """Return correctness, agreement, consistency and utility of both labels, unweighted."""
+    probs, flat = views.mask_probs, torch.zeros_like(views.mask_probs) if projected is None else projected
+    labels = (candidates.teacher, candidates.prior)
+    evidence = (views.proposal, views.mask_probs_unguided, views.has_prior)
+    return (
+        LabelValues(*(correctness(label, truth, wrong_cost) for label in labels)),
+        LabelValues(*(agreement(label, *evidence) for label in labels)),
+        LabelValues(*(consistency(label, views) for label in labels)),
+        LabelValues(*(utility(label, probs, flat) for label in labels)),
+    )
+
+
+def _taken_share(action: Int[Tensor, "K B G G"]) -> LabelValues:
+    """Return how often each label was taken over the K maps, in [0, 1]."""
+    return LabelValues((action == Action.TEACHER).float().mean(0), (action == Action.PRIOR).float().mean(0))
+
+
+def _mean_value(values: LabelValues, taken: LabelValues) -> Float[Tensor, "B G G"]:
+    return values.teacher * taken.teacher + values.prior * taken.prior

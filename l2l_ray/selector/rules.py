@@ -1,0 +1,229 @@
+"""The selectors RPLE is compared with. Same interface, same evidence, one config field apart.
+
+    supervised        believes nothing: training uses the labeled images alone
+    accept_all        the teacher's label everywhere, weight 1
+    fixed_threshold   the teacher's label where max(p, 1-p) >= threshold (FixMatch .95, DAM-Net .7)
+    pwa               the teacher's label everywhere, weight 1.3 - N(p; 0.5, variance 0.1) (SemiRES PWA)
+    matching          the prior's binarised proposal as the whole label where it overlaps the teacher's mask, else PWA
+                      (SemiRES IOM; without SAM the proposal is the only candidate mask)
+    agreement         guided and unguided masks match as a whole, and the cell's labels match too; foreground only where the
+                      prior allows it
+    logistic          control: a supervised classifier of "is the teacher's label right" on the state RPLE sees, trained on
+                      the reward images RPLE is trained on; if RPLE does not beat it, the RL proves nothing
+
+Rules are modules without parameters, so that checkpoints and versions look alike for all selectors. None of them draws
+random numbers; `keys` are accepted because the interface has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from l2l_ray.config import SelectorConfig
+from l2l_ray.selector.policy import RplePolicy, check_keys, make_selection
+from l2l_ray.selector.state import (
+    STATE_CHANNELS,
+    SUMMARY_CHANNELS,
+    build_state,
+    label_candidates,
+    normalize_features,
+)
+from l2l_ray.types import Action, Selection, TeacherViews
+
+PWA_OFFSET, PWA_MEAN, PWA_VARIANCE = 1.3, 0.5, 0.1
+CONTROL_SHARPNESS = 4.0  # evidence is bounded by 1: this lets a few dozen Adam steps reach a decided classifier
+
+
+@runtime_checkable
+class Selector(Protocol):
+    """Decides, per grid cell and per sample, which pseudo-labels are trained on."""
+
+    name: str
+
+    def select(self, views: TeacherViews, keys: Sequence[int]) -> Selection:
+        """Label a batch. `keys` hold one integer per sample, the only source of randomness."""
+        ...
+
+
+class Rule(nn.Module):
+    """Base of the fixed rules: a subclass says how much each cell is believed."""
+
+    def __init__(self, config: SelectorConfig, name: str) -> None:
+        """Keep the section and the name; a rule has no parameters."""
+        super().__init__()
+        self.config = config
+        self.name = name
+
+    def decide(self, views: TeacherViews) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (action [B,G,G], weight [B,G,G], gate [B])."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def select(self, views: TeacherViews, keys: Sequence[int]) -> Selection:
+        """Label a batch; deterministic. `confidence` is the weighted mean of the accepted labels' guided probability."""
+        check_keys(views, keys)
+        action, weight, gate = self.decide(views)
+        action = torch.where(gate[:, None, None] > 0, action, Action.IGNORE)
+        weight = weight * (action != Action.IGNORE)
+        label_probs = _label_probs(views, action)
+        confidence = (label_probs * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-6)
+        return make_selection(views, action, weight, gate, confidence)
+
+
+class Supervised(Rule):
+    """Believes nothing."""
+
+    def decide(self, views: TeacherViews) -> tuple[Tensor, Tensor, Tensor]:
+        """Ignore every cell, gate shut."""
+        weight = torch.zeros_like(views.mask_probs, dtype=torch.float32)
+        return weight.long(), weight, weight[:, 0, 0]
+
+
+class AcceptAll(Rule):
+    """Plain self-training."""
+
+    def decide(self, views: TeacherViews) -> tuple[Tensor, Tensor, Tensor]:
+        """Take the teacher's label everywhere."""
+        return _teacher_where(torch.ones_like(views.mask_probs, dtype=torch.bool))
+
+
+class FixedThreshold(Rule):
+    """FixMatch. Source: Sohn et al. 2020; 0.95 there, 0.7 in DAM-Net."""
+
+    def decide(self, views: TeacherViews) -> tuple[Tensor, Tensor, Tensor]:
+        """Take the teacher's label where it is sure enough."""
+        return _teacher_where(threshold_accepts(views.mask_probs, self.config.threshold))
+
+
+class PixelWeightAdjustment(Rule):
+    """SemiRES PWA: no threshold, undecided cells weigh little. Source: Yang et al. 2024."""
+
+    def decide(self, views: TeacherViews) -> tuple[Tensor, Tensor, Tensor]:
+        """Take the teacher's label everywhere, weighted by its distance from 0.5."""
+        action, _, gate = _teacher_where(torch.ones_like(views.mask_probs, dtype=torch.bool))
+        return action, pwa_weight(views.mask_probs), gate
+
+
+class Matching(Rule):
+    """SemiRES IOM with the prior's proposal as the candidate mask. Source: Yang et al. 2024; candidates there are SAM's."""
+
+    def decide(self, views: TeacherViews) -> tuple[Tensor, Tensor, Tensor]:
+        """Take the prior's whole mask where its IoU with the teacher's mask exceeds `match_iou`, else PWA."""
+        candidates = label_candidates(views)
+        union = (candidates.teacher | candidates.prior).sum((1, 2)).clamp(min=1)
+        iou = (candidates.teacher & candidates.prior).sum((1, 2)) / union
+        matched = ((iou > self.config.match_iou) & views.has_prior)[:, None, None]
+        action = torch.where(matched, Action.PRIOR, Action.TEACHER).expand_as(views.mask_probs)
+        weight = torch.where(matched, 1.0, pwa_weight(views.mask_probs))
+        return action, weight, torch.ones_like(weight[:, 0, 0])
+
+
+class Agreement(Rule):
+    """Prior and teacher must agree; ours.
+
+    Guidance makes the guided mask follow the prior, so prior and teacher are compared through the *unguided* mask. A sample
+    is used if it has a prior and IoU(guided mask, unguided mask) >= `match_iou`. In it, a cell is accepted if guided and
+    unguided labels are equal and the label is background, or foreground inside the binarised proposal. (A box contains
+    background, so a background label never contradicts it.)
+    """
+
+    def decide(self, views: TeacherViews) -> tuple[Tensor, Tensor, Tensor]:
+        """Take the teacher's label where the independent evidence says the same."""
+        guided, unguided = views.mask_probs > 0.5, views.mask_probs_unguided > 0.5
+        iou = (guided & unguided).sum((1, 2)) / (guided | unguided).sum((1, 2)).clamp(min=1)
+        action, weight, _ = _teacher_where((guided == unguided) & (~guided | (views.proposal > 0.5)))
+        return action, weight, ((iou >= self.config.match_iou) & views.has_prior).float()
+
+
+class LogisticControl(nn.Module):
+    """Logistic regression of "the teacher's label is right" on the evidence; trained by `objective.update_selector`.
+
+    It accepts a label whose probability p satisfies p - wrong_cost (1-p) >= 0, the very economics of the reward; where the
+    prior says something else and the teacher is that likely to be wrong, it takes the prior's label.
+    """
+
+    def __init__(self, config: SelectorConfig, feature_width: int) -> None:
+        """Build the classifier; a fresh one is undecided (0.5 everywhere), so it accepts nothing."""
+        super().__init__()
+        self.name = "logistic"
+        self.config = config
+        self.pixel = nn.Conv2d(len(STATE_CHANNELS), 1, 1)
+        self.summary = nn.Linear(len(SUMMARY_CHANNELS), 1, bias=False)
+        self.features = nn.Conv2d(feature_width, 1, 1, bias=False) if config.num_features else None
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+    @property
+    def accept_prob(self) -> float:
+        """Probability of being right above which a label is worth accepting."""
+        return self.config.reward.wrong_cost / (1 + self.config.reward.wrong_cost)
+
+    def forward(self, views: TeacherViews) -> Float[Tensor, "B G G"]:
+        """Return the logit of "the teacher's label is right" per cell."""
+        state = build_state(views)
+        logits = self.pixel(state.maps) + self.summary(state.summary)[:, :, None, None]
+        if self.features is not None:
+            logits = logits + self.features(normalize_features(views.features))
+        return CONTROL_SHARPNESS * logits[:, 0]
+
+    @torch.no_grad()
+    def select(self, views: TeacherViews, keys: Sequence[int]) -> Selection:
+        """Label a batch; deterministic, gate always open."""
+        check_keys(views, keys)
+        right = torch.sigmoid(self(views))
+        action = torch.where(right >= self.accept_prob, Action.TEACHER, Action.IGNORE)
+        prior = label_candidates(views).differs & (1 - right >= self.accept_prob)
+        action = torch.where(prior, Action.PRIOR, action)
+        weight = (action != Action.IGNORE).float()
+        confidence = (torch.maximum(right, 1 - right) * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
+        return make_selection(views, action, weight, torch.ones_like(confidence), confidence)
+
+
+def threshold_accepts(mask_probs: Float[Tensor, "*B G G"], threshold: float) -> Bool[Tensor, "*B G G"]:
+    """Return True where max(p, 1-p) >= threshold."""
+    return torch.maximum(mask_probs, 1 - mask_probs) >= threshold
+
+
+def pwa_weight(mask_probs: Float[Tensor, "*B G G"]) -> Float[Tensor, "*B G G"]:
+    """Return 1.3 - N(p; 0.5, variance 0.1), clipped to [0, 1]: 0.04 at p = 0.5, 0.94 at 0 and 1. Source: SemiRES."""
+    normal = torch.distributions.Normal(PWA_MEAN, PWA_VARIANCE**0.5)
+    return (PWA_OFFSET - normal.log_prob(mask_probs.float()).exp()).clamp(0, 1)
+
+
+def make_selector(config: SelectorConfig, feature_width: int) -> RplePolicy | LogisticControl | Rule:
+    """Return the selector `config.name` asks for.
+
+    Args:
+        config: The selector section.
+        feature_width: Channels of `TeacherViews.features`; used by the trained selectors.
+    """
+    if config.name == "l2l":
+        return RplePolicy(config, feature_width)
+    if config.name == "logistic":
+        return LogisticControl(config, feature_width)
+    rules: dict[str, type[Rule]] = {
+        "supervised": Supervised,
+        "accept_all": AcceptAll,
+        "fixed_threshold": FixedThreshold,
+        "pwa": PixelWeightAdjustment,
+        "matching": Matching,
+        "agreement": Agreement,
+    }
+    return rules[config.name](config, config.name)
+
+
+def _teacher_where(accepted: Bool[Tensor, "B G G"]) -> tuple[Tensor, Tensor, Tensor]:
+    action = torch.where(accepted, Action.TEACHER, Action.IGNORE)
+    weight = accepted.float()
+    return action, weight, torch.ones_like(weight[:, 0, 0])
+
+
+def _label_probs(views: TeacherViews, action: Tensor) -> Tensor:
+    """Return the guided probability of each cell's chosen label."""
+    target = torch.where(action == Action.PRIOR, views.proposal > 0.5, views.mask_probs > 0.5)
+    return torch.where(target, views.mask_probs, 1 - views.mask_probs).float()

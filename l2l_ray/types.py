@@ -1,0 +1,160 @@
+"""The records that travel between rooms. Frozen, small, picklable; no behaviour beyond shape checks.
+
+An `Example` is what an unlabeled item is allowed to know: it has no mask, box, area or category, so code that labels,
+trains on pseudo-labels or computes rewards cannot reach hidden truth. `LabeledExample` adds the mask.
+
+Coordinates: `*_frac` are fractions of the image in [0, 1], x to the right, y down; `*_px` are native pixels.
+The *grid* is the decoder's finest output: `G x G` cells covering the whole image (the image is squashed to a square,
+as LAVT does), so image -> grid is one scale per axis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Bool, Float, Int8, UInt8
+    from torch import Tensor
+
+BoxFrac = tuple[float, float, float, float]
+PointFrac = tuple[float, float]
+
+
+class Rle(TypedDict):
+    """COCO compressed run-length encoding of one binary mask.
+
+    Example: `{"size": [128, 128], "counts": "PPY13n3"}` (size is height, width).
+    """
+
+    size: list[int]
+    counts: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One image-expression pair without any truth.
+
+    Example: `Example(7, 3, 12, "/data/images/12.jpg", 640, 480, "left man in red")`
+    """
+
+    sent_id: int
+    ref_id: int
+    image_id: int
+    image_path: str
+    width_px: int
+    height_px: int
+    expression: str
+
+
+@dataclass(frozen=True, slots=True)
+class LabeledExample(Example):
+    """An `Example` whose mask is known (labeled train images, val and test images).
+
+    Example: `LabeledExample(7, 3, 12, "/data/images/12.jpg", 640, 480, "left man", {"size": [480, 640], ...}, "person")`
+    """
+
+    mask_rle: Rle
+    category: str
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """One item left out, with the reason; all of them are listed at the end of a run.
+
+    Example: `Skip("truncated_image", 7, "/data/images/12.jpg", "image file is truncated (4 bytes not processed)")`
+    """
+
+    kind: str
+    sent_id: int
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What the frozen MLLM said about one image-expression pair.
+
+    `boxes_xyxy_frac` and `box_scores` have equal length; both empty means "no prior" and `failure` says why.
+    `score` in [0, 1] is exp(mean token log-probability) of the reply, 0 when there is no prior.
+    `polygons_xy_frac` outline the referent (Florence-2); their union is one region; its bounding box is also a box.
+
+    Example: `Prior("9f..", ((.1, .2, .5, .6),), (.83,), (), "red circle", .83, "", '[{"bbox_2d": [100, 200, 500, 600]}]')`
+    """
+
+    key: str
+    boxes_xyxy_frac: tuple[BoxFrac, ...]
+    box_scores: tuple[float, ...]
+    points_xy_frac: tuple[PointFrac, ...]
+    phrase: str
+    score: float
+    failure: str
+    reply: str
+    polygons_xy_frac: tuple[tuple[PointFrac, ...], ...] = ()
+
+
+class Action(IntEnum):
+    """What the selector does with one grid cell."""
+
+    IGNORE = 0
+    TEACHER = 1
+    PRIOR = 2
+
+
+@dataclass(frozen=True)
+class TeacherViews:
+    """Everything a selector may look at for a batch; all probabilities in [0, 1], on the grid, detached.
+
+    Example: see `loop/teacher.py::teacher_views`, the only producer.
+    """
+
+    mask_probs: Float[Tensor, "B G G"]  # with the prior: what becomes the teacher's label
+    mask_probs_unguided: Float[Tensor, "B G G"]  # without the prior: independent evidence
+    mask_probs_flipped: Float[Tensor, "B G G"]  # without the prior, from the mirrored image, mirrored back
+    mask_probs_perturbed: Float[Tensor, "B G G"]  # with a shifted and rescaled proposal
+    mask_probs_previous: Float[Tensor, "B G G"]  # with the prior, by the version before this one
+    proposal: Float[Tensor, "B G G"]  # soft proposal q; constant where has_prior is False
+    prior_score: Float[Tensor, " B"]
+    has_prior: Bool[Tensor, " B"]
+    features: Float[Tensor, "B F G G"]  # finest decoder features
+    last_features: Float[Tensor, "B F G G"]  # input of the segmenter's last layer (for the utility reward)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A selector's decision for a batch.
+
+    `pixel_weight` in [0, 1] multiplies the loss of each accepted pixel and is 0 where the action is IGNORE.
+    Example: `Selection(action, target, weight, gate, confidence, mean_log_prob)` from any `selector` class.
+    """
+
+    action: Int8[Tensor, "B G G"]
+    target: Bool[Tensor, "B G G"]
+    pixel_weight: Float[Tensor, "B G G"]
+    gate: Float[Tensor, " B"]  # probability (or 0/1) that the whole sample is used
+    confidence: Float[Tensor, " B"]  # mean probability of the accepted labels being right, in [0, 1]
+    mean_log_prob: Float[Tensor, " B"]  # of the sampled actions; 0 for deterministic rules
+
+
+@dataclass(frozen=True)
+class PseudoLabel:
+    """One committed pseudo-label: what the ledger's shards hold.
+
+    Example: one row of `labels/r001/s00004.parquet`.
+    """
+
+    sent_id: int
+    grid: int
+    scale_xy: tuple[float, float]  # grid cells per native pixel, (x, y)
+    target: Bool[np.ndarray, "G G"]
+    from_teacher: Bool[np.ndarray, "G G"]
+    from_prior: Bool[np.ndarray, "G G"]
+    weight: UInt8[np.ndarray, "G G"] | None  # 255 = weight 1; None = 1 on every accepted pixel
+    gate: float
+    confidence: float
+    seed: int
+    mean_log_prob: float
+    version: int
+    prior_key: str

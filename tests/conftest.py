@@ -1,0 +1,41 @@
+"""Checks every shape in a signature while tests run, and gives them scratch run roots.
+
+The import hook adds jaxtyping + beartype to each module of the package at import, here and nowhere else. A module that
+imports names of its signatures for type checkers only cannot be checked at run time and is left as it is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+from l2l_ray.config import RunConfig, smoke_config
+
+PACKAGE = Path(__file__).parent.parent / "l2l_ray"
+
+
+def _checkable_modules() -> list[str]:
+    """Name every module whose annotations exist at run time, except those Ray pickles into other processes."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        if path.name != "__init__.py" and "actors" not in parts and "if TYPE_CHECKING:" not in path.read_text():
+            found.append(".".join(parts))
+    return found
+
+
+install_import_hook(_checkable_modules(), "beartype.beartype")
+
+
+@pytest.fixture
+def smoke(tmp_path: Path) -> RunConfig:
+    """Give the smallest whole run, in a root of its own."""
+    return smoke_config().model_copy(update={"run_root": str(tmp_path / "runs"), "name": "smoke"})
+
+
+@pytest.fixture(autouse=True)
+def _own_run_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep every test out of the user's run root."""
+    monkeypatch.setenv("L2L_HOME", str(tmp_path / "home"))

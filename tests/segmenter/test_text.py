@@ -1,0 +1,90 @@
+"""Text encoder: tokens of odd inputs, nothing unknown, padding without effect."""
+
+import pytest
+import torch
+from transformers import BertConfig
+
+from l2l_ray.config import SegmenterConfig
+from l2l_ray.errors import ConfigError
+from l2l_ray.segmenter.text import TextEncoder, TextTokens
+
+TEXTS = ["", "left red circle", "the seccond brwon ☂ thing", "ÀÉ 红色的圆 🙂", " ".join(["star"] * 500)]
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return TextEncoder(SegmenterConfig())
+
+
+def test_tokens_are_padded_to_the_longest_and_cut_at_the_limit(encoder):
+    tokens = encoder.tokenize(TEXTS)
+    assert tokens.input_ids.shape == tokens.attention_mask.shape == (5, SegmenterConfig().max_text_tokens)
+    lengths = tokens.attention_mask.sum(1).tolist()
+    assert lengths[0] == 2  # the sentence token and the end: an empty expression is still a sentence
+    assert lengths[4] == SegmenterConfig().max_text_tokens
+    assert encoder.tokenize(["star"]).input_ids.shape == (1, 3)
+
+
+@pytest.mark.parametrize("text", ["left red circle", "teh crcle 2nd form left", "红色的圆 🙂", "x" * 12])
+def test_nothing_is_unknown_so_text_survives_the_round_trip(encoder, text):
+    tokenizer = encoder.tokenizer
+    assert tokenizer.unk_token is None
+    ids = tokenizer(text)["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text
+
+
+def test_capitals_do_not_matter(encoder):
+    assert torch.equal(encoder.tokenize(["Left RED circle"]).input_ids, encoder.tokenize(["left red circle"]).input_ids)
+
+
+def test_padding_does_not_change_a_vector(encoder):
+    together = encoder.tokenize(TEXTS)
+    batched = encoder(together)
+    assert batched.shape[2] == encoder.width
+    for i, text in enumerate(TEXTS):
+        alone = encoder(encoder.tokenize([text]))
+        torch.testing.assert_close(batched[i : i + 1, : alone.shape[1]], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_training_mode_is_deterministic_and_every_weight_gets_a_gradient(encoder):
+    tokens = encoder.tokenize(TEXTS)
+    assert torch.equal(encoder.train()(tokens), encoder.train()(tokens))
+    encoder(tokens).square().mean().backward()
+    assert [name for name, p in encoder.named_parameters() if p.grad is None] == []
+    encoder.zero_grad()
+
+
+def test_tokens_select_and_move(encoder):
+    tokens = encoder.tokenize(TEXTS)
+    assert len(tokens) == 5
+    chosen = tokens[torch.tensor([3, 1])].to("cpu")
+    assert isinstance(chosen, TextTokens)
+    assert torch.equal(chosen.input_ids, tokens.input_ids[[3, 1]])
+    assert torch.equal(chosen.attention_mask, tokens.attention_mask[[3, 1]])
+
+
+def test_bert_of_another_width_loads_without_pooler_and_dropout(tmp_path, encoder):
+    encoder.tokenizer.save_pretrained(tmp_path)
+    BertConfig(
+        vocab_size=len(encoder.tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+    ).save_pretrained(tmp_path)
+    bert = TextEncoder(SegmenterConfig(text=str(tmp_path), pretrained=False))
+    assert bert.width == 32
+    assert bert.model.pooler is None
+    assert bert.model.config.hidden_dropout_prob == 0
+    tokens = bert.tokenize(["red star"])
+    assert torch.equal(bert.train()(tokens), bert.train()(tokens))
+
+
+def test_missing_folder_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="segmenter.text.*nowhere"):
+        TextEncoder(SegmenterConfig(text=str(tmp_path / "nowhere")))
+
+
+def test_tokenizer_without_padding_is_refused(tmp_path, encoder):
+    encoder.tokenizer.save_pretrained(tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(config.read_text().replace('"pad_token"', '"other_token"'))
+    BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="no padding token"):
+        TextEncoder(SegmenterConfig(text=str(tmp_path), pretrained=False))

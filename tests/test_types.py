@@ -1,0 +1,91 @@
+"""Records and errors travel between processes: each comes back from pickle as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from l2l_ray import errors, types
+from l2l_ray.loop.driver_plan import EvalItem, LabelItem
+from l2l_ray.loop.ledger import LedgerEntry
+from l2l_ray.loop.quality import Quality
+
+GRID = 4
+EXAMPLE = types.Example(7, 3, 12, "/data/12.jpg", 640, 480, "left man in red")
+MASK = np.eye(GRID, dtype=bool)
+MAP = torch.rand(2, GRID, GRID)
+
+RECORDS: list[Any] = [
+    EXAMPLE,
+    types.LabeledExample(
+        **dataclasses.asdict(EXAMPLE), mask_rle={"size": [480, 640], "counts": "PPY13"}, category="man"
+    ),
+    types.Skip("truncated_image", 7, "/data/12.jpg", "image file is truncated"),
+    types.Prior(
+        "9f", ((0.1, 0.2, 0.5, 0.6),), (0.8,), ((0.3, 0.4),), "red man", 0.8, "", "[]", (((0.0, 0.0), (1.0, 1.0)),)
+    ),
+    types.TeacherViews(MAP, MAP, MAP, MAP, MAP, MAP, MAP[:, 0, 0], MAP[:, 0, 0] > 0.5, MAP[:, None], MAP[:, None]),
+    types.Selection((MAP * 3).to(torch.int8), MAP > 0.5, MAP, MAP[:, 0, 0], MAP[:, 0, 0], MAP[:, 0, 0]),
+    types.PseudoLabel(7, GRID, (0.1, 0.2), MASK, MASK, ~MASK, MASK.astype(np.uint8), 1.0, 0.9, 5, -0.1, 2, "9f"),
+    types.Action.PRIOR,
+    LabelItem("l2l", 1, 4, 1),
+    EvalItem("l2l", 3, "testA", 0, 512),
+    LedgerEntry("l2l", 0, 3, "l2l/labels/r000-s00003.parquet", "9f", 0, 256, 201, 0.62, 4.1),
+    Quality(np.ones((3, 3), np.int64), {"l2l": np.ones((3, 2, 5), np.int64)}),
+]
+
+
+def _same(left: Any, right: Any) -> bool:
+    if dataclasses.is_dataclass(left):
+        pairs = [(getattr(left, f.name), getattr(right, f.name)) for f in dataclasses.fields(left)]
+        return type(left) is type(right) and all(_same(a, b) for a, b in pairs)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(_same(left[key], right[key]) for key in left)
+    if isinstance(left, torch.Tensor):
+        return left.dtype == right.dtype and torch.equal(left, right)
+    if isinstance(left, np.ndarray):
+        return left.dtype == right.dtype and np.array_equal(left, right)
+    return bool(left == right)
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda r: type(r).__name__)
+def test_records_survive_pickle(record: Any) -> None:
+    assert _same(record, pickle.loads(pickle.dumps(record)))
+
+
+def test_every_record_of_types_is_tried() -> None:
+    records = [c for _, c in inspect.getmembers(types, dataclasses.is_dataclass) if c.__module__ == types.__name__]
+    assert set(records) <= {type(record) for record in RECORDS}
+
+
+@pytest.mark.parametrize("record", [r for r in RECORDS if dataclasses.is_dataclass(r)], ids=lambda r: type(r).__name__)
+def test_records_are_frozen(record: Any) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(record, dataclasses.fields(record)[0].name, None)
+
+
+ERRORS = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, errors.L2LError)]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda c: c.__name__)
+def test_errors_survive_pickle_and_are_caught_by_their_base(error: type[errors.L2LError]) -> None:
+    back = pickle.loads(pickle.dumps(error("labeled_frac must be in (0, 1], got 1.5")))
+    assert isinstance(back, errors.L2LError)
+    assert type(back) is error
+    assert str(back) == "labeled_frac must be in (0, 1], got 1.5"
+
+
+def test_the_tree_in_the_docstring_lists_every_error() -> None:
+    assert [c.__name__ for c in ERRORS if c.__name__ not in str(errors.__doc__)] == []
+
+
+def test_an_unlabeled_example_has_no_field_for_the_truth() -> None:
+    truth = {"mask", "mask_rle", "bbox", "box", "area", "category", "category_id", "segmentation"}
+    assert not truth & {f.name for f in dataclasses.fields(types.Example)}
+    assert not hasattr(EXAMPLE, "__dict__")
