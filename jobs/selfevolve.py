@@ -1,8 +1,12 @@
 """The main job: a whole L2L run on Ray.
 
-    ray job submit -- python jobs/selfevolve.py                       on the running cluster
-    python jobs/selfevolve.py --preset smoke                          on a private one for this process
-    ... --config run.yaml --selector.reward.coverage 0.2 --resume     `--help` lists every field
+On the running cluster, on a private one for this process, and with fields changed (`--help` lists all of them):
+
+    ray job submit -- python jobs/selfevolve.py
+    python jobs/selfevolve.py --preset smoke
+    python jobs/selfevolve.py --config run.yaml --selector.reward.coverage 0.2 --resume
+
+Whole configs first: `--preset embedded|smoke|full` (default embedded), then `--config FILE`, then single fields.
 """
 
 from __future__ import annotations

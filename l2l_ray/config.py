@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from l2l_ray.errors import ConfigError
 
@@ -175,6 +175,15 @@ class RunConfig(Section):
     selector: SelectorConfig = SelectorConfig()
     loop: LoopConfig = LoopConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _methods_exist_once(self) -> Self:
+        methods = [*self.compare, self.selector.name]
+        for method in self.compare:
+            selector_for(self.selector, method)
+        if len(set(methods)) < len(methods):
+            raise ValueError(f"compare and selector.name must name each selector once, got {methods}")
+        return self
 
     @property
     def root(self) -> Path:

@@ -32,10 +32,8 @@ def sample_key(seed: int, *parts: int | str) -> int:
     Args:
         seed: The run's seed.
         parts: What the event is: a purpose, a round, a `sent_id`, ... Integers or strings, in a fixed order.
-
     Raises:
         TypeError: If a part is neither an integer nor a string.
-
     Example: `sample_key(0, "strong_view", 3, example.sent_id)`.
     """
     fields = [f"s{len(part)}:{part}" if isinstance(part, str) else f"i{index(part)}" for part in (seed, *parts)]
@@ -77,4 +75,5 @@ def keyed_permutation(key: int, num_items: int) -> Int64[np.ndarray, " N"]:
 def _mix(words: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
     words = (words ^ (words >> np.uint64(30))) * _MIX_1
     words = (words ^ (words >> np.uint64(27))) * _MIX_2
-    return words ^ (words >> np.uint64(31))
+    words ^= words >> np.uint64(31)
+    return words

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
+from numpy.typing import ArrayLike
 
 from l2l_ray.errors import DataError
 
@@ -129,28 +130,41 @@ class BootstrapInterval(NamedTuple):
 
 
 def paired_bootstrap(
-    first: IouMeter, second: IouMeter, num_resamples: int = 10_000, seed: int = 0, level: float = 0.95
+    first: ArrayLike,
+    second: ArrayLike,
+    image_ids: ArrayLike,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> BootstrapInterval:
-    """Return mean_iou(first) - mean_iou(second) with its bootstrap interval.
+    """Return the mean of first - second with its bootstrap interval.
 
-    Both methods must have been evaluated on the same sentences. Images are resampled, not sentences: the sentences of
-    an image share its difficulty, and treating them as independent would make the interval too narrow.
+    Images are resampled, not sentences: the sentences of an image share its difficulty, and treating them as
+    independent would make the interval too narrow.
 
     Args:
-        first: Rows of one method.
-        second: Rows of the other.
+        first: IoU of one method per sentence, or its mean over seeds.
+        second: The same of the other method, for the same sentences in the same order.
+        image_ids: Image of each sentence, numbers or strings; images of different splits need different ids.
         num_resamples: Bootstrap samples.
         seed: Seed of the resampling.
         level: Coverage of the interval, in (0, 1).
-
     Raises:
-        DataError: If the meters are empty or hold different sentences.
-
+        DataError: If the three are empty or of different lengths.
+        ValueError: If level or num_resamples is out of range.
     Source: Efron and Tibshirani 1993, percentile interval; the cluster is the image.
     """
     if not 0 < level < 1 or num_resamples < 1:
         raise ValueError(f"level must be in (0, 1) and num_resamples >= 1, got {level} and {num_resamples}")
-    sums, counts = _sums_per_image(first, second)
+    ious, others, ids = np.asarray(first, np.float64), np.asarray(second, np.float64), np.asarray(image_ids)
+    if not ious.size or not ious.shape == others.shape == ids.shape == (ious.size,):
+        raise DataError(
+            f"a paired comparison needs one value per sentence of each method and its image, got shapes {ious.shape}, "
+            f"{others.shape} and {ids.shape}; evaluate both methods on the same split"
+        )
+    images, which = np.unique(ids, return_inverse=True)
+    sums = np.bincount(which, weights=ious - others, minlength=len(images))
+    counts = np.bincount(which, minlength=len(images)).astype(np.float64)
     rng = np.random.Generator(np.random.Philox(seed))
     diffs = np.concatenate(
         [
@@ -159,22 +173,25 @@ def paired_bootstrap(
         ]
     )
     low, high = np.quantile(diffs, [(1 - level) / 2, (1 + level) / 2])
-    return BootstrapInterval(math.fsum(sums) / float(counts.sum()), float(low), float(high))
+    return BootstrapInterval(math.fsum(sums) / len(ids), float(low), float(high))
 
 
-def _sums_per_image(first: IouMeter, second: IouMeter) -> tuple[Float64[np.ndarray, " I"], Float64[np.ndarray, " I"]]:
-    """Return, per image, the sum over its sentences of the IoU difference, and their number."""
-    if first._rows.keys() != second._rows.keys() or not first._rows:
-        only = sorted(first._rows.keys() ^ second._rows.keys())
+def compare(first: IouMeter, second: IouMeter, num_resamples: int = 10_000, seed: int = 0) -> BootstrapInterval:
+    """Return mean_iou(first) - mean_iou(second) with its 95 % interval; see `paired_bootstrap`.
+
+    Raises:
+        DataError: If the meters are empty or hold different sentences.
+    """
+    rows, others = first.rows(), second.rows()
+    ids, other_ids = ({row["sent_id"] for row in found} for found in (rows, others))
+    if ids != other_ids:
         raise DataError(
-            f"a paired comparison needs the same sentences in both meters, got {len(first)} and {len(second)} rows, "
-            f"{len(only)} of them in one only (first ids: {only[:5]}); evaluate both methods on the same split"
+            f"a paired comparison needs the same sentences in both meters, got {len(ids)} and {len(other_ids)}, of "
+            f"which {len(ids ^ other_ids)} in one only (first ids: {sorted(ids ^ other_ids)[:5]}); evaluate both on "
+            "one split"
         )
-    pairs = zip(first.rows(), second.rows(), strict=True)
-    image_ids, diffs = zip(*((a["image_id"], a["iou"] - b["iou"]) for a, b in pairs), strict=True)
-    images, which = np.unique(np.array(image_ids), return_inverse=True)
-    sums = np.bincount(which, weights=np.array(diffs), minlength=len(images))
-    return sums, np.bincount(which, minlength=len(images)).astype(np.float64)
+    ious, other_ious = ([row["iou"] for row in found] for found in (rows, others))
+    return paired_bootstrap(ious, other_ious, [row["image_id"] for row in rows], num_resamples, seed)
 
 
 def _resampled(

@@ -6,12 +6,19 @@ imports names of its signatures for type checkers only cannot be checked at run 
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
 
+from l2l_ray.actors import set_environment
 from l2l_ray.config import RunConfig, smoke_config
+
+set_environment(private=True)  # before any test module imports ray
 
 PACKAGE = Path(__file__).parent.parent / "l2l_ray"
 
@@ -39,3 +46,22 @@ def smoke(tmp_path: Path) -> RunConfig:
 def _own_run_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep every test out of the user's run root."""
     monkeypatch.setenv("L2L_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[str]:
+    """Give one private Ray cluster with the slots of a laptop to all tests that need one; its address.
+
+    A fresh temporary folder and an explicit "local": an address file left by a killed cluster must not be picked up.
+    """
+    import ray
+
+    folder = tempfile.mkdtemp(prefix="l2l-t-", dir="/tmp")  # short: Unix socket names are limited
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # a token would be written to the user's home
+        patch.setenv("PYTHONPATH", str(PACKAGE.parent) + os.pathsep + os.environ.get("PYTHONPATH", ""))
+        ray.init(address="local", num_cpus=2, resources={"prior_gpu": 1}, dashboard_host="127.0.0.1")
+        yield ray.get_runtime_context().gcs_address
+        ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from l2l_ray.config import PRESETS, DataConfig, RunConfig, load_config, read_config, save_config, smoke_config
+from l2l_ray.config import (
+    PRESETS,
+    DataConfig,
+    RunConfig,
+    Section,
+    load_config,
+    read_config,
+    save_config,
+    selector_for,
+    smoke_config,
+)
 from l2l_ray.errors import ConfigError
 
 
@@ -55,6 +65,9 @@ def test_lists_and_resource_maps_on_the_command_line() -> None:
         (["--loop.rounds", "many"], r"loop\.rounds: .*integer.*got 'many'"),
         (["--data.labeled_frac", "1.5"], r"data\.labeled_frac: .*less than or equal to 1, got '1\.5'"),
         (["--selector.name", "magic"], r"selector\.name"),
+        (["--compare", "magic"], "method 'magic' of `compare`: name: .*'fixed_threshold'"),
+        (["--compare", "fixed_threshold@2"], "method 'fixed_threshold@2' of `compare`: threshold: .*less than 1"),
+        (["--compare", "l2l"], r"each selector once, got \['l2l', 'l2l'\]"),
         (["--preset", "huge"], "--preset must be one of embedded, smoke, full, got 'huge'"),
         (["--config"], "--config needs a value, got nothing"),
         (["--config", "nowhere.yaml"], r"nowhere\.yaml cannot be read"),
@@ -100,6 +113,14 @@ def test_a_saved_config_of_another_version_names_the_file_and_field(tmp_path: Pa
         read_config(Path(path))
 
 
+def test_a_method_of_compare_may_carry_its_threshold() -> None:
+    section = RunConfig().selector
+    assert selector_for(section, "fixed_threshold@0.8") == section.model_copy(
+        update={"name": "fixed_threshold", "threshold": 0.8}
+    )
+    assert selector_for(section, "pwa") == section.model_copy(update={"name": "pwa"})
+
+
 def test_sections_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         RunConfig().loop.seed = 3  # type: ignore[misc]
@@ -126,6 +147,6 @@ def test_the_default_name_tells_data_selector_and_seed() -> None:
 def test_fields_say_what_they_are(section: str) -> None:
     default = getattr(RunConfig(), section)
     for name, field in getattr(type(default), "model_fields", {}).items():
-        nested = hasattr(getattr(default, name), "model_fields")
+        nested = isinstance(getattr(default, name), Section)
         obvious = name in {"lr", "weight_decay", "grad_clip", "seed", "rounds", "num_labelers", "eval_batch", "dtype"}
         assert field.description or nested or obvious, f"{section}.{name} has no description"

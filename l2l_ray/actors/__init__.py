@@ -1,8 +1,8 @@
 """The Ray layer: roles as plain classes, made into actors where they are created. Start at `run`.
 
 Nothing outside this folder (and `tune_spaces/`) imports ray. This file holds the defaults of Ray's environment, because
-Ray reads most of them when it is first imported; so `run` and `sweep` set them, then import the rest. A variable that is
-already set is left alone.
+Ray reads most of them when it is first imported; so `run` and `sweep` set them, then import the rest. A variable that
+is already set is left alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+    from typing import Any
+
+    from pandas import DataFrame
 
     from l2l_ray.config import RunConfig
 
@@ -58,3 +62,19 @@ def run(config: RunConfig) -> Path:
     from l2l_ray.actors import driver
 
     return driver.run(config)
+
+
+def sweep(
+    config: RunConfig, space: Callable[[], Mapping[str, Any]], name: str, num_samples: int = 1, asha: bool = False
+) -> DataFrame:
+    """Run a sweep over whole runs and return its table.
+
+    `space` is called once Ray may be imported, and returns config field -> search domain.
+
+    Raises:
+        L2LError: See `tuning.sweep`, which also describes the other arguments.
+    """
+    set_environment(wants_private_cluster(config.cluster.address))
+    from l2l_ray.actors import tuning
+
+    return tuning.sweep(config, space(), name, num_samples, asha)

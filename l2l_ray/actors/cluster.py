@@ -112,9 +112,14 @@ def check_resources(config: ClusterConfig) -> None:
     Raises:
         ClusterError: Something is missing; says what, for whom, and what to change.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if problem := shortage(needs(config), nodes):
+    if problem := shortage(needs(config), node_resources()):
         raise ClusterError(problem)
+
+
+def node_resources() -> list[dict[str, float]]:
+    """Return the resources of each living node of the connected cluster."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in nodes if node["Alive"]]
 
 
 @contextmanager
@@ -136,7 +141,9 @@ def connected(config: ClusterConfig) -> Iterator[str]:
             options = _private_options(config) if private else {}
             context = ray.init(address=address, logging_level=logging.WARNING, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ClusterError(f"cannot reach Ray at {address!r}: {error}; start a cluster with `make cluster-up`") from error
+            raise ClusterError(
+                f"cannot reach Ray at {address!r}: {error}; `make cluster-up` starts a cluster"
+            ) from error
         try:
             url = context.dashboard_url
             yield f"http://{url}" if url else ""
@@ -204,12 +211,13 @@ def start_actor(kind: type[A], options: Mapping[str, Any], *args: Any) -> ActorH
     deadline = time.monotonic() + NAME_RELEASE_TIMEOUT_S
     while True:
         try:
-            return ray.remote(kind).options(**options).remote(*args)
+            handle: ActorHandle[A] = ray.remote(kind).options(**options).remote(*args)
+            return handle
         except ValueError as error:
             if time.monotonic() > deadline:
                 raise ClusterError(
-                    f"actor {options['name']} of {options['namespace']} still exists after {NAME_RELEASE_TIMEOUT_S:g} s: "
-                    "another job drives this run; stop it, or choose another --name"
+                    f"actor {options['name']} of {options['namespace']} still exists after "
+                    f"{NAME_RELEASE_TIMEOUT_S:g} s: another job drives this run; stop it, or choose another --name"
                 ) from error
             time.sleep(0.2)
 
@@ -224,7 +232,8 @@ def wait_ready(role: str, actors: Sequence[ActorHandle[Any]], timeout_s: float) 
     try:
         return ray.get(refs, timeout=timeout_s)
     except GetTimeoutError:
-        free = {name: amount for name, amount in ray.available_resources().items() if ":" not in name}
+        available: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        free = {name: amount for name, amount in available.items() if ":" not in name}
         raise ClusterError(
             f"not every {role} came up within cluster.start_timeout_s={timeout_s:g}; free resources now: {free}; "
             "another run may hold the rest: wait for it, or raise cluster.start_timeout_s"

@@ -13,17 +13,17 @@ same command with `--resume` continues.
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError
 
+from l2l_ray.actors.background import Background
 from l2l_ray.actors.cluster import (
     actor_options,
     check_resources,
@@ -38,7 +38,7 @@ from l2l_ray.actors.priors import PriorPool
 from l2l_ray.actors.progress import Console, closing_text, opening_text
 from l2l_ray.actors.train_group import fit
 from l2l_ray.config import RunConfig
-from l2l_ray.errors import ClusterError, L2LError
+from l2l_ray.errors import ClusterError
 from l2l_ray.loop.driver_plan import EvalItem, Plan, WorkItem
 from l2l_ray.loop.evaluate import Evaluations, finish
 from l2l_ray.loop.labeling import EvalPart
@@ -91,7 +91,8 @@ def dispatch(plan: Plan, evaluations: Evaluations, roles: Crew, console: Console
         roles.check()
         for table in list(roles.filled):
             plan.priors_ready(table)
-        for method, version in sorted(_answer(roles.coordinator.published.remote())):
+        published: set[tuple[str, int]] = _answer(roles.coordinator.published.remote())
+        for method, version in sorted(published):
             plan.publish(method, version)
         while roles.labelers.has_room and (item := plan.next()) is not None:
             roles.labelers.submit(item)
@@ -181,54 +182,11 @@ def _counted(pool: PriorPool, table: str, total: int, coordinator: ActorHandle[C
     return ask
 
 
-class Background(Generic[T]):
-    """A function in a thread of its own, whose failure somebody asks for.
-
-    Example: `trainer = Background("train group", fit_it); ...; trainer.check()`
-    """
-
-    def __init__(self, name: str, function: Callable[[], T]) -> None:
-        self._name = name
-        self._function = function
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
-
-    @property
-    def done(self) -> bool:
-        """Whether the function returned."""
-        return not self._thread.is_alive() and self._error is None
-
-    def check(self) -> None:
-        """Raise what the function died of.
-
-        Raises:
-            L2LError: The function's own L2LError, or a ClusterError around anything else.
-        """
-        if isinstance(self._error, L2LError):
-            raise self._error
-        if self._error is not None:
-            raise ClusterError(
-                f"the {self._name} failed for good: {self._error}; what is committed stays, --resume continues"
-            ) from self._error
-
-    def join(self, timeout_s: float) -> bool:
-        """Wait for the end; False when it does not come in time."""
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def _work(self) -> None:
-        try:
-            self._function()
-        except Exception as error:  # a thread's exception would otherwise vanish; `check` raises it
-            self._error = error
-
-
 def _answer(ref: ray.ObjectRef[T]) -> T:
     try:
         return ray.get(ref, timeout=ANSWER_TIMEOUT_S)
     except (GetTimeoutError, RayActorError) as error:
-        raise ClusterError(f"the coordinator does not answer ({ANSWER_TIMEOUT_S:g} s): {error}; --resume continues") from error
+        raise ClusterError(f"the coordinator is gone ({ANSWER_TIMEOUT_S:g} s): {error}; --resume continues") from error
 
 
 def _stop(coordinator: ActorHandle[Coordinator], trainer: Background[Any] | None) -> None:

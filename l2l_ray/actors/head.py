@@ -71,9 +71,10 @@ def up(checkout: Path, port: int = 8265) -> Head:
         )  # fmt: skip
     head = Head(process.pid, _born(process.pid), folder, dashboard)
     _state_file(checkout).write_text(json.dumps(asdict(head)))
-    if not _wait(lambda: _answers(dashboard) or process.poll() is not None, START_TIMEOUT_S) or process.poll() is not None:
+    _wait(lambda: _answers(dashboard) or process.poll() is not None, START_TIMEOUT_S)
+    if process.poll() is not None or not _answers(dashboard):
         down(checkout)
-        raise ClusterError(f"the head did not answer at {dashboard} within {START_TIMEOUT_S:g} s: {log.read_text()[-2000:]}")
+        raise ClusterError(f"no answer at {dashboard} within {START_TIMEOUT_S:g} s; its log: {log.read_text()[-2000:]}")
     return head
 
 

@@ -20,7 +20,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
-from l2l_ray.actors.cluster import actor_options, start_actor
+from l2l_ray.actors.cluster import actor_options, start_actor, wait_ready
 from l2l_ray.actors.coordinator import Coordinator
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import RunConfig
@@ -136,7 +136,7 @@ class LabelerPool:
             try:
                 result = ray.get(ref, timeout=0)
             except RayTaskError as error:
-                raise error.as_instanceof_cause() from None
+                raise error.as_instanceof_cause() from None  # type: ignore[no-untyped-call]
             except (RayActorError, TimeoutError) as error:
                 self._again(call, error)
                 continue
@@ -145,7 +145,7 @@ class LabelerPool:
 
     def pids(self) -> list[int]:
         """Return the workers' process ids."""
-        return ray.get([worker.ready.remote() for worker in self._workers], timeout=self._config.cluster.start_timeout_s)
+        return wait_ready("labeler", self._workers, self._config.cluster.start_timeout_s)
 
     def close(self) -> None:
         """Release the workers."""

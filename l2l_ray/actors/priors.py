@@ -226,7 +226,7 @@ def _replies(ref: ray.ObjectRef[Any]) -> list[Reply]:
     try:
         replies: list[Reply] = ray.get(ref)
     except RayTaskError as error:
-        raise error.as_instanceof_cause() from None
+        raise error.as_instanceof_cause() from None  # type: ignore[no-untyped-call]
     except RayActorError as error:
         raise ClusterError(f"a prior actor died and could not be restarted: {error}") from error
     return replies

@@ -48,20 +48,20 @@ class Meters:
         self._run = run
         self._made: dict[str, Counter | Gauge | Histogram] = {}
 
-    def set(self, name: str, value: float, **tags: str) -> None:
+    def set(self, name: str, value: float, /, **tags: str) -> None:
         """Set a gauge."""
         meter = self._get(name)
         assert isinstance(meter, Gauge), f"{name} is no gauge"
         meter.set(value, tags={"run": self._run, **tags})
 
-    def add(self, name: str, value: float, **tags: str) -> None:
+    def add(self, name: str, value: float, /, **tags: str) -> None:
         """Add to a counter; adding 0 changes nothing."""
         meter = self._get(name)
         assert isinstance(meter, Counter), f"{name} is no counter"
         if value > 0:
             meter.inc(value, tags={"run": self._run, **tags})
 
-    def observe(self, name: str, value: float, **tags: str) -> None:
+    def observe(self, name: str, value: float, /, **tags: str) -> None:
         """Add one observation to a histogram."""
         meter = self._get(name)
         assert isinstance(meter, Histogram), f"{name} is no histogram"

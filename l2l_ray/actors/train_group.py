@@ -27,16 +27,7 @@ import ray.train.collective
 import ray.train.torch
 import torch
 from ray.actor import ActorHandle
-from ray.train import (
-    Checkpoint,
-    CheckpointUploadMode,
-    FailureConfig,
-    LoggingConfig,
-    RunConfig as TrainRunConfig,
-    ScalingConfig,
-    UserCallback,
-)
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train import Checkpoint, CheckpointUploadMode, LoggingConfig, UserCallback
 from torch import nn
 
 from l2l_ray.actors.coordinator import Coordinator, RunStopped
@@ -47,6 +38,8 @@ from l2l_ray.loop.train import train
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+# Type checkers see Train v1's classes behind these names; at run time they are Train v2's.
+train_api: Any = ray.train
 Write = Callable[[Path], None]
 
 WAIT_SLICE_S = 20.0  # one waiting call to the coordinator; repeated until the driver finishes or dies
@@ -93,7 +86,7 @@ class RayRuntime:
     def labels(self, method: str, round_index: int) -> list[Path]:
         """Wait until every shard of a round is committed."""
         while True:
-            files = self._ask(self._coordinator.wait_labels.remote(method, round_index, WAIT_SLICE_S))
+            files: list[str] | None = self._ask(self._coordinator.wait_labels.remote(method, round_index, WAIT_SLICE_S))
             if files is not None:
                 return [Path(file) for file in files]
 
@@ -201,17 +194,19 @@ def fit(config: RunConfig, run: RunFolder, coordinator: ActorHandle[Coordinator]
     # Ray reads it here, in the driver, and hands it to the controller.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cluster.start_timeout_s)
     use_gpu = cluster.worker_resources.get("GPU", 0) > 0
-    trainer = TorchTrainer(
+    trainer = train_api.torch.TorchTrainer(
         train_worker,
         train_loop_config={"config": config, "run_path": str(run.path), "coordinator": coordinator},
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
+        torch_config=train_api.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=train_api.ScalingConfig(
             num_workers=cluster.num_workers, use_gpu=use_gpu, resources_per_worker=dict(cluster.worker_resources)
         ),
-        run_config=TrainRunConfig(
+        run_config=train_api.RunConfig(
             name=run.train_dir.name,
             storage_path=str(run.path),
-            failure_config=FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=cluster.max_failures),
+            failure_config=train_api.FailureConfig(
+                max_failures=cluster.max_failures, controller_failure_limit=cluster.max_failures
+            ),
             callbacks=[Announce(coordinator)],
             logging_config=LoggingConfig(log_level="WARNING"),
         ),

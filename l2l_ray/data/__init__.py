@@ -1,4 +1,5 @@
 """Data sets: the REFER layout, splits by image, masks, views, image cache, and the procedural benchmark.
 
-Import the files by name (`from l2l_ray.data.refer import ReferDataset`): nothing is imported here, so that the command line starts fast.
+Import the files by name (`from l2l_ray.data.refer import ReferDataset`): nothing is imported here, so that the command
+line starts fast.
 """

@@ -30,7 +30,7 @@ from l2l_ray.errors import DataError
 from l2l_ray.types import Rle
 
 # A vertex this far out is a damaged file; pycocotools would allocate memory in proportion to it.
-_MAX_COORDINATE_PX = 1e6
+_MAX_COORDINATE_PX = 1e5
 _NATIVE_CHUNK = 8  # masks upsampled at once: 8 x 640 x 480 float32 = 10 MB
 
 
@@ -43,7 +43,6 @@ def annotation_rle(segmentation: Any, height: int, width: int) -> Rle:
             area and are ignored.
         height: Image height, px.
         width: Image width, px.
-
     Raises:
         DataError: If the segmentation is missing or malformed, or an RLE's size is not the image's.
     """
@@ -151,7 +150,6 @@ def batch_native_iou(
         mask_logits: Predictions on the grid, on any device.
         rles: The true masks.
         sizes: (height, width) of each image, px, checked against the masks; None = the masks' own.
-
     Raises:
         DataError: If the lengths differ or a size is not its mask's.
     """

@@ -87,7 +87,6 @@ class ReferDataset:
             root: Folder that holds `<dataset>/` and `images/`.
             dataset: refcoco, refcoco+, refcocog, refclef, refshapes, ...
             split_by: unc, umd, google, berkeley, l2l, ...
-
         Raises:
             DataError: If a file is missing (the message lists what is there), is not what it should be, or ids repeat.
         """
@@ -146,7 +145,6 @@ class ReferDataset:
             expressions_per_ref: Use only the first so many usable sentences of each ref, by `sent_id`; None = all.
             max_words: Longer expressions are cut here, with a notice among the skips.
             split: Where image ids are looked up; no effect when `which` is a name.
-
         Raises:
             DataError: If the split or an image id has no refs here.
         """

@@ -70,7 +70,6 @@ def read_instances(path: Path, ann_ids: set[int]) -> Instances:
     Args:
         path: The file.
         ann_ids: Annotations to keep.
-
     Raises:
         DataError: If the file is no COCO instances file, or an image id repeats.
     """

@@ -25,7 +25,6 @@ def split_labeled(image_ids: Sequence[int], frac: float, seed: int) -> tuple[lis
         image_ids: The train images, each once.
         frac: Share of images that is labeled, in (0, 1]; the count is rounded down.
         seed: Seed of the choice.
-
     Raises:
         ConfigError: If the fraction is out of range or leaves no labeled image.
         DataError: If an id comes twice.
@@ -50,7 +49,6 @@ def folds(image_ids: Sequence[int], num_folds: int, seed: int) -> list[list[int]
         image_ids: The labeled images, each once.
         num_folds: At least 2.
         seed: Seed of the partition.
-
     Raises:
         ConfigError: If there are fewer images than folds.
         DataError: If an id comes twice.

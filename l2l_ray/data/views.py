@@ -1,15 +1,17 @@
 """Weak and strong views of a batch, as tensor operations whose randomness comes from one integer key per sample.
 
-A sample's view depends on its own key only: the same image and key give the same bits alone, in any batch and in any order. For this every
-operation is elementwise or moves pixels; reductions over the image, whose rounding depends on how a batch is cut into threads, are avoided
-(contrast turns around mid-grey, not around the image's mean).
+A sample's view depends on its own key only: the same image and key give the same bits alone, in any batch and in any
+order. For this every operation is elementwise or moves pixels; reductions over the image, whose rounding depends on how
+a batch is cut into threads, are avoided (contrast turns around mid-grey, not around the image's mean).
 
 - Weak view: the image as it is, or mirrored.
-- Strong view: brightness, contrast, saturation, a small hue turn and grayscale, folded into one affine map of the colours, then a Gaussian
-  blur. Hue and grayscale are weaker than in UniMatch, because expressions name colours: an image whose red car is grey no longer shows what
-  its expression says. No geometry, so strong and weak views share their grid.
-- Mirroring swaps left and right in the expression. Where the words do not say clearly that they mean directions, or would be read off the
-  image (writing, clock faces), the sample is not mirrored; nothing is guessed. English only; other scripts are never mirrored.
+- Strong view: brightness, contrast, saturation, a small hue turn and grayscale, folded into one affine map of the
+  colours, then a Gaussian blur. Hue and grayscale are weaker than in UniMatch, because expressions name colours: an
+  image whose red car is grey no longer shows what its expression says. No geometry, so strong and weak views share
+  their grid.
+- Mirroring swaps left and right in the expression. Where the words do not say clearly that they mean directions, or
+  would be read off the image (writing, clock faces), the sample is not mirrored; nothing is guessed. English only;
+  other scripts are never mirrored.
 
 Source: view recipe FixMatch/UniMatch; the word swap is in DAM-Net; refusing unclear words is ours.
 """
@@ -144,33 +146,101 @@ def _blur(
     return images
 
 
-# ---- Words ----------------------------------------------------------------------------------------------------------
+def swap_left_right(expression: str) -> str | None:
+    """Return the expression of the mirrored image; None when that cannot be said safely.
+
+    An expression without directions comes back as it is. Swapping twice gives the first expression again (up to odd
+    capitals such as "lEft").
+
+    Example: "2nd man from the left" -> "2nd man from the right"; "left-handed batter" -> None; "red car" -> "red car".
+    """
+    matches = list(_WORD.finditer(expression))
+    words = [match.group().lower() for match in matches]
+    if any(character.isalpha() and ord(character) > _LAST_LATIN for character in expression):
+        return None
+    parts, done = [], 0
+    for i, word in enumerate(words):
+        direction = _DIRECTION.fullmatch(word)
+        if direction is None and _is_unsafe(words, i):
+            return None
+        if direction is not None:
+            if word in _SWAP and not _is_direction(words, i):
+                return None
+            start, end = (matches[i].start() + offset for offset in direction.span(1))
+            parts += [expression[done:start], _in_case_of(expression[start:end], _SWAP[direction.group(1)])]
+            done = end
+    return "".join(parts) + expression[done:]
+
 
 _SWAP = {"left": "right", "right": "left"}
-_POSITION = "far|top|bottom|upper|lower|mid|middle|center|centre|back|front|most|on|the"
-_DIRECTION = re.compile(rf"(?:{_POSITION})*(left|right)(?:{_POSITION}|est|ish|side|hand|ward|wards)*", re.IGNORECASE)
+_LAST_LATIN = 0x24F  # end of the Unicode block Latin Extended-B
 _WORD = re.compile(r"[^\W\d_]+")
-# "right behind" may mean "directly behind", "left over" is no place. After one of these, though, it is a direction.
-_MARKERS = frozenset(
-    "on to at from the far farthest furthest top bottom upper lower front back middle center centre side very most extreme "
-    "our your my".split()
-)
-_UNCLEAR_NEXT = frozenset(
-    "now next here there away above below behind beside under underneath over before after between by beyond near on onto "
-    "up down across against inside outside through where when after alone out".split()
-)
-_UNSAFE_NEXT = frozenset("handed hander wing winger angle angled".split())
-_UNSAFE_PREVIOUS = frozenset("all is are was were be been has have had s that just yes ok okay correct".split())
-_DIRECTIONAL_NEXT = frozenset("of side most hand corner edge half".split())
-# Mirroring breaks what these speak of: clock positions, compass, and anything read off the image.
+_PLACE = "far|top|bottom|upper|lower|mid|middle|center|centre|back|front|most|on|the"
+_DIRECTION = re.compile(rf"(?:{_PLACE})*(left|right)(?:{_PLACE}|est|ish|side|hand|wards?)*")
+
+# Mirroring breaks what these speak of: clock positions, the compass, and whatever is read off the image. The last line
+# is short for left and right, or for something else.
 _UNSAFE_WORDS = frozenset(
-    "clock oclock clockwise counterclockwise anticlockwise east west eastern western lefty righty lefties righties "
+    "oclock clockwise counterclockwise anticlockwise east west eastern western lefty righty lefties righties "
     "says say saying reads read reading spells spelled word words letter letters text written writing number numbers "
     "numbered l r lt rt lh rh lhs rhs lft rgt rite".split()
 )
-# Ordinary words that contain, or are one slip away from, "left" or "right".
-_HARMLESS = re.compile(
-    r"(?:b|f|e?al|a|up|forth|down|copy|play|wheelw?|wain|cart|ship)?w?right(?:er|est|ly|ness|en|ens|ened|ful)?s?"
-    r"|[a-z]?[lnfmstw]ight|eight|height|weight|bight|lef|let|lent|lest|lefts?over|leftovers?|cleft|lift|loft|deft|heft|weft|theft|left",
-    re.IGNORECASE,
+# Contain left or right, or are one slip away from it, and are something else.
+_HARMLESS_WORDS = frozenset(
+    "bright brighter brightest brightly brightness upright outright downright copyright playwright wright fright "
+    "leftover leftovers cleft light night fight might sight tight eight lift loft let lent lest deft heft weft".split()
 )
+# "right now", "left-handed": not a place in the image, whatever comes before.
+_NEVER_BEFORE = frozenset("now away handed hander handers wing winger angle angled alone".split())
+# "right behind" may mean "directly behind"; after a word of _MARKERS it is a place.
+_UNCLEAR_BEFORE = frozenset(
+    "next here there above below behind beside under underneath over before after between by beyond near on onto up "
+    "down across against inside outside through where when out".split()
+)
+_MARKERS = frozenset(
+    "on to at from the far farthest furthest top bottom upper lower front back middle center centre side very most "
+    "extreme our your my his her their".split()
+)
+# "all right", "the one that is left": a place only in "is left of" and the like.
+_UNCLEAR_AFTER = frozenset("all is are was were be been has have had s that just yes ok okay correct".split())
+_PLACE_BEFORE = frozenset("of side most hand corner edge half".split())
+
+
+def _slips(word: str) -> frozenset[str]:
+    """Return what one missing, extra, wrong or swapped letter makes of a word."""
+    cuts = [(word[:i], word[i:]) for i in range(len(word) + 1)]
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return frozenset(
+        [a + b[1:] for a, b in cuts if b]
+        + [a + b[1] + b[0] + b[2:] for a, b in cuts if len(b) > 1]
+        + [a + c + b[1:] for a, b in cuts for c in letters if b]
+        + [a + c + b for a, b in cuts for c in letters]
+    )
+
+
+_SLIPS = _slips("left") | _slips("right")
+
+
+def _is_unsafe(words: Sequence[str], i: int) -> bool:
+    """Tell whether a word that is no direction forbids mirroring."""
+    word = words[i]
+    if word in _UNSAFE_WORDS or (word == "clock" and i > 0 and words[i - 1] == "o"):
+        return True
+    return word not in _HARMLESS_WORDS and (word in _SLIPS or "left" in word or "right" in word)
+
+
+def _is_direction(words: Sequence[str], i: int) -> bool:
+    """Tell whether "left" or "right" at position i clearly means a place; the same answer for both words."""
+    before = words[i - 1] if i else ""
+    after = words[i + 1] if i + 1 < len(words) else ""
+    if after in _NEVER_BEFORE:
+        return False
+    if before in _UNCLEAR_AFTER and after not in _PLACE_BEFORE:
+        return False
+    return after not in _UNCLEAR_BEFORE or before in _MARKERS
+
+
+def _in_case_of(model: str, word: str) -> str:
+    if model.isupper():
+        return word.upper()
+    return word.capitalize() if model[0].isupper() else word

@@ -57,7 +57,7 @@ def _field(images: Tensor, uniform: _Uniform, channels: int, cells: int = 8) -> 
     """Return smooth random fields in [-1, 1], of a different coarseness for the two halves of the batch."""
     size = images.shape[-1]
     coarse = uniform(-1, 1, channels, cells, cells)
-    halves = coarse.split([len(images) // 2, len(images) - len(images) // 2])
+    halves = (coarse[: len(images) // 2], coarse[len(images) // 2 :])
     fields = [
         F.interpolate(half[..., :num, :num], size=(size, size), mode="bilinear", align_corners=True)
         for half, num in zip(halves, (max(2, cells // 2), cells), strict=True)

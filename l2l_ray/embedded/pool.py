@@ -75,7 +75,9 @@ def build(folder: Path, num_scenes: int, size_px: int, domain: Domain = "pretrai
         arrays, texts = _render_chunk(np.random.default_rng([seed, chunk]), size_px, domain)
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
-            np.savez(file, **arrays, texts=np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8))
+            np.savez(
+                file, allow_pickle=False, **arrays, texts=np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8)
+            )
         os.replace(partial, path)
         logger.info("rendered %s: %d scenes, %d expressions", path.name, CHUNK_SCENES, len(texts))
 

@@ -18,7 +18,7 @@ from l2l_ray.embedded.pretrain_mllm_sequences import SequenceMaker
 def box_accuracy(folder: Path, pool: Pool, num: int) -> dict[str, float]:
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     tok = AutoTokenizer.from_pretrained(folder)
-    maker = SequenceMaker(tok, pool, None)
+    maker = SequenceMaker(tok, pool)
     rng = np.random.default_rng(5)
     scenes = np.arange(num)
     low = np.searchsorted(pool.scene_index, scenes)

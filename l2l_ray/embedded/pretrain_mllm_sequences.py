@@ -48,25 +48,18 @@ class Sequences:
 
 
 class SequenceMaker:
-    """Tokenises a pool's expressions once and cuts batches out of them.
+    """Makes batches out of a pool's expressions.
 
     Args:
         tokenizer: The embedded model's.
         pool: Scenes and expressions.
-        num_expressions: Only the first ones are tokenised; None = all.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, pool: Pool, num_expressions: int | None = None) -> None:
-        self.pool = pool
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, pool: Pool) -> None:
+        self.pool, self.tokenizer = pool, tokenizer
         self.pad_id = int(tokenizer.convert_tokens_to_ids("<|endoftext|>"))
         self.image_id = int(tokenizer.convert_tokens_to_ids("<|image_pad|>"))
-        texts = pool.texts[:num_expressions]
-        before, after = _around_image(tokenizer)
-        encoded = tokenizer([before.format(QWEN_RELATIVE.question(text)) for text in texts], add_special_tokens=False)["input_ids"]
-        self.lengths = np.array([len(ids) for ids in encoded])
-        self.questions = np.full((len(encoded), self.lengths.max()), self.pad_id, np.int16)
-        for row, ids in zip(self.questions, encoded, strict=True):
-            row[len(row) - len(ids) :] = ids
+        self._before, after = _around_image(tokenizer)
         self.start_ids = tokenizer.encode(after, add_special_tokens=False)
         self.coordinate_ids = np.array([_only(tokenizer, str(n)) for n in range(0, 1001, COORDINATE_STEP)])
         self._frame, self._slots = _answer_frame(tokenizer)
@@ -91,19 +84,24 @@ class SequenceMaker:
 
     def batch(self, rows: np.ndarray, with_answer: bool = True) -> Sequences:
         """Return the sequences of some expressions; without the answer they end where generation starts."""
-        num_text = -(-int(self.lengths[rows].max()) // 4) * 4
-        num_text = min(num_text, self.questions.shape[1])
+        questions = self._questions(rows)
+        num_text = -(-max(map(len, questions)) // 4) * 4
+        padded = [[self.pad_id] * (num_text - len(ids)) + ids for ids in questions]
         answer, values = self._answers(rows)
         parts = [
-            torch.from_numpy(self.questions[rows, self.questions.shape[1] - num_text :].astype(np.int64)),
+            torch.tensor(padded),
             torch.full((len(rows), NUM_VISUAL), self.image_id),
             torch.tensor(self.start_ids).expand(len(rows), -1),
             *([answer[:, :-1]] if with_answer else []),
         ]
         input_ids = torch.cat(parts, 1)
-        lengths = torch.from_numpy(self.lengths[rows])
+        lengths = torch.tensor([len(ids) for ids in questions])
         attention_mask = (torch.arange(input_ids.shape[1]) >= num_text - lengths[:, None]).long()
         return Sequences(input_ids, attention_mask, _positions(attention_mask, num_text), num_text, answer, values)
+
+    def _questions(self, rows: np.ndarray) -> list[list[int]]:
+        texts = [self._before.replace("{}", QWEN_RELATIVE.question(self.pool.texts[row])) for row in rows]
+        return [item.ids for item in self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)]
 
     def _answers(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         values = self.boxes(rows) * (1000 / COORDINATE_STEP)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -23,12 +24,16 @@ from l2l_ray.errors import CheckpointError
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
-    """Write a module's state as safetensors."""
+    """Write a module's state as safetensors.
+
+    Raises:
+        CheckpointError: The file could not be written.
+    """
     state = {name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}
     try:
         save_file(_without_aliases(state), path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot write {path}: {error}; free some space and start again with --resume") from error
+        raise _not_written(path, error) from error
 
 
 def load_weights(module: nn.Module, path: Path, device: str | torch.device = "cpu") -> None:
@@ -52,8 +57,15 @@ def load_weights(module: nn.Module, path: Path, device: str | torch.device = "cp
 
 
 def save_train_state(path: Path, state: dict[str, Any]) -> None:
-    """Write optimiser states and position."""
-    torch.save(state, path)
+    """Write optimiser states and position.
+
+    Raises:
+        CheckpointError: The file could not be written.
+    """
+    try:
+        torch.save(state, path)
+    except (OSError, RuntimeError) as error:
+        raise _not_written(path, error) from error
 
 
 def load_train_state(path: Path) -> dict[str, Any]:
@@ -64,14 +76,22 @@ def load_train_state(path: Path) -> dict[str, Any]:
     """
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, mmap=True)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
         raise CheckpointError(f"cannot read training state {path}: {error}") from error
     return state
 
 
 def write_position(folder: Path, position: dict[str, Any]) -> None:
-    """Write version.json, the sign that the folder is whole."""
-    (folder / "version.json").write_text(json.dumps(position))
+    """Write version.json, the sign that the folder is whole.
+
+    Raises:
+        CheckpointError: The file could not be written.
+    """
+    path = folder / "version.json"
+    try:
+        path.write_text(json.dumps(position))
+    except OSError as error:
+        raise _not_written(path, error) from error
 
 
 def read_position(folder: Path) -> dict[str, Any]:
@@ -85,6 +105,10 @@ def read_position(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} is not a whole version: {error}") from error
     return position
+
+
+def _not_written(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"cannot write {path}: {error}; free some space and start again with --resume")
 
 
 def _without_aliases(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -10,7 +10,6 @@ The zero-shot row is a method named `prior_only` with the single version 0 and n
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -65,7 +64,7 @@ class Plan:
         rounds: Rounds per method; versions 0..rounds are published.
         lag: See `staleness`.
         num_shards: Labelling shards per round.
-        split_sizes: Sentences per evaluation split; without val the last version is taken.
+        split_sizes: Sentences per evaluation split, empty splits left out; without val the last version is taken.
         chunk: Sentences per evaluation item.
     """
 
@@ -79,12 +78,13 @@ class Plan:
     _versions: dict[str, set[int]] = field(default_factory=dict)
     _label_queue: list[LabelItem] = field(default_factory=list)
     _eval_queue: list[EvalItem] = field(default_factory=list)
-    _open_parts: Counter[tuple[str, int, str]] = field(default_factory=Counter)
+    _open_parts: dict[tuple[str, int, str], set[EvalItem]] = field(default_factory=dict)
     _committed: set[tuple[str, int, int]] = field(default_factory=set)
     _scores: dict[tuple[str, int, str], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Queue the zero-shot row: it needs no training."""
+        self.split_sizes = {split: size for split, size in self.split_sizes.items() if size}
         self._versions = {method: set() for method in (*self.methods, PRIOR_ONLY)}
         self._versions[PRIOR_ONLY].add(0)
         for split in self.split_sizes:
@@ -122,19 +122,23 @@ class Plan:
         return None
 
     def give_back(self, item: WorkItem) -> None:
-        """Return an item whose worker died; it is handed out again first."""
-        if isinstance(item, LabelItem):
+        """Return an item whose worker died; it is handed out again first, unless it was done after all."""
+        if isinstance(item, EvalItem):
+            if item in self._open_parts.get(item.group, ()):
+                self._eval_queue.insert(0, item)
+        elif (item.method, item.round, item.shard) not in self._committed:
             self._label_queue.insert(0, item)
-        else:
-            self._eval_queue.insert(0, item)
 
     def done(self, item: WorkItem) -> bool:
-        """Tell that an item is finished; True when it was the last part of its evaluation group."""
+        """Tell that an item is finished; True, once, when it was the last part of its evaluation group."""
         if isinstance(item, LabelItem):
             self._committed.add((item.method, item.round, item.shard))
             return False
-        self._open_parts[item.group] -= 1
-        return self._open_parts[item.group] == 0
+        parts = self._open_parts.get(item.group, set())
+        if item not in parts:
+            return False
+        parts.remove(item)
+        return not parts
 
     def record(self, method: str, version: int, split: str, mean_iou: float) -> None:
         """Tell a finished evaluation; the last val figure of a method unlocks its test splits."""
@@ -178,7 +182,8 @@ class Plan:
                 self._queue_evaluation(method, self.best_version(method), split)
 
     def _queue_evaluation(self, method: str, version: int, split: str) -> None:
-        if (method, version, split) in self._scores:
+        group = (method, version, split)
+        if group in self._scores or group in self._open_parts:
             return
         size = self.split_sizes[split]
         items = [
@@ -186,4 +191,4 @@ class Plan:
             for start in range(0, size, self.chunk)
         ]
         self._eval_queue += items
-        self._open_parts[method, version, split] += len(items)
+        self._open_parts[group] = set(items)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
-from l2l_ray.data.dataset import ImageStore
-from l2l_ray.data.masks import mask_to_grid
+from l2l_ray.data.dataset import ImageStore, LabeledSet
 from l2l_ray.keys import sample_key
 from l2l_ray.loop.tables import read_priors, read_table
 from l2l_ray.prior.proposal import Proposer, perturb
@@ -65,6 +64,8 @@ class Table:
         self.grid = grid
         self._images = images
         self._proposer = proposer
+        labeled = [example for example in examples if isinstance(example, LabeledExample)]
+        self._truth = LabeledSet(labeled, grid) if labeled and len(labeled) == len(examples) else None
 
     @classmethod
     def read(cls, table: Path, priors: Path, images: ImageStore, proposer: Proposer, grid: int) -> Table:
@@ -101,10 +102,5 @@ class Table:
 
     def masks(self, indices: Sequence[int]) -> Float[Tensor, "B G G"]:
         """Return the truth on the grid as covered area in [0, 1]; only for tables of labeled examples."""
-        rows = [self.examples[i] for i in indices]
-        assert all(isinstance(row, LabeledExample) for row in rows), "this table holds no truth"
-        return torch.stack([_grid_mask(row, self.grid) for row in rows])  # type: ignore[arg-type]
-
-
-def _grid_mask(row: LabeledExample, grid: int) -> Float[Tensor, "G G"]:
-    return torch.as_tensor(mask_to_grid(row.mask_rle, grid))
+        assert self._truth is not None, "this table holds no truth"
+        return self._truth.take(indices)[1]

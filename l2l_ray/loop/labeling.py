@@ -30,7 +30,7 @@ from l2l_ray.loop.teacher import predict, teacher_views
 from l2l_ray.prior.proposal import Proposer
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.selector.rules import Selector, make_selector
-from l2l_ray.types import Action, Example, LabeledExample, PseudoLabel, Selection, TeacherViews
+from l2l_ray.types import Action, Example, LabeledExample, Prior, PseudoLabel, Selection, TeacherViews
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -133,6 +133,10 @@ class Labeler:
         inputs = table.inputs(indices).to(self._device)
         views, selection = self._select(method, version, table, indices, inputs, round_index=version)
         return PanelData(inputs, self._logits(method, version, inputs), views, selection)
+
+    def priors(self, name: str) -> dict[int, Prior]:
+        """Return sent_id -> prior of one table."""
+        return self._table(name).priors
 
     def _label(self, method: str, round_index: int, version: int, part: list[int]) -> Iterator[PseudoLabel]:
         table = self._table("unlabeled")

@@ -2,8 +2,8 @@
 
 Work is at-least-once, the effect exactly once: a shard file has a name fixed by (method, round, shard), is written to a
 temporary name and renamed, and only then is its line appended. The first line of a key wins; a later one is refused, so
-a retried or duplicated call changes nothing. A torn last line (power loss, SIGKILL) was never acknowledged: it is cut
-off when the ledger is opened and its shard is labeled again.
+a retried or duplicated call changes nothing. A torn last line (power loss, SIGKILL) was never acknowledged: it is not
+read, the next commit cuts it off, and its shard is labeled again.
 
 Not covered: two processes writing one ledger. The coordinator is the only writer.
 """
@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from l2l_ray.data.masks import decode, encode
 from l2l_ray.errors import LedgerError
+from l2l_ray.loop.jsonl import append_line, read_lines
 from l2l_ray.types import PseudoLabel, Rle
 
 SCHEMA_VERSION = 1
@@ -78,15 +79,14 @@ class Ledger:
     """Append-only record of committed shards."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the ledger at `path`, dropping a torn last line.
+        """Open the ledger at `path`; the first commit makes the file.
 
         Raises:
-            LedgerError: A line that is not the last one cannot be read.
+            LedgerError: A whole line is not an entry.
         """
         self._path = path
         self._entries: dict[Key, LedgerEntry] = {}
-        if path.exists():
-            self._load()
+        self._load()
 
     def commit(self, entry: LedgerEntry) -> bool:
         """Append `entry`; False when its key is already committed.
@@ -96,16 +96,9 @@ class Ledger:
         """
         if entry.key in self._entries:
             return False
-        line = (json.dumps(asdict(entry)) + "\n").encode()
-        size = self._path.stat().st_size if self._path.exists() else 0
         try:
-            with self._path.open("ab") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+            append_line(self._path, asdict(entry), durable=True)
         except OSError as error:
-            if self._path.exists():
-                os.truncate(self._path, size)
             raise LedgerError(
                 f"cannot commit shard {entry.key} to {self._path}: {error}; {len(self._entries)} committed shards are "
                 "safe; free some space and start again with --resume"
@@ -131,16 +124,12 @@ class Ledger:
         return all((method, round_index, shard) in self._entries for shard in range(num_shards))
 
     def _load(self) -> None:
-        raw = self._path.read_bytes()
-        whole = raw.rfind(b"\n") + 1
-        for number, line in enumerate(raw[:whole].splitlines(), start=1):
+        for number, line in enumerate(read_lines(self._path), start=1):
             try:
                 entry = LedgerEntry(**json.loads(line))
             except (ValueError, TypeError) as error:
                 raise LedgerError(f"{self._path} line {number} is not a ledger entry: {error}") from error
             self._entries.setdefault(entry.key, entry)
-        if whole != len(raw):
-            os.truncate(self._path, whole)
 
 
 def shard_path(method: str, round_index: int, shard: int) -> str:

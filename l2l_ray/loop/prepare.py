@@ -26,7 +26,7 @@ from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.driver_plan import Plan
 from l2l_ray.loop.run_folder import RunFolder
 from l2l_ray.loop.tables import read_table, write_priors, write_table
-from l2l_ray.prior.mllm import MllmPrior, Reply, make_prior, prior_key
+from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply, make_prior, prior_key
 from l2l_ray.prior.store import PriorStore
 from l2l_ray.types import Example, LabeledExample, Prior, Skip
 
@@ -170,7 +170,9 @@ def fill_priors(
     todo = list({q.key: q for q in questions if q.key in open_keys}.values())
     batches = (todo[start : start + batch_size] for start in range(0, len(todo), batch_size))
     for batch, replies in ask(batches):
-        store.put_many([_prior(q, reply, mllm) for q, reply in zip(batch, replies, strict=True)])
+        store.put_many(
+            [make_prior(q.key, r, mllm, q.width_px, q.height_px) for q, r in zip(batch, replies, strict=True)]
+        )
     priors = store.get_many(q.key for q in questions)
     pairs = [(e.sent_id, priors[q.key]) for e, q in zip(tables.examples(name), questions, strict=True)]
     write_priors(target, pairs)

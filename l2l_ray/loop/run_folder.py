@@ -19,6 +19,7 @@ from typing import Any
 
 from l2l_ray.config import RunConfig, read_config, save_config
 from l2l_ray.errors import ConfigError
+from l2l_ray.loop.jsonl import append_line, read_lines
 from l2l_ray.types import Skip
 
 # Changing these between start and resume is harmless: they say where and how fast, not what.
@@ -105,23 +106,21 @@ class RunFolder:
 
     def log_event(self, event: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(event) + "\n")
+        append_line(self.path / "metrics.jsonl", event)
 
     def events(self) -> list[dict[str, Any]]:
         """Read metrics.jsonl back; a torn last line is left out."""
-        path = self.path / "metrics.jsonl"
-        text = path.read_text() if path.exists() else ""
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        return [json.loads(line) for line in read_lines(self.path / "metrics.jsonl")]
 
     def save_skips(self, skips: Iterable[Skip]) -> None:
-        """Write the items left out, one JSON line each."""
-        (self.path / "skips.jsonl").write_text("".join(json.dumps(asdict(skip)) + "\n" for skip in skips))
+        """Write the items left out, one JSON line each, atomically."""
+        temporary = self.path / "skips.tmp"
+        temporary.write_text("".join(json.dumps(asdict(skip)) + "\n" for skip in skips))
+        os.replace(temporary, self.path / "skips.jsonl")
 
     def skips(self) -> list[Skip]:
         """Read the items left out."""
-        path = self.path / "skips.jsonl"
-        return [Skip(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+        return [Skip(**json.loads(line)) for line in read_lines(self.path / "skips.jsonl")]
 
 
 def version_name(method: str, version: int) -> str:
@@ -144,16 +143,22 @@ def _differences(old: Any, new: Any, prefix: str) -> Iterable[str]:
 
 def _environment(config: RunConfig) -> dict[str, Any]:
     """Return what else determines a result: code version, libraries, command."""
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
     return {
-        "git": git.stdout.strip() or "unknown",
+        "git": _git_commit(),
         "command": " ".join(sys.argv),
         "seed": config.loop.seed,
         "python": sys.version.split()[0],
         "versions": {name: _version(name) for name in ("l2l-ray", "torch", "transformers", "ray", "numpy")},
     }
+
+
+def _git_commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        git = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except OSError:  # no git on this machine
+        return "unknown"
+    return git.stdout.strip() or "unknown"
 
 
 def _version(package: str) -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from l2l_ray.config import LoopConfig, SegmenterConfig
-from l2l_ray.data.views import random_flip, strong_view
+from l2l_ray.data.views import flip_where, strong_view, swap_left_right, weak_flip
 from l2l_ray.keys import sample_key
 from l2l_ray.loop.inputs import Inputs
 from l2l_ray.loop.teacher import autocast
@@ -47,10 +47,19 @@ def augment(batch: TrainBatch, seed: int, stream: str, step: int, positions: Seq
     """Apply the strong view and a word-aware mirror, keyed by (seed, stream, step, position in the global batch)."""
     keys = [sample_key(seed, "view", stream, step, position) for position in positions]
     inputs = batch.inputs
-    maps = torch.stack([inputs.proposal, batch.target, batch.pixel_weight], dim=1)
-    images, maps, expressions = random_flip(inputs.images, maps, inputs.expressions, keys)
-    inputs = replace(inputs, images=strong_view(images, keys), expressions=expressions, proposal=maps[:, 0])
-    return TrainBatch(inputs, maps[:, 1], maps[:, 2])
+    images, expressions, flipped = weak_flip(inputs.images, inputs.expressions, keys)
+    inputs = replace(
+        inputs,
+        images=strong_view(images, keys),
+        expressions=expressions,
+        phrases=[_mirrored(p) if f else p for p, f in zip(inputs.phrases, flipped.tolist(), strict=True)],
+        proposal=flip_where(inputs.proposal, flipped),
+    )
+    return TrainBatch(inputs, flip_where(batch.target, flipped), flip_where(batch.pixel_weight, flipped))
+
+
+def _mirrored(phrase: str) -> str:
+    return swap_left_right(phrase) or ""
 
 
 def drop_priors(

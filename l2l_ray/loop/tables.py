@@ -20,7 +20,11 @@ from l2l_ray.types import Example, LabeledExample, Prior, Rle
 
 
 def write_table(path: Path, examples: Sequence[Example]) -> None:
-    """Write examples of one type, atomically."""
+    """Write examples of one type, atomically.
+
+    Raises:
+        DataError: The file could not be written; an earlier one keeps its name.
+    """
     rows = []
     for example in examples:
         row = asdict(example)
@@ -37,9 +41,12 @@ def read_table(path: Path) -> list[Example]:
         DataError: The file is missing or not such a table.
     """
     rows = _read(path)
-    if rows and "mask_rle" in rows[0]:
-        return [LabeledExample(**{**row, "mask_rle": Rle(**json.loads(row["mask_rle"]))}) for row in rows]
-    return [Example(**row) for row in rows]
+    try:
+        if rows and "mask_rle" in rows[0]:
+            return [LabeledExample(**{**row, "mask_rle": Rle(**json.loads(row["mask_rle"]))}) for row in rows]
+        return [Example(**row) for row in rows]
+    except TypeError as error:
+        raise DataError(f"{path} is not a table of examples: {error}; start the run again to rebuild it") from error
 
 
 def write_priors(path: Path, priors: Iterable[tuple[int, Prior]]) -> None:
@@ -63,10 +70,14 @@ def _tuples(value: Any) -> Any:
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pq.write_table(pa.Table.from_pylist(rows), temporary)
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows), temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(f"cannot write table {path}: {error}; free some space and start again with --resume") from error
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -36,11 +36,16 @@ def resolve_source(source: str, part: str) -> str:
     return str(ENCODER_DIR / part) if source == EMBEDDED else source
 
 
-def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
-    """Set every dropout and stochastic-depth rate of a transformers config to 0, in place, and return it."""
-    for name, value in vars(config).items():
+def without_randomness(config: PretrainedConfig) -> PretrainedConfig:
+    """Switch off what a transformers config draws at random in training, in place, and return it.
+
+    That is every dropout and stochastic-depth rate, and DINOv3's random shift, jitter and scale of positions.
+    """
+    for name, value in list(vars(config).items()):
         if "drop" in name and isinstance(value, float):
             setattr(config, name, 0.0)
+        if name in {"pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale"}:
+            setattr(config, name, None)
     return config
 
 
@@ -68,9 +73,7 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.pyramid: SimplePyramid | None = None
-        # Zeros do for a probe: only the shapes are read.
-        with torch.no_grad():
-            shapes = [tuple(f.shape[1:]) for f in self.model(torch.zeros(1, 3, *[config.image_size] * 2)).feature_maps]
+        shapes = _probe(self.model, config.image_size)
         strides = [config.image_size / width for _, _, width in shapes]
         if len(set(strides)) == 1:
             self.pyramid = SimplePyramid(shapes[-1][0])
@@ -79,7 +82,8 @@ class Backbone(nn.Module):
         else:
             self.channels = tuple(channels for channels, _, _ in shapes)
             self.strides = tuple(round(stride) for stride in strides)
-        self.to(memory_format=torch.channels_last)
+        # Convolutions are faster with channels last, on the CPU and on GPUs; the stubs of `to` do not know the argument.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> tuple[Float[Tensor, "B C h w"], ...]:
         """Return the feature maps, fine to coarse.
@@ -118,7 +122,7 @@ class SimplePyramid(nn.Module):
 def _load(source: str, pretrained: bool) -> nn.Module:
     factory: Any = AutoBackbone
     try:
-        config = without_dropout(AutoConfig.from_pretrained(source))
+        config = without_randomness(AutoConfig.from_pretrained(source))
         stages: Sequence[str] = getattr(config, "stage_names", None) or ()
         if not stages:
             raise ValueError(f"model type {config.model_type!r} has no stages")
@@ -141,16 +145,32 @@ def _load(source: str, pretrained: bool) -> nn.Module:
     return loaded  # type: ignore[no-any-return]
 
 
+def _probe(model: nn.Module, image_size: int) -> list[tuple[int, int, int]]:
+    """Return channels, height and width of each feature map, and freeze the weights that no map depends on.
+
+    A classifier's last norm and a mask token are such weights; DDP would wait for their gradient for ever.
+    """
+    with torch.enable_grad():
+        maps = model(torch.zeros(1, 3, image_size, image_size)).feature_maps
+        learned = [p for p in model.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(sum(m.sum() for m in maps), learned, allow_unused=True)
+    for parameter, gradient in zip(learned, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
+    return [(m.shape[1], m.shape[2], m.shape[3]) for m in maps]
+
+
 def _check_missing(model: nn.Module, missing: Sequence[str], source: str) -> None:
     """Refuse a checkpoint that leaves most weights random; a classifier's lacks only the norms after each stage."""
     total = len(model.state_dict())
     if len(missing) > total // 2:
         raise ConfigError(
-            f"segmenter.backbone: {source!r} holds {total - len(missing)} of the {total} weights of {type(model).__name__} "
-            f"(first missing: {missing[0]}), expected most of them; check the folder or set pretrained=False"
+            f"segmenter.backbone: {source!r} holds {total - len(missing)} of the {total} weights of "
+            f"{type(model).__name__} (first missing: {missing[0]}), expected most of them; check the folder or set pretrained=False"
         )
     if missing:
-        logger.info("%s lacks %d of %d weights, which start random (first: %s)", source, len(missing), total, missing[0])
+        logger.info(
+            "%s lacks %d of %d weights, which start random (first: %s)", source, len(missing), total, missing[0]
+        )
 
 
 def _refuse_batch_norm(model: nn.Module, source: str) -> None:

@@ -152,7 +152,7 @@ class PixelAttention(nn.Module):
         scores_BhNP = scores_BSP.reshape(len(tokens), self.num_heads, -1, scores_BSP.shape[-1])
         attention_BPS = scores_BhNP.softmax(dim=2).flatten(1, 2).transpose(1, 2)
         attended_BPC = attention_BPS.to(value_BSC.dtype) @ value_BSC
-        summed_BPC = feat_BCHW.flatten(2).transpose(1, 2) + attended_BPC
+        summed_BPC: Tensor = feat_BCHW.flatten(2).transpose(1, 2) + attended_BPC
         return summed_BPC.transpose(1, 2).reshape(feat_BCHW.shape)
 
     def _per_head(self, x_BNE: Tensor) -> Tensor:
@@ -318,7 +318,7 @@ class Decoder(nn.Module):
         return _map_at(prior.proposal, logits_BHW), prior.has_prior
 
     def _trusted(self, prior: PriorSignal, like_BHW: Tensor, tokens_BND: Tensor) -> Tensor:
-        trust_B = self.trust(self.norm_tokens(tokens_BND)).float().mean(dim=(1, 2)) * prior.has_prior
+        trust_B: Tensor = self.trust(self.norm_tokens(tokens_BND)).float().mean(dim=(1, 2)) * prior.has_prior
         return trust_B[:, None, None] * (2.0 * _map_at(prior.proposal, like_BHW).float() - 1.0)
 
 

@@ -161,7 +161,8 @@ def masked_attention(
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     scores = ((query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)).float().masked_fill(~mask, -math.inf)
-    return scores.softmax(-1).to(value.dtype) @ value
+    attended: Tensor = scores.softmax(-1).to(value.dtype) @ value
+    return attended
 
 
 def position_embedding(height: int, width: int, channels: int, device: torch.device) -> Float[Tensor, "N D"]:

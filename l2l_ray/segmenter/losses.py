@@ -14,36 +14,23 @@ Source: BCE + Dice as in LISA and most RES work; the weighting, pooling and deno
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from l2l_ray.segmenter.decoder import SegmenterOutput
 
 DICE_SMOOTH = 1.0  # in pixels: keeps an empty target defined and lets a single false pixel cost little
 DICE_WEIGHT = 0.5  # LISA uses BCE 2 : Dice 0.5; ours leans on Dice more because the referents are small
 DEEP_WEIGHT = 0.4  # all coarser levels together, relative to the finest
 
 
-class DecoderOutput(Protocol):
-    """What `segmentation_loss` reads of `model.SegmenterOutput`."""
-
-    @property
-    def mask_logits(self) -> Tensor:
-        """Finest logits, [B, G, G]."""
-
-    @property
-    def level_logits(self) -> Sequence[Tensor]:
-        """Coarser logits, each [B, g, g] with g <= G."""
-
-
 def bce_loss(
     mask_logits: Float[Tensor, "B G G"],
     target: Float[Tensor, "B G G"],
     pixel_weight: Float[Tensor, "B G G"],
-    denominator: float | Tensor,
+    denominator: int | float | Tensor,
 ) -> Float[Tensor, ""]:
     """Return the weighted binary cross-entropy: mean over the G*G cells of a sample, sum over samples / denominator.
 
@@ -54,7 +41,6 @@ def bce_loss(
         target: Soft target in [0, 1].
         pixel_weight: In [0, 1]; 0 removes the cell.
         denominator: Number of samples in the global batch, > 0.
-
     Raises:
         ValueError: If the three shapes differ.
     """
@@ -68,7 +54,7 @@ def dice_loss(
     mask_logits: Float[Tensor, "B G G"],
     target: Float[Tensor, "B G G"],
     pixel_weight: Float[Tensor, "B G G"],
-    denominator: float | Tensor,
+    denominator: int | float | Tensor,
     smooth: float = DICE_SMOOTH,
 ) -> Float[Tensor, ""]:
     """Return the weighted soft Dice loss, each sample scaled by its mean weight, sum over samples / denominator.
@@ -82,7 +68,6 @@ def dice_loss(
         pixel_weight: In [0, 1]; 0 removes the cell.
         denominator: Number of samples in the global batch, > 0.
         smooth: In cells.
-
     Raises:
         ValueError: If the three shapes differ.
 
@@ -98,24 +83,23 @@ def dice_loss(
 
 
 def segmentation_loss(
-    output: DecoderOutput,
+    output: SegmenterOutput,
     target: Float[Tensor, "B G G"],
     pixel_weight: Float[Tensor, "B G G"],
-    denominator: float | Tensor,
-    dice_weight: float = DICE_WEIGHT,
-    deep_weight: float = DEEP_WEIGHT,
+    denominator: int | float | Tensor,
+    dice_weight: int | float = DICE_WEIGHT,
+    deep_weight: int | float = DEEP_WEIGHT,
 ) -> Float[Tensor, ""]:
     """Return BCE + Dice at the finest level plus `deep_weight` times their mean over the coarser levels.
 
     Args:
-        output: A `SegmenterOutput`.
+        output: Of the segmenter.
         target: Soft target in [0, 1] on the grid; read only where `pixel_weight` > 0.
         pixel_weight: In [0, 1].
         denominator: Number of samples in the global batch, > 0; the same for labeled batches and pseudo-labeled ones
             of equal global size.
         dice_weight: Weight of Dice relative to BCE, >= 0.
         deep_weight: Weight of the coarser levels together; 0 = finest level only.
-
     Raises:
         ValueError: If the shapes of `mask_logits`, `target` and `pixel_weight` differ.
     """
@@ -147,7 +131,11 @@ def pool_target(
 
 
 def _level_loss(
-    mask_logits: Tensor, target: Tensor, pixel_weight: Tensor, denominator: float | Tensor, dice_weight: float
+    mask_logits: Tensor,
+    target: Tensor,
+    pixel_weight: Tensor,
+    denominator: int | float | Tensor,
+    dice_weight: int | float,
 ) -> Tensor:
     bce = bce_loss(mask_logits, target, pixel_weight, denominator)
     return bce + dice_weight * dice_loss(mask_logits, target, pixel_weight, denominator)

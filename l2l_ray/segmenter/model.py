@@ -48,7 +48,6 @@ class Segmenter(nn.Module):
     Attributes:
         grid: Side of the output grid, cells: `image_size` / finest backbone stride.
         feature_width: Channels of `SegmenterOutput.features`.
-
     Raises:
         ConfigError: If heads do not divide the width, no backbone level has `fusion_stride`, or the image side is not a
             multiple of the finest stride.
@@ -116,7 +115,6 @@ class Segmenter(nn.Module):
             prior_score: The prior's confidence in [0, 1].
             has_prior: False = decode without prior.
             phrases: The MLLM's label phrases, or None. Costs one pass of the text encoder.
-
         Raises:
             ValueError: If `proposal` is not on the grid.
         """

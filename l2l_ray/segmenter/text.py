@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from l2l_ray.config import SegmenterConfig
 from l2l_ray.errors import ConfigError
-from l2l_ray.segmenter.backbone import resolve_source, without_dropout
+from l2l_ray.segmenter.backbone import resolve_source, without_randomness
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class TextEncoder(nn.Module):
         self.max_text_tokens = config.max_text_tokens
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
-            self.model: Any = _load(source, config.pretrained)
+            self.model = _load(source, config.pretrained)
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(
                 f"segmenter.text: {source!r} cannot be loaded through AutoTokenizer and AutoModel ({error}); expected "
@@ -70,7 +70,7 @@ class TextEncoder(nn.Module):
             raise ConfigError(
                 f"segmenter.text: the tokenizer of {source!r} has no padding token; use an encoder such as BERT"
             )
-        self.width = int(self.model.config.hidden_size)
+        self.width: int = self.model.config.hidden_size
 
     def tokenize(self, expressions: Sequence[str]) -> TextTokens:
         """Return token ids on the CPU, padded to the longest of the batch and cut at `max_text_tokens`."""
@@ -90,17 +90,13 @@ class TextEncoder(nn.Module):
         return hidden
 
 
-def _load(source: str, pretrained: bool) -> nn.Module:
-    config = without_dropout(AutoConfig.from_pretrained(source))
+def _load(source: str, pretrained: bool) -> Any:
+    config = without_randomness(AutoConfig.from_pretrained(source))
     # Expressions are short, and the fused kernel's backward is slow on the CPU (see `fusion.masked_attention`).
     options: dict[str, Any] = {"attn_implementation": "eager"}
     if config.model_type in {"bert", "roberta"}:
         options["add_pooling_layer"] = False  # its weights would never get a gradient; only these classes know it
     factory: Any = AutoModel
-    loaded = (
-        factory.from_pretrained(source, config=config, **options)
-        if pretrained
-        else factory.from_config(config, **options)
-    )
-    assert isinstance(loaded, nn.Module)
-    return loaded
+    if pretrained:
+        return factory.from_pretrained(source, config=config, **options)
+    return factory.from_config(config, **options)

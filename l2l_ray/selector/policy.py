@@ -37,7 +37,7 @@ from l2l_ray.selector.state import (
 from l2l_ray.types import Action, Selection, TeacherViews
 
 CONTEXT_GRID = 16
-DILATIONS = (1, 2, 4)
+DILATIONS = (2, 4)  # with the entry layer a context cell sees 7 cells each way, nearly the whole 16 x 16 grid
 START_SHARPNESS = 3.0  # TEACHER's start logit is about +1.2 for a sure cell and -1.6 for an undecided one
 START_PRIOR_LOGIT = -1.0
 START_GATE_LOGIT = 1.0
@@ -114,9 +114,13 @@ class RplePolicy(nn.Module):
         """Return the network's input: evidence, coarse evidence and features, and where PRIOR is an action."""
         state = build_state(views)
         grid = min(CONTEXT_GRID, math.ceil(state.maps.shape[-1] / 2))
-        features = normalize_features(_resize(views.features.float(), grid))
-        allowed = label_candidates(views).differs
-        return PolicyInput(state.maps, state.summary, _resize(state.maps, grid), features, allowed)
+        return PolicyInput(
+            maps=state.maps.contiguous(memory_format=torch.channels_last),
+            summary=state.summary,
+            coarse_maps=_resize(state.maps, grid).contiguous(memory_format=torch.channels_last),
+            coarse_features=normalize_features(_resize(views.features.float(), grid)),
+            prior_allowed=label_candidates(views).differs,
+        )
 
     def forward(self, inputs: PolicyInput) -> PolicyOutput:
         """Return action and gate logits; differentiable in the parameters only."""
@@ -141,6 +145,19 @@ class RplePolicy(nn.Module):
     def distribution(self, views: TeacherViews) -> PolicyOutput:
         """Return the distribution over actions and gate for a batch of views."""
         return self(self.prepare(views))
+
+    needs_views = True
+
+    @torch.no_grad()
+    def ranking(self, views: TeacherViews) -> tuple[Float[Tensor, "B G G"], Bool[Tensor, "B G G"]]:
+        """Return (score in [0, 1], label) per cell: gate times the probability of the likelier label being taken."""
+        output = self.distribution(views)
+        probs = output.log_probs().exp()
+        prefer_prior = probs[:, Action.PRIOR] > probs[:, Action.TEACHER]
+        label = torch.where(prefer_prior, views.proposal > 0.5, views.mask_probs > 0.5)
+        score = torch.maximum(probs[:, Action.PRIOR], probs[:, Action.TEACHER])
+        gate = torch.sigmoid(output.gate_logit) if self.config.gate else torch.ones_like(output.gate_logit)
+        return score * gate[:, None, None], label
 
     @torch.no_grad()
     def select(self, views: TeacherViews, keys: Sequence[int]) -> Selection:

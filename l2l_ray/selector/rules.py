@@ -36,6 +36,7 @@ from l2l_ray.selector.state import (
 from l2l_ray.types import Action, Selection, TeacherViews
 
 PWA_OFFSET, PWA_MEAN, PWA_VARIANCE = 1.3, 0.5, 0.1
+Ranking = tuple[Float[Tensor, "B G G"], Bool[Tensor, "B G G"]]
 CONTROL_SHARPNESS = 4.0  # evidence is bounded by 1: this lets a few dozen Adam steps reach a decided classifier
 
 
@@ -45,13 +46,21 @@ class Selector(Protocol):
 
     name: str
 
+    needs_views: bool  # False: reads the guided probabilities and the proposal alone
+
     def select(self, views: TeacherViews, keys: Sequence[int]) -> Selection:
         """Label a batch. `keys` hold one integer per sample, the only source of randomness."""
+        ...
+
+    def ranking(self, views: TeacherViews) -> Ranking:
+        """Return (score in [0, 1], label) per cell: which cells it would believe first, whatever its cut."""
         ...
 
 
 class Rule(nn.Module):
     """Base of the fixed rules: a subclass says how much each cell is believed."""
+
+    needs_views = False
 
     def __init__(self, config: SelectorConfig, name: str) -> None:
         """Keep the section and the name; a rule has no parameters."""
@@ -75,6 +84,11 @@ class Rule(nn.Module):
         return make_selection(views, action, weight, gate, confidence)
 
 
+    def ranking(self, views: TeacherViews) -> Ranking:
+        """Rank by the guided prediction's certainty, the order of every threshold."""
+        return certainty(views.mask_probs), views.mask_probs > 0.5
+
+
 class Supervised(Rule):
     """Believes nothing."""
 
@@ -90,6 +104,10 @@ class AcceptAll(Rule):
     def decide(self, views: TeacherViews) -> tuple[Tensor, Tensor, Tensor]:
         """Take the teacher's label everywhere."""
         return _teacher_where(torch.ones_like(views.mask_probs, dtype=torch.bool))
+
+    def ranking(self, views: TeacherViews) -> Ranking:
+        """Rank all cells alike: at any coverage its precision is that of a random choice."""
+        return torch.zeros_like(views.mask_probs), views.mask_probs > 0.5
 
 
 class FixedThreshold(Rule):
@@ -122,6 +140,12 @@ class Matching(Rule):
         weight = torch.where(matched, 1.0, pwa_weight(views.mask_probs))
         return action, weight, torch.ones_like(weight[:, 0, 0])
 
+    def ranking(self, views: TeacherViews) -> Ranking:
+        """Rank matched samples first, then by the pixel weight."""
+        action, weight, _ = self.decide(views)
+        label = torch.where(action == Action.PRIOR, views.proposal > 0.5, views.mask_probs > 0.5)
+        return weight, label
+
 
 class Agreement(Rule):
     """Prior and teacher must agree; ours.
@@ -132,12 +156,21 @@ class Agreement(Rule):
     background, so a background label never contradicts it.)
     """
 
+    needs_views = True
+
     def decide(self, views: TeacherViews) -> tuple[Tensor, Tensor, Tensor]:
         """Take the teacher's label where the independent evidence says the same."""
         guided, unguided = views.mask_probs > 0.5, views.mask_probs_unguided > 0.5
         iou = (guided & unguided).sum((1, 2)) / (guided | unguided).sum((1, 2)).clamp(min=1)
         action, weight, _ = _teacher_where((guided == unguided) & (~guided | (views.proposal > 0.5)))
         return action, weight, ((iou >= self.config.match_iou) & views.has_prior).float()
+
+    def ranking(self, views: TeacherViews) -> Ranking:
+        """Rank accepted cells first, each part by the less certain of the guided and the unguided prediction."""
+        action, _, gate = self.decide(views)
+        accepted = ((action != Action.IGNORE) & (gate[:, None, None] > 0)).float()
+        doubtful = torch.minimum(certainty(views.mask_probs), certainty(views.mask_probs_unguided))
+        return 0.5 * (accepted + doubtful), views.mask_probs > 0.5
 
 
 class LogisticControl(nn.Module):
@@ -157,6 +190,8 @@ class LogisticControl(nn.Module):
         self.features = nn.Conv2d(feature_width, 1, 1, bias=False) if config.num_features else None
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
+
+    needs_views = True
 
     @property
     def accept_prob(self) -> float:
@@ -184,9 +219,24 @@ class LogisticControl(nn.Module):
         return make_selection(views, action, weight, torch.ones_like(confidence), confidence)
 
 
+    @torch.no_grad()
+    def ranking(self, views: TeacherViews) -> Ranking:
+        """Rank by the probability of the likelier label being right."""
+        right = torch.sigmoid(self(views))
+        candidates = label_candidates(views)
+        prefer_prior = candidates.differs & (right < 0.5)
+        label = torch.where(prefer_prior, candidates.prior, candidates.teacher)
+        return torch.where(prefer_prior, 1 - right, right), label
+
+
+def certainty(mask_probs: Float[Tensor, "*B G G"]) -> Float[Tensor, "*B G G"]:
+    """Return max(p, 1-p), in [0.5, 1]."""
+    return torch.maximum(mask_probs, 1 - mask_probs)
+
+
 def threshold_accepts(mask_probs: Float[Tensor, "*B G G"], threshold: float) -> Bool[Tensor, "*B G G"]:
     """Return True where max(p, 1-p) >= threshold."""
-    return torch.maximum(mask_probs, 1 - mask_probs) >= threshold
+    return certainty(mask_probs) >= threshold
 
 
 def pwa_weight(mask_probs: Float[Tensor, "*B G G"]) -> Float[Tensor, "*B G G"]:

@@ -101,10 +101,12 @@ def test_shipped_weights_are_loaded_by_default_and_checked():
     channels = backbone.channels[backbone.strides.index(config.fusion_stride)]
     first, second = (make(config, channels, text.width) for _ in range(2))
     torch.manual_seed(5)
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
     random = make(SegmenterConfig(pretrained=False), channels, text.width)
     assert not torch.equal(random.state_dict()["image_in.weight"], first.state_dict()["image_in.weight"])
-    with pytest.raises(ConfigError, match="fusion_layers got 4, expected 2"):
+    with pytest.raises(ConfigError, match="fusion_layers got 2, expected 4"):
         make(SegmenterConfig(fusion_layers=2), channels, text.width)
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from transformers import BertConfig
+from tokenizers import Tokenizer
+from transformers import BertConfig, GPT2Config, PreTrainedTokenizerFast
 
 from l2l_ray.config import SegmenterConfig
 from l2l_ray.errors import ConfigError
@@ -66,7 +67,11 @@ def test_tokens_select_and_move(encoder):
 def test_bert_of_another_width_loads_without_pooler_and_dropout(tmp_path, encoder):
     encoder.tokenizer.save_pretrained(tmp_path)
     BertConfig(
-        vocab_size=len(encoder.tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+        vocab_size=len(encoder.tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
     ).save_pretrained(tmp_path)
     bert = TextEncoder(SegmenterConfig(text=str(tmp_path), pretrained=False))
     assert bert.width == 32
@@ -82,9 +87,9 @@ def test_missing_folder_is_named(tmp_path):
 
 
 def test_tokenizer_without_padding_is_refused(tmp_path, encoder):
-    encoder.tokenizer.save_pretrained(tmp_path)
-    config = tmp_path / "tokenizer_config.json"
-    config.write_text(config.read_text().replace('"pad_token"', '"other_token"'))
-    BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16).save_pretrained(tmp_path)
+    backend = Tokenizer.from_str(encoder.tokenizer.backend_tokenizer.to_str())
+    backend.no_padding()
+    PreTrainedTokenizerFast(tokenizer_object=backend, cls_token="[CLS]").save_pretrained(tmp_path)
+    GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=len(backend.get_vocab())).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="no padding token"):
         TextEncoder(SegmenterConfig(text=str(tmp_path), pretrained=False))

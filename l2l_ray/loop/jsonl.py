@@ -1,0 +1,56 @@
+"""Append-only JSON lines, one writer: what the ledger and the run's event log are kept in.
+
+A line counts once its newline is on disk. What a crash or a full disk leaves after the last newline was never
+acknowledged: readers do not see it, and the next append cuts it off first. Reading never changes the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def read_lines(path: Path) -> list[bytes]:
+    """Return the whole lines of a file; none where there is no file."""
+    raw = path.read_bytes() if path.exists() else b""
+    return raw[: raw.rfind(b"\n") + 1].splitlines()
+
+
+def append_line(path: Path, record: dict[str, Any], durable: bool = False) -> None:
+    """Append one record.
+
+    Args:
+        path: The file; made where it is missing.
+        record: Anything JSON can hold.
+        durable: Return only when the line would survive a power loss.
+
+    Raises:
+        OSError: The line could not be written; the file is as it was before.
+    """
+    line = (json.dumps(record) + "\n").encode()
+    size = _cut_torn_line(path)
+    try:
+        with path.open("ab") as file:
+            file.write(line)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+    except OSError:
+        if path.exists():
+            os.truncate(path, size)
+        raise
+
+
+def _cut_torn_line(path: Path) -> int:
+    """Drop what follows the last newline; return the size that is left, in bytes."""
+    if not path.exists() or not (size := path.stat().st_size):
+        return 0
+    with path.open("rb+") as file:
+        file.seek(size - 1)
+        if file.read(1) != b"\n":
+            file.seek(0)
+            size = file.read().rfind(b"\n") + 1
+            file.truncate(size)
+    return size

@@ -1,0 +1,235 @@
+"""Curves of a run as PNG bytes, each for a light and for a dark page.
+
+A function returns None when the run holds nothing to draw; the page then says so. A method keeps its colour and marker
+in every figure. No pyplot: figures are plain objects, so nothing global is touched and threads do not matter.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from l2l_ray.report.record import REGIONS, Point, RunRecord, is_number
+
+DPI = 190
+_SIZE_IN = (4.6, 3.2)  # small, so that its text is still readable at the width of a phone
+# Mid-tones: each is at least 3:1 against white and against the dark card.
+_METHOD_STYLE = {
+    "l2l": ("#e4572e", "o"),
+    "supervised": ("#7f8c9b", "s"),
+    "accept_all": ("#a06cd5", "^"),
+    "fixed_threshold": ("#2e86de", "D"),
+    "pwa": ("#139a80", "v"),
+    "matching": ("#b8901c", "P"),
+    "agreement": ("#d6579b", "X"),
+    "logistic": ("#5b9a3c", "<"),
+    "prior_only": ("#8d6e63", "*"),
+}
+_OTHER_STYLES = [("#0092b3", ">"), ("#c0392b", "h"), ("#6c7a89", "d"), ("#27688f", "p")]
+_REGION_COLORS = dict(zip((*REGIONS, "all"), ("#e4572e", "#2e86de", "#b8901c", "#7f8c9b"), strict=True))
+_TERM_COLORS = ("#2e86de", "#139a80", "#b8901c", "#d6579b", "#a06cd5", "#5b9a3c", "#0092b3")
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a figure around its curves.
+
+    Example: `LIGHT`
+    """
+
+    name: str
+    card: str
+    ink: str
+    muted: str
+    line: str
+
+
+LIGHT = Theme("light", "#ffffff", "#1c2230", "#5d6779", "#e4e8ef")
+DARK = Theme("dark", "#171c26", "#e8ecf4", "#98a3b8", "#2b3342")
+
+
+def validation_curves(record: RunRecord, metric: str, theme: Theme = LIGHT) -> bytes | None:
+    """Return a metric on val by version, one curve per method; a method with one version is a dashed level.
+
+    Args:
+        record: The run.
+        metric: `mean_iou` or `overall_iou`.
+        theme: Colours of the page.
+    """
+    found = {method: _series(record.points_of(method), f"val.{metric}") for method in record.methods}
+    if not any(len(xs) for xs, _ in found.values()):
+        return None
+    figure, axes = _figure(theme, "version (0 = end of burn-in)", "percent")
+    last = max(max(xs) for xs, _ in found.values() if xs)
+    for index, (method, (xs, ys)) in enumerate(found.items()):
+        style = _style(method, index, method == record.main_method)
+        if len(xs) == 1 and last > 0:
+            axes.axhline(ys[0], linestyle="--", label=record.labels[method], **{**style, "marker": ""})
+        elif xs:
+            axes.plot(xs, ys, label=record.labels[method], **style)
+    return _png(figure, axes, theme)
+
+
+def accepted_share(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
+    """Return the share of pixels accepted as pseudo-labels in each round, one curve per method."""
+    found = {m: _series(record.points_of(m), "labels.accepted_frac", "round") for m in record.methods}
+    if not any(len(xs) for xs, _ in found.values()):
+        return None
+    figure, axes = _figure(theme, "round", "percent of all grid cells")
+    for index, (method, (xs, ys)) in enumerate(found.items()):
+        if xs:
+            axes.plot(xs, ys, label=record.labels[method], **_style(method, index, method == record.main_method))
+    axes.set_ylim(0, 100)
+    return _png(figure, axes, theme)
+
+
+def reward_terms(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
+    """Return the main selector's reward, term by term, by version."""
+    points = record.points_of(record.main_method)
+    names = sorted({key for point in points for key in point if key.startswith("reward.")})
+    names.sort(key=lambda name: name != "reward.total")
+    return _terms(points, names, theme, "mean reward")
+
+
+def policy_terms(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
+    """Return the policy's entropy, its KL to the previous policy and the shares it takes on reward images."""
+    points = record.points_of(record.main_method)
+    names = sorted({key for point in points for key in point if key.startswith("policy.")})
+    return _small_multiples(points, names, theme)
+
+
+def losses(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
+    """Return the main method's mean training losses by version."""
+    points = record.points_of(record.main_method)
+    names = sorted({key for point in points for key in point if key.startswith("train.loss")})
+    return _terms(points, names, theme, "mean loss over the round's steps")
+
+
+def quality_by_region(record: RunRecord, kind: str, theme: Theme = LIGHT) -> bytes | None:
+    """Return precision or coverage of the main selector by region: solid on val, dashed against hidden truth.
+
+    Args:
+        record: The run.
+        kind: `precision` or `coverage`.
+        theme: Colours of the page.
+    """
+    points = record.points_of(record.main_method)
+    figure, axes = _figure(theme, "version", "percent")
+    for source, line, name in (("quality.val", "-", "val"), ("hidden_truth", "--", "hidden truth")):
+        for region in REGIONS:
+            xs, ys = _series(points, f"{source}.{kind}.{region}")
+            if xs:
+                color = _REGION_COLORS[region]
+                axes.plot(xs, ys, color=color, linestyle=line, marker="o", markersize=4, label=f"{region} ({name})")
+    return _png(figure, axes, theme) if axes.lines else None
+
+
+def seconds_by_phase(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
+    """Return the main method's wall time per version, stacked by phase."""
+    points = record.points_of(record.main_method)
+    names = sorted({key for point in points for key in point if key.startswith("seconds.")})
+    if not any(is_number(point.get(name)) for point in points for name in names):
+        return None
+    figure, axes = _figure(theme, "version", "seconds")
+    xs, floor = [point["version"] for point in points], [0.0] * len(points)
+    for name, color in zip(names, _cycle(_TERM_COLORS, len(names)), strict=True):
+        heights = [float(point[name]) if is_number(point.get(name)) else 0.0 for point in points]
+        axes.bar(xs, heights, bottom=floor, color=color, width=0.6, label=name.removeprefix("seconds."))
+        floor = [low + height for low, height in zip(floor, heights, strict=True)]
+    return _png(figure, axes, theme)
+
+
+def _terms(points: Sequence[Point], names: Sequence[str], theme: Theme, unit: str) -> bytes | None:
+    figure, axes = _figure(theme, "version", unit)
+    colors = iter(_cycle(_TERM_COLORS, len(names)))
+    for name in names:
+        xs, ys = _series(points, name, scale=1.0)
+        short = name.split(".", 1)[1]
+        main = short in ("total", "loss")
+        color = theme.ink if main else next(colors)
+        if xs:
+            axes.plot(xs, ys, color=color, linewidth=2.4 if main else 1.5, marker="o", markersize=4, label=short)
+    return _png(figure, axes, theme) if axes.lines else None
+
+
+def _small_multiples(points: Sequence[Point], names: Sequence[str], theme: Theme) -> bytes | None:
+    """One small panel per figure: their scales have nothing in common."""
+    drawn = [(name, *_series(points, name, scale=1.0)) for name in names]
+    drawn = [item for item in drawn if item[1]]
+    if not drawn:
+        return None
+    columns = min(2, len(drawn))
+    rows = math.ceil(len(drawn) / columns)
+    figure = Figure((_SIZE_IN[0], max(1.45 * rows, 2.2)), dpi=DPI, facecolor=theme.card, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, (name, xs, ys) in zip(grid.flat, drawn, strict=False):
+        _dress(axes, theme)
+        axes.set_title(name.split(".", 1)[1].replace("_", " "), color=theme.ink, fontsize=8.5, loc="left")
+        axes.plot(xs, ys, color="#e4572e", linewidth=1.8, marker="o", markersize=3)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.margins(y=0.2)
+    for axes in list(grid.flat)[len(drawn) :]:
+        axes.set_axis_off()
+    return _bytes(figure)
+
+
+def _figure(theme: Theme, x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    figure = Figure(_SIZE_IN, dpi=DPI, facecolor=theme.card, layout="constrained")
+    axes = figure.subplots()
+    _dress(axes, theme)
+    axes.set_xlabel(x_label, color=theme.muted, fontsize=9.5)
+    axes.set_ylabel(y_label, color=theme.muted, fontsize=9.5)
+    return figure, axes
+
+
+def _dress(axes: Axes, theme: Theme) -> None:
+    axes.set_facecolor(theme.card)
+    axes.grid(True, axis="y", color=theme.line, linewidth=0.9)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=theme.muted, labelsize=9, length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(theme.line)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def _png(figure: Figure, axes: Axes, theme: Theme) -> bytes:
+    handles, labels = axes.get_legend_handles_labels()
+    if labels:
+        figure.legend(
+            handles, labels, loc="outside lower left", ncols=min(2, len(labels)), frameon=False,
+            fontsize=8.5, labelcolor=theme.ink, handlelength=1.6, columnspacing=1.2,
+        )  # fmt: skip
+    return _bytes(figure)
+
+
+def _bytes(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    # No metadata: the same run gives the same bytes.
+    figure.savefig(buffer, format="png", facecolor=figure.get_facecolor(), metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _series(
+    points: Sequence[Point], column: str, x_column: str = "version", scale: float = 100.0
+) -> tuple[list[float], list[float]]:
+    """The points that have both numbers; by default shares become percent."""
+    pairs = [(point.get(x_column), point.get(column)) for point in points]
+    kept = [(float(x), scale * float(y)) for x, y in pairs if is_number(x) and is_number(y)]
+    return [x for x, _ in kept], [y for _, y in kept]
+
+
+def _style(method: str, index: int, main: bool) -> Mapping[str, Any]:
+    color, marker = _METHOD_STYLE.get(method, _OTHER_STYLES[index % len(_OTHER_STYLES)])
+    width, size = (2.6, 6.5) if main else (1.5, 5.0)
+    return {"color": color, "marker": marker, "linewidth": width, "markersize": size, "zorder": 4 if main else 3}
+
+
+def _cycle(colors: Sequence[str], num: int) -> list[str]:
+    return [colors[index % len(colors)] for index in range(num)]

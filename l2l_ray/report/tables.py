@@ -1,0 +1,254 @@
+"""The tables of a run: for the terminal, for the page, and as files for one's own analysis.
+
+A table never goes without its protocol. Shares are printed in percent with one decimal; the best of a column is
+marked, ties all, and not at all where there is nothing to compare. A row with `"reference": true` (an oracle, a full
+supervision) is shown but never best.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from l2l_ray.report.record import REGIONS, RunRecord, flatten, is_number, read_run
+
+NOTHING = "–"
+TERMINAL_METRICS = ("overall_iou", "mean_iou", "precision_at.0.5")
+PAGE_METRICS = ("overall_iou", "mean_iou", *(f"precision_at.{t}" for t in ("0.5", "0.7", "0.9")))
+_SHORT = {"overall_iou": "oIoU", "mean_iou": "mIoU"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One value as it is shown.
+
+    Example: `Cell("52.3", best=True)`
+    """
+
+    text: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to show: `groups` are headings over several columns; the first column names the row.
+
+    Example: `Table((("", 1), ("val", 2)), ("Method", "oIoU", "mIoU"), ((Cell("L2L"), Cell("52.3"), Cell("50.1")),))`
+    """
+
+    groups: tuple[tuple[str, int], ...]
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def results_frame(run_dir: Path) -> pd.DataFrame:
+    """Return results.json in long form: one row per method and split; shares in [0, 1].
+
+    Columns: method, label, split, overall_iou, mean_iou, precision_at.0.5, ..., num, version, steps, seconds. The
+    protocol is in `frame.attrs["protocol"]`. Without results.json the frame is empty.
+    """
+    record = read_run(run_dir)
+    lines = []
+    for row in record.rows:
+        own = {key: value for key, value in row.items() if key != "splits" and not isinstance(value, (dict, list))}
+        lines += [{**own, "split": split, **flatten(scores)} for split, scores in _splits(row).items()]
+    first = ["method", "label", "split"]
+    frame = pd.DataFrame(lines, columns=list(dict.fromkeys([*first, *(key for line in lines for key in line)])))
+    frame.attrs["protocol"] = record.protocol
+    return frame
+
+
+def metrics_frame(run_dir: Path) -> pd.DataFrame:
+    """Return the run's figures, one row per method and version, and write metrics.parquet and metrics.csv.
+
+    Columns are those of `l2l_ray.report.record`; where a figure was not logged the cell is empty.
+    """
+    record = read_run(run_dir)
+    first = ["method", "version", "round"]
+    columns = list(dict.fromkeys([*first, *sorted({key for point in record.points for key in point})]))
+    rows = [{key: _plain(value) for key, value in point.items()} for point in record.points]
+    frame = pd.DataFrame(rows, columns=columns)
+    frame = frame.astype({"version": "Int64", "round": "Int64"})
+    for column in columns[3:]:
+        if any(isinstance(row.get(column), str) for row in rows):  # Parquet columns have one type
+            frame[column] = frame[column].map(lambda value: None if value is None else str(value))
+    temporary = [record.run_dir / f".metrics.{os.getpid()}.{kind}" for kind in ("parquet", "csv")]
+    frame.to_parquet(temporary[0], index=False)
+    frame.to_csv(temporary[1], index=False)
+    os.replace(temporary[0], record.run_dir / "metrics.parquet")
+    os.replace(temporary[1], record.run_dir / "metrics.csv")
+    return frame
+
+
+def format_table(
+    rows: Sequence[Mapping[str, Any]], protocol: str, missing_splits: Sequence[str] = (), note: str = ""
+) -> str:
+    """Return the final table as aligned text for a terminal; `*` marks the best of a column.
+
+    Args:
+        rows: Rows of results.json.
+        protocol: What the numbers mean; printed above them.
+        missing_splits: Splits the data set lacks, named below.
+        note: Printed last.
+    """
+    table = results_table(rows, TERMINAL_METRICS)
+    grid = [[cell.text + ("*" if cell.best else " ") for cell in row] for row in table.rows]
+    header = [name + " " for name in table.header]
+    widths = [max(len(line[i]) for line in [header, *grid]) for i in range(len(header))]
+    lines = [f"Percent; * = best of the column. Protocol: {protocol}", _group_line(table, widths)]
+    for line in [header, *grid]:
+        cells = (text.rjust(width) if i else text.ljust(width) for i, (text, width) in enumerate(zip(line, widths)))
+        lines.append(" ".join(cells).rstrip())
+    lines.insert(3, "-" * max(len(line) for line in lines[1:]))
+    lines += [f"Splits absent from the data set: {', '.join(missing_splits)}"] if missing_splits else []
+    return "\n".join([*lines, *([note] if note else [])])
+
+
+def results_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = PAGE_METRICS) -> Table:
+    """Return one line per method: the metrics of every split, then the version evaluated and its training steps."""
+    splits = list(dict.fromkeys(split for row in rows for split in _splits(row)))
+    columns = [(split, metric) for split in splits for metric in metrics]
+    found = [{split: flatten(_float_keys(scores)) for split, scores in _splits(row).items()} for row in rows]
+    values = [[line.get(split, {}).get(metric) for split, metric in columns] for line in found]
+    best = _best(values, [not row.get("reference") for row in rows])
+    extra = [name for name in ("version", "steps") if any(row.get(name) is not None for row in rows)]
+    lines = [
+        (
+            Cell(str(row.get("label") or row.get("method", "?"))),
+            *(Cell(percent(v), b) for v, b in zip(line, marks, strict=True)),
+            *(Cell(NOTHING if row.get(name) is None else str(row[name])) for name in extra),
+        )
+        for row, line, marks in zip(rows, values, best, strict=True)
+    ]
+    groups = [("", 1), *((_with_num(split, found), len(metrics)) for split in splits), *([("", len(extra))] if extra else [])]
+    return Table(tuple(groups), ("Method", *(_short(m) for _, m in columns), *extra), tuple(lines))
+
+
+def equal_coverage_table(record: RunRecord) -> Table | None:
+    """Return selection.json's comparison: per rule and region, precision at the coverage that the selector chose.
+
+    Reads rows {"rule", "region", "coverage", "precision"}; None when there are none.
+    """
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in record.selection.get("equal_coverage") or []:
+        if isinstance(row, Mapping):
+            found.setdefault(str(row.get("rule", "?")), {})[str(row.get("region", "all"))] = row
+    if not found:
+        return None
+    regions = [r for r in (*REGIONS, "all") if any(r in row for row in found.values())]
+    values = [[row.get(region, {}).get("precision") for region in regions] for row in found.values()]
+    best = _best(values, [True] * len(values))
+    rows = [
+        (Cell(record.labels.get(rule, rule)), *(Cell(percent(v), b) for v, b in zip(line, marks, strict=True)))
+        for rule, line, marks in zip(found, values, best, strict=True)
+    ]
+    header = [f"{region}, at {_coverage(found, region)} %" for region in regions]
+    return Table((("", 1), ("Precision of the accepted cells", len(regions))), ("Rule", *header), tuple(rows))
+
+
+def quality_table(record: RunRecord, source: str) -> Table | None:
+    """Return, per method, precision and coverage by region at its last version that has them.
+
+    Args:
+        record: The run.
+        source: Column prefix: `quality.val` or `hidden_truth`.
+    """
+    columns = [(kind, region) for kind in ("precision", "coverage") for region in REGIONS]
+    rows = []
+    for method in record.methods:
+        points = [p for p in record.points_of(method) if any(f"{source}.{k}.{r}" in p for k, r in columns)]
+        if points:
+            values = [points[-1].get(f"{source}.{kind}.{region}") for kind, region in columns]
+            rows.append((Cell(record.labels[method]), *(Cell(percent(v)) for v in values)))
+    if not rows:
+        return None
+    groups = (("", 1), ("Precision", len(REGIONS)), ("Coverage", len(REGIONS)))
+    return Table(groups, ("Method", *(region for _, region in columns)), tuple(rows))
+
+
+def priors_table(record: RunRecord) -> Table | None:
+    """Return, per table of examples, how many priors there are and how many replies gave none, by reason."""
+    events = {str(e.get("table")): e for e in record.events if e.get("event") == "priors"}
+    reasons = list(dict.fromkeys(str(reason) for e in events.values() for reason in e.get("failures") or {}))
+    rows = []
+    for name, event in events.items():
+        failures = event.get("failures") or {}
+        counts = [event.get("num"), event.get("asked"), *(failures.get(reason, 0) for reason in reasons)]
+        rows.append((Cell(name), *(Cell(NOTHING if count is None else str(count)) for count in counts)))
+    groups = (("", 3), *((("No prior, because", len(reasons)),) if reasons else ()))
+    return Table(groups, ("Examples", "priors", "asked in this run", *reasons), tuple(rows)) if rows else None
+
+
+def skips_table(skips: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Return how many items were left out, by kind, with the first reason of each kind."""
+    counts = Counter(str(skip.get("kind", "?")) for skip in skips)
+    first = {str(skip.get("kind", "?")): skip for skip in reversed(skips)}
+    rows = [
+        (Cell(kind), Cell(str(num)), Cell(f"sentence {first[kind].get('sent_id', '?')}: {first[kind].get('reason', '?')}"))
+        for kind, num in counts.most_common()
+    ]
+    return Table((("", 3),), ("Kind", "Items", "First of them"), tuple(rows)) if rows else None
+
+
+def percent(value: Any) -> str:
+    """Return a share in percent with one decimal, or a dash where there is none."""
+    return f"{100 * value:.1f}" if is_number(value) else NOTHING
+
+
+def _best(values: Sequence[Sequence[Any]], eligible: Sequence[bool]) -> list[list[bool]]:
+    """Mark each column's maximum among eligible rows, when at least two of them have a value."""
+    marks = [[False] * len(line) for line in values]
+    for column in range(len(values[0]) if values else 0):
+        rows = [i for i, ok in enumerate(eligible) if ok and is_number(values[i][column])]
+        top = max((values[i][column] for i in rows), default=None)
+        for row in rows:
+            marks[row][column] = len(rows) > 1 and values[row][column] == top
+    return marks
+
+
+def _group_line(table: Table, widths: Sequence[int]) -> str:
+    line, start = "", 0
+    for name, span in table.groups:
+        width = sum(widths[start : start + span]) + span - 1
+        line += f"{name:>{width}} " if name else " " * (width + 1)
+        start += span
+    return line.rstrip()
+
+
+def _splits(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    splits = row.get("splits")
+    return {k: v for k, v in splits.items() if isinstance(v, dict)} if isinstance(splits, dict) else {}
+
+
+def _float_keys(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """`precision_at` has float keys in memory and text keys in JSON; "0.50" and 0.5 are the same threshold."""
+    thresholds = scores.get("precision_at")
+    if not isinstance(thresholds, Mapping):
+        return dict(scores)
+    return {**scores, "precision_at": {f"{float(key):g}": value for key, value in thresholds.items()}}
+
+
+def _with_num(split: str, found: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
+    nums = {line[split].get("num") for line in found if split in line}
+    return f"{split}, n = {nums.pop()}" if len(nums) == 1 and nums != {None} else split
+
+
+def _short(metric: str) -> str:
+    return _SHORT.get(metric, metric.replace("precision_at.", "P@"))
+
+
+def _coverage(found: Mapping[str, Mapping[str, Mapping[str, Any]]], region: str) -> str:
+    values = [row[region].get("coverage") for row in found.values() if region in row]
+    shown = sorted({percent(value) for value in values})
+    return shown[0] if len(shown) == 1 else f"{shown[0]}-{shown[-1]}"
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, (list, dict)) else value

@@ -1,0 +1,138 @@
+"""Demand against supply, names, and the one-machine cluster."""
+
+from __future__ import annotations
+
+import pytest
+
+from l2l_ray.actors import ENV_DEFAULTS, set_environment, wants_private_cluster
+from l2l_ray.actors.cluster import (
+    Need,
+    actor_options,
+    check_resources,
+    connected,
+    namespace_of,
+    needs,
+    shortage,
+    start_actor,
+    total,
+    wait_ready,
+)
+from l2l_ray.config import ClusterConfig, RunConfig
+from l2l_ray.errors import ClusterError
+
+
+def test_the_default_run_fits_two_cores_and_one_prior_slot() -> None:
+    assert total(needs(ClusterConfig())) == {"prior_gpu": 1.0, "CPU": 1.0}
+    assert shortage(needs(ClusterConfig()), [{"CPU": 2.0, "prior_gpu": 1.0}]) is None
+
+
+def test_a_shortage_names_need_supply_roles_and_the_remedy() -> None:
+    config = ClusterConfig(num_priors=2, num_workers=8, worker_resources={"CPU": 1.0})
+    problem = shortage(needs(config), [{"CPU": 2.0}])
+    assert problem is not None
+    assert "need 2 prior_gpu (2 prior x 1), have 0" in problem
+    assert "need 8.5 CPU (2 labeler x 0.25, 8 train worker x 1), have 2" in problem
+    assert "--resources='{\"prior_gpu\": 2}'" in problem
+
+
+def test_a_worker_larger_than_every_node_is_refused_though_the_sum_fits() -> None:
+    problem = shortage([Need("train worker", 1, {"CPU": 3.0})], [{"CPU": 2.0}, {"CPU": 2.0}])
+    assert problem is not None and "no single node has {'CPU': 3.0} for one train worker" in problem
+
+
+def test_many_fractions_add_up_without_a_false_alarm() -> None:
+    assert shortage([Need("labeler", 10, {"CPU": 0.1})], [{"CPU": 1.0}]) is None
+
+
+def test_resources_become_ray_options() -> None:
+    options = actor_options("prior-0", "l2l-x", {"GPU": 1, "CPU": 2, "label_slot": 1, "memory": 5})
+    assert options == {
+        "name": "prior-0",
+        "namespace": "l2l-x",
+        "scheduling_strategy": "DEFAULT",
+        "num_cpus": 2,
+        "num_gpus": 1,
+        "memory": 5,
+        "resources": {"label_slot": 1},
+    }
+
+
+def test_runs_of_one_name_under_two_roots_do_not_meet() -> None:
+    one, two = (namespace_of(RunConfig(name="a", run_root=root)) for root in ("/x", "/y"))
+    assert one != two and one.startswith("l2l-a-")
+
+
+def test_a_set_variable_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
+    monkeypatch.setenv(name, "7")
+    set_environment(private=False)
+    import os
+
+    assert os.environ[name] == "7" and ENV_DEFAULTS[name] != "7"
+
+
+def test_an_address_means_no_private_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert wants_private_cluster(None) and not wants_private_cluster("10.0.0.1:6379")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert not wants_private_cluster(None)
+
+
+def test_too_large_a_run_fails_at_once(ray_local: str) -> None:
+    with pytest.raises(ClusterError, match="need 50 CPU .* have 2"):
+        check_resources(ClusterConfig(num_labelers=0 + 1, labeler_resources={"CPU": 49.5}))
+
+
+def test_an_existing_connection_is_used_and_kept(ray_local: str) -> None:
+    import ray
+
+    with connected(ClusterConfig()):
+        check_resources(ClusterConfig())
+    assert ray.is_initialized()
+
+
+class _Greeter:
+    def __init__(self, fail: bool = False) -> None:
+        if fail:
+            raise RuntimeError("no weights here")
+
+    def ready(self) -> str:
+        return "hello"
+
+
+def test_a_name_is_free_again_once_its_actor_is_gone(ray_local: str) -> None:
+    import ray
+
+    options = actor_options("greeter", "test-names", {})
+    first = start_actor(_Greeter, options)
+    assert wait_ready("greeter", [first], 60.0) == ["hello"]
+    ray.kill(first)
+    second = start_actor(_Greeter, options)
+    assert wait_ready("greeter", [second], 60.0) == ["hello"]
+    ray.kill(second)
+
+
+def test_a_name_that_stays_taken_is_an_error(ray_local: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr("l2l_ray.actors.cluster.NAME_RELEASE_TIMEOUT_S", 0.5)
+    options = actor_options("only-one", "test-names", {})
+    first = start_actor(_Greeter, options)
+    with pytest.raises(ClusterError, match="another job drives this run"):
+        start_actor(_Greeter, options)
+    ray.kill(first)
+
+
+def test_an_actor_that_cannot_start_says_why(ray_local: str) -> None:
+    broken = start_actor(_Greeter, actor_options("broken", "test-names", {}), True)
+    with pytest.raises(ClusterError, match="no weights here"):
+        wait_ready("greeter", [broken], 60.0)
+
+
+def test_an_actor_that_fits_nowhere_is_an_error_not_a_hang(ray_local: str) -> None:
+    import ray
+
+    lost = start_actor(_Greeter, actor_options("lost", "test-names", {"no_such_slot": 1.0}))
+    with pytest.raises(ClusterError, match="cluster.start_timeout_s=1; free resources now"):
+        wait_ready("greeter", [lost], 1.0)
+    ray.kill(lost)

@@ -1,0 +1,139 @@
+"""The coordinator without Ray: what it remembers, and who it wakes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from l2l_ray.actors.coordinator import Coordinator, RunStopped
+from l2l_ray.config import RunConfig
+from l2l_ray.loop.ledger import LedgerEntry
+from l2l_ray.loop.run_folder import RunFolder
+
+
+def _entry(shard: int, round_index: int = 0) -> LedgerEntry:
+    path = f"l2l/labels/r{round_index:03d}-s{shard:05d}.parquet"
+    return LedgerEntry("l2l", round_index, shard, path, "9f", 0, 16, 12, 0.6, 0.1)
+
+
+def _version(run: RunFolder, version: int, **figures: float) -> None:
+    folder = run.version_dir("l2l", version)
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps(figures))
+    (folder / "version.json").write_text(json.dumps({"method": "l2l", "version": version, "step": 0}))
+
+
+@pytest.fixture
+def run(smoke: RunConfig) -> RunFolder:
+    return RunFolder.open(smoke)
+
+
+def test_the_first_commit_of_a_shard_wins(run: RunFolder) -> None:
+    async def story() -> None:
+        coordinator = Coordinator(run.config, 2)
+        assert await coordinator.commit(_entry(0))
+        assert not await coordinator.commit(_entry(0))
+        assert await coordinator.has(("l2l", 0, 0)) and not await coordinator.has(("l2l", 0, 1))
+
+    asyncio.run(story())
+    assert len(run.ledger_path.read_text().splitlines()) == 1
+
+
+def test_labels_wake_the_waiter_when_the_last_shard_is_in(run: RunFolder) -> None:
+    async def story() -> list[str] | None:
+        coordinator = Coordinator(run.config, 2)
+        waiter = asyncio.create_task(coordinator.wait_labels("l2l", 0, 10.0))
+        await coordinator.commit(_entry(1))
+        await asyncio.sleep(0.05)
+        assert not waiter.done()
+        await coordinator.commit(_entry(0))
+        return await waiter
+
+    files = asyncio.run(story())
+    assert files is not None and [Path(f).name for f in files] == ["r000-s00000.parquet", "r000-s00001.parquet"]
+
+
+def test_a_wait_ends_with_nothing_after_its_timeout(run: RunFolder) -> None:
+    coordinator = Coordinator(run.config, 2)
+    assert asyncio.run(coordinator.wait_labels("l2l", 0, 0.05)) is None
+
+
+def test_priors_are_ready_when_their_file_is_there(run: RunFolder) -> None:
+    async def story() -> None:
+        coordinator = Coordinator(run.config, 2)
+        waiter = asyncio.create_task(coordinator.wait_priors("val", 10.0))
+        await coordinator.priors_progress("val", 3, 4)
+        await asyncio.sleep(0.05)
+        assert not waiter.done()
+        run.priors_path("val").parent.mkdir()
+        run.priors_path("val").touch()
+        await coordinator.priors_progress("val", 4, 4)
+        assert await waiter
+
+    asyncio.run(story())
+
+
+def test_stop_releases_everybody(run: RunFolder) -> None:
+    async def story() -> None:
+        coordinator = Coordinator(run.config, 2)
+        waiter = asyncio.create_task(coordinator.wait_labels("l2l", 0, 10.0))
+        await asyncio.sleep(0.05)
+        await coordinator.stop("disk full")
+        with pytest.raises(RunStopped, match="disk full"):
+            await waiter
+        with pytest.raises(RunStopped, match="disk full"):
+            await coordinator.wait_priors("val", 10.0)
+
+    asyncio.run(story())
+
+
+def test_a_restarted_coordinator_knows_what_lies_on_disk(run: RunFolder) -> None:
+    asyncio.run(Coordinator(run.config, 2).commit(_entry(0)))
+    _version(run, 0)
+    again = Coordinator(run.config, 2)
+    assert asyncio.run(again.committed()) == {("l2l", 0, 0)}
+    assert asyncio.run(again.published()) == {("l2l", 0)}
+
+
+def test_each_version_is_logged_once_whoever_looks(run: RunFolder) -> None:
+    coordinator = Coordinator(run.config, 2)
+    _version(run, 0)
+    asyncio.run(coordinator.rescan())
+    asyncio.run(coordinator.rescan())
+    _version(run, 1, loss=0.5)
+    Coordinator(run.config, 2)
+    Coordinator(run.config, 2)
+    events = [event for event in run.events() if event["event"] == "train"]
+    assert [(e["version"], e.get("loss")) for e in events] == [(0, None), (1, 0.5)]
+
+
+def test_a_half_written_version_is_not_published(run: RunFolder) -> None:
+    run.version_dir("l2l", 0).mkdir(parents=True)
+    (run.train_dir / ".l2l-v0001.77.tmp").mkdir()
+    (run.train_dir / ".l2l-v0001.77.tmp" / "version.json").write_text("{}")
+    assert asyncio.run(Coordinator(run.config, 2).published()) == set()
+
+
+def test_a_mid_round_state_is_no_version(run: RunFolder) -> None:
+    folder = run.train_dir / "l2l-v0001-s00010"
+    folder.mkdir(parents=True)
+    (folder / "version.json").write_text("{}")
+    assert asyncio.run(Coordinator(run.config, 2).published()) == set()
+
+
+def test_the_state_file_says_how_far_the_run_is(run: RunFolder) -> None:
+    async def story() -> None:
+        coordinator = Coordinator(run.config, 2)
+        await coordinator.commit(_entry(0))
+        await coordinator.progress("l2l round 0", 3, 4, {"loss": 0.7})
+        await coordinator.evaluated("l2l", 1, "val", 0.41)
+        await coordinator.stop("the end")
+
+    asyncio.run(story())
+    state = json.loads((run.path / "state.json").read_text())
+    assert state["shards_committed"] == 1 and state["shards_total"] == 4
+    assert state["train"] == {"stage": "l2l round 0", "done": 3, "total": 4, "loss": 0.7}
+    assert state["mean_iou"] == {"l2l v1 val": 0.41} and state["stopped"] == "the end"

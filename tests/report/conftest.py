@@ -1,0 +1,144 @@
+"""A fake run folder: the files a run leaves, with made-up figures and drawn examples."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image, ImageDraw
+
+from l2l_ray.report.examples import ExamplePanel, accepted_codes, write_examples
+
+LABELS = {
+    "prior_only": "prior only (zero-shot)",
+    "supervised": "supervised, with guidance",
+    "accept_all": "accept all",
+    "fixed_threshold": "fixed threshold",
+    "logistic": "logistic control",
+    "l2l": "L2L (RPLE)",
+}
+START = {"prior_only": 0.31, "supervised": 0.41, "accept_all": 0.41, "fixed_threshold": 0.41, "logistic": 0.41, "l2l": 0.41}
+GAIN = {"prior_only": 0, "supervised": 0.012, "accept_all": -0.015, "fixed_threshold": 0.018, "logistic": 0.026, "l2l": 0.031}
+ROUNDS = 4
+
+
+def summary(mean_iou: float, num: int = 500) -> dict[str, Any]:
+    return {
+        "overall_iou": mean_iou + 0.03,
+        "mean_iou": mean_iou,
+        "precision_at": {str(t): max(0.0, mean_iou + 0.55 - t) for t in (0.5, 0.6, 0.7, 0.8, 0.9)},
+        "num": num,
+    }
+
+
+def quality(step: float) -> dict[str, dict[str, float]]:
+    return {
+        "precision": {"foreground": 0.72 + step, "background": 0.97 + step / 9, "boundary": 0.61 + step, "all": 0.9 + step},
+        "coverage": {"foreground": 0.55 + step, "background": 0.82 + step, "boundary": 0.31 + step, "all": 0.7 + step},
+    }
+
+
+def val_of(method: str, version: int) -> float:
+    return START[method] + GAIN[method] * version + 0.006 * ((version * 7 + len(method)) % 3 - 1)
+
+
+def event_log() -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = [
+        {"event": "priors", "table": name, "num": num, "asked": num, "failures": {"no box": num // 50, "not JSON": 2}}
+        for name, num in (("labeled", 200), ("unlabeled", 3800), ("val", 500))
+    ]
+    events.append({"event": "evaluation", "method": "prior_only", "version": 0, "split": "val", **summary(0.31)})
+    for method in list(LABELS)[1:]:
+        for version in range(ROUNDS + 1):
+            figures: dict[str, Any] = {}
+            if version:
+                figures = {"loss": 0.9 / version, "loss_labeled": 0.5 / version, "loss_unlabeled": 0.4 / version}
+                if method != "supervised":
+                    figures |= {"labels/num": 3800.0, "labels/accepted_frac": 0.5 + 0.05 * version + 0.02 * len(method) % 0.2}
+            if method == "l2l":
+                terms = {"correctness": 0.1, "agreement": 0.25, "consistency": 0.2, "coverage": -0.05, "utility": 0.02}
+                figures |= {f"policy/reward/{k}": v * (1 + 0.3 * version) for k, v in terms.items()}
+                figures |= {"policy/reward/total": 0.5 * (1 + 0.3 * version), "policy/entropy": 0.9 / (version + 1)}
+                figures |= {"policy/kl": 0.02 / (version + 1), "policy/accepted_share": 0.5 + 0.05 * version}
+            events.append({"event": "train", "method": method, "version": version, **figures})
+            event = {"event": "evaluation", "method": method, "version": version, "split": "val"}
+            measured = {"quality": quality(0.02 * version)} if method == "l2l" else {}
+            events.append({**event, **summary(val_of(method, version)), **measured})
+    return events
+
+
+def results() -> dict[str, Any]:
+    rows = []
+    for method, label in LABELS.items():
+        version = 0 if method == "prior_only" else ROUNDS
+        base = START[method] + GAIN[method] * version
+        splits = {name: summary(base + shift) for name, shift in (("val", 0.0), ("testA", 0.02), ("testB", -0.03))}
+        rows.append({"method": method, "label": label, "version": version, "steps": 60 * version, "splits": splits})
+    return {
+        "protocol": "native image size, every sentence, IoU 1 where prediction and truth are both empty",
+        "dataset": "refshapes",
+        "split_by": "l2l",
+        "labeled_frac": 0.05,
+        "seed": 0,
+        "chosen_on": "val",
+        "missing_splits": [],
+        "rows": rows,
+        "hidden_truth": {"l2l": [{"num": 3800, **quality(0.015 * r - 0.03)} for r in range(ROUNDS)]},
+        "note": "Made-up figures: a test page.",
+    }
+
+
+def selection() -> dict[str, Any]:
+    rows: list[dict[str, Any]] = []
+    for region, coverage, precision in (("foreground", 0.6, 0.8), ("background", 0.9, 0.98), ("boundary", 0.4, None)):
+        for rule, change in (("as chosen", 0.0), ("fixed_threshold", -0.04), ("agreement", -0.02), ("l2l", 0.01)):
+            value = None if precision is None else precision + change
+            rows.append({"rule": rule, "region": region, "coverage": coverage, "precision": value})
+    return {"method": "l2l", "version": 3, "summary": quality(0), "equal_coverage": rows}
+
+
+def panel(number: int, iou: float | None, labeled: bool = True) -> ExamplePanel:
+    """A drawn scene; the right object is the circle, and the prediction drifts off it as the IoU falls."""
+    size, grid = 128, 32
+    scene = Image.new("RGB", (size, size), (214, 208, 196))
+    draw = ImageDraw.Draw(scene)
+    draw.rectangle((70, 20 + number, 118, 62 + number), fill=(66, 120, 190))
+    draw.ellipse((18, 60, 66, 108), fill=(200, 62, 58), outline=(90, 20, 20))
+    draw.polygon([(80, 112), (118, 112), (99, 76)], fill=(82, 160, 92))
+    rows, columns = np.mgrid[0:size, 0:size]
+    truth = (rows - 84) ** 2 + (columns - 42) ** 2 < 24**2
+    drift = 0 if iou is None else int((1 - iou) * 50)
+    final = (rows - 84 + drift) ** 2 + (columns - 42 - drift) ** 2 < 24**2
+    cells = np.mgrid[0:grid, 0:grid] * 4 + 2
+    distance = np.sqrt((cells[0] - 84 + drift) ** 2 + (cells[1] - 42 - drift) ** 2)
+    teacher = 1 / (1 + np.exp((distance - 24) / 4))
+    box = (0.1, 0.42, 0.56, 0.88)
+    proposal = (np.abs(cells[1] / size - 0.33) < 0.23) & (np.abs(cells[0] / size - 0.65) < 0.23)
+    action = np.where(np.abs(teacher - 0.5) > 0.3, 1, np.where(distance < 30, 2, 0))
+    codes = accepted_codes(action, np.where(action == 1, teacher > 0.5, proposal))
+    expression = ["the red circle on the left", "bottom circle <b>not bold</b> & left", "circle below the blue rectangle"]
+    return ExamplePanel(
+        sent_id=100 + number, expression=expression[number % 3], split="val" if labeled else "train", iou=iou,
+        image=np.asarray(scene), prior_box_xyxy_frac=None if number == 2 else box, prior_score=0.83,
+        proposal=np.full((grid, grid), 0.5) if number == 2 else proposal * 0.9 + 0.05, teacher=teacher,
+        accepted=codes, final=final.astype(np.float32), truth=truth.astype(np.float32) if labeled else None,
+    )
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "refshapes-l2l-s0"
+    folder.mkdir()
+    config = {"name": None, "data": {"dataset": "refshapes"}, "selector": {"name": "l2l"}, "loop": {"seed": 0}}
+    env = {"git": "abc1234", "command": "l2l run --preset smoke", "seed": 0, "versions": {"torch": "2.13", "ray": "2.60"}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "env.json").write_text(json.dumps(env))
+    (folder / "results.json").write_text(json.dumps(results()))
+    (folder / "selection.json").write_text(json.dumps(selection()))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in event_log()))
+    skip = {"kind": "truncated_image", "sent_id": 7, "path": "images/12.jpg", "reason": "4 bytes not processed"}
+    (folder / "skips.jsonl").write_text((json.dumps(skip) + "\n") * 3)
+    write_examples(folder, [panel(0, 0.93), panel(1, 0.21), panel(2, 0.66), panel(3, None, labeled=False)])
+    return folder

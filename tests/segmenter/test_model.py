@@ -1,0 +1,287 @@
+"""The whole segmenter: the shipped size and a reduced Swin + BERT learn; invariants of encode and decode."""
+
+import dataclasses
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, SwinBackbone, SwinConfig
+
+from l2l_ray.config import SegmenterConfig
+from l2l_ray.errors import ConfigError
+from l2l_ray.segmenter.losses import segmentation_loss
+from l2l_ray.segmenter.model import Segmenter
+
+WORDS = "left right red blue green circle square star big small the man in".split()
+EXPRESSIONS = ["the left red circle", "star", "big blue square right"]
+
+
+def save_swin(folder, image_size=480):
+    SwinBackbone(
+        SwinConfig(
+            image_size=image_size,
+            patch_size=4,
+            embed_dim=16,
+            depths=[1, 1, 1, 1],
+            num_heads=[1, 2, 2, 4],
+            window_size=12,
+            out_features=["stage1", "stage2", "stage3", "stage4"],
+        )
+    ).save_pretrained(folder)
+
+
+def save_bert(folder):
+    vocab = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(vocab),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=32,
+    )
+    BertModel(config).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def large_config(tmp_path_factory):
+    """Give Swin-B's and BERT's architecture, every width and depth reduced, at LAVT's 480 px."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("checkpoints")
+    save_swin(folder / "backbone")
+    save_bert(folder / "text")
+    return SegmenterConfig(
+        backbone=str(folder / "backbone"),
+        text=str(folder / "text"),
+        image_size=480,
+        width=32,
+        fusion_width=32,
+        fusion_layers=1,
+        fusion_stride=16,
+        num_heads=2,
+    )
+
+
+def small_config(**fields):
+    return SegmenterConfig(**{"pretrained": False, **fields})
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    torch.manual_seed(0)
+    return Segmenter(small_config()).eval()
+
+
+@dataclasses.dataclass
+class Batch:
+    images: torch.Tensor
+    tokens: object
+    proposal: torch.Tensor
+    score: torch.Tensor
+    has: torch.Tensor
+    phrases: object
+
+    def decoding(self, **changed):
+        fields = {"proposal": self.proposal, "prior_score": self.score, "has_prior": self.has, "phrases": self.phrases}
+        return {**fields, **changed}
+
+
+def make_batch(segmenter, image_size=64, num=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    expressions = EXPRESSIONS[:num]
+    return Batch(
+        torch.rand(num, 3, image_size, image_size, generator=generator),
+        segmenter.tokenize(expressions),
+        torch.rand(num, segmenter.grid, segmenter.grid, generator=generator),
+        torch.rand(num, generator=generator),
+        torch.tensor([True, False, True][:num]),
+        segmenter.tokenize([expression.split()[-1] for expression in expressions]),
+    )
+
+
+def train(segmenter, batch, steps, lr=2e-3):
+    """Fit one batch whose targets are the left half; return the losses."""
+    target = torch.zeros(len(batch.images), segmenter.grid, segmenter.grid)
+    target[:, :, : segmenter.grid // 2] = 1
+    optimizer = torch.optim.AdamW(segmenter.parameter_groups(lr, 0.5, 0.01))
+    losses = []
+    for _ in range(steps):
+        output = segmenter(batch.images, batch.tokens, **batch.decoding())
+        loss = segmentation_loss(output, target, torch.ones_like(target), len(target))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@torch.no_grad()
+def test_geometry_of_reduced_swin_and_bert_at_480_px(large_config):
+    segmenter = Segmenter(large_config)
+    assert segmenter.grid == 120 and segmenter.backbone.strides == (4, 8, 16, 32)
+    batch = make_batch(segmenter, 480, num=1)
+    output = segmenter(batch.images, batch.tokens, **batch.decoding())
+    assert [level.shape[-1] for level in output.level_logits] == [30, 30, 60]
+    assert output.mask_logits.shape == (1, 120, 120)
+
+
+def test_reduced_swin_and_bert_learn_at_a_size_that_needs_padding(large_config):
+    torch.manual_seed(0)
+    segmenter = Segmenter(large_config.model_copy(update={"image_size": 176}))
+    batch = make_batch(segmenter, 176, num=2)  # 5.5 cells at stride 32
+    losses = train(segmenter, batch, 4, lr=5e-3)
+    assert segmenter.grid == 44 and losses[-1] < 0.9 * losses[0]
+
+
+def test_loaded_weights_are_the_saved_ones(large_config):
+    first, second = (Segmenter(large_config) for _ in range(2))
+    for part in ("backbone", "text"):
+        expected = getattr(first, part).state_dict()
+        for name, value in getattr(second, part).state_dict().items():
+            assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize("fields", [{}, {"guidance": False}, {"self_evolve": False}], ids=str)
+def test_shipped_size_learns_from_random_weights(fields):
+    torch.manual_seed(0)
+    segmenter = Segmenter(small_config(**fields))
+    losses = train(segmenter, make_batch(segmenter, num=2), 4)
+    assert losses[-1] < 0.8 * losses[0]
+    assert [name for name, p in segmenter.named_parameters() if p.grad is None] == []
+
+
+def test_shapes_of_the_shipped_size(segmenter):
+    batch = make_batch(segmenter)
+    output = segmenter(batch.images, batch.tokens, **batch.decoding())
+    assert segmenter.grid == 32
+    assert output.mask_logits.shape == (3, 32, 32)
+    assert output.features.shape == (3, segmenter.feature_width, 32, 32)
+    assert segmenter.last_layer.weight.shape == (1, segmenter.feature_width)
+    assert [level.shape[-1] for level in output.level_logits] == [8, 8, 16]
+
+
+@torch.no_grad()
+def test_one_encoding_decoded_twice_equals_forward(segmenter):
+    batch = make_batch(segmenter)
+    encoded = segmenter.encode(batch.images, batch.tokens)
+    absent = {"has_prior": torch.zeros(3, dtype=torch.bool)}
+    for changed in ({}, absent):
+        decoded = segmenter.decode(encoded, **batch.decoding(**changed))
+        whole = segmenter(batch.images, batch.tokens, **batch.decoding(**changed))
+        assert torch.equal(decoded.mask_logits, whole.mask_logits)
+        assert torch.equal(decoded.features, whole.features)
+
+
+@torch.no_grad()
+def test_permuting_the_batch_permutes_the_output(segmenter):
+    batch, order = make_batch(segmenter), torch.tensor([2, 0, 1])
+    output = segmenter(batch.images, batch.tokens, **batch.decoding())
+    permuted = segmenter(
+        batch.images[order],
+        batch.tokens[order],
+        batch.proposal[order],
+        batch.score[order],
+        batch.has[order],
+        batch.phrases[order],
+    )
+    assert torch.allclose(permuted.mask_logits, output.mask_logits[order], atol=1e-5)
+    assert torch.allclose(permuted.features, output.features[order], atol=1e-4)
+
+
+@torch.no_grad()
+def test_without_prior_proposal_score_and_phrase_change_nothing(segmenter):
+    batch, other = make_batch(segmenter), make_batch(segmenter, seed=1)
+    absent = torch.zeros(3, dtype=torch.bool)
+    encoded = segmenter.encode(batch.images, batch.tokens)
+    first = segmenter.decode(encoded, batch.proposal, batch.score, absent, batch.phrases)
+    second = segmenter.decode(encoded, other.proposal, other.score, absent, batch.phrases[torch.tensor([1, 2, 0])])
+    assert torch.equal(first.mask_logits, second.mask_logits)
+    no_phrase = segmenter.decode(encoded, other.proposal, other.score, absent)
+    assert torch.allclose(first.mask_logits, no_phrase.mask_logits, atol=1e-5)
+    present = segmenter.decode(encoded, batch.proposal, batch.score, ~absent, batch.phrases)
+    assert not torch.allclose(first.mask_logits, present.mask_logits, atol=1e-3)
+
+
+@torch.no_grad()
+def test_guidance_off_is_the_segmenter_without_prior(segmenter):
+    batch = make_batch(segmenter)
+    without = Segmenter(small_config(guidance=False)).eval()
+    without.load_state_dict(segmenter.state_dict())
+    encoded = segmenter.encode(batch.images, batch.tokens)
+    expected = segmenter.decode(encoded, batch.proposal, batch.score, torch.zeros(3, dtype=torch.bool))
+    output = without.decode(encoded, **batch.decoding())
+    assert torch.equal(output.mask_logits, expected.mask_logits)
+
+
+def test_same_seed_same_model_and_state_dict_round_trip(tmp_path):
+    outputs, segmenters = [], []
+    for _ in range(2):
+        torch.manual_seed(3)
+        segmenter = Segmenter(small_config())
+        batch = make_batch(segmenter)
+        train(segmenter, batch, 1)
+        segmenters.append(segmenter)
+        outputs.append(segmenter(batch.images, batch.tokens, **batch.decoding()).mask_logits)
+    assert torch.equal(*outputs)
+    torch.save(segmenters[0].state_dict(), tmp_path / "weights.pt")
+    restored = Segmenter(small_config())
+    restored.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    batch = make_batch(restored)
+    assert torch.equal(restored(batch.images, batch.tokens, **batch.decoding()).mask_logits, outputs[0])
+
+
+def test_parameter_groups_hold_each_parameter_once_and_decay_only_layer_weights(segmenter):
+    groups = segmenter.parameter_groups(lr=1e-3, encoder_lr_scale=0.1, weight_decay=0.05)
+    found = [id(p) for group in groups for p in group["params"]]
+    assert len(found) == len(set(found)) == len(list(segmenter.parameters()))
+    where = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    by_name = {name: where[id(p)] for name, p in segmenter.named_parameters()}
+    assert by_name["decoder.last_layer.weight"] == (1e-3, 0.05)
+    assert by_name["decoder.last_layer.bias"] == (1e-3, 0.0)
+    assert by_name["guidance.tokens"] == by_name["guidance.region_absent"] == (1e-3, 0.0)
+    for name, (lr, decay) in by_name.items():
+        assert lr == pytest.approx(1e-4 if name.startswith(("backbone.", "text.", "fusion.")) else 1e-3), name
+        assert decay == 0.0 or name.endswith(".weight"), name
+        assert decay == 0.0 or not any(word in name.lower() for word in ("norm", "word_embed", "position")), name
+
+
+def test_frozen_parameters_are_left_out():
+    segmenter = Segmenter(small_config())
+    segmenter.text.requires_grad_(False)
+    found = {id(p) for group in segmenter.parameter_groups(1e-3, 0.1, 0.05) for p in group["params"]}
+    assert not found & {id(p) for p in segmenter.text.parameters()}
+
+
+@torch.no_grad()
+def test_autocast_changes_little_and_keeps_float32_logits(segmenter):
+    batch = make_batch(segmenter)
+    expected = segmenter(batch.images, batch.tokens, **batch.decoding()).mask_logits
+    with torch.autocast("cpu", torch.bfloat16):
+        output = segmenter(batch.images, batch.tokens, **batch.decoding())
+    assert output.mask_logits.dtype == output.features.dtype == torch.float32
+    assert torch.allclose(output.mask_logits, expected, atol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"fusion_stride": 7}, r"fusion_stride must be one of the backbone's strides \(2, 4, 8, 16\) px, got 7"),
+        ({"width": 98}, "width must be a multiple of num_heads = 4, got 98"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        Segmenter(small_config(**fields))
+
+
+def test_a_proposal_off_the_grid_is_refused(segmenter):
+    batch = make_batch(segmenter)
+    with pytest.raises(ValueError, match=r"\(3, 32, 32\), got \(3, 16, 16\); build it at Segmenter.grid"):
+        segmenter(batch.images, batch.tokens, **batch.decoding(proposal=torch.rand(3, 16, 16)))
