@@ -1,24 +1,61 @@
-# cluster-up / cluster-down: one Ray head for this checkout, on loopback. PORT: its dashboard and job submission.
-PYTHON ?= .venv/bin/python
+# Every target needs .venv alone and makes it first when it is missing or older than what it is made from.
+# BASE_PYTHON: what .venv is made with (3.11 or 3.12). PORT: the cluster's dashboard and job submission.
+BASE_PYTHON ?= python3
 PORT ?= 8265
-RAY = $(dir $(PYTHON))ray
 DEMO_NAME ?= demo-$(shell date +%Y%m%d-%H%M%S)
+BIN = .venv/bin
+PYTHON = $(BIN)/python
+STAMP = .venv/.installed
+LOCK = requirements.lock
+HEAD = $(PYTHON) -m l2l_ray.actors.head
+SUBMIT = $(BIN)/ray job submit --address http://127.0.0.1:$(PORT) -- python jobs/selfevolve.py
 
-.PHONY: cluster-up cluster-down demo clean
+.PHONY: install demo smoke test test-gpu check format cluster-up cluster-down clean
 
-cluster-up:
-	@$(PYTHON) -m l2l_ray.actors.head up $(PORT)
+install: $(STAMP)
 
-cluster-down:
-	@$(PYTHON) -m l2l_ray.actors.head down
+# torch first and alone: where the machine offers a CPU build of this version, that one is taken.
+$(STAMP): pyproject.toml $(LOCK)
+	test -x $(PYTHON) || $(BASE_PYTHON) -m venv .venv
+	$(PYTHON) -m pip install -q -c $(LOCK) "$$(grep '^torch==' $(LOCK))"
+	$(PYTHON) -m pip install -q -c $(LOCK) -e '.[dev]'
+	@touch $@
 
 # The cluster goes down whatever happens to the job; `make` ends with the job's exit code.
-demo:
-	@$(PYTHON) -m l2l_ray.actors.head up $(PORT)
-	@trap '$(PYTHON) -m l2l_ray.actors.head down' EXIT INT TERM; \
-	$(RAY) job submit --address http://127.0.0.1:$(PORT) -- \
-	python jobs/selfevolve.py --name $(DEMO_NAME) --compare '["supervised","fixed_threshold"]'
+demo: $(STAMP)
+	@$(HEAD) up $(PORT)
+	@trap '$(HEAD) down' EXIT INT TERM; \
+	$(SUBMIT) --name $(DEMO_NAME) --compare '["supervised","fixed_threshold"]'
+
+# The whole loop, shrunk: in one process, then on Ray.
+smoke: $(STAMP)
+	@set -eu; home=$$(mktemp -d); trap '$(HEAD) down; rm -rf $$home' EXIT INT TERM; \
+	$(BIN)/l2l run --preset smoke --name smoke-local --run_root $$home; \
+	$(HEAD) up $(PORT); \
+	$(SUBMIT) --preset smoke --name smoke-ray --run_root $$home
+
+test: $(STAMP)
+	$(PYTHON) -m pytest -q
+
+test-gpu: $(STAMP)
+	$(PYTHON) -m pytest -q -m gpu
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+cluster-up: $(STAMP)
+	@$(HEAD) up $(PORT)
+
+cluster-down:
+	@$(HEAD) down
 
 clean:
-	@$(PYTHON) -m l2l_ray.actors.head down 2>/dev/null || true
+	@$(HEAD) down 2>/dev/null || true
 	rm -rf .ray .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -3,8 +3,8 @@
     python jobs/pretrain_embedded.py mllm --work-dir /abs/scratch
     python jobs/pretrain_embedded.py encoder --work-dir /abs/scratch
 
-Each sub-command's options are declared by its own module in `l2l_ray/embedded`; the exact commands behind the shipped files are in
-the README next to them.
+Each sub-command's options are declared by its own module in `l2l_ray/embedded`; the exact commands behind the
+shipped files are in the README next to them.
 """
 
 from __future__ import annotations

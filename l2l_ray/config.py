@@ -71,6 +71,7 @@ class SegmenterConfig(Section):
     image_size: int = Field(64, ge=32, description="Square input side, px (480 in LAVT)")
     max_text_tokens: int = Field(24, ge=4, description="Expression tokens kept (20 in LAVT)")
     width: int = Field(96, ge=16, description="Channels of the decoder and of the guidance tokens (ours)")
+    train_backbone: bool = Field(True, description="False: the image backbone stays as pretrained (a third cheaper)")
     fusion_width: int = Field(128, ge=16, description="Channels of the cross-modal encoder; fixed by the embedded weights")
     fusion_layers: int = Field(4, ge=1, description="Joint transformer layers over image and text tokens")
     fusion_stride: int = Field(8, ge=4, description="Image stride at which text and image are fused, px")

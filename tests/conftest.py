@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
@@ -34,6 +35,10 @@ def _checkable_modules() -> list[str]:
 
 
 install_import_hook(_checkable_modules(), "beartype.beartype")
+
+# The same examples on every machine, and no deadline: a busy one must not fail a test.
+hypothesis.settings.register_profile("l2l", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("l2l")
 
 
 @pytest.fixture

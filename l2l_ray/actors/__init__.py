@@ -8,6 +8,7 @@ is already set is left alone.
 from __future__ import annotations
 
 import os
+import secrets
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,9 +42,15 @@ def set_environment(private: bool) -> None:
     """Set Ray's environment defaults; call before ray is imported.
 
     Args:
-        private: The cluster will be one for this process on this machine: bind loopback only.
+        private: The cluster will be one for this process on this machine: bind loopback only, and let in only who knows
+            a fresh token (Ray's own default writes a token to the user's home, which changes later clusters).
     """
-    for name, value in {**ENV_DEFAULTS, **(LOOPBACK_ENV if private else {})}.items():
+    defaults = dict(ENV_DEFAULTS)
+    if private:
+        defaults |= LOOPBACK_ENV
+        if "RAY_AUTH_MODE" not in os.environ:
+            defaults |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    for name, value in defaults.items():
         os.environ.setdefault(name, value)
 
 

@@ -7,6 +7,8 @@ is never looked for: an address file left behind by a killed head would be picke
 Ray lets an actor that fits nowhere wait for ever without a word, so demand and supply are compared first
 (`check_resources`), and every actor has a bounded time to come up (`wait_ready`).
 
+The terminal shows the driver's words only; what actors log is in the dashboard and in Ray's session folder.
+
 Not covered: growing clusters. With an autoscaler, start the nodes first.
 """
 
@@ -17,7 +19,10 @@ import logging
 import math
 import os
 import shutil
+import signal
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -124,7 +129,7 @@ def node_resources() -> list[dict[str, float]]:
 
 @contextmanager
 def connected(config: ClusterConfig) -> Iterator[str]:
-    """Connect for the length of a `with` block and give the dashboard's URL ("" where there is none).
+    """Connect for the length of a `with` block and say where the dashboard is.
 
     A connection that exists already is used and left as it was.
 
@@ -132,23 +137,22 @@ def connected(config: ClusterConfig) -> Iterator[str]:
         ClusterError: The address does not answer.
     """
     if ray.is_initialized():
-        yield ""
+        yield "that of the connected cluster"
         return
     private = wants_private_cluster(config.address)
     address = "local" if private else config.address or os.environ["RAY_ADDRESS"]
     with _private_folder() if private else _nothing():
         try:
             options = _private_options(config) if private else {}
-            context = ray.init(address=address, logging_level=logging.WARNING, **options)
+            context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ClusterError(
-                f"cannot reach Ray at {address!r}: {error}; `make cluster-up` starts a cluster"
-            ) from error
-        try:
-            url = context.dashboard_url
-            yield f"http://{url}" if url else ""
-        finally:
-            ray.shutdown()
+            raise ClusterError(f"cannot reach Ray at {address!r}: {error}; `make cluster-up` starts one") from error
+        with _exit_on_sigterm():
+            try:
+                token = f" (token {os.environ['RAY_AUTH_TOKEN']})" if private and "RAY_AUTH_TOKEN" in os.environ else ""
+                yield f"http://{context.dashboard_url}{token}" if context.dashboard_url else "off"
+            finally:
+                ray.shutdown()
 
 
 def _private_options(config: ClusterConfig) -> dict[str, Any]:
@@ -173,6 +177,19 @@ def _private_folder() -> Iterator[None]:
             del os.environ["RAY_TMPDIR"]
         else:
             os.environ["RAY_TMPDIR"] = before
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Turn SIGTERM (`ray job stop`) into an ordinary exit that releases actors; Ray's own handler aborts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -211,7 +228,7 @@ def start_actor(kind: type[A], options: Mapping[str, Any], *args: Any) -> ActorH
     deadline = time.monotonic() + NAME_RELEASE_TIMEOUT_S
     while True:
         try:
-            handle: ActorHandle[A] = ray.remote(kind).options(**options).remote(*args)
+            handle: ActorHandle[A] = ray.remote(kind).options(**options).remote(*args)  # type: ignore[assignment]
             return handle
         except ValueError as error:
             if time.monotonic() > deadline:

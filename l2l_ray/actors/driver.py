@@ -69,7 +69,7 @@ def run(config: RunConfig) -> Path:
         return folder.path
     with connected(config.cluster) as dashboard:
         check_resources(config.cluster)
-        console.say(f"dashboard  {dashboard or 'that of the connected cluster'}")
+        console.say(f"dashboard  {dashboard}")
         tables = prepare(config, folder)
         console.say(opening_text(config, tables))
         with crew(config, folder, tables) as roles:

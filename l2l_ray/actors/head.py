@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from l2l_ray.actors import set_environment
+from l2l_ray.actors import ENV_DEFAULTS, LOOPBACK_ENV
 from l2l_ray.errors import ClusterError, L2LError
 
 START_TIMEOUT_S = 90.0
@@ -99,9 +99,9 @@ def down(checkout: Path) -> bool:
 
 
 def _environment(checkout: Path) -> dict[str, str]:
-    set_environment(private=True)
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
-    return {"L2L_HOME": str(checkout / "runs"), **os.environ, "PATH": path}
+    defaults = {**ENV_DEFAULTS, **LOOPBACK_ENV, "L2L_HOME": str(checkout / "runs")}
+    return {**defaults, **os.environ, "PATH": path}
 
 
 def _state_file(checkout: Path) -> Path:

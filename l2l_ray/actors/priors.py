@@ -24,8 +24,8 @@ from l2l_ray.actors.cluster import actor_options, start_actor, wait_ready
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import PriorConfig, RunConfig
 from l2l_ray.errors import ClusterError
-from l2l_ray.loop.prepare import Answered, MllmIdentity, Question, answer_batch
-from l2l_ray.prior.mllm import MllmPrior, Reply
+from l2l_ray.loop.prepare import Answered, Question, answer_batch
+from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -125,7 +125,7 @@ class PriorActor:
 
     async def ready(self) -> MllmIdentity:
         """Return which model this is: it is loaded."""
-        return MllmIdentity.of(self._mllm)
+        return self._mllm.identity
 
     async def ask(self, questions: list[Question]) -> list[Reply]:
         """Answer questions, in order."""

@@ -70,8 +70,9 @@ class Meters:
     def _get(self, name: str) -> Counter | Gauge | Histogram:
         if name not in self._made:
             spec = METRICS[name]
-            options = {"description": spec.description, "tag_keys": ("run", *spec.tags)}
+            tags = ("run", *spec.tags)
             if spec.kind is Histogram:
-                options["boundaries"] = _LATENCY_BOUNDS_S
-            self._made[name] = spec.kind(name, **options)
+                self._made[name] = Histogram(name, spec.description, _LATENCY_BOUNDS_S, tags)
+            else:
+                self._made[name] = spec.kind(name, spec.description, tag_keys=tags)
         return self._made[name]

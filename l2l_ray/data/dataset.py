@@ -4,9 +4,7 @@
 bound. Decoding runs in threads (Pillow releases the interpreter lock). What an image is turned into:
 - RGB: palette, grey, 16-bit, CMYK and transparent images are converted; transparency is dropped.
 - The stored orientation: EXIF rotation is *not* applied, because masks and boxes are drawn on the stored pixels.
-- S x S: squashed, not cropped (as LAVT), by Pillow's bilinear filter, which averages when it shrinks. A JPEG is first
-  decoded at the smallest scale of at least 2S (its DCT can do that), which is several times faster and differs by about
-  one grey level.
+- S x S: squashed, not cropped (as LAVT), by Pillow's bilinear filter, which averages when it shrinks.
 
 Batches are a pure function of (seed, stream, step): `batch_indices` walks through keyed permutations, epoch after
 epoch. Every worker computes the global batch and takes every `world`-th item, so the worker count does not change what
@@ -188,7 +186,6 @@ def _decode(path: str, image_size: int) -> tuple[Pixels, tuple[int, int]]:
     try:
         with Image.open(path) as image:
             size = image.size
-            image.draft(None, (2 * image_size, 2 * image_size))
             square = _to_rgb(image).resize((image_size, image_size), Image.Resampling.BILINEAR)
     except FileNotFoundError as error:
         raise _UnusableImage("missing_image", "image file not found") from error

@@ -176,11 +176,10 @@ class ReferDataset:
             located = self._locate(ref.image_id)
             truth = self._truth(ref, located)
             for sent_id, expression in self._sentences(ref, expressions_per_ref, max_words, skips):
-                if isinstance(truth, _Problem) or isinstance(located, _Problem):
-                    problem = truth if isinstance(truth, _Problem) else located
-                    assert isinstance(problem, _Problem)
-                    skips.append(Skip(problem.kind, sent_id, self._path(ref.image_id), problem.reason))
+                if isinstance(truth, _Problem):
+                    skips.append(Skip(truth.kind, sent_id, self._path(ref.image_id), truth.reason))
                 else:
+                    assert not isinstance(located, _Problem)  # _truth would have handed it on
                     examples.append(LabeledExample(sent_id, ref.ref_id, ref.image_id, *located, expression, *truth))
         return examples, skips
 
@@ -246,7 +245,8 @@ class ReferDataset:
             return _Problem(
                 "missing_image", "instances.json has no size for this image, and its file is not there to ask"
             )
-        except OSError as error:
+        # Besides OSError, Pillow raises SyntaxError, ValueError and its own errors on damaged headers.
+        except Exception as error:
             return _Problem(
                 "truncated_image", f"instances.json has no size for this image, and its file is unreadable: {error}"
             )

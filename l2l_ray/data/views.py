@@ -181,9 +181,9 @@ _DIRECTION = re.compile(rf"(?:{_PLACE})*(left|right)(?:{_PLACE}|est|ish|side|han
 # Mirroring breaks what these speak of: clock positions, the compass, and whatever is read off the image. The last line
 # is short for left and right, or for something else.
 _UNSAFE_WORDS = frozenset(
-    "oclock clockwise counterclockwise anticlockwise east west eastern western lefty righty lefties righties "
-    "says say saying reads read reading spells spelled word words letter letters text written writing number numbers "
-    "numbered l r lt rt lh rh lhs rhs lft rgt rite".split()
+    "oclock clockwise counterclockwise anticlockwise east west eastern western "  # codespell:ignore oclock
+    "says say saying reads spells spelled word words letter letters text written number numbers numbered "
+    "lefty righty lefties righties l r lt rt lh rh lhs rhs lft rgt rite".split()
 )
 # Contain left or right, or are one slip away from it, and are something else.
 _HARMLESS_WORDS = frozenset(
@@ -191,7 +191,7 @@ _HARMLESS_WORDS = frozenset(
     "leftover leftovers cleft light night fight might sight tight eight lift loft let lent lest deft heft weft".split()
 )
 # "right now", "left-handed": not a place in the image, whatever comes before.
-_NEVER_BEFORE = frozenset("now away handed hander handers wing winger angle angled alone".split())
+_NEVER_BEFORE = frozenset("now away handed wing winger angle angled alone".split())
 # "right behind" may mean "directly behind"; after a word of _MARKERS it is a place.
 _UNCLEAR_BEFORE = frozenset(
     "next here there above below behind beside under underneath over before after between by beyond near on onto up "

@@ -18,7 +18,6 @@ import argparse
 import json
 import logging
 import math
-import multiprocessing
 import os
 import time
 from collections.abc import Iterator
@@ -47,6 +46,7 @@ from l2l_ray.segmenter.backbone import ENCODER_DIR
 logger = logging.getLogger(__name__)
 
 HELD_OUT_SCENES = 1000  # the first chunk of the pool
+EVALUATED_IMAGES = 160
 _TOKENIZER_TEXTS = 200_000
 
 
@@ -73,11 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Build the pool, train, export; continues from the checkpoint in the work folder if there is one."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     train_pool, val_pool, foreign_pool = _pools(args.work_dir, args.scenes, args.seed)
     write_architecture(args.out, train_pool.texts[:_TOKENIZER_TEXTS])
-    run = _Run(args, Pretraining(tiny_config(args.out)))
+    run = Run(args, Pretraining(tiny_config(args.out)))
     run.restore()
     for batch in run.batches(train_pool):
         run.step(batch)
@@ -95,11 +96,7 @@ def _pools(work_dir: Path, num_scenes: int, seed: int) -> tuple[scene_pool.Pool,
         (work_dir / "pool_refshapes", HELD_OUT_SCENES, "refshapes", seed + 101),
     ]
     for folder, num, domain, first in jobs:
-        builder = multiprocessing.get_context("spawn").Process(
-            target=scene_pool.build, args=(folder, num, IMAGE_PX, domain, first)
-        )
-        builder.start()
-        builder.join()
+        scene_pool.build(folder, num, IMAGE_PX, domain, first)
     everything = scene_pool.load(work_dir / "pool", num_scenes)
     split = int(np.searchsorted(everything.scene_index, HELD_OUT_SCENES))
     val = scene_pool.load(work_dir / "pool", HELD_OUT_SCENES)
@@ -123,7 +120,7 @@ class _State:
     recent: dict[str, list[float]] = field(default_factory=dict)
 
 
-class _Run:
+class Run:
     """Optimiser, schedule, average of the weights, checkpoints, log and export of one pretraining."""
 
     def __init__(self, args: argparse.Namespace, model: Pretraining) -> None:
@@ -263,9 +260,7 @@ class _Run:
 
 
 @torch.no_grad()
-def evaluate(
-    model: Pretraining, pool: scene_pool.Pool, num_images: int = 160, num_expressions: int = 4
-) -> dict[str, float]:
+def evaluate(model: Pretraining, pool: scene_pool.Pool, num_expressions: int = 4) -> dict[str, float]:
     """Return pointing accuracies, box-region IoU and cell attribute accuracies on the first images of a pool.
 
     `match_pointing`: the cell of the largest match logit meets the referent's box. `fine_pointing`: the same on the
@@ -273,7 +268,7 @@ def evaluate(
     """
     rng = np.random.default_rng(0)
     rows: list[Tensor] = []
-    for scenes in np.arange(num_images).reshape(-1, 32):
+    for scenes in np.array_split(np.arange(EVALUATED_IMAGES), 5):
         batch = make_batch(pool, scenes, num_expressions, rng)
         with torch.autocast("cpu", torch.bfloat16):
             maps = model.backbone(batch.images)

@@ -1,11 +1,11 @@
 """Batches and losses of the MLLM's pretraining. Everything here is thrown away when the model is saved.
 
-Why so many losses: with the answer's cross-entropy alone a model of this size is still blind after 60 k samples. Three
-denser signals reach the parts that would otherwise wait for a gradient:
+Why so many losses: with the answer's cross-entropy alone a model of this size is still blind after 60 k samples.
+Three denser signals reach the parts that would otherwise wait for a gradient:
 
 - `DenseHeads` on the visual tokens: for each of the 2 x 2 patches of a token, what is there and where its box ends.
-- `GroundingHeads` on the language model's hidden states: which patches the expression means (at the image tokens), which
-  token to look at and which box (at the last token of the prompt, where the answer starts).
+- `GroundingHeads` on the language model's hidden states: which patches the expression means (at the image tokens),
+  which token to look at and which box (at the last token of the prompt, where the answer starts).
 - coordinates are single tokens, so their cross-entropy is spread over neighbouring values: near misses cost less.
 
 Targets come from boxes and attributes; no mask is read. Patches are numbered in the model's own order: token by token
@@ -15,19 +15,15 @@ Targets come from boxes and attributes; no mask is read. Patches are numbered in
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
 
 from l2l_ray.embedded.pool import ATTRIBUTE_NAMES, Pool
 from l2l_ray.embedded.pretrain_mllm_model import GRID, MERGE, NUM_VISUAL, PATCH
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int, UInt8
-    from torch import Tensor
 
 _NUM_CLASSES = tuple(len(names) for names in ATTRIBUTE_NAMES.values())
 _CLASS_WEIGHTS = (1.5, 1.0, 0.5, 0.5)  # shape is the hardest and the most used
@@ -180,7 +176,9 @@ class GroundingHeads(nn.Module):
         cell = F.binary_cross_entropy_with_logits(cells, coverage, pos_weight=positive)
         share = coverage.view(-1, NUM_VISUAL, _SUB).sum(-1)
         share = share / share.sum(-1, keepdim=True).clamp_min(1e-6)
-        scores = torch.einsum("bd,btd->bt", self.query(self.query_norm(given.query_hidden)), self.key(self.key_norm(given.key_hidden)))
+        scores = torch.einsum(
+            "bd,btd->bt", self.query(self.query_norm(given.query_hidden)), self.key(self.key_norm(given.key_hidden))
+        )
         log_probs = torch.log_softmax(scores.float() / 8.0, -1)
         pointer = -(share * log_probs).sum(-1).mean()
         low_high = torch.sigmoid(self.box(given.box_hidden).float())

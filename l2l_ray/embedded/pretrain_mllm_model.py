@@ -6,12 +6,13 @@ Choices that let so small a model learn within an hour on one core, all inside w
 - The chat template writes the question *before* the image. Attention is causal, so this way the image tokens see the
   expression and can each decide whether they belong to the referent. The code that asks is the same for every family:
   the order is the checkpoint's own affair.
-- Byte-level BPE trained on the grammar's texts: each word, each multiple of ten up to 1000 and each fixed piece of the JSON
-  answer is one token, and any other text still has an encoding.
+- Byte-level BPE trained on the grammar's texts: each word, each multiple of ten up to 1000 and each fixed piece of
+  the JSON answer is one token, and any other text still has an encoding.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,9 +38,7 @@ SPECIAL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-_SPLIT = (
-    r'\[\{"bbox_2d": \[|\], "label": "|"\}\]|, (?=\d)|\d+| ?bbox_2d| ?[A-Za-z]+| ?[^\sA-Za-z\d]+|\s+'
-)
+_SPLIT = r'\[\{"bbox_2d": \[|\], "label": "|"\}\]|, (?=\d)|\d+| ?bbox_2d| ?[A-Za-z]+| ?[^\sA-Za-z\d]+|\s+'
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{{- '<|im_start|>' + message.role + '\n' -}}"
@@ -56,7 +55,9 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer(expressions: Iterable[str], labels: Iterable[str], vocab_size: int = 704) -> PreTrainedTokenizerFast:
+def build_tokenizer(
+    expressions: Iterable[str], labels: Iterable[str], vocab_size: int = 704
+) -> PreTrainedTokenizerFast:
     """Train the byte-level BPE on questions and answers."""
     texts = [QWEN_RELATIVE.question(text) for text in expressions]
     numbers = range(0, 1001, COORDINATE_STEP)
@@ -65,7 +66,10 @@ def build_tokenizer(expressions: Iterable[str], labels: Iterable[str], vocab_siz
     texts += ["user\n", "assistant\n"] * 1000
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(_SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -100,7 +104,12 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGene
             "num_key_value_heads": 4,
             "head_dim": 32,
             "max_position_embeddings": 1024,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 4, 4], "mrope_interleaved": True},
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [8, 4, 4],
+                "mrope_interleaved": True,
+            },
             "pad_token_id": token_id["<|endoftext|>"],
             "eos_token_id": token_id["<|im_end|>"],
             "tie_word_embeddings": True,
@@ -146,8 +155,10 @@ def image_processor_config() -> dict[str, object]:
 
 
 def save_folder(folder: Path, model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Write everything `MllmPrior.load` reads: config, bfloat16 weights, tokenizer, template, image processor."""
+    """Write everything `MllmPrior.load` reads: config, float16 weights, tokenizer, template, image processor."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
+    copy.deepcopy(model).half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(image_processor_config(), indent=2) + "\n")
+    for path in folder.iterdir():
+        path.chmod(0o644)

@@ -1,26 +1,23 @@
 """Token sequences of the MLLM's pretraining: question, image, answer, all of one length in a batch.
 
-The sequence is exactly what the chat template and the processor produce for `prompt.QWEN_RELATIVE`, cut into parts of known
-length: question (left-padded), 64 image tokens, the fixed start of the assistant's turn, the answer. All labels are
-"color shape", so the answers have one length too.
+The sequence is exactly what the chat template and the processor produce for `prompt.QWEN_RELATIVE`, cut into parts
+of known length: question (left-padded), 64 image tokens, the fixed start of the assistant's turn, the answer. All
+labels are "color shape", so the answers have one length too.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from l2l_ray.embedded.pool import ATTRIBUTE_NAMES, Pool
 from l2l_ray.embedded.pretrain_mllm_model import COORDINATE_STEP, GRID, MERGE, NUM_VISUAL
 from l2l_ray.prior.prompt import QWEN_RELATIVE
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-    from torch import Tensor
-    from transformers import PreTrainedTokenizerFast
 
 _SIDE = GRID // MERGE
 _COLOR, _SHAPE = list(ATTRIBUTE_NAMES).index("color"), list(ATTRIBUTE_NAMES).index("shape")
@@ -85,7 +82,8 @@ class SequenceMaker:
     def batch(self, rows: np.ndarray, with_answer: bool = True) -> Sequences:
         """Return the sequences of some expressions; without the answer they end where generation starts."""
         questions = self._questions(rows)
-        num_text = -(-max(map(len, questions)) // 4) * 4
+        # Nearly always 32: one length, so that compiled layers are compiled once.
+        num_text = max(32, -(-max(map(len, questions)) // 8) * 8)
         padded = [[self.pad_id] * (num_text - len(ids)) + ids for ids in questions]
         answer, values = self._answers(rows)
         parts = [
@@ -107,7 +105,9 @@ class SequenceMaker:
         values = self.boxes(rows) * (1000 / COORDINATE_STEP)
         kind = self.pool.attributes[self.pool.scene_index[rows], self.pool.object_index[rows]]
         answer = np.tile(self._frame, (len(rows), 1))
-        answer[:, self._slots[:4]] = self.coordinate_ids[values.round().long().clamp(0, len(self.coordinate_ids) - 1).numpy()]
+        answer[:, self._slots[:4]] = self.coordinate_ids[
+            values.round().long().clamp(0, len(self.coordinate_ids) - 1).numpy()
+        ]
         answer[:, self._slots[4]] = self._color_ids[kind[:, _COLOR]]
         answer[:, self._slots[5]] = self._shape_ids[kind[:, _SHAPE]]
         return torch.from_numpy(answer), values
@@ -116,7 +116,9 @@ class SequenceMaker:
 def _only(tokenizer: PreTrainedTokenizerFast, text: str) -> int:
     ids = tokenizer.encode(text, add_special_tokens=False)
     if len(ids) != 1:
-        raise ValueError(f"{text!r} should be one token of the embedded tokenizer, got {len(ids)}; train it on more texts")
+        raise ValueError(
+            f"{text!r} should be one token of the embedded tokenizer, got {len(ids)}; train it on more texts"
+        )
     return int(ids[0])
 
 

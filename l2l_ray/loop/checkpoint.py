@@ -46,14 +46,14 @@ def load_weights(module: nn.Module, path: Path, device: str | torch.device = "cp
         state = load_file(path, device=str(device))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read weights {path}: {error}") from error
-    missing, unexpected = module.load_state_dict(state, strict=False)
+    try:
+        missing, unexpected = module.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # tensors of other shapes, strict or not
+        raise _misfit(path, " ".join(str(error).split())) from error
     aliases = _aliases(module)
     missing = [name for name in missing if aliases.get(name, name) in missing]
     if missing or unexpected:
-        raise CheckpointError(
-            f"{path} does not fit this model: missing {missing[:3]}, unexpected {unexpected[:3]}; "
-            "it was written with another segmenter or selector config"
-        )
+        raise _misfit(path, f"missing {missing[:3]}, unexpected {unexpected[:3]}")
 
 
 def save_train_state(path: Path, state: dict[str, Any]) -> None:
@@ -105,6 +105,12 @@ def read_position(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} is not a whole version: {error}") from error
     return position
+
+
+def _misfit(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} does not fit this model: {what}; it was written with another segmenter or selector config"
+    )
 
 
 def _not_written(path: Path, error: Exception) -> CheckpointError:

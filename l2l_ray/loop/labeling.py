@@ -21,12 +21,12 @@ from l2l_ray.data.dataset import ImageStore
 from l2l_ray.data.masks import batch_native_iou
 from l2l_ray.keys import sample_key
 from l2l_ray.loop.checkpoint import load_weights
-from l2l_ray.loop.driver_plan import PRIOR_ONLY, VAL
+from l2l_ray.loop.driver_plan import LABELS_NOTHING, PRIOR_ONLY, VAL
 from l2l_ray.loop.inputs import Inputs, Table
 from l2l_ray.loop.ledger import LedgerEntry, shard_path, write_shard
 from l2l_ray.loop.quality import Quality, measure_quality
 from l2l_ray.loop.run_folder import RunFolder
-from l2l_ray.loop.teacher import predict, teacher_views
+from l2l_ray.loop.teacher import guided_view, predict, teacher_views
 from l2l_ray.prior.proposal import Proposer
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.selector.rules import Selector, make_selector
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RULES = ("accept_all", "fixed_threshold", "pwa", "matching", "agreement")
+QUALITY_SENTENCES = 512  # of val, on which selectors are judged: five predictions each instead of one
 _KEPT_VERSIONS = 3  # a version, the one before it, and one of another method
 
 
@@ -122,7 +123,7 @@ class Labeler:
         for part in self._batches(list(range(start, stop))):
             inputs = table.inputs(part).to(self._device)
             rows += self._ious(self._logits(method, version, inputs), [table.examples[i] for i in part])
-            if split == VAL and method not in (PRIOR_ONLY, "supervised"):
+            if split == VAL and method not in LABELS_NOTHING and part[0] < QUALITY_SENTENCES:
                 found = self._quality(method, version, table, part, inputs)
                 quality = found if quality is None else quality + found
         return EvalPart(rows, quality)
@@ -164,12 +165,19 @@ class Labeler:
     def _select(
         self, method: str, version: int, table: Table, part: list[int], inputs: Inputs, round_index: int
     ) -> tuple[TeacherViews, Selection]:
-        perturbed = table.inputs(part, perturb_seed=self.config.loop.seed).to(self._device)
-        teacher, previous = self._model(method, version), self._model(method, version - 1)
-        views = teacher_views(teacher, previous, inputs, perturbed, self.config.loop.autocast)
+        selector = self._selector(method, version)
+        if selector.needs_views or method == self.config.selector.name:
+            views = self._views(method, version, table, part, inputs)
+        else:
+            views = guided_view(self._model(method, version), inputs, self.config.loop.autocast)
         keys = [self._key(round_index, table.examples[i]) for i in part]
         with torch.inference_mode():
-            return views, self._selector(method, version).select(views, keys)
+            return views, selector.select(views, keys)
+
+    def _views(self, method: str, version: int, table: Table, part: list[int], inputs: Inputs) -> TeacherViews:
+        perturbed = table.inputs(part, perturb_seed=self.config.loop.seed).to(self._device)
+        teacher, previous = self._model(method, version), self._model(method, version - 1)
+        return teacher_views(teacher, previous, inputs, perturbed, self.config.loop.autocast)
 
     def _key(self, round_index: int, example: Example) -> int:
         return sample_key(self.config.loop.seed, "label", round_index, example.sent_id)
@@ -188,8 +196,11 @@ class Labeler:
         ]
 
     def _quality(self, method: str, version: int, table: Table, part: list[int], inputs: Inputs) -> Quality:
+        """Judge the version's selector; the run's main one also against the rules at equal coverage."""
         views, selection = self._select(method, version, table, part, inputs, round_index=version)
-        judges = {method: self._selector(method, version), **self._rules()}
+        judges = {}
+        if method == self.config.selector.name:
+            judges = {method: self._selector(method, version), **self._rules()}
         with torch.inference_mode():
             rankings = {name: judge.ranking(views) for name, judge in judges.items()}
         return measure_quality(selection, table.masks(part).to(self._device), rankings)

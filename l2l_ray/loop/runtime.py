@@ -24,7 +24,7 @@ from l2l_ray.loop.ledger import Ledger
 from l2l_ray.loop.prepare import Answered, Question, answer_batch, fill_priors, open_store, prepare
 from l2l_ray.loop.run_folder import RunFolder, version_name
 from l2l_ray.loop.train import train
-from l2l_ray.prior.mllm import MllmPrior
+from l2l_ray.prior.mllm import MllmIdentity, MllmPrior
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -183,7 +183,7 @@ def run_local(config: RunConfig, make_labeler: Callable[[RunConfig, Path], Label
 
     with open_store(config) as store:
         for name in tables.prior_order:
-            fill_priors(name, tables, run, store, mllm.identity, ask, config.prior.batch_size)
+            fill_priors(name, tables, run, store, MllmIdentity.of(mllm), ask, config.prior.batch_size)
     labeler = make_labeler(config, run.path)
     ledger, evaluations = Ledger(run.ledger_path), Evaluations(run)
     plan = tables.plan(config, run.methods)

@@ -49,7 +49,7 @@ def predict(segmenter: Segmenter, inputs: Inputs, use_autocast: bool) -> Float[T
         output = segmenter(
             inputs.images, tokens, inputs.proposal, inputs.prior_score, inputs.has_prior, phrases=phrases
         )
-    return output.mask_logits.float()
+    return output.mask_logits
 
 
 @torch.inference_mode()
@@ -76,26 +76,42 @@ def teacher_views(
         shifted = teacher.decode(encoded, perturbed.proposal, perturbed.prior_score, perturbed.has_prior, phrases)
         swapped = [swap_left_right(expression) for expression in inputs.expressions]
         words = [new or old for new, old in zip(swapped, inputs.expressions, strict=True)]
-        mirrored = teacher.decode(
-            teacher.encode(inputs.images.flip(-1), teacher.tokenize(words).to(device)),
-            inputs.proposal, inputs.prior_score, nobody, None,
-        )  # fmt: skip
+        mirrored = teacher.encode(inputs.images.flip(-1), teacher.tokenize(words).to(device))
+        flipped = teacher.decode(mirrored, inputs.proposal, inputs.prior_score, nobody, None)
         before = previous(
             inputs.images, tokens, inputs.proposal, inputs.prior_score, inputs.has_prior, phrases=phrases
         )
-    unguided_probs = unguided.mask_logits.float().sigmoid()
+    unguided_probs = unguided.mask_logits.sigmoid()
+    # Where mirroring would change the meaning, the view adds nothing: repeat the unguided one.
     safe = torch.tensor([new is not None for new in swapped], device=device)[:, None, None]
-    features = guided.features.float()
     return TeacherViews(
-        mask_probs=guided.mask_logits.float().sigmoid(),
+        mask_probs=guided.mask_logits.sigmoid(),
         mask_probs_unguided=unguided_probs,
-        # Where mirroring would change the meaning the view adds nothing: repeat the unguided one.
-        mask_probs_flipped=torch.where(safe, mirrored.mask_logits.float().sigmoid().flip(-1), unguided_probs),
-        mask_probs_perturbed=shifted.mask_logits.float().sigmoid(),
-        mask_probs_previous=before.mask_logits.float().sigmoid(),
+        mask_probs_flipped=torch.where(safe, flipped.mask_logits.sigmoid().flip(-1), unguided_probs),
+        mask_probs_perturbed=shifted.mask_logits.sigmoid(),
+        mask_probs_previous=before.mask_logits.sigmoid(),
         proposal=inputs.proposal,
         prior_score=inputs.prior_score,
         has_prior=inputs.has_prior,
-        features=features,
-        last_features=features,
+        features=guided.features,
+        last_features=guided.features,
+    )
+
+
+@torch.inference_mode()
+def guided_view(teacher: Segmenter, inputs: Inputs, use_autocast: bool) -> TeacherViews:
+    """Return the guided prediction in every place of the views, for rules that look at nothing else: a quarter of the work."""
+    probs = predict(teacher, inputs, use_autocast).sigmoid()
+    nothing = probs.new_zeros(len(probs), 0, *probs.shape[1:])
+    return TeacherViews(
+        mask_probs=probs,
+        mask_probs_unguided=probs,
+        mask_probs_flipped=probs,
+        mask_probs_perturbed=probs,
+        mask_probs_previous=probs,
+        proposal=inputs.proposal,
+        prior_score=inputs.prior_score,
+        has_prior=inputs.has_prior,
+        features=nothing,
+        last_features=nothing,
     )

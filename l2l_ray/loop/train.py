@@ -77,6 +77,7 @@ class Networks:
         """Build a student from pretrained parts; new parts are drawn from the run's seed."""
         torch.manual_seed(config.loop.seed)
         student = Segmenter(config.segmenter).to(device)
+        student.backbone.requires_grad_(config.segmenter.train_backbone)
         teacher = copy.deepcopy(student).requires_grad_(False)
         return cls(student, runtime.prepare_model(student), teacher, make_optimizer(student, config.loop))
 

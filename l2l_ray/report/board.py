@@ -32,10 +32,10 @@ def write_tensorboard(run_dir: Path) -> Path | None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for method in dict.fromkeys(str(point["method"]) for point in record.points):
-        with SummaryWriter(str(folder / method)) as writer:  # type: ignore[no-untyped-call]
+        with SummaryWriter(str(folder / method)) as writer:
             for point in record.points_of(method):
                 for column, value in point.items():
                     if column not in ("version", "round") and is_number(value):
                         name = column.replace(".", "/", 1)
-                        writer.add_scalar(name, value, point["version"])  # type: ignore[no-untyped-call]
+                        writer.add_scalar(name, value, point["version"])
     return folder

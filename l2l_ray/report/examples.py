@@ -44,7 +44,7 @@ _SHEET_INK, _SHEET_MUTED, _SHEET_RED = (28, 34, 48), (93, 103, 121), (190, 30, 4
 class ExamplePanel:
     """One example to show; a map that does not exist is None (an unlabeled item has no truth, a val item no labels).
 
-    Example: `ExamplePanel(7, "left man", "val", 0.81, image, (0.1, 0.2, 0.5, 0.9), 0.93, q, probs, codes, final, truth)`
+    Example: `ExamplePanel(7, "left man", "val", 0.81, image, (0.1, 0.2, 0.5, 0.9), 0.93, q, p, codes, final, truth)`
     """
 
     sent_id: int

@@ -38,6 +38,7 @@ from l2l_ray.report.tables import (
     quality_table,
     results_table,
     skips_table,
+    splits_of,
 )
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -107,9 +108,9 @@ def render(record: RunRecord) -> str:
 def _stats(record: RunRecord) -> list[tuple[str, str]]:
     """The few figures to see first: the main method's, from the final table and its last round."""
     row: Mapping[str, Any] = next((r for r in record.rows if r.get("method") == record.main_method), {})
-    splits = row.get("splits") if isinstance(row.get("splits"), dict) else {}
+    splits = splits_of(row)
     split = "val" if "val" in splits else next(iter(splits), "")
-    scores = splits.get(split) if isinstance(splits.get(split), dict) else {}
+    scores = splits.get(split, {})
     label = record.labels.get(record.main_method, "")
     figures = [(scores.get(key), f"{name}, {split}, {label}") for key, name in _STATS]
     last = {key: value for point in record.points_of(record.main_method) for key, value in point.items()}

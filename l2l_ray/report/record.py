@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
@@ -122,7 +122,7 @@ def read_run(run_dir: Path) -> RunRecord:
     )
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether `value` is a finite number (a bool is not)."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -143,9 +143,9 @@ def _points(events: Iterable[dict[str, Any]], hidden_truth: dict[str, Any]) -> I
     joined: dict[tuple[str, int], Point] = {}
     order: dict[str, int] = {}
     for event in (*events, *_hidden_truth_events(hidden_truth)):
-        version = event.get("version")
-        if version is None and is_number(event.get("round")):
-            version = int(event["round"]) + 1
+        version, round_index = event.get("version"), event.get("round")
+        if version is None and is_number(round_index):
+            version = int(round_index) + 1
         if not isinstance(event.get("method"), str) or not is_number(version):
             continue
         key = (event["method"], int(version))

@@ -58,7 +58,7 @@ def results_frame(run_dir: Path) -> pd.DataFrame:
     lines = []
     for row in record.rows:
         own = {key: value for key, value in row.items() if key != "splits" and not isinstance(value, (dict, list))}
-        lines += [{**own, "split": split, **flatten(scores)} for split, scores in _splits(row).items()]
+        lines += [{**own, "split": split, **flatten(scores)} for split, scores in splits_of(row).items()]
     first = ["method", "label", "split"]
     frame = pd.DataFrame(lines, columns=list(dict.fromkeys([*first, *(key for line in lines for key in line)])))
     frame.attrs["protocol"] = record.protocol
@@ -104,8 +104,8 @@ def format_table(
     widths = [max(len(line[i]) for line in [header, *grid]) for i in range(len(header))]
     lines = [f"Percent; * = best of the column. Protocol: {protocol}", _group_line(table, widths)]
     for line in [header, *grid]:
-        cells = (text.rjust(width) if i else text.ljust(width) for i, (text, width) in enumerate(zip(line, widths)))
-        lines.append(" ".join(cells).rstrip())
+        cells = (text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True))
+        lines.append(" ".join([line[0].ljust(widths[0]), *cells]).rstrip())
     lines.insert(3, "-" * max(len(line) for line in lines[1:]))
     lines += [f"Splits absent from the data set: {', '.join(missing_splits)}"] if missing_splits else []
     return "\n".join([*lines, *([note] if note else [])])
@@ -113,9 +113,9 @@ def format_table(
 
 def results_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = PAGE_METRICS) -> Table:
     """Return one line per method: the metrics of every split, then the version evaluated and its training steps."""
-    splits = list(dict.fromkeys(split for row in rows for split in _splits(row)))
+    splits = list(dict.fromkeys(split for row in rows for split in splits_of(row)))
     columns = [(split, metric) for split in splits for metric in metrics]
-    found = [{split: flatten(_float_keys(scores)) for split, scores in _splits(row).items()} for row in rows]
+    found = [{split: flatten(_float_keys(scores)) for split, scores in splits_of(row).items()} for row in rows]
     values = [[line.get(split, {}).get(metric) for split, metric in columns] for line in found]
     best = _best(values, [not row.get("reference") for row in rows])
     extra = [name for name in ("version", "steps") if any(row.get(name) is not None for row in rows)]
@@ -127,7 +127,8 @@ def results_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = PA
         )
         for row, line, marks in zip(rows, values, best, strict=True)
     ]
-    groups = [("", 1), *((_with_num(split, found), len(metrics)) for split in splits), *([("", len(extra))] if extra else [])]
+    groups = [("", 1), *((_with_num(split, found), len(metrics)) for split in splits)]
+    groups += [("", len(extra))] if extra else []
     return Table(tuple(groups), ("Method", *(_short(m) for _, m in columns), *extra), tuple(lines))
 
 
@@ -190,10 +191,8 @@ def skips_table(skips: Sequence[Mapping[str, Any]]) -> Table | None:
     """Return how many items were left out, by kind, with the first reason of each kind."""
     counts = Counter(str(skip.get("kind", "?")) for skip in skips)
     first = {str(skip.get("kind", "?")): skip for skip in reversed(skips)}
-    rows = [
-        (Cell(kind), Cell(str(num)), Cell(f"sentence {first[kind].get('sent_id', '?')}: {first[kind].get('reason', '?')}"))
-        for kind, num in counts.most_common()
-    ]
+    reasons = {kind: f"sentence {s.get('sent_id', '?')}: {s.get('reason', '?')}" for kind, s in first.items()}
+    rows = [(Cell(kind), Cell(str(num)), Cell(reasons[kind])) for kind, num in counts.most_common()]
     return Table((("", 3),), ("Kind", "Items", "First of them"), tuple(rows)) if rows else None
 
 
@@ -222,7 +221,8 @@ def _group_line(table: Table, widths: Sequence[int]) -> str:
     return line.rstrip()
 
 
-def _splits(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def splits_of(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return split -> scores of one row of results.json; what is no dict is left out."""
     splits = row.get("splits")
     return {k: v for k, v in splits.items() if isinstance(v, dict)} if isinstance(splits, dict) else {}
 

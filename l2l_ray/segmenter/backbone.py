@@ -82,7 +82,7 @@ class Backbone(nn.Module):
         else:
             self.channels = tuple(channels for channels, _, _ in shapes)
             self.strides = tuple(round(stride) for stride in strides)
-        # Convolutions are faster with channels last, on the CPU and on GPUs; the stubs of `to` do not know the argument.
+        # Convolutions are faster with channels last everywhere; the stubs of `to` do not know the argument.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> tuple[Float[Tensor, "B C h w"], ...]:
@@ -165,7 +165,8 @@ def _check_missing(model: nn.Module, missing: Sequence[str], source: str) -> Non
     if len(missing) > total // 2:
         raise ConfigError(
             f"segmenter.backbone: {source!r} holds {total - len(missing)} of the {total} weights of "
-            f"{type(model).__name__} (first missing: {missing[0]}), expected most of them; check the folder or set pretrained=False"
+            f"{type(model).__name__} (first missing: {missing[0]}), expected most of them; "
+            "check the folder or set pretrained=False"
         )
     if missing:
         logger.info(

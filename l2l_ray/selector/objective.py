@@ -1,22 +1,25 @@
 """How RPLE learns: group-relative policy gradient over label maps, with credit assigned in space.
 
-One update: sample `group_size` label maps and gates per image from the current policy, value them (`reward.py`), subtract
-the group's mean *at each cell*, divide by one standard deviation of the whole batch, and take `inner_epochs` clipped steps.
+One update: sample `group_size` label maps and gates per image from the current policy, value them (`reward.py`),
+subtract the group's mean *at each cell*, divide by one standard deviation of the whole batch, and take `inner_epochs`
+clipped steps.
 
 Choices that matter
-- One scale for the batch, not one per cell or image: dividing each cell by its own deviation would turn "right +1, wrong
-  -2" into +-1 and so erase the costs and the class balance.
-- The K maps of a group share one random number per block, shifted by 1/K from map to map. Each map alone is an exact sample of the
-  policy; together they spread evenly over the actions, which removes most of the sampling noise of a small group.
-- A block is (2 credit_radius + 1)^2 cells, the window rewards are averaged over: cells that share credit explore together.
-  With independent exploration the window would only add the neighbours' noise.
-- The ratio depends on a cell's action only, so the clipped sum over K maps is exactly a sum over 3 actions of the summed
-  positive and negative advantages. No tensor of K maps enters autograd.
-- The gate's baseline is its own expected reward, known exactly; so a gate that is nearly always open still learns to shut.
+- One scale for the batch, not one per cell or image: dividing each cell by its own deviation would turn "right +1,
+  wrong -2" into +-1 and so erase the costs and the class balance.
+- The K maps of a group share one random number per block, shifted by 1/K from map to map. Each map alone is an exact
+  sample of the policy; together they spread evenly over the actions, which removes most of the sampling noise of a
+  small group.
+- A block is (2 credit_radius + 1)^2 cells, the window rewards are averaged over: cells that share credit explore
+  together. With independent exploration the window would only add the neighbours' noise.
+- The ratio depends on a cell's action only, so the clipped sum over K maps is exactly a sum over 3 actions of the
+  summed positive and negative advantages. No tensor of K maps enters autograd.
+- The gate's baseline is its own expected reward, known exactly; so a gate that is nearly always open still learns to
+  shut.
 
 KL is to `reference`, the policy as of the version before, which the caller keeps as a frozen copy.
-Source: clipped ratio PPO (Schulman et al. 2017), group baseline GRPO (Shao et al. 2024), global instead of per-group scale after
-Dr. GRPO (Liu et al. 2025); shared credit after PixelRL (Furuta et al. 2019); sampling and gate are ours.
+Source: clipped ratio PPO (Schulman et al. 2017), group baseline GRPO (Shao et al. 2024), global instead of per-group
+scale after Dr. GRPO (Liu et al. 2025); shared credit after PixelRL (Furuta et al. 2019); sampling and gate are ours.
 """
 
 from __future__ import annotations
@@ -44,7 +47,10 @@ Batch = TypeVar("Batch", TeacherViews, PolicyInput)
 
 @dataclass(frozen=True)
 class RewardBatch:
-    """Labeled reward images: views by a teacher that was not trained on them, and their truth (grid coverage in [0, 1])."""
+    """Labeled reward images: views by a teacher that was not trained on them, and their truth.
+
+    `mask` is grid coverage in [0, 1]; a cell covered by more than half is foreground.
+    """
 
     views: TeacherViews
     mask: Float[Tensor, "B G G"]
@@ -54,12 +60,12 @@ class RewardBatch:
 class Rollout:
     """What was sampled from the old policy and what it earned; constants of the inner epochs.
 
-    `gain` and `loss_` hold, per action, the mean over the group of positive advantages and of the size of negative ones.
+    `gain` and `pain` hold, per action, the mean over the group of positive advantages and of the size of negative ones.
     """
 
     old_log_probs: Float[Tensor, "B 3 G G"]
     gain: Float[Tensor, "B 3 G G"]
-    loss_: Float[Tensor, "B 3 G G"]
+    pain: Float[Tensor, "B 3 G G"]
     gate: Bool[Tensor, "K B"]
     gate_advantage: Float[Tensor, "K B"]
     old_gate_logit: Float[Tensor, " B"]
@@ -70,7 +76,7 @@ def update_selector(
     optimizer: torch.optim.Optimizer | None,
     labeled: RewardBatch,
     unlabeled: TeacherViews | None,
-    gradient: Float[Tensor, " F+1"] | None,
+    gradient: Float[Tensor, " D"] | None,
     config: SelectorConfig,
     generator: torch.Generator,
     reference: RplePolicy | None = None,
@@ -132,7 +138,7 @@ def _update_policy(
 
 def _step(module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(module.parameters(), GRAD_CLIP)
     optimizer.step()
 
@@ -192,14 +198,13 @@ def make_rollout(
 ) -> Rollout:
     """Turn sampled maps and their rewards into the constants of the surrogate."""
     advantage = group_advantage(share_credit(terms.total, config.credit_radius))
+    better, worse = advantage.clamp(min=0), -advantage.clamp(max=0)
     members = [action == member for member in Action]
-    gain = torch.stack([(advantage.clamp(min=0) * taken).mean(0) for taken in members], dim=1)
-    loss_ = torch.stack([(-advantage.clamp(max=0) * taken).mean(0) for taken in members], dim=1)
     expected = torch.sigmoid(output.gate_logit) * terms.earned.mean(0)
     return Rollout(
         old_log_probs=output.log_probs().detach(),
-        gain=gain,
-        loss_=loss_,
+        gain=torch.stack([(better * taken).mean(0) for taken in members], dim=1),
+        pain=torch.stack([(worse * taken).mean(0) for taken in members], dim=1),
         gate=gate,
         gate_advantage=gate * terms.earned - expected,
         old_gate_logit=output.gate_logit.detach(),
@@ -213,14 +218,14 @@ def grpo_loss(
     log_probs = output.log_probs()
     probs = log_probs.exp()
     ratio = (log_probs - rollout.old_log_probs).exp()
-    surrogate = clipped_surrogate(ratio, rollout.gain, rollout.loss_, config.clip).sum(1).mean()
+    surrogate = clipped_surrogate(ratio, rollout.gain, rollout.pain, config.clip).sum(1).mean()
     entropy = -(probs * log_probs).sum(1)
     entropy_gap = functional.relu(config.entropy_floor - entropy).mean()
     kl = _kl(log_probs, anchor.log_probs()).mean() if anchor is not None else torch.zeros_like(surrogate)
     loss = -surrogate + config.kl * kl + entropy_gap
     if config.gate:
         loss = loss + _gate_loss(output, rollout, anchor, config)
-    weight = rollout.gain + rollout.loss_
+    weight = rollout.gain + rollout.pain
     clipped = ((ratio - 1).abs() > config.clip) & (weight > 0)
     metrics = {
         "loss": loss,
@@ -232,9 +237,9 @@ def grpo_loss(
     return loss, {name: value.detach() for name, value in metrics.items()}
 
 
-def clipped_surrogate(ratio: Tensor, gain: Tensor, loss_: Tensor, clip: float) -> Tensor:
-    """Return gain * min(ratio, 1 + clip) - loss_ * max(ratio, 1 - clip): PPO's min() split by the advantage's sign."""
-    return gain * ratio.clamp(max=1 + clip) - loss_ * ratio.clamp(min=1 - clip)
+def clipped_surrogate(ratio: Tensor, gain: Tensor, pain: Tensor, clip: float) -> Tensor:
+    """Return gain * min(ratio, 1 + clip) - pain * max(ratio, 1 - clip): PPO's min() split by the advantage's sign."""
+    return gain * ratio.clamp(max=1 + clip) - pain * ratio.clamp(min=1 - clip)
 
 
 def _gate_loss(

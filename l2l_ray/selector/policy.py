@@ -2,15 +2,16 @@
 
 Path: evidence maps and a few projected decoder features, averaged to a context grid of at most 16 x 16 cells -> 3 x 3
 convolutions of growing dilation, modulated by the summary (FiLM), so that a decision sees the whole object at any
-resolution -> interpolated back and added to each cell's own evidence -> 3 logits. A linear *shortcut* from the evidence to
-the logits is added: it makes the logistic control a special case and sets the start. A fresh policy is the
+resolution -> interpolated back and added to each cell's own evidence -> 3 logits. A linear *shortcut* from the
+evidence to the logits is added: it makes the logistic control a special case and sets the start. A fresh policy is the
 fixed-threshold rule made soft (TEACHER's logit crosses IGNORE's where the guided probability is `threshold`) with the
 gate open, so exploration starts from a sane rule, not from noise.
 
 PRIOR is possible only where the prior exists and says something other than the teacher (`state.Candidates`).
 Averaging and interpolation are small matrix products: their backward is deterministic on every device. Everything runs
 in float32, also under autocast: ratios of two policies do not survive bfloat16.
-Source: the paper says pixel-level, sample-dependent acceptance; network, start and gate are ours. FiLM: Perez et al. 2018.
+Source: the paper says pixel-level, sample-dependent acceptance; network, start and gate are ours. FiLM: Perez et al.
+2018.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _IMPOSSIBLE = -1e4  # softmax gives exactly 0, and 0 * log-prob stays 0 instead 
 
 @dataclass(frozen=True)
 class PolicyInput:
-    """What the network reads, prepared once per batch and reused by every pass over it. g = size of the context grid."""
+    """What the network reads, prepared once per batch and reused by every pass. g = size of the context grid."""
 
     maps: Float[Tensor, "B C G G"]
     summary: Float[Tensor, "B S"]
@@ -69,6 +70,8 @@ class PolicyOutput:
 
 class RplePolicy(nn.Module):
     """Reinforced selector; trained by `objective.update_selector`."""
+
+    needs_views = True
 
     def __init__(self, config: SelectorConfig, feature_width: int) -> None:
         """Build the network.
@@ -100,14 +103,15 @@ class RplePolicy(nn.Module):
 
     def _reset_start(self) -> None:
         for layer in (self.shortcut, self.head, self.film, self.gate_head):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        nn.init.constant_(self.gate_head.bias, START_GATE_LOGIT)
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
+        nn.init.constant_(self.gate_head.get_parameter("bias"), START_GATE_LOGIT)
+        weight, bias = self.shortcut.get_parameter("weight"), self.shortcut.get_parameter("bias")
         threshold_entropy = float(binary_entropy(torch.tensor(self.config.threshold)))
         with torch.no_grad():
-            self.shortcut.weight[Action.TEACHER, STATE_CHANNELS.index("guided_entropy")] = -START_SHARPNESS
-            self.shortcut.bias[Action.TEACHER] = START_SHARPNESS * threshold_entropy
-            self.shortcut.bias[Action.PRIOR] = START_PRIOR_LOGIT
+            weight[Action.TEACHER, STATE_CHANNELS.index("guided_entropy")] = -START_SHARPNESS
+            bias[Action.TEACHER] = START_SHARPNESS * threshold_entropy
+            bias[Action.PRIOR] = START_PRIOR_LOGIT
 
     @torch.no_grad()
     def prepare(self, views: TeacherViews) -> PolicyInput:
@@ -144,9 +148,8 @@ class RplePolicy(nn.Module):
 
     def distribution(self, views: TeacherViews) -> PolicyOutput:
         """Return the distribution over actions and gate for a batch of views."""
-        return self(self.prepare(views))
-
-    needs_views = True
+        output: PolicyOutput = self(self.prepare(views))
+        return output
 
     @torch.no_grad()
     def ranking(self, views: TeacherViews) -> tuple[Float[Tensor, "B G G"], Bool[Tensor, "B G G"]]:
@@ -186,7 +189,7 @@ class RplePolicy(nn.Module):
             gate_open = noise[:, 0] < torch.sigmoid(output.gate_logit / temperature)
         if not self.config.gate:
             gate_probs, gate_open = torch.ones_like(gate_probs), torch.ones_like(gate_open)
-        chosen = log_probs.gather(1, action[:, None])[:, 0]
+        chosen = log_probs.gather(1, action[:, None].long())[:, 0]
         action = torch.where(gate_open[:, None, None], action, Action.IGNORE)
         weight = (action != Action.IGNORE).float()
         confidence = (chosen.exp() * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
@@ -227,7 +230,7 @@ def sample_actions(probs: Float[Tensor, "B 3 G G"], noise: Float[Tensor, "*K B G
     ignore, teacher = probs[:, Action.IGNORE], probs[:, Action.TEACHER]
     # rounding can leave 1 - (ignore + teacher) > 0 where PRIOR is impossible; the product keeps such cells at TEACHER
     prior = (noise >= ignore + teacher) & (probs[:, Action.PRIOR] > 0)
-    return (noise >= ignore).long() + prior.long()
+    return (noise >= ignore).to(torch.int8) + prior.to(torch.int8)
 
 
 def _mask_prior(logits: Float[Tensor, "B 3 G G"], allowed: Bool[Tensor, "B G G"]) -> Float[Tensor, "B 3 G G"]:

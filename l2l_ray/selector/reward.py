@@ -3,20 +3,21 @@
 Every term is a map of *the value of accepting label `target`* at each cell; ignoring a cell earns 0 in all of them, so
 `RewardTerms` of a sampled action map is a lookup, and each term can be computed by hand.
 
-- correctness (labeled reward images only): +1 right, -wrong_cost wrong, minus what the fixed-threshold rule earns at the
-  cell. The rule's share is the same for all maps of a group, so it never moves a gradient: it makes the logged number
-  readable (0 = no better than the rule).
-- agreement: the prior against the prediction made *without* it. The guided prediction never enters: it follows the prior.
+- correctness (labeled reward images only): +1 right, -wrong_cost wrong, minus what the fixed-threshold rule earns at
+  the cell. The rule's share is the same for all maps of a group, so it never moves a gradient: it makes the logged
+  number readable (0 = no better than the rule).
+- agreement: the prior against the prediction made *without* it. The guided prediction never enters: it follows the
+  prior.
 - consistency: other views support the label.
-- coverage: accepted share, counted apart on claimed foreground and on the rest, so that accepting only background does not
-  pay. As credit per cell it is the penalty's first-order change (a broadcast of the penalty would tell a
-  thousand cells the same small number, mostly noise).
+- coverage: accepted share, counted apart on claimed foreground and on the rest, so that accepting only background does
+  not pay. As credit per cell it is the penalty's first-order change (a broadcast of the penalty would tell a thousand
+  cells the same small number, mostly noise).
 - utility: the gradient this label sends to the last layer points with the labeled loss's gradient.
 
-Correctness, agreement, consistency and coverage are *class-balanced* per sample: foreground cells, 5-10 % of a grid, weigh in sum as
-much as the rest. Foreground here is what the truth (where known), the teacher or the prior calls foreground. Weighing by the truth
-alone would make accepting a wrong object nearly free, since its cells are truly background; weighing by the claims alone
-would make labelling a missed object as background nearly free.
+Correctness, agreement, consistency and coverage are *class-balanced* per sample: foreground cells, 5-10 % of a grid,
+weigh in sum as much as the rest. Foreground here is what the truth (where known), the teacher or the prior calls
+foreground. Weighing by the truth alone would make accepting a wrong object nearly free, since its cells are truly
+background; weighing by the claims alone would make labelling a missed object as background nearly free.
 Source: terms and forms are ours; "gain over a fixed rule" and its reason follow docs/architecture.md.
 """
 
@@ -41,9 +42,9 @@ _EPS = 1e-12
 class RewardTerms:
     """Weighted reward of K action maps per sample; the single terms are kept as means over the K maps, for the log.
 
-    `total` is the sum of the terms. `coverage` in it is credit; `coverage_penalty` is the quantity itself. `earned` is the
-    sample's mean of correctness before the rule is subtracted, plus agreement: what using the sample brings, hence the
-    gate's reward (a shut gate earns 0).
+    `total` is the sum of the terms. `coverage` in it is credit; `coverage_penalty` is the quantity itself. `earned` is
+    the sample's mean of correctness before the rule is subtracted, plus agreement: what using the sample brings, hence
+    the gate's reward (a shut gate earns 0).
     """
 
     total: Float[Tensor, "K B G G"]
@@ -151,9 +152,7 @@ def _coverage_gaps(accepted: Tensor, claimed: Tensor, coverage_target: float) ->
     return (shares - coverage_target) * present, present
 
 
-def project_gradient(
-    last_features: Float[Tensor, "B F G G"], gradient: Float[Tensor, " F+1"]
-) -> Float[Tensor, "B G G"]:
+def project_gradient(last_features: Float[Tensor, "B F G G"], gradient: Float[Tensor, " D"]) -> Float[Tensor, "B G G"]:
     """Return [f, 1] . `gradient` of every cell; `gradient` is the labeled loss's, over [weight, bias], bias last."""
     return torch.einsum("bfyx,f->byx", last_features.float(), gradient[:-1].float()) + gradient[-1].float()
 
@@ -163,7 +162,8 @@ def gradient_alignment(
 ) -> Float[Tensor, "B G G"]:
     """Return the dot product of each cell's last-layer gradient with the labeled one.
 
-    For a last layer with logit w.f + b and binary cross-entropy the cell's gradient is (p - t) [f, 1]: no backward pass.
+    For a last layer with logit w.f + b and binary cross-entropy the cell's gradient is (p - t) [f, 1]: no backward
+    pass.
 
     Args:
         target: The label t whose loss is differentiated.
@@ -204,7 +204,9 @@ def total_reward(
     weights, candidates, known = config.reward, label_candidates(views), len(mask)
     truth = torch.cat((mask, candidates.teacher[known:]))
     balance = class_balance(truth | candidates.claimed)
-    known_balance = weights.correctness * balance * (torch.arange(len(truth), device=mask.device) < known)[:, None, None]
+    known_balance = (
+        weights.correctness * balance * (torch.arange(len(truth), device=mask.device) < known)[:, None, None]
+    )
     right, agreed, stable, useful = _label_values(views, candidates, truth, projected, weights.wrong_cost)
     right, agreed = right.scaled(known_balance), agreed.scaled(weights.agreement * balance)
     stable, useful = stable.scaled(weights.consistency * balance), useful.scaled(weights.utility)

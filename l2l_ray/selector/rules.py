@@ -6,10 +6,10 @@
     pwa               the teacher's label everywhere, weight 1.3 - N(p; 0.5, variance 0.1) (SemiRES PWA)
     matching          the prior's binarised proposal as the whole label where it overlaps the teacher's mask, else PWA
                       (SemiRES IOM; without SAM the proposal is the only candidate mask)
-    agreement         guided and unguided masks match as a whole, and the cell's labels match too; foreground only where the
-                      prior allows it
-    logistic          control: a supervised classifier of "is the teacher's label right" on the state RPLE sees, trained on
-                      the reward images RPLE is trained on; if RPLE does not beat it, the RL proves nothing
+    agreement         guided and unguided masks match as a whole, and the cell's labels match too; foreground only
+                      where the prior allows it
+    logistic          control: a supervised classifier of "is the teacher's label right" on the state RPLE sees,
+                      trained on the reward images RPLE is trained on; if RPLE does not beat it, the RL proves nothing
 
 Rules are modules without parameters, so that checkpoints and versions look alike for all selectors. None of them draws
 random numbers; `keys` are accepted because the interface has them.
@@ -17,6 +17,7 @@ random numbers; `keys` are accepted because the interface has them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -45,7 +46,6 @@ class Selector(Protocol):
     """Decides, per grid cell and per sample, which pseudo-labels are trained on."""
 
     name: str
-
     needs_views: bool  # False: reads the guided probabilities and the proposal alone
 
     def select(self, views: TeacherViews, keys: Sequence[int]) -> Selection:
@@ -74,7 +74,7 @@ class Rule(nn.Module):
 
     @torch.no_grad()
     def select(self, views: TeacherViews, keys: Sequence[int]) -> Selection:
-        """Label a batch; deterministic. `confidence` is the weighted mean of the accepted labels' guided probability."""
+        """Label a batch; deterministic. `confidence` is the weighted mean guided probability of the accepted labels."""
         check_keys(views, keys)
         action, weight, gate = self.decide(views)
         action = torch.where(gate[:, None, None] > 0, action, Action.IGNORE)
@@ -82,7 +82,6 @@ class Rule(nn.Module):
         label_probs = _label_probs(views, action)
         confidence = (label_probs * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-6)
         return make_selection(views, action, weight, gate, confidence)
-
 
     def ranking(self, views: TeacherViews) -> Ranking:
         """Rank by the guided prediction's certainty, the order of every threshold."""
@@ -128,7 +127,10 @@ class PixelWeightAdjustment(Rule):
 
 
 class Matching(Rule):
-    """SemiRES IOM with the prior's proposal as the candidate mask. Source: Yang et al. 2024; candidates there are SAM's."""
+    """SemiRES IOM with the prior's proposal as the candidate mask; candidates there are SAM's.
+
+    Source: Yang et al. 2024.
+    """
 
     def decide(self, views: TeacherViews) -> tuple[Tensor, Tensor, Tensor]:
         """Take the prior's whole mask where its IoU with the teacher's mask exceeds `match_iou`, else PWA."""
@@ -150,10 +152,10 @@ class Matching(Rule):
 class Agreement(Rule):
     """Prior and teacher must agree; ours.
 
-    Guidance makes the guided mask follow the prior, so prior and teacher are compared through the *unguided* mask. A sample
-    is used if it has a prior and IoU(guided mask, unguided mask) >= `match_iou`. In it, a cell is accepted if guided and
-    unguided labels are equal and the label is background, or foreground inside the binarised proposal. (A box contains
-    background, so a background label never contradicts it.)
+    Guidance makes the guided mask follow the prior, so prior and teacher are compared through the *unguided* mask. A
+    sample is used if it has a prior and IoU(guided mask, unguided mask) >= `match_iou`. In it, a cell is accepted if
+    guided and unguided labels are equal and the label is background, or foreground inside the binarised proposal. (A
+    box contains background, so a background label never contradicts it.)
     """
 
     needs_views = True
@@ -176,9 +178,11 @@ class Agreement(Rule):
 class LogisticControl(nn.Module):
     """Logistic regression of "the teacher's label is right" on the evidence; trained by `objective.update_selector`.
 
-    It accepts a label whose probability p satisfies p - wrong_cost (1-p) >= 0, the very economics of the reward; where the
-    prior says something else and the teacher is that likely to be wrong, it takes the prior's label.
+    It accepts a label whose probability p satisfies p - wrong_cost (1-p) >= 0, the very economics of the reward; where
+    the prior says something else and the teacher is that likely to be wrong, it takes the prior's label.
     """
+
+    needs_views = True
 
     def __init__(self, config: SelectorConfig, feature_width: int) -> None:
         """Build the classifier; a fresh one is undecided (0.5 everywhere), so it accepts nothing."""
@@ -191,8 +195,6 @@ class LogisticControl(nn.Module):
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
 
-    needs_views = True
-
     @property
     def accept_prob(self) -> float:
         """Probability of being right above which a label is worth accepting."""
@@ -201,16 +203,20 @@ class LogisticControl(nn.Module):
     def forward(self, views: TeacherViews) -> Float[Tensor, "B G G"]:
         """Return the logit of "the teacher's label is right" per cell."""
         state = build_state(views)
-        logits = self.pixel(state.maps) + self.summary(state.summary)[:, :, None, None]
+        logits: Tensor = self.pixel(state.maps) + self.summary(state.summary)[:, :, None, None]
         if self.features is not None:
             logits = logits + self.features(normalize_features(views.features))
         return CONTROL_SHARPNESS * logits[:, 0]
+
+    def right_probs(self, views: TeacherViews) -> Float[Tensor, "B G G"]:
+        """Return the probability of "the teacher's label is right" per cell."""
+        return torch.sigmoid(self.forward(views))
 
     @torch.no_grad()
     def select(self, views: TeacherViews, keys: Sequence[int]) -> Selection:
         """Label a batch; deterministic, gate always open."""
         check_keys(views, keys)
-        right = torch.sigmoid(self(views))
+        right = self.right_probs(views)
         action = torch.where(right >= self.accept_prob, Action.TEACHER, Action.IGNORE)
         prior = label_candidates(views).differs & (1 - right >= self.accept_prob)
         action = torch.where(prior, Action.PRIOR, action)
@@ -218,11 +224,10 @@ class LogisticControl(nn.Module):
         confidence = (torch.maximum(right, 1 - right) * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
         return make_selection(views, action, weight, torch.ones_like(confidence), confidence)
 
-
     @torch.no_grad()
     def ranking(self, views: TeacherViews) -> Ranking:
         """Rank by the probability of the likelier label being right."""
-        right = torch.sigmoid(self(views))
+        right = self.right_probs(views)
         candidates = label_candidates(views)
         prefer_prior = candidates.differs & (right < 0.5)
         label = torch.where(prefer_prior, candidates.prior, candidates.teacher)
@@ -241,8 +246,9 @@ def threshold_accepts(mask_probs: Float[Tensor, "*B G G"], threshold: float) -> 
 
 def pwa_weight(mask_probs: Float[Tensor, "*B G G"]) -> Float[Tensor, "*B G G"]:
     """Return 1.3 - N(p; 0.5, variance 0.1), clipped to [0, 1]: 0.04 at p = 0.5, 0.94 at 0 and 1. Source: SemiRES."""
-    normal = torch.distributions.Normal(PWA_MEAN, PWA_VARIANCE**0.5)
-    return (PWA_OFFSET - normal.log_prob(mask_probs.float()).exp()).clamp(0, 1)
+    distance = (mask_probs.float() - PWA_MEAN).square()
+    density = torch.exp(-distance / (2 * PWA_VARIANCE)) / math.sqrt(2 * math.pi * PWA_VARIANCE)
+    return (PWA_OFFSET - density).clamp(0, 1)
 
 
 def make_selector(config: SelectorConfig, feature_width: int) -> RplePolicy | LogisticControl | Rule:

@@ -1,10 +1,10 @@
 """What a selector sees: bounded evidence maps and one summary vector per sample, made from `TeacherViews` alone.
 
 The channels fall in three groups. *Confidence* of the guided prediction (its entropy, distance to its own boundary,
-local entropy) says how sure the teacher is; a teacher that follows a wrong prior is sure as well. *Independent evidence*
-compares the guided label with predictions made without the prior (unguided, mirrored) and the prior with the unguided
-prediction. *Stability* is disagreement over views and over versions. Nothing here knows a mask, a box of the truth, or a
-statistic of val, and nothing depends on the other samples of the batch.
+local entropy) says how sure the teacher is; a teacher that follows a wrong prior is sure as well. *Independent
+evidence* compares the guided label with predictions made without the prior (unguided, mirrored) and the prior with the
+unguided prediction. *Stability* is disagreement over views and over versions. Nothing here knows a mask, a box of the
+truth, or a statistic of val, and nothing depends on the other samples of the batch.
 
 Probabilities are shown as 2p-1. All values lie in [-1, 1] and are float32, whatever precision the teacher ran in.
 Source: the list of evidence follows docs/architecture.md; the formulas are ours.
@@ -99,8 +99,8 @@ def boundary_distance(mask: Bool[Tensor, "B G G"]) -> Float[Tensor, "B G G"]:
 class Candidates:
     """The two labels a selector may choose between, as bool masks.
 
-    `differs` is True where there is a prior and its label is not the teacher's. Only there is PRIOR an action of its own:
-    elsewhere it would be a second name for TEACHER, which splits the probability of one label over two actions.
+    `differs` is True where there is a prior and its label is not the teacher's. Only there is PRIOR an action of its
+    own: elsewhere it would be a second name for TEACHER, which splits the probability of one label over two actions.
     """
 
     teacher: Bool[Tensor, "B G G"]
@@ -152,8 +152,7 @@ def _pixel_maps(views: TeacherViews) -> dict[str, Tensor]:
         "guided_entropy": entropy,
         "unguided": 2 * unguided - 1,
         "prior_shift": (guided - unguided).abs(),
-        # 4x: the largest variance of values in [0, 1] is 1/4
-        "view_variance": 4 * torch.stack((guided, unguided, flipped, perturbed)).var(0, unbiased=False),
+        "view_variance": _view_variance(guided, unguided, flipped, perturbed),
         "proposal": signed_prior,
         "scored_proposal": signed_prior * views.prior_score.float()[:, None, None],
         "has_prior": has_prior,
@@ -167,6 +166,13 @@ def _pixel_maps(views: TeacherViews) -> dict[str, Tensor]:
         "flip_gap": (unguided - flipped).abs(),
         "local_entropy": functional.avg_pool2d(entropy[:, None], 5, 1, 2, count_include_pad=False)[:, 0],
     }
+
+
+def _view_variance(*probs: Float[Tensor, "B G G"]) -> Float[Tensor, "B G G"]:
+    """Return 4 x variance over the views: the largest variance of values in [0, 1] is 1/4."""
+    mean = sum(probs[1:], probs[0]) / len(probs)
+    squares = [(prob - mean).square() for prob in probs]
+    return 4 * sum(squares[1:], squares[0]) / len(probs)
 
 
 def _summary(views: TeacherViews) -> dict[str, Tensor]:

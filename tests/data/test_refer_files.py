@@ -33,12 +33,12 @@ def test_refs_of_every_protocol(tmp_path: Path, protocol: int) -> None:
 
 def test_python_2_strings_are_latin_1(tmp_path: Path) -> None:
     # A byte string of Python 2 is opcode U or S; it cannot be written from Python 3, so the pickle is patched.
-    data = pickle.dumps([record(sentences=[{"sent_id": 7, "sent": "caf\x00"}])], 2)
-    unicode_form, string_form = b"X\x04\x00\x00\x00caf\x00", b"U\x04caf\xe9"
+    data = pickle.dumps([record(sentences=[{"sent_id": 7, "sent": "ma\x00ana"}])], 2)
+    unicode_form, string_form = b"X\x06\x00\x00\x00ma\x00ana", b"U\x06ma\xf1ana"
     assert unicode_form in data
     path = tmp_path / "refs(x).p"
     path.write_bytes(data.replace(unicode_form, string_form))
-    assert read_refs(path)[0].sentences == ((7, "caf\xe9"),)
+    assert read_refs(path)[0].sentences == ((7, "ma\xf1ana"),)
 
 
 def test_sentences_are_sorted_and_raw_is_the_fallback(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from l2l_ray.loop.driver_plan import PRIOR_ONLY, VAL, EvalItem, LabelItem, Plan, WorkItem
@@ -125,7 +125,6 @@ def _expected(host: Host) -> tuple[set[tuple[str, int, int]], set[Group]]:
     return labels, groups
 
 
-@settings(deadline=None)
 @given(host=HOSTS, seed=st.integers(0, 2**32))
 def test_without_failures_every_item_is_handed_out_exactly_once(host: Host, seed: int) -> None:
     assert host.run(random.Random(seed), events=10_000)
@@ -133,7 +132,6 @@ def test_without_failures_every_item_is_handed_out_exactly_once(host: Host, seed
     assert (host.committed, set(host.scores)) == _expected(host)
 
 
-@settings(deadline=None)
 @given(host=HOSTS, seed=st.integers(0, 2**32), stops=st.lists(st.integers(1, 20), max_size=6))
 def test_resuming_from_any_prefix_ends_with_the_same_work(host: Host, seed: int, stops: list[int]) -> None:
     rng = random.Random(seed)

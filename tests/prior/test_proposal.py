@@ -74,7 +74,7 @@ def test_the_smallest_box_marks_its_cell() -> None:
 def test_flipping_the_box_flips_the_proposal() -> None:
     box = (0.1, 0.2, 0.4, 0.9)
     flipped = (0.6, 0.2, 0.9, 0.9)
-    torch.testing.assert_close(box_proposal([box], [1], 12, 0.1).flip(1), box_proposal([flipped], [1], 12, 0.1))
+    torch.testing.assert_close(box_proposal([box], [1.0], 12, 0.1).flip(1), box_proposal([flipped], [1.0], 12, 0.1))
 
 
 def test_batch_with_missing_priors() -> None:
@@ -118,15 +118,15 @@ def test_polygon_coverage_by_hand() -> None:
     expected[2:6, 2:6] = 1
     assert torch.equal(polygon_proposal([SQUARE], 8), expected)
     assert torch.equal(polygon_proposal([SQUARE[::-1]], 8), expected)  # either direction
-    thin = polygon_proposal([((0.25, 0), (0.3125, 0), (0.3125, 1), (0.25, 1))], 4)  # a quarter of column 1
+    thin = polygon_proposal([((0.25, 0.0), (0.3125, 0.0), (0.3125, 1.0), (0.25, 1.0))], 4)  # a quarter of column 1
     assert torch.equal(thin, torch.tensor([0, 0.25, 0, 0]).expand(4, 4))
-    triangle = polygon_proposal([((0, 0), (1, 0), (0, 1))], 16)
+    triangle = polygon_proposal([((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))], 16)
     assert abs(float(triangle.mean()) - 0.5) < 0.01
     assert abs(float(triangle[3, 12]) - 0.5) < 0.1  # a cell cut by the diagonal is half covered
 
 
 def test_polygons_are_united_and_degenerate_ones_passed_over() -> None:
-    assert torch.equal(polygon_proposal([SQUARE, SQUARE, ((0.9, 0.9), (1, 1))], 8), polygon_proposal([SQUARE], 8))
+    assert torch.equal(polygon_proposal([SQUARE, SQUARE, ((0.9, 0.9), (1.0, 1.0))], 8), polygon_proposal([SQUARE], 8))
     assert polygon_proposal([()], 4).sum() == 0
 
 
@@ -136,7 +136,7 @@ def test_polygon_proposals_fall_back_to_boxes() -> None:
     batch = Proposer(PriorConfig(proposal="polygon")).proposals([drawn, prior(LEFT), only_polygon, None], 8)
     assert torch.equal(batch.proposal[0], polygon_proposal([SQUARE], 8))
     assert torch.equal(batch.proposal[2], batch.proposal[0])
-    torch.testing.assert_close(batch.proposal[1], box_proposal([LEFT], [1], 8, 0.08))
+    torch.testing.assert_close(batch.proposal[1], box_proposal([LEFT], [1.0], 8, 0.08))
     assert batch.has_prior.tolist() == [True, True, True, False]
     assert batch.candidate_weight[0].tolist() == [1, 0]
 

@@ -1,6 +1,7 @@
 """A fake run folder: the files a run leaves, with made-up figures and drawn examples."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ LABELS = {
     "logistic": "logistic control",
     "l2l": "L2L (RPLE)",
 }
-START = {"prior_only": 0.31, "supervised": 0.41, "accept_all": 0.41, "fixed_threshold": 0.41, "logistic": 0.41, "l2l": 0.41}
-GAIN = {"prior_only": 0, "supervised": 0.012, "accept_all": -0.015, "fixed_threshold": 0.018, "logistic": 0.026, "l2l": 0.031}
+START = {name: 0.31 if name == "prior_only" else 0.41 for name in LABELS}
+GAIN = dict(zip(LABELS, (0.0, 0.012, -0.015, 0.018, 0.026, 0.031), strict=True))
 ROUNDS = 4
 
 
@@ -34,9 +35,11 @@ def summary(mean_iou: float, num: int = 500) -> dict[str, Any]:
 
 
 def quality(step: float) -> dict[str, dict[str, float]]:
+    names = ("foreground", "background", "boundary", "all")
+    precision, coverage = (0.72, 0.97, 0.61, 0.9), (0.55, 0.82, 0.31, 0.7)
     return {
-        "precision": {"foreground": 0.72 + step, "background": 0.97 + step / 9, "boundary": 0.61 + step, "all": 0.9 + step},
-        "coverage": {"foreground": 0.55 + step, "background": 0.82 + step, "boundary": 0.31 + step, "all": 0.7 + step},
+        "precision": {name: min(0.99, value + step) for name, value in zip(names, precision, strict=True)},
+        "coverage": {name: value + step for name, value in zip(names, coverage, strict=True)},
     }
 
 
@@ -56,7 +59,8 @@ def event_log() -> list[dict[str, Any]]:
             if version:
                 figures = {"loss": 0.9 / version, "loss_labeled": 0.5 / version, "loss_unlabeled": 0.4 / version}
                 if method != "supervised":
-                    figures |= {"labels/num": 3800.0, "labels/accepted_frac": 0.5 + 0.05 * version + 0.02 * len(method) % 0.2}
+                    share = 0.5 + 0.05 * version + 0.02 * len(method) % 0.2
+                    figures |= {"labels/num": 3800.0, "labels/accepted_frac": share}
             if method == "l2l":
                 terms = {"correctness": 0.1, "agreement": 0.25, "consistency": 0.2, "coverage": -0.05, "utility": 0.02}
                 figures |= {f"policy/reward/{k}": v * (1 + 0.3 * version) for k, v in terms.items()}
@@ -118,9 +122,9 @@ def panel(number: int, iou: float | None, labeled: bool = True) -> ExamplePanel:
     proposal = (np.abs(cells[1] / size - 0.33) < 0.23) & (np.abs(cells[0] / size - 0.65) < 0.23)
     action = np.where(np.abs(teacher - 0.5) > 0.3, 1, np.where(distance < 30, 2, 0))
     codes = accepted_codes(action, np.where(action == 1, teacher > 0.5, proposal))
-    expression = ["the red circle on the left", "bottom circle <b>not bold</b> & left", "circle below the blue rectangle"]
+    expressions = ["the red circle on the left", "bottom circle <b>not bold</b> & left", "circle below the blue one"]
     return ExamplePanel(
-        sent_id=100 + number, expression=expression[number % 3], split="val" if labeled else "train", iou=iou,
+        sent_id=100 + number, expression=expressions[number % 3], split="val" if labeled else "train", iou=iou,
         image=np.asarray(scene), prior_box_xyxy_frac=None if number == 2 else box, prior_score=0.83,
         proposal=np.full((grid, grid), 0.5) if number == 2 else proposal * 0.9 + 0.05, teacher=teacher,
         accepted=codes, final=final.astype(np.float32), truth=truth.astype(np.float32) if labeled else None,
@@ -128,11 +132,18 @@ def panel(number: int, iou: float | None, labeled: bool = True) -> ExamplePanel:
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    folder = tmp_path / "refshapes-l2l-s0"
+def run_dir(built_run: Path, tmp_path: Path) -> Path:
+    """A copy to write into."""
+    return Path(shutil.copytree(built_run, tmp_path / "refshapes-l2l-s0"))
+
+
+@pytest.fixture(scope="session")
+def built_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fake run; tests only read it."""
+    folder = tmp_path_factory.mktemp("runs") / "refshapes-l2l-s0"
     folder.mkdir()
     config = {"name": None, "data": {"dataset": "refshapes"}, "selector": {"name": "l2l"}, "loop": {"seed": 0}}
-    env = {"git": "abc1234", "command": "l2l run --preset smoke", "seed": 0, "versions": {"torch": "2.13", "ray": "2.60"}}
+    env = {"git": "abc1234", "command": "l2l run --preset smoke", "versions": {"torch": "2.13", "ray": "2.60"}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "env.json").write_text(json.dumps(env))
     (folder / "results.json").write_text(json.dumps(results()))

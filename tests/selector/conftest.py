@@ -1,8 +1,9 @@
-"""A synthetic world for selectors: the teacher follows its prior, and only evidence from outside tells when that is wrong."""
+"""A synthetic world for selectors: the teacher follows its prior; only evidence from outside tells when it is wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from l2l_ray.types import TeacherViews
 
 Bandit = Callable[..., tuple[TeacherViews, Tensor]]
+Views = Callable[..., TeacherViews]
 
 
 def _squares(batch: int, grid: int, generator: torch.Generator) -> Tensor:
@@ -27,27 +29,25 @@ def make_bandit(
 ) -> tuple[TeacherViews, Tensor]:
     """Return views and truth [B, G, G].
 
-    The prior boxes the right object in `prior_right` of the samples. The guided prediction is sure of whatever the prior boxed;
-    the unguided one, less sure, finds the right object in `unguided_right` of the samples, independently.
+    The prior boxes the right object in `prior_right` of the samples. The guided prediction is sure of whatever the
+    prior boxed; the unguided one, less sure, finds the right object in `unguided_right` of them.
     """
     generator = torch.Generator().manual_seed(seed)
-    truth, other = _squares(batch, grid, generator), _squares(batch, grid, generator)
-    third = _squares(batch, grid, generator)
+    truth, other, third = (_squares(batch, grid, generator) for _ in range(3))
 
     def pick(first: Tensor, second: Tensor, probability: float) -> Tensor:
         return torch.where(torch.rand(batch, generator=generator)[:, None, None] < probability, first, second)
 
-    def soften(mask: Tensor, logit: float, noise: float) -> Tensor:
-        return torch.sigmoid((2 * mask - 1) * logit + noise * torch.randn(mask.shape, generator=generator))
+    def soften(mask: Tensor, logit: float) -> Tensor:
+        return torch.sigmoid((2 * mask - 1) * logit + torch.randn(mask.shape, generator=generator))
 
-    box = pick(truth, other, prior_right)
-    seen = pick(truth, third, unguided_right)
+    box, seen = pick(truth, other, prior_right), pick(truth, third, unguided_right)
     views = TeacherViews(
-        mask_probs=soften(box, 3.5, 1.0),
-        mask_probs_unguided=soften(seen, 1.5, 1.0),
-        mask_probs_flipped=soften(seen, 1.5, 1.0),
-        mask_probs_perturbed=soften(box, 2.5, 1.0),
-        mask_probs_previous=soften(box, 3.0, 1.0),
+        mask_probs=soften(box, 3.5),
+        mask_probs_unguided=soften(seen, 1.5),
+        mask_probs_flipped=soften(seen, 1.5),
+        mask_probs_perturbed=soften(box, 2.5),
+        mask_probs_previous=soften(box, 3.0),
         proposal=0.05 + 0.9 * box,
         prior_score=torch.full((batch,), 0.8),
         has_prior=torch.rand(batch, generator=generator) < 0.9,
@@ -57,7 +57,41 @@ def make_bandit(
     return views, truth
 
 
+def make_views(mask_probs: Tensor, width: int = 3, **given: Tensor) -> TeacherViews:
+    """Return views of which only some maps are given; the others repeat `mask_probs`, and there is a prior."""
+    batch, grid = mask_probs.shape[0], mask_probs.shape[-1]
+    others = ("unguided", "flipped", "perturbed", "previous")
+    maps = {f"mask_probs_{name}": given.get(name, mask_probs) for name in others}
+    features = given.get("features", torch.zeros((batch, width, grid, grid)))
+    return TeacherViews(
+        mask_probs=mask_probs,
+        proposal=given.get("proposal", mask_probs),
+        prior_score=given.get("prior_score", torch.ones(batch)),
+        has_prior=given.get("has_prior", torch.ones(batch, dtype=torch.bool)),
+        features=features,
+        last_features=given.get("last_features", features),
+        **maps,
+    )
+
+
+def take_rows(views: TeacherViews, rows: Sequence[int]) -> TeacherViews:
+    """Return some samples."""
+    return TeacherViews(**{field.name: getattr(views, field.name)[list(rows)] for field in fields(TeacherViews)})
+
+
 @pytest.fixture
 def bandit() -> Bandit:
     """Return the maker of synthetic views and truth."""
     return make_bandit
+
+
+@pytest.fixture
+def views_of() -> Views:
+    """Return the maker of hand-written views."""
+    return make_views
+
+
+@pytest.fixture
+def rows_of() -> Callable[..., TeacherViews]:
+    """Return the function that picks samples."""
+    return take_rows

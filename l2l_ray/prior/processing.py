@@ -1,0 +1,89 @@
+"""The processor of a checkpoint, also where its video part cannot be loaded.
+
+`AutoProcessor` of the Qwen-VL families insists on a video processor, which needs torchvision. Image and text need
+neither, so `ImageTextPair` joins the checkpoint's own image processor and tokenizer the way the full processor
+does: one placeholder per merged patch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+
+from l2l_ray.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+IMAGE_TOKEN = "<|image_pad|>"
+
+
+def load_processor(source: str) -> Any:
+    """Return the checkpoint's processor, or an `ImageTextPair` of its parts.
+
+    Raises:
+        ConfigError: Neither can be loaded.
+    """
+    try:
+        processor = AutoProcessor.from_pretrained(source)
+        if hasattr(processor, "image_processor") and hasattr(processor, "tokenizer"):
+            return processor
+        reason: Exception | str = f"got a {type(processor).__name__} without image processor and tokenizer"
+    except (ImportError, OSError, ValueError, TypeError, AttributeError) as error:
+        reason = error
+    logger.debug("AutoProcessor cannot read %s (%s); pairing image processor and tokenizer", source, reason)
+    try:
+        return ImageTextPair(AutoImageProcessor.from_pretrained(source), AutoTokenizer.from_pretrained(source))
+    except (ImportError, OSError, ValueError) as error:
+        raise ConfigError(
+            f"no processor can be loaded from {source!r}: AutoProcessor: {reason}; its parts: {error}. "
+            "The checkpoint needs preprocessor_config.json and tokenizer files next to its weights"
+        ) from error
+
+
+class ImageTextPair:
+    """Image processor and tokenizer of a Qwen-VL checkpoint, one image per text.
+
+    Args:
+        image_processor: Gives `pixel_values` and `image_grid_thw`.
+        tokenizer: Knows the image placeholder and holds the chat template.
+    """
+
+    def __init__(self, image_processor: Any, tokenizer: Any) -> None:
+        self.image_processor, self.tokenizer = image_processor, tokenizer
+        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+
+    def apply_chat_template(self, messages: list[dict[str, Any]], **options: Any) -> Any:
+        """Render messages with the checkpoint's own template."""
+        return self.tokenizer.apply_chat_template(messages, **options)
+
+    def __call__(
+        self, images: Sequence[Image.Image], text: Sequence[str], padding: bool = True, return_tensors: str = "pt"
+    ) -> dict[str, Tensor]:
+        """Return the model's inputs.
+
+        Args:
+            images: RGB.
+            text: Rendered chats, each with one placeholder.
+            padding: Passed to the tokenizer.
+            return_tensors: Passed to both parts.
+        """
+        pictures = self.image_processor(images=list(images), return_tensors=return_tensors)
+        merged = self.image_processor.merge_size**2
+        counts = pictures["image_grid_thw"].prod(-1) // merged
+        expanded = [
+            chat.replace(IMAGE_TOKEN, IMAGE_TOKEN * int(count), 1) for chat, count in zip(text, counts, strict=True)
+        ]
+        tokens = self.tokenizer(expanded, padding=padding, return_tensors=return_tensors, add_special_tokens=False)
+        return {
+            "input_ids": tokens["input_ids"],
+            "attention_mask": tokens["attention_mask"],
+            "mm_token_type_ids": (tokens["input_ids"] == self.image_token_id).to(torch.int32),
+            "pixel_values": pictures["pixel_values"],
+            "image_grid_thw": pictures["image_grid_thw"],
+        }

@@ -1,0 +1,135 @@
+"""From a reply to a `Prior`: parsing, confidence, self-consistency. No model is needed here.
+
+A reply that cannot be parsed is an outcome, not an error: the `Prior` then has no box, and `failure` says why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from l2l_ray.errors import PriorParseError
+from l2l_ray.prior.parse import ParsedReply, parse_reply
+from l2l_ray.prior.prompt import PromptFormat
+from l2l_ray.types import BoxFrac, Prior
+
+
+class Asked(Protocol):
+    """Anything that knows which model answered and in which format."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything a reply depends on."""
+
+    @property
+    def prompt(self) -> PromptFormat:
+        """Format of the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the model said about one image-expression pair.
+
+    Args:
+        texts: One text per sample, special tokens removed where the format has no use for them.
+        mean_log_probs: Mean log-probability of each text's tokens, end token included; at most 0.
+        seen_width_px: Width of the image as the model saw it: the unit of absolute coordinates.
+        seen_height_px: Its height.
+    """
+
+    texts: tuple[str, ...]
+    mean_log_probs: tuple[float, ...]
+    seen_width_px: int
+    seen_height_px: int
+
+
+@dataclass(frozen=True, slots=True)
+class MllmIdentity:
+    """Which model was asked and how: all that is needed to key and to parse its replies."""
+
+    fingerprint: str
+    prompt: PromptFormat
+
+    @classmethod
+    def of(cls, mllm: Asked) -> MllmIdentity:
+        """Return the identity of a loaded `MllmPrior`."""
+        return cls(mllm.fingerprint, mllm.prompt)
+
+
+def prior_key(fingerprint: str, image_sha256: str, expression: str) -> str:
+    """Return the store's key of one question."""
+    return hashlib.sha256(json.dumps([fingerprint, image_sha256, expression]).encode()).hexdigest()
+
+
+def make_prior(key: str, reply: Reply, mllm: Asked, width_px: int, height_px: int) -> Prior:
+    """Turn a reply into a `Prior`; an unusable one becomes "no prior" with the reason, never an error.
+
+    With several samples, each box's score is its mean IoU with the boxes of the *other* samples (an unusable sample
+    counts as 0), and the prior's score is the mean over all samples: their self-consistency. Boxes come best first.
+
+    Args:
+        key: From `prior_key`.
+        reply: From `MllmPrior.ask`.
+        mllm: Who was asked.
+        width_px: Native width, used where the reply does not know how large the model saw the image.
+        height_px: Native height.
+    """
+    size = (reply.seen_width_px or width_px, reply.seen_height_px or height_px)
+    parsed: list[ParsedReply | None] = []
+    failure = ""
+    for text in reply.texts:
+        try:
+            parsed.append(parse_reply(text, mllm.prompt, *size))
+        except PriorParseError as error:
+            parsed.append(None)
+            failure = failure or str(error)
+    joined = "\n".join(reply.texts)
+    if not any(parsed):
+        return Prior(key, (), (), (), "", 0.0, failure or "no reply", joined)
+    if len(parsed) == 1 and parsed[0] is not None:
+        score = math.exp(reply.mean_log_probs[0])
+        only = parsed[0]
+        boxes, scores = only.boxes_xyxy_frac, (score,) * len(only.boxes_xyxy_frac)
+        return Prior(key, boxes, scores, only.points_xy_frac, only.phrase, score, "", joined, only.polygons_xy_frac)
+    return _consistent_prior(key, parsed, joined)
+
+
+def _consistent_prior(key: str, parsed: list[ParsedReply | None], joined: str) -> Prior:
+    agreement = np.zeros(len(parsed))
+    for i, first in enumerate(parsed):
+        others = [_best_iou(first, second) for j, second in enumerate(parsed) if j != i]
+        agreement[i] = sum(others) / len(others)
+    order = [int(i) for i in np.argsort(-agreement, kind="stable") if parsed[int(i)] is not None]
+    found = [(item, float(agreement[i])) for i in order if (item := parsed[i]) is not None]
+    boxes = [(box, score) for item, score in found for box in item.boxes_xyxy_frac[:1]]
+    best = found[0][0]
+    return Prior(
+        key,
+        tuple(box for box, _ in boxes),
+        tuple(score for _, score in boxes),
+        best.points_xy_frac,
+        best.phrase,
+        float(agreement.mean()),
+        "",
+        joined,
+        best.polygons_xy_frac,
+    )
+
+
+def _best_iou(first: ParsedReply | None, second: ParsedReply | None) -> float:
+    """Return the IoU of the two first boxes; 0 when one is missing."""
+    if first is None or second is None or not first.boxes_xyxy_frac or not second.boxes_xyxy_frac:
+        return 0.0
+    return _iou(first.boxes_xyxy_frac[0], second.boxes_xyxy_frac[0])
+
+
+def _iou(a: BoxFrac, b: BoxFrac) -> float:
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
+    return width * height / union

@@ -1,0 +1,71 @@
+import io
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from l2l_ray.report import plots
+from l2l_ray.report.record import read_run
+
+Draw = Callable[..., bytes | None]
+DRAWN: dict[str, Draw] = {
+    "mean_iou": lambda r, t=plots.LIGHT: plots.validation_curves(r, "mean_iou", t),
+    "accepted": plots.accepted_share,
+    "reward": plots.reward_terms,
+    "policy": plots.policy_terms,
+    "losses": plots.losses,
+    "precision": lambda r, t=plots.LIGHT: plots.quality_by_region(r, "precision", t),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_figure_is_a_png_or_nothing(name: str, run_dir: Path, tmp_path: Path) -> None:
+    draw = DRAWN[name]
+    png = draw(read_run(run_dir))
+    assert png is not None
+    with Image.open(io.BytesIO(png)) as picture:
+        assert picture.format == "PNG" and picture.width >= 700
+    (tmp_path / "empty").mkdir()
+    assert draw(read_run(tmp_path / "empty")) is None
+
+
+def test_the_same_run_gives_the_same_bytes_and_the_themes_differ(run_dir: Path) -> None:
+    record = read_run(run_dir)
+    assert plots.losses(record) == plots.losses(record)
+    for theme, corner in ((plots.LIGHT, (255, 255, 255)), (plots.DARK, (0x17, 0x1C, 0x26))):
+        with Image.open(io.BytesIO(plots.losses(record, theme) or b"")) as picture:
+            assert picture.convert("RGB").getpixel((0, 0)) == corner
+
+
+def test_seconds_are_stacked_where_they_were_logged(tmp_path: Path) -> None:
+    assert plots.seconds_by_phase(read_run(tmp_path)) is None
+    rounds = [
+        {"event": "round", "method": "l2l", "round": r, "seconds": {"label": 3.0, "train": None if r else 4.0}}
+        for r in range(2)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rounds)))
+    assert plots.seconds_by_phase(read_run(tmp_path)) is not None
+
+
+def test_odd_figures_are_passed_over(tmp_path: Path) -> None:
+    odd = {"event": "evaluation", "method": "new_rule", "version": 0, "mean_iou": float("nan")}
+    even = {"event": "evaluation", "method": "new_rule", "version": 1, "mean_iou": 0.3, "overall_iou": "high"}
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, (odd, even))))
+    draw = partial(plots.validation_curves, read_run(tmp_path))
+    assert draw("mean_iou") is not None
+    assert draw("overall_iou") is None
+
+
+def test_every_colour_stands_out_from_both_pages() -> None:
+    def luminance(color: str) -> float:
+        channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for color, _ in plots._METHOD_STYLE.values():
+        for page in (plots.LIGHT.card, plots.DARK.card):
+            high, low = sorted((luminance(color), luminance(page)), reverse=True)
+            assert (high + 0.05) / (low + 0.05) >= 2.8, color

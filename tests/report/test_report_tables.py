@@ -1,0 +1,127 @@
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from l2l_ray.report.record import read_run
+from l2l_ray.report.tables import (
+    Cell,
+    equal_coverage_table,
+    format_table,
+    metrics_frame,
+    percent,
+    priors_table,
+    quality_table,
+    results_frame,
+    results_table,
+    skips_table,
+)
+
+
+def row(method: str, overall: float, mean: float, half: float, **more: Any) -> dict[str, Any]:
+    scores = {"overall_iou": overall, "mean_iou": mean, "precision_at": {"0.5": half}, "num": 50}
+    return {"method": method, "label": method.upper(), "splits": {"val": scores}, **more}
+
+
+ROWS = [row("l2l", 0.5234, 0.5, 0.6), row("supervised", 0.41, 0.5, float("nan"))]
+
+
+def test_terminal_table_to_the_letter() -> None:
+    expected = """\
+Percent; * = best of the column. Protocol: val of x
+                   val, n = 50
+Method      oIoU  mIoU  P@0.5
+------------------------------
+L2L         52.3* 50.0*  60.0
+SUPERVISED  41.0  50.0*     –
+Splits absent from the data set: testA, testB
+one seed"""
+    text = format_table(ROWS, "val of x", ["testA", "testB"], "one seed")
+    assert [line.rstrip() for line in text.splitlines()] == expected.splitlines()
+
+
+def test_best_is_marked_only_where_there_is_something_to_compare() -> None:
+    cells = results_table(ROWS, ("overall_iou", "mean_iou", "precision_at.0.5")).rows
+    assert cells[0] == (Cell("L2L"), Cell("52.3", True), Cell("50.0", True), Cell("60.0"))  # P@0.5: no rival
+    assert cells[1] == (Cell("SUPERVISED"), Cell("41.0"), Cell("50.0", True), Cell("–"))  # ties are both best
+    assert not any(cell.best for cell in results_table(ROWS[:1]).rows[0])
+
+
+def test_a_reference_row_is_never_best() -> None:
+    table = results_table([*ROWS, row("oracle", 0.9, 0.9, 0.9, reference=True)], ("overall_iou",))
+    assert [line[1].best for line in table.rows] == [True, False, False]
+
+
+def test_rows_may_lack_splits_and_thresholds_may_be_floats() -> None:
+    lacking = {"method": "a", "splits": {"testA": {"mean_iou": 0.2, "precision_at": {0.5: 0.1}, "num": 9}}, "steps": 5}
+    table = results_table([ROWS[0], lacking, {"method": "b", "splits": None}], ("mean_iou", "precision_at.0.5"))
+    assert table.groups == (("", 1), ("val, n = 50", 2), ("testA, n = 9", 2), ("", 1))
+    assert [cell.text for cell in table.rows[1]] == ["a", "–", "–", "20.0", "10.0", "5"]
+    assert [cell.text for cell in table.rows[2]] == ["b", "–", "–", "–", "–", "–"]
+
+
+def test_percent() -> None:
+    assert [percent(v) for v in (0.12345, 1, None, float("nan"), "x")] == ["12.3", "100.0", "–", "–", "–"]
+
+
+def test_results_frame_is_long(run_dir: Path) -> None:
+    frame = results_frame(run_dir)
+    assert len(frame) == 6 * 3
+    line = frame[(frame.method == "l2l") & (frame.split == "testA")].iloc[0]
+    assert line["mean_iou"] == pytest.approx(0.41 + 0.031 * 4 + 0.02) and line["num"] == 500 and line["version"] == 4
+    assert line["label"] == "L2L (RPLE)" and "precision_at.0.9" in frame
+    assert frame.attrs["protocol"].startswith("refshapes")
+
+
+def test_results_frame_without_results_is_empty(tmp_path: Path) -> None:
+    assert list(results_frame(tmp_path).columns) == ["method", "label", "split"] and len(results_frame(tmp_path)) == 0
+
+
+def test_metrics_files_hold_one_line_per_version(run_dir: Path) -> None:
+    frame = metrics_frame(run_dir)
+    assert len(frame) == 1 + 5 * 5  # prior_only has one version, the others five
+    again = pd.read_parquet(run_dir / "metrics.parquet")
+    pd.testing.assert_frame_equal(frame, again)
+    text = pd.read_csv(run_dir / "metrics.csv")
+    assert list(text.columns) == list(frame.columns)
+    line = text[(text.method == "l2l") & (text.version == 4)].iloc[0]
+    assert line["round"] == 3 and line["reward.total"] == pytest.approx(0.5 * 2.2)
+    assert not list(run_dir.glob(".metrics*"))
+
+
+def test_metrics_files_of_an_empty_run(tmp_path: Path) -> None:
+    assert len(metrics_frame(tmp_path)) == 0
+    assert len(pd.read_parquet(tmp_path / "metrics.parquet")) == 0
+
+
+def test_metrics_of_mixed_types_are_written_as_text(tmp_path: Path) -> None:
+    lines = ['{"event": "train", "method": "a", "version": 1, "x": "big", "list": [1, 2]}']
+    lines += ['{"event": "train", "method": "a", "version": 2, "x": 3}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    frame = metrics_frame(tmp_path)
+    assert frame["train.x"].tolist() == ["big", "3"] and frame["train.list"].iloc[0] == "[1, 2]"
+
+
+def test_equal_coverage_by_region(run_dir: Path) -> None:
+    table = equal_coverage_table(read_run(run_dir))
+    assert table is not None
+    assert table.header == ("Rule", "foreground, at 60.0 %", "background, at 90.0 %", "boundary, at 40.0 %")
+    assert [line[0].text for line in table.rows] == ["as chosen", "fixed threshold", "agreement", "L2L (RPLE)"]
+    assert [line[1] for line in table.rows] == [Cell("80.0"), Cell("76.0"), Cell("78.0"), Cell("81.0", True)]
+    assert [line[3].text for line in table.rows] == ["–"] * 4
+
+
+def test_quality_is_that_of_the_last_measured_version(run_dir: Path) -> None:
+    table = quality_table(read_run(run_dir), "hidden_truth")
+    assert table is not None and [cell.text for cell in table.rows[0]][:3] == ["L2L (RPLE)", "73.5", "98.5"]
+
+
+def test_priors_and_skips_are_counted(run_dir: Path) -> None:
+    record = read_run(run_dir)
+    priors, skips = priors_table(record), skips_table(record.skips)
+    assert priors is not None and skips is not None
+    assert [cell.text for cell in priors.rows[1]] == ["unlabeled", "3800", "3800", "76", "2"]
+    assert [cell.text for cell in skips.rows[0]] == ["truncated_image", "3", "sentence 7: 4 bytes not processed"]
+    empty = read_run(run_dir.parent)
+    assert (priors_table(empty), skips_table(()), equal_coverage_table(empty), quality_table(empty, "x")) == (None,) * 4
