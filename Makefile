@@ -10,7 +10,7 @@ LOCK = requirements.lock
 HEAD = $(PYTHON) -m l2l_ray.actors.head
 SUBMIT = $(BIN)/ray job submit --address http://127.0.0.1:$(PORT) -- python jobs/selfevolve.py
 
-.PHONY: install demo smoke test test-gpu check format cluster-up cluster-down clean
+.PHONY: install demo compare smoke test test-gpu check format cluster-up cluster-down clean
 
 install: $(STAMP)
 
@@ -26,6 +26,10 @@ demo: $(STAMP)
 	@$(HEAD) up $(PORT)
 	@trap '$(HEAD) down' EXIT INT TERM; \
 	$(SUBMIT) --name $(DEMO_NAME) --compare '["supervised","fixed_threshold"]'
+
+# Every selector, three seeds, paired intervals. Hours on 2 cores; run it again to continue.
+compare: $(STAMP)
+	L2L_HOME=$${L2L_HOME:-$(CURDIR)/runs} $(PYTHON) benchmarks/accuracy.py
 
 # The whole loop, shrunk: in one process, then on Ray.
 smoke: $(STAMP)

@@ -7,7 +7,6 @@ imports names of its signatures for type checkers only cannot be checked at run 
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,8 @@ from l2l_ray.config import RunConfig, smoke_config
 set_environment(private=True)  # before any test module imports ray
 
 PACKAGE = Path(__file__).parent.parent / "l2l_ray"
+
+pytest_plugins = ["tests.whole_run"]  # loaded after this file, so after the import hook
 
 
 def _checkable_modules() -> list[str]:
@@ -61,12 +62,13 @@ def ray_local() -> Iterator[str]:
     """
     import ray
 
+    from l2l_ray.actors.head import remove_folder
+
     folder = tempfile.mkdtemp(prefix="l2l-t-", dir="/tmp")  # short: Unix socket names are limited
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", folder)
-        patch.setenv("RAY_AUTH_MODE", "disabled")  # a token would be written to the user's home
         patch.setenv("PYTHONPATH", str(PACKAGE.parent) + os.pathsep + os.environ.get("PYTHONPATH", ""))
         ray.init(address="local", num_cpus=2, resources={"prior_gpu": 1}, dashboard_host="127.0.0.1")
         yield ray.get_runtime_context().gcs_address
         ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_folder(folder)

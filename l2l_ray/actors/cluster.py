@@ -18,7 +18,6 @@ import hashlib
 import logging
 import math
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from l2l_ray.actors import wants_private_cluster
+from l2l_ray.actors.head import remove_folder
 from l2l_ray.config import ClusterConfig, RunConfig
 from l2l_ray.errors import ClusterError
 
@@ -172,7 +172,7 @@ def _private_folder() -> Iterator[None]:
     try:
         yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
         if before is None:
             del os.environ["RAY_TMPDIR"]
         else:

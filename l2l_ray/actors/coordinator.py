@@ -90,9 +90,18 @@ class Coordinator:
         return set(self._versions)
 
     async def rescan(self) -> None:
-        """Look for versions on disk: a train worker may have died between writing one and reporting it."""
+        """Look for versions on disk and tell who waits."""
         self._learn_versions()
         await self._announce()
+
+    async def join(self) -> None:
+        """Greet a starting train worker: its predecessor may have died between writing a version and reporting it.
+
+        Raises:
+            RunStopped: The driver ended the run.
+        """
+        self._check_running()
+        await self.rescan()
 
     async def wait_labels(self, method: str, round_index: int, timeout_s: float) -> list[str] | None:
         """Wait until a round is complete; return its files in shard order, or None after `timeout_s`.
@@ -118,7 +127,12 @@ class Coordinator:
         await self._announce()
 
     async def progress(self, stage: str, done: int, total: int, values: dict[str, float]) -> None:
-        """Note how far training is; shown by the driver and in state.json."""
+        """Note how far training is; shown by the driver and in state.json.
+
+        Raises:
+            RunStopped: The driver ended the run.
+        """
+        self._check_running()
         self._state["train"] = {"stage": stage, "done": done, "total": total, **values}
         self._meters.set("l2l_train_done_frac", done / max(1, total), stage=stage)
         for name, value in values.items():
@@ -152,9 +166,12 @@ class Coordinator:
                 await asyncio.wait_for(self._changed.wait_for(lambda: bool(self._stopped) or true()), timeout_s)
             except TimeoutError:
                 return False
+        self._check_running()
+        return True
+
+    def _check_running(self) -> None:
         if self._stopped:
             raise RunStopped(self._stopped)
-        return True
 
     def _learn_versions(self) -> None:
         found = {(method, version) for method in self._run.methods for version in self._run.published(method)}
@@ -171,8 +188,8 @@ class Coordinator:
         self._run.log_event({"event": "train", "method": method, "version": version, **figures})
         self._logged.add((method, version))
         for name, value in figures.items():
-            if name.startswith("reward"):
-                self._meters.set("l2l_reward", value, method=method, term=name)
+            if "reward/" in name:
+                self._meters.set("l2l_reward", value, method=method, term=name.rsplit("/", 1)[1])
             elif isinstance(value, int | float):
                 self._meters.set("l2l_train", value, name=name)
 

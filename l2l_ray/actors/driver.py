@@ -89,6 +89,7 @@ def dispatch(plan: Plan, evaluations: Evaluations, roles: Crew, console: Console
     """
     while not (plan.finished and roles.trainer.done):
         roles.check()
+        settled = roles.trainer.done and roles.filler.done
         for table in list(roles.filled):
             plan.priors_ready(table)
         published: set[tuple[str, int]] = _answer(roles.coordinator.published.remote())
@@ -96,6 +97,7 @@ def dispatch(plan: Plan, evaluations: Evaluations, roles: Crew, console: Console
             plan.publish(method, version)
         while roles.labelers.has_room and (item := plan.next()) is not None:
             roles.labelers.submit(item)
+        assert roles.labelers.busy or plan.finished or not settled, "nothing is left to do, but figures are missing"
         for item, result in roles.labelers.finished(POLL_S):
             _note(item, result, plan, evaluations, roles)
         console.update(_answer(roles.coordinator.state.remote()), roles.labelers.busy)
@@ -163,9 +165,10 @@ def fill_all_priors(
     identity = pool.identity()
     with open_store(config) as store:
         for table in tables.prior_order:
-            ask = _counted(pool, table, len(tables.examples(table)), coordinator)
+            total = len(tables.examples(table))
+            ask = _counted(pool, table, total, coordinator)
             fill_priors(table, tables, folder, store, identity, ask, config.prior.batch_size)
-            _answer(coordinator.priors_progress.remote(table, 1, 1))
+            _answer(coordinator.priors_progress.remote(table, total, total))
             filled.append(table)
 
 

@@ -98,6 +98,15 @@ def down(checkout: Path) -> bool:
     return True
 
 
+def remove_folder(folder: str) -> None:
+    """Remove a session folder; Ray's last process may still be writing into it for a moment."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not os.path.exists(folder):
+            return
+        time.sleep(0.2)
+
+
 def _environment(checkout: Path) -> dict[str, str]:
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     defaults = {**ENV_DEFAULTS, **LOOPBACK_ENV, "L2L_HOME": str(checkout / "runs")}
@@ -118,7 +127,7 @@ def _running(checkout: Path) -> Head | None:
 
 def _forget(checkout: Path) -> None:
     try:
-        shutil.rmtree(json.loads(_state_file(checkout).read_text())["folder"], ignore_errors=True)
+        remove_folder(json.loads(_state_file(checkout).read_text())["folder"])
     except (OSError, ValueError, KeyError):
         pass
     _state_file(checkout).unlink(missing_ok=True)

@@ -125,7 +125,7 @@ class PriorActor:
 
     async def ready(self) -> MllmIdentity:
         """Return which model this is: it is loaded."""
-        return self._mllm.identity
+        return MllmIdentity.of(self._mllm)
 
     async def ask(self, questions: list[Question]) -> list[Reply]:
         """Answer questions, in order."""

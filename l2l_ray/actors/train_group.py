@@ -59,6 +59,7 @@ class RayRuntime:
         self._run = run
         self._coordinator = coordinator
         self._last_progress = 0.0
+        self._told: ray.ObjectRef[None] | None = None
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
         """Move the model to this rank's device; wrap it in DDP where there are several ranks."""
@@ -103,11 +104,18 @@ class RayRuntime:
         return self.broadcast(newest_checkpoint(self._run))
 
     def progress(self, stage: str, done: int, total: int, values: dict[str, float]) -> None:
-        """Tell the coordinator now and then, without waiting for it."""
+        """Tell the coordinator now and then, without waiting for it.
+
+        Raises:
+            RunStopped: The driver ended the run; learned from the answer to an earlier call.
+        """
         now = time.monotonic()
-        if self.rank == 0 and (done == total or now - self._last_progress >= PROGRESS_EVERY_S):
-            self._last_progress = now
-            self._coordinator.progress.remote(stage, done, total, values)
+        if self.rank != 0 or (done < total and now - self._last_progress < PROGRESS_EVERY_S):
+            return
+        if self._told is not None and ray.wait([self._told], timeout=0)[0]:
+            ray.get(self._told)
+        self._last_progress = now
+        self._told = self._coordinator.progress.remote(stage, done, total, values)
 
     def _ask(self, ref: ray.ObjectRef[T]) -> T:
         return ray.get(ref, timeout=WAIT_SLICE_S + ANSWER_TIMEOUT_S)
@@ -174,10 +182,9 @@ def train_worker(given: dict[str, Any]) -> str:
         torch.cuda.set_device(device)  # `cuda` without a number then means this rank's own
     run = RunFolder(Path(given["run_path"]), config)
     coordinator: ActorHandle[Coordinator] = given["coordinator"]
-    ray.get(coordinator.rescan.remote(), timeout=ANSWER_TIMEOUT_S)
-    runtime = RayRuntime(config, run, coordinator)
     try:
-        train(config, run.path, runtime)
+        ray.get(coordinator.join.remote(), timeout=ANSWER_TIMEOUT_S)
+        train(config, run.path, RayRuntime(config, run, coordinator))
     except RunStopped as stop:
         return f"stopped: {stop}"
     return "done"

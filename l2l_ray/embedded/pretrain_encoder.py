@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from l2l_ray.data.scenes import Domain
 from l2l_ray.embedded import pool as scene_pool
 from l2l_ray.embedded.augment import photometric
 from l2l_ray.embedded.encoder_losses import (
@@ -91,7 +92,7 @@ def main(args: argparse.Namespace) -> None:
 
 def _pools(work_dir: Path, num_scenes: int, seed: int) -> tuple[scene_pool.Pool, scene_pool.Pool, scene_pool.Pool]:
     """Return (train, held-out of the same domain, report-only of RefShapes), rendering what is missing."""
-    jobs = [
+    jobs: list[tuple[Path, int, Domain, int]] = [
         (work_dir / "pool", num_scenes, "pretrain", seed),
         (work_dir / "pool_refshapes", HELD_OUT_SCENES, "refshapes", seed + 101),
     ]

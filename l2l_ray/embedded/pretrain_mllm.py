@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from l2l_ray.data.scenes import Domain
 from l2l_ray.embedded import pool as scene_pool
 from l2l_ray.embedded.pretrain_mllm_evaluate import box_accuracy
 from l2l_ray.embedded.pretrain_mllm_fast import FastLanguage, FastVision
@@ -46,7 +47,7 @@ _DENSE_WEIGHT = 0.8  # of the dense heads in stage 2; with 0.1 the tower forgot 
 _WARMUP_STEPS = 100
 _SAVE_SECONDS = 120.0
 _VAL_SCENES, _VAL_SEED, _POOL_SEED = 1000, 1_000_001, 11
-_VAL_DOMAINS = ("pretrain", "refshapes")
+_VAL_DOMAINS: tuple[Domain, ...] = ("pretrain", "refshapes")
 
 LossOfStep = Callable[[np.random.Generator, float], tuple[Tensor, dict[str, float], int]]
 
@@ -78,7 +79,7 @@ class Pretrainer:
         self.tokenizer = build_tokenizer(self.pool.texts[:100_000], [f"{c} {s}" for c in colors for s in shapes])
         torch.manual_seed(options.seed)
         self.model = build_model(self.tokenizer)
-        width = self.model.config.text_config.hidden_size
+        width = self.model.model.language_model.config.hidden_size
         self.dense, self.grounding = DenseHeads(width), GroundingHeads(width)
         self.vision = FastVision(self.model, options.compile)
         self.language = FastLanguage(self.model, options.compile)
@@ -88,7 +89,8 @@ class Pretrainer:
             _position_weights(self.sequences),
             self.sequences.is_coordinate,
         )
-        self.progress, self.optimizer_state = Progress(), None
+        self.progress = Progress()
+        self.optimizer_state: dict[str, Any] | None = None
         self.averages: dict[str, float] = {}
         self._load()
 
@@ -139,8 +141,10 @@ class Pretrainer:
         """Return the used share of the stage's budget, by samples or by minutes, whichever is further."""
         options, progress = self.options, self.progress
         if progress.stage == "dense":
-            return max(progress.samples / options.dense_samples, progress.seconds / 60 / options.dense_minutes)
-        return max(progress.samples / options.samples, progress.seconds / 60 / options.minutes)
+            samples, minutes = options.dense_samples, options.dense_minutes
+        else:
+            samples, minutes = options.samples, options.minutes
+        return float(max(progress.samples / samples, progress.seconds / 60 / minutes))
 
     def _learning_rate(self, done: float) -> float:
         """Return warm-up, then a cosine; stage 1 ends at 0.3 of its peak because stage 2 goes on with the tower."""
@@ -229,7 +233,7 @@ class Pretrainer:
         save_folder(candidate, self.model, self.tokenizer)
         found = evaluate(candidate, self.work, self.options.eval_scenes)
         self._log({f"{domain}_{name}": value for domain, values in found.items() for name, value in values.items()})
-        if found["pretrain"]["iou50"] > self.progress.best:
+        if found["pretrain"]["iou50"] >= self.progress.best:
             self.progress.best = found["pretrain"]["iou50"]
             shutil.copytree(candidate, self.out, dirs_exist_ok=True)
         shutil.copy(self.work / "training_log.jsonl", self.out / "training_log.jsonl")

@@ -73,7 +73,8 @@ def _block(block: Any, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     weights = torch.softmax((query * attention.scaling) @ key.transpose(-1, -2), -1)
     mixed = (weights.to(value.dtype) @ value).transpose(1, 2).reshape(num, length, width)
     hidden = hidden + attention.proj(mixed)
-    return hidden + block.mlp(block.norm2(hidden))
+    total: Tensor = hidden + block.mlp(block.norm2(hidden))
+    return total
 
 
 def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -134,9 +135,11 @@ def _layer(layer: Any, hidden: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -
     hidden = hidden + attention.o_proj(mixed)
     normed = _rms_norm(hidden, layer.post_attention_layernorm)
     gate, up = F.linear(normed, torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])).chunk(2, -1)
-    return hidden + mlp.down_proj(F.silu(gate) * up)
+    total: Tensor = hidden + mlp.down_proj(F.silu(gate) * up)
+    return total
 
 
 def _rms_norm(states: Tensor, norm: Any) -> Tensor:
     states = states.float()
-    return states * torch.rsqrt(states.square().mean(-1, keepdim=True) + norm.variance_epsilon) * norm.weight
+    normed: Tensor = states * torch.rsqrt(states.square().mean(-1, keepdim=True) + norm.variance_epsilon) * norm.weight
+    return normed

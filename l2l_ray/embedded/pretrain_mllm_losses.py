@@ -203,14 +203,13 @@ class AnswerLoss(nn.Module):
 
     def __init__(self, coordinate_ids: Tensor, position_weights: Tensor, is_coordinate: Tensor) -> None:
         super().__init__()
-        self.register_buffer("coordinate_ids", coordinate_ids, persistent=False)
-        self.register_buffer("weights", position_weights, persistent=False)
+        self.coordinate_ids, self.weights = coordinate_ids, position_weights
         self.is_coordinate = is_coordinate
 
     def forward(
         self, logits: Float[Tensor, "B A V"], answer: Int[Tensor, "B A"], values: Float[Tensor, "B 4"], sigma: float
     ) -> tuple[Tensor, dict[str, float]]:
-        """Return the weighted mean; `values` are the exact coordinates in 0..100, `sigma` the spread in the same unit."""
+        """Return the weighted mean; `values` are exact coordinates in 0..100, `sigma` the spread in the same unit."""
         log_probs = torch.log_softmax(logits.float(), -1)
         hard = -log_probs.gather(-1, answer[..., None]).squeeze(-1)
         steps = torch.arange(len(self.coordinate_ids), device=values.device)

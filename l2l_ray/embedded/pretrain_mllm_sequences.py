@@ -8,6 +8,7 @@ labels are "color shape", so the answers have one length too.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,8 +55,8 @@ class SequenceMaker:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, pool: Pool) -> None:
         self.pool, self.tokenizer = pool, tokenizer
-        self.pad_id = int(tokenizer.convert_tokens_to_ids("<|endoftext|>"))
-        self.image_id = int(tokenizer.convert_tokens_to_ids("<|image_pad|>"))
+        self.pad_id = _only(tokenizer, "<|endoftext|>")
+        self.image_id = _only(tokenizer, "<|image_pad|>")
         self._before, after = _around_image(tokenizer)
         self.start_ids = tokenizer.encode(after, add_special_tokens=False)
         self.coordinate_ids = np.array([_only(tokenizer, str(n)) for n in range(0, 1001, COORDINATE_STEP)])
@@ -124,7 +125,7 @@ def _only(tokenizer: PreTrainedTokenizerFast, text: str) -> int:
 
 def _around_image(tokenizer: PreTrainedTokenizerFast) -> tuple[str, str]:
     """Return the rendered chat before (with `{}` for the question) and after the image token."""
-    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "{}"}]}]
+    messages: Any = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "{}"}]}]
     rendered = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     before, after = rendered.split("<|image_pad|>")
     return before, after

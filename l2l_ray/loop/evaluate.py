@@ -10,6 +10,7 @@ import json
 import logging
 import os
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from l2l_ray.loop.labeling import EvalPart, Labeler
 from l2l_ray.loop.panels import write_panels
 from l2l_ray.loop.quality import Quality
 from l2l_ray.loop.run_folder import RunFolder, version_name
-from l2l_ray.metrics import IouMeter
+from l2l_ray.metrics import IouMeter, compare
 from l2l_ray.report.page import write_report
 
 logger = logging.getLogger(__name__)
@@ -65,11 +66,13 @@ class Evaluations:
             details = {"summary": quality.summary(), "equal_coverage": quality.at_equal_coverage()}
             path.with_name(f"{group[2]}-quality.json").write_text(json.dumps(details))
         temporary = path.with_suffix(".tmp")
-        pd.DataFrame(rows).to_parquet(temporary)
-        os.replace(temporary, path)
-        summary = self.summary(group)
+        frame = pd.DataFrame(rows)
+        frame.to_parquet(temporary)
+        summary = _meter(frame).summary()
         event: dict[str, Any] = {"event": "evaluation", "method": group[0], "version": group[1], "split": group[2]}
+        # Before the rename: a process killed in between evaluates and logs again, and nothing is lost.
         self._run.log_event({**event, **summary, **({"quality": quality.summary()} if quality else {})})
+        os.replace(temporary, path)
         return summary
 
     def closed(self) -> dict[Group, dict[str, Any]]:
@@ -87,11 +90,13 @@ class Evaluations:
 
     def meter(self, group: Group) -> IouMeter:
         """Return the meter holding a complete group's rows."""
+        return _meter(pd.read_parquet(self._path(group)))
+
+    def joined(self, method: str, version: int, splits: Iterable[str]) -> IouMeter:
+        """Return one meter over several splits; their sentences and images are disjoint."""
         meter = IouMeter()
-        frame = pd.read_parquet(self._path(group))
-        columns = (frame[name].tolist() for name in ("sent_id", "image_id", "intersection", "union"))
-        for sent_id, image_id, intersection, union in zip(*columns, strict=True):
-            meter.add(sent_id, image_id, intersection, union)
+        for split in splits:
+            meter.merge(self.meter((method, version, split)))
         return meter
 
     def quality(self, method: str, version: int) -> dict[str, Any] | None:
@@ -104,6 +109,14 @@ class Evaluations:
         return self._run.path / "evals" / version_name(method, version) / f"{split}.parquet"
 
 
+def _meter(frame: pd.DataFrame) -> IouMeter:
+    meter = IouMeter()
+    columns = (frame[name].tolist() for name in ("sent_id", "image_id", "intersection", "union"))
+    for sent_id, image_id, intersection, union in zip(*columns, strict=True):
+        meter.add(sent_id, image_id, intersection, union)
+    return meter
+
+
 def label_of(method: str) -> str:
     """Return the name of a method as tables print it."""
     name, _, threshold = method.partition("@")
@@ -114,6 +127,7 @@ def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluati
     """Return the final table as data: one row per method, the version chosen on val, all splits."""
     steps = config.loop.burn_in_steps + config.loop.rounds * config.loop.round_steps
     rows = []
+    main = run.methods[-1]
     for method in (PRIOR_ONLY, *run.methods):
         version = plan.best_version(method)
         splits = {s: evaluations.summary((method, version, s)) for s in plan.split_sizes}
@@ -135,7 +149,18 @@ def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluati
         "chosen_on": VAL if VAL in plan.split_sizes else "last version (no val split)",
         "missing_splits": [s for s in ("val", "testA", "testB") if s not in plan.split_sizes and "test" not in plan.split_sizes],
         "rows": rows,
+        "differences": [
+            {"method": main, "versus": method, "split": "all", **_difference(plan, evaluations, main, method)}
+            for method in (PRIOR_ONLY, *run.methods[:-1])
+        ],
     }
+
+
+def _difference(plan: Plan, evaluations: Evaluations, method: str, versus: str) -> dict[str, float]:
+    """Return the paired difference of mean_iou over all splits, images resampled, with its 95 % interval."""
+    first, second = (evaluations.joined(name, plan.best_version(name), plan.split_sizes) for name in (method, versus))
+    found = compare(first, second)
+    return {"diff": found.diff, "low": found.low, "high": found.high}
 
 
 def finish(

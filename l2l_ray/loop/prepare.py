@@ -175,11 +175,11 @@ def fill_priors(
         )
     priors = store.get_many(q.key for q in questions)
     pairs = [(e.sent_id, priors[q.key]) for e, q in zip(tables.examples(name), questions, strict=True)]
-    write_priors(target, pairs)
     failures = Counter(prior.failure.split(":")[0] for _, prior in pairs if prior.failure)
     run.log_event(
         {"event": "priors", "table": name, "num": len(pairs), "asked": len(todo), "failures": dict(failures)}
     )
+    write_priors(target, pairs)  # after the event: a process killed in between logs again, and nothing is lost
     if failures:
         logger.warning("%s: %d of %d replies gave no prior: %s", name, failures.total(), len(pairs), dict(failures))
     return len(todo)

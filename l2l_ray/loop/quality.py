@@ -43,11 +43,10 @@ class Quality:
     histograms: dict[str, Int[np.ndarray, "3 2 N"]]  # selector -> region x (wrong, right) x score bin
 
     def __add__(self, other: Quality) -> Quality:
-        names = {*self.histograms, *other.histograms}
-        return Quality(
-            self.counts + other.counts,
-            {n: self.histograms.get(n, 0) + other.histograms.get(n, 0) for n in sorted(names)},
-        )
+        names = sorted({*self.histograms, *other.histograms})
+        nothing = np.zeros((len(REGIONS), 2, NUM_BINS), np.int64)
+        joined = {n: self.histograms.get(n, nothing) + other.histograms.get(n, nothing) for n in names}
+        return Quality(self.counts + other.counts, joined)
 
     def summary(self) -> dict[str, dict[str, float | None]]:
         """Return {"precision": {region: ...}, "coverage": {region: ...}} with "all" added; None where undefined."""
@@ -69,9 +68,7 @@ class Quality:
         return rows
 
 
-def measure_quality(
-    selection: Selection, mask: Float[Tensor, "B G G"], rankings: dict[str, Ranking]
-) -> Quality:
+def measure_quality(selection: Selection, mask: Float[Tensor, "B G G"], rankings: dict[str, Ranking]) -> Quality:
     """Compare a selection, and other selectors' rankings, with the truth.
 
     Args:

@@ -6,6 +6,7 @@ Ray's driver evaluates a published version, it evaluates on the spot. Both walk 
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -96,18 +97,19 @@ class LocalRuntime:
     def labels(self, method: str, round_index: int) -> list[Path]:
         """Label the round's open shards now."""
         self.work()
+        assert self._ledger.complete(method, round_index, self._plan.num_shards), "the version that labels is missing"
         return [self._run.path / entry.path for entry in self._ledger.entries(method, round_index)]
 
     def publish(self, method: str, version: int, write: Write, metrics: dict[str, float]) -> None:
         """Write the version, then evaluate it."""
-        self._place(version_name(method, version), write)
-        self._run.log_event({"event": "train", "method": method, "version": version, **metrics})
+        self._place(version_name(method, version), write, metrics)
+        log_versions(self._run)
         self._plan.publish(method, version)
         self.work()
 
     def checkpoint(self, method: str, version: int, step: int, write: Write, metrics: dict[str, float]) -> None:
         """Write the training state."""
-        self._place(f"{version_name(method, version)}-s{step:05d}", write)
+        self._place(f"{version_name(method, version)}-s{step:05d}", write, metrics)
 
     def resume_point(self) -> Path | None:
         """Return the newest folder by (method, version, step)."""
@@ -134,11 +136,13 @@ class LocalRuntime:
             summary = self._evaluations.close(item.group)
             self._plan.record(*item.group, summary["mean_iou"])
 
-    def _place(self, name: str, write: Write) -> None:
+    def _place(self, name: str, write: Write, metrics: dict[str, float]) -> None:
         final = self._run.train_dir / name
+        for stale in self._run.train_dir.glob(f".{name}.*.tmp"):  # of a process that was killed here
+            shutil.rmtree(stale, ignore_errors=True)
         temporary = final.with_name(f".{name}.{os.getpid()}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
+        (temporary / "metrics.json").write_text(json.dumps(metrics))
         write(temporary)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
@@ -148,10 +152,23 @@ def newest_checkpoint(run: RunFolder) -> Path | None:
     """Return the folder training was at last, by (method order, version, step); None when there is none."""
     order = {method: index for index, method in enumerate(run.methods)}
     found = []
-    for marker in run.train_dir.glob("*/version.json"):
+    for marker in run.train_dir.glob("[!.]*/version.json"):  # hidden ones were not renamed yet: not published
         position = read_position(marker.parent)
         found.append((order[position["method"]], position["version"], position["step"], marker.parent))
     return max(found)[-1] if found else None
+
+
+def log_versions(run: RunFolder) -> None:
+    """Copy the figures that lie with each published version into metrics.jsonl, once per version.
+
+    They are read from the folder, so that a process killed between placing a version and logging it loses nothing.
+    """
+    logged = {(event["method"], event["version"]) for event in run.events() if event.get("event") == "train"}
+    for method in run.methods:
+        for version in sorted(run.published(method)):
+            if (method, version) not in logged:
+                figures = json.loads((run.version_dir(method, version) / "metrics.json").read_text())
+                run.log_event({"event": "train", "method": method, "version": version, **figures})
 
 
 def restore_plan(config: RunConfig, run: RunFolder, plan: Plan, ledger: Ledger, evaluations: Evaluations) -> None:
@@ -190,6 +207,7 @@ def run_local(config: RunConfig, make_labeler: Callable[[RunConfig, Path], Label
     for name in tables.prior_order:
         plan.priors_ready(name)
     restore_plan(config, run, plan, ledger, evaluations)
+    log_versions(run)
     runtime = LocalRuntime(run, plan, ledger, evaluations, labeler)
     train(config, run.path, runtime)
     runtime.work()

@@ -101,7 +101,7 @@ def train_step(
         factor: Learning-rate factor of this step.
         world_size: Ranks whose gradients are averaged.
     Returns:
-        loss, loss_labeled, loss_unlabeled: sums over this rank over global denominators.
+        loss, loss_labeled, loss_unlabeled: this rank's share times the number of ranks, an estimate of the global loss.
     """
     device = labeled.inputs.images.device
     both = labeled if unlabeled is None else _joined(labeled, unlabeled)
@@ -122,12 +122,12 @@ def train_step(
         )
     loss = loss_labeled + config.unlabeled_weight * loss_unlabeled
     optimizer.zero_grad(set_to_none=True)
-    (loss * world_size).backward()
+    (loss * world_size).backward()  # gradients are averaged over ranks
     torch.nn.utils.clip_grad_norm_(student.parameters(), config.grad_clip)
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
     optimizer.step()
-    terms = torch.stack([loss, loss_labeled, loss_unlabeled]).detach().tolist()
+    terms = (torch.stack([loss, loss_labeled, loss_unlabeled]).detach() * world_size).tolist()
     return dict(zip(("loss", "loss_labeled", "loss_unlabeled"), terms, strict=True))
 
 

@@ -43,7 +43,7 @@ def read_table(path: Path) -> list[Example]:
     rows = _read(path)
     try:
         if rows and "mask_rle" in rows[0]:
-            return [LabeledExample(**{**row, "mask_rle": Rle(**json.loads(row["mask_rle"]))}) for row in rows]
+            return [LabeledExample(**{**row, "mask_rle": _rle(row["mask_rle"])}) for row in rows]
         return [Example(**row) for row in rows]
     except TypeError as error:
         raise DataError(f"{path} is not a table of examples: {error}; start the run again to rebuild it") from error
@@ -63,6 +63,11 @@ def prior_from_json(text: str) -> Prior:
     """Rebuild a `Prior` (tuples, not lists) from its JSON."""
     record = json.loads(text)
     return Prior(**{f.name: _tuples(record[f.name]) for f in fields(Prior) if f.name in record})
+
+
+def _rle(text: str) -> Rle:
+    record = json.loads(text)
+    return Rle(size=record["size"], counts=record["counts"])
 
 
 def _tuples(value: Any) -> Any:

@@ -156,34 +156,34 @@ class Trainer:
             position = read_position(continued)
             learner.load(continued, state)
         for round_index in range(position["version"], loop.rounds):
-            first = position["step"] if round_index == position["version"] else 0
             pseudo = self._pseudo_labels(method, round_index)
-            metrics = self._student_steps(method, networks, learner, pseudo, round_index, first)
+            metrics = self._student_steps(networks, learner, pseudo, position)
             if rewards is not None:
                 metrics |= self._update_selector(
                     learner, rewards, networks, round_index, section.round_updates, burn_in
                 )
-            done = {"method": method, "version": round_index + 1, "step": 0}
-            self._publish(networks, learner, done, metrics | pseudo.summary())
+            position = {"method": method, "version": round_index + 1, "step": 0}
+            self._publish(networks, learner, position, metrics | pseudo.summary())
 
     def _student_steps(
-        self, method: str, networks: Networks, learner: SelectorLearner, pseudo: PseudoSet, round_index: int, first: int
+        self, networks: Networks, learner: SelectorLearner, pseudo: PseudoSet, position: dict[str, Any]
     ) -> dict[str, float]:
+        """Take the round's steps that are left; return the round's mean of each term, earlier steps included."""
         loop = self._config.loop
-        stream = f"round{round_index}"
-        sums: dict[str, float] = {}
-        for step in range(first, loop.round_steps):
+        method, round_index = position["method"], position["version"]
+        means: dict[str, float] = dict(position.get("means", {}))
+        for step in range(position["step"], loop.round_steps):
             done = loop.burn_in_steps + round_index * loop.round_steps + step
-            terms = self._step(networks, stream, step, done, list(range(len(self._labeled))), pseudo)
+            terms = self._step(networks, f"round{round_index}", step, done, list(range(len(self._labeled))), pseudo)
             for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + value / (loop.round_steps - first)
+                means[name] = means.get(name, 0.0) + value / loop.round_steps
             self._runtime.progress(f"{method} round {round_index}", step + 1, loop.round_steps, terms)
             if loop.checkpoint_steps and (step + 1) % loop.checkpoint_steps == 0 and step + 1 < loop.round_steps:
-                position = {"method": method, "version": round_index, "step": step + 1}
+                here = {**position, "step": step + 1, "means": dict(means)}
                 self._runtime.checkpoint(
-                    method, round_index, step + 1, partial(self._write, networks, learner, position), terms
+                    method, round_index, step + 1, partial(self._write, networks, learner, here), terms
                 )
-        return sums
+        return means
 
     def _step(
         self, networks: Networks, stream: str, step: int, done: int, rows: Sequence[int], pseudo: PseudoSet | None
@@ -227,37 +227,38 @@ class Trainer:
         networks = Networks.fresh(self._config, self._runtime, self._device)
         temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         partial_state = folder.with_name(f".{folder.name}.partial")
-        first = self._resume_burn_in(networks, partial_state)
         if self._runtime.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
+        first = self._resume_burn_in(networks, partial_state, temporary)
         for step in range(first, loop.burn_in_steps):
             terms = self._step(networks, "burn_in", step, step, rows, None)
             self._runtime.progress(f"burn-in {folder.name}", step + 1, loop.burn_in_steps, terms)
             if step + 1 == max(1, loop.burn_in_steps // 2) and self._runtime.rank == 0:
-                save_weights(networks.teacher, _previous(partial_state))
+                save_weights(networks.teacher, temporary / "previous.safetensors")
             if loop.checkpoint_steps and (step + 1) % loop.checkpoint_steps == 0 and self._runtime.rank == 0:
-                self._keep_burn_in(networks, partial_state, step + 1)
+                self._keep_burn_in(networks, partial_state, step + 1, temporary)
         if self._runtime.rank == 0:
-            os.replace(_previous(partial_state), temporary / "previous.safetensors")
             self._write(networks, None, {"method": "", "version": 0, "step": 0}, temporary)
             _rename_unless_there(temporary, folder)
             shutil.rmtree(partial_state, ignore_errors=True)
         self._runtime.barrier()
 
-    def _keep_burn_in(self, networks: Networks, folder: Path, step: int) -> None:
-        temporary = folder.with_name(folder.name + ".new")
+    def _keep_burn_in(self, networks: Networks, folder: Path, step: int, so_far: Path) -> None:
+        """Keep the state of a long burn-in; other processes may be at the same one (see `_burn_in_key`)."""
+        temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        shutil.copytree(so_far, temporary)
         self._write(networks, None, {"method": "", "version": 0, "step": step}, temporary)
         shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
+        _rename_unless_there(temporary, folder)
 
-    def _resume_burn_in(self, networks: Networks, folder: Path) -> int:
+    def _resume_burn_in(self, networks: Networks, folder: Path, so_far: Path) -> int:
         """Return the step to continue a long burn-in from."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
         if not self._runtime.broadcast((folder / "version.json").exists()):
             return 0
+        if self._runtime.rank == 0 and (folder / "previous.safetensors").exists():
+            shutil.copyfile(folder / "previous.safetensors", so_far / "previous.safetensors")
         networks.load(folder, load_train_state(folder / "train_state.pt"), self._device)
         return int(read_position(folder)["step"])
 
@@ -389,10 +390,6 @@ class SelectorLearner:
         load_weights(self.selector, folder / "selector.safetensors", self._device)
         if self._optimizer:
             self._optimizer.load_state_dict(state["selector_optimizer"])
-
-
-def _previous(partial_state: Path) -> Path:
-    return partial_state.with_name(partial_state.name + "-previous.safetensors")
 
 
 def _rename_unless_there(temporary: Path, final: Path) -> None:

@@ -86,7 +86,8 @@ class MllmPrior:
             ) from error
         prompt = prompt_for(model.config.model_type, config.prompt, config.proposal)
         processor = load_processor(source)
-        processor.tokenizer.padding_side = "left"
+        # Decoders continue where the text ends; encoders count positions from the left.
+        processor.tokenizer.padding_side = "right" if model.config.is_encoder_decoder else "left"
         fingerprint = _fingerprint(source, model.config, config, prompt)
         return cls(config, model.eval().to(device), processor, prompt, fingerprint)
 

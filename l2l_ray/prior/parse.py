@@ -148,7 +148,7 @@ def _parse_florence(reply: str, fmt: PromptFormat) -> ParsedReply:
 
 
 def _runs(text: str, fmt: PromptFormat) -> Iterator[list[PointFrac]]:
-    """Yield the points of each unbroken run of location tokens. A bin stands for its centre, as Florence-2 quantises."""
+    """Yield the points of each unbroken run of location tokens; a bin stands for its centre, as in Florence-2."""
     bins = (fmt.coordinate_max or 999.0) + 1
     for match in _LOCATION_RUN.finditer(text):
         values = [min((int(v) + 0.5) / bins, 1.0) for v in _LOCATION.findall(match.group(1))]

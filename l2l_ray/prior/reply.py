@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from l2l_ray.prior.prompt import PromptFormat
 from l2l_ray.types import BoxFrac, Prior
 
 
+@runtime_checkable
 class Asked(Protocol):
     """Anything that knows which model answered and in which format."""
 

@@ -31,6 +31,7 @@ from l2l_ray.report.examples import (
 )
 from l2l_ray.report.record import RunRecord, flatten, is_number, read_run
 from l2l_ray.report.tables import (
+    differences_table,
     equal_coverage_table,
     metrics_frame,
     percent,
@@ -87,6 +88,7 @@ def render(record: RunRecord) -> str:
         main_label=record.labels.get(record.main_method, record.main_method) or "an unnamed selector",
         stats=_stats(record),
         results=results_table(record.rows) if record.rows else None,
+        differences=differences_table(record),
         validation_figures=_validation_figures(record),
         training_figures=_training_figures(record),
         label_figures=_label_figures(record),

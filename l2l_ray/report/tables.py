@@ -132,6 +132,21 @@ def results_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = PA
     return Table(tuple(groups), ("Method", *(_short(m) for _, m in columns), *extra), tuple(lines))
 
 
+def differences_table(record: RunRecord) -> Table | None:
+    """Return how much methods differ in mean IoU, with intervals; None when results.json holds no differences.
+
+    Reads results.json's optional `differences`: [{"method", "versus", "split", "diff", "low", "high"}], shares.
+    """
+    rows = []
+    for item in record.results.get("differences") or []:
+        if isinstance(item, Mapping) and all(is_number(item.get(key)) for key in ("diff", "low", "high")):
+            pair = [record.labels.get(str(item.get(key)), str(item.get(key))) for key in ("method", "versus")]
+            diff, low, high = (f"{100 * item[key]:+.1f}" for key in ("diff", "low", "high"))
+            texts = (" - ".join(pair), str(item.get("split", "?")), diff, f"{low} to {high}")
+            rows.append(tuple(Cell(text) for text in texts))
+    return Table((("", 4),), ("Difference", "split", "mIoU, points", "interval"), tuple(rows)) if rows else None
+
+
 def equal_coverage_table(record: RunRecord) -> Table | None:
     """Return selection.json's comparison: per rule and region, precision at the coverage that the selector chose.
 

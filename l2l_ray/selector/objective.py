@@ -138,7 +138,7 @@ def _update_policy(
 
 def _step(module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     nn.utils.clip_grad_norm_(module.parameters(), GRAD_CLIP)
     optimizer.step()
 
@@ -297,8 +297,9 @@ def _update_control(
     right = (candidates.teacher == truth).float()
     # the reward's class balance: control and policy then face the same economics
     weight = class_balance(truth | candidates.claimed)
+    inputs = control.prepare(labeled.views)
     for _ in range(CONTROL_STEPS):
-        logits = control(labeled.views)
+        logits = control(inputs)
         loss = (functional.binary_cross_entropy_with_logits(logits, right, reduction="none") * weight).mean()
         _step(control, optimizer, loss)
     accepted = torch.sigmoid(logits.detach()) >= control.accept_prob

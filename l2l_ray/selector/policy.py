@@ -118,11 +118,13 @@ class RplePolicy(nn.Module):
         """Return the network's input: evidence, coarse evidence and features, and where PRIOR is an action."""
         state = build_state(views)
         grid = min(CONTEXT_GRID, math.ceil(state.maps.shape[-1] / 2))
+        with torch.autocast(state.maps.device.type, enabled=False):
+            coarse_maps, coarse_features = _resize(state.maps, grid), _resize(views.features.float(), grid)
         return PolicyInput(
             maps=state.maps.contiguous(memory_format=torch.channels_last),
             summary=state.summary,
-            coarse_maps=_resize(state.maps, grid).contiguous(memory_format=torch.channels_last),
-            coarse_features=normalize_features(_resize(views.features.float(), grid)),
+            coarse_maps=coarse_maps.contiguous(memory_format=torch.channels_last),
+            coarse_features=normalize_features(coarse_features),
             prior_allowed=label_candidates(views).differs,
         )
 

@@ -127,16 +127,19 @@ def consistency(target: Bool[Tensor, "*B G G"], views: TeacherViews) -> Float[Te
 
 
 def coverage_penalty(
-    accepted: Bool[Tensor, "*B G G"], claimed: Bool[Tensor, "*B G G"], coverage_target: float
-) -> Float[Tensor, "*B"]:
-    """Return -(squared gap of the accepted share to the target), averaged over claimed foreground and the rest."""
+    accepted: Bool[Tensor, "*K G G"], claimed: Bool[Tensor, "*B G G"], coverage_target: float
+) -> Float[Tensor, "*K"]:
+    """Return -(squared gap of the accepted share to the target), averaged over claimed foreground and the rest.
+
+    `claimed` may lack leading dimensions of `accepted` (K maps of one batch).
+    """
     gaps, present = _coverage_gaps(accepted, claimed, coverage_target)
     return -(gaps.square() * present).sum(-1) / present.sum(-1)
 
 
 def coverage_credit(
-    accepted: Bool[Tensor, "*B G G"], claimed: Bool[Tensor, "*B G G"], coverage_target: float
-) -> Float[Tensor, "*B G G"]:
+    accepted: Bool[Tensor, "*K G G"], claimed: Bool[Tensor, "*B G G"], coverage_target: float
+) -> Float[Tensor, "*K G G"]:
     """Return each accepted cell's part in `coverage_penalty`: its first derivative, times the number of cells."""
     gaps, _ = _coverage_gaps(accepted, claimed, coverage_target)
     gap = torch.where(claimed, gaps[..., 0, None, None], gaps[..., 1, None, None])

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -30,6 +31,7 @@ from l2l_ray.selector.policy import RplePolicy, check_keys, make_selection
 from l2l_ray.selector.state import (
     STATE_CHANNELS,
     SUMMARY_CHANNELS,
+    State,
     build_state,
     label_candidates,
     normalize_features,
@@ -175,6 +177,14 @@ class Agreement(Rule):
         return 0.5 * (accepted + doubtful), views.mask_probs > 0.5
 
 
+@dataclass(frozen=True)
+class ControlInput:
+    """What the logistic control reads: the evidence RPLE sees, and the features where it uses them."""
+
+    state: State
+    features: Float[Tensor, "B F G G"] | None
+
+
 class LogisticControl(nn.Module):
     """Logistic regression of "the teacher's label is right" on the evidence; trained by `objective.update_selector`.
 
@@ -200,17 +210,22 @@ class LogisticControl(nn.Module):
         """Probability of being right above which a label is worth accepting."""
         return self.config.reward.wrong_cost / (1 + self.config.reward.wrong_cost)
 
-    def forward(self, views: TeacherViews) -> Float[Tensor, "B G G"]:
-        """Return the logit of "the teacher's label is right" per cell."""
-        state = build_state(views)
-        logits: Tensor = self.pixel(state.maps) + self.summary(state.summary)[:, :, None, None]
-        if self.features is not None:
-            logits = logits + self.features(normalize_features(views.features))
+    def prepare(self, views: TeacherViews) -> ControlInput:
+        """Return what the classifier reads, made once per batch."""
+        features = None if self.features is None else normalize_features(views.features)
+        return ControlInput(build_state(views), features)
+
+    def forward(self, inputs: ControlInput) -> Float[Tensor, "B G G"]:
+        """Return the logit of "the teacher's label is right" per cell; float32, also under autocast."""
+        with torch.autocast(inputs.state.maps.device.type, enabled=False):
+            logits: Tensor = self.pixel(inputs.state.maps) + self.summary(inputs.state.summary)[:, :, None, None]
+            if self.features is not None:
+                logits = logits + self.features(inputs.features)
         return CONTROL_SHARPNESS * logits[:, 0]
 
     def right_probs(self, views: TeacherViews) -> Float[Tensor, "B G G"]:
         """Return the probability of "the teacher's label is right" per cell."""
-        return torch.sigmoid(self.forward(views))
+        return torch.sigmoid(self.forward(self.prepare(views)))
 
     @torch.no_grad()
     def select(self, views: TeacherViews, keys: Sequence[int]) -> Selection:
@@ -244,7 +259,7 @@ def threshold_accepts(mask_probs: Float[Tensor, "*B G G"], threshold: float) -> 
     return certainty(mask_probs) >= threshold
 
 
-def pwa_weight(mask_probs: Float[Tensor, "*B G G"]) -> Float[Tensor, "*B G G"]:
+def pwa_weight(mask_probs: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
     """Return 1.3 - N(p; 0.5, variance 0.1), clipped to [0, 1]: 0.04 at p = 0.5, 0.94 at 0 and 1. Source: SemiRES."""
     distance = (mask_probs.float() - PWA_MEAN).square()
     density = torch.exp(-distance / (2 * PWA_VARIANCE)) / math.sqrt(2 * math.pi * PWA_VARIANCE)

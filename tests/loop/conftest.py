@@ -1,12 +1,26 @@
-"""A disk that is full for the length of a `with` block."""
+"""A disk that is full for the length of a `with` block, the shipped segmenter, and batches and tables to feed it."""
 
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+
+from l2l_ray.config import PriorConfig, SegmenterConfig
+from l2l_ray.data.dataset import ImageStore
+from l2l_ray.data.masks import encode
+from l2l_ray.loop.inputs import Inputs, Table
+from l2l_ray.prior.proposal import Proposer, box_proposal
+from l2l_ray.segmenter.model import Segmenter
+from l2l_ray.types import Example, LabeledExample, Prior
+
+SIDE_PX = 64
 
 
 @pytest.fixture
@@ -23,3 +37,73 @@ def full_disk() -> Callable[[int], AbstractContextManager[None]]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limited
+
+
+@pytest.fixture(scope="session")
+def segmenter() -> Segmenter:
+    """Give the shipped segmenter with fresh new parts; only to be looked through, not to be trained."""
+    torch.manual_seed(0)
+    return Segmenter(SegmenterConfig(width=32)).eval().requires_grad_(False)
+
+
+def make_inputs(expressions: Sequence[str], grid: int, seed: int = 0) -> Inputs:
+    """Return a batch of blobs of color under a box each; every third sample has no prior."""
+    generator = torch.Generator().manual_seed(seed)
+    small = torch.rand((len(expressions), 3, 6, 6), generator=generator)
+    corners = torch.rand((len(expressions), 2), generator=generator).tolist()
+    has_prior = torch.tensor([row % 3 != 2 for row in range(len(expressions))])
+    boxes = [box_proposal([(x / 2, y / 2, x / 2 + 0.4, y / 2 + 0.3)], [1.0], grid, 0.08) for x, y in corners]
+    return Inputs(
+        images=torch.nn.functional.interpolate(small, (SIDE_PX, SIDE_PX), mode="bilinear"),
+        expressions=list(expressions),
+        phrases=["red circle" if has else "" for has in has_prior.tolist()],
+        proposal=torch.where(has_prior[:, None, None], torch.stack(boxes), 0.5),
+        prior_score=torch.rand(len(expressions), generator=generator) * has_prior,
+        has_prior=has_prior,
+    )
+
+
+@pytest.fixture
+def inputs_of() -> Callable[..., Inputs]:
+    """Give the maker of batches."""
+    return make_inputs
+
+
+@pytest.fixture
+def images() -> Iterator[ImageStore]:
+    """Give an image store of the tiny segmenter's size."""
+    store = ImageStore(SIDE_PX, cache_mb=8)
+    yield store
+    store.close()
+
+
+def make_examples(folder: Path, num: int, labeled: bool = False, width_px: int = 48, height_px: int = 40) -> list[Example]:
+    """Return examples with sent_ids 100, 101, ... of images 10, 11, ... on disk; truth is a square that moves right."""
+    made: list[Example] = []
+    for row in range(num):
+        path = folder / f"{10 + row}.png"
+        colors = np.random.default_rng(row).integers(0, 256, (height_px, width_px, 3), dtype=np.uint8)
+        Image.fromarray(colors).save(path)
+        fields = (100 + row, row, 10 + row, str(path), width_px, height_px, f"left red circle {row}")
+        mask = np.zeros((height_px, width_px), bool)
+        mask[10:30, 2 * row : 2 * row + 20] = True
+        made.append(LabeledExample(*fields, encode(mask), "circle") if labeled else Example(*fields))
+    return made
+
+
+def make_prior_of(example: Example) -> Prior:
+    """Return a prior whose box starts at a place that tells the examples apart."""
+    x = (example.sent_id - 100) / 32
+    return Prior(f"key{example.sent_id}", ((x, 0.25, x + 0.25, 0.75),), (0.8,), (), "red circle", 0.8, "", "")
+
+
+@pytest.fixture
+def table_of(tmp_path: Path, images: ImageStore) -> Callable[..., Table]:
+    """Give the maker of tables: `table_of(num, labeled=False, grid=32)`; every example has a prior."""
+
+    def make(num: int, labeled: bool = False, grid: int = 32) -> Table:
+        examples = make_examples(tmp_path, num, labeled)
+        priors = {example.sent_id: make_prior_of(example) for example in examples}
+        return Table(examples, priors, images, Proposer(PriorConfig()), grid)
+
+    return make

@@ -7,6 +7,7 @@ import pytest
 from l2l_ray.report.record import read_run
 from l2l_ray.report.tables import (
     Cell,
+    differences_table,
     equal_coverage_table,
     format_table,
     metrics_frame,
@@ -101,6 +102,17 @@ def test_metrics_of_mixed_types_are_written_as_text(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     frame = metrics_frame(tmp_path)
     assert frame["train.x"].tolist() == ["big", "3"] and frame["train.list"].iloc[0] == "[1, 2]"
+
+
+def test_differences_are_shown_with_their_sign_and_interval(run_dir: Path) -> None:
+    record = read_run(run_dir)
+    assert differences_table(record) is None
+    found = {"method": "l2l", "versus": "supervised", "split": "val", "diff": 0.0316, "low": -0.002, "high": 0.06}
+    record.results["differences"] = [found, {"method": "l2l"}]
+    table = differences_table(record)
+    assert table is not None and len(table.rows) == 1
+    texts = [cell.text for cell in table.rows[0]]
+    assert texts == ["L2L (RPLE) - supervised, with guidance", "val", "+3.2", "-0.2 to +6.0"]
 
 
 def test_equal_coverage_by_region(run_dir: Path) -> None:

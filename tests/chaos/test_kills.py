@@ -1,0 +1,89 @@
+"""SIGKILL a prior actor, the driver in mid-round, a labeler in mid-shard, a train worker: nothing lost, nothing twice.
+
+One job is killed and resumed, so this is also the third parity case: killed and resumed agrees with one process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+
+import pytest
+
+from l2l_ray.actors.cluster import namespace_of
+from l2l_ray.loop.run_folder import RunFolder
+from l2l_ray.loop.tables import read_table
+from tests.ray_runs import WAIT_S, actors, assert_same_result, ledger_keys, ray_config, start_job, wait_for
+
+
+def _kill(name: str, **wanted: str) -> int:
+    """Kill the one living actor that has these properties."""
+    found: list[int] = []
+
+    def there() -> bool:
+        found[:] = [actor.pid for actor in actors(**wanted) if actor.pid]
+        return bool(found)
+
+    wait_for(there, f"a living {name}")
+    os.kill(found[0], signal.SIGKILL)
+    return found[0]
+
+
+def _num_shards(folder: RunFolder) -> int:
+    return -(-len(read_table(folder.table_path("unlabeled"))) // folder.config.loop.shard_size)
+
+
+@pytest.fixture(scope="module")
+def killed(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A job that was killed in every way, and resumed to its end."""
+    config = ray_config(tmp_path_factory.mktemp("chaos"), "killed")
+    folder, namespace = RunFolder(config.run_dir, config), namespace_of(config)
+
+    first = start_job(config, ray_local)
+    wait_for(folder.priors_path("labeled").exists, "the first priors", first)
+    _kill("prior actor", namespace=namespace, name="prior-0")
+    wait_for(lambda: len(ledger_keys(folder)) >= 2, "two committed shards", first)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    before = ledger_keys(folder)
+    assert len(before) < _num_shards(folder), "the driver was not killed in mid-round"
+
+    second = start_job(config, ray_local, "--resume")
+    wait_for(lambda: len(ledger_keys(folder)) > len(before), "a shard after resuming", second)
+    _kill("labeler", namespace=namespace, name="labeler-0")
+    assert len(ledger_keys(folder)) < _num_shards(folder), "the labeler had nothing left to do when it was killed"
+    wait_for(lambda: folder.version_dir("l2l", 1).exists(), "version 1", second)
+    _kill("train worker", class_name="RayTrainWorker")
+    output, _ = second.communicate(timeout=WAIT_S)
+    assert second.returncode == 0, output
+    return folder
+
+
+def test_every_shard_is_committed_exactly_once(killed: RunFolder) -> None:
+    shards = range(_num_shards(killed))
+    assert sorted(ledger_keys(killed)) == [("l2l", round_index, shard) for round_index in range(2) for shard in shards]
+
+
+def test_every_committed_file_is_the_one_in_the_ledger(killed: RunFolder) -> None:
+    for line in killed.ledger_path.read_text().splitlines():
+        entry = json.loads(line)
+        assert hashlib.sha256((killed.path / entry["path"]).read_bytes()).hexdigest() == entry["sha256"]
+
+
+def test_no_question_was_stored_twice_and_none_is_missing(killed: RunFolder) -> None:
+    asked = {e["table"]: e["num"] for e in killed.events() if e["event"] == "priors"}
+    assert set(asked) == {"labeled", "unlabeled", "val", "testA", "testB"} and min(asked.values()) > 0
+
+
+def test_the_resumed_run_ends_with_its_report(killed: RunFolder) -> None:
+    assert killed.finished and (killed.path / "report.html").exists()
+
+
+def test_nothing_half_written_is_left(killed: RunFolder) -> None:
+    assert not list(killed.path.rglob("*.tmp"))
+
+
+def test_a_killed_and_resumed_run_agrees_with_an_undisturbed_one(killed: RunFolder, whole_run: RunFolder) -> None:
+    assert_same_result(whole_run, killed)

@@ -1,0 +1,264 @@
+"""The MLLM that ships, random ones of other families, and how replies become priors."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    AutoTokenizer,
+    CLIPImageProcessorPil,
+    Florence2Config,
+    Florence2ForConditionalGeneration,
+    Florence2Processor,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
+
+from l2l_ray.config import PriorConfig
+from l2l_ray.data.expressions import expressions_for
+from l2l_ray.data.scenes import render_scene
+from l2l_ray.errors import ConfigError
+from l2l_ray.prior.mllm import EMBEDDED_FOLDER, MllmIdentity, MllmPrior, Reply, make_prior, prior_key
+from l2l_ray.prior.prompt import FLORENCE_BOX, QWEN_ABSOLUTE, QWEN_RELATIVE
+
+MLLM = MllmIdentity("f" * 64, QWEN_RELATIVE)
+ONE = '[{"bbox_2d": [100, 200, 500, 600], "label": "red circle"}]'
+
+
+@pytest.fixture(scope="module")
+def shipped() -> MllmPrior:
+    torch.set_num_threads(1)
+    return MllmPrior.load(PriorConfig())
+
+
+@pytest.fixture(scope="module")
+def questions() -> tuple[list[Image.Image], list[str], list[list[float]]]:
+    """Give one unambiguous question about each of 12 scenes that no training has seen, with the true boxes."""
+    images, texts, boxes = [], [], []
+    for seed in range(12):
+        rng = np.random.default_rng([77, seed])
+        scene = render_scene(rng, "pretrain", 128)
+        images.append(Image.fromarray(scene.image))
+        texts.append(expressions_for(scene, 0, rng, "refcocog", "pretrain", 1)[0])
+        boxes.append((scene.boxes_xyxy_px[0] / 128).tolist())
+    return images, texts, boxes
+
+
+def token_ids(tokenizer) -> dict[str, int]:
+    names = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
+    return {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in names.items()}
+
+
+def text_config(tokenizer, mrope: list[int]) -> dict[str, object]:
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": mrope}
+    return {"vocab_size": len(tokenizer), "rope_parameters": rope, "tie_word_embeddings": True, **sizes, **heads}
+
+
+@pytest.fixture(scope="module")
+def random_qwen3(tmp_path_factory) -> Path:
+    """Write a Qwen3-VL with random weights: what an unrelated checkpoint answers is no JSON."""
+    folder = tmp_path_factory.mktemp("qwen3")
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
+    text = text_config(tokenizer, [4, 2, 2]) | {"head_dim": 16}
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "patch_size": 16}
+    vision |= {"out_hidden_size": 32, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
+    torch.manual_seed(0)
+    config = Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **token_ids(tokenizer))
+    save(folder, Qwen3VLForConditionalGeneration(config), tokenizer, patch_size=16, temporal_patch_size=2)
+    return folder
+
+
+def save(folder: Path, model, tokenizer, **image_processor: object) -> None:
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    content = {"image_processor_type": "Qwen2VLImageProcessor", "merge_size": 2, **image_processor}
+    content |= {"size": {"shortest_edge": 3136, "longest_edge": 16384}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(content))
+
+
+# The shipped checkpoint
+
+
+def test_the_shipped_model_is_small() -> None:
+    assert sum(path.stat().st_size for path in EMBEDDED_FOLDER.iterdir()) < 12e6
+
+
+def test_the_shipped_model_finds_most_objects_of_its_own_domain(shipped: MllmPrior, questions) -> None:
+    images, texts, boxes = questions
+    replies = shipped.ask(images, texts)
+    found = 0
+    for reply, box in zip(replies, boxes, strict=True):
+        prior = make_prior("k", reply, MllmIdentity.of(shipped), 128, 128)
+        assert prior.failure == "" and 0 < prior.score <= 1
+        assert len(prior.phrase.split()) == 2
+        (said,) = prior.boxes_xyxy_frac
+        low, high = np.maximum(said[:2], box[:2]), np.minimum(said[2:], box[2:])
+        overlap = np.prod(np.clip(high - low, 0, None))
+        union = (said[2] - said[0]) * (said[3] - said[1]) + (box[2] - box[0]) * (box[3] - box[1]) - overlap
+        found += overlap / union >= 0.5
+    assert found >= 8
+
+
+def test_a_reply_does_not_depend_on_the_batch(shipped: MllmPrior, questions) -> None:
+    images, texts, _ = questions
+    together = shipped.ask(images[:4], texts[:4])
+    alone = [shipped.ask([image], [text])[0] for image, text in zip(images[:4], texts[:4], strict=True)]
+    assert [reply.texts for reply in together] == [reply.texts for reply in alone]
+    for first, second in zip(together, alone, strict=True):
+        assert first.mean_log_probs == pytest.approx(second.mean_log_probs, abs=1e-4)
+
+
+def test_other_sizes_are_squashed_to_the_models_own(shipped: MllmPrior, questions) -> None:
+    images, texts, _ = questions
+    (reply,) = shipped.ask([images[0].convert("L").resize((200, 90))], texts[:1])
+    assert (reply.seen_width_px, reply.seen_height_px) == (128, 128)
+
+
+def test_log_probabilities_are_those_of_a_forward_pass(shipped: MllmPrior, questions) -> None:
+    images, texts, _ = questions
+    (reply,) = shipped.ask(images[:1], texts[:1])
+    inputs = shipped._inputs([images[0]], [texts[0]])
+    answer = shipped.processor.tokenizer(reply.texts[0] + "<|im_end|>", return_tensors="pt")["input_ids"]
+    start = inputs["input_ids"].shape[1]
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], answer], 1)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    inputs["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, answer.shape[1]))
+    with torch.no_grad():
+        log_probs = torch.log_softmax(shipped.model(**inputs).logits[0, start - 1 : -1].float(), -1)
+    mean = log_probs.gather(1, answer[0, :, None]).mean().item()
+    assert reply.mean_log_probs[0] == pytest.approx(mean, abs=1e-4)
+
+
+def test_samples_differ_from_one_another_and_repeat_exactly(questions) -> None:
+    images, texts, _ = questions
+    mllm = MllmPrior.load(PriorConfig(num_samples=4, temperature=2.0))
+    first = mllm.ask(images[:2], texts[:2])
+    assert [len(reply.texts) for reply in first] == [4, 4]
+    assert len(set(first[0].texts)) > 1
+    assert mllm.ask(images[1:2], texts[1:2])[0].texts == first[1].texts
+    prior = make_prior("k", first[0], MllmIdentity.of(mllm), 128, 128)
+    assert 0 <= prior.score <= 1 and len(prior.boxes_xyxy_frac) == len(prior.box_scores)
+
+
+# Other checkpoints through the same code
+
+
+def test_a_reply_without_json_is_no_prior(random_qwen3: Path, questions) -> None:
+    mllm = MllmPrior.load(PriorConfig(model=str(random_qwen3), max_new_tokens=8))
+    (reply,) = mllm.ask(questions[0][:1], ["left circle"])
+    prior = make_prior("k", reply, MllmIdentity.of(mllm), 128, 128)
+    assert prior.boxes_xyxy_frac == prior.box_scores == ()
+    assert prior.score == 0 and prior.reply == reply.texts[0]
+    assert prior.failure.startswith("not JSON: got ")
+
+
+def test_qwen2_5_answers_in_pixels_of_what_it_saw(tmp_path: Path, questions) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "patch_size": 14}
+    vision |= {"out_hidden_size": 32, "fullatt_block_indexes": [0]}
+    text = text_config(tokenizer, [4, 2, 2])
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **token_ids(tokenizer))
+    save(tmp_path, Qwen2_5_VLForConditionalGeneration(config), tokenizer, patch_size=14, temporal_patch_size=2)
+    mllm = MllmPrior.load(PriorConfig(model=str(tmp_path), max_new_tokens=8))
+    assert mllm.prompt is QWEN_ABSOLUTE
+    replies = mllm.ask([questions[0][0], questions[0][1].resize((300, 100))], ["a", "the left circle"])
+    assert [(reply.seen_width_px, reply.seen_height_px) for reply in replies] == [(112, 112), (196, 56)]
+    said = Reply(('[{"bbox_2d": [49, 14, 98, 28]}]',), (-0.1,), 196, 56)
+    assert make_prior("k", said, MllmIdentity.of(mllm), 300, 100).boxes_xyxy_frac == ((0.25, 0.25, 0.5, 0.5),)
+
+
+def test_florence_answers_through_the_same_code(tmp_path: Path, questions) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
+    tokenizer.add_special_tokens({"bos_token": "<s>", "additional_special_tokens": ["<image>"]})
+    tokenizer.image_token, tokenizer.image_token_id = "<image>", tokenizer.convert_tokens_to_ids("<image>")
+    bart = {"model_type": "bart", "vocab_size": len(tokenizer), "d_model": 16, "encoder_layers": 1, "decoder_layers": 1}
+    bart |= {"encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    bart |= {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": 7}
+    bart |= {"decoder_start_token_id": 7, "forced_eos_token_id": None}
+    vision = {"depths": [1] * 4, "embed_dim": [8] * 4, "num_heads": [1] * 4, "num_groups": [1] * 4, "window_size": 2}
+    vision |= {"projection_dim": 16}
+    config = Florence2Config(text_config=bart, vision_config=vision, image_token_id=tokenizer.image_token_id)
+    model = Florence2ForConditionalGeneration(config)
+    image_processor = CLIPImageProcessorPil(size={"height": 64, "width": 64}, do_center_crop=False)
+    image_processor.image_seq_length = 5
+    processor = Florence2Processor(image_processor, tokenizer)
+    mllm = MllmPrior(PriorConfig(model="x", max_new_tokens=8), model.eval(), processor, FLORENCE_BOX, "f")
+    reply, _ = mllm.ask(questions[0][:2], ["left circle", "the second star from the left"])
+    assert len(reply.texts) == 1 and reply.mean_log_probs[0] < 0
+    assert make_prior("k", reply, MllmIdentity.of(mllm), 128, 128).failure.startswith("no location: ")
+
+
+def test_a_folder_that_holds_no_model_is_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"prior\.model .* cannot be loaded"):
+        MllmPrior.load(PriorConfig(model=str(tmp_path)))
+
+
+def test_a_folder_without_processor_files_says_what_is_missing(random_qwen3: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        shutil.copy(random_qwen3 / name, tmp_path)
+    with pytest.raises(ConfigError, match="preprocessor_config.json and tokenizer files"):
+        MllmPrior.load(PriorConfig(model=str(tmp_path)))
+
+
+# Identity
+
+
+def test_the_fingerprint_changes_with_everything_a_reply_depends_on(random_qwen3: Path, tmp_path: Path) -> None:
+    shutil.copytree(random_qwen3, tmp_path / "copy")
+
+    def fingerprint(**changes: object) -> str:
+        return MllmPrior.load(PriorConfig(model=str(tmp_path / "copy"), **changes)).fingerprint
+
+    before = fingerprint()
+    assert before == fingerprint(batch_size=7) == MllmPrior.load(PriorConfig(model=str(random_qwen3))).fingerprint
+    others = {before, fingerprint(max_new_tokens=9), fingerprint(dtype="bfloat16"), fingerprint(num_samples=2)}
+    template = tmp_path / "copy" / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    others.add(fingerprint())
+    assert len(others) == 5
+
+
+def test_keys_separate_models_images_and_expressions() -> None:
+    keys = {prior_key(f, i, e) for f in ("a", "b") for i in ("a", "b") for e in ("a", "b", "a\0b")}
+    assert len(keys) == 12
+
+
+# From replies to priors
+
+
+def test_one_reply_scores_by_its_probability() -> None:
+    prior = make_prior("k", Reply((ONE,), (math.log(0.8),), 128, 128), MLLM, 640, 480)
+    assert prior.boxes_xyxy_frac == ((0.1, 0.2, 0.5, 0.6),)
+    assert prior.box_scores == pytest.approx((0.8,)) and prior.score == pytest.approx(0.8)
+    assert (prior.phrase, prior.failure, prior.reply, prior.key) == ("red circle", "", ONE, "k")
+
+
+def test_samples_score_by_their_overlap_with_the_others() -> None:
+    # Boxes A, A, B and nothing: IoU(A, B) = 1/3. A: (1 + 1/3 + 0) / 3 = 4/9, B: (1/3 + 1/3) / 3 = 2/9, nothing: 0.
+    box_b = '[{"bbox_2d": [300, 200, 700, 600], "label": "blue circle"}]'
+    reply = Reply((box_b, ONE, "no idea", ONE), (-0.1,) * 4, 128, 128)
+    prior = make_prior("k", reply, MLLM, 640, 480)
+    assert prior.box_scores == pytest.approx((4 / 9, 4 / 9, 2 / 9))
+    assert prior.boxes_xyxy_frac[2] == (0.3, 0.2, 0.7, 0.6)
+    assert prior.score == pytest.approx((4 / 9 + 4 / 9 + 2 / 9) / 4)
+    assert prior.phrase == "red circle" and prior.failure == ""
+
+
+@pytest.mark.parametrize("texts", [("no",), ("no", "[]"), ()])
+def test_unusable_replies_never_raise(texts: tuple[str, ...]) -> None:
+    prior = make_prior("k", Reply(texts, (-1.0,) * len(texts), 0, 0), MLLM, 640, 480)
+    assert prior.boxes_xyxy_frac == () and prior.score == 0
+    assert prior.failure

@@ -1,0 +1,125 @@
+"""What the end-to-end and kill tests share: one small run, ways to start it, and what "the same result" means.
+
+Tolerance. Runs differ in how batches are put together (micro-batches of the prior, shards, one or two train workers),
+so in the order in which floats are added: each step differs by about 1e-7 and the optimiser amplifies it. In float32,
+after the 10 steps of this run, teacher weights agree within 2e-3, accepted pixels up to one in a hundred, mean_iou
+within 0.02.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from l2l_ray.config import RunConfig, save_config
+from l2l_ray.loop.ledger import Ledger, read_shard
+from l2l_ray.loop.run_folder import RunFolder
+from l2l_ray.types import PseudoLabel
+from tests.whole_run import changed, tiny_config
+
+ROOT = Path(__file__).resolve().parent.parent
+WEIGHTS_TOLERANCE = 2e-3
+PIXELS_TOLERANCE = 0.01
+MEAN_IOU_TOLERANCE = 0.02
+WAIT_S = 600.0  # generous: test machines have two cores and other work
+
+
+def ray_config(root: Path, name: str, num_workers: int = 1) -> RunConfig:
+    """Return the run of `tests/whole_run.py` with more, smaller shards, so that a kill finds one in work."""
+    cluster = {"num_workers": num_workers, "threads_per_worker": 1, "start_timeout_s": WAIT_S}
+    return changed(tiny_config(root), name=name, loop={"shard_size": 2}, cluster=cluster)
+
+
+def start_job(config: RunConfig, address: str, *words: str) -> subprocess.Popen[str]:
+    """Start `jobs/selfevolve.py` as a user would, on the cluster at `address`."""
+    file = Path(str(config.run_root)) / f"{config.run_name}.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_config(config, file)
+    return subprocess.Popen(
+        [sys.executable, "jobs/selfevolve.py", "--config", str(file), *words],
+        cwd=ROOT,
+        env={**os.environ, "RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(true: Callable[[], bool], what: str, job: subprocess.Popen[str] | None = None) -> None:
+    """Wait until something is true; fail when it takes too long or the job ends first."""
+    deadline = time.monotonic() + WAIT_S
+    while not true():
+        if job is not None and job.poll() is not None and not true():
+            raise AssertionError(f"the job ended before {what}: {job.stdout.read() if job.stdout else ''}")
+        assert time.monotonic() < deadline, f"not within {WAIT_S:g} s: {what}"
+        time.sleep(0.02)
+
+
+def ledger_keys(run: RunFolder) -> list[tuple[str, int, int]]:
+    """Return the key of every whole ledger line, repeated ones included."""
+    text = run.ledger_path.read_text() if run.ledger_path.exists() else ""
+    lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    return [(line["method"], line["round"], line["shard"]) for line in lines]
+
+
+def actors(namespace: str | None = None, **wanted: str) -> list[Any]:
+    """Return the living actors that have these properties, from Ray's state API."""
+    from ray.util.state import list_actors
+
+    filters: list[tuple[str, str, Any]] = [("state", "=", "ALIVE"), *((k, "=", v) for k, v in wanted.items())]
+    if namespace is not None:
+        filters.append(("ray_namespace", "=", namespace))
+    return list(list_actors(filters=filters, limit=100, detail=True))
+
+
+def assert_same_result(one: RunFolder, two: RunFolder) -> None:
+    """Check that two runs agree: labels, weights, figures. Their shards may be of different size."""
+    labels, others = _labels(one), _labels(two)
+    assert labels.keys() == others.keys()
+    worst = max(_differing_share(labels[key], others[key]) for key in labels)
+    assert worst <= PIXELS_TOLERANCE, f"labels of a round differ in {worst:.4f} of their pixels"
+    for method in one.methods:
+        for version in range(one.config.loop.rounds + 1):
+            far = _distance(one.version_dir(method, version), two.version_dir(method, version))
+            assert far <= WEIGHTS_TOLERANCE, f"{method} version {version}: weights differ by {far}"
+    figures, other_figures = _mean_ious(one), _mean_ious(two)
+    assert figures.keys() == other_figures.keys()
+    assert max(abs(figures[key] - other_figures[key]) for key in figures) <= MEAN_IOU_TOLERANCE
+
+
+def _labels(run: RunFolder) -> dict[tuple[str, int], list[PseudoLabel]]:
+    """Return the committed labels of each (method, round), in table order."""
+    ledger = Ledger(run.ledger_path)
+    rounds = sorted({(method, round_index) for method, round_index, _ in ledger.keys()})
+    return {key: [x for entry in ledger.entries(*key) for x in read_shard(run.path / entry.path)] for key in rounds}
+
+
+def _differing_share(labels: list[PseudoLabel], others: list[PseudoLabel]) -> float:
+    def identity(label: PseudoLabel) -> tuple[int, int, int]:
+        return label.sent_id, label.version, label.seed
+
+    assert list(map(identity, labels)) == list(map(identity, others))
+    pairs = list(zip(labels, others, strict=True))
+    different = [(a.target != b.target) | (a.from_teacher != b.from_teacher) for a, b in pairs]
+    different += [a.from_prior != b.from_prior for a, b in pairs]
+    return float(np.mean(different))
+
+
+def _distance(one: Path, two: Path) -> float:
+    """Return the largest difference of any teacher weight."""
+    weights, others = (load_file(folder / "teacher.safetensors") for folder in (one, two))
+    return max(float(np.abs(weights[name] - others[name]).max()) for name in weights)
+
+
+def _mean_ious(run: RunFolder) -> dict[tuple[str, str], float]:
+    table = json.loads((run.path / "results.json").read_text())
+    return {(row["method"], split): f["mean_iou"] for row in table["rows"] for split, f in row["splits"].items()}

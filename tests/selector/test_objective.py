@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from l2l_ray.config import RewardConfig, SelectorConfig
+from l2l_ray.selector.objective import (
+    RewardBatch,
+    clipped_surrogate,
+    group_advantage,
+    grpo_loss,
+    make_rollout,
+    sample_group,
+    share_credit,
+    update_selector,
+)
+from l2l_ray.selector.policy import PolicyOutput, RplePolicy
+from l2l_ray.selector.reward import class_balance, correctness, total_reward
+from l2l_ray.selector.rules import make_selector
+from l2l_ray.selector.state import label_candidates
+from l2l_ray.types import Action
+
+PLAIN = RewardConfig(agreement=0, consistency=0, coverage=0, utility=0)
+
+
+def train(selector, worlds, config, updates, seed=0, reference=None):
+    """Run updates over (views, truth, unlabeled views) triples; return the metrics of the last one."""
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(selector.parameters(), lr=config.lr)
+    for number in range(updates):
+        views, truth, unlabeled = worlds[number % len(worlds)]
+        gradient = torch.randn(views.features.shape[1] + 1, generator=generator)
+        metrics = update_selector(
+            selector, optimizer, RewardBatch(views, truth), unlabeled, gradient, config, generator, reference
+        )
+    return metrics
+
+
+def make_selector_seeded(config, seed=0):
+    torch.manual_seed(seed)
+    return make_selector(config, 8)
+
+
+def balanced_reward(selector, views, truth):
+    """Return the class-balanced earning per cell on unseen samples, and the accepted share."""
+    selection = selector.select(views, list(range(len(truth))))
+    mask, accepted = truth > 0.5, selection.action != Action.IGNORE
+    weight = class_balance(mask | label_candidates(views).claimed)
+    earned = correctness(selection.target, mask, 2.0) * weight * accepted
+    return earned.mean().item(), accepted.float().mean().item()
+
+
+def test_each_map_of_a_group_follows_the_policy():
+    logits = torch.tensor([0.0, 1.0, -1.0]).view(1, 3, 1, 1).expand(400, 3, 6, 6)
+    output = PolicyOutput(logits, torch.full((400,), 1.0))
+    config = SelectorConfig(credit_radius=1, group_size=5)
+    action, gate = sample_group(output, config, torch.Generator().manual_seed(0))
+    probs = torch.softmax(logits[0, :, 0, 0], 0)
+    for member in Action:
+        share = (action == member).float().mean((1, 2, 3))
+        assert torch.allclose(share, probs[member].expand(5), atol=0.05)  # 400 x 4 blocks
+    assert torch.allclose(gate.float().mean(1), torch.sigmoid(torch.tensor(1.0)).expand(5), atol=0.1)
+
+
+def test_a_group_spreads_evenly_over_the_actions():
+    logits = torch.zeros(1, 3, 8, 8)
+    logits[:, Action.PRIOR] = -1e4
+    action, _ = sample_group(PolicyOutput(logits, torch.zeros(1)), SelectorConfig(), torch.Generator().manual_seed(1))
+    assert ((action == Action.TEACHER).sum(0) == 3).all()  # half of six, at every cell
+
+
+@pytest.mark.parametrize("radius", [0, 1])
+def test_blocks_explore_together(radius):
+    output = PolicyOutput(torch.zeros(1, 3, 12, 12), torch.zeros(1))
+    config = SelectorConfig(credit_radius=radius)
+    action, _ = sample_group(output, config, torch.Generator().manual_seed(2))
+    same = (action[..., 1:] == action[..., :-1]).float().mean().item()
+    assert same == pytest.approx([1 / 3, 2 / 3 + 1 / 9][radius], abs=0.12)
+
+
+def test_credit_is_shared_in_a_window():
+    reward = torch.zeros(1, 1, 4, 4)
+    reward[0, 0, 0, 0] = 1.0
+    shared = share_credit(reward, 1)[0, 0]
+    assert shared[0, 0].item() == pytest.approx(1 / 4)  # the window is cut at the corner
+    assert shared[0, 1].item() == pytest.approx(1 / 6)
+    assert shared[1, 1].item() == pytest.approx(1 / 9)
+    assert shared[2, 2].item() == 0
+    assert torch.equal(share_credit(reward, 0), reward)
+
+
+def test_advantage_by_hand():
+    reward = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1).repeat(1, 1, 2, 2)
+    reward[:, 0, 0] = 5.0  # no difference in the group: no advantage, however high
+    advantage = group_advantage(reward)
+    assert advantage[:, 0, 1, 0].tolist() == pytest.approx([2**0.5, -(2**0.5)])
+    assert (advantage[:, 0, 0] == 0).all()
+
+
+def test_equal_rewards_give_no_advantage_and_no_nan():
+    assert (group_advantage(torch.full((4, 2, 3, 3), 7.0)) == 0).all()
+
+
+def test_costs_survive_the_normalisation():
+    reward = torch.tensor([[1.0, -2.0], [0.0, 0.0]]).view(2, 2, 1, 1)  # accept | ignore, a right and a wrong sample
+    advantage = group_advantage(reward)
+    assert advantage[0, 1].item() == pytest.approx(-2 * advantage[0, 0].item())
+
+
+def test_surrogate_over_actions_equals_ppo_over_maps():
+    generator = torch.Generator().manual_seed(3)
+    old = torch.log_softmax(torch.randn((2, 3, 4, 4), generator=generator), 1)
+    new = torch.log_softmax(torch.randn((2, 3, 4, 4), generator=generator), 1)
+    action = torch.randint(0, 3, (5, 2, 4, 4), generator=generator)
+    advantage = torch.randn((5, 2, 4, 4), generator=generator)
+    ratio_of = (new - old).exp()
+    ratio = torch.gather(ratio_of.expand(5, -1, -1, -1, -1), 2, action[:, :, None])[:, :, 0]
+    ppo = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage).mean()
+    taken = [action == member for member in Action]
+    gain = torch.stack([(advantage.clamp(min=0) * t).mean(0) for t in taken], 1)
+    pain = torch.stack([(-advantage.clamp(max=0) * t).mean(0) for t in taken], 1)
+    assert clipped_surrogate(ratio_of, gain, pain, 0.2).sum(1).mean().item() == pytest.approx(ppo.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize(("truth", "direction"), [(1.0, 1), (0.0, -1)])
+def test_two_armed_bandit_gradient_sign(views_of, truth, direction):
+    """Right labels become likelier, wrong ones less likely; the gate follows."""
+    views = views_of(torch.full((2, 4, 4), 0.9), has_prior=torch.zeros(2, dtype=torch.bool))
+    config = SelectorConfig(hidden=8, reward=PLAIN, credit_radius=0)
+    policy = RplePolicy(config, 3)
+    output = policy.distribution(views)
+    action, gate = sample_group(output, config, torch.Generator().manual_seed(0))
+    terms = total_reward(action, views, torch.full((2, 4, 4), truth) > 0.5, None, config)
+    rollout = make_rollout(output, action, gate, terms, config)
+    logits, gate_logit = output.action_logits, output.gate_logit
+    logits.retain_grad(), gate_logit.retain_grad()
+    loss, _ = grpo_loss(output, rollout, None, config)
+    loss.backward()
+    assert (logits.grad[:, Action.TEACHER] * -direction > 0).all()
+    assert (logits.grad[:, Action.IGNORE] * direction > 0).all()
+    assert (logits.grad[:, Action.PRIOR] == 0).all()
+    assert (gate_logit.grad * -direction > 0).all()
+
+
+def test_entropy_is_pushed_up_only_below_the_floor(views_of):
+    views = views_of(torch.full((1, 4, 4), 0.9), has_prior=torch.zeros(1, dtype=torch.bool))
+    config = SelectorConfig(hidden=8, reward=PLAIN, gate=False, entropy_floor=0.3, threshold=0.9)
+    for bias, pushed in ((0.0, False), (6.0, True)):
+        policy = RplePolicy(config, 3)
+        with torch.no_grad():
+            policy.shortcut.bias[Action.TEACHER] += bias
+        output = policy.distribution(views)
+        action, gate = sample_group(output, config, torch.Generator().manual_seed(0))
+        terms = total_reward(action, views, torch.zeros(0, 4, 4, dtype=torch.bool), None, config)  # nothing to earn
+        loss, _ = grpo_loss(output, make_rollout(output, action, gate, terms, config), None, config)
+        loss.backward()
+        assert (policy.shortcut.bias.grad[Action.TEACHER].item() > 0) is pushed
+
+
+def test_kl_is_zero_at_the_reference_and_pulls_back(bandit):
+    views, truth = bandit(4, seed=1)
+    config = SelectorConfig(hidden=8, kl=0.5)
+    policy = make_selector_seeded(config)
+    reference = copy.deepcopy(policy)
+    # one inner epoch: the metric is taken before the first step
+    first = train(policy, [(views, truth, None)], config.model_copy(update={"inner_epochs": 1}), 1, reference=reference)
+    assert first["kl"] == pytest.approx(0.0, abs=1e-7)
+    near, far = copy.deepcopy(policy), copy.deepcopy(policy)
+    held = train(near, [(views, truth, None)], SelectorConfig(hidden=8, kl=5.0), 6, reference=reference)
+    free = train(far, [(views, truth, None)], SelectorConfig(hidden=8, kl=1e-6), 6, reference=reference)
+    assert 0 < held["kl"] < free["kl"]
+
+
+@pytest.mark.parametrize("name", ["l2l", "logistic"])
+def test_updates_are_a_function_of_the_seed(bandit, name):
+    views, truth = bandit(4, seed=2)
+    config = SelectorConfig(name=name, hidden=8)
+    results = []
+    for seed in (0, 0, 1):
+        selector = make_selector_seeded(config)
+        metrics = train(selector, [(views, truth, views)], config, 2, seed=seed)
+        assert all(isinstance(value, float) for value in metrics.values())
+        results.append(torch.cat([p.detach().flatten() for p in selector.parameters()]))
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2]) is (name == "logistic")  # the control draws nothing
+
+
+def test_rules_are_left_alone(bandit):
+    views, truth = bandit(2)
+    rule = make_selector(SelectorConfig(name="pwa"), 8)
+    batch = RewardBatch(views, truth)
+    assert update_selector(rule, None, batch, views, None, SelectorConfig(), torch.Generator()) == {}
+
+
+def test_unlabeled_images_alone_move_the_policy_but_not_correctness(bandit):
+    views, truth = bandit(4, seed=3)
+    config = SelectorConfig(hidden=8)
+    metrics = train(make_selector_seeded(config), [(views, truth, bandit(4, seed=4)[0])], config, 1)
+    assert {"reward/correctness", "reward/agreement", "accepted_share", "entropy", "clip_fraction"} <= set(metrics)
+    without = train(make_selector_seeded(config), [(views, truth, None)], config, 1)
+    assert metrics["reward/agreement"] != without["reward/agreement"]
+
+
+@pytest.fixture
+def worlds(bandit):
+    """Return eight batches to learn from: reward images with truth, and as many without."""
+    return [(*bandit(8, seed=10 + k), bandit(8, seed=50 + k)[0]) for k in range(10)]
+
+
+def test_the_policy_learns_to_beat_fixed_rules(bandit, worlds):
+    config = SelectorConfig()
+    policy = make_selector_seeded(config)
+    train(policy, worlds, config, 30, reference=copy.deepcopy(policy))
+    views, truth = bandit(150, seed=999)
+    earned, share = balanced_reward(policy, views, truth)
+    fixed = {
+        name: balanced_reward(make_selector(SelectorConfig(name=name), 8), views, truth)[0]
+        for name in ("accept_all", "fixed_threshold", "pwa", "matching", "agreement")
+    }
+    assert earned > max(fixed.values()) + 0.1, fixed
+    assert 0.05 < share < 0.98
+
+
+@pytest.mark.parametrize("bias", [-4.0, 4.0])
+def test_accepting_all_or_nothing_attracts_no_policy(bandit, worlds, bias):
+    config = SelectorConfig()
+    policy = make_selector_seeded(config)
+    with torch.no_grad():
+        policy.shortcut.bias[Action.TEACHER] += bias
+    views, truth = bandit(100, seed=998)
+    _, start = balanced_reward(policy, views, truth)
+    assert start in (0.0, 1.0)
+    train(policy, worlds, config, 30)
+    earned, share = balanced_reward(policy, views, truth)
+    assert 0.05 < share < 0.98 and earned > 0.5
+
+
+def test_the_control_learns_from_the_same_images(bandit, worlds):
+    config = SelectorConfig(name="logistic")
+    control = make_selector_seeded(config)
+    metrics = train(control, worlds, config, 30)
+    views, truth = bandit(150, seed=999)
+    earned, share = balanced_reward(control, views, truth)
+    assert earned > 0.5 and 0.05 < share < 0.98
+    assert metrics["accepted_precision"] > 0.95

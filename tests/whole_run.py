@@ -1,0 +1,123 @@
+"""One whole run of the method, shrunk to seconds, made once per test session and only read; and what tests compare.
+
+The run keeps its embedded data, priors and burn-in under `run_root/cache`. Other runs under the same root therefore
+branch from the same burn-in and ask the MLLM nothing, as runs under one root do outside of tests.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from l2l_ray.config import RunConfig, smoke_config
+from l2l_ray.loop.run_folder import RunFolder
+
+Outcome = dict[str, Any]
+
+
+def changed(config: RunConfig, **fields: Any) -> RunConfig:
+    """Return the config with some fields changed; a dict changes fields of that section."""
+    content = config.model_dump()
+    for name, value in fields.items():
+        content[name] = content[name] | value if isinstance(value, dict) else value
+    return RunConfig.model_validate(content)
+
+
+def tiny_config(root: Path) -> RunConfig:
+    """Return the smoke preset with fewer of everything, in full precision, so that equal means equal."""
+    return changed(
+        smoke_config(),
+        run_root=str(root),
+        name="whole",
+        compare=("supervised",),
+        data={"num_train_refs": 36, "num_eval_refs": 4, "labeled_frac": 0.34},
+        selector={"warmup_updates": 2, "round_updates": 1, "update_batch": 6, "max_unlabeled": 8, "group_size": 3},
+        loop={
+            "burn_in_steps": 4, "round_steps": 3, "labeled_batch": 4, "unlabeled_batch": 4, "shard_size": 9,
+            "eval_batch": 32, "autocast": False,
+        },
+    )  # fmt: skip
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Let torch compute on one thread: sums are then added up in one order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Run the test on one torch thread."""
+    with single_thread():
+        yield
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Give a finished run of `tiny_config`. Read it; work on a copy of it (`copied`)."""
+    from l2l_ray.loop.runtime import run_local
+
+    with single_thread():
+        return run_local(tiny_config(tmp_path_factory.mktemp("whole")))
+
+
+@pytest.fixture
+def copied(whole_run: RunFolder, tmp_path: Path) -> Callable[..., RunFolder]:
+    """Give a function that copies the finished run into a root of its own, with an empty cache."""
+
+    def copy(without: tuple[str, ...] = ("FINISHED",), **fields: Any) -> RunFolder:
+        config = changed(whole_run.config, run_root=str(tmp_path / "copies"), **fields)
+        shutil.copytree(whole_run.path, config.run_dir, ignore=shutil.ignore_patterns(*without))
+        return RunFolder(config.run_dir, config)
+
+    return copy
+
+
+def ledger_lines(run: RunFolder, method: str) -> list[dict[str, Any]]:
+    """Return the ledger's lines of one method by key, without how long each took."""
+    from l2l_ray.loop.ledger import Ledger
+
+    ledger = Ledger(run.ledger_path)
+    entries = [entry for key in sorted(ledger.keys()) for entry in ledger.entries(*key[:2]) if entry.key == key]
+    return [{**asdict(entry), "seconds": 0.0} for entry in entries if entry.method == method]
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of every weight file of a version or burn-in."""
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
+
+
+def outcome(run: RunFolder, method: str) -> Outcome:
+    """Return all that a method of a run came to: weights, ledger, figures per version, final row."""
+    from l2l_ray.report.record import read_run
+
+    results = json.loads((run.path / "results.json").read_text())
+    return {
+        "weights": {version: weights(run.version_dir(method, version)) for version in sorted(run.published(method))},
+        "ledger": ledger_lines(run, method),
+        "points": read_run(run.path).points_of(method),
+        "row": next(row for row in results["rows"] if row["method"] == method),
+        "zero-shot": results["rows"][0],
+    }
+
+
+def assert_same(found: Outcome, expected: Outcome, but: tuple[str, ...] = ()) -> None:
+    """Compare two outcomes part by part, so that a failure names the part and not megabytes of weights."""
+    for part in expected.keys() - {"weights", *but}:
+        assert found[part] == expected[part], part
+    assert found["weights"].keys() == expected["weights"].keys()
+    for version, files in expected["weights"].items():
+        different = [name for name, content in files.items() if found["weights"][version].get(name) != content]
+        assert not different, f"version {version}"
