@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if asked_for_help else 2
     from l2l_ray.errors import L2LError
 
+    # One progress bar per loaded checkpoint would drown the run's own lines; read when transformers is imported.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         COMMANDS[words[0]](words[1:])
     except L2LError as error:

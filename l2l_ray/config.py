@@ -58,7 +58,7 @@ class PriorConfig(Section):
     proposal: Literal["box", "polygon", "sam"] = Field("box", description="Prior -> soft mask")
     sam_model: str | None = Field(None, description="Folder or hub id of SAM/SAM 2; needed when proposal='sam'")
     box_softness: float = Field(0.08, gt=0, le=0.5, description="Edge width of the smooth box, fraction of its side (ours)")
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto = bfloat16 where it is fast")
     device: str = Field("auto", description="auto = cuda when there is one")
 
 

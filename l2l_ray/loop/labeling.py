@@ -19,6 +19,7 @@ import torch
 from l2l_ray.config import RunConfig, selector_for
 from l2l_ray.data.dataset import ImageStore
 from l2l_ray.data.masks import batch_native_iou
+from l2l_ray.device import pick_device
 from l2l_ray.keys import sample_key
 from l2l_ray.loop.checkpoint import load_weights
 from l2l_ray.loop.driver_plan import LABELS_NOTHING, PRIOR_ONLY, VAL
@@ -71,13 +72,13 @@ class Labeler:
     Args:
         config: The run's config.
         run_path: Its folder, with tables, priors and versions.
-        device: None = cuda when there is one.
+        device: `auto` = cuda when there is one.
     """
 
-    def __init__(self, config: RunConfig, run_path: Path, device: str | None = None) -> None:
+    def __init__(self, config: RunConfig, run_path: Path, device: str = "auto") -> None:
         self.config = config
         self._run = RunFolder(run_path, config)
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._device = pick_device(device)
         self._images = ImageStore(config.segmenter.image_size, config.data.image_cache_mb)
         self._proposer = Proposer(config.prior)
         template = Segmenter(config.segmenter.model_copy(update={"pretrained": False}))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,9 +19,10 @@ from l2l_ray.keys import sample_key
 from l2l_ray.loop.inputs import Inputs
 from l2l_ray.loop.teacher import autocast
 from l2l_ray.segmenter.losses import segmentation_loss
+from l2l_ray.segmenter.model import SegmenterOutput
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Float
     from torch import Tensor, nn
 
 WARMUP_STEPS = 20
@@ -154,9 +155,9 @@ def _joined(first: TrainBatch, second: TrainBatch) -> TrainBatch:
     )
 
 
-def _rows(output: object, rows: slice) -> object:
-    return replace(
-        output,  # type: ignore[type-var]
-        mask_logits=output.mask_logits[rows],  # type: ignore[attr-defined]
-        level_logits=tuple(level[rows] for level in output.level_logits),  # type: ignore[attr-defined]
+def _rows(output: SegmenterOutput, rows: slice) -> SegmenterOutput:
+    return SegmenterOutput(
+        mask_logits=output.mask_logits[rows],
+        level_logits=tuple(level[rows] for level in output.level_logits),
+        features=output.features[rows],
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from l2l_ray.data.views import swap_left_right
+from l2l_ray.device import fast_bfloat16
 from l2l_ray.types import TeacherViews
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
 
 def autocast(device: torch.device, enabled: bool) -> AbstractContextManager[None]:
-    """Return a bfloat16 autocast context, or one that does nothing."""
-    return cast("AbstractContextManager[None]", torch.autocast(device.type, torch.bfloat16, enabled=enabled))
+    """Return a bfloat16 autocast context; one that does nothing when not `enabled` or where bfloat16 is slow."""
+    used = enabled and fast_bfloat16(device.type)
+    return cast("AbstractContextManager[None]", torch.autocast(device.type, torch.bfloat16, enabled=used))
 
 
 @torch.no_grad()

@@ -32,6 +32,7 @@ import torch
 from l2l_ray.config import RunConfig, SelectorConfig, selector_for
 from l2l_ray.data.dataset import ImageStore, batch_indices
 from l2l_ray.data.splits import folds
+from l2l_ray.device import pick_device
 from l2l_ray.loop.checkpoint import (
     load_train_state,
     load_weights,
@@ -120,7 +121,7 @@ class Trainer:
         self._config = config
         self._run = run
         self._runtime = runtime
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = pick_device()
         self._images = ImageStore(config.segmenter.image_size, config.data.image_cache_mb)
         self._proposer = Proposer(config.prior)
         self._labeled = self._table("labeled")

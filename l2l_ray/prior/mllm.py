@@ -33,6 +33,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from l2l_ray.config import EMBEDDED, PriorConfig
+from l2l_ray.device import fast_bfloat16, pick_device
 from l2l_ray.errors import ConfigError
 from l2l_ray.prior.processing import load_processor
 from l2l_ray.prior.prompt import PromptFormat, prompt_for
@@ -75,10 +76,12 @@ class MllmPrior:
             ConfigError: There is no such checkpoint, it is no image-text-to-text model, or its format is unknown.
         """
         source = str(EMBEDDED_FOLDER) if config.model == EMBEDDED else config.model
-        has_cuda = torch.cuda.is_available()
-        device = config.device if config.device != "auto" else "cuda" if has_cuda else "cpu"
+        device = pick_device(config.device)
+        dtype = config.dtype
+        if dtype == "auto":
+            dtype = "bfloat16" if fast_bfloat16(device.type) else "float32"
         try:
-            model = AutoModelForImageTextToText.from_pretrained(source, dtype=getattr(torch, config.dtype))
+            model = AutoModelForImageTextToText.from_pretrained(source, dtype=getattr(torch, dtype))
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"prior.model {config.model!r} cannot be loaded: {error}. Give a folder or hub id that "
@@ -88,7 +91,7 @@ class MllmPrior:
         processor = load_processor(source)
         # Decoders continue where the text ends; encoders count positions from the left.
         processor.tokenizer.padding_side = "right" if model.config.is_encoder_decoder else "left"
-        fingerprint = _fingerprint(source, model.config, config, prompt)
+        fingerprint = _fingerprint(source, model.config, config.model_copy(update={"dtype": dtype}), prompt)
         return cls(config, model.eval().to(device), processor, prompt, fingerprint)
 
     def ask(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Reply]:

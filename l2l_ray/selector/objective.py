@@ -42,7 +42,7 @@ from l2l_ray.types import Action, TeacherViews
 GRAD_CLIP = 1.0
 CONTROL_STEPS = 5  # convex and cheap: the control must not lose for want of steps
 _STD_FLOOR = 1e-3
-Batch = TypeVar("Batch", TeacherViews, PolicyInput)
+_Batch = TypeVar("_Batch", TeacherViews, PolicyInput)
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _without_features(views: TeacherViews) -> TeacherViews:
     return replace(views, features=views.features[:, :0], last_features=views.last_features[:, :0])
 
 
-def _join(parts: list[Batch]) -> Batch:
+def _join(parts: list[_Batch]) -> _Batch:
     """Concatenate records of tensors sample by sample."""
     kind = type(parts[0])
     return kind(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(kind)})

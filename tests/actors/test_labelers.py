@@ -18,7 +18,7 @@ from l2l_ray.loop.driver_plan import LabelItem, WorkItem
 def _died() -> Exception:
     from ray.exceptions import ActorDiedError
 
-    return ActorDiedError("killed")
+    return ActorDiedError()
 
 
 @pytest.mark.parametrize(

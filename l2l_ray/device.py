@@ -1,0 +1,27 @@
+"""Which device to use, and whether bfloat16 is fast there."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Return the named device; `auto` is cuda when there is one, else the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@cache
+def fast_bfloat16(device_type: str) -> bool:
+    """Return whether bfloat16 arithmetic is native: CUDA from Ampere on, CPUs with AVX-512 or AMX bfloat16.
+
+    Where it is not, it works, but slower than float32. A torch that cannot tell (before 2.13) counts as no.
+    """
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return device_type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
