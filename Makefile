@@ -17,7 +17,7 @@ install: $(STAMP)
 # torch first and alone: where the machine offers a CPU build of this version, that one is taken.
 $(STAMP): pyproject.toml $(LOCK)
 	test -x $(PYTHON) || $(BASE_PYTHON) -m venv .venv
-	$(PYTHON) -m pip install -q -c $(LOCK) "$$(grep '^torch==' $(LOCK))"
+	$(PYTHON) -m pip install -q -c $(LOCK) torch
 	$(PYTHON) -m pip install -q -c $(LOCK) -e '.[dev]'
 	@touch $@
 
@@ -53,6 +53,7 @@ check: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(PYTHON) docs/readme_tree.py
 
 cluster-up: $(STAMP)
 	@$(HEAD) up $(PORT)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 
 _MODULES = {"mllm": "l2l_ray.embedded.pretrain_mllm", "encoder": "l2l_ray.embedded.pretrain_encoder"}
 
@@ -19,11 +20,12 @@ def main() -> None:
     """Parse the sub-command and run its module's `main(options)`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=sorted(_MODULES), help="which checkpoint to make")
-    known, rest = parser.parse_known_args()
-    module = importlib.import_module(_MODULES[known.what])
-    own = argparse.ArgumentParser(prog=f"pretrain_embedded.py {known.what}", description=module.__doc__)
+    arguments = sys.argv[1:]
+    what = parser.parse_args(arguments[:1]).what
+    module = importlib.import_module(_MODULES[what])
+    own = argparse.ArgumentParser(prog=f"pretrain_embedded.py {what}", description=module.__doc__)
     module.add_arguments(own)
-    module.main(own.parse_args(rest))
+    module.main(own.parse_args(arguments[1:]))
 
 
 if __name__ == "__main__":

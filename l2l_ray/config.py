@@ -126,6 +126,7 @@ class LoopConfig(Section):
     seed: int = Field(0, ge=0)
     rounds: int = Field(3, ge=1)
     burn_in_steps: int = Field(240, ge=1, description="Supervised steps before the first labelling")
+    fold_steps: int = Field(160, ge=1, description="Steps of the fold teachers, which see only a part of the labels (ours)")
     round_steps: int = Field(80, ge=1, description="Student steps per round")
     lag: int = Field(0, ge=0, description="Round r is labeled by version max(0, r - lag)")
     labeled_batch: int = Field(16, ge=1, description="Global, not per worker")
@@ -212,7 +213,7 @@ def smoke_config() -> RunConfig:
     return RunConfig(
         data=DataConfig(num_train_refs=96, num_eval_refs=12, labeled_frac=0.25),
         selector=SelectorConfig(warmup_updates=3, round_updates=2, update_batch=8, max_unlabeled=16, group_size=4),
-        loop=LoopConfig(rounds=2, burn_in_steps=6, round_steps=4, labeled_batch=8, unlabeled_batch=8, shard_size=16),
+        loop=LoopConfig(rounds=2, burn_in_steps=6, fold_steps=4, round_steps=4, labeled_batch=8, unlabeled_batch=8, shard_size=16),
     )
 
 
@@ -238,7 +239,7 @@ def full_config() -> RunConfig:
             prior_dropout_ramp_steps=4000,
         ),
         loop=LoopConfig(
-            rounds=8, burn_in_steps=8000, round_steps=4000, labeled_batch=16, unlabeled_batch=16, lr=1e-4,
+            rounds=8, burn_in_steps=8000, fold_steps=8000, round_steps=4000, labeled_batch=16, unlabeled_batch=16, lr=1e-4,
             encoder_lr_scale=0.5, ema_decay=0.9996, checkpoint_steps=500, lag=1, expressions_per_ref=1,
         ),
         cluster=ClusterConfig(

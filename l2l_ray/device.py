@@ -22,6 +22,13 @@ def fast_bfloat16(device_type: str) -> bool:
     Where it is not, it works, but slower than float32. A torch that cannot tell (before 2.13) counts as no.
     """
     if device_type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return device_type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def pick_dtype(name: str, device: torch.device) -> str:
+    """Return `float32` or `bfloat16`; `auto` is bfloat16 where it is fast."""
+    if name != "auto":
+        return name
+    return "bfloat16" if fast_bfloat16(device.type) else "float32"

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
 
 from l2l_ray.config import RunConfig, read_config
 from l2l_ray.data.dataset import ImageStore
 from l2l_ray.data.masks import encode, grid_logits_to_native
+from l2l_ray.device import pick_device
 from l2l_ray.errors import CheckpointError, DataError
 from l2l_ray.loop.checkpoint import load_weights
 from l2l_ray.loop.inputs import Table
@@ -127,10 +127,9 @@ class Predictor:
             raise CheckpointError(
                 f"{run_dir} has chosen no version yet: {error}; let the run end, or continue it with --resume"
             ) from error
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         segmenter = Segmenter(config.segmenter.model_copy(update={"pretrained": False}))
         load_weights(segmenter, run.version_dir(best["method"], best["version"]) / "teacher.safetensors")
-        return cls(config, segmenter.to(device), MllmPrior.load(config.prior), best["method"], best["version"])
+        return cls(config, segmenter.to(pick_device()), MllmPrior.load(config.prior), best["method"], best["version"])
 
     def predict(self, image_path: Path, expression: str) -> Prediction:
         """Segment what `expression` refers to.

@@ -27,14 +27,15 @@ def done_frac(config: RunConfig, stage: str, done: int) -> float:
         done: Steps of that stage.
     """
     loop, methods = config.loop, (*config.compare, config.selector.name)
-    num_parts = 1 + (config.selector.num_folds if any(m in TRAINED_SELECTORS for m in methods) else 0)
-    burn_in = num_parts * loop.burn_in_steps
+    num_folds = config.selector.num_folds if any(method in TRAINED_SELECTORS for method in methods) else 0
+    burn_in = loop.burn_in_steps + num_folds * loop.fold_steps
     total = burn_in + len(methods) * loop.rounds * loop.round_steps
     if at := _ROUND.fullmatch(stage):
         rounds = methods.index(at["method"]) * loop.rounds + int(at["round"])
         return (burn_in + rounds * loop.round_steps + done) / total
     at = _FOLD.fullmatch(stage)
-    return ((int(at["fold"]) + 1 if at else 0) * loop.burn_in_steps + done) / total
+    before = loop.burn_in_steps + int(at["fold"]) * loop.fold_steps if at else 0
+    return (before + done) / total
 
 
 def duration(seconds: float) -> str:

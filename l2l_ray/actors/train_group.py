@@ -139,8 +139,9 @@ def place(final: Path, write: Write, metrics: dict[str, float]) -> Path:
     """Write a folder under a temporary name and rename it; an existing whole folder stays as it is."""
     if final.exists():
         return final
+    for stale in final.parent.glob(f".{final.name}.*.tmp"):  # of a worker that was killed here
+        shutil.rmtree(stale, ignore_errors=True)
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     (temporary / "metrics.json").write_text(json.dumps(metrics))
     write(temporary)

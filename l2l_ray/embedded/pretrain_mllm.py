@@ -1,4 +1,4 @@
-"""Pretraining of the embedded MLLM: dense attributes first, then question and answer. One core, about an hour.
+"""Pretraining of the embedded MLLM: dense attributes first, then question and answer. One core, 40 minutes.
 
     python jobs/pretrain_embedded.py mllm --work-dir /abs/scratch
     python jobs/pretrain_embedded.py mllm --work-dir /abs/scratch --evaluate
@@ -165,7 +165,7 @@ class Pretrainer:
         scenes, rows = self._draw(rng)
         batch, sequences = scene_batch(self.pool, scenes, rng), self.sequences.batch(rows)
         repeats, num_answer = self.options.expressions_per_scene, sequences.answer.shape[1]
-        sigma = max(0.5, 2.0 * (1 - 1.25 * done))  # spread of the coordinates' targets, in steps of ten thousandths
+        sigma = max(0.5, 2.0 * (1 - 1.25 * done))  # spread of the coordinates' targets, in steps of ten (of 1000)
         with torch.autocast("cpu", torch.bfloat16):
             tokens, deepstack = self.vision(batch.patches)
             visual, *levels = (
@@ -296,8 +296,8 @@ def main(options: argparse.Namespace) -> None:
     for domain in _VAL_DOMAINS:
         scene_pool.build(work / f"val_{domain}", _VAL_SCENES, IMAGE_SIZE, domain, seed=_VAL_SEED)
     if options.evaluate:
-        for domain, values in evaluate(Path(options.out), work, options.eval_scenes).items():
-            logger.info("%s: %s", domain, {name: round(value, 4) for name, value in values.items()})
+        for name, values in evaluate(Path(options.out), work, options.eval_scenes).items():
+            logger.info("%s: %s", name, {key: round(value, 4) for key, value in values.items()})
         return
     scene_pool.build(work / "pool", options.scenes, IMAGE_SIZE, "pretrain", seed=_POOL_SEED)
     Pretrainer(options).run()

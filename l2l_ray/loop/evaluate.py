@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from l2l_ray.config import RunConfig
+from l2l_ray.errors import DataError
 from l2l_ray.loop.driver_plan import PRIOR_ONLY, VAL, EvalItem, Plan
 from l2l_ray.loop.hidden_truth import pseudo_label_quality
 from l2l_ray.loop.labeling import EvalPart, Labeler
@@ -55,25 +56,36 @@ class Evaluations:
         self._parts[item.group].append(part)
 
     def close(self, group: Group) -> dict[str, Any]:
-        """Join a complete group, write it, log it; return its summary."""
+        """Join a complete group, write it, log it; return its summary.
+
+        Raises:
+            DataError: A file could not be written; the group then does not count as evaluated.
+        """
         parts = self._parts.pop(group)
         rows = sorted((row for part in parts for row in part.rows), key=lambda row: row["sent_id"])
-        path = self._path(group)
-        path.parent.mkdir(parents=True, exist_ok=True)
         qualities = [part.quality for part in parts if part.quality is not None]
         quality = sum(qualities[1:], qualities[0]) if qualities else None
-        if quality is not None:
-            details = {"summary": quality.summary(), "equal_coverage": quality.at_equal_coverage()}
-            path.with_name(f"{group[2]}-quality.json").write_text(json.dumps(details))
-        temporary = path.with_suffix(".tmp")
         frame = pd.DataFrame(rows)
-        frame.to_parquet(temporary)
         summary = _meter(frame).summary()
         event: dict[str, Any] = {"event": "evaluation", "method": group[0], "version": group[1], "split": group[2]}
-        # Before the rename: a process killed in between evaluates and logs again, and nothing is lost.
-        self._run.log_event({**event, **summary, **({"quality": quality.summary()} if quality else {})})
-        os.replace(temporary, path)
+        event |= {**summary, **({"quality": quality.summary()} if quality else {})}
+        path = self._path(group)
+        try:
+            self._write(path, frame, quality, event)
+        except OSError as error:
+            raise DataError(f"cannot write {path}: {error}; free some space and start again with --resume") from error
         return summary
+
+    def _write(self, path: Path, frame: pd.DataFrame, quality: Quality | None, event: dict[str, Any]) -> None:
+        """Write the parquet file last: it alone says that a group is complete."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if quality is not None:
+            details = {"summary": quality.summary(), "equal_coverage": quality.at_equal_coverage()}
+            path.with_name(f"{path.stem}-quality.json").write_text(json.dumps(details))
+        temporary = path.with_suffix(".tmp")
+        frame.to_parquet(temporary)
+        self._run.log_event(event)
+        os.replace(temporary, path)
 
     def closed(self) -> dict[Group, dict[str, Any]]:
         """Return the summaries of all groups on disk."""

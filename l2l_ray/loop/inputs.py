@@ -54,11 +54,22 @@ class Inputs:
 
 
 class Table:
-    """Examples with their images and priors; truth only where the examples are labeled."""
+    """Examples with their images and priors; truth only where the examples are labeled.
+
+    Every MLLM has its own scale of confidence (the embedded one stays within 0.45-0.63), so `prior_score` is a rank: the
+    share of the labeled set's priors that are less sure. `known_scores` are those; they involve no truth.
+    """
 
     def __init__(
-        self, examples: Sequence[Example], priors: dict[int, Prior], images: ImageStore, proposer: Proposer, grid: int
+        self,
+        examples: Sequence[Example],
+        priors: dict[int, Prior],
+        images: ImageStore,
+        proposer: Proposer,
+        grid: int,
+        known_scores: Sequence[float],
     ) -> None:
+        self._known_scores = torch.tensor(sorted(known_scores))
         self.examples = examples
         self.priors = priors
         self.grid = grid
@@ -68,9 +79,12 @@ class Table:
         self._truth = LabeledSet(labeled, grid) if labeled and len(labeled) == len(examples) else None
 
     @classmethod
-    def read(cls, table: Path, priors: Path, images: ImageStore, proposer: Proposer, grid: int) -> Table:
-        """Read the two Parquet files the driver wrote."""
-        return cls(read_table(table), read_priors(priors), images, proposer, grid)
+    def read(
+        cls, table: Path, priors: Path, labeled_priors: Path, images: ImageStore, proposer: Proposer, grid: int
+    ) -> Table:
+        """Read the Parquet files the driver wrote."""
+        known = [prior.score for prior in read_priors(labeled_priors).values() if not prior.failure]
+        return cls(read_table(table), read_priors(priors), images, proposer, grid, known)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -96,9 +110,13 @@ class Table:
             expressions=[row.expression for row in rows],
             phrases=[prior.phrase if prior is not None else "" for prior in priors],
             proposal=batch.proposal,
-            prior_score=batch.score,
+            prior_score=self._ranks(batch.score) * batch.has_prior,
             has_prior=batch.has_prior,
         )
+
+    def _ranks(self, scores: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        found: Tensor = torch.searchsorted(self._known_scores, scores.to(self._known_scores.dtype), right=True)
+        return found / max(1, len(self._known_scores))
 
     def masks(self, indices: Sequence[int]) -> Float[Tensor, "B G G"]:
         """Return the truth on the grid as covered area in [0, 1]; only for tables of labeled examples."""

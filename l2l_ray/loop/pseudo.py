@@ -21,7 +21,9 @@ _TARGET_BIT = 128  # weight in the low 7 bits, target in the high one: one byte 
 
 
 class PseudoSet:
-    """Samples whose gate is on and that have an accepted cell; the others teach nothing and are left out.
+    """Samples whose gate is on and that have an accepted object cell, for every selector alike.
+
+    A label of background alone says that the expression refers to nothing, which is never true in these data sets.
 
     Args:
         table: The unlabeled table the labels belong to; None for the empty set.
@@ -46,7 +48,7 @@ class PseudoSet:
         """Read a round's committed shards."""
         row_of = {example.sent_id: row for row, example in enumerate(table.examples)}
         labels = [label for file in files for label in read_shard(file)]
-        used = [label for label in labels if label.gate >= 0.5 and (label.from_teacher | label.from_prior).any()]
+        used = [label for label in labels if label.gate >= 0.5 and _claims_something(label)]
         cells = np.stack([_pack(label) for label in used]) if used else np.zeros((0, table.grid, table.grid), np.uint8)
         return cls(table, [row_of[label.sent_id] for label in used], cells, len(labels))
 
@@ -73,6 +75,10 @@ class PseudoSet:
             "labels/accepted_frac": float(accepted.mean()) * len(self) / self._num_labeled if len(self) else 0.0,
             "labels/foreground_frac": float(foreground.sum() / max(1, accepted.sum())),
         }
+
+
+def _claims_something(label: PseudoLabel) -> bool:
+    return bool(((label.from_teacher | label.from_prior) & label.target).any())
 
 
 def _pack(label: PseudoLabel) -> UInt8[np.ndarray, "G G"]:

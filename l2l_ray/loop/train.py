@@ -131,11 +131,12 @@ class Trainer:
         """Return the folder of the shared burn-in, training it where no run has done so yet."""
         folder = self._config.cache_dir / "burn_in" / self._burn_in_key()
         everything = list(range(len(self._labeled)))
-        self._burn_in_part(folder / "base", everything)
+        self._burn_in_part(folder / "base", everything, self._config.loop.burn_in_steps)
         if any(method in TRAINED_SELECTORS for method in self._run.methods):
             for number, fold in enumerate(self._folds()):
                 held_out = set(fold)
-                self._burn_in_part(folder / f"fold{number}", [i for i in everything if i not in held_out])
+                rest = [i for i in everything if i not in held_out]
+                self._burn_in_part(folder / f"fold{number}", rest, self._config.loop.fold_steps)
         return folder
 
     def run_rounds(self, method: str, burn_in: Path, continued: Path | None) -> None:
@@ -220,7 +221,7 @@ class Trainer:
         batch = drop_priors(batch, self._config.segmenter, seed, stream, step, positions, done)
         return augment(batch, seed, stream, step, positions).to(self._device)
 
-    def _burn_in_part(self, folder: Path, rows: Sequence[int]) -> None:
+    def _burn_in_part(self, folder: Path, rows: Sequence[int], steps: int) -> None:
         """Train one burn-in network on some labeled rows, unless it lies there already."""
         if self._runtime.broadcast((folder / "version.json").exists()):
             return
@@ -232,10 +233,10 @@ class Trainer:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
         first = self._resume_burn_in(networks, partial_state, temporary)
-        for step in range(first, loop.burn_in_steps):
+        for step in range(first, steps):
             terms = self._step(networks, "burn_in", step, step, rows, None)
-            self._runtime.progress(f"burn-in {folder.name}", step + 1, loop.burn_in_steps, terms)
-            if step + 1 == max(1, loop.burn_in_steps // 2) and self._runtime.rank == 0:
+            self._runtime.progress(f"burn-in {folder.name}", step + 1, steps, terms)
+            if step + 1 == max(1, steps // 2) and self._runtime.rank == 0:
                 save_weights(networks.teacher, temporary / "previous.safetensors")
             if loop.checkpoint_steps and (step + 1) % loop.checkpoint_steps == 0 and self._runtime.rank == 0:
                 self._keep_burn_in(networks, partial_state, step + 1, temporary)
@@ -326,13 +327,14 @@ class Trainer:
     def _table(self, name: str) -> Table:
         priors = self._runtime.priors(name)
         grid = Segmenter(self._config.segmenter.model_copy(update={"pretrained": False})).grid
-        return Table.read(self._run.table_path(name), priors, self._images, self._proposer, grid)
+        known = self._runtime.priors("labeled")
+        return Table.read(self._run.table_path(name), priors, known, self._images, self._proposer, grid)
 
     def _burn_in_key(self) -> str:
         """Hash everything the burn-in depends on: labeled rows, their priors, segmenter, optimiser."""
         config = self._config
         rows = [[e.sent_id, e.expression, self._labeled.priors[e.sent_id].key] for e in self._labeled.examples]
-        fields = ("seed", "rounds", "burn_in_steps", "round_steps", "labeled_batch", "lr", "encoder_lr_scale",
+        fields = ("seed", "rounds", "burn_in_steps", "fold_steps", "round_steps", "labeled_batch", "lr", "encoder_lr_scale",
                   "weight_decay", "grad_clip", "ema_decay", "autocast")  # fmt: skip
         content = [
             rows, config.segmenter.model_dump(), config.prior.model_dump(), config.data.split_seed,

@@ -33,7 +33,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from l2l_ray.config import EMBEDDED, PriorConfig
-from l2l_ray.device import fast_bfloat16, pick_device
+from l2l_ray.device import pick_device, pick_dtype
 from l2l_ray.errors import ConfigError
 from l2l_ray.prior.processing import load_processor
 from l2l_ray.prior.prompt import PromptFormat, prompt_for
@@ -77,9 +77,7 @@ class MllmPrior:
         """
         source = str(EMBEDDED_FOLDER) if config.model == EMBEDDED else config.model
         device = pick_device(config.device)
-        dtype = config.dtype
-        if dtype == "auto":
-            dtype = "bfloat16" if fast_bfloat16(device.type) else "float32"
+        dtype = pick_dtype(config.dtype, device)
         try:
             model = AutoModelForImageTextToText.from_pretrained(source, dtype=getattr(torch, dtype))
         except (OSError, ValueError) as error:

@@ -29,6 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from l2l_ray.config import PriorConfig
+from l2l_ray.device import pick_device, pick_dtype
 from l2l_ray.errors import ConfigError
 from l2l_ray.types import BoxFrac, PointFrac, Prior
 
@@ -295,4 +296,5 @@ def _load_sam(config: PriorConfig) -> SamProposer:
 
     if config.sam_model is None:
         raise ConfigError("prior.proposal='sam' needs prior.sam_model, got None; name a folder or hub id of SAM (2)")
-    return SamProposer.load(config.sam_model, config.device, config.dtype)
+    device = pick_device(config.device)
+    return SamProposer.load(config.sam_model, str(device), pick_dtype(config.dtype, device))

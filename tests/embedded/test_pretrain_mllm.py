@@ -177,7 +177,7 @@ def test_a_run_exports_continues_and_evaluates(work_dir, tmp_path, caplog) -> No
     assert all(0 <= row[f"{domain}_no_box"] <= 1 for row in log for domain in ("pretrain", "refshapes"))
     stored = torch.load(work_dir / "checkpoint.pt", weights_only=True)
     assert stored["progress"]["stage"] == "answer"
-    loaded = MllmPrior.load(PriorConfig(model=str(tmp_path))).model.state_dict()
+    loaded = MllmPrior.load(PriorConfig(model=str(tmp_path), dtype="float32")).model.state_dict()
     for name, value in stored["model"].items():
         torch.testing.assert_close(loaded[name], value, atol=1e-3, rtol=1e-3)  # exported in half precision
     with caplog.at_level("INFO"):

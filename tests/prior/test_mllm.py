@@ -37,7 +37,7 @@ ONE = '[{"bbox_2d": [100, 200, 500, 600], "label": "red circle"}]'
 @pytest.fixture(scope="module")
 def shipped() -> MllmPrior:
     torch.set_num_threads(1)
-    return MllmPrior.load(PriorConfig())
+    return MllmPrior.load(PriorConfig(dtype="float32"))
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_log_probabilities_are_those_of_a_forward_pass(shipped: MllmPrior, quest
 
 def test_samples_differ_from_one_another_and_repeat_exactly(questions) -> None:
     images, texts, _ = questions
-    mllm = MllmPrior.load(PriorConfig(num_samples=4, temperature=2.0))
+    mllm = MllmPrior.load(PriorConfig(num_samples=4, temperature=2.0, dtype="float32"))
     first = mllm.ask(images[:2], texts[:2])
     assert [len(reply.texts) for reply in first] == [4, 4]
     assert len(set(first[0].texts)) > 1
@@ -225,10 +225,11 @@ def test_the_fingerprint_changes_with_everything_a_reply_depends_on(random_qwen3
     before = fingerprint()
     assert before == fingerprint(batch_size=7) == MllmPrior.load(PriorConfig(model=str(random_qwen3))).fingerprint
     others = {before, fingerprint(max_new_tokens=9), fingerprint(dtype="bfloat16"), fingerprint(num_samples=2)}
+    others.add(fingerprint(dtype="float32"))
     template = tmp_path / "copy" / "chat_template.jinja"
     template.write_text(template.read_text() + " ")
     others.add(fingerprint())
-    assert len(others) == 5
+    assert len(others) == 5  # "auto" is one of the two dtypes
 
 
 def test_keys_separate_models_images_and_expressions() -> None:

@@ -1,0 +1,179 @@
+"""From parts to figures: groups close once, versions are chosen on val, tests are read once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from l2l_ray.config import RunConfig
+from l2l_ray.errors import DataError
+from l2l_ray.loop.driver_plan import EvalItem, Plan
+from l2l_ray.loop.evaluate import Evaluations, label_of, results
+from l2l_ray.loop.labeling import EvalPart
+from l2l_ray.loop.quality import Quality
+from l2l_ray.loop.run_folder import RunFolder
+
+GROUP = ("l2l", 1, "val")
+ITEM = EvalItem(*GROUP, 0, 2)
+
+
+def _row(sent_id: int, intersection: int, union: int) -> dict[str, float]:
+    return {"sent_id": sent_id, "image_id": sent_id // 2, "intersection": intersection, "union": union}
+
+
+def _quality(right: int) -> Quality:
+    counts = np.array([[right, 4, 8], [8, 8, 8], [0, 0, 8]])
+    return Quality(counts, {"l2l": np.zeros((3, 2, 1000), np.int64)})
+
+
+@pytest.fixture
+def run(smoke: RunConfig) -> RunFolder:
+    return RunFolder.open(smoke)
+
+
+def _close(run: RunFolder, group: tuple[str, int, str] = GROUP, iou_px: int = 30) -> dict[str, Any]:
+    evaluations = Evaluations(run)
+    evaluations.add(EvalItem(*group, 2, 3), EvalPart([_row(9, 0, 0)], _quality(3)))
+    evaluations.add(EvalItem(*group, 0, 2), EvalPart([_row(4, 90, 100), _row(7, iou_px, 60)], _quality(1)))
+    return evaluations.close(group)
+
+
+def test_figures_of_a_group_by_hand(run: RunFolder) -> None:
+    summary = _close(run)
+    assert summary["num"] == 3
+    assert summary["mean_iou"] == pytest.approx((0.9 + 0.5 + 1.0) / 3)  # both empty counts as right
+    assert summary["overall_iou"] == pytest.approx(120 / 160)
+    assert summary["precision_at"][0.5] == 1.0 and summary["precision_at"][0.6] == pytest.approx(2 / 3)
+    quality = Evaluations(run).quality("l2l", 1)
+    assert quality is not None
+    assert quality["summary"]["precision"] == {"foreground": 0.5, "background": 1.0, "boundary": None, "all": 20 / 24}
+
+
+def test_a_closed_group_is_read_back_the_same(run: RunFolder) -> None:
+    summary = _close(run)
+    again = Evaluations(run)
+    assert again.closed() == {GROUP: summary}
+    assert again.summary(GROUP) == summary
+    assert [row["sent_id"] for row in again.meter(GROUP).rows()] == [4, 7, 9]
+    assert again.quality("l2l", 0) is None
+
+
+def test_methods_with_a_threshold_in_their_name_are_read_back(run: RunFolder) -> None:
+    _close(run, ("fixed_threshold@0.8", 12, "testA"))
+    assert list(Evaluations(run).closed()) == [("fixed_threshold@0.8", 12, "testA")]
+
+
+def test_closing_logs_one_event(run: RunFolder) -> None:
+    summary = _close(run)
+    (event,) = run.events()
+    assert (event["event"], event["method"], event["version"], event["split"]) == ("evaluation", *GROUP)
+    assert event["mean_iou"] == summary["mean_iou"]
+    assert event["quality"]["coverage"]["foreground"] == 0.5
+
+
+def test_a_group_cut_off_before_its_file_is_there_is_evaluated_again(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dies)
+        with pytest.raises(KeyboardInterrupt):
+            _close(run)
+    assert Evaluations(run).closed() == {}
+    _close(run)
+    events = [(event["version"], event["mean_iou"]) for event in run.events()]
+    assert len(events) == 2 and len(set(events)) == 1  # logged twice, alike; lost never
+
+
+def test_a_full_disk_leaves_no_group_behind(
+    run: RunFolder, full_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    with full_disk(600), pytest.raises(DataError, match=r"cannot write .*val.*free some space .*--resume"):
+        _close(run)
+    assert Evaluations(run).closed() == {}
+    assert _close(run)["num"] == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "label"),
+    [
+        ("prior_only", "prior only (zero-shot)"),
+        ("l2l", "L2L (RPLE)"),
+        ("fixed_threshold", "fixed threshold"),
+        ("fixed_threshold@0.8", "fixed threshold 0.8"),
+    ],
+)
+def test_methods_are_named_for_readers(method: str, label: str) -> None:
+    assert label_of(method) == label
+
+
+def _finished_plan(splits: dict[str, int], scores: dict[int, float]) -> Plan:
+    plan = Plan(["l2l"], 2, 0, 0, splits, 512)
+    for version in (0, 1, 2):
+        plan.publish("l2l", version)
+    for version, score in scores.items():
+        plan.record("l2l", version, "val", score)
+    return plan
+
+
+def test_the_final_table_takes_the_version_that_is_best_on_val(run: RunFolder) -> None:
+    for group, px in ((("l2l", 1, "val"), 50), (("l2l", 2, "val"), 30), (("l2l", 1, "testA"), 10)):
+        _close(run, group, px)
+    for split in ("val", "testA"):
+        _close(run, ("prior_only", 0, split), 5)
+    # Version 0 is the burn-in: even when it is best, the row shows what the rounds made of it.
+    plan = _finished_plan({"val": 3, "testA": 3}, {0: 0.99, 1: 0.8, 2: 0.7})
+    table = results(run.config, run, plan, Evaluations(run))
+    prior, main = table["rows"]
+    assert (prior["method"], prior["version"], prior["steps"]) == ("prior_only", 0, 0)
+    assert (main["method"], main["version"]) == ("l2l", 1)
+    assert main["steps"] == run.config.loop.burn_in_steps + 2 * run.config.loop.round_steps
+    assert main["splits"]["testA"]["mean_iou"] == pytest.approx((0.9 + 10 / 60 + 1) / 3)
+    assert table["chosen_on"] == "val" and table["missing_splits"] == ["testB"]
+
+
+def test_without_val_the_last_version_is_taken_and_said(run: RunFolder) -> None:
+    _close(run, ("l2l", 2, "test"))
+    _close(run, ("prior_only", 0, "test"))
+    table = results(run.config, run, _finished_plan({"test": 3}, {}), Evaluations(run))
+    assert table["rows"][1]["version"] == 2
+    assert table["chosen_on"] == "last version (no val split)"
+
+
+def test_a_whole_run_has_every_figure_and_read_the_tests_once(whole_run: RunFolder) -> None:
+    table = json.loads((whole_run.path / "results.json").read_text())
+    assert [row["method"] for row in table["rows"]] == ["prior_only", "supervised", "l2l"]
+    assert table["missing_splits"] == [] and table["seed"] == 0 and table["labeled_frac"] == 0.34
+    for row in table["rows"]:
+        assert set(row["splits"]) == {"val", "testA", "testB"}
+        for split, figures in row["splits"].items():
+            assert figures["num"] == len(pd.read_parquet(whole_run.table_path(split)))
+            assert 0 <= figures["mean_iou"] <= 1 and set(figures["precision_at"]) == {"0.5", "0.6", "0.7", "0.8", "0.9"}
+    for row in table["rows"][1:]:
+        folders = {path.parent.name for path in whole_run.path.glob(f"evals/{row['method']}-v*/testA.parquet")}
+        assert folders == {f"{row['method']}-v{row['version']:04d}"}
+        val = {v: _mean_iou(whole_run, row["method"], v) for v in (1, 2)}
+        assert val[row["version"]] == max(val.values()) == row["splits"]["val"]["mean_iou"]
+
+
+def _mean_iou(run: RunFolder, method: str, version: int) -> float:
+    return float(Evaluations(run).summary((method, version, "val"))["mean_iou"])
+
+
+def test_a_whole_run_ends_with_its_report(whole_run: RunFolder) -> None:
+    selection = json.loads((whole_run.path / "selection.json").read_text())
+    assert selection["method"] == "l2l" and selection["equal_coverage"]
+    assert whole_run.finished
+    page = (whole_run.path / "report.html").read_text()
+    assert "L2L (RPLE)" in page and "supervised, with guidance" in page
+    assert Path(whole_run.path / "metrics.parquet").exists()
