@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
+import tests.typecheck  # noqa: F401  # the hook below names it
 from l2l_ray.actors import set_environment
 from l2l_ray.config import RunConfig, smoke_config
 
@@ -37,7 +38,7 @@ def _checkable_modules() -> list[str]:
     return found
 
 
-install_import_hook(_checkable_modules(), "beartype.beartype")
+install_import_hook(_checkable_modules(), "tests.typecheck.check")
 
 # The same examples on every machine, and no deadline: a busy one must not fail a test.
 hypothesis.settings.register_profile("l2l", derandomize=True, deadline=None)

@@ -1,4 +1,5 @@
-"""One whole run of the method, shrunk to seconds, made once per test session and only read; and what tests compare.
+"""One whole run of the method, shrunk to seconds, made once per test session and only read; what tests compare of runs;
+and a disk that is full for the length of a `with` block.
 
 The run keeps its embedded data, priors and burn-in under `run_root/cache`. Other runs under the same root therefore
 branch from the same burn-in and ask the MLLM nothing, as runs under one root do outside of tests.
@@ -7,9 +8,10 @@ branch from the same burn-in and ask the MLLM nothing, as runs under one root do
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,7 @@ def tiny_config(root: Path) -> RunConfig:
         data={"num_train_refs": 36, "num_eval_refs": 4, "labeled_frac": 0.34},
         selector={"warmup_updates": 2, "round_updates": 1, "update_batch": 6, "max_unlabeled": 8, "group_size": 3},
         loop={
-            "burn_in_steps": 4, "round_steps": 3, "labeled_batch": 4, "unlabeled_batch": 4, "shard_size": 9,
+            "burn_in_steps": 4, "fold_steps": 3, "round_steps": 3, "labeled_batch": 4, "unlabeled_batch": 4, "shard_size": 9,
             "eval_batch": 32, "autocast": False,
         },
     )  # fmt: skip
@@ -62,6 +64,22 @@ def one_thread() -> Iterator[None]:
     """Run the test on one torch thread."""
     with single_thread():
         yield
+
+
+@pytest.fixture
+def full_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """Give a function of a limit in bytes: no file can grow beyond it, and a write fails part of the way, really."""
+
+    @contextmanager
+    def limited(limit: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
 
 
 @pytest.fixture(scope="session")

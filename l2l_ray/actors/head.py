@@ -89,11 +89,11 @@ def down(checkout: Path) -> bool:
         _forget(checkout)
         return False
     os.kill(head.pid, signal.SIGTERM)
-    _wait(lambda: not _session(head.pid), DRAIN_TIMEOUT_S)
-    for pid in _session(head.pid):
+    _wait(lambda: not session_processes(head.pid), DRAIN_TIMEOUT_S)
+    for pid in session_processes(head.pid):
         os.kill(pid, signal.SIGKILL)
-    if not _wait(lambda: not _session(head.pid), 5.0):
-        raise ClusterError(f"processes of the Ray head survive: {_session(head.pid)}")
+    if not _wait(lambda: not session_processes(head.pid), 5.0):
+        raise ClusterError(f"processes of the Ray head survive: {session_processes(head.pid)}")
     _forget(checkout)
     return True
 
@@ -128,7 +128,7 @@ def _running(checkout: Path) -> Head | None:
 def _forget(checkout: Path) -> None:
     try:
         remove_folder(json.loads(_state_file(checkout).read_text())["folder"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         pass
     _state_file(checkout).unlink(missing_ok=True)
 
@@ -138,7 +138,7 @@ def _born(pid: int) -> str:
     return _processes().get(pid, (0, ""))[1]
 
 
-def _session(leader: int) -> list[int]:
+def session_processes(leader: int) -> list[int]:
     """Return the living processes of the head's session: Ray's workers have process groups of their own."""
     return [pid for pid, (session, _) in _processes().items() if session == leader]
 

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from l2l_ray.embedded.augment import photometric
 from l2l_ray.embedded.pool import ATTRIBUTE_NAMES, Pool
 from l2l_ray.embedded.pretrain_mllm_model import GRID, MERGE, NUM_VISUAL, PATCH
 
@@ -54,28 +55,13 @@ def patchify(images: Float[Tensor, "B S S 3"]) -> Float[Tensor, "P D"]:
     return blocks.permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(num * GRID * GRID, 3 * PATCH * PATCH)
 
 
-def jitter(images: UInt8[np.ndarray, "B S S 3"], rng: np.random.Generator) -> Float[Tensor, "B S S 3"]:
-    """Vary gain, offset and noise a little; return values in about -1..1."""
-    num = len(images)
-    gain = rng.uniform(0.85, 1.15, (num, 1, 1, 1)) * rng.uniform(0.95, 1.05, (num, 1, 1, 3))
-    offset = rng.uniform(-0.08, 0.08, (num, 1, 1, 1))
-    values = torch.from_numpy(images).float().mul_(1 / 127.5).sub_(1)
-    values = values.mul_(torch.from_numpy(gain).float()).add_(torch.from_numpy(offset).float())
-    # One noise field for the batch, shifted per sample: drawing fresh noise would cost a tenth of a step.
-    field = torch.from_numpy(rng.standard_normal(images.shape[1:], dtype=np.float32))
-    sigma = rng.uniform(0, 0.08, num) * (rng.random(num) < 0.5)
-    for i in np.flatnonzero(sigma):
-        shift = int(rng.integers(images.shape[1]))
-        values[i].add_(field.roll(shift, 0), alpha=float(sigma[i]))
-    return values
-
-
 def scene_batch(pool: Pool, scenes: np.ndarray, rng: np.random.Generator | None) -> SceneBatch:
-    """Collect scenes of a pool; a generator asks for jitter."""
-    images = pool.images[scenes]
-    values = torch.from_numpy(images).float() / 127.5 - 1 if rng is None else jitter(images, rng)
+    """Collect scenes of a pool; a generator asks for strong photometric augmentation."""
+    images = torch.from_numpy(pool.images[scenes]).permute(0, 3, 1, 2).float() / 255
+    if rng is not None:
+        images = photometric(images, torch.Generator().manual_seed(int(rng.integers(2**62))))
     return SceneBatch(
-        patchify(values),
+        patchify(2 * images.permute(0, 2, 3, 1) - 1),
         torch.from_numpy(pool.attributes[scenes]).long(),
         torch.from_numpy(pool.boxes_xyxy_frac[scenes]).float(),
     )

@@ -21,6 +21,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -158,12 +159,17 @@ class Trainer:
             position = read_position(continued)
             learner.load(continued, state)
         for round_index in range(position["version"], loop.rounds):
+            clock = Clock()
             pseudo = self._pseudo_labels(method, round_index)
+            clock.lap("wait for labels")
             metrics = self._student_steps(networks, learner, pseudo, position)
+            clock.lap("train")
             if rewards is not None:
                 metrics |= self._update_selector(
                     learner, rewards, networks, round_index, section.round_updates, burn_in
                 )
+                clock.lap("update selector")
+            metrics |= clock.seconds
             position = {"method": method, "version": round_index + 1, "step": 0}
             self._publish(networks, learner, position, metrics | pseudo.summary())
 
@@ -341,6 +347,20 @@ class Trainer:
             config.selector.num_folds, {name: getattr(config.loop, name) for name in fields},
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Clock:
+    """Wall time of a round's phases: `seconds` maps `seconds/<phase>` to seconds."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.monotonic()
+
+    def lap(self, phase: str) -> None:
+        """Book the time since the last lap on `phase`."""
+        now = time.monotonic()
+        self.seconds[f"seconds/{phase}"] = now - self._since
+        self._since = now
 
 
 class SelectorLearner:

@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from l2l_ray.actors.background import Background
+from l2l_ray.actors import driver
+from l2l_ray.actors.cluster import namespace_of
 from l2l_ray.loop.run_folder import RunFolder
-from tests.ray_runs import actors, assert_same_result, ledger_keys, ray_config, wait_for
+from tests.ray_runs import WAIT_S, actors, assert_same_result, ledger_keys, ray_config, start_job, wait_for
 
 
 @pytest.fixture(scope="module")
-def two_workers(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunFolder]:
-    """Run on Ray with two train workers, looking at the cluster meanwhile."""
-    from l2l_ray.actors import driver
-    from l2l_ray.actors.cluster import namespace_of
-
+def two_workers(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Run a job with two train workers, looking at the cluster while it labels."""
     config = ray_config(tmp_path_factory.mktemp("ray"), "two-workers", num_workers=2)
-    run = Background("run", lambda: driver.run(config))
     folder = RunFolder(config.run_dir, config)
-    seen: set[str] = set()
-
-    def labeling() -> bool:
-        run.check()
-        return bool(ledger_keys(folder))
-
-    wait_for(labeling, "a committed shard")
-    seen |= {actor.name for actor in actors(namespace_of(config))}
-    seen |= {actor.class_name for actor in actors(class_name="RayTrainWorker")}
-    assert seen >= {"coordinator", "prior-0", "labeler-0", "labeler-1", "RayTrainWorker"}
-    wait_for(lambda: not run.alive, "the end of the run")
-    run.check()
-    yield folder
+    job = start_job(config, ray_local)
+    wait_for(lambda: bool(ledger_keys(folder)), "a committed shard", job)
+    named = {actor.name for actor in actors(namespace_of(config))}
+    workers = actors(class_name="RayTrainWorker")
+    output, _ = job.communicate(timeout=WAIT_S)
+    assert job.returncode == 0, output
+    assert named >= {"coordinator", "prior-0", "labeler-0", "labeler-1"} and len(workers) == 2
+    assert f"run folder {folder.path}" in output and "report     " in output
+    return folder
 
 
 def test_two_train_workers_agree_with_one_process(whole_run: RunFolder, two_workers: RunFolder) -> None:
@@ -42,8 +34,6 @@ def test_two_train_workers_agree_with_one_process(whole_run: RunFolder, two_work
 
 
 def test_every_role_is_gone_after_the_run(two_workers: RunFolder) -> None:
-    from l2l_ray.actors.cluster import namespace_of
-
     wait_for(lambda: not actors(namespace_of(two_workers.config)), "the release of all actors")
 
 
@@ -65,8 +55,6 @@ def test_the_metrics_agent_exports_what_the_issue_asks_for(two_workers: RunFolde
 def test_a_finished_run_started_again_does_nothing_and_says_so(
     two_workers: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from l2l_ray.actors import driver
-
     before = sorted((path, path.stat().st_mtime_ns) for path in Path(two_workers.path).rglob("*"))
     assert driver.run(two_workers.config) == two_workers.path
     assert "this run is finished: nothing to do" in capsys.readouterr().out

@@ -1,10 +1,8 @@
-"""A disk that is full for the length of a `with` block, the shipped segmenter, and batches and tables to feed it."""
+"""The shipped segmenter, and batches and tables to feed it."""
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,22 +19,6 @@ from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import Example, LabeledExample, Prior
 
 SIDE_PX = 64
-
-
-@pytest.fixture
-def full_disk() -> Callable[[int], AbstractContextManager[None]]:
-    """Give a function of a limit in bytes: no file can grow beyond it, and a write fails part of the way, really."""
-
-    @contextmanager
-    def limited(limit: int) -> Iterator[None]:
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-    return limited
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,94 @@
+"""`make cluster-up` and `make cluster-down`: one head, found again, a job on it, and nothing left."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from l2l_ray.actors import head
+from l2l_ray.errors import ClusterError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a folder that stands for a checkout, and the environment of a new shell."""
+    for name in ("RAY_ADDRESS", "RAY_TMPDIR", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "L2L_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "checkout").mkdir()
+    return tmp_path / "checkout"
+
+
+def test_up_submit_down(checkout: Path) -> None:
+    running = head.up(checkout, _free_port())
+    try:
+        assert head.up(checkout) == running, "the second start finds the first head"
+        code = "import os, sys; print(os.getcwd(), os.environ['L2L_HOME'], sys.executable)"
+        submit = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", running.dashboard, "--"]
+        job = subprocess.run([*submit, "python", "-c", f'"{code}"'], capture_output=True, text=True, timeout=240)
+        assert f"{checkout} {checkout / 'runs'} {sys.executable}" in job.stdout, job.stdout + job.stderr
+        assert set(_listening(head.session_processes(running.pid))) <= {"127.0.0.1", "::1"}
+    finally:
+        assert head.down(checkout)
+    assert not head.session_processes(running.pid) and not os.path.exists(running.folder)
+    assert not head.down(checkout)
+
+
+def _listening(pids: list[int]) -> list[str]:
+    """Return the addresses on which these processes listen, from Linux's socket table."""
+    inodes = set()
+    for pid in pids:
+        for entry in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                target = os.readlink(entry)
+            except OSError:
+                continue
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    found = []
+    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                raw = bytes.fromhex(fields[1].split(":")[0])
+                words = b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4))
+                found.append(socket.inet_ntop(family, words).removeprefix("::ffff:"))
+    return found
+
+
+def test_a_taken_port_is_an_error_before_anything_starts(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "_answers", lambda url: True)
+    with pytest.raises(ClusterError, match="something answers at http://127.0.0.1:1 already"):
+        head.up(checkout, 1)
+    assert not (checkout / ".ray" / "head.json").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"pid": 1}', "[]"])
+def test_a_broken_memory_is_forgotten(checkout: Path, content: str) -> None:
+    (checkout / ".ray").mkdir()
+    (checkout / ".ray" / "head.json").write_text(content)
+    assert not head.down(checkout)
+    assert not (checkout / ".ray" / "head.json").exists()
+
+
+def test_a_reused_process_id_is_not_taken_for_the_head(checkout: Path) -> None:
+    (checkout / ".ray").mkdir()
+    folder = checkout / "session"
+    folder.mkdir()
+    stale = {"pid": os.getpid(), "born": "another time", "folder": str(folder), "dashboard": "http://127.0.0.1:1"}
+    (checkout / ".ray" / "head.json").write_text(json.dumps(stale))
+    assert not head.down(checkout), "this test's own process must survive"
+    assert not folder.exists()

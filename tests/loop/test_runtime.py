@@ -1,0 +1,262 @@
+"""`LocalRuntime`: a whole run in one process, killed anywhere, goes on to the same end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from l2l_ray.config import RunConfig, save_config
+from l2l_ray.errors import ConfigError, LedgerError
+from l2l_ray.loop.checkpoint import write_position
+from l2l_ray.loop.evaluate import Evaluations
+from l2l_ray.loop.labeling import Labeler
+from l2l_ray.loop.ledger import Ledger, LedgerEntry
+from l2l_ray.loop.prepare import prepare
+from l2l_ray.loop.run_folder import RunFolder
+from l2l_ray.loop.runtime import LocalRuntime, log_versions, newest_checkpoint, restore_plan, run_local
+from tests.whole_run import assert_same, changed, ledger_lines, outcome
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Killed(BaseException):
+    """Stands in for SIGKILL: nothing of ours catches it."""
+
+
+# Every kind of durable effect, each cut off once: before its file has its name, or just after, when nobody knows yet.
+KILLS = (
+    ("tables/unlabeled.parquet", "before"),
+    ("priors/val.parquet", "after"),
+    ("train/supervised-v0001", "before"),
+    ("l2l/labels/r000-s00001.parquet", "after"),
+    ("train/l2l-v0000-s00002", "after"),
+    ("evals/l2l-v0001/val.parquet", "before"),
+    ("train/l2l-v0002", "after"),
+    ("report.html", "before"),
+)
+
+
+def _kill_at(patch: pytest.MonkeyPatch, target: str, when: str) -> None:
+    replace = os.replace
+
+    def dies(source: str | Path, final: str | Path) -> None:
+        hit = str(final).endswith(target)
+        if hit and when == "before":
+            raise Killed
+        replace(source, final)
+        if hit:
+            raise Killed
+
+    patch.setattr(os, "replace", dies)
+
+
+def test_a_run_killed_anywhere_comes_to_the_same_end(whole_run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = changed(whole_run.config, name="killed", resume=True, loop={"checkpoint_steps": 1})
+    for target, when in KILLS:
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            _kill_at(patch, target, when)
+            run_local(config)
+    run = run_local(config)
+    assert run.finished
+    for method in whole_run.methods:
+        assert_same(outcome(run, method), outcome(whole_run, method))
+    assert _without_versions(run) == _without_versions(whole_run)
+    assert not [path for path in run.train_dir.iterdir() if path.name.startswith(".")]
+
+
+def _without_versions(run: RunFolder) -> dict[str, object]:
+    results: dict[str, object] = json.loads((run.path / "results.json").read_text())
+    return results
+
+
+def test_sigkill_in_the_middle_of_a_round(whole_run: RunFolder, tmp_path: Path) -> None:
+    config = changed(whole_run.config, name="sigkill", compare=())
+    save_config(config, tmp_path / "run.yaml")
+    command = [sys.executable, "-m", "l2l_ray.cli", "run", "--config", str(tmp_path / "run.yaml")]
+    with (tmp_path / "log").open("wb") as log:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        ledger = RunFolder(config.run_dir, config).ledger_path
+        try:
+            _wait_for(lambda: ledger.exists() and ledger.read_bytes().count(b"\n") >= 2, process, tmp_path / "log")
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    committed = ledger.read_bytes().splitlines()
+    run = RunFolder(config.run_dir, config)
+    assert not run.finished
+    with pytest.raises(ConfigError, match="continue it with --resume"):
+        run_local(config)
+    run = run_local(changed(config, resume=True))
+    assert_same(outcome(run, "l2l"), outcome(whole_run, "l2l"))
+    assert ledger.read_bytes().splitlines()[:2] == committed[:2]  # what was committed is not done again
+
+
+def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(4000):
+        if condition():
+            return
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.02)
+    raise AssertionError(f"nothing was committed: {log.read_text()}")
+
+
+class FullDiskOnce(Labeler):
+    """A labeler whose disk is full at the second shard of the first round."""
+
+    full_disk: Callable[[int], AbstractContextManager[None]]
+
+    def label(self, method: str, round_index: int, shard: int, version: int) -> LedgerEntry:
+        if (round_index, shard) != (0, 1):
+            return super().label(method, round_index, shard, version)
+        with self.full_disk(1000):
+            return super().label(method, round_index, shard, version)
+
+
+def test_a_full_disk_ends_the_run_clearly_and_loses_nothing(
+    whole_run: RunFolder, full_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    config = changed(whole_run.config, name="full-disk", compare=())
+
+    def make_labeler(config: RunConfig, path: Path) -> Labeler:
+        labeler = FullDiskOnce(config, path)
+        labeler.full_disk = full_disk
+        return labeler
+
+    with pytest.raises(LedgerError, match=r"cannot write shard .*r000-s00001.*free some space and start again"):
+        run_local(config, make_labeler)
+    run = RunFolder(config.run_dir, config)
+    assert ledger_lines(run, "l2l") == ledger_lines(whole_run, "l2l")[:1]
+    committed = run.ledger_path.read_bytes()
+    run = run_local(changed(config, resume=True))
+    assert run.ledger_path.read_bytes().startswith(committed)
+    assert_same(outcome(run, "l2l"), outcome(whole_run, "l2l"))
+
+
+def _files(run: RunFolder) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
+
+
+def test_a_finished_run_started_again_does_nothing_and_says_so(
+    whole_run: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = _files(whole_run)
+    with caplog.at_level(logging.INFO, "l2l_ray"):
+        assert run_local(whole_run.config).path == whole_run.path
+        assert run_local(changed(whole_run.config, resume=True)).path == whole_run.path
+    assert [record.message for record in caplog.records] == [f"{whole_run.path} is finished; nothing to do"] * 2
+    assert _files(whole_run) == before
+
+
+def test_other_settings_are_refused_by_name(whole_run: RunFolder) -> None:
+    before = _files(whole_run)
+    for fields, named in (
+        ({"loop": {"rounds": 9}}, r"loop\.rounds was 2, now 9"),
+        ({"selector": {"kl": 0.5}}, r"selector\.kl was 0\.01, now 0\.5"),
+        ({"data": {"labeled_frac": 0.5}}, r"data\.labeled_frac was 0\.34, now 0\.5"),
+    ):
+        with pytest.raises(ConfigError, match=named):
+            run_local(changed(whole_run.config, resume=True, **fields))
+    assert _files(whole_run) == before
+
+
+def test_training_goes_on_from_the_newest_whole_state(smoke: RunConfig) -> None:
+    run = RunFolder.open(changed(smoke, compare=("supervised", "pwa")))
+    assert newest_checkpoint(run) is None
+    for name, method, version, step in (
+        ("supervised-v0002", "supervised", 2, 0),
+        ("pwa-v0000", "pwa", 0, 0),
+        ("pwa-v0000-s00008", "pwa", 0, 8),
+        ("pwa-v0001", "pwa", 1, 0),
+        (".pwa-v0002.77.tmp", "pwa", 2, 0),  # whole, but killed before it had its name
+    ):
+        (run.train_dir / name).mkdir(parents=True)
+        write_position(run.train_dir / name, {"method": method, "version": version, "step": step})
+        if name == "pwa-v0000-s00008":
+            assert newest_checkpoint(run) == run.train_dir / name
+    assert newest_checkpoint(run) == run.train_dir / "pwa-v0001"
+
+
+def test_each_version_is_logged_once_from_its_folder(smoke: RunConfig) -> None:
+    run = RunFolder.open(smoke)
+    for version in (0, 1):
+        folder = run.version_dir("l2l", version)
+        folder.mkdir(parents=True)
+        write_position(folder, {"method": "l2l", "version": version, "step": 0})
+        (folder / "metrics.json").write_text(json.dumps({"loss": version / 2}))
+        log_versions(run)
+        log_versions(run)
+    assert run.events() == [
+        {"event": "train", "method": "l2l", "version": 0, "loss": 0.0},
+        {"event": "train", "method": "l2l", "version": 1, "loss": 0.5},
+    ]
+
+
+def _runtime(run: RunFolder) -> LocalRuntime:
+    plan = prepare(run.config, run).plan(run.config, run.methods)
+    ledger, evaluations = Ledger(run.ledger_path), Evaluations(run)
+    for name in ("labeled", "unlabeled", "val", "testA", "testB"):
+        plan.priors_ready(name)
+    restore_plan(run.config, run, plan, ledger, evaluations)
+    return LocalRuntime(run, plan, ledger, evaluations, Labeler(run.config, run.path))
+
+
+def test_from_a_finished_folder_nothing_is_left_to_do(whole_run: RunFolder) -> None:
+    runtime = _runtime(whole_run)
+    assert runtime._plan.finished and runtime._plan.next() is None
+    assert runtime.resume_point() == whole_run.version_dir("l2l", 2)
+    labels = runtime.labels("l2l", 1)
+    assert [path.name for path in labels] == ["r001-s00000.parquet", "r001-s00001.parquet", "r001-s00002.parquet"]
+    assert runtime.priors("val") == whole_run.priors_path("val")
+    assert runtime.broadcast(labels) is labels
+
+
+def test_a_lost_evaluation_and_a_lost_shard_are_made_again(
+    copied: Callable[..., RunFolder], whole_run: RunFolder
+) -> None:
+    run = copied()
+    shutil.rmtree(run.path / "evals" / "l2l-v0001")
+    lines = run.ledger_path.read_text().splitlines()
+    run.ledger_path.write_text("\n".join([*lines[:-1], lines[-1][:40]]))  # the last one is torn
+    _runtime(run).work()
+    assert ledger_lines(run, "l2l") == ledger_lines(whole_run, "l2l")
+    # Also the tests of version 1 are there again: it is the best one, or they were never read.
+    found, expected = (sorted(path.name for path in r.path.glob("evals/*/*")) for r in (run, whole_run))
+    assert found == expected
+
+
+def test_training_never_goes_on_without_its_labels(copied: Callable[..., RunFolder]) -> None:
+    run = copied()
+    run.ledger_path.unlink()
+    shutil.rmtree(run.version_dir("l2l", 1))
+    with pytest.raises(AssertionError, match="the version that labels is missing"):
+        _runtime(run).labels("l2l", 1)
+
+
+def test_a_version_appears_whole_or_not_at_all(copied: Callable[..., RunFolder]) -> None:
+    run = copied()
+    runtime, final = _runtime(run), run.train_dir / "l2l-v0000-s00001"
+    stale = run.train_dir / ".l2l-v0000-s00001.1.tmp"
+    stale.mkdir()
+
+    def fails(folder: Path) -> None:
+        assert folder.name.startswith(".") and not final.exists()
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        runtime.checkpoint("l2l", 0, 1, fails, {"loss": 1.0})
+    assert not final.exists() and not stale.exists()
+    runtime.checkpoint("l2l", 0, 1, lambda folder: write_position(folder, {"step": 1}), {"loss": 1.0})
+    assert json.loads((final / "metrics.json").read_text()) == {"loss": 1.0}
+    assert not list(run.train_dir.glob(".*"))
