@@ -10,6 +10,7 @@ Not covered: batches (see `loop.labeling`) and serving.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from l2l_ray.data.masks import encode, grid_logits_to_native
 from l2l_ray.device import pick_device
 from l2l_ray.errors import CheckpointError, DataError
 from l2l_ray.loop.checkpoint import load_weights
-from l2l_ray.loop.inputs import Table
+from l2l_ray.loop.inputs import Table, read_known_scores
 from l2l_ray.loop.run_folder import RunFolder
 from l2l_ray.loop.teacher import predict
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, make_prior
@@ -97,16 +98,24 @@ class Predictor:
         config: The run's config.
         segmenter: With weights, on its device.
         mllm: The frozen MLLM of the same config.
+        known_scores: Of the labeled set's priors; see `loop.inputs.Table`.
         method: Whose version it is.
         version: Which one.
     """
 
     def __init__(
-        self, config: RunConfig, segmenter: Segmenter, mllm: MllmPrior, method: str = "", version: int = 0
+        self,
+        config: RunConfig,
+        segmenter: Segmenter,
+        mllm: MllmPrior,
+        known_scores: Sequence[float],
+        method: str = "",
+        version: int = 0,
     ) -> None:
         self._config = config
         self._segmenter = segmenter.eval()
         self._mllm = mllm
+        self._known_scores = known_scores
         self._method, self._version = method, version
         self._images = ImageStore(config.segmenter.image_size, config.data.image_cache_mb)
         self._proposer = Proposer(config.prior)
@@ -118,6 +127,7 @@ class Predictor:
         Raises:
             ConfigError: There is no run in this folder.
             CheckpointError: The run is not finished, or its weights cannot be read.
+            DataError: The priors of its labeled set cannot be read.
         """
         config = read_config(run_dir / "config.yaml")
         run = RunFolder(run_dir, config)
@@ -129,7 +139,9 @@ class Predictor:
             ) from error
         segmenter = Segmenter(config.segmenter.model_copy(update={"pretrained": False}))
         load_weights(segmenter, run.version_dir(best["method"], best["version"]) / "teacher.safetensors")
-        return cls(config, segmenter.to(pick_device()), MllmPrior.load(config.prior), best["method"], best["version"])
+        known = read_known_scores(run.priors_path("labeled"))
+        mllm = MllmPrior.load(config.prior)
+        return cls(config, segmenter.to(pick_device()), mllm, known, best["method"], best["version"])
 
     def predict(self, image_path: Path, expression: str) -> Prediction:
         """Segment what `expression` refers to.
@@ -151,7 +163,7 @@ class Predictor:
         example = Example(0, 0, 0, str(image_path), width, height, " ".join(words))
         reply = self._mllm.ask([image], [example.expression])[0]
         prior = make_prior("", reply, MllmIdentity.of(self._mllm), width, height)
-        table = Table([example], {0: prior}, self._images, self._proposer, self._segmenter.grid)
+        table = Table([example], {0: prior}, self._images, self._proposer, self._segmenter.grid, self._known_scores)
         device = next(self._segmenter.parameters()).device
         logits = predict(self._segmenter, table.inputs([0]).to(device), self._config.loop.autocast)[0].cpu()
         probs = grid_logits_to_native(logits, height, width).sigmoid().numpy()

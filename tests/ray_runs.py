@@ -2,8 +2,8 @@
 
 Tolerance. Runs differ in how batches are put together (micro-batches of the prior, shards, one or two train workers),
 so in the order in which floats are added: each step differs by about 1e-7 and the optimiser amplifies it. In float32,
-after the 10 steps of this run, teacher weights agree within 2e-3, accepted pixels up to one in a hundred, mean_iou
-within 0.02.
+after the 10 steps of this run, teacher weights have to agree within 2e-4, accepted pixels up to one in a thousand,
+mean_iou within 0.005. (Measured with two workers on 2 cores: 2e-5, none, below 1e-6.)
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ from l2l_ray.types import PseudoLabel
 from tests.whole_run import changed, tiny_config
 
 ROOT = Path(__file__).resolve().parent.parent
-WEIGHTS_TOLERANCE = 2e-3
-PIXELS_TOLERANCE = 0.01
-MEAN_IOU_TOLERANCE = 0.02
+WEIGHTS_TOLERANCE = 2e-4
+PIXELS_TOLERANCE = 0.001
+MEAN_IOU_TOLERANCE = 0.005
 WAIT_S = 600.0  # generous: test machines have two cores and other work
 
 
@@ -39,12 +40,13 @@ def ray_config(root: Path, name: str, num_workers: int = 1) -> RunConfig:
     return changed(tiny_config(root), name=name, loop={"shard_size": 2}, cluster=cluster)
 
 
-def start_job(config: RunConfig, address: str, *words: str) -> subprocess.Popen[str]:
-    """Start `jobs/selfevolve.py` as a user would, on the cluster at `address`."""
+@contextmanager
+def started_job(config: RunConfig, address: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """Start `jobs/selfevolve.py` as a user would, on the cluster at `address`; it does not outlive the block."""
     file = Path(str(config.run_root)) / f"{config.run_name}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     save_config(config, file)
-    return subprocess.Popen(
+    job = subprocess.Popen(
         [sys.executable, "jobs/selfevolve.py", "--config", str(file), *words],
         cwd=ROOT,
         env={**os.environ, "RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)},
@@ -52,6 +54,11 @@ def start_job(config: RunConfig, address: str, *words: str) -> subprocess.Popen[
         stderr=subprocess.STDOUT,
         text=True,
     )
+    with job:
+        try:
+            yield job
+        finally:
+            job.kill()
 
 
 def wait_for(true: Callable[[], bool], what: str, job: subprocess.Popen[str] | None = None) -> None:

@@ -14,10 +14,12 @@ from l2l_ray.config import RunConfig, SegmenterConfig, save_config
 from l2l_ray.data.masks import decode
 from l2l_ray.errors import CheckpointError, DataError
 from l2l_ray.loop.checkpoint import save_weights
+from l2l_ray.loop.tables import write_priors
 from l2l_ray.predictor import OVERLAY_RGB, Prediction, Predictor
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import Prior
 
+PRIOR = Prior("", ((0.1, 0.2, 0.5, 0.6),), (0.8,), (), "circle", 0.8, "", "[]")
 CONFIG = RunConfig(segmenter=SegmenterConfig(pretrained=False))
 
 
@@ -31,6 +33,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     version.mkdir(parents=True)
     torch.manual_seed(0)
     save_weights(Segmenter(CONFIG.segmenter), version / "teacher.safetensors")
+    write_priors(folder / "priors" / "labeled.parquet", [(1, PRIOR)])
     return folder
 
 
@@ -65,8 +68,7 @@ def test_the_three_files_hold_the_same_mask(tmp_path: Path) -> None:
     image = np.full((4, 6, 3), 100, np.uint8)
     probs = np.zeros((4, 6), np.float32)
     probs[1:3, 2:5] = 1.0
-    prior = Prior("", ((0.1, 0.2, 0.5, 0.6),), (0.8,), (), "circle", 0.8, "", "[]")
-    prediction = Prediction(Path("scene.jpg"), "circle", image, probs, prior, "l2l", 2)
+    prediction = Prediction(Path("scene.jpg"), "circle", image, probs, PRIOR, "l2l", 2)
     overlay, mask, figures = prediction.save(tmp_path / "out")
     assert [path.name for path in (overlay, mask, figures)] == ["scene-overlay.png", "scene-mask.png", "scene.json"]
     assert np.array_equal(np.asarray(Image.open(mask)) == 255, prediction.mask)

@@ -122,10 +122,11 @@ def outcome(run: RunFolder, method: str) -> Outcome:
     from l2l_ray.report.record import read_run
 
     results = json.loads((run.path / "results.json").read_text())
+    points = read_run(run.path).points_of(method)
     return {
         "weights": {version: weights(run.version_dir(method, version)) for version in sorted(run.published(method))},
         "ledger": ledger_lines(run, method),
-        "points": read_run(run.path).points_of(method),
+        "points": [{name: v for name, v in point.items() if not name.startswith("seconds.")} for point in points],
         "row": next(row for row in results["rows"] if row["method"] == method),
         "zero-shot": results["rows"][0],
     }

@@ -120,14 +120,15 @@ class Crew:
 
     coordinator: ActorHandle[Coordinator]
     labelers: LabelerPool
+    greeter: Background[list[int]]  # ends when all labelers are up
     filler: Background[None]
     trainer: Background[str]
     filled: list[str]  # tables whose priors are complete; grown by the filler's thread
 
     def check(self) -> None:
         """Raise what a background role died of."""
-        self.filler.check()
-        self.trainer.check()
+        for role in (self.greeter, self.filler, self.trainer):
+            role.check()
 
 
 @contextmanager
@@ -142,10 +143,11 @@ def crew(config: RunConfig, folder: RunFolder, tables: Tables) -> Iterator[Crew]
         wait_ready("coordinator", [coordinator], config.cluster.start_timeout_s)
         pools.append(priors := PriorPool(config, namespace))
         pools.append(labelers := LabelerPool(config, coordinator, namespace))
+        greeter = Background("labelers", labelers.pids)
         filled: list[str] = []
         filler = Background("priors", lambda: fill_all_priors(config, folder, tables, priors, coordinator, filled))
         trainer = Background("train group", lambda: fit(config, folder, coordinator))
-        yield Crew(coordinator, labelers, filler, trainer, filled)
+        yield Crew(coordinator, labelers, greeter, filler, trainer, filled)
     finally:
         _stop(coordinator, trainer)
         for pool in pools:

@@ -130,8 +130,7 @@ class LabelerPool:
             time.sleep(timeout_s)
             return
         done, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout_s)
-        done += self._overdue()
-        for ref in done:
+        for ref in {*done, *self._overdue()}:
             call = self._calls.pop(ref)
             try:
                 result = ray.get(ref, timeout=0)

@@ -32,6 +32,7 @@ from torch import nn
 
 from l2l_ray.actors.coordinator import Coordinator, RunStopped
 from l2l_ray.config import RunConfig
+from l2l_ray.loop.checkpoint import read_position
 from l2l_ray.loop.run_folder import RunFolder, version_name
 from l2l_ray.loop.runtime import newest_checkpoint
 from l2l_ray.loop.train import train
@@ -125,7 +126,7 @@ class RayRuntime:
         checkpoint = None
         if self.rank == 0:
             folder = place(self._run.train_dir / name, write, metrics)
-            prune_train_states(self._run.train_dir)
+            prune_train_states(self._run)
             checkpoint = Checkpoint.from_directory(folder)
         ray.train.report(
             metrics,
@@ -149,14 +150,18 @@ def place(final: Path, write: Write, metrics: dict[str, float]) -> Path:
     return final
 
 
-def prune_train_states(train_dir: Path, keep: int = KEPT_TRAIN_STATES) -> None:
-    """Delete optimiser states that no restart needs, and mid-round folders older than the newest version.
+def prune_train_states(run: RunFolder, keep: int = KEPT_TRAIN_STATES) -> None:
+    """Delete optimiser states that no restart needs, and mid-round folders as a whole.
 
-    Weights stay: labels of every round can be made again from them.
+    Weights of versions stay: labels of every round can be made again from them.
     """
-    states = sorted(train_dir.glob("[!.]*/train_state.pt"), key=lambda path: path.stat().st_mtime_ns)
-    for state in states[:-keep]:
-        if "-s" in state.parent.name.rsplit("-v", 1)[-1]:
+    order = {method: index for index, method in enumerate(run.methods)}
+    found = []
+    for state in run.train_dir.glob("[!.]*/train_state.pt"):
+        position = read_position(state.parent)
+        found.append((order[position["method"]], position["version"], position["step"], state))
+    for *_, step, state in sorted(found)[:-keep]:
+        if step:
             shutil.rmtree(state.parent)
         else:
             state.unlink()

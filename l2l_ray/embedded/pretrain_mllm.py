@@ -236,6 +236,7 @@ class Pretrainer:
         if found["pretrain"]["iou50"] >= self.progress.best:
             self.progress.best = found["pretrain"]["iou50"]
             shutil.copytree(candidate, self.out, dirs_exist_ok=True)
+        self.out.mkdir(parents=True, exist_ok=True)  # nothing is exported before the first better model
         shutil.copy(self.work / "training_log.jsonl", self.out / "training_log.jsonl")
 
 

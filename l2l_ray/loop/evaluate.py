@@ -164,6 +164,7 @@ def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluati
         "differences": [
             {"method": main, "versus": method, "split": "all", **_difference(plan, evaluations, main, method)}
             for method in (PRIOR_ONLY, *run.methods[:-1])
+            if plan.split_sizes
         ],
     }
 

@@ -53,6 +53,11 @@ class Inputs:
         )
 
 
+def read_known_scores(labeled_priors: Path) -> list[float]:
+    """Return the confidence of each labeled example's prior: what `Table` ranks other scores by."""
+    return [prior.score for prior in read_priors(labeled_priors).values() if not prior.failure]
+
+
 class Table:
     """Examples with their images and priors; truth only where the examples are labeled.
 
@@ -83,7 +88,7 @@ class Table:
         cls, table: Path, priors: Path, labeled_priors: Path, images: ImageStore, proposer: Proposer, grid: int
     ) -> Table:
         """Read the Parquet files the driver wrote."""
-        known = [prior.score for prior in read_priors(labeled_priors).values() if not prior.failure]
+        known = read_known_scores(labeled_priors)
         return cls(read_table(table), read_priors(priors), images, proposer, grid, known)
 
     def __len__(self) -> int:

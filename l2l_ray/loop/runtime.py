@@ -22,7 +22,7 @@ from l2l_ray.loop.driver_plan import EvalItem, LabelItem, Plan
 from l2l_ray.loop.evaluate import Evaluations, finish
 from l2l_ray.loop.labeling import Labeler
 from l2l_ray.loop.ledger import Ledger
-from l2l_ray.loop.prepare import Answered, Question, answer_batch, fill_priors, open_store, prepare
+from l2l_ray.loop.prepare import Answered, Question, Tables, answer_batch, fill_priors, open_store, prepare
 from l2l_ray.loop.run_folder import RunFolder, version_name
 from l2l_ray.loop.train import train
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior
@@ -192,15 +192,7 @@ def run_local(config: RunConfig, make_labeler: Callable[[RunConfig, Path], Label
         logger.info("%s is finished; nothing to do", run.path)
         return run
     tables = prepare(config, run)
-    mllm = MllmPrior.load(config.prior)
-
-    def ask(batches: Iterator[list[Question]]) -> Iterator[Answered]:
-        for batch in batches:
-            yield batch, answer_batch(mllm, batch)
-
-    with open_store(config) as store:
-        for name in tables.prior_order:
-            fill_priors(name, tables, run, store, MllmIdentity.of(mllm), ask, config.prior.batch_size)
+    _ask_priors(config, run, tables)
     labeler = make_labeler(config, run.path)
     ledger, evaluations = Ledger(run.ledger_path), Evaluations(run)
     plan = tables.plan(config, run.methods)
@@ -213,3 +205,19 @@ def run_local(config: RunConfig, make_labeler: Callable[[RunConfig, Path], Label
     runtime.work()
     finish(config, run, plan, evaluations, labeler)
     return run
+
+
+def _ask_priors(config: RunConfig, run: RunFolder, tables: Tables) -> None:
+    """Complete the priors of every table; a resumed run that has them all does not load the MLLM."""
+    missing = [name for name in tables.prior_order if not run.priors_path(name).exists()]
+    if not missing:
+        return
+    mllm = MllmPrior.load(config.prior)
+
+    def ask(batches: Iterator[list[Question]]) -> Iterator[Answered]:
+        for batch in batches:
+            yield batch, answer_batch(mllm, batch)
+
+    with open_store(config) as store:
+        for name in missing:
+            fill_priors(name, tables, run, store, MllmIdentity.of(mllm), ask, config.prior.batch_size)

@@ -52,6 +52,7 @@ from l2l_ray.loop.teacher import update_teacher
 from l2l_ray.prior.proposal import Proposer
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.selector.objective import update_selector
+from l2l_ray.selector.policy import RplePolicy
 from l2l_ray.selector.rules import Selector, make_selector
 
 if TYPE_CHECKING:
@@ -379,7 +380,8 @@ class SelectorLearner:
         self, rewards: RewardImages, views: StoredViews | None, gradient: torch.Tensor, updates: int, seed: int, round_index: int
     ) -> dict[str, float]:
         """Run some updates against the policy as it was before them; return the mean of each metric."""
-        reference = copy.deepcopy(self.selector).requires_grad_(False)
+        policy = self.selector
+        reference = copy.deepcopy(policy).requires_grad_(False) if isinstance(policy, RplePolicy) else None
         sums: dict[str, float] = {}
         generator = torch.Generator(device="cpu")
         for number in range(updates):

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from l2l_ray.actors.train_group import place, prune_train_states
+from l2l_ray.actors.train_group import Write, place, prune_train_states
+from l2l_ray.config import RunConfig
+from l2l_ray.loop.checkpoint import write_position
+from l2l_ray.loop.run_folder import RunFolder
+from l2l_ray.loop.runtime import newest_checkpoint
 
 
-def _write(text: str) -> object:
+def _write(text: str) -> Write:
     def write(folder: Path) -> None:
         (folder / "version.json").write_text(text)
 
@@ -42,22 +46,31 @@ def test_a_failed_write_publishes_nothing_and_its_rest_is_removed_next_time(tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["l2l-v0001"]
 
 
-def _state(train_dir: Path, name: str) -> None:
-    (train_dir / name).mkdir()
-    for file in ("version.json", "teacher.safetensors", "train_state.pt"):
-        (train_dir / name / file).touch()
+def _state(run: RunFolder, version: int, step: int = 0) -> None:
+    folder = run.train_dir / (f"l2l-v{version:04d}" + (f"-s{step:05d}" if step else ""))
+    folder.mkdir(parents=True)
+    write_position(folder, {"method": "l2l", "version": version, "step": step})
+    for file in ("teacher.safetensors", "train_state.pt"):
+        (folder / file).touch()
 
 
-def test_only_the_newest_training_states_are_kept_and_all_weights(tmp_path: Path) -> None:
-    for version in range(4):
-        _state(tmp_path, f"l2l-v000{version}")
-    prune_train_states(tmp_path, keep=2)
-    assert sorted(path.parent.name for path in tmp_path.glob("*/train_state.pt")) == ["l2l-v0002", "l2l-v0003"]
-    assert len(list(tmp_path.glob("*/teacher.safetensors"))) == 4
+@pytest.fixture
+def run(smoke: RunConfig) -> RunFolder:
+    return RunFolder.open(smoke)
 
 
-def test_a_mid_round_state_goes_as_a_whole_once_it_is_old(tmp_path: Path) -> None:
-    for name in ("l2l-v0001-s00010", "l2l-v0001-s00020", "l2l-v0002"):
-        _state(tmp_path, name)
-    prune_train_states(tmp_path, keep=2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["l2l-v0001-s00020", "l2l-v0002"]
+def test_only_the_newest_training_states_are_kept_and_all_weights(run: RunFolder) -> None:
+    for version in (3, 0, 2, 1):  # written in any order: the position counts, not the file's time
+        _state(run, version)
+    prune_train_states(run, keep=2)
+    assert sorted(p.parent.name for p in run.train_dir.glob("*/train_state.pt")) == ["l2l-v0002", "l2l-v0003"]
+    assert len(list(run.train_dir.glob("*/teacher.safetensors"))) == 4
+
+
+def test_a_mid_round_state_goes_as_a_whole_once_it_is_old(run: RunFolder) -> None:
+    _state(run, 1, step=10)
+    _state(run, 1, step=20)
+    _state(run, 2)
+    prune_train_states(run, keep=2)
+    assert sorted(path.name for path in run.train_dir.iterdir()) == ["l2l-v0001-s00020", "l2l-v0002"]
+    assert newest_checkpoint(run) == run.train_dir / "l2l-v0002"

@@ -15,10 +15,10 @@ import pytest
 from l2l_ray.actors.cluster import namespace_of
 from l2l_ray.loop.run_folder import RunFolder
 from l2l_ray.loop.tables import read_table
-from tests.ray_runs import WAIT_S, actors, assert_same_result, ledger_keys, ray_config, start_job, wait_for
+from tests.ray_runs import WAIT_S, actors, assert_same_result, ledger_keys, ray_config, started_job, wait_for
 
 
-def _kill(name: str, **wanted: str) -> int:
+def _kill(what: str, **wanted: str) -> int:
     """Kill the one living actor that has these properties."""
     found: list[int] = []
 
@@ -26,7 +26,7 @@ def _kill(name: str, **wanted: str) -> int:
         found[:] = [actor.pid for actor in actors(**wanted) if actor.pid]
         return bool(found)
 
-    wait_for(there, f"a living {name}")
+    wait_for(there, f"a living {what}")
     os.kill(found[0], signal.SIGKILL)
     return found[0]
 
@@ -41,23 +41,23 @@ def killed(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> RunFolde
     config = ray_config(tmp_path_factory.mktemp("chaos"), "killed")
     folder, namespace = RunFolder(config.run_dir, config), namespace_of(config)
 
-    first = start_job(config, ray_local)
-    wait_for(folder.priors_path("labeled").exists, "the first priors", first)
-    _kill("prior actor", namespace=namespace, name="prior-0")
-    wait_for(lambda: len(ledger_keys(folder)) >= 2, "two committed shards", first)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    with started_job(config, ray_local) as first:
+        wait_for(folder.priors_path("labeled").exists, "the first priors", first)
+        _kill("prior actor", namespace=namespace, name="prior-0")
+        wait_for(lambda: len(ledger_keys(folder)) >= 2, "two committed shards", first)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
     before = ledger_keys(folder)
     assert len(before) < _num_shards(folder), "the driver was not killed in mid-round"
 
-    second = start_job(config, ray_local, "--resume")
-    wait_for(lambda: len(ledger_keys(folder)) > len(before), "a shard after resuming", second)
-    _kill("labeler", namespace=namespace, name="labeler-0")
-    assert len(ledger_keys(folder)) < _num_shards(folder), "the labeler had nothing left to do when it was killed"
-    wait_for(lambda: folder.version_dir("l2l", 1).exists(), "version 1", second)
-    _kill("train worker", class_name="RayTrainWorker")
-    output, _ = second.communicate(timeout=WAIT_S)
-    assert second.returncode == 0, output
+    with started_job(config, ray_local, "--resume") as second:
+        wait_for(lambda: len(ledger_keys(folder)) > len(before), "a shard after resuming", second)
+        _kill("labeler", namespace=namespace, name="labeler-0")
+        assert len(ledger_keys(folder)) < _num_shards(folder), "no shard was left when the labeler was killed"
+        wait_for(folder.version_dir("l2l", 1).exists, "version 1", second)
+        _kill("train worker", class_name="RayTrainWorker")
+        output, _ = second.communicate(timeout=WAIT_S)
+        assert second.returncode == 0, output
     return folder
 
 

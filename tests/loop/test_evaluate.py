@@ -151,6 +151,12 @@ def test_without_val_the_last_version_is_taken_and_said(run: RunFolder) -> None:
     assert table["chosen_on"] == "last version (no val split)"
 
 
+def test_without_any_evaluation_split_there_are_labels_and_no_figures(run: RunFolder) -> None:
+    table = results(run.config, run, _finished_plan({}, {}), Evaluations(run))
+    assert [(row["version"], row["splits"]) for row in table["rows"]] == [(0, {}), (2, {})]
+    assert table["differences"] == [] and table["missing_splits"] == ["val", "testA", "testB"]
+
+
 def test_a_whole_run_has_every_figure_and_read_the_tests_once(whole_run: RunFolder) -> None:
     table = json.loads((whole_run.path / "results.json").read_text())
     assert [row["method"] for row in table["rows"]] == ["prior_only", "supervised", "l2l"]

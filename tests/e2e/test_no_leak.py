@@ -1,0 +1,65 @@
+"""Hidden truth cannot matter: with it deleted from disk, a run comes to the very same end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from l2l_ray.data.refer import ReferDataset
+from l2l_ray.loop.prepare import data_root
+from l2l_ray.loop.run_folder import RunFolder
+from l2l_ray.loop.runtime import run_local
+from l2l_ray.loop.tables import read_table
+from tests.whole_run import assert_same, changed, outcome, weights
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+TRUTH = ("segmentation", "bbox", "area", "category_id")
+
+
+def _without_hidden_truth(whole_run: RunFolder, root: Path) -> int:
+    """Copy the run's data set; strip every annotation that no labeled, val or test ref points to. Return how many."""
+    shutil.copytree(data_root(whole_run.config), root)
+    path = root / "refshapes" / "instances.json"
+    content = json.loads(path.read_text())
+    known = {row.ref_id for name in ("labeled", "val", "testA", "testB") for row in read_table(whole_run.table_path(name))}
+    refs = ReferDataset.open(root, "refshapes", "l2l")._refs
+    kept = {ref.ann_id for ref in refs if ref.ref_id in known}
+    stripped = {ref.ann_id for ref in refs} - kept
+    for annotation in content["annotations"]:
+        if annotation["id"] not in kept:
+            for field in TRUTH:
+                del annotation[field]
+    path.write_text(json.dumps(content))
+    return len(stripped)
+
+
+def _without_hidden_figures(found: dict[str, Any]) -> dict[str, Any]:
+    points = [{k: v for k, v in point.items() if not k.startswith("hidden_truth")} for point in found["points"]]
+    return {**found, "points": points}
+
+
+def test_without_hidden_truth_everything_but_its_figures_is_the_same(whole_run: RunFolder, tmp_path: Path) -> None:
+    num_unlabeled_refs = len({row.ref_id for row in read_table(whole_run.table_path("unlabeled"))})
+    assert _without_hidden_truth(whole_run, tmp_path / "data") == num_unlabeled_refs > 5
+    config = changed(
+        whole_run.config, run_root=str(tmp_path / "runs"), compare=(), data={"root": str(tmp_path / "data")}
+    )
+    config.cache_dir.mkdir(parents=True)
+    shutil.copyfile(whole_run.config.cache_dir / "priors.sqlite", config.cache_dir / "priors.sqlite")
+    run = run_local(config)
+    assert {event["asked"] for event in run.events() if event["event"] == "priors"} == {0}
+
+    found, expected = (_without_hidden_figures(outcome(r, "l2l")) for r in (run, whole_run))
+    assert_same(found, expected)
+    burn_ins = [next((r.config.cache_dir / "burn_in").iterdir()) for r in (run, whole_run)]
+    for part in ("base", "fold0", "fold1"):
+        assert weights(burn_ins[0] / part) == weights(burn_ins[1] / part), part
+
+    with_truth, without = (json.loads((r.path / "results.json").read_text())["hidden_truth"] for r in (whole_run, run))
+    assert without is None
+    assert with_truth["l2l"][0]["num"] == len(read_table(run.table_path("unlabeled")))
+    assert "hidden_truth" not in (run.path / "metrics.csv").read_text()
