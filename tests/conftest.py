@@ -20,7 +20,7 @@ from l2l_ray.actors import set_environment
 from l2l_ray.config import RunConfig, smoke_config
 
 set_environment(private=True)  # before any test module imports ray
-# Before torch is imported: tests are tiny, and two threads that wait for a busy core are twenty times slower than one.
+# Before torch is imported: tensors of tests are tiny, and one thread is enough for them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PACKAGE = Path(__file__).parent.parent / "l2l_ray"

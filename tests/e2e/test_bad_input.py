@@ -114,14 +114,14 @@ def test_a_run_over_broken_data_ends_and_lists_what_it_left_out(whole_run: RunFo
 
 
 def _command(tmp_path: Path, *words: str) -> list[str]:
-    small = ["--data.num_train_refs", "9", "--data.num_eval_refs", "4"]
+    small = ["--data.num_train_refs", "12", "--data.num_eval_refs", "4"]
     return ["run", "--preset", "smoke", "--run_root", str(tmp_path / "runs"), *small, *words]
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--data.labeled_frac", "0.1"], "labeled_frac gives 0 labeled images: 0.1 of 3 train images is below 1"),
+        (["--data.labeled_frac", "0.1"], "labeled_frac gives 0 labeled images: 0.1 of 4 train images is below 1"),
         (["--data.labeled_frac", "1.5"], "data.labeled_frac"),
         (["--loop.roundz", "3"], "roundz"),
         (["--data.root", "nowhere"], "does not exist; check root"),

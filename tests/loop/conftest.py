@@ -19,6 +19,7 @@ from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import Example, LabeledExample, Prior
 
 SIDE_PX = 64
+KNOWN_SCORES = (0.2, 0.8, 0.9, 0.95)  # of labeled priors: a score of 0.8 ranks at 2/4
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +87,6 @@ def table_of(tmp_path: Path, images: ImageStore) -> Callable[..., Table]:
     def make(num: int, labeled: bool = False, grid: int = 32) -> Table:
         examples = make_examples(tmp_path, num, labeled)
         priors = {example.sent_id: make_prior_of(example) for example in examples}
-        return Table(examples, priors, images, Proposer(PriorConfig()), grid)
+        return Table(examples, priors, images, Proposer(PriorConfig()), grid, KNOWN_SCORES)
 
     return make

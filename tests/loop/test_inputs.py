@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def test_a_batch_holds_the_rows_asked_for(table_of: Tables) -> None:
     assert batch.phrases == ["red circle", "red circle"]
     assert batch.images.shape == (2, 3, 64, 64)
     assert torch.equal(batch.images, table.inputs([0, 2]).images.flip(0))
-    assert batch.prior_score.tolist() == pytest.approx([0.8, 0.8])
+    assert batch.prior_score.tolist() == [0.5, 0.5]  # a rank among known scores
     first_columns = [int((proposal.amax(0) > 0.5).nonzero()[0]) for proposal in batch.proposal]
     assert first_columns == [2, 0]  # boxes start at 2/32 and 0/32 of the width, on a grid of 32
 
@@ -81,12 +82,23 @@ def test_a_table_comes_back_from_the_files_of_the_driver(table_of: Tables, tmp_p
     table = table_of(3)
     write_table(tmp_path / "unlabeled.parquet", table.examples)
     write_priors(tmp_path / "priors.parquet", table.priors.items())
-    read = Table.read(
-        tmp_path / "unlabeled.parquet", tmp_path / "priors.parquet", table._images, table._proposer, table.grid
-    )
+    labeled = [replace(table.priors[100], score=score) for score in (0.1, 0.9)]
+    failed = replace(table.priors[100], score=0.0, failure="not JSON: a dog")
+    write_priors(tmp_path / "labeled.parquet", enumerate([*labeled, failed]))
+    names = ("unlabeled.parquet", "priors.parquet", "labeled.parquet")
+    read = Table.read(*(tmp_path / name for name in names), table._images, table._proposer, table.grid)
     assert read.examples == table.examples and read.priors == table.priors
     found, expected = read.inputs([1]), table.inputs([1])
     assert isinstance(found, Inputs) and torch.equal(found.proposal, expected.proposal)
+    assert found.prior_score.tolist() == [0.5]  # above one of the two labeled priors that did not fail
+
+
+@pytest.mark.parametrize(("score", "rank"), [(0.1, 0.0), (0.2, 0.25), (0.85, 0.5), (0.95, 1.0), (0.99, 1.0)])
+def test_confidence_is_a_rank_among_the_labeled_ones(table_of: Tables, score: float, rank: float) -> None:
+    table = table_of(2)
+    table.priors[100] = replace(table.priors[100], score=score, box_scores=(score,))
+    table.priors[101] = replace(table.priors[101], score=0.99, boxes_xyxy_frac=(), box_scores=())
+    assert table.inputs([0, 1]).prior_score.tolist() == [rank, 0.0]  # without a prior there is no confidence
 
 
 def test_an_image_that_vanished_is_a_clear_error(table_of: Tables) -> None:

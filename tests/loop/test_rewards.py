@@ -40,7 +40,7 @@ def tables(whole_run: RunFolder) -> Iterator[Callable[[str], Table]]:
     grid = Segmenter(config.segmenter.model_copy(update={"pretrained": False})).grid
 
     def read(name: str) -> Table:
-        files = whole_run.table_path(name), whole_run.priors_path(name)
+        files = whole_run.table_path(name), whole_run.priors_path(name), whole_run.priors_path("labeled")
         return Table.read(*files, images, Proposer(config.prior), grid)
 
     yield read
@@ -130,7 +130,7 @@ def test_the_unlabeled_subset_is_fixed_by_sentence(whole_run: RunFolder, tables:
         assert views is not None
         return sorted(views.take(range(len(views))).prior_score.tolist())
 
-    shuffled = Table(list(table.examples)[::-1], table.priors, table._images, table._proposer, table.grid)
+    shuffled = Table(list(table.examples)[::-1], table.priors, table._images, table._proposer, table.grid, table._known_scores.tolist())
     four, five = scores(4, table), scores(5, table)
     assert len(four) == 4 and len(five) == 5
     assert scores(4, shuffled) == four
