@@ -17,9 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from l2l_ray.errors import ConfigError
 
-SelectorName = Literal[
-    "l2l", "supervised", "accept_all", "fixed_threshold", "pwa", "matching", "agreement", "logistic"
-]
+SelectorName = Literal["l2l", "supervised", "accept_all", "fixed_threshold", "pwa", "matching", "agreement", "logistic"]
 EMBEDDED = "embedded"
 
 
@@ -40,7 +38,9 @@ class DataConfig(Section):
     num_train_refs: int = Field(4000, ge=8, description="Embedded benchmark only: size of train (ours)")
     num_eval_refs: int = Field(500, ge=4, description="Embedded benchmark only: size of val, testA, testB each (ours)")
     data_seed: int = Field(0, ge=0, description="Embedded benchmark only: seed of its images")
-    max_words: int = Field(64, ge=1, description="Longer expressions are cut here and counted (ours; RefCOCO's longest: 39)")
+    max_words: int = Field(
+        64, ge=1, description="Longer expressions are cut here and counted (ours; RefCOCO's longest: 39)"
+    )
     image_cache_mb: int = Field(512, ge=1, description="Bound of the decoded-image cache of one process, MiB")
 
 
@@ -49,7 +49,9 @@ class PriorConfig(Section):
 
     model: str = Field(EMBEDDED, description="Folder or hub id for AutoModelForImageTextToText; 'embedded' ships here")
     prompt: Literal["auto", "qwen", "florence2"] = Field("auto", description="Grounding format; auto = by model type")
-    image_size: int = Field(128, ge=32, description="Square side shown to the MLLM, px; 0-size families resize themselves")
+    image_size: int = Field(
+        128, ge=32, description="Square side shown to the MLLM, px; 0-size families resize themselves"
+    )
     max_new_tokens: int = Field(32, ge=8, description="Bound of a reply, tokens")
     num_samples: int = Field(1, ge=1, description="1 = one greedy reply; more = self-consistency over sampled replies")
     temperature: float = Field(0.7, gt=0, description="Sampling temperature when num_samples > 1")
@@ -57,7 +59,9 @@ class PriorConfig(Section):
     max_wait_s: float = Field(0.02, ge=0, description="How long the micro-batcher waits for a full batch, seconds")
     proposal: Literal["box", "polygon", "sam"] = Field("box", description="Prior -> soft mask")
     sam_model: str | None = Field(None, description="Folder or hub id of SAM/SAM 2; needed when proposal='sam'")
-    box_softness: float = Field(0.08, gt=0, le=0.5, description="Edge width of the smooth box, fraction of its side (ours)")
+    box_softness: float = Field(
+        0.08, gt=0, le=0.5, description="Edge width of the smooth box, fraction of its side (ours)"
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto = bfloat16 where it is fast")
     device: str = Field("auto", description="auto = cuda when there is one")
 
@@ -71,8 +75,12 @@ class SegmenterConfig(Section):
     image_size: int = Field(64, ge=32, description="Square input side, px (480 in LAVT)")
     max_text_tokens: int = Field(24, ge=4, description="Expression tokens kept (20 in LAVT)")
     width: int = Field(96, ge=16, description="Channels of the decoder and of the guidance tokens (ours)")
-    train_backbone: bool = Field(False, description="True in the full preset; the tiny one is a quarter cheaper without")
-    fusion_width: int = Field(128, ge=16, description="Channels of the cross-modal encoder; fixed by the embedded weights")
+    train_backbone: bool = Field(
+        False, description="True in the full preset; the tiny one is a quarter cheaper without"
+    )
+    fusion_width: int = Field(
+        128, ge=16, description="Channels of the cross-modal encoder; fixed by the embedded weights"
+    )
     fusion_layers: int = Field(4, ge=1, description="Joint transformer layers over image and text tokens")
     fusion_stride: int = Field(8, ge=4, description="Image stride at which text and image are fused, px")
     num_guidance_tokens: int = Field(8, ge=1, description="Learnable guidance tokens (ours)")
@@ -80,7 +88,9 @@ class SegmenterConfig(Section):
     guidance: bool = Field(True, description="False: no prior, no guidance tokens from q (ablation)")
     self_evolve: bool = Field(True, description="False: every level sees the first proposal (ablation)")
     prior_dropout: float = Field(0.5, ge=0, le=1, description="Final share of samples trained without prior (ours)")
-    prior_dropout_ramp_steps: int = Field(150, ge=0, description="Steps from 0 to prior_dropout (ours; a trial failed without)")
+    prior_dropout_ramp_steps: int = Field(
+        150, ge=0, description="Steps from 0 to prior_dropout (ours; a trial failed without)"
+    )
 
 
 class RewardConfig(Section):
@@ -108,7 +118,9 @@ class SelectorConfig(Section):
     round_updates: int = Field(20, ge=0, description="Policy updates per round")
     update_batch: int = Field(32, ge=2, description="Reward images (and as many unlabeled) per policy update")
     lr: float = Field(3e-3, gt=0)
-    inner_epochs: int = Field(2, ge=1, le=4, description="Clipped steps per sampled group; 1 = strictly on-policy (ours)")
+    inner_epochs: int = Field(
+        2, ge=1, le=4, description="Clipped steps per sampled group; 1 = strictly on-policy (ours)"
+    )
     clip: float = Field(0.2, gt=0, description="Clipped ratio, PPO/GRPO")
     kl: float = Field(0.01, ge=0, description="KL to the previous policy (Seg-Zero: 5e-3)")
     entropy_floor: float = Field(0.05, ge=0, description="Nats per pixel below which entropy is pushed up")
@@ -126,7 +138,9 @@ class LoopConfig(Section):
     seed: int = Field(0, ge=0)
     rounds: int = Field(3, ge=1)
     burn_in_steps: int = Field(240, ge=1, description="Supervised steps before the first labelling")
-    fold_steps: int = Field(160, ge=1, description="Steps of the fold teachers, which see only a part of the labels (ours)")
+    fold_steps: int = Field(
+        160, ge=1, description="Steps of the fold teachers, which see only a part of the labels (ours)"
+    )
     round_steps: int = Field(80, ge=1, description="Student steps per round")
     lag: int = Field(0, ge=0, description="Round r is labeled by version max(0, r - lag)")
     labeled_batch: int = Field(16, ge=1, description="Global, not per worker")
@@ -149,15 +163,21 @@ class ClusterConfig(Section):
 
     address: str | None = Field(None, description="Ray address; None = RAY_ADDRESS, else a private local cluster")
     num_priors: int = Field(1, ge=1, description="Prior actors, each on its own GPU or prior_gpu slot")
-    prior_resources: dict[str, float] = Field({"prior_gpu": 1.0}, description="Per prior actor; {'GPU': 1} on GPU machines")
+    prior_resources: dict[str, float] = Field(
+        {"prior_gpu": 1.0}, description="Per prior actor; {'GPU': 1} on GPU machines"
+    )
     num_labelers: int = Field(2, ge=1)
     labeler_resources: dict[str, float] = Field({"CPU": 0.25}, description="Per labeler")
     num_workers: int = Field(1, ge=1, description="Train workers (gloo on CPU, nccl on GPU)")
-    worker_resources: dict[str, float] = Field({"CPU": 0.5}, description="Per train worker; {'CPU': 4, 'GPU': 1} on GPU machines")
+    worker_resources: dict[str, float] = Field(
+        {"CPU": 0.5}, description="Per train worker; {'CPU': 4, 'GPU': 1} on GPU machines"
+    )
     threads_per_worker: int = Field(2, ge=1, description="torch threads of a train worker")
     threads_per_labeler: int = Field(1, ge=1, description="torch threads of a labeler or prior actor")
     start_timeout_s: float = Field(120.0, gt=0, description="Longest wait for an actor or the train group to come up")
-    max_failures: int = Field(3, ge=0, description="Train group restarts, or deaths on one shard, before the run gives up")
+    max_failures: int = Field(
+        3, ge=0, description="Train group restarts, or deaths on one shard, before the run gives up"
+    )
     work_timeout_s: float = Field(1800.0, gt=0, description="Longest time of one shard, evaluation slice or MLLM batch")
     progress_every_s: float = Field(10.0, gt=0, description="Seconds between progress lines where there is no terminal")
 
@@ -213,7 +233,9 @@ def smoke_config() -> RunConfig:
     return RunConfig(
         data=DataConfig(num_train_refs=96, num_eval_refs=12, labeled_frac=0.25),
         selector=SelectorConfig(warmup_updates=3, round_updates=2, update_batch=8, max_unlabeled=16, group_size=4),
-        loop=LoopConfig(rounds=2, burn_in_steps=6, fold_steps=4, round_steps=4, labeled_batch=8, unlabeled_batch=8, shard_size=16),
+        loop=LoopConfig(
+            rounds=2, burn_in_steps=6, fold_steps=4, round_steps=4, labeled_batch=8, unlabeled_batch=8, shard_size=16
+        ),
     )
 
 
@@ -239,12 +261,27 @@ def full_config() -> RunConfig:
             prior_dropout_ramp_steps=4000,
         ),
         loop=LoopConfig(
-            rounds=8, burn_in_steps=8000, fold_steps=8000, round_steps=4000, labeled_batch=16, unlabeled_batch=16, lr=1e-4,
-            encoder_lr_scale=0.5, ema_decay=0.9996, checkpoint_steps=500, lag=1, expressions_per_ref=1,
+            rounds=8,
+            burn_in_steps=8000,
+            fold_steps=8000,
+            round_steps=4000,
+            labeled_batch=16,
+            unlabeled_batch=16,
+            lr=1e-4,
+            encoder_lr_scale=0.5,
+            ema_decay=0.9996,
+            checkpoint_steps=500,
+            lag=1,
+            expressions_per_ref=1,
         ),
         cluster=ClusterConfig(
-            num_labelers=4, num_workers=4, prior_resources={"GPU": 1}, labeler_resources={"GPU": 0.5},
-            worker_resources={"CPU": 4, "GPU": 1}, threads_per_worker=4, threads_per_labeler=2,
+            num_labelers=4,
+            num_workers=4,
+            prior_resources={"GPU": 1},
+            labeler_resources={"GPU": 0.5},
+            worker_resources={"CPU": 4, "GPU": 1},
+            threads_per_worker=4,
+            threads_per_labeler=2,
         ),
     )
 

@@ -53,7 +53,7 @@ class Example:
 class LabeledExample(Example):
     """An `Example` whose mask is known (labeled train images, val and test images).
 
-    Example: `LabeledExample(7, 3, 12, "/data/images/12.jpg", 640, 480, "left man", {"size": [480, 640], ...}, "person")`
+    Example: `LabeledExample(7, 3, 12, "/data/images/12.jpg", 640, 480, "man", {"size": [480, 640], ...}, "person")`
     """
 
     mask_rle: Rle
@@ -81,7 +81,7 @@ class Prior:
     `score` in [0, 1] is exp(mean token log-probability) of the reply, 0 when there is no prior.
     `polygons_xy_frac` outline the referent (Florence-2); their union is one region; its bounding box is also a box.
 
-    Example: `Prior("9f..", ((.1, .2, .5, .6),), (.83,), (), "red circle", .83, "", '[{"bbox_2d": [100, 200, 500, 600]}]')`
+    Example: `Prior("9f..", ((.1, .2, .5, .6),), (.83,), (), "circle", .83, "", '[{"bbox_2d": [100, 200, 500, 600]}]')`
     """
 
     key: str

@@ -26,6 +26,7 @@ from l2l_ray.loop.run_folder import RunFolder
 
 NAME = "coordinator"
 STATE_EVERY_S = 2.0  # how often state.json is rewritten at most
+REFRESH_EVERY_S = 1.0  # how often gauges are set again at most
 _RATE_WINDOW_S = 30.0
 
 
@@ -58,7 +59,7 @@ class Coordinator:
         self._logged = {(e["method"], e["version"]) for e in self._run.events() if e.get("event") == "train"}
         self._versions: set[tuple[str, int]] = set()
         self._state: dict[str, Any] = {"train": {}, "labels": {}, "priors": {}, "mean_iou": {}}
-        self._state_written = 0.0
+        self._state_written = self._refreshed = 0.0
         self._learn_versions()
 
     def ready(self) -> int:
@@ -146,7 +147,10 @@ class Coordinator:
         self._write_state()
 
     async def state(self) -> dict[str, Any]:
-        """Return a summary of the run so far."""
+        """Return a summary of the run so far. The driver asks every fraction of a second."""
+        if time.monotonic() - self._refreshed >= REFRESH_EVERY_S:
+            self._refreshed = time.monotonic()
+            self._meters.refresh()
         return self._summary()
 
     async def stop(self, reason: str) -> None:

@@ -65,6 +65,7 @@ def up(checkout: Path, port: int = 8265) -> Head:
         process = subprocess.Popen(
             [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0",
              "--dashboard-host=127.0.0.1", f"--dashboard-port={port}", f"--temp-dir={folder}",
+             "--dashboard-agent-listen-port=0",  # the fixed one may be taken by another cluster
              f"--resources={json.dumps(RESOURCES)}", "--disable-usage-stats"],
             cwd=checkout, env=_environment(checkout), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
             start_new_session=True,

@@ -33,6 +33,7 @@ R = TypeVar("R")
 
 # Batches per actor that are asked but not answered: one in work, one waiting, so the accelerator never idles.
 IN_FLIGHT_PER_ACTOR = 2
+REPORT_EVERY_S = 1.0  # Ray's agent forgets a gauge that is not set for two report intervals
 
 
 class MicroBatcher(Generic[T, R]):
@@ -122,14 +123,16 @@ class PriorActor:
         self._mllm = MllmPrior.load(config)
         self._batcher = MicroBatcher(self._generate, config.batch_size, config.max_wait_s)
         self._num_batches = self._num_answers = 0
+        self._reporter: asyncio.Task[None] | None = None
 
     async def ready(self) -> MllmIdentity:
         """Return which model this is: it is loaded."""
+        if self._reporter is None:
+            self._reporter = asyncio.create_task(self._report())
         return MllmIdentity.of(self._mllm)
 
     async def ask(self, questions: list[Question]) -> list[Reply]:
         """Answer questions, in order."""
-        self._meters.set("l2l_prior_queue", self._batcher.queue_length + len(questions), actor=self._name)
         return await self._batcher.submit(questions)
 
     async def stats(self) -> dict[str, int]:
@@ -141,6 +144,12 @@ class PriorActor:
             "queue": self._batcher.queue_length,
         }
 
+    async def _report(self) -> None:
+        """Show the queue about once a second, also while it is empty."""
+        while True:
+            self._meters.set("l2l_prior_queue", self._batcher.queue_length, actor=self._name)
+            await asyncio.sleep(REPORT_EVERY_S)
+
     def _generate(self, questions: list[Question]) -> list[Reply]:
         started = time.monotonic()
         replies = answer_batch(self._mllm, questions)
@@ -148,7 +157,6 @@ class PriorActor:
         self._num_answers += len(replies)
         self._meters.observe("l2l_prior_latency_s", time.monotonic() - started, actor=self._name)
         self._meters.set("l2l_prior_batch", len(replies), actor=self._name)
-        self._meters.set("l2l_prior_queue", self._batcher.queue_length, actor=self._name)
         self._meters.add("l2l_prior_answers_total", len(replies), actor=self._name)
         return replies
 

@@ -41,18 +41,28 @@ METRICS: dict[str, _Spec] = {
 class Meters:
     """The metrics of one process, made when first used.
 
+    Ray's agent forgets a gauge that was not set for two report intervals, so whoever sets gauges calls `refresh` about
+    once a second.
+
     Example: `Meters(run="refshapes-l2l-s0").set("l2l_round", 2, method="l2l")`
     """
 
     def __init__(self, run: str) -> None:
         self._run = run
         self._made: dict[str, Counter | Gauge | Histogram] = {}
+        self._gauges: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
 
     def set(self, name: str, value: float, /, **tags: str) -> None:
         """Set a gauge."""
         meter = self._get(name)
         assert isinstance(meter, Gauge), f"{name} is no gauge"
         meter.set(value, tags={"run": self._run, **tags})
+        self._gauges[name, tuple(sorted(tags.items()))] = value
+
+    def refresh(self) -> None:
+        """Set every gauge again to its last value."""
+        for (name, tags), value in list(self._gauges.items()):
+            self.set(name, value, **dict(tags))
 
     def add(self, name: str, value: float, /, **tags: str) -> None:
         """Add to a counter; adding 0 changes nothing."""

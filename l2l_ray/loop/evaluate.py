@@ -159,7 +159,9 @@ def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluati
         "labeled_frac": config.data.labeled_frac,
         "seed": config.loop.seed,
         "chosen_on": VAL if VAL in plan.split_sizes else "last version (no val split)",
-        "missing_splits": [s for s in ("val", "testA", "testB") if s not in plan.split_sizes and "test" not in plan.split_sizes],
+        "missing_splits": [
+            s for s in ("val", "testA", "testB") if s not in plan.split_sizes and "test" not in plan.split_sizes
+        ],
         "rows": rows,
         "differences": [
             {"method": main, "versus": method, "split": "all", **_difference(plan, evaluations, main, method)}

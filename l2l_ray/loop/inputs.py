@@ -61,8 +61,8 @@ def read_known_scores(labeled_priors: Path) -> list[float]:
 class Table:
     """Examples with their images and priors; truth only where the examples are labeled.
 
-    Every MLLM has its own scale of confidence (the embedded one stays within 0.45-0.63), so `prior_score` is a rank: the
-    share of the labeled set's priors that are less sure. `known_scores` are those; they involve no truth.
+    Every MLLM has its own scale of confidence (the embedded one stays within 0.45-0.63), so `prior_score` is a rank:
+    the share of the labeled set's priors that are no surer. `known_scores` are those; they involve no truth.
     """
 
     def __init__(

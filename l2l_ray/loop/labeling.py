@@ -218,8 +218,12 @@ class Labeler:
     def _table(self, name: str) -> Table:
         if name not in self._tables:
             self._tables[name] = Table.read(
-                self._run.table_path(name), self._run.priors_path(name), self._run.priors_path("labeled"),
-                self._images, self._proposer, self._grid,
+                self._run.table_path(name),
+                self._run.priors_path(name),
+                self._run.priors_path("labeled"),
+                self._images,
+                self._proposer,
+                self._grid,
             )
         return self._tables[name]
 

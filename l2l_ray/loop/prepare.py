@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,13 +22,13 @@ from l2l_ray.data.dataset import ImageStore
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.data.splits import split_labeled
 from l2l_ray.data.synthetic import write_refshapes
-from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.errors import DataError
 from l2l_ray.loop.driver_plan import Plan
 from l2l_ray.loop.run_folder import RunFolder
 from l2l_ray.loop.tables import read_table, write_priors, write_table
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply, make_prior, prior_key
 from l2l_ray.prior.store import PriorStore
-from l2l_ray.types import Example, LabeledExample, Prior, Skip
+from l2l_ray.types import Example, LabeledExample, Skip
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,8 @@ class Tables:
 
     def examples(self, name: str) -> Sequence[Example]:
         """Return the examples of one table."""
-        return {"labeled": self.labeled, "unlabeled": self.unlabeled, **self.splits}[name]
+        tables: dict[str, Sequence[Example]] = {"labeled": self.labeled, "unlabeled": self.unlabeled, **self.splits}
+        return tables[name]
 
     def num_shards(self, config: RunConfig) -> int:
         """Return how many labelling shards a round has."""
@@ -105,7 +106,9 @@ def prepare(config: RunConfig, run: RunFolder) -> Tables:
         return _read(run)
     dataset = ReferDataset.open(data_root(config), config.data.dataset, config.data.split_by)
     if "train" not in dataset.splits:
-        raise DataError(f"{config.data.dataset} has no train split, only {dataset.splits}; choose another --data.split_by")
+        raise DataError(
+            f"{config.data.dataset} has no train split, only {dataset.splits}; choose another --data.split_by"
+        )
     data = config.data
     labeled_ids, unlabeled_ids = split_labeled(dataset.image_ids("train"), data.labeled_frac, data.split_seed)
     images = ImageStore(config.segmenter.image_size, data.image_cache_mb)
@@ -118,9 +121,7 @@ def prepare(config: RunConfig, run: RunFolder) -> Tables:
 
     tables = Tables(
         labeled=checked(dataset.labeled_examples(labeled_ids, max_words=data.max_words)),
-        unlabeled=checked(
-            dataset.examples(unlabeled_ids, config.loop.expressions_per_ref, max_words=data.max_words)
-        ),
+        unlabeled=checked(dataset.examples(unlabeled_ids, config.loop.expressions_per_ref, max_words=data.max_words)),
         splits={
             split: checked(dataset.labeled_examples(split, max_words=data.max_words))
             for split in EVAL_SPLITS
@@ -176,9 +177,7 @@ def fill_priors(
     priors = store.get_many(q.key for q in questions)
     pairs = [(e.sent_id, priors[q.key]) for e, q in zip(tables.examples(name), questions, strict=True)]
     failures = Counter(prior.failure.split(":")[0] for _, prior in pairs if prior.failure)
-    run.log_event(
-        {"event": "priors", "table": name, "num": len(pairs), "asked": len(todo), "failures": dict(failures)}
-    )
+    run.log_event({"event": "priors", "table": name, "num": len(pairs), "asked": len(todo), "failures": dict(failures)})
     write_priors(target, pairs)  # after the event: a process killed in between logs again, and nothing is lost
     if failures:
         logger.warning("%s: %d of %d replies gave no prior: %s", name, failures.total(), len(pairs), dict(failures))
@@ -207,7 +206,7 @@ def _read(run: RunFolder) -> Tables:
     return Tables(labeled("labeled"), rows("unlabeled"), splits)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _image_sha256(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 

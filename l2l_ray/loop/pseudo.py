@@ -32,7 +32,9 @@ class PseudoSet:
         num_labeled: How many pseudo-labels there were before leaving out.
     """
 
-    def __init__(self, table: Table | None, rows: list[int], cells: UInt8[np.ndarray, "N G G"], num_labeled: int) -> None:
+    def __init__(
+        self, table: Table | None, rows: list[int], cells: UInt8[np.ndarray, "N G G"], num_labeled: int
+    ) -> None:
         self._table = table
         self._rows = rows
         self._cells = cells

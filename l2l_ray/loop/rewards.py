@@ -62,7 +62,12 @@ class RewardImages:
     """
 
     def __init__(
-        self, config: RunConfig, labeled: Table, folds: Sequence[Sequence[int]], teachers: Sequence[Path], device: torch.device
+        self,
+        config: RunConfig,
+        labeled: Table,
+        folds: Sequence[Sequence[int]],
+        teachers: Sequence[Path],
+        device: torch.device,
     ) -> None:
         parts, rows = [], []
         share = max(1, MAX_REWARD_IMAGES // len(folds))
@@ -110,7 +115,8 @@ def labeled_gradient(
         )  # fmt: skip
     error = output.mask_logits.float().sigmoid() - labeled.masks(rows).to(device)
     weights = torch.einsum("bfyx,byx->f", output.features.float(), error)
-    return torch.cat([weights, error.sum()[None]]) / error.numel()
+    gradient: Tensor = torch.cat([weights, error.sum()[None]]) / error.numel()
+    return gradient
 
 
 def _views(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -79,7 +79,8 @@ def drop_priors(
 
 def learning_rate_factor(step: int, total_steps: int) -> float:
     """Return linear warm-up over 20 steps, then (1 - step / total) ** 0.9 (poly, as LAVT)."""
-    return min(1.0, (step + 1) / WARMUP_STEPS) * (1 - min(step, total_steps - 1) / total_steps) ** 0.9
+    poly: float = (1 - min(step, total_steps - 1) / total_steps) ** 0.9
+    return min(1.0, (step + 1) / WARMUP_STEPS) * poly
 
 
 def train_step(
@@ -108,7 +109,7 @@ def train_step(
     both = labeled if unlabeled is None else _joined(labeled, unlabeled)
     inputs, count = both.inputs, len(labeled.inputs)
     with autocast(device, config.autocast):
-        raw = getattr(student, "module", student)
+        raw: Any = getattr(student, "module", student)
         output = student(
             inputs.images, raw.tokenize(inputs.expressions).to(device), inputs.proposal, inputs.prior_score,
             inputs.has_prior, phrases=raw.tokenize(inputs.phrases).to(device),

@@ -51,7 +51,8 @@ def predict(segmenter: Segmenter, inputs: Inputs, use_autocast: bool) -> Float[T
         output = segmenter(
             inputs.images, tokens, inputs.proposal, inputs.prior_score, inputs.has_prior, phrases=phrases
         )
-    return output.mask_logits
+    mask_logits: Tensor = output.mask_logits
+    return mask_logits
 
 
 @torch.inference_mode()
@@ -80,9 +81,7 @@ def teacher_views(
         words = [new or old for new, old in zip(swapped, inputs.expressions, strict=True)]
         mirrored = teacher.encode(inputs.images.flip(-1), teacher.tokenize(words).to(device))
         flipped = teacher.decode(mirrored, inputs.proposal, inputs.prior_score, nobody, None)
-        before = previous(
-            inputs.images, tokens, inputs.proposal, inputs.prior_score, inputs.has_prior, phrases=phrases
-        )
+        before = previous(inputs.images, tokens, inputs.proposal, inputs.prior_score, inputs.has_prior, phrases=phrases)
     unguided_probs = unguided.mask_logits.sigmoid()
     # Where mirroring would change the meaning, the view adds nothing: repeat the unguided one.
     safe = torch.tensor([new is not None for new in swapped], device=device)[:, None, None]
@@ -102,7 +101,7 @@ def teacher_views(
 
 @torch.inference_mode()
 def guided_view(teacher: Segmenter, inputs: Inputs, use_autocast: bool) -> TeacherViews:
-    """Return the guided prediction in every place of the views, for rules that look at nothing else: a quarter of the work."""
+    """Return the guided prediction in every place of the views, a quarter of the work: for rules that need no other."""
     probs = predict(teacher, inputs, use_autocast).sigmoid()
     nothing = probs.new_zeros(len(probs), 0, *probs.shape[1:])
     return TeacherViews(

@@ -22,7 +22,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,7 +53,7 @@ from l2l_ray.prior.proposal import Proposer
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.selector.objective import update_selector
 from l2l_ray.selector.policy import RplePolicy
-from l2l_ray.selector.rules import Selector, make_selector
+from l2l_ray.selector.rules import make_selector
 
 if TYPE_CHECKING:
     from l2l_ray.loop.runtime import Runtime
@@ -150,7 +150,7 @@ class Trainer:
         folder = continued or burn_in / "base"
         state = load_train_state(folder / "train_state.pt")
         networks.load(folder, state, self._device)
-        position = {"method": method, "version": 0, "step": 0}
+        position: dict[str, Any] = {"method": method, "version": 0, "step": 0}
         rewards = self._reward_images(burn_in) if method in TRAINED_SELECTORS else None
         if continued is None:
             if rewards is not None:
@@ -217,9 +217,7 @@ class Trainer:
             positions = list(range(loop.unlabeled_batch))[share]
             unlabeled = self._ready(pseudo.batch(drawn[share]), f"{stream}-unlabeled", step, positions, done)
         factor = learning_rate_factor(done, self._total_steps)
-        terms = train_step(
-            networks.wrapped, networks.optimizer, labeled, unlabeled, loop, factor, runtime.world_size
-        )
+        terms = train_step(networks.wrapped, networks.optimizer, labeled, unlabeled, loop, factor, runtime.world_size)
         update_teacher(networks.teacher, networks.student, done, loop.ema_decay)
         return terms
 
@@ -341,8 +339,8 @@ class Trainer:
         """Hash everything the burn-in depends on: labeled rows, their priors, segmenter, optimiser."""
         config = self._config
         rows = [[e.sent_id, e.expression, self._labeled.priors[e.sent_id].key] for e in self._labeled.examples]
-        fields = ("seed", "rounds", "burn_in_steps", "fold_steps", "round_steps", "labeled_batch", "lr", "encoder_lr_scale",
-                  "weight_decay", "grad_clip", "ema_decay", "autocast")  # fmt: skip
+        fields = ("seed", "rounds", "burn_in_steps", "fold_steps", "round_steps", "labeled_batch", "lr",
+                  "encoder_lr_scale", "weight_decay", "grad_clip", "ema_decay", "autocast")  # fmt: skip
         content = [
             rows, config.segmenter.model_dump(), config.prior.model_dump(), config.data.split_seed,
             config.selector.num_folds, {name: getattr(config.loop, name) for name in fields},
@@ -372,12 +370,18 @@ class SelectorLearner:
         self.method = method
         self._section = section
         self._device = device
-        self.selector: Selector = make_selector(section, feature_width).to(device)
+        self.selector = make_selector(section, feature_width).to(device)
         parameters = list(self.selector.parameters())
         self._optimizer = torch.optim.Adam(parameters, lr=section.lr) if parameters else None
 
     def update(
-        self, rewards: RewardImages, views: StoredViews | None, gradient: torch.Tensor, updates: int, seed: int, round_index: int
+        self,
+        rewards: RewardImages,
+        views: StoredViews | None,
+        gradient: torch.Tensor,
+        updates: int,
+        seed: int,
+        round_index: int,
     ) -> dict[str, float]:
         """Run some updates against the policy as it was before them; return the mean of each metric."""
         policy = self.selector

@@ -99,7 +99,11 @@ def test_a_run_over_broken_data_ends_and_lists_what_it_left_out(whole_run: RunFo
     table = json.loads((run.path / "results.json").read_text())
     assert [row["method"] for row in table["rows"]] == ["prior_only", "agreement"]
     val = read_table(run.table_path("val"))
-    assert table["rows"][1]["splits"]["val"]["num"] == len(val) == len(read_table(whole_run.table_path("val"))) - num_outside
+    assert (
+        table["rows"][1]["splits"]["val"]["num"]
+        == len(val)
+        == len(read_table(whole_run.table_path("val"))) - num_outside
+    )
     assert max(len(row.expression.split()) for row in val) == config.data.max_words
 
     for event in run.events():

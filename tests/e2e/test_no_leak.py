@@ -25,7 +25,9 @@ def _without_hidden_truth(whole_run: RunFolder, root: Path) -> int:
     shutil.copytree(data_root(whole_run.config), root)
     path = root / "refshapes" / "instances.json"
     content = json.loads(path.read_text())
-    known = {row.ref_id for name in ("labeled", "val", "testA", "testB") for row in read_table(whole_run.table_path(name))}
+    known = {
+        row.ref_id for name in ("labeled", "val", "testA", "testB") for row in read_table(whole_run.table_path(name))
+    }
     refs = ReferDataset.open(root, "refshapes", "l2l")._refs
     kept = {ref.ann_id for ref in refs if ref.ref_id in known}
     stripped = {ref.ann_id for ref in refs} - kept

@@ -44,7 +44,9 @@ def test_a_run_on_real_photos(tmp_path: Path) -> None:
         assert 0 <= row["splits"]["val"]["overall_iou"] <= 1
     assert len({(row.width_px, row.height_px) for row in val}) > 3
     unlabeled = read_table(run.table_path("unlabeled"))
-    labels = [label for entry in Ledger(run.ledger_path).entries("l2l", 0) for label in read_shard(run.path / entry.path)]
+    labels = [
+        label for entry in Ledger(run.ledger_path).entries("l2l", 0) for label in read_shard(run.path / entry.path)
+    ]
     assert [label.sent_id for label in labels] == [row.sent_id for row in unlabeled]
     assert len(read_priors(run.priors_path("unlabeled"))) == len(unlabeled) > 30
     assert table["hidden_truth"]["l2l"][0]["num"] == len(unlabeled)

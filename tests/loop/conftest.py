@@ -60,7 +60,9 @@ def images() -> Iterator[ImageStore]:
     store.close()
 
 
-def make_examples(folder: Path, num: int, labeled: bool = False, width_px: int = 48, height_px: int = 40) -> list[Example]:
+def make_examples(
+    folder: Path, num: int, labeled: bool = False, width_px: int = 48, height_px: int = 40
+) -> list[Example]:
     """Return examples with sent_ids 100, 101, ... of images 10, 11, ... on disk; truth is a square that moves right."""
     made: list[Example] = []
     for row in range(num):

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from l2l_ray.config import RunConfig
 from l2l_ray.data.masks import mask_to_grid

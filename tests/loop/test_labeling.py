@@ -183,7 +183,10 @@ def test_a_full_disk_commits_nothing_and_breaks_nothing(
     (scratch.path / entry.path).unlink()
     again.label("l2l", 0, 1, 0)  # opens what has to be open
     before = scratch.ledger_path.read_bytes()
-    with full_disk(1000), pytest.raises(LedgerError, match=r"cannot write shard .*nothing was committed; free some space"):
+    with (
+        full_disk(1000),
+        pytest.raises(LedgerError, match=r"cannot write shard .*nothing was committed; free some space"),
+    ):
         again.label("l2l", 0, 0, 0)
     assert not (scratch.path / entry.path).exists()
     assert not list((scratch.path / entry.path).parent.glob(".*"))

@@ -63,13 +63,14 @@ def test_without_a_weight_map_every_accepted_cell_counts_in_full(tmp_path: Path,
     assert torch.equal(batch.pixel_weight[0], torch.from_numpy(_cells((1, 1), (2, 2))).float())
 
 
-def test_gated_off_and_empty_labels_are_left_out(tmp_path: Path, table_of: Tables) -> None:
-    accepted = _cells((0, 0))
+def test_labels_that_are_gated_off_or_name_no_object_cell_are_left_out(tmp_path: Path, table_of: Tables) -> None:
+    cell, other = _cells((0, 0)), _cells((3, 3))
     shards = (
-        [_label(102, from_teacher=accepted), _label(100, from_teacher=accepted, gate=0.49)],
-        [_label(103), _label(101, from_prior=accepted, gate=0.5)],
+        [_label(102, from_teacher=cell, target=cell), _label(100, from_teacher=cell, target=cell, gate=0.49)],
+        [_label(103), _label(101, from_prior=cell, target=cell, gate=0.5)],
+        [_label(104, from_teacher=cell), _label(105, from_prior=cell, target=other)],  # background alone is accepted
     )
-    pseudo = _read(tmp_path, table_of(4, grid=GRID), *shards)
+    pseudo = _read(tmp_path, table_of(6, grid=GRID), *shards)
     assert len(pseudo) == 2
     assert pseudo.batch([0, 1]).inputs.expressions == ["left red circle 2", "left red circle 1"]
 

@@ -174,7 +174,9 @@ def test_networks_start_from_the_seed_and_the_teacher_gets_no_gradient(whole_run
 
 
 def test_a_frozen_backbone_is_not_trained(whole_run: RunFolder) -> None:
-    frozen = Networks.fresh(changed(whole_run.config, segmenter={"train_backbone": False}), TrainingOnly(whole_run), CPU)
+    frozen = Networks.fresh(
+        changed(whole_run.config, segmenter={"train_backbone": False}), TrainingOnly(whole_run), CPU
+    )
     assert not any(parameter.requires_grad for parameter in frozen.student.backbone.parameters())
     trained = {id(p) for group in frozen.optimizer.param_groups for p in group["params"]}
     assert not trained & {id(p) for p in frozen.student.backbone.parameters()}

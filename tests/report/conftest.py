@@ -124,10 +124,18 @@ def panel(number: int, iou: float | None, labeled: bool = True) -> ExamplePanel:
     codes = accepted_codes(action, np.where(action == 1, teacher > 0.5, proposal))
     expressions = ["the red circle on the left", "bottom circle <b>not bold</b> & left", "circle below the blue one"]
     return ExamplePanel(
-        sent_id=100 + number, expression=expressions[number % 3], split="val" if labeled else "train", iou=iou,
-        image=np.asarray(scene), prior_box_xyxy_frac=None if number == 2 else box, prior_score=0.83,
-        proposal=np.full((grid, grid), 0.5) if number == 2 else proposal * 0.9 + 0.05, teacher=teacher,
-        accepted=codes, final=final.astype(np.float32), truth=truth.astype(np.float32) if labeled else None,
+        sent_id=100 + number,
+        expression=expressions[number % 3],
+        split="val" if labeled else "train",
+        iou=iou,
+        image=np.asarray(scene),
+        prior_box_xyxy_frac=None if number == 2 else box,
+        prior_score=0.83,
+        proposal=np.full((grid, grid), 0.5) if number == 2 else proposal * 0.9 + 0.05,
+        teacher=teacher,
+        accepted=codes,
+        final=final.astype(np.float32),
+        truth=truth.astype(np.float32) if labeled else None,
     )
 
 
