@@ -137,11 +137,11 @@ class LoopConfig(Section):
 
     seed: int = Field(0, ge=0)
     rounds: int = Field(3, ge=1)
-    burn_in_steps: int = Field(240, ge=1, description="Supervised steps before the first labelling")
+    burn_in_steps: int = Field(200, ge=1, description="Supervised steps before the first labelling")
     fold_steps: int = Field(
-        160, ge=1, description="Steps of the fold teachers, which see only a part of the labels (ours)"
+        120, ge=1, description="Steps of the fold teachers, which see only a part of the labels (ours)"
     )
-    round_steps: int = Field(80, ge=1, description="Student steps per round")
+    round_steps: int = Field(60, ge=1, description="Student steps per round")
     lag: int = Field(0, ge=0, description="Round r is labeled by version max(0, r - lag)")
     labeled_batch: int = Field(16, ge=1, description="Global, not per worker")
     unlabeled_batch: int = Field(16, ge=1, description="Global, not per worker")

@@ -72,6 +72,8 @@ def ray_local() -> Iterator[str]:
         patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("PYTHONPATH", str(PACKAGE.parent) + os.pathsep + os.environ.get("PYTHONPATH", ""))
         ray.init(address="local", num_cpus=2, resources={"prior_gpu": 1}, dashboard_host="127.0.0.1")
-        yield ray.get_runtime_context().gcs_address
+        address = ray.get_runtime_context().gcs_address
+        patch.setenv("RAY_ADDRESS", address)  # Ray's state API would look for any cluster of this machine
+        yield address
         ray.shutdown()
     remove_folder(folder)

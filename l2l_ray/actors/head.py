@@ -62,6 +62,7 @@ def up(checkout: Path, port: int = 8265) -> Head:
     folder = tempfile.mkdtemp(prefix="l2l-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
     log = checkout / ".ray" / "head.log"
     with log.open("wb") as out:
+        # Agent port 0: Ray's fixed one is taken where another cluster runs, and then no job can start.
         process = subprocess.Popen(
             [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0",
              "--dashboard-host=127.0.0.1", f"--dashboard-port={port}", f"--temp-dir={folder}",

@@ -22,7 +22,7 @@ from l2l_ray.data.dataset import ImageStore
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.data.splits import split_labeled
 from l2l_ray.data.synthetic import write_refshapes
-from l2l_ray.errors import DataError
+from l2l_ray.errors import DataError, L2LError
 from l2l_ray.loop.driver_plan import Plan
 from l2l_ray.loop.run_folder import RunFolder
 from l2l_ray.loop.tables import read_table, write_priors, write_table
@@ -98,12 +98,22 @@ EVAL_CHUNK = 512  # sentences per evaluation item: seconds of work at the tiny s
 def prepare(config: RunConfig, run: RunFolder) -> Tables:
     """Build the tables of a run, or read them back.
 
+    When it fails, nothing has been done that settings could contradict: the same folder may start with better ones.
+
     Raises:
         DataError: The data set cannot be read, or no labeled example is left.
         ConfigError: The label fraction gives no labeled image.
     """
     if run.table_path("labeled").exists() and (run.path / "skips.jsonl").exists():
         return _read(run)
+    try:
+        return _build(config, run)
+    except L2LError:
+        run.forget_config()
+        raise
+
+
+def _build(config: RunConfig, run: RunFolder) -> Tables:
     dataset = ReferDataset.open(data_root(config), config.data.dataset, config.data.split_by)
     if "train" not in dataset.splits:
         raise DataError(
@@ -128,11 +138,13 @@ def prepare(config: RunConfig, run: RunFolder) -> Tables:
             if split in dataset.splits
         },
     )
+    run.save_skips(skips)
     if not tables.labeled:
-        raise DataError(f"none of the {len(labeled_ids)} labeled images is usable: {_by_kind(skips)}; see skips.jsonl")
+        raise DataError(
+            f"none of the {len(labeled_ids)} labeled images is usable: {_by_kind(skips)}; see {run.path}/skips.jsonl"
+        )
     for name in reversed(tables.prior_order):  # "labeled" last: it marks the set as complete
         write_table(run.table_path(name), tables.examples(name))
-    run.save_skips(skips)
     return tables
 
 

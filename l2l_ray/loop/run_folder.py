@@ -77,6 +77,10 @@ class RunFolder:
         """Write the marker that makes a second start a no-op."""
         (self.path / "FINISHED").write_text("")
 
+    def forget_config(self) -> None:
+        """Let other settings start in this folder: for a start that failed before it did anything."""
+        (self.path / "config.yaml").unlink(missing_ok=True)
+
     @property
     def ledger_path(self) -> Path:
         """The job's ledger."""

@@ -34,6 +34,7 @@ from l2l_ray.config import RunConfig, SelectorConfig, selector_for
 from l2l_ray.data.dataset import ImageStore, batch_indices
 from l2l_ray.data.splits import folds
 from l2l_ray.device import pick_device
+from l2l_ray.errors import ConfigError
 from l2l_ray.loop.checkpoint import (
     load_train_state,
     load_weights,
@@ -120,6 +121,12 @@ class Trainer:
     """One rank of the train group."""
 
     def __init__(self, config: RunConfig, run: RunFolder, runtime: Runtime) -> None:
+        smallest = min(config.loop.labeled_batch, config.loop.unlabeled_batch)
+        if smallest < runtime.world_size:
+            raise ConfigError(
+                f"every train worker needs a sample of each batch, got {runtime.world_size} workers and a global batch "
+                f"of {smallest}; raise loop.labeled_batch and loop.unlabeled_batch, or lower cluster.num_workers"
+            )
         self._config = config
         self._run = run
         self._runtime = runtime

@@ -185,12 +185,14 @@ def position_embedding(height: int, width: int, channels: int, device: torch.dev
 
 def _pretrained_weights(config: SegmenterConfig) -> Path | None:
     """Return the fusion weights that lie next to both encoders, None if there are none or they are not wanted."""
+    if not config.pretrained:
+        return None
     folders = {
         Path(resolve_source(config.backbone, "backbone")).parent,
         Path(resolve_source(config.text, "text")).parent,
     }
     weights = folders.pop() / WEIGHTS_NAME
-    if not config.pretrained or folders or not weights.is_file():
+    if folders or not weights.is_file():
         logger.info("fusion starts from random weights")
         return None
     return weights

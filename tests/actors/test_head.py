@@ -32,19 +32,37 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "checkout"
 
 
+def _make(checkout: Path, *words: str) -> str:
+    """Run what `make cluster-up` and `make cluster-down` run."""
+    found = subprocess.run(
+        [sys.executable, "-m", "l2l_ray.actors.head", *words],
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
 def test_up_submit_down(checkout: Path) -> None:
-    running = head.up(checkout, _free_port())
+    port = str(_free_port())
+    first = _make(checkout, "up", port)
+    running = head.Head(**json.loads((checkout / ".ray" / "head.json").read_text()))
     try:
-        assert head.up(checkout) == running, "the second start finds the first head"
+        assert f"process {running.pid}" in first and f"http://127.0.0.1:{port}" in first
+        assert _make(checkout, "up") == first, "the second start finds the first head"
         code = "import os, sys; print(os.getcwd(), os.environ['L2L_HOME'], sys.executable)"
         submit = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", running.dashboard, "--"]
-        job = subprocess.run([*submit, "python", "-c", f'"{code}"'], capture_output=True, text=True, timeout=240)
+        job = subprocess.run([*submit, "python", "-c", code], capture_output=True, text=True, timeout=240)
         assert f"{checkout} {checkout / 'runs'} {sys.executable}" in job.stdout, job.stdout + job.stderr
         assert set(_listening(head.session_processes(running.pid))) <= {"127.0.0.1", "::1"}
     finally:
-        assert head.down(checkout)
+        last = _make(checkout, "down")
+    assert last == "Ray is down\n"
     assert not head.session_processes(running.pid) and not os.path.exists(running.folder)
-    assert not head.down(checkout)
+    assert "no Ray head" in _make(checkout, "down")
 
 
 def _listening(pids: list[int]) -> list[str]:

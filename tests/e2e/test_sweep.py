@@ -23,6 +23,7 @@ def swept(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     config = changed(
         tiny_config(root),
         compare=(),
+        data={"num_train_refs": 120},
         loop={"rounds": 1, "burn_in_steps": 2, "fold_steps": 2, "round_steps": 2},
         cluster={"threads_per_worker": 1, "start_timeout_s": WAIT_S},
     )

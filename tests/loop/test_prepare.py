@@ -122,14 +122,17 @@ def test_without_a_train_split_there_is_a_clear_error(config: RunConfig, tmp_pat
 def test_without_a_usable_labeled_example_there_is_a_clear_error(config: RunConfig, tmp_path: Path) -> None:
     for number in range(6):
         (tmp_path / "refer" / "images" / "cats" / f"{number}.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"none of the 3 labeled images is usable: \{'truncated_image': 9\}"):
-        prepare(config, RunFolder.open(config))
+    run = RunFolder.open(config)
+    with pytest.raises(DataError, match=r"none of the 3 labeled images is usable: \{'truncated_image': 9\}; see "):
+        prepare(config, run)
+    assert len(run.skips()) == 9
 
 
-def test_a_fraction_below_one_image_is_a_clear_error(config: RunConfig) -> None:
-    config = changed(config, data={"labeled_frac": 0.1})
+def test_after_a_fraction_below_one_image_the_same_folder_starts_with_a_better_one(config: RunConfig) -> None:
+    wrong = changed(config, data={"labeled_frac": 0.1})
     with pytest.raises(ConfigError, match="labeled_frac gives 0 labeled images"):
-        prepare(config, RunFolder.open(config))
+        prepare(wrong, RunFolder.open(wrong))
+    assert len(prepare(config, RunFolder.open(config)).labeled) == 6
 
 
 def test_the_embedded_data_set_is_made_once_under_the_cache(smoke: RunConfig) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from l2l_ray.config import SelectorConfig
 from l2l_ray.data.masks import decode, encode
+from l2l_ray.errors import ConfigError
 from l2l_ray.loop.checkpoint import load_train_state, save_train_state
 from l2l_ray.loop.driver_plan import Plan
 from l2l_ray.loop.evaluate import Evaluations
@@ -181,6 +182,13 @@ def test_a_frozen_backbone_is_not_trained(whole_run: RunFolder) -> None:
     trained = {id(p) for group in frozen.optimizer.param_groups for p in group["params"]}
     assert not trained & {id(p) for p in frozen.student.backbone.parameters()}
     assert trained & {id(p) for p in frozen.student.decoder.parameters()}
+
+
+def test_more_workers_than_samples_are_a_clear_error(whole_run: RunFolder) -> None:
+    runtime = TrainingOnly(whole_run)
+    runtime.world_size = 5
+    with pytest.raises(ConfigError, match=r"got 5 workers and a global batch of 4; raise loop\.labeled_batch"):
+        Trainer(whole_run.config, whole_run, runtime)
 
 
 def test_the_first_version_is_the_burn_in(whole_run: RunFolder) -> None:
