@@ -102,9 +102,17 @@ def test_nothing_private_of_ray_is_used() -> None:
         assert "ray._private" not in path.read_text(), path
 
 
-def test_hidden_truth_has_no_place_in_the_package() -> None:
-    named = [path for path in PACKAGE.rglob("*.py") if "HiddenTruth" in path.read_text()]
-    assert not named
+def _importers(module: str) -> set[str]:
+    return {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if module in _imports(path)}
+
+
+def test_only_the_preparation_and_the_evaluation_of_labels_open_a_data_set() -> None:
+    assert _importers("l2l_ray.data.refer") == {"loop/prepare.py", "loop/hidden_truth.py"}
+
+
+def test_hidden_truth_reaches_evaluation_alone() -> None:
+    assert _importers("l2l_ray.loop.hidden_truth") == {"loop/evaluate.py"}
+    assert not [path for path in PACKAGE.rglob("*.py") if "HiddenTruth" in path.read_text()]  # the oracle's reader
 
 
 def _new_python(code: str) -> str:

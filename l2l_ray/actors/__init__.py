@@ -32,6 +32,8 @@ ENV_DEFAULTS = {
     # A role sees a GPU if and only if its resources ask for one.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Bars of several processes cannot be read in a job's log.
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 
 # Makes every socket of a one-machine cluster bind 127.0.0.1; a second node could not join it.
