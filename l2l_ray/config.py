@@ -127,6 +127,9 @@ class SelectorConfig(Section):
     credit_radius: int = Field(1, ge=0, description="Reward shared with neighbours within this many cells (PixelRL)")
     label_temperature: float = Field(0.0, ge=0, description="Labelling: 0 = most likely action, else sample at it")
     gate: bool = Field(True, description="Sample-level gate (ablation)")
+    gate_reward: Literal["claims", "sample"] = Field(
+        "claims", description="The gate earns over cells claimed as object, or over all cells (ablation)"
+    )
     num_folds: int = Field(2, ge=2, description="Cross-fitting of reward images: teachers that never saw them")
     max_unlabeled: int = Field(256, ge=0, description="Fixed unlabeled subset used for rewards without truth")
     reward: RewardConfig = RewardConfig()

@@ -35,9 +35,9 @@ WAIT_S = 600.0  # generous: test machines have two cores and other work
 
 
 def ray_config(root: Path, name: str, num_workers: int = 1) -> RunConfig:
-    """Return the run of `tests/whole_run.py` with more, smaller shards, so that a kill finds one in work."""
+    """Return the run of `tests/whole_run.py` with smaller shards, so that a kill finds one in work, and checkpoints."""
     cluster = {"num_workers": num_workers, "threads_per_worker": 1, "start_timeout_s": WAIT_S}
-    return changed(tiny_config(root), name=name, loop={"shard_size": 2}, cluster=cluster)
+    return changed(tiny_config(root), name=name, loop={"shard_size": 2, "checkpoint_steps": 2}, cluster=cluster)
 
 
 @contextmanager

@@ -127,12 +127,12 @@ class PriorActor:
 
     async def ready(self) -> MllmIdentity:
         """Return which model this is: it is loaded."""
-        if self._reporter is None:
-            self._reporter = asyncio.create_task(self._report())
         return MllmIdentity.of(self._mllm)
 
     async def ask(self, questions: list[Question]) -> list[Reply]:
         """Answer questions, in order."""
+        if self._reporter is None:
+            self._reporter = asyncio.create_task(self._report())
         return await self._batcher.submit(questions)
 
     async def stats(self) -> dict[str, int]:

@@ -43,8 +43,8 @@ class RewardTerms:
     """Weighted reward of K action maps per sample; the single terms are kept as means over the K maps, for the log.
 
     `total` is the sum of the terms. `coverage` in it is credit; `coverage_penalty` is the quantity itself. `earned` is
-    the sample's mean of correctness before the rule is subtracted, plus agreement: what using the sample brings, hence
-    the gate's reward (a shut gate earns 0).
+    correctness before the rule is subtracted, plus agreement, averaged over the sample: what using it brings, hence the
+    gate's reward (a shut gate earns 0).
     """
 
     total: Float[Tensor, "K B G G"]
@@ -219,7 +219,7 @@ def total_reward(
     taken = _taken_share(action)
     return RewardTerms(
         total=right.plus(agreed).plus(stable).plus(useful).chosen(action) + coverage - rule,
-        earned=right.plus(agreed).chosen(action).mean((-2, -1)),
+        earned=_earned(right.plus(agreed).chosen(action), candidates.claimed, balance, config.gate_reward),
         correctness=_mean_value(right, taken) - rule,
         agreement=_mean_value(agreed, taken),
         consistency=_mean_value(stable, taken),
@@ -227,6 +227,19 @@ def total_reward(
         utility=_mean_value(useful, taken),
         coverage_penalty=weights.coverage * coverage_penalty(accepted, candidates.claimed, weights.coverage_target),
     )
+
+
+def _earned(
+    value: Float[Tensor, "K B G G"], claimed: Bool[Tensor, "B G G"], balance: Float[Tensor, "B G G"], scope: str
+) -> Float[Tensor, "K B"]:
+    """Return what each map earns: over all cells, or over those that teacher or prior claims as object.
+
+    Background away from the claims is nearly always right; counting it keeps the gate open for samples whose object is
+    the wrong one. Claims are divided by their balance weights, back to the scale of +1 and -wrong_cost.
+    """
+    if scope == "sample":
+        return value.mean((-2, -1))
+    return (value * claimed).sum((-2, -1)) / (claimed * balance).sum((-2, -1)).clamp(min=_EPS)
 
 
 def _label_values(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 
 import pytest
 
@@ -12,7 +11,8 @@ from l2l_ray.actors import labelers
 from l2l_ray.actors.labelers import Decision, LabelerPool, after_failure
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError, LedgerError
-from l2l_ray.loop.driver_plan import LabelItem, WorkItem
+from l2l_ray.loop.driver_plan import LabelItem
+from tests.actors.dying_worker import DISK_FULL, HANGS_ONCE, KILLS_ALWAYS, KILLS_ONCE, DyingWorker
 
 
 def _died() -> Exception:
@@ -34,36 +34,11 @@ def test_an_error_of_the_work_itself_is_never_retried() -> None:
     assert after_failure(LedgerError("disk full"), 1, 3) is Decision.GIVE_UP
 
 
-class _Worker:
-    """Stands for LabelerActor: the shard number says what happens."""
-
-    def __init__(self, config: RunConfig, coordinator: object, name: str) -> None:
-        self._scratch = Path(config.run_dir)
-
-    def ready(self) -> int:
-        return os.getpid()
-
-    def work(self, item: WorkItem) -> int:
-        assert isinstance(item, LabelItem)
-        marker = self._scratch / f"tried-{item.shard}"
-        first = not marker.exists()
-        marker.touch()
-        if item.shard == 1 and first:
-            os._exit(9)
-        if item.shard == 2 and first:
-            time.sleep(60.0)
-        if item.shard == 66:
-            os._exit(9)
-        if item.shard == 77:
-            raise LedgerError("no space left on device")
-        return item.shard
-
-
 @pytest.fixture
 def pool(ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch) -> LabelerPool:
     smoke.run_dir.mkdir(parents=True)
-    monkeypatch.setattr(labelers, "LabelerActor", _Worker)
-    cluster = smoke.cluster.model_copy(update={"work_timeout_s": 20.0, "max_failures": 2})
+    monkeypatch.setattr(labelers, "LabelerActor", DyingWorker)
+    cluster = smoke.cluster.model_copy(update={"work_timeout_s": 10.0, "max_failures": 2})
     return LabelerPool(smoke.model_copy(update={"cluster": cluster}), None, f"test-{os.getpid()}-{time.time_ns()}")
 
 
@@ -79,18 +54,18 @@ def _run(pool: LabelerPool, shards: list[int]) -> list[int]:
 
 def test_dead_and_hanging_workers_are_replaced_and_no_shard_is_lost(pool: LabelerPool) -> None:
     pids = pool.pids()
-    assert sorted(_run(pool, [0, 1, 2, 3, 4, 5])) == [0, 1, 2, 3, 4, 5]
+    assert sorted(_run(pool, [0, KILLS_ONCE, HANGS_ONCE, 3, 4, 5])) == [0, 1, 2, 3, 4, 5]
     assert not set(pool.pids()) & set(pids), "both workers were lost once"
     pool.close()
 
 
 def test_a_shard_that_kills_every_worker_ends_the_run_with_its_name(pool: LabelerPool) -> None:
     with pytest.raises(ClusterError, match=r"shard=66.* lost its worker 3 times"):
-        _run(pool, [66])
+        _run(pool, [KILLS_ALWAYS])
     pool.close()
 
 
 def test_an_error_raised_on_purpose_reaches_the_driver_as_it_is(pool: LabelerPool) -> None:
     with pytest.raises(LedgerError, match="no space left"):
-        _run(pool, [77])
+        _run(pool, [DISK_FULL])
     pool.close()

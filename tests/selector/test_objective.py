@@ -210,7 +210,7 @@ def worlds(bandit):
 
 
 def test_the_policy_learns_to_beat_fixed_rules(bandit, worlds):
-    config = SelectorConfig()
+    config = SelectorConfig(gate_reward="sample")  # what is measured below counts all cells
     policy = make_selector_seeded(config)
     train(policy, worlds, config, 30, reference=copy.deepcopy(policy))
     views, truth = bandit(150, seed=999)
@@ -225,7 +225,7 @@ def test_the_policy_learns_to_beat_fixed_rules(bandit, worlds):
 
 @pytest.mark.parametrize("bias", [-4.0, 4.0])
 def test_accepting_all_or_nothing_attracts_no_policy(bandit, worlds, bias):
-    config = SelectorConfig()
+    config = SelectorConfig(gate_reward="sample")  # what is measured below counts all cells
     policy = make_selector_seeded(config)
     with torch.no_grad():
         policy.shortcut.bias[Action.TEACHER] += bias

@@ -158,6 +158,16 @@ def test_ignoring_everything_gives_up_what_the_rule_earns(views_of):
     assert terms.earned.item() == 0
 
 
+@pytest.mark.parametrize(("scope", "expected"), [("claims", -2.0), ("sample", -0.5)])
+def test_a_wrong_object_earns_its_cost_on_the_claims_alone(views_of, scope, expected):
+    probs = torch.tensor([[[0.95, 0.05], [0.05, 0.05]]])  # claims the first cell; the object is nowhere
+    mask = torch.zeros(1, 2, 2, dtype=torch.bool)
+    config = SelectorConfig(gate_reward=scope, reward=RewardConfig(agreement=0))
+    terms = total_reward(torch.ones(1, 1, 2, 2, dtype=torch.long), views_of(probs), mask, None, config)
+    # balance 2 on the claimed cell, 2/3 on the three others: -2 * 2 + 1 * 2 over four cells = -0.5 for the sample
+    assert terms.earned.item() == pytest.approx(expected)
+
+
 def test_truth_never_leaves_the_labeled_rows(bandit):
     views, truth = bandit(4, seed=6)
     action = torch.ones(2, 4, 16, 16, dtype=torch.long)
