@@ -19,7 +19,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from l2l_ray.errors import ClusterError, L2LError
 
 START_TIMEOUT_S = 90.0
 DRAIN_TIMEOUT_S = 45.0  # `ray start --block` needs 2 to 30 s to end its children
+GRACE_S = 10.0  # for drivers of running jobs; with them gone the head needs 4 s instead of 30
 RESOURCES = {"prior_gpu": 1.0}
 
 
@@ -90,12 +92,13 @@ def down(checkout: Path) -> bool:
     if head is None:
         _forget(checkout)
         return False
-    os.kill(head.pid, signal.SIGTERM)
-    _wait(lambda: not session_processes(head.pid), DRAIN_TIMEOUT_S)
-    for pid in session_processes(head.pid):
-        os.kill(pid, signal.SIGKILL)
-    if not _wait(lambda: not session_processes(head.pid), 5.0):
-        raise ClusterError(f"processes of the Ray head survive: {session_processes(head.pid)}")
+    family = relatives(head.pid)
+    jobs = {pid: born for pid, born in family.items() if os.getsid(pid) != head.pid}
+    _signal(jobs, signal.SIGTERM, GRACE_S)
+    _signal({head.pid: head.born}, signal.SIGTERM, DRAIN_TIMEOUT_S)
+    _signal(family, signal.SIGKILL, 0.0)
+    if not _wait(lambda: not survivors(family), 5.0):
+        raise ClusterError(f"processes of the Ray head survive: {sorted(survivors(family))}")
     _forget(checkout)
     return True
 
@@ -107,6 +110,14 @@ def remove_folder(folder: str) -> None:
         if not os.path.exists(folder):
             return
         time.sleep(0.2)
+
+
+def _signal(processes: Mapping[int, str], number: signal.Signals, wait_s: float) -> None:
+    """Signal those that still run, then wait until they are gone, but not longer than `wait_s`."""
+    for pid in survivors(processes):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+    _wait(lambda: not survivors(processes), wait_s)
 
 
 def _environment(checkout: Path) -> dict[str, str]:
@@ -135,18 +146,39 @@ def _forget(checkout: Path) -> None:
     _state_file(checkout).unlink(missing_ok=True)
 
 
+@dataclass(frozen=True, slots=True)
+class _Process:
+    parent: int
+    session: int
+    born: str  # start time
+
+
+def relatives(head: int) -> dict[int, str]:
+    """Return every process the head started, itself included: process id -> start time.
+
+    Ray's daemons and workers share the head's session; a submitted job's driver has one of its own and is found as a
+    descendant.
+    """
+    table = _processes()
+    found = {pid for pid, process in table.items() if pid == head or process.session == head}
+    while more := {pid for pid, process in table.items() if process.parent in found} - found:
+        found |= more
+    return {pid: table[pid].born for pid in found}
+
+
+def survivors(family: Mapping[int, str]) -> set[int]:
+    """Return who of the family still runs; a reused process id has another start time."""
+    table = _processes()
+    return {pid for pid, born in family.items() if pid in table and table[pid].born == born}
+
+
 def _born(pid: int) -> str:
-    """Return when a process started, "" when there is none (or it is a zombie)."""
-    return _processes().get(pid, (0, ""))[1]
+    process = _processes().get(pid)
+    return process.born if process else ""
 
 
-def session_processes(leader: int) -> list[int]:
-    """Return the living processes of the head's session: Ray's workers have process groups of their own."""
-    return [pid for pid, (session, _) in _processes().items() if session == leader]
-
-
-def _processes() -> dict[int, tuple[int, str]]:
-    """Return session and start time of every living process, by process id."""
+def _processes() -> dict[int, _Process]:
+    """Return every process that is not a zombie, by process id."""
     if not Path("/proc/self/stat").exists():
         return _processes_by_ps()
     found = {}
@@ -156,18 +188,18 @@ def _processes() -> dict[int, tuple[int, str]]:
         except OSError:
             continue  # it ended meanwhile
         if fields[0] not in "ZX":
-            found[int(stat.parent.name)] = int(fields[3]), fields[19]
+            found[int(stat.parent.name)] = _Process(int(fields[1]), int(fields[3]), fields[19])
     return found
 
 
-def _processes_by_ps() -> dict[int, tuple[int, str]]:
-    table = subprocess.run(["ps", "-A", "-o", "pid=,stat=,lstart="], capture_output=True, text=True, check=True)
+def _processes_by_ps() -> dict[int, _Process]:
+    table = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat=,lstart="], capture_output=True, text=True, check=True)
     found = {}
     for line in table.stdout.splitlines():
-        pid, stat, born = line.split(maxsplit=2)
+        pid, parent, stat, born = line.split(maxsplit=3)
         try:
             if not stat.startswith("Z"):
-                found[int(pid)] = os.getsid(int(pid)), born
+                found[int(pid)] = _Process(int(parent), os.getsid(int(pid)), born)
         except OSError:
             continue  # it ended meanwhile
     return found

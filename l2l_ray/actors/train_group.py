@@ -27,9 +27,10 @@ import ray.train.collective
 import ray.train.torch
 import torch
 from ray.actor import ActorHandle
-from ray.train import Checkpoint, CheckpointUploadMode, LoggingConfig, UserCallback
+from ray.train import Checkpoint, CheckpointUploadMode, LoggingConfig
 from torch import nn
 
+from l2l_ray.actors.announce import Announce
 from l2l_ray.actors.coordinator import Coordinator, RunStopped
 from l2l_ray.config import RunConfig
 from l2l_ray.loop.checkpoint import read_position
@@ -165,18 +166,6 @@ def prune_train_states(run: RunFolder, keep: int = KEPT_TRAIN_STATES) -> None:
             shutil.rmtree(state.parent)
         else:
             state.unlink()
-
-
-class Announce(UserCallback):
-    """Runs in the train controller: tells the coordinator that a version lies on disk."""
-
-    def __init__(self, coordinator: ActorHandle[Coordinator]) -> None:
-        self._coordinator = coordinator
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        """Publish what was reported."""
-        if checkpoint is not None:
-            ray.get(self._coordinator.rescan.remote(), timeout=ANSWER_TIMEOUT_S)
 
 
 def train_worker(given: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,12 +58,30 @@ def test_up_submit_down(checkout: Path) -> None:
         submit = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", running.dashboard, "--"]
         job = subprocess.run([*submit, "python", "-c", code], capture_output=True, text=True, timeout=240)
         assert f"{checkout} {checkout / 'runs'} {sys.executable}" in job.stdout, job.stdout + job.stderr
-        assert set(_listening(head.session_processes(running.pid))) <= {"127.0.0.1", "::1"}
+        subprocess.run([*submit[:-1], "--no-wait", "--", "sleep", "987654"], capture_output=True, timeout=240)
+        _wait_for_command("sleep\x00987654")
+        family = head.relatives(running.pid)
+        assert set(_listening(list(family))) <= {"127.0.0.1", "::1"}
     finally:
         last = _make(checkout, "down")
     assert last == "Ray is down\n"
-    assert not head.session_processes(running.pid) and not os.path.exists(running.folder)
+    assert not head.survivors(family), "a job's own process goes with the head"
+    assert not os.path.exists(running.folder)
     assert "no Ray head" in _make(checkout, "down")
+
+
+def _wait_for_command(words: str) -> None:
+    deadline = time.monotonic() + 120.0
+    while not any(words in _command(path) for path in Path("/proc").glob("[0-9]*/cmdline")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _command(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""  # it ended meanwhile
 
 
 def _listening(pids: list[int]) -> list[str]:
