@@ -126,10 +126,7 @@ class SelectorConfig(Section):
     entropy_floor: float = Field(0.05, ge=0, description="Nats per pixel below which entropy is pushed up")
     credit_radius: int = Field(1, ge=0, description="Reward shared with neighbours within this many cells (PixelRL)")
     label_temperature: float = Field(0.0, ge=0, description="Labelling: 0 = most likely action, else sample at it")
-    gate: bool = Field(True, description="Sample-level gate (ablation)")
-    gate_reward: Literal["claims", "sample"] = Field(
-        "claims", description="The gate earns over cells claimed as object, or over all cells (ablation)"
-    )
+    gate: bool = Field(True, description="Sample-level gate; False = every sample is used (ablation)")
     num_folds: int = Field(2, ge=2, description="Cross-fitting of reward images: teachers that never saw them")
     max_unlabeled: int = Field(256, ge=0, description="Fixed unlabeled subset used for rewards without truth")
     reward: RewardConfig = RewardConfig()
@@ -142,15 +139,15 @@ class LoopConfig(Section):
     rounds: int = Field(3, ge=1)
     burn_in_steps: int = Field(200, ge=1, description="Supervised steps before the first labelling")
     fold_steps: int = Field(
-        120, ge=1, description="Steps of the fold teachers, which see only a part of the labels (ours)"
+        100, ge=1, description="Steps of the fold teachers, which see only a part of the labels (ours)"
     )
-    round_steps: int = Field(60, ge=1, description="Student steps per round")
+    round_steps: int = Field(80, ge=1, description="Student steps per round")
     lag: int = Field(0, ge=0, description="Round r is labeled by version max(0, r - lag)")
     labeled_batch: int = Field(16, ge=1, description="Global, not per worker")
     unlabeled_batch: int = Field(16, ge=1, description="Global, not per worker")
     unlabeled_weight: float = Field(1.0, ge=0, description="Weight of the pseudo-label loss")
-    lr: float = Field(1e-3, gt=0, description="New parts")
-    encoder_lr_scale: float = Field(0.5, ge=0, description="Backbone, text and fusion learn at lr times this")
+    lr: float = Field(2e-3, gt=0, description="New parts")
+    encoder_lr_scale: float = Field(0.25, ge=0, description="Backbone, text and fusion learn at lr times this")
     weight_decay: float = Field(0.01, ge=0)
     grad_clip: float = Field(1.0, gt=0)
     ema_decay: float = Field(0.99, ge=0, lt=1, description="Teacher (SemiRES .9996 at 40 epochs; ours for short runs)")

@@ -12,12 +12,9 @@ torn one would end the run, and nothing in it is needed.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,22 +30,19 @@ from torch import nn
 from l2l_ray.actors.announce import Announce
 from l2l_ray.actors.coordinator import Coordinator, RunStopped
 from l2l_ray.config import RunConfig
-from l2l_ray.loop.checkpoint import read_position
 from l2l_ray.loop.run_folder import RunFolder, version_name
-from l2l_ray.loop.runtime import newest_checkpoint
 from l2l_ray.loop.train import train
+from l2l_ray.loop.versions import Write, newest_checkpoint, place, prune_train_states
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 # Type checkers see Train v1's classes behind these names; at run time they are Train v2's.
 train_api: Any = ray.train
-Write = Callable[[Path], None]
 
 WAIT_SLICE_S = 20.0  # one waiting call to the coordinator; repeated until the driver finishes or dies
 ANSWER_TIMEOUT_S = 120.0  # the coordinator is restarted when it dies; more than this means it cannot be
 PROGRESS_EVERY_S = 0.5
 SNAPSHOT = "checkpoint_manager_snapshot.json"
-KEPT_TRAIN_STATES = 2
 
 
 class RayRuntime:
@@ -135,37 +129,6 @@ class RayRuntime:
             checkpoint_dir_name=name,
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )
-
-
-def place(final: Path, write: Write, metrics: dict[str, float]) -> Path:
-    """Write a folder under a temporary name and rename it; an existing whole folder stays as it is."""
-    if final.exists():
-        return final
-    for stale in final.parent.glob(f".{final.name}.*.tmp"):  # of a worker that was killed here
-        shutil.rmtree(stale, ignore_errors=True)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
-    (temporary / "metrics.json").write_text(json.dumps(metrics))
-    write(temporary)
-    os.replace(temporary, final)
-    return final
-
-
-def prune_train_states(run: RunFolder, keep: int = KEPT_TRAIN_STATES) -> None:
-    """Delete optimiser states that no restart needs, and mid-round folders as a whole.
-
-    Weights of versions stay: labels of every round can be made again from them.
-    """
-    order = {method: index for index, method in enumerate(run.methods)}
-    found = []
-    for state in run.train_dir.glob("[!.]*/train_state.pt"):
-        position = read_position(state.parent)
-        found.append((order[position["method"]], position["version"], position["step"], state))
-    for *_, step, state in sorted(found)[:-keep]:
-        if step:
-            shutil.rmtree(state.parent)
-        else:
-            state.unlink()
 
 
 def train_worker(given: dict[str, Any]) -> str:

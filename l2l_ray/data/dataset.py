@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import TypeVar
@@ -236,25 +236,6 @@ class LabeledSet:
     def take(self, indices: Sequence[int]) -> tuple[list[LabeledExample], Float[Tensor, "B G G"]]:
         """Return the examples at these positions and their coverage masks in [0, 1], on the CPU."""
         return [self.examples[i] for i in indices], self._masks[[self._rows[i] for i in indices]]
-
-
-class EvalSet:
-    """Labeled examples to be evaluated once each, ordered so that a batch shares images and sizes.
-
-    Example: `for examples in EvalSet(val_examples).batches(64): ...`
-    """
-
-    def __init__(self, examples: Sequence[LabeledExample]) -> None:
-        """Order the examples by size, image and sent_id."""
-        self.examples = sorted(examples, key=lambda e: (e.height_px, e.width_px, e.image_path, e.sent_id))
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def batches(self, batch: int, rank: int = 0, world: int = 1) -> Iterator[list[LabeledExample]]:
-        """Yield every `world`-th batch, from number `rank` on; together the ranks yield each example once."""
-        for start in range(rank * batch, len(self.examples), world * batch):
-            yield self.examples[start : start + batch]
 
 
 def batch_indices(num_items: int, batch: int, seed: int, stream: str, step: int) -> list[int]:

@@ -185,9 +185,27 @@ def finish(
 
     Returns:
         The content of results.json.
+    Raises:
+        DataError: A file could not be written; `--resume` writes them all again.
     """
     table = results(config, run, plan, evaluations)
     table["hidden_truth"] = pseudo_label_quality(config, run)
+    try:
+        _write_outputs(config, run, plan, evaluations, table, labeler)
+    except OSError as error:
+        raise DataError(f"cannot write {run.path}: {error}; free some space and start again with --resume") from error
+    run.mark_finished()
+    return table
+
+
+def _write_outputs(
+    config: RunConfig,
+    run: RunFolder,
+    plan: Plan,
+    evaluations: Evaluations,
+    table: dict[str, Any],
+    labeler: Labeler | None,
+) -> None:
     (run.path / "results.json").write_text(json.dumps(table, indent=1))
     main = run.methods[-1]
     best = plan.best_version(main)
@@ -198,5 +216,3 @@ def finish(
         worker = labeler or Labeler(config, run.path)
         write_panels(run, worker, evaluations.meter((main, best, split)), main, best, split)
     write_report(run.path)
-    run.mark_finished()
-    return table

@@ -119,6 +119,10 @@ class Table:
             has_prior=batch.has_prior,
         )
 
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Start decoding the images of a later batch in the background."""
+        self._images.prefetch([self.examples[i].image_path for i in indices])
+
     def _ranks(self, scores: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         found: Tensor = torch.searchsorted(self._known_scores, scores.to(self._known_scores.dtype), right=True)
         return found / max(1, len(self._known_scores))

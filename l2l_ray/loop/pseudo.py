@@ -65,6 +65,11 @@ class PseudoSet:
         weight = (cells % _TARGET_BIT).float() / (_TARGET_BIT - 1)
         return TrainBatch(self._table.inputs([self._rows[i] for i in indices]), target, weight)
 
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Start decoding the images of a later batch in the background."""
+        assert self._table is not None, "an empty set has no batches"
+        self._table.prefetch([self._rows[i] for i in indices])
+
     def summary(self) -> dict[str, float]:
         """Return the figures of the round's labels: samples, share used, accepted share, foreground among accepted."""
         if not self._num_labeled:

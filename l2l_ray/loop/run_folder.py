@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray.config import RunConfig, read_config, save_config
-from l2l_ray.errors import ConfigError
+from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.jsonl import append_line, read_lines
 from l2l_ray.types import Skip
 
@@ -74,7 +75,9 @@ class RunFolder:
         return (self.path / "FINISHED").exists()
 
     def mark_finished(self) -> None:
-        """Write the marker that makes a second start a no-op."""
+        """Write the marker that makes a second start a no-op; remove what killed processes left half-written."""
+        for stale in self.path.rglob("*.tmp"):
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
         (self.path / "FINISHED").write_text("")
 
     def forget_config(self) -> None:
@@ -109,8 +112,16 @@ class RunFolder:
         return self.path / "priors" / f"{name}.parquet"
 
     def log_event(self, event: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
-        append_line(self.path / "metrics.jsonl", event)
+        """Append one line to metrics.jsonl.
+
+        Raises:
+            DataError: The line could not be written; the file is as it was before.
+        """
+        path = self.path / "metrics.jsonl"
+        try:
+            append_line(path, event)
+        except OSError as error:
+            raise DataError(f"cannot write {path}: {error}; free some space and start again with --resume") from error
 
     def events(self) -> list[dict[str, Any]]:
         """Read metrics.jsonl back; a torn last line is left out."""

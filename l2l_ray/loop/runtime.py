@@ -6,10 +6,7 @@ Ray's driver evaluates a published version, it evaluates on the spot. Both walk 
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -17,7 +14,6 @@ from typing import Protocol, TypeVar
 from torch import nn
 
 from l2l_ray.config import RunConfig
-from l2l_ray.loop.checkpoint import read_position
 from l2l_ray.loop.driver_plan import EvalItem, LabelItem, Plan
 from l2l_ray.loop.evaluate import Evaluations, finish
 from l2l_ray.loop.labeling import Labeler
@@ -25,11 +21,11 @@ from l2l_ray.loop.ledger import Ledger
 from l2l_ray.loop.prepare import Answered, Question, Tables, answer_batch, fill_priors, open_store, prepare
 from l2l_ray.loop.run_folder import RunFolder, version_name
 from l2l_ray.loop.train import train
+from l2l_ray.loop.versions import Write, log_versions, newest_checkpoint, place, prune_train_states
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-Write = Callable[[Path], None]
 
 
 class Runtime(Protocol):
@@ -129,46 +125,16 @@ class LocalRuntime:
             else:
                 self._evaluate(item)
 
+    def _place(self, name: str, write: Write, metrics: dict[str, float]) -> None:
+        place(self._run.train_dir / name, write, metrics)
+        prune_train_states(self._run)
+
     def _evaluate(self, item: EvalItem) -> None:
         part = self._labeler.evaluate(item.method, item.version, item.split, item.start, item.stop)
         self._evaluations.add(item, part)
         if self._plan.done(item):
             summary = self._evaluations.close(item.group)
             self._plan.record(*item.group, summary["mean_iou"])
-
-    def _place(self, name: str, write: Write, metrics: dict[str, float]) -> None:
-        final = self._run.train_dir / name
-        for stale in self._run.train_dir.glob(f".{name}.*.tmp"):  # of a process that was killed here
-            shutil.rmtree(stale, ignore_errors=True)
-        temporary = final.with_name(f".{name}.{os.getpid()}.tmp")
-        temporary.mkdir(parents=True)
-        (temporary / "metrics.json").write_text(json.dumps(metrics))
-        write(temporary)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
-
-
-def newest_checkpoint(run: RunFolder) -> Path | None:
-    """Return the folder training was at last, by (method order, version, step); None when there is none."""
-    order = {method: index for index, method in enumerate(run.methods)}
-    found = []
-    for marker in run.train_dir.glob("[!.]*/version.json"):  # hidden ones were not renamed yet: not published
-        position = read_position(marker.parent)
-        found.append((order[position["method"]], position["version"], position["step"], marker.parent))
-    return max(found)[-1] if found else None
-
-
-def log_versions(run: RunFolder) -> None:
-    """Copy the figures that lie with each published version into metrics.jsonl, once per version.
-
-    They are read from the folder, so that a process killed between placing a version and logging it loses nothing.
-    """
-    logged = {(event["method"], event["version"]) for event in run.events() if event.get("event") == "train"}
-    for method in run.methods:
-        for version in sorted(run.published(method)):
-            if (method, version) not in logged:
-                figures = json.loads((run.version_dir(method, version) / "metrics.json").read_text())
-                run.log_event({"event": "train", "method": method, "version": version, **figures})
 
 
 def restore_plan(config: RunConfig, run: RunFolder, plan: Plan, ledger: Ledger, evaluations: Evaluations) -> None:

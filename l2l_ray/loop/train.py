@@ -206,27 +206,40 @@ class Trainer:
     ) -> dict[str, float]:
         """Take one student step and let the teacher follow."""
         loop, runtime = self._config.loop, self._runtime
+        pseudo = pseudo if pseudo is not None and len(pseudo) else None
         share = slice(runtime.rank, None, runtime.world_size)
-        drawn = batch_indices(len(rows), loop.labeled_batch, loop.seed, f"{stream}-labeled", step)
-        positions = list(range(loop.labeled_batch))[share]
-        chosen = [rows[i] for i in drawn[share]]
+        chosen = self._labeled_rows(stream, step, rows)
         labeled = self._ready(
             TrainBatch(
                 self._labeled.inputs(chosen),
                 self._labeled.masks(chosen),
                 torch.ones(len(chosen), self._labeled.grid, self._labeled.grid),
             ),
-            f"{stream}-labeled", step, positions, done,
+            f"{stream}-labeled", step, range(loop.labeled_batch)[share], done,
         )  # fmt: skip
         unlabeled = None
-        if pseudo is not None and len(pseudo):
-            drawn = batch_indices(len(pseudo), loop.unlabeled_batch, loop.seed, f"{stream}-unlabeled", step)
-            positions = list(range(loop.unlabeled_batch))[share]
-            unlabeled = self._ready(pseudo.batch(drawn[share]), f"{stream}-unlabeled", step, positions, done)
+        if pseudo is not None:
+            batch = pseudo.batch(self._pseudo_positions(stream, step, pseudo))
+            positions = range(loop.unlabeled_batch)[share]
+            unlabeled = self._ready(batch, f"{stream}-unlabeled", step, positions, done)
+            pseudo.prefetch(self._pseudo_positions(stream, step + 1, pseudo))
+        self._labeled.prefetch(self._labeled_rows(stream, step + 1, rows))
         factor = learning_rate_factor(done, self._total_steps)
         terms = train_step(networks.wrapped, networks.optimizer, labeled, unlabeled, loop, factor, runtime.world_size)
         update_teacher(networks.teacher, networks.student, done, loop.ema_decay)
         return terms
+
+    def _labeled_rows(self, stream: str, step: int, rows: Sequence[int]) -> list[int]:
+        """Return this rank's rows of a step."""
+        loop = self._config.loop
+        drawn = batch_indices(len(rows), loop.labeled_batch, loop.seed, f"{stream}-labeled", step)
+        return [rows[i] for i in drawn[self._runtime.rank :: self._runtime.world_size]]
+
+    def _pseudo_positions(self, stream: str, step: int, pseudo: PseudoSet) -> list[int]:
+        """Return this rank's pseudo-labels of a step."""
+        loop = self._config.loop
+        drawn = batch_indices(len(pseudo), loop.unlabeled_batch, loop.seed, f"{stream}-unlabeled", step)
+        return drawn[self._runtime.rank :: self._runtime.world_size]
 
     def _ready(self, batch: TrainBatch, stream: str, step: int, positions: Sequence[int], done: int) -> TrainBatch:
         seed = self._config.loop.seed

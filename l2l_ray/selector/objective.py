@@ -16,6 +16,11 @@ Choices that matter
   summed positive and negative advantages. No tensor of K maps enters autograd.
 - The gate's baseline is its own expected reward, known exactly; so a gate that is nearly always open still learns to
   shut.
+- The gate sees labeled samples alone. With unlabeled ones, whose reward has no correctness, it learned to tell the two
+  apart and shut on every unlabeled one (docs/experiments.md).
+- A poor teacher's labels are worth less than nothing on average, and a gate that shuts for good teaches nobody. So a
+  label is measured against the batch's mean while that is negative: the better part of bad labels is used, and all
+  good ones once the teacher is good.
 
 KL is to `reference`, the policy as of the version before, which the caller keeps as a frozen copy.
 Source: clipped ratio PPO (Schulman et al. 2017), group baseline GRPO (Shao et al. 2024), global instead of per-group
@@ -66,9 +71,9 @@ class Rollout:
     old_log_probs: Float[Tensor, "B 3 G G"]
     gain: Float[Tensor, "B 3 G G"]
     pain: Float[Tensor, "B 3 G G"]
-    gate: Bool[Tensor, "K B"]
-    gate_advantage: Float[Tensor, "K B"]
-    old_gate_logit: Float[Tensor, " B"]
+    gate: Bool[Tensor, "K N"]
+    gate_advantage: Float[Tensor, "K N"]
+    old_gate_logit: Float[Tensor, " N"]  # of the N labeled samples, the first ones of the batch
 
 
 def update_selector(
@@ -200,14 +205,16 @@ def make_rollout(
     advantage = group_advantage(share_credit(terms.total, config.credit_radius))
     better, worse = advantage.clamp(min=0), -advantage.clamp(max=0)
     members = [action == member for member in Action]
-    expected = torch.sigmoid(output.gate_logit) * terms.earned.mean(0)
+    known = terms.earned.shape[1]
+    gate_logit, gate = output.gate_logit[:known].detach(), gate[:, :known]
+    worth = terms.earned - terms.earned.mean().clamp(max=0)  # against an average label, or against none
     return Rollout(
         old_log_probs=output.log_probs().detach(),
         gain=torch.stack([(better * taken).mean(0) for taken in members], dim=1),
         pain=torch.stack([(worse * taken).mean(0) for taken in members], dim=1),
         gate=gate,
-        gate_advantage=gate * terms.earned - expected,
-        old_gate_logit=output.gate_logit.detach(),
+        gate_advantage=gate * worth - torch.sigmoid(gate_logit) * worth.mean(0),
+        old_gate_logit=gate_logit,
     )
 
 
@@ -245,7 +252,8 @@ def clipped_surrogate(ratio: Tensor, gain: Tensor, pain: Tensor, clip: float) ->
 def _gate_loss(
     output: PolicyOutput, rollout: Rollout, anchor: PolicyOutput | None, config: SelectorConfig
 ) -> Float[Tensor, ""]:
-    log_probs = _gate_log_probs(output.gate_logit)
+    known = len(rollout.old_gate_logit)
+    log_probs = _gate_log_probs(output.gate_logit[:known])
     old = _gate_log_probs(rollout.old_gate_logit)
     ratio = torch.where(rollout.gate, (log_probs - old)[:, 1].exp(), (log_probs - old)[:, 0].exp())
     advantage = rollout.gate_advantage
@@ -253,7 +261,7 @@ def _gate_loss(
     entropy = -(log_probs.exp() * log_probs).sum(1)
     loss = loss + functional.relu(config.entropy_floor - entropy).mean()
     if anchor is not None:
-        loss = loss + config.kl * _kl(log_probs, _gate_log_probs(anchor.gate_logit)).mean()
+        loss = loss + config.kl * _kl(log_probs, _gate_log_probs(anchor.gate_logit[:known])).mean()
     return loss
 
 
@@ -281,7 +289,7 @@ def _reward_metrics(terms: RewardTerms, action: Tensor, views: TeacherViews, lab
         "reward/consistency": terms.consistency.mean(),
         "reward/coverage": terms.coverage_penalty.mean(),
         "reward/utility": terms.utility.mean(),
-        "reward/earned": terms.earned[:, :known].mean(),
+        "reward/earned": terms.earned.mean(),
         "accepted_share": accepted.mean(),
         "accepted_share_claimed": (accepted * claimed).sum() / claimed.sum().clamp(min=1),
         "accepted_precision": right.sum() / accepted[:, :known].sum().clamp(min=1),

@@ -43,12 +43,11 @@ class RewardTerms:
     """Weighted reward of K action maps per sample; the single terms are kept as means over the K maps, for the log.
 
     `total` is the sum of the terms. `coverage` in it is credit; `coverage_penalty` is the quantity itself. `earned` is
-    correctness before the rule is subtracted, plus agreement, averaged over the sample: what using it brings, hence the
-    gate's reward (a shut gate earns 0).
+    what the N labeled samples bring as a whole, hence the gate's reward (a shut gate earns 0).
     """
 
     total: Float[Tensor, "K B G G"]
-    earned: Float[Tensor, "K B"]
+    earned: Float[Tensor, "K N"]
     correctness: Float[Tensor, "B G G"]
     agreement: Float[Tensor, "B G G"]
     consistency: Float[Tensor, "B G G"]
@@ -219,7 +218,7 @@ def total_reward(
     taken = _taken_share(action)
     return RewardTerms(
         total=right.plus(agreed).plus(stable).plus(useful).chosen(action) + coverage - rule,
-        earned=_earned(right.plus(agreed).chosen(action), candidates.claimed, balance, config.gate_reward),
+        earned=label_worth(action[:, :known], candidates.first(known), mask, weights.wrong_cost),
         correctness=_mean_value(right, taken) - rule,
         agreement=_mean_value(agreed, taken),
         consistency=_mean_value(stable, taken),
@@ -229,17 +228,21 @@ def total_reward(
     )
 
 
-def _earned(
-    value: Float[Tensor, "K B G G"], claimed: Bool[Tensor, "B G G"], balance: Float[Tensor, "B G G"], scope: str
-) -> Float[Tensor, "K B"]:
-    """Return what each map earns: over all cells, or over those that teacher or prior claims as object.
+def label_worth(
+    action: Int[Tensor, "K N G G"], candidates: Candidates, mask: Bool[Tensor, "N G G"], wrong_cost: float
+) -> Float[Tensor, "K N"]:
+    """Return what training on each accepted label as a whole is worth: IoU (1 + wrong_cost) - wrong_cost.
 
-    Background away from the claims is nearly always right; counting it keeps the gate open for samples whose object is
-    the wrong one. Claims are divided by their balance weights, back to the scale of +1 and -wrong_cost.
+    That is +1 per right object cell and -wrong_cost per wrong one, averaged over the union of the label's object and
+    the truth; so a label is worth using when its IoU exceeds wrong_cost / (1 + wrong_cost). Only accepted cells count;
+    a label that accepts neither object nor truth is worth 0. Background far from both would drown the difference
+    between a right object and a wrong one.
     """
-    if scope == "sample":
-        return value.mean((-2, -1))
-    return (value * claimed).sum((-2, -1)) / (claimed * balance).sum((-2, -1)).clamp(min=_EPS)
+    target = torch.where(action == Action.PRIOR, candidates.prior, candidates.teacher)
+    accepted = action != Action.IGNORE
+    union = (accepted & (target | mask)).sum((-2, -1))
+    iou = (accepted & target & mask).sum((-2, -1)) / union.clamp(min=1)
+    return torch.where(union > 0, iou * (1 + wrong_cost) - wrong_cost, 0.0)
 
 
 def _label_values(

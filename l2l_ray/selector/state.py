@@ -112,6 +112,10 @@ class Candidates:
         """True where the teacher or an existing prior says foreground."""
         return self.teacher | self.differs
 
+    def first(self, num: int) -> Candidates:
+        """Return the first samples."""
+        return Candidates(self.teacher[:num], self.prior[:num], self.differs[:num])
+
 
 def label_candidates(views: TeacherViews) -> Candidates:
     """Return both labels: guided probability > 0.5 and proposal > 0.5."""

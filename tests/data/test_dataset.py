@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from l2l_ray.data.dataset import EvalSet, ImageStore, LabeledSet, batch_indices
+from l2l_ray.data.dataset import ImageStore, LabeledSet, batch_indices
 from l2l_ray.data.masks import encode, mask_to_grid
 from l2l_ray.errors import DataError
 from l2l_ray.types import Example, LabeledExample
@@ -195,19 +195,6 @@ def test_labeled_set_gives_coverage_masks() -> None:
     np.testing.assert_array_equal(cells[0], mask_to_grid(examples[0].mask_rle, 4))
     assert (cells[1] == 1).all()
     assert torch.equal(data.masks[[2, 1]], cells)
-
-
-def test_eval_set_yields_each_example_once_over_all_ranks() -> None:
-    shapes = [np.ones((6 + i % 2, 8), dtype=bool) for i in range(23)]
-    examples = [labeled(i, shape, path=f"{i % 5}.png") for i, shape in enumerate(shapes)]
-    data = EvalSet(examples[::-1])
-    alone = list(data.batches(4))
-    assert [len(part) for part in alone] == [4, 4, 4, 4, 4, 3] and len(data) == 23
-    assert Counter(e.sent_id for part in alone for e in part) == Counter(range(23))
-    shared = [part for rank in range(3) for part in data.batches(4, rank, 3)]
-    assert sorted(map(repr, shared)) == sorted(map(repr, alone))
-    order = [(e.height_px, e.image_path) for part in alone for e in part]
-    assert order == sorted(order)
 
 
 def test_batches_cover_each_epoch_once() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from l2l_ray.config import RunConfig, read_config
-from l2l_ray.errors import ConfigError
+from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.checkpoint import write_position
 from l2l_ray.loop.run_folder import RunFolder, version_name
 from l2l_ray.types import Skip
@@ -109,3 +110,30 @@ def test_methods_are_the_compared_ones_and_the_main_one_last(smoke: RunConfig) -
         "fixed_threshold@0.8",
         "l2l",
     )
+
+
+def test_a_full_disk_is_named_and_loses_no_event(smoke: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder.open(smoke)
+    run.log_event({"event": "train", "version": 1})
+    real = Path.open
+
+    def full(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if mode == "ab":
+            raise OSError(28, "No space left on device")
+        return real(self, mode, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(DataError, match="metrics.jsonl.*No space left.*start again with --resume"):
+            run.log_event({"event": "train", "version": 2})
+    assert run.events() == [{"event": "train", "version": 1}]
+
+
+def test_the_end_of_a_run_removes_what_killed_processes_left(smoke: RunConfig) -> None:
+    run = RunFolder.open(smoke)
+    (run.train_dir / ".l2l-v0001.7.tmp").mkdir(parents=True)
+    (run.train_dir / ".l2l-v0001.7.tmp" / "teacher.safetensors").touch()
+    (run.path / "l2l" / "labels").mkdir(parents=True)
+    (run.path / "l2l" / "labels" / ".r000-s00000.parquet.7.tmp").touch()
+    run.mark_finished()
+    assert run.finished and not list(run.path.rglob("*.tmp"))

@@ -126,7 +126,7 @@ def test_surrogate_over_actions_equals_ppo_over_maps():
 
 @pytest.mark.parametrize(("truth", "direction"), [(1.0, 1), (0.0, -1)])
 def test_two_armed_bandit_gradient_sign(views_of, truth, direction):
-    """Right labels become likelier, wrong ones less likely; the gate follows."""
+    """Right labels become likelier, wrong ones less likely."""
     views = views_of(torch.full((2, 4, 4), 0.9), has_prior=torch.zeros(2, dtype=torch.bool))
     config = SelectorConfig(hidden=8, reward=PLAIN, credit_radius=0)
     policy = RplePolicy(config, 3)
@@ -134,14 +134,39 @@ def test_two_armed_bandit_gradient_sign(views_of, truth, direction):
     action, gate = sample_group(output, config, torch.Generator().manual_seed(0))
     terms = total_reward(action, views, torch.full((2, 4, 4), truth) > 0.5, None, config)
     rollout = make_rollout(output, action, gate, terms, config)
-    logits, gate_logit = output.action_logits, output.gate_logit
-    logits.retain_grad(), gate_logit.retain_grad()
+    logits = output.action_logits
+    logits.retain_grad()
     loss, _ = grpo_loss(output, rollout, None, config)
     loss.backward()
     assert (logits.grad[:, Action.TEACHER] * -direction > 0).all()
     assert (logits.grad[:, Action.IGNORE] * direction > 0).all()
     assert (logits.grad[:, Action.PRIOR] == 0).all()
-    assert (gate_logit.grad * -direction > 0).all()
+
+
+def _gate_gradient(views, truth, known):
+    """Return the gate logits' gradient when every cell of every sample is accepted."""
+    config = SelectorConfig(hidden=8, reward=PLAIN)
+    output = RplePolicy(config, 3).distribution(views)
+    _, gate = sample_group(output, config, torch.Generator().manual_seed(0))
+    action = torch.ones((config.group_size, *views.mask_probs.shape), dtype=torch.long)
+    terms = total_reward(action, views, truth[:known], None, config)
+    output.gate_logit.retain_grad()
+    grpo_loss(output, make_rollout(output, action, gate, terms, config), None, config)[0].backward()
+    return output.gate_logit.grad
+
+
+def test_the_gate_opens_for_right_labels_and_shuts_for_wrong_ones(views_of):
+    views = views_of(torch.full((3, 4, 4), 0.9), has_prior=torch.zeros(3, dtype=torch.bool))
+    truth = torch.stack([torch.ones(4, 4), torch.zeros(4, 4), torch.ones(4, 4)]) > 0.5
+    gradient = _gate_gradient(views, truth, known=2)
+    assert gradient[0] < 0 < gradient[1]
+    assert gradient[2] == 0, "a sample without truth does not move the gate"
+
+
+def test_labels_that_are_all_as_bad_do_not_shut_the_gate(views_of):
+    views = views_of(torch.full((2, 4, 4), 0.9), has_prior=torch.zeros(2, dtype=torch.bool))
+    assert (_gate_gradient(views, torch.zeros(2, 4, 4) > 0.5, known=2) == 0).all()
+    assert (_gate_gradient(views, torch.ones(2, 4, 4) > 0.5, known=2) < 0).all(), "good ones are worth more than none"
 
 
 def test_entropy_is_pushed_up_only_below_the_floor(views_of):
@@ -210,7 +235,7 @@ def worlds(bandit):
 
 
 def test_the_policy_learns_to_beat_fixed_rules(bandit, worlds):
-    config = SelectorConfig(gate_reward="sample")  # what is measured below counts all cells
+    config = SelectorConfig(gate=False)  # what is measured below counts all cells
     policy = make_selector_seeded(config)
     train(policy, worlds, config, 30, reference=copy.deepcopy(policy))
     views, truth = bandit(150, seed=999)
@@ -225,7 +250,7 @@ def test_the_policy_learns_to_beat_fixed_rules(bandit, worlds):
 
 @pytest.mark.parametrize("bias", [-4.0, 4.0])
 def test_accepting_all_or_nothing_attracts_no_policy(bandit, worlds, bias):
-    config = SelectorConfig(gate_reward="sample")  # what is measured below counts all cells
+    config = SelectorConfig(gate=False)  # what is measured below counts all cells
     policy = make_selector_seeded(config)
     with torch.no_grad():
         policy.shortcut.bias[Action.TEACHER] += bias

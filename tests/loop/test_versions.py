@@ -1,4 +1,4 @@
-"""How versions are placed on disk, and which training states are kept."""
+"""How versions are placed on disk, found again and logged, and which training states are kept."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from l2l_ray.actors.train_group import Write, place, prune_train_states
 from l2l_ray.config import RunConfig
+from l2l_ray.errors import CheckpointError
 from l2l_ray.loop.checkpoint import write_position
 from l2l_ray.loop.run_folder import RunFolder
-from l2l_ray.loop.runtime import newest_checkpoint
+from l2l_ray.loop.versions import Write, log_versions, newest_checkpoint, place, prune_train_states
+from tests.whole_run import changed
 
 
 def _write(text: str) -> Write:
@@ -39,7 +40,7 @@ def test_a_failed_write_publishes_nothing_and_its_rest_is_removed_next_time(tmp_
         (folder / "teacher.safetensors").write_text("half")
         raise OSError("no space left on device")
 
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(CheckpointError, match="no space left .* start again with --resume"):
         place(tmp_path / "l2l-v0001", broken, {})
     assert not (tmp_path / "l2l-v0001").exists()
     place(tmp_path / "l2l-v0001", _write("{}"), {})
@@ -74,3 +75,35 @@ def test_a_mid_round_state_goes_as_a_whole_once_it_is_old(run: RunFolder) -> Non
     prune_train_states(run, keep=2)
     assert sorted(path.name for path in run.train_dir.iterdir()) == ["l2l-v0001-s00020", "l2l-v0002"]
     assert newest_checkpoint(run) == run.train_dir / "l2l-v0002"
+
+
+def test_training_goes_on_from_the_newest_whole_state(smoke: RunConfig) -> None:
+    run = RunFolder.open(changed(smoke, compare=("supervised", "pwa")))
+    assert newest_checkpoint(run) is None
+    for name, method, version, step in (
+        ("supervised-v0002", "supervised", 2, 0),
+        ("pwa-v0000", "pwa", 0, 0),
+        ("pwa-v0000-s00008", "pwa", 0, 8),
+        ("pwa-v0001", "pwa", 1, 0),
+        (".pwa-v0002.77.tmp", "pwa", 2, 0),  # whole, but killed before it had its name
+    ):
+        (run.train_dir / name).mkdir(parents=True)
+        write_position(run.train_dir / name, {"method": method, "version": version, "step": step})
+        if name == "pwa-v0000-s00008":
+            assert newest_checkpoint(run) == run.train_dir / name
+    assert newest_checkpoint(run) == run.train_dir / "pwa-v0001"
+
+
+def test_each_version_is_logged_once_from_its_folder(smoke: RunConfig) -> None:
+    run = RunFolder.open(smoke)
+    for version in (0, 1):
+        folder = run.version_dir("l2l", version)
+        folder.mkdir(parents=True)
+        write_position(folder, {"method": "l2l", "version": version, "step": 0})
+        (folder / "metrics.json").write_text(json.dumps({"loss": version / 2}))
+        log_versions(run)
+        log_versions(run)
+    assert run.events() == [
+        {"event": "train", "method": "l2l", "version": 0, "loss": 0.0},
+        {"event": "train", "method": "l2l", "version": 1, "loss": 0.5},
+    ]
