@@ -102,7 +102,7 @@ class RewardConfig(Section):
     coverage: float = Field(0.1, ge=0, description="Keeps the accepted share near coverage_target")
     utility: float = Field(0.1, ge=0, description="Gradient of the accepted pixels points with the labeled gradient")
     coverage_target: float = Field(0.7, gt=0, lt=1, description="Accepted share that costs nothing")
-    wrong_cost: float = Field(2.0, gt=0, description="Cost of a wrong accepted pixel; a right one earns 1")
+    wrong_cost: float = Field(0.5, gt=0, description="Cost of a wrong accepted pixel; a right one earns 1")
 
 
 class SelectorConfig(Section):
@@ -349,10 +349,25 @@ def _cli_config(base: dict[str, Any], words: list[str]) -> RunConfig:
         )
 
     try:
-        given = CliSettingsSource[Any](Cli, cli_parse_args=words)()
+        given = CliSettingsSource[Any](Cli, cli_parse_args=_flags(words))()
     except SettingsError as error:
         raise ConfigError(f"command line: {error}; `--help` lists every field with its default") from None
     return RunConfig.model_validate(_merge(base, given))
+
+
+def _flags(words: list[str]) -> list[str]:
+    """Turn `--loop.autocast false` into the parser's own `--no-loop.autocast`, and `true` into the bare option."""
+    joined: list[str] = []
+    for word in words:
+        if word.lower() in ("true", "false") and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    flags = []
+    for word in joined:
+        option, _, value = word.partition("=")
+        flags.append({"true": option, "false": f"--no-{option[2:]}"}.get(value.lower(), word))
+    return flags
 
 
 def _take_options(words: list[str]) -> tuple[str, str | None, list[str]]:

@@ -50,6 +50,12 @@ def test_options_may_be_joined_with_an_equals_sign(tmp_path: Path) -> None:
     assert config.loop == smoke_config().loop
 
 
+@pytest.mark.parametrize("words", ["--selector.gate false", "--selector.gate=False", "--no-selector.gate"])
+def test_switches_may_be_set_by_word(words: str) -> None:
+    assert not load_config([*words.split(), "--resume"]).selector.gate
+    assert load_config(["--selector.gate", "true", "--resume=false"]).selector.gate
+
+
 def test_lists_and_resource_maps_on_the_command_line() -> None:
     config = load_config(["--compare", "pwa", "--compare", "supervised", "--cluster.prior_resources", '{"GPU": 2}'])
     assert config.compare == ("pwa", "supervised")

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RULES = ("accept_all", "fixed_threshold", "pwa", "matching", "agreement")
-QUALITY_SENTENCES = 512  # of val, on which selectors are judged: five predictions each instead of one
+QUALITY_SENTENCES = 256  # of val, on which selectors are judged: five predictions each instead of one
 _KEPT_VERSIONS = 3  # a version, the one before it, and one of another method
 
 

@@ -22,6 +22,7 @@ from l2l_ray.selector.rules import make_selector
 from l2l_ray.selector.state import label_candidates
 from l2l_ray.types import Action
 
+STRICT = RewardConfig(wrong_cost=2.0)  # a world where one wrong cell undoes two right ones
 PLAIN = RewardConfig(agreement=0, consistency=0, coverage=0, utility=0)
 
 
@@ -48,7 +49,7 @@ def balanced_reward(selector, views, truth):
     selection = selector.select(views, list(range(len(truth))))
     mask, accepted = truth > 0.5, selection.action != Action.IGNORE
     weight = class_balance(mask | label_candidates(views).claimed)
-    earned = correctness(selection.target, mask, 2.0) * weight * accepted
+    earned = correctness(selection.target, mask, STRICT.wrong_cost) * weight * accepted
     return earned.mean().item(), accepted.float().mean().item()
 
 
@@ -235,7 +236,7 @@ def worlds(bandit):
 
 
 def test_the_policy_learns_to_beat_fixed_rules(bandit, worlds):
-    config = SelectorConfig(gate=False)  # what is measured below counts all cells
+    config = SelectorConfig(gate=False, reward=STRICT)  # what is measured below counts all cells
     policy = make_selector_seeded(config)
     train(policy, worlds, config, 30, reference=copy.deepcopy(policy))
     views, truth = bandit(150, seed=999)
@@ -250,7 +251,7 @@ def test_the_policy_learns_to_beat_fixed_rules(bandit, worlds):
 
 @pytest.mark.parametrize("bias", [-4.0, 4.0])
 def test_accepting_all_or_nothing_attracts_no_policy(bandit, worlds, bias):
-    config = SelectorConfig(gate=False)  # what is measured below counts all cells
+    config = SelectorConfig(gate=False, reward=STRICT)  # what is measured below counts all cells
     policy = make_selector_seeded(config)
     with torch.no_grad():
         policy.shortcut.bias[Action.TEACHER] += bias
@@ -263,7 +264,7 @@ def test_accepting_all_or_nothing_attracts_no_policy(bandit, worlds, bias):
 
 
 def test_the_control_learns_from_the_same_images(bandit, worlds):
-    config = SelectorConfig(name="logistic")
+    config = SelectorConfig(name="logistic", reward=STRICT)
     control = make_selector_seeded(config)
     metrics = train(control, worlds, config, 30)
     views, truth = bandit(150, seed=999)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from l2l_ray.config import SelectorConfig
+from l2l_ray.config import RewardConfig, SelectorConfig
 from l2l_ray.errors import DataError
 from l2l_ray.selector.rules import LogisticControl, Selector, make_selector, pwa_weight
 from l2l_ray.types import Action
@@ -130,7 +130,7 @@ def test_agreement_by_hand(views_of):
 
 
 def test_control_follows_its_probability(views_of):
-    control = LogisticControl(SelectorConfig(name="logistic"), 3)
+    control = LogisticControl(SelectorConfig(name="logistic", reward=RewardConfig(wrong_cost=2.0)), 3)
     assert control.accept_prob == pytest.approx(2 / 3)
     guided = torch.tensor([[[0.9, 0.1], [0.9, 0.1]]])
     views = views_of(guided, proposal=torch.tensor([[[0.9, 0.9], [0.1, 0.1]]]))
