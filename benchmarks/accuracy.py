@@ -159,7 +159,7 @@ def main() -> None:
         work(job_config(base, args.job, args.seeds[0]), args.job)
         return
     with ThreadPoolExecutor(args.processes) as pool:
-        list(pool.map(lambda j: run_job(words, *j), [(job, seed) for seed in args.seeds for job in JOBS]))
+        list(pool.map(lambda j: run_job(words, *j), [(job, seed) for job in JOBS for seed in args.seeds]))
     result = summarize({seed: rows_of(base, seed) for seed in args.seeds}, base)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1))
