@@ -51,11 +51,15 @@ def opening_text(config: RunConfig, tables: Tables) -> str:
     splits = ", ".join(f"{name} {len(rows)}" for name, rows in tables.splits.items())
     lines = [
         f"data       {config.data.dataset} ({config.data.split_by}): {len(tables.labeled)} labeled expressions, "
-        f"{len(tables.unlabeled)} unlabeled in {tables.num_shards(config)} shards; {splits}"
+        f"{len(tables.unlabeled)} unlabeled in {_counted(tables.num_shards(config), 'shard')}; {splits}"
     ]
     if tables.missing_splits:
         lines.append(f"           this data set has no {', '.join(tables.missing_splits)}: left out of the table")
     return "\n".join(lines)
+
+
+def _counted(num: int, noun: str) -> str:
+    return f"{num} {noun}" if num == 1 else f"{num} {noun}s"
 
 
 def closing_text(folder: RunFolder, table: dict[str, Any]) -> str:
@@ -129,13 +133,13 @@ class Console:
         if state["mean_iou"]:
             name, value = list(state["mean_iou"].items())[-1]
             parts.append(f"{name} mIoU {value:.3f}")
-        if train:
-            parts.append(self._eta(train))
+        if train and (eta := self._eta(train)):
+            parts.append(eta)
         return " | ".join(parts)
 
-    def _eta(self, train: dict[str, Any]) -> str:
+    def _eta(self, train: dict[str, Any]) -> str | None:
         now, done = time.monotonic(), done_frac(self.config, train["stage"], train["done"])
         if self._first is None:
             self._first = now, done
         gained = done - self._first[1]
-        return f"ETA {duration((now - self._first[0]) * (1 - done) / gained)}" if gained > 0 else "ETA ?"
+        return f"ETA {duration((now - self._first[0]) * (1 - done) / gained)}" if gained > 0 else None

@@ -160,9 +160,10 @@ class Trainer:
         position: dict[str, Any] = {"method": method, "version": 0, "step": 0}
         rewards = self._reward_images(burn_in) if method in TRAINED_SELECTORS else None
         if continued is None:
+            warmup: dict[str, float] = {}
             if rewards is not None:
-                self._update_selector(learner, rewards, networks, -1, section.warmup_updates, burn_in)
-            self._publish(networks, learner, position, {}, previous=burn_in / "base" / "previous.safetensors")
+                warmup = self._update_selector(learner, rewards, networks, -1, section.warmup_updates, burn_in)
+            self._publish(networks, learner, position, warmup, previous=burn_in / "base" / "previous.safetensors")
         else:
             position = read_position(continued)
             learner.load(continued, state)

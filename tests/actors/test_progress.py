@@ -63,7 +63,7 @@ def test_the_line_says_what_is_known_so_far(config: RunConfig) -> None:
         busy=2,
     )
     assert line == (
-        "priors val 3/9 | l2l round 0 1/4 | shards 4/10, 42 images/s | accepted 61% | l2l v0 val mIoU 0.457 | ETA ?"
+        "priors val 3/9 | l2l round 0 1/4 | shards 4/10, 42 images/s | accepted 61% | l2l v0 val mIoU 0.457"
     )
 
 

@@ -198,14 +198,20 @@ def test_the_first_version_is_the_burn_in(whole_run: RunFolder) -> None:
         assert {name: first[name] for name in base} == base
 
 
-def test_every_method_takes_the_same_number_of_steps(whole_run: RunFolder) -> None:
-    steps = set()
-    for method in whole_run.methods:
-        folder = whole_run.version_dir(method, whole_run.config.loop.rounds)
-        optimizer = torch.load(folder / "train_state.pt", weights_only=True)["optimizer"]
-        steps.add(max(int(state["step"]) for state in optimizer["state"].values()))
-        assert json.loads((folder / "version.json").read_text())["version"] == whole_run.config.loop.rounds
-    assert steps == {4 + 2 * 3}
+def _last_step(run: RunFolder, method: str) -> int:
+    folder = run.version_dir(method, run.config.loop.rounds)
+    assert json.loads((folder / "version.json").read_text())["version"] == run.config.loop.rounds
+    optimizer = torch.load(folder / "train_state.pt", weights_only=True)["optimizer"]
+    return max(int(state["step"]) for state in optimizer["state"].values())
+
+
+def test_every_method_takes_the_same_number_of_steps(copied: Copied, whole_run: RunFolder) -> None:
+    alone = copied(without=("FINISHED", "train", "evals", "examples"), compare=(), selector={"name": "supervised"})
+    train(alone.config, alone.path, TrainingOnly(alone))  # of a job's methods, only the last one's states are kept
+    assert _last_step(alone, "supervised") == _last_step(whole_run, "l2l") == 4 + 2 * 3
+    for version in (1, 2):
+        found, expected = (weights(r.version_dir("supervised", version)) for r in (alone, whole_run))
+        assert found == expected, version
 
 
 def _learner(name: str = "l2l") -> SelectorLearner:
