@@ -4,6 +4,8 @@
     l2l config [same words]                                                     the full config as YAML
     l2l report RUN_DIR                                                          write report.html again
     l2l predict IMAGE EXPRESSION --run RUN_DIR [--out FOLDER]                   mask, overlay and figures of one image
+    l2l data import|check|stats|split|leaks ...                                 own and published data: see docs/data.md
+    l2l export RUN_DIR --format coco --out FOLDER [--split val]                 pseudo-labels or predictions as files
 
 Every import that takes time is inside the command that needs it, so that help and mistakes answer at once.
 """
@@ -41,11 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # One progress bar per loaded checkpoint would drown the run's own lines; read when transformers is imported.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        COMMANDS[words[0]](words[1:])
+        status = COMMANDS[words[0]](words[1:])
     except L2LError as error:
         print(f"l2l {words[0]}: {error}", file=sys.stderr)
         return 1
-    return 0
+    return status or 0
 
 
 def run(words: Sequence[str]) -> None:
@@ -93,11 +95,48 @@ def predict(words: Sequence[str]) -> None:
         print(path)
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+def export(words: Sequence[str]) -> None:
+    """Write a run's pseudo-labels, or its masks of a split, for other programs; see docs/export.md."""
+    parser = argparse.ArgumentParser(prog="l2l export", description=export.__doc__)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--format", required=True, help="coco, jsonl, parquet, hf, png or labelstudio")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the folder to make")
+    parser.add_argument("--split", help="predict on this split (val, testA, unlabeled, ...) instead of pseudo-labels")
+    parser.add_argument("--round", type=int, metavar="N", help="pseudo-labels of this round; default: the last one")
+    parser.add_argument("--method", help="pseudo-labels of this selector; default: the run's main one")
+    parser.add_argument(
+        "--min-confidence", type=float, default=0.0, metavar="X", help="leave out masks less sure, 0 to 1"
+    )
+    parser.add_argument("--all", action="store_true", help="also pseudo-labels that training did not use")
+    parser.add_argument("--force", action="store_true", help="replace an export that is there")
+    given = parser.parse_args(words)
+    if given.split and (given.round is not None or given.method or given.all):
+        parser.error("--round, --method and --all choose pseudo-labels; they have no effect with --split")
+    from l2l_ray.loop.export import export_predictions, export_pseudo_labels
+
+    place = (given.run_dir, given.format, given.out)
+    if given.split:
+        done = export_predictions(*place, given.split, given.min_confidence, given.force)
+    else:
+        choice = (given.round, given.method, given.min_confidence, given.all, given.force)
+        done = export_pseudo_labels(*place, *choice)
+    print(f"{done.path}: {done.num} masks, {done.num_left_out} left out")
+
+
+def data(words: Sequence[str]) -> int:
+    """Import, check, count, split and compare data sets."""
+    from l2l_ray.data.commands import data_command
+
+    return data_command(words, print)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "run": run,
     "config": config,
     "report": report,
     "predict": predict,
+    "data": data,
+    "export": export,
 }
 
 

@@ -35,6 +35,9 @@ class DataConfig(Section):
     split_by: str = Field("l2l", description="Who split it: unc, umd, google, berkeley, l2l")
     labeled_frac: float = Field(0.05, gt=0, le=1, description="Share of train images whose masks are known, in (0, 1]")
     split_seed: int = Field(0, ge=0, description="Seed of the labeled/unlabeled split, by image")
+    split_file: str | None = Field(
+        None, description="File of labeled image ids by `l2l data split`, in place of split_seed; None = drawn by seed"
+    )
     num_train_refs: int = Field(4000, ge=8, description="Embedded benchmark only: size of train (ours)")
     num_eval_refs: int = Field(500, ge=4, description="Embedded benchmark only: size of val, testA, testB each (ours)")
     data_seed: int = Field(0, ge=0, description="Embedded benchmark only: seed of its images")

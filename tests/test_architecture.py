@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "l2l_ray"
-FOUNDATION = ("config", "device", "errors", "keys", "metrics", "types")
+FOUNDATION = ("bootstrap", "config", "device", "errors", "keys", "metrics", "types")
 ROOMS = ("data", "prior", "segmenter", "selector")
 JOINING = ("loop", "embedded", "report", "predictor", "cli")
 HEAVY = ("torch", "transformers", "ray", "pandas", "pyarrow", "matplotlib")
@@ -106,8 +106,8 @@ def _importers(module: str) -> set[str]:
     return {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if module in _imports(path)}
 
 
-def test_only_the_preparation_and_the_evaluation_of_labels_open_a_data_set() -> None:
-    assert _importers("l2l_ray.data.refer") == {"loop/prepare.py", "loop/hidden_truth.py"}
+def test_only_the_preparation_the_evaluation_of_labels_and_l2l_data_open_a_data_set() -> None:
+    assert _importers("l2l_ray.data.refer") == {"loop/prepare.py", "loop/hidden_truth.py", "data/commands.py"}
 
 
 def test_hidden_truth_reaches_evaluation_alone() -> None:

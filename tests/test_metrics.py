@@ -1,17 +1,19 @@
-"""IoU metrics against hand-computed tables; exact merging; the bootstrap."""
+"""IoU metrics against hand-computed tables; exact merging; sets with no-target expressions."""
 
 import json
 import pickle
 import random
+from typing import Any
 
-import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from l2l_ray.errors import DataError
-from l2l_ray.metrics import BootstrapInterval, IouMeter, compare, paired_bootstrap
+from l2l_ray.metrics import IouMeter
 
 
-def meter(*rows: tuple[int, int, int, int]) -> IouMeter:
+def meter(*rows: tuple[int, ...]) -> IouMeter:
     filled = IouMeter()
     for row in rows:
         filled.add(*row)
@@ -81,59 +83,89 @@ def test_wrong_rows_are_refused() -> None:
         IouMeter().summary()
 
 
-def test_bootstrap_of_equal_methods_is_zero() -> None:
-    rows = [(i, i // 2, i, 100) for i in range(40)]
-    assert compare(meter(*rows), meter(*rows)) == BootstrapInterval(0.0, 0.0, 0.0)
+# (sent_id, image_id, intersection, union, predicted): a good mask, a right "nothing here", a mask where nothing is, and
+# "nothing" where something is.
+MIXED = ((1, 1, 30, 40, 35), (2, 1, 0, 0, 0), (3, 2, 0, 20, 20), (4, 2, 0, 50, 0))
 
 
-def test_bootstrap_of_a_constant_difference_has_no_width() -> None:
-    first = meter(*((i, i // 2, 75, 100) for i in range(40)))
-    second = meter(*((i, i // 2, 50, 100) for i in range(40)))
-    assert compare(first, second) == pytest.approx((0.25, 0.25, 0.25))
-    assert compare(second, first) == pytest.approx((-0.25, -0.25, -0.25))
+def test_no_target_figures_by_hand() -> None:
+    found = meter(*MIXED).no_target_summary()
+    assert found["gres_giou"] == pytest.approx((0.75 + 1 + 0 + 0) / 4)
+    assert found["gres_ciou"] == 30 / (40 + 0 + 20 + 50)
+    assert (found["n_acc"], found["t_acc"]) == (0.5, 0.5)
+    assert found["gres_precision_at"] == {0.5: 0.5, 0.6: 0.5, 0.7: 0.5, 0.8: 0.0, 0.9: 0.0}
+    assert (found["num_no_target"], found["num_target"]) == (2, 2)
+    assert (found["empty_union_rule"], found["small_prediction_rule"]) == ("IoU 1, union 0", "none")
+    json.dumps(found)
 
 
-def test_bootstrap_matches_the_analytic_interval() -> None:
-    rng = np.random.default_rng(0)
-    ious = rng.integers(0, 1001, size=400)
-    first = meter(*((i, i, int(iou), 1000) for i, iou in enumerate(ious)))
-    second = meter(*((i, i, 0, 1000) for i in range(400)))
-    diff, low, high = compare(first, second)
-    error = ious.std() / 1000 / 20
-    assert diff == pytest.approx(ious.mean() / 1000)
-    assert low == pytest.approx(diff - 1.96 * error, abs=0.1 * error)
-    assert high == pytest.approx(diff + 1.96 * error, abs=0.1 * error)
+def test_small_predictions_count_as_empty_only_when_asked() -> None:
+    found = meter(*MIXED, (5, 3, 8, 12, 10)).no_target_summary(min_predicted_px=21)
+    # Sentence 3 is now right; sentence 5 loses its 8 px, and its union is the target's 10 px.
+    assert found["n_acc"] == 1.0 and found["t_acc"] == pytest.approx(1 / 3)
+    assert found["gres_giou"] == pytest.approx((0.75 + 1 + 1 + 0 + 0) / 5)
+    assert found["gres_ciou"] == 30 / (40 + 0 + 0 + 50 + 10)
+    assert found["small_prediction_rule"] == "below 21 px = empty"
 
 
-def test_bootstrap_resamples_images_not_sentences() -> None:
-    # 10 images of 40 sentences that agree within an image: the interval must be that of 10 values, not of 400.
-    better = [100 if image % 2 else 0 for image in range(10)]
-    first = meter(*((i, i // 40, better[i // 40], 100) for i in range(400)))
-    second = meter(*((i, i // 40, 50, 100) for i in range(400)))
-    by_image = compare(first, second)
-    by_sentence = compare(
-        meter(*((i, i, better[i // 40], 100) for i in range(400))), meter(*((i, i, 50, 100) for i in range(400)))
-    )
-    assert by_image.diff == by_sentence.diff == 0
-    assert by_image.high > 5 * by_sentence.high
+def test_no_target_figures_where_there_is_nothing_to_judge() -> None:
+    everywhere = meter((1, 1, 30, 40, 35)).no_target_summary()
+    assert everywhere["n_acc"] is None and everywhere["t_acc"] == 1.0
+    nowhere = meter((1, 1, 0, 0, 0)).no_target_summary()
+    assert (nowhere["gres_giou"], nowhere["gres_ciou"], nowhere["n_acc"], nowhere["t_acc"]) == (1.0, 1.0, 1.0, None)
+    assert not meter((1, 1, 30, 40, 35)).has_no_target() and meter(*MIXED).has_no_target()
+    with pytest.raises(DataError, match="predicted_px in every row"):
+        meter((1, 1, 30, 40)).no_target_summary()
+    with pytest.raises(DataError, match="prediction 50 px are impossible"):
+        meter((1, 1, 30, 40, 50))
 
 
-def test_bootstrap_is_seeded_and_checks_its_input() -> None:
-    first, second = meter((1, 1, 1, 3), (2, 2, 2, 3), (3, 3, 3, 3)), meter((1, 1, 0, 3), (2, 2, 2, 3), (3, 3, 1, 3))
-    assert compare(first, second, 700, seed=1) == compare(first, second, 700, seed=1)
-    with pytest.raises(DataError, match=r"same sentences.*first ids: \[3\]"):
-        compare(first, meter((1, 1, 0, 3), (2, 2, 2, 3)))
-    with pytest.raises(DataError, match="one value per sentence"):
-        compare(IouMeter(), IouMeter())
-    with pytest.raises(ValueError, match="level"):
-        paired_bootstrap([1.0], [0.0], [1], level=95.0)
-    with pytest.raises(DataError, match=r"shapes \(2,\), \(1,\) and \(2,\)"):
-        paired_bootstrap([1.0, 0.0], [0.0], [1, 2])
+def test_lavt_counts_an_empty_union_as_nothing() -> None:
+    lavt = IouMeter(empty_union_iou=0.0)
+    lavt.add(1, 1, 0, 0)
+    lavt.add(2, 1, 1, 2)
+    assert (lavt.summary()["mean_iou"], lavt.summary()["precision_at"][0.5]) == (0.25, 0.5)
+    assert IouMeter.from_rows(lavt.rows(), 0.0).summary() == lavt.summary()
+    with pytest.raises(DataError, match=r"empty union as 1\.0 and 0\.0"):
+        meter((3, 1, 1, 2)).merge(lavt)
 
 
-def test_bootstrap_takes_seed_means_and_image_names() -> None:
-    first, second, images = np.array([0.25, 0.5, 1.0]), np.array([0.0, 0.5, 0.25]), ["val1", "val1", "testA1"]
-    diff, low, high = paired_bootstrap(first, second, images)
-    assert diff == pytest.approx(1 / 3)
-    # The draws: both images, or twice val1, or twice testA1.
-    assert (low, high) == pytest.approx((0.125, 0.75))
+def test_intervals_hold_their_figures_and_follow_images() -> None:
+    rows = [(i, i // 2, 50 + i % 40, 100, 60 + i % 40) for i in range(60)]
+    found, point = meter(*rows).intervals(), meter(*rows).summary()
+    for name in ("overall_iou", "mean_iou"):
+        assert found[name]["low"] < point[name] < found[name]["high"]
+    assert found["precision_at"][0.5] == {"low": 1.0, "high": 1.0}
+    one_image = meter(*((i, 1, 50 + i, 100, 60 + i) for i in range(10)))
+    same = one_image.intervals()["mean_iou"]
+    assert same["low"] == same["high"] == pytest.approx(one_image.summary()["mean_iou"])
+    assert meter(*rows).no_target_intervals()["n_acc"] == {"low": None, "high": None}
+    mixed = meter(*MIXED).no_target_intervals()
+    assert mixed["n_acc"] == {"low": 0.0, "high": 1.0}
+
+
+def counts() -> st.SearchStrategy[tuple[int, ...]]:
+    def row(target: int, predicted: int, share: float, image_id: int) -> tuple[int, ...]:
+        both = int(min(target, predicted) * share)
+        return image_id, both, target + predicted - both, predicted
+
+    pixels = st.integers(0, 10**6) | st.just(0)
+    return st.builds(row, pixels, pixels, st.floats(0, 1), st.integers(1, 5))
+
+
+@given(st.lists(counts(), min_size=1, max_size=30), st.integers(1, 5), st.randoms(use_true_random=False))
+def test_any_split_over_workers_gives_the_same_figures(
+    found: list[Any], num_workers: int, order: random.Random
+) -> None:
+    rows = [(i, *row) for i, row in enumerate(found)]
+    whole = meter(*rows)
+    order.shuffle(rows)
+    total = IouMeter()
+    for part in [meter(*rows[i::num_workers]) for i in range(num_workers)]:
+        total.merge(part)
+    assert total.summary() == whole.summary()
+    assert total.no_target_summary() == whole.no_target_summary()
+    # The mask decides what is empty, so both names mean the same figure here.
+    assert whole.no_target_summary()["gres_giou"] == whole.summary()["mean_iou"]
+    assert whole.no_target_summary()["gres_ciou"] == whole.summary()["overall_iou"]
+    assert total.intervals(50) == whole.intervals(50)

@@ -4,8 +4,12 @@ The layout: `<root>/<dataset>/refs(<split_by>).p`, `<root>/<dataset>/instances.j
 
 Unlabeled items come from `examples`: it uses refs and the table of images and nothing else, so it works, with identical
 results, when `instances.json` has annotations without segmentation, bbox, area and category_id, or has no annotations
-at all. Truth is looked at by `labeled_examples` alone. `digest` leaves truth out too, so deleting hidden truth does not
-change a run's identity.
+at all. Truth is in a file of its own (`refer_cache.py`) that `labeled_examples` alone opens. `digest` leaves truth out
+too, so deleting hidden truth does not change a run's identity.
+
+A ref refers to one object (`ann_id`), or, in gRefCOCO's way, to any number of them (`ann_ids`): its mask is the union
+of theirs, its category the one they share, else "". An empty list says that the image does not show what is spoken of:
+then the mask has no pixel, and that is no fault.
 
 Choices and departures from the REFER API (github.com/lichengunc/refer):
 - A split is matched exactly. REFER's `testA` also matches `testAB`, its `test` every test split.
@@ -13,6 +17,7 @@ Choices and departures from the REFER API (github.com/lichengunc/refer):
   train and val share images, and the val refs of a train image must not be trained on.
 - The expression is REFER's cleaned `sent` (`raw` where there is none), with white space collapsed.
 - The image file comes from the image table; a ref's own `file_name` carries an annotation suffix and is ignored.
+- Masks of several parts are united; `mask_rule="lavt"` gives the masks that LAVT and SemiRES make instead.
 - Where sizes are null, the image header is read. Sizes are those of the stored pixels, before any EXIF rotation, as the
   masks are.
 
@@ -27,16 +32,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from l2l_ray.data.masks import annotation_rle, mask_area_px
-from l2l_ray.data.refer_files import Instances, Ref, read_instances, read_refs, require_file
+from l2l_ray.data.masks import MaskRule, annotation_rle, mask_area_px, union_rle
+from l2l_ray.data.refer_cache import ReferColumns
+from l2l_ray.data.refer_files import Ref, require_file
 from l2l_ray.errors import DataError
 from l2l_ray.types import Example, LabeledExample, Rle, Skip
 
@@ -69,24 +74,33 @@ class ReferDataset:
     Example: `ReferDataset.open(Path("/data/refer"), "refcoco", "unc").examples("val")`
     """
 
-    def __init__(self, root: Path, dataset: str, split_by: str, refs: Sequence[Ref], instances: Instances) -> None:
+    def __init__(self, root: Path, dataset: str, split_by: str, columns: ReferColumns, mask_rule: MaskRule) -> None:
         """Take over parsed parts; use `open`."""
-        self.root, self.dataset, self.split_by = root, dataset, split_by
-        self._refs = list(refs)
-        self._images = instances.images
-        self._truths = instances.truths
-        self._categories = instances.categories
+        self.root, self.dataset, self.split_by, self.mask_rule = root, dataset, split_by, mask_rule
+        self._columns = columns
+        self._table = columns.table
         self._image_dir = root / "images" / _IMAGE_FOLDERS.get(dataset, dataset)
         self._located: dict[int, tuple[str, int, int] | _Problem] = {}
 
     @classmethod
-    def open(cls, root: Path, dataset: str, split_by: str) -> ReferDataset:
-        """Read refs and instances.
+    def open(
+        cls,
+        root: Path,
+        dataset: str,
+        split_by: str,
+        mask_rule: MaskRule = "union",
+        cache_dir: Path | None = None,
+    ) -> ReferDataset:
+        """Open a data set: the first time its files are parsed, later the columns made of them are mapped.
 
         Args:
             root: Folder that holds `<dataset>/` and `images/`.
             dataset: refcoco, refcoco+, refcocog, refclef, refshapes, ...
             split_by: unc, umd, google, berkeley, l2l, ...
+            mask_rule: What the parts of an annotation make: their "union", or "lavt", what LAVT and SemiRES make of
+                them: the pixels that exactly one part covers.
+            cache_dir: Where the columns are kept; None = `$L2L_HOME/cache/refer`, else `~/l2l_runs/cache/refer`. A
+                folder that cannot be written costs time, no more.
         Raises:
             DataError: If a file is missing (the message lists what is there), is not what it should be, or ids repeat.
         """
@@ -95,9 +109,7 @@ class ReferDataset:
         refs_path, instances_path = folder / f"refs({split_by}).p", folder / "instances.json"
         require_file(refs_path, root, dataset)
         require_file(instances_path, root, dataset)
-        refs = read_refs(refs_path)
-        instances = read_instances(instances_path, {ref.ann_id for ref in refs})
-        opened = cls(root, dataset, split_by, refs, instances)
+        opened = cls(root, dataset, split_by, ReferColumns(refs_path, instances_path, cache_dir), mask_rule)
         if opened.missing_splits:
             logger.warning("%s holds no refs of %s; it has %s", refs_path, opened.missing_splits, opened.splits)
         return opened
@@ -105,7 +117,7 @@ class ReferDataset:
     @property
     def splits(self) -> tuple[str, ...]:
         """Splits that have refs, train first."""
-        found = dict.fromkeys(ref.split for ref in self._refs)
+        found = self._table.splits
         known = [split for split in _SPLIT_ORDER if split in found]
         return (*known, *(split for split in found if split not in known))
 
@@ -118,10 +130,15 @@ class ReferDataset:
     @property
     def digest(self) -> str:
         """Hex hash of refs (ids, splits, expressions) and of the rows of their images; truth does not enter."""
-        used = {ref.image_id for ref in self._refs}
-        images = [(image_id, *self._images[image_id]) for image_id in sorted(used & self._images.keys())]
-        content = json.dumps([self.dataset, self.split_by, self._refs, images], separators=(",", ":"))
+        refs = self.refs()
+        rows = ((image_id, self._table.image(image_id)) for image_id in sorted({ref.image_id for ref in refs}))
+        images = [(image_id, *row) for image_id, row in rows if row is not None]
+        content = json.dumps([self.dataset, self.split_by, refs, images], separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
+
+    def refs(self) -> list[Ref]:
+        """Return all refs, in file order."""
+        return list(self._table.refs())
 
     def image_ids(self, split: str) -> list[int]:
         """Return the ids of a split's images, in the order in which refs mention them first.
@@ -129,7 +146,8 @@ class ReferDataset:
         Raises:
             DataError: If the split has no refs here.
         """
-        return list(dict.fromkeys(ref.image_id for ref in self._refs_of(split)))
+        self._require_split(split)
+        return self._table.image_ids(self._table.rows(split))
 
     def examples(
         self,
@@ -183,23 +201,25 @@ class ReferDataset:
                     examples.append(LabeledExample(sent_id, ref.ref_id, ref.image_id, *located, expression, *truth))
         return examples, skips
 
-    def _refs_of(self, which: str | Sequence[int], split: str = "train") -> list[Ref]:
+    def _refs_of(self, which: str | Sequence[int], split: str = "train") -> Iterator[Ref]:
         name = which if isinstance(which, str) else split
-        refs = [ref for ref in self._refs if ref.split == name]
-        if not refs:
+        self._require_split(name)
+        rows = self._table.rows(name)
+        if not isinstance(which, str):
+            if unknown := sorted(set(which) - set(self._table.image_ids(rows))):
+                raise DataError(
+                    f"image ids {unknown[:5]} ({len(unknown)} in all) have no refs in split {name!r} of "
+                    f"{self.dataset}; take ids from image_ids(split) and pass the same split"
+                )
+            rows = self._table.rows(name, which)
+        return self._table.refs(rows)
+
+    def _require_split(self, split: str) -> None:
+        if split not in self._table.splits:
             raise DataError(
-                f"split {name!r} has no refs in {self.dataset} ({self.split_by}) under {self.root}; "
+                f"split {split!r} has no refs in {self.dataset} ({self.split_by}) under {self.root}; "
                 f"present: {list(self.splits)}; use one of these, or complete the data set"
             )
-        if isinstance(which, str):
-            return refs
-        wanted = set(which)
-        if unknown := sorted(wanted - {ref.image_id for ref in refs}):
-            raise DataError(
-                f"image ids {unknown[:5]} ({len(unknown)} in all) have no refs in split {name!r} of {self.dataset}; "
-                "take ids from image_ids(split) and pass the same split"
-            )
-        return [ref for ref in refs if ref.image_id in wanted]
 
     def _sentences(
         self, ref: Ref, expressions_per_ref: int | None, max_words: int, skips: list[Skip]
@@ -218,11 +238,12 @@ class ReferDataset:
             if len(words) > max_words:
                 reason = f"{len(words)} words, cut to max_words={max_words}; the item stays"
                 skips.append(Skip("long_expression_cut", sent_id, self._path(ref.image_id), reason))
+                expression = " ".join(words[:max_words])
             num_left -= 1
-            yield sent_id, " ".join(words[:max_words])
+            yield sent_id, expression
 
     def _path(self, image_id: int) -> str:
-        row = self._images.get(image_id)
+        row = self._table.image(image_id)
         return str(self._image_dir / row.file_name) if row else ""
 
     def _locate(self, image_id: int) -> tuple[str, int, int] | _Problem:
@@ -232,10 +253,10 @@ class ReferDataset:
         return self._located[image_id]
 
     def _locate_uncached(self, image_id: int) -> tuple[str, int, int] | _Problem:
-        row = self._images.get(image_id)
+        row = self._table.image(image_id)
         if row is None:
             return _Problem("missing_image", f"image_id {image_id} is not in the images of instances.json")
-        path = self._path(image_id)
+        path = str(self._image_dir / row.file_name)
         if row.width_px and row.height_px:
             return path, row.width_px, row.height_px
         try:
@@ -252,30 +273,48 @@ class ReferDataset:
             )
 
     def _truth(self, ref: Ref, located: tuple[str, int, int] | _Problem) -> tuple[Rle, str] | _Problem:
-        truth = self._truths.get(ref.ann_id)
-        if truth is None or not truth.segmentation:
-            what = "does not exist" if truth is None else "has no segmentation"
-            return _Problem("missing_mask", f"annotation {ref.ann_id} of ref {ref.ref_id} {what}")
+        """Return the mask of what a ref refers to, the union of its annotations, and their category."""
+        if problem := self._missing_truth(ref):
+            return problem
         if isinstance(located, _Problem):
             return located
         _, width, height = located
-        try:
-            rle = annotation_rle(truth.segmentation, height, width)
-        except DataError as error:
-            return _Problem("invalid_mask", f"annotation {ref.ann_id}: {error}")
-        if mask_area_px(rle):
-            return rle, self._categories.get(truth.category_id, "")
-        if _is_outside(truth.segmentation, height, width):
-            return _Problem(
-                "mask_outside_image", f"annotation {ref.ann_id} lies outside its image of {width} x {height} px"
-            )
-        return _Problem("empty_mask", f"annotation {ref.ann_id} covers no pixel of its image of {width} x {height} px")
+        truths = self._columns.truths
+        found = [truth for ann_id in ref.ann_ids if (truth := truths.truth(ann_id))]
+        rles = []
+        for ann_id, truth in zip(ref.ann_ids, found, strict=True):
+            try:
+                rles.append(annotation_rle(truth.segmentation, height, width, self.mask_rule))
+            except DataError as error:
+                return _Problem("invalid_mask", f"annotation {ann_id}: {error}")
+        rle = union_rle(rles, height, width)
+        categories = {truths.category(truth.category_id) for truth in found}
+        if mask_area_px(rle) or not rles:
+            return rle, categories.pop() if len(categories) == 1 else ""
+        size = f"its image of {width} x {height} px"
+        if _is_outside([truth.segmentation for truth in found], height, width):
+            return _Problem("mask_outside_image", f"{_annotations(ref)} lies outside {size}")
+        return _Problem("empty_mask", f"{_annotations(ref)} covers no pixel of {size}")
+
+    def _missing_truth(self, ref: Ref) -> _Problem | None:
+        for ann_id in ref.ann_ids:
+            truth = self._columns.truths.truth(ann_id)
+            if truth is None or not truth.segmentation:
+                what = "does not exist" if truth is None else "has no segmentation"
+                return _Problem("missing_mask", f"annotation {ann_id} of ref {ref.ref_id} {what}")
+        return None
 
 
-def _is_outside(segmentation: Any, height: int, width: int) -> bool:
-    polygons = [part for part in segmentation if isinstance(part, array) and len(part) > 1]
+def _annotations(ref: Ref) -> str:
+    return f"annotation {', '.join(map(str, ref.ann_ids))}"
+
+
+def _is_outside(segmentations: Iterable[Any], height: int, width: int) -> bool:
+    """Tell whether all polygons, if there are any, lie on one side of the image."""
+    parts = [part for segmentation in segmentations if isinstance(segmentation, list) for part in segmentation]
+    polygons = [part for part in parts if isinstance(part, np.ndarray) and len(part) > 1]
     if not polygons:
         return False
-    points = np.concatenate([np.asarray(part)[: len(part) // 2 * 2].reshape(-1, 2) for part in polygons])
+    points = np.concatenate([part[: len(part) // 2 * 2].reshape(-1, 2) for part in polygons])
     low, high = points.min(axis=0), points.max(axis=0)
     return bool((high <= 0).any() or (low >= (width, height)).any())

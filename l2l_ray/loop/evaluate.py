@@ -1,7 +1,8 @@
 """From evaluation parts to the run's figures: summaries per split, the selector's quality, the final table.
 
-Every number carries its protocol: masks at native image size, every sentence, mean_iou per sentence. The version of a
-row is chosen on val alone and the tests are read once, for that version.
+Every number carries its protocol (`data.protocols`): by default masks at native image size, every sentence, mean_iou
+per sentence. The version of a row is chosen on val alone and the tests are read once, for that version. Files of older
+runs, which counted fewer things per sentence, are read as far as they go.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from typing import Any
 import pandas as pd
 
 from l2l_ray.config import RunConfig
+from l2l_ray.data.protocols import NATIVE, Protocol, protocol_named
 from l2l_ray.errors import DataError
+from l2l_ray.loop.breakdown import breakdown
 from l2l_ray.loop.driver_plan import PRIOR_ONLY, VAL, EvalItem, Plan
 from l2l_ray.loop.hidden_truth import pseudo_label_quality
 from l2l_ray.loop.labeling import EvalPart, Labeler
@@ -30,7 +33,6 @@ from l2l_ray.report.page import write_report
 logger = logging.getLogger(__name__)
 
 Group = tuple[str, int, str]
-PROTOCOL = "native image size, every sentence, IoU 1 where prediction and truth are both empty"
 LABELS = {
     PRIOR_ONLY: "prior only (zero-shot)",
     "supervised": "supervised, with guidance",
@@ -66,7 +68,7 @@ class Evaluations:
         qualities = [part.quality for part in parts if part.quality is not None]
         quality = sum(qualities[1:], qualities[0]) if qualities else None
         frame = pd.DataFrame(rows)
-        summary = _meter(frame).summary()
+        summary = meter_of(frame).summary()
         event: dict[str, Any] = {"event": "evaluation", "method": group[0], "version": group[1], "split": group[2]}
         event |= {**summary, **({"quality": quality.summary()} if quality else {})}
         path = self._path(group)
@@ -102,7 +104,19 @@ class Evaluations:
 
     def meter(self, group: Group) -> IouMeter:
         """Return the meter holding a complete group's rows."""
-        return _meter(pd.read_parquet(self._path(group)))
+        return meter_of(self.frame(group))
+
+    def frame(self, group: Group) -> pd.DataFrame:
+        """Return a complete group's rows, one per sentence; columns as in `labeling.EvalPart`."""
+        return pd.read_parquet(self._path(group))
+
+    def figures(self, group: Group) -> dict[str, Any]:
+        """Return `summary` with 95 % intervals and, where some sentences refer to nothing, the figures of GRES."""
+        meter = self.meter(group)
+        figures = {**meter.summary(), "interval": meter.intervals()}
+        if meter.has_no_target():
+            figures["no_target"] = {**meter.no_target_summary(), "interval": meter.no_target_intervals()}
+        return figures
 
     def joined(self, method: str, version: int, splits: Iterable[str]) -> IouMeter:
         """Return one meter over several splits; their sentences and images are disjoint."""
@@ -121,11 +135,24 @@ class Evaluations:
         return self._run.path / "evals" / version_name(method, version) / f"{split}.parquet"
 
 
-def _meter(frame: pd.DataFrame) -> IouMeter:
-    meter = IouMeter()
-    columns = (frame[name].tolist() for name in ("sent_id", "image_id", "intersection", "union"))
-    for sent_id, image_id, intersection, union in zip(*columns, strict=True):
-        meter.add(sent_id, image_id, intersection, union)
+def protocol_of(frame: pd.DataFrame) -> Protocol:
+    """Return the protocol that rows of one file were counted under; native where an older file does not say.
+
+    Raises:
+        DataError: The rows were counted under several.
+    """
+    names = frame["protocol"].unique().tolist() if "protocol" in frame else [NATIVE.name]
+    if len(names) != 1:
+        raise DataError(f"rows of one evaluation must be counted under one protocol, got {names}; evaluate them again")
+    return protocol_named(names[0])
+
+
+def meter_of(frame: pd.DataFrame) -> IouMeter:
+    """Return the meter that holds the rows of a per-sentence file."""
+    meter = IouMeter(protocol_of(frame).empty_union_iou)
+    known = [name for name in ("sent_id", "image_id", "intersection", "union", "predicted_px") if name in frame]
+    for row in zip(*(frame[name].tolist() for name in known), strict=True):
+        meter.add(*row)
     return meter
 
 
@@ -138,11 +165,17 @@ def label_of(method: str) -> str:
 def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluations) -> dict[str, Any]:
     """Return the final table as data: one row per method, the version chosen on val, all splits."""
     steps = config.loop.burn_in_steps + config.loop.rounds * config.loop.round_steps
-    rows = []
+    rows: list[dict[str, Any]] = []
+    parts: list[dict[str, Any]] = []
     main = run.methods[-1]
     for method in (PRIOR_ONLY, *run.methods):
         version = plan.best_version(method)
-        splits = {s: evaluations.summary((method, version, s)) for s in plan.split_sizes}
+        splits = {s: evaluations.figures((method, version, s)) for s in plan.split_sizes}
+        parts += [
+            {"method": method, "version": version, "split": split, **part}
+            for split in plan.split_sizes
+            for part in breakdown(evaluations.frame((method, version, split)), meter_of)
+        ]
         rows.append(
             {
                 "method": method,
@@ -153,7 +186,7 @@ def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluati
             }
         )
     return {
-        "protocol": PROTOCOL,
+        "protocol": NATIVE.description,
         "dataset": config.data.dataset,
         "split_by": config.data.split_by,
         "labeled_frac": config.data.labeled_frac,
@@ -168,6 +201,7 @@ def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluati
             for method in (PRIOR_ONLY, *run.methods[:-1])
             if plan.split_sizes
         ],
+        "breakdown": parts,
     }
 
 

@@ -11,14 +11,15 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from l2l_ray.config import RunConfig, selector_for
 from l2l_ray.data.dataset import ImageStore
-from l2l_ray.data.masks import batch_native_iou
+from l2l_ray.data.masks import mask_area_px
+from l2l_ray.data.protocols import NATIVE, Protocol
 from l2l_ray.device import pick_device
 from l2l_ray.keys import sample_key
 from l2l_ray.loop.checkpoint import load_weights
@@ -57,12 +58,13 @@ class PanelData:
 
 @dataclass(frozen=True)
 class EvalPart:
-    """Figures of one slice of a split.
+    """Figures of one slice of a split: pixel counts under the named protocol, and what figures are broken down by.
 
-    Example: `EvalPart([{"sent_id": 7, "image_id": 3, "intersection": 90, "union": 120}], None)`
+    Example: `EvalPart([{"sent_id": 7, "image_id": 3, "intersection": 90, "union": 120}], None)`; further columns are
+    predicted_px, target_px (0 = empty), area_frac (target by native area), num_words, category and protocol.
     """
 
-    rows: list[dict[str, float]]
+    rows: list[dict[str, Any]]
     quality: Quality | None  # of the version's selector; val only
 
 
@@ -116,18 +118,24 @@ class Labeler:
             seconds=time.monotonic() - started,
         )
 
-    def evaluate(self, method: str, version: int, split: str, start: int, stop: int) -> EvalPart:
-        """Evaluate sentences [start, stop) of a split: the teacher's masks at native size, and on val its selector."""
+    def evaluate(
+        self, method: str, version: int, split: str, start: int, stop: int, protocol: Protocol = NATIVE
+    ) -> EvalPart:
+        """Evaluate sentences [start, stop) of a split: the teacher's masks by `protocol`, and on val its selector."""
         table = self._table(split)
-        rows: list[dict[str, float]] = []
+        rows: list[dict[str, Any]] = []
         quality: Quality | None = None
         for part in self._batches(list(range(start, stop))):
             inputs = table.inputs(part).to(self._device)
-            rows += self._ious(self._logits(method, version, inputs), [table.examples[i] for i in part])
+            rows += _counts(protocol, self._logits(method, version, inputs), [table.examples[i] for i in part])
             if split == VAL and method not in LABELS_NOTHING and part[0] < QUALITY_SENTENCES:
                 found = self._quality(method, version, table, part, inputs)
                 quality = found if quality is None else quality + found
         return EvalPart(rows, quality)
+
+    def mask_logits(self, method: str, version: int, name: str, indices: list[int]) -> Float[Tensor, "B G G"]:
+        """Return a version's mask logits for some rows of a table."""
+        return self._logits(method, version, self._table(name).inputs(indices).to(self._device)).float().cpu()
 
     def views_and_selection(self, method: str, version: int, split: str, indices: list[int]) -> PanelData:
         """Return everything the report shows of a few samples of an evaluation split."""
@@ -188,14 +196,6 @@ class Labeler:
             return torch.where(inputs.has_prior[:, None, None], torch.logit(inputs.proposal, eps=1e-6), -1.0)
         return predict(self._model(method, version), inputs, self.config.loop.autocast)
 
-    def _ious(self, logits: Float[Tensor, "B G G"], rows: list[Example]) -> list[dict[str, float]]:
-        labeled = [row for row in rows if isinstance(row, LabeledExample)]
-        intersections, unions = batch_native_iou(logits.cpu(), [row.mask_rle for row in labeled])
-        return [
-            {"sent_id": row.sent_id, "image_id": row.image_id, "intersection": int(i), "union": int(u)}
-            for row, i, u in zip(labeled, intersections, unions, strict=True)
-        ]
-
     def _quality(self, method: str, version: int, table: Table, part: list[int], inputs: Inputs) -> Quality:
         """Judge the version's selector; the run's main one also against the rules at equal coverage."""
         views, selection = self._select(method, version, table, part, inputs, round_index=version)
@@ -248,6 +248,26 @@ class Labeler:
             while len(self._selectors) > _KEPT_VERSIONS:
                 self._selectors.popitem(last=False)
         return self._selectors[path]
+
+
+def _counts(protocol: Protocol, logits: Float[Tensor, "B G G"], rows: list[Example]) -> list[dict[str, Any]]:
+    labeled = [row for row in rows if isinstance(row, LabeledExample)]
+    counts = protocol.counts(logits.cpu(), [row.mask_rle for row in labeled])
+    return [
+        {
+            "sent_id": row.sent_id,
+            "image_id": row.image_id,
+            "intersection": int(counts.intersection[i]),
+            "union": int(counts.union[i]),
+            "predicted_px": int(counts.predicted[i]),
+            "target_px": int(counts.target[i]),
+            "area_frac": mask_area_px(row.mask_rle) / (row.width_px * row.height_px),
+            "num_words": len(row.expression.split()),
+            "category": row.category,
+            "protocol": protocol.name,
+        }
+        for i, row in enumerate(labeled)
+    ]
 
 
 def _weight_map(weight: np.ndarray, action: np.ndarray) -> np.ndarray | None:

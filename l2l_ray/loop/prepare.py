@@ -17,9 +17,10 @@ from typing import TypeVar
 
 from PIL import Image
 
-from l2l_ray.config import EMBEDDED, RunConfig
+from l2l_ray.config import EMBEDDED, DataConfig, RunConfig
 from l2l_ray.data.dataset import ImageStore
 from l2l_ray.data.refer import ReferDataset
+from l2l_ray.data.split_files import read_split, require_fraction
 from l2l_ray.data.splits import split_labeled
 from l2l_ray.data.synthetic import write_refshapes
 from l2l_ray.errors import DataError, L2LError
@@ -120,7 +121,7 @@ def _build(config: RunConfig, run: RunFolder) -> Tables:
             f"{config.data.dataset} has no train split, only {dataset.splits}; choose another --data.split_by"
         )
     data = config.data
-    labeled_ids, unlabeled_ids = split_labeled(dataset.image_ids("train"), data.labeled_frac, data.split_seed)
+    labeled_ids, unlabeled_ids = _split(dataset, data)
     images = ImageStore(config.segmenter.image_size, data.image_cache_mb)
     skips: list[Skip] = []
 
@@ -146,6 +147,18 @@ def _build(config: RunConfig, run: RunFolder) -> Tables:
     for name in reversed(tables.prior_order):  # "labeled" last: it marks the set as complete
         write_table(run.table_path(name), tables.examples(name))
     return tables
+
+
+def _split(dataset: ReferDataset, data: DataConfig) -> tuple[list[int], list[int]]:
+    """Return the labeled and the unlabeled train images, by the split file where there is one."""
+    image_ids = dataset.image_ids("train")
+    if data.split_file is None:
+        return split_labeled(image_ids, data.labeled_frac, data.split_seed)
+    if data.split_seed:
+        logger.warning("data.split_seed has no effect: data.split_file says which images are labeled")
+    labeled, unlabeled = read_split(Path(data.split_file).expanduser(), dataset.digest, image_ids)
+    require_fraction(data.labeled_frac, len(labeled), len(image_ids))
+    return labeled, unlabeled
 
 
 def answer_batch(mllm: MllmPrior, questions: Sequence[Question]) -> list[Reply]:

@@ -50,7 +50,7 @@ class PseudoSet:
         """Read a round's committed shards."""
         row_of = {example.sent_id: row for row, example in enumerate(table.examples)}
         labels = [label for file in files for label in read_shard(file)]
-        used = [label for label in labels if label.gate >= 0.5 and _claims_something(label)]
+        used = [label for label in labels if is_used(label)]
         cells = np.stack([_pack(label) for label in used]) if used else np.zeros((0, table.grid, table.grid), np.uint8)
         return cls(table, [row_of[label.sent_id] for label in used], cells, len(labels))
 
@@ -84,8 +84,9 @@ class PseudoSet:
         }
 
 
-def _claims_something(label: PseudoLabel) -> bool:
-    return bool(((label.from_teacher | label.from_prior) & label.target).any())
+def is_used(label: PseudoLabel) -> bool:
+    """Whether training uses a label: its gate is on, and some accepted cell is of the object."""
+    return label.gate >= 0.5 and bool(((label.from_teacher | label.from_prior) & label.target).any())
 
 
 def _pack(label: PseudoLabel) -> UInt8[np.ndarray, "G G"]:

@@ -20,6 +20,7 @@ from PIL import Image
 
 from l2l_ray.report import plots
 from l2l_ray.report.board import write_tensorboard
+from l2l_ray.report.details import breakdown_table, intervals_table, no_target_table
 from l2l_ray.report.examples import (
     ACCEPTED,
     ACCEPTED_RGB,
@@ -88,7 +89,10 @@ def render(record: RunRecord) -> str:
         main_label=record.labels.get(record.main_method, record.main_method) or "an unnamed selector",
         stats=_stats(record),
         results=results_table(record.rows) if record.rows else None,
+        intervals=intervals_table(record),
+        no_target=no_target_table(record),
         differences=differences_table(record),
+        breakdown=breakdown_table(record),
         validation_figures=_validation_figures(record),
         training_figures=_training_figures(record),
         label_figures=_label_figures(record),

@@ -115,7 +115,7 @@ def results_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = PA
     """Return one line per method: the metrics of every split, then the version evaluated and its training steps."""
     splits = list(dict.fromkeys(split for row in rows for split in splits_of(row)))
     columns = [(split, metric) for split in splits for metric in metrics]
-    found = [{split: flatten(_float_keys(scores)) for split, scores in splits_of(row).items()} for row in rows]
+    found = [{split: flatten(float_keys(scores)) for split, scores in splits_of(row).items()} for row in rows]
     values = [[line.get(split, {}).get(metric) for split, metric in columns] for line in found]
     best = _best(values, [not row.get("reference") for row in rows])
     extra = [name for name in ("version", "steps") if any(row.get(name) is not None for row in rows)]
@@ -129,7 +129,7 @@ def results_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = PA
     ]
     groups = [("", 1), *((_with_num(split, found), len(metrics)) for split in splits)]
     groups += [("", len(extra))] if extra else []
-    return Table(tuple(groups), ("Method", *(_short(m) for _, m in columns), *extra), tuple(lines))
+    return Table(tuple(groups), ("Method", *(short_name(m) for _, m in columns), *extra), tuple(lines))
 
 
 def differences_table(record: RunRecord) -> Table | None:
@@ -242,8 +242,8 @@ def splits_of(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {k: v for k, v in splits.items() if isinstance(v, dict)} if isinstance(splits, dict) else {}
 
 
-def _float_keys(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """`precision_at` has float keys in memory and text keys in JSON; "0.50" and 0.5 are the same threshold."""
+def float_keys(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return scores with text keys: in memory `precision_at` has floats; "0.50" and 0.5 are the same threshold."""
     thresholds = scores.get("precision_at")
     if not isinstance(thresholds, Mapping):
         return dict(scores)
@@ -255,7 +255,8 @@ def _with_num(split: str, found: Sequence[Mapping[str, Mapping[str, Any]]]) -> s
     return f"{split}, n = {nums.pop()}" if len(nums) == 1 and nums != {None} else split
 
 
-def _short(metric: str) -> str:
+def short_name(metric: str) -> str:
+    """Return a metric's name as column heads have it: oIoU, mIoU, P@0.5."""
     return _SHORT.get(metric, metric.replace("precision_at.", "P@"))
 
 

@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from l2l_ray.data.masks import (
+    MaskRule,
     annotation_rle,
     batch_native_iou,
     decode,
@@ -17,6 +20,7 @@ from l2l_ray.data.masks import (
     grid_masks,
     mask_area_px,
     mask_to_grid,
+    union_rle,
 )
 from l2l_ray.errors import DataError
 from l2l_ray.types import Rle
@@ -33,6 +37,19 @@ def blobs(seed: int, height: int, width: int) -> np.ndarray:
         y, x = rng.integers(height), rng.integers(width)
         mask[y : y + rng.integers(1, height), x : x + rng.integers(1, width)] ^= True
     return mask
+
+
+def wrapping_counts(num_pixels: int) -> str:
+    """Return COCO's string of three runs whose sum is right only because 64 bits overflow."""
+    text = ""
+    for run in (2**59 - 1,) * 2 + (num_pixels + 2 - 2**60,):
+        while True:
+            code, run = run & 0x1F, run >> 5
+            more = run != (-1 if code & 0x10 else 0)
+            text += chr(48 + code + 0x20 * more)
+            if not more:
+                break
+    return text
 
 
 def test_one_polygon() -> None:
@@ -97,11 +114,38 @@ def test_rle_in_all_its_forms() -> None:
         ({"size": [5, 7], "counts": "PPP"}, "do not describe a mask"),
         ({"size": [5, 7], "counts": b"\xff\xff"}, "do not describe a mask"),
         ({"size": [5, 7], "counts": "o" * 20 + "0"}, "do not describe a mask"),
+        ({"size": [5, 7], "counts": wrapping_counts(5 * 7)}, "do not describe a mask"),
+        ([[1, 2, 3, 4, 5, 10**400]], "flat list of numbers"),
+        ([[0, 0, 99999, 0, 0, 99999] * 50], "px around, expected at most"),
+        (True, "x, y pairs"),
+        ("polygons", "flat list of numbers"),
+        ([None], "x, y pairs"),
+        ([{}], "does not fit"),
     ],
 )
 def test_malformed_segmentations_are_named(segmentation: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         annotation_rle(segmentation, 5, 7)
+
+
+def test_the_lavt_rule_keeps_what_exactly_one_part_covers() -> None:
+    first, second, third = rectangle(0, 0, 4, 4), rectangle(2, 2, 6, 6), rectangle(3, 3, 5, 5)
+    num_parts = np.zeros((6, 8), dtype=int)
+    for x0, y0, x1, y1 in ((0, 0, 4, 4), (2, 2, 6, 6), (3, 3, 5, 5)):
+        num_parts[y0:y1, x0:x1] += 1
+    assert num_parts.max() == 3
+    for parts in ([first, second, third], [encode(decode(annotation_rle([p], 6, 8))) for p in (first, second, third)]):
+        np.testing.assert_array_equal(decode(annotation_rle(parts, 6, 8, "lavt")), num_parts == 1)
+        np.testing.assert_array_equal(decode(annotation_rle(parts, 6, 8)), num_parts > 0)
+    assert annotation_rle([first], 6, 8, "lavt") == annotation_rle([first], 6, 8)
+    assert mask_area_px(annotation_rle([first, first], 6, 8, "lavt")) == 0
+
+
+def test_union_of_masks() -> None:
+    left, right = (annotation_rle([rectangle(x, 0, x + 3, 2)], 6, 8) for x in (0, 2))
+    assert mask_area_px(union_rle([left, right], 6, 8)) == 10
+    assert union_rle([left], 6, 8) == left == union_rle([left, left], 6, 8)
+    assert union_rle([], 6, 8) == encode(np.zeros((6, 8), dtype=bool))
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside pycocotools' decode
@@ -200,6 +244,23 @@ def test_native_iou_by_hand() -> None:
     assert unions.tolist() == [20, 12, 32, 0]
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_native_iou_is_that_of_upsampling_everything(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    grid, height, width = ((6, 30, 41), (24, 7, 50), (1, 5, 4), (16, 16, 16))[seed % 4]
+    logits = torch.randn(9, grid, grid, generator=generator)
+    if seed % 3 == 1:
+        logits = logits.round()  # many pixels are exactly 0
+    if seed % 3 == 2:
+        logits[:, grid // 2 :] -= 5
+        logits[0, 0, 0], logits[1, 0, 0], logits[2, 0, 0] = float("inf"), float("-inf"), float("nan")
+    rles = [encode(blobs(i, height, width)) for i in range(9)]
+    found = batch_native_iou(logits, rles)
+    for i, rle in enumerate(rles):
+        predicted, truth = (grid_logits_to_native(logits[i], height, width) > 0).numpy(), decode(rle)
+        assert (found[0][i], found[1][i]) == ((predicted & truth).sum(), (predicted | truth).sum()), i
+
+
 def test_zero_logit_is_background() -> None:
     intersections, unions = batch_native_iou(torch.zeros(1, 2, 2), [encode(np.ones((4, 4), dtype=bool))])
     assert (intersections.tolist(), unions.tolist()) == ([0], [16])
@@ -223,3 +284,23 @@ def test_native_iou_checks_its_input() -> None:
     with pytest.raises(DataError, match=r"\[\(4, 4\)\], images of \[\(4, 5\)\]"):
         batch_native_iou(torch.zeros(1, 2, 2), [rle], [(4, 5)])
     assert [counts.tolist() for counts in batch_native_iou(torch.zeros(0, 2, 2), [])] == [[], []]
+
+
+NUMBERS = st.none() | st.integers(-200, 200) | st.integers() | st.floats() | st.text(max_size=3)
+PARTS = (
+    NUMBERS
+    | st.lists(NUMBERS, max_size=8)
+    | st.lists(st.floats(-50, 50), min_size=6, max_size=12)
+    | st.fixed_dictionaries(
+        {}, optional={"size": st.just([5, 7]) | NUMBERS, "counts": st.lists(NUMBERS) | st.text() | st.binary()}
+    )
+)
+
+
+@given(PARTS | st.lists(PARTS, max_size=3), st.sampled_from(("union", "lavt")))
+def test_random_segmentations_end_as_masks_or_as_the_error(segmentation: Any, mask_rule: MaskRule) -> None:
+    try:
+        rle = annotation_rle(segmentation, 5, 7, mask_rule)
+    except DataError:
+        return
+    assert decode(rle).shape == (5, 7)

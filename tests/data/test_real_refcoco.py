@@ -49,31 +49,64 @@ def store() -> Iterator[ImageStore]:
     opened.close()
 
 
-def refer_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Return the mask as REFER's getMask makes it (decode every part, add them up), with every covered pixel kept."""
+def refer_parts(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """Return REFER's getMask: every part decoded, and added up. A pixel of n parts has the value n."""
     parts = coco_mask.frPyObjects(segmentation, height, width) if isinstance(segmentation[0], list) else segmentation
-    return coco_mask.decode(parts).sum(axis=2) > 0
+    summed: np.ndarray = coco_mask.decode(parts).sum(axis=2)
+    return summed
+
+
+class ReferApi:
+    """What the REFER API answers, stated again: two files, whole, and look-ups by id."""
+
+    def __init__(self, folder: Path, split_by: str) -> None:
+        self.refs = {ref["ref_id"]: ref for ref in pickle.loads((folder / f"refs({split_by}).p").read_bytes())}
+        instances = json.loads((folder / "instances.json").read_text())
+        self.images = {item["id"]: item for item in instances["images"]}
+        self.annotations = {item["id"]: item for item in instances["annotations"]}
+        self.categories = {item["id"]: item["name"] for item in instances["categories"]}
+
+    def annotation(self, ref_id: int) -> dict[str, Any]:
+        found: dict[str, Any] = self.annotations[self.refs[ref_id]["ann_id"]]
+        return found
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # inside pycocotools' decode
-def test_masks_are_those_of_refer(photos: ReferDataset) -> None:
-    instances = json.loads((photos.root / "refcoco/instances.json").read_text())
-    refs = pickle.loads((photos.root / "refcoco/refs(smoke).p").read_bytes())
-    annotations = {item["id"]: item for item in instances["annotations"]}
-    names = {item["id"]: item["name"] for item in instances["categories"]}
-    by_ref = {ref["ref_id"]: annotations[ref["ann_id"]] for ref in refs}
-    checked = 0
+def test_everything_is_that_of_refer(photos: ReferDataset) -> None:
+    api = ReferApi(photos.root / "refcoco", "smoke")
+    lavt = ReferDataset.open(photos.root, "refcoco", "smoke", mask_rule="lavt")
+    seen: Counter[int] = Counter()
     for split in photos.splits:
         examples, skips = photos.labeled_examples(split)
         assert not skips
-        for e in examples:
-            truth = by_ref[e.ref_id]
-            expected = refer_mask(truth["segmentation"], e.height_px, e.width_px)
-            np.testing.assert_array_equal(decode(e.mask_rle), expected)
-            assert mask_area_px(e.mask_rle) == expected.sum() > 0 and e.category == names[truth["category_id"]]
-            checked += 1
-    assert checked == sum(len(ref["sentences"]) for ref in refs)
-    assert len(refs) == 81
+        for e, other in zip(examples, lavt.labeled_examples(split)[0], strict=True):
+            ref, annotation = api.refs[e.ref_id], api.annotation(e.ref_id)
+            image = api.images[ref["image_id"]]
+            assert (e.image_id, split) == (ref["image_id"], ref["split"])
+            assert (Path(e.image_path).name, e.width_px, e.height_px) == tuple(
+                image[key] for key in ("file_name", "width", "height")
+            )
+            sentence = next(s for s in ref["sentences"] if s["sent_id"] == e.sent_id)
+            assert e.expression == sentence["sent"] and e.expression.split() == sentence["tokens"]
+            parts = refer_parts(annotation["segmentation"], e.height_px, e.width_px)
+            mask = decode(e.mask_rle)
+            np.testing.assert_array_equal(mask, parts > 0)
+            np.testing.assert_array_equal(decode(other.mask_rle), parts == 1)
+            assert mask_area_px(e.mask_rle) == (parts > 0).sum() > 0
+            assert e.category == api.categories[annotation["category_id"]]
+            _check_box(mask, annotation["bbox"])
+            seen[e.ref_id] += 1
+    assert seen == {i: len(ref["sentences"]) for i, ref in api.refs.items()} and len(seen) == 81
+
+
+def _check_box(mask: np.ndarray, box_xywh: list[float]) -> None:
+    """Check that a mask fills its annotation's box: COCO's boxes are up to 6 px off its outlines (IoU 0.967 here)."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    x, y, width, height = box_xywh
+    found = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    common = np.minimum(found[2:], (x + width, y + height)) - np.maximum(found[:2], (x, y))
+    union = (found[2] - found[0]) * (found[3] - found[1]) + width * height - common.prod()
+    assert common.min() > 0 and common.prod() / union > 0.95
 
 
 def test_all_photos_are_usable(photos: ReferDataset, store: ImageStore) -> None:
@@ -114,6 +147,25 @@ def test_a_perfect_grid_scores_high_at_native_size(photos: ReferDataset) -> None
     assert meter.summary()["mean_iou"] > 0.85
     first = (grid_logits_to_native(logits[0], examples[0].height_px, examples[0].width_px) > 0).numpy()
     assert intersections[0] == (first & decode(examples[0].mask_rle)).sum()
+
+
+def test_all_refs_and_sentences_of_refcoco_load(boxes_root: Path) -> None:
+    api = ReferApi(boxes_root / "refcoco", "unc")
+    data = ReferDataset.open(boxes_root, "refcoco", "unc")
+    refs = data.refs()
+    assert len(refs) == 8029 == len(api.refs)
+    num_sentences = 0
+    for ref in refs:
+        expected = api.refs[ref.ref_id]
+        assert (ref.ann_ids, ref.image_id, ref.split) == (
+            (expected["ann_id"],),
+            expected["image_id"],
+            expected["split"],
+        )
+        sentences = {s["sent_id"]: s["sent"] for s in expected["sentences"]}
+        assert {i: text.split() for i, text in ref.sentences} == {i: text.split() for i, text in sentences.items()}
+        num_sentences += len(sentences)
+    assert num_sentences == 22_811
 
 
 def test_boxes_only_truth_is_missing_by_name(boxes_root: Path) -> None:

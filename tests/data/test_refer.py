@@ -159,17 +159,13 @@ def test_truth_of_unlabeled_items_can_be_deleted(world: World) -> None:
 
 
 def test_unlabeled_path_never_touches_truth(world: World) -> None:
-    class Poison(dict[int, Any]):
-        def get(self, *_: Any) -> Any:
-            raise AssertionError("truth was looked at")
-
-        __getitem__ = __contains__ = __iter__ = get  # type: ignore[assignment]
-
     data = world.open()
-    data._truths = data._categories = Poison()  # type: ignore[assignment]
+    (path,) = (world.root / "home/cache/refer").glob("*.truth")
+    path.unlink()
+    (world.root / "refcoco/instances.json").unlink()
     assert len(data.examples("train")[0]) == 6
     assert data.digest and data.image_ids("train")
-    with pytest.raises(AssertionError, match="truth was looked at"):
+    with pytest.raises(DataError, match="changed since it was opened; open the data set again"):
         data.labeled_examples("train")
 
 
@@ -253,3 +249,113 @@ def test_what_is_there_is_listed_when_something_is_missing(world: World) -> None
     (world.root / "refcoco/instances.json").unlink()
     with pytest.raises(DataError, match=r"instances.json not found; .* holds \['refs\(unc\).p'\]"):
         ReferDataset.open(world.root, "refcoco", "unc")
+
+
+def two_targets(world: World, *ann_ids: int) -> ReferDataset:
+    """Open the world with ref 4, of val, pointing to these annotations."""
+    del world.refs[3]["ann_id"]
+    world.refs[3]["ann_ids"] = list(ann_ids)
+    return world.open()
+
+
+def val_mask(data: ReferDataset) -> tuple[LabeledExample, np.ndarray]:
+    example = next(e for e in data.labeled_examples("val")[0] if e.ref_id == 4)
+    return example, decode(example.mask_rle)
+
+
+def test_several_targets_are_one_mask(world: World) -> None:
+    assert world.annotations is not None
+    world.annotations[0]["segmentation"] = [[0, 0, 2, 0, 2, 2, 0, 2]]
+    world.annotations[1]["segmentation"] = [[1, 1, 3, 1, 3, 3, 1, 3], [6, 0, 8, 0, 8, 1, 6, 1]]
+    example, mask = val_mask(two_targets(world, 1, 2))
+    expected = np.zeros((6, 8), dtype=bool)
+    expected[0:2, 0:2] = expected[1:3, 1:3] = expected[0, 6:8] = True
+    np.testing.assert_array_equal(mask, expected)
+    assert example.category == "animal"
+
+
+def test_targets_of_several_categories_have_none_in_common(world: World) -> None:
+    assert world.annotations is not None
+    world.annotations[1]["category_id"] = [1]
+    assert val_mask(two_targets(world, 1, 2))[0].category == ""
+
+
+def test_a_target_without_a_mask_leaves_the_ref_out(world: World) -> None:
+    _, skips = two_targets(world, 1, 999).labeled_examples("val")
+    assert [(s.kind, s.reason) for s in skips] == [("missing_mask", "annotation 999 of ref 4 does not exist")]
+
+
+def test_one_empty_target_of_several_is_no_fault(world: World) -> None:
+    assert world.annotations is not None
+    world.annotations[0]["segmentation"] = [[1, 1, 1, 1, 1, 1]]
+    assert val_mask(two_targets(world, 1, 2))[1].sum() == 16
+    world.annotations[1]["segmentation"] = [[20, 20, 30, 20, 30, 30]]
+    _, skips = world.open().labeled_examples("val")
+    assert [s.kind for s in skips] == ["empty_mask"]
+    assert "annotation 1, 2 covers no pixel of its image of 8 x 6 px" in skips[0].reason
+
+
+def test_no_target_is_an_empty_mask_only_where_the_ref_says_so(world: World) -> None:
+    data = two_targets(world)
+    example, mask = val_mask(data)
+    assert mask.shape == (6, 8) and not mask.any() and example.category == ""
+    assert not data.labeled_examples("val")[1]
+    assert [e.sent_id for e in data.examples("val")[0]] == [40, 70]
+    del world.refs[3]["ann_ids"]
+    assert [s.kind for s in world.open().labeled_examples("val")[1]] == ["missing_mask"]
+
+
+def test_no_target_needs_its_image_all_the_same(world: World) -> None:
+    world.images = [row for row in world.images if row["id"] != 102]
+    assert [s.kind for s in two_targets(world).labeled_examples("val")[1]] == ["missing_image"]
+
+
+def test_the_mask_rule_reaches_the_masks(world: World) -> None:
+    assert world.annotations is not None
+    world.annotations[3]["segmentation"] = [[0, 0, 4, 0, 4, 4, 0, 4], [2, 2, 6, 2, 6, 6, 2, 6]]
+    assert val_mask(world.open())[1].sum() == 16 + 16 - 4
+    lavt = ReferDataset.open(world.root, "refcoco", "unc", mask_rule="lavt")
+    assert val_mask(lavt)[1].sum() == 16 + 16 - 8
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split_by", "missing"),
+    [
+        ("refcoco", "unc", ("testA", "testB")),
+        ("refcoco", "google", ()),
+        ("refcoco+", "unc", ("testA", "testB")),
+        ("refcocog", "umd", ("test",)),
+        ("refcocog", "google", ()),
+        ("refclef", "unc", ()),
+        ("refclef", "berkeley", ()),
+    ],
+)
+def test_every_published_data_set_opens(tmp_path: Path, dataset: str, split_by: str, missing: tuple[str, ...]) -> None:
+    world = World(tmp_path, dataset)
+    world.refs = [r for r in world.refs if r["split"] in ("train", "val")]
+    world.open()
+    (tmp_path / dataset / "refs(unc).p").rename(tmp_path / dataset / f"refs({split_by}).p")
+    data = ReferDataset.open(tmp_path, dataset, split_by)
+    assert data.missing_splits == missing
+    assert len(data.labeled_examples("train")[0]) == 6 and len(data.labeled_examples("val")[0]) == 2
+
+
+def test_texts_come_out_as_they_went_in(world: World) -> None:
+    texts = ["café", "\u4e2d\u6587 \U0001f600", 'a, b; "c" (d)?', "\ud800", " ".join(f"w{i}" for i in range(37))]
+    world.refs[3]["sentences"] = [{"sent_id": 500 + i, "sent": text} for i, text in enumerate(texts)]
+    assert [e.expression for e in world.open().examples("val")[0] if e.sent_id >= 500] == texts
+
+
+@pytest.mark.parametrize("name", ["../../x.png", "/etc/passwd", "a/../../../x.png", ".."])
+def test_no_file_name_leads_out_of_the_image_folder(world: World, name: str) -> None:
+    world.images[0]["file_name"] = name
+    with pytest.raises(DataError, match="must be a path below the image folder"):
+        world.open()
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "\ud800.png", "x" * 300])
+def test_impossible_file_names_are_skips(world: World, name: str) -> None:
+    world.images[2].update(file_name=name, width=None)
+    examples, skips = world.open().examples("val")
+    assert {e.image_id for e in examples} == {100}
+    assert [s.kind for s in skips] in (["truncated_image"], ["missing_image"])

@@ -28,9 +28,9 @@ def _without_hidden_truth(whole_run: RunFolder, root: Path) -> int:
     known = {
         row.ref_id for name in ("labeled", "val", "testA", "testB") for row in read_table(whole_run.table_path(name))
     }
-    refs = ReferDataset.open(root, "refshapes", "l2l")._refs
-    kept = {ref.ann_id for ref in refs if ref.ref_id in known}
-    stripped = {ref.ann_id for ref in refs} - kept
+    refs = ReferDataset.open(root, "refshapes", "l2l").refs()
+    kept = {ann_id for ref in refs if ref.ref_id in known for ann_id in ref.ann_ids}
+    stripped = {ann_id for ref in refs for ann_id in ref.ann_ids} - kept
     for annotation in content["annotations"]:
         if annotation["id"] not in kept:
             for field in TRUTH:

@@ -14,12 +14,15 @@ import pandas as pd
 import pytest
 
 from l2l_ray.config import RunConfig
+from l2l_ray.data.masks import mask_area_px
 from l2l_ray.errors import DataError
 from l2l_ray.loop.driver_plan import EvalItem, Plan
-from l2l_ray.loop.evaluate import Evaluations, label_of, results
+from l2l_ray.loop.evaluate import Evaluations, label_of, meter_of, protocol_of, results
 from l2l_ray.loop.labeling import EvalPart
 from l2l_ray.loop.quality import Quality
 from l2l_ray.loop.run_folder import RunFolder
+from l2l_ray.loop.tables import read_table
+from l2l_ray.types import LabeledExample
 
 GROUP = ("l2l", 1, "val")
 ITEM = EvalItem(*GROUP, 0, 2)
@@ -65,6 +68,31 @@ def test_a_closed_group_is_read_back_the_same(run: RunFolder) -> None:
     assert again.summary(GROUP) == summary
     assert [row["sent_id"] for row in again.meter(GROUP).rows()] == [4, 7, 9]
     assert again.quality("l2l", 0) is None
+
+
+def test_files_name_their_protocol_and_older_ones_are_native(run: RunFolder) -> None:
+    rows = [{**_row(4, 0, 0), "predicted_px": 0, "protocol": "lavt480"}, {**_row(6, 1, 2), "predicted_px": 2}]
+    frame = pd.DataFrame(rows[:1])
+    assert (protocol_of(frame).name, meter_of(frame).summary()["mean_iou"]) == ("lavt480", 0.0)
+    old = pd.DataFrame([_row(4, 0, 0)])
+    assert (protocol_of(old).name, meter_of(old).summary()["mean_iou"]) == ("native", 1.0)
+    with pytest.raises(DataError, match=r"under one protocol, got \['lavt480', 'native'\]"):
+        protocol_of(pd.DataFrame([rows[0], {**rows[1], "protocol": "native"}]))
+
+
+def test_figures_have_intervals_and_say_what_is_empty(run: RunFolder) -> None:
+    _close(run)
+    plain = Evaluations(run).figures(GROUP)
+    assert plain["interval"]["mean_iou"]["low"] <= plain["mean_iou"] <= plain["interval"]["mean_iou"]["high"]
+    assert "no_target" not in plain
+    group = ("l2l", 1, "testB")
+    evaluations = Evaluations(run)
+    rows = [{**_row(4, 90, 100), "predicted_px": 95}, {**_row(7, 0, 0), "predicted_px": 0}]
+    evaluations.add(EvalItem(*group, 0, 2), EvalPart(rows, None))
+    evaluations.close(group)
+    found = evaluations.figures(group)["no_target"]
+    assert (found["n_acc"], found["t_acc"], found["gres_ciou"]) == (1.0, 1.0, 0.9)
+    assert found["interval"]["gres_giou"]["high"] == 1.0
 
 
 def test_methods_with_a_threshold_in_their_name_are_read_back(run: RunFolder) -> None:
@@ -141,6 +169,7 @@ def test_the_final_table_takes_the_version_that_is_best_on_val(run: RunFolder) -
     assert main["steps"] == run.config.loop.burn_in_steps + 2 * run.config.loop.round_steps
     assert main["splits"]["testA"]["mean_iou"] == pytest.approx((0.9 + 10 / 60 + 1) / 3)
     assert table["chosen_on"] == "val" and table["missing_splits"] == ["testB"]
+    assert table["breakdown"] == []  # these rows do not say what they are
 
 
 def test_without_val_the_last_version_is_taken_and_said(run: RunFolder) -> None:
@@ -165,12 +194,31 @@ def test_a_whole_run_has_every_figure_and_read_the_tests_once(whole_run: RunFold
         assert set(row["splits"]) == {"val", "testA", "testB"}
         for split, figures in row["splits"].items():
             assert figures["num"] == len(pd.read_parquet(whole_run.table_path(split)))
-            assert 0 <= figures["mean_iou"] <= 1 and set(figures["precision_at"]) == {"0.5", "0.6", "0.7", "0.8", "0.9"}
+            ends = figures["interval"]["mean_iou"]
+            assert 0 <= ends["low"] <= figures["mean_iou"] <= ends["high"] <= 1
+            for kind in ("category", "size", "length"):
+                of = {"method": row["method"], "version": row["version"], "split": split, "by": kind}
+                parts = [part for part in table["breakdown"] if of.items() <= part.items()]
+                assert sum(part["num"] for part in parts) == figures["num"]
+            assert set(figures["precision_at"]) == {"0.5", "0.6", "0.7", "0.8", "0.9"}
     for row in table["rows"][1:]:
         folders = {path.parent.name for path in whole_run.path.glob(f"evals/{row['method']}-v*/testA.parquet")}
         assert folders == {f"{row['method']}-v{row['version']:04d}"}
         val = {v: _mean_iou(whole_run, row["method"], v) for v in (1, 2)}
         assert val[row["version"]] == max(val.values()) == row["splits"]["val"]["mean_iou"]
+
+
+def test_sentences_of_a_whole_run_say_what_they_are(whole_run: RunFolder) -> None:
+    frame = Evaluations(whole_run).frame(("prior_only", 0, "val"))
+    rows = {row.sent_id: row for row in read_table(whole_run.table_path("val")) if isinstance(row, LabeledExample)}
+    for line in frame.to_dict("records"):
+        example = rows[line["sent_id"]]
+        assert line["target_px"] == mask_area_px(example.mask_rle) > 0
+        assert line["union"] == line["target_px"] + line["predicted_px"] - line["intersection"]
+        assert line["area_frac"] == pytest.approx(line["target_px"] / example.width_px / example.height_px)
+        assert (line["category"], line["num_words"]) == (example.category, len(example.expression.split()))
+        assert line["protocol"] == "native"
+    assert "by category" in (whole_run.path / "report.html").read_text()
 
 
 def _mean_iou(run: RunFolder, method: str, version: int) -> float:

@@ -77,7 +77,7 @@ def test_where_truth_is_not_on_disk_the_figures_are_absent(
     whole = list(content["annotations"])
     known = {label.sent_id for label in read_shard(run.path / Ledger(run.ledger_path).entries("l2l", 0)[0].path)}
     dataset = ReferDataset.open(tmp_path / "data", "refshapes", "l2l")
-    ann_ids = {ref.ann_id for ref in dataset._refs if {sent_id for sent_id, _ in ref.sentences} & known}
+    ann_ids = {i for ref in dataset.refs() if {sent_id for sent_id, _ in ref.sentences} & known for i in ref.ann_ids}
     content["annotations"] = [item for item in whole if item["id"] in ann_ids]
     annotations.write_text(json.dumps(content))
     partly = pseudo_label_quality(run.config, run)

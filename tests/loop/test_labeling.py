@@ -13,6 +13,7 @@ import torch
 
 from l2l_ray.config import selector_for
 from l2l_ray.data.masks import decode, grid_logits_to_native, mask_area_px
+from l2l_ray.data.protocols import LAVT480, NATIVE
 from l2l_ray.errors import CheckpointError, DataError, LedgerError
 from l2l_ray.keys import sample_key
 from l2l_ray.loop.checkpoint import save_weights
@@ -135,6 +136,15 @@ def test_evaluation_can_be_cut_anywhere(whole_run: RunFolder, labeler: Labeler) 
         assert abs(found["union"] - expected["union"]) <= 3
     assert whole.quality is not None and parts[0].quality is not None and parts[1].quality is not None
     assert (parts[0].quality + parts[1].quality).counts[:, 2].tolist() == whole.quality.counts[:, 2].tolist()
+
+
+def test_the_other_protocol_counts_other_pixels_and_says_so(labeler: Labeler) -> None:
+    native, lavt = (labeler.evaluate("l2l", 2, "testA", 0, 3, protocol).rows for protocol in (NATIVE, LAVT480))
+    assert [row["protocol"] for row in native + lavt] == ["native"] * 3 + ["lavt480"] * 3
+    for row, other in zip(native, lavt, strict=True):
+        same = ("sent_id", "image_id", "area_frac", "num_words", "category")
+        assert [row[name] for name in same] == [other[name] for name in same]
+        assert other["target_px"] == pytest.approx(row["area_frac"] * 480 * 480, rel=0.05)
 
 
 def test_selectors_are_judged_on_val_alone(labeler: Labeler) -> None:

@@ -14,7 +14,10 @@ import pytest
 from PIL import Image
 
 from l2l_ray.config import RunConfig
+from l2l_ray.data.inventory import take_inventory
 from l2l_ray.data.masks import encode
+from l2l_ray.data.refer import ReferDataset
+from l2l_ray.data.split_files import write_split
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.prepare import Answered, Question, Tables, data_root, fill_priors, open_store, prepare
 from l2l_ray.loop.run_folder import RunFolder
@@ -238,3 +241,23 @@ def test_the_plan_knows_all_there_is_to_do(config: RunConfig, tables: Tables) ->
     plan = tables.plan(config, ("l2l",))
     assert plan.split_sizes == {"val": 4, "testA": 2}
     assert (plan.num_shards, plan.rounds, plan.lag) == (2, config.loop.rounds, config.loop.lag)
+
+
+def test_a_split_file_says_which_images_are_labeled(config: RunConfig, tmp_path: Path) -> None:
+    data = ReferDataset.open(tmp_path / "refer", "cats", "me")
+    inventory = take_inventory(tmp_path / "refer" / "cats")
+    chosen = sorted(
+        set(data.image_ids("train")) - {e.image_id for e in prepare(config, RunFolder.open(config)).labeled}
+    )
+    write_split(tmp_path / "split.txt", inventory, data.digest, chosen, 0, "by hand")
+    config = changed(config, name="by_file", data={"split_file": str(tmp_path / "split.txt")})
+    assert sorted({e.image_id for e in prepare(config, RunFolder.open(config)).labeled}) == chosen
+    config = changed(config, name="contradicted", data={"labeled_frac": 0.9})
+    with pytest.raises(
+        ConfigError, match="data.split_file labels 3 of 6 train images, but data.labeled_frac 0.9 gives 5"
+    ):
+        prepare(config, RunFolder.open(config))
+    write_refer(tmp_path / "other", {"train": 7, "val": 2})
+    config = changed(config, name="other_data", data={"labeled_frac": 0.5, "root": str(tmp_path / "other")})
+    with pytest.raises(DataError, match="was made for cats with digest"):
+        prepare(config, RunFolder.open(config))

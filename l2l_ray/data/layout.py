@@ -1,0 +1,119 @@
+"""Where things lie in the REFER layout, which names are safe in it, and how a problem with data is put into words.
+
+Every importer and every checker reports bad items as `Problem`s: where it is, what it is about, what was found, what
+was expected, and what to do. A parser raises `BadValue`; whoever knows the file and the line makes it a `Problem`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from l2l_ray.errors import DataError
+
+COCO_IMAGES = "mscoco/images/train2014"
+# As `refer.py` reads them; other data sets keep their pictures in `images/<dataset>`.
+IMAGE_FOLDERS = {
+    "refcoco": COCO_IMAGES,
+    "refcoco+": COCO_IMAGES,
+    "refcocog": COCO_IMAGES,
+    "refclef": "saiapr_tc-12",
+}
+SPLITS = ("train", "val", "test", "testA", "testB", "testC")
+# Longest side that is believed: JPEG's own bound is 65,535 px, and a wrong size must not become a wrong allocation.
+MAX_SIDE_PX = 65_535
+
+_COCO_NAME = re.compile(r"(?:COCO_[A-Za-z]+\d{4}_)?(\d{12})(?:_\d+)?\.jpe?g")
+
+
+class BadValue(DataError):
+    """One value of an item is unusable; the arguments are those of `Problem` without `where`."""
+
+    def __init__(self, what: str, got: Any, expected: str, remedy: str) -> None:
+        super().__init__(what, got, expected, remedy)
+
+    def at(self, where: str) -> Problem:
+        """Return the problem at its place."""
+        what, got, expected, remedy = self.args
+        return Problem(where, what, short(got), expected, remedy)
+
+    def __str__(self) -> str:
+        return str(self.at("value"))
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong with a data set, as it is printed.
+
+    Example: `Problem("own.jsonl line 3", "polygon", "[[5]]", "3 points or more", "correct or remove it")`
+    """
+
+    where: str
+    what: str
+    got: str
+    expected: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}: got {self.got}; expected {self.expected}; {self.remedy}"
+
+
+def short(value: Any, length: int = 80) -> str:
+    """Return a value as one short line of text."""
+    text = value if isinstance(value, str) and value.isprintable() else repr(value)
+    text = " ".join(text.encode("utf-8", "backslashreplace").decode().split()) or "''"
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def by_kind(problems: Sequence[Problem]) -> str:
+    """Return how many problems of each kind there are, most frequent first."""
+    counts = Counter(problem.what for problem in problems)
+    return ", ".join(f"{count} {what}" for what, count in counts.most_common())
+
+
+def image_folder(root: Path, dataset: str) -> Path:
+    """Return the folder in which a data set's pictures are looked up."""
+    return root / "images" / IMAGE_FOLDERS.get(dataset, dataset)
+
+
+def plain_name(what: str, name: str) -> str:
+    """Return a data set's or a splitter's name if it can stand in a path.
+
+    Raises:
+        DataError: If it has other characters than letters, digits, `+`, `-`, `_` and `.`, or begins with a dot.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9_+.-]*", name):
+        raise DataError(
+            f"{what} must be letters, digits, '+', '-', '_' and '.', got {short(name)!r}; choose a plain name"
+        )
+    return name
+
+
+def file_below(root: Path, name: Any, what: str) -> Path:
+    """Return the existing file `name` below `root`.
+
+    Raises:
+        BadValue: If the name is no text, is absolute, leads out of `root` (also through a link), or no file is there.
+    """
+    if not isinstance(name, str) or not name:
+        raise BadValue(what, name, "the name of a file", "write its path below the folder")
+    if Path(name).is_absolute() or ".." in Path(name).parts or "\\" in name:
+        raise BadValue(what, name, f"a path below {root}, with '/' and without '..'", "write a relative path")
+    try:
+        path = (root / name).resolve()
+        inside, there = path.is_relative_to(root.resolve()), path.is_file()
+    except (OSError, ValueError):  # names too long, with NUL, or not encodable
+        raise BadValue(what, name, "the name of a file", "correct the name") from None
+    if not inside:
+        raise BadValue(what, name, f"a file below {root}", "the link leads outside; copy the file there")
+    if not there:
+        raise BadValue(f"missing {what}", name, f"a file below {root}", "add the file, or correct the name")
+    return root / name
+
+
+def coco_number(file_name: str) -> int | None:
+    """Return the number in a COCO picture's name, also with the annotation suffix of refs; None for other names."""
+    match = _COCO_NAME.fullmatch(Path(file_name).name)
+    return int(match[1]) if match else None

@@ -1,0 +1,140 @@
+"""Writes a data set in the REFER layout, whole or not at all.
+
+Pictures are collected in a folder with a temporary name or remembered as links; `write` puts them in place, and renames
+the folder with `instances.json` and `refs(<split_by>).p` into place as its last act: a data set stands only when all of
+it is there. Nothing that exists is overwritten. The pickle holds built-in types only.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from l2l_ray.data.layout import image_folder, plain_name
+from l2l_ray.errors import DataError
+
+
+class ReferWriter:
+    """Collects images, annotations and refs of one data set; a context that leaves no half-written files behind.
+
+    Example: `with ReferWriter(Path("data/refer"), "own", "l2l") as writer: ...; writer.write()`
+
+    Args:
+        root: Data root; made when it is missing.
+        dataset: Name of the new data set.
+        split_by: Name of its splits.
+        copy: Copy the pictures; False links to them.
+    Raises:
+        DataError: If a name is unusable, or the data set exists.
+    """
+
+    def __init__(self, root: Path, dataset: str, split_by: str, copy: bool = False) -> None:
+        self.root = Path(root).expanduser().absolute()
+        self.dataset, self.split_by = plain_name("dataset", dataset), plain_name("split_by", split_by)
+        self.images: dict[int, dict[str, Any]] = {}
+        self.annotations: dict[int, dict[str, Any]] = {}
+        self.categories: dict[int, str] = {}
+        self.refs: list[dict[str, Any]] = []
+        self._copy = copy
+        self._sources: dict[str, Path] = {}
+        self._staging = self.root / f".{dataset}.{os.getpid()}.tmp"
+        if self.folder.exists():
+            raise DataError(f"{self.folder} exists and is not overwritten; remove it, or choose another --dataset")
+
+    @property
+    def folder(self) -> Path:
+        """Where the tables go."""
+        return self.root / self.dataset
+
+    def __enter__(self) -> ReferWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self._staging, ignore_errors=True)
+
+    def add_image(self, image_id: int, name: str, size: tuple[int, int] | None, source: Path | bytes | None) -> None:
+        """Add one image; a second call with its id changes nothing.
+
+        Args:
+            image_id: Its id.
+            name: Path below the image folder, checked by the caller.
+            size: Width and height, px.
+            source: The picture's file or content; None = it is in the image folder already, or will be.
+        """
+        if image_id in self.images:
+            return
+        width, height = size or (None, None)
+        self.images[image_id] = {"id": image_id, "file_name": name, "width": width, "height": height}
+        if isinstance(source, bytes):
+            staged = self._staging / "images" / name
+            staged.parent.mkdir(parents=True, exist_ok=True)
+            staged.write_bytes(source)
+            source = staged
+        if source is not None:
+            self._sources[name] = source.absolute()
+
+    def add_ref(self, ref: Mapping[str, Any], sentences: Sequence[Mapping[str, Any]]) -> None:
+        """Add one ref with its sentences."""
+        self.refs.append(
+            {**ref, "sent_ids": [s["sent_id"] for s in sentences], "sentences": [dict(s) for s in sentences]}
+        )
+
+    def write(self) -> Path:
+        """Put everything in place and return the folder.
+
+        Raises:
+            DataError: If there is nothing to write, or a different picture has the place of one of these.
+        """
+        if not self.refs:
+            raise DataError(f"no usable item for {self.folder}; nothing is written; see the problems")
+        used = {ref["image_id"] for ref in self.refs}
+        images = [row for image_id, row in self.images.items() if image_id in used]
+        content = {
+            "images": images,
+            "annotations": list(self.annotations.values()),
+            "categories": [{"id": i, "name": name} for i, name in self.categories.items()],
+        }
+        target = image_folder(self.root, self.dataset)
+        for name in (row["file_name"] for row in images if row["file_name"] in self._sources):
+            self._place(self._sources[name], target / name)
+        tables = self._staging / "tables"
+        tables.mkdir(parents=True)
+        (tables / "instances.json").write_text(json.dumps(content, allow_nan=False))
+        (tables / f"refs({self.split_by}).p").write_bytes(pickle.dumps(self.refs, protocol=4))
+        os.rename(tables, self.folder)
+        return self.folder
+
+    def _place(self, source: Path, target: Path) -> None:
+        if target.exists():
+            if target.samefile(source) or filecmp.cmp(source, target, shallow=False):
+                return
+            raise DataError(
+                f"{target} is a different picture than {source}; no data set is written; "
+                "choose another --dataset, or remove it"
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        partial.unlink(missing_ok=True)
+        if source.is_relative_to(self._staging):
+            os.replace(source, target)
+            return
+        if self._copy:
+            shutil.copyfile(source, partial)
+        else:
+            partial.symlink_to(source)
+        os.replace(partial, target)
+
+
+def sentence(sent_id: int, text: str) -> dict[str, Any]:
+    """Return one sentence of a ref; case is kept, white space is collapsed."""
+    tokens = text.split()
+    return {"sent_id": sent_id, "raw": text, "sent": " ".join(tokens), "tokens": tokens}
