@@ -102,7 +102,7 @@ class RewardConfig(Section):
     coverage: float = Field(0.1, ge=0, description="Keeps the accepted share near coverage_target")
     utility: float = Field(0.1, ge=0, description="Gradient of the accepted pixels points with the labeled gradient")
     coverage_target: float = Field(0.7, gt=0, lt=1, description="Accepted share that costs nothing")
-    wrong_cost: float = Field(0.5, gt=0, description="Cost of a wrong accepted pixel; a right one earns 1")
+    wrong_cost: float = Field(1.0, gt=0, description="Cost of a wrong accepted pixel; a right one earns 1")
 
 
 class SelectorConfig(Section):

@@ -205,9 +205,10 @@ def make_rollout(
     advantage = group_advantage(share_credit(terms.total, config.credit_radius))
     better, worse = advantage.clamp(min=0), -advantage.clamp(max=0)
     members = [action == member for member in Action]
-    known = terms.earned.shape[1]
+    known = terms.worth.shape[1]
     gate_logit, gate = output.gate_logit[:known].detach(), gate[:, :known]
-    worth = terms.earned - terms.earned.mean().clamp(max=0)  # against an average label, or against none
+    average = terms.worth.sum() / terms.used.sum().clamp(min=1)
+    worth = (terms.worth - average.clamp(max=0)) * terms.used  # against an average label, or against none
     return Rollout(
         old_log_probs=output.log_probs().detach(),
         gain=torch.stack([(better * taken).mean(0) for taken in members], dim=1),
@@ -289,7 +290,7 @@ def _reward_metrics(terms: RewardTerms, action: Tensor, views: TeacherViews, lab
         "reward/consistency": terms.consistency.mean(),
         "reward/coverage": terms.coverage_penalty.mean(),
         "reward/utility": terms.utility.mean(),
-        "reward/earned": terms.earned.mean(),
+        "reward/worth": terms.worth.sum() / terms.used.sum().clamp(min=1),
         "accepted_share": accepted.mean(),
         "accepted_share_claimed": (accepted * claimed).sum() / claimed.sum().clamp(min=1),
         "accepted_precision": right.sum() / accepted[:, :known].sum().clamp(min=1),
