@@ -282,6 +282,7 @@ def full_config() -> RunConfig:
             worker_resources={"CPU": 4, "GPU": 1},
             threads_per_worker=4,
             threads_per_labeler=2,
+            start_timeout_s=1800,  # an MLLM of 16 GB is read, on first use downloaded, in this time
         ),
     )
 
@@ -293,6 +294,8 @@ def selector_for(section: SelectorConfig, method: str) -> SelectorConfig:
         ConfigError: No selector has this name, or the threshold is not a number in (0.5, 1).
     """
     name, _, threshold = method.partition("@")
+    if threshold and name != "fixed_threshold":
+        raise ConfigError(f"method {method!r} of `compare`: only fixed_threshold takes a threshold; write {name!r}")
     change: dict[str, Any] = {"name": name} | ({"threshold": threshold} if threshold else {})
     try:
         return SelectorConfig.model_validate(section.model_dump() | change)

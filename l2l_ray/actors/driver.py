@@ -141,7 +141,10 @@ def crew(config: RunConfig, folder: RunFolder, tables: Tables) -> Iterator[Crew]
     trainer: Background[str] | None = None
     try:
         wait_ready("coordinator", [coordinator], config.cluster.start_timeout_s)
-        pools.append(priors := PriorPool(config, namespace))
+        missing = [table for table in tables.prior_order if not folder.priors_path(table).exists()]
+        priors = PriorPool(config, namespace) if missing else None  # a resumed run that has them all loads no MLLM
+        if priors is not None:
+            pools.append(priors)
         pools.append(labelers := LabelerPool(config, coordinator, namespace))
         greeter = Background("labelers", labelers.pids)
         filled: list[str] = []
@@ -159,11 +162,14 @@ def fill_all_priors(
     config: RunConfig,
     folder: RunFolder,
     tables: Tables,
-    pool: PriorPool,
+    pool: PriorPool | None,
     coordinator: ActorHandle[Coordinator],
     filled: list[str],
 ) -> None:
-    """Ask for every table's missing priors, in the order in which they are needed."""
+    """Ask for every table's missing priors, in the order in which they are needed; without a pool none is missing."""
+    if pool is None:
+        filled += tables.prior_order
+        return
     identity = pool.identity()
     with open_store(config) as store:
         for table in tables.prior_order:

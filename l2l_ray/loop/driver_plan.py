@@ -157,11 +157,6 @@ class Plan:
         scored = {v: self._scores.get((method, v, VAL), float(v)) for v in range(1, self.rounds + 1)}
         return max(scored, key=lambda v: scored[v])
 
-    def labels_left(self) -> int:
-        """Shards of known versions that are not committed."""
-        return len(self._label_queue)
-
-    @property
     def finished(self) -> bool:
         """Whether every figure of the final table exists."""
         return all(

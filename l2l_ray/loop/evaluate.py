@@ -137,7 +137,6 @@ def label_of(method: str) -> str:
 
 def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluations) -> dict[str, Any]:
     """Return the final table as data: one row per method, the version chosen on val, all splits."""
-    steps = config.loop.burn_in_steps + config.loop.rounds * config.loop.round_steps
     rows = []
     main = run.methods[-1]
     for method in (PRIOR_ONLY, *run.methods):
@@ -148,7 +147,7 @@ def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluati
                 "method": method,
                 "label": label_of(method),
                 "version": version,
-                "steps": 0 if method == PRIOR_ONLY else steps,
+                "steps": 0 if method == PRIOR_ONLY else config.loop.burn_in_steps + version * config.loop.round_steps,
                 "splits": splits,
             }
         )
@@ -158,6 +157,7 @@ def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluati
         "split_by": config.data.split_by,
         "labeled_frac": config.data.labeled_frac,
         "seed": config.loop.seed,
+        "steps_of_every_method": config.loop.burn_in_steps + config.loop.rounds * config.loop.round_steps,
         "chosen_on": VAL if VAL in plan.split_sizes else "last version (no val split)",
         "missing_splits": [
             s for s in ("val", "testA", "testB") if s not in plan.split_sizes and "test" not in plan.split_sizes

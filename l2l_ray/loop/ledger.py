@@ -152,12 +152,21 @@ def write_shard(path: Path, labels: Iterable[PseudoLabel]) -> str:
             os.fsync(file.fileno())
         digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
         os.replace(temporary, path)
+        _sync_folder(path.parent)  # the name must not be lost after the ledger has promised it
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise LedgerError(
             f"cannot write shard {path}: {error}; nothing was committed; free some space and start again with --resume"
         ) from error
     return digest
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read_shard(path: Path) -> list[PseudoLabel]:
@@ -169,7 +178,10 @@ def read_shard(path: Path) -> list[PseudoLabel]:
     try:
         rows = pq.read_table(path).to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise LedgerError(f"shard {path} is in the ledger but cannot be read: {error}") from error
+        raise LedgerError(
+            f"shard {path} is in the ledger but cannot be read: {error}; restore the file, or remove its line from "
+            "ledger.jsonl and start again with --resume to label it anew"
+        ) from error
     return [_from_row(row, path) for row in rows]
 
 

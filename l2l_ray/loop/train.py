@@ -23,6 +23,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,10 +31,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from l2l_ray import __version__
 from l2l_ray.config import RunConfig, SelectorConfig, selector_for
 from l2l_ray.data.dataset import ImageStore, batch_indices
 from l2l_ray.data.splits import folds
-from l2l_ray.device import pick_device
 from l2l_ray.errors import ConfigError
 from l2l_ray.loop.checkpoint import (
     load_train_state,
@@ -51,10 +52,11 @@ from l2l_ray.loop.run_folder import RunFolder
 from l2l_ray.loop.step import TrainBatch, augment, drop_priors, learning_rate_factor, make_optimizer, train_step
 from l2l_ray.loop.teacher import update_teacher
 from l2l_ray.prior.proposal import Proposer
-from l2l_ray.segmenter.model import Segmenter
+from l2l_ray.segmenter.model import Segmenter, output_shape
 from l2l_ray.selector.objective import update_selector
 from l2l_ray.selector.policy import RplePolicy
 from l2l_ray.selector.rules import make_selector
+from l2l_ray.types import LabeledExample
 
 if TYPE_CHECKING:
     from l2l_ray.loop.runtime import Runtime
@@ -81,7 +83,8 @@ class Networks:
         """Build a student from pretrained parts; new parts are drawn from the run's seed."""
         torch.manual_seed(config.loop.seed)
         student = Segmenter(config.segmenter).to(device)
-        student.backbone.requires_grad_(config.segmenter.train_backbone)
+        if not config.segmenter.train_backbone:  # the checkpoint's own weights; levels added to them still learn
+            student.backbone.model.requires_grad_(False)
         teacher = copy.deepcopy(student).requires_grad_(False)
         return cls(student, runtime.prepare_model(student), teacher, make_optimizer(student, config.loop))
 
@@ -130,9 +133,10 @@ class Trainer:
         self._config = config
         self._run = run
         self._runtime = runtime
-        self._device = pick_device()
+        self._device = runtime.device
         self._images = ImageStore(config.segmenter.image_size, config.data.image_cache_mb)
         self._proposer = Proposer(config.prior)
+        self._tables: dict[str, Table] = {}
         self._labeled = self._table("labeled")
         self._total_steps = config.loop.burn_in_steps + config.loop.rounds * config.loop.round_steps
 
@@ -158,10 +162,11 @@ class Trainer:
         state = load_train_state(folder / "train_state.pt")
         networks.load(folder, state, self._device)
         position: dict[str, Any] = {"method": method, "version": 0, "step": 0}
-        rewards = self._reward_images(burn_in) if method in TRAINED_SELECTORS else None
+        learns = method in TRAINED_SELECTORS
+        rewards = self._reward_images(burn_in) if learns and self._runtime.rank == 0 else None
         if continued is None:
             warmup: dict[str, float] = {}
-            if rewards is not None:
+            if learns:
                 warmup = self._update_selector(learner, rewards, networks, -1, section.warmup_updates, burn_in)
             self._publish(networks, learner, position, warmup, previous=burn_in / "base" / "previous.safetensors")
         else:
@@ -173,7 +178,7 @@ class Trainer:
             clock.lap("wait for labels")
             metrics = self._student_steps(networks, learner, pseudo, position)
             clock.lap("train")
-            if rewards is not None:
+            if learns:
                 metrics |= self._update_selector(
                     learner, rewards, networks, round_index, section.round_updates, burn_in
                 )
@@ -245,7 +250,7 @@ class Trainer:
     def _ready(self, batch: TrainBatch, stream: str, step: int, positions: Sequence[int], done: int) -> TrainBatch:
         seed = self._config.loop.seed
         batch = drop_priors(batch, self._config.segmenter, seed, stream, step, positions, done)
-        return augment(batch, seed, stream, step, positions).to(self._device)
+        return augment(batch.to(self._device), seed, stream, step, positions)
 
     def _burn_in_part(self, folder: Path, rows: Sequence[int], steps: int) -> None:
         """Train one burn-in network on some labeled rows, unless it lies there already."""
@@ -278,8 +283,11 @@ class Trainer:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(so_far, temporary)
         self._write(networks, None, {"method": "", "version": 0, "step": step}, temporary)
-        shutil.rmtree(folder, ignore_errors=True)
+        replaced = folder.with_name(f"{folder.name}.{os.getpid()}.old")
+        with suppress(FileNotFoundError):  # there is none yet, or another process took it
+            os.replace(folder, replaced)
         _rename_unless_there(temporary, folder)
+        shutil.rmtree(replaced, ignore_errors=True)
 
     def _resume_burn_in(self, networks: Networks, folder: Path, so_far: Path) -> int:
         """Return the step to continue a long burn-in from."""
@@ -328,12 +336,12 @@ class Trainer:
         )  # fmt: skip
 
     def _update_selector(
-        self, learner: SelectorLearner, rewards: RewardImages, networks: Networks, round_index: int, updates: int,
-        burn_in: Path,
+        self, learner: SelectorLearner, rewards: RewardImages | None, networks: Networks, round_index: int,
+        updates: int, burn_in: Path,
     ) -> dict[str, float]:  # fmt: skip
-        """Update on rank 0 and share the result: the batch is small and the ranks must not drift apart."""
+        """Update on rank 0, which holds `rewards`, and share the result: the ranks must not drift apart."""
         metrics: dict[str, float] = {}
-        if self._runtime.rank == 0:
+        if rewards is not None:
             previous = burn_in / "base" / "previous.safetensors"
             if round_index >= 0:
                 previous = self._run.version_dir(learner.method, round_index) / "teacher.safetensors"
@@ -351,22 +359,38 @@ class Trainer:
         return [[i for i, e in enumerate(self._labeled.examples) if e.image_id in part] for part in members]
 
     def _table(self, name: str) -> Table:
-        priors = self._runtime.priors(name)
-        grid = Segmenter(self._config.segmenter.model_copy(update={"pretrained": False})).grid
-        known = self._runtime.priors("labeled")
-        return Table.read(self._run.table_path(name), priors, known, self._images, self._proposer, grid)
+        """Return a table, read once; its priors do not change after they are complete."""
+        if name not in self._tables:
+            priors, known = self._runtime.priors(name), self._runtime.priors("labeled")
+            path, grid = self._run.table_path(name), output_shape(self._config.segmenter).grid
+            self._tables[name] = Table.read(path, priors, known, self._images, self._proposer, grid)
+        return self._tables[name]
 
     def _burn_in_key(self) -> str:
-        """Hash everything the burn-in depends on: labeled rows, their priors, segmenter, optimiser."""
+        """Hash everything the burn-in depends on: labeled rows and masks, their priors, starting weights, optimiser."""
         config = self._config
-        rows = [[e.sent_id, e.expression, self._labeled.priors[e.sent_id].key] for e in self._labeled.examples]
-        fields = ("seed", "rounds", "burn_in_steps", "fold_steps", "round_steps", "labeled_batch", "lr",
-                  "encoder_lr_scale", "weight_decay", "grad_clip", "ema_decay", "autocast")  # fmt: skip
+        rows = [
+            [e.sent_id, e.expression, self._labeled.priors[e.sent_id].key, e.mask_rle["counts"]]
+            for e in self._labeled.examples
+            if isinstance(e, LabeledExample)
+        ]
+        fields = {"seed", "rounds", "burn_in_steps", "fold_steps", "round_steps", "labeled_batch", "lr",
+                  "encoder_lr_scale", "weight_decay", "grad_clip", "ema_decay", "autocast"}  # fmt: skip
         content = [
-            rows, config.segmenter.model_dump(), config.prior.model_dump(), config.data.split_seed,
-            config.selector.num_folds, {name: getattr(config.loop, name) for name in fields},
+            __version__, rows, config.segmenter.model_dump(), _start_digest(config), config.data.split_seed,
+            config.prior.model_dump(include={"proposal", "sam_model", "box_softness"}),
+            config.selector.num_folds, config.loop.model_dump(include=fields),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _start_digest(config: RunConfig) -> str:
+    """Hash the weights a student starts from, pretrained parts included."""
+    torch.manual_seed(config.loop.seed)
+    digest = hashlib.sha256()
+    for name, tensor in Segmenter(config.segmenter).state_dict().items():
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class Clock:

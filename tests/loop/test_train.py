@@ -24,7 +24,10 @@ from l2l_ray.loop.run_folder import RunFolder
 from l2l_ray.loop.runtime import LocalRuntime
 from l2l_ray.loop.tables import read_table, write_table
 from l2l_ray.loop.train import Networks, SelectorLearner, Trainer, _rename_unless_there, train
+from l2l_ray.segmenter.losses import segmentation_loss
+from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import LabeledExample
+from tests.segmenter.test_backbone import dinov3_folder, swin_folder
 from tests.whole_run import changed, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -92,7 +95,7 @@ def test_a_fold_teacher_does_not_know_its_fold(copied: Copied, whole_run: RunFol
     ]
     write_table(run.table_path("labeled"), spoiled)
     found, expected = _train_burn_in(run), _burn_in_of(whole_run)
-    assert found.name == expected.name
+    assert found.name != expected.name, "other masks, another burn-in"
     same = [weights(found / part) == weights(expected / part) for part in BURN_IN_PARTS]
     assert same == [False, True, False]
 
@@ -212,6 +215,31 @@ def test_every_method_takes_the_same_number_of_steps(copied: Copied, whole_run: 
     for version in (1, 2):
         found, expected = (weights(r.version_dir("supervised", version)) for r in (alone, whole_run))
         assert found == expected, version
+
+
+def _one_pass(student: Segmenter) -> None:
+    images, tokens = torch.rand(2, 3, 64, 64), student.tokenize(["left red circle", "square"])
+    proposal, ones = torch.rand(2, student.grid, student.grid), torch.ones(2)
+    output = student(images, tokens, proposal, ones, ones.bool(), phrases=tokens)
+    target = torch.zeros_like(output.mask_logits)
+    segmentation_loss(output, target, torch.ones_like(target), 2).backward()
+
+
+@pytest.mark.parametrize("train_backbone", [True, False])
+@pytest.mark.parametrize("folder", [swin_folder, dinov3_folder])
+def test_what_is_trainable_always_gets_a_gradient(
+    tmp_path: Path, whole_run: RunFolder, folder: Callable[[Path], Path], train_backbone: bool
+) -> None:
+    """A weight that is trainable and unused stops data-parallel training; a frozen random layer never learns."""
+    segmenter = {"backbone": str(folder(tmp_path)), "pretrained": False, "train_backbone": train_backbone}
+    config = changed(whole_run.config, segmenter={**segmenter, "fusion_stride": 16})
+    student = Networks.fresh(config, TrainingOnly(whole_run), CPU).student
+    _one_pass(student)
+    assert not [name for name, p in student.named_parameters() if p.requires_grad and p.grad is None]
+    model = {f"backbone.model.{name}" for name, _ in student.backbone.model.named_parameters()}
+    frozen = {name for name, p in student.named_parameters() if not p.requires_grad}
+    assert frozen <= model, "levels added to a checkpoint start random, so they must learn"
+    assert (frozen == model) is not train_backbone
 
 
 def _learner(name: str = "l2l") -> SelectorLearner:
