@@ -157,6 +157,7 @@ class Plan:
         scored = {v: self._scores.get((method, v, VAL), float(v)) for v in range(1, self.rounds + 1)}
         return max(scored, key=lambda v: scored[v])
 
+    @property
     def finished(self) -> bool:
         """Whether every figure of the final table exists."""
         return all(
