@@ -15,7 +15,6 @@ Differences from published code, which is why numbers of different papers cannot
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from operator import index
 from typing import Any, NamedTuple
 
@@ -89,14 +88,6 @@ class IouMeter:
             {"sent_id": sent_id, **row._asdict(), "iou": iou_of(row.intersection_px, row.union_px)}
             for sent_id, row in sorted(self._rows.items())
         ]
-
-    @classmethod
-    def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> IouMeter:
-        """Rebuild a meter from what `rows` returned."""
-        meter = cls()
-        for row in rows:
-            meter.add(row["sent_id"], row["image_id"], row["intersection_px"], row["union_px"])
-        return meter
 
     def summary(self) -> dict[str, Any]:
         """Return overall_iou, mean_iou and precision_at (threshold -> share), all in [0, 1], and num (sentences).

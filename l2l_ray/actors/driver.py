@@ -174,13 +174,13 @@ def fill_all_priors(
     with open_store(config) as store:
         for table in tables.prior_order:
             total = len(tables.examples(table))
-            ask = _counted(pool, table, total, coordinator)
+            ask = _reporting(pool, table, total, coordinator)
             fill_priors(table, tables, folder, store, identity, ask, config.prior.batch_size)
             _answer(coordinator.priors_progress.remote(table, total, total))
             filled.append(table)
 
 
-def _counted(pool: PriorPool, table: str, total: int, coordinator: ActorHandle[Coordinator]) -> Ask:
+def _reporting(pool: PriorPool, table: str, total: int, coordinator: ActorHandle[Coordinator]) -> Ask:
     """Ask the pool and tell the coordinator how far it is."""
 
     def ask(batches: Iterator[list[Question]]) -> Iterator[Answered]:

@@ -121,14 +121,6 @@ class Plan:
                 return self._eval_queue.pop(index)
         return None
 
-    def give_back(self, item: WorkItem) -> None:
-        """Return an item whose worker died; it is handed out again first, unless it was done after all."""
-        if isinstance(item, EvalItem):
-            if item in self._open_parts.get(item.group, ()):
-                self._eval_queue.insert(0, item)
-        elif (item.method, item.round, item.shard) not in self._committed:
-            self._label_queue.insert(0, item)
-
     def done(self, item: WorkItem) -> bool:
         """Tell that an item is finished; True, once, when it was the last part of its evaluation group."""
         if isinstance(item, LabelItem):

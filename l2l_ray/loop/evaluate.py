@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from l2l_ray.config import RunConfig
-from l2l_ray.errors import DataError
+from l2l_ray.errors import FREE_SPACE, DataError
 from l2l_ray.loop.driver_plan import PRIOR_ONLY, VAL, EvalItem, Plan
 from l2l_ray.loop.hidden_truth import pseudo_label_quality
 from l2l_ray.loop.labeling import EvalPart, Labeler
@@ -73,7 +73,7 @@ class Evaluations:
         try:
             self._write(path, frame, quality, event)
         except OSError as error:
-            raise DataError(f"cannot write {path}: {error}; free some space and start again with --resume") from error
+            raise DataError(f"cannot write {path}: {error}; {FREE_SPACE}") from error
         return summary
 
     def _write(self, path: Path, frame: pd.DataFrame, quality: Quality | None, event: dict[str, Any]) -> None:
@@ -193,7 +193,7 @@ def finish(
     try:
         _write_outputs(config, run, plan, evaluations, table, labeler)
     except OSError as error:
-        raise DataError(f"cannot write {run.path}: {error}; free some space and start again with --resume") from error
+        raise DataError(f"cannot write {run.path}: {error}; {FREE_SPACE}") from error
     run.mark_finished()
     return table
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from l2l_ray.data.masks import decode, encode
-from l2l_ray.errors import LedgerError
+from l2l_ray.errors import FREE_SPACE, LedgerError
 from l2l_ray.loop.jsonl import append_line, read_lines
 from l2l_ray.types import PseudoLabel, Rle
 
@@ -101,7 +101,7 @@ class Ledger:
         except OSError as error:
             raise LedgerError(
                 f"cannot commit shard {entry.key} to {self._path}: {error}; {len(self._entries)} committed shards are "
-                "safe; free some space and start again with --resume"
+                f"safe; {FREE_SPACE}"
             ) from error
         self._entries[entry.key] = entry
         return True
@@ -155,9 +155,7 @@ def write_shard(path: Path, labels: Iterable[PseudoLabel]) -> str:
         _sync_folder(path.parent)  # the name must not be lost after the ledger has promised it
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise LedgerError(
-            f"cannot write shard {path}: {error}; nothing was committed; free some space and start again with --resume"
-        ) from error
+        raise LedgerError(f"cannot write shard {path}: {error}; nothing was committed; {FREE_SPACE}") from error
     return digest
 
 

@@ -124,7 +124,7 @@ def _update_policy(
 ) -> dict[str, float]:
     parts = [labeled.views] if unlabeled is None else [labeled.views, unlabeled]
     inputs = _join([policy.prepare(part) for part in parts])
-    projected = None if gradient is None else torch.cat([project_gradient(p.last_features, gradient) for p in parts])
+    projected = None if gradient is None else torch.cat([project_gradient(p.features, gradient) for p in parts])
     views = _join([_without_features(part) for part in parts])
     output = policy(inputs)
     action, gate = sample_group(output, config, generator)
@@ -150,7 +150,7 @@ def _step(module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> 
 
 def _without_features(views: TeacherViews) -> TeacherViews:
     """Drop the features, by far the largest part, before batches are joined: rewards do not read them."""
-    return replace(views, features=views.features[:, :0], last_features=views.last_features[:, :0])
+    return replace(views, features=views.features[:, :0])
 
 
 def _join(parts: list[_Batch]) -> _Batch:

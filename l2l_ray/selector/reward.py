@@ -156,9 +156,9 @@ def _coverage_gaps(accepted: Tensor, claimed: Tensor, coverage_target: float) ->
     return (shares - coverage_target) * present, present
 
 
-def project_gradient(last_features: Float[Tensor, "B F G G"], gradient: Float[Tensor, " D"]) -> Float[Tensor, "B G G"]:
+def project_gradient(features: Float[Tensor, "B F G G"], gradient: Float[Tensor, " D"]) -> Float[Tensor, "B G G"]:
     """Return [f, 1] . `gradient` of every cell; `gradient` is the labeled loss's, over [weight, bias], bias last."""
-    return torch.einsum("bfyx,f->byx", last_features.float(), gradient[:-1].float()) + gradient[-1].float()
+    return torch.einsum("bfyx,f->byx", features.float(), gradient[:-1].float()) + gradient[-1].float()
 
 
 def gradient_alignment(

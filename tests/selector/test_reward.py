@@ -144,7 +144,7 @@ def test_utility_is_bounded_and_keeps_the_sign():
 def test_total_is_the_sum_of_its_terms(bandit):
     views, truth = bandit(6, seed=5)
     action = torch.randint(0, 3, (4, 6, 16, 16), generator=torch.Generator().manual_seed(0))
-    projected = project_gradient(views.last_features, torch.randn(9))
+    projected = project_gradient(views.features, torch.randn(9))
     terms = total_reward(action, views, truth > 0.5, projected, SelectorConfig())
     parts = terms.correctness + terms.agreement + terms.consistency + terms.coverage + terms.utility
     assert torch.allclose(terms.total.mean(0), parts, atol=1e-4)
