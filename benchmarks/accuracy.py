@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from l2l_ray.bootstrap import paired_bootstrap
 from l2l_ray.config import RunConfig, load_config
 from l2l_ray.loop.evaluate import label_of
-from l2l_ray.metrics import paired_bootstrap
 
 THRESHOLDS = (0.7, 0.8, 0.9, 0.95)
 RULES = ("supervised", "accept_all", *(f"fixed_threshold@{t}" for t in THRESHOLDS), "agreement", "logistic")
@@ -98,6 +98,12 @@ def sentences(row: dict[str, Any]) -> pd.DataFrame:
     return frame.assign(iou=iou, image=frame["split"] + frame["image_id"].astype(str)).set_index("sent_id")
 
 
+def last_labels(row: dict[str, Any]) -> dict[str, Any] | None:
+    """Return precision and coverage of the last round's pseudo-labels against hidden truth; None without labels."""
+    rounds = (json.loads((row["run"] / "results.json").read_text())["hidden_truth"] or {}).get(row["method"])
+    return rounds[-1] if rounds else None
+
+
 def tuned_threshold(by_seed: dict[int, dict[str, dict[str, Any]]]) -> str:
     """Return the threshold row with the best val mean_iou, averaged over seeds."""
     names = [f"fixed_threshold@{t}" for t in THRESHOLDS]
@@ -120,7 +126,16 @@ def summarize(by_seed: dict[int, dict[str, dict[str, Any]]], config: RunConfig) 
             }
         if method != "l2l":
             diff = paired_bootstrap(mean["l2l"].loc[images.index], mean[method].loc[images.index], images)
-            row["l2l_minus_this"] = {"diff": diff.diff, "low": diff.low, "high": diff.high, "verdict": _verdict(diff)}
+            by_seed_diff = [float((a - b).mean()) for a, b in zip(frames["l2l"], frames[method], strict=True)]
+            row["l2l_minus_this"] = {
+                "diff": diff.diff, "low": diff.low, "high": diff.high, "by_seed": by_seed_diff,
+                "verdict": _verdict(diff, by_seed_diff),
+            }  # fmt: skip
+        if labels := [found for rows in by_seed.values() if (found := last_labels(rows[method]))]:
+            row["labels"] = {
+                figure: {region: _spread([part[figure][region] for part in labels]) for region in labels[0][figure]}
+                for figure in ("precision", "coverage")
+            }
         table.append(row)
     return {
         "protocol": "native size, every sentence; paired per sentence, seeds averaged, clustered by image, 95 %",
@@ -141,8 +156,31 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
 
 
-def _verdict(diff: Any) -> str:
-    return "L2L ahead" if diff.low > 0 else "L2L behind" if diff.high < 0 else "undecided"
+def _verdict(diff: Any, by_seed: list[float]) -> str:
+    """Return a verdict only where the interval over images excludes 0 and all seeds agree on the side."""
+    if diff.low > 0 and min(by_seed) > 0:
+        return "L2L ahead"
+    return "L2L behind" if diff.high < 0 and max(by_seed) < 0 else "undecided"
+
+
+def text_table(result: dict[str, Any]) -> str:
+    """Return the result as a Markdown table, in percent: mIoU per split, difference to L2L, the labels' quality."""
+    lines = [
+        "| method | val | testA | testB | L2L minus this | verdict | labels: object precision | object coverage |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        cells = [row["label"]]
+        for split in SPLITS:
+            found = row["splits"][split]["mean_iou"]
+            cells.append(f"{100 * found['mean']:.1f} ± {100 * found['std']:.1f}")
+        diff = row.get("l2l_minus_this")
+        interval = f"{100 * diff['diff']:+.2f} ({100 * diff['low']:+.2f} to {100 * diff['high']:+.2f})" if diff else ""
+        cells += [interval, diff["verdict"] if diff else ""]
+        labels = row.get("labels")
+        cells += [f"{100 * labels[f]['foreground']['mean']:.0f}" if labels else "" for f in ("precision", "coverage")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -163,7 +201,7 @@ def main() -> None:
     result = summarize({seed: rows_of(base, seed) for seed in args.seeds}, base)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1))
-    print(json.dumps(result, indent=1))
+    print(text_table(result))
 
 
 if __name__ == "__main__":

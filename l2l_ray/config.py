@@ -105,7 +105,7 @@ class RewardConfig(Section):
     coverage: float = Field(0.1, ge=0, description="Keeps the accepted share near coverage_target")
     utility: float = Field(0.1, ge=0, description="Gradient of the accepted pixels points with the labeled gradient")
     coverage_target: float = Field(0.7, gt=0, lt=1, description="Accepted share that costs nothing")
-    wrong_cost: float = Field(0.5, gt=0, description="Cost of a wrong accepted pixel; a right one earns 1")
+    wrong_cost: float = Field(1.0, gt=0, description="Cost of a wrong accepted pixel; a right one earns 1")
 
 
 class SelectorConfig(Section):
@@ -285,6 +285,7 @@ def full_config() -> RunConfig:
             worker_resources={"CPU": 4, "GPU": 1},
             threads_per_worker=4,
             threads_per_labeler=2,
+            start_timeout_s=1800,  # an MLLM of 16 GB is read, on first use downloaded, in this time
         ),
     )
 
@@ -296,6 +297,8 @@ def selector_for(section: SelectorConfig, method: str) -> SelectorConfig:
         ConfigError: No selector has this name, or the threshold is not a number in (0.5, 1).
     """
     name, _, threshold = method.partition("@")
+    if threshold and name != "fixed_threshold":
+        raise ConfigError(f"method {method!r} of `compare`: only fixed_threshold takes a threshold; write {name!r}")
     change: dict[str, Any] = {"name": name} | ({"threshold": threshold} if threshold else {})
     try:
         return SelectorConfig.model_validate(section.model_dump() | change)

@@ -11,6 +11,8 @@
 Source: ours; the tree-as-docstring follows httpx.
 """
 
+FREE_SPACE = "free some space and start again with --resume"  # the remedy wherever a run cannot write
+
 
 class L2LError(Exception):
     """Base of every error raised on purpose by this package."""

@@ -17,7 +17,7 @@ Differences from published code, which is why numbers of different papers cannot
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import index
 from typing import Any, NamedTuple
 
@@ -114,14 +114,6 @@ class IouMeter:
             iou = iou_of(row.intersection_px, row.union_px, self._empty_union_iou)
             rows.append({"sent_id": sent_id, **counts, "iou": iou})
         return rows
-
-    @classmethod
-    def from_rows(cls, rows: Iterable[Mapping[str, Any]], empty_union_iou: float = EMPTY_UNION_IOU) -> IouMeter:
-        """Rebuild a meter from what `rows` returned."""
-        meter = cls(empty_union_iou)
-        for row in rows:
-            meter.add(row["sent_id"], row["image_id"], row["intersection_px"], row["union_px"], row.get("predicted_px"))
-        return meter
 
     def summary(self) -> dict[str, Any]:
         """Return overall_iou, mean_iou and precision_at (threshold -> share), all in [0, 1], and num (sentences).

@@ -118,8 +118,7 @@ class TeacherViews:
     proposal: Float[Tensor, "B G G"]  # soft proposal q; constant where has_prior is False
     prior_score: Float[Tensor, " B"]
     has_prior: Bool[Tensor, " B"]
-    features: Float[Tensor, "B F G G"]  # finest decoder features
-    last_features: Float[Tensor, "B F G G"]  # input of the segmenter's last layer (for the utility reward)
+    features: Float[Tensor, "B F G G"]  # finest decoder features, the input of the last layer
 
 
 @dataclass(frozen=True)

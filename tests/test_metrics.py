@@ -48,13 +48,12 @@ def test_precision_counts_equality(tenths: int) -> None:
         assert precision == {t: float(t <= tenths / 10) for t in (0.5, 0.6, 0.7, 0.8, 0.9)}
 
 
-def test_rows_are_sorted_and_round_trip() -> None:
+def test_rows_are_sorted_and_pickle() -> None:
     filled = meter((9, 1, 1, 4), (2, 1, 3, 3))
     assert filled.rows() == [
         {"sent_id": 2, "image_id": 1, "intersection_px": 3, "union_px": 3, "iou": 1.0},
         {"sent_id": 9, "image_id": 1, "intersection_px": 1, "union_px": 4, "iou": 0.25},
     ]
-    assert IouMeter.from_rows(filled.rows()).rows() == filled.rows()
     assert pickle.loads(pickle.dumps(filled)).rows() == filled.rows()
 
 
@@ -125,7 +124,6 @@ def test_lavt_counts_an_empty_union_as_nothing() -> None:
     lavt.add(1, 1, 0, 0)
     lavt.add(2, 1, 1, 2)
     assert (lavt.summary()["mean_iou"], lavt.summary()["precision_at"][0.5]) == (0.25, 0.5)
-    assert IouMeter.from_rows(lavt.rows(), 0.0).summary() == lavt.summary()
     with pytest.raises(DataError, match=r"empty union as 1\.0 and 0\.0"):
         meter((3, 1, 1, 2)).merge(lavt)
 

@@ -202,6 +202,11 @@ def namespace_of(config: RunConfig) -> str:
     return f"l2l-{config.run_name}-{hashlib.sha256(str(config.run_dir).encode()).hexdigest()[:4]}"
 
 
+def device_for(resources: Mapping[str, float]) -> str:
+    """Return the device of an actor with these resources: `cpu` without a GPU of its own, also where it can see one."""
+    return "auto" if resources.get("GPU", 0) > 0 else "cpu"
+
+
 def actor_options(name: str, namespace: str, resources: Mapping[str, float]) -> dict[str, Any]:
     """Translate a role's name and resources into `ray.remote` options.
 
@@ -253,7 +258,7 @@ def wait_ready(role: str, actors: Sequence[ActorHandle[Any]], timeout_s: float) 
         free = {name: amount for name, amount in available.items() if ":" not in name}
         raise ClusterError(
             f"not every {role} came up within cluster.start_timeout_s={timeout_s:g}; free resources now: {free}; "
-            "another run may hold the rest: wait for it, or raise cluster.start_timeout_s"
+            "it may still be loading, or another run may hold the rest: wait for it, or raise cluster.start_timeout_s"
         ) from None
     except RayActorError as error:
         raise ClusterError(f"a {role} died while starting: {error}") from error

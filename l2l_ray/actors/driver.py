@@ -141,7 +141,10 @@ def crew(config: RunConfig, folder: RunFolder, tables: Tables) -> Iterator[Crew]
     trainer: Background[str] | None = None
     try:
         wait_ready("coordinator", [coordinator], config.cluster.start_timeout_s)
-        pools.append(priors := PriorPool(config, namespace))
+        missing = [table for table in tables.prior_order if not folder.priors_path(table).exists()]
+        priors = PriorPool(config, namespace) if missing else None  # a resumed run that has them all loads no MLLM
+        if priors is not None:
+            pools.append(priors)
         pools.append(labelers := LabelerPool(config, coordinator, namespace))
         greeter = Background("labelers", labelers.pids)
         filled: list[str] = []
@@ -159,22 +162,25 @@ def fill_all_priors(
     config: RunConfig,
     folder: RunFolder,
     tables: Tables,
-    pool: PriorPool,
+    pool: PriorPool | None,
     coordinator: ActorHandle[Coordinator],
     filled: list[str],
 ) -> None:
-    """Ask for every table's missing priors, in the order in which they are needed."""
+    """Ask for every table's missing priors, in the order in which they are needed; without a pool none is missing."""
+    if pool is None:
+        filled += tables.prior_order
+        return
     identity = pool.identity()
     with open_store(config) as store:
         for table in tables.prior_order:
             total = len(tables.examples(table))
-            ask = _counted(pool, table, total, coordinator)
+            ask = _reporting(pool, table, total, coordinator)
             fill_priors(table, tables, folder, store, identity, ask, config.prior.batch_size)
             _answer(coordinator.priors_progress.remote(table, total, total))
             filled.append(table)
 
 
-def _counted(pool: PriorPool, table: str, total: int, coordinator: ActorHandle[Coordinator]) -> Ask:
+def _reporting(pool: PriorPool, table: str, total: int, coordinator: ActorHandle[Coordinator]) -> Ask:
     """Ask the pool and tell the coordinator how far it is."""
 
     def ask(batches: Iterator[list[Question]]) -> Iterator[Answered]:

@@ -20,7 +20,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
-from l2l_ray.actors.cluster import actor_options, start_actor, wait_ready
+from l2l_ray.actors.cluster import actor_options, device_for, start_actor, wait_ready
 from l2l_ray.actors.coordinator import Coordinator
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import RunConfig
@@ -44,7 +44,7 @@ class LabelerActor:
         self._name = name
         self._coordinator = coordinator
         self._meters = Meters(config.run_name)
-        self._labeler = Labeler(config, config.run_dir)
+        self._labeler = Labeler(config, config.run_dir, device_for(config.cluster.labeler_resources))
 
     def ready(self) -> int:
         """Return this actor's process id: its models can be built."""

@@ -20,7 +20,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
-from l2l_ray.actors.cluster import actor_options, start_actor, wait_ready
+from l2l_ray.actors.cluster import actor_options, device_for, start_actor, wait_ready
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import PriorConfig, RunConfig
 from l2l_ray.errors import ClusterError
@@ -176,12 +176,15 @@ class PriorPool:
         """
         self._cluster = cluster = config.cluster
         self._actors: list[ActorHandle[PriorActor]] = []
+        prior = config.prior
+        if prior.device == "auto":
+            prior = prior.model_copy(update={"device": device_for(cluster.prior_resources)})
         for index in range(cluster.num_priors):
             name = f"prior-{index}"
             options = actor_options(name, namespace, cluster.prior_resources)
             # -1: a question may be asked as often as the actor dies; it has no side effect.
             options |= {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": 64}
-            args = (config.prior, cluster.threads_per_labeler, name, config.run_name)
+            args = (prior, cluster.threads_per_labeler, name, config.run_name)
             self._actors.append(start_actor(PriorActor, options, *args))
 
     def identity(self) -> MllmIdentity:

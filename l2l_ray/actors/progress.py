@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from l2l_ray.config import RunConfig
+from l2l_ray.loop.learner import TRAINED_SELECTORS
 from l2l_ray.loop.prepare import Tables
 from l2l_ray.loop.run_folder import RunFolder
-from l2l_ray.loop.train import TRAINED_SELECTORS
 
 _ROUND = re.compile(r"(?P<method>\w+) round (?P<round>\d+)")
 _FOLD = re.compile(r"burn-in fold(?P<fold>\d+)")
@@ -51,14 +51,14 @@ def opening_text(config: RunConfig, tables: Tables) -> str:
     splits = ", ".join(f"{name} {len(rows)}" for name, rows in tables.splits.items())
     lines = [
         f"data       {config.data.dataset} ({config.data.split_by}): {len(tables.labeled)} labeled expressions, "
-        f"{len(tables.unlabeled)} unlabeled in {_counted(tables.num_shards(config), 'shard')}; {splits}"
+        f"{len(tables.unlabeled)} unlabeled in {_plural(tables.num_shards(config), 'shard')}; {splits}"
     ]
     if tables.missing_splits:
         lines.append(f"           this data set has no {', '.join(tables.missing_splits)}: left out of the table")
     return "\n".join(lines)
 
 
-def _counted(num: int, noun: str) -> str:
+def _plural(num: int, noun: str) -> str:
     return f"{num} {noun}" if num == 1 else f"{num} {noun}s"
 
 

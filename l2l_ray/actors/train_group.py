@@ -52,6 +52,7 @@ class RayRuntime:
         context = ray.train.get_context()
         self.rank: int = context.get_world_rank()
         self.world_size: int = context.get_world_size()
+        self.device: torch.device = ray.train.torch.get_device()
         self._run = run
         self._coordinator = coordinator
         self._last_progress = 0.0

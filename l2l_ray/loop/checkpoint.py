@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from l2l_ray.errors import CheckpointError
+from l2l_ray.errors import FREE_SPACE, CheckpointError
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
@@ -114,7 +114,7 @@ def _misfit(path: Path, what: str) -> CheckpointError:
 
 
 def _not_written(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"cannot write {path}: {error}; free some space and start again with --resume")
+    return CheckpointError(f"cannot write {path}: {error}; {FREE_SPACE}")
 
 
 def _without_aliases(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

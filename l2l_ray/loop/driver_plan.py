@@ -121,14 +121,6 @@ class Plan:
                 return self._eval_queue.pop(index)
         return None
 
-    def give_back(self, item: WorkItem) -> None:
-        """Return an item whose worker died; it is handed out again first, unless it was done after all."""
-        if isinstance(item, EvalItem):
-            if item in self._open_parts.get(item.group, ()):
-                self._eval_queue.insert(0, item)
-        elif (item.method, item.round, item.shard) not in self._committed:
-            self._label_queue.insert(0, item)
-
     def done(self, item: WorkItem) -> bool:
         """Tell that an item is finished; True, once, when it was the last part of its evaluation group."""
         if isinstance(item, LabelItem):
@@ -156,10 +148,6 @@ class Plan:
             return 0
         scored = {v: self._scores.get((method, v, VAL), float(v)) for v in range(1, self.rounds + 1)}
         return max(scored, key=lambda v: scored[v])
-
-    def labels_left(self) -> int:
-        """Shards of known versions that are not committed."""
-        return len(self._label_queue)
 
     @property
     def finished(self) -> bool:

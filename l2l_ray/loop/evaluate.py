@@ -19,7 +19,7 @@ import pandas as pd
 
 from l2l_ray.config import RunConfig
 from l2l_ray.data.protocols import NATIVE, Protocol, protocol_named
-from l2l_ray.errors import DataError
+from l2l_ray.errors import FREE_SPACE, DataError
 from l2l_ray.loop.breakdown import breakdown
 from l2l_ray.loop.driver_plan import PRIOR_ONLY, VAL, EvalItem, Plan
 from l2l_ray.loop.hidden_truth import pseudo_label_quality
@@ -75,7 +75,7 @@ class Evaluations:
         try:
             self._write(path, frame, quality, event)
         except OSError as error:
-            raise DataError(f"cannot write {path}: {error}; free some space and start again with --resume") from error
+            raise DataError(f"cannot write {path}: {error}; {FREE_SPACE}") from error
         return summary
 
     def _write(self, path: Path, frame: pd.DataFrame, quality: Quality | None, event: dict[str, Any]) -> None:
@@ -164,7 +164,6 @@ def label_of(method: str) -> str:
 
 def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluations) -> dict[str, Any]:
     """Return the final table as data: one row per method, the version chosen on val, all splits."""
-    steps = config.loop.burn_in_steps + config.loop.rounds * config.loop.round_steps
     rows: list[dict[str, Any]] = []
     parts: list[dict[str, Any]] = []
     main = run.methods[-1]
@@ -181,7 +180,7 @@ def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluati
                 "method": method,
                 "label": label_of(method),
                 "version": version,
-                "steps": 0 if method == PRIOR_ONLY else steps,
+                "steps": 0 if method == PRIOR_ONLY else config.loop.burn_in_steps + version * config.loop.round_steps,
                 "splits": splits,
             }
         )
@@ -191,6 +190,7 @@ def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluati
         "split_by": config.data.split_by,
         "labeled_frac": config.data.labeled_frac,
         "seed": config.loop.seed,
+        "steps_of_every_method": config.loop.burn_in_steps + config.loop.rounds * config.loop.round_steps,
         "chosen_on": VAL if VAL in plan.split_sizes else "last version (no val split)",
         "missing_splits": [
             s for s in ("val", "testA", "testB") if s not in plan.split_sizes and "test" not in plan.split_sizes
@@ -227,7 +227,7 @@ def finish(
     try:
         _write_outputs(config, run, plan, evaluations, table, labeler)
     except OSError as error:
-        raise DataError(f"cannot write {run.path}: {error}; free some space and start again with --resume") from error
+        raise DataError(f"cannot write {run.path}: {error}; {FREE_SPACE}") from error
     run.mark_finished()
     return table
 

@@ -6,7 +6,7 @@ figures go to the report alone. Where those masks are not on disk the figures ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from l2l_ray.data.masks import mask_to_grid
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.loop.ledger import Ledger, read_shard
 from l2l_ray.loop.prepare import data_root
-from l2l_ray.loop.quality import Quality, measure_quality
+from l2l_ray.loop.quality import measure_quality
 from l2l_ray.loop.run_folder import RunFolder
 from l2l_ray.loop.tables import read_table
 from l2l_ray.types import Action, LabeledExample, PseudoLabel, Selection
@@ -36,7 +36,7 @@ def pseudo_label_quality(config: RunConfig, run: RunFolder) -> dict[str, list[di
     rounds = range(config.loop.rounds)
     return {
         method: [
-            _round_quality([label for e in entries for label in read_shard(run.path / e.path)], truth)
+            _round_quality((read_shard(run.path / entry.path) for entry in entries), truth)
             for r in rounds
             if (entries := ledger.entries(method, r))
         ]
@@ -44,15 +44,16 @@ def pseudo_label_quality(config: RunConfig, run: RunFolder) -> dict[str, list[di
     }
 
 
-def _round_quality(labels: Sequence[PseudoLabel], truth: dict[int, LabeledExample]) -> dict[str, Any]:
-    known = [label for label in labels if label.sent_id in truth]
-    total: Quality | None = None
-    for start in range(0, len(known), 512):
-        part = known[start : start + 512]
+def _round_quality(shards: Iterable[Sequence[PseudoLabel]], truth: dict[int, LabeledExample]) -> dict[str, Any]:
+    num, total = 0, None
+    for labels in shards:
+        part = [label for label in labels if label.sent_id in truth]
+        if not part:
+            continue
         masks = np.stack([mask_to_grid(truth[label.sent_id].mask_rle, label.grid) for label in part])
         found = measure_quality(selection_of(part), torch.from_numpy(masks), {})
-        total = found if total is None else total + found
-    return {"num": len(known), **(total.summary() if total else {})}
+        num, total = num + len(part), found if total is None else total + found
+    return {"num": num, **(total.summary() if total else {})}
 
 
 def selection_of(labels: Sequence[PseudoLabel]) -> Selection:

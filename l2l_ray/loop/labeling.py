@@ -30,7 +30,7 @@ from l2l_ray.loop.quality import Quality, measure_quality
 from l2l_ray.loop.run_folder import RunFolder
 from l2l_ray.loop.teacher import guided_view, predict, teacher_views
 from l2l_ray.prior.proposal import Proposer
-from l2l_ray.segmenter.model import Segmenter
+from l2l_ray.segmenter.model import Segmenter, output_shape
 from l2l_ray.selector.rules import Selector, make_selector
 from l2l_ray.types import Action, Example, LabeledExample, Prior, PseudoLabel, Selection, TeacherViews
 
@@ -83,8 +83,8 @@ class Labeler:
         self._device = pick_device(device)
         self._images = ImageStore(config.segmenter.image_size, config.data.image_cache_mb)
         self._proposer = Proposer(config.prior)
-        template = Segmenter(config.segmenter.model_copy(update={"pretrained": False}))
-        self._grid, self._feature_width = template.grid, template.feature_width
+        shape = output_shape(config.segmenter)
+        self._grid, self._feature_width = shape.grid, shape.feature_width
         self._tables: dict[str, Table] = {}
         self._models: OrderedDict[Path, Segmenter] = OrderedDict()
         self._selectors: OrderedDict[Path, Selector] = OrderedDict()

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from l2l_ray.data.masks import decode, encode
-from l2l_ray.errors import LedgerError
+from l2l_ray.errors import FREE_SPACE, LedgerError
 from l2l_ray.loop.jsonl import append_line, read_lines
 from l2l_ray.types import PseudoLabel, Rle
 
@@ -101,7 +101,7 @@ class Ledger:
         except OSError as error:
             raise LedgerError(
                 f"cannot commit shard {entry.key} to {self._path}: {error}; {len(self._entries)} committed shards are "
-                "safe; free some space and start again with --resume"
+                f"safe; {FREE_SPACE}"
             ) from error
         self._entries[entry.key] = entry
         return True
@@ -152,12 +152,19 @@ def write_shard(path: Path, labels: Iterable[PseudoLabel]) -> str:
             os.fsync(file.fileno())
         digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
         os.replace(temporary, path)
+        _sync_folder(path.parent)  # the name must not be lost after the ledger has promised it
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise LedgerError(
-            f"cannot write shard {path}: {error}; nothing was committed; free some space and start again with --resume"
-        ) from error
+        raise LedgerError(f"cannot write shard {path}: {error}; nothing was committed; {FREE_SPACE}") from error
     return digest
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read_shard(path: Path) -> list[PseudoLabel]:
@@ -169,7 +176,10 @@ def read_shard(path: Path) -> list[PseudoLabel]:
     try:
         rows = pq.read_table(path).to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise LedgerError(f"shard {path} is in the ledger but cannot be read: {error}") from error
+        raise LedgerError(
+            f"shard {path} is in the ledger but cannot be read: {error}; restore the file, or remove its line from "
+            "ledger.jsonl and start again with --resume to label it anew"
+        ) from error
     return [_from_row(row, path) for row in rows]
 
 

@@ -1,7 +1,7 @@
 """Before the first step: which examples there are, which are labeled, and what the MLLM says about each.
 
 The driver does this once and writes Parquet tables; every other process reads the tables. The unlabeled table is built
-from expressions and image sizes alone: the annotations of unlabeled items are never looked at.
+from expressions and image sizes alone: no mask, box, area or category of an unlabeled item gets into it.
 """
 
 from __future__ import annotations

@@ -49,10 +49,14 @@ class PseudoSet:
     def read(cls, files: Sequence[Path], table: Table) -> PseudoSet:
         """Read a round's committed shards."""
         row_of = {example.sent_id: row for row, example in enumerate(table.examples)}
-        labels = [label for file in files for label in read_shard(file)]
-        used = [label for label in labels if is_used(label)]
-        cells = np.stack([_pack(label) for label in used]) if used else np.zeros((0, table.grid, table.grid), np.uint8)
-        return cls(table, [row_of[label.sent_id] for label in used], cells, len(labels))
+        rows, cells, num_labeled = [], [np.zeros((0, table.grid, table.grid), np.uint8)], 0
+        for file in files:  # packed file by file: a decoded label is three times as large
+            labels = read_shard(file)
+            used = [label for label in labels if is_used(label)]
+            rows += [row_of[label.sent_id] for label in used]
+            cells += [_pack(label)[None] for label in used]
+            num_labeled += len(labels)
+        return cls(table, rows, np.concatenate(cells), num_labeled)
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-MAX_REWARD_IMAGES = 1024  # views kept in memory: 0.3 MB each at the tiny size, 8 MB at 480 px
+MAX_REWARD_IMAGES = 1024  # views kept in memory: 0.1 MB each at the tiny size, 8 MB at 480 px
 GRADIENT_SAMPLES = 64  # labeled samples behind the utility reward's gradient
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray.config import RunConfig, read_config, save_config
-from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.errors import FREE_SPACE, ConfigError, DataError
 from l2l_ray.loop.jsonl import append_line, read_lines
 from l2l_ray.types import Skip
 
@@ -121,7 +121,7 @@ class RunFolder:
         try:
             append_line(path, event)
         except OSError as error:
-            raise DataError(f"cannot write {path}: {error}; free some space and start again with --resume") from error
+            raise DataError(f"cannot write {path}: {error}; {FREE_SPACE}") from error
 
     def events(self) -> list[dict[str, Any]]:
         """Read metrics.jsonl back; a torn last line is left out."""

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import torch
 from torch import nn
 
 from l2l_ray.config import RunConfig
+from l2l_ray.device import pick_device
 from l2l_ray.loop.driver_plan import EvalItem, LabelItem, Plan
 from l2l_ray.loop.evaluate import Evaluations, finish
 from l2l_ray.loop.labeling import Labeler
@@ -33,6 +35,7 @@ class Runtime(Protocol):
 
     rank: int
     world_size: int
+    device: torch.device
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
         """Return the model, wrapped for data-parallel training where there are several ranks."""
@@ -69,6 +72,7 @@ class LocalRuntime:
     world_size = 1
 
     def __init__(self, run: RunFolder, plan: Plan, ledger: Ledger, evaluations: Evaluations, labeler: Labeler) -> None:
+        self.device = pick_device()
         self._run = run
         self._plan = plan
         self._ledger = ledger

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from l2l_ray.errors import DataError
+from l2l_ray.errors import FREE_SPACE, DataError
 from l2l_ray.types import Example, LabeledExample, Prior, Rle
 
 
@@ -82,7 +82,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise DataError(f"cannot write table {path}: {error}; free some space and start again with --resume") from error
+        raise DataError(f"cannot write table {path}: {error}; {FREE_SPACE}") from error
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -95,7 +95,6 @@ def teacher_views(
         prior_score=inputs.prior_score,
         has_prior=inputs.has_prior,
         features=guided.features,
-        last_features=guided.features,
     )
 
 
@@ -114,5 +113,4 @@ def guided_view(teacher: Segmenter, inputs: Inputs, use_autocast: bool) -> Teach
         prior_score=inputs.prior_score,
         has_prior=inputs.has_prior,
         features=nothing,
-        last_features=nothing,
     )

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from l2l_ray.errors import CheckpointError
+from l2l_ray.errors import FREE_SPACE, CheckpointError
 from l2l_ray.loop.checkpoint import read_position
 from l2l_ray.loop.run_folder import RunFolder
 
@@ -40,9 +40,7 @@ def place(final: Path, write: Write, metrics: dict[str, float]) -> Path:
         write(temporary)
         os.replace(temporary, final)
     except OSError as error:
-        raise CheckpointError(
-            f"cannot write {final}: {error}; free some space and start again with --resume"
-        ) from error
+        raise CheckpointError(f"cannot write {final}: {error}; {FREE_SPACE}") from error
     return final
 
 

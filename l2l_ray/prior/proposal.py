@@ -135,24 +135,6 @@ class Proposer:
         return _batch(priors, candidates, weight)
 
 
-def box_proposal(
-    boxes_xyxy_frac: Sequence[BoxFrac], scores: Sequence[float], grid: int, softness: float
-) -> Float[Tensor, "G G"]:
-    """Return the proposal of one prior's boxes, mixed by their scores.
-
-    Args:
-        boxes_xyxy_frac: Boxes as fractions of the image; none gives the uniform proposal.
-        scores: One per box, at least 0; only their ratios matter, and all 0 means all equal.
-        grid: Cells per side.
-        softness: Width of an edge as a fraction of the box's side on that axis.
-    """
-    if not boxes_xyxy_frac:
-        return torch.full((grid, grid), NO_PRIOR_PROB)
-    candidates = smooth_boxes(torch.tensor(boxes_xyxy_frac, dtype=torch.float32), grid, softness)
-    weight = _relative(torch.tensor([list(scores)], dtype=torch.float32), torch.ones(1, len(scores), dtype=torch.bool))
-    return mix(candidates[None], weight)[0]
-
-
 def smooth_boxes(boxes_xyxy_frac: Float[Tensor, "*S 4"], grid: int, softness: float) -> Float[Tensor, "*S G G"]:
     """Return each box as a product of logistic edges, sampled at the cell centres; values in (0, 1).
 

@@ -20,7 +20,6 @@ import pandas as pd
 from l2l_ray.report.record import REGIONS, RunRecord, flatten, is_number, read_run
 
 NOTHING = "–"
-TERMINAL_METRICS = ("overall_iou", "mean_iou", "precision_at.0.5")
 PAGE_METRICS = ("overall_iou", "mean_iou", *(f"precision_at.{t}" for t in ("0.5", "0.7", "0.9")))
 _SHORT = {"overall_iou": "oIoU", "mean_iou": "mIoU"}
 
@@ -48,23 +47,6 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
 
 
-def results_frame(run_dir: Path) -> pd.DataFrame:
-    """Return results.json in long form: one row per method and split; shares in [0, 1].
-
-    Columns: method, label, split, overall_iou, mean_iou, precision_at.0.5, ..., num, version, steps, seconds. The
-    protocol is in `frame.attrs["protocol"]`. Without results.json the frame is empty.
-    """
-    record = read_run(run_dir)
-    lines = []
-    for row in record.rows:
-        own = {key: value for key, value in row.items() if key != "splits" and not isinstance(value, (dict, list))}
-        lines += [{**own, "split": split, **flatten(scores)} for split, scores in splits_of(row).items()]
-    first = ["method", "label", "split"]
-    frame = pd.DataFrame(lines, columns=list(dict.fromkeys([*first, *(key for line in lines for key in line)])))
-    frame.attrs["protocol"] = record.protocol
-    return frame
-
-
 def metrics_frame(run_dir: Path) -> pd.DataFrame:
     """Return the run's figures, one row per method and version, and write metrics.parquet and metrics.csv.
 
@@ -85,30 +67,6 @@ def metrics_frame(run_dir: Path) -> pd.DataFrame:
     os.replace(temporary[0], record.run_dir / "metrics.parquet")
     os.replace(temporary[1], record.run_dir / "metrics.csv")
     return frame
-
-
-def format_table(
-    rows: Sequence[Mapping[str, Any]], protocol: str, missing_splits: Sequence[str] = (), note: str = ""
-) -> str:
-    """Return the final table as aligned text for a terminal; `*` marks the best of a column.
-
-    Args:
-        rows: Rows of results.json.
-        protocol: What the numbers mean; printed above them.
-        missing_splits: Splits the data set lacks, named below.
-        note: Printed last.
-    """
-    table = results_table(rows, TERMINAL_METRICS)
-    grid = [[cell.text + ("*" if cell.best else " ") for cell in row] for row in table.rows]
-    header = [name + " " for name in table.header]
-    widths = [max(len(line[i]) for line in [header, *grid]) for i in range(len(header))]
-    lines = [f"Percent; * = best of the column. Protocol: {protocol}", _group_line(table, widths)]
-    for line in [header, *grid]:
-        cells = (text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True))
-        lines.append(" ".join([line[0].ljust(widths[0]), *cells]).rstrip())
-    lines.insert(3, "-" * max(len(line) for line in lines[1:]))
-    lines += [f"Splits absent from the data set: {', '.join(missing_splits)}"] if missing_splits else []
-    return "\n".join([*lines, *([note] if note else [])])
 
 
 def results_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = PAGE_METRICS) -> Table:
@@ -225,15 +183,6 @@ def _best(values: Sequence[Sequence[Any]], eligible: Sequence[bool]) -> list[lis
         for row in rows:
             marks[row][column] = len(rows) > 1 and values[row][column] == top
     return marks
-
-
-def _group_line(table: Table, widths: Sequence[int]) -> str:
-    line, start = "", 0
-    for name, span in table.groups:
-        width = sum(widths[start : start + span]) + span - 1
-        line += f"{name:>{width}} " if name else " " * (width + 1)
-        start += span
-    return line.rstrip()
 
 
 def splits_of(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

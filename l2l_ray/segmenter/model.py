@@ -13,8 +13,10 @@ pretrained with them; guidance and decoder always start random.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -26,7 +28,7 @@ from l2l_ray.segmenter.fusion import Fusion
 from l2l_ray.segmenter.guidance import GuidanceEncoder, prior_signal
 from l2l_ray.segmenter.text import TextEncoder, TextTokens
 
-__all__ = ["Encoded", "Segmenter", "SegmenterOutput"]
+__all__ = ["Encoded", "OutputShape", "Segmenter", "SegmenterOutput", "output_shape"]
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,25 @@ class Segmenter(nn.Module):
                 scaled = lr * encoder_lr_scale if is_encoder else lr
                 groups.append({"params": params, "lr": scaled, "weight_decay": weight_decay if decays else 0.0})
         return [group for group in groups if group["params"]]
+
+
+@dataclass(frozen=True)
+class OutputShape:
+    """What a segmenter puts out.
+
+    Example: `OutputShape(32, 32)` at the embedded preset.
+    """
+
+    grid: int  # side of the output grid, cells
+    feature_width: int  # channels of `SegmenterOutput.features`
+
+
+@lru_cache(maxsize=8)
+def output_shape(config: SegmenterConfig) -> OutputShape:
+    """Return the shape of a segmenter's output, without its weights."""
+    with torch.device("meta"):
+        template = Segmenter(config.model_copy(update={"pretrained": False}))
+    return OutputShape(template.grid, template.feature_width)
 
 
 def _fusion_index(config: SegmenterConfig, strides: tuple[int, ...]) -> int:

@@ -124,7 +124,7 @@ def _update_policy(
 ) -> dict[str, float]:
     parts = [labeled.views] if unlabeled is None else [labeled.views, unlabeled]
     inputs = _join([policy.prepare(part) for part in parts])
-    projected = None if gradient is None else torch.cat([project_gradient(p.last_features, gradient) for p in parts])
+    projected = None if gradient is None else torch.cat([project_gradient(p.features, gradient) for p in parts])
     views = _join([_without_features(part) for part in parts])
     output = policy(inputs)
     action, gate = sample_group(output, config, generator)
@@ -150,7 +150,7 @@ def _step(module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> 
 
 def _without_features(views: TeacherViews) -> TeacherViews:
     """Drop the features, by far the largest part, before batches are joined: rewards do not read them."""
-    return replace(views, features=views.features[:, :0], last_features=views.last_features[:, :0])
+    return replace(views, features=views.features[:, :0])
 
 
 def _join(parts: list[_Batch]) -> _Batch:
@@ -205,9 +205,10 @@ def make_rollout(
     advantage = group_advantage(share_credit(terms.total, config.credit_radius))
     better, worse = advantage.clamp(min=0), -advantage.clamp(max=0)
     members = [action == member for member in Action]
-    known = terms.earned.shape[1]
+    known = terms.worth.shape[1]
     gate_logit, gate = output.gate_logit[:known].detach(), gate[:, :known]
-    worth = terms.earned - terms.earned.mean().clamp(max=0)  # against an average label, or against none
+    average = terms.worth.sum() / terms.used.sum().clamp(min=1)
+    worth = (terms.worth - average.clamp(max=0)) * terms.used  # against an average label, or against none
     return Rollout(
         old_log_probs=output.log_probs().detach(),
         gain=torch.stack([(better * taken).mean(0) for taken in members], dim=1),
@@ -289,7 +290,7 @@ def _reward_metrics(terms: RewardTerms, action: Tensor, views: TeacherViews, lab
         "reward/consistency": terms.consistency.mean(),
         "reward/coverage": terms.coverage_penalty.mean(),
         "reward/utility": terms.utility.mean(),
-        "reward/earned": terms.earned.mean(),
+        "reward/worth": terms.worth.sum() / terms.used.sum().clamp(min=1),
         "accepted_share": accepted.mean(),
         "accepted_share_claimed": (accepted * claimed).sum() / claimed.sum().clamp(min=1),
         "accepted_precision": right.sum() / accepted[:, :known].sum().clamp(min=1),

@@ -168,7 +168,8 @@ class RplePolicy(nn.Module):
     def select(self, views: TeacherViews, keys: Sequence[int]) -> Selection:
         """Label a batch: most likely actions at `label_temperature` 0, else samples drawn from each sample's own key.
 
-        A sample whose gate is shut has IGNORE everywhere; `gate` keeps its probability, so a viewer can sort by doubt.
+        A sample whose gate is shut has IGNORE everywhere; `gate` keeps its probability, so a viewer can sort by doubt
+        (what was drawn, 0 or 1, where labels are sampled).
         `confidence` is the mean policy probability of the accepted actions, 0 when nothing is accepted.
 
         Args:
@@ -189,6 +190,7 @@ class RplePolicy(nn.Module):
             cell_noise = noise[:, 1:].view_as(log_probs[:, 0])
             action = sample_actions(functional.softmax(output.action_logits / temperature, dim=1), cell_noise)
             gate_open = noise[:, 0] < torch.sigmoid(output.gate_logit / temperature)
+            gate_probs = gate_open.float()  # what was drawn: whoever reads the label uses it from 0.5 on
         if not self.config.gate:
             gate_probs, gate_open = torch.ones_like(gate_probs), torch.ones_like(gate_open)
         chosen = log_probs.gather(1, action[:, None].long())[:, 0]

@@ -42,12 +42,14 @@ _EPS = 1e-12
 class RewardTerms:
     """Weighted reward of K action maps per sample; the single terms are kept as means over the K maps, for the log.
 
-    `total` is the sum of the terms. `coverage` in it is credit; `coverage_penalty` is the quantity itself. `earned` is
-    what the N labeled samples bring as a whole, hence the gate's reward (a shut gate earns 0).
+    `total` is the sum of the terms. `coverage` in it is credit; `coverage_penalty` is the quantity itself. `worth` is
+    that of each labeled sample's label as a whole, the gate's reward (a shut gate earns 0); it is 0 where `used` is
+    False, that is where the map accepts no object cell.
     """
 
     total: Float[Tensor, "K B G G"]
-    earned: Float[Tensor, "K N"]
+    worth: Float[Tensor, "K N"]
+    used: Bool[Tensor, "K N"]
     correctness: Float[Tensor, "B G G"]
     agreement: Float[Tensor, "B G G"]
     consistency: Float[Tensor, "B G G"]
@@ -154,9 +156,9 @@ def _coverage_gaps(accepted: Tensor, claimed: Tensor, coverage_target: float) ->
     return (shares - coverage_target) * present, present
 
 
-def project_gradient(last_features: Float[Tensor, "B F G G"], gradient: Float[Tensor, " D"]) -> Float[Tensor, "B G G"]:
+def project_gradient(features: Float[Tensor, "B F G G"], gradient: Float[Tensor, " D"]) -> Float[Tensor, "B G G"]:
     """Return [f, 1] . `gradient` of every cell; `gradient` is the labeled loss's, over [weight, bias], bias last."""
-    return torch.einsum("bfyx,f->byx", last_features.float(), gradient[:-1].float()) + gradient[-1].float()
+    return torch.einsum("bfyx,f->byx", features.float(), gradient[:-1].float()) + gradient[-1].float()
 
 
 def gradient_alignment(
@@ -216,9 +218,11 @@ def total_reward(
     accepted = action != Action.IGNORE
     coverage = weights.coverage * coverage_credit(accepted, candidates.claimed, weights.coverage_target)
     taken = _taken_share(action)
+    worth, used = label_worth(action[:, :known], candidates.first(known), mask, weights.wrong_cost)
     return RewardTerms(
         total=right.plus(agreed).plus(stable).plus(useful).chosen(action) + coverage - rule,
-        earned=label_worth(action[:, :known], candidates.first(known), mask, weights.wrong_cost),
+        worth=worth,
+        used=used,
         correctness=_mean_value(right, taken) - rule,
         agreement=_mean_value(agreed, taken),
         consistency=_mean_value(stable, taken),
@@ -230,19 +234,21 @@ def total_reward(
 
 def label_worth(
     action: Int[Tensor, "K N G G"], candidates: Candidates, mask: Bool[Tensor, "N G G"], wrong_cost: float
-) -> Float[Tensor, "K N"]:
-    """Return what training on each accepted label as a whole is worth: IoU (1 + wrong_cost) - wrong_cost.
+) -> tuple[Float[Tensor, "K N"], Bool[Tensor, "K N"]]:
+    """Return what training on each accepted label as a whole is worth, and whether it is trained on at all.
 
-    That is +1 per right object cell and -wrong_cost per wrong one, averaged over the union of the label's object and
-    the truth; so a label is worth using when its IoU exceeds wrong_cost / (1 + wrong_cost). Only accepted cells count;
-    a label that accepts neither object nor truth is worth 0. Background far from both would drown the difference
-    between a right object and a wrong one.
+    The worth is IoU (1 + wrong_cost) - wrong_cost: +1 per right object cell and -wrong_cost per wrong one, averaged
+    over the union of the label's object and the truth. So a label is worth using when its IoU exceeds
+    wrong_cost / (1 + wrong_cost). Only accepted cells count. A label without an accepted object cell is never trained
+    on (`loop/pseudo.py`) and worth 0. Background far from both would drown the difference between a right object and
+    a wrong one.
     """
     target = torch.where(action == Action.PRIOR, candidates.prior, candidates.teacher)
     accepted = action != Action.IGNORE
+    used = (accepted & target).flatten(-2).any(-1)
     union = (accepted & (target | mask)).sum((-2, -1))
     iou = (accepted & target & mask).sum((-2, -1)) / union.clamp(min=1)
-    return torch.where(union > 0, iou * (1 + wrong_cost) - wrong_cost, 0.0)
+    return torch.where(used, iou * (1 + wrong_cost) - wrong_cost, 0.0), used
 
 
 def _label_values(

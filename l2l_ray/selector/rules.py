@@ -188,14 +188,15 @@ class ControlInput:
 class LogisticControl(nn.Module):
     """Logistic regression of "the teacher's label is right" on the evidence; trained by `objective.update_selector`.
 
-    It accepts a label whose probability p satisfies p - wrong_cost (1-p) >= 0, the very economics of the reward; where
-    the prior says something else and the teacher is that likely to be wrong, it takes the prior's label.
+    Per cell it takes the likelier label (the prior's where that says something else and the teacher is probably wrong),
+    if its probability p satisfies p - wrong_cost (1-p) >= 0, the very economics of the reward. Per sample it has a gate
+    as RPLE has: the mean p over the cells that it would label as object must satisfy the same.
     """
 
     needs_views = True
 
     def __init__(self, config: SelectorConfig, feature_width: int) -> None:
-        """Build the classifier; a fresh one is undecided (0.5 everywhere), so it accepts nothing."""
+        """Build the classifier; a fresh one is undecided (0.5 everywhere)."""
         super().__init__()
         self.name = "logistic"
         self.config = config
@@ -229,15 +230,19 @@ class LogisticControl(nn.Module):
 
     @torch.no_grad()
     def select(self, views: TeacherViews, keys: Sequence[int]) -> Selection:
-        """Label a batch; deterministic, gate always open."""
+        """Label a batch; deterministic. A sample with a doubtful object has gate 0 and IGNORE everywhere."""
         check_keys(views, keys)
-        right = self.right_probs(views)
-        action = torch.where(right >= self.accept_prob, Action.TEACHER, Action.IGNORE)
-        prior = label_candidates(views).differs & (1 - right >= self.accept_prob)
-        action = torch.where(prior, Action.PRIOR, action)
-        weight = (action != Action.IGNORE).float()
-        confidence = (torch.maximum(right, 1 - right) * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
-        return make_selection(views, action, weight, torch.ones_like(confidence), confidence)
+        score, label = self.ranking(views)
+        accepted = score >= self.accept_prob
+        claimed = (accepted & label).float()
+        belief = (score * claimed).sum((1, 2)) / claimed.sum((1, 2)).clamp(min=1)
+        gate = (belief >= self.accept_prob).float()
+        accepted &= gate.bool()[:, None, None]
+        action = torch.where(label == label_candidates(views).teacher, Action.TEACHER, Action.PRIOR)
+        action = torch.where(accepted, action, Action.IGNORE)
+        weight = accepted.float()
+        confidence = (score * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
+        return make_selection(views, action, weight, gate, confidence)
 
     @torch.no_grad()
     def ranking(self, views: TeacherViews) -> Ranking:

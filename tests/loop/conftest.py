@@ -14,9 +14,13 @@ from l2l_ray.config import PriorConfig, SegmenterConfig
 from l2l_ray.data.dataset import ImageStore
 from l2l_ray.data.masks import encode
 from l2l_ray.loop.inputs import Inputs, Table
-from l2l_ray.prior.proposal import Proposer, box_proposal
+from l2l_ray.loop.run_folder import RunFolder
+from l2l_ray.loop.train import Trainer
+from l2l_ray.prior.proposal import Proposer
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import Example, LabeledExample, Prior
+from tests.loop.training_only import TrainingOnly
+from tests.proposals import box_proposal
 
 SIDE_PX = 64
 KNOWN_SCORES = (0.2, 0.8, 0.9, 0.95)  # of labeled priors: a score of 0.8 ranks at 2/4
@@ -92,3 +96,9 @@ def table_of(tmp_path: Path, images: ImageStore) -> Callable[..., Table]:
         return Table(examples, priors, images, Proposer(PriorConfig()), grid, KNOWN_SCORES)
 
     return make
+
+
+@pytest.fixture
+def reader(whole_run: RunFolder) -> Trainer:
+    """Give a trainer of the finished run: its burn-in is there, and nothing is written."""
+    return Trainer(whole_run.config, whole_run, TrainingOnly(whole_run))

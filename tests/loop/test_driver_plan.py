@@ -187,31 +187,6 @@ def test_telling_twice_changes_nothing() -> None:
     assert set(Counter(items).values()) == {1}
 
 
-def test_given_back_work_comes_first_unless_it_was_done_after_all() -> None:
-    plan = _plan()
-    plan.publish("l2l", 0)
-    first, second = plan.next(), plan.next()
-    assert first is not None
-    assert second is not None
-    plan.give_back(second)
-    plan.done(first)
-    plan.give_back(first)
-    assert plan.next() == second
-    assert first not in _drain(plan)
-
-
-def test_a_given_back_evaluation_is_not_repeated_once_its_figure_is_known() -> None:
-    plan = _plan(val=5)
-    item = plan.next()
-    assert isinstance(item, EvalItem)
-    plan.give_back(item)
-    assert plan.next() == item
-    assert plan.done(item)
-    plan.record(*item.group, 0.5)
-    plan.give_back(item)
-    assert plan.next() is None
-
-
 def test_tests_are_read_once_for_the_version_that_is_best_on_val() -> None:
     plan = _plan(rounds=3)
     for version in range(4):

@@ -166,7 +166,9 @@ def test_the_final_table_takes_the_version_that_is_best_on_val(run: RunFolder) -
     prior, main = table["rows"]
     assert (prior["method"], prior["version"], prior["steps"]) == ("prior_only", 0, 0)
     assert (main["method"], main["version"]) == ("l2l", 1)
-    assert main["steps"] == run.config.loop.burn_in_steps + 2 * run.config.loop.round_steps
+    loop = run.config.loop
+    assert main["steps"] == loop.burn_in_steps + loop.round_steps, "of the version that was chosen"
+    assert table["steps_of_every_method"] == loop.burn_in_steps + loop.rounds * loop.round_steps
     assert main["splits"]["testA"]["mean_iou"] == pytest.approx((0.9 + 10 / 60 + 1) / 3)
     assert table["chosen_on"] == "val" and table["missing_splits"] == ["testB"]
     assert table["breakdown"] == []  # these rows do not say what they are

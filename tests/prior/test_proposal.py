@@ -12,7 +12,6 @@ from l2l_ray.config import PriorConfig
 from l2l_ray.errors import ConfigError
 from l2l_ray.prior.proposal import (
     Proposer,
-    box_proposal,
     mix,
     perturb,
     perturbed_boxes,
@@ -21,6 +20,7 @@ from l2l_ray.prior.proposal import (
 )
 from l2l_ray.prior.sam import SamProposer, _on_grid
 from l2l_ray.types import BoxFrac, Prior
+from tests.proposals import box_proposal
 
 LEFT: BoxFrac = (0.0, 0.0, 0.5, 1.0)
 RIGHT: BoxFrac = (0.5, 0.0, 1.0, 1.0)

@@ -9,12 +9,10 @@ from l2l_ray.report.tables import (
     Cell,
     differences_table,
     equal_coverage_table,
-    format_table,
     metrics_frame,
     percent,
     priors_table,
     quality_table,
-    results_frame,
     results_table,
     skips_table,
 )
@@ -26,20 +24,6 @@ def row(method: str, overall: float, mean: float, half: float, **more: Any) -> d
 
 
 ROWS = [row("l2l", 0.5234, 0.5, 0.6), row("supervised", 0.41, 0.5, float("nan"))]
-
-
-def test_terminal_table_to_the_letter() -> None:
-    expected = """\
-Percent; * = best of the column. Protocol: val of x
-                   val, n = 50
-Method      oIoU  mIoU  P@0.5
-------------------------------
-L2L         52.3* 50.0*  60.0
-SUPERVISED  41.0  50.0*     –
-Splits absent from the data set: testA, testB
-one seed"""
-    text = format_table(ROWS, "val of x", ["testA", "testB"], "one seed")
-    assert [line.rstrip() for line in text.splitlines()] == expected.splitlines()
 
 
 def test_best_is_marked_only_where_there_is_something_to_compare() -> None:
@@ -64,19 +48,6 @@ def test_rows_may_lack_splits_and_thresholds_may_be_floats() -> None:
 
 def test_percent() -> None:
     assert [percent(v) for v in (0.12345, 1, None, float("nan"), "x")] == ["12.3", "100.0", "–", "–", "–"]
-
-
-def test_results_frame_is_long(run_dir: Path) -> None:
-    frame = results_frame(run_dir)
-    assert len(frame) == 6 * 3
-    line = frame[(frame.method == "l2l") & (frame.split == "testA")].iloc[0]
-    assert line["mean_iou"] == pytest.approx(0.41 + 0.031 * 4 + 0.02) and line["num"] == 500 and line["version"] == 4
-    assert line["label"] == "L2L (RPLE)" and "precision_at.0.9" in frame
-    assert frame.attrs["protocol"].startswith("refshapes")
-
-
-def test_results_frame_without_results_is_empty(tmp_path: Path) -> None:
-    assert list(results_frame(tmp_path).columns) == ["method", "label", "split"] and len(results_frame(tmp_path)) == 0
 
 
 def test_metrics_files_hold_one_line_per_version(run_dir: Path) -> None:

@@ -52,7 +52,6 @@ def make_bandit(
         prior_score=torch.full((batch,), 0.8),
         has_prior=torch.rand(batch, generator=generator) < 0.9,
         features=torch.randn((batch, width, grid, grid), generator=generator),
-        last_features=torch.randn((batch, width, grid, grid), generator=generator),
     )
     return views, truth
 
@@ -69,7 +68,6 @@ def make_views(mask_probs: Tensor, width: int = 3, **given: Tensor) -> TeacherVi
         prior_score=given.get("prior_score", torch.ones(batch)),
         has_prior=given.get("has_prior", torch.ones(batch, dtype=torch.bool)),
         features=features,
-        last_features=given.get("last_features", features),
         **maps,
     )
 

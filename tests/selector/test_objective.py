@@ -144,12 +144,13 @@ def test_two_armed_bandit_gradient_sign(views_of, truth, direction):
     assert (logits.grad[:, Action.PRIOR] == 0).all()
 
 
-def _gate_gradient(views, truth, known):
-    """Return the gate logits' gradient when every cell of every sample is accepted."""
+def _gate_gradient(views, truth, known, action=None):
+    """Return the gate logits' gradient when every cell of every sample is accepted, or under other actions."""
     config = SelectorConfig(hidden=8, reward=PLAIN)
     output = RplePolicy(config, 3).distribution(views)
     _, gate = sample_group(output, config, torch.Generator().manual_seed(0))
-    action = torch.ones((config.group_size, *views.mask_probs.shape), dtype=torch.long)
+    accept_all = torch.ones((config.group_size, *views.mask_probs.shape), dtype=torch.long)
+    action = accept_all if action is None else action.expand_as(accept_all)
     terms = total_reward(action, views, truth[:known], None, config)
     output.gate_logit.retain_grad()
     grpo_loss(output, make_rollout(output, action, gate, terms, config), None, config)[0].backward()
@@ -162,6 +163,17 @@ def test_the_gate_opens_for_right_labels_and_shuts_for_wrong_ones(views_of):
     gradient = _gate_gradient(views, truth, known=2)
     assert gradient[0] < 0 < gradient[1]
     assert gradient[2] == 0, "a sample without truth does not move the gate"
+
+
+def test_of_bad_labels_the_better_part_is_used(views_of):
+    views = views_of(torch.full((4, 4, 4), 0.9), has_prior=torch.zeros(4, dtype=torch.bool))
+    truth = torch.zeros(4, 4, 4, dtype=torch.bool)
+    truth[0, :, :1], truth[3, :, :2] = True, True  # IoU 1/4, 0, 0: worth -1/2, -1, -1
+    action = torch.ones(4, 4, 4, dtype=torch.long)
+    action[3] = Action.IGNORE  # labels nothing
+    gradient = _gate_gradient(views, truth, 4, action)
+    assert gradient[0] < 0 and (gradient[1:3] > 0).all()
+    assert gradient[3] == 0, "a label of nothing is neither good nor bad, and does not move the mean"
 
 
 def test_labels_that_are_all_as_bad_do_not_shut_the_gate(views_of):

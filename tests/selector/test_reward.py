@@ -144,7 +144,7 @@ def test_utility_is_bounded_and_keeps_the_sign():
 def test_total_is_the_sum_of_its_terms(bandit):
     views, truth = bandit(6, seed=5)
     action = torch.randint(0, 3, (4, 6, 16, 16), generator=torch.Generator().manual_seed(0))
-    projected = project_gradient(views.last_features, torch.randn(9))
+    projected = project_gradient(views.features, torch.randn(9))
     terms = total_reward(action, views, truth > 0.5, projected, SelectorConfig())
     parts = terms.correctness + terms.agreement + terms.consistency + terms.coverage + terms.utility
     assert torch.allclose(terms.total.mean(0), parts, atol=1e-4)
@@ -157,7 +157,7 @@ def test_ignoring_everything_gives_up_what_the_rule_earns(views_of):
     terms = total_reward(torch.zeros(1, 1, 2, 2, dtype=torch.long), views_of(probs), mask, None, config)
     # claimed foreground 2 of 4 cells: balance 1 everywhere; the rule skips the cell at 0.6
     assert terms.total[0, 0].tolist() == [[-1, -1], [-1, 0]]
-    assert terms.earned.item() == 0
+    assert terms.worth.item() == 0 and not terms.used.item()
 
 
 def test_worth_of_a_label_by_hand(views_of):
@@ -165,11 +165,15 @@ def test_worth_of_a_label_by_hand(views_of):
     mask = torch.tensor([[T, T, F, F], [F, T, T, T], [F, F, F, F], [T, T, T, F]])[:, None].expand(4, 4, 4)
     action = torch.full((1, 4, 4, 4), int(Action.TEACHER))
     action[0, 3, :, 1:] = Action.IGNORE  # the last label accepts column 0 alone
-    worth = label_worth(action, label_candidates(views_of(probs)), mask, wrong_cost=2.0)
+    candidates = label_candidates(views_of(probs))
+    worth, used = label_worth(action, candidates, mask, wrong_cost=2.0)
     # IoU 2/3, 2/4, 0, 1 -> 3 IoU - 2
-    assert worth.tolist() == [pytest.approx([0.0, -0.5, -2.0, 1.0])]
-    nothing = label_worth(torch.zeros_like(action), label_candidates(views_of(probs)), mask, wrong_cost=2.0)
-    assert nothing.tolist() == [[0, 0, 0, 0]]
+    assert worth.tolist() == [pytest.approx([0.0, -0.5, -2.0, 1.0])] and used.all()
+    action[..., :3] = (
+        Action.IGNORE
+    )  # background alone: the second label's is wrong in column 3, but nobody trains on it
+    worth, used = label_worth(action, candidates, mask, wrong_cost=2.0)
+    assert not used.any() and (worth == 0).all()
 
 
 def test_truth_never_leaves_the_labeled_rows(bandit):
@@ -180,7 +184,7 @@ def test_truth_never_leaves_the_labeled_rows(bandit):
     assert (terms.correctness[:2] != 0).any()
     other = total_reward(action, views, torch.zeros(2, 16, 16, dtype=torch.bool), None, SelectorConfig())
     assert torch.equal(terms.total[:, 2:], other.total[:, 2:])
-    assert terms.earned.shape == (2, 2)
+    assert terms.worth.shape == terms.used.shape == (2, 2)
 
 
 def test_oracle_beats_accepting_all_beats_accepting_wrong(bandit):

@@ -6,6 +6,7 @@ import torch
 from l2l_ray.config import RewardConfig, SelectorConfig
 from l2l_ray.errors import DataError
 from l2l_ray.selector.rules import LogisticControl, Selector, make_selector, pwa_weight
+from l2l_ray.selector.state import STATE_CHANNELS
 from l2l_ray.types import Action
 
 RULES = ("supervised", "accept_all", "fixed_threshold", "pwa", "matching", "agreement")
@@ -141,3 +142,25 @@ def test_control_follows_its_probability(views_of):
     selection = control.select(views, [0])  # surely wrong: the prior's label where it is another one
     assert selection.action.tolist() == [[[0, 2], [2, 0]]]
     assert selection.confidence.item() == pytest.approx(1 / (1 + 2.718281828**-4), abs=1e-4)
+
+
+@pytest.mark.parametrize(("bias", "action"), [(0.1, 1), (-0.1, 2)])
+def test_where_a_wrong_cell_costs_little_the_control_still_takes_the_likelier_label(views_of, bias, action):
+    control = LogisticControl(SelectorConfig(name="logistic", reward=RewardConfig(wrong_cost=0.5)), 3)
+    torch.nn.init.constant_(control.pixel.bias, bias)
+    guided = torch.tensor([[[0.9, 0.1], [0.1, 0.9]]])
+    views = views_of(guided, proposal=1 - guided)
+    selection = control.select(views, [0])
+    assert (selection.action == action).all()
+    assert torch.equal(selection.target, control.ranking(views)[1])
+
+
+def test_the_control_leaves_out_a_sample_whose_object_is_doubtful(views_of):
+    control = LogisticControl(SelectorConfig(name="logistic", reward=RewardConfig(wrong_cost=2.0)), 3)
+    torch.nn.init.constant_(control.pixel.weight[:, STATE_CHANNELS.index("guided")], -1.0)  # background is right
+    views = views_of(torch.tensor([[[0.9, 0.01], [0.9, 0.01]], [[0.01, 0.01], [0.01, 0.01]]]))
+    selection = control.select(views, [0, 1])
+    assert selection.gate.tolist() == [0, 0]
+    torch.nn.init.constant_(control.pixel.weight[:, STATE_CHANNELS.index("guided")], 1.0)  # objects are right
+    selection = control.select(views, [0, 1])
+    assert selection.gate.tolist() == [1, 0] and selection.action[0].tolist() == [[1, 0], [1, 0]]

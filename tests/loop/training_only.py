@@ -1,0 +1,35 @@
+"""A host for training alone, and where its burn-in lies; the tests of `loop/train.py` and its parts share them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from l2l_ray.loop.driver_plan import Plan
+from l2l_ray.loop.evaluate import Evaluations
+from l2l_ray.loop.labeling import Labeler
+from l2l_ray.loop.ledger import Ledger
+from l2l_ray.loop.run_folder import RunFolder
+from l2l_ray.loop.runtime import LocalRuntime
+
+BURN_IN_PARTS = ("base", "fold0", "fold1")
+
+
+class TrainingOnly(LocalRuntime):
+    """A host whose plan knows no evaluation; labels come from the ledger alone. Dies at a named step of a stage."""
+
+    def __init__(self, run: RunFolder, dies_at: tuple[str, int] | None = None) -> None:
+        ledger, config = Ledger(run.ledger_path), run.config
+        num_shards = 1 + max(shard for _, _, shard in ledger.keys())
+        plan = Plan(run.methods, config.loop.rounds, config.loop.lag, num_shards, {}, 1)
+        plan.committed(ledger.keys())
+        super().__init__(run, plan, ledger, Evaluations(run), Labeler(config, run.path))
+        self._dies_at = dies_at
+
+    def progress(self, stage: str, done: int, total: int, values: dict[str, float]) -> None:
+        if (stage, done) == self._dies_at:
+            raise KeyboardInterrupt
+
+
+def burn_in_of(run: RunFolder) -> Path:
+    (folder,) = (run.config.cache_dir / "burn_in").iterdir()
+    return folder
