@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from l2l_ray.data.masks import mask_to_grid
-from l2l_ray.data.refer import ReferDataset
 from l2l_ray.loop.labeling import Labeler
-from l2l_ray.loop.prepare import data_root
+from l2l_ray.loop.prepare import open_dataset
 from l2l_ray.types import PseudoLabel
 
 STAMP = -1000
@@ -23,7 +22,7 @@ class HiddenTruth:
 
     def __init__(self, labeler: OracleLabeler) -> None:
         config = labeler.config
-        dataset = ReferDataset.open(data_root(config), config.data.dataset, config.data.split_by)
+        dataset = open_dataset(config)
         found, _ = dataset.labeled_examples("train", max_words=config.data.max_words)
         self._masks = {example.sent_id: example.mask_rle for example in found}
 

@@ -4,6 +4,7 @@
     l2l config [same words]                                                     the full config as YAML
     l2l report RUN_DIR                                                          write report.html again
     l2l predict IMAGE EXPRESSION --run RUN_DIR [--out FOLDER]                   mask, overlay and figures of one image
+    l2l judge RUN_DIR [--split testA] [--protocol lavt480]                      its figures again, also as others count
     l2l data import|check|stats|split|leaks ...                                 own and published data: see docs/data.md
     l2l export RUN_DIR --format coco --out FOLDER [--split val]                 pseudo-labels or predictions as files
 
@@ -95,6 +96,23 @@ def predict(words: Sequence[str]) -> None:
         print(path)
 
 
+def judge(words: Sequence[str]) -> None:
+    """Evaluate the version that a finished run chose, under a protocol of your choice; see docs/metrics.md."""
+    parser = argparse.ArgumentParser(prog="l2l judge", description=judge.__doc__)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--split", default="val", help="an evaluation split of the run")
+    parser.add_argument("--protocol", default="native", help="native, or lavt480 for comparisons with LAVT's tables")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write one row per sentence, as Parquet")
+    given = parser.parse_args(words)
+    from l2l_ray.loop.judge import judge as judge_run
+
+    judged = judge_run(given.run_dir, given.split, given.protocol)
+    print("\n".join(judged.lines()))
+    if given.out:
+        judged.rows.to_parquet(given.out, index=False)
+        print(given.out)
+
+
 def export(words: Sequence[str]) -> None:
     """Write a run's pseudo-labels, or its masks of a split, for other programs; see docs/export.md."""
     parser = argparse.ArgumentParser(prog="l2l export", description=export.__doc__)
@@ -135,6 +153,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "config": config,
     "report": report,
     "predict": predict,
+    "judge": judge,
     "data": data,
     "export": export,
 }

@@ -38,6 +38,9 @@ class DataConfig(Section):
     split_file: str | None = Field(
         None, description="File of labeled image ids by `l2l data split`, in place of split_seed; None = drawn by seed"
     )
+    mask_rule: Literal["union", "lavt"] = Field(
+        "union", description="An object's parts make its mask by union; 'lavt' leaves out where they overlap, as LAVT"
+    )
     num_train_refs: int = Field(4000, ge=8, description="Embedded benchmark only: size of train (ours)")
     num_eval_refs: int = Field(500, ge=4, description="Embedded benchmark only: size of val, testA, testB each (ours)")
     data_seed: int = Field(0, ge=0, description="Embedded benchmark only: seed of its images")
@@ -161,6 +164,16 @@ class LoopConfig(Section):
     checkpoint_steps: int = Field(0, ge=0, description="Also checkpoint inside a round every so many steps; 0 = never")
 
 
+class ViewsConfig(Section):
+    """How images, masks and words are changed before the student sees them; words may forbid it (`data.words`)."""
+
+    flip_prob: float = Field(0.5, ge=0, le=1, description="Mirrored, left and right swapped in the words")
+    crop_prob: float = Field(0.0, ge=0, le=1, description="Cropped around the referent")
+    crop_min_side_frac: float = Field(0.6, gt=0, le=1, description="Shortest side of a crop, as a share of the image")
+    paste_prob: float = Field(0.0, ge=0, le=1, description="A labeled object of another image pasted in (CutMix)")
+    reword_prob: float = Field(0.0, ge=0, le=1, description="Said with synonyms and other articles")
+
+
 class ClusterConfig(Section):
     """Who runs where. Moving from a laptop to a cluster changes this section alone."""
 
@@ -199,6 +212,7 @@ class RunConfig(Section):
     segmenter: SegmenterConfig = SegmenterConfig()
     selector: SelectorConfig = SelectorConfig()
     loop: LoopConfig = LoopConfig()
+    views: ViewsConfig = ViewsConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="after")

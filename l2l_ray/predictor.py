@@ -23,7 +23,7 @@ from l2l_ray.config import RunConfig, read_config
 from l2l_ray.data.dataset import ImageStore
 from l2l_ray.data.masks import encode, grid_logits_to_native
 from l2l_ray.device import pick_device
-from l2l_ray.errors import CheckpointError, DataError
+from l2l_ray.errors import DataError
 from l2l_ray.loop.checkpoint import load_weights
 from l2l_ray.loop.inputs import Table, read_known_scores
 from l2l_ray.loop.run_folder import RunFolder
@@ -131,17 +131,12 @@ class Predictor:
         """
         config = read_config(run_dir / "config.yaml")
         run = RunFolder(run_dir, config)
-        try:
-            best = json.loads((run_dir / "selection.json").read_text())
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{run_dir} has chosen no version yet: {error}; let the run end, or continue it with --resume"
-            ) from error
+        method, version = run.chosen_version()
         segmenter = Segmenter(config.segmenter.model_copy(update={"pretrained": False}))
-        load_weights(segmenter, run.version_dir(best["method"], best["version"]) / "teacher.safetensors")
+        load_weights(segmenter, run.version_dir(method, version) / "teacher.safetensors")
         known = read_known_scores(run.priors_path("labeled"))
         mllm = MllmPrior.load(config.prior)
-        return cls(config, segmenter.to(pick_device()), mllm, known, best["method"], best["version"])
+        return cls(config, segmenter.to(pick_device()), mllm, known, method, version)
 
     def predict(self, image_path: Path, expression: str) -> Prediction:
         """Segment what `expression` refers to.

@@ -6,7 +6,8 @@
     l2l data split  FOLDER OUT.txt (--fraction P | --count N | --all) [--seed N] [--procedure keyed|stratified|semires]
     l2l data leaks  --train FOLDER[@SPLIT_BY][:SPLITS] --test FOLDER[@SPLIT_BY][:SPLITS] ... [--drop NAME]
 
-FOLDER is `<root>/<dataset>`. KIND is rows (JSONL, CSV, Parquet), folder, coco, grefcoco, jxu124 or lmms-lab.
+FOLDER is `<root>/<dataset>`. KIND is rows (JSONL, CSV, Parquet), folder, coco, grefcoco, jxu124, lmms-lab
+or labelstudio (corrected labels, exported as JSON).
 Exit status: 0 fine, 1 when there are problems or leaks, 2 wrong usage. Each command's --help lists its options.
 """
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from l2l_ray.data.refer_writer import ReferWriter
 
 Say = Callable[[str], None]
-KINDS = ("rows", "folder", "coco", "grefcoco", "jxu124", "lmms-lab")
+KINDS = ("rows", "folder", "coco", "grefcoco", "jxu124", "lmms-lab", "labelstudio")
 
 
 def data_command(words: Sequence[str], say: Say) -> int:
@@ -54,7 +55,9 @@ def import_(words: Sequence[str], say: Say) -> int:
     parser.add_argument(
         "--split-by", default=None, help="name of its splits (unc and umd for the published ones, else own)"
     )
-    parser.add_argument("--images", type=Path, help="folder of the pictures; for rows: that of the file if not given")
+    parser.add_argument(
+        "--images", type=Path, help="folder of the pictures; for rows and labelstudio: that of the file if not given"
+    )
     parser.add_argument("--masks", type=Path, help="rows: folder of mask files; that of the pictures if not given")
     parser.add_argument("--instances", type=Path, help="grefcoco: the instances file; beside the refs if not given")
     parser.add_argument("--captions", type=Path, help="coco: file of expressions by annotation id")
@@ -197,6 +200,7 @@ def _convert(given: argparse.Namespace, writer: ReferWriter) -> tuple[list[Probl
     from l2l_ray.data.import_coco import import_coco, import_grefcoco
     from l2l_ray.data.import_hub import import_jxu124, import_lmms
     from l2l_ray.data.import_rows import folder_rows, import_rows, read_rows
+    from l2l_ray.data.label_studio import read_label_studio
 
     first: Path = given.sources[0]
     if given.kind == "jxu124":
@@ -210,7 +214,12 @@ def _convert(given: argparse.Namespace, writer: ReferWriter) -> tuple[list[Probl
     if given.kind == "coco":
         return import_coco(first, given.captions, given.images, given.split, writer), []
     images = given.images or (first if given.kind == "folder" else first.parent)
-    rows = folder_rows(first) if given.kind == "folder" else read_rows(first)
+    if given.kind == "folder":
+        rows = folder_rows(first)
+    elif given.kind == "labelstudio":
+        rows = ((f"{first.name} item {row['id']}", row) for row in read_label_studio(first))
+    else:
+        rows = read_rows(first)
     return import_rows(rows, images, given.masks or images, writer), []
 
 

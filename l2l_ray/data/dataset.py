@@ -259,6 +259,6 @@ def batch_indices(num_items: int, batch: int, seed: int, stream: str, step: int)
     return [int(_epoch_order(num_items, seed, stream, at // num_items)[at % num_items]) for at in positions]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _epoch_order(num_items: int, seed: int, stream: str, epoch: int) -> Int64[np.ndarray, " N"]:
     return keyed_permutation(sample_key(seed, "epoch", stream, epoch), num_items)

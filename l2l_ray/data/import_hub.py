@@ -148,12 +148,12 @@ def _lmms_notices(rows_of: Mapping[str, int], partial: int, num_refs: int) -> li
         if num_rows in _JOINED:
             by, published, google = _JOINED[num_rows]
             notices.append(
-                f"{split} has {num_rows} rows, which is {published} of the {by} split and {google} of Google's, and no "
-                f"column tells them apart; its figures are not those of the published {split}, and pictures of "
-                "Google's part are train pictures elsewhere: compare it with every train set by `l2l data leaks`"
+                f"{split} has {num_rows} rows: as many as the {by} split's {published} and Google's {google} together, "
+                f"and no column tells them apart; do not compare its figures with those of the published {split}, and "
+                "look for its pictures in your train set by `l2l data leaks`"
             )
     if rows_of.get("test") == 5000:
-        notices.append("test has 5000 rows: it is Google's, neither testA nor testB of the UNC split")
+        notices.append("test has 5000 rows: it is neither testA nor testB of the UNC split")
     if "train" not in rows_of:
         notices.append("there is no train split in these files: one can evaluate on this data set, not train on it")
     if partial:

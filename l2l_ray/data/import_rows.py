@@ -1,9 +1,10 @@
 """Own data into the REFER layout: rows of JSONL, CSV or Parquet, or a folder of pictures with texts beside them.
 
 A row has `image` and `expression` (a text, or a list of texts), and may have one of `mask`, `rle` and `polygon`, `box`,
-`split`, `id` and `category`. Rows of one `id` speak of one object: their expressions are collected, and one of them may
-hold the truth. A row without `id` is an object of its own. Without truth an item stays unlabeled; a box alone is kept
-as a box. Unknown fields are refused, so that a misspelt one is noticed.
+`no_target` (true: the image does not show it), `split`, `id`, `category` and `provenance` (who made the truth; an
+object that stays with the ref). Rows of one `id` speak of one object: their expressions are collected, and one of them
+may hold the truth. A row without `id` is an object of its own. Without truth an item stays unlabeled; a box alone is
+kept as a box. Unknown fields are refused, so that a misspelt one is noticed.
 
 A folder holds pictures and, beside each, a text file of the same name with one expression of its object per line. The
 object's mask, where there is one, is `<name>_mask.png`, or `<name>.png` when the picture is no PNG. A folder at the top
@@ -19,12 +20,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from l2l_ray.data.layout import SPLITS, BadValue, Problem, file_below
+from l2l_ray.data.layout import SPLITS, BadValue, Problem, file_below, short
 from l2l_ray.data.refer_writer import ReferWriter, sentence
 from l2l_ray.data.truths import ObjectTruth, read_image_size, read_truth
 from l2l_ray.errors import DataError
 
-FIELDS = ("image", "expression", "mask", "rle", "polygon", "box", "split", "id", "category")
+FIELDS = ("image", "expression", "mask", "rle", "polygon", "box", "no_target", "split", "id", "category", "provenance")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _MAX_CELL = 1 << 27  # a long polygon is longer than the csv module's own bound of 128 KiB
 
@@ -207,15 +208,21 @@ class _Collector:
         name = path.relative_to(self._image_root).as_posix()
         size = read_image_size(path)
         truth = read_truth(row, size, self._mask_root)
+        no_target = _no_target(row, truth)
+        provenance = _provenance(row.get("provenance"))
         key = _id(row)
         ref = None if key is None or key not in self._ref_of_id else self._writer.refs[self._ref_of_id[key]]
         if ref is None:
             self._new_ref(key, name, size, path, split, category, truth)
         else:
-            self._fits(ref, name, split, category, truth)
+            self._fits(ref, name, split, category, truth, no_target)
             if truth is not None:
                 self._annotate(ref, truth)
         ref = self._writer.refs[-1 if key is None else self._ref_of_id[key]]
+        if no_target:
+            ref["ann_ids"] = []
+        if provenance:
+            ref.setdefault("provenance", provenance)
         for text in texts:
             self._num_sentences += 1
             ref["sent_ids"].append(self._num_sentences)
@@ -249,7 +256,15 @@ class _Collector:
         if truth is not None:
             self._annotate(self._writer.refs[-1], truth)
 
-    def _fits(self, ref: Mapping[str, Any], name: str, split: str, category: str, truth: ObjectTruth | None) -> None:
+    def _fits(
+        self,
+        ref: Mapping[str, Any],
+        name: str,
+        split: str,
+        category: str,
+        truth: ObjectTruth | None,
+        no_target: bool,
+    ) -> None:
         """Refuse a row whose id is taken by something else."""
         known = self._writer.categories.get(ref.get("category_id", 0), "")
         for what, got, first in (
@@ -260,6 +275,9 @@ class _Collector:
             if got != first:
                 remedy = "rows of one id speak of one object; give it another id"
                 raise BadValue(f"{what} of a repeated id", got, f"{first!r} as in the first row of this id", remedy)
+        if (truth is not None and "ann_ids" in ref) or (no_target and "ann_id" in ref):
+            remedy = "give the row with no_target another id, or remove one of them"
+            raise BadValue("no_target of a repeated id", "a truth and no_target", "one of them", remedy)
         if truth is not None and "ann_id" in ref:
             annotation = self._writer.annotations[ref["ann_id"]]
             if (truth.segmentation, truth.bbox_xywh_px) != (annotation["segmentation"], annotation["bbox"]):
@@ -301,6 +319,30 @@ def clean_text(text: Any) -> str:
     except UnicodeEncodeError:
         raise BadValue("expression", text, "text that can be written as UTF-8", "correct the characters") from None
     return text
+
+
+def _no_target(row: Mapping[str, Any], truth: ObjectTruth | None) -> bool:
+    """Tell whether a row says that its image does not show what it speaks of."""
+    value = row.get("no_target", False)
+    value = {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value  # CSV cells
+    if not isinstance(value, bool):
+        raise BadValue("no_target", value, "true or false", "correct it")
+    if value and truth is not None:
+        raise BadValue("no_target", "true beside a mask or box", "one of them", "remove the other")
+    return value
+
+
+def _provenance(value: Any) -> dict[str, Any] | None:
+    """Return where a truth comes from, as an object that JSON and a plain pickle can hold."""
+    expected = 'an object such as {"source": "label_studio"}'
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+        found = json.loads(json.dumps(found, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadValue("provenance", f"{short(value)} ({type(error).__name__})", expected, "correct it") from None
+    if found is not None and not isinstance(found, dict):
+        raise BadValue("provenance", value, expected, "correct it")
+    return found
 
 
 def _id(row: Mapping[str, Any]) -> str | None:

@@ -6,7 +6,6 @@ loader. Files that cannot be read as a whole are still an error.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from l2l_ray.data.layout import SPLITS, BadValue, Problem, image_folder, short
-from l2l_ray.data.refer_files import _PlainUnpickler
+from l2l_ray.data.refer_files import ImageRow, plain_records
 from l2l_ray.data.truths import image_side, segmentation_rle
 from l2l_ray.errors import DataError
 from l2l_ray.types import Rle
@@ -34,17 +33,6 @@ class Item(NamedTuple):
     record: dict[str, Any]
 
 
-class Picture(NamedTuple):
-    """One row of the image table; a size of None is unknown.
-
-    Example: `Picture("COCO_train2014_000000581857.jpg", 640, 427)`
-    """
-
-    file_name: str
-    width_px: int | None
-    height_px: int | None
-
-
 @dataclass
 class Inventory:
     """One data set in one published split.
@@ -55,7 +43,7 @@ class Inventory:
     folder: Path
     split_by: str
     items: list[Item] = field(default_factory=list)
-    pictures: dict[int, Picture] = field(default_factory=dict)
+    pictures: dict[int, ImageRow] = field(default_factory=dict)
     annotations: dict[int, dict[str, Any]] = field(default_factory=dict)
     categories: dict[int, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -145,13 +133,7 @@ def take_inventory(folder: Path, split_by: str | None = None) -> Inventory:
 
 
 def _read_refs(inventory: Inventory, path: Path) -> None:
-    try:
-        records = _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="latin-1").load()
-    # A damaged pickle can raise almost anything, says the documentation of pickle.
-    except Exception as error:
-        raise DataError(f"{path} cannot be read as a plain pickle: {error}; download or import it again") from error
-    if not isinstance(records, list | tuple):
-        raise DataError(f"{path} must hold a list of refs, got {type(records).__name__}; download or import it again")
+    records = plain_records(path)
     ref_ids: set[int] = set()
     sent_ids: set[int] = set()
     for number, record in enumerate(records):
@@ -236,14 +218,14 @@ def _read_instances(inventory: Inventory, path: Path) -> None:
         inventory.problems.append(BadValue("annotation id", ann_id, "an id used once", "correct the ids").at(where))
 
 
-def _picture(row: Any) -> tuple[int, Picture]:
+def _picture(row: Any) -> tuple[int, ImageRow]:
     if not isinstance(row, dict):
         raise BadValue("image", row, "an object with id, file_name, width and height", "correct it")
     name = row.get("file_name")
     if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
         raise BadValue("file_name", name, "a path below the image folder", "write a relative path without '..'")
     sides = [None if row.get(side) is None else image_side(row[side]) for side in ("width", "height")]
-    return _integer(row.get("id"), "image id"), Picture(name, sides[0], sides[1])
+    return _integer(row.get("id"), "image id"), ImageRow(name, *sides)
 
 
 def _integer(value: Any, what: str) -> int:

@@ -130,10 +130,11 @@ def read_label_studio(path: Path) -> list[dict[str, Any]]:
     """Return the corrected labels of a project's JSON export as rows of own data, one per annotated task.
 
     The last annotation that was not cancelled counts; a task without one was not corrected and gives no row. All brush
-    and polygon regions of an annotation together are the mask; an annotation without regions is an empty mask.
+    and polygon regions of an annotation together are the mask; where nothing is left of it, the row says `no_target`.
 
     Returns:
-        Rows with image (path below the document root), expression, rle, split ("train"), id, category and provenance.
+        Rows with image (path below the document root), expression, rle or no_target, split ("train"), id, category and
+        provenance.
     Raises:
         DataError: The file is no such export, or a region cannot be read (the task is named).
     """
@@ -176,7 +177,7 @@ def _row(item: Mapping[str, Any], where: str) -> dict[str, Any] | None:
     return {
         "image": image,
         "expression": expression,
-        "rle": encode(mask),
+        **({"rle": encode(mask)} if mask.any() else {"no_target": True}),
         "split": "train",
         "id": str(data.get("sent_id", item.get("id"))),
         "category": names.pop() if len(names) == 1 else "",

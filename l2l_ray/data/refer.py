@@ -39,6 +39,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from l2l_ray.data.layout import SPLITS, image_folder
 from l2l_ray.data.masks import MaskRule, annotation_rle, mask_area_px, union_rle
 from l2l_ray.data.refer_cache import ReferColumns
 from l2l_ray.data.refer_files import Ref, require_file
@@ -47,14 +48,6 @@ from l2l_ray.types import Example, LabeledExample, Rle, Skip
 
 logger = logging.getLogger(__name__)
 
-_COCO_IMAGES = "mscoco/images/train2014"
-_IMAGE_FOLDERS = {
-    "refcoco": _COCO_IMAGES,
-    "refcoco+": _COCO_IMAGES,
-    "refcocog": _COCO_IMAGES,
-    "refclef": "saiapr_tc-12",
-}
-_SPLIT_ORDER = ("train", "val", "test", "testA", "testB", "testC")
 _PUBLISHED_SPLITS = {
     ("refcoco", "unc"): ("train", "val", "testA", "testB"),
     ("refcoco+", "unc"): ("train", "val", "testA", "testB"),
@@ -79,7 +72,7 @@ class ReferDataset:
         self.root, self.dataset, self.split_by, self.mask_rule = root, dataset, split_by, mask_rule
         self._columns = columns
         self._table = columns.table
-        self._image_dir = root / "images" / _IMAGE_FOLDERS.get(dataset, dataset)
+        self._image_dir = image_folder(root, dataset)
         self._located: dict[int, tuple[str, int, int] | _Problem] = {}
 
     @classmethod
@@ -118,7 +111,7 @@ class ReferDataset:
     def splits(self) -> tuple[str, ...]:
         """Splits that have refs, train first."""
         found = self._table.splits
-        known = [split for split in _SPLIT_ORDER if split in found]
+        known = [split for split in SPLITS if split in found]
         return (*known, *(split for split in found if split not in known))
 
     @property

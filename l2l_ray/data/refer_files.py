@@ -111,16 +111,14 @@ def read_instances(path: Path, ann_ids: set[int]) -> Instances:
     return Instances(dict(images), truths, categories)
 
 
-def read_refs(path: Path) -> list[Ref]:
-    """Read the pickled refs, in file order.
+def plain_records(path: Path) -> Sequence[Any]:
+    """Return the unchecked items of a pickled list that holds built-in values only.
 
     Raises:
-        DataError: If the pickle is damaged or asks for anything but built-in values, a ref is malformed, or an id
-        repeats.
+        DataError: If the pickle is damaged, asks for anything but built-in values, or is no list.
     """
-    data = path.read_bytes()
     try:
-        records = _PlainUnpickler(io.BytesIO(data), encoding="latin-1").load()
+        records = _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="latin-1").load()
     # A damaged pickle can raise almost anything, says the documentation of pickle.
     except Exception as error:
         raise DataError(
@@ -129,8 +127,19 @@ def read_refs(path: Path) -> list[Ref]:
         ) from error
     if not isinstance(records, list | tuple):
         raise DataError(f"{path} must hold a list of refs, got {type(records).__name__}; download it again")
+    return records
+
+
+def read_refs(path: Path) -> list[Ref]:
+    """Read the pickled refs, in file order.
+
+    Raises:
+        DataError: If the pickle is damaged or asks for anything but built-in values, a ref is malformed, or an id
+        repeats.
+    """
+    records = plain_records(path)
     refs: list[Ref] = []
-    num_left = len(data)
+    num_left = path.stat().st_size
     for number, record in enumerate(records):
         refs.append(_ref(record, number, path, num_left))
         num_left -= len(refs[-1].sentences) + len(refs[-1].ann_ids)

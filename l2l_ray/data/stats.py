@@ -38,6 +38,11 @@ def statistics(inventory: Inventory) -> list[str]:
     counts = Counter(category_of(inventory, item) or "(none)" for item in inventory.items)
     listed = ", ".join(f"{name} {count}" for name, count in counts.most_common(_MOST_CATEGORIES))
     lines.append(f"categories: {len(counts)}; most frequent: {listed}" if counts else "categories: 0")
+    sources = Counter(
+        str(made.get("source", "?")) for i in inventory.items if isinstance(made := i.record.get("provenance"), dict)
+    )
+    if sources:
+        lines.append("truth with provenance: " + ", ".join(f"{count} {name}" for name, count in sources.most_common()))
     if inventory.problems:
         lines.append(f"{len(inventory.problems)} malformed entries are not counted; `l2l data check` lists them")
     return lines

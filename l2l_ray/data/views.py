@@ -4,22 +4,22 @@ A sample's view depends on its own key only: the same image and key give the sam
 order. For this every operation is elementwise or moves pixels; reductions over the image, whose rounding depends on how
 a batch is cut into threads, are avoided (contrast turns around mid-grey, not around the image's mean).
 
-- Weak view: the image as it is, or mirrored.
+- Weak view: the image as it is, mirrored, or cropped around its referent, together with its maps and words.
 - Strong view: brightness, contrast, saturation, a small hue turn and grayscale, folded into one affine map of the
   colours, then a Gaussian blur. Hue and grayscale are weaker than in UniMatch, because expressions name colours: an
   image whose red car is grey no longer shows what its expression says. No geometry, so strong and weak views share
   their grid.
-- Mirroring swaps left and right in the expression. Where the words do not say clearly that they mean directions, or
-  would be read off the image (writing, clock faces), the sample is not mirrored; nothing is guessed. English only;
-  other scripts are never mirrored.
+- Paste, a CutMix: the box around a *labeled* object covers a part of another image, where it is background. What is
+  pasted is known in words, so the words of both say whether the expression still means one thing.
+- What is allowed is up to the words (`data.words`): nothing is mirrored, cropped or pasted into against them, nor where
+  no referent is known.
 
-Source: view recipe FixMatch/UniMatch; the word swap is in DAM-Net; refusing unclear words is ours.
+Source: view recipe FixMatch/UniMatch; CutMix is Yun et al. 2019; the word swap is in DAM-Net; refusals are ours.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
+from l2l_ray.data.words import survives_crop, survives_paste, swap_left_right
 from l2l_ray.keys import keyed_uniform
 
 _GRAY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601 luma
@@ -101,6 +102,114 @@ def flip_where(maps: Float[Tensor, "B *dims W"], flipped: Bool[Tensor, " B"]) ->
     return torch.where(flipped.view(-1, *[1] * (maps.ndim - 1)), maps.flip(-1), maps)
 
 
+def weak_crop(
+    images: Float[Tensor, "B 3 S S"],
+    maps: Sequence[Float[Tensor, "B G G"]],
+    keep: Bool[Tensor, "B G G"],
+    expressions: Sequence[str],
+    keys: Sequence[int],
+    prob: float,
+    min_side_frac: float = 0.6,
+) -> tuple[Float[Tensor, "B 3 S S"], list[Float[Tensor, "B G G"]], Bool[Tensor, " B"]]:
+    """Return (images, maps, cropped): with a probability a square window of whole cells, scaled back to the full size.
+
+    A window holds every kept cell; a sample without any, or whose expression does not survive a crop, stays as it is.
+    Images and maps are resampled bilinearly, so a mask's edges soften by about a cell.
+
+    Args:
+        images: RGB, on any device; the grid divides their side.
+        maps: Maps of the same samples: target, pixel weights, proposal.
+        keep: Cells that stay inside: the referent, and the prior's proposal.
+        expressions: One per image; they are not changed.
+        keys: One per image, from `sample_key`.
+        prob: Probability of cropping.
+        min_side_frac: Shortest side of a window, as a share of the image's.
+    """
+    grid = keep.shape[-1]
+    draws = keyed_uniform(keys, 4, "weak_crop")
+    boxes = cell_boxes(keep)
+    cropped = torch.zeros(len(keys), dtype=torch.bool)
+    theta = torch.eye(2, 3).repeat(len(keys), 1, 1)
+    for row, (wanted, size, *place) in enumerate(draws.tolist()):
+        (top, left, bottom, right) = boxes[row]
+        if wanted >= prob or bottom <= top or not survives_crop(expressions[row]):
+            continue
+        shortest = max(math.ceil(min_side_frac * grid), bottom - top, right - left)
+        side = shortest + int(size * (grid - shortest + 1))
+        window = []
+        for share, start, end in ((place[0], left, right), (place[1], top, bottom)):
+            first, last = max(0, end - side), min(start, grid - side)
+            window.append(first + int(share * (last - first + 1)))
+        cropped[row] = True
+        # Sampling positions in [-1, 1]: scale, and the window's middle.
+        theta[row, 0, 0] = theta[row, 1, 1] = side / grid
+        theta[row, :, 2] = torch.tensor([(2 * start + side) / grid - 1 for start in window])
+    index = cropped.nonzero().flatten().to(images.device)
+    if not len(index):
+        return images, list(maps), cropped.to(images.device)
+    images, maps = images.clone(), [values.clone() for values in maps]
+    windows = theta.to(images.device)[index]
+    images[index] = _resampled(images[index], windows)
+    for values in maps:
+        values[index] = _resampled(values[index, None], windows)[:, 0]
+    return images, maps, cropped.to(images.device)
+
+
+def paste(
+    images: Float[Tensor, "B 3 S S"],
+    keep: Bool[Tensor, "B G G"],
+    expressions: Sequence[str],
+    donors: Float[Tensor, "B 3 S S"],
+    donor_masks: Bool[Tensor, "B G G"],
+    donor_expressions: Sequence[str],
+    keys: Sequence[int],
+    prob: float,
+) -> tuple[Float[Tensor, "B 3 S S"], Bool[Tensor, "B G G"]]:
+    """Return (images, pasted): with a probability the box around a donor's object, at its place, in another image.
+
+    Where `pasted` is True the image shows the donor, which is background for the image's expression. Refused where the
+    box would come within a cell of a kept one, where nothing is kept, and where the words forbid it.
+
+    Args:
+        images: RGB, on any device; the grid divides their side.
+        keep: Cells that must not be covered: the referent, and the prior's proposal.
+        expressions: One per image.
+        donors: One image per image.
+        donor_masks: Their objects: true masks, as coverage above one half.
+        donor_expressions: What they are.
+        keys: One per image, from `sample_key`.
+        prob: Probability of pasting.
+    """
+    grid = keep.shape[-1]
+    wanted = keyed_uniform(keys, 1, "paste")[:, 0] < prob
+    pasted = torch.zeros(keep.shape, dtype=torch.bool)
+    pairs = zip(cell_boxes(keep), cell_boxes(donor_masks), strict=True)
+    for row, (own, other) in enumerate(pairs):
+        apart = other[0] > own[2] or other[1] > own[3] or other[2] < own[0] or other[3] < own[1]
+        known = own[2] > own[0] and other[2] > other[0]
+        if wanted[row] and known and apart and survives_paste(expressions[row], donor_expressions[row]):
+            pasted[row, other[0] : other[2], other[1] : other[3]] = True
+    pasted = pasted.to(images.device)
+    scale = images.shape[-1] // grid
+    pixels = pasted.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    return torch.where(pixels[:, None], donors, images), pasted
+
+
+def cell_boxes(cells: Bool[Tensor, "B G G"]) -> list[tuple[int, int, int, int]]:
+    """Return the smallest (top, left, bottom, right) around each sample's True cells, ends exclusive; 0s if none."""
+    rows, columns = cells.any(dim=2).cpu().numpy(), cells.any(dim=1).cpu().numpy()
+    boxes = []
+    for down, across in zip(rows, columns, strict=True):
+        y, x = np.flatnonzero(down), np.flatnonzero(across)
+        boxes.append((int(y[0]), int(x[0]), int(y[-1]) + 1, int(x[-1]) + 1) if len(y) else (0, 0, 0, 0))
+    return boxes
+
+
+def _resampled(values: Float[Tensor, "B C S S"], windows: Float[Tensor, "B 2 3"]) -> Float[Tensor, "B C S S"]:
+    places = F.affine_grid(windows.to(values.dtype), list(values.shape), align_corners=False)
+    return F.grid_sample(values, places, mode="bilinear", padding_mode="border", align_corners=False)
+
+
 def _color_maps(
     draws: Float64[np.ndarray, "B 8"], strength: StrongStrength
 ) -> tuple[Float64[np.ndarray, "B 3 3"], Float64[np.ndarray, " B"]]:
@@ -144,103 +253,3 @@ def _blur(
         for tap in range(1, 2 * radius_px + 1):
             images = images + weights[:, tap] * padded.narrow(dim, tap, side)
     return images
-
-
-def swap_left_right(expression: str) -> str | None:
-    """Return the expression of the mirrored image; None when that cannot be said safely.
-
-    An expression without directions comes back as it is. Swapping twice gives the first expression again (up to odd
-    capitals such as "lEft").
-
-    Example: "2nd man from the left" -> "2nd man from the right"; "left-handed batter" -> None; "red car" -> "red car".
-    """
-    matches = list(_WORD.finditer(expression))
-    words = [match.group().lower() for match in matches]
-    if any(character.isalpha() and ord(character) > _LAST_LATIN for character in expression):
-        return None
-    parts, done = [], 0
-    for i, word in enumerate(words):
-        direction = _DIRECTION.fullmatch(word)
-        if direction is None and _is_unsafe(words, i):
-            return None
-        if direction is not None:
-            if word in _SWAP and not _is_direction(words, i):
-                return None
-            start, end = (matches[i].start() + offset for offset in direction.span(1))
-            parts += [expression[done:start], _in_case_of(expression[start:end], _SWAP[direction.group(1)])]
-            done = end
-    return "".join(parts) + expression[done:]
-
-
-_SWAP = {"left": "right", "right": "left"}
-_LAST_LATIN = 0x24F  # end of the Unicode block Latin Extended-B
-_WORD = re.compile(r"[^\W\d_]+")
-_PLACE = "far|top|bottom|upper|lower|mid|middle|center|centre|back|front|most|on|the"
-_DIRECTION = re.compile(rf"(?:{_PLACE})*(left|right)(?:{_PLACE}|est|ish|side|hand|wards?)*")
-
-# Mirroring breaks what these speak of: clock positions, the compass, and whatever is read off the image. The last line
-# is short for left and right, or for something else.
-_UNSAFE_WORDS = frozenset(
-    "oclock clockwise counterclockwise anticlockwise east west eastern western "  # codespell:ignore oclock
-    "says say saying reads spells spelled word words letter letters text written number numbers numbered "
-    "lefty righty lefties righties l r lt rt lh rh lhs rhs lft rgt rite".split()
-)
-# Contain left or right, or are one slip away from it, and are something else.
-_HARMLESS_WORDS = frozenset(
-    "bright brighter brightest brightly brightness upright outright downright copyright playwright wright fright "
-    "leftover leftovers cleft light night fight might sight tight eight lift loft let lent lest deft heft weft".split()
-)
-# "right now", "left-handed": not a place in the image, whatever comes before.
-_NEVER_BEFORE = frozenset("now away handed wing winger angle angled alone".split())
-# "right behind" may mean "directly behind"; after a word of _MARKERS it is a place.
-_UNCLEAR_BEFORE = frozenset(
-    "next here there above below behind beside under underneath over before after between by beyond near on onto up "
-    "down across against inside outside through where when out".split()
-)
-_MARKERS = frozenset(
-    "on to at from the far farthest furthest top bottom upper lower front back middle center centre side very most "
-    "extreme our your my his her their".split()
-)
-# "all right", "the one that is left": a place only in "is left of" and the like.
-_UNCLEAR_AFTER = frozenset("all is are was were be been has have had s that just yes ok okay correct".split())
-_PLACE_BEFORE = frozenset("of side most hand corner edge half".split())
-
-
-def _slips(word: str) -> frozenset[str]:
-    """Return what one missing, extra, wrong or swapped letter makes of a word."""
-    cuts = [(word[:i], word[i:]) for i in range(len(word) + 1)]
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    return frozenset(
-        [a + b[1:] for a, b in cuts if b]
-        + [a + b[1] + b[0] + b[2:] for a, b in cuts if len(b) > 1]
-        + [a + c + b[1:] for a, b in cuts for c in letters if b]
-        + [a + c + b for a, b in cuts for c in letters]
-    )
-
-
-_SLIPS = _slips("left") | _slips("right")
-
-
-def _is_unsafe(words: Sequence[str], i: int) -> bool:
-    """Tell whether a word that is no direction forbids mirroring."""
-    word = words[i]
-    if word in _UNSAFE_WORDS or (word == "clock" and i > 0 and words[i - 1] == "o"):
-        return True
-    return word not in _HARMLESS_WORDS and (word in _SLIPS or "left" in word or "right" in word)
-
-
-def _is_direction(words: Sequence[str], i: int) -> bool:
-    """Tell whether "left" or "right" at position i clearly means a place; the same answer for both words."""
-    before = words[i - 1] if i else ""
-    after = words[i + 1] if i + 1 < len(words) else ""
-    if after in _NEVER_BEFORE:
-        return False
-    if before in _UNCLEAR_AFTER and after not in _PLACE_BEFORE:
-        return False
-    return after not in _UNCLEAR_BEFORE or before in _MARKERS
-
-
-def _in_case_of(model: str, word: str) -> str:
-    if model.isupper():
-        return word.upper()
-    return word.capitalize() if model[0].isupper() else word

@@ -135,7 +135,7 @@ def burn_in_key(config: RunConfig, labeled: Table) -> str:
     content = [
         __version__, rows, config.segmenter.model_dump(), _start_digest(config), config.data.split_seed,
         config.prior.model_dump(include={"proposal", "sam_model", "box_softness"}),
-        config.selector.num_folds, config.loop.model_dump(include=fields),
+        config.selector.num_folds, config.loop.model_dump(include=fields), config.views.model_dump(),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -112,11 +112,7 @@ class Evaluations:
 
     def figures(self, group: Group) -> dict[str, Any]:
         """Return `summary` with 95 % intervals and, where some sentences refer to nothing, the figures of GRES."""
-        meter = self.meter(group)
-        figures = {**meter.summary(), "interval": meter.intervals()}
-        if meter.has_no_target():
-            figures["no_target"] = {**meter.no_target_summary(), "interval": meter.no_target_intervals()}
-        return figures
+        return figures_of(self.meter(group))
 
     def joined(self, method: str, version: int, splits: Iterable[str]) -> IouMeter:
         """Return one meter over several splits; their sentences and images are disjoint."""
@@ -156,6 +152,14 @@ def meter_of(frame: pd.DataFrame) -> IouMeter:
     return meter
 
 
+def figures_of(meter: IouMeter) -> dict[str, Any]:
+    """Return a meter's summary with 95 % intervals and, where some sentences refer to nothing, the figures of GRES."""
+    figures = {**meter.summary(), "interval": meter.intervals()}
+    if meter.has_no_target():
+        figures["no_target"] = {**meter.no_target_summary(), "interval": meter.no_target_intervals()}
+    return figures
+
+
 def label_of(method: str) -> str:
     """Return the name of a method as tables print it."""
     name, _, threshold = method.partition("@")
@@ -188,6 +192,7 @@ def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluati
         "protocol": NATIVE.description,
         "dataset": config.data.dataset,
         "split_by": config.data.split_by,
+        "mask_rule": config.data.mask_rule,
         "labeled_frac": config.data.labeled_frac,
         "seed": config.loop.seed,
         "steps_of_every_method": config.loop.burn_in_steps + config.loop.rounds * config.loop.round_steps,

@@ -9,7 +9,6 @@ returned with the rest. Truth is not read here: nothing in this file can tell wh
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import torch
 from l2l_ray.config import read_config
 from l2l_ray.data.export import ExportedMask, write_export
 from l2l_ray.data.masks import encode, grid_logits_to_native
-from l2l_ray.errors import CheckpointError, ConfigError, DataError
+from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.labeling import Labeler
 from l2l_ray.loop.ledger import Ledger, read_shard
 from l2l_ray.loop.pseudo import is_used
@@ -107,16 +106,10 @@ def export_predictions(
         DataError: No such split, an image is gone, or nothing can be written.
     """
     run = _open(run_dir, min_confidence)
-    try:
-        best = json.loads((run.path / "selection.json").read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{run.path} has chosen no version yet: {error}; let the run end, or continue it with --resume"
-        ) from error
+    method, version = run.chosen_version()
     if not (run.table_path(split).exists() and run.priors_path(split).exists()):
         tables = sorted(path.stem for path in run.table_path("val").parent.glob("*.parquet"))
         raise DataError(f"{run.path} has no split {split!r} to predict on; it has {', '.join(tables)}")
-    method, version = str(best["method"]), int(best["version"])
     about = {**_about(run, method), "source": "prediction", "split": split, "model_version": version}
     predicted = list(_predictions(run, method, version, split, about, device))
     kept = [mask for mask in predicted if mask.confidence >= min_confidence]

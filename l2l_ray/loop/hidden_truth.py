@@ -14,9 +14,8 @@ import torch
 
 from l2l_ray.config import RunConfig
 from l2l_ray.data.masks import mask_to_grid
-from l2l_ray.data.refer import ReferDataset
 from l2l_ray.loop.ledger import Ledger, read_shard
-from l2l_ray.loop.prepare import data_root
+from l2l_ray.loop.prepare import open_dataset
 from l2l_ray.loop.quality import measure_quality
 from l2l_ray.loop.run_folder import RunFolder
 from l2l_ray.loop.tables import read_table
@@ -26,7 +25,7 @@ from l2l_ray.types import Action, LabeledExample, PseudoLabel, Selection
 def pseudo_label_quality(config: RunConfig, run: RunFolder) -> dict[str, list[dict[str, Any]]] | None:
     """Return, per method, the precision and coverage of each round's pseudo-labels; None where no truth is on disk."""
     unlabeled = read_table(run.table_path("unlabeled"))
-    dataset = ReferDataset.open(data_root(config), config.data.dataset, config.data.split_by)
+    dataset = open_dataset(config)
     image_ids = list(dict.fromkeys(example.image_id for example in unlabeled))
     found, _ = dataset.labeled_examples(image_ids, config.loop.expressions_per_ref, max_words=config.data.max_words)
     truth = {example.sent_id: example for example in found}

@@ -115,7 +115,7 @@ def prepare(config: RunConfig, run: RunFolder) -> Tables:
 
 
 def _build(config: RunConfig, run: RunFolder) -> Tables:
-    dataset = ReferDataset.open(data_root(config), config.data.dataset, config.data.split_by)
+    dataset = open_dataset(config)
     if "train" not in dataset.splits:
         raise DataError(
             f"{config.data.dataset} has no train split, only {dataset.splits}; choose another --data.split_by"
@@ -207,6 +207,13 @@ def fill_priors(
     if failures:
         logger.warning("%s: %d of %d replies gave no prior: %s", name, failures.total(), len(pairs), dict(failures))
     return len(todo)
+
+
+def open_dataset(config: RunConfig) -> ReferDataset:
+    """Open the run's data set, making the embedded benchmark where it is asked for."""
+    data = config.data
+    cache_dir = config.cache_dir / "refer"
+    return ReferDataset.open(data_root(config), data.dataset, data.split_by, data.mask_rule, cache_dir)
 
 
 def data_root(config: RunConfig) -> Path:

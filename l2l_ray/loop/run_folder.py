@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray.config import RunConfig, read_config, save_config
-from l2l_ray.errors import FREE_SPACE, ConfigError, DataError
+from l2l_ray.errors import FREE_SPACE, CheckpointError, ConfigError, DataError
 from l2l_ray.loop.jsonl import append_line, read_lines
 from l2l_ray.types import Skip
 
@@ -102,6 +102,20 @@ class RunFolder:
         """Versions of `method` that lie complete on disk."""
         found = self.train_dir.glob(f"{method}-v*/version.json")
         return {int(p.parent.name.rsplit("-v", 1)[1]) for p in found if "-s" not in p.parent.name.rsplit("-v", 1)[1]}
+
+    def chosen_version(self) -> tuple[str, int]:
+        """Return the main method and its version that was best on val.
+
+        Raises:
+            CheckpointError: The run is not finished.
+        """
+        try:
+            best = json.loads((self.path / "selection.json").read_text())
+            return str(best["method"]), int(best["version"])
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"{self.path} has chosen no version yet: {error}; let the run end, or continue it with --resume"
+            ) from error
 
     def table_path(self, name: str) -> Path:
         """Parquet file of one table of examples (labeled, unlabeled, val, ...)."""

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from l2l_ray.config import LoopConfig, SegmenterConfig
-from l2l_ray.data.views import flip_where, strong_view, swap_left_right, weak_flip
-from l2l_ray.keys import sample_key
+from l2l_ray.config import LoopConfig, SegmenterConfig, ViewsConfig
+from l2l_ray.data.views import flip_where, paste, strong_view, weak_crop, weak_flip
+from l2l_ray.data.words import reworded, swap_left_right
+from l2l_ray.keys import keyed_uniform, sample_key
 from l2l_ray.loop.inputs import Inputs
 from l2l_ray.loop.teacher import autocast
 from l2l_ray.segmenter.losses import segmentation_loss
 from l2l_ray.segmenter.model import SegmenterOutput
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
     from torch import Tensor, nn
 
 WARMUP_STEPS = 20
@@ -44,19 +45,60 @@ class TrainBatch:
         return TrainBatch(self.inputs.to(device), self.target.to(device), self.pixel_weight.to(device))
 
 
-def augment(batch: TrainBatch, seed: int, stream: str, step: int, positions: Sequence[int]) -> TrainBatch:
-    """Apply the strong view and a word-aware mirror, keyed by (seed, stream, step, position in the global batch)."""
+def augment(
+    batch: TrainBatch,
+    config: ViewsConfig,
+    seed: int,
+    stream: str,
+    step: int,
+    positions: Sequence[int],
+    donors: TrainBatch | None = None,
+) -> TrainBatch:
+    """Change images, maps and words together, keyed by (seed, stream, step, position in the global batch).
+
+    Args:
+        batch: One rank's share.
+        config: How often and how far.
+        seed: The run's seed.
+        stream: Names the sequence of draws.
+        step: The step's place in the stream.
+        positions: Place of each sample in the global batch.
+        donors: A labeled sample per sample, whose object may be pasted; None pastes nothing.
+    """
     keys = [sample_key(seed, "view", stream, step, position) for position in positions]
     inputs = batch.inputs
-    images, expressions, flipped = weak_flip(inputs.images, inputs.expressions, keys)
+    images, expressions, flipped = weak_flip(inputs.images, inputs.expressions, keys, config.flip_prob)
+    phrases = [_mirrored(p) if f else p for p, f in zip(inputs.phrases, flipped.tolist(), strict=True)]
+    maps = [flip_where(values, flipped) for values in (batch.target, batch.pixel_weight, inputs.proposal)]
+    if config.crop_prob:
+        keep = _referent(maps[0], maps[2], inputs.has_prior)
+        images, maps, _ = weak_crop(images, maps, keep, expressions, keys, config.crop_prob, config.crop_min_side_frac)
+    target, weight, proposal = maps
+    if donors is not None:
+        keep = _referent(target, proposal, inputs.has_prior)
+        theirs = donors.inputs
+        images, pasted = paste(
+            images, keep, expressions, theirs.images, donors.target > 0.5, theirs.expressions, keys, config.paste_prob
+        )
+        target, weight = target.masked_fill(pasted, 0.0), weight.masked_fill(pasted, 1.0)
+    if config.reword_prob:
+        wanted = keyed_uniform(keys, 1, "reword")[:, 0] < config.reword_prob
+        expressions = [reworded(e, k) if w else e for e, k, w in zip(expressions, keys, wanted, strict=True)]
     inputs = replace(
-        inputs,
-        images=strong_view(images, keys),
-        expressions=expressions,
-        phrases=[_mirrored(p) if f else p for p, f in zip(inputs.phrases, flipped.tolist(), strict=True)],
-        proposal=flip_where(inputs.proposal, flipped),
+        inputs, images=strong_view(images, keys), expressions=expressions, phrases=phrases, proposal=proposal
     )
-    return TrainBatch(inputs, flip_where(batch.target, flipped), flip_where(batch.pixel_weight, flipped))
+    return TrainBatch(inputs, target, weight)
+
+
+def _referent(
+    target: Float[Tensor, "B G G"], proposal: Float[Tensor, "B G G"], has_prior: Bool[Tensor, " B"]
+) -> Bool[Tensor, "B G G"]:
+    """Return what a crop must keep and a paste must not cover: the target and, where there is one, the proposal.
+
+    Without a target cell there is nothing to keep: the referent is not known, so such a sample is left alone.
+    """
+    known = (target > 0.5).flatten(1).any(dim=1)[:, None, None]
+    return known & ((target > 0.5) | ((proposal > 0.5) & has_prior[:, None, None]))
 
 
 def _mirrored(phrase: str) -> str:

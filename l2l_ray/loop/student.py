@@ -76,6 +76,7 @@ class StudentSteps:
 
     def __init__(self, config: RunConfig, runtime: Runtime, labeled: Table) -> None:
         self._loop = config.loop
+        self._views = config.views
         self._segmenter = config.segmenter
         self._runtime = runtime
         self._labeled = labeled
@@ -106,14 +107,11 @@ class StudentSteps:
         loop, labeled, batch = self._loop, self._labeled, None
         here = self._drawn(len(rows), loop.labeled_batch, f"{stream}-labeled", step)
         chosen = [rows[i] for i in here]
-        truth = TrainBatch(
-            labeled.inputs(chosen), labeled.masks(chosen), torch.ones(len(chosen), labeled.grid, labeled.grid)
-        )
-        truth = self._ready(truth, f"{stream}-labeled", step, loop.labeled_batch, done)
+        truth = self._ready(self._labeled_batch(chosen), f"{stream}-labeled", step, loop.labeled_batch, done, rows)
         if pseudo is not None and len(pseudo):
             name, size = f"{stream}-unlabeled", loop.unlabeled_batch
             batch = pseudo.batch(self._drawn(len(pseudo), size, name, step))
-            batch = self._ready(batch, name, step, size, done)
+            batch = self._ready(batch, name, step, size, done, rows)
             pseudo.prefetch(self._drawn(len(pseudo), size, name, step + 1))
         labeled.prefetch([rows[i] for i in self._drawn(len(rows), loop.labeled_batch, f"{stream}-labeled", step + 1)])
         factor = learning_rate_factor(done, self._total_steps)
@@ -125,8 +123,27 @@ class StudentSteps:
         """Return this rank's share of the positions drawn from `count` for a global batch."""
         return batch_indices(count, batch, self._loop.seed, stream, step)[self._share]
 
-    def _ready(self, batch: TrainBatch, stream: str, step: int, size: int, done: int) -> TrainBatch:
-        """Move a batch to the device as the student shall see it; `size` is that of the global batch."""
-        positions = range(size)[self._share]
-        batch = drop_priors(batch, self._segmenter, self._loop.seed, stream, step, positions, done)
-        return augment(batch.to(self._runtime.device), self._loop.seed, stream, step, positions)
+    def _labeled_batch(self, rows: Sequence[int]) -> TrainBatch:
+        table = self._labeled
+        return TrainBatch(table.inputs(rows), table.masks(rows), torch.ones(len(rows), table.grid, table.grid))
+
+    def _ready(
+        self, batch: TrainBatch, stream: str, step: int, size: int, done: int, rows: Sequence[int]
+    ) -> TrainBatch:
+        """Move a batch to the device as the student shall see it.
+
+        Args:
+            batch: This rank's share.
+            stream: Names the sequence of draws.
+            step: The step's place in the stream.
+            size: Of the global batch.
+            done: Steps taken before this one.
+            rows: The labeled rows whose objects may be pasted: a fold's teacher must not see its own fold there either.
+        """
+        positions, device, seed = range(size)[self._share], self._runtime.device, self._loop.seed
+        batch = drop_priors(batch, self._segmenter, seed, stream, step, positions, done)
+        donors = None
+        if self._views.paste_prob:
+            drawn = self._drawn(len(rows), size, f"{stream}-donors", step)
+            donors = self._labeled_batch([rows[i] for i in drawn]).to(device)
+        return augment(batch.to(device), self._views, seed, stream, step, positions, donors)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from l2l_ray.data.views import swap_left_right
+from l2l_ray.data.words import swap_left_right
 from l2l_ray.device import fast_bfloat16
 from l2l_ray.types import TeacherViews
 

@@ -16,7 +16,9 @@ from PIL import Image
 
 from l2l_ray.data.import_rows import folder_rows, import_rows, read_rows
 from l2l_ray.data.layout import BadValue, Problem
+from l2l_ray.data.masks import mask_area_px
 from l2l_ray.data.refer import ReferDataset
+from l2l_ray.data.refer_files import plain_records
 from l2l_ray.data.refer_writer import ReferWriter
 from l2l_ray.errors import DataError
 from tests.refer_folder import draw
@@ -253,3 +255,45 @@ def test_long_cells_are_read(tmp_path: Path) -> None:
     ((_, row),) = read_rows(tmp_path / "own.csv")
     assert isinstance(row, dict)
     assert len(row["polygon"]) > 131_072
+
+
+def test_provenance_stays_with_the_ref_and_no_target_is_a_truth(tmp_path: Path, pictures: Path) -> None:
+    made = {"source": "label_studio", "corrected_from": {"round": 2}, "score": None}
+    rows = [
+        {"image": "a.png", "expression": "left man", "polygon": POLYGON, "id": "m", "provenance": made},
+        {"image": "a.png", "expression": "unicorn", "no_target": True},
+        {"image": "a.png", "expression": "another unicorn", "no_target": False},
+    ]
+    assert convert(read_rows(write_jsonl(tmp_path / "own.jsonl", rows)), pictures, tmp_path / "root") == []
+    records = plain_records(tmp_path / "root" / "own" / "refs(own).p")
+    assert [record.get("provenance") for record in records] == [made, None, None]
+    labeled, skips = ReferDataset.open(tmp_path / "root", "own", "own").labeled_examples("train")
+    assert [(e.expression, mask_area_px(e.mask_rle) > 0) for e in labeled] == [("left man", True), ("unicorn", False)]
+    assert [skip.kind for skip in skips] == ["missing_mask"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"no_target": 1}, "no_target: got 1"),
+        ({"no_target": True, "polygon": POLYGON}, "no_target: got true beside a mask"),
+        ({"no_target": True, "id": "m"}, "no_target of a repeated id"),
+        ({"provenance": "me"}, "provenance: got me (JSONDecodeError)"),
+        ({"provenance": ["me"]}, "provenance: got ['me']"),
+    ],
+)
+def test_bad_provenance_and_no_target_are_named(
+    tmp_path: Path, pictures: Path, fields: dict[str, Any], what: str
+) -> None:
+    rows = [{"image": "a.png", "expression": "man", "polygon": POLYGON, "id": "m"}]
+    rows.append({"image": "a.png", "expression": "dog", **fields})
+    (problem,) = convert(read_rows(write_jsonl(tmp_path / "own.jsonl", rows)), pictures, tmp_path / "root")
+    assert what in str(problem) and problem.where == "own.jsonl line 2"
+
+
+def test_no_target_in_a_csv_cell(tmp_path: Path, pictures: Path) -> None:
+    (tmp_path / "own.csv").write_text("image,expression,no_target\na.png,unicorn,True\na.png,dog,\na.png,cat,maybe\n")
+    (problem,) = convert(read_rows(tmp_path / "own.csv"), pictures, tmp_path / "root")
+    assert "no_target: got maybe; expected true or false" in str(problem)
+    examples, _ = ReferDataset.open(tmp_path / "root", "own", "own").labeled_examples("train")
+    assert [e.expression for e in examples] == ["unicorn"]

@@ -22,7 +22,7 @@ from l2l_ray.data.dataset import ImageStore, LabeledSet
 from l2l_ray.data.masks import batch_native_iou, decode, grid_logits_to_native, mask_area_px
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.data.splits import split_labeled
-from l2l_ray.data.views import swap_left_right
+from l2l_ray.data.words import swap_left_right
 from l2l_ray.metrics import IouMeter
 
 REAL = os.environ.get("L2L_REAL_DATA", "")

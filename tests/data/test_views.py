@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from l2l_ray.data.views import StrongStrength, flip_where, strong_view, swap_left_right, weak_flip
+from l2l_ray.data.views import StrongStrength, cell_boxes, flip_where, paste, strong_view, weak_crop, weak_flip
+from l2l_ray.data.words import swap_left_right
 from l2l_ray.keys import sample_key
 
 NOTHING = StrongStrength(jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)
@@ -121,56 +122,110 @@ def test_flip_where_is_its_own_inverse_for_any_map() -> None:
         assert torch.equal(flip_where(once, flipped), maps)
 
 
-@pytest.mark.parametrize(
-    ("expression", "mirrored"),
-    [
-        ("left man", "right man"),
-        ("2nd from the right, in red", "2nd from the left, in red"),
-        ("LEFT Right leftmost", "RIGHT Left rightmost"),
-        ("far right", "far left"),
-        ("man on right behind bench", "man on left behind bench"),
-        ("cup to the left of the bright light", "cup to the right of the bright light"),
-        ("bottomright corner", "bottomleft corner"),
-        ("leftest giraffe at night", "rightest giraffe at night"),
-        ("person on the left-hand side", "person on the right-hand side"),
-        ("the dog that is left of the cat", "the dog that is right of the cat"),
-        ("her left hand", "her right hand"),
-        ("upright bear leftside", "upright bear rightside"),
-        ("second circle counting from the left of the picture", "second circle counting from the right of the picture"),
-        ("the disc that is in the bottom left part", "the disc that is in the bottom right part"),
-        ("red car", "red car"),
-        ("", ""),
-    ],
-)
-def test_swap(expression: str, mirrored: str) -> None:
-    assert swap_left_right(expression) == mirrored
-    assert swap_left_right(mirrored) == expression
+def square(num: int, top: int, left: int, bottom: int, right: int, grid: int = 8) -> torch.Tensor:
+    cells = torch.zeros(num, grid, grid, dtype=torch.bool)
+    cells[:, top:bottom, left:right] = True
+    return cells
+
+
+def test_boxes_of_cells() -> None:
+    cells = square(3, 2, 1, 4, 6)
+    cells[1] = False
+    cells[2, 7, 7] = True
+    assert cell_boxes(cells) == [(2, 1, 4, 6), (0, 0, 0, 0), (2, 1, 8, 8)]
+
+
+def test_a_crop_keeps_the_referent_and_moves_image_and_maps_alike() -> None:
+    num, grid = 24, 8
+    keep = square(num, 5, 1, 7, 3)
+    images = keep.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None].expand(-1, 3, -1, -1).float()
+    target = keep.float()
+    seen, (mask, ones), cropped = weak_crop(
+        images, [target, torch.ones(num, grid, grid)], keep, ["red cup"] * num, keys(num), prob=0.7
+    )
+    assert 8 < cropped.sum() < 23
+    torch.testing.assert_close(ones, torch.ones(num, grid, grid))
+    for row in range(num):
+        if not cropped[row]:
+            assert torch.equal(seen[row], images[row]) and torch.equal(mask[row], target[row])
+            continue
+        # Nothing of the object is lost, so it covers as many pixels as before or more; image and map agree.
+        assert mask[row].sum() >= target[row].sum() - 1e-3
+        coarse = torch.nn.functional.avg_pool2d(seen[row, :1], 4)[0]
+        assert (coarse - mask[row]).abs().mean() < 0.03
+
+
+def test_a_crop_of_known_place_and_size() -> None:
+    # The referent fills rows 0-3 and columns 4-7; sides of at least 1/2 leave a window of 4 to 8 cells.
+    keep, ramp = square(1, 0, 4, 4, 8), torch.arange(8.0).expand(1, 8, 8)
+    sides = set()
+    for key in keys(60):
+        _, (columns,), cropped = weak_crop(torch.zeros(1, 3, 8, 8), [ramp], keep, ["cup"], [key], 1.0, 0.5)
+        assert cropped.item()
+        # Cell centres of a window of side s from x0 lie at x0 + (j + 1/2) s/8 - 1/2.
+        side = 8 * (columns[0, 0, 4] - columns[0, 0, 3]).item()
+        left = columns[0, 0, 4].item() + 0.5 - 4.5 * side / 8
+        assert side == pytest.approx(round(side), abs=1e-4) and left == pytest.approx(8 - round(side), abs=1e-3)
+        sides.add(round(side))
+    assert sides == {4, 5, 6, 7, 8}, "the window must reach column 8, whatever its side"
+
+
+@pytest.mark.parametrize(("expression", "known"), [("left cup", True), ("cup near the plate", True), ("cup", False)])
+def test_a_crop_is_refused_by_words_and_where_no_referent_is_known(expression: str, known: bool) -> None:
+    keep = square(8, 2, 2, 5, 5) & known
+    images, target = batch(8, side=16), torch.rand(8, 8, 8)
+    seen, (same,), cropped = weak_crop(images, [target], keep, [expression] * 8, keys(8), prob=1.0)
+    assert not cropped.any() and torch.equal(seen, images) and torch.equal(same, target)
+
+
+def test_a_crop_depends_on_the_own_key_only() -> None:
+    images, target, keep = batch(9, side=16), torch.rand(9, 8, 8), square(9, 2, 3, 5, 5)
+    seen, (mask,), cropped = weak_crop(images, [target], keep, ["cup"] * 9, keys(9), prob=0.5)
+    assert 0 < cropped.sum() < 9
+    for i in range(9):
+        one, (own,), _ = weak_crop(
+            images[i : i + 1], [target[i : i + 1]], keep[i : i + 1], ["cup"], keys(9)[i : i + 1], 0.5
+        )
+        assert torch.equal(one[0], seen[i]) and torch.equal(own[0], mask[i])
+
+
+def test_a_paste_covers_the_donors_box_and_nothing_else() -> None:
+    images, donors = batch(6, side=16), batch(6, side=16) + 1
+    keep, theirs = square(6, 1, 1, 3, 3), square(6, 4, 5, 7, 8)
+    theirs[:, 5, 6] = False  # the box is pasted, holes and all
+    seen, pasted = paste(images, keep, ["red car"] * 6, donors, theirs, ["brown dog"] * 6, keys(6), prob=1.0)
+    assert torch.equal(pasted, square(6, 4, 5, 7, 8))
+    assert torch.equal(seen[..., 8:14, 10:16], donors[..., 8:14, 10:16])
+    rest = torch.ones(16, 16, dtype=torch.bool)
+    rest[8:14, 10:16] = False
+    assert torch.equal(seen[..., rest], images[..., rest])
 
 
 @pytest.mark.parametrize(
-    "expression",
+    ("own", "other", "expression", "pasted"),
     [
-        "left-handed batter",
-        "right handed player",
-        "the man to look at right now",
-        "all right",
-        "alright guy",
-        "right next to the dog",
-        "man right behind the bench",
-        "the slice that is left",
-        "what's left",
-        "leftt man",
-        "rihgt cup",
-        "man on l",
-        "rt guy",
-        "leftguy",
-        "slice at 4 o clock",
-        "slice at 4 o'clock",
-        "slice at 4 oclock",  # codespell:ignore oclock
-        "book that says europe",
-        "player number 8 on left",
-        "\u5de6\u8fb9\u7684\u4eba",
+        ((1, 1, 3, 3), (3, 3, 6, 6), "red car", "brown dog"),  # touches the referent
+        ((1, 1, 3, 3), (2, 2, 6, 6), "red car", "brown dog"),  # covers a part of it
+        ((1, 1, 3, 3), (4, 4, 6, 6), "red car", "old car"),  # would be two cars
+        ((1, 1, 3, 3), (4, 4, 6, 6), "second car", "brown dog"),
+        ((0, 0, 0, 0), (4, 4, 6, 6), "red car", "brown dog"),  # the referent is not known
+        ((1, 1, 3, 3), (0, 0, 0, 0), "red car", "brown dog"),  # nothing to paste
     ],
 )
-def test_unclear_expressions_are_not_swapped(expression: str) -> None:
-    assert swap_left_right(expression) is None
+def test_a_paste_is_refused(own: tuple[int, ...], other: tuple[int, ...], expression: str, pasted: str) -> None:
+    images = batch(2, side=16)
+    args = square(2, *own), [expression] * 2, images + 1, square(2, *other), [pasted] * 2, keys(2)
+    seen, cells = paste(images, *args, prob=1.0)
+    assert not cells.any() and torch.equal(seen, images)
+
+
+def test_pastes_are_as_frequent_as_asked_and_keyed() -> None:
+    num = 400
+    images, keep, theirs = torch.zeros(num, 3, 8, 8), square(num, 0, 0, 2, 2), square(num, 4, 4, 6, 6)
+    cells = paste(images, keep, ["cup"] * num, images + 1, theirs, ["dog"] * num, keys(num), prob=0.3)[1]
+    chosen = cells.flatten(1).any(1)
+    assert 0.24 < chosen.float().mean() < 0.36
+    alone = [
+        paste(images[:1], keep[:1], ["cup"], images[:1] + 1, theirs[:1], ["dog"], [k], 0.3)[1].any() for k in keys(9)
+    ]
+    assert alone == chosen[:9].tolist()

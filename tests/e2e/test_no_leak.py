@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from l2l_ray.data.refer import ReferDataset
+from l2l_ray.loop import evaluate
 from l2l_ray.loop.prepare import data_root
 from l2l_ray.loop.run_folder import RunFolder
 from l2l_ray.loop.runtime import run_local
@@ -65,3 +69,40 @@ def test_without_hidden_truth_everything_but_its_figures_is_the_same(whole_run: 
     assert without is None
     assert with_truth["l2l"][0]["num"] == len(read_table(run.table_path("unlabeled")))
     assert "hidden_truth" not in (run.path / "metrics.csv").read_text()
+
+
+_OPENED: list[str] = []  # by the test that set `_tracing`; an audit hook cannot be removed
+_tracing = False
+
+
+def _trace(event: str, args: tuple[Any, ...]) -> None:
+    if _tracing and event == "open":
+        _OPENED.append(str(args[0]))
+
+
+def _holds_truth(path: str) -> bool:
+    name = Path(path).name
+    return name == "instances.json" or name.startswith("refs(") or path.endswith((".truth", ".refs"))
+
+
+def test_training_and_labeling_open_no_file_that_holds_hidden_truth(
+    copied: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copied(without=("FINISHED", "train", "evals", "examples", "ledger.jsonl", "labels"), compare=(), resume=True)
+    columns = set(pq.read_schema(run.table_path("unlabeled")).names)
+    assert "expression" in columns and not columns & {"mask_rle", "segmentation", "bbox", "area", "category"}
+    places: list[int] = []
+    judge = evaluate.pseudo_label_quality
+
+    def marked(*args: Any) -> Any:  # the figures against hidden truth are the first thing after the last round
+        places.append(len(_OPENED))
+        return judge(*args)
+
+    monkeypatch.setattr(evaluate, "pseudo_label_quality", marked)
+    monkeypatch.setattr(sys.modules[__name__], "_tracing", True)
+    sys.addaudithook(_trace)
+    run_local(run.config)
+    before, after = _OPENED[: places[0]], _OPENED[places[0] :]
+    assert any("/images/" in path for path in before) and any(path.endswith("unlabeled.parquet") for path in before)
+    assert not [path for path in before if _holds_truth(path)]
+    assert [path for path in after if _holds_truth(path)], "the trace sees such files"

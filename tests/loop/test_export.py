@@ -13,7 +13,10 @@ import torch
 
 from l2l_ray.cli import main
 from l2l_ray.data.export import FORMATS
-from l2l_ray.data.masks import decode, mask_to_grid
+from l2l_ray.data.label_studio import decode_brush
+from l2l_ray.data.masks import decode, mask_area_px, mask_to_grid
+from l2l_ray.data.refer import ReferDataset
+from l2l_ray.data.refer_files import plain_records
 from l2l_ray.errors import CheckpointError, ConfigError, DataError
 from l2l_ray.loop.evaluate import Evaluations
 from l2l_ray.loop.export import export_predictions, export_pseudo_labels, native_cells, native_mask
@@ -161,3 +164,45 @@ def test_mistakes_are_named(
         main(["export", str(whole_run.path), "--format", "coco", "--out", str(out), "--split", "val", "--round", "1"])
     assert "no effect with --split" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_an_export_comes_back_as_labeled_data_with_its_provenance(
+    whole_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported = export_pseudo_labels(whole_run.path, "jsonl", tmp_path / "out", keep_unused=True)
+    images = json.loads((exported.path / "export.json").read_text())["image_root"]
+    words = ["--root", str(tmp_path / "data"), "--dataset", "own", "--images", images]
+    status = main(["data", "import", "rows", str(exported.path / "masks.jsonl"), *words])
+    rows = _rows(exported.path)
+    full = [row for row in rows if mask_area_px(row["rle"])]
+    printed = capsys.readouterr().out
+    assert status == (len(full) < len(rows)) and printed.count("empty mask: ") == len(rows) - len(full)
+    labeled, skips = ReferDataset.open(tmp_path / "data", "own", "own").labeled_examples("train")
+    assert [example.mask_rle for example in labeled] == [row["rle"] for row in full] and not skips
+    records = plain_records(tmp_path / "data" / "own" / "refs(own).p")
+    assert [record["provenance"] for record in records] == [row["provenance"] for row in full]
+    assert main(["data", "stats", str(tmp_path / "data" / "own")]) == 0
+    assert f"truth with provenance: {len(full)} pseudo_label" in capsys.readouterr().out
+
+
+def test_corrected_labels_come_back_from_label_studio(
+    whole_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported = export_pseudo_labels(whole_run.path, "labelstudio", tmp_path / "out", keep_unused=True)
+    images = json.loads((exported.path / "export.json").read_text())["image_root"]
+    first, second, *_ = tasks = json.loads((exported.path / "tasks.json").read_text())
+    first["annotations"] = [{"id": 5, "completed_by": 3, "result": first["predictions"][0]["result"]}]
+    second["annotations"] = [{"id": 6, "completed_by": 3, "result": []}]
+    (tmp_path / "project.json").write_text(json.dumps(tasks))
+    words = ["--root", str(tmp_path / "data"), "--dataset", "own", "--images", images]
+    assert main(["data", "import", "labelstudio", str(tmp_path / "project.json"), *words]) == 0
+    assert "2 refs (2 with truth)" in capsys.readouterr().out
+    labeled, _ = ReferDataset.open(tmp_path / "data", "own", "own").labeled_examples("train")
+    drawn = first["predictions"][0]["result"][0]["value"]["rle"]
+    expected = decode_brush(drawn, labeled[0].height_px, labeled[0].width_px)
+    np.testing.assert_array_equal(decode(labeled[0].mask_rle), expected)
+    assert mask_area_px(labeled[1].mask_rle) == 0 and labeled[1].expression == second["data"]["expression"]
+    made = plain_records(tmp_path / "data" / "own" / "refs(own).p")[0]["provenance"]
+    assert made["source"] == "label_studio" and made["corrected_from"]["method"] == "l2l"
+    assert main(["data", "stats", str(tmp_path / "data" / "own")]) == 0
+    assert "truth with provenance: 2 label_studio" in capsys.readouterr().out

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from l2l_ray.config import LoopConfig, SegmenterConfig
-from l2l_ray.data.views import swap_left_right
+from l2l_ray.config import LoopConfig, SegmenterConfig, ViewsConfig
+from l2l_ray.data.words import swap_left_right
 from l2l_ray.loop.inputs import Inputs
 from l2l_ray.loop.step import (
     TrainBatch,
@@ -24,6 +24,7 @@ from l2l_ray.segmenter.model import Segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = LoopConfig(labeled_batch=4, unlabeled_batch=4, unlabeled_weight=0.7, grad_clip=1e9, autocast=False)
+VIEWS = ViewsConfig()
 WORDS = ["left red circle", "big blue star", "the ring on the right", "square"]
 
 
@@ -202,7 +203,7 @@ def _for_views(num: int) -> TrainBatch:
 
 def test_maps_are_mirrored_along_with_the_words() -> None:
     batch = _for_views(12)
-    seen = augment(batch, 0, "round0", 3, range(12))
+    seen = augment(batch, VIEWS, 0, "round0", 3, range(12))
     flipped = [new != old for new, old in zip(seen.inputs.expressions, batch.inputs.expressions, strict=True)]
     assert any(flipped) and not all(flipped)
     for row, was_flipped in enumerate(flipped):
@@ -224,7 +225,7 @@ def test_the_image_is_mirrored_too() -> None:
     half = torch.zeros_like(batch.inputs.images)
     half[..., :8] = 1.0  # bright on the left, whatever the colors become
     batch = replace(batch, inputs=replace(batch.inputs, images=half))
-    seen = augment(batch, 0, "round0", 3, range(12))
+    seen = augment(batch, VIEWS, 0, "round0", 3, range(12))
     brighter_left = seen.inputs.images[..., :8].mean((1, 2, 3)) > seen.inputs.images[..., 8:].mean((1, 2, 3))
     flipped = [new != old for new, old in zip(seen.inputs.expressions, batch.inputs.expressions, strict=True)]
     assert brighter_left.tolist() == [not was_flipped for was_flipped in flipped]
@@ -232,10 +233,68 @@ def test_the_image_is_mirrored_too() -> None:
 
 def test_views_are_keyed_by_position_in_the_global_batch() -> None:
     batch = _for_views(12)
-    whole = augment(batch, 0, "round0", 3, range(12))
+    whole = augment(batch, VIEWS, 0, "round0", 3, range(12))
     rows = list(range(1, 12, 2))
-    share = augment(_rows(batch, rows), 0, "round0", 3, rows)
+    share = augment(_rows(batch, rows), VIEWS, 0, "round0", 3, rows)
     assert torch.equal(share.inputs.images, whole.inputs.images[rows])
     assert torch.equal(share.target, whole.target[rows])
-    assert not torch.equal(augment(batch, 0, "round0", 4, range(12)).inputs.images, whole.inputs.images)
-    assert not torch.equal(augment(batch, 0, "round1", 3, range(12)).inputs.images, whole.inputs.images)
+    assert not torch.equal(augment(batch, VIEWS, 0, "round0", 4, range(12)).inputs.images, whole.inputs.images)
+    assert not torch.equal(augment(batch, VIEWS, 0, "round1", 3, range(12)).inputs.images, whole.inputs.images)
+
+
+def _blocks(num: int, expression: str, top: int, left: int) -> TrainBatch:
+    """Return samples whose object is a block of 2 x 2 cells, fully known, under a matching proposal."""
+    cells = torch.zeros(num, 8, 8)
+    cells[:, top : top + 2, left : left + 2] = 1.0
+    inputs = Inputs(
+        images=cells.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, None].repeat(1, 3, 1, 1),
+        expressions=[expression] * num,
+        phrases=[expression] * num,
+        proposal=cells * 0.9,
+        prior_score=torch.ones(num),
+        has_prior=torch.ones(num, dtype=torch.bool),
+    )
+    return TrainBatch(inputs, cells, torch.full_like(cells, 0.5))
+
+
+def test_a_crop_moves_target_weight_proposal_and_image_together() -> None:
+    batch = _blocks(20, "cup", 1, 5)
+    seen = augment(batch, ViewsConfig(flip_prob=0.0, crop_prob=1.0), 0, "round0", 0, range(20))
+    assert (seen.target.flatten(1).sum(1) >= 4 - 1e-4).all() and (seen.target != batch.target).any()
+    torch.testing.assert_close(seen.inputs.proposal, 0.9 * seen.target)
+    torch.testing.assert_close(seen.pixel_weight, batch.pixel_weight)
+    uncropped = augment(batch, ViewsConfig(flip_prob=0.0), 0, "round0", 0, range(20))
+    assert not torch.equal(seen.inputs.images, uncropped.inputs.images)
+
+
+def test_a_proposal_beside_the_target_is_kept_in_the_crop_and_free_of_pastes() -> None:
+    batch = _blocks(20, "cup", 1, 5)
+    proposal = torch.zeros(20, 8, 8)
+    proposal[:, 6:, :2] = 0.9  # of the other corner
+    batch = replace(batch, inputs=replace(batch.inputs, proposal=proposal))
+    seen = augment(batch, ViewsConfig(flip_prob=0.0, crop_prob=1.0), 0, "round0", 0, range(20))
+    assert (seen.inputs.proposal.flatten(1).sum(1) >= 4 * 0.9 - 1e-3).all()
+    pasting = ViewsConfig(flip_prob=0.0, paste_prob=1.0)
+    over = _blocks(20, "dog", 6, 0)
+    assert torch.equal(augment(batch, pasting, 0, "round0", 0, range(20), over).target, batch.target)
+    hidden = replace(batch, inputs=replace(batch.inputs, has_prior=torch.zeros(20, dtype=torch.bool)))
+    assert (augment(hidden, pasting, 0, "round0", 0, range(20), over).pixel_weight[:, 6:, :2] == 1).all()
+
+
+def test_what_is_pasted_is_background_and_known() -> None:
+    batch, donors = _blocks(6, "cup", 1, 1), _blocks(6, "dog", 5, 5)
+    seen = augment(batch, ViewsConfig(flip_prob=0.0, paste_prob=1.0), 0, "round0", 0, range(6), donors)
+    pasted = torch.zeros(8, 8, dtype=torch.bool)
+    pasted[5:7, 5:7] = True
+    assert torch.equal(seen.target, batch.target)
+    assert (seen.pixel_weight[:, pasted] == 1).all() and (seen.pixel_weight[:, ~pasted] == 0.5).all()
+
+
+def test_words_are_said_differently_as_often_as_asked() -> None:
+    batch = _blocks(200, "kid", 1, 1)
+    seen = augment(batch, ViewsConfig(reword_prob=0.5), 0, "round0", 0, range(200))
+    texts = set(seen.inputs.expressions)
+    assert texts == {"kid", "child", "the kid", "the child"}
+    same = seen.inputs.expressions.count("kid")
+    assert 0.5 < same / 200 < 0.75, "half are left alone, and a quarter of the others comes out the same"
+    assert seen.inputs.phrases == batch.inputs.phrases, "what the MLLM said is not reworded"
