@@ -188,7 +188,7 @@ class ClusterConfig(Section):
     worker_resources: dict[str, float] = Field(
         {"CPU": 0.5}, description="Per train worker; {'CPU': 4, 'GPU': 1} on GPU machines"
     )
-    threads_per_worker: int = Field(2, ge=1, description="torch threads of a train worker")
+    threads_per_worker: int = Field(1, ge=1, description="torch threads of a train worker; more pay off on idle cores")
     threads_per_labeler: int = Field(1, ge=1, description="torch threads of a labeler or prior actor")
     start_timeout_s: float = Field(120.0, gt=0, description="Longest wait for an actor or the train group to come up")
     max_failures: int = Field(

@@ -28,7 +28,7 @@ from l2l_ray.actors import ENV_DEFAULTS, LOOPBACK_ENV
 from l2l_ray.errors import ClusterError, L2LError
 
 START_TIMEOUT_S = 90.0
-DRAIN_TIMEOUT_S = 8.0  # `ray start --block` needs 2 to 30 s to end its children; nothing of a run lives in them
+DRAIN_TIMEOUT_S = 4.0  # `ray start --block` needs 2 to 30 s to end its children; nothing of a run lives in them
 GRACE_S = 10.0  # for drivers of running jobs: a driver keeps its run folder in order when it ends
 RESOURCES = {"prior_gpu": 1.0}
 

@@ -180,6 +180,21 @@ def test_one_encoding_decoded_twice_equals_forward(segmenter):
 
 
 @torch.no_grad()
+def test_sentences_of_one_image_share_one_pass_of_the_backbone(segmenter):
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))[[0, 0, 1, 2, 2, 2, 0]]
+    tokens = segmenter.tokenize(["left cup", "cup", "dog", "left dog", "a", "b", "cup"])
+    sizes = []
+    hook = segmenter.backbone.register_forward_hook(lambda module, args, levels: sizes.append(len(levels[0])))
+    with torch.no_grad():
+        together = segmenter.encode(images, tokens)
+    with torch.enable_grad():
+        learned = segmenter.encode(images, tokens)
+    hook.remove()
+    assert sizes == [4, 7], "four runs of equal images; where gradients are wanted, every row"
+    for level, own in zip(together.pyramid, learned.pyramid, strict=True):
+        torch.testing.assert_close(level, own, atol=1e-4, rtol=1e-4)
+
+
 def test_permuting_the_batch_permutes_the_output(segmenter):
     batch, order = make_batch(segmenter), torch.tensor([2, 0, 1])
     output = segmenter(batch.images, batch.tokens, **batch.decoding())

@@ -1,0 +1,95 @@
+"""What `make demo` costs: wall time and memory, first with nothing there, then again.
+
+The committed state of this checkout is cloned into a temporary folder, so the first run makes its environment and its
+caches. Memory is that of all processes that were not there before, sampled every two seconds: PSS counts a page that n
+processes share as 1/n, RSS counts it n times. Nothing else should run on the machine.
+
+Usage: python benchmarks/demo.py [--out benchmarks/results/demo.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def processes() -> set[int]:
+    """Return the ids of all processes."""
+    return {int(path.name) for path in Path("/proc").glob("[0-9]*")}
+
+
+def memory_gb(ids: set[int]) -> tuple[float, float]:
+    """Return (PSS, RSS) of some processes together, GB of 10^9 bytes."""
+    total = {"Pss": 0, "Rss": 0}
+    for pid in ids:
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue  # it ended, or is the kernel's
+        for line in lines:
+            name, _, value = line.partition(":")
+            if name in total:
+                total[name] += int(value.split()[0]) * 1024
+    return total["Pss"] / 1e9, total["Rss"] / 1e9
+
+
+def measured(folder: Path, name: str) -> dict[str, Any]:
+    """Run `make demo` in a clone; return its time, peak memory, what it left running, and its table."""
+    before = processes() | {os.getpid()}
+    peak, done = [0.0, 0.0], threading.Event()
+
+    def sample() -> None:
+        while not done.wait(2.0):
+            peak[:] = map(max, peak, memory_gb(processes() - before))
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    started = time.monotonic()
+    log = folder / f"{name}.log"
+    with log.open("wb") as out:
+        status = subprocess.run(["make", "demo", f"DEMO_NAME={name}"], cwd=folder, stdout=out, stderr=out).returncode
+    seconds = time.monotonic() - started
+    done.set()
+    sampler.join()
+    if status:
+        raise SystemExit(f"make demo ended with {status}; the end of its output:\n{log.read_text()[-2000:]}")
+    left = [pid for pid in processes() - before if Path(f"/proc/{pid}/cmdline").read_bytes().find(b"ray") >= 0]
+    table = json.loads((folder / "runs" / name / "results.json").read_text())
+    return {
+        "seconds": round(seconds, 1),
+        "peak_pss_gb": round(peak[0], 2),
+        "peak_rss_gb": round(peak[1], 2),
+        "ray_processes_left": len(left),
+        "results": {key: table[key] for key in ("protocol", "rows", "differences", "hidden_truth")},
+    }
+
+
+def main() -> None:
+    """Clone, measure twice, write the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "demo.json")
+    out = parser.parse_args().out.resolve()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    with tempfile.TemporaryDirectory(prefix="l2l-demo-") as place:
+        folder = Path(place) / "clone"
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+        found = {"commit": commit, "cores": os.cpu_count(), "first": measured(folder, "first")}
+        found["second"] = measured(folder, "second")
+    out.write_text(json.dumps(found, indent=1) + "\n")
+    for name in ("first", "second"):
+        print(name, {key: value for key, value in found[name].items() if key != "results"})
+
+
+if __name__ == "__main__":
+    main()
