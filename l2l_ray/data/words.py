@@ -59,14 +59,16 @@ def survives_crop(expression: str) -> bool:
 def survives_paste(expression: str, pasted: str) -> bool:
     """Tell whether an expression still means its own referent when the referent of `pasted` stands beside it.
 
+    Both must name a kind of thing that is known here, and not the same one.
+
     Example: True for "red car" and "brown dog"; False for "red car" and "old car", and for "blue shirt" and "tall man",
-    because people wear shirts; False for "biggest car" and "second car", which compare.
+    because people wear shirts; False for "biggest car" and "second car", which compare, and for "the blue".
     """
     words = _words(expression)
     if not survives_crop(expression) or any(w in _COMPARING_WORDS or w.endswith("est") for w in words):
         return False
     own, other = _concepts(words), _concepts(_words(pasted))
-    return _is_latin(pasted) and bool(own) and bool(other) and not own & other
+    return _names_a_thing(own) and _names_a_thing(other) and not own & other
 
 
 def reworded(expression: str, key: int) -> str:
@@ -199,20 +201,56 @@ _PEOPLE = (
     "jersey uniform apron bikini swimsuit wetsuit backpack purse standing sitting wearing holding eating smiling "
     "walking jumping kneeling talking"
 )
-_SAME_THING = (
-    *(("car", "cars", "vehicle", "truck", "van", "suv", "taxi", "cab", "bus", "trailer", "minivan"),),
-    *(("plane", "airplane", "jet", "aircraft"), ("bike", "bicycle", "motorcycle", "motorbike", "scooter", "cycle")),
-    *(("couch", "sofa", "loveseat", "chair", "seat", "armchair", "recliner", "bench"),),
-    *(("tv", "television", "monitor", "screen", "computer", "laptop"), ("phone", "cellphone", "cell", "mobile")),
-    *(("cow", "cows", "cattle", "bull", "calf", "ox", "animal"), ("sheep", "lamb", "ram", "goat")),
-    *(("dog", "puppy", "pup", "animal"), ("cat", "kitten", "kitty", "animal"), ("horse", "pony", "foal", "animal")),
-    *(("zebra", "animal"), ("giraffe", "animal"), ("elephant", "animal"), ("bear", "teddy", "animal")),
-    *(("cup", "glass", "mug", "drink", "bottle"), ("plate", "dish", "bowl", "food"), ("pizza", "slice", "food")),
-    *(("sandwich", "burger", "bun", "bread", "hotdog", "food"), ("cake", "donut", "doughnut", "pastry", "food")),
-    *(("orange", "apple", "banana", "fruit", "food"), ("carrot", "broccoli", "vegetable", "veggie", "food")),
-    *(("gray", "grey", "silver"), ("tan", "beige", "brown"), ("round", "circle", "circular", "disc", "disk", "ring")),
-    *(("square", "rectangle", "box", "block"), ("triangle", "wedge")),
+# Kinds of things; the words of a line could all be said of one thing.
+_THINGS = (
+    "car cars vehicle truck van suv taxi cab bus trailer minivan jeep pickup",
+    "plane airplane jet aircraft",
+    "bike bicycle motorcycle motorbike scooter cycle",
+    "boat ship canoe kayak surfboard board",
+    "train engine locomotive",
+    "couch sofa loveseat chair seat armchair recliner bench stool",
+    "table desk counter",
+    "bed mattress",
+    "tv television monitor computer laptop keyboard mouse",
+    "phone cellphone cell mobile remote",
+    "book magazine paper",
+    "bag suitcase luggage purse backpack handbag",
+    "umbrella parasol",
+    "bird duck goose chicken animal",
+    "cow cattle bull calf ox animal",
+    "sheep lamb ram goat animal",
+    "dog puppy pup animal",
+    "cat kitten kitty animal",
+    "horse pony foal animal",
+    "zebra animal",
+    "giraffe animal",
+    "elephant animal",
+    "bear teddy animal",
+    "cup glass mug drink bottle jar vase",
+    "plate dish bowl food",
+    "pizza slice food",
+    "sandwich burger bun bread hotdog food",
+    "cake donut doughnut pastry food",
+    "orange apple banana fruit food",
+    "carrot broccoli vegetable veggie food",
+    "knife fork spoon",
+    "oven stove microwave fridge refrigerator",
+    "sink toilet tub",
+    "clock sign light",
+    "plant flower tree",
+    "kite balloon",
+    "ball racket racquet bat skateboard ski skis snowboard frisbee",
+    "circle disc disk round ring oval ellipse ball",
+    "square rectangle box block",
+    "triangle wedge",
+    "star",
+    "heart",
+    "cross plus",
+    "diamond rhombus",
+    "pentagon hexagon",
+    "moon crescent",
 )
+_COLORS = ("gray grey silver", "tan beige brown")
 _NO_ARTICLE_BEFORE = frozenset(
     "the a an this that these those he she it they him her his its their who which what one two three four five six "
     "left right leftmost rightmost farthest very all both some any in on at with under behind between near next to "
@@ -243,7 +281,8 @@ def _concepts_of(groups: Sequence[Sequence[str]]) -> dict[str, frozenset[int]]:
     return {word: frozenset(numbers) for word, numbers in found.items()}
 
 
-_GROUPS_OF = _concepts_of((_PEOPLE.split(), *_SAME_THING))
+_GROUPS_OF = _concepts_of([group.split() for group in (_PEOPLE, *_THINGS, *_COLORS)])
+_NUM_THINGS = 1 + len(_THINGS)
 _SYNONYMS = {word: tuple(w for w in group if w != word) for group in _SYNONYM_GROUPS for word in group}
 
 
@@ -255,6 +294,11 @@ def _concepts(words: Sequence[str]) -> set[str | int]:
             known = _GROUPS_OF.get(word) or _GROUPS_OF.get(word.removesuffix("s")) or (word.removesuffix("s"),)
             found.update(known)
     return found
+
+
+def _names_a_thing(concepts: set[str | int]) -> bool:
+    """Tell whether a kind of thing is among what words speak of: "the blue" could be said of anything."""
+    return any(isinstance(concept, int) and concept < _NUM_THINGS for concept in concepts)
 
 
 def _words(expression: str) -> list[str]:

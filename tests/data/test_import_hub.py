@@ -177,7 +177,7 @@ def test_joined_splits_are_told() -> None:
     (first, *_) = _lmms_notices({"val": 8811}, 0, 8811)
     assert "val has 8811 rows: as many as the UNC split's 3811 and Google's 5000 together" in first
     (first, *_) = _lmms_notices({"val": 7573}, 0, 7573)
-    assert "2573 of the UMD split" in first
+    assert "the UMD split's 2573 and" in first
     assert any("neither testA nor testB" in notice for notice in _lmms_notices({"test": 5000}, 0, 5000))
 
 

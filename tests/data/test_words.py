@@ -97,6 +97,9 @@ def test_what_does_not_survive_a_crop(expression: str) -> None:
         ("left car", "cup", False),
         ("that one", "cup", False),  # says nothing that a cup is not
         ("red car", "this thing", False),
+        ("the blue", "cup", False),  # could be said of a cup
+        ("red car", "qwert", False),
+        ("gray", "brown cup", False),
         ("red car", "\u72d7", False),
     ],
 )
