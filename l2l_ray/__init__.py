@@ -9,7 +9,7 @@ import os
 __version__ = "0.1.0"
 
 # torch's threads wait for one another by spinning. Where processes share cores, as all roles of a run on a laptop do,
-# long spins make a training step many times slower; no spins at all slow it down where nobody else runs. Read once, when
-# torch is imported; what is set already stays.
+# long spins make a training step many times slower; no spins at all slow it down where nobody else runs. Read once,
+# when torch is imported; what is set already stays.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
