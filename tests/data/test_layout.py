@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from l2l_ray.data import refer
 from l2l_ray.data.layout import (
     IMAGE_FOLDERS,
     BadValue,
@@ -18,11 +17,16 @@ from l2l_ray.data.layout import (
     plain_name,
     short,
 )
+from l2l_ray.data.refer import ReferDataset
 from l2l_ray.errors import DataError
+from tests.refer_folder import write_tiny
 
 
 def test_the_loader_looks_for_pictures_in_the_same_folders(tmp_path: Path) -> None:
-    assert refer._IMAGE_FOLDERS == IMAGE_FOLDERS
+    for dataset in (*IMAGE_FOLDERS, "own"):
+        opened = ReferDataset.open(write_tiny(tmp_path, dataset).parent, dataset, "own")
+        (found, *_) = opened.examples("train")[0]
+        assert Path(found.image_path).parent == image_folder(tmp_path, dataset)
     assert image_folder(tmp_path, "refcoco+") == tmp_path / "images" / "mscoco" / "images" / "train2014"
     assert image_folder(tmp_path, "own") == tmp_path / "images" / "own"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,14 +108,19 @@ def test_the_least_sure_can_be_left_out(whole_run: RunFolder, tmp_path: Path) ->
 
 
 def test_labels_that_were_not_used_stay_away(copied: Callable[..., RunFolder], tmp_path: Path) -> None:
-    from dataclasses import replace
-
     run = copied()
     entry = Ledger(run.ledger_path).entries("l2l", 1)[0]
-    shut = [replace(label, gate=0.25) for label in read_shard(run.path / entry.path)]
-    write_shard(run.path / entry.path, shut)
+    labels = read_shard(run.path / entry.path)
+    full, empty = np.ones_like(labels[0].target), np.zeros_like(labels[0].target)
+    used = [replace(label, gate=1.0, target=full, from_teacher=full, from_prior=empty) for label in labels[2:]]
+    shut, background = (
+        replace(used[0], gate=0.25, sent_id=labels[0].sent_id),
+        replace(labels[1], target=empty, gate=1.0),
+    )
+    write_shard(run.path / entry.path, [shut, background, *used])
     exported = {int(row["id"]) for row in _rows(export_pseudo_labels(run.path, "jsonl", tmp_path / "out").path)}
-    assert not exported & {label.sent_id for label in shut}
+    assert not exported & {shut.sent_id, background.sent_id}
+    assert {label.sent_id for label in used} <= exported
 
 
 def test_predictions_are_what_was_evaluated(whole_run: RunFolder, tmp_path: Path) -> None:
