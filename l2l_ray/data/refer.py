@@ -32,6 +32,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -249,7 +250,7 @@ class ReferDataset:
         row = self._table.image(image_id)
         if row is None:
             return _Problem("missing_image", f"image_id {image_id} is not in the images of instances.json")
-        path = str(self._image_dir / row.file_name)
+        path = os.path.join(self._image_dir, row.file_name)  # faster than pathlib, and once per image
         if row.width_px and row.height_px:
             return path, row.width_px, row.height_px
         try:

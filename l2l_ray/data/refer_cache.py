@@ -315,7 +315,8 @@ class _Texts:
         self._ends, self._bytes = columns[f"{name}_ends"], columns[f"{name}_bytes"]
 
     def __getitem__(self, i: int) -> str:
-        return self.take(np.array([i]))[0]
+        start, end = self._ends[i : i + 2].tolist()
+        return str(self._bytes.data[start:end], "utf-8", "surrogatepass")
 
     def take(self, at: Int64[np.ndarray, " N"]) -> list[str]:
         """Return the texts at these positions."""
