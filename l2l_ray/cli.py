@@ -109,7 +109,7 @@ def judge(words: Sequence[str]) -> None:
     judged = judge_run(given.run_dir, given.split, given.protocol)
     print("\n".join(judged.lines()))
     if given.out:
-        judged.rows.to_parquet(given.out, index=False)
+        judged.save(given.out)
         print(given.out)
 
 

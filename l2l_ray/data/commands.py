@@ -217,7 +217,7 @@ def _convert(given: argparse.Namespace, writer: ReferWriter) -> tuple[list[Probl
     if given.kind == "folder":
         rows = folder_rows(first)
     elif given.kind == "labelstudio":
-        rows = ((f"{first.name} item {row['id']}", row) for row in read_label_studio(first))
+        rows = iter(read_label_studio(first))
     else:
         rows = read_rows(first)
     return import_rows(rows, images, given.masks or images, writer), []

@@ -69,9 +69,12 @@ def write_export(
         raise DataError(f"there is no export format {kind!r}; use one of {', '.join(FORMATS)}")
     if not masks:
         raise DataError(f"there is no mask to export to {out}; lower --min-confidence, or choose another round")
+    out = out.absolute()
     _check_free(out, force)
     temporary, old = (out.with_name(f".{out.name}.{os.getpid()}.{ending}") for ending in ("tmp", "old"))
     root = Path(os.path.commonpath([Path(mask.example.image_path).parent for mask in masks]))
+    if kind == "labelstudio":
+        root = root.parent  # it serves folders below its document root, not that one itself
     try:
         temporary.mkdir(parents=True)
         FORMATS[kind](masks, root, temporary)
@@ -85,6 +88,8 @@ def write_export(
             f"cannot write {out}: {error}; nothing was exported; free some space or choose another --out"
         ) from error
     finally:
+        if old.exists() and not out.exists():
+            os.replace(old, out)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
     return out
@@ -240,6 +245,7 @@ def _label_studio(masks: Sequence[ExportedMask], root: Path, folder: Path) -> No
             mask.example.sent_id,
             mask.confidence,
             own_data_row(mask, root)["provenance"],
+            mask.split,
         )
         for mask in masks
     ]

@@ -102,6 +102,7 @@ def import_grefcoco(refs: Path, instances: Path, image_root: Path | None, writer
     by_id = {row["id"]: row for _, row in tables.annotations if isinstance(row.get("id"), int)}
     problems: list[Problem] = []
     seen: set[int] = set()
+    ref_ids: set[int] = set()
     for number, record in enumerate(records):
         where = f"{refs.name} ref number {number}"
         try:
@@ -109,6 +110,8 @@ def import_grefcoco(refs: Path, instances: Path, image_root: Path | None, writer
             where = f"{refs.name} ref_id {ref['ref_id']}"
             if clash := seen & {s["sent_id"] for s in sentences}:
                 raise BadValue("sent_id", sorted(clash), "ids used once", "correct the ids")
+            if ref["ref_id"] in ref_ids:
+                raise BadValue("ref_id", ref["ref_id"], "an id used once", "correct the ids")
             ann_ids = [_integer(i, "ann_id") for i in _ann_ids(record)]
             if bool(record.get("no_target")) != (not ann_ids):
                 raise BadValue("no_target", record.get("no_target"), "true exactly where ann_id is [-1]", "correct it")
@@ -131,6 +134,7 @@ def import_grefcoco(refs: Path, instances: Path, image_root: Path | None, writer
             problems.append(error.at(where))
             continue
         seen.update(s["sent_id"] for s in sentences)
+        ref_ids.add(ref["ref_id"])
         writer.annotations.update(annotations)
         writer.add_ref({**ref, "ann_ids": ann_ids, "no_target": not ann_ids}, sentences)
     return problems
@@ -271,6 +275,8 @@ def refer_record(record: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         # A published ref may have an empty sentence among others; the loader leaves that one out, by name.
         kept = sentence(_integer(row.get("sent_id"), "sent_id"), "" if text == "" else clean_text(text))
         sentences.append(kept | ({"raw": raw} if isinstance(raw, str) and raw.isprintable() else {}))
+    if len({kept["sent_id"] for kept in sentences}) < len(sentences):
+        raise BadValue("sent_id", [kept["sent_id"] for kept in sentences], "ids used once", "correct the ids")
     if not any(kept["sent"] for kept in sentences):
         raise BadValue("expression", "only empty sentences", "a sentence that says something", "remove the ref")
     return ref, sentences
@@ -300,13 +306,16 @@ def _captions(path: Path, problems: list[Problem]) -> dict[str, Any]:
         )
     texts: dict[str, list[Any]] = {}
     for number, row in enumerate(content):
+        where = f"{path.name} row {number}"
         key = next((row[n] for n in _ID_FIELDS if n in row), None) if isinstance(row, dict) else None
         text = next((row[n] for n in _TEXT_FIELDS if n in row), None) if isinstance(row, dict) else None
         if not _is_id(key) or text is None:
-            where = f"{path.name} row {number}"
             problems.append(BadValue("expression", row, "an object with ann_id and expression", "correct it").at(where))
-            continue
-        texts.setdefault(str(key), []).extend(text if isinstance(text, list) else [text])
+        elif "image_id" in row and not {"ann_id", "annotation_id"} & row.keys():  # COCO's own, with ids of their own
+            remedy = "a caption of a whole image is no referring expression; name the annotation"
+            problems.append(BadValue("caption of an image", row["image_id"], "ann_id", remedy).at(where))
+        else:
+            texts.setdefault(str(key), []).extend(text if isinstance(text, list) else [text])
     return texts
 
 

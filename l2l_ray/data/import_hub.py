@@ -137,7 +137,7 @@ def import_lmms(files: Sequence[Path], writer: ReferWriter) -> tuple[list[Proble
             writer.annotations[annotation["id"]] = annotation
             ref = {"ref_id": annotation["id"], "ann_id": annotation["id"], "image_id": image_id, "split": split}
             sentences = [sentence(num_sentences + k, text) for k, text in enumerate(texts)]
-            writer.add_ref({**ref, "source_id": short(row["question_id"])}, sentences)
+            writer.add_ref({**ref, "source_id": short(row.get("question_id"))}, sentences)
             num_sentences += len(texts)
     return problems, _lmms_notices(rows_of, partial, len(writer.refs))
 

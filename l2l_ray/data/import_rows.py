@@ -54,28 +54,34 @@ def folder_rows(folder: Path) -> Iterator[Row]:
         raise DataError(f"{folder} is no folder; check the path")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix() for path in files}
-    pictures = [name for name in sorted(names) if name.lower().endswith(PICTURES) and not _is_mask(name, names)]
+    real = {name.lower(): name for name in sorted(names)}  # endings may be in capitals
+    pictures = [name for name in sorted(names) if name.lower().endswith(PICTURES) and not _is_mask(name, set(real))]
     for name in pictures:
         stem = name.rpartition(".")[0]
         where = f"{folder.name}/{name}"
-        if f"{stem}.txt" not in names:
+        text = real.get(f"{stem}.txt".lower())
+        if text is None:
             remedy = "add the text, one expression per line, or remove the picture"
             yield where, Problem(where, "missing text", "no text beside it", f"{stem}.txt", remedy)
             continue
         try:
-            lines = (folder / f"{stem}.txt").read_text(encoding="utf-8").splitlines()
+            lines = file_below(folder, text, "text").read_text(encoding="utf-8-sig").splitlines()
+        except BadValue as error:
+            yield where, error.at(f"{folder.name}/{text}")
+            continue
         except (OSError, ValueError) as error:
-            yield where, BadValue("text", error, "UTF-8 text", "save it as UTF-8").at(f"{folder.name}/{stem}.txt")
+            yield where, BadValue("text", error, "UTF-8 text", "save it as UTF-8").at(f"{folder.name}/{text}")
             continue
         row: dict[str, Any] = {"image": name, "expression": [line for line in lines if line.strip()]}
-        masks = [mask for mask in (f"{stem}_mask.png", f"{stem}.png") if mask in names and mask != name]
+        beside = (real.get(mask.lower()) for mask in (f"{stem}_mask.png", f"{stem}.png"))
+        masks = [mask for mask in beside if mask is not None and mask != name]
         if masks:
             row["mask"] = masks[0]
         top = name.partition("/")[0]
         yield where, row | ({"split": top} if top in SPLITS and "/" in name else {})
-    stems = {name.rpartition(".")[0] for name in pictures}
+    stems = {name.rpartition(".")[0].lower() for name in pictures}
     for name in sorted(names):
-        if name.lower().endswith(".txt") and name.rpartition(".")[0] not in stems:
+        if name.lower().endswith(".txt") and name.rpartition(".")[0].lower() not in stems:
             where = f"{folder.name}/{name}"
             yield (
                 where,
@@ -125,7 +131,7 @@ def parquet_rows(path: Path, columns: tuple[str, ...] | None = None) -> Iterator
             for row in batch.to_pylist():
                 yield f"{path.name} row {number}", {k: v for k, v in row.items() if v is not None}
                 number += 1
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}; download or write it again") from error
 
 
@@ -170,9 +176,9 @@ def _csv_rows(path: Path) -> Iterator[Row]:
 
 
 def _is_mask(name: str, names: set[str]) -> bool:
-    """Tell whether a PNG is the mask of another picture."""
-    stem, _, ending = name.rpartition(".")
-    if ending.lower() != "png":
+    """Tell whether a PNG is the mask of another picture; `names` are in lower case."""
+    stem, _, ending = name.lower().rpartition(".")
+    if ending != "png":
         return False
     if stem.endswith("_mask") and any(stem[:-5] + other in names for other in PICTURES):
         return True

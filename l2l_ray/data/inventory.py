@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from l2l_ray.data.layout import SPLITS, BadValue, Problem, image_folder, short
-from l2l_ray.data.refer_files import ImageRow, plain_records
+from l2l_ray.data.refer_files import MAX_EXPRESSION_CHARS, ImageRow, plain_records
 from l2l_ray.data.truths import image_side, segmentation_rle
 from l2l_ray.errors import DataError
 from l2l_ray.types import Rle
@@ -136,10 +136,12 @@ def _read_refs(inventory: Inventory, path: Path) -> None:
     records = plain_records(path)
     ref_ids: set[int] = set()
     sent_ids: set[int] = set()
+    num_left = path.stat().st_size  # a list that stands once in the file may be shared by every ref of it
     for number, record in enumerate(records):
         where = f"{path.name} ref number {number}"
         try:
-            item = _item(record)
+            item = _item(record, num_left)
+            num_left -= len(item.sentences)
             if item.ref_id in ref_ids:
                 raise BadValue("ref_id", item.ref_id, "an id used once", "correct the ids")
             if repeated := sorted(sent_ids & {i for i, _ in item.sentences}):
@@ -152,7 +154,7 @@ def _read_refs(inventory: Inventory, path: Path) -> None:
         inventory.items.append(item)
 
 
-def _item(record: Any) -> Item:
+def _item(record: Any, max_sentences: int) -> Item:
     if not isinstance(record, dict):
         raise BadValue("ref", record, "a dict", "import the data set again")
     ids = [_integer(record.get(name), name) for name in ("ref_id", "image_id")]
@@ -167,11 +169,15 @@ def _item(record: Any) -> Item:
         raise BadValue("split", split, "a name", "correct it")
     if not isinstance(rows, list | tuple) or not rows:
         raise BadValue("sentences", rows, "a list of sentences", "add one, or remove the ref")
+    if len(rows) > max_sentences:
+        raise BadValue(
+            "sentences", f"{len(rows)} more", "no more sentences than bytes in the file", "download it again"
+        )
     sentences = []
     for row in rows:
         row = row if isinstance(row, dict) else {}
         text = row.get("sent", row.get("raw"))
-        if not isinstance(text, str):
+        if not isinstance(text, str) or len(text) > MAX_EXPRESSION_CHARS:
             raise BadValue("sentence", text, "a dict with sent_id and sent", "correct it")
         sentences.append((_integer(row.get("sent_id"), "sent_id"), " ".join(text.split())))
     return Item(ids[0], ann_ids, ids[1], split, tuple(sentences), record)

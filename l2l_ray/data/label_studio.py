@@ -23,6 +23,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 from jaxtyping import Bool
 
+from l2l_ray.data.layout import BadValue, Problem
 from l2l_ray.data.masks import annotation_rle, decode, encode
 from l2l_ray.errors import DataError
 
@@ -90,6 +91,7 @@ def task(
     sent_id: int,
     score: float,
     provenance: Mapping[str, Any],
+    split: str = "train",
 ) -> dict[str, Any]:
     """Return one import task: the expression above the image, and the mask as a prediction to correct.
 
@@ -100,6 +102,7 @@ def task(
         sent_id: Comes back as the row's id.
         score: In [0, 1]; Label Studio can sort by it, least sure first.
         provenance: Comes back with the corrected label.
+        split: Comes back too: a corrected val mask must not become training data.
     """
     height, width = mask.shape
     region = {
@@ -121,22 +124,23 @@ def task(
             "width": width,
             "height": height,
             "provenance": dict(provenance),
+            "split": split,
         },
         "predictions": [{"model_version": version, "score": score, "result": [region]}],
     }
 
 
-def read_label_studio(path: Path) -> list[dict[str, Any]]:
-    """Return the corrected labels of a project's JSON export as rows of own data, one per annotated task.
+def read_label_studio(path: Path) -> list[tuple[str, dict[str, Any] | Problem]]:
+    """Return the corrected labels of a project's JSON export as (where, row of own data), one per annotated task.
 
     The last annotation that was not cancelled counts; a task without one was not corrected and gives no row. All brush
     and polygon regions of an annotation together are the mask; where nothing is left of it, the row says `no_target`.
 
     Returns:
-        Rows with image (path below the document root), expression, rle or no_target, split ("train"), id, category and
-        provenance.
+        Rows with image (path below the document root), expression, rle or no_target, split, id, category and
+        provenance; a task that cannot be read comes as a problem.
     Raises:
-        DataError: The file is no such export, or a region cannot be read (the task is named).
+        DataError: The file is no such export.
     """
     try:
         tasks = json.loads(path.read_text(encoding="utf-8"))
@@ -149,24 +153,39 @@ def read_label_studio(path: Path) -> list[dict[str, Any]]:
             f"{path} is no Label Studio export: expected a list of tasks with `data` and `annotations`; choose JSON, "
             "not JSON-MIN"
         )
-    return [row for number, item in enumerate(tasks) if (row := _row(item, f"{path}, task {item.get('id', number)}"))]
+    rows = []
+    for number, item in enumerate(tasks):
+        where = f"{path.name} task {item.get('id', number)}"
+        if row := _row(item, where):
+            rows.append((where, row))
+    return rows
 
 
-def _row(item: Mapping[str, Any], where: str) -> dict[str, Any] | None:
+def _row(item: Mapping[str, Any], where: str) -> dict[str, Any] | Problem | None:
     kept = [a for a in item.get("annotations") or [] if isinstance(a, dict) and not a.get("was_cancelled")]
     if not kept:
         return None
     annotation, data = kept[-1], item["data"]
     try:
         image, expression = _below_root(str(data["image"])), str(data["expression"])
-        regions = [r for r in annotation.get("result") or [] if r.get("type") in ("brushlabels", "polygonlabels")]
+        drawn = [r for r in annotation.get("result") or [] if "original_width" in r]  # others choose, rate or comment
+        regions = [r for r in drawn if r.get("type") in ("brushlabels", "polygonlabels")]
+        if len(regions) < len(drawn):
+            others = sorted({str(r.get("type")) for r in drawn if r not in regions})
+            raise BadValue(
+                "region", ", ".join(others), "brushlabels or polygonlabels", "draw it with the labels' brush"
+            )
         height, width = _size(regions, data)
         mask = np.zeros((height, width), bool)
         for region in regions:
             mask |= _region_mask(region, height, width)
         names = {name for r in regions for name in r["value"].get(r["type"], [])} - {LABEL}
+    except BadValue as error:
+        return error.at(where)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(f"{where}: {error!r}; correct or remove this task") from error
+        return BadValue("task", f"{type(error).__name__}: {error}", "a corrected task", "correct or remove it").at(
+            where
+        )
     who = annotation.get("completed_by")
     corrected = {
         "source": "label_studio",
@@ -178,7 +197,7 @@ def _row(item: Mapping[str, Any], where: str) -> dict[str, Any] | None:
         "image": image,
         "expression": expression,
         **({"rle": encode(mask)} if mask.any() else {"no_target": True}),
-        "split": "train",
+        "split": str(data.get("split", "train")),
         "id": str(data.get("sent_id", item.get("id"))),
         "category": names.pop() if len(names) == 1 else "",
         "provenance": {**corrected, "corrected_from": data.get("provenance")},

@@ -57,7 +57,8 @@ class Problem(NamedTuple):
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}: got {self.got}; expected {self.expected}; {self.remedy}"
+        text = f"{self.where}: {self.what}: got {self.got}; expected {self.expected}; {self.remedy}"
+        return text.encode("utf-8", "backslashreplace").decode()  # names of files and ids may hold half a character
 
 
 def short(value: Any, length: int = 80) -> str:

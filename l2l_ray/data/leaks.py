@@ -142,7 +142,8 @@ def drop_train_images(train: Part, leaks: Sequence[Leak], name: str) -> tuple[Pa
     root, dataset = old.folder.parent, plain_name("dataset", name)
     folder, pictures = root / dataset, image_folder(root, dataset)
     source = image_folder(root, old.dataset)
-    if folder.exists() or (pictures.exists() and not pictures.samefile(source)):
+    taken = pictures.exists() or pictures.is_symlink()
+    if folder.exists() or (taken and not (pictures.exists() and source.exists() and pictures.samefile(source))):
         raise DataError(f"{folder} or {pictures} exists and is not overwritten; choose another name")
     leaked = {leak.train_image_id for leak in leaks}
     kept = [i.record for i in old.items if not (i.split in train.splits and i.image_id in leaked)]
@@ -152,7 +153,7 @@ def drop_train_images(train: Part, leaks: Sequence[Leak], name: str) -> tuple[Pa
     try:
         (staging / f"refs({old.split_by}).p").write_bytes(pickle.dumps(kept, protocol=4))
         shutil.copyfile(old.folder / "instances.json", staging / "instances.json")
-        if not pictures.exists():
+        if source.exists() and not taken:
             pictures.parent.mkdir(parents=True, exist_ok=True)
             pictures.symlink_to(source.absolute(), target_is_directory=True)
         os.rename(staging, folder)

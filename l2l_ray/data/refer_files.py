@@ -29,6 +29,7 @@ _CHUNK_CHARS = 2**20
 _SPACE = re.compile(r"[ \t\n\r]*+")
 _LOOKAHEAD_CHARS = 2**16  # more than any number is long: a number is never taken before all of it is in the buffer
 _MAX_ID = 2**63 - 1
+MAX_EXPRESSION_CHARS = 100_000  # longer is no expression; one text may be shared by every sentence of a pickle
 _MAX_IMAGE_PX = 2**28  # a mask of this many pixels takes 256 MB; a larger image is a damaged table
 
 
@@ -347,6 +348,8 @@ def _expression(sentence: dict[str, Any]) -> str:
     text = sentence["sent"] if "sent" in sentence else sentence["raw"]
     if not isinstance(text, str):
         raise TypeError(f"the expression of sent_id {sentence['sent_id']} is {type(text).__name__}, expected str")
+    if len(text) > MAX_EXPRESSION_CHARS:
+        raise ValueError(f"the expression of sent_id {sentence['sent_id']} has {len(text)} characters")
     clean = " ".join(text.split())
     return text if clean == text else clean  # one object for many sentences stays one object
 

@@ -104,6 +104,10 @@ class ReferWriter:
             "categories": [{"id": i, "name": name} for i, name in self.categories.items()],
         }
         target = image_folder(self.root, self.dataset)
+        if target.is_symlink() and self._sources:
+            raise DataError(
+                f"{target} is a link to the pictures of another data set; remove the link, or choose another --dataset"
+            )
         for name in (row["file_name"] for row in images if row["file_name"] in self._sources):
             self._place(self._sources[name], target / name)
         tables = self._staging / "tables"

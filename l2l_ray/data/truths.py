@@ -77,8 +77,8 @@ def mask_of_file(path: Path, width: int, height: int) -> Rle:
     try:
         with Image.open(path) as picture:
             found = picture.size
-            if found == (width, height):
-                bands = np.asarray(picture)
+            if found == (width, height):  # a palette's numbers are no colors
+                bands = np.asarray(picture.convert("RGBA") if picture.mode in ("P", "PA") else picture)
     # Besides OSError, Pillow raises SyntaxError, ValueError and its own errors on damaged files.
     except Exception as error:
         raise BadValue("mask file", f"{path.name}: {error}", "a readable PNG", "write the mask again") from None

@@ -9,8 +9,9 @@ a batch is cut into threads, are avoided (contrast turns around mid-grey, not ar
   colours, then a Gaussian blur. Hue and grayscale are weaker than in UniMatch, because expressions name colours: an
   image whose red car is grey no longer shows what its expression says. No geometry, so strong and weak views share
   their grid.
-- Paste, a CutMix: the box around a *labeled* object covers a part of another image, where it is background. What is
-  pasted is known in words, so the words of both say whether the expression still means one thing.
+- Paste, a CutMix of objects: a *labeled* object covers a part of another image, where it is background. What is pasted
+  is known in words, so the words of both say whether the expression still means one thing. Of what is around the object
+  nothing is known, so nothing of it is pasted.
 - What is allowed is up to the words (`data.words`): nothing is mirrored, cropped or pasted into against them, nor where
   no referent is known.
 
@@ -165,10 +166,10 @@ def paste(
     keys: Sequence[int],
     prob: float,
 ) -> tuple[Float[Tensor, "B 3 S S"], Bool[Tensor, "B G G"]]:
-    """Return (images, pasted): with a probability the box around a donor's object, at its place, in another image.
+    """Return (images, pasted): with a probability a donor's object, at its place, in another image.
 
-    Where `pasted` is True the image shows the donor, which is background for the image's expression. Refused where the
-    box would come within a cell of a kept one, where nothing is kept, and where the words forbid it.
+    Where `pasted` is True the image shows the donor's object, which is background for the image's expression. Refused
+    where the box around it would come within a cell of a kept one, where nothing is kept, and against the words.
 
     Args:
         images: RGB, on any device; the grid divides their side.
@@ -188,7 +189,7 @@ def paste(
         apart = other[0] > own[2] or other[1] > own[3] or other[2] < own[0] or other[3] < own[1]
         known = own[2] > own[0] and other[2] > other[0]
         if wanted[row] and known and apart and survives_paste(expressions[row], donor_expressions[row]):
-            pasted[row, other[0] : other[2], other[1] : other[3]] = True
+            pasted[row] = donor_masks[row].cpu()
     pasted = pasted.to(images.device)
     scale = images.shape[-1] // grid
     pixels = pasted.repeat_interleave(scale, 1).repeat_interleave(scale, 2)

@@ -31,7 +31,7 @@ def swap_left_right(expression: str) -> str | None:
     """
     matches = list(_WORD.finditer(expression))
     words = [match.group().lower() for match in matches]
-    if not _is_latin(expression):
+    if not _is_latin(expression) or _CLOCK.search(expression):
         return None
     parts, done = [], 0
     for i, word in enumerate(words):
@@ -52,8 +52,9 @@ def survives_crop(expression: str) -> bool:
 
     Example: True for "man in red shirt" and "biggest dog"; False for "left man", "second cup" and "man near the car".
     """
-    words = _words(expression)
-    return _is_latin(expression) and not any(w in _PLACE_WORDS or _DIRECTION.fullmatch(w) for w in words)
+    words = [*_words(expression), *(match.group().lower() for match in _WORD.finditer(expression))]
+    named = any(w in _PLACE_WORDS or _ORDINAL.fullmatch(w) or _DIRECTION.fullmatch(w) for w in words)
+    return not named and swap_left_right(expression) is not None  # what is unclear there is unclear here
 
 
 def survives_paste(expression: str, pasted: str) -> bool:
@@ -92,7 +93,7 @@ def reworded(expression: str, key: int) -> str:
     if draws[0] >= 0.5 or not first or matches[0].start():
         return text
     if first == "the":
-        return text[len("the") :].lstrip()
+        return text[len("the") :].lstrip() or text
     return text if first in _NO_ARTICLE_BEFORE else f"the {text}"
 
 
@@ -100,6 +101,8 @@ _SWAP = {"left": "right", "right": "left"}
 _LAST_LATIN = 0x24F  # end of the Unicode block Latin Extended-B
 _WORD = re.compile(r"[^\W\d_]+")
 _PLACE = "far|top|bottom|upper|lower|mid|middle|center|centre|back|front|most|on|the"
+_CLOCK = re.compile(r"\d:\d\d")
+_ORDINAL = re.compile(r"\d+(?:st|nd|rd|th)")
 _DIRECTION = re.compile(rf"(?:{_PLACE})*(left|right)(?:{_PLACE}|est|ish|side|hand|wards?)*")
 
 # Mirroring breaks what these speak of: clock positions, the compass, and whatever is read off the image. The last line
@@ -107,10 +110,13 @@ _DIRECTION = re.compile(rf"(?:{_PLACE})*(left|right)(?:{_PLACE}|est|ish|side|han
 _UNSAFE_WORDS = frozenset(
     "oclock clockwise counterclockwise anticlockwise east west eastern western "  # codespell:ignore oclock
     "says say saying reads spells spelled word words letter letters text written number numbers numbered "
-    "lefty righty lefties righties l r lt rt lh rh lhs rhs lft rgt rite".split()
+    "lefty righty lefties righties l r lt rt lh rh lhs rhs lft rgt rite "
+    "izquierda izquierdo derecha derecho gauche droite links rechts sinistra destra esquerda direita".split()
 )
 # Contain left or right, or are one slip away from it, and are something else.
+_SUFFIX = re.compile(r"(?:most|hand|side)$")
 _HARMLESS_WORDS = frozenset(
+    "least yeast beast beasts breast breasts feast easter lowest slowest narrowest newest yellowest shallowest fewest "
     "bright brighter brightest brightly brightness upright outright downright copyright playwright wright fright "
     "leftover leftovers cleft light night fight might sight tight eight lift loft let lent lest deft heft weft".split()
 )
@@ -126,7 +132,9 @@ _MARKERS = frozenset(
     "extreme our your my his her their".split()
 )
 # "all right", "the one that is left": a place only in "is left of" and the like.
-_UNCLEAR_AFTER = frozenset("all is are was were be been has have had s that just yes ok okay correct".split())
+_UNCLEAR_AFTER = frozenset(
+    "who which he she it they all is are was were be been has have had s that just yes ok okay correct".split()
+)
 _PLACE_BEFORE = frozenset("of side most hand corner edge half".split())
 
 
@@ -150,7 +158,11 @@ def _is_unsafe(words: Sequence[str], i: int) -> bool:
     word = words[i]
     if word in _UNSAFE_WORDS or (word == "clock" and i > 0 and words[i - 1] == "o"):
         return True
-    return word not in _HARMLESS_WORDS and (word in _SLIPS or "left" in word or "right" in word)
+    if word in _HARMLESS_WORDS:
+        return False
+    if "left" in word or "right" in word or "east" in word or "west" in word:
+        return True
+    return word in _SLIPS or _SUFFIX.sub("", word) in _SLIPS
 
 
 def _is_direction(words: Sequence[str], i: int) -> bool:
@@ -172,6 +184,7 @@ def _in_case_of(model: str, word: str) -> str:
 
 # A place in the image, an order, or a relation to something that a crop may lose.
 _PLACE_WORDS = frozenset(
+    "north south rear btm bottommost "
     "top bottom upper lower uppermost lowermost topmost middle mid center centre central corner edge side end "
     "background foreground back front frontmost first second third fourth fifth sixth last 1st 2nd 3rd 4th 5th 6th "
     "nth row column between beside besides next near nearer nearest nearby by close closer closest far farther "
@@ -203,11 +216,11 @@ _PEOPLE = (
 )
 # Kinds of things; the words of a line could all be said of one thing.
 _THINGS = (
-    "car cars vehicle truck van suv taxi cab bus trailer minivan jeep pickup",
-    "plane airplane jet aircraft",
-    "bike bicycle motorcycle motorbike scooter cycle",
-    "boat ship canoe kayak surfboard board",
-    "train engine locomotive",
+    "car cars vehicle truck van suv taxi cab bus trailer minivan jeep pickup engine",
+    "plane airplane jet aircraft vehicle",
+    "bike bicycle motorcycle motorbike scooter cycle vehicle",
+    "boat ship canoe kayak surfboard board vehicle",
+    "train engine locomotive vehicle",
     "couch sofa loveseat chair seat armchair recliner bench stool",
     "table desk counter",
     "bed mattress",
@@ -229,9 +242,9 @@ _THINGS = (
     "cup glass mug drink bottle jar vase",
     "plate dish bowl food",
     "pizza slice food",
-    "sandwich burger bun bread hotdog food",
-    "cake donut doughnut pastry food",
-    "orange apple banana fruit food",
+    "sandwich burger bun bread hotdog slice food",
+    "cake donut doughnut pastry pie slice food",
+    "orange apple banana lemon fruit slice food",
     "carrot broccoli vegetable veggie food",
     "knife fork spoon",
     "oven stove microwave fridge refrigerator",
@@ -239,7 +252,7 @@ _THINGS = (
     "clock sign light",
     "plant flower tree",
     "kite balloon",
-    "ball racket racquet bat skateboard ski skis snowboard frisbee",
+    "ball racket racquet bat skateboard board ski skis snowboard frisbee",
     "circle disc disk round ring oval ellipse ball",
     "square rectangle box block",
     "triangle wedge",
@@ -266,9 +279,9 @@ _SYNONYM_GROUPS = (
         ("gray", "grey"),
         ("tv", "television"),
     ),
-    *(("bike", "bicycle"), ("couch", "sofa"), ("plane", "airplane"), ("big", "large"), ("biggest", "largest")),
+    *(("couch", "sofa"), ("plane", "airplane"), ("big", "large"), ("biggest", "largest")),
     *(("small", "little"), ("photo", "picture", "image"), ("closest", "nearest"), ("farthest", "furthest")),
-    *(("center", "centre", "middle"),),
+    *(("center", "centre"),),
 )
 
 

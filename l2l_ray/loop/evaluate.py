@@ -152,10 +152,13 @@ def meter_of(frame: pd.DataFrame) -> IouMeter:
     return meter
 
 
-def figures_of(meter: IouMeter) -> dict[str, Any]:
-    """Return a meter's summary with 95 % intervals and, where some sentences refer to nothing, the figures of GRES."""
+def figures_of(meter: IouMeter, no_target: bool = True) -> dict[str, Any]:
+    """Return a meter's summary with 95 % intervals and, where some sentences refer to nothing, the figures of GRES.
+
+    Those are for native counts: a squashed truth may lose its last pixel, and would then count as no target.
+    """
     figures = {**meter.summary(), "interval": meter.intervals()}
-    if meter.has_no_target():
+    if no_target and meter.has_no_target():
         figures["no_target"] = {**meter.no_target_summary(), "interval": meter.no_target_intervals()}
     return figures
 

@@ -10,6 +10,7 @@ returned with the rest. Truth is not read here: nothing in this file can tell wh
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,13 +137,17 @@ def _open(run_dir: Path, min_confidence: float) -> RunFolder:
 
 
 def _committed(run: RunFolder, method: str, round_index: int | None) -> tuple[list[PseudoLabel], int]:
-    ledger = Ledger(run.ledger_path)
-    rounds = {key[1] for key in ledger.keys() if key[0] == method}
+    ledger, config = Ledger(run.ledger_path), run.config
+    num_shards = math.ceil(len(read_table(run.table_path("unlabeled"))) / config.loop.shard_size)
+    complete = {
+        name: [r for r in range(config.loop.rounds) if ledger.complete(name, r, num_shards)] for name in run.methods
+    }
+    rounds = complete.get(method, [])
     if not rounds or (round_index is not None and round_index not in rounds):
-        known = {name: sorted({key[1] for key in ledger.keys() if key[0] == name}) for name in run.methods}
         raise DataError(
             f"{run.path} has no committed pseudo-labels of {method!r}"
-            f"{'' if round_index is None else f' in round {round_index}'}; it has rounds {known} (by method)"
+            f"{'' if round_index is None else f' in round {round_index}'}; whole rounds: {complete}; "
+            "choose one of these, or let the run go on"
         )
     chosen = max(rounds) if round_index is None else round_index
     return [label for e in ledger.entries(method, chosen) for label in read_shard(run.path / e.path)], chosen

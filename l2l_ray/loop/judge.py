@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from l2l_ray.config import read_config
-from l2l_ray.data.protocols import protocol_named
+from l2l_ray.data.protocols import NATIVE, protocol_named
 from l2l_ray.errors import DataError
 from l2l_ray.loop.evaluate import figures_of, meter_of
 from l2l_ray.loop.labeling import Labeler
@@ -42,13 +42,25 @@ class Judged:
         found += [(f"P@{t}", shares[t], sure[t]) for t in PRECISION_THRESHOLDS]
         lines = [f"{self.version}, {len(self.rows)} sentences, protocol {self.protocol}"]
         for name, value, interval in found:
-            lines.append(
-                f"  {name:<6}{100 * value:6.1f}  ({100 * interval['low']:.1f} to {100 * interval['high']:.1f})"
-            )
+            low, high = interval["low"], interval["high"]  # None where no image decides anything
+            sure = "" if low is None else f"  ({100 * low:.1f} to {100 * high:.1f})"
+            lines.append(f"  {name:<6}{100 * value:6.1f}{sure}")
         for name, value in self.figures.get("no_target", {}).items():
             if isinstance(value, float):
                 lines.append(f"  {name:<12}{100 * value:6.1f}")
         return lines
+
+    def save(self, path: Path) -> None:
+        """Write the rows as Parquet.
+
+        Raises:
+            DataError: The file cannot be written.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.rows.to_parquet(path, index=False)
+        except OSError as error:
+            raise DataError(f"cannot write {path}: {error}; choose another --out") from error
 
 
 def judge(run_dir: Path, split: str, protocol: str = "native", device: str = "auto") -> Judged:
@@ -72,4 +84,5 @@ def judge(run_dir: Path, split: str, protocol: str = "native", device: str = "au
     num = len(read_table(run.table_path(split)))
     rows = pd.DataFrame(Labeler(run.config, run.path, device).evaluate(method, version, split, 0, num, counts).rows)
     name = f"{run.path.name} {method} version {version} on {split}"
-    return Judged(rows, figures_of(meter_of(rows)), name, f"{counts.name}: {counts.description}")
+    figures = figures_of(meter_of(rows), no_target=counts is NATIVE)
+    return Judged(rows, figures, name, f"{counts.name}: {counts.description}")

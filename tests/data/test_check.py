@@ -177,3 +177,12 @@ def test_a_picture_of_another_size_than_the_table_says(tmp_path: Path) -> None:
         "instances.json image 2: image size: got 32 x 24 px; expected 16 x 12 px as the file has; "
         "correct the table, or use the original picture"
     )
+
+
+def test_sentences_shared_by_every_ref_do_not_multiply(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path)
+    shared = [{"sent_id": number, "sent": "a"} for number in range(300)]
+    refs = [{"ref_id": n, "ann_id": 51, "image_id": 1, "split": "train", "sentences": shared} for n in range(400)]
+    (folder / "refs(own).p").write_bytes(pickle.dumps(refs))
+    problems = take_inventory(folder).problems
+    assert len(problems) == 399 and any("no more sentences than bytes in the file" in str(p) for p in problems[1:])

@@ -105,7 +105,8 @@ def test_every_format_gives_the_same_masks_back(masks: list[ExportedMask], kind:
     for number in range(5):
         np.testing.assert_array_equal(found[100 + number], mask_of(number))
     index = json.loads((folder / "export.json").read_text())
-    assert index == {"format": kind, "num": 5, "image_root": "/photos", "run": "whole"}
+    root = "/" if kind == "labelstudio" else "/photos"  # Label Studio serves folders below its root only
+    assert index == {"format": kind, "num": 5, "image_root": root, "run": "whole"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -183,3 +184,23 @@ def test_a_full_disk_leaves_the_earlier_export(
         write_export(masks, kind, out, {}, force=True)
     assert {path: path.read_bytes() for path in out.iterdir()} == before
     assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_replacement_that_fails_leaves_the_old_export(
+    masks: list[ExportedMask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    write_export(masks, "jsonl", out, {})
+    before = (out / "export.json").read_bytes()
+    replace = os.replace
+
+    def fails(source: Path, target: Path) -> None:
+        if Path(source).name.endswith(".tmp") and Path(target) == out:
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(DataError, match="nothing was exported"):
+        write_export(masks, "coco", out, {}, force=True)
+    assert (out / "export.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -200,3 +200,19 @@ def test_any_content_is_imported_or_a_problem(
         if writer.refs:
             writer.write()
             ReferDataset.open(root / "data", "own", "own")
+
+
+def test_captions_of_whole_images_are_not_taken_for_objects(tmp_path: Path) -> None:
+    rows = [{"id": 5, "image_id": 2, "caption": "a beach"}, {"ann_id": 6, "image_id": 1, "caption": "left cat"}]
+    (problem,) = coco(tmp_path, annotation(5), annotation(6), captions={"annotations": rows})
+    assert (problem.where, problem.what) == ("captions.json row 0", "caption of an image")
+    examples, _ = ReferDataset.open(tmp_path / "root", "own", "own").examples("train")
+    assert [e.expression for e in examples] == ["left cat"]
+
+
+def test_ids_used_twice_in_grefcoco_are_named(tmp_path: Path) -> None:
+    again = gref(1, [6], sentences=[{"sent_id": 90, "sent": "x"}])
+    twice = gref(3, [6], sentences=[{"sent_id": 91, "sent": "x"}, {"sent_id": 91, "sent": "y"}])
+    problems = grefs(tmp_path, gref(1, [5]), again, twice)
+    assert [problem.what for problem in problems] == ["ref_id", "sent_id"]
+    assert len(ReferDataset.open(tmp_path / "root", "grefcoco", "unc").refs()) == 1

@@ -297,3 +297,28 @@ def test_no_target_in_a_csv_cell(tmp_path: Path, pictures: Path) -> None:
     assert "no_target: got maybe; expected true or false" in str(problem)
     examples, _ = ReferDataset.open(tmp_path / "root", "own", "own").labeled_examples("train")
     assert [e.expression for e in examples] == ["unicorn"]
+
+
+def test_a_folder_with_capital_endings_and_marks_before_the_text(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    draw(folder / "a.png", 1).rename(folder / "a.JPG")
+    Image.fromarray(np.full((24, 32), 255, np.uint8)).save(folder / "a_mask.PNG", "PNG")
+    (folder / "a.TXT").write_bytes(b"\xef\xbb\xbfleft man\r\n")
+    ((_, row),) = folder_rows(folder)
+    assert row == {"image": "a.JPG", "expression": ["left man"], "mask": "a_mask.PNG"}
+
+
+def test_a_text_outside_the_folder_is_not_read(tmp_path: Path) -> None:
+    draw(tmp_path / "photos" / "a.png", 1)
+    (tmp_path / "secret.txt").write_text("secret")
+    (tmp_path / "photos" / "a.txt").symlink_to(tmp_path / "secret.txt")
+    ((_, problem),) = folder_rows(tmp_path / "photos")
+    assert isinstance(problem, Problem) and "leads outside" in str(problem)
+
+
+def test_a_link_to_the_pictures_of_another_set_is_not_written_through(tmp_path: Path, pictures: Path) -> None:
+    (tmp_path / "root" / "images" / "other").mkdir(parents=True)
+    (tmp_path / "root" / "images" / "own").symlink_to(tmp_path / "root" / "images" / "other")
+    with pytest.raises(DataError, match="link to the pictures of another data set"):
+        convert(iter([("x", ROWS[0])]), pictures, tmp_path / "root")
+    assert not list((tmp_path / "root" / "images" / "other").iterdir())

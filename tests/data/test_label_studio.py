@@ -91,7 +91,7 @@ def _corrected(mask: np.ndarray, **annotation: Any) -> dict[str, Any]:
 def _read(tmp_path: Path, *tasks: Any) -> list[dict[str, Any]]:
     path = tmp_path / "export.json"
     path.write_text(json.dumps(list(tasks)))
-    return read_label_studio(path)
+    return [row for _, row in read_label_studio(path)]  # type: ignore[misc]
 
 
 def test_a_task_is_a_prediction_to_correct() -> None:
@@ -155,12 +155,21 @@ def test_exports_that_are_none_are_named(tmp_path: Path) -> None:
             read_label_studio(path)
     broken = _corrected(_mask())
     del broken["data"]["expression"]
-    with pytest.raises(DataError, match=r"task 1: KeyError\('expression'\); correct or remove"):
-        _read(tmp_path, broken)
     torn = _corrected(_mask())
     torn["annotations"][0]["result"][0]["value"]["rle"] = [1, 2, 3]
-    with pytest.raises(DataError, match=r"task 1.*cannot be read for an image of 30 x 20 px"):
-        _read(tmp_path, torn)
+    box = _corrected(_mask())
+    box["annotations"][0]["result"][0]["type"] = "rectanglelabels"
+    first, second, third, good = map(str, _read(tmp_path, broken, torn, box, _corrected(_mask())))
+    assert "export.json task 1: task: got KeyError: 'expression'" in first
+    assert "cannot be read for an image of 30 x 20 px" in second
+    assert "task 1: region: got rectanglelabels; expected brushlabels or polygonlabels" in third, "no target was said"
+    assert "'image': 'train/a b.jpg'" in good, "one bad task leaves the others alone"
+
+
+def test_a_corrected_test_mask_is_no_training_data(tmp_path: Path) -> None:
+    item = task(_mask(), "a.jpg", "left man", 7, 0.8, {}, "testA")
+    (row,) = _read(tmp_path, {**item, "annotations": [{"id": 1, "result": item["predictions"][0]["result"]}]})
+    assert row["split"] == "testA"
 
 
 @given(st.lists(st.integers(0, 255), max_size=60))

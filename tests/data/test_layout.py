@@ -89,3 +89,7 @@ def test_files_inside_are_found_also_through_links(tmp_path: Path) -> None:
 )
 def test_coco_numbers(name: str, number: int | None) -> None:
     assert coco_number(name) == number
+
+
+def test_a_problem_can_be_printed_whatever_the_name() -> None:
+    assert str(BadValue("id", "x", "y", "z").at("a\udcff.png")).encode() == b"a\\udcff.png: id: got x; expected y; z"

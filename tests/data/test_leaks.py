@@ -1,5 +1,6 @@
 """Leaks: by COCO number, by id and by looks; counts, pairs and the training set without them."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,13 @@ def test_parts_as_they_are_written(tmp_path: Path) -> None:
     assert parse_part(f"{folder}@own:val", is_train=False).name == "tiny@own:val"
     with pytest.raises(DataError, match=r"no refs in \('testB',\); .* has \('train', 'val', 'testA'\)"):
         parse_part(f"{folder}:testB", is_train=False)
+
+
+def test_a_set_without_pictures_is_dropped_from_twice(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path)
+    shutil.rmtree(tmp_path / "images" / "tiny")
+    leaks = [Leak("x", 4, 1, "image", None)]
+    for _ in range(2):
+        clean, num = drop_train_images(part(folder, "train"), leaks, "clean")
+        assert num == 1 and not (tmp_path / "images" / "clean").is_symlink()
+        shutil.rmtree(clean)

@@ -180,3 +180,13 @@ def test_any_compressed_rle_fills_its_image_or_is_a_problem(counts: str) -> None
     except BadValue:
         return
     assert 0 < decode(rle).sum() <= 48
+
+
+def test_a_palette_does_not_turn_a_mask_inside_out(tmp_path: Path) -> None:
+    inside = np.zeros((24, 32), dtype=bool)
+    inside[3:9, 5:15] = True
+    white = Image.fromarray(inside.astype(np.uint8) * 255)
+    palette = white.point(lambda value: int(value == 0)).convert("P")
+    palette.putpalette([255, 255, 255, 0, 0, 0])  # number 0 is white, 1 is black
+    palette.save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(decode(mask_of_file(tmp_path / "mask.png", 32, 24)), inside)

@@ -189,16 +189,16 @@ def test_a_crop_depends_on_the_own_key_only() -> None:
         assert torch.equal(one[0], seen[i]) and torch.equal(own[0], mask[i])
 
 
-def test_a_paste_covers_the_donors_box_and_nothing_else() -> None:
+def test_a_paste_covers_the_donors_object_and_nothing_else() -> None:
     images, donors = batch(6, side=16), batch(6, side=16) + 1
     keep, theirs = square(6, 1, 1, 3, 3), square(6, 4, 5, 7, 8)
-    theirs[:, 5, 6] = False  # the box is pasted, holes and all
+    theirs[:, 5, 6] = False  # of a hole nothing is known
     seen, pasted = paste(images, keep, ["red car"] * 6, donors, theirs, ["brown dog"] * 6, keys(6), prob=1.0)
-    assert torch.equal(pasted, square(6, 4, 5, 7, 8))
-    assert torch.equal(seen[..., 8:14, 10:16], donors[..., 8:14, 10:16])
-    rest = torch.ones(16, 16, dtype=torch.bool)
-    rest[8:14, 10:16] = False
-    assert torch.equal(seen[..., rest], images[..., rest])
+    assert torch.equal(pasted, theirs)
+    shown = torch.zeros(16, 16, dtype=torch.bool)
+    shown[8:14, 10:16] = True
+    shown[10:12, 12:14] = False
+    assert torch.equal(seen[..., shown], donors[..., shown]) and torch.equal(seen[..., ~shown], images[..., ~shown])
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def test_mistakes_are_named(
     whole_run: RunFolder, copied: Callable[..., RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    with pytest.raises(DataError, match=r"'l2l' in round 7; it has rounds \{'supervised': \[\], 'l2l': \[0, 1\]\}"):
+    with pytest.raises(DataError, match=r"'l2l' in round 7; whole rounds: \{'supervised': \[\], 'l2l': \[0, 1\]\}"):
         export_pseudo_labels(whole_run.path, "coco", out, round_index=7)
     with pytest.raises(DataError, match="no committed pseudo-labels of 'supervised'"):
         export_pseudo_labels(whole_run.path, "coco", out, method="supervised")
@@ -212,3 +212,14 @@ def test_corrected_labels_come_back_from_label_studio(
     assert made["source"] == "label_studio" and made["corrected_from"]["method"] == "l2l"
     assert main(["data", "stats", str(tmp_path / "data" / "own")]) == 0
     assert "truth with provenance: 2 label_studio" in capsys.readouterr().out
+
+
+def test_a_round_that_is_half_labelled_is_not_exported(copied: Callable[..., RunFolder], tmp_path: Path) -> None:
+    run = copied()
+    lines = run.ledger_path.read_text().splitlines(keepends=True)
+    run.ledger_path.write_text("".join(lines[:-1]))
+    assert json.loads(lines[-1])["round"] == 1
+    done = export_pseudo_labels(run.path, "jsonl", tmp_path / "out", keep_unused=True)
+    assert json.loads((done.path / "export.json").read_text())["round"] == 0
+    with pytest.raises(DataError, match=r"in round 1; whole rounds: \{'supervised': \[\], 'l2l': \[0\]\}"):
+        export_pseudo_labels(run.path, "jsonl", tmp_path / "more", round_index=1)

@@ -11,8 +11,8 @@ import pytest
 
 from l2l_ray.cli import main
 from l2l_ray.errors import CheckpointError, ConfigError, DataError
-from l2l_ray.loop.evaluate import meter_of
-from l2l_ray.loop.judge import judge
+from l2l_ray.loop.evaluate import figures_of, meter_of
+from l2l_ray.loop.judge import Judged, judge
 from l2l_ray.loop.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -60,3 +60,24 @@ def test_mistakes_are_named(whole_run: RunFolder, copied: Callable[..., RunFolde
         judge(tmp_path, "val")
     with pytest.raises(CheckpointError, match="has chosen no version yet"):
         judge(copied(without=("FINISHED", "selection.json")).path, "val")
+
+
+def test_figures_without_an_interval_are_printed_without_one() -> None:
+    rows = pd.DataFrame({"sent_id": [1, 2], "image_id": [1, 2], "intersection": 0, "union": 0, "predicted_px": 0})
+    judged = Judged(rows, figures_of(meter_of(rows)), "run l2l version 0 on val", "native: ...")
+    lines = judged.lines()
+    assert lines[1] == "  oIoU   100.0" and lines[2] == "  mIoU   100.0  (100.0 to 100.0)"
+    assert "  n_acc        100.0" in lines
+
+
+def test_a_truth_that_a_squash_removes_is_no_missing_target() -> None:
+    rows = pd.DataFrame({"sent_id": [1], "image_id": [1], "intersection": 0, "union": 0, "predicted_px": 0})
+    assert "no_target" in figures_of(meter_of(rows)) and "no_target" not in figures_of(meter_of(rows), no_target=False)
+
+
+def test_a_file_that_cannot_be_written_is_one_line(whole_run: RunFolder, tmp_path: Path) -> None:
+    judged = judge(whole_run.path, "testA")
+    judged.save(tmp_path / "new" / "rows.parquet")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="choose another --out"):
+        judged.save(tmp_path / "file" / "rows.parquet")
