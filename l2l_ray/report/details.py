@@ -23,13 +23,15 @@ def breakdown_table(record: RunRecord) -> Table | None:
     Of the categories, those with the most sentences are shown.
     """
     found: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    splits: list[str] = []  # in the order of the file
     for item in record.results.get("breakdown") or []:
         if isinstance(item, Mapping) and item.get("method") == record.main_method:
             key = (str(item.get("by", "?")), str(item.get("group", "?")))
-            found.setdefault(key, {})[str(item.get("split", "?"))] = item
+            split = str(item.get("split", "?"))
+            found.setdefault(key, {})[split] = item
+            splits += [split] if split not in splits else []
     if not found:
         return None
-    splits = list(dict.fromkeys(split for row in found.values() for split in row))
     order = {kind: place for place, kind in enumerate(dict.fromkeys(kind for kind, _ in found))}
     num = {key: sum(part.get("num") or 0 for part in row.values()) for key, row in found.items()}
     categories = sorted((key for key in found if key[0] == "category"), key=lambda key: (-num[key], key[1]))
