@@ -120,7 +120,7 @@ def export(words: Sequence[str]) -> None:
     parser.add_argument("--format", required=True, help="coco, jsonl, parquet, hf, png or labelstudio")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the folder to make")
     parser.add_argument("--split", help="predict on this split (val, testA, unlabeled, ...) instead of pseudo-labels")
-    parser.add_argument("--round", type=int, metavar="N", help="pseudo-labels of this round; default: the last one")
+    parser.add_argument("--round", type=int, metavar="N", help="pseudo-labels of this round; default: the last whole")
     parser.add_argument("--method", help="pseudo-labels of this selector; default: the run's main one")
     parser.add_argument(
         "--min-confidence", type=float, default=0.0, metavar="X", help="leave out masks less sure, 0 to 1"

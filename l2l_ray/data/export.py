@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import yaml
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from l2l_ray.data.label_studio import LABELING_CONFIG, task
 from l2l_ray.data.masks import decode, mask_area_px
+from l2l_ray.data.truths import box_of_mask
 from l2l_ray.errors import DataError
 from l2l_ray.types import Example, Rle
 
@@ -145,7 +145,7 @@ def _coco(masks: Sequence[ExportedMask], root: Path, folder: Path) -> None:
             "category_id": CATEGORY["id"],
             "segmentation": mask.rle,
             "area": mask_area_px(mask.rle),
-            "bbox": coco_mask.toBbox({**mask.rle, "counts": mask.rle["counts"].encode()}).tolist(),  # x, y, w, h
+            "bbox": box_of_mask(mask.rle),
             "iscrowd": 0,
             "expression": mask.example.expression,
             "sent_id": mask.example.sent_id,

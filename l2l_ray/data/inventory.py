@@ -72,6 +72,18 @@ class Inventory:
         """Return where an image of the table should be."""
         return image_folder(self.folder.parent, self.dataset) / self.pictures[image_id].file_name
 
+    def category_id(self, item: Item) -> int | None:
+        """Return the category of a ref's first annotation, else that of the ref; None where there is none."""
+        annotation = self.annotations.get((item.ann_ids or (-1,))[0], {})
+        found = annotation.get("category_id", item.record.get("category_id"))
+        return found if isinstance(found, int) else None
+
+    def box(self, ann_id: int) -> list[float] | None:
+        """Return an annotation's [x, y, width, height] in px as it stands there; None where it is no four numbers."""
+        box = self.annotations.get(ann_id, {}).get("bbox")
+        usable = isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)
+        return box if usable else None
+
     def masks(self, item: Item) -> list[Rle]:
         """Return the masks of a ref's annotations.
 

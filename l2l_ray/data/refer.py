@@ -268,13 +268,16 @@ class ReferDataset:
 
     def _truth(self, ref: Ref, located: tuple[str, int, int] | _Problem) -> tuple[Rle, str] | _Problem:
         """Return the mask of what a ref refers to, the union of its annotations, and their category."""
-        if problem := self._missing_truth(ref):
-            return problem
+        truths, found = self._columns.truths, []
+        for ann_id in ref.ann_ids:
+            truth = truths.truth(ann_id)
+            if truth is None or not truth.segmentation:
+                what = "does not exist" if truth is None else "has no segmentation"
+                return _Problem("missing_mask", f"annotation {ann_id} of ref {ref.ref_id} {what}")
+            found.append(truth)
         if isinstance(located, _Problem):
             return located
         _, width, height = located
-        truths = self._columns.truths
-        found = [truth for ann_id in ref.ann_ids if (truth := truths.truth(ann_id))]
         rles = []
         for ann_id, truth in zip(ref.ann_ids, found, strict=True):
             try:
@@ -289,14 +292,6 @@ class ReferDataset:
         if _is_outside([truth.segmentation for truth in found], height, width):
             return _Problem("mask_outside_image", f"{_annotations(ref)} lies outside {size}")
         return _Problem("empty_mask", f"{_annotations(ref)} covers no pixel of {size}")
-
-    def _missing_truth(self, ref: Ref) -> _Problem | None:
-        for ann_id in ref.ann_ids:
-            truth = self._columns.truths.truth(ann_id)
-            if truth is None or not truth.segmentation:
-                what = "does not exist" if truth is None else "has no segmentation"
-                return _Problem("missing_mask", f"annotation {ann_id} of ref {ref.ref_id} {what}")
-        return None
 
 
 def _annotations(ref: Ref) -> str:

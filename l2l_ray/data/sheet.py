@@ -72,8 +72,7 @@ def tile(inventory: Inventory, item: Item) -> Image.Image:
     except BadValue:
         draw = ImageDraw.Draw(base)
         for ann_id in item.ann_ids or ():
-            box = inventory.annotations.get(ann_id, {}).get("bbox")
-            if isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box):
+            if box := inventory.box(ann_id):
                 x, y = box[0] * base.width / width, box[1] * base.height / height
                 right, bottom = x + abs(box[2]) * base.width / width, y + abs(box[3]) * base.height / height
                 draw.rectangle((x, y, right, bottom), outline=_BOX_RGB, width=2)

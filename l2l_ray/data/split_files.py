@@ -184,9 +184,7 @@ def _stratum_of(inventory: Inventory, strata: str) -> Callable[[int], Hashable]:
     num_refs: dict[int, int] = defaultdict(int)
     for item in inventory.of(["train"]):
         num_refs[item.image_id] += 1
-        annotation = inventory.annotations.get((item.ann_ids or (-1,))[0], {})
-        found = annotation.get("category_id", item.record.get("category_id"))
-        category.setdefault(item.image_id, found if isinstance(found, int) else 0)
+        category.setdefault(item.image_id, inventory.category_id(item) or 0)
     by: dict[str, Callable[[int], Hashable]] = {
         "category": lambda i: category[i],
         "refs": lambda i: num_refs[i],

@@ -50,9 +50,8 @@ def statistics(inventory: Inventory) -> list[str]:
 
 def category_of(inventory: Inventory, item: Item) -> str:
     """Return the category of a ref's first annotation, "" where there is none."""
-    annotation = inventory.annotations.get((item.ann_ids or (-1,))[0], {})
-    category_id = annotation.get("category_id", item.record.get("category_id"))
-    return inventory.categories.get(category_id, "") if isinstance(category_id, int) else ""
+    category_id = inventory.category_id(item)
+    return "" if category_id is None else inventory.categories.get(category_id, "")
 
 
 def _split_line(inventory: Inventory, split: str, items: Sequence[Item]) -> str:
@@ -79,10 +78,8 @@ def _area_px(inventory: Inventory, item: Item) -> float | None:
 def _annotated_area_px(inventory: Inventory, item: Item) -> float | None:
     total = 0.0
     for ann_id in item.ann_ids or ():
-        box = inventory.annotations.get(ann_id, {}).get("bbox")
-        if not (isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)):
-            return None
-        if not (box[2] > 0 and box[3] > 0):
+        box = inventory.box(ann_id)
+        if box is None or not (box[2] > 0 and box[3] > 0):
             return None
         total += box[2] * box[3]
     return total

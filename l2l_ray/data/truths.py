@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from l2l_ray.data.layout import MAX_SIDE_PX, BadValue, file_below
-from l2l_ray.data.masks import annotation_rle, decode, encode, mask_area_px
+from l2l_ray.data.masks import annotation_rle, encode, mask_area_px
 from l2l_ray.errors import DataError
 from l2l_ray.types import Rle
 
@@ -132,11 +133,9 @@ def segmentation_rle(segmentation: Any, width: int, height: int, strict: bool = 
 
 
 def box_of_mask(rle: Rle) -> list[float]:
-    """Return [x, y, width, height] in px of the smallest box around a mask that is not empty."""
-    inside = decode(rle)
-    columns, rows = np.flatnonzero(inside.any(axis=0)), np.flatnonzero(inside.any(axis=1))
-    left, top = int(columns[0]), int(rows[0])
-    return [float(left), float(top), float(columns[-1] - left + 1), float(rows[-1] - top + 1)]
+    """Return [x, y, width, height] in px of the smallest box around a mask; four zeros for an empty one."""
+    box: list[float] = coco_mask.toBbox({**rle, "counts": rle["counts"].encode()}).tolist()
+    return box
 
 
 def read_image_size(path: Path) -> tuple[int, int]:

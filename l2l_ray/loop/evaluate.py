@@ -110,10 +110,6 @@ class Evaluations:
         """Return a complete group's rows, one per sentence; columns as in `labeling.EvalPart`."""
         return pd.read_parquet(self._path(group))
 
-    def figures(self, group: Group) -> dict[str, Any]:
-        """Return `summary` with 95 % intervals and, where some sentences refer to nothing, the figures of GRES."""
-        return figures_of(self.meter(group))
-
     def joined(self, method: str, version: int, splits: Iterable[str]) -> IouMeter:
         """Return one meter over several splits; their sentences and images are disjoint."""
         meter = IouMeter()
@@ -176,11 +172,12 @@ def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluati
     main = run.methods[-1]
     for method in (PRIOR_ONLY, *run.methods):
         version = plan.best_version(method)
-        splits = {s: evaluations.figures((method, version, s)) for s in plan.split_sizes}
+        frames = {split: evaluations.frame((method, version, split)) for split in plan.split_sizes}
+        splits = {split: figures_of(meter_of(frame)) for split, frame in frames.items()}
         parts += [
             {"method": method, "version": version, "split": split, **part}
-            for split in plan.split_sizes
-            for part in breakdown(evaluations.frame((method, version, split)), meter_of)
+            for split, frame in frames.items()
+            for part in breakdown(frame, meter_of)
         ]
         rows.append(
             {

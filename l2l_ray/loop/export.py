@@ -10,7 +10,6 @@ returned with the rest. Truth is not read here: nothing in this file can tell wh
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from l2l_ray.data.export import ExportedMask, write_export
 from l2l_ray.data.masks import encode, grid_logits_to_native
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.labeling import Labeler
-from l2l_ray.loop.ledger import Ledger, read_shard
+from l2l_ray.loop.ledger import Ledger, num_shards, read_shard
 from l2l_ray.loop.pseudo import is_used
 from l2l_ray.loop.run_folder import RunFolder
 from l2l_ray.loop.tables import read_table
@@ -138,9 +137,9 @@ def _open(run_dir: Path, min_confidence: float) -> RunFolder:
 
 def _committed(run: RunFolder, method: str, round_index: int | None) -> tuple[list[PseudoLabel], int]:
     ledger, config = Ledger(run.ledger_path), run.config
-    num_shards = math.ceil(len(read_table(run.table_path("unlabeled"))) / config.loop.shard_size)
+    shards = num_shards(len(read_table(run.table_path("unlabeled"))), config.loop.shard_size)
     complete = {
-        name: [r for r in range(config.loop.rounds) if ledger.complete(name, r, num_shards)] for name in run.methods
+        name: [r for r in range(config.loop.rounds) if ledger.complete(name, r, shards)] for name in run.methods
     }
     rounds = complete.get(method, [])
     if not rounds or (round_index is not None and round_index not in rounds):

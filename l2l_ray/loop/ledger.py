@@ -132,6 +132,11 @@ class Ledger:
             self._entries.setdefault(entry.key, entry)
 
 
+def num_shards(num_unlabeled: int, shard_size: int) -> int:
+    """Return how many labelling shards a round has."""
+    return -(-num_unlabeled // shard_size)
+
+
 def shard_path(method: str, round_index: int, shard: int) -> str:
     """Return the file name of a shard, relative to the run folder."""
     return f"{method}/labels/r{round_index:03d}-s{shard:05d}.parquet"

@@ -25,6 +25,7 @@ from l2l_ray.data.splits import split_labeled
 from l2l_ray.data.synthetic import write_refshapes
 from l2l_ray.errors import DataError, L2LError
 from l2l_ray.loop.driver_plan import Plan
+from l2l_ray.loop.ledger import num_shards
 from l2l_ray.loop.run_folder import RunFolder
 from l2l_ray.loop.tables import read_table, write_priors, write_table
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply, make_prior, prior_key
@@ -85,7 +86,7 @@ class Tables:
 
     def num_shards(self, config: RunConfig) -> int:
         """Return how many labelling shards a round has."""
-        return -(-len(self.unlabeled) // config.loop.shard_size)
+        return num_shards(len(self.unlabeled), config.loop.shard_size)
 
     def plan(self, config: RunConfig, methods: Sequence[str]) -> Plan:
         """Return a fresh plan of everything the run has to do."""

@@ -17,7 +17,7 @@ from l2l_ray.config import RunConfig
 from l2l_ray.data.masks import mask_area_px
 from l2l_ray.errors import DataError
 from l2l_ray.loop.driver_plan import EvalItem, Plan
-from l2l_ray.loop.evaluate import Evaluations, label_of, meter_of, protocol_of, results
+from l2l_ray.loop.evaluate import Evaluations, figures_of, label_of, meter_of, protocol_of, results
 from l2l_ray.loop.labeling import EvalPart
 from l2l_ray.loop.quality import Quality
 from l2l_ray.loop.run_folder import RunFolder
@@ -82,7 +82,7 @@ def test_files_name_their_protocol_and_older_ones_are_native(run: RunFolder) -> 
 
 def test_figures_have_intervals_and_say_what_is_empty(run: RunFolder) -> None:
     _close(run)
-    plain = Evaluations(run).figures(GROUP)
+    plain = figures_of(Evaluations(run).meter(GROUP))
     assert plain["interval"]["mean_iou"]["low"] <= plain["mean_iou"] <= plain["interval"]["mean_iou"]["high"]
     assert "no_target" not in plain
     group = ("l2l", 1, "testB")
@@ -90,7 +90,7 @@ def test_figures_have_intervals_and_say_what_is_empty(run: RunFolder) -> None:
     rows = [{**_row(4, 90, 100), "predicted_px": 95}, {**_row(7, 0, 0), "predicted_px": 0}]
     evaluations.add(EvalItem(*group, 0, 2), EvalPart(rows, None))
     evaluations.close(group)
-    found = evaluations.figures(group)["no_target"]
+    found = figures_of(evaluations.meter(group))["no_target"]
     assert (found["n_acc"], found["t_acc"], found["gres_ciou"]) == (1.0, 1.0, 0.9)
     assert found["interval"]["gres_giou"]["high"] == 1.0
 
