@@ -1,6 +1,6 @@
 """`make compare`: every selector from the same burn-in, several seeds, paired intervals. Resumable; writes one file.
 
-Per seed three jobs run in this machine's processes through `LocalRuntime`:
+Per seed three jobs run in this machine's processes through `LocalHost`:
 
     all      every selector in one job, from one burn-in, with the same number of student steps
     plain    supervised without guidance
@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from l2l_ray.bootstrap import paired_bootstrap
 from l2l_ray.config import RunConfig, load_config
-from l2l_ray.loop.evaluate import label_of
+from l2l_ray.intervals import paired_bootstrap
+from l2l_ray.loop.evaluation.evaluate import label_of
 
 THRESHOLDS = (0.7, 0.8, 0.9, 0.95)
 RULES = ("supervised", "accept_all", *(f"fixed_threshold@{t}" for t in THRESHOLDS), "agreement", "logistic")
@@ -62,13 +62,13 @@ def work(config: RunConfig, job: str) -> None:
     """Run one job here."""
     import torch
 
-    from l2l_ray.loop.runtime import run_local
+    from l2l_ray.loop.local import run_local
 
     torch.set_num_threads(1)
     if job == "oracle":
-        from oracle import OracleLabeler
+        from oracle import OracleEngine
 
-        run_local(config, OracleLabeler)
+        run_local(config, OracleEngine)
     else:
         run_local(config)
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from l2l_ray.data.masks import mask_to_grid
-from l2l_ray.loop.labeling import Labeler
-from l2l_ray.loop.prepare import open_dataset
+from l2l_ray.loop.inference.engine import InferenceEngine
+from l2l_ray.loop.state.prepare import open_dataset
 from l2l_ray.types import PseudoLabel
 
 STAMP = -1000
@@ -20,7 +20,7 @@ STAMP = -1000
 class HiddenTruth:
     """Truth of unlabeled items, on the grid; exists in benchmarks only."""
 
-    def __init__(self, labeler: OracleLabeler) -> None:
+    def __init__(self, labeler: OracleEngine) -> None:
         config = labeler.config
         dataset = open_dataset(config)
         found, _ = dataset.labeled_examples("train", max_words=config.data.max_words)
@@ -31,7 +31,7 @@ class HiddenTruth:
         return mask_to_grid(self._masks[sent_id], grid) > 0.5
 
 
-class OracleLabeler(Labeler):
+class OracleEngine(InferenceEngine):
     """A labeler whose every accepted pixel is right."""
 
     _truth: HiddenTruth | None = None

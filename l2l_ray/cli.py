@@ -58,7 +58,7 @@ def run(words: Sequence[str]) -> None:
     config = load_config(words)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("l2l_ray").setLevel(logging.INFO)
-    from l2l_ray.loop.runtime import run_local
+    from l2l_ray.loop.local import run_local
 
     print(f"run folder: {config.run_dir}", flush=True)
     print(f"report: {run_local(config).path / 'report.html'}")
@@ -104,7 +104,7 @@ def judge(words: Sequence[str]) -> None:
     parser.add_argument("--protocol", default="native", help="native, or lavt480 for comparisons with LAVT's tables")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write one row per sentence, as Parquet")
     given = parser.parse_args(words)
-    from l2l_ray.loop.judge import judge as judge_run
+    from l2l_ray.loop.evaluation.reevaluate import judge as judge_run
 
     judged = judge_run(given.run_dir, given.split, given.protocol)
     print("\n".join(judged.lines()))
@@ -130,7 +130,7 @@ def export(words: Sequence[str]) -> None:
     given = parser.parse_args(words)
     if given.split and (given.round is not None or given.method or given.all):
         parser.error("--round, --method and --all choose pseudo-labels; they have no effect with --split")
-    from l2l_ray.loop.export import export_predictions, export_pseudo_labels
+    from l2l_ray.loop.evaluation.export import export_predictions, export_pseudo_labels
 
     place = (given.run_dir, given.format, given.out)
     if given.split:
@@ -143,7 +143,7 @@ def export(words: Sequence[str]) -> None:
 
 def data(words: Sequence[str]) -> int:
     """Import, check, count, split and compare data sets."""
-    from l2l_ray.data.commands import data_command
+    from l2l_ray.datatools.commands import data_command
 
     return data_command(words, print)
 

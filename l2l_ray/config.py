@@ -164,7 +164,7 @@ class LoopConfig(Section):
     checkpoint_steps: int = Field(0, ge=0, description="Also checkpoint inside a round every so many steps; 0 = never")
 
 
-class ViewsConfig(Section):
+class AugmentConfig(Section):
     """How images, masks and words are changed before the student sees them; words may forbid it (`data.words`)."""
 
     flip_prob: float = Field(0.5, ge=0, le=1, description="Mirrored, left and right swapped in the words")
@@ -212,7 +212,7 @@ class RunConfig(Section):
     segmenter: SegmenterConfig = SegmenterConfig()
     selector: SelectorConfig = SelectorConfig()
     loop: LoopConfig = LoopConfig()
-    views: ViewsConfig = ViewsConfig()
+    augment: AugmentConfig = AugmentConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @model_validator(mode="after")

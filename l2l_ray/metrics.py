@@ -21,8 +21,8 @@ from collections.abc import Mapping, Sequence
 from operator import index
 from typing import Any, NamedTuple
 
-from l2l_ray.bootstrap import BootstrapInterval, paired_bootstrap, ratio_intervals
 from l2l_ray.errors import DataError
+from l2l_ray.intervals import BootstrapInterval, paired_bootstrap, ratio_intervals
 
 PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 EMPTY_UNION_IOU = 1.0

@@ -4,7 +4,7 @@ The same steps as evaluation: the frozen MLLM is asked, its answer becomes a pro
 val) predicts on the grid, and the logits are brought to the image's own size. No selector is involved: it decides what
 to train on, not what to answer.
 
-Not covered: batches (see `loop.labeling`) and serving.
+Not covered: batches (see `loop.inference.engine`) and serving.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
 
 from l2l_ray.config import RunConfig, read_config
-from l2l_ray.data.dataset import ImageStore
+from l2l_ray.data.images import ImageStore
 from l2l_ray.data.masks import encode, grid_logits_to_native
 from l2l_ray.device import pick_device
 from l2l_ray.errors import DataError
-from l2l_ray.loop.checkpoint import load_weights
-from l2l_ray.loop.inputs import Table, read_known_scores
-from l2l_ray.loop.run_folder import RunFolder
-from l2l_ray.loop.teacher import predict
+from l2l_ray.loop.inference.inputs import ExampleSet, read_known_scores
+from l2l_ray.loop.inference.teacher import predict
+from l2l_ray.loop.state.checkpoint import load_weights
+from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, make_prior
 from l2l_ray.prior.proposal import Proposer
 from l2l_ray.segmenter.model import Segmenter
@@ -98,7 +98,7 @@ class Predictor:
         config: The run's config.
         segmenter: With weights, on its device.
         mllm: The frozen MLLM of the same config.
-        known_scores: Of the labeled set's priors; see `loop.inputs.Table`.
+        known_scores: Of the labeled set's priors; see `loop.inference.inputs.ExampleSet`.
         method: Whose version it is.
         version: Which one.
     """
@@ -158,7 +158,9 @@ class Predictor:
         example = Example(0, 0, 0, str(image_path), width, height, " ".join(words))
         reply = self._mllm.ask([image], [example.expression])[0]
         prior = make_prior("", reply, MllmIdentity.of(self._mllm), width, height)
-        table = Table([example], {0: prior}, self._images, self._proposer, self._segmenter.grid, self._known_scores)
+        table = ExampleSet(
+            [example], {0: prior}, self._images, self._proposer, self._segmenter.grid, self._known_scores
+        )
         device = next(self._segmenter.parameters()).device
         logits = predict(self._segmenter, table.inputs([0]).to(device), self._config.loop.autocast)[0].cpu()
         probs = grid_logits_to_native(logits, height, width).sigmoid().numpy()

@@ -104,10 +104,10 @@ class Action(IntEnum):
 
 
 @dataclass(frozen=True)
-class TeacherViews:
+class Evidence:
     """Everything a selector may look at for a batch; all probabilities in [0, 1], on the grid, detached.
 
-    Example: see `loop/teacher.py::teacher_views`, the only producer.
+    Example: see `loop/inference/teacher.py::gather_evidence`, the only producer.
     """
 
     mask_probs: Float[Tensor, "B G G"]  # with the prior: what becomes the teacher's label

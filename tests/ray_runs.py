@@ -22,8 +22,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from l2l_ray.config import RunConfig, save_config
-from l2l_ray.loop.ledger import Ledger, read_shard
-from l2l_ray.loop.run_folder import RunFolder
+from l2l_ray.loop.state.ledger import Ledger, read_shard
+from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.types import PseudoLabel
 from tests.whole_run import changed, tiny_config
 

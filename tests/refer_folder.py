@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from l2l_ray.data.refer_writer import ReferWriter, sentence
+from l2l_ray.datatools.refer_writer import ReferWriter, sentence
 
 SPLITS_OF_IMAGES = {1: "train", 2: "train", 3: "train", 4: "val", 5: "testA"}
 TRIANGLE = [[2.0, 2.0, 20.0, 2.0, 2.0, 14.0]]  # 18 x 12 / 2 = 108 px

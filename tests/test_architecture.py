@@ -107,13 +107,13 @@ def _importers(module: str) -> set[str]:
 
 
 def test_only_the_preparation_the_evaluation_of_labels_and_l2l_data_open_a_data_set() -> None:
-    assert _importers("l2l_ray.data.refer") == {"loop/prepare.py", "data/commands.py"}
+    assert _importers("l2l_ray.data.refer") == {"loop/state/prepare.py", "datatools/commands.py"}
     openers = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if "open_dataset" in path.read_text()}
-    assert openers == {"loop/prepare.py", "loop/hidden_truth.py"}
+    assert openers == {"loop/state/prepare.py", "loop/evaluation/hidden_truth.py"}
 
 
 def test_hidden_truth_reaches_evaluation_alone() -> None:
-    assert _importers("l2l_ray.loop.hidden_truth") == {"loop/evaluate.py"}
+    assert _importers("l2l_ray.loop.evaluation.hidden_truth") == {"loop/evaluation/evaluate.py"}
     assert not [path for path in PACKAGE.rglob("*.py") if "HiddenTruth" in path.read_text()]  # the oracle's reader
 
 
@@ -140,7 +140,7 @@ def test_cli_starts_in_well_under_a_second() -> None:
 
 
 def test_the_method_imports_where_ray_is_absent() -> None:
-    code = "import sys; sys.modules['ray'] = None; import l2l_ray.loop.runtime, l2l_ray.predictor; print('fine')"
+    code = "import sys; sys.modules['ray'] = None; import l2l_ray.loop.local, l2l_ray.predictor; print('fine')"
     assert _new_python(code).strip() == "fine"
 
 

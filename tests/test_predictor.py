@@ -13,8 +13,8 @@ from PIL import Image
 from l2l_ray.config import RunConfig, SegmenterConfig, save_config
 from l2l_ray.data.masks import decode
 from l2l_ray.errors import CheckpointError, DataError
-from l2l_ray.loop.checkpoint import save_weights
-from l2l_ray.loop.tables import write_priors
+from l2l_ray.loop.state.checkpoint import save_weights
+from l2l_ray.loop.state.example_files import write_priors
 from l2l_ray.predictor import OVERLAY_RGB, Prediction, Predictor
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import Prior

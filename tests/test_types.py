@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from l2l_ray import errors, types
-from l2l_ray.loop.driver_plan import EvalItem, LabelItem
-from l2l_ray.loop.ledger import LedgerEntry
-from l2l_ray.loop.quality import Quality
+from l2l_ray.loop.inference.quality import Quality
+from l2l_ray.loop.state.ledger import LedgerEntry
+from l2l_ray.loop.state.plan import EvalItem, LabelItem
 
 GRID = 4
 EXAMPLE = types.Example(7, 3, 12, "/data/12.jpg", 640, 480, "left man in red")
@@ -30,7 +30,7 @@ RECORDS: list[Any] = [
     types.Prior(
         "9f", ((0.1, 0.2, 0.5, 0.6),), (0.8,), ((0.3, 0.4),), "red man", 0.8, "", "[]", (((0.0, 0.0), (1.0, 1.0)),)
     ),
-    types.TeacherViews(MAP, MAP, MAP, MAP, MAP, MAP, MAP[:, 0, 0], MAP[:, 0, 0] > 0.5, MAP[:, None]),
+    types.Evidence(MAP, MAP, MAP, MAP, MAP, MAP, MAP[:, 0, 0], MAP[:, 0, 0] > 0.5, MAP[:, None]),
     types.Selection((MAP * 3).to(torch.int8), MAP > 0.5, MAP, MAP[:, 0, 0], MAP[:, 0, 0], MAP[:, 0, 0]),
     types.PseudoLabel(7, GRID, (0.1, 0.2), MASK, MASK, ~MASK, MASK.astype(np.uint8), 1.0, 0.9, 5, -0.1, 2, "9f"),
     types.Action.PRIOR,

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from l2l_ray.config import RunConfig, smoke_config
-from l2l_ray.loop.run_folder import RunFolder
+from l2l_ray.loop.state.run_folder import RunFolder
 
 Outcome = dict[str, Any]
 
@@ -85,7 +85,7 @@ def full_disk() -> Callable[[int], AbstractContextManager[None]]:
 @pytest.fixture(scope="session")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """Give a finished run of `tiny_config`. Read it; work on a copy of it (`copied`)."""
-    from l2l_ray.loop.runtime import run_local
+    from l2l_ray.loop.local import run_local
 
     with single_thread():
         return run_local(tiny_config(tmp_path_factory.mktemp("whole")))
@@ -105,7 +105,7 @@ def copied(whole_run: RunFolder, tmp_path: Path) -> Callable[..., RunFolder]:
 
 def ledger_lines(run: RunFolder, method: str) -> list[dict[str, Any]]:
     """Return the ledger's lines of one method by key, without how long each took."""
-    from l2l_ray.loop.ledger import Ledger
+    from l2l_ray.loop.state.ledger import Ledger
 
     ledger = Ledger(run.ledger_path)
     entries = [entry for key in sorted(ledger.keys()) for entry in ledger.entries(*key[:2]) if entry.key == key]

@@ -20,9 +20,9 @@ from typing import Any
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import L2LError
-from l2l_ray.loop.driver_plan import LABELS_NOTHING
-from l2l_ray.loop.ledger import Key, Ledger, LedgerEntry
-from l2l_ray.loop.run_folder import RunFolder
+from l2l_ray.loop.state.ledger import Key, Ledger, LedgerEntry
+from l2l_ray.loop.state.plan import LABELS_NOTHING
+from l2l_ray.loop.state.run_folder import RunFolder
 
 NAME = "coordinator"
 STATE_EVERY_S = 2.0  # how often state.json is rewritten at most

@@ -39,13 +39,13 @@ from l2l_ray.actors.progress import Console, closing_text, opening_text
 from l2l_ray.actors.train_group import fit
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
-from l2l_ray.loop.driver_plan import EvalItem, Plan, WorkItem
-from l2l_ray.loop.evaluate import Evaluations, finish
-from l2l_ray.loop.labeling import EvalPart
-from l2l_ray.loop.ledger import Ledger
-from l2l_ray.loop.prepare import Answered, Ask, Question, Tables, fill_priors, open_store, prepare
-from l2l_ray.loop.run_folder import RunFolder
-from l2l_ray.loop.runtime import restore_plan
+from l2l_ray.loop.evaluation.evaluate import Evaluations, finish
+from l2l_ray.loop.inference.engine import EvalPart
+from l2l_ray.loop.local import restore_plan
+from l2l_ray.loop.state.ledger import Ledger
+from l2l_ray.loop.state.plan import EvalItem, Plan, WorkItem
+from l2l_ray.loop.state.prepare import Answered, Ask, Question, RunData, fill_priors, open_store, prepare
+from l2l_ray.loop.state.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -132,7 +132,7 @@ class Crew:
 
 
 @contextmanager
-def crew(config: RunConfig, folder: RunFolder, tables: Tables) -> Iterator[Crew]:
+def crew(config: RunConfig, folder: RunFolder, tables: RunData) -> Iterator[Crew]:
     """Start all roles, and release them at the end whatever happens."""
     namespace = namespace_of(config)
     options = actor_options(NAME, namespace, {}) | {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": 1000}
@@ -161,7 +161,7 @@ def crew(config: RunConfig, folder: RunFolder, tables: Tables) -> Iterator[Crew]
 def fill_all_priors(
     config: RunConfig,
     folder: RunFolder,
-    tables: Tables,
+    tables: RunData,
     pool: PriorPool | None,
     coordinator: ActorHandle[Coordinator],
     filled: list[str],

@@ -25,14 +25,14 @@ from l2l_ray.actors.coordinator import Coordinator
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
-from l2l_ray.loop.driver_plan import EvalItem, LabelItem, WorkItem
-from l2l_ray.loop.labeling import EvalPart, Labeler
+from l2l_ray.loop.inference.engine import EvalPart, InferenceEngine
+from l2l_ray.loop.state.plan import EvalItem, LabelItem, WorkItem
 
 logger = logging.getLogger(__name__)
 
 
 class LabelerActor:
-    """A `Labeler` in a process of its own.
+    """A `InferenceEngine` in a process of its own.
 
     Example: `ray.remote(LabelerActor).options(name="labeler-0", ...).remote(config, coordinator, "labeler-0")`
     """
@@ -44,7 +44,7 @@ class LabelerActor:
         self._name = name
         self._coordinator = coordinator
         self._meters = Meters(config.run_name)
-        self._labeler = Labeler(config, config.run_dir, device_for(config.cluster.labeler_resources))
+        self._labeler = InferenceEngine(config, config.run_dir, device_for(config.cluster.labeler_resources))
 
     def ready(self) -> int:
         """Return this actor's process id: its models can be built."""
@@ -54,7 +54,7 @@ class LabelerActor:
         """Evaluate a slice and return its figures, or label and commit a shard and return how many labels it has.
 
         Raises:
-            L2LError: See `Labeler` and `Ledger`.
+            L2LError: See `InferenceEngine` and `Ledger`.
         """
         if isinstance(item, EvalItem):
             return self._labeler.evaluate(item.method, item.version, item.split, item.start, item.stop)

@@ -3,7 +3,7 @@
 One actor owns one accelerator (or one `prior_gpu` slot). Calls of several clients are merged into one `generate` call
 by a micro-batcher; generation runs in a thread, so the actor answers health checks and statistics meanwhile. A killed
 actor is restarted by Ray and its open calls are asked again: an answer is a pure function of the question, so asking
-twice is harmless. Who stores answers, and that nothing stored is asked again, is `loop.prepare.fill_priors`.
+twice is harmless. Who stores answers, and that nothing stored is asked again, is `loop.state.prepare.fill_priors`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from l2l_ray.actors.cluster import actor_options, device_for, start_actor, wait_
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import PriorConfig, RunConfig
 from l2l_ray.errors import ClusterError
-from l2l_ray.loop.prepare import Answered, Question, answer_batch
+from l2l_ray.loop.state.prepare import Answered, Question, answer_batch
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from l2l_ray.config import RunConfig
-from l2l_ray.loop.learner import TRAINED_SELECTORS
-from l2l_ray.loop.prepare import Tables
-from l2l_ray.loop.run_folder import RunFolder
+from l2l_ray.loop.state.prepare import RunData
+from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.training.learner import TRAINED_SELECTORS
 
 _ROUND = re.compile(r"(?P<method>\w+) round (?P<round>\d+)")
 _FOLD = re.compile(r"burn-in fold(?P<fold>\d+)")
@@ -23,7 +23,7 @@ def done_frac(config: RunConfig, stage: str, done: int) -> float:
 
     Args:
         config: The run's config.
-        stage: As `loop.train` reports it: `burn-in base`, `burn-in fold1`, `l2l round 2`.
+        stage: As `loop.training.train` reports it: `burn-in base`, `burn-in fold1`, `l2l round 2`.
         done: Steps of that stage.
     """
     loop, methods = config.loop, (*config.compare, config.selector.name)
@@ -46,7 +46,7 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 
-def opening_text(config: RunConfig, tables: Tables) -> str:
+def opening_text(config: RunConfig, tables: RunData) -> str:
     """Say what the run works on."""
     splits = ", ".join(f"{name} {len(rows)}" for name, rows in tables.splits.items())
     lines = [

@@ -30,9 +30,9 @@ from torch import nn
 from l2l_ray.actors.announce import Announce
 from l2l_ray.actors.coordinator import Coordinator, RunStopped
 from l2l_ray.config import RunConfig
-from l2l_ray.loop.run_folder import RunFolder, version_name
-from l2l_ray.loop.train import train
-from l2l_ray.loop.versions import Write, newest_checkpoint, place, prune_train_states
+from l2l_ray.loop.state.run_folder import RunFolder, version_name
+from l2l_ray.loop.state.versions import Write, newest_checkpoint, place, prune_train_states
+from l2l_ray.loop.training.train import train
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -45,8 +45,8 @@ PROGRESS_EVERY_S = 0.5
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
-class RayRuntime:
-    """One rank of the train group, as `loop.train` sees it."""
+class RayHost:
+    """One rank of the train group, as `loop.training.train` sees it."""
 
     def __init__(self, config: RunConfig, run: RunFolder, coordinator: ActorHandle[Coordinator]) -> None:
         context = ray.train.get_context()
@@ -143,7 +143,7 @@ def train_worker(given: dict[str, Any]) -> str:
     coordinator: ActorHandle[Coordinator] = given["coordinator"]
     try:
         ray.get(coordinator.join.remote(), timeout=ANSWER_TIMEOUT_S)
-        train(config, run.path, RayRuntime(config, run, coordinator))
+        train(config, run.path, RayHost(config, run, coordinator))
     except RunStopped as stop:
         return f"stopped: {stop}"
     return "done"

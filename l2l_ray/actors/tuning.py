@@ -5,7 +5,7 @@
     burn-ins    shared through the run root's cache by every trial that differs in nothing it depends on
     how many    at once: the cluster's resources divided by what one run needs, computed here
 
-A trial runs `loop.runtime.run_local`, so it starts no actors of its own: nothing it could wait for can be held by
+A trial runs `loop.local.run_local`, so it starts no actors of its own: nothing it could wait for can be held by
 another trial, which is how nested trainers deadlock. It reserves what the roles of a run would reserve together. A
 trial that died is started again and resumes from its own run folder.
 """
@@ -30,9 +30,9 @@ from l2l_ray.actors.cluster import Need, connected, namespace_of, needs, node_re
 from l2l_ray.actors.priors import PriorPool
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError, ConfigError
-from l2l_ray.loop.driver_plan import VAL
-from l2l_ray.loop.prepare import fill_priors, open_store, prepare
-from l2l_ray.loop.run_folder import RunFolder
+from l2l_ray.loop.state.plan import VAL
+from l2l_ray.loop.state.prepare import fill_priors, open_store, prepare
+from l2l_ray.loop.state.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ def trial(params: dict[str, Any], config: RunConfig, name: str) -> None:
     """
     import torch
 
-    from l2l_ray.loop.runtime import run_local
+    from l2l_ray.loop.local import run_local
 
     torch.set_num_threads(config.cluster.threads_per_worker)
     for path, value in params.items():

@@ -11,85 +11,47 @@
     98304
     ...
 
-Procedures:
-- `keyed`: that of `splits.split_labeled`; a smaller fraction lies inside a larger one.
-- `stratified`: as `keyed` within each stratum (the category of an image's first ref, the number of its refs, or both);
-  the strata are interleaved, so each fraction has nearly its share of every stratum and lies inside a larger one.
-- `semires`: the published procedure: unique train image ids in the order of their first ref, `random.seed(seed)` and
-  `random.sample(ids, floor(fraction * number))`. Fractions are not inside one another.
-  Source: SemiRES (ICML 2024), github.com/nini0919/SemiRES, `split_dataset_select.py`; written anew here.
-
-Where some train images have no truth, only images whose refs all have it are chosen; the fraction counts all of them.
+How the images are chosen: `datatools.choose_labeled`.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import random
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from l2l_ray.data.inventory import Inventory
 from l2l_ray.data.layout import short
 from l2l_ray.errors import ConfigError, DataError
-from l2l_ray.keys import sample_key
 
-PROCEDURES = ("keyed", "stratified", "semires")
-STRATA = ("category", "refs", "category,refs")
 _TITLE = "# l2l split 1"
 _HEADER = ("dataset", "split_by", "digest", "procedure", "seed", "fraction", "count")
 
 
-def choose_labeled(
-    inventory: Inventory, amount: float | int | None, seed: int = 0, procedure: str = "keyed", strata: str = "category"
-) -> list[int]:
-    """Return the ids of the images to label, in the order in which the data set mentions them.
+def write_split(
+    path: Path,
+    labeled: Sequence[int],
+    num_images: int,
+    dataset: str,
+    split_by: str,
+    digest: str,
+    seed: int,
+    procedure: str,
+) -> None:
+    """Write a split file under a temporary name and rename it.
 
     Args:
-        inventory: The data set.
-        amount: A share of all train images in (0, 1] as a float, a number of images as an int; None = all that have
-            truth.
+        path: The file; its folder is made where it is missing.
+        labeled: Ids of the labeled images.
+        num_images: How many train images there are.
+        dataset: Name of the data set.
+        split_by: Who made its published split.
+        digest: `ReferDataset.digest` of the data set.
         seed: Seed of the choice.
-        procedure: One of `PROCEDURES`.
-        strata: One of `STRATA`; for `stratified`.
-    Raises:
-        ConfigError: If the amount is out of range, or more than there are images with truth.
+        procedure: How the images were chosen, one of `datatools.choose_labeled.PROCEDURES`.
     """
-    every = inventory.image_ids("train")
-    with_truth = set(every) - {item.image_id for item in inventory.of(["train"]) if not inventory.has_truth(item)}
-    candidates = [image_id for image_id in every if image_id in with_truth]
-    count = len(candidates) if amount is None else _count(amount, len(every))
-    if not 1 <= count <= len(candidates):
-        raise ConfigError(
-            f"{amount} of {len(every)} train images is {count} images, but it must be from 1 to {len(candidates)}, the "
-            "number of train images whose refs all have masks; choose another fraction or count"
-        )
-    if procedure == "semires":
-        chosen = set(random.Random(seed).sample(candidates, count))
-    elif procedure in PROCEDURES:
-        key = _stratum_of(inventory, strata) if procedure == "stratified" else (lambda _: 0)
-        chosen = set(_interleaved(candidates, key, seed)[:count])
-    else:
-        raise ConfigError(f"procedure must be one of {', '.join(PROCEDURES)}, got {procedure!r}")
-    return [image_id for image_id in every if image_id in chosen]
-
-
-def write_split(
-    path: Path, inventory: Inventory, digest: str, labeled: Sequence[int], seed: int, procedure: str
-) -> None:
-    """Write a split file under a temporary name and rename it."""
-    num_images = len(inventory.image_ids("train"))
-    values = (
-        inventory.dataset,
-        inventory.split_by,
-        digest,
-        procedure,
-        seed,
-        plain_fraction(len(labeled), num_images),
-        f"{len(labeled)} of {num_images}",
-    )
+    fraction = plain_fraction(len(labeled), num_images)
+    values = (dataset, split_by, digest, procedure, seed, fraction, f"{len(labeled)} of {num_images}")
     lines = [_TITLE, *(f"# {name}: {value}" for name, value in zip(_HEADER, values, strict=True)), *map(str, labeled)]
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +103,7 @@ def plain_fraction(count: int, num_images: int) -> float:
     """Return the shortest fraction that gives `count` of `num_images` when it is rounded down."""
     for digits in range(1, 17):
         for fraction in (float(f"{count / num_images:.{digits}g}"), float(f"{(count + 0.5) / num_images:.{digits}g}")):
-            if 0 < fraction <= 1 and _count(fraction, num_images) == count:
+            if 0 < fraction <= 1 and count_of(fraction, num_images) == count:
                 return fraction
     return count / num_images
 
@@ -152,42 +114,18 @@ def require_fraction(labeled_frac: float, count: int, num_images: int) -> None:
     Raises:
         ConfigError: If `labeled_frac` gives another count.
     """
-    if _count(labeled_frac, num_images) != count:
+    if count_of(labeled_frac, num_images) != count:
         raise ConfigError(
             f"data.split_file labels {count} of {num_images} train images, but data.labeled_frac {labeled_frac} gives "
-            f"{_count(labeled_frac, num_images)}; set --data.labeled_frac {plain_fraction(count, num_images)}"
+            f"{count_of(labeled_frac, num_images)}; set --data.labeled_frac {plain_fraction(count, num_images)}"
         )
 
 
-def _count(amount: float | int, num_images: int) -> int:
+def count_of(amount: float | int, num_images: int) -> int:
+    """Return how many of `num_images` a share in (0, 1] is, rounded down; an int is that number itself."""
     if isinstance(amount, int):
         return amount
     if not 0 < amount <= 1:
         raise ConfigError(f"the fraction must be in (0, 1], got {amount}; use 0.01 for the 1 % split")
     # 1e-9: 0.29 * 100 is 28.999999999999996 in binary, which must still give 29 images.
     return math.floor(amount * num_images + 1e-9)
-
-
-def _interleaved(image_ids: Sequence[int], stratum_of: Callable[[int], Hashable], seed: int) -> list[int]:
-    """Order images so that every beginning of the order holds nearly its share of each stratum."""
-    strata: dict[Hashable, list[int]] = defaultdict(list)
-    for image_id in sorted(image_ids, key=lambda i: (sample_key(seed, "labeled", i), i)):
-        strata[stratum_of(image_id)].append(image_id)
-    place = {i: (rank + 0.5) / len(members) for members in strata.values() for rank, i in enumerate(members)}
-    return sorted(image_ids, key=lambda i: (place[i], sample_key(seed, "labeled", i), i))
-
-
-def _stratum_of(inventory: Inventory, strata: str) -> Callable[[int], Hashable]:
-    if strata not in STRATA:
-        raise ConfigError(f"strata must be one of {'; '.join(STRATA)}, got {strata!r}")
-    category: dict[int, int] = {}
-    num_refs: dict[int, int] = defaultdict(int)
-    for item in inventory.of(["train"]):
-        num_refs[item.image_id] += 1
-        category.setdefault(item.image_id, inventory.category_id(item) or 0)
-    by: dict[str, Callable[[int], Hashable]] = {
-        "category": lambda i: category[i],
-        "refs": lambda i: num_refs[i],
-        "category,refs": lambda i: (category[i], num_refs[i]),
-    }
-    return by[strata]

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from l2l_ray.errors import ConfigError, DataError
-from l2l_ray.keys import sample_key
+from l2l_ray.randomness import sample_key
 
 
 def split_labeled(image_ids: Sequence[int], frac: float, seed: int) -> tuple[list[int], list[int]]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from l2l_ray.keys import keyed_uniform
+from l2l_ray.randomness import keyed_uniform
 
 
 def swap_left_right(expression: str) -> str | None:

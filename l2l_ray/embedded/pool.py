@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from l2l_ray.data.expressions import STYLES, expressions_for
-from l2l_ray.data.scenes import COLORS, SHAPES, SIZE_WORDS, TEXTURES, Domain, Scene, ScenePlan, render_scene
 from l2l_ray.errors import ConfigError
+from l2l_ray.refshapes.expressions import STYLES, expressions_for
+from l2l_ray.refshapes.scenes import COLORS, SHAPES, SIZE_WORDS, TEXTURES, Domain, Scene, ScenePlan, render_scene
 
 logger = logging.getLogger(__name__)
 

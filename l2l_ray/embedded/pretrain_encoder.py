@@ -29,7 +29,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from l2l_ray.data.scenes import Domain
 from l2l_ray.embedded import pool as scene_pool
 from l2l_ray.embedded.augment import photometric
 from l2l_ray.embedded.encoder_losses import (
@@ -42,6 +41,7 @@ from l2l_ray.embedded.encoder_losses import (
     with_typos,
 )
 from l2l_ray.embedded.encoder_model import IMAGE_PX, Pretraining, export, tiny_config, write_architecture
+from l2l_ray.refshapes.scenes import Domain
 from l2l_ray.segmenter.backbone import ENCODER_DIR
 
 logger = logging.getLogger(__name__)

@@ -31,13 +31,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from l2l_ray.data.scenes import Domain
 from l2l_ray.embedded import pool as scene_pool
 from l2l_ray.embedded.pretrain_mllm_evaluate import box_accuracy
 from l2l_ray.embedded.pretrain_mllm_fast import FastLanguage, FastVision
 from l2l_ray.embedded.pretrain_mllm_losses import AnswerLoss, DenseHeads, Grounding, GroundingHeads, scene_batch
 from l2l_ray.embedded.pretrain_mllm_model import IMAGE_SIZE, NUM_VISUAL, build_model, build_tokenizer, save_folder
 from l2l_ray.embedded.pretrain_mllm_sequences import SequenceMaker, Sequences
+from l2l_ray.refshapes.scenes import Domain
 
 logger = logging.getLogger(__name__)
 

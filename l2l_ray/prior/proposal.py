@@ -204,7 +204,7 @@ def perturb(priors: Sequence[Prior | None], keys: Sequence[int]) -> list[Prior |
 
     Args:
         priors: One per sample; None stays None.
-        keys: One integer per sample, from `l2l_ray.keys`.
+        keys: One integer per sample, from `l2l_ray.randomness`.
     """
     return [None if prior is None else _perturbed(prior, key) for prior, key in zip(priors, keys, strict=True)]
 

@@ -21,7 +21,7 @@ from PIL import Image
 from l2l_ray.report import plots
 from l2l_ray.report.board import write_tensorboard
 from l2l_ray.report.details import breakdown_table, intervals_table, no_target_table
-from l2l_ray.report.examples import (
+from l2l_ray.report.panels import (
     ACCEPTED,
     ACCEPTED_RGB,
     CAPTIONS,

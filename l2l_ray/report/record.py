@@ -117,7 +117,7 @@ def read_run(run_dir: Path) -> RunRecord:
         points=tuple(_points(events, _dict(results.get("hidden_truth")))),
         selection=_dict(_read_json(run_dir, "selection.json", absent)),
         skips=tuple(_read_jsonl(run_dir, "skips.jsonl", absent)),
-        examples=tuple(e for e in _list(_read_json(run_dir, "examples/index.json", absent)) if isinstance(e, dict)),
+        examples=tuple(e for e in _list(_read_json(run_dir, "panels/index.json", absent)) if isinstance(e, dict)),
         absent=tuple(absent),
     )
 

@@ -42,22 +42,22 @@ from l2l_ray.selector.policy import PolicyInput, PolicyOutput, RplePolicy, sampl
 from l2l_ray.selector.reward import RewardTerms, class_balance, project_gradient, total_reward
 from l2l_ray.selector.rules import LogisticControl
 from l2l_ray.selector.state import label_candidates
-from l2l_ray.types import Action, TeacherViews
+from l2l_ray.types import Action, Evidence
 
 GRAD_CLIP = 1.0
 CONTROL_STEPS = 5  # convex and cheap: the control must not lose for want of steps
 _STD_FLOOR = 1e-3
-_Batch = TypeVar("_Batch", TeacherViews, PolicyInput)
+_Batch = TypeVar("_Batch", Evidence, PolicyInput)
 
 
 @dataclass(frozen=True)
-class RewardBatch:
+class LabeledEvidence:
     """Labeled reward images: views by a teacher that was not trained on them, and their truth.
 
     `mask` is grid coverage in [0, 1]; a cell covered by more than half is foreground.
     """
 
-    views: TeacherViews
+    evidence: Evidence
     mask: Float[Tensor, "B G G"]
 
 
@@ -79,8 +79,8 @@ class Rollout:
 def update_selector(
     selector: nn.Module,
     optimizer: torch.optim.Optimizer | None,
-    labeled: RewardBatch,
-    unlabeled: TeacherViews | None,
+    labeled: LabeledEvidence,
+    unlabeled: Evidence | None,
     gradient: Float[Tensor, " D"] | None,
     config: SelectorConfig,
     generator: torch.Generator,
@@ -115,20 +115,20 @@ def update_selector(
 def _update_policy(
     policy: RplePolicy,
     optimizer: torch.optim.Optimizer,
-    labeled: RewardBatch,
-    unlabeled: TeacherViews | None,
+    labeled: LabeledEvidence,
+    unlabeled: Evidence | None,
     gradient: Tensor | None,
     config: SelectorConfig,
     generator: torch.Generator,
     reference: RplePolicy | None,
 ) -> dict[str, float]:
-    parts = [labeled.views] if unlabeled is None else [labeled.views, unlabeled]
+    parts = [labeled.evidence] if unlabeled is None else [labeled.evidence, unlabeled]
     inputs = _join([policy.prepare(part) for part in parts])
     projected = None if gradient is None else torch.cat([project_gradient(p.features, gradient) for p in parts])
-    views = _join([_without_features(part) for part in parts])
+    evidence = _join([_without_features(part) for part in parts])
     output = policy(inputs)
     action, gate = sample_group(output, config, generator)
-    terms = total_reward(action, views, labeled.mask > 0.5, projected, config)
+    terms = total_reward(action, evidence, labeled.mask > 0.5, projected, config)
     rollout = make_rollout(output, action, gate, terms, config)
     with torch.no_grad():
         anchor = reference(inputs) if reference is not None and config.kl > 0 else None
@@ -136,7 +136,7 @@ def _update_policy(
         output = output if epoch == 0 else policy(inputs)
         loss, metrics = grpo_loss(output, rollout, anchor, config)
         _step(policy, optimizer, loss)
-    metrics |= _reward_metrics(terms, action, views, labeled)
+    metrics |= _reward_metrics(terms, action, evidence, labeled)
     values = torch.stack(list(metrics.values())).tolist()
     return dict(zip(metrics, values, strict=True))
 
@@ -148,9 +148,9 @@ def _step(module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> 
     optimizer.step()
 
 
-def _without_features(views: TeacherViews) -> TeacherViews:
+def _without_features(evidence: Evidence) -> Evidence:
     """Drop the features, by far the largest part, before batches are joined: rewards do not read them."""
-    return replace(views, features=views.features[:, :0])
+    return replace(evidence, features=evidence.features[:, :0])
 
 
 def _join(parts: list[_Batch]) -> _Batch:
@@ -276,9 +276,11 @@ def _kl(log_probs: Tensor, reference: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _reward_metrics(terms: RewardTerms, action: Tensor, views: TeacherViews, labeled: RewardBatch) -> dict[str, Tensor]:
+def _reward_metrics(
+    terms: RewardTerms, action: Tensor, evidence: Evidence, labeled: LabeledEvidence
+) -> dict[str, Tensor]:
     known = len(labeled.mask)
-    candidates = label_candidates(views)
+    candidates = label_candidates(evidence)
     accepted = (action != Action.IGNORE).float()
     claimed = candidates.claimed.float().expand_as(accepted)
     target = torch.where(action == Action.PRIOR, candidates.prior, candidates.teacher)[:, :known]
@@ -299,14 +301,14 @@ def _reward_metrics(terms: RewardTerms, action: Tensor, views: TeacherViews, lab
 
 
 def _update_control(
-    control: LogisticControl, optimizer: torch.optim.Optimizer, labeled: RewardBatch
+    control: LogisticControl, optimizer: torch.optim.Optimizer, labeled: LabeledEvidence
 ) -> dict[str, float]:
-    candidates = label_candidates(labeled.views)
+    candidates = label_candidates(labeled.evidence)
     truth = labeled.mask > 0.5
     right = (candidates.teacher == truth).float()
     # the reward's class balance: control and policy then face the same economics
     weight = class_balance(truth | candidates.claimed)
-    inputs = control.prepare(labeled.views)
+    inputs = control.prepare(labeled.evidence)
     for _ in range(CONTROL_STEPS):
         logits = control(inputs)
         loss = (functional.binary_cross_entropy_with_logits(logits, right, reduction="none") * weight).mean()

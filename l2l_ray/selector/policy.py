@@ -35,7 +35,7 @@ from l2l_ray.selector.state import (
     label_candidates,
     normalize_features,
 )
-from l2l_ray.types import Action, Selection, TeacherViews
+from l2l_ray.types import Action, Evidence, Selection
 
 CONTEXT_GRID = 16
 DILATIONS = (2, 4)  # with the entry layer a context cell sees 7 cells each way, nearly the whole 16 x 16 grid
@@ -71,14 +71,14 @@ class PolicyOutput:
 class RplePolicy(nn.Module):
     """Reinforced selector; trained by `objective.update_selector`."""
 
-    needs_views = True
+    needs_full_evidence = True
 
     def __init__(self, config: SelectorConfig, feature_width: int) -> None:
         """Build the network.
 
         Args:
             config: The selector section.
-            feature_width: Channels F of `TeacherViews.features`.
+            feature_width: Channels F of `Evidence.features`.
         """
         super().__init__()
         self.name = "l2l"
@@ -114,18 +114,18 @@ class RplePolicy(nn.Module):
             bias[Action.PRIOR] = START_PRIOR_LOGIT
 
     @torch.no_grad()
-    def prepare(self, views: TeacherViews) -> PolicyInput:
+    def prepare(self, evidence: Evidence) -> PolicyInput:
         """Return the network's input: evidence, coarse evidence and features, and where PRIOR is an action."""
-        state = build_state(views)
+        state = build_state(evidence)
         grid = min(CONTEXT_GRID, math.ceil(state.maps.shape[-1] / 2))
         with torch.autocast(state.maps.device.type, enabled=False):
-            coarse_maps, coarse_features = _resize(state.maps, grid), _resize(views.features.float(), grid)
+            coarse_maps, coarse_features = _resize(state.maps, grid), _resize(evidence.features.float(), grid)
         return PolicyInput(
             maps=state.maps.contiguous(memory_format=torch.channels_last),
             summary=state.summary,
             coarse_maps=coarse_maps.contiguous(memory_format=torch.channels_last),
             coarse_features=normalize_features(coarse_features),
-            prior_allowed=label_candidates(views).differs,
+            prior_allowed=label_candidates(evidence).differs,
         )
 
     def forward(self, inputs: PolicyInput) -> PolicyOutput:
@@ -148,24 +148,24 @@ class RplePolicy(nn.Module):
             context = context + block(context)
         return context
 
-    def distribution(self, views: TeacherViews) -> PolicyOutput:
+    def distribution(self, evidence: Evidence) -> PolicyOutput:
         """Return the distribution over actions and gate for a batch of views."""
-        output: PolicyOutput = self(self.prepare(views))
+        output: PolicyOutput = self(self.prepare(evidence))
         return output
 
     @torch.no_grad()
-    def ranking(self, views: TeacherViews) -> tuple[Float[Tensor, "B G G"], Bool[Tensor, "B G G"]]:
+    def ranking(self, evidence: Evidence) -> tuple[Float[Tensor, "B G G"], Bool[Tensor, "B G G"]]:
         """Return (score in [0, 1], label) per cell: gate times the probability of the likelier label being taken."""
-        output = self.distribution(views)
+        output = self.distribution(evidence)
         probs = output.log_probs().exp()
         prefer_prior = probs[:, Action.PRIOR] > probs[:, Action.TEACHER]
-        label = torch.where(prefer_prior, views.proposal > 0.5, views.mask_probs > 0.5)
+        label = torch.where(prefer_prior, evidence.proposal > 0.5, evidence.mask_probs > 0.5)
         score = torch.maximum(probs[:, Action.PRIOR], probs[:, Action.TEACHER])
         gate = torch.sigmoid(output.gate_logit) if self.config.gate else torch.ones_like(output.gate_logit)
         return score * gate[:, None, None], label
 
     @torch.no_grad()
-    def select(self, views: TeacherViews, keys: Sequence[int]) -> Selection:
+    def select(self, evidence: Evidence, keys: Sequence[int]) -> Selection:
         """Label a batch: most likely actions at `label_temperature` 0, else samples drawn from each sample's own key.
 
         A sample whose gate is shut has IGNORE everywhere; `gate` keeps its probability, so a viewer can sort by doubt
@@ -173,14 +173,14 @@ class RplePolicy(nn.Module):
         `confidence` is the mean policy probability of the accepted actions, 0 when nothing is accepted.
 
         Args:
-            views: Evidence for B samples.
+            evidence: Evidence for B samples.
             keys: B integers, one per sample; a sample's outcome does not depend on the rest of the batch.
 
         Raises:
             DataError: If the number of keys is not the batch size.
         """
-        output = self.distribution(views)
-        check_keys(views, keys)
+        output = self.distribution(evidence)
+        check_keys(evidence, keys)
         log_probs, gate_probs = output.log_probs(), torch.sigmoid(output.gate_logit)
         temperature = self.config.label_temperature
         if temperature == 0:
@@ -197,11 +197,11 @@ class RplePolicy(nn.Module):
         action = torch.where(gate_open[:, None, None], action, Action.IGNORE)
         weight = (action != Action.IGNORE).float()
         confidence = (chosen.exp() * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
-        return make_selection(views, action, weight, gate_probs, confidence, chosen.mean((1, 2)))
+        return make_selection(evidence, action, weight, gate_probs, confidence, chosen.mean((1, 2)))
 
 
 def make_selection(
-    views: TeacherViews,
+    evidence: Evidence,
     action: Int[Tensor, "B G G"],
     weight: Float[Tensor, "B G G"],
     gate: Float[Tensor, " B"],
@@ -209,18 +209,18 @@ def make_selection(
     mean_log_prob: Float[Tensor, " B"] | None = None,
 ) -> Selection:
     """Join a decision into a `Selection`: targets follow from the actions (teacher's label where ignored)."""
-    candidates = label_candidates(views)
+    candidates = label_candidates(evidence)
     target = torch.where(action == Action.PRIOR, candidates.prior, candidates.teacher)
     mean_log_prob = torch.zeros_like(gate) if mean_log_prob is None else mean_log_prob
     return Selection(action.to(torch.int8), target, weight, gate, confidence, mean_log_prob)
 
 
-def check_keys(views: TeacherViews, keys: Sequence[int]) -> None:
+def check_keys(evidence: Evidence, keys: Sequence[int]) -> None:
     """Raise DataError unless there is one key per sample."""
-    if len(keys) != len(views.mask_probs):
+    if len(keys) != len(evidence.mask_probs):
         raise DataError(
-            f"a selector needs one key per sample, got {len(keys)} keys for {len(views.mask_probs)} samples; "
-            "make them with l2l_ray.keys.sample_key"
+            f"a selector needs one key per sample, got {len(keys)} keys for {len(evidence.mask_probs)} samples; "
+            "make them with l2l_ray.randomness.sample_key"
         )
 
 

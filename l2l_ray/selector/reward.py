@@ -32,7 +32,7 @@ from torch import Tensor
 from l2l_ray.config import SelectorConfig
 from l2l_ray.selector.rules import threshold_accepts
 from l2l_ray.selector.state import Candidates, label_candidates
-from l2l_ray.types import Action, TeacherViews
+from l2l_ray.types import Action, Evidence
 
 MIN_CLASS_SHARE = 0.02  # caps the weight of a cell of a tiny object at 25 background cells
 _EPS = 1e-12
@@ -121,9 +121,9 @@ def agreement(
     return torch.where(contradicted, -joint.abs(), joint.abs()) * has_prior[..., None, None]
 
 
-def consistency(target: Bool[Tensor, "*B G G"], views: TeacherViews) -> Float[Tensor, "*B G G"]:
+def consistency(target: Bool[Tensor, "*B G G"], evidence: Evidence) -> Float[Tensor, "*B G G"]:
     """Return the mean support of `target` by the unguided, mirrored and perturbed views, in [-1, 1]."""
-    support = (views.mask_probs_unguided + views.mask_probs_flipped + views.mask_probs_perturbed) * (2 / 3) - 1
+    support = (evidence.mask_probs_unguided + evidence.mask_probs_flipped + evidence.mask_probs_perturbed) * (2 / 3) - 1
     return torch.where(target, support, -support)
 
 
@@ -191,7 +191,7 @@ def utility(
 
 def total_reward(
     action: Int[Tensor, "K B G G"],
-    views: TeacherViews,
+    evidence: Evidence,
     mask: Bool[Tensor, "N G G"],
     projected: Float[Tensor, "B G G"] | None,
     config: SelectorConfig,
@@ -200,21 +200,21 @@ def total_reward(
 
     Args:
         action: Sampled actions.
-        views: Evidence of B samples; their features are not read.
+        evidence: Evidence of B samples; their features are not read.
         mask: Truth of the *first* N samples, the labeled reward images; the other B - N have correctness 0.
         projected: From `project_gradient`, for the utility term; None makes that term 0.
         config: The selector section (reward weights, rule threshold).
     """
-    weights, candidates, known = config.reward, label_candidates(views), len(mask)
+    weights, candidates, known = config.reward, label_candidates(evidence), len(mask)
     truth = torch.cat((mask, candidates.teacher[known:]))
     balance = class_balance(truth | candidates.claimed)
     known_balance = (
         weights.correctness * balance * (torch.arange(len(truth), device=mask.device) < known)[:, None, None]
     )
-    right, agreed, stable, useful = _label_values(views, candidates, truth, projected, weights.wrong_cost)
+    right, agreed, stable, useful = _label_values(evidence, candidates, truth, projected, weights.wrong_cost)
     right, agreed = right.scaled(known_balance), agreed.scaled(weights.agreement * balance)
     stable, useful = stable.scaled(weights.consistency * balance), useful.scaled(weights.utility)
-    rule = known_balance * rule_earning(views.mask_probs, truth, config.threshold, weights.wrong_cost)
+    rule = known_balance * rule_earning(evidence.mask_probs, truth, config.threshold, weights.wrong_cost)
     accepted = action != Action.IGNORE
     coverage = weights.coverage * coverage_credit(accepted, candidates.claimed, weights.coverage_target)
     taken = _taken_share(action)
@@ -240,7 +240,7 @@ def label_worth(
     The worth is IoU (1 + wrong_cost) - wrong_cost: +1 per right object cell and -wrong_cost per wrong one, averaged
     over the union of the label's object and the truth. So a label is worth using when its IoU exceeds
     wrong_cost / (1 + wrong_cost). Only accepted cells count. A label without an accepted object cell is never trained
-    on (`loop/pseudo.py`) and worth 0. Background far from both would drown the difference between a right object and
+    on (`loop/training/pseudo.py`) and worth 0. Background far from both would drown the difference between a right object and
     a wrong one.
     """
     target = torch.where(action == Action.PRIOR, candidates.prior, candidates.teacher)
@@ -252,16 +252,16 @@ def label_worth(
 
 
 def _label_values(
-    views: TeacherViews, candidates: Candidates, truth: Tensor, projected: Tensor | None, wrong_cost: float
+    evidence: Evidence, candidates: Candidates, truth: Tensor, projected: Tensor | None, wrong_cost: float
 ) -> tuple[LabelValues, LabelValues, LabelValues, LabelValues]:
     """Return correctness, agreement, consistency and utility of both labels, unweighted."""
-    probs, flat = views.mask_probs, torch.zeros_like(views.mask_probs) if projected is None else projected
+    probs, flat = evidence.mask_probs, torch.zeros_like(evidence.mask_probs) if projected is None else projected
     labels = (candidates.teacher, candidates.prior)
-    evidence = (views.proposal, views.mask_probs_unguided, views.has_prior)
+    independent = (evidence.proposal, evidence.mask_probs_unguided, evidence.has_prior)
     return (
         LabelValues(*(correctness(label, truth, wrong_cost) for label in labels)),
-        LabelValues(*(agreement(label, *evidence) for label in labels)),
-        LabelValues(*(consistency(label, views) for label in labels)),
+        LabelValues(*(agreement(label, *independent) for label in labels)),
+        LabelValues(*(consistency(label, evidence) for label in labels)),
         LabelValues(*(utility(label, probs, flat) for label in labels)),
     )
 

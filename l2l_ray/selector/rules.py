@@ -36,7 +36,7 @@ from l2l_ray.selector.state import (
     label_candidates,
     normalize_features,
 )
-from l2l_ray.types import Action, Selection, TeacherViews
+from l2l_ray.types import Action, Evidence, Selection
 
 PWA_OFFSET, PWA_MEAN, PWA_VARIANCE = 1.3, 0.5, 0.1
 Ranking = tuple[Float[Tensor, "B G G"], Bool[Tensor, "B G G"]]
@@ -48,13 +48,13 @@ class Selector(Protocol):
     """Decides, per grid cell and per sample, which pseudo-labels are trained on."""
 
     name: str
-    needs_views: bool  # False: reads the guided probabilities and the proposal alone
+    needs_full_evidence: bool  # False: reads the guided probabilities and the proposal alone
 
-    def select(self, views: TeacherViews, keys: Sequence[int]) -> Selection:
+    def select(self, evidence: Evidence, keys: Sequence[int]) -> Selection:
         """Label a batch. `keys` hold one integer per sample, the only source of randomness."""
         ...
 
-    def ranking(self, views: TeacherViews) -> Ranking:
+    def ranking(self, evidence: Evidence) -> Ranking:
         """Return (score in [0, 1], label) per cell: which cells it would believe first, whatever its cut."""
         ...
 
@@ -62,7 +62,7 @@ class Selector(Protocol):
 class Rule(nn.Module):
     """Base of the fixed rules: a subclass says how much each cell is believed."""
 
-    needs_views = False
+    needs_full_evidence = False
 
     def __init__(self, config: SelectorConfig, name: str) -> None:
         """Keep the section and the name; a rule has no parameters."""
@@ -70,62 +70,62 @@ class Rule(nn.Module):
         self.config = config
         self.name = name
 
-    def decide(self, views: TeacherViews) -> tuple[Tensor, Tensor, Tensor]:
+    def decide(self, evidence: Evidence) -> tuple[Tensor, Tensor, Tensor]:
         """Return (action [B,G,G], weight [B,G,G], gate [B])."""
         raise NotImplementedError
 
     @torch.no_grad()
-    def select(self, views: TeacherViews, keys: Sequence[int]) -> Selection:
+    def select(self, evidence: Evidence, keys: Sequence[int]) -> Selection:
         """Label a batch; deterministic. `confidence` is the weighted mean guided probability of the accepted labels."""
-        check_keys(views, keys)
-        action, weight, gate = self.decide(views)
+        check_keys(evidence, keys)
+        action, weight, gate = self.decide(evidence)
         action = torch.where(gate[:, None, None] > 0, action, Action.IGNORE)
         weight = weight * (action != Action.IGNORE)
-        label_probs = _label_probs(views, action)
+        label_probs = _label_probs(evidence, action)
         confidence = (label_probs * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-6)
-        return make_selection(views, action, weight, gate, confidence)
+        return make_selection(evidence, action, weight, gate, confidence)
 
-    def ranking(self, views: TeacherViews) -> Ranking:
+    def ranking(self, evidence: Evidence) -> Ranking:
         """Rank by the guided prediction's certainty, the order of every threshold."""
-        return certainty(views.mask_probs), views.mask_probs > 0.5
+        return certainty(evidence.mask_probs), evidence.mask_probs > 0.5
 
 
 class Supervised(Rule):
     """Believes nothing."""
 
-    def decide(self, views: TeacherViews) -> tuple[Tensor, Tensor, Tensor]:
+    def decide(self, evidence: Evidence) -> tuple[Tensor, Tensor, Tensor]:
         """Ignore every cell, gate shut."""
-        weight = torch.zeros_like(views.mask_probs, dtype=torch.float32)
+        weight = torch.zeros_like(evidence.mask_probs, dtype=torch.float32)
         return weight.long(), weight, weight[:, 0, 0]
 
 
 class AcceptAll(Rule):
     """Plain self-training."""
 
-    def decide(self, views: TeacherViews) -> tuple[Tensor, Tensor, Tensor]:
+    def decide(self, evidence: Evidence) -> tuple[Tensor, Tensor, Tensor]:
         """Take the teacher's label everywhere."""
-        return _teacher_where(torch.ones_like(views.mask_probs, dtype=torch.bool))
+        return _teacher_where(torch.ones_like(evidence.mask_probs, dtype=torch.bool))
 
-    def ranking(self, views: TeacherViews) -> Ranking:
+    def ranking(self, evidence: Evidence) -> Ranking:
         """Rank all cells alike: at any coverage its precision is that of a random choice."""
-        return torch.zeros_like(views.mask_probs), views.mask_probs > 0.5
+        return torch.zeros_like(evidence.mask_probs), evidence.mask_probs > 0.5
 
 
 class FixedThreshold(Rule):
     """FixMatch. Source: Sohn et al. 2020; 0.95 there, 0.7 in DAM-Net."""
 
-    def decide(self, views: TeacherViews) -> tuple[Tensor, Tensor, Tensor]:
+    def decide(self, evidence: Evidence) -> tuple[Tensor, Tensor, Tensor]:
         """Take the teacher's label where it is sure enough."""
-        return _teacher_where(threshold_accepts(views.mask_probs, self.config.threshold))
+        return _teacher_where(threshold_accepts(evidence.mask_probs, self.config.threshold))
 
 
 class PixelWeightAdjustment(Rule):
     """SemiRES PWA: no threshold, undecided cells weigh little. Source: Yang et al. 2024."""
 
-    def decide(self, views: TeacherViews) -> tuple[Tensor, Tensor, Tensor]:
+    def decide(self, evidence: Evidence) -> tuple[Tensor, Tensor, Tensor]:
         """Take the teacher's label everywhere, weighted by its distance from 0.5."""
-        action, _, gate = _teacher_where(torch.ones_like(views.mask_probs, dtype=torch.bool))
-        return action, pwa_weight(views.mask_probs), gate
+        action, _, gate = _teacher_where(torch.ones_like(evidence.mask_probs, dtype=torch.bool))
+        return action, pwa_weight(evidence.mask_probs), gate
 
 
 class Matching(Rule):
@@ -134,20 +134,20 @@ class Matching(Rule):
     Source: Yang et al. 2024.
     """
 
-    def decide(self, views: TeacherViews) -> tuple[Tensor, Tensor, Tensor]:
+    def decide(self, evidence: Evidence) -> tuple[Tensor, Tensor, Tensor]:
         """Take the prior's whole mask where its IoU with the teacher's mask exceeds `match_iou`, else PWA."""
-        candidates = label_candidates(views)
+        candidates = label_candidates(evidence)
         union = (candidates.teacher | candidates.prior).sum((1, 2)).clamp(min=1)
         iou = (candidates.teacher & candidates.prior).sum((1, 2)) / union
-        matched = ((iou > self.config.match_iou) & views.has_prior)[:, None, None]
-        action = torch.where(matched, Action.PRIOR, Action.TEACHER).expand_as(views.mask_probs)
-        weight = torch.where(matched, 1.0, pwa_weight(views.mask_probs))
+        matched = ((iou > self.config.match_iou) & evidence.has_prior)[:, None, None]
+        action = torch.where(matched, Action.PRIOR, Action.TEACHER).expand_as(evidence.mask_probs)
+        weight = torch.where(matched, 1.0, pwa_weight(evidence.mask_probs))
         return action, weight, torch.ones_like(weight[:, 0, 0])
 
-    def ranking(self, views: TeacherViews) -> Ranking:
+    def ranking(self, evidence: Evidence) -> Ranking:
         """Rank matched samples first, then by the pixel weight."""
-        action, weight, _ = self.decide(views)
-        label = torch.where(action == Action.PRIOR, views.proposal > 0.5, views.mask_probs > 0.5)
+        action, weight, _ = self.decide(evidence)
+        label = torch.where(action == Action.PRIOR, evidence.proposal > 0.5, evidence.mask_probs > 0.5)
         return weight, label
 
 
@@ -160,21 +160,21 @@ class Agreement(Rule):
     box contains background, so a background label never contradicts it.)
     """
 
-    needs_views = True
+    needs_full_evidence = True
 
-    def decide(self, views: TeacherViews) -> tuple[Tensor, Tensor, Tensor]:
+    def decide(self, evidence: Evidence) -> tuple[Tensor, Tensor, Tensor]:
         """Take the teacher's label where the independent evidence says the same."""
-        guided, unguided = views.mask_probs > 0.5, views.mask_probs_unguided > 0.5
+        guided, unguided = evidence.mask_probs > 0.5, evidence.mask_probs_unguided > 0.5
         iou = (guided & unguided).sum((1, 2)) / (guided | unguided).sum((1, 2)).clamp(min=1)
-        action, weight, _ = _teacher_where((guided == unguided) & (~guided | (views.proposal > 0.5)))
-        return action, weight, ((iou >= self.config.match_iou) & views.has_prior).float()
+        action, weight, _ = _teacher_where((guided == unguided) & (~guided | (evidence.proposal > 0.5)))
+        return action, weight, ((iou >= self.config.match_iou) & evidence.has_prior).float()
 
-    def ranking(self, views: TeacherViews) -> Ranking:
+    def ranking(self, evidence: Evidence) -> Ranking:
         """Rank accepted cells first, each part by the less certain of the guided and the unguided prediction."""
-        action, _, gate = self.decide(views)
+        action, _, gate = self.decide(evidence)
         accepted = ((action != Action.IGNORE) & (gate[:, None, None] > 0)).float()
-        doubtful = torch.minimum(certainty(views.mask_probs), certainty(views.mask_probs_unguided))
-        return 0.5 * (accepted + doubtful), views.mask_probs > 0.5
+        doubtful = torch.minimum(certainty(evidence.mask_probs), certainty(evidence.mask_probs_unguided))
+        return 0.5 * (accepted + doubtful), evidence.mask_probs > 0.5
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class LogisticControl(nn.Module):
     as RPLE has: the mean p over the cells that it would label as object must satisfy the same.
     """
 
-    needs_views = True
+    needs_full_evidence = True
 
     def __init__(self, config: SelectorConfig, feature_width: int) -> None:
         """Build the classifier; a fresh one is undecided (0.5 everywhere)."""
@@ -211,10 +211,10 @@ class LogisticControl(nn.Module):
         """Probability of being right above which a label is worth accepting."""
         return self.config.reward.wrong_cost / (1 + self.config.reward.wrong_cost)
 
-    def prepare(self, views: TeacherViews) -> ControlInput:
+    def prepare(self, evidence: Evidence) -> ControlInput:
         """Return what the classifier reads, made once per batch."""
-        features = None if self.features is None else normalize_features(views.features)
-        return ControlInput(build_state(views), features)
+        features = None if self.features is None else normalize_features(evidence.features)
+        return ControlInput(build_state(evidence), features)
 
     def forward(self, inputs: ControlInput) -> Float[Tensor, "B G G"]:
         """Return the logit of "the teacher's label is right" per cell; float32, also under autocast."""
@@ -224,31 +224,31 @@ class LogisticControl(nn.Module):
                 logits = logits + self.features(inputs.features)
         return CONTROL_SHARPNESS * logits[:, 0]
 
-    def right_probs(self, views: TeacherViews) -> Float[Tensor, "B G G"]:
+    def right_probs(self, evidence: Evidence) -> Float[Tensor, "B G G"]:
         """Return the probability of "the teacher's label is right" per cell."""
-        return torch.sigmoid(self.forward(self.prepare(views)))
+        return torch.sigmoid(self.forward(self.prepare(evidence)))
 
     @torch.no_grad()
-    def select(self, views: TeacherViews, keys: Sequence[int]) -> Selection:
+    def select(self, evidence: Evidence, keys: Sequence[int]) -> Selection:
         """Label a batch; deterministic. A sample with a doubtful object has gate 0 and IGNORE everywhere."""
-        check_keys(views, keys)
-        score, label = self.ranking(views)
+        check_keys(evidence, keys)
+        score, label = self.ranking(evidence)
         accepted = score >= self.accept_prob
         claimed = (accepted & label).float()
         belief = (score * claimed).sum((1, 2)) / claimed.sum((1, 2)).clamp(min=1)
         gate = (belief >= self.accept_prob).float()
         accepted &= gate.bool()[:, None, None]
-        action = torch.where(label == label_candidates(views).teacher, Action.TEACHER, Action.PRIOR)
+        action = torch.where(label == label_candidates(evidence).teacher, Action.TEACHER, Action.PRIOR)
         action = torch.where(accepted, action, Action.IGNORE)
         weight = accepted.float()
         confidence = (score * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
-        return make_selection(views, action, weight, gate, confidence)
+        return make_selection(evidence, action, weight, gate, confidence)
 
     @torch.no_grad()
-    def ranking(self, views: TeacherViews) -> Ranking:
+    def ranking(self, evidence: Evidence) -> Ranking:
         """Rank by the probability of the likelier label being right."""
-        right = self.right_probs(views)
-        candidates = label_candidates(views)
+        right = self.right_probs(evidence)
+        candidates = label_candidates(evidence)
         prefer_prior = candidates.differs & (right < 0.5)
         label = torch.where(prefer_prior, candidates.prior, candidates.teacher)
         return torch.where(prefer_prior, 1 - right, right), label
@@ -276,7 +276,7 @@ def make_selector(config: SelectorConfig, feature_width: int) -> RplePolicy | Lo
 
     Args:
         config: The selector section.
-        feature_width: Channels of `TeacherViews.features`; used by the trained selectors.
+        feature_width: Channels of `Evidence.features`; used by the trained selectors.
     """
     if config.name == "l2l":
         return RplePolicy(config, feature_width)
@@ -299,7 +299,7 @@ def _teacher_where(accepted: Bool[Tensor, "B G G"]) -> tuple[Tensor, Tensor, Ten
     return action, weight, torch.ones_like(weight[:, 0, 0])
 
 
-def _label_probs(views: TeacherViews, action: Tensor) -> Tensor:
+def _label_probs(evidence: Evidence, action: Tensor) -> Tensor:
     """Return the guided probability of each cell's chosen label."""
-    target = torch.where(action == Action.PRIOR, views.proposal > 0.5, views.mask_probs > 0.5)
-    return torch.where(target, views.mask_probs, 1 - views.mask_probs).float()
+    target = torch.where(action == Action.PRIOR, evidence.proposal > 0.5, evidence.mask_probs > 0.5)
+    return torch.where(target, evidence.mask_probs, 1 - evidence.mask_probs).float()

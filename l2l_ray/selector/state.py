@@ -1,4 +1,4 @@
-"""What a selector sees: bounded evidence maps and one summary vector per sample, made from `TeacherViews` alone.
+"""What a selector sees: bounded evidence maps and one summary vector per sample, made from `Evidence` alone.
 
 The channels fall in three groups. *Confidence* of the guided prediction (its entropy, distance to its own boundary,
 local entropy) says how sure the teacher is; a teacher that follows a wrong prior is sure as well. *Independent
@@ -21,7 +21,7 @@ import torch.nn.functional as functional
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from l2l_ray.types import TeacherViews
+from l2l_ray.types import Evidence
 
 STATE_CHANNELS: tuple[str, ...] = (
     "guided",
@@ -117,10 +117,10 @@ class Candidates:
         return Candidates(self.teacher[:num], self.prior[:num], self.differs[:num])
 
 
-def label_candidates(views: TeacherViews) -> Candidates:
+def label_candidates(evidence: Evidence) -> Candidates:
     """Return both labels: guided probability > 0.5 and proposal > 0.5."""
-    teacher, prior = views.mask_probs > 0.5, views.proposal > 0.5
-    return Candidates(teacher, prior, (teacher != prior) & views.has_prior[:, None, None])
+    teacher, prior = evidence.mask_probs > 0.5, evidence.proposal > 0.5
+    return Candidates(teacher, prior, (teacher != prior) & evidence.has_prior[:, None, None])
 
 
 @torch.no_grad()
@@ -131,23 +131,23 @@ def normalize_features(features: Float[Tensor, "B F G G"]) -> Float[Tensor, "B F
 
 
 @torch.no_grad()
-def build_state(views: TeacherViews) -> State:
+def build_state(evidence: Evidence) -> State:
     """Return the evidence for one batch; detached float32 on the device of the views."""
-    maps, summary = _pixel_maps(views), _summary(views)
+    maps, summary = _pixel_maps(evidence), _summary(evidence)
     return State(
         torch.stack([maps[name] for name in STATE_CHANNELS], dim=1),
         torch.stack([summary[name] for name in SUMMARY_CHANNELS], dim=1),
     )
 
 
-def _pixel_maps(views: TeacherViews) -> dict[str, Tensor]:
+def _pixel_maps(evidence: Evidence) -> dict[str, Tensor]:
     guided, unguided, flipped = (
-        probs.float() for probs in (views.mask_probs, views.mask_probs_unguided, views.mask_probs_flipped)
+        probs.float() for probs in (evidence.mask_probs, evidence.mask_probs_unguided, evidence.mask_probs_flipped)
     )
     perturbed, previous, proposal = (
-        probs.float() for probs in (views.mask_probs_perturbed, views.mask_probs_previous, views.proposal)
+        probs.float() for probs in (evidence.mask_probs_perturbed, evidence.mask_probs_previous, evidence.proposal)
     )
-    has_prior = views.has_prior.float()[:, None, None].expand_as(guided)
+    has_prior = evidence.has_prior.float()[:, None, None].expand_as(guided)
     signed_prior = (2 * proposal - 1) * has_prior
     label_sign = torch.where(guided > 0.5, 1.0, -1.0)
     entropy = binary_entropy(guided)
@@ -158,7 +158,7 @@ def _pixel_maps(views: TeacherViews) -> dict[str, Tensor]:
         "prior_shift": (guided - unguided).abs(),
         "view_variance": _view_variance(guided, unguided, flipped, perturbed),
         "proposal": signed_prior,
-        "scored_proposal": signed_prior * views.prior_score.float()[:, None, None],
+        "scored_proposal": signed_prior * evidence.prior_score.float()[:, None, None],
         "has_prior": has_prior,
         "prior_unguided_gap": (proposal - unguided).abs() * has_prior,
         "unguided_support": label_sign * (2 * unguided - 1),
@@ -179,25 +179,25 @@ def _view_variance(*probs: Float[Tensor, "B G G"]) -> Float[Tensor, "B G G"]:
     return 4 * sum(squares[1:], squares[0]) / len(probs)
 
 
-def _summary(views: TeacherViews) -> dict[str, Tensor]:
+def _summary(evidence: Evidence) -> dict[str, Tensor]:
     guided, unguided, proposal = (
-        probs.float() for probs in (views.mask_probs, views.mask_probs_unguided, views.proposal)
+        probs.float() for probs in (evidence.mask_probs, evidence.mask_probs_unguided, evidence.proposal)
     )
-    has_prior = views.has_prior.float()
+    has_prior = evidence.has_prior.float()
     inside = (guided > 0.5).float()
     return {
         "prior_unguided_iou": soft_iou(proposal, unguided) * has_prior,
         "guided_unguided_iou": soft_iou(guided, unguided),
         "guided_prior_iou": soft_iou(guided, proposal) * has_prior,
-        "unguided_flipped_iou": soft_iou(unguided, views.mask_probs_flipped.float()),
-        "guided_perturbed_iou": soft_iou(guided, views.mask_probs_perturbed.float()),
-        "guided_previous_iou": soft_iou(guided, views.mask_probs_previous.float()),
+        "unguided_flipped_iou": soft_iou(unguided, evidence.mask_probs_flipped.float()),
+        "guided_perturbed_iou": soft_iou(guided, evidence.mask_probs_perturbed.float()),
+        "guided_previous_iou": soft_iou(guided, evidence.mask_probs_previous.float()),
         "guided_side": guided.mean((1, 2)).sqrt(),
         "unguided_side": unguided.mean((1, 2)).sqrt(),
         "prior_side": proposal.mean((1, 2)).sqrt() * has_prior,
         "mean_entropy": binary_entropy(guided).mean((1, 2)),
         "unguided_peak": unguided.amax((1, 2)),
         "unguided_inside": (unguided * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1),
-        "prior_score": views.prior_score.float() * has_prior,
+        "prior_score": evidence.prior_score.float() * has_prior,
         "has_prior": has_prior,
     }

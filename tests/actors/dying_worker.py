@@ -8,7 +8,7 @@ from pathlib import Path
 
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import LedgerError
-from l2l_ray.loop.driver_plan import LabelItem, WorkItem
+from l2l_ray.loop.state.plan import LabelItem, WorkItem
 
 KILLS_ONCE, HANGS_ONCE, KILLS_ALWAYS, DISK_FULL = 1, 2, 66, 77
 

@@ -10,8 +10,8 @@ import pytest
 
 from l2l_ray.actors.coordinator import Coordinator, RunStopped
 from l2l_ray.config import RunConfig
-from l2l_ray.loop.ledger import LedgerEntry
-from l2l_ray.loop.run_folder import RunFolder
+from l2l_ray.loop.state.ledger import LedgerEntry
+from l2l_ray.loop.state.run_folder import RunFolder
 
 
 def _entry(shard: int, round_index: int = 0) -> LedgerEntry:

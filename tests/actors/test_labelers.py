@@ -11,7 +11,7 @@ from l2l_ray.actors import labelers
 from l2l_ray.actors.labelers import Decision, LabelerPool, after_failure
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError, LedgerError
-from l2l_ray.loop.driver_plan import LabelItem
+from l2l_ray.loop.state.plan import LabelItem
 from tests.actors.dying_worker import DISK_FULL, HANGS_ONCE, KILLS_ALWAYS, KILLS_ONCE, DyingWorker
 
 

@@ -11,7 +11,7 @@ from ray import tune
 from l2l_ray.actors.tuning import METRIC, as_table, check_space, extremes, max_concurrent, set_field, val_figures
 from l2l_ray.config import RunConfig, smoke_config
 from l2l_ray.errors import ClusterError, ConfigError
-from l2l_ray.loop.run_folder import RunFolder
+from l2l_ray.loop.state.run_folder import RunFolder
 
 
 def test_a_field_is_set_by_its_path_and_checked() -> None:

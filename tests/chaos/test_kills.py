@@ -13,8 +13,8 @@ import signal
 import pytest
 
 from l2l_ray.actors.cluster import namespace_of
-from l2l_ray.loop.run_folder import RunFolder
-from l2l_ray.loop.tables import read_table
+from l2l_ray.loop.state.example_files import read_examples
+from l2l_ray.loop.state.run_folder import RunFolder
 from tests.ray_runs import WAIT_S, actors, assert_same_result, ledger_keys, ray_config, started_job, wait_for
 
 
@@ -32,7 +32,7 @@ def _kill(what: str, **wanted: str) -> int:
 
 
 def _num_shards(folder: RunFolder) -> int:
-    return -(-len(read_table(folder.table_path("unlabeled"))) // folder.config.loop.shard_size)
+    return -(-len(read_examples(folder.examples_path("unlabeled"))) // folder.config.loop.shard_size)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import pytest
 
 from l2l_ray.data.words import reworded, survives_crop, survives_paste, swap_left_right
-from l2l_ray.keys import sample_key
+from l2l_ray.randomness import sample_key
 
 
 @pytest.mark.parametrize(

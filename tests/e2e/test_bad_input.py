@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from l2l_ray.cli import main
-from l2l_ray.loop.ledger import Ledger
-from l2l_ray.loop.prepare import data_root
-from l2l_ray.loop.run_folder import RunFolder
-from l2l_ray.loop.runtime import run_local
-from l2l_ray.loop.tables import read_priors, read_table
+from l2l_ray.loop.local import run_local
+from l2l_ray.loop.state.example_files import read_examples, read_priors
+from l2l_ray.loop.state.ledger import Ledger
+from l2l_ray.loop.state.prepare import data_root
+from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.types import Example
 from tests.whole_run import changed
 
@@ -31,7 +31,7 @@ class Broken:
         self.root, self.folder = root, root / "refshapes"
         self.refs: list[dict[str, Any]] = pickle.loads((self.folder / "refs(l2l).p").read_bytes())
         self.instances = json.loads((self.folder / "instances.json").read_text())
-        self._tables = {name: read_table(whole_run.table_path(name)) for name in ("labeled", "unlabeled", "val")}
+        self._tables = {name: read_examples(whole_run.examples_path(name)) for name in ("labeled", "unlabeled", "val")}
 
     def image(self, table: str, number: int) -> tuple[Path, list[Example]]:
         """Return the file of a table's image, and the examples that show it."""
@@ -98,11 +98,11 @@ def test_a_run_over_broken_data_ends_and_lists_what_it_left_out(whole_run: RunFo
     assert all(kind in page for kind in kinds)
     table = json.loads((run.path / "results.json").read_text())
     assert [row["method"] for row in table["rows"]] == ["prior_only", "agreement"]
-    val = read_table(run.table_path("val"))
+    val = read_examples(run.examples_path("val"))
     assert (
         table["rows"][1]["splits"]["val"]["num"]
         == len(val)
-        == len(read_table(whole_run.table_path("val"))) - num_outside
+        == len(read_examples(whole_run.examples_path("val"))) - num_outside
     )
     assert max(len(row.expression.split()) for row in val) == config.data.max_words
 
@@ -113,7 +113,7 @@ def test_a_run_over_broken_data_ends_and_lists_what_it_left_out(whole_run: RunFo
     assert all(prior.failure and prior.reply and not prior.boxes_xyxy_frac for prior in priors)
     assert table["rows"][0]["splits"]["val"]["overall_iou"] == 0.0
     entries = Ledger(run.ledger_path).entries("agreement", 0)
-    assert sum(entry.num for entry in entries) == len(read_table(run.table_path("unlabeled")))
+    assert sum(entry.num for entry in entries) == len(read_examples(run.examples_path("unlabeled")))
     assert sum(entry.num_gated_on for entry in entries) == 0
 
 

@@ -14,10 +14,10 @@ import pytest
 
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.loop import evaluate
-from l2l_ray.loop.prepare import data_root
-from l2l_ray.loop.run_folder import RunFolder
-from l2l_ray.loop.runtime import run_local
-from l2l_ray.loop.tables import read_table
+from l2l_ray.loop.local import run_local
+from l2l_ray.loop.state.example_files import read_examples
+from l2l_ray.loop.state.prepare import data_root
+from l2l_ray.loop.state.run_folder import RunFolder
 from tests.whole_run import assert_same, changed, outcome, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -30,7 +30,9 @@ def _without_hidden_truth(whole_run: RunFolder, root: Path) -> int:
     path = root / "refshapes" / "instances.json"
     content = json.loads(path.read_text())
     known = {
-        row.ref_id for name in ("labeled", "val", "testA", "testB") for row in read_table(whole_run.table_path(name))
+        row.ref_id
+        for name in ("labeled", "val", "testA", "testB")
+        for row in read_examples(whole_run.examples_path(name))
     }
     refs = ReferDataset.open(root, "refshapes", "l2l").refs()
     kept = {ann_id for ref in refs if ref.ref_id in known for ann_id in ref.ann_ids}
@@ -49,7 +51,7 @@ def _without_hidden_figures(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_without_hidden_truth_everything_but_its_figures_is_the_same(whole_run: RunFolder, tmp_path: Path) -> None:
-    num_unlabeled_refs = len({row.ref_id for row in read_table(whole_run.table_path("unlabeled"))})
+    num_unlabeled_refs = len({row.ref_id for row in read_examples(whole_run.examples_path("unlabeled"))})
     assert _without_hidden_truth(whole_run, tmp_path / "data") == num_unlabeled_refs > 5
     config = changed(
         whole_run.config, run_root=str(tmp_path / "runs"), compare=(), data={"root": str(tmp_path / "data")}
@@ -67,7 +69,7 @@ def test_without_hidden_truth_everything_but_its_figures_is_the_same(whole_run: 
 
     with_truth, without = (json.loads((r.path / "results.json").read_text())["hidden_truth"] for r in (whole_run, run))
     assert without is None
-    assert with_truth["l2l"][0]["num"] == len(read_table(run.table_path("unlabeled")))
+    assert with_truth["l2l"][0]["num"] == len(read_examples(run.examples_path("unlabeled")))
     assert "hidden_truth" not in (run.path / "metrics.csv").read_text()
 
 
@@ -89,8 +91,8 @@ def test_training_and_labeling_open_no_file_that_holds_hidden_truth(
     copied: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything that Python opens is seen; the run's own tables and weights, opened by libraries in C++, are not."""
-    run = copied(without=("FINISHED", "train", "evals", "examples", "ledger.jsonl", "labels"), resume=True)
-    columns = set(pq.read_schema(run.table_path("unlabeled")).names)
+    run = copied(without=("FINISHED", "train", "evals", "panels", "ledger.jsonl", "labels"), resume=True)
+    columns = set(pq.read_schema(run.examples_path("unlabeled")).names)
     assert "expression" in columns and not columns & {"mask_rle", "segmentation", "bbox", "area", "category"}
     places: list[int] = []
     judge = evaluate.pseudo_label_quality

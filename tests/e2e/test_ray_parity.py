@@ -10,7 +10,7 @@ import pytest
 
 from l2l_ray.actors import driver
 from l2l_ray.actors.cluster import namespace_of
-from l2l_ray.loop.run_folder import RunFolder
+from l2l_ray.loop.state.run_folder import RunFolder
 from tests.ray_runs import actors, assert_same_result, ledger_keys, ray_config, started_job, wait_for
 
 METRICS = "labels_total labels_per_s accepted_frac prior_latency_s prior_queue reward round mean_iou".split()

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from l2l_ray.config import smoke_config
-from l2l_ray.loop.ledger import Ledger, read_shard
-from l2l_ray.loop.runtime import run_local
-from l2l_ray.loop.tables import read_priors, read_table
+from l2l_ray.loop.local import run_local
+from l2l_ray.loop.state.example_files import read_examples, read_priors
+from l2l_ray.loop.state.ledger import Ledger, read_shard
 from tests.whole_run import changed
 
 REAL = os.environ.get("L2L_REAL_DATA", "")
@@ -37,13 +37,13 @@ def test_a_run_on_real_photos(tmp_path: Path) -> None:
     table = json.loads((run.path / "results.json").read_text())
     assert table["missing_splits"] == ["testA", "testB"]
     assert [row["method"] for row in table["rows"]] == ["prior_only", "l2l"]
-    val = read_table(run.table_path("val"))
+    val = read_examples(run.examples_path("val"))
     for row in table["rows"]:
         assert set(row["splits"]) == {"val"}
         assert row["splits"]["val"]["num"] == len(val) > 20
         assert 0 <= row["splits"]["val"]["overall_iou"] <= 1
     assert len({(row.width_px, row.height_px) for row in val}) > 3
-    unlabeled = read_table(run.table_path("unlabeled"))
+    unlabeled = read_examples(run.examples_path("unlabeled"))
     labels = [
         label for entry in Ledger(run.ledger_path).entries("l2l", 0) for label in read_shard(run.path / entry.path)
     ]

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from l2l_ray.config import read_config, save_config
-from l2l_ray.loop.run_folder import RunFolder
+from l2l_ray.loop.state.run_folder import RunFolder
 from tests.ray_runs import ROOT, WAIT_S
 from tests.whole_run import changed, tiny_config
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from l2l_ray.data.scenes import COLORS
 from l2l_ray.embedded import pool as scene_pool
 from l2l_ray.errors import ConfigError
+from l2l_ray.refshapes.scenes import COLORS
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from l2l_ray.config import PriorConfig, SegmenterConfig
-from l2l_ray.data.dataset import ImageStore
+from l2l_ray.data.images import ImageStore
 from l2l_ray.data.masks import encode
-from l2l_ray.loop.inputs import Inputs, Table
-from l2l_ray.loop.run_folder import RunFolder
-from l2l_ray.loop.train import Trainer
+from l2l_ray.loop.inference.inputs import ExampleSet, Inputs
+from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.training.train import Trainer
 from l2l_ray.prior.proposal import Proposer
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import Example, LabeledExample, Prior
@@ -87,13 +87,13 @@ def make_prior_of(example: Example) -> Prior:
 
 
 @pytest.fixture
-def table_of(tmp_path: Path, images: ImageStore) -> Callable[..., Table]:
+def table_of(tmp_path: Path, images: ImageStore) -> Callable[..., ExampleSet]:
     """Give the maker of tables: `table_of(num, labeled=False, grid=32)`; every example has a prior."""
 
-    def make(num: int, labeled: bool = False, grid: int = 32) -> Table:
+    def make(num: int, labeled: bool = False, grid: int = 32) -> ExampleSet:
         examples = make_examples(tmp_path, num, labeled)
         priors = {example.sent_id: make_prior_of(example) for example in examples}
-        return Table(examples, priors, images, Proposer(PriorConfig()), grid, KNOWN_SCORES)
+        return ExampleSet(examples, priors, images, Proposer(PriorConfig()), grid, KNOWN_SCORES)
 
     return make
 

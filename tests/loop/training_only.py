@@ -1,20 +1,20 @@
-"""A host for training alone, and where its burn-in lies; the tests of `loop/train.py` and its parts share them."""
+"""A host for training alone, and where its burn-in lies; shared by the tests of `loop/training`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from l2l_ray.loop.driver_plan import Plan
-from l2l_ray.loop.evaluate import Evaluations
-from l2l_ray.loop.labeling import Labeler
-from l2l_ray.loop.ledger import Ledger
-from l2l_ray.loop.run_folder import RunFolder
-from l2l_ray.loop.runtime import LocalRuntime
+from l2l_ray.loop.evaluation.evaluate import Evaluations
+from l2l_ray.loop.inference.engine import InferenceEngine
+from l2l_ray.loop.local import LocalHost
+from l2l_ray.loop.state.ledger import Ledger
+from l2l_ray.loop.state.plan import Plan
+from l2l_ray.loop.state.run_folder import RunFolder
 
 BURN_IN_PARTS = ("base", "fold0", "fold1")
 
 
-class TrainingOnly(LocalRuntime):
+class TrainingOnly(LocalHost):
     """A host whose plan knows no evaluation; labels come from the ledger alone. Dies at a named step of a stage."""
 
     def __init__(self, run: RunFolder, dies_at: tuple[str, int] | None = None) -> None:
@@ -22,7 +22,7 @@ class TrainingOnly(LocalRuntime):
         num_shards = 1 + max(shard for _, _, shard in ledger.keys())
         plan = Plan(run.methods, config.loop.rounds, config.loop.lag, num_shards, {}, 1)
         plan.committed(ledger.keys())
-        super().__init__(run, plan, ledger, Evaluations(run), Labeler(config, run.path))
+        super().__init__(run, plan, ledger, Evaluations(run), InferenceEngine(config, run.path))
         self._dies_at = dies_at
 
     def progress(self, stage: str, done: int, total: int, values: dict[str, float]) -> None:

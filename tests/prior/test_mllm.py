@@ -24,11 +24,11 @@ from transformers import (
 )
 
 from l2l_ray.config import PriorConfig
-from l2l_ray.data.expressions import expressions_for
-from l2l_ray.data.scenes import render_scene
 from l2l_ray.errors import ConfigError
 from l2l_ray.prior.mllm import EMBEDDED_FOLDER, MllmIdentity, MllmPrior, Reply, make_prior, prior_key
 from l2l_ray.prior.prompt import FLORENCE_BOX, QWEN_ABSOLUTE, QWEN_RELATIVE
+from l2l_ray.refshapes.expressions import expressions_for
+from l2l_ray.refshapes.scenes import render_scene
 
 MLLM = MllmIdentity("f" * 64, QWEN_RELATIVE)
 ONE = '[{"bbox_2d": [100, 200, 500, 600], "label": "red circle"}]'

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
-from l2l_ray.report.examples import ExamplePanel, accepted_codes, write_examples
+from l2l_ray.report.panels import ExamplePanel, accepted_codes, write_examples
 
 LABELS = {
     "prior_only": "prior only (zero-shot)",

@@ -80,7 +80,7 @@ def test_what_it_shows(reported: Path) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_expressions_are_data_not_markup(run_dir: Path) -> None:
-    index = run_dir / "examples" / "index.json"
+    index = run_dir / "panels" / "index.json"
     entries = json.loads(index.read_text())
     entries[0]["expression"] = "<script>alert(1)</script>"
     index.write_text(json.dumps(entries))
@@ -100,13 +100,13 @@ def test_failures_come_first_and_are_labeled(reported: Path) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
-    "name", ["config.yaml", "env.json", "results.json", "metrics.jsonl", "selection.json", "skips.jsonl", "examples"]
+    "name", ["config.yaml", "env.json", "results.json", "metrics.jsonl", "selection.json", "skips.jsonl", "panels"]
 )
 def test_whatever_is_missing_is_named_not_fatal(name: str, run_dir: Path) -> None:
     path = run_dir / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     html = render(read_run(run_dir))
-    assert ("examples/index.json is absent" if name == "examples" else f"{name} is absent") in html
+    assert ("panels/index.json is absent" if name == "panels" else f"{name} is absent") in html
     read(html)
 
 

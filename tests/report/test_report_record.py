@@ -22,7 +22,7 @@ def test_a_full_folder_has_nothing_absent(run_dir: Path) -> None:
 def test_an_empty_folder_names_all_that_is_absent(tmp_path: Path) -> None:
     record = read_run(tmp_path)
     names = ("config.yaml", "env.json", "results.json", "metrics.jsonl", "selection.json", "skips.jsonl")
-    assert all(f"{name} is absent" in record.absent for name in (*names, "examples/index.json"))
+    assert all(f"{name} is absent" in record.absent for name in (*names, "panels/index.json"))
     assert record.methods == () and record.points == () and record.protocol == "metric protocol not recorded"
 
 

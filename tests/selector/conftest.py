@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from l2l_ray.types import TeacherViews
+from l2l_ray.types import Evidence
 
-Bandit = Callable[..., tuple[TeacherViews, Tensor]]
-Views = Callable[..., TeacherViews]
+Bandit = Callable[..., tuple[Evidence, Tensor]]
+Views = Callable[..., Evidence]
 
 
 def _squares(batch: int, grid: int, generator: torch.Generator) -> Tensor:
@@ -26,7 +26,7 @@ def _squares(batch: int, grid: int, generator: torch.Generator) -> Tensor:
 
 def make_bandit(
     batch: int, grid: int = 16, seed: int = 0, prior_right: float = 0.55, unguided_right: float = 0.75, width: int = 8
-) -> tuple[TeacherViews, Tensor]:
+) -> tuple[Evidence, Tensor]:
     """Return views and truth [B, G, G].
 
     The prior boxes the right object in `prior_right` of the samples. The guided prediction is sure of whatever the
@@ -42,7 +42,7 @@ def make_bandit(
         return torch.sigmoid((2 * mask - 1) * logit + torch.randn(mask.shape, generator=generator))
 
     box, seen = pick(truth, other, prior_right), pick(truth, third, unguided_right)
-    views = TeacherViews(
+    evidence = Evidence(
         mask_probs=soften(box, 3.5),
         mask_probs_unguided=soften(seen, 1.5),
         mask_probs_flipped=soften(seen, 1.5),
@@ -53,16 +53,16 @@ def make_bandit(
         has_prior=torch.rand(batch, generator=generator) < 0.9,
         features=torch.randn((batch, width, grid, grid), generator=generator),
     )
-    return views, truth
+    return evidence, truth
 
 
-def make_views(mask_probs: Tensor, width: int = 3, **given: Tensor) -> TeacherViews:
+def make_views(mask_probs: Tensor, width: int = 3, **given: Tensor) -> Evidence:
     """Return views of which only some maps are given; the others repeat `mask_probs`, and there is a prior."""
     batch, grid = mask_probs.shape[0], mask_probs.shape[-1]
     others = ("unguided", "flipped", "perturbed", "previous")
     maps = {f"mask_probs_{name}": given.get(name, mask_probs) for name in others}
     features = given.get("features", torch.zeros((batch, width, grid, grid)))
-    return TeacherViews(
+    return Evidence(
         mask_probs=mask_probs,
         proposal=given.get("proposal", mask_probs),
         prior_score=given.get("prior_score", torch.ones(batch)),
@@ -72,9 +72,9 @@ def make_views(mask_probs: Tensor, width: int = 3, **given: Tensor) -> TeacherVi
     )
 
 
-def take_rows(views: TeacherViews, rows: Sequence[int]) -> TeacherViews:
+def take_rows(evidence: Evidence, rows: Sequence[int]) -> Evidence:
     """Return some samples."""
-    return TeacherViews(**{field.name: getattr(views, field.name)[list(rows)] for field in fields(TeacherViews)})
+    return Evidence(**{field.name: getattr(evidence, field.name)[list(rows)] for field in fields(Evidence)})
 
 
 @pytest.fixture
@@ -90,6 +90,6 @@ def views_of() -> Views:
 
 
 @pytest.fixture
-def rows_of() -> Callable[..., TeacherViews]:
+def rows_of() -> Callable[..., Evidence]:
     """Return the function that picks samples."""
     return take_rows

@@ -7,7 +7,7 @@ import torch
 
 from l2l_ray.config import SelectorConfig
 from l2l_ray.errors import DataError
-from l2l_ray.keys import sample_key
+from l2l_ray.randomness import sample_key
 from l2l_ray.selector.policy import RplePolicy, keyed_noise, sample_actions
 from l2l_ray.selector.rules import make_selector
 from l2l_ray.selector.state import label_candidates
@@ -28,28 +28,28 @@ def make_policy(seed: int = 0, width: int = 8, **fields) -> RplePolicy:
 
 @pytest.mark.parametrize("threshold", [0.7, 0.9])
 def test_a_fresh_policy_is_the_fixed_threshold_rule(bandit, threshold):
-    views, _ = bandit(8, seed=1)
+    evidence, _ = bandit(8, seed=1)
     policy = RplePolicy(SelectorConfig(threshold=threshold), 8)
     rule = make_selector(SelectorConfig(name="fixed_threshold", threshold=threshold), 8)
-    mine, theirs = policy.select(views, KEYS[:8]), rule.select(views, KEYS[:8])
+    mine, theirs = policy.select(evidence, KEYS[:8]), rule.select(evidence, KEYS[:8])
     assert torch.equal(mine.action, theirs.action)
     assert torch.equal(mine.pixel_weight, theirs.pixel_weight)
 
 
 def test_a_fresh_policy_explores(bandit):
-    views, _ = bandit(8, seed=1)
-    probs = RplePolicy(SelectorConfig(), 8).distribution(views).log_probs().exp()
+    evidence, _ = bandit(8, seed=1)
+    probs = RplePolicy(SelectorConfig(), 8).distribution(evidence).log_probs().exp()
     assert probs[:, Action.TEACHER].min() > 0.1 and probs[:, Action.TEACHER].max() < 0.9
 
 
 def test_prior_is_impossible_where_it_adds_nothing(bandit):
-    views, _ = bandit(8, seed=2)
-    views = replace(views, proposal=torch.rand(8, 16, 16), has_prior=torch.arange(8) < 4)
-    probs = make_policy().distribution(views).log_probs().exp()[:, Action.PRIOR]
-    differs = label_candidates(views).differs
+    evidence, _ = bandit(8, seed=2)
+    evidence = replace(evidence, proposal=torch.rand(8, 16, 16), has_prior=torch.arange(8) < 4)
+    probs = make_policy().distribution(evidence).log_probs().exp()[:, Action.PRIOR]
+    differs = label_candidates(evidence).differs
     assert (probs[~differs] == 0).all() and (probs[differs] > 0).all()
     assert (probs[4:] == 0).all()
-    sampled = make_policy(label_temperature=5.0).select(views, KEYS[:8])
+    sampled = make_policy(label_temperature=5.0).select(evidence, KEYS[:8])
     assert not (sampled.action[~differs] == Action.PRIOR).any()
 
 
@@ -60,43 +60,43 @@ def test_sampling_is_the_inverse_cdf():
 
 
 def test_samples_follow_the_distribution(bandit, rows_of):
-    views, _ = bandit(1, grid=8, seed=3)
+    evidence, _ = bandit(1, grid=8, seed=3)
     policy = make_policy(label_temperature=1.0, gate=False)
-    probs = policy.distribution(views).log_probs().exp()
+    probs = policy.distribution(evidence).log_probs().exp()
     keys = [sample_key(1, number) for number in range(600)]
-    actions = policy.select(rows_of(views, [0] * 600), keys).action
+    actions = policy.select(rows_of(evidence, [0] * 600), keys).action
     share = torch.stack([(actions == member).float().mean(0) for member in Action])
     assert (share - probs[0]).abs().max() < 0.1  # five standard errors of 600 draws
 
 
 def test_a_sample_does_not_depend_on_its_batch(bandit, rows_of):
-    views, _ = bandit(6, seed=4)
+    evidence, _ = bandit(6, seed=4)
     policy = make_policy(label_temperature=1.0)
-    whole = policy.select(views, KEYS[:6])
-    part = policy.select(rows_of(views, [5, 2]), [KEYS[5], KEYS[2]])
+    whole = policy.select(evidence, KEYS[:6])
+    part = policy.select(rows_of(evidence, [5, 2]), [KEYS[5], KEYS[2]])
     assert torch.equal(whole.action[[5, 2]], part.action)
     assert torch.allclose(whole.gate[[5, 2]], part.gate, atol=1e-6)
-    other = policy.select(rows_of(views, [5, 2]), [KEYS[7], KEYS[8]])
+    other = policy.select(rows_of(evidence, [5, 2]), [KEYS[7], KEYS[8]])
     assert not torch.equal(part.action, other.action)
 
 
 def test_greedy_labels_ignore_the_keys(bandit):
-    views, _ = bandit(4, seed=5)
+    evidence, _ = bandit(4, seed=5)
     policy = make_policy()
-    assert torch.equal(policy.select(views, KEYS[:4]).action, policy.select(views, KEYS[4:8]).action)
+    assert torch.equal(policy.select(evidence, KEYS[:4]).action, policy.select(evidence, KEYS[4:8]).action)
 
 
 def test_a_shut_gate_drops_the_sample_and_stays_visible(bandit):
-    views, _ = bandit(4, seed=6)
+    evidence, _ = bandit(4, seed=6)
     policy = RplePolicy(SelectorConfig(), 8)
     torch.nn.init.constant_(policy.gate_head.bias, -1.0)
-    selection = policy.select(views, KEYS[:4])
+    selection = policy.select(evidence, KEYS[:4])
     assert (selection.action == Action.IGNORE).all() and (selection.pixel_weight == 0).all()
     assert selection.gate.tolist() == pytest.approx([0.268941] * 4, abs=1e-5)
     assert (selection.confidence == 0).all()
     ungated = RplePolicy(SelectorConfig(gate=False), 8)
     torch.nn.init.constant_(ungated.gate_head.bias, -1.0)
-    selection = ungated.select(views, KEYS[:4])
+    selection = ungated.select(evidence, KEYS[:4])
     assert (selection.gate == 1).all() and (selection.action != Action.IGNORE).any()
 
 
@@ -112,45 +112,45 @@ def test_confidence_and_log_prob_by_hand(views_of):
 
 
 def test_targets_are_the_labels_of_the_actions(bandit):
-    views, _ = bandit(8, seed=7)
-    views = replace(views, proposal=torch.rand(8, 16, 16))
-    selection = make_policy(label_temperature=3.0).select(views, KEYS[:8])
+    evidence, _ = bandit(8, seed=7)
+    evidence = replace(evidence, proposal=torch.rand(8, 16, 16))
+    selection = make_policy(label_temperature=3.0).select(evidence, KEYS[:8])
     teacher, prior = selection.action == Action.TEACHER, selection.action == Action.PRIOR
     assert prior.any() and teacher.any()
-    assert torch.equal(selection.target[teacher], (views.mask_probs > 0.5)[teacher])
-    assert torch.equal(selection.target[prior], (views.proposal > 0.5)[prior])
+    assert torch.equal(selection.target[teacher], (evidence.mask_probs > 0.5)[teacher])
+    assert torch.equal(selection.target[prior], (evidence.proposal > 0.5)[prior])
     assert torch.equal(selection.pixel_weight > 0, teacher | prior)
 
 
 @pytest.mark.parametrize(("grid", "num_features"), [(7, 4), (33, 0), (16, 1)])
 def test_any_grid_and_feature_count(bandit, grid, num_features):
-    views, _ = bandit(2, grid=grid, seed=8)
-    output = make_policy(num_features=num_features).distribution(views)
+    evidence, _ = bandit(2, grid=grid, seed=8)
+    output = make_policy(num_features=num_features).distribution(evidence)
     assert output.action_logits.shape == (2, 3, grid, grid)
     assert output.gate_logit.shape == (2,)
 
 
 def test_autocast_changes_nothing(bandit):
-    views, _ = bandit(2, seed=9)
+    evidence, _ = bandit(2, seed=9)
     policy = make_policy()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = policy.distribution(views)
-    assert torch.equal(inside.action_logits, policy.distribution(views).action_logits)
+        inside = policy.distribution(evidence)
+    assert torch.equal(inside.action_logits, policy.distribution(evidence).action_logits)
 
 
 def test_state_dict_round_trip(bandit):
-    views, _ = bandit(3, seed=10)
+    evidence, _ = bandit(3, seed=10)
     policy, other = make_policy(0), make_policy(1)
-    assert not torch.equal(policy.select(views, KEYS[:3]).action, other.select(views, KEYS[:3]).action)
+    assert not torch.equal(policy.select(evidence, KEYS[:3]).action, other.select(evidence, KEYS[:3]).action)
     other.load_state_dict(policy.state_dict())
-    assert torch.equal(policy.select(views, KEYS[:3]).action, other.select(views, KEYS[:3]).action)
+    assert torch.equal(policy.select(evidence, KEYS[:3]).action, other.select(evidence, KEYS[:3]).action)
 
 
 def test_ranking_follows_the_selection(bandit):
-    views, _ = bandit(4, seed=11)
+    evidence, _ = bandit(4, seed=11)
     policy = make_policy(gate=False)
-    score, label = policy.ranking(views)
-    selection = policy.select(views, KEYS[:4])
+    score, label = policy.ranking(evidence)
+    selection = policy.select(evidence, KEYS[:4])
     accepted = selection.action != Action.IGNORE
     assert score.min() >= 0 and score.max() <= 1
     assert torch.equal(label[accepted], selection.target[accepted])
@@ -163,6 +163,6 @@ def test_noise_is_keyed():
 
 
 def test_keys_must_match_the_batch(bandit):
-    views, _ = bandit(2)
+    evidence, _ = bandit(2)
     with pytest.raises(DataError, match="one key per sample, got 1 keys for 2 samples"):
-        make_policy().select(views, [1])
+        make_policy().select(evidence, [1])

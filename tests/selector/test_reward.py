@@ -69,11 +69,11 @@ def test_agreement_by_hand(target, proposal, unguided, expected):
 
 def test_consistency_by_hand(views_of):
     probs = torch.ones(1, 1, 1)
-    views = views_of(probs, unguided=probs, flipped=0.5 * probs, perturbed=0 * probs)
-    assert consistency(torch.tensor([[[T]]]), views).item() == pytest.approx(0.0)
-    views = views_of(0 * probs, unguided=probs, flipped=probs, perturbed=probs)
-    assert consistency(torch.tensor([[[T]]]), views).item() == pytest.approx(1.0)
-    assert consistency(torch.tensor([[[F]]]), views).item() == pytest.approx(-1.0)
+    evidence = views_of(probs, unguided=probs, flipped=0.5 * probs, perturbed=0 * probs)
+    assert consistency(torch.tensor([[[T]]]), evidence).item() == pytest.approx(0.0)
+    evidence = views_of(0 * probs, unguided=probs, flipped=probs, perturbed=probs)
+    assert consistency(torch.tensor([[[T]]]), evidence).item() == pytest.approx(1.0)
+    assert consistency(torch.tensor([[[F]]]), evidence).item() == pytest.approx(-1.0)
 
 
 def test_accepting_background_alone_does_not_satisfy_coverage():
@@ -142,10 +142,10 @@ def test_utility_is_bounded_and_keeps_the_sign():
 
 
 def test_total_is_the_sum_of_its_terms(bandit):
-    views, truth = bandit(6, seed=5)
+    evidence, truth = bandit(6, seed=5)
     action = torch.randint(0, 3, (4, 6, 16, 16), generator=torch.Generator().manual_seed(0))
-    projected = project_gradient(views.features, torch.randn(9))
-    terms = total_reward(action, views, truth > 0.5, projected, SelectorConfig())
+    projected = project_gradient(evidence.features, torch.randn(9))
+    terms = total_reward(action, evidence, truth > 0.5, projected, SelectorConfig())
     parts = terms.correctness + terms.agreement + terms.consistency + terms.coverage + terms.utility
     assert torch.allclose(terms.total.mean(0), parts, atol=1e-4)
 
@@ -177,21 +177,21 @@ def test_worth_of_a_label_by_hand(views_of):
 
 
 def test_truth_never_leaves_the_labeled_rows(bandit):
-    views, truth = bandit(4, seed=6)
+    evidence, truth = bandit(4, seed=6)
     action = torch.ones(2, 4, 16, 16, dtype=torch.long)
-    terms = total_reward(action, views, truth[:2] > 0.5, None, SelectorConfig())
+    terms = total_reward(action, evidence, truth[:2] > 0.5, None, SelectorConfig())
     assert (terms.correctness[2:] == 0).all()
     assert (terms.correctness[:2] != 0).any()
-    other = total_reward(action, views, torch.zeros(2, 16, 16, dtype=torch.bool), None, SelectorConfig())
+    other = total_reward(action, evidence, torch.zeros(2, 16, 16, dtype=torch.bool), None, SelectorConfig())
     assert torch.equal(terms.total[:, 2:], other.total[:, 2:])
     assert terms.worth.shape == terms.used.shape == (2, 2)
 
 
 def test_oracle_beats_accepting_all_beats_accepting_wrong(bandit):
-    views, truth = bandit(32, seed=7)
-    right = (views.mask_probs > 0.5) == (truth > 0.5)
+    evidence, truth = bandit(32, seed=7)
+    right = (evidence.mask_probs > 0.5) == (truth > 0.5)
     maps = [torch.where(right, Action.TEACHER, Action.IGNORE), torch.full_like(right, 1, dtype=torch.long)]
     maps.append(torch.where(right, Action.IGNORE, Action.TEACHER))
-    terms = total_reward(torch.stack(maps), views, truth > 0.5, None, SelectorConfig())
+    terms = total_reward(torch.stack(maps), evidence, truth > 0.5, None, SelectorConfig())
     oracle, accept_all, wrong = terms.total.mean((1, 2, 3)).tolist()
     assert oracle > accept_all > wrong

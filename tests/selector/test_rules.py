@@ -13,9 +13,9 @@ RULES = ("supervised", "accept_all", "fixed_threshold", "pwa", "matching", "agre
 ALL = ("l2l", *RULES, "logistic")
 
 
-def select(name, views, **fields):
-    selector = make_selector(SelectorConfig(name=name, **fields), views.features.shape[1])
-    return selector.select(views, list(range(len(views.mask_probs))))
+def select(name, evidence, **fields):
+    selector = make_selector(SelectorConfig(name=name, **fields), evidence.features.shape[1])
+    return selector.select(evidence, list(range(len(evidence.mask_probs))))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -25,46 +25,46 @@ class TestContract:
         assert isinstance(selector, Selector) and selector.name == name
 
     def test_selection_is_consistent(self, name, bandit):
-        views, _ = bandit(5, seed=1)
-        selection = select(name, views)
+        evidence, _ = bandit(5, seed=1)
+        selection = select(name, evidence)
         assert selection.action.shape == selection.target.shape == selection.pixel_weight.shape == (5, 16, 16)
         assert selection.action.dtype == torch.int8 and selection.target.dtype == torch.bool
         for values in (selection.pixel_weight, selection.gate, selection.confidence):
             assert values.dtype == torch.float32 and values.min() >= 0 and values.max() <= 1
         assert (selection.pixel_weight[selection.action == Action.IGNORE] == 0).all()
         teacher, prior = selection.action == Action.TEACHER, selection.action == Action.PRIOR
-        assert torch.equal(selection.target[teacher], (views.mask_probs > 0.5)[teacher])
-        assert torch.equal(selection.target[prior], (views.proposal > 0.5)[prior])
+        assert torch.equal(selection.target[teacher], (evidence.mask_probs > 0.5)[teacher])
+        assert torch.equal(selection.target[prior], (evidence.proposal > 0.5)[prior])
         assert not selection.pixel_weight.requires_grad
 
     def test_rows_are_independent(self, name, bandit, rows_of):
-        views, _ = bandit(5, seed=2)
-        whole, part = select(name, views), select(name, rows_of(views, [4, 1]))
+        evidence, _ = bandit(5, seed=2)
+        whole, part = select(name, evidence), select(name, rows_of(evidence, [4, 1]))
         assert torch.equal(whole.action[[4, 1]], part.action)
         assert torch.allclose(whole.confidence[[4, 1]], part.confidence, atol=1e-6)
 
     def test_ranking_is_bounded(self, name, bandit):
-        views, _ = bandit(3, seed=3)
-        score, label = make_selector(SelectorConfig(name=name), 8).ranking(views)
+        evidence, _ = bandit(3, seed=3)
+        score, label = make_selector(SelectorConfig(name=name), 8).ranking(evidence)
         assert score.shape == label.shape == (3, 16, 16) and label.dtype == torch.bool
         assert score.min() >= 0 and score.max() <= 1
 
     def test_keys_are_checked(self, name, bandit):
-        views, _ = bandit(2)
+        evidence, _ = bandit(2)
         with pytest.raises(DataError, match="one key per sample"):
-            make_selector(SelectorConfig(name=name), 8).select(views, [1, 2, 3])
+            make_selector(SelectorConfig(name=name), 8).select(evidence, [1, 2, 3])
 
     def test_an_unneeded_view_is_not_read(self, name, bandit):
         selector = make_selector(SelectorConfig(name=name), 8)
-        if selector.needs_views:
+        if selector.needs_full_evidence:
             return
-        views, _ = bandit(4, seed=4)
-        other = type(views)(**{
-            **vars(views),
+        evidence, _ = bandit(4, seed=4)
+        other = type(evidence)(**{
+            **vars(evidence),
             **{f"mask_probs_{v}": torch.rand(4, 16, 16) for v in ("unguided", "flipped", "perturbed", "previous")},
             "features": torch.rand(4, 8, 16, 16),
         })  # fmt: skip
-        assert torch.equal(selector.select(views, range(4)).action, selector.select(other, range(4)).action)
+        assert torch.equal(selector.select(evidence, range(4)).action, selector.select(other, range(4)).action)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -86,8 +86,8 @@ def test_accept_all_takes_every_teacher_label(views_of):
 
 
 def test_fixed_threshold_cuts_on_both_sides(views_of):
-    views = views_of(torch.tensor([[[0.96, 0.94], [0.04, 0.06]]]))
-    assert select("fixed_threshold", views, threshold=0.95).action.tolist() == [[[1, 0], [1, 0]]]
+    evidence = views_of(torch.tensor([[[0.96, 0.94], [0.04, 0.06]]]))
+    assert select("fixed_threshold", evidence, threshold=0.95).action.tolist() == [[[1, 0], [1, 0]]]
 
 
 def test_pwa_weights_are_those_of_semires():
@@ -107,14 +107,14 @@ def test_matching_takes_the_whole_candidate_or_falls_back(views_of):
     near = torch.tensor([[0.9, 0.9], [0.1, 0.1]])  # IoU 2/3
     far = torch.tensor([[0.1, 0.1], [0.9, 0.9]])  # IoU 1/4
     has_prior = torch.tensor([True, True, False, True])
-    views = views_of(guided, proposal=torch.stack((near, far, near, 0 * near)), has_prior=has_prior)
-    selection = select("matching", views, match_iou=0.5)
+    evidence = views_of(guided, proposal=torch.stack((near, far, near, 0 * near)), has_prior=has_prior)
+    selection = select("matching", evidence, match_iou=0.5)
     assert (selection.action[0] == Action.PRIOR).all() and (selection.pixel_weight[0] == 1).all()
     assert selection.target[0].tolist() == [[True, True], [False, False]]
     for row in (1, 2, 3):
         assert (selection.action[row] == Action.TEACHER).all()
         assert torch.allclose(selection.pixel_weight[row], pwa_weight(guided[row]))
-    assert (select("matching", views, match_iou=0.7).action == Action.TEACHER).all()
+    assert (select("matching", evidence, match_iou=0.7).action == Action.TEACHER).all()
 
 
 def test_agreement_by_hand(views_of):
@@ -134,12 +134,12 @@ def test_control_follows_its_probability(views_of):
     control = LogisticControl(SelectorConfig(name="logistic", reward=RewardConfig(wrong_cost=2.0)), 3)
     assert control.accept_prob == pytest.approx(2 / 3)
     guided = torch.tensor([[[0.9, 0.1], [0.9, 0.1]]])
-    views = views_of(guided, proposal=torch.tensor([[[0.9, 0.9], [0.1, 0.1]]]))
-    assert (control.select(views, [0]).action == Action.IGNORE).all()  # undecided
+    evidence = views_of(guided, proposal=torch.tensor([[[0.9, 0.9], [0.1, 0.1]]]))
+    assert (control.select(evidence, [0]).action == Action.IGNORE).all()  # undecided
     torch.nn.init.constant_(control.pixel.bias, 1.0)
-    assert (control.select(views, [0]).action == Action.TEACHER).all()
+    assert (control.select(evidence, [0]).action == Action.TEACHER).all()
     torch.nn.init.constant_(control.pixel.bias, -1.0)
-    selection = control.select(views, [0])  # surely wrong: the prior's label where it is another one
+    selection = control.select(evidence, [0])  # surely wrong: the prior's label where it is another one
     assert selection.action.tolist() == [[[0, 2], [2, 0]]]
     assert selection.confidence.item() == pytest.approx(1 / (1 + 2.718281828**-4), abs=1e-4)
 
@@ -149,18 +149,18 @@ def test_where_a_wrong_cell_costs_little_the_control_still_takes_the_likelier_la
     control = LogisticControl(SelectorConfig(name="logistic", reward=RewardConfig(wrong_cost=0.5)), 3)
     torch.nn.init.constant_(control.pixel.bias, bias)
     guided = torch.tensor([[[0.9, 0.1], [0.1, 0.9]]])
-    views = views_of(guided, proposal=1 - guided)
-    selection = control.select(views, [0])
+    evidence = views_of(guided, proposal=1 - guided)
+    selection = control.select(evidence, [0])
     assert (selection.action == action).all()
-    assert torch.equal(selection.target, control.ranking(views)[1])
+    assert torch.equal(selection.target, control.ranking(evidence)[1])
 
 
 def test_the_control_leaves_out_a_sample_whose_object_is_doubtful(views_of):
     control = LogisticControl(SelectorConfig(name="logistic", reward=RewardConfig(wrong_cost=2.0)), 3)
     torch.nn.init.constant_(control.pixel.weight[:, STATE_CHANNELS.index("guided")], -1.0)  # background is right
-    views = views_of(torch.tensor([[[0.9, 0.01], [0.9, 0.01]], [[0.01, 0.01], [0.01, 0.01]]]))
-    selection = control.select(views, [0, 1])
+    evidence = views_of(torch.tensor([[[0.9, 0.01], [0.9, 0.01]], [[0.01, 0.01], [0.01, 0.01]]]))
+    selection = control.select(evidence, [0, 1])
     assert selection.gate.tolist() == [0, 0]
     torch.nn.init.constant_(control.pixel.weight[:, STATE_CHANNELS.index("guided")], 1.0)  # objects are right
-    selection = control.select(views, [0, 1])
+    selection = control.select(evidence, [0, 1])
     assert selection.gate.tolist() == [1, 0] and selection.action[0].tolist() == [[1, 0], [1, 0]]

@@ -15,7 +15,7 @@ from l2l_ray.selector.state import (
     normalize_features,
     soft_iou,
 )
-from l2l_ray.types import TeacherViews
+from l2l_ray.types import Evidence
 
 
 def channel(state, name):
@@ -55,14 +55,14 @@ def test_boundary_distance_of_full_and_empty_masks(full, expected):
 def test_channels_by_hand(views_of):
     guided = torch.full((1, 4, 4), 0.75)
     guided[0, 0, 0] = 0.25
-    views = views_of(
+    evidence = views_of(
         guided,
         unguided=torch.full((1, 4, 4), 0.25),
         previous=guided - 0.25,
         proposal=torch.full((1, 4, 4), 0.9),
         prior_score=torch.tensor([0.5]),
     )
-    state = build_state(views)
+    state = build_state(evidence)
     assert channel(state, "guided")[0, 1, 1] == pytest.approx(0.5)
     assert channel(state, "prior_shift")[0, 1, 1] == pytest.approx(0.5)
     assert channel(state, "scored_proposal")[0, 1, 1] == pytest.approx(0.4)
@@ -83,15 +83,15 @@ def test_view_variance_reaches_one_when_views_contradict(views_of):
 
 
 def test_everything_is_bounded_float32_and_shaped(bandit):
-    views, _ = bandit(6, seed=3)
-    state = build_state(views)
+    evidence, _ = bandit(6, seed=3)
+    state = build_state(evidence)
     assert state.maps.shape == (6, len(STATE_CHANNELS), 16, 16)
     assert state.summary.shape == (6, len(SUMMARY_CHANNELS))
     assert state.maps.abs().max() <= 1 and state.summary.abs().max() <= 1
-    half = TeacherViews(**{
+    half = Evidence(**{
         field.name: value.bfloat16() if value.is_floating_point() else value
-        for field in fields(TeacherViews)
-        for value in [getattr(views, field.name)]
+        for field in fields(Evidence)
+        for value in [getattr(evidence, field.name)]
     })  # fmt: skip
     assert build_state(half).maps.dtype == torch.float32
 
@@ -104,28 +104,28 @@ def test_extreme_probabilities_stay_finite(views_of, value):
 
 
 def test_absent_prior_leaves_no_trace(bandit):
-    views, _ = bandit(4, seed=1)
-    absent = replace(views, has_prior=torch.zeros(4, dtype=torch.bool))
+    evidence, _ = bandit(4, seed=1)
+    absent = replace(evidence, has_prior=torch.zeros(4, dtype=torch.bool))
     other = replace(absent, proposal=torch.rand(4, 16, 16), prior_score=torch.rand(4))
     first, second = build_state(absent), build_state(other)
     assert torch.equal(first.maps, second.maps) and torch.equal(first.summary, second.summary)
 
 
 def test_a_sample_does_not_see_its_batch(bandit, rows_of):
-    views, _ = bandit(5, seed=2)
-    whole, part = build_state(views), build_state(rows_of(views, [3]))
+    evidence, _ = bandit(5, seed=2)
+    whole, part = build_state(evidence), build_state(rows_of(evidence, [3]))
     assert torch.allclose(whole.maps[3:4], part.maps, atol=1e-6)
     assert torch.allclose(whole.summary[3:4], part.summary, atol=1e-6)
 
 
 def test_mirrored_views_give_mirrored_maps(bandit):
-    views, _ = bandit(3, seed=4)
-    mirrored = TeacherViews(**{
+    evidence, _ = bandit(3, seed=4)
+    mirrored = Evidence(**{
         field.name: value.flip(-1) if value.dim() > 1 else value
-        for field in fields(TeacherViews)
-        for value in [getattr(views, field.name)]
+        for field in fields(Evidence)
+        for value in [getattr(evidence, field.name)]
     })  # fmt: skip
-    assert torch.allclose(build_state(mirrored).maps.flip(-1), build_state(views).maps, atol=1e-6)
+    assert torch.allclose(build_state(mirrored).maps.flip(-1), build_state(evidence).maps, atol=1e-6)
 
 
 def test_candidates_differ_only_where_there_is_a_prior(views_of):

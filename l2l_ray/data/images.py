@@ -1,0 +1,264 @@
+"""From examples to batches: decoded images within a memory bound, grid masks of labeled examples, keyed batch order.
+
+`ImageStore` keeps each image once, as the S x S bytes the segmenter sees, so an epoch decodes nothing that fits the
+bound. Decoding runs in threads (Pillow releases the interpreter lock). What an image is turned into:
+- RGB: palette, grey, 16-bit, CMYK and transparent images are converted; transparency is dropped.
+- The stored orientation: EXIF rotation is *not* applied, because masks and boxes are drawn on the stored pixels.
+- S x S: squashed, not cropped (as LAVT), by Pillow's bilinear filter, which averages when it shrinks.
+
+Batches are a pure function of (seed, stream, step): `batch_indices` walks through keyed permutations, epoch after
+epoch. Every worker computes the global batch and takes every `world`-th item, so the worker count does not change what
+is trained on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from PIL import Image
+from torch import Tensor
+
+from l2l_ray.data.masks import grid_masks
+from l2l_ray.errors import DataError
+from l2l_ray.randomness import keyed_permutation, sample_key
+from l2l_ray.types import Example, LabeledExample, Skip
+
+logger = logging.getLogger(__name__)
+
+AnyExample = TypeVar("AnyExample", bound=Example)
+Pixels = UInt8[np.ndarray, "3 S S"]
+
+
+class ImageStore:
+    """Decodes and keeps images; safe to use from several threads.
+
+    Example: `ImageStore(64, cache_mb=512).get([example.image_path for example in batch])`
+    """
+
+    def __init__(self, image_size: int, cache_mb: int, num_threads: int = 2) -> None:
+        """Set up an empty store.
+
+        Args:
+            image_size: S, side of the squashed images, px.
+            cache_mb: Bound of the decoded bytes kept, MiB; the least recently used images go first.
+            num_threads: Threads that decode.
+        """
+        self.image_size = image_size
+        self._max_bytes = cache_mb * 2**20
+        self._cache: OrderedDict[str, Pixels] = OrderedDict()
+        self._pending: dict[str, Future[Pixels]] = {}
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="images")
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes of the images kept now."""
+        return len(self._cache) * self._image_bytes
+
+    def get(
+        self, paths: Sequence[str], sent_ids: Sequence[int] | None = None, device: torch.device | str | None = None
+    ) -> Float[Tensor, "B 3 S S"]:
+        """Return images in [0, 1], in the order of `paths`.
+
+        Args:
+            paths: Image files; the same one may come several times.
+            sent_ids: One per path, only named in errors.
+            device: Where the batch is wanted; bytes travel, not floats.
+        Raises:
+            DataError: If a file is missing or cannot be decoded; names path and sent_id.
+        """
+        futures = self._start(dict.fromkeys(paths))
+        known: dict[str, Pixels] = {}
+        for i, path in enumerate(paths):
+            if path not in known:
+                try:
+                    known[path] = futures[path].result() if path in futures else self._cached_or_decoded(path)
+                except _UnusableImage as error:
+                    owner = f"sent_id {sent_ids[i]}: " if sent_ids is not None else ""
+                    raise DataError(
+                        f"{owner}{path}: {error.reason}; restore the file, or leave it out with check()"
+                    ) from error
+        batch = torch.from_numpy(np.stack([known[path] for path in paths]))
+        return batch.to(device).float() / 255
+
+    def prefetch(self, paths: Iterable[str]) -> None:
+        """Start decoding in the background what is not kept yet; a later `get` picks it up, and reports any error."""
+        self._start(dict.fromkeys(paths))
+
+    def check(self, examples: Sequence[AnyExample]) -> tuple[list[AnyExample], list[Skip]]:
+        """Return the examples whose image is usable, and a `Skip` for each other one.
+
+        Every image is decoded in full once, which fills the cache as far as it goes. Kinds: `missing_image`,
+        `truncated_image` (there, but not decodable to its end), `size_mismatch` (not the size that the annotations
+        speak of).
+        """
+        paths = list(dict.fromkeys(example.image_path for example in examples))
+        found = dict(zip(paths, self._pool.map(self._probe, paths), strict=True))
+        usable: list[AnyExample] = []
+        skips: list[Skip] = []
+        for example in examples:
+            size = found[example.image_path]
+            if isinstance(size, _UnusableImage):
+                skips.append(Skip(size.kind, example.sent_id, example.image_path, size.reason))
+            elif size != (example.width_px, example.height_px):
+                reason = f"file is {size[0]} x {size[1]} px, annotations say {example.width_px} x {example.height_px}"
+                skips.append(Skip("size_mismatch", example.sent_id, example.image_path, reason))
+            else:
+                usable.append(example)
+        if skips:
+            logger.warning("%d of %d examples have no usable image", len(skips), len(examples))
+        return usable, skips
+
+    def close(self) -> None:
+        """Stop the threads; the store cannot decode any more."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _start(self, paths: Iterable[str]) -> dict[str, Future[Pixels]]:
+        """Make sure each path is kept or being decoded; return the futures of the latter."""
+        futures = {}
+        with self._lock:
+            for path in paths:
+                if path in self._cache:
+                    self._cache.move_to_end(path)
+                    continue
+                if path not in self._pending:
+                    self._pending[path] = self._pool.submit(self._decode_and_keep, path)
+                futures[path] = self._pending[path]
+        return futures
+
+    def _decode_and_keep(self, path: str) -> Pixels:
+        try:
+            pixels, _ = _decode(path, self.image_size)
+            self._keep(path, pixels, evict=True)
+            return pixels
+        finally:
+            with self._lock:
+                self._pending.pop(path, None)
+
+    def _cached_or_decoded(self, path: str) -> Pixels:
+        with self._lock:
+            pixels = self._cache.get(path)
+        # Another thread may have pushed it out since `_start` saw it.
+        return _decode(path, self.image_size)[0] if pixels is None else pixels
+
+    def _probe(self, path: str) -> tuple[int, int] | _UnusableImage:
+        try:
+            pixels, size = _decode(path, self.image_size)
+        except _UnusableImage as error:
+            return error
+        # Without eviction: with a small bound, the first images are as good to keep as the last.
+        self._keep(path, pixels, evict=False)
+        return size
+
+    def _keep(self, path: str, pixels: Pixels, evict: bool) -> None:
+        with self._lock:
+            room = self._max_bytes // self._image_bytes
+            if path in self._cache or room < 1 or (len(self._cache) >= room and not evict):
+                return
+            while len(self._cache) >= room:
+                self._cache.popitem(last=False)
+            self._cache[path] = pixels
+
+    @property
+    def _image_bytes(self) -> int:
+        return 3 * self.image_size**2
+
+
+class _UnusableImage(Exception):
+    """Why an image cannot be used; becomes a `DataError` or a `Skip`."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(kind, reason)
+        self.kind, self.reason = kind, reason
+
+
+def _decode(path: str, image_size: int) -> tuple[Pixels, tuple[int, int]]:
+    """Return the squashed RGB bytes and the stored (width, height)."""
+    try:
+        with Image.open(path) as image:
+            size = image.size
+            square = _to_rgb(image).resize((image_size, image_size), Image.Resampling.BILINEAR)
+    except FileNotFoundError as error:
+        raise _UnusableImage("missing_image", "image file not found") from error
+    # Pillow's decoders raise SyntaxError, ValueError and others on damaged data, besides OSError.
+    except Exception as error:
+        raise _UnusableImage("truncated_image", f"cannot be decoded: {type(error).__name__}: {error}") from error
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1)), size
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # 16 bits per pixel; Pillow's own conversion would clip instead of scale.
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+class LabeledSet:
+    """Labeled examples with their masks as coverage on the grid.
+
+    The masks of all sentences of a ref are stored once. Example: `examples, masks =
+    labeled.take(batch_indices(len(labeled), 16, 0, "labeled", 5))`
+    """
+
+    def __init__(self, examples: Sequence[LabeledExample], grid: int) -> None:
+        """Compute the grid masks.
+
+        Args:
+            examples: Labeled examples, in an order that must be the same on every worker.
+            grid: G, cells per side.
+        """
+        self.examples = list(examples)
+        self.grid = grid
+        rows = {(*e.mask_rle["size"], e.mask_rle["counts"]): e.mask_rle for e in self.examples}
+        row_of = {key: row for row, key in enumerate(rows)}
+        self._masks = torch.from_numpy(grid_masks(list(rows.values()), grid))
+        self._rows = [row_of[*e.mask_rle["size"], e.mask_rle["counts"]] for e in self.examples]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def masks(self) -> Float[Tensor, "N G G"]:
+        """Coverage in [0, 1] of every example's mask; made anew at each call."""
+        return self._masks[self._rows]
+
+    def take(self, indices: Sequence[int]) -> tuple[list[LabeledExample], Float[Tensor, "B G G"]]:
+        """Return the examples at these positions and their coverage masks in [0, 1], on the CPU."""
+        return [self.examples[i] for i in indices], self._masks[[self._rows[i] for i in indices]]
+
+
+def batch_indices(num_items: int, batch: int, seed: int, stream: str, step: int) -> list[int]:
+    """Return the global batch of a step: the next `batch` positions of an endless keyed shuffle.
+
+    Each epoch is a new permutation of all items; a batch may span two, and then hold an item twice. A worker takes
+    `indices[rank::world]`.
+
+    Args:
+        num_items: Size of the set, at least 1.
+        batch: Global batch size.
+        seed: Seed of the run.
+        stream: What is drawn, such as "labeled" or "unlabeled"; streams are independent.
+        step: Step from 0.
+    Raises:
+        DataError: If the set is empty.
+    """
+    if num_items < 1:
+        raise DataError(f"cannot draw a batch of {stream!r} from 0 items; check the split and the skipped items")
+    positions = range(step * batch, (step + 1) * batch)
+    return [int(_epoch_order(num_items, seed, stream, at // num_items)[at % num_items]) for at in positions]
+
+
+@lru_cache(maxsize=16)
+def _epoch_order(num_items: int, seed: int, stream: str, epoch: int) -> Int64[np.ndarray, " N"]:
+    return keyed_permutation(sample_key(seed, "epoch", stream, epoch), num_items)

@@ -1,0 +1,249 @@
+"""The `l2l data` commands: own and published data in, what is wrong with it, what is in it, who is labeled, what leaks.
+
+    l2l data import KIND SOURCE ... --root ROOT --dataset NAME [--split-by NAME] [--images FOLDER] [--copy]
+    l2l data check  FOLDER [--split-by NAME] [--decode]
+    l2l data stats  FOLDER [--split-by NAME] [--sheet FILE.png|FILE.html] [--num N]
+    l2l data split  FOLDER OUT.txt (--fraction P | --count N | --all) [--seed N] [--procedure keyed|stratified|semires]
+    l2l data leaks  --train FOLDER[@SPLIT_BY][:SPLITS] --test FOLDER[@SPLIT_BY][:SPLITS] ... [--drop NAME]
+
+FOLDER is `<root>/<dataset>`. KIND is rows (JSONL, CSV, Parquet), folder, coco, grefcoco, jxu124, lmms-lab
+or labelstudio (corrected labels, exported as JSON).
+Exit status: 0 fine, 1 when there are problems or leaks, 2 wrong usage. Each command's --help lists its options.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from l2l_ray.data.layout import Problem, by_kind
+from l2l_ray.errors import DataError
+
+if TYPE_CHECKING:
+    from l2l_ray.datatools.refer_writer import ReferWriter
+
+Say = Callable[[str], None]
+KINDS = ("rows", "folder", "coco", "grefcoco", "jxu124", "lmms-lab", "labelstudio")
+
+
+def data_command(words: Sequence[str], say: Say) -> int:
+    """Run one command.
+
+    Args:
+        words: Words after `l2l data`.
+        say: Takes each line of output.
+    Returns:
+        Exit status.
+    Raises:
+        L2LError: With what failed and what to do.
+    """
+    if not words or words[0] not in COMMANDS:
+        say((__doc__ or "").strip())
+        return 0 if list(words[:1]) in (["-h"], ["--help"]) else 2
+    return COMMANDS[words[0]](words[1:], say)
+
+
+def import_(words: Sequence[str], say: Say) -> int:
+    """Convert data into the REFER layout; bad items are listed and left out."""
+    parser = _parser("import", import_.__doc__)
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("sources", type=Path, nargs="+", help="files, or the folder of kind folder")
+    parser.add_argument("--root", type=Path, required=True, help="data root to write below")
+    parser.add_argument("--dataset", required=True, help="name of the new data set")
+    parser.add_argument(
+        "--split-by", default=None, help="name of its splits (unc and umd for the published ones, else own)"
+    )
+    parser.add_argument(
+        "--images", type=Path, help="folder of the pictures; for rows and labelstudio: that of the file if not given"
+    )
+    parser.add_argument("--masks", type=Path, help="rows: folder of mask files; that of the pictures if not given")
+    parser.add_argument("--instances", type=Path, help="grefcoco: the instances file; beside the refs if not given")
+    parser.add_argument("--captions", type=Path, help="coco: file of expressions by annotation id")
+    parser.add_argument("--split", default="train", help="coco: split of annotations that name none")
+    parser.add_argument("--copy", action="store_true", help="copy pictures; they are linked to otherwise")
+    parser.add_argument("--strict", action="store_true", help="write nothing when any item is bad")
+    given = parser.parse_args(words)
+    from l2l_ray.datatools.refer_writer import ReferWriter
+
+    split_by = given.split_by or _usual_split_by(given.kind, given.dataset)
+    with ReferWriter(given.root, given.dataset, split_by, given.copy) as writer:
+        problems, notices = _convert(given, writer)
+        _list(problems, say)
+        if problems and given.strict:
+            raise DataError(
+                f"{len(problems)} bad items and --strict: nothing is written; correct them, or leave --strict out"
+            )
+        folder = writer.write()
+        num_truths = sum("ann_id" in ref or "ann_ids" in ref for ref in writer.refs)
+        sentences = sum(len(ref["sentences"]) for ref in writer.refs)
+        say(
+            f"wrote {folder}: {len({ref['image_id'] for ref in writer.refs})} images, {len(writer.refs)} refs "
+            f"({num_truths} with truth), {sentences} sentences"
+        )
+    for notice in notices:
+        say(f"notice: {notice}")
+    say(f"use it: --data.root {writer.root} --data.dataset {writer.dataset} --data.split_by {writer.split_by}")
+    return 1 if problems else 0
+
+
+def check(words: Sequence[str], say: Say) -> int:
+    """List everything that is wrong with a data set."""
+    parser = _folder_parser("check", check.__doc__)
+    parser.add_argument("--decode", action="store_true", help="read every picture to its end (minutes for a large set)")
+    given = parser.parse_args(words)
+    from l2l_ray.datatools.check import check as find_problems
+    from l2l_ray.datatools.inventory import take_inventory
+
+    inventory = take_inventory(given.folder, given.split_by)
+    problems = find_problems(inventory, given.decode)
+    _list(problems, say)
+    say(f"{inventory.dataset} ({inventory.split_by}): {len(inventory.items)} refs, {len(problems) or 'no'} problems")
+    return 1 if problems else 0
+
+
+def stats(words: Sequence[str], say: Say) -> int:
+    """Count what a data set holds, and draw a contact sheet of it."""
+    parser = _folder_parser("stats", stats.__doc__)
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="write a contact sheet, .png or .html")
+    parser.add_argument("--split", help="refs of the sheet; all splits if not given")
+    parser.add_argument("--num", type=int, default=24, help="number of refs on the sheet")
+    parser.add_argument("--seed", type=int, default=0, help="which refs")
+    given = parser.parse_args(words)
+    from l2l_ray.datatools.inventory import take_inventory
+    from l2l_ray.datatools.sheet import pick, write_sheet
+    from l2l_ray.datatools.stats import statistics
+
+    inventory = take_inventory(given.folder, given.split_by)
+    for line in statistics(inventory):
+        say(line)
+    if given.sheet:
+        items = inventory.items if given.split is None else inventory.of([given.split])
+        write_sheet(given.sheet, inventory, pick(items, given.num, given.seed))
+        say(f"sheet: {given.sheet}")
+    return 0
+
+
+def split(words: Sequence[str], say: Say) -> int:
+    """Choose the labeled train images and write their ids to a file."""
+    parser = _folder_parser("split", split.__doc__)
+    parser.add_argument("out", type=Path, help="file to write; give it to a run by --data.split_file")
+    amount = parser.add_mutually_exclusive_group(required=True)
+    amount.add_argument("--fraction", type=float, help="share of the train images, in (0, 1]")
+    amount.add_argument("--count", type=int, help="number of images")
+    amount.add_argument("--all", action="store_true", help="every image whose refs all have truth")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--procedure", default="keyed", help="keyed, stratified or semires")
+    parser.add_argument("--strata", default="category", help="stratified: category; refs; category,refs")
+    given = parser.parse_args(words)
+    from l2l_ray.data.refer import ReferDataset
+    from l2l_ray.data.split_files import plain_fraction, write_split
+    from l2l_ray.datatools.choose_labeled import choose_labeled
+    from l2l_ray.datatools.inventory import take_inventory
+
+    inventory = take_inventory(given.folder, given.split_by)
+    wanted = given.count if given.fraction is None else given.fraction
+    labeled = choose_labeled(inventory, wanted, given.seed, given.procedure, given.strata)
+    digest = ReferDataset.open(inventory.folder.parent, inventory.dataset, inventory.split_by).digest
+    procedure = f"stratified by {given.strata}" if given.procedure == "stratified" else given.procedure
+    num_train = len(inventory.image_ids("train"))
+    data_set = (inventory.dataset, inventory.split_by, digest)
+    write_split(given.out, labeled, num_train, *data_set, given.seed, procedure)
+    say(f"wrote {given.out}: {len(labeled)} of {num_train} train images are labeled")
+    say(f"use it: --data.split_file {given.out} --data.labeled_frac {plain_fraction(len(labeled), num_train)}")
+    return 0
+
+
+def leaks(words: Sequence[str], say: Say) -> int:
+    """Name the test images that a training set contains."""
+    parser = _parser("leaks", leaks.__doc__)
+    parser.add_argument(
+        "--train", required=True, metavar="FOLDER[@SPLIT_BY][:SPLITS]", help="splits: train if not given"
+    )
+    parser.add_argument(
+        "--test",
+        nargs="+",
+        required=True,
+        metavar="FOLDER[@SPLIT_BY][:SPLITS]",
+        help="splits: all but train if not given",
+    )
+    parser.add_argument("--bits", type=int, default=None, help="most bits of 128 in which look-alikes differ")
+    parser.add_argument("--ids-only", action="store_true", help="compare ids and names, open no picture")
+    parser.add_argument("--drop", metavar="NAME", help="write the training set without these images, under this name")
+    given = parser.parse_args(words)
+    from l2l_ray.datatools.leaks import MAX_DISTANCE, drop_train_images, find_leaks, parse_part, summary
+
+    train, tests = parse_part(given.train, True), [parse_part(word, False) for word in given.test]
+    bits = None if given.ids_only else MAX_DISTANCE if given.bits is None else given.bits
+    found, problems = find_leaks(train, tests, bits)
+    for leak in found:
+        say(str(leak))
+    _list(problems, say)
+    for line in summary(train, tests, found):
+        say(line)
+    if given.drop:
+        folder, num = drop_train_images(train, found, given.drop)
+        say(f"wrote {folder} without {num} train images")
+    return 1 if found or problems else 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str], Say], int]] = {
+    "import": import_,
+    "check": check,
+    "stats": stats,
+    "split": split,
+    "leaks": leaks,
+}
+
+
+def _convert(given: argparse.Namespace, writer: ReferWriter) -> tuple[list[Problem], list[str]]:
+    """Hand the sources to the importer of their kind."""
+    from l2l_ray.datatools.import_coco import import_coco, import_grefcoco
+    from l2l_ray.datatools.import_hub import import_jxu124, import_lmms
+    from l2l_ray.datatools.import_rows import folder_rows, import_rows, read_rows
+    from l2l_ray.datatools.label_studio import read_label_studio
+
+    first: Path = given.sources[0]
+    if given.kind == "jxu124":
+        return import_jxu124(given.sources, given.images, writer), []
+    if given.kind == "lmms-lab":
+        return import_lmms(given.sources, writer)
+    if len(given.sources) > 1:
+        raise DataError(f"kind {given.kind} takes one source, got {len(given.sources)}; import them one by one")
+    if given.kind == "grefcoco":
+        return import_grefcoco(first, given.instances or first.parent / "instances.json", given.images, writer), []
+    if given.kind == "coco":
+        return import_coco(first, given.captions, given.images, given.split, writer), []
+    images = given.images or (first if given.kind == "folder" else first.parent)
+    if given.kind == "folder":
+        rows = folder_rows(first)
+    elif given.kind == "labelstudio":
+        rows = iter(read_label_studio(first))
+    else:
+        rows = read_rows(first)
+    return import_rows(rows, images, given.masks or images, writer), []
+
+
+def _usual_split_by(kind: str, dataset: str) -> str:
+    if kind in ("grefcoco", "jxu124"):
+        return "umd" if dataset == "refcocog" else "unc"
+    return "lmms" if kind == "lmms-lab" else "own"
+
+
+def _list(problems: Sequence[Problem], say: Say) -> None:
+    for problem in problems:
+        say(str(problem))
+    if problems:
+        say(f"{len(problems)} problems: {by_kind(problems)}")
+
+
+def _parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"l2l data {name}", description=doc)
+
+
+def _folder_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+    parser = _parser(name, doc)
+    parser.add_argument("folder", type=Path, help="<root>/<dataset>")
+    parser.add_argument("--split-by", help="which refs(<split_by>).p; not needed where there is one")
+    return parser

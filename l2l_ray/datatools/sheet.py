@@ -1,0 +1,133 @@
+"""A contact sheet of a data set: pictures with the outlined masks and the expressions, as one PNG or one HTML file.
+
+The HTML file holds its pictures and needs no network. Pictures that cannot be shown are shown as the reason why.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from l2l_ray.data.layout import BadValue
+from l2l_ray.data.masks import decode
+from l2l_ray.datatools.inventory import Inventory, Item
+from l2l_ray.errors import DataError
+from l2l_ray.randomness import sample_key
+
+_TILE_PX, _TEXT_PX, _COLUMNS, _PAD = 224, 52, 4, 8
+_MASK_RGB, _BOX_RGB = (255, 45, 149), (255, 196, 0)
+_INK, _PAPER, _GRAY = (28, 34, 48), (255, 255, 255), (226, 228, 233)
+
+
+def pick(items: Sequence[Item], num: int, seed: int) -> list[Item]:
+    """Return `num` refs, chosen by `seed`, in the order of the data set."""
+    chosen = sorted(items, key=lambda item: (sample_key(seed, "sheet", item.ref_id), item.ref_id))[:num]
+    ids = {item.ref_id for item in chosen}
+    return [item for item in items if item.ref_id in ids]
+
+
+def write_sheet(path: Path, inventory: Inventory, items: Sequence[Item]) -> None:
+    """Write the sheet; the ending of `path` says which kind.
+
+    Raises:
+        DataError: If the ending is neither .png nor .html, or there is nothing to show.
+    """
+    if path.suffix.lower() not in (".png", ".html"):
+        raise DataError(f"a sheet is a .png or .html file, got {path}; change the ending")
+    if not items:
+        raise DataError(f"{inventory.folder} has no refs to show; choose another split")
+    tiles = [tile(inventory, item) for item in items]
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() == ".html":
+        partial.write_text(_page(inventory, items, tiles), encoding="utf-8")
+    else:
+        _sheet(items, tiles).save(partial, "PNG")
+    os.replace(partial, path)
+
+
+def tile(inventory: Inventory, item: Item) -> Image.Image:
+    """Return a ref's picture with its masks (or boxes) drawn in, at most 224 px on its longer side."""
+    try:
+        if item.image_id not in inventory.pictures:
+            raise BadValue("missing image row", item.image_id, "a row in the image table", "add it")
+        with Image.open(inventory.path(item.image_id)) as picture:
+            base = picture.convert("RGB")
+    except Exception as error:  # Pillow raises its own errors and SyntaxError, too, on damaged pictures
+        return _reason(f"no picture: {error}")
+    width, height = base.size
+    base.thumbnail((_TILE_PX, _TILE_PX), Image.Resampling.LANCZOS)
+    try:
+        for rle in inventory.masks(item) if item.ann_ids else ():
+            mask = Image.fromarray(decode(rle).astype(np.uint8) * 255).resize(base.size, Image.Resampling.BILINEAR)
+            base = _outlined(base, np.asarray(mask) >= 128)
+    except BadValue:
+        draw = ImageDraw.Draw(base)
+        for ann_id in item.ann_ids or ():
+            if box := inventory.box(ann_id):
+                x, y = box[0] * base.width / width, box[1] * base.height / height
+                right, bottom = x + abs(box[2]) * base.width / width, y + abs(box[3]) * base.height / height
+                draw.rectangle((x, y, right, bottom), outline=_BOX_RGB, width=2)
+    return base
+
+
+def _outlined(base: Image.Image, inside: np.ndarray) -> Image.Image:
+    padded = np.pad(inside, 1)
+    core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    pixels = np.array(base)
+    pixels[inside] = (0.65 * pixels[inside] + 0.35 * np.array(_MASK_RGB)).astype(np.uint8)
+    pixels[inside & ~core] = _MASK_RGB
+    return Image.fromarray(pixels)
+
+
+def _reason(text: str) -> Image.Image:
+    blank = Image.new("RGB", (_TILE_PX, _TILE_PX), _GRAY)
+    ImageDraw.Draw(blank).text((8, 8), "\n".join(textwrap.wrap(_printable(text), 30)[:10]), fill=_INK, font=_font(12))
+    return blank
+
+
+def _sheet(items: Sequence[Item], tiles: Sequence[Image.Image]) -> Image.Image:
+    rows = -(-len(tiles) // _COLUMNS)
+    step_x, step_y = _TILE_PX + _PAD, _TILE_PX + _TEXT_PX + _PAD
+    sheet = Image.new("RGB", (_COLUMNS * step_x + _PAD, rows * step_y + _PAD), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for number, (item, picture) in enumerate(zip(items, tiles, strict=True)):
+        left, top = _PAD + number % _COLUMNS * step_x, _PAD + number // _COLUMNS * step_y
+        sheet.paste(picture, (left, top))
+        text = f"[{item.split} {item.ref_id}] " + " / ".join(text for _, text in item.sentences)
+        lines = textwrap.wrap(_printable(text), 34, max_lines=3, placeholder=" ...")
+        draw.text((left, top + picture.height + 2), "\n".join(lines), fill=_INK, font=_font(12))
+    return sheet
+
+
+def _page(inventory: Inventory, items: Sequence[Item], tiles: Sequence[Image.Image]) -> str:
+    title = html.escape(f"{inventory.dataset} ({inventory.split_by}): {len(items)} of {len(inventory.items)} refs")
+    parts = [
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        "<style>body{font:14px sans-serif}"
+        f"figure{{display:inline-block;width:{_TILE_PX}px;margin:8px;vertical-align:top}}</style><h1>{title}</h1>"
+    ]
+    for item, picture in zip(items, tiles, strict=True):
+        content = io.BytesIO()
+        picture.save(content, "JPEG", quality=85)
+        source = "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
+        sentences = " / ".join(text for _, text in item.sentences)
+        caption = html.escape(f"{item.split} {item.ref_id}: {sentences}")
+        parts.append(f'<figure><img alt="" src="{source}"><figcaption>{caption}</figcaption></figure>')
+    return "\n".join([*parts, "</html>\n"]).encode("utf-8", "replace").decode()
+
+
+def _printable(text: str) -> str:
+    return text.encode("latin-1", "replace").decode("latin-1")  # Pillow's own font has no other letters
+
+
+def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size_px)

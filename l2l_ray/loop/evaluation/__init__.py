@@ -1,0 +1,1 @@
+"""From predictions to figures: evaluation, breakdowns, hidden truth, panels, exports."""

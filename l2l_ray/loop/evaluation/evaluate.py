@@ -1,0 +1,257 @@
+"""From evaluation parts to the run's figures: summaries per split, the selector's quality, the final table.
+
+Every number carries its protocol (`data.protocols`): by default masks at native image size, every sentence, mean_iou
+per sentence. The version of a row is chosen on val alone and the tests are read once, for that version. Files of older
+runs, which counted fewer things per sentence, are read as far as they go.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from l2l_ray.config import RunConfig
+from l2l_ray.data.protocols import NATIVE, Protocol, protocol_named
+from l2l_ray.errors import FREE_SPACE, DataError
+from l2l_ray.loop.evaluation.breakdown import breakdown
+from l2l_ray.loop.evaluation.hidden_truth import pseudo_label_quality
+from l2l_ray.loop.evaluation.panels import write_panels
+from l2l_ray.loop.inference.engine import EvalPart, InferenceEngine
+from l2l_ray.loop.inference.quality import Quality
+from l2l_ray.loop.state.plan import PRIOR_ONLY, VAL, EvalItem, Plan
+from l2l_ray.loop.state.run_folder import RunFolder, version_name
+from l2l_ray.metrics import IouMeter, compare
+from l2l_ray.report.page import write_report
+
+logger = logging.getLogger(__name__)
+
+Group = tuple[str, int, str]
+LABELS = {
+    PRIOR_ONLY: "prior only (zero-shot)",
+    "supervised": "supervised, with guidance",
+    "accept_all": "accept all",
+    "fixed_threshold": "fixed threshold",
+    "pwa": "SemiRES pixel weights",
+    "matching": "SemiRES matching",
+    "agreement": "prior and teacher agree",
+    "logistic": "logistic control",
+    "l2l": "L2L (RPLE)",
+}
+
+
+class Evaluations:
+    """Per-sentence results of every (method, version, split), complete groups on disk."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._parts: dict[Group, list[EvalPart]] = defaultdict(list)
+
+    def add(self, item: EvalItem, part: EvalPart) -> None:
+        """Keep one part until its group is complete."""
+        self._parts[item.group].append(part)
+
+    def close(self, group: Group) -> dict[str, Any]:
+        """Join a complete group, write it, log it; return its summary.
+
+        Raises:
+            DataError: A file could not be written; the group then does not count as evaluated.
+        """
+        parts = self._parts.pop(group)
+        rows = sorted((row for part in parts for row in part.rows), key=lambda row: row["sent_id"])
+        qualities = [part.quality for part in parts if part.quality is not None]
+        quality = sum(qualities[1:], qualities[0]) if qualities else None
+        frame = pd.DataFrame(rows)
+        summary = meter_of(frame).summary()
+        event: dict[str, Any] = {"event": "evaluation", "method": group[0], "version": group[1], "split": group[2]}
+        event |= {**summary, **({"quality": quality.summary()} if quality else {})}
+        path = self._path(group)
+        try:
+            self._write(path, frame, quality, event)
+        except OSError as error:
+            raise DataError(f"cannot write {path}: {error}; {FREE_SPACE}") from error
+        return summary
+
+    def _write(self, path: Path, frame: pd.DataFrame, quality: Quality | None, event: dict[str, Any]) -> None:
+        """Write the parquet file last: it alone says that a group is complete."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if quality is not None:
+            details = {"summary": quality.summary(), "equal_coverage": quality.at_equal_coverage()}
+            path.with_name(f"{path.stem}-quality.json").write_text(json.dumps(details))
+        temporary = path.with_suffix(".tmp")
+        frame.to_parquet(temporary)
+        self._run.log_event(event)
+        os.replace(temporary, path)
+
+    def closed(self) -> dict[Group, dict[str, Any]]:
+        """Return the summaries of all groups on disk."""
+        groups = {}
+        for path in sorted(self._run.path.glob("evals/*/*.parquet")):
+            method, version = path.parent.name.rsplit("-v", 1)
+            group = (method, int(version), path.stem)
+            groups[group] = self.summary(group)
+        return groups
+
+    def summary(self, group: Group) -> dict[str, Any]:
+        """Return overall_iou, mean_iou, precision_at, num of one complete group."""
+        return self.meter(group).summary()
+
+    def meter(self, group: Group) -> IouMeter:
+        """Return the meter holding a complete group's rows."""
+        return meter_of(self.frame(group))
+
+    def frame(self, group: Group) -> pd.DataFrame:
+        """Return a complete group's rows, one per sentence; columns as in `labeling.EvalPart`."""
+        return pd.read_parquet(self._path(group))
+
+    def joined(self, method: str, version: int, splits: Iterable[str]) -> IouMeter:
+        """Return one meter over several splits; their sentences and images are disjoint."""
+        meter = IouMeter()
+        for split in splits:
+            meter.merge(self.meter((method, version, split)))
+        return meter
+
+    def quality(self, method: str, version: int) -> dict[str, Any] | None:
+        """Return the selector's quality on val, where it was measured."""
+        path = self._path((method, version, VAL)).with_name(f"{VAL}-quality.json")
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def _path(self, group: Group) -> Path:
+        method, version, split = group
+        return self._run.path / "evals" / version_name(method, version) / f"{split}.parquet"
+
+
+def protocol_of(frame: pd.DataFrame) -> Protocol:
+    """Return the protocol that rows of one file were counted under; native where an older file does not say.
+
+    Raises:
+        DataError: The rows were counted under several.
+    """
+    names = frame["protocol"].unique().tolist() if "protocol" in frame else [NATIVE.name]
+    if len(names) != 1:
+        raise DataError(f"rows of one evaluation must be counted under one protocol, got {names}; evaluate them again")
+    return protocol_named(names[0])
+
+
+def meter_of(frame: pd.DataFrame) -> IouMeter:
+    """Return the meter that holds the rows of a per-sentence file."""
+    meter = IouMeter(protocol_of(frame).empty_union_iou)
+    known = [name for name in ("sent_id", "image_id", "intersection", "union", "predicted_px") if name in frame]
+    for row in zip(*(frame[name].tolist() for name in known), strict=True):
+        meter.add(*row)
+    return meter
+
+
+def figures_of(meter: IouMeter, no_target: bool = True) -> dict[str, Any]:
+    """Return a meter's summary with 95 % intervals and, where some sentences refer to nothing, the figures of GRES.
+
+    Those are for native counts: a squashed truth may lose its last pixel, and would then count as no target.
+    """
+    figures = {**meter.summary(), "interval": meter.intervals()}
+    if no_target and meter.has_no_target():
+        figures["no_target"] = {**meter.no_target_summary(), "interval": meter.no_target_intervals()}
+    return figures
+
+
+def label_of(method: str) -> str:
+    """Return the name of a method as tables print it."""
+    name, _, threshold = method.partition("@")
+    return LABELS[name] + (f" {threshold}" if threshold else "")
+
+
+def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluations) -> dict[str, Any]:
+    """Return the final table as data: one row per method, the version chosen on val, all splits."""
+    rows: list[dict[str, Any]] = []
+    parts: list[dict[str, Any]] = []
+    main = run.methods[-1]
+    for method in (PRIOR_ONLY, *run.methods):
+        version = plan.best_version(method)
+        frames = {split: evaluations.frame((method, version, split)) for split in plan.split_sizes}
+        splits = {split: figures_of(meter_of(frame)) for split, frame in frames.items()}
+        parts += [
+            {"method": method, "version": version, "split": split, **part}
+            for split, frame in frames.items()
+            for part in breakdown(frame, meter_of)
+        ]
+        rows.append(
+            {
+                "method": method,
+                "label": label_of(method),
+                "version": version,
+                "steps": 0 if method == PRIOR_ONLY else config.loop.burn_in_steps + version * config.loop.round_steps,
+                "splits": splits,
+            }
+        )
+    return {
+        "protocol": NATIVE.description,
+        "dataset": config.data.dataset,
+        "split_by": config.data.split_by,
+        "mask_rule": config.data.mask_rule,
+        "labeled_frac": config.data.labeled_frac,
+        "seed": config.loop.seed,
+        "steps_of_every_method": config.loop.burn_in_steps + config.loop.rounds * config.loop.round_steps,
+        "chosen_on": VAL if VAL in plan.split_sizes else "last version (no val split)",
+        "missing_splits": [
+            s for s in ("val", "testA", "testB") if s not in plan.split_sizes and "test" not in plan.split_sizes
+        ],
+        "rows": rows,
+        "differences": [
+            {"method": main, "versus": method, "split": "all", **_difference(plan, evaluations, main, method)}
+            for method in (PRIOR_ONLY, *run.methods[:-1])
+            if plan.split_sizes
+        ],
+        "breakdown": parts,
+    }
+
+
+def _difference(plan: Plan, evaluations: Evaluations, method: str, versus: str) -> dict[str, float]:
+    """Return the paired difference of mean_iou over all splits, images resampled, with its 95 % interval."""
+    first, second = (evaluations.joined(name, plan.best_version(name), plan.split_sizes) for name in (method, versus))
+    found = compare(first, second)
+    return {"diff": found.diff, "low": found.low, "high": found.high}
+
+
+def finish(
+    config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluations, labeler: InferenceEngine | None = None
+) -> dict[str, Any]:
+    """Write results.json, selection.json, example panels and the report; mark the run as finished.
+
+    Returns:
+        The content of results.json.
+    Raises:
+        DataError: A file could not be written; `--resume` writes them all again.
+    """
+    table = results(config, run, plan, evaluations)
+    table["hidden_truth"] = pseudo_label_quality(config, run)
+    try:
+        _write_outputs(config, run, plan, evaluations, table, labeler)
+    except OSError as error:
+        raise DataError(f"cannot write {run.path}: {error}; {FREE_SPACE}") from error
+    run.mark_finished()
+    return table
+
+
+def _write_outputs(
+    config: RunConfig,
+    run: RunFolder,
+    plan: Plan,
+    evaluations: Evaluations,
+    table: dict[str, Any],
+    labeler: InferenceEngine | None,
+) -> None:
+    (run.path / "results.json").write_text(json.dumps(table, indent=1))
+    main = run.methods[-1]
+    best = plan.best_version(main)
+    quality = evaluations.quality(main, best)
+    (run.path / "selection.json").write_text(json.dumps({"method": main, "version": best, **(quality or {})}))
+    if plan.split_sizes:
+        split = VAL if VAL in plan.split_sizes else next(iter(plan.split_sizes))
+        worker = labeler or InferenceEngine(config, run.path)
+        write_panels(run, worker, evaluations.meter((main, best, split)), main, best, split)
+    write_report(run.path)

@@ -1,0 +1,212 @@
+"""What a run leaves for other programs: the pseudo-labels it committed, and its chosen version's masks of a split.
+
+Labels and predictions live on the decoder's grid. The mask itself is brought to the image's size as evaluation does it,
+bilinear; the accepted map by nearest cell, because it says what was done with a cell and has nothing in between.
+
+By default only labels that training used are exported (gate on, some object cell accepted); the number left out is
+returned with the rest. Truth is not read here: nothing in this file can tell whether a label is right.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from l2l_ray.config import read_config
+from l2l_ray.data.masks import encode, grid_logits_to_native
+from l2l_ray.datatools.export import ExportedMask, write_export
+from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.loop.inference.engine import InferenceEngine
+from l2l_ray.loop.state.example_files import read_examples
+from l2l_ray.loop.state.ledger import Ledger, num_shards, read_shard
+from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.training.pseudo import is_used
+from l2l_ray.types import Example, PseudoLabel
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+TRAIN_TABLES = ("labeled", "unlabeled")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export came to.
+
+    Example: `Exported(Path("out"), 3712, 88)`
+    """
+
+    path: Path
+    num: int
+    num_left_out: int
+
+
+def export_pseudo_labels(
+    run_dir: Path,
+    kind: str,
+    out: Path,
+    round_index: int | None = None,
+    method: str | None = None,
+    min_confidence: float = 0.0,
+    keep_unused: bool = False,
+    force: bool = False,
+) -> Exported:
+    """Write the committed pseudo-labels of one round.
+
+    Args:
+        run_dir: A run, finished or not.
+        kind: Format, a key of `datatools.export.FORMATS`.
+        out: The folder to make.
+        round_index: Which round; None = the last one with labels.
+        method: Which selector of the run; None = the main one.
+        min_confidence: Leave out labels less sure than this, in [0, 1].
+        keep_unused: Also those that training did not use.
+        force: Replace an export that is there.
+    Raises:
+        ConfigError: There is no run in this folder.
+        DataError: No such method or round, or nothing can be written.
+        LedgerError: A committed shard cannot be read.
+    """
+    run = _open(run_dir, min_confidence)
+    method = run.methods[-1] if method is None else method
+    labels, round_index = _committed(run, method, round_index)
+    example_of = {example.sent_id: example for example in read_examples(run.examples_path("unlabeled"))}
+    used = [label for label in labels if keep_unused or is_used(label)]
+    kept = [label for label in used if label.confidence >= min_confidence]
+    about = {**_about(run, method), "source": "pseudo_label", "round": round_index}
+    masks = [_pseudo_mask(example_of[label.sent_id], label, about) for label in kept]
+    return _written(masks, len(labels) - len(kept), kind, out, {**about, "min_confidence": min_confidence}, force)
+
+
+def export_predictions(
+    run_dir: Path,
+    kind: str,
+    out: Path,
+    split: str,
+    min_confidence: float = 0.0,
+    force: bool = False,
+    device: str = "auto",
+) -> Exported:
+    """Write the masks that the run's chosen version predicts on a table of the run (val, testA, unlabeled, ...).
+
+    Its confidence is the mean probability of the decision over all pixels, as `l2l predict` says it.
+
+    Raises:
+        ConfigError: There is no run in this folder.
+        CheckpointError: It has chosen no version yet, or its weights cannot be read.
+        DataError: No such split, an image is gone, or nothing can be written.
+    """
+    run = _open(run_dir, min_confidence)
+    method, version = run.chosen_version()
+    if not (run.examples_path(split).exists() and run.priors_path(split).exists()):
+        tables = sorted(path.stem for path in run.examples_path("val").parent.glob("*.parquet"))
+        raise DataError(f"{run.path} has no split {split!r} to predict on; it has {', '.join(tables)}")
+    about = {**_about(run, method), "source": "prediction", "split": split, "model_version": version}
+    predicted = list(_predictions(run, method, version, split, about, device))
+    kept = [mask for mask in predicted if mask.confidence >= min_confidence]
+    about |= {"min_confidence": min_confidence}
+    return _written(kept, len(predicted) - len(kept), kind, out, about, force)
+
+
+def native_mask(logits: Float[Tensor, "G G"], height: int, width: int) -> Bool[np.ndarray, "H W"]:
+    """Return where logits on the grid, upsampled to the image's size, are above 0."""
+    mask: Bool[np.ndarray, "H W"] = (grid_logits_to_native(logits, height, width) > 0).numpy()
+    return mask
+
+
+def native_cells(cells: Bool[np.ndarray, "G G"], height: int, width: int) -> Bool[np.ndarray, "H W"]:
+    """Return a map of the grid at the image's size: each pixel has the value of the cell that its centre lies in."""
+    rows, columns = (((2 * np.arange(size) + 1) * len(cells)) // (2 * size) for size in (height, width))
+    return cells[np.ix_(rows, columns)]
+
+
+def _open(run_dir: Path, min_confidence: float) -> RunFolder:
+    if not 0 <= min_confidence <= 1:
+        raise ConfigError(f"min_confidence must be in [0, 1], got {min_confidence}; use 0 to keep every mask")
+    return RunFolder(run_dir, read_config(run_dir / "config.yaml"))
+
+
+def _committed(run: RunFolder, method: str, round_index: int | None) -> tuple[list[PseudoLabel], int]:
+    ledger, config = Ledger(run.ledger_path), run.config
+    shards = num_shards(len(read_examples(run.examples_path("unlabeled"))), config.loop.shard_size)
+    complete = {
+        name: [r for r in range(config.loop.rounds) if ledger.complete(name, r, shards)] for name in run.methods
+    }
+    rounds = complete.get(method, [])
+    if not rounds or (round_index is not None and round_index not in rounds):
+        raise DataError(
+            f"{run.path} has no committed pseudo-labels of {method!r}"
+            f"{'' if round_index is None else f' in round {round_index}'}; whole rounds: {complete}; "
+            "choose one of these, or let the run go on"
+        )
+    chosen = max(rounds) if round_index is None else round_index
+    return [label for e in ledger.entries(method, chosen) for label in read_shard(run.path / e.path)], chosen
+
+
+def _about(run: RunFolder, method: str) -> dict[str, Any]:
+    config = run.config
+    return {
+        "run": run.path.name,
+        "dataset": config.data.dataset,
+        "split_by": config.data.split_by,
+        "method": method,
+        "seed": config.loop.seed,
+    }
+
+
+def _pseudo_mask(example: Example, label: PseudoLabel, about: dict[str, Any]) -> ExportedMask:
+    height, width = example.height_px, example.width_px
+    target = native_mask(torch.from_numpy(np.where(label.target, 1.0, -1.0)), height, width)
+    accepted = native_cells(label.from_teacher | label.from_prior, height, width)
+    # A version is a teacher and a policy published together, so both have its number.
+    versions = {"model_version": label.version, "policy_version": label.version}
+    keys: dict[str, Any] = {
+        "sample_key": label.seed,
+        "prior_key": label.prior_key,
+        "mean_log_prob": label.mean_log_prob,
+    }
+    return ExportedMask(
+        example, encode(target), encode(accepted), label.confidence, label.gate, {**about, **versions, **keys}
+    )
+
+
+def _predictions(
+    run: RunFolder, method: str, version: int, split: str, about: dict[str, Any], device: str
+) -> Iterator[ExportedMask]:
+    labeler = InferenceEngine(run.config, run.path, device)
+    examples, priors = read_examples(run.examples_path(split)), labeler.priors(split)
+    size = run.config.loop.eval_batch
+    for start in range(0, len(examples), size):
+        part = list(range(start, min(start + size, len(examples))))
+        for index, logits in zip(part, labeler.mask_logits(method, version, split, part), strict=True):
+            example = examples[index]
+            # Without the truth that rows of an evaluation split have.
+            bare = Example(*(getattr(example, name) for name in Example.__slots__))
+            probs = grid_logits_to_native(logits, example.height_px, example.width_px).sigmoid()
+            confidence = float(torch.maximum(probs, 1 - probs).mean())
+            yield ExportedMask(
+                bare,
+                encode((probs > 0.5).numpy()),
+                None,
+                confidence,
+                None,
+                {**about, "prior_key": priors[example.sent_id].key},
+                "train" if split in TRAIN_TABLES else split,
+            )
+
+
+def _written(
+    masks: list[ExportedMask], num_left_out: int, kind: str, out: Path, about: dict[str, Any], force: bool
+) -> Exported:
+    path = write_export(masks, kind, out, {**about, "num_left_out": num_left_out}, force)
+    logger.info("exported %d masks to %s as %s, left out %d", len(masks), path, kind, num_left_out)
+    return Exported(path, len(masks), num_left_out)

@@ -1,0 +1,68 @@
+"""How right the committed pseudo-labels are, against truth that training never saw. Evaluation only.
+
+This file, and nothing else in the package, looks up masks of unlabeled items; it runs after training has ended and its
+figures go to the report alone. Where those masks are not on disk the figures are absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from l2l_ray.config import RunConfig
+from l2l_ray.data.masks import mask_to_grid
+from l2l_ray.loop.inference.quality import measure_quality
+from l2l_ray.loop.state.example_files import read_examples
+from l2l_ray.loop.state.ledger import Ledger, read_shard
+from l2l_ray.loop.state.prepare import open_dataset
+from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.types import Action, LabeledExample, PseudoLabel, Selection
+
+
+def pseudo_label_quality(config: RunConfig, run: RunFolder) -> dict[str, list[dict[str, Any]]] | None:
+    """Return, per method, the precision and coverage of each round's pseudo-labels; None where no truth is on disk."""
+    unlabeled = read_examples(run.examples_path("unlabeled"))
+    dataset = open_dataset(config)
+    image_ids = list(dict.fromkeys(example.image_id for example in unlabeled))
+    found, _ = dataset.labeled_examples(image_ids, config.loop.expressions_per_ref, max_words=config.data.max_words)
+    truth = {example.sent_id: example for example in found}
+    if not truth:
+        return None
+    ledger = Ledger(run.ledger_path)
+    rounds = range(config.loop.rounds)
+    return {
+        method: [
+            _round_quality((read_shard(run.path / entry.path) for entry in entries), truth)
+            for r in rounds
+            if (entries := ledger.entries(method, r))
+        ]
+        for method in run.methods
+    }
+
+
+def _round_quality(shards: Iterable[Sequence[PseudoLabel]], truth: dict[int, LabeledExample]) -> dict[str, Any]:
+    num, total = 0, None
+    for labels in shards:
+        part = [label for label in labels if label.sent_id in truth]
+        if not part:
+            continue
+        masks = np.stack([mask_to_grid(truth[label.sent_id].mask_rle, label.grid) for label in part])
+        found = measure_quality(selection_of(part), torch.from_numpy(masks), {})
+        num, total = num + len(part), found if total is None else total + found
+    return {"num": num, **(total.summary() if total else {})}
+
+
+def selection_of(labels: Sequence[PseudoLabel]) -> Selection:
+    """Return stored pseudo-labels as the selection they came from (weights: 1 where accepted)."""
+    action = np.stack([Action.TEACHER * label.from_teacher + Action.PRIOR * label.from_prior for label in labels])
+    return Selection(
+        action=torch.from_numpy(action.astype(np.int8)),
+        target=torch.from_numpy(np.stack([label.target for label in labels])),
+        pixel_weight=torch.from_numpy((action > 0).astype(np.float32)),
+        gate=torch.tensor([label.gate for label in labels]),
+        confidence=torch.tensor([label.confidence for label in labels]),
+        mean_log_prob=torch.tensor([label.mean_log_prob for label in labels]),
+    )

@@ -1,0 +1,90 @@
+"""Judges the chosen version of a finished run again: on any split it has, under any protocol.
+
+A run reports its figures under one protocol (native size). This is for comparisons with papers that count otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from l2l_ray.config import read_config
+from l2l_ray.data.protocols import NATIVE, protocol_named
+from l2l_ray.errors import DataError
+from l2l_ray.loop.evaluation.evaluate import figures_of, meter_of
+from l2l_ray.loop.inference.engine import InferenceEngine
+from l2l_ray.loop.state.example_files import read_examples
+from l2l_ray.loop.state.prepare import EVAL_SPLITS
+from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.metrics import PRECISION_THRESHOLDS
+
+
+@dataclass(frozen=True)
+class Reevaluated:
+    """The rows of a split, one per sentence (as `labeling.EvalPart`), and the figures made of them.
+
+    Example: `judge(Path("runs/demo"), "testA", "lavt480").figures["overall_iou"]`
+    """
+
+    rows: pd.DataFrame
+    figures: dict[str, Any]
+    version: str
+    protocol: str
+
+    def lines(self) -> list[str]:
+        """Return the figures as text, in percent with their 95 % intervals, under the name of their protocol."""
+        names = {"overall_iou": "oIoU", "mean_iou": "mIoU"}
+        found = [(names[name], self.figures[name], self.figures["interval"][name]) for name in names]
+        shares, sure = self.figures["precision_at"], self.figures["interval"]["precision_at"]
+        found += [(f"P@{t}", shares[t], sure[t]) for t in PRECISION_THRESHOLDS]
+        lines = [f"{self.version}, {len(self.rows)} sentences, protocol {self.protocol}"]
+        for name, value, interval in found:
+            low, high = interval["low"], interval["high"]  # None where no image decides anything
+            sure = "" if low is None else f"  ({100 * low:.1f} to {100 * high:.1f})"
+            lines.append(f"  {name:<6}{100 * value:6.1f}{sure}")
+        for name, value in self.figures.get("no_target", {}).items():
+            if isinstance(value, float):
+                lines.append(f"  {name:<12}{100 * value:6.1f}")
+        return lines
+
+    def save(self, path: Path) -> None:
+        """Write the rows as Parquet.
+
+        Raises:
+            DataError: The file cannot be written.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.rows.to_parquet(path, index=False)
+        except OSError as error:
+            raise DataError(f"cannot write {path}: {error}; choose another --out") from error
+
+
+def judge(run_dir: Path, split: str, protocol: str = "native", device: str = "auto") -> Reevaluated:
+    """Evaluate the version that the run chose on val.
+
+    Args:
+        run_dir: A finished run; its images must still be there.
+        split: An evaluation split of the run.
+        protocol: A key of `data.protocols.PROTOCOLS`.
+        device: Where the model runs; "auto" = a GPU where there is one.
+    Raises:
+        ConfigError: There is no run in this folder, or no such protocol.
+        CheckpointError: It has chosen no version yet, or its weights cannot be read.
+        DataError: No such split, or an image is gone.
+    """
+    counts, run = protocol_named(protocol), RunFolder(run_dir, read_config(run_dir / "config.yaml"))
+    method, version = run.chosen_version()
+    splits = [name for name in EVAL_SPLITS if run.examples_path(name).exists()]
+    if split not in splits:
+        raise DataError(f"{run.path} has no evaluation split {split!r}; it has {', '.join(splits)}")
+    num = len(read_examples(run.examples_path(split)))
+    rows = pd.DataFrame(
+        InferenceEngine(run.config, run.path, device).evaluate(method, version, split, 0, num, counts).rows
+    )
+    name = f"{run.path.name} {method} version {version} on {split}"
+    figures = figures_of(meter_of(rows), no_target=counts is NATIVE)
+    return Reevaluated(rows, figures, name, f"{counts.name}: {counts.description}")

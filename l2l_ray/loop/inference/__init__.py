@@ -1,0 +1,1 @@
+"""A published version at work: labels shards, predicts masks, gathers evidence."""

@@ -1,0 +1,278 @@
+"""What one labeler process does: label a shard with a named version, evaluate a version on a slice of a split.
+
+It holds tables, images and the last few versions it was told to use; it never looks for "the latest". The unlabeled
+table it labels from has no truth. Evaluation slices have truth, and only figures leave this file from there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from l2l_ray.config import RunConfig, selector_for
+from l2l_ray.data.images import ImageStore
+from l2l_ray.data.masks import mask_area_px
+from l2l_ray.data.protocols import NATIVE, Protocol
+from l2l_ray.device import pick_device
+from l2l_ray.loop.inference.inputs import ExampleSet, Inputs
+from l2l_ray.loop.inference.quality import Quality, measure_quality
+from l2l_ray.loop.inference.teacher import gather_evidence, guided_evidence, predict
+from l2l_ray.loop.state.checkpoint import load_weights
+from l2l_ray.loop.state.ledger import LedgerEntry, shard_path, write_shard
+from l2l_ray.loop.state.plan import LABELS_NOTHING, PRIOR_ONLY, VAL
+from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.prior.proposal import Proposer
+from l2l_ray.randomness import sample_key
+from l2l_ray.segmenter.model import Segmenter, output_shape
+from l2l_ray.selector.rules import Selector, make_selector
+from l2l_ray.types import Action, Evidence, Example, LabeledExample, Prior, PseudoLabel, Selection
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+RULES = ("accept_all", "fixed_threshold", "pwa", "matching", "agreement")
+QUALITY_SENTENCES = 256  # of val, on which selectors are judged: five predictions each instead of one
+_KEPT_VERSIONS = 3  # a version, the one before it, and one of another method
+
+
+@dataclass(frozen=True)
+class PanelData:
+    """What the report draws of a few samples.
+
+    Example: `labeler.evidence_and_selection("l2l", 3, "val", [4, 9])`
+    """
+
+    inputs: Inputs
+    final: Float[Tensor, "B G G"]  # mask logits with the prior
+    evidence: Evidence
+    selection: Selection
+
+
+@dataclass(frozen=True)
+class EvalPart:
+    """Figures of one slice of a split: pixel counts under the named protocol, and what figures are broken down by.
+
+    Example: `EvalPart([{"sent_id": 7, "image_id": 3, "intersection": 90, "union": 120}], None)`; further columns are
+    predicted_px, target_px (0 = empty), area_frac (target by native area), num_words, category and protocol.
+    """
+
+    rows: list[dict[str, Any]]
+    quality: Quality | None  # of the version's selector; val only
+
+
+class InferenceEngine:
+    """Labels and evaluates; one per process.
+
+    Args:
+        config: The run's config.
+        run_path: Its folder, with tables, priors and versions.
+        device: `auto` = cuda when there is one.
+    """
+
+    def __init__(self, config: RunConfig, run_path: Path, device: str = "auto") -> None:
+        self.config = config
+        self._run = RunFolder(run_path, config)
+        self._device = pick_device(device)
+        self._images = ImageStore(config.segmenter.image_size, config.data.image_cache_mb)
+        self._proposer = Proposer(config.prior)
+        shape = output_shape(config.segmenter)
+        self._grid, self._feature_width = shape.grid, shape.feature_width
+        self._tables: dict[str, ExampleSet] = {}
+        self._models: OrderedDict[Path, Segmenter] = OrderedDict()
+        self._selectors: OrderedDict[Path, Selector] = OrderedDict()
+
+    def label(self, method: str, round_index: int, shard: int, version: int) -> LedgerEntry:
+        """Label one shard and write its file; the caller commits the entry.
+
+        Raises:
+            LedgerError: The file could not be written.
+            CheckpointError: The version is missing or does not fit.
+            DataError: An image broke since it was checked.
+        """
+        started = time.monotonic()
+        size = self.config.loop.shard_size
+        table = self._table("unlabeled")
+        indices = list(range(shard * size, min((shard + 1) * size, len(table))))
+        labels = [label for part in self._batches(indices) for label in self._label(method, round_index, version, part)]
+        relative = shard_path(method, round_index, shard)
+        digest = write_shard(self._run.path / relative, labels)
+        accepted = [(label.from_teacher | label.from_prior).mean() for label in labels]
+        return LedgerEntry(
+            method=method,
+            round=round_index,
+            shard=shard,
+            path=relative,
+            sha256=digest,
+            version=version,
+            num=len(labels),
+            num_gated_on=sum(label.gate >= 0.5 for label in labels),
+            accepted_frac=float(np.mean(accepted)),
+            seconds=time.monotonic() - started,
+        )
+
+    def evaluate(
+        self, method: str, version: int, split: str, start: int, stop: int, protocol: Protocol = NATIVE
+    ) -> EvalPart:
+        """Evaluate sentences [start, stop) of a split: the teacher's masks by `protocol`, and on val its selector."""
+        table = self._table(split)
+        rows: list[dict[str, Any]] = []
+        quality: Quality | None = None
+        for part in self._batches(list(range(start, stop))):
+            inputs = table.inputs(part).to(self._device)
+            rows += _counts(protocol, self._logits(method, version, inputs), [table.examples[i] for i in part])
+            if split == VAL and method not in LABELS_NOTHING and part[0] < QUALITY_SENTENCES:
+                found = self._quality(method, version, table, part, inputs)
+                quality = found if quality is None else quality + found
+        return EvalPart(rows, quality)
+
+    def mask_logits(self, method: str, version: int, name: str, indices: list[int]) -> Float[Tensor, "B G G"]:
+        """Return a version's mask logits for some rows of a table."""
+        return self._logits(method, version, self._table(name).inputs(indices).to(self._device)).float().cpu()
+
+    def evidence_and_selection(self, method: str, version: int, split: str, indices: list[int]) -> PanelData:
+        """Return everything the report shows of a few samples of an evaluation split."""
+        table = self._table(split)
+        inputs = table.inputs(indices).to(self._device)
+        evidence, selection = self._select(method, version, table, indices, inputs, round_index=version)
+        return PanelData(inputs, self._logits(method, version, inputs), evidence, selection)
+
+    def priors(self, name: str) -> dict[int, Prior]:
+        """Return sent_id -> prior of one table."""
+        return self._table(name).priors
+
+    def _label(self, method: str, round_index: int, version: int, part: list[int]) -> Iterator[PseudoLabel]:
+        table = self._table("unlabeled")
+        inputs = table.inputs(part).to(self._device)
+        _, selection = self._select(method, version, table, part, inputs, round_index)
+        target, action, weight = (t.cpu().numpy() for t in (selection.target, selection.action, selection.pixel_weight))
+        for row, index in enumerate(part):
+            example = table.examples[index]
+            yield PseudoLabel(
+                sent_id=example.sent_id,
+                grid=self._grid,
+                scale_xy=(self._grid / example.width_px, self._grid / example.height_px),
+                target=target[row],
+                from_teacher=action[row] == Action.TEACHER,
+                from_prior=action[row] == Action.PRIOR,
+                weight=_weight_map(weight[row], action[row]),
+                gate=float(selection.gate[row]),
+                confidence=float(selection.confidence[row]),
+                seed=self._key(round_index, example),
+                mean_log_prob=float(selection.mean_log_prob[row]),
+                version=version,
+                prior_key=table.priors[example.sent_id].key,
+            )
+
+    def _select(
+        self, method: str, version: int, table: ExampleSet, part: list[int], inputs: Inputs, round_index: int
+    ) -> tuple[Evidence, Selection]:
+        selector = self._selector(method, version)
+        if selector.needs_full_evidence or method == self.config.selector.name:
+            evidence = self._evidence(method, version, table, part, inputs)
+        else:
+            evidence = guided_evidence(self._model(method, version), inputs, self.config.loop.autocast)
+        keys = [self._key(round_index, table.examples[i]) for i in part]
+        with torch.inference_mode():
+            return evidence, selector.select(evidence, keys)
+
+    def _evidence(self, method: str, version: int, table: ExampleSet, part: list[int], inputs: Inputs) -> Evidence:
+        perturbed = table.inputs(part, perturb_seed=self.config.loop.seed).to(self._device)
+        teacher, previous = self._model(method, version), self._model(method, version - 1)
+        return gather_evidence(teacher, previous, inputs, perturbed, self.config.loop.autocast)
+
+    def _key(self, round_index: int, example: Example) -> int:
+        return sample_key(self.config.loop.seed, "label", round_index, example.sent_id)
+
+    def _logits(self, method: str, version: int, inputs: Inputs) -> Float[Tensor, "B G G"]:
+        if method == PRIOR_ONLY:
+            return torch.where(inputs.has_prior[:, None, None], torch.logit(inputs.proposal, eps=1e-6), -1.0)
+        return predict(self._model(method, version), inputs, self.config.loop.autocast)
+
+    def _quality(self, method: str, version: int, table: ExampleSet, part: list[int], inputs: Inputs) -> Quality:
+        """Judge the version's selector; the run's main one also against the rules at equal coverage."""
+        evidence, selection = self._select(method, version, table, part, inputs, round_index=version)
+        judges = {}
+        if method == self.config.selector.name:
+            judges = {method: self._selector(method, version), **self._rules()}
+        with torch.inference_mode():
+            rankings = {name: judge.ranking(evidence) for name, judge in judges.items()}
+        return measure_quality(selection, table.masks(part).to(self._device), rankings)
+
+    def _rules(self) -> dict[str, Selector]:
+        """Rules without parameters, ranked beside the method at equal coverage."""
+        section = self.config.selector
+        return {name: make_selector(selector_for(section, name), self._feature_width) for name in RULES}
+
+    def _batches(self, indices: list[int]) -> Iterator[list[int]]:
+        size = self.config.loop.eval_batch
+        return (indices[start : start + size] for start in range(0, len(indices), size))
+
+    def _table(self, name: str) -> ExampleSet:
+        if name not in self._tables:
+            self._tables[name] = ExampleSet.read(
+                self._run.examples_path(name),
+                self._run.priors_path(name),
+                self._run.priors_path("labeled"),
+                self._images,
+                self._proposer,
+                self._grid,
+            )
+        return self._tables[name]
+
+    def _model(self, method: str, version: int) -> Segmenter:
+        folder = self._run.version_dir(method, max(0, version))
+        path = folder / ("previous.safetensors" if version < 0 else "teacher.safetensors")
+        if path not in self._models:
+            model = Segmenter(self.config.segmenter.model_copy(update={"pretrained": False}))
+            load_weights(model, path)
+            self._models[path] = model.to(self._device).eval()
+            while len(self._models) > _KEPT_VERSIONS:
+                self._models.popitem(last=False)
+        self._models.move_to_end(path)
+        return self._models[path]
+
+    def _selector(self, method: str, version: int) -> Selector:
+        path = self._run.version_dir(method, version) / "selector.safetensors"
+        if path not in self._selectors:
+            selector = make_selector(selector_for(self.config.selector, method), self._feature_width)
+            load_weights(selector, path)
+            self._selectors[path] = selector.to(self._device).eval()
+            while len(self._selectors) > _KEPT_VERSIONS:
+                self._selectors.popitem(last=False)
+        return self._selectors[path]
+
+
+def _counts(protocol: Protocol, logits: Float[Tensor, "B G G"], rows: list[Example]) -> list[dict[str, Any]]:
+    labeled = [row for row in rows if isinstance(row, LabeledExample)]
+    counts = protocol.counts(logits.cpu(), [row.mask_rle for row in labeled])
+    return [
+        {
+            "sent_id": row.sent_id,
+            "image_id": row.image_id,
+            "intersection": int(counts.intersection[i]),
+            "union": int(counts.union[i]),
+            "predicted_px": int(counts.predicted[i]),
+            "target_px": int(counts.target[i]),
+            "area_frac": mask_area_px(row.mask_rle) / (row.width_px * row.height_px),
+            "num_words": len(row.expression.split()),
+            "category": row.category,
+            "protocol": protocol.name,
+        }
+        for i, row in enumerate(labeled)
+    ]
+
+
+def _weight_map(weight: np.ndarray, action: np.ndarray) -> np.ndarray | None:
+    """Return the weights as uint8, or None when every accepted cell has weight 1."""
+    accepted = action != Action.IGNORE
+    if np.all(weight[accepted] == 1):
+        return None
+    return np.asarray(np.round(weight * 255), np.uint8)

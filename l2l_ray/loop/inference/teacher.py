@@ -1,0 +1,116 @@
+"""The teacher: an exponential moving average of the student, and the views a selector judges it by.
+
+A teacher guided by q follows q, so "teacher agrees with the prior" is nearly empty evidence. The views that carry
+evidence are independent of q: without the prior, without it on the mirrored image, and under a shifted proposal.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from l2l_ray.data.words import swap_left_right
+from l2l_ray.device import fast_bfloat16
+from l2l_ray.types import Evidence
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from l2l_ray.loop.inference.inputs import Inputs
+    from l2l_ray.segmenter.model import Segmenter
+
+
+def autocast(device: torch.device, enabled: bool) -> AbstractContextManager[None]:
+    """Return a bfloat16 autocast context; one that does nothing when not `enabled` or where bfloat16 is slow."""
+    used = enabled and fast_bfloat16(device.type)
+    return cast("AbstractContextManager[None]", torch.autocast(device.type, torch.bfloat16, enabled=used))
+
+
+@torch.no_grad()
+def update_teacher(teacher: torch.nn.Module, student: torch.nn.Module, step: int, ema_decay: float) -> None:
+    """Move the teacher towards the student: decay min(1 - 1 / (step + 1), ema_decay), every tensor.
+
+    Source: Tarvainen & Valpola 2017 (Mean Teacher), with the warm-up of its reference settings.
+    """
+    decay = min(1 - 1 / (step + 1), ema_decay)
+    pairs = zip(teacher.state_dict().values(), student.state_dict().values(), strict=True)
+    floats = [(t, s) for t, s in pairs if t.is_floating_point()]
+    torch._foreach_lerp_([t for t, _ in floats], [s for _, s in floats], 1 - decay)
+
+
+@torch.inference_mode()
+def predict(segmenter: Segmenter, inputs: Inputs, use_autocast: bool) -> Float[Tensor, "B G G"]:
+    """Return mask logits with the prior, fp32, on the grid."""
+    device = inputs.images.device
+    with autocast(device, use_autocast):
+        tokens = segmenter.tokenize(inputs.expressions).to(device)
+        phrases = segmenter.tokenize(inputs.phrases).to(device)
+        output = segmenter(
+            inputs.images, tokens, inputs.proposal, inputs.prior_score, inputs.has_prior, phrases=phrases
+        )
+    mask_logits: Tensor = output.mask_logits
+    return mask_logits
+
+
+@torch.inference_mode()
+def gather_evidence(
+    teacher: Segmenter, previous: Segmenter, inputs: Inputs, perturbed: Inputs, use_autocast: bool
+) -> Evidence:
+    """Look at a batch from every side.
+
+    Args:
+        teacher: The version that labels.
+        previous: The version before it (for version 0: the burn-in half-way).
+        inputs: The batch.
+        perturbed: The same batch with shifted and rescaled proposals.
+        use_autocast: bfloat16 for the networks; the views are fp32.
+    """
+    device = inputs.images.device
+    with autocast(device, use_autocast):
+        tokens = teacher.tokenize(inputs.expressions).to(device)
+        phrases = teacher.tokenize(inputs.phrases).to(device)
+        nobody = torch.zeros_like(inputs.has_prior)
+        encoded = teacher.encode(inputs.images, tokens)
+        guided = teacher.decode(encoded, inputs.proposal, inputs.prior_score, inputs.has_prior, phrases)
+        unguided = teacher.decode(encoded, inputs.proposal, inputs.prior_score, nobody, None)
+        shifted = teacher.decode(encoded, perturbed.proposal, perturbed.prior_score, perturbed.has_prior, phrases)
+        swapped = [swap_left_right(expression) for expression in inputs.expressions]
+        words = [new or old for new, old in zip(swapped, inputs.expressions, strict=True)]
+        mirrored = teacher.encode(inputs.images.flip(-1), teacher.tokenize(words).to(device))
+        flipped = teacher.decode(mirrored, inputs.proposal, inputs.prior_score, nobody, None)
+        before = previous(inputs.images, tokens, inputs.proposal, inputs.prior_score, inputs.has_prior, phrases=phrases)
+    unguided_probs = unguided.mask_logits.sigmoid()
+    # Where mirroring would change the meaning, the view adds nothing: repeat the unguided one.
+    safe = torch.tensor([new is not None for new in swapped], device=device)[:, None, None]
+    return Evidence(
+        mask_probs=guided.mask_logits.sigmoid(),
+        mask_probs_unguided=unguided_probs,
+        mask_probs_flipped=torch.where(safe, flipped.mask_logits.sigmoid().flip(-1), unguided_probs),
+        mask_probs_perturbed=shifted.mask_logits.sigmoid(),
+        mask_probs_previous=before.mask_logits.sigmoid(),
+        proposal=inputs.proposal,
+        prior_score=inputs.prior_score,
+        has_prior=inputs.has_prior,
+        features=guided.features,
+    )
+
+
+@torch.inference_mode()
+def guided_evidence(teacher: Segmenter, inputs: Inputs, use_autocast: bool) -> Evidence:
+    """Return the guided prediction in every place of the views, a quarter of the work: for rules that need no other."""
+    probs = predict(teacher, inputs, use_autocast).sigmoid()
+    nothing = probs.new_zeros(len(probs), 0, *probs.shape[1:])
+    return Evidence(
+        mask_probs=probs,
+        mask_probs_unguided=probs,
+        mask_probs_flipped=probs,
+        mask_probs_perturbed=probs,
+        mask_probs_previous=probs,
+        proposal=inputs.proposal,
+        prior_score=inputs.prior_score,
+        has_prior=inputs.has_prior,
+        features=nothing,
+    )

@@ -1,0 +1,93 @@
+"""Parquet tables of examples and priors: how the driver tells other processes what there is.
+
+The unlabeled table has no truth column, so a labeler or trainer that reads only tables cannot reach hidden truth.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from l2l_ray.errors import FREE_SPACE, DataError
+from l2l_ray.types import Example, LabeledExample, Prior, Rle
+
+
+def write_examples(path: Path, examples: Sequence[Example]) -> None:
+    """Write examples of one type, atomically.
+
+    Raises:
+        DataError: The file could not be written; an earlier one keeps its name.
+    """
+    rows = []
+    for example in examples:
+        row = asdict(example)
+        if isinstance(example, LabeledExample):
+            row["mask_rle"] = json.dumps(row["mask_rle"])
+        rows.append(row)
+    _write(path, rows)
+
+
+def read_examples(path: Path) -> list[Example]:
+    """Read examples back, as `LabeledExample` where the table holds masks.
+
+    Raises:
+        DataError: The file is missing or not such a table.
+    """
+    rows = _read(path)
+    try:
+        if rows and "mask_rle" in rows[0]:
+            return [LabeledExample(**{**row, "mask_rle": _rle(row["mask_rle"])}) for row in rows]
+        return [Example(**row) for row in rows]
+    except TypeError as error:
+        raise DataError(f"{path} is not a table of examples: {error}; start the run again to rebuild it") from error
+
+
+def write_priors(path: Path, priors: Iterable[tuple[int, Prior]]) -> None:
+    """Write (sent_id, prior) pairs, atomically."""
+    _write(path, [{"sent_id": sent_id, "prior": json.dumps(asdict(prior))} for sent_id, prior in priors])
+
+
+def read_priors(path: Path) -> dict[int, Prior]:
+    """Read sent_id -> prior."""
+    return {row["sent_id"]: prior_from_json(row["prior"]) for row in _read(path)}
+
+
+def prior_from_json(text: str) -> Prior:
+    """Rebuild a `Prior` (tuples, not lists) from its JSON."""
+    record = json.loads(text)
+    return Prior(**{f.name: _tuples(record[f.name]) for f in fields(Prior) if f.name in record})
+
+
+def _rle(text: str) -> Rle:
+    record = json.loads(text)
+    return Rle(size=record["size"], counts=record["counts"])
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows), temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(f"cannot write table {path}: {error}; {FREE_SPACE}") from error
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"table {path} cannot be read: {error}; start the run again to rebuild it") from error
+    return rows

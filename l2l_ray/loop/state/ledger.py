@@ -1,0 +1,234 @@
+"""The ledger: which pseudo-label shards are committed. Append-only JSON lines, one writer, fsync before success.
+
+Work is at-least-once, the effect exactly once: a shard file has a name fixed by (method, round, shard), is written to a
+temporary name and renamed, and only then is its line appended. The first line of a key wins; a later one is refused, so
+a retried or duplicated call changes nothing. A torn last line (power loss, SIGKILL) was never acknowledged: it is not
+read, the next commit cuts it off, and its shard is labeled again.
+
+Not covered: two processes writing one ledger. The coordinator is the only writer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from l2l_ray.data.masks import decode, encode
+from l2l_ray.errors import FREE_SPACE, LedgerError
+from l2l_ray.loop.state.jsonl import append_line, read_lines
+from l2l_ray.types import PseudoLabel, Rle
+
+SCHEMA_VERSION = 1
+Key = tuple[str, int, int]
+
+_SCHEMA = pa.schema(
+    [
+        ("schema_version", pa.int16()),
+        ("sent_id", pa.int64()),
+        ("grid", pa.int32()),
+        ("scale_x", pa.float64()),
+        ("scale_y", pa.float64()),
+        ("target", pa.string()),
+        ("from_teacher", pa.string()),
+        ("from_prior", pa.string()),
+        ("weight", pa.binary()),
+        ("gate", pa.float32()),
+        ("confidence", pa.float32()),
+        ("seed", pa.int64()),
+        ("mean_log_prob", pa.float32()),
+        ("version", pa.int32()),
+        ("prior_key", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """One committed shard.
+
+    Example: `LedgerEntry("l2l", 0, 3, "l2l/labels/r000-s00003.parquet", "9f..", 0, 256, 201, 0.62, 4.1)`
+    """
+
+    method: str
+    round: int
+    shard: int
+    path: str  # relative to the run folder
+    sha256: str
+    version: int
+    num: int
+    num_gated_on: int
+    accepted_frac: float
+    seconds: float
+
+    @property
+    def key(self) -> Key:
+        """What makes a shard unique."""
+        return self.method, self.round, self.shard
+
+
+class Ledger:
+    """Append-only record of committed shards."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the ledger at `path`; the first commit makes the file.
+
+        Raises:
+            LedgerError: A whole line is not an entry.
+        """
+        self._path = path
+        self._entries: dict[Key, LedgerEntry] = {}
+        self._load()
+
+    def commit(self, entry: LedgerEntry) -> bool:
+        """Append `entry`; False when its key is already committed.
+
+        Raises:
+            LedgerError: The line could not be written (disk full); nothing already committed is lost.
+        """
+        if entry.key in self._entries:
+            return False
+        try:
+            append_line(self._path, asdict(entry), durable=True)
+        except OSError as error:
+            raise LedgerError(
+                f"cannot commit shard {entry.key} to {self._path}: {error}; {len(self._entries)} committed shards are "
+                f"safe; {FREE_SPACE}"
+            ) from error
+        self._entries[entry.key] = entry
+        return True
+
+    def has(self, key: Key) -> bool:
+        """Whether this shard is committed."""
+        return key in self._entries
+
+    def keys(self) -> set[Key]:
+        """All committed keys."""
+        return set(self._entries)
+
+    def entries(self, method: str, round_index: int) -> list[LedgerEntry]:
+        """Committed shards of one round, in shard order."""
+        found = (e for e in self._entries.values() if (e.method, e.round) == (method, round_index))
+        return sorted(found, key=lambda e: e.shard)
+
+    def complete(self, method: str, round_index: int, num_shards: int) -> bool:
+        """Whether every shard of the round is committed."""
+        return all((method, round_index, shard) in self._entries for shard in range(num_shards))
+
+    def _load(self) -> None:
+        for number, line in enumerate(read_lines(self._path), start=1):
+            try:
+                entry = LedgerEntry(**json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise LedgerError(f"{self._path} line {number} is not a ledger entry: {error}") from error
+            self._entries.setdefault(entry.key, entry)
+
+
+def num_shards(num_unlabeled: int, shard_size: int) -> int:
+    """Return how many labelling shards a round has."""
+    return -(-num_unlabeled // shard_size)
+
+
+def shard_path(method: str, round_index: int, shard: int) -> str:
+    """Return the file name of a shard, relative to the run folder."""
+    return f"{method}/labels/r{round_index:03d}-s{shard:05d}.parquet"
+
+
+def write_shard(path: Path, labels: Iterable[PseudoLabel]) -> str:
+    """Write pseudo-labels to `path` (temporary name, fsync, rename) and return the file's SHA-256.
+
+    Raises:
+        LedgerError: The file could not be written; no partial file keeps the final name.
+    """
+    rows: list[dict[str, Any]] = [_to_row(label) for label in labels]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+        os.replace(temporary, path)
+        _sync_folder(path.parent)  # the name must not be lost after the ledger has promised it
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise LedgerError(f"cannot write shard {path}: {error}; nothing was committed; {FREE_SPACE}") from error
+    return digest
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_shard(path: Path) -> list[PseudoLabel]:
+    """Read a shard back.
+
+    Raises:
+        LedgerError: Missing or damaged file, or a schema this version does not know.
+    """
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise LedgerError(
+            f"shard {path} is in the ledger but cannot be read: {error}; restore the file, or remove its line from "
+            "ledger.jsonl and start again with --resume to label it anew"
+        ) from error
+    return [_from_row(row, path) for row in rows]
+
+
+def _to_row(label: PseudoLabel) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "sent_id": label.sent_id,
+        "grid": label.grid,
+        "scale_x": label.scale_xy[0],
+        "scale_y": label.scale_xy[1],
+        "target": encode(label.target)["counts"],
+        "from_teacher": encode(label.from_teacher)["counts"],
+        "from_prior": encode(label.from_prior)["counts"],
+        "weight": None if label.weight is None else label.weight.tobytes(),
+        "gate": label.gate,
+        "confidence": label.confidence,
+        "seed": label.seed,
+        "mean_log_prob": label.mean_log_prob,
+        "version": label.version,
+        "prior_key": label.prior_key,
+    }
+
+
+def _from_row(row: dict[str, Any], path: Path) -> PseudoLabel:
+    if row["schema_version"] != SCHEMA_VERSION:
+        raise LedgerError(f"{path} has schema {row['schema_version']}, this version reads {SCHEMA_VERSION}")
+    grid = row["grid"]
+
+    def mask(column: str) -> np.ndarray:
+        return decode(Rle(size=[grid, grid], counts=row[column]))
+
+    weight = None if row["weight"] is None else np.frombuffer(row["weight"], np.uint8).reshape(grid, grid)
+    return PseudoLabel(
+        sent_id=row["sent_id"],
+        grid=grid,
+        scale_xy=(row["scale_x"], row["scale_y"]),
+        target=mask("target"),
+        from_teacher=mask("from_teacher"),
+        from_prior=mask("from_prior"),
+        weight=weight,
+        gate=row["gate"],
+        confidence=row["confidence"],
+        seed=row["seed"],
+        mean_log_prob=row["mean_log_prob"],
+        version=row["version"],
+        prior_key=row["prior_key"],
+    )

@@ -1,0 +1,1 @@
+"""Training: the shared burn-in, then rounds of student steps and selector updates."""

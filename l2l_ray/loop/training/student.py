@@ -1,0 +1,156 @@
+"""The student in training, one rank: its networks and the steps they take.
+
+Source: ours.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from l2l_ray.config import RunConfig
+from l2l_ray.data.images import batch_indices
+from l2l_ray.loop.inference.inputs import ExampleSet
+from l2l_ray.loop.inference.teacher import update_teacher
+from l2l_ray.loop.state.checkpoint import load_train_state, load_weights, save_train_state, save_weights, write_position
+from l2l_ray.loop.training.learner import SelectorLearner
+from l2l_ray.loop.training.pseudo import PseudoSet
+from l2l_ray.loop.training.step import (
+    TrainBatch,
+    augment,
+    drop_priors,
+    learning_rate_factor,
+    make_optimizer,
+    train_step,
+)
+from l2l_ray.segmenter.model import Segmenter
+
+if TYPE_CHECKING:
+    from l2l_ray.loop.local import Host
+
+
+@dataclass
+class Networks:
+    """A student, its DDP wrapper, its teacher and optimiser.
+
+    Example: `Networks.fresh(config, runtime, device)`
+    """
+
+    student: Segmenter
+    wrapped: torch.nn.Module
+    teacher: Segmenter
+    optimizer: torch.optim.AdamW
+
+    @classmethod
+    def fresh(cls, config: RunConfig, host: Host, device: torch.device) -> Networks:
+        """Build a student from pretrained parts; new parts are drawn from the run's seed."""
+        torch.manual_seed(config.loop.seed)
+        student = Segmenter(config.segmenter).to(device)
+        if not config.segmenter.train_backbone:  # the checkpoint's own weights; levels added to them still learn
+            student.backbone.model.requires_grad_(False)
+        teacher = copy.deepcopy(student).requires_grad_(False)
+        return cls(student, host.prepare_model(student), teacher, make_optimizer(student, config.loop))
+
+    def load(self, folder: Path, device: torch.device) -> dict[str, Any]:
+        """Continue from what `save` wrote; return its training state, where a selector finds its own."""
+        load_weights(self.student, folder / "student.safetensors", device)
+        load_weights(self.teacher, folder / "teacher.safetensors", device)
+        state = load_train_state(folder / "train_state.pt")
+        self.optimizer.load_state_dict(state["optimizer"])
+        return state
+
+    def save(self, folder: Path, position: dict[str, Any], learner: SelectorLearner | None = None) -> None:
+        """Write weights, optimiser states and, last, the position: all that training needs to continue."""
+        save_weights(self.student, folder / "student.safetensors")
+        save_weights(self.teacher, folder / "teacher.safetensors")
+        state: dict[str, Any] = {"optimizer": self.optimizer.state_dict()}
+        if learner is not None:
+            learner.save(folder, state)
+        save_train_state(folder / "train_state.pt", state)
+        write_position(folder, position)
+
+
+class StudentSteps:
+    """Draws this rank's share of every batch and takes the steps; the next batch is read meanwhile.
+
+    Draws are keyed by (seed, stream, step), so neither the number of workers nor a restart changes a batch.
+    """
+
+    def __init__(self, config: RunConfig, host: Host, labeled: ExampleSet) -> None:
+        self._loop = config.loop
+        self._augment = config.augment
+        self._segmenter = config.segmenter
+        self._host = host
+        self._labeled = labeled
+        self._share = slice(host.rank, None, host.world_size)
+        self._total_steps = config.loop.burn_in_steps + config.loop.rounds * config.loop.round_steps
+
+    def take(
+        self,
+        networks: Networks,
+        stream: str,
+        step: int,
+        done: int,
+        rows: Sequence[int],
+        pseudo: PseudoSet | None = None,
+    ) -> dict[str, float]:
+        """Take one step and let the teacher follow.
+
+        Args:
+            networks: What learns.
+            stream: Names the sequence of draws: `burn_in`, `round2`.
+            step: The step's place in the stream.
+            done: Steps taken before it, burn-in included; sets the learning rate and the teacher's momentum.
+            rows: The labeled rows to draw from.
+            pseudo: The round's pseudo-labels.
+        Returns:
+            The loss terms of the step, means over the global batch.
+        """
+        loop, labeled, batch = self._loop, self._labeled, None
+        here = self._drawn(len(rows), loop.labeled_batch, f"{stream}-labeled", step)
+        chosen = [rows[i] for i in here]
+        truth = self._ready(self._labeled_batch(chosen), f"{stream}-labeled", step, loop.labeled_batch, done, rows)
+        if pseudo is not None and len(pseudo):
+            name, size = f"{stream}-unlabeled", loop.unlabeled_batch
+            batch = pseudo.batch(self._drawn(len(pseudo), size, name, step))
+            batch = self._ready(batch, name, step, size, done, rows)
+            pseudo.prefetch(self._drawn(len(pseudo), size, name, step + 1))
+        labeled.prefetch([rows[i] for i in self._drawn(len(rows), loop.labeled_batch, f"{stream}-labeled", step + 1)])
+        factor = learning_rate_factor(done, self._total_steps)
+        terms = train_step(networks.wrapped, networks.optimizer, truth, batch, loop, factor, self._host.world_size)
+        update_teacher(networks.teacher, networks.student, done, loop.ema_decay)
+        return terms
+
+    def _drawn(self, count: int, batch: int, stream: str, step: int) -> list[int]:
+        """Return this rank's share of the positions drawn from `count` for a global batch."""
+        return batch_indices(count, batch, self._loop.seed, stream, step)[self._share]
+
+    def _labeled_batch(self, rows: Sequence[int]) -> TrainBatch:
+        table = self._labeled
+        return TrainBatch(table.inputs(rows), table.masks(rows), torch.ones(len(rows), table.grid, table.grid))
+
+    def _ready(
+        self, batch: TrainBatch, stream: str, step: int, size: int, done: int, rows: Sequence[int]
+    ) -> TrainBatch:
+        """Move a batch to the device as the student shall see it.
+
+        Args:
+            batch: This rank's share.
+            stream: Names the sequence of draws.
+            step: The step's place in the stream.
+            size: Of the global batch.
+            done: Steps taken before this one.
+            rows: The labeled rows whose objects may be pasted: a fold's teacher must not see its own fold there either.
+        """
+        positions, device, seed = range(size)[self._share], self._host.device, self._loop.seed
+        batch = drop_priors(batch, self._segmenter, seed, stream, step, positions, done)
+        donors = None
+        if self._augment.paste_prob:
+            drawn = self._drawn(len(rows), size, f"{stream}-donors", step)
+            donors = self._labeled_batch([rows[i] for i in drawn]).to(device)
+        return augment(batch.to(device), self._augment, seed, stream, step, positions, donors)

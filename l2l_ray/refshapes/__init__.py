@@ -1,0 +1,1 @@
+"""RefShapes, the procedural benchmark: scenes, expressions about them, and REFER files of both."""

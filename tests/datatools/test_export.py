@@ -1,0 +1,206 @@
+"""Every format gives the same masks back; exports appear whole or not at all, and replace nothing but exports."""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image
+from pycocotools.coco import COCO
+
+from l2l_ray.data import export
+from l2l_ray.data.masks import decode, encode
+from l2l_ray.datatools.export import FORMATS, ExportedMask, write_export
+from l2l_ray.datatools.label_studio import decode_brush
+from l2l_ray.errors import DataError
+from l2l_ray.types import Example
+
+ABOUT = {"run": "whole", "method": "l2l", "round": 1, "model_version": 1}
+
+
+def mask_of(number: int) -> np.ndarray:
+    """A different shape for each, with a hole, of images of different sizes; number 3 is empty."""
+    mask = np.zeros((20 + number // 2, 31 - number // 2), bool)
+    mask[2 : 12 + number, 3:20] = number != 3
+    mask[5, 6] = False
+    return mask
+
+
+@pytest.fixture
+def masks() -> list[ExportedMask]:
+    made = []
+    for number in range(5):
+        height, width = mask_of(number).shape
+        path = f"/photos/{'train' if number % 2 else 'val'}/{number // 2}.jpg"
+        example = Example(100 + number, 7, number // 2, path, width, height, f'"left", größer {number}')
+        accepted = encode(~mask_of(number)) if number else None
+        gate = 0.75 if number else None
+        made.append(ExportedMask(example, encode(mask_of(number)), accepted, 0.5 + number / 10, gate, ABOUT))
+    return made
+
+
+def _coco(folder: Path) -> dict[int, np.ndarray]:
+    with contextlib.redirect_stdout(None):
+        coco = COCO(folder / "annotations.json")
+    assert coco.loadCats(1)[0]["name"] == "referent"
+    found = {}
+    for annotation in coco.loadAnns(coco.getAnnIds()):
+        mask = coco.annToMask(annotation).astype(bool)
+        assert annotation["area"] == mask.sum()
+        rows, columns = np.nonzero(mask)
+        if len(rows):
+            x, y, w, h = annotation["bbox"]
+            assert [x, y, x + w, y + h] == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        found[annotation["sent_id"]] = mask
+    return found
+
+
+def _jsonl(folder: Path, name: str = "masks.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def _png(folder: Path) -> dict[int, np.ndarray]:
+    rows = _jsonl(folder, "index.jsonl")
+    assert len(list((folder / "masks").iterdir())) == len(rows)
+    return {int(row["id"]): np.asarray(Image.open(folder / row["mask"])) == 255 for row in rows}
+
+
+def _parquet(path: Path) -> dict[int, np.ndarray]:
+    return {row["sent_id"]: decode(row["rle"]) for row in pq.read_table(path).to_pylist()}
+
+
+def _label_studio(folder: Path) -> dict[int, np.ndarray]:
+    assert "BrushLabels" in (folder / "labeling_config.xml").read_text()
+    found = {}
+    for task in json.loads((folder / "tasks.json").read_text()):
+        (region,) = task["predictions"][0]["result"]
+        size = (region["original_height"], region["original_width"])
+        found[task["data"]["sent_id"]] = decode_brush(region["value"]["rle"], *size)
+    return found
+
+
+READERS: dict[str, Callable[[Path], dict[int, np.ndarray]]] = {
+    "coco": _coco,
+    "jsonl": lambda folder: {int(row["id"]): decode(row["rle"]) for row in _jsonl(folder)},
+    "parquet": lambda folder: _parquet(folder / "masks.parquet"),
+    "hf": lambda folder: _parquet(folder / "data"),
+    "png": _png,
+    "labelstudio": _label_studio,
+}
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools, on NumPy 2
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_gives_the_same_masks_back(masks: list[ExportedMask], kind: str, tmp_path: Path) -> None:
+    folder = write_export(masks, kind, tmp_path / "out", {"run": "whole"})
+    found = READERS[kind](folder)
+    assert sorted(found) == [100, 101, 102, 103, 104]
+    for number in range(5):
+        np.testing.assert_array_equal(found[100 + number], mask_of(number))
+    index = json.loads((folder / "export.json").read_text())
+    root = "/" if kind == "labelstudio" else "/photos"  # Label Studio serves folders below its root only
+    assert index == {"format": kind, "num": 5, "image_root": root, "run": "whole"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_rows_of_own_data_name_images_below_the_root(masks: list[ExportedMask], tmp_path: Path) -> None:
+    first, second, *_ = _jsonl(write_export(masks, "jsonl", tmp_path / "out", {}))
+    assert list(first) == ["image", "expression", "rle", "split", "id", "category", "provenance"]
+    assert (first["image"], first["expression"], first["id"]) == ("val/0.jpg", '"left", größer 0', "100")
+    assert first["provenance"] == {**ABOUT, "confidence": 0.5}
+    assert second["provenance"]["gate"] == 0.75 and second["provenance"]["confidence"] == 0.6
+    np.testing.assert_array_equal(decode(second["provenance"]["accepted_rle"]), ~mask_of(1))
+
+
+def test_png_shows_where_a_label_was_believed(masks: list[ExportedMask], tmp_path: Path) -> None:
+    folder = write_export(masks, "png", tmp_path / "out", {})
+    first, second, *_ = _jsonl(folder, "index.jsonl")
+    assert "accepted" not in first["provenance"] and second["provenance"]["accepted"] == "accepted/101.png"
+    np.testing.assert_array_equal(np.asarray(Image.open(folder / "accepted/101.png")) == 255, ~mask_of(1))
+
+
+def test_coco_annotations_keep_what_coco_has_no_field_for(masks: list[ExportedMask], tmp_path: Path) -> None:
+    content = json.loads((write_export(masks, "coco", tmp_path / "out", {}) / "annotations.json").read_text())
+    assert len(content["images"]) == 3  # 5 sentences of 3 images
+    second = content["annotations"][1]
+    assert (second["id"], second["score"], second["gate"], second["provenance"]) == (2, 0.6, 0.75, ABOUT)
+    assert decode(second["accepted"]).shape == mask_of(1).shape
+
+
+def test_the_hub_folder_has_a_card_that_fits_its_shards(
+    masks: list[ExportedMask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "ROWS_PER_SHARD", 2)
+    folder = write_export(masks, "hf", tmp_path / "out", {})
+    names = sorted(path.name for path in (folder / "data").iterdir())
+    assert names == [f"train-{shard:05d}-of-00003.parquet" for shard in range(3)]
+    _, front, text = (folder / "README.md").read_text().split("---\n", 2)
+    card = yaml.safe_load(front)
+    assert card["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*"}]
+    table = pq.read_table(folder / "data")
+    assert [feature["name"] for feature in card["dataset_info"]["features"]] == table.column_names
+    assert card["dataset_info"]["splits"][0]["num_examples"] == table.num_rows == 5
+    assert json.loads(table["provenance"][0].as_py()) == ABOUT and "confidence" in text
+
+
+def test_only_another_export_is_replaced_and_only_by_force(masks: list[ExportedMask], tmp_path: Path) -> None:
+    out = write_export(masks, "jsonl", tmp_path / "out", {})
+    with pytest.raises(DataError, match="holds an export already; replace it with --force"):
+        write_export(masks, "coco", out, {})
+    write_export(masks[:2], "coco", out, {}, force=True)
+    assert sorted(path.name for path in out.iterdir()) == ["annotations.json", "export.json"]
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    for force in (False, True):
+        with pytest.raises(DataError, match=r"is no export \(it has no export.json\); choose another --out"):
+            write_export(masks, "coco", mine, {}, force=force)
+    assert (mine / "thesis.txt").exists()
+
+
+def test_mistakes_are_named(masks: list[ExportedMask], tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match="no export format 'xml'; use one of coco, jsonl, parquet, hf, png, labelstudio"
+    ):
+        write_export(masks, "xml", tmp_path / "out", {})
+    with pytest.raises(DataError, match="no mask to export .*lower --min-confidence"):
+        write_export([], "coco", tmp_path / "out", {})
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_full_disk_leaves_the_earlier_export(
+    masks: list[ExportedMask], kind: str, tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    out = write_export(masks[:1], "jsonl", tmp_path / "out", {})
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    with full_disk(60), pytest.raises(DataError, match=r"cannot write .*out.*nothing was exported"):
+        write_export(masks, kind, out, {}, force=True)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_replacement_that_fails_leaves_the_old_export(
+    masks: list[ExportedMask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    write_export(masks, "jsonl", out, {})
+    before = (out / "export.json").read_bytes()
+    replace = os.replace
+
+    def fails(source: Path, target: Path) -> None:
+        if Path(source).name.endswith(".tmp") and Path(target) == out:
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(DataError, match="nothing was exported"):
+        write_export(masks, "coco", out, {}, force=True)
+    assert (out / "export.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -1,0 +1,218 @@
+"""COCO with expressions and gRefCOCO: what comes out, and every bad item by name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from l2l_ray.data.layout import Problem
+from l2l_ray.data.refer import ReferDataset
+from l2l_ray.datatools.import_coco import import_coco, import_grefcoco
+from l2l_ray.datatools.refer_writer import ReferWriter
+from l2l_ray.errors import DataError
+from tests.refer_folder import TRIANGLE, draw
+
+
+def annotation(ann_id: int, image_id: int = 1, **changes: Any) -> dict[str, Any]:
+    fields = {"id": ann_id, "image_id": image_id, "category_id": 3, "bbox": [2, 2, 18, 12], "iscrowd": 0, "area": 108}
+    return {**fields, "segmentation": TRIANGLE, **changes}
+
+
+def write(path: Path, content: Any) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+def instances(tmp_path: Path, *annotations: Any) -> Path:
+    for number in (1, 2):
+        draw(tmp_path / "photos" / f"{number}.png", number)
+    images = [{"id": n, "file_name": f"{n}.png", "width": 32, "height": 24} for n in (1, 2)]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 3, "name": "cat"}]}
+    return write(tmp_path / "instances.json", content)
+
+
+def coco(tmp_path: Path, *annotations: Any, captions: Any = None, **options: Any) -> list[Problem]:
+    path = instances(tmp_path, *annotations)
+    texts = None if captions is None else write(tmp_path / "captions.json", captions)
+    with ReferWriter(tmp_path / "root", "own", "own") as writer:
+        problems = import_coco(path, texts, tmp_path / "photos", options.get("split", "train"), writer)
+        writer.write()
+    return problems
+
+
+@pytest.mark.parametrize(
+    ("fields", "captions"),
+    [
+        ({"expression": "left cat"}, None),
+        ({"captions": ["left cat"]}, None),
+        ({}, {"5": "left cat"}),
+        ({}, [{"ann_id": 5, "expression": "left cat"}]),
+        ({}, {"annotations": [{"annotation_id": 5, "caption": "left cat"}]}),
+    ],
+)
+def test_expressions_of_every_form(tmp_path: Path, fields: dict[str, Any], captions: Any) -> None:
+    assert coco(tmp_path, annotation(5, **fields), annotation(6), captions=captions, split="val") == []
+    examples, skips = ReferDataset.open(tmp_path / "root", "own", "own").labeled_examples("val")
+    assert [(e.expression, e.category) for e in examples] == [("left cat", "cat")]
+    assert skips == []
+
+
+def test_sentences_are_numbered_throughout(tmp_path: Path) -> None:
+    assert coco(tmp_path, annotation(5, captions=["a", "b"]), annotation(6, 2, captions=["c"])) == []
+    examples, _ = ReferDataset.open(tmp_path / "root", "own", "own").examples("train")
+    assert [(e.sent_id, e.expression) for e in examples] == [(0, "a"), (1, "b"), (2, "c")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"image_id": 9}, "missing image"),
+        ({"image_id": "1"}, "image_id"),
+        ({"id": 1.5}, "annotation id"),
+        ({"id": 5}, "annotation id"),
+        ({"expression": ""}, "expression"),
+        ({"expression": {}}, "expression"),
+        ({"split": "dev"}, "split"),
+        ({"bbox": [1, 2, -3, 4]}, "bbox"),
+        ({"bbox": [1, 2]}, "bbox"),
+        ({"bbox": "x"}, "bbox"),
+        ({"bbox": [float("nan"), 2, 3, 4]}, "bbox"),
+        ({"segmentation": [[5, 5]]}, "empty mask"),
+        ({"segmentation": [[100, 100, 120, 100, 110, 110]]}, "mask outside image"),
+        ({"segmentation": {"size": [24, 32], "counts": "zz"}}, "invalid mask"),
+        ({"segmentation": "x"}, "polygon"),
+        ({"segmentation": None, "bbox": None}, "missing mask"),
+    ],
+)
+def test_a_bad_annotation_is_left_out_by_name(tmp_path: Path, changes: dict[str, Any], what: str) -> None:
+    problems = coco(tmp_path, annotation(5, expression="good"), annotation(6, **{"expression": "bad", **changes}))
+    assert [problem.what for problem in problems] == [what]
+    examples, _ = ReferDataset.open(tmp_path / "root", "own", "own").labeled_examples("train")
+    assert [e.expression for e in examples] == ["good"]
+
+
+def test_a_box_alone_is_kept_as_a_box(tmp_path: Path) -> None:
+    assert coco(tmp_path, annotation(5, expression="good", segmentation=[], area=float("nan"))) == []
+    examples, skips = ReferDataset.open(tmp_path / "root", "own", "own").labeled_examples("train")
+    assert examples == []
+    assert [skip.kind for skip in skips] == ["missing_mask"]
+
+
+def test_expressions_of_no_annotation_and_pictures_of_another_size(tmp_path: Path) -> None:
+    draw(tmp_path / "photos" / "2.png", 2)
+    path = instances(tmp_path, annotation(5), annotation(6, 2))
+    draw(tmp_path / "photos" / "2.png", 2, size=(16, 12))
+    texts = write(tmp_path / "captions.json", {"5": "a", "6": "b", "7": "c"})
+    with ReferWriter(tmp_path / "root", "own", "own") as writer:
+        problems = import_coco(path, texts, tmp_path / "photos", "train", writer)
+    assert [(p.where, p.what, p.got) for p in problems] == [
+        ("instances.json annotation 6", "image size", "16 x 12 px"),
+        ("captions.json annotation 7", "missing annotation", "7"),
+    ]
+
+
+def grefs(tmp_path: Path, *records: Any) -> list[Problem]:
+    path = instances(tmp_path, annotation(5), annotation(6), annotation(7, 2), annotation(8, segmentation=[[1, 1]]))
+    refs = write(tmp_path / "grefs(unc).json", records)
+    with ReferWriter(tmp_path / "root", "grefcoco", "unc") as writer:
+        problems = import_grefcoco(refs, path, tmp_path / "photos", writer)
+        writer.write()
+    return problems
+
+
+def gref(ref_id: int, ann_id: Any, no_target: bool = False, **changes: Any) -> dict[str, Any]:
+    sentences = [{"sent_id": 10 * ref_id, "sent": f"thing {ref_id}", "raw": "Thing", "tokens": []}]
+    fields = {"ref_id": ref_id, "ann_id": ann_id, "image_id": 1, "split": "train", "no_target": no_target}
+    return {**fields, "sentences": sentences, **changes}
+
+
+def test_several_targets_and_none(tmp_path: Path) -> None:
+    assert (
+        grefs(tmp_path, gref(1, [5, 6]), gref(2, [-1], True), gref(3, [7], image_id=2, split="val"), gref(4, 5)) == []
+    )
+    data = ReferDataset.open(tmp_path / "root", "grefcoco", "unc")
+    assert [ref.ann_ids for ref in data.refs()] == [(5, 6), (), (7,), (5,)]
+
+
+@pytest.mark.parametrize(
+    ("record", "what"),
+    [
+        (gref(2, [5, 99]), "missing annotation"),
+        (gref(2, [-1]), "no_target"),
+        (gref(2, [5], True), "no_target"),
+        (gref(2, [7]), "image of the annotation"),
+        (gref(2, [8]), "empty mask"),
+        (gref(2, ["5"]), "ann_id"),
+        (gref(2, [-1], True, image_id=9), "missing image"),
+        (gref(1, [5]), "sent_id"),
+        (gref(2, [5], sentences=[]), "sentences"),
+        (gref(2, [5], sentences=[{"sent_id": 1, "sent": " "}]), "expression"),
+        (gref(2, [5], split="testZ"), "split"),
+        (7, "ref"),
+    ],
+)
+def test_a_bad_ref_is_left_out_by_name(tmp_path: Path, record: Any, what: str) -> None:
+    problems = grefs(tmp_path, gref(1, [5]), record)
+    assert [problem.what for problem in problems] == [what]
+    assert "grefs(unc).json ref" in problems[0].where
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"images": 1, "annotations": []}', "[" * 100_000])
+def test_files_that_are_something_else(tmp_path: Path, content: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with ReferWriter(tmp_path / "root", "own", "own") as writer, pytest.raises(DataError, match=r"x\.json"):
+        import_coco(tmp_path / "x.json", None, None, "train", writer)
+
+
+scalars = (
+    st.none() | st.booleans() | st.integers(-3, 9) | st.floats() | st.sampled_from(["train", "1.png", "../1.png", "/x"])
+)
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=6), max_leaves=8)
+keys = ["id", "image_id", "file_name", "width", "height", "bbox", "segmentation", "expression", "split", "name"]
+wild = st.dictionaries(st.sampled_from(keys), values, max_size=6) | values
+some_image = st.builds(
+    lambda row: {"id": 1, "file_name": "1.png", "width": 32, "height": 24, **row},
+    st.dictionaries(st.sampled_from(keys), values, max_size=1),
+)
+some_annotation = st.builds(
+    lambda row: {**annotation(5, expression="x"), **row}, st.dictionaries(st.sampled_from(keys), values, max_size=2)
+)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(images=st.lists(wild | some_image, max_size=2), annotations=st.lists(wild | some_annotation, max_size=3))
+def test_any_content_is_imported_or_a_problem(
+    tmp_path_factory: pytest.TempPathFactory, images: Any, annotations: Any
+) -> None:
+    root = tmp_path_factory.mktemp("fuzz")
+    draw(root / "photos" / "1.png", 1)
+    draw(root / "1.png", 1)
+    path = write(root / "instances.json", {"images": images, "annotations": annotations, "categories": images})
+    with ReferWriter(root / "data", "own", "own") as writer:
+        try:
+            import_coco(path, None, root / "photos", "train", writer)
+        except DataError:
+            return
+        assert {row["file_name"] for row in writer.images.values()} <= {"1.png"}
+        if writer.refs:
+            writer.write()
+            ReferDataset.open(root / "data", "own", "own")
+
+
+def test_captions_of_whole_images_are_not_taken_for_objects(tmp_path: Path) -> None:
+    rows = [{"id": 5, "image_id": 2, "caption": "a beach"}, {"ann_id": 6, "image_id": 1, "caption": "left cat"}]
+    (problem,) = coco(tmp_path, annotation(5), annotation(6), captions={"annotations": rows})
+    assert (problem.where, problem.what) == ("captions.json row 0", "caption of an image")
+    examples, _ = ReferDataset.open(tmp_path / "root", "own", "own").examples("train")
+    assert [e.expression for e in examples] == ["left cat"]
+
+
+def test_ids_used_twice_in_grefcoco_are_named(tmp_path: Path) -> None:
+    again = gref(1, [6], sentences=[{"sent_id": 90, "sent": "x"}])
+    twice = gref(3, [6], sentences=[{"sent_id": 91, "sent": "x"}, {"sent_id": 91, "sent": "y"}])
+    problems = grefs(tmp_path, gref(1, [5]), again, twice)
+    assert [problem.what for problem in problems] == ["ref_id", "sent_id"]
+    assert len(ReferDataset.open(tmp_path / "root", "grefcoco", "unc").refs()) == 1

@@ -1,0 +1,71 @@
+"""The writer: what it writes the loader reads, and it writes all or nothing and over nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from l2l_ray.data.refer import ReferDataset
+from l2l_ray.datatools.refer_writer import ReferWriter, sentence
+from l2l_ray.errors import DataError
+from tests.refer_folder import draw, write_tiny
+
+
+def test_the_loader_reads_it(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path)
+    data = ReferDataset.open(tmp_path, "tiny", "own")
+    assert data.splits == ("train", "val", "testA")
+    examples, skips = data.labeled_examples("train")
+    assert [e.expression for e in examples] == [f"cat {i} {k}" for i in (1, 2, 3) for k in (0, 1)]
+    assert skips == []
+    assert (examples[0].width_px, examples[0].height_px, examples[0].category) == (32, 24, "cat")
+    assert sorted(path.name for path in folder.iterdir()) == ["instances.json", "refs(own).p"]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_existing_data_set_is_not_touched(tmp_path: Path) -> None:
+    write_tiny(tmp_path)
+    with pytest.raises(DataError, match="tiny exists and is not overwritten; remove it, or choose another --dataset"):
+        ReferWriter(tmp_path, "tiny", "own")
+
+
+def test_a_different_picture_of_the_same_name_is_not_replaced(tmp_path: Path) -> None:
+    old = draw(tmp_path / "images" / "tiny" / "3.png", seed=99)
+    before = old.read_bytes()
+    with pytest.raises(DataError, match=r"3.png is a different picture than"):
+        write_tiny(tmp_path)
+    assert old.read_bytes() == before
+    assert not (tmp_path / "tiny").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_same_picture_is_kept(tmp_path: Path) -> None:
+    draw(tmp_path / "images" / "tiny" / "3.png", seed=3)
+    write_tiny(tmp_path)
+    assert not (tmp_path / "images" / "tiny" / "3.png").is_symlink()
+    assert (tmp_path / "images" / "tiny" / "4.png").is_symlink()
+
+
+def test_an_error_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), ReferWriter(tmp_path, "own", "own") as writer:
+        writer.add_image(1, "a.png", (2, 2), b"content")
+        raise KeyError
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_given_as_bytes_and_unused_images(tmp_path: Path) -> None:
+    with ReferWriter(tmp_path, "own", "own") as writer:
+        writer.add_image(1, "a.png", (2, 2), b"content")
+        writer.add_image(2, "b.png", (2, 2), b"unused")
+        writer.add_ref({"ref_id": 1, "image_id": 1, "split": "train"}, [sentence(1, " A  b ")])
+        writer.write()
+    assert [path.name for path in (tmp_path / "images" / "own").iterdir()] == ["a.png"]
+    assert (tmp_path / "images" / "own" / "a.png").read_bytes() == b"content"
+
+
+def test_sentences_keep_their_case() -> None:
+    assert sentence(3, " Left  man ") == {
+        "sent_id": 3,
+        "raw": " Left  man ",
+        "sent": "Left man",
+        "tokens": ["Left", "man"],
+    }

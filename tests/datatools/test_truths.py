@@ -1,0 +1,192 @@
+"""Masks, RLEs, polygons and boxes: hand-computed areas and boxes, and every kind of damage."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from l2l_ray.data.layout import BadValue
+from l2l_ray.data.masks import decode, encode, mask_area_px
+from l2l_ray.datatools.truths import (
+    box_of_mask,
+    image_side,
+    mask_of_file,
+    read_image_size,
+    read_truth,
+    segmentation_rle,
+)
+
+SIZE = (8, 6)  # width, height
+SQUARE = [1, 1, 5, 1, 5, 4, 1, 4]  # 4 x 3 px from (1, 1)
+MASK = np.zeros((6, 8), dtype=bool)
+MASK[1:4, 1:5] = True
+
+
+def test_one_object_in_every_form(tmp_path: Path) -> None:
+    Image.fromarray(MASK.astype(np.uint8) * 255).save(tmp_path / "m.png")
+    rle = encode(MASK)
+    rows: list[dict[str, Any]] = [
+        {"mask": "m.png"},
+        {"rle": rle},
+        {"rle": f'{{"size": [6, 8], "counts": "{rle["counts"]}"}}'},
+        # 6 rows: 7 before (column 0 and one pixel), 3 inside, 3 outside, ..., 7 + 3 outside at the end
+        {"rle": {"size": [6, 8], "counts": [7, 3, 3, 3, 3, 3, 3, 3, 20]}},
+        {"polygon": SQUARE},
+        {"polygon": [SQUARE]},
+        {"polygon": str(SQUARE)},
+    ]
+    for row in rows:
+        truth = read_truth(row, SIZE, tmp_path)
+        assert truth is not None, row
+        assert truth.area_px == 12, row
+        assert truth.bbox_xywh_px == [1.0, 1.0, 4.0, 3.0], row
+        assert (decode(segmentation_rle(truth.segmentation, *SIZE)) == MASK).all(), row
+
+
+def test_a_box_alone_and_nothing_at_all(tmp_path: Path) -> None:
+    truth = read_truth({"box": "[1, 2, 3, 2.5]"}, SIZE, tmp_path)
+    assert truth == ([], [1.0, 2.0, 3.0, 2.5], 7.5)
+    assert read_truth({}, SIZE, tmp_path) is None
+
+
+def test_a_given_box_is_kept_beside_a_mask(tmp_path: Path) -> None:
+    truth = read_truth({"box": [0, 0, 8, 6], "polygon": SQUARE}, SIZE, tmp_path)
+    assert truth is not None
+    assert truth.bbox_xywh_px == [0.0, 0.0, 8.0, 6.0]
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ({"polygon": [5, 5]}, "polygon"),
+        ({"polygon": [[1, 1, 2, 2]]}, "polygon"),
+        ({"polygon": [1, 1, 2, 2, 3]}, "polygon"),
+        ({"polygon": [1, 1, NAN, 2, 3, 3]}, "polygon"),
+        ({"polygon": [1, 1, 10**400, 2, 3, 3]}, "polygon"),
+        ({"polygon": [1, 1, True, 2, 3, 3]}, "polygon"),
+        ({"polygon": "not json"}, "polygon"),
+        ({"polygon": "[" * 100_000}, "polygon"),
+        ({"polygon": 7}, "polygon"),
+        ({"polygon": []}, "missing mask"),
+        ({"polygon": [20, 20, 30, 20, 30, 30]}, "mask outside image"),
+        ({"polygon": [1, 1, 1, 1, 1, 1]}, "empty mask"),
+        ({"rle": {"size": [8, 6], "counts": [48]}}, "invalid mask"),
+        ({"rle": {"size": [6, 8], "counts": [47]}}, "invalid mask"),
+        ({"rle": {"size": [6, 8], "counts": [-1, 49]}}, "invalid mask"),
+        ({"rle": {"size": [6, 8], "counts": "x\ud800"}}, "invalid mask"),
+        ({"rle": {"size": [6, 8], "counts": None}}, "invalid mask"),
+        ({"rle": {"size": [6, 8], "counts": [48]}}, "empty mask"),
+        ({"rle": [1, 2]}, "rle"),
+        ({"box": [1, 1, -3, 2]}, "box"),
+        ({"box": [1, 1, 0, 2]}, "box"),
+        ({"box": [1, 1, 3]}, "box"),
+        ({"box": [1, 1, NAN, 2]}, "box"),
+        ({"box": [1, 1, INF, 2]}, "box"),
+        ({"box": [9, 1, 3, 2]}, "box outside image"),
+        ({"polygon": SQUARE, "rle": {}}, "truth"),
+        ({"mask": "gone.png"}, "missing mask file"),
+        ({"mask": "../m.png"}, "mask file"),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, row: dict[str, Any], what: str) -> None:
+    with pytest.raises(BadValue) as error:
+        read_truth(row, SIZE, tmp_path)
+    assert error.value.args[0] == what
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
+def test_masks_of_every_picture_mode(tmp_path: Path, mode: str) -> None:
+    gray = Image.fromarray(MASK.astype(np.uint8) * 255)
+    if mode == "I;16":
+        gray = Image.fromarray(MASK.astype(np.uint16) * 3)
+    elif mode == "P":
+        gray = Image.fromarray(MASK.astype(np.uint8))
+        gray.putpalette([0, 0, 0, 255, 0, 0])
+    elif mode in ("RGBA", "LA"):
+        gray = Image.merge("LA", (Image.new("L", SIZE, 9), gray)).convert(mode)  # gray everywhere, opaque inside
+    else:
+        gray = gray.convert(mode)
+    gray.save(tmp_path / "m.png")
+    assert (decode(mask_of_file(tmp_path / "m.png", *SIZE)) == MASK).all()
+
+
+def test_mask_files_of_another_size_empty_or_damaged(tmp_path: Path) -> None:
+    Image.new("L", (9, 6), 1).save(tmp_path / "wide.png")
+    Image.new("L", SIZE).save(tmp_path / "empty.png")
+    (tmp_path / "torn.png").write_bytes((tmp_path / "empty.png").read_bytes()[:40])
+    with pytest.raises(BadValue, match="got 9 x 6 px; expected 8 x 6 px"):
+        mask_of_file(tmp_path / "wide.png", *SIZE)
+    with pytest.raises(BadValue, match="empty mask"):
+        mask_of_file(tmp_path / "empty.png", *SIZE)
+    with pytest.raises(BadValue, match="expected a readable PNG"):
+        mask_of_file(tmp_path / "torn.png", *SIZE)
+    with pytest.raises(BadValue, match="unreadable image"):
+        read_image_size(tmp_path / "torn.txt")
+
+
+def test_short_polygons_are_ignored_where_the_loader_ignores_them() -> None:
+    assert mask_area_px(segmentation_rle([[5, 5], SQUARE], *SIZE)) == 12
+    with pytest.raises(BadValue, match="polygon"):
+        segmentation_rle([[5, 5], SQUARE], *SIZE, strict=True)
+    with pytest.raises(BadValue, match="empty mask"):
+        segmentation_rle([[5, 5]], 60_000, 60_000)  # no memory for the image is asked for
+
+
+def test_the_box_of_a_mask() -> None:
+    one = np.zeros((6, 8), dtype=bool)
+    one[5, 7] = True
+    assert box_of_mask(encode(one)) == [7.0, 5.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("side", [0, -5, 1.5, True, None, "8", 10**9])
+def test_impossible_sides(side: Any) -> None:
+    with pytest.raises(BadValue, match="image size"):
+        image_side(side)
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=7) | st.dictionaries(st.sampled_from(["size", "counts", "x"]), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(row=st.dictionaries(st.sampled_from(["mask", "rle", "polygon", "box"]), values, max_size=2))
+def test_any_value_is_truth_or_a_problem(tmp_path: Path, row: dict[str, Any]) -> None:
+    try:
+        truth = read_truth(row, SIZE, tmp_path)
+    except BadValue as error:
+        assert str(error.at("x"))
+    else:
+        assert truth is None or 0 < truth.area_px < float("inf")
+
+
+@settings(max_examples=100)
+@given(counts=st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126), max_size=12))
+def test_any_compressed_rle_fills_its_image_or_is_a_problem(counts: str) -> None:
+    try:
+        rle = segmentation_rle({"size": [6, 8], "counts": counts}, *SIZE)
+    except BadValue:
+        return
+    assert 0 < decode(rle).sum() <= 48
+
+
+def test_a_palette_does_not_turn_a_mask_inside_out(tmp_path: Path) -> None:
+    inside = np.zeros((24, 32), dtype=bool)
+    inside[3:9, 5:15] = True
+    white = Image.fromarray(inside.astype(np.uint8) * 255)
+    palette = white.point(lambda value: int(value == 0)).convert("P")
+    palette.putpalette([255, 255, 255, 0, 0, 0])  # number 0 is white, 1 is black
+    palette.save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(decode(mask_of_file(tmp_path / "mask.png", 32, 24)), inside)

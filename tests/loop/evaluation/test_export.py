@@ -1,0 +1,225 @@
+"""Exports of a whole run: the labels that were committed, as training used them, and the chosen version's masks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from l2l_ray.cli import main
+from l2l_ray.data.masks import decode, mask_area_px, mask_to_grid
+from l2l_ray.data.refer import ReferDataset
+from l2l_ray.data.refer_files import plain_records
+from l2l_ray.datatools.export import FORMATS
+from l2l_ray.datatools.label_studio import decode_brush
+from l2l_ray.errors import CheckpointError, ConfigError, DataError
+from l2l_ray.loop.evaluation.evaluate import Evaluations
+from l2l_ray.loop.evaluation.export import export_predictions, export_pseudo_labels, native_cells, native_mask
+from l2l_ray.loop.state.example_files import read_examples, read_priors
+from l2l_ray.loop.state.ledger import Ledger, read_shard, write_shard
+from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.training.pseudo import is_used
+from l2l_ray.types import PseudoLabel
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def _labels(run: RunFolder, round_index: int) -> dict[int, PseudoLabel]:
+    entries = Ledger(run.ledger_path).entries("l2l", round_index)
+    return {label.sent_id: label for entry in entries for label in read_shard(run.path / entry.path)}
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "masks.jsonl").read_text().splitlines()]
+
+
+def test_cells_reach_the_image_by_the_centre_of_each_pixel() -> None:
+    cells = np.array([[True, False], [False, False]])
+    assert native_cells(cells, 3, 4).tolist() == [[True, True, False, False], *[[False] * 4] * 2]
+    big = np.random.default_rng(0).random((8, 8)) > 0.5
+    for size in ((8, 8), (16, 40), (99, 31)):
+        again = mask_to_grid_of(native_cells(big, *size))
+        np.testing.assert_array_equal(again, big)
+
+
+def mask_to_grid_of(mask: np.ndarray) -> np.ndarray:
+    from l2l_ray.data.masks import encode
+
+    return mask_to_grid(encode(mask), 8) > 0.5
+
+
+def test_masks_reach_the_image_as_in_evaluation() -> None:
+    logits = torch.tensor([[1.0, -1.0], [-1.0, -1.0]])
+    assert native_mask(logits, 2, 2).tolist() == [[True, False], [False, False]]
+    assert native_mask(logits.abs(), 5, 7).all()
+
+
+def test_pseudo_labels_are_the_committed_ones(whole_run: RunFolder, tmp_path: Path) -> None:
+    examples = {row.sent_id: row for row in read_examples(whole_run.examples_path("unlabeled"))}
+    for round_index in (0, 1):
+        done = export_pseudo_labels(
+            whole_run.path, "jsonl", tmp_path / f"r{round_index}", round_index=round_index, keep_unused=True
+        )
+        labels, rows = _labels(whole_run, round_index), _rows(done.path)
+        assert (done.num, done.num_left_out) == (len(labels), 0) == (len(examples), 0)
+        root = Path(json.loads((done.path / "export.json").read_text())["image_root"])
+        for row in rows:
+            label, example, found = labels[int(row["id"])], examples[int(row["id"])], row["provenance"]
+            assert str(root / row["image"]) == example.image_path and row["expression"] == example.expression
+            assert row["rle"]["size"] == found["accepted_rle"]["size"] == [example.height_px, example.width_px]
+            accepted = label.from_teacher | label.from_prior
+            np.testing.assert_array_equal(mask_to_grid(found["accepted_rle"], label.grid) > 0.5, accepted)
+            changed = (mask_to_grid(row["rle"], label.grid) > 0.5) != label.target
+            assert changed.mean() < 0.03  # corners are rounded
+            assert (found["confidence"], found["gate"]) == (label.confidence, label.gate)
+            expected = {
+                "run": whole_run.path.name, "dataset": "refshapes", "split_by": "l2l", "source": "pseudo_label",
+                "method": "l2l", "model_version": round_index, "policy_version": round_index, "round": round_index,
+                "seed": 0, "sample_key": label.seed, "prior_key": label.prior_key,
+            }  # fmt: skip
+            assert expected.items() <= found.items()
+
+
+def test_by_default_what_training_used_of_the_last_round(whole_run: RunFolder, tmp_path: Path) -> None:
+    done = export_pseudo_labels(whole_run.path, "jsonl", tmp_path / "out")
+    labels = _labels(whole_run, 1)
+    used = {sent_id for sent_id, label in labels.items() if is_used(label)}
+    assert {int(row["id"]) for row in _rows(done.path)} == used
+    assert (done.num, done.num_left_out) == (len(used), len(labels) - len(used))
+    index = json.loads((done.path / "export.json").read_text())
+    assert (index["round"], index["num_left_out"], index["method"]) == (1, done.num_left_out, "l2l")
+
+
+def test_the_least_sure_can_be_left_out(whole_run: RunFolder, tmp_path: Path) -> None:
+    confidences = sorted(label.confidence for label in _labels(whole_run, 1).values())
+    limit = confidences[len(confidences) // 2]
+    done = export_pseudo_labels(whole_run.path, "jsonl", tmp_path / "out", min_confidence=limit, keep_unused=True)
+    assert done.num == sum(value >= limit for value in confidences)
+    with pytest.raises(DataError, match="no mask to export"):
+        export_pseudo_labels(whole_run.path, "coco", tmp_path / "none", min_confidence=1.0)
+    with pytest.raises(ConfigError, match=r"min_confidence must be in \[0, 1\], got 95"):
+        export_pseudo_labels(whole_run.path, "coco", tmp_path / "none", min_confidence=95)
+
+
+def test_labels_that_were_not_used_stay_away(copied: Callable[..., RunFolder], tmp_path: Path) -> None:
+    run = copied()
+    entry = Ledger(run.ledger_path).entries("l2l", 1)[0]
+    labels = read_shard(run.path / entry.path)
+    full, empty = np.ones_like(labels[0].target), np.zeros_like(labels[0].target)
+    used = [replace(label, gate=1.0, target=full, from_teacher=full, from_prior=empty) for label in labels[2:]]
+    shut, background = (
+        replace(used[0], gate=0.25, sent_id=labels[0].sent_id),
+        replace(labels[1], target=empty, gate=1.0),
+    )
+    write_shard(run.path / entry.path, [shut, background, *used])
+    exported = {int(row["id"]) for row in _rows(export_pseudo_labels(run.path, "jsonl", tmp_path / "out").path)}
+    assert not exported & {shut.sent_id, background.sent_id}
+    assert {label.sent_id for label in used} <= exported
+
+
+def test_predictions_are_what_was_evaluated(whole_run: RunFolder, tmp_path: Path) -> None:
+    best = json.loads((whole_run.path / "selection.json").read_text())
+    done = export_predictions(whole_run.path, "jsonl", tmp_path / "out", "testA")
+    counted = Evaluations(whole_run).frame(("l2l", best["version"], "testA")).set_index("sent_id")
+    priors = read_priors(whole_run.priors_path("testA"))
+    rows = _rows(done.path)
+    assert done.num == len(rows) == len(counted) and done.num_left_out == 0
+    for row in rows:
+        mask, found = decode(row["rle"]), row["provenance"]
+        # The batch is the same, but not the kernel: a pixel on the edge may change sides.
+        assert abs(int(mask.sum()) - counted.loc[int(row["id"]), "predicted_px"]) <= 3
+        assert row["split"] == "testA" and "accepted_rle" not in found and 0.5 <= found["confidence"] <= 1
+        assert found["source"] == "prediction" and found["model_version"] == best["version"]
+        assert found["prior_key"] == priors[int(row["id"])].key
+    assert "mask_rle" not in (done.path / "masks.jsonl").read_text()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_command_writes_every_format(
+    whole_run: RunFolder, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", str(whole_run.path), "--format", kind, "--out", str(tmp_path / "out"), "--round", "0", "--all"]
+    assert main(words) == 0
+    assert f"out: {len(_labels(whole_run, 0))} masks, 0 left out" in capsys.readouterr().out
+    assert main(words) == 1
+    assert "replace it with --force" in capsys.readouterr().err
+    assert main([*words, "--force"]) == 0
+
+
+def test_mistakes_are_named(
+    whole_run: RunFolder, copied: Callable[..., RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(DataError, match=r"'l2l' in round 7; whole rounds: \{'supervised': \[\], 'l2l': \[0, 1\]\}"):
+        export_pseudo_labels(whole_run.path, "coco", out, round_index=7)
+    with pytest.raises(DataError, match="no committed pseudo-labels of 'supervised'"):
+        export_pseudo_labels(whole_run.path, "coco", out, method="supervised")
+    with pytest.raises(DataError, match="no split 'testC' to predict on; it has .*testA"):
+        export_predictions(whole_run.path, "coco", out, "testC")
+    with pytest.raises(CheckpointError, match="has chosen no version yet"):
+        export_predictions(copied(without=("FINISHED", "selection.json")).path, "coco", out, "val")
+    with pytest.raises(ConfigError):
+        export_pseudo_labels(tmp_path, "coco", out)
+    with pytest.raises(SystemExit):
+        main(["export", str(whole_run.path), "--format", "coco", "--out", str(out), "--split", "val", "--round", "1"])
+    assert "no effect with --split" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_an_export_comes_back_as_labeled_data_with_its_provenance(
+    whole_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported = export_pseudo_labels(whole_run.path, "jsonl", tmp_path / "out", keep_unused=True)
+    images = json.loads((exported.path / "export.json").read_text())["image_root"]
+    words = ["--root", str(tmp_path / "data"), "--dataset", "own", "--images", images]
+    status = main(["data", "import", "rows", str(exported.path / "masks.jsonl"), *words])
+    rows = _rows(exported.path)
+    full = [row for row in rows if mask_area_px(row["rle"])]
+    printed = capsys.readouterr().out
+    assert status == (len(full) < len(rows)) and printed.count("empty mask: ") == len(rows) - len(full)
+    labeled, skips = ReferDataset.open(tmp_path / "data", "own", "own").labeled_examples("train")
+    assert [example.mask_rle for example in labeled] == [row["rle"] for row in full] and not skips
+    records = plain_records(tmp_path / "data" / "own" / "refs(own).p")
+    assert [record["provenance"] for record in records] == [row["provenance"] for row in full]
+    assert main(["data", "stats", str(tmp_path / "data" / "own")]) == 0
+    assert f"truth with provenance: {len(full)} pseudo_label" in capsys.readouterr().out
+
+
+def test_corrected_labels_come_back_from_label_studio(
+    whole_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported = export_pseudo_labels(whole_run.path, "labelstudio", tmp_path / "out", keep_unused=True)
+    images = json.loads((exported.path / "export.json").read_text())["image_root"]
+    first, second, *_ = tasks = json.loads((exported.path / "tasks.json").read_text())
+    first["annotations"] = [{"id": 5, "completed_by": 3, "result": first["predictions"][0]["result"]}]
+    second["annotations"] = [{"id": 6, "completed_by": 3, "result": []}]
+    (tmp_path / "project.json").write_text(json.dumps(tasks))
+    words = ["--root", str(tmp_path / "data"), "--dataset", "own", "--images", images]
+    assert main(["data", "import", "labelstudio", str(tmp_path / "project.json"), *words]) == 0
+    assert "2 refs (2 with truth)" in capsys.readouterr().out
+    labeled, _ = ReferDataset.open(tmp_path / "data", "own", "own").labeled_examples("train")
+    drawn = first["predictions"][0]["result"][0]["value"]["rle"]
+    expected = decode_brush(drawn, labeled[0].height_px, labeled[0].width_px)
+    np.testing.assert_array_equal(decode(labeled[0].mask_rle), expected)
+    assert mask_area_px(labeled[1].mask_rle) == 0 and labeled[1].expression == second["data"]["expression"]
+    made = plain_records(tmp_path / "data" / "own" / "refs(own).p")[0]["provenance"]
+    assert made["source"] == "label_studio" and made["corrected_from"]["method"] == "l2l"
+    assert main(["data", "stats", str(tmp_path / "data" / "own")]) == 0
+    assert "truth with provenance: 2 label_studio" in capsys.readouterr().out
+
+
+def test_a_round_that_is_half_labelled_is_not_exported(copied: Callable[..., RunFolder], tmp_path: Path) -> None:
+    run = copied()
+    lines = run.ledger_path.read_text().splitlines(keepends=True)
+    run.ledger_path.write_text("".join(lines[:-1]))
+    assert json.loads(lines[-1])["round"] == 1
+    done = export_pseudo_labels(run.path, "jsonl", tmp_path / "out", keep_unused=True)
+    assert json.loads((done.path / "export.json").read_text())["round"] == 0
+    with pytest.raises(DataError, match=r"in round 1; whole rounds: \{'supervised': \[\], 'l2l': \[0\]\}"):
+        export_pseudo_labels(run.path, "jsonl", tmp_path / "more", round_index=1)

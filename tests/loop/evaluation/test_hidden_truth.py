@@ -1,0 +1,106 @@
+"""Pseudo-label quality against hidden truth: by hand, only where truth is on disk, and of what was committed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from l2l_ray.config import RunConfig
+from l2l_ray.data.masks import mask_to_grid
+from l2l_ray.data.refer import ReferDataset
+from l2l_ray.loop.evaluation.hidden_truth import pseudo_label_quality, selection_of
+from l2l_ray.loop.state.example_files import read_examples, write_examples
+from l2l_ray.loop.state.ledger import Ledger, read_shard, write_shard
+from l2l_ray.loop.state.prepare import data_root
+from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.types import PseudoLabel
+from tests.whole_run import changed
+
+
+def _with_data(copied: Callable[..., RunFolder], whole_run: RunFolder, root: Path) -> tuple[RunFolder, Path]:
+    """Return a copy of the run whose data set is a copy too, and the path of its annotations."""
+    shutil.copytree(data_root(whole_run.config), root, ignore=shutil.ignore_patterns("*.jpg"))
+    return copied(data={"root": str(root)}), root / "refshapes" / "instances.json"
+
+
+def _truth(config: RunConfig) -> dict[int, np.ndarray]:
+    dataset = ReferDataset.open(data_root(config), config.data.dataset, config.data.split_by)
+    examples, _ = dataset.labeled_examples("train")
+    return {example.sent_id: mask_to_grid(example.mask_rle, 32) > 0.5 for example in examples}
+
+
+def _relabel(run: RunFolder, change: Callable[[PseudoLabel], PseudoLabel]) -> None:
+    for entry in Ledger(run.ledger_path).entries("l2l", 0):
+        write_shard(run.path / entry.path, [change(label) for label in read_shard(run.path / entry.path)])
+
+
+def test_the_figures_are_those_of_the_committed_labels(
+    copied: Callable[..., RunFolder], whole_run: RunFolder, tmp_path: Path
+) -> None:
+    run, _ = _with_data(copied, whole_run, tmp_path / "data")
+    truth = _truth(run.config)
+    everything = np.ones((32, 32), bool)
+    nothing = ~everything
+
+    def right(label: PseudoLabel) -> PseudoLabel:
+        return replace(label, target=truth[label.sent_id], from_teacher=everything, from_prior=nothing, gate=1.0)
+
+    _relabel(run, right)
+    first, second = pseudo_label_quality(run.config, run)["l2l"]
+    assert first["num"] == second["num"] == len(read_examples(run.examples_path("unlabeled")))
+    assert set(first["precision"].values()) == {1.0} and first["coverage"]["all"] == 1.0
+
+    _relabel(run, lambda label: replace(right(label), target=~truth[label.sent_id]))
+    assert pseudo_label_quality(run.config, run)["l2l"][0]["precision"]["all"] == 0.0
+
+    _relabel(run, lambda label: replace(right(label), gate=0.2))
+    shut = pseudo_label_quality(run.config, run)["l2l"][0]
+    assert shut["coverage"]["all"] == 0.0 and shut["precision"]["all"] is None
+
+
+def test_a_method_that_labels_nothing_has_no_rounds(whole_run: RunFolder) -> None:
+    found = pseudo_label_quality(whole_run.config, whole_run)
+    assert found is not None and found["supervised"] == []
+    assert found == json.loads((whole_run.path / "results.json").read_text())["hidden_truth"]
+
+
+def test_where_truth_is_not_on_disk_the_figures_are_absent(
+    copied: Callable[..., RunFolder], whole_run: RunFolder, tmp_path: Path
+) -> None:
+    run, annotations = _with_data(copied, whole_run, tmp_path / "data")
+    content = json.loads(annotations.read_text())
+    whole = list(content["annotations"])
+    known = {label.sent_id for label in read_shard(run.path / Ledger(run.ledger_path).entries("l2l", 0)[0].path)}
+    dataset = ReferDataset.open(tmp_path / "data", "refshapes", "l2l")
+    ann_ids = {i for ref in dataset.refs() if {sent_id for sent_id, _ in ref.sentences} & known for i in ref.ann_ids}
+    content["annotations"] = [item for item in whole if item["id"] in ann_ids]
+    annotations.write_text(json.dumps(content))
+    partly = pseudo_label_quality(run.config, run)
+    assert partly is not None and partly["l2l"][0]["num"] == len(known)
+    content["annotations"] = []
+    annotations.write_text(json.dumps(content))
+    assert pseudo_label_quality(run.config, run) is None
+
+
+def test_stored_labels_become_the_selection_they_came_from() -> None:
+    cells = np.zeros((2, 2), bool)
+    teacher, prior, target = cells.copy(), cells.copy(), cells.copy()
+    teacher[0, 0] = prior[1, 1] = target[1, 1] = True
+    label = PseudoLabel(7, 2, (0.5, 0.5), target, teacher, prior, None, 0.75, 0.5, 3, -1.25, 0, "")
+    selection = selection_of([label, replace(label, from_prior=cells)])
+    assert selection.action.tolist() == [[[1, 0], [0, 2]], [[1, 0], [0, 0]]]
+    assert selection.target[0].tolist() == target.tolist()
+    assert selection.pixel_weight[0].tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    assert selection.gate.tolist() == [0.75, 0.75] and selection.mean_log_prob.tolist() == [-1.25, -1.25]
+
+
+def test_when_everything_is_labeled_there_is_nothing_to_judge(copied: Callable[..., RunFolder]) -> None:
+    run = copied()
+    write_examples(run.examples_path("unlabeled"), [])
+    config = changed(run.config, run_root=str(run.config.root))
+    assert pseudo_label_quality(config, run) is None

@@ -1,0 +1,51 @@
+"""Examples of a report: spread over the ranking, and of the version that was evaluated."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from PIL import Image
+
+from l2l_ray.loop.evaluation.evaluate import Evaluations
+from l2l_ray.loop.evaluation.panels import NUM_PANELS, spread
+from l2l_ray.loop.state.example_files import read_examples, read_priors
+from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.report.panels import ACCEPTED
+
+
+def test_spread_takes_even_ranks_from_best_to_worst() -> None:
+    scores = [0.1, 0.9, 0.5, 0.3, 0.7]
+    assert spread(scores, 3) == [1, 2, 0]
+    assert spread(scores, 5) == spread(scores, 99) == [1, 4, 2, 3, 0]
+    assert spread([0.4], 16) == [0]
+    assert spread([], 16) == []
+
+
+def test_spread_holds_the_best_and_the_worst_of_many() -> None:
+    scores = np.random.default_rng(0).random(100).tolist()
+    chosen = spread(scores, 16)
+    assert len(set(chosen)) == 16
+    assert scores[chosen[0]] == max(scores) and scores[chosen[-1]] == min(scores)
+    assert [scores[i] for i in chosen] == sorted((scores[i] for i in chosen), reverse=True)
+
+
+def test_a_whole_run_shows_its_examples_with_failures(whole_run: RunFolder) -> None:
+    folder = whole_run.path / "panels"
+    panels = json.loads((folder / "index.json").read_text())
+    version = json.loads((whole_run.path / "selection.json").read_text())["version"]
+    iou_of = {row["sent_id"]: row["iou"] for row in Evaluations(whole_run).meter(("l2l", version, "val")).rows()}
+    rows = {row.sent_id: row for row in read_examples(whole_run.examples_path("val"))}
+    priors = read_priors(whole_run.priors_path("val"))
+    assert len(panels) == min(NUM_PANELS, len(rows))
+    assert panels[-1]["iou"] == min(iou_of.values())
+    for panel in panels:
+        row, prior = rows[panel["sent_id"]], priors[panel["sent_id"]]
+        assert panel["iou"] == iou_of[row.sent_id] and panel["expression"] == row.expression
+        boxes = [list(box) for box in prior.boxes_xyxy_frac]
+        assert panel["prior_box_xyxy_frac"] == (boxes[0] if boxes else None)
+        accepted = np.asarray(Image.open(folder / panel["accepted"]))
+        assert accepted.shape == (32, 32) and accepted.max() < len(ACCEPTED)
+        truth = np.asarray(Image.open(folder / panel["truth"]))
+        assert truth.shape == (row.height_px, row.width_px) and set(np.unique(truth)) == {0, 255}
+        assert (panel["proposal"] is None) == (not boxes)

@@ -1,0 +1,83 @@
+"""A finished run judged again: the same figures under its own protocol, LAVT's under LAVT's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from l2l_ray.cli import main
+from l2l_ray.errors import CheckpointError, ConfigError, DataError
+from l2l_ray.loop.evaluation.evaluate import figures_of, meter_of
+from l2l_ray.loop.evaluation.reevaluate import Reevaluated, judge
+from l2l_ray.loop.state.run_folder import RunFolder
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def _reported(run: RunFolder, split: str) -> dict[str, object]:
+    rows = json.loads((run.path / "results.json").read_text())["rows"]
+    (own,) = (row for row in rows if row["method"] == "l2l")
+    return own["splits"][split]
+
+
+def test_its_own_protocol_gives_the_reported_figures(whole_run: RunFolder) -> None:
+    for split in ("val", "testA"):
+        judged, reported = judge(whole_run.path, split), _reported(whole_run, split)
+        assert judged.figures["mean_iou"] == pytest.approx(reported["mean_iou"], abs=1e-12)
+        assert judged.figures["overall_iou"] == pytest.approx(reported["overall_iou"], abs=1e-12)
+        assert judged.figures["num"] == reported["num"] == len(judged.rows)
+
+
+def test_another_protocol_counts_otherwise_and_says_so(
+    whole_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "rows.parquet"
+    words = ["judge", str(whole_run.path), "--split", "testA", "--protocol", "lavt480", "--out", str(out)]
+    assert main(words) == 0
+    printed = capsys.readouterr().out.splitlines()
+    rows = pd.read_parquet(out)
+    figures = meter_of(rows).summary()
+    assert printed[0].endswith(
+        f"on testA, {len(rows)} sentences, protocol lavt480: " + printed[0].partition("lavt480: ")[2]
+    )
+    assert "480 x 480" in printed[0] and printed[-1] == str(out)
+    assert printed[1].split()[:2] == ["oIoU", f"{100 * figures['overall_iou']:.1f}"]
+    assert printed[2].split()[:2] == ["mIoU", f"{100 * figures['mean_iou']:.1f}"]
+    assert set(rows["protocol"]) == {"lavt480"} and (rows["union"] <= 480 * 480).all()
+    assert not rows["union"].equals(judge(whole_run.path, "testA").rows["union"])
+
+
+def test_mistakes_are_named(whole_run: RunFolder, copied: Callable[..., RunFolder], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no evaluation split 'testC'; it has val, testA, testB"):
+        judge(whole_run.path, "testC")
+    with pytest.raises(ConfigError, match="no evaluation protocol 'coco'; use one of native, lavt480"):
+        judge(whole_run.path, "val", "coco")
+    with pytest.raises(ConfigError):
+        judge(tmp_path, "val")
+    with pytest.raises(CheckpointError, match="has chosen no version yet"):
+        judge(copied(without=("FINISHED", "selection.json")).path, "val")
+
+
+def test_figures_without_an_interval_are_printed_without_one() -> None:
+    rows = pd.DataFrame({"sent_id": [1, 2], "image_id": [1, 2], "intersection": 0, "union": 0, "predicted_px": 0})
+    judged = Reevaluated(rows, figures_of(meter_of(rows)), "run l2l version 0 on val", "native: ...")
+    lines = judged.lines()
+    assert lines[1] == "  oIoU   100.0" and lines[2] == "  mIoU   100.0  (100.0 to 100.0)"
+    assert "  n_acc        100.0" in lines
+
+
+def test_a_truth_that_a_squash_removes_is_no_missing_target() -> None:
+    rows = pd.DataFrame({"sent_id": [1], "image_id": [1], "intersection": 0, "union": 0, "predicted_px": 0})
+    assert "no_target" in figures_of(meter_of(rows)) and "no_target" not in figures_of(meter_of(rows), no_target=False)
+
+
+def test_a_file_that_cannot_be_written_is_one_line(whole_run: RunFolder, tmp_path: Path) -> None:
+    judged = judge(whole_run.path, "testA")
+    judged.save(tmp_path / "new" / "rows.parquet")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="choose another --out"):
+        judged.save(tmp_path / "file" / "rows.parquet")

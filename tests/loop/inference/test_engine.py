@@ -1,0 +1,204 @@
+"""A labeler: the version it is told, never the latest; the same shard each time; figures, not truth, leave it."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from l2l_ray.config import selector_for
+from l2l_ray.data.masks import decode, grid_logits_to_native, mask_area_px
+from l2l_ray.data.protocols import LAVT480, NATIVE
+from l2l_ray.errors import CheckpointError, DataError, LedgerError
+from l2l_ray.loop.inference.engine import InferenceEngine, _weight_map
+from l2l_ray.loop.state.checkpoint import save_weights
+from l2l_ray.loop.state.example_files import read_examples, read_priors
+from l2l_ray.loop.state.ledger import Ledger, LedgerEntry, read_shard
+from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.prior.proposal import Proposer
+from l2l_ray.randomness import sample_key
+from l2l_ray.selector.rules import make_selector
+from l2l_ray.types import LabeledExample
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def labeler(whole_run: RunFolder) -> InferenceEngine:
+    return InferenceEngine(whole_run.config, whole_run.path)
+
+
+@pytest.fixture
+def scratch(copied: Callable[..., RunFolder]) -> RunFolder:
+    return copied()
+
+
+@pytest.fixture(scope="module")
+def committed(whole_run: RunFolder) -> Iterator[list[LedgerEntry]]:
+    ledger = Ledger(whole_run.ledger_path)
+    yield [entry for r in range(whole_run.config.loop.rounds) for entry in ledger.entries("l2l", r)]
+
+
+def test_a_shard_is_labeled_again_to_the_byte(scratch: RunFolder, committed: list[LedgerEntry]) -> None:
+    again = InferenceEngine(scratch.config, scratch.path)
+    assert {entry.version for entry in committed} == {0, 1}
+    for entry in (committed[-1], committed[0]):  # later versions exist, and a later one was used last
+        (scratch.path / entry.path).unlink()
+        found = again.label("l2l", entry.round, entry.shard, entry.version)
+        assert found.sha256 == entry.sha256 == hashlib.sha256((scratch.path / entry.path).read_bytes()).hexdigest()
+        assert (found.key, found.num, found.num_gated_on) == (entry.key, entry.num, entry.num_gated_on)
+        assert found.accepted_frac == entry.accepted_frac
+
+
+def test_the_version_decides(scratch: RunFolder, committed: list[LedgerEntry]) -> None:
+    other = InferenceEngine(scratch.config, scratch.path).label("l2l", 0, 0, version=2)
+    assert other.version == 2
+    assert other.sha256 != committed[0].sha256
+
+
+def test_shards_hold_every_unlabeled_row_once_with_its_provenance(
+    whole_run: RunFolder, committed: list[LedgerEntry]
+) -> None:
+    config, rows = whole_run.config, read_examples(whole_run.examples_path("unlabeled"))
+    priors = read_priors(whole_run.priors_path("unlabeled"))
+    for round_index in range(config.loop.rounds):
+        entries = [entry for entry in committed if entry.round == round_index]
+        labels = [label for entry in entries for label in read_shard(whole_run.path / entry.path)]
+        assert [entry.num for entry in entries[:-1]] == [config.loop.shard_size] * (len(entries) - 1)
+        assert [label.sent_id for label in labels] == [row.sent_id for row in rows]
+        for label, row in zip(labels, rows, strict=True):
+            assert label.grid == 32 and label.version == round_index
+            assert label.scale_xy == (32 / row.width_px, 32 / row.height_px)
+            assert label.seed == sample_key(config.loop.seed, "label", round_index, row.sent_id)
+            assert label.prior_key == priors[row.sent_id].key
+            assert not (label.from_teacher & label.from_prior).any()
+        accepted = [(label.from_teacher | label.from_prior).mean() for label in labels[: config.loop.shard_size]]
+        assert entries[0].accepted_frac == pytest.approx(np.mean(accepted))
+
+
+def test_a_rule_without_parameters_labels_too(scratch: RunFolder) -> None:
+    folder = scratch.version_dir("pwa", 1)
+    shutil.copytree(scratch.version_dir("l2l", 1), folder)
+    save_weights(make_selector(selector_for(scratch.config.selector, "pwa"), 32), folder / "selector.safetensors")
+    entry = InferenceEngine(scratch.config, scratch.path).label("pwa", 1, 0, 1)
+    label = read_shard(scratch.path / entry.path)[0]
+    assert entry.accepted_frac == 1.0 and label.from_teacher.all()
+    assert label.weight is not None and label.weight.max() > label.weight.min()
+
+
+def test_weights_are_stored_where_they_are_not_all_one() -> None:
+    action = np.array([[0, 1], [2, 1]])
+    assert _weight_map(np.array([[0.3, 1.0], [1.0, 1.0]]), action) is None  # an ignored cell's weight is no weight
+    stored = _weight_map(np.array([[0.0, 1.0], [0.5, 0.002]]), action)
+    assert stored is not None and stored.dtype == np.uint8 and stored.tolist() == [[0, 255], [128, 1]]
+
+
+def test_the_zero_shot_row_is_the_prior_alone(whole_run: RunFolder, labeler: InferenceEngine) -> None:
+    rows = [row for row in read_examples(whole_run.examples_path("val")) if isinstance(row, LabeledExample)]
+    priors = read_priors(whole_run.priors_path("val"))
+    found = labeler.evaluate("prior_only", 0, "val", 0, len(rows)).rows
+    batch = Proposer(whole_run.config.prior).proposals([priors[row.sent_id] for row in rows], 32)
+    for row, proposal, has_prior, figures in zip(rows, batch.proposal, batch.has_prior, found, strict=True):
+        logits = torch.logit(proposal, eps=1e-6) if has_prior else torch.full_like(proposal, -1.0)
+        predicted = (grid_logits_to_native(logits, row.height_px, row.width_px) > 0).numpy()
+        truth = decode(row.mask_rle)
+        assert figures["sent_id"] == row.sent_id and figures["image_id"] == row.image_id
+        assert figures["intersection"] == (predicted & truth).sum()
+        assert figures["union"] == (predicted | truth).sum()
+
+
+def test_without_a_prior_the_zero_shot_row_predicts_nothing(scratch: RunFolder) -> None:
+    from l2l_ray.loop.state.example_files import write_priors
+    from l2l_ray.types import Prior
+
+    rows = [row for row in read_examples(scratch.examples_path("val")) if isinstance(row, LabeledExample)]
+    nothing = Prior("", (), (), (), "", 0.0, "not JSON: a dog", "a dog")
+    write_priors(scratch.priors_path("val"), [(row.sent_id, nothing) for row in rows])
+    part = InferenceEngine(scratch.config, scratch.path).evaluate("prior_only", 0, "val", 0, 3)
+    assert [figures["intersection"] for figures in part.rows] == [0, 0, 0]
+    assert [figures["union"] for figures in part.rows] == [mask_area_px(row.mask_rle) for row in rows[:3]]
+
+
+def test_evaluation_can_be_cut_anywhere(whole_run: RunFolder, labeler: InferenceEngine) -> None:
+    size = len(read_examples(whole_run.examples_path("val")))
+    whole = labeler.evaluate("l2l", 2, "val", 0, size)
+    parts = [labeler.evaluate("l2l", 2, "val", 0, 5), labeler.evaluate("l2l", 2, "val", 5, size)]
+    rows = parts[0].rows + parts[1].rows
+    assert [row["sent_id"] for row in rows] == [row["sent_id"] for row in whole.rows]
+    for found, expected in zip(rows, whole.rows, strict=True):
+        # Another batch rounds differently: a pixel on the edge may change sides.
+        assert abs(found["intersection"] - expected["intersection"]) <= 3
+        assert abs(found["union"] - expected["union"]) <= 3
+    assert whole.quality is not None and parts[0].quality is not None and parts[1].quality is not None
+    assert (parts[0].quality + parts[1].quality).counts[:, 2].tolist() == whole.quality.counts[:, 2].tolist()
+
+
+def test_the_other_protocol_counts_other_pixels_and_says_so(labeler: InferenceEngine) -> None:
+    native, lavt = (labeler.evaluate("l2l", 2, "testA", 0, 3, protocol).rows for protocol in (NATIVE, LAVT480))
+    assert [row["protocol"] for row in native + lavt] == ["native"] * 3 + ["lavt480"] * 3
+    for row, other in zip(native, lavt, strict=True):
+        same = ("sent_id", "image_id", "area_frac", "num_words", "category")
+        assert [row[name] for name in same] == [other[name] for name in same]
+        assert other["target_px"] == pytest.approx(row["area_frac"] * 480 * 480, rel=0.05)
+
+
+def test_selectors_are_judged_on_val_alone(labeler: InferenceEngine) -> None:
+    assert labeler.evaluate("l2l", 1, "testA", 0, 2).quality is None
+    assert labeler.evaluate("supervised", 1, "val", 0, 2).quality is None
+    quality = labeler.evaluate("l2l", 1, "val", 0, 2).quality
+    assert quality is not None
+    assert set(quality.histograms) == {"l2l", "accept_all", "fixed_threshold", "pwa", "matching", "agreement"}
+
+
+def test_panels_show_what_was_evaluated(labeler: InferenceEngine) -> None:
+    data = labeler.evidence_and_selection("l2l", 1, "val", [1, 0])
+    assert len(data.inputs) == 2
+    torch.testing.assert_close(data.final.sigmoid(), data.evidence.mask_probs, atol=1e-4, rtol=0.0)
+    assert data.selection.action.shape == data.final.shape
+
+
+def test_few_versions_stay_in_memory(labeler: InferenceEngine) -> None:
+    for version in (0, 1, 2):
+        labeler.evaluate("l2l", version, "val", 0, 1)
+        labeler.evaluate("supervised", version, "val", 0, 1)
+    assert len(labeler._models) <= 3 and len(labeler._selectors) <= 3
+
+
+def test_a_version_that_is_not_there_is_a_clear_error(labeler: InferenceEngine) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot read weights .*l2l-v0007"):
+        labeler.label("l2l", 0, 0, version=7)
+
+
+def test_an_image_that_vanished_is_a_clear_error(scratch: RunFolder, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from l2l_ray.loop.state.example_files import write_examples
+
+    rows = read_examples(scratch.examples_path("unlabeled"))
+    gone = replace(rows[0], image_path=str(tmp_path / "gone.jpg"))
+    write_examples(scratch.examples_path("unlabeled"), [gone, *rows[1:]])
+    with pytest.raises(DataError, match=r"gone\.jpg: image file not found"):
+        InferenceEngine(scratch.config, scratch.path).label("l2l", 0, 0, 0)
+
+
+def test_a_full_disk_commits_nothing_and_breaks_nothing(
+    scratch: RunFolder, committed: list[LedgerEntry], full_disk: Callable[[int], object]
+) -> None:
+    again, entry = InferenceEngine(scratch.config, scratch.path), committed[0]
+    (scratch.path / entry.path).unlink()
+    again.label("l2l", 0, 1, 0)  # opens what has to be open
+    before = scratch.ledger_path.read_bytes()
+    with (
+        full_disk(1000),
+        pytest.raises(LedgerError, match=r"cannot write shard .*nothing was committed; free some space"),
+    ):
+        again.label("l2l", 0, 0, 0)
+    assert not (scratch.path / entry.path).exists()
+    assert not list((scratch.path / entry.path).parent.glob(".*"))
+    assert scratch.ledger_path.read_bytes() == before
+    assert again.label("l2l", 0, 0, 0).sha256 == entry.sha256

@@ -1,0 +1,187 @@
+"""The ledger: first commit wins, a torn line costs one shard at most, a full disk costs nothing that is committed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from l2l_ray.errors import LedgerError
+from l2l_ray.loop.state.ledger import Ledger, LedgerEntry, read_shard, shard_path, write_shard
+from l2l_ray.types import PseudoLabel
+
+FullDisk = Callable[[int], AbstractContextManager[None]]
+GRID = 6
+
+
+def _entry(method: str = "l2l", round_index: int = 0, shard: int = 0, sha256: str = "9f") -> LedgerEntry:
+    path = shard_path(method, round_index, shard)
+    return LedgerEntry(method, round_index, shard, path, sha256, 0, 256, 201, 0.625, 4.5)
+
+
+def _label(sent_id: int, weight: bool = True) -> PseudoLabel:
+    rng = np.random.default_rng(sent_id)
+    teacher, prior = rng.random((2, GRID, GRID)) < 0.4
+    return PseudoLabel(
+        sent_id=sent_id,
+        grid=GRID,
+        scale_xy=(GRID / 640, GRID / 480),
+        target=rng.random((GRID, GRID)) < 0.5,
+        from_teacher=teacher,
+        from_prior=prior & ~teacher,
+        weight=rng.integers(0, 256, (GRID, GRID), dtype=np.uint8) if weight else None,
+        gate=1.0,
+        confidence=0.875,
+        seed=2**62 + sent_id,
+        mean_log_prob=-0.25,
+        version=3,
+        prior_key="9f",
+    )
+
+
+def test_commits_are_there_when_the_ledger_is_opened_again(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    entries = [_entry(shard=s) for s in (2, 0, 1)] + [_entry(round_index=1), _entry("pwa")]
+    assert all(ledger.commit(entry) for entry in entries)
+    again = Ledger(tmp_path / "ledger.jsonl")
+    assert again.entries("l2l", 0) == [_entry(shard=s) for s in range(3)]
+    assert again.keys() == {entry.key for entry in entries}
+    assert again.complete("l2l", 0, 3)
+    assert not again.complete("l2l", 0, 4)
+    assert again.complete("l2l", 5, 0)
+    assert again.has(("pwa", 0, 0))
+
+
+def test_the_first_commit_of_a_shard_wins(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    assert ledger.commit(_entry(sha256="first"))
+    assert not ledger.commit(_entry(sha256="second"))
+    assert not Ledger(tmp_path / "ledger.jsonl").commit(_entry(sha256="third"))
+    assert Ledger(tmp_path / "ledger.jsonl").entries("l2l", 0) == [_entry(sha256="first")]
+
+
+@settings(max_examples=25)  # each commit waits for the disk
+@given(
+    keys=st.lists(st.tuples(st.sampled_from(["l2l", "pwa"]), st.integers(0, 2), st.integers(0, 3)), max_size=30),
+    reopened=st.sets(st.integers(0, 29)),
+)
+def test_duplicate_commits_leave_each_shard_exactly_once(
+    tmp_path_factory: pytest.TempPathFactory, keys: list[tuple[str, int, int]], reopened: set[int]
+) -> None:
+    path = tmp_path_factory.mktemp("ledger") / "ledger.jsonl"
+    ledger = Ledger(path)
+    for number, key in enumerate(keys):
+        ledger = Ledger(path) if number in reopened else ledger
+        assert ledger.commit(_entry(*key, sha256=str(number))) == (key not in keys[:number])
+    lines = path.read_text().splitlines() if path.exists() else []
+    assert len(lines) == len(set(keys))
+    for key in keys:
+        assert [e.sha256 for e in Ledger(path).entries(*key[:2]) if e.key == key] == [str(keys.index(key))]
+
+
+@settings(max_examples=25)  # each commit waits for the disk
+@given(cut=st.integers(0, 900))
+def test_cut_at_any_byte_only_the_torn_shard_is_open_again(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+    path = tmp_path_factory.mktemp("ledger") / "ledger.jsonl"
+    ledger = Ledger(path)
+    for shard in range(4):
+        ledger.commit(_entry(shard=shard))
+    raw = path.read_bytes()[:cut]
+    path.write_bytes(raw)
+    survivor = Ledger(path)
+    whole = raw.count(b"\n")
+    assert [e.shard for e in survivor.entries("l2l", 0)] == list(range(whole))
+    for shard in range(4):
+        assert survivor.commit(_entry(shard=shard)) == (shard >= whole)
+    assert Ledger(path).entries("l2l", 0) == [_entry(shard=s) for s in range(4)]
+
+
+def test_opening_a_ledger_never_cuts_the_line_its_writer_is_writing(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    Ledger(path).commit(_entry())
+    half = path.read_bytes() + b'{"method": "l2'
+    path.write_bytes(half)
+    Ledger(path)
+    assert path.read_bytes() == half
+
+
+@pytest.mark.parametrize("line", ["{}", "nonsense", "[1]", '{"method": "l2l"}'])
+def test_a_whole_line_that_is_no_entry_is_an_error_that_names_it(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "ledger.jsonl"
+    Ledger(path).commit(_entry())
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(LedgerError, match=r"ledger\.jsonl line 2 is not a ledger entry"):
+        Ledger(path)
+
+
+def test_a_shard_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / shard_path("l2l", 1, 4)
+    labels = [_label(1), _label(2, weight=False), _label(3)]
+    digest = write_shard(path, labels)
+    assert path == tmp_path / "l2l" / "labels" / "r001-s00004.parquet"
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    for written, found in zip(labels, read_shard(path), strict=True):
+        for name in ("target", "from_teacher", "from_prior"):
+            assert np.array_equal(getattr(written, name), getattr(found, name))
+        if written.weight is None:
+            assert found.weight is None
+        else:
+            assert np.array_equal(written.weight, found.weight)
+        plain = {"target": None, "from_teacher": None, "from_prior": None, "weight": None}
+        assert replace(written, **plain) == replace(found, **plain)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_the_same_labels_make_the_same_bytes(tmp_path: Path) -> None:
+    digests = {write_shard(tmp_path / name, [_label(1), _label(2)]) for name in ("a.parquet", "b.parquet")}
+    assert len(digests) == 1
+
+
+def test_a_damaged_missing_or_newer_shard_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match=r"gone\.parquet is in the ledger but cannot be read"):
+        read_shard(tmp_path / "gone.parquet")
+    (tmp_path / "half.parquet").write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(LedgerError, match=r"half\.parquet is in the ledger but cannot be read"):
+        read_shard(tmp_path / "half.parquet")
+    write_shard(tmp_path / "new.parquet", [_label(1)])
+    table = pq.read_table(tmp_path / "new.parquet")
+    column = table.schema.get_field_index("schema_version")
+    newer = table.set_column(column, "schema_version", [[99]])
+    pq.write_table(newer, tmp_path / "new.parquet")
+    with pytest.raises(LedgerError, match="has schema 99, this version reads 1"):
+        read_shard(tmp_path / "new.parquet")
+
+
+@pytest.mark.parametrize("bytes_left", [0, 1, 100])
+def test_a_full_disk_while_committing_loses_nothing(tmp_path: Path, full_disk: FullDisk, bytes_left: int) -> None:
+    path = tmp_path / "ledger.jsonl"
+    for shard in range(3):
+        Ledger(path).commit(_entry(shard=shard))
+    before = path.read_bytes()
+    ledger = Ledger(path)
+    message = r"cannot commit shard \('l2l', 0, 9\) to .*; 3 committed shards are safe; free some space .* --resume"
+    with full_disk(len(before) + bytes_left), pytest.raises(LedgerError, match=message):
+        ledger.commit(_entry(shard=9))
+    assert path.read_bytes() == before
+    assert not ledger.has(("l2l", 0, 9))
+    assert ledger.commit(_entry(shard=9))
+    assert Ledger(path).keys() == {("l2l", 0, shard) for shard in (0, 1, 2, 9)}
+
+
+@pytest.mark.parametrize("limit", [0, 1000])
+def test_a_full_disk_while_writing_a_shard_leaves_no_half_file(tmp_path: Path, full_disk: FullDisk, limit: int) -> None:
+    path = tmp_path / shard_path("l2l", 0, 0)
+    labels = [_label(number) for number in range(50)]
+    with full_disk(limit), pytest.raises(LedgerError, match="cannot write shard .* nothing was committed; free some"):
+        write_shard(path, labels)
+    assert list(path.parent.iterdir()) == []
+    write_shard(path, labels)
+    assert len(read_shard(path)) == 50

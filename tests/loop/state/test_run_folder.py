@@ -1,0 +1,139 @@
+"""One run, one folder: it starts in an empty place, resumes under the same settings, and stays once it is finished."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from l2l_ray.config import RunConfig, read_config
+from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.loop.state.checkpoint import write_position
+from l2l_ray.loop.state.run_folder import RunFolder, version_name
+from l2l_ray.types import Skip
+
+
+def _with(config: RunConfig, **changes: object) -> RunConfig:
+    return RunConfig.model_validate(config.model_dump() | changes)
+
+
+def test_a_new_run_saves_its_config_and_environment(smoke: RunConfig) -> None:
+    run = RunFolder.open(smoke)
+    assert run.path == smoke.run_dir
+    assert read_config(run.path / "config.yaml") == smoke
+    environment = json.loads((run.path / "env.json").read_text())
+    assert environment["seed"] == smoke.loop.seed
+    assert environment["git"]
+    assert environment["versions"]["torch"][0].isdigit()
+
+
+def test_the_environment_is_saved_where_there_is_no_git(smoke: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    run = RunFolder.open(smoke)
+    assert json.loads((run.path / "env.json").read_text())["git"] == "unknown"
+
+
+def test_an_unfinished_run_needs_resume(smoke: RunConfig) -> None:
+    RunFolder.open(smoke)
+    with pytest.raises(ConfigError, match=r"unfinished run lies in .*smoke; continue it with --resume"):
+        RunFolder.open(smoke)
+    assert RunFolder.open(_with(smoke, resume=True)).path == smoke.run_dir
+
+
+def test_a_finished_run_opens_and_says_so(smoke: RunConfig) -> None:
+    run = RunFolder.open(smoke)
+    assert not run.finished
+    run.mark_finished()
+    assert RunFolder.open(smoke).finished
+
+
+def test_resuming_under_other_settings_is_refused_by_field_name(smoke: RunConfig) -> None:
+    RunFolder.open(smoke)
+    loop = smoke.loop.model_dump() | {"rounds": 9}
+    changed = _with(smoke, resume=True, loop=loop, compare=("pwa",))
+    with pytest.raises(ConfigError, match=r"compare was \(\), now \('pwa',\); loop\.rounds was 2, now 9"):
+        RunFolder.open(changed)
+
+
+def test_where_and_how_fast_may_change_between_start_and_resume(smoke: RunConfig) -> None:
+    RunFolder.open(smoke)
+    cluster = smoke.cluster.model_dump() | {"num_workers": 4, "prior_resources": {"GPU": 1.0}}
+    assert RunFolder.open(_with(smoke, resume=True, cluster=cluster)).config.cluster.num_workers == 4
+
+
+def test_a_start_that_was_killed_before_the_config_was_saved_starts_again(smoke: RunConfig) -> None:
+    smoke.run_dir.mkdir(parents=True)
+    (smoke.run_dir / "config.tmp").write_text("loop: {rou")
+    assert read_config(RunFolder.open(smoke).path / "config.yaml") == smoke
+
+
+def test_only_whole_versions_count_as_published(smoke: RunConfig) -> None:
+    run = RunFolder.open(smoke)
+    whole = [version_name("l2l", 0), version_name("l2l", 12), version_name("pwa", 3)]
+    names = [*whole, version_name("l2l", 1) + "-s00040", ".l2l-v0002.77.tmp"]
+    for name in names:
+        (run.train_dir / name).mkdir(parents=True)
+        write_position(run.train_dir / name, {"method": name.split("-")[0], "version": 0, "step": 0})
+    (run.train_dir / version_name("l2l", 5)).mkdir()  # no version.json: not whole
+    assert run.published("l2l") == {0, 12}
+    assert run.published("pwa") == {3}
+    assert run.version_dir("l2l", 12).name == "l2l-v0012"
+
+
+def test_events_survive_a_crash_in_the_middle_of_a_line(smoke: RunConfig) -> None:
+    run = RunFolder.open(smoke)
+    assert run.events() == []
+    run.log_event({"event": "train", "version": 1})
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "tra')
+    assert run.events() == [{"event": "train", "version": 1}]
+    run.log_event({"event": "train", "version": 2})
+    assert [event["version"] for event in run.events()] == [1, 2]
+
+
+def test_skips_come_back(smoke: RunConfig) -> None:
+    run = RunFolder.open(smoke)
+    assert run.skips() == []
+    skips = [Skip("missing_image", 7, "/data/12.jpg", "no such file"), Skip("empty", 8, "", "the sentence is empty")]
+    run.save_skips(skips)
+    assert run.skips() == skips
+    run.save_skips([])
+    assert run.skips() == []
+    assert (run.path / "skips.jsonl").exists()
+
+
+def test_methods_are_the_compared_ones_and_the_main_one_last(smoke: RunConfig) -> None:
+    assert RunFolder(Path(), _with(smoke, compare=("supervised", "fixed_threshold@0.8"))).methods == (
+        "supervised",
+        "fixed_threshold@0.8",
+        "l2l",
+    )
+
+
+def test_a_full_disk_is_named_and_loses_no_event(smoke: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder.open(smoke)
+    run.log_event({"event": "train", "version": 1})
+    real = Path.open
+
+    def full(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if mode == "ab":
+            raise OSError(28, "No space left on device")
+        return real(self, mode, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(DataError, match="metrics.jsonl.*No space left.*start again with --resume"):
+            run.log_event({"event": "train", "version": 2})
+    assert run.events() == [{"event": "train", "version": 1}]
+
+
+def test_the_end_of_a_run_removes_what_killed_processes_left(smoke: RunConfig) -> None:
+    run = RunFolder.open(smoke)
+    (run.train_dir / ".l2l-v0001.7.tmp").mkdir(parents=True)
+    (run.train_dir / ".l2l-v0001.7.tmp" / "teacher.safetensors").touch()
+    (run.path / "l2l" / "labels").mkdir(parents=True)
+    (run.path / "l2l" / "labels" / ".r000-s00000.parquet.7.tmp").touch()
+    run.mark_finished()
+    assert run.finished and not list(run.path.rglob("*.tmp"))

@@ -1,0 +1,109 @@
+"""How versions are placed on disk, found again and logged, and which training states are kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from l2l_ray.config import RunConfig
+from l2l_ray.errors import CheckpointError
+from l2l_ray.loop.state.checkpoint import write_position
+from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.versions import Write, log_versions, newest_checkpoint, place, prune_train_states
+from tests.whole_run import changed
+
+
+def _write(text: str) -> Write:
+    def write(folder: Path) -> None:
+        (folder / "version.json").write_text(text)
+
+    return write
+
+
+def test_a_version_appears_whole_with_its_figures(tmp_path: Path) -> None:
+    final = place(tmp_path / "l2l-v0000", _write("{}"), {"loss": 0.5})
+    assert final == tmp_path / "l2l-v0000"
+    assert json.loads((final / "metrics.json").read_text()) == {"loss": 0.5}
+    assert [path.name for path in tmp_path.iterdir()] == ["l2l-v0000"]
+
+
+def test_a_published_version_is_never_replaced(tmp_path: Path) -> None:
+    place(tmp_path / "l2l-v0000", _write("first"), {})
+    place(tmp_path / "l2l-v0000", _write("second"), {})
+    assert (tmp_path / "l2l-v0000" / "version.json").read_text() == "first"
+
+
+def test_a_failed_write_publishes_nothing_and_its_rest_is_removed_next_time(tmp_path: Path) -> None:
+    def broken(folder: Path) -> None:
+        (folder / "teacher.safetensors").write_text("half")
+        raise OSError("no space left on device")
+
+    with pytest.raises(CheckpointError, match="no space left .* start again with --resume"):
+        place(tmp_path / "l2l-v0001", broken, {})
+    assert not (tmp_path / "l2l-v0001").exists()
+    place(tmp_path / "l2l-v0001", _write("{}"), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["l2l-v0001"]
+
+
+def _state(run: RunFolder, version: int, step: int = 0) -> None:
+    folder = run.train_dir / (f"l2l-v{version:04d}" + (f"-s{step:05d}" if step else ""))
+    folder.mkdir(parents=True)
+    write_position(folder, {"method": "l2l", "version": version, "step": step})
+    for file in ("teacher.safetensors", "train_state.pt"):
+        (folder / file).touch()
+
+
+@pytest.fixture
+def run(smoke: RunConfig) -> RunFolder:
+    return RunFolder.open(smoke)
+
+
+def test_only_the_newest_training_states_are_kept_and_all_weights(run: RunFolder) -> None:
+    for version in (3, 0, 2, 1):  # written in any order: the position counts, not the file's time
+        _state(run, version)
+    prune_train_states(run, keep=2)
+    assert sorted(p.parent.name for p in run.train_dir.glob("*/train_state.pt")) == ["l2l-v0002", "l2l-v0003"]
+    assert len(list(run.train_dir.glob("*/teacher.safetensors"))) == 4
+
+
+def test_a_mid_round_state_goes_as_a_whole_once_it_is_old(run: RunFolder) -> None:
+    _state(run, 1, step=10)
+    _state(run, 1, step=20)
+    _state(run, 2)
+    prune_train_states(run, keep=2)
+    assert sorted(path.name for path in run.train_dir.iterdir()) == ["l2l-v0001-s00020", "l2l-v0002"]
+    assert newest_checkpoint(run) == run.train_dir / "l2l-v0002"
+
+
+def test_training_goes_on_from_the_newest_whole_state(smoke: RunConfig) -> None:
+    run = RunFolder.open(changed(smoke, compare=("supervised", "pwa")))
+    assert newest_checkpoint(run) is None
+    for name, method, version, step in (
+        ("supervised-v0002", "supervised", 2, 0),
+        ("pwa-v0000", "pwa", 0, 0),
+        ("pwa-v0000-s00008", "pwa", 0, 8),
+        ("pwa-v0001", "pwa", 1, 0),
+        (".pwa-v0002.77.tmp", "pwa", 2, 0),  # whole, but killed before it had its name
+    ):
+        (run.train_dir / name).mkdir(parents=True)
+        write_position(run.train_dir / name, {"method": method, "version": version, "step": step})
+        if name == "pwa-v0000-s00008":
+            assert newest_checkpoint(run) == run.train_dir / name
+    assert newest_checkpoint(run) == run.train_dir / "pwa-v0001"
+
+
+def test_each_version_is_logged_once_from_its_folder(smoke: RunConfig) -> None:
+    run = RunFolder.open(smoke)
+    for version in (0, 1):
+        folder = run.version_dir("l2l", version)
+        folder.mkdir(parents=True)
+        write_position(folder, {"method": "l2l", "version": version, "step": 0})
+        (folder / "metrics.json").write_text(json.dumps({"loss": version / 2}))
+        log_versions(run)
+        log_versions(run)
+    assert run.events() == [
+        {"event": "train", "method": "l2l", "version": 0, "loss": 0.0},
+        {"event": "train", "method": "l2l", "version": 1, "loss": 0.5},
+    ]

@@ -1,0 +1,228 @@
+"""`LocalHost`: a whole run in one process, killed anywhere, goes on to the same end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from l2l_ray.config import RunConfig, save_config
+from l2l_ray.errors import CheckpointError, ConfigError, LedgerError
+from l2l_ray.loop.evaluation.evaluate import Evaluations
+from l2l_ray.loop.inference.engine import InferenceEngine
+from l2l_ray.loop.local import LocalHost, restore_plan, run_local
+from l2l_ray.loop.state.checkpoint import write_position
+from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
+from l2l_ray.loop.state.prepare import prepare
+from l2l_ray.loop.state.run_folder import RunFolder
+from tests.whole_run import assert_same, changed, ledger_lines, outcome
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Killed(BaseException):
+    """Stands in for SIGKILL: nothing of ours catches it."""
+
+
+# Every kind of durable effect, each cut off once: before its file has its name, or just after, when nobody knows yet.
+KILLS = (
+    ("examples/unlabeled.parquet", "before"),
+    ("priors/val.parquet", "after"),
+    ("train/supervised-v0001", "before"),
+    ("l2l/labels/r000-s00001.parquet", "after"),
+    ("train/l2l-v0000-s00002", "after"),
+    ("evals/l2l-v0001/val.parquet", "before"),
+    ("train/l2l-v0002", "after"),
+    ("panels/index.json", "before"),
+)
+
+
+def _kill_at(patch: pytest.MonkeyPatch, target: str, when: str) -> None:
+    replace = os.replace
+
+    def dies(source: str | Path, final: str | Path) -> None:
+        hit = str(final).endswith(target)
+        if hit and when == "before":
+            raise Killed
+        replace(source, final)
+        if hit:
+            raise Killed
+
+    patch.setattr(os, "replace", dies)
+
+
+def _resumed_up_to_the_report(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """Run until all figures are there; drawing them takes as long as making them, and one run in this file does it."""
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        _kill_at(patch, "panels/index.json", "before")
+        run_local(changed(config, resume=True))
+    return RunFolder(config.run_dir, config)
+
+
+def test_a_run_killed_anywhere_comes_to_the_same_end(whole_run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = changed(whole_run.config, name="killed", resume=True, loop={"checkpoint_steps": 1})
+    for target, when in KILLS:
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            _kill_at(patch, target, when)
+            run_local(config)
+    run = run_local(config)
+    assert run.finished
+    for method in whole_run.methods:
+        assert_same(outcome(run, method), outcome(whole_run, method))
+    found, expected = (json.loads((r.path / "results.json").read_text()) for r in (run, whole_run))
+    assert found == expected
+    assert not [path for path in run.train_dir.iterdir() if path.name.startswith(".")]
+
+
+class FullDiskOnce(InferenceEngine):
+    """A labeler whose disk is full at the second shard of the second round."""
+
+    full_disk: Callable[[int], AbstractContextManager[None]]
+
+    def label(self, method: str, round_index: int, shard: int, version: int) -> LedgerEntry:
+        if (round_index, shard) != (1, 1):
+            return super().label(method, round_index, shard, version)
+        with self.full_disk(1000):
+            return super().label(method, round_index, shard, version)
+
+
+def test_after_sigkill_and_a_full_disk_a_run_comes_to_the_same_end(
+    whole_run: RunFolder,
+    tmp_path: Path,
+    full_disk: Callable[[int], AbstractContextManager[None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = changed(whole_run.config, name="sigkill", compare=())
+    run = RunFolder(config.run_dir, config)
+    _run_until_killed(config, lambda: run.ledger_path.exists() and b"\n" in run.ledger_path.read_bytes(), tmp_path)
+    committed = run.ledger_path.read_bytes().splitlines()
+    assert 1 <= len(committed) < 6 and not run.finished
+    with pytest.raises(ConfigError, match="continue it with --resume"):
+        run_local(config)
+
+    def make_engine(config: RunConfig, path: Path) -> InferenceEngine:
+        labeler = FullDiskOnce(config, path)
+        labeler.full_disk = full_disk
+        return labeler
+
+    with pytest.raises(LedgerError, match=r"cannot write shard .*r001-s00001.*free some space and start again"):
+        run_local(changed(config, resume=True), make_engine)
+    assert ledger_lines(run, "l2l") == ledger_lines(whole_run, "l2l")[:4]
+    more = run.ledger_path.read_bytes().splitlines()
+    assert more[: len(committed)] == committed  # what was committed is not done again
+
+    _resumed_up_to_the_report(config, monkeypatch)
+    assert run.ledger_path.read_bytes().splitlines()[:4] == more
+    assert_same(outcome(run, "l2l"), outcome(whole_run, "l2l"))
+
+
+def _run_until_killed(config: RunConfig, condition: Callable[[], bool], folder: Path) -> None:
+    """Start `l2l run` in a process of its own and SIGKILL it as soon as a condition holds."""
+    save_config(config, folder / "run.yaml")
+    command = [sys.executable, "-m", "l2l_ray.cli", "run", "--config", str(folder / "run.yaml")]
+    with (folder / "log").open("wb") as log:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        try:
+            while not condition():
+                assert process.poll() is None, (folder / "log").read_text()
+                time.sleep(0.01)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
+
+def _files(run: RunFolder) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
+
+
+def test_a_finished_run_started_again_does_nothing_and_says_so(
+    whole_run: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = _files(whole_run)
+    with caplog.at_level(logging.INFO, "l2l_ray"):
+        assert run_local(whole_run.config).path == whole_run.path
+        assert run_local(changed(whole_run.config, resume=True)).path == whole_run.path
+    assert [record.message for record in caplog.records] == [f"{whole_run.path} is finished; nothing to do"] * 2
+    assert _files(whole_run) == before
+
+
+def test_other_settings_are_refused_by_name(whole_run: RunFolder) -> None:
+    before = _files(whole_run)
+    for fields, named in (
+        ({"loop": {"rounds": 9}}, r"loop\.rounds was 2, now 9"),
+        ({"selector": {"kl": 0.5}}, r"selector\.kl was 0\.01, now 0\.5"),
+        ({"data": {"labeled_frac": 0.5}}, r"data\.labeled_frac was 0\.34, now 0\.5"),
+    ):
+        with pytest.raises(ConfigError, match=named):
+            run_local(changed(whole_run.config, resume=True, **fields))
+    assert _files(whole_run) == before
+
+
+def _host(run: RunFolder) -> LocalHost:
+    plan = prepare(run.config, run).plan(run.config, run.methods)
+    ledger, evaluations = Ledger(run.ledger_path), Evaluations(run)
+    for name in ("labeled", "unlabeled", "val", "testA", "testB"):
+        plan.priors_ready(name)
+    restore_plan(run.config, run, plan, ledger, evaluations)
+    return LocalHost(run, plan, ledger, evaluations, InferenceEngine(run.config, run.path))
+
+
+def test_from_a_finished_folder_nothing_is_left_to_do(whole_run: RunFolder) -> None:
+    host = _host(whole_run)
+    assert host._plan.finished and host._plan.next() is None
+    assert host.resume_point() == whole_run.version_dir("l2l", 2)
+    labels = host.labels("l2l", 1)
+    assert [path.name for path in labels] == ["r001-s00000.parquet", "r001-s00001.parquet", "r001-s00002.parquet"]
+    assert host.priors("val") == whole_run.priors_path("val")
+    assert host.broadcast(labels) is labels
+
+
+def test_a_lost_evaluation_and_a_lost_shard_are_made_again(
+    copied: Callable[..., RunFolder], whole_run: RunFolder
+) -> None:
+    run = copied()
+    shutil.rmtree(run.path / "evals" / "l2l-v0001")
+    lines = run.ledger_path.read_text().splitlines()
+    run.ledger_path.write_text("\n".join([*lines[:-1], lines[-1][:40]]))  # the last one is torn
+    _host(run).work()
+    assert ledger_lines(run, "l2l") == ledger_lines(whole_run, "l2l")
+    # Also the tests of version 1 are there again: it is the best one, or they were never read.
+    found, expected = (sorted(path.name for path in r.path.glob("evals/*/*")) for r in (run, whole_run))
+    assert found == expected
+
+
+def test_training_never_goes_on_without_its_labels(copied: Callable[..., RunFolder]) -> None:
+    run = copied()
+    run.ledger_path.unlink()
+    shutil.rmtree(run.version_dir("l2l", 1))
+    with pytest.raises(AssertionError, match="the version that labels is missing"):
+        _host(run).labels("l2l", 1)
+
+
+def test_a_version_appears_whole_or_not_at_all(copied: Callable[..., RunFolder]) -> None:
+    run = copied()
+    host, final = _host(run), run.train_dir / "l2l-v0000-s00001"
+    stale = run.train_dir / ".l2l-v0000-s00001.1.tmp"
+    stale.mkdir()
+
+    def fails(folder: Path) -> None:
+        assert folder.name.startswith(".") and not final.exists()
+        raise OSError("no space left on device")
+
+    with pytest.raises(CheckpointError, match="no space left"):
+        host.checkpoint("l2l", 0, 1, fails, {"loss": 1.0})
+    assert not final.exists() and not stale.exists()
+    host.checkpoint("l2l", 0, 1, lambda folder: write_position(folder, {"step": 1}), {"loss": 1.0})
+    assert json.loads((final / "metrics.json").read_text()) == {"loss": 1.0}
+    assert not list(run.train_dir.glob(".*"))

@@ -1,0 +1,101 @@
+"""The burn-in: who shares it, what each part saw, and that kills change nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from l2l_ray.data.masks import decode, encode
+from l2l_ray.loop.state.example_files import read_examples, write_examples
+from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.training.burn_in import _rename_unless_there
+from l2l_ray.loop.training.train import Trainer
+from l2l_ray.types import LabeledExample
+from tests.loop.training_only import BURN_IN_PARTS, TrainingOnly, burn_in_of
+from tests.whole_run import changed, weights
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+Copied = Callable[..., RunFolder]
+
+
+def _train_burn_in(run: RunFolder, dies_at: tuple[str, int] | None = None) -> Path:
+    trainer = Trainer(run.config, run, TrainingOnly(run, dies_at))
+    trainer.train_burn_in()
+    return trainer.burn_in.folder
+
+
+def test_a_fold_teacher_does_not_know_its_fold(copied: Copied, whole_run: RunFolder) -> None:
+    run = copied()
+    trainer = Trainer(run.config, run, TrainingOnly(run))
+    held_out = set(trainer.burn_in.folds[0])
+    rows = [row for row in read_examples(run.examples_path("labeled")) if isinstance(row, LabeledExample)]
+    strangers = [row.image_path for row in read_examples(run.examples_path("unlabeled"))]
+    spoiled = [
+        replace(row, mask_rle=encode(~decode(row.mask_rle)), image_path=strangers[i % len(strangers)])
+        if i in held_out
+        else row
+        for i, row in enumerate(rows)
+    ]
+    write_examples(run.examples_path("labeled"), spoiled)
+    found, expected = _train_burn_in(run), burn_in_of(whole_run)
+    assert found.name != expected.name, "other masks, another burn-in"
+    same = [weights(found / part) == weights(expected / part) for part in BURN_IN_PARTS]
+    assert same == [False, True, False]
+
+
+def test_a_burn_in_that_was_killed_goes_on_where_it_was(
+    copied: Copied, whole_run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copied(loop={"checkpoint_steps": 1})
+    for stage, step in (("burn-in base", 2), ("burn-in base", 4), ("burn-in fold1", 1)):
+        with pytest.raises(KeyboardInterrupt):
+            _train_burn_in(run, dies_at=(stage, step))
+
+    def dies(source: Path, target: Path) -> None:
+        if Path(target).name == "fold1":
+            raise KeyboardInterrupt
+        os.rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dies)
+        with pytest.raises(KeyboardInterrupt):
+            _train_burn_in(run)
+    folder = _train_burn_in(run)
+    for part in BURN_IN_PARTS:
+        assert weights(folder / part) == weights(burn_in_of(whole_run) / part), part
+    assert sorted(path.name for path in folder.iterdir()) == sorted(BURN_IN_PARTS)
+
+
+def test_the_burn_in_is_shared_by_what_it_does_not_depend_on(whole_run: RunFolder) -> None:
+    host = TrainingOnly(whole_run)
+
+    def key(**fields: object) -> str:
+        config = changed(whole_run.config, **fields)
+        return Trainer(config, RunFolder(whole_run.path, config), host).burn_in.folder.name
+
+    shared = key()
+    assert key(compare=("pwa",), selector={"name": "logistic", "lr": 0.5, "max_unlabeled": 3}) == shared
+    assert key(name="other", resume=True, cluster={"num_workers": 4}, loop={"checkpoint_steps": 5, "lag": 1}) == shared
+    for own in (
+        {"loop": {"seed": 1}},
+        {"loop": {"burn_in_steps": 5}},
+        {"loop": {"lr": 0.1}},
+        {"loop": {"rounds": 3}},  # the learning rate falls over all rounds
+        {"segmenter": {"width": 32}},
+        {"selector": {"num_folds": 3}},
+        {"data": {"split_seed": 1}},
+    ):
+        assert key(**own) != shared, own
+
+
+def test_of_two_that_made_the_same_the_first_stays(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "version.json").write_text(name)
+        _rename_unless_there(tmp_path / name, tmp_path / "base")
+    assert (tmp_path / "base" / "version.json").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]

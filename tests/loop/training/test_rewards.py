@@ -1,0 +1,167 @@
+"""Rewards come from labeled images through teachers that never saw them, and from a fixed unlabeled subset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from l2l_ray.config import RunConfig
+from l2l_ray.data.images import ImageStore, batch_indices
+from l2l_ray.data.splits import folds
+from l2l_ray.loop.inference.inputs import ExampleSet
+from l2l_ray.loop.inference.teacher import gather_evidence, predict
+from l2l_ray.loop.state.checkpoint import load_weights
+from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.training.rewards import CrossFitted, StoredEvidence, labeled_gradient, unlabeled_evidence
+from l2l_ray.prior.proposal import Proposer
+from l2l_ray.segmenter.model import Segmenter
+from l2l_ray.types import Evidence
+from tests.whole_run import changed
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CPU = torch.device("cpu")
+
+
+def _network(config: RunConfig, weights: Path) -> Segmenter:
+    network = Segmenter(config.segmenter.model_copy(update={"pretrained": False}))
+    load_weights(network, weights)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def tables(whole_run: RunFolder) -> Iterator[Callable[[str], ExampleSet]]:
+    config = whole_run.config
+    images = ImageStore(config.segmenter.image_size, 64)
+    grid = Segmenter(config.segmenter.model_copy(update={"pretrained": False})).grid
+
+    def read(name: str) -> ExampleSet:
+        files = whole_run.examples_path(name), whole_run.priors_path(name), whole_run.priors_path("labeled")
+        return ExampleSet.read(*files, images, Proposer(config.prior), grid)
+
+    yield read
+    images.close()
+
+
+@pytest.fixture(scope="module")
+def labeled(tables: Callable[[str], ExampleSet]) -> ExampleSet:
+    return tables("labeled")
+
+
+@pytest.fixture(scope="module")
+def burn_in(whole_run: RunFolder) -> Path:
+    (folder,) = (whole_run.config.cache_dir / "burn_in").iterdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fold_rows(whole_run: RunFolder, labeled: ExampleSet) -> list[list[int]]:
+    image_ids = list(dict.fromkeys(example.image_id for example in labeled.examples))
+    parts = folds(image_ids, whole_run.config.selector.num_folds, whole_run.config.data.split_seed)
+    return [[row for row, e in enumerate(labeled.examples) if e.image_id in part] for part in parts]
+
+
+@pytest.fixture(scope="module")
+def rewards(whole_run: RunFolder, labeled: ExampleSet, burn_in: Path, fold_rows: list[list[int]]) -> CrossFitted:
+    teachers = [burn_in / f"fold{number}" for number in range(len(fold_rows))]
+    return CrossFitted(whole_run.config, labeled, fold_rows, teachers, CPU)
+
+
+def test_no_image_is_in_two_folds(labeled: ExampleSet, fold_rows: list[list[int]]) -> None:
+    assert sorted(row for fold in fold_rows for row in fold) == list(range(len(labeled)))
+    first, second = ({labeled.examples[row].image_id for row in fold} for fold in fold_rows)
+    assert first and second and not first & second
+
+
+def test_every_labeled_row_is_seen_once_by_the_teacher_that_did_not_train_on_it(
+    whole_run: RunFolder, labeled: ExampleSet, burn_in: Path, fold_rows: list[list[int]], rewards: CrossFitted
+) -> None:
+    order = batch_indices(len(labeled), len(labeled), 7, "reward2", 0)
+    found = rewards.batch(10_000, seed=7, round_index=2, number=0)
+    stored = [row for fold in fold_rows for row in fold]
+    rows = [stored[position] for position in order]
+    assert sorted(rows) == list(range(len(labeled)))
+    assert torch.equal(found.mask, labeled.masks(rows))
+    networks = [_network(whole_run.config, burn_in / f"fold{k}" / "teacher.safetensors") for k in range(2)]
+    probs = [predict(network, labeled.inputs(rows), False).sigmoid() for network in networks]
+    for position, row in enumerate(rows):
+        own = 0 if row in fold_rows[0] else 1
+        torch.testing.assert_close(found.evidence.mask_probs[position], probs[own][position], atol=1e-4, rtol=0.0)
+    assert (probs[0] - probs[1]).abs().amax((1, 2)).min() > 1e-3  # so the comparison above tells them apart
+
+
+def test_reward_batches_are_keyed(rewards: CrossFitted) -> None:
+    batch = rewards.batch(3, 0, 1, 0)
+    assert batch.mask.shape[0] == len(batch.evidence.prior_score) == 3
+    assert torch.equal(rewards.batch(3, 0, 1, 0).evidence.mask_probs, batch.evidence.mask_probs)
+    for other in ((1, 1, 0), (0, 2, 0), (0, 1, 1)):
+        assert not torch.equal(rewards.batch(3, *other).evidence.mask_probs, batch.evidence.mask_probs)
+
+
+def test_the_labeled_gradient_is_that_of_autograd(whole_run: RunFolder, labeled: ExampleSet) -> None:
+    teacher = _network(whole_run.config, whole_run.version_dir("l2l", 1) / "teacher.safetensors")
+    teacher.requires_grad_(False)
+    found = labeled_gradient(whole_run.config, labeled, teacher, CPU)
+    rows = list(range(len(labeled)))
+    assert len(rows) <= 64  # all of them are in the gradient
+    inputs = labeled.inputs(rows)
+    teacher.last_layer.requires_grad_(True)
+    output = teacher(
+        inputs.images, teacher.tokenize(inputs.expressions), inputs.proposal, inputs.prior_score, inputs.has_prior,
+        phrases=teacher.tokenize(inputs.phrases),
+    )  # fmt: skip
+    F.binary_cross_entropy_with_logits(output.mask_logits, labeled.masks(rows)).backward()
+    weight, bias = teacher.last_layer.weight.grad, teacher.last_layer.bias.grad
+    assert weight is not None and bias is not None and weight.abs().max() > 1e-4
+    torch.testing.assert_close(found, torch.cat([weight.flatten(), bias]), atol=1e-6, rtol=1e-3)
+
+
+def test_the_unlabeled_subset_is_fixed_by_sentence(whole_run: RunFolder, tables: Callable[[str], ExampleSet]) -> None:
+    table, folder = tables("unlabeled"), whole_run.version_dir("l2l", 0)
+    teacher, previous = _network(whole_run.config, folder / "teacher.safetensors"), folder / "previous.safetensors"
+
+    def scores(num: int, table: ExampleSet) -> list[float]:
+        config = changed(whole_run.config, selector={"max_unlabeled": num})
+        evidence = unlabeled_evidence(config, table, teacher, previous, CPU)
+        assert evidence is not None
+        return sorted(evidence.take(range(len(evidence))).prior_score.tolist())
+
+    shuffled = ExampleSet(
+        list(table.examples)[::-1],
+        table.priors,
+        table._images,
+        table._proposer,
+        table.grid,
+        table._known_scores.tolist(),
+    )
+    four, five = scores(4, table), scores(5, table)
+    assert len(four) == 4 and len(five) == 5
+    assert scores(4, shuffled) == four
+    assert set(four) <= set(five)
+    none = changed(whole_run.config, selector={"max_unlabeled": 0})
+    assert unlabeled_evidence(none, table, teacher, previous, CPU) is None
+
+
+def test_stored_views_come_back_in_full_precision_but_for_features(
+    whole_run: RunFolder, labeled: ExampleSet, burn_in: Path
+) -> None:
+    teacher = _network(whole_run.config, burn_in / "base" / "teacher.safetensors")
+    parts = [
+        gather_evidence(teacher, teacher, labeled.inputs(rows), labeled.inputs(rows), False) for rows in ([0, 1], [2])
+    ]
+    stored = StoredEvidence(parts, CPU)
+    assert len(stored) == 3
+    evidence = stored.take([2, 0])
+    for field in fields(Evidence):
+        found = getattr(evidence, field.name)
+        expected = torch.cat([getattr(parts[1], field.name), getattr(parts[0], field.name)[:1]])
+        assert found.dtype == expected.dtype
+        exact = "features" not in field.name
+        bound = 0.0 if exact else 1e-3  # half precision has 11 bits
+        torch.testing.assert_close(found, expected, atol=bound, rtol=bound, msg=field.name)
+    again = stored.batch(8, seed=0, round_index=1, number=0)
+    assert sorted(again.prior_score.tolist()) == sorted(stored.take([0, 1, 2]).prior_score.tolist())

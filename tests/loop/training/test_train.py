@@ -1,0 +1,80 @@
+"""Training, one rank: what it reads, what it starts from, and that stopping and going on changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from l2l_ray.errors import ConfigError
+from l2l_ray.loop.state.example_files import read_examples, write_examples
+from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.training.train import Trainer, train
+from l2l_ray.types import LabeledExample
+from tests.loop.training_only import BURN_IN_PARTS, TrainingOnly, burn_in_of
+from tests.whole_run import weights
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CPU = torch.device("cpu")
+Copied = Callable[..., RunFolder]
+EVALUATION = ("val.parquet", "testA.parquet", "testB.parquet")
+
+
+def test_training_needs_neither_the_data_set_nor_the_evaluation_splits(copied: Copied, whole_run: RunFolder) -> None:
+    without = ("FINISHED", "train", "evals", "panels", *EVALUATION)
+    run = copied(without=without, compare=())
+    for name in ("labeled", "unlabeled"):  # only the images these tables name are there
+        rows = read_examples(run.examples_path(name))
+        moved = [replace(row, image_path=str(run.path / name / Path(row.image_path).name)) for row in rows]
+        (run.path / name).mkdir()
+        for old, new in zip(rows, moved, strict=True):
+            shutil.copyfile(old.image_path, new.image_path)
+        write_examples(run.examples_path(name), moved)
+    train(run.config, run.path, TrainingOnly(run))
+    assert not (run.config.cache_dir / "data").exists()
+    for part in BURN_IN_PARTS:
+        assert weights(burn_in_of(run) / part) == weights(burn_in_of(whole_run) / part), part
+    for version in range(run.config.loop.rounds + 1):
+        found, expected = (weights(r.version_dir("l2l", version)) for r in (run, whole_run))
+        assert found == expected, version
+
+
+def test_more_workers_than_samples_are_a_clear_error(whole_run: RunFolder) -> None:
+    host = TrainingOnly(whole_run)
+    host.world_size = 5
+    with pytest.raises(ConfigError, match=r"got 5 workers and a global batch of 4; raise loop\.labeled_batch"):
+        Trainer(whole_run.config, whole_run, host)
+
+
+def test_the_first_version_is_the_burn_in(whole_run: RunFolder) -> None:
+    base = weights(burn_in_of(whole_run) / "base")
+    for method in whole_run.methods:
+        first = weights(whole_run.version_dir(method, 0))
+        assert {name: first[name] for name in base} == base
+
+
+def _last_step(run: RunFolder, method: str) -> int:
+    folder = run.version_dir(method, run.config.loop.rounds)
+    assert json.loads((folder / "version.json").read_text())["version"] == run.config.loop.rounds
+    optimizer = torch.load(folder / "train_state.pt", weights_only=True)["optimizer"]
+    return max(int(state["step"]) for state in optimizer["state"].values())
+
+
+def test_every_method_takes_the_same_number_of_steps(copied: Copied, whole_run: RunFolder) -> None:
+    alone = copied(without=("FINISHED", "train", "evals", "panels"), compare=(), selector={"name": "supervised"})
+    train(alone.config, alone.path, TrainingOnly(alone))  # of a job's methods, only the last one's states are kept
+    assert _last_step(alone, "supervised") == _last_step(whole_run, "l2l") == 4 + 2 * 3
+    for version in (1, 2):
+        found, expected = (weights(r.version_dir("supervised", version)) for r in (alone, whole_run))
+        assert found == expected, version
+
+
+def test_rewards_never_come_from_val(whole_run: RunFolder, reader: Trainer) -> None:
+    val = {row.image_id for row in read_examples(whole_run.examples_path("val"))}
+    assert val and not val & {row.image_id for row in reader._labeled.examples}
+    assert all(isinstance(row, LabeledExample) for row in reader._labeled.examples)

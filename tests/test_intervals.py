@@ -1,0 +1,85 @@
+"""The bootstrap: zero where nothing differs, the analytic interval, images and not sentences."""
+
+import numpy as np
+import pytest
+
+from l2l_ray.errors import DataError
+from l2l_ray.intervals import BootstrapInterval, paired_bootstrap, ratio_intervals
+from l2l_ray.metrics import IouMeter, compare
+
+
+def meter(*rows: tuple[int, int, int, int]) -> IouMeter:
+    filled = IouMeter()
+    for row in rows:
+        filled.add(*row)
+    return filled
+
+
+def test_bootstrap_of_equal_methods_is_zero() -> None:
+    rows = [(i, i // 2, i, 100) for i in range(40)]
+    assert compare(meter(*rows), meter(*rows)) == BootstrapInterval(0.0, 0.0, 0.0)
+
+
+def test_bootstrap_of_a_constant_difference_has_no_width() -> None:
+    first = meter(*((i, i // 2, 75, 100) for i in range(40)))
+    second = meter(*((i, i // 2, 50, 100) for i in range(40)))
+    assert compare(first, second) == pytest.approx((0.25, 0.25, 0.25))
+    assert compare(second, first) == pytest.approx((-0.25, -0.25, -0.25))
+
+
+def test_bootstrap_matches_the_analytic_interval() -> None:
+    rng = np.random.default_rng(0)
+    ious = rng.integers(0, 1001, size=400)
+    first = meter(*((i, i, int(iou), 1000) for i, iou in enumerate(ious)))
+    second = meter(*((i, i, 0, 1000) for i in range(400)))
+    diff, low, high = compare(first, second)
+    error = ious.std() / 1000 / 20
+    assert diff == pytest.approx(ious.mean() / 1000)
+    assert low == pytest.approx(diff - 1.96 * error, abs=0.1 * error)
+    assert high == pytest.approx(diff + 1.96 * error, abs=0.1 * error)
+
+
+def test_bootstrap_resamples_images_not_sentences() -> None:
+    # 10 images of 40 sentences that agree within an image: the interval must be that of 10 values, not of 400.
+    better = [100 if image % 2 else 0 for image in range(10)]
+    first = meter(*((i, i // 40, better[i // 40], 100) for i in range(400)))
+    second = meter(*((i, i // 40, 50, 100) for i in range(400)))
+    by_image = compare(first, second)
+    by_sentence = compare(
+        meter(*((i, i, better[i // 40], 100) for i in range(400))), meter(*((i, i, 50, 100) for i in range(400)))
+    )
+    assert by_image.diff == by_sentence.diff == 0
+    assert by_image.high > 5 * by_sentence.high
+
+
+def test_bootstrap_is_seeded_and_checks_its_input() -> None:
+    first, second = meter((1, 1, 1, 3), (2, 2, 2, 3), (3, 3, 3, 3)), meter((1, 1, 0, 3), (2, 2, 2, 3), (3, 3, 1, 3))
+    assert compare(first, second, 700, seed=1) == compare(first, second, 700, seed=1)
+    with pytest.raises(DataError, match=r"same sentences.*first ids: \[3\]"):
+        compare(first, meter((1, 1, 0, 3), (2, 2, 2, 3)))
+    with pytest.raises(DataError, match="one value per sentence"):
+        compare(IouMeter(), IouMeter())
+    with pytest.raises(ValueError, match="level"):
+        paired_bootstrap([1.0], [0.0], [1], level=95.0)
+    with pytest.raises(DataError, match=r"shapes \(2,\), \(1,\) and \(2,\)"):
+        paired_bootstrap([1.0, 0.0], [0.0], [1, 2])
+
+
+def test_bootstrap_takes_seed_means_and_image_names() -> None:
+    first, second, images = np.array([0.25, 0.5, 1.0]), np.array([0.0, 0.5, 0.25]), ["val1", "val1", "testA1"]
+    diff, low, high = paired_bootstrap(first, second, images)
+    assert diff == pytest.approx(1 / 3)
+    # The draws: both images, or twice val1, or twice testA1.
+    assert (low, high) == pytest.approx((0.125, 0.75))
+
+
+def test_figures_are_ratios_of_resampled_sums() -> None:
+    # Draws: both images, twice the first or twice the second.
+    (low, high), none = ratio_intervals([([1, 3], [2, 4]), ([0, 0], [0, 0])], ["a", "b"], 2000)
+    assert (low, high) == pytest.approx((0.5, 0.75))
+    assert none == (None, None)
+
+
+def test_draws_without_a_denominator_are_left_out() -> None:
+    ((low, high),) = ratio_intervals([([1, 0], [1, 0])], ["a", "b"], 2000)
+    assert (low, high) == (1.0, 1.0)
