@@ -1,43 +1,48 @@
-"""The oracle ceiling: a labeler that sees hidden truth and accepts exactly the teacher's right pixels.
+"""A reference that no method can reach: accept exactly the pixels in which the teacher's label is right.
 
-It is no selector of the package and no job can ask for it. Since dropping exactly the wrong pixels gives the mask away,
-its figure is a ceiling for selection, not a target. Every shard it writes carries version -1000 as its stamp.
+It sees hidden truth, so it is no selector of the package and no job can ask for it. It keeps what the teacher already
+knows and adds nothing, so it is no ceiling either: a method that corrects labels can be ahead of it. Its labels say
+that they were made with hidden truth (`PseudoLabel.sees_truth`), and exports refuse them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
+
+from l2l_ray.config import RunConfig
 from l2l_ray.data.masks import mask_to_grid
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.state.prepare import open_dataset
 from l2l_ray.types import PseudoLabel
 
-STAMP = -1000
-
 
 class HiddenTruth:
     """Truth of unlabeled items, on the grid; exists in benchmarks only."""
 
-    def __init__(self, labeler: OracleEngine) -> None:
-        config = labeler.config
+    def __init__(self, config: RunConfig) -> None:
         dataset = open_dataset(config)
         found, _ = dataset.labeled_examples("train", max_words=config.data.max_words)
         self._masks = {example.sent_id: example.mask_rle for example in found}
 
-    def mask(self, sent_id: int, grid: int):  # type: ignore[no-untyped-def]
+    def mask(self, sent_id: int, grid: int) -> np.ndarray:
         """Return the truth as bool [grid, grid]."""
-        return mask_to_grid(self._masks[sent_id], grid) > 0.5
+        truth: np.ndarray = mask_to_grid(self._masks[sent_id], grid) > 0.5
+        return truth
 
 
 class OracleEngine(InferenceEngine):
-    """A labeler whose every accepted pixel is right."""
+    """Labels in which every accepted pixel is right."""
 
-    _truth: HiddenTruth | None = None
+    def __init__(self, config: RunConfig, run_path: Path) -> None:
+        super().__init__(config, run_path)
+        self._truth = HiddenTruth(config)
 
-    def _label(self, method: str, round_index: int, version: int, part: list[int]) -> Iterator[PseudoLabel]:
-        self._truth = self._truth or HiddenTruth(self)
-        for label in super()._label(method, round_index, version, part):
+    def pseudo_labels(self, method: str, round_index: int, version: int, part: list[int]) -> Iterator[PseudoLabel]:
+        """Yield the teacher's labels, accepted where they are the truth."""
+        for label in super().pseudo_labels(method, round_index, version, part):
             right = label.target == self._truth.mask(label.sent_id, label.grid)
-            yield replace(label, from_teacher=right, from_prior=right & False, version=STAMP)
+            yield replace(label, from_teacher=right, from_prior=np.zeros_like(right), sees_truth=True)

@@ -157,3 +157,4 @@ class PseudoLabel:
     mean_log_prob: float
     version: int
     prior_key: str
+    sees_truth: bool = False  # made with hidden truth, by a benchmark's reference; no selector can

@@ -10,17 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
-from l2l_ray.config import PriorConfig, SegmenterConfig
+from l2l_ray.config import PriorConfig, RunConfig, SegmenterConfig
 from l2l_ray.data.images import ImageStore
 from l2l_ray.data.masks import encode
 from l2l_ray.loop.inference.inputs import ExampleSet, Inputs
+from l2l_ray.loop.state.prepare import RunData, prepare
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.loop.training.train import Trainer
+from l2l_ray.loop.training.train import Job
 from l2l_ray.prior.proposal import Proposer
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import Example, LabeledExample, Prior
+from tests.loop.cats import write_refer
 from tests.loop.training_only import TrainingOnly
 from tests.proposals import box_proposal
+from tests.whole_run import changed
 
 SIDE_PX = 64
 KNOWN_SCORES = (0.2, 0.8, 0.9, 0.95)  # of labeled priors: a score of 0.8 ranks at 2/4
@@ -87,8 +90,8 @@ def make_prior_of(example: Example) -> Prior:
 
 
 @pytest.fixture
-def table_of(tmp_path: Path, images: ImageStore) -> Callable[..., ExampleSet]:
-    """Give the maker of tables: `table_of(num, labeled=False, grid=32)`; every example has a prior."""
+def set_of(tmp_path: Path, images: ImageStore) -> Callable[..., ExampleSet]:
+    """Give the maker of tables: `set_of(num, labeled=False, grid=32)`; every example has a prior."""
 
     def make(num: int, labeled: bool = False, grid: int = 32) -> ExampleSet:
         examples = make_examples(tmp_path, num, labeled)
@@ -99,6 +102,26 @@ def table_of(tmp_path: Path, images: ImageStore) -> Callable[..., ExampleSet]:
 
 
 @pytest.fixture
-def reader(whole_run: RunFolder) -> Trainer:
-    """Give a trainer of the finished run: its burn-in is there, and nothing is written."""
-    return Trainer(whole_run.config, whole_run, TrainingOnly(whole_run))
+def job(whole_run: RunFolder) -> Job:
+    """Give what the methods of the finished run share: its burn-in is there, and nothing is written."""
+    return Job.begin(whole_run.config, whole_run, TrainingOnly(whole_run))
+
+
+@pytest.fixture
+def config(smoke: RunConfig, tmp_path: Path) -> RunConfig:
+    """Give the smoke preset on nine photos of cats."""
+    write_refer(tmp_path / "refer")
+    data = {"root": str(tmp_path / "refer"), "dataset": "cats", "split_by": "me", "labeled_frac": 0.5}
+    return changed(smoke, data=data, loop={"shard_size": 2})
+
+
+@pytest.fixture
+def run(config: RunConfig) -> RunFolder:
+    """Give the folder of a run on the cats."""
+    return RunFolder.open(config)
+
+
+@pytest.fixture
+def sets(config: RunConfig, run: RunFolder) -> RunData:
+    """Give the example sets of the run on the cats."""
+    return prepare(config, run)

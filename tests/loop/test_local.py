@@ -20,9 +20,10 @@ from l2l_ray.config import RunConfig, save_config
 from l2l_ray.errors import CheckpointError, ConfigError, LedgerError
 from l2l_ray.loop.evaluation.evaluate import Evaluations
 from l2l_ray.loop.inference.engine import InferenceEngine
-from l2l_ray.loop.local import LocalHost, restore_plan, run_local
+from l2l_ray.loop.local import LocalHost, run_local
 from l2l_ray.loop.state.checkpoint import write_position
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
+from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.prepare import prepare
 from l2l_ray.loop.state.run_folder import RunFolder
 from tests.whole_run import assert_same, changed, ledger_lines, outcome
@@ -174,7 +175,8 @@ def _host(run: RunFolder) -> LocalHost:
     ledger, evaluations = Ledger(run.ledger_path), Evaluations(run)
     for name in ("labeled", "unlabeled", "val", "testA", "testB"):
         plan.priors_ready(name)
-    restore_plan(run.config, run, plan, ledger, evaluations)
+    published = {method: run.published(method) for method in run.methods}
+    plan.restore(ledger.keys(), evaluations.mean_ious(), published)
     return LocalHost(run, plan, ledger, evaluations, InferenceEngine(run.config, run.path))
 
 
@@ -221,8 +223,9 @@ def test_a_version_appears_whole_or_not_at_all(copied: Callable[..., RunFolder])
         raise OSError("no space left on device")
 
     with pytest.raises(CheckpointError, match="no space left"):
-        host.checkpoint("l2l", 0, 1, fails, {"loss": 1.0})
+        host.publish(Position("l2l", 0, 1), fails, {"loss": 1.0})
     assert not final.exists() and not stale.exists()
-    host.checkpoint("l2l", 0, 1, lambda folder: write_position(folder, {"step": 1}), {"loss": 1.0})
+    here = Position("l2l", 0, 1)
+    host.publish(here, lambda folder: write_position(folder, here), {"loss": 1.0})
     assert json.loads((final / "metrics.json").read_text()) == {"loss": 1.0}
     assert not list(run.train_dir.glob(".*"))

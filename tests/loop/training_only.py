@@ -9,6 +9,7 @@ from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.local import LocalHost
 from l2l_ray.loop.state.ledger import Ledger
 from l2l_ray.loop.state.plan import Plan
+from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.run_folder import RunFolder
 
 BURN_IN_PARTS = ("base", "fold0", "fold1")
@@ -17,7 +18,7 @@ BURN_IN_PARTS = ("base", "fold0", "fold1")
 class TrainingOnly(LocalHost):
     """A host whose plan knows no evaluation; labels come from the ledger alone. Dies at a named step of a stage."""
 
-    def __init__(self, run: RunFolder, dies_at: tuple[str, int] | None = None) -> None:
+    def __init__(self, run: RunFolder, dies_at: tuple[Stage, int] | None = None) -> None:
         ledger, config = Ledger(run.ledger_path), run.config
         num_shards = 1 + max(shard for _, _, shard in ledger.keys())
         plan = Plan(run.methods, config.loop.rounds, config.loop.lag, num_shards, {}, 1)
@@ -25,7 +26,7 @@ class TrainingOnly(LocalHost):
         super().__init__(run, plan, ledger, Evaluations(run), InferenceEngine(config, run.path))
         self._dies_at = dies_at
 
-    def progress(self, stage: str, done: int, total: int, values: dict[str, float]) -> None:
+    def progress(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:
         if (stage, done) == self._dies_at:
             raise KeyboardInterrupt
 

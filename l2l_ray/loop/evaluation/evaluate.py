@@ -26,7 +26,8 @@ from l2l_ray.loop.evaluation.panels import write_panels
 from l2l_ray.loop.inference.engine import EvalPart, InferenceEngine
 from l2l_ray.loop.inference.quality import Quality
 from l2l_ray.loop.state.plan import PRIOR_ONLY, VAL, EvalItem, Plan
-from l2l_ray.loop.state.run_folder import RunFolder, version_name
+from l2l_ray.loop.state.position import Position
+from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.metrics import IouMeter, compare
 from l2l_ray.report.page import write_report
 
@@ -89,18 +90,14 @@ class Evaluations:
         self._run.log_event(event)
         os.replace(temporary, path)
 
-    def closed(self) -> dict[Group, dict[str, Any]]:
-        """Return the summaries of all groups on disk."""
+    def mean_ious(self) -> dict[Group, float]:
+        """Return the mean_iou of all groups on disk."""
         groups = {}
         for path in sorted(self._run.path.glob("evals/*/*.parquet")):
             method, version = path.parent.name.rsplit("-v", 1)
             group = (method, int(version), path.stem)
-            groups[group] = self.summary(group)
+            groups[group] = float(self.meter(group).summary()["mean_iou"])
         return groups
-
-    def summary(self, group: Group) -> dict[str, Any]:
-        """Return overall_iou, mean_iou, precision_at, num of one complete group."""
-        return self.meter(group).summary()
 
     def meter(self, group: Group) -> IouMeter:
         """Return the meter holding a complete group's rows."""
@@ -124,7 +121,7 @@ class Evaluations:
 
     def _path(self, group: Group) -> Path:
         method, version, split = group
-        return self._run.path / "evals" / version_name(method, version) / f"{split}.parquet"
+        return self._run.path / "evals" / Position(method, version).folder_name / f"{split}.parquet"
 
 
 def protocol_of(frame: pd.DataFrame) -> Protocol:

@@ -73,12 +73,17 @@ def export_pseudo_labels(
         force: Replace an export that is there.
     Raises:
         ConfigError: There is no run in this folder.
-        DataError: No such method or round, or nothing can be written.
+        DataError: No such method or round, nothing can be written, or the labels were made with hidden truth.
         LedgerError: A committed shard cannot be read.
     """
     run = _open(run_dir, min_confidence)
     method = run.methods[-1] if method is None else method
     labels, round_index = _committed(run, method, round_index)
+    if any(label.sees_truth for label in labels):
+        raise DataError(
+            f"{run.path} holds labels that a benchmark made with hidden truth; they are no pseudo-labels: export the "
+            "labels of another run"
+        )
     example_of = {example.sent_id: example for example in read_examples(run.examples_path("unlabeled"))}
     used = [label for label in labels if keep_unused or is_used(label)]
     kept = [label for label in used if label.confidence >= min_confidence]

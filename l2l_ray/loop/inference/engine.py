@@ -1,7 +1,7 @@
 """What one labeler process does: label a shard with a named version, evaluate a version on a slice of a split.
 
-It holds tables, images and the last few versions it was told to use; it never looks for "the latest". The unlabeled
-table it labels from has no truth. Evaluation slices have truth, and only figures leave this file from there.
+It holds example sets and the last few versions it was told to use; it never looks for "the latest". The unlabeled
+set it labels from has no truth. Evaluation slices have truth, and only figures leave this file from there.
 """
 
 from __future__ import annotations
@@ -17,18 +17,16 @@ import numpy as np
 import torch
 
 from l2l_ray.config import RunConfig, selector_for
-from l2l_ray.data.images import ImageStore
 from l2l_ray.data.masks import mask_area_px
 from l2l_ray.data.protocols import NATIVE, Protocol
 from l2l_ray.device import pick_device
-from l2l_ray.loop.inference.inputs import ExampleSet, Inputs
+from l2l_ray.loop.inference.inputs import ExampleSet, ExampleSets, Inputs
 from l2l_ray.loop.inference.quality import Quality, measure_quality
 from l2l_ray.loop.inference.teacher import gather_evidence, guided_evidence, predict
 from l2l_ray.loop.state.checkpoint import load_weights
 from l2l_ray.loop.state.ledger import LedgerEntry, shard_path, write_shard
 from l2l_ray.loop.state.plan import LABELS_NOTHING, PRIOR_ONLY, VAL
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.prior.proposal import Proposer
 from l2l_ray.randomness import sample_key
 from l2l_ray.segmenter.model import Segmenter, output_shape
 from l2l_ray.selector.rules import Selector, make_selector
@@ -73,7 +71,7 @@ class InferenceEngine:
 
     Args:
         config: The run's config.
-        run_path: Its folder, with tables, priors and versions.
+        run_path: Its folder, with examples, priors and versions.
         device: `auto` = cuda when there is one.
     """
 
@@ -81,11 +79,9 @@ class InferenceEngine:
         self.config = config
         self._run = RunFolder(run_path, config)
         self._device = pick_device(device)
-        self._images = ImageStore(config.segmenter.image_size, config.data.image_cache_mb)
-        self._proposer = Proposer(config.prior)
         shape = output_shape(config.segmenter)
         self._grid, self._feature_width = shape.grid, shape.feature_width
-        self._tables: dict[str, ExampleSet] = {}
+        self._sets = ExampleSets(config, self._run, self._run.priors_path)
         self._models: OrderedDict[Path, Segmenter] = OrderedDict()
         self._selectors: OrderedDict[Path, Selector] = OrderedDict()
 
@@ -99,9 +95,11 @@ class InferenceEngine:
         """
         started = time.monotonic()
         size = self.config.loop.shard_size
-        table = self._table("unlabeled")
-        indices = list(range(shard * size, min((shard + 1) * size, len(table))))
-        labels = [label for part in self._batches(indices) for label in self._label(method, round_index, version, part)]
+        examples = self._sets["unlabeled"]
+        indices = list(range(shard * size, min((shard + 1) * size, len(examples))))
+        labels = [
+            label for part in self._batches(indices) for label in self.pseudo_labels(method, round_index, version, part)
+        ]
         relative = shard_path(method, round_index, shard)
         digest = write_shard(self._run.path / relative, labels)
         accepted = [(label.from_teacher | label.from_prior).mean() for label in labels]
@@ -122,39 +120,43 @@ class InferenceEngine:
         self, method: str, version: int, split: str, start: int, stop: int, protocol: Protocol = NATIVE
     ) -> EvalPart:
         """Evaluate sentences [start, stop) of a split: the teacher's masks by `protocol`, and on val its selector."""
-        table = self._table(split)
+        examples = self._sets[split]
         rows: list[dict[str, Any]] = []
         quality: Quality | None = None
         for part in self._batches(list(range(start, stop))):
-            inputs = table.inputs(part).to(self._device)
-            rows += _counts(protocol, self._logits(method, version, inputs), [table.examples[i] for i in part])
+            inputs = examples.inputs(part).to(self._device)
+            rows += _counts(protocol, self._logits(method, version, inputs), [examples[i] for i in part])
             if split == VAL and method not in LABELS_NOTHING and part[0] < QUALITY_SENTENCES:
-                found = self._quality(method, version, table, part, inputs)
+                found = self._quality(method, version, examples, part, inputs)
                 quality = found if quality is None else quality + found
         return EvalPart(rows, quality)
 
     def mask_logits(self, method: str, version: int, name: str, indices: list[int]) -> Float[Tensor, "B G G"]:
-        """Return a version's mask logits for some rows of a table."""
-        return self._logits(method, version, self._table(name).inputs(indices).to(self._device)).float().cpu()
+        """Return a version's mask logits for some rows of a examples."""
+        return self._logits(method, version, self._sets[name].inputs(indices).to(self._device)).float().cpu()
 
     def evidence_and_selection(self, method: str, version: int, split: str, indices: list[int]) -> PanelData:
         """Return everything the report shows of a few samples of an evaluation split."""
-        table = self._table(split)
-        inputs = table.inputs(indices).to(self._device)
-        evidence, selection = self._select(method, version, table, indices, inputs, round_index=version)
+        examples = self._sets[split]
+        inputs = examples.inputs(indices).to(self._device)
+        evidence, selection = self._select(method, version, examples, indices, inputs, round_index=version)
         return PanelData(inputs, self._logits(method, version, inputs), evidence, selection)
 
     def priors(self, name: str) -> dict[int, Prior]:
-        """Return sent_id -> prior of one table."""
-        return self._table(name).priors
+        """Return sent_id -> prior of one examples."""
+        return self._sets[name].priors
 
-    def _label(self, method: str, round_index: int, version: int, part: list[int]) -> Iterator[PseudoLabel]:
-        table = self._table("unlabeled")
-        inputs = table.inputs(part).to(self._device)
-        _, selection = self._select(method, version, table, part, inputs, round_index)
+    def pseudo_labels(self, method: str, round_index: int, version: int, part: list[int]) -> Iterator[PseudoLabel]:
+        """Yield the labels that a version's selector gives one batch of unlabeled examples.
+
+        `benchmarks/oracle.py` overrides this to see what a labeler could do that knows the truth.
+        """
+        examples = self._sets["unlabeled"]
+        inputs = examples.inputs(part).to(self._device)
+        _, selection = self._select(method, version, examples, part, inputs, round_index)
         target, action, weight = (t.cpu().numpy() for t in (selection.target, selection.action, selection.pixel_weight))
         for row, index in enumerate(part):
-            example = table.examples[index]
+            example = examples[index]
             yield PseudoLabel(
                 sent_id=example.sent_id,
                 grid=self._grid,
@@ -168,24 +170,24 @@ class InferenceEngine:
                 seed=self._key(round_index, example),
                 mean_log_prob=float(selection.mean_log_prob[row]),
                 version=version,
-                prior_key=table.priors[example.sent_id].key,
+                prior_key=examples.priors[example.sent_id].key,
             )
 
     def _select(
-        self, method: str, version: int, table: ExampleSet, part: list[int], inputs: Inputs, round_index: int
+        self, method: str, version: int, examples: ExampleSet, part: list[int], inputs: Inputs, round_index: int
     ) -> tuple[Evidence, Selection]:
         selector = self._selector(method, version)
         if selector.needs_full_evidence or method == self.config.selector.name:
-            evidence = self._evidence(method, version, table, part, inputs)
+            evidence = self._evidence(method, version, examples, part, inputs)
         else:
             evidence = guided_evidence(self._model(method, version), inputs, self.config.loop.autocast)
-        keys = [self._key(round_index, table.examples[i]) for i in part]
+        keys = [self._key(round_index, examples[i]) for i in part]
         with torch.inference_mode():
             return evidence, selector.select(evidence, keys)
 
-    def _evidence(self, method: str, version: int, table: ExampleSet, part: list[int], inputs: Inputs) -> Evidence:
-        perturbed = table.inputs(part, perturb_seed=self.config.loop.seed).to(self._device)
-        teacher, previous = self._model(method, version), self._model(method, version - 1)
+    def _evidence(self, method: str, version: int, examples: ExampleSet, part: list[int], inputs: Inputs) -> Evidence:
+        perturbed = examples.inputs(part, perturb_seed=self.config.loop.seed).to(self._device)
+        teacher, previous = self._model(method, version), self._previous_model(method, version)
         return gather_evidence(teacher, previous, inputs, perturbed, self.config.loop.autocast)
 
     def _key(self, round_index: int, example: Example) -> int:
@@ -196,15 +198,15 @@ class InferenceEngine:
             return torch.where(inputs.has_prior[:, None, None], torch.logit(inputs.proposal, eps=1e-6), -1.0)
         return predict(self._model(method, version), inputs, self.config.loop.autocast)
 
-    def _quality(self, method: str, version: int, table: ExampleSet, part: list[int], inputs: Inputs) -> Quality:
+    def _quality(self, method: str, version: int, examples: ExampleSet, part: list[int], inputs: Inputs) -> Quality:
         """Judge the version's selector; the run's main one also against the rules at equal coverage."""
-        evidence, selection = self._select(method, version, table, part, inputs, round_index=version)
+        evidence, selection = self._select(method, version, examples, part, inputs, round_index=version)
         judges = {}
         if method == self.config.selector.name:
             judges = {method: self._selector(method, version), **self._rules()}
         with torch.inference_mode():
             rankings = {name: judge.ranking(evidence) for name, judge in judges.items()}
-        return measure_quality(selection, table.masks(part).to(self._device), rankings)
+        return measure_quality(selection, examples.masks(part).to(self._device), rankings)
 
     def _rules(self) -> dict[str, Selector]:
         """Rules without parameters, ranked beside the method at equal coverage."""
@@ -215,29 +217,25 @@ class InferenceEngine:
         size = self.config.loop.eval_batch
         return (indices[start : start + size] for start in range(0, len(indices), size))
 
-    def _table(self, name: str) -> ExampleSet:
-        if name not in self._tables:
-            self._tables[name] = ExampleSet.read(
-                self._run.examples_path(name),
-                self._run.priors_path(name),
-                self._run.priors_path("labeled"),
-                self._images,
-                self._proposer,
-                self._grid,
-            )
-        return self._tables[name]
-
     def _model(self, method: str, version: int) -> Segmenter:
-        folder = self._run.version_dir(method, max(0, version))
-        path = folder / ("previous.safetensors" if version < 0 else "teacher.safetensors")
-        if path not in self._models:
+        """Return a version's teacher."""
+        return self._segmenter(self._run.version_dir(method, version) / "teacher.safetensors")
+
+    def _previous_model(self, method: str, version: int) -> Segmenter:
+        """Return the teacher before a version's; before version 0 that is the teacher half-way through the burn-in."""
+        if version > 0:
+            return self._model(method, version - 1)
+        return self._segmenter(self._run.version_dir(method, 0) / "previous.safetensors")
+
+    def _segmenter(self, weights: Path) -> Segmenter:
+        if weights not in self._models:
             model = Segmenter(self.config.segmenter.model_copy(update={"pretrained": False}))
-            load_weights(model, path)
-            self._models[path] = model.to(self._device).eval()
+            load_weights(model, weights)
+            self._models[weights] = model.to(self._device).eval()
             while len(self._models) > _KEPT_VERSIONS:
                 self._models.popitem(last=False)
-        self._models.move_to_end(path)
-        return self._models[path]
+        self._models.move_to_end(weights)
+        return self._models[weights]
 
     def _selector(self, method: str, version: int) -> Selector:
         path = self._run.version_dir(method, version) / "selector.safetensors"

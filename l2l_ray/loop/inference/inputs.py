@@ -1,8 +1,8 @@
-"""From table rows to model inputs: images, words, proposals. Shared by labelling, training and evaluation."""
+"""From examples to what the segmenter reads: images, words, proposals. Shared by labelling, training, evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
+from l2l_ray.config import RunConfig
 from l2l_ray.data.images import ImageStore, LabeledSet
 from l2l_ray.loop.state.example_files import read_examples, read_priors
+from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.proposal import Proposer, perturb
 from l2l_ray.randomness import sample_key
+from l2l_ray.segmenter.model import output_shape
 from l2l_ray.types import Example, LabeledExample, Prior
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 class Inputs:
     """One batch, ready for the segmenter.
 
-    Example: `table.inputs([0, 5, 9]).to(device)`
+    Example: `examples.inputs([0, 5, 9]).to(device)`
     """
 
     images: Float[Tensor, "B 3 S S"]
@@ -51,6 +54,36 @@ class Inputs:
             phrases=[p if k else "" for p, k in zip(self.phrases, keep.tolist(), strict=True)],
             has_prior=self.has_prior & keep,
         )
+
+
+class ExampleSets:
+    """The example sets of a run by name (labeled, unlabeled, val, ...), each read when it is first asked for.
+
+    Args:
+        config: The run's config.
+        run: Its folder.
+        priors: Gives the file with a set's priors; it may wait until they are complete.
+    """
+
+    def __init__(self, config: RunConfig, run: RunFolder, priors: Callable[[str], Path]) -> None:
+        self._run = run
+        self._priors = priors
+        self._images = ImageStore(config.segmenter.image_size, config.data.image_cache_mb)
+        self._proposer = Proposer(config.prior)
+        self._grid = output_shape(config.segmenter).grid
+        self._read: dict[str, ExampleSet] = {}
+
+    def __getitem__(self, name: str) -> ExampleSet:
+        """Return a set of the run.
+
+        Raises:
+            DataError: There is no such set, or its files cannot be read.
+        """
+        if name not in self._read:
+            priors, known = read_priors(self._priors(name)), read_known_scores(self._priors("labeled"))
+            examples = read_examples(self._run.examples_path(name))
+            self._read[name] = ExampleSet(examples, priors, self._images, self._proposer, self._grid, known)
+        return self._read[name]
 
 
 def read_known_scores(labeled_priors: Path) -> list[float]:
@@ -83,22 +116,17 @@ class ExampleSet:
         labeled = [example for example in examples if isinstance(example, LabeledExample)]
         self._truth = LabeledSet(labeled, grid) if labeled and len(labeled) == len(examples) else None
 
-    @classmethod
-    def read(
-        cls, table: Path, priors: Path, labeled_priors: Path, images: ImageStore, proposer: Proposer, grid: int
-    ) -> ExampleSet:
-        """Read the Parquet files the driver wrote."""
-        known = read_known_scores(labeled_priors)
-        return cls(read_examples(table), read_priors(priors), images, proposer, grid, known)
-
     def __len__(self) -> int:
         return len(self.examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.examples[index]
 
     def inputs(self, indices: Sequence[int], perturb_seed: int | None = None) -> Inputs:
         """Load a batch.
 
         Args:
-            indices: Rows of the table.
+            indices: Positions in the set.
             perturb_seed: Shift and rescale each prior box by a draw keyed by (seed, sent_id); None leaves it alone.
         Raises:
             DataError: An image vanished or broke since it was checked.
@@ -128,6 +156,6 @@ class ExampleSet:
         return found / max(1, len(self._known_scores))
 
     def masks(self, indices: Sequence[int]) -> Float[Tensor, "B G G"]:
-        """Return the truth on the grid as covered area in [0, 1]; only for tables of labeled examples."""
-        assert self._truth is not None, "this table holds no truth"
+        """Return the truth on the grid as covered area in [0, 1]; only for sets of labeled examples."""
+        assert self._truth is not None, "this set holds no truth"
         return self._truth.take(indices)[1]

@@ -3,7 +3,7 @@
     teacher.safetensors  selector.safetensors   what labels: published together as one version
     previous.safetensors                        version 0 only: the teacher half-way through the burn-in
     student.safetensors  train_state.pt         what training needs to continue (optimisers, position)
-    version.json                                method, version, round, step; written last, so a folder with it is whole
+    version.json                                a `Position`; written last, so a folder with it is whole
 
 Labelers read the first two (safetensors maps them into memory); nothing travels through an object store.
 """
@@ -11,6 +11,7 @@ Labelers read the first two (safetensors maps them into memory); nothing travels
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -21,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from l2l_ray.errors import FREE_SPACE, CheckpointError
+from l2l_ray.loop.state.position import Position
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
@@ -81,7 +83,7 @@ def load_train_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def write_position(folder: Path, position: dict[str, Any]) -> None:
+def write_position(folder: Path, position: Position) -> None:
     """Write version.json, the sign that the folder is whole.
 
     Raises:
@@ -89,22 +91,21 @@ def write_position(folder: Path, position: dict[str, Any]) -> None:
     """
     path = folder / "version.json"
     try:
-        path.write_text(json.dumps(position))
+        path.write_text(json.dumps(asdict(position)))
     except OSError as error:
         raise _not_written(path, error) from error
 
 
-def read_position(folder: Path) -> dict[str, Any]:
+def read_position(folder: Path) -> Position:
     """Read version.json.
 
     Raises:
         CheckpointError: The folder is not a whole version.
     """
     try:
-        position: dict[str, Any] = json.loads((folder / "version.json").read_text())
-    except (OSError, ValueError) as error:
+        return Position(**json.loads((folder / "version.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder} is not a whole version: {error}") from error
-    return position
 
 
 def _misfit(path: Path, what: str) -> CheckpointError:

@@ -1,6 +1,7 @@
-"""Parquet tables of examples and priors: how the driver tells other processes what there is.
+"""Parquet files of examples and priors: how the driver tells other processes what there is.
 
-The unlabeled table has no truth column, so a labeler or trainer that reads only tables cannot reach hidden truth.
+The file of unlabeled examples has no truth column, so a labeler or trainer that reads these files alone cannot reach
+hidden truth.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ def write_examples(path: Path, examples: Sequence[Example]) -> None:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Read examples back, as `LabeledExample` where the table holds masks.
+    """Read examples back, as `LabeledExample` where the file holds masks.
 
     Raises:
-        DataError: The file is missing or not such a table.
+        DataError: The file is missing or not such a file.
     """
     rows = _read(path)
     try:
@@ -46,7 +47,7 @@ def read_examples(path: Path) -> list[Example]:
             return [LabeledExample(**{**row, "mask_rle": _rle(row["mask_rle"])}) for row in rows]
         return [Example(**row) for row in rows]
     except TypeError as error:
-        raise DataError(f"{path} is not a table of examples: {error}; start the run again to rebuild it") from error
+        raise DataError(f"{path} holds no examples: {error}; start the run again to rebuild it") from error
 
 
 def write_priors(path: Path, priors: Iterable[tuple[int, Prior]]) -> None:
@@ -82,12 +83,12 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise DataError(f"cannot write table {path}: {error}; {FREE_SPACE}") from error
+        raise DataError(f"cannot write {path}: {error}; {FREE_SPACE}") from error
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"table {path} cannot be read: {error}; start the run again to rebuild it") from error
+        raise DataError(f"{path} cannot be read: {error}; start the run again to rebuild it") from error
     return rows

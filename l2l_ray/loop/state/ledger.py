@@ -27,7 +27,7 @@ from l2l_ray.errors import FREE_SPACE, LedgerError
 from l2l_ray.loop.state.jsonl import append_line, read_lines
 from l2l_ray.types import PseudoLabel, Rle
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Key = tuple[str, int, int]
 
 _SCHEMA = pa.schema(
@@ -47,6 +47,7 @@ _SCHEMA = pa.schema(
         ("mean_log_prob", pa.float32()),
         ("version", pa.int32()),
         ("prior_key", pa.string()),
+        ("sees_truth", pa.bool_()),
     ]
 )
 
@@ -205,6 +206,7 @@ def _to_row(label: PseudoLabel) -> dict[str, Any]:
         "mean_log_prob": label.mean_log_prob,
         "version": label.version,
         "prior_key": label.prior_key,
+        "sees_truth": label.sees_truth,
     }
 
 
@@ -231,4 +233,5 @@ def _from_row(row: dict[str, Any], path: Path) -> PseudoLabel:
         mean_log_prob=row["mean_log_prob"],
         version=row["version"],
         prior_key=row["prior_key"],
+        sees_truth=row["sees_truth"],
     )

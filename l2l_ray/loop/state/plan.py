@@ -1,8 +1,8 @@
 """What can be done next: a pure state machine shared by `LocalHost` and the Ray driver.
 
-It is told what exists (priors of a table, published versions, committed shards, finished evaluations) and says which
-work items are ready: label shards of the rounds a version unlocks, evaluate a version on val, and, once all versions of
-a method have a val figure, evaluate the best of them on the test splits - once. Because everything is derived from what
+It is told what exists (priors of a set, published versions, committed shards, finished evaluations) and says which work
+items are ready: label shards of the rounds a version unlocks, evaluate a version on val, and, once all versions of a
+method have a val figure, evaluate the best of them on the test splits - once. Because everything is derived from what
 lies on disk, a resumed driver rebuilds the same plan by telling it the same facts.
 
 The zero-shot row is a method named `prior_only` with the single version 0 and nothing to label.
@@ -90,9 +90,9 @@ class Plan:
         for split in self.split_sizes:
             self._queue_evaluation(PRIOR_ONLY, 0, split)
 
-    def priors_ready(self, table: str) -> None:
-        """Tell that the priors of a table (`unlabeled`, `val`, ...) are complete."""
-        self._priors.add(table)
+    def priors_ready(self, name: str) -> None:
+        """Tell that the priors of a set (`unlabeled`, `val`, ...) are complete."""
+        self._priors.add(name)
 
     def committed(self, keys: Iterable[tuple[str, int, int]]) -> None:
         """Tell which (method, round, shard) are in the ledger already; call before `publish`."""
@@ -111,6 +111,26 @@ class Plan:
             self._queue_evaluation(method, version, VAL)
         elif version == self.rounds:
             self._queue_tests(method)
+
+    def restore(
+        self,
+        committed: Iterable[tuple[str, int, int]],
+        mean_ious: dict[tuple[str, int, str], float],
+        published: dict[str, set[int]],
+    ) -> None:
+        """Tell a fresh plan everything that lies on disk.
+
+        Args:
+            committed: (method, round, shard) of the ledger's entries.
+            mean_ious: (method, version, split) of finished evaluations -> their mean_iou.
+            published: Versions on disk, by method.
+        """
+        self.committed(committed)
+        for group, mean_iou in mean_ious.items():
+            self.record(*group, mean_iou)
+        for method, versions in published.items():
+            for version in sorted(versions):
+                self.publish(method, version)
 
     def next(self) -> WorkItem | None:
         """Take the next ready item; None when nothing is ready now."""

@@ -1,21 +1,18 @@
-"""Before the first step: which examples there are, which are labeled, and what the MLLM says about each.
+"""Before the first step: which examples there are, and which of them are labeled.
 
-The driver does this once and writes Parquet tables; every other process reads the tables. The unlabeled table is built
-from expressions and image sizes alone: no mask, box, area or category of an unlabeled item gets into it.
+The driver does this once and writes one Parquet file per set of examples; every other process reads those. The
+unlabeled set is written from expressions and image sizes alone: no mask, box, area or category of an unlabeled item
+gets into it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TypeVar
-
-from PIL import Image
 
 from l2l_ray.config import EMBEDDED, DataConfig, RunConfig
 from l2l_ray.data.images import ImageStore
@@ -23,12 +20,10 @@ from l2l_ray.data.refer import ReferDataset
 from l2l_ray.data.split_files import read_split, require_fraction
 from l2l_ray.data.splits import split_labeled
 from l2l_ray.errors import DataError, L2LError
-from l2l_ray.loop.state.example_files import read_examples, write_examples, write_priors
+from l2l_ray.loop.state.example_files import read_examples, write_examples
 from l2l_ray.loop.state.ledger import num_shards
 from l2l_ray.loop.state.plan import Plan
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply, make_prior, prior_key
-from l2l_ray.prior.store import PriorStore
 from l2l_ray.refshapes.synthetic import write_refshapes
 from l2l_ray.types import Example, LabeledExample, Skip
 
@@ -38,23 +33,7 @@ EVAL_SPLITS = ("val", "testA", "testB", "test")
 _EXPECTED_SPLITS = ("val", "testA", "testB")
 
 
-@dataclass(frozen=True)
-class Question:
-    """One thing to ask the MLLM.
-
-    Example: `Question("9f..", "/data/12.jpg", "left man", 640, 480)`
-    """
-
-    key: str
-    image_path: str
-    expression: str
-    width_px: int
-    height_px: int
-
-
 E = TypeVar("E", bound=Example)
-Answered = tuple[list[Question], list[Reply]]
-Ask = Callable[[Iterator[list[Question]]], Iterator[Answered]]
 
 
 @dataclass(frozen=True)
@@ -80,9 +59,9 @@ class RunData:
         return "labeled", "unlabeled", *self.splits
 
     def examples(self, name: str) -> Sequence[Example]:
-        """Return the examples of one table."""
-        tables: dict[str, Sequence[Example]] = {"labeled": self.labeled, "unlabeled": self.unlabeled, **self.splits}
-        return tables[name]
+        """Return the examples of one set."""
+        sets: dict[str, Sequence[Example]] = {"labeled": self.labeled, "unlabeled": self.unlabeled, **self.splits}
+        return sets[name]
 
     def num_shards(self, config: RunConfig) -> int:
         """Return how many labelling shards a round has."""
@@ -98,7 +77,7 @@ EVAL_CHUNK = 512  # sentences per evaluation item: seconds of work at the tiny s
 
 
 def prepare(config: RunConfig, run: RunFolder) -> RunData:
-    """Build the tables of a run, or read them back.
+    """Find the example sets of a run, or read them back.
 
     When it fails, nothing has been done that settings could contradict: the same folder may start with better ones.
 
@@ -131,7 +110,7 @@ def _build(config: RunConfig, run: RunFolder) -> RunData:
         skips.extend((*found[1], *more))
         return kept
 
-    tables = RunData(
+    found = RunData(
         labeled=checked(dataset.labeled_examples(labeled_ids, max_words=data.max_words)),
         unlabeled=checked(dataset.examples(unlabeled_ids, config.loop.expressions_per_ref, max_words=data.max_words)),
         splits={
@@ -141,13 +120,13 @@ def _build(config: RunConfig, run: RunFolder) -> RunData:
         },
     )
     run.save_skips(skips)
-    if not tables.labeled:
+    if not found.labeled:
         raise DataError(
             f"none of the {len(labeled_ids)} labeled images is usable: {_by_kind(skips)}; see {run.path}/skips.jsonl"
         )
-    for name in reversed(tables.prior_order):  # "labeled" last: it marks the set as complete
-        write_examples(run.examples_path(name), tables.examples(name))
-    return tables
+    for name in reversed(found.prior_order):  # "labeled" last: it marks the set as complete
+        write_examples(run.examples_path(name), found.examples(name))
+    return found
 
 
 def _split(dataset: ReferDataset, data: DataConfig) -> tuple[list[int], list[int]]:
@@ -160,54 +139,6 @@ def _split(dataset: ReferDataset, data: DataConfig) -> tuple[list[int], list[int
     labeled, unlabeled = read_split(Path(data.split_file).expanduser(), dataset.digest, image_ids)
     require_fraction(data.labeled_frac, len(labeled), len(image_ids))
     return labeled, unlabeled
-
-
-def answer_batch(mllm: MllmPrior, questions: Sequence[Question]) -> list[Reply]:
-    """Open the images of a batch and ask about them."""
-    pictures = [Image.open(q.image_path).convert("RGB") for q in questions]
-    return mllm.ask(pictures, [q.expression for q in questions])
-
-
-def open_store(config: RunConfig) -> PriorStore:
-    """Open the prior store that all runs under one root share; only drivers write to it."""
-    return PriorStore(config.cache_dir / "priors.sqlite")
-
-
-def fill_priors(
-    name: str, tables: RunData, run: RunFolder, store: PriorStore, mllm: MllmIdentity, ask: Ask, batch_size: int
-) -> int:
-    """Make sure every example of a table has a prior, asking only what the store does not hold.
-
-    Args:
-        name: Table.
-        tables: The run's tables.
-        run: Where `priors/<name>.parquet` goes.
-        store: Shared between runs; each answered batch is stored at once.
-        mllm: Fingerprint and format of the model that is asked.
-        ask: Maps an iterator of question batches to an iterator of answered batches, in any order.
-        batch_size: Questions per batch.
-    Returns:
-        How many questions were asked.
-    """
-    target = run.priors_path(name)
-    if target.exists():
-        return 0
-    questions = [_question(example, mllm.fingerprint) for example in tables.examples(name)]
-    open_keys = set(store.missing(list(dict.fromkeys(q.key for q in questions))))
-    todo = list({q.key: q for q in questions if q.key in open_keys}.values())
-    batches = (todo[start : start + batch_size] for start in range(0, len(todo), batch_size))
-    for batch, replies in ask(batches):
-        store.put_many(
-            [make_prior(q.key, r, mllm, q.width_px, q.height_px) for q, r in zip(batch, replies, strict=True)]
-        )
-    priors = store.get_many(q.key for q in questions)
-    pairs = [(e.sent_id, priors[q.key]) for e, q in zip(tables.examples(name), questions, strict=True)]
-    failures = Counter(prior.failure.split(":")[0] for _, prior in pairs if prior.failure)
-    run.log_event({"event": "priors", "table": name, "num": len(pairs), "asked": len(todo), "failures": dict(failures)})
-    write_priors(target, pairs)  # after the event: a process killed in between logs again, and nothing is lost
-    if failures:
-        logger.warning("%s: %d of %d replies gave no prior: %s", name, failures.total(), len(pairs), dict(failures))
-    return len(todo)
 
 
 def open_dataset(config: RunConfig) -> ReferDataset:
@@ -237,16 +168,6 @@ def _read(run: RunFolder) -> RunData:
 
     splits = {split: labeled(split) for split in EVAL_SPLITS if run.examples_path(split).exists()}
     return RunData(labeled("labeled"), rows("unlabeled"), splits)
-
-
-@cache
-def _image_sha256(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def _question(example: Example, fingerprint: str) -> Question:
-    key = prior_key(fingerprint, _image_sha256(example.image_path), example.expression)
-    return Question(key, example.image_path, example.expression, example.width_px, example.height_px)
 
 
 def _by_kind(skips: Sequence[Skip]) -> dict[str, int]:

@@ -21,6 +21,7 @@ from typing import Any
 from l2l_ray.config import RunConfig, read_config, save_config
 from l2l_ray.errors import FREE_SPACE, CheckpointError, ConfigError, DataError
 from l2l_ray.loop.state.jsonl import append_line, read_lines
+from l2l_ray.loop.state.position import Position
 from l2l_ray.types import Skip
 
 # Changing these between start and resume is harmless: they say where and how fast, not what.
@@ -96,7 +97,7 @@ class RunFolder:
 
     def version_dir(self, method: str, version: int) -> Path:
         """Folder of one published version."""
-        return self.train_dir / version_name(method, version)
+        return self.train_dir / Position(method, version).folder_name
 
     def published(self, method: str) -> set[int]:
         """Versions of `method` that lie complete on disk."""
@@ -118,11 +119,11 @@ class RunFolder:
             ) from error
 
     def examples_path(self, name: str) -> Path:
-        """Parquet file of one table of examples (labeled, unlabeled, val, ...)."""
+        """Parquet file of one set of examples (labeled, unlabeled, val, ...)."""
         return self.path / "examples" / f"{name}.parquet"
 
     def priors_path(self, name: str) -> Path:
-        """Parquet file with the priors of one table, there once they are complete."""
+        """Parquet file with the priors of one set, there once they are complete."""
         return self.path / "priors" / f"{name}.parquet"
 
     def log_event(self, event: dict[str, Any]) -> None:
@@ -150,11 +151,6 @@ class RunFolder:
     def skips(self) -> list[Skip]:
         """Read the items left out."""
         return [Skip(**json.loads(line)) for line in read_lines(self.path / "skips.jsonl")]
-
-
-def version_name(method: str, version: int) -> str:
-    """Return the folder name of a version, e.g. `l2l-v0002`."""
-    return f"{method}-v{version:04d}"
 
 
 def _changed_fields(saved: RunConfig, given: RunConfig) -> list[str]:

@@ -3,8 +3,8 @@
     train/<method>-v0002/          a published version: what labels, and what training needs to continue
     train/<method>-v0002-s00040/   a training state inside the round after it
 
-A folder is written under another name and renamed, so one with its final name is whole. Both runtimes place and prune
-the same way, hence a run may be killed under one and resumed under the other.
+A folder is written under another name and renamed, so one with its final name is whole. Both hosts publish the same
+way, hence a run may be killed under one and resumed under the other.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from l2l_ray.errors import FREE_SPACE, CheckpointError
 from l2l_ray.loop.state.checkpoint import read_position
+from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
 
 KEPT_TRAIN_STATES = 2
@@ -44,31 +45,41 @@ def place(final: Path, write: Write, metrics: dict[str, float]) -> Path:
     return final
 
 
+def publish(run: RunFolder, position: Position, write: Write, metrics: dict[str, float]) -> Path:
+    """Place the folder of a position below `train/` and delete the training states that no restart needs any more.
+
+    Raises:
+        CheckpointError: See `place`.
+    """
+    folder = place(run.train_dir / position.folder_name, write, metrics)
+    prune_train_states(run)
+    return folder
+
+
 def prune_train_states(run: RunFolder, keep: int = KEPT_TRAIN_STATES) -> None:
     """Delete optimiser states that no restart needs, and mid-round folders as a whole.
 
     Weights of versions stay: labels of every round can be made again from them.
     """
-    order = {method: index for index, method in enumerate(run.methods)}
-    found = []
-    for state in run.train_dir.glob("[!.]*/train_state.pt"):
-        position = read_position(state.parent)
-        found.append((order[position["method"]], position["version"], position["step"], state))
-    for *_, step, state in sorted(found)[:-keep]:
-        if step:
-            shutil.rmtree(state.parent)
+    for position, folder in _in_order(run, "train_state.pt")[:-keep]:
+        if position.step:
+            shutil.rmtree(folder)
         else:
-            state.unlink()
+            (folder / "train_state.pt").unlink()
 
 
 def newest_checkpoint(run: RunFolder) -> Path | None:
     """Return the folder training was at last, by (method order, version, step); None when there is none."""
-    order = {method: index for index, method in enumerate(run.methods)}
-    found = []
-    for marker in run.train_dir.glob("[!.]*/version.json"):  # hidden ones were not renamed yet: not published
-        position = read_position(marker.parent)
-        found.append((order[position["method"]], position["version"], position["step"], marker.parent))
-    return max(found)[-1] if found else None
+    found = _in_order(run, "version.json")
+    return found[-1][1] if found else None
+
+
+def _in_order(run: RunFolder, holding: str) -> list[tuple[Position, Path]]:
+    """Return the whole folders that hold a file, in the order in which training writes them."""
+    # Hidden folders were not renamed yet: they are not published.
+    found = [(read_position(path.parent), path.parent) for path in run.train_dir.glob(f"[!.]*/{holding}")]
+    order = {method: number for number, method in enumerate(run.methods)}
+    return sorted(found, key=lambda item: (order[str(item[0].method)], item[0].version, item[0].step))
 
 
 def log_versions(run: RunFolder) -> None:

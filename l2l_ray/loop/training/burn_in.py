@@ -18,25 +18,23 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from l2l_ray import __version__
 from l2l_ray.config import RunConfig
 from l2l_ray.data.splits import folds
+from l2l_ray.loop.host import Host
 from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.state.checkpoint import read_position, save_weights
+from l2l_ray.loop.state.position import Position, Stage
 from l2l_ray.loop.training.student import Networks, StudentSteps
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import LabeledExample
 
-if TYPE_CHECKING:
-    from l2l_ray.loop.local import Host
-
 
 class BurnIn:
-    """The shared burn-in of one config and labeled table.
+    """The shared burn-in of one config and labeled set.
 
     Example: `BurnIn(config, runtime, labeled, steps).train(with_folds=True)`
     """
@@ -62,18 +60,19 @@ class BurnIn:
     def train(self, with_folds: bool) -> None:
         """Train each part that no run has trained yet; the fold teachers only where a selector will learn."""
         everything = list(range(len(self._labeled)))
-        self._part(self.base, everything, self._config.loop.burn_in_steps)
+        self._part(0, self.base, everything, self._config.loop.burn_in_steps)
         if with_folds:
-            for folder, fold in zip(self.fold_folders, self.folds, strict=True):
+            for number, (folder, fold) in enumerate(zip(self.fold_folders, self.folds, strict=True), start=1):
                 held_out = set(fold)
-                self._part(folder, [i for i in everything if i not in held_out], self._config.loop.fold_steps)
+                rows = [i for i in everything if i not in held_out]
+                self._part(number, folder, rows, self._config.loop.fold_steps)
 
-    def _part(self, folder: Path, rows: Sequence[int], steps: int) -> None:
+    def _part(self, number: int, folder: Path, rows: Sequence[int], steps: int) -> None:
         """Train one network on some labeled rows, unless it lies there already."""
         if self._host.broadcast((folder / "version.json").exists()):
             return
         checkpoint_steps = self._config.loop.checkpoint_steps
-        networks = Networks.fresh(self._config, self._host, self._host.device)
+        networks = Networks.fresh(self._config, self._host)
         temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         partial = folder.with_name(f".{folder.name}.partial")
         writes = self._host.rank == 0
@@ -82,14 +81,14 @@ class BurnIn:
             temporary.mkdir(parents=True)
         for step in range(self._resume(networks, partial, temporary), steps):
             terms = self._steps.take(networks, "burn_in", step, step, rows)
-            self._host.progress(f"burn-in {folder.name}", step + 1, steps, terms)
+            self._host.progress(Stage(None, number), step + 1, steps, terms)
             if step + 1 == max(1, steps // 2) and writes:
                 save_weights(networks.teacher, temporary / "previous.safetensors")
             if checkpoint_steps and (step + 1) % checkpoint_steps == 0 and writes:
                 self._keep(networks, partial, step + 1, temporary)
         if writes:
-            networks.save(temporary, _position(0))
-            _rename_unless_there(temporary, folder)
+            networks.save(temporary, Position(None))
+            rename_unless_there(temporary, folder)
             shutil.rmtree(partial, ignore_errors=True)
         self._host.barrier()
 
@@ -98,11 +97,11 @@ class BurnIn:
         temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(so_far, temporary)
-        networks.save(temporary, _position(step))
+        networks.save(temporary, Position(None, step=step))
         replaced = folder.with_name(f"{folder.name}.{os.getpid()}.old")
         with suppress(FileNotFoundError):  # there is none yet, or another process took it
             os.replace(folder, replaced)
-        _rename_unless_there(temporary, folder)
+        rename_unless_there(temporary, folder)
         shutil.rmtree(replaced, ignore_errors=True)
 
     def _resume(self, networks: Networks, folder: Path, so_far: Path) -> int:
@@ -111,12 +110,12 @@ class BurnIn:
             return 0
         if self._host.rank == 0 and (folder / "previous.safetensors").exists():
             shutil.copyfile(folder / "previous.safetensors", so_far / "previous.safetensors")
-        networks.load(folder, self._host.device)
-        return int(read_position(folder)["step"])
+        networks.load(folder)
+        return read_position(folder).step
 
 
 def labeled_folds(config: RunConfig, labeled: ExampleSet) -> list[list[int]]:
-    """Return the rows of the labeled table by fold; all rows of an image are in one fold."""
+    """Return the rows of the labeled set by fold; all rows of an image are in one fold."""
     image_ids = list(dict.fromkeys(example.image_id for example in labeled.examples))
     num = min(config.selector.num_folds, len(image_ids))
     members = [set(part) for part in folds(image_ids, num, config.data.split_seed)]
@@ -149,12 +148,7 @@ def _start_digest(config: RunConfig) -> str:
     return digest.hexdigest()
 
 
-def _position(step: int) -> dict[str, object]:
-    """Return where a burn-in stands: it belongs to no method."""
-    return {"method": "", "version": 0, "step": step}
-
-
-def _rename_unless_there(temporary: Path, final: Path) -> None:
+def rename_unless_there(temporary: Path, final: Path) -> None:
     """Another run may have made the same burn-in meanwhile; both are equal, the first stays."""
     try:
         os.replace(temporary, final)

@@ -26,16 +26,16 @@ class PseudoSet:
     A label of background alone says that the expression refers to nothing, which is never true in these data sets.
 
     Args:
-        table: The unlabeled table the labels belong to; None for the empty set.
-        rows: Row of the table, per sample.
+        unlabeled: The unlabeled set the labels belong to; None for the empty set.
+        rows: Place in the unlabeled set, per sample.
         cells: Target and weight packed into one byte per cell.
         num_labeled: How many pseudo-labels there were before leaving out.
     """
 
     def __init__(
-        self, table: ExampleSet | None, rows: list[int], cells: UInt8[np.ndarray, "N G G"], num_labeled: int
+        self, unlabeled: ExampleSet | None, rows: list[int], cells: UInt8[np.ndarray, "N G G"], num_labeled: int
     ) -> None:
-        self._table = table
+        self._unlabeled = unlabeled
         self._rows = rows
         self._cells = cells
         self._num_labeled = num_labeled
@@ -46,33 +46,33 @@ class PseudoSet:
         return cls(None, [], np.zeros((0, 1, 1), np.uint8), 0)
 
     @classmethod
-    def read(cls, files: Sequence[Path], table: ExampleSet) -> PseudoSet:
+    def read(cls, files: Sequence[Path], unlabeled: ExampleSet) -> PseudoSet:
         """Read a round's committed shards."""
-        row_of = {example.sent_id: row for row, example in enumerate(table.examples)}
-        rows, cells, num_labeled = [], [np.zeros((0, table.grid, table.grid), np.uint8)], 0
+        row_of = {example.sent_id: row for row, example in enumerate(unlabeled.examples)}
+        rows, cells, num_labeled = [], [np.zeros((0, unlabeled.grid, unlabeled.grid), np.uint8)], 0
         for file in files:  # packed file by file: a decoded label is three times as large
             labels = read_shard(file)
             used = [label for label in labels if is_used(label)]
             rows += [row_of[label.sent_id] for label in used]
             cells += [_pack(label)[None] for label in used]
             num_labeled += len(labels)
-        return cls(table, rows, np.concatenate(cells), num_labeled)
+        return cls(unlabeled, rows, np.concatenate(cells), num_labeled)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def batch(self, indices: Sequence[int]) -> TrainBatch:
         """Load samples by position in this set."""
-        assert self._table is not None, "an empty set has no batches"
+        assert self._unlabeled is not None, "an empty set has no batches"
         cells = torch.from_numpy(self._cells[list(indices)])
         target = (cells >= _TARGET_BIT).float()
         weight = (cells % _TARGET_BIT).float() / (_TARGET_BIT - 1)
-        return TrainBatch(self._table.inputs([self._rows[i] for i in indices]), target, weight)
+        return TrainBatch(self._unlabeled.inputs([self._rows[i] for i in indices]), target, weight)
 
     def prefetch(self, indices: Sequence[int]) -> None:
         """Start decoding the images of a later batch in the background."""
-        assert self._table is not None, "an empty set has no batches"
-        self._table.prefetch([self._rows[i] for i in indices])
+        assert self._unlabeled is not None, "an empty set has no batches"
+        self._unlabeled.prefetch([self._rows[i] for i in indices])
 
     def summary(self) -> dict[str, float]:
         """Return the figures of the round's labels: samples, share used, accepted share, foreground among accepted."""

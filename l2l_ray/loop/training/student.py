@@ -9,15 +9,17 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from l2l_ray.config import RunConfig
 from l2l_ray.data.images import batch_indices
+from l2l_ray.loop.host import Host
 from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.inference.teacher import update_teacher
 from l2l_ray.loop.state.checkpoint import load_train_state, load_weights, save_train_state, save_weights, write_position
+from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.training.learner import SelectorLearner
 from l2l_ray.loop.training.pseudo import PseudoSet
 from l2l_ray.loop.training.step import (
@@ -30,15 +32,12 @@ from l2l_ray.loop.training.step import (
 )
 from l2l_ray.segmenter.model import Segmenter
 
-if TYPE_CHECKING:
-    from l2l_ray.loop.local import Host
-
 
 @dataclass
 class Networks:
     """A student, its DDP wrapper, its teacher and optimiser.
 
-    Example: `Networks.fresh(config, runtime, device)`
+    Example: `Networks.fresh(config, host)`
     """
 
     student: Segmenter
@@ -47,24 +46,25 @@ class Networks:
     optimizer: torch.optim.AdamW
 
     @classmethod
-    def fresh(cls, config: RunConfig, host: Host, device: torch.device) -> Networks:
+    def fresh(cls, config: RunConfig, host: Host) -> Networks:
         """Build a student from pretrained parts; new parts are drawn from the run's seed."""
         torch.manual_seed(config.loop.seed)
-        student = Segmenter(config.segmenter).to(device)
+        student = Segmenter(config.segmenter).to(host.device)
         if not config.segmenter.train_backbone:  # the checkpoint's own weights; levels added to them still learn
             student.backbone.model.requires_grad_(False)
         teacher = copy.deepcopy(student).requires_grad_(False)
         return cls(student, host.prepare_model(student), teacher, make_optimizer(student, config.loop))
 
-    def load(self, folder: Path, device: torch.device) -> dict[str, Any]:
+    def load(self, folder: Path) -> dict[str, Any]:
         """Continue from what `save` wrote; return its training state, where a selector finds its own."""
+        device = next(self.student.parameters()).device
         load_weights(self.student, folder / "student.safetensors", device)
         load_weights(self.teacher, folder / "teacher.safetensors", device)
         state = load_train_state(folder / "train_state.pt")
         self.optimizer.load_state_dict(state["optimizer"])
         return state
 
-    def save(self, folder: Path, position: dict[str, Any], learner: SelectorLearner | None = None) -> None:
+    def save(self, folder: Path, position: Position, learner: SelectorLearner | None = None) -> None:
         """Write weights, optimiser states and, last, the position: all that training needs to continue."""
         save_weights(self.student, folder / "student.safetensors")
         save_weights(self.teacher, folder / "teacher.safetensors")

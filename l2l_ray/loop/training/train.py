@@ -1,180 +1,200 @@
 """Training, one rank: a shared burn-in, then for each selector its rounds. The same code under every `Host`.
 
     burn-in      supervised steps on the labeled set; also one teacher per fold, trained without that fold's images
-    version 0    the burn-in teacher with a selector warmed up on reward images
+    version 0    the burn-in teacher with a selector that was trained on cross-fitted labeled images
     round r      wait for the round's labels; student steps on labeled + accepted pixels; the teacher follows;
                  the selector is updated; teacher and selector are published together as version r + 1
 
-Reward images are the labeled images, each seen through the fold teacher that was never trained on it: a teacher is
-over-confident on its own training images, and a reward measured there would teach the selector to believe everything.
-Their views are fixed at burn-in time. The val split is not opened here.
+`MethodTraining.run_round` is one round. Val is not opened here.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from l2l_ray.config import RunConfig, selector_for
-from l2l_ray.data.images import ImageStore
 from l2l_ray.errors import ConfigError
-from l2l_ray.loop.inference.inputs import ExampleSet
+from l2l_ray.loop.host import Host
+from l2l_ray.loop.inference.inputs import ExampleSets
 from l2l_ray.loop.state.checkpoint import read_position
 from l2l_ray.loop.state.plan import LABELS_NOTHING
+from l2l_ray.loop.state.position import Position, Stage
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.burn_in import BurnIn
 from l2l_ray.loop.training.learner import TRAINED_SELECTORS, SelectorLearner
 from l2l_ray.loop.training.pseudo import PseudoSet
 from l2l_ray.loop.training.rewards import CrossFitted, labeled_gradient, unlabeled_evidence
 from l2l_ray.loop.training.student import Networks, StudentSteps
-from l2l_ray.prior.proposal import Proposer
-from l2l_ray.segmenter.model import output_shape
-
-if TYPE_CHECKING:
-    from l2l_ray.loop.local import Host
 
 
 def train(config: RunConfig, run_path: Path, host: Host) -> None:
-    """Train every selector of the job on this rank, continuing from its resume point.
+    """Train every selector of the job on this rank, continuing from the host's resume point.
 
     Args:
         config: The run's config.
-        run_path: Its folder; tables are there.
+        run_path: Its folder; the example sets are there.
         host: The host of this rank.
+    Raises:
+        ConfigError: There are more ranks than samples in a batch.
     """
-    trainer = Trainer(config, RunFolder(run_path, config), host)
-    trainer.train_burn_in()
-    resume = host.resume_point()
-    position = read_position(resume) if resume else None
-    methods = list(RunFolder(run_path, config).methods)
+    job = Job.begin(config, RunFolder(run_path, config), host)
+    job.train_burn_in()
+    newest = host.resume_point()
+    position = read_position(newest) if newest else None
+    methods = list(job.run.methods)
     if position is not None:
-        methods = methods[methods.index(position["method"]) :]
+        methods = methods[methods.index(str(position.method)) :]
     for method in methods:
-        continued = resume if position is not None and position["method"] == method else None
-        trainer.run_rounds(method, continued)
+        continued = newest if position is not None and position.method == method else None
+        MethodTraining(job, method).run(continued)
 
 
-class Trainer:
-    """One rank of the train group."""
+@dataclass(frozen=True)
+class Job:
+    """What the methods of a job share on one rank.
 
-    def __init__(self, config: RunConfig, run: RunFolder, host: Host) -> None:
+    Example: `Job.begin(config, run, host)`
+    """
+
+    config: RunConfig
+    run: RunFolder
+    host: Host
+    sets: ExampleSets
+    steps: StudentSteps
+    burn_in: BurnIn
+
+    @classmethod
+    def begin(cls, config: RunConfig, run: RunFolder, host: Host) -> Job:
+        """Wait for the priors of the labeled set, and make ready to train on it.
+
+        Raises:
+            ConfigError: There are more ranks than samples in a batch.
+        """
         smallest = min(config.loop.labeled_batch, config.loop.unlabeled_batch)
         if smallest < host.world_size:
             raise ConfigError(
                 f"every train worker needs a sample of each batch, got {host.world_size} workers and a global batch "
                 f"of {smallest}; raise loop.labeled_batch and loop.unlabeled_batch, or lower cluster.num_workers"
             )
-        self._config = config
-        self._run = run
-        self._host = host
-        self._images = ImageStore(config.segmenter.image_size, config.data.image_cache_mb)
-        self._proposer = Proposer(config.prior)
-        self._tables: dict[str, ExampleSet] = {}
-        self._labeled = self._table("labeled")
-        self._rows = range(len(self._labeled))
-        self._steps = StudentSteps(config, host, self._labeled)
-        self.burn_in = BurnIn(config, host, self._labeled, self._steps)
+        sets = ExampleSets(config, run, host.priors)
+        labeled = sets["labeled"]
+        steps = StudentSteps(config, host, labeled)
+        return cls(config, run, host, sets, steps, BurnIn(config, host, labeled, steps))
 
     def train_burn_in(self) -> None:
         """Train the parts of the shared burn-in that are not there yet."""
-        self.burn_in.train(with_folds=any(method in TRAINED_SELECTORS for method in self._run.methods))
+        self.burn_in.train(with_folds=any(method in TRAINED_SELECTORS for method in self.run.methods))
 
-    def run_rounds(self, method: str, continued: Path | None) -> None:
-        """Run the rounds of one selector from the burn-in, or from where it stopped."""
-        loop, device = self._config.loop, self._host.device
-        networks = Networks.fresh(self._config, self._host, device)
-        section = selector_for(self._config.selector, method)
-        learner = SelectorLearner(method, section, networks.student.feature_width, device)
-        state = networks.load(continued or self.burn_in.base, device)
-        position: dict[str, Any] = {"method": method, "version": 0, "step": 0}
-        learns = method in TRAINED_SELECTORS
-        rewards = self._reward_images() if learns and self._host.rank == 0 else None
-        if continued is None:
-            warmup = self._update_selector(learner, rewards, networks, -1, section.warmup_updates) if learns else {}
-            self._publish(networks, learner, position, warmup)
-        else:
-            position = read_position(continued)
-            learner.load(continued, state)
-        for round_index in range(position["version"], loop.rounds):
-            clock = Clock()
-            pseudo = self._pseudo_labels(method, round_index)
-            clock.lap("wait for labels")
-            metrics = self._student_steps(networks, learner, pseudo, position)
-            clock.lap("train")
-            if learns:
-                metrics |= self._update_selector(learner, rewards, networks, round_index, section.round_updates)
-                clock.lap("update selector")
-            metrics |= clock.seconds
-            position = {"method": method, "version": round_index + 1, "step": 0}
-            self._publish(networks, learner, position, metrics | pseudo.summary())
+    def cross_fitted(self) -> CrossFitted:
+        """Return the evidence on the labeled images, each seen through the burn-in teacher that never saw it."""
+        burn_in = self.burn_in
+        return CrossFitted(self.config, self.sets["labeled"], burn_in.folds, burn_in.fold_folders, self.host.device)
 
-    def _student_steps(
-        self, networks: Networks, learner: SelectorLearner, pseudo: PseudoSet, position: dict[str, Any]
-    ) -> dict[str, float]:
+
+class MethodTraining:
+    """The rounds of one selector, on one rank."""
+
+    def __init__(self, job: Job, method: str) -> None:
+        self._job = job
+        self._method = method
+        self._loop = job.config.loop
+        self._section = selector_for(job.config.selector, method)
+        self._learns = method in TRAINED_SELECTORS
+        self._networks = Networks.fresh(job.config, job.host)
+        width = self._networks.student.feature_width
+        self._learner = SelectorLearner(method, self._section, width, job.host.device)
+
+    def run(self, continued: Path | None) -> None:
+        """Run all rounds from the burn-in, or those that are left from where training stopped."""
+        position = self._begin() if continued is None else self._go_on(continued)
+        while position.version < self._loop.rounds:
+            position = self.run_round(position)
+
+    def run_round(self, position: Position) -> Position:
+        """Take one round to its end and publish what came of it, as the next version."""
+        clock = Clock()
+        pseudo = self._pseudo_labels(position.version)  # waits until every shard of the round is committed
+        clock.lap("wait for labels")
+        metrics = self._train_student(pseudo, position)  # on labeled + accepted pixels; the teacher follows each step
+        clock.lap("train")
+        following = Position(self._method, position.version + 1)
+        if self._learns:
+            metrics |= self._train_selector(following.version, self._section.round_updates)
+            clock.lap("update selector")
+        self._publish(following, metrics | clock.seconds | pseudo.summary())
+        return following
+
+    def _begin(self) -> Position:
+        """Publish version 0: the burn-in teacher and a selector that has learned from it."""
+        self._networks.load(self._job.burn_in.base)
+        position = Position(self._method)
+        metrics = self._train_selector(0, self._section.warmup_updates) if self._learns else {}
+        self._publish(position, metrics)
+        return position
+
+    def _go_on(self, continued: Path) -> Position:
+        """Load what lies in a folder below `train/`."""
+        self._learner.load(continued, self._networks.load(continued))
+        return read_position(continued)
+
+    def _pseudo_labels(self, round_index: int) -> PseudoSet:
+        if self._method in LABELS_NOTHING:
+            return PseudoSet.empty()
+        files = self._job.host.labels(self._method, round_index)
+        return PseudoSet.read(files, self._job.sets["unlabeled"])
+
+    def _train_student(self, pseudo: PseudoSet, position: Position) -> dict[str, float]:
         """Take the round's steps that are left; return the round's mean of each term, earlier steps included."""
-        loop = self._config.loop
-        method, round_index = position["method"], position["version"]
-        means: dict[str, float] = dict(position.get("means", {}))
-        for step in range(position["step"], loop.round_steps):
+        loop, host, round_index = self._loop, self._job.host, position.version
+        rows = range(len(self._job.sets["labeled"]))
+        means = dict(position.means)
+        for step in range(position.step, loop.round_steps):
             done = loop.burn_in_steps + round_index * loop.round_steps + step
-            terms = self._steps.take(networks, f"round{round_index}", step, done, self._rows, pseudo)
+            terms = self._job.steps.take(self._networks, f"round{round_index}", step, done, rows, pseudo)
             for name, value in terms.items():
                 means[name] = means.get(name, 0.0) + value / loop.round_steps
-            self._host.progress(f"{method} round {round_index}", step + 1, loop.round_steps, terms)
+            host.progress(Stage(self._method, round_index), step + 1, loop.round_steps, terms)
             if loop.checkpoint_steps and (step + 1) % loop.checkpoint_steps == 0 and step + 1 < loop.round_steps:
-                here = {**position, "step": step + 1, "means": dict(means)}
-                write = partial(networks.save, position=here, learner=learner)
-                self._host.checkpoint(method, round_index, step + 1, write, terms)
+                here = replace(position, step=step + 1, means=dict(means))
+                host.publish(here, partial(self._networks.save, position=here, learner=self._learner), terms)
         return means
 
-    def _publish(
-        self, networks: Networks, learner: SelectorLearner, position: dict[str, Any], metrics: dict[str, float]
-    ) -> None:
+    def _train_selector(self, version: int, updates: int) -> dict[str, float]:
+        """Update the selector of a version on rank 0 and share the result: the ranks must not drift apart."""
+        job, metrics = self._job, dict[str, float]()
+        if job.host.rank == 0:
+            teacher, device = self._networks.teacher, job.host.device
+            unlabeled = unlabeled_evidence(job.config, job.sets["unlabeled"], teacher, self._previous(version), device)
+            gradient = labeled_gradient(job.config, job.sets["labeled"], teacher, device)
+            metrics = self._learner.update(
+                self._cross_fitted, unlabeled, gradient, updates, self._loop.seed, version - 1
+            )
+        self._learner.receive(job.host.broadcast(self._learner.send()))
+        return job.host.broadcast(metrics)
+
+    @cached_property
+    def _cross_fitted(self) -> CrossFitted:
+        return self._job.cross_fitted()
+
+    def _previous(self, version: int) -> Path:
+        """Return the weights of the teacher before a version's."""
+        if version > 0:
+            return self._job.run.version_dir(self._method, version - 1) / "teacher.safetensors"
+        return self._job.burn_in.base / "previous.safetensors"
+
+    def _publish(self, position: Position, metrics: dict[str, float]) -> None:
         """Publish teacher and selector as one version; version 0 takes along the teacher half-way to it."""
 
         def write(folder: Path) -> None:
-            if position["version"] == 0:
-                shutil.copyfile(self.burn_in.base / "previous.safetensors", folder / "previous.safetensors")
-            networks.save(folder, position, learner)
+            if position.version == 0:
+                shutil.copyfile(self._previous(0), folder / "previous.safetensors")
+            self._networks.save(folder, position, self._learner)
 
-        self._host.publish(position["method"], position["version"], write, metrics)
-
-    def _pseudo_labels(self, method: str, round_index: int) -> PseudoSet:
-        if method in LABELS_NOTHING:
-            return PseudoSet.empty()
-        files = self._host.labels(method, round_index)
-        return PseudoSet.read(files, self._table("unlabeled"))
-
-    def _reward_images(self) -> CrossFitted:
-        burn_in = self.burn_in
-        return CrossFitted(self._config, self._labeled, burn_in.folds, burn_in.fold_folders, self._host.device)
-
-    def _update_selector(
-        self, learner: SelectorLearner, rewards: CrossFitted | None, networks: Networks, round_index: int, updates: int
-    ) -> dict[str, float]:
-        """Update on rank 0, which holds `rewards`, and share the result: the ranks must not drift apart."""
-        metrics: dict[str, float] = {}
-        if rewards is not None:
-            config, device, teacher = self._config, self._host.device, networks.teacher
-            previous = self.burn_in.base / "previous.safetensors"
-            if round_index >= 0:
-                previous = self._run.version_dir(learner.method, round_index) / "teacher.safetensors"
-            evidence = unlabeled_evidence(config, self._table("unlabeled"), teacher, previous, device)
-            gradient = labeled_gradient(config, self._labeled, teacher, device)
-            metrics = learner.update(rewards, evidence, gradient, updates, config.loop.seed, round_index)
-        learner.receive(self._host.broadcast(learner.send()))
-        return self._host.broadcast(metrics)
-
-    def _table(self, name: str) -> ExampleSet:
-        """Return a table, read once; its priors do not change after they are complete."""
-        if name not in self._tables:
-            priors, known = self._host.priors(name), self._host.priors("labeled")
-            path, grid = self._run.examples_path(name), output_shape(self._config.segmenter).grid
-            self._tables[name] = ExampleSet.read(path, priors, known, self._images, self._proposer, grid)
-        return self._tables[name]
+        self._job.host.publish(position, write, metrics)
 
 
 class Clock:

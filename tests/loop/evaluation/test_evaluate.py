@@ -64,8 +64,8 @@ def test_figures_of_a_group_by_hand(run: RunFolder) -> None:
 def test_a_closed_group_is_read_back_the_same(run: RunFolder) -> None:
     summary = _close(run)
     again = Evaluations(run)
-    assert again.closed() == {GROUP: summary}
-    assert again.summary(GROUP) == summary
+    assert again.mean_ious() == {GROUP: summary["mean_iou"]}
+    assert again.meter(GROUP).summary() == summary
     assert [row["sent_id"] for row in again.meter(GROUP).rows()] == [4, 7, 9]
     assert again.quality("l2l", 0) is None
 
@@ -97,7 +97,7 @@ def test_figures_have_intervals_and_say_what_is_empty(run: RunFolder) -> None:
 
 def test_methods_with_a_threshold_in_their_name_are_read_back(run: RunFolder) -> None:
     _close(run, ("fixed_threshold@0.8", 12, "testA"))
-    assert list(Evaluations(run).closed()) == [("fixed_threshold@0.8", 12, "testA")]
+    assert list(Evaluations(run).mean_ious()) == [("fixed_threshold@0.8", 12, "testA")]
 
 
 def test_closing_logs_one_event(run: RunFolder) -> None:
@@ -118,7 +118,7 @@ def test_a_group_cut_off_before_its_file_is_there_is_evaluated_again(
         patch.setattr(os, "replace", dies)
         with pytest.raises(KeyboardInterrupt):
             _close(run)
-    assert Evaluations(run).closed() == {}
+    assert Evaluations(run).mean_ious() == {}
     _close(run)
     events = [(event["version"], event["mean_iou"]) for event in run.events()]
     assert len(events) == 2 and len(set(events)) == 1  # logged twice, alike; lost never
@@ -129,7 +129,7 @@ def test_a_full_disk_leaves_no_group_behind(
 ) -> None:
     with full_disk(600), pytest.raises(DataError, match=r"cannot write .*val.*free some space .*--resume"):
         _close(run)
-    assert Evaluations(run).closed() == {}
+    assert Evaluations(run).mean_ious() == {}
     assert _close(run)["num"] == 3
 
 
@@ -226,7 +226,7 @@ def test_sentences_of_a_whole_run_say_what_they_are(whole_run: RunFolder) -> Non
 
 
 def _mean_iou(run: RunFolder, method: str, version: int) -> float:
-    return float(Evaluations(run).summary((method, version, "val"))["mean_iou"])
+    return float(Evaluations(run).mean_ious()[method, version, "val"])
 
 
 def test_a_whole_run_ends_with_its_report(whole_run: RunFolder) -> None:

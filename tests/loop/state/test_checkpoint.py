@@ -21,6 +21,7 @@ from l2l_ray.loop.state.checkpoint import (
     save_weights,
     write_position,
 )
+from l2l_ray.loop.state.position import Position
 
 FullDisk = Callable[[int], AbstractContextManager[None]]
 
@@ -116,8 +117,8 @@ def test_training_continues_with_the_same_losses(tmp_path: Path) -> None:
 
 
 def test_positions_round_trip(tmp_path: Path) -> None:
-    write_position(tmp_path, {"method": "l2l", "version": 2, "step": 40})
-    assert read_position(tmp_path) == {"method": "l2l", "version": 2, "step": 40}
+    write_position(tmp_path, Position("l2l", 2, 40, {"loss": 0.5}))
+    assert read_position(tmp_path) == Position("l2l", 2, 40, {"loss": 0.5})
 
 
 def test_a_full_disk_is_a_clear_error(tmp_path: Path, full_disk: FullDisk) -> None:
@@ -127,4 +128,4 @@ def test_a_full_disk_is_a_clear_error(tmp_path: Path, full_disk: FullDisk) -> No
         with pytest.raises(CheckpointError, match=r"cannot write .*train_state\.pt: .*--resume"):
             save_train_state(tmp_path / "train_state.pt", {"x": torch.arange(100)})
         with pytest.raises(CheckpointError, match=r"cannot write .*version\.json: .*--resume"):
-            write_position(tmp_path, {"method": "l2l", "version": 2, "step": 40})
+            write_position(tmp_path, Position("l2l", 2, 40, {"loss": 0.5}))

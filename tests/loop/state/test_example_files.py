@@ -68,7 +68,7 @@ def test_a_missing_damaged_or_foreign_table_is_an_error_that_names_it(tmp_path: 
     with pytest.raises(DataError, match=r"half\.parquet cannot be read"):
         read_priors(tmp_path / "half.parquet")
     write_priors(tmp_path / "priors.parquet", [(1, PRIOR)])
-    with pytest.raises(DataError, match=r"priors\.parquet is not a table of examples"):
+    with pytest.raises(DataError, match=r"priors\.parquet holds no examples"):
         read_examples(tmp_path / "priors.parquet")
 
 
@@ -77,7 +77,7 @@ def test_a_full_disk_keeps_the_table_that_was_there(
 ) -> None:
     path = tmp_path / "labeled.parquet"
     write_examples(path, LABELED[:1])
-    with full_disk(500), pytest.raises(DataError, match=r"cannot write table .*labeled\.parquet: .*--resume"):
+    with full_disk(500), pytest.raises(DataError, match=r"cannot write .*labeled\.parquet: .*--resume"):
         write_examples(path, LABELED * 50)
     assert read_examples(path) == LABELED[:1]
     assert [p.name for p in tmp_path.iterdir()] == [path.name]

@@ -156,7 +156,7 @@ def test_a_damaged_missing_or_newer_shard_is_an_error_that_names_it(tmp_path: Pa
     column = table.schema.get_field_index("schema_version")
     newer = table.set_column(column, "schema_version", [[99]])
     pq.write_table(newer, tmp_path / "new.parquet")
-    with pytest.raises(LedgerError, match="has schema 99, this version reads 1"):
+    with pytest.raises(LedgerError, match="has schema 99, this version reads 2"):
         read_shard(tmp_path / "new.parquet")
 
 

@@ -11,7 +11,8 @@ import pytest
 from l2l_ray.config import RunConfig, read_config
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.state.checkpoint import write_position
-from l2l_ray.loop.state.run_folder import RunFolder, version_name
+from l2l_ray.loop.state.position import Position
+from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.types import Skip
 
 
@@ -71,12 +72,12 @@ def test_a_start_that_was_killed_before_the_config_was_saved_starts_again(smoke:
 
 def test_only_whole_versions_count_as_published(smoke: RunConfig) -> None:
     run = RunFolder.open(smoke)
-    whole = [version_name("l2l", 0), version_name("l2l", 12), version_name("pwa", 3)]
-    names = [*whole, version_name("l2l", 1) + "-s00040", ".l2l-v0002.77.tmp"]
+    whole = ["l2l-v0000", "l2l-v0012", "pwa-v0003"]
+    names = [*whole, Position("l2l", 1, 40).folder_name, ".l2l-v0002.77.tmp"]
     for name in names:
         (run.train_dir / name).mkdir(parents=True)
-        write_position(run.train_dir / name, {"method": name.split("-")[0], "version": 0, "step": 0})
-    (run.train_dir / version_name("l2l", 5)).mkdir()  # no version.json: not whole
+        write_position(run.train_dir / name, Position(name.split("-")[0]))
+    (run.train_dir / "l2l-v0005").mkdir()  # no version.json: not whole
     assert run.published("l2l") == {0, 12}
     assert run.published("pwa") == {3}
     assert run.version_dir("l2l", 12).name == "l2l-v0012"

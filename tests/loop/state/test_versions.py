@@ -10,6 +10,7 @@ import pytest
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import CheckpointError
 from l2l_ray.loop.state.checkpoint import write_position
+from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.versions import Write, log_versions, newest_checkpoint, place, prune_train_states
 from tests.whole_run import changed
@@ -50,7 +51,7 @@ def test_a_failed_write_publishes_nothing_and_its_rest_is_removed_next_time(tmp_
 def _state(run: RunFolder, version: int, step: int = 0) -> None:
     folder = run.train_dir / (f"l2l-v{version:04d}" + (f"-s{step:05d}" if step else ""))
     folder.mkdir(parents=True)
-    write_position(folder, {"method": "l2l", "version": version, "step": step})
+    write_position(folder, Position("l2l", version, step))
     for file in ("teacher.safetensors", "train_state.pt"):
         (folder / file).touch()
 
@@ -88,7 +89,7 @@ def test_training_goes_on_from_the_newest_whole_state(smoke: RunConfig) -> None:
         (".pwa-v0002.77.tmp", "pwa", 2, 0),  # whole, but killed before it had its name
     ):
         (run.train_dir / name).mkdir(parents=True)
-        write_position(run.train_dir / name, {"method": method, "version": version, "step": step})
+        write_position(run.train_dir / name, Position(method, version, step))
         if name == "pwa-v0000-s00008":
             assert newest_checkpoint(run) == run.train_dir / name
     assert newest_checkpoint(run) == run.train_dir / "pwa-v0001"
@@ -99,7 +100,7 @@ def test_each_version_is_logged_once_from_its_folder(smoke: RunConfig) -> None:
     for version in (0, 1):
         folder = run.version_dir("l2l", version)
         folder.mkdir(parents=True)
-        write_position(folder, {"method": "l2l", "version": version, "step": 0})
+        write_position(folder, Position("l2l", version))
         (folder / "metrics.json").write_text(json.dumps({"loss": version / 2}))
         log_versions(run)
         log_versions(run)

@@ -11,9 +11,10 @@ import pytest
 
 from l2l_ray.data.masks import decode, encode
 from l2l_ray.loop.state.example_files import read_examples, write_examples
+from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.loop.training.burn_in import _rename_unless_there
-from l2l_ray.loop.training.train import Trainer
+from l2l_ray.loop.training.burn_in import rename_unless_there
+from l2l_ray.loop.training.train import Job
 from l2l_ray.types import LabeledExample
 from tests.loop.training_only import BURN_IN_PARTS, TrainingOnly, burn_in_of
 from tests.whole_run import changed, weights
@@ -22,16 +23,15 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 Copied = Callable[..., RunFolder]
 
 
-def _train_burn_in(run: RunFolder, dies_at: tuple[str, int] | None = None) -> Path:
-    trainer = Trainer(run.config, run, TrainingOnly(run, dies_at))
-    trainer.train_burn_in()
-    return trainer.burn_in.folder
+def _train_burn_in(run: RunFolder, dies_at: tuple[Stage, int] | None = None) -> Path:
+    job = Job.begin(run.config, run, TrainingOnly(run, dies_at))
+    job.train_burn_in()
+    return job.burn_in.folder
 
 
 def test_a_fold_teacher_does_not_know_its_fold(copied: Copied, whole_run: RunFolder) -> None:
     run = copied()
-    trainer = Trainer(run.config, run, TrainingOnly(run))
-    held_out = set(trainer.burn_in.folds[0])
+    held_out = set(Job.begin(run.config, run, TrainingOnly(run)).burn_in.folds[0])
     rows = [row for row in read_examples(run.examples_path("labeled")) if isinstance(row, LabeledExample)]
     strangers = [row.image_path for row in read_examples(run.examples_path("unlabeled"))]
     spoiled = [
@@ -51,7 +51,7 @@ def test_a_burn_in_that_was_killed_goes_on_where_it_was(
     copied: Copied, whole_run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = copied(loop={"checkpoint_steps": 1})
-    for stage, step in (("burn-in base", 2), ("burn-in base", 4), ("burn-in fold1", 1)):
+    for stage, step in ((Stage(None, 0), 2), (Stage(None, 0), 4), (Stage(None, 2), 1)):
         with pytest.raises(KeyboardInterrupt):
             _train_burn_in(run, dies_at=(stage, step))
 
@@ -75,7 +75,7 @@ def test_the_burn_in_is_shared_by_what_it_does_not_depend_on(whole_run: RunFolde
 
     def key(**fields: object) -> str:
         config = changed(whole_run.config, **fields)
-        return Trainer(config, RunFolder(whole_run.path, config), host).burn_in.folder.name
+        return Job.begin(config, RunFolder(whole_run.path, config), host).burn_in.folder.name
 
     shared = key()
     assert key(compare=("pwa",), selector={"name": "logistic", "lr": 0.5, "max_unlabeled": 3}) == shared
@@ -96,6 +96,6 @@ def test_of_two_that_made_the_same_the_first_stays(tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "version.json").write_text(name)
-        _rename_unless_there(tmp_path / name, tmp_path / "base")
+        rename_unless_there(tmp_path / name, tmp_path / "base")
     assert (tmp_path / "base" / "version.json").read_text() == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["base"]

@@ -10,7 +10,7 @@ import torch
 from l2l_ray.config import SelectorConfig
 from l2l_ray.loop.state.checkpoint import load_train_state, save_train_state
 from l2l_ray.loop.training.learner import SelectorLearner
-from l2l_ray.loop.training.train import Trainer
+from l2l_ray.loop.training.train import Job
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -20,8 +20,8 @@ def _learner(name: str = "l2l") -> SelectorLearner:
     return SelectorLearner(name, SelectorConfig(name=name, group_size=3, update_batch=4), 32, CPU)
 
 
-def test_a_selector_learns_the_same_after_it_was_saved_or_sent(reader: Trainer, tmp_path: Path) -> None:
-    rewards, gradient = reader._reward_images(), torch.zeros(33)
+def test_a_selector_learns_the_same_after_it_was_saved_or_sent(job: Job, tmp_path: Path) -> None:
+    rewards, gradient = job.cross_fitted(), torch.zeros(33)
     learner, resumed, other_rank = _learner(), _learner(), _learner()
     assert learner.update(rewards, None, gradient, 2, seed=0, round_index=-1)["policy/entropy"] > 0
     state: dict[str, object] = {}
@@ -37,9 +37,9 @@ def test_a_selector_learns_the_same_after_it_was_saved_or_sent(reader: Trainer, 
     assert not all(torch.equal(value, sent[name]) for name, value in learner.send().items())
 
 
-def test_a_rule_learns_nothing(reader: Trainer, tmp_path: Path) -> None:
+def test_a_rule_learns_nothing(job: Job, tmp_path: Path) -> None:
     rule = _learner("fixed_threshold")
-    rewards = reader._reward_images()
+    rewards = job.cross_fitted()
     assert rule.update(rewards, None, torch.zeros(33), 3, 0, 0) == {}
     assert rule.send() == {}
     state: dict[str, object] = {}

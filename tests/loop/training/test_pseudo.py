@@ -44,45 +44,45 @@ def _read(tmp_path: Path, table: ExampleSet, *shards: list[PseudoLabel]) -> Pseu
     return PseudoSet.read(files, table)
 
 
-def test_targets_and_weights_come_back(tmp_path: Path, table_of: RunData) -> None:
+def test_targets_and_weights_come_back(tmp_path: Path, set_of: RunData) -> None:
     weight = np.zeros((GRID, GRID), np.uint8)
     weight[0] = [255, 128, 1, 0]
     label = _label(
         100, target=_cells((0, 0), (0, 2), (3, 3)), from_teacher=_cells((0, 0), (0, 1)),
         from_prior=_cells((0, 2), (0, 3)), weight=weight,
     )  # fmt: skip
-    batch = _read(tmp_path, table_of(1, grid=GRID), [label]).batch([0])
+    batch = _read(tmp_path, set_of(1, grid=GRID), [label]).batch([0])
     assert batch.target.bool()[0].tolist() == label.target.tolist()
     assert batch.pixel_weight[0, 0].tolist() == pytest.approx([1.0, 128 / 255, 1 / 255, 0.0], abs=0.5 / 127)
     assert batch.pixel_weight[0, 1:].sum() == 0
 
 
-def test_without_a_weight_map_every_accepted_cell_counts_in_full(tmp_path: Path, table_of: RunData) -> None:
+def test_without_a_weight_map_every_accepted_cell_counts_in_full(tmp_path: Path, set_of: RunData) -> None:
     label = _label(100, from_teacher=_cells((1, 1)), from_prior=_cells((2, 2)), target=_cells((2, 2)))
-    batch = _read(tmp_path, table_of(1, grid=GRID), [label]).batch([0])
+    batch = _read(tmp_path, set_of(1, grid=GRID), [label]).batch([0])
     assert torch.equal(batch.pixel_weight[0], torch.from_numpy(_cells((1, 1), (2, 2))).float())
 
 
-def test_labels_that_are_gated_off_or_name_no_object_cell_are_left_out(tmp_path: Path, table_of: RunData) -> None:
+def test_labels_that_are_gated_off_or_name_no_object_cell_are_left_out(tmp_path: Path, set_of: RunData) -> None:
     cell, other = _cells((0, 0)), _cells((3, 3))
     shards = (
         [_label(102, from_teacher=cell, target=cell), _label(100, from_teacher=cell, target=cell, gate=0.49)],
         [_label(103), _label(101, from_prior=cell, target=cell, gate=0.5)],
         [_label(104, from_teacher=cell), _label(105, from_prior=cell, target=other)],  # background alone is accepted
     )
-    pseudo = _read(tmp_path, table_of(6, grid=GRID), *shards)
+    pseudo = _read(tmp_path, set_of(6, grid=GRID), *shards)
     assert len(pseudo) == 2
     assert pseudo.batch([0, 1]).inputs.expressions == ["left red circle 2", "left red circle 1"]
 
 
-def test_figures_of_a_round_by_hand(tmp_path: Path, table_of: RunData) -> None:
+def test_figures_of_a_round_by_hand(tmp_path: Path, set_of: RunData) -> None:
     labels = [
         _label(100, from_teacher=_cells((0, 0), (0, 1), (0, 2)), from_prior=_cells((1, 0)), target=_cells((0, 0))),
         _label(101, from_prior=_cells((0, 0), (0, 1)), target=_cells((0, 0), (0, 1), (3, 3))),
         _label(102, from_teacher=_cells((0, 0)), gate=0.1),
         _label(103),
     ]
-    summary = _read(tmp_path, table_of(4, grid=GRID), labels).summary()
+    summary = _read(tmp_path, set_of(4, grid=GRID), labels).summary()
     assert summary == pytest.approx(
         {
             "labels/num": 4.0,
@@ -93,8 +93,8 @@ def test_figures_of_a_round_by_hand(tmp_path: Path, table_of: RunData) -> None:
     )
 
 
-def test_a_round_that_accepted_nothing_has_figures_and_no_samples(tmp_path: Path, table_of: RunData) -> None:
-    pseudo = _read(tmp_path, table_of(2, grid=GRID), [_label(100), _label(101)])
+def test_a_round_that_accepted_nothing_has_figures_and_no_samples(tmp_path: Path, set_of: RunData) -> None:
+    pseudo = _read(tmp_path, set_of(2, grid=GRID), [_label(100), _label(101)])
     assert len(pseudo) == 0
     assert pseudo.summary() == {
         "labels/num": 2.0, "labels/used_frac": 0.0, "labels/accepted_frac": 0.0, "labels/foreground_frac": 0.0,

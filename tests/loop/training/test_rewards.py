@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,14 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from l2l_ray.config import RunConfig
-from l2l_ray.data.images import ImageStore, batch_indices
+from l2l_ray.data.images import batch_indices
 from l2l_ray.data.splits import folds
-from l2l_ray.loop.inference.inputs import ExampleSet
+from l2l_ray.loop.inference.inputs import ExampleSet, ExampleSets
 from l2l_ray.loop.inference.teacher import gather_evidence, predict
 from l2l_ray.loop.state.checkpoint import load_weights
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.rewards import CrossFitted, StoredEvidence, labeled_gradient, unlabeled_evidence
-from l2l_ray.prior.proposal import Proposer
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import Evidence
 from tests.whole_run import changed
@@ -34,22 +32,13 @@ def _network(config: RunConfig, weights: Path) -> Segmenter:
 
 
 @pytest.fixture(scope="module")
-def tables(whole_run: RunFolder) -> Iterator[Callable[[str], ExampleSet]]:
-    config = whole_run.config
-    images = ImageStore(config.segmenter.image_size, 64)
-    grid = Segmenter(config.segmenter.model_copy(update={"pretrained": False})).grid
-
-    def read(name: str) -> ExampleSet:
-        files = whole_run.examples_path(name), whole_run.priors_path(name), whole_run.priors_path("labeled")
-        return ExampleSet.read(*files, images, Proposer(config.prior), grid)
-
-    yield read
-    images.close()
+def sets(whole_run: RunFolder) -> ExampleSets:
+    return ExampleSets(whole_run.config, whole_run, whole_run.priors_path)
 
 
 @pytest.fixture(scope="module")
-def labeled(tables: Callable[[str], ExampleSet]) -> ExampleSet:
-    return tables("labeled")
+def labeled(sets: ExampleSets) -> ExampleSet:
+    return sets["labeled"]
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +109,8 @@ def test_the_labeled_gradient_is_that_of_autograd(whole_run: RunFolder, labeled:
     torch.testing.assert_close(found, torch.cat([weight.flatten(), bias]), atol=1e-6, rtol=1e-3)
 
 
-def test_the_unlabeled_subset_is_fixed_by_sentence(whole_run: RunFolder, tables: Callable[[str], ExampleSet]) -> None:
-    table, folder = tables("unlabeled"), whole_run.version_dir("l2l", 0)
+def test_the_unlabeled_subset_is_fixed_by_sentence(whole_run: RunFolder, sets: ExampleSets) -> None:
+    table, folder = sets["unlabeled"], whole_run.version_dir("l2l", 0)
     teacher, previous = _network(whole_run.config, folder / "teacher.safetensors"), folder / "previous.safetensors"
 
     def scores(num: int, table: ExampleSet) -> list[float]:

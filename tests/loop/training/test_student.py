@@ -10,7 +10,7 @@ import torch
 
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.student import Networks
-from l2l_ray.loop.training.train import Trainer
+from l2l_ray.loop.training.train import Job
 from l2l_ray.segmenter.losses import segmentation_loss
 from l2l_ray.segmenter.model import Segmenter
 from tests.loop.training_only import TrainingOnly
@@ -18,19 +18,18 @@ from tests.segmenter.test_backbone import dinov3_folder, swin_folder
 from tests.whole_run import changed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-CPU = torch.device("cpu")
 
 
-def test_networks_start_from_the_seed_and_the_teacher_gets_no_gradient(whole_run: RunFolder, reader: Trainer) -> None:
+def test_networks_start_from_the_seed_and_the_teacher_gets_no_gradient(whole_run: RunFolder, job: Job) -> None:
     config, host = whole_run.config, TrainingOnly(whole_run)
-    first, again = (Networks.fresh(config, host, CPU) for _ in range(2))
-    other = Networks.fresh(changed(config, loop={"seed": 1}), host, CPU)
+    first, again = (Networks.fresh(config, host) for _ in range(2))
+    other = Networks.fresh(changed(config, loop={"seed": 1}), host)
     start = {name: value.clone() for name, value in first.student.state_dict().items()}
     for same in (again.student, first.teacher):
         assert all(torch.equal(value, same.state_dict()[name]) for name, value in start.items())
     assert not all(torch.equal(value, other.student.state_dict()[name]) for name, value in start.items())
     assert not any(parameter.requires_grad for parameter in first.teacher.parameters())
-    reader._steps.take(first, "burn_in", 0, 0, [0, 1, 2, 3])
+    job.steps.take(first, "burn_in", 0, 0, [0, 1, 2, 3])
     assert all(parameter.grad is None for parameter in first.teacher.parameters())
     assert not all(torch.equal(value, start[name]) for name, value in first.student.state_dict().items())
     # The first step's decay is 0: the teacher is the student.
@@ -39,9 +38,7 @@ def test_networks_start_from_the_seed_and_the_teacher_gets_no_gradient(whole_run
 
 
 def test_a_frozen_backbone_is_not_trained(whole_run: RunFolder) -> None:
-    frozen = Networks.fresh(
-        changed(whole_run.config, segmenter={"train_backbone": False}), TrainingOnly(whole_run), CPU
-    )
+    frozen = Networks.fresh(changed(whole_run.config, segmenter={"train_backbone": False}), TrainingOnly(whole_run))
     assert not any(parameter.requires_grad for parameter in frozen.student.backbone.parameters())
     trained = {id(p) for group in frozen.optimizer.param_groups for p in group["params"]}
     assert not trained & {id(p) for p in frozen.student.backbone.parameters()}
@@ -64,7 +61,7 @@ def test_what_is_trainable_always_gets_a_gradient(
     """A weight that is trainable and unused stops data-parallel training; a frozen random layer never learns."""
     segmenter = {"backbone": str(folder(tmp_path)), "pretrained": False, "train_backbone": train_backbone}
     config = changed(whole_run.config, segmenter={**segmenter, "fusion_stride": 16})
-    student = Networks.fresh(config, TrainingOnly(whole_run), CPU).student
+    student = Networks.fresh(config, TrainingOnly(whole_run)).student
     _one_pass(student)
     assert not [name for name, p in student.named_parameters() if p.requires_grad and p.grad is None]
     model = {f"backbone.model.{name}" for name, _ in student.backbone.model.named_parameters()}

@@ -14,7 +14,7 @@ import torch
 from l2l_ray.errors import ConfigError
 from l2l_ray.loop.state.example_files import read_examples, write_examples
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.loop.training.train import Trainer, train
+from l2l_ray.loop.training.train import Job, train
 from l2l_ray.types import LabeledExample
 from tests.loop.training_only import BURN_IN_PARTS, TrainingOnly, burn_in_of
 from tests.whole_run import weights
@@ -48,7 +48,7 @@ def test_more_workers_than_samples_are_a_clear_error(whole_run: RunFolder) -> No
     host = TrainingOnly(whole_run)
     host.world_size = 5
     with pytest.raises(ConfigError, match=r"got 5 workers and a global batch of 4; raise loop\.labeled_batch"):
-        Trainer(whole_run.config, whole_run, host)
+        Job.begin(whole_run.config, whole_run, host)
 
 
 def test_the_first_version_is_the_burn_in(whole_run: RunFolder) -> None:
@@ -74,7 +74,7 @@ def test_every_method_takes_the_same_number_of_steps(copied: Copied, whole_run: 
         assert found == expected, version
 
 
-def test_rewards_never_come_from_val(whole_run: RunFolder, reader: Trainer) -> None:
+def test_rewards_never_come_from_val(whole_run: RunFolder, job: Job) -> None:
     val = {row.image_id for row in read_examples(whole_run.examples_path("val"))}
-    assert val and not val & {row.image_id for row in reader._labeled.examples}
-    assert all(isinstance(row, LabeledExample) for row in reader._labeled.examples)
+    assert val and not val & {row.image_id for row in job.sets["labeled"].examples}
+    assert all(isinstance(row, LabeledExample) for row in job.sets["labeled"].examples)
