@@ -53,7 +53,7 @@ check: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-	$(PYTHON) docs/readme_tree.py
+	$(PYTHON) docs/tree.py
 
 cluster-up: $(STAMP)
 	@$(HEAD) up $(PORT)

@@ -4,7 +4,7 @@
     l2l config [same words]                                                     the full config as YAML
     l2l report RUN_DIR                                                          write report.html again
     l2l predict IMAGE EXPRESSION --run RUN_DIR [--out FOLDER]                   mask, overlay and figures of one image
-    l2l judge RUN_DIR [--split testA] [--protocol lavt480]                      its figures again, also as others count
+    l2l evaluate RUN_DIR [--split testA] [--protocol lavt480]                   its figures again, also as others count
     l2l data import|check|stats|split|leaks ...                                 own and published data: see docs/data.md
     l2l export RUN_DIR --format coco --out FOLDER [--split val]                 pseudo-labels or predictions as files
 
@@ -96,20 +96,20 @@ def predict(words: Sequence[str]) -> None:
         print(path)
 
 
-def judge(words: Sequence[str]) -> None:
+def evaluate(words: Sequence[str]) -> None:
     """Evaluate the version that a finished run chose, under a protocol of your choice; see docs/metrics.md."""
-    parser = argparse.ArgumentParser(prog="l2l judge", description=judge.__doc__)
+    parser = argparse.ArgumentParser(prog="l2l evaluate", description=evaluate.__doc__)
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--split", default="val", help="an evaluation split of the run")
     parser.add_argument("--protocol", default="native", help="native, or lavt480 for comparisons with LAVT's tables")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write one row per sentence, as Parquet")
     given = parser.parse_args(words)
-    from l2l_ray.loop.evaluation.reevaluate import judge as judge_run
+    from l2l_ray.loop.evaluation.reevaluate import reevaluate
 
-    judged = judge_run(given.run_dir, given.split, given.protocol)
-    print("\n".join(judged.lines()))
+    evaluation = reevaluate(given.run_dir, given.split, given.protocol)
+    print("\n".join(evaluation.lines()))
     if given.out:
-        judged.save(given.out)
+        evaluation.save(given.out)
         print(given.out)
 
 
@@ -153,7 +153,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "config": config,
     "report": report,
     "predict": predict,
-    "judge": judge,
+    "evaluate": evaluate,
     "data": data,
     "export": export,
 }

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import itertools
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -14,11 +16,10 @@ from l2l_ray.config import RunConfig, Section
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-README = (ROOT / "README.md").read_text()
 
 
-def _readme_tree() -> object:
-    spec = importlib.util.spec_from_file_location("readme_tree", ROOT / "docs" / "readme_tree.py")
+def _script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -26,8 +27,13 @@ def _readme_tree() -> object:
     return module
 
 
-def test_the_readme_prints_the_tree_as_it_is() -> None:
-    assert _readme_tree().updated(README) == README, "run `make format`"  # type: ignore[attr-defined]
+def test_the_tree_is_up_to_date() -> None:
+    tree = _script("tree")
+    assert tree.PAGE.read_text() == tree.page(), "run `make format`"
+
+
+def test_the_readme_is_a_front_door() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
@@ -75,3 +81,31 @@ def test_every_command_that_is_named_exists(document: Path) -> None:
     assert set(re.findall(r"`?make ([a-z-]+)`", text)) <= targets
     assert set(re.findall(r"^(?:`|)l2l (\w+)", text, re.MULTILINE)) <= set(COMMANDS)
     assert all((ROOT / job).exists() for job in re.findall(r"jobs/\w+\.py", text))
+
+
+ROUTES = {"An optimiser step": 6, "A labelled shard": 7, "A reward term": 5}  # heading -> most files on the way
+
+
+def _stops(heading: str) -> list[tuple[Path, str]]:
+    """Return the numbered stops below a heading of docs/architecture.md: file, and function or Class.method."""
+    section = (ROOT / "docs" / "architecture.md").read_text().partition(f"### {heading}\n")[2].partition("\n#")[0]
+    found = re.findall(r"^\d+\. `([\w/]+\.py)::([\w.]+)`", section, re.MULTILINE)
+    return [(next(p for p in (ROOT / "l2l_ray" / f, ROOT / f) if p.exists()), name) for f, name in found]
+
+
+def _definition(path: Path, name: str) -> ast.AST:
+    node: ast.AST = ast.parse(path.read_text())
+    for part in name.split("."):
+        node = next(n for n in ast.iter_child_nodes(node) if getattr(n, "name", None) == part)
+    return node
+
+
+@pytest.mark.parametrize("heading", ROUTES)
+def test_a_strangers_route_is_short_and_each_stop_names_the_next(heading: str) -> None:
+    stops = _stops(heading)
+    assert len(stops) > 2 and stops[0][0].name == "selfevolve.py", heading
+    for (path, name), (_, following) in itertools.pairwise(stops):
+        words = {getattr(n, "id", getattr(n, "attr", None)) for n in ast.walk(_definition(path, name))}
+        assert following.rpartition(".")[2] in words, f"{path.name}::{name} does not name {following}"
+    _definition(*stops[-1])
+    assert len({path for path, _ in stops}) <= ROUTES[heading]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from l2l_ray.data.refer import ReferDataset
-from l2l_ray.loop import evaluate
+from l2l_ray.loop.evaluation import evaluate
 from l2l_ray.loop.local import run_local
 from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.prepare import data_root
@@ -95,11 +95,11 @@ def test_training_and_labeling_open_no_file_that_holds_hidden_truth(
     columns = set(pq.read_schema(run.examples_path("unlabeled")).names)
     assert "expression" in columns and not columns & {"mask_rle", "segmentation", "bbox", "area", "category"}
     places: list[int] = []
-    judge = evaluate.pseudo_label_quality
+    original = evaluate.pseudo_label_quality
 
     def marked(*args: Any) -> Any:  # the figures against hidden truth are the first thing after the last round
         places.append(len(_OPENED))
-        return judge(*args)
+        return original(*args)
 
     monkeypatch.setattr(evaluate, "pseudo_label_quality", marked)
     monkeypatch.setattr(sys.modules[__name__], "_tracing", True)

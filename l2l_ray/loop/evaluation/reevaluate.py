@@ -1,4 +1,4 @@
-"""Judges the chosen version of a finished run again: on any split it has, under any protocol.
+"""Evaluates the chosen version of a finished run again: on any split it has, under any protocol.
 
 A run reports its figures under one protocol (native size). This is for comparisons with papers that count otherwise.
 """
@@ -23,10 +23,10 @@ from l2l_ray.metrics import PRECISION_THRESHOLDS
 
 
 @dataclass(frozen=True)
-class Reevaluated:
+class Reevaluation:
     """The rows of a split, one per sentence (as `labeling.EvalPart`), and the figures made of them.
 
-    Example: `judge(Path("runs/demo"), "testA", "lavt480").figures["overall_iou"]`
+    Example: `reevaluate(Path("runs/demo"), "testA", "lavt480").figures["overall_iou"]`
     """
 
     rows: pd.DataFrame
@@ -63,7 +63,7 @@ class Reevaluated:
             raise DataError(f"cannot write {path}: {error}; choose another --out") from error
 
 
-def judge(run_dir: Path, split: str, protocol: str = "native", device: str = "auto") -> Reevaluated:
+def reevaluate(run_dir: Path, split: str, protocol: str = "native", device: str = "auto") -> Reevaluation:
     """Evaluate the version that the run chose on val.
 
     Args:
@@ -87,4 +87,4 @@ def judge(run_dir: Path, split: str, protocol: str = "native", device: str = "au
     )
     name = f"{run.path.name} {method} version {version} on {split}"
     figures = figures_of(meter_of(rows), no_target=counts is NATIVE)
-    return Reevaluated(rows, figures, name, f"{counts.name}: {counts.description}")
+    return Reevaluation(rows, figures, name, f"{counts.name}: {counts.description}")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RULES = ("accept_all", "fixed_threshold", "pwa", "matching", "agreement")
-QUALITY_SENTENCES = 256  # of val, on which selectors are judged: five predictions each instead of one
+QUALITY_SENTENCES = 256  # of val, on which selectors are measured: five predictions each instead of one
 _KEPT_VERSIONS = 3  # a version, the one before it, and one of another method
 
 
@@ -199,13 +199,13 @@ class InferenceEngine:
         return predict(self._model(method, version), inputs, self.config.loop.autocast)
 
     def _quality(self, method: str, version: int, examples: ExampleSet, part: list[int], inputs: Inputs) -> Quality:
-        """Judge the version's selector; the run's main one also against the rules at equal coverage."""
+        """Measure the version's selector; the run's main one also against the rules at equal coverage."""
         evidence, selection = self._select(method, version, examples, part, inputs, round_index=version)
-        judges = {}
+        ranked = {}
         if method == self.config.selector.name:
-            judges = {method: self._selector(method, version), **self._rules()}
+            ranked = {method: self._selector(method, version), **self._rules()}
         with torch.inference_mode():
-            rankings = {name: judge.ranking(evidence) for name, judge in judges.items()}
+            rankings = {name: selector.ranking(evidence) for name, selector in ranked.items()}
         return measure_quality(selection, examples.masks(part).to(self._device), rankings)
 
     def _rules(self) -> dict[str, Selector]:

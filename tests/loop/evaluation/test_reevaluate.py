@@ -1,4 +1,4 @@
-"""A finished run judged again: the same figures under its own protocol, LAVT's under LAVT's."""
+"""A finished run evaluated again: the same figures under its own protocol, LAVT's under LAVT's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from l2l_ray.cli import main
 from l2l_ray.errors import CheckpointError, ConfigError, DataError
 from l2l_ray.loop.evaluation.evaluate import figures_of, meter_of
-from l2l_ray.loop.evaluation.reevaluate import Reevaluated, judge
+from l2l_ray.loop.evaluation.reevaluate import Reevaluation, reevaluate
 from l2l_ray.loop.state.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -26,17 +26,17 @@ def _reported(run: RunFolder, split: str) -> dict[str, object]:
 
 def test_its_own_protocol_gives_the_reported_figures(whole_run: RunFolder) -> None:
     for split in ("val", "testA"):
-        judged, reported = judge(whole_run.path, split), _reported(whole_run, split)
-        assert judged.figures["mean_iou"] == pytest.approx(reported["mean_iou"], abs=1e-12)
-        assert judged.figures["overall_iou"] == pytest.approx(reported["overall_iou"], abs=1e-12)
-        assert judged.figures["num"] == reported["num"] == len(judged.rows)
+        found, reported = reevaluate(whole_run.path, split), _reported(whole_run, split)
+        assert found.figures["mean_iou"] == pytest.approx(reported["mean_iou"], abs=1e-12)
+        assert found.figures["overall_iou"] == pytest.approx(reported["overall_iou"], abs=1e-12)
+        assert found.figures["num"] == reported["num"] == len(found.rows)
 
 
 def test_another_protocol_counts_otherwise_and_says_so(
     whole_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "rows.parquet"
-    words = ["judge", str(whole_run.path), "--split", "testA", "--protocol", "lavt480", "--out", str(out)]
+    words = ["evaluate", str(whole_run.path), "--split", "testA", "--protocol", "lavt480", "--out", str(out)]
     assert main(words) == 0
     printed = capsys.readouterr().out.splitlines()
     rows = pd.read_parquet(out)
@@ -48,24 +48,24 @@ def test_another_protocol_counts_otherwise_and_says_so(
     assert printed[1].split()[:2] == ["oIoU", f"{100 * figures['overall_iou']:.1f}"]
     assert printed[2].split()[:2] == ["mIoU", f"{100 * figures['mean_iou']:.1f}"]
     assert set(rows["protocol"]) == {"lavt480"} and (rows["union"] <= 480 * 480).all()
-    assert not rows["union"].equals(judge(whole_run.path, "testA").rows["union"])
+    assert not rows["union"].equals(reevaluate(whole_run.path, "testA").rows["union"])
 
 
 def test_mistakes_are_named(whole_run: RunFolder, copied: Callable[..., RunFolder], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no evaluation split 'testC'; it has val, testA, testB"):
-        judge(whole_run.path, "testC")
+        reevaluate(whole_run.path, "testC")
     with pytest.raises(ConfigError, match="no evaluation protocol 'coco'; use one of native, lavt480"):
-        judge(whole_run.path, "val", "coco")
+        reevaluate(whole_run.path, "val", "coco")
     with pytest.raises(ConfigError):
-        judge(tmp_path, "val")
+        reevaluate(tmp_path, "val")
     with pytest.raises(CheckpointError, match="has chosen no version yet"):
-        judge(copied(without=("FINISHED", "selection.json")).path, "val")
+        reevaluate(copied(without=("FINISHED", "selection.json")).path, "val")
 
 
 def test_figures_without_an_interval_are_printed_without_one() -> None:
     rows = pd.DataFrame({"sent_id": [1, 2], "image_id": [1, 2], "intersection": 0, "union": 0, "predicted_px": 0})
-    judged = Reevaluated(rows, figures_of(meter_of(rows)), "run l2l version 0 on val", "native: ...")
-    lines = judged.lines()
+    found = Reevaluation(rows, figures_of(meter_of(rows)), "run l2l version 0 on val", "native: ...")
+    lines = found.lines()
     assert lines[1] == "  oIoU   100.0" and lines[2] == "  mIoU   100.0  (100.0 to 100.0)"
     assert "  n_acc        100.0" in lines
 
@@ -76,8 +76,8 @@ def test_a_truth_that_a_squash_removes_is_no_missing_target() -> None:
 
 
 def test_a_file_that_cannot_be_written_is_one_line(whole_run: RunFolder, tmp_path: Path) -> None:
-    judged = judge(whole_run.path, "testA")
-    judged.save(tmp_path / "new" / "rows.parquet")
+    found = reevaluate(whole_run.path, "testA")
+    found.save(tmp_path / "new" / "rows.parquet")
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="choose another --out"):
-        judged.save(tmp_path / "file" / "rows.parquet")
+        found.save(tmp_path / "file" / "rows.parquet")

@@ -1,6 +1,6 @@
-"""Writes the README's tree anew: one line per file, its purpose read from the first line of its docstring.
+"""Writes docs/tree.md anew: one line per file, its purpose read from the first line of its docstring.
 
-python docs/readme_tree.py
+python docs/tree.py
 """
 
 from __future__ import annotations
@@ -9,8 +9,15 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- tree: written by docs/readme_tree.py -->\n```text\n", "```\n<!-- end of tree -->"
-FOLDERS = ("l2l_ray", "jobs", "tune_spaces", "benchmarks", "docs")
+PAGE = ROOT / "docs" / "tree.md"
+FOLDERS = ("jobs", "l2l_ray", "tune_spaces", "benchmarks", "docs")
+HEAD = """# The tree
+
+One line per file, from its docstring; written by `make format`. Where to start reading is in the
+[README](../README.md), which way dependencies point in [architecture.md](architecture.md).
+
+```text
+"""
 TESTS = (
     "tests/  mirrors l2l_ray/; actors, chaos and e2e run the whole loop, in one process, on Ray, and through kills\n"
 )
@@ -21,8 +28,8 @@ def purpose(path: Path) -> str:
     return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0].rstrip(".")
 
 
-def tree() -> str:
-    """Return the tree as text."""
+def page() -> str:
+    """Return the whole page."""
     lines: list[str] = []
     for folder in FOLDERS:
         files = sorted((ROOT / folder).rglob("*.py"), key=lambda p: (p.parent, p.name != "__init__.py", p.name))
@@ -33,16 +40,8 @@ def tree() -> str:
                 lines.append(f"    {path.name:<28}{purpose(path)}")
             if path == files[0] and path.name != "__init__.py":
                 lines.insert(len(lines) - 1, f"{folder}/")
-    return "\n".join(lines) + "\n" + TESTS
-
-
-def updated(readme: str) -> str:
-    """Return the README with its tree replaced."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return before + BEGIN + tree() + END + after
+    return HEAD + "\n".join(lines) + "\n" + TESTS + "```\n"
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    path.write_text(updated(path.read_text()))
+    PAGE.write_text(page())
