@@ -18,8 +18,8 @@ from l2l_ray.data.images import batch_indices
 from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.inference.teacher import update_teacher
 from l2l_ray.loop.state.checkpoint import load_train_state, load_weights, save_train_state, save_weights, write_position
-from l2l_ray.loop.training.learner import SelectorLearner
 from l2l_ray.loop.training.pseudo import PseudoSet
+from l2l_ray.loop.training.selector_training import SelectorLearner
 from l2l_ray.loop.training.step import (
     TrainBatch,
     augment,

@@ -1,13 +1,12 @@
 """Training, one rank: a shared burn-in, then for each selector its rounds. The same code under every `Host`.
 
     burn-in      supervised steps on the labeled set; also one teacher per fold, trained without that fold's images
-    version 0    the burn-in teacher with a selector warmed up on reward images
+    version 0    the burn-in teacher with a selector warmed up on cross-fitted labeled images
     round r      wait for the round's labels; student steps on labeled + accepted pixels; the teacher follows;
                  the selector is updated; teacher and selector are published together as version r + 1
 
-Reward images are the labeled images, each seen through the fold teacher that was never trained on it: a teacher is
-over-confident on its own training images, and a reward measured there would teach the selector to believe everything.
-Their views are fixed at burn-in time. The val split is not opened here.
+Cross-fitted images are the labeled ones, each seen through the fold teacher that was never trained on it
+(`selector_training.py`). The val split is not opened here.
 """
 
 from __future__ import annotations
@@ -23,15 +22,19 @@ from l2l_ray.data.images import ImageStore
 from l2l_ray.errors import ConfigError
 from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.state.checkpoint import read_position
-from l2l_ray.loop.state.plan import LABELS_NOTHING
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.burn_in import BurnIn
-from l2l_ray.loop.training.learner import TRAINED_SELECTORS, SelectorLearner
 from l2l_ray.loop.training.pseudo import PseudoSet
-from l2l_ray.loop.training.rewards import CrossFitted, labeled_gradient, unlabeled_evidence
+from l2l_ray.loop.training.selector_training import (
+    CrossFitted,
+    SelectorLearner,
+    labeled_gradient,
+    unlabeled_evidence,
+)
 from l2l_ray.loop.training.student import Networks, StudentSteps
 from l2l_ray.prior.proposal import Proposer
 from l2l_ray.segmenter.model import output_shape
+from l2l_ray.selector.registry import makes_labels, spec_of
 
 if TYPE_CHECKING:
     from l2l_ray.loop.local import Host
@@ -80,20 +83,24 @@ class Trainer:
 
     def train_burn_in(self) -> None:
         """Train the parts of the shared burn-in that are not there yet."""
-        self.burn_in.train(with_folds=any(method in TRAINED_SELECTORS for method in self._run.methods))
+        self.burn_in.train(with_folds=any(spec_of(method).learns for method in self._run.methods))
 
     def run_rounds(self, method: str, continued: Path | None) -> None:
         """Run the rounds of one selector from the burn-in, or from where it stopped."""
         loop, device = self._config.loop, self._host.device
         networks = Networks.fresh(self._config, self._host, device)
         section = selector_for(self._config.selector, method)
-        learner = SelectorLearner(method, section, networks.student.feature_width, device)
+        learner = SelectorLearner(section, networks.student.feature_width, device)
         state = networks.load(continued or self.burn_in.base, device)
         position: dict[str, Any] = {"method": method, "version": 0, "step": 0}
-        learns = method in TRAINED_SELECTORS
-        rewards = self._reward_images() if learns and self._host.rank == 0 else None
+        learns = spec_of(method).learns
+        cross_fitted = self.cross_fitted() if learns and self._host.rank == 0 else None
         if continued is None:
-            warmup = self._update_selector(learner, rewards, networks, -1, section.warmup_updates) if learns else {}
+            warmup = (
+                self._update_selector(learner, cross_fitted, networks, position, section.warmup_updates)
+                if learns
+                else {}
+            )
             self._publish(networks, learner, position, warmup)
         else:
             position = read_position(continued)
@@ -104,11 +111,11 @@ class Trainer:
             clock.lap("wait for labels")
             metrics = self._student_steps(networks, learner, pseudo, position)
             clock.lap("train")
+            position = {"method": method, "version": round_index + 1, "step": 0}
             if learns:
-                metrics |= self._update_selector(learner, rewards, networks, round_index, section.round_updates)
+                metrics |= self._update_selector(learner, cross_fitted, networks, position, section.round_updates)
                 clock.lap("update selector")
             metrics |= clock.seconds
-            position = {"method": method, "version": round_index + 1, "step": 0}
             self._publish(networks, learner, position, metrics | pseudo.summary())
 
     def _student_steps(
@@ -143,28 +150,41 @@ class Trainer:
         self._host.publish(position["method"], position["version"], write, metrics)
 
     def _pseudo_labels(self, method: str, round_index: int) -> PseudoSet:
-        if method in LABELS_NOTHING:
+        if not makes_labels(method):
             return PseudoSet.empty()
         files = self._host.labels(method, round_index)
         return PseudoSet.read(files, self._table("unlabeled"))
 
-    def _reward_images(self) -> CrossFitted:
+    def cross_fitted(self) -> CrossFitted:
+        """Return the labeled images as selectors learn from them."""
         burn_in = self.burn_in
         return CrossFitted(self._config, self._labeled, burn_in.folds, burn_in.fold_folders, self._host.device)
 
     def _update_selector(
-        self, learner: SelectorLearner, rewards: CrossFitted | None, networks: Networks, round_index: int, updates: int
+        self,
+        learner: SelectorLearner,
+        cross_fitted: CrossFitted | None,
+        networks: Networks,
+        position: dict[str, Any],
+        num: int,
     ) -> dict[str, float]:
-        """Update on rank 0, which holds `rewards`, and share the result: the ranks must not drift apart."""
+        """Update on rank 0, which holds `cross_fitted`, and share the result: the ranks must not drift apart."""
         metrics: dict[str, float] = {}
-        if rewards is not None:
+        if cross_fitted is not None:
             config, device, teacher = self._config, self._host.device, networks.teacher
+            method, version = position["method"], position["version"]
             previous = self.burn_in.base / "previous.safetensors"
-            if round_index >= 0:
-                previous = self._run.version_dir(learner.method, round_index) / "teacher.safetensors"
-            evidence = unlabeled_evidence(config, self._table("unlabeled"), teacher, previous, device)
+            if version > 0:
+                previous = self._run.version_dir(method, version - 1) / "teacher.safetensors"
+            unlabeled = unlabeled_evidence(config, self._table("unlabeled"), teacher, previous, device)
             gradient = labeled_gradient(config, self._labeled, teacher, device)
-            metrics = learner.update(rewards, evidence, gradient, updates, config.loop.seed, round_index)
+            before = learner.frozen_copy()
+            for batch in learner.batches(cross_fitted, unlabeled, version, num, config.loop.seed):
+                terms = learner.selector.update(
+                    learner.optimizer, batch.labeled, batch.unlabeled, gradient, batch.generator, before
+                )
+                for name, value in terms.items():
+                    metrics[f"policy/{name}"] = metrics.get(f"policy/{name}", 0.0) + value / num
         learner.receive(self._host.broadcast(learner.send()))
         return self._host.broadcast(metrics)
 
