@@ -29,10 +29,15 @@ import pandas as pd
 
 from l2l_ray.config import RunConfig, load_config
 from l2l_ray.intervals import paired_bootstrap
-from l2l_ray.loop.evaluation.evaluate import label_of
+from l2l_ray.selector.registry import label_of, selectors
 
 THRESHOLDS = (0.7, 0.8, 0.9, 0.95)
-RULES = ("supervised", "accept_all", *(f"fixed_threshold@{t}" for t in THRESHOLDS), "agreement", "logistic")
+RULES = tuple(
+    method
+    for spec in selectors()
+    if spec.name != "l2l"
+    for method in ([f"{spec.name}@{t}" for t in THRESHOLDS] if spec.name == "fixed_threshold" else [spec.name])
+)
 JOBS = ("all", "plain", "oracle")
 SPLITS = ("val", "testA", "testB")
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from l2l_ray.errors import ConfigError
+from l2l_ray.selector.registry import selectors, spec_of
 
-SelectorName = Literal["l2l", "supervised", "accept_all", "fixed_threshold", "pwa", "matching", "agreement", "logistic"]
 EMBEDDED = "embedded"
 
 
@@ -102,9 +102,11 @@ class SegmenterConfig(Section):
 class RewardConfig(Section):
     """Weights of the reward terms: what Tune sweeps. Source: ours; L2L names only 'priors and model predictions'."""
 
-    correctness: float = Field(1.0, ge=0, description="Gain over the fixed-threshold rule on labeled reward images")
+    correctness: float = Field(
+        1.0, ge=0, description="Reward over the fixed-threshold rule's, on cross-fitted labeled images"
+    )
     agreement: float = Field(0.3, ge=0, description="Prior agrees with the prediction made without it")
-    consistency: float = Field(0.2, ge=0, description="Label is stable across views")
+    consistency: float = Field(0.2, ge=0, description="Label is stable across predictions")
     coverage: float = Field(0.1, ge=0, description="Keeps the accepted share near coverage_target")
     utility: float = Field(0.1, ge=0, description="Gradient of the accepted pixels points with the labeled gradient")
     coverage_target: float = Field(0.7, gt=0, lt=1, description="Accepted share that costs nothing")
@@ -114,7 +116,11 @@ class RewardConfig(Section):
 class SelectorConfig(Section):
     """RPLE and the rules it is compared with: same interface, one field apart."""
 
-    name: SelectorName = Field("l2l", description="Who decides which pixels to believe")
+    name: str = Field(
+        "l2l",
+        description="Who decides which pixels to believe: "
+        f"{', '.join(spec.name for spec in selectors())}, or module:name for one of your own",
+    )
     threshold: float = Field(0.9, gt=0.5, lt=1, description="fixed_threshold: FixMatch .95, DAM-Net .7")
     match_iou: float = Field(0.5, gt=0, lt=1, description="matching: SemiRES IOM, minimum overlap with a candidate")
     hidden: int = Field(32, ge=4, description="Channels of the policy network")
@@ -122,7 +128,9 @@ class SelectorConfig(Section):
     group_size: int = Field(6, ge=2, description="Sampled label maps per image (GRPO group)")
     warmup_updates: int = Field(60, ge=0, description="Policy updates before the first labelling")
     round_updates: int = Field(20, ge=0, description="Policy updates per round")
-    update_batch: int = Field(32, ge=2, description="Reward images (and as many unlabeled) per policy update")
+    update_batch: int = Field(
+        32, ge=2, description="Cross-fitted labeled images (and as many unlabeled) per policy update"
+    )
     lr: float = Field(3e-3, gt=0)
     inner_epochs: int = Field(
         2, ge=1, le=4, description="Clipped steps per sampled group; 1 = strictly on-policy (ours)"
@@ -133,9 +141,21 @@ class SelectorConfig(Section):
     credit_radius: int = Field(1, ge=0, description="Reward shared with neighbours within this many cells (PixelRL)")
     label_temperature: float = Field(0.0, ge=0, description="Labelling: 0 = most likely action, else sample at it")
     gate: bool = Field(True, description="Sample-level gate; False = every sample is used (ablation)")
-    num_folds: int = Field(2, ge=2, description="Cross-fitting of reward images: teachers that never saw them")
+    num_folds: int = Field(
+        2,
+        ge=2,
+        description="Folds of the labeled images, each seen through a teacher not trained on it (cross-fitting)",
+    )
     max_unlabeled: int = Field(256, ge=0, description="Fixed unlabeled subset used for rewards without truth")
     reward: RewardConfig = RewardConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _is_registered(cls, name: str) -> str:
+        spec = spec_of(name)
+        if name != spec.name:
+            raise ValueError(f"must be {spec.name!r} alone; set its value by selector.{spec.setting}")
+        return name
 
 
 class LoopConfig(Section):
@@ -308,16 +328,16 @@ def selector_for(section: SelectorConfig, method: str) -> SelectorConfig:
     """Return the selector section of one method of a job: a selector's name, or `fixed_threshold@0.8`.
 
     Raises:
-        ConfigError: No selector has this name, or the threshold is not a number in (0.5, 1).
+        ConfigError: No selector has this name, or its value is none that the field takes.
     """
-    name, _, threshold = method.partition("@")
-    if threshold and name != "fixed_threshold":
-        raise ConfigError(f"method {method!r} of `compare`: only fixed_threshold takes a threshold; write {name!r}")
-    change: dict[str, Any] = {"name": name} | ({"threshold": threshold} if threshold else {})
     try:
+        spec, value = spec_of(method), method.partition("@")[2]
+        change: dict[str, Any] = {"name": spec.name} | ({spec.setting: value} if spec.setting and value else {})
         return SelectorConfig.model_validate(section.model_dump() | change)
     except ValidationError as error:
         raise ConfigError(f"method {method!r} of `compare`: {_explain(error)}") from None
+    except ConfigError as error:
+        raise ConfigError(f"method {method!r} of `compare`: {error}") from None
 
 
 PRESETS = {"embedded": RunConfig, "smoke": smoke_config, "full": full_config}

@@ -21,8 +21,8 @@ from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import L2LError
 from l2l_ray.loop.state.ledger import Key, Ledger, LedgerEntry
-from l2l_ray.loop.state.plan import LABELS_NOTHING
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.selector.registry import makes_labels
 
 NAME = "coordinator"
 STATE_EVERY_S = 2.0  # how often state.json is rewritten at most
@@ -49,7 +49,7 @@ class Coordinator:
         """
         self._run = RunFolder(config.run_dir, config)
         self._num_shards = num_shards
-        labeling = [method for method in self._run.methods if method not in LABELS_NOTHING]
+        labeling = [method for method in self._run.methods if makes_labels(method)]
         self._shards_total = len(labeling) * config.loop.rounds * num_shards
         self._ledger = Ledger(self._run.ledger_path)
         self._changed = asyncio.Condition()

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from l2l_ray.config import RunConfig
 from l2l_ray.loop.state.prepare import RunData
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.loop.training.learner import TRAINED_SELECTORS
+from l2l_ray.selector.registry import spec_of
 
 _ROUND = re.compile(r"(?P<method>\w+) round (?P<round>\d+)")
 _FOLD = re.compile(r"burn-in fold(?P<fold>\d+)")
@@ -27,7 +27,7 @@ def done_frac(config: RunConfig, stage: str, done: int) -> float:
         done: Steps of that stage.
     """
     loop, methods = config.loop, (*config.compare, config.selector.name)
-    num_folds = config.selector.num_folds if any(method in TRAINED_SELECTORS for method in methods) else 0
+    num_folds = config.selector.num_folds if any(spec_of(method).learns for method in methods) else 0
     burn_in = loop.burn_in_steps + num_folds * loop.fold_steps
     total = burn_in + len(methods) * loop.rounds * loop.round_steps
     if at := _ROUND.fullmatch(stage):

@@ -139,7 +139,9 @@ def _validation_figures(record: RunRecord) -> list[_FigureItem]:
 def _training_figures(record: RunRecord) -> list[_FigureItem]:
     return [
         _figure("Reward terms", "", "this selector logged no reward.", lambda t: plots.reward_terms(record, t)),
-        _figure("Policy", "on reward images", "this selector has no policy.", lambda t: plots.policy_terms(record, t)),
+        _figure(
+            "Policy", "on cross-fitted images", "this selector has no policy.", lambda t: plots.policy_terms(record, t)
+        ),
         _figure("Losses", "", "metrics.jsonl holds no training loss.", lambda t: plots.losses(record, t)),
         _figure("Wall time", "by phase", "no phase was timed.", lambda t: plots.seconds_by_phase(record, t)),
     ]

@@ -17,22 +17,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from l2l_ray.report.record import REGIONS, Point, RunRecord, is_number
+from l2l_ray.selector.registry import style_of
 
 DPI = 190
 _SIZE_IN = (4.6, 3.2)  # small, so that its text is still readable at the width of a phone
-# Mid-tones: each is at least 3:1 against white and against the dark card.
-_METHOD_STYLE = {
-    "l2l": ("#e4572e", "o"),
-    "supervised": ("#7f8c9b", "s"),
-    "accept_all": ("#a06cd5", "^"),
-    "fixed_threshold": ("#2e86de", "D"),
-    "pwa": ("#139a80", "v"),
-    "matching": ("#b8901c", "P"),
-    "agreement": ("#d6579b", "X"),
-    "logistic": ("#5b9a3c", "<"),
-    "prior_only": ("#8d6e63", "*"),
-}
-_OTHER_STYLES = [("#0092b3", ">"), ("#c0392b", "h"), ("#6c7a89", "d"), ("#27688f", "p")]
+SPARE_STYLES = [("#0092b3", ">"), ("#c0392b", "h"), ("#6c7a89", "d"), ("#27688f", "p")]
 _REGION_COLORS = dict(zip((*REGIONS, "all"), ("#e4572e", "#2e86de", "#b8901c", "#7f8c9b"), strict=True))
 _TERM_COLORS = ("#2e86de", "#139a80", "#b8901c", "#d6579b", "#a06cd5", "#5b9a3c", "#0092b3")
 
@@ -99,7 +88,7 @@ def reward_terms(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
 
 
 def policy_terms(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
-    """Return the policy's entropy, its KL to the previous policy and the shares it takes on reward images."""
+    """Return the policy's entropy, its KL to the previous policy and the shares it takes on cross-fitted images."""
     points = record.points_of(record.main_method)
     names = sorted({key for point in points for key in point if key.startswith("policy.")})
     return _small_multiples(points, names, theme)
@@ -226,7 +215,7 @@ def _series(
 
 
 def _style(method: str, index: int, main: bool) -> Mapping[str, Any]:
-    color, marker = _METHOD_STYLE.get(method, _OTHER_STYLES[index % len(_OTHER_STYLES)])
+    color, marker = style_of(method) or SPARE_STYLES[index % len(SPARE_STYLES)]
     width, size = (2.6, 6.5) if main else (1.5, 5.0)
     return {"color": color, "marker": marker, "linewidth": width, "markersize": size, "zorder": 4 if main else 3}
 

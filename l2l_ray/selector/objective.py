@@ -1,8 +1,8 @@
 """How RPLE learns: group-relative policy gradient over label maps, with credit assigned in space.
 
-One update: sample `group_size` label maps and gates per image from the current policy, value them (`reward.py`),
-subtract the group's mean *at each cell*, divide by one standard deviation of the whole batch, and take `inner_epochs`
-clipped steps.
+One update (`rple.Rple.update`): sample `group_size` label maps and gates per image from the current policy, reward
+them (`reward.py`), subtract the group's mean *at each cell*, divide by one standard deviation of the whole
+batch, and take `inner_epochs` clipped steps.
 
 Choices that matter
 - One scale for the batch, not one per cell or image: dividing each cell by its own deviation would turn "right +1,
@@ -18,9 +18,9 @@ Choices that matter
   shut.
 - The gate sees labeled samples alone. With unlabeled ones, whose reward has no correctness, it learned to tell the two
   apart and shut on every unlabeled one (docs/experiments.md).
-- A poor teacher's labels are worth less than nothing on average, and a gate that shuts for good teaches nobody. So a
-  label is measured against the batch's mean while that is negative: the better part of bad labels is used, and all
-  good ones once the teacher is good.
+- The gate's reward for a poor teacher's labels is negative on average, and a gate that shuts for good teaches nobody.
+  So a label is measured against the batch's mean while that is negative: the better part of bad labels is used, and
+  all good ones once the teacher is good.
 
 KL is to `reference`, the policy as of the version before, which the caller keeps as a frozen copy.
 Source: clipped ratio PPO (Schulman et al. 2017), group baseline GRPO (Shao et al. 2024), global instead of per-group
@@ -29,134 +29,34 @@ scale after Dr. GRPO (Liu et al. 2025); shared credit after PixelRL (Furuta et a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as functional
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from l2l_ray.config import SelectorConfig
-from l2l_ray.selector.policy import PolicyInput, PolicyOutput, RplePolicy, sample_actions
-from l2l_ray.selector.reward import RewardTerms, class_balance, project_gradient, total_reward
-from l2l_ray.selector.rules import LogisticControl
-from l2l_ray.selector.state import label_candidates
-from l2l_ray.types import Action, Evidence
+from l2l_ray.selector.network import PolicyOutput, sample_actions
+from l2l_ray.selector.reward import RewardTerms
+from l2l_ray.types import Action
 
-GRAD_CLIP = 1.0
-CONTROL_STEPS = 5  # convex and cheap: the control must not lose for want of steps
 _STD_FLOOR = 1e-3
-_Batch = TypeVar("_Batch", Evidence, PolicyInput)
-
-
-@dataclass(frozen=True)
-class LabeledEvidence:
-    """Labeled reward images: views by a teacher that was not trained on them, and their truth.
-
-    `mask` is grid coverage in [0, 1]; a cell covered by more than half is foreground.
-    """
-
-    evidence: Evidence
-    mask: Float[Tensor, "B G G"]
 
 
 @dataclass(frozen=True)
 class Rollout:
     """What was sampled from the old policy and what it earned; constants of the inner epochs.
 
-    `gain` and `pain` hold, per action, the mean over the group of positive advantages and of the size of negative ones.
+    The advantages are kept per action, as the mean over the group: positive ones, and the size of negative ones.
     """
 
     old_log_probs: Float[Tensor, "B 3 G G"]
-    gain: Float[Tensor, "B 3 G G"]
-    pain: Float[Tensor, "B 3 G G"]
+    positive_advantage: Float[Tensor, "B 3 G G"]
+    negative_advantage: Float[Tensor, "B 3 G G"]
     gate: Bool[Tensor, "K N"]
     gate_advantage: Float[Tensor, "K N"]
     old_gate_logit: Float[Tensor, " N"]  # of the N labeled samples, the first ones of the batch
-
-
-def update_selector(
-    selector: nn.Module,
-    optimizer: torch.optim.Optimizer | None,
-    labeled: LabeledEvidence,
-    unlabeled: Evidence | None,
-    gradient: Float[Tensor, " D"] | None,
-    config: SelectorConfig,
-    generator: torch.Generator,
-    reference: RplePolicy | None = None,
-) -> dict[str, float]:
-    """Run one update of a trainable selector in place; a rule is left alone.
-
-    RPLE and the logistic control get the same reward images in the same order; the control has no use for the rest.
-
-    Args:
-        selector: What `rules.make_selector` returned.
-        optimizer: Over `selector.parameters()`; None for rules.
-        labeled: Reward images.
-        unlabeled: Images without truth, for the other reward terms.
-        gradient: Labeled gradient of the segmenter's last layer [w, b], bias last, for the utility term.
-        config: The selector section.
-        generator: All randomness of the update; the same seed on every worker gives the same update.
-        reference: Frozen policy of the version before; None = no KL term.
-
-    Returns:
-        Metrics by name; empty for rules. Reward terms are means per cell of the sampled maps, already weighted.
-    """
-    if optimizer is None:
-        return {}
-    if isinstance(selector, RplePolicy):
-        return _update_policy(selector, optimizer, labeled, unlabeled, gradient, config, generator, reference)
-    if isinstance(selector, LogisticControl):
-        return _update_control(selector, optimizer, labeled)
-    return {}
-
-
-def _update_policy(
-    policy: RplePolicy,
-    optimizer: torch.optim.Optimizer,
-    labeled: LabeledEvidence,
-    unlabeled: Evidence | None,
-    gradient: Tensor | None,
-    config: SelectorConfig,
-    generator: torch.Generator,
-    reference: RplePolicy | None,
-) -> dict[str, float]:
-    parts = [labeled.evidence] if unlabeled is None else [labeled.evidence, unlabeled]
-    inputs = _join([policy.prepare(part) for part in parts])
-    projected = None if gradient is None else torch.cat([project_gradient(p.features, gradient) for p in parts])
-    evidence = _join([_without_features(part) for part in parts])
-    output = policy(inputs)
-    action, gate = sample_group(output, config, generator)
-    terms = total_reward(action, evidence, labeled.mask > 0.5, projected, config)
-    rollout = make_rollout(output, action, gate, terms, config)
-    with torch.no_grad():
-        anchor = reference(inputs) if reference is not None and config.kl > 0 else None
-    for epoch in range(config.inner_epochs):
-        output = output if epoch == 0 else policy(inputs)
-        loss, metrics = grpo_loss(output, rollout, anchor, config)
-        _step(policy, optimizer, loss)
-    metrics |= _reward_metrics(terms, action, evidence, labeled)
-    values = torch.stack(list(metrics.values())).tolist()
-    return dict(zip(metrics, values, strict=True))
-
-
-def _step(module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(module.parameters(), GRAD_CLIP)
-    optimizer.step()
-
-
-def _without_features(evidence: Evidence) -> Evidence:
-    """Drop the features, by far the largest part, before batches are joined: rewards do not read them."""
-    return replace(evidence, features=evidence.features[:, :0])
-
-
-def _join(parts: list[_Batch]) -> _Batch:
-    """Concatenate records of tensors sample by sample."""
-    kind = type(parts[0])
-    return kind(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(kind)})
 
 
 @torch.no_grad()
@@ -205,16 +105,16 @@ def make_rollout(
     advantage = group_advantage(share_credit(terms.total, config.credit_radius))
     better, worse = advantage.clamp(min=0), -advantage.clamp(max=0)
     members = [action == member for member in Action]
-    known = terms.worth.shape[1]
+    known = terms.gate_reward.shape[1]
     gate_logit, gate = output.gate_logit[:known].detach(), gate[:, :known]
-    average = terms.worth.sum() / terms.used.sum().clamp(min=1)
-    worth = (terms.worth - average.clamp(max=0)) * terms.used  # against an average label, or against none
+    average = terms.gate_reward.sum() / terms.used.sum().clamp(min=1)
+    gate_reward = (terms.gate_reward - average.clamp(max=0)) * terms.used  # over an average label's, or over no label's
     return Rollout(
         old_log_probs=output.log_probs().detach(),
-        gain=torch.stack([(better * taken).mean(0) for taken in members], dim=1),
-        pain=torch.stack([(worse * taken).mean(0) for taken in members], dim=1),
+        positive_advantage=torch.stack([(better * taken).mean(0) for taken in members], dim=1),
+        negative_advantage=torch.stack([(worse * taken).mean(0) for taken in members], dim=1),
         gate=gate,
-        gate_advantage=gate * worth - torch.sigmoid(gate_logit) * worth.mean(0),
+        gate_advantage=gate * gate_reward - torch.sigmoid(gate_logit) * gate_reward.mean(0),
         old_gate_logit=gate_logit,
     )
 
@@ -226,14 +126,15 @@ def grpo_loss(
     log_probs = output.log_probs()
     probs = log_probs.exp()
     ratio = (log_probs - rollout.old_log_probs).exp()
-    surrogate = clipped_surrogate(ratio, rollout.gain, rollout.pain, config.clip).sum(1).mean()
+    positive, negative = rollout.positive_advantage, rollout.negative_advantage
+    surrogate = clipped_surrogate(ratio, positive, negative, config.clip).sum(1).mean()
     entropy = -(probs * log_probs).sum(1)
     entropy_gap = functional.relu(config.entropy_floor - entropy).mean()
     kl = _kl(log_probs, anchor.log_probs()).mean() if anchor is not None else torch.zeros_like(surrogate)
     loss = -surrogate + config.kl * kl + entropy_gap
     if config.gate:
         loss = loss + _gate_loss(output, rollout, anchor, config)
-    weight = rollout.gain + rollout.pain
+    weight = positive + negative
     clipped = ((ratio - 1).abs() > config.clip) & (weight > 0)
     metrics = {
         "loss": loss,
@@ -245,9 +146,12 @@ def grpo_loss(
     return loss, {name: value.detach() for name, value in metrics.items()}
 
 
-def clipped_surrogate(ratio: Tensor, gain: Tensor, pain: Tensor, clip: float) -> Tensor:
-    """Return gain * min(ratio, 1 + clip) - pain * max(ratio, 1 - clip): PPO's min() split by the advantage's sign."""
-    return gain * ratio.clamp(max=1 + clip) - pain * ratio.clamp(min=1 - clip)
+def clipped_surrogate(ratio: Tensor, positive: Tensor, negative: Tensor, clip: float) -> Tensor:
+    """Return positive * min(ratio, 1 + clip) - negative * max(ratio, 1 - clip): PPO's min(), split by the sign.
+
+    Both advantages are sizes, at least 0.
+    """
+    return positive * ratio.clamp(max=1 + clip) - negative * ratio.clamp(min=1 - clip)
 
 
 def _gate_loss(
@@ -273,49 +177,3 @@ def _gate_log_probs(gate_logit: Float[Tensor, " B"]) -> Float[Tensor, "B 2"]:
 def _kl(log_probs: Tensor, reference: Tensor) -> Tensor:
     """Return the exact KL(policy || reference) over dimension 1."""
     return (log_probs.exp() * (log_probs - reference)).sum(1)
-
-
-@torch.no_grad()
-def _reward_metrics(
-    terms: RewardTerms, action: Tensor, evidence: Evidence, labeled: LabeledEvidence
-) -> dict[str, Tensor]:
-    known = len(labeled.mask)
-    candidates = label_candidates(evidence)
-    accepted = (action != Action.IGNORE).float()
-    claimed = candidates.claimed.float().expand_as(accepted)
-    target = torch.where(action == Action.PRIOR, candidates.prior, candidates.teacher)[:, :known]
-    right = (target == (labeled.mask > 0.5)) * accepted[:, :known]
-    return {
-        "reward/total": terms.total.mean(),
-        "reward/correctness": terms.correctness[:known].mean(),
-        "reward/agreement": terms.agreement.mean(),
-        "reward/consistency": terms.consistency.mean(),
-        "reward/coverage": terms.coverage_penalty.mean(),
-        "reward/utility": terms.utility.mean(),
-        "reward/worth": terms.worth.sum() / terms.used.sum().clamp(min=1),
-        "accepted_share": accepted.mean(),
-        "accepted_share_claimed": (accepted * claimed).sum() / claimed.sum().clamp(min=1),
-        "accepted_precision": right.sum() / accepted[:, :known].sum().clamp(min=1),
-        "prior_share": (action == Action.PRIOR).float().mean(),
-    }
-
-
-def _update_control(
-    control: LogisticControl, optimizer: torch.optim.Optimizer, labeled: LabeledEvidence
-) -> dict[str, float]:
-    candidates = label_candidates(labeled.evidence)
-    truth = labeled.mask > 0.5
-    right = (candidates.teacher == truth).float()
-    # the reward's class balance: control and policy then face the same economics
-    weight = class_balance(truth | candidates.claimed)
-    inputs = control.prepare(labeled.evidence)
-    for _ in range(CONTROL_STEPS):
-        logits = control(inputs)
-        loss = (functional.binary_cross_entropy_with_logits(logits, right, reduction="none") * weight).mean()
-        _step(control, optimizer, loss)
-    accepted = torch.sigmoid(logits.detach()) >= control.accept_prob
-    return {
-        "loss": loss.item(),
-        "accepted_share": accepted.float().mean().item(),
-        "accepted_precision": ((right * accepted).sum() / accepted.sum().clamp(min=1)).item(),
-    }

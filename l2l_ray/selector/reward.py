@@ -1,14 +1,14 @@
-"""What a believed label is worth, one pure function per term.
+"""The reward of accepting a label, one pure function per term.
 
 Every term is a map of *the value of accepting label `target`* at each cell; ignoring a cell earns 0 in all of them, so
 `RewardTerms` of a sampled action map is a lookup, and each term can be computed by hand.
 
-- correctness (labeled reward images only): +1 right, -wrong_cost wrong, minus what the fixed-threshold rule earns at
+- correctness (labeled images only): +1 right, -wrong_cost wrong, minus what the fixed-threshold rule earns at
   the cell. The rule's share is the same for all maps of a group, so it never moves a gradient: it makes the logged
   number readable (0 = no better than the rule).
 - agreement: the prior against the prediction made *without* it. The guided prediction never enters: it follows the
   prior.
-- consistency: other views support the label.
+- consistency: the other predictions support the label.
 - coverage: accepted share, counted apart on claimed foreground and on the rest, so that accepting only background does
   not pay. As credit per cell it is the penalty's first-order change (a broadcast of the penalty would tell a thousand
   cells the same small number, mostly noise).
@@ -18,7 +18,7 @@ Correctness, agreement, consistency and coverage are *class-balanced* per sample
 weigh in sum as much as the rest. Foreground here is what the truth (where known), the teacher or the prior calls
 foreground. Weighing by the truth alone would make accepting a wrong object nearly free, since its cells are truly
 background; weighing by the claims alone would make labelling a missed object as background nearly free.
-Source: terms and forms are ours; "gain over a fixed rule" and its reason follow docs/architecture.md.
+Source: terms and forms are ours; "reward over a fixed rule" and its reason follow docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ _EPS = 1e-12
 class RewardTerms:
     """Weighted reward of K action maps per sample; the single terms are kept as means over the K maps, for the log.
 
-    `total` is the sum of the terms. `coverage` in it is credit; `coverage_penalty` is the quantity itself. `worth` is
-    that of each labeled sample's label as a whole, the gate's reward (a shut gate earns 0); it is 0 where `used` is
-    False, that is where the map accepts no object cell.
+    `total` is the sum of the terms. `coverage` in it is credit; `coverage_penalty` is the quantity itself.
+    `gate_reward` is what an open gate earns by each labeled sample's label as a whole (a shut gate earns 0); it is 0
+    where `used` is False, that is where the map accepts no object cell.
     """
 
     total: Float[Tensor, "K B G G"]
-    worth: Float[Tensor, "K N"]
+    gate_reward: Float[Tensor, "K N"]
     used: Bool[Tensor, "K N"]
     correctness: Float[Tensor, "B G G"]
     agreement: Float[Tensor, "B G G"]
@@ -60,13 +60,13 @@ class RewardTerms:
 
 @dataclass(frozen=True)
 class LabelValues:
-    """What accepting the teacher's or the prior's label is worth at each cell; the arithmetic is per label."""
+    """The value of accepting the teacher's or the prior's label at each cell; the arithmetic is per label."""
 
     teacher: Float[Tensor, "B G G"]
     prior: Float[Tensor, "B G G"]
 
     def chosen(self, action: Int[Tensor, "K B G G"]) -> Float[Tensor, "K B G G"]:
-        """Look up the value of each cell's action; ignoring is worth 0."""
+        """Look up the value of each cell's action; ignoring has value 0."""
         value = torch.where(action == Action.PRIOR, self.prior, self.teacher)
         return value.masked_fill_(action == Action.IGNORE, 0.0)
 
@@ -122,7 +122,7 @@ def agreement(
 
 
 def consistency(target: Bool[Tensor, "*B G G"], evidence: Evidence) -> Float[Tensor, "*B G G"]:
-    """Return the mean support of `target` by the unguided, mirrored and perturbed views, in [-1, 1]."""
+    """Return the mean support of `target` by the unguided, mirrored and perturbed predictions, in [-1, 1]."""
     support = (evidence.mask_probs_unguided + evidence.mask_probs_flipped + evidence.mask_probs_perturbed) * (2 / 3) - 1
     return torch.where(target, support, -support)
 
@@ -201,7 +201,7 @@ def total_reward(
     Args:
         action: Sampled actions.
         evidence: Evidence of B samples; their features are not read.
-        mask: Truth of the *first* N samples, the labeled reward images; the other B - N have correctness 0.
+        mask: Truth of the *first* N samples, the labeled images; the other B - N have correctness 0.
         projected: From `project_gradient`, for the utility term; None makes that term 0.
         config: The selector section (reward weights, rule threshold).
     """
@@ -218,10 +218,10 @@ def total_reward(
     accepted = action != Action.IGNORE
     coverage = weights.coverage * coverage_credit(accepted, candidates.claimed, weights.coverage_target)
     taken = _taken_share(action)
-    worth, used = label_worth(action[:, :known], candidates.first(known), mask, weights.wrong_cost)
+    gate, used = gate_reward(action[:, :known], candidates.first(known), mask, weights.wrong_cost)
     return RewardTerms(
         total=right.plus(agreed).plus(stable).plus(useful).chosen(action) + coverage - rule,
-        worth=worth,
+        gate_reward=gate,
         used=used,
         correctness=_mean_value(right, taken) - rule,
         agreement=_mean_value(agreed, taken),
@@ -232,16 +232,16 @@ def total_reward(
     )
 
 
-def label_worth(
+def gate_reward(
     action: Int[Tensor, "K N G G"], candidates: Candidates, mask: Bool[Tensor, "N G G"], wrong_cost: float
 ) -> tuple[Float[Tensor, "K N"], Bool[Tensor, "K N"]]:
-    """Return what training on each accepted label as a whole is worth, and whether it is trained on at all.
+    """Return the reward of training on each accepted label as a whole, and whether it is trained on at all.
 
-    The worth is IoU (1 + wrong_cost) - wrong_cost: +1 per right object cell and -wrong_cost per wrong one, averaged
-    over the union of the label's object and the truth. So a label is worth using when its IoU exceeds
+    The reward is IoU (1 + wrong_cost) - wrong_cost: +1 per right object cell and -wrong_cost per wrong one, averaged
+    over the union of the label's object and the truth. So using a label pays when its IoU exceeds
     wrong_cost / (1 + wrong_cost). Only accepted cells count. A label without an accepted object cell is never trained
-    on (`loop/training/pseudo.py`) and worth 0. Background far from both would drown the difference between a right object and
-    a wrong one.
+    on (`loop/training/pseudo.py`) and has reward 0. Background far from both would drown the difference between a right
+    object and a wrong one.
     """
     target = torch.where(action == Action.PRIOR, candidates.prior, candidates.teacher)
     accepted = action != Action.IGNORE

@@ -1,10 +1,10 @@
 """What a selector sees: bounded evidence maps and one summary vector per sample, made from `Evidence` alone.
 
-The channels fall in three groups. *Confidence* of the guided prediction (its entropy, distance to its own boundary,
+The channels fall in three groups. *Certainty* of the guided prediction (its entropy, distance to its own boundary,
 local entropy) says how sure the teacher is; a teacher that follows a wrong prior is sure as well. *Independent
 evidence* compares the guided label with predictions made without the prior (unguided, mirrored) and the prior with the
-unguided prediction. *Stability* is disagreement over views and over versions. Nothing here knows a mask, a box of the
-truth, or a statistic of val, and nothing depends on the other samples of the batch.
+unguided prediction. *Stability* is disagreement among the predictions of one version and between two versions. Nothing
+here knows a mask, a box of the truth, or a statistic of val, and nothing depends on the other samples of the batch.
 
 Probabilities are shown as 2p-1. All values lie in [-1, 1] and are float32, whatever precision the teacher ran in.
 Source: the list of evidence follows docs/architecture.md; the formulas are ours.
@@ -28,7 +28,7 @@ STATE_CHANNELS: tuple[str, ...] = (
     "guided_entropy",
     "unguided",
     "prior_shift",  # |guided - unguided|: what the prior changed
-    "view_variance",
+    "prediction_variance",
     "proposal",
     "scored_proposal",
     "has_prior",
@@ -132,7 +132,7 @@ def normalize_features(features: Float[Tensor, "B F G G"]) -> Float[Tensor, "B F
 
 @torch.no_grad()
 def build_state(evidence: Evidence) -> State:
-    """Return the evidence for one batch; detached float32 on the device of the views."""
+    """Return the evidence for one batch; detached float32 on the device of the predictions."""
     maps, summary = _pixel_maps(evidence), _summary(evidence)
     return State(
         torch.stack([maps[name] for name in STATE_CHANNELS], dim=1),
@@ -156,7 +156,7 @@ def _pixel_maps(evidence: Evidence) -> dict[str, Tensor]:
         "guided_entropy": entropy,
         "unguided": 2 * unguided - 1,
         "prior_shift": (guided - unguided).abs(),
-        "view_variance": _view_variance(guided, unguided, flipped, perturbed),
+        "prediction_variance": _prediction_variance(guided, unguided, flipped, perturbed),
         "proposal": signed_prior,
         "scored_proposal": signed_prior * evidence.prior_score.float()[:, None, None],
         "has_prior": has_prior,
@@ -172,8 +172,8 @@ def _pixel_maps(evidence: Evidence) -> dict[str, Tensor]:
     }
 
 
-def _view_variance(*probs: Float[Tensor, "B G G"]) -> Float[Tensor, "B G G"]:
-    """Return 4 x variance over the views: the largest variance of values in [0, 1] is 1/4."""
+def _prediction_variance(*probs: Float[Tensor, "B G G"]) -> Float[Tensor, "B G G"]:
+    """Return 4 x variance over the predictions: the largest variance of values in [0, 1] is 1/4."""
     mean = sum(probs[1:], probs[0]) / len(probs)
     squares = [(prob - mean).square() for prob in probs]
     return 4 * sum(squares[1:], squares[0]) / len(probs)

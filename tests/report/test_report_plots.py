@@ -9,6 +9,7 @@ from PIL import Image
 
 from l2l_ray.report import plots
 from l2l_ray.report.record import read_run
+from l2l_ray.selector.registry import PRIOR_ONLY, selectors, style_of
 
 Draw = Callable[..., bytes | None]
 DRAWN: dict[str, Draw] = {
@@ -65,7 +66,8 @@ def test_every_colour_stands_out_from_both_pages() -> None:
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-    for color, _ in plots._METHOD_STYLE.values():
+    styles = [style_of(name) for name in (PRIOR_ONLY, *(spec.name for spec in selectors()))]
+    for color, _ in (*filter(None, styles), *plots.SPARE_STYLES):
         for page in (plots.LIGHT.card, plots.DARK.card):
             high, low = sorted((luminance(color), luminance(page)), reverse=True)
             assert (high + 0.05) / (low + 0.05) >= 2.8, color

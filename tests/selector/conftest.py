@@ -12,7 +12,7 @@ from torch import Tensor
 from l2l_ray.types import Evidence
 
 Bandit = Callable[..., tuple[Evidence, Tensor]]
-Views = Callable[..., Evidence]
+Maker = Callable[..., Evidence]
 
 
 def _squares(batch: int, grid: int, generator: torch.Generator) -> Tensor:
@@ -27,7 +27,7 @@ def _squares(batch: int, grid: int, generator: torch.Generator) -> Tensor:
 def make_bandit(
     batch: int, grid: int = 16, seed: int = 0, prior_right: float = 0.55, unguided_right: float = 0.75, width: int = 8
 ) -> tuple[Evidence, Tensor]:
-    """Return views and truth [B, G, G].
+    """Return evidence and truth [B, G, G].
 
     The prior boxes the right object in `prior_right` of the samples. The guided prediction is sure of whatever the
     prior boxed; the unguided one, less sure, finds the right object in `unguided_right` of them.
@@ -56,8 +56,8 @@ def make_bandit(
     return evidence, truth
 
 
-def make_views(mask_probs: Tensor, width: int = 3, **given: Tensor) -> Evidence:
-    """Return views of which only some maps are given; the others repeat `mask_probs`, and there is a prior."""
+def make_evidence(mask_probs: Tensor, width: int = 3, **given: Tensor) -> Evidence:
+    """Return evidence of which only some maps are given; the others repeat `mask_probs`, and there is a prior."""
     batch, grid = mask_probs.shape[0], mask_probs.shape[-1]
     others = ("unguided", "flipped", "perturbed", "previous")
     maps = {f"mask_probs_{name}": given.get(name, mask_probs) for name in others}
@@ -79,17 +79,23 @@ def take_rows(evidence: Evidence, rows: Sequence[int]) -> Evidence:
 
 @pytest.fixture
 def bandit() -> Bandit:
-    """Return the maker of synthetic views and truth."""
+    """Return the maker of synthetic evidence and truth."""
     return make_bandit
 
 
 @pytest.fixture
-def views_of() -> Views:
-    """Return the maker of hand-written views."""
-    return make_views
+def evidence_of() -> Maker:
+    """Return the maker of hand-written evidence."""
+    return make_evidence
 
 
 @pytest.fixture
 def rows_of() -> Callable[..., Evidence]:
     """Return the function that picks samples."""
     return take_rows
+
+
+@pytest.fixture
+def worlds(bandit: Bandit) -> list[tuple[Evidence, Tensor, Evidence]]:
+    """Return ten batches to learn from: images with truth, and as many without."""
+    return [(*bandit(8, seed=10 + k), bandit(8, seed=50 + k)[0]) for k in range(10)]

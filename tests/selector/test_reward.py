@@ -11,8 +11,8 @@ from l2l_ray.selector.reward import (
     correctness,
     coverage_credit,
     coverage_penalty,
+    gate_reward,
     gradient_alignment,
-    label_worth,
     project_gradient,
     rule_earning,
     total_reward,
@@ -67,11 +67,11 @@ def test_agreement_by_hand(target, proposal, unguided, expected):
     assert agreement(*args, ~has_prior).item() == 0
 
 
-def test_consistency_by_hand(views_of):
+def test_consistency_by_hand(evidence_of):
     probs = torch.ones(1, 1, 1)
-    evidence = views_of(probs, unguided=probs, flipped=0.5 * probs, perturbed=0 * probs)
+    evidence = evidence_of(probs, unguided=probs, flipped=0.5 * probs, perturbed=0 * probs)
     assert consistency(torch.tensor([[[T]]]), evidence).item() == pytest.approx(0.0)
-    evidence = views_of(0 * probs, unguided=probs, flipped=probs, perturbed=probs)
+    evidence = evidence_of(0 * probs, unguided=probs, flipped=probs, perturbed=probs)
     assert consistency(torch.tensor([[[T]]]), evidence).item() == pytest.approx(1.0)
     assert consistency(torch.tensor([[[F]]]), evidence).item() == pytest.approx(-1.0)
 
@@ -150,30 +150,28 @@ def test_total_is_the_sum_of_its_terms(bandit):
     assert torch.allclose(terms.total.mean(0), parts, atol=1e-4)
 
 
-def test_ignoring_everything_gives_up_what_the_rule_earns(views_of):
+def test_ignoring_everything_gives_up_what_the_rule_earns(evidence_of):
     probs = torch.tensor([[[0.95, 0.05], [0.05, 0.6]]])
     mask = torch.tensor([[[T, F], [F, F]]])
     config = SelectorConfig(reward=RewardConfig(coverage=0))
-    terms = total_reward(torch.zeros(1, 1, 2, 2, dtype=torch.long), views_of(probs), mask, None, config)
+    terms = total_reward(torch.zeros(1, 1, 2, 2, dtype=torch.long), evidence_of(probs), mask, None, config)
     # claimed foreground 2 of 4 cells: balance 1 everywhere; the rule skips the cell at 0.6
     assert terms.total[0, 0].tolist() == [[-1, -1], [-1, 0]]
-    assert terms.worth.item() == 0 and not terms.used.item()
+    assert terms.gate_reward.item() == 0 and not terms.used.item()
 
 
-def test_worth_of_a_label_by_hand(views_of):
+def test_the_gates_reward_by_hand(evidence_of):
     probs = torch.tensor([[[0.9, 0.9, 0.9, 0.1]]]).repeat(4, 4, 1)  # the object: columns 0 to 2
     mask = torch.tensor([[T, T, F, F], [F, T, T, T], [F, F, F, F], [T, T, T, F]])[:, None].expand(4, 4, 4)
     action = torch.full((1, 4, 4, 4), int(Action.TEACHER))
     action[0, 3, :, 1:] = Action.IGNORE  # the last label accepts column 0 alone
-    candidates = label_candidates(views_of(probs))
-    worth, used = label_worth(action, candidates, mask, wrong_cost=2.0)
+    candidates = label_candidates(evidence_of(probs))
+    reward, used = gate_reward(action, candidates, mask, wrong_cost=2.0)
     # IoU 2/3, 2/4, 0, 1 -> 3 IoU - 2
-    assert worth.tolist() == [pytest.approx([0.0, -0.5, -2.0, 1.0])] and used.all()
-    action[..., :3] = (
-        Action.IGNORE
-    )  # background alone: the second label's is wrong in column 3, but nobody trains on it
-    worth, used = label_worth(action, candidates, mask, wrong_cost=2.0)
-    assert not used.any() and (worth == 0).all()
+    assert reward.tolist() == [pytest.approx([0.0, -0.5, -2.0, 1.0])] and used.all()
+    action[..., :3] = Action.IGNORE  # background alone: the second label is wrong in column 3; nobody trains on it
+    reward, used = gate_reward(action, candidates, mask, wrong_cost=2.0)
+    assert not used.any() and (reward == 0).all()
 
 
 def test_truth_never_leaves_the_labeled_rows(bandit):
@@ -184,7 +182,7 @@ def test_truth_never_leaves_the_labeled_rows(bandit):
     assert (terms.correctness[:2] != 0).any()
     other = total_reward(action, evidence, torch.zeros(2, 16, 16, dtype=torch.bool), None, SelectorConfig())
     assert torch.equal(terms.total[:, 2:], other.total[:, 2:])
-    assert terms.worth.shape == terms.used.shape == (2, 2)
+    assert terms.gate_reward.shape == terms.used.shape == (2, 2)
 
 
 def test_oracle_beats_accepting_all_beats_accepting_wrong(bandit):

@@ -52,10 +52,10 @@ def test_boundary_distance_of_full_and_empty_masks(full, expected):
     assert (boundary_distance(torch.full((2, 6, 6), full)) == expected).all()
 
 
-def test_channels_by_hand(views_of):
+def test_channels_by_hand(evidence_of):
     guided = torch.full((1, 4, 4), 0.75)
     guided[0, 0, 0] = 0.25
-    evidence = views_of(
+    evidence = evidence_of(
         guided,
         unguided=torch.full((1, 4, 4), 0.25),
         previous=guided - 0.25,
@@ -76,10 +76,10 @@ def test_channels_by_hand(views_of):
     assert summary(state, "prior_score").item() == pytest.approx(0.5)
 
 
-def test_view_variance_reaches_one_when_views_contradict(views_of):
+def test_prediction_variance_reaches_one_when_predictions_contradict(evidence_of):
     ones, zeros = torch.ones(1, 4, 4), torch.zeros(1, 4, 4)
-    state = build_state(views_of(ones, unguided=zeros, flipped=zeros, perturbed=ones))
-    assert (channel(state, "view_variance") == 1).all()
+    state = build_state(evidence_of(ones, unguided=zeros, flipped=zeros, perturbed=ones))
+    assert (channel(state, "prediction_variance") == 1).all()
 
 
 def test_everything_is_bounded_float32_and_shaped(bandit):
@@ -97,8 +97,8 @@ def test_everything_is_bounded_float32_and_shaped(bandit):
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_extreme_probabilities_stay_finite(views_of, value):
-    state = build_state(views_of(torch.full((1, 5, 5), value)))
+def test_extreme_probabilities_stay_finite(evidence_of, value):
+    state = build_state(evidence_of(torch.full((1, 5, 5), value)))
     assert state.maps.isfinite().all() and state.summary.isfinite().all()
     assert state.maps.abs().max() <= 1
 
@@ -118,7 +118,7 @@ def test_a_sample_does_not_see_its_batch(bandit, rows_of):
     assert torch.allclose(whole.summary[3:4], part.summary, atol=1e-6)
 
 
-def test_mirrored_views_give_mirrored_maps(bandit):
+def test_mirrored_predictions_give_mirrored_maps(bandit):
     evidence, _ = bandit(3, seed=4)
     mirrored = Evidence(**{
         field.name: value.flip(-1) if value.dim() > 1 else value
@@ -128,10 +128,10 @@ def test_mirrored_views_give_mirrored_maps(bandit):
     assert torch.allclose(build_state(mirrored).maps.flip(-1), build_state(evidence).maps, atol=1e-6)
 
 
-def test_candidates_differ_only_where_there_is_a_prior(views_of):
+def test_candidates_differ_only_where_there_is_a_prior(evidence_of):
     guided = torch.tensor([[[0.9, 0.1], [0.9, 0.1]]]).repeat(2, 1, 1)
     proposal = torch.tensor([[[0.9, 0.9], [0.1, 0.1]]]).repeat(2, 1, 1)
-    candidates = label_candidates(views_of(guided, proposal=proposal, has_prior=torch.tensor([True, False])))
+    candidates = label_candidates(evidence_of(guided, proposal=proposal, has_prior=torch.tensor([True, False])))
     assert candidates.differs.tolist() == [[[False, True], [True, False]], [[False, False], [False, False]]]
     assert candidates.claimed[0].tolist() == [[True, True], [True, False]]
     assert candidates.claimed[1].tolist() == [[True, False], [True, False]]

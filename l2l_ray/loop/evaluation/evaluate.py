@@ -25,26 +25,16 @@ from l2l_ray.loop.evaluation.hidden_truth import pseudo_label_quality
 from l2l_ray.loop.evaluation.panels import write_panels
 from l2l_ray.loop.inference.engine import EvalPart, InferenceEngine
 from l2l_ray.loop.inference.quality import Quality
-from l2l_ray.loop.state.plan import PRIOR_ONLY, VAL, EvalItem, Plan
+from l2l_ray.loop.state.plan import VAL, EvalItem, Plan
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.metrics import IouMeter, compare
 from l2l_ray.report.page import write_report
+from l2l_ray.selector.registry import PRIOR_ONLY, label_of
 
 logger = logging.getLogger(__name__)
 
 Group = tuple[str, int, str]
-LABELS = {
-    PRIOR_ONLY: "prior only (zero-shot)",
-    "supervised": "supervised, with guidance",
-    "accept_all": "accept all",
-    "fixed_threshold": "fixed threshold",
-    "pwa": "SemiRES pixel weights",
-    "matching": "SemiRES matching",
-    "agreement": "prior and teacher agree",
-    "logistic": "logistic control",
-    "l2l": "L2L (RPLE)",
-}
 
 
 class Evaluations:
@@ -154,12 +144,6 @@ def figures_of(meter: IouMeter, no_target: bool = True) -> dict[str, Any]:
     if no_target and meter.has_no_target():
         figures["no_target"] = {**meter.no_target_summary(), "interval": meter.no_target_intervals()}
     return figures
-
-
-def label_of(method: str) -> str:
-    """Return the name of a method as tables print it."""
-    name, _, threshold = method.partition("@")
-    return LABELS[name] + (f" {threshold}" if threshold else "")
 
 
 def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluations) -> dict[str, Any]:

@@ -25,18 +25,18 @@ from l2l_ray.loop.inference.quality import Quality, measure_quality
 from l2l_ray.loop.inference.teacher import gather_evidence, guided_evidence, predict
 from l2l_ray.loop.state.checkpoint import load_weights
 from l2l_ray.loop.state.ledger import LedgerEntry, shard_path, write_shard
-from l2l_ray.loop.state.plan import LABELS_NOTHING, PRIOR_ONLY, VAL
+from l2l_ray.loop.state.plan import VAL
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.randomness import sample_key
 from l2l_ray.segmenter.model import Segmenter, output_shape
-from l2l_ray.selector.rules import Selector, make_selector
+from l2l_ray.selector.base import Selector
+from l2l_ray.selector.registry import PRIOR_ONLY, make_selector, makes_labels, selectors, spec_of
 from l2l_ray.types import Action, Evidence, Example, LabeledExample, Prior, PseudoLabel, Selection
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-RULES = ("accept_all", "fixed_threshold", "pwa", "matching", "agreement")
 QUALITY_SENTENCES = 256  # of val, on which selectors are measured: five predictions each instead of one
 _KEPT_VERSIONS = 3  # a version, the one before it, and one of another method
 
@@ -126,7 +126,7 @@ class InferenceEngine:
         for part in self._batches(list(range(start, stop))):
             inputs = examples.inputs(part).to(self._device)
             rows += _counts(protocol, self._logits(method, version, inputs), [examples[i] for i in part])
-            if split == VAL and method not in LABELS_NOTHING and part[0] < QUALITY_SENTENCES:
+            if split == VAL and makes_labels(method) and part[0] < QUALITY_SENTENCES:
                 found = self._quality(method, version, examples, part, inputs)
                 quality = found if quality is None else quality + found
         return EvalPart(rows, quality)
@@ -209,9 +209,10 @@ class InferenceEngine:
         return measure_quality(selection, examples.masks(part).to(self._device), rankings)
 
     def _rules(self) -> dict[str, Selector]:
-        """Rules without parameters, ranked beside the method at equal coverage."""
-        section = self.config.selector
-        return {name: make_selector(selector_for(section, name), self._feature_width) for name in RULES}
+        """Return what is ranked beside the method at equal coverage: all that label and do not learn."""
+        specs = dict.fromkeys((*selectors(), *(spec_of(method) for method in self._run.methods)))
+        names = [spec.name for spec in specs if spec.labels and not spec.learns]
+        return {name: make_selector(selector_for(self.config.selector, name), self._feature_width) for name in names}
 
     def _batches(self, indices: list[int]) -> Iterator[list[int]]:
         size = self.config.loop.eval_batch

@@ -19,8 +19,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-
 from l2l_ray import __version__
 from l2l_ray.config import RunConfig
 from l2l_ray.data.splits import folds
@@ -29,6 +27,7 @@ from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.state.checkpoint import read_position, save_weights
 from l2l_ray.loop.state.position import Position, Stage
 from l2l_ray.loop.training.student import Networks, StudentSteps
+from l2l_ray.randomness import seed_torch
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import LabeledExample
 
@@ -141,7 +140,7 @@ def burn_in_key(config: RunConfig, labeled: ExampleSet) -> str:
 
 def _start_digest(config: RunConfig) -> str:
     """Hash the weights a student starts from, pretrained parts included."""
-    torch.manual_seed(config.loop.seed)
+    seed_torch(config.loop.seed)
     digest = hashlib.sha256()
     for name, tensor in Segmenter(config.segmenter).state_dict().items():
         digest.update(name.encode() + tensor.contiguous().numpy().tobytes())

@@ -20,8 +20,8 @@ from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.inference.teacher import update_teacher
 from l2l_ray.loop.state.checkpoint import load_train_state, load_weights, save_train_state, save_weights, write_position
 from l2l_ray.loop.state.position import Position
-from l2l_ray.loop.training.learner import SelectorLearner
 from l2l_ray.loop.training.pseudo import PseudoSet
+from l2l_ray.loop.training.selector_training import SelectorLearner
 from l2l_ray.loop.training.step import (
     TrainBatch,
     augment,
@@ -30,6 +30,7 @@ from l2l_ray.loop.training.step import (
     make_optimizer,
     train_step,
 )
+from l2l_ray.randomness import seed_torch
 from l2l_ray.segmenter.model import Segmenter
 
 
@@ -48,7 +49,7 @@ class Networks:
     @classmethod
     def fresh(cls, config: RunConfig, host: Host) -> Networks:
         """Build a student from pretrained parts; new parts are drawn from the run's seed."""
-        torch.manual_seed(config.loop.seed)
+        seed_torch(config.loop.seed)
         student = Segmenter(config.segmenter).to(host.device)
         if not config.segmenter.train_backbone:  # the checkpoint's own weights; levels added to them still learn
             student.backbone.model.requires_grad_(False)

@@ -21,14 +21,18 @@ from l2l_ray.errors import ConfigError
 from l2l_ray.loop.host import Host
 from l2l_ray.loop.inference.inputs import ExampleSets
 from l2l_ray.loop.state.checkpoint import read_position
-from l2l_ray.loop.state.plan import LABELS_NOTHING
 from l2l_ray.loop.state.position import Position, Stage
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.burn_in import BurnIn
-from l2l_ray.loop.training.learner import TRAINED_SELECTORS, SelectorLearner
 from l2l_ray.loop.training.pseudo import PseudoSet
-from l2l_ray.loop.training.rewards import CrossFitted, labeled_gradient, unlabeled_evidence
+from l2l_ray.loop.training.selector_training import (
+    CrossFitted,
+    SelectorLearner,
+    labeled_gradient,
+    unlabeled_evidence,
+)
 from l2l_ray.loop.training.student import Networks, StudentSteps
+from l2l_ray.selector.registry import makes_labels, spec_of
 
 
 def train(config: RunConfig, run_path: Path, host: Host) -> None:
@@ -87,7 +91,7 @@ class Job:
 
     def train_burn_in(self) -> None:
         """Train the parts of the shared burn-in that are not there yet."""
-        self.burn_in.train(with_folds=any(method in TRAINED_SELECTORS for method in self.run.methods))
+        self.burn_in.train(with_folds=any(spec_of(method).learns for method in self.run.methods))
 
     def cross_fitted(self) -> CrossFitted:
         """Return the evidence on the labeled images, each seen through the burn-in teacher that never saw it."""
@@ -103,10 +107,10 @@ class MethodTraining:
         self._method = method
         self._loop = job.config.loop
         self._section = selector_for(job.config.selector, method)
-        self._learns = method in TRAINED_SELECTORS
+        self._learns = spec_of(method).learns
         self._networks = Networks.fresh(job.config, job.host)
         width = self._networks.student.feature_width
-        self._learner = SelectorLearner(method, self._section, width, job.host.device)
+        self._learner = SelectorLearner(self._section, width, job.host.device)
 
     def run(self, continued: Path | None) -> None:
         """Run all rounds from the burn-in, or those that are left from where training stopped."""
@@ -142,7 +146,7 @@ class MethodTraining:
         return read_position(continued)
 
     def _pseudo_labels(self, round_index: int) -> PseudoSet:
-        if self._method in LABELS_NOTHING:
+        if not makes_labels(self._method):
             return PseudoSet.empty()
         files = self._job.host.labels(self._method, round_index)
         return PseudoSet.read(files, self._job.sets["unlabeled"])
@@ -165,15 +169,19 @@ class MethodTraining:
 
     def _train_selector(self, version: int, updates: int) -> dict[str, float]:
         """Update the selector of a version on rank 0 and share the result: the ranks must not drift apart."""
-        job, metrics = self._job, dict[str, float]()
+        job, learner, metrics = self._job, self._learner, dict[str, float]()
         if job.host.rank == 0:
             teacher, device = self._networks.teacher, job.host.device
             unlabeled = unlabeled_evidence(job.config, job.sets["unlabeled"], teacher, self._previous(version), device)
             gradient = labeled_gradient(job.config, job.sets["labeled"], teacher, device)
-            metrics = self._learner.update(
-                self._cross_fitted, unlabeled, gradient, updates, self._loop.seed, version - 1
-            )
-        self._learner.receive(job.host.broadcast(self._learner.send()))
+            before = learner.frozen_copy()
+            for batch in learner.batches(self._cross_fitted, unlabeled, version, updates, self._loop.seed):
+                terms = learner.selector.update(
+                    learner.optimizer, batch.labeled, batch.unlabeled, gradient, batch.generator, before
+                )
+                for name, value in terms.items():
+                    metrics[f"policy/{name}"] = metrics.get(f"policy/{name}", 0.0) + value / updates
+        learner.receive(job.host.broadcast(learner.send()))
         return job.host.broadcast(metrics)
 
     @cached_property

@@ -16,7 +16,7 @@ import pytest
 from l2l_ray.config import RunConfig
 from l2l_ray.data.masks import mask_area_px
 from l2l_ray.errors import DataError
-from l2l_ray.loop.evaluation.evaluate import Evaluations, figures_of, label_of, meter_of, protocol_of, results
+from l2l_ray.loop.evaluation.evaluate import Evaluations, figures_of, meter_of, protocol_of, results
 from l2l_ray.loop.inference.engine import EvalPart
 from l2l_ray.loop.inference.quality import Quality
 from l2l_ray.loop.state.example_files import read_examples
@@ -131,19 +131,6 @@ def test_a_full_disk_leaves_no_group_behind(
         _close(run)
     assert Evaluations(run).mean_ious() == {}
     assert _close(run)["num"] == 3
-
-
-@pytest.mark.parametrize(
-    ("method", "label"),
-    [
-        ("prior_only", "prior only (zero-shot)"),
-        ("l2l", "L2L (RPLE)"),
-        ("fixed_threshold", "fixed threshold"),
-        ("fixed_threshold@0.8", "fixed threshold 0.8"),
-    ],
-)
-def test_methods_are_named_for_readers(method: str, label: str) -> None:
-    assert label_of(method) == label
 
 
 def _finished_plan(splits: dict[str, int], scores: dict[int, float]) -> Plan:

@@ -22,7 +22,7 @@ from l2l_ray.loop.state.ledger import Ledger, LedgerEntry, read_shard
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.proposal import Proposer
 from l2l_ray.randomness import sample_key
-from l2l_ray.selector.rules import make_selector
+from l2l_ray.selector.registry import make_selector
 from l2l_ray.types import LabeledExample
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2l_ray.loop.state.plan import PRIOR_ONLY, VAL, EvalItem, LabelItem, Plan, WorkItem
+from l2l_ray.loop.state.plan import VAL, EvalItem, LabelItem, Plan, WorkItem
 from l2l_ray.loop.state.staleness import label_version
+from l2l_ray.selector.registry import PRIOR_ONLY
 
 Group = tuple[str, int, str]
 TABLES = ("labeled", "unlabeled", "val", "testA", "testB")

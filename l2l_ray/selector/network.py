@@ -1,4 +1,4 @@
-"""The RPLE policy: a small convolutional network that gives each grid cell an action and each sample a gate.
+"""The policy network of RPLE: small and convolutional, it gives each grid cell an action and each sample a gate.
 
 Path: evidence maps and a few projected decoder features, averaged to a context grid of at most 16 x 16 cells -> 3 x 3
 convolutions of growing dilation, modulated by the summary (FiLM), so that a decision sees the whole object at any
@@ -17,7 +17,6 @@ Source: the paper says pixel-level, sample-dependent acceptance; network, start 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +25,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from l2l_ray.config import SelectorConfig
-from l2l_ray.errors import DataError
 from l2l_ray.selector.state import (
     STATE_CHANNELS,
     SUMMARY_CHANNELS,
@@ -35,7 +33,7 @@ from l2l_ray.selector.state import (
     label_candidates,
     normalize_features,
 )
-from l2l_ray.types import Action, Evidence, Selection
+from l2l_ray.types import Action, Evidence
 
 CONTEXT_GRID = 16
 DILATIONS = (2, 4)  # with the entry layer a context cell sees 7 cells each way, nearly the whole 16 x 16 grid
@@ -68,10 +66,8 @@ class PolicyOutput:
         return functional.log_softmax(self.action_logits, dim=1)
 
 
-class RplePolicy(nn.Module):
-    """Reinforced selector; trained by `objective.update_selector`."""
-
-    needs_full_evidence = True
+class PolicyNetwork(nn.Module):
+    """Evidence in, a distribution over actions and gate out; `rple.Rple` labels and learns with it."""
 
     def __init__(self, config: SelectorConfig, feature_width: int) -> None:
         """Build the network.
@@ -81,7 +77,6 @@ class RplePolicy(nn.Module):
             feature_width: Channels F of `Evidence.features`.
         """
         super().__init__()
-        self.name = "l2l"
         self.config = config
         hidden, channels, summary = config.hidden, len(STATE_CHANNELS), len(SUMMARY_CHANNELS)
         cell_width = max(4, hidden // 2)  # the fine grid has most of the cells, hence most of the cost
@@ -149,84 +144,9 @@ class RplePolicy(nn.Module):
         return context
 
     def distribution(self, evidence: Evidence) -> PolicyOutput:
-        """Return the distribution over actions and gate for a batch of views."""
+        """Return the distribution over actions and gate for a batch of evidence."""
         output: PolicyOutput = self(self.prepare(evidence))
         return output
-
-    @torch.no_grad()
-    def ranking(self, evidence: Evidence) -> tuple[Float[Tensor, "B G G"], Bool[Tensor, "B G G"]]:
-        """Return (score in [0, 1], label) per cell: gate times the probability of the likelier label being taken."""
-        output = self.distribution(evidence)
-        probs = output.log_probs().exp()
-        prefer_prior = probs[:, Action.PRIOR] > probs[:, Action.TEACHER]
-        label = torch.where(prefer_prior, evidence.proposal > 0.5, evidence.mask_probs > 0.5)
-        score = torch.maximum(probs[:, Action.PRIOR], probs[:, Action.TEACHER])
-        gate = torch.sigmoid(output.gate_logit) if self.config.gate else torch.ones_like(output.gate_logit)
-        return score * gate[:, None, None], label
-
-    @torch.no_grad()
-    def select(self, evidence: Evidence, keys: Sequence[int]) -> Selection:
-        """Label a batch: most likely actions at `label_temperature` 0, else samples drawn from each sample's own key.
-
-        A sample whose gate is shut has IGNORE everywhere; `gate` keeps its probability, so a viewer can sort by doubt
-        (what was drawn, 0 or 1, where labels are sampled).
-        `confidence` is the mean policy probability of the accepted actions, 0 when nothing is accepted.
-
-        Args:
-            evidence: Evidence for B samples.
-            keys: B integers, one per sample; a sample's outcome does not depend on the rest of the batch.
-
-        Raises:
-            DataError: If the number of keys is not the batch size.
-        """
-        output = self.distribution(evidence)
-        check_keys(evidence, keys)
-        log_probs, gate_probs = output.log_probs(), torch.sigmoid(output.gate_logit)
-        temperature = self.config.label_temperature
-        if temperature == 0:
-            action, gate_open = log_probs.argmax(1), gate_probs >= 0.5
-        else:
-            noise = keyed_noise(keys, log_probs[0, 0].numel() + 1).to(log_probs.device)
-            cell_noise = noise[:, 1:].view_as(log_probs[:, 0])
-            action = sample_actions(functional.softmax(output.action_logits / temperature, dim=1), cell_noise)
-            gate_open = noise[:, 0] < torch.sigmoid(output.gate_logit / temperature)
-            gate_probs = gate_open.float()  # what was drawn: whoever reads the label uses it from 0.5 on
-        if not self.config.gate:
-            gate_probs, gate_open = torch.ones_like(gate_probs), torch.ones_like(gate_open)
-        chosen = log_probs.gather(1, action[:, None].long())[:, 0]
-        action = torch.where(gate_open[:, None, None], action, Action.IGNORE)
-        weight = (action != Action.IGNORE).float()
-        confidence = (chosen.exp() * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
-        return make_selection(evidence, action, weight, gate_probs, confidence, chosen.mean((1, 2)))
-
-
-def make_selection(
-    evidence: Evidence,
-    action: Int[Tensor, "B G G"],
-    weight: Float[Tensor, "B G G"],
-    gate: Float[Tensor, " B"],
-    confidence: Float[Tensor, " B"],
-    mean_log_prob: Float[Tensor, " B"] | None = None,
-) -> Selection:
-    """Join a decision into a `Selection`: targets follow from the actions (teacher's label where ignored)."""
-    candidates = label_candidates(evidence)
-    target = torch.where(action == Action.PRIOR, candidates.prior, candidates.teacher)
-    mean_log_prob = torch.zeros_like(gate) if mean_log_prob is None else mean_log_prob
-    return Selection(action.to(torch.int8), target, weight, gate, confidence, mean_log_prob)
-
-
-def check_keys(evidence: Evidence, keys: Sequence[int]) -> None:
-    """Raise DataError unless there is one key per sample."""
-    if len(keys) != len(evidence.mask_probs):
-        raise DataError(
-            f"a selector needs one key per sample, got {len(keys)} keys for {len(evidence.mask_probs)} samples; "
-            "make them with l2l_ray.randomness.sample_key"
-        )
-
-
-def keyed_noise(keys: Sequence[int], num: int) -> Float[Tensor, "B N"]:
-    """Return uniform numbers in [0, 1), one row per key, on the CPU so that every device sees the same ones."""
-    return torch.stack([torch.rand(num, generator=torch.Generator().manual_seed(key)) for key in keys])
 
 
 def sample_actions(probs: Float[Tensor, "B 3 G G"], noise: Float[Tensor, "*K B G G"]) -> Int[Tensor, "*K B G G"]:

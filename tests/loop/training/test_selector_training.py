@@ -1,4 +1,4 @@
-"""Rewards come from labeled images through teachers that never saw them, and from a fixed unlabeled subset."""
+"""A selector in training: what it learns from, and that saved, sent and resumed it learns the same."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from l2l_ray.config import RunConfig
+from l2l_ray.config import RunConfig, SelectorConfig
 from l2l_ray.data.images import batch_indices
 from l2l_ray.data.splits import folds
 from l2l_ray.loop.inference.inputs import ExampleSet, ExampleSets
 from l2l_ray.loop.inference.teacher import gather_evidence, predict
-from l2l_ray.loop.state.checkpoint import load_weights
+from l2l_ray.loop.state.checkpoint import load_train_state, load_weights, save_train_state
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.loop.training.rewards import CrossFitted, StoredEvidence, labeled_gradient, unlabeled_evidence
+from l2l_ray.loop.training.selector_training import (
+    CrossFitted,
+    SelectorLearner,
+    StoredEvidence,
+    labeled_gradient,
+    unlabeled_evidence,
+)
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import Evidence
 from tests.whole_run import changed
@@ -55,7 +61,7 @@ def fold_rows(whole_run: RunFolder, labeled: ExampleSet) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def rewards(whole_run: RunFolder, labeled: ExampleSet, burn_in: Path, fold_rows: list[list[int]]) -> CrossFitted:
+def cross_fitted(whole_run: RunFolder, labeled: ExampleSet, burn_in: Path, fold_rows: list[list[int]]) -> CrossFitted:
     teachers = [burn_in / f"fold{number}" for number in range(len(fold_rows))]
     return CrossFitted(whole_run.config, labeled, fold_rows, teachers, CPU)
 
@@ -67,10 +73,10 @@ def test_no_image_is_in_two_folds(labeled: ExampleSet, fold_rows: list[list[int]
 
 
 def test_every_labeled_row_is_seen_once_by_the_teacher_that_did_not_train_on_it(
-    whole_run: RunFolder, labeled: ExampleSet, burn_in: Path, fold_rows: list[list[int]], rewards: CrossFitted
+    whole_run: RunFolder, labeled: ExampleSet, burn_in: Path, fold_rows: list[list[int]], cross_fitted: CrossFitted
 ) -> None:
     order = batch_indices(len(labeled), len(labeled), 7, "reward2", 0)
-    found = rewards.batch(10_000, seed=7, round_index=2, number=0)
+    found = cross_fitted.batch(10_000, seed=7, version=3, number=0)
     stored = [row for fold in fold_rows for row in fold]
     rows = [stored[position] for position in order]
     assert sorted(rows) == list(range(len(labeled)))
@@ -83,12 +89,12 @@ def test_every_labeled_row_is_seen_once_by_the_teacher_that_did_not_train_on_it(
     assert (probs[0] - probs[1]).abs().amax((1, 2)).min() > 1e-3  # so the comparison above tells them apart
 
 
-def test_reward_batches_are_keyed(rewards: CrossFitted) -> None:
-    batch = rewards.batch(3, 0, 1, 0)
+def test_batches_are_keyed(cross_fitted: CrossFitted) -> None:
+    batch = cross_fitted.batch(3, 0, 1, 0)
     assert batch.mask.shape[0] == len(batch.evidence.prior_score) == 3
-    assert torch.equal(rewards.batch(3, 0, 1, 0).evidence.mask_probs, batch.evidence.mask_probs)
+    assert torch.equal(cross_fitted.batch(3, 0, 1, 0).evidence.mask_probs, batch.evidence.mask_probs)
     for other in ((1, 1, 0), (0, 2, 0), (0, 1, 1)):
-        assert not torch.equal(rewards.batch(3, *other).evidence.mask_probs, batch.evidence.mask_probs)
+        assert not torch.equal(cross_fitted.batch(3, *other).evidence.mask_probs, batch.evidence.mask_probs)
 
 
 def test_the_labeled_gradient_is_that_of_autograd(whole_run: RunFolder, labeled: ExampleSet) -> None:
@@ -135,7 +141,7 @@ def test_the_unlabeled_subset_is_fixed_by_sentence(whole_run: RunFolder, sets: E
     assert unlabeled_evidence(none, table, teacher, previous, CPU) is None
 
 
-def test_stored_views_come_back_in_full_precision_but_for_features(
+def test_stored_evidence_comes_back_in_full_precision_but_for_features(
     whole_run: RunFolder, labeled: ExampleSet, burn_in: Path
 ) -> None:
     teacher = _network(whole_run.config, burn_in / "base" / "teacher.safetensors")
@@ -152,5 +158,51 @@ def test_stored_views_come_back_in_full_precision_but_for_features(
         exact = "features" not in field.name
         bound = 0.0 if exact else 1e-3  # half precision has 11 bits
         torch.testing.assert_close(found, expected, atol=bound, rtol=bound, msg=field.name)
-    again = stored.batch(8, seed=0, round_index=1, number=0)
+    again = stored.batch(8, seed=0, version=2, number=0)
     assert sorted(again.prior_score.tolist()) == sorted(stored.take([0, 1, 2]).prior_score.tolist())
+
+
+def _learner(name: str = "l2l") -> SelectorLearner:
+    return SelectorLearner(SelectorConfig(name=name, group_size=3, update_batch=4), 32, CPU)
+
+
+def _learn(learner: SelectorLearner, cross_fitted: CrossFitted, version: int, num: int) -> list[dict[str, float]]:
+    before = learner.frozen_copy()
+    return [
+        learner.selector.update(
+            learner.optimizer, batch.labeled, batch.unlabeled, torch.zeros(33), batch.generator, before
+        )
+        for batch in learner.batches(cross_fitted, None, version, num, seed=0)
+    ]
+
+
+def test_a_selector_learns_the_same_after_it_was_saved_or_sent(cross_fitted: CrossFitted, tmp_path: Path) -> None:
+    learner, resumed, other_rank = _learner(), _learner(), _learner()
+    assert all(terms["entropy"] > 0 for terms in _learn(learner, cross_fitted, version=0, num=2))
+    state: dict[str, object] = {}
+    learner.save(tmp_path, state)
+    save_train_state(tmp_path / "train_state.pt", state)
+    resumed.load(tmp_path, load_train_state(tmp_path / "train_state.pt"))
+    other_rank.receive(learner.send())
+    sent = {name: value.clone() for name, value in other_rank.send().items()}
+    assert all(torch.equal(value, sent[name]) for name, value in learner.send().items())
+    expected = _learn(learner, cross_fitted, version=1, num=1)
+    assert _learn(resumed, cross_fitted, version=1, num=1) == expected
+    assert all(torch.equal(value, resumed.send()[name]) for name, value in learner.send().items())
+    assert not all(torch.equal(value, sent[name]) for name, value in learner.send().items())
+
+
+def test_every_update_has_its_own_random_numbers(cross_fitted: CrossFitted) -> None:
+    learner = _learner()
+    seeds = [b.generator.initial_seed() for v in (0, 1) for b in learner.batches(cross_fitted, None, v, 2, seed=3)]
+    assert seeds == [3_000_009, 3_000_010, 3_010_016, 3_010_017]  # results of finished runs depend on these values
+
+
+def test_a_rule_is_kept_without_weights(tmp_path: Path) -> None:
+    rule = _learner("fixed_threshold")
+    assert rule.send() == {}
+    with pytest.raises(AssertionError, match="without a parameter"):
+        _ = rule.optimizer
+    state: dict[str, object] = {}
+    rule.save(tmp_path, state)
+    _learner("fixed_threshold").load(tmp_path, state)

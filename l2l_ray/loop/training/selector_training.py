@@ -1,0 +1,241 @@
+"""A selector in training: what it learns from, batch by batch, and how its state is kept and sent.
+
+It learns from *cross-fitted* labeled images, each seen through the fold teacher that was not trained on it: a teacher
+is too sure of its own training images, and a reward measured there would teach the selector to believe everything.
+Their evidence is fixed at burn-in time. A fixed subset of the unlabeled images, seen through the current teacher, feeds
+the reward terms that need no truth. Nothing of val is here.
+
+Source: ours.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from l2l_ray.config import RunConfig, SelectorConfig
+from l2l_ray.data.images import batch_indices
+from l2l_ray.loop.inference.inputs import ExampleSet
+from l2l_ray.loop.inference.teacher import autocast, gather_evidence
+from l2l_ray.loop.state.checkpoint import load_weights, save_weights
+from l2l_ray.randomness import sample_key, seed_torch, torch_generator
+from l2l_ray.segmenter.model import Segmenter
+from l2l_ray.selector.base import LabeledEvidence, Selector
+from l2l_ray.selector.registry import make_selector
+from l2l_ray.types import Evidence
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+MAX_CROSS_FITTED = 1024  # samples whose evidence is kept in memory: 0.1 MB each at the tiny size, 8 MB at 480 px
+GRADIENT_SAMPLES = 64  # labeled samples behind the utility reward's gradient
+
+
+@dataclass(frozen=True)
+class SelectorBatch:
+    """What one update of a selector learns from.
+
+    Example: `next(learner.batches(cross_fitted, None, version=0, num=60, seed=0))`
+    """
+
+    labeled: LabeledEvidence
+    unlabeled: Evidence | None
+    generator: torch.Generator  # all randomness of the update
+
+
+class SelectorLearner:
+    """A selector with its optimiser; a rule has no parameters and is only kept."""
+
+    def __init__(self, section: SelectorConfig, feature_width: int, device: torch.device) -> None:
+        seed_torch(0)  # the policy's start is part of the method, not of the run's seed
+        self._section = section
+        self._device = device
+        self.selector = make_selector(section, feature_width).to(device)
+        parameters = list(self.selector.parameters())
+        self._optimizer = torch.optim.Adam(parameters, lr=section.lr) if parameters else None
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Of the selector's parameters."""
+        assert self._optimizer is not None, f"{self._section.name} is registered with learns=True, without a parameter"
+        return self._optimizer
+
+    def frozen_copy(self) -> Selector:
+        """Return the selector as it is now, to measure by later how far it moved."""
+        return copy.deepcopy(self.selector).requires_grad_(False)
+
+    def batches(
+        self, cross_fitted: CrossFitted, unlabeled: StoredEvidence | None, version: int, num: int, seed: int
+    ) -> Iterator[SelectorBatch]:
+        """Yield the batches of the updates that make one version.
+
+        Args:
+            cross_fitted: Evidence and truth of the labeled images.
+            unlabeled: Evidence of the unlabeled subset; None = there is none.
+            version: The version that is made: 0 by the warm-up, r + 1 by round r.
+            num: How many.
+            seed: The run's seed.
+        """
+        size = self._section.update_batch
+        for number in range(num):
+            yield SelectorBatch(
+                labeled=cross_fitted.batch(size, seed, version, number),
+                unlabeled=None if unlabeled is None else unlabeled.batch(size, seed, version, number),
+                generator=torch_generator(seed * 1_000_003 + version * 10_007 + number),
+            )
+
+    def send(self) -> dict[str, Any]:
+        """Return the selector's state for other ranks."""
+        return {name: tensor.cpu() for name, tensor in self.selector.state_dict().items()}
+
+    def receive(self, state: dict[str, Any]) -> None:
+        """Take over rank 0's state."""
+        self.selector.load_state_dict(state)
+
+    def save(self, folder: Path, state: dict[str, Any]) -> None:
+        """Write the weights to `folder` and the optimiser into `state`."""
+        save_weights(self.selector, folder / "selector.safetensors")
+        state["selector_optimizer"] = self._optimizer.state_dict() if self._optimizer else {}
+
+    def load(self, folder: Path, state: dict[str, Any]) -> None:
+        """Read what `save` wrote."""
+        load_weights(self.selector, folder / "selector.safetensors", self._device)
+        if self._optimizer:
+            self._optimizer.load_state_dict(state["selector_optimizer"])
+
+
+class StoredEvidence:
+    """Evidence of many samples, kept on the CPU; features in half precision."""
+
+    def __init__(self, parts: Sequence[Evidence], device: torch.device) -> None:
+        self._device = device
+        self._tensors = {f.name: torch.cat([_stored(getattr(p, f.name)) for p in parts]) for f in fields(Evidence)}
+
+    def __len__(self) -> int:
+        return len(self._tensors["prior_score"])
+
+    def take(self, indices: Sequence[int]) -> Evidence:
+        """Return some samples on the device, fp32."""
+        rows = torch.tensor(list(indices))
+        return Evidence(**{name: _fp32(t[rows]).to(self._device) for name, t in self._tensors.items()})
+
+    def batch(self, size: int, seed: int, version: int, number: int) -> Evidence:
+        """Return the samples of one update, keyed by (seed, version that is made, number)."""
+        stream = f"unlabeled-reward{version - 1}"  # named after the round before the version
+        return self.take(batch_indices(len(self), min(size, len(self)), seed, stream, number))
+
+
+class CrossFitted:
+    """Evidence of the labeled set, each sample by the fold teacher that was not trained on its image.
+
+    Args:
+        config: The run's config.
+        labeled: The labeled examples.
+        folds: Rows of each fold.
+        teachers: Burn-in folder of each fold's teacher.
+        device: Where the networks run.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        labeled: ExampleSet,
+        folds: Sequence[Sequence[int]],
+        teachers: Sequence[Path],
+        device: torch.device,
+    ) -> None:
+        parts, rows = [], []
+        share = max(1, MAX_CROSS_FITTED // len(folds))
+        for fold, folder in zip(folds, teachers, strict=True):
+            chosen = _subset(labeled, list(fold), share, config.loop.seed)
+            teacher = _network(config, folder / "teacher.safetensors", device)
+            previous = _network(config, folder / "previous.safetensors", device)
+            parts += _evidence(config, labeled, chosen, teacher, previous, device)
+            rows += chosen
+        self._evidence = StoredEvidence(parts, device)
+        self._masks = labeled.masks(rows)
+        self._device = device
+
+    def batch(self, size: int, seed: int, version: int, number: int) -> LabeledEvidence:
+        """Return the samples of one update, keyed by (seed, version that is made, number)."""
+        total = len(self._masks)
+        drawn = batch_indices(total, min(size, total), seed, f"reward{version - 1}", number)
+        return LabeledEvidence(self._evidence.take(drawn), self._masks[drawn].to(self._device))
+
+
+def unlabeled_evidence(
+    config: RunConfig, examples: ExampleSet, teacher: Segmenter, previous: Path, device: torch.device
+) -> StoredEvidence | None:
+    """Return the evidence of the fixed unlabeled subset by the current teacher; None when the subset is empty."""
+    rows = _subset(examples, list(range(len(examples))), config.selector.max_unlabeled, config.loop.seed)
+    if not rows:
+        return None
+    return StoredEvidence(
+        _evidence(config, examples, rows, teacher, _network(config, previous, device), device), device
+    )
+
+
+@torch.inference_mode()
+def labeled_gradient(
+    config: RunConfig, labeled: ExampleSet, teacher: Segmenter, device: torch.device
+) -> Float[Tensor, " F+1"]:
+    """Return the mean cross-entropy gradient of the teacher's last layer [w, b] on labeled samples, without backward.
+
+    With logit w.f + b + base and cross-entropy, the gradient of one cell is (p - y) [f, 1].
+    """
+    rows = _subset(labeled, list(range(len(labeled))), GRADIENT_SAMPLES, config.loop.seed)
+    inputs = labeled.inputs(rows).to(device)
+    with autocast(device, config.loop.autocast):
+        output = teacher(
+            inputs.images, teacher.tokenize(inputs.expressions).to(device), inputs.proposal, inputs.prior_score,
+            inputs.has_prior, phrases=teacher.tokenize(inputs.phrases).to(device),
+        )  # fmt: skip
+    error = output.mask_logits.float().sigmoid() - labeled.masks(rows).to(device)
+    weights = torch.einsum("bfyx,byx->f", output.features.float(), error)
+    gradient: Tensor = torch.cat([weights, error.sum()[None]]) / error.numel()
+    return gradient
+
+
+def _evidence(
+    config: RunConfig,
+    examples: ExampleSet,
+    rows: Sequence[int],
+    teacher: Segmenter,
+    previous: Segmenter,
+    device: torch.device,
+) -> list[Evidence]:
+    size = config.loop.eval_batch
+    parts = []
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        inputs = examples.inputs(part).to(device)
+        perturbed = examples.inputs(part, perturb_seed=config.loop.seed).to(device)
+        parts.append(gather_evidence(teacher, previous, inputs, perturbed, config.loop.autocast))
+    return parts
+
+
+def _subset(examples: ExampleSet, rows: list[int], size: int, seed: int) -> list[int]:
+    """Return up to `size` rows, chosen by sent_id, in their order."""
+    by_key = sorted(rows, key=lambda row: sample_key(seed, "reward-subset", examples.examples[row].sent_id))
+    return sorted(by_key[:size])
+
+
+def _network(config: RunConfig, weights: Path, device: torch.device) -> Segmenter:
+    network = Segmenter(config.segmenter.model_copy(update={"pretrained": False}))
+    load_weights(network, weights)
+    return network.to(device).eval()
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    tensor = tensor.cpu()
+    return tensor.half() if tensor.ndim == 4 else tensor
+
+
+def _fp32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor

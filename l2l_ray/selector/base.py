@@ -1,0 +1,115 @@
+"""What all selectors share: their interface, and how a decision becomes a `Selection`.
+
+A selector is a torch module, also where it has no parameters, so that checkpoints and versions look alike for all.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from l2l_ray.config import SelectorConfig
+from l2l_ray.errors import DataError
+from l2l_ray.selector.state import label_candidates
+from l2l_ray.types import Action, Evidence, Selection
+
+GRAD_CLIP = 1.0  # norm of all gradients together; ours
+Ranking = tuple[Float[Tensor, "B G G"], Bool[Tensor, "B G G"]]
+
+
+@dataclass(frozen=True)
+class LabeledEvidence:
+    """Cross-fitted labeled images: evidence by a teacher that was not trained on them, and their truth.
+
+    `mask` is grid coverage in [0, 1]; a cell covered by more than half is foreground.
+    """
+
+    evidence: Evidence
+    mask: Float[Tensor, "B G G"]
+
+
+class Selector(nn.Module, ABC):
+    """Decides, per grid cell and per sample, which pseudo-labels are trained on."""
+
+    config: SelectorConfig
+    needs_full_evidence = True  # False: reads the guided prediction and the proposal alone
+
+    @abstractmethod
+    def select(self, evidence: Evidence, keys: Sequence[int]) -> Selection:
+        """Label a batch.
+
+        Args:
+            evidence: Evidence for B samples.
+            keys: B integers, one per sample and the only source of randomness; a sample's outcome does not depend on
+                the rest of the batch.
+
+        Raises:
+            DataError: The number of keys is not the batch size.
+        """
+
+    @abstractmethod
+    def ranking(self, evidence: Evidence) -> Ranking:
+        """Return (score in [0, 1], label) per cell: which cells it would believe first, whatever its cut."""
+
+    def update(
+        self,
+        optimizer: torch.optim.Optimizer,
+        labeled: LabeledEvidence,
+        unlabeled: Evidence | None,
+        gradient: Float[Tensor, " D"] | None,
+        generator: torch.Generator,
+        reference: Selector | None = None,
+    ) -> dict[str, float]:
+        """Learn from one batch, in place; for selectors that are registered with `learns=True`.
+
+        All get the same images in the same order; one that has no use for the rest leaves it alone.
+
+        Args:
+            optimizer: Over `self.parameters()`.
+            labeled: Cross-fitted labeled images.
+            unlabeled: Evidence of images without truth.
+            gradient: Gradient of the labeled loss for the segmenter's last layer [weight, bias], bias last.
+            generator: All randomness of the update; the same seed on every worker gives the same update.
+            reference: Frozen copy of this selector as it was before the round's updates.
+
+        Returns:
+            Metrics by name, of this batch.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is registered with learns=True, but has no `update`")
+
+
+def take_step(module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Take one optimiser step down the loss, the gradient's norm cut at `GRAD_CLIP`."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(module.parameters(), GRAD_CLIP)
+    optimizer.step()
+
+
+def make_selection(
+    evidence: Evidence,
+    action: Int[Tensor, "B G G"],
+    weight: Float[Tensor, "B G G"],
+    gate: Float[Tensor, " B"],
+    confidence: Float[Tensor, " B"],
+    mean_log_prob: Float[Tensor, " B"] | None = None,
+) -> Selection:
+    """Join a decision into a `Selection`: targets follow from the actions (teacher's label where ignored)."""
+    candidates = label_candidates(evidence)
+    target = torch.where(action == Action.PRIOR, candidates.prior, candidates.teacher)
+    mean_log_prob = torch.zeros_like(gate) if mean_log_prob is None else mean_log_prob
+    return Selection(action.to(torch.int8), target, weight, gate, confidence, mean_log_prob)
+
+
+def check_keys(evidence: Evidence, keys: Sequence[int]) -> None:
+    """Raise DataError unless there is one key per sample."""
+    if len(keys) != len(evidence.mask_probs):
+        raise DataError(
+            f"a selector needs one key per sample, got {len(keys)} keys for {len(evidence.mask_probs)} samples; "
+            "make them with l2l_ray.randomness.sample_key"
+        )

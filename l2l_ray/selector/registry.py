@@ -1,0 +1,155 @@
+"""Every selector there is, in one table: its name, what people call it, its class, and what the loop must know of it.
+
+Whoever lists, checks, labels or draws selectors reads this table, so a new one is one entry (docs/add_a_selector.md).
+It imports no torch: the config checks names against it, and classes are imported when one is made.
+
+A *method* is what `selector.name` and `compare` hold: the name of a selector, for `fixed_threshold` also
+`fixed_threshold@0.8`, or `module:name` for one that somebody wrote in a module of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from l2l_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from l2l_ray.config import SelectorConfig
+    from l2l_ray.selector.base import Selector
+
+PRIOR_ONLY = "prior_only"  # the zero-shot row of every table: the prior's mask itself; nobody can choose it
+
+
+@dataclass(frozen=True)
+class SelectorSpec:
+    """What the program knows of one selector without importing it.
+
+    Args:
+        name: What `selector.name` says. One of your own is named `module:name`, after the module that registers it.
+        label: Its name in tables and figures.
+        make: Its class, as `file:Class` of this folder; or anything that makes a selector from the selector section
+            and the number of feature channels.
+        style: Colour and matplotlib marker of its curves; None = drawn in one of the spare styles.
+        learns: Whether it has an `update`; only for such are fold teachers trained, which cross-fitting needs.
+        labels: Whether it labels anything; False = training uses the labeled images alone.
+        setting: Field of the selector section that `name@value` sets; None = it takes no value.
+
+    Example: `spec_of("fixed_threshold@0.8").setting` is `"threshold"`.
+    """
+
+    name: str
+    label: str
+    make: str | Callable[[SelectorConfig, int], Selector]
+    style: tuple[str, str] | None = None
+    learns: bool = False
+    labels: bool = True
+    setting: str | None = None
+
+
+# Colours are mid-tones: each is at least 2.8:1 against white and against the dark page.
+# fmt: off
+_BUILT_IN = (
+    SelectorSpec("l2l", "L2L (RPLE)", "rple:Rple", ("#e4572e", "o"), learns=True),
+    SelectorSpec("supervised", "supervised, with guidance", "rules:Supervised", ("#7f8c9b", "s"), labels=False),
+    SelectorSpec("accept_all", "accept all", "rules:AcceptAll", ("#a06cd5", "^")),
+    SelectorSpec("fixed_threshold", "fixed threshold", "rules:FixedThreshold", ("#2e86de", "D"), setting="threshold"),
+    SelectorSpec("pwa", "SemiRES pixel weights", "rules:PixelWeightAdjustment", ("#139a80", "v")),
+    SelectorSpec("matching", "SemiRES matching", "rules:Matching", ("#b8901c", "P")),
+    SelectorSpec("agreement", "prior and teacher agree", "rules:Agreement", ("#d6579b", "X")),
+    SelectorSpec("logistic", "logistic control", "logistic:LogisticControl", ("#5b9a3c", "<"), learns=True),
+)
+# fmt: on
+_SPECS = {spec.name: spec for spec in _BUILT_IN}
+_PRIOR_ONLY_LABEL, _PRIOR_ONLY_STYLE = "prior only (zero-shot)", ("#8d6e63", "*")
+
+
+def register(spec: SelectorSpec) -> None:
+    """Add a selector; a module of your own calls this when it is imported.
+
+    Raises:
+        ConfigError: The name is taken.
+    """
+    if spec.name in (*_SPECS, PRIOR_ONLY):
+        raise ConfigError(f"a selector called {spec.name!r} is registered already; give yours another name")
+    _SPECS[spec.name] = spec
+
+
+def selectors() -> tuple[SelectorSpec, ...]:
+    """Return the built-in ones, in order; somebody's own is found by its name alone, so this is the same everywhere."""
+    return _BUILT_IN
+
+
+def spec_of(method: str) -> SelectorSpec:
+    """Return the spec of a method, importing the module of one that is somebody's own.
+
+    Raises:
+        ConfigError: There is no such selector, its module cannot be imported, or it takes no value.
+    """
+    name, at, value = method.partition("@")
+    if name not in _SPECS and ":" in name:
+        _import_own(name)
+    if name not in _SPECS:
+        raise ConfigError(
+            f"there is no selector {name!r}; choose one of {', '.join(map(repr, _SPECS))}, or 'module:name' for one of "
+            "your own, see docs/add_a_selector.md"
+        )
+    spec = _SPECS[name]
+    if at and not spec.setting:
+        raise ConfigError(f"selector {name!r} takes no value, got {method!r}; write {name!r}")
+    if at and not value:
+        raise ConfigError(f"{method!r} needs its {spec.setting} after the '@', got nothing; write e.g. '{name}@0.8'")
+    return spec
+
+
+def _import_own(name: str) -> None:
+    module = name.rpartition(":")[0]
+    try:
+        import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"selector {name!r}: module {module!r} cannot be imported: {error}; put its folder on PYTHONPATH, on every "
+            "machine of the run"
+        ) from error
+    if name not in _SPECS:
+        raise ConfigError(
+            f"selector {name!r}: module {module!r} does not register it; call register(SelectorSpec({name!r}, ...)) in "
+            "it, see docs/add_a_selector.md"
+        )
+
+
+def makes_labels(method: str) -> bool:
+    """Return whether there are pseudo-labels of a method."""
+    return method != PRIOR_ONLY and spec_of(method).labels
+
+
+def label_of(method: str) -> str:
+    """Return the name of a method as tables print it."""
+    if method == PRIOR_ONLY:
+        return _PRIOR_ONLY_LABEL
+    value = method.partition("@")[2]
+    return spec_of(method).label + (f" {value}" if value else "")
+
+
+def style_of(method: str) -> tuple[str, str] | None:
+    """Return colour and marker of a method's curves; None where it has none of its own. Imports nothing."""
+    if method == PRIOR_ONLY:
+        return _PRIOR_ONLY_STYLE
+    return _SPECS[method].style if method in _SPECS else None
+
+
+def make_selector(section: SelectorConfig, feature_width: int) -> Selector:
+    """Return the selector that `section.name` asks for.
+
+    Args:
+        section: The selector section.
+        feature_width: Channels of `Evidence.features`; used by selectors that learn.
+    """
+    make = spec_of(section.name).make
+    if isinstance(make, str):
+        file, _, name = make.partition(":")
+        built_in: Callable[[SelectorConfig, int], Selector] = getattr(import_module(f"l2l_ray.selector.{file}"), name)
+        return built_in(section, feature_width)
+    return make(section, feature_width)

@@ -1,0 +1,149 @@
+"""One table names all selectors; each of them is one, whoever wrote it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from l2l_ray.config import SelectorConfig
+from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.selector.base import Selector
+from l2l_ray.selector.registry import (
+    PRIOR_ONLY,
+    SelectorSpec,
+    label_of,
+    make_selector,
+    makes_labels,
+    register,
+    selectors,
+    spec_of,
+    style_of,
+)
+from l2l_ray.types import Action
+
+
+def select(name, evidence):
+    selector = make_selector(SelectorConfig(name=name), evidence.features.shape[1])
+    return selector.select(evidence, list(range(len(evidence.mask_probs))))
+
+
+@pytest.mark.parametrize("name", [spec.name for spec in selectors()])
+class TestContract:
+    def test_is_a_selector(self, name):
+        assert isinstance(make_selector(SelectorConfig(name=name), 8), Selector)
+
+    def test_learns_if_the_registry_says_so(self, name):
+        selector = make_selector(SelectorConfig(name=name), 8)
+        learns = type(selector).update is not Selector.update
+        assert spec_of(name).learns == learns == bool(list(selector.parameters()))
+
+    def test_labels_if_the_registry_says_so(self, name, evidence_of):
+        sure = evidence_of(torch.tensor([[[0.99, 0.01], [0.99, 0.01]]]))  # whatever labels, labels this
+        accepted = select(name, sure).action != Action.IGNORE
+        assert makes_labels(name) == bool(accepted.any())
+
+    def test_selection_is_consistent(self, name, bandit):
+        evidence, _ = bandit(5, seed=1)
+        selection = select(name, evidence)
+        assert selection.action.shape == selection.target.shape == selection.pixel_weight.shape == (5, 16, 16)
+        assert selection.action.dtype == torch.int8 and selection.target.dtype == torch.bool
+        for values in (selection.pixel_weight, selection.gate, selection.confidence):
+            assert values.dtype == torch.float32 and values.min() >= 0 and values.max() <= 1
+        assert (selection.pixel_weight[selection.action == Action.IGNORE] == 0).all()
+        teacher, prior = selection.action == Action.TEACHER, selection.action == Action.PRIOR
+        assert torch.equal(selection.target[teacher], (evidence.mask_probs > 0.5)[teacher])
+        assert torch.equal(selection.target[prior], (evidence.proposal > 0.5)[prior])
+        assert not selection.pixel_weight.requires_grad
+
+    def test_rows_are_independent(self, name, bandit, rows_of):
+        evidence, _ = bandit(5, seed=2)
+        whole, part = select(name, evidence), select(name, rows_of(evidence, [4, 1]))
+        assert torch.equal(whole.action[[4, 1]], part.action)
+        assert torch.allclose(whole.confidence[[4, 1]], part.confidence, atol=1e-6)
+
+    def test_ranking_is_bounded(self, name, bandit):
+        evidence, _ = bandit(3, seed=3)
+        score, label = make_selector(SelectorConfig(name=name), 8).ranking(evidence)
+        assert score.shape == label.shape == (3, 16, 16) and label.dtype == torch.bool
+        assert score.min() >= 0 and score.max() <= 1
+
+    def test_keys_are_checked(self, name, bandit):
+        evidence, _ = bandit(2)
+        with pytest.raises(DataError, match="one key per sample"):
+            make_selector(SelectorConfig(name=name), 8).select(evidence, [1, 2, 3])
+
+    def test_an_unneeded_prediction_is_not_read(self, name, bandit):
+        selector = make_selector(SelectorConfig(name=name), 8)
+        if selector.needs_full_evidence:
+            return
+        evidence, _ = bandit(4, seed=4)
+        other = type(evidence)(**{
+            **vars(evidence),
+            **{f"mask_probs_{v}": torch.rand(4, 16, 16) for v in ("unguided", "flipped", "perturbed", "previous")},
+            "features": torch.rand(4, 8, 16, 16),
+        })  # fmt: skip
+        assert torch.equal(selector.select(evidence, range(4)).action, selector.select(other, range(4)).action)
+
+
+def test_names_labels_and_styles_tell_selectors_apart():
+    rows = [PRIOR_ONLY, *(spec.name for spec in selectors())]
+    for values in (rows, [label_of(name) for name in rows], [style_of(name) for name in rows]):
+        assert len(set(values)) == len(rows) and all(values)
+
+
+@pytest.mark.parametrize(
+    ("method", "label"),
+    [
+        ("prior_only", "prior only (zero-shot)"),
+        ("l2l", "L2L (RPLE)"),
+        ("fixed_threshold", "fixed threshold"),
+        ("fixed_threshold@0.8", "fixed threshold 0.8"),
+    ],
+)
+def test_methods_are_named_for_readers(method, label):
+    assert label_of(method) == label
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("magic", "there is no selector 'magic'; choose one of 'l2l', 'supervised', .*, or 'module:name'"),
+        ("prior_only", "there is no selector 'prior_only'"),
+        ("pwa@0.3", "selector 'pwa' takes no value, got 'pwa@0.3'; write 'pwa'"),
+        ("fixed_threshold@", "needs its threshold after the '@', got nothing"),
+        ("no_such_module:rule", "module 'no_such_module' cannot be imported: .*PYTHONPATH"),
+        ("json:rule", r"module 'json' does not register it; call register\(SelectorSpec\('json:rule', ...\)\)"),
+    ],
+)
+def test_a_method_that_is_none_is_refused(method, message):
+    with pytest.raises(ConfigError, match=message):
+        spec_of(method)
+
+
+OWN = """
+from l2l_ray.selector.registry import SelectorSpec, register
+from l2l_ray.selector.rules import FixedThreshold
+
+register(SelectorSpec("own_rules:cut", "my cut", FixedThreshold, setting="threshold"))
+"""
+
+
+def test_a_selector_of_ones_own_is_imported_by_its_name(evidence_of, tmp_path, monkeypatch):
+    (tmp_path / "own_rules.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert style_of("own_rules:cut") is None and spec_of("own_rules:cut@0.7").setting == "threshold"
+    assert label_of("own_rules:cut@0.7") == "my cut 0.7" and makes_labels("own_rules:cut")
+    evidence = evidence_of(torch.tensor([[[0.92, 0.4], [0.6, 0.02]]]))
+    assert select("own_rules:cut", evidence).action.tolist() == [[[1, 0], [0, 1]]]
+    with pytest.raises(ConfigError, match="'own_rules:cut' is registered already"):
+        register(spec_of("own_rules:cut"))
+    with pytest.raises(ConfigError, match="'prior_only' is registered already"):
+        register(SelectorSpec(PRIOR_ONLY, "mine", "rules:AcceptAll"))
+
+
+def test_the_table_is_read_without_torch():
+    code = "import sys, l2l_ray.selector.registry; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
