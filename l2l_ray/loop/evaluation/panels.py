@@ -26,7 +26,7 @@ def write_panels(
 
     Args:
         run: The run.
-        labeler: Computes the views again for the few samples shown.
+        engine: Gathers the evidence again for the few samples shown.
         meter: Per-sentence IoU of this version on this split.
         method: Its method.
         version: Which version.

@@ -47,7 +47,7 @@ class Inputs:
         return replace(self, **moved)
 
     def without_prior(self, dropped: Bool[Tensor, " B"]) -> Inputs:
-        """Hide the prior of the samples where `dropped` is True (prior dropout, the unguided view)."""
+        """Hide the prior of the samples where `dropped` is True (prior dropout, the unguided prediction)."""
         keep = ~dropped
         return replace(
             self,

@@ -1,7 +1,7 @@
-"""The teacher: an exponential moving average of the student, and the views a selector judges it by.
+"""The teacher: an exponential moving average of the student, and the evidence a selector decides by.
 
-A teacher guided by q follows q, so "teacher agrees with the prior" is nearly empty evidence. The views that carry
-evidence are independent of q: without the prior, without it on the mirrored image, and under a shifted proposal.
+A teacher guided by q follows q, so "teacher agrees with the prior" is nearly empty evidence. The predictions that
+carry evidence are independent of q: without the prior, without it on the mirrored image, and under a shifted proposal.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def gather_evidence(
         previous: The version before it (for version 0: the burn-in half-way).
         inputs: The batch.
         perturbed: The same batch with shifted and rescaled proposals.
-        use_autocast: bfloat16 for the networks; the views are fp32.
+        use_autocast: bfloat16 for the networks; the evidence is fp32.
     """
     device = inputs.images.device
     with autocast(device, use_autocast):
@@ -83,7 +83,7 @@ def gather_evidence(
         flipped = teacher.decode(mirrored, inputs.proposal, inputs.prior_score, nobody, None)
         before = previous(inputs.images, tokens, inputs.proposal, inputs.prior_score, inputs.has_prior, phrases=phrases)
     unguided_probs = unguided.mask_logits.sigmoid()
-    # Where mirroring would change the meaning, the view adds nothing: repeat the unguided one.
+    # Where mirroring would change the meaning, that prediction adds nothing: repeat the unguided one.
     safe = torch.tensor([new is not None for new in swapped], device=device)[:, None, None]
     return Evidence(
         mask_probs=guided.mask_logits.sigmoid(),
@@ -100,7 +100,7 @@ def gather_evidence(
 
 @torch.inference_mode()
 def guided_evidence(teacher: Segmenter, inputs: Inputs, use_autocast: bool) -> Evidence:
-    """Return the guided prediction in every place of the views, a quarter of the work: for rules that need no other."""
+    """Return the guided prediction in every place of the evidence, a quarter of the work: for rules that need no other."""
     probs = predict(teacher, inputs, use_autocast).sigmoid()
     nothing = probs.new_zeros(len(probs), 0, *probs.shape[1:])
     return Evidence(
