@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,8 +18,9 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 README = (ROOT / "README.md").read_text()
 
 
-def _readme_tree() -> object:
-    spec = importlib.util.spec_from_file_location("readme_tree", ROOT / "docs" / "readme_tree.py")
+def _writer(name: str) -> Any:
+    """Return a script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -27,7 +29,11 @@ def _readme_tree() -> object:
 
 
 def test_the_readme_prints_the_tree_as_it_is() -> None:
-    assert _readme_tree().updated(README) == README, "run `make format`"  # type: ignore[attr-defined]
+    assert _writer("readme_tree").updated(README) == README, "run `make format`"
+
+
+def test_the_page_of_settings_is_up_to_date() -> None:
+    assert _writer("config_page").page() == (ROOT / "docs" / "config.md").read_text(), "run `make format`"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)

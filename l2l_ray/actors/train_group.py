@@ -182,7 +182,7 @@ def fit(config: RunConfig, run: RunFolder, coordinator: ActorHandle[Coordinator]
         result = trainer.fit()
     except train_api.TrainingFailedError as error:
         raise ClusterError(
-            f"the train workers failed after {cluster.max_train_restarts} restarts (cluster.max_train_restarts): {error}; "
-            "what is committed stays, --resume continues"
+            f"the train workers failed more often than cluster.max_train_restarts={cluster.max_train_restarts} allows: "
+            f"{error}; what is committed stays, --resume continues"
         ) from error
     return str(result.return_value)

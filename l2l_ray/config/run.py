@@ -30,9 +30,9 @@ from l2l_ray.errors import ConfigError
 class RunConfig(Section):
     """A whole run."""
 
-    name: str | None = Field(None, description="Folder of the run below run_root; None = <dataset>-<selector>-s<seed>")
+    name: str | None = Field(None, description="Folder of the run below run_root; null = DATASET-SELECTOR-sSEED")
     run_root: str | None = Field(
-        None, description="Folder of all runs and their cache; None = $L2L_HOME, else ~/l2l_runs"
+        None, description="Folder of all runs and their cache; null = $L2L_HOME, else ~/l2l_runs"
     )
     resume: bool = Field(False, description="Continue an unfinished run from its last saved labels and training state")
     compare: tuple[str, ...] = Field(

@@ -35,7 +35,7 @@ class DataConfig(Section):
         0, ge=0, description="Seed that draws which images are labeled, and the folds of the labeled images"
     )
     split_file: str | None = Field(
-        None, description="File with the ids of the labeled images (`l2l data split`); None = drawn by split_seed"
+        None, description="File with the ids of the labeled images (`l2l data split`); null = drawn by split_seed"
     )
     mask_rule: Literal["union", "lavt"] = Field(
         "union",
@@ -64,18 +64,20 @@ class PriorConfig(Section):
         "auto", description="How the model is asked for a box; 'auto' goes by its model type"
     )
     image_size: int = Field(
-        128, ge=32, description="Embedded model only: side of the square image it sees, px; others resize themselves"
+        128, ge=32, description="Embedded model only: side of the square image it sees, px (as in its training)"
     )
     max_new_tokens: int = Field(32, ge=8, description="Longest answer, tokens (ours)")
     num_samples: int = Field(
-        1, ge=1, description="Answers per expression: 1 = the likeliest; more = drawn, trusted by how far they agree"
+        1,
+        ge=1,
+        description="Answers per expression: 1 = the likeliest; more = drawn, trusted by how far they agree (ours)",
     )
     temperature: float = Field(
         0.7,
         gt=0,
         description="Of the drawn answers: 1 = the model's own distribution, less = closer to the likeliest (ours)",
     )
-    batch_size: int = Field(32, ge=1, description="Most expressions asked in one call of the model")
+    batch_size: int = Field(32, ge=1, description="Most expressions asked in one call of the model (ours)")
     max_wait_s: float = Field(0.02, ge=0, description="How long a prior actor waits for a fuller batch, seconds (ours)")
     proposal: Literal["box", "polygon", "sam"] = Field(
         "box", description="What the soft mask is made from: the box, polygons (Florence-2), or SAM asked with the box"
@@ -147,13 +149,15 @@ class RewardConfig(Section):
         0.3, ge=0, description="Weight: the prior agrees with the mask predicted without it (ours)"
     )
     consistency: float = Field(
-        0.2, ge=0, description="Weight: the label stays the same when image or prior are changed a little (ours)"
+        0.2, ge=0, description="Weight: the label stays when the image is mirrored, the prior moved or hidden (ours)"
     )
     coverage: float = Field(0.1, ge=0, description="Weight: the accepted share stays near coverage_target (ours)")
     utility: float = Field(
         0.1, ge=0, description="Weight: the accepted pixels' gradient points with that of the labeled images (ours)"
     )
-    coverage_target: float = Field(0.7, gt=0, lt=1, description="Share of pixels whose acceptance costs nothing (ours)")
+    coverage_target: float = Field(
+        0.7, gt=0, lt=1, description="Accepted share of the pixels that costs nothing; more and less do (ours)"
+    )
     wrong_cost: float = Field(
         1.0, gt=0, description="What accepting a wrong pixel costs, where a right one earns 1 (ours)"
     )
@@ -181,7 +185,7 @@ class SelectorConfig(Section):
         4, ge=0, description="Decoder features a trained selector sees, projected to so many channels; 0 = none (ours)"
     )
     group_size: int = Field(
-        6, ge=2, description="Label maps drawn per image to compare with one another (GRPO's group)"
+        6, ge=2, description="Label maps drawn per image and compared with one another (ours; the group of GRPO)"
     )
     warmup_updates: int = Field(60, ge=0, description="Selector updates before the first labelling (ours)")
     round_updates: int = Field(20, ge=0, description="Selector updates after each round (ours)")
@@ -221,7 +225,7 @@ class SelectorConfig(Section):
     max_unlabeled: int = Field(
         256,
         ge=0,
-        description="Unlabeled expressions, always the same, that serve the reward terms without truth (ours)",
+        description="Unlabeled expressions, always the same, that the reward terms without truth are measured on (ours)",
     )
     reward: RewardConfig = RewardConfig()
 
@@ -276,14 +280,16 @@ class LoopConfig(Section):
         lt=1,
         description="The teacher keeps this share of itself per step (ours; SemiRES .9996 for long runs)",
     )
-    shard_size: int = Field(256, ge=1, description="Unlabeled expressions per labelling job, committed together (ours)")
-    eval_batch: int = Field(64, ge=1, description="Samples per forward pass without training")
+    shard_size: int = Field(
+        256, ge=1, description="Unlabeled expressions in a shard, which is labeled and saved as a whole (ours)"
+    )
+    eval_batch: int = Field(64, ge=1, description="Samples per forward pass outside of training (ours)")
     autocast: bool = Field(True, description="Whether to compute in bfloat16 where the processor is fast at it")
     expressions_per_ref: int = Field(
         1, ge=1, description="Expressions used per unlabeled object; the others rest (ours)"
     )
     checkpoint_steps: int = Field(
-        0, ge=0, description="Also save the training state every so many steps inside a round; 0 = never"
+        0, ge=0, description="Also save the training state every so many steps inside a round; 0 = never (ours)"
     )
 
 
@@ -316,7 +322,7 @@ class StrongConfig(Section):
 
 
 class AugmentConfig(Section):
-    """How images, masks and words are changed before the student sees them, where the words allow it (`data.words`)."""
+    """How images, masks and words are changed before the student sees them, where the words allow it (`data/words.py`)."""
 
     flip_prob: float = Field(
         0.5, ge=0, le=1, description="Share mirrored, left and right swapped in the words (DAM-Net)"
@@ -335,31 +341,35 @@ class AugmentConfig(Section):
 class ClusterConfig(Section):
     """Who runs where on Ray; a move from laptop to cluster changes this section alone. `l2l run` reads none of it."""
 
-    address: str | None = Field(None, description="Ray's address; None = RAY_ADDRESS, else a private local cluster")
-    num_priors: int = Field(1, ge=1, description="Prior actors; each holds the whole MLLM")
+    address: str | None = Field(None, description="Ray's address; null = RAY_ADDRESS, else a private local cluster")
+    num_priors: int = Field(1, ge=1, description="Prior actors; each holds the whole MLLM (ours)")
     prior_resources: Resources = Field(
         {"prior_gpu": 1.0}, description="Ray resources of one prior actor; {'GPU': 1} on GPU machines"
     )
-    num_labelers: int = Field(2, ge=1, description="Labelers: actors that label and evaluate")
+    num_labelers: int = Field(2, ge=1, description="Labelers: actors that label and evaluate (ours)")
     labeler_resources: Resources = Field({"CPU": 0.25}, description="Ray resources of one labeler")
-    num_workers: int = Field(1, ge=1, description="Train workers; they talk through nccl on GPUs, gloo on CPUs")
+    num_workers: int = Field(1, ge=1, description="Train workers; they talk through nccl on GPUs, gloo on CPUs (ours)")
     worker_resources: Resources = Field(
         {"CPU": 0.5}, description="Ray resources of one train worker; {'CPU': 4, 'GPU': 1} on GPU machines"
     )
-    threads_per_prior: int = Field(1, ge=1, description="torch threads of a prior actor")
-    threads_per_labeler: int = Field(1, ge=1, description="torch threads of a labeler")
-    threads_per_worker: int = Field(1, ge=1, description="torch threads of a train worker; more pay off on idle cores")
+    threads_per_prior: int = Field(1, ge=1, description="torch threads of a prior actor (ours)")
+    threads_per_labeler: int = Field(1, ge=1, description="torch threads of a labeler (ours)")
+    threads_per_worker: int = Field(
+        1, ge=1, description="torch threads of a train worker; more pay off on idle cores (ours)"
+    )
     start_timeout_s: float = Field(
-        120.0, gt=0, description="Longest wait for an actor or the train workers to come up, seconds"
+        120.0, gt=0, description="Longest wait for an actor or the train workers to come up, seconds (ours)"
     )
     work_timeout_s: float = Field(
-        1800.0, gt=0, description="Longest time of one labelling or evaluation job or MLLM batch, seconds"
+        1800.0, gt=0, description="Longest time for one shard, slice of an evaluation or MLLM batch, seconds (ours)"
     )
     max_train_restarts: int = Field(
         3, ge=0, description="How often lost train workers are started again before the run gives up (ours)"
     )
     max_item_retries: int = Field(
-        3, ge=0, description="How often a job whose labeler died or hung is tried again before the run gives up (ours)"
+        3,
+        ge=0,
+        description="How often a shard or slice whose labeler died or hung is tried again before the run gives up (ours)",
     )
     progress_every_s: float = Field(
         10.0, gt=0, description="Seconds between progress lines where there is no terminal (ours)"
