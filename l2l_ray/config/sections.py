@@ -225,7 +225,7 @@ class SelectorConfig(Section):
     max_unlabeled: int = Field(
         256,
         ge=0,
-        description="Unlabeled expressions, always the same, that the reward terms without truth are measured on (ours)",
+        description="Unlabeled expressions, always the same, for the reward terms that need no truth (ours)",
     )
     reward: RewardConfig = RewardConfig()
 
@@ -322,7 +322,7 @@ class StrongConfig(Section):
 
 
 class AugmentConfig(Section):
-    """How images, masks and words are changed before the student sees them, where the words allow it (`data/words.py`)."""
+    """How images, masks and words change before the student sees them, where the words allow it (`data/words.py`)."""
 
     flip_prob: float = Field(
         0.5, ge=0, le=1, description="Share mirrored, left and right swapped in the words (DAM-Net)"
@@ -363,13 +363,11 @@ class ClusterConfig(Section):
     work_timeout_s: float = Field(
         1800.0, gt=0, description="Longest time for one shard, slice of an evaluation or MLLM batch, seconds (ours)"
     )
-    max_train_restarts: int = Field(
-        3, ge=0, description="How often lost train workers are started again before the run gives up (ours)"
-    )
+    max_train_restarts: int = Field(3, ge=0, description="How often lost train workers are started again (ours)")
     max_item_retries: int = Field(
         3,
         ge=0,
-        description="How often a shard or slice whose labeler died or hung is tried again before the run gives up (ours)",
+        description="How often a shard or slice is tried again whose labeler died or hung (ours)",
     )
     progress_every_s: float = Field(
         10.0, gt=0, description="Seconds between progress lines where there is no terminal (ours)"
