@@ -54,6 +54,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(PYTHON) docs/tree.py
+	$(PYTHON) docs/config_page.py
 
 cluster-up: $(STAMP)
 	@$(HEAD) up $(PORT)

@@ -1,8 +1,8 @@
 """Did a change change results? Compares two runs: results.json value by value, pseudo-labels column by column.
 
-Prints every difference, and ends with status 1 when there is one that `--but` does not name. Runs of two versions of the
-code can be compared as long as both wrote results.json and Parquet shards; keys and columns that one of them lacks are
-listed as such.
+Prints every difference, and ends with status 1 when there is one that `--but` does not name. Runs of two versions of
+the code can be compared as long as both wrote results.json and Parquet shards; keys and columns that one of them lacks
+are listed as such.
 
 Usage: python benchmarks/same_results.py RUN RUN [--but KEY ...]
 """

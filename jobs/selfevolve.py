@@ -20,7 +20,7 @@ from l2l_ray.errors import L2LError
 def main(words: list[str]) -> int:
     """Run the job the command line describes; 0 when it ended, 1 when it could not."""
     try:
-        config = load_config(words)
+        config = load_config(words, "job")
         from l2l_ray.actors import run
 
         run(config)

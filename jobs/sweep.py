@@ -38,7 +38,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--sweep-name", help="folder under the run root; default sweep-<space>")
     own, rest = parser.parse_known_args(words)
     try:
-        config = load_config(rest)
+        config = load_config(rest, "sweep")
         from l2l_ray.actors import sweep
 
         name = own.sweep_name or f"sweep-{own.space}"

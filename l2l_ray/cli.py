@@ -55,7 +55,7 @@ def run(words: Sequence[str]) -> None:
     """Run the whole method in this process and print where the report is."""
     from l2l_ray.config import load_config
 
-    config = load_config(words)
+    config = load_config(words, "run")
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("l2l_ray").setLevel(logging.INFO)
     from l2l_ray.loop.local import run_local

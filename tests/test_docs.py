@@ -32,6 +32,11 @@ def test_the_tree_is_up_to_date() -> None:
     assert tree.PAGE.read_text() == tree.page(), "run `make format`"
 
 
+def test_the_page_of_settings_is_up_to_date() -> None:
+    page = _script("config_page")
+    assert page.page() == (ROOT / "docs" / "config.md").read_text(), "run `make format`"
+
+
 def test_the_readme_is_a_front_door() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 

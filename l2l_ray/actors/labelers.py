@@ -165,11 +165,12 @@ class LabelerPool:
 
     def _again(self, call: _Call, error: Exception) -> None:
         self._deaths[call.item] += 1
-        limit = self._config.cluster.max_failures
+        limit = self._config.cluster.max_item_retries
         if after_failure(error, self._deaths[call.item], limit) is Decision.GIVE_UP:
             raise ClusterError(
-                f"{call.item} lost its worker {self._deaths[call.item]} times (cluster.max_failures={limit}, "
-                f"cluster.work_timeout_s={self._config.cluster.work_timeout_s:g}); last: {error}"
+                f"{call.item} lost its labeler {self._deaths[call.item]} times, and cluster.max_item_retries={limit} "
+                f"allows {limit} more tries; last: {error}; if it took longer than "
+                f"cluster.work_timeout_s={self._config.cluster.work_timeout_s:g}, raise that; --resume continues"
             ) from error
         logger.warning("labeler-%d was lost at %s; a fresh one takes over", call.worker, call.item)
         ray.kill(self._workers[call.worker])  # no effect on the dead; ends one that hangs

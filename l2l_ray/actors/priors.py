@@ -184,7 +184,7 @@ class PriorPool:
             options = actor_options(name, namespace, cluster.prior_resources)
             # -1: a question may be asked as often as the actor dies; it has no side effect.
             options |= {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": 64}
-            args = (prior, cluster.threads_per_labeler, name, config.run_name)
+            args = (prior, cluster.threads_per_prior, name, config.run_name)
             self._actors.append(start_actor(PriorActor, options, *args))
 
     def identity(self) -> MllmIdentity:

@@ -30,6 +30,7 @@ from torch import nn
 from l2l_ray.actors.announce import Announce
 from l2l_ray.actors.coordinator import Coordinator, RunStopped
 from l2l_ray.config import RunConfig
+from l2l_ray.errors import ClusterError
 from l2l_ray.loop.state.run_folder import RunFolder, version_name
 from l2l_ray.loop.state.versions import Write, newest_checkpoint, place, prune_train_states
 from l2l_ray.loop.training.train import train
@@ -153,7 +154,7 @@ def fit(config: RunConfig, run: RunFolder, coordinator: ActorHandle[Coordinator]
     """Train to the end of the last round; return rank 0's word. Blocks; the driver calls it in a thread.
 
     Raises:
-        ray.train.TrainingFailedError: The group failed more than `cluster.max_failures` times.
+        ClusterError: The workers were lost or failed more than `cluster.max_train_restarts` times.
     """
     cluster = config.cluster
     (run.train_dir / SNAPSHOT).unlink(missing_ok=True)
@@ -171,11 +172,17 @@ def fit(config: RunConfig, run: RunFolder, coordinator: ActorHandle[Coordinator]
             name=run.train_dir.name,
             storage_path=str(run.path),
             failure_config=train_api.FailureConfig(
-                max_failures=cluster.max_failures, controller_failure_limit=cluster.max_failures
+                max_failures=cluster.max_train_restarts, controller_failure_limit=cluster.max_train_restarts
             ),
             callbacks=[Announce(coordinator)],
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    result = trainer.fit()
+    try:
+        result = trainer.fit()
+    except train_api.TrainingFailedError as error:
+        raise ClusterError(
+            f"the train workers failed more often than cluster.max_train_restarts={cluster.max_train_restarts} allows: "
+            f"{error}; what is committed stays, --resume continues"
+        ) from error
     return str(result.return_value)

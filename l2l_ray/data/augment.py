@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,6 +29,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
+from l2l_ray.config import StrongConfig
 from l2l_ray.data.words import survives_crop, survives_paste, swap_left_right
 from l2l_ray.randomness import keyed_uniform
 
@@ -37,37 +37,19 @@ _GRAY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601 luma
 _YIQ = np.array([_GRAY, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])  # NTSC 1953
 
 
-@dataclass(frozen=True, slots=True)
-class StrongStrength:
-    """How far `strong_augment` goes; factors are drawn from 1 - x to 1 + x.
-
-    Example: `StrongStrength(gray_prob=0.2)` is UniMatch's share of grey images.
-    """
-
-    jitter_prob: float = 0.8
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue_turns: float = 0.02
-    gray_prob: float = 0.1
-    blur_prob: float = 0.5
-    blur_sigma_frac: tuple[float, float] = (0.001, 0.01)  # of the image side: 0.6 px of 64, 4.8 px of 480
-
-
 def strong_augment(
-    images: Float[Tensor, "B 3 S S"], keys: Sequence[int], strength: StrongStrength | None = None
+    images: Float[Tensor, "B 3 S S"], keys: Sequence[int], strength: StrongConfig
 ) -> Float[Tensor, "B 3 S S"]:
     """Return strongly changed images in [0, 1], aligned pixel by pixel with the input.
 
     Args:
         images: RGB in [0, 1], on any device.
         keys: One per image, from `sample_key`.
-        strength: Default `StrongStrength()`.
+        strength: How often and how far.
     """
-    strength = strength or StrongStrength()
     draws = keyed_uniform(keys, 8, "strong_view")
     colored = _affine_colors(images, *_color_maps(draws, strength))
-    low, high = strength.blur_sigma_frac
+    low, high = strength.blur_min_sigma_frac, strength.blur_max_sigma_frac
     sigma_px = (low + (high - low) * draws[:, 6]) * images.shape[-1]
     rows = np.flatnonzero(draws[:, 7] < strength.blur_prob)
     if len(rows):
@@ -212,7 +194,7 @@ def _resampled(values: Float[Tensor, "B C S S"], windows: Float[Tensor, "B 2 3"]
 
 
 def _color_maps(
-    draws: Float64[np.ndarray, "B 8"], strength: StrongStrength
+    draws: Float64[np.ndarray, "B 8"], strength: StrongConfig
 ) -> tuple[Float64[np.ndarray, "B 3 3"], Float64[np.ndarray, " B"]]:
     """Return matrix and offset per sample of the map color -> matrix @ color + offset."""
     spread = np.array([strength.brightness, strength.contrast, strength.saturation])

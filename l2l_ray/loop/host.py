@@ -1,4 +1,4 @@
-"""What training needs from whoever hosts it. Two hosts: `loop.local.LocalHost`, one process, and `RayHost` on Ray.
+"""What training needs from whoever hosts it: one process (`LocalHost`) or a worker on Ray (`RayHost`).
 
 Training is the same code under both. Where the Ray host waits for labelers, the local one labels on the spot; where
 Ray's driver evaluates a published version, the local host does so before it goes on.

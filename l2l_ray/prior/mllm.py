@@ -32,7 +32,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from l2l_ray.config import EMBEDDED, PriorConfig
+from l2l_ray.config import EMBEDDED, PriorConfig, idle_in_prior
 from l2l_ray.device import pick_device, pick_dtype
 from l2l_ray.errors import ConfigError
 from l2l_ray.prior.processing import load_processor
@@ -200,7 +200,8 @@ class _TokenChooser(LogitsProcessor):
 def _fingerprint(source: str, model_config: Any, config: PriorConfig, prompt: PromptFormat) -> str:
     """Hash weights, processor and generation files, the prompt, and the settings that change a reply.
 
-    A hub id is pinned by the commit it was resolved to; the weights of a folder are read once.
+    A hub id is pinned by the commit it was resolved to; the weights of a folder are read once. A setting without effect
+    on this model counts as its default, so that changing it asks nothing again.
     """
     digest = hashlib.sha256()
     folder = Path(source)
@@ -210,6 +211,8 @@ def _fingerprint(source: str, model_config: Any, config: PriorConfig, prompt: Pr
                 digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
     else:
         digest.update(f"{source}@{getattr(model_config, '_commit_hash', None)}".encode())
-    settings = config.model_dump(include={"image_size", "max_new_tokens", "num_samples", "temperature", "dtype"})
+    idle = {name.removeprefix("prior.") for group in idle_in_prior(config) for name in group.fields}
+    asked = config.model_copy(update={name: PriorConfig.model_fields[name].default for name in idle})
+    settings = asked.model_dump(include={"image_size", "max_new_tokens", "num_samples", "temperature", "dtype"})
     digest.update(json.dumps([asdict(prompt), settings], sort_keys=True).encode())
     return digest.hexdigest()

@@ -84,14 +84,25 @@ def prompt_for(model_type: str, prompt: str = "auto", proposal: str = "box") -> 
         proposal: `polygon` asks Florence-2 for polygons instead of boxes.
 
     Raises:
-        ConfigError: The model type is unknown and no format is forced.
+        ConfigError: The model type is unknown and no format is forced, a format is forced on a family that answers in
+            another, or polygons are wanted of a family that answers with boxes.
     """
-    if prompt == "florence2" or (prompt == "auto" and model_type == "florence2"):
+    known = _BY_MODEL_TYPE.get(model_type)
+    if known is not None and prompt not in ("auto", known.style):
+        raise ConfigError(
+            f"prior.prompt is {prompt!r}, but model type {model_type!r} answers in the format of {known.style!r}; set "
+            "prior.prompt to 'auto'"
+        )
+    style = known.style if known is not None else prompt
+    if style == "florence2":
         return FLORENCE_POLYGON if proposal == "polygon" else FLORENCE_BOX
-    if model_type in _BY_MODEL_TYPE and _BY_MODEL_TYPE[model_type].style == "qwen":
-        return _BY_MODEL_TYPE[model_type]
-    if prompt == "qwen":
-        return QWEN_RELATIVE
+    if style == "qwen":
+        if proposal == "polygon":
+            raise ConfigError(
+                f"prior.proposal is 'polygon', but model type {model_type!r} answers with boxes; set prior.proposal to "
+                "'box' or 'sam', or prior.model to a Florence-2"
+            )
+        return known or QWEN_RELATIVE
     raise ConfigError(
         f"no grounding format is known for model type {model_type!r}; known: {', '.join(_BY_MODEL_TYPE)}. "
         "Set prior.prompt to 'qwen' (0..1000 coordinates) or 'florence2' if the checkpoint answers in one of them"

@@ -16,7 +16,6 @@ Source: all ours; the L2L paper says only that the MLLM's output is a prior for 
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,8 +34,6 @@ from l2l_ray.types import BoxFrac, PointFrac, Prior
 
 if TYPE_CHECKING:
     from l2l_ray.prior.sam import SamProposer
-
-logger = logging.getLogger(__name__)
 
 NO_PRIOR_PROB = 0.5
 MAX_SHIFT_FRAC = 0.1  # of the box's side, both for its centre and for its size
@@ -83,8 +80,6 @@ class Proposer:
         self._sam = sam
         if config.proposal == "sam" and sam is None:
             self._sam = _load_sam(config)
-        elif config.proposal != "sam" and config.sam_model is not None:
-            logger.warning("prior.sam_model has no effect with prior.proposal=%r; set it to 'sam'", config.proposal)
 
     def proposals(
         self, priors: Sequence[Prior | None], grid: int, images: Sequence[Image.Image] | None = None

@@ -21,9 +21,7 @@ from torch import Tensor
 
 from l2l_ray.segmenter.decoder import SegmenterOutput
 
-DICE_SMOOTH = 1.0  # in pixels: keeps an empty target defined and lets a single false pixel cost little
-DICE_WEIGHT = 0.5  # LISA uses BCE 2 : Dice 0.5; ours leans on Dice more because the referents are small
-DEEP_WEIGHT = 0.4  # all coarser levels together, relative to the finest
+DICE_SMOOTH = 1.0  # in cells: keeps an empty target defined and lets a single false cell cost little
 
 
 def bce_loss(
@@ -87,8 +85,8 @@ def segmentation_loss(
     target: Float[Tensor, "B G G"],
     pixel_weight: Float[Tensor, "B G G"],
     denominator: int | float | Tensor,
-    dice_weight: int | float = DICE_WEIGHT,
-    deep_weight: int | float = DEEP_WEIGHT,
+    dice_weight: int | float,
+    deep_weight: int | float,
 ) -> Float[Tensor, ""]:
     """Return BCE + Dice at the finest level plus `deep_weight` times their mean over the coarser levels.
 

@@ -36,6 +36,7 @@ class SelectorSpec:
         learns: Whether it has an `update`; only for such are fold teachers trained, which cross-fitting needs.
         labels: Whether it labels anything; False = training uses the labeled images alone.
         setting: Field of the selector section that `name@value` sets; None = it takes no value.
+        reads: Fields of the selector section that have an effect on it; None = any may.
 
     Example: `spec_of("fixed_threshold@0.8").setting` is `"threshold"`.
     """
@@ -47,19 +48,26 @@ class SelectorSpec:
     learns: bool = False
     labels: bool = True
     setting: str | None = None
+    reads: tuple[str, ...] | None = None
 
 
+_LOGISTIC = (
+    *("lr", "warmup_updates", "round_updates", "update_batch", "num_folds", "num_features", "reward.wrong_cost"),
+)
 # Colours are mid-tones: each is at least 2.8:1 against white and against the dark page.
 # fmt: off
 _BUILT_IN = (
     SelectorSpec("l2l", "L2L (RPLE)", "rple:Rple", ("#e4572e", "o"), learns=True),
-    SelectorSpec("supervised", "supervised, with guidance", "rules:Supervised", ("#7f8c9b", "s"), labels=False),
-    SelectorSpec("accept_all", "accept all", "rules:AcceptAll", ("#a06cd5", "^")),
-    SelectorSpec("fixed_threshold", "fixed threshold", "rules:FixedThreshold", ("#2e86de", "D"), setting="threshold"),
-    SelectorSpec("pwa", "SemiRES pixel weights", "rules:PixelWeightAdjustment", ("#139a80", "v")),
-    SelectorSpec("matching", "SemiRES matching", "rules:Matching", ("#b8901c", "P")),
-    SelectorSpec("agreement", "prior and teacher agree", "rules:Agreement", ("#d6579b", "X")),
-    SelectorSpec("logistic", "logistic control", "logistic:LogisticControl", ("#5b9a3c", "<"), learns=True),
+    SelectorSpec("supervised", "supervised, with guidance", "rules:Supervised", ("#7f8c9b", "s"), labels=False,
+                 reads=()),
+    SelectorSpec("accept_all", "accept all", "rules:AcceptAll", ("#a06cd5", "^"), reads=()),
+    SelectorSpec("fixed_threshold", "fixed threshold", "rules:FixedThreshold", ("#2e86de", "D"), setting="threshold",
+                 reads=("threshold",)),
+    SelectorSpec("pwa", "SemiRES pixel weights", "rules:PixelWeightAdjustment", ("#139a80", "v"), reads=()),
+    SelectorSpec("matching", "SemiRES matching", "rules:Matching", ("#b8901c", "P"), reads=("match_iou",)),
+    SelectorSpec("agreement", "prior and teacher agree", "rules:Agreement", ("#d6579b", "X"), reads=("match_iou",)),
+    SelectorSpec("logistic", "logistic control", "logistic:LogisticControl", ("#5b9a3c", "<"), learns=True,
+                 reads=_LOGISTIC),
 )
 # fmt: on
 _SPECS = {spec.name: spec for spec in _BUILT_IN}

@@ -38,7 +38,7 @@ def test_an_error_of_the_work_itself_is_never_retried() -> None:
 def pool(ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch) -> LabelerPool:
     smoke.run_dir.mkdir(parents=True)
     monkeypatch.setattr(labelers, "LabelerActor", DyingWorker)
-    cluster = smoke.cluster.model_copy(update={"work_timeout_s": 10.0, "max_failures": 2})
+    cluster = smoke.cluster.model_copy(update={"work_timeout_s": 10.0, "max_item_retries": 2})
     return LabelerPool(smoke.model_copy(update={"cluster": cluster}), None, f"test-{os.getpid()}-{time.time_ns()}")
 
 
@@ -60,7 +60,7 @@ def test_dead_and_hanging_workers_are_replaced_and_no_shard_is_lost(pool: Labele
 
 
 def test_a_shard_that_kills_every_worker_ends_the_run_with_its_name(pool: LabelerPool) -> None:
-    with pytest.raises(ClusterError, match=r"shard=66.* lost its worker 3 times"):
+    with pytest.raises(ClusterError, match=r"shard=66.* lost its labeler 3 times, and cluster.max_item_retries=2"):
         _run(pool, [KILLS_ALWAYS])
     pool.close()
 

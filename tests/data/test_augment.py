@@ -3,11 +3,16 @@
 import pytest
 import torch
 
-from l2l_ray.data.augment import StrongStrength, cell_boxes, flip_where, paste, strong_augment, weak_crop, weak_flip
+from l2l_ray.config import StrongConfig
+from l2l_ray.data.augment import cell_boxes, flip_where, paste, strong_augment, weak_crop, weak_flip
 from l2l_ray.data.words import swap_left_right
 from l2l_ray.randomness import sample_key
 
-NOTHING = StrongStrength(jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)
+NOTHING = StrongConfig(jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)
+HUE_ONLY = StrongConfig(
+    jitter_prob=1.0, brightness=0.0, contrast=0.0, saturation=0.0, hue_turns=0.05, gray_prob=0.0, blur_prob=0.0
+)
+STRONG = StrongConfig()
 
 
 def batch(num: int, side: int = 33) -> torch.Tensor:
@@ -20,17 +25,17 @@ def keys(num: int) -> list[int]:
 
 def test_strong_view_depends_on_the_own_key_only() -> None:
     images, names = batch(9), keys(9)
-    views = strong_augment(images, names)
+    views = strong_augment(images, names, STRONG)
     assert views.shape == images.shape and 0 <= views.min() and views.max() <= 1
     order = [5, 0, 8, 2]
-    assert torch.equal(strong_augment(images[order], [names[i] for i in order]), views[order])
+    assert torch.equal(strong_augment(images[order], [names[i] for i in order], STRONG), views[order])
     for i in range(9):
-        assert torch.equal(strong_augment(images[i : i + 1], names[i : i + 1])[0], views[i])
+        assert torch.equal(strong_augment(images[i : i + 1], names[i : i + 1], STRONG)[0], views[i])
 
 
 def test_strong_view_changes_and_varies() -> None:
     images = batch(1).expand(16, -1, -1, -1)
-    views = strong_augment(images, keys(16))
+    views = strong_augment(images, keys(16), STRONG)
     assert len({view.sum().item() for view in views}) >= 15
     assert ((views - images).abs().amax(dim=(1, 2, 3)) > 0.02).sum() >= 14
 
@@ -38,7 +43,7 @@ def test_strong_view_changes_and_varies() -> None:
 def test_strong_view_leaves_its_input_alone() -> None:
     images = batch(4)
     before = images.clone()
-    strong_augment(images, keys(4))
+    strong_augment(images, keys(4), STRONG)
     assert torch.equal(images, before)
 
 
@@ -48,26 +53,26 @@ def test_no_strength_is_the_identity() -> None:
 
 def test_gray_view_keeps_the_luma() -> None:
     images = batch(4)
-    gray = strong_augment(images, keys(4), StrongStrength(jitter_prob=0.0, gray_prob=1.0, blur_prob=0.0))
+    gray = strong_augment(images, keys(4), StrongConfig(jitter_prob=0.0, gray_prob=1.0, blur_prob=0.0))
     luma = 0.299 * images[:, 0] + 0.587 * images[:, 1] + 0.114 * images[:, 2]
     torch.testing.assert_close(gray, luma[:, None].expand(-1, 3, -1, -1), atol=2e-6, rtol=0)
 
 
 def test_hue_turn_keeps_the_luma_and_whites() -> None:
     images = 0.3 + 0.3 * batch(6)
-    turned = strong_augment(
-        images, keys(6), StrongStrength(1.0, 0.0, 0.0, 0.0, hue_turns=0.05, gray_prob=0.0, blur_prob=0.0)
-    )
+    turned = strong_augment(images, keys(6), HUE_ONLY)
     weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
     torch.testing.assert_close((weights * turned).sum(1), (weights * images).sum(1), atol=1e-5, rtol=0)
     assert (turned - images).abs().max() > 0.01
     white = torch.ones(6, 3, 8, 8)
-    view = strong_augment(white, keys(6), StrongStrength(1.0, 0.0, 0.0, 0.0, 0.05, 0.0, 0.0))
+    view = strong_augment(white, keys(6), HUE_ONLY)
     torch.testing.assert_close(view, white, atol=1e-3, rtol=0)  # NTSC's constants are rounded to 4 digits
 
 
 def test_blur_keeps_constants_and_smooths() -> None:
-    blur = StrongStrength(jitter_prob=0.0, gray_prob=0.0, blur_prob=1.0, blur_sigma_frac=(0.03, 0.03))
+    blur = StrongConfig(
+        jitter_prob=0.0, gray_prob=0.0, blur_prob=1.0, blur_min_sigma_frac=0.03, blur_max_sigma_frac=0.03
+    )
     constant = torch.full((2, 3, 32, 32), 0.25)
     torch.testing.assert_close(strong_augment(constant, keys(2), blur), constant)
     noisy = batch(2)
@@ -84,7 +89,7 @@ def test_blur_keeps_constants_and_smooths() -> None:
 
 def test_shares_of_gray_and_blur_are_the_probabilities() -> None:
     images = batch(1, side=9).expand(2000, -1, -1, -1)
-    views = strong_augment(images, keys(2000), StrongStrength(jitter_prob=0.0, gray_prob=0.25, blur_prob=0.0))
+    views = strong_augment(images, keys(2000), StrongConfig(jitter_prob=0.0, gray_prob=0.25, blur_prob=0.0))
     is_gray = (views.amax(1) - views.amin(1)).amax((1, 2)) < 1e-4
     assert 0.2 < is_gray.float().mean() < 0.3
 

@@ -129,7 +129,7 @@ def _command(tmp_path: Path, *words: str) -> list[str]:
         (["--data.labeled_frac", "1.5"], "data.labeled_frac"),
         (["--loop.roundz", "3"], "roundz"),
         (["--data.root", "nowhere"], "does not exist; check root"),
-        (["--data.dataset", "refcoco"], "unknown procedural dataset 'refcoco'"),
+        (["--data.dataset", "refcoco"], "data.dataset is 'refcoco', but data.root is 'embedded'"),
         (["--prior.model", "nowhere/at/all"], "prior.model 'nowhere/at/all' cannot be loaded"),
     ],
 )

@@ -232,6 +232,18 @@ def test_the_fingerprint_changes_with_everything_a_reply_depends_on(random_qwen3
     assert len(others) == 5  # "auto" is one of the two dtypes
 
 
+def test_a_setting_without_effect_on_the_model_asks_nothing_again(random_qwen3: Path) -> None:
+    def fingerprint(**changes: object) -> str:
+        return MllmPrior.load(PriorConfig(dtype="float32", **changes)).fingerprint
+
+    other = str(random_qwen3)
+    assert (
+        fingerprint(model=other, image_size=64) == fingerprint(model=other, temperature=0.2) == fingerprint(model=other)
+    )
+    assert fingerprint(image_size=64) != fingerprint() == fingerprint(temperature=0.2)
+    assert fingerprint(num_samples=2, temperature=0.2) != fingerprint(num_samples=2)
+
+
 def test_keys_separate_models_images_and_expressions() -> None:
     keys = {prior_key(f, i, e) for f in ("a", "b") for i in ("a", "b") for e in ("a", "b", "a\0b")}
     assert len(keys) == 12

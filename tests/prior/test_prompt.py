@@ -31,6 +31,25 @@ def test_an_unknown_family_is_an_error_that_names_the_known_ones() -> None:
         prompt_for("llava")
 
 
+@pytest.mark.parametrize(
+    ("model_type", "forced", "proposal", "message"),
+    [
+        (
+            "qwen3_vl",
+            "florence2",
+            "box",
+            r"prior\.prompt is 'florence2', but .*'qwen3_vl'.*'qwen'; set prior\.prompt to 'auto'",
+        ),
+        ("florence2", "qwen", "box", r"prior\.prompt is 'qwen', but .*'florence2'"),
+        ("qwen3_vl", "auto", "polygon", r"prior\.proposal is 'polygon', but .* boxes; set prior\.proposal to 'box'"),
+        ("something_new", "qwen", "polygon", r"prior\.proposal is 'polygon', but .*'something_new'"),
+    ],
+)
+def test_what_a_family_cannot_answer_is_refused(model_type: str, forced: str, proposal: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        prompt_for(model_type, forced, proposal)
+
+
 def test_the_question_quotes_the_expression_once() -> None:
     question = QWEN_RELATIVE.question('the  "big"\n{star}')
     assert question == "Locate \"the 'big' {star}\". Report bbox_2d and label in JSON format."

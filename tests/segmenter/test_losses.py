@@ -10,6 +10,7 @@ from l2l_ray.segmenter.decoder import SegmenterOutput
 from l2l_ray.segmenter.losses import bce_loss, dice_loss, pool_target, segmentation_loss
 
 LOG2 = math.log(2)
+WEIGHTS = (0.5, 0.4)  # of Dice, and of the coarser levels
 
 
 def output_of(mask_logits, *level_logits):
@@ -96,16 +97,16 @@ def take(output, index):
 
 def test_parts_of_a_batch_add_up_to_the_batch():
     output, target, weight = random_case()
-    whole = segmentation_loss(output, target, weight, 4)
-    parts = [segmentation_loss(take(output, i), target[i], weight[i], 4) for i in (slice(0, 1), slice(1, 4))]
+    whole = segmentation_loss(output, target, weight, 4, *WEIGHTS)
+    parts = [segmentation_loss(take(output, i), target[i], weight[i], 4, *WEIGHTS) for i in (slice(0, 1), slice(1, 4))]
     assert torch.allclose(whole, sum(parts))
 
 
 def test_removed_pixels_are_never_read():
     output, target, weight = random_case()
     garbage = torch.where(weight > 0, target, torch.nan)
-    first = segmentation_loss(output, target, weight, 4)
-    second = segmentation_loss(output, garbage, weight, 4)
+    first = segmentation_loss(output, target, weight, 4, *WEIGHTS)
+    second = segmentation_loss(output, garbage, weight, 4, *WEIGHTS)
     assert torch.equal(first, second)
     (gradient,) = torch.autograd.grad(second, output.mask_logits)
     assert gradient.isfinite().all() and (gradient[weight == 0] == 0).all() and (gradient[weight > 0] != 0).all()
@@ -115,12 +116,12 @@ def test_a_sample_without_any_believed_pixel_changes_nothing():
     output, target, weight = random_case()
     weight[2] = 0
     rest = [0, 1, 3]
-    loss = segmentation_loss(output, target, weight, 3)
-    assert torch.allclose(loss, segmentation_loss(take(output, rest), target[rest], weight[rest], 3))
+    loss = segmentation_loss(output, target, weight, 3, *WEIGHTS)
+    assert torch.allclose(loss, segmentation_loss(take(output, rest), target[rest], weight[rest], 3, *WEIGHTS))
     loss.backward()
     for logits in (output.mask_logits, *output.level_logits):
         assert (logits.grad[2] == 0).all() and logits.grad.isfinite().all()
-    everything_removed = segmentation_loss(take(output, rest), target[rest], torch.zeros(3, 8, 8), 3)
+    everything_removed = segmentation_loss(take(output, rest), target[rest], torch.zeros(3, 8, 8), 3, *WEIGHTS)
     assert everything_removed.item() == 0
 
 
@@ -128,9 +129,9 @@ def test_bfloat16_logits_are_computed_in_float32():
     output, target, weight = random_case()
     low = output_of(output.mask_logits.bfloat16(), *(level.bfloat16() for level in output.level_logits))
     with torch.autocast("cpu", torch.bfloat16):
-        loss = segmentation_loss(low, target.bfloat16(), weight.bfloat16(), 4)
+        loss = segmentation_loss(low, target.bfloat16(), weight.bfloat16(), 4, *WEIGHTS)
     assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(segmentation_loss(output, target, weight, 4).item(), rel=1e-2)
+    assert loss.item() == pytest.approx(segmentation_loss(output, target, weight, 4, *WEIGHTS).item(), rel=1e-2)
 
 
 def test_shapes_that_differ_are_refused():

@@ -13,6 +13,7 @@ from l2l_ray.segmenter.losses import segmentation_loss
 from l2l_ray.segmenter.model import Segmenter
 
 WORDS = "left right red blue green circle square star big small the man in".split()
+WEIGHTS = (0.5, 0.4)  # of Dice, and of the coarser levels
 EXPRESSIONS = ["the left red circle", "star", "big blue square right"]
 
 
@@ -114,7 +115,7 @@ def train(segmenter, batch, steps, lr=2e-3):
     losses = []
     for _ in range(steps):
         output = segmenter(batch.images, batch.tokens, **batch.decoding())
-        loss = segmentation_loss(output, target, torch.ones_like(target), len(target))
+        loss = segmentation_loss(output, target, torch.ones_like(target), len(target), *WEIGHTS)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

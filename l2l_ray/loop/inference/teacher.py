@@ -100,7 +100,7 @@ def gather_evidence(
 
 @torch.inference_mode()
 def guided_evidence(teacher: Segmenter, inputs: Inputs, use_autocast: bool) -> Evidence:
-    """Return the guided prediction in every place of the evidence, a quarter of the work: for rules that need no other."""
+    """Return the guided prediction in every place of the evidence: a quarter of the work, and enough for most rules."""
     probs = predict(teacher, inputs, use_autocast).sigmoid()
     nothing = probs.new_zeros(len(probs), 0, *probs.shape[1:])
     return Evidence(

@@ -134,8 +134,6 @@ def _split(dataset: ReferDataset, data: DataConfig) -> tuple[list[int], list[int
     image_ids = dataset.image_ids("train")
     if data.split_file is None:
         return split_labeled(image_ids, data.labeled_frac, data.split_seed)
-    if data.split_seed:
-        logger.warning("data.split_seed has no effect: data.split_file says which images are labeled")
     labeled, unlabeled = read_split(Path(data.split_file).expanduser(), dataset.digest, image_ids)
     require_fraction(data.labeled_frac, len(labeled), len(image_ids))
     return labeled, unlabeled

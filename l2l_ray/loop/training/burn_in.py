@@ -18,9 +18,10 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from l2l_ray import __version__
-from l2l_ray.config import RunConfig
+from l2l_ray.config import RunConfig, SelectorConfig, config_fields, field_value
 from l2l_ray.data.splits import folds
 from l2l_ray.loop.host import Host
 from l2l_ray.loop.inference.inputs import ExampleSet
@@ -30,6 +31,22 @@ from l2l_ray.loop.training.student import Networks, StudentSteps
 from l2l_ray.randomness import seed_torch
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import LabeledExample
+
+# Sections and fields that the burn-in does not depend on.
+NOT_IN_BURN_IN = {
+    # which run, and where it works
+    *("name", "run_root", "resume", "compare", "cluster"),
+    # the labeled rows, their masks and their priors' keys are hashed themselves; split_seed also draws the folds
+    *("data.root", "data.dataset", "data.split_by", "data.labeled_frac", "data.split_file", "data.mask_rule"),
+    *("data.num_train_refs", "data.num_eval_refs", "data.data_seed", "data.max_words", "data.image_cache_mb"),
+    *("prior.model", "prior.prompt", "prior.image_size", "prior.max_new_tokens", "prior.num_samples"),
+    *("prior.temperature", "prior.batch_size", "prior.max_wait_s", "prior.dtype", "prior.device"),
+    # of the selector, only the folds are made here
+    *(f"selector.{field.path}" for field in config_fields(SelectorConfig) if field.path != "num_folds"),
+    # about pseudo-labels, or about how work is cut into pieces
+    *("loop.lag", "loop.unlabeled_batch", "loop.unlabeled_weight", "loop.shard_size", "loop.expressions_per_ref"),
+    *("loop.eval_batch", "loop.checkpoint_steps"),
+}
 
 
 class BurnIn:
@@ -121,20 +138,23 @@ def labeled_folds(config: RunConfig, labeled: ExampleSet) -> list[list[int]]:
     return [[i for i, e in enumerate(labeled.examples) if e.image_id in part] for part in members]
 
 
+def burn_in_settings(config: RunConfig) -> dict[str, Any]:
+    """Return every setting the burn-in depends on: all but `NOT_IN_BURN_IN`, so that a new field is never forgotten."""
+    return {
+        field.path: field_value(config, field.path)
+        for field in config_fields(RunConfig)
+        if not {field.path, field.path.split(".")[0]} & NOT_IN_BURN_IN
+    }
+
+
 def burn_in_key(config: RunConfig, labeled: ExampleSet) -> str:
-    """Hash everything the burn-in depends on: labeled rows and masks, their priors, starting weights, optimiser."""
+    """Hash everything the burn-in depends on: labeled rows and masks, their priors, starting weights, settings."""
     rows = [
         [e.sent_id, e.expression, labeled.priors[e.sent_id].key, e.mask_rle["counts"]]
         for e in labeled.examples
         if isinstance(e, LabeledExample)
     ]
-    fields = {"seed", "rounds", "burn_in_steps", "fold_steps", "round_steps", "labeled_batch", "lr",
-              "encoder_lr_scale", "weight_decay", "grad_clip", "ema_decay", "autocast"}  # fmt: skip
-    content = [
-        __version__, rows, config.segmenter.model_dump(), _start_digest(config), config.data.split_seed,
-        config.prior.model_dump(include={"proposal", "sam_model", "box_softness"}),
-        config.selector.num_folds, config.loop.model_dump(include=fields), config.augment.model_dump(),
-    ]  # fmt: skip
+    content = [__version__, rows, _start_digest(config), burn_in_settings(config)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

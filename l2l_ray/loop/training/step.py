@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor, nn
 
-WARMUP_STEPS = 20
-
 
 @dataclass(frozen=True)
 class TrainBatch:
@@ -85,7 +83,11 @@ def augment(
         wanted = keyed_uniform(keys, 1, "reword")[:, 0] < config.reword_prob
         expressions = [reworded(e, k) if w else e for e, k, w in zip(expressions, keys, wanted, strict=True)]
     inputs = replace(
-        inputs, images=strong_augment(images, keys), expressions=expressions, phrases=phrases, proposal=proposal
+        inputs,
+        images=strong_augment(images, keys, config.strong),
+        expressions=expressions,
+        phrases=phrases,
+        proposal=proposal,
     )
     return TrainBatch(inputs, target, weight)
 
@@ -119,10 +121,10 @@ def drop_priors(
     return replace(batch, inputs=batch.inputs.without_prior(dropped))
 
 
-def learning_rate_factor(step: int, total_steps: int) -> float:
-    """Return linear warm-up over 20 steps, then (1 - step / total) ** 0.9 (poly, as LAVT)."""
-    poly: float = (1 - min(step, total_steps - 1) / total_steps) ** 0.9
-    return min(1.0, (step + 1) / WARMUP_STEPS) * poly
+def learning_rate_factor(step: int, total_steps: int, config: LoopConfig) -> float:
+    """Return (1 - step / total_steps) ** lr_decay_power (poly, as LAVT), times a linear warm-up, in (0, 1]."""
+    poly: float = (1 - min(step, total_steps - 1) / total_steps) ** config.lr_decay_power
+    return min(1.0, (step + 1) / config.lr_warmup_steps) * poly
 
 
 def train_step(
@@ -156,13 +158,15 @@ def train_step(
             inputs.images, raw.tokenize(inputs.expressions).to(device), inputs.proposal, inputs.prior_score,
             inputs.has_prior, phrases=raw.tokenize(inputs.phrases).to(device),
         )  # fmt: skip
+    weights = (config.dice_weight, config.deep_weight)
     loss_labeled = segmentation_loss(
-        _rows(output, slice(0, count)), labeled.target, labeled.pixel_weight, config.labeled_batch
+        _rows(output, slice(0, count)), labeled.target, labeled.pixel_weight, config.labeled_batch, *weights
     )
     loss_unlabeled = torch.zeros_like(loss_labeled)
     if unlabeled is not None:
+        part = _rows(output, slice(count, None))
         loss_unlabeled = segmentation_loss(
-            _rows(output, slice(count, None)), unlabeled.target, unlabeled.pixel_weight, config.unlabeled_batch
+            part, unlabeled.target, unlabeled.pixel_weight, config.unlabeled_batch, *weights
         )
     loss = loss_labeled + config.unlabeled_weight * loss_unlabeled
     optimizer.zero_grad(set_to_none=True)

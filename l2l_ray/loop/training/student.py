@@ -122,7 +122,7 @@ class StudentSteps:
             batch = self._ready(batch, name, step, size, done, rows)
             pseudo.prefetch(self._drawn(len(pseudo), size, name, step + 1))
         labeled.prefetch([rows[i] for i in self._drawn(len(rows), loop.labeled_batch, f"{stream}-labeled", step + 1)])
-        factor = learning_rate_factor(done, self._total_steps)
+        factor = learning_rate_factor(done, self._total_steps, loop)
         terms = train_step(networks.wrapped, networks.optimizer, truth, batch, loop, factor, self._host.world_size)
         update_teacher(networks.teacher, networks.student, done, loop.ema_decay)
         return terms

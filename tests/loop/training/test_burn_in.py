@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from l2l_ray.config import RunConfig, config_fields
 from l2l_ray.data.masks import decode, encode
 from l2l_ray.loop.state.example_files import read_examples, write_examples
 from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.loop.training.burn_in import rename_unless_there
+from l2l_ray.loop.training.burn_in import NOT_IN_BURN_IN, burn_in_settings, rename_unless_there
 from l2l_ray.loop.training.train import Job
 from l2l_ray.types import LabeledExample
 from tests.loop.training_only import BURN_IN_PARTS, TrainingOnly, burn_in_of
@@ -88,8 +89,46 @@ def test_the_burn_in_is_shared_by_what_it_does_not_depend_on(whole_run: RunFolde
         {"segmenter": {"width": 32}},
         {"selector": {"num_folds": 3}},
         {"data": {"split_seed": 1}},
+        {"loop": {"dice_weight": 0.1}},
+        {"augment": {"strong": whole_run.config.augment.strong.model_dump() | {"blur_prob": 0.1}}},
     ):
         assert key(**own) != shared, own
+
+
+def _with_another(config: RunConfig, path: str) -> RunConfig:
+    """Return the config with another value of one field."""
+    content = config.model_dump()
+    *sections, name = path.split(".")
+    place = content
+    for section in sections:
+        place = place[section]
+    value = place[name]
+    if isinstance(value, bool):
+        place[name] = not value
+    elif isinstance(value, int):
+        place[name] = value + 4
+    elif isinstance(value, float):
+        place[name] = value / 2 or 0.25
+    else:
+        place[name] = f"{value}/other"
+    return RunConfig.model_validate(content)
+
+
+@pytest.mark.parametrize("section", ["segmenter", "loop", "augment"])
+def test_every_field_of_training_is_in_the_key_or_is_named_as_left_out(section: str) -> None:
+    config = RunConfig()
+    paths = [field.path for field in config_fields(RunConfig) if field.path.startswith(f"{section}.")]
+    changes = {path for path in paths if burn_in_settings(_with_another(config, path)) != burn_in_settings(config)}
+    assert changes == set(paths) - NOT_IN_BURN_IN
+
+
+def test_what_is_left_out_of_the_key_exists_and_the_rest_is_in_it() -> None:
+    paths = {field.path for field in config_fields(RunConfig)}
+    sections = {path.split(".")[0] for path in paths}
+    assert paths | sections >= NOT_IN_BURN_IN
+    kept = set(burn_in_settings(RunConfig()))
+    assert {"prior.proposal", "prior.sam_model", "prior.box_softness", "data.split_seed", "selector.num_folds"} <= kept
+    assert not {"selector.lr", "cluster.num_workers", "data.root", "name"} & kept
 
 
 def test_of_two_that_made_the_same_the_first_stays(tmp_path: Path) -> None:

@@ -142,7 +142,13 @@ def test_steps_lower_the_loss(student: Segmenter, batch_of: Callable[[int], Trai
     ],
 )
 def test_learning_rate_by_hand(step: int, total: int, expected: float) -> None:
-    assert learning_rate_factor(step, total) == pytest.approx(expected)
+    assert learning_rate_factor(step, total, LoopConfig()) == pytest.approx(expected)
+
+
+def test_learning_rate_without_warm_up_and_without_decay() -> None:
+    flat = LoopConfig(lr_warmup_steps=1, lr_decay_power=0)
+    assert [learning_rate_factor(step, 10, flat) for step in (0, 5, 9)] == [1, 1, 1]
+    assert learning_rate_factor(1, 10, LoopConfig(lr_warmup_steps=4, lr_decay_power=1)) == pytest.approx(0.5 * 0.9)
 
 
 def _many(num: int) -> TrainBatch:

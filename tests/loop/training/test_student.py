@@ -50,7 +50,7 @@ def _one_pass(student: Segmenter) -> None:
     proposal, ones = torch.rand(2, student.grid, student.grid), torch.ones(2)
     output = student(images, tokens, proposal, ones, ones.bool(), phrases=tokens)
     target = torch.zeros_like(output.mask_logits)
-    segmentation_loss(output, target, torch.ones_like(target), 2).backward()
+    segmentation_loss(output, target, torch.ones_like(target), 2, dice_weight=0.5, deep_weight=0.4).backward()
 
 
 @pytest.mark.parametrize("train_backbone", [True, False])

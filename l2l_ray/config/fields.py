@@ -1,0 +1,59 @@
+"""What a section is, and how the fields of a config are found, read and described one by one.
+
+Documents, checks and messages walk the fields with `config_fields`, so that none of them keeps a list of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown fields refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class ConfigField:
+    """One field of a config, found by `config_fields`.
+
+    Example: `ConfigField("selector.reward.coverage", info)`; `info` is pydantic's: default, bounds, description.
+    """
+
+    path: str
+    info: FieldInfo
+
+
+def config_fields(model: type[Section], prefix: str = "") -> Iterator[ConfigField]:
+    """Yield every field of a section and of the sections in it, in the order in which they are written."""
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
+            yield from config_fields(info.annotation, f"{prefix}{name}.")
+        else:
+            yield ConfigField(prefix + name, info)
+
+
+def field_value(section: Section, path: str) -> Any:
+    """Return the value of the field with a dotted path."""
+    value: Any = section
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def range_text(info: FieldInfo) -> str:
+    """Return which values a field takes, for people: `0 <= x < 1`, `box, polygon, sam`, `true, false`; else ""."""
+    if get_origin(info.annotation) is Literal:
+        return ", ".join(get_args(info.annotation))
+    if info.annotation is bool:
+        return "true, false"
+    bounds = {name: getattr(b, name) for b in info.metadata for name in ("ge", "gt", "le", "lt") if hasattr(b, name)}
+    low = next((f"{bounds[name]:g} {sign} " for name, sign in (("ge", "<="), ("gt", "<")) if name in bounds), "")
+    high = next((f" {sign} {bounds[name]:g}" for name, sign in (("le", "<="), ("lt", "<")) if name in bounds), "")
+    return f"{low}x{high}" if low or high else ""

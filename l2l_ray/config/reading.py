@@ -1,0 +1,144 @@
+"""From words and files to a config, and back: the command line, YAML, and what is said about them.
+
+The command line and YAML files come from the same models (`--config run.yaml --selector.reward.coverage 0.2`); unknown
+fields are errors. The exact config is saved with every run, and a saved config starts the same run again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from l2l_ray.config.effects import Command, notices
+from l2l_ray.config.fields import config_fields
+from l2l_ray.config.messages import SEE_HELP, explain, meant
+from l2l_ray.config.run import PRESETS, RunConfig
+from l2l_ray.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+def load_config(argv: Sequence[str] = (), command: Command | None = None) -> RunConfig:
+    """Build the config from command-line words; warn of every field that was set and has no effect.
+
+    Order, later wins: preset (`--preset smoke`, default embedded) < file (`--config run.yaml`) < fields
+    (`--selector.reward.coverage 0.2`, `--resume`).
+
+    Args:
+        argv: Words after the program's name.
+        command: Who asks; it decides which fields have an effect.
+    Returns:
+        A validated `RunConfig`.
+    Raises:
+        ConfigError: Unknown field, wrong value, unreadable file; the message names the field and what it accepts.
+    """
+    preset, file, rest = _take_options(list(argv))
+    base = PRESETS[preset]()
+    content = base.model_dump()
+    if file is not None:
+        content = _merge(content, _read_yaml(Path(file)))
+    try:
+        config = _cli_config(content, rest)
+    except ValidationError as error:
+        raise ConfigError(explain(error, RunConfig)) from None
+    for notice in notices(config, base, command):
+        logger.warning("note: %s", notice)
+    return config
+
+
+def read_config(path: Path) -> RunConfig:
+    """Read a saved `config.yaml`.
+
+    Raises:
+        ConfigError: The file is missing, not YAML, or does not fit this version's fields.
+    """
+    try:
+        return RunConfig.model_validate(_read_yaml(path))
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error, RunConfig)}") from None
+
+
+def _cli_config(base: dict[str, Any], words: list[str]) -> RunConfig:
+    """Lay `--section.field value` words over `base`, checked by the models."""
+    from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+    from pydantic_settings.exceptions import SettingsError
+
+    class Cli(RunConfig, BaseSettings):
+        model_config = SettingsConfigDict(
+            extra="forbid", cli_implicit_flags=True, cli_exit_on_error=False, cli_prog_name="l2l"
+        )
+
+    try:
+        given = CliSettingsSource[Any](Cli, cli_parse_args=_flags(words))()
+    except SettingsError as error:
+        known = [field.path for field in config_fields(RunConfig)]
+        options = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
+        unknown = [option for option in options if option.removeprefix("no-") not in known]
+        raise ConfigError(f"command line: {error}; {meant(unknown, known)}{SEE_HELP}") from None
+    return RunConfig.model_validate(_merge(base, given))
+
+
+def _flags(words: list[str]) -> list[str]:
+    """Turn `--loop.autocast false` into the parser's own `--no-loop.autocast`, and `true` into the bare option."""
+    joined: list[str] = []
+    for word in words:
+        if word.lower() in ("true", "false") and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    flags = []
+    for word in joined:
+        option, _, value = word.partition("=")
+        flags.append({"true": option, "false": f"--no-{option[2:]}"}.get(value.lower(), word))
+    return flags
+
+
+def _take_options(words: list[str]) -> tuple[str, str | None, list[str]]:
+    """Split off `--preset NAME` and `--config FILE`."""
+    taken: dict[str, str | None] = {"--preset": "embedded", "--config": None}
+    rest: list[str] = []
+    while words:
+        option, sep, value = words.pop(0).partition("=")
+        if option not in taken:
+            rest.append(option + sep + value)
+            continue
+        if not sep and not words:
+            raise ConfigError(f"{option} needs a value, got nothing")
+        taken[option] = value if sep else words.pop(0)
+    if (preset := str(taken["--preset"])) not in PRESETS:
+        raise ConfigError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    return preset, taken["--config"], rest
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"config file {path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"config file {path} must hold a mapping of sections, got {type(content).__name__}")
+    return content
+
+
+def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    """Lay `top` over `base`, section by section; resource maps are replaced whole."""
+    merged = dict(base)
+    for key, value in top.items():
+        nested = isinstance(value, dict) and isinstance(base.get(key), dict) and not key.endswith("_resources")
+        merged[key] = _merge(base[key], value) if nested else value
+    return merged
+
+
+def config_yaml(config: RunConfig) -> str:
+    """Return every field of `config` as YAML."""
+    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write `config` as YAML that `read_config` reads back to an equal object."""
+    path.write_text(config_yaml(config))

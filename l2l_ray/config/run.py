@@ -1,0 +1,186 @@
+"""A whole run's config, the presets, and what contradicts itself and is refused.
+
+Each room is handed its own section, never the whole. Presets are functions that return a full config. What is refused
+here can only be a mistake; a field that merely has no effect is named instead (`effects`).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from l2l_ray.config.fields import Section
+from l2l_ray.config.messages import explain
+from l2l_ray.config.sections import (
+    EMBEDDED,
+    AugmentConfig,
+    ClusterConfig,
+    DataConfig,
+    LoopConfig,
+    PriorConfig,
+    SegmenterConfig,
+    SelectorConfig,
+)
+from l2l_ray.errors import ConfigError
+from l2l_ray.selector.registry import spec_of
+
+
+class RunConfig(Section):
+    """A whole run."""
+
+    name: str | None = Field(None, description="Folder of the run below run_root; null = DATASET-SELECTOR-sSEED")
+    run_root: str | None = Field(
+        None, description="Folder of all runs and their cache; null = $L2L_HOME, else ~/l2l_runs"
+    )
+    resume: bool = Field(False, description="Continue an unfinished run from its last saved labels and training state")
+    compare: tuple[str, ...] = Field(
+        (),
+        description="Selectors to run beside selector.name, from the same burn-in, for the table of results; "
+        "'fixed_threshold@0.8' brings its own threshold",
+    )
+    data: DataConfig = DataConfig()
+    prior: PriorConfig = PriorConfig()
+    segmenter: SegmenterConfig = SegmenterConfig()
+    selector: SelectorConfig = SelectorConfig()
+    loop: LoopConfig = LoopConfig()
+    augment: AugmentConfig = AugmentConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _methods_exist_once(self) -> Self:
+        methods = [*self.compare, self.selector.name]
+        for method in self.compare:
+            selector_for(self.selector, method)
+        if len(set(methods)) < len(methods):
+            raise ValueError(
+                f"compare and selector.name must name each selector once, got {methods}; leave the repeated one out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> Self:
+        """Refuse settings that contradict each other: one of the two must be a mistake."""
+        data, prior, strong = self.data, self.prior, self.augment.strong
+        if data.root == EMBEDDED and not data.dataset.startswith("refshapes"):
+            raise ValueError(
+                f"data.dataset is {data.dataset!r}, but data.root is 'embedded', which draws RefShapes alone; set "
+                f"data.root to the folder that holds {data.dataset}, or data.dataset to refshapes"
+            )
+        if data.root == EMBEDDED and data.split_by != "l2l":
+            raise ValueError(
+                f"data.split_by is {data.split_by!r}, but the embedded data is split by 'l2l' alone; leave it out, or "
+                "set data.root to a folder with data of your own"
+            )
+        if prior.proposal == "sam" and prior.sam_model is None:
+            raise ValueError(
+                "prior.proposal is 'sam', but prior.sam_model is None; set it to a folder or hub id of SAM or SAM 2, "
+                "or prior.proposal to 'box'"
+            )
+        if strong.blur_min_sigma_frac > strong.blur_max_sigma_frac:
+            raise ValueError(
+                f"augment.strong.blur_min_sigma_frac is {strong.blur_min_sigma_frac:g}, more than blur_max_sigma_frac "
+                f"{strong.blur_max_sigma_frac:g}; swap them"
+            )
+        return self
+
+    @property
+    def root(self) -> Path:
+        """Absolute run root: explicit, else $L2L_HOME, else ~/l2l_runs."""
+        return Path(self.run_root or os.environ.get("L2L_HOME") or Path.home() / "l2l_runs").expanduser().absolute()
+
+    @property
+    def run_name(self) -> str:
+        """Folder of this run under `root`."""
+        return self.name or f"{self.data.dataset}-{self.selector.name}-s{self.loop.seed}"
+
+    @property
+    def run_dir(self) -> Path:
+        """Absolute folder of this run."""
+        return self.root / self.run_name
+
+    @property
+    def cache_dir(self) -> Path:
+        """Shared between runs: embedded data, prior store, burn-ins."""
+        return self.root / "cache"
+
+
+def smoke_config() -> RunConfig:
+    """Return the embedded run shrunk to about half a minute: same parts, tiny counts. For tests and `make smoke`."""
+    return RunConfig(
+        data=DataConfig(num_train_refs=96, num_eval_refs=12, labeled_frac=0.25),
+        selector=SelectorConfig(warmup_updates=3, round_updates=2, update_batch=8, max_unlabeled=16, group_size=4),
+        loop=LoopConfig(
+            rounds=2, burn_in_steps=6, fold_steps=4, round_steps=4, labeled_batch=8, unlabeled_batch=8, shard_size=16
+        ),
+    )
+
+
+def full_config() -> RunConfig:
+    """Return the full-size preset: Swin-B + BERT at 480 px on RefCOCO with Qwen3-VL priors, one GPU per role.
+
+    Source: image size, batch and learning rates follow LAVT (2022) and SemiRES (2024); the rest is ours and untried
+    on full-size data.
+    """
+    return RunConfig(
+        data=DataConfig(root="data/refer", dataset="refcoco", split_by="unc", labeled_frac=0.01, image_cache_mb=16384),
+        prior=PriorConfig(model="Qwen/Qwen3-VL-8B-Instruct", dtype="bfloat16", max_new_tokens=128, batch_size=16),
+        segmenter=SegmenterConfig(
+            backbone="microsoft/swin-base-patch4-window12-384-in22k",
+            text="google-bert/bert-base-uncased",
+            image_size=480,
+            train_backbone=True,
+            width=256,
+            fusion_width=256,
+            fusion_stride=16,
+            num_heads=8,
+            num_guidance_tokens=16,
+            prior_dropout_ramp_steps=4000,
+        ),
+        loop=LoopConfig(
+            rounds=8,
+            burn_in_steps=8000,
+            fold_steps=8000,
+            round_steps=4000,
+            labeled_batch=16,
+            unlabeled_batch=16,
+            lr=1e-4,
+            encoder_lr_scale=0.5,
+            ema_decay=0.9996,
+            checkpoint_steps=500,
+            lag=1,
+            expressions_per_ref=1,
+        ),
+        cluster=ClusterConfig(
+            num_labelers=4,
+            num_workers=4,
+            prior_resources={"GPU": 1},
+            labeler_resources={"GPU": 0.5},
+            worker_resources={"CPU": 4, "GPU": 1},
+            threads_per_worker=4,
+            threads_per_prior=2,
+            threads_per_labeler=2,
+            start_timeout_s=1800,  # an MLLM of 16 GB is read, on first use downloaded, in this time
+        ),
+    )
+
+
+def selector_for(section: SelectorConfig, method: str) -> SelectorConfig:
+    """Return the selector section of one method of a job: a selector's name, or `fixed_threshold@0.8`.
+
+    Raises:
+        ConfigError: No selector has this name, or its value is none that the field takes.
+    """
+    try:
+        spec, value = spec_of(method), method.partition("@")[2]
+        change: dict[str, Any] = {"name": spec.name} | ({spec.setting: value} if spec.setting and value else {})
+        return SelectorConfig.model_validate(section.model_dump() | change)
+    except ValidationError as error:
+        raise ConfigError(f"method {method!r} of `compare`: {explain(error, SelectorConfig)}") from None
+    except ConfigError as error:
+        raise ConfigError(f"method {method!r} of `compare`: {error}") from None
+
+
+PRESETS = {"embedded": RunConfig, "smoke": smoke_config, "full": full_config}

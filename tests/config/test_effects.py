@@ -1,0 +1,120 @@
+"""Which settings are named as having no effect, in which configuration, and why."""
+
+from __future__ import annotations
+
+import pytest
+
+from l2l_ray.config import Command, RunConfig, config_fields, idle_fields, load_config, notices
+
+
+def told(words: str, command: Command | None = None) -> list[str]:
+    return notices(load_config(words.split()), RunConfig(), command)
+
+
+OWN = "--data.root /d --data.dataset refcoco --data.split_by unc"
+RULE = "--selector.name accept_all"
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        (f"{OWN} --data.num_train_refs 9", "data.num_train_refs"),
+        (f"{OWN} --data.num_eval_refs 9", "data.num_eval_refs"),
+        (f"{OWN} --data.data_seed 9", "data.data_seed"),
+        (f"{RULE} --data.split_file f --data.split_seed 1", "data.split_seed"),
+        ("--prior.model org/model --prior.image_size 64", "prior.image_size"),
+        ("--prior.temperature 0.5", "prior.temperature"),
+        ("--prior.sam_model org/sam", "prior.sam_model"),
+        ("--prior.proposal sam --prior.sam_model org/sam --prior.box_softness 0.2", "prior.box_softness"),
+        ("--segmenter.guidance false --segmenter.prior_dropout 0.2", "segmenter.prior_dropout"),
+        ("--segmenter.prior_dropout 0 --segmenter.prior_dropout_ramp_steps 5", "segmenter.prior_dropout_ramp_steps"),
+        (f"{RULE} --selector.threshold 0.8", "selector.threshold"),
+        (f"{RULE} --selector.lr 0.1", "selector.lr"),
+        (f"{RULE} --selector.reward.utility 0.3", "selector.reward.utility"),
+        ("--selector.name logistic --selector.group_size 4", "selector.group_size"),
+        ("--selector.name pwa --compare fixed_threshold@0.8 --selector.threshold 0.7", "selector.threshold"),
+        ("--selector.name supervised --selector.match_iou 0.4", "selector.match_iou"),
+        ("--selector.inner_epochs 1 --selector.clip 0.1", "selector.clip"),
+        ("--selector.reward.coverage 0 --selector.reward.coverage_target 0.5", "selector.reward.coverage_target"),
+        (
+            "--selector.warmup_updates 0 --selector.round_updates 0 --selector.group_size 4",
+            "selector.group_size",
+        ),
+        (f"{RULE} --loop.fold_steps 5", "loop.fold_steps"),
+        ("--selector.name supervised --loop.unlabeled_batch 4", "loop.unlabeled_batch"),
+        ("--data.labeled_frac 1 --loop.unlabeled_weight 2", "loop.unlabeled_weight"),
+        ("--loop.rounds 1 --loop.lag 1", "loop.lag"),
+        ("--augment.crop_min_side_frac 0.5", "augment.crop_min_side_frac"),
+        ("--augment.strong.jitter_prob 0 --augment.strong.hue_turns 0.1", "augment.strong.hue_turns"),
+        ("--augment.strong.gray_prob 1 --augment.strong.saturation 0.1", "augment.strong.saturation"),
+        (
+            "--augment.strong.blur_prob 0 --augment.strong.blur_max_sigma_frac 0.02",
+            "augment.strong.blur_max_sigma_frac",
+        ),
+    ],
+)
+def test_a_field_without_effect_is_named(words: str, field: str) -> None:
+    (sentence,) = told(words)
+    assert sentence.startswith(f"{field} has no effect: ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--data.num_train_refs 9 --data.data_seed 9 --prior.image_size 64 --prior.box_softness 0.2",
+        "--prior.num_samples 3 --prior.temperature 0.5",
+        "--prior.proposal sam --prior.sam_model org/sam",
+        "--prior.model org/florence --prior.proposal polygon --prior.box_softness 0.2",  # boxes where polygons lack
+        "--selector.lr 0.1 --selector.threshold 0.8 --selector.reward.utility 0.3 --loop.fold_steps 5",
+        f"{RULE} --compare l2l --selector.lr 0.1 --selector.clip 0.1 --loop.fold_steps 5",
+        "--selector.name fixed_threshold --selector.threshold 0.8 --loop.unlabeled_batch 4 --loop.lag 1",
+        "--selector.name logistic --selector.reward.wrong_cost 2 --selector.num_features 2",
+        "--selector.name pwa --compare matching --selector.match_iou 0.4",
+        "--augment.crop_prob 0.5 --augment.crop_min_side_frac 0.5 --augment.strong.hue_turns 0.1",
+        "--segmenter.prior_dropout 0.2 --segmenter.prior_dropout_ramp_steps 5",
+    ],
+)
+def test_a_field_with_an_effect_is_not_named(words: str) -> None:
+    assert told(words) == []
+
+
+def test_an_effect_that_is_left_is_said() -> None:
+    assert told("--data.split_file f --data.split_seed 1") == [
+        "data.split_seed has no effect on which images are labeled: data.split_file says which images are labeled"
+    ]
+    (sentence,) = told(f"{RULE} --selector.match_iou 0.4")
+    assert sentence.startswith(
+        "selector.match_iou has no effect on training: none of this run's selectors (accept_all)"
+    )
+    (sentence,) = told("--selector.name supervised --loop.expressions_per_ref 2")
+    assert sentence.startswith("loop.expressions_per_ref has no effect on training: ")
+
+
+def test_what_depends_on_who_runs_it() -> None:
+    words = "--cluster.num_labelers 3 --cluster.threads_per_labeler 2 --prior.max_wait_s 1 --resume"
+    assert told(words) == told(words, "job") == []
+    cluster, wait = told(words, "run")
+    assert cluster.startswith("cluster.num_labelers, cluster.threads_per_labeler have no effect: `l2l run`")
+    assert wait.startswith("prior.max_wait_s has no effect: ")
+    resume, threads = told(words, "sweep")
+    assert resume.startswith("resume has no effect: ")
+    assert threads.startswith("cluster.threads_per_labeler has no effect: ")
+
+
+def test_fields_of_one_reason_share_a_sentence_and_none_comes_twice() -> None:
+    (sentence,) = told("--selector.name supervised --compare pwa --selector.clip 0.1 --selector.kl 0.1")
+    assert sentence.startswith(
+        "selector.clip, selector.kl have no effect: none of this run's selectors (pwa, supervised)"
+    )
+    (sentence,) = told("--data.labeled_frac 1 --loop.rounds 1 --loop.lag 2")
+    assert sentence.count("loop.lag") == 1
+
+
+def test_every_field_that_is_named_exists() -> None:
+    known = {field.path for field in config_fields(RunConfig)}
+    off = {"inner_epochs": 1, "warmup_updates": 0, "round_updates": 0}
+    for name in ("l2l", "supervised", "logistic"):
+        config = RunConfig.model_validate({"selector": {"name": name, **off}, "data": {"labeled_frac": 1.0}})
+        for command in ("run", "sweep"):
+            named = {field for idle in idle_fields(config, command) for field in idle.fields}
+            assert len(named) > 10 and named <= known

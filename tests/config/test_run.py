@@ -1,0 +1,73 @@
+"""The whole config: its folders and names, its methods, and which settings contradict each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from l2l_ray.config import DataConfig, RunConfig, load_config, selector_for
+from l2l_ray.errors import ConfigError
+from tests.whole_run import changed
+
+
+def test_unknown_fields_are_refused_in_code_too() -> None:
+    with pytest.raises(ValueError, match="extra_forbidden"):
+        DataConfig.model_validate({"labelled_frac": 0.1})
+
+
+def test_a_method_of_compare_may_carry_its_threshold() -> None:
+    section = RunConfig().selector
+    assert selector_for(section, "fixed_threshold@0.8") == section.model_copy(
+        update={"name": "fixed_threshold", "threshold": 0.8}
+    )
+    assert selector_for(section, "pwa") == section.model_copy(update={"name": "pwa"})
+
+
+def test_sections_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        RunConfig().loop.seed = 3  # type: ignore[misc]
+
+
+def test_run_root_is_absolute_and_follows_explicit_then_environment_then_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("L2L_HOME", str(tmp_path / "env"))
+    assert RunConfig().root == tmp_path / "env"
+    assert RunConfig(run_root=str(tmp_path / "given")).root == tmp_path / "given"
+    assert RunConfig(run_root="relative").root == Path.cwd() / "relative"
+    monkeypatch.delenv("L2L_HOME")
+    assert RunConfig().root == Path.home() / "l2l_runs"
+
+
+def test_the_default_name_tells_data_selector_and_seed() -> None:
+    config = load_config(["--loop.seed", "4", "--selector.name", "agreement"])
+    assert config.run_dir == config.root / "refshapes-agreement-s4"
+    assert load_config(["--name", "mine"]).run_dir.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--data.dataset refcoco", r"data\.dataset is 'refcoco', but data\.root is 'embedded'.*set data\.root to"),
+        ("--data.split_by unc", r"data\.split_by is 'unc', but .* 'l2l' alone; leave it out"),
+        ("--prior.proposal sam", r"prior\.proposal is 'sam', but prior\.sam_model is None; set it to"),
+        (
+            "--augment.strong.blur_min_sigma_frac 0.05",
+            r"augment\.strong\.blur_min_sigma_frac is 0\.05, more than .* 0\.01; swap them",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(words: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        load_config(words.split())
+
+
+def test_settings_that_agree_are_accepted() -> None:
+    config = changed(
+        RunConfig(),
+        data={"root": "/data/refer", "dataset": "refcoco", "split_by": "unc"},
+        prior={"proposal": "sam", "sam_model": "facebook/sam2-hiera-tiny"},
+    )
+    assert config.prior.sam_model
+    assert changed(RunConfig(), data={"dataset": "refshapes+"}).run_name == "refshapes+-l2l-s0"
