@@ -197,7 +197,7 @@ class InferenceEngine:
         return predict(self._model(method, version), inputs, self.config.loop.autocast)
 
     def _quality(self, method: str, version: int, table: ExampleSet, part: list[int], inputs: Inputs) -> Quality:
-        """Judge the version's selector; the run's main one also against the rules at equal coverage."""
+        """Judge the version's selector; the run's main one also against the rules."""
         evidence, selection = self._select(method, version, table, part, inputs, round_index=version)
         judges = {}
         if method == self.config.selector.name:
@@ -207,7 +207,7 @@ class InferenceEngine:
         return measure_quality(selection, table.masks(part).to(self._device), rankings)
 
     def _rules(self) -> dict[str, Selector]:
-        """Rules without parameters, ranked beside the method at equal coverage."""
+        """Rules without parameters, ranked beside the method."""
         section = self.config.selector
         return {name: make_selector(selector_for(section, name), self._feature_width) for name in RULES}
 
