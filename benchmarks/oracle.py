@@ -1,7 +1,7 @@
-"""The oracle ceiling: a labeler that sees hidden truth and accepts exactly the teacher's right pixels.
+"""A reference that sees hidden truth: it accepts exactly the cells that the teacher labels right.
 
-It is no selector of the package and no job can ask for it. Since dropping exactly the wrong pixels gives the mask away,
-its figure is a ceiling for selection, not a target. Every shard it writes carries version -1000 as its stamp.
+It is no selector of the package and no job can ask for it. It is no ceiling: a student may learn more from other cells,
+and what it drops says where the teacher errs. Every shard it writes carries version -1000 as its stamp.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class HiddenTruth:
 
 
 class OracleEngine(InferenceEngine):
-    """A labeler whose every accepted pixel is right."""
+    """Accepts every cell that the teacher labels right, and no other."""
 
     _truth: HiddenTruth | None = None
 
