@@ -20,13 +20,13 @@ NUM_PANELS = 16
 
 
 def write_panels(
-    run: RunFolder, labeler: InferenceEngine, meter: IouMeter, method: str, version: int, split: str
+    run: RunFolder, engine: InferenceEngine, meter: IouMeter, method: str, version: int, split: str
 ) -> None:
     """Draw examples of one evaluated version.
 
     Args:
         run: The run.
-        labeler: Computes the views again for the few samples shown.
+        engine: Gathers the evidence again for the few samples shown.
         meter: Per-sentence IoU of this version on this split.
         method: Its method.
         version: Which version.
@@ -35,8 +35,8 @@ def write_panels(
     iou_of = {int(row["sent_id"]): float(row["iou"]) for row in meter.rows()}
     rows = [row for row in read_examples(run.examples_path(split)) if isinstance(row, LabeledExample)]
     chosen = spread([iou_of[row.sent_id] for row in rows], NUM_PANELS)
-    data = labeler.evidence_and_selection(method, version, split, chosen)
-    priors = labeler.priors(split)
+    data = engine.evidence_and_selection(method, version, split, chosen)
+    priors = engine.priors(split)
     examples = [rows[i] for i in chosen]
     panels = [_panel(e, priors[e.sent_id], data, k, split, iou_of[e.sent_id]) for k, e in enumerate(examples)]
     write_examples(run.path, panels)
