@@ -1,14 +1,18 @@
-"""`make compare`: every selector from the same burn-in, several seeds, paired intervals. Resumable; writes one file.
+"""`make compare`: selectors from the same burn-in, over several seeds, with verdicts. Resumable; writes one file.
 
 Per seed three jobs run in this machine's processes through `LocalHost`:
 
-    all      every selector in one job, from one burn-in, with the same number of student steps
+    all      L2L and the selectors of `RULES` in one job, from one burn-in, with the same number of student steps
     plain    supervised without guidance
-    oracle   accept exactly the right pixels, by hidden truth: a ceiling, not a method (`benchmarks/oracle.py`)
+    oracle   a reference: accepts exactly the teacher's right cells, by hidden truth (`benchmarks/oracle.py`)
 
 A job that is finished is not run again; one that was killed continues. Versions and thresholds are chosen on val; the
-test splits were read once per job. Differences to L2L are paired per sentence over val + testA + testB, resampled by
-image, seeds averaged.
+test splits were read once per job. Differences to L2L are paired per sentence over val + testA + testB. "Ahead" and
+"behind" come from the t-interval over seeds of the per-seed differences. The bootstrap interval over images (seeds
+averaged, images resampled) is printed beside it: how far the figure depends on the choice of images, for these seeds.
+
+Columns on pseudo-labels are of the last round's, against masks that training never saw
+(`l2l_ray/loop/inference/quality.py` defines them).
 
 Usage: python benchmarks/accuracy.py [--seeds 0 1 2] [--processes 2] [--out benchmarks/results/accuracy.json] [fields]
 """
@@ -28,7 +32,8 @@ import numpy as np
 import pandas as pd
 
 from l2l_ray.config import RunConfig, load_config
-from l2l_ray.intervals import paired_bootstrap
+from l2l_ray.errors import DataError
+from l2l_ray.intervals import paired_bootstrap, seed_interval
 from l2l_ray.selector.registry import label_of, selectors
 
 THRESHOLDS = (0.7, 0.8, 0.9, 0.95)
@@ -103,10 +108,19 @@ def sentences(row: dict[str, Any]) -> pd.DataFrame:
     return frame.assign(iou=iou, image=frame["split"] + frame["image_id"].astype(str)).set_index("sent_id")
 
 
-def last_labels(row: dict[str, Any]) -> dict[str, Any] | None:
-    """Return precision and coverage of the last round's pseudo-labels against hidden truth; None without labels."""
+def last_labels(row: dict[str, Any]) -> dict[str, float | None] | None:
+    """Return the figures of the last round's pseudo-labels against hidden truth; None for a method without labels.
+
+    Raises:
+        DataError: The run was made before these figures existed.
+    """
     rounds = (json.loads((row["run"] / "results.json").read_text())["hidden_truth"] or {}).get(row["method"])
-    return rounds[-1] if rounds else None
+    if not rounds:
+        return None
+    if "object_precision" not in rounds[-1]:
+        raise DataError(f"{row['run']} has no object_precision in results.json: an older version made it; run it again")
+    figures = {name: rounds[-1][name] for name in ("object_precision", "object_recall")}
+    return {**figures, **{name: share for name, share in rounds[-1]["labels"].items() if not name.startswith("num")}}
 
 
 def tuned_threshold(by_seed: dict[int, dict[str, dict[str, Any]]]) -> str:
@@ -133,17 +147,14 @@ def summarize(by_seed: dict[int, dict[str, dict[str, Any]]], config: RunConfig) 
             diff = paired_bootstrap(mean["l2l"].loc[images.index], mean[method].loc[images.index], images)
             by_seed_diff = [float((a - b).mean()) for a, b in zip(frames["l2l"], frames[method], strict=True)]
             row["l2l_minus_this"] = {
-                "diff": diff.diff, "low": diff.low, "high": diff.high, "by_seed": by_seed_diff,
-                "verdict": _verdict(diff, by_seed_diff),
+                "diff": diff.diff, "over_seeds": _over_seeds(by_seed_diff), "by_seed": by_seed_diff,
+                "over_images": {"low": diff.low, "high": diff.high}, "verdict": verdict(by_seed_diff),
             }  # fmt: skip
         if labels := [found for rows in by_seed.values() if (found := last_labels(rows[method]))]:
-            row["labels"] = {
-                figure: {region: _spread([part[figure][region] for part in labels]) for region in labels[0][figure]}
-                for figure in ("precision", "coverage")
-            }
+            row["labels"] = {name: _spread([part[name] for part in labels]) for name in labels[0]}
         table.append(row)
     return {
-        "protocol": "native size, every sentence; paired per sentence, seeds averaged, clustered by image, 95 %",
+        "protocol": "native size, every sentence; differences paired per sentence; verdict: 95 % t-interval over seeds",
         "seeds": list(by_seed),
         "labeled_frac": config.data.labeled_frac,
         "dataset": config.data.dataset,
@@ -153,39 +164,76 @@ def summarize(by_seed: dict[int, dict[str, dict[str, Any]]], config: RunConfig) 
 
 
 def _label(method: str) -> str:
-    special = {"supervised_plain": "supervised, no guidance", "oracle": "oracle pixels (ceiling, sees hidden truth)"}
+    special = {
+        "supervised_plain": "supervised, no guidance",
+        "oracle": "accepts the teacher's right cells (sees hidden truth)",
+    }
     return special.get(method) or label_of(method)
 
 
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
+def _spread(values: list[float | None]) -> dict[str, float | None]:
+    """Return mean and standard deviation over the seeds that have the figure; None where too few have it."""
+    known = [value for value in values if value is not None]
+    return {
+        "mean": float(np.mean(known)) if known else None,
+        "std": float(np.std(known, ddof=1)) if len(known) > 1 else None,
+    }
 
 
-def _verdict(diff: Any, by_seed: list[float]) -> str:
-    """Return a verdict only where the interval over images excludes 0 and all seeds agree on the side."""
-    if diff.low > 0 and min(by_seed) > 0:
+def _over_seeds(by_seed: list[float]) -> dict[str, float] | None:
+    """Return the 95 % t-interval of the per-seed differences; None for one seed, which has no spread."""
+    if len(by_seed) < 2:
+        return None
+    found = seed_interval(by_seed)
+    return {"low": found.low, "high": found.high}
+
+
+def verdict(by_seed: list[float]) -> str:
+    """Return a verdict only where the t-interval over seeds excludes 0.
+
+    Args:
+        by_seed: Mean IoU of L2L minus that of the other method, one per seed.
+    """
+    interval = _over_seeds(by_seed)
+    if interval and interval["low"] > 0:
         return "L2L ahead"
-    return "L2L behind" if diff.high < 0 and max(by_seed) < 0 else "undecided"
+    return "L2L behind" if interval and interval["high"] < 0 else "undecided"
+
+
+COLUMNS = {
+    "object_precision": "labels: object precision",
+    "object_recall": "labels: object recall",
+    "mean_iou": "labels: mean IoU of the used",
+    "used_frac": "labels: used",
+}
 
 
 def text_table(result: dict[str, Any]) -> str:
     """Return the result as a Markdown table, in percent: mIoU per split, difference to L2L, the labels' quality."""
-    lines = [
-        "| method | val | testA | testB | L2L minus this | verdict | labels: object precision | object coverage |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    head = ["method", *SPLITS, "L2L minus this", "over seeds", "over images", "verdict", *COLUMNS.values()]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in result["rows"]:
-        cells = [row["label"]]
-        for split in SPLITS:
-            found = row["splits"][split]["mean_iou"]
-            cells.append(f"{100 * found['mean']:.1f} ± {100 * found['std']:.1f}")
-        diff = row.get("l2l_minus_this")
-        interval = f"{100 * diff['diff']:+.2f} ({100 * diff['low']:+.2f} to {100 * diff['high']:+.2f})" if diff else ""
-        cells += [interval, diff["verdict"] if diff else ""]
-        labels = row.get("labels")
-        cells += [f"{100 * labels[f]['foreground']['mean']:.0f}" if labels else "" for f in ("precision", "coverage")]
+        cells = [row["label"], *(_with_spread(row["splits"][split]["mean_iou"]) for split in SPLITS)]
+        if diff := row.get("l2l_minus_this"):
+            intervals = (_ends(diff["over_seeds"]), _ends(diff["over_images"]))
+            cells += [f"{100 * diff['diff']:+.1f}", *intervals, diff["verdict"]]
+        else:
+            cells += [""] * 4
+        labels = row.get("labels", {})
+        cells += [_with_spread(labels[name]) if name in labels else "" for name in COLUMNS]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _with_spread(found: dict[str, float | None]) -> str:
+    mean, std = found["mean"], found["std"]
+    if mean is None:
+        return ""
+    return f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
+
+
+def _ends(interval: dict[str, float] | None) -> str:
+    return f"{100 * interval['low']:+.1f} to {100 * interval['high']:+.1f}" if interval else "one seed"
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ class HiddenTruth:
 
 
 class OracleEngine(InferenceEngine):
-    """Labels in which every accepted pixel is right."""
+    """Accepts every cell that the teacher labels right, and no other."""
 
     def __init__(self, config: RunConfig, run_path: Path) -> None:
         super().__init__(config, run_path)

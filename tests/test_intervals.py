@@ -1,10 +1,11 @@
-"""The bootstrap: zero where nothing differs, the analytic interval, images and not sentences."""
+"""Over images: zero where nothing differs, the analytic interval, images and not sentences. Over seeds: Student's t."""
 
+import mpmath  # comes with torch
 import numpy as np
 import pytest
 
 from l2l_ray.errors import DataError
-from l2l_ray.intervals import BootstrapInterval, paired_bootstrap, ratio_intervals
+from l2l_ray.intervals import BootstrapInterval, paired_bootstrap, ratio_intervals, seed_interval, t_quantile
 from l2l_ray.metrics import IouMeter, compare
 
 
@@ -83,3 +84,41 @@ def test_figures_are_ratios_of_resampled_sums() -> None:
 def test_draws_without_a_denominator_are_left_out() -> None:
     ((low, high),) = ratio_intervals([([1, 0], [1, 0])], ["a", "b"], 2000)
     assert (low, high) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "printed"), [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262), (30, 2.042), (120, 1.980)]
+)
+def test_t_quantiles_are_those_of_the_printed_table(degrees: int, printed: float) -> None:
+    assert t_quantile(0.95, degrees) == pytest.approx(printed, abs=5e-4)
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 24, 119])
+@pytest.mark.parametrize("level", [0.1, 0.5, 0.95, 0.999])
+def test_t_quantiles_invert_the_distribution(degrees: int, level: float) -> None:
+    t = t_quantile(level, degrees)
+    outside = mpmath.betainc(degrees / 2, 0.5, 0, degrees / (degrees + t * t), regularized=True)
+    assert 1 - float(outside) == pytest.approx(level, abs=1e-12)
+
+
+def test_interval_over_seeds_by_hand() -> None:
+    # Mean 2, standard deviation 1, standard error 1 / sqrt(3), times 4.303.
+    assert seed_interval([1.0, 2.0, 3.0]) == pytest.approx(
+        (2.0, 2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5), abs=1e-6
+    )
+    assert seed_interval([0.5, 0.5]) == (0.5, 0.5, 0.5)
+    mean, low, high = seed_interval([0.0, 1.0], level=0.5)  # one degree of freedom: the Cauchy quartile is 1
+    assert (mean, low, high) == pytest.approx((0.5, 0.0, 1.0))
+
+
+def test_interval_over_seeds_covers_the_mean_as_often_as_it_says() -> None:
+    drawn = np.random.default_rng(0).normal(3.0, 2.0, size=(4000, 3))
+    inside = [low <= 3.0 <= high for _, low, high in map(seed_interval, drawn.tolist())]
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.01)
+
+
+def test_interval_over_seeds_checks_its_input() -> None:
+    with pytest.raises(DataError, match="at least 2 seeds, got 1"):
+        seed_interval([0.3])
+    with pytest.raises(ValueError, match="level"):
+        seed_interval([0.3, 0.4], level=95)

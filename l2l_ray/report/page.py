@@ -33,12 +33,14 @@ from l2l_ray.report.panels import (
 from l2l_ray.report.record import RunRecord, flatten, is_number, read_run
 from l2l_ray.report.tables import (
     differences_table,
-    equal_coverage_table,
+    equal_counts_table,
+    labels_table,
     metrics_frame,
     percent,
     priors_table,
-    quality_table,
+    regions_table,
     results_table,
+    rounds_table,
     skips_table,
     splits_of,
 )
@@ -96,9 +98,10 @@ def render(record: RunRecord) -> str:
         validation_figures=_validation_figures(record),
         training_figures=_training_figures(record),
         label_figures=_label_figures(record),
-        has_hidden_truth=any(key.startswith("hidden_truth.") for point in record.points for key in point),
-        quality=_quality(record),
-        equal_coverage=equal_coverage_table(record),
+        has_hidden_truth=record.label_source == "hidden_truth",
+        label_tables=_label_tables(record),
+        regions=regions_table(record),
+        equal_counts=equal_counts_table(record),
         selection_of=_selection_of(record),
         examples=[_example(record, entry) for entry in worst_first(record.examples)[:MAX_EXAMPLES]],
         failure_percent=f"{100 * FAILURE_IOU:g}",
@@ -112,7 +115,7 @@ def render(record: RunRecord) -> str:
 
 
 def _stats(record: RunRecord) -> list[tuple[str, str]]:
-    """The few figures to see first: the main method's, from the final table and its last round."""
+    """The few figures to see first: the main method's, from the final table and of its last round's pseudo-labels."""
     row: Mapping[str, Any] = next((r for r in record.rows if r.get("method") == record.main_method), {})
     splits = splits_of(row)
     split = "val" if "val" in splits else next(iter(splits), "")
@@ -120,8 +123,11 @@ def _stats(record: RunRecord) -> list[tuple[str, str]]:
     label = record.labels.get(record.main_method, "")
     figures = [(scores.get(key), f"{name}, {split}, {label}") for key, name in _STATS]
     last = {key: value for point in record.points_of(record.main_method) for key, value in point.items()}
-    figures.append((last.get("labels.accepted_frac"), "of the pixels accepted in the last round"))
-    figures.append((last.get("hidden_truth.precision.all"), "of the accepted labels right, last round (hidden truth)"))
+    used, num = last.get("labels.used_frac"), last.get("labels.num")
+    if is_number(used) and is_number(num):
+        figures.append((used, f"of the pseudo-labels used: {round(used * num)} of {round(num)}, last round"))
+    figures.append((last.get("hidden_truth.labels.mean_iou"), "mean IoU of the used pseudo-labels with the true masks"))
+    figures.append((last.get("hidden_truth.labels.wrong_object_frac"), "of the used pseudo-labels on a wrong object"))
     return [(f"{percent(value)} %", text) for value, text in figures if is_number(value)]
 
 
@@ -140,32 +146,33 @@ def _training_figures(record: RunRecord) -> list[_FigureItem]:
     return [
         _figure("Reward terms", "", "this selector logged no reward.", lambda t: plots.reward_terms(record, t)),
         _figure(
-            "Policy", "on cross-fitted images", "this selector has no policy.", lambda t: plots.policy_terms(record, t)
+            "Policy", "on cross-fitted labeled images", "this selector has no policy.",
+            lambda t: plots.policy_terms(record, t),
         ),
         _figure("Losses", "", "metrics.jsonl holds no training loss.", lambda t: plots.losses(record, t)),
         _figure("Wall time", "by phase", "no phase was timed.", lambda t: plots.seconds_by_phase(record, t)),
-    ]
-
-
-def _label_figures(record: RunRecord) -> list[_FigureItem]:
-    lacking = "no selector quality was measured."
-    return [
-        _figure(
-            "Precision", "of the main selector, by region", lacking,
-            lambda t: plots.quality_by_region(record, "precision", t),
-        ),
-        _figure(
-            "Coverage", "of the main selector, by region", lacking,
-            lambda t: plots.quality_by_region(record, "coverage", t),
-        ),
-        _figure("Accepted share", "", "no pseudo-labels were counted.", lambda t: plots.accepted_share(record, t)),
     ]  # fmt: skip
 
 
-def _quality(record: RunRecord) -> list[tuple[str, Any]]:
-    titles = {"quality.val": "Selector quality on val", "hidden_truth": "Committed pseudo-labels against hidden truth"}
-    found = [(title, quality_table(record, source)) for source, title in titles.items()]
-    return [(title, table) for title, table in found if table is not None]
+def _label_figures(record: RunRecord) -> list[_FigureItem]:
+    lacking = "no label was compared with a true mask."
+    main = f"of {record.labels.get(record.main_method, record.main_method)}"
+    return [
+        _figure("Mean IoU of the used labels", "", lacking, lambda t: plots.label_iou(record, t)),
+        _figure("Labels and their object cells", main, lacking, lambda t: plots.label_quality(record, t)),
+        _figure("Accepted cells", "", "no pseudo-labels were counted.", lambda t: plots.accepted_share(record, t)),
+    ]
+
+
+def _label_tables(record: RunRecord) -> list[tuple[str, Any, str]]:
+    """Title, table and what its rows are."""
+    main = record.labels.get(record.main_method, record.main_method)
+    found = [
+        ("Pseudo-labels of the last round", labels_table(record, "hidden_truth"), "Against hidden truth"),
+        (f"Pseudo-labels of {main}, round by round", rounds_table(record), "Against hidden truth"),
+        ("Labels for val images", labels_table(record, "quality.val"), "By each method's last version, on val"),
+    ]
+    return [(title, table, rows) for title, table, rows in found if table is not None]
 
 
 def _selection_of(record: RunRecord) -> str:

@@ -16,13 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from l2l_ray.report.record import REGIONS, Point, RunRecord, is_number
+from l2l_ray.report.record import Point, RunRecord, is_number
 from l2l_ray.selector.registry import style_of
 
 DPI = 190
 _SIZE_IN = (4.6, 3.2)  # small, so that its text is still readable at the width of a phone
 SPARE_STYLES = [("#0092b3", ">"), ("#c0392b", "h"), ("#6c7a89", "d"), ("#27688f", "p")]
-_REGION_COLORS = dict(zip((*REGIONS, "all"), ("#e4572e", "#2e86de", "#b8901c", "#7f8c9b"), strict=True))
 _TERM_COLORS = ("#2e86de", "#139a80", "#b8901c", "#d6579b", "#a06cd5", "#5b9a3c", "#0092b3")
 
 
@@ -88,7 +87,7 @@ def reward_terms(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
 
 
 def policy_terms(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
-    """Return the policy's entropy, its KL to the previous policy and the shares it takes on cross-fitted images."""
+    """Return the policy's entropy, its KL to the previous policy and its shares on cross-fitted labeled images."""
     points = record.points_of(record.main_method)
     names = sorted({key for point in points for key in point if key.startswith("policy.")})
     return _small_multiples(points, names, theme)
@@ -101,22 +100,35 @@ def losses(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
     return _terms(points, names, theme, "mean loss over the round's steps")
 
 
-def quality_by_region(record: RunRecord, kind: str, theme: Theme = LIGHT) -> bytes | None:
-    """Return precision or coverage of the main selector by region: solid on val, dashed against hidden truth.
+def label_iou(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
+    """Return the mean IoU of the used labels by round (on val: by version), one curve per method."""
+    x_column = _label_x(record)
+    column = f"{record.label_source}.labels.mean_iou"
+    found = {method: _series(record.points_of(method), column, x_column) for method in record.methods}
+    if not any(len(xs) for xs, _ in found.values()):
+        return None
+    figure, axes = _figure(theme, x_column, "percent")
+    for index, (method, (xs, ys)) in enumerate(found.items()):
+        if xs:
+            axes.plot(xs, ys, label=record.labels[method], **_style(method, index, method == record.main_method))
+    return _png(figure, axes, theme)
 
-    Args:
-        record: The run.
-        kind: `precision` or `coverage`.
-        theme: Colours of the page.
-    """
-    points = record.points_of(record.main_method)
-    figure, axes = _figure(theme, "version", "percent")
-    for source, line, name in (("quality.val", "-", "val"), ("hidden_truth", "--", "hidden truth")):
-        for region in REGIONS:
-            xs, ys = _series(points, f"{source}.{kind}.{region}")
-            if xs:
-                color = _REGION_COLORS[region]
-                axes.plot(xs, ys, color=color, linestyle=line, marker="o", markersize=4, label=f"{region} ({name})")
+
+def label_quality(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
+    """Return the main method's share of used labels, of wrong objects, object precision and recall, by round."""
+    points, x_column = record.points_of(record.main_method), _label_x(record)
+    figure, axes = _figure(theme, x_column, "percent")
+    names = {
+        "labels.used_frac": "labels used",
+        "labels.wrong_object_frac": "wrong object, of the used",
+        "object_precision": "object precision",
+        "object_recall": "object recall",
+    }
+    for (column, name), color in zip(names.items(), _TERM_COLORS, strict=False):
+        xs, ys = _series(points, f"{record.label_source}.{column}", x_column)
+        if xs:
+            axes.plot(xs, ys, color=color, linewidth=1.8, marker="o", markersize=4, label=name)
+    axes.set_ylim(0, 100)
     return _png(figure, axes, theme) if axes.lines else None
 
 
@@ -133,6 +145,11 @@ def seconds_by_phase(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
         axes.bar(xs, heights, bottom=floor, color=color, width=0.6, label=name.removeprefix("seconds."))
         floor = [low + height for low, height in zip(floor, heights, strict=True)]
     return _png(figure, axes, theme)
+
+
+def _label_x(record: RunRecord) -> str:
+    """Pseudo-labels belong to a round; val judges the selector of a version."""
+    return "round" if record.label_source == "hidden_truth" else "version"
 
 
 def _terms(points: Sequence[Point], names: Sequence[str], theme: Theme, unit: str) -> bytes | None:

@@ -9,8 +9,9 @@ came; later events win, so a round that was run again after a crash counts once.
     reward.total, reward.correctness, ...        same, logged as policy/reward/...
     policy.entropy, policy.kl, ...               same, logged as policy/...
     labels.num, labels.accepted_frac, ...        same
-    quality.val.precision.foreground, ...        selector quality on val, by region
-    hidden_truth.precision.foreground, ...       of the committed pseudo-labels; read by the evaluation code alone
+    quality.val.object_precision, quality.val.labels.mean_iou, ...     the version's selector, judged on val
+    hidden_truth.object_precision, hidden_truth.labels.mean_iou, ...   the round's pseudo-labels against hidden truth:
+                                                                       masks that evaluation alone reads
     seconds.label, ...                           wall time
 """
 
@@ -28,7 +29,7 @@ import yaml
 from l2l_ray.errors import DataError
 
 Point = dict[str, Any]
-REGIONS = ("foreground", "background", "boundary")
+REGIONS = ("inside", "outside", "boundary")  # of the true object, as in loop/inference/quality.py
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,12 @@ class RunRecord:
         if chosen := self.results.get("chosen_on"):
             parts.append(f"version chosen on {chosen}")
         return "; ".join(parts)
+
+    @property
+    def label_source(self) -> str:
+        """Where labels are judged: `hidden_truth` where some of it is known, else `quality.val`."""
+        known = any(key.startswith("hidden_truth.") for point in self.points for key in point)
+        return "hidden_truth" if known else "quality.val"
 
     def points_of(self, method: str) -> list[Point]:
         """Points of one method by ascending version."""

@@ -1,8 +1,8 @@
 """The tables of a run: for the terminal, for the page, and as files for one's own analysis.
 
-A table never goes without its protocol. Shares are printed in percent with one decimal; the best of a column is
-marked, ties all, and not at all where there is nothing to compare. A row with `"reference": true` (an oracle, a full
-supervision) is shown but never best.
+A table never goes without its protocol. Shares are printed in percent with one decimal. The best of a column is marked
+where it is alone in what is printed: a tie has no best. A row with `"reference": true` (full supervision, say) is shown
+but never best.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from l2l_ray.report.record import REGIONS, RunRecord, flatten, is_number, read_run
+from l2l_ray.selector.registry import selectors
 
 NOTHING = "–"
 PAGE_METRICS = ("overall_iou", "mean_iou", *(f"precision_at.{t}" for t in ("0.5", "0.7", "0.9")))
@@ -45,6 +47,11 @@ class Table:
     groups: tuple[tuple[str, int], ...]
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+
+    @property
+    def group_starts(self) -> frozenset[int]:
+        """Columns at which a group begins, the first one left out: the page keeps a gap there."""
+        return frozenset(accumulate(span for _, span in self.groups[:-1]))
 
 
 def metrics_frame(run_dir: Path) -> pd.DataFrame:
@@ -102,49 +109,85 @@ def differences_table(record: RunRecord) -> Table | None:
             diff, low, high = (f"{100 * item[key]:+.1f}" for key in ("diff", "low", "high"))
             texts = (" - ".join(pair), str(item.get("split", "?")), diff, f"{low} to {high}")
             rows.append(tuple(Cell(text) for text in texts))
-    return Table((("", 4),), ("Difference", "split", "mIoU, points", "interval"), tuple(rows)) if rows else None
+    header = ("Difference", "split", "mIoU, points", "95 % interval over images")
+    return Table((("", 4),), header, tuple(rows)) if rows else None
 
 
-def equal_coverage_table(record: RunRecord) -> Table | None:
-    """Return selection.json's comparison: per rule and region, precision at the coverage that the selector chose.
+def equal_counts_table(record: RunRecord) -> Table | None:
+    """Return selection.json's comparison: per rule, the precision of as many cells as the selector accepted.
 
-    Reads rows {"rule", "region", "coverage", "precision"}; None when there are none.
+    Reads rows {"rule", "label", "accepted", "precision"}; None when there are none.
     """
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for row in record.selection.get("equal_coverage") or []:
+    for row in record.selection.get("equal_counts") or []:
         if isinstance(row, Mapping):
-            found.setdefault(str(row.get("rule", "?")), {})[str(row.get("region", "all"))] = row
+            found.setdefault(str(row.get("rule", "?")), {})[str(row.get("label", "?"))] = row
     if not found:
         return None
-    regions = [r for r in (*REGIONS, "all") if any(r in row for row in found.values())]
-    values = [[row.get(region, {}).get("precision") for region in regions] for row in found.values()]
+    labels = list(dict.fromkeys(label for row in found.values() for label in row))
+    values = [[row.get(label, {}).get("precision") for label in labels] for row in found.values()]
     best = _best(values, [True] * len(values))
+    labels = {spec.name: spec.label for spec in selectors()} | record.labels  # rules are ranked that were not run
     rows = [
-        (Cell(record.labels.get(rule, rule)), *(Cell(percent(v), b) for v, b in zip(line, marks, strict=True)))
+        (Cell(labels.get(rule, rule)), *(Cell(percent(v), b) for v, b in zip(line, marks, strict=True)))
         for rule, line, marks in zip(found, values, best, strict=True)
     ]
-    header = [f"{region}, at {_coverage(found, region)} %" for region in regions]
-    return Table((("", 1), ("Precision of the accepted cells", len(regions))), ("Rule", *header), tuple(rows))
+    own = next(iter(found.values()))
+    header = [f"{label}, {own.get(label, {}).get('accepted', NOTHING)} cells" for label in labels]
+    return Table((("", 1), ("Share that is right, of cells labeled", len(labels))), ("Rule", *header), tuple(rows))
 
 
-def quality_table(record: RunRecord, source: str) -> Table | None:
-    """Return, per method, precision and coverage by region at its last version that has them.
+def labels_table(record: RunRecord, source: str) -> Table | None:
+    """Return, per method, how good its labels are at its last version that has figures.
 
     Args:
         record: The run.
         source: Column prefix: `quality.val` or `hidden_truth`.
     """
-    columns = [(kind, region) for kind in ("precision", "coverage") for region in REGIONS]
+    found = {method: _judged(record, method, source) for method in record.methods}
+    return _labels(
+        "Method", [(record.labels[method], points[-1]) for method, points in found.items() if points], source
+    )
+
+
+def rounds_table(record: RunRecord) -> Table | None:
+    """Return how good the main method's pseudo-labels of each round are against hidden truth."""
+    points = _judged(record, record.main_method, "hidden_truth")
+    return _labels("Round", [(str(point["round"]), point) for point in points], "hidden_truth")
+
+
+def regions_table(record: RunRecord) -> Table | None:
+    """Return, per method, accuracy and accepted share by true region at its last version that has them."""
+    kinds = {"accuracy_by_true_region": "Accuracy", "accepted_by_true_region": "Accepted"}
+    columns = [f"{record.label_source}.{kind}.{region}" for kind in kinds for region in REGIONS]
     rows = []
     for method in record.methods:
-        points = [p for p in record.points_of(method) if any(f"{source}.{k}.{r}" in p for k, r in columns)]
-        if points:
-            values = [points[-1].get(f"{source}.{kind}.{region}") for kind, region in columns]
-            rows.append((Cell(record.labels[method]), *(Cell(percent(v)) for v in values)))
-    if not rows:
+        if points := [point for point in record.points_of(method) if any(column in point for column in columns)]:
+            rows.append((Cell(record.labels[method]), *(Cell(percent(points[-1].get(column))) for column in columns)))
+    groups = (("", 1), *((title, len(REGIONS)) for title in kinds.values()))
+    return Table(groups, ("Method", *(region for _ in kinds for region in REGIONS)), tuple(rows)) if rows else None
+
+
+def _judged(record: RunRecord, method: str, source: str) -> list[Mapping[str, Any]]:
+    return [point for point in record.points_of(method) if is_number(point.get(f"{source}.labels.num"))]
+
+
+def _labels(first: str, lines: Sequence[tuple[str, Mapping[str, Any]]], source: str) -> Table | None:
+    """Return a table of labels and their cells, one row per (name, point)."""
+    if not lines:
         return None
-    groups = (("", 1), ("Precision", len(REGIONS)), ("Coverage", len(REGIONS)))
-    return Table(groups, ("Method", *(region for _, region in columns)), tuple(rows))
+    shares = ("used_frac", "mean_iou", "right_frac", "wrong_object_frac", "mean_confidence")
+    columns = [*(f"{source}.labels.{name}" for name in shares), f"{source}.object_precision", f"{source}.object_recall"]
+    rows = [
+        (
+            Cell(name),
+            Cell(str(point[f"{source}.labels.num"])),
+            *(Cell(percent(point.get(column))) for column in columns),
+        )
+        for name, point in lines
+    ]
+    header = (first, "all", "used", "mean IoU", "IoU ≥ 50 %", "wrong object", "own confidence", "precision", "recall")
+    return Table((("", 1), ("Labels", 2), ("Of the used labels", 4), ("Object cells", 2)), header, tuple(rows))
 
 
 def priors_table(record: RunRecord) -> Table | None:
@@ -175,13 +218,14 @@ def percent(value: Any) -> str:
 
 
 def _best(values: Sequence[Sequence[Any]], eligible: Sequence[bool]) -> list[list[bool]]:
-    """Mark each column's maximum among eligible rows, when at least two of them have a value."""
+    """Mark each column's maximum among eligible rows, when it has rivals and none of them prints the same."""
     marks = [[False] * len(line) for line in values]
     for column in range(len(values[0]) if values else 0):
         rows = [i for i, ok in enumerate(eligible) if ok and is_number(values[i][column])]
-        top = max((values[i][column] for i in rows), default=None)
-        for row in rows:
-            marks[row][column] = len(rows) > 1 and values[row][column] == top
+        top = max(rows, key=lambda i: values[i][column], default=None)
+        if top is not None and len(rows) > 1:
+            same = [row for row in rows if percent(values[row][column]) == percent(values[top][column])]
+            marks[top][column] = len(same) == 1
     return marks
 
 
@@ -207,12 +251,6 @@ def _with_num(split: str, found: Sequence[Mapping[str, Mapping[str, Any]]]) -> s
 def short_name(metric: str) -> str:
     """Return a metric's name as column heads have it: oIoU, mIoU, P@0.5."""
     return _SHORT.get(metric, metric.replace("precision_at.", "P@"))
-
-
-def _coverage(found: Mapping[str, Mapping[str, Mapping[str, Any]]], region: str) -> str:
-    values = [row[region].get("coverage") for row in found.values() if region in row]
-    shown = sorted({percent(value) for value in values})
-    return shown[0] if len(shown) == 1 else f"{shown[0]}-{shown[-1]}"
 
 
 def _plain(value: Any) -> Any:

@@ -49,7 +49,7 @@ def test_a_run_on_real_photos(tmp_path: Path) -> None:
     ]
     assert [label.sent_id for label in labels] == [row.sent_id for row in unlabeled]
     assert len(read_priors(run.priors_path("unlabeled"))) == len(unlabeled) > 30
-    assert table["hidden_truth"]["l2l"][0]["num"] == len(unlabeled)
+    assert table["hidden_truth"]["l2l"][0]["labels"]["num"] == len(unlabeled)
     assert all("long" in skip.kind for skip in run.skips())  # nothing of these photos is left out
     page = (run.path / "report.html").read_text()
     assert "testA" in page and "testB" in page

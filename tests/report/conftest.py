@@ -34,13 +34,20 @@ def summary(mean_iou: float, num: int = 500) -> dict[str, Any]:
     }
 
 
-def quality(step: float) -> dict[str, dict[str, float]]:
-    names = ("foreground", "background", "boundary", "all")
-    precision, coverage = (0.72, 0.97, 0.61, 0.9), (0.55, 0.82, 0.31, 0.7)
+def quality(step: float, num: int = 256) -> dict[str, Any]:
+    names = ("inside", "outside", "boundary", "all")
+    accuracy, accepted = (0.72, 0.97, 0.61, 0.9), (0.55, 0.82, 0.31, 0.7)
+    used = 0.6 + step
     return {
-        "precision": {name: min(0.99, value + step) for name, value in zip(names, precision, strict=True)},
-        "coverage": {name: value + step for name, value in zip(names, coverage, strict=True)},
-    }
+        "labels": {
+            "num": num, "num_used": round(used * num), "used_frac": used, "mean_iou": 0.62 + step,
+            "right_frac": 0.7 + step, "wrong_object_frac": 0.2 - step, "mean_confidence": 0.58 + step,
+        },
+        "object_precision": 0.7 + step,
+        "object_recall": 0.4 + step,
+        "accuracy_by_true_region": {name: min(0.99, v + step) for name, v in zip(names, accuracy, strict=True)},
+        "accepted_by_true_region": {name: v + step for name, v in zip(names, accepted, strict=True)},
+    }  # fmt: skip
 
 
 def val_of(method: str, version: int) -> float:
@@ -60,7 +67,7 @@ def event_log() -> list[dict[str, Any]]:
                 figures = {"loss": 0.9 / version, "loss_labeled": 0.5 / version, "loss_unlabeled": 0.4 / version}
                 if method != "supervised":
                     share = 0.5 + 0.05 * version + 0.02 * len(method) % 0.2
-                    figures |= {"labels/num": 3800.0, "labels/accepted_frac": share}
+                    figures |= {"labels/num": 3800.0, "labels/used_frac": 0.61, "labels/accepted_frac": share}
             if method == "l2l":
                 terms = {"correctness": 0.1, "agreement": 0.25, "consistency": 0.2, "coverage": -0.05, "utility": 0.02}
                 figures |= {f"policy/reward/{k}": v * (1 + 0.3 * version) for k, v in terms.items()}
@@ -89,18 +96,18 @@ def results() -> dict[str, Any]:
         "chosen_on": "val",
         "missing_splits": [],
         "rows": rows,
-        "hidden_truth": {"l2l": [{"num": 3800, **quality(0.015 * r - 0.03)} for r in range(ROUNDS)]},
+        "hidden_truth": {"l2l": [quality(0.015 * r - 0.03, 3800) for r in range(ROUNDS)]},
         "note": "Made-up figures: a test page.",
     }
 
 
 def selection() -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
-    for region, coverage, precision in (("foreground", 0.6, 0.8), ("background", 0.9, 0.98), ("boundary", 0.4, None)):
-        for rule, change in (("as chosen", 0.0), ("fixed_threshold", -0.04), ("agreement", -0.02), ("l2l", 0.01)):
-            value = None if precision is None else precision + change
-            rows.append({"rule": rule, "region": region, "coverage": coverage, "precision": value})
-    return {"method": "l2l", "version": 3, "summary": quality(0), "equal_coverage": rows}
+    for label, accepted, precision in (("object", 812, 0.8), ("background", 9120, 0.98)):
+        for rule, change in (("own decision", 0.0), ("fixed_threshold", -0.04), ("agreement", None), ("l2l", 0.01)):
+            value = None if change is None else precision + change
+            rows.append({"rule": rule, "label": label, "accepted": accepted, "precision": value})
+    return {"method": "l2l", "version": 3, "summary": quality(0), "equal_counts": rows}
 
 
 def panel(number: int, iou: float | None, labeled: bool = True) -> ExamplePanel:

@@ -75,7 +75,30 @@ def test_what_it_shows(reported: Path) -> None:
     assert text.count("native image size, every sentence") >= 5  # the protocol goes with every table
     assert "L2L (RPLE)" in text and "53.4" in text and "Made-up figures" in text
     assert "abc1234" in text and "l2l run --preset smoke" in text and "dataset: refshapes" in text
-    assert "truncated_image" in text and "of the accepted labels right" in text
+    assert "truncated_image" in text
+
+
+def test_the_first_figures_say_what_the_labels_are_worth(reported: Path) -> None:
+    html = (reported / "report.html").read_text()
+    shown = dict(re.findall(r"<div><b>(.*?)</b><span>(.*?)</span></div>", html))
+    assert shown == {
+        "53.4 %": "mean IoU, val, L2L (RPLE)",
+        "56.4 %": "overall IoU, val, L2L (RPLE)",
+        "61.0 %": "of the pseudo-labels used: 2318 of 3800, last round",
+        "63.5 %": "mean IoU of the used pseudo-labels with the true masks",
+        "18.5 %": "of the used pseudo-labels on a wrong object",
+    }
+
+
+def test_one_seed_gives_no_verdict(run_dir: Path) -> None:
+    results = json.loads((run_dir / "results.json").read_text())
+    results["differences"] = [
+        {"method": "l2l", "versus": "accept_all", "split": "all", "diff": 0.02, "low": 0.01, "high": 0.03}
+    ]
+    (run_dir / "results.json").write_text(json.dumps(results))
+    text = render(read_run(run_dir))
+    assert "+1.0 to +3.0" in text and "one seed; other seeds may differ" in text
+    assert not re.search(r"\b(ahead|behind|better|significant)", re.sub(r"base64,[^\"]*", "", text))
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -18,7 +18,8 @@ DRAWN: dict[str, Draw] = {
     "reward": plots.reward_terms,
     "policy": plots.policy_terms,
     "losses": plots.losses,
-    "precision": lambda r, t=plots.LIGHT: plots.quality_by_region(r, "precision", t),
+    "label IoU": plots.label_iou,
+    "label quality": plots.label_quality,
 }
 
 

@@ -38,7 +38,7 @@ def test_events_of_a_version_are_joined_and_later_ones_win(tmp_path: Path) -> No
         {"event": "train", "method": "l2l", "version": 1, "loss": 0.5, "policy/reward/total": 0.2, "policy/kl": 0.01,
          "labels/accepted_frac": 0.7},
         {"event": "evaluation", "method": "l2l", "version": 1, "split": "val", "mean_iou": 0.4, "num": 7,
-         "precision_at": {"0.5": 0.3}, "quality": {"precision": {"boundary": 0.6}}},
+         "precision_at": {"0.5": 0.3}, "quality": {"object_precision": 0.6}},
         {"event": "train", "method": "l2l", "version": 0},
     )  # fmt: skip
     start, end = read_run(tmp_path).points
@@ -46,12 +46,12 @@ def test_events_of_a_version_are_joined_and_later_ones_win(tmp_path: Path) -> No
     assert end == {
         "method": "l2l", "version": 1, "round": 0, "train.loss": 0.5, "reward.total": 0.2, "policy.kl": 0.01,
         "labels.accepted_frac": 0.7, "val.mean_iou": 0.4, "val.num": 7, "val.precision_at.0.5": 0.3,
-        "quality.val.precision.boundary": 0.6,
+        "quality.val.object_precision": 0.6,
     }  # fmt: skip
 
 
 def test_one_event_per_round_gives_the_same_columns(tmp_path: Path) -> None:
-    quality = {"val": {"precision": {"foreground": 0.7}}, "hidden_truth": {"coverage": {"boundary": 0.2}}}
+    quality = {"val": {"object_precision": 0.7}, "hidden_truth": {"labels": {"mean_iou": 0.2}}}
     log(
         tmp_path,
         {"event": "round", "method": "l2l", "round": 2, "version": 3, "val": {"mean_iou": 0.4}, "train": {"loss": 1.5},
@@ -60,13 +60,19 @@ def test_one_event_per_round_gives_the_same_columns(tmp_path: Path) -> None:
     (point,) = read_run(tmp_path).points
     assert (point["version"], point["round"], point["val.mean_iou"], point["train.loss"]) == (3, 2, 0.4, 1.5)
     assert (point["reward.agreement"], point["seconds.label"]) == (0.1, 3.0)
-    assert (point["quality.val.precision.foreground"], point["hidden_truth.coverage.boundary"]) == (0.7, 0.2)
+    assert (point["quality.val.object_precision"], point["hidden_truth.labels.mean_iou"]) == (0.7, 0.2)
 
 
 def test_hidden_truth_of_the_results_joins_the_version_its_round_made(run_dir: Path) -> None:
     points = read_run(run_dir).points_of("l2l")
-    assert "hidden_truth.num" not in points[0]
-    assert points[1]["hidden_truth.precision.foreground"] == pytest.approx(0.69)
+    assert "hidden_truth.labels.num" not in points[0]
+    assert points[1]["hidden_truth.object_precision"] == pytest.approx(0.67)
+
+
+def test_labels_are_judged_by_hidden_truth_where_it_is_known(run_dir: Path) -> None:
+    assert read_run(run_dir).label_source == "hidden_truth"
+    (run_dir / "results.json").write_text('{"hidden_truth": null}')
+    assert read_run(run_dir).label_source == "quality.val"
 
 
 def test_damaged_files_cost_only_themselves(run_dir: Path) -> None:

@@ -8,12 +8,14 @@ from l2l_ray.report.record import read_run
 from l2l_ray.report.tables import (
     Cell,
     differences_table,
-    equal_coverage_table,
+    equal_counts_table,
+    labels_table,
     metrics_frame,
     percent,
     priors_table,
-    quality_table,
+    regions_table,
     results_table,
+    rounds_table,
     skips_table,
 )
 
@@ -28,9 +30,23 @@ ROWS = [row("l2l", 0.5234, 0.5, 0.6), row("supervised", 0.41, 0.5, float("nan"))
 
 def test_best_is_marked_only_where_there_is_something_to_compare() -> None:
     cells = results_table(ROWS, ("overall_iou", "mean_iou", "precision_at.0.5")).rows
-    assert cells[0] == (Cell("L2L"), Cell("52.3", True), Cell("50.0", True), Cell("60.0"))  # P@0.5: no rival
-    assert cells[1] == (Cell("SUPERVISED"), Cell("41.0"), Cell("50.0", True), Cell("–"))  # ties are both best
+    assert cells[0] == (Cell("L2L"), Cell("52.3", True), Cell("50.0"), Cell("60.0"))  # P@0.5: no rival
+    assert cells[1] == (Cell("SUPERVISED"), Cell("41.0"), Cell("50.0"), Cell("–"))
     assert not any(cell.best for cell in results_table(ROWS[:1]).rows[0])
+
+
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [
+        ((0.50049, 0.49951, 0.3), [False] * 3),  # differ, but print the same: 50.0
+        ((0.50051, 0.50049, 0.3), [True, False, False]),  # differ by less, but print 50.1 and 50.0
+        ((0.3, 0.5, 0.5), [False] * 3),
+        ((0.3, 0.3, 0.5), [False, False, True]),  # a tie below the best is none
+    ],
+)
+def test_what_prints_the_same_is_a_tie_and_has_no_best(values: tuple[float, ...], best: list[bool]) -> None:
+    table = results_table([row(str(i), 0.1, value, 0.1) for i, value in enumerate(values)], ("mean_iou",))
+    assert [line[1].best for line in table.rows] == best
 
 
 def test_a_reference_row_is_never_best() -> None:
@@ -42,6 +58,7 @@ def test_rows_may_lack_splits_and_thresholds_may_be_floats() -> None:
     lacking = {"method": "a", "splits": {"testA": {"mean_iou": 0.2, "precision_at": {0.5: 0.1}, "num": 9}}, "steps": 5}
     table = results_table([ROWS[0], lacking, {"method": "b", "splits": None}], ("mean_iou", "precision_at.0.5"))
     assert table.groups == (("", 1), ("val, n = 50", 2), ("testA, n = 9", 2), ("", 1))
+    assert table.group_starts == {1, 3, 5}
     assert [cell.text for cell in table.rows[1]] == ["a", "–", "–", "20.0", "10.0", "5"]
     assert [cell.text for cell in table.rows[2]] == ["b", "–", "–", "–", "–", "–"]
 
@@ -84,20 +101,35 @@ def test_differences_are_shown_with_their_sign_and_interval(run_dir: Path) -> No
     assert table is not None and len(table.rows) == 1
     texts = [cell.text for cell in table.rows[0]]
     assert texts == ["L2L (RPLE) - supervised, with guidance", "val", "+3.2", "-0.2 to +6.0"]
+    assert table.header[-1] == "95 % interval over images"
 
 
-def test_equal_coverage_by_region(run_dir: Path) -> None:
-    table = equal_coverage_table(read_run(run_dir))
+def test_rules_at_equal_numbers_of_cells(run_dir: Path) -> None:
+    table = equal_counts_table(read_run(run_dir))
     assert table is not None
-    assert table.header == ("Rule", "foreground, at 60.0 %", "background, at 90.0 %", "boundary, at 40.0 %")
-    assert [line[0].text for line in table.rows] == ["as chosen", "fixed threshold", "agreement", "L2L (RPLE)"]
-    assert [line[1] for line in table.rows] == [Cell("80.0"), Cell("76.0"), Cell("78.0"), Cell("81.0", True)]
-    assert [line[3].text for line in table.rows] == ["–"] * 4
+    assert table.header == ("Rule", "object, 812 cells", "background, 9120 cells")
+    assert [line[0].text for line in table.rows] == ["own decision", "fixed threshold", "agreement", "L2L (RPLE)"]
+    assert [line[1] for line in table.rows] == [Cell("80.0"), Cell("76.0"), Cell("–"), Cell("81.0", True)]
 
 
-def test_quality_is_that_of_the_last_measured_version(run_dir: Path) -> None:
-    table = quality_table(read_run(run_dir), "hidden_truth")
-    assert table is not None and [cell.text for cell in table.rows[0]][:3] == ["L2L (RPLE)", "73.5", "98.5"]
+def test_labels_are_those_of_the_last_measured_round(run_dir: Path) -> None:
+    record = read_run(run_dir)
+    table = labels_table(record, "hidden_truth")
+    assert table is not None and sum(span for _, span in table.groups) == len(table.header)
+    (line,) = [[cell.text for cell in row] for row in table.rows]
+    assert line == ["L2L (RPLE)", "3800", "61.5", "63.5", "71.5", "18.5", "59.5", "71.5", "41.5"]
+    val = labels_table(record, "quality.val")
+    assert val is not None and [cell.text for cell in val.rows[0]][:4] == ["L2L (RPLE)", "256", "68.0", "70.0"]
+
+
+def test_labels_of_every_round_and_by_true_region(run_dir: Path) -> None:
+    record = read_run(run_dir)
+    rounds, regions = rounds_table(record), regions_table(record)
+    assert rounds is not None and regions is not None
+    assert [row[0].text for row in rounds.rows] == ["0", "1", "2", "3"]
+    assert [row[3].text for row in rounds.rows] == ["59.0", "60.5", "62.0", "63.5"]
+    (line,) = [[cell.text for cell in row] for row in regions.rows]
+    assert line == ["L2L (RPLE)", "73.5", "98.5", "62.5", "56.5", "83.5", "32.5"]
 
 
 def test_priors_and_skips_are_counted(run_dir: Path) -> None:
@@ -107,4 +139,5 @@ def test_priors_and_skips_are_counted(run_dir: Path) -> None:
     assert [cell.text for cell in priors.rows[1]] == ["unlabeled", "3800", "3800", "76", "2"]
     assert [cell.text for cell in skips.rows[0]] == ["truncated_image", "3", "sentence 7: 4 bytes not processed"]
     empty = read_run(run_dir.parent)
-    assert (priors_table(empty), skips_table(()), equal_coverage_table(empty), quality_table(empty, "x")) == (None,) * 4
+    assert (priors_table(empty), skips_table(()), equal_counts_table(empty)) == (None,) * 3
+    assert (labels_table(empty, "hidden_truth"), rounds_table(empty), regions_table(empty)) == (None,) * 3

@@ -29,7 +29,7 @@ def breakdown(frame: pd.DataFrame, meter_of: Callable[[pd.DataFrame], IouMeter])
     Categories come by falling number of sentences, sizes and lengths in their own order; empty groups are left out.
 
     Args:
-        frame: One split's rows, as in `labeling.EvalPart`.
+        frame: One split's rows, as in `inference.engine.EvalPart`.
         meter_of: Makes a meter of rows.
     """
     if not {"category", "area_frac", "num_words"} <= set(frame.columns):

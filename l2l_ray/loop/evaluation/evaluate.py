@@ -73,7 +73,7 @@ class Evaluations:
         """Write the parquet file last: it alone says that a group is complete."""
         path.parent.mkdir(parents=True, exist_ok=True)
         if quality is not None:
-            details = {"summary": quality.summary(), "equal_coverage": quality.at_equal_coverage()}
+            details = {"summary": quality.summary(), "equal_counts": quality.at_equal_counts()}
             path.with_name(f"{path.stem}-quality.json").write_text(json.dumps(details))
         temporary = path.with_suffix(".tmp")
         frame.to_parquet(temporary)

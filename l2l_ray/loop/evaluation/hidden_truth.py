@@ -1,4 +1,4 @@
-"""How right the committed pseudo-labels are, against truth that training never saw. Evaluation only.
+"""How right the committed pseudo-labels are, against masks that training never saw. Evaluation only.
 
 This file, and nothing else in the package, looks up masks of unlabeled items; it runs after training has ended and its
 figures go to the report alone. Where those masks are not on disk the figures are absent.
@@ -14,7 +14,7 @@ import torch
 
 from l2l_ray.config import RunConfig
 from l2l_ray.data.masks import mask_to_grid
-from l2l_ray.loop.inference.quality import measure_quality
+from l2l_ray.loop.inference.quality import Quality, measure_quality
 from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.ledger import Ledger, read_shard
 from l2l_ray.loop.state.prepare import open_dataset
@@ -23,7 +23,7 @@ from l2l_ray.types import Action, LabeledExample, PseudoLabel, Selection
 
 
 def pseudo_label_quality(config: RunConfig, run: RunFolder) -> dict[str, list[dict[str, Any]]] | None:
-    """Return, per method, the precision and coverage of each round's pseudo-labels; None where no truth is on disk."""
+    """Return, per method, `Quality.summary` of each round's pseudo-labels; None where no truth is on disk."""
     unlabeled = read_examples(run.examples_path("unlabeled"))
     dataset = open_dataset(config)
     image_ids = list(dict.fromkeys(example.image_id for example in unlabeled))
@@ -44,15 +44,12 @@ def pseudo_label_quality(config: RunConfig, run: RunFolder) -> dict[str, list[di
 
 
 def _round_quality(shards: Iterable[Sequence[PseudoLabel]], truth: dict[int, LabeledExample]) -> dict[str, Any]:
-    num, total = 0, None
+    total = Quality.empty()
     for labels in shards:
-        part = [label for label in labels if label.sent_id in truth]
-        if not part:
-            continue
-        masks = np.stack([mask_to_grid(truth[label.sent_id].mask_rle, label.grid) for label in part])
-        found = measure_quality(selection_of(part), torch.from_numpy(masks), {})
-        num, total = num + len(part), found if total is None else total + found
-    return {"num": num, **(total.summary() if total else {})}
+        if part := [label for label in labels if label.sent_id in truth]:
+            masks = np.stack([mask_to_grid(truth[label.sent_id].mask_rle, label.grid) for label in part])
+            total += measure_quality(selection_of(part), torch.from_numpy(masks), {})
+    return total.summary()
 
 
 def selection_of(labels: Sequence[PseudoLabel]) -> Selection:

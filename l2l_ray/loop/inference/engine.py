@@ -199,7 +199,7 @@ class InferenceEngine:
         return predict(self._model(method, version), inputs, self.config.loop.autocast)
 
     def _quality(self, method: str, version: int, examples: ExampleSet, part: list[int], inputs: Inputs) -> Quality:
-        """Measure the version's selector; the run's main one also against the rules at equal coverage."""
+        """Measure the version's selector; the run's main one also against the rules at equal counts."""
         evidence, selection = self._select(method, version, examples, part, inputs, round_index=version)
         ranked = {}
         if method == self.config.selector.name:
@@ -209,7 +209,7 @@ class InferenceEngine:
         return measure_quality(selection, examples.masks(part).to(self._device), rankings)
 
     def _rules(self) -> dict[str, Selector]:
-        """Return what is ranked beside the method at equal coverage: all that label and do not learn."""
+        """Return what is ranked beside the method at equal counts: all that label and do not learn."""
         specs = dict.fromkeys((*selectors(), *(spec_of(method) for method in self._run.methods)))
         names = [spec.name for spec in specs if spec.labels and not spec.learns]
         return {name: make_selector(selector_for(self.config.selector, name), self._feature_width) for name in names}

@@ -1,20 +1,28 @@
-"""How good a selector's decisions are where the truth is known: precision and coverage, by region.
+"""How good a selector's decisions are where the truth is known: its labels as a whole, and their cells.
 
-Regions are disjoint and defined by the truth on the grid: the *boundary* band (cells within one cell of the object's
-outline), the *foreground* and the *background* away from it. In a region, coverage is the share of its cells that are
-accepted and precision the share of the accepted ones whose label is right.
+A *label* is the whole target mask of a sample, on the grid: what training and export see. It is *used* when the
+selector keeps the sample and some accepted cell is of the object (`loop/training/pseudo.py::is_used`). The IoU of a
+used label with the truth says whether it is right (at least `RIGHT_IOU`) or on a wrong object (below
+`WRONG_OBJECT_IOU`).
 
-A rule that accepts less is more precise for free, so rules are also compared at equal coverage: each selector ranks all
-cells, and the ranking is cut where its coverage equals the compared selector's. Rankings are kept as histograms, which
-add up exactly over batches and processes.
+*Object precision* is the share of true object among the cells that are accepted and labeled object; *object recall* is
+the share of the object's cells that are accepted and labeled object. Both see a label on a wrong object. Accuracy by
+*true region* does not: it says which share of a region's accepted cells is labeled right, and the cells of a wrong
+object are few among the many of the background. The regions are disjoint: the *boundary* band (cells within one cell
+of the object's outline), and the *inside* and the *outside* away from it.
 
-Used by evaluation alone; nothing here reaches training, labelling or a reward.
+A rule that accepts less is more precise for free, so rules are also compared at equal numbers: each ranks the cells
+that it labels object (or background) and accepts as many of them as the judged selector did. Rankings are kept as
+histograms. All figures add up exactly over batches and processes, in any order.
+
+Used by evaluation alone; nothing here reaches training, labeling or a reward.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,92 +31,145 @@ from torch.nn.functional import max_pool2d
 from l2l_ray.types import Action, Selection
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float, Float64, Int
     from torch import Tensor
 
-REGIONS = ("foreground", "background", "boundary")
+RIGHT_IOU = 0.5  # the field's usual threshold, as in P@0.5
+WRONG_OBJECT_IOU = 0.1  # ours: neighbours that touch overlap by a few cells
+REGIONS = ("inside", "outside", "boundary")
+CLASSES = ("object", "background")
 NUM_BINS = 1000
+OWN_DECISION = "own decision"  # the judged selector's row among the rules it is compared with
 
 Ranking = tuple["Float[Tensor, 'B G G']", "Bool[Tensor, 'B G G']"]  # score in [0, 1], label
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Counts of cells; add two to join two batches.
+    """Counts of cells and one row per label; add two to join two batches.
 
-    Example: `Quality(np.array([[90, 100, 200], ...]), {"l2l": np.zeros((3, 2, 1000))})`
+    Example: `Quality.empty() + measure_quality(selection, mask, {})`
     """
 
-    counts: Int[np.ndarray, "3 3"]  # region x (right among accepted, accepted, all)
-    histograms: dict[str, Int[np.ndarray, "3 2 N"]]  # selector -> region x (wrong, right) x score bin
+    regions: Int[np.ndarray, "3 3"]  # true region x (right among accepted, accepted, all)
+    classes: Int[np.ndarray, "2 3"]  # class x (right among accepted, accepted and labeled so, truly so)
+    labels: Float64[np.ndarray, "L 3"]  # label x (used: 0 or 1, IoU with the truth, the label's own confidence)
+    histograms: dict[str, Int[np.ndarray, "2 2 N"]]  # selector -> class of the label x (wrong, right) x score bin
+
+    @classmethod
+    def empty(cls) -> Quality:
+        """Return the quality of no labels."""
+        return cls(np.zeros((3, 3), np.int64), np.zeros((2, 3), np.int64), np.zeros((0, 3)), {})
 
     def __add__(self, other: Quality) -> Quality:
         names = sorted({*self.histograms, *other.histograms})
-        nothing = np.zeros((len(REGIONS), 2, NUM_BINS), np.int64)
-        joined = {n: self.histograms.get(n, nothing) + other.histograms.get(n, nothing) for n in names}
-        return Quality(self.counts + other.counts, joined)
+        nothing = np.zeros((len(CLASSES), 2, NUM_BINS), np.int64)
+        return Quality(
+            self.regions + other.regions,
+            self.classes + other.classes,
+            np.concatenate([self.labels, other.labels]),
+            {n: self.histograms.get(n, nothing) + other.histograms.get(n, nothing) for n in names},
+        )
 
-    def summary(self) -> dict[str, dict[str, float | None]]:
-        """Return {"precision": {region: ...}, "coverage": {region: ...}} with "all" added; None where undefined."""
-        counts = np.vstack([self.counts, self.counts.sum(0)])
+    def summary(self) -> dict[str, Any]:
+        """Return all figures as shares in [0, 1], None where there is nothing to judge.
+
+        Returns:
+            `labels`: num, num_used, used_frac, and of the used ones mean_iou, right_frac, wrong_object_frac and
+            mean_confidence (their own `confidence`); `object_precision` and `object_recall`; per true region and for
+            "all" `accuracy_by_true_region` (right among accepted) and `accepted_by_true_region` (accepted among all).
+        """
+        regions = dict(zip((*REGIONS, "all"), np.vstack([self.regions, self.regions.sum(0)]), strict=True))
+        right, accepted, true = self.classes[0]
         return {
-            "precision": {r: _ratio(c[0], c[1]) for r, c in zip((*REGIONS, "all"), counts, strict=True)},
-            "coverage": {r: _ratio(c[1], c[2]) for r, c in zip((*REGIONS, "all"), counts, strict=True)},
+            "labels": self._label_figures(),
+            "object_precision": _ratio(right, accepted),
+            "object_recall": _ratio(right, true),
+            "accuracy_by_true_region": {name: _ratio(row[0], row[1]) for name, row in regions.items()},
+            "accepted_by_true_region": {name: _ratio(row[1], row[2]) for name, row in regions.items()},
         }
 
-    def at_equal_coverage(self) -> list[dict[str, float | str | None]]:
-        """Return, per ranked selector and region, its precision at the coverage the selector itself chose."""
+    def at_equal_counts(self) -> list[dict[str, float | str | None]]:
+        """Compare the ranked selectors at the numbers of object and of background cells that the judged one accepted.
+
+        Returns:
+            Rows {"rule", "label": object or background, "accepted": number of cells, "precision"}; the precision is
+            None where nothing was accepted, and for a rule that labels fewer cells so.
+        """
         rows: list[dict[str, float | str | None]] = []
-        for index, region in enumerate(REGIONS):
-            right, accepted, total = self.counts[index]
-            chosen = {"region": region, "coverage": _ratio(accepted, total)}
-            rows.append({"rule": "as chosen", **chosen, "precision": _ratio(right, accepted)})
-            for name, histogram in self.histograms.items():
-                rows.append({"rule": name, **chosen, "precision": _precision_at(histogram[index], accepted)})
+        for index, name in enumerate(CLASSES):
+            right, accepted, _ = self.classes[index].tolist()
+            chosen = {"label": name, "accepted": accepted}
+            rows.append({"rule": OWN_DECISION, **chosen, "precision": _ratio(right, accepted)})
+            for rule, histogram in self.histograms.items():
+                rows.append({"rule": rule, **chosen, "precision": _precision_at(histogram[index], accepted)})
         return rows
+
+    def _label_figures(self) -> dict[str, float | None]:
+        used = self.labels[self.labels[:, 0] == 1]
+        ious, confidences = used[:, 1], used[:, 2]
+        return {
+            "num": len(self.labels),
+            "num_used": len(used),
+            "used_frac": _ratio(len(used), len(self.labels)),
+            "mean_iou": _ratio(math.fsum(ious), len(used)),  # fsum: the same in any order
+            "right_frac": _ratio((ious >= RIGHT_IOU).sum(), len(used)),
+            "wrong_object_frac": _ratio((ious < WRONG_OBJECT_IOU).sum(), len(used)),
+            "mean_confidence": _ratio(math.fsum(confidences), len(used)),
+        }
 
 
 def measure_quality(selection: Selection, mask: Float[Tensor, "B G G"], rankings: dict[str, Ranking]) -> Quality:
     """Compare a selection, and other selectors' rankings, with the truth.
 
     Args:
-        selection: The selection to judge; gated-off samples count as ignored.
-        mask: Truth on the grid, covered area in [0, 1]; a cell is foreground above 0.5.
+        selection: The selection to judge; a sample whose gate is below 0.5 counts as ignored.
+        mask: Truth on the grid, covered area in [0, 1]; a cell is of the object above 0.5.
         rankings: Selector name -> (score in [0, 1], label) per cell.
     """
-    truth = mask > 0.5
-    regions = _regions(truth)
+    truth, label = mask > 0.5, selection.target
     gate = (selection.gate >= 0.5)[:, None, None]
     accepted = (selection.action != Action.IGNORE) & gate
-    right = accepted & (selection.target == truth)
-    counts = [[int((region & cells).sum()) for cells in (right, accepted)] + [int(region.sum())] for region in regions]
+    right = accepted & (label == truth)
+    regions = [[_count(part & right), _count(part & accepted), _count(part)] for part in _regions(truth)]
+    classes = [
+        [_count(right & so), _count(accepted & so), _count(true)] for so, true in ((label, truth), (~label, ~truth))
+    ]
+    used = (accepted & label).flatten(1).any(1)
+    union = (label | truth).flatten(1).sum(1).double()
+    iou = torch.where(union == 0, 1.0, (label & truth).flatten(1).sum(1) / union)
     histograms = {
-        name: np.stack([_histogram(score, label == truth, region) for region in regions])
-        for name, (score, label) in rankings.items()
+        name: np.stack([_histogram(score, claim == truth, so) for so in (claim, ~claim)])
+        for name, (score, claim) in rankings.items()
     }
-    return Quality(np.array(counts), histograms)
+    rows = torch.stack([used.double(), iou, selection.confidence.double()], 1)
+    return Quality(np.array(regions), np.array(classes), rows.cpu().numpy(), histograms)
 
 
 def _regions(truth: Bool[Tensor, "B G G"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Split the grid into foreground, background and the band between."""
+    """Split the grid into inside, outside and the band between."""
     solid = truth.float()[:, None]
     dilated = max_pool2d(solid, 3, 1, 1)[:, 0] > 0
     eroded = max_pool2d(1 - solid, 3, 1, 1)[:, 0] == 0
     return eroded, ~dilated, dilated & ~eroded
 
 
-def _histogram(score: Tensor, right: Tensor, region: Tensor) -> Int[np.ndarray, "2 N"]:
-    bins = (score[region].clamp(0, 1) * (NUM_BINS - 1)).round().long()
-    index = bins + NUM_BINS * right[region].long()
+def _histogram(score: Tensor, right: Tensor, cells: Tensor) -> Int[np.ndarray, "2 N"]:
+    bins = (score[cells].clamp(0, 1) * (NUM_BINS - 1)).round().long()
+    index = bins + NUM_BINS * right[cells].long()
     return torch.bincount(index, minlength=2 * NUM_BINS).reshape(2, NUM_BINS).cpu().numpy()
 
 
 def _precision_at(histogram: Int[np.ndarray, "2 N"], num_accepted: int) -> float | None:
     """Accept bins from the best score down until `num_accepted` cells; the last bin counts in part."""
     wrong, right = (np.concatenate([[0], np.cumsum(row[::-1])]) for row in histogram)
-    if num_accepted == 0 or wrong[-1] + right[-1] == 0:
+    if num_accepted > wrong[-1] + right[-1]:
         return None
     return _ratio(float(np.interp(num_accepted, wrong + right, right)), num_accepted)
+
+
+def _count(cells: Tensor) -> int:
+    return int(cells.sum())
 
 
 def _ratio(part: float, whole: float) -> float | None:

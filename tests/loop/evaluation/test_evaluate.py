@@ -33,8 +33,8 @@ def _row(sent_id: int, intersection: int, union: int) -> dict[str, float]:
 
 
 def _quality(right: int) -> Quality:
-    counts = np.array([[right, 4, 8], [8, 8, 8], [0, 0, 8]])
-    return Quality(counts, {"l2l": np.zeros((3, 2, 1000), np.int64)})
+    regions, classes = np.array([[right, 4, 8], [8, 8, 8], [0, 0, 8]]), np.array([[right, 6, 8], [8, 8, 16]])
+    return Quality(regions, classes, np.array([[1.0, right / 4, 0.5]]), {"l2l": np.zeros((2, 2, 1000), np.int64)})
 
 
 @pytest.fixture
@@ -58,7 +58,11 @@ def test_figures_of_a_group_by_hand(run: RunFolder) -> None:
     assert summary["precision_at"][0.5] == 1.0 and summary["precision_at"][0.6] == pytest.approx(2 / 3)
     quality = Evaluations(run).quality("l2l", 1)
     assert quality is not None
-    assert quality["summary"]["precision"] == {"foreground": 0.5, "background": 1.0, "boundary": None, "all": 20 / 24}
+    figures = quality["summary"]
+    assert figures["accuracy_by_true_region"] == {"inside": 0.5, "outside": 1.0, "boundary": None, "all": 20 / 24}
+    assert (figures["object_precision"], figures["object_recall"]) == (4 / 12, 4 / 16)
+    assert (figures["labels"]["num_used"], figures["labels"]["mean_iou"]) == (2, 0.5)
+    assert {row["label"]: row["accepted"] for row in quality["equal_counts"]} == {"object": 12, "background": 16}
 
 
 def test_a_closed_group_is_read_back_the_same(run: RunFolder) -> None:
@@ -105,7 +109,7 @@ def test_closing_logs_one_event(run: RunFolder) -> None:
     (event,) = run.events()
     assert (event["event"], event["method"], event["version"], event["split"]) == ("evaluation", *GROUP)
     assert event["mean_iou"] == summary["mean_iou"]
-    assert event["quality"]["coverage"]["foreground"] == 0.5
+    assert event["quality"]["accepted_by_true_region"]["inside"] == 0.5
 
 
 def test_a_group_cut_off_before_its_file_is_there_is_evaluated_again(
@@ -218,7 +222,7 @@ def _mean_iou(run: RunFolder, method: str, version: int) -> float:
 
 def test_a_whole_run_ends_with_its_report(whole_run: RunFolder) -> None:
     selection = json.loads((whole_run.path / "selection.json").read_text())
-    assert selection["method"] == "l2l" and selection["equal_coverage"]
+    assert selection["method"] == "l2l" and selection["equal_counts"]
     assert whole_run.finished
     page = (whole_run.path / "report.html").read_text()
     assert "L2L (RPLE)" in page and "supervised, with guidance" in page

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from l2l_ray.config import RunConfig
 from l2l_ray.data.masks import mask_to_grid
@@ -18,6 +19,7 @@ from l2l_ray.loop.state.example_files import read_examples, write_examples
 from l2l_ray.loop.state.ledger import Ledger, read_shard, write_shard
 from l2l_ray.loop.state.prepare import data_root
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.training.pseudo import is_used
 from l2l_ray.types import PseudoLabel
 from tests.whole_run import changed
 
@@ -52,15 +54,33 @@ def test_the_figures_are_those_of_the_committed_labels(
 
     _relabel(run, right)
     first, second = pseudo_label_quality(run.config, run)["l2l"]
-    assert first["num"] == second["num"] == len(read_examples(run.examples_path("unlabeled")))
-    assert set(first["precision"].values()) == {1.0} and first["coverage"]["all"] == 1.0
+    num = len(read_examples(run.examples_path("unlabeled")))
+    assert first["labels"]["num"] == first["labels"]["num_used"] == second["labels"]["num"] == num
+    assert first["object_precision"] == first["object_recall"] == first["labels"]["mean_iou"] == 1.0
+    assert set(first["accuracy_by_true_region"].values()) == {1.0} and first["accepted_by_true_region"]["all"] == 1.0
 
     _relabel(run, lambda label: replace(right(label), target=~truth[label.sent_id]))
-    assert pseudo_label_quality(run.config, run)["l2l"][0]["precision"]["all"] == 0.0
+    wrong = pseudo_label_quality(run.config, run)["l2l"][0]
+    assert wrong["object_precision"] == wrong["labels"]["mean_iou"] == wrong["accuracy_by_true_region"]["all"] == 0.0
+    assert wrong["labels"]["wrong_object_frac"] == 1.0
 
     _relabel(run, lambda label: replace(right(label), gate=0.2))
     shut = pseudo_label_quality(run.config, run)["l2l"][0]
-    assert shut["coverage"]["all"] == 0.0 and shut["precision"]["all"] is None
+    assert shut["object_recall"] == 0.0 and shut["object_precision"] is None and shut["labels"]["num_used"] == 0
+
+
+def test_used_labels_are_those_that_training_uses(whole_run: RunFolder) -> None:
+    found = pseudo_label_quality(whole_run.config, whole_run)
+    assert found is not None
+    ledger = Ledger(whole_run.ledger_path)
+    for method, rounds in found.items():
+        for round_index, figures in enumerate(rounds):
+            shards = [read_shard(whole_run.path / entry.path) for entry in ledger.entries(method, round_index)]
+            used = [label for labels in shards for label in labels if is_used(label)]
+            assert figures["labels"]["num_used"] == len(used)
+            if used:
+                confidence = np.mean([label.confidence for label in used])
+                assert figures["labels"]["mean_confidence"] == pytest.approx(confidence, rel=1e-6)
 
 
 def test_a_method_that_labels_nothing_has_no_rounds(whole_run: RunFolder) -> None:
@@ -81,7 +101,7 @@ def test_where_truth_is_not_on_disk_the_figures_are_absent(
     content["annotations"] = [item for item in whole if item["id"] in ann_ids]
     annotations.write_text(json.dumps(content))
     partly = pseudo_label_quality(run.config, run)
-    assert partly is not None and partly["l2l"][0]["num"] == len(known)
+    assert partly is not None and partly["l2l"][0]["labels"]["num"] == len(known)
     content["annotations"] = []
     annotations.write_text(json.dumps(content))
     assert pseudo_label_quality(run.config, run) is None

@@ -135,7 +135,7 @@ def test_evaluation_can_be_cut_anywhere(whole_run: RunFolder, labeler: Inference
         assert abs(found["intersection"] - expected["intersection"]) <= 3
         assert abs(found["union"] - expected["union"]) <= 3
     assert whole.quality is not None and parts[0].quality is not None and parts[1].quality is not None
-    assert (parts[0].quality + parts[1].quality).counts[:, 2].tolist() == whole.quality.counts[:, 2].tolist()
+    assert (parts[0].quality + parts[1].quality).regions[:, 2].tolist() == whole.quality.regions[:, 2].tolist()
 
 
 def test_the_other_protocol_counts_other_pixels_and_says_so(labeler: InferenceEngine) -> None:

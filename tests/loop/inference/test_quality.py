@@ -1,140 +1,247 @@
-"""Selector quality against tables computed by hand: regions, precision, coverage, and equal-coverage comparison."""
+"""Selector quality against tables computed by hand: labels, object precision and recall, regions, equal numbers."""
 
 from __future__ import annotations
+
+import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from l2l_ray.loop.inference.quality import NUM_BINS, Quality, measure_quality
+from l2l_ray.loop.inference.quality import NUM_BINS, OWN_DECISION, Quality, measure_quality
 from l2l_ray.types import Action, Selection
 
 GRID = 8
 IGNORE, TEACHER, PRIOR = Action.IGNORE, Action.TEACHER, Action.PRIOR
+PLACES = ("inside", "outside", "boundary", "all")
 
 
-def _square() -> torch.Tensor:
-    """One 4 x 4 object in an 8 x 8 grid: 4 cells inside, 28 far outside, and a band of 12 + 20 cells between."""
+def _square(top: int = 2, left: int = 2) -> torch.Tensor:
+    """A 4 x 4 object in an 8 x 8 grid; in the middle: 4 cells inside, 28 outside, a band of 12 + 20 cells between."""
     mask = torch.zeros(1, GRID, GRID)
-    mask[0, 2:6, 2:6] = 1.0
+    mask[0, top : top + 4, left : left + 4] = 1.0
     return mask
 
 
-def _selection(action: torch.Tensor, target: torch.Tensor, gate: float = 1.0) -> Selection:
+def _selection(action: torch.Tensor, target: torch.Tensor, gate: float = 1.0, confidence: float = 1.0) -> Selection:
     ones = torch.ones(len(action))
-    return Selection(action.to(torch.int8), target, (action != IGNORE).float(), ones * gate, ones, ones * 0)
+    return Selection(
+        action.to(torch.int8), target, (action != IGNORE).float(), ones * gate, ones * confidence, ones * 0
+    )
 
 
 def _everything(action: Action = TEACHER) -> torch.Tensor:
     return torch.full((1, GRID, GRID), int(action))
 
 
-def test_regions_are_disjoint_and_cover_the_grid() -> None:
-    quality = measure_quality(_selection(_everything(), _square() > 0.5), _square(), {})
-    assert quality.counts[:, 2].tolist() == [4, 28, 32]
-    assert quality.counts[:, 2].sum() == GRID * GRID
+def _whole_label(label: torch.Tensor, truth: torch.Tensor, gate: float = 1.0, confidence: float = 1.0) -> Quality:
+    return measure_quality(_selection(_everything(), label > 0.5, gate, confidence), truth, {})
 
 
 def test_accepting_the_truth_everywhere_is_perfect() -> None:
     summary = measure_quality(_selection(_everything(PRIOR), _square() > 0.5), _square(), {}).summary()
-    assert summary["precision"] == dict.fromkeys(("foreground", "background", "boundary", "all"), 1.0)
-    assert summary["coverage"] == dict.fromkeys(("foreground", "background", "boundary", "all"), 1.0)
+    assert (summary["object_precision"], summary["object_recall"]) == (1.0, 1.0)
+    assert summary["accuracy_by_true_region"] == summary["accepted_by_true_region"] == dict.fromkeys(PLACES, 1.0)
+    assert summary["labels"] == {
+        "num": 1, "num_used": 1, "used_frac": 1.0, "mean_iou": 1.0, "right_frac": 1.0, "wrong_object_frac": 0.0,
+        "mean_confidence": 1.0,
+    }  # fmt: skip
 
 
-def test_precision_and_coverage_by_region() -> None:
+def test_a_label_on_a_wrong_object_is_seen() -> None:
+    wrong = torch.zeros(1, GRID, GRID)
+    wrong[0, 0:2, 6:8] = 1.0  # far from the object; the object itself is left undecided
+    action = torch.where(_square() > 0.5, IGNORE, TEACHER)
+    found = measure_quality(_selection(action, wrong > 0.5, confidence=0.9), _square(), {})
+    summary = found.summary()
+    assert (summary["object_precision"], summary["object_recall"]) == (0.0, 0.0)
+    labels = summary["labels"]
+    assert (labels["mean_iou"], labels["right_frac"], labels["wrong_object_frac"]) == (0.0, 0.0, 1.0)
+    assert labels["mean_confidence"] == pytest.approx(0.9)
+    # Accuracy by true region hardly sees it: 44 of the 48 accepted cells are right.
+    assert summary["accuracy_by_true_region"]["all"] == pytest.approx(44 / 48)
+
+
+def test_accuracy_inside_the_object_cannot_see_cells_of_a_wrong_object() -> None:
+    both = _square(2, 0) + _square(2, 4)  # the label covers the object on the left and the one on the right
+    summary = _whole_label(both, _square(2, 0)).summary()
+    assert summary["accuracy_by_true_region"]["inside"] == 1.0
+    assert (summary["object_precision"], summary["object_recall"]) == (0.5, 1.0)
+    assert summary["labels"]["mean_iou"] == 0.5
+
+
+def test_labels_by_hand() -> None:
+    truth = _square(2, 2)  # 16 cells
+    shifted = _square(2, 4)  # 8 of 24 cells in common
+    corner = _square(4, 4).clone()
+    corner[0, 4:6, 4:6] = 0.0  # 12 cells, none in common
+    total = Quality.empty()
+    for label, confidence in ((truth, 0.9), (shifted, 0.6), (corner, 0.3)):
+        total += _whole_label(label, truth, confidence=confidence)
+    total += _whole_label(truth, truth, gate=0.4)  # not used: dropped by the selector
+    total += _whole_label(truth * 0, truth)  # not used: background alone
+    assert total.summary()["labels"] == {
+        "num": 5,
+        "num_used": 3,
+        "used_frac": 0.6,
+        "mean_iou": pytest.approx((1 + 1 / 3 + 0) / 3),
+        "right_frac": pytest.approx(1 / 3),
+        "wrong_object_frac": pytest.approx(1 / 3),
+        "mean_confidence": pytest.approx(0.6),
+    }
+    assert total.summary()["object_precision"] == pytest.approx((16 + 8 + 0) / (16 + 16 + 12))
+    assert total.summary()["object_recall"] == pytest.approx((16 + 8 + 0) / (5 * 16))
+
+
+@pytest.mark.parametrize(("cells", "right", "wrong"), [(8, 1.0, 0.0), (7, 0.0, 0.0), (2, 0.0, 0.0), (1, 0.0, 1.0)])
+def test_the_two_thresholds(cells: int, right: float, wrong: float) -> None:
+    truth, label = torch.zeros(1, GRID, GRID), torch.zeros(1, GRID, GRID)
+    truth[0, :2] = 1.0  # 16 cells
+    label[0].view(-1)[:cells] = 1.0  # IoU cells / 16: at 8 just right; 2 / 16 is above one tenth and 1 / 16 below
+    labels = _whole_label(label, truth).summary()["labels"]
+    assert (labels["mean_iou"], labels["right_frac"], labels["wrong_object_frac"]) == (cells / 16, right, wrong)
+
+
+def test_the_iou_is_that_of_the_whole_target_not_of_the_accepted_cells() -> None:
     action = _everything(IGNORE)
-    action[0, 3, 3:5] = TEACHER  # 2 of the 4 inner cells, one of them labeled wrong
-    action[0, 0, :] = PRIOR  # 8 of the 28 far cells, all right
+    action[0, 2, 2] = TEACHER  # one right cell accepted; the target as a whole is half right
+    labels = measure_quality(_selection(action, _square() > 0.5), _half(), {}).summary()["labels"]
+    assert (labels["num_used"], labels["mean_iou"]) == (1, 0.5)
+
+
+def _half() -> torch.Tensor:
+    half = _square()
+    half[0, 4:] = 0.0
+    return half
+
+
+def test_precision_recall_and_regions_by_hand() -> None:
+    action = _everything(IGNORE)
+    action[0, 3, 3:5] = TEACHER  # 2 of the 4 cells inside, one of them labeled wrong
+    action[0, 0, :] = PRIOR  # 8 of the 28 cells outside, all but two right
     target = torch.zeros(1, GRID, GRID, dtype=torch.bool)
-    target[0, 3, 3] = True
+    target[0, 3, 3] = target[0, 0, 0] = target[0, 0, 7] = True
     summary = measure_quality(_selection(action, target), _square(), {}).summary()
-    assert summary["precision"] == {"foreground": 0.5, "background": 1.0, "boundary": None, "all": 0.9}
-    assert summary["coverage"] == {"foreground": 0.5, "background": 8 / 28, "boundary": 0.0, "all": 10 / 64}
+    assert summary["object_precision"] == pytest.approx(1 / 3)
+    assert summary["object_recall"] == 1 / 16
+    assert summary["accuracy_by_true_region"] == {"inside": 0.5, "outside": 0.75, "boundary": None, "all": 0.7}
+    assert summary["accepted_by_true_region"] == {"inside": 0.5, "outside": 8 / 28, "boundary": 0.0, "all": 10 / 64}
 
 
 def test_a_sample_whose_gate_is_off_is_ignored_whole() -> None:
-    summary = measure_quality(_selection(_everything(), _square() > 0.5, gate=0.4), _square(), {}).summary()
-    assert summary["coverage"]["all"] == 0.0
-    assert summary["precision"]["all"] is None
+    summary = _whole_label(_square(), _square(), gate=0.4).summary()
+    assert (summary["accepted_by_true_region"]["all"], summary["accuracy_by_true_region"]["all"]) == (0.0, None)
+    assert (summary["object_precision"], summary["object_recall"]) == (None, 0.0)
+    assert (summary["labels"]["num"], summary["labels"]["num_used"], summary["labels"]["mean_iou"]) == (1, 0, None)
+
+
+def test_no_labels_have_no_figures() -> None:
+    summary = Quality.empty().summary()
+    labels = summary.pop("labels")
+    assert (labels.pop("num"), labels.pop("num_used")) == (0, 0)
+    shares = [*labels.values(), summary.pop("object_precision"), summary.pop("object_recall")]
+    assert {*shares, *(share for regions in summary.values() for share in regions.values())} == {None}
+    assert [row["precision"] for row in Quality.empty().at_equal_counts()] == [None, None]
 
 
 @pytest.mark.parametrize(("value", "regions"), [(0.0, [0, 64, 0]), (1.0, [64, 0, 0]), (0.5, [0, 64, 0])])
 def test_empty_full_and_half_covered_masks(value: float, regions: list[int]) -> None:
     mask = torch.full((1, GRID, GRID), value)
-    quality = measure_quality(_selection(_everything(), mask > 0.5), mask, {})
-    assert quality.counts[:, 2].tolist() == regions
+    quality = _whole_label(mask, mask)
+    assert quality.regions[:, 2].tolist() == regions
+    assert quality.labels[0, 1] == 1.0  # an empty label of an empty truth is right
 
 
-def test_a_single_cell_object_is_all_band() -> None:
+def test_regions_are_disjoint_and_cover_the_grid() -> None:
+    assert _whole_label(_square(), _square()).regions[:, 2].tolist() == [4, 28, 32]
+
+
+def test_a_single_cell_object_is_all_boundary() -> None:
     mask = torch.zeros(1, GRID, GRID)
     mask[0, 4, 4] = 1.0
-    quality = measure_quality(_selection(_everything(), mask > 0.5), mask, {})
-    assert quality.counts[:, 2].tolist() == [0, 64 - 9, 9]
+    assert _whole_label(mask, mask).regions[:, 2].tolist() == [0, 64 - 9, 9]
 
 
-def _at(quality: Quality, rule: str, region: str) -> float | str | None:
-    rows = [r for r in quality.at_equal_coverage() if (r["rule"], r["region"]) == (rule, region)]
-    assert len(rows) == 1
-    return rows[0]["precision"]
+def _row(quality: Quality, rule: str, label: str) -> dict[str, Any]:
+    (row,) = [r for r in quality.at_equal_counts() if (r["rule"], r["label"]) == (rule, label)]
+    return row
 
 
-def test_rankings_are_cut_at_the_coverage_the_selector_chose() -> None:
+def test_rankings_are_cut_at_the_number_of_cells_the_selector_accepted() -> None:
     truth = _square() > 0.5
     action = _everything(IGNORE)
-    action[0, 0, :] = TEACHER  # 8 far cells
-    wrong = torch.zeros_like(truth)
-    wrong[0, 0, :4] = True  # the selector labels 4 of its 8 wrong
+    action[0, 2, :] = TEACHER  # 8 cells, 4 of them of the object
     score = torch.zeros(1, GRID, GRID)
-    score[0, 7, :] = 0.9  # a ranking that likes 8 other far cells best,
-    score[0, 0, :] = 0.5
-    judged = truth.clone()
-    judged[0, 7, :2] = True  # of which it labels 2 wrong
-    quality = measure_quality(_selection(action, wrong), _square(), {"rule": (score, judged)})
-    assert _at(quality, "as chosen", "background") == 0.5
-    assert _at(quality, "rule", "background") == 0.75
-    assert _at(quality, "rule", "foreground") is None  # the selector accepted nothing there
+    score[0, 7, :] = 0.9  # a ranking that labels the last row object and likes it best,
+    score[0, 2, :] = 0.5
+    claim = truth.clone()
+    claim[0, 7, :] = True
+    chosen = torch.zeros_like(truth)
+    chosen[0, 2, :6] = True  # the selector labels 6 cells object, 4 of them right, and 2 background, both right
+    quality = measure_quality(_selection(action, chosen), _square(), {"rule": (score, claim)})
+    assert _row(quality, OWN_DECISION, "object") == {
+        "rule": OWN_DECISION, "label": "object", "accepted": 6, "precision": pytest.approx(4 / 6),
+    }  # fmt: skip
+    assert _row(quality, "rule", "object")["precision"] == 0.0  # its 6 best object cells lie in the last row
+    assert _row(quality, OWN_DECISION, "background")["precision"] == 1.0
+    assert _row(quality, "rule", "background") == {
+        "rule": "rule", "label": "background", "accepted": 2, "precision": 1.0,
+    }  # fmt: skip
+
+
+def test_a_rule_that_labels_fewer_cells_so_has_no_figure() -> None:
+    few = torch.zeros(1, GRID, GRID, dtype=torch.bool)
+    few[0, 3, 3] = True
+    ranking = (torch.ones(1, GRID, GRID), few)
+    quality = measure_quality(_selection(_everything(), _square() > 0.5), _square(), {"few": ranking})
+    assert _row(quality, "few", "object")["precision"] is None
+    assert _row(quality, "few", "background")["precision"] == pytest.approx(48 / 63)
 
 
 def test_cells_of_equal_score_count_in_part() -> None:
-    truth = _square() > 0.5
     action = _everything(IGNORE)
-    action[0, 0, :7] = TEACHER
-    judged = truth.clone()
-    judged[0, 7, :] = True  # 8 of the 28 far cells wrong, all scored alike
+    action[0, 2, 2:5] = TEACHER
+    claim = torch.zeros(1, GRID, GRID, dtype=torch.bool)
+    claim[0, 2:4] = True  # 16 cells, 8 of them right, all scored alike
     flat = torch.full((1, GRID, GRID), 0.3)
-    quality = measure_quality(_selection(action, truth), _square(), {"flat": (flat, judged)})
-    assert _at(quality, "flat", "background") == pytest.approx(20 / 28)
+    quality = measure_quality(_selection(action, _square() > 0.5), _square(), {"flat": (flat, claim)})
+    assert _row(quality, "flat", "object")["precision"] == pytest.approx(0.5)
 
 
-def test_batches_add_up_in_any_order() -> None:
+def test_batches_add_up_exactly_in_any_order() -> None:
     generator = torch.Generator().manual_seed(0)
-    parts = []
     masks = (torch.rand(6, GRID, GRID, generator=generator) > 0.6).float()
     action = torch.randint(0, 3, (6, GRID, GRID), generator=generator)
     target = torch.rand(6, GRID, GRID, generator=generator) > 0.5
     score = torch.rand(6, GRID, GRID, generator=generator)
-    for rows in (slice(0, 1), slice(1, 4), slice(4, 6)):
-        selection = _selection(action[rows], target[rows])
-        parts.append(measure_quality(selection, masks[rows], {"rule": (score[rows], target[rows])}))
-    whole = measure_quality(_selection(action, target), masks, {"rule": (score, target)})
-    for joined in (parts[0] + parts[1] + parts[2], parts[2] + (parts[0] + parts[1])):
-        assert np.array_equal(joined.counts, whole.counts)
-        assert np.array_equal(joined.histograms["rule"], whole.histograms["rule"])
-        assert joined.at_equal_coverage() == whole.at_equal_coverage()
+    gate, confidence = torch.rand(2, 6, generator=generator)
+
+    def part(rows: slice) -> Quality:
+        selection = Selection(action[rows], target[rows], score[rows], gate[rows], confidence[rows], gate[rows])
+        return measure_quality(selection, masks[rows], {"rule": (score[rows], target[rows])})
+
+    whole = part(slice(0, 6))
+    assert 0 < whole.summary()["labels"]["num_used"] < 6
+    for a, b, c in itertools.permutations([part(slice(0, 1)), part(slice(1, 4)), part(slice(4, 6))]):
+        for joined in ((a + b) + c, a + (Quality.empty() + (b + c))):
+            assert joined.summary() == whole.summary()
+            assert joined.at_equal_counts() == whole.at_equal_counts()
+            assert np.array_equal(joined.histograms["rule"], whole.histograms["rule"])
 
 
 def test_ranking_a_selector_by_its_own_choice_gives_its_own_precision() -> None:
     generator = torch.Generator().manual_seed(1)
-    truth = _square() > 0.5
     action = torch.randint(0, 2, (1, GRID, GRID), generator=generator)
     target = torch.rand(1, GRID, GRID, generator=generator) > 0.5
-    quality = measure_quality(_selection(action, target), truth.float(), {"self": (action.float(), target)})
-    for region in ("foreground", "background", "boundary"):
-        assert _at(quality, "self", region) == pytest.approx(_at(quality, "as chosen", region))
+    quality = measure_quality(_selection(action, target), _square(), {"self": (action.float(), target)})
+    for label in ("object", "background"):
+        own = _row(quality, OWN_DECISION, label)["precision"]
+        assert _row(quality, "self", label)["precision"] == pytest.approx(own)
 
 
 def test_scores_outside_the_unit_interval_fall_into_the_last_bins() -> None:
     score = torch.linspace(-1, 2, GRID * GRID).reshape(1, GRID, GRID)
     quality = measure_quality(_selection(_everything(), _square() > 0.5), _square(), {"r": (score, _square() > 0.5)})
-    assert quality.histograms["r"].shape == (3, 2, NUM_BINS)
+    assert quality.histograms["r"].shape == (2, 2, NUM_BINS)
     assert quality.histograms["r"].sum() == GRID * GRID
