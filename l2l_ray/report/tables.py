@@ -127,9 +127,9 @@ def equal_counts_table(record: RunRecord) -> Table | None:
     labels = list(dict.fromkeys(label for row in found.values() for label in row))
     values = [[row.get(label, {}).get("precision") for label in labels] for row in found.values()]
     best = _best(values, [True] * len(values))
-    labels = {spec.name: spec.label for spec in selectors()} | record.labels  # rules are ranked that were not run
+    names = {spec.name: spec.label for spec in selectors()} | record.labels  # rules are ranked that were not run
     rows = [
-        (Cell(labels.get(rule, rule)), *(Cell(percent(v), b) for v, b in zip(line, marks, strict=True)))
+        (Cell(names.get(rule, rule)), *(Cell(percent(v), b) for v, b in zip(line, marks, strict=True)))
         for rule, line, marks in zip(found, values, best, strict=True)
     ]
     own = next(iter(found.values()))
