@@ -19,6 +19,7 @@ from typing import Any
 
 from l2l_ray.data.layout import image_folder, plain_name
 from l2l_ray.errors import DataError
+from l2l_ray.files import replacing, temporary_path
 
 
 class ReferWriter:
@@ -44,7 +45,7 @@ class ReferWriter:
         self.refs: list[dict[str, Any]] = []
         self._copy = copy
         self._sources: dict[str, Path] = {}
-        self._staging = self.root / f".{dataset}.{os.getpid()}.tmp"
+        self._staging = temporary_path(self.folder)
         if self.folder.exists():
             raise DataError(f"{self.folder} exists and is not overwritten; remove it, or choose another --dataset")
 
@@ -126,16 +127,14 @@ class ReferWriter:
                 "choose another --dataset, or remove it"
             )
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        partial.unlink(missing_ok=True)
         if source.is_relative_to(self._staging):
             os.replace(source, target)
             return
-        if self._copy:
-            shutil.copyfile(source, partial)
-        else:
-            partial.symlink_to(source)
-        os.replace(partial, target)
+        with replacing(target) as temporary:
+            if self._copy:
+                shutil.copyfile(source, temporary)
+            else:
+                temporary.symlink_to(source)
 
 
 def sentence(sent_id: int, text: str) -> dict[str, Any]:

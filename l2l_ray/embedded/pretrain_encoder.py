@@ -18,7 +18,6 @@ import argparse
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -41,6 +40,7 @@ from l2l_ray.embedded.encoder_losses import (
     with_typos,
 )
 from l2l_ray.embedded.encoder_model import IMAGE_PX, Pretraining, export, tiny_config, write_architecture
+from l2l_ray.files import replacing
 from l2l_ray.refshapes.scenes import Domain
 from l2l_ray.segmenter.backbone import ENCODER_DIR
 
@@ -210,8 +210,8 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "state": vars(self.state),
         }
-        torch.save(state, path.with_suffix(".partial"))
-        os.replace(path.with_suffix(".partial"), path)
+        with replacing(path) as temporary:
+            torch.save(state, temporary)
 
     def restore(self) -> None:
         """Continue from the checkpoint in the work folder; a fresh start begins a new log."""

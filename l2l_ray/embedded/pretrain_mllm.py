@@ -19,7 +19,6 @@ import argparse
 import json
 import logging
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -37,6 +36,7 @@ from l2l_ray.embedded.pretrain_mllm_fast import FastLanguage, FastVision
 from l2l_ray.embedded.pretrain_mllm_losses import AnswerLoss, DenseHeads, Grounding, GroundingHeads, scene_batch
 from l2l_ray.embedded.pretrain_mllm_model import IMAGE_SIZE, NUM_VISUAL, build_model, build_tokenizer, save_folder
 from l2l_ray.embedded.pretrain_mllm_sequences import SequenceMaker, Sequences
+from l2l_ray.files import replacing
 from l2l_ray.refshapes.scenes import Domain
 
 logger = logging.getLogger(__name__)
@@ -214,9 +214,8 @@ class Pretrainer:
             "optimizer": self.optimizer_state,
             "progress": asdict(self.progress),
         }
-        partial = self.work / "checkpoint.partial"
-        torch.save(state, partial)
-        os.replace(partial, self.work / "checkpoint.pt")
+        with replacing(self.work / "checkpoint.pt") as temporary:
+            torch.save(state, temporary)
 
     def _load(self) -> None:
         path = self.work / "checkpoint.pt"

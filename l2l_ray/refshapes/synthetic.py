@@ -17,7 +17,6 @@ angular shapes under more occlusion and clutter. No image is shared by two split
 import io
 import json
 import logging
-import os
 import pickle
 import re
 import time
@@ -33,7 +32,9 @@ from PIL import Image
 from pycocotools import mask as coco_rle
 
 from l2l_ray.errors import DataError
-from l2l_ray.refshapes.expressions import Style, expressions_for
+from l2l_ray.files import replacing
+from l2l_ray.refshapes.expressions import expressions_for
+from l2l_ray.refshapes.meanings import Style
 from l2l_ray.refshapes.scenes import CATEGORY_IDS, DEFAULT_PLANS, SHAPES, Domain, Scene, ScenePlan, render_scene
 
 logger = logging.getLogger(__name__)
@@ -103,11 +104,11 @@ def write_refshapes(
     for split in SPLIT_PLANS:
         num_refs = num_train_refs if split == "train" else num_eval_refs
         for sample in _samples(dataset, seed, split, num_refs, size_px):
-            _write_atomically(images / sample.file_name, sample.jpeg)
+            _write(images / sample.file_name, sample.jpeg)
             tables.add(sample, split)
-    _write_atomically(folder / "instances.json", json.dumps(tables.instances()).encode())
-    _write_atomically(folder / f"refs({SPLIT_BY}).p", pickle.dumps(tables.refs, protocol=4))
-    _write_atomically(manifest, json.dumps({"arguments": arguments, "counts": tables.counts()}, indent=2).encode())
+    _write(folder / "instances.json", json.dumps(tables.instances()).encode())
+    _write(folder / f"refs({SPLIT_BY}).p", pickle.dumps(tables.refs, protocol=4))
+    _write(manifest, json.dumps({"arguments": arguments, "counts": tables.counts()}, indent=2).encode())
     logger.info("wrote %s (%s) in %.1f s", dataset, tables.counts(), time.monotonic() - start_s)
     return folder
 
@@ -121,11 +122,9 @@ def _check_manifest(manifest: Path, images: Path, arguments: dict[str, Any]) -> 
         )
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
-    # The process id keeps two writers of the same set apart; both write the same bytes.
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+def _write(path: Path, content: bytes) -> None:
+    with replacing(path) as temporary:  # two processes may write the same set; both write the same bytes
+        temporary.write_bytes(content)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

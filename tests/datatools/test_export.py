@@ -15,8 +15,8 @@ import yaml
 from PIL import Image
 from pycocotools.coco import COCO
 
-from l2l_ray.data import export
 from l2l_ray.data.masks import decode, encode
+from l2l_ray.datatools import export
 from l2l_ray.datatools.export import FORMATS, ExportedMask, write_export
 from l2l_ray.datatools.label_studio import decode_brush
 from l2l_ray.errors import DataError

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from l2l_ray.data.refer import ReferDataset
-from l2l_ray.loop import evaluate
+from l2l_ray.loop.evaluation import evaluate
 from l2l_ray.loop.local import run_local
 from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.prepare import data_root

@@ -6,7 +6,6 @@ The unlabeled table has no truth column, so a labeler or trainer that reads only
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from l2l_ray.errors import FREE_SPACE, DataError
+from l2l_ray.files import replacing
 from l2l_ray.types import Example, LabeledExample, Prior, Rle
 
 
@@ -75,13 +75,10 @@ def _tuples(value: Any) -> Any:
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows), temporary)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            pq.write_table(pa.Table.from_pylist(rows), temporary)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DataError(f"cannot write table {path}: {error}; {FREE_SPACE}") from error
 
 
