@@ -41,6 +41,7 @@ from l2l_ray.embedded.encoder_losses import (
 )
 from l2l_ray.embedded.encoder_model import IMAGE_PX, Pretraining, export, tiny_config, write_architecture
 from l2l_ray.files import replacing
+from l2l_ray.randomness import numpy_generator, seed_torch, torch_generator
 from l2l_ray.refshapes.scenes import Domain
 from l2l_ray.segmenter.backbone import ENCODER_DIR
 
@@ -76,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
     """Build the pool, train, export; continues from the checkpoint in the work folder if there is one."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
+    seed_torch(args.seed)
     train_pool, val_pool, foreign_pool = _pools(args.work_dir, args.scenes, args.seed)
     write_architecture(args.out, train_pool.texts[:_TOKENIZER_TEXTS])
     run = Run(args, Pretraining(tiny_config(args.out)))
@@ -151,10 +152,10 @@ class Run:
         """Yield keyed batches until the schedule ends; step s sees the same scenes in every run."""
         num_images = self.args.batch_images
         while self.progress < 1.0:
-            rng = np.random.default_rng([self.args.seed, 7, self.state.step])
+            rng = numpy_generator(self.args.seed, 7, self.state.step)
             scenes = rng.integers(len(pool.images), size=num_images * (2 if self.dense_only else 1))
             batch = make_batch(pool, np.sort(scenes), self.args.expressions, rng)
-            generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + self.state.step)
+            generator = torch_generator(self.args.seed * 1_000_003 + self.state.step)
             images = photometric(batch.images, generator)
             yield replace(batch, images=images, texts=with_typos(batch.texts, rng))
 
@@ -267,7 +268,7 @@ def evaluate(model: Pretraining, pool: scene_pool.Pool, num_expressions: int = 4
     `match_pointing`: the cell of the largest match logit meets the referent's box. `fine_pointing`: the same on the
     fine grid. `region_iou`: IoU of the fine map above 0.5 with the box region. `cell_*`: accuracy at the fusion level.
     """
-    rng = np.random.default_rng(0)
+    rng = numpy_generator(0)
     rows: list[Tensor] = []
     for scenes in np.array_split(np.arange(EVALUATED_IMAGES), 5):
         batch = make_batch(pool, scenes, num_expressions, rng)

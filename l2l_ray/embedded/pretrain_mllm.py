@@ -37,6 +37,7 @@ from l2l_ray.embedded.pretrain_mllm_losses import AnswerLoss, DenseHeads, Ground
 from l2l_ray.embedded.pretrain_mllm_model import IMAGE_SIZE, NUM_VISUAL, build_model, build_tokenizer, save_folder
 from l2l_ray.embedded.pretrain_mllm_sequences import SequenceMaker, Sequences
 from l2l_ray.files import replacing
+from l2l_ray.randomness import numpy_generator, seed_torch
 from l2l_ray.refshapes.scenes import Domain
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class Pretrainer:
         self.eligible = np.flatnonzero(counts >= options.expressions_per_scene)
         colors, shapes = scene_pool.ATTRIBUTE_NAMES["color"], scene_pool.ATTRIBUTE_NAMES["shape"]
         self.tokenizer = build_tokenizer(self.pool.texts[:100_000], [f"{c} {s}" for c in colors for s in shapes])
-        torch.manual_seed(options.seed)
+        seed_torch(options.seed)
         self.model = build_model(self.tokenizer)
         width = self.model.model.language_model.config.hidden_size
         self.dense, self.grounding = DenseHeads(width), GroundingHeads(width)
@@ -118,7 +119,7 @@ class Pretrainer:
             started = time.monotonic()
             for group in optimizer.param_groups:
                 group["lr"] = self._learning_rate(done)
-            rng = np.random.default_rng([self.options.seed, int(is_dense), progress.step])
+            rng = numpy_generator(self.options.seed, int(is_dense), progress.step)
             optimizer.zero_grad(set_to_none=True)
             loss, stats, count = loss_of_step(rng, done)
             loss.backward()

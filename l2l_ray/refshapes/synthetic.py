@@ -33,6 +33,7 @@ from pycocotools import mask as coco_rle
 
 from l2l_ray.errors import DataError
 from l2l_ray.files import replacing
+from l2l_ray.randomness import numpy_generator
 from l2l_ray.refshapes.expressions import expressions_for
 from l2l_ray.refshapes.meanings import Style
 from l2l_ray.refshapes.scenes import CATEGORY_IDS, DEFAULT_PLANS, SHAPES, Domain, Scene, ScenePlan, render_scene
@@ -146,7 +147,7 @@ def _samples(dataset: str, seed: int, split: str, num_refs: int, size_px: int) -
     for number, wanted in enumerate(cycle(_REFS_PER_IMAGE)):
         if num_refs <= 0:
             return
-        rng = np.random.default_rng([seed, datasets.index(dataset), splits.index(split), number])
+        rng = numpy_generator(seed, datasets.index(dataset), splits.index(split), number)
         # Drawn to the pattern's count first, so that the scene stays the same when the last image is cut short.
         scene, expressions = _draw_referred(rng, STYLE_OF_DATASET[dataset], SPLIT_PLANS[split], wanted, size_px)
         expressions = dict(list(expressions.items())[:num_refs])
