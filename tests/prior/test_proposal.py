@@ -78,7 +78,7 @@ def test_flipping_the_box_flips_the_proposal() -> None:
 
 
 def test_batch_with_missing_priors() -> None:
-    failed = Prior("k", (), (), (), "", 0.0, "no box", "?")
+    failed = Prior.absent("k", "no box", "?")
     batch = Proposer(PriorConfig()).proposals([prior(MIDDLE), None, failed, prior(LEFT, RIGHT, scores=(0.3, 0.6))], 16)
     assert batch.has_prior.tolist() == [True, False, False, True]
     torch.testing.assert_close(batch.score, torch.tensor([0.8, 0.0, 0.0, 0.8]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,27 +51,17 @@ def read_examples(path: Path) -> list[Example]:
 
 def write_priors(path: Path, priors: Iterable[tuple[int, Prior]]) -> None:
     """Write (sent_id, prior) pairs, atomically."""
-    _write(path, [{"sent_id": sent_id, "prior": json.dumps(asdict(prior))} for sent_id, prior in priors])
+    _write(path, [{"sent_id": sent_id, "prior": prior.to_json()} for sent_id, prior in priors])
 
 
 def read_priors(path: Path) -> dict[int, Prior]:
     """Read sent_id -> prior."""
-    return {row["sent_id"]: prior_from_json(row["prior"]) for row in _read(path)}
-
-
-def prior_from_json(text: str) -> Prior:
-    """Rebuild a `Prior` (tuples, not lists) from its JSON."""
-    record = json.loads(text)
-    return Prior(**{f.name: _tuples(record[f.name]) for f in fields(Prior) if f.name in record})
+    return {row["sent_id"]: Prior.from_json(row["prior"]) for row in _read(path)}
 
 
 def _rle(text: str) -> Rle:
     record = json.loads(text)
     return Rle(size=record["size"], counts=record["counts"])
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:

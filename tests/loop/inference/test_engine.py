@@ -117,7 +117,7 @@ def test_without_a_prior_the_zero_shot_row_predicts_nothing(scratch: RunFolder) 
     from l2l_ray.types import Prior
 
     rows = [row for row in read_examples(scratch.examples_path("val")) if isinstance(row, LabeledExample)]
-    nothing = Prior("", (), (), (), "", 0.0, "not JSON: a dog", "a dog")
+    nothing = Prior.absent("", "not JSON: a dog", "a dog")
     write_priors(scratch.priors_path("val"), [(row.sent_id, nothing) for row in rows])
     part = InferenceEngine(scratch.config, scratch.path).evaluate("prior_only", 0, "val", 0, 3)
     assert [figures["intersection"] for figures in part.rows] == [0, 0, 0]
