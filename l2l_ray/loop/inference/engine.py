@@ -22,6 +22,7 @@ from l2l_ray.data.masks import mask_area_px
 from l2l_ray.data.protocols import NATIVE, Protocol
 from l2l_ray.device import pick_device
 from l2l_ray.loop.inference.inputs import ExampleSet, Inputs
+from l2l_ray.loop.inference.networks import load_segmenter
 from l2l_ray.loop.inference.quality import Quality, measure_quality
 from l2l_ray.loop.inference.teacher import gather_evidence, guided_evidence, predict
 from l2l_ray.loop.state.checkpoint import load_weights
@@ -231,9 +232,7 @@ class InferenceEngine:
         folder = self._run.version_dir(method, max(0, version))
         path = folder / ("previous.safetensors" if version < 0 else "teacher.safetensors")
         if path not in self._models:
-            model = Segmenter(self.config.segmenter.model_copy(update={"pretrained": False}))
-            load_weights(model, path)
-            self._models[path] = model.to(self._device).eval()
+            self._models[path] = load_segmenter(self.config.segmenter, path, self._device)
             while len(self._models) > _KEPT_VERSIONS:
                 self._models.popitem(last=False)
         self._models.move_to_end(path)
