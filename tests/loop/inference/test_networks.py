@@ -34,13 +34,13 @@ def one_rank(tmp_path: Path) -> Iterator[None]:
     torch.distributed.destroy_process_group()
 
 
-@torch.no_grad()
 def test_a_loaded_segmenter_is_the_saved_one_and_ready_to_predict(
     segmenter: Segmenter, batch: Inputs, tmp_path: Path
 ) -> None:
     save_weights(segmenter, tmp_path / "teacher.safetensors")
     loaded = load_segmenter(SegmenterConfig(width=32), tmp_path / "teacher.safetensors", CPU)
     assert not loaded.training
+    loaded.requires_grad_(False)  # as the saved one: torch chooses kernels by it, and they round differently
     found, expected = (run_segmenter(network, batch, False).mask_logits for network in (loaded, segmenter))
     assert torch.equal(found, expected)
 
