@@ -43,11 +43,11 @@ from l2l_ray.refshapes.scenes import Domain
 logger = logging.getLogger(__name__)
 
 _CELL_LAYER, _POINTER_LAYER, _BOX_LAYER = 3, 4, 5
-_DENSE_STEP_SCENES = 16
+DENSE_STEP_SCENES = 16
 _DENSE_WEIGHT = 0.8  # of the dense heads in stage 2; with 0.1 the tower forgot shapes (0.97 -> 0.87 in 6 minutes)
 _WARMUP_STEPS = 100
 _SAVE_SECONDS = 120.0
-_VAL_SCENES, _VAL_SEED, _POOL_SEED = 1000, 1_000_001, 11
+VAL_SCENES, _VAL_SEED, _POOL_SEED = 1000, 1_000_001, 11
 _VAL_DOMAINS: tuple[Domain, ...] = ("pretrain", "refshapes")
 
 LossOfStep = Callable[[np.random.Generator, float], tuple[Tensor, dict[str, float], int]]
@@ -62,6 +62,19 @@ class Progress:
     samples: int = 0
     seconds: float = 0.0
     best: float = -1.0
+
+
+def learning_rate(progress: Progress, done: float, peak: float) -> float:
+    """Return warm-up, then a cosine; stage 1 ends at 0.3 of its peak because stage 2 goes on with the tower.
+
+    Args:
+        progress: Which stage, and how many steps it has taken.
+        done: Share of the stage's time that has passed, in [0, 1].
+        peak: The stage's highest rate.
+    """
+    floor = 0.3 if progress.stage == "dense" else 0.02
+    warmup = min(1.0, (progress.step + 1) / _WARMUP_STEPS)
+    return float(peak * warmup * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))))
 
 
 class Pretrainer:
@@ -113,12 +126,13 @@ class Pretrainer:
         optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
         if self.optimizer_state is not None:
             optimizer.load_state_dict(self.optimizer_state)
+        peak = self.options.dense_lr if is_dense else self.options.lr
         next_save = progress.seconds + _SAVE_SECONDS
         next_eval = progress.seconds + 60 * self.options.eval_minutes
         while (done := self._done()) < 1:
             started = time.monotonic()
             for group in optimizer.param_groups:
-                group["lr"] = self._learning_rate(done)
+                group["lr"] = learning_rate(progress, done, peak)
             rng = numpy_generator(self.options.seed, int(is_dense), progress.step)
             optimizer.zero_grad(set_to_none=True)
             loss, stats, count = loss_of_step(rng, done)
@@ -147,15 +161,8 @@ class Pretrainer:
             samples, minutes = options.samples, options.minutes
         return float(max(progress.samples / samples, progress.seconds / 60 / minutes))
 
-    def _learning_rate(self, done: float) -> float:
-        """Return warm-up, then a cosine; stage 1 ends at 0.3 of its peak because stage 2 goes on with the tower."""
-        is_dense = self.progress.stage == "dense"
-        peak, floor = (self.options.dense_lr, 0.3) if is_dense else (self.options.lr, 0.02)
-        warmup = min(1.0, (self.progress.step + 1) / _WARMUP_STEPS)
-        return float(peak * warmup * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))))
-
     def _dense_step(self, rng: np.random.Generator, done: float) -> tuple[Tensor, dict[str, float], int]:
-        scenes = np.sort(rng.choice(len(self.pool.images), _DENSE_STEP_SCENES, replace=False))
+        scenes = np.sort(rng.choice(len(self.pool.images), DENSE_STEP_SCENES, replace=False))
         batch = scene_batch(self.pool, scenes, rng)
         with torch.autocast("cpu", torch.bfloat16):
             tokens, _ = self.vision(batch.patches)
@@ -295,7 +302,7 @@ def main(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     work = Path(options.work_dir)
     for domain in _VAL_DOMAINS:
-        scene_pool.build(work / f"val_{domain}", _VAL_SCENES, IMAGE_SIZE, domain, seed=_VAL_SEED)
+        scene_pool.build(work / f"val_{domain}", VAL_SCENES, IMAGE_SIZE, domain, seed=_VAL_SEED)
     if options.evaluate:
         for name, values in evaluate(Path(options.out), work, options.eval_scenes).items():
             logger.info("%s: %s", name, {key: round(value, 4) for key, value in values.items()})

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from l2l_ray.config import PriorConfig
+from l2l_ray.data.images import ImageStore
 from l2l_ray.data.masks import mask_to_grid
 from l2l_ray.errors import DataError
 from l2l_ray.loop.inference.inputs import ExampleSet, Inputs
 from l2l_ray.loop.state.example_files import write_examples, write_priors
+from l2l_ray.prior.proposal import Proposer
 from l2l_ray.types import LabeledExample
 
 RunData = Callable[..., ExampleSet]
@@ -78,7 +81,7 @@ def test_an_unlabeled_table_has_no_truth_to_give(table_of: RunData) -> None:
         table_of(2).masks([0])
 
 
-def test_a_table_comes_back_from_the_files_of_the_driver(table_of: RunData, tmp_path: Path) -> None:
+def test_a_table_comes_back_from_the_files_of_the_driver(table_of: RunData, images: ImageStore, tmp_path: Path) -> None:
     table = table_of(3)
     write_examples(tmp_path / "unlabeled.parquet", table.examples)
     write_priors(tmp_path / "priors.parquet", table.priors.items())
@@ -86,7 +89,7 @@ def test_a_table_comes_back_from_the_files_of_the_driver(table_of: RunData, tmp_
     failed = replace(table.priors[100], score=0.0, failure="not JSON: a dog")
     write_priors(tmp_path / "labeled.parquet", enumerate([*labeled, failed]))
     names = ("unlabeled.parquet", "priors.parquet", "labeled.parquet")
-    read = ExampleSet.read(*(tmp_path / name for name in names), table._images, table._proposer, table.grid)
+    read = ExampleSet.read(*(tmp_path / name for name in names), images, Proposer(PriorConfig()), table.grid)
     assert read.examples == table.examples and read.priors == table.priors
     found, expected = read.inputs([1]), table.inputs([1])
     assert isinstance(found, Inputs) and torch.equal(found.proposal, expected.proposal)
