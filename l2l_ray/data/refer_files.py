@@ -30,7 +30,7 @@ _SPACE = re.compile(r"[ \t\n\r]*+")
 LOOKAHEAD_CHARS = 2**16  # more than any number is long: a number is never taken before all of it is in the buffer
 _MAX_ID = 2**63 - 1
 MAX_EXPRESSION_CHARS = 100_000  # longer is no expression; one text may be shared by every sentence of a pickle
-_MAX_IMAGE_PX = 2**28  # a mask of this many pixels takes 256 MB; a larger image is a damaged table
+_MAX_IMAGE_PX = 2**28  # a mask of this many pixels takes 256 MB; a larger size is damage
 
 
 class Ref(NamedTuple):

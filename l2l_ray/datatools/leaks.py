@@ -24,7 +24,7 @@ from l2l_ray.datatools.picture_hash import hash_file, pairs_within
 from l2l_ray.errors import DataError
 from l2l_ray.files import new_folder
 
-MAX_DISTANCE = 8  # bits of 128; see tests/data/test_picture_hash.py for what scaling and JPEG change
+MAX_DISTANCE = 8  # bits of 128; see tests/datatools/test_picture_hash.py for what scaling and JPEG change
 
 
 class Part(NamedTuple):

@@ -51,7 +51,7 @@ class ReferWriter:
 
     @property
     def folder(self) -> Path:
-        """Where the tables go."""
+        """Where `instances.json` and the refs go."""
         return self.root / self.dataset
 
     def __enter__(self) -> ReferWriter:
@@ -111,11 +111,11 @@ class ReferWriter:
             )
         for name in (row["file_name"] for row in images if row["file_name"] in self._sources):
             self._place(self._sources[name], target / name)
-        tables = self._staging / "tables"
-        tables.mkdir(parents=True)
-        (tables / "instances.json").write_text(json.dumps(content, allow_nan=False))
-        (tables / f"refs({self.split_by}).p").write_bytes(pickle.dumps(self.refs, protocol=4))
-        os.rename(tables, self.folder)
+        complete = self._staging / "complete"
+        complete.mkdir(parents=True)
+        (complete / "instances.json").write_text(json.dumps(content, allow_nan=False))
+        (complete / f"refs({self.split_by}).p").write_bytes(pickle.dumps(self.refs, protocol=4))
+        os.rename(complete, self.folder)
         return self.folder
 
     def _place(self, source: Path, target: Path) -> None:

@@ -149,7 +149,7 @@ class Run:
         return bool(self.progress < self.args.dense_frac)
 
     def batches(self, pool: scene_pool.Pool) -> Iterator[Batch]:
-        """Yield keyed batches until the schedule ends; step s sees the same scenes in every run."""
+        """Yield batches until the schedule ends; step s sees the same scenes in every run."""
         num_images = self.args.batch_images
         while self.progress < 1.0:
             rng = numpy_generator(self.args.seed, 7, self.state.step)

@@ -144,7 +144,7 @@ class MllmPrior:
         }
 
     def _noise(self, images: list[Image.Image], expressions: list[str]) -> Float[Tensor, "R T K"]:
-        """Return standard Gumbel noise, keyed by (model, image, expression, number of the sample)."""
+        """Return standard Gumbel noise: a function of model, image, expression and number of the sample."""
         rows = []
         for row, (image, expression) in enumerate(zip(images, expressions, strict=True)):
             sample = row % self.config.num_samples

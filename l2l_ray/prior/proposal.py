@@ -201,7 +201,9 @@ def perturbed_boxes(prior: Prior, key: int) -> tuple[BoxFrac, ...]:
 
 
 def perturb(priors: Sequence[Prior | None], keys: Sequence[int]) -> list[Prior | None]:
-    """Return the priors with boxes and polygons perturbed, for the perturbed view; points stay where they are.
+    """Return the priors with boxes and polygons perturbed; points stay where they are.
+
+    A label that does not survive it hangs on the prior's exact place.
 
     Args:
         priors: One per sample; None stays None.

@@ -101,16 +101,16 @@ def write_refshapes(
     start_s = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     images.mkdir(parents=True, exist_ok=True)
-    tables = _Tables()
+    rows = _Rows()
     for split in SPLIT_PLANS:
         num_refs = num_train_refs if split == "train" else num_eval_refs
         for sample in _samples(dataset, seed, split, num_refs, size_px):
             _write(images / sample.file_name, sample.jpeg)
-            tables.add(sample, split)
-    _write(folder / "instances.json", json.dumps(tables.instances()).encode())
-    _write(folder / f"refs({SPLIT_BY}).p", pickle.dumps(tables.refs, protocol=4))
-    _write(manifest, json.dumps({"arguments": arguments, "counts": tables.counts()}, indent=2).encode())
-    logger.info("wrote %s (%s) in %.1f s", dataset, tables.counts(), time.monotonic() - start_s)
+            rows.add(sample, split)
+    _write(folder / "instances.json", json.dumps(rows.instances()).encode())
+    _write(folder / f"refs({SPLIT_BY}).p", pickle.dumps(rows.refs, protocol=4))
+    _write(manifest, json.dumps({"arguments": arguments, "counts": rows.counts()}, indent=2).encode())
+    logger.info("wrote %s (%s) in %.1f s", dataset, rows.counts(), time.monotonic() - start_s)
     return folder
 
 
@@ -195,10 +195,10 @@ def _encode_jpeg(image: NDArray[np.uint8]) -> bytes:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Tables
+# Rows of the files
 
 
-class _Tables:
+class _Rows:
     """The rows of instances.json and refs(l2l).p; ids count from 1 in writing order."""
 
     def __init__(self) -> None:

@@ -104,7 +104,7 @@ class Segmenter(nn.Module):
     def _levels(self, images: Float[Tensor, "B 3 S S"]) -> tuple[Float[Tensor, "B C h w"], ...]:
         """Return the backbone's levels; where nothing is learned, equal images that follow each other share one pass.
 
-        Tables hold the sentences of an image together: RefCOCO has about three per object.
+        Example sets hold the sentences of an image together: RefCOCO has about three per object.
         """
         levels: tuple[Tensor, ...]
         if torch.is_grad_enabled():
