@@ -43,8 +43,10 @@ def write_stand_in(root: Path) -> None:
     folder = root / "refcoco"
     if (folder / "refs(unc).p").exists():
         return
+    from l2l_ray.randomness import python_generator
+
     folder.mkdir(parents=True, exist_ok=True)
-    rng = random.Random(0)
+    rng = python_generator(0)
     images = [_image(i, rng) for i in range(NUM_IMAGES)]
     head = {"info": {"year": 2014}, "licenses": [{"id": 1, "name": "none"}], "images": images}
     with (folder / "instances.json").open("w") as file:

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 
 from l2l_ray.data.masks import annotation_rle, batch_native_iou, grid_masks
+from l2l_ray.randomness import numpy_generator, torch_generator
 
 GRID, CHUNK = 120, 500
 SIZES = ((480, 640), (640, 480), (427, 640), (375, 500))  # height, width
@@ -68,8 +69,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "mask-metrics.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rles = objects(args.sentences, np.random.default_rng(0))
-    generator = torch.Generator().manual_seed(0)
+    rles = objects(args.sentences, numpy_generator(0))
+    generator = torch_generator(0)
     seconds, cpu_seconds = {"numpy": 0.0, "ours": 0.0}, {"numpy": 0.0, "ours": 0.0}
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"numpy": [], "ours": []}
     for start in range(0, len(rles), CHUNK):

@@ -21,6 +21,7 @@ from jaxtyping import Float64
 from numpy.typing import ArrayLike
 
 from l2l_ray.errors import DataError
+from l2l_ray.randomness import philox_generator
 
 _RESAMPLES_PER_CHUNK = 500  # bounds the table of drawn images: 500 x 1,500 images x 8 bytes = 6 MB
 
@@ -151,7 +152,7 @@ def ratio_intervals(
     images, which = np.unique(np.asarray(image_ids), return_inverse=True)
     columns = [np.asarray(part, np.float64) for k in (0, 1) for part in (ratio[k] for ratio in ratios)]
     sums_IK = np.stack([np.bincount(which, column, len(images)) for column in columns], axis=1)
-    rng = np.random.Generator(np.random.Philox(seed))
+    rng = philox_generator(seed)
     chunks = []
     for done in range(0, num_resamples, _RESAMPLES_PER_CHUNK):
         num = min(_RESAMPLES_PER_CHUNK, num_resamples - done)

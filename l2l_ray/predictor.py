@@ -25,8 +25,8 @@ from l2l_ray.data.masks import encode, grid_logits_to_native
 from l2l_ray.device import pick_device
 from l2l_ray.errors import DataError
 from l2l_ray.loop.inference.inputs import ExampleSet, read_known_scores
+from l2l_ray.loop.inference.networks import load_segmenter
 from l2l_ray.loop.inference.teacher import predict
-from l2l_ray.loop.state.checkpoint import load_weights
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, make_prior
 from l2l_ray.prior.proposal import Proposer
@@ -132,11 +132,11 @@ class Predictor:
         config = read_config(run_dir / "config.yaml")
         run = RunFolder(run_dir, config)
         method, version = run.chosen_version()
-        segmenter = Segmenter(config.segmenter.model_copy(update={"pretrained": False}))
-        load_weights(segmenter, run.version_dir(method, version) / "teacher.safetensors")
+        weights = run.version_dir(method, version) / "teacher.safetensors"
+        segmenter = load_segmenter(config.segmenter, weights, pick_device())
         known = read_known_scores(run.priors_path("labeled"))
         mllm = MllmPrior.load(config.prior)
-        return cls(config, segmenter.to(pick_device()), mllm, known, method, version)
+        return cls(config, segmenter, mllm, known, method, version)
 
     def predict(self, image_path: Path, expression: str) -> Prediction:
         """Segment what `expression` refers to.

@@ -5,8 +5,8 @@ no generator state has to be saved. `sample_key` names one random event; the `ke
 with SplitMix64, for a whole batch at once. A sample's numbers never depend on the other samples of its batch.
 
 These numbers come from integer arithmetic written here, not from numpy's or torch's generators, whose streams may
-change between versions. Where torch's own distributions are wanted (fresh weights, the policy's exploration), its
-generators are seeded here and nowhere else.
+change between versions. Where a generator's own distributions are wanted (fresh weights, the policy's exploration, a
+rendered scene, a published procedure), it is seeded here and nowhere else.
 
 Source: SplitMix64 is Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014.
 """
@@ -14,6 +14,7 @@ Source: SplitMix64 is Steele, Lea and Flood, "Fast Splittable Pseudorandom Numbe
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Sequence
 from operator import index
 from typing import TYPE_CHECKING
@@ -75,6 +76,25 @@ def keyed_permutation(key: int, num_items: int) -> Int64[np.ndarray, " N"]:
     """Return a random permutation of `range(num_items)`."""
     # Words of one key are distinct (mixing is a bijection of a counter), so sorting them never meets a tie.
     return np.argsort(keyed_bits([key], num_items, "permutation")[0]).astype(np.int64)
+
+
+def numpy_generator(*seed: int) -> np.random.Generator:
+    """Return a fresh numpy generator, for what draws numbers of many kinds.
+
+    Args:
+        seed: One number >= 0, or several.
+    """
+    return np.random.default_rng(seed)
+
+
+def philox_generator(seed: int) -> np.random.Generator:
+    """Return a fresh numpy generator on Philox, whose bits are specified: for draws that published figures rest on."""
+    return np.random.Generator(np.random.Philox(seed))
+
+
+def python_generator(seed: int) -> random.Random:
+    """Return a fresh generator of Python's own, for what was published with it or needs no array."""
+    return random.Random(seed)
 
 
 def torch_generator(seed: int) -> torch.Generator:

@@ -1,4 +1,4 @@
-"""The records that travel between rooms. Frozen, small, picklable; no behaviour beyond shape checks.
+"""The records that travel between rooms. Frozen, small, picklable; a method gives the same record in another form.
 
 An `Example` is what an unlabeled item is allowed to know: it has no mask, box, area or category, so code that labels,
 trains on pseudo-labels or computes rewards cannot reach hidden truth. `LabeledExample` adds the mask.
@@ -10,9 +10,10 @@ as LAVT does), so image -> grid is one scale per axis.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +48,18 @@ class Example:
     width_px: int
     height_px: int
     expression: str
+
+    def without_truth(self) -> Example:
+        """Return the item with nothing but what an unlabeled one knows."""
+        return Example(
+            self.sent_id,
+            self.ref_id,
+            self.image_id,
+            self.image_path,
+            self.width_px,
+            self.height_px,
+            self.expression,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +106,32 @@ class Prior:
     failure: str
     reply: str
     polygons_xy_frac: tuple[tuple[PointFrac, ...], ...] = ()
+
+    @classmethod
+    def absent(cls, key: str, failure: str, reply: str) -> Prior:
+        """Return "no prior", with the reason and the reply that is none."""
+        return cls(key, (), (), (), "", 0.0, failure, reply)
+
+    @classmethod
+    def from_json(cls, text: str) -> Prior:
+        """Return the prior that `to_json` wrote, equal to it.
+
+        Raises:
+            ValueError: The text is not the JSON of a prior.
+        """
+        try:
+            return cls(**{name: _tuples(value) for name, value in json.loads(text).items()})
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f"not the JSON of a prior: {error}") from error
+
+    def to_json(self) -> str:
+        """Return all fields as JSON."""
+        return json.dumps(asdict(self))
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has no tuples: turn nested lists back."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 class Action(IntEnum):

@@ -12,9 +12,22 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "l2l_ray"
-FOUNDATION = ("config", "device", "errors", "intervals", "metrics", "randomness", "types")
-ROOMS = ("data", "prior", "segmenter", "selector")
-JOINING = ("loop", "embedded", "report", "predictor", "cli")
+FOUNDATION = ("config", "device", "errors", "files", "intervals", "metrics", "randomness", "types")
+# What each part may import besides the foundation and itself.
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "data": (),
+    "refshapes": (),
+    "prior": (),
+    "segmenter": (),
+    "selector": (),
+    "datatools": ("data",),
+    "embedded": ("refshapes", "prior", "segmenter"),
+    "report": ("selector",),  # the registry: names for people and plot styles
+    "loop": ("data", "refshapes", "prior", "segmenter", "selector", "datatools", "report"),
+    "predictor": ("data", "prior", "segmenter", "loop"),
+    "actors": ("prior", "loop"),
+    "cli": ("datatools", "loop", "predictor", "report"),
+}
 HEAVY = ("torch", "transformers", "ray", "pandas", "pyarrow", "matplotlib")
 
 
@@ -39,7 +52,7 @@ def _files(*places: str) -> list[Path]:
 
 def _ours(path: Path) -> set[str]:
     """Return the top-level parts of the package that a file imports."""
-    return {name.split(".")[1] for name in _imports(path) if name.startswith("l2l_ray.")}
+    return {name.split(".")[1] for name in _imports(path) if name.startswith("l2l_ray.")} - {"__version__"}
 
 
 def _uses_ray(path: Path) -> bool:
@@ -58,25 +71,56 @@ def test_the_table_of_selectors_imports_errors_alone() -> None:
     assert {name for name in _top_level(PACKAGE / "selector/registry.py") if "l2l_ray" in name} == {"l2l_ray.errors"}
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_rooms_import_the_foundation_alone_and_never_one_another(room: str) -> None:
-    files = _files(room)
-    assert files, f"there is no l2l_ray/{room}"
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_each_part_imports_what_lies_below_it_alone(part: str) -> None:
+    files = _files(part)
+    assert files, f"there is no l2l_ray/{part}"
     for path in files:
-        assert _ours(path) <= {*FOUNDATION, room}, path
-
-
-@pytest.mark.parametrize("part", [*FOUNDATION, *ROOMS, *JOINING])
-def test_only_actors_import_ray(part: str) -> None:
-    for path in _files(part):
-        assert not _uses_ray(path), path
-        if part != "cli":
-            assert "actors" not in _ours(path), path
+        assert _ours(path) <= {*FOUNDATION, part, *MAY_IMPORT[part]}, path
 
 
 def test_every_part_of_the_package_has_a_rule() -> None:
     parts = {p.stem if p.is_file() else p.name for p in PACKAGE.iterdir() if p.suffix == ".py" or list(p.glob("*.py"))}
-    assert parts - {"__init__", "actors"} == {*FOUNDATION, *ROOMS, *JOINING}
+    assert parts - {"__init__"} == {*FOUNDATION, *MAY_IMPORT}
+
+
+@pytest.mark.parametrize("part", [*FOUNDATION, *(part for part in MAY_IMPORT if part != "actors")])
+def test_only_actors_import_ray(part: str) -> None:
+    for path in _files(part):
+        assert not _uses_ray(path), path
+
+
+def _import_graph() -> dict[str, set[str]]:
+    """Return the modules of the package that each of them imports: at its top, in a function or for type checkers."""
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in PACKAGE.rglob("*.py")
+    }
+    return {name: _imports(path) & modules.keys() - {name} for name, path in modules.items()}
+
+
+def _circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return the groups of modules that import one another, directly or not: each that reaches itself."""
+    reached = {name: set(found) for name, found in graph.items()}
+    for middle in graph:  # Warshall's transitive closure
+        for found in reached.values():
+            if middle in found:
+                found |= reached[middle]
+    groups = {frozenset(b for b in graph if b in reached[a] and a in reached[b]) for a in graph}
+    return sorted(sorted(group) for group in groups if group)
+
+
+def test_a_circle_of_imports_is_found() -> None:
+    graph = {"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": {"e"}, "e": {"d"}, "f": {"a"}}
+    assert _circles(graph) == [["a", "b", "c"], ["d", "e"]]
+    assert _circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    graph = _import_graph()
+    assert "l2l_ray.types" in graph["l2l_ray.data.refer"]
+    assert "l2l_ray.prior.sam" in graph["l2l_ray.prior.proposal"], "for type checkers alone, and inside a function"
+    assert _circles(graph) == []
 
 
 def _top_level(path: Path) -> set[str]:
@@ -158,3 +202,72 @@ def test_every_file_opens_with_its_design_note_and_prints_nowhere_else(path: Pat
     calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
     if not (path.stem == "cli" or "report" in path.parts):
         assert not [call.lineno for call in calls if call.func.id == "print"]  # type: ignore[attr-defined]
+
+
+TESTS = ROOT / "tests"
+
+
+def _foreign_names(tree: ast.AST) -> set[str]:
+    """Return the names that a test file takes from outside of this project."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.asname or alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] not in ("l2l_ray", "tests"):
+            names.update(alias.asname or alias.name for alias in node.names)
+    return names - {"l2l_ray"}
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in ("_replace", "_asdict")  # of NamedTuple
+
+
+def _private_uses(code: str) -> list[str]:
+    """Return where code uses a private name of another module without a `# why: ...` on that line."""
+    tree, lines = ast.parse(code), code.splitlines()
+    foreign, found = _foreign_names(tree), []
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("l2l_ray", "tests"):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.Attribute):
+            root = ast.unparse(node.value).split(".")[0]
+            names = [] if root in foreign | {"self", "cls"} else [node.attr]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("setattr") and len(node.args) > 1:
+            target, name = node.args[:2]
+            if isinstance(target, ast.Constant):
+                names = str(target.value).split(".")
+            elif isinstance(name, ast.Constant) and ast.unparse(target).split(".")[0] not in foreign:
+                names = [str(name.value)]
+        says_why = any("# why: " in line for line in lines[node.lineno - 1 : node.end_lineno]) if names else True
+        if not says_why and any(map(_is_private, names)):
+            found.append(f"{node.lineno}: {lines[node.lineno - 1].strip()}")
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "from l2l_ray.data.refer import _locate",
+        "from tests.whole_run import _copy, copied",
+        "engine._models",
+        "losses._check_shapes(1)",
+        "monkeypatch.setattr(losses, '_SMOOTH', 2)",
+        "monkeypatch.setattr('l2l_ray.report.plots._bytes', len)",
+    ],
+)
+def test_the_use_of_a_private_name_is_found(use: str) -> None:
+    assert _private_uses(use)
+    assert not _private_uses(f"{use}  # why: it takes seconds")
+
+
+@pytest.mark.parametrize(
+    "use", ["import os\nos._exit(9)", "item._replace(ref_id=3)", "self._models", "record.__dict__", "_own(3)"]
+)
+def test_other_names_with_an_underscore_are_fine(use: str) -> None:
+    assert not _private_uses(use)
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda p: str(p.relative_to(TESTS)))
+def test_no_test_needs_a_private_name_or_it_says_why(path: Path) -> None:
+    assert not _private_uses(path.read_text()), "test what the module does, make the seam public, or say `# why: ...`"

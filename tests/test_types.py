@@ -91,3 +91,27 @@ def test_an_unlabeled_example_has_no_field_for_the_truth() -> None:
     truth = {"mask", "mask_rle", "bbox", "box", "area", "category", "category_id", "segmentation"}
     assert not truth & {f.name for f in dataclasses.fields(types.Example)}
     assert not hasattr(EXAMPLE, "__dict__")
+
+
+@pytest.mark.parametrize("prior", [RECORDS[3], types.Prior.absent("a0", "not JSON: got “banana”", "“banana”")])
+def test_a_prior_comes_back_from_json(prior: types.Prior) -> None:
+    assert types.Prior.from_json(prior.to_json()) == prior
+    assert hash(types.Prior.from_json(prior.to_json())) == hash(prior)  # tuples all the way down
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '"prior"', '{"key": "9f", "boxes": []}'])
+def test_what_is_not_a_prior_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"not the JSON of a prior|Expecting value"):
+        types.Prior.from_json(text)
+
+
+def test_an_absent_prior_says_why() -> None:
+    prior = types.Prior.absent("9f", "no box", "a dog")
+    assert (prior.key, prior.failure, prior.reply) == ("9f", "no box", "a dog")
+    assert not (prior.boxes_xyxy_frac or prior.points_xy_frac or prior.polygons_xy_frac or prior.score)
+
+
+def test_an_example_without_truth_has_none() -> None:
+    labeled = RECORDS[1]
+    assert labeled.without_truth() == EXAMPLE
+    assert not hasattr(labeled.without_truth(), "mask_rle") and EXAMPLE.without_truth() == EXAMPLE

@@ -20,6 +20,7 @@ from typing import Any
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import L2LError
+from l2l_ray.files import replacing
 from l2l_ray.loop.state.ledger import Key, Ledger, LedgerEntry
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.selector.registry import makes_labels
@@ -219,9 +220,8 @@ class Coordinator:
             return
         self._state_written = time.monotonic()
         shown = {"run": str(self._run.path), "updated_unix_s": round(time.time(), 1), "stopped": self._stopped}
-        temporary = self._run.path / ".state.json.tmp"
-        temporary.write_text(json.dumps({**shown, **self._summary()}, indent=1))
-        os.replace(temporary, self._run.path / "state.json")
+        with replacing(self._run.path / "state.json") as temporary:
+            temporary.write_text(json.dumps({**shown, **self._summary()}, indent=1))
 
     def _summary(self) -> dict[str, Any]:
         newest: dict[str, int] = {}

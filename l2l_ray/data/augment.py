@@ -1,21 +1,21 @@
-"""Weak and strong views of a batch, as tensor operations whose randomness comes from one integer key per sample.
+"""Weak and strong augmentation of a batch, as tensor operations whose randomness comes from one integer key per sample.
 
-A sample's view depends on its own key only: the same image and key give the same bits alone, in any batch and in any
-order. For this every operation is elementwise or moves pixels; reductions over the image, whose rounding depends on how
-a batch is cut into threads, are avoided (contrast turns around mid-grey, not around the image's mean).
+What becomes of a sample depends on its own key only: the same image and key give the same bits alone, in any batch and
+in any order. For this every operation is elementwise or moves pixels; reductions over the image, whose rounding depends
+on how a batch is cut into threads, are avoided (contrast turns around mid-grey, not around the image's mean).
 
-- Weak view: the image as it is, mirrored, or cropped around its referent, together with its maps and words.
-- Strong view: brightness, contrast, saturation, a small hue turn and grayscale, folded into one affine map of the
-  colours, then a Gaussian blur. Hue and grayscale are weaker than in UniMatch, because expressions name colours: an
-  image whose red car is grey no longer shows what its expression says. No geometry, so strong and weak views share
-  their grid.
+- Weak: the image as it is, mirrored, or cropped around its referent, together with its maps and words.
+- Strong: brightness, contrast, saturation, a small hue turn and grayscale, folded into one affine map of the colours,
+  then a Gaussian blur. Hue and grayscale are weaker than in UniMatch, because expressions name colours: an image whose
+  red car is grey no longer shows what its expression says. No geometry, so a strongly augmented image keeps its grid.
 - Paste, a CutMix of objects: a *labeled* object covers a part of another image, where it is background. What is pasted
   is known in words, so the words of both say whether the expression still means one thing. Of what is around the object
   nothing is known, so nothing of it is pasted.
 - What is allowed is up to the words (`data.words`): nothing is mirrored, cropped or pasted into against them, nor where
   no referent is known.
 
-Source: view recipe FixMatch/UniMatch; CutMix is Yun et al. 2019; the word swap is in DAM-Net; refusals are ours.
+Source: weak and strong augmentation as in FixMatch and UniMatch; CutMix is Yun et al. 2019; the word swap is in
+DAM-Net; refusals are ours.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From examples to batches: decoded images within a memory bound, grid masks of labeled examples, keyed batch order.
+"""From examples to batches: decoded images within a memory bound, masks on the grid, and which items a batch holds.
 
 `ImageStore` keeps each image once, as the S x S bytes the segmenter sees, so an epoch decodes nothing that fits the
 bound. Decoding runs in threads (Pillow releases the interpreter lock). What an image is turned into:
@@ -6,9 +6,9 @@ bound. Decoding runs in threads (Pillow releases the interpreter lock). What an 
 - The stored orientation: EXIF rotation is *not* applied, because masks and boxes are drawn on the stored pixels.
 - S x S: squashed, not cropped (as LAVT), by Pillow's bilinear filter, which averages when it shrinks.
 
-Batches are a pure function of (seed, stream, step): `batch_indices` walks through keyed permutations, epoch after
-epoch. Every worker computes the global batch and takes every `world`-th item, so the worker count does not change what
-is trained on.
+Which items a batch holds is a pure function of (seed, stream, step): `batch_indices` walks through one random order of
+all items per epoch. Every worker computes the global batch and takes every `world`-th item of it, so the number of
+workers does not change what is trained on.
 """
 
 from __future__ import annotations
@@ -239,10 +239,10 @@ class LabeledSet:
 
 
 def batch_indices(num_items: int, batch: int, seed: int, stream: str, step: int) -> list[int]:
-    """Return the global batch of a step: the next `batch` positions of an endless keyed shuffle.
+    """Return the global batch of a step: the next `batch` positions of an endless shuffle.
 
-    Each epoch is a new permutation of all items; a batch may span two, and then hold an item twice. A worker takes
-    `indices[rank::world]`.
+    Each epoch is a new permutation of all items, drawn from the seed, the stream and the epoch's number; a batch may
+    span two, and then hold an item twice. A worker takes `indices[rank::world]`.
 
     Args:
         num_items: Size of the set, at least 1.

@@ -42,7 +42,7 @@ from PIL import Image
 
 from l2l_ray.data.layout import SPLITS, image_folder
 from l2l_ray.data.masks import MaskRule, annotation_rle, mask_area_px, union_rle
-from l2l_ray.data.refer_cache import ReferColumns
+from l2l_ray.data.refer_cache import ReferCache
 from l2l_ray.data.refer_files import Ref, require_file
 from l2l_ray.errors import DataError
 from l2l_ray.types import Example, LabeledExample, Rle, Skip
@@ -68,11 +68,10 @@ class ReferDataset:
     Example: `ReferDataset.open(Path("/data/refer"), "refcoco", "unc").examples("val")`
     """
 
-    def __init__(self, root: Path, dataset: str, split_by: str, columns: ReferColumns, mask_rule: MaskRule) -> None:
+    def __init__(self, root: Path, dataset: str, split_by: str, cache: ReferCache, mask_rule: MaskRule) -> None:
         """Take over parsed parts; use `open`."""
         self.root, self.dataset, self.split_by, self.mask_rule = root, dataset, split_by, mask_rule
-        self._columns = columns
-        self._table = columns.table
+        self._cache = cache
         self._image_dir = image_folder(root, dataset)
         self._located: dict[int, tuple[str, int, int] | _Problem] = {}
 
@@ -103,7 +102,7 @@ class ReferDataset:
         refs_path, instances_path = folder / f"refs({split_by}).p", folder / "instances.json"
         require_file(refs_path, root, dataset)
         require_file(instances_path, root, dataset)
-        opened = cls(root, dataset, split_by, ReferColumns(refs_path, instances_path, cache_dir), mask_rule)
+        opened = cls(root, dataset, split_by, ReferCache(refs_path, instances_path, cache_dir), mask_rule)
         if opened.missing_splits:
             logger.warning("%s holds no refs of %s; it has %s", refs_path, opened.missing_splits, opened.splits)
         return opened
@@ -111,7 +110,7 @@ class ReferDataset:
     @property
     def splits(self) -> tuple[str, ...]:
         """Splits that have refs, train first."""
-        found = self._table.splits
+        found = self._cache.refs.splits
         known = [split for split in SPLITS if split in found]
         return (*known, *(split for split in found if split not in known))
 
@@ -125,14 +124,14 @@ class ReferDataset:
     def digest(self) -> str:
         """Hex hash of refs (ids, splits, expressions) and of the rows of their images; truth does not enter."""
         refs = self.refs()
-        rows = ((image_id, self._table.image(image_id)) for image_id in sorted({ref.image_id for ref in refs}))
+        rows = ((image_id, self._cache.refs.image(image_id)) for image_id in sorted({ref.image_id for ref in refs}))
         images = [(image_id, *row) for image_id, row in rows if row is not None]
         content = json.dumps([self.dataset, self.split_by, refs, images], separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
     def refs(self) -> list[Ref]:
         """Return all refs, in file order."""
-        return list(self._table.refs())
+        return list(self._cache.refs.take())
 
     def image_ids(self, split: str) -> list[int]:
         """Return the ids of a split's images, in the order in which refs mention them first.
@@ -141,7 +140,7 @@ class ReferDataset:
             DataError: If the split has no refs here.
         """
         self._require_split(split)
-        return self._table.image_ids(self._table.rows(split))
+        return self._cache.refs.image_ids(self._cache.refs.rows(split))
 
     def examples(
         self,
@@ -198,18 +197,18 @@ class ReferDataset:
     def _refs_of(self, which: str | Sequence[int], split: str = "train") -> Iterator[Ref]:
         name = which if isinstance(which, str) else split
         self._require_split(name)
-        rows = self._table.rows(name)
+        rows = self._cache.refs.rows(name)
         if not isinstance(which, str):
-            if unknown := sorted(set(which) - set(self._table.image_ids(rows))):
+            if unknown := sorted(set(which) - set(self._cache.refs.image_ids(rows))):
                 raise DataError(
                     f"image ids {unknown[:5]} ({len(unknown)} in all) have no refs in split {name!r} of "
                     f"{self.dataset}; take ids from image_ids(split) and pass the same split"
                 )
-            rows = self._table.rows(name, which)
-        return self._table.refs(rows)
+            rows = self._cache.refs.rows(name, which)
+        return self._cache.refs.take(rows)
 
     def _require_split(self, split: str) -> None:
-        if split not in self._table.splits:
+        if split not in self._cache.refs.splits:
             raise DataError(
                 f"split {split!r} has no refs in {self.dataset} ({self.split_by}) under {self.root}; "
                 f"present: {list(self.splits)}; use one of these, or complete the data set"
@@ -237,7 +236,7 @@ class ReferDataset:
             yield sent_id, expression
 
     def _path(self, image_id: int) -> str:
-        row = self._table.image(image_id)
+        row = self._cache.refs.image(image_id)
         return str(self._image_dir / row.file_name) if row else ""
 
     def _locate(self, image_id: int) -> tuple[str, int, int] | _Problem:
@@ -247,7 +246,7 @@ class ReferDataset:
         return self._located[image_id]
 
     def _locate_uncached(self, image_id: int) -> tuple[str, int, int] | _Problem:
-        row = self._table.image(image_id)
+        row = self._cache.refs.image(image_id)
         if row is None:
             return _Problem("missing_image", f"image_id {image_id} is not in the images of instances.json")
         path = os.path.join(self._image_dir, row.file_name)  # faster than pathlib, and once per image
@@ -268,7 +267,7 @@ class ReferDataset:
 
     def _truth(self, ref: Ref, located: tuple[str, int, int] | _Problem) -> tuple[Rle, str] | _Problem:
         """Return the mask of what a ref refers to, the union of its annotations, and their category."""
-        truths, found = self._columns.truths, []
+        truths, found = self._cache.truths, []
         for ann_id in ref.ann_ids:
             truth = truths.truth(ann_id)
             if truth is None or not truth.segmentation:

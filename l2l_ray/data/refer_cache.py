@@ -1,19 +1,17 @@
-"""A REFER data set as columns: parsed once, then mapped from disk by every process that opens it.
+"""The columns of a REFER data set on disk: parsed once, then mapped by every process that opens the data set.
 
-Two tables, each in a file of its own. `ReferTable` holds refs, sentences and images. `TruthTable` holds masks and
-categories; nothing opens that file until somebody asks for a mask.
+Two files: refs, sentences and images in one, masks and categories in the other, which nothing opens until somebody asks
+for a mask.
 
 The files lie in `<folder>/<key>.refs` and `<folder>/<key>.truth`, where the folder is `$L2L_HOME/cache/refer` (or
 `~/l2l_runs/cache/refer`) unless the caller names another, and the key is a hash of the contents of both source files
-and of `_FORMAT`, to be raised with every change of the columns or of the parser. The folder may be deleted at any
-time. What makes it safe:
+and of `FORMAT`, to be raised with every change of the columns or of the parser. The folder may be deleted at any time.
+What makes it safe:
 - A file appears by renaming, so it is whole or absent, and writers of the same key write the same.
 - A folder that cannot be written (read-only, full) costs time and a warning, nothing else; so does a damaged file.
 - Hashes of unchanged source files are remembered (`<folder>/stamps/`): by device, inode, size, modification and change
-  time together. No program can set the last one, and a file that changed within the last 2 s is hashed again, because
-  clocks of file systems are coarse.
-
-A column is a little-endian numpy array. Texts are one array of UTF-8 bytes and one of the ends, each text stored once.
+  time together. No program can set the last one, and a file that changed within the last `AT_REST_NS` is hashed again,
+  because clocks of file systems are coarse.
 """
 
 from __future__ import annotations
@@ -24,34 +22,26 @@ import logging
 import mmap
 import os
 import struct
-import tempfile
 import time
 import zlib
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import cached_property
-from itertools import islice, pairwise
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int64
 
-from l2l_ray.data.refer_files import ImageRow, Instances, Ref, Truth, read_instances, read_refs
+from l2l_ray.data.refer_columns import Columns, RefColumns, TruthColumns, ref_columns, truth_columns
+from l2l_ray.data.refer_files import read_instances, read_refs
 from l2l_ray.errors import DataError
+from l2l_ray.files import replacing
 
 logger = logging.getLogger(__name__)
 
-Columns = dict[str, np.ndarray]
-
-_FORMAT = 1
+FORMAT = 1
+AT_REST_NS = 2 * 10**9
 _MAGIC = b"L2LCOLUM"
 _LEAD = struct.Struct("<8sIQQ")  # magic, checksum of the header, bytes of header and of data
 _ALIGN_BYTES = 64
-_AT_REST_NS = 2 * 10**9
-_ROWS_AT_ONCE = 4096  # refs made of columns at once: what is needed only meanwhile stays below 5 MB
-_NO_CATEGORY = -(2**63)
 
 
 def default_folder() -> Path:
@@ -59,106 +49,14 @@ def default_folder() -> Path:
     return Path(os.environ.get("L2L_HOME") or Path.home() / "l2l_runs").expanduser().absolute() / "cache" / "refer"
 
 
-class ReferTable:
-    """Refs, their sentences and the images; no truth.
+class ReferCache:
+    """The columns of one pair of source files, from the folder where it has them, else from the files.
 
-    Example: `table.refs(table.rows("val"))`
-    """
-
-    def __init__(self, columns: Columns) -> None:
-        """Take over columns made by `refer_columns`."""
-        self._columns = columns
-        self._expressions = _Texts(columns, "expression")
-        self._file_names = _Texts(columns, "file_name")
-        self.splits = tuple(_Texts(columns, "split").all())
-
-    def rows(self, split: str, image_ids: Iterable[int] | None = None) -> Int64[np.ndarray, " R"]:
-        """Return which refs are of a split, and of these images if ids are given, in file order."""
-        if split not in self.splits:
-            return np.empty(0, dtype=np.int64)
-        chosen: Bool[np.ndarray, " all"] = self._columns["ref_split"] == self.splits.index(split)
-        if image_ids is not None:
-            chosen &= np.isin(self._columns["ref_image_id"], np.fromiter(image_ids, dtype=np.int64))
-        return np.flatnonzero(chosen)
-
-    def image_ids(self, rows: Int64[np.ndarray, " R"]) -> list[int]:
-        """Return the images of these refs, each once, in the order in which refs mention them first."""
-        return list(dict.fromkeys(self._columns["ref_image_id"][rows].tolist()))
-
-    def refs(self, rows: Int64[np.ndarray, " R"] | None = None) -> Iterator[Ref]:
-        """Yield these refs; None = all."""
-        rows = np.arange(len(self._columns["ref_id"])) if rows is None else rows
-        for start in range(0, len(rows), _ROWS_AT_ONCE):
-            yield from self._some_refs(rows[start : start + _ROWS_AT_ONCE])
-
-    def _some_refs(self, rows: Int64[np.ndarray, " R"]) -> Iterator[Ref]:
-        columns = self._columns
-        sent_at, num_sents = _members(columns["ref_sentences"], rows)
-        ann_at, num_anns = _members(columns["ref_anns"], rows)
-        used, which = np.unique(columns["sent_expression"][sent_at], return_inverse=True)
-        texts = self._expressions.take(used)
-        sentences = zip(columns["sent_id"][sent_at].tolist(), (texts[i] for i in which.tolist()), strict=True)
-        ann_ids = iter(columns["ann_id"][ann_at].tolist())
-        refs = (columns[name][rows].tolist() for name in ("ref_id", "ref_image_id", "ref_split"))
-        for ref_id, image_id, split, sents, anns in zip(*refs, num_sents.tolist(), num_anns.tolist(), strict=True):
-            yield Ref(
-                ref_id, tuple(islice(ann_ids, anns)), image_id, self.splits[split], tuple(islice(sentences, sents))
-            )
-
-    def image(self, image_id: int) -> ImageRow | None:
-        """Return the row of an image, None if the image table has none."""
-        i = self._image_rows.get(image_id)
-        if i is None:
-            return None
-        width_px, height_px = self._columns["image_size"][2 * i : 2 * i + 2].tolist()
-        return ImageRow(self._file_names[i], width_px or None, height_px or None)
-
-    @cached_property
-    def _image_rows(self) -> dict[int, int]:
-        return {image_id: i for i, image_id in enumerate(self._columns["image_id"].tolist())}
-
-
-class TruthTable:
-    """Masks and categories of the annotations that refs point to.
-
-    Example: `table.truth(1719310).segmentation`
-    """
-
-    def __init__(self, columns: Columns) -> None:
-        """Take over columns made by `truth_columns`."""
-        self._columns = columns
-        self._json = _Texts(columns, "json")
-        names = _Texts(columns, "category_name").all()
-        self._categories = dict(zip(columns["category_id"].tolist(), names, strict=True))
-
-    def truth(self, ann_id: int) -> Truth | None:
-        """Return what an annotation says, None if there is none."""
-        i = _find(self._columns["ann_id"], ann_id)
-        if i is None:
-            return None
-        category_id: int | None = int(self._columns["ann_category_id"][i])
-        return Truth(self._segmentation(i), None if category_id == _NO_CATEGORY else category_id)
-
-    def category(self, category_id: int | None) -> str:
-        """Return the name of a category, "" if it has none."""
-        return self._categories.get(category_id, "") if category_id is not None else ""
-
-    def _segmentation(self, i: int) -> Any:
-        if (text := int(self._columns["ann_json"][i])) >= 0:
-            return json.loads(self._json[text])
-        first, last = self._columns["ann_parts"][i : i + 2].tolist()
-        ends = self._columns["part_ends"][first : last + 1].tolist()
-        return [self._columns["coordinate"][start:end] for start, end in pairwise(ends)] or None
-
-
-class ReferColumns:
-    """The columns of one pair of source files, from the cache where it has them, else from the files.
-
-    Example: `ReferColumns(refs_path, instances_path).table.refs()`
+    Example: `ReferCache(refs_path, instances_path).refs.take()`
     """
 
     def __init__(self, refs_path: Path, instances_path: Path, folder: Path | None = None) -> None:
-        """Open the table of refs and images.
+        """Open the columns of refs and images.
 
         Args:
             refs_path: `refs(<split_by>).p`.
@@ -169,19 +67,19 @@ class ReferColumns:
         """
         self._sources = refs_path, instances_path
         self._folder = default_folder() if folder is None else Path(folder).expanduser().absolute()
-        self._key = self._content_key()
-        self._truths: TruthTable | None = None
-        self.table = ReferTable(self._columns("refs"))
+        self.key = self._content_key()
+        self._truths: TruthColumns | None = None
+        self.refs = RefColumns(self._columns("refs"))
 
     @property
-    def truths(self) -> TruthTable:
+    def truths(self) -> TruthColumns:
         """Masks and categories; the file that holds them is opened here and nowhere else.
 
         Raises:
             DataError: If it has to be made again and the source files are not what they were.
         """
         if self._truths is None:
-            self._truths = TruthTable(self._columns("truth"))
+            self._truths = TruthColumns(self._columns("truth"))
         return self._truths
 
     def _columns(self, part: str) -> Columns:
@@ -196,12 +94,12 @@ class ReferColumns:
         try:
             refs = read_refs(refs_path)
             instances = read_instances(instances_path, {ann_id for ref in refs for ann_id in ref.ann_ids})
-            unchanged = self._content_key() == self._key
+            unchanged = self._content_key() == self.key
         except FileNotFoundError:
             unchanged = False
         if not unchanged:
             raise DataError(f"{refs_path} or {instances_path} changed since it was opened; open the data set again")
-        built = {"refs": refer_columns(refs, instances), "truth": truth_columns(instances)}
+        built = {"refs": ref_columns(refs, instances), "truth": truth_columns(instances)}
         try:
             for name, columns in built.items():
                 write_columns(self._path(name), columns)
@@ -211,61 +109,11 @@ class ReferColumns:
             return built[part]
 
     def _path(self, part: str) -> Path:
-        return self._folder / f"{self._key}.{part}"
+        return self._folder / f"{self.key}.{part}"
 
     def _content_key(self) -> str:
         hashes = [_content_hash(path, self._folder / "stamps") for path in self._sources]
-        return hashlib.sha256(json.dumps([_FORMAT, *hashes]).encode()).hexdigest()[:32]
-
-
-def refer_columns(refs: Sequence[Ref], instances: Instances) -> Columns:
-    """Return the columns of `ReferTable`."""
-    splits = list(dict.fromkeys(ref.split for ref in refs))
-    number = {split: i for i, split in enumerate(splits)}
-    sentences = [sentence for ref in refs for sentence in ref.sentences]
-    expressions = {text: i for i, text in enumerate(dict.fromkeys(text for _, text in sentences))}
-    images = sorted(instances.images.items())
-    return {
-        "ref_id": _integers(ref.ref_id for ref in refs),
-        "ref_image_id": _integers(ref.image_id for ref in refs),
-        "ref_split": _integers(number[ref.split] for ref in refs),
-        "ref_sentences": _ends(len(ref.sentences) for ref in refs),
-        "ref_anns": _ends(len(ref.ann_ids) for ref in refs),
-        "ann_id": _integers(ann_id for ref in refs for ann_id in ref.ann_ids),
-        "sent_id": _integers(sent_id for sent_id, _ in sentences),
-        "sent_expression": _integers(expressions[text] for _, text in sentences),
-        "image_id": _integers(image_id for image_id, _ in images),
-        "image_size": _integers(side or 0 for _, row in images for side in (row.width_px, row.height_px)),
-        **_texts("split", splits),
-        **_texts("expression", expressions),
-        **_texts("file_name", [row.file_name for _, row in images]),
-    }
-
-
-def truth_columns(instances: Instances) -> Columns:
-    """Return the columns of `TruthTable`.
-
-    Raises:
-        DataError: If a segmentation is nested too deeply to be written.
-    """
-    truths = sorted(instances.truths.items())
-    found = [truth.segmentation for _, truth in truths]
-    polygons = [s if s and isinstance(s, list) and all(isinstance(part, array) for part in s) else [] for s in found]
-    others = [None if made else s for s, made in zip(found, polygons, strict=True)]
-    texts = [_json_text(s) for s in others if s]
-    numbers = iter(range(len(texts)))
-    categories = sorted((i, name) for i, name in instances.categories.items() if i is not None)
-    return {
-        "ann_id": _integers(ann_id for ann_id, _ in truths),
-        "ann_category_id": _integers(_NO_CATEGORY if t.category_id is None else t.category_id for _, t in truths),
-        "ann_parts": _ends(len(parts) for parts in polygons),
-        "ann_json": _integers(next(numbers) if s else -1 for s in others),
-        "part_ends": _ends(len(part) for parts in polygons for part in parts),
-        "coordinate": np.concatenate([np.empty(0), *(np.frombuffer(p) for parts in polygons for p in parts if p)]),
-        "category_id": _integers(i for i, _ in categories),
-        **_texts("category_name", [name for _, name in categories]),
-        **_texts("json", texts),
-    }
+        return hashlib.sha256(json.dumps([FORMAT, *hashes]).encode()).hexdigest()[:32]
 
 
 def write_columns(path: Path, columns: Columns) -> None:
@@ -274,15 +122,14 @@ def write_columns(path: Path, columns: Columns) -> None:
     Raises:
         OSError: If that is not possible.
     """
-    table: dict[str, list[Any]] = {}
+    places: dict[str, list[Any]] = {}
     at = 0
     for name, column in columns.items():
-        table[name] = [column.dtype.str, at, len(column)]
+        places[name] = [column.dtype.str, at, len(column)]
         at += -(-column.nbytes // _ALIGN_BYTES) * _ALIGN_BYTES
-    header = json.dumps(table).encode()
+    header = json.dumps(places).encode()
     header += b" " * (-(_LEAD.size + len(header)) % _ALIGN_BYTES)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(path) as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(_LEAD.pack(_MAGIC, zlib.crc32(header), len(header), at) + header)
         for column in columns.values():
             file.write(column.tobytes() + b"\0" * (-column.nbytes % _ALIGN_BYTES))
@@ -304,69 +151,8 @@ def read_columns(path: Path) -> Columns:
     header = mapped[_LEAD.size : start]
     if magic != _MAGIC or len(mapped) != start + data_bytes or zlib.crc32(header) != checksum:
         raise ValueError(f"got {len(mapped)} bytes that are not a whole file of columns")
-    table = json.loads(header)
-    return {name: np.frombuffer(mapped, dtype, size, start + at) for name, (dtype, at, size) in table.items()}
-
-
-class _Texts:
-    """The texts of one column, decoded when they are asked for."""
-
-    def __init__(self, columns: Columns, name: str) -> None:
-        self._ends, self._bytes = columns[f"{name}_ends"], columns[f"{name}_bytes"]
-
-    def __getitem__(self, i: int) -> str:
-        start, end = self._ends[i : i + 2].tolist()
-        return str(self._bytes.data[start:end], "utf-8", "surrogatepass")
-
-    def take(self, at: Int64[np.ndarray, " N"]) -> list[str]:
-        """Return the texts at these positions."""
-        data = self._bytes.data
-        bounds = zip(self._ends[at].tolist(), self._ends[at + 1].tolist(), strict=True)
-        return [str(data[start:end], "utf-8", "surrogatepass") for start, end in bounds]
-
-    def all(self) -> list[str]:
-        """Return all texts."""
-        return self.take(np.arange(len(self._ends) - 1))
-
-
-def _texts(name: str, texts: Iterable[str]) -> Columns:
-    # A pickle may hold half a surrogate pair; it goes through unchanged.
-    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-    return {
-        f"{name}_ends": _ends(len(text) for text in encoded),
-        f"{name}_bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8),
-    }
-
-
-def _integers(values: Iterable[int]) -> Int64[np.ndarray, " N"]:
-    return np.fromiter(values, dtype="<i8")
-
-
-def _ends(lengths: Iterable[int]) -> Int64[np.ndarray, " N"]:
-    """Return 0 and the running sums: item i lies between positions i and i + 1."""
-    return np.concatenate(([0], np.cumsum(_integers(lengths)))).astype("<i8")
-
-
-def _members(
-    ends: Int64[np.ndarray, " N"], rows: Int64[np.ndarray, " R"]
-) -> tuple[Int64[np.ndarray, " M"], Int64[np.ndarray, " R"]]:
-    """Return the positions of the items of these rows, row after row, and how many each row has."""
-    lengths = ends[rows + 1] - ends[rows]
-    shifts = ends[rows] - (np.cumsum(lengths) - lengths)
-    return np.repeat(shifts, lengths) + np.arange(lengths.sum()), lengths
-
-
-def _find(ids: Int64[np.ndarray, " N"], wanted: int) -> int | None:
-    """Return the position of an id in ascending ids."""
-    i = int(np.searchsorted(ids, wanted))
-    return i if i < len(ids) and ids[i] == wanted else None
-
-
-def _json_text(segmentation: Any) -> str:
-    try:
-        return json.dumps(segmentation)
-    except RecursionError as error:
-        raise DataError("a segmentation in instances.json is nested too deeply; download the file again") from error
+    places = json.loads(header)
+    return {name: np.frombuffer(mapped, dtype, size, start + at) for name, (dtype, at, size) in places.items()}
 
 
 def _content_hash(path: Path, stamps: Path) -> str:
@@ -380,27 +166,12 @@ def _content_hash(path: Path, stamps: Path) -> str:
             return str(known["sha256"])
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if now - max(stamp[-2:]) > _AT_REST_NS and _stamp(path) == stamp:
-        with suppress(OSError):
-            remembered.parent.mkdir(parents=True, exist_ok=True)
-            with _replacing(remembered) as file:
-                file.write(json.dumps({"stamp": stamp, "sha256": found, "path": str(path)}).encode())
+    if now - max(stamp[-2:]) > AT_REST_NS and _stamp(path) == stamp:
+        with suppress(OSError), replacing(remembered) as temporary:
+            temporary.write_text(json.dumps({"stamp": stamp, "sha256": found, "path": str(path)}))
     return found
 
 
 def _stamp(path: Path) -> list[int]:
     status = path.stat()
     return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Give a file that takes this place when the block ends, and is removed when it fails."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".tmp-", delete=False) as file:
-        try:
-            yield file
-            file.flush()
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise

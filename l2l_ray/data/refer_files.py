@@ -25,12 +25,12 @@ from typing import Any, ClassVar, NamedTuple, TextIO
 
 from l2l_ray.errors import DataError
 
-_CHUNK_CHARS = 2**20
+CHUNK_CHARS = 2**20
 _SPACE = re.compile(r"[ \t\n\r]*+")
-_LOOKAHEAD_CHARS = 2**16  # more than any number is long: a number is never taken before all of it is in the buffer
+LOOKAHEAD_CHARS = 2**16  # more than any number is long: a number is never taken before all of it is in the buffer
 _MAX_ID = 2**63 - 1
 MAX_EXPRESSION_CHARS = 100_000  # longer is no expression; one text may be shared by every sentence of a pickle
-_MAX_IMAGE_PX = 2**28  # a mask of this many pixels takes 256 MB; a larger image is a damaged table
+_MAX_IMAGE_PX = 2**28  # a mask of this many pixels takes 256 MB; a larger size is damage
 
 
 class Ref(NamedTuple):
@@ -274,7 +274,7 @@ class _JsonReader:
     def value(self) -> Any:
         """Return the value that comes next and go behind it."""
         self._skip_space()
-        if len(self._text) - self._at < _LOOKAHEAD_CHARS:
+        if len(self._text) - self._at < LOOKAHEAD_CHARS:
             self._read_on()
         while True:
             try:
@@ -312,7 +312,7 @@ class _JsonReader:
 
     def _read_on(self) -> bool:
         kept = self._text[self._at :]
-        more = self._file.read(max(_CHUNK_CHARS, len(kept)))
+        more = self._file.read(max(CHUNK_CHARS, len(kept)))
         self._num_passed += self._at
         self._text, self._at = kept + more, 0
         return bool(more)

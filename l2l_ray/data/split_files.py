@@ -17,12 +17,12 @@ How the images are chosen: `datatools.choose_labeled`.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from l2l_ray.data.layout import short
 from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.files import replacing
 
 _TITLE = "# l2l split 1"
 _HEADER = ("dataset", "split_by", "digest", "procedure", "seed", "fraction", "count")
@@ -38,7 +38,7 @@ def write_split(
     seed: int,
     procedure: str,
 ) -> None:
-    """Write a split file under a temporary name and rename it.
+    """Write a split file; it appears whole or not at all.
 
     Args:
         path: The file; its folder is made where it is missing.
@@ -53,10 +53,8 @@ def write_split(
     fraction = plain_fraction(len(labeled), num_images)
     values = (dataset, split_by, digest, procedure, seed, fraction, f"{len(labeled)} of {num_images}")
     lines = [_TITLE, *(f"# {name}: {value}" for name, value in zip(_HEADER, values, strict=True)), *map(str, labeled)]
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text("\n".join(lines) + "\n")
-    os.replace(partial, path)
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
 
 
 def read_split(path: Path, digest: str, image_ids: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -1,6 +1,6 @@
 """Which images are labeled: by image, by fraction, by seed; and folds of the labeled ones. Ids only, no file is opened.
 
-Images are ordered by a keyed hash of their id, and the first ones are labeled. So the choice does not depend on the
+Images are ordered by a hash of seed and id, and the first ones are labeled. So the choice does not depend on the
 order in which ids come, a smaller fraction is always a part of a larger one (1 % lies inside 5 %), and removing an
 image from the data set changes nothing for the others but the count.
 

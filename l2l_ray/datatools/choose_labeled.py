@@ -12,14 +12,13 @@ Where some train images have no truth, only images whose refs all have it are ch
 
 from __future__ import annotations
 
-import random
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 
 from l2l_ray.data.split_files import count_of
 from l2l_ray.datatools.inventory import Inventory
 from l2l_ray.errors import ConfigError
-from l2l_ray.randomness import sample_key
+from l2l_ray.randomness import python_generator, sample_key
 
 PROCEDURES = ("keyed", "stratified", "semires")
 STRATA = ("category", "refs", "category,refs")
@@ -50,7 +49,7 @@ def choose_labeled(
             "number of train images whose refs all have masks; choose another fraction or count"
         )
     if procedure == "semires":
-        chosen = set(random.Random(seed).sample(candidates, count))
+        chosen = set(python_generator(seed).sample(candidates, count))
     elif procedure in PROCEDURES:
         key = _stratum_of(inventory, strata) if procedure == "stratified" else (lambda _: 0)
         chosen = set(_interleaved(candidates, key, seed)[:count])

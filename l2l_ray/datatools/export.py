@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from l2l_ray.data.masks import decode, mask_area_px
 from l2l_ray.datatools.label_studio import LABELING_CONFIG, task
 from l2l_ray.datatools.truths import box_of_mask
 from l2l_ray.errors import DataError
+from l2l_ray.files import replacing_folder
 from l2l_ray.types import Example, Rle
 
 INDEX = "export.json"
@@ -71,27 +71,18 @@ def write_export(
         raise DataError(f"there is no mask to export to {out}; lower --min-confidence, or choose another round")
     out = out.absolute()
     _check_free(out, force)
-    temporary, old = (out.with_name(f".{out.name}.{os.getpid()}.{ending}") for ending in ("tmp", "old"))
     root = Path(os.path.commonpath([Path(mask.example.image_path).parent for mask in masks]))
     if kind == "labelstudio":
         root = root.parent  # it serves folders below its document root, not that one itself
     try:
-        temporary.mkdir(parents=True)
-        FORMATS[kind](masks, root, temporary)
-        index = {"format": kind, "num": len(masks), "image_root": str(root), **about}
-        (temporary / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
-        if out.exists():
-            os.replace(out, old)
-        os.replace(temporary, out)
+        with replacing_folder(out) as temporary:
+            FORMATS[kind](masks, root, temporary)
+            index = {"format": kind, "num": len(masks), "image_root": str(root), **about}
+            (temporary / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
     except OSError as error:
         raise DataError(
             f"cannot write {out}: {error}; nothing was exported; free some space or choose another --out"
         ) from error
-    finally:
-        if old.exists() and not out.exists():
-            os.replace(old, out)
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     return out
 
 

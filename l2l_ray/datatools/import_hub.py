@@ -139,10 +139,17 @@ def import_lmms(files: Sequence[Path], writer: ReferWriter) -> tuple[list[Proble
             sentences = [sentence(num_sentences + k, text) for k, text in enumerate(texts)]
             writer.add_ref({**ref, "source_id": short(row.get("question_id"))}, sentences)
             num_sentences += len(texts)
-    return problems, _lmms_notices(rows_of, partial, len(writer.refs))
+    return problems, lmms_notices(rows_of, partial, len(writer.refs))
 
 
-def _lmms_notices(rows_of: Mapping[str, int], partial: int, num_refs: int) -> list[str]:
+def lmms_notices(rows_of: Mapping[str, int], partial: int, num_refs: int) -> list[str]:
+    """Return what is to be known of splits that these files join, lack or cut.
+
+    Args:
+        rows_of: Rows of each split that was read.
+        partial: Masks that end well inside their box.
+        num_refs: Refs that were read.
+    """
     notices = []
     for split, num_rows in rows_of.items():
         if num_rows in _JOINED:

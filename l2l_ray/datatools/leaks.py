@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import shutil
 from collections import defaultdict
@@ -23,8 +22,9 @@ from l2l_ray.data.layout import BadValue, Problem, coco_number, image_folder, pl
 from l2l_ray.datatools.inventory import Inventory, take_inventory
 from l2l_ray.datatools.picture_hash import hash_file, pairs_within
 from l2l_ray.errors import DataError
+from l2l_ray.files import new_folder
 
-MAX_DISTANCE = 8  # bits of 128; see tests/data/test_picture_hash.py for what scaling and JPEG change
+MAX_DISTANCE = 8  # bits of 128; see tests/datatools/test_picture_hash.py for what scaling and JPEG change
 
 
 class Part(NamedTuple):
@@ -147,18 +147,12 @@ def drop_train_images(train: Part, leaks: Sequence[Leak], name: str) -> tuple[Pa
         raise DataError(f"{folder} or {pictures} exists and is not overwritten; choose another name")
     leaked = {leak.train_image_id for leak in leaks}
     kept = [i.record for i in old.items if not (i.split in train.splits and i.image_id in leaked)]
-    staging = root / f".{dataset}.{os.getpid()}.tmp"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    try:
-        (staging / f"refs({old.split_by}).p").write_bytes(pickle.dumps(kept, protocol=4))
-        shutil.copyfile(old.folder / "instances.json", staging / "instances.json")
+    with new_folder(folder) as temporary:
+        (temporary / f"refs({old.split_by}).p").write_bytes(pickle.dumps(kept, protocol=4))
+        shutil.copyfile(old.folder / "instances.json", temporary / "instances.json")
         if source.exists() and not taken:
             pictures.parent.mkdir(parents=True, exist_ok=True)
             pictures.symlink_to(source.absolute(), target_is_directory=True)
-        os.rename(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return folder, len(leaked & set(train.image_ids))
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from l2l_ray.data.layout import BadValue
 
 _SIDE = 9
-_CHUNK = 2048  # pictures compared at once: 2048 x 2048 distances are 32 MiB
+PICTURES_AT_ONCE = 2048  # pictures compared at once: 2048 x 2048 distances are 32 MiB
 
 
 def picture_hash(picture: Image.Image) -> UInt64[np.ndarray, " 2"]:
@@ -50,10 +50,10 @@ def pairs_within(
     first: UInt64[np.ndarray, "N 2"], second: UInt64[np.ndarray, "M 2"], max_distance: int
 ) -> Iterator[tuple[int, int, int]]:
     """Yield (i, j, distance) of all pairs of `first` and `second` that differ in at most `max_distance` bits."""
-    for start in range(0, len(first), _CHUNK):
-        rows = first[start : start + _CHUNK]
-        for offset in range(0, len(second), _CHUNK):
-            distances = _distances(rows, second[offset : offset + _CHUNK])
+    for start in range(0, len(first), PICTURES_AT_ONCE):
+        rows = first[start : start + PICTURES_AT_ONCE]
+        for offset in range(0, len(second), PICTURES_AT_ONCE):
+            distances = _distances(rows, second[offset : offset + PICTURES_AT_ONCE])
             for i, j in np.argwhere(distances <= max_distance):
                 yield start + int(i), offset + int(j), int(distances[i, j])
 

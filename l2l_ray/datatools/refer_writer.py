@@ -19,6 +19,7 @@ from typing import Any
 
 from l2l_ray.data.layout import image_folder, plain_name
 from l2l_ray.errors import DataError
+from l2l_ray.files import replacing, temporary_path
 
 
 class ReferWriter:
@@ -44,13 +45,13 @@ class ReferWriter:
         self.refs: list[dict[str, Any]] = []
         self._copy = copy
         self._sources: dict[str, Path] = {}
-        self._staging = self.root / f".{dataset}.{os.getpid()}.tmp"
+        self._staging = temporary_path(self.folder)
         if self.folder.exists():
             raise DataError(f"{self.folder} exists and is not overwritten; remove it, or choose another --dataset")
 
     @property
     def folder(self) -> Path:
-        """Where the tables go."""
+        """Where `instances.json` and the refs go."""
         return self.root / self.dataset
 
     def __enter__(self) -> ReferWriter:
@@ -110,11 +111,11 @@ class ReferWriter:
             )
         for name in (row["file_name"] for row in images if row["file_name"] in self._sources):
             self._place(self._sources[name], target / name)
-        tables = self._staging / "tables"
-        tables.mkdir(parents=True)
-        (tables / "instances.json").write_text(json.dumps(content, allow_nan=False))
-        (tables / f"refs({self.split_by}).p").write_bytes(pickle.dumps(self.refs, protocol=4))
-        os.rename(tables, self.folder)
+        complete = self._staging / "complete"
+        complete.mkdir(parents=True)
+        (complete / "instances.json").write_text(json.dumps(content, allow_nan=False))
+        (complete / f"refs({self.split_by}).p").write_bytes(pickle.dumps(self.refs, protocol=4))
+        os.rename(complete, self.folder)
         return self.folder
 
     def _place(self, source: Path, target: Path) -> None:
@@ -126,16 +127,14 @@ class ReferWriter:
                 "choose another --dataset, or remove it"
             )
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        partial.unlink(missing_ok=True)
         if source.is_relative_to(self._staging):
             os.replace(source, target)
             return
-        if self._copy:
-            shutil.copyfile(source, partial)
-        else:
-            partial.symlink_to(source)
-        os.replace(partial, target)
+        with replacing(target) as temporary:
+            if self._copy:
+                shutil.copyfile(source, temporary)
+            else:
+                temporary.symlink_to(source)
 
 
 def sentence(sent_id: int, text: str) -> dict[str, Any]:

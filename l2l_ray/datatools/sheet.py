@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from l2l_ray.data.layout import BadValue
 from l2l_ray.data.masks import decode
 from l2l_ray.datatools.inventory import Inventory, Item
 from l2l_ray.errors import DataError
+from l2l_ray.files import replacing
 from l2l_ray.randomness import sample_key
 
 _TILE_PX, _TEXT_PX, _COLUMNS, _PAD = 224, 52, 4, 8
@@ -45,13 +45,11 @@ def write_sheet(path: Path, inventory: Inventory, items: Sequence[Item]) -> None
     if not items:
         raise DataError(f"{inventory.folder} has no refs to show; choose another split")
     tiles = [tile(inventory, item) for item in items]
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() == ".html":
-        partial.write_text(_page(inventory, items, tiles), encoding="utf-8")
-    else:
-        _sheet(items, tiles).save(partial, "PNG")
-    os.replace(partial, path)
+    with replacing(path) as temporary:
+        if path.suffix.lower() == ".html":
+            temporary.write_text(_page(inventory, items, tiles), encoding="utf-8")
+        else:
+            _sheet(items, tiles).save(temporary, "PNG")
 
 
 def tile(inventory: Inventory, item: Item) -> Image.Image:

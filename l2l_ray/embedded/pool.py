@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from l2l_ray.errors import ConfigError
-from l2l_ray.refshapes.expressions import STYLES, expressions_for
+from l2l_ray.files import replacing
+from l2l_ray.randomness import numpy_generator
+from l2l_ray.refshapes.expressions import expressions_for
+from l2l_ray.refshapes.meanings import STYLES
 from l2l_ray.refshapes.scenes import COLORS, SHAPES, SIZE_WORDS, TEXTURES, Domain, Scene, ScenePlan, render_scene
 
 logger = logging.getLogger(__name__)
@@ -72,13 +74,11 @@ def build(folder: Path, num_scenes: int, size_px: int, domain: Domain = "pretrai
         path = folder / f"chunk{chunk:04d}.npz"
         if path.exists():
             continue
-        arrays, texts = _render_chunk(np.random.default_rng([seed, chunk]), size_px, domain)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
+        arrays, texts = _render_chunk(numpy_generator(seed, chunk), size_px, domain)
+        with replacing(path) as temporary, temporary.open("wb") as file:  # np.savez would add an ending to a path
             np.savez(
                 file, allow_pickle=False, **arrays, texts=np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8)
             )
-        os.replace(partial, path)
         logger.info("rendered %s: %d scenes, %d expressions", path.name, CHUNK_SCENES, len(texts))
 
 

@@ -18,7 +18,6 @@ import argparse
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -41,6 +40,8 @@ from l2l_ray.embedded.encoder_losses import (
     with_typos,
 )
 from l2l_ray.embedded.encoder_model import IMAGE_PX, Pretraining, export, tiny_config, write_architecture
+from l2l_ray.files import replacing
+from l2l_ray.randomness import numpy_generator, seed_torch, torch_generator
 from l2l_ray.refshapes.scenes import Domain
 from l2l_ray.segmenter.backbone import ENCODER_DIR
 
@@ -76,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
     """Build the pool, train, export; continues from the checkpoint in the work folder if there is one."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
+    seed_torch(args.seed)
     train_pool, val_pool, foreign_pool = _pools(args.work_dir, args.scenes, args.seed)
     write_architecture(args.out, train_pool.texts[:_TOKENIZER_TEXTS])
     run = Run(args, Pretraining(tiny_config(args.out)))
@@ -148,13 +149,13 @@ class Run:
         return bool(self.progress < self.args.dense_frac)
 
     def batches(self, pool: scene_pool.Pool) -> Iterator[Batch]:
-        """Yield keyed batches until the schedule ends; step s sees the same scenes in every run."""
+        """Yield batches until the schedule ends; step s sees the same scenes in every run."""
         num_images = self.args.batch_images
         while self.progress < 1.0:
-            rng = np.random.default_rng([self.args.seed, 7, self.state.step])
+            rng = numpy_generator(self.args.seed, 7, self.state.step)
             scenes = rng.integers(len(pool.images), size=num_images * (2 if self.dense_only else 1))
             batch = make_batch(pool, np.sort(scenes), self.args.expressions, rng)
-            generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + self.state.step)
+            generator = torch_generator(self.args.seed * 1_000_003 + self.state.step)
             images = photometric(batch.images, generator)
             yield replace(batch, images=images, texts=with_typos(batch.texts, rng))
 
@@ -210,8 +211,8 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "state": vars(self.state),
         }
-        torch.save(state, path.with_suffix(".partial"))
-        os.replace(path.with_suffix(".partial"), path)
+        with replacing(path) as temporary:
+            torch.save(state, temporary)
 
     def restore(self) -> None:
         """Continue from the checkpoint in the work folder; a fresh start begins a new log."""
@@ -267,7 +268,7 @@ def evaluate(model: Pretraining, pool: scene_pool.Pool, num_expressions: int = 4
     `match_pointing`: the cell of the largest match logit meets the referent's box. `fine_pointing`: the same on the
     fine grid. `region_iou`: IoU of the fine map above 0.5 with the box region. `cell_*`: accuracy at the fusion level.
     """
-    rng = np.random.default_rng(0)
+    rng = numpy_generator(0)
     rows: list[Tensor] = []
     for scenes in np.array_split(np.arange(EVALUATED_IMAGES), 5):
         batch = make_batch(pool, scenes, num_expressions, rng)

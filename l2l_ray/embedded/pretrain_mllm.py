@@ -19,7 +19,6 @@ import argparse
 import json
 import logging
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -37,16 +36,18 @@ from l2l_ray.embedded.pretrain_mllm_fast import FastLanguage, FastVision
 from l2l_ray.embedded.pretrain_mllm_losses import AnswerLoss, DenseHeads, Grounding, GroundingHeads, scene_batch
 from l2l_ray.embedded.pretrain_mllm_model import IMAGE_SIZE, NUM_VISUAL, build_model, build_tokenizer, save_folder
 from l2l_ray.embedded.pretrain_mllm_sequences import SequenceMaker, Sequences
+from l2l_ray.files import replacing
+from l2l_ray.randomness import numpy_generator, seed_torch
 from l2l_ray.refshapes.scenes import Domain
 
 logger = logging.getLogger(__name__)
 
 _CELL_LAYER, _POINTER_LAYER, _BOX_LAYER = 3, 4, 5
-_DENSE_STEP_SCENES = 16
+DENSE_STEP_SCENES = 16
 _DENSE_WEIGHT = 0.8  # of the dense heads in stage 2; with 0.1 the tower forgot shapes (0.97 -> 0.87 in 6 minutes)
 _WARMUP_STEPS = 100
 _SAVE_SECONDS = 120.0
-_VAL_SCENES, _VAL_SEED, _POOL_SEED = 1000, 1_000_001, 11
+VAL_SCENES, _VAL_SEED, _POOL_SEED = 1000, 1_000_001, 11
 _VAL_DOMAINS: tuple[Domain, ...] = ("pretrain", "refshapes")
 
 LossOfStep = Callable[[np.random.Generator, float], tuple[Tensor, dict[str, float], int]]
@@ -63,6 +64,19 @@ class Progress:
     best: float = -1.0
 
 
+def learning_rate(progress: Progress, done: float, peak: float) -> float:
+    """Return warm-up, then a cosine; stage 1 ends at 0.3 of its peak because stage 2 goes on with the tower.
+
+    Args:
+        progress: Which stage, and how many steps it has taken.
+        done: Share of the stage's time that has passed, in [0, 1].
+        peak: The stage's highest rate.
+    """
+    floor = 0.3 if progress.stage == "dense" else 0.02
+    warmup = min(1.0, (progress.step + 1) / _WARMUP_STEPS)
+    return float(peak * warmup * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))))
+
+
 class Pretrainer:
     """Holds the model, the throw-away heads and the optimiser.
 
@@ -77,7 +91,7 @@ class Pretrainer:
         self.eligible = np.flatnonzero(counts >= options.expressions_per_scene)
         colors, shapes = scene_pool.ATTRIBUTE_NAMES["color"], scene_pool.ATTRIBUTE_NAMES["shape"]
         self.tokenizer = build_tokenizer(self.pool.texts[:100_000], [f"{c} {s}" for c in colors for s in shapes])
-        torch.manual_seed(options.seed)
+        seed_torch(options.seed)
         self.model = build_model(self.tokenizer)
         width = self.model.model.language_model.config.hidden_size
         self.dense, self.grounding = DenseHeads(width), GroundingHeads(width)
@@ -112,13 +126,14 @@ class Pretrainer:
         optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
         if self.optimizer_state is not None:
             optimizer.load_state_dict(self.optimizer_state)
+        peak = self.options.dense_lr if is_dense else self.options.lr
         next_save = progress.seconds + _SAVE_SECONDS
         next_eval = progress.seconds + 60 * self.options.eval_minutes
         while (done := self._done()) < 1:
             started = time.monotonic()
             for group in optimizer.param_groups:
-                group["lr"] = self._learning_rate(done)
-            rng = np.random.default_rng([self.options.seed, int(is_dense), progress.step])
+                group["lr"] = learning_rate(progress, done, peak)
+            rng = numpy_generator(self.options.seed, int(is_dense), progress.step)
             optimizer.zero_grad(set_to_none=True)
             loss, stats, count = loss_of_step(rng, done)
             loss.backward()
@@ -146,15 +161,8 @@ class Pretrainer:
             samples, minutes = options.samples, options.minutes
         return float(max(progress.samples / samples, progress.seconds / 60 / minutes))
 
-    def _learning_rate(self, done: float) -> float:
-        """Return warm-up, then a cosine; stage 1 ends at 0.3 of its peak because stage 2 goes on with the tower."""
-        is_dense = self.progress.stage == "dense"
-        peak, floor = (self.options.dense_lr, 0.3) if is_dense else (self.options.lr, 0.02)
-        warmup = min(1.0, (self.progress.step + 1) / _WARMUP_STEPS)
-        return float(peak * warmup * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))))
-
     def _dense_step(self, rng: np.random.Generator, done: float) -> tuple[Tensor, dict[str, float], int]:
-        scenes = np.sort(rng.choice(len(self.pool.images), _DENSE_STEP_SCENES, replace=False))
+        scenes = np.sort(rng.choice(len(self.pool.images), DENSE_STEP_SCENES, replace=False))
         batch = scene_batch(self.pool, scenes, rng)
         with torch.autocast("cpu", torch.bfloat16):
             tokens, _ = self.vision(batch.patches)
@@ -214,9 +222,8 @@ class Pretrainer:
             "optimizer": self.optimizer_state,
             "progress": asdict(self.progress),
         }
-        partial = self.work / "checkpoint.partial"
-        torch.save(state, partial)
-        os.replace(partial, self.work / "checkpoint.pt")
+        with replacing(self.work / "checkpoint.pt") as temporary:
+            torch.save(state, temporary)
 
     def _load(self) -> None:
         path = self.work / "checkpoint.pt"
@@ -295,7 +302,7 @@ def main(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     work = Path(options.work_dir)
     for domain in _VAL_DOMAINS:
-        scene_pool.build(work / f"val_{domain}", _VAL_SCENES, IMAGE_SIZE, domain, seed=_VAL_SEED)
+        scene_pool.build(work / f"val_{domain}", VAL_SCENES, IMAGE_SIZE, domain, seed=_VAL_SEED)
     if options.evaluate:
         for name, values in evaluate(Path(options.out), work, options.eval_scenes).items():
             logger.info("%s: %s", name, {key: round(value, 4) for key, value in values.items()})

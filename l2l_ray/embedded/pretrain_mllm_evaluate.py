@@ -12,6 +12,7 @@ from l2l_ray.config import PriorConfig
 from l2l_ray.embedded.pool import Pool
 from l2l_ray.embedded.pretrain_mllm_losses import pair_iou
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, make_prior
+from l2l_ray.randomness import numpy_generator
 
 _BATCH = 64
 
@@ -48,5 +49,5 @@ def _one_per_scene(pool: Pool, num_scenes: int) -> np.ndarray:
     """Return the row of one expression per scene, the same ones every time."""
     low = np.searchsorted(pool.scene_index, np.arange(num_scenes))
     high = np.searchsorted(pool.scene_index, np.arange(num_scenes), side="right")
-    rng = np.random.default_rng(5)
+    rng = numpy_generator(5)
     return np.array([rng.integers(a, b) for a, b in zip(low, high, strict=True) if b > a])

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from l2l_ray.embedded.augment import photometric
 from l2l_ray.embedded.pool import ATTRIBUTE_NAMES, Pool
 from l2l_ray.embedded.pretrain_mllm_model import GRID, MERGE, NUM_VISUAL, PATCH
+from l2l_ray.randomness import torch_generator
 
 _NUM_CLASSES = tuple(len(names) for names in ATTRIBUTE_NAMES.values())
 _CLASS_WEIGHTS = (1.5, 1.0, 0.5, 0.5)  # shape is the hardest and the most used
@@ -59,7 +60,7 @@ def scene_batch(pool: Pool, scenes: np.ndarray, rng: np.random.Generator | None)
     """Collect scenes of a pool; a generator asks for strong photometric augmentation."""
     images = torch.from_numpy(pool.images[scenes]).permute(0, 3, 1, 2).float() / 255
     if rng is not None:
-        images = photometric(images, torch.Generator().manual_seed(int(rng.integers(2**62))))
+        images = photometric(images, torch_generator(int(rng.integers(2**62))))
     return SceneBatch(
         patchify(2 * images.permute(0, 2, 3, 1) - 1),
         torch.from_numpy(pool.attributes[scenes]).long(),

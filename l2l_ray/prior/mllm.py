@@ -38,6 +38,7 @@ from l2l_ray.errors import ConfigError
 from l2l_ray.prior.processing import load_processor
 from l2l_ray.prior.prompt import PromptFormat, prompt_for
 from l2l_ray.prior.reply import MllmIdentity, Reply, make_prior, prior_key
+from l2l_ray.randomness import numpy_generator
 
 __all__ = ["EMBEDDED_FOLDER", "MllmIdentity", "MllmPrior", "Reply", "make_prior", "prior_key"]
 
@@ -143,13 +144,13 @@ class MllmPrior:
         }
 
     def _noise(self, images: list[Image.Image], expressions: list[str]) -> Float[Tensor, "R T K"]:
-        """Return standard Gumbel noise, keyed by (model, image, expression, number of the sample)."""
+        """Return standard Gumbel noise: a function of model, image, expression and number of the sample."""
         rows = []
         for row, (image, expression) in enumerate(zip(images, expressions, strict=True)):
             sample = row % self.config.num_samples
             parts = (self.fingerprint.encode(), image.tobytes(), expression.encode(), str(sample).encode())
             digest = hashlib.sha256(b"\0".join(parts)).digest()
-            rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+            rng = numpy_generator(int.from_bytes(digest[:8], "big"))
             rows.append(rng.gumbel(size=(self.config.max_new_tokens, _TOP_K)))
         return torch.tensor(np.stack(rows), dtype=torch.float32, device=self.model.device)
 

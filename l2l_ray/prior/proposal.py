@@ -30,6 +30,7 @@ from torch import Tensor
 from l2l_ray.config import PriorConfig
 from l2l_ray.device import pick_device, pick_dtype
 from l2l_ray.errors import ConfigError
+from l2l_ray.randomness import python_generator
 from l2l_ray.types import BoxFrac, PointFrac, Prior
 
 if TYPE_CHECKING:
@@ -190,12 +191,14 @@ def perturbed_boxes(prior: Prior, key: int) -> tuple[BoxFrac, ...]:
 
     The same prior and key give the same boxes on every machine and Python version.
     """
-    draws = random.Random(key)
+    draws = python_generator(key)
     return tuple(_moved_box(box, draws) for box in prior.boxes_xyxy_frac)
 
 
 def perturb(priors: Sequence[Prior | None], keys: Sequence[int]) -> list[Prior | None]:
-    """Return the priors with boxes and polygons perturbed, for the perturbed view; points stay where they are.
+    """Return the priors with boxes and polygons perturbed; points stay where they are.
+
+    A label that does not survive it hangs on the prior's exact place.
 
     Args:
         priors: One per sample; None stays None.
@@ -210,7 +213,7 @@ def _perturbed(prior: Prior, key: int) -> Prior:
         return replace(prior, boxes_xyxy_frac=perturbed_boxes(prior, key))
     xs, ys = zip(*points, strict=True)
     old = (min(xs), min(ys), max(xs), max(ys))
-    new = _moved_box(old, random.Random(key))
+    new = _moved_box(old, python_generator(key))
     polygons = tuple(tuple(_mapped(point, old, new) for point in polygon) for polygon in prior.polygons_xy_frac)
     return replace(prior, boxes_xyxy_frac=perturbed_boxes(prior, key), polygons_xy_frac=polygons)
 

@@ -91,7 +91,7 @@ def make_prior(key: str, reply: Reply, mllm: Asked, width_px: int, height_px: in
             failure = failure or str(error)
     joined = "\n".join(reply.texts)
     if not any(parsed):
-        return Prior(key, (), (), (), "", 0.0, failure or "no reply", joined)
+        return Prior.absent(key, failure or "no reply", joined)
     if len(parsed) == 1 and parsed[0] is not None:
         score = math.exp(reply.mean_log_probs[0])
         only = parsed[0]

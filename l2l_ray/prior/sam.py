@@ -97,7 +97,7 @@ class SamProposer:
             prompt["input_labels"] = labels[None].to(first.device)
         output = self.model(pixel_values=pixels.to(first), multimask_output=False, **prompt)
         logits = output.pred_masks[0, :, 0].float()
-        return _on_grid(torch.sigmoid(logits), used_xy_px, self._side_px, grid)
+        return image_part_on_grid(torch.sigmoid(logits), used_xy_px, self._side_px, grid)
 
     def _pixels(self, image: Image.Image) -> tuple[Float[Tensor, "1 3 S S"], tuple[float, float]]:
         """The model's input, and the (x, y) extent of the image inside it, px."""
@@ -124,10 +124,17 @@ def _point_labels(points: Float[Tensor, "P 2"], boxes: Float[Tensor, "K 4"]) -> 
     return torch.where(inside.all(dim=-1), _POINT, _NO_POINT)
 
 
-def _on_grid(
+def image_part_on_grid(
     probs: Float[Tensor, "K h w"], used_xy_px: tuple[float, float], side_px: int, grid: int
 ) -> Float[Tensor, "K G G"]:
-    """Cut the padding off, then average over the cells."""
+    """Return masks of a padded square as masks of the image: the padding is cut off, the rest averaged over the cells.
+
+    Args:
+        probs: Mask probabilities of the square.
+        used_xy_px: Extent of the image inside the square, from its upper left corner.
+        side_px: Side of the square, in the same pixels.
+        grid: Cells per side of the result.
+    """
     height, width = (max(1, round(probs.shape[-1] * px / side_px)) for px in reversed(used_xy_px))
     image_part = probs[:, :height, :width]
     if min(height, width) < grid:  # too coarse to average: interpolate up first

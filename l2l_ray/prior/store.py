@@ -17,14 +17,12 @@ unfinished batch back; committed batches are on disk.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from l2l_ray.errors import DataError
 from l2l_ray.types import Prior
@@ -96,7 +94,7 @@ class PriorStore:
         Raises:
             DataError: The disk is full, the file is locked for too long, or it is damaged. Nothing stored is lost.
         """
-        rows = [(prior.key, json.dumps(asdict(prior)), prior.failure) for prior in priors]
+        rows = [(prior.key, prior.to_json(), prior.failure) for prior in priors]
         with self._explained(f"write {len(rows)} priors to"), self._transaction() as db:
             before = db.total_changes
             db.executemany(_INSERT, rows)
@@ -185,14 +183,6 @@ def _cause(error: Exception) -> str:
 
 def _decode(text: str, key: str, path: Path) -> Prior:
     try:
-        fields: dict[str, Any] = json.loads(text)
-        for name in ("boxes_xyxy_frac", "box_scores", "points_xy_frac", "polygons_xy_frac"):
-            fields[name] = _tuples(fields.get(name, ()))
-        return Prior(**fields)
-    except (ValueError, TypeError) as error:
+        return Prior.from_json(text)
+    except ValueError as error:
         raise DataError(f"{path}: row {key} does not hold a Prior ({error}); delete the file to ask again") from error
-
-
-def _tuples(value: Any) -> Any:
-    """JSON has no tuples: turn nested lists back, so that a stored prior equals the one that was put."""
-    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value

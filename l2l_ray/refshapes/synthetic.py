@@ -17,7 +17,6 @@ angular shapes under more occlusion and clutter. No image is shared by two split
 import io
 import json
 import logging
-import os
 import pickle
 import re
 import time
@@ -33,7 +32,10 @@ from PIL import Image
 from pycocotools import mask as coco_rle
 
 from l2l_ray.errors import DataError
-from l2l_ray.refshapes.expressions import Style, expressions_for
+from l2l_ray.files import replacing
+from l2l_ray.randomness import numpy_generator
+from l2l_ray.refshapes.expressions import expressions_for
+from l2l_ray.refshapes.meanings import Style
 from l2l_ray.refshapes.scenes import CATEGORY_IDS, DEFAULT_PLANS, SHAPES, Domain, Scene, ScenePlan, render_scene
 
 logger = logging.getLogger(__name__)
@@ -99,16 +101,16 @@ def write_refshapes(
     start_s = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     images.mkdir(parents=True, exist_ok=True)
-    tables = _Tables()
+    rows = _Rows()
     for split in SPLIT_PLANS:
         num_refs = num_train_refs if split == "train" else num_eval_refs
         for sample in _samples(dataset, seed, split, num_refs, size_px):
-            _write_atomically(images / sample.file_name, sample.jpeg)
-            tables.add(sample, split)
-    _write_atomically(folder / "instances.json", json.dumps(tables.instances()).encode())
-    _write_atomically(folder / f"refs({SPLIT_BY}).p", pickle.dumps(tables.refs, protocol=4))
-    _write_atomically(manifest, json.dumps({"arguments": arguments, "counts": tables.counts()}, indent=2).encode())
-    logger.info("wrote %s (%s) in %.1f s", dataset, tables.counts(), time.monotonic() - start_s)
+            _write(images / sample.file_name, sample.jpeg)
+            rows.add(sample, split)
+    _write(folder / "instances.json", json.dumps(rows.instances()).encode())
+    _write(folder / f"refs({SPLIT_BY}).p", pickle.dumps(rows.refs, protocol=4))
+    _write(manifest, json.dumps({"arguments": arguments, "counts": rows.counts()}, indent=2).encode())
+    logger.info("wrote %s (%s) in %.1f s", dataset, rows.counts(), time.monotonic() - start_s)
     return folder
 
 
@@ -121,11 +123,9 @@ def _check_manifest(manifest: Path, images: Path, arguments: dict[str, Any]) -> 
         )
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
-    # The process id keeps two writers of the same set apart; both write the same bytes.
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+def _write(path: Path, content: bytes) -> None:
+    with replacing(path) as temporary:  # two processes may write the same set; both write the same bytes
+        temporary.write_bytes(content)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def _samples(dataset: str, seed: int, split: str, num_refs: int, size_px: int) -
     for number, wanted in enumerate(cycle(_REFS_PER_IMAGE)):
         if num_refs <= 0:
             return
-        rng = np.random.default_rng([seed, datasets.index(dataset), splits.index(split), number])
+        rng = numpy_generator(seed, datasets.index(dataset), splits.index(split), number)
         # Drawn to the pattern's count first, so that the scene stays the same when the last image is cut short.
         scene, expressions = _draw_referred(rng, STYLE_OF_DATASET[dataset], SPLIT_PLANS[split], wanted, size_px)
         expressions = dict(list(expressions.items())[:num_refs])
@@ -195,10 +195,10 @@ def _encode_jpeg(image: NDArray[np.uint8]) -> bytes:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Tables
+# Rows of the files
 
 
-class _Tables:
+class _Rows:
     """The rows of instances.json and refs(l2l).p; ids count from 1 in writing order."""
 
     def __init__(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import jinja2
 import yaml
 from PIL import Image
 
+from l2l_ray.files import replacing
 from l2l_ray.report import plots
 from l2l_ray.report.board import write_tensorboard
 from l2l_ray.report.details import breakdown_table, intervals_table, no_target_table
@@ -73,9 +73,8 @@ def write_report(run_dir: Path) -> Path:
     write_tensorboard(run_dir)
     record = read_run(run_dir)
     path = record.run_dir / "report.html"
-    temporary = record.run_dir / f".report.{os.getpid()}.tmp"
-    temporary.write_text(render(record), encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(render(record), encoding="utf-8")
     return path
 
 

@@ -14,7 +14,6 @@ one sheet for slides and READMEs. An IoU below `FAILURE_IOU` is a failure and is
 from __future__ import annotations
 
 import json
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
+from l2l_ray.files import replacing
 from l2l_ray.report.record import is_number
 from l2l_ray.types import Action, BoxFrac
 
@@ -77,9 +77,8 @@ def write_examples(run_dir: Path, items: Sequence[ExamplePanel]) -> Path:
     folder = Path(run_dir) / "panels"
     folder.mkdir(parents=True, exist_ok=True)
     index = [_write_item(folder, f"{number:03d}", item) for number, item in enumerate(items)]
-    temporary = folder / f".index.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(index, indent=1), encoding="utf-8")
-    os.replace(temporary, folder / "index.json")
+    with replacing(folder / "index.json") as temporary:
+        temporary.write_text(json.dumps(index, indent=1), encoding="utf-8")
     named = {name for entry in index for name in entry.values() if isinstance(name, str)}
     for stale in folder.glob("*.png"):
         if stale.name not in named:

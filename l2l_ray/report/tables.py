@@ -8,7 +8,6 @@ but never best.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 
+from l2l_ray.files import replacing
 from l2l_ray.report.record import REGIONS, RunRecord, flatten, is_number, read_run
 from l2l_ray.selector.registry import selectors
 
@@ -68,11 +68,9 @@ def metrics_frame(run_dir: Path) -> pd.DataFrame:
     for column in columns[3:]:
         if any(isinstance(row.get(column), str) for row in rows):  # Parquet columns have one type
             frame[column] = frame[column].map(lambda value: None if value is None else str(value))
-    temporary = [record.run_dir / f".metrics.{os.getpid()}.{kind}" for kind in ("parquet", "csv")]
-    frame.to_parquet(temporary[0], index=False)
-    frame.to_csv(temporary[1], index=False)
-    os.replace(temporary[0], record.run_dir / "metrics.parquet")
-    os.replace(temporary[1], record.run_dir / "metrics.csv")
+    with replacing(record.run_dir / "metrics.parquet") as parquet, replacing(record.run_dir / "metrics.csv") as csv:
+        frame.to_parquet(parquet, index=False)
+        frame.to_csv(csv, index=False)
     return frame
 
 

@@ -1,7 +1,7 @@
 """The segmenter (SESM): backbone + text + fusion encode; guidance + decoder turn the encoding and a prior into a mask.
 
 `encode` does everything that no prior can change, so one encoding serves several decodings: with the prior, without it,
-with a perturbed proposal. `decode` is the cheap part. `forward` is one of each.
+with a perturbed proposal. `decode` is the cheap part. `forward` takes words as text and does one of each.
 
 `guidance=False` (ablation) keeps every layer and treats each sample as one without a prior, phrase included: the rows
 of that ablation differ in evidence, not in size.
@@ -104,7 +104,7 @@ class Segmenter(nn.Module):
     def _levels(self, images: Float[Tensor, "B 3 S S"]) -> tuple[Float[Tensor, "B C h w"], ...]:
         """Return the backbone's levels; where nothing is learned, equal images that follow each other share one pass.
 
-        Tables hold the sentences of an image together: RefCOCO has about three per object.
+        Example sets hold the sentences of an image together: RefCOCO has about three per object.
         """
         levels: tuple[Tensor, ...]
         if torch.is_grad_enabled():
@@ -155,14 +155,16 @@ class Segmenter(nn.Module):
     def forward(
         self,
         images: Float[Tensor, "B 3 S S"],
-        tokens: TextTokens,
+        expressions: list[str],
         proposal: Float[Tensor, "B G G"],
         prior_score: Float[Tensor, " B"],
         has_prior: Bool[Tensor, " B"],
-        phrases: TextTokens | None = None,
+        phrases: list[str] | None = None,
     ) -> SegmenterOutput:
-        """Return `decode(encode(images, tokens), ...)`; arguments as there."""
-        return self.decode(self.encode(images, tokens), proposal, prior_score, has_prior, phrases)
+        """Tokenize, encode and decode one batch; arguments as there, words as text."""
+        tokens = self.tokenize(expressions).to(images.device)
+        phrase_tokens = None if phrases is None else self.tokenize(phrases).to(images.device)
+        return self.decode(self.encode(images, tokens), proposal, prior_score, has_prior, phrase_tokens)
 
     def parameter_groups(self, lr: float, encoder_lr_scale: float, weight_decay: float) -> list[dict[str, Any]]:
         """Return optimiser groups: pretrained parts at `lr * encoder_lr_scale`, the rest at `lr`.

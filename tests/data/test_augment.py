@@ -1,4 +1,4 @@
-"""Views: keyed determinism, exact colour effects, mirroring of images, maps and words."""
+"""Augmentation: what depends on the key alone, exact colour effects, mirroring of images, maps and words."""
 
 import pytest
 import torch
@@ -25,19 +25,19 @@ def keys(num: int) -> list[int]:
 
 def test_strong_view_depends_on_the_own_key_only() -> None:
     images, names = batch(9), keys(9)
-    views = strong_augment(images, names, STRONG)
-    assert views.shape == images.shape and 0 <= views.min() and views.max() <= 1
+    changed = strong_augment(images, names, STRONG)
+    assert changed.shape == images.shape and 0 <= changed.min() and changed.max() <= 1
     order = [5, 0, 8, 2]
-    assert torch.equal(strong_augment(images[order], [names[i] for i in order], STRONG), views[order])
+    assert torch.equal(strong_augment(images[order], [names[i] for i in order], STRONG), changed[order])
     for i in range(9):
-        assert torch.equal(strong_augment(images[i : i + 1], names[i : i + 1], STRONG)[0], views[i])
+        assert torch.equal(strong_augment(images[i : i + 1], names[i : i + 1], STRONG)[0], changed[i])
 
 
 def test_strong_view_changes_and_varies() -> None:
     images = batch(1).expand(16, -1, -1, -1)
-    views = strong_augment(images, keys(16), STRONG)
-    assert len({view.sum().item() for view in views}) >= 15
-    assert ((views - images).abs().amax(dim=(1, 2, 3)) > 0.02).sum() >= 14
+    changed = strong_augment(images, keys(16), STRONG)
+    assert len({image.sum().item() for image in changed}) >= 15
+    assert ((changed - images).abs().amax(dim=(1, 2, 3)) > 0.02).sum() >= 14
 
 
 def test_strong_view_leaves_its_input_alone() -> None:
@@ -65,8 +65,8 @@ def test_hue_turn_keeps_the_luma_and_whites() -> None:
     torch.testing.assert_close((weights * turned).sum(1), (weights * images).sum(1), atol=1e-5, rtol=0)
     assert (turned - images).abs().max() > 0.01
     white = torch.ones(6, 3, 8, 8)
-    view = strong_augment(white, keys(6), HUE_ONLY)
-    torch.testing.assert_close(view, white, atol=1e-3, rtol=0)  # NTSC's constants are rounded to 4 digits
+    changed = strong_augment(white, keys(6), HUE_ONLY)
+    torch.testing.assert_close(changed, white, atol=1e-3, rtol=0)  # NTSC's constants are rounded to 4 digits
 
 
 def test_blur_keeps_constants_and_smooths() -> None:
@@ -89,8 +89,8 @@ def test_blur_keeps_constants_and_smooths() -> None:
 
 def test_shares_of_gray_and_blur_are_the_probabilities() -> None:
     images = batch(1, side=9).expand(2000, -1, -1, -1)
-    views = strong_augment(images, keys(2000), StrongConfig(jitter_prob=0.0, gray_prob=0.25, blur_prob=0.0))
-    is_gray = (views.amax(1) - views.amin(1)).amax((1, 2)) < 1e-4
+    changed = strong_augment(images, keys(2000), StrongConfig(jitter_prob=0.0, gray_prob=0.25, blur_prob=0.0))
+    is_gray = (changed.amax(1) - changed.amin(1)).amax((1, 2)) < 1e-4
     assert 0.2 < is_gray.float().mean() < 0.3
 
 

@@ -1,12 +1,13 @@
-"""Columns of a REFER data set: what goes in comes out, from disk or not; a cache that never makes anything fail."""
+"""The columns of a REFER data set on disk: mapped or made again, and a cache that never makes anything fail."""
 
 import json
 import os
 import pickle
 import sys
 import time
-from array import array
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,90 +16,17 @@ import pytest
 
 import l2l_ray.data.refer_cache as refer_cache
 from l2l_ray.data.refer import ReferDataset
-from l2l_ray.data.refer_cache import (
-    ReferColumns,
-    ReferTable,
-    TruthTable,
-    default_folder,
-    read_columns,
-    refer_columns,
-    truth_columns,
-    write_columns,
-)
-from l2l_ray.data.refer_files import ImageRow, Instances, Ref, Truth
+from l2l_ray.data.refer_cache import ReferCache, default_folder, read_columns, write_columns
+from l2l_ray.data.refer_files import ImageRow
 from l2l_ray.errors import DataError
 
-REFS = [
-    Ref(3, (5,), 9, "train", ((7, "left man"), (8, "café \U0001f600"))),
-    Ref(4, (6, 7), 4, "val", ((9, "left man"),)),
-    Ref(1, (), 9, "train", ((2, "\ud800 half a pair"),)),
-    Ref(2, (-1,), 77, "train", ()),
-]
-INSTANCES = Instances(
-    {9: ImageRow("ü/9.jpg", 8, 6), 4: ImageRow("4.jpg", None, 3)},
-    {
-        7: Truth({"size": [6, 8], "counts": [48]}, 1),
-        5: Truth([array("d", [0.1, 0, 4, 0, 4, 4]), array("d", [1, 2])], 2),
-        6: Truth(None, None),
-        8: Truth([["x"]], 99),
-    },
-    {2: "cat", 1: "dog"},
-)
-
-
-def plain(segmentation: Any) -> Any:
-    return [part.tolist() for part in segmentation] if isinstance(segmentation, list) else segmentation
-
-
-def check_refs(table: ReferTable) -> None:
-    assert list(table.refs()) == REFS
-    assert table.splits == ("train", "val")
-    assert list(table.refs(table.rows("train"))) == [REFS[0], REFS[2], REFS[3]]
-    assert table.rows("train", [9]).tolist() == [0, 2] and table.rows("val", [9]).tolist() == []
-    assert table.rows("tra").tolist() == []
-    assert table.image_ids(table.rows("train")) == [9, 77]
-    assert [table.image(i) for i in (9, 4, 5)] == [ImageRow("ü/9.jpg", 8, 6), ImageRow("4.jpg", None, 3), None]
-
-
-def check_truths(table: TruthTable) -> None:
-    found = {i: table.truth(i) for i in (5, 6, 7)}
-    assert {i: (plain(t.segmentation), t.category_id) for i, t in found.items() if t} == {
-        5: ([[0.1, 0, 4, 0, 4, 4], [1, 2]], 2),
-        6: (None, None),
-        7: ({"size": [6, 8], "counts": [48]}, 1),
-    }
-    assert table.truth(8) == Truth([["x"]], 99) and table.truth(1) is None and table.truth(99) is None
-    assert [table.category(i) for i in (1, 2, 99, None)] == ["dog", "cat", "", ""]
-
-
-def test_columns_give_back_what_went_in_from_memory_and_from_disk(tmp_path: Path) -> None:
-    refs, truths = refer_columns(REFS, INSTANCES), truth_columns(INSTANCES)
-    check_refs(ReferTable(refs))
-    check_truths(TruthTable(truths))
-    write_columns(tmp_path / "a.refs", refs)
-    write_columns(tmp_path / "a.truth", truths)
-    check_refs(ReferTable(read_columns(tmp_path / "a.refs")))
-    check_truths(TruthTable(read_columns(tmp_path / "a.truth")))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.refs", "a.truth"]
-
-
-def test_columns_of_nothing(tmp_path: Path) -> None:
-    empty = Instances({}, {}, {})
-    write_columns(tmp_path / "a", refer_columns([], empty))
-    table = ReferTable(read_columns(tmp_path / "a"))
-    assert (list(table.refs()), table.splits, table.image(1)) == ([], (), None)
-    assert TruthTable(truth_columns(empty)).truth(1) is None
-
-
-def test_a_text_is_stored_once() -> None:
-    table = refer_columns(REFS, INSTANCES)
-    assert len(table["expression_ends"]) - 1 == 3 and table["sent_expression"].tolist() == [0, 1, 0, 2]
+COLUMNS = {"id": np.arange(9, dtype="<i8"), "bytes": np.frombuffer(b"left man", dtype=np.uint8)}
 
 
 @pytest.mark.parametrize("cut", [0, 5, 30, -1, -64])
 def test_a_file_that_is_not_whole_is_refused(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "a"
-    write_columns(path, refer_columns(REFS, INSTANCES))
+    write_columns(path, COLUMNS)
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(ValueError, match=r"not a whole file of columns|empty file"):
         read_columns(path)
@@ -106,7 +34,7 @@ def test_a_file_that_is_not_whole_is_refused(tmp_path: Path, cut: int) -> None:
 
 def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    write_columns(path, refer_columns(REFS, INSTANCES))
+    write_columns(path, COLUMNS)
     data = bytearray(path.read_bytes())
     data[40] ^= 1
     path.write_bytes(data)
@@ -134,8 +62,8 @@ class Sources:
     def write(self) -> None:
         self.instances.write_text(json.dumps(self.content))
 
-    def columns(self) -> ReferColumns:
-        return ReferColumns(self.refs, self.instances, self.cache)
+    def open(self) -> ReferCache:
+        return ReferCache(self.refs, self.instances, self.cache)
 
     def dataset(self) -> ReferDataset:
         return ReferDataset.open(self.root, "refcoco", "unc", cache_dir=self.cache)
@@ -152,7 +80,7 @@ def sources(tmp_path: Path) -> Sources:
 @pytest.fixture
 def no_parsing(monkeypatch: pytest.MonkeyPatch, sources: Sources) -> Sources:
     """Give sources that are cached already and can be parsed no more."""
-    sources.columns()
+    sources.open()
 
     def parsed(*_: Any) -> Any:
         raise AssertionError("a source was parsed")
@@ -163,9 +91,9 @@ def no_parsing(monkeypatch: pytest.MonkeyPatch, sources: Sources) -> Sources:
 
 
 def test_the_second_start_parses_nothing(no_parsing: Sources) -> None:
-    columns = no_parsing.columns()
-    assert [ref.ref_id for ref in columns.table.refs()] == [3, 4]
-    truth = columns.truths.truth(5)
+    cache = no_parsing.open()
+    assert [ref.ref_id for ref in cache.refs.take()] == [3, 4]
+    truth = cache.truths.truth(5)
     assert truth and truth.category_id == 2
     assert no_parsing.cached() == [".refs", ".truth"]
 
@@ -174,20 +102,20 @@ def test_other_content_or_another_format_is_parsed_anew(no_parsing: Sources, mon
     no_parsing.content["images"][0]["width"] = 7
     no_parsing.write()
     with pytest.raises(AssertionError, match="a source was parsed"):
-        no_parsing.columns()
+        no_parsing.open()
     no_parsing.content["images"][0]["width"] = 8
     no_parsing.write()
-    no_parsing.columns()
-    monkeypatch.setattr(refer_cache, "_FORMAT", -1)
+    no_parsing.open()
+    monkeypatch.setattr(refer_cache, "FORMAT", -1)
     with pytest.raises(AssertionError, match="a source was parsed"):
-        no_parsing.columns()
+        no_parsing.open()
 
 
 def test_changed_content_of_the_same_size_and_time_is_noticed(
     sources: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(refer_cache, "_AT_REST_NS", -1)
-    first = sources.columns()
+    monkeypatch.setattr(refer_cache, "AT_REST_NS", -1)
+    first = sources.open()
     before = sources.instances.stat()
     (stamp,) = [p for p in (sources.cache / "stamps").iterdir() if "instances" in p.read_text()]
     time.sleep(0.05)  # more than a tick of the file system's clock
@@ -197,34 +125,34 @@ def test_changed_content_of_the_same_size_and_time_is_noticed(
     after = sources.instances.stat()
     assert (after.st_size, after.st_mtime_ns, after.st_ino) == (before.st_size, before.st_mtime_ns, before.st_ino)
     assert json.loads(stamp.read_text())["sha256"]
-    assert [c.table.image(9) for c in (first, sources.columns())] == [
+    assert [c.refs.image(9) for c in (first, sources.open())] == [
         ImageRow("9.jpg", 8, 6),
         ImageRow("9.jpg", 7, 6),
     ]
 
 
 def test_files_that_just_changed_are_not_remembered(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
-    sources.columns()
+    sources.open()
     assert not (sources.cache / "stamps").exists()
-    monkeypatch.setattr(refer_cache, "_AT_REST_NS", -1)
-    sources.columns()
+    monkeypatch.setattr(refer_cache, "AT_REST_NS", -1)
+    sources.open()
     assert len(list((sources.cache / "stamps").iterdir())) == 2
     monkeypatch.setattr(refer_cache.hashlib, "file_digest", lambda *_: pytest.fail("a source was read"))
-    sources.columns()
+    sources.open()
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[", b'{"stamp": 5}', b"\xff"])
 def test_a_damaged_stamp_is_ignored(sources: Sources, monkeypatch: pytest.MonkeyPatch, damage: bytes) -> None:
-    monkeypatch.setattr(refer_cache, "_AT_REST_NS", -1)
-    expected = sources.columns()._key
+    monkeypatch.setattr(refer_cache, "AT_REST_NS", -1)
+    expected = sources.open().key
     for path in (sources.cache / "stamps").iterdir():
         path.write_bytes(damage)
-    assert sources.columns()._key == expected
+    assert sources.open().key == expected
 
 
 @pytest.mark.parametrize("part", ["refs", "truth"])
 def test_a_damaged_cache_is_made_again(sources: Sources, part: str, caplog: pytest.LogCaptureFixture) -> None:
-    sources.columns()
+    sources.open()
     (path,) = sources.cache.glob(f"*.{part}")
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
@@ -242,15 +170,12 @@ def test_a_place_that_cannot_be_written_costs_a_warning(sources: Sources, caplog
 
 
 def test_a_full_disk_costs_a_warning_and_leaves_nothing(
-    sources: Sources, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    sources: Sources, full_disk: Callable[[int], AbstractContextManager[None]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(*_: Any) -> Any:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(refer_cache.os, "replace", full)
-    data = sources.dataset()
-    assert data.examples("train")[0] and data.labeled_examples("train")[0]
-    assert "No space left on device" in caplog.text
+    with full_disk(100):
+        data = sources.dataset()
+        assert data.examples("train")[0] and data.labeled_examples("train")[0]
+    assert "cannot be cached, the next start parses it again: [Errno 27]" in caplog.text
     assert not [path for path in sources.cache.rglob("*") if path.is_file()]
 
 
@@ -259,7 +184,7 @@ def test_many_may_open_an_uncached_data_set_at_once(sources: Sources) -> None:
         opened = list(pool.map(lambda _: sources.dataset(), range(24)))
     assert len({data.digest for data in opened}) == 1
     assert all(data.labeled_examples("train") == opened[0].labeled_examples("train") for data in opened)
-    assert sources.cached() == [".refs", ".truth"] and not list(sources.cache.glob(".tmp-*"))
+    assert sources.cached() == [".refs", ".truth"] and not list(sources.cache.rglob("*.tmp"))
 
 
 def test_the_cache_lies_under_the_run_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -292,7 +217,7 @@ def opened_files(action: Any) -> list[str]:
 
 
 def test_unlabeled_access_opens_no_file_that_holds_truth(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refer_cache, "_AT_REST_NS", -1)
+    monkeypatch.setattr(refer_cache, "AT_REST_NS", -1)
     sources.dataset()
 
     def unlabeled() -> None:
@@ -331,7 +256,7 @@ def test_sources_that_changed_under_an_open_data_set_are_an_error(sources: Sourc
 
 
 def test_columns_are_read_only(sources: Sources) -> None:
-    truth = sources.columns().truths.truth(5)
+    truth = sources.open().truths.truth(5)
     assert truth
     with pytest.raises(ValueError, match="read-only"):
         np.asarray(truth.segmentation[0])[0] = 3

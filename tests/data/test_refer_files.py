@@ -285,8 +285,8 @@ def parse(tmp_path: Path, text: str | bytes) -> Any:
 def test_the_file_may_be_read_in_pieces_of_any_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, layout: int | None
 ) -> None:
-    monkeypatch.setattr(refer_files, "_CHUNK_CHARS", chunk)
-    monkeypatch.setattr(refer_files, "_LOOKAHEAD_CHARS", 20)
+    monkeypatch.setattr(refer_files, "CHUNK_CHARS", chunk)
+    monkeypatch.setattr(refer_files, "LOOKAHEAD_CHARS", 20)
     content = instances(info={"year": -12.5e3, "text": 'a "\\ é ['}, licenses=[], more=12345678901)
     found = parse(tmp_path, json.dumps(content, indent=layout))
     assert found.images == {9: ImageRow("9.jpg", 8, 6), 4: ImageRow("4.jpg", None, None)}

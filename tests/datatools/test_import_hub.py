@@ -10,7 +10,7 @@ import pytest
 
 from l2l_ray.data.layout import Problem
 from l2l_ray.data.refer import ReferDataset
-from l2l_ray.datatools.import_hub import COCO_CATEGORIES, _lmms_notices, import_jxu124, import_lmms
+from l2l_ray.datatools.import_hub import COCO_CATEGORIES, import_jxu124, import_lmms, lmms_notices
 from l2l_ray.datatools.refer_writer import ReferWriter
 from l2l_ray.errors import DataError
 from tests.refer_folder import TRIANGLE, draw
@@ -174,11 +174,11 @@ def test_masks_that_end_inside_their_box_are_counted(tmp_path: Path) -> None:
 
 
 def test_joined_splits_are_told() -> None:
-    (first, *_) = _lmms_notices({"val": 8811}, 0, 8811)
+    (first, *_) = lmms_notices({"val": 8811}, 0, 8811)
     assert "val has 8811 rows: as many as the UNC split's 3811 and Google's 5000 together" in first
-    (first, *_) = _lmms_notices({"val": 7573}, 0, 7573)
+    (first, *_) = lmms_notices({"val": 7573}, 0, 7573)
     assert "the UMD split's 2573 and" in first
-    assert any("neither testA nor testB" in notice for notice in _lmms_notices({"test": 5000}, 0, 5000))
+    assert any("neither testA nor testB" in notice for notice in lmms_notices({"test": 5000}, 0, 5000))
 
 
 def test_files_of_another_form_or_name(tmp_path: Path) -> None:

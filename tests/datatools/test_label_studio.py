@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from l2l_ray.data.masks import decode
-from l2l_ray.datatools.label_studio import LABELING_CONFIG, _unpack, decode_brush, encode_brush, read_label_studio, task
+from l2l_ray.datatools.label_studio import LABELING_CONFIG, decode_brush, encode_brush, read_label_studio, task
 from l2l_ray.errors import DataError
 
 EMPTY_THEN_FULL = np.array([[False, True]])
@@ -42,10 +42,12 @@ def _packed(num: int, *chunks: str, word: int = 8) -> np.ndarray:
     return np.array([int(bit) for bit in text], np.uint8)
 
 
-def test_literal_values_and_other_word_sizes_are_read() -> None:
-    literal = "0" + "00" + "010" + "000000010000001000000011"
-    assert _unpack(_packed(5, literal, "1" + "01" + "0001" + "00001001"), 5).tolist() == [1, 2, 3, 9, 9]
-    assert _unpack(_packed(2, "1" + "00" + "001" + "1010", word=4), 2).tolist() == [10, 10]
+@pytest.mark.parametrize("word", [8, 9])
+def test_literal_values_and_other_word_sizes_are_read(word: int) -> None:
+    values = "".join(f"{value:0{word}b}" for value in (200, 200, 200, 100))
+    literal, run = "0" + "00" + "011" + values, "1" + "01" + "0011" + f"{200:0{word}b}"
+    data = np.packbits(_packed(8, literal, run, word=word)).tolist()
+    assert decode_brush(data, 1, 2).tolist() == [[False, True]]
 
 
 def test_soft_edges_belong_to_the_mask_from_one_half() -> None:

@@ -32,7 +32,7 @@ def test_bits_by_hand() -> None:
 
 
 def test_pairs_are_all_found_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("l2l_ray.datatools.picture_hash._CHUNK", 2)
+    monkeypatch.setattr("l2l_ray.datatools.picture_hash.PICTURES_AT_ONCE", 2)
     first = np.array([[0, 0], [1, 0], [7, 0]], dtype=np.uint64)
     second = np.array([[0, 0], [3, 0], [0, 255], [7, 1]], dtype=np.uint64)
     assert sorted(pairs_within(first, second, 1)) == [(0, 0, 0), (1, 0, 1), (1, 1, 1), (2, 1, 1), (2, 3, 1)]

@@ -29,7 +29,7 @@ def work_dir(tmp_path_factory):
     work_dir = tmp_path_factory.mktemp("work")
     patch = pytest.MonkeyPatch()
     patch.setattr(scene_pool, "CHUNK_SCENES", 8)
-    patch.setattr(pretrain_mllm, "_VAL_SCENES", 8)
+    patch.setattr(pretrain_mllm, "VAL_SCENES", 8)
     scene_pool.build(work_dir / "pool", 8, 128)
     yield work_dir
     patch.undo()
@@ -169,7 +169,7 @@ def test_a_run_exports_continues_and_evaluates(work_dir, tmp_path, caplog) -> No
         )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain_mllm, "_DENSE_STEP_SCENES", 4)
+        patch.setattr(pretrain_mllm, "DENSE_STEP_SCENES", 4)
         run("--samples", "8")
         run("--samples", "12")
     log = [json.loads(line) for line in (tmp_path / "training_log.jsonl").read_text().splitlines()]
@@ -185,10 +185,10 @@ def test_a_run_exports_continues_and_evaluates(work_dir, tmp_path, caplog) -> No
     assert "refshapes: {'iou50'" in caplog.text
 
 
-def test_the_learning_rate_warms_up_and_falls(work_dir, tmp_path) -> None:
-    trainer = pretrain_mllm.Pretrainer.__new__(pretrain_mllm.Pretrainer)
-    trainer.options = argparse.Namespace(dense_lr=1.0, lr=2.0)
-    trainer.progress = pretrain_mllm.Progress("dense", step=49)
-    assert trainer._learning_rate(0.0) == pytest.approx(0.5)
-    trainer.progress = pretrain_mllm.Progress("answer", step=1000)
-    assert [trainer._learning_rate(done) for done in (0.0, 0.5, 1.0)] == pytest.approx([2.0, 1.02, 0.04])
+def test_the_learning_rate_warms_up_and_falls() -> None:
+    warming, warm = pretrain_mllm.Progress("dense", step=49), pretrain_mllm.Progress("dense", step=1000)
+    assert pretrain_mllm.learning_rate(warming, 0.0, 1.0) == pytest.approx(0.5)
+    assert pretrain_mllm.learning_rate(warm, 1.0, 1.0) == pytest.approx(0.3)
+    answer = pretrain_mllm.Progress("answer", step=1000)
+    rates = [pretrain_mllm.learning_rate(answer, done, 2.0) for done in (0.0, 0.5, 1.0)]
+    assert rates == pytest.approx([2.0, 1.02, 0.04])

@@ -130,7 +130,10 @@ def test_other_sizes_are_squashed_to_the_models_own(shipped: MllmPrior, question
 def test_log_probabilities_are_those_of_a_forward_pass(shipped: MllmPrior, questions) -> None:
     images, texts, _ = questions
     (reply,) = shipped.ask(images[:1], texts[:1])
-    inputs = shipped._inputs([images[0]], [texts[0]])
+    text = shipped.processor.apply_chat_template(
+        shipped.prompt.messages(texts[0]), tokenize=False, add_generation_prompt=True
+    )
+    inputs = shipped.processor(images=[images[0]], text=[text], return_tensors="pt")
     answer = shipped.processor.tokenizer(reply.texts[0] + "<|im_end|>", return_tensors="pt")["input_ids"]
     start = inputs["input_ids"].shape[1]
     inputs["input_ids"] = torch.cat([inputs["input_ids"], answer], 1)

@@ -17,7 +17,7 @@ from l2l_ray.prior.proposal import (
     polygon_proposal,
     smooth_boxes,
 )
-from l2l_ray.prior.sam import SamProposer, _on_grid
+from l2l_ray.prior.sam import SamProposer, image_part_on_grid
 from l2l_ray.types import BoxFrac, Prior
 from tests.proposals import box_proposal
 
@@ -77,7 +77,7 @@ def test_flipping_the_box_flips_the_proposal() -> None:
 
 
 def test_batch_with_missing_priors() -> None:
-    failed = Prior("k", (), (), (), "", 0.0, "no box", "?")
+    failed = Prior.absent("k", "no box", "?")
     batch = Proposer(PriorConfig()).proposals([prior(MIDDLE), None, failed, prior(LEFT, RIGHT, scores=(0.3, 0.6))], 16)
     assert batch.has_prior.tolist() == [True, False, False, True]
     torch.testing.assert_close(batch.score, torch.tensor([0.8, 0.0, 0.0, 0.8]))
@@ -178,8 +178,8 @@ def test_sam_needs_a_model_and_images() -> None:
 def test_only_the_image_part_of_a_padded_mask_counts() -> None:
     probs = torch.zeros(1, 16, 16)
     probs[:, :8] = 1.0  # a 2:1 image fills the upper half; below is padding
-    assert torch.equal(_on_grid(probs, (64.0, 32.0), 64, 4), torch.ones(1, 4, 4))
-    assert _on_grid(probs, (64.0, 64.0), 64, 32).shape == (1, 32, 32)
+    assert torch.equal(image_part_on_grid(probs, (64.0, 32.0), 64, 4), torch.ones(1, 4, 4))
+    assert image_part_on_grid(probs, (64.0, 64.0), 64, 32).shape == (1, 32, 32)
 
 
 def randomize(model: torch.nn.Module) -> Any:

@@ -23,7 +23,7 @@ path, start, stop, batch = sys.argv[1], *map(int, sys.argv[2:5])
 with PriorStore(path) as store:
     for first in range(start, stop, batch):
         keys = [f"k{i:06d}" for i in range(first, min(first + batch, stop))]
-        store.put_many([Prior(k, (), (), (), "", 0.0, "no box", "x" * 200) for k in keys])
+        store.put_many([Prior.absent(k, "no box", "x" * 200) for k in keys])
         print(first, flush=True)
 """
 
@@ -37,7 +37,7 @@ store = PriorStore(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 for n in range(100):
     try:
-        store.put_many([Prior(f"b{n:03d}i{i}", (), (), (), "", 0.0, "no box", "x" * 1000) for i in range(50)])
+        store.put_many([Prior.absent(f"b{n:03d}i{i}", "no box", "x" * 1000) for i in range(50)])
     except DataError as error:
         print(n, len(store), error, sep="|")
         break
@@ -46,7 +46,7 @@ for n in range(100):
 
 def prior(key: str, failure: str = "") -> Prior:
     if failure:
-        return Prior(key, (), (), (), "", 0.0, failure, "I cannot see it")
+        return Prior.absent(key, failure, "I cannot see it")
     polygon = ((0.1, 0.2), (0.5, 0.2), (0.5, 0.6))
     boxes = (BOX, (0.0, 0.0, 1.0, 1.0))
     return Prior(key, boxes, (0.83, 0.1), ((0.3, 0.4),), "red “circle”", 0.83, "", "[...]", (polygon,))
@@ -99,7 +99,7 @@ def test_more_keys_than_one_query_takes(tmp_path: Path) -> None:
 def test_a_failing_batch_leaves_nothing_of_itself(tmp_path: Path) -> None:
     with PriorStore(tmp_path / "p.sqlite") as store:
         store.put_many([prior("a")])
-        broken = [prior("b"), Prior(None, (), (), (), "", 0.0, "", "")]  # type: ignore[arg-type]
+        broken = [prior("b"), Prior.absent(None, "", "")]  # type: ignore[arg-type]
         with pytest.raises(DataError, match="cannot write 2 priors"):
             store.put_many(broken)
         assert store.missing(["a", "b"]) == ["b"]

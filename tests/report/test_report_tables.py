@@ -108,7 +108,12 @@ def test_rules_at_equal_numbers_of_cells(run_dir: Path) -> None:
     table = equal_counts_table(read_run(run_dir))
     assert table is not None
     assert table.header == ("Rule", "object, 812 cells", "background, 9120 cells")
-    assert [line[0].text for line in table.rows] == ["own decision", "fixed threshold", "prior and teacher agree", "L2L (RPLE)"]
+    assert [line[0].text for line in table.rows] == [
+        "own decision",
+        "fixed threshold",
+        "prior and teacher agree",
+        "L2L (RPLE)",
+    ]
     assert [line[1] for line in table.rows] == [Cell("80.0"), Cell("76.0"), Cell("–"), Cell("81.0", True)]
 
 

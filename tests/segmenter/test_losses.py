@@ -135,6 +135,5 @@ def test_bfloat16_logits_are_computed_in_float32():
 
 
 def test_shapes_that_differ_are_refused():
-    # The losses themselves cannot be called wrongly here: the tests' shape hook is faster.
     with pytest.raises(ValueError, match=r"got \(1, 2, 2\), \(1, 2, 2\), \(2, 2, 2\).*mask_to_grid"):
-        losses._check_shapes(ZERO, ZERO, torch.zeros(2, 2, 2))
+        losses._check_shapes(ZERO, ZERO, torch.zeros(2, 2, 2))  # why: in the losses the tests' shape hook is faster

@@ -83,27 +83,45 @@ def segmenter():
 @dataclasses.dataclass
 class Batch:
     images: torch.Tensor
+    expressions: list[str]
     tokens: object
     proposal: torch.Tensor
     score: torch.Tensor
     has: torch.Tensor
-    phrases: object
+    phrases: list[str]
+    phrase_tokens: object
 
     def decoding(self, **changed):
-        fields = {"proposal": self.proposal, "prior_score": self.score, "has_prior": self.has, "phrases": self.phrases}
-        return {**fields, **changed}
+        """What `decode` takes besides the encoding."""
+        return {**self._prior(), "phrases": self.phrase_tokens, **changed}
+
+    def whole(self, **changed):
+        """What `forward` takes."""
+        return {
+            "images": self.images,
+            "expressions": self.expressions,
+            "phrases": self.phrases,
+            **self._prior(),
+            **changed,
+        }
+
+    def _prior(self):
+        return {"proposal": self.proposal, "prior_score": self.score, "has_prior": self.has}
 
 
 def make_batch(segmenter, image_size=64, num=3, seed=0):
     generator = torch.Generator().manual_seed(seed)
     expressions = EXPRESSIONS[:num]
+    phrases = [expression.split()[-1] for expression in expressions]
     return Batch(
         torch.rand(num, 3, image_size, image_size, generator=generator),
+        expressions,
         segmenter.tokenize(expressions),
         torch.rand(num, segmenter.grid, segmenter.grid, generator=generator),
         torch.rand(num, generator=generator),
         torch.tensor([True, False, True][:num]),
-        segmenter.tokenize([expression.split()[-1] for expression in expressions]),
+        phrases,
+        segmenter.tokenize(phrases),
     )
 
 
@@ -114,7 +132,7 @@ def train(segmenter, batch, steps, lr=2e-3):
     optimizer = torch.optim.AdamW(segmenter.parameter_groups(lr, 0.5, 0.01))
     losses = []
     for _ in range(steps):
-        output = segmenter(batch.images, batch.tokens, **batch.decoding())
+        output = segmenter(**batch.whole())
         loss = segmentation_loss(output, target, torch.ones_like(target), len(target), *WEIGHTS)
         optimizer.zero_grad()
         loss.backward()
@@ -128,7 +146,7 @@ def test_geometry_of_reduced_swin_and_bert_at_480_px(large_config):
     segmenter = Segmenter(large_config)
     assert segmenter.grid == 120 and segmenter.backbone.strides == (4, 8, 16, 32)
     batch = make_batch(segmenter, 480, num=1)
-    output = segmenter(batch.images, batch.tokens, **batch.decoding())
+    output = segmenter(**batch.whole())
     assert [level.shape[-1] for level in output.level_logits] == [30, 30, 60]
     assert output.mask_logits.shape == (1, 120, 120)
 
@@ -160,7 +178,7 @@ def test_shipped_size_learns_from_random_weights(fields):
 
 def test_shapes_of_the_shipped_size(segmenter):
     batch = make_batch(segmenter)
-    output = segmenter(batch.images, batch.tokens, **batch.decoding())
+    output = segmenter(**batch.whole())
     assert segmenter.grid == 32
     assert output.mask_logits.shape == (3, 32, 32)
     assert output.features.shape == (3, segmenter.feature_width, 32, 32)
@@ -175,7 +193,7 @@ def test_one_encoding_decoded_twice_equals_forward(segmenter):
     absent = {"has_prior": torch.zeros(3, dtype=torch.bool)}
     for changed in ({}, absent):
         decoded = segmenter.decode(encoded, **batch.decoding(**changed))
-        whole = segmenter(batch.images, batch.tokens, **batch.decoding(**changed))
+        whole = segmenter(**batch.whole(**changed))
         assert torch.equal(decoded.mask_logits, whole.mask_logits)
         assert torch.equal(decoded.features, whole.features)
 
@@ -198,14 +216,14 @@ def test_sentences_of_one_image_share_one_pass_of_the_backbone(segmenter):
 
 def test_permuting_the_batch_permutes_the_output(segmenter):
     batch, order = make_batch(segmenter), torch.tensor([2, 0, 1])
-    output = segmenter(batch.images, batch.tokens, **batch.decoding())
+    output = segmenter(**batch.whole())
     permuted = segmenter(
         batch.images[order],
-        batch.tokens[order],
+        [batch.expressions[i] for i in order],
         batch.proposal[order],
         batch.score[order],
         batch.has[order],
-        batch.phrases[order],
+        [batch.phrases[i] for i in order],
     )
     assert torch.allclose(permuted.mask_logits, output.mask_logits[order], atol=1e-5)
     assert torch.allclose(permuted.features, output.features[order], atol=1e-4)
@@ -216,12 +234,14 @@ def test_without_prior_proposal_score_and_phrase_change_nothing(segmenter):
     batch, other = make_batch(segmenter), make_batch(segmenter, seed=1)
     absent = torch.zeros(3, dtype=torch.bool)
     encoded = segmenter.encode(batch.images, batch.tokens)
-    first = segmenter.decode(encoded, batch.proposal, batch.score, absent, batch.phrases)
-    second = segmenter.decode(encoded, other.proposal, other.score, absent, batch.phrases[torch.tensor([1, 2, 0])])
+    first = segmenter.decode(encoded, batch.proposal, batch.score, absent, batch.phrase_tokens)
+    second = segmenter.decode(
+        encoded, other.proposal, other.score, absent, batch.phrase_tokens[torch.tensor([1, 2, 0])]
+    )
     assert torch.equal(first.mask_logits, second.mask_logits)
     no_phrase = segmenter.decode(encoded, other.proposal, other.score, absent)
     assert torch.allclose(first.mask_logits, no_phrase.mask_logits, atol=1e-5)
-    present = segmenter.decode(encoded, batch.proposal, batch.score, ~absent, batch.phrases)
+    present = segmenter.decode(encoded, batch.proposal, batch.score, ~absent, batch.phrase_tokens)
     assert not torch.allclose(first.mask_logits, present.mask_logits, atol=1e-3)
 
 
@@ -244,13 +264,13 @@ def test_same_seed_same_model_and_state_dict_round_trip(tmp_path):
         batch = make_batch(segmenter)
         train(segmenter, batch, 1)
         segmenters.append(segmenter)
-        outputs.append(segmenter(batch.images, batch.tokens, **batch.decoding()).mask_logits)
+        outputs.append(segmenter(**batch.whole()).mask_logits)
     assert torch.equal(*outputs)
     torch.save(segmenters[0].state_dict(), tmp_path / "weights.pt")
     restored = Segmenter(small_config())
     restored.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
     batch = make_batch(restored)
-    assert torch.equal(restored(batch.images, batch.tokens, **batch.decoding()).mask_logits, outputs[0])
+    assert torch.equal(restored(**batch.whole()).mask_logits, outputs[0])
 
 
 def test_parameter_groups_hold_each_parameter_once_and_decay_only_layer_weights(segmenter):
@@ -278,9 +298,9 @@ def test_frozen_parameters_are_left_out():
 @torch.no_grad()
 def test_autocast_changes_little_and_keeps_float32_logits(segmenter):
     batch = make_batch(segmenter)
-    expected = segmenter(batch.images, batch.tokens, **batch.decoding()).mask_logits
+    expected = segmenter(**batch.whole()).mask_logits
     with torch.autocast("cpu", torch.bfloat16):
-        output = segmenter(batch.images, batch.tokens, **batch.decoding())
+        output = segmenter(**batch.whole())
     assert output.mask_logits.dtype == output.features.dtype == torch.float32
     assert torch.allclose(output.mask_logits, expected, atol=0.2)
 
@@ -300,4 +320,4 @@ def test_settings_that_do_not_fit_are_refused(fields, message):
 def test_a_proposal_off_the_grid_is_refused(segmenter):
     batch = make_batch(segmenter)
     with pytest.raises(ValueError, match=r"\(3, 32, 32\), got \(3, 16, 16\); build it at Segmenter.grid"):
-        segmenter(batch.images, batch.tokens, **batch.decoding(proposal=torch.rand(3, 16, 16)))
+        segmenter(**batch.whole(proposal=torch.rand(3, 16, 16)))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +19,7 @@ import pandas as pd
 from l2l_ray.config import RunConfig
 from l2l_ray.data.protocols import NATIVE, Protocol, protocol_named
 from l2l_ray.errors import FREE_SPACE, DataError
+from l2l_ray.files import replacing
 from l2l_ray.loop.evaluation.breakdown import breakdown
 from l2l_ray.loop.evaluation.hidden_truth import pseudo_label_quality
 from l2l_ray.loop.evaluation.panels import write_panels
@@ -75,10 +75,9 @@ class Evaluations:
         if quality is not None:
             details = {"summary": quality.summary(), "equal_counts": quality.at_equal_counts()}
             path.with_name(f"{path.stem}-quality.json").write_text(json.dumps(details))
-        temporary = path.with_suffix(".tmp")
-        frame.to_parquet(temporary)
-        self._run.log_event(event)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            frame.to_parquet(temporary)
+            self._run.log_event(event)
 
     def mean_ious(self) -> dict[Group, float]:
         """Return the mean_iou of all groups on disk."""

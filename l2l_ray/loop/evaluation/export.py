@@ -194,12 +194,10 @@ def _predictions(
         part = list(range(start, min(start + size, len(examples))))
         for index, logits in zip(part, labeler.mask_logits(method, version, split, part), strict=True):
             example = examples[index]
-            # Without the truth that rows of an evaluation split have.
-            bare = Example(*(getattr(example, name) for name in Example.__slots__))
             probs = grid_logits_to_native(logits, example.height_px, example.width_px).sigmoid()
             confidence = float(torch.maximum(probs, 1 - probs).mean())
             yield ExportedMask(
-                bare,
+                example.without_truth(),  # rows of an evaluation split have some
                 encode((probs > 0.5).numpy()),
                 None,
                 confidence,

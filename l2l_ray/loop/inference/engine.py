@@ -21,6 +21,7 @@ from l2l_ray.data.masks import mask_area_px
 from l2l_ray.data.protocols import NATIVE, Protocol
 from l2l_ray.device import pick_device
 from l2l_ray.loop.inference.inputs import ExampleSet, ExampleSets, Inputs
+from l2l_ray.loop.inference.networks import load_segmenter
 from l2l_ray.loop.inference.quality import Quality, measure_quality
 from l2l_ray.loop.inference.teacher import gather_evidence, guided_evidence, predict
 from l2l_ray.loop.state.checkpoint import load_weights
@@ -164,7 +165,7 @@ class InferenceEngine:
                 target=target[row],
                 from_teacher=action[row] == Action.TEACHER,
                 from_prior=action[row] == Action.PRIOR,
-                weight=_weight_map(weight[row], action[row]),
+                weight=weight_map(weight[row], action[row]),
                 gate=float(selection.gate[row]),
                 confidence=float(selection.confidence[row]),
                 seed=self._key(round_index, example),
@@ -230,9 +231,7 @@ class InferenceEngine:
 
     def _segmenter(self, weights: Path) -> Segmenter:
         if weights not in self._models:
-            model = Segmenter(self.config.segmenter.model_copy(update={"pretrained": False}))
-            load_weights(model, weights)
-            self._models[weights] = model.to(self._device).eval()
+            self._models[weights] = load_segmenter(self.config.segmenter, weights, self._device)
             while len(self._models) > _KEPT_VERSIONS:
                 self._models.popitem(last=False)
         self._models.move_to_end(weights)
@@ -269,7 +268,7 @@ def _counts(protocol: Protocol, logits: Float[Tensor, "B G G"], rows: list[Examp
     ]
 
 
-def _weight_map(weight: np.ndarray, action: np.ndarray) -> np.ndarray | None:
+def weight_map(weight: np.ndarray, action: np.ndarray) -> np.ndarray | None:
     """Return the weights as uint8, or None when every accepted cell has weight 1."""
     accepted = action != Action.IGNORE
     if np.all(weight[accepted] == 1):

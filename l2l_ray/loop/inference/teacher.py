@@ -6,13 +6,12 @@ carry evidence are independent of q: without the prior, without it on the mirror
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 
 from l2l_ray.data.words import swap_left_right
-from l2l_ray.device import fast_bfloat16
+from l2l_ray.loop.inference.networks import autocast, run_segmenter
 from l2l_ray.types import Evidence
 
 if TYPE_CHECKING:
@@ -21,12 +20,6 @@ if TYPE_CHECKING:
 
     from l2l_ray.loop.inference.inputs import Inputs
     from l2l_ray.segmenter.model import Segmenter
-
-
-def autocast(device: torch.device, enabled: bool) -> AbstractContextManager[None]:
-    """Return a bfloat16 autocast context; one that does nothing when not `enabled` or where bfloat16 is slow."""
-    used = enabled and fast_bfloat16(device.type)
-    return cast("AbstractContextManager[None]", torch.autocast(device.type, torch.bfloat16, enabled=used))
 
 
 @torch.no_grad()
@@ -44,14 +37,7 @@ def update_teacher(teacher: torch.nn.Module, student: torch.nn.Module, step: int
 @torch.inference_mode()
 def predict(segmenter: Segmenter, inputs: Inputs, use_autocast: bool) -> Float[Tensor, "B G G"]:
     """Return mask logits with the prior, fp32, on the grid."""
-    device = inputs.images.device
-    with autocast(device, use_autocast):
-        tokens = segmenter.tokenize(inputs.expressions).to(device)
-        phrases = segmenter.tokenize(inputs.phrases).to(device)
-        output = segmenter(
-            inputs.images, tokens, inputs.proposal, inputs.prior_score, inputs.has_prior, phrases=phrases
-        )
-    mask_logits: Tensor = output.mask_logits
+    mask_logits: Tensor = run_segmenter(segmenter, inputs, use_autocast).mask_logits
     return mask_logits
 
 
@@ -81,7 +67,8 @@ def gather_evidence(
         words = [new or old for new, old in zip(swapped, inputs.expressions, strict=True)]
         mirrored = teacher.encode(inputs.images.flip(-1), teacher.tokenize(words).to(device))
         flipped = teacher.decode(mirrored, inputs.proposal, inputs.prior_score, nobody, None)
-        before = previous(inputs.images, tokens, inputs.proposal, inputs.prior_score, inputs.has_prior, phrases=phrases)
+        earlier = previous.encode(inputs.images, tokens)
+        before = previous.decode(earlier, inputs.proposal, inputs.prior_score, inputs.has_prior, phrases)
     unguided_probs = unguided.mask_logits.sigmoid()
     # Where mirroring would change the meaning, that prediction adds nothing: repeat the unguided one.
     safe = torch.tensor([new is not None for new in swapped], device=device)[:, None, None]

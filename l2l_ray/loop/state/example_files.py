@@ -7,9 +7,8 @@ hidden truth.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from l2l_ray.errors import FREE_SPACE, DataError
+from l2l_ray.files import replacing
 from l2l_ray.types import Example, LabeledExample, Prior, Rle
 
 
@@ -52,18 +52,12 @@ def read_examples(path: Path) -> list[Example]:
 
 def write_priors(path: Path, priors: Iterable[tuple[int, Prior]]) -> None:
     """Write (sent_id, prior) pairs, atomically."""
-    _write(path, [{"sent_id": sent_id, "prior": json.dumps(asdict(prior))} for sent_id, prior in priors])
+    _write(path, [{"sent_id": sent_id, "prior": prior.to_json()} for sent_id, prior in priors])
 
 
 def read_priors(path: Path) -> dict[int, Prior]:
     """Read sent_id -> prior."""
-    return {row["sent_id"]: prior_from_json(row["prior"]) for row in _read(path)}
-
-
-def prior_from_json(text: str) -> Prior:
-    """Rebuild a `Prior` (tuples, not lists) from its JSON."""
-    record = json.loads(text)
-    return Prior(**{f.name: _tuples(record[f.name]) for f in fields(Prior) if f.name in record})
+    return {row["sent_id"]: Prior.from_json(row["prior"]) for row in _read(path)}
 
 
 def _rle(text: str) -> Rle:
@@ -71,18 +65,11 @@ def _rle(text: str) -> Rle:
     return Rle(size=record["size"], counts=record["counts"])
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
-
-
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows), temporary)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            pq.write_table(pa.Table.from_pylist(rows), temporary)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DataError(f"cannot write {path}: {error}; {FREE_SPACE}") from error
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 
 from l2l_ray.data.masks import decode, encode
 from l2l_ray.errors import FREE_SPACE, LedgerError
+from l2l_ray.files import replacing
 from l2l_ray.loop.state.jsonl import append_line, read_lines
 from l2l_ray.types import PseudoLabel, Rle
 
@@ -150,27 +150,13 @@ def write_shard(path: Path, labels: Iterable[PseudoLabel]) -> str:
         LedgerError: The file could not be written; no partial file keeps the final name.
     """
     rows: list[dict[str, Any]] = [_to_row(label) for label in labels]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
-        os.replace(temporary, path)
-        _sync_folder(path.parent)  # the name must not be lost after the ledger has promised it
+        with replacing(path, durable=True) as temporary:  # the ledger will promise that it is there
+            pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary)
+            digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise LedgerError(f"cannot write shard {path}: {error}; nothing was committed; {FREE_SPACE}") from error
     return digest
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_shard(path: Path) -> list[PseudoLabel]:

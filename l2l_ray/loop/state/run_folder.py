@@ -8,7 +8,6 @@ half under another is neither.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 
 from l2l_ray.config import RunConfig, read_config, save_config
 from l2l_ray.errors import FREE_SPACE, CheckpointError, ConfigError, DataError
+from l2l_ray.files import replacing
 from l2l_ray.loop.state.jsonl import append_line, read_lines
 from l2l_ray.loop.state.position import Position
 from l2l_ray.types import Skip
@@ -60,9 +60,8 @@ class RunFolder:
             return folder
         folder.path.mkdir(parents=True, exist_ok=True)
         (folder.path / "env.json").write_text(json.dumps(_environment(config), indent=1))
-        temporary = saved.with_suffix(".tmp")
-        save_config(config, temporary)
-        os.replace(temporary, saved)
+        with replacing(saved) as temporary:
+            save_config(config, temporary)
         return folder
 
     @property
@@ -144,9 +143,8 @@ class RunFolder:
 
     def save_skips(self, skips: Iterable[Skip]) -> None:
         """Write the items left out, one JSON line each, atomically."""
-        temporary = self.path / "skips.tmp"
-        temporary.write_text("".join(json.dumps(asdict(skip)) + "\n" for skip in skips))
-        os.replace(temporary, self.path / "skips.jsonl")
+        with replacing(self.path / "skips.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(asdict(skip)) + "\n" for skip in skips))
 
     def skips(self) -> list[Skip]:
         """Read the items left out."""

@@ -10,12 +10,12 @@ way, hence a run may be killed under one and resumed under the other.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from l2l_ray.errors import FREE_SPACE, CheckpointError
+from l2l_ray.files import new_folder
 from l2l_ray.loop.state.checkpoint import read_position
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -34,12 +34,10 @@ def place(final: Path, write: Write, metrics: dict[str, float]) -> Path:
         return final
     for stale in final.parent.glob(f".{final.name}.*.tmp"):  # of a worker that was killed here
         shutil.rmtree(stale, ignore_errors=True)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     try:
-        temporary.mkdir(parents=True)
-        (temporary / "metrics.json").write_text(json.dumps(metrics))
-        write(temporary)
-        os.replace(temporary, final)
+        with new_folder(final) as temporary:
+            (temporary / "metrics.json").write_text(json.dumps(metrics))
+            write(temporary)
     except OSError as error:
         raise CheckpointError(f"cannot write {final}: {error}; {FREE_SPACE}") from error
     return final

@@ -21,7 +21,8 @@ import torch
 from l2l_ray.config import RunConfig, SelectorConfig
 from l2l_ray.data.images import batch_indices
 from l2l_ray.loop.inference.inputs import ExampleSet
-from l2l_ray.loop.inference.teacher import autocast, gather_evidence
+from l2l_ray.loop.inference.networks import load_segmenter, run_segmenter
+from l2l_ray.loop.inference.teacher import gather_evidence
 from l2l_ray.loop.state.checkpoint import load_weights, save_weights
 from l2l_ray.randomness import sample_key, seed_torch, torch_generator
 from l2l_ray.segmenter.model import Segmenter
@@ -154,8 +155,8 @@ class CrossFitted:
         share = max(1, MAX_CROSS_FITTED // len(folds))
         for fold, folder in zip(folds, teachers, strict=True):
             chosen = _subset(labeled, list(fold), share, config.loop.seed)
-            teacher = _network(config, folder / "teacher.safetensors", device)
-            previous = _network(config, folder / "previous.safetensors", device)
+            teacher = load_segmenter(config.segmenter, folder / "teacher.safetensors", device)
+            previous = load_segmenter(config.segmenter, folder / "previous.safetensors", device)
             parts += _evidence(config, labeled, chosen, teacher, previous, device)
             rows += chosen
         self._evidence = StoredEvidence(parts, device)
@@ -176,9 +177,8 @@ def unlabeled_evidence(
     rows = _subset(examples, list(range(len(examples))), config.selector.max_unlabeled, config.loop.seed)
     if not rows:
         return None
-    return StoredEvidence(
-        _evidence(config, examples, rows, teacher, _network(config, previous, device), device), device
-    )
+    before = load_segmenter(config.segmenter, previous, device)
+    return StoredEvidence(_evidence(config, examples, rows, teacher, before, device), device)
 
 
 @torch.inference_mode()
@@ -191,11 +191,7 @@ def labeled_gradient(
     """
     rows = _subset(labeled, list(range(len(labeled))), GRADIENT_SAMPLES, config.loop.seed)
     inputs = labeled.inputs(rows).to(device)
-    with autocast(device, config.loop.autocast):
-        output = teacher(
-            inputs.images, teacher.tokenize(inputs.expressions).to(device), inputs.proposal, inputs.prior_score,
-            inputs.has_prior, phrases=teacher.tokenize(inputs.phrases).to(device),
-        )  # fmt: skip
+    output = run_segmenter(teacher, inputs, config.loop.autocast)
     error = output.mask_logits.float().sigmoid() - labeled.masks(rows).to(device)
     weights = torch.einsum("bfyx,byx->f", output.features.float(), error)
     gradient: Tensor = torch.cat([weights, error.sum()[None]]) / error.numel()
@@ -224,12 +220,6 @@ def _subset(examples: ExampleSet, rows: list[int], size: int, seed: int) -> list
     """Return up to `size` rows, chosen by sent_id, in their order."""
     by_key = sorted(rows, key=lambda row: sample_key(seed, "reward-subset", examples.examples[row].sent_id))
     return sorted(by_key[:size])
-
-
-def _network(config: RunConfig, weights: Path, device: torch.device) -> Segmenter:
-    network = Segmenter(config.segmenter.model_copy(update={"pretrained": False}))
-    load_weights(network, weights)
-    return network.to(device).eval()
 
 
 def _stored(tensor: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,7 +17,7 @@ from l2l_ray.config import AugmentConfig, LoopConfig, SegmenterConfig
 from l2l_ray.data.augment import flip_where, paste, strong_augment, weak_crop, weak_flip
 from l2l_ray.data.words import reworded, swap_left_right
 from l2l_ray.loop.inference.inputs import Inputs
-from l2l_ray.loop.inference.teacher import autocast
+from l2l_ray.loop.inference.networks import run_segmenter
 from l2l_ray.randomness import keyed_uniform, sample_key
 from l2l_ray.segmenter.losses import segmentation_loss
 from l2l_ray.segmenter.model import SegmenterOutput
@@ -149,15 +149,9 @@ def train_step(
     Returns:
         loss, loss_labeled, loss_unlabeled: this rank's share times the number of ranks, an estimate of the global loss.
     """
-    device = labeled.inputs.images.device
     both = labeled if unlabeled is None else _joined(labeled, unlabeled)
-    inputs, count = both.inputs, len(labeled.inputs)
-    with autocast(device, config.autocast):
-        raw: Any = getattr(student, "module", student)
-        output = student(
-            inputs.images, raw.tokenize(inputs.expressions).to(device), inputs.proposal, inputs.prior_score,
-            inputs.has_prior, phrases=raw.tokenize(inputs.phrases).to(device),
-        )  # fmt: skip
+    count = len(labeled.inputs)
+    output = run_segmenter(student, both.inputs, config.autocast)
     weights = (config.dice_weight, config.deep_weight)
     loss_labeled = segmentation_loss(
         _rows(output, slice(0, count)), labeled.target, labeled.pixel_weight, config.labeled_batch, *weights

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from l2l_ray.config import SegmenterConfig
 from l2l_ray.data.augment import swap_left_right
 from l2l_ray.loop.inference.inputs import Inputs
-from l2l_ray.loop.inference.teacher import autocast, gather_evidence, guided_evidence, predict, update_teacher
+from l2l_ray.loop.inference.teacher import gather_evidence, guided_evidence, predict, update_teacher
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import Evidence
 
@@ -151,13 +151,3 @@ def test_the_short_cut_for_rules_shows_the_guided_prediction_everywhere(segmente
     for name in ("mask_probs", "mask_probs_unguided", "mask_probs_flipped", "mask_probs_previous"):
         assert torch.equal(getattr(short, name), expected)
     assert short.features.shape == (4, 0, segmenter.grid, segmenter.grid)
-
-
-def test_autocast_is_the_networks_alone(segmenter: Segmenter, batch: Inputs) -> None:
-    with autocast(torch.device("cpu"), False):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-    with autocast(torch.device("cpu"), True):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
-    rounded = predict(segmenter, batch, True)
-    assert rounded.dtype == torch.float32
-    torch.testing.assert_close(rounded.sigmoid(), _probs(segmenter, batch), atol=0.1, rtol=0.0)

@@ -40,7 +40,7 @@ def test_the_unlabeled_table_has_the_columns_of_an_example_and_no_other(tmp_path
     "prior",
     [
         PRIOR,
-        Prior("a0", (), (), (), "", 0.0, "not JSON: got 'banana'", "banana"),
+        Prior.absent("a0", "not JSON: got 'banana'", "banana"),
         Prior("b1", (), (), (), "cup", 0.5, "", "", (((0.0, 0.0), (0.5, 0.0), (0.5, 0.5)), ((0.9, 0.9), (1.0, 1.0)))),
     ],
     ids=["boxes", "no prior", "polygons"],

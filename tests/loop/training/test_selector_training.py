@@ -9,12 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from l2l_ray.config import RunConfig, SelectorConfig
+from l2l_ray.config import SelectorConfig
 from l2l_ray.data.images import batch_indices
 from l2l_ray.data.splits import folds
 from l2l_ray.loop.inference.inputs import ExampleSet, ExampleSets
+from l2l_ray.loop.inference.networks import load_segmenter, run_segmenter
 from l2l_ray.loop.inference.teacher import gather_evidence, predict
-from l2l_ray.loop.state.checkpoint import load_train_state, load_weights, save_train_state
+from l2l_ray.loop.state.checkpoint import load_train_state, save_train_state
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.selector_training import (
     CrossFitted,
@@ -23,18 +24,11 @@ from l2l_ray.loop.training.selector_training import (
     labeled_gradient,
     unlabeled_evidence,
 )
-from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import Evidence
 from tests.whole_run import changed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
-
-
-def _network(config: RunConfig, weights: Path) -> Segmenter:
-    network = Segmenter(config.segmenter.model_copy(update={"pretrained": False}))
-    load_weights(network, weights)
-    return network.eval()
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +75,9 @@ def test_every_labeled_row_is_seen_once_by_the_teacher_that_did_not_train_on_it(
     rows = [stored[position] for position in order]
     assert sorted(rows) == list(range(len(labeled)))
     assert torch.equal(found.mask, labeled.masks(rows))
-    networks = [_network(whole_run.config, burn_in / f"fold{k}" / "teacher.safetensors") for k in range(2)]
+    networks = [
+        load_segmenter(whole_run.config.segmenter, burn_in / f"fold{k}" / "teacher.safetensors", CPU) for k in range(2)
+    ]
     probs = [predict(network, labeled.inputs(rows), False).sigmoid() for network in networks]
     for position, row in enumerate(rows):
         own = 0 if row in fold_rows[0] else 1
@@ -98,17 +94,14 @@ def test_batches_are_keyed(cross_fitted: CrossFitted) -> None:
 
 
 def test_the_labeled_gradient_is_that_of_autograd(whole_run: RunFolder, labeled: ExampleSet) -> None:
-    teacher = _network(whole_run.config, whole_run.version_dir("l2l", 1) / "teacher.safetensors")
+    teacher = load_segmenter(whole_run.config.segmenter, whole_run.version_dir("l2l", 1) / "teacher.safetensors", CPU)
     teacher.requires_grad_(False)
     found = labeled_gradient(whole_run.config, labeled, teacher, CPU)
     rows = list(range(len(labeled)))
     assert len(rows) <= 64  # all of them are in the gradient
     inputs = labeled.inputs(rows)
     teacher.last_layer.requires_grad_(True)
-    output = teacher(
-        inputs.images, teacher.tokenize(inputs.expressions), inputs.proposal, inputs.prior_score, inputs.has_prior,
-        phrases=teacher.tokenize(inputs.phrases),
-    )  # fmt: skip
+    output = run_segmenter(teacher, inputs, use_autocast=False)
     F.binary_cross_entropy_with_logits(output.mask_logits, labeled.masks(rows)).backward()
     weight, bias = teacher.last_layer.weight.grad, teacher.last_layer.bias.grad
     assert weight is not None and bias is not None and weight.abs().max() > 1e-4
@@ -117,7 +110,8 @@ def test_the_labeled_gradient_is_that_of_autograd(whole_run: RunFolder, labeled:
 
 def test_the_unlabeled_subset_is_fixed_by_sentence(whole_run: RunFolder, sets: ExampleSets) -> None:
     table, folder = sets["unlabeled"], whole_run.version_dir("l2l", 0)
-    teacher, previous = _network(whole_run.config, folder / "teacher.safetensors"), folder / "previous.safetensors"
+    teacher = load_segmenter(whole_run.config.segmenter, folder / "teacher.safetensors", CPU)
+    previous = folder / "previous.safetensors"
 
     def scores(num: int, table: ExampleSet) -> list[float]:
         config = changed(whole_run.config, selector={"max_unlabeled": num})
@@ -144,7 +138,7 @@ def test_the_unlabeled_subset_is_fixed_by_sentence(whole_run: RunFolder, sets: E
 def test_stored_evidence_comes_back_in_full_precision_but_for_features(
     whole_run: RunFolder, labeled: ExampleSet, burn_in: Path
 ) -> None:
-    teacher = _network(whole_run.config, burn_in / "base" / "teacher.safetensors")
+    teacher = load_segmenter(whole_run.config.segmenter, burn_in / "base" / "teacher.safetensors", CPU)
     parts = [
         gather_evidence(teacher, teacher, labeled.inputs(rows), labeled.inputs(rows), False) for rows in ([0, 1], [2])
     ]

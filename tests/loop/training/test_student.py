@@ -46,9 +46,9 @@ def test_a_frozen_backbone_is_not_trained(whole_run: RunFolder) -> None:
 
 
 def _one_pass(student: Segmenter) -> None:
-    images, tokens = torch.rand(2, 3, 64, 64), student.tokenize(["left red circle", "square"])
+    images, words = torch.rand(2, 3, 64, 64), ["left red circle", "square"]
     proposal, ones = torch.rand(2, student.grid, student.grid), torch.ones(2)
-    output = student(images, tokens, proposal, ones, ones.bool(), phrases=tokens)
+    output = student(images, words, proposal, ones, ones.bool(), phrases=words)
     target = torch.zeros_like(output.mask_logits)
     segmentation_loss(output, target, torch.ones_like(target), 2, dice_weight=0.5, deep_weight=0.4).backward()
 

@@ -1,0 +1,114 @@
+"""Files and folders that appear whole or not at all: written under a temporary name beside their place, then renamed.
+
+A reader therefore never sees half of one, whatever happens to the writer. The temporary name is hidden, holds the
+writer's id and ends in `.tmp`, so that two writers do not meet and what a killed one left can be found and removed
+(`RunFolder.mark_finished` does). Permissions are those of any new file. Where the place is a symbolic link, the link is
+replaced, not what it points to.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+def temporary_path(path: Path) -> Path:
+    """Return the hidden name beside `path` under which this thread writes it."""
+    return _beside(path, "tmp")
+
+
+@contextmanager
+def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
+    """Give a temporary path; what the block writes there takes the place of the file `path`.
+
+    When the block fails, what it wrote is removed and an earlier file stays as it was.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        durable: Return only when the file and its name would survive a power loss.
+    Raises:
+        OSError: The folder cannot be made or the file cannot be renamed.
+    Example: `with replacing(path) as temporary: temporary.write_text("...")`
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_path(path)
+    temporary.unlink(missing_ok=True)  # left by a killed process of this id; written through if it is a link
+    try:
+        yield temporary
+        if durable:
+            _sync(temporary)
+        os.replace(temporary, path)
+        if durable:
+            _sync(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder under a temporary name, which becomes `path`; when the block fails, it is removed.
+
+    Raises:
+        FileExistsError: `path` was there when the block ended; it stays as it is, and what was written is removed.
+        OSError: The folder cannot be made or renamed.
+    Example: `with new_folder(path) as temporary: (temporary / "index.json").write_text("...")`
+    """
+    temporary = temporary_path(path)
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process of this id
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        try:
+            os.replace(temporary, path)
+        except OSError as error:
+            if path.exists():  # the system says "not empty" or "not a folder", by what is there
+                raise FileExistsError(error.errno, "it was made meanwhile", str(path)) from error
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder as `new_folder` does, which takes the place of an earlier folder `path`.
+
+    No system call exchanges two folders: for a moment there is none, and a process killed just then leaves the earlier
+    one as `.<name>.<id>.old`.
+
+    Raises:
+        FileExistsError: Another process put a folder there at the same moment; that one stays.
+        OSError: The folder cannot be made or renamed; an earlier one stays.
+    """
+    old = _beside(path, "old")
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    try:
+        with new_folder(path) as temporary:
+            yield temporary
+            with suppress(FileNotFoundError):  # there is none, or another process has just moved it
+                os.replace(path, old)
+    except BaseException:
+        with suppress(OSError):  # nothing was moved, or another process has put a folder there
+            os.replace(old, path)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(path: Path, ending: str) -> Path:
+    # No two threads of a machine have the same native id; on Linux that of the main thread is the process id.
+    return path.with_name(f".{path.name}.{threading.get_native_id()}.{ending}")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,232 @@
+"""Files and folders that appear whole or not at all: what is left of an error, a full disk, a kill and a race."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+
+import pytest
+
+from l2l_ray.files import new_folder, replacing, replacing_folder, temporary_path
+
+FullDisk = Callable[[int], AbstractContextManager[None]]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_a_file_is_replaced_when_the_block_ends(tmp_path: Path, durable: bool) -> None:
+    path = tmp_path / "new" / "folder" / "state.json"
+    for content in ("first", "second"):
+        with replacing(path, durable=durable) as temporary:
+            temporary.write_text(content)
+            assert not path.exists() or path.read_text() == "first"
+        assert path.read_text() == content
+    assert names(path.parent) == ["state.json"]
+
+
+def test_the_temporary_name_is_hidden_beside_its_place_and_ends_in_tmp(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    with replacing(path) as temporary:
+        temporary.write_text("")
+        assert temporary == temporary_path(path)
+        assert temporary.parent == tmp_path
+        assert temporary.name == f".state.json.{threading.get_native_id()}.tmp"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_leaves_the_earlier_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "state.json"
+    path.write_text("earlier")
+    with pytest.raises(error), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert path.read_text() == "earlier"
+    with pytest.raises(error), replacing(tmp_path / "other") as temporary:
+        raise error  # before anything was written
+    assert names(tmp_path) == ["state.json"]
+
+
+def test_a_full_disk_leaves_the_earlier_file_and_nothing_else(tmp_path: Path, full_disk: FullDisk) -> None:
+    path = tmp_path / "state.json"
+    path.write_text("earlier")
+    with full_disk(100), pytest.raises(OSError, match="File too large"), replacing(path) as temporary:
+        temporary.write_text("x" * 200)
+    assert (path.read_text(), names(tmp_path)) == ("earlier", ["state.json"])
+
+
+def test_a_file_gets_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    with replacing(tmp_path / "replaced") as temporary:
+        temporary.write_text("")
+    assert (tmp_path / "replaced").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_link_in_its_place_is_replaced_and_what_it_points_to_stays(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("mine")
+    path = tmp_path / "link"
+    path.symlink_to(tmp_path / "target")
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+    assert not path.is_symlink() and path.read_text() == "new"
+    assert (tmp_path / "target").read_text() == "mine"
+
+
+def test_a_link_that_a_killed_process_left_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "picture").write_text("mine")
+    path = tmp_path / "copy"
+    temporary_path(path).symlink_to(tmp_path / "picture")
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+    assert ((tmp_path / "picture").read_text(), path.read_text()) == ("mine", "new")
+
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from l2l_ray.files import {kind}
+path = Path(sys.argv[1])
+for number in range(200):
+    with {kind}(path) as temporary:
+        ({file}).write_text(sys.argv[2] * 10_000)
+    if sys.argv[3] == "killed" and number == 100:
+        with {kind}(path) as temporary:
+            ({file}).write_text("half")
+            os.kill(os.getpid(), 9)
+"""
+
+
+def _write(path: Path, content: str, end: str) -> subprocess.Popen[bytes]:
+    code = WRITER.format(kind="replacing", file="temporary")
+    return subprocess.Popen([sys.executable, "-c", code, str(path), content, end], cwd=Path(__file__).parent.parent)
+
+
+def test_two_processes_write_one_file_and_every_reader_finds_a_whole_one(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    writers = [_write(path, "a", "lives"), _write(path, "b", "killed")]
+    seen = set()
+    while any(writer.poll() is None for writer in writers):
+        with suppress(FileNotFoundError):  # the first is not there yet
+            seen.add(path.read_text())
+    assert [writer.returncode for writer in writers] == [0, -9]
+    assert seen <= {"a" * 10_000, "b" * 10_000} and seen
+    left = f".state.{writers[1].pid}.tmp"
+    assert names(tmp_path) == [left, "state"], "only what a kill left"
+
+
+def test_threads_of_one_process_do_not_meet(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        with replacing(tmp_path / "state") as temporary:
+            temporary.write_text(str(number) * 10_000)
+            assert temporary.read_text() == str(number) * 10_000
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, [n % 8 for n in range(200)]))
+    assert names(tmp_path) == ["state"]
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "l2l-v0000"
+    with new_folder(path) as temporary:
+        (temporary / "version.json").write_text("{}")
+        assert not path.exists()
+    assert names(tmp_path / "runs") == ["l2l-v0000"] and names(path) == ["version.json"]
+
+
+def test_an_error_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "v0") as temporary:
+        (temporary / "half").touch()
+        raise KeyboardInterrupt
+    assert names(tmp_path) == []
+
+
+def test_what_a_killed_process_of_this_id_left_is_not_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "v0"
+    temporary_path(path).mkdir()
+    (temporary_path(path) / "half").touch()
+    with new_folder(path) as temporary:
+        (temporary / "whole").touch()
+    assert names(path) == ["whole"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_folder_that_was_made_meanwhile_stays(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "base"
+    with pytest.raises(FileExistsError, match="it was made meanwhile"), new_folder(path) as temporary:
+        (temporary / "mine").touch()
+        if kind == "file":
+            path.touch()
+        else:
+            path.mkdir()
+            (path / "theirs").touch()
+    assert names(tmp_path) == ["base"]
+    assert path.is_file() if kind == "file" else names(path) == ["theirs"]
+
+
+def _earlier(path: Path) -> None:
+    path.mkdir()
+    (path / "earlier").touch()
+
+
+def test_a_folder_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    for name in ("first", "second"):
+        with replacing_folder(path) as temporary:
+            (temporary / name).touch()
+        assert names(path) == [name] and names(tmp_path) == ["out"]
+
+
+def test_an_error_leaves_the_earlier_folder(tmp_path: Path, full_disk: FullDisk) -> None:
+    path = tmp_path / "out"
+    _earlier(path)
+    with full_disk(10), pytest.raises(OSError, match="File too large"), replacing_folder(path) as temporary:
+        (temporary / "new").write_text("x" * 100)
+    assert names(path) == ["earlier"] and names(tmp_path) == ["out"]
+
+
+def test_a_rename_that_fails_puts_the_earlier_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out"
+    _earlier(path)
+    replace = os.replace
+
+    def fails(source: Path, target: Path) -> None:
+        if Path(source).suffix == ".tmp":
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(OSError, match="Input/output error"), replacing_folder(path) as temporary:
+        (temporary / "new").touch()
+    assert names(path) == ["earlier"] and names(tmp_path) == ["out"]
+
+
+def test_an_earlier_folder_that_a_kill_left_aside_is_not_lost_by_a_second_failure(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    _earlier(path)
+    os.replace(path, temporary_path(path).with_suffix(".old"))  # killed between the two renames
+    with pytest.raises(ValueError, match="again"), replacing_folder(path):
+        raise ValueError("again")
+    assert names(path) == ["earlier"] and names(tmp_path) == ["out"]
+
+
+def test_two_processes_replace_one_folder_and_one_of_them_stays(tmp_path: Path) -> None:
+    code = WRITER.format(kind="replacing_folder", file='temporary / "content"').replace(
+        "for number", "from contextlib import suppress\nfor number"
+    )
+    code = code.replace(
+        "    with replacing_folder(path)", "    with suppress(FileExistsError), replacing_folder(path)", 1
+    )
+    path = tmp_path / "out"
+    here = Path(__file__).parent.parent
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), c, "lives"], cwd=here) for c in "ab"]
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    assert names(tmp_path) == ["out"] and names(path) == ["content"]
+    assert (path / "content").read_text() in ("a" * 10_000, "b" * 10_000)
