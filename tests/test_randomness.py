@@ -1,8 +1,18 @@
 """Keyed randomness: known values, independence of batch composition, uniformity."""
 
 import numpy as np
+import torch
 
-from l2l_ray.randomness import _GAMMA, _mix, keyed_bits, keyed_permutation, keyed_uniform, sample_key
+from l2l_ray.randomness import (
+    _GAMMA,
+    _mix,
+    keyed_bits,
+    keyed_permutation,
+    keyed_uniform,
+    sample_key,
+    seed_torch,
+    torch_generator,
+)
 
 
 def test_sample_key_is_pinned() -> None:
@@ -56,3 +66,12 @@ def test_permutation() -> None:
     assert sorted(order) == list(range(100)) and list(order) != list(range(100))
     np.testing.assert_array_equal(order, keyed_permutation(3, 100))
     assert list(keyed_permutation(3, 0)) == []
+
+
+def test_a_torch_generator_is_a_function_of_its_seed_and_leaves_the_global_one_alone() -> None:
+    seed_torch(3)
+    expected = torch.rand(4)
+    seed_torch(3)
+    first, second = (torch.rand(5, generator=torch_generator(8)) for _ in range(2))
+    assert torch.equal(first, second) and not torch.equal(first, torch.rand(5, generator=torch_generator(9)))
+    assert torch.equal(torch.rand(4), expected)
