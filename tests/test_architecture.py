@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "l2l_ray"
-FOUNDATION = ("config", "device", "errors", "intervals", "metrics", "randomness", "types")
+FOUNDATION = ("confidence", "config", "device", "errors", "intervals", "metrics", "randomness", "types")
 ROOMS = ("data", "prior", "segmenter", "selector")
 JOINING = ("loop", "embedded", "report", "predictor", "cli")
 HEAVY = ("torch", "transformers", "ray", "pandas", "pyarrow", "matplotlib")

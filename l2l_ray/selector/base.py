@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from l2l_ray.confidence import estimated_iou
 from l2l_ray.config import SelectorConfig
 from l2l_ray.errors import DataError
 from l2l_ray.selector.state import label_candidates
@@ -96,13 +97,16 @@ def make_selection(
     action: Int[Tensor, "B G G"],
     weight: Float[Tensor, "B G G"],
     gate: Float[Tensor, " B"],
-    confidence: Float[Tensor, " B"],
     mean_log_prob: Float[Tensor, " B"] | None = None,
 ) -> Selection:
-    """Join a decision into a `Selection`: targets follow from the actions (teacher's label where ignored)."""
+    """Join a decision into a `Selection`.
+
+    Targets follow from the actions (teacher's label where ignored), the confidence from target and guided prediction.
+    """
     candidates = label_candidates(evidence)
     target = torch.where(action == Action.PRIOR, candidates.prior, candidates.teacher)
     mean_log_prob = torch.zeros_like(gate) if mean_log_prob is None else mean_log_prob
+    confidence = estimated_iou(target, evidence.mask_probs)
     return Selection(action.to(torch.int8), target, weight, gate, confidence, mean_log_prob)
 
 

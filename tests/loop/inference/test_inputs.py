@@ -94,11 +94,11 @@ def test_a_table_comes_back_from_the_files_of_the_driver(table_of: RunData, tmp_
 
 
 @pytest.mark.parametrize(("score", "rank"), [(0.1, 0.0), (0.2, 0.25), (0.85, 0.5), (0.95, 1.0), (0.99, 1.0)])
-def test_confidence_is_a_rank_among_the_labeled_ones(table_of: RunData, score: float, rank: float) -> None:
+def test_prior_score_is_a_rank_among_the_labeled_ones(table_of: RunData, score: float, rank: float) -> None:
     table = table_of(2)
     table.priors[100] = replace(table.priors[100], score=score, box_scores=(score,))
     table.priors[101] = replace(table.priors[101], score=0.99, boxes_xyxy_frac=(), box_scores=())
-    assert table.inputs([0, 1]).prior_score.tolist() == [rank, 0.0]  # without a prior there is no confidence
+    assert table.inputs([0, 1]).prior_score.tolist() == [rank, 0.0]  # without a prior there is no score
 
 
 def test_an_image_that_vanished_is_a_clear_error(table_of: RunData) -> None:
