@@ -123,7 +123,11 @@ def export(words: Sequence[str]) -> None:
     parser.add_argument("--round", type=int, metavar="N", help="pseudo-labels of this round; default: the last whole")
     parser.add_argument("--method", help="pseudo-labels of this selector; default: the run's main one")
     parser.add_argument(
-        "--min-confidence", type=float, default=0.0, metavar="X", help="leave out masks less sure, 0 to 1"
+        "--min-confidence",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="leave out masks whose confidence, an estimated IoU, is lower; 0 to 1",
     )
     parser.add_argument("--all", action="store_true", help="also pseudo-labels that training did not use")
     parser.add_argument("--force", action="store_true", help="replace an export that is there")

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
 
+from l2l_ray.confidence import estimated_iou
 from l2l_ray.config import RunConfig, read_config
 from l2l_ray.data.images import ImageStore
 from l2l_ray.data.masks import encode, grid_logits_to_native
@@ -59,8 +61,8 @@ class Prediction:
 
     @property
     def confidence(self) -> float:
-        """Mean probability of the decision over all pixels, in [0.5, 1]."""
-        return float(np.maximum(self.mask_probs, 1 - self.mask_probs).mean())
+        """Estimated IoU of the mask with the truth, in [0, 1]; not calibrated, see confidence.py."""
+        return float(estimated_iou(torch.from_numpy(self.mask), torch.from_numpy(self.mask_probs)))
 
     def summary(self) -> dict[str, Any]:
         """Return everything but the pixels, as JSON holds it; the mask as COCO RLE."""

@@ -172,7 +172,7 @@ class Selection:
     target: Bool[Tensor, "B G G"]
     pixel_weight: Float[Tensor, "B G G"]
     gate: Float[Tensor, " B"]  # probability (or 0/1) that the whole sample is used
-    confidence: Float[Tensor, " B"]  # mean probability of the accepted labels being right, in [0, 1]
+    confidence: Float[Tensor, " B"]  # estimated IoU of `target` with the truth, in [0, 1]; see confidence.py
     mean_log_prob: Float[Tensor, " B"]  # of the sampled actions; 0 for deterministic rules
 
 
@@ -191,7 +191,7 @@ class PseudoLabel:
     from_prior: Bool[np.ndarray, "G G"]
     weight: UInt8[np.ndarray, "G G"] | None  # 255 = weight 1; None = 1 on every accepted pixel
     gate: float
-    confidence: float
+    confidence: float  # estimated IoU of `target` with the truth, in [0, 1]; see confidence.py
     seed: int
     mean_log_prob: float
     version: int

@@ -54,7 +54,7 @@ def test_a_prediction_has_the_size_of_its_image_and_repeats(predictor: Predictor
     assert first.mask.shape == (90, 120)
     assert first.expression == "left red circle"
     assert (first.method, first.version) == ("l2l", 2)
-    assert 0.5 <= first.confidence <= 1
+    assert 0 <= first.confidence <= 1
     assert np.array_equal(first.mask_probs, second.mask_probs)
     assert first.prior == second.prior
 
@@ -67,14 +67,16 @@ def test_the_expression_matters(predictor: Predictor, image_path: Path) -> None:
 def test_the_three_files_hold_the_same_mask(tmp_path: Path) -> None:
     image = np.full((4, 6, 3), 100, np.uint8)
     probs = np.zeros((4, 6), np.float32)
-    probs[1:3, 2:5] = 1.0
+    probs[1:3, 2:5] = 0.75
+    probs[0, :2] = 0.25
     prediction = Prediction(Path("scene.jpg"), "circle", image, probs, PRIOR, "l2l", 2)
     overlay, mask, figures = prediction.save(tmp_path / "out")
     assert [path.name for path in (overlay, mask, figures)] == ["scene-overlay.png", "scene-mask.png", "scene.json"]
     assert np.array_equal(np.asarray(Image.open(mask)) == 255, prediction.mask)
     summary = json.loads(figures.read_text())
     assert np.array_equal(decode(summary["mask_rle"]), prediction.mask)
-    assert (summary["area_px"], summary["confidence"], summary["prior"]["phrase"]) == (6, 1.0, "circle")
+    assert (summary["area_px"], summary["prior"]["phrase"]) == (6, "circle")
+    assert summary["confidence"] == pytest.approx(6 * 0.75 / (6 + 2 * 0.25))
     tinted = np.asarray(Image.open(overlay))
     assert np.array_equal(tinted[0, 0], [100, 100, 100])
     assert np.array_equal(tinted[1, 2], np.round((100 + np.array(OVERLAY_RGB)) / 2).astype(np.uint8))

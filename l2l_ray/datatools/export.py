@@ -43,7 +43,7 @@ class ExportedMask:
     example: Example
     rle: Rle
     accepted_rle: Rle | None  # None for predictions: no selector was asked
-    confidence: float  # in [0, 1]
+    confidence: float  # estimated IoU with the truth, in [0, 1]; see confidence.py
     gate: float | None  # probability that the sample is used; None for predictions
     provenance: Mapping[str, str | int | float]
     split: str = "train"
@@ -194,9 +194,9 @@ def _hf(masks: Sequence[ExportedMask], root: Path, folder: Path) -> None:
 _CARD = """
 # Masks of referring expressions
 
-Made by a model, not by people: `confidence` says how sure it was, `accepted_rle` where it was believed, `provenance`
-(JSON) which run, version, round and seed it came from. `rle` is COCO's compressed run-length encoding at the image's
-native size:
+Made by a model, not by people: `confidence` is its own estimate of the mask's IoU with the truth, not calibrated,
+`accepted_rle` where it was believed, `provenance` (JSON) which run, version, round and seed it came from. `rle` is
+COCO's compressed run-length encoding at the image's native size:
 
 ```python
 from pycocotools import mask

@@ -26,7 +26,7 @@ def box_accuracy(folder: Path, pool: Pool, num_scenes: int) -> dict[str, float]:
         num_scenes: How many; scenes without an expression are left out.
     Returns:
         `iou50` (share of boxes with IoU >= 0.5), `mean_iou`, `no_box` (share of replies without a usable box) and
-        `score_gap` (mean score of the right answers minus that of the wrong ones: whether confidence means anything).
+        `score_gap` (mean score of the right answers minus that of the wrong ones: whether the score means anything).
     """
     mllm = MllmPrior.load(PriorConfig(model=str(folder)))
     rows = _one_per_scene(pool, num_scenes)

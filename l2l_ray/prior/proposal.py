@@ -50,7 +50,7 @@ class ProposalBatch:
     """
 
     proposal: Float[Tensor, "B G G"]  # in [0, 1]; 0.5 everywhere where has_prior is False
-    score: Float[Tensor, " B"]  # the prior's own confidence in [0, 1]; 0 where has_prior is False
+    score: Float[Tensor, " B"]  # the prior's own score in [0, 1]; 0 where has_prior is False
     has_prior: Bool[Tensor, " B"]
     candidates: Float[Tensor, "B K G G"]  # each alternative by itself; K = most candidates in the batch, at least 1
     candidate_weight: Float[Tensor, "B K"]  # score relative to the best candidate's, in [0, 1]; 0 = padding

@@ -1,4 +1,4 @@
-"""From a reply to a `Prior`: parsing, confidence, self-consistency. No model is needed here.
+"""From a reply to a `Prior`: parsing, score, self-consistency. No model is needed here.
 
 A reply that cannot be parsed is an outcome, not an error: the `Prior` then has no box, and `failure` says why.
 """

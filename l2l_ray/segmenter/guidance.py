@@ -55,7 +55,7 @@ def prior_signal(
 
     Args:
         proposal: Soft proposal q in [0, 1].
-        score: The prior's confidence in [0, 1].
+        score: The prior's score in [0, 1].
         has_prior: False = this sample has no prior, or must not see it.
         phrase: (tokens, attention mask with 1 = real token) of the MLLM's phrase, or None for no phrases.
         phrase_width: Channels of phrase tokens, needed when `phrase` is None.

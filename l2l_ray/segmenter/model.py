@@ -129,7 +129,7 @@ class Segmenter(nn.Module):
         Args:
             encoded: From `encode`; may be reused.
             proposal: Soft proposal q in [0, 1] on the grid; never read where `has_prior` is False.
-            prior_score: The prior's confidence in [0, 1].
+            prior_score: The prior's score in [0, 1].
             has_prior: False = decode without prior.
             phrases: The MLLM's label phrases, or None. Costs one pass of the text encoder.
         Raises:

@@ -8,13 +8,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from l2l_ray.confidence import estimated_iou
 from l2l_ray.config import SelectorConfig
 from l2l_ray.errors import DataError
+from l2l_ray.selector.registry import spec_of
 from l2l_ray.selector.state import label_candidates
 from l2l_ray.types import Action, Evidence, Selection
 
@@ -96,13 +99,16 @@ def make_selection(
     action: Int[Tensor, "B G G"],
     weight: Float[Tensor, "B G G"],
     gate: Float[Tensor, " B"],
-    confidence: Float[Tensor, " B"],
     mean_log_prob: Float[Tensor, " B"] | None = None,
 ) -> Selection:
-    """Join a decision into a `Selection`: targets follow from the actions (teacher's label where ignored)."""
+    """Join a decision into a `Selection`.
+
+    Targets follow from the actions (teacher's label where ignored), the confidence from target and guided prediction.
+    """
     candidates = label_candidates(evidence)
     target = torch.where(action == Action.PRIOR, candidates.prior, candidates.teacher)
     mean_log_prob = torch.zeros_like(gate) if mean_log_prob is None else mean_log_prob
+    confidence = estimated_iou(target, evidence.mask_probs)
     return Selection(action.to(torch.int8), target, weight, gate, confidence, mean_log_prob)
 
 
@@ -113,3 +119,18 @@ def check_keys(evidence: Evidence, keys: Sequence[int]) -> None:
             f"a selector needs one key per sample, got {len(keys)} keys for {len(evidence.mask_probs)} samples; "
             "make them with l2l_ray.randomness.sample_key"
         )
+
+
+def make_selector(section: SelectorConfig, feature_width: int) -> Selector:
+    """Return the selector that `section.name` asks for.
+
+    Args:
+        section: The selector section.
+        feature_width: Channels of `Evidence.features`; used by selectors that learn.
+    """
+    make = spec_of(section.name).make
+    if isinstance(make, str):
+        file, _, name = make.partition(":")
+        make = getattr(import_module(f"l2l_ray.selector.{file}"), name)
+    selector: Selector = make(section, feature_width)
+    return selector

@@ -90,9 +90,7 @@ class LogisticControl(Selector):
         accepted &= gate.bool()[:, None, None]
         action = torch.where(label == label_candidates(evidence).teacher, Action.TEACHER, Action.PRIOR)
         action = torch.where(accepted, action, Action.IGNORE)
-        weight = accepted.float()
-        confidence = (score * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
-        return make_selection(evidence, action, weight, gate, confidence)
+        return make_selection(evidence, action, accepted.float(), gate)
 
     @torch.no_grad()
     def ranking(self, evidence: Evidence) -> Ranking:

@@ -12,13 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import Any
 
 from l2l_ray.errors import ConfigError
-
-if TYPE_CHECKING:
-    from l2l_ray.config import SelectorConfig
-    from l2l_ray.selector.base import Selector
 
 PRIOR_ONLY = "prior_only"  # the zero-shot row of every table: the prior's mask itself; nobody can choose it
 
@@ -43,7 +39,7 @@ class SelectorSpec:
 
     name: str
     label: str
-    make: str | Callable[[SelectorConfig, int], Selector]
+    make: str | Callable[..., Any]
     style: tuple[str, str] | None = None
     learns: bool = False
     labels: bool = True
@@ -146,18 +142,3 @@ def style_of(method: str) -> tuple[str, str] | None:
     if method == PRIOR_ONLY:
         return _PRIOR_ONLY_STYLE
     return _SPECS[method].style if method in _SPECS else None
-
-
-def make_selector(section: SelectorConfig, feature_width: int) -> Selector:
-    """Return the selector that `section.name` asks for.
-
-    Args:
-        section: The selector section.
-        feature_width: Channels of `Evidence.features`; used by selectors that learn.
-    """
-    make = spec_of(section.name).make
-    if isinstance(make, str):
-        file, _, name = make.partition(":")
-        built_in: Callable[[SelectorConfig, int], Selector] = getattr(import_module(f"l2l_ray.selector.{file}"), name)
-        return built_in(section, feature_width)
-    return make(section, feature_width)

@@ -34,7 +34,6 @@ class Rple(PolicyNetwork, Selector):
 
         A sample whose gate is shut has IGNORE everywhere; `gate` keeps its probability, so a viewer can sort by doubt
         (what was drawn, 0 or 1, where labels are sampled).
-        `confidence` is the mean policy probability of the accepted actions, 0 when nothing is accepted.
 
         Args:
             evidence: Evidence for B samples.
@@ -60,8 +59,7 @@ class Rple(PolicyNetwork, Selector):
         chosen = log_probs.gather(1, action[:, None].long())[:, 0]
         action = torch.where(gate_open[:, None, None], action, Action.IGNORE)
         weight = (action != Action.IGNORE).float()
-        confidence = (chosen.exp() * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)
-        return make_selection(evidence, action, weight, gate_probs, confidence, chosen.mean((1, 2)))
+        return make_selection(evidence, action, weight, gate_probs, chosen.mean((1, 2)))
 
     @torch.no_grad()
     def ranking(self, evidence: Evidence) -> Ranking:

@@ -46,14 +46,12 @@ class Rule(Selector):
 
     @torch.no_grad()
     def select(self, evidence: Evidence, keys: Sequence[int]) -> Selection:
-        """Label a batch; deterministic. `confidence` is the weighted mean guided probability of the accepted labels."""
+        """Label a batch; deterministic. A sample with gate 0 has IGNORE everywhere."""
         check_keys(evidence, keys)
         action, weight, gate = self.decide(evidence)
         action = torch.where(gate[:, None, None] > 0, action, Action.IGNORE)
         weight = weight * (action != Action.IGNORE)
-        label_probs = _label_probs(evidence, action)
-        confidence = (label_probs * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-6)
-        return make_selection(evidence, action, weight, gate, confidence)
+        return make_selection(evidence, action, weight, gate)
 
     def ranking(self, evidence: Evidence) -> Ranking:
         """Rank by the guided prediction's certainty, the order of every threshold."""
@@ -168,9 +166,3 @@ def _teacher_where(accepted: Bool[Tensor, "B G G"]) -> tuple[Tensor, Tensor, Ten
     action = torch.where(accepted, Action.TEACHER, Action.IGNORE)
     weight = accepted.float()
     return action, weight, torch.ones_like(weight[:, 0, 0])
-
-
-def _label_probs(evidence: Evidence, action: Tensor) -> Tensor:
-    """Return the guided probability of each cell's chosen label."""
-    target = torch.where(action == Action.PRIOR, evidence.proposal > 0.5, evidence.mask_probs > 0.5)
-    return torch.where(target, evidence.mask_probs, 1 - evidence.mask_probs).float()

@@ -23,6 +23,7 @@ from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.local import LocalHost, run_local
 from l2l_ray.loop.state.checkpoint import write_position
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
+from l2l_ray.loop.state.plan import Plan
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.prepare import prepare
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -170,19 +171,19 @@ def test_other_settings_are_refused_by_name(whole_run: RunFolder) -> None:
     assert _files(whole_run) == before
 
 
-def _host(run: RunFolder) -> LocalHost:
+def _host(run: RunFolder) -> tuple[LocalHost, Plan]:
     plan = prepare(run.config, run).plan(run.config, run.methods)
     ledger, evaluations = Ledger(run.ledger_path), Evaluations(run)
     for name in ("labeled", "unlabeled", "val", "testA", "testB"):
         plan.priors_ready(name)
     published = {method: run.published(method) for method in run.methods}
     plan.restore(ledger.keys(), evaluations.mean_ious(), published)
-    return LocalHost(run, plan, ledger, evaluations, InferenceEngine(run.config, run.path))
+    return LocalHost(run, plan, ledger, evaluations, InferenceEngine(run.config, run.path)), plan
 
 
 def test_from_a_finished_folder_nothing_is_left_to_do(whole_run: RunFolder) -> None:
-    host = _host(whole_run)
-    assert host._plan.finished and host._plan.next() is None
+    host, plan = _host(whole_run)
+    assert plan.finished and plan.next() is None
     assert host.resume_point() == whole_run.version_dir("l2l", 2)
     labels = host.labels("l2l", 1)
     assert [path.name for path in labels] == ["r001-s00000.parquet", "r001-s00001.parquet", "r001-s00002.parquet"]
@@ -197,7 +198,7 @@ def test_a_lost_evaluation_and_a_lost_shard_are_made_again(
     shutil.rmtree(run.path / "evals" / "l2l-v0001")
     lines = run.ledger_path.read_text().splitlines()
     run.ledger_path.write_text("\n".join([*lines[:-1], lines[-1][:40]]))  # the last one is torn
-    _host(run).work()
+    _host(run)[0].work()
     assert ledger_lines(run, "l2l") == ledger_lines(whole_run, "l2l")
     # Also the tests of version 1 are there again: it is the best one, or they were never read.
     found, expected = (sorted(path.name for path in r.path.glob("evals/*/*")) for r in (run, whole_run))
@@ -209,12 +210,12 @@ def test_training_never_goes_on_without_its_labels(copied: Callable[..., RunFold
     run.ledger_path.unlink()
     shutil.rmtree(run.version_dir("l2l", 1))
     with pytest.raises(AssertionError, match="the version that labels is missing"):
-        _host(run).labels("l2l", 1)
+        _host(run)[0].labels("l2l", 1)
 
 
 def test_a_version_appears_whole_or_not_at_all(copied: Callable[..., RunFolder]) -> None:
     run = copied()
-    host, final = _host(run), run.train_dir / "l2l-v0000-s00001"
+    host, final = _host(run)[0], run.train_dir / "l2l-v0000-s00001"
     stale = run.train_dir / ".l2l-v0000-s00001.1.tmp"
     stale.mkdir()
 

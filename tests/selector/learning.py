@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from l2l_ray.config import RewardConfig
-from l2l_ray.selector.base import LabeledEvidence
-from l2l_ray.selector.registry import make_selector
+from l2l_ray.selector.base import LabeledEvidence, make_selector
 from l2l_ray.selector.reward import class_balance, correctness
 from l2l_ray.selector.state import label_candidates
 from l2l_ray.types import Action

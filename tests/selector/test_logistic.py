@@ -21,7 +21,7 @@ def test_control_follows_its_probability(evidence_of):
     torch.nn.init.constant_(control.pixel.bias, -1.0)
     selection = control.select(evidence, [0])  # surely wrong: the prior's label where it is another one
     assert selection.action.tolist() == [[[0, 2], [2, 0]]]
-    assert selection.confidence.item() == pytest.approx(1 / (1 + 2.718281828**-4), abs=1e-4)
+    assert selection.confidence.item() == pytest.approx((0.9 + 0.1) / (2 + 0.9 + 0.1))  # of the label: row 0
 
 
 @pytest.mark.parametrize(("bias", "action"), [(0.1, 1), (-0.1, 2)])

@@ -8,14 +8,14 @@ import sys
 import pytest
 import torch
 
+from l2l_ray.confidence import estimated_iou
 from l2l_ray.config import SelectorConfig
 from l2l_ray.errors import ConfigError, DataError
-from l2l_ray.selector.base import Selector
+from l2l_ray.selector.base import Selector, make_selector
 from l2l_ray.selector.registry import (
     PRIOR_ONLY,
     SelectorSpec,
     label_of,
-    make_selector,
     makes_labels,
     register,
     selectors,
@@ -63,6 +63,11 @@ class TestContract:
         whole, part = select(name, evidence), select(name, rows_of(evidence, [4, 1]))
         assert torch.equal(whole.action[[4, 1]], part.action)
         assert torch.allclose(whole.confidence[[4, 1]], part.confidence, atol=1e-6)
+
+    def test_confidence_is_that_of_the_label_whoever_chose_it(self, name, bandit):
+        evidence, _ = bandit(5, seed=2)
+        selection = select(name, evidence)
+        assert torch.equal(selection.confidence, estimated_iou(selection.target, evidence.mask_probs))
 
     def test_ranking_is_bounded(self, name, bandit):
         evidence, _ = bandit(3, seed=3)

@@ -9,7 +9,7 @@ import torch
 from l2l_ray.config import SelectorConfig
 from l2l_ray.errors import DataError
 from l2l_ray.randomness import sample_key
-from l2l_ray.selector.registry import make_selector
+from l2l_ray.selector.base import make_selector
 from l2l_ray.selector.rple import Rple, keyed_noise
 from l2l_ray.selector.state import label_candidates
 from l2l_ray.types import Action
@@ -80,21 +80,19 @@ def test_a_shut_gate_drops_the_sample_and_stays_visible(bandit):
     selection = policy.select(evidence, KEYS[:4])
     assert (selection.action == Action.IGNORE).all() and (selection.pixel_weight == 0).all()
     assert selection.gate.tolist() == pytest.approx([0.268941] * 4, abs=1e-5)
-    assert (selection.confidence == 0).all()
     ungated = Rple(SelectorConfig(gate=False), 8)
     torch.nn.init.constant_(ungated.gate_head.bias, -1.0)
     selection = ungated.select(evidence, KEYS[:4])
     assert (selection.gate == 1).all() and (selection.action != Action.IGNORE).any()
 
 
-def test_confidence_and_log_prob_by_hand(evidence_of):
+def test_log_prob_by_hand(evidence_of):
     policy = Rple(SelectorConfig(), 3)
     torch.nn.init.zeros_(policy.shortcut.weight)
     with torch.no_grad():
         policy.shortcut.bias.copy_(torch.tensor([0.0, torch.log(torch.tensor(3.0)).item(), -9.0]))
     selection = policy.select(evidence_of(torch.full((2, 4, 4), 0.8)), KEYS[:2])
     assert (selection.action == Action.TEACHER).all()
-    assert selection.confidence.tolist() == pytest.approx([0.75, 0.75])
     assert selection.mean_log_prob.tolist() == pytest.approx([-0.287682] * 2, abs=1e-5)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from l2l_ray.confidence import estimated_iou
 from l2l_ray.config import read_config
 from l2l_ray.data.masks import encode, grid_logits_to_native
 from l2l_ray.datatools.export import ExportedMask, write_export
@@ -68,7 +69,7 @@ def export_pseudo_labels(
         out: The folder to make.
         round_index: Which round; None = the last one with labels.
         method: Which selector of the run; None = the main one.
-        min_confidence: Leave out labels less sure than this, in [0, 1].
+        min_confidence: Leave out labels whose confidence (`confidence.py`) is lower, in [0, 1].
         keep_unused: Also those that training did not use.
         force: Replace an export that is there.
     Raises:
@@ -103,7 +104,7 @@ def export_predictions(
 ) -> Exported:
     """Write the masks that the run's chosen version predicts on a table of the run (val, testA, unlabeled, ...).
 
-    Its confidence is the mean probability of the decision over all pixels, as `l2l predict` says it.
+    Their confidence is that of `l2l predict`, at the image's native size; a pseudo-label's is counted on the grid.
 
     Raises:
         ConfigError: There is no run in this folder.
@@ -195,12 +196,12 @@ def _predictions(
         for index, logits in zip(part, labeler.mask_logits(method, version, split, part), strict=True):
             example = examples[index]
             probs = grid_logits_to_native(logits, example.height_px, example.width_px).sigmoid()
-            confidence = float(torch.maximum(probs, 1 - probs).mean())
+            mask = probs > 0.5
             yield ExportedMask(
                 example.without_truth(),  # rows of an evaluation split have some
-                encode((probs > 0.5).numpy()),
+                encode(mask.numpy()),
                 None,
-                confidence,
+                float(estimated_iou(mask, probs)),
                 None,
                 {**about, "prior_key": priors[example.sent_id].key},
                 "train" if split in TRAIN_TABLES else split,

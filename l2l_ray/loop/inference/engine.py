@@ -30,8 +30,8 @@ from l2l_ray.loop.state.plan import VAL
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.randomness import sample_key
 from l2l_ray.segmenter.model import Segmenter, output_shape
-from l2l_ray.selector.base import Selector
-from l2l_ray.selector.registry import PRIOR_ONLY, make_selector, makes_labels, selectors, spec_of
+from l2l_ray.selector.base import Selector, make_selector
+from l2l_ray.selector.registry import PRIOR_ONLY, makes_labels, selectors, spec_of
 from l2l_ray.types import Action, Evidence, Example, LabeledExample, Prior, PseudoLabel, Selection
 
 if TYPE_CHECKING:

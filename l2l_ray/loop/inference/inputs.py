@@ -87,14 +87,14 @@ class ExampleSets:
 
 
 def read_known_scores(labeled_priors: Path) -> list[float]:
-    """Return the confidence of each labeled example's prior: what `ExampleSet` ranks other scores by."""
+    """Return the score of each labeled example's prior: what `ExampleSet` ranks other scores by."""
     return [prior.score for prior in read_priors(labeled_priors).values() if not prior.failure]
 
 
 class ExampleSet:
     """Examples with their images and priors; truth only where the examples are labeled.
 
-    Every MLLM has its own scale of confidence (the embedded one stays within 0.45-0.63), so `prior_score` is a rank:
+    Every MLLM has its own scale of scores (the embedded one stays within 0.45-0.63), so `prior_score` is a rank:
     the share of the labeled set's priors that are no surer. `known_scores` are those; they involve no truth.
     """
 

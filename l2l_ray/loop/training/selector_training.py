@@ -26,8 +26,7 @@ from l2l_ray.loop.inference.teacher import gather_evidence
 from l2l_ray.loop.state.checkpoint import load_weights, save_weights
 from l2l_ray.randomness import sample_key, seed_torch, torch_generator
 from l2l_ray.segmenter.model import Segmenter
-from l2l_ray.selector.base import LabeledEvidence, Selector
-from l2l_ray.selector.registry import make_selector
+from l2l_ray.selector.base import LabeledEvidence, Selector, make_selector
 from l2l_ray.types import Evidence
 
 if TYPE_CHECKING:

@@ -134,7 +134,7 @@ def test_predictions_are_what_was_evaluated(whole_run: RunFolder, tmp_path: Path
         mask, found = decode(row["rle"]), row["provenance"]
         # The batch is the same, but not the kernel: a pixel on the edge may change sides.
         assert abs(int(mask.sum()) - counted.loc[int(row["id"]), "predicted_px"]) <= 3
-        assert row["split"] == "testA" and "accepted_rle" not in found and 0.5 <= found["confidence"] <= 1
+        assert row["split"] == "testA" and "accepted_rle" not in found and 0 <= found["confidence"] <= 1
         assert found["source"] == "prediction" and found["model_version"] == best["version"]
         assert found["prior_key"] == priors[int(row["id"])].key
     assert "mask_rle" not in (done.path / "masks.jsonl").read_text()

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from l2l_ray.config import SelectorConfig
-from l2l_ray.data.images import batch_indices
+from l2l_ray.data.images import ImageStore, batch_indices
 from l2l_ray.data.splits import folds
-from l2l_ray.loop.inference.inputs import ExampleSet, ExampleSets
+from l2l_ray.loop.inference.inputs import ExampleSet, ExampleSets, read_known_scores
 from l2l_ray.loop.inference.networks import load_segmenter, run_segmenter
 from l2l_ray.loop.inference.teacher import gather_evidence, predict
 from l2l_ray.loop.state.checkpoint import load_train_state, save_train_state
@@ -24,6 +24,7 @@ from l2l_ray.loop.training.selector_training import (
     labeled_gradient,
     unlabeled_evidence,
 )
+from l2l_ray.prior.proposal import Proposer
 from l2l_ray.types import Evidence
 from tests.whole_run import changed
 
@@ -122,10 +123,10 @@ def test_the_unlabeled_subset_is_fixed_by_sentence(whole_run: RunFolder, sets: E
     shuffled = ExampleSet(
         list(table.examples)[::-1],
         table.priors,
-        table._images,
-        table._proposer,
+        ImageStore(whole_run.config.segmenter.image_size, 8),
+        Proposer(whole_run.config.prior),
         table.grid,
-        table._known_scores.tolist(),
+        read_known_scores(whole_run.priors_path("labeled")),
     )
     four, five = scores(4, table), scores(5, table)
     assert len(four) == 4 and len(five) == 5

@@ -1,0 +1,34 @@
+"""The one meaning of `confidence`: the estimated IoU of a mask with the truth, in [0, 1].
+
+It is what the teacher's own probabilities say, computed alike for every selector, for predictions and for exports, so
+figures of two of them can be compared. It is *not calibrated*: a teacher that is too sure of itself, or that follows a
+wrong prior, has a high one, and 0.8 does not mean that the IoU is 0.8 on average. It uses no truth.
+
+Source: ours; the ratio of expected intersection to expected union is also the usual soft IoU of a mask.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@torch.no_grad()
+def estimated_iou(mask: Bool[Tensor, "*B H W"], mask_probs: Float[Tensor, "*B H W"]) -> Float[Tensor, "*B"]:
+    """Return the expected intersection over the expected union of a mask with the object, by the probabilities given.
+
+    With p the probability that a cell belongs to the object, the expected intersection is the sum of p inside the mask
+    and the expected union the mask's cells plus the sum of p outside. Their ratio stands for the expected ratio, which
+    the probabilities of single cells do not determine. An empty mask gives 0, however sure that nothing is there.
+
+    Args:
+        mask: Any mask, not only p > 0.5; True = the object.
+        mask_probs: Probability of the object per cell or pixel, in [0, 1].
+
+    Returns:
+        In [0, 1], float32.
+    """
+    probs, inside = mask_probs.float(), mask.float()
+    union = inside.sum((-2, -1)) + (probs * (1 - inside)).sum((-2, -1))
+    return (probs * inside).sum((-2, -1)) / union.clamp(min=torch.finfo(torch.float32).tiny)
