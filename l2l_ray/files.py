@@ -85,11 +85,11 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         OSError: The folder cannot be made or renamed; an earlier one stays.
     """
     old = _beside(path, "old")
-    if path.exists():
-        shutil.rmtree(old, ignore_errors=True)
     try:
         with new_folder(path) as temporary:
             yield temporary
+            if path.exists():
+                shutil.rmtree(old, ignore_errors=True)  # left by a killed process of this id
             with suppress(FileNotFoundError):  # there is none, or another process has just moved it
                 os.replace(path, old)
     except BaseException:

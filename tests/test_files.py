@@ -89,29 +89,34 @@ def test_a_link_that_a_killed_process_left_is_not_written_through(tmp_path: Path
     assert ((tmp_path / "picture").read_text(), path.read_text()) == ("mine", "new")
 
 
-WRITER = """
+FILE_WRITER = """
 import os, sys
 from pathlib import Path
-from l2l_ray.files import {kind}
-path = Path(sys.argv[1])
+from l2l_ray.files import replacing
 for number in range(200):
-    with {kind}(path) as temporary:
-        ({file}).write_text(sys.argv[2] * 10_000)
-    if sys.argv[3] == "killed" and number == 100:
-        with {kind}(path) as temporary:
-            ({file}).write_text("half")
+    with replacing(Path(sys.argv[1])) as temporary:
+        temporary.write_text(sys.argv[2] * 10_000)
+        if sys.argv[3:] == ["killed"] and number == 100:
             os.kill(os.getpid(), 9)
+"""
+FOLDER_WRITER = """
+import sys
+from contextlib import suppress
+from pathlib import Path
+from l2l_ray.files import replacing_folder
+for number in range(200):
+    with suppress(FileExistsError), replacing_folder(Path(sys.argv[1])) as temporary:
+        (temporary / "content").write_text(sys.argv[2] * 10_000)
 """
 
 
-def _write(path: Path, content: str, end: str) -> subprocess.Popen[bytes]:
-    code = WRITER.format(kind="replacing", file="temporary")
-    return subprocess.Popen([sys.executable, "-c", code, str(path), content, end], cwd=Path(__file__).parent.parent)
+def start(code: str, *words: object) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, words)], cwd=Path(__file__).parent.parent)
 
 
 def test_two_processes_write_one_file_and_every_reader_finds_a_whole_one(tmp_path: Path) -> None:
     path = tmp_path / "state"
-    writers = [_write(path, "a", "lives"), _write(path, "b", "killed")]
+    writers = [start(FILE_WRITER, path, "a"), start(FILE_WRITER, path, "b", "killed")]
     seen = set()
     while any(writer.poll() is None for writer in writers):
         with suppress(FileNotFoundError):  # the first is not there yet
@@ -218,15 +223,8 @@ def test_an_earlier_folder_that_a_kill_left_aside_is_not_lost_by_a_second_failur
 
 
 def test_two_processes_replace_one_folder_and_one_of_them_stays(tmp_path: Path) -> None:
-    code = WRITER.format(kind="replacing_folder", file='temporary / "content"').replace(
-        "for number", "from contextlib import suppress\nfor number"
-    )
-    code = code.replace(
-        "    with replacing_folder(path)", "    with suppress(FileExistsError), replacing_folder(path)", 1
-    )
     path = tmp_path / "out"
-    here = Path(__file__).parent.parent
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), c, "lives"], cwd=here) for c in "ab"]
+    writers = [start(FOLDER_WRITER, path, content) for content in "ab"]
     assert [writer.wait(60) for writer in writers] == [0, 0]
     assert names(tmp_path) == ["out"] and names(path) == ["content"]
     assert (path / "content").read_text() in ("a" * 10_000, "b" * 10_000)
