@@ -1,7 +1,7 @@
 """The burn-in: supervised steps that every selector of a job branches from, made once and shared.
 
     <cache>/burn_in/<key>/base    trained on all labeled rows
-    <cache>/burn_in/<key>/fold0   ... without the images of that fold: the teacher its reward images are seen through
+    <cache>/burn_in/<key>/fold0   ... without the images of that fold: the teacher through which its images are seen
 
 It depends on data, segmenter and optimiser settings but on no selector, so all selectors of a job, all jobs under one
 root and all trials of a sweep branch from the same files. The key is a hash of everything it does depend on.
@@ -11,9 +11,9 @@ Source: ours.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,9 +23,10 @@ from typing import Any
 from l2l_ray import __version__
 from l2l_ray.config import RunConfig, SelectorConfig, config_fields, field_value
 from l2l_ray.data.splits import folds
+from l2l_ray.files import new_folder, replacing_folder
 from l2l_ray.loop.host import Host
 from l2l_ray.loop.inference.inputs import ExampleSet
-from l2l_ray.loop.state.checkpoint import read_position, save_weights
+from l2l_ray.loop.state.checkpoint import load_weights, read_position, save_weights
 from l2l_ray.loop.state.position import Position, Stage
 from l2l_ray.loop.training.student import Networks, StudentSteps
 from l2l_ray.randomness import seed_torch
@@ -52,7 +53,7 @@ NOT_IN_BURN_IN = {
 class BurnIn:
     """The shared burn-in of one config and labeled set.
 
-    Example: `BurnIn(config, runtime, labeled, steps).train(with_folds=True)`
+    Example: `BurnIn(config, host, labeled, steps).train(with_folds=True)`
     """
 
     def __init__(self, config: RunConfig, host: Host, labeled: ExampleSet, steps: StudentSteps) -> None:
@@ -87,47 +88,42 @@ class BurnIn:
         """Train one network on some labeled rows, unless it lies there already."""
         if self._host.broadcast((folder / "version.json").exists()):
             return
-        checkpoint_steps = self._config.loop.checkpoint_steps
+        every = self._config.loop.checkpoint_steps
         networks = Networks.fresh(self._config, self._host)
-        temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         partial = folder.with_name(f".{folder.name}.partial")
-        writes = self._host.rank == 0
-        if writes:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        for step in range(self._resume(networks, partial, temporary), steps):
+        start, halfway = self._resume(networks, partial)
+        for step in range(start, steps):
             terms = self._steps.take(networks, "burn_in", step, step, rows)
             self._host.progress(Stage(None, number), step + 1, steps, terms)
-            if step + 1 == max(1, steps // 2) and writes:
-                save_weights(networks.teacher, temporary / "previous.safetensors")
-            if checkpoint_steps and (step + 1) % checkpoint_steps == 0 and writes:
-                self._keep(networks, partial, step + 1, temporary)
-        if writes:
-            networks.save(temporary, Position(None))
-            rename_unless_there(temporary, folder)
+            if step + 1 == max(1, steps // 2):
+                halfway = copy.deepcopy(networks.teacher)
+            if every and (step + 1) % every == 0 and self._host.rank == 0:
+                # Another process of another job may be at the same one, and both are equal: the first stays.
+                with suppress(FileExistsError), replacing_folder(partial) as temporary:
+                    _save(networks, halfway, temporary, step + 1)
+        if self._host.rank == 0:
+            with suppress(FileExistsError), new_folder(folder) as temporary:
+                _save(networks, halfway, temporary, 0)
             shutil.rmtree(partial, ignore_errors=True)
         self._host.barrier()
 
-    def _keep(self, networks: Networks, folder: Path, step: int, so_far: Path) -> None:
-        """Keep the state of a long burn-in; processes of other jobs may be at the same one."""
-        temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(so_far, temporary)
-        networks.save(temporary, Position(None, step=step))
-        replaced = folder.with_name(f"{folder.name}.{os.getpid()}.old")
-        with suppress(FileNotFoundError):  # there is none yet, or another process took it
-            os.replace(folder, replaced)
-        rename_unless_there(temporary, folder)
-        shutil.rmtree(replaced, ignore_errors=True)
+    def _resume(self, networks: Networks, partial: Path) -> tuple[int, Segmenter | None]:
+        """Return the step to continue a long burn-in from, and the teacher half-way if that lies before it."""
+        if not self._host.broadcast((partial / "version.json").exists()):
+            return 0, None
+        networks.load(partial)
+        if not (partial / "previous.safetensors").exists():
+            return read_position(partial).step, None
+        halfway = copy.deepcopy(networks.teacher)
+        load_weights(halfway, partial / "previous.safetensors", self._host.device)
+        return read_position(partial).step, halfway
 
-    def _resume(self, networks: Networks, folder: Path, so_far: Path) -> int:
-        """Return the step to continue a long burn-in from."""
-        if not self._host.broadcast((folder / "version.json").exists()):
-            return 0
-        if self._host.rank == 0 and (folder / "previous.safetensors").exists():
-            shutil.copyfile(folder / "previous.safetensors", so_far / "previous.safetensors")
-        networks.load(folder)
-        return read_position(folder).step
+
+def _save(networks: Networks, halfway: Segmenter | None, folder: Path, step: int) -> None:
+    """Write all that the burn-in needs to continue from a step; 0 = it is complete."""
+    if halfway is not None:
+        save_weights(halfway, folder / "previous.safetensors")
+    networks.save(folder, Position(None, step=step))
 
 
 def labeled_folds(config: RunConfig, labeled: ExampleSet) -> list[list[int]]:
@@ -165,11 +161,3 @@ def _start_digest(config: RunConfig) -> str:
     for name, tensor in Segmenter(config.segmenter).state_dict().items():
         digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def rename_unless_there(temporary: Path, final: Path) -> None:
-    """Another run may have made the same burn-in meanwhile; both are equal, the first stays."""
-    try:
-        os.replace(temporary, final)
-    except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)

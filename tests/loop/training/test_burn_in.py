@@ -14,7 +14,7 @@ from l2l_ray.data.masks import decode, encode
 from l2l_ray.loop.state.example_files import read_examples, write_examples
 from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.loop.training.burn_in import NOT_IN_BURN_IN, burn_in_settings, rename_unless_there
+from l2l_ray.loop.training.burn_in import NOT_IN_BURN_IN, burn_in_settings
 from l2l_ray.loop.training.train import Job
 from l2l_ray.types import LabeledExample
 from tests.loop.training_only import BURN_IN_PARTS, TrainingOnly, burn_in_of
@@ -129,12 +129,3 @@ def test_what_is_left_out_of_the_key_exists_and_the_rest_is_in_it() -> None:
     kept = set(burn_in_settings(RunConfig()))
     assert {"prior.proposal", "prior.sam_model", "prior.box_softness", "data.split_seed", "selector.num_folds"} <= kept
     assert not {"selector.lr", "cluster.num_workers", "data.root", "name"} & kept
-
-
-def test_of_two_that_made_the_same_the_first_stays(tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "version.json").write_text(name)
-        rename_unless_there(tmp_path / name, tmp_path / "base")
-    assert (tmp_path / "base" / "version.json").read_text() == "first"
-    assert [path.name for path in tmp_path.iterdir()] == ["base"]
