@@ -73,7 +73,7 @@ def test_every_committed_file_is_the_one_in_the_ledger(killed: RunFolder) -> Non
 
 
 def test_no_question_was_stored_twice_and_none_is_missing(killed: RunFolder) -> None:
-    asked = {e["table"]: e["num"] for e in killed.events() if e["event"] == "priors"}
+    asked = {e["set"]: e["num"] for e in killed.events() if e["event"] == "priors"}
     assert set(asked) == {"labeled", "unlabeled", "val", "testA", "testB"} and min(asked.values()) > 0
 
 

@@ -56,7 +56,7 @@ def val_of(method: str, version: int) -> float:
 
 def event_log() -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = [
-        {"event": "priors", "table": name, "num": num, "asked": num, "failures": {"no box": num // 50, "not JSON": 2}}
+        {"event": "priors", "set": name, "num": num, "asked": num, "failures": {"no box": num // 50, "not JSON": 2}}
         for name, num in (("labeled", 200), ("unlabeled", 3800), ("val", 500))
     ]
     events.append({"event": "evaluation", "method": "prior_only", "version": 0, "split": "val", **summary(0.31)})

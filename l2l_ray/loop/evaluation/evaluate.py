@@ -198,7 +198,7 @@ def _difference(plan: Plan, evaluations: Evaluations, method: str, versus: str) 
 
 
 def finish(
-    config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluations, labeler: InferenceEngine | None = None
+    config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluations, engine: InferenceEngine | None = None
 ) -> dict[str, Any]:
     """Write results.json, selection.json, example panels and the report; mark the run as finished.
 
@@ -207,14 +207,14 @@ def finish(
     Raises:
         DataError: A file could not be written; `--resume` writes them all again.
     """
-    table = results(config, run, plan, evaluations)
-    table["hidden_truth"] = pseudo_label_quality(config, run)
+    figures = results(config, run, plan, evaluations)
+    figures["hidden_truth"] = pseudo_label_quality(config, run)
     try:
-        _write_outputs(config, run, plan, evaluations, table, labeler)
+        _write_outputs(config, run, plan, evaluations, figures, engine)
     except OSError as error:
         raise DataError(f"cannot write {run.path}: {error}; {FREE_SPACE}") from error
     run.mark_finished()
-    return table
+    return figures
 
 
 def _write_outputs(
@@ -222,16 +222,16 @@ def _write_outputs(
     run: RunFolder,
     plan: Plan,
     evaluations: Evaluations,
-    table: dict[str, Any],
-    labeler: InferenceEngine | None,
+    figures: dict[str, Any],
+    engine: InferenceEngine | None,
 ) -> None:
-    (run.path / "results.json").write_text(json.dumps(table, indent=1))
+    (run.path / "results.json").write_text(json.dumps(figures, indent=1))
     main = run.methods[-1]
     best = plan.best_version(main)
     quality = evaluations.quality(main, best)
     (run.path / "selection.json").write_text(json.dumps({"method": main, "version": best, **(quality or {})}))
     if plan.split_sizes:
         split = VAL if VAL in plan.split_sizes else next(iter(plan.split_sizes))
-        worker = labeler or InferenceEngine(config, run.path)
-        write_panels(run, worker, evaluations.meter((main, best, split)), main, best, split)
+        engine = engine or InferenceEngine(config, run.path)
+        write_panels(run, engine, evaluations.meter((main, best, split)), main, best, split)
     write_report(run.path)

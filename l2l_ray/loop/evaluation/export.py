@@ -102,7 +102,7 @@ def export_predictions(
     force: bool = False,
     device: str = "auto",
 ) -> Exported:
-    """Write the masks that the run's chosen version predicts on a table of the run (val, testA, unlabeled, ...).
+    """Write the masks that the run's chosen version predicts on a set of the run (val, testA, unlabeled, ...).
 
     Their confidence is that of `l2l predict`, at the image's native size; a pseudo-label's is counted on the grid.
 
@@ -188,12 +188,12 @@ def _pseudo_mask(example: Example, label: PseudoLabel, about: dict[str, Any]) ->
 def _predictions(
     run: RunFolder, method: str, version: int, split: str, about: dict[str, Any], device: str
 ) -> Iterator[ExportedMask]:
-    labeler = InferenceEngine(run.config, run.path, device)
-    examples, priors = read_examples(run.examples_path(split)), labeler.priors(split)
+    engine = InferenceEngine(run.config, run.path, device)
+    examples, priors = read_examples(run.examples_path(split)), engine.priors(split)
     size = run.config.loop.eval_batch
     for start in range(0, len(examples), size):
         part = list(range(start, min(start + size, len(examples))))
-        for index, logits in zip(part, labeler.mask_logits(method, version, split, part), strict=True):
+        for index, logits in zip(part, engine.mask_logits(method, version, split, part), strict=True):
             example = examples[index]
             probs = grid_logits_to_native(logits, example.height_px, example.width_px).sigmoid()
             mask = probs > 0.5

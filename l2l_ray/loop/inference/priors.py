@@ -133,7 +133,7 @@ def fill_priors(
     priors = store.get_many(q.key for q in questions)
     pairs = [(e.sent_id, priors[q.key]) for e, q in zip(examples, questions, strict=True)]
     failures = Counter(prior.failure.split(":")[0] for _, prior in pairs if prior.failure)
-    run.log_event({"event": "priors", "table": name, "num": len(pairs), "asked": len(todo), "failures": dict(failures)})
+    run.log_event({"event": "priors", "set": name, "num": len(pairs), "asked": len(todo), "failures": dict(failures)})
     # After the event: a process killed in between logs again, and nothing is lost.
     write_priors(run.priors_path(name), pairs)
     if failures:

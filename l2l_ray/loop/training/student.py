@@ -132,8 +132,8 @@ class StudentSteps:
         return batch_indices(count, batch, self._loop.seed, stream, step)[self._share]
 
     def _labeled_batch(self, rows: Sequence[int]) -> TrainBatch:
-        table = self._labeled
-        return TrainBatch(table.inputs(rows), table.masks(rows), torch.ones(len(rows), table.grid, table.grid))
+        labeled = self._labeled
+        return TrainBatch(labeled.inputs(rows), labeled.masks(rows), torch.ones(len(rows), labeled.grid, labeled.grid))
 
     def _ready(
         self, batch: TrainBatch, stream: str, step: int, size: int, done: int, rows: Sequence[int]

@@ -109,7 +109,7 @@ def test_bad_replies_are_counted(config: RunConfig, run: RunFolder, sets: RunDat
     prior = read_priors(run.priors_path("val"))[bad.sent_id]
     assert not prior.boxes_xyxy_frac and prior.failure and prior.reply == "I see a cat"
     (event,) = [event for event in run.events() if event["event"] == "priors"]
-    assert (event["table"], event["num"], event["asked"]) == ("val", 4, 4)
+    assert (event["set"], event["num"], event["asked"]) == ("val", 4, 4)
     assert list(event["failures"].values()) == [1]
 
 
