@@ -19,7 +19,6 @@ import logging
 import math
 import os
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -32,7 +31,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from l2l_ray.actors import wants_private_cluster
+from l2l_ray.actors.environment import wants_private_cluster
 from l2l_ray.actors.head import remove_folder
 from l2l_ray.config import ClusterConfig, RunConfig
 from l2l_ray.errors import ClusterError
@@ -147,7 +146,7 @@ def connected(config: ClusterConfig) -> Iterator[str]:
             context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ClusterError(f"cannot reach Ray at {address!r}: {error}; `make cluster-up` starts one") from error
-        with _exit_on_sigterm():
+        with _sigterm_as_ctrl_c():
             try:
                 token = f" (token {os.environ['RAY_AUTH_TOKEN']})" if private and "RAY_AUTH_TOKEN" in os.environ else ""
                 yield f"http://{context.dashboard_url}{token}" if context.dashboard_url else "off"
@@ -180,12 +179,12 @@ def _private_folder() -> Iterator[None]:
 
 
 @contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """Turn SIGTERM (`ray job stop`) into an ordinary exit that releases actors; Ray's own handler aborts."""
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM (`ray job stop`) end the job as Ctrl-C does, which releases actors; Ray's own handler aborts."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:

@@ -24,7 +24,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from l2l_ray.actors import ENV_DEFAULTS, LOOPBACK_ENV
+from l2l_ray.actors.environment import ENV_DEFAULTS, LOOPBACK_ENV
 from l2l_ray.errors import ClusterError, L2LError
 
 START_TIMEOUT_S = 90.0
@@ -215,9 +215,9 @@ def _answers(url: str) -> bool:
     return True
 
 
-def _wait(true: Callable[[], bool], timeout_s: float) -> bool:
+def _wait(condition: Callable[[], bool], timeout_s: float) -> bool:
     deadline = time.monotonic() + timeout_s
-    while not true():
+    while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.2)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-import torch
 from torch import nn
 
 from l2l_ray.config import RunConfig
@@ -20,49 +19,15 @@ from l2l_ray.loop.evaluation.evaluate import Evaluations, finish
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.state.ledger import Ledger
 from l2l_ray.loop.state.plan import EvalItem, LabelItem, Plan
+from l2l_ray.loop.state.position import Position, Stage
 from l2l_ray.loop.state.prepare import Answered, Question, RunData, answer_batch, fill_priors, open_store, prepare
-from l2l_ray.loop.state.run_folder import RunFolder, version_name
+from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.versions import Write, log_versions, newest_checkpoint, place, prune_train_states
 from l2l_ray.loop.training.train import train
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-class Host(Protocol):
-    """The host of one training rank."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-
-    def prepare_model(self, model: nn.Module) -> nn.Module:
-        """Return the model, wrapped for data-parallel training where there are several ranks."""
-
-    def barrier(self) -> None:
-        """Wait for all ranks."""
-
-    def broadcast(self, value: T) -> T:
-        """Return rank 0's value on every rank."""
-
-    def priors(self, table: str) -> Path:
-        """Wait until the priors of a table are complete; return their file."""
-
-    def labels(self, method: str, round_index: int) -> list[Path]:
-        """Wait until every shard of a round is committed; return the files in shard order."""
-
-    def publish(self, method: str, version: int, write: Write, metrics: dict[str, float]) -> None:
-        """Make a version visible; every rank calls, rank 0 writes."""
-
-    def checkpoint(self, method: str, version: int, step: int, write: Write, metrics: dict[str, float]) -> None:
-        """Keep a training state inside a round; every rank calls, rank 0 writes."""
-
-    def resume_point(self) -> Path | None:
-        """Return the newest folder to continue from, or None."""
-
-    def progress(self, stage: str, done: int, total: int, values: dict[str, float]) -> None:
-        """Tell how far training is; cheap."""
 
 
 class LocalHost:
@@ -102,25 +67,23 @@ class LocalHost:
         assert self._ledger.complete(method, round_index, self._plan.num_shards), "the version that labels is missing"
         return [self._run.path / entry.path for entry in self._ledger.entries(method, round_index)]
 
-    def publish(self, method: str, version: int, write: Write, metrics: dict[str, float]) -> None:
-        """Write the version, then evaluate it."""
-        self._place(version_name(method, version), write, metrics)
-        log_versions(self._run)
-        self._plan.publish(method, version)
-        self.work()
-
-    def checkpoint(self, method: str, version: int, step: int, write: Write, metrics: dict[str, float]) -> None:
-        """Write the training state."""
-        self._place(f"{version_name(method, version)}-s{step:05d}", write, metrics)
+    def publish(self, position: Position, write: Write, metrics: dict[str, float]) -> None:
+        """Write the training state; a version is then evaluated."""
+        place(self._run.train_dir / position.folder_name, write, metrics)
+        prune_train_states(self._run)
+        if position.step == 0:
+            log_versions(self._run)
+            self._plan.publish(str(position.method), position.version)
+            self.work()
 
     def resume_point(self) -> Path | None:
         """Return the newest folder by (method, version, step)."""
         return newest_checkpoint(self._run)
 
-    def progress(self, stage: str, done: int, total: int, values: dict[str, float]) -> None:
+    def progress(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:
         """Log now and then."""
         if done == total or done % max(1, total // 5) == 0:
-            logger.info("%s %d/%d %s", stage, done, total, {k: round(v, 3) for k, v in values.items()})
+            logger.info("%s %d/%d %s", stage.label, done, total, {k: round(v, 3) for k, v in values.items()})
 
     def work(self) -> None:
         """Do everything that is ready."""
@@ -130,10 +93,6 @@ class LocalHost:
                 self._plan.done(item)
             else:
                 self._evaluate(item)
-
-    def _place(self, name: str, write: Write, metrics: dict[str, float]) -> None:
-        place(self._run.train_dir / name, write, metrics)
-        prune_train_states(self._run)
 
     def _evaluate(self, item: EvalItem) -> None:
         part = self._labeler.evaluate(item.method, item.version, item.split, item.start, item.stop)

@@ -27,12 +27,13 @@ from l2l_ray.config import RunConfig
 from l2l_ray.data.splits import folds
 from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.state.checkpoint import read_position, save_weights
+from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.training.student import Networks, StudentSteps
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import LabeledExample
 
 if TYPE_CHECKING:
-    from l2l_ray.loop.local import Host
+    from l2l_ray.loop.host import Host
 
 
 class BurnIn:
@@ -62,13 +63,13 @@ class BurnIn:
     def train(self, with_folds: bool) -> None:
         """Train each part that no run has trained yet; the fold teachers only where a selector will learn."""
         everything = list(range(len(self._labeled)))
-        self._part(self.base, everything, self._config.loop.burn_in_steps)
+        self._part(Stage(None, 0), self.base, everything, self._config.loop.burn_in_steps)
         if with_folds:
-            for folder, fold in zip(self.fold_folders, self.folds, strict=True):
-                held_out = set(fold)
-                self._part(folder, [i for i in everything if i not in held_out], self._config.loop.fold_steps)
+            for number, (folder, fold) in enumerate(zip(self.fold_folders, self.folds, strict=True), 1):
+                rows = [i for i in everything if i not in set(fold)]
+                self._part(Stage(None, number), folder, rows, self._config.loop.fold_steps)
 
-    def _part(self, folder: Path, rows: Sequence[int], steps: int) -> None:
+    def _part(self, stage: Stage, folder: Path, rows: Sequence[int], steps: int) -> None:
         """Train one network on some labeled rows, unless it lies there already."""
         if self._host.broadcast((folder / "version.json").exists()):
             return
@@ -82,7 +83,7 @@ class BurnIn:
             temporary.mkdir(parents=True)
         for step in range(self._resume(networks, partial, temporary), steps):
             terms = self._steps.take(networks, "burn_in", step, step, rows)
-            self._host.progress(f"burn-in {folder.name}", step + 1, steps, terms)
+            self._host.progress(stage, step + 1, steps, terms)
             if step + 1 == max(1, steps // 2) and writes:
                 save_weights(networks.teacher, temporary / "previous.safetensors")
             if checkpoint_steps and (step + 1) % checkpoint_steps == 0 and writes:

@@ -31,7 +31,7 @@ from l2l_ray.loop.training.step import (
 from l2l_ray.segmenter.model import Segmenter
 
 if TYPE_CHECKING:
-    from l2l_ray.loop.local import Host
+    from l2l_ray.loop.host import Host
 
 
 @dataclass

@@ -24,6 +24,7 @@ from l2l_ray.errors import ConfigError
 from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.state.checkpoint import read_position
 from l2l_ray.loop.state.plan import LABELS_NOTHING
+from l2l_ray.loop.state.position import Position, Stage
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.burn_in import BurnIn
 from l2l_ray.loop.training.learner import TRAINED_SELECTORS, SelectorLearner
@@ -34,7 +35,7 @@ from l2l_ray.prior.proposal import Proposer
 from l2l_ray.segmenter.model import output_shape
 
 if TYPE_CHECKING:
-    from l2l_ray.loop.local import Host
+    from l2l_ray.loop.host import Host
 
 
 def train(config: RunConfig, run_path: Path, host: Host) -> None:
@@ -123,11 +124,11 @@ class Trainer:
             terms = self._steps.take(networks, f"round{round_index}", step, done, self._rows, pseudo)
             for name, value in terms.items():
                 means[name] = means.get(name, 0.0) + value / loop.round_steps
-            self._host.progress(f"{method} round {round_index}", step + 1, loop.round_steps, terms)
+            self._host.progress(Stage(method, round_index), step + 1, loop.round_steps, terms)
             if loop.checkpoint_steps and (step + 1) % loop.checkpoint_steps == 0 and step + 1 < loop.round_steps:
                 here = {**position, "step": step + 1, "means": dict(means)}
                 write = partial(networks.save, position=here, learner=learner)
-                self._host.checkpoint(method, round_index, step + 1, write, terms)
+                self._host.publish(Position(method, round_index, step + 1), write, terms)
         return means
 
     def _publish(
@@ -140,7 +141,7 @@ class Trainer:
                 shutil.copyfile(self.burn_in.base / "previous.safetensors", folder / "previous.safetensors")
             networks.save(folder, position, learner)
 
-        self._host.publish(position["method"], position["version"], write, metrics)
+        self._host.publish(Position(position["method"], position["version"]), write, metrics)
 
     def _pseudo_labels(self, method: str, round_index: int) -> PseudoSet:
         if method in LABELS_NOTHING:

@@ -1,0 +1,42 @@
+"""Defaults that are set before ray is imported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from l2l_ray.actors import environment
+from l2l_ray.config import ClusterConfig, RunConfig
+
+
+def test_a_set_variable_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
+    monkeypatch.setenv(name, "7")
+    environment.set_defaults(private=False)
+    assert os.environ[name] == "7" and environment.ENV_DEFAULTS[name] != "7"
+
+
+def test_an_address_means_no_private_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert environment.wants_private_cluster(None) and not environment.wants_private_cluster("10.0.0.1:6379")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert not environment.wants_private_cluster(None)
+
+
+@pytest.mark.parametrize(("address", "loopback_only"), [(None, True), ("10.0.0.1:6379", False)])
+def test_a_private_cluster_binds_loopback_and_asks_for_a_token(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, loopback_only: bool
+) -> None:
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", *environment.LOOPBACK_ENV):
+        monkeypatch.delenv(name, raising=False)
+    environment.prepare(RunConfig(cluster=ClusterConfig(address=address)))
+    assert all((os.environ.get(k) == v) is loopback_only for k, v in environment.LOOPBACK_ENV.items())
+    assert ("RAY_AUTH_TOKEN" in os.environ) is loopback_only
+
+
+def test_preparing_does_not_import_ray() -> None:
+    code = "import sys, l2l_ray.actors.environment; assert 'ray' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
