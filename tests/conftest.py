@@ -19,7 +19,7 @@ import tests.typecheck  # noqa: F401  # the hook below names it
 from l2l_ray.actors import environment
 from l2l_ray.config import RunConfig, smoke_config
 
-environment.set_defaults(private=True)  # before any test module imports ray
+environment.set_defaults(address=None)  # before any test module imports ray
 # Before torch is imported: tensors of tests are tiny, and one thread is enough for them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

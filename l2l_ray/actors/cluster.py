@@ -19,6 +19,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -31,7 +32,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from l2l_ray.actors.environment import wants_private_cluster
+from l2l_ray.actors.environment import address_of
 from l2l_ray.actors.head import remove_folder
 from l2l_ray.config import ClusterConfig, RunConfig
 from l2l_ray.errors import ClusterError
@@ -41,6 +42,7 @@ A = TypeVar("A")
 
 # The actors of a killed driver are gone a second or two after it.
 NAME_RELEASE_TIMEOUT_S = 30.0
+CONNECT_TIMEOUT_S = 10.0
 
 PREDEFINED_RESOURCES = ("CPU", "GPU", "memory", "object_store_memory")
 _SLACK = 1e-6  # fractional resources are sums of floats
@@ -138,12 +140,14 @@ def connected(config: ClusterConfig) -> Iterator[str]:
     if ray.is_initialized():
         yield "that of the connected cluster"
         return
-    private = wants_private_cluster(config.address)
-    address = "local" if private else config.address or os.environ["RAY_ADDRESS"]
+    address = address_of(config)
+    private = address is None
+    if address is not None:
+        _require_answer(address)
     with _private_folder() if private else _nothing():
         try:
             options = _private_options(config) if private else {}
-            context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
+            context = ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ClusterError(f"cannot reach Ray at {address!r}: {error}; `make cluster-up` starts one") from error
         with _sigterm_as_ctrl_c():
@@ -152,6 +156,20 @@ def connected(config: ClusterConfig) -> Iterator[str]:
                 yield f"http://{context.dashboard_url}{token}" if context.dashboard_url else "off"
             finally:
                 ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Refuse an address nobody listens at: Ray itself would try for ever."""
+    host, _, port = address.rpartition(":")
+    if "/" in address or not port.isdigit():
+        return  # ray://... and words like `auto`, which Ray resolves and checks itself
+    try:
+        socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray cluster answers at {address}: {error}; `make cluster-up` starts one; unset RAY_ADDRESS and "
+            "cluster.address to use a private one"
+        ) from None
 
 
 def _private_options(config: ClusterConfig) -> dict[str, Any]:

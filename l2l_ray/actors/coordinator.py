@@ -131,6 +131,7 @@ class Coordinator:
         self._meters = Meters(config.run_name)
         self._rate: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
         self._versions: set[tuple[str, int]] = set()
+        self._training_error: L2LError | None = None
         self._status = Status(shards_total=len(labeling) * config.loop.rounds * num_shards)
         self._state_written = self._refreshed = 0.0
         self._read_versions()
@@ -211,6 +212,14 @@ class Coordinator:
         for name, value in values.items():
             self._meters.set("l2l_train", value, name=name)
         self._write_state()
+
+    async def report_error(self, error: L2LError) -> None:
+        """Note what training failed with on purpose: the driver ends the run with it, for it would recur."""
+        self._training_error = error
+
+    async def training_error(self) -> L2LError | None:
+        """Return what training failed with on purpose, if it did."""
+        return self._training_error
 
     async def evaluated(self, method: str, version: int, split: str, mean_iou: float) -> None:
         """Note a finished evaluation."""

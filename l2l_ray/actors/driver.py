@@ -30,7 +30,7 @@ from l2l_ray.actors.priors import PriorPool, fill_all_priors, lacks_priors
 from l2l_ray.actors.progress import Console, closing_text, opening_text
 from l2l_ray.actors.train_group import RayHost, fit
 from l2l_ray.config import RunConfig
-from l2l_ray.errors import ClusterError
+from l2l_ray.errors import CheckpointError, ClusterError, ConfigError, DataError, LedgerError
 from l2l_ray.loop.evaluation.evaluate import Evaluations, finish
 from l2l_ray.loop.inference.engine import EvalPart
 from l2l_ray.loop.local import restore_plan
@@ -43,7 +43,7 @@ from l2l_ray.loop.training.train import train
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.2  # longest nap of the driver between two looks at what is new
-STOP_TIMEOUT_S = 20.0  # how long the train group may take to notice that the run ended early
+STOP_TIMEOUT_S = 10.0  # how long a role may take to notice that the run ended early; it ends with the job anyway
 
 
 def run(config: RunConfig) -> Path:
@@ -74,13 +74,21 @@ def run(config: RunConfig) -> Path:
 
 
 def train_worker(given: dict[str, Any]) -> str:
-    """Train on one rank, from the resume point to the last round; TorchTrainer calls this in every train worker."""
+    """Train on one rank, from the resume point to the last round; TorchTrainer calls this in every train worker.
+
+    When a rank is killed or raises, it is called again on all ranks. An error raised on purpose would recur: the driver
+    is told, and ends the run.
+    """
     config: RunConfig = given["config"]
+    coordinator: ActorHandle[Coordinator] = given["coordinator"]
     folder = RunFolder(Path(given["run_path"]), config)
     try:
-        train(config, folder.path, RayHost(config, folder, given["coordinator"]))
+        train(config, folder.path, RayHost(config, folder, coordinator))
     except RunStopped as stop:
         return f"stopped: {stop}"
+    except (ConfigError, DataError, CheckpointError, LedgerError) as error:
+        answer(coordinator.report_error.remote(error))
+        raise
     return "done"
 
 
@@ -100,6 +108,8 @@ class Roles:
         Raises:
             L2LError: It failed for good.
         """
+        if error := answer(self.coordinator.training_error.remote()):
+            raise error
         for role in (self.labelers_start, self.prior_filling, self.training):
             role.check()
 
@@ -112,6 +122,7 @@ def started_roles(config: RunConfig, folder: RunFolder, data: RunData) -> Iterat
     coordinator = start_actor(Coordinator, options, config, data.num_shards(config))
     pools: list[PriorPool | LabelerPool] = []
     threads: list[Background[Any]] = []
+    reason = "the driver ended the run early"
 
     def fill_priors() -> None:
         if priors is not None:
@@ -129,8 +140,9 @@ def started_roles(config: RunConfig, folder: RunFolder, data: RunData) -> Iterat
         training = Background("train group", lambda: fit(train_worker, config, folder, coordinator))
         threads = [labelers_start, prior_filling, training]
         yield Roles(coordinator, labelers, labelers_start, prior_filling, training)
+        reason = "all work is done"
     finally:
-        _release(coordinator, pools, threads)
+        _release(coordinator, reason, pools, threads)
 
 
 def hand_out_work(
@@ -170,16 +182,19 @@ def note_finished(item: WorkItem, result: EvalPart | int, plan: Plan, evaluation
 
 
 def _release(
-    coordinator: ActorHandle[Coordinator], pools: list[PriorPool | LabelerPool], threads: list[Background[Any]]
+    coordinator: ActorHandle[Coordinator],
+    reason: str,
+    pools: list[PriorPool | LabelerPool],
+    threads: list[Background[Any]],
 ) -> None:
     """End all roles in order: nobody is killed while somebody waits for its answer."""
     try:
-        answer(coordinator.stop.remote("the driver ended the run"), STOP_TIMEOUT_S)  # waiting train workers return
+        answer(coordinator.stop.remote(reason), STOP_TIMEOUT_S)  # waiting train workers return
     except ClusterError as error:
         logger.warning("%s", error)
     for pool in pools:
         pool.close()
     for thread in threads:
-        if not thread.join(STOP_TIMEOUT_S):
-            logger.warning("the %s did not stop within %g s; it ends with this job", thread.name, STOP_TIMEOUT_S)
+        if not thread.join(STOP_TIMEOUT_S):  # a train group that is still starting cannot be told
+            logger.info("the %s did not stop within %g s; it ends with this job", thread.name, STOP_TIMEOUT_S)
     ray.kill(coordinator)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 
-from l2l_ray.config import RunConfig
+from l2l_ray.config import ClusterConfig, RunConfig
 
 ENV_DEFAULTS = {
     # report() returns at the controller's next poll: with Ray's 2 s each published version would cost 2 s.
@@ -26,30 +26,34 @@ ENV_DEFAULTS = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 
-# Makes every socket of a one-machine cluster bind 127.0.0.1; a second node could not join it.
+# Makes every socket of a one-machine cluster bind 127.0.0.1, and those who reach it use that address; a second node
+# could not join it.
 LOOPBACK_ENV = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 def prepare(config: RunConfig) -> None:
     """Set the environment for a job with this config; call before ray is imported."""
-    set_defaults(private=wants_private_cluster(config.cluster.address))
+    set_defaults(address_of(config.cluster))
 
 
-def wants_private_cluster(address: str | None) -> bool:
-    """Whether a run with this configured address makes a cluster of its own."""
-    return not (address or os.environ.get("RAY_ADDRESS"))
+def address_of(config: ClusterConfig) -> str | None:
+    """Return the address of the cluster to use; None = make a private one for this process."""
+    return config.address or os.environ.get("RAY_ADDRESS") or None
 
 
-def set_defaults(private: bool) -> None:
+def set_defaults(address: str | None) -> None:
     """Set every default whose variable is not set yet.
 
+    A cluster on this machine's loopback is reached over loopback. A private one lets in only who knows a fresh token:
+    Ray's own default writes a token to the user's home, which changes later clusters.
+
     Args:
-        private: The cluster will be one for this process on this machine: bind loopback only, and let in only who knows
-            a fresh token (Ray's own default writes a token to the user's home, which changes later clusters).
+        address: Of the cluster to use; None = a private one.
     """
     defaults = dict(ENV_DEFAULTS)
-    if private:
+    if address is None or address.startswith(("127.0.0.1:", "localhost:")):
         defaults |= LOOPBACK_ENV
+    if address is None:
         if "RAY_AUTH_MODE" not in os.environ:
             defaults |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     for name, value in defaults.items():

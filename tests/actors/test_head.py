@@ -7,7 +7,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -106,10 +108,21 @@ def _listening(pids: list[int]) -> list[str]:
     return found
 
 
-def test_a_taken_port_is_an_error_before_anything_starts(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "_answers", lambda url: True)
-    with pytest.raises(ClusterError, match="something answers at http://127.0.0.1:1 already"):
-        head.up(checkout, 1)
+class _SaysYes(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Stay quiet."""
+
+
+def test_a_taken_port_is_an_error_before_anything_starts(checkout: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), _SaysYes) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        with pytest.raises(ClusterError, match=f"something answers at http://127.0.0.1:{other.server_port} already"):
+            head.up(checkout, other.server_port)
+        other.shutdown()
     assert not (checkout / ".ray" / "head.json").exists()
 
 

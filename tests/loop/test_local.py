@@ -23,6 +23,7 @@ from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.local import LocalHost, restore_plan, run_local
 from l2l_ray.loop.state.checkpoint import write_position
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
+from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.prepare import prepare
 from l2l_ray.loop.state.run_folder import RunFolder
 from tests.whole_run import assert_same, changed, ledger_lines, outcome
@@ -221,8 +222,8 @@ def test_a_version_appears_whole_or_not_at_all(copied: Callable[..., RunFolder])
         raise OSError("no space left on device")
 
     with pytest.raises(CheckpointError, match="no space left"):
-        host.checkpoint("l2l", 0, 1, fails, {"loss": 1.0})
+        host.publish(Position("l2l", 0, 1), fails, {"loss": 1.0})
     assert not final.exists() and not stale.exists()
-    host.checkpoint("l2l", 0, 1, lambda folder: write_position(folder, {"step": 1}), {"loss": 1.0})
+    host.publish(Position("l2l", 0, 1), lambda folder: write_position(folder, {"step": 1}), {"loss": 1.0})
     assert json.loads((final / "metrics.json").read_text()) == {"loss": 1.0}
     assert not list(run.train_dir.glob(".*"))
