@@ -30,7 +30,7 @@ from l2l_ray.actors.priors import PriorPool, fill_all_priors, lacks_priors
 from l2l_ray.actors.progress import Console, closing_text, opening_text
 from l2l_ray.actors.train_group import RayHost, fit
 from l2l_ray.config import RunConfig
-from l2l_ray.errors import CheckpointError, ClusterError, ConfigError, DataError, LedgerError
+from l2l_ray.errors import ClusterError, L2LError
 from l2l_ray.loop.evaluation.evaluate import Evaluations, finish
 from l2l_ray.loop.inference.engine import EvalPart
 from l2l_ray.loop.local import restore_plan
@@ -43,7 +43,7 @@ from l2l_ray.loop.training.train import train
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.2  # longest nap of the driver between two looks at what is new
-STOP_TIMEOUT_S = 10.0  # how long a role may take to notice that the run ended early; it ends with the job anyway
+STOP_TIMEOUT_S = 5.0  # how long a role may take to notice that the run ended early; it ends with the job anyway
 
 
 def run(config: RunConfig) -> Path:
@@ -86,7 +86,9 @@ def train_worker(given: dict[str, Any]) -> str:
         train(config, folder.path, RayHost(config, folder, coordinator))
     except RunStopped as stop:
         return f"stopped: {stop}"
-    except (ConfigError, DataError, CheckpointError, LedgerError) as error:
+    except ClusterError:
+        raise  # the coordinator cannot be told
+    except L2LError as error:
         answer(coordinator.report_error.remote(error))
         raise
     return "done"
@@ -108,7 +110,8 @@ class Roles:
         Raises:
             L2LError: It failed for good.
         """
-        if error := answer(self.coordinator.training_error.remote()):
+        error: L2LError | None = answer(self.coordinator.training_error.remote())
+        if error is not None:
             raise error
         for role in (self.labelers_start, self.prior_filling, self.training):
             role.check()

@@ -233,7 +233,6 @@ def main(words: list[str]) -> int:
             sys.stdout.write(
                 f"Ray is up (process {head.pid}); dashboard and job submission: {head.dashboard}\n"
                 f"runs go to {os.environ.get('L2L_HOME') or checkout / 'runs'}\n"
-                "now:  ray job submit -- python jobs/selfevolve.py\n"
             )
             return 0
         if words == ["down"]:
