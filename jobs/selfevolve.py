@@ -25,12 +25,12 @@ def main(words: list[str]) -> int:
     """
     try:
         config = load_config(words)
-        from l2l_ray.actors import environment
+        from l2l_ray.actors.environment import set_environment
 
-        environment.prepare(config)  # Ray reads its environment when it is imported, which is the next line
-        from l2l_ray.actors import driver
+        set_environment(config)  # Ray reads its environment when it is imported, which is the next line
+        from l2l_ray.actors.driver import run
 
-        driver.run(config)
+        run(config)
     except L2LError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1

@@ -43,13 +43,13 @@ def main(words: list[str]) -> int:
     own, rest = parser.parse_known_args(words)
     try:
         config = load_config(rest)
-        from l2l_ray.actors import environment
+        from l2l_ray.actors.environment import set_environment
 
-        environment.prepare(config)  # Ray reads its environment when it is imported, which is the next line
-        from l2l_ray.actors import tuning
+        set_environment(config)  # Ray reads its environment when it is imported, which is the next line
+        from l2l_ray.actors.tuning import sweep
 
         name = own.sweep_name or f"sweep-{own.space}"
-        table = tuning.sweep(config, read_space(own.space), name, own.samples, own.asha)
+        table = sweep(config, read_space(own.space), name, own.samples, own.asha)
     except L2LError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1

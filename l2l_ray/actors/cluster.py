@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -90,8 +90,8 @@ def shortage(demand: Sequence[Need], nodes: Sequence[Mapping[str, float]]) -> st
     if missing:
         what = "; ".join(_missing_line(name, amount, have.get(name, 0.0), demand) for name, amount in missing.items())
         return f"the cluster is too small: {what}; {_remedy(missing)}"
-    if lonely := [need for need in demand if not any(_fits(need.each, node) for node in nodes)]:
-        what = "; ".join(f"no single node has {dict(n.each)} for one {n.role}" for n in lonely)
+    if too_large := [need for need in demand if not any(_fits(need.each, node) for node in nodes)]:
+        what = "; ".join(f"no single node has {dict(n.each)} for one {n.role}" for n in too_large)
         return f"the cluster's nodes are too small: {what}; {_remedy({})}"
     return None
 
@@ -144,7 +144,7 @@ def connected(config: ClusterConfig) -> Iterator[str]:
     private = address is None
     if address is not None:
         _require_answer(address)
-    with _private_folder() if private else _nothing():
+    with _private_folder() if private else nullcontext():
         try:
             options = _private_options(config) if private else {}
             context = ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **options)
@@ -207,11 +207,6 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def namespace_of(config: RunConfig) -> str:

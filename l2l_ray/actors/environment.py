@@ -31,7 +31,7 @@ ENV_DEFAULTS = {
 LOOPBACK_ENV = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
-def prepare(config: RunConfig) -> None:
+def set_environment(config: RunConfig) -> None:
     """Set the environment for a job with this config; call before ray is imported."""
     set_defaults(address_of(config.cluster))
 

@@ -135,4 +135,4 @@ class Console:
         if self._first is None:
             self._first = now, done
         gained = done - self._first[1]
-        return f"ETA {duration((now - self._first[0]) * (1 - done) / gained)}" if gained > 0 else None
+        return f"ETA {duration((now - self._first[0]) * (1 - done) / gained)}" if gained > 0 and done < 1 else None

@@ -39,11 +39,11 @@ def test_only_a_cluster_of_this_machine_stays_on_loopback_and_only_a_private_one
 ) -> None:
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", *environment.LOOPBACK_ENV):
         monkeypatch.delenv(name, raising=False)
-    environment.prepare(RunConfig(cluster=ClusterConfig(address=address)))
+    environment.set_environment(RunConfig(cluster=ClusterConfig(address=address)))
     assert all((os.environ.get(k) == v) is loopback for k, v in environment.LOOPBACK_ENV.items())
     assert ("RAY_AUTH_TOKEN" in os.environ) is token
 
 
-def test_preparing_does_not_import_ray() -> None:
+def test_setting_it_does_not_import_ray() -> None:
     code = "import sys, l2l_ray.actors.environment; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

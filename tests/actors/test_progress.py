@@ -82,6 +82,8 @@ def test_the_time_left_follows_from_the_steps_of_the_whole_job(
     now[0] = 30.3
     later = Status(shards_total=10, train=TrainProgress(Stage(FIXED, 0), 3, 4))  # 3 steps in 30.3 s; 13 are left
     assert console.line(later, busy=0).endswith("fixed_threshold@0.8 round 0 3/4 | ETA 2m11s")
+    last = Status(shards_total=10, train=TrainProgress(Stage("l2l", 1), 4, 4))
+    assert "ETA" not in console.line(last, busy=0)
 
 
 def test_a_log_file_gets_a_line_now_and_then(config: RunConfig) -> None:
