@@ -129,15 +129,16 @@ def started_roles(config: RunConfig, folder: RunFolder, data: RunData) -> Iterat
 
     def fill_priors() -> None:
         if priors is not None:
-            fill_all_priors(
-                config, folder, data, priors, lambda *done: answer(coordinator.priors_progress.remote(*done))
-            )
+            fill_all_priors(config, folder, data, priors, note_priors)
+
+    def note_priors(name: str, answered: int, total: int) -> None:
+        answer(coordinator.priors_progress.remote(name, answered, total))
 
     try:
         wait_ready("coordinator", [coordinator], config.cluster.start_timeout_s)
         priors = PriorPool(config, namespace) if lacks_priors(folder, data) else None
-        labelers = LabelerPool(config, coordinator, namespace)
-        pools = [labelers] if priors is None else [priors, labelers]
+        pools += [priors] if priors is not None else []
+        pools.append(labelers := LabelerPool(config, coordinator, namespace))
         labelers_start = Background("labelers", labelers.pids)
         prior_filling = Background("prior service", fill_priors)
         training = Background("train group", lambda: fit(train_worker, config, folder, coordinator))
@@ -194,7 +195,7 @@ def _release(
     try:
         answer(coordinator.stop.remote(reason), STOP_TIMEOUT_S)  # waiting train workers return
     except ClusterError as error:
-        logger.warning("%s", error)
+        logger.info("%s", error)
     for pool in pools:
         pool.close()
     for thread in threads:
