@@ -3,6 +3,7 @@
 BASE_PYTHON ?= python3
 PORT ?= 8265
 DEMO_NAME ?= demo-$(shell date +%Y%m%d-%H%M%S)
+DEMO_NAME := $(DEMO_NAME)
 BIN = .venv/bin
 PYTHON = $(BIN)/python
 STAMP = .venv/.installed
@@ -23,9 +24,8 @@ $(STAMP): pyproject.toml $(LOCK)
 
 # The cluster goes down whatever happens to the job; `make` ends with the job's exit code.
 demo: $(STAMP)
-	@$(HEAD) up $(PORT)
-	@trap '$(HEAD) down' EXIT INT TERM; \
-	$(SUBMIT) --name $(DEMO_NAME) --compare '["supervised","fixed_threshold"]'
+	@trap '$(HEAD) down' EXIT; trap 'echo "stopped; continue with: make demo DEMO_NAME=$(DEMO_NAME)"; exit 130' INT TERM; \
+	$(HEAD) up $(PORT) && $(SUBMIT) --resume --name $(DEMO_NAME) --compare '["supervised","fixed_threshold"]'
 
 # Every selector, three seeds, paired intervals. Hours on 2 cores; run it again to continue.
 compare: $(STAMP)
@@ -33,7 +33,7 @@ compare: $(STAMP)
 
 # The whole loop, shrunk: in one process, then on Ray.
 smoke: $(STAMP)
-	@set -eu; home=$$(mktemp -d); trap '$(HEAD) down; rm -rf $$home' EXIT INT TERM; \
+	@set -eu; home=$$(mktemp -d); trap '$(HEAD) down; rm -rf $$home' EXIT; trap 'exit 130' INT TERM; \
 	$(BIN)/l2l run --preset smoke --name smoke-local --run_root $$home; \
 	$(HEAD) up $(PORT); \
 	$(SUBMIT) --preset smoke --name smoke-ray --run_root $$home
@@ -58,6 +58,7 @@ format: $(STAMP)
 
 cluster-up: $(STAMP)
 	@$(HEAD) up $(PORT)
+	@echo 'now:  $(SUBMIT)'
 
 cluster-down:
 	@$(HEAD) down

@@ -18,15 +18,25 @@ from l2l_ray.errors import L2LError
 
 
 def main(words: list[str]) -> int:
-    """Run the job the command line describes; 0 when it ended, 1 when it could not."""
+    """Run the job the command line describes.
+
+    Returns:
+        0 when the run ended, 1 when it could not, 130 when it was told to stop (Ctrl-C, SIGTERM).
+    """
     try:
         config = load_config(words, "job")
-        from l2l_ray.actors import run
+        from l2l_ray.actors.environment import set_environment
+
+        set_environment(config)  # Ray reads its environment when it is imported, which is the next line
+        from l2l_ray.actors.driver import run
 
         run(config)
     except L2LError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped; everything committed stays: the same command with --resume continues\n")
+        return 130
     return 0
 
 

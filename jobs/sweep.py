@@ -29,7 +29,11 @@ def read_space(name: str) -> dict[str, Any]:
 
 
 def main(words: list[str]) -> int:
-    """Run the sweep the command line describes; 0 when it ended, 1 when it could not."""
+    """Run the sweep the command line describes.
+
+    Returns:
+        0 when the sweep ended, 1 when it could not, 130 when it was told to stop (Ctrl-C, SIGTERM).
+    """
     spaces = sorted(path.stem for path in (ROOT / "tune_spaces").glob("[!_]*.py"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("space", choices=spaces)
@@ -39,13 +43,19 @@ def main(words: list[str]) -> int:
     own, rest = parser.parse_known_args(words)
     try:
         config = load_config(rest, "sweep")
-        from l2l_ray.actors import sweep
+        from l2l_ray.actors.environment import set_environment
+
+        set_environment(config)  # Ray reads its environment when it is imported, which is the next line
+        from l2l_ray.actors.tuning import sweep
 
         name = own.sweep_name or f"sweep-{own.space}"
-        table = sweep(config, lambda: read_space(own.space), name, own.samples, own.asha)
+        table = sweep(config, read_space(own.space), name, own.samples, own.asha)
     except L2LError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped; everything finished stays: the same command continues\n")
+        return 130
     sys.stdout.write(f"\n{table.to_string(index=False)}\n")
     return 0
 

@@ -1,7 +1,7 @@
 """L2L on Ray: semi-supervised referring expression segmentation with a reinforced pseudo-label selector.
 
 Nothing is imported here, so that the command line starts fast. The main path starts at
-`l2l_ray.loop.local.run_local` (one process) and at `l2l_ray.actors.run` (Ray).
+`l2l_ray.loop.local.run_local` (one process) and at `l2l_ray.actors.driver.run` (Ray).
 """
 
 import os

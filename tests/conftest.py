@@ -16,10 +16,10 @@ import pytest
 from jaxtyping import install_import_hook
 
 import tests.typecheck  # noqa: F401  # the hook below names it
-from l2l_ray.actors import set_environment
+from l2l_ray.actors import environment
 from l2l_ray.config import RunConfig, smoke_config
 
-set_environment(private=True)  # before any test module imports ray
+environment.set_defaults(address=None)  # before any test module imports ray
 # Before torch is imported: tensors of tests are tiny, and one thread is enough for them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -61,11 +61,11 @@ def started_job(config: RunConfig, address: str, *words: str) -> Iterator[subpro
             job.kill()
 
 
-def wait_for(true: Callable[[], bool], what: str, job: subprocess.Popen[str] | None = None) -> None:
-    """Wait until something is true; fail when it takes too long or the job ends first."""
+def wait_for(condition: Callable[[], bool], what: str, job: subprocess.Popen[str] | None = None) -> None:
+    """Wait until a condition holds; fail when it takes too long or the job ends first."""
     deadline = time.monotonic() + WAIT_S
-    while not true():
-        if job is not None and job.poll() is not None and not true():
+    while not condition():
+        if job is not None and job.poll() is not None and not condition():
             raise AssertionError(f"the job ended before {what}: {job.stdout.read() if job.stdout else ''}")
         assert time.monotonic() < deadline, f"not within {WAIT_S:g} s: {what}"
         time.sleep(0.02)

@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "report": ("selector",),  # the registry: names for people and plot styles
     "loop": ("data", "refshapes", "prior", "segmenter", "selector", "datatools", "report"),
     "predictor": ("data", "prior", "segmenter", "loop"),
-    "actors": ("prior", "loop"),
+    "actors": ("prior", "selector", "loop"),  # of selector the registry: who learns, who labels
     "cli": ("datatools", "loop", "predictor", "report"),
 }
 HEAVY = ("torch", "transformers", "ray", "pandas", "pyarrow", "matplotlib")

@@ -18,7 +18,7 @@ class Background(Generic[T]):
     """
 
     def __init__(self, name: str, function: Callable[[], T]) -> None:
-        self._name = name
+        self.name = name
         self._function = function
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -35,7 +35,7 @@ class Background(Generic[T]):
         return not self.alive and self._error is None
 
     def check(self) -> None:
-        """Raise what the function died of, if it did.
+        """Raise the function's error, if it ended with one.
 
         Raises:
             L2LError: The function's own L2LError, or a ClusterError around anything else.
@@ -44,7 +44,7 @@ class Background(Generic[T]):
             raise self._error
         if self._error is not None:
             raise ClusterError(
-                f"the {self._name} failed for good: {self._error}; what is committed stays, --resume continues"
+                f"the {self.name} failed for good: {self._error}; what is committed stays, --resume continues"
             ) from self._error
 
     def join(self, timeout_s: float) -> bool:

@@ -19,12 +19,12 @@ import logging
 import math
 import os
 import signal
-import sys
+import socket
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -32,7 +32,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from l2l_ray.actors import wants_private_cluster
+from l2l_ray.actors.environment import address_of
 from l2l_ray.actors.head import remove_folder
 from l2l_ray.config import ClusterConfig, RunConfig
 from l2l_ray.errors import ClusterError
@@ -42,6 +42,7 @@ A = TypeVar("A")
 
 # The actors of a killed driver are gone a second or two after it.
 NAME_RELEASE_TIMEOUT_S = 30.0
+CONNECT_TIMEOUT_S = 10.0
 
 PREDEFINED_RESOURCES = ("CPU", "GPU", "memory", "object_store_memory")
 _SLACK = 1e-6  # fractional resources are sums of floats
@@ -89,8 +90,8 @@ def shortage(demand: Sequence[Need], nodes: Sequence[Mapping[str, float]]) -> st
     if missing:
         what = "; ".join(_missing_line(name, amount, have.get(name, 0.0), demand) for name, amount in missing.items())
         return f"the cluster is too small: {what}; {_remedy(missing)}"
-    if lonely := [need for need in demand if not any(_fits(need.each, node) for node in nodes)]:
-        what = "; ".join(f"no single node has {dict(n.each)} for one {n.role}" for n in lonely)
+    if too_large := [need for need in demand if not any(_fits(need.each, node) for node in nodes)]:
+        what = "; ".join(f"no single node has {dict(n.each)} for one {n.role}" for n in too_large)
         return f"the cluster's nodes are too small: {what}; {_remedy({})}"
     return None
 
@@ -139,20 +140,36 @@ def connected(config: ClusterConfig) -> Iterator[str]:
     if ray.is_initialized():
         yield "that of the connected cluster"
         return
-    private = wants_private_cluster(config.address)
-    address = "local" if private else config.address or os.environ["RAY_ADDRESS"]
-    with _private_folder() if private else _nothing():
+    address = address_of(config)
+    private = address is None
+    if address is not None:
+        _require_answer(address)
+    with _private_folder() if private else nullcontext():
         try:
             options = _private_options(config) if private else {}
-            context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
+            context = ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ClusterError(f"cannot reach Ray at {address!r}: {error}; `make cluster-up` starts one") from error
-        with _exit_on_sigterm():
+        with _sigterm_as_ctrl_c():
             try:
                 token = f" (token {os.environ['RAY_AUTH_TOKEN']})" if private and "RAY_AUTH_TOKEN" in os.environ else ""
                 yield f"http://{context.dashboard_url}{token}" if context.dashboard_url else "off"
             finally:
                 ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Refuse an address nobody listens at: Ray itself would try for ever."""
+    host, _, port = address.rpartition(":")
+    if "/" in address or not port.isdigit():
+        return  # ray://... and words like `auto`, which Ray resolves and checks itself
+    try:
+        socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray cluster answers at {address}: {error}; `make cluster-up` starts one; unset RAY_ADDRESS and "
+            "cluster.address to use a private one"
+        ) from None
 
 
 def _private_options(config: ClusterConfig) -> dict[str, Any]:
@@ -180,21 +197,16 @@ def _private_folder() -> Iterator[None]:
 
 
 @contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """Turn SIGTERM (`ray job stop`) into an ordinary exit that releases actors; Ray's own handler aborts."""
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM (`ray job stop`) end the job as Ctrl-C does, which releases actors; Ray's own handler aborts."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def namespace_of(config: RunConfig) -> str:

@@ -15,24 +15,99 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import RunConfig
-from l2l_ray.errors import L2LError
+from l2l_ray.errors import ClusterError, L2LError
 from l2l_ray.files import replacing
 from l2l_ray.loop.state.ledger import Key, Ledger, LedgerEntry
+from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.versions import log_versions
 from l2l_ray.selector.registry import makes_labels
 
 NAME = "coordinator"
+ANSWER_TIMEOUT_S = 120.0  # it answers in milliseconds; it may be restarting
+# A killed coordinator is restarted and asked again. A call that kills it every time must come to an end.
+ACTOR_OPTIONS = {"max_restarts": -1, "max_task_retries": 10, "max_concurrency": 1000}
 STATE_EVERY_S = 2.0  # how often state.json is rewritten at most
 REFRESH_EVERY_S = 1.0  # how often gauges are set again at most
 _RATE_WINDOW_S = 30.0
 
+T = TypeVar("T")
+
 
 class RunStopped(L2LError):
     """The driver ended the run while somebody was still waiting for it."""
+
+
+def answer(ref: ray.ObjectRef[T], timeout_s: float = ANSWER_TIMEOUT_S) -> T:
+    """Return what the coordinator answered to a call.
+
+    Raises:
+        RunStopped: The driver ended the run.
+        ClusterError: The coordinator is gone for good, or gave no answer in time.
+    """
+    try:
+        return ray.get(ref, timeout=timeout_s)
+    except GetTimeoutError:
+        raise ClusterError(f"the coordinator did not answer within {timeout_s:g} s; --resume continues") from None
+    except RayActorError as error:
+        raise ClusterError(f"the coordinator is gone: {error}; --resume continues") from error
+
+
+@dataclass(frozen=True, slots=True)
+class TrainProgress:
+    """How far training is.
+
+    Example: `TrainProgress(Stage("l2l", 0), 3, 40, {"loss": 0.7})`: 3 of the stage's 40 steps are done.
+    """
+
+    stage: Stage
+    done: int
+    total: int
+    values: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelProgress:
+    """The labels committed last: whose, their share of accepted pixels, and how fast they come.
+
+    Example: `LabelProgress("l2l", 1, 0.61, 41.5)`
+    """
+
+    method: str
+    round: int
+    accepted_frac: float
+    per_s: float
+
+
+@dataclass
+class Status:
+    """How far a run is: what the driver shows, and what state.json holds."""
+
+    shards_total: int
+    shards_committed: int = 0
+    newest_version: dict[str, int] = field(default_factory=dict)  # by method
+    train: TrainProgress | None = None
+    training_waits_for: str = ""
+    labels: LabelProgress | None = None
+    priors: dict[str, tuple[int, int]] = field(default_factory=dict)  # example set -> (answered, total)
+    mean_iou: dict[str, float] = field(default_factory=dict)  # "l2l v1 val" -> figure, the newest last
+    stopped: str = ""
+
+    def to_json(self) -> str:
+        """Write it down; a stage becomes its label."""
+        content = asdict(self)
+        if self.train is not None:
+            content["train"] = {"stage": self.train.stage.label, "done": self.train.done, "total": self.train.total}
+            content["train"] |= self.train.values
+        return json.dumps({**content, "updated_unix_s": round(time.time(), 1)}, indent=1)
 
 
 class Coordinator:
@@ -51,17 +126,16 @@ class Coordinator:
         self._run = RunFolder(config.run_dir, config)
         self._num_shards = num_shards
         labeling = [method for method in self._run.methods if makes_labels(method)]
-        self._shards_total = len(labeling) * config.loop.rounds * num_shards
         self._ledger = Ledger(self._run.ledger_path)
         self._changed = asyncio.Condition()
-        self._stopped = ""
+        self._waits: list[str] = []  # what train workers wait for now, one entry per waiting rank
         self._meters = Meters(config.run_name)
         self._rate: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
-        self._logged = {(e["method"], e["version"]) for e in self._run.events() if e.get("event") == "train"}
         self._versions: set[tuple[str, int]] = set()
-        self._state: dict[str, Any] = {"train": {}, "labels": {}, "priors": {}, "mean_iou": {}}
+        self._training_error: L2LError | None = None
+        self._status = Status(shards_total=len(labeling) * config.loop.rounds * num_shards)
         self._state_written = self._refreshed = 0.0
-        self._learn_versions()
+        self._read_versions()
 
     def ready(self) -> int:
         """Return this actor's process id: it is up."""
@@ -84,26 +158,24 @@ class Coordinator:
         first = self._ledger.commit(entry)
         if first:
             self._count_labels(entry)
-            await self._announce()
+            await self._wake_waiting()
         return first
 
     async def published(self) -> set[tuple[str, int]]:
         """Return all (method, version) that lie whole on disk."""
         return set(self._versions)
 
-    async def rescan(self) -> None:
-        """Look for versions on disk and tell who waits."""
-        self._learn_versions()
-        await self._announce()
+    async def find_versions(self) -> None:
+        """Look for new versions on disk; a train worker calls when it has written one.
 
-    async def join(self) -> None:
-        """Greet a starting train worker: its predecessor may have died between writing a version and reporting it.
+        Each train worker also calls when it starts: its predecessor may have died between writing and calling.
 
         Raises:
             RunStopped: The driver ended the run.
         """
         self._check_running()
-        await self.rescan()
+        self._read_versions()
+        await self._wake_waiting()
 
     async def wait_labels(self, method: str, round_index: int, timeout_s: float) -> list[str] | None:
         """Wait until a round is complete; return its files in shard order, or None after `timeout_s`.
@@ -111,91 +183,104 @@ class Coordinator:
         Raises:
             RunStopped: The driver ended the run.
         """
-        if await self._wait_until(lambda: self._ledger.complete(method, round_index, self._num_shards), timeout_s):
+        what = f"the labels of {Stage(method, round_index).label}"
+        if await self._wait(lambda: self._ledger.complete(method, round_index, self._num_shards), what, timeout_s):
             return [str(self._run.path / entry.path) for entry in self._ledger.entries(method, round_index)]
         return None
 
-    async def wait_priors(self, table: str, timeout_s: float) -> bool:
-        """Wait until the priors of a table are complete; False after `timeout_s`.
+    async def wait_priors(self, name: str, timeout_s: float) -> bool:
+        """Wait until the priors of an example set are complete; False after `timeout_s`.
 
         Raises:
             RunStopped: The driver ended the run.
         """
-        return await self._wait_until(lambda: self._run.priors_path(table).exists(), timeout_s)
+        return await self._wait(lambda: self._run.priors_path(name).exists(), f"the priors of {name}", timeout_s)
 
-    async def priors_progress(self, table: str, done: int, total: int) -> None:
-        """Note how many examples of a table have their prior; at the end, wake those who wait for it."""
-        self._state["priors"][table] = {"done": done, "total": total}
-        await self._announce()
+    async def priors_progress(self, name: str, done: int, total: int) -> None:
+        """Note how many examples of a set have their prior; at the end, wake those who wait for it."""
+        self._status.priors[name] = done, total
+        await self._wake_waiting()
 
-    async def progress(self, stage: str, done: int, total: int, values: dict[str, float]) -> None:
-        """Note how far training is; shown by the driver and in state.json.
+    async def progress(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:
+        """Note how many steps of a training stage are done; shown by the driver and in state.json.
 
         Raises:
             RunStopped: The driver ended the run.
         """
         self._check_running()
-        self._state["train"] = {"stage": stage, "done": done, "total": total, **values}
-        self._meters.set("l2l_train_done_frac", done / max(1, total), stage=stage)
+        self._status.train = TrainProgress(stage, done, total, values)
+        self._meters.set("l2l_train_done_frac", done / max(1, total), stage=stage.label)
         for name, value in values.items():
             self._meters.set("l2l_train", value, name=name)
         self._write_state()
 
+    async def report_error(self, error: L2LError) -> None:
+        """Note what training failed with on purpose: the driver ends the run with it, for it would recur."""
+        self._training_error = error
+
+    async def training_error(self) -> L2LError | None:
+        """Return what training failed with on purpose, if it did."""
+        return self._training_error
+
     async def evaluated(self, method: str, version: int, split: str, mean_iou: float) -> None:
         """Note a finished evaluation."""
         self._meters.set("l2l_mean_iou", mean_iou, method=method, split=split)
-        self._state["mean_iou"][f"{method} v{version} {split}"] = mean_iou
+        self._status.mean_iou[f"{method} v{version} {split}"] = mean_iou
         self._write_state()
 
-    async def state(self) -> dict[str, Any]:
-        """Return a summary of the run so far. The driver asks every fraction of a second."""
+    async def status(self) -> Status:
+        """Return how far the run is. The driver asks every fraction of a second."""
         if time.monotonic() - self._refreshed >= REFRESH_EVERY_S:
             self._refreshed = time.monotonic()
             self._meters.refresh()
-        return self._summary()
+        return self._current_status()
 
     async def stop(self, reason: str) -> None:
-        """Make every present and future wait raise `RunStopped`."""
-        self._stopped = reason
+        """End the run: every present and future wait raises `RunStopped`, and state.json is written once more."""
+        self._status.stopped = reason
         self._write_state(force=True)
-        await self._announce()
+        await self._wake_waiting()
 
-    async def _announce(self) -> None:
+    async def _wake_waiting(self) -> None:
         async with self._changed:
             self._changed.notify_all()
         self._write_state()
 
-    async def _wait_until(self, true: Callable[[], bool], timeout_s: float) -> bool:
-        async with self._changed:
-            try:
-                await asyncio.wait_for(self._changed.wait_for(lambda: bool(self._stopped) or true()), timeout_s)
-            except TimeoutError:
-                return False
+    async def _wait(self, condition: Callable[[], bool], what: str, timeout_s: float) -> bool:
+        """Wait until `condition` holds, showing meanwhile what training waits for; False after `timeout_s`."""
+        self._waits.append(what)
+        try:
+            async with self._changed:
+                stopped_or_true = self._changed.wait_for(lambda: bool(self._status.stopped) or condition())
+                await asyncio.wait_for(stopped_or_true, timeout_s)
+        except TimeoutError:
+            return False
+        finally:
+            self._waits.remove(what)
         self._check_running()
         return True
 
     def _check_running(self) -> None:
-        if self._stopped:
-            raise RunStopped(self._stopped)
+        if self._status.stopped:
+            raise RunStopped(self._status.stopped)
 
-    def _learn_versions(self) -> None:
+    def _read_versions(self) -> None:
         found = {(method, version) for method in self._run.methods for version in self._run.published(method)}
-        for method, version in sorted(found - self._versions):
-            self._meters.set("l2l_round", version, method=method)
-            if (method, version) not in self._logged:
-                self._log_training(method, version)
+        if new := found - self._versions:
+            log_versions(self._run)
+            for event in self._run.events():
+                if event.get("event") == "train" and (event["method"], event["version"]) in new:
+                    self._show_training(event)
         self._versions = found
 
-    def _log_training(self, method: str, version: int) -> None:
-        """Copy the figures that came with a version into metrics.jsonl, once per version."""
-        path = self._run.version_dir(method, version) / "metrics.json"
-        figures = json.loads(path.read_text()) if path.exists() else {}
-        self._run.log_event({"event": "train", "method": method, "version": version, **figures})
-        self._logged.add((method, version))
-        for name, value in figures.items():
+    def _show_training(self, event: dict[str, Any]) -> None:
+        """Set the gauges to the figures that came with a version."""
+        method = event["method"]
+        self._meters.set("l2l_round", event["version"], method=method)
+        for name, value in event.items():
             if "reward/" in name:
                 self._meters.set("l2l_reward", value, method=method, term=name.rsplit("/", 1)[1])
-            elif isinstance(value, int | float):
+            elif isinstance(value, int | float) and name != "version":
                 self._meters.set("l2l_train", value, name=name)
 
     def _count_labels(self, entry: LedgerEntry) -> None:
@@ -203,29 +288,23 @@ class Coordinator:
         self._rate.append((now, self._rate[-1][1] + entry.num))
         while len(self._rate) > 2 and now - self._rate[0][0] > _RATE_WINDOW_S:
             self._rate.popleft()
-        self._meters.add("l2l_labels_total", entry.num)
-        self._meters.set("l2l_labels_per_s", self._labels_per_s())
-        self._meters.set("l2l_accepted_frac", entry.accepted_frac, method=entry.method)
-        self._state["labels"] = {
-            "method": entry.method, "round": entry.round, "accepted_frac": entry.accepted_frac,
-            "per_s": self._labels_per_s(),
-        }  # fmt: skip
-
-    def _labels_per_s(self) -> float:
         (start, before), (end, after) = self._rate[0], self._rate[-1]
-        return (after - before) / max(1e-3, end - start)
+        per_s = (after - before) / max(1e-3, end - start)
+        self._meters.add("l2l_labels_total", entry.num)
+        self._meters.set("l2l_labels_per_s", per_s)
+        self._meters.set("l2l_accepted_frac", entry.accepted_frac, method=entry.method)
+        self._status.labels = LabelProgress(entry.method, entry.round, entry.accepted_frac, per_s)
 
     def _write_state(self, force: bool = False) -> None:
         if not force and time.monotonic() - self._state_written < STATE_EVERY_S:
             return
         self._state_written = time.monotonic()
-        shown = {"run": str(self._run.path), "updated_unix_s": round(time.time(), 1), "stopped": self._stopped}
         with replacing(self._run.path / "state.json") as temporary:
-            temporary.write_text(json.dumps({**shown, **self._summary()}, indent=1))
+            temporary.write_text(self._current_status().to_json())
 
-    def _summary(self) -> dict[str, Any]:
-        newest: dict[str, int] = {}
-        for method, version in sorted(self._versions):
-            newest[method] = version
-        shards = {"shards_committed": len(self._ledger.keys()), "shards_total": self._shards_total}
-        return {**shards, "newest_version": newest, **self._state}
+    def _current_status(self) -> Status:
+        """Bring up to date what follows from the ledger, the versions and the open waits."""
+        self._status.newest_version = dict(sorted(self._versions))  # the last of a method stays
+        self._status.shards_committed = len(self._ledger.keys())
+        self._status.training_waits_for = self._waits[0] if self._waits else ""
+        return self._status

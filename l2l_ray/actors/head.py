@@ -24,7 +24,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from l2l_ray.actors import ENV_DEFAULTS, LOOPBACK_ENV
+from l2l_ray.actors.environment import ENV_DEFAULTS, LOOPBACK_ENV
 from l2l_ray.errors import ClusterError, L2LError
 
 START_TIMEOUT_S = 90.0
@@ -41,7 +41,7 @@ class Head:
     """
 
     pid: int
-    born: str  # start time by the process table: tells a reused process id apart
+    start_time: str  # by the process table: tells a reused process id apart
     folder: str
     dashboard: str
 
@@ -73,7 +73,7 @@ def up(checkout: Path, port: int = 8265) -> Head:
             cwd=checkout, env=_environment(checkout), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
             start_new_session=True,
         )  # fmt: skip
-    head = Head(process.pid, _born(process.pid), folder, dashboard)
+    head = Head(process.pid, _start_time(process.pid), folder, dashboard)
     _state_file(checkout).write_text(json.dumps(asdict(head)))
     _wait(lambda: _answers(dashboard) or process.poll() is not None, START_TIMEOUT_S)
     if process.poll() is not None or not _answers(dashboard):
@@ -92,13 +92,13 @@ def down(checkout: Path) -> bool:
     if head is None:
         _forget(checkout)
         return False
-    family = relatives(head.pid)
-    jobs = {pid: born for pid, born in family.items() if os.getsid(pid) != head.pid}
+    processes = started_by(head.pid)
+    jobs = {pid: start_time for pid, start_time in processes.items() if os.getsid(pid) != head.pid}
     _signal(jobs, signal.SIGTERM, GRACE_S)
-    _signal({head.pid: head.born}, signal.SIGTERM, DRAIN_TIMEOUT_S)
-    _signal(family, signal.SIGKILL, 0.0)
-    if not _wait(lambda: not survivors(family), 5.0):
-        raise ClusterError(f"processes of the Ray head survive: {sorted(survivors(family))}")
+    _signal({head.pid: head.start_time}, signal.SIGTERM, DRAIN_TIMEOUT_S)
+    _signal(processes, signal.SIGKILL, 0.0)
+    if not _wait(lambda: not still_running(processes), 5.0):
+        raise ClusterError(f"processes of the Ray head survive: {sorted(still_running(processes))}")
     _forget(checkout)
     return True
 
@@ -114,10 +114,10 @@ def remove_folder(folder: str) -> None:
 
 def _signal(processes: Mapping[int, str], number: signal.Signals, wait_s: float) -> None:
     """Signal those that still run, then wait until they are gone, but not longer than `wait_s`."""
-    for pid in survivors(processes):
+    for pid in still_running(processes):
         with suppress(ProcessLookupError):
             os.kill(pid, number)
-    _wait(lambda: not survivors(processes), wait_s)
+    _wait(lambda: not still_running(processes), wait_s)
 
 
 def _environment(checkout: Path) -> dict[str, str]:
@@ -135,7 +135,7 @@ def _running(checkout: Path) -> Head | None:
         head = Head(**json.loads(_state_file(checkout).read_text()))
     except (OSError, ValueError, TypeError):
         return None
-    return head if head.born and _born(head.pid) == head.born else None
+    return head if head.start_time and _start_time(head.pid) == head.start_time else None
 
 
 def _forget(checkout: Path) -> None:
@@ -150,10 +150,10 @@ def _forget(checkout: Path) -> None:
 class _Process:
     parent: int
     session: int
-    born: str  # start time
+    start_time: str
 
 
-def relatives(head: int) -> dict[int, str]:
+def started_by(head: int) -> dict[int, str]:
     """Return every process the head started, itself included: process id -> start time.
 
     Ray's daemons and workers share the head's session; a submitted job's driver has one of its own and is found as a
@@ -163,18 +163,18 @@ def relatives(head: int) -> dict[int, str]:
     found = {pid for pid, process in table.items() if pid == head or process.session == head}
     while more := {pid for pid, process in table.items() if process.parent in found} - found:
         found |= more
-    return {pid: table[pid].born for pid in found}
+    return {pid: table[pid].start_time for pid in found}
 
 
-def survivors(family: Mapping[int, str]) -> set[int]:
-    """Return who of the family still runs; a reused process id has another start time."""
+def still_running(processes: Mapping[int, str]) -> set[int]:
+    """Return which of these processes still run; a reused process id has another start time."""
     table = _processes()
-    return {pid for pid, born in family.items() if pid in table and table[pid].born == born}
+    return {pid for pid, start_time in processes.items() if pid in table and table[pid].start_time == start_time}
 
 
-def _born(pid: int) -> str:
+def _start_time(pid: int) -> str:
     process = _processes().get(pid)
-    return process.born if process else ""
+    return process.start_time if process else ""
 
 
 def _processes() -> dict[int, _Process]:
@@ -196,10 +196,10 @@ def _processes_by_ps() -> dict[int, _Process]:
     table = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat=,lstart="], capture_output=True, text=True, check=True)
     found = {}
     for line in table.stdout.splitlines():
-        pid, parent, stat, born = line.split(maxsplit=3)
+        pid, parent, stat, start_time = line.split(maxsplit=3)
         try:
             if not stat.startswith("Z"):
-                found[int(pid)] = _Process(int(parent), os.getsid(int(pid)), born)
+                found[int(pid)] = _Process(int(parent), os.getsid(int(pid)), start_time)
         except OSError:
             continue  # it ended meanwhile
     return found
@@ -215,9 +215,9 @@ def _answers(url: str) -> bool:
     return True
 
 
-def _wait(true: Callable[[], bool], timeout_s: float) -> bool:
+def _wait(condition: Callable[[], bool], timeout_s: float) -> bool:
     deadline = time.monotonic() + timeout_s
-    while not true():
+    while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.2)
@@ -233,7 +233,6 @@ def main(words: list[str]) -> int:
             sys.stdout.write(
                 f"Ray is up (process {head.pid}); dashboard and job submission: {head.dashboard}\n"
                 f"runs go to {os.environ.get('L2L_HOME') or checkout / 'runs'}\n"
-                "now:  ray job submit -- python jobs/selfevolve.py\n"
             )
             return 0
         if words == ["down"]:

@@ -21,7 +21,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
 from l2l_ray.actors.cluster import actor_options, device_for, start_actor, wait_ready
-from l2l_ray.actors.coordinator import Coordinator
+from l2l_ray.actors.coordinator import Coordinator, answer
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class LabelerActor:
-    """A `InferenceEngine` in a process of its own.
+    """An `InferenceEngine` in a process of its own.
 
     Example: `ray.remote(LabelerActor).options(name="labeler-0", ...).remote(config, coordinator, "labeler-0")`
     """
@@ -44,7 +44,7 @@ class LabelerActor:
         self._name = name
         self._coordinator = coordinator
         self._meters = Meters(config.run_name)
-        self._labeler = InferenceEngine(config, config.run_dir, device_for(config.cluster.labeler_resources))
+        self._engine = InferenceEngine(config, config.run_dir, device_for(config.cluster.labeler_resources))
 
     def ready(self) -> int:
         """Return this actor's process id: its models can be built."""
@@ -57,15 +57,15 @@ class LabelerActor:
             L2LError: See `InferenceEngine` and `Ledger`.
         """
         if isinstance(item, EvalItem):
-            return self._labeler.evaluate(item.method, item.version, item.split, item.start, item.stop)
+            return self._engine.evaluate(item.method, item.version, item.split, item.start, item.stop)
         return self._label(item)
 
     def _label(self, item: LabelItem) -> int:
         # A repeated call may find its shard committed: the first attempt died between commit and answer.
-        if ray.get(self._coordinator.has.remote((item.method, item.round, item.shard))):
+        if answer(self._coordinator.has.remote((item.method, item.round, item.shard))):
             return 0
-        entry = self._labeler.label(item.method, item.round, item.shard, item.version)
-        first = ray.get(self._coordinator.commit.remote(entry))
+        entry = self._engine.label(item.method, item.round, item.shard, item.version)
+        first = answer(self._coordinator.commit.remote(entry))
         self._meters.observe("l2l_label_shard_s", entry.seconds, actor=self._name)
         return entry.num if first else 0
 
@@ -137,7 +137,7 @@ class LabelerPool:
             except RayTaskError as error:
                 raise error.as_instanceof_cause() from None  # type: ignore[no-untyped-call]
             except (RayActorError, TimeoutError) as error:
-                self._again(call, error)
+                self._retry(call, error)
                 continue
             self._idle.append(call.worker)
             yield call.item, result
@@ -163,7 +163,7 @@ class LabelerPool:
         limit = self._config.cluster.work_timeout_s
         return [ref for ref, call in self._calls.items() if time.monotonic() - call.since > limit]
 
-    def _again(self, call: _Call, error: Exception) -> None:
+    def _retry(self, call: _Call, error: Exception) -> None:
         self._deaths[call.item] += 1
         limit = self._config.cluster.max_item_retries
         if after_failure(error, self._deaths[call.item], limit) is Decision.GIVE_UP:

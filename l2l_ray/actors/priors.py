@@ -3,7 +3,7 @@
 One actor owns one accelerator (or one `prior_gpu` slot). Calls of several clients are merged into one `generate` call
 by a micro-batcher; generation runs in a thread, so the actor answers health checks and statistics meanwhile. A killed
 actor is restarted by Ray and its open calls are asked again: an answer is a pure function of the question, so asking
-twice is harmless. Who stores answers, and that nothing stored is asked again, is `loop.state.prepare.fill_priors`.
+twice is harmless. Who stores answers, and that nothing stored is asked again, is `loop.inference.priors`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from l2l_ray.actors.cluster import actor_options, device_for, start_actor, wait_
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import PriorConfig, RunConfig
 from l2l_ray.errors import ClusterError
-from l2l_ray.loop.state.prepare import Answered, Question, answer_batch
+from l2l_ray.loop.inference.priors import Answered, Question, answer_batch
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply
 
 logger = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ R = TypeVar("R")
 
 # Batches per actor that are asked but not answered: one in work, one waiting, so the accelerator never idles.
 IN_FLIGHT_PER_ACTOR = 2
+CLOSE_TIMEOUT_S = 2.0  # how long cancelled questions may take to end
 REPORT_EVERY_S = 1.0  # Ray's agent forgets a gauge that is not set for two report intervals
 
 
@@ -164,7 +165,7 @@ class PriorActor:
 class PriorPool:
     """The driver's side: some prior actors, asked with a bounded number of batches in flight.
 
-    Example: `fill_priors(name, tables, run, store, pool.identity, pool.ask, batch_size)`
+    Example: `fill_all_priors(config, run, data, pool)`
     """
 
     def __init__(self, config: RunConfig, namespace: str) -> None:
@@ -176,14 +177,15 @@ class PriorPool:
         """
         self._cluster = cluster = config.cluster
         self._actors: list[ActorHandle[PriorActor]] = []
+        self._asked: dict[ray.ObjectRef[Any], tuple[ActorHandle[PriorActor], list[Question]]] = {}
         prior = config.prior
         if prior.device == "auto":
             prior = prior.model_copy(update={"device": device_for(cluster.prior_resources)})
         for index in range(cluster.num_priors):
             name = f"prior-{index}"
             options = actor_options(name, namespace, cluster.prior_resources)
-            # -1: a question may be asked as often as the actor dies; it has no side effect.
-            options |= {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": 64}
+            # A question has no side effect, so it may be asked again; one that kills its actor must come to an end.
+            options |= {"max_restarts": -1, "max_task_retries": cluster.max_item_retries, "max_concurrency": 64}
             args = (prior, cluster.threads_per_prior, name, config.run_name)
             self._actors.append(start_actor(PriorActor, options, *args))
 
@@ -199,28 +201,27 @@ class PriorPool:
         return identities[0]
 
     def ask(self, batches: Iterator[list[Question]]) -> Iterator[Answered]:
-        """Yield every batch with its replies, as they finish.
+        """Yield every batch with its replies, as they finish; for one caller at a time.
 
         Raises:
-            ClusterError: An actor hangs, or died and cannot be restarted.
+            ClusterError: An actor hangs, or a batch killed its actor too often.
         """
         free = self._actors * IN_FLIGHT_PER_ACTOR
-        flying: dict[ray.ObjectRef[Any], tuple[ActorHandle[PriorActor], list[Question]]] = {}
         source = iter(batches)
         while True:
             while free and (batch := next(source, None)) is not None:
                 actor = free.pop()
-                flying[actor.ask.remote(batch)] = actor, batch
-            if not flying:
+                self._asked[actor.ask.remote(batch)] = actor, batch
+            if not self._asked:
                 return
-            ready, _ = ray.wait(list(flying), num_returns=1, timeout=self._cluster.work_timeout_s)
+            ready, _ = ray.wait(list(self._asked), num_returns=1, timeout=self._cluster.work_timeout_s)
             if not ready:
                 raise ClusterError(
                     f"no prior actor answered within cluster.work_timeout_s={self._cluster.work_timeout_s:g}; "
                     "lower prior.batch_size, or raise cluster.work_timeout_s"
                 )
-            actor, batch = flying.pop(ready[0])
-            yield batch, _replies(ready[0])
+            actor, batch = self._asked.pop(ready[0])
+            yield batch, self._replies(ready[0])
             free.append(actor)
 
     def stats(self) -> list[dict[str, int]]:
@@ -228,16 +229,22 @@ class PriorPool:
         return ray.get([actor.stats.remote() for actor in self._actors], timeout=self._cluster.start_timeout_s)
 
     def close(self) -> None:
-        """Release the actors and what they hold."""
+        """Cancel what is still asked, whose thread then gets an error; release the actors and what they hold."""
+        for ref in (asked := list(self._asked)):
+            ray.cancel(ref)
+        if asked:
+            ray.wait(asked, num_returns=len(asked), timeout=CLOSE_TIMEOUT_S)
         for actor in self._actors:
             ray.kill(actor)
 
-
-def _replies(ref: ray.ObjectRef[Any]) -> list[Reply]:
-    try:
-        replies: list[Reply] = ray.get(ref)
-    except RayTaskError as error:
-        raise error.as_instanceof_cause() from None  # type: ignore[no-untyped-call]
-    except RayActorError as error:
-        raise ClusterError(f"a prior actor died and could not be restarted: {error}") from error
-    return replies
+    def _replies(self, ref: ray.ObjectRef[Any]) -> list[Reply]:
+        try:
+            replies: list[Reply] = ray.get(ref)
+        except RayTaskError as error:
+            raise error.as_instanceof_cause() from None  # type: ignore[no-untyped-call]
+        except RayActorError as error:
+            limit = self._cluster.max_item_retries
+            raise ClusterError(
+                f"a batch of questions lost its prior actor more than cluster.max_item_retries={limit} times: {error}"
+            ) from error
+        return replies

@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from l2l_ray.actors.coordinator import Status, TrainProgress
 from l2l_ray.config import RunConfig
+from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.prepare import RunData
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.selector.registry import spec_of
 
-_ROUND = re.compile(r"(?P<method>\w+) round (?P<round>\d+)")
-_FOLD = re.compile(r"burn-in fold(?P<fold>\d+)")
 
-
-def done_frac(config: RunConfig, stage: str, done: int) -> float:
+def done_frac(config: RunConfig, stage: Stage, done: int) -> float:
     """Return which share of all training steps of the job is done, in [0, 1].
 
     Args:
         config: The run's config.
-        stage: As `loop.training.train` reports it: `burn-in base`, `burn-in fold1`, `l2l round 2`.
+        stage: What training is at.
         done: Steps of that stage.
     """
-    loop, methods = config.loop, (*config.compare, config.selector.name)
+    methods = (*config.compare, config.selector.name)
     num_folds = config.selector.num_folds if any(spec_of(method).learns for method in methods) else 0
-    burn_in = loop.burn_in_steps + num_folds * loop.fold_steps
-    total = burn_in + len(methods) * loop.rounds * loop.round_steps
-    if at := _ROUND.fullmatch(stage):
-        rounds = methods.index(at["method"]) * loop.rounds + int(at["round"])
-        return (burn_in + rounds * loop.round_steps + done) / total
-    at = _FOLD.fullmatch(stage)
-    before = loop.burn_in_steps + int(at["fold"]) * loop.fold_steps if at else 0
-    return (before + done) / total
+    total = Stage(methods[-1], config.loop.rounds).steps_before(config, num_folds)
+    return (stage.steps_before(config, num_folds) + done) / total
 
 
 def duration(seconds: float) -> str:
@@ -46,15 +38,15 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 
-def opening_text(config: RunConfig, tables: RunData) -> str:
+def opening_text(config: RunConfig, data: RunData) -> str:
     """Say what the run works on."""
-    splits = ", ".join(f"{name} {len(rows)}" for name, rows in tables.splits.items())
+    splits = ", ".join(f"{name} {len(rows)}" for name, rows in data.splits.items())
     lines = [
-        f"data       {config.data.dataset} ({config.data.split_by}): {len(tables.labeled)} labeled expressions, "
-        f"{len(tables.unlabeled)} unlabeled in {_plural(tables.num_shards(config), 'shard')}; {splits}"
+        f"data       {config.data.dataset} ({config.data.split_by}): {len(data.labeled)} labeled expressions, "
+        f"{len(data.unlabeled)} unlabeled in {_plural(data.num_shards(config), 'shard')}; {splits}"
     ]
-    if tables.missing_splits:
-        lines.append(f"           this data set has no {', '.join(tables.missing_splits)}: left out of the table")
+    if data.missing_splits:
+        lines.append(f"           this data set has no {', '.join(data.missing_splits)}: left out of the table")
     return "\n".join(lines)
 
 
@@ -103,43 +95,44 @@ class Console:
         self.stream.flush()
         self._open_line = False
 
-    def update(self, state: dict[str, Any], busy: int) -> None:
+    def update(self, status: Status, busy: int) -> None:
         """Show how far the run is, if it is time to.
 
         Args:
-            state: `Coordinator.state()`.
+            status: From the coordinator.
             busy: Items the labelers have in work.
         """
         now, terminal = time.monotonic(), self.stream.isatty()
         if now - self._shown < (0.5 if terminal else self.config.cluster.progress_every_s):
             return
         self._shown = now
-        line = f"[{duration(now - self._started):>6}] {self.line(state, busy)}"
+        line = f"[{duration(now - self._started):>6}] {self.line(status, busy)}"
         self.stream.write(f"\r\x1b[2K{line}" if terminal else line + "\n")
         self.stream.flush()
         self._open_line = terminal
 
-    def line(self, state: dict[str, Any], busy: int) -> str:
+    def line(self, status: Status, busy: int) -> str:
         """Return the progress line without its time."""
-        parts = []
-        if open_tables := {name: p for name, p in state["priors"].items() if p["done"] < p["total"]}:
-            parts += [f"priors {name} {p['done']}/{p['total']}" for name, p in open_tables.items()]
-        train, labels = state["train"], state["labels"]
-        parts.append(f"{train['stage']} {train['done']}/{train['total']}" if train else "train group starting")
+        parts = [f"priors of {name} {done}/{total}" for name, (done, total) in status.priors.items() if done < total]
+        train, labels = status.train, status.labels
+        if status.training_waits_for:
+            parts.append(f"training waits for {status.training_waits_for}")
+        else:
+            parts.append(f"{train.stage.label} {train.done}/{train.total}" if train else "train group starting")
         if labels:
-            rate = f", {labels['per_s']:.0f} images/s" if busy else ""
-            parts.append(f"shards {state['shards_committed']}/{state['shards_total']}{rate}")
-            parts.append(f"accepted {labels['accepted_frac']:.0%}")
-        if state["mean_iou"]:
-            name, value = list(state["mean_iou"].items())[-1]
+            rate = f", {labels.per_s:.0f} images/s" if busy else ""
+            parts.append(f"shards {status.shards_committed}/{status.shards_total}{rate}")
+            parts.append(f"accepted {labels.accepted_frac:.0%}")
+        if status.mean_iou:
+            name, value = list(status.mean_iou.items())[-1]
             parts.append(f"{name} mIoU {value:.3f}")
         if train and (eta := self._eta(train)):
             parts.append(eta)
         return " | ".join(parts)
 
-    def _eta(self, train: dict[str, Any]) -> str | None:
-        now, done = time.monotonic(), done_frac(self.config, train["stage"], train["done"])
+    def _eta(self, train: TrainProgress) -> str | None:
+        now, done = time.monotonic(), done_frac(self.config, train.stage, train.done)
         if self._first is None:
             self._first = now, done
         gained = done - self._first[1]
-        return f"ETA {duration((now - self._first[0]) * (1 - done) / gained)}" if gained > 0 else None
+        return f"ETA {duration((now - self._first[0]) * (1 - done) / gained)}" if gained > 0 and done < 1 else None

@@ -1,20 +1,19 @@
 """The train group: one long TorchTrainer run per job, with the rounds inside its loop.
 
 Versions are folders under `train/` that rank 0 writes under another name and renames: a folder with its final name is
-whole, and those folders alone say where training stands. Ray is told of each as a checkpoint that lies in place already
-(`NO_UPLOAD`; its own upload copies file by file into the final name, and a kill would leave half a version). The
-announcement to labelers goes through the controller's `after_report`; a worker that died between the rename and the
-report is made good for by `rescan` when the group starts again.
+whole, and those folders alone say where training stands. Rank 0 then tells the coordinator. A worker that died in
+between is made good for when the group starts again: each worker begins by letting the coordinator look.
 
-Ray keeps a list of checkpoints in a snapshot file, rewritten in place. It is removed when a driver starts, because a
-torn one would end the run, and nothing in it is needed.
+Ray is told of each folder as a checkpoint that lies in place already (`NO_UPLOAD`; its own upload copies file by file
+into the final name, and a kill would leave half a version). It keeps a list of them in a snapshot file, rewritten in
+place. That file is removed when a driver starts, because a torn one would end the run, and nothing in it is needed.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,21 +26,19 @@ from ray.actor import ActorHandle
 from ray.train import Checkpoint, CheckpointUploadMode, LoggingConfig
 from torch import nn
 
-from l2l_ray.actors.announce import Announce
-from l2l_ray.actors.coordinator import Coordinator, RunStopped
+from l2l_ray.actors.coordinator import ANSWER_TIMEOUT_S, Coordinator, answer
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
-from l2l_ray.loop.state.run_folder import RunFolder, version_name
-from l2l_ray.loop.state.versions import Write, newest_checkpoint, place, prune_train_states
-from l2l_ray.loop.training.train import train
+from l2l_ray.loop.state.position import Position, Stage
+from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.versions import Write, newest_checkpoint, publish
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 # Type checkers see Train v1's classes behind these names; at run time they are Train v2's.
 train_api: Any = ray.train
 
 WAIT_SLICE_S = 20.0  # one waiting call to the coordinator; repeated until the driver finishes or dies
-ANSWER_TIMEOUT_S = 120.0  # the coordinator is restarted when it dies; more than this means it cannot be
+WAIT_TIMEOUT_S = WAIT_SLICE_S + ANSWER_TIMEOUT_S
 PROGRESS_EVERY_S = 0.5
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 
@@ -50,14 +47,23 @@ class RayHost:
     """One rank of the train group, as `loop.training.train` sees it."""
 
     def __init__(self, config: RunConfig, run: RunFolder, coordinator: ActorHandle[Coordinator]) -> None:
+        """Take this rank's place and device.
+
+        Raises:
+            RunStopped: The driver ended the run while the group was starting.
+        """
+        torch.set_num_threads(config.cluster.threads_per_worker)
         context = ray.train.get_context()
         self.rank: int = context.get_world_rank()
         self.world_size: int = context.get_world_size()
         self.device: torch.device = ray.train.torch.get_device()
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # `cuda` without a number then means this rank's own
         self._run = run
         self._coordinator = coordinator
         self._last_progress = 0.0
         self._told: ray.ObjectRef[None] | None = None
+        answer(coordinator.find_versions.remote())
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
         """Move the model to this rank's device; wrap it in DDP where there are several ranks."""
@@ -75,33 +81,39 @@ class RayHost:
         shared: T = ray.train.collective.broadcast_from_rank_zero(value)
         return shared
 
-    def priors(self, table: str) -> Path:
-        """Wait until the driver has written the priors of a table."""
-        path = self._run.priors_path(table)
+    def priors(self, name: str) -> Path:
+        """Wait until the driver has written the priors of an example set."""
+        path = self._run.priors_path(name)
         while not path.exists():
-            self._ask(self._coordinator.wait_priors.remote(table, WAIT_SLICE_S))
+            answer(self._coordinator.wait_priors.remote(name, WAIT_SLICE_S), WAIT_TIMEOUT_S)
         return path
 
     def labels(self, method: str, round_index: int) -> list[Path]:
         """Wait until every shard of a round is committed."""
-        while True:
-            files: list[str] | None = self._ask(self._coordinator.wait_labels.remote(method, round_index, WAIT_SLICE_S))
-            if files is not None:
-                return [Path(file) for file in files]
+        files: list[str] | None = None
+        while files is None:
+            files = answer(self._coordinator.wait_labels.remote(method, round_index, WAIT_SLICE_S), WAIT_TIMEOUT_S)
+        return [Path(file) for file in files]
 
-    def publish(self, method: str, version: int, write: Write, metrics: dict[str, float]) -> None:
-        """Place a version and report it; the controller's callback announces it."""
-        self._report(version_name(method, version), write, metrics)
-
-    def checkpoint(self, method: str, version: int, step: int, write: Write, metrics: dict[str, float]) -> None:
-        """Place a training state inside a round."""
-        self._report(f"{version_name(method, version)}-s{step:05d}", write, metrics)
+    def publish(self, position: Position, write: Write, metrics: dict[str, float]) -> None:
+        """Write the folder and tell the coordinator, on rank 0; tell Ray, on every rank and equally often."""
+        name, checkpoint = position.folder_name, None
+        if self.rank == 0:
+            folder = publish(self._run, position, write, metrics)
+            answer(self._coordinator.find_versions.remote())
+            checkpoint = Checkpoint.from_directory(folder)
+        ray.train.report(
+            metrics,
+            checkpoint=checkpoint,
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+        )
 
     def resume_point(self) -> Path | None:
         """Return the newest folder with a training state, as rank 0 sees it."""
         return self.broadcast(newest_checkpoint(self._run))
 
-    def progress(self, stage: str, done: int, total: int, values: dict[str, float]) -> None:
+    def progress(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:
         """Tell the coordinator now and then, without waiting for it.
 
         Raises:
@@ -111,48 +123,23 @@ class RayHost:
         if self.rank != 0 or (done < total and now - self._last_progress < PROGRESS_EVERY_S):
             return
         if self._told is not None and ray.wait([self._told], timeout=0)[0]:
-            ray.get(self._told)
+            answer(self._told)
         self._last_progress = now
         self._told = self._coordinator.progress.remote(stage, done, total, values)
 
-    def _ask(self, ref: ray.ObjectRef[T]) -> T:
-        return ray.get(ref, timeout=WAIT_SLICE_S + ANSWER_TIMEOUT_S)
 
-    def _report(self, name: str, write: Write, metrics: dict[str, float]) -> None:
-        """Every rank calls this equally often; only rank 0 brings a checkpoint."""
-        checkpoint = None
-        if self.rank == 0:
-            folder = place(self._run.train_dir / name, write, metrics)
-            prune_train_states(self._run)
-            checkpoint = Checkpoint.from_directory(folder)
-        ray.train.report(
-            metrics,
-            checkpoint=checkpoint,
-            checkpoint_dir_name=name,
-            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-        )
+def fit(
+    worker: Callable[[dict[str, Any]], str], config: RunConfig, run: RunFolder, coordinator: ActorHandle[Coordinator]
+) -> str:
+    """Run `worker` on every rank until all return; return what rank 0 returned.
 
+    It blocks; the driver calls it in a thread.
 
-def train_worker(given: dict[str, Any]) -> str:
-    """Run one rank; the function TorchTrainer starts in every worker."""
-    config: RunConfig = given["config"]
-    torch.set_num_threads(config.cluster.threads_per_worker)
-    device = ray.train.torch.get_device()
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # `cuda` without a number then means this rank's own
-    run = RunFolder(Path(given["run_path"]), config)
-    coordinator: ActorHandle[Coordinator] = given["coordinator"]
-    try:
-        ray.get(coordinator.join.remote(), timeout=ANSWER_TIMEOUT_S)
-        train(config, run.path, RayHost(config, run, coordinator))
-    except RunStopped as stop:
-        return f"stopped: {stop}"
-    return "done"
-
-
-def fit(config: RunConfig, run: RunFolder, coordinator: ActorHandle[Coordinator]) -> str:
-    """Train to the end of the last round; return rank 0's word. Blocks; the driver calls it in a thread.
-
+    Args:
+        worker: Called with `config`, `run_path` and `coordinator`; again on every rank after one of them failed.
+        config: The run's config.
+        run: Its folder.
+        coordinator: Whom the ranks wait at.
     Raises:
         ClusterError: The workers were lost or failed more than `cluster.max_train_restarts` times.
     """
@@ -162,7 +149,7 @@ def fit(config: RunConfig, run: RunFolder, coordinator: ActorHandle[Coordinator]
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cluster.start_timeout_s)
     use_gpu = cluster.worker_resources.get("GPU", 0) > 0
     trainer = train_api.torch.TorchTrainer(
-        train_worker,
+        worker,
         train_loop_config={"config": config, "run_path": str(run.path), "coordinator": coordinator},
         torch_config=train_api.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=train_api.ScalingConfig(
@@ -174,7 +161,6 @@ def fit(config: RunConfig, run: RunFolder, coordinator: ActorHandle[Coordinator]
             failure_config=train_api.FailureConfig(
                 max_failures=cluster.max_train_restarts, controller_failure_limit=cluster.max_train_restarts
             ),
-            callbacks=[Announce(coordinator)],
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )

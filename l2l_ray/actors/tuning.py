@@ -30,8 +30,9 @@ from l2l_ray.actors.cluster import Need, connected, namespace_of, needs, node_re
 from l2l_ray.actors.priors import PriorPool
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError, ConfigError
+from l2l_ray.loop.inference.priors import fill_all_priors, lacks_priors
 from l2l_ray.loop.state.plan import VAL
-from l2l_ray.loop.state.prepare import fill_priors, open_store, prepare
+from l2l_ray.loop.state.prepare import prepare
 from l2l_ray.loop.state.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def sweep(config: RunConfig, space: Space, name: str, num_samples: int = 1, asha
     with connected(config.cluster):
         at_once = max_concurrent(config, node_resources())
         sys.stdout.write(f"sweep folder {folder}\n{at_once} trials at once\n")
-        warm_priors(config, space, name)
+        ask_priors(config, space, name)
         results = _tuner(config, space, folder, num_samples, at_once, asha).fit()
     if errors := [str(error) for error in results.errors]:
         logger.warning("%d of %d trials failed; first: %s", len(errors), len(results), errors[0])
@@ -131,27 +132,33 @@ def max_concurrent(config: RunConfig, nodes: Sequence[Mapping[str, float]]) -> i
     return fit
 
 
-def warm_priors(config: RunConfig, space: Space, name: str) -> None:
-    """Ask for all priors the trials will need, so that they find them in the store."""
+def ask_priors(config: RunConfig, space: Space, name: str) -> None:
+    """Ask for all priors the trials will need, so that they find them in the store.
+
+    Raises:
+        ConfigError: The data set has no val split to compare trials on.
+    """
     if any(path.startswith("prior.") for path in space):
         return  # each trial asks another model, or asks differently
     shares = extremes(space.get("data.labeled_frac", config.data.labeled_frac))
     pool: PriorPool | None = None
-    for number, share in enumerate(sorted({min(shares), max(shares)})):
-        warm = set_field(config.model_copy(update={"name": f"{name}/priors-{number}"}), "data.labeled_frac", share)
-        folder = RunFolder.open(warm)
-        tables = prepare(warm, folder)
-        if VAL not in tables.splits:
-            raise ConfigError(f"a sweep compares trials on val, but {warm.data.dataset} has only {list(tables.splits)}")
-        if all(folder.priors_path(table).exists() for table in tables.prior_order):
-            continue
-        pool = pool or PriorPool(warm, namespace_of(warm))
-        identity = pool.identity()
-        with open_store(warm) as store:
-            for table in tables.prior_order:
-                fill_priors(table, tables, folder, store, identity, pool.ask, warm.prior.batch_size)
-    if pool is not None:
-        pool.close()
+    try:
+        for number, share in enumerate(sorted({min(shares), max(shares)})):
+            asking = set_field(
+                config.model_copy(update={"name": f"{name}/priors-{number}"}), "data.labeled_frac", share
+            )
+            folder = RunFolder.open(asking)
+            data = prepare(asking, folder)
+            if VAL not in data.splits:
+                raise ConfigError(
+                    f"a sweep compares trials on val, but {asking.data.dataset} has only {list(data.splits)}"
+                )
+            if lacks_priors(folder, data):
+                pool = pool or PriorPool(asking, namespace_of(asking))
+                fill_all_priors(asking, folder, data, pool)
+    finally:
+        if pool is not None:
+            pool.close()
 
 
 def trial(params: dict[str, Any], config: RunConfig, name: str) -> None:

@@ -79,7 +79,7 @@ def _of_command(config: RunConfig, command: Command | None) -> Iterator[Idle]:
         yield Idle(("prior.max_wait_s",), "`l2l run` fills every batch; only prior actors on Ray wait")
     if command == "sweep":
         yield Idle(("name", "resume"), "a sweep names its runs by --sweep-name and always continues them")
-        names = ("threads_per_labeler", "max_train_restarts", "max_item_retries", "progress_every_s")
+        names = ("threads_per_labeler", "max_train_restarts", "progress_every_s")
         yield Idle(tuple(f"cluster.{name}" for name in names), "a trial of a sweep is one process")
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
-from l2l_ray.actors import ENV_DEFAULTS, set_environment, wants_private_cluster
 from l2l_ray.actors.cluster import (
     Need,
     actor_options,
@@ -62,25 +63,23 @@ def test_runs_of_one_name_under_two_roots_do_not_meet() -> None:
     assert one != two and one.startswith("l2l-a-")
 
 
-def test_a_set_variable_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
-    monkeypatch.setenv(name, "7")
-    set_environment(private=False)
-    import os
-
-    assert os.environ[name] == "7" and ENV_DEFAULTS[name] != "7"
-
-
-def test_an_address_means_no_private_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert wants_private_cluster(None) and not wants_private_cluster("10.0.0.1:6379")
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert not wants_private_cluster(None)
-
-
 def test_too_large_a_run_fails_at_once(ray_local: str) -> None:
     with pytest.raises(ClusterError, match="need 50 CPU .* have 2"):
-        check_resources(ClusterConfig(num_labelers=0 + 1, labeler_resources={"CPU": 49.5}))
+        check_resources(ClusterConfig(num_labelers=1, labeler_resources={"CPU": 49.5}))
+
+
+def test_an_address_nobody_listens_at_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # other tests of this process may be connected
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound but not listening: refuses
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with (
+            pytest.raises(ClusterError, match=f"no Ray cluster answers at {address}"),
+            connected(ClusterConfig(address=address)),
+        ):
+            raise AssertionError("connected")
 
 
 def test_an_existing_connection_is_used_and_kept(ray_local: str) -> None:
@@ -91,7 +90,7 @@ def test_an_existing_connection_is_used_and_kept(ray_local: str) -> None:
     assert ray.is_initialized()
 
 
-class _Greeter:
+class _SaysHello:
     def __init__(self, fail: bool = False) -> None:
         if fail:
             raise RuntimeError("no weights here")
@@ -103,12 +102,12 @@ class _Greeter:
 def test_a_name_is_free_again_once_its_actor_is_gone(ray_local: str) -> None:
     import ray
 
-    options = actor_options("greeter", "test-names", {})
-    first = start_actor(_Greeter, options)
-    assert wait_ready("greeter", [first], 60.0) == ["hello"]
+    options = actor_options("says-hello", "test-names", {})
+    first = start_actor(_SaysHello, options)
+    assert wait_ready("says-hello", [first], 60.0) == ["hello"]
     ray.kill(first)
-    second = start_actor(_Greeter, options)
-    assert wait_ready("greeter", [second], 60.0) == ["hello"]
+    second = start_actor(_SaysHello, options)
+    assert wait_ready("says-hello", [second], 60.0) == ["hello"]
     ray.kill(second)
 
 
@@ -117,22 +116,22 @@ def test_a_name_that_stays_taken_is_an_error(ray_local: str, monkeypatch: pytest
 
     monkeypatch.setattr("l2l_ray.actors.cluster.NAME_RELEASE_TIMEOUT_S", 0.5)
     options = actor_options("only-one", "test-names", {})
-    first = start_actor(_Greeter, options)
+    first = start_actor(_SaysHello, options)
     with pytest.raises(ClusterError, match="another job drives this run"):
-        start_actor(_Greeter, options)
+        start_actor(_SaysHello, options)
     ray.kill(first)
 
 
 def test_an_actor_that_cannot_start_says_why(ray_local: str) -> None:
-    broken = start_actor(_Greeter, actor_options("broken", "test-names", {}), True)
+    broken = start_actor(_SaysHello, actor_options("broken", "test-names", {}), True)
     with pytest.raises(ClusterError, match="no weights here"):
-        wait_ready("greeter", [broken], 60.0)
+        wait_ready("says-hello", [broken], 60.0)
 
 
 def test_an_actor_that_fits_nowhere_is_an_error_not_a_hang(ray_local: str) -> None:
     import ray
 
-    lost = start_actor(_Greeter, actor_options("lost", "test-names", {"no_such_slot": 1.0}))
+    lost = start_actor(_SaysHello, actor_options("lost", "test-names", {"no_such_slot": 1.0}))
     with pytest.raises(ClusterError, match="cluster.start_timeout_s=1; free resources now"):
-        wait_ready("greeter", [lost], 1.0)
+        wait_ready("says-hello", [lost], 1.0)
     ray.kill(lost)

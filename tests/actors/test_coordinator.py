@@ -10,7 +10,9 @@ import pytest
 
 from l2l_ray.actors.coordinator import Coordinator, RunStopped
 from l2l_ray.config import RunConfig
+from l2l_ray.errors import CheckpointError
 from l2l_ray.loop.state.ledger import LedgerEntry
+from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.run_folder import RunFolder
 
 
@@ -56,6 +58,21 @@ def test_labels_wake_the_waiter_when_the_last_shard_is_in(run: RunFolder) -> Non
     assert files is not None and [Path(f).name for f in files] == ["r000-s00000.parquet", "r000-s00001.parquet"]
 
 
+def test_it_shows_what_training_waits_for_while_it_waits(run: RunFolder) -> None:
+    async def story() -> None:
+        coordinator = Coordinator(run.config, 1)
+        labels = asyncio.create_task(coordinator.wait_labels("l2l", 0, 10.0))
+        await asyncio.sleep(0.05)
+        assert (await coordinator.status()).training_waits_for == "the labels of l2l round 0"
+        await coordinator.commit(_entry(0))
+        await labels
+        assert (await coordinator.status()).training_waits_for == ""
+        assert await coordinator.wait_labels("l2l", 1, 0.01) is None
+        assert (await coordinator.status()).training_waits_for == ""
+
+    asyncio.run(story())
+
+
 def test_a_wait_ends_with_nothing_after_its_timeout(run: RunFolder) -> None:
     coordinator = Coordinator(run.config, 2)
     assert asyncio.run(coordinator.wait_labels("l2l", 0, 0.05)) is None
@@ -86,6 +103,21 @@ def test_stop_releases_everybody(run: RunFolder) -> None:
             await waiter
         with pytest.raises(RunStopped, match="disk full"):
             await coordinator.wait_priors("val", 10.0)
+        with pytest.raises(RunStopped, match="disk full"):
+            await coordinator.progress(Stage("l2l", 0), 1, 4, {})
+        with pytest.raises(RunStopped, match="disk full"):
+            await coordinator.find_versions()
+
+    asyncio.run(story())
+
+
+def test_an_error_of_training_is_kept_for_the_driver(run: RunFolder) -> None:
+    async def story() -> None:
+        coordinator = Coordinator(run.config, 2)
+        assert await coordinator.training_error() is None
+        await coordinator.report_error(CheckpointError("disk full"))
+        error = await coordinator.training_error()
+        assert isinstance(error, CheckpointError) and str(error) == "disk full"
 
     asyncio.run(story())
 
@@ -101,8 +133,8 @@ def test_a_restarted_coordinator_knows_what_lies_on_disk(run: RunFolder) -> None
 def test_each_version_is_logged_once_whoever_looks(run: RunFolder) -> None:
     coordinator = Coordinator(run.config, 2)
     _version(run, 0)
-    asyncio.run(coordinator.rescan())
-    asyncio.run(coordinator.rescan())
+    asyncio.run(coordinator.find_versions())
+    asyncio.run(coordinator.find_versions())
     _version(run, 1, loss=0.5)
     Coordinator(run.config, 2)
     Coordinator(run.config, 2)
@@ -128,7 +160,7 @@ def test_the_state_file_says_how_far_the_run_is(run: RunFolder) -> None:
     async def story() -> None:
         coordinator = Coordinator(run.config, 2)
         await coordinator.commit(_entry(0))
-        await coordinator.progress("l2l round 0", 3, 4, {"loss": 0.7})
+        await coordinator.progress(Stage("l2l", 0), 3, 4, {"loss": 0.7})
         await coordinator.evaluated("l2l", 1, "val", 0.41)
         await coordinator.stop("the end")
 

@@ -7,7 +7,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -60,12 +62,12 @@ def test_up_submit_down(checkout: Path) -> None:
         assert f"{checkout} {checkout / 'runs'} {sys.executable}" in job.stdout, job.stdout + job.stderr
         subprocess.run([*submit[:-1], "--no-wait", "--", "sleep", "987654"], capture_output=True, timeout=240)
         _wait_for_command("sleep\x00987654")
-        family = head.relatives(running.pid)
-        assert set(_listening(list(family))) <= {"127.0.0.1", "::1"}
+        processes = head.started_by(running.pid)
+        assert set(_listening(list(processes))) <= {"127.0.0.1", "::1"}
     finally:
         last = _make(checkout, "down")
     assert last == "Ray is down\n"
-    assert not head.survivors(family), "a job's own process goes with the head"
+    assert not head.still_running(processes), "a job's own process goes with the head"
     assert not os.path.exists(running.folder)
     assert "no Ray head" in _make(checkout, "down")
 
@@ -106,10 +108,21 @@ def _listening(pids: list[int]) -> list[str]:
     return found
 
 
-def test_a_taken_port_is_an_error_before_anything_starts(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "_answers", lambda url: True)
-    with pytest.raises(ClusterError, match="something answers at http://127.0.0.1:1 already"):
-        head.up(checkout, 1)
+class _SaysYes(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Stay quiet."""
+
+
+def test_a_taken_port_is_an_error_before_anything_starts(checkout: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), _SaysYes) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        with pytest.raises(ClusterError, match=f"something answers at http://127.0.0.1:{other.server_port} already"):
+            head.up(checkout, other.server_port)
+        other.shutdown()
     assert not (checkout / ".ray" / "head.json").exists()
 
 
@@ -125,7 +138,7 @@ def test_a_reused_process_id_is_not_taken_for_the_head(checkout: Path) -> None:
     (checkout / ".ray").mkdir()
     folder = checkout / "session"
     folder.mkdir()
-    stale = {"pid": os.getpid(), "born": "another time", "folder": str(folder), "dashboard": "http://127.0.0.1:1"}
+    stale = {"pid": os.getpid(), "start_time": "another time", "folder": str(folder), "dashboard": "http://127.0.0.1:1"}
     (checkout / ".ray" / "head.json").write_text(json.dumps(stale))
     assert not head.down(checkout), "this test's own process must survive"
     assert not folder.exists()

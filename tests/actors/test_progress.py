@@ -3,41 +3,47 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import pytest
 
+from l2l_ray.actors.coordinator import LabelProgress, Status, TrainProgress
 from l2l_ray.actors.progress import Console, done_frac, duration, results_text
 from l2l_ray.config import RunConfig, smoke_config
+from l2l_ray.loop.state.position import Stage
+
+FIXED = "fixed_threshold@0.8"
 
 
 @pytest.fixture
 def config() -> RunConfig:
-    """Burn-in of 6 steps, two folds of 4, then two methods with 2 rounds of 4 steps: 30 steps."""
-    return smoke_config().model_copy(update={"compare": ("supervised",)})
+    """Burn-in of 6 steps, two folds of 4, then three methods with 2 rounds of 4 steps: 38 steps."""
+    return smoke_config().model_copy(update={"compare": ("supervised", FIXED)})
 
 
 @pytest.mark.parametrize(
     ("stage", "done", "steps"),
     [
-        ("burn-in base", 0, 0),
-        ("burn-in base", 6, 6),
-        ("burn-in fold0", 3, 9),
-        ("burn-in fold1", 4, 14),
-        ("supervised round 0", 1, 15),
-        ("supervised round 1", 4, 22),
-        ("l2l round 0", 0, 22),
-        ("l2l round 1", 4, 30),
+        (Stage(None, 0), 0, 0),
+        (Stage(None, 0), 6, 6),
+        (Stage(None, 1), 3, 9),
+        (Stage(None, 2), 4, 14),
+        (Stage("supervised", 0), 1, 15),
+        (Stage("supervised", 1), 4, 22),
+        (Stage(FIXED, 0), 0, 22),
+        (Stage(FIXED, 1), 3, 29),
+        (Stage("l2l", 0), 0, 30),
+        (Stage("l2l", 1), 4, 38),
     ],
+    ids=lambda value: value.label if isinstance(value, Stage) else str(value),
 )
-def test_the_share_done_counts_all_steps_of_the_job(config: RunConfig, stage: str, done: int, steps: int) -> None:
-    assert done_frac(config, stage, done) == pytest.approx(steps / 30)
+def test_the_share_done_counts_all_steps_of_the_job(config: RunConfig, stage: Stage, done: int, steps: int) -> None:
+    assert done_frac(config, stage, done) == pytest.approx(steps / 38)
 
 
 def test_without_a_trained_selector_there_are_no_folds() -> None:
     config = smoke_config()
     config = config.model_copy(update={"selector": config.selector.model_copy(update={"name": "accept_all"})})
-    assert done_frac(config, "burn-in base", 6) == pytest.approx(6 / 14)
+    assert done_frac(config, Stage(None, 0), 6) == pytest.approx(6 / 14)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0s"), (42, "42s"), (185, "3m05s"), (7800, "2h10m")])
@@ -45,33 +51,46 @@ def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def _state(**parts: Any) -> dict[str, Any]:
-    return {"train": {}, "labels": {}, "priors": {}, "mean_iou": {}, "shards_committed": 0, "shards_total": 10, **parts}
-
-
 def test_the_line_says_what_is_known_so_far(config: RunConfig) -> None:
     console = Console(config, io.StringIO())
-    assert console.line(_state(), busy=0) == "train group starting"
-    line = console.line(
-        _state(
-            priors={"labeled": {"done": 1, "total": 1}, "val": {"done": 3, "total": 9}},
-            train={"stage": "l2l round 0", "done": 1, "total": 4},
-            labels={"per_s": 41.6, "accepted_frac": 0.613},
-            mean_iou={"prior_only v0 val": 0.31, "l2l v0 val": 0.4567},
-            shards_committed=4,
-        ),
-        busy=2,
+    status = Status(shards_total=10)
+    assert console.line(status, busy=0) == "train group starting"
+    status.priors = {"labeled": (1, 1), "val": (3, 9)}
+    status.train = TrainProgress(Stage(FIXED, 0), 1, 4)
+    status.labels = LabelProgress(FIXED, 0, accepted_frac=0.613, per_s=41.6)
+    status.shards_committed = 4
+    status.mean_iou = {"prior_only v0 val": 0.31, "l2l v0 val": 0.4567}
+    assert console.line(status, busy=2) == (
+        "priors of val 3/9 | fixed_threshold@0.8 round 0 1/4 | shards 4/10, 42 images/s | accepted 61% | "
+        "l2l v0 val mIoU 0.457"
     )
-    assert line == (
-        "priors val 3/9 | l2l round 0 1/4 | shards 4/10, 42 images/s | accepted 61% | l2l v0 val mIoU 0.457"
-    )
+
+
+def test_the_line_says_what_training_waits_for(config: RunConfig) -> None:
+    status = Status(shards_total=10, train=TrainProgress(Stage(None, 2), 4, 4))
+    status.training_waits_for = "the labels of l2l round 0"
+    assert Console(config, io.StringIO()).line(status, busy=0) == "training waits for the labels of l2l round 0"
+
+
+def test_the_time_left_follows_from_the_steps_of_the_whole_job(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console, now = Console(config, io.StringIO()), [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    first = Status(shards_total=10, train=TrainProgress(Stage("supervised", 1), 4, 4))  # 22 of 38 steps
+    assert "ETA" not in console.line(first, busy=0)
+    now[0] = 30.3
+    later = Status(shards_total=10, train=TrainProgress(Stage(FIXED, 0), 3, 4))  # 3 steps in 30.3 s; 13 are left
+    assert console.line(later, busy=0).endswith("fixed_threshold@0.8 round 0 3/4 | ETA 2m11s")
+    last = Status(shards_total=10, train=TrainProgress(Stage("l2l", 1), 4, 4))
+    assert "ETA" not in console.line(last, busy=0)
 
 
 def test_a_log_file_gets_a_line_now_and_then(config: RunConfig) -> None:
     out = io.StringIO()
     console = Console(config, out)
     for _ in range(5):
-        console.update(_state(), busy=0)
+        console.update(Status(shards_total=10), busy=0)
     assert out.getvalue().count("\n") == 1 and "\r" not in out.getvalue()
 
 
@@ -83,7 +102,7 @@ class _Terminal(io.StringIO):
 def test_a_terminal_gets_one_line_rewritten(config: RunConfig) -> None:
     out = _Terminal()
     console = Console(config, out)
-    console.update(_state(), busy=0)
+    console.update(Status(shards_total=10), busy=0)
     console.say("done")
     assert out.getvalue().startswith("\r") and out.getvalue().endswith("train group starting\ndone\n")
 

@@ -1,4 +1,5 @@
-"""SIGKILL a prior actor, the driver in mid-round, a labeler in mid-shard, a train worker: nothing lost, nothing twice.
+"""SIGKILL a prior actor, the driver in mid-round, a labeler in mid-shard, the coordinator, a train worker: nothing is
+lost, nothing done twice.
 
 One job is killed and resumed, so this is also the third parity case: killed and resumed agrees with one process.
 """
@@ -55,6 +56,7 @@ def killed(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> RunFolde
         _kill("labeler", namespace=namespace, name="labeler-0")
         assert len(ledger_keys(folder)) < _num_shards(folder), "no shard was left when the labeler was killed"
         wait_for(folder.version_dir("l2l", 1).exists, "version 1", second)
+        _kill("coordinator", namespace=namespace, name="coordinator")
         _kill("train worker", class_name="RayTrainWorker")
         output, _ = second.communicate(timeout=WAIT_S)
         assert second.returncode == 0, output

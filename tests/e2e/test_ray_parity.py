@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import urllib.request
 from dataclasses import dataclass
@@ -74,6 +75,12 @@ def test_the_terminal_says_where_things_are_and_how_it_went(two_workers: Seen) -
     folder, output = two_workers.folder, two_workers.output
     assert f"run folder {folder.path}" in output and f"report     {folder.path / 'report.html'}" in output
     assert "L2L (RPLE)" in output and "skipped    none" in output
+
+
+def test_the_terminal_shows_nothing_a_user_cannot_act_on(two_workers: Seen) -> None:
+    progress, table = r"run root |run folder |dashboard |data  |\[ *\w+\] ", r"method |---|.* (val|testA|testB) +\d"
+    known = re.compile(rf"$|{progress}|{table}|\(refshapes|skipped |report ")
+    assert [line for line in two_workers.output.splitlines() if not known.match(line)] == []
 
 
 def test_a_finished_run_started_again_does_nothing_and_says_so(

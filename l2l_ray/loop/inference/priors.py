@@ -84,6 +84,11 @@ def answer_batch(mllm: MllmPrior, questions: Sequence[Question]) -> list[Reply]:
     return mllm.ask(pictures, [q.expression for q in questions])
 
 
+def lacks_priors(run: RunFolder, data: RunData) -> bool:
+    """Whether there is anything to ask; a resumed run that has all its priors needs no MLLM."""
+    return not all(run.priors_path(name).exists() for name in data.prior_order)
+
+
 def fill_all_priors(
     config: RunConfig, run: RunFolder, data: RunData, mllm: Mllm, progress: Progress = lambda *_: None
 ) -> None:

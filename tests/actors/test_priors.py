@@ -1,4 +1,4 @@
-"""The micro-batcher alone: who shares a batch, and whose error is whose."""
+"""The micro-batcher: who shares a batch, and whose error is whose."""
 
 from __future__ import annotations
 
