@@ -69,7 +69,7 @@ def test_without_hidden_truth_everything_but_its_figures_is_the_same(whole_run: 
 
     with_truth, without = (json.loads((r.path / "results.json").read_text())["hidden_truth"] for r in (whole_run, run))
     assert without is None
-    assert with_truth["l2l"][0]["num"] == len(read_examples(run.examples_path("unlabeled")))
+    assert with_truth["l2l"][0]["labels"]["num"] == len(read_examples(run.examples_path("unlabeled")))
     assert "hidden_truth" not in (run.path / "metrics.csv").read_text()
 
 
