@@ -27,7 +27,7 @@ demo: $(STAMP)
 	@trap '$(HEAD) down' EXIT; trap 'echo "stopped; continue with: make demo DEMO_NAME=$(DEMO_NAME)"; exit 130' INT TERM; \
 	$(HEAD) up $(PORT) && $(SUBMIT) --resume --name $(DEMO_NAME) --compare '["supervised","fixed_threshold"]'
 
-# Every selector, three seeds, paired intervals. Hours on 2 cores; run it again to continue.
+# Every built-in selector, three seeds; verdicts by intervals over the seeds. Hours on 2 cores; run it again to continue.
 compare: $(STAMP)
 	L2L_HOME=$${L2L_HOME:-$(CURDIR)/runs} $(PYTHON) benchmarks/accuracy.py
 

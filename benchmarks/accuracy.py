@@ -1,8 +1,8 @@
 """`make compare`: selectors from the same burn-in, over several seeds, with verdicts. Resumable; writes one file.
 
-Per seed three jobs run in this machine's processes through `LocalHost`:
+Per seed three jobs run, each in one process without Ray:
 
-    all      L2L and the selectors of `RULES` in one job, from one burn-in, with the same number of student steps
+    all      L2L and the other built-in selectors (`RULES`): one burn-in, the same number of student steps each
     plain    supervised without guidance
     oracle   a reference: accepts exactly the teacher's right cells, by hidden truth (`benchmarks/oracle.py`)
 
@@ -130,12 +130,12 @@ def tuned_threshold(by_seed: dict[int, dict[str, dict[str, Any]]]) -> str:
 
 
 def summarize(by_seed: dict[int, dict[str, dict[str, Any]]], config: RunConfig) -> dict[str, Any]:
-    """Return the table: mean and spread over seeds per split, and the paired difference to L2L with its interval."""
+    """Return what the file holds: mean and spread over seeds per split, and the paired difference to L2L."""
     methods = list(next(iter(by_seed.values())))
     frames = {m: [sentences(rows[m])["iou"] for rows in by_seed.values()] for m in methods}
     images = sentences(next(iter(by_seed.values()))["l2l"])["image"]
     mean = {m: pd.concat(parts, axis=1).mean(axis=1) for m, parts in frames.items()}
-    table = []
+    lines = []
     for method in methods:
         row: dict[str, Any] = {"method": method, "label": _label(method), "splits": {}}
         for split in SPLITS:
@@ -152,14 +152,14 @@ def summarize(by_seed: dict[int, dict[str, dict[str, Any]]], config: RunConfig) 
             }  # fmt: skip
         if labels := [found for rows in by_seed.values() if (found := last_labels(rows[method]))]:
             row["labels"] = {name: _spread([part[name] for part in labels]) for name in labels[0]}
-        table.append(row)
+        lines.append(row)
     return {
         "protocol": "native size, every sentence; differences paired per sentence; verdict: 95 % t-interval over seeds",
         "seeds": list(by_seed),
         "labeled_frac": config.data.labeled_frac,
         "dataset": config.data.dataset,
         "tuned_threshold": tuned_threshold(by_seed),
-        "rows": table,
+        "rows": lines,
     }
 
 

@@ -1,7 +1,7 @@
-"""What each optional view does to supervised training: crops, pastes of labeled objects, rewording, one at a time.
+"""What optional augmentation does to supervised training: crops, pastes of labeled objects, rewording, one at a time.
 
-Supervised steps alone, so that no selector stands between a view and its effect; each run has a burn-in of its own,
-because views change it, too. Runs that are there are not made again.
+Supervised steps alone, so that no selector stands between an augmentation and its effect; each run has a burn-in of
+its own, because augmentation changes it, too. Runs that are there are not made again.
 
 Usage: python benchmarks/augment.py [--seeds 0 1] [--processes 2] [--out FILE] [config words ...]
 """

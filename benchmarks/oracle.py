@@ -1,4 +1,4 @@
-"""A reference that no method can reach: accept exactly the pixels in which the teacher's label is right.
+"""A reference made with hidden truth: accept exactly the cells in which the teacher's label is right.
 
 It sees hidden truth, so it is no selector of the package and no job can ask for it. It keeps what the teacher already
 knows and adds nothing, so it is no ceiling either: a method that corrects labels can be ahead of it. Its labels say

@@ -1,4 +1,4 @@
-"""What a segmentation is worth: overall IoU, mean IoU, precision at IoU thresholds, and how sure each figure is.
+"""How good a segmentation is: overall IoU, mean IoU, precision at IoU thresholds, and how sure each figure is.
 
 All are computed from one row per sentence that holds integer pixel counts, so meters of several workers merge exactly,
 in any order, and a row that was counted twice (work is at-least-once) is recognised by its `sent_id`. At which image

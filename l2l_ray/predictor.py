@@ -1,4 +1,4 @@
-"""Use a finished run: one image and one expression in, a mask with its evidence out.
+"""Use a finished run: one image and one expression in, a mask out, with its confidence and the prior behind it.
 
 The same steps as evaluation: the frozen MLLM is asked, its answer becomes a proposal, the run's best teacher (chosen on
 val) predicts on the grid, and the logits are brought to the image's own size. No selector is involved: it decides what
@@ -160,11 +160,9 @@ class Predictor:
         example = Example(0, 0, 0, str(image_path), width, height, " ".join(words))
         reply = self._mllm.ask([image], [example.expression])[0]
         prior = make_prior("", reply, MllmIdentity.of(self._mllm), width, height)
-        table = ExampleSet(
-            [example], {0: prior}, self._images, self._proposer, self._segmenter.grid, self._known_scores
-        )
+        rows = ExampleSet([example], {0: prior}, self._images, self._proposer, self._segmenter.grid, self._known_scores)
         device = next(self._segmenter.parameters()).device
-        logits = predict(self._segmenter, table.inputs([0]).to(device), self._config.loop.autocast)[0].cpu()
+        logits = predict(self._segmenter, rows.inputs([0]).to(device), self._config.loop.autocast)[0].cpu()
         probs = grid_logits_to_native(logits, height, width).sigmoid().numpy()
         pixels = np.asarray(image)
         return Prediction(image_path, example.expression, pixels, probs, prior, self._method, self._version)

@@ -1,4 +1,4 @@
-"""The records that travel between rooms. Frozen, small, picklable; a method gives the same record in another form.
+"""The records that the parts of the package hand to each other: frozen, small, picklable.
 
 An `Example` is what an unlabeled item is allowed to know: it has no mask, box, area or category, so code that labels,
 trains on pseudo-labels or computes rewards cannot reach hidden truth. `LabeledExample` adds the mask.

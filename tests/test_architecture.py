@@ -60,14 +60,14 @@ def _uses_ray(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("path", _files(*FOUNDATION), ids=lambda p: p.stem)
-def test_foundation_imports_no_room_but_the_config_the_table_of_selectors(path: Path) -> None:
-    rooms = {name for name in _imports(path) if name.startswith("l2l_ray.") and name.split(".")[1] not in FOUNDATION}
+def test_the_foundation_imports_no_other_part_but_the_config_the_list_of_selectors(path: Path) -> None:
+    parts = {name for name in _imports(path) if name.startswith("l2l_ray.") and name.split(".")[1] not in FOUNDATION}
     if "config" in path.relative_to(PACKAGE).with_suffix("").parts:
-        rooms = {name for name in rooms if not name.startswith("l2l_ray.selector.registry")}
-    assert not rooms
+        parts = {name for name in parts if not name.startswith("l2l_ray.selector.registry")}
+    assert not parts
 
 
-def test_the_table_of_selectors_imports_errors_alone() -> None:
+def test_the_list_of_selectors_imports_errors_alone() -> None:
     assert {name for name in _top_level(PACKAGE / "selector/registry.py") if "l2l_ray" in name} == {"l2l_ray.errors"}
 
 
@@ -77,6 +77,22 @@ def test_each_part_imports_what_lies_below_it_alone(part: str) -> None:
     assert files, f"there is no l2l_ray/{part}"
     for path in files:
         assert _ours(path) <= {*FOUNDATION, part, *MAY_IMPORT[part]}, path
+
+
+@pytest.mark.parametrize("part", ["report", "actors"])
+def test_of_the_selectors_report_and_actors_import_the_registry_alone(part: str) -> None:
+    found = {name for path in _files(part) for name in _imports(path) if name.startswith("l2l_ray.selector")}
+    assert {name for name in found if not name.startswith("l2l_ray.selector.registry")} == set()
+
+
+STAGES = ("state", "inference", "training", "evaluation")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_stage_of_the_loop_imports_a_later_one(stage: str) -> None:
+    later = tuple(f"l2l_ray.loop.{name}" for name in STAGES[STAGES.index(stage) + 1 :])
+    for path in _files(f"loop/{stage}"):
+        assert not [name for name in _imports(path) if later and name.startswith(later)], path
 
 
 def test_every_part_of_the_package_has_a_rule() -> None:
@@ -165,7 +181,9 @@ def test_only_the_preparation_the_evaluation_of_labels_and_l2l_data_open_a_data_
 
 def test_hidden_truth_reaches_evaluation_alone() -> None:
     assert _importers("l2l_ray.loop.evaluation.hidden_truth") == {"loop/evaluation/evaluate.py"}
-    assert not [path for path in PACKAGE.rglob("*.py") if "HiddenTruth" in path.read_text()]  # the oracle's reader
+    assert not [
+        path for path in PACKAGE.rglob("*.py") if "HiddenTruth" in path.read_text()
+    ]  # the reader of benchmarks/oracle.py
 
 
 def _new_python(code: str) -> str:

@@ -1,4 +1,4 @@
-"""One config: a section per room, frozen, joined in `RunConfig`; presets are functions that return a full one.
+"""One config: frozen sections, one per part of the package, joined in `RunConfig`; presets are functions.
 
     fields     what a section is; walking the fields
     sections   the sections, each field with its range, unit and source

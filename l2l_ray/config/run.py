@@ -1,7 +1,7 @@
 """A whole run's config, the presets, and what contradicts itself and is refused.
 
-Each room is handed its own section, never the whole. Presets are functions that return a full config. What is refused
-here can only be a mistake; a field that merely has no effect is named instead (`effects`).
+Each part of the package is handed its own section, never the whole. Presets are functions that return a full config.
+What is refused here can only be a mistake; a field that merely has no effect is named instead (`effects`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The sections of a config, one per room: frozen, unknown fields refused, every field described.
+"""The sections of a config, one per part of the package: frozen, unknown fields refused, every field described.
 
 A description says what the field does, its unit and where its default comes from: a paper or repository where we
 follow one, "ours" where we chose it. The range is in the field's bounds. `docs/config.md` is written from here.

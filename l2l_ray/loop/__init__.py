@@ -1,1 +1,1 @@
-"""The closed loop that joins the rooms: prepare, label, train, evaluate, under whatever hosts it. No Ray here."""
+"""The closed loop: prepare, label, train, evaluate; in one process or hosted by Ray actors. No Ray here."""

@@ -51,4 +51,4 @@ class Host(Protocol):
         """Return the newest folder to continue from, or None."""
 
     def progress(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:
-        """Tell how many of a stage's steps are done; cheap."""
+        """Report how many of a stage's steps are done; cheap."""

@@ -107,7 +107,7 @@ class LocalHost:
         return newest_checkpoint(self._run)
 
     def progress(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:
-        """Log now and then."""
+        """Log about five times a stage."""
         if done == total or done % max(1, total // 5) == 0:
             logger.info("%s %d/%d %s", stage.label, done, total, {k: round(v, 3) for k, v in values.items()})
 

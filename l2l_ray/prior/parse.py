@@ -1,9 +1,9 @@
 """From the text of a reply to boxes, points, polygons and a phrase, as fractions of the image.
 
-Lenient where families differ or ramble (code fences, words around the JSON, one object instead of a list, swapped
-corners, coordinates slightly outside), strict where leniency would invent an answer: a number that is not finite, a
-box without area or wholly outside, a cut-off JSON are all errors. A reply with several objects keeps the usable
-ones.
+Lenient where families differ or say more than was asked (code fences, words around the JSON, one object instead of a
+list, swapped corners, coordinates slightly outside), strict where leniency would invent an answer: a number that is not
+finite, a box without area or wholly outside, a cut-off JSON are all errors. A reply with several objects keeps the
+usable ones.
 """
 
 from __future__ import annotations

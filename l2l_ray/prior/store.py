@@ -1,7 +1,7 @@
 """Every prior ever obtained, in one SQLite file: a data set is asked about once, not once per round or per run.
 
-One row per key (`prior.mllm.prior_key` hashes weights, processor, prompt, image and expression), holding the `Prior` as
-JSON and, apart, its failure text. A failed reply is a row too: it is an outcome, counted and never asked for again.
+One row per key (`prior.reply.prior_key` hashes weights, processor, prompt, image and expression), holding the `Prior`
+as JSON and, apart, its failure text. A failed reply is a row too: it is an outcome, counted and never asked for again.
 Rows are never changed: `put_many` inserts the keys that are not there and ignores the others, so work done twice (an
 actor that was killed after its reply, two runs sharing the cache) has the effect of work done once.
 
@@ -11,7 +11,7 @@ Several processes may nevertheless open and write it at once: a writer waits for
 Journal mode: SQLite's rollback journal (DELETE) with synchronous=FULL, not WAL. WAL keeps its index in memory shared by
 the processes of one machine, so it is unsafe on a network file system, where a run's cache folder usually lies on a
 cluster, and it leaves two side files that a copy of the store can miss. Writes here are few and large (one transaction
-per answered batch), so WAL's concurrency would buy nothing. After SIGKILL the next process to open the file rolls an
+per answered batch), so WAL's concurrency would gain nothing. After SIGKILL the next process to open the file rolls an
 unfinished batch back; committed batches are on disk.
 """
 

@@ -122,7 +122,7 @@ def tiles(run_dir: Path, entry: Mapping[str, Any], width_px: int = 168) -> list[
 
 
 def example_sheet(run_dir: Path, entries: Sequence[Mapping[str, Any]], tile_px: int = 128) -> Image.Image:
-    """Compose one picture: a row per example, its expression and verdict first, then its tiles under captions."""
+    """Compose one picture: a row per example, its expression and IoU first, then its tiles under captions."""
     pad, text_px, head_px = 8, 176, 30
     rows = [tiles(run_dir, entry, tile_px) for entry in entries]
     heights = [max((tile.height for tile in row if tile), default=tile_px) for row in rows]

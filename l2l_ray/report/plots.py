@@ -148,7 +148,7 @@ def seconds_by_phase(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
 
 
 def _label_x(record: RunRecord) -> str:
-    """Pseudo-labels belong to a round; val judges the selector of a version."""
+    """Pseudo-labels belong to a round; on val the selector of a version is measured."""
     return "round" if record.label_source == "hidden_truth" else "version"
 
 

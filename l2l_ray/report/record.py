@@ -9,7 +9,7 @@ came; later events win, so a round that was run again after a crash counts once.
     reward.total, reward.correctness, ...        same, logged as policy/reward/...
     policy.entropy, policy.kl, ...               same, logged as policy/...
     labels.num, labels.accepted_frac, ...        same
-    quality.val.object_precision, quality.val.labels.mean_iou, ...     the version's selector, judged on val
+    quality.val.object_precision, quality.val.labels.mean_iou, ...     the version's selector, measured on val
     hidden_truth.object_precision, hidden_truth.labels.mean_iou, ...   the round's pseudo-labels against hidden truth:
                                                                        masks that evaluation alone reads
     seconds.label, ...                           wall time
@@ -94,7 +94,7 @@ class RunRecord:
 
     @property
     def label_source(self) -> str:
-        """Where labels are judged: `hidden_truth` where some of it is known, else `quality.val`."""
+        """Where labels are compared with the truth: `hidden_truth` where some of it is known, else `quality.val`."""
         known = any(key.startswith("hidden_truth.") for point in self.points for key in point)
         return "hidden_truth" if known else "quality.val"
 

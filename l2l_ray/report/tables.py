@@ -189,7 +189,7 @@ def _labels(first: str, lines: Sequence[tuple[str, Mapping[str, Any]]], source: 
 
 
 def priors_table(record: RunRecord) -> Table | None:
-    """Return, per table of examples, how many priors there are and how many replies gave none, by reason."""
+    """Return, per set of examples, how many priors there are and how many replies gave none, by reason."""
     events = {str(e.get("set")): e for e in record.events if e.get("event") == "priors"}
     reasons = list(dict.fromkeys(str(reason) for e in events.values() for reason in e.get("failures") or {}))
     rows = []

@@ -9,7 +9,7 @@ every level and leaves the tokens alone.
 The first logits are the text-region matching, made without the prior; q is added to them by a signed scalar *trust*
 that the guidance tokens compute, which know how q and the matching agree. So a sample without prior starts from a
 grounded guess and a wrong prior can be overruled. The calibrated matching is itself one of the supervised levels, which
-keeps the un-prompted path trained by every sample.
+keeps the path without a prior trained by every sample.
 
 Predictions that serve as proposals are detached: levels learn from their own supervision and through the residual
 logits, not by bending an earlier mask into a better hint. Logits are float32 under autocast: bfloat16's 8 bits would

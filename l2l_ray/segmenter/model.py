@@ -170,7 +170,7 @@ class Segmenter(nn.Module):
         """Return optimiser groups: pretrained parts at `lr * encoder_lr_scale`, the rest at `lr`.
 
         Only weights of linear and convolution layers decay: not norms, biases, embeddings, learned tokens or position
-        tables, which decay would only pull towards meaning nothing. Frozen parameters and empty groups are left out.
+        embeddings, which decay would only pull towards 0. Frozen parameters and empty groups are left out.
         """
         encoder = {id(p) for part in (self.backbone, self.text, self.fusion) for p in part.parameters()}
         decaying = _decaying_parameters(self)

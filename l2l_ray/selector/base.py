@@ -57,7 +57,7 @@ class Selector(nn.Module, ABC):
 
     @abstractmethod
     def ranking(self, evidence: Evidence) -> Ranking:
-        """Return (score in [0, 1], label) per cell: which cells it would believe first, whatever its cut."""
+        """Return (score in [0, 1], label) per cell: which cells it would accept first, whatever its threshold."""
 
     def update(
         self,
@@ -70,7 +70,7 @@ class Selector(nn.Module, ABC):
     ) -> dict[str, float]:
         """Learn from one batch, in place; for selectors that are registered with `learns=True`.
 
-        All get the same images in the same order; one that has no use for the rest leaves it alone.
+        Every learning selector gets the same images in the same order and may leave arguments unused.
 
         Args:
             optimizer: Over `self.parameters()`.

@@ -42,8 +42,8 @@ class LogisticControl(Selector):
     """Logistic regression of "the teacher's label is right" on the evidence.
 
     Per cell it takes the likelier label (the prior's where that says something else and the teacher is probably wrong),
-    if its probability p satisfies p - wrong_cost (1-p) >= 0, the very economics of the reward. Per sample it has a gate
-    as RPLE has: the mean p over the cells that it would label as object must satisfy the same.
+    if its probability p satisfies p - wrong_cost (1-p) >= 0, as the reward weighs right against wrong. Per sample it
+    has a gate as RPLE has: the mean p over the cells that it would label as object must satisfy the same.
     """
 
     def __init__(self, config: SelectorConfig, feature_width: int) -> None:
@@ -114,7 +114,7 @@ class LogisticControl(Selector):
         candidates = label_candidates(labeled.evidence)
         truth = labeled.mask > 0.5
         right = (candidates.teacher == truth).float()
-        # the reward's class balance: control and policy then face the same economics
+        # the reward's class balance: control and policy then weigh right and wrong alike
         weight = class_balance(truth | candidates.claimed)
         inputs = self.prepare(labeled.evidence)
         for _ in range(STEPS):

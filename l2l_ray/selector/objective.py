@@ -18,9 +18,9 @@ Choices that matter
   shut.
 - The gate sees labeled samples alone. With unlabeled ones, whose reward has no correctness, it learned to tell the two
   apart and shut on every unlabeled one (docs/experiments.md).
-- The gate's reward for a poor teacher's labels is negative on average, and a gate that shuts for good teaches nobody.
-  So a label is measured against the batch's mean while that is negative: the better part of bad labels is used, and
-  all good ones once the teacher is good.
+- The gate's reward for a poor teacher's labels is negative on average, and a gate that stays shut leaves the student
+  nothing to learn. So a label is measured against the batch's mean while that is negative: the better part of bad
+  labels is used, and all good ones once the teacher is good.
 
 KL is to `reference`, the policy as of the version before, which the caller keeps as a frozen copy.
 Source: clipped ratio PPO (Schulman et al. 2017), group baseline GRPO (Shao et al. 2024), global instead of per-group

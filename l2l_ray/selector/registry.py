@@ -1,6 +1,6 @@
-"""Every selector there is, in one table: its name, what people call it, its class, and what the loop must know of it.
+"""Every selector there is, in one list: its name, what people call it, its class, and what the loop must know of it.
 
-Whoever lists, checks, labels or draws selectors reads this table, so a new one is one entry (docs/add_a_selector.md).
+Whoever lists, checks, labels or draws selectors reads this list, so a new one is one entry (docs/add_a_selector.md).
 It imports no torch: the config checks names against it, and classes are imported when one is made.
 
 A *method* is what `selector.name` and `compare` hold: the name of a selector, for `fixed_threshold` also

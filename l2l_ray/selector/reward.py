@@ -18,7 +18,7 @@ Correctness, agreement, consistency and coverage are *class-balanced* per sample
 weigh in sum as much as the rest. Foreground here is what the truth (where known), the teacher or the prior calls
 foreground. Weighing by the truth alone would make accepting a wrong object nearly free, since its cells are truly
 background; weighing by the claims alone would make labelling a missed object as background nearly free.
-Source: terms and forms are ours; "reward over a fixed rule" and its reason follow docs/architecture.md.
+Source: ours; the paper says only that utility is rewarded.
 """
 
 from __future__ import annotations

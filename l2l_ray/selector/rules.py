@@ -59,7 +59,7 @@ class Rule(Selector):
 
 
 class Supervised(Rule):
-    """Believes nothing."""
+    """Believes nothing: training uses the labeled images alone."""
 
     def decide(self, evidence: Evidence) -> tuple[Tensor, Tensor, Tensor]:
         """Ignore every cell, gate shut."""

@@ -7,7 +7,7 @@ unguided prediction. *Stability* is disagreement among the predictions of one ve
 here knows a mask, a box of the truth, or a statistic of val, and nothing depends on the other samples of the batch.
 
 Probabilities are shown as 2p-1. All values lie in [-1, 1] and are float32, whatever precision the teacher ran in.
-Source: the list of evidence follows docs/architecture.md; the formulas are ours.
+Source: ours.
 Shape legend: B samples, C = len(STATE_CHANNELS), S = len(SUMMARY_CHANNELS), G x G grid cells.
 """
 

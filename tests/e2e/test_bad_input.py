@@ -31,24 +31,24 @@ class Broken:
         self.root, self.folder = root, root / "refshapes"
         self.refs: list[dict[str, Any]] = pickle.loads((self.folder / "refs(l2l).p").read_bytes())
         self.instances = json.loads((self.folder / "instances.json").read_text())
-        self._tables = {name: read_examples(whole_run.examples_path(name)) for name in ("labeled", "unlabeled", "val")}
+        self._sets = {name: read_examples(whole_run.examples_path(name)) for name in ("labeled", "unlabeled", "val")}
 
-    def image(self, table: str, number: int) -> tuple[Path, list[Example]]:
-        """Return the file of a table's image, and the examples that show it."""
-        rows = self._tables[table]
+    def image(self, name: str, number: int) -> tuple[Path, list[Example]]:
+        """Return the file of an image of a set, and the examples that show it."""
+        rows = self._sets[name]
         image_id = list(dict.fromkeys(row.image_id for row in rows))[number]
         shown = [row for row in rows if row.image_id == image_id]
         return self.root / "images" / "refshapes" / Path(shown[0].image_path).name, shown
 
-    def sentences(self, table: str, image_number: int) -> list[dict[str, Any]]:
-        """Return the sentences of the first ref of a table's image; they may be changed."""
-        ref_id = self.image(table, image_number)[1][0].ref_id
+    def sentences(self, name: str, image_number: int) -> list[dict[str, Any]]:
+        """Return the sentences of the first ref of an image of a set; they may be changed."""
+        ref_id = self.image(name, image_number)[1][0].ref_id
         sentences: list[dict[str, Any]] = next(ref for ref in self.refs if ref["ref_id"] == ref_id)["sentences"]
         return sentences
 
-    def annotation(self, table: str, image_number: int) -> dict[str, Any]:
-        """Return the annotation of the first ref of a table's image; it may be changed."""
-        ref_id = self.image(table, image_number)[1][0].ref_id
+    def annotation(self, name: str, image_number: int) -> dict[str, Any]:
+        """Return the annotation of the first ref of an image of a set; it may be changed."""
+        ref_id = self.image(name, image_number)[1][0].ref_id
         ann_id = next(ref for ref in self.refs if ref["ref_id"] == ref_id)["ann_id"]
         annotations: list[dict[str, Any]] = self.instances["annotations"]
         return next(item for item in annotations if item["id"] == ann_id)
@@ -96,11 +96,11 @@ def test_a_run_over_broken_data_ends_and_lists_what_it_left_out(whole_run: RunFo
     }
     page = (run.path / "report.html").read_text()
     assert all(kind in page for kind in kinds)
-    table = json.loads((run.path / "results.json").read_text())
-    assert [row["method"] for row in table["rows"]] == ["prior_only", "agreement"]
+    results = json.loads((run.path / "results.json").read_text())
+    assert [row["method"] for row in results["rows"]] == ["prior_only", "agreement"]
     val = read_examples(run.examples_path("val"))
     assert (
-        table["rows"][1]["splits"]["val"]["num"]
+        results["rows"][1]["splits"]["val"]["num"]
         == len(val)
         == len(read_examples(whole_run.examples_path("val"))) - num_outside
     )
@@ -111,7 +111,7 @@ def test_a_run_over_broken_data_ends_and_lists_what_it_left_out(whole_run: RunFo
             assert sum(event["failures"].values()) == event["num"] > 0  # counted, never silent, never a crash
     priors = read_priors(run.priors_path("unlabeled")).values()
     assert all(prior.failure and prior.reply and not prior.boxes_xyxy_frac for prior in priors)
-    assert table["rows"][0]["splits"]["val"]["overall_iou"] == 0.0
+    assert results["rows"][0]["splits"]["val"]["overall_iou"] == 0.0
     entries = Ledger(run.ledger_path).entries("agreement", 0)
     assert sum(entry.num for entry in entries) == len(read_examples(run.examples_path("unlabeled")))
     assert sum(entry.num_gated_on for entry in entries) == 0

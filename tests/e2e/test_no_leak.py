@@ -90,7 +90,7 @@ def _holds_truth(path: str) -> bool:
 def test_training_and_labeling_open_no_file_that_holds_hidden_truth(
     copied: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Everything that Python opens is seen; the run's own tables and weights, opened by libraries in C++, are not."""
+    """Everything that Python opens is seen; its own example files and weights, opened by libraries in C++, are not."""
     run = copied(without=("FINISHED", "train", "evals", "panels", "ledger.jsonl", "labels"), resume=True)
     columns = set(pq.read_schema(run.examples_path("unlabeled")).names)
     assert "expression" in columns and not columns & {"mask_rle", "segmentation", "bbox", "area", "category"}

@@ -1,4 +1,4 @@
-"""The shipped segmenter, and batches and tables to feed it."""
+"""The shipped segmenter, and batches and example sets to feed it."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def make_prior_of(example: Example) -> Prior:
 
 @pytest.fixture
 def set_of(tmp_path: Path, images: ImageStore) -> Callable[..., ExampleSet]:
-    """Give the maker of tables: `set_of(num, labeled=False, grid=32)`; every example has a prior."""
+    """Give the maker of example sets: `set_of(num, labeled=False, grid=32)`; every example has a prior."""
 
     def make(num: int, labeled: bool = False, grid: int = 32) -> ExampleSet:
         examples = make_examples(tmp_path, num, labeled)

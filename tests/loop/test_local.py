@@ -87,7 +87,7 @@ def test_a_run_killed_anywhere_comes_to_the_same_end(whole_run: RunFolder, monke
 
 
 class FullDiskOnce(InferenceEngine):
-    """A labeler whose disk is full at the second shard of the second round."""
+    """An engine whose disk is full at the second shard of the second round."""
 
     full_disk: Callable[[int], AbstractContextManager[None]]
 
@@ -113,9 +113,9 @@ def test_after_sigkill_and_a_full_disk_a_run_comes_to_the_same_end(
         run_local(config)
 
     def make_engine(config: RunConfig, path: Path) -> InferenceEngine:
-        labeler = FullDiskOnce(config, path)
-        labeler.full_disk = full_disk
-        return labeler
+        engine = FullDiskOnce(config, path)
+        engine.full_disk = full_disk
+        return engine
 
     with pytest.raises(LedgerError, match=r"cannot write shard .*r001-s00001.*free some space and start again"):
         run_local(changed(config, resume=True), make_engine)

@@ -1,4 +1,4 @@
-"""One table names all selectors; each of them is one, whoever wrote it."""
+"""One list names all selectors; each of them is one, whoever wrote it."""
 
 from __future__ import annotations
 

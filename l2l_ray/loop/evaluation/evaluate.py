@@ -93,7 +93,7 @@ class Evaluations:
         return meter_of(self.frame(group))
 
     def frame(self, group: Group) -> pd.DataFrame:
-        """Return a complete group's rows, one per sentence; columns as in `labeling.EvalPart`."""
+        """Return a complete group's rows, one per sentence; columns as in `inference.engine.EvalPart`."""
         return pd.read_parquet(self._path(group))
 
     def joined(self, method: str, version: int, splits: Iterable[str]) -> IouMeter:

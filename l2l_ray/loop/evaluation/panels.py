@@ -1,4 +1,4 @@
-"""The examples a report shows: a spread over the val ranking, with the worst ones among them."""
+"""The examples a report shows: from the best to the worst of a split by IoU, evenly spaced."""
 
 from __future__ import annotations
 

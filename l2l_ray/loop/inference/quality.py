@@ -11,11 +11,11 @@ the share of the object's cells that are accepted and labeled object. Both see a
 object are few among the many of the background. The regions are disjoint: the *boundary* band (cells within one cell
 of the object's outline), and the *inside* and the *outside* away from it.
 
-A rule that accepts less is more precise for free, so rules are also compared at equal numbers: each ranks the cells
-that it labels object (or background) and accepts as many of them as the judged selector did. Rankings are kept as
-histograms. All figures add up exactly over batches and processes, in any order.
+A rule that accepts less is more precise without being better, so rules are also compared at equal numbers: each ranks
+the cells that it labels object (or background) and accepts as many of them as the measured selector did. Rankings are
+kept as histograms. All figures add up exactly over batches and processes, in any order.
 
-Used by evaluation alone; nothing here reaches training, labeling or a reward.
+Used by evaluation alone; nothing here reaches training, labelling or a reward.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WRONG_OBJECT_IOU = 0.1  # ours: neighbours that touch overlap by a few cells
 REGIONS = ("inside", "outside", "boundary")
 CLASSES = ("object", "background")
 NUM_BINS = 1000
-OWN_DECISION = "own decision"  # the judged selector's row among the rules it is compared with
+OWN_DECISION = "own decision"  # the measured selector's row among the rules it is compared with
 
 Ranking = tuple["Float[Tensor, 'B G G']", "Bool[Tensor, 'B G G']"]  # score in [0, 1], label
 
@@ -72,7 +72,7 @@ class Quality:
         )
 
     def summary(self) -> dict[str, Any]:
-        """Return all figures as shares in [0, 1], None where there is nothing to judge.
+        """Return all figures as shares in [0, 1], None where there is nothing to count.
 
         Returns:
             `labels`: num, num_used, used_frac, and of the used ones mean_iou, right_frac, wrong_object_frac and
@@ -90,7 +90,7 @@ class Quality:
         }
 
     def at_equal_counts(self) -> list[dict[str, float | str | None]]:
-        """Compare the ranked selectors at the numbers of object and of background cells that the judged one accepted.
+        """Compare the ranked selectors at the numbers of object and of background cells that the measured one accepted.
 
         Returns:
             Rows {"rule", "label": object or background, "accepted": number of cells, "precision"}; the precision is
@@ -123,7 +123,7 @@ def measure_quality(selection: Selection, mask: Float[Tensor, "B G G"], rankings
     """Compare a selection, and other selectors' rankings, with the truth.
 
     Args:
-        selection: The selection to judge; a sample whose gate is below 0.5 counts as ignored.
+        selection: The selection to measure; a sample whose gate is below 0.5 counts as ignored.
         mask: Truth on the grid, covered area in [0, 1]; a cell is of the object above 0.5.
         rankings: Selector name -> (score in [0, 1], label) per cell.
     """

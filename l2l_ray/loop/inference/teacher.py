@@ -1,7 +1,8 @@
 """The teacher: an exponential moving average of the student, and the evidence a selector decides by.
 
-A teacher guided by q follows q, so "teacher agrees with the prior" is nearly empty evidence. The predictions that
-carry evidence are independent of q: without the prior, without it on the mirrored image, and under a shifted proposal.
+A teacher guided by the prior's soft proposal follows it, so that the two agree says little. Two predictions are
+evidence because they do not see the proposal: without the prior, and without it on the mirrored image. A third one,
+under a shifted and rescaled proposal, shows how much the label depends on the proposal's exact place.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def predict(segmenter: Segmenter, inputs: Inputs, use_autocast: bool) -> Float[T
 def gather_evidence(
     teacher: Segmenter, previous: Segmenter, inputs: Inputs, perturbed: Inputs, use_autocast: bool
 ) -> Evidence:
-    """Look at a batch from every side.
+    """Make the five predictions of a batch that a selector may look at.
 
     Args:
         teacher: The version that labels.
@@ -58,15 +59,15 @@ def gather_evidence(
     with autocast(device, use_autocast):
         tokens = teacher.tokenize(inputs.expressions).to(device)
         phrases = teacher.tokenize(inputs.phrases).to(device)
-        nobody = torch.zeros_like(inputs.has_prior)
+        no_prior = torch.zeros_like(inputs.has_prior)
         encoded = teacher.encode(inputs.images, tokens)
         guided = teacher.decode(encoded, inputs.proposal, inputs.prior_score, inputs.has_prior, phrases)
-        unguided = teacher.decode(encoded, inputs.proposal, inputs.prior_score, nobody, None)
+        unguided = teacher.decode(encoded, inputs.proposal, inputs.prior_score, no_prior, None)
         shifted = teacher.decode(encoded, perturbed.proposal, perturbed.prior_score, perturbed.has_prior, phrases)
         swapped = [swap_left_right(expression) for expression in inputs.expressions]
         words = [new or old for new, old in zip(swapped, inputs.expressions, strict=True)]
         mirrored = teacher.encode(inputs.images.flip(-1), teacher.tokenize(words).to(device))
-        flipped = teacher.decode(mirrored, inputs.proposal, inputs.prior_score, nobody, None)
+        flipped = teacher.decode(mirrored, inputs.proposal, inputs.prior_score, no_prior, None)
         earlier = previous.encode(inputs.images, tokens)
         before = previous.decode(earlier, inputs.proposal, inputs.prior_score, inputs.has_prior, phrases)
     unguided_probs = unguided.mask_logits.sigmoid()

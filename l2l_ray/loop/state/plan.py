@@ -5,7 +5,7 @@ items are ready: label shards of the rounds a version unlocks, evaluate a versio
 method have a val figure, evaluate the best of them on the test splits - once. Because everything is derived from what
 lies on disk, a resumed driver rebuilds the same plan by telling it the same facts.
 
-The zero-shot row is a method named `prior_only` with the single version 0 and nothing to label.
+The zero-shot row of the results is a method named `prior_only` with the single version 0 and nothing to label.
 """
 
 from __future__ import annotations
@@ -90,15 +90,15 @@ class Plan:
             self._queue_evaluation(PRIOR_ONLY, 0, split)
 
     def priors_ready(self, name: str) -> None:
-        """Tell that the priors of a set (`unlabeled`, `val`, ...) are complete."""
+        """Take note that the priors of a set (`unlabeled`, `val`, ...) are complete."""
         self._priors.add(name)
 
     def committed(self, keys: Iterable[tuple[str, int, int]]) -> None:
-        """Tell which (method, round, shard) are in the ledger already; call before `publish`."""
+        """Take note of the (method, round, shard) in the ledger; call before `publish`."""
         self._committed.update(keys)
 
     def publish(self, method: str, version: int) -> None:
-        """Tell that a version exists; queues what it unlocks. Telling twice changes nothing."""
+        """Take note that a version exists, and queue what it unlocks; a second time changes nothing."""
         if version in self._versions[method]:
             return
         self._versions[method].add(version)
@@ -117,7 +117,7 @@ class Plan:
         mean_ious: dict[tuple[str, int, str], float],
         published: dict[str, set[int]],
     ) -> None:
-        """Tell a fresh plan everything that lies on disk.
+        """Bring a fresh plan up to date with what lies on disk.
 
         Args:
             committed: (method, round, shard) of the ledger's entries.
@@ -141,7 +141,7 @@ class Plan:
         return None
 
     def done(self, item: WorkItem) -> bool:
-        """Tell that an item is finished; True, once, when it was the last part of its evaluation group."""
+        """Take note that an item is finished; True, once, when it was the last part of its evaluation group."""
         if isinstance(item, LabelItem):
             self._committed.add((item.method, item.round, item.shard))
             return False
@@ -152,7 +152,7 @@ class Plan:
         return not parts
 
     def record(self, method: str, version: int, split: str, mean_iou: float) -> None:
-        """Tell a finished evaluation; the last val figure of a method unlocks its test splits."""
+        """Take note of a finished evaluation; the last val figure of a method unlocks its test splits."""
         if (method, version, split) in self._scores:
             return
         self._scores[method, version, split] = mean_iou

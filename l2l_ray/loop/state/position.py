@@ -1,4 +1,4 @@
-"""Where training stands, as typed records: the position a version folder holds, and the stage a rank tells of."""
+"""Where training stands, as typed records: the position a version folder holds, and the stage a rank reports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from l2l_ray.config import RunConfig
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """From where training can continue: `step` student steps into the round that `version` labels the start of.
+    """From where training can continue: `step` student steps after `version`, inside the round that starts with it.
 
     `means` are the loss terms of those steps, as their part of the round's mean.
 

@@ -106,7 +106,7 @@ class StudentSteps:
             networks: What learns.
             stream: Names the sequence of draws: `burn_in`, `round2`.
             step: The step's place in the stream.
-            done: Steps taken before it, burn-in included; sets the learning rate and the teacher's momentum.
+            done: Steps taken before it, burn-in included; sets the learning rate and the teacher's decay.
             rows: The labeled rows to draw from.
             pseudo: The round's pseudo-labels.
         Returns:

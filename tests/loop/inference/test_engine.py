@@ -1,4 +1,4 @@
-"""A labeler: the version it is told, never the latest; the same shard each time; figures, not truth, leave it."""
+"""The engine: the version it is told, never the latest; the same shard each time; figures, not truth, leave it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def labeler(whole_run: RunFolder) -> InferenceEngine:
+def engine(whole_run: RunFolder) -> InferenceEngine:
     return InferenceEngine(whole_run.config, whole_run.path)
 
 
@@ -100,10 +100,10 @@ def test_weights_are_stored_where_they_are_not_all_one() -> None:
     assert stored is not None and stored.dtype == np.uint8 and stored.tolist() == [[0, 255], [128, 1]]
 
 
-def test_the_zero_shot_row_is_the_prior_alone(whole_run: RunFolder, labeler: InferenceEngine) -> None:
+def test_the_zero_shot_row_is_the_prior_alone(whole_run: RunFolder, engine: InferenceEngine) -> None:
     rows = [row for row in read_examples(whole_run.examples_path("val")) if isinstance(row, LabeledExample)]
     priors = read_priors(whole_run.priors_path("val"))
-    found = labeler.evaluate("prior_only", 0, "val", 0, len(rows)).rows
+    found = engine.evaluate("prior_only", 0, "val", 0, len(rows)).rows
     batch = Proposer(whole_run.config.prior).proposals([priors[row.sent_id] for row in rows], 32)
     for row, proposal, has_prior, figures in zip(rows, batch.proposal, batch.has_prior, found, strict=True):
         logits = torch.logit(proposal, eps=1e-6) if has_prior else torch.full_like(proposal, -1.0)
@@ -126,10 +126,10 @@ def test_without_a_prior_the_zero_shot_row_predicts_nothing(scratch: RunFolder) 
     assert [figures["union"] for figures in part.rows] == [mask_area_px(row.mask_rle) for row in rows[:3]]
 
 
-def test_evaluation_can_be_cut_anywhere(whole_run: RunFolder, labeler: InferenceEngine) -> None:
+def test_evaluation_can_be_cut_anywhere(whole_run: RunFolder, engine: InferenceEngine) -> None:
     size = len(read_examples(whole_run.examples_path("val")))
-    whole = labeler.evaluate("l2l", 2, "val", 0, size)
-    parts = [labeler.evaluate("l2l", 2, "val", 0, 5), labeler.evaluate("l2l", 2, "val", 5, size)]
+    whole = engine.evaluate("l2l", 2, "val", 0, size)
+    parts = [engine.evaluate("l2l", 2, "val", 0, 5), engine.evaluate("l2l", 2, "val", 5, size)]
     rows = parts[0].rows + parts[1].rows
     assert [row["sent_id"] for row in rows] == [row["sent_id"] for row in whole.rows]
     for found, expected in zip(rows, whole.rows, strict=True):
@@ -140,8 +140,8 @@ def test_evaluation_can_be_cut_anywhere(whole_run: RunFolder, labeler: Inference
     assert (parts[0].quality + parts[1].quality).regions[:, 2].tolist() == whole.quality.regions[:, 2].tolist()
 
 
-def test_the_other_protocol_counts_other_pixels_and_says_so(labeler: InferenceEngine) -> None:
-    native, lavt = (labeler.evaluate("l2l", 2, "testA", 0, 3, protocol).rows for protocol in (NATIVE, LAVT480))
+def test_the_other_protocol_counts_other_pixels_and_says_so(engine: InferenceEngine) -> None:
+    native, lavt = (engine.evaluate("l2l", 2, "testA", 0, 3, protocol).rows for protocol in (NATIVE, LAVT480))
     assert [row["protocol"] for row in native + lavt] == ["native"] * 3 + ["lavt480"] * 3
     for row, other in zip(native, lavt, strict=True):
         same = ("sent_id", "image_id", "area_frac", "num_words", "category")
@@ -149,38 +149,38 @@ def test_the_other_protocol_counts_other_pixels_and_says_so(labeler: InferenceEn
         assert other["target_px"] == pytest.approx(row["area_frac"] * 480 * 480, rel=0.05)
 
 
-def test_selectors_are_judged_on_val_alone(labeler: InferenceEngine) -> None:
-    assert labeler.evaluate("l2l", 1, "testA", 0, 2).quality is None
-    assert labeler.evaluate("supervised", 1, "val", 0, 2).quality is None
-    quality = labeler.evaluate("l2l", 1, "val", 0, 2).quality
+def test_selectors_are_measured_on_val_alone(engine: InferenceEngine) -> None:
+    assert engine.evaluate("l2l", 1, "testA", 0, 2).quality is None
+    assert engine.evaluate("supervised", 1, "val", 0, 2).quality is None
+    quality = engine.evaluate("l2l", 1, "val", 0, 2).quality
     assert quality is not None
     assert set(quality.histograms) == {"l2l", "accept_all", "fixed_threshold", "pwa", "matching", "agreement"}
 
 
-def test_panels_show_what_was_evaluated(labeler: InferenceEngine) -> None:
-    data = labeler.evidence_and_selection("l2l", 1, "val", [1, 0])
+def test_panels_show_what_was_evaluated(engine: InferenceEngine) -> None:
+    data = engine.evidence_and_selection("l2l", 1, "val", [1, 0])
     assert len(data.inputs) == 2
     torch.testing.assert_close(data.final.sigmoid(), data.evidence.mask_probs, atol=1e-4, rtol=0.0)
     assert data.selection.action.shape == data.final.shape
 
 
-def test_few_versions_stay_in_memory(labeler: InferenceEngine) -> None:
+def test_few_versions_stay_in_memory(engine: InferenceEngine) -> None:
     def held(kind: type) -> int:
         return sum(issubclass(type(each), kind) for each in gc.get_objects())
 
     gc.collect()
     before = held(Segmenter), held(Selector)
     for version in (0, 1, 2):
-        labeler.evaluate("l2l", version, "val", 0, 1)
-        labeler.evaluate("supervised", version, "val", 0, 1)
+        engine.evaluate("l2l", version, "val", 0, 1)
+        engine.evaluate("supervised", version, "val", 0, 1)
     gc.collect()
     # Rules that are ranked beside the selector live in no version; they are made for a batch and dropped.
     assert held(Segmenter) - before[0] <= 3 and held(Selector) - before[1] <= 3
 
 
-def test_a_version_that_is_not_there_is_a_clear_error(labeler: InferenceEngine) -> None:
+def test_a_version_that_is_not_there_is_a_clear_error(engine: InferenceEngine) -> None:
     with pytest.raises(CheckpointError, match=r"cannot read weights .*l2l-v0007"):
-        labeler.label("l2l", 0, 0, version=7)
+        engine.label("l2l", 0, 0, version=7)
 
 
 def test_an_image_that_vanished_is_a_clear_error(scratch: RunFolder, tmp_path: Path) -> None:

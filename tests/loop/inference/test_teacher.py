@@ -1,4 +1,4 @@
-"""The teacher follows the student by hand-computed steps; its views show what they say, for each sample by itself."""
+"""The teacher follows the student by hand-computed steps; each prediction is what its name says, sample by sample."""
 
 from __future__ import annotations
 

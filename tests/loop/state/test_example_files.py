@@ -1,4 +1,4 @@
-"""Tables hand examples and priors to other processes unchanged, and the unlabeled one has no place for the truth."""
+"""Examples and priors reach other processes unchanged, and the file of unlabeled ones has no place for the truth."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ PRIOR = Prior("9f", ((0.1, 0.2, 0.5, 1 / 3),), (0.83,), ((0.3, 0.4),), "red man"
 
 @pytest.mark.parametrize("examples", [UNLABELED, LABELED, []], ids=["unlabeled", "labeled", "empty"])
 def test_examples_come_back_equal_and_of_their_own_type(tmp_path: Path, examples: list[Example]) -> None:
-    write_examples(tmp_path / "tables" / "x.parquet", examples)
-    found = read_examples(tmp_path / "tables" / "x.parquet")
+    write_examples(tmp_path / "examples" / "x.parquet", examples)
+    found = read_examples(tmp_path / "examples" / "x.parquet")
     assert found == examples
     assert [type(example) for example in found] == [type(example) for example in examples]
 
 
-def test_the_unlabeled_table_has_the_columns_of_an_example_and_no_other(tmp_path: Path) -> None:
+def test_the_unlabeled_file_has_the_columns_of_an_example_and_no_other(tmp_path: Path) -> None:
     write_examples(tmp_path / "unlabeled.parquet", UNLABELED)
     assert pq.read_schema(tmp_path / "unlabeled.parquet").names == [f.name for f in fields(Example)]
 
@@ -55,13 +55,13 @@ def test_priors_come_back_equal(tmp_path: Path, prior: Prior) -> None:
 def test_any_coordinates_and_any_reply_survive(
     tmp_path_factory: pytest.TempPathFactory, box: tuple[float, float, float, float], reply: str
 ) -> None:
-    path = tmp_path_factory.mktemp("tables") / "priors.parquet"
+    path = tmp_path_factory.mktemp("priors") / "priors.parquet"
     prior = Prior("9f", (box,), (0.5,), (), reply, 0.5, "", reply)
     write_priors(path, [(1, prior)])
     assert read_priors(path) == {1: prior}
 
 
-def test_a_missing_damaged_or_foreign_table_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_missing_damaged_or_foreign_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.parquet cannot be read"):
         read_examples(tmp_path / "gone.parquet")
     (tmp_path / "half.parquet").write_bytes(b"PAR1")
@@ -72,7 +72,7 @@ def test_a_missing_damaged_or_foreign_table_is_an_error_that_names_it(tmp_path: 
         read_examples(tmp_path / "priors.parquet")
 
 
-def test_a_full_disk_keeps_the_table_that_was_there(
+def test_a_full_disk_keeps_the_file_that_was_there(
     tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     path = tmp_path / "labeled.parquet"

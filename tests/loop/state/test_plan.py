@@ -15,15 +15,15 @@ from l2l_ray.loop.state.staleness import label_version
 from l2l_ray.selector.registry import PRIOR_ONLY
 
 Group = tuple[str, int, str]
-TABLES = ("labeled", "unlabeled", "val", "testA", "testB")
+SETS = ("labeled", "unlabeled", "val", "testA", "testB")
 
 
 def _plan(
     methods: Iterable[str] = ("l2l",), rounds: int = 2, lag: int = 0, shards: int = 3, chunk: int = 10, **sizes: int
 ) -> Plan:
     plan = Plan(tuple(methods), rounds, lag, shards, sizes or {"val": 25, "testA": 10}, chunk)
-    for table in TABLES:
-        plan.priors_ready(table)
+    for name in SETS:
+        plan.priors_ready(name)
     return plan
 
 
@@ -40,7 +40,7 @@ def _mean_iou(group: Group) -> float:
 
 
 class Host:
-    """Trains and works through a plan as a runtime does, in an order drawn from a seed; knows what is on disk."""
+    """Trains and works through a plan as a host does, in an order drawn from a seed; knows what is on disk."""
 
     def __init__(self, methods: tuple[str, ...], rounds: int, lag: int, shards: int, sizes: dict[str, int]) -> None:
         self.arguments = (methods, rounds, lag, shards, sizes, 10)
@@ -51,8 +51,8 @@ class Host:
 
     def fresh_plan(self, rng: random.Random) -> Plan:
         plan = Plan(*self.arguments)
-        for table in TABLES:
-            plan.priors_ready(table)
+        for name in SETS:
+            plan.priors_ready(name)
         plan.committed(self.committed)
         for group in rng.sample(sorted(self.scores), len(self.scores)):
             plan.record(*group, self.scores[group])

@@ -16,7 +16,7 @@ from l2l_ray.loop.training.pseudo import PseudoSet
 from l2l_ray.types import PseudoLabel
 
 GRID = 4
-RunData = Callable[..., ExampleSet]
+SetOf = Callable[..., ExampleSet]
 
 
 def _label(sent_id: int, **given: Any) -> PseudoLabel:
@@ -37,14 +37,14 @@ def _cells(*where: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def _read(tmp_path: Path, table: ExampleSet, *shards: list[PseudoLabel]) -> PseudoSet:
+def _read(tmp_path: Path, unlabeled: ExampleSet, *shards: list[PseudoLabel]) -> PseudoSet:
     files = [tmp_path / f"s{number}.parquet" for number in range(len(shards))]
     for file, labels in zip(files, shards, strict=True):
         write_shard(file, labels)
-    return PseudoSet.read(files, table)
+    return PseudoSet.read(files, unlabeled)
 
 
-def test_targets_and_weights_come_back(tmp_path: Path, set_of: RunData) -> None:
+def test_targets_and_weights_come_back(tmp_path: Path, set_of: SetOf) -> None:
     weight = np.zeros((GRID, GRID), np.uint8)
     weight[0] = [255, 128, 1, 0]
     label = _label(
@@ -57,13 +57,13 @@ def test_targets_and_weights_come_back(tmp_path: Path, set_of: RunData) -> None:
     assert batch.pixel_weight[0, 1:].sum() == 0
 
 
-def test_without_a_weight_map_every_accepted_cell_counts_in_full(tmp_path: Path, set_of: RunData) -> None:
+def test_without_a_weight_map_every_accepted_cell_counts_in_full(tmp_path: Path, set_of: SetOf) -> None:
     label = _label(100, from_teacher=_cells((1, 1)), from_prior=_cells((2, 2)), target=_cells((2, 2)))
     batch = _read(tmp_path, set_of(1, grid=GRID), [label]).batch([0])
     assert torch.equal(batch.pixel_weight[0], torch.from_numpy(_cells((1, 1), (2, 2))).float())
 
 
-def test_labels_that_are_gated_off_or_name_no_object_cell_are_left_out(tmp_path: Path, set_of: RunData) -> None:
+def test_labels_that_are_gated_off_or_name_no_object_cell_are_left_out(tmp_path: Path, set_of: SetOf) -> None:
     cell, other = _cells((0, 0)), _cells((3, 3))
     shards = (
         [_label(102, from_teacher=cell, target=cell), _label(100, from_teacher=cell, target=cell, gate=0.49)],
@@ -75,7 +75,7 @@ def test_labels_that_are_gated_off_or_name_no_object_cell_are_left_out(tmp_path:
     assert pseudo.batch([0, 1]).inputs.expressions == ["left red circle 2", "left red circle 1"]
 
 
-def test_figures_of_a_round_by_hand(tmp_path: Path, set_of: RunData) -> None:
+def test_figures_of_a_round_by_hand(tmp_path: Path, set_of: SetOf) -> None:
     labels = [
         _label(100, from_teacher=_cells((0, 0), (0, 1), (0, 2)), from_prior=_cells((1, 0)), target=_cells((0, 0))),
         _label(101, from_prior=_cells((0, 0), (0, 1)), target=_cells((0, 0), (0, 1), (3, 3))),
@@ -93,7 +93,7 @@ def test_figures_of_a_round_by_hand(tmp_path: Path, set_of: RunData) -> None:
     )
 
 
-def test_a_round_that_accepted_nothing_has_figures_and_no_samples(tmp_path: Path, set_of: RunData) -> None:
+def test_a_round_that_accepted_nothing_has_figures_and_no_samples(tmp_path: Path, set_of: SetOf) -> None:
     pseudo = _read(tmp_path, set_of(2, grid=GRID), [_label(100), _label(101)])
     assert len(pseudo) == 0
     assert pseudo.summary() == {

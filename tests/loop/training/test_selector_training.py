@@ -110,30 +110,30 @@ def test_the_labeled_gradient_is_that_of_autograd(whole_run: RunFolder, labeled:
 
 
 def test_the_unlabeled_subset_is_fixed_by_sentence(whole_run: RunFolder, sets: ExampleSets) -> None:
-    table, folder = sets["unlabeled"], whole_run.version_dir("l2l", 0)
+    unlabeled, folder = sets["unlabeled"], whole_run.version_dir("l2l", 0)
     teacher = load_segmenter(whole_run.config.segmenter, folder / "teacher.safetensors", CPU)
     previous = folder / "previous.safetensors"
 
-    def scores(num: int, table: ExampleSet) -> list[float]:
+    def scores(num: int, examples: ExampleSet) -> list[float]:
         config = changed(whole_run.config, selector={"max_unlabeled": num})
-        evidence = unlabeled_evidence(config, table, teacher, previous, CPU)
+        evidence = unlabeled_evidence(config, examples, teacher, previous, CPU)
         assert evidence is not None
         return sorted(evidence.take(range(len(evidence))).prior_score.tolist())
 
     shuffled = ExampleSet(
-        list(table.examples)[::-1],
-        table.priors,
+        list(unlabeled.examples)[::-1],
+        unlabeled.priors,
         ImageStore(whole_run.config.segmenter.image_size, 8),
         Proposer(whole_run.config.prior),
-        table.grid,
+        unlabeled.grid,
         read_known_scores(whole_run.priors_path("labeled")),
     )
-    four, five = scores(4, table), scores(5, table)
+    four, five = scores(4, unlabeled), scores(5, unlabeled)
     assert len(four) == 4 and len(five) == 5
     assert scores(4, shuffled) == four
     assert set(four) <= set(five)
     none = changed(whole_run.config, selector={"max_unlabeled": 0})
-    assert unlabeled_evidence(none, table, teacher, previous, CPU) is None
+    assert unlabeled_evidence(none, unlabeled, teacher, previous, CPU) is None
 
 
 def test_stored_evidence_comes_back_in_full_precision_but_for_features(

@@ -24,7 +24,7 @@ from l2l_ray.segmenter.model import Segmenter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = LoopConfig(labeled_batch=4, unlabeled_batch=4, unlabeled_weight=0.7, grad_clip=1e9, autocast=False)
-VIEWS = AugmentConfig()
+AUGMENT = AugmentConfig()
 WORDS = ["left red circle", "big blue star", "the ring on the right", "square"]
 
 
@@ -209,7 +209,7 @@ def _for_views(num: int) -> TrainBatch:
 
 def test_maps_are_mirrored_along_with_the_words() -> None:
     batch = _for_views(12)
-    seen = augment(batch, VIEWS, 0, "round0", 3, range(12))
+    seen = augment(batch, AUGMENT, 0, "round0", 3, range(12))
     flipped = [new != old for new, old in zip(seen.inputs.expressions, batch.inputs.expressions, strict=True)]
     assert any(flipped) and not all(flipped)
     for row, was_flipped in enumerate(flipped):
@@ -231,7 +231,7 @@ def test_the_image_is_mirrored_too() -> None:
     half = torch.zeros_like(batch.inputs.images)
     half[..., :8] = 1.0  # bright on the left, whatever the colors become
     batch = replace(batch, inputs=replace(batch.inputs, images=half))
-    seen = augment(batch, VIEWS, 0, "round0", 3, range(12))
+    seen = augment(batch, AUGMENT, 0, "round0", 3, range(12))
     brighter_left = seen.inputs.images[..., :8].mean((1, 2, 3)) > seen.inputs.images[..., 8:].mean((1, 2, 3))
     flipped = [new != old for new, old in zip(seen.inputs.expressions, batch.inputs.expressions, strict=True)]
     assert brighter_left.tolist() == [not was_flipped for was_flipped in flipped]
@@ -239,13 +239,13 @@ def test_the_image_is_mirrored_too() -> None:
 
 def test_views_are_keyed_by_position_in_the_global_batch() -> None:
     batch = _for_views(12)
-    whole = augment(batch, VIEWS, 0, "round0", 3, range(12))
+    whole = augment(batch, AUGMENT, 0, "round0", 3, range(12))
     rows = list(range(1, 12, 2))
-    share = augment(_rows(batch, rows), VIEWS, 0, "round0", 3, rows)
+    share = augment(_rows(batch, rows), AUGMENT, 0, "round0", 3, rows)
     assert torch.equal(share.inputs.images, whole.inputs.images[rows])
     assert torch.equal(share.target, whole.target[rows])
-    assert not torch.equal(augment(batch, VIEWS, 0, "round0", 4, range(12)).inputs.images, whole.inputs.images)
-    assert not torch.equal(augment(batch, VIEWS, 0, "round1", 3, range(12)).inputs.images, whole.inputs.images)
+    assert not torch.equal(augment(batch, AUGMENT, 0, "round0", 4, range(12)).inputs.images, whole.inputs.images)
+    assert not torch.equal(augment(batch, AUGMENT, 0, "round1", 3, range(12)).inputs.images, whole.inputs.images)
 
 
 def _blocks(num: int, expression: str, top: int, left: int) -> TrainBatch:

@@ -28,7 +28,7 @@ EVALUATION = ("val.parquet", "testA.parquet", "testB.parquet")
 def test_training_needs_neither_the_data_set_nor_the_evaluation_splits(copied: Copied, whole_run: RunFolder) -> None:
     without = ("FINISHED", "train", "evals", "panels", *EVALUATION)
     run = copied(without=without, compare=())
-    for name in ("labeled", "unlabeled"):  # only the images these tables name are there
+    for name in ("labeled", "unlabeled"):  # only the images of these sets are there
         rows = read_examples(run.examples_path(name))
         moved = [replace(row, image_path=str(run.path / name / Path(row.image_path).name)) for row in rows]
         (run.path / name).mkdir()
