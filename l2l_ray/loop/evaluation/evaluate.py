@@ -93,7 +93,7 @@ class Evaluations:
         return meter_of(self.frame(group))
 
     def frame(self, group: Group) -> pd.DataFrame:
-        """Return a complete group's rows, one per sentence; columns as in `labeling.EvalPart`."""
+        """Return a complete group's rows, one per sentence; columns as in `engine.EvalPart`."""
         return pd.read_parquet(self._path(group))
 
     def joined(self, method: str, version: int, splits: Iterable[str]) -> IouMeter:
@@ -211,9 +211,9 @@ def finish(
     figures["hidden_truth"] = pseudo_label_quality(config, run)
     try:
         _write_outputs(config, run, plan, evaluations, figures, engine)
+        run.mark_finished()
     except OSError as error:
         raise DataError(f"cannot write {run.path}: {error}; {FREE_SPACE}") from error
-    run.mark_finished()
     return figures
 
 
