@@ -1,6 +1,6 @@
 """The `l2l` command: one process, no Ray. The same run on a cluster is `ray job submit -- python jobs/selfevolve.py`.
 
-    l2l run [--preset smoke] [--config run.yaml] [--section.field value ...]    the whole method, with LocalRuntime
+    l2l run [--preset smoke] [--config run.yaml] [--section.field value ...]    the whole method, in this process
     l2l config [same words]                                                     the full config as YAML
     l2l report RUN_DIR                                                          write report.html again
     l2l predict IMAGE EXPRESSION --run RUN_DIR [--out FOLDER]                   mask, overlay and figures of one image

@@ -111,8 +111,8 @@ class Predictor:
         segmenter: Segmenter,
         mllm: MllmPrior,
         known_scores: Sequence[float],
-        method: str = "",
-        version: int = 0,
+        method: str,
+        version: int,
     ) -> None:
         self._config = config
         self._segmenter = segmenter.eval()
@@ -160,11 +160,11 @@ class Predictor:
         example = Example(0, 0, 0, str(image_path), width, height, " ".join(words))
         reply = self._mllm.ask([image], [example.expression])[0]
         prior = make_prior("", reply, MllmIdentity.of(self._mllm), width, height)
-        table = ExampleSet(
+        examples = ExampleSet(
             [example], {0: prior}, self._images, self._proposer, self._segmenter.grid, self._known_scores
         )
         device = next(self._segmenter.parameters()).device
-        logits = predict(self._segmenter, table.inputs([0]).to(device), self._config.loop.autocast)[0].cpu()
+        logits = predict(self._segmenter, examples.inputs([0]).to(device), self._config.loop.autocast)[0].cpu()
         probs = grid_logits_to_native(logits, height, width).sigmoid().numpy()
         pixels = np.asarray(image)
         return Prediction(image_path, example.expression, pixels, probs, prior, self._method, self._version)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TRAIN_TABLES = ("labeled", "unlabeled")
+TRAIN_SETS = ("labeled", "unlabeled")
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ def export_predictions(
     run = _open(run_dir, min_confidence)
     method, version = run.chosen_version()
     if not (run.examples_path(split).exists() and run.priors_path(split).exists()):
-        tables = sorted(path.stem for path in run.examples_path("val").parent.glob("*.parquet"))
-        raise DataError(f"{run.path} has no split {split!r} to predict on; it has {', '.join(tables)}")
+        sets = sorted(path.stem for path in run.examples_path("val").parent.glob("*.parquet"))
+        raise DataError(f"{run.path} has no split {split!r} to predict on; it has {', '.join(sets)}")
     about = {**_about(run, method), "source": "prediction", "split": split, "model_version": version}
     predicted = list(_predictions(run, method, version, split, about, device))
     kept = [mask for mask in predicted if mask.confidence >= min_confidence]
@@ -204,7 +204,7 @@ def _predictions(
                 float(estimated_iou(mask, probs)),
                 None,
                 {**about, "prior_key": priors[example.sent_id].key},
-                "train" if split in TRAIN_TABLES else split,
+                "train" if split in TRAIN_SETS else split,
             )
 
 

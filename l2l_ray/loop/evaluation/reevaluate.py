@@ -24,7 +24,7 @@ from l2l_ray.metrics import PRECISION_THRESHOLDS
 
 @dataclass(frozen=True)
 class Reevaluation:
-    """The rows of a split, one per sentence (as `labeling.EvalPart`), and the figures made of them.
+    """The rows of a split, one per sentence (as `engine.EvalPart`), and the figures made of them.
 
     Example: `reevaluate(Path("runs/demo"), "testA", "lavt480").figures["overall_iou"]`
     """

@@ -46,7 +46,7 @@ _KEPT_VERSIONS = 3  # a version, the one before it, and one of another method
 class PanelData:
     """What the report draws of a few samples.
 
-    Example: `labeler.evidence_and_selection("l2l", 3, "val", [4, 9])`
+    Example: `engine.evidence_and_selection("l2l", 3, "val", [4, 9])`
     """
 
     inputs: Inputs
@@ -133,7 +133,7 @@ class InferenceEngine:
         return EvalPart(rows, quality)
 
     def mask_logits(self, method: str, version: int, name: str, indices: list[int]) -> Float[Tensor, "B G G"]:
-        """Return a version's mask logits for some rows of a examples."""
+        """Return a version's mask logits for some rows of a set."""
         return self._logits(method, version, self._sets[name].inputs(indices).to(self._device)).float().cpu()
 
     def evidence_and_selection(self, method: str, version: int, split: str, indices: list[int]) -> PanelData:
@@ -144,7 +144,7 @@ class InferenceEngine:
         return PanelData(inputs, self._logits(method, version, inputs), evidence, selection)
 
     def priors(self, name: str) -> dict[int, Prior]:
-        """Return sent_id -> prior of one examples."""
+        """Return sent_id -> prior of one set."""
         return self._sets[name].priors
 
     def pseudo_labels(self, method: str, round_index: int, version: int, part: list[int]) -> Iterator[PseudoLabel]:

@@ -55,7 +55,7 @@ class RunData:
 
     @property
     def prior_order(self) -> tuple[str, ...]:
-        """Tables in the order in which their priors are needed."""
+        """Example sets in the order in which their priors are needed."""
         return "labeled", "unlabeled", *self.splits
 
     def examples(self, name: str) -> Sequence[Example]:

@@ -40,7 +40,7 @@ def _mean_iou(group: Group) -> float:
 
 
 class Host:
-    """Trains and works through a plan as a runtime does, in an order drawn from a seed; knows what is on disk."""
+    """Trains and works through a plan as a host does, in an order drawn from a seed; knows what is on disk."""
 
     def __init__(self, methods: tuple[str, ...], rounds: int, lag: int, shards: int, sizes: dict[str, int]) -> None:
         self.arguments = (methods, rounds, lag, shards, sizes, 10)
