@@ -111,8 +111,8 @@ class Predictor:
         segmenter: Segmenter,
         mllm: MllmPrior,
         known_scores: Sequence[float],
-        method: str = "",
-        version: int = 0,
+        method: str,
+        version: int,
     ) -> None:
         self._config = config
         self._segmenter = segmenter.eval()

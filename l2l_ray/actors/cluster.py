@@ -30,12 +30,12 @@ from typing import Any, TypeVar
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from l2l_ray.actors.environment import address_of
 from l2l_ray.actors.head import remove_folder
 from l2l_ray.config import ClusterConfig, RunConfig
-from l2l_ray.errors import ClusterError
+from l2l_ray.errors import ClusterError, L2LError
 
 logger = logging.getLogger(__name__)
 A = TypeVar("A")
@@ -254,6 +254,15 @@ def start_actor(kind: type[A], options: Mapping[str, Any], *args: Any) -> ActorH
                     f"{NAME_RELEASE_TIMEOUT_S:g} s: another job drives this run; stop it, or choose another --name"
                 ) from error
             time.sleep(0.2)
+
+
+def own_error(error: RayTaskError) -> Exception:
+    """Return what an actor raised on purpose as it was, one line; anything else with the actor's traceback."""
+    cause: Exception = error.cause
+    if isinstance(cause, L2LError):
+        return cause
+    found: Exception = error.as_instanceof_cause()  # type: ignore[no-untyped-call]
+    return found
 
 
 def wait_ready(role: str, actors: Sequence[ActorHandle[Any]], timeout_s: float) -> list[Any]:

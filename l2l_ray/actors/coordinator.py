@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import time
 from collections import deque
@@ -19,17 +20,20 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from l2l_ray.actors.cluster import own_error
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import RunConfig
-from l2l_ray.errors import ClusterError, L2LError
+from l2l_ray.errors import FREE_SPACE, ClusterError, L2LError
 from l2l_ray.files import replacing
 from l2l_ray.loop.state.ledger import Key, Ledger, LedgerEntry
 from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.versions import log_versions
 from l2l_ray.selector.registry import makes_labels
+
+logger = logging.getLogger(__name__)
 
 NAME = "coordinator"
 ANSWER_TIMEOUT_S = 120.0  # it answers in milliseconds; it may be restarting
@@ -51,12 +55,15 @@ def answer(ref: ray.ObjectRef[T], timeout_s: float = ANSWER_TIMEOUT_S) -> T:
 
     Raises:
         RunStopped: The driver ended the run.
+        L2LError: What the coordinator raised on purpose.
         ClusterError: The coordinator is gone for good, or gave no answer in time.
     """
     try:
         return ray.get(ref, timeout=timeout_s)
     except GetTimeoutError:
         raise ClusterError(f"the coordinator did not answer within {timeout_s:g} s; --resume continues") from None
+    except RayTaskError as error:
+        raise own_error(error) from None
     except RayActorError as error:
         raise ClusterError(f"the coordinator is gone: {error}; --resume continues") from error
 
@@ -299,8 +306,12 @@ class Coordinator:
         if not force and time.monotonic() - self._state_written < STATE_EVERY_S:
             return
         self._state_written = time.monotonic()
-        with replacing(self._run.path / "state.json") as temporary:
-            temporary.write_text(self._current_status().to_json())
+        path = self._run.path / "state.json"
+        try:
+            with replacing(path) as temporary:
+                temporary.write_text(self._current_status().to_json())
+        except OSError as error:  # it only shows; whoever keeps something fails with a remedy, and `stop` must wake all
+            logger.warning("cannot write %s: %s; %s", path, error, FREE_SPACE)
 
     def _current_status(self) -> Status:
         """Bring up to date what follows from the ledger, the versions and the open waits."""

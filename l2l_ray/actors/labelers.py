@@ -20,7 +20,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
-from l2l_ray.actors.cluster import actor_options, device_for, start_actor, wait_ready
+from l2l_ray.actors.cluster import actor_options, device_for, own_error, start_actor, wait_ready
 from l2l_ray.actors.coordinator import Coordinator, answer
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import RunConfig
@@ -135,7 +135,7 @@ class LabelerPool:
             try:
                 result = ray.get(ref, timeout=0)
             except RayTaskError as error:
-                raise error.as_instanceof_cause() from None  # type: ignore[no-untyped-call]
+                raise own_error(error) from None
             except (RayActorError, TimeoutError) as error:
                 self._retry(call, error)
                 continue

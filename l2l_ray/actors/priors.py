@@ -20,7 +20,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
-from l2l_ray.actors.cluster import actor_options, device_for, start_actor, wait_ready
+from l2l_ray.actors.cluster import actor_options, device_for, own_error, start_actor, wait_ready
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import PriorConfig, RunConfig
 from l2l_ray.errors import ClusterError
@@ -241,7 +241,7 @@ class PriorPool:
         try:
             replies: list[Reply] = ray.get(ref)
         except RayTaskError as error:
-            raise error.as_instanceof_cause() from None  # type: ignore[no-untyped-call]
+            raise own_error(error) from None
         except RayActorError as error:
             limit = self._cluster.max_item_retries
             raise ClusterError(

@@ -125,7 +125,7 @@ def _of_selector(config: RunConfig) -> Iterator[Idle]:
         ranked = field.path == "match_iou" and makes_labels(section.name)
         yield Idle((f"selector.{field.path}",), reason, "training" if ranked else "")
     if section.warmup_updates == section.round_updates == 0:
-        fields = tuple(f"selector.{name}" for name in _OF_UPDATES)
+        fields = (*(f"selector.{name}" for name in _OF_UPDATES), "loop.fold_steps")
         yield Idle(fields, "selector.warmup_updates and round_updates are 0, so no selector learns")
     if section.inner_epochs == 1:
         yield Idle(("selector.clip",), "selector.inner_epochs is 1, so the policy has not moved when it is clipped")
@@ -138,7 +138,8 @@ def _of_loop(config: RunConfig) -> Iterator[Idle]:
         yield Idle(("loop.fold_steps",), f"none of this run's selectors ({', '.join(_methods(config))}) learns")
     names = ("loop.unlabeled_batch", "loop.unlabeled_weight", "loop.shard_size", "loop.lag")
     if config.data.labeled_frac == 1:
-        yield Idle((*names, "loop.expressions_per_ref"), "data.labeled_frac is 1, so nothing is left to be labeled")
+        more = ("loop.expressions_per_ref", "selector.max_unlabeled")
+        yield Idle((*names, *more), "data.labeled_frac is 1, so nothing is left to be labeled")
     if not any(makes_labels(method) for method in _methods(config)):
         yield Idle(names, "supervised training has no pseudo-labels")
         yield Idle(("loop.expressions_per_ref",), "supervised training has no pseudo-labels", "training")

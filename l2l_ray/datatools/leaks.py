@@ -136,7 +136,7 @@ def drop_train_images(train: Part, leaks: Sequence[Leak], name: str) -> tuple[Pa
     Returns:
         The new folder, and the number of train images that were left out.
     Raises:
-        DataError: If the name is taken or unusable.
+        DataError: If the name is taken or unusable, or the folder cannot be written.
     """
     old = train.inventory
     root, dataset = old.folder.parent, plain_name("dataset", name)
@@ -147,12 +147,15 @@ def drop_train_images(train: Part, leaks: Sequence[Leak], name: str) -> tuple[Pa
         raise DataError(f"{folder} or {pictures} exists and is not overwritten; choose another name")
     leaked = {leak.train_image_id for leak in leaks}
     kept = [i.record for i in old.items if not (i.split in train.splits and i.image_id in leaked)]
-    with new_folder(folder) as temporary:
-        (temporary / f"refs({old.split_by}).p").write_bytes(pickle.dumps(kept, protocol=4))
-        shutil.copyfile(old.folder / "instances.json", temporary / "instances.json")
-        if source.exists() and not taken:
-            pictures.parent.mkdir(parents=True, exist_ok=True)
-            pictures.symlink_to(source.absolute(), target_is_directory=True)
+    try:
+        with new_folder(folder) as temporary:
+            (temporary / f"refs({old.split_by}).p").write_bytes(pickle.dumps(kept, protocol=4))
+            shutil.copyfile(old.folder / "instances.json", temporary / "instances.json")
+            if source.exists() and not taken:
+                pictures.parent.mkdir(parents=True, exist_ok=True)
+                pictures.symlink_to(source.absolute(), target_is_directory=True)
+    except OSError as error:
+        raise DataError(f"cannot write {folder}: {error}; free some space, or choose another name") from error
     return folder, len(leaked & set(train.image_ids))
 
 

@@ -47,13 +47,17 @@ class SelectorSpec:
     reads: tuple[str, ...] | None = None
 
 
-_LOGISTIC = (
-    *("lr", "warmup_updates", "round_updates", "update_batch", "num_folds", "num_features", "reward.wrong_cost"),
+_LOGISTIC = ("lr", "warmup_updates", "round_updates", "update_batch", "num_folds", "num_features", "reward.wrong_cost")
+_L2L = (
+    *_LOGISTIC,
+    *("threshold", "hidden", "group_size", "inner_epochs", "clip", "kl", "entropy_floor", "credit_radius"),
+    *("label_temperature", "gate", "max_unlabeled", "reward.correctness", "reward.agreement", "reward.consistency"),
+    *("reward.coverage", "reward.utility", "reward.coverage_target"),
 )
 # Colours are mid-tones: each is at least 2.8:1 against white and against the dark page.
 # fmt: off
 _BUILT_IN = (
-    SelectorSpec("l2l", "L2L (RPLE)", "rple:Rple", ("#e4572e", "o"), learns=True),
+    SelectorSpec("l2l", "L2L (RPLE)", "rple:Rple", ("#e4572e", "o"), learns=True, reads=_L2L),
     SelectorSpec("supervised", "supervised, with guidance", "rules:Supervised", ("#7f8c9b", "s"), labels=False,
                  reads=()),
     SelectorSpec("accept_all", "accept all", "rules:AcceptAll", ("#a06cd5", "^"), reads=()),
@@ -112,7 +116,7 @@ def _import_own(name: str) -> None:
     module = name.rpartition(":")[0]
     try:
         import_module(module)
-    except ImportError as error:
+    except (ImportError, TypeError, ValueError) as error:  # the last two: the module's name is none, as in ".mine"
         raise ConfigError(
             f"selector {name!r}: module {module!r} cannot be imported: {error}; put its folder on PYTHONPATH, on every "
             "machine of the run"

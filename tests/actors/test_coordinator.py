@@ -93,6 +93,21 @@ def test_priors_are_ready_when_their_file_is_there(run: RunFolder) -> None:
     asyncio.run(story())
 
 
+def test_what_is_only_shown_may_fail_to_be_written(run: RunFolder) -> None:
+    (run.path / "state.json").mkdir()  # as a full disk, this is in the way of the file
+
+    async def story() -> None:
+        coordinator = Coordinator(run.config, 2)
+        waiter = asyncio.create_task(coordinator.wait_labels("l2l", 0, 10.0))
+        assert await coordinator.commit(_entry(0))
+        await asyncio.sleep(0.05)
+        await coordinator.stop("disk full")
+        with pytest.raises(RunStopped, match="disk full"):
+            await waiter
+
+    asyncio.run(story())
+
+
 def test_stop_releases_everybody(run: RunFolder) -> None:
     async def story() -> None:
         coordinator = Coordinator(run.config, 2)

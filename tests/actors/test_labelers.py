@@ -66,6 +66,9 @@ def test_a_shard_that_kills_every_worker_ends_the_run_with_its_name(pool: Labele
 
 
 def test_an_error_raised_on_purpose_reaches_the_driver_as_it_is(pool: LabelerPool) -> None:
-    with pytest.raises(LedgerError, match="no space left"):
+    with pytest.raises(LedgerError, match="no space left") as caught:
         _run(pool, [DISK_FULL])
+    assert type(caught.value) is LedgerError and "\n" not in str(caught.value), (
+        "one line, without the actor's traceback"
+    )
     pool.close()

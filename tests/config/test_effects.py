@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from l2l_ray.config import Command, RunConfig, config_fields, idle_fields, load_config, notices
+from l2l_ray.config import Command, RunConfig, SelectorConfig, config_fields, idle_fields, load_config, notices
+from l2l_ray.selector.registry import selectors
 
 
 def told(words: str, command: Command | None = None) -> list[str]:
@@ -40,7 +41,9 @@ RULE = "--selector.name accept_all"
             "--selector.warmup_updates 0 --selector.round_updates 0 --selector.group_size 4",
             "selector.group_size",
         ),
+        ("--selector.warmup_updates 0 --selector.round_updates 0 --loop.fold_steps 5", "loop.fold_steps"),
         (f"{RULE} --loop.fold_steps 5", "loop.fold_steps"),
+        ("--data.labeled_frac 1 --selector.max_unlabeled 5", "selector.max_unlabeled"),
         ("--selector.name supervised --loop.unlabeled_batch 4", "loop.unlabeled_batch"),
         ("--data.labeled_frac 1 --loop.unlabeled_weight 2", "loop.unlabeled_weight"),
         ("--loop.rounds 1 --loop.lag 1", "loop.lag"),
@@ -82,10 +85,12 @@ def test_an_effect_that_is_left_is_said() -> None:
     assert told("--data.split_file f --data.split_seed 1") == [
         "data.split_seed has no effect on which images are labeled: data.split_file says which images are labeled"
     ]
-    (sentence,) = told(f"{RULE} --selector.match_iou 0.4")
-    assert sentence.startswith(
-        "selector.match_iou has no effect on training: none of this run's selectors (accept_all)"
-    )
+    for name in ("accept_all", "l2l"):
+        (sentence,) = told(f"--selector.name {name} --selector.match_iou 0.4")
+        assert sentence == (
+            f"selector.match_iou has no effect on training: none of this run's selectors ({name}) reads it; "
+            "matching, agreement would"
+        )
     (sentence,) = told("--selector.name supervised --loop.expressions_per_ref 2")
     assert sentence.startswith("loop.expressions_per_ref has no effect on training: ")
 
@@ -108,6 +113,11 @@ def test_fields_of_one_reason_share_a_sentence_and_none_comes_twice() -> None:
     )
     (sentence,) = told("--data.labeled_frac 1 --loop.rounds 1 --loop.lag 2")
     assert sentence.count("loop.lag") == 1
+
+
+def test_every_field_of_the_selector_section_is_read_by_a_selector_and_no_other_is_named() -> None:
+    read = {name for spec in selectors() for name in spec.reads or ()}
+    assert read == {field.path for field in config_fields(SelectorConfig)} - {"name"}
 
 
 def test_every_field_that_is_named_exists() -> None:

@@ -105,3 +105,12 @@ def test_a_set_without_pictures_is_dropped_from_twice(tmp_path: Path) -> None:
         clean, num = drop_train_images(part(folder, "train"), leaks, "clean")
         assert num == 1 and not (tmp_path / "images" / "clean").is_symlink()
         shutil.rmtree(clean)
+
+
+def test_a_clean_set_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path)
+    train = part(folder, "train")
+    (folder / "instances.json").unlink()  # its copy fails, as on a full disk
+    with pytest.raises(DataError, match="cannot write .*clean: .*; free some space, or choose another name"):
+        drop_train_images(train, [], "clean")
+    assert not list(tmp_path.glob("*clean*"))

@@ -120,6 +120,8 @@ def test_methods_are_named_for_readers(method, label):
         ("pwa@0.3", "selector 'pwa' takes no value, got 'pwa@0.3'; write 'pwa'"),
         ("fixed_threshold@", "needs its threshold after the '@', got nothing"),
         ("no_such_module:rule", "module 'no_such_module' cannot be imported: .*PYTHONPATH"),
+        (".mine:rule", "module '.mine' cannot be imported: "),
+        (":rule", "module '' cannot be imported: "),
         ("json:rule", r"module 'json' does not register it; call register\(SelectorSpec\('json:rule', ...\)\)"),
     ],
 )

@@ -211,9 +211,9 @@ def finish(
     figures["hidden_truth"] = pseudo_label_quality(config, run)
     try:
         _write_outputs(config, run, plan, evaluations, figures, engine)
+        run.mark_finished()
     except OSError as error:
         raise DataError(f"cannot write {run.path}: {error}; {FREE_SPACE}") from error
-    run.mark_finished()
     return figures
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TRAIN_TABLES = ("labeled", "unlabeled")
+TRAIN_SETS = ("labeled", "unlabeled")
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _predictions(
                 float(estimated_iou(mask, probs)),
                 None,
                 {**about, "prior_key": priors[example.sent_id].key},
-                "train" if split in TRAIN_TABLES else split,
+                "train" if split in TRAIN_SETS else split,
             )
 
 

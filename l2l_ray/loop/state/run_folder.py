@@ -43,7 +43,8 @@ class RunFolder:
         """Create the folder, or reopen it.
 
         Raises:
-            ConfigError: An unfinished run lies there and `resume` is off, or its saved config differs.
+            ConfigError: An unfinished run lies there and `resume` is off, its saved config differs, or nothing can be
+                written there.
         """
         folder = cls(config.run_dir, config)
         saved = folder.path / "config.yaml"
@@ -58,10 +59,15 @@ class RunFolder:
                     f"an unfinished run lies in {folder.path}; continue it with --resume, or choose another --name"
                 )
             return folder
-        folder.path.mkdir(parents=True, exist_ok=True)
-        (folder.path / "env.json").write_text(json.dumps(_environment(config), indent=1))
-        with replacing(saved) as temporary:
-            save_config(config, temporary)
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            (folder.path / "env.json").write_text(json.dumps(_environment(config), indent=1))
+            with replacing(saved) as temporary:
+                save_config(config, temporary)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot start a run in {folder.path}: {error}; choose another --run_root, or free some space"
+            ) from error
         return folder
 
     @property
@@ -142,9 +148,17 @@ class RunFolder:
         return [json.loads(line) for line in read_lines(self.path / "metrics.jsonl")]
 
     def save_skips(self, skips: Iterable[Skip]) -> None:
-        """Write the items left out, one JSON line each, atomically."""
-        with replacing(self.path / "skips.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(asdict(skip)) + "\n" for skip in skips))
+        """Write the items left out, one JSON line each, atomically.
+
+        Raises:
+            DataError: The file could not be written.
+        """
+        path = self.path / "skips.jsonl"
+        try:
+            with replacing(path) as temporary:
+                temporary.write_text("".join(json.dumps(asdict(skip)) + "\n" for skip in skips))
+        except OSError as error:
+            raise DataError(f"cannot write {path}: {error}; {FREE_SPACE}") from error
 
     def skips(self) -> list[Skip]:
         """Read the items left out."""

@@ -16,13 +16,14 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
 from l2l_ray import __version__
 from l2l_ray.config import RunConfig, SelectorConfig, config_fields, field_value
 from l2l_ray.data.splits import folds
+from l2l_ray.errors import FREE_SPACE, CheckpointError
 from l2l_ray.files import new_folder, replacing_folder
 from l2l_ray.loop.host import Host
 from l2l_ray.loop.inference.inputs import ExampleSet
@@ -98,12 +99,9 @@ class BurnIn:
             if step + 1 == max(1, steps // 2):
                 halfway = copy.deepcopy(networks.teacher)
             if every and (step + 1) % every == 0 and self._host.rank == 0:
-                # Another process of another job may be at the same one, and both are equal: the first stays.
-                with suppress(FileExistsError), replacing_folder(partial) as temporary:
-                    _save(networks, halfway, temporary, step + 1)
+                _save(networks, halfway, replacing_folder(partial), step + 1)
         if self._host.rank == 0:
-            with suppress(FileExistsError), new_folder(folder) as temporary:
-                _save(networks, halfway, temporary, 0)
+            _save(networks, halfway, new_folder(folder), 0)
             shutil.rmtree(partial, ignore_errors=True)
         self._host.barrier()
 
@@ -119,11 +117,20 @@ class BurnIn:
         return read_position(partial).step, halfway
 
 
-def _save(networks: Networks, halfway: Segmenter | None, folder: Path, step: int) -> None:
-    """Write all that the burn-in needs to continue from a step; 0 = it is complete."""
-    if halfway is not None:
-        save_weights(halfway, folder / "previous.safetensors")
-    networks.save(folder, Position(None, step=step))
+def _save(networks: Networks, halfway: Segmenter | None, place: AbstractContextManager[Path], step: int) -> None:
+    """Write all that the burn-in needs to continue from a step; 0 = it is complete.
+
+    Raises:
+        CheckpointError: The disk is full or not writable; nothing has the final name.
+    """
+    try:
+        # Another process of another job may be at the same one, and both are equal: the first stays.
+        with suppress(FileExistsError), place as folder:
+            if halfway is not None:
+                save_weights(halfway, folder / "previous.safetensors")
+            networks.save(folder, Position(None, step=step))
+    except OSError as error:
+        raise CheckpointError(f"cannot write the burn-in: {error}; {FREE_SPACE}") from error
 
 
 def labeled_folds(config: RunConfig, labeled: ExampleSet) -> list[list[int]]:

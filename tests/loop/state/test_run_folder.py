@@ -36,6 +36,16 @@ def test_the_environment_is_saved_where_there_is_no_git(smoke: RunConfig, monkey
     assert json.loads((run.path / "env.json").read_text())["git"] == "unknown"
 
 
+def test_a_place_that_cannot_be_written_is_named(smoke: RunConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"cannot start a run in .*/file/smoke: .*; choose another --run_root"):
+        RunFolder.open(_with(smoke, run_root=str(tmp_path / "file")))
+    run = RunFolder.open(smoke)
+    (run.path / "skips.jsonl").mkdir()
+    with pytest.raises(DataError, match=r"cannot write .*skips\.jsonl: .*; free some space"):
+        run.save_skips([])
+
+
 def test_an_unfinished_run_needs_resume(smoke: RunConfig) -> None:
     RunFolder.open(smoke)
     with pytest.raises(ConfigError, match=r"unfinished run lies in .*smoke; continue it with --resume"):

@@ -11,6 +11,7 @@ import pytest
 
 from l2l_ray.config import RunConfig, config_fields
 from l2l_ray.data.masks import decode, encode
+from l2l_ray.errors import CheckpointError
 from l2l_ray.loop.state.example_files import read_examples, write_examples
 from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -69,6 +70,15 @@ def test_a_burn_in_that_was_killed_goes_on_where_it_was(
     for part in BURN_IN_PARTS:
         assert weights(folder / part) == weights(burn_in_of(whole_run) / part), part
     assert sorted(path.name for path in folder.iterdir()) == sorted(BURN_IN_PARTS)
+
+
+def test_a_burn_in_that_cannot_be_written_says_what_to_do(copied: Copied) -> None:
+    run = copied()
+    job = Job.begin(changed(run.config, run_root=str(run.path / "elsewhere")), run, TrainingOnly(run))
+    job.burn_in.folder.parent.mkdir(parents=True)
+    job.burn_in.folder.touch()  # as a full disk, this is in the way of the folder
+    with pytest.raises(CheckpointError, match="cannot write the burn-in: .*; free some space"):
+        job.train_burn_in()
 
 
 def test_the_burn_in_is_shared_by_what_it_does_not_depend_on(whole_run: RunFolder) -> None:
