@@ -31,6 +31,11 @@ def main(words: list[str]) -> int:
         from l2l_ray.actors.driver import run
 
         run(config)
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        sys.stderr.write("Ray is not installed; `pip install '.[ray]'` brings it, `l2l run` needs none\n")
+        return 1
     except L2LError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1

@@ -50,6 +50,11 @@ def main(words: list[str]) -> int:
 
         name = own.sweep_name or f"sweep-{own.space}"
         table = sweep(config, read_space(own.space), name, own.samples, own.asha)
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        sys.stderr.write("Ray is not installed; `pip install '.[ray]'` brings it, `l2l run` needs none\n")
+        return 1
     except L2LError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1

@@ -65,11 +65,6 @@ class SequenceMaker:
         self._shape_ids = np.array([_only(tokenizer, f" {name}") for name in ATTRIBUTE_NAMES["shape"]])
 
     @property
-    def num_start(self) -> int:
-        """Tokens between the image and the answer."""
-        return len(self.start_ids)
-
-    @property
     def is_coordinate(self) -> Tensor:
         """[A] bool: which tokens of the answer are coordinates."""
         mask = torch.zeros(len(self._frame), dtype=torch.bool)

@@ -9,6 +9,7 @@ A *method* is what `selector.name` and `compare` hold: the name of a selector, f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -78,8 +79,13 @@ def register(spec: SelectorSpec) -> None:
     """Add a selector; a module of your own calls this when it is imported.
 
     Raises:
-        ConfigError: The name is taken.
+        ConfigError: The name is taken, or is not made of letters, digits and underscores.
     """
+    if not re.fullmatch(r"(\w[\w.]*:)?\w+", spec.name):
+        raise ConfigError(
+            f"a selector's name is letters, digits and underscores, after the name of its module and a colon; got "
+            f"{spec.name!r}; write e.g. 'my_rules:mean_certainty'"
+        )
     if spec.name in (*_SPECS, PRIOR_ONLY):
         raise ConfigError(f"a selector called {spec.name!r} is registered already; give yours another name")
     _SPECS[spec.name] = spec

@@ -130,6 +130,12 @@ def test_a_method_that_is_none_is_refused(method, message):
         spec_of(method)
 
 
+@pytest.mark.parametrize("name", ["a/b:rule", "my_rules:mean-v2", "two words", "", "a:b:c"])
+def test_a_name_that_is_no_folder_is_refused(name):
+    with pytest.raises(ConfigError, match="letters, digits and underscores, .*write e.g. 'my_rules:mean_certainty'"):
+        register(SelectorSpec(name, "mine", "rules:AcceptAll"))
+
+
 OWN = """
 from l2l_ray.selector.registry import SelectorSpec, register
 from l2l_ray.selector.rules import FixedThreshold

@@ -10,7 +10,7 @@ returned with the rest. Truth is not read here: nothing in this file can tell wh
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,11 +80,7 @@ def export_pseudo_labels(
     run = _open(run_dir, min_confidence)
     method = run.methods[-1] if method is None else method
     labels, round_index = _committed(run, method, round_index)
-    if any(label.sees_truth for label in labels):
-        raise DataError(
-            f"{run.path} holds labels that a benchmark made with hidden truth; they are no pseudo-labels: export the "
-            "labels of another run"
-        )
+    _require_no_hidden_truth(run, labels)
     example_of = {example.sent_id: example for example in read_examples(run.examples_path("unlabeled"))}
     used = [label for label in labels if keep_unused or is_used(label)]
     kept = [label for label in used if label.confidence >= min_confidence]
@@ -109,10 +105,12 @@ def export_predictions(
     Raises:
         ConfigError: There is no run in this folder.
         CheckpointError: It has chosen no version yet, or its weights cannot be read.
-        DataError: No such split, an image is gone, or nothing can be written.
+        DataError: No such split, an image is gone, nothing can be written, or training saw hidden truth.
     """
     run = _open(run_dir, min_confidence)
     method, version = run.chosen_version()
+    first = next(iter(Ledger(run.ledger_path).entries(method, 0)), None)
+    _require_no_hidden_truth(run, read_shard(run.path / first.path) if first else [])
     if not (run.examples_path(split).exists() and run.priors_path(split).exists()):
         sets = sorted(path.stem for path in run.examples_path("val").parent.glob("*.parquet"))
         raise DataError(f"{run.path} has no split {split!r} to predict on; it has {', '.join(sets)}")
@@ -139,6 +137,14 @@ def _open(run_dir: Path, min_confidence: float) -> RunFolder:
     if not 0 <= min_confidence <= 1:
         raise ConfigError(f"min_confidence must be in [0, 1], got {min_confidence}; use 0 to keep every mask")
     return RunFolder(run_dir, read_config(run_dir / "config.yaml"))
+
+
+def _require_no_hidden_truth(run: RunFolder, labels: Sequence[PseudoLabel]) -> None:
+    if any(label.sees_truth for label in labels):
+        raise DataError(
+            f"{run.path} was trained on labels that a benchmark made with hidden truth; nothing of it is to be used: "
+            "export another run"
+        )
 
 
 def _committed(run: RunFolder, method: str, round_index: int | None) -> tuple[list[PseudoLabel], int]:

@@ -198,7 +198,10 @@ def _to_row(label: PseudoLabel) -> dict[str, Any]:
 
 def _from_row(row: dict[str, Any], path: Path) -> PseudoLabel:
     if row["schema_version"] != SCHEMA_VERSION:
-        raise LedgerError(f"{path} has schema {row['schema_version']}, this version reads {SCHEMA_VERSION}")
+        raise LedgerError(
+            f"{path} has schema {row['schema_version']}, this version reads {SCHEMA_VERSION}; "
+            "read it with the version of the code that wrote it (env.json names it), or start another run"
+        )
     grid = row["grid"]
 
     def mask(column: str) -> np.ndarray:

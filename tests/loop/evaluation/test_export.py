@@ -223,3 +223,20 @@ def test_a_round_that_is_half_labelled_is_not_exported(copied: Callable[..., Run
     assert json.loads((done.path / "export.json").read_text())["round"] == 0
     with pytest.raises(DataError, match=r"in round 1; whole rounds: \{'supervised': \[\], 'l2l': \[0\]\}"):
         export_pseudo_labels(run.path, "jsonl", tmp_path / "more", round_index=1)
+
+
+def test_what_a_benchmark_made_with_hidden_truth_is_not_exported(
+    copied: Callable[..., RunFolder], tmp_path: Path
+) -> None:
+    run = copied()
+    entry = Ledger(run.ledger_path).entries("l2l", 0)[0]
+    labels = [replace(label, sees_truth=True) for label in read_shard(run.path / entry.path)]
+    write_shard(run.path / entry.path, labels)
+    assert all(label.sees_truth for label in read_shard(run.path / entry.path))
+    for export in (
+        lambda: export_pseudo_labels(run.path, "jsonl", tmp_path / "labels", round_index=0),
+        lambda: export_predictions(run.path, "jsonl", tmp_path / "masks", "val"),
+    ):
+        with pytest.raises(DataError, match="made with hidden truth; nothing of it is to be used: export another run"):
+            export()
+    assert not list(tmp_path.glob("labels*")) and not list(tmp_path.glob("masks*"))
