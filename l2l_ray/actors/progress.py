@@ -54,23 +54,23 @@ def _plural(num: int, noun: str) -> str:
     return f"{num} {noun}" if num == 1 else f"{num} {noun}s"
 
 
-def closing_text(folder: RunFolder, table: dict[str, Any]) -> str:
+def closing_text(folder: RunFolder, results: dict[str, Any]) -> str:
     """Say how the run ended: figures, skips, where the report is."""
     skips = Counter(skip.kind for skip in folder.skips())
     counted = ", ".join(f"{count} {kind}" for kind, count in sorted(skips.items())) or "none"
-    return f"\n{results_text(table)}\n\nskipped    {counted}\nreport     {folder.path / 'report.html'}"
+    return f"\n{results_text(results)}\n\nskipped    {counted}\nreport     {folder.path / 'report.html'}"
 
 
-def results_text(table: dict[str, Any]) -> str:
+def results_text(results: dict[str, Any]) -> str:
     """Return results.json as a text table, one line per method and split, figures in percent."""
     head = f"{'method':<28}{'split':<7}{'oIoU':>7}{'mIoU':>7}" + "".join(f"{f'P@0.{k}':>7}" for k in range(5, 10))
     lines = [head, "-" * len(head)]
-    for row in table["rows"]:
+    for row in results["rows"]:
         for split, figures in row["splits"].items():
             values = [figures["overall_iou"], figures["mean_iou"], *figures["precision_at"].values()]
             lines.append(f"{row['label']:<28}{split:<7}" + "".join(f"{100 * value:>7.1f}" for value in values))
-    return "\n".join([*lines, f"({table['dataset']}, {table['labeled_frac']:.0%} labeled, seed {table['seed']}; "
-                      f"version chosen on: {table['chosen_on']}; {table['protocol']})"])  # fmt: skip
+    return "\n".join([*lines, f"({results['dataset']}, {results['labeled_frac']:.0%} labeled, seed {results['seed']}; "
+                      f"version chosen on: {results['chosen_on']}; {results['protocol']})"])  # fmt: skip
 
 
 @dataclass
