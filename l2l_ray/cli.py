@@ -1,15 +1,17 @@
 """The `l2l` command: one process, no Ray. The same run on a cluster is `ray job submit -- python jobs/selfevolve.py`.
 
     l2l run [--preset smoke] [--config run.yaml] [--section.field value ...]    the whole method, in this process
-    l2l config [same words]                                                     the full config as YAML
+    l2l config [same options]                                                   the full config as YAML
     l2l report RUN_DIR                                                          write report.html again
     l2l predict IMAGE EXPRESSION --run RUN_DIR [--out FOLDER]                   mask, overlay and figures of one image
     l2l evaluate RUN_DIR [--split testA] [--protocol lavt480]                   its figures again, also as others count
     l2l data import|check|stats|split|leaks ...                                 own and published data: see docs/data.md
     l2l export RUN_DIR --format coco --out FOLDER [--split val]                 pseudo-labels or predictions as files
 
-Every import that takes time is inside the command that needs it, so that help and mistakes answer at once.
+RUN_DIR is the folder that `l2l run` prints first. Each command's --help lists its options.
 """
+
+# Every import that takes time is inside the command that needs it, so that help and mistakes answer at once.
 
 from __future__ import annotations
 
@@ -37,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not words or words[0] not in COMMANDS:
         asked_for_help = words[:1] in (["-h"], ["--help"])
+        if words and not asked_for_help:
+            print(f"l2l: there is no command {words[0]!r}; these there are:\n", file=sys.stderr)
         print(__doc__, file=sys.stdout if asked_for_help else sys.stderr)
         return 0 if asked_for_help else 2
     from l2l_ray.errors import L2LError

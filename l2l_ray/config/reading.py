@@ -57,6 +57,8 @@ def read_config(path: Path) -> RunConfig:
     Raises:
         ConfigError: The file is missing, not YAML, or does not fit this version's fields.
     """
+    if not path.exists():
+        raise ConfigError(f"config file {path} cannot be read: there is none; give the folder that a run printed")
     try:
         return RunConfig.model_validate(_read_yaml(path))
     except ValidationError as error:
@@ -69,6 +71,8 @@ def _cli_config(base: dict[str, Any], words: list[str]) -> RunConfig:
     from pydantic_settings.exceptions import SettingsError
 
     class Cli(RunConfig, BaseSettings):
+        """Later wins: --preset embedded (the defaults below), smoke or full; --config FILE.yaml; the options below."""
+
         model_config = SettingsConfigDict(
             extra="forbid", cli_implicit_flags=True, cli_exit_on_error=False, cli_prog_name="l2l"
         )

@@ -104,7 +104,8 @@ class ReferDataset:
         require_file(instances_path, root, dataset)
         opened = cls(root, dataset, split_by, ReferCache(refs_path, instances_path, cache_dir), mask_rule)
         if opened.missing_splits:
-            logger.warning("%s holds no refs of %s; it has %s", refs_path, opened.missing_splits, opened.splits)
+            missing, found = (", ".join(names) for names in (opened.missing_splits, opened.splits))
+            logger.warning("%s holds no refs of %s; it has %s", refs_path, missing, found)
         return opened
 
     @property

@@ -89,7 +89,7 @@ def render(record: RunRecord) -> str:
         note=record.results.get("note") or "",
         main_label=record.labels.get(record.main_method, record.main_method) or "an unnamed selector",
         stats=_stats(record),
-        results=results_table(record.rows) if record.rows else None,
+        results=results_table(record.rows) if any(map(splits_of, record.rows)) else None,
         intervals=intervals_table(record),
         no_target=no_target_table(record),
         differences=differences_table(record),
@@ -103,6 +103,7 @@ def render(record: RunRecord) -> str:
         equal_counts=equal_counts_table(record),
         selection_of=_selection_of(record),
         examples=[_example(record, entry) for entry in worst_first(record.examples)[:MAX_EXAMPLES]],
+        known_iou=any(is_number(entry.get("iou")) for entry in record.examples),
         failure_percent=f"{100 * FAILURE_IOU:g}",
         legend=[(text, "#{:02x}{:02x}{:02x}".format(*rgb)) for text, rgb in zip(ACCEPTED, ACCEPTED_RGB, strict=True)],
         priors=priors_table(record),
@@ -134,7 +135,8 @@ _STATS = (("mean_iou", "mean IoU"), ("overall_iou", "overall IoU"))
 
 
 def _validation_figures(record: RunRecord) -> list[_FigureItem]:
-    lacking = "metrics.jsonl holds no evaluation on val."
+    no_val = "val" in (record.results.get("missing_splits") or [])
+    lacking = "the data set has no val split." if no_val else "metrics.jsonl holds no evaluation on val."
     return [
         _figure("Mean IoU", "on val, per sentence", lacking, lambda t: plots.validation_curves(record, "mean_iou", t)),
         _figure("Overall IoU", "on val", lacking, lambda t: plots.validation_curves(record, "overall_iou", t)),
@@ -144,12 +146,12 @@ def _validation_figures(record: RunRecord) -> list[_FigureItem]:
 def _training_figures(record: RunRecord) -> list[_FigureItem]:
     return [
         _figure("Reward terms", "", "this selector logged no reward.", lambda t: plots.reward_terms(record, t)),
+        _figure("Losses", "", "metrics.jsonl holds no training loss.", lambda t: plots.losses(record, t)),
+        _figure("Wall time", "by phase", "no phase was timed.", lambda t: plots.seconds_by_phase(record, t)),
         _figure(
             "Policy", "on cross-fitted labeled images", "this selector has no policy.",
             lambda t: plots.policy_terms(record, t),
         ),
-        _figure("Losses", "", "metrics.jsonl holds no training loss.", lambda t: plots.losses(record, t)),
-        _figure("Wall time", "by phase", "no phase was timed.", lambda t: plots.seconds_by_phase(record, t)),
     ]  # fmt: skip
 
 

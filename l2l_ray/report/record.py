@@ -89,7 +89,7 @@ class RunRecord:
             parts.append(f"one seed ({seed})")
         parts.append(str(self.results.get("protocol") or "metric protocol not recorded"))
         if chosen := self.results.get("chosen_on"):
-            parts.append(f"version chosen on {chosen}")
+            parts.append(f"version chosen on {chosen}" if chosen == "val" else str(chosen))
         return "; ".join(parts)
 
     @property

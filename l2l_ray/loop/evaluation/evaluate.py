@@ -230,8 +230,7 @@ def _write_outputs(
     best = plan.best_version(main)
     quality = evaluations.quality(main, best)
     (run.path / "selection.json").write_text(json.dumps({"method": main, "version": best, **(quality or {})}))
-    if plan.split_sizes:
-        split = VAL if VAL in plan.split_sizes else next(iter(plan.split_sizes))
-        engine = engine or InferenceEngine(config, run.path)
-        write_panels(run, engine, evaluations.meter((main, best, split)), main, best, split)
+    split = VAL if VAL in plan.split_sizes else next(iter(plan.split_sizes), "")
+    meter = evaluations.meter((main, best, split)) if split else None
+    write_panels(run, engine or InferenceEngine(config, run.path), meter, main, best, split or "unlabeled")
     write_report(run.path)

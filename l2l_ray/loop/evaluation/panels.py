@@ -1,4 +1,4 @@
-"""The examples a report shows: from the best to the worst of a split by IoU, evenly spaced."""
+"""The examples a report shows: from the best to the worst of a split by IoU, or unlabeled ones; evenly spaced."""
 
 from __future__ import annotations
 
@@ -14,31 +14,33 @@ from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.metrics import IouMeter
 from l2l_ray.report.panels import ExamplePanel, accepted_codes, write_examples
-from l2l_ray.types import LabeledExample, Prior
+from l2l_ray.types import Example, LabeledExample, Prior
 
 NUM_PANELS = 16
 
 
 def write_panels(
-    run: RunFolder, engine: InferenceEngine, meter: IouMeter, method: str, version: int, split: str
+    run: RunFolder, engine: InferenceEngine, meter: IouMeter | None, method: str, version: int, split: str
 ) -> None:
-    """Draw examples of one evaluated version.
+    """Draw examples of one version.
 
     Args:
         run: The run.
         engine: Gathers the evidence again for the few samples shown.
-        meter: Per-sentence IoU of this version on this split.
+        meter: Per-sentence IoU of this version on this split; None = there is no truth.
         method: Its method.
         version: Which version.
-        split: An evaluation split; its truth is shown.
+        split: An evaluation split, whose truth is shown, or "unlabeled".
     """
-    iou_of = {int(row["sent_id"]): float(row["iou"]) for row in meter.rows()}
-    rows = [row for row in read_examples(run.examples_path(split)) if isinstance(row, LabeledExample)]
-    chosen = spread([iou_of[row.sent_id] for row in rows], NUM_PANELS)
+    iou_of = {int(row["sent_id"]): float(row["iou"]) for row in meter.rows()} if meter else {}
+    rows = read_examples(run.examples_path(split))
+    chosen = spread([iou_of.get(row.sent_id, 0.0) for row in rows], NUM_PANELS)
+    if not chosen:
+        return
     data = engine.evidence_and_selection(method, version, split, chosen)
     priors = engine.priors(split)
     examples = [rows[i] for i in chosen]
-    panels = [_panel(e, priors[e.sent_id], data, k, split, iou_of[e.sent_id]) for k, e in enumerate(examples)]
+    panels = [_panel(e, priors[e.sent_id], data, k, split, iou_of.get(e.sent_id)) for k, e in enumerate(examples)]
     write_examples(run.path, panels)
 
 
@@ -49,7 +51,9 @@ def spread(scores: Sequence[float], num: int) -> list[int]:
     return [int(order[rank]) for rank in ranks]
 
 
-def _panel(example: LabeledExample, prior: Prior, data: PanelData, row: int, split: str, iou: float) -> ExamplePanel:
+def _panel(
+    example: Example | LabeledExample, prior: Prior, data: PanelData, row: int, split: str, iou: float | None
+) -> ExamplePanel:
     with Image.open(example.image_path) as image:
         pixels = np.asarray(image.convert("RGB"))
 
@@ -70,5 +74,5 @@ def _panel(example: LabeledExample, prior: Prior, data: PanelData, row: int, spl
         teacher=array(data.evidence.mask_probs),
         accepted=accepted_codes(action * gated_on, target),
         final=array(data.final.sigmoid()),
-        truth=decode(example.mask_rle).astype(np.float32),
+        truth=decode(example.mask_rle).astype(np.float32) if isinstance(example, LabeledExample) else None,
     )

@@ -80,7 +80,7 @@ def reevaluate(run_dir: Path, split: str, protocol: str = "native", device: str 
     method, version = run.chosen_version()
     splits = [name for name in EVAL_SPLITS if run.examples_path(name).exists()]
     if split not in splits:
-        raise DataError(f"{run.path} has no evaluation split {split!r}; it has {', '.join(splits)}")
+        raise DataError(f"{run.path} has no evaluation split {split!r}; it has {', '.join(splits) or 'none'}")
     num = len(read_examples(run.examples_path(split)))
     rows = pd.DataFrame(
         InferenceEngine(run.config, run.path, device).evaluate(method, version, split, 0, num, counts).rows

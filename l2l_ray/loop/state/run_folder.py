@@ -52,7 +52,7 @@ class RunFolder:
             if changed := _changed_fields(read_config(saved), config):
                 raise ConfigError(
                     f"{folder.path} was started with other settings ({'; '.join(changed)}); "
-                    "use the same settings, or another --name"
+                    "use the same settings or another --name, or delete the folder if you do not need it"
                 )
             if not (config.resume or folder.finished):
                 raise ConfigError(

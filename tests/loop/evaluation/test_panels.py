@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from l2l_ray.loop.evaluation.evaluate import Evaluations
-from l2l_ray.loop.evaluation.panels import NUM_PANELS, spread
+from l2l_ray.loop.evaluation.panels import NUM_PANELS, spread, write_panels
+from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.state.example_files import read_examples, read_priors
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.report.panels import ACCEPTED
@@ -49,3 +52,13 @@ def test_a_whole_run_shows_its_examples_with_failures(whole_run: RunFolder) -> N
         truth = np.asarray(Image.open(folder / panel["truth"]))
         assert truth.shape == (row.height_px, row.width_px) and set(np.unique(truth)) == {0, 255}
         assert (panel["proposal"] is None) == (not boxes)
+
+
+def test_without_truth_unlabeled_images_are_shown_with_their_masks(whole_run: RunFolder, tmp_path: Path) -> None:
+    copied = shutil.copytree(whole_run.path, tmp_path / "run")
+    shutil.rmtree(copied / "panels")
+    run = RunFolder(copied, whole_run.config)
+    write_panels(run, InferenceEngine(run.config, run.path), None, "l2l", 1, "unlabeled")
+    panels = json.loads((copied / "panels" / "index.json").read_text())
+    assert len(panels) == NUM_PANELS
+    assert all(panel["iou"] is None and panel["truth"] is None and panel["final"] for panel in panels)
