@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,10 +81,16 @@ class ExampleSets:
             DataError: There is no such set, or its files cannot be read.
         """
         if name not in self._read:
-            priors, known = read_priors(self._priors(name)), read_known_scores(self._priors("labeled"))
+            priors = read_priors(self._priors(name))
             examples = read_examples(self._run.examples_path(name))
-            self._read[name] = ExampleSet(examples, priors, self._images, self._proposer, self._grid, known)
+            self._read[name] = ExampleSet(
+                examples, priors, self._images, self._proposer, self._grid, self._known_scores
+            )
         return self._read[name]
+
+    @cached_property
+    def _known_scores(self) -> list[float]:
+        return read_known_scores(self._priors("labeled"))
 
 
 def read_known_scores(labeled_priors: Path) -> list[float]:
