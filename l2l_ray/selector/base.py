@@ -36,6 +36,21 @@ class LabeledEvidence:
     mask: Float[Tensor, "B G G"]
 
 
+@dataclass(frozen=True)
+class UpdateBatch:
+    """What one update of a selector learns from.
+
+    Example: `next(learner.batches(cross_fitted, None, gradient, version=0, num=60, seed=0))`
+    """
+
+    labeled: LabeledEvidence
+    unlabeled: Evidence | None  # of images without truth
+    gradient: (
+        Float[Tensor, " D"] | None
+    )  # of the labeled loss, for the segmenter's last layer [weight, bias], bias last
+    generator: torch.Generator  # all randomness of the update: the same seed on every worker gives the same update
+
+
 class Selector(nn.Module, ABC):
     """Decides, per grid cell and per sample, which pseudo-labels are trained on."""
 
@@ -60,24 +75,15 @@ class Selector(nn.Module, ABC):
         """Return (score in [0, 1], label) per cell: which cells it would accept first, whatever its threshold."""
 
     def update(
-        self,
-        optimizer: torch.optim.Optimizer,
-        labeled: LabeledEvidence,
-        unlabeled: Evidence | None,
-        gradient: Float[Tensor, " D"] | None,
-        generator: torch.Generator,
-        reference: Selector | None = None,
+        self, optimizer: torch.optim.Optimizer, batch: UpdateBatch, reference: Selector | None = None
     ) -> dict[str, float]:
         """Learn from one batch, in place; for selectors that are registered with `learns=True`.
 
-        Every learning selector gets the same images in the same order and may leave arguments unused.
+        Every learning selector gets the same batches in the same order and may leave parts of them unused.
 
         Args:
             optimizer: Over `self.parameters()`.
-            labeled: Cross-fitted labeled images.
-            unlabeled: Evidence of images without truth.
-            gradient: Gradient of the labeled loss for the segmenter's last layer [weight, bias], bias last.
-            generator: All randomness of the update; the same seed on every worker gives the same update.
+            batch: What to learn from.
             reference: Frozen copy of this selector as it was before the round's updates.
 
         Returns:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from l2l_ray.config import SelectorConfig
-from l2l_ray.selector.base import LabeledEvidence, Ranking, Selector, check_keys, make_selection, take_step
+from l2l_ray.selector.base import Ranking, Selector, UpdateBatch, check_keys, make_selection, take_step
 from l2l_ray.selector.reward import class_balance
 from l2l_ray.selector.state import (
     STATE_CHANNELS,
@@ -102,15 +102,10 @@ class LogisticControl(Selector):
         return torch.where(prefer_prior, 1 - right, right), label
 
     def update(
-        self,
-        optimizer: torch.optim.Optimizer,
-        labeled: LabeledEvidence,
-        unlabeled: Evidence | None,
-        gradient: Float[Tensor, " D"] | None,
-        generator: torch.Generator,
-        reference: Selector | None = None,
+        self, optimizer: torch.optim.Optimizer, batch: UpdateBatch, reference: Selector | None = None
     ) -> dict[str, float]:
         """Take `STEPS` steps of cross-entropy on the labeled images; everything else is left alone."""
+        labeled = batch.labeled
         candidates = label_candidates(labeled.evidence)
         truth = labeled.mask > 0.5
         right = (candidates.teacher == truth).float()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from l2l_ray.randomness import torch_generator
 from l2l_ray.selector import objective, reward
-from l2l_ray.selector.base import LabeledEvidence, Ranking, Selector, check_keys, make_selection, take_step
+from l2l_ray.selector.base import Ranking, Selector, UpdateBatch, check_keys, make_selection, take_step
 from l2l_ray.selector.network import PolicyInput, PolicyNetwork, sample_actions
 from l2l_ray.selector.state import label_candidates
 from l2l_ray.types import Action, Evidence, Selection
@@ -73,19 +73,15 @@ class Rple(PolicyNetwork, Selector):
         return score * gate[:, None, None], label
 
     def update(
-        self,
-        optimizer: torch.optim.Optimizer,
-        labeled: LabeledEvidence,
-        unlabeled: Evidence | None,
-        gradient: Float[Tensor, " D"] | None,
-        generator: torch.Generator,
-        reference: Selector | None = None,
+        self, optimizer: torch.optim.Optimizer, batch: UpdateBatch, reference: Selector | None = None
     ) -> dict[str, float]:
         """Run one update; arguments as in `Selector.update`.
 
-        `unlabeled` feeds the reward terms that need no truth and `gradient` the utility term; without `reference` there
-        is no KL term. Reward terms among the metrics are means per cell of the sampled maps, already weighted.
+        `batch.unlabeled` feeds the reward terms that need no truth, `batch.gradient` the utility term; without
+        `reference` there is no KL term. Reward terms among the metrics are means per cell of the sampled maps, already
+        weighted.
         """
+        labeled, unlabeled, gradient = batch.labeled, batch.unlabeled, batch.gradient
         parts = [labeled.evidence] if unlabeled is None else [labeled.evidence, unlabeled]
         inputs = _join([self.prepare(part) for part in parts])
         projected = (
@@ -94,7 +90,7 @@ class Rple(PolicyNetwork, Selector):
         evidence, mask = _join([_without_features(part) for part in parts]), labeled.mask > 0.5
 
         output = self(inputs)
-        action, gate = objective.sample_group(output, self.config, generator)
+        action, gate = objective.sample_group(output, self.config, batch.generator)
         terms = reward.total_reward(action, evidence, mask, projected, self.config)
         rollout = objective.make_rollout(output, action, gate, terms, self.config)
 

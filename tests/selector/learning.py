@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from l2l_ray.config import RewardConfig
-from l2l_ray.selector.base import LabeledEvidence, make_selector
+from l2l_ray.selector.base import LabeledEvidence, UpdateBatch, make_selector
 from l2l_ray.selector.reward import class_balance, correctness
 from l2l_ray.selector.state import label_candidates
 from l2l_ray.types import Action
@@ -20,8 +20,8 @@ def train(selector, worlds, updates, seed=0, reference=None):
     for number in range(updates):
         evidence, truth, unlabeled = worlds[number % len(worlds)]
         gradient = torch.randn(evidence.features.shape[1] + 1, generator=generator)
-        labeled = LabeledEvidence(evidence, truth)
-        metrics = selector.update(optimizer, labeled, unlabeled, gradient, generator, reference)
+        batch = UpdateBatch(LabeledEvidence(evidence, truth), unlabeled, gradient, generator)
+        metrics = selector.update(optimizer, batch, reference)
     return metrics
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from l2l_ray.loop.inference.teacher import gather_evidence
 from l2l_ray.loop.state.checkpoint import load_weights, save_weights
 from l2l_ray.randomness import sample_key, seed_torch, torch_generator
 from l2l_ray.segmenter.model import Segmenter
-from l2l_ray.selector.base import LabeledEvidence, Selector, make_selector
+from l2l_ray.selector.base import LabeledEvidence, Selector, UpdateBatch, make_selector
 from l2l_ray.types import Evidence
 
 if TYPE_CHECKING:
@@ -35,18 +35,6 @@ if TYPE_CHECKING:
 
 MAX_CROSS_FITTED = 1024  # samples whose evidence is kept in memory: 0.1 MB each at the tiny size, 8 MB at 480 px
 GRADIENT_SAMPLES = 64  # labeled samples behind the utility reward's gradient
-
-
-@dataclass(frozen=True)
-class SelectorBatch:
-    """What one update of a selector learns from.
-
-    Example: `next(learner.batches(cross_fitted, None, version=0, num=60, seed=0))`
-    """
-
-    labeled: LabeledEvidence
-    unlabeled: Evidence | None
-    generator: torch.Generator  # all randomness of the update
 
 
 class SelectorLearner:
@@ -71,22 +59,30 @@ class SelectorLearner:
         return copy.deepcopy(self.selector).requires_grad_(False)
 
     def batches(
-        self, cross_fitted: CrossFitted, unlabeled: StoredEvidence | None, version: int, num: int, seed: int
-    ) -> Iterator[SelectorBatch]:
+        self,
+        cross_fitted: CrossFitted,
+        unlabeled: StoredEvidence | None,
+        gradient: Float[Tensor, " D"] | None,
+        version: int,
+        num: int,
+        seed: int,
+    ) -> Iterator[UpdateBatch]:
         """Yield the batches of the updates that make one version.
 
         Args:
             cross_fitted: Evidence and truth of the labeled images.
             unlabeled: Evidence of the unlabeled subset; None = there is none.
+            gradient: From `labeled_gradient`; None = no utility term.
             version: The version that is made: 0 by the warm-up, r + 1 by round r.
             num: How many.
             seed: The run's seed.
         """
         size = self._section.update_batch
         for number in range(num):
-            yield SelectorBatch(
+            yield UpdateBatch(
                 labeled=cross_fitted.batch(size, seed, version, number),
                 unlabeled=None if unlabeled is None else unlabeled.batch(size, seed, version, number),
+                gradient=gradient,
                 generator=torch_generator(seed * 1_000_003 + version * 10_007 + number),
             )
 

@@ -175,10 +175,8 @@ class MethodTraining:
             unlabeled = unlabeled_evidence(job.config, job.sets["unlabeled"], teacher, self._previous(version), device)
             gradient = labeled_gradient(job.config, job.sets["labeled"], teacher, device)
             before = learner.frozen_copy()
-            for batch in learner.batches(self._cross_fitted, unlabeled, version, updates, self._loop.seed):
-                terms = learner.selector.update(
-                    learner.optimizer, batch.labeled, batch.unlabeled, gradient, batch.generator, before
-                )
+            for batch in learner.batches(self._cross_fitted, unlabeled, gradient, version, updates, self._loop.seed):
+                terms = learner.selector.update(learner.optimizer, batch, before)
                 for name, value in terms.items():
                     metrics[f"policy/{name}"] = metrics.get(f"policy/{name}", 0.0) + value / updates
         learner.receive(job.host.broadcast(learner.send()))

@@ -164,10 +164,8 @@ def _learner(name: str = "l2l") -> SelectorLearner:
 def _learn(learner: SelectorLearner, cross_fitted: CrossFitted, version: int, num: int) -> list[dict[str, float]]:
     before = learner.frozen_copy()
     return [
-        learner.selector.update(
-            learner.optimizer, batch.labeled, batch.unlabeled, torch.zeros(33), batch.generator, before
-        )
-        for batch in learner.batches(cross_fitted, None, version, num, seed=0)
+        learner.selector.update(learner.optimizer, batch, before)
+        for batch in learner.batches(cross_fitted, None, torch.zeros(33), version, num, seed=0)
     ]
 
 
@@ -189,7 +187,9 @@ def test_a_selector_learns_the_same_after_it_was_saved_or_sent(cross_fitted: Cro
 
 def test_every_update_has_its_own_random_numbers(cross_fitted: CrossFitted) -> None:
     learner = _learner()
-    seeds = [b.generator.initial_seed() for v in (0, 1) for b in learner.batches(cross_fitted, None, v, 2, seed=3)]
+    seeds = [
+        b.generator.initial_seed() for v in (0, 1) for b in learner.batches(cross_fitted, None, None, v, 2, seed=3)
+    ]
     assert seeds == [3_000_009, 3_000_010, 3_010_016, 3_010_017]  # results of finished runs depend on these values
 
 
