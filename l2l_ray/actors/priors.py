@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,7 @@ R = TypeVar("R")
 
 # Batches per actor that are asked but not answered: one in work, one waiting, so the accelerator never idles.
 IN_FLIGHT_PER_ACTOR = 2
-CLOSE_TIMEOUT_S = 2.0  # how long cancelled questions may take to end
+CLOSE_TIMEOUT_S = 20.0  # how long cancelled questions may take to end; a moment, unless an actor hangs
 REPORT_EVERY_S = 1.0  # Ray's agent forgets a gauge that is not set for two report intervals
 
 
@@ -178,6 +179,8 @@ class PriorPool:
         self._cluster = cluster = config.cluster
         self._actors: list[ActorHandle[PriorActor]] = []
         self._asked: dict[ray.ObjectRef[Any], tuple[ActorHandle[PriorActor], list[Question]]] = {}
+        self._closing = threading.Lock()  # held while a question is sent, so that none is sent after `close`
+        self._closed = False
         prior = config.prior
         if prior.device == "auto":
             prior = prior.model_copy(update={"device": device_for(cluster.prior_resources)})
@@ -204,14 +207,17 @@ class PriorPool:
         """Yield every batch with its replies, as they finish; for one caller at a time.
 
         Raises:
-            ClusterError: An actor hangs, or a batch killed its actor too often.
+            ClusterError: An actor hangs, a batch killed its actor too often, or the pool was closed meanwhile.
         """
         free = self._actors * IN_FLIGHT_PER_ACTOR
         source = iter(batches)
         while True:
             while free and (batch := next(source, None)) is not None:
                 actor = free.pop()
-                self._asked[actor.ask.remote(batch)] = actor, batch
+                with self._closing:
+                    if self._closed:
+                        raise ClusterError("the prior service was closed while it was asked; start the run again")
+                    self._asked[actor.ask.remote(batch)] = actor, batch
             if not self._asked:
                 return
             ready, _ = ray.wait(list(self._asked), num_returns=1, timeout=self._cluster.work_timeout_s)
@@ -230,7 +236,10 @@ class PriorPool:
 
     def close(self) -> None:
         """Cancel what is still asked, whose thread then gets an error; release the actors and what they hold."""
-        for ref in (asked := list(self._asked)):
+        with self._closing:
+            self._closed = True
+            asked = list(self._asked)
+        for ref in asked:
             ray.cancel(ref)
         if asked:
             ray.wait(asked, num_returns=len(asked), timeout=CLOSE_TIMEOUT_S)
