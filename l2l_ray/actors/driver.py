@@ -27,13 +27,13 @@ from l2l_ray.actors.cluster import actor_options, check_resources, connected, na
 from l2l_ray.actors.coordinator import ACTOR_OPTIONS, NAME, Coordinator, RunStopped, answer
 from l2l_ray.actors.labelers import LabelerPool
 from l2l_ray.actors.priors import PriorPool
-from l2l_ray.actors.progress import Console, closing_text, opening_text
 from l2l_ray.actors.train_group import RayHost, fit
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError, L2LError
 from l2l_ray.loop.evaluation.evaluate import Evaluations, finish
 from l2l_ray.loop.inference.engine import EvalPart
 from l2l_ray.loop.inference.priors import fill_all_priors, lacks_priors
+from l2l_ray.loop.progress import Console, closing_text, opening_text
 from l2l_ray.loop.state.ledger import Ledger
 from l2l_ray.loop.state.plan import EvalItem, Plan, WorkItem
 from l2l_ray.loop.state.prepare import RunData, prepare

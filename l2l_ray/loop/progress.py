@@ -2,18 +2,85 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any, TextIO
+from collections import Counter, deque
+from dataclasses import asdict, dataclass, field
+from typing import IO, Any
 
-from l2l_ray.actors.coordinator import Status, TrainProgress
 from l2l_ray.config import RunConfig
 from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.prepare import RunData
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.selector.registry import spec_of
+
+_RATE_WINDOW_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainProgress:
+    """How far training is.
+
+    Example: `TrainProgress(Stage("l2l", 0), 3, 40, {"loss": 0.7})`: 3 of the stage's 40 steps are done.
+    """
+
+    stage: Stage
+    done: int
+    total: int
+    values: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelProgress:
+    """The labels committed last: whose, their share of accepted pixels, and how fast they come.
+
+    Example: `LabelProgress("l2l", 1, 0.61, 41.5)`
+    """
+
+    method: str
+    round: int
+    accepted_frac: float
+    per_s: float
+
+
+@dataclass
+class Status:
+    """How far a run is: what the driver shows, and what state.json holds."""
+
+    shards_total: int
+    shards_committed: int = 0
+    newest_version: dict[str, int] = field(default_factory=dict)  # by method
+    train: TrainProgress | None = None
+    training_waits_for: str = ""
+    labels: LabelProgress | None = None
+    priors: dict[str, tuple[int, int]] = field(default_factory=dict)  # example set -> (answered, total)
+    mean_iou: dict[str, float] = field(default_factory=dict)  # "l2l v1 val" -> figure, the newest last
+    stopped: str = ""
+
+    def to_json(self) -> str:
+        """Write it down; a stage becomes its label."""
+        content = asdict(self)
+        if self.train is not None:
+            content["train"] = {"stage": self.train.stage.label, "done": self.train.done, "total": self.train.total}
+            content["train"] |= self.train.values
+        return json.dumps({**content, "updated_unix_s": round(time.time(), 1)}, indent=1)
+
+
+class LabelRate:
+    """How fast labels come, over the last half minute."""
+
+    def __init__(self) -> None:
+        self._counts: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
+
+    def add(self, num: int) -> float:
+        """Count `num` more labels; return labels per second."""
+        now = time.monotonic()
+        self._counts.append((now, self._counts[-1][1] + num))
+        while len(self._counts) > 2 and now - self._counts[0][0] > _RATE_WINDOW_S:
+            self._counts.popleft()
+        (start, before), (end, after) = self._counts[0], self._counts[-1]
+        return (after - before) / max(1e-3, end - start)
 
 
 def done_frac(config: RunConfig, stage: Stage, done: int) -> float:
@@ -83,7 +150,7 @@ class Console:
     """
 
     config: RunConfig
-    stream: TextIO = field(default_factory=lambda: sys.stdout)
+    stream: IO[str] = field(default_factory=lambda: sys.stdout)
     _started: float = field(default_factory=time.monotonic)
     _shown: float = 0.0
     _first: tuple[float, float] | None = None  # (time, share done) of the first training step seen
