@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter, deque
 from dataclasses import asdict, dataclass, field
-from typing import IO, Any
+from typing import Any, Protocol, runtime_checkable
 
 from l2l_ray.config import RunConfig
 from l2l_ray.loop.state.position import Stage
@@ -140,6 +140,20 @@ def results_text(results: dict[str, Any]) -> str:
                       f"version chosen on: {results['chosen_on']}; {results['protocol']})"])  # fmt: skip
 
 
+@runtime_checkable
+class Stream(Protocol):
+    """Where progress goes: `sys.stdout` and its kin."""
+
+    def write(self, text: str, /) -> int:
+        """Write text; return how many characters."""
+
+    def flush(self) -> None:
+        """Let what was written be seen."""
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal, whose line can be written again."""
+
+
 @dataclass
 class Console:
     """Writes progress; quiet otherwise.
@@ -150,7 +164,7 @@ class Console:
     """
 
     config: RunConfig
-    stream: IO[str] = field(default_factory=lambda: sys.stdout)
+    stream: Stream = field(default_factory=lambda: sys.stdout)
     _started: float = field(default_factory=time.monotonic)
     _shown: float = 0.0
     _first: tuple[float, float] | None = None  # (time, share done) of the first training step seen
