@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from enum import IntEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
@@ -197,3 +198,17 @@ class PseudoLabel:
     version: int
     prior_key: str
     sees_truth: bool = False  # made with hidden truth, by a benchmark's reference; no selector can
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoText:
+    """One photo and what to look for in it.
+
+    Example: `PhotoText(Path("12.jpg"), "left man")`
+    """
+
+    image_path: Path
+    expression: str
+
+    def __str__(self) -> str:
+        return f'{self.image_path} "{self.expression}"'

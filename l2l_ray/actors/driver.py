@@ -33,7 +33,7 @@ from l2l_ray.errors import ClusterError, L2LError
 from l2l_ray.loop.evaluation.evaluate import Evaluations, finish
 from l2l_ray.loop.inference.engine import EvalPart
 from l2l_ray.loop.inference.priors import fill_all_priors, lacks_priors
-from l2l_ray.loop.progress import Console, closing_text, opening_text
+from l2l_ray.loop.progress import Console, closing_text, finished_text, opening_text
 from l2l_ray.loop.state.ledger import Ledger
 from l2l_ray.loop.state.plan import EvalItem, Plan, WorkItem
 from l2l_ray.loop.state.prepare import RunData, prepare
@@ -54,10 +54,10 @@ def run(config: RunConfig) -> Path:
         KeyboardInterrupt: Ctrl-C or SIGTERM; everything has been released.
     """
     folder = RunFolder.open(config)
-    console = Console(config)
+    console = Console(config, every_s=config.cluster.progress_every_s)
     console.say(f"run root   {config.root}\nrun folder {folder.path}")
     if folder.finished:
-        console.say(f"this run is finished: nothing to do; its report is {folder.path / 'report.html'}")
+        console.say(finished_text(folder))
         return folder.path
     with connected(config.cluster) as dashboard:
         check_resources(config.cluster)

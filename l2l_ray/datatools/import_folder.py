@@ -25,7 +25,7 @@ def folder_rows(folder: Path) -> Iterator[Row]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix() for path in files}
     real = {name.lower(): name for name in sorted(names)}  # endings may be in capitals
-    pictures = [name for name in sorted(names) if name.lower().endswith(PICTURES) and not _is_mask(name, set(real))]
+    pictures = [name for name in sorted(names) if name.lower().endswith(PICTURES) and not is_mask(name, set(real))]
     for name in pictures:
         stem = name.rpartition(".")[0]
         where = f"{folder.name}/{name}"
@@ -59,7 +59,7 @@ def folder_rows(folder: Path) -> Iterator[Row]:
             )
 
 
-def _is_mask(name: str, names: set[str]) -> bool:
+def is_mask(name: str, names: set[str]) -> bool:
     """Tell whether a PNG is the mask of another picture; `names` are in lower case."""
     stem, _, ending = name.lower().rpartition(".")
     if ending != "png":

@@ -1,11 +1,19 @@
-"""What the terminal shows while a run goes on: one line that is rewritten, or a line now and then in a log file."""
+"""What the terminal shows of a run, in one process or on Ray: what it works on, how far it is, how it ended.
+
+While it goes on: one line that is rewritten, or a line now and then where the output is a file.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
+import shlex
+import shutil
 import sys
 import time
 from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -46,7 +54,7 @@ class LabelProgress:
 
 @dataclass
 class Status:
-    """How far a run is: what the driver shows, and what state.json holds."""
+    """How far a run is: what the terminal shows and, on Ray, what state.json holds."""
 
     shards_total: int
     shards_committed: int = 0
@@ -56,6 +64,7 @@ class Status:
     labels: LabelProgress | None = None
     priors: dict[str, tuple[int, int]] = field(default_factory=dict)  # example set -> (answered, total)
     mean_iou: dict[str, float] = field(default_factory=dict)  # "l2l v1 val" -> figure, the newest last
+    now: str = ""  # what one process does in place of training
     stopped: str = ""
 
     def to_json(self) -> str:
@@ -121,11 +130,21 @@ def _plural(num: int, noun: str) -> str:
     return f"{num} {noun}" if num == 1 else f"{num} {noun}s"
 
 
+def finished_text(folder: RunFolder) -> str:
+    """Say that there is nothing to do."""
+    return f"this run is finished: nothing to do; its report is {folder.path / 'report.html'}"
+
+
 def closing_text(folder: RunFolder, results: dict[str, Any]) -> str:
-    """Say how the run ended: figures, skips, where the report is."""
+    """Say how the run ended: figures, what was left out, where the report is, what can be done next."""
     skips = Counter(skip.kind for skip in folder.skips())
-    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(skips.items())) or "none"
-    return f"\n{results_text(results)}\n\nskipped    {counted}\nreport     {folder.path / 'report.html'}"
+    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(skips.items())) or "nothing"
+    run = shlex.quote(str(folder.path))
+    return (
+        f"\n{results_text(results)}\n\nleft out   {counted}\nreport     {folder.path / 'report.html'}\n"
+        f"next       l2l export {run} --format coco --out labels      # the masks, as files\n"
+        f'next       l2l predict PHOTO "the left cup" --run {run}     # other photos and texts'
+    )
 
 
 def results_text(results: dict[str, Any]) -> str:
@@ -136,7 +155,10 @@ def results_text(results: dict[str, Any]) -> str:
         for split, figures in row["splits"].items():
             values = [figures["overall_iou"], figures["mean_iou"], *figures["precision_at"].values()]
             lines.append(f"{row['label']:<28}{split:<7}" + "".join(f"{100 * value:>7.1f}" for value in values))
-    return "\n".join([*lines, f"({results['dataset']}, {results['labeled_frac']:.0%} labeled, seed {results['seed']}; "
+    if len(lines) == 2:
+        return "no images with masks were held out, so nothing says how good the result is; look at the report"
+    share = f"{results['labeled_frac']:.0%} labeled, " if results["labeled_frac"] else ""
+    return "\n".join([*lines, f"({results['dataset']}, {share}seed {results['seed']}; "
                       f"version chosen on: {results['chosen_on']}; {results['protocol']})"])  # fmt: skip
 
 
@@ -160,60 +182,100 @@ class Console:
 
     Args:
         config: The run's config.
-        stream: Where to.
+        stream: Where to; None = nowhere.
+        every_s: Seconds between lines where the stream is no terminal.
     """
 
     config: RunConfig
-    stream: Stream = field(default_factory=lambda: sys.stdout)
+    stream: Stream | None = field(default_factory=lambda: sys.stdout)
+    every_s: float = 10.0
     _started: float = field(default_factory=time.monotonic)
     _shown: float = 0.0
-    _first: tuple[float, float] | None = None  # (time, share done) of the first training step seen
+    _first: dict[str, tuple[float, float]] = field(default_factory=dict)  # phase -> (time, share done) when first seen
     _open_line: bool = False
 
     def say(self, text: str) -> None:
         """Write a line that stays."""
-        self.stream.write(("\n" if self._open_line else "") + text + "\n")
-        self.stream.flush()
+        if self.stream is not None:
+            self.end_line()
+            self.stream.write(text + "\n")
+            self.stream.flush()
+
+    def end_line(self) -> None:
+        """Let the line that is rewritten stay as it is."""
+        if self._open_line and self.stream is not None:
+            self.stream.write("\n")
+            self.stream.flush()
         self._open_line = False
+
+    @contextmanager
+    def with_warnings(self) -> Iterator[Console]:
+        """Show warnings in the block as lines of their own, without the name of who logs them."""
+        handler, root = _Warnings(self), logging.getLogger()
+        root.addHandler(handler)
+        try:
+            yield self
+        finally:
+            root.removeHandler(handler)
+            self.end_line()
 
     def update(self, status: Status, busy: int) -> None:
         """Show how far the run is, if it is time to.
 
         Args:
-            status: From the coordinator.
+            status: What is known.
             busy: Items the labelers have in work.
         """
+        if self.stream is None:
+            return
         now, terminal = time.monotonic(), self.stream.isatty()
-        if now - self._shown < (0.5 if terminal else self.config.cluster.progress_every_s):
+        if now - self._shown < (0.5 if terminal else self.every_s):
             return
         self._shown = now
         line = f"[{duration(now - self._started):>6}] {self.line(status, busy)}"
-        self.stream.write(f"\r\x1b[2K{line}" if terminal else line + "\n")
+        width = shutil.get_terminal_size().columns - 1  # a longer line would not be rewritten, but repeated
+        self.stream.write(f"\r\x1b[2K{line[:width]}" if terminal else line + "\n")
         self.stream.flush()
         self._open_line = terminal
 
     def line(self, status: Status, busy: int) -> str:
         """Return the progress line without its time."""
-        parts = [f"priors of {name} {done}/{total}" for name, (done, total) in status.priors.items() if done < total]
         train, labels = status.train, status.labels
-        if status.training_waits_for:
+        asked = [f"{name} {done}/{total}" for name, (done, total) in status.priors.items() if done < total]
+        parts = [f"language model: {', '.join(asked)}"] if asked else []
+        if status.now:
+            parts.append(status.now)
+        elif status.training_waits_for:
             parts.append(f"training waits for {status.training_waits_for}")
-        else:
-            parts.append(f"{train.stage.label} {train.done}/{train.total}" if train else "train group starting")
+        elif train:
+            parts.append(f"{train.stage.label} {train.done}/{train.total}")
         if labels:
-            rate = f", {labels.per_s:.0f} images/s" if busy else ""
-            parts.append(f"shards {status.shards_committed}/{status.shards_total}{rate}")
-            parts.append(f"accepted {labels.accepted_frac:.0%}")
+            rate = f", {labels.per_s:.0f} texts/s" if busy else ""
+            parts.append(f"labels: {status.shards_committed}/{status.shards_total} shards{rate}")
+            parts.append(f"{labels.accepted_frac:.0%} of pixels accepted")
         if status.mean_iou:
             name, value = list(status.mean_iou.items())[-1]
             parts.append(f"{name} mIoU {value:.3f}")
-        if train and (eta := self._eta(train)):
-            parts.append(eta)
-        return " | ".join(parts)
+        if train:
+            parts += self._eta("training", done_frac(self.config, train.stage, train.done))
+        elif asked:
+            counts = status.priors.values()
+            parts += self._eta("asking", sum(done for done, _ in counts) / sum(total for _, total in counts))
+        return " | ".join(parts or ["models are loading"])
 
-    def _eta(self, train: TrainProgress) -> str | None:
-        now, done = time.monotonic(), done_frac(self.config, train.stage, train.done)
-        if self._first is None:
-            self._first = now, done
-        gained = done - self._first[1]
-        return f"ETA {duration((now - self._first[0]) * (1 - done) / gained)}" if gained > 0 and done < 1 else None
+    def _eta(self, phase: str, done: float) -> list[str]:
+        now = time.monotonic()
+        since, before = self._first.setdefault(phase, (now, done))
+        return [f"ETA {duration((now - since) * (1 - done) / (done - before))}"] if before < done < 1 else []
+
+
+class _Warnings(logging.Handler):
+    """Lines on stderr that do not run into the console's."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.end_line()
+        sys.stderr.write(f"{self.format(record)}\n")
