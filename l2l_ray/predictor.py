@@ -10,7 +10,7 @@ Not covered: batches (see `loop.inference.engine`) and serving.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from PIL import Image
 
 from l2l_ray.confidence import estimated_iou
 from l2l_ray.config import RunConfig, read_config
+from l2l_ray.data.hints import read_hint
 from l2l_ray.data.images import ImageStore
 from l2l_ray.data.masks import encode, grid_logits_to_native
 from l2l_ray.device import pick_device
@@ -30,6 +31,7 @@ from l2l_ray.loop.inference.inputs import ExampleSet, read_known_scores
 from l2l_ray.loop.inference.networks import load_segmenter
 from l2l_ray.loop.inference.teacher import predict
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.prior.hint import at_points, prior_of_hint
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, make_prior
 from l2l_ray.prior.proposal import Proposer
 from l2l_ray.segmenter.model import Segmenter
@@ -140,15 +142,17 @@ class Predictor:
         mllm = MllmPrior.load(config.prior)
         return cls(config, segmenter, mllm, known, method, version)
 
-    def predict(self, image_path: Path, expression: str) -> Prediction:
+    def predict(self, image_path: Path, expression: str, hint: Mapping[str, Any] | None = None) -> Prediction:
         """Segment what `expression` refers to.
 
         Args:
             image_path: Any file that Pillow reads; its pixels are taken as stored (EXIF rotation is not applied).
             expression: Cut at `data.max_words`, as in training.
+            hint: Where the referent is, as a row of own data says it, px: `{"box": [x, y, width, height]}`,
+                `{"points": [[x, y], ...]}` or both. A box takes the MLLM's place, points choose among its boxes.
 
         Raises:
-            DataError: The image cannot be read, or the expression is empty.
+            DataError: The image cannot be read, the expression is empty, or the hint does not fit the image.
         """
         words = expression.split()[: self._config.data.max_words]
         if not words:
@@ -158,14 +162,21 @@ class Predictor:
         image = _open(image_path)
         width, height = image.size
         example = Example(0, 0, 0, str(image_path), width, height, " ".join(words))
-        reply = self._mllm.ask([image], [example.expression])[0]
-        prior = make_prior("", reply, MllmIdentity.of(self._mllm), width, height)
+        prior = self._prior(image, example.expression, hint)
         rows = ExampleSet([example], {0: prior}, self._images, self._proposer, self._segmenter.grid, self._known_scores)
         device = next(self._segmenter.parameters()).device
         logits = predict(self._segmenter, rows.inputs([0]).to(device), self._config.loop.autocast)[0].cpu()
         probs = grid_logits_to_native(logits, height, width).sigmoid().numpy()
         pixels = np.asarray(image)
         return Prediction(image_path, example.expression, pixels, probs, prior, self._method, self._version)
+
+    def _prior(self, image: Image.Image, expression: str, hint: Mapping[str, Any] | None) -> Prior:
+        placed = None if hint is None else read_hint(dict(hint), *image.size).fractions(*image.size)
+        if placed is not None and placed.box_xyxy_frac is not None:
+            return prior_of_hint(placed, "", expression)
+        reply = self._mllm.ask([image], [expression])[0]
+        prior = make_prior("", reply, MllmIdentity.of(self._mllm), *image.size)
+        return prior if placed is None else at_points(prior, placed, "", expression)
 
 
 def _open(path: Path) -> Image.Image:

@@ -6,6 +6,7 @@ was expected, and what to do. A parser raises `BadValue`; whoever knows the file
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ IMAGE_FOLDERS = {
 SPLITS = ("train", "val", "test", "testA", "testB", "testC")
 # Longest side that is believed: JPEG's own bound is 65,535 px, and a wrong size must not become a wrong allocation.
 MAX_SIDE_PX = 65_535
+_MAX_COORDINATE_PX = 1e5
+STAYS_UNLABELED = "correct it, or leave it out: the item then stays unlabeled"
 
 _COCO_NAME = re.compile(r"(?:COCO_[A-Za-z]+\d{4}_)?(\d{12})(?:_\d+)?\.jpe?g")
 
@@ -66,6 +69,26 @@ def short(value: Any, length: int = 80) -> str:
     text = value if isinstance(value, str) and value.isprintable() else repr(value)
     text = " ".join(text.encode("utf-8", "backslashreplace").decode().split()) or "''"
     return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def finite_numbers(value: Any, what: str, expected: str, remedy: str = STAYS_UNLABELED) -> list[float]:
+    """Return a list of finite numbers.
+
+    Raises:
+        BadValue: If it is something else.
+    """
+    if isinstance(value, list | tuple) and all(_is_finite(number) for number in value):
+        return [float(number) for number in value]
+    raise BadValue(what, value, expected, remedy)
+
+
+def _is_finite(number: Any) -> bool:
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return False
+    try:
+        return math.isfinite(number) and abs(number) < _MAX_COORDINATE_PX
+    except OverflowError:  # an integer beyond every float
+        return False
 
 
 def by_kind(problems: Sequence[Problem]) -> str:

@@ -38,6 +38,7 @@ class RefColumns:
         self._columns = columns
         self._expressions = _Texts(columns, "expression")
         self._file_names = _Texts(columns, "file_name")
+        self._hints = _Texts(columns, "hint")
         self.splits = tuple(_Texts(columns, "split").all())
 
     def rows(self, split: str, image_ids: Iterable[int] | None = None) -> Int64[np.ndarray, " R"]:
@@ -68,10 +69,11 @@ class RefColumns:
         sentences = zip(columns["sent_id"][sent_at].tolist(), (texts[i] for i in which.tolist()), strict=True)
         ann_ids = iter(columns["ann_id"][ann_at].tolist())
         refs = (columns[name][rows].tolist() for name in ("ref_id", "ref_image_id", "ref_split"))
-        for ref_id, image_id, split, sents, anns in zip(*refs, num_sents.tolist(), num_anns.tolist(), strict=True):
-            yield Ref(
-                ref_id, tuple(islice(ann_ids, anns)), image_id, self.splits[split], tuple(islice(sentences, sents))
-            )
+        hints = self._hints.take(rows)
+        counts = num_sents.tolist(), num_anns.tolist()
+        for ref_id, image_id, split, sents, anns, hint in zip(*refs, *counts, hints, strict=True):
+            of_ref = tuple(islice(ann_ids, anns)), image_id, self.splits[split], tuple(islice(sentences, sents))
+            yield Ref(ref_id, *of_ref, hint)
 
     def image(self, image_id: int) -> ImageRow | None:
         """Return the row of an image, None if the image table has none."""
@@ -137,6 +139,7 @@ def ref_columns(refs: Sequence[Ref], instances: Instances) -> Columns:
         "sent_expression": _integers(expressions[text] for _, text in sentences),
         "image_id": _integers(image_id for image_id, _ in images),
         "image_size": _integers(side or 0 for _, row in images for side in (row.width_px, row.height_px)),
+        **_texts("hint", [ref.hint for ref in refs]),
         **_texts("split", splits),
         **_texts("expression", expressions),
         **_texts("file_name", [row.file_name for _, row in images]),

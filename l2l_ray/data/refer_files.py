@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TextIO
 
+from l2l_ray.data.hints import hint_text
 from l2l_ray.errors import DataError
 
 CHUNK_CHARS = 2**20
@@ -37,6 +38,7 @@ class Ref(NamedTuple):
     """What is referred to: which sentences speak of it. `sentences` holds (sent_id, expression) by ascending `sent_id`.
 
     `ann_ids` are one annotation in RefCOCO, any number in gRefCOCO; none says that the image does not show it.
+    `hint` is what the user says about its place, as JSON; see hints.py.
 
     Example: `Ref(3, (1719310,), 581857, "train", ((7, "left man"), (8, "man in red")))`
     """
@@ -46,6 +48,7 @@ class Ref(NamedTuple):
     image_id: int
     split: str
     sentences: tuple[tuple[int, str], ...]
+    hint: str = ""
 
 
 class ImageRow(NamedTuple):
@@ -327,7 +330,7 @@ def _ref(record: Any, number: int, path: Path, max_items: int) -> Ref:
         ids = _integer(record["ref_id"]), _ann_ids(record), _integer(record["image_id"])
         if not isinstance(record["split"], str):
             raise TypeError(f"split is {type(record['split']).__name__}, expected str")
-        return Ref(*ids, record["split"], tuple(sorted(sentences)))
+        return Ref(*ids, record["split"], tuple(sorted(sentences)), hint_text(record.get("hint")))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"ref number {number} of {path} is malformed: {type(error).__name__}: {error}; expected ref_id, image_id, "

@@ -13,9 +13,9 @@ from typing import Any
 
 from PIL import Image
 
-from l2l_ray.data.layout import SPLITS, BadValue, Problem
+from l2l_ray.data.layout import SPLITS, BadValue, Problem, finite_numbers
 from l2l_ray.datatools.inventory import Inventory, Item
-from l2l_ray.datatools.truths import finite_numbers, read_image_size, segmentation_rle
+from l2l_ray.datatools.truths import read_image_size, segmentation_rle
 
 _ADD_MASK = "add a mask; without one it can only be unlabeled"
 

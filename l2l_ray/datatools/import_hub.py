@@ -33,11 +33,11 @@ from typing import Any
 
 from PIL import Image
 
-from l2l_ray.data.layout import SPLITS, BadValue, Problem, coco_number, short
+from l2l_ray.data.layout import SPLITS, BadValue, Problem, coco_number, finite_numbers, short
 from l2l_ray.datatools.import_coco import add_coco_image, coco_annotation, refer_record
 from l2l_ray.datatools.import_rows import clean_text, parquet_rows
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
-from l2l_ray.datatools.truths import box_of_mask, finite_numbers, segmentation_rle
+from l2l_ray.datatools.truths import box_of_mask, segmentation_rle
 from l2l_ray.errors import DataError
 
 _JXU124_COLUMNS = ("ref_id", "ann_id", "image_id", "split", "sentences", "raw_anns", "raw_image_info")

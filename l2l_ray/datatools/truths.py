@@ -7,7 +7,6 @@ encoding must fill its image, a box has a positive size, and whatever is given m
 from __future__ import annotations
 
 import json
-import math
 import numbers
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,14 +16,13 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from l2l_ray.data.layout import MAX_SIDE_PX, BadValue, file_below
+from l2l_ray.data.layout import MAX_SIDE_PX, STAYS_UNLABELED, BadValue, file_below, finite_numbers
 from l2l_ray.data.masks import annotation_rle, encode, mask_area_px
 from l2l_ray.errors import DataError
 from l2l_ray.types import Rle
 
 MASK_FIELDS = ("mask", "rle", "polygon")
-_REMEDY = "correct it, or leave it out: the item then stays unlabeled"
-_MAX_COORDINATE_PX = 1e5
+_REMEDY = STAYS_UNLABELED
 
 
 class ObjectTruth(NamedTuple):
@@ -160,26 +158,6 @@ def image_side(value: Any, what: str = "image size") -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SIDE_PX:
         raise BadValue(what, value, f"an integer from 1 to {MAX_SIDE_PX} px", "correct the image table")
     return value
-
-
-def finite_numbers(value: Any, what: str, expected: str) -> list[float]:
-    """Return a list of finite numbers.
-
-    Raises:
-        BadValue: If it is something else.
-    """
-    if isinstance(value, list | tuple) and all(_is_finite(number) for number in value):
-        return [float(number) for number in value]
-    raise BadValue(what, value, expected, _REMEDY)
-
-
-def _is_finite(number: Any) -> bool:
-    if isinstance(number, bool) or not isinstance(number, int | float):
-        return False
-    try:
-        return math.isfinite(number) and abs(number) < _MAX_COORDINATE_PX
-    except OverflowError:  # an integer beyond every float
-        return False
 
 
 def _polygon(part: Any, strict: bool) -> list[float]:
