@@ -64,6 +64,19 @@ class Problem(NamedTuple):
         return text.encode("utf-8", "backslashreplace").decode()  # names of files and ids may hold half a character
 
 
+class Notice(NamedTuple):
+    """One thing that a person should know about a data set and that is no fault.
+
+    Example: `Notice("own.csv", "cells are separated by ';'")`
+    """
+
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}".encode("utf-8", "backslashreplace").decode()
+
+
 def short(value: Any, length: int = 80) -> str:
     """Return a value as one short line of text."""
     text = value if isinstance(value, str) and value.isprintable() else repr(value)

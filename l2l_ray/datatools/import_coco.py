@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray.data.layout import SPLITS, BadValue, Problem, file_below, finite_numbers
-from l2l_ray.datatools.import_rows import clean_text
+from l2l_ray.datatools.columns import clean_text
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
 from l2l_ray.datatools.truths import image_side, read_image_size, segmentation_rle
 from l2l_ray.errors import DataError

@@ -33,10 +33,11 @@ from typing import Any
 
 from PIL import Image
 
-from l2l_ray.data.layout import SPLITS, BadValue, Problem, coco_number, finite_numbers, short
+from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, coco_number, finite_numbers, short
+from l2l_ray.datatools.columns import clean_text
 from l2l_ray.datatools.import_coco import add_coco_image, coco_annotation, refer_record
-from l2l_ray.datatools.import_rows import clean_text, parquet_rows
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
+from l2l_ray.datatools.row_files import parquet_rows
 from l2l_ray.datatools.truths import box_of_mask, segmentation_rle
 from l2l_ray.errors import DataError
 
@@ -78,7 +79,7 @@ def import_jxu124(files: Sequence[Path], image_root: Path | None, writer: ReferW
     writer.categories.update(COCO_CATEGORIES)
     for path in files:
         for where, row in parquet_rows(path, _JXU124_COLUMNS):
-            assert not isinstance(row, Problem)  # Parquet rows are read or the file is not
+            assert isinstance(row, Mapping)  # Parquet rows are read or the file is not
             try:
                 ref, sentences = refer_record(row)
                 raw = _object(row.get("raw_anns"), "raw_anns")
@@ -108,8 +109,10 @@ def import_jxu124(files: Sequence[Path], image_root: Path | None, writer: ReferW
     return problems
 
 
-def import_lmms(files: Sequence[Path], writer: ReferWriter) -> tuple[list[Problem], list[str]]:
-    """Add every ref of the files to `writer`; return the problems of those left out, and notices about the splits.
+def import_lmms(files: Sequence[Path], writer: ReferWriter) -> list[Problem]:
+    """Add every ref of the files to `writer`; return the problems of those left out.
+
+    Notices about the splits go to `writer.notices`.
 
     Args:
         files: Parquet files as they are named on the hub: `val-00000-of-00004.parquet`, ...
@@ -124,7 +127,7 @@ def import_lmms(files: Sequence[Path], writer: ReferWriter) -> tuple[list[Proble
     for path in files:
         split = _split_of_name(path)
         for where, row in parquet_rows(path, _LMMS_COLUMNS):
-            assert not isinstance(row, Problem)  # Parquet rows are read or the file is not
+            assert isinstance(row, Mapping)  # Parquet rows are read or the file is not
             rows_of[split] += 1
             try:
                 texts = [clean_text(text) for text in _list(row.get("answer"), "answer")]
@@ -139,7 +142,9 @@ def import_lmms(files: Sequence[Path], writer: ReferWriter) -> tuple[list[Proble
             sentences = [sentence(num_sentences + k, text) for k, text in enumerate(texts)]
             writer.add_ref({**ref, "source_id": short(row.get("question_id"))}, sentences)
             num_sentences += len(texts)
-    return problems, lmms_notices(rows_of, partial, len(writer.refs))
+    told = lmms_notices(rows_of, partial, len(writer.refs))
+    writer.notices += [Notice("these files", text) for text in told]
+    return problems
 
 
 def lmms_notices(rows_of: Mapping[str, int], partial: int, num_refs: int) -> list[str]:

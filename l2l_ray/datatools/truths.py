@@ -34,6 +34,7 @@ class ObjectTruth(NamedTuple):
     segmentation: Any
     bbox_xywh_px: list[float]
     area_px: float
+    notices: tuple[str, ...] = ()  # what a person should know about it
 
 
 def read_truth(row: Mapping[str, Any], size: tuple[int, int], mask_root: Path) -> ObjectTruth | None:

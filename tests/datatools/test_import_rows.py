@@ -18,8 +18,10 @@ from l2l_ray.data.layout import BadValue, Problem
 from l2l_ray.data.masks import mask_area_px
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.data.refer_files import plain_records
-from l2l_ray.datatools.import_rows import folder_rows, import_rows, read_rows
+from l2l_ray.datatools.import_folder import folder_rows
+from l2l_ray.datatools.import_rows import import_rows
 from l2l_ray.datatools.refer_writer import ReferWriter
+from l2l_ray.datatools.row_files import read_rows
 from l2l_ray.errors import DataError
 from tests.refer_folder import draw
 

@@ -49,7 +49,7 @@ def test_one_object_in_every_form(tmp_path: Path) -> None:
 
 def test_a_box_alone_and_nothing_at_all(tmp_path: Path) -> None:
     truth = read_truth({"box": "[1, 2, 3, 2.5]"}, SIZE, tmp_path)
-    assert truth == ([], [1.0, 2.0, 3.0, 2.5], 7.5)
+    assert truth == ([], [1.0, 2.0, 3.0, 2.5], 7.5, ())
     assert read_truth({}, SIZE, tmp_path) is None
 
 
