@@ -1,8 +1,8 @@
 """Lists everything that is wrong with a data set, with the place and a remedy; nothing is changed.
 
 Looked at: refs and their sentences, ids, the image table, picture files (header; the whole picture when asked), sizes,
-annotations and their masks and boxes, and images that stand in several splits. A train ref that claims no annotation is
-unlabeled and no problem; a ref that claims one without a mask is named.
+annotations and their masks and boxes, hints, and images that stand in several splits. A train ref that claims no
+annotation is unlabeled and no problem, with a hint or without; a ref that claims one without a mask is named.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from l2l_ray.data.layout import SPLITS, BadValue, Problem, finite_numbers
+from l2l_ray.data.layout import MAX_SIDE_PX, SPLITS, BadValue, Problem, finite_numbers
 from l2l_ray.datatools.inventory import Inventory, Item
 from l2l_ray.datatools.truths import read_image_size, segmentation_rle
 
@@ -34,6 +34,7 @@ def check(inventory: Inventory, decode: bool = False) -> list[Problem]:
         problems += found
     for item in inventory.items:
         problems += _check_sentences(inventory, item)
+        problems += _check_hint(inventory, item, sizes[item.image_id])
         problems += _check_truth(inventory, item, sizes[item.image_id])
     return problems + _check_splits(inventory)
 
@@ -89,6 +90,14 @@ def _check_sentences(inventory: Inventory, item: Item) -> list[Problem]:
     if item.split not in SPLITS:
         problems.append(BadValue("split", item.split, f"one of {', '.join(SPLITS)}", "rename it").at(where))
     return problems
+
+
+def _check_hint(inventory: Inventory, item: Item, size: tuple[int, int] | None) -> list[Problem]:
+    try:
+        inventory.hint(item, size or (MAX_SIDE_PX, MAX_SIDE_PX))
+    except BadValue as error:
+        return [error.at(f"refs({inventory.split_by}).p ref_id {item.ref_id}")]
+    return []
 
 
 def _check_truth(inventory: Inventory, item: Item, size: tuple[int, int] | None) -> list[Problem]:

@@ -1,7 +1,7 @@
 """The columns of own data: what each means, how its value is read, and whether it stays with the ref.
 
 `COLUMNS` is the one list of them, for every source of rows (JSONL, CSV, Parquet, folders, Label Studio). A value that
-needs the picture (`image`, and `mask`, `rle`, `polygon` and `box`, see `truths.py`) is read by the importer; all others
+needs the picture (`image`, and `mask`, `rle`, `polygon`, `box` and hints, see `truths.py`) is read by the importer; all others
 are read here.
 """
 
@@ -110,7 +110,10 @@ COLUMNS: dict[str, Column] = {
     "mask": Column("path of a mask picture below the folder of masks"),
     "rle": Column("mask as COCO's run-length encoding"),
     "polygon": Column("mask as x, y, x, y, ... in px, or a list of such lists"),
-    "box": Column("[x, y, width, height] in px"),
+    "box": Column("[x, y, width, height] in px: the object's box; without a mask it is a hint where to look"),
+    "point": Column("[x, y] in px: a hint, a point on the object"),
+    "points": Column("a list of [x, y] in px: a hint, points on the object"),
+    "hint": Column('{"box": [...], "points": [...]}: a hint where to look, also beside a mask'),
     "no_target": Column("true: the image does not show what the expression says", _flag),
     "split": Column("split of the row; train if not given", _split),
     "id": Column("rows of one id speak of one object", _id),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from l2l_ray.data.hints import PixelHint, hint_text, read_hint
 from l2l_ray.data.layout import SPLITS, BadValue, Problem, image_folder, short
 from l2l_ray.data.refer_files import MAX_EXPRESSION_CHARS, ImageRow, plain_records
 from l2l_ray.datatools.truths import image_side, segmentation_rle
@@ -83,6 +84,18 @@ class Inventory:
         box = self.annotations.get(ann_id, {}).get("bbox")
         usable = isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)
         return box if usable else None
+
+    def hint(self, item: Item, size: tuple[int, int]) -> PixelHint | None:
+        """Return where a user says that the object is, None where nothing is said.
+
+        Args:
+            item: A ref.
+            size: Width and height of its image, px.
+        Raises:
+            BadValue: If the hint is malformed or does not fit the image.
+        """
+        text = hint_text(item.record.get("hint"))  # as the loader: what a pickle holds can be too large to be shown
+        return read_hint(json.loads(text), *size) if text else None
 
     def masks(self, item: Item) -> list[Rle]:
         """Return the masks of a ref's annotations.

@@ -1,4 +1,4 @@
-"""What a user or an annotation says about one object, checked: masks, RLEs, polygons and boxes.
+"""What a user or an annotation says about one object, checked: masks, RLEs, polygons, boxes and hints.
 
 Everything is checked before pycocotools sees it: numbers must be finite, polygons need three points, a run-length
 encoding must fill its image, a box has a positive size, and whatever is given must cover a pixel of its image.
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from l2l_ray.data.hints import HINT_REMEDY, PixelHint, read_hint
 from l2l_ray.data.layout import MAX_SIDE_PX, STAYS_UNLABELED, BadValue, file_below, finite_numbers
 from l2l_ray.data.masks import annotation_rle, encode, mask_area_px
 from l2l_ray.errors import DataError
@@ -26,7 +27,7 @@ _REMEDY = STAYS_UNLABELED
 
 
 class ObjectTruth(NamedTuple):
-    """One object as it goes into instances.json; a box alone has an empty segmentation.
+    """One object as it goes into instances.json.
 
     Example: `ObjectTruth([[1, 1, 9, 1, 9, 9]], [1.0, 1.0, 8.0, 8.0], 32)`
     """
@@ -38,11 +39,11 @@ class ObjectTruth(NamedTuple):
 
 
 def read_truth(row: Mapping[str, Any], size: tuple[int, int], mask_root: Path) -> ObjectTruth | None:
-    """Return the truth that a row of own data gives, None where it gives none.
+    """Return the truth that a row of own data gives, None where it gives none: a box alone is none, but a hint.
 
     Args:
-        row: May hold one of `mask` (a file name), `rle` and `polygon`, and `box` ([x, y, width, height] in px); texts
-            are read as JSON.
+        row: May hold one of `mask` (a file name), `rle` and `polygon`, and then `box` ([x, y, width, height] in px);
+            texts are read as JSON.
         size: Width and height of the image, px.
         mask_root: Folder that `mask` is relative to.
     Raises:
@@ -52,9 +53,9 @@ def read_truth(row: Mapping[str, Any], size: tuple[int, int], mask_root: Path) -
     given = [name for name in MASK_FIELDS if row.get(name) is not None]
     if len(given) > 1:
         raise BadValue("truth", " and ".join(given), "one of mask, rle and polygon", "keep one of them")
-    box = None if row.get("box") is None else _box(_json(row["box"], "box"), width, height)
     if not given:
-        return None if box is None else ObjectTruth([], box, box[2] * box[3])
+        return None
+    box = None if row.get("box") is None else _box(_json(row["box"], "box"), width, height)
     name = given[0]
     if name == "mask":
         rle = mask_of_file(file_below(mask_root, row["mask"], "mask file"), width, height)
@@ -66,6 +67,27 @@ def read_truth(row: Mapping[str, Any], size: tuple[int, int], mask_root: Path) -
         rle = segmentation_rle(segmentation, width, height, strict=True)
         segmentation = rle if name == "rle" else segmentation
     return ObjectTruth(segmentation, box or box_of_mask(rle), mask_area_px(rle))
+
+
+def read_row_hint(row: Mapping[str, Any], size: tuple[int, int]) -> PixelHint | None:
+    """Return the hint that a row of own data gives, None where it gives none; see `data/hints.py`.
+
+    Args:
+        row: May hold `hint`, or `point` or `points`, and `box`, which is a hint where no mask is given; texts are read
+            as JSON.
+        size: Width and height of the image, px.
+    Raises:
+        BadValue: If it is malformed, lies outside the image, or is given in two ways.
+    """
+    names = ("hint", "point", "points", *(() if any(row.get(name) is not None for name in MASK_FIELDS) else ("box",)))
+    given = {name: _json(row[name], name, HINT_REMEDY) for name in names if row.get(name) is not None}
+    if not given:
+        return None
+    if len(given) > 1 and ("hint" in given or {"point", "points"} <= given.keys()):
+        raise BadValue("hint", " and ".join(given), "one of hint, point and points", "keep one of them")
+    box = {"box": given["box"]} if "box" in given else {}
+    points = {"points": given[name] for name in ("point", "points") if name in given}
+    return read_hint(given.get("hint", box | points), *size)
 
 
 def mask_of_file(path: Path, width: int, height: int) -> Rle:
@@ -180,11 +202,11 @@ def _box(value: Any, width: int, height: int) -> list[float]:
     return box
 
 
-def _json(value: Any, what: str) -> Any:
+def _json(value: Any, what: str, remedy: str = _REMEDY) -> Any:
     """Return a value that may be written as JSON text, as it is in CSV cells."""
     if not isinstance(value, str):
         return value
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
-        raise BadValue(what, f"{value[:40]!r} ({type(error).__name__})", "JSON", _REMEDY) from None
+        raise BadValue(what, f"{value[:40]!r} ({type(error).__name__})", "JSON", remedy) from None
