@@ -64,6 +64,24 @@ def test_the_expression_matters(predictor: Predictor, image_path: Path) -> None:
     assert not np.array_equal(one.mask_probs, other.mask_probs)
 
 
+def test_a_users_box_takes_the_place_of_the_mllm(predictor: Predictor, image_path: Path) -> None:
+    found = predictor.predict(image_path, "circle", {"box": [30, 0, 60, 45]})
+    assert found.prior.boxes_xyxy_frac == ((0.25, 0.0, 0.75, 0.5),)
+    assert found.summary()["prior"]["source"] == "user"
+    other = predictor.predict(image_path, "circle", {"box": [60, 45, 60, 45]})
+    assert not np.array_equal(found.mask_probs, other.mask_probs)
+
+
+def test_a_users_point_judges_the_answer(predictor: Predictor, image_path: Path) -> None:
+    x1, y1, x2, y2 = predictor.predict(image_path, "circle").prior.boxes_xyxy_frac[0]
+    inside = [(x1 + x2) / 2 * 120, (y1 + y2) / 2 * 90]
+    assert predictor.predict(image_path, "circle", {"points": [inside]}).prior.boxes_xyxy_frac == ((x1, y1, x2, y2),)
+    with pytest.raises(
+        DataError, match="hint point outside image: got \\[200.0, 5.0\\]; expected a point within 120 x 90"
+    ):
+        predictor.predict(image_path, "circle", {"points": [200, 5]})
+
+
 def test_the_three_files_hold_the_same_mask(tmp_path: Path) -> None:
     image = np.full((4, 6, 3), 100, np.uint8)
     probs = np.zeros((4, 6), np.float32)

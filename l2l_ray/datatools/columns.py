@@ -1,8 +1,8 @@
 """The columns of own data: what each means, how its value is read, and whether it stays with the ref.
 
 `COLUMNS` is the one list of them, for every source of rows (JSONL, CSV, Parquet, folders, Label Studio). A value that
-needs the picture (`image`, and `mask`, `rle`, `polygon`, `box` and hints, see `truths.py`) is read by the importer; all others
-are read here.
+needs the picture (`image`, and masks, boxes and hints, see `truths.py`) is read by the importer; all others are read
+here.
 """
 
 from __future__ import annotations

@@ -85,9 +85,8 @@ def read_row_hint(row: Mapping[str, Any], size: tuple[int, int]) -> PixelHint | 
         return None
     if len(given) > 1 and ("hint" in given or {"point", "points"} <= given.keys()):
         raise BadValue("hint", " and ".join(given), "one of hint, point and points", "keep one of them")
-    box = {"box": given["box"]} if "box" in given else {}
-    points = {"points": given[name] for name in ("point", "points") if name in given}
-    return read_hint(given.get("hint", box | points), *size)
+    plain = {"box": given.get("box"), "points": given.get("points", given.get("point"))}
+    return read_hint(given.get("hint", plain), *size)
 
 
 def mask_of_file(path: Path, width: int, height: int) -> Rle:

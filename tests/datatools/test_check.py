@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from l2l_ray.datatools.check import check
 from l2l_ray.datatools.inventory import take_inventory
+from l2l_ray.datatools.stats import statistics
 from l2l_ray.errors import DataError
 from tests.refer_folder import draw, write_tiny
 
@@ -38,6 +39,35 @@ def change_instances(folder: Path, change: Any) -> None:
 
 def test_a_sound_data_set_has_no_problem(tmp_path: Path) -> None:
     assert found(write_tiny(tmp_path), decode=True) == []
+
+
+def test_hints_without_masks_are_no_problem(tmp_path: Path) -> None:
+    def change(refs: Any) -> None:
+        for ref, hint in zip(refs, ({"box": [4, 6, 8, 12]}, {"points": [[4, 6]]}), strict=False):
+            del ref["ann_id"]
+            ref["hint"] = hint
+
+    folder = write_tiny(tmp_path)
+    change_refs(folder, change)
+    assert found(folder) == []
+    assert "hints: 1 boxes, 1 points alone" in statistics(take_inventory(folder))
+
+
+@pytest.mark.parametrize(
+    ("hint", "what"),
+    [
+        ({"box": [40, 6, 8, 12]}, "hint box outside image"),
+        ({"box": [4, 6, 0, 12]}, "hint"),
+        ({"points": [[4, 60]]}, "hint point outside image"),
+        ("left", "hint"),
+        ([10**5000], "hint"),
+    ],
+)
+def test_a_bad_hint_is_named(tmp_path: Path, hint: Any, what: str) -> None:
+    folder = write_tiny(tmp_path)
+    change_refs(folder, lambda refs: refs[1].update(hint=hint))
+    assert found(folder) == [(what, "refs(own).p ref_id 2")]
+    assert not any(line.startswith("hints: ") for line in statistics(take_inventory(folder)))
 
 
 @pytest.mark.parametrize(
