@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from l2l_ray.data.layout import BadValue, Notice, Problem, file_below
+from l2l_ray.data.layout import BadValue, Notice, Problem, Words, file_below
 from l2l_ray.datatools.columns import COLUMNS, read_columns
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
 from l2l_ray.datatools.row_files import Row
@@ -74,7 +74,7 @@ class _Collector:
             no_target = values.get("no_target", False)
             if no_target and truth is not None:
                 truth, no_target = None, False
-                raise BadValue("no_target", "true beside a mask or box", "one of them", "remove the other")
+                raise BadValue("no_target", Words("true beside a mask or box"), "one of them", "remove the other")
         except BadValue as error:
             problems.append(error.at(where))
         ref = None if key is None or key not in self._ref_of_id else self._writer.refs[self._ref_of_id[key]]
@@ -145,12 +145,14 @@ class _Collector:
                 raise BadValue(f"{what} of a repeated id", got, f"{first!r} as in the first row of this id", remedy)
         if (truth is not None and "ann_ids" in ref) or (no_target and "ann_id" in ref):
             remedy = "give the row with no_target another id, or remove one of them"
-            raise BadValue("no_target of a repeated id", "a truth and no_target", "one of them", remedy)
+            raise BadValue("no_target of a repeated id", Words("a truth and no_target"), "one of them", remedy)
         if truth is not None and "ann_id" in ref:
             annotation = self._writer.annotations[ref["ann_id"]]
             if (truth.segmentation, truth.bbox_xywh_px) != (annotation["segmentation"], annotation["bbox"]):
                 remedy = "one object has one truth; keep one of them, or give this row another id"
-                raise BadValue("truth of a repeated id", "another one", "the truth of the first row of this id", remedy)
+                raise BadValue(
+                    "truth of a repeated id", Words("another one"), "the truth of the first row of this id", remedy
+                )
 
     def _annotate(self, ref: dict[str, Any], truth: ObjectTruth) -> None:
         if "ann_id" in ref:
