@@ -11,10 +11,9 @@ A bad hint is named, and its item stays, without it. `read_hint` is the one judg
 from __future__ import annotations
 
 import json
-import reprlib
 from typing import Any, NamedTuple
 
-from l2l_ray.data.layout import BadValue, finite_numbers
+from l2l_ray.data.layout import BadValue, finite_numbers, shown
 from l2l_ray.types import Hint
 
 MAX_POINTS = 100
@@ -82,11 +81,7 @@ def hint_text(value: Any) -> str:
     try:
         return json.dumps(_parsed(value).record(), separators=(",", ":"))
     except BadValue:
-        pass
-    try:
-        return json.dumps(reprlib.repr(value))
-    except ValueError:  # an integer of too many digits to be written
-        return json.dumps("an endless number")
+        return json.dumps(shown(value))
 
 
 def _parsed(value: Any) -> PixelHint:

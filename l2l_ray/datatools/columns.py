@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from l2l_ray.data.layout import SPLITS, BadValue, short
+from l2l_ray.data.layout import SPLITS, BadValue, Words, shown
 
 
 class Column(NamedTuple):
@@ -90,7 +90,7 @@ def _object(value: Any) -> dict[str, Any]:
         found = json.loads(value) if isinstance(value, str) else value
         found = json.loads(json.dumps(found, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
-        raise BadValue("provenance", f"{short(value)} ({type(error).__name__})", expected, "correct it") from None
+        raise BadValue("provenance", Words(f"{shown(value)} ({shown(error)})"), expected, "correct it") from None
     if not isinstance(found, dict):
         raise BadValue("provenance", value, expected, "correct it")
     return found

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray.data.hints import PixelHint
-from l2l_ray.data.layout import BadValue, Notice, Problem, file_below
+from l2l_ray.data.layout import BadValue, Notice, Problem, Words, file_below
 from l2l_ray.datatools.columns import COLUMNS, read_columns
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
 from l2l_ray.datatools.row_files import Row
@@ -79,7 +79,9 @@ class _Collector:
             no_target = values.get("no_target", False)
             if no_target and (truth or hint):
                 truth, hint, no_target = None, None, False
-                raise BadValue("no_target", "true beside a mask, box or point", "one of them", "remove the other")
+                raise BadValue(
+                    "no_target", Words("true beside a mask, box or point"), "one of them", "remove the other"
+                )
         except BadValue as error:
             problems.append(error.at(where))
         ref = None if key is None or key not in self._ref_of_id else self._writer.refs[self._ref_of_id[key]]
@@ -156,12 +158,14 @@ class _Collector:
             raise BadValue("hint of a repeated id", hint.record(), f"{ref['hint']} as in an earlier row", remedy)
         if ((truth or hint) and "ann_ids" in ref) or (no_target and ref.keys() & {"ann_id", "hint"}):
             remedy = "give the row with no_target another id, or remove one of them"
-            raise BadValue("no_target of a repeated id", "a place and no_target", "one of them", remedy)
+            raise BadValue("no_target of a repeated id", Words("a place and no_target"), "one of them", remedy)
         if truth is not None and "ann_id" in ref:
             annotation = self._writer.annotations[ref["ann_id"]]
             if (truth.segmentation, truth.bbox_xywh_px) != (annotation["segmentation"], annotation["bbox"]):
                 remedy = "one object has one truth; keep one of them, or give this row another id"
-                raise BadValue("truth of a repeated id", "another one", "the truth of the first row of this id", remedy)
+                raise BadValue(
+                    "truth of a repeated id", Words("another one"), "the truth of the first row of this id", remedy
+                )
 
     def _annotate(self, ref: dict[str, Any], truth: ObjectTruth) -> None:
         if "ann_id" in ref:

@@ -62,7 +62,7 @@ def test_what_is_no_hint_is_refused_in_both_ways(value: Any) -> None:
 
 
 def test_a_value_that_would_fill_the_memory_or_cannot_be_written_is_told_shortly() -> None:
-    assert json.loads(hint_text({"box": [10**5000, 1, 2, 2]})) == "an endless number"
+    assert len(hint_text({"box": [10**5000, 1, 2, 2]})) < 200
     value: Any = [0]
     for _ in range(60):
         value = [value, value]
