@@ -9,7 +9,7 @@ Not covered: serving.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from l2l_ray.config import RunConfig, read_config
+from l2l_ray.data.hints import read_hint
 from l2l_ray.data.images import ImageStore
 from l2l_ray.data.masks import grid_logits_to_native
 from l2l_ray.device import no_loading_bars, pick_device
@@ -28,10 +29,11 @@ from l2l_ray.loop.inference.networks import load_segmenter
 from l2l_ray.loop.inference.teacher import predict
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.predictions import FailedPrediction, Prediction
+from l2l_ray.prior.hint import at_points, prior_of_hint
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply, make_prior
 from l2l_ray.prior.proposal import Proposer
 from l2l_ray.segmenter.model import Segmenter
-from l2l_ray.types import Example, PhotoText
+from l2l_ray.types import Example, Hint, PhotoText, Prior
 
 T = TypeVar("T")
 _OPEN_AT_ONCE = 8  # photos in memory: one of 50 megapixels takes 150 MB
@@ -85,18 +87,21 @@ class Predictor:
             mllm = MllmPrior.load(config.prior)
         return cls(config, segmenter, mllm, known, method, version)
 
-    def predict(self, image_path: Path, expression: str) -> Prediction:
+    def predict(self, image_path: Path, expression: str, hint: Mapping[str, Any] | None = None) -> Prediction:
         """Segment what `expression` refers to.
 
         Args:
             image_path: Any file that Pillow reads; its pixels are taken as stored (EXIF rotation is not applied).
             expression: Cut at `data.max_words`, as in training.
+            hint: Where the referent is, as a row of own data says it, px: `{"box": [x, y, width, height]}`,
+                `{"points": [[x, y], ...]}` or both. A box takes the MLLM's place, points choose among its boxes.
 
         Raises:
-            DataError: The image cannot be read, or the expression is empty.
+            DataError: The image cannot be read, the expression is empty, or the hint does not fit the image.
         """
-        opened = self._open(PhotoText(image_path, expression))
-        return self._segment(opened, self._mllm.ask([opened.picture], [opened.expression])[0])
+        opened = self._open(PhotoText(image_path, expression, hint))
+        reply = self._mllm.ask([opened.picture], [opened.expression])[0] if opened.is_asked else None
+        return self._segment(opened, reply)
 
     def predict_many(self, items: Iterable[PhotoText]) -> Iterator[Prediction | FailedPrediction]:
         """Segment many, with the models that are loaded; yields one result per item, in order.
@@ -112,12 +117,12 @@ class Predictor:
     def _answer(self, items: Sequence[PhotoText]) -> Iterator[Prediction | FailedPrediction]:
         """Yield the results of a few items; the MLLM is asked about those that can be opened at once."""
         opened = [self._attempt(lambda item=item: self._open(item), item) for item in items]  # type: ignore[misc]
-        replies = iter(self._ask([one for one in opened if isinstance(one, _Opened)]))
+        replies = iter(self._ask([one for one in opened if isinstance(one, _Opened) and one.is_asked]))
         for item, one in zip(items, opened, strict=True):
             if isinstance(one, FailedPrediction):
                 yield one
                 continue
-            reply = next(replies)
+            reply = next(replies) if one.is_asked else None
             if isinstance(reply, Exception):
                 yield FailedPrediction(item, _reason(reply))
             else:
@@ -148,18 +153,27 @@ class Predictor:
             raise DataError(
                 f"the expression is empty, got {item.expression!r}; say what to look for, e.g. 'left red circle'"
             )
-        return _Opened(item, " ".join(words), _picture(item.image_path))
+        picture = _picture(item.image_path)
+        hint = None if item.hint is None else read_hint(dict(item.hint), *picture.size).fractions(*picture.size)
+        return _Opened(item, " ".join(words), picture, hint)
 
-    def _segment(self, opened: _Opened, reply: Reply) -> Prediction:
+    def _segment(self, opened: _Opened, reply: Reply | None) -> Prediction:
         width, height = opened.picture.size
         example = Example(0, 0, 0, str(opened.item.image_path), width, height, opened.expression)
-        prior = make_prior("", reply, MllmIdentity.of(self._mllm), width, height)
+        prior = self._prior(opened, reply)
         rows = ExampleSet([example], {0: prior}, self._images, self._proposer, self._segmenter.grid, self._known_scores)
         device = next(self._segmenter.parameters()).device
         logits = predict(self._segmenter, rows.inputs([0]).to(device), self._config.loop.autocast)[0].cpu()
         probs = grid_logits_to_native(logits, height, width).sigmoid().numpy()
         pixels = np.asarray(opened.picture)
         return Prediction(opened.item, opened.expression, pixels, probs, prior, self.method, self.version)
+
+    def _prior(self, opened: _Opened, reply: Reply | None) -> Prior:
+        if reply is None:
+            assert opened.hint is not None, "without a box of the user's the MLLM is asked"
+            return prior_of_hint(opened.hint, "", opened.expression)
+        prior = make_prior("", reply, MllmIdentity.of(self._mllm), *opened.picture.size)
+        return prior if opened.hint is None else at_points(prior, opened.hint, "", opened.expression)
 
 
 @dataclass(frozen=True)
@@ -169,6 +183,12 @@ class _Opened:
     item: PhotoText
     expression: str
     picture: Image.Image
+    hint: Hint | None
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the MLLM is asked: a user's box takes its place."""
+        return self.hint is None or self.hint.box_xyxy_frac is None
 
 
 def _reason(error: Exception) -> str:

@@ -1,8 +1,8 @@
 """The columns of own data: what each means, how its value is read, and whether it stays with the ref.
 
 `COLUMNS` is the one list of them, for every source of rows (JSONL, CSV, Parquet, folders, Label Studio). A value that
-needs the picture (`image`, and `mask`, `rle`, `polygon` and `box`, see `truths.py`) is read by the importer; all others
-are read here.
+needs the picture (`image`, and masks, boxes and hints, see `truths.py`) is read by the importer; all others are read
+here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from l2l_ray.data.layout import SPLITS, BadValue, short
+from l2l_ray.data.layout import SPLITS, BadValue, Words, shown
 
 
 class Column(NamedTuple):
@@ -90,7 +90,7 @@ def _object(value: Any) -> dict[str, Any]:
         found = json.loads(value) if isinstance(value, str) else value
         found = json.loads(json.dumps(found, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
-        raise BadValue("provenance", f"{short(value)} ({type(error).__name__})", expected, "correct it") from None
+        raise BadValue("provenance", Words(f"{shown(value)} ({shown(error)})"), expected, "correct it") from None
     if not isinstance(found, dict):
         raise BadValue("provenance", value, expected, "correct it")
     return found
@@ -110,7 +110,10 @@ COLUMNS: dict[str, Column] = {
     "mask": Column("path of a mask picture below the folder of masks"),
     "rle": Column("mask as COCO's run-length encoding"),
     "polygon": Column("mask as x, y, x, y, ... in px, or a list of such lists"),
-    "box": Column("[x, y, width, height] in px"),
+    "box": Column("[x, y, width, height] in px: the object's box; without a mask it is a hint where to look"),
+    "point": Column("[x, y] in px: a hint, a point on the object"),
+    "points": Column("a list of [x, y] in px: a hint, points on the object"),
+    "hint": Column('{"box": [...], "points": [...]}: a hint where to look, also beside a mask'),
     "no_target": Column("true: the image does not show what the expression says", _flag),
     "split": Column("split of the row; train if not given", _split),
     "id": Column("rows of one id speak of one object", _id),

@@ -3,7 +3,7 @@
 A row has `image` and `expression`, and may have the other columns of `columns.py`; at most one of `mask`, `rle` and
 `polygon`. Rows of one `id` speak of one object: their expressions are collected, and one of them may hold the truth. A
 row without `id` is an object of its own. Without truth an item stays unlabeled, also where the truth is unusable: that
-is a problem, which leaves the item there. A box alone is kept as a box.
+is a problem, which leaves the item there; so does an unusable hint. A box alone is a hint.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from l2l_ray.data.layout import BadValue, Notice, Problem, file_below
+from l2l_ray.data.hints import PixelHint
+from l2l_ray.data.layout import BadValue, Notice, Problem, Words, file_below
 from l2l_ray.datatools.columns import COLUMNS, read_columns
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
 from l2l_ray.datatools.row_files import Row
-from l2l_ray.datatools.truths import ObjectTruth, read_image_size, read_truth
+from l2l_ray.datatools.truths import ObjectTruth, read_image_size, read_row_hint, read_truth
 
 
 def import_rows(rows: Iterator[Row], image_root: Path, mask_root: Path, writer: ReferWriter) -> list[Problem]:
@@ -55,7 +56,7 @@ class _Collector:
         self._num_sentences = 0
 
     def add(self, row: Mapping[str, Any], where: str) -> list[Problem]:
-        """Check one row wholly, then add it; return what is wrong with its truth, which is then left out.
+        """Check one row wholly, then add it; return what is wrong with its truth or hint, which is then left out.
 
         Raises:
             BadValue: If anything else of it is unusable; nothing is added then.
@@ -68,25 +69,33 @@ class _Collector:
         name = path.relative_to(self._image_root).as_posix()
         size = read_image_size(path)
         problems: list[Problem] = []
-        no_target, truth = False, None
+        no_target, truth, hint = False, None, None
+        try:
+            hint = read_row_hint(values, size)
+        except BadValue as error:
+            problems.append(error.at(where))
         try:
             truth = read_truth(values, size, self._mask_root)
             no_target = values.get("no_target", False)
-            if no_target and truth is not None:
-                truth, no_target = None, False
-                raise BadValue("no_target", "true beside a mask or box", "one of them", "remove the other")
+            if no_target and (truth or hint):
+                truth, hint, no_target = None, None, False
+                raise BadValue(
+                    "no_target", Words("true beside a mask, box or point"), "one of them", "remove the other"
+                )
         except BadValue as error:
             problems.append(error.at(where))
         ref = None if key is None or key not in self._ref_of_id else self._writer.refs[self._ref_of_id[key]]
         if ref is None:
             self._new_ref(key, name, size, path, split, category, truth)
         else:
-            self._fits(ref, name, split, category, truth, no_target)
+            self._fits(ref, name, split, category, truth, hint, no_target)
             if truth is not None:
                 self._annotate(ref, truth)
         ref = self._writer.refs[-1 if key is None else self._ref_of_id[key]]
         if no_target:
             ref["ann_ids"] = []
+        if hint is not None:
+            ref["hint"] = hint.record()
         for kept in (column for column in values if COLUMNS[column].stays):
             ref.setdefault(kept, values[kept])
         for text in values["expression"]:
@@ -131,6 +140,7 @@ class _Collector:
         split: str,
         category: str,
         truth: ObjectTruth | None,
+        hint: PixelHint | None,
         no_target: bool,
     ) -> None:
         """Refuse a row whose id is taken by something else."""
@@ -143,14 +153,19 @@ class _Collector:
             if got != first:
                 remedy = "rows of one id speak of one object; give it another id"
                 raise BadValue(f"{what} of a repeated id", got, f"{first!r} as in the first row of this id", remedy)
-        if (truth is not None and "ann_ids" in ref) or (no_target and "ann_id" in ref):
+        if hint is not None and ref.get("hint", hint.record()) != hint.record():
+            remedy = "one object has one hint; keep one of them, or give this row another id"
+            raise BadValue("hint of a repeated id", hint.record(), f"{ref['hint']} as in an earlier row", remedy)
+        if ((truth or hint) and "ann_ids" in ref) or (no_target and ref.keys() & {"ann_id", "hint"}):
             remedy = "give the row with no_target another id, or remove one of them"
-            raise BadValue("no_target of a repeated id", "a truth and no_target", "one of them", remedy)
+            raise BadValue("no_target of a repeated id", Words("a place and no_target"), "one of them", remedy)
         if truth is not None and "ann_id" in ref:
             annotation = self._writer.annotations[ref["ann_id"]]
             if (truth.segmentation, truth.bbox_xywh_px) != (annotation["segmentation"], annotation["bbox"]):
                 remedy = "one object has one truth; keep one of them, or give this row another id"
-                raise BadValue("truth of a repeated id", "another one", "the truth of the first row of this id", remedy)
+                raise BadValue(
+                    "truth of a repeated id", Words("another one"), "the truth of the first row of this id", remedy
+                )
 
     def _annotate(self, ref: dict[str, Any], truth: ObjectTruth) -> None:
         if "ann_id" in ref:

@@ -1,4 +1,4 @@
-"""Every example gets its prior: what the store does not hold is asked, once, whoever holds the MLLM.
+"""Every example gets its prior: a user's box is one; what else the store does not hold is asked, once.
 
 The MLLM sits in this process (`LocalMllm`) or behind a pool of actors (`actors.priors.PriorPool`); both answer batches
 of questions, in any order. Answers go into the store that all runs under one root share, each batch at once, and a
@@ -22,9 +22,10 @@ from l2l_ray.config import PriorConfig, RunConfig
 from l2l_ray.loop.state.example_files import write_priors
 from l2l_ray.loop.state.prepare import RunData
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.prior.hint import at_points, prior_of_hint
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply, make_prior, prior_key
 from l2l_ray.prior.store import PriorStore
-from l2l_ray.types import Example
+from l2l_ray.types import Example, Prior
 
 logger = logging.getLogger(__name__)
 
@@ -125,30 +126,62 @@ def fill_priors(
     Raises:
         DataError: The store or the file cannot be written; every answered batch is stored.
     """
-    identity = mllm.identity()
-    questions = [_question(example, identity.fingerprint) for example in examples]
-    open_keys = set(store.missing(list(dict.fromkeys(q.key for q in questions))))
-    todo = list({q.key: q for q in questions if q.key in open_keys}.values())
-    done = len(questions) - len(todo)
-    for batch, replies in mllm.ask(todo[start : start + batch_size] for start in range(0, len(todo), batch_size)):
-        answers = zip(batch, replies, strict=True)
-        store.put_many([make_prior(q.key, reply, identity, q.width_px, q.height_px) for q, reply in answers])
-        done += len(batch)
-        progress(name, min(done, len(questions) - 1), len(questions))  # complete once its file is there
-    priors = store.get_many(q.key for q in questions)
-    pairs = [(e.sent_id, priors[q.key]) for e, q in zip(examples, questions, strict=True)]
+    by_user = {e.sent_id: prior for e in examples if (prior := _users_prior(e)) is not None}
+    asked = [e for e in examples if e.sent_id not in by_user]
+    answers, num_asked = _answers(name, asked, len(by_user), store, mllm, batch_size, progress) if asked else ({}, 0)
+    pairs = [(e.sent_id, by_user.get(e.sent_id) or answers[e.sent_id]) for e in examples]
     failures = Counter(prior.failure.split(":")[0] for _, prior in pairs if prior.failure)
-    run.log_event({"event": "priors", "set": name, "num": len(pairs), "asked": len(todo), "failures": dict(failures)})
+    hints = {"by_user": len(by_user)} if by_user else {}
+    counts = {"num": len(pairs), "asked": num_asked, **hints, "failures": dict(failures)}
+    run.log_event({"event": "priors", "set": name, **counts})
     # After the event: a process killed in between logs again, and nothing is lost.
     write_priors(run.priors_path(name), pairs)
     if failures:
         logger.warning("%s: %d of %d replies gave no prior: %s", name, failures.total(), len(pairs), dict(failures))
-    return len(todo)
+    return num_asked
+
+
+def _answers(
+    name: str,
+    examples: Sequence[Example],
+    num_ready: int,
+    store: PriorStore,
+    mllm: Mllm,
+    batch_size: int,
+    progress: Progress,
+) -> tuple[dict[int, Prior], int]:
+    """Return what the MLLM says, by sent_id, and how many were asked; `num_ready` other examples need no answer."""
+    identity = mllm.identity()
+    questions = [_question(example, identity.fingerprint) for example in examples]
+    open_keys = set(store.missing(list(dict.fromkeys(q.key for q in questions))))
+    todo = list({q.key: q for q in questions if q.key in open_keys}.values())
+    total = num_ready + len(questions)
+    done = total - len(todo)
+    for batch, replies in mllm.ask(todo[start : start + batch_size] for start in range(0, len(todo), batch_size)):
+        answers = zip(batch, replies, strict=True)
+        store.put_many([make_prior(q.key, reply, identity, q.width_px, q.height_px) for q, reply in answers])
+        done += len(batch)
+        progress(name, min(done, total - 1), total)  # complete once its file is there
+    priors = store.get_many(q.key for q in questions)
+    found = {e.sent_id: _with_points(e, priors[q.key]) for e, q in zip(examples, questions, strict=True)}
+    return found, len(todo)
 
 
 @cache
 def _image_sha256(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _users_prior(example: Example) -> Prior | None:
+    if example.hint is None or example.hint.box_xyxy_frac is None:
+        return None
+    return prior_of_hint(example.hint, _image_sha256(example.image_path), example.expression)
+
+
+def _with_points(example: Example, prior: Prior) -> Prior:
+    if example.hint is None:
+        return prior
+    return at_points(prior, example.hint, _image_sha256(example.image_path), example.expression)
 
 
 def _question(example: Example, fingerprint: str) -> Question:

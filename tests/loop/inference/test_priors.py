@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,7 @@ from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.mllm import MllmIdentity, Reply
 from l2l_ray.prior.prompt import QWEN_RELATIVE
 from l2l_ray.prior.store import PriorStore
-from l2l_ray.types import LabeledExample
+from l2l_ray.types import Hint, LabeledExample
 from tests.whole_run import changed
 
 GOOD = '[{"bbox_2d": [100, 200, 500, 600], "label": "cat"}]'
@@ -111,6 +112,59 @@ def test_bad_replies_are_counted(config: RunConfig, run: RunFolder, sets: RunDat
     (event,) = [event for event in run.events() if event["event"] == "priors"]
     assert (event["set"], event["num"], event["asked"]) == ("val", 4, 4)
     assert list(event["failures"].values()) == [1]
+
+
+BOX, POINT = Hint((0.5, 0.5, 1.0, 1.0), ((0.75, 0.75),)), Hint(None, ((0.3, 0.4),))
+
+
+def test_a_users_box_is_not_asked_about_and_not_shared(config: RunConfig, run: RunFolder, sets: RunData) -> None:
+    rows = sets.splits["val"]
+    hinted = [replace(rows[0], hint=BOX), *rows[1:]]
+    model, told = Model(), list[tuple[str, int, int]]()
+    with PriorStore(config.cache_dir / "priors.sqlite") as store:
+        data = RunData([], [], {"val": hinted})
+        args = "val", data.examples("val"), run, store, model, 2, lambda *progress: told.append(progress)
+        assert fill_priors(*args) == 3
+        assert len(store) == 3
+    assert rows[0].expression not in [q.expression for q in model.asked]
+    assert told == [("val", 2, 4), ("val", 3, 4)]  # the batch of one comes first
+    priors = read_priors(run.priors_path("val"))
+    found = priors[rows[0].sent_id]
+    assert (found.source, found.boxes_xyxy_frac) == ("user", (BOX.box_xyxy_frac,))
+    assert found.points_xy_frac == BOX.points_xy_frac
+    assert {priors[row.sent_id].source for row in rows[1:]} == {"mllm"}
+    (event,) = [event for event in run.events() if event["event"] == "priors"]
+    assert (event["num"], event["asked"], event["by_user"]) == (4, 3, 1)
+    run.priors_path("val").unlink()
+    assert _fill(config, run, sets, model) == 1, "without the hint the question is open"
+    assert read_priors(run.priors_path("val"))[rows[0].sent_id].source == "mllm"
+
+
+def test_a_set_with_a_box_for_every_item_needs_no_mllm(config: RunConfig, run: RunFolder, sets: RunData) -> None:
+    class Absent(Model):
+        def identity(self) -> MllmIdentity:
+            raise AssertionError("it was loaded")
+
+    hinted = [replace(row, hint=BOX) for row in sets.splits["val"]]
+    assert _fill(config, run, RunData([], [], {"val": hinted}), Absent()) == 0
+    assert {prior.source for prior in read_priors(run.priors_path("val")).values()} == {"user"}
+
+
+def test_points_choose_among_answers_which_are_stored_as_they_came(
+    config: RunConfig, run: RunFolder, sets: RunData
+) -> None:
+    rows, model = sets.splits["val"], Model()
+    elsewhere = Hint(None, ((0.9, 0.9),))
+    hinted = [replace(rows[0], hint=POINT), replace(rows[1], hint=elsewhere), *rows[2:]]
+    assert _fill(config, run, RunData([], [], {"val": hinted}), model) == 4
+    priors = read_priors(run.priors_path("val"))
+    assert priors[rows[0].sent_id].points_xy_frac == POINT.points_xy_frac
+    assert priors[rows[1].sent_id].failure.startswith("no box at the user's point")
+    (event,) = [event for event in run.events() if event["event"] == "priors"]
+    assert event["failures"] == {"no box at the user's point": 1} and "by_user" not in event
+    run.priors_path("val").unlink()
+    assert _fill(config, run, sets, model) == 0, "the answers are those of the MLLM, for all runs"
+    assert {prior.failure for prior in read_priors(run.priors_path("val")).values()} == {""}
 
 
 def test_all_sets_are_filled_in_the_order_they_are_needed_and_told_of(
