@@ -47,7 +47,7 @@ class RunRecord:
     points: tuple[Point, ...]  # one per (method, version), in that order
     selection: dict[str, Any]
     skips: tuple[dict[str, Any], ...]
-    examples: tuple[dict[str, Any], ...]
+    examples: tuple[dict[str, Any], ...]  # what panels/index.json lists
     absent: tuple[str, ...]
 
     @property
