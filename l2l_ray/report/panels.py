@@ -35,11 +35,13 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int8, UInt8
 
 FAILURE_IOU = 0.5
-ACCEPTED = ("ignored", "teacher: object", "teacher: background", "prior: object", "prior: background")
+ACCEPTED = (
+    *("not accepted", "teacher: object", "teacher: background"),
+    *("language model: object", "language model: background"),
+)
 ACCEPTED_RGB = ((110, 116, 128), (23, 99, 207), (150, 196, 250), (226, 110, 8), (250, 205, 145))
 TILES = ("image", "prior", "proposal", "teacher", "accepted", "final", "truth")
 CAPTIONS = ("image", "language model", "soft box", "teacher", "accepted", "final mask", "true mask")
-UNLABELED = "unlabeled"  # the split of examples that no truth is known of
 MAX_IMAGE_PX = 320  # longest side of a stored image: enough for a tile, small enough for a report
 _FINAL_RGB, _TRUTH_RGB, _BOX_RGB = (255, 45, 149), (33, 208, 122), (255, 196, 0)
 _SHEET_INK, _SHEET_MUTED, _SHEET_RED = (28, 34, 48), (93, 103, 121), (190, 30, 45)

@@ -31,7 +31,8 @@ from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.metrics import IouMeter, compare
 from l2l_ray.report.page import write_report
-from l2l_ray.report.panels import UNLABELED, write_examples
+from l2l_ray.report.panels import write_examples
+from l2l_ray.report.record import UNLABELED
 from l2l_ray.selector.registry import PRIOR_ONLY, label_of
 
 logger = logging.getLogger(__name__)

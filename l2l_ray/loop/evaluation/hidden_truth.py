@@ -28,7 +28,8 @@ def pseudo_label_quality(config: RunConfig, run: RunFolder) -> dict[str, list[di
     dataset = open_dataset(config)
     image_ids = list(dict.fromkeys(example.image_id for example in unlabeled))
     found, _ = dataset.labeled_examples(image_ids, config.loop.expressions_per_ref, max_words=config.data.max_words)
-    truth = {example.sent_id: example for example in found}
+    hidden = {example.sent_id for example in unlabeled}  # an image may also have texts whose masks training knows
+    truth = {example.sent_id: example for example in found if example.sent_id in hidden}
     if not truth:
         return None
     ledger = Ledger(run.ledger_path)

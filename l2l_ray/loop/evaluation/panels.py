@@ -24,7 +24,8 @@ from l2l_ray.loop.state.ledger import Ledger, read_shard
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.pseudo import is_used
 from l2l_ray.metrics import IouMeter
-from l2l_ray.report.panels import MAX_IMAGE_PX, UNLABELED, ExamplePanel, accepted_codes
+from l2l_ray.report.panels import MAX_IMAGE_PX, ExamplePanel, accepted_codes
+from l2l_ray.report.record import UNLABELED
 from l2l_ray.types import Action, Example, LabeledExample, Prior, PseudoLabel
 
 logger = logging.getLogger(__name__)
