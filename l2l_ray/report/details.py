@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from l2l_ray.report.record import RunRecord, flatten, is_number
-from l2l_ray.report.tables import NOTHING, Cell, Table, float_keys, percent, metric_name, splits_of
+from l2l_ray.report.tables import NOTHING, Cell, Table, float_keys, metric_name, percent, splits_of
 
 MAX_CATEGORIES = 12
 _BREAKDOWN_METRICS = ("overall_iou", "mean_iou")

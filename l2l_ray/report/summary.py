@@ -31,9 +31,9 @@ def quality_sentence(record: RunRecord) -> str:
         if not record.rows:
             return "There are no figures yet."
         return (
-            "How good the masks are was not measured: no photo with a true mask was held out of training. With at least "
-            "four such photos a run holds a quarter of them out by itself (--data.val_from_labeled 0.25); or put some "
-            "into a split called val."
+            "How good the masks are was not measured: no photo with a true mask was held out of training. With at "
+            "least four such photos a run holds a quarter of them out by itself (--data.val_from_labeled 0.25); or "
+            "put some into a split called val."
         )
     if not record.held_out:
         return ""

@@ -1,8 +1,8 @@
 """The tables of a run: for the terminal, for the page, and as files for one's own analysis.
 
-Columns have names that can be read without the paper (`glossary.py` explains them). Shares are printed in percent with one decimal. The best of a column is marked
-where it is alone in what is printed: a tie has no best. A row with `"reference": true` (full supervision, say) is shown
-but never best.
+Columns have names that can be read without the paper (`glossary.py` explains them). Shares are printed in percent with
+one decimal. The best of a column is marked where it is alone in what is printed: a tie has no best. A row with
+`"reference": true` (full supervision, say) is shown but never best.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Cell:
 class Table:
     """A table to show: `groups` are headings over several columns; the first column names the row.
 
-    Example: `Table((("", 1), ("val", 2)), ("Method", "overall IoU", "mean IoU"), ((Cell("L2L"), Cell("52.3"), Cell("50.1")),))`
+    Example: `Table((("", 1), ("val", 1)), ("Method", "mean IoU"), ((Cell("L2L"), Cell("50.1")),))`
     """
 
     groups: tuple[tuple[str, int], ...]

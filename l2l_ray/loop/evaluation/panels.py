@@ -1,4 +1,4 @@
-"""The examples a report shows: of an evaluation split from the best to the worst by IoU, and labels of unlabeled photos.
+"""The examples a report shows: of an evaluation split, best to worst by IoU, and labels of unlabeled photos.
 
 Labels are the committed ones of the last round, as an export writes them: no model is asked for them, and no truth is
 known of them. Those that training used are shown from the least sure upwards, because these are worth a look first; of
@@ -59,7 +59,7 @@ def example_panels(
 
 
 def label_panels(run: RunFolder, method: str) -> list[ExamplePanel]:
-    """Return labels that a method gave unlabeled photos in the last round: the doubtful ones among the used, then others.
+    """Return labels that a method gave unlabeled photos in the last round: the doubtful of the used, then others.
 
     Empty where the method labels nothing. Labels that a benchmark made with hidden truth are never shown.
     """
