@@ -136,7 +136,7 @@ TERMS = (
         "IoU ≥ 50 %",
         "The share of texts whose mask has an IoU of at least 50 % with the true one; papers write P@0.5 or "
         "Pr@0.5. Other limits alike.",
-        forms=r"IoU ≥ \d+ %|P@0\.\d|Pr@0\.\d",
+        forms=r"IoU ≥\s\d+\s%|P@0\.\d|Pr@0\.\d",
         page="metrics.md",
     ),
     Term(

@@ -163,7 +163,15 @@ def _terms(points: Sequence[Point], names: Sequence[str], theme: Theme, unit: st
         main = short in ("total", "loss")
         color = theme.ink if main else next(colors)
         if xs:
-            axes.plot(xs, ys, color=color, linewidth=2.4 if main else 1.5, marker="o", markersize=4, label=short)
+            axes.plot(
+                xs,
+                ys,
+                color=color,
+                linewidth=2.4 if main else 1.5,
+                marker="o",
+                markersize=4,
+                label=short.replace("_", " "),
+            )
     return _png(figure, axes, theme) if axes.lines else None
 
 

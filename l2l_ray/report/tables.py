@@ -254,7 +254,7 @@ def float_keys(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_num(split: str, found: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
     nums = {line[split].get("num") for line in found if split in line}
-    return f"{split}, n = {nums.pop()}" if len(nums) == 1 and nums != {None} else split
+    return f"{split}, {nums.pop()} texts" if len(nums) == 1 and nums != {None} else split
 
 
 def metric_name(metric: str) -> str:

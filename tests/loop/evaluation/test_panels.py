@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from l2l_ray.loop.evaluation import panels
 from l2l_ray.loop.evaluation.evaluate import Evaluations
 from l2l_ray.loop.evaluation.panels import (
     NUM_PANELS,
@@ -48,14 +49,14 @@ def test_spread_holds_the_best_and_the_worst_of_many() -> None:
 
 def test_a_whole_run_shows_its_examples_with_failures(whole_run: RunFolder) -> None:
     folder = whole_run.path / "panels"
-    panels = read_run(whole_run.path).evaluated
+    shown = read_run(whole_run.path).evaluated
     version = json.loads((whole_run.path / "selection.json").read_text())["version"]
     iou_of = {row["sent_id"]: row["iou"] for row in Evaluations(whole_run).meter(("l2l", version, "val")).rows()}
     rows = {row.sent_id: row for row in read_examples(whole_run.examples_path("val"))}
     priors = read_priors(whole_run.priors_path("val"))
-    assert len(panels) == min(NUM_PANELS, len(rows))
-    assert panels[-1]["iou"] == min(iou_of.values())
-    for panel in panels:
+    assert len(shown) == min(NUM_PANELS, len(rows))
+    assert shown[-1]["iou"] == min(iou_of.values())
+    for panel in shown:
         row, prior = rows[panel["sent_id"]], priors[panel["sent_id"]]
         assert panel["iou"] == iou_of[row.sent_id] and panel["expression"] == row.expression
         boxes = [list(box) for box in prior.boxes_xyxy_frac]
@@ -87,28 +88,30 @@ def _all_accepted(label: PseudoLabel, **changes: Any) -> PseudoLabel:
     return replace(label, from_teacher=everywhere, from_prior=~everywhere, target=everywhere, weight=None, **changes)
 
 
-def test_doubtful_labels_come_first_then_some_that_training_did_not_use(copied: Callable[..., RunFolder]) -> None:
+@pytest.mark.parametrize(("num_used", "num_unused"), [(5, 4), (5, 20), (20, 4)])  # of 13 used labels and 12 others
+def test_doubtful_labels_come_first_then_some_that_training_did_not_use(
+    num_used: int, num_unused: int, copied: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panels, "NUM_USED", num_used)
+    monkeypatch.setattr(panels, "NUM_UNUSED", num_unused)
     run = copied()
-    _relabeled(run, lambda n, label: _all_accepted(label, confidence=(n * 7 % 50) / 50, gate=float(n % 2)))
-    labels, panels = _last_labels(run), label_panels(run, "l2l")
+    _relabeled(run, lambda n, label: _all_accepted(label, confidence=(n * 7 % 50) / 50, gate=float(n % 2 == 0)))
+    labels, shown = _last_labels(run), label_panels(run, "l2l")
     used = sorted(label.confidence for label in labels.values() if label.gate == 1)
-    unused = sorted(label.confidence for label in labels.values() if label.gate == 0)
-    assert len(unused) > NUM_UNUSED and len(used) > 0
-    found = [panel.confidence for panel in panels if panel.used]
-    assert found == used[: NUM_USED + NUM_UNUSED - len(panels) + len(found)] and all(
-        p.used for p in panels[: len(found)]
-    )
-    others = [panel.confidence for panel in panels if not panel.used]
-    assert others == sorted(others) and (others[0], others[-1]) == (unused[0], unused[-1])
-    assert len(panels) == min(len(labels), NUM_USED + NUM_UNUSED)
-    assert {panel.why_unused for panel in panels} == {"", "the selector turned it down"}
+    others = sorted(label.confidence for label in labels.values() if label.gate == 0)
+    first, rest = ([p.confidence for p in shown if p.used is kind] for kind in (True, False))
+    assert first == used[: len(first)] and all(panel.used for panel in shown[: len(first)])
+    assert rest == sorted(rest) and (rest[0], rest[-1]) == (others[0], others[-1])
+    assert len(shown) == min(len(labels), num_used + num_unused)
+    assert len(first) >= min(num_used, len(used)) and len(rest) >= min(num_unused, len(others))
+    assert {panel.why_unused for panel in shown} == {"", "the selector turned it down"}
 
 
 def test_labels_are_shown_as_they_were_committed_and_without_any_truth(whole_run: RunFolder) -> None:
-    labels, panels = _last_labels(whole_run), read_run(whole_run.path).photos
+    labels, shown = _last_labels(whole_run), read_run(whole_run.path).photos
     rows = {row.sent_id: row for row in read_examples(whole_run.examples_path("unlabeled"))}
-    assert len(panels) == min(len(labels), NUM_USED + NUM_UNUSED)
-    for panel in panels:
+    assert len(shown) == min(len(labels), NUM_USED + NUM_UNUSED)
+    for panel in shown:
         label = labels[panel["sent_id"]]
         assert (panel["iou"], panel["truth"], panel["expression"]) == (None, None, rows[label.sent_id].expression)
         final = np.asarray(Image.open(whole_run.path / "panels" / panel["final"]))
@@ -153,7 +156,7 @@ def test_a_photo_that_is_gone_at_the_end_does_not_end_the_run(
 def test_a_method_without_labels_shows_its_masks_of_unlabeled_photos(whole_run: RunFolder) -> None:
     assert label_panels(whole_run, "supervised") == []
     engine = InferenceEngine(whole_run.config, whole_run.path)
-    panels = example_panels(whole_run, engine, None, "supervised", 1, "unlabeled")
-    assert len(panels) == NUM_PANELS
-    assert all(p.iou is None and p.truth is None and p.used is None and p.final is not None for p in panels)
-    assert all(panel.confidence is not None and 0 <= panel.confidence <= 1 for panel in panels)
+    shown = example_panels(whole_run, engine, None, "supervised", 1, "unlabeled")
+    assert len(shown) == NUM_PANELS
+    assert all(p.iou is None and p.truth is None and p.used is None and p.final is not None for p in shown)
+    assert all(panel.confidence is not None and 0 <= panel.confidence <= 1 for panel in shown)
