@@ -54,7 +54,7 @@ from l2l_ray.report.tables import (
 FOLDER = Path(__file__).parent
 MAX_EXAMPLES = 40  # about 60 kB each
 _JPEG_QUALITY = 88
-_PHOTO_TILES = {"prior": "language model's box", "final": "label", "accepted": "what was accepted of it"}
+_PHOTO_TILES = {"prior": "language model's box", "final": "label", "accepted": "accepted of it"}
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,7 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "missing_splits": [str(s) for s in record.results.get("missing_splits") or []] if own_splits else [],
         "note": record.results.get("note") or "",
         "own_data": record.own_data,
+        "held_out": record.held_out,
         "val_name": "the held-out photos" if record.held_out else "val",
         "main_label": record.labels.get(record.main_method, record.main_method) or "an unnamed selector",
         "stats": stats(record),
