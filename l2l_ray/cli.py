@@ -8,7 +8,7 @@
     l2l data import|check|stats|split|leaks ...                                 own and published data: see docs/data.md
     l2l export RUN_DIR --format coco --out FOLDER [--split val]                 pseudo-labels or predictions as files
 
-RUN_DIR is the folder that `l2l run` prints first. Each command's --help lists its options.
+RUN_DIR is the run folder that `l2l run` prints. Each command's --help lists its options.
 """
 
 # Every import that takes time is inside the command that needs it, so that help and mistakes answer at once.
@@ -64,8 +64,8 @@ def run(words: Sequence[str]) -> None:
     logging.getLogger("l2l_ray").setLevel(logging.INFO)
     from l2l_ray.loop.local import run_local
 
-    print(f"run folder: {config.run_dir}", flush=True)
-    print(f"report: {run_local(config).path / 'report.html'}")
+    run = run_local(config, say=lambda text: print(text, flush=True))
+    print(f"report: {run.path / 'report.html'}")
 
 
 def config(words: Sequence[str]) -> None:

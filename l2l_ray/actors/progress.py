@@ -11,7 +11,6 @@ from typing import Any, TextIO
 from l2l_ray.actors.coordinator import Status, TrainProgress
 from l2l_ray.config import RunConfig
 from l2l_ray.loop.state.position import Stage
-from l2l_ray.loop.state.prepare import RunData
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.selector.registry import spec_of
 
@@ -36,22 +35,6 @@ def duration(seconds: float) -> str:
     if minutes >= 60:
         return f"{minutes // 60}h{minutes % 60:02d}m"
     return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
-
-
-def opening_text(config: RunConfig, data: RunData) -> str:
-    """Say what the run works on."""
-    splits = ", ".join(f"{name} {len(rows)}" for name, rows in data.splits.items())
-    lines = [
-        f"data       {config.data.dataset} ({config.data.split_by}): {len(data.labeled)} labeled expressions, "
-        f"{len(data.unlabeled)} unlabeled in {_plural(data.num_shards(config), 'shard')}; {splits}"
-    ]
-    if data.missing_splits:
-        lines.append(f"           this data set has no {', '.join(data.missing_splits)}: left out of the table")
-    return "\n".join(lines)
-
-
-def _plural(num: int, noun: str) -> str:
-    return f"{num} {noun}" if num == 1 else f"{num} {noun}s"
 
 
 def closing_text(folder: RunFolder, results: dict[str, Any]) -> str:

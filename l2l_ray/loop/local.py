@@ -15,9 +15,10 @@ from l2l_ray.loop.evaluation.evaluate import Evaluations, finish
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.inference.priors import LocalMllm, fill_all_priors
 from l2l_ray.loop.state.ledger import Ledger
+from l2l_ray.loop.state.opening import opening_text
 from l2l_ray.loop.state.plan import EvalItem, LabelItem, Plan
 from l2l_ray.loop.state.position import Position, Stage
-from l2l_ray.loop.state.prepare import prepare
+from l2l_ray.loop.state.prepare import prepare, require_same_data
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.versions import Write, log_versions, newest_checkpoint, publish
 from l2l_ray.loop.training.train import train
@@ -27,33 +28,39 @@ T = TypeVar("T")
 
 
 def run_local(
-    config: RunConfig, make_engine: Callable[[RunConfig, Path], InferenceEngine] = InferenceEngine
+    config: RunConfig,
+    make_engine: Callable[[RunConfig, Path], InferenceEngine] = InferenceEngine,
+    say: Callable[[str], object] = logger.info,
 ) -> RunFolder:
     """Run the whole job in this process: prepare, ask priors, train, label, evaluate, report.
 
     Args:
         config: The run's config.
         make_engine: Makes what labels and evaluates, from the config and the run's folder.
+        say: Is told what the run works on, once that is settled.
     Raises:
         L2LError: Anything wrong with input, config or disk; what is committed stays.
     """
     run = RunFolder.open(config)
-    if run.finished:
-        logger.info("%s is finished; nothing to do", run.path)
-        return run
-    data = prepare(config, run)
-    fill_all_priors(config, run, data, LocalMllm(config.prior))
-    engine = make_engine(config, run.path)
-    ledger, evaluations = Ledger(run.ledger_path), Evaluations(run)
-    plan = data.plan(config, run.methods)
-    for name in data.prior_order:
-        plan.priors_ready(name)
-    plan.restore(ledger.keys(), evaluations.mean_ious(), {method: run.published(method) for method in run.methods})
-    log_versions(run)
-    host = LocalHost(run, plan, ledger, evaluations, engine)
-    train(config, run.path, host)
-    host.work()
-    finish(config, run, plan, evaluations, engine)
+    with run.removed_when_refused():
+        if run.finished:
+            require_same_data(config, run)
+            say(f"{run.path} is finished; nothing to do")
+            return run
+        data = prepare(config, run)
+        say(f"run folder {run.path}\n{opening_text(config, data, run.skips())}")
+        fill_all_priors(config, run, data, LocalMllm(config.prior))
+        engine = make_engine(config, run.path)
+        ledger, evaluations = Ledger(run.ledger_path), Evaluations(run)
+        plan = data.plan(config, run.methods)
+        for name in data.prior_order:
+            plan.priors_ready(name)
+        plan.restore(ledger.keys(), evaluations.mean_ious(), {method: run.published(method) for method in run.methods})
+        log_versions(run)
+        host = LocalHost(run, plan, ledger, evaluations, engine)
+        train(config, run.path, host)
+        host.work()
+        finish(config, run, plan, evaluations, engine)
     return run
 
 
