@@ -56,6 +56,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(PYTHON) docs/tree.py
 	$(PYTHON) docs/config_page.py
+	$(PYTHON) docs/glossary_page.py
 
 cluster-up: $(STAMP)
 	@$(HEAD) up $(PORT)
