@@ -28,6 +28,7 @@ from l2l_ray.device import pick_device
 from l2l_ray.errors import DataError
 from l2l_ray.loop.inference.inputs import ExampleSet, read_known_scores
 from l2l_ray.loop.inference.networks import load_segmenter
+from l2l_ray.loop.inference.priors import answer_pictures
 from l2l_ray.loop.inference.teacher import predict
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, make_prior
@@ -158,7 +159,7 @@ class Predictor:
         image = _open(image_path)
         width, height = image.size
         example = Example(0, 0, 0, str(image_path), width, height, " ".join(words))
-        reply = self._mllm.ask([image], [example.expression])[0]
+        reply = answer_pictures(self._mllm, [image], [example.expression])[0]
         prior = make_prior("", reply, MllmIdentity.of(self._mllm), width, height)
         rows = ExampleSet([example], {0: prior}, self._images, self._proposer, self._segmenter.grid, self._known_scores)
         device = next(self._segmenter.parameters()).device
