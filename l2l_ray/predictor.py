@@ -26,6 +26,7 @@ from l2l_ray.device import no_loading_bars, pick_device
 from l2l_ray.errors import DataError, L2LError
 from l2l_ray.loop.inference.inputs import ExampleSet, read_known_scores
 from l2l_ray.loop.inference.networks import load_segmenter
+from l2l_ray.loop.inference.priors import answer_pictures
 from l2l_ray.loop.inference.teacher import predict
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.predictions import FailedPrediction, Prediction
@@ -100,8 +101,7 @@ class Predictor:
             DataError: The image cannot be read, the expression is empty, or the hint does not fit the image.
         """
         opened = self._open(PhotoText(image_path, expression, hint))
-        reply = self._mllm.ask([opened.picture], [opened.expression])[0] if opened.is_asked else None
-        return self._segment(opened, reply)
+        return self._segment(opened, self._ask([opened])[0] if opened.is_asked else None)
 
     def predict_many(self, items: Iterable[PhotoText]) -> Iterator[Prediction | FailedPrediction]:
         """Segment many, with the models that are loaded; yields one result per item, in order.
@@ -123,22 +123,10 @@ class Predictor:
                 yield one
                 continue
             reply = next(replies) if one.is_asked else None
-            if isinstance(reply, Exception):
-                yield FailedPrediction(item, _reason(reply))
-            else:
-                yield self._attempt(lambda: self._segment(one, reply), item)  # noqa: B023  # called at once
+            yield self._attempt(lambda: self._segment(one, reply), item)  # noqa: B023  # called at once
 
-    def _ask(self, opened: Sequence[_Opened]) -> list[Reply | Exception]:
-        """Ask about a batch; when it fails, about its halves, down to the one that it fails for."""
-        if not opened:
-            return []
-        try:
-            return list(self._mllm.ask([one.picture for one in opened], [one.expression for one in opened]))
-        except Exception as error:  # whatever a model or its tokenizer makes of an unusual picture or text
-            if len(opened) == 1:
-                return [error]
-        middle = len(opened) // 2
-        return [*self._ask(opened[:middle]), *self._ask(opened[middle:])]
+    def _ask(self, opened: Sequence[_Opened]) -> list[Reply]:
+        return answer_pictures(self._mllm, [one.picture for one in opened], [one.expression for one in opened])
 
     @staticmethod
     def _attempt(act: Callable[[], T], item: PhotoText) -> T | FailedPrediction:
