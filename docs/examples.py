@@ -17,7 +17,7 @@ NUM_ROWS = 6
 
 def main(run_dir: Path) -> None:
     """Draw evenly spaced ranks of the examples that the run's report shows."""
-    found = worst_first(read_run(run_dir).examples)[::-1]
+    found = worst_first(read_run(run_dir).evaluated)[::-1]
     ranks = [round(row * (len(found) - 1) / (NUM_ROWS - 1)) for row in range(NUM_ROWS)]
     example_sheet(run_dir, [found[rank] for rank in ranks]).save(PICTURE)
 

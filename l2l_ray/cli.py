@@ -1,14 +1,17 @@
 """The `l2l` command: one process, no Ray. The same run on a cluster is `ray job submit -- python jobs/selfevolve.py`.
 
-    l2l run [--preset smoke] [--config run.yaml] [--section.field value ...]    the whole method, in this process
-    l2l config [same options]                                                   the full config as YAML
-    l2l report RUN_DIR                                                          write report.html again
-    l2l predict IMAGE EXPRESSION --run RUN_DIR [--out FOLDER]                   mask, overlay and figures of one image
-    l2l evaluate RUN_DIR [--split testA] [--protocol lavt480]                   its figures again, also as others count
-    l2l data import|check|stats|split|leaks ...                                 own and published data: see docs/data.md
-    l2l export RUN_DIR --format coco --out FOLDER [--split val]                 pseudo-labels or predictions as files
+    l2l run [--preset photos-small] [--section.field value ...]      the whole method, in this process
+    l2l config [same options]                                        every setting that these words mean, as YAML
+    l2l report RUN                                                   write report.html again
+    l2l predict PHOTO "the left cup" --run RUN [--out FOLDER]        the mask of one photo and text
+    l2l predict FOLDER|TABLE.csv --run RUN [--out FOLDER]            of many, the models loaded once
+    l2l evaluate RUN [--split testA] [--protocol lavt480]            its figures again, also as others count
+    l2l data import|check|stats|split|leaks ...                      own and published data: see docs/data.md
+    l2l export RUN --format coco --out FOLDER [--split val]          pseudo-labels or predictions as files
 
-RUN_DIR is the folder that `l2l run` prints first. Each command's --help lists its options.
+RUN is the run folder that `l2l run` prints. Each command's --help lists its options.
+Exit status: 0 fine; 1 something is wrong or some items failed, each in a line on stderr; 2 the command was not
+understood; 130 stopped by Ctrl-C; 141 whoever read the output closed it, as `head` does.
 """
 
 # Every import that takes time is inside the command that needs it, so that help and mistakes answer at once.
@@ -16,11 +19,14 @@ RUN_DIR is the folder that `l2l run` prints first. Each command's --help lists i
 from __future__ import annotations
 
 import argparse
-import logging
+import io
 import os
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+
+STOPPED, PIPE_CLOSED = 130, 141  # 128 and the number of the signal, as shells count
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,43 +35,84 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Words after `l2l`; None = those of this process.
     Returns:
-        Exit status: 0 fine, 1 an error named on stderr, 2 wrong usage.
+        Exit status, as the text at the top says.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may hold half a character
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["--version"]:
+    try:
+        return _command(words)
+    except BrokenPipeError:
+        # Python writes what is left when it ends, and would complain then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+
+
+def _command(words: list[str]) -> int:
+    if words == ["--version"]:
         from l2l_ray import __version__
 
         print(__version__)
         return 0
-    if not words or words[0] not in COMMANDS:
-        asked_for_help = words[:1] in (["-h"], ["--help"])
-        if words and not asked_for_help:
-            print(f"l2l: there is no command {words[0]!r}; these there are:\n", file=sys.stderr)
-        print(__doc__, file=sys.stdout if asked_for_help else sys.stderr)
-        return 0 if asked_for_help else 2
+    if not words or words[0] in ("-h", "--help"):
+        print(__doc__, end="", file=sys.stdout if words else sys.stderr)
+        return 0 if words else 2
+    name = words[0]
+    if name not in COMMANDS:
+        return _unknown("l2l", name, COMMANDS)
     from l2l_ray.errors import L2LError
 
-    # One progress bar per loaded checkpoint would drown the run's own lines; read when transformers is imported.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        status = COMMANDS[words[0]](words[1:])
+        status = COMMANDS[name](words[1:]) or 0
+        sys.stdout.flush()
+        return status
     except L2LError as error:
-        print(f"l2l {words[0]}: {error}", file=sys.stderr)
-        return 1
-    return status or 0
+        _complain(name, str(error))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _complain(name, f"{place}{error.strerror or error}; check the path, its permissions and the free space")
+    except KeyboardInterrupt:
+        how = f"continue with: l2l run {_resumed(words[1:])}" if name == "run" else "what is written stays"
+        print(f"\nstopped; {how}", file=sys.stderr)
+        return STOPPED
+    return 1
+
+
+def _complain(name: str, message: str) -> None:
+    """Say in one line what is wrong; messages of libraries come in several."""
+    print(f"l2l {name}: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _unknown(program: str, word: str, known: Iterable[str]) -> int:
+    from l2l_ray.config.messages import meant
+
+    names = list(known)
+    print(
+        f"{program}: there is no command {word!r}; {meant([word], names)}There are {', '.join(names)}; "
+        f"`{program} --help` says what they do",
+        file=sys.stderr,
+    )
+    return 2
+
+
+def _resumed(words: Sequence[str]) -> str:
+    return shlex.join([*words, *([] if "--resume" in words else ["--resume"])])
 
 
 def run(words: Sequence[str]) -> None:
-    """Run the whole method in this process and print where the report is."""
+    """Run the whole method in this process; what it prints last is where the report is and what to do next."""
     from l2l_ray.config import load_config
 
     config = load_config(words, "run")
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("l2l_ray").setLevel(logging.INFO)
+    from l2l_ray.device import no_loading_bars
     from l2l_ray.loop.local import run_local
+    from l2l_ray.loop.progress import Console
 
-    print(f"run folder: {config.run_dir}", flush=True)
-    print(f"report: {run_local(config).path / 'report.html'}")
+    with no_loading_bars(), Console(config).with_warnings() as console:
+        run_local(config, console=console)
 
 
 def config(words: Sequence[str]) -> None:
@@ -85,19 +132,55 @@ def report(words: Sequence[str]) -> None:
     print(f"report: {write_report(run_dir)}")
 
 
-def predict(words: Sequence[str]) -> None:
-    """Segment what an expression refers to, with the best version of a run."""
+def predict(words: Sequence[str]) -> int:
+    """Find the pixels that a text refers to, with the best version of a run: in one photo, or in many."""
     parser = argparse.ArgumentParser(prog="l2l predict", description=predict.__doc__)
-    parser.add_argument("image", type=Path)
-    parser.add_argument("expression")
-    parser.add_argument("--run", type=Path, required=True, metavar="RUN_DIR", help="a finished run")
-    parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="where the three files go")
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="PHOTO|FOLDER|TABLE",
+        help="a photo; a folder of photos, each with a text file of the same name beside it; or a CSV, JSONL or "
+        "Parquet file with the columns image and expression",
+    )
+    parser.add_argument("text", nargs="?", help="what to look for; for a folder: the same in every photo")
+    parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="a finished run")
+    parser.add_argument(
+        "--out", type=Path, default=Path("predictions"), metavar="FOLDER", help="where results and their index go"
+    )
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="of a table's photos, if not the table's own")
+    parser.add_argument("--again", action="store_true", help="also ask what FOLDER holds the answer of")
     given = parser.parse_args(words)
+    from l2l_ray.config import read_config
+    from l2l_ray.data.layout import Problem
+    from l2l_ray.datatools.photos import photos_and_texts
+
+    read_config(given.run / "config.yaml")
+    found = photos_and_texts(given.source, given.text, given.images)
+    asked = [item for item in found if not isinstance(item, Problem)]
+    problems = [item for item in found if isinstance(item, Problem)]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    from l2l_ray.predictions import FailedPrediction, PredictionFolder
     from l2l_ray.predictor import Predictor
 
-    prediction = Predictor.from_run(given.run).predict(given.image, given.expression)
-    for path in prediction.save(given.out):
-        print(path)
+    with PredictionFolder.open(given.out, str(given.run.absolute())) as folder:
+        predictor = Predictor.from_run(given.run)
+        version = predictor.method, predictor.version
+        todo = [item for item in asked if given.again or len(found) == 1 or not folder.has(item, *version)]
+        if len(todo) < len(asked):
+            print(f"{len(asked) - len(todo)} of {len(asked)} are answered already; --again asks them too")
+        num_failed = len(problems)
+        for result in predictor.predict_many(todo):
+            mask = folder.add(result)
+            if isinstance(result, FailedPrediction):
+                num_failed += 1
+                print(f"{result.item}: {result.error}", file=sys.stderr)
+            else:
+                area = f"{result.area_frac:.1%} of the photo" if result.area_frac else "nothing found"
+                print(f"{result.item}: confidence {result.confidence:.2f}, {area}, {mask}", flush=True)
+    if len(found) > 1:
+        print(f"{len(found) - num_failed} of {len(found)} answered; index: {folder.table_path}")
+    return 1 if num_failed else 0
 
 
 def evaluate(words: Sequence[str]) -> None:
@@ -108,9 +191,11 @@ def evaluate(words: Sequence[str]) -> None:
     parser.add_argument("--protocol", default="native", help="native, or lavt480 for comparisons with LAVT's tables")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write one row per sentence, as Parquet")
     given = parser.parse_args(words)
+    from l2l_ray.device import no_loading_bars
     from l2l_ray.loop.evaluation.reevaluate import reevaluate
 
-    evaluation = reevaluate(given.run_dir, given.split, given.protocol)
+    with no_loading_bars():
+        evaluation = reevaluate(given.run_dir, given.split, given.protocol)
     print("\n".join(evaluation.lines()))
     if given.out:
         evaluation.save(given.out)
@@ -138,11 +223,13 @@ def export(words: Sequence[str]) -> None:
     given = parser.parse_args(words)
     if given.split and (given.round is not None or given.method or given.all):
         parser.error("--round, --method and --all choose pseudo-labels; they have no effect with --split")
+    from l2l_ray.device import no_loading_bars
     from l2l_ray.loop.evaluation.export import export_predictions, export_pseudo_labels
 
     place = (given.run_dir, given.format, given.out)
     if given.split:
-        done = export_predictions(*place, given.split, given.min_confidence, given.force)
+        with no_loading_bars():
+            done = export_predictions(*place, given.split, given.min_confidence, given.force)
     else:
         choice = (given.round, given.method, given.min_confidence, given.all, given.force)
         done = export_pseudo_labels(*place, *choice)
@@ -151,8 +238,11 @@ def export(words: Sequence[str]) -> None:
 
 def data(words: Sequence[str]) -> int:
     """Import, check, count, split and compare data sets."""
+    from l2l_ray.datatools.commands import COMMANDS as DATA_COMMANDS
     from l2l_ray.datatools.commands import data_command
 
+    if words and words[0] not in (*DATA_COMMANDS, "-h", "--help"):
+        return _unknown("l2l data", words[0], DATA_COMMANDS)
     return data_command(words, print)
 
 

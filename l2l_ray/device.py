@@ -1,7 +1,9 @@
-"""Which device to use, and whether bfloat16 is fast there."""
+"""Which device to use, whether bfloat16 is fast there, and loading models without a bar per checkpoint."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -32,3 +34,22 @@ def pick_dtype(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     return "bfloat16" if fast_bfloat16(device.type) else "float32"
+
+
+@contextmanager
+def no_loading_bars() -> Iterator[None]:
+    """Load models in the block without transformers' bar per checkpoint; downloads, which are long, keep theirs."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging
+
+    loading, downloads = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    logging.disable_progress_bar()  # of both
+    if downloads:
+        enable_progress_bars()
+    try:
+        yield
+    finally:
+        if loading:
+            logging.enable_progress_bar()
+            if not downloads:
+                disable_progress_bars()

@@ -1,100 +1,47 @@
-"""Use a finished run: one image and one expression in, a mask out, with its confidence and the prior behind it.
+"""Use a finished run: photos and texts in, masks out, each with its confidence and the prior behind it.
 
 The same steps as evaluation: the frozen MLLM is asked, its answer becomes a proposal, the run's best teacher (chosen on
 val) predicts on the grid, and the logits are brought to the image's own size. No selector is involved: it decides what
-to train on, not what to answer.
+to train on, not what to answer. A folder of results is `predictions.PredictionFolder`.
 
-Not covered: batches (see `loop.inference.engine`) and serving.
+Not covered: serving.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
 
-from l2l_ray.confidence import estimated_iou
 from l2l_ray.config import RunConfig, read_config
+from l2l_ray.data.hints import read_hint
 from l2l_ray.data.images import ImageStore
-from l2l_ray.data.masks import encode, grid_logits_to_native
-from l2l_ray.device import pick_device
-from l2l_ray.errors import DataError
+from l2l_ray.data.masks import grid_logits_to_native
+from l2l_ray.device import no_loading_bars, pick_device
+from l2l_ray.errors import DataError, L2LError
 from l2l_ray.loop.inference.inputs import ExampleSet, read_known_scores
 from l2l_ray.loop.inference.networks import load_segmenter
+from l2l_ray.loop.inference.priors import answer_pictures
 from l2l_ray.loop.inference.teacher import predict
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, make_prior
+from l2l_ray.predictions import FailedPrediction, Prediction
+from l2l_ray.prior.hint import at_points, prior_of_hint
+from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply, make_prior
 from l2l_ray.prior.proposal import Proposer
 from l2l_ray.segmenter.model import Segmenter
-from l2l_ray.types import Example, Prior
+from l2l_ray.types import Example, Hint, PhotoText, Prior
 
-OVERLAY_RGB = (255, 45, 149)
-OVERLAY_OPACITY = 0.5
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a run says about one image-expression pair.
-
-    Example: `Predictor.from_run(run_dir).predict("12.jpg", "left man").save("out")`
-    """
-
-    image_path: Path
-    expression: str
-    image: UInt8[np.ndarray, "H W 3"]
-    mask_probs: Float32[np.ndarray, "H W"]  # at native size
-    prior: Prior
-    method: str
-    version: int
-
-    @property
-    def mask(self) -> Bool[np.ndarray, "H W"]:
-        """True = the referred object."""
-        return self.mask_probs > 0.5
-
-    @property
-    def confidence(self) -> float:
-        """Estimated IoU of the mask with the truth, in [0, 1]; not calibrated, see confidence.py."""
-        return float(estimated_iou(torch.from_numpy(self.mask), torch.from_numpy(self.mask_probs)))
-
-    def summary(self) -> dict[str, Any]:
-        """Return everything but the pixels, as JSON holds it; the mask as COCO RLE."""
-        return {
-            "image": str(self.image_path),
-            "expression": self.expression,
-            "method": self.method,
-            "version": self.version,
-            "area_px": int(self.mask.sum()),
-            "confidence": self.confidence,
-            "mask_rle": encode(self.mask),
-            "prior": asdict(self.prior),
-        }
-
-    def overlay(self) -> UInt8[np.ndarray, "H W 3"]:
-        """Return the image with the mask tinted."""
-        tint = np.where(self.mask[..., None], OVERLAY_OPACITY, 0.0)
-        return np.asarray(np.round(self.image * (1 - tint) + np.array(OVERLAY_RGB) * tint), np.uint8)
-
-    def save(self, folder: Path) -> tuple[Path, Path, Path]:
-        """Write `<image>-overlay.png`, `<image>-mask.png` (255 = object) and `<image>.json`; return their paths."""
-        folder.mkdir(parents=True, exist_ok=True)
-        stem = folder / self.image_path.stem
-        overlay, mask, figures = (Path(f"{stem}{ending}") for ending in ("-overlay.png", "-mask.png", ".json"))
-        Image.fromarray(self.overlay()).save(overlay)
-        Image.fromarray(self.mask.astype(np.uint8) * 255).save(mask)
-        figures.write_text(json.dumps(self.summary(), indent=1))
-        return overlay, mask, figures
+T = TypeVar("T")
+_OPEN_AT_ONCE = 8  # photos in memory: one of 50 megapixels takes 150 MB
 
 
 class Predictor:
-    """A run's best version, loaded. Use `Predictor.from_run`.
+    """A run's best version, loaded once. Use `Predictor.from_run`.
 
     Args:
         config: The run's config.
@@ -114,11 +61,11 @@ class Predictor:
         method: str,
         version: int,
     ) -> None:
+        self.method, self.version = method, version
         self._config = config
         self._segmenter = segmenter.eval()
         self._mllm = mllm
         self._known_scores = known_scores
-        self._method, self._version = method, version
         self._images = ImageStore(config.segmenter.image_size, config.data.image_cache_mb)
         self._proposer = Proposer(config.prior)
 
@@ -135,42 +82,112 @@ class Predictor:
         run = RunFolder(run_dir, config)
         method, version = run.chosen_version()
         weights = run.version_dir(method, version) / "teacher.safetensors"
-        segmenter = load_segmenter(config.segmenter, weights, pick_device())
-        known = read_known_scores(run.priors_path("labeled"))
-        mllm = MllmPrior.load(config.prior)
+        with no_loading_bars():
+            segmenter = load_segmenter(config.segmenter, weights, pick_device())
+            known = read_known_scores(run.priors_path("labeled"))
+            mllm = MllmPrior.load(config.prior)
         return cls(config, segmenter, mllm, known, method, version)
 
-    def predict(self, image_path: Path, expression: str) -> Prediction:
+    def predict(self, image_path: Path, expression: str, hint: Mapping[str, Any] | None = None) -> Prediction:
         """Segment what `expression` refers to.
 
         Args:
             image_path: Any file that Pillow reads; its pixels are taken as stored (EXIF rotation is not applied).
             expression: Cut at `data.max_words`, as in training.
+            hint: Where the referent is, as a row of own data says it, px: `{"box": [x, y, width, height]}`,
+                `{"points": [[x, y], ...]}` or both. A box takes the MLLM's place, points choose among its boxes.
 
         Raises:
-            DataError: The image cannot be read, or the expression is empty.
+            DataError: The image cannot be read, the expression is empty, or the hint does not fit the image.
         """
-        words = expression.split()[: self._config.data.max_words]
+        opened = self._open(PhotoText(image_path, expression, hint))
+        return self._segment(opened, self._ask([opened])[0] if opened.is_asked else None)
+
+    def predict_many(self, items: Iterable[PhotoText]) -> Iterator[Prediction | FailedPrediction]:
+        """Segment many, with the models that are loaded; yields one result per item, in order.
+
+        What cannot be answered fails alone, with its reason; nothing is raised for it. A few photos are open at a time.
+
+        Example: `for result in predictor.predict_many([PhotoText(Path("12.jpg"), "left man")]): folder.add(result)`
+        """
+        waiting = iter(items)
+        while chunk := list(islice(waiting, min(_OPEN_AT_ONCE, self._config.prior.batch_size))):
+            yield from self._answer(chunk)
+
+    def _answer(self, items: Sequence[PhotoText]) -> Iterator[Prediction | FailedPrediction]:
+        """Yield the results of a few items; the MLLM is asked about those that can be opened at once."""
+        opened = [self._attempt(lambda item=item: self._open(item), item) for item in items]  # type: ignore[misc]
+        replies = iter(self._ask([one for one in opened if isinstance(one, _Opened) and one.is_asked]))
+        for item, one in zip(items, opened, strict=True):
+            if isinstance(one, FailedPrediction):
+                yield one
+                continue
+            reply = next(replies) if one.is_asked else None
+            yield self._attempt(lambda: self._segment(one, reply), item)  # noqa: B023  # called at once
+
+    def _ask(self, opened: Sequence[_Opened]) -> list[Reply]:
+        return answer_pictures(self._mllm, [one.picture for one in opened], [one.expression for one in opened])
+
+    @staticmethod
+    def _attempt(act: Callable[[], T], item: PhotoText) -> T | FailedPrediction:
+        try:
+            return act()
+        except Exception as error:
+            return FailedPrediction(item, _reason(error))
+
+    def _open(self, item: PhotoText) -> _Opened:
+        words = item.expression.split()[: self._config.data.max_words]
         if not words:
             raise DataError(
-                f"the expression is empty, got {expression!r}; say what to look for, e.g. 'left red circle'"
+                f"the expression is empty, got {item.expression!r}; say what to look for, e.g. 'left red circle'"
             )
-        image = _open(image_path)
-        width, height = image.size
-        example = Example(0, 0, 0, str(image_path), width, height, " ".join(words))
-        reply = self._mllm.ask([image], [example.expression])[0]
-        prior = make_prior("", reply, MllmIdentity.of(self._mllm), width, height)
+        picture = _picture(item.image_path)
+        hint = None if item.hint is None else read_hint(dict(item.hint), *picture.size).fractions(*picture.size)
+        return _Opened(item, " ".join(words), picture, hint)
+
+    def _segment(self, opened: _Opened, reply: Reply | None) -> Prediction:
+        width, height = opened.picture.size
+        example = Example(0, 0, 0, str(opened.item.image_path), width, height, opened.expression)
+        prior = self._prior(opened, reply)
         rows = ExampleSet([example], {0: prior}, self._images, self._proposer, self._segmenter.grid, self._known_scores)
         device = next(self._segmenter.parameters()).device
         logits = predict(self._segmenter, rows.inputs([0]).to(device), self._config.loop.autocast)[0].cpu()
         probs = grid_logits_to_native(logits, height, width).sigmoid().numpy()
-        pixels = np.asarray(image)
-        return Prediction(image_path, example.expression, pixels, probs, prior, self._method, self._version)
+        pixels = np.asarray(opened.picture)
+        return Prediction(opened.item, opened.expression, pixels, probs, prior, self.method, self.version)
+
+    def _prior(self, opened: _Opened, reply: Reply | None) -> Prior:
+        if reply is None:
+            assert opened.hint is not None, "without a box of the user's the MLLM is asked"
+            return prior_of_hint(opened.hint, "", opened.expression)
+        prior = make_prior("", reply, MllmIdentity.of(self._mllm), *opened.picture.size)
+        return prior if opened.hint is None else at_points(prior, opened.hint, "", opened.expression)
 
 
-def _open(path: Path) -> Image.Image:
+@dataclass(frozen=True)
+class _Opened:
+    """An item whose photo is open and whose text has words."""
+
+    item: PhotoText
+    expression: str
+    picture: Image.Image
+    hint: Hint | None
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the MLLM is asked: a user's box takes its place."""
+        return self.hint is None or self.hint.box_xyxy_frac is None
+
+
+def _reason(error: Exception) -> str:
+    """Return why an item failed, in one line; what nobody raised on purpose with its kind."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, L2LError) else f"{type(error).__name__}: {text}; try a smaller or a simpler one"
+
+
+def _picture(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except OSError as error:
+    except Exception as error:  # Pillow's decoders raise SyntaxError, ValueError and others, and its own for bombs
         raise DataError(f"image {path} cannot be read: {error}; give a whole JPEG or PNG file") from error

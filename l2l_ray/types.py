@@ -11,9 +11,11 @@ as LAVT does), so image -> grid is one scale per axis.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, TypedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +37,26 @@ class Rle(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
+class Hint:
+    """Where a user says the referent is: a box, points on it, or both. A guess to go by, not truth; see data/hints.py.
+
+    Example: `Hint((.1, .2, .5, .6), ())`
+    """
+
+    box_xyxy_frac: BoxFrac | None
+    points_xy_frac: tuple[PointFrac, ...]
+
+    @classmethod
+    def from_json(cls, text: str) -> Hint:
+        """Return the hint that `to_json` wrote, equal to it."""
+        return cls(**{name: _tuples(value) for name, value in json.loads(text).items()})
+
+    def to_json(self) -> str:
+        """Return all fields as JSON."""
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """One image-expression pair without any truth.
 
@@ -48,6 +70,7 @@ class Example:
     width_px: int
     height_px: int
     expression: str
+    hint: Hint | None = field(default=None, kw_only=True)
 
     def without_truth(self) -> Example:
         """Return the item with nothing but what an unlabeled one knows."""
@@ -59,6 +82,7 @@ class Example:
             self.width_px,
             self.height_px,
             self.expression,
+            hint=self.hint,
         )
 
 
@@ -88,11 +112,12 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What the frozen MLLM said about one image-expression pair.
+    """What the frozen MLLM, or the user, said about one image-expression pair.
 
     `boxes_xyxy_frac` and `box_scores` have equal length; both empty means "no prior" and `failure` says why.
     `score` in [0, 1] is exp(mean token log-probability) of the reply, 0 when there is no prior.
     `polygons_xy_frac` outline the referent (Florence-2); their union is one region; its bounding box is also a box.
+    `source` is whose boxes they are: a user's box is as sure as a prior can be, and has a score of 1.
 
     Example: `Prior("9f..", ((.1, .2, .5, .6),), (.83,), (), "circle", .83, "", '[{"bbox_2d": [100, 200, 500, 600]}]')`
     """
@@ -106,6 +131,7 @@ class Prior:
     failure: str
     reply: str
     polygons_xy_frac: tuple[tuple[PointFrac, ...], ...] = ()
+    source: Literal["mllm", "user"] = "mllm"
 
     @classmethod
     def absent(cls, key: str, failure: str, reply: str) -> Prior:
@@ -125,8 +151,11 @@ class Prior:
             raise ValueError(f"not the JSON of a prior: {error}") from error
 
     def to_json(self) -> str:
-        """Return all fields as JSON."""
-        return json.dumps(asdict(self))
+        """Return all fields as JSON; that the MLLM is the source goes without saying."""
+        fields = asdict(self)
+        if self.source == "mllm":
+            del fields["source"]
+        return json.dumps(fields)
 
 
 def _tuples(value: Any) -> Any:
@@ -197,3 +226,18 @@ class PseudoLabel:
     version: int
     prior_key: str
     sees_truth: bool = False  # made with hidden truth, by a benchmark's reference; no selector can
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoText:
+    """One photo and what to look for in it; perhaps with a hint, as a row of own data says it (see data/hints.py).
+
+    Example: `PhotoText(Path("12.jpg"), "left man", {"box": [10, 20, 30, 40]})`
+    """
+
+    image_path: Path
+    expression: str
+    hint: Mapping[str, Any] | None = None
+
+    def __str__(self) -> str:
+        return f'{self.image_path} "{self.expression}"'

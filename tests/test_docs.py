@@ -36,6 +36,15 @@ def test_the_page_of_settings_is_up_to_date() -> None:
     assert page.page() == (ROOT / "docs" / "config.md").read_text(), "run `make format`"
 
 
+def test_the_glossary_is_up_to_date_and_its_links_lead_to_its_terms() -> None:
+    page = _script("glossary_page")
+    text = page.page()
+    assert text == page.PAGE.read_text(encoding="utf-8"), "run `make format`"
+    anchors = re.findall(r'<a id="([^"]+)"></a>', text)
+    assert len(set(anchors)) == len(anchors)
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= set(anchors)
+
+
 def test_the_readme_is_a_front_door() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 

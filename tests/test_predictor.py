@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from l2l_ray.config import RunConfig, SegmenterConfig, save_config
 from l2l_ray.data.masks import decode
@@ -17,7 +17,7 @@ from l2l_ray.loop.state.checkpoint import save_weights
 from l2l_ray.loop.state.example_files import write_priors
 from l2l_ray.predictor import OVERLAY_RGB, Prediction, Predictor
 from l2l_ray.segmenter.model import Segmenter
-from l2l_ray.types import Prior
+from l2l_ray.types import BoxFrac, Prior
 
 PRIOR = Prior("", ((0.1, 0.2, 0.5, 0.6),), (0.8,), (), "circle", 0.8, "", "[]")
 CONFIG = RunConfig(segmenter=SegmenterConfig(pretrained=False))
@@ -62,6 +62,30 @@ def test_a_prediction_has_the_size_of_its_image_and_repeats(predictor: Predictor
 def test_the_expression_matters(predictor: Predictor, image_path: Path) -> None:
     one, other = (predictor.predict(image_path, words) for words in ("left red circle", "the big square at the top"))
     assert not np.array_equal(one.mask_probs, other.mask_probs)
+
+
+def test_a_users_box_takes_the_place_of_the_mllm(predictor: Predictor, image_path: Path) -> None:
+    found = predictor.predict(image_path, "circle", {"box": [30, 0, 60, 45]})
+    assert found.prior.boxes_xyxy_frac == ((0.25, 0.0, 0.75, 0.5),)
+    assert found.summary()["prior"]["source"] == "user"
+    other = predictor.predict(image_path, "circle", {"box": [60, 45, 60, 45]})
+    assert not np.array_equal(found.mask_probs, other.mask_probs)
+
+
+def test_a_users_point_judges_the_answer(predictor: Predictor, tmp_path: Path) -> None:
+    scene = Image.new("RGB", (128, 128), (230, 230, 230))
+    ImageDraw.Draw(scene).ellipse((20, 30, 60, 70), fill=(220, 30, 30))
+    scene.save(tmp_path / "circle.png")
+
+    def boxes(*points: list[int]) -> tuple[BoxFrac, ...]:
+        prior = predictor.predict(tmp_path / "circle.png", "the red circle", {"points": points}).prior
+        assert prior.source == "mllm" and bool(prior.failure) == (not prior.boxes_xyxy_frac)
+        return prior.boxes_xyxy_frac
+
+    assert len(boxes([40, 50])) == 1
+    assert boxes([120, 5]) == ()
+    with pytest.raises(DataError, match="hint point outside image: got .200.0, 5.0.; expected"):
+        boxes([200, 5])
 
 
 def test_the_three_files_hold_the_same_mask(tmp_path: Path) -> None:

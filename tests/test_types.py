@@ -17,6 +17,9 @@ from l2l_ray.loop.state.ledger import LedgerEntry
 from l2l_ray.loop.state.plan import EvalItem, LabelItem
 
 GRID = 4
+PRIOR = types.Prior(
+    "9f", ((0.1, 0.2, 0.5, 0.6),), (0.8,), ((0.3, 0.4),), "red man", 0.8, "", "[]", (((0.0, 0.0), (1.0, 1.0)),)
+)
 EXAMPLE = types.Example(7, 3, 12, "/data/12.jpg", 640, 480, "left man in red")
 MASK = np.eye(GRID, dtype=bool)
 MAP = torch.rand(2, GRID, GRID)
@@ -26,10 +29,9 @@ RECORDS: list[Any] = [
     types.LabeledExample(
         **dataclasses.asdict(EXAMPLE), mask_rle={"size": [480, 640], "counts": "PPY13"}, category="man"
     ),
+    types.Hint((0.1, 0.2, 0.5, 0.6), ((0.3, 0.4),)),
     types.Skip("truncated_image", 7, "/data/12.jpg", "image file is truncated"),
-    types.Prior(
-        "9f", ((0.1, 0.2, 0.5, 0.6),), (0.8,), ((0.3, 0.4),), "red man", 0.8, "", "[]", (((0.0, 0.0), (1.0, 1.0)),)
-    ),
+    PRIOR,
     types.Evidence(MAP, MAP, MAP, MAP, MAP, MAP, MAP[:, 0, 0], MAP[:, 0, 0] > 0.5, MAP[:, None]),
     types.Selection((MAP * 3).to(torch.int8), MAP > 0.5, MAP, MAP[:, 0, 0], MAP[:, 0, 0], MAP[:, 0, 0]),
     types.PseudoLabel(7, GRID, (0.1, 0.2), MASK, MASK, ~MASK, MASK.astype(np.uint8), 1.0, 0.9, 5, -0.1, 2, "9f"),
@@ -93,10 +95,20 @@ def test_an_unlabeled_example_has_no_field_for_the_truth() -> None:
     assert not hasattr(EXAMPLE, "__dict__")
 
 
-@pytest.mark.parametrize("prior", [RECORDS[3], types.Prior.absent("a0", "not JSON: got “banana”", "“banana”")])
+@pytest.mark.parametrize(
+    "prior",
+    [PRIOR, dataclasses.replace(PRIOR, source="user"), types.Prior.absent("a0", "not JSON: got “banana”", "“banana”")],
+)
 def test_a_prior_comes_back_from_json(prior: types.Prior) -> None:
     assert types.Prior.from_json(prior.to_json()) == prior
     assert hash(types.Prior.from_json(prior.to_json())) == hash(prior)  # tuples all the way down
+    assert ("source" in prior.to_json()) == (prior.source == "user")  # rows that the MLLM filled stay as they are
+
+
+@pytest.mark.parametrize("hint", [types.Hint((0.1, 0.2, 0.5, 0.6), ((0.3, 0.4),)), types.Hint(None, ((0.3, 0.4),))])
+def test_a_hint_comes_back_from_json(hint: types.Hint) -> None:
+    assert types.Hint.from_json(hint.to_json()) == hint
+    assert hash(types.Hint.from_json(hint.to_json())) == hash(hint)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '"prior"', '{"key": "9f", "boxes": []}'])
@@ -114,4 +126,6 @@ def test_an_absent_prior_says_why() -> None:
 def test_an_example_without_truth_has_none() -> None:
     labeled = RECORDS[1]
     assert labeled.without_truth() == EXAMPLE
+    hinted = dataclasses.replace(labeled, hint=types.Hint(None, ((0.3, 0.4),)))
+    assert hinted.without_truth() == dataclasses.replace(EXAMPLE, hint=hinted.hint)  # what the user gave is no truth
     assert not hasattr(labeled.without_truth(), "mask_rle") and EXAMPLE.without_truth() == EXAMPLE

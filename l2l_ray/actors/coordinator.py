@@ -10,13 +10,10 @@ It lives as long as its driver: when the driver dies, waiting workers get an err
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 import ray
@@ -27,6 +24,7 @@ from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import FREE_SPACE, ClusterError, L2LError
 from l2l_ray.files import replacing
+from l2l_ray.loop.progress import LabelProgress, LabelRate, Status, TrainProgress
 from l2l_ray.loop.state.ledger import Key, Ledger, LedgerEntry
 from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -41,7 +39,6 @@ ANSWER_TIMEOUT_S = 120.0  # it answers in milliseconds; it may be restarting
 ACTOR_OPTIONS = {"max_restarts": -1, "max_task_retries": 10, "max_concurrency": 1000}
 STATE_EVERY_S = 2.0  # how often state.json is rewritten at most
 REFRESH_EVERY_S = 1.0  # how often gauges are set again at most
-_RATE_WINDOW_S = 30.0
 
 T = TypeVar("T")
 
@@ -68,55 +65,6 @@ def answer(ref: ray.ObjectRef[T], timeout_s: float = ANSWER_TIMEOUT_S) -> T:
         raise ClusterError(f"the coordinator is gone: {error}; --resume continues") from error
 
 
-@dataclass(frozen=True, slots=True)
-class TrainProgress:
-    """How far training is.
-
-    Example: `TrainProgress(Stage("l2l", 0), 3, 40, {"loss": 0.7})`: 3 of the stage's 40 steps are done.
-    """
-
-    stage: Stage
-    done: int
-    total: int
-    values: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class LabelProgress:
-    """The labels committed last: whose, their share of accepted pixels, and how fast they come.
-
-    Example: `LabelProgress("l2l", 1, 0.61, 41.5)`
-    """
-
-    method: str
-    round: int
-    accepted_frac: float
-    per_s: float
-
-
-@dataclass
-class Status:
-    """How far a run is: what the driver shows, and what state.json holds."""
-
-    shards_total: int
-    shards_committed: int = 0
-    newest_version: dict[str, int] = field(default_factory=dict)  # by method
-    train: TrainProgress | None = None
-    training_waits_for: str = ""
-    labels: LabelProgress | None = None
-    priors: dict[str, tuple[int, int]] = field(default_factory=dict)  # example set -> (answered, total)
-    mean_iou: dict[str, float] = field(default_factory=dict)  # "l2l v1 val" -> figure, the newest last
-    stopped: str = ""
-
-    def to_json(self) -> str:
-        """Write it down; a stage becomes its label."""
-        content = asdict(self)
-        if self.train is not None:
-            content["train"] = {"stage": self.train.stage.label, "done": self.train.done, "total": self.train.total}
-            content["train"] |= self.train.values
-        return json.dumps({**content, "updated_unix_s": round(time.time(), 1)}, indent=1)
-
-
 class Coordinator:
     """Ledger, versions and progress of one run.
 
@@ -137,7 +85,7 @@ class Coordinator:
         self._changed = asyncio.Condition()
         self._waits: list[str] = []  # what train workers wait for now, one entry per waiting rank
         self._meters = Meters(config.run_name)
-        self._rate: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
+        self._rate = LabelRate()
         self._versions: set[tuple[str, int]] = set()
         self._training_error: L2LError | None = None
         self._status = Status(shards_total=len(labeling) * config.loop.rounds * num_shards)
@@ -291,12 +239,7 @@ class Coordinator:
                 self._meters.set("l2l_train", value, name=name)
 
     def _count_labels(self, entry: LedgerEntry) -> None:
-        now = time.monotonic()
-        self._rate.append((now, self._rate[-1][1] + entry.num))
-        while len(self._rate) > 2 and now - self._rate[0][0] > _RATE_WINDOW_S:
-            self._rate.popleft()
-        (start, before), (end, after) = self._rate[0], self._rate[-1]
-        per_s = (after - before) / max(1e-3, end - start)
+        per_s = self._rate.add(entry.num)
         self._meters.add("l2l_labels_total", entry.num)
         self._meters.set("l2l_labels_per_s", per_s)
         self._meters.set("l2l_accepted_frac", entry.accepted_frac, method=entry.method)

@@ -27,16 +27,17 @@ from l2l_ray.actors.cluster import actor_options, check_resources, connected, na
 from l2l_ray.actors.coordinator import ACTOR_OPTIONS, NAME, Coordinator, RunStopped, answer
 from l2l_ray.actors.labelers import LabelerPool
 from l2l_ray.actors.priors import PriorPool
-from l2l_ray.actors.progress import Console, closing_text, opening_text
 from l2l_ray.actors.train_group import RayHost, fit
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError, L2LError
 from l2l_ray.loop.evaluation.evaluate import Evaluations, finish
 from l2l_ray.loop.inference.engine import EvalPart
 from l2l_ray.loop.inference.priors import fill_all_priors, lacks_priors
+from l2l_ray.loop.progress import Console, closing_text, finished_text
 from l2l_ray.loop.state.ledger import Ledger
+from l2l_ray.loop.state.opening import opening_text
 from l2l_ray.loop.state.plan import EvalItem, Plan, WorkItem
-from l2l_ray.loop.state.prepare import RunData, prepare
+from l2l_ray.loop.state.prepare import RunData, prepare, require_same_data
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.train import train
 
@@ -54,16 +55,16 @@ def run(config: RunConfig) -> Path:
         KeyboardInterrupt: Ctrl-C or SIGTERM; everything has been released.
     """
     folder = RunFolder.open(config)
-    console = Console(config)
-    console.say(f"run root   {config.root}\nrun folder {folder.path}")
+    console = Console(config, every_s=config.cluster.progress_every_s)
     if folder.finished:
-        console.say(f"this run is finished: nothing to do; its report is {folder.path / 'report.html'}")
+        require_same_data(config, folder)
+        console.say(finished_text(folder))
         return folder.path
-    with connected(config.cluster) as dashboard:
+    with folder.removed_when_refused(), connected(config.cluster) as dashboard:
         check_resources(config.cluster)
         console.say(f"dashboard  {dashboard}")
         data = prepare(config, folder)
-        console.say(opening_text(config, data))
+        console.say(f"run folder {folder.path}\n{opening_text(config, data, folder.skips())}")
         plan, evaluations = data.plan(config, folder.methods), Evaluations(folder)
         published = {method: folder.published(method) for method in folder.methods}
         plan.restore(Ledger(folder.ledger_path).keys(), evaluations.mean_ious(), published)

@@ -33,7 +33,7 @@ from l2l_ray.errors import ClusterError, ConfigError
 from l2l_ray.loop.inference.priors import fill_all_priors, lacks_priors
 from l2l_ray.loop.state.plan import VAL
 from l2l_ray.loop.state.prepare import prepare
-from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.run_folder import RunFolder, continued
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def sweep(config: RunConfig, space: Space, name: str, num_samples: int = 1, asha
         ClusterError: Not even one trial fits, or all failed.
     """
     folder = config.root / name
-    config = config.model_copy(update={"name": f"{name}/base", "resume": True})
+    config = config.model_copy(update={"name": f"{name}/base"})
     check_space(config, space)
     with connected(config.cluster):
         at_once = max_concurrent(config, node_resources())
@@ -147,7 +147,7 @@ def ask_priors(config: RunConfig, space: Space, name: str) -> None:
             asking = set_field(
                 config.model_copy(update={"name": f"{name}/priors-{number}"}), "data.labeled_frac", share
             )
-            folder = RunFolder.open(asking)
+            folder = RunFolder.open(continued(asking))
             data = prepare(asking, folder)
             if VAL not in data.splits:
                 raise ConfigError(
@@ -176,7 +176,7 @@ def trial(params: dict[str, Any], config: RunConfig, name: str) -> None:
     torch.set_num_threads(config.cluster.threads_per_worker)
     for path, value in params.items():
         config = set_field(config, path, value)
-    config = config.model_copy(update={"name": f"{name}/{tune.get_context().get_trial_id()}", "resume": True})
+    config = continued(config.model_copy(update={"name": f"{name}/{tune.get_context().get_trial_id()}"}))
     folder = RunFolder(config.run_dir, config)
     run = Background("trial", lambda: run_local(config))
     reported = 0

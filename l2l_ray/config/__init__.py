@@ -2,18 +2,23 @@
 
     fields     what a section is; walking the fields
     sections   the sections, each field with its range, unit and source
-    run        `RunConfig`, presets, and which settings contradict each other
+    run        `RunConfig`, and which settings contradict each other
+    presets    whole configs by name, and what they need
+    advice     what a person should know although nothing is wrong
     effects    which fields have no effect in a configuration
     reading    command line and YAML, in and out
+    help       what `--help` says first
     messages   what a wrong setting is told
 
 Importing it takes no heavy library.
 """
 
+from l2l_ray.config.advice import toy_answers, toy_models
 from l2l_ray.config.effects import Command, Idle, idle_fields, idle_in_prior, notices
 from l2l_ray.config.fields import ConfigField, Section, config_fields, field_value, range_text
+from l2l_ray.config.presets import NEEDS, PRESETS, Needs, full_config, smoke_config
 from l2l_ray.config.reading import config_yaml, load_config, read_config, save_config
-from l2l_ray.config.run import PRESETS, RunConfig, full_config, selector_for, smoke_config
+from l2l_ray.config.run import RunConfig, selector_for
 from l2l_ray.config.sections import (
     EMBEDDED,
     AugmentConfig,
@@ -29,6 +34,7 @@ from l2l_ray.config.sections import (
 
 __all__ = [
     "EMBEDDED",
+    "NEEDS",
     "PRESETS",
     "AugmentConfig",
     "ClusterConfig",
@@ -37,6 +43,7 @@ __all__ = [
     "DataConfig",
     "Idle",
     "LoopConfig",
+    "Needs",
     "PriorConfig",
     "RewardConfig",
     "RunConfig",
@@ -57,4 +64,6 @@ __all__ = [
     "save_config",
     "selector_for",
     "smoke_config",
+    "toy_answers",
+    "toy_models",
 ]

@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from l2l_ray.config.fields import Section, config_fields
 
-SEE_HELP = "`--help` and docs/config.md list every field"
+SEE_HELP = "`--help-all` and docs/config.md list every field"
 
 
 def explain(error: ValidationError, model: type[Section]) -> str:

@@ -7,6 +7,7 @@ fields are errors. The exact config is saved with every run, and a saved config 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,29 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from l2l_ray.config.advice import toy_models
 from l2l_ray.config.effects import Command, notices
 from l2l_ray.config.fields import config_fields
+from l2l_ray.config.help import short_help
 from l2l_ray.config.messages import SEE_HELP, explain, meant
-from l2l_ray.config.run import PRESETS, RunConfig
+from l2l_ray.config.presets import PRESETS
+from l2l_ray.config.run import RunConfig
 from l2l_ray.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+_PROGRAMS: dict[Command | None, str] = {
+    "run": "l2l run",
+    "job": "python jobs/selfevolve.py",
+    "sweep": "python jobs/sweep.py SPACE",
+    None: "l2l config",
+}
+
 
 def load_config(argv: Sequence[str] = (), command: Command | None = None) -> RunConfig:
-    """Build the config from command-line words; warn of every field that was set and has no effect.
+    """Build the config from command-line words; warn of fields without effect and of models not made for the data.
+
+    `--help` and `--help-all` print and end the process.
 
     Order, later wins: preset (`--preset smoke`, default embedded) < file (`--config run.yaml`) < fields
     (`--selector.reward.coverage 0.2`, `--resume`).
@@ -37,16 +50,21 @@ def load_config(argv: Sequence[str] = (), command: Command | None = None) -> Run
     Raises:
         ConfigError: Unknown field, wrong value, unreadable file; the message names the field and what it accepts.
     """
+    program = _PROGRAMS[command]
+    if any(word in ("-h", "--help") for word in argv):
+        sys.stdout.write(short_help(program))
+        raise SystemExit(0)
     preset, file, rest = _take_options(list(argv))
     base = PRESETS[preset]()
     content = base.model_dump()
     if file is not None:
         content = _merge(content, _read_yaml(Path(file)))
     try:
-        config = _cli_config(content, rest)
+        config = _cli_config(content, rest, program)
     except ValidationError as error:
         raise ConfigError(explain(error, RunConfig)) from None
-    for notice in notices(config, base, command):
+    advice = toy_models(config) if command is not None else None
+    for notice in (*notices(config, base, command), *([advice] if advice else [])):
         logger.warning("note: %s", notice)
     return config
 
@@ -65,19 +83,20 @@ def read_config(path: Path) -> RunConfig:
         raise ConfigError(f"{path}: {explain(error, RunConfig)}") from None
 
 
-def _cli_config(base: dict[str, Any], words: list[str]) -> RunConfig:
+def _cli_config(base: dict[str, Any], words: list[str], program: str) -> RunConfig:
     """Lay `--section.field value` words over `base`, checked by the models."""
     from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
     from pydantic_settings.exceptions import SettingsError
 
     class Cli(RunConfig, BaseSettings):
-        """Later wins: --preset embedded (the defaults below), smoke or full; --config FILE.yaml; the options below."""
+        """Later wins: --preset NAME (embedded has the defaults below); --config FILE.yaml; the options below."""
 
         model_config = SettingsConfigDict(
-            extra="forbid", cli_implicit_flags=True, cli_exit_on_error=False, cli_prog_name="l2l"
+            extra="forbid", cli_implicit_flags=True, cli_exit_on_error=False, cli_prog_name=program
         )
 
     try:
+        words = ["--help" if word == "--help-all" else word for word in words]
         given = CliSettingsSource[Any](Cli, cli_parse_args=_flags(words))()
     except SettingsError as error:
         known = [field.path for field in config_fields(RunConfig)]
@@ -88,17 +107,27 @@ def _cli_config(base: dict[str, Any], words: list[str]) -> RunConfig:
 
 
 def _flags(words: list[str]) -> list[str]:
-    """Turn `--loop.autocast false` into the parser's own `--no-loop.autocast`, and `true` into the bare option."""
-    joined: list[str] = []
-    for word in words:
-        if word.lower() in ("true", "false") and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
-            joined[-1] += f"={word}"
-        else:
-            joined.append(word)
-    flags = []
-    for word in joined:
-        option, _, value = word.partition("=")
-        flags.append({"true": option, "false": f"--no-{option[2:]}"}.get(value.lower(), word))
+    """Turn `--loop.autocast false` into the parser's own `--no-loop.autocast`, and `true` into the bare option.
+
+    Raises:
+        ConfigError: Such an option is followed by another word.
+    """
+    switches = {f"--{field.path}" for field in config_fields(RunConfig) if field.info.annotation is bool}
+    flags: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        option, sep, value = word.partition("=")
+        if option not in switches:
+            flags.append(word)
+            continue
+        if not sep:
+            value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
+        if value.lower() not in ("true", "false"):
+            raise ConfigError(
+                f"{option[2:]} must be true or false, got {value!r}; or write {option} or --no-{option[2:]}"
+            )
+        flags.append(option if value.lower() == "true" else f"--no-{option[2:]}")
     return flags
 
 
@@ -115,15 +144,26 @@ def _take_options(words: list[str]) -> tuple[str, str | None, list[str]]:
             raise ConfigError(f"{option} needs a value, got nothing")
         taken[option] = value if sep else words.pop(0)
     if (preset := str(taken["--preset"])) not in PRESETS:
-        raise ConfigError(f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+        raise ConfigError(
+            f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}; {meant([preset], PRESETS)}".strip("; ")
+        )
     return preset, taken["--config"], rest
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"config file {path} cannot be read: {error}") from None
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config file {path} cannot be read: {error.strerror}; check the path") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigError(f"config file {path} cannot be read: {place}{error.problem}; correct its YAML") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        what = " ".join(str(error).split())
+        raise ConfigError(
+            f"config file {path} cannot be read: {what}; give a YAML file as `l2l config` prints"
+        ) from None
     if not isinstance(content, dict):
         raise ConfigError(f"config file {path} must hold a mapping of sections, got {type(content).__name__}")
     return content

@@ -1,7 +1,7 @@
-"""A whole run's config, the presets, and what contradicts itself and is refused.
+"""A whole run's config, and what contradicts itself and is refused.
 
-Each part of the package is handed its own section, never the whole. Presets are functions that return a full config.
-What is refused here can only be a mistake; a field that merely has no effect is named instead (`effects`).
+Each part of the package is handed its own section, never the whole. What is refused here can only be a mistake; a field
+that merely has no effect is named instead (`effects`).
 """
 
 from __future__ import annotations
@@ -107,66 +107,6 @@ class RunConfig(Section):
         return self.root / "cache"
 
 
-def smoke_config() -> RunConfig:
-    """Return the embedded run shrunk to about half a minute: same parts, tiny counts. For tests and `make smoke`."""
-    return RunConfig(
-        data=DataConfig(num_train_refs=96, num_eval_refs=12, labeled_frac=0.25),
-        selector=SelectorConfig(warmup_updates=3, round_updates=2, update_batch=8, max_unlabeled=16, group_size=4),
-        loop=LoopConfig(
-            rounds=2, burn_in_steps=6, fold_steps=4, round_steps=4, labeled_batch=8, unlabeled_batch=8, shard_size=16
-        ),
-    )
-
-
-def full_config() -> RunConfig:
-    """Return the full-size preset: Swin-B + BERT at 480 px on RefCOCO with Qwen3-VL priors, one GPU per role.
-
-    Source: image size, batch and learning rates follow LAVT (2022) and SemiRES (2024); the rest is ours and untried
-    on full-size data.
-    """
-    return RunConfig(
-        data=DataConfig(root="data/refer", dataset="refcoco", split_by="unc", labeled_frac=0.01, image_cache_mb=16384),
-        prior=PriorConfig(model="Qwen/Qwen3-VL-8B-Instruct", dtype="bfloat16", max_new_tokens=128, batch_size=16),
-        segmenter=SegmenterConfig(
-            backbone="microsoft/swin-base-patch4-window12-384-in22k",
-            text="google-bert/bert-base-uncased",
-            image_size=480,
-            train_backbone=True,
-            width=256,
-            fusion_width=256,
-            fusion_stride=16,
-            num_heads=8,
-            num_guidance_tokens=16,
-            prior_dropout_ramp_steps=4000,
-        ),
-        loop=LoopConfig(
-            rounds=8,
-            burn_in_steps=8000,
-            fold_steps=8000,
-            round_steps=4000,
-            labeled_batch=16,
-            unlabeled_batch=16,
-            lr=1e-4,
-            encoder_lr_scale=0.5,
-            ema_decay=0.9996,
-            checkpoint_steps=500,
-            lag=1,
-            expressions_per_ref=1,
-        ),
-        cluster=ClusterConfig(
-            num_labelers=4,
-            num_workers=4,
-            prior_resources={"GPU": 1},
-            labeler_resources={"GPU": 0.5},
-            worker_resources={"CPU": 4, "GPU": 1},
-            threads_per_worker=4,
-            threads_per_prior=2,
-            threads_per_labeler=2,
-            start_timeout_s=1800,  # an MLLM of 16 GB is read, on first use downloaded, in this time
-        ),
-    )
-
-
 def selector_for(section: SelectorConfig, method: str) -> SelectorConfig:
     """Return the selector section of one method of a job: a selector's name, or `fixed_threshold@0.8`.
 
@@ -181,6 +121,3 @@ def selector_for(section: SelectorConfig, method: str) -> SelectorConfig:
         raise ConfigError(f"method {method!r} of `compare`: {explain(error, SelectorConfig)}") from None
     except ConfigError as error:
         raise ConfigError(f"method {method!r} of `compare`: {error}") from None
-
-
-PRESETS = {"embedded": RunConfig, "smoke": smoke_config, "full": full_config}

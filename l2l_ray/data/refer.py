@@ -18,13 +18,14 @@ Choices and departures from the REFER API (github.com/lichengunc/refer):
 - The expression is REFER's cleaned `sent` (`raw` where there is none), with white space collapsed.
 - The image file comes from the image table; a ref's own `file_name` carries an annotation suffix and is ignored.
 - Masks of several parts are united; `mask_rule="lavt"` gives the masks that LAVT and SemiRES make instead.
+- A ref may carry a `hint`, where the user says the object is (hints.py); published sets have none.
 - Where sizes are null, the image header is read. Sizes are those of the stored pixels, before any EXIF rotation, as the
   masks are.
 
 What cannot be used is left out by name, one `Skip` per sentence: `empty_expression`, `missing_image` (not in the table,
 or needed for its size and not there), `truncated_image` (needed for its size and not readable), `missing_mask` (no
-segmentation), `invalid_mask` (malformed), `mask_outside_image`, `empty_mask`. `long_expression_cut` is a notice: the
-item stays, cut to `max_words`.
+segmentation), `invalid_mask` (malformed, or of another image), `mask_outside_image`, `empty_mask`.
+`long_expression_cut` and `invalid_hint` are notices: the item stays, cut to `max_words`, or without its hint.
 """
 
 from __future__ import annotations
@@ -33,19 +34,20 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 
-from l2l_ray.data.layout import SPLITS, image_folder
-from l2l_ray.data.masks import MaskRule, annotation_rle, mask_area_px, union_rle
+from l2l_ray.data.hints import read_hint
+from l2l_ray.data.layout import SPLITS, BadValue, image_folder
+from l2l_ray.data.masks import MaskRule
+from l2l_ray.data.object_masks import annotation_mask, object_mask, require_segmentation
 from l2l_ray.data.refer_cache import ReferCache
 from l2l_ray.data.refer_files import Ref, require_file
 from l2l_ray.errors import DataError
-from l2l_ray.types import Example, LabeledExample, Rle, Skip
+from l2l_ray.types import Example, Hint, LabeledExample, Rle, Skip
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,15 @@ _PUBLISHED_SPLITS = {
     ("refcoco+", "unc"): ("train", "val", "testA", "testB"),
     ("refcocog", "umd"): ("train", "val", "test"),
     ("refcocog", "google"): ("train", "val"),
+}
+
+
+# What `object_masks` calls a fault, and the kind of skip that it is; any other is an "invalid_mask".
+_KINDS = {
+    "missing annotation": "missing_mask",
+    "missing mask": "missing_mask",
+    "mask outside image": "mask_outside_image",
+    "empty mask": "empty_mask",
 }
 
 
@@ -123,11 +134,12 @@ class ReferDataset:
 
     @property
     def digest(self) -> str:
-        """Hex hash of refs (ids, splits, expressions) and of the rows of their images; truth does not enter."""
+        """Hex hash of refs (ids, splits, expressions, hints) and of their images' rows; truth does not enter."""
         refs = self.refs()
         rows = ((image_id, self._cache.refs.image(image_id)) for image_id in sorted({ref.image_id for ref in refs}))
         images = [(image_id, *row) for image_id, row in rows if row is not None]
-        content = json.dumps([self.dataset, self.split_by, refs, images], separators=(",", ":"))
+        named = [ref if ref.hint else ref[:-1] for ref in refs]
+        content = json.dumps([self.dataset, self.split_by, named, images], separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
     def refs(self) -> list[Ref]:
@@ -142,6 +154,21 @@ class ReferDataset:
         """
         self._require_split(split)
         return self._cache.refs.image_ids(self._cache.refs.rows(split))
+
+    def images_with_truth(self, split: str) -> tuple[set[int], set[int]]:
+        """Return the ids of a split's images of which all refs have truth, and of those of which any ref has.
+
+        Whether the masks are any good is not looked at; `labeled_examples` says so.
+
+        Raises:
+            DataError: If the split has no refs here.
+        """
+        some: set[int] = set()
+        lacking: set[int] = set()
+        for ref in self._refs_of(split):
+            has_truth = all(self._cache.truths.has_segmentation(ann_id) for ann_id in ref.ann_ids)
+            (some if has_truth else lacking).add(ref.image_id)
+        return some - lacking, some
 
     def examples(
         self,
@@ -164,11 +191,13 @@ class ReferDataset:
         skips: list[Skip] = []
         for ref in self._refs_of(which, split):
             located = self._locate(ref.image_id)
+            hint = self._hint(ref, located)
             for sent_id, expression in self._sentences(ref, expressions_per_ref, max_words, skips):
                 if isinstance(located, _Problem):
                     skips.append(Skip(located.kind, sent_id, self._path(ref.image_id), located.reason))
                 else:
-                    examples.append(Example(sent_id, ref.ref_id, ref.image_id, *located, expression))
+                    placed = self._noted(hint, ref, sent_id, skips)
+                    examples.append(Example(sent_id, ref.ref_id, ref.image_id, *located, expression, hint=placed))
         return examples, skips
 
     def labeled_examples(
@@ -186,13 +215,15 @@ class ReferDataset:
         skips: list[Skip] = []
         for ref in self._refs_of(which, split):
             located = self._locate(ref.image_id)
-            truth = self._truth(ref, located)
+            truth, hint = self._truth(ref, located), self._hint(ref, located)
             for sent_id, expression in self._sentences(ref, expressions_per_ref, max_words, skips):
                 if isinstance(truth, _Problem):
                     skips.append(Skip(truth.kind, sent_id, self._path(ref.image_id), truth.reason))
                 else:
                     assert not isinstance(located, _Problem)  # _truth would have handed it on
-                    examples.append(LabeledExample(sent_id, ref.ref_id, ref.image_id, *located, expression, *truth))
+                    placed = self._noted(hint, ref, sent_id, skips)
+                    ids = sent_id, ref.ref_id, ref.image_id
+                    examples.append(LabeledExample(*ids, *located, expression, *truth, hint=placed))
         return examples, skips
 
     def _refs_of(self, which: str | Sequence[int], split: str = "train") -> Iterator[Ref]:
@@ -266,44 +297,39 @@ class ReferDataset:
                 "truncated_image", f"instances.json has no size for this image, and its file is unreadable: {error}"
             )
 
+    def _hint(self, ref: Ref, located: tuple[str, int, int] | _Problem) -> Hint | _Problem | None:
+        """Return where the user says the object of a ref is."""
+        if not ref.hint or isinstance(located, _Problem):
+            return None
+        _, width, height = located
+        try:
+            return read_hint(json.loads(ref.hint), width, height).fractions(width, height)
+        except BadValue as error:
+            return _Problem("invalid_hint", f"{error.at(f'ref {ref.ref_id}')}")
+
+    def _noted(self, hint: Hint | _Problem | None, ref: Ref, sent_id: int, skips: list[Skip]) -> Hint | None:
+        """Return the hint of a sentence; a bad one is noted in `skips`."""
+        if not isinstance(hint, _Problem):
+            return hint
+        skips.append(Skip(hint.kind, sent_id, self._path(ref.image_id), hint.reason))
+        return None
+
     def _truth(self, ref: Ref, located: tuple[str, int, int] | _Problem) -> tuple[Rle, str] | _Problem:
         """Return the mask of what a ref refers to, the union of its annotations, and their category."""
-        truths, found = self._cache.truths, []
-        for ann_id in ref.ann_ids:
-            truth = truths.truth(ann_id)
-            if truth is None or not truth.segmentation:
-                what = "does not exist" if truth is None else "has no segmentation"
-                return _Problem("missing_mask", f"annotation {ann_id} of ref {ref.ref_id} {what}")
-            found.append(truth)
-        if isinstance(located, _Problem):
-            return located
-        _, width, height = located
-        rles = []
-        for ann_id, truth in zip(ref.ann_ids, found, strict=True):
-            try:
-                rles.append(annotation_rle(truth.segmentation, height, width, self.mask_rule))
-            except DataError as error:
-                return _Problem("invalid_mask", f"annotation {ann_id}: {error}")
-        rle = union_rle(rles, height, width)
-        categories = {truths.category(truth.category_id) for truth in found}
-        if mask_area_px(rle) or not rles:
-            return rle, categories.pop() if len(categories) == 1 else ""
-        size = f"its image of {width} x {height} px"
-        if _is_outside([truth.segmentation for truth in found], height, width):
-            return _Problem("mask_outside_image", f"{_annotations(ref)} lies outside {size}")
-        return _Problem("empty_mask", f"{_annotations(ref)} covers no pixel of {size}")
+        found = [(ann_id, self._cache.truths.truth(ann_id)) for ann_id in ref.ann_ids]
+        try:
+            for ann_id, truth in found:
+                require_segmentation(ann_id, truth, ref.image_id)
+            if isinstance(located, _Problem):
+                return located
+            size = located[1:]
+            masks = [annotation_mask(*one, ref.image_id, size, self.mask_rule) for one in found]
+            rle = object_mask(masks, [truth.segmentation for _, truth in found if truth], *size)
+        except BadValue as error:
+            return _Problem(_KINDS.get(error.args[0], "invalid_mask"), f"{_annotations(ref)}: {error}")
+        categories = {self._cache.truths.category(truth.category_id) for _, truth in found if truth}
+        return rle, categories.pop() if len(categories) == 1 else ""
 
 
 def _annotations(ref: Ref) -> str:
     return f"annotation {', '.join(map(str, ref.ann_ids))}"
-
-
-def _is_outside(segmentations: Iterable[Any], height: int, width: int) -> bool:
-    """Tell whether all polygons, if there are any, lie on one side of the image."""
-    parts = [part for segmentation in segmentations if isinstance(segmentation, list) for part in segmentation]
-    polygons = [part for part in parts if isinstance(part, np.ndarray) and len(part) > 1]
-    if not polygons:
-        return False
-    points = np.concatenate([part[: len(part) // 2 * 2].reshape(-1, 2) for part in polygons])
-    low, high = points.min(axis=0), points.max(axis=0)
-    return bool((high <= 0).any() or (low >= (width, height)).any())

@@ -24,7 +24,7 @@ from l2l_ray.errors import DataError
 Columns = dict[str, np.ndarray]
 
 _ROWS_AT_ONCE = 4096  # refs made of columns at once: what is needed only meanwhile stays below 5 MB
-_NO_CATEGORY = -(2**63)
+_NO_ID = -(2**63)
 
 
 class RefColumns:
@@ -38,6 +38,7 @@ class RefColumns:
         self._columns = columns
         self._expressions = _Texts(columns, "expression")
         self._file_names = _Texts(columns, "file_name")
+        self._hints = _Texts(columns, "hint")
         self.splits = tuple(_Texts(columns, "split").all())
 
     def rows(self, split: str, image_ids: Iterable[int] | None = None) -> Int64[np.ndarray, " R"]:
@@ -68,10 +69,11 @@ class RefColumns:
         sentences = zip(columns["sent_id"][sent_at].tolist(), (texts[i] for i in which.tolist()), strict=True)
         ann_ids = iter(columns["ann_id"][ann_at].tolist())
         refs = (columns[name][rows].tolist() for name in ("ref_id", "ref_image_id", "ref_split"))
-        for ref_id, image_id, split, sents, anns in zip(*refs, num_sents.tolist(), num_anns.tolist(), strict=True):
-            yield Ref(
-                ref_id, tuple(islice(ann_ids, anns)), image_id, self.splits[split], tuple(islice(sentences, sents))
-            )
+        hints = self._hints.take(rows)
+        counts = num_sents.tolist(), num_anns.tolist()
+        for ref_id, image_id, split, sents, anns, hint in zip(*refs, *counts, hints, strict=True):
+            of_ref = tuple(islice(ann_ids, anns)), image_id, self.splits[split], tuple(islice(sentences, sents))
+            yield Ref(ref_id, *of_ref, hint)
 
     def image(self, image_id: int) -> ImageRow | None:
         """Return the row of an image, None if the image table has none."""
@@ -104,8 +106,20 @@ class TruthColumns:
         i = _find(self._columns["ann_id"], ann_id)
         if i is None:
             return None
-        category_id: int | None = int(self._columns["ann_category_id"][i])
-        return Truth(self._segmentation(i), None if category_id == _NO_CATEGORY else category_id)
+        category_id, image_id = (int(self._columns[name][i]) for name in ("ann_category_id", "ann_image_id"))
+        return Truth(
+            self._segmentation(i),
+            None if category_id == _NO_ID else category_id,
+            None if image_id == _NO_ID else image_id,
+        )
+
+    def has_segmentation(self, ann_id: int) -> bool:
+        """Tell whether an annotation is there and has a segmentation; the segmentation itself is not looked at."""
+        i = _find(self._columns["ann_id"], ann_id)
+        if i is None:
+            return False
+        first, last = self._columns["ann_parts"][i : i + 2].tolist()
+        return bool(self._columns["ann_json"][i] >= 0 or last > first)
 
     def category(self, category_id: int | None) -> str:
         """Return the name of a category, "" if it has none."""
@@ -137,6 +151,7 @@ def ref_columns(refs: Sequence[Ref], instances: Instances) -> Columns:
         "sent_expression": _integers(expressions[text] for _, text in sentences),
         "image_id": _integers(image_id for image_id, _ in images),
         "image_size": _integers(side or 0 for _, row in images for side in (row.width_px, row.height_px)),
+        **_texts("hint", [ref.hint for ref in refs]),
         **_texts("split", splits),
         **_texts("expression", expressions),
         **_texts("file_name", [row.file_name for _, row in images]),
@@ -158,7 +173,8 @@ def truth_columns(instances: Instances) -> Columns:
     categories = sorted((i, name) for i, name in instances.categories.items() if i is not None)
     return {
         "ann_id": _integers(ann_id for ann_id, _ in truths),
-        "ann_category_id": _integers(_NO_CATEGORY if t.category_id is None else t.category_id for _, t in truths),
+        "ann_category_id": _integers(_NO_ID if t.category_id is None else t.category_id for _, t in truths),
+        "ann_image_id": _integers(_NO_ID if t.image_id is None else t.image_id for _, t in truths),
         "ann_parts": _ends(len(parts) for parts in polygons),
         "ann_json": _integers(next(numbers) if s else -1 for s in others),
         "part_ends": _ends(len(part) for parts in polygons for part in parts),

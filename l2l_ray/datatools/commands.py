@@ -69,7 +69,7 @@ def import_(words: Sequence[str], say: Say) -> int:
 
     split_by = given.split_by or _usual_split_by(given.kind, given.dataset)
     with ReferWriter(given.root, given.dataset, split_by, given.copy) as writer:
-        problems, notices = _convert(given, writer)
+        problems = _convert(given, writer)
         _list(problems, say)
         if problems and given.strict:
             raise DataError(
@@ -82,7 +82,7 @@ def import_(words: Sequence[str], say: Say) -> int:
             f"wrote {folder}: {len({ref['image_id'] for ref in writer.refs})} images, {len(writer.refs)} refs "
             f"({num_truths} with truth), {sentences} sentences"
         )
-    for notice in notices:
+    for notice in writer.notices:
         say(f"notice: {notice}")
     say(f"use it: --data.root {writer.root} --data.dataset {writer.dataset} --data.split_by {writer.split_by}")
     return 1 if problems else 0
@@ -138,7 +138,7 @@ def split(words: Sequence[str], say: Say) -> int:
     parser.add_argument("--strata", default="category", help="stratified: category; refs; category,refs")
     given = parser.parse_args(words)
     from l2l_ray.data.refer import ReferDataset
-    from l2l_ray.data.split_files import plain_fraction, write_split
+    from l2l_ray.data.split_files import write_split
     from l2l_ray.datatools.choose_labeled import choose_labeled
     from l2l_ray.datatools.inventory import take_inventory
 
@@ -151,7 +151,7 @@ def split(words: Sequence[str], say: Say) -> int:
     data_set = (inventory.dataset, inventory.split_by, digest)
     write_split(given.out, labeled, num_train, *data_set, given.seed, procedure)
     say(f"wrote {given.out}: {len(labeled)} of {num_train} train images are labeled")
-    say(f"use it: --data.split_file {given.out} --data.labeled_frac {plain_fraction(len(labeled), num_train)}")
+    say(f"use it: --data.split_file {given.out}")
     return 0
 
 
@@ -197,24 +197,26 @@ COMMANDS: dict[str, Callable[[Sequence[str], Say], int]] = {
 }
 
 
-def _convert(given: argparse.Namespace, writer: ReferWriter) -> tuple[list[Problem], list[str]]:
+def _convert(given: argparse.Namespace, writer: ReferWriter) -> list[Problem]:
     """Hand the sources to the importer of their kind."""
     from l2l_ray.datatools.import_coco import import_coco, import_grefcoco
+    from l2l_ray.datatools.import_folder import folder_rows
     from l2l_ray.datatools.import_hub import import_jxu124, import_lmms
-    from l2l_ray.datatools.import_rows import folder_rows, import_rows, read_rows
+    from l2l_ray.datatools.import_rows import import_rows
     from l2l_ray.datatools.label_studio import read_label_studio
+    from l2l_ray.datatools.row_files import read_rows
 
     first: Path = given.sources[0]
     if given.kind == "jxu124":
-        return import_jxu124(given.sources, given.images, writer), []
+        return import_jxu124(given.sources, given.images, writer)
     if given.kind == "lmms-lab":
         return import_lmms(given.sources, writer)
     if len(given.sources) > 1:
         raise DataError(f"kind {given.kind} takes one source, got {len(given.sources)}; import them one by one")
     if given.kind == "grefcoco":
-        return import_grefcoco(first, given.instances or first.parent / "instances.json", given.images, writer), []
+        return import_grefcoco(first, given.instances or first.parent / "instances.json", given.images, writer)
     if given.kind == "coco":
-        return import_coco(first, given.captions, given.images, given.split, writer), []
+        return import_coco(first, given.captions, given.images, given.split, writer)
     images = given.images or (first if given.kind == "folder" else first.parent)
     if given.kind == "folder":
         rows = folder_rows(first)
@@ -222,7 +224,7 @@ def _convert(given: argparse.Namespace, writer: ReferWriter) -> tuple[list[Probl
         rows = iter(read_label_studio(first))
     else:
         rows = read_rows(first)
-    return import_rows(rows, images, given.masks or images, writer), []
+    return import_rows(rows, images, given.masks or images, writer)
 
 
 def _usual_split_by(kind: str, dataset: str) -> str:

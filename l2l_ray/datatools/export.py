@@ -22,8 +22,8 @@ import yaml
 from PIL import Image
 
 from l2l_ray.data.masks import decode, mask_area_px
+from l2l_ray.data.object_masks import box_of_mask
 from l2l_ray.datatools.label_studio import LABELING_CONFIG, task
-from l2l_ray.datatools.truths import box_of_mask
 from l2l_ray.errors import DataError
 from l2l_ray.files import replacing_folder
 from l2l_ray.types import Example, Rle

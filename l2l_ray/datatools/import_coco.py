@@ -3,6 +3,8 @@
 - COCO: an instances file (`images`, `annotations`, `categories`) whose annotations carry `expression`, `expressions`,
   `caption` or `captions`, or a second JSON file with the expressions by annotation id: `{"17": "left man", ...}`, or a
   list (also under `annotations`) of objects with `ann_id` (or `annotation_id`, `id`) and one of those four fields.
+  The box of an annotation that has no segmentation is a hint (`data/hints.py`): this form is for own data, in which a
+  person gives what there is. The boxes of published benchmarks, here and in `import_hub.py`, stay with the truth.
 - gRefCOCO: `grefs(unc).json`, a list of REFER's refs in which `ann_id` is a list of annotations, and `no_target` is
   true (with `ann_id` [-1]) where the expression speaks of nothing in the image; beside it an instances file of the same
   ids. Its refs are written with `ann_ids`, a list that is empty where there is no target.
@@ -19,13 +21,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from l2l_ray.data.layout import SPLITS, BadValue, Problem, file_below
-from l2l_ray.datatools.import_rows import clean_text
+from l2l_ray.data.hints import PixelHint
+from l2l_ray.data.layout import SPLITS, BadValue, Problem, Words, file_below, finite_numbers
+from l2l_ray.data.object_masks import segmentation_rle
+from l2l_ray.data.refer_files import image_side
+from l2l_ray.datatools.columns import clean_text
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
-from l2l_ray.datatools.truths import finite_numbers, image_side, read_image_size, segmentation_rle
+from l2l_ray.datatools.truths import read_image_size, read_row_hint
 from l2l_ray.errors import DataError
 
 _TEXT_FIELDS = ("expression", "expressions", "caption", "captions")
+_HINT_FIELDS = ("hint", "point", "points")
 _ID_FIELDS = ("ann_id", "annotation_id", "id")
 
 
@@ -51,6 +57,7 @@ def import_coco(
 
     tables = CocoTables(instances, image_root, writer, has_texts)
     used: set[str] = set()
+    ann_ids: set[int] = set()
     num_sentences = 0
     for where, row in tables.annotations:
         used.add(str(row.get("id")))
@@ -59,21 +66,29 @@ def import_coco(
             cleaned = [clean_text(text) for text in (found if isinstance(found, list) and found else [found])]
             if (name := row.get("split", split)) not in SPLITS:
                 raise BadValue("split", name, f"one of {', '.join(SPLITS)}", "use one of these")
-            annotation = tables.checked(row)
-            if annotation["id"] in writer.annotations:
-                raise BadValue("annotation id", annotation["id"], "an id used once", "correct the ids")
+            ids = {
+                "id": _integer(row.get("id"), "annotation id"),
+                "image_id": _integer(row.get("image_id"), "image_id"),
+            }
+            size = tables.add_image(ids["image_id"])
+            annotation = None if _is_hint_alone(row) else coco_annotation(row, *size)
+            if ids["id"] in ann_ids:
+                raise BadValue("annotation id", ids["id"], "an id used once", "correct the ids")
         except BadValue as error:
             problems.append(error.at(where))
             continue
-        writer.annotations[annotation["id"]] = annotation
-        ref = {
-            "ref_id": len(writer.refs) + 1,
-            "ann_id": annotation["id"],
-            "image_id": annotation["image_id"],
-            "split": name,
-        }
-        if "category_id" in annotation:
-            ref["category_id"] = annotation["category_id"]
+        ann_ids.add(ids["id"])
+        ref: dict[str, Any] = {"ref_id": len(writer.refs) + 1, "image_id": ids["image_id"], "split": name}
+        if annotation is not None:
+            writer.annotations[ids["id"]] = annotation
+            ref["ann_id"] = ids["id"]
+        if _is_id(row.get("category_id")):
+            ref["category_id"] = row["category_id"]
+        try:
+            if hint := _hint(row, size):
+                ref["hint"] = hint.record()
+        except BadValue as error:
+            problems.append(error.at(where))
         writer.add_ref(ref, [sentence(num_sentences + k, text) for k, text in enumerate(cleaned)])
         num_sentences += len(cleaned)
     expected = f"an annotation of {instances.name}"
@@ -247,7 +262,10 @@ def add_coco_image(writer: ReferWriter, row: Mapping[str, Any], image_root: Path
     if (found := read_image_size(path)) != size:
         expected = f"{size[0]} x {size[1]} px as in the image table"
         raise BadValue(
-            "image size", f"{found[0]} x {found[1]} px", expected, "use the original picture, or correct the table"
+            "image size",
+            Words(f"{found[0]} x {found[1]} px"),
+            expected,
+            "use the original picture, or correct the table",
         )
     writer.add_image(image_id, path.relative_to(image_root).as_posix(), size, path)
     return size
@@ -278,7 +296,7 @@ def refer_record(record: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if len({kept["sent_id"] for kept in sentences}) < len(sentences):
         raise BadValue("sent_id", [kept["sent_id"] for kept in sentences], "ids used once", "correct the ids")
     if not any(kept["sent"] for kept in sentences):
-        raise BadValue("expression", "only empty sentences", "a sentence that says something", "remove the ref")
+        raise BadValue("expression", Words("only empty sentences"), "a sentence that says something", "remove the ref")
     return ref, sentences
 
 
@@ -292,6 +310,16 @@ def read_json(path: Path, hook: Callable[[dict[str, Any]], Any] | None = None) -
         return json.loads(path.read_bytes(), object_hook=hook)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as JSON: {type(error).__name__}: {error}; check the file") from error
+
+
+def _is_hint_alone(row: Mapping[str, Any]) -> bool:
+    return not row.get("segmentation") and any(row.get(name) is not None for name in ("bbox", *_HINT_FIELDS))
+
+
+def _hint(row: Mapping[str, Any], size: tuple[int, int]) -> PixelHint | None:
+    """Return the hint of an own annotation: what a row's fields of these names say, and its box if it has no mask."""
+    place = {"polygon": row["segmentation"]} if row.get("segmentation") else {"box": row.get("bbox")}
+    return read_row_hint(place | {name: row.get(name) for name in _HINT_FIELDS}, size)
 
 
 def _captions(path: Path, problems: list[Problem]) -> dict[str, Any]:

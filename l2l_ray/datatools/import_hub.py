@@ -33,11 +33,12 @@ from typing import Any
 
 from PIL import Image
 
-from l2l_ray.data.layout import SPLITS, BadValue, Problem, coco_number, short
+from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, Words, coco_number, finite_numbers, shown
+from l2l_ray.data.object_masks import box_of_mask, segmentation_rle
+from l2l_ray.datatools.columns import clean_text
 from l2l_ray.datatools.import_coco import add_coco_image, coco_annotation, refer_record
-from l2l_ray.datatools.import_rows import clean_text, parquet_rows
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
-from l2l_ray.datatools.truths import box_of_mask, finite_numbers, segmentation_rle
+from l2l_ray.datatools.row_files import parquet_rows
 from l2l_ray.errors import DataError
 
 _JXU124_COLUMNS = ("ref_id", "ann_id", "image_id", "split", "sentences", "raw_anns", "raw_image_info")
@@ -78,7 +79,7 @@ def import_jxu124(files: Sequence[Path], image_root: Path | None, writer: ReferW
     writer.categories.update(COCO_CATEGORIES)
     for path in files:
         for where, row in parquet_rows(path, _JXU124_COLUMNS):
-            assert not isinstance(row, Problem)  # Parquet rows are read or the file is not
+            assert isinstance(row, Mapping)  # Parquet rows are read or the file is not
             try:
                 ref, sentences = refer_record(row)
                 raw = _object(row.get("raw_anns"), "raw_anns")
@@ -108,8 +109,10 @@ def import_jxu124(files: Sequence[Path], image_root: Path | None, writer: ReferW
     return problems
 
 
-def import_lmms(files: Sequence[Path], writer: ReferWriter) -> tuple[list[Problem], list[str]]:
-    """Add every ref of the files to `writer`; return the problems of those left out, and notices about the splits.
+def import_lmms(files: Sequence[Path], writer: ReferWriter) -> list[Problem]:
+    """Add every ref of the files to `writer`; return the problems of those left out.
+
+    Notices about the splits go to `writer.notices`.
 
     Args:
         files: Parquet files as they are named on the hub: `val-00000-of-00004.parquet`, ...
@@ -124,7 +127,7 @@ def import_lmms(files: Sequence[Path], writer: ReferWriter) -> tuple[list[Proble
     for path in files:
         split = _split_of_name(path)
         for where, row in parquet_rows(path, _LMMS_COLUMNS):
-            assert not isinstance(row, Problem)  # Parquet rows are read or the file is not
+            assert isinstance(row, Mapping)  # Parquet rows are read or the file is not
             rows_of[split] += 1
             try:
                 texts = [clean_text(text) for text in _list(row.get("answer"), "answer")]
@@ -137,9 +140,11 @@ def import_lmms(files: Sequence[Path], writer: ReferWriter) -> tuple[list[Proble
             writer.annotations[annotation["id"]] = annotation
             ref = {"ref_id": annotation["id"], "ann_id": annotation["id"], "image_id": image_id, "split": split}
             sentences = [sentence(num_sentences + k, text) for k, text in enumerate(texts)]
-            writer.add_ref({**ref, "source_id": short(row.get("question_id"))}, sentences)
+            writer.add_ref({**ref, "source_id": str(row.get("question_id"))}, sentences)
             num_sentences += len(texts)
-    return problems, lmms_notices(rows_of, partial, len(writer.refs))
+    told = lmms_notices(rows_of, partial, len(writer.refs))
+    writer.notices += [Notice("these files", text) for text in told]
+    return problems
 
 
 def lmms_notices(rows_of: Mapping[str, int], partial: int, num_refs: int) -> list[str]:
@@ -225,7 +230,7 @@ def _object(text: Any, what: str) -> dict[str, Any]:
         value = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise BadValue(
-            what, f"{short(text)} ({type(error).__name__})", "a JSON object", "download the file again"
+            what, Words(f"{shown(text)} ({shown(error)})"), "a JSON object", "download the file again"
         ) from None
     if not isinstance(value, dict):
         raise BadValue(what, value, "a JSON object", "download the file again")

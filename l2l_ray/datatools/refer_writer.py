@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from l2l_ray.data.layout import image_folder, plain_name
+from l2l_ray.data.layout import Notice, image_folder, plain_name
 from l2l_ray.errors import DataError
 from l2l_ray.files import replacing, temporary_path
 
@@ -43,6 +43,7 @@ class ReferWriter:
         self.annotations: dict[int, dict[str, Any]] = {}
         self.categories: dict[int, str] = {}
         self.refs: list[dict[str, Any]] = []
+        self.notices: list[Notice] = []  # what importers have to tell besides problems
         self._copy = copy
         self._sources: dict[str, Path] = {}
         self._staging = temporary_path(self.folder)

@@ -10,6 +10,7 @@ import html
 import io
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,9 @@ from l2l_ray.datatools.inventory import Inventory, Item
 from l2l_ray.errors import DataError
 from l2l_ray.files import replacing
 from l2l_ray.randomness import sample_key
+from l2l_ray.types import Hint
 
-_TILE_PX, _TEXT_PX, _COLUMNS, _PAD = 224, 52, 4, 8
+_TILE_PX, _TEXT_PX, _COLUMNS, _PAD, _POINT_PX = 224, 52, 4, 8, 4
 _MASK_RGB, _BOX_RGB = (255, 45, 149), (255, 196, 0)
 _INK, _PAPER, _GRAY = (28, 34, 48), (255, 255, 255), (226, 228, 233)
 
@@ -53,7 +55,7 @@ def write_sheet(path: Path, inventory: Inventory, items: Sequence[Item]) -> None
 
 
 def tile(inventory: Inventory, item: Item) -> Image.Image:
-    """Return a ref's picture with its masks (or boxes) drawn in, at most 224 px on its longer side."""
+    """Return a ref's picture with its masks (or boxes, or hint) drawn in, at most 224 px on its longer side."""
     try:
         if item.image_id not in inventory.pictures:
             raise BadValue("missing image row", item.image_id, "a row in the image table", "add it")
@@ -74,7 +76,20 @@ def tile(inventory: Inventory, item: Item) -> Image.Image:
                 x, y = box[0] * base.width / width, box[1] * base.height / height
                 right, bottom = x + abs(box[2]) * base.width / width, y + abs(box[3]) * base.height / height
                 draw.rectangle((x, y, right, bottom), outline=_BOX_RGB, width=2)
+    with suppress(BadValue):  # `check` names a bad hint
+        if not item.ann_ids and (hint := inventory.hint(item, (width, height))):
+            _draw_hint(base, hint.fractions(width, height))
     return base
+
+
+def _draw_hint(base: Image.Image, hint: Hint) -> None:
+    draw = ImageDraw.Draw(base)
+    if hint.box_xyxy_frac is not None:
+        x1, y1, x2, y2 = hint.box_xyxy_frac
+        corners = (x1 * base.width, y1 * base.height, x2 * base.width, y2 * base.height)
+        draw.rectangle(corners, outline=_BOX_RGB, width=2)
+    for x, y in hint.points_xy_frac:
+        draw.circle((x * base.width, y * base.height), _POINT_PX, fill=_BOX_RGB)
 
 
 def _outlined(base: Image.Image, inside: np.ndarray) -> Image.Image:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 
+from l2l_ray.data.hints import PixelHint
 from l2l_ray.data.layout import BadValue
 from l2l_ray.data.masks import mask_area_px
 from l2l_ray.datatools.inventory import Inventory, Item
@@ -41,11 +43,25 @@ def statistics(inventory: Inventory) -> list[str]:
     sources = Counter(
         str(made.get("source", "?")) for i in inventory.items if isinstance(made := i.record.get("provenance"), dict)
     )
+    if hints := _hints(inventory):
+        num_boxes = sum(hint.box_xywh_px is not None for hint in hints)
+        lines.append(f"hints: {num_boxes} boxes, {len(hints) - num_boxes} points alone")
     if sources:
         lines.append("truth with provenance: " + ", ".join(f"{count} {name}" for name, count in sources.most_common()))
     if inventory.problems:
         lines.append(f"{len(inventory.problems)} malformed entries are not counted; `l2l data check` lists them")
     return lines
+
+
+def _hints(inventory: Inventory) -> list[PixelHint]:
+    """Return the hints that the loader would use, of images whose size is in the table."""
+    found = []
+    for item in inventory.items:
+        picture = inventory.pictures.get(item.image_id)
+        if picture is not None and picture.width_px and picture.height_px:
+            with suppress(BadValue):  # `check` names it
+                found.append(inventory.hint(item, (picture.width_px, picture.height_px)))
+    return [hint for hint in found if hint is not None]
 
 
 def category_of(inventory: Inventory, item: Item) -> str:

@@ -1,8 +1,7 @@
-"""A whole run in this process, without Ray: `run_local`, and the host it trains under."""
+"""A whole run in this process, without Ray: `run_local`, the host it trains under, and what it says meanwhile."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -11,50 +10,123 @@ from torch import nn
 
 from l2l_ray.config import RunConfig
 from l2l_ray.device import pick_device
-from l2l_ray.loop.evaluation.evaluate import Evaluations, finish
+from l2l_ray.loop.evaluation.evaluate import Evaluations, Group, finish
 from l2l_ray.loop.inference.engine import InferenceEngine
-from l2l_ray.loop.inference.priors import LocalMllm, fill_all_priors
-from l2l_ray.loop.state.ledger import Ledger
+from l2l_ray.loop.inference.priors import LocalMllm, fill_all_priors, lacks_priors
+from l2l_ray.loop.progress import (
+    Console,
+    LabelProgress,
+    LabelRate,
+    Status,
+    TrainProgress,
+    closing_text,
+    finished_text,
+)
+from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
+from l2l_ray.loop.state.opening import opening_text
 from l2l_ray.loop.state.plan import EvalItem, LabelItem, Plan
 from l2l_ray.loop.state.position import Position, Stage
-from l2l_ray.loop.state.prepare import prepare
+from l2l_ray.loop.state.prepare import RunData, prepare, require_same_data
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.versions import Write, log_versions, newest_checkpoint, publish
 from l2l_ray.loop.training.train import train
+from l2l_ray.selector.registry import makes_labels
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 def run_local(
-    config: RunConfig, make_engine: Callable[[RunConfig, Path], InferenceEngine] = InferenceEngine
+    config: RunConfig,
+    make_engine: Callable[[RunConfig, Path], InferenceEngine] = InferenceEngine,
+    console: Console | None = None,
 ) -> RunFolder:
     """Run the whole job in this process: prepare, ask priors, train, label, evaluate, report.
 
     Args:
         config: The run's config.
         make_engine: Makes what labels and evaluates, from the config and the run's folder.
+        console: Shows what goes on; None = nobody looks.
     Raises:
         L2LError: Anything wrong with input, config or disk; what is committed stays.
     """
+    console = console or Console(config, stream=None)
     run = RunFolder.open(config)
-    if run.finished:
-        logger.info("%s is finished; nothing to do", run.path)
-        return run
-    data = prepare(config, run)
-    fill_all_priors(config, run, data, LocalMllm(config.prior))
-    engine = make_engine(config, run.path)
-    ledger, evaluations = Ledger(run.ledger_path), Evaluations(run)
-    plan = data.plan(config, run.methods)
-    for name in data.prior_order:
-        plan.priors_ready(name)
-    plan.restore(ledger.keys(), evaluations.mean_ious(), {method: run.published(method) for method in run.methods})
-    log_versions(run)
-    host = LocalHost(run, plan, ledger, evaluations, engine)
-    train(config, run.path, host)
-    host.work()
-    finish(config, run, plan, evaluations, engine)
+    with run.removed_when_refused():
+        if run.finished:
+            require_same_data(config, run)
+            console.say(finished_text(run))
+            return run
+        data = prepare(config, run)
+        console.say(f"run folder {run.path}\n{opening_text(config, data, run.skips())}")
+        watch = Watch(config, run, data, console)
+        watch.begin("the language model is loading" if lacks_priors(run, data) else "the models are loading")
+        fill_all_priors(config, run, data, LocalMllm(config.prior), watch.asked)
+        engine = make_engine(config, run.path)
+        ledger, evaluations = Ledger(run.ledger_path), Evaluations(run)
+        plan = data.plan(config, run.methods)
+        for name in data.prior_order:
+            plan.priors_ready(name)
+        plan.restore(ledger.keys(), evaluations.mean_ious(), {method: run.published(method) for method in run.methods})
+        log_versions(run)
+        watch.committed(ledger)
+        host = LocalHost(run, plan, ledger, evaluations, engine, watch)
+        train(config, run.path, host)
+        host.work()
+        watch.begin("the report is written")
+        figures = finish(config, run, plan, evaluations, engine)
+        console.say(closing_text(run, figures))
     return run
+
+
+class Watch:
+    """Keeps what is known of a run in one process, and shows it.
+
+    Args:
+        config: The run's config.
+        run: Its folder.
+        data: What it works on.
+        console: Where it is shown.
+    """
+
+    def __init__(self, config: RunConfig, run: RunFolder, data: RunData, console: Console) -> None:
+        labeling = [method for method in run.methods if makes_labels(method)]
+        self._status = Status(shards_total=len(labeling) * config.loop.rounds * data.num_shards(config))
+        self._console = console
+        self._rate = LabelRate()
+
+    def begin(self, what: str) -> None:
+        """Note what this process does now; "" = it trains."""
+        self._status.now = what
+        self._show()
+
+    def asked(self, name: str, done: int, total: int) -> None:
+        """Note how many examples of a set have their prior."""
+        self._status.now = ""
+        self._status.priors[name] = done, total
+        self._show()
+
+    def trained(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:
+        """Note how many steps of a stage are done."""
+        self._status.now = ""
+        self._status.train = TrainProgress(stage, done, total, values)
+        self._show()
+
+    def committed(self, ledger: Ledger, entry: LedgerEntry | None = None) -> None:
+        """Note what the ledger holds, and the shard that came to it."""
+        self._status.shards_committed = len(ledger.keys())
+        if entry is not None:
+            per_s = self._rate.add(entry.num)
+            self._status.labels = LabelProgress(entry.method, entry.round, entry.accepted_frac, per_s)
+        self._show()
+
+    def evaluated(self, group: Group, mean_iou: float) -> None:
+        """Note a figure."""
+        method, version, split = group
+        self._status.mean_iou[f"{method} v{version} {split}"] = mean_iou
+        self._show()
+
+    def _show(self) -> None:
+        self._console.update(self._status, busy=1)
 
 
 class LocalHost:
@@ -64,7 +136,13 @@ class LocalHost:
     world_size = 1
 
     def __init__(
-        self, run: RunFolder, plan: Plan, ledger: Ledger, evaluations: Evaluations, engine: InferenceEngine
+        self,
+        run: RunFolder,
+        plan: Plan,
+        ledger: Ledger,
+        evaluations: Evaluations,
+        engine: InferenceEngine,
+        watch: Watch,
     ) -> None:
         self.device = pick_device()
         self._run = run
@@ -72,6 +150,7 @@ class LocalHost:
         self._ledger = ledger
         self._evaluations = evaluations
         self._engine = engine
+        self._watch = watch
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
         """Return the model as it is."""
@@ -107,20 +186,29 @@ class LocalHost:
         return newest_checkpoint(self._run)
 
     def progress(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:
-        """Log about five times a stage."""
-        if done == total or done % max(1, total // 5) == 0:
-            logger.info("%s %d/%d %s", stage.label, done, total, {k: round(v, 3) for k, v in values.items()})
+        """Show how far training is."""
+        self._watch.trained(stage, done, total, values)
 
     def work(self) -> None:
         """Do everything that is ready."""
         while (item := self._plan.next()) is not None:
             if isinstance(item, LabelItem):
-                self._ledger.commit(self._engine.label(item.method, item.round, item.shard, item.version))
-                self._plan.done(item)
+                self._label(item)
             else:
                 self._evaluate(item)
+        self._watch.begin("")
+
+    def _label(self, item: LabelItem) -> None:
+        self._watch.begin(f"labels of {Stage(item.method, item.round).label}")
+        entry = self._engine.label(item.method, item.round, item.shard, item.version)
+        self._ledger.commit(entry)
+        self._plan.done(item)
+        self._watch.committed(self._ledger, entry)
 
     def _evaluate(self, item: EvalItem) -> None:
+        self._watch.begin(f"{item.method} v{item.version} is measured on {item.split}")
         self._evaluations.add(item, self._engine.evaluate(item.method, item.version, item.split, item.start, item.stop))
         if self._plan.done(item):
-            self._plan.record(*item.group, self._evaluations.close(item.group)["mean_iou"])
+            mean_iou = self._evaluations.close(item.group)["mean_iou"]
+            self._plan.record(*item.group, mean_iou)
+            self._watch.evaluated(item.group, mean_iou)

@@ -46,6 +46,14 @@ def load_processor(source: str) -> Any:
         ) from error
 
 
+def processor_tokens(processor: Any) -> list[str]:
+    """Return the texts that a processor itself looks for in a prompt: its picture tokens, and Florence-2's tasks."""
+    tokens = [getattr(processor, name, None) for name in ("image_token", "video_token")]
+    for name in ("task_prompts_without_inputs", "task_prompts_with_input"):
+        tokens += getattr(processor, name, {})
+    return [token for token in tokens if isinstance(token, str)]
+
+
 class ImageTextPair:
     """Image processor and tokenizer of a Qwen-VL checkpoint, one image per text.
 
@@ -55,7 +63,7 @@ class ImageTextPair:
     """
 
     def __init__(self, image_processor: Any, tokenizer: Any) -> None:
-        self.image_processor, self.tokenizer = image_processor, tokenizer
+        self.image_processor, self.tokenizer, self.image_token = image_processor, tokenizer, IMAGE_TOKEN
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
 
     def apply_chat_template(self, messages: list[dict[str, Any]], **options: Any) -> Any:

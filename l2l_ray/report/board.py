@@ -9,7 +9,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from l2l_ray.report.record import is_number, read_run
+from l2l_ray.report.record import is_number, read_run, writing
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ def write_tensorboard(run_dir: Path) -> Path | None:
     Returns:
         The folder, or None (with a warning) where the tensorboard package is not installed.
     Raises:
-        DataError: There is no such run folder.
+        DataError: There is no such run folder, or it cannot be written.
     """
     record = read_run(run_dir)
     try:
@@ -29,13 +29,14 @@ def write_tensorboard(run_dir: Path) -> Path | None:
         logger.warning("no TensorBoard files in %s: %s; install the tensorboard package to have them", run_dir, error)
         return None
     folder = record.run_dir / "tensorboard"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    for method in dict.fromkeys(str(point["method"]) for point in record.points):
-        with SummaryWriter(str(folder / method)) as writer:
-            for point in record.points_of(method):
-                for column, value in point.items():
-                    if column not in ("version", "round") and is_number(value):
-                        name = column.replace(".", "/", 1)
-                        writer.add_scalar(name, value, point["version"])
+    with writing(record.run_dir):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for method in dict.fromkeys(str(point["method"]) for point in record.points):
+            with SummaryWriter(str(folder / method)) as writer:
+                for point in record.points_of(method):
+                    for column, value in point.items():
+                        if column not in ("version", "round") and is_number(value):
+                            name = column.replace(".", "/", 1)
+                            writer.add_scalar(name, value, point["version"])
     return folder

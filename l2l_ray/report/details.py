@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from l2l_ray.report.record import RunRecord, flatten, is_number
-from l2l_ray.report.tables import NOTHING, Cell, Table, float_keys, percent, short_name, splits_of
+from l2l_ray.report.tables import NOTHING, Cell, Table, float_keys, metric_name, percent, splits_of
 
 MAX_CATEGORIES = 12
 _BREAKDOWN_METRICS = ("overall_iou", "mean_iou")
@@ -43,7 +43,7 @@ def breakdown_table(record: RunRecord) -> Table | None:
             (str(part.get("num", NOTHING)), *(percent(part.get(m)) for m in _BREAKDOWN_METRICS)) for part in figures
         ]
         rows.append((Cell(f"{key[0]}: {key[1]}"), *(Cell(text) for texts in cells for text in texts)))
-    header = ("Of", *(name for _ in splits for name in ("n", *map(short_name, _BREAKDOWN_METRICS))))
+    header = ("Of", *(name for _ in splits for name in ("texts", *map(metric_name, _BREAKDOWN_METRICS))))
     groups = (("", 1), *((split, 1 + len(_BREAKDOWN_METRICS)) for split in splits))
     return Table(groups, header, tuple(rows))
 
@@ -61,7 +61,7 @@ def intervals_table(record: RunRecord) -> Table | None:
     if not rows:
         return None
     groups = (("", 1), *((split, len(_INTERVAL_METRICS)) for split in splits))
-    return Table(groups, ("Method", *(short_name(m) for _ in splits for m in _INTERVAL_METRICS)), tuple(rows))
+    return Table(groups, ("Method", *(metric_name(m) for _ in splits for m in _INTERVAL_METRICS)), tuple(rows))
 
 
 def no_target_table(record: RunRecord) -> Table | None:

@@ -1,13 +1,15 @@
 """`report.html`: one file with everything a run has to show; no server, no script, no request to anywhere.
 
 Pictures are inside as base64. Curves are there twice, and the page's colour scheme picks one. Every text from the run
-folder is escaped: expressions are data, not markup. What the folder lacks is named where it would stand.
+folder is escaped: expressions are data, not markup. A part without content is left out, or is one sentence; files that
+are absent or damaged are named at the end, and the words that the page uses are explained there.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,44 +23,48 @@ from l2l_ray.files import replacing
 from l2l_ray.report import plots
 from l2l_ray.report.board import write_tensorboard
 from l2l_ray.report.details import breakdown_table, intervals_table, no_target_table
+from l2l_ray.report.glossary import occurring
+from l2l_ray.report.left_out import left_out
+from l2l_ray.report.next_steps import next_steps
 from l2l_ray.report.panels import (
     ACCEPTED,
     ACCEPTED_RGB,
     CAPTIONS,
     FAILURE_IOU,
+    TILES,
     is_failure,
+    score_text,
     tiles,
     worst_first,
 )
-from l2l_ray.report.record import RunRecord, flatten, is_number, read_run
+from l2l_ray.report.record import RunRecord, flatten, is_number, read_run, writing
+from l2l_ray.report.summary import headline, model_answers, quality_sentence, stats, used_labels
 from l2l_ray.report.tables import (
     differences_table,
     equal_counts_table,
     labels_table,
     metrics_frame,
-    percent,
     priors_table,
     regions_table,
     results_table,
     rounds_table,
-    skips_table,
     splits_of,
 )
 
-TEMPLATE = Path(__file__).with_name("page.html.j2")
+FOLDER = Path(__file__).parent
 MAX_EXAMPLES = 40  # about 60 kB each
 _JPEG_QUALITY = 88
+_PHOTO_TILES = {"prior": "language model's box", "final": "label", "accepted": "accepted of it"}
 
 
 @dataclass(frozen=True)
 class _FigureItem:
-    """One curve of the page; `light` is empty when there is nothing to draw."""
+    """One curve of the page."""
 
     title: str
     note: str
     light: str
     dark: str
-    absent: str
 
 
 def write_report(run_dir: Path) -> Path:
@@ -67,113 +73,147 @@ def write_report(run_dir: Path) -> Path:
     Returns:
         The path of report.html.
     Raises:
-        DataError: There is no such folder. Missing or damaged files inside it are named in the report instead.
+        DataError: There is no such folder, or a file cannot be written. Missing or damaged files inside it are named
+            in the report instead.
     """
     metrics_frame(run_dir)
     write_tensorboard(run_dir)
     record = read_run(run_dir)
     path = record.run_dir / "report.html"
-    with replacing(path) as temporary:
-        temporary.write_text(render(record), encoding="utf-8")
+    page = render(record)
+    with writing(record.run_dir), replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     return path
 
 
 def render(record: RunRecord) -> str:
     """Return the whole page as text."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    template = environment.get_template("page.html.j2")
+    content = _content(record)
+    # Rendered twice: the glossary holds the words that the rest of the page uses.
+    terms = occurring(_visible(template.render(**content, config="", env=[], glossary=[])))
     return template.render(
-        name=record.config.get("name") or record.run_dir.name,
-        protocol=record.protocol.rstrip("."),
-        missing_splits=[str(split) for split in record.results.get("missing_splits") or []],
-        note=record.results.get("note") or "",
-        main_label=record.labels.get(record.main_method, record.main_method) or "an unnamed selector",
-        stats=_stats(record),
-        results=results_table(record.rows) if any(map(splits_of, record.rows)) else None,
-        intervals=intervals_table(record),
-        no_target=no_target_table(record),
-        differences=differences_table(record),
-        breakdown=breakdown_table(record),
-        validation_figures=_validation_figures(record),
-        training_figures=_training_figures(record),
-        label_figures=_label_figures(record),
-        has_hidden_truth=record.label_source == "hidden_truth",
-        label_tables=_label_tables(record),
-        regions=regions_table(record),
-        equal_counts=equal_counts_table(record),
-        selection_of=_selection_of(record),
-        examples=[_example(record, entry) for entry in worst_first(record.examples)[:MAX_EXAMPLES]],
-        known_iou=any(is_number(entry.get("iou")) for entry in record.examples),
-        failure_percent=f"{100 * FAILURE_IOU:g}",
-        legend=[(text, "#{:02x}{:02x}{:02x}".format(*rgb)) for text, rgb in zip(ACCEPTED, ACCEPTED_RGB, strict=True)],
-        priors=priors_table(record),
-        skips=skips_table(record.skips),
-        env=list(flatten(record.env).items()),
+        **content,
         config=yaml.safe_dump(record.config, sort_keys=False) if record.config else "",
-        absent=record.absent,
+        env=list(flatten(record.env).items()),
+        glossary=terms,
     )
 
 
-def _stats(record: RunRecord) -> list[tuple[str, str]]:
-    """The few figures to see first: the main method's, from the final table and of its last round's pseudo-labels."""
-    row: Mapping[str, Any] = next((r for r in record.rows if r.get("method") == record.main_method), {})
-    splits = splits_of(row)
-    split = "val" if "val" in splits else next(iter(splits), "")
-    scores = splits.get(split, {})
-    label = record.labels.get(record.main_method, "")
-    figures = [(scores.get(key), f"{name}, {split}, {label}") for key, name in _STATS]
-    last = {key: value for point in record.points_of(record.main_method) for key, value in point.items()}
-    used, num = last.get("labels.used_frac"), last.get("labels.num")
-    if is_number(used) and is_number(num):
-        figures.append((used, f"of the pseudo-labels used: {round(used * num)} of {round(num)}, last round"))
-    figures.append((last.get("hidden_truth.labels.mean_iou"), "mean IoU of the used pseudo-labels with the true masks"))
-    figures.append((last.get("hidden_truth.labels.wrong_object_frac"), "of the used pseudo-labels on a wrong object"))
-    return [(f"{percent(value)} %", text) for value, text in figures if is_number(value)]
+def _content(record: RunRecord) -> dict[str, Any]:
+    has_figures = any(map(splits_of, record.rows))
+    own_splits = has_figures and not record.held_out
+    return {
+        "name": record.config.get("name") or record.run_dir.name,
+        "headline": headline(record),
+        "about": record.about.rstrip("."),
+        "protocol": record.protocol.rstrip(".") if has_figures else "",
+        "missing_splits": [str(s) for s in record.results.get("missing_splits") or []] if own_splits else [],
+        "note": record.results.get("note") or "",
+        "own_data": record.own_data,
+        "held_out": record.held_out,
+        "val_name": "the held-out photos" if record.held_out else "val",
+        "main_label": record.labels.get(record.main_method, record.main_method) or "an unnamed selector",
+        "stats": stats(record),
+        "photo_groups": _photo_groups(record),
+        "used_labels": used_labels(record),
+        "left_out": left_out(record.skips),
+        "steps": next_steps(record) if record.rows else [],
+        "quality": quality_sentence(record),
+        "results": results_table(record.rows) if has_figures else None,
+        "intervals": intervals_table(record),
+        "no_target": no_target_table(record),
+        "differences": differences_table(record),
+        "breakdown": breakdown_table(record),
+        "validation_figures": _validation_figures(record),
+        "training_figures": _training_figures(record),
+        "label_figures": _label_figures(record),
+        "has_hidden_truth": record.label_source == "hidden_truth",
+        "label_tables": _label_tables(record),
+        "regions": regions_table(record),
+        "equal_counts": equal_counts_table(record),
+        "selection_of": _selection_of(record),
+        "examples": [_example(record, entry) for entry in worst_first(record.evaluated)[:MAX_EXAMPLES]],
+        "failure_percent": f"{100 * FAILURE_IOU:g}",
+        "legend": [
+            (text, "#{:02x}{:02x}{:02x}".format(*rgb)) for text, rgb in zip(ACCEPTED, ACCEPTED_RGB, strict=True)
+        ],
+        "answers": model_answers(record),
+        "priors": priors_table(record),
+        "absent": record.absent,
+    }
 
 
-_STATS = (("mean_iou", "mean IoU"), ("overall_iou", "overall IoU"))
+def _visible(html: str) -> str:
+    """Return the words of a page that are ours: without markup, commands, and what data sets say."""
+    return re.sub(r"<(style|q|pre)\b.*?</\1>|<[^>]+>", " ", html, flags=re.DOTALL)
 
 
 def _validation_figures(record: RunRecord) -> list[_FigureItem]:
-    no_val = "val" in (record.results.get("missing_splits") or [])
-    lacking = "the data set has no val split." if no_val else "metrics.jsonl holds no evaluation on val."
-    return [
-        _figure("Mean IoU", "on val, per sentence", lacking, lambda t: plots.validation_curves(record, "mean_iou", t)),
-        _figure("Overall IoU", "on val", lacking, lambda t: plots.validation_curves(record, "overall_iou", t)),
-    ]
+    return _drawn(
+        ("Mean IoU", "", lambda t: plots.validation_curves(record, "mean_iou", t)),
+        ("Overall IoU", "", lambda t: plots.validation_curves(record, "overall_iou", t)),
+    )
 
 
 def _training_figures(record: RunRecord) -> list[_FigureItem]:
-    return [
-        _figure("Reward terms", "", "this selector logged no reward.", lambda t: plots.reward_terms(record, t)),
-        _figure("Losses", "", "metrics.jsonl holds no training loss.", lambda t: plots.losses(record, t)),
-        _figure("Wall time", "by phase", "no phase was timed.", lambda t: plots.seconds_by_phase(record, t)),
-        _figure(
-            "Policy", "on cross-fitted labeled images", "this selector has no policy.",
-            lambda t: plots.policy_terms(record, t),
-        ),
-    ]  # fmt: skip
+    return _drawn(
+        ("Reward terms", "", lambda t: plots.reward_terms(record, t)),
+        ("Losses", "", lambda t: plots.losses(record, t)),
+        ("Wall time", "by phase", lambda t: plots.seconds_by_phase(record, t)),
+        ("Policy", "on labeled images", lambda t: plots.policy_terms(record, t)),
+    )
 
 
 def _label_figures(record: RunRecord) -> list[_FigureItem]:
-    lacking = "no label was compared with a true mask."
     main = f"of {record.labels.get(record.main_method, record.main_method)}"
-    return [
-        _figure("Mean IoU of the used labels", "", lacking, lambda t: plots.label_iou(record, t)),
-        _figure("Labels and their object cells", main, lacking, lambda t: plots.label_quality(record, t)),
-        _figure("Accepted cells", "", "no pseudo-labels were counted.", lambda t: plots.accepted_share(record, t)),
-    ]
+    return _drawn(
+        ("Mean IoU of the used labels", "", lambda t: plots.label_iou(record, t)),
+        ("Labels and their object cells", main, lambda t: plots.label_quality(record, t)),
+        ("Accepted cells", "", lambda t: plots.accepted_share(record, t)),
+    )
 
 
 def _label_tables(record: RunRecord) -> list[tuple[str, Any, str]]:
     """Title, table and what its rows are."""
     main = record.labels.get(record.main_method, record.main_method)
+    val = "the held-out photos" if record.held_out else "val"
     found = [
-        ("Pseudo-labels of the last round", labels_table(record, "hidden_truth"), "Against hidden truth"),
-        (f"Pseudo-labels of {main}, round by round", rounds_table(record), "Against hidden truth"),
-        ("Labels for val images", labels_table(record, "quality.val"), "By each method's last version, on val"),
+        ("Labels of the last round", labels_table(record, "hidden_truth"), "Against hidden truth"),
+        (f"Labels of {main}, round by round", rounds_table(record), "Against hidden truth"),
+        (f"Labels for {val}", labels_table(record, "quality.val"), f"By each method's last version, on {val}"),
     ]
     return [(title, table, rows) for title, table, rows in found if table is not None]
+
+
+def _photo_groups(record: RunRecord) -> list[tuple[str, str, list[dict[str, Any]]]]:
+    """Unlabeled photos as title, note and cards: used labels, others, and masks where a run makes no labels."""
+    groups = [
+        (True, "Used for training", "The least sure come first."),
+        (False, "Not used for training", "From unsure to sure."),
+        (None, "Masks of the last version", "This run makes no labels; these are its own masks of some photos."),
+    ]
+    found = []
+    for used, title, note in groups:
+        entries = [entry for entry in record.photos if entry.get("used") is used]
+        entries.sort(key=lambda e: e["confidence"] if is_number(e.get("confidence")) else 0.0)
+        if entries:
+            found.append((title, note, [_photo(record, entry) for entry in entries[:MAX_EXAMPLES]]))
+    return found
+
+
+def _photo(record: RunRecord, entry: Mapping[str, Any]) -> dict[str, Any]:
+    shown = dict(zip(TILES, tiles(record.run_dir, entry), strict=True))
+    captions = _PHOTO_TILES if entry.get("used") is not None else {**_PHOTO_TILES, "final": "mask"}
+    details = [str(entry.get("file") or ""), score_text(entry), str(entry.get("why_unused") or "")]
+    return {
+        "expression": str(entry.get("expression", "")),
+        "detail": ", ".join(part for part in details if part),
+        "tiles": [(caption, _jpeg(shown[name])) for name, caption in captions.items()],
+    }
 
 
 def _selection_of(record: RunRecord) -> str:
@@ -183,18 +223,24 @@ def _selection_of(record: RunRecord) -> str:
 
 
 def _example(record: RunRecord, entry: Mapping[str, Any]) -> dict[str, Any]:
-    iou = f"IoU {percent(entry.get('iou'))} %" if is_number(entry.get("iou")) else "IoU unknown"
+    confidence = f", confidence {100 * entry['confidence']:.1f} %" if is_number(entry.get("confidence")) else ""
     return {
         "expression": str(entry.get("expression", "")),
-        "detail": f"{entry.get('split', '?')}, sentence {entry.get('sent_id', '?')}, {iou}",
+        "detail": f"{entry.get('split', '?')}, text {entry.get('sent_id', '?')}, {score_text(entry)}"
+        + (confidence if is_number(entry.get("iou")) else ""),
         "failure": is_failure(entry),
         "tiles": list(zip(CAPTIONS, map(_jpeg, tiles(record.run_dir, entry)), strict=True)),
     }
 
 
-def _figure(title: str, note: str, absent: str, draw: Callable[[plots.Theme], bytes | None]) -> _FigureItem:
-    light, dark = (_data_uri(draw(theme), "png") for theme in (plots.LIGHT, plots.DARK))
-    return _FigureItem(title, note, light, dark, absent)
+def _drawn(*curves: tuple[str, str, Callable[[plots.Theme], bytes | None]]) -> list[_FigureItem]:
+    """Return the curves that the run holds something for, from title, note and what draws them."""
+    items = []
+    for title, note, draw in curves:
+        light, dark = (_data_uri(draw(theme), "png") for theme in (plots.LIGHT, plots.DARK))
+        if light:
+            items.append(_FigureItem(title, note, light, dark))
+    return items
 
 
 def _jpeg(tile: Image.Image | None) -> str:

@@ -1,10 +1,14 @@
 """Examples of a run as pictures: what the prior, the teacher and the selector did with an expression, step by step.
 
-On disk (`<run>/panels/`): one PNG per map and `index.json`, a list of
+On disk (`<run>/panels/`): one PNG per map, as `000_image.png`, and `index.json`, a list of
 
-    {"sent_id", "expression", "split", "iou": 0..1 | null, "image": "000_image.png",
+    {"sent_id", "expression", "file", "split", "iou": 0..1 | null, "image": png | null,
      "prior_box_xyxy_frac": [x1, y1, x2, y2] | null, "prior_score": 0..1,
+     "confidence": 0..1 | null, "used": true | false | null, "why_unused": "",
      "proposal": png | null, "teacher": png | null, "accepted": png | null, "final": png | null, "truth": png | null}
+
+Split "unlabeled" holds what no truth is known of: labels of the last round, for which `used` says whether training
+used them, or masks of a version that labels nothing, for which it is null.
 
 Probabilities and masks are gray PNGs (255 = 1), on the grid or at native size; a grid covers the whole image.
 `accepted` is a palette PNG whose indices are `ACCEPTED`. Pictures are read back for the report: tiles for the page and
@@ -21,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 
 from l2l_ray.files import replacing
 from l2l_ray.report.record import is_number
@@ -31,10 +35,13 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int8, UInt8
 
 FAILURE_IOU = 0.5
-ACCEPTED = ("ignored", "teacher: object", "teacher: background", "prior: object", "prior: background")
+ACCEPTED = (
+    *("not accepted", "teacher: object", "teacher: background"),
+    *("language model: object", "language model: background"),
+)
 ACCEPTED_RGB = ((110, 116, 128), (23, 99, 207), (150, 196, 250), (226, 110, 8), (250, 205, 145))
 TILES = ("image", "prior", "proposal", "teacher", "accepted", "final", "truth")
-CAPTIONS = ("image", "prior box", "proposal", "teacher", "accepted", "final mask", "truth")
+CAPTIONS = ("image", "language model", "soft box", "teacher", "accepted", "final mask", "true mask")
 MAX_IMAGE_PX = 320  # longest side of a stored image: enough for a tile, small enough for a report
 _FINAL_RGB, _TRUTH_RGB, _BOX_RGB = (255, 45, 149), (33, 208, 122), (255, 196, 0)
 _SHEET_INK, _SHEET_MUTED, _SHEET_RED = (28, 34, 48), (93, 103, 121), (190, 30, 45)
@@ -42,7 +49,7 @@ _SHEET_INK, _SHEET_MUTED, _SHEET_RED = (28, 34, 48), (93, 103, 121), (190, 30, 4
 
 @dataclass(frozen=True)
 class ExamplePanel:
-    """One example to show; a map that does not exist is None (an unlabeled item has no truth, a val item no labels).
+    """One example to show; a map that does not exist is None (an unlabeled item has no truth).
 
     Example: `ExamplePanel(7, "left man", "val", 0.81, image, (0.1, 0.2, 0.5, 0.9), 0.93, q, p, codes, final, truth)`
     """
@@ -51,7 +58,7 @@ class ExamplePanel:
     expression: str
     split: str
     iou: float | None  # of `final` with the truth, at native size
-    image: UInt8[np.ndarray, "H W 3"]
+    image: UInt8[np.ndarray, "H W 3"] | None  # None = the photo could not be opened any more
     prior_box_xyxy_frac: BoxFrac | None
     prior_score: float
     proposal: Float[np.ndarray, "G G"] | None  # in [0, 1]
@@ -59,6 +66,10 @@ class ExamplePanel:
     accepted: UInt8[np.ndarray, "G G"] | None  # indices into ACCEPTED, see `accepted_codes`
     final: Float[np.ndarray, "h w"] | None  # mask probability or 0/1, any size
     truth: Float[np.ndarray, "h w"] | None  # 0/1, any size
+    file: str = ""  # name of the photo, without its folder
+    confidence: float | None = None  # estimated IoU of `final`, see confidence.py
+    used: bool | None = None  # whether training used the label; None = it is no label
+    why_unused: str = ""  # in words; empty where `used` is not False
 
 
 def accepted_codes(action: Int8[np.ndarray, "G G"], target: Bool[np.ndarray, "G G"]) -> UInt8[np.ndarray, "G G"]:
@@ -84,6 +95,14 @@ def write_examples(run_dir: Path, items: Sequence[ExamplePanel]) -> Path:
         if stale.name not in named:
             stale.unlink()
     return folder
+
+
+def score_text(entry: Mapping[str, Any]) -> str:
+    """Return what is known of how good an example's mask is: its IoU, else its confidence, in percent."""
+    for name, key in (("IoU", "iou"), ("confidence", "confidence")):
+        if is_number(entry.get(key)):
+            return f"{name} {100 * entry[key]:.1f} %"
+    return "IoU not known"
 
 
 def is_failure(entry: Mapping[str, Any]) -> bool:
@@ -147,19 +166,24 @@ def example_sheet(run_dir: Path, entries: Sequence[Mapping[str, Any]], tile_px: 
 
 
 def _write_item(folder: Path, stem: str, item: ExamplePanel) -> dict[str, Any]:
-    image = Image.fromarray(np.ascontiguousarray(item.image, dtype=np.uint8))
-    image.thumbnail((MAX_IMAGE_PX, MAX_IMAGE_PX), Image.Resampling.LANCZOS)
-    pictures: dict[str, Image.Image | None] = {"image": image}
+    pictures: dict[str, Image.Image | None] = {"image": None}
+    if item.image is not None:
+        pictures["image"] = image = Image.fromarray(np.ascontiguousarray(item.image, dtype=np.uint8))
+        image.thumbnail((MAX_IMAGE_PX, MAX_IMAGE_PX), Image.Resampling.LANCZOS)
     for name in ("proposal", "teacher", "final", "truth"):
         pictures[name] = _gray(getattr(item, name))
     pictures["accepted"] = None if item.accepted is None else _palette(item.accepted)
     entry: dict[str, Any] = {
         "sent_id": item.sent_id,
         "expression": item.expression,
+        "file": item.file,
         "split": item.split,
         "iou": item.iou,
         "prior_box_xyxy_frac": None if item.prior_box_xyxy_frac is None else list(item.prior_box_xyxy_frac),
         "prior_score": item.prior_score,
+        "confidence": item.confidence,
+        "used": item.used,
+        "why_unused": item.why_unused,
     }
     for name, picture in pictures.items():
         entry[name] = None if picture is None else f"{stem}_{name}.png"
@@ -187,7 +211,7 @@ def _open(folder: Path, name: Any, mode: str | None) -> Image.Image | None:
     try:
         with Image.open(folder / name) as picture:
             return picture.convert(mode) if mode else picture.copy()
-    except (OSError, ValueError, UnidentifiedImageError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow calls a broken PNG a SyntaxError
         return None
 
 
@@ -195,7 +219,7 @@ def _prior_tile(base: Image.Image, entry: Mapping[str, Any]) -> Image.Image:
     tile = Image.blend(base, Image.new("RGB", base.size, (20, 24, 32)), 0.45)
     box, draw = entry.get("prior_box_xyxy_frac"), ImageDraw.Draw(tile)
     if not (isinstance(box, (list, tuple)) and len(box) == 4 and all(is_number(side) for side in box)):
-        draw.text((6, 5), "no prior", fill=(255, 255, 255), font=_font(13))
+        draw.text((6, 5), "no box", fill=(255, 255, 255), font=_font(13))
         return tile
     width, height = base.size
     x1, x2 = sorted(min(width - 1, max(0, round(side * width))) for side in box[::2])
@@ -257,14 +281,10 @@ def _describe(draw: ImageDraw.ImageDraw, corner: tuple[int, int], entry: Mapping
     for line in textwrap.wrap(str(entry.get("expression", "")), 22, max_lines=max_lines, placeholder=" ...") or [""]:
         draw.text((left, top), line, fill=_SHEET_INK, font=_font(13))
         top += 16
-    text, failed = f"{entry.get('split', '?')}, IoU {_iou_text(entry)}", is_failure(entry)
+    text, failed = f"{entry.get('split', '?')}, {score_text(entry)}", is_failure(entry)
     draw.text((left, top + 3), text, fill=_SHEET_MUTED, font=_font(12))
     if failed:
         draw.text((left, top + 18), "failure", fill=_SHEET_RED, font=_font(12))
-
-
-def _iou_text(entry: Mapping[str, Any]) -> str:
-    return f"{100 * entry['iou']:.1f} %" if is_number(entry.get("iou")) else "unknown"
 
 
 def _legend(draw: ImageDraw.ImageDraw, corner: tuple[int, int]) -> None:

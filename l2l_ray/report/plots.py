@@ -1,7 +1,7 @@
 """Curves of a run as PNG bytes, each for a light and for a dark page.
 
-A function returns None when the run holds nothing to draw; the page then says so. A method keeps its colour and marker
-in every figure. No pyplot: figures are plain objects, so nothing global is touched and threads do not matter.
+A function returns None when the run holds nothing to draw; the page then leaves it out. A method keeps its colour and
+marker in every figure. No pyplot: figures are plain objects, so nothing global is touched and threads do not matter.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ DPI = 190
 _SIZE_IN = (4.6, 3.2)  # small, so that its text is still readable at the width of a phone
 SPARE_STYLES = [("#0092b3", ">"), ("#c0392b", "h"), ("#6c7a89", "d"), ("#27688f", "p")]
 _TERM_COLORS = ("#2e86de", "#139a80", "#b8901c", "#d6579b", "#a06cd5", "#5b9a3c", "#0092b3")
+
+_POLICY_NAMES = {"gate": "gate (label is kept)", "kl": "change per update (KL)", "entropy": "undecidedness (entropy)"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def validation_curves(record: RunRecord, metric: str, theme: Theme = LIGHT) -> b
     found = {method: _series(record.points_of(method), f"val.{metric}") for method in record.methods}
     if not any(len(xs) for xs, _ in found.values()):
         return None
-    figure, axes = _figure(theme, "version (0 = end of burn-in)", "percent")
+    figure, axes = _figure(theme, "version (0 = labeled images alone)", "percent")
     last = max(max(xs) for xs, _ in found.values() if xs)
     for index, (method, (xs, ys)) in enumerate(found.items()):
         style = _style(method, index, method == record.main_method)
@@ -161,7 +163,15 @@ def _terms(points: Sequence[Point], names: Sequence[str], theme: Theme, unit: st
         main = short in ("total", "loss")
         color = theme.ink if main else next(colors)
         if xs:
-            axes.plot(xs, ys, color=color, linewidth=2.4 if main else 1.5, marker="o", markersize=4, label=short)
+            axes.plot(
+                xs,
+                ys,
+                color=color,
+                linewidth=2.4 if main else 1.5,
+                marker="o",
+                markersize=4,
+                label=short.replace("_", " "),
+            )
     return _png(figure, axes, theme) if axes.lines else None
 
 
@@ -177,7 +187,8 @@ def _small_multiples(points: Sequence[Point], names: Sequence[str], theme: Theme
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, (name, xs, ys) in zip(grid.flat, drawn, strict=False):
         _dress(axes, theme)
-        axes.set_title(name.split(".", 1)[1].replace("_", " "), color=theme.ink, fontsize=8.5, loc="left")
+        short = name.split(".", 1)[1]
+        axes.set_title(_POLICY_NAMES.get(short, short.replace("_", " ")), color=theme.ink, fontsize=8.5, loc="left")
         axes.plot(xs, ys, color="#e4572e", linewidth=1.8, marker="o", markersize=3)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.margins(y=0.2)

@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -29,6 +31,7 @@ import yaml
 from l2l_ray.errors import DataError
 
 Point = dict[str, Any]
+EMBEDDED, UNLABELED = "embedded", "unlabeled"  # as config.data.root and panels/index.json have them
 REGIONS = ("inside", "outside", "boundary")  # of the true object, as in loop/inference/quality.py
 
 
@@ -47,7 +50,7 @@ class RunRecord:
     points: tuple[Point, ...]  # one per (method, version), in that order
     selection: dict[str, Any]
     skips: tuple[dict[str, Any], ...]
-    examples: tuple[dict[str, Any], ...]
+    panels: tuple[dict[str, Any], ...]  # what panels/index.json lists
     absent: tuple[str, ...]
 
     @property
@@ -76,21 +79,48 @@ class RunRecord:
         return self.methods[-1] if self.methods else str(asked or "")
 
     @property
-    def protocol(self) -> str:
-        """The line that goes with every number: data, labeled share, seed, metric rules."""
+    def about(self) -> str:
+        """What was learned from: data set, labeled share, seed."""
         data, loop = _dict(self.config.get("data")), _dict(self.config.get("loop"))
         parts = []
         if name := self.results.get("dataset", data.get("dataset")):
             split_by = self.results.get("split_by", data.get("split_by"))
-            parts.append(f"{name} ({split_by} split)" if split_by else str(name))
-        if is_number(frac := self.results.get("labeled_frac", data.get("labeled_frac"))):
+            parts.append(f"Data set {name}" + (f" ({split_by} split)" if split_by and not self.own_data else ""))
+        if not self.own_data and is_number(frac := self.results.get("labeled_frac", data.get("labeled_frac"))):
             parts.append(f"{100 * frac:g} % labeled")
         if (seed := self.results.get("seed", loop.get("seed"))) is not None:
             parts.append(f"one seed ({seed})")
-        parts.append(str(self.results.get("protocol") or "metric protocol not recorded"))
-        if chosen := self.results.get("chosen_on"):
-            parts.append(f"version chosen on {chosen}" if chosen == "val" else str(chosen))
         return "; ".join(parts)
+
+    @property
+    def protocol(self) -> str:
+        """The rules that every figure was counted by, and what chose the version."""
+        parts = [str(self.results.get("protocol") or "metric protocol not recorded")]
+        if chosen := self.results.get("chosen_on"):
+            held_out = "the held-out photos" if self.held_out else "val"
+            parts.append(f"version chosen on {held_out}" if chosen == "val" else str(chosen))
+        return "; ".join(parts)
+
+    @property
+    def held_out(self) -> bool:
+        """Whether val was held out of the labeled photos, because the data set has none of its own."""
+        return self.results.get("val_source") == "held_out"
+
+    @property
+    def own_data(self) -> bool:
+        """Whether no truth of unlabeled photos is known, as on data that is not a benchmark."""
+        root = _dict(self.config.get("data")).get("root")
+        return root not in (None, EMBEDDED) and not self.results.get("hidden_truth")
+
+    @property
+    def evaluated(self) -> list[dict[str, Any]]:
+        """Panels of an evaluation split."""
+        return [entry for entry in self.panels if entry.get("split") != UNLABELED]
+
+    @property
+    def photos(self) -> list[dict[str, Any]]:
+        """Panels of unlabeled photos: labels of the last round, or masks of a version that labels nothing."""
+        return [entry for entry in self.panels if entry.get("split") == UNLABELED]
 
     @property
     def label_source(self) -> str:
@@ -110,7 +140,7 @@ def read_run(run_dir: Path) -> RunRecord:
         DataError: There is no such folder. Anything missing or damaged inside is only named, in `absent`.
     """
     run_dir = Path(run_dir)
-    if not run_dir.is_dir():
+    if not os.path.isdir(run_dir):  # a path that cannot even be asked about is none
         raise DataError(f"no run folder at {run_dir}; expected the folder that holds config.yaml and metrics.jsonl")
     absent: list[str] = []
     results = _dict(_read_json(run_dir, "results.json", absent))
@@ -124,9 +154,25 @@ def read_run(run_dir: Path) -> RunRecord:
         points=tuple(_points(events, _dict(results.get("hidden_truth")))),
         selection=_dict(_read_json(run_dir, "selection.json", absent)),
         skips=tuple(_read_jsonl(run_dir, "skips.jsonl", absent)),
-        examples=tuple(e for e in _list(_read_json(run_dir, "panels/index.json", absent)) if isinstance(e, dict)),
+        panels=tuple(e for e in _list(_read_json(run_dir, "panels/index.json", absent)) if isinstance(e, dict)),
         absent=tuple(absent),
     )
+
+
+@contextmanager
+def writing(run_dir: Path) -> Iterator[None]:
+    """Turn what a disk or a folder refuses inside the block into an error of our own.
+
+    Raises:
+        DataError: Something could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot write the report's files in {run_dir}: {error}; free some space or make the folder writable, then "
+            f"`l2l report {run_dir}`; a run that has not ended goes on with --resume"
+        ) from error
 
 
 def is_number(value: Any) -> TypeGuard[float]:

@@ -1,14 +1,13 @@
 """The tables of a run: for the terminal, for the page, and as files for one's own analysis.
 
-A table never goes without its protocol. Shares are printed in percent with one decimal. The best of a column is marked
-where it is alone in what is printed: a tie has no best. A row with `"reference": true` (full supervision, say) is shown
-but never best.
+Columns have names that can be read without the paper (`glossary.py` explains them). Shares are printed in percent with
+one decimal. The best of a column is marked where it is alone in what is printed: a tie has no best. A row with
+`"reference": true` (full supervision, say) is shown but never best.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -18,12 +17,12 @@ from typing import Any
 import pandas as pd
 
 from l2l_ray.files import replacing
-from l2l_ray.report.record import REGIONS, RunRecord, flatten, is_number, read_run
+from l2l_ray.report.record import REGIONS, RunRecord, flatten, is_number, read_run, writing
 from l2l_ray.selector.registry import selectors
 
 NOTHING = "–"
 PAGE_METRICS = ("overall_iou", "mean_iou", *(f"precision_at.{t}" for t in ("0.5", "0.7", "0.9")))
-_SHORT = {"overall_iou": "oIoU", "mean_iou": "mIoU"}
+_NAMES = {"overall_iou": "overall IoU", "mean_iou": "mean IoU", "steps": "training steps"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Cell:
 class Table:
     """A table to show: `groups` are headings over several columns; the first column names the row.
 
-    Example: `Table((("", 1), ("val", 2)), ("Method", "oIoU", "mIoU"), ((Cell("L2L"), Cell("52.3"), Cell("50.1")),))`
+    Example: `Table((("", 1), ("val", 1)), ("Method", "mean IoU"), ((Cell("L2L"), Cell("50.1")),))`
     """
 
     groups: tuple[tuple[str, int], ...]
@@ -58,6 +57,9 @@ def metrics_frame(run_dir: Path) -> pd.DataFrame:
     """Return the run's figures, one row per method and version, and write metrics.parquet and metrics.csv.
 
     Columns are those of `l2l_ray.report.record`; where a figure was not logged the cell is empty.
+
+    Raises:
+        DataError: There is no such folder, or the files cannot be written.
     """
     record = read_run(run_dir)
     first = ["method", "version", "round"]
@@ -68,7 +70,11 @@ def metrics_frame(run_dir: Path) -> pd.DataFrame:
     for column in columns[3:]:
         if any(isinstance(row.get(column), str) for row in rows):  # Parquet columns have one type
             frame[column] = frame[column].map(lambda value: None if value is None else str(value))
-    with replacing(record.run_dir / "metrics.parquet") as parquet, replacing(record.run_dir / "metrics.csv") as csv:
+    with (
+        writing(record.run_dir),
+        replacing(record.run_dir / "metrics.parquet") as parquet,
+        replacing(record.run_dir / "metrics.csv") as csv,
+    ):
         frame.to_parquet(parquet, index=False)
         frame.to_csv(csv, index=False)
     return frame
@@ -92,7 +98,11 @@ def results_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = PA
     ]
     groups = [("", 1), *((_with_num(split, found), len(metrics)) for split in splits)]
     groups += [("", len(extra))] if extra else []
-    return Table(tuple(groups), ("Method", *(short_name(m) for _, m in columns), *extra), tuple(lines))
+    return Table(
+        tuple(groups),
+        ("Method", *(metric_name(m) for _, m in columns), *(_NAMES.get(name, name) for name in extra)),
+        tuple(lines),
+    )
 
 
 def differences_table(record: RunRecord) -> Table | None:
@@ -107,7 +117,7 @@ def differences_table(record: RunRecord) -> Table | None:
             diff, low, high = (f"{100 * item[key]:+.1f}" for key in ("diff", "low", "high"))
             texts = (" - ".join(pair), str(item.get("split", "?")), diff, f"{low} to {high}")
             rows.append(tuple(Cell(text) for text in texts))
-    header = ("Difference", "split", "mIoU, points", "95 % interval over images")
+    header = ("Difference", "split", "mean IoU, points", "95 % interval over images")
     return Table((("", 4),), header, tuple(rows)) if rows else None
 
 
@@ -184,12 +194,22 @@ def _labels(first: str, lines: Sequence[tuple[str, Mapping[str, Any]]], source: 
         )
         for name, point in lines
     ]
-    header = (first, "all", "used", "mean IoU", "IoU ≥ 50 %", "wrong object", "own confidence", "precision", "recall")
+    header = (
+        first,
+        "all",
+        "used",
+        "mean IoU",
+        "IoU ≥ 50 %",
+        "wrong object",
+        "stated confidence",
+        "precision",
+        "recall",
+    )
     return Table((("", 1), ("Labels", 2), ("Of the used labels", 4), ("Object cells", 2)), header, tuple(rows))
 
 
 def priors_table(record: RunRecord) -> Table | None:
-    """Return, per set of examples, how many priors there are and how many replies gave none, by reason."""
+    """Return, per set of examples, how many answers there are and how many gave no usable box, by reason."""
     events = {str(e.get("set")): e for e in record.events if e.get("event") == "priors"}
     reasons = list(dict.fromkeys(str(reason) for e in events.values() for reason in e.get("failures") or {}))
     rows = []
@@ -197,17 +217,8 @@ def priors_table(record: RunRecord) -> Table | None:
         failures = event.get("failures") or {}
         counts = [event.get("num"), event.get("asked"), *(failures.get(reason, 0) for reason in reasons)]
         rows.append((Cell(name), *(Cell(NOTHING if count is None else str(count)) for count in counts)))
-    groups = (("", 3), *((("No prior, because", len(reasons)),) if reasons else ()))
-    return Table(groups, ("Examples", "priors", "asked in this run", *reasons), tuple(rows)) if rows else None
-
-
-def skips_table(skips: Sequence[Mapping[str, Any]]) -> Table | None:
-    """Return how many items were left out, by kind, with the first reason of each kind."""
-    counts = Counter(str(skip.get("kind", "?")) for skip in skips)
-    first = {str(skip.get("kind", "?")): skip for skip in reversed(skips)}
-    reasons = {kind: f"sentence {s.get('sent_id', '?')}: {s.get('reason', '?')}" for kind, s in first.items()}
-    rows = [(Cell(kind), Cell(str(num)), Cell(reasons[kind])) for kind, num in counts.most_common()]
-    return Table((("", 3),), ("Kind", "Items", "First of them"), tuple(rows)) if rows else None
+    groups = (("", 3), *((("No usable box, because", len(reasons)),) if reasons else ()))
+    return Table(groups, ("Texts", "all", "asked in this run", *reasons), tuple(rows)) if rows else None
 
 
 def percent(value: Any) -> str:
@@ -243,12 +254,13 @@ def float_keys(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_num(split: str, found: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
     nums = {line[split].get("num") for line in found if split in line}
-    return f"{split}, n = {nums.pop()}" if len(nums) == 1 and nums != {None} else split
+    return f"{split}, {nums.pop()} texts" if len(nums) == 1 and nums != {None} else split
 
 
-def short_name(metric: str) -> str:
-    """Return a metric's name as column heads have it: oIoU, mIoU, P@0.5."""
-    return _SHORT.get(metric, metric.replace("precision_at.", "P@"))
+def metric_name(metric: str) -> str:
+    """Return a metric's name as column heads have it: overall IoU, mean IoU, IoU ≥ 50 %."""
+    threshold = metric.removeprefix("precision_at.")
+    return _NAMES.get(metric, metric) if threshold == metric else f"IoU ≥ {100 * float(threshold):g} %"
 
 
 def _plain(value: Any) -> Any:

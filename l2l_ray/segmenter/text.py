@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from l2l_ray.config import SegmenterConfig
 from l2l_ray.errors import ConfigError
+from l2l_ray.plain_text import PlainText
 from l2l_ray.segmenter.backbone import resolve_source, without_randomness
 
 
@@ -70,12 +71,16 @@ class TextEncoder(nn.Module):
             raise ConfigError(
                 f"segmenter.text: the tokenizer of {source!r} has no padding token; use an encoder such as BERT"
             )
+        self._plain_text = PlainText(self.tokenizer)
         self.width: int = self.model.config.hidden_size
 
     def tokenize(self, expressions: Sequence[str]) -> TextTokens:
-        """Return token ids on the CPU, padded to the longest of the batch and cut at `max_text_tokens`."""
+        """Return token ids on the CPU, padded to the longest of the batch and cut at `max_text_tokens`.
+
+        Any text is allowed; special tokens spelled in it are text.
+        """
         encoded = self.tokenizer(
-            list(expressions),
+            [self._plain_text(expression) for expression in expressions],
             padding=True,
             truncation=True,
             max_length=self.max_text_tokens,

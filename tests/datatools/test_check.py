@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from l2l_ray.datatools.check import check
 from l2l_ray.datatools.inventory import take_inventory
+from l2l_ray.datatools.stats import statistics
 from l2l_ray.errors import DataError
 from tests.refer_folder import draw, write_tiny
 
@@ -40,6 +41,35 @@ def test_a_sound_data_set_has_no_problem(tmp_path: Path) -> None:
     assert found(write_tiny(tmp_path), decode=True) == []
 
 
+def test_hints_without_masks_are_no_problem(tmp_path: Path) -> None:
+    def change(refs: Any) -> None:
+        for ref, hint in zip(refs, ({"box": [4, 6, 8, 12]}, {"points": [[4, 6]]}), strict=False):
+            del ref["ann_id"]
+            ref["hint"] = hint
+
+    folder = write_tiny(tmp_path)
+    change_refs(folder, change)
+    assert found(folder) == []
+    assert "hints: 1 boxes, 1 points alone" in statistics(take_inventory(folder))
+
+
+@pytest.mark.parametrize(
+    ("hint", "what"),
+    [
+        ({"box": [40, 6, 8, 12]}, "hint box outside image"),
+        ({"box": [4, 6, 0, 12]}, "hint box"),
+        ({"points": [[4, 60]]}, "hint point outside image"),
+        ("left", "hint"),
+        ([10**5000], "hint"),
+    ],
+)
+def test_a_bad_hint_is_named(tmp_path: Path, hint: Any, what: str) -> None:
+    folder = write_tiny(tmp_path)
+    change_refs(folder, lambda refs: refs[1].update(hint=hint))
+    assert found(folder) == [(what, "refs(own).p ref_id 2")]
+    assert not any(line.startswith("hints: ") for line in statistics(take_inventory(folder)))
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -47,7 +77,7 @@ def test_a_sound_data_set_has_no_problem(tmp_path: Path) -> None:
         (lambda refs: refs[1]["sentences"][0].update(sent_id=10), ("sent_id", "refs(own).p ref number 1")),
         (lambda refs: refs[1].update(image_id="2"), ("image_id", "refs(own).p ref number 1")),
         (lambda refs: refs.append(5), ("ref", "refs(own).p ref number 5")),
-        (lambda refs: refs[1].update(sentences=[]), ("sentences", "refs(own).p ref number 1")),
+        (lambda refs: refs[1].update(sentences=[]), ("sentences", "refs(own).p ref_id 2")),
         (lambda refs: refs[1]["sentences"][0].update(sent=None), ("sentence", "refs(own).p ref number 1")),
         (lambda refs: refs[1].update(split=None), ("split", "refs(own).p ref number 1")),
         (lambda refs: refs[1].update(ann_ids=3), ("ann_ids", "refs(own).p ref number 1")),
@@ -87,7 +117,7 @@ NAN = float("nan")
     ("change", "expected"),
     [
         (lambda c: c["annotations"][1].update(segmentation=[]), "missing mask"),
-        (lambda c: c["annotations"][1].update(segmentation=[[1, 1]]), "polygon"),
+        (lambda c: c["annotations"][1].update(segmentation=[[1, 1]]), "empty mask"),
         (lambda c: c["annotations"][1].update(segmentation=[[1, 1, NAN, 2, 3, 3]]), "polygon"),
         (lambda c: c["annotations"][1].update(segmentation={"size": [24, 32], "counts": "?"}), "invalid mask"),
         (lambda c: c["annotations"][1].update(segmentation=[[99, 99, 120, 99, 120, 120]]), "mask outside image"),
@@ -99,7 +129,7 @@ NAN = float("nan")
         (lambda c: c["images"][1].update(file_name="../2.png"), "file_name"),
         (lambda c: c["images"][1].update(file_name="/2.png"), "file_name"),
         (lambda c: c["images"][1].update(file_name="gone.png"), "missing image"),
-        (lambda c: c["images"][1].update(width=None), "missing image size"),
+        (lambda c: c["images"][1].update(width=None, file_name="gone.png"), "missing image"),
         (lambda c: c["images"][1].update(width=-32), "image size"),
         (lambda c: c["images"][1].update(width=33), "image size"),
     ],

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 
 from l2l_ray.data.layout import Problem
 from l2l_ray.data.refer import ReferDataset
+from l2l_ray.datatools.check import check
 from l2l_ray.datatools.import_coco import import_coco, import_grefcoco
+from l2l_ray.datatools.inventory import take_inventory
 from l2l_ray.datatools.refer_writer import ReferWriter
 from l2l_ray.errors import DataError
+from l2l_ray.types import Hint
 from tests.refer_folder import TRIANGLE, draw
 
 
@@ -58,6 +61,29 @@ def test_expressions_of_every_form(tmp_path: Path, fields: dict[str, Any], capti
     examples, skips = ReferDataset.open(tmp_path / "root", "own", "own").labeled_examples("val")
     assert [(e.expression, e.category) for e in examples] == [("left cat", "cat")]
     assert skips == []
+
+
+def test_a_box_without_a_mask_is_a_hint(tmp_path: Path) -> None:
+    rows = [
+        annotation(5, expression="a", segmentation=None),
+        annotation(6, 2, expression="b", segmentation=[], bbox=None, point=[4, 6]),
+        annotation(7, expression="c"),
+        annotation(8, expression="d", segmentation=[], bbox=[40, 2, 3, 3]),
+        annotation(5, expression="e", segmentation=[]),
+        annotation(9, expression="f", hint={"points": [[4, 6]]}),
+    ]
+    problems = coco(tmp_path, *rows)
+    assert [(p.where, p.what) for p in problems] == [
+        ("instances.json annotation 8", "hint box outside image"), ("instances.json annotation 5", "annotation id"),
+    ]  # fmt: skip
+    data = ReferDataset.open(tmp_path / "root", "own", "own")
+    box, point = Hint((2 / 32, 2 / 24, 20 / 32, 14 / 24), ()), Hint(None, ((4 / 32, 6 / 24),))
+    examples, _ = data.examples("train")
+    assert [(e.expression, e.hint) for e in examples] == [
+        ("a", box), ("b", point), ("c", None), ("d", None), ("f", point)
+    ]  # fmt: skip
+    assert [e.expression for e in data.labeled_examples("train")[0]] == ["c", "f"]
+    assert check(take_inventory(tmp_path / "root" / "own")) == []
 
 
 def test_sentences_are_numbered_throughout(tmp_path: Path) -> None:

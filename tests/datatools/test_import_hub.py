@@ -128,9 +128,9 @@ def lmms(
 ) -> tuple[list[Problem], list[str]]:
     path = write(tmp_path / name, LMMS, *rows)
     with ReferWriter(tmp_path / "root", "lmms-refcoco", "lmms") as writer:
-        found = import_lmms([path], writer)
+        problems = import_lmms([path], writer)
         writer.write()
-    return found
+    return problems, [notice.text for notice in writer.notices]
 
 
 def test_lmms_rows_hold_pictures_and_all_expressions_of_an_object(tmp_path: Path) -> None:

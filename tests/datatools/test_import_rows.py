@@ -16,11 +16,17 @@ from PIL import Image
 
 from l2l_ray.data.layout import BadValue, Problem
 from l2l_ray.data.masks import mask_area_px
+from l2l_ray.data.plain_pickle import plain_records
 from l2l_ray.data.refer import ReferDataset
-from l2l_ray.data.refer_files import plain_records
-from l2l_ray.datatools.import_rows import folder_rows, import_rows, read_rows
+from l2l_ray.datatools.check import check
+from l2l_ray.datatools.import_folder import folder_rows
+from l2l_ray.datatools.import_rows import import_rows
+from l2l_ray.datatools.inventory import take_inventory
 from l2l_ray.datatools.refer_writer import ReferWriter
+from l2l_ray.datatools.row_files import read_rows
+from l2l_ray.datatools.stats import statistics
 from l2l_ray.errors import DataError
+from l2l_ray.types import Hint
 from tests.refer_folder import draw
 
 POLYGON = [2, 2, 20, 2, 2, 14]
@@ -82,12 +88,12 @@ def test_rows_of_every_format_give_the_same_data_set(tmp_path: Path, pictures: P
     labeled, skips = data.labeled_examples("train")
     assert [(e.expression, e.category) for e in labeled] == [("left man", "person"), ("man in red", "person")]
     assert [skip.kind for skip in skips] == ["missing_mask", "missing_mask"]  # a box alone, and nothing
+    box = Hint((1 / 32, 1 / 24, 6 / 32, 6 / 24), ())
+    assert [e.hint for e in examples] == [None, None, box, None]
     assert Path(examples[2].image_path).resolve() == pictures / "sub" / "b.png"
     triangle = ([2.0, 2.0, 17.0, 12.0], False)  # of the mask: no pixel center lies left of the tip at x = 20
     instances = json.loads((tmp_path / "root" / "own" / "instances.json").read_text())
-    assert [(a["bbox"], a["segmentation"] == []) for a in instances["annotations"]] == [
-        triangle, ([1.0, 1.0, 5.0, 5.0], True), triangle,
-    ]  # fmt: skip
+    assert [(a["bbox"], a["segmentation"] == []) for a in instances["annotations"]] == [triangle, triangle]
 
 
 def test_pictures_are_linked_or_copied(tmp_path: Path, pictures: Path) -> None:
@@ -108,28 +114,29 @@ def test_pictures_are_linked_or_copied(tmp_path: Path, pictures: Path) -> None:
             {"image": "a.png", "expression": "\ud800"},
             "expression: got '\\ud800'; expected text that can be written as UTF-8",
         ),
-        ({"image": "gone.png", "expression": "x"}, "missing image: got gone.png"),
-        ({"image": "../own.jsonl", "expression": "x"}, "image: got ../own.jsonl; expected a path below"),
-        ({"image": "/etc/hostname", "expression": "x"}, "image: got /etc/hostname; expected a path below"),
+        ({"image": "gone.png", "expression": "x"}, "missing image: got 'gone.png'"),
+        ({"image": "../own.jsonl", "expression": "x"}, "image: got '../own.jsonl'; expected a path below"),
+        ({"image": "/etc/hostname", "expression": "x"}, "image: got '/etc/hostname'; expected a path below"),
         ({"image": "notes.txt", "expression": "x"}, "unreadable image"),
         ({"expression": "x"}, "image: got None"),
         (
             {"image": "a.png", "expression": "x", "split": "validation"},
-            "split: got validation; expected one of train, val",
+            "split: got 'validation'; expected one of train, val",
         ),
         ({"image": "a.png", "expression": "x", "split": ["val"]}, "split: got ['val']"),
         (
             {"image": "a.png", "expression": "x", "mask_path": "m"},
-            "field: got mask_path; expected one of image, expression",
+            "field: got 'mask_path'; expected one of image, expression",
         ),
         ({"image": "a.png", "expression": "x", "category": 3}, "category: got 3"),
         ({"image": "a.png", "expression": "x", "id": 1.5}, "id: got 1.5"),
         ({"image": "a.png", "expression": "x", "polygon": [1, 2]}, "polygon: got [1, 2]"),
-        ({"image": "a.png", "expression": "x", "box": [1, 1, -3, 2]}, "box: got [1, 1, -3, 2]"),
-        ({"image": "c.png", "expression": "x", "id": "m"}, "image of a repeated id: got c.png; expected 'a.png'"),
+        ({"image": "a.png", "expression": "x", "box": [1, 1, -3, 2]}, "hint box: got [1, 1, -3, 2]"),
+        ({"image": "a.png", "expression": "x", "polygon": POLYGON, "box": [1, 1, 0, 2], "split": "test"}, "box: got"),
+        ({"image": "c.png", "expression": "x", "id": "m"}, "image of a repeated id: got 'c.png'; expected 'a.png'"),
         ({"image": "a.png", "expression": "x", "id": "m", "split": "val"}, "split of a repeated id"),
         ({"image": "a.png", "expression": "x", "id": "m", "category": "dog"}, "category of a repeated id"),
-        ({"image": "a.png", "expression": "x", "id": "m", "box": [1, 1, 2, 2]}, "truth of a repeated id"),
+        ({"image": "a.png", "expression": "x", "id": "m", "polygon": POLYGON[::-1]}, "truth of a repeated id"),
     ],
 )
 def test_a_bad_row_is_named_and_the_others_go_on(
@@ -143,6 +150,80 @@ def test_a_bad_row_is_named_and_the_others_go_on(
     data = ReferDataset.open(tmp_path / "root", "own", "own")
     assert len(data.labeled_examples("train")[0]) == 1
     assert len(data.labeled_examples("val")[0]) == 1
+
+
+PLACE = {"image": "c.png", "expression": "x"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "hint"),
+    [
+        ({"box": [4, 6, 8, 12]}, {"box": [4, 6, 8, 12]}),
+        ({"box": "[4, 6, 8, 12]"}, {"box": [4, 6, 8, 12]}),  # as a CSV cell
+        ({"point": [4, 6]}, {"points": [[4, 6]]}),
+        ({"points": [[4, 6], [5, 7]]}, {"points": [[4, 6], [5, 7]]}),
+        ({"points": "[[4, 6]]", "box": [4, 6, 8, 12]}, {"box": [4, 6, 8, 12], "points": [[4, 6]]}),
+        ({"hint": {"box": [4, 6, 8, 12], "points": None}}, {"box": [4, 6, 8, 12]}),
+        ({"hint": '{"points": [[4, 6]]}'}, {"points": [[4, 6]]}),
+        ({"polygon": POLYGON, "box": [2, 2, 18, 12]}, None),  # the box of a mask belongs to the truth
+        ({"polygon": POLYGON, "hint": {"box": [4, 6, 8, 12]}}, {"box": [4, 6, 8, 12]}),
+        ({"polygon": POLYGON, "point": [4, 6]}, {"points": [[4, 6]]}),
+        ({}, None),
+    ],
+)
+def test_boxes_and_points_are_hints_unless_a_mask_owns_the_box(
+    tmp_path: Path, pictures: Path, fields: dict[str, Any], hint: Any
+) -> None:
+    assert convert(iter([("x", PLACE | fields)]), pictures, tmp_path / "root") == []
+    (ref,) = plain_records(tmp_path / "root" / "own" / "refs(own).p")
+    assert ref.get("hint") == hint
+    assert ("ann_id" in ref) == ("polygon" in fields)
+    (example,), skips = ReferDataset.open(tmp_path / "root", "own", "own").examples("train")
+    assert (example.hint is None) == (hint is None) and skips == []
+    inventory = take_inventory(tmp_path / "root" / "own")
+    assert check(inventory) == []
+    assert any(line.startswith("hints: ") for line in statistics(inventory)) == (hint is not None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"box": [40, 6, 8, 12]}, "hint box outside image"),
+        ({"box": [4, 6, 0, 12]}, "hint box"),
+        ({"box": [4, 6, float("nan"), 12]}, "hint box"),
+        ({"box": [4, 6, 8]}, "hint box"),
+        ({"box": "left"}, "box"),
+        ({"point": [4, 60]}, "hint point outside image"),
+        ({"point": [4]}, "hint points"),
+        ({"points": [[4, 6], 7]}, "hint points"),
+        ({"point": [4, 6], "points": [[4, 6]]}, "hint"),
+        ({"hint": {"box": [4, 6, 8, 12]}, "point": [4, 6]}, "hint"),
+        ({"hint": {"bbox": [4, 6, 8, 12]}}, "hint"),
+        ({"hint": {}}, "hint"),
+        ({"hint": [4, 6, 8, 12]}, "hint"),
+        ({"no_target": True, "point": [4, 6]}, "no_target"),
+        ({"no_target": True, "box": [4, 6, 8, 12]}, "no_target"),
+    ],
+)
+def test_a_bad_hint_is_named_and_its_item_stays(
+    tmp_path: Path, pictures: Path, fields: dict[str, Any], what: str
+) -> None:
+    (problem,) = convert(iter([("x", PLACE | fields)]), pictures, tmp_path / "root")
+    assert problem.what == what
+    (example,), _ = ReferDataset.open(tmp_path / "root", "own", "own").examples("train")
+    assert example.hint is None
+
+
+def test_rows_of_one_id_share_one_hint(tmp_path: Path, pictures: Path) -> None:
+    box = {"box": [4, 6, 8, 12], "id": "c"}
+    rows = [PLACE | box, PLACE | {"id": "c", "polygon": POLYGON}, PLACE | box, PLACE | box | {"box": [5, 6, 8, 12]}]
+    rows += [PLACE | {"id": "c", "no_target": True}, PLACE | {"id": "d", "no_target": True}, PLACE | box | {"id": "d"}]
+    problems = convert(((str(k), row) for k, row in enumerate(rows)), pictures, tmp_path / "root")
+    assert [(p.where, p.what) for p in problems] == [
+        ("3", "hint of a repeated id"), ("4", "no_target of a repeated id"), ("6", "no_target of a repeated id"),
+    ]  # fmt: skip
+    labeled, _ = ReferDataset.open(tmp_path / "root", "own", "own").labeled_examples("train")
+    assert [(e.sent_id, e.hint is not None) for e in labeled] == [(1, True), (2, True), (3, True), (4, False)]
 
 
 def test_lines_that_are_no_json_objects(tmp_path: Path, pictures: Path) -> None:
@@ -278,7 +359,7 @@ def test_provenance_stays_with_the_ref_and_no_target_is_a_truth(tmp_path: Path, 
         ({"no_target": 1}, "no_target: got 1"),
         ({"no_target": True, "polygon": POLYGON}, "no_target: got true beside a mask"),
         ({"no_target": True, "id": "m"}, "no_target of a repeated id"),
-        ({"provenance": "me"}, "provenance: got me (JSONDecodeError)"),
+        ({"provenance": "me"}, "provenance: got 'me' (JSONDecodeError"),
         ({"provenance": ["me"]}, "provenance: got ['me']"),
     ],
 )
@@ -294,7 +375,7 @@ def test_bad_provenance_and_no_target_are_named(
 def test_no_target_in_a_csv_cell(tmp_path: Path, pictures: Path) -> None:
     (tmp_path / "own.csv").write_text("image,expression,no_target\na.png,unicorn,True\na.png,dog,\na.png,cat,maybe\n")
     (problem,) = convert(read_rows(tmp_path / "own.csv"), pictures, tmp_path / "root")
-    assert "no_target: got maybe; expected true or false" in str(problem)
+    assert "no_target: got 'maybe'; expected true or false" in str(problem)
     examples, _ = ReferDataset.open(tmp_path / "root", "own", "own").labeled_examples("train")
     assert [e.expression for e in examples] == ["unicorn"]
 

@@ -26,6 +26,18 @@ def test_a_box_is_drawn_where_there_is_no_mask(tmp_path: Path) -> None:
     assert (np.asarray(tile(inventory, inventory.items[0]))[2, 2] == (255, 196, 0)).all()
 
 
+def test_a_hint_is_drawn_where_there_is_no_annotation(tmp_path: Path) -> None:
+    inventory = take_inventory(write_tiny(tmp_path))
+    hint = {"box": [2, 2, 10, 10], "points": [[25, 20]]}
+    item = inventory.items[0]._replace(ann_ids=None, record={"hint": hint})
+    pixels = np.asarray(tile(inventory, item))
+    assert (pixels[2, 2:12] == (255, 196, 0)).all() and (pixels[20, 25] == (255, 196, 0)).all()
+    with Image.open(tmp_path / "pictures" / "1.png") as picture:
+        assert (pixels[7, 7] == np.asarray(picture.convert("RGB"))[7, 7]).all()
+    beyond = item._replace(record={"hint": {"box": [90, 2, 10, 10]}})
+    assert tile(inventory, beyond).size == (32, 24)
+
+
 def test_html_escapes_what_users_wrote_and_needs_no_network(tmp_path: Path) -> None:
     inventory = take_inventory(write_tiny(tmp_path))
     item = inventory.items[0]._replace(sentences=((1, "<script>alert(1)</script>"),))

@@ -11,13 +11,13 @@ from PIL import Image
 
 from l2l_ray.data.layout import BadValue
 from l2l_ray.data.masks import decode, encode, mask_area_px
+from l2l_ray.data.object_masks import box_of_mask, segmentation_rle
+from l2l_ray.data.refer_files import image_side
 from l2l_ray.datatools.truths import (
-    box_of_mask,
-    image_side,
     mask_of_file,
     read_image_size,
+    read_row_hint,
     read_truth,
-    segmentation_rle,
 )
 
 SIZE = (8, 6)  # width, height
@@ -47,10 +47,12 @@ def test_one_object_in_every_form(tmp_path: Path) -> None:
         assert (decode(segmentation_rle(truth.segmentation, *SIZE)) == MASK).all(), row
 
 
-def test_a_box_alone_and_nothing_at_all(tmp_path: Path) -> None:
-    truth = read_truth({"box": "[1, 2, 3, 2.5]"}, SIZE, tmp_path)
-    assert truth == ([], [1.0, 2.0, 3.0, 2.5], 7.5)
-    assert read_truth({}, SIZE, tmp_path) is None
+def test_a_box_alone_is_a_hint_and_no_truth(tmp_path: Path) -> None:
+    row = {"box": "[1, 2, 3, 2.5]"}
+    assert read_truth(row, SIZE, tmp_path) is None
+    assert read_row_hint(row, SIZE) == ((1.0, 2.0, 3.0, 2.5), ())
+    assert read_row_hint(row | {"polygon": SQUARE}, SIZE) is None
+    assert read_truth({}, SIZE, tmp_path) is None and read_row_hint({}, SIZE) is None
 
 
 def test_a_given_box_is_kept_beside_a_mask(tmp_path: Path) -> None:
@@ -84,12 +86,12 @@ NAN, INF = float("nan"), float("inf")
         ({"rle": {"size": [6, 8], "counts": None}}, "invalid mask"),
         ({"rle": {"size": [6, 8], "counts": [48]}}, "empty mask"),
         ({"rle": [1, 2]}, "rle"),
-        ({"box": [1, 1, -3, 2]}, "box"),
-        ({"box": [1, 1, 0, 2]}, "box"),
-        ({"box": [1, 1, 3]}, "box"),
-        ({"box": [1, 1, NAN, 2]}, "box"),
-        ({"box": [1, 1, INF, 2]}, "box"),
-        ({"box": [9, 1, 3, 2]}, "box outside image"),
+        ({"polygon": SQUARE, "box": [1, 1, -3, 2]}, "box"),
+        ({"polygon": SQUARE, "box": [1, 1, 0, 2]}, "box"),
+        ({"polygon": SQUARE, "box": [1, 1, 3]}, "box"),
+        ({"polygon": SQUARE, "box": [1, 1, NAN, 2]}, "box"),
+        ({"polygon": SQUARE, "box": [1, 1, INF, 2]}, "box"),
+        ({"polygon": SQUARE, "box": [9, 1, 3, 2]}, "box outside image"),
         ({"polygon": SQUARE, "rle": {}}, "truth"),
         ({"mask": "gone.png"}, "missing mask file"),
         ({"mask": "../m.png"}, "mask file"),

@@ -133,7 +133,7 @@ def panel(number: int, iou: float | None, labeled: bool = True) -> ExamplePanel:
     return ExamplePanel(
         sent_id=100 + number,
         expression=expressions[number % 3],
-        split="val" if labeled else "train",
+        split="val" if labeled else "unlabeled",
         iou=iou,
         image=np.asarray(scene),
         prior_box_xyxy_frac=None if number == 2 else box,
@@ -143,6 +143,10 @@ def panel(number: int, iou: float | None, labeled: bool = True) -> ExamplePanel:
         accepted=codes,
         final=final.astype(np.float32),
         truth=truth.astype(np.float32) if labeled else None,
+        file=f"scene-{number}.jpg",
+        confidence=0.4 + 0.1 * number,
+        used=None if labeled else number % 2 == 0,
+        why_unused="" if labeled or number % 2 == 0 else "the selector turned it down",
     )
 
 
@@ -166,5 +170,7 @@ def built_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in event_log()))
     skip = {"kind": "truncated_image", "sent_id": 7, "path": "images/12.jpg", "reason": "4 bytes not processed"}
     (folder / "skips.jsonl").write_text((json.dumps(skip) + "\n") * 3)
-    write_examples(folder, [panel(0, 0.93), panel(1, 0.21), panel(2, 0.66), panel(3, None, labeled=False)])
+    write_examples(
+        folder, [panel(0, 0.93), panel(1, 0.21), panel(2, 0.66), *(panel(n, None, labeled=False) for n in (5, 4, 3))]
+    )
     return folder

@@ -33,7 +33,7 @@ def test_older_and_damaged_runs_have_no_such_tables(results: dict[str, Any]) -> 
 def test_intervals_of_the_headline(half: Any) -> None:
     ends = {"mean_iou": {"low": 0.41, "high": 0.59}, "precision_at": {half: {"low": 0.2, "high": 0.3}}}
     table = intervals_table(record(rows=[row(interval=ends)]))
-    assert table is not None and table.header == ("Method", "oIoU", "mIoU", "P@0.5")
+    assert table is not None and table.header == ("Method", "overall IoU", "mean IoU", "IoU ≥ 50 %")
     assert texts(table) == [["L2L", "–", "41.0 to 59.0", "20.0 to 30.0"]]
 
 

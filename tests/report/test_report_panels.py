@@ -13,6 +13,7 @@ from l2l_ray.report.panels import (
     accepted_codes,
     example_sheet,
     is_failure,
+    score_text,
     tiles,
     worst_first,
     write_examples,
@@ -41,7 +42,7 @@ def test_accepted_codes_by_hand() -> None:
 
 def test_maps_come_back_from_disk(tmp_path: Path) -> None:
     write_examples(tmp_path, [example()])
-    (entry,) = read_run(tmp_path).examples
+    (entry,) = read_run(tmp_path).panels
     assert (entry["sent_id"], entry["iou"], entry["prior_box_xyxy_frac"]) == (7, 0.8, [0.25, 0.25, 0.75, 0.75])
     folder = tmp_path / "panels"
     with Image.open(folder / entry["accepted"]) as codes:
@@ -68,7 +69,7 @@ def test_writing_again_leaves_no_stale_pictures(tmp_path: Path) -> None:
 
 def test_tiles_share_one_size_and_absent_maps_are_none(tmp_path: Path) -> None:
     write_examples(tmp_path, [example(truth=None, accepted=None, prior_box_xyxy_frac=None)])
-    shown = tiles(tmp_path, read_run(tmp_path).examples[0], width_px=80)
+    shown = tiles(tmp_path, read_run(tmp_path).panels[0], width_px=80)
     assert [tile is None for tile in shown] == [False, False, False, False, True, False, True]
     assert {tile.size for tile in shown if tile} == {(80, 60)}
 
@@ -76,19 +77,19 @@ def test_tiles_share_one_size_and_absent_maps_are_none(tmp_path: Path) -> None:
 def test_accepted_tile_shows_its_colours_in_place(tmp_path: Path) -> None:
     codes = np.zeros((4, 4), np.uint8)
     codes[0, 3] = ACCEPTED.index("teacher: object")
-    codes[3, 0] = ACCEPTED.index("prior: object")
+    codes[3, 0] = ACCEPTED.index("language model: object")
     write_examples(tmp_path, [example(image=np.full((64, 64, 3), 128, np.uint8), accepted=codes)])
-    tile = tiles(tmp_path, read_run(tmp_path).examples[0], width_px=64)[4]
+    tile = tiles(tmp_path, read_run(tmp_path).panels[0], width_px=64)[4]
     assert tile is not None
     pixels = np.asarray(tile).astype(int)
     assert pixels[8, 56, 2] > pixels[8, 56, 0] + 60  # upper right: blue
     assert pixels[56, 8, 0] > pixels[56, 8, 2] + 60  # lower left: orange
-    assert np.ptp(pixels[8, 8]) < 15  # ignored: gray
+    assert np.ptp(pixels[8, 8]) < 15  # not accepted: gray
 
 
 def test_the_mask_tile_keeps_the_inside_and_dims_the_outside(tmp_path: Path) -> None:
     write_examples(tmp_path, [example(image=np.full((64, 64, 3), (200, 40, 40), np.uint8))])
-    tile = tiles(tmp_path, read_run(tmp_path).examples[0], width_px=64)[6]
+    tile = tiles(tmp_path, read_run(tmp_path).panels[0], width_px=64)[6]
     assert tile is not None
     pixels = np.asarray(tile)
     assert pixels[32, 32].tolist() == [200, 40, 40]
@@ -100,7 +101,7 @@ def test_unusable_pictures_count_as_absent(tmp_path: Path, name: Any) -> None:
     write_examples(tmp_path, [example()])
     Image.new("L", (4, 4)).save(tmp_path / "outside.png")
     (tmp_path / "panels" / "broken.png").write_bytes(b"\x89PNG nothing")
-    entry = {**read_run(tmp_path).examples[0], "truth": name, "accepted": name}
+    entry = {**read_run(tmp_path).panels[0], "truth": name, "accepted": name}
     shown = tiles(tmp_path, entry)
     assert shown[4] is None and shown[6] is None and shown[0] is not None
 
@@ -112,6 +113,19 @@ def test_an_entry_of_rubbish_still_gives_tiles(tmp_path: Path) -> None:
     assert tiles(tmp_path, box)[1] is not None
 
 
+def test_a_photo_that_is_gone_leaves_its_maps(tmp_path: Path) -> None:
+    write_examples(tmp_path, [example(image=None)])
+    (entry,) = read_run(tmp_path).panels
+    shown = tiles(tmp_path, entry)
+    assert entry["image"] is None and shown[0] is None and shown[5] is not None
+
+
+def test_a_mask_without_truth_has_its_confidence_for_a_score() -> None:
+    assert score_text({"iou": 0.5, "confidence": 0.9}) == "IoU 50.0 %"
+    assert score_text({"iou": None, "confidence": 0.9}) == "confidence 90.0 %"
+    assert score_text({"iou": "x"}) == "IoU not known"
+
+
 def test_failures_and_order() -> None:
     entries = [{"iou": 0.9}, {"iou": None}, {"iou": 0.1}, {"iou": 0.5}]
     assert [is_failure(e) for e in entries] == [False, False, True, False]
@@ -120,7 +134,7 @@ def test_failures_and_order() -> None:
 
 def test_the_sheet_holds_a_row_per_example(tmp_path: Path) -> None:
     write_examples(tmp_path, [example(), example(iou=0.1, expression="word " * 60, truth=None)])
-    entries = read_run(tmp_path).examples
+    entries = read_run(tmp_path).panels
     sheet = example_sheet(tmp_path, entries, tile_px=64)
     assert sheet.size == (176 + 7 * 72 + 8, 30 + 2 * 48 + 8 * 3 + 22)
     assert example_sheet(tmp_path, []).height > 0

@@ -15,8 +15,9 @@ def test_a_full_folder_has_nothing_absent(run_dir: Path) -> None:
     record = read_run(run_dir)
     assert record.absent == ()
     assert record.main_method == "l2l" and record.methods[0] == "prior_only"
-    assert record.protocol.startswith("refshapes (l2l split); 5 % labeled; one seed (0); native image size")
-    assert record.protocol.endswith("version chosen on val")
+    assert record.about == "Data set refshapes (l2l split); 5 % labeled; one seed (0)"
+    assert record.protocol.startswith("native image size") and record.protocol.endswith("version chosen on val")
+    assert len(record.evaluated) == 3 and len(record.photos) == 3 and not record.own_data
 
 
 def test_an_empty_folder_names_all_that_is_absent(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from l2l_ray.errors import DataError
 from l2l_ray.report.record import read_run
 from l2l_ray.report.tables import (
     Cell,
@@ -16,7 +17,6 @@ from l2l_ray.report.tables import (
     regions_table,
     results_table,
     rounds_table,
-    skips_table,
 )
 
 
@@ -57,7 +57,7 @@ def test_a_reference_row_is_never_best() -> None:
 def test_rows_may_lack_splits_and_thresholds_may_be_floats() -> None:
     lacking = {"method": "a", "splits": {"testA": {"mean_iou": 0.2, "precision_at": {0.5: 0.1}, "num": 9}}, "steps": 5}
     table = results_table([ROWS[0], lacking, {"method": "b", "splits": None}], ("mean_iou", "precision_at.0.5"))
-    assert table.groups == (("", 1), ("val, n = 50", 2), ("testA, n = 9", 2), ("", 1))
+    assert table.groups == (("", 1), ("val, 50 texts", 2), ("testA, 9 texts", 2), ("", 1))
     assert table.group_starts == {1, 3, 5}
     assert [cell.text for cell in table.rows[1]] == ["a", "–", "–", "20.0", "10.0", "5"]
     assert [cell.text for cell in table.rows[2]] == ["b", "–", "–", "–", "–", "–"]
@@ -137,12 +137,19 @@ def test_labels_of_every_round_and_by_true_region(run_dir: Path) -> None:
     assert line == ["L2L (RPLE)", "73.5", "98.5", "62.5", "56.5", "83.5", "32.5"]
 
 
-def test_priors_and_skips_are_counted(run_dir: Path) -> None:
+def test_answers_of_the_language_model_are_counted(run_dir: Path) -> None:
     record = read_run(run_dir)
-    priors, skips = priors_table(record), skips_table(record.skips)
-    assert priors is not None and skips is not None
+    priors = priors_table(record)
+    assert priors is not None
     assert [cell.text for cell in priors.rows[1]] == ["unlabeled", "3800", "3800", "76", "2"]
-    assert [cell.text for cell in skips.rows[0]] == ["truncated_image", "3", "sentence 7: 4 bytes not processed"]
     empty = read_run(run_dir.parent)
-    assert (priors_table(empty), skips_table(()), equal_counts_table(empty)) == (None,) * 3
+    assert (priors_table(empty), equal_counts_table(empty)) == (None,) * 2
     assert (labels_table(empty, "hidden_truth"), rounds_table(empty), regions_table(empty)) == (None,) * 3
+
+
+@pytest.mark.parametrize("name", ["metrics.parquet", "metrics.csv"])
+def test_a_file_that_cannot_be_written_is_named_in_one_line(run_dir: Path, name: str) -> None:
+    (run_dir / name).mkdir()
+    with pytest.raises(DataError, match=f"cannot write the report's files in .*{name}.*l2l report") as caught:
+        metrics_frame(run_dir)
+    assert "\n" not in str(caught.value)

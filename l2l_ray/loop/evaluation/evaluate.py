@@ -22,14 +22,18 @@ from l2l_ray.errors import FREE_SPACE, DataError
 from l2l_ray.files import replacing
 from l2l_ray.loop.evaluation.breakdown import breakdown
 from l2l_ray.loop.evaluation.hidden_truth import pseudo_label_quality
-from l2l_ray.loop.evaluation.panels import write_panels
+from l2l_ray.loop.evaluation.panels import example_panels, label_panels
 from l2l_ray.loop.inference.engine import EvalPart, InferenceEngine
 from l2l_ray.loop.inference.quality import Quality
+from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.plan import VAL, EvalItem, Plan
 from l2l_ray.loop.state.position import Position
+from l2l_ray.loop.state.prepare import read_facts
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.metrics import IouMeter, compare
 from l2l_ray.report.page import write_report
+from l2l_ray.report.panels import write_examples
+from l2l_ray.report.record import UNLABELED
 from l2l_ray.selector.registry import PRIOR_ONLY, label_of
 
 logger = logging.getLogger(__name__)
@@ -149,7 +153,7 @@ def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluati
     """Return the final table as data: one row per method, the version chosen on val, all splits."""
     rows: list[dict[str, Any]] = []
     parts: list[dict[str, Any]] = []
-    main = run.methods[-1]
+    main, facts = run.methods[-1], read_facts(run)
     for method in (PRIOR_ONLY, *run.methods):
         version = plan.best_version(method)
         frames = {split: evaluations.frame((method, version, split)) for split in plan.split_sizes}
@@ -173,10 +177,11 @@ def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluati
         "dataset": config.data.dataset,
         "split_by": config.data.split_by,
         "mask_rule": config.data.mask_rule,
-        "labeled_frac": config.data.labeled_frac,
+        "labeled_frac": facts.labeled_frac,
         "seed": config.loop.seed,
         "steps_of_every_method": config.loop.burn_in_steps + config.loop.rounds * config.loop.round_steps,
         "chosen_on": VAL if VAL in plan.split_sizes else "last version (no val split)",
+        "val_source": facts.val_source,
         "missing_splits": [
             s for s in ("val", "testA", "testB") if s not in plan.split_sizes and "test" not in plan.split_sizes
         ],
@@ -187,7 +192,17 @@ def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluati
             if plan.split_sizes
         ],
         "breakdown": parts,
+        "sets": {name: found for name in ("labeled", "unlabeled", *plan.split_sizes) if (found := _size(run, name))},
     }
+
+
+def _size(run: RunFolder, name: str) -> dict[str, int] | None:
+    """Return how many texts and images a set of examples has; None where its file is not there."""
+    path = run.examples_path(name)
+    if not path.exists():
+        return None
+    rows = read_examples(path)
+    return {"texts": len(rows), "images": len({row.image_id for row in rows})}
 
 
 def _difference(plan: Plan, evaluations: Evaluations, method: str, versus: str) -> dict[str, float]:
@@ -232,5 +247,9 @@ def _write_outputs(
     (run.path / "selection.json").write_text(json.dumps({"method": main, "version": best, **(quality or {})}))
     split = VAL if VAL in plan.split_sizes else next(iter(plan.split_sizes), "")
     meter = evaluations.meter((main, best, split)) if split else None
-    write_panels(run, engine or InferenceEngine(config, run.path), meter, main, best, split or "unlabeled")
+    panels = label_panels(run, main)
+    if split or not panels:
+        engine = engine or InferenceEngine(config, run.path)
+        panels += example_panels(run, engine, meter, main, best, split or UNLABELED)
+    write_examples(run.path, panels)
     write_report(run.path)

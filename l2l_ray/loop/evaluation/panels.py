@@ -1,28 +1,43 @@
-"""The examples a report shows: from the best to the worst of a split by IoU, or unlabeled ones; evenly spaced."""
+"""The examples a report shows: of an evaluation split, best to worst by IoU, and labels of unlabeled photos.
+
+Labels are the committed ones of the last round, as an export writes them: no model is asked for them, and no truth is
+known of them. Those that training used are shown from the least sure upwards, because these are worth a look first; of
+those that it did not use, as many as are sure of themselves as are not. The number of both is fixed, whatever the size
+of the run, and photos are kept small from the moment they are opened.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from l2l_ray.confidence import estimated_iou
 from l2l_ray.data.masks import decode
 from l2l_ray.loop.inference.engine import InferenceEngine, PanelData
-from l2l_ray.loop.state.example_files import read_examples
+from l2l_ray.loop.state.example_files import read_examples, read_priors
+from l2l_ray.loop.state.ledger import Ledger, read_shard
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.training.pseudo import is_used
 from l2l_ray.metrics import IouMeter
-from l2l_ray.report.panels import ExamplePanel, accepted_codes, write_examples
-from l2l_ray.types import Example, LabeledExample, Prior
+from l2l_ray.report.panels import MAX_IMAGE_PX, ExamplePanel, accepted_codes
+from l2l_ray.report.record import UNLABELED
+from l2l_ray.types import Action, Example, LabeledExample, Prior, PseudoLabel
+
+logger = logging.getLogger(__name__)
 
 NUM_PANELS = 16
+NUM_USED, NUM_UNUSED = 20, 12  # labels shown; what one group lacks the other fills up
 
 
-def write_panels(
+def example_panels(
     run: RunFolder, engine: InferenceEngine, meter: IouMeter | None, method: str, version: int, split: str
-) -> None:
-    """Draw examples of one version.
+) -> list[ExamplePanel]:
+    """Return examples of one version.
 
     Args:
         run: The run.
@@ -36,12 +51,24 @@ def write_panels(
     rows = read_examples(run.examples_path(split))
     chosen = spread([iou_of.get(row.sent_id, 0.0) for row in rows], NUM_PANELS)
     if not chosen:
-        return
+        return []
     data = engine.evidence_and_selection(method, version, split, chosen)
     priors = engine.priors(split)
     examples = [rows[i] for i in chosen]
-    panels = [_panel(e, priors[e.sent_id], data, k, split, iou_of.get(e.sent_id)) for k, e in enumerate(examples)]
-    write_examples(run.path, panels)
+    return [_panel(e, priors[e.sent_id], data, k, split, iou_of.get(e.sent_id)) for k, e in enumerate(examples)]
+
+
+def label_panels(run: RunFolder, method: str) -> list[ExamplePanel]:
+    """Return labels that a method gave unlabeled photos in the last round: the doubtful of the used, then others.
+
+    Empty where the method labels nothing. Labels that a benchmark made with hidden truth are never shown.
+    """
+    chosen = {label.sent_id: label for label in _doubtful(run, method)}
+    if not chosen:
+        return []
+    priors = read_priors(run.priors_path(UNLABELED))
+    example_of = {row.sent_id: row for row in read_examples(run.examples_path(UNLABELED)) if row.sent_id in chosen}
+    return [_label_panel(example_of[sent_id], priors[sent_id], label) for sent_id, label in chosen.items()]
 
 
 def spread(scores: Sequence[float], num: int) -> list[int]:
@@ -51,28 +78,105 @@ def spread(scores: Sequence[float], num: int) -> list[int]:
     return [int(order[rank]) for rank in ranks]
 
 
+class _Place(NamedTuple):
+    """Where a committed label lies, and what it is chosen by."""
+
+    confidence: float
+    path: Path
+    row: int
+    used: bool
+
+
+def _doubtful(run: RunFolder, method: str) -> list[PseudoLabel]:
+    """Choose from all labels by their figures alone, then read again the few that were chosen."""
+    places = list(_places(run, method))
+    used = sorted(place for place in places if place.used)
+    unused = [place for place in places if not place.used]
+    num_unused = min(len(unused), max(NUM_UNUSED, NUM_USED + NUM_UNUSED - len(used)))
+    doubtful = used[: NUM_USED + NUM_UNUSED - num_unused]
+    others = [unused[i] for i in reversed(spread([place.confidence for place in unused], num_unused))]
+    chosen = [*doubtful, *others]
+    shards = {path: read_shard(path) for path in dict.fromkeys(place.path for place in chosen)}
+    return [shards[place.path][place.row] for place in chosen]
+
+
+def _places(run: RunFolder, method: str) -> Iterator[_Place]:
+    for entry in Ledger(run.ledger_path).entries(method, run.config.loop.rounds - 1):
+        path = run.path / entry.path
+        for row, label in enumerate(read_shard(path)):
+            if not label.sees_truth:
+                yield _Place(label.confidence, path, row, is_used(label))
+
+
+def _label_panel(example: Example, prior: Prior, label: PseudoLabel) -> ExamplePanel:
+    action = np.select([label.from_teacher, label.from_prior], [Action.TEACHER, Action.PRIOR], Action.IGNORE)
+    return ExamplePanel(
+        sent_id=example.sent_id,
+        expression=example.expression,
+        split=UNLABELED,
+        iou=None,
+        image=_small_image(example),
+        prior_box_xyxy_frac=_box(prior),
+        prior_score=prior.score,
+        proposal=None,
+        teacher=None,
+        accepted=accepted_codes(action.astype(np.int8), label.target),
+        final=label.target.astype(np.float32),
+        truth=None,
+        file=Path(example.image_path).name,
+        confidence=label.confidence,
+        used=is_used(label),
+        why_unused=_why_unused(label),
+    )
+
+
+def _why_unused(label: PseudoLabel) -> str:
+    if is_used(label):
+        return ""
+    if not label.target.any():
+        return "no object was found"
+    return "the selector turned it down" if label.gate < 0.5 else "no part of the object was accepted"
+
+
 def _panel(
     example: Example | LabeledExample, prior: Prior, data: PanelData, row: int, split: str, iou: float | None
 ) -> ExamplePanel:
-    with Image.open(example.image_path) as image:
-        pixels = np.asarray(image.convert("RGB"))
-
     def array(tensor: Any) -> np.ndarray:
         return np.asarray(tensor[row].float().cpu().numpy())
 
     action, target = (np.asarray(t[row].cpu().numpy()) for t in (data.selection.action, data.selection.target))
     gated_on = float(data.selection.gate[row]) >= 0.5
+    final = data.final[row].float().sigmoid()
+    box = _box(prior)
     return ExamplePanel(
         sent_id=example.sent_id,
         expression=example.expression,
         split=split,
         iou=iou,
-        image=pixels,
-        prior_box_xyxy_frac=prior.boxes_xyxy_frac[0] if prior.boxes_xyxy_frac else None,
+        image=_small_image(example),
+        prior_box_xyxy_frac=box,
         prior_score=prior.score,
-        proposal=array(data.inputs.proposal) if prior.boxes_xyxy_frac else None,
+        proposal=None if box is None else array(data.inputs.proposal),
         teacher=array(data.evidence.mask_probs),
         accepted=accepted_codes(action * gated_on, target),
-        final=array(data.final.sigmoid()),
+        final=np.asarray(final.cpu().numpy()),
         truth=decode(example.mask_rle).astype(np.float32) if isinstance(example, LabeledExample) else None,
+        file=Path(example.image_path).name,
+        confidence=float(estimated_iou(final > 0.5, final)),
     )
+
+
+def _box(prior: Prior) -> tuple[float, float, float, float] | None:
+    return prior.boxes_xyxy_frac[0] if prior.boxes_xyxy_frac else None
+
+
+def _small_image(example: Example) -> np.ndarray | None:
+    """Return the photo as small as the report keeps it; None, with a warning, where it is gone: the run is done."""
+    try:
+        with Image.open(example.image_path) as image:
+            small = image.convert("RGB")
+    except OSError as error:
+        logger.warning("the report cannot show %s: %s", example.image_path, error)
+        return None
+    small.thumbnail((MAX_IMAGE_PX, MAX_IMAGE_PX), Image.Resampling.LANCZOS)
+    return np.asarray(small)

@@ -94,15 +94,17 @@ class ExampleSets:
 
 
 def read_known_scores(labeled_priors: Path) -> list[float]:
-    """Return the score of each labeled example's prior: what `ExampleSet` ranks other scores by."""
-    return [prior.score for prior in read_priors(labeled_priors).values() if not prior.failure]
+    """Return the score of each labeled example's prior: what `ExampleSet` ranks other scores by; a user's is none."""
+    priors = read_priors(labeled_priors).values()
+    return [prior.score for prior in priors if prior.source == "mllm" and not prior.failure]
 
 
 class ExampleSet:
     """Examples with their images and priors; truth only where the examples are labeled.
 
     Every MLLM has its own scale of scores (the embedded one stays within 0.45-0.63), so `prior_score` is a rank:
-    the share of the labeled set's priors that are no surer. `known_scores` are those; they involve no truth.
+    the share of the labeled set's priors that are no surer. `known_scores` are those; they involve no truth. A user's
+    box is as sure as can be: its rank is 1.
     """
 
     def __init__(
@@ -145,12 +147,13 @@ class ExampleSet:
         needs_pixels = self._proposer.config.proposal == "sam"
         pictures = [Image.open(row.image_path).convert("RGB") for row in rows] if needs_pixels else None
         batch = self._proposer.proposals(priors, self.grid, pictures)
+        by_user = torch.tensor([prior is not None and prior.source == "user" for prior in priors])
         return Inputs(
             images=self._images.get([row.image_path for row in rows]),
             expressions=[row.expression for row in rows],
             phrases=[prior.phrase if prior is not None else "" for prior in priors],
             proposal=batch.proposal,
-            prior_score=self._ranks(batch.score) * batch.has_prior,
+            prior_score=torch.where(by_user, 1.0, self._ranks(batch.score)) * batch.has_prior,
             has_prior=batch.has_prior,
         )
 

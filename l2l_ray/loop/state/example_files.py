@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from l2l_ray.errors import FREE_SPACE, DataError
 from l2l_ray.files import replacing
-from l2l_ray.types import Example, LabeledExample, Prior, Rle
+from l2l_ray.types import Example, Hint, LabeledExample, Prior, Rle
 
 
 def write_examples(path: Path, examples: Sequence[Example]) -> None:
@@ -27,8 +27,12 @@ def write_examples(path: Path, examples: Sequence[Example]) -> None:
         DataError: The file could not be written; an earlier one keeps its name.
     """
     rows = []
+    hinted = any(example.hint for example in examples)
     for example in examples:
         row = asdict(example)
+        del row["hint"]
+        if hinted:  # no column where no example has one
+            row["hint"] = example.hint.to_json() if example.hint else None
         if isinstance(example, LabeledExample):
             row["mask_rle"] = json.dumps(row["mask_rle"])
         rows.append(row)
@@ -44,8 +48,8 @@ def read_examples(path: Path) -> list[Example]:
     rows = _read(path)
     try:
         if rows and "mask_rle" in rows[0]:
-            return [LabeledExample(**{**row, "mask_rle": _rle(row["mask_rle"])}) for row in rows]
-        return [Example(**row) for row in rows]
+            return [LabeledExample(**{**row, "mask_rle": _rle(row["mask_rle"]), **_hint(row)}) for row in rows]
+        return [Example(**{**row, **_hint(row)}) for row in rows]
     except TypeError as error:
         raise DataError(f"{path} holds no examples: {error}; start the run again to rebuild it") from error
 
@@ -58,6 +62,11 @@ def write_priors(path: Path, priors: Iterable[tuple[int, Prior]]) -> None:
 def read_priors(path: Path) -> dict[int, Prior]:
     """Read sent_id -> prior."""
     return {row["sent_id"]: Prior.from_json(row["prior"]) for row in _read(path)}
+
+
+def _hint(row: dict[str, Any]) -> dict[str, Hint | None]:
+    text = row.get("hint")
+    return {"hint": None if text is None else Hint.from_json(text)}
 
 
 def _rle(text: str) -> Rle:

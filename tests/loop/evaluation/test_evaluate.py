@@ -39,7 +39,7 @@ def _quality(right: int) -> Quality:
 
 @pytest.fixture
 def run(smoke: RunConfig) -> RunFolder:
-    return RunFolder.open(smoke)
+    return RunFolder.open(smoke).create()
 
 
 def _close(run: RunFolder, group: tuple[str, int, str] = GROUP, iou_px: int = 30) -> dict[str, Any]:

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from l2l_ray.config import PriorConfig
+from l2l_ray.data.images import ImageStore
 from l2l_ray.data.masks import mask_to_grid
 from l2l_ray.errors import DataError
-from l2l_ray.loop.inference.inputs import ExampleSet, ExampleSets
-from l2l_ray.loop.state.example_files import read_examples, read_priors
+from l2l_ray.loop.inference.inputs import ExampleSet, ExampleSets, read_known_scores
+from l2l_ray.loop.state.example_files import read_examples, read_priors, write_priors
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.prior.proposal import Proposer
 from l2l_ray.types import LabeledExample
 
 MakeSet = Callable[..., ExampleSet]
@@ -40,6 +43,28 @@ def test_an_example_without_prior_has_none(set_of: MakeSet) -> None:
     assert batch.phrases[1] == ""
     assert batch.prior_score[1] == 0.0
     assert (batch.proposal[1] == 0.5).all()
+
+
+def test_a_users_box_ranks_first_and_moves_no_other_rank(set_of: MakeSet, tmp_path: Path) -> None:
+    examples = set_of(3)
+    plain = examples.inputs([0, 1, 2]).prior_score
+    examples.priors[101] = replace(examples.priors[101], score=1.0, box_scores=(1.0,), source="user")
+    assert examples.inputs([0, 1, 2]).prior_score.tolist() == [plain[0], 1.0, plain[2]]
+    write_priors(tmp_path / "labeled.parquet", examples.priors.items())
+    assert read_known_scores(tmp_path / "labeled.parquet") == [0.8, 0.8], "a user's box is not on the MLLM's scale"
+
+
+def test_a_users_box_is_sure_where_every_labeled_item_has_one(set_of: MakeSet, tmp_path: Path) -> None:
+    examples = set_of(2)
+    alone = ExampleSet(
+        examples.examples,
+        {100: replace(examples.priors[100], score=1.0, source="user")},
+        ImageStore(64, 1),
+        Proposer(PriorConfig()),
+        32,
+        [],
+    )
+    assert alone.inputs([0, 1]).prior_score.tolist() == [1.0, 0.0]
 
 
 def test_perturbed_proposals_are_keyed_by_sentence(set_of: MakeSet) -> None:

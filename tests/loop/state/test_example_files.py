@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,16 +14,22 @@ from hypothesis import strategies as st
 
 from l2l_ray.errors import DataError
 from l2l_ray.loop.state.example_files import read_examples, read_priors, write_examples, write_priors
-from l2l_ray.types import Example, LabeledExample, Prior
+from l2l_ray.types import Example, Hint, LabeledExample, Prior
 
 UNLABELED = [Example(s, 3, 12, f"/data/{s}.jpg", 640, 480, f"left man {s}, “red”") for s in range(5)]
 LABELED = [
     LabeledExample(**asdict(e), mask_rle={"size": [480, 640], "counts": "PPY13n3"}, category="") for e in UNLABELED
 ]
+HINTED = [replace(UNLABELED[0], hint=Hint((0.1, 0.2, 1 / 3, 1.0), ((0.3, 0.4),))), UNLABELED[1]]
+LABELED_HINTED = [replace(LABELED[0], hint=Hint(None, ((0.3, 0.4), (0.1, 0.2)))), LABELED[1]]
 PRIOR = Prior("9f", ((0.1, 0.2, 0.5, 1 / 3),), (0.83,), ((0.3, 0.4),), "red man", 0.83, "", '[{"bbox_2d": [1]}]')
 
 
-@pytest.mark.parametrize("examples", [UNLABELED, LABELED, []], ids=["unlabeled", "labeled", "empty"])
+@pytest.mark.parametrize(
+    "examples",
+    [UNLABELED, LABELED, [], HINTED, LABELED_HINTED],
+    ids=["unlabeled", "labeled", "empty", "hinted", "labeled and hinted"],
+)
 def test_examples_come_back_equal_and_of_their_own_type(tmp_path: Path, examples: list[Example]) -> None:
     write_examples(tmp_path / "examples" / "x.parquet", examples)
     found = read_examples(tmp_path / "examples" / "x.parquet")
@@ -33,17 +39,21 @@ def test_examples_come_back_equal_and_of_their_own_type(tmp_path: Path, examples
 
 def test_the_unlabeled_file_has_the_columns_of_an_example_and_no_other(tmp_path: Path) -> None:
     write_examples(tmp_path / "unlabeled.parquet", UNLABELED)
-    assert pq.read_schema(tmp_path / "unlabeled.parquet").names == [f.name for f in fields(Example)]
+    names = [f.name for f in fields(Example)]
+    assert pq.read_schema(tmp_path / "unlabeled.parquet").names == [name for name in names if name != "hint"]
+    write_examples(tmp_path / "hinted.parquet", HINTED)
+    assert pq.read_schema(tmp_path / "hinted.parquet").names == names
 
 
 @pytest.mark.parametrize(
     "prior",
     [
         PRIOR,
+        replace(PRIOR, source="user"),
         Prior.absent("a0", "not JSON: got 'banana'", "banana"),
         Prior("b1", (), (), (), "cup", 0.5, "", "", (((0.0, 0.0), (0.5, 0.0), (0.5, 0.5)), ((0.9, 0.9), (1.0, 1.0)))),
     ],
-    ids=["boxes", "no prior", "polygons"],
+    ids=["boxes", "of the user", "no prior", "polygons"],
 )
 def test_priors_come_back_equal(tmp_path: Path, prior: Prior) -> None:
     write_priors(tmp_path / "priors.parquet", [(7, prior), (8, PRIOR)])

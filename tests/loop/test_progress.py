@@ -6,9 +6,8 @@ import io
 
 import pytest
 
-from l2l_ray.actors.coordinator import LabelProgress, Status, TrainProgress
-from l2l_ray.actors.progress import Console, done_frac, duration, results_text
 from l2l_ray.config import RunConfig, smoke_config
+from l2l_ray.loop.progress import Console, LabelProgress, Status, TrainProgress, done_frac, duration, results_text
 from l2l_ray.loop.state.position import Stage
 
 FIXED = "fixed_threshold@0.8"

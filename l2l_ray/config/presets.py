@@ -1,0 +1,180 @@
+"""Whole configs by name: functions that return a `RunConfig`, and what the large ones need.
+
+`NEEDS` is written from `benchmarks/preset_needs.py`, which counts parameters, kept activations and operations of the
+real architectures without downloading a weight; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from l2l_ray.config.run import RunConfig
+from l2l_ray.config.sections import ClusterConfig, DataConfig, LoopConfig, PriorConfig, SegmenterConfig, SelectorConfig
+
+
+def embedded_config() -> RunConfig:
+    """Return the defaults: drawn shapes and tiny models of ours, for two CPU cores."""
+    return RunConfig()
+
+
+def smoke_config() -> RunConfig:
+    """Return the embedded run shrunk to about a minute: same parts, tiny counts, to see that everything works."""
+    return RunConfig(
+        data=DataConfig(num_train_refs=96, num_eval_refs=12, labeled_frac=0.25),
+        selector=SelectorConfig(warmup_updates=3, round_updates=2, update_batch=8, max_unlabeled=16, group_size=4),
+        loop=LoopConfig(
+            rounds=2, burn_in_steps=6, fold_steps=4, round_steps=4, labeled_batch=8, unlabeled_batch=8, shard_size=16
+        ),
+    )
+
+
+def full_config() -> RunConfig:
+    """Return the full size on RefCOCO: Swin-B + BERT at 480 px with Qwen3-VL-8B, several GPUs, on Ray.
+
+    Source: image size, batch and learning rates follow LAVT (2022) and SemiRES (2024); the rest is ours and untried
+    on full-size data.
+    """
+    return RunConfig(
+        data=DataConfig(root="data/refer", dataset="refcoco", split_by="unc", labeled_frac=0.01, image_cache_mb=16384),
+        prior=PriorConfig(model="Qwen/Qwen3-VL-8B-Instruct", dtype="bfloat16", max_new_tokens=128, batch_size=16),
+        segmenter=SegmenterConfig(
+            backbone="microsoft/swin-base-patch4-window12-384-in22k",
+            text="google-bert/bert-base-uncased",
+            image_size=480,
+            train_backbone=True,
+            width=256,
+            fusion_width=256,
+            fusion_stride=16,
+            num_heads=8,
+            num_guidance_tokens=16,
+            prior_dropout_ramp_steps=4000,
+        ),
+        loop=LoopConfig(
+            rounds=8,
+            burn_in_steps=8000,
+            fold_steps=8000,
+            round_steps=4000,
+            labeled_batch=16,
+            unlabeled_batch=16,
+            lr=1e-4,
+            encoder_lr_scale=0.5,
+            ema_decay=0.9996,
+            checkpoint_steps=500,
+            lag=1,
+            expressions_per_ref=1,
+        ),
+        cluster=ClusterConfig(
+            num_labelers=4,
+            num_workers=4,
+            prior_resources={"GPU": 1},
+            labeler_resources={"GPU": 0.5},
+            worker_resources={"CPU": 4, "GPU": 1},
+            threads_per_worker=4,
+            threads_per_prior=2,
+            threads_per_labeler=2,
+            start_timeout_s=1800,  # an MLLM of 16 GB is read, on first use downloaded, in this time
+        ),
+    )
+
+
+def photos_small_config() -> RunConfig:
+    """Return what own photos need at least: a 4 B language model, SAM 2 and a Swin-T segmenter, all on one GPU.
+
+    Source: sizes and steps are ours, for up to some thousand photos; learning rates as in `full`. Untried on real data.
+    """
+    return RunConfig(
+        data=OWN_PHOTOS,
+        prior=PriorConfig(
+            model="Qwen/Qwen3-VL-4B-Instruct",
+            dtype="bfloat16",
+            max_new_tokens=128,
+            batch_size=8,
+            proposal="sam",
+            sam_model="facebook/sam2.1-hiera-small",
+        ),
+        segmenter=SegmenterConfig(
+            backbone="microsoft/swin-tiny-patch4-window7-224",
+            text="google-bert/bert-base-uncased",
+            image_size=384,
+            train_backbone=True,
+            width=192,
+            fusion_width=256,
+            fusion_stride=16,
+            num_heads=8,
+            prior_dropout_ramp_steps=600,
+        ),
+        selector=SelectorConfig(update_batch=16),
+        loop=LoopConfig(
+            rounds=4,
+            burn_in_steps=1200,
+            fold_steps=600,
+            round_steps=600,
+            labeled_batch=8,
+            unlabeled_batch=8,
+            eval_batch=16,
+            lr=1e-4,
+            encoder_lr_scale=0.5,
+            ema_decay=0.999,
+            shard_size=128,
+            checkpoint_steps=200,
+        ),
+        cluster=ClusterConfig(
+            num_labelers=1,
+            prior_resources={"GPU": 0.4},
+            labeler_resources={"GPU": 0.2},
+            worker_resources={"CPU": 1, "GPU": 0.4},
+            start_timeout_s=1800,
+        ),
+    )
+
+
+def photos_full_config() -> RunConfig:
+    """Return the models of `full` with SAM 2 for own photos, all on one large GPU.
+
+    Source: as `full`, with fewer steps, for thousands of photos. Untried on real data.
+    """
+    small, full = photos_small_config(), full_config()
+    return RunConfig(
+        data=OWN_PHOTOS,
+        prior=full.prior.model_copy(update={"proposal": "sam", "sam_model": "facebook/sam2.1-hiera-large"}),
+        segmenter=full.segmenter,
+        selector=small.selector,
+        loop=full.loop.model_copy(
+            update={"burn_in_steps": 4000, "fold_steps": 2000, "round_steps": 2000, "eval_batch": 16, "lag": 0}
+        ),
+        cluster=small.cluster,
+    )
+
+
+OWN_PHOTOS = DataConfig(root="data", dataset="mine", split_by="own", image_cache_mb=4096)  # as `l2l data import` writes
+
+PRESETS: dict[str, Callable[[], RunConfig]] = {
+    "embedded": embedded_config,
+    "smoke": smoke_config,
+    "photos-small": photos_small_config,
+    "photos-full": photos_full_config,
+    "full": full_config,
+}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a preset needs where all of it runs on one GPU; estimated, not measured on one.
+
+    Example: `NEEDS["photos-small"].sentence()`
+    """
+
+    gpu_gb: int  # memory of the GPU
+    download_gb: int  # weights, once
+    hours: float  # at 30 TFLOP/s sustained, for 1,000 photos with one text each
+
+    def sentence(self) -> str:
+        """Return the needs in words."""
+        return (
+            f"one GPU with {self.gpu_gb} GB, {self.download_gb} GB of downloads, about {self.hours:g} hours for 1,000 "
+            "photos; estimated"
+        )
+
+
+NEEDS = {"photos-small": Needs(16, 10, 2), "photos-full": Needs(48, 20, 20)}

@@ -1,0 +1,122 @@
+"""The columns of own data: what each means, how its value is read, and whether it stays with the ref.
+
+`COLUMNS` is the one list of them, for every source of rows (JSONL, CSV, Parquet, folders, Label Studio). A value that
+needs the picture (`image`, and masks, boxes and hints, see `truths.py`) is read by the importer; all others are read
+here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from l2l_ray.data.layout import SPLITS, BadValue, Words, shown
+
+
+class Column(NamedTuple):
+    """One column of own data.
+
+    Example: `Column("name of the object's category", category)`
+    """
+
+    meaning: str
+    read: Callable[[Any], Any] | None = None  # raises BadValue; None = read where the picture is known
+    stays: bool = False  # the value is kept on the ref, under the column's name
+
+
+def read_columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a row, those that need no picture read.
+
+    Raises:
+        BadValue: If a column is unknown, or a value is unusable.
+    """
+    if unknown := sorted(str(name) for name in row if name not in COLUMNS):
+        raise BadValue("field", ", ".join(unknown), f"one of {', '.join(COLUMNS)}", "rename or remove it")
+    readers = ((name, COLUMNS[name].read, value) for name, value in row.items())
+    return {name: read(value) if read is not None else value for name, read, value in readers}
+
+
+def expressions(value: Any) -> list[str]:
+    """Return the expressions that a text or a list of texts gives.
+
+    Raises:
+        BadValue: If there is none, or one of them is no text that can be used.
+    """
+    texts = value if isinstance(value, list) else [value]
+    if not texts:
+        raise BadValue("expression", value, "a text that is not empty", "say what the object is")
+    return [clean_text(text) for text in texts]
+
+
+def clean_text(text: Any) -> str:
+    """Return an expression that has words and can be written as UTF-8.
+
+    Raises:
+        BadValue: If it is something else.
+    """
+    if not isinstance(text, str) or not text.split():
+        raise BadValue("expression", text, "a text that is not empty", "say what the object is")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadValue("expression", text, "text that can be written as UTF-8", "correct the characters") from None
+    return text
+
+
+def _split(value: Any) -> str:
+    if value not in SPLITS:
+        raise BadValue("split", value, f"one of {', '.join(SPLITS)}", "use one of these")
+    return str(value)
+
+
+def _category(value: Any) -> str:
+    if not isinstance(value, str):
+        raise BadValue("category", value, "a word", "write the category's name")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    value = {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value  # CSV cells
+    if not isinstance(value, bool):
+        raise BadValue("no_target", value, "true or false", "correct it")
+    return value
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """Return an object that JSON and a plain pickle can hold, also from JSON text."""
+    expected = 'an object such as {"source": "label_studio"}'
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+        found = json.loads(json.dumps(found, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadValue("provenance", Words(f"{shown(value)} ({shown(error)})"), expected, "correct it") from None
+    if not isinstance(found, dict):
+        raise BadValue("provenance", value, expected, "correct it")
+    return found
+
+
+def _id(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 1 << 63:
+        raise BadValue("id", value, "a text, or an integer below 2**63", "correct it")
+    return str(value)
+
+
+COLUMNS: dict[str, Column] = {
+    "image": Column("path of the picture below the folder of pictures"),
+    "expression": Column("what the object is called: a text, or a list of texts", expressions),
+    "mask": Column("path of a mask picture below the folder of masks"),
+    "rle": Column("mask as COCO's run-length encoding"),
+    "polygon": Column("mask as x, y, x, y, ... in px, or a list of such lists"),
+    "box": Column("[x, y, width, height] in px: the object's box; without a mask it is a hint where to look"),
+    "point": Column("[x, y] in px: a hint, a point on the object"),
+    "points": Column("a list of [x, y] in px: a hint, points on the object"),
+    "hint": Column('{"box": [...], "points": [...]}: a hint where to look, also beside a mask'),
+    "no_target": Column("true: the image does not show what the expression says", _flag),
+    "split": Column("split of the row; train if not given", _split),
+    "id": Column("rows of one id speak of one object", _id),
+    "category": Column("name of the object's category", _category),
+    "provenance": Column("who made the truth: an object", _object, stays=True),
+}

@@ -1,0 +1,75 @@
+"""Photos and texts to look for in them, as a person has them: one photo, a folder, or a table.
+
+The same folder and the same table that `l2l data import` takes; here their columns other than image and expression are
+not looked at. Nothing outside of the folder is opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from l2l_ray.data.layout import BadValue, Notice, Problem, file_below
+from l2l_ray.datatools.columns import expressions
+from l2l_ray.datatools.import_folder import PICTURES, folder_rows, is_mask
+from l2l_ray.datatools.row_files import Row, read_rows
+from l2l_ray.errors import DataError
+from l2l_ray.types import PhotoText
+
+
+def photos_and_texts(source: Path, text: str | None = None, images: Path | None = None) -> list[PhotoText | Problem]:
+    """Return what a source asks, in its order, and a problem for each part of it that cannot be used.
+
+    Args:
+        source: A photo; a folder of photos, each with a text of the same name beside it; or rows of image and
+            expression as CSV, JSONL or Parquet.
+        text: What to look for in the photo, or in every photo of the folder, whose own texts then rest.
+        images: Folder that the rows' `image` is relative to; that of the file if not given.
+    Raises:
+        DataError: There is no such source, a text is missing, or one is given for rows, which bring their own.
+    """
+    if source.is_dir():
+        if text is not None:
+            found: list[PhotoText | Problem] = [PhotoText(path, text) for path in _pictures(source)]
+        else:
+            found = list(_asked(folder_rows(source), source))
+    elif source.suffix.lower() in (".csv", ".jsonl", ".parquet"):
+        if text is not None:
+            raise DataError(f"{source} brings its own texts, got also {text!r}; leave the text out")
+        found = list(_asked(read_rows(source), images or source.parent))
+    elif not source.exists():
+        raise DataError(
+            f"there is no {source}; give a photo, a folder of photos, or a CSV or JSONL of image,expression"
+        )
+    elif text is None:
+        raise DataError(
+            f'no text for the photo {source}; say what to look for, e.g. l2l predict {source} "the left cup"'
+        )
+    else:
+        found = [PhotoText(source, text)]
+    if not found:
+        raise DataError(
+            f"{source} holds nothing to look at; expected photos ({' '.join(PICTURES)}) with texts of the same name "
+            "beside them, or rows of image and expression"
+        )
+    return list(dict.fromkeys(found))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    lower = {name.lower() for name in names}
+    return [folder / name for name in sorted(names) if name.lower().endswith(PICTURES) and not is_mask(name, lower)]
+
+
+def _asked(rows: Iterator[Row], images: Path) -> Iterator[PhotoText | Problem]:
+    for where, row in rows:
+        if isinstance(row, Problem):
+            yield row
+        elif not isinstance(row, Notice):
+            try:
+                path = file_below(images, row.get("image"), "image")
+                texts = expressions(row.get("expression"))
+            except BadValue as error:
+                yield error.at(where)
+                continue
+            yield from (PhotoText(path, text) for text in texts)

@@ -1,0 +1,259 @@
+"""What a run answers about photos, and the folder that keeps it: names that never meet, one index of everything.
+
+A result is named after its photo, its text and eight digits that both give: two photos of one name, or two texts about
+one photo, are two results, and the same photo and text again replace their own. So a stopped command goes on where it
+was. `predictions.jsonl` grows by a line per item; `predictions.csv`, the same for spreadsheets, is written at the end.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import re
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, UInt8
+from PIL import Image
+
+from l2l_ray.confidence import estimated_iou
+from l2l_ray.data.masks import encode
+from l2l_ray.errors import DataError
+from l2l_ray.files import replacing
+from l2l_ray.loop.state.jsonl import append_line, read_lines
+from l2l_ray.types import PhotoText, Prior
+
+OVERLAY_RGB = (255, 45, 149)
+OVERLAY_OPACITY = 0.5
+INDEX_FIELDS = (
+    *("image", "expression", "confidence", "area_px", "area_frac", "mask", "overlay", "details", "error"),
+    *("run", "method", "version", "photo_sha256"),
+)
+_NAME_BYTES = 60  # of the photo's name and of the text in a result's name; file systems take 255 in all
+
+
+def result_name(item: PhotoText) -> str:
+    """Return what the files of an item are called: the same for the same photo and text, and for no others."""
+    words = " ".join(item.expression.split())
+    place = os.fsencode(os.path.abspath(item.image_path))
+    digest = hashlib.sha256(place + b"\0" + words.encode("utf-8", "surrogatepass")).hexdigest()
+    said = re.sub(r"\W+", "-", words.lower())
+    return "-".join(part for part in (_cut(item.image_path.stem), _cut(said), digest[:8]) if part)
+
+
+@dataclass(frozen=True)
+class FailedPrediction:
+    """A photo and text without an answer, and why.
+
+    Example: `FailedPrediction(PhotoText(Path("12.jpg"), "left man"), "image 12.jpg cannot be read: ...")`
+    """
+
+    item: PhotoText
+    error: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a run says about one photo and text.
+
+    Example: `Predictor.from_run(run_dir).predict(Path("12.jpg"), "left man").save(Path("out"))`
+    """
+
+    item: PhotoText
+    expression: str  # the words that the models saw, at most `data.max_words`
+    image: UInt8[np.ndarray, "H W 3"]
+    mask_probs: Float32[np.ndarray, "H W"]  # at native size
+    prior: Prior
+    method: str
+    version: int
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "H W"]:
+        """True = the referred object."""
+        return self.mask_probs > 0.5
+
+    @property
+    def confidence(self) -> float:
+        """Estimated IoU of the mask with the truth, in [0, 1]; not calibrated, see confidence.py."""
+        return float(estimated_iou(torch.from_numpy(self.mask), torch.from_numpy(self.mask_probs)))
+
+    @property
+    def area_frac(self) -> float:
+        """Share of the photo's pixels that the mask covers, in [0, 1]."""
+        return float(self.mask.mean())
+
+    def summary(self) -> dict[str, Any]:
+        """Return everything but the pixels, as JSON holds it; the mask as COCO RLE."""
+        return {
+            "image": str(self.item.image_path),
+            "expression": self.expression,
+            "method": self.method,
+            "version": self.version,
+            "area_px": int(self.mask.sum()),
+            "area_frac": self.area_frac,
+            "confidence": self.confidence,
+            "mask_rle": encode(self.mask),
+            "prior": asdict(self.prior),
+        }
+
+    def overlay(self) -> UInt8[np.ndarray, "H W 3"]:
+        """Return the image with the mask tinted."""
+        tint = np.where(self.mask[..., None], OVERLAY_OPACITY, 0.0)
+        return np.asarray(np.round(self.image * (1 - tint) + np.array(OVERLAY_RGB) * tint), np.uint8)
+
+    def save(self, folder: Path) -> tuple[Path, Path, Path]:
+        """Write `<name>-overlay.png`, `<name>-mask.png` (255 = object) and `<name>.json`; return their paths.
+
+        The name is that of the item (`result_name`), so nothing of another photo or text is replaced.
+
+        Raises:
+            DataError: They cannot be written; the message names the file.
+        """
+        stem = folder / result_name(self.item)
+        overlay, mask, figures = (Path(f"{stem}{ending}") for ending in ("-overlay.png", "-mask.png", ".json"))
+        try:
+            for path, pixels in ((overlay, self.overlay()), (mask, self.mask.astype(np.uint8) * 255)):
+                with replacing(path) as temporary:
+                    Image.fromarray(pixels).save(temporary, format="PNG")
+            with replacing(figures) as temporary:
+                temporary.write_text(json.dumps(self.summary(), indent=1))
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        return overlay, mask, figures
+
+
+class PredictionFolder:
+    """A folder of results with its index; in a `with` block, whose end writes the index in full.
+
+    Args:
+        path: The folder.
+        run: Whose answers they are, as the index names it.
+        rows: What its index holds, by name of the item.
+    Example: `with PredictionFolder.open(Path("out"), "runs/mine") as folder: folder.add(prediction)`
+    """
+
+    def __init__(self, path: Path, run: str, rows: dict[str, dict[str, Any]]) -> None:
+        self.path, self.run = path, run
+        self._rows = rows
+
+    @classmethod
+    def open(cls, path: Path, run: str) -> PredictionFolder:
+        """Make the folder, or read the index of an earlier one.
+
+        Raises:
+            DataError: Something else lies there, nothing can be written, or its index is no index.
+        """
+        folder = cls(path, run, {})
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=path):  # says now, not after an hour of work, that nothing can be written
+                rows = [json.loads(line) for line in read_lines(folder.index_path)]
+                folder._rows = {str(row["name"]): row for row in rows}
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{folder.index_path} is no index of predictions: {error}; move it away, or choose another folder"
+            ) from error
+        return folder
+
+    def __enter__(self) -> PredictionFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._rows:
+            self._write_index()
+        else:
+            with suppress(OSError):  # it holds something else
+                self.path.rmdir()
+
+    @property
+    def index_path(self) -> Path:
+        """One JSON line per item; the last line of an item counts."""
+        return self.path / "predictions.jsonl"
+
+    @property
+    def table_path(self) -> Path:
+        """The same for spreadsheets."""
+        return self.path / "predictions.csv"
+
+    def has(self, item: PhotoText, method: str, version: int) -> bool:
+        """Whether this version of this run has answered about these very bytes, and its files are there."""
+        row = self._rows.get(result_name(item))
+        if (
+            row is None
+            or row.get("error")
+            or (row["run"], row["method"], row["version"]) != (self.run, method, version)
+        ):
+            return False
+        files_there = all((self.path / str(row[kind])).exists() for kind in ("mask", "overlay", "details"))
+        return files_there and row["photo_sha256"] == _sha256(item.image_path)
+
+    def add(self, result: Prediction | FailedPrediction) -> Path | None:
+        """Save a result and note it in the index; return the file of its mask.
+
+        Raises:
+            DataError: It cannot be written; the message names the file.
+        """
+        item = result.item
+        row: dict[str, Any] = {"name": result_name(item), "image": str(item.image_path), "expression": item.expression}
+        if isinstance(result, FailedPrediction):
+            mask = None
+            row["error"] = result.error
+        else:
+            overlay, mask, details = result.save(self.path)
+            row |= {"confidence": round(result.confidence, 4), "area_px": int(result.mask.sum())}
+            row |= {"area_frac": round(result.area_frac, 6), "mask": mask.name, "overlay": overlay.name}
+            row |= {"details": details.name, "run": self.run, "method": result.method, "version": result.version}
+            row["photo_sha256"] = _sha256(item.image_path)
+        try:
+            append_line(self.index_path, row)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        self._rows[result_name(item)] = row
+        return mask
+
+    def _write_index(self) -> None:
+        try:
+            with replacing(self.index_path) as temporary:
+                temporary.write_text("".join(json.dumps(row) + "\n" for row in self._rows.values()))
+            with replacing(self.table_path) as temporary, temporary.open("w", newline="", encoding="utf-8-sig") as file:
+                writer = csv.DictWriter(file, INDEX_FIELDS, extrasaction="ignore")
+                writer.writeheader()
+                for row in self._rows.values():
+                    writer.writerow({name: _as_text(value) for name, value in row.items()})
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+
+def _cut(text: str) -> str:
+    """Return as many first characters as fit `_NAME_BYTES`."""
+    while len(os.fsencode(text.encode("utf-8", "replace").decode())) > _NAME_BYTES:
+        text = text[:-1]
+    return text.encode("utf-8", "replace").decode().strip("-")
+
+
+def _as_text(value: Any) -> Any:
+    """Return a value that UTF-8 can hold: names of files may hold half a character."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:  # it went away: what is there of it is not of these bytes
+        return ""
+
+
+def _unwritable(folder: Path, error: OSError) -> DataError:
+    place = error.filename or folder
+    reason = error.strerror or error
+    return DataError(f"cannot write {place}: {reason}; give a folder that can be written, or free some space")

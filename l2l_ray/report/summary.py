@@ -1,0 +1,108 @@
+"""What a run came to, in a few sentences and figures: the top of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from l2l_ray.report.record import RunRecord, flatten, is_number
+from l2l_ray.report.tables import float_keys, percent, splits_of
+
+_STATS = (("mean_iou", "mean IoU"), ("overall_iou", "overall IoU"))
+
+
+def headline(record: RunRecord) -> str:
+    """Return what the run learned from and what it labeled, as one or two sentences; empty where nothing says it."""
+    counts = {name: _counted(record, name) for name in ("labeled", "unlabeled", "val")}
+    parts = []
+    if counts["labeled"]:
+        parts.append(f"It learned from {counts['labeled']} with true masks")
+    if counts["unlabeled"]:
+        parts.append(f"{'and' if parts else 'It'} labeled {counts['unlabeled']} without")
+    sentence = " ".join(parts) + "." if parts else ""
+    if record.held_out and counts["val"]:
+        sentence += f" {counts['val']} with true masks were held out to measure how good it is."
+    return sentence.strip()
+
+
+def quality_sentence(record: RunRecord) -> str:
+    """Return how the quality was measured where this is no full table: on held-out photos, or not at all."""
+    if not any(map(splits_of, record.rows)):
+        if not record.rows:
+            return "There are no figures yet."
+        return (
+            "How good the masks are was not measured: no photo with a true mask was held out of training. With at "
+            "least four such photos a run holds a quarter of them out by itself (--data.val_from_labeled 0.25); or "
+            "put some into a split called val."
+        )
+    if not record.held_out:
+        return ""
+    num = record.results.get("num_val_images")
+    photos = f"{num} held-out photo{'' if num == 1 else 's'}" if is_number(num) else "held-out photos"
+    scores = _main_scores(record).get("val", {})
+    flat = flatten(float_keys(scores["interval"])) if isinstance(scores.get("interval"), Mapping) else {}
+    low, high = flat.get("mean_iou.low"), flat.get("mean_iou.high")
+    sure = f", 95 % interval {percent(low)} to {percent(high)} %" if is_number(low) and is_number(high) else ""
+    return (
+        f"Quality estimate from {photos}, which also chose the version; with so few it is rough: mean IoU "
+        f"{percent(scores.get('mean_iou'))} %{sure}."
+    )
+
+
+def used_labels(record: RunRecord) -> str:
+    """Return how many labels of the last round training used; empty where none were counted."""
+    used, num = _last_labels(record)
+    return "" if num is None else f"Training used {used} of the {num} labels of the last round."
+
+
+def model_answers(record: RunRecord) -> str:
+    """Return for how many texts the language model gave no usable box; empty where it was not counted."""
+    events = {str(e.get("set")): e for e in record.events if e.get("event") == "priors"}.values()
+    num = sum(int(e["num"]) for e in events if is_number(e.get("num")))
+    if not num:
+        return ""
+    failures = [e["failures"] for e in events if isinstance(e.get("failures"), Mapping)]
+    failed = sum(int(count) for found in failures for count in found.values() if is_number(count))
+    if not failed:
+        return f"The language model gave a usable box for each of the {num} texts."
+    return f"The language model gave no usable box for {failed} of {num} texts; these were used without one."
+
+
+def stats(record: RunRecord) -> list[tuple[str, str]]:
+    """Return the few figures to see first, as value and meaning: the main method's, and of its last round's labels."""
+    splits = _main_scores(record)
+    split = "val" if "val" in splits else next(iter(splits), "")
+    place = "held-out photos" if record.held_out and split == "val" else split
+    label = record.labels.get(record.main_method, "")
+    figures = [(splits.get(split, {}).get(key), f"{name}, {place}, {label}") for key, name in _STATS]
+    last = _last_point(record)
+    used, num = _last_labels(record)
+    if num is not None:
+        figures.append((last["labels.used_frac"], f"of the labels used for training: {used} of {num}, last round"))
+    figures.append((last.get("hidden_truth.labels.mean_iou"), "mean IoU of the used labels with the true masks"))
+    figures.append((last.get("hidden_truth.labels.wrong_object_frac"), "of the used labels on a wrong object"))
+    return [(f"{percent(value)} %", text) for value, text in figures if is_number(value)]
+
+
+def _main_scores(record: RunRecord) -> dict[str, dict[str, Any]]:
+    row: Mapping[str, Any] = next((r for r in record.rows if r.get("method") == record.main_method), {})
+    return splits_of(row)
+
+
+def _last_point(record: RunRecord) -> dict[str, Any]:
+    return {key: value for point in record.points_of(record.main_method) for key, value in point.items()}
+
+
+def _last_labels(record: RunRecord) -> tuple[int | None, int | None]:
+    last = _last_point(record)
+    share, num = last.get("labels.used_frac"), last.get("labels.num")
+    return (round(share * num), round(num)) if is_number(share) and is_number(num) else (None, None)
+
+
+def _counted(record: RunRecord, name: str) -> str:
+    sets = record.results.get("sets")
+    found = sets.get(name) if isinstance(sets, Mapping) else None
+    images, texts = (found.get(key) if isinstance(found, Mapping) else None for key in ("images", "texts"))
+    if not (is_number(images) and is_number(texts) and texts):
+        return ""
+    return f"{images} photo{'' if images == 1 else 's'} ({texts} text{'' if texts == 1 else 's'})"

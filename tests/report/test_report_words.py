@@ -1,0 +1,81 @@
+"""Words for people: what was left out, what to do next, and the glossary."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from l2l_ray.report.glossary import TERMS, occurring
+from l2l_ray.report.left_out import MAX_NAMES, left_out
+from l2l_ray.report.next_steps import next_steps
+from l2l_ray.report.record import RunRecord
+
+
+def skip(kind: str, path: str, reason: str = "why") -> dict[str, Any]:
+    return {"kind": kind, "sent_id": 1, "path": path, "reason": reason}
+
+
+def test_what_was_left_out_is_counted_by_reason_with_the_names_of_its_photos() -> None:
+    skips = [skip("empty_mask", "/a/x.jpg"), *(skip("missing_image", f"/a/{n // 2}.jpg") for n in range(4))]
+    first, second = left_out(skips)
+    assert (first.reason, first.num, first.files) == ("the photo is not there", 4, ("0.jpg", "1.jpg"))
+    assert (second.reason, second.num, second.names, second.first) == ("the mask covers no pixel", 1, "x.jpg", "why")
+    assert left_out([]) == []
+
+
+def test_many_names_are_cut_and_counted() -> None:
+    (entry,) = left_out([skip("missing_image", f"{n}.jpg") for n in range(MAX_NAMES + 3)])
+    assert entry.names.endswith(f"{MAX_NAMES - 1}.jpg and 3 more")
+
+
+@pytest.mark.parametrize("line", [{}, {"kind": None, "path": 3}, {"kind": "odd_thing"}])
+def test_lines_that_lack_something_are_counted_all_the_same(line: dict[str, Any]) -> None:
+    (entry,) = left_out([line])
+    assert entry.num == 1 and entry.reason in ("for a reason that was not recorded", "odd thing")
+
+
+def steps(config: dict[str, Any], photos: list[dict[str, Any]], **results: Any) -> list[str]:
+    record = RunRecord(Path("runs/my run"), config, {}, results, (), (), {}, (), tuple(photos), ())
+    return [step.command for step in next_steps(record)]
+
+
+LABEL = {"split": "unlabeled", "used": True}
+OWN = {"name": "first", "data": {"root": "data/refer", "dataset": "own"}}
+
+
+def test_own_labels_are_corrected_brought_home_and_learned_from() -> None:
+    found = steps(OWN, [LABEL])
+    assert found[0].startswith("l2l export 'runs/my run' --format labelstudio") and found[0].endswith("--all")
+    assert "--root data/refer --dataset own --update" in found[1]
+    assert found[2] == "l2l run --config 'runs/my run/config.yaml' --name first-corrected"
+
+
+def test_settings_that_would_pass_over_the_new_masks_are_lifted() -> None:
+    fixed = {**OWN, "data": {**OWN["data"], "split_file": "own.txt", "labeled_frac": 0.3}}
+    assert steps(fixed, [LABEL])[2].endswith("--data.split_file null --data.labeled_frac null")
+
+
+def test_a_benchmark_is_not_corrected_and_what_makes_no_labels_exports_none() -> None:
+    assert [c.split()[1] for c in steps(OWN, [LABEL], hidden_truth={"l2l": [{}]})] == ["export", "predict"]
+    assert [c.split()[1] for c in steps({"data": {"root": "embedded"}}, [])] == ["predict"]
+
+
+def test_terms_are_found_as_whole_words_in_any_form() -> None:
+    def names(text: str) -> list[str]:
+        return [term.name for term in occurring(text)]
+
+    assert names("Two rounds; P@0.5 rose.") == ["IoU ≥ 50 %", "round"]
+    assert names("around a reference, valid, cellar") == []
+    assert (
+        "held-out photos" in names("held out")
+        and "unlabeled" in names("Unlabeled")
+        and "labeled" not in names("Unlabeled")
+    )
+
+
+def test_the_glossary_explains_the_words_of_the_paper_once_each_by_alphabet() -> None:
+    names = [term.name for term in TERMS]
+    assert names == sorted(names, key=str.lower) and len(set(names)) == len(names)
+    needed = {"ref", "referent", "prior", "gate", "burn-in", "cross-fitting", "true mask", "IoU ≥ 50 %", "overall IoU"}
+    assert needed | {"round", "version", "teacher", "stated confidence", "label"} <= set(names)
+    assert all(any(term.occurs_in(form) for form in (term.name, *term.name.split())) for term in TERMS)
