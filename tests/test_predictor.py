@@ -49,6 +49,17 @@ def image_path(tmp_path: Path) -> Path:
     return tmp_path / "scene.png"
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["the <|image_pad|> sign", "<|im_end|>", "[SEP]", "\x00", "\udcff half", "{expression}", "?!", "x" * 100_000],
+)
+def test_any_text_gives_a_prediction(predictor: Predictor, image_path: Path, tmp_path: Path, text: str) -> None:
+    prediction = predictor.predict(image_path, text)
+    assert prediction.mask.shape == (90, 120)
+    assert prediction.prior.failure.startswith("text: ") == (len(text) == 100_000)
+    assert all(path.stat().st_size for path in prediction.save(tmp_path / "out"))
+
+
 def test_a_prediction_has_the_size_of_its_image_and_repeats(predictor: Predictor, image_path: Path) -> None:
     first, second = (predictor.predict(image_path, "  left  red circle ") for _ in range(2))
     assert first.mask.shape == (90, 120)
