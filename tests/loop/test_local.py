@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,13 @@ from l2l_ray.errors import CheckpointError, ConfigError, DataError, L2LError, Le
 from l2l_ray.loop.evaluation.evaluate import Evaluations
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.local import LocalHost, run_local
-from l2l_ray.loop.state.candidates import find_candidates, open_dataset
 from l2l_ray.loop.state.checkpoint import write_position
-from l2l_ray.loop.state.data_record import DataRecord
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
 from l2l_ray.loop.state.plan import Plan
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.prepare import prepare
 from l2l_ray.loop.state.run_folder import RunFolder, continued
-from tests.loop.partly_labeled import set_mask, write_partly
+from tests.loop.partly_labeled import config_of, set_mask, write_partly
 from tests.whole_run import assert_same, changed, ledger_lines, outcome
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -185,12 +182,11 @@ def test_a_refused_start_leaves_no_folder_and_says_nothing_before(
     assert not told or "prior" in fields  # which model answers is known once the data are
 
 
-def test_data_that_changed_are_told_of_a_finished_run_too(copied: Callable[..., RunFolder], tmp_path: Path) -> None:
+def test_data_that_changed_are_told_of_a_finished_run_too(smoke: RunConfig, tmp_path: Path) -> None:
     root = write_partly(tmp_path / "data", 6, {0, 1, 2})
-    run = copied(data={"root": str(root), "dataset": "cats", "split_by": "me", "labeled_frac": None})
+    run = RunFolder.open(config_of(smoke, root))
+    prepare(run.config, run)
     run.mark_finished()
-    candidates = find_candidates(run.config, open_dataset(run.config))
-    run.data_path.write_text(json.dumps(asdict(candidates.record(DataRecord()))))
     told: list[str] = []
     assert run_local(run.config, say=told.append).path == run.path
     assert told == [f"{run.path} is finished; nothing to do"]
