@@ -78,7 +78,10 @@ def test_the_terminal_says_where_things_are_and_how_it_went(two_workers: Seen) -
 
 
 def test_the_terminal_shows_nothing_a_user_cannot_act_on(two_workers: Seen) -> None:
-    progress, table = r"run root |run folder |dashboard |data  |\[ *\w+\] ", r"method |---|.* (val|testA|testB) +\d"
+    progress, table = (
+        r"run folder |dashboard |data  |texts  |note  |\[ *\w+\] ",
+        r"method |---|.* (val|testA|testB) +\d",
+    )
     known = re.compile(rf"$|{progress}|{table}|\(refshapes|skipped |report ")
     assert [line for line in two_workers.output.splitlines() if not known.match(line)] == []
 

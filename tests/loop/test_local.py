@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from l2l_ray.config import RunConfig, save_config
-from l2l_ray.errors import CheckpointError, ConfigError, LedgerError
+from l2l_ray.errors import CheckpointError, ConfigError, DataError, L2LError, LedgerError
 from l2l_ray.loop.evaluation.evaluate import Evaluations
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.local import LocalHost, run_local
@@ -26,7 +27,8 @@ from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
 from l2l_ray.loop.state.plan import Plan
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.prepare import prepare
-from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.run_folder import RunFolder, continued
+from tests.loop.partly_labeled import config_of, set_mask, write_partly
 from tests.whole_run import assert_same, changed, ledger_lines, outcome
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -67,17 +69,17 @@ def _resumed_up_to_the_report(config: RunConfig, monkeypatch: pytest.MonkeyPatch
     """Run until all figures are there; drawing them takes as long as making them, and one run in this file does it."""
     with monkeypatch.context() as patch, pytest.raises(Killed):
         _kill_at(patch, "panels/index.json", "before")
-        run_local(changed(config, resume=True))
+        run_local(continued(config))
     return RunFolder(config.run_dir, config)
 
 
 def test_a_run_killed_anywhere_comes_to_the_same_end(whole_run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = changed(whole_run.config, name="killed", resume=True, loop={"checkpoint_steps": 1})
+    config = changed(whole_run.config, name="killed", loop={"checkpoint_steps": 1})
     for target, when in KILLS:
         with monkeypatch.context() as patch, pytest.raises(Killed):
             _kill_at(patch, target, when)
-            run_local(config)
-    run = run_local(config)
+            run_local(continued(config))
+    run = run_local(continued(config))
     assert run.finished
     for method in whole_run.methods:
         assert_same(outcome(run, method), outcome(whole_run, method))
@@ -157,6 +159,40 @@ def test_a_finished_run_started_again_does_nothing_and_says_so(
         assert run_local(changed(whole_run.config, resume=True)).path == whole_run.path
     assert [record.message for record in caplog.records] == [f"{whole_run.path} is finished; nothing to do"] * 2
     assert _files(whole_run) == before
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "said"),
+    [
+        ({"data": {"labeled_frac": 0.01}}, ConfigError, "labeled_frac gives 0 labeled images"),
+        ({"data": {"root": "nowhere"}}, DataError, "does not exist; check root"),
+        ({"prior": {"model": "nowhere/at/all"}}, L2LError, "prior.model 'nowhere/at/all' cannot be loaded"),
+        ({"loop": {"labeled_batch": 1}, "resume": True}, ConfigError, "there is no run in .* to continue"),
+    ],
+    ids=["share", "data", "model", "resume"],
+)
+def test_a_refused_start_leaves_no_folder_and_says_nothing_before(
+    whole_run: RunFolder, fields: dict[str, Any], kind: type[L2LError], said: str
+) -> None:
+    before = sorted(path.name for path in whole_run.config.root.iterdir())
+    told: list[str] = []
+    with pytest.raises(kind, match=said):
+        run_local(changed(whole_run.config, name="refused", **fields), say=told.append)
+    assert sorted(path.name for path in whole_run.config.root.iterdir()) == before
+    assert not told or "prior" in fields  # which model answers is known once the data are
+
+
+def test_data_that_changed_are_told_of_a_finished_run_too(smoke: RunConfig, tmp_path: Path) -> None:
+    root = write_partly(tmp_path / "data", 6, {0, 1, 2})
+    run = RunFolder.open(config_of(smoke, root))
+    prepare(run.config, run)
+    run.mark_finished()
+    told: list[str] = []
+    assert run_local(run.config, say=told.append).path == run.path
+    assert told == [f"{run.path} is finished; nothing to do"]
+    set_mask(root, 5, [[1.0, 1, 20, 1, 20, 20]])
+    with pytest.raises(DataError, match=r"1 more mask; a run keeps to the data it began with, so start one under anot"):
+        run_local(run.config)
 
 
 def test_other_settings_are_refused_by_name(whole_run: RunFolder) -> None:
