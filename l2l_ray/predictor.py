@@ -9,6 +9,7 @@ Not covered: serving.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from l2l_ray.config import RunConfig, read_config
+from l2l_ray.config import RunConfig, read_config, toy_answers
 from l2l_ray.data.images import ImageStore
 from l2l_ray.data.masks import grid_logits_to_native
 from l2l_ray.device import no_loading_bars, pick_device
@@ -33,6 +34,7 @@ from l2l_ray.prior.proposal import Proposer
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import Example, PhotoText
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 _OPEN_AT_ONCE = 8  # photos in memory: one of 50 megapixels takes 150 MB
 
@@ -47,6 +49,7 @@ class Predictor:
         known_scores: Of the labeled set's priors; see `loop.inference.inputs.ExampleSet`.
         method: Whose version it is.
         version: Which one.
+        drawn: Folder of the run's own drawn data, where there is any: pictures in it are not strange to it.
     """
 
     def __init__(
@@ -57,14 +60,17 @@ class Predictor:
         known_scores: Sequence[float],
         method: str,
         version: int,
+        drawn: Path,
     ) -> None:
         self.method, self.version = method, version
         self._config = config
         self._segmenter = segmenter.eval()
-        self._mllm = mllm
+        self.mllm = mllm
         self._known_scores = known_scores
         self._images = ImageStore(config.segmenter.image_size, config.data.image_cache_mb)
         self._proposer = Proposer(config.prior)
+        self._strange = toy_answers(config)  # said at the first picture that is not drawn
+        self._drawn = drawn
 
     @classmethod
     def from_run(cls, run_dir: Path) -> Predictor:
@@ -83,7 +89,7 @@ class Predictor:
             segmenter = load_segmenter(config.segmenter, weights, pick_device())
             known = read_known_scores(run.priors_path("labeled"))
             mllm = MllmPrior.load(config.prior)
-        return cls(config, segmenter, mllm, known, method, version)
+        return cls(config, segmenter, mllm, known, method, version, run_dir.absolute().parent / "cache" / "data")
 
     def predict(self, image_path: Path, expression: str) -> Prediction:
         """Segment what `expression` refers to.
@@ -96,7 +102,7 @@ class Predictor:
             DataError: The image cannot be read, or the expression is empty.
         """
         opened = self._open(PhotoText(image_path, expression))
-        return self._segment(opened, self._mllm.ask([opened.picture], [opened.expression])[0])
+        return self._segment(opened, self.mllm.ask([opened.picture], [opened.expression])[0])
 
     def predict_many(self, items: Iterable[PhotoText]) -> Iterator[Prediction | FailedPrediction]:
         """Segment many, with the models that are loaded; yields one result per item, in order.
@@ -128,7 +134,7 @@ class Predictor:
         if not opened:
             return []
         try:
-            return list(self._mllm.ask([one.picture for one in opened], [one.expression for one in opened]))
+            return list(self.mllm.ask([one.picture for one in opened], [one.expression for one in opened]))
         except Exception as error:  # whatever a model or its tokenizer makes of an unusual picture or text
             if len(opened) == 1:
                 return [error]
@@ -148,12 +154,16 @@ class Predictor:
             raise DataError(
                 f"the expression is empty, got {item.expression!r}; say what to look for, e.g. 'left red circle'"
             )
-        return _Opened(item, " ".join(words), _picture(item.image_path))
+        picture = _picture(item.image_path)
+        if self._strange and not item.image_path.absolute().is_relative_to(self._drawn):
+            logger.warning("note: %s", self._strange)
+            self._strange = None
+        return _Opened(item, " ".join(words), picture)
 
     def _segment(self, opened: _Opened, reply: Reply) -> Prediction:
         width, height = opened.picture.size
         example = Example(0, 0, 0, str(opened.item.image_path), width, height, opened.expression)
-        prior = make_prior("", reply, MllmIdentity.of(self._mllm), width, height)
+        prior = make_prior("", reply, MllmIdentity.of(self.mllm), width, height)
         rows = ExampleSet([example], {0: prior}, self._images, self._proposer, self._segmenter.grid, self._known_scores)
         device = next(self._segmenter.parameters()).device
         logits = predict(self._segmenter, rows.inputs([0]).to(device), self._config.loop.autocast)[0].cpu()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import logging
 import os
 import shutil
 import signal
@@ -20,7 +20,8 @@ from l2l_ray.config import RunConfig, save_config
 from l2l_ray.errors import CheckpointError, ConfigError, LedgerError
 from l2l_ray.loop.evaluation.evaluate import Evaluations
 from l2l_ray.loop.inference.engine import InferenceEngine
-from l2l_ray.loop.local import LocalHost, run_local
+from l2l_ray.loop.local import LocalHost, Watch, run_local
+from l2l_ray.loop.progress import Console, finished_text
 from l2l_ray.loop.state.checkpoint import write_position
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
 from l2l_ray.loop.state.plan import Plan
@@ -148,15 +149,31 @@ def _files(run: RunFolder) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
 
 
-def test_a_finished_run_started_again_does_nothing_and_says_so(
-    whole_run: RunFolder, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_finished_run_started_again_does_nothing_and_says_so(whole_run: RunFolder) -> None:
     before = _files(whole_run)
-    with caplog.at_level(logging.INFO, "l2l_ray"):
-        assert run_local(whole_run.config).path == whole_run.path
-        assert run_local(changed(whole_run.config, resume=True)).path == whole_run.path
-    assert [record.message for record in caplog.records] == [f"{whole_run.path} is finished; nothing to do"] * 2
+    for config in (whole_run.config, changed(whole_run.config, resume=True)):
+        out = io.StringIO()
+        assert run_local(config, console=Console(config, out)).path == whole_run.path
+        assert out.getvalue().splitlines() == [f"run folder {whole_run.path}", finished_text(whole_run)]
     assert _files(whole_run) == before
+
+
+def test_a_run_shows_its_phases_its_table_and_what_comes_next(copied: Callable[..., RunFolder]) -> None:
+    gone = ("FINISHED", "config.yaml", "train", "evals", "panels", "ledger.jsonl", "labels")
+    run = copied(without=gone, compare=())
+    out = io.StringIO()
+    run_local(run.config, console=Console(run.config, out, every_s=0.0))
+    said = out.getvalue()
+    assert "INFO" not in said and "{" not in said
+    phases = [line[10:] for line in said.splitlines() if line.startswith("[")]
+    expected = ("burn-in 1/4", "l2l v0 is measured on val", "labels of l2l round 0", "l2l round 1 3/3", "the report is")
+    places = [next(i for i, line in enumerate(phases) if line.startswith(phase)) for phase in expected]
+    assert places == sorted(places)
+    assert any("ETA" in line for line in phases)
+    *_, left_out, report, export, predict = said.splitlines()
+    assert f"{'L2L (RPLE)':<28}val" in said
+    assert left_out == "left out   nothing" and report == f"report     {run.path / 'report.html'}"
+    assert export.startswith(f"next       l2l export {run.path} ") and f"--run {run.path}" in predict
 
 
 def test_other_settings_are_refused_by_name(whole_run: RunFolder) -> None:
@@ -172,13 +189,15 @@ def test_other_settings_are_refused_by_name(whole_run: RunFolder) -> None:
 
 
 def _host(run: RunFolder) -> tuple[LocalHost, Plan]:
-    plan = prepare(run.config, run).plan(run.config, run.methods)
+    data = prepare(run.config, run)
+    plan = data.plan(run.config, run.methods)
     ledger, evaluations = Ledger(run.ledger_path), Evaluations(run)
     for name in ("labeled", "unlabeled", "val", "testA", "testB"):
         plan.priors_ready(name)
     published = {method: run.published(method) for method in run.methods}
     plan.restore(ledger.keys(), evaluations.mean_ious(), published)
-    return LocalHost(run, plan, ledger, evaluations, InferenceEngine(run.config, run.path)), plan
+    watch = Watch(run.config, run, data, Console(run.config, stream=None))
+    return LocalHost(run, plan, ledger, evaluations, InferenceEngine(run.config, run.path), watch), plan
 
 
 def test_from_a_finished_folder_nothing_is_left_to_do(whole_run: RunFolder) -> None:
