@@ -25,7 +25,8 @@ $(STAMP): pyproject.toml $(LOCK)
 # The cluster goes down whatever happens to the job; `make` ends with the job's exit code.
 demo: $(STAMP)
 	@trap '$(HEAD) down' EXIT; trap 'echo "stopped; continue with: make demo DEMO_NAME=$(DEMO_NAME)"; exit 130' INT TERM; \
-	$(HEAD) up $(PORT) && $(SUBMIT) --resume --name $(DEMO_NAME) --compare '["supervised","fixed_threshold"]'
+	resume=$$(test ! -e "$${L2L_HOME:-$$HOME/l2l_runs}/$(DEMO_NAME)/config.yaml" || echo --resume); \
+	$(HEAD) up $(PORT) && $(SUBMIT) $$resume --name $(DEMO_NAME) --compare '["supervised","fixed_threshold"]'
 
 # Every built-in selector, three seeds; verdicts by intervals over the seeds. Hours on 2 cores; run it again to continue.
 compare: $(STAMP)

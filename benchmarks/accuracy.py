@@ -51,7 +51,7 @@ def job_config(base: RunConfig, job: str, seed: int) -> RunConfig:
     """Return the config of one job of one seed; data, split and training share the seed."""
     loop = base.loop.model_copy(update={"seed": seed})
     data = base.data.model_copy(update={"split_seed": seed})
-    change: dict[str, Any] = {"name": f"compare-{job}-s{seed}", "loop": loop, "data": data, "resume": True}
+    change: dict[str, Any] = {"name": f"compare-{job}-s{seed}", "loop": loop, "data": data}
     if job == "all":
         change["compare"] = RULES
     if job == "plain":
@@ -73,8 +73,10 @@ def work(config: RunConfig, job: str) -> None:
     import torch
 
     from l2l_ray.loop.local import run_local
+    from l2l_ray.loop.state.run_folder import continued
 
     torch.set_num_threads(1)
+    config = continued(config)
     if job == "oracle":
         from oracle import OracleEngine
 
@@ -156,7 +158,7 @@ def summarize(by_seed: dict[int, dict[str, dict[str, Any]]], config: RunConfig) 
     return {
         "protocol": "native size, every sentence; differences paired per sentence; verdict: 95 % t-interval over seeds",
         "seeds": list(by_seed),
-        "labeled_frac": config.data.labeled_frac,
+        "labeled_frac": config.data.labeled_frac or config.data.benchmark_frac,
         "dataset": config.data.dataset,
         "tuned_threshold": tuned_threshold(by_seed),
         "rows": lines,

@@ -16,7 +16,7 @@ import numpy as np
 from l2l_ray.config import RunConfig
 from l2l_ray.data.masks import mask_to_grid
 from l2l_ray.loop.inference.engine import InferenceEngine
-from l2l_ray.loop.state.prepare import open_dataset
+from l2l_ray.loop.state.candidates import open_dataset
 from l2l_ray.types import PseudoLabel
 
 

@@ -9,7 +9,7 @@
     l2l data import|check|stats|split|leaks ...                      own and published data: see docs/data.md
     l2l export RUN --format coco --out FOLDER [--split val]          pseudo-labels or predictions as files
 
-RUN is the folder that `l2l run` prints first. Each command's --help lists its options.
+RUN is the run folder that `l2l run` prints. Each command's --help lists its options.
 Exit status: 0 fine; 1 something is wrong or some items failed, each in a line on stderr; 2 the command was not
 understood; 130 stopped by Ctrl-C; 141 whoever read the output closed it, as `head` does.
 """

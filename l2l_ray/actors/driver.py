@@ -33,10 +33,11 @@ from l2l_ray.errors import ClusterError, L2LError
 from l2l_ray.loop.evaluation.evaluate import Evaluations, finish
 from l2l_ray.loop.inference.engine import EvalPart
 from l2l_ray.loop.inference.priors import fill_all_priors, lacks_priors
-from l2l_ray.loop.progress import Console, closing_text, finished_text, opening_text
+from l2l_ray.loop.progress import Console, closing_text, finished_text
 from l2l_ray.loop.state.ledger import Ledger
+from l2l_ray.loop.state.opening import opening_text
 from l2l_ray.loop.state.plan import EvalItem, Plan, WorkItem
-from l2l_ray.loop.state.prepare import RunData, prepare
+from l2l_ray.loop.state.prepare import RunData, prepare, require_same_data
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.train import train
 
@@ -55,15 +56,15 @@ def run(config: RunConfig) -> Path:
     """
     folder = RunFolder.open(config)
     console = Console(config, every_s=config.cluster.progress_every_s)
-    console.say(f"run root   {config.root}\nrun folder {folder.path}")
     if folder.finished:
+        require_same_data(config, folder)
         console.say(finished_text(folder))
         return folder.path
-    with connected(config.cluster) as dashboard:
+    with folder.removed_when_refused(), connected(config.cluster) as dashboard:
         check_resources(config.cluster)
         console.say(f"dashboard  {dashboard}")
         data = prepare(config, folder)
-        console.say(opening_text(config, data))
+        console.say(f"run folder {folder.path}\n{opening_text(config, data, folder.skips())}")
         plan, evaluations = data.plan(config, folder.methods), Evaluations(folder)
         published = {method: folder.published(method) for method in folder.methods}
         plan.restore(Ledger(folder.ledger_path).keys(), evaluations.mean_ious(), published)

@@ -33,7 +33,7 @@ from l2l_ray.errors import ClusterError, ConfigError
 from l2l_ray.loop.inference.priors import fill_all_priors, lacks_priors
 from l2l_ray.loop.state.plan import VAL
 from l2l_ray.loop.state.prepare import prepare
-from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.run_folder import RunFolder, continued
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def sweep(config: RunConfig, space: Space, name: str, num_samples: int = 1, asha
         ClusterError: Not even one trial fits, or all failed.
     """
     folder = config.root / name
-    config = config.model_copy(update={"name": f"{name}/base", "resume": True})
+    config = config.model_copy(update={"name": f"{name}/base"})
     check_space(config, space)
     with connected(config.cluster):
         at_once = max_concurrent(config, node_resources())
@@ -140,14 +140,17 @@ def ask_priors(config: RunConfig, space: Space, name: str) -> None:
     """
     if any(path.startswith("prior.") for path in space):
         return  # each trial asks another model, or asks differently
-    shares = extremes(space.get("data.labeled_frac", config.data.labeled_frac))
+    drawn = space.get("data.labeled_frac")
+    shares = [config.data.labeled_frac] if drawn is None else extremes(drawn)
+    numbers = sorted(share for share in shares if share is not None)
+    asked = dict.fromkeys([*numbers[:1], *numbers[-1:], *(share for share in shares if share is None)])
     pool: PriorPool | None = None
     try:
-        for number, share in enumerate(sorted({min(shares), max(shares)})):
+        for number, share in enumerate(asked):
             asking = set_field(
                 config.model_copy(update={"name": f"{name}/priors-{number}"}), "data.labeled_frac", share
             )
-            folder = RunFolder.open(asking)
+            folder = RunFolder.open(continued(asking))
             data = prepare(asking, folder)
             if VAL not in data.splits:
                 raise ConfigError(
@@ -176,7 +179,7 @@ def trial(params: dict[str, Any], config: RunConfig, name: str) -> None:
     torch.set_num_threads(config.cluster.threads_per_worker)
     for path, value in params.items():
         config = set_field(config, path, value)
-    config = config.model_copy(update={"name": f"{name}/{tune.get_context().get_trial_id()}", "resume": True})
+    config = continued(config.model_copy(update={"name": f"{name}/{tune.get_context().get_trial_id()}"}))
     folder = RunFolder(config.run_dir, config)
     run = Background("trial", lambda: run_local(config))
     reported = 0

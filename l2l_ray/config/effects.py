@@ -88,8 +88,14 @@ def _of_data(config: RunConfig) -> Iterator[Idle]:
     if data.root != EMBEDDED:
         names = ("data.num_train_refs", "data.num_eval_refs", "data.data_seed")
         yield Idle(names, "they shape the embedded data, and data.root names other data")
+    else:
+        yield Idle(("data.val_from_labeled",), "the embedded data has a val split")
+    if data.split_file is not None or data.labeled_frac is not None:
+        says = "data.labeled_frac" if data.split_file is None else "data.split_file"
+        yield Idle(("data.benchmark_frac",), f"{says} says which images are labeled")
     if data.split_file is not None:
-        on = "which images are labeled" if _learns(config) else ""  # it still draws the folds
+        holds_out = data.root != EMBEDDED and data.val_from_labeled > 0
+        on = "which images are labeled" if holds_out or _learns(config) else ""  # it still draws these, and the folds
         yield Idle(("data.split_seed",), "data.split_file says which images are labeled", on)
 
 

@@ -28,11 +28,28 @@ class DataConfig(Section):
         description="Folder of the data set below root, e.g. refcoco; embedded: refshapes, refshapes+ or refshapesg",
     )
     split_by: str = Field("l2l", description="Who split it: unc, umd, google or berkeley (REFER); embedded: l2l")
-    labeled_frac: float = Field(
-        0.05, gt=0, le=1, description="Share of the train images whose masks are known to training (ours)"
+    labeled_frac: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Share of the train images whose masks are known to training; null = every mask there is, or "
+        "benchmark_frac of a benchmark (ours)",
+    )
+    benchmark_frac: float = Field(
+        0.05,
+        gt=0,
+        le=1,
+        description="labeled_frac of a benchmark: data with masks for all of train and a split to evaluate on (ours)",
+    )
+    val_from_labeled: float = Field(
+        0.25,
+        ge=0,
+        lt=1,
+        description="Where the data has no val split: share of the labeled images that is held out as val; 0 = none "
+        "(ours)",
     )
     split_seed: int = Field(
-        0, ge=0, description="Seed that draws which images are labeled, and the folds of the labeled images"
+        0, ge=0, description="Seed that draws which images are labeled or held out, and the folds of the labeled ones"
     )
     split_file: str | None = Field(
         None, description="File with the ids of the labeled images (`l2l data split`); null = drawn by split_seed"

@@ -103,7 +103,7 @@ class ReferDataset:
         require_file(refs_path, root, dataset)
         require_file(instances_path, root, dataset)
         opened = cls(root, dataset, split_by, ReferCache(refs_path, instances_path, cache_dir), mask_rule)
-        if opened.missing_splits:
+        if opened.missing_splits and (dataset, split_by) in _PUBLISHED_SPLITS:
             missing, found = (", ".join(names) for names in (opened.missing_splits, opened.splits))
             logger.warning("%s holds no refs of %s; it has %s", refs_path, missing, found)
         return opened
@@ -142,6 +142,21 @@ class ReferDataset:
         """
         self._require_split(split)
         return self._cache.refs.image_ids(self._cache.refs.rows(split))
+
+    def images_with_truth(self, split: str) -> tuple[set[int], set[int]]:
+        """Return the ids of a split's images of which all refs have truth, and of those of which any ref has.
+
+        Whether the masks are any good is not looked at; `labeled_examples` says so.
+
+        Raises:
+            DataError: If the split has no refs here.
+        """
+        some: set[int] = set()
+        lacking: set[int] = set()
+        for ref in self._refs_of(split):
+            has_truth = all(self._cache.truths.has_segmentation(ann_id) for ann_id in ref.ann_ids)
+            (some if has_truth else lacking).add(ref.image_id)
+        return some - lacking, some
 
     def examples(
         self,

@@ -107,6 +107,14 @@ class TruthColumns:
         category_id: int | None = int(self._columns["ann_category_id"][i])
         return Truth(self._segmentation(i), None if category_id == _NO_CATEGORY else category_id)
 
+    def has_segmentation(self, ann_id: int) -> bool:
+        """Tell whether an annotation is there and has a segmentation; the segmentation itself is not looked at."""
+        i = _find(self._columns["ann_id"], ann_id)
+        if i is None:
+            return False
+        first, last = self._columns["ann_parts"][i : i + 2].tolist()
+        return bool(self._columns["ann_json"][i] >= 0 or last > first)
+
     def category(self, category_id: int | None) -> str:
         """Return the name of a category, "" if it has none."""
         return self._categories.get(category_id, "") if category_id is not None else ""

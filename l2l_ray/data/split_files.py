@@ -16,11 +16,11 @@ How the images are chosen: `datatools.choose_labeled`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from l2l_ray.data.layout import short
+from l2l_ray.data.splits import count_of
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.files import replacing
 
@@ -115,15 +115,5 @@ def require_fraction(labeled_frac: float, count: int, num_images: int) -> None:
     if count_of(labeled_frac, num_images) != count:
         raise ConfigError(
             f"data.split_file labels {count} of {num_images} train images, but data.labeled_frac {labeled_frac} gives "
-            f"{count_of(labeled_frac, num_images)}; set --data.labeled_frac {plain_fraction(count, num_images)}"
+            f"{count_of(labeled_frac, num_images)}; leave data.labeled_frac out"
         )
-
-
-def count_of(amount: float | int, num_images: int) -> int:
-    """Return how many of `num_images` a share in (0, 1] is, rounded down; an int is that number itself."""
-    if isinstance(amount, int):
-        return amount
-    if not 0 < amount <= 1:
-        raise ConfigError(f"the fraction must be in (0, 1], got {amount}; use 0.01 for the 1 % split")
-    # 1e-9: 0.29 * 100 is 28.999999999999996 in binary, which must still give 29 images.
-    return math.floor(amount * num_images + 1e-9)

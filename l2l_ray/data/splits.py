@@ -1,8 +1,9 @@
-"""Which images are labeled: by image, by fraction, by seed; and folds of the labeled ones. Ids only, no file is opened.
+"""Which images are labeled, held out, or in which fold: by image, by share, by seed. Ids only, no file is opened.
 
 Images are ordered by a hash of seed and id, and the first ones are labeled. So the choice does not depend on the
 order in which ids come, a smaller fraction is always a part of a larger one (1 % lies inside 5 %), and removing an
-image from the data set changes nothing for the others but the count.
+image from the data set changes nothing for the others but the count. Where some images lack truth, the first ones that
+have it are labeled; the share still counts all images.
 
 Source: the split is by image, all refs of a picked image are labeled, and the count is rounded down, as in SemiRES.
 Departure: SemiRES draws each fraction anew, so its 1 % is not inside its 5 %.
@@ -12,34 +13,81 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.randomness import sample_key
 
+NO_MASK = "No train image has a mask. Add at least one, then import again."
 
-def split_labeled(image_ids: Sequence[int], frac: float, seed: int) -> tuple[list[int], list[int]]:
+
+def split_labeled(
+    image_ids: Sequence[int], frac: float, seed: int, with_truth: Collection[int] | None = None
+) -> tuple[list[int], list[int]]:
     """Return (labeled, unlabeled) image ids, both in the order given.
 
     Args:
         image_ids: The train images, each once.
-        frac: Share of images that is labeled, in (0, 1]; the count is rounded down.
+        frac: Share of all these images that is labeled, in (0, 1]; the count is rounded down.
         seed: Seed of the choice.
+        with_truth: Those that may be labeled, because all their refs have truth; None = all.
     Raises:
-        ConfigError: If the fraction is out of range or leaves no labeled image.
+        ConfigError: If the fraction is out of range, leaves no labeled image, or is more than have truth.
         DataError: If an id comes twice.
     """
-    if not 0 < frac <= 1:
-        raise ConfigError(f"labeled_frac must be in (0, 1], got {frac}; use 0.01 for the 1 % split")
-    # 1e-9: 0.29 * 100 is 28.999999999999996 in binary, which must still give 29 images.
-    num_labeled = math.floor(frac * len(image_ids) + 1e-9)
-    if num_labeled < 1:
-        least = f"at least {1 / len(image_ids):.4g}" if image_ids else "a data set with train images"
-        raise ConfigError(
-            f"labeled_frac gives 0 labeled images: {frac} of {len(image_ids)} train images is below 1; use {least}"
-        )
-    labeled = set(_shuffled(image_ids, seed, "labeled")[:num_labeled])
+    candidates = image_ids if with_truth is None else [i for i in image_ids if i in with_truth]
+    count = num_labeled(frac, len(image_ids), len(candidates))
+    labeled = set(_shuffled(candidates, seed, "labeled")[:count])
     return [i for i in image_ids if i in labeled], [i for i in image_ids if i not in labeled]
+
+
+def num_labeled(amount: float | int, num_images: int, num_with_truth: int) -> int:
+    """Return how many images are labeled when a share, or a number, of them shall be.
+
+    Args:
+        amount: A share of all train images in (0, 1] as a float, rounded down; a number of images as an int.
+        num_images: How many train images there are.
+        num_with_truth: How many of them have truth on all their refs: only those may be labeled.
+    Raises:
+        ConfigError: If the amount is out of range, gives no image, or is more than have truth.
+    """
+    count = count_of(amount, num_images)
+    if count < 1:
+        least = f"at least {1 / num_images:.2g}" if num_images else "a data set with train images"
+        raise ConfigError(
+            f"labeled_frac gives 0 labeled images: {amount} of {num_images} train images is below 1; use {least}"
+        )
+    if count > num_with_truth:
+        raise ConfigError(
+            f"{amount} of {num_images} train images are to be labeled, that is {count}, but only {num_with_truth} have "
+            "a mask for each of their texts; ask for fewer, or leave data.labeled_frac out: every mask is then used"
+        )
+    return count
+
+
+def count_of(amount: float | int, num_images: int) -> int:
+    """Return how many of `num_images` a share in (0, 1] is, rounded down; an int is that number itself."""
+    if isinstance(amount, int):
+        return amount
+    if not 0 < amount <= 1:
+        raise ConfigError(f"the fraction must be in (0, 1], got {amount}; use 0.01 for the 1 % split")
+    return _floor(amount * num_images)
+
+
+def hold_out(image_ids: Sequence[int], share: float, num_needed: int, seed: int) -> tuple[list[int], list[int]]:
+    """Return (kept, held out) images, both in the order given; a smaller share lies inside a larger one.
+
+    Args:
+        image_ids: The labeled images, each once.
+        share: Share of them to hold out, in [0, 1); the count is rounded down.
+        num_needed: So many are kept, whatever the share, if there are so many.
+        seed: Seed of the choice.
+    Raises:
+        DataError: If an id comes twice.
+    """
+    count = max(0, min(_floor(share * len(image_ids)), len(image_ids) - num_needed))
+    held_out = set(_shuffled(image_ids, seed, "val")[:count])
+    return [i for i in image_ids if i not in held_out], [i for i in image_ids if i in held_out]
 
 
 def folds(image_ids: Sequence[int], num_folds: int, seed: int) -> list[list[int]]:
@@ -56,7 +104,7 @@ def folds(image_ids: Sequence[int], num_folds: int, seed: int) -> list[list[int]
     if not 2 <= num_folds <= len(image_ids):
         raise ConfigError(
             f"num_folds must be from 2 to the number of labeled images, got {num_folds} for {len(image_ids)} images; "
-            "raise labeled_frac or lower num_folds"
+            "label more images or lower num_folds"
         )
     order = _shuffled(image_ids, seed, "folds")
     return [order[fold::num_folds] for fold in range(num_folds)]
@@ -69,3 +117,8 @@ def _shuffled(image_ids: Sequence[int], seed: int, purpose: str) -> list[int]:
             f"image ids must be unique to be split, got some more than once: {repeated}; pass each image once"
         )
     return sorted(image_ids, key=lambda image_id: (sample_key(seed, purpose, image_id), image_id))
+
+
+def _floor(number: float) -> int:
+    # 1e-9: 0.29 * 100 is 28.999999999999996 in binary, which must still give 29 images.
+    return math.floor(number + 1e-9)

@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 
-from l2l_ray.data.split_files import count_of
+from l2l_ray.data.splits import NO_MASK, num_labeled
 from l2l_ray.datatools.inventory import Inventory
-from l2l_ray.errors import ConfigError
+from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.randomness import python_generator, sample_key
 
 PROCEDURES = ("keyed", "stratified", "semires")
@@ -38,16 +38,19 @@ def choose_labeled(
         strata: One of `STRATA`; for `stratified`.
     Raises:
         ConfigError: If the amount is out of range, or more than there are images with truth.
+        DataError: If no train image has truth for all its refs.
     """
     every = inventory.image_ids("train")
-    with_truth = set(every) - {item.image_id for item in inventory.of(["train"]) if not inventory.has_truth(item)}
-    candidates = [image_id for image_id in every if image_id in with_truth]
-    count = len(candidates) if amount is None else count_of(amount, len(every))
-    if not 1 <= count <= len(candidates):
-        raise ConfigError(
-            f"{amount} of {len(every)} train images is {count} images, but it must be from 1 to {len(candidates)}, the "
-            "number of train images whose refs all have masks; choose another fraction or count"
+    without_truth = {item.image_id for item in inventory.of(["train"]) if not inventory.has_truth(item)}
+    candidates = [image_id for image_id in every if image_id not in without_truth]
+    if not candidates:
+        if not any(inventory.has_truth(item) for item in inventory.of(["train"])):
+            raise DataError(NO_MASK)
+        raise DataError(
+            f"none of {len(every)} train images has a mask for each of its texts; start a run without "
+            "--data.split_file: it uses every mask"
         )
+    count = len(candidates) if amount is None else num_labeled(amount, len(every), len(candidates))
     if procedure == "semires":
         chosen = set(python_generator(seed).sample(candidates, count))
     elif procedure in PROCEDURES:

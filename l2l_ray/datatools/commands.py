@@ -138,7 +138,7 @@ def split(words: Sequence[str], say: Say) -> int:
     parser.add_argument("--strata", default="category", help="stratified: category; refs; category,refs")
     given = parser.parse_args(words)
     from l2l_ray.data.refer import ReferDataset
-    from l2l_ray.data.split_files import plain_fraction, write_split
+    from l2l_ray.data.split_files import write_split
     from l2l_ray.datatools.choose_labeled import choose_labeled
     from l2l_ray.datatools.inventory import take_inventory
 
@@ -151,7 +151,7 @@ def split(words: Sequence[str], say: Say) -> int:
     data_set = (inventory.dataset, inventory.split_by, digest)
     write_split(given.out, labeled, num_train, *data_set, given.seed, procedure)
     say(f"wrote {given.out}: {len(labeled)} of {num_train} train images are labeled")
-    say(f"use it: --data.split_file {given.out} --data.labeled_frac {plain_fraction(len(labeled), num_train)}")
+    say(f"use it: --data.split_file {given.out}")
     return 0
 
 

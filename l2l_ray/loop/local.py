@@ -21,12 +21,12 @@ from l2l_ray.loop.progress import (
     TrainProgress,
     closing_text,
     finished_text,
-    opening_text,
 )
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
+from l2l_ray.loop.state.opening import opening_text
 from l2l_ray.loop.state.plan import EvalItem, LabelItem, Plan
 from l2l_ray.loop.state.position import Position, Stage
-from l2l_ray.loop.state.prepare import RunData, prepare
+from l2l_ray.loop.state.prepare import RunData, prepare, require_same_data
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.versions import Write, log_versions, newest_checkpoint, publish
 from l2l_ray.loop.training.train import train
@@ -51,29 +51,30 @@ def run_local(
     """
     console = console or Console(config, stream=None)
     run = RunFolder.open(config)
-    console.say(f"run folder {run.path}")
-    if run.finished:
-        console.say(finished_text(run))
-        return run
-    data = prepare(config, run)
-    console.say(opening_text(config, data))
-    watch = Watch(config, run, data, console)
-    watch.begin("the language model is loading" if lacks_priors(run, data) else "the models are loading")
-    fill_all_priors(config, run, data, LocalMllm(config.prior), watch.asked)
-    engine = make_engine(config, run.path)
-    ledger, evaluations = Ledger(run.ledger_path), Evaluations(run)
-    plan = data.plan(config, run.methods)
-    for name in data.prior_order:
-        plan.priors_ready(name)
-    plan.restore(ledger.keys(), evaluations.mean_ious(), {method: run.published(method) for method in run.methods})
-    log_versions(run)
-    watch.committed(ledger)
-    host = LocalHost(run, plan, ledger, evaluations, engine, watch)
-    train(config, run.path, host)
-    host.work()
-    watch.begin("the report is written")
-    figures = finish(config, run, plan, evaluations, engine)
-    console.say(closing_text(run, figures))
+    with run.removed_when_refused():
+        if run.finished:
+            require_same_data(config, run)
+            console.say(finished_text(run))
+            return run
+        data = prepare(config, run)
+        console.say(f"run folder {run.path}\n{opening_text(config, data, run.skips())}")
+        watch = Watch(config, run, data, console)
+        watch.begin("the language model is loading" if lacks_priors(run, data) else "the models are loading")
+        fill_all_priors(config, run, data, LocalMllm(config.prior), watch.asked)
+        engine = make_engine(config, run.path)
+        ledger, evaluations = Ledger(run.ledger_path), Evaluations(run)
+        plan = data.plan(config, run.methods)
+        for name in data.prior_order:
+            plan.priors_ready(name)
+        plan.restore(ledger.keys(), evaluations.mean_ious(), {method: run.published(method) for method in run.methods})
+        log_versions(run)
+        watch.committed(ledger)
+        host = LocalHost(run, plan, ledger, evaluations, engine, watch)
+        train(config, run.path, host)
+        host.work()
+        watch.begin("the report is written")
+        figures = finish(config, run, plan, evaluations, engine)
+        console.say(closing_text(run, figures))
     return run
 
 

@@ -11,7 +11,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -19,7 +19,6 @@ from typing import Any, Protocol, runtime_checkable
 
 from l2l_ray.config import RunConfig
 from l2l_ray.loop.state.position import Stage
-from l2l_ray.loop.state.prepare import RunData
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.selector.registry import spec_of
 
@@ -114,34 +113,16 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 
-def opening_text(config: RunConfig, data: RunData) -> str:
-    """Say what the run works on."""
-    splits = ", ".join(f"{name} {len(rows)}" for name, rows in data.splits.items())
-    lines = [
-        f"data       {config.data.dataset} ({config.data.split_by}): {len(data.labeled)} labeled expressions, "
-        f"{len(data.unlabeled)} unlabeled in {_plural(data.num_shards(config), 'shard')}; {splits}"
-    ]
-    if data.missing_splits:
-        lines.append(f"           this data set has no {', '.join(data.missing_splits)}: left out of the table")
-    return "\n".join(lines)
-
-
-def _plural(num: int, noun: str) -> str:
-    return f"{num} {noun}" if num == 1 else f"{num} {noun}s"
-
-
 def finished_text(folder: RunFolder) -> str:
     """Say that there is nothing to do."""
     return f"this run is finished: nothing to do; its report is {folder.path / 'report.html'}"
 
 
 def closing_text(folder: RunFolder, results: dict[str, Any]) -> str:
-    """Say how the run ended: figures, what was left out, where the report is, what can be done next."""
-    skips = Counter(skip.kind for skip in folder.skips())
-    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(skips.items())) or "nothing"
+    """Say how the run ended: figures, where the report is, what can be done next."""
     run = shlex.quote(str(folder.path))
     return (
-        f"\n{results_text(results)}\n\nleft out   {counted}\nreport     {folder.path / 'report.html'}\n"
+        f"\n{results_text(results)}\n\nreport     {folder.path / 'report.html'}\n"
         f"next       l2l export {run} --format coco --out labels      # the masks, as files\n"
         f'next       l2l predict PHOTO "the left cup" --run {run}     # other photos and texts'
     )

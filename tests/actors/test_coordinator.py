@@ -30,7 +30,7 @@ def _version(run: RunFolder, version: int, **figures: float) -> None:
 
 @pytest.fixture
 def run(smoke: RunConfig) -> RunFolder:
-    return RunFolder.open(smoke)
+    return RunFolder.open(smoke).create()
 
 
 def test_the_first_commit_of_a_shard_wins(run: RunFolder) -> None:

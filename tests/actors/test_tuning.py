@@ -61,7 +61,7 @@ def test_a_cluster_too_small_for_one_trial_is_refused_at_once() -> None:
 
 
 def test_a_trial_reports_the_val_figures_of_its_own_method(smoke: RunConfig) -> None:
-    folder = RunFolder.open(smoke)
+    folder = RunFolder.open(smoke).create()
     for method, version, split in [
         ("prior_only", 0, "val"), ("supervised", 1, "val"), ("l2l", 0, "val"), ("l2l", 1, "val"), ("l2l", 1, "testA")
     ]:  # fmt: skip

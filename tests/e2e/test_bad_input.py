@@ -13,9 +13,9 @@ import pytest
 
 from l2l_ray.cli import main
 from l2l_ray.loop.local import run_local
+from l2l_ray.loop.state.candidates import data_root
 from l2l_ray.loop.state.example_files import read_examples, read_priors
 from l2l_ray.loop.state.ledger import Ledger
-from l2l_ray.loop.state.prepare import data_root
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.types import Example
 from tests.whole_run import changed

@@ -15,8 +15,8 @@ import pytest
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.loop.evaluation import evaluate
 from l2l_ray.loop.local import run_local
+from l2l_ray.loop.state.candidates import data_root
 from l2l_ray.loop.state.example_files import read_examples
-from l2l_ray.loop.state.prepare import data_root
 from l2l_ray.loop.state.run_folder import RunFolder
 from tests.whole_run import assert_same, changed, outcome, weights
 

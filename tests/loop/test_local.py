@@ -12,22 +12,27 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from l2l_ray.config import RunConfig, save_config
-from l2l_ray.errors import CheckpointError, ConfigError, LedgerError
+from l2l_ray.errors import CheckpointError, ConfigError, DataError, L2LError, LedgerError
 from l2l_ray.loop.evaluation.evaluate import Evaluations
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.local import LocalHost, Watch, run_local
 from l2l_ray.loop.progress import Console, finished_text
+from l2l_ray.loop.state.candidates import find_candidates, open_dataset
 from l2l_ray.loop.state.checkpoint import write_position
+from l2l_ray.loop.state.data_record import DataRecord
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
 from l2l_ray.loop.state.plan import Plan
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.prepare import prepare
-from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.run_folder import RunFolder, continued
+from tests.loop.partly_labeled import set_mask, write_partly
 from tests.whole_run import assert_same, changed, ledger_lines, outcome
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -68,17 +73,17 @@ def _resumed_up_to_the_report(config: RunConfig, monkeypatch: pytest.MonkeyPatch
     """Run until all figures are there; drawing them takes as long as making them, and one run in this file does it."""
     with monkeypatch.context() as patch, pytest.raises(Killed):
         _kill_at(patch, "panels/index.json", "before")
-        run_local(changed(config, resume=True))
+        run_local(continued(config))
     return RunFolder(config.run_dir, config)
 
 
 def test_a_run_killed_anywhere_comes_to_the_same_end(whole_run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = changed(whole_run.config, name="killed", resume=True, loop={"checkpoint_steps": 1})
+    config = changed(whole_run.config, name="killed", loop={"checkpoint_steps": 1})
     for target, when in KILLS:
         with monkeypatch.context() as patch, pytest.raises(Killed):
             _kill_at(patch, target, when)
-            run_local(config)
-    run = run_local(config)
+            run_local(continued(config))
+    run = run_local(continued(config))
     assert run.finished
     for method in whole_run.methods:
         assert_same(outcome(run, method), outcome(whole_run, method))
@@ -154,7 +159,7 @@ def test_a_finished_run_started_again_does_nothing_and_says_so(whole_run: RunFol
     for config in (whole_run.config, changed(whole_run.config, resume=True)):
         out = io.StringIO()
         assert run_local(config, console=Console(config, out)).path == whole_run.path
-        assert out.getvalue().splitlines() == [f"run folder {whole_run.path}", finished_text(whole_run)]
+        assert out.getvalue() == finished_text(whole_run) + "\n"
     assert _files(whole_run) == before
 
 
@@ -170,10 +175,43 @@ def test_a_run_shows_its_phases_its_table_and_what_comes_next(copied: Callable[.
     places = [next(i for i, line in enumerate(phases) if line.startswith(phase)) for phase in expected]
     assert places == sorted(places)
     assert any("ETA" in line for line in phases)
-    *_, left_out, report, export, predict = said.splitlines()
+    *_, report, export, predict = said.splitlines()
     assert f"{'L2L (RPLE)':<28}val" in said
-    assert left_out == "left out   nothing" and report == f"report     {run.path / 'report.html'}"
+    assert report == f"report     {run.path / 'report.html'}"
     assert export.startswith(f"next       l2l export {run.path} ") and f"--run {run.path}" in predict
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "said"),
+    [
+        ({"data": {"labeled_frac": 0.01}}, ConfigError, "labeled_frac gives 0 labeled images"),
+        ({"data": {"root": "nowhere"}}, DataError, "does not exist; check root"),
+        ({"prior": {"model": "nowhere/at/all"}}, L2LError, "prior.model 'nowhere/at/all' cannot be loaded"),
+        ({"loop": {"labeled_batch": 1}, "resume": True}, ConfigError, "there is no run in .* to continue"),
+    ],
+    ids=["share", "data", "model", "resume"],
+)
+def test_a_refused_start_leaves_no_folder_and_says_nothing_before(
+    whole_run: RunFolder, fields: dict[str, Any], kind: type[L2LError], said: str
+) -> None:
+    before = sorted(path.name for path in whole_run.config.root.iterdir())
+    config, told = changed(whole_run.config, name="refused", **fields), io.StringIO()
+    with pytest.raises(kind, match=said):
+        run_local(config, console=Console(config, told))
+    assert sorted(path.name for path in whole_run.config.root.iterdir()) == before
+    assert not told.getvalue() or "prior" in fields  # which model answers is known once the data are
+
+
+def test_data_that_changed_are_told_of_a_finished_run_too(copied: Callable[..., RunFolder], tmp_path: Path) -> None:
+    root = write_partly(tmp_path / "data", 6, {0, 1, 2})
+    run = copied(data={"root": str(root), "dataset": "cats", "split_by": "me", "labeled_frac": None})
+    run.mark_finished()
+    candidates = find_candidates(run.config, open_dataset(run.config))
+    run.data_path.write_text(json.dumps(asdict(candidates.record(DataRecord()))))
+    assert run_local(run.config).path == run.path
+    set_mask(root, 5, [[1.0, 1, 20, 1, 20, 20]])
+    with pytest.raises(DataError, match=r"1 more mask; a run keeps to the data it began with, so start one under anot"):
+        run_local(run.config)
 
 
 def test_other_settings_are_refused_by_name(whole_run: RunFolder) -> None:

@@ -27,6 +27,7 @@ from l2l_ray.loop.inference.engine import EvalPart, InferenceEngine
 from l2l_ray.loop.inference.quality import Quality
 from l2l_ray.loop.state.plan import VAL, EvalItem, Plan
 from l2l_ray.loop.state.position import Position
+from l2l_ray.loop.state.prepare import read_facts
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.metrics import IouMeter, compare
 from l2l_ray.report.page import write_report
@@ -149,7 +150,7 @@ def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluati
     """Return the final table as data: one row per method, the version chosen on val, all splits."""
     rows: list[dict[str, Any]] = []
     parts: list[dict[str, Any]] = []
-    main = run.methods[-1]
+    main, facts = run.methods[-1], read_facts(run)
     for method in (PRIOR_ONLY, *run.methods):
         version = plan.best_version(method)
         frames = {split: evaluations.frame((method, version, split)) for split in plan.split_sizes}
@@ -173,10 +174,11 @@ def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluati
         "dataset": config.data.dataset,
         "split_by": config.data.split_by,
         "mask_rule": config.data.mask_rule,
-        "labeled_frac": config.data.labeled_frac,
+        "labeled_frac": facts.labeled_frac,
         "seed": config.loop.seed,
         "steps_of_every_method": config.loop.burn_in_steps + config.loop.rounds * config.loop.round_steps,
         "chosen_on": VAL if VAL in plan.split_sizes else "last version (no val split)",
+        "val_source": facts.val_source,
         "missing_splits": [
             s for s in ("val", "testA", "testB") if s not in plan.split_sizes and "test" not in plan.split_sizes
         ],

@@ -15,9 +15,9 @@ import torch
 from l2l_ray.config import RunConfig
 from l2l_ray.data.masks import mask_to_grid
 from l2l_ray.loop.inference.quality import Quality, measure_quality
+from l2l_ray.loop.state.candidates import open_dataset
 from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.ledger import Ledger, read_shard
-from l2l_ray.loop.state.prepare import open_dataset
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.types import Action, LabeledExample, PseudoLabel, Selection
 
@@ -28,7 +28,8 @@ def pseudo_label_quality(config: RunConfig, run: RunFolder) -> dict[str, list[di
     dataset = open_dataset(config)
     image_ids = list(dict.fromkeys(example.image_id for example in unlabeled))
     found, _ = dataset.labeled_examples(image_ids, config.loop.expressions_per_ref, max_words=config.data.max_words)
-    truth = {example.sent_id: example for example in found}
+    wanted = {example.sent_id for example in unlabeled}  # labeled items may lie on the same images
+    truth = {example.sent_id: example for example in found if example.sent_id in wanted}
     if not truth:
         return None
     ledger = Ledger(run.ledger_path)

@@ -16,8 +16,8 @@ from l2l_ray.data.protocols import NATIVE, protocol_named
 from l2l_ray.errors import DataError
 from l2l_ray.loop.evaluation.evaluate import figures_of, meter_of
 from l2l_ray.loop.inference.engine import InferenceEngine
+from l2l_ray.loop.state.candidates import EVAL_SPLITS
 from l2l_ray.loop.state.example_files import read_examples
-from l2l_ray.loop.state.prepare import EVAL_SPLITS
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.metrics import PRECISION_THRESHOLDS
 

@@ -2,38 +2,61 @@
 
 The driver does this once and writes one Parquet file per set of examples; every other process reads those. The
 unlabeled set is written from expressions and image sizes alone: no mask, box, area or category of an unlabeled item
-gets into it.
+gets into it. Where the data set has no val split, a share of the labeled images becomes val: from then on nothing but
+evaluation sees their masks.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
-from l2l_ray.config import EMBEDDED, DataConfig, RunConfig
+from l2l_ray.config import EMBEDDED, RunConfig
 from l2l_ray.data.images import ImageStore
-from l2l_ray.data.refer import ReferDataset
-from l2l_ray.data.split_files import read_split, require_fraction
-from l2l_ray.data.splits import split_labeled
-from l2l_ray.errors import DataError, L2LError
+from l2l_ray.data.splits import hold_out
+from l2l_ray.errors import FREE_SPACE, DataError, L2LError
+from l2l_ray.files import replacing
+from l2l_ray.loop.state.candidates import (
+    EVAL_SPLITS,
+    STAYS_UNLABELED,
+    Candidates,
+    find_candidates,
+    open_dataset,
+)
+from l2l_ray.loop.state.data_record import DataRecord
 from l2l_ray.loop.state.example_files import read_examples, write_examples
 from l2l_ray.loop.state.ledger import num_shards
-from l2l_ray.loop.state.plan import Plan
+from l2l_ray.loop.state.plan import VAL, Plan
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.refshapes.synthetic import write_refshapes
+from l2l_ray.loop.state.words import counted, file_names, first_of
+from l2l_ray.selector.registry import spec_of
 from l2l_ray.types import Example, LabeledExample, Skip
 
 logger = logging.getLogger(__name__)
 
-EVAL_SPLITS = ("val", "testA", "testB", "test")
 _EXPECTED_SPLITS = ("val", "testA", "testB")
-
+ValSource = Literal["split", "labeled"]  # val is a split of the data set, or was held out of its labeled images
 
 E = TypeVar("E", bound=Example)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was decided when the example sets were made.
+
+    `labeled_frac` is the share of train images that are labeled, those held out among them. `val_source` is None where
+    there is no val. `notices` are sentences that a person should read before the run begins.
+
+    Example: `Facts(0.2, "labeled", ("...",))`
+    """
+
+    labeled_frac: float
+    val_source: ValSource | None
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,6 +69,7 @@ class RunData:
     labeled: list[LabeledExample]
     unlabeled: list[Example]
     splits: dict[str, list[LabeledExample]]
+    facts: Facts = Facts(1.0, None)
 
     @property
     def missing_splits(self) -> tuple[str, ...]:
@@ -77,84 +101,154 @@ EVAL_CHUNK = 512  # sentences per evaluation item: seconds of work at the tiny s
 
 
 def prepare(config: RunConfig, run: RunFolder) -> RunData:
-    """Find the example sets of a run, or read them back.
+    """Find the example sets of a run and begin its folder, or read them back.
 
-    When it fails, nothing has been done that settings could contradict: the same folder may start with better ones.
+    When the data or a setting is refused, nothing has been written: the same name may start with better ones.
 
     Raises:
-        DataError: The data set cannot be read, or no labeled example is left.
-        ConfigError: The label fraction gives no labeled image.
+        DataError: The data set cannot be read or has changed since the run began, or too few labeled images are usable.
+        ConfigError: The share of labeled images cannot be had, or nothing can be written in the run's place.
     """
     if run.examples_path("labeled").exists() and (run.path / "skips.jsonl").exists():
+        require_same_data(config, run)
         return _read(run)
+    candidates = find_candidates(config, open_dataset(config))
+    data, skips = _usable(config, run.methods, candidates)
+    record = DataRecord() if config.data.root == EMBEDDED else candidates.record(DataRecord())
+    run.create()
+    run.save_skips(skips)
+    _save(run, data.facts, record)
+    for name in reversed(data.prior_order):  # "labeled" last: it marks the set as complete
+        write_examples(run.examples_path(name), data.examples(name))
+    return data
+
+
+def require_same_data(config: RunConfig, run: RunFolder) -> None:
+    """Refuse to go on with a run, or to call it done, when its data are no longer those it began with.
+
+    Data that cannot be read at all are not compared: what a run needs of them, but for the pictures, is in its folder.
+
+    Raises:
+        DataError: Texts, masks or pictures were added, removed or changed; the message says how many.
+    """
+    saved = DataRecord.load(run.data_path)
+    if saved is None or config.data.root == EMBEDDED:
+        return
     try:
-        return _build(config, run)
-    except L2LError:
-        run.forget_config()
-        raise
-
-
-def _build(config: RunConfig, run: RunFolder) -> RunData:
-    dataset = open_dataset(config)
-    if "train" not in dataset.splits:
+        dataset = open_dataset(config)
+    except DataError as error:
+        logger.warning("the data of %s cannot be read to see whether they changed: %s", run.path, error)
+        return
+    try:
+        changes = saved.changes(find_candidates(config, dataset).record(saved))
+    except L2LError as error:
+        changes = [str(error)]
+    if changes:
         raise DataError(
-            f"{config.data.dataset} has no train split, only {dataset.splits}; choose another --data.split_by"
+            f"the data have changed since the run in {run.path} began: {', '.join(changes)}; a run keeps to the data "
+            "it began with, so start one under another --name"
         )
-    data = config.data
-    labeled_ids, unlabeled_ids = _split(dataset, data)
-    images = ImageStore(config.segmenter.image_size, data.image_cache_mb)
-    skips: list[Skip] = []
 
-    def checked(found: tuple[list[E], list[Skip]]) -> list[E]:
-        kept, more = images.check(found[0])
-        skips.extend((*found[1], *more))
+
+def read_facts(run: RunFolder) -> Facts:
+    """Read what was decided about a run's data; where an older run does not say, what its config and files say."""
+    try:
+        content = json.loads(run.data_path.read_text())
+        return Facts(content["labeled_frac"], content["val_source"], tuple(content["notices"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        data = run.config.data
+        frac = data.benchmark_frac if data.labeled_frac is None else data.labeled_frac
+        return Facts(frac, "split" if run.examples_path(VAL).exists() else None)
+
+
+def _usable(config: RunConfig, methods: Sequence[str], found: Candidates) -> tuple[RunData, list[Skip]]:
+    """Return the items whose pictures are usable, val among them if any can be had, and what is left out."""
+    images = ImageStore(config.segmenter.image_size, config.data.image_cache_mb)
+    skips = list(found.skips)
+
+    def checked(examples: list[E]) -> list[E]:
+        kept, more = images.check(examples)
+        skips.extend(more)
         return kept
 
-    found = RunData(
-        labeled=checked(dataset.labeled_examples(labeled_ids, max_words=data.max_words)),
-        unlabeled=checked(dataset.examples(unlabeled_ids, config.loop.expressions_per_ref, max_words=data.max_words)),
-        splits={
-            split: checked(dataset.labeled_examples(split, max_words=data.max_words))
-            for split in EVAL_SPLITS
-            if split in dataset.splits
-        },
-    )
-    run.save_skips(skips)
-    if not found.labeled:
+    labeled, unlabeled = checked(found.labeled), checked(found.unlabeled)
+    splits = {split: kept for split, examples in found.splits.items() if (kept := checked(examples))}
+    images.close()
+    if not labeled:
+        raise DataError(f"no mask of a train image can be used: {_reasons(skips)}; correct these, then import again")
+    learners = [method for method in methods if spec_of(method).learns]
+    num_needed = 2 if learners else 1  # a learner is rewarded on images that its teacher was not trained on
+    if _num_images(labeled) < num_needed:
         raise DataError(
-            f"none of the {len(labeled_ids)} labeled images is usable: {_by_kind(skips)}; see {run.path}/skips.jsonl"
+            f"{', '.join(learners)} needs masks on at least 2 train photos, to learn from one what it does on the "
+            f"other; got 1, {Path(labeled[0].image_path).name}; add a mask to another photo, or choose a fixed rule "
+            "by --selector.name fixed_threshold"
         )
-    for name in reversed(found.prior_order):  # "labeled" last: it marks the set as complete
-        write_examples(run.examples_path(name), found.examples(name))
-    return found
+    notices = [*_about_masks(found)]
+    val_source: ValSource | None = "split"
+    if VAL not in splits:
+        num_labeled, share = _num_images(labeled), config.data.val_from_labeled
+        labeled, val = _held_out(labeled, share, num_needed, config.data.split_seed)
+        notices.append(_about_val(num_labeled, _num_images(val), share))
+        splits, val_source = ({VAL: val, **splits}, "labeled") if val else (splits, None)
+    if learners and config.selector.num_folds > _num_images(labeled):
+        notices.append(
+            f"selector.num_folds is {config.selector.num_folds}, and there are {_num_images(labeled)} photos to learn "
+            "from: each is a part of its own"
+        )
+    return RunData(labeled, unlabeled, splits, Facts(found.labeled_frac, val_source, tuple(notices))), skips
 
 
-def _split(dataset: ReferDataset, data: DataConfig) -> tuple[list[int], list[int]]:
-    """Return the labeled and the unlabeled train images, by the split file where there is one."""
-    image_ids = dataset.image_ids("train")
-    if data.split_file is None:
-        return split_labeled(image_ids, data.labeled_frac, data.split_seed)
-    labeled, unlabeled = read_split(Path(data.split_file).expanduser(), dataset.digest, image_ids)
-    require_fraction(data.labeled_frac, len(labeled), len(image_ids))
-    return labeled, unlabeled
+def _held_out(
+    labeled: list[LabeledExample], share: float, num_needed: int, seed: int
+) -> tuple[list[LabeledExample], list[LabeledExample]]:
+    """Return the labeled items to learn from, and those held out as val."""
+    kept_ids, _ = hold_out(list(dict.fromkeys(example.image_id for example in labeled)), share, num_needed, seed)
+    kept = set(kept_ids)
+    return [e for e in labeled if e.image_id in kept], [e for e in labeled if e.image_id not in kept]
 
 
-def open_dataset(config: RunConfig) -> ReferDataset:
-    """Open the run's data set, making the embedded benchmark where it is asked for."""
-    data = config.data
-    cache_dir = config.cache_dir / "refer"
-    return ReferDataset.open(data_root(config), data.dataset, data.split_by, data.mask_rule, cache_dir)
+def _num_images(examples: Sequence[Example]) -> int:
+    return len({example.image_id for example in examples})
 
 
-def data_root(config: RunConfig) -> Path:
-    """Return the REFER folder, making the embedded benchmark where it is asked for."""
-    data = config.data
-    if data.root != EMBEDDED:
-        return Path(data.root).expanduser()
-    name = f"{data.dataset}-{data.num_train_refs}-{data.num_eval_refs}-s{data.data_seed}"
-    root = config.cache_dir / "data" / name
-    write_refshapes(root, data.dataset, data.data_seed, data.num_train_refs, data.num_eval_refs)
-    return root
+def _about_masks(found: Candidates) -> list[str]:
+    told = []
+    if found.hidden:
+        told.append(
+            f"the masks of {counted(found.hidden, 'photo')} are there but not used for training, as in a benchmark; "
+            "--data.labeled_frac 1 uses them all"
+        )
+    if found.without_mask:
+        told.append(
+            f"{counted(len(found.without_mask), 'text')} of labeled photos without a mask: unlabeled "
+            f"({file_names(found.without_mask)})"
+        )
+    return told
+
+
+def _about_val(num_labeled: int, num_held_out: int, share: float) -> str:
+    if num_held_out:
+        return (
+            f"there is no val split, so the run holds out {num_held_out} of its {num_labeled} labeled photos, to measure "
+            "how good its masks are and to choose its best version; --data.val_from_labeled 0 learns from them too"
+        )
+    too_few = f"{share:g} of {counted(num_labeled, 'labeled photo')} is none that can be spared"
+    why = "--data.val_from_labeled is 0" if share == 0 else too_few
+    return f"there is no val split, and {why}: the last version is taken, and how good it is is not measured"
+
+
+def _reasons(skips: Sequence[Skip]) -> str:
+    told = (f"{Path(skip.path).name}: {skip.reason.removesuffix(STAYS_UNLABELED)}" for skip in skips)
+    return first_of(told, "; ")
+
+
+def _save(run: RunFolder, facts: Facts, record: DataRecord) -> None:
+    try:
+        with replacing(run.data_path) as temporary:
+            temporary.write_text(json.dumps(asdict(facts) | asdict(record)))
+    except OSError as error:
+        raise DataError(f"cannot write {run.data_path}: {error}; {FREE_SPACE}") from error
 
 
 def _read(run: RunFolder) -> RunData:
@@ -165,8 +259,4 @@ def _read(run: RunFolder) -> RunData:
         return [row for row in rows(name) if isinstance(row, LabeledExample)]
 
     splits = {split: labeled(split) for split in EVAL_SPLITS if run.examples_path(split).exists()}
-    return RunData(labeled("labeled"), rows("unlabeled"), splits)
-
-
-def _by_kind(skips: Sequence[Skip]) -> dict[str, int]:
-    return dict(Counter(skip.kind for skip in skips))
+    return RunData(labeled("labeled"), rows("unlabeled"), splits, read_facts(run))

@@ -1,24 +1,27 @@
 """One run, one folder: where everything lies, and whether it may start, resume, or is already done.
 
-A run starts in an empty place, continues with `--resume`, or is finished and stays as it is. The config it was started
-with is saved first; resuming with other settings is refused by field name, because half a run under one setting and
-half under another is neither.
+A run starts in an empty place, continues with `--resume`, or is finished and stays as it is. The folder is made once
+the data are known to be good, and the config it was started with is saved first; resuming with other settings is
+refused by field name, because half a run under one setting and half under another is neither.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from l2l_ray.config import RunConfig, read_config, save_config
-from l2l_ray.errors import FREE_SPACE, CheckpointError, ConfigError, DataError
+from l2l_ray.errors import FREE_SPACE, CheckpointError, ConfigError, DataError, L2LError
 from l2l_ray.files import replacing
 from l2l_ray.loop.state.jsonl import append_line, read_lines
 from l2l_ray.loop.state.position import Position
@@ -40,35 +43,75 @@ class RunFolder:
 
     @classmethod
     def open(cls, config: RunConfig) -> RunFolder:
-        """Create the folder, or reopen it.
+        """Return the folder of a run that may start or go on; nothing is written.
 
         Raises:
-            ConfigError: An unfinished run lies there and `resume` is off, its saved config differs, or nothing can be
-                written there.
+            ConfigError: An unfinished run lies there and `resume` is off; `resume` is on and there is none; its saved
+                config differs; or nothing can be written there.
         """
         folder = cls(config.run_dir, config)
         saved = folder.path / "config.yaml"
-        if saved.exists():
-            if changed := _changed_fields(read_config(saved), config):
-                raise ConfigError(
-                    f"{folder.path} was started with other settings ({'; '.join(changed)}); "
-                    "use the same settings or another --name, or delete the folder if you do not need it"
-                )
-            if not (config.resume or folder.finished):
-                raise ConfigError(
-                    f"an unfinished run lies in {folder.path}; continue it with --resume, or choose another --name"
-                )
+        if not saved.exists():
+            if config.resume:
+                raise ConfigError(_nothing_to_resume(config))
+            if problem := _why_not_writable(folder.path):
+                raise ConfigError(f"cannot start a run in {folder.path}: {problem}; choose another --run_root")
             return folder
+        if changed := _changed_fields(read_config(saved), config):
+            raise ConfigError(
+                f"{folder.path} was started with other settings ({'; '.join(changed)}); "
+                "use the same settings or another --name, or delete the folder if you do not need it"
+            )
+        if not (config.resume or folder.finished):
+            raise ConfigError(
+                f"an unfinished run lies in {folder.path}; continue it with --resume, or choose another --name"
+            )
+        return folder
+
+    def create(self) -> RunFolder:
+        """Make the folder, with the config and what else determines a result; where a run lies, change nothing.
+
+        Raises:
+            ConfigError: Nothing can be written there.
+        """
+        saved = self.path / "config.yaml"
+        if saved.exists():
+            return self
         try:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            (folder.path / "env.json").write_text(json.dumps(_environment(config), indent=1))
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "env.json").write_text(json.dumps(_environment(self.config), indent=1))
             with replacing(saved) as temporary:
-                save_config(config, temporary)
+                save_config(self.config, temporary)
         except OSError as error:
             raise ConfigError(
-                f"cannot start a run in {folder.path}: {error}; choose another --run_root, or free some space"
+                f"cannot start a run in {self.path}: {error}; choose another --run_root, or free some space"
             ) from error
-        return folder
+        return self
+
+    @contextmanager
+    def removed_when_refused(self) -> Iterator[None]:
+        """Remove a folder that the block made when the block refuses to start, so that the name is free again.
+
+        It stays once a version is published, and when the error says that `--resume` continues (a full disk, a cluster
+        that lost an actor). What was expensive, priors and burn-in, is kept beside the runs.
+        """
+        made_here, was_there = not (self.path / "config.yaml").exists(), self.path.exists()
+        try:
+            yield
+        except L2LError as error:
+            if made_here and "--resume" not in str(error) and not list(self.train_dir.glob("*/version.json")):
+                self._remove(everything=not was_there)
+            raise
+
+    def _remove(self, everything: bool) -> None:
+        """Remove the folder, or only what a start writes in a folder that was there before; and parents left empty."""
+        for name in ("config.yaml", "env.json", "data.json", "skips.jsonl", "metrics.jsonl"):
+            (self.path / name).unlink(missing_ok=True)
+        for place in (self.path,) if everything else (self.path / "examples", self.path / "priors"):
+            shutil.rmtree(place, ignore_errors=True)
+        with suppress(OSError, ValueError):  # not empty, or not below the run root
+            for parent in self.path.relative_to(self.config.root).parents[:-1] if everything else ():
+                (self.config.root / parent).rmdir()
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -85,10 +128,6 @@ class RunFolder:
         for stale in self.path.rglob("*.tmp"):
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
         (self.path / "FINISHED").write_text("")
-
-    def forget_config(self) -> None:
-        """Let other settings start in this folder: for a start that failed before it did anything."""
-        (self.path / "config.yaml").unlink(missing_ok=True)
 
     @property
     def ledger_path(self) -> Path:
@@ -122,6 +161,11 @@ class RunFolder:
             raise CheckpointError(
                 f"{self.path} has chosen no version yet: {error}; let the run end, or continue it with --resume"
             ) from error
+
+    @property
+    def data_path(self) -> Path:
+        """What was decided about the data, and what tells them from other data."""
+        return self.path / "data.json"
 
     def examples_path(self, name: str) -> Path:
         """Parquet file of one set of examples (labeled, unlabeled, val, ...)."""
@@ -163,6 +207,29 @@ class RunFolder:
     def skips(self) -> list[Skip]:
         """Read the items left out."""
         return [Skip(**json.loads(line)) for line in read_lines(self.path / "skips.jsonl")]
+
+
+def continued(config: RunConfig) -> RunConfig:
+    """Return the config with `resume` on where a run of its name began, off where none did: for whoever may be either.
+
+    Example: `run_local(continued(config))`
+    """
+    return config.model_copy(update={"resume": (config.run_dir / "config.yaml").exists()})
+
+
+def _nothing_to_resume(config: RunConfig) -> str:
+    found = sorted(path.parent.relative_to(config.root).as_posix() for path in config.root.glob("*/config.yaml"))
+    close = difflib.get_close_matches(config.run_name, found, 1)
+    known = f"did you mean --name {close[0]}?" if close else f"runs there: {', '.join(found[:5]) or 'none'}"
+    return f"there is no run in {config.run_dir} to continue ({known}); start it without --resume"
+
+
+def _why_not_writable(path: Path) -> str | None:
+    """Return why a folder cannot be made or written, as far as that can be told without writing; None = no reason."""
+    nearest = next(place for place in (path, *path.parents) if place.exists())
+    if not nearest.is_dir():
+        return f"{nearest} is a file"
+    return None if os.access(nearest, os.W_OK | os.X_OK) else f"{nearest} is not writable"
 
 
 def _changed_fields(saved: RunConfig, given: RunConfig) -> list[str]:

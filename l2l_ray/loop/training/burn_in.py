@@ -40,6 +40,7 @@ NOT_IN_BURN_IN = {
     *("name", "run_root", "resume", "compare", "cluster"),
     # the labeled rows, their masks and their priors' keys are hashed themselves; split_seed also draws the folds
     *("data.root", "data.dataset", "data.split_by", "data.labeled_frac", "data.split_file", "data.mask_rule"),
+    *("data.benchmark_frac", "data.val_from_labeled"),
     *("data.num_train_refs", "data.num_eval_refs", "data.data_seed", "data.max_words", "data.image_cache_mb"),
     *("prior.model", "prior.prompt", "prior.image_size", "prior.max_new_tokens", "prior.num_samples"),
     *("prior.temperature", "prior.batch_size", "prior.max_wait_s", "prior.dtype", "prior.device"),
@@ -134,8 +135,10 @@ def _save(networks: Networks, halfway: Segmenter | None, place: AbstractContextM
 
 
 def labeled_folds(config: RunConfig, labeled: ExampleSet) -> list[list[int]]:
-    """Return the rows of the labeled set by fold; all rows of an image are in one fold."""
+    """Return the rows of the labeled set by fold, none where one image is all; the rows of an image are in one fold."""
     image_ids = list(dict.fromkeys(example.image_id for example in labeled.examples))
+    if len(image_ids) < 2:
+        return []
     num = min(config.selector.num_folds, len(image_ids))
     members = [set(part) for part in folds(image_ids, num, config.data.split_seed)]
     return [[i for i, e in enumerate(labeled.examples) if e.image_id in part] for part in members]

@@ -58,7 +58,7 @@ def _state(run: RunFolder, version: int, step: int = 0) -> None:
 
 @pytest.fixture
 def run(smoke: RunConfig) -> RunFolder:
-    return RunFolder.open(smoke)
+    return RunFolder.open(smoke).create()
 
 
 def test_only_the_newest_training_states_are_kept_and_all_weights(run: RunFolder) -> None:
@@ -96,7 +96,7 @@ def test_training_goes_on_from_the_newest_whole_state(smoke: RunConfig) -> None:
 
 
 def test_each_version_is_logged_once_from_its_folder(smoke: RunConfig) -> None:
-    run = RunFolder.open(smoke)
+    run = RunFolder.open(smoke).create()
     for version in (0, 1):
         folder = run.version_dir("l2l", version)
         folder.mkdir(parents=True)
