@@ -179,7 +179,8 @@ def predict(words: Sequence[str]) -> int:
                 print(f"{result.item}: {result.error}", file=sys.stderr)
             else:
                 area = f"{result.area_frac:.1%} of the photo" if result.area_frac else "nothing found"
-                print(f"{result.item}: confidence {result.confidence:.2f}, {area}, {mask}", flush=True)
+                alone = f" (no box from the language model: {result.prior.failure})" if result.prior.failure else ""
+                print(f"{result.item}: confidence {result.confidence:.2f}, {area}, {mask}{alone}", flush=True)
     if len(found) > 1:
         print(f"{len(found) - num_failed} of {len(found)} answered; index: {folder.table_path}")
     return 1 if num_failed else 0

@@ -26,6 +26,7 @@ from l2l_ray.device import no_loading_bars, pick_device
 from l2l_ray.errors import DataError, L2LError
 from l2l_ray.loop.inference.inputs import ExampleSet, read_known_scores
 from l2l_ray.loop.inference.networks import load_segmenter
+from l2l_ray.loop.inference.priors import answer_pictures
 from l2l_ray.loop.inference.teacher import predict
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.predictions import FailedPrediction, Prediction
@@ -102,12 +103,15 @@ class Predictor:
             DataError: The image cannot be read, or the expression is empty.
         """
         opened = self._open(PhotoText(image_path, expression))
-        return self._segment(opened, self.mllm.ask([opened.picture], [opened.expression])[0])
+        return self._segment(opened, self._replies([opened])[0])
 
     def predict_many(self, items: Iterable[PhotoText]) -> Iterator[Prediction | FailedPrediction]:
         """Segment many, with the models that are loaded; yields one result per item, in order.
 
         What cannot be answered fails alone, with its reason; nothing is raised for it. A few photos are open at a time.
+
+        Raises:
+            ConfigError: The MLLM does not fit into memory, or its device failed.
 
         Example: `for result in predictor.predict_many([PhotoText(Path("12.jpg"), "left man")]): folder.add(result)`
         """
@@ -118,28 +122,17 @@ class Predictor:
     def _answer(self, items: Sequence[PhotoText]) -> Iterator[Prediction | FailedPrediction]:
         """Yield the results of a few items; the MLLM is asked about those that can be opened at once."""
         opened = [self._attempt(lambda item=item: self._open(item), item) for item in items]  # type: ignore[misc]
-        replies = iter(self._ask([one for one in opened if isinstance(one, _Opened)]))
+        replies = iter(self._replies([one for one in opened if isinstance(one, _Opened)]))
         for item, one in zip(items, opened, strict=True):
             if isinstance(one, FailedPrediction):
                 yield one
-                continue
-            reply = next(replies)
-            if isinstance(reply, Exception):
-                yield FailedPrediction(item, _reason(reply))
             else:
+                reply = next(replies)
                 yield self._attempt(lambda: self._segment(one, reply), item)  # noqa: B023  # called at once
 
-    def _ask(self, opened: Sequence[_Opened]) -> list[Reply | Exception]:
-        """Ask about a batch; when it fails, about its halves, down to the one that it fails for."""
-        if not opened:
-            return []
-        try:
-            return list(self.mllm.ask([one.picture for one in opened], [one.expression for one in opened]))
-        except Exception as error:  # whatever a model or its tokenizer makes of an unusual picture or text
-            if len(opened) == 1:
-                return [error]
-        middle = len(opened) // 2
-        return [*self._ask(opened[:middle]), *self._ask(opened[middle:])]
+    def _replies(self, opened: Sequence[_Opened]) -> list[Reply]:
+        """Ask about a few; whom the MLLM cannot answer gets a reply that says so, and a mask without its help."""
+        return answer_pictures(self.mllm, [one.picture for one in opened], [one.expression for one in opened])
 
     @staticmethod
     def _attempt(act: Callable[[], T], item: PhotoText) -> T | FailedPrediction:

@@ -12,7 +12,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "l2l_ray"
-FOUNDATION = ("confidence", "config", "device", "errors", "files", "intervals", "metrics", "randomness", "types")
+FOUNDATION = (
+    *("checkpoints", "confidence", "config", "device", "errors", "files", "intervals", "metrics", "plain_text"),
+    *("randomness", "types"),
+)
 # What each part may import besides the foundation and itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "data": (),

@@ -9,7 +9,6 @@ twice is harmless. Who stores answers, and that nothing stored is asked again, i
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import threading
 import time
@@ -28,7 +27,6 @@ from l2l_ray.errors import ClusterError
 from l2l_ray.loop.inference.priors import Answered, Question, answer_batch
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -64,7 +62,7 @@ class MicroBatcher(Generic[T, R]):
         """Return the result of every item, in order.
 
         Raises:
-            Exception: Whatever `run` raised for one of these items when it was tried alone.
+            Exception: Whatever `run` raised for a batch with one of these items.
         """
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
@@ -92,18 +90,13 @@ class MicroBatcher(Generic[T, R]):
         return batch
 
     async def _answer(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
-        """Run a batch; when it fails, halve it, so one bad item (or a batch too large for memory) fails alone."""
         try:
             items = [item for item, _ in batch]
             results = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
-        except Exception as error:  # every kind of failure belongs to the caller who asked, not to this loop
-            if len(batch) == 1:
-                if not batch[0][1].done():
-                    batch[0][1].set_exception(error)
-                return
-            logger.warning("a batch of %d failed (%s); trying its halves", len(batch), error)
-            await self._answer(batch[: len(batch) // 2])
-            await self._answer(batch[len(batch) // 2 :])
+        except Exception as error:  # every kind of failure belongs to the callers who asked, not to this loop
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
             return
         for (_, future), result in zip(batch, results, strict=True):
             if not future.done():

@@ -32,10 +32,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from l2l_ray.checkpoints import checkpoint
 from l2l_ray.config import EMBEDDED, PriorConfig, idle_in_prior
 from l2l_ray.device import pick_device, pick_dtype
-from l2l_ray.errors import ConfigError
-from l2l_ray.prior.processing import load_processor
+from l2l_ray.plain_text import PlainText
+from l2l_ray.prior.processing import load_processor, processor_tokens
 from l2l_ray.prior.prompt import PromptFormat, prompt_for
 from l2l_ray.prior.reply import MllmIdentity, Reply, make_prior, prior_key
 from l2l_ray.randomness import numpy_generator
@@ -45,6 +46,7 @@ __all__ = ["EMBEDDED_FOLDER", "MllmIdentity", "MllmPrior", "Reply", "make_prior"
 logger = logging.getLogger(__name__)
 
 EMBEDDED_FOLDER = Path(__file__).parents[1] / "embedded" / "mllm"
+_REASONING = "<think>"  # the end of the prompt of a checkpoint that always thinks first
 _TOP_K = 50  # tokens that sampling can choose from
 _HASHED_SUFFIXES = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")
 
@@ -58,6 +60,7 @@ class MllmPrior:
     def __init__(self, config: PriorConfig, model: Any, processor: Any, prompt: PromptFormat, fingerprint: str) -> None:
         self.config, self.model, self.processor = config, model, processor
         self.prompt, self.fingerprint = prompt, fingerprint
+        self._plain_text = PlainText(processor.tokenizer, processor_tokens(processor))
         self._accepts_types = "mm_token_type_ids" in inspect.signature(model.forward).parameters
         pad_id = processor.tokenizer.pad_token_id
         self._generation = GenerationConfig(
@@ -79,15 +82,11 @@ class MllmPrior:
         source = str(EMBEDDED_FOLDER) if config.model == EMBEDDED else config.model
         device = pick_device(config.device)
         dtype = pick_dtype(config.dtype, device)
-        try:
-            model = AutoModelForImageTextToText.from_pretrained(source, dtype=getattr(torch, dtype))
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"prior.model {config.model!r} cannot be loaded: {error}. Give a folder or hub id that "
-                "AutoModelForImageTextToText reads, or 'embedded'"
-            ) from error
-        prompt = prompt_for(model.config.model_type, config.prompt, config.proposal)
-        processor = load_processor(source)
+        expected = "a vision-language model (AutoModelForImageTextToText) or 'embedded'"
+        with checkpoint("prior.model", source, expected) as options:
+            model = AutoModelForImageTextToText.from_pretrained(source, dtype=getattr(torch, dtype), **options)
+            prompt = prompt_for(model.config.model_type, config.prompt, config.proposal)
+            processor = load_processor(source, options)
         # Decoders continue where the text ends; encoders count positions from the left.
         processor.tokenizer.padding_side = "right" if model.config.is_encoder_decoder else "left"
         fingerprint = _fingerprint(source, model.config, config.model_copy(update={"dtype": dtype}), prompt)
@@ -98,12 +97,13 @@ class MllmPrior:
 
         Args:
             images: RGB images of any size.
-            expressions: One per image.
+            expressions: One per image, any text; special tokens spelled in it are text.
         """
         repeats = self.config.num_samples
         seen = [self._prepare(image) for image in images for _ in range(repeats)]
-        asked = [expression for expression in expressions for _ in range(repeats)]
-        inputs = self._inputs(seen, asked)
+        asked = [self._plain_text(expression) for expression in expressions for _ in range(repeats)]
+        prompts = self._prompts(asked)
+        inputs = self._inputs(seen, prompts)
         chooser = _TokenChooser(self._noise(seen, asked) if repeats > 1 else None, self.config.temperature)
         with torch.inference_mode():
             tokens = self.model.generate(
@@ -111,6 +111,8 @@ class MllmPrior:
             )
         start = 1 if self.model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
         texts, log_probs = self._decode(tokens[:, start:], chooser)
+        if self.prompt.uses_chat and prompts[0].rstrip().endswith(_REASONING):  # so that `parse` knows
+            texts = [_REASONING + text for text in texts]
         sizes = self._seen_sizes(inputs, seen)
         return [
             Reply(tuple(texts[i : i + repeats]), tuple(log_probs[i : i + repeats]), *sizes[i])
@@ -125,17 +127,18 @@ class MllmPrior:
             return image
         return image.resize((side, side), Image.Resampling.BILINEAR)
 
-    def _inputs(self, images: list[Image.Image], expressions: list[str]) -> dict[str, Any]:
-        if self.prompt.uses_chat:
-            texts = [
-                self.processor.apply_chat_template(
-                    self.prompt.messages(expression), tokenize=False, add_generation_prompt=True
-                )
-                for expression in expressions
-            ]
-        else:
-            texts = [self.prompt.question(expression) for expression in expressions]
-        inputs = self.processor(images=images, text=texts, padding=True, return_tensors="pt")
+    def _prompts(self, expressions: list[str]) -> list[str]:
+        if not self.prompt.uses_chat:
+            return [self.prompt.question(expression) for expression in expressions]
+        return [
+            self.processor.apply_chat_template(
+                self.prompt.messages(expression), tokenize=False, add_generation_prompt=True
+            )
+            for expression in expressions
+        ]
+
+    def _inputs(self, images: list[Image.Image], prompts: list[str]) -> dict[str, Any]:
+        inputs = self.processor(images=images, text=prompts, padding=True, return_tensors="pt")
         dtype = self.model.dtype
         return {
             name: value.to(self.model.device, dtype if value.is_floating_point() else None)

@@ -23,14 +23,17 @@ logger = logging.getLogger(__name__)
 IMAGE_TOKEN = "<|image_pad|>"
 
 
-def load_processor(source: str) -> Any:
+def load_processor(source: str, options: dict[str, Any]) -> Any:
     """Return the checkpoint's processor, or an `ImageTextPair` of its parts.
 
+    Args:
+        source: Folder or hub id.
+        options: From `checkpoints.checkpoint`.
     Raises:
         ConfigError: Neither can be loaded.
     """
     try:
-        processor = AutoProcessor.from_pretrained(source)
+        processor = AutoProcessor.from_pretrained(source, **options)
         if hasattr(processor, "image_processor") and hasattr(processor, "tokenizer"):
             return processor
         reason: Exception | str = f"got a {type(processor).__name__} without image processor and tokenizer"
@@ -38,12 +41,21 @@ def load_processor(source: str) -> Any:
         reason = error
     logger.debug("AutoProcessor cannot read %s (%s); pairing image processor and tokenizer", source, reason)
     try:
-        return ImageTextPair(AutoImageProcessor.from_pretrained(source), AutoTokenizer.from_pretrained(source))
+        image_processor = AutoImageProcessor.from_pretrained(source, **options)
+        return ImageTextPair(image_processor, AutoTokenizer.from_pretrained(source, **options))
     except (ImportError, OSError, ValueError) as error:
         raise ConfigError(
             f"no processor can be loaded from {source!r}: AutoProcessor: {reason}; its parts: {error}. "
             "The checkpoint needs preprocessor_config.json and tokenizer files next to its weights"
         ) from error
+
+
+def processor_tokens(processor: Any) -> list[str]:
+    """Return the texts that a processor itself looks for in a prompt: its picture tokens, and Florence-2's tasks."""
+    tokens = [getattr(processor, name, None) for name in ("image_token", "video_token")]
+    for name in ("task_prompts_without_inputs", "task_prompts_with_input"):
+        tokens += getattr(processor, name, {})
+    return [token for token in tokens if isinstance(token, str)]
 
 
 class ImageTextPair:
@@ -55,7 +67,7 @@ class ImageTextPair:
     """
 
     def __init__(self, image_processor: Any, tokenizer: Any) -> None:
-        self.image_processor, self.tokenizer = image_processor, tokenizer
+        self.image_processor, self.tokenizer, self.image_token = image_processor, tokenizer, IMAGE_TOKEN
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
 
     def apply_chat_template(self, messages: list[dict[str, Any]], **options: Any) -> Any:

@@ -3,8 +3,8 @@
 A `PromptFormat` is all that `mllm` and `parse` need to know about a family: the text of the question, whether it goes
 through a chat template, and the unit of the coordinates in the answer.
 
-- Qwen3-VL answers JSON `[{"bbox_2d": [x1, y1, x2, y2], "label": "..."}]` in thousandths of the image.
-- Qwen2-VL and Qwen2.5-VL answer the same JSON in pixels of the resized image that the model saw.
+- Qwen2-VL and Qwen3-VL answer JSON `[{"bbox_2d": [x1, y1, x2, y2], "label": "..."}]` in thousandths of the image.
+- Qwen2.5-VL answers the same JSON in pixels of the resized image that the model saw.
 - Florence-2 has no chat template: a task token before the expression, and `<loc_0>`..`<loc_999>` in the answer.
 
 Source: the grounding formats of the families' model cards and cookbooks.
@@ -69,7 +69,7 @@ FLORENCE_POLYGON = PromptFormat(
 _BY_MODEL_TYPE = {
     "qwen3_vl": QWEN_RELATIVE,
     "qwen3_vl_moe": QWEN_RELATIVE,
-    "qwen2_vl": QWEN_ABSOLUTE,
+    "qwen2_vl": QWEN_RELATIVE,
     "qwen2_5_vl": QWEN_ABSOLUTE,
     "florence2": FLORENCE_BOX,
 }

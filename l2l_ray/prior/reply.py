@@ -18,6 +18,33 @@ from l2l_ray.prior.parse import ParsedReply, parse_reply
 from l2l_ray.prior.prompt import PromptFormat
 from l2l_ray.types import BoxFrac, Prior
 
+# What each kind of failure says to a person; a failure is "<kind>: <details>".
+FAILURE_WORDS = {
+    "not JSON": "an answer without coordinates",
+    "cut off": "an answer that was cut off",
+    "no answer": "reasoning without an answer",
+    "empty": "an answer that names no object",
+    "not objects": "an answer without a box",
+    "missing key": "an answer without a box",
+    "bad coordinates": "coordinates that cannot be read",
+    "wrong unit": "coordinates in another unit",
+    "outside": "coordinates outside the picture",
+    "no area": "a box without area",
+    "no location": "an answer without coordinates",
+    "bad polygon": "an outline of fewer than 3 points",
+    "no reply": "no answer",
+    "no score": "an answer whose probability is not a number",
+    "picture": "a picture that cannot be opened",
+    "text": "a text that is too long",
+    "memory": "a question that does not fit into memory",
+    "model": "an error of the model",
+}
+
+
+def failure_kind(failure: str) -> str:
+    """Return the kind that a `Prior.failure` begins with."""
+    return failure.split(":")[0]
+
 
 @runtime_checkable
 class Asked(Protocol):
@@ -37,16 +64,23 @@ class Reply:
     """What the model said about one image-expression pair.
 
     Args:
-        texts: One text per sample, special tokens removed where the format has no use for them.
+        texts: One text per sample, special tokens removed where the format has no use for them; none if it failed.
         mean_log_probs: Mean log-probability of each text's tokens, end token included; at most 0.
         seen_width_px: Width of the image as the model saw it: the unit of absolute coordinates.
         seen_height_px: Its height.
+        failure: "<kind>: <details>" where the model gave no answer at all; such a question may be asked again later.
     """
 
     texts: tuple[str, ...]
     mean_log_probs: tuple[float, ...]
     seen_width_px: int
     seen_height_px: int
+    failure: str = ""
+
+    @classmethod
+    def failed(cls, kind: str, details: object) -> Reply:
+        """Return what stands for the answer that did not come; `kind` is a key of `FAILURE_WORDS`."""
+        return cls((), (), 0, 0, f"{kind}: {' '.join(str(details).split())[:300]}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +114,8 @@ def make_prior(key: str, reply: Reply, mllm: Asked, width_px: int, height_px: in
         width_px: Native width, used where the reply does not know how large the model saw the image.
         height_px: Native height.
     """
+    if reply.failure:
+        return Prior.absent(key, reply.failure, "")
     size = (reply.seen_width_px or width_px, reply.seen_height_px or height_px)
     parsed: list[ParsedReply | None] = []
     failure = ""
@@ -91,9 +127,11 @@ def make_prior(key: str, reply: Reply, mllm: Asked, width_px: int, height_px: in
             failure = failure or str(error)
     joined = "\n".join(reply.texts)
     if not any(parsed):
-        return Prior.absent(key, failure or "no reply", joined)
+        return Prior.absent(key, failure or "no reply: got no text", joined)
     if len(parsed) == 1 and parsed[0] is not None:
         score = math.exp(reply.mean_log_probs[0])
+        if math.isnan(score):
+            return Prior.absent(key, "no score: got a probability that is not a number", joined)
         only = parsed[0]
         boxes, scores = only.boxes_xyxy_frac, (score,) * len(only.boxes_xyxy_frac)
         return Prior(key, boxes, scores, only.points_xy_frac, only.phrase, score, "", joined, only.polygons_xy_frac)

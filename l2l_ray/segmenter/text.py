@@ -15,8 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from l2l_ray.checkpoints import checkpoint
 from l2l_ray.config import SegmenterConfig
 from l2l_ray.errors import ConfigError
+from l2l_ray.plain_text import PlainText
 from l2l_ray.segmenter.backbone import resolve_source, without_randomness
 
 
@@ -58,24 +60,23 @@ class TextEncoder(nn.Module):
         super().__init__()
         source = resolve_source(config.text, "text")
         self.max_text_tokens = config.max_text_tokens
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
-            self.model = _load(source, config.pretrained)
-        except (OSError, ValueError, KeyError) as error:
-            raise ConfigError(
-                f"segmenter.text: {source!r} cannot be loaded through AutoTokenizer and AutoModel ({error}); expected "
-                "a folder or hub id of a BERT-like encoder, or 'embedded'"
-            ) from error
+        with checkpoint("segmenter.text", source, "a text encoder such as BERT (AutoModel) or 'embedded'") as options:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(source, **options)
+            self.model = _load(source, config.pretrained, options)
         if self.tokenizer.pad_token_id is None:
             raise ConfigError(
                 f"segmenter.text: the tokenizer of {source!r} has no padding token; use an encoder such as BERT"
             )
+        self._plain_text = PlainText(self.tokenizer)
         self.width: int = self.model.config.hidden_size
 
     def tokenize(self, expressions: Sequence[str]) -> TextTokens:
-        """Return token ids on the CPU, padded to the longest of the batch and cut at `max_text_tokens`."""
+        """Return token ids on the CPU, padded to the longest of the batch and cut at `max_text_tokens`.
+
+        Any text is allowed; special tokens spelled in it are text.
+        """
         encoded = self.tokenizer(
-            list(expressions),
+            [self._plain_text(expression) for expression in expressions],
             padding=True,
             truncation=True,
             max_length=self.max_text_tokens,
@@ -90,13 +91,13 @@ class TextEncoder(nn.Module):
         return hidden
 
 
-def _load(source: str, pretrained: bool) -> Any:
-    config = without_randomness(AutoConfig.from_pretrained(source))
+def _load(source: str, pretrained: bool, hub_options: dict[str, Any]) -> Any:
+    config = without_randomness(AutoConfig.from_pretrained(source, **hub_options))
     # Expressions are short, and the fused kernel's backward is slow on the CPU (see `fusion.masked_attention`).
     options: dict[str, Any] = {"attn_implementation": "eager"}
     if config.model_type in {"bert", "roberta"}:
         options["add_pooling_layer"] = False  # its weights would never get a gradient; only these classes know it
     factory: Any = AutoModel
     if pretrained:
-        return factory.from_pretrained(source, config=config, **options)
+        return factory.from_pretrained(source, config=config, **options, **hub_options)
     return factory.from_config(config, **options)

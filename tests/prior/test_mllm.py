@@ -89,6 +89,25 @@ def save(folder: Path, model, tokenizer, **image_processor: object) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(content))
 
 
+@pytest.fixture(scope="module")
+def random_florence() -> MllmPrior:
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
+    tokenizer.add_special_tokens({"bos_token": "<s>", "additional_special_tokens": ["<image>", "<loc_5>"]})
+    tokenizer.image_token, tokenizer.image_token_id = "<image>", tokenizer.convert_tokens_to_ids("<image>")
+    bart = {"model_type": "bart", "vocab_size": len(tokenizer), "d_model": 16, "encoder_layers": 1, "decoder_layers": 1}
+    bart |= {"encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    bart |= {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": 7}
+    bart |= {"decoder_start_token_id": 7, "forced_eos_token_id": None}
+    vision = {"depths": [1] * 4, "embed_dim": [8] * 4, "num_heads": [1] * 4, "num_groups": [1] * 4, "window_size": 2}
+    vision |= {"projection_dim": 16}
+    config = Florence2Config(text_config=bart, vision_config=vision, image_token_id=tokenizer.image_token_id)
+    model = Florence2ForConditionalGeneration(config)
+    image_processor = CLIPImageProcessorPil(size={"height": 64, "width": 64}, do_center_crop=False)
+    image_processor.image_seq_length = 5
+    processor = Florence2Processor(image_processor, tokenizer)
+    return MllmPrior(PriorConfig(model="x", max_new_tokens=8), model.eval(), processor, FLORENCE_BOX, "f")
+
+
 # The shipped checkpoint
 
 
@@ -183,25 +202,10 @@ def test_qwen2_5_answers_in_pixels_of_what_it_saw(tmp_path: Path, questions) -> 
     assert make_prior("k", said, MllmIdentity.of(mllm), 300, 100).boxes_xyxy_frac == ((0.25, 0.25, 0.5, 0.5),)
 
 
-def test_florence_answers_through_the_same_code(tmp_path: Path, questions) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
-    tokenizer.add_special_tokens({"bos_token": "<s>", "additional_special_tokens": ["<image>"]})
-    tokenizer.image_token, tokenizer.image_token_id = "<image>", tokenizer.convert_tokens_to_ids("<image>")
-    bart = {"model_type": "bart", "vocab_size": len(tokenizer), "d_model": 16, "encoder_layers": 1, "decoder_layers": 1}
-    bart |= {"encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    bart |= {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": 7}
-    bart |= {"decoder_start_token_id": 7, "forced_eos_token_id": None}
-    vision = {"depths": [1] * 4, "embed_dim": [8] * 4, "num_heads": [1] * 4, "num_groups": [1] * 4, "window_size": 2}
-    vision |= {"projection_dim": 16}
-    config = Florence2Config(text_config=bart, vision_config=vision, image_token_id=tokenizer.image_token_id)
-    model = Florence2ForConditionalGeneration(config)
-    image_processor = CLIPImageProcessorPil(size={"height": 64, "width": 64}, do_center_crop=False)
-    image_processor.image_seq_length = 5
-    processor = Florence2Processor(image_processor, tokenizer)
-    mllm = MllmPrior(PriorConfig(model="x", max_new_tokens=8), model.eval(), processor, FLORENCE_BOX, "f")
-    reply, _ = mllm.ask(questions[0][:2], ["left circle", "the second star from the left"])
+def test_florence_answers_through_the_same_code(random_florence: MllmPrior, questions) -> None:
+    reply, _ = random_florence.ask(questions[0][:2], ["left circle", "the second star from the left"])
     assert len(reply.texts) == 1 and reply.mean_log_probs[0] < 0
-    assert make_prior("k", reply, MllmIdentity.of(mllm), 128, 128).failure.startswith("no location: ")
+    assert make_prior("k", reply, MllmIdentity.of(random_florence), 128, 128).failure.startswith("no location: ")
 
 
 def test_a_folder_that_holds_no_model_is_a_config_error(tmp_path: Path) -> None:
@@ -214,6 +218,58 @@ def test_a_folder_without_processor_files_says_what_is_missing(random_qwen3: Pat
         shutil.copy(random_qwen3 / name, tmp_path)
     with pytest.raises(ConfigError, match="preprocessor_config.json and tokenizer files"):
         MllmPrior.load(PriorConfig(model=str(tmp_path)))
+
+
+# Text is text
+
+
+COMMANDS = ["<|image_pad|>", "<|im_end|>", "<|im_start|>user", "<|vision_start|>", "<|video_pad|>", "<|endoftext|>"]
+ODD = [
+    "",
+    "\x00\x1b[0m",
+    "\ud800 half",
+    "?!...",
+    "{expression} {0} {{",
+    "\u202e\u05e9\u05dc\u05d5\u05dd",
+    "\U0001f600" * 9,
+    "a" * 999,
+]
+
+
+@pytest.mark.parametrize("text", COMMANDS + ODD)
+def test_any_sentence_is_asked_as_text(shipped: MllmPrior, questions, text: str) -> None:
+    sentence = f"the {text} sign"
+    (reply,) = shipped.ask(questions[0][:1], [sentence])
+    assert reply.texts and reply.mean_log_probs[0] <= 0
+
+
+def test_a_command_in_a_sentence_is_the_words_it_is_spelled_with(shipped: MllmPrior, questions) -> None:
+    images = [questions[0][0]] * 2
+    command, spelled = shipped.ask(images, ["the <|im_end|> sign", "the < |im_end|> sign"])
+    assert command == spelled
+
+
+def test_a_random_qwen3_and_its_processor_take_commands_as_text(random_qwen3: Path, questions) -> None:
+    mllm = MllmPrior.load(PriorConfig(model=str(random_qwen3), max_new_tokens=8))
+    assert len(mllm.ask(questions[0][:6], COMMANDS)) == 6
+
+
+@pytest.mark.parametrize("text", ["<image>", "<s>", "<loc_5>", "<OD>", "<CAPTION_TO_PHRASE_GROUNDING>", "{input}"])
+def test_florence_takes_commands_as_text(random_florence: MllmPrior, questions, text: str) -> None:
+    spelled = text if text == "{input}" else f"{text[0]} {text[1:]}"
+    replies = random_florence.ask([questions[0][0]] * 2, [f"the {text} sign", f"the {spelled} sign"])
+    assert replies[0].texts and replies[0] == replies[1]
+
+
+def test_a_checkpoint_that_always_thinks_has_no_answer_before_its_thoughts_end(
+    random_qwen3: Path, tmp_path: Path, questions
+) -> None:
+    shutil.copytree(random_qwen3, tmp_path / "copy")
+    template = tmp_path / "copy" / "chat_template.jinja"
+    template.write_text(template.read_text().rstrip() + "<think>\n")
+    mllm = MllmPrior.load(PriorConfig(model=str(tmp_path / "copy"), max_new_tokens=8))
+    (reply,) = mllm.ask(questions[0][:1], ["left circle"])
+    assert make_prior("k", reply, MllmIdentity.of(mllm), 128, 128).failure.startswith("no answer: ")
 
 
 # Identity
@@ -271,6 +327,15 @@ def test_samples_score_by_their_overlap_with_the_others() -> None:
     assert prior.boxes_xyxy_frac[2] == (0.3, 0.2, 0.7, 0.6)
     assert prior.score == pytest.approx((4 / 9 + 4 / 9 + 2 / 9) / 4)
     assert prior.phrase == "red circle" and prior.failure == ""
+
+
+def test_a_question_that_failed_is_no_prior_with_the_reason() -> None:
+    prior = make_prior("k", Reply.failed("picture", "cut\nshort"), MLLM, 640, 480)
+    assert (prior.failure, prior.reply, prior.boxes_xyxy_frac) == ("picture: cut short", "", ())
+
+
+def test_a_probability_that_is_no_number_is_no_prior() -> None:
+    assert make_prior("k", Reply((ONE,), (math.nan,), 128, 128), MLLM, 640, 480).failure.startswith("no score: ")
 
 
 @pytest.mark.parametrize("texts", [("no",), ("no", "[]"), ()])

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import time
+from pathlib import Path
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2l_ray.errors import PriorParseError
 from l2l_ray.prior.parse import MAX_OBJECTS, parse_reply
 from l2l_ray.prior.prompt import FLORENCE_BOX, FLORENCE_POLYGON, QWEN_ABSOLUTE, QWEN_RELATIVE
+from l2l_ray.prior.reply import FAILURE_WORDS, MllmIdentity, Reply, failure_kind, make_prior
+
+CASES = Path(__file__).parents[1] / "cases"
 
 BOX = (0.1, 0.2, 0.5, 0.6)
 ONE = '[{"bbox_2d": [100, 200, 500, 600], "label": "red circle"}]'
@@ -30,6 +37,21 @@ ONE = '[{"bbox_2d": [100, 200, 500, 600], "label": "red circle"}]'
         '[{"bbox_2d": [100.0, 2e2, 500, 600], "label": "red circle"}]',
         '[{"label": "red circle", "bbox": [100, 200, 500, 600], "score": 1}]',
         '[{"bbox_2d": [1, 2, 3], "label": "no"}, {"bbox_2d": [100, 200, 500, 600], "label": "red circle"}]',
+        "{'bbox_2d': [100, 200, 500, 600], 'label': 'red circle'}",
+        '{"BBox": ["100", "200", "500", "600"], "name": "red circle"}',
+        '{"bounding_box": "100, 200, 500, 600", "label": "red circle"}',
+        '{"box": {"x1": 100, "y1": 200, "x2": 500, "y2": 600}, "label": "red circle"}',
+        '{"label": "red circle", "x": 100, "y": 200, "width": 400, "height": 400}',
+        '{"bbox_2d": [[100, 200], [500, 600]], "label": "red circle"}',
+        '{"found": {"objects": [{"bbox_2d": [100, 200, 500, 600], "label": "red circle"}]}}',
+        '[{"bbox_2d": [100, 200, 500, 600], "label": "red circle"}, {"bbox_2d": [1, 2, 3' + "9" * 5000,
+        f"{ONE} The picture is [0, 0, 1000, 1000].",
+        f'First [{{"bbox_2d": [1, 2, 30, 40], "label": "draft"}}]. No, that is wrong: {ONE}',
+        f'Not yet: [{{"bbox_2d": [1, 2, 30, 40], "label": "draft"}}]</think>\n\n{ONE}',
+        f"<think>a circle</think><answer>{ONE}</answer> as [1, 2, 30, 40] shows",
+        f'{ONE} where "bbox_2d": the corners of the box',
+        "<ref>red circle</ref><box>(100,200),(500,600)</box>",
+        "red circle (100, 200) to (500, 600)",
     ],
 )
 def test_one_box_is_read(reply: str) -> None:
@@ -44,21 +66,37 @@ def test_one_box_is_read(reply: str) -> None:
     [
         ("I cannot see a circle.", "not JSON"),
         ("", "not JSON"),
-        ('[{"bbox_2d": [100, 200, 500, 600], "lab', "not JSON"),
+        ("the circle(100,200),(500,6", "not JSON"),
+        ('[{"bbox_2d": [100, 200, 5', "cut off"),
+        ('[{"bbox_2d": [1, 2, 30, 40]}] no, rather [{"bbox_2d": [100, 200, ', "cut off"),
+        (f"<think>It is {ONE} or", "no answer"),
+        (f"<think>It is {ONE}</think> There is none.", "not JSON"),
+        (f"{ONE}</think>[]", "empty"),
         ("[" * 100_000, "not JSON"),
         ("[]", "empty"),
-        ("[1, 2, 3, 4]", "not objects"),
+        ("[1, 2, 3]", "not objects"),
+        ('{"bbox_2d": [], "label": "no such object"}', "missing key"),
         ('[{"label": "red circle"}]', "missing key"),
         ('[{"bbox_2d": null, "label": "red circle"}]', "missing key"),
         ('[{"bbox_2d": [100, 200, 500], "label": "x"}]', "bad coordinates"),
-        ('[{"bbox_2d": ["100", 200, 500, 600]}]', "bad coordinates"),
+        ('[{"bbox_2d": ["left", 200, 500, 600]}]', "bad coordinates"),
+        ('[{"bbox_2d": [100, 200, 500, 1e999]}]', "bad coordinates"),
+        ('[{"bbox_2d": [100, 200, 500, \u0663]}]', "bad coordinates"),
+        ('[{"bbox_2d": "\u0661\u0662, 200, 500, 600"}]', "bad coordinates"),
+        ('[{"bbox_2d": [100, 200, 500, ' + "9" * 5000 + "]}]", "bad coordinates"),
+        (f"(100,200),(500,{'9' * 5000})", "bad coordinates"),
+        ('[{"bbox_2d": [0.1, 0.2, 0.5, 0.6]}]', "wrong unit"),
+        ('[{"bbox_2d": ["10%", "20%", "50%", "60%"]}]', "wrong unit"),
+        ('[{"bbox_2d": [0, 0, 0, 0]}]', "no area"),
         ('[{"bbox_2d": [true, 200, 500, 600]}]', "bad coordinates"),
-        ('[{"bbox_2d": "100 200 500 600"}]', "bad coordinates"),
+        ('[{"bbox_2d": "100 200 500"}]', "bad coordinates"),
         ('[{"bbox_2d": [NaN, 200, 500, 600]}]', "bad coordinates"),
         ('[{"bbox_2d": [Infinity, 200, 500, 600]}]', "bad coordinates"),
         ('[{"bbox_2d": [100, 200, 100, 600]}]', "no area"),
-        ('[{"bbox_2d": [1200, 200, 1500, 600]}]', "no area"),
-        ('[{"bbox_2d": [-300, -200, -100, -10]}]', "no area"),
+        ('[{"bbox_2d": [1200, 200, 1500, 600]}]', "outside"),
+        ('[{"bbox_2d": [-300, -200, -100, -10]}]', "outside"),
+        ('[{"bbox_2d": [600, 500, 1024, 700]}]', "outside"),
+        ('[{"bbox_2d": [100, 200, 500, 600]}, {"bbox_2d": [100, 200, 1500, 600]}]', "outside"),
         ('[{"point_2d": [1001, 5]}]', "outside"),
     ],
 )
@@ -67,8 +105,8 @@ def test_nothing_usable_is_an_error_of_a_named_kind(reply: str, kind: str) -> No
         parse_reply(reply, QWEN_RELATIVE, 100, 100)
 
 
-def test_a_box_that_leaves_the_image_is_clipped() -> None:
-    parsed = parse_reply('[{"bbox_2d": [-50, 200, 1010, 1000]}]', QWEN_RELATIVE, 0, 0)
+def test_a_small_overshoot_is_clipped() -> None:
+    parsed = parse_reply('[{"bbox_2d": [-20, 200, 1010, 1000]}]', QWEN_RELATIVE, 0, 0)
     assert parsed.boxes_xyxy_frac == ((0.0, 0.2, 1.0, 1.0),)
     assert parsed.phrase == ""
 
@@ -90,6 +128,25 @@ def test_several_boxes_keep_their_order_up_to_a_bound() -> None:
     items = ", ".join(f'{{"bbox_2d": [{i}, 0, 500, 500]}}' for i in range(MAX_OBJECTS + 5))
     parsed = parse_reply(f"[{items}]", QWEN_RELATIVE, 0, 0)
     assert [box[0] for box in parsed.boxes_xyxy_frac] == [i / 1000 for i in range(MAX_OBJECTS)]
+
+
+@pytest.mark.parametrize("between", ["", "\n", ", ", ";\n\n- ", "\n```\n```json\n"])
+def test_objects_without_words_between_them_are_one_answer(between: str) -> None:
+    reply = f'{{"bbox_2d": [1, 2, 30, 40]}}{between}{{"bbox_2d": [5, 6, 70, 80], "label": "hat"}}'
+    parsed = parse_reply(reply, QWEN_RELATIVE, 0, 0)
+    assert parsed.boxes_xyxy_frac == ((0.001, 0.002, 0.03, 0.04), (0.005, 0.006, 0.07, 0.08))
+    assert parsed.phrase == "hat"
+
+
+def test_the_native_grammar_names_each_object() -> None:
+    parsed = parse_reply("the cup(10,20),(30,40)the old hat(50,60),(70,80)", QWEN_ABSOLUTE, 100, 100)
+    assert parsed.boxes_xyxy_frac == ((0.1, 0.2, 0.3, 0.4), (0.5, 0.6, 0.7, 0.8))
+    assert parsed.phrase == "the cup"
+
+
+def test_a_phrase_can_always_be_written_to_a_file() -> None:
+    parsed = parse_reply('{"label": "\\ud800 hat", "bbox_2d": [1, 2, 30, 40]}', QWEN_RELATIVE, 0, 0)
+    assert parsed.phrase.encode().decode() == "? hat"
 
 
 def test_florence_boxes_follow_their_phrase() -> None:
@@ -115,6 +172,10 @@ def test_florence_polygons_give_a_box_around_all_of_them() -> None:
         ("red circle", FLORENCE_BOX, "no location"),
         ("x<loc_1><loc_2><loc_3>", FLORENCE_BOX, "bad coordinates"),
         ("x<loc_1><loc_2><loc_1><loc_9>", FLORENCE_BOX, "no area"),
+        ("x<loc_1><loc_2><loc_300><loc_1000>", FLORENCE_BOX, "bad coordinates"),
+        ("x<loc_1><loc_2><loc_300><loc_\u0663>", FLORENCE_BOX, "bad coordinates"),
+        (f"x<loc_1><loc_2><loc_300><loc_{'9' * 5000}>", FLORENCE_BOX, "bad coordinates"),
+        (f"<loc_1><loc_2><loc_300><loc_4><loc_{'9' * 5000}>", FLORENCE_POLYGON, "bad polygon"),
         ("<loc_1><loc_2><loc_3><loc_4>", FLORENCE_POLYGON, "bad polygon"),
     ],
 )
@@ -123,15 +184,50 @@ def test_unusable_florence_replies(reply: str, fmt, kind: str) -> None:
         parse_reply(reply, fmt, 0, 0)
 
 
-@given(
-    st.text(max_size=60)
-    | st.lists(st.floats(allow_nan=True), max_size=5).map(lambda v: f'[{{"bbox_2d": {v}}}]'.replace("nan", "NaN"))
+REPLIES = [
+    *(
+        json.loads(line)["reply"]
+        for path in sorted(CASES.glob("0[3-8]/replies.jsonl"))
+        for line in path.read_text().splitlines()
+    ),
+    *(fmt.answer((10, 20, 300, 400), "cup") for fmt in (QWEN_RELATIVE, FLORENCE_BOX)),
+]
+PIECES = st.sampled_from(
+    ["[", "]", "{", "}", "(", ")", "<think>", "</think>", "<answer>", '"bbox_2d": ', "box: ", "NaN", "-", "1e999"]
+    + ["<loc_7>", "9" * 5000, "%", "\u0663", "\ud800", "\x00", "'", '"', "\\ud800", ", ", "null", "0.5", "answer:"]
 )
-def test_any_text_gives_boxes_inside_the_image_or_the_one_error(reply: str) -> None:
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> str:
+    """Give real replies with characters cut out and pieces put in."""
+    reply = "".join(draw(st.lists(st.sampled_from(REPLIES), min_size=1, max_size=2)))
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(reply)))
+        end = draw(st.integers(start, min(len(reply), start + 20)))
+        reply = reply[:start] + draw(PIECES | st.text(max_size=3)) + reply[end:]
+    return reply
+
+
+NUMBERS = st.lists(st.floats(allow_nan=True), max_size=5).map(lambda v: f'[{{"bbox_2d": {v}}}]'.replace("nan", "NaN"))
+
+
+@settings(deadline=None)
+@given(st.text(max_size=60) | st.lists(PIECES, max_size=20).map("".join) | NUMBERS | mutated())
+def test_any_text_gives_boxes_inside_the_image_or_a_named_failure(reply: str) -> None:
     for fmt in (QWEN_RELATIVE, QWEN_ABSOLUTE, FLORENCE_BOX, FLORENCE_POLYGON):
-        try:
-            parsed = parse_reply(reply, fmt, 640, 480)
-        except PriorParseError:
-            continue
-        for x1, y1, x2, y2 in parsed.boxes_xyxy_frac:
+        prior = make_prior("k", Reply((reply,), (-0.1,), 640, 480), MllmIdentity("f", fmt), 640, 480)
+        assert bool(prior.failure) != bool(prior.boxes_xyxy_frac or prior.points_xy_frac)
+        assert not prior.failure or failure_kind(prior.failure) in FAILURE_WORDS
+        prior.phrase.encode()
+        for x1, y1, x2, y2 in prior.boxes_xyxy_frac:
             assert 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
+
+
+@pytest.mark.parametrize("piece", ["[", "[1,", '{"a":', "(1,2)", '"bbox_2d": [', "<loc_1>", ONE, "9", "answer ", " "])
+def test_a_runaway_reply_is_read_in_seconds(piece: str) -> None:
+    for fmt in (QWEN_RELATIVE, FLORENCE_BOX):
+        reply = Reply((piece * (20_000 // len(piece)),), (-0.1,), 640, 480)
+        started = time.perf_counter()
+        make_prior("k", reply, MllmIdentity("f", fmt), 640, 480)
+        assert time.perf_counter() - started < 10

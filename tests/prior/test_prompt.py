@@ -14,7 +14,7 @@ from l2l_ray.prior.prompt import FLORENCE_BOX, FLORENCE_POLYGON, QWEN_ABSOLUTE, 
     [
         ("qwen3_vl", "auto", "box", QWEN_RELATIVE),
         ("qwen3_vl_moe", "auto", "sam", QWEN_RELATIVE),
-        ("qwen2_vl", "auto", "box", QWEN_ABSOLUTE),
+        ("qwen2_vl", "auto", "box", QWEN_RELATIVE),
         ("qwen2_5_vl", "qwen", "box", QWEN_ABSOLUTE),
         ("florence2", "auto", "box", FLORENCE_BOX),
         ("florence2", "auto", "polygon", FLORENCE_POLYGON),

@@ -34,6 +34,15 @@ def test_nothing_is_unknown_so_text_survives_the_round_trip(encoder, text):
     assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text
 
 
+@pytest.mark.parametrize(
+    "text", ["[SEP]", "[CLS] [PAD]", "<|im_end|>", "\ud800", "\x00", "?!", "{}", "\u05e9\u05dc", "x" * 100_000]
+)
+def test_any_text_is_text(encoder, text):
+    special = {encoder.tokenizer.sep_token_id, encoder.tokenizer.cls_token_id, encoder.tokenizer.pad_token_id}
+    ids = encoder.tokenize([text]).input_ids[0].tolist()
+    assert not special & set(ids[1:-1])
+
+
 def test_capitals_do_not_matter(encoder):
     assert torch.equal(encoder.tokenize(["Left RED circle"]).input_ids, encoder.tokenize(["left red circle"]).input_ids)
 

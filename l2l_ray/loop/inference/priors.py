@@ -3,6 +3,10 @@
 The MLLM sits in this process (`LocalMllm`) or behind a pool of actors (`actors.priors.PriorPool`); both answer batches
 of questions, in any order. Answers go into the store that all runs under one root share, each batch at once, and a
 set's priors into the run folder when they are complete.
+
+One question that cannot be answered, because of its picture, its text or an error of the model, fails alone: it gets no
+prior, with the reason, and is not stored, so that another run asks again. Where the first questions all fail, the run
+ends.
 """
 
 from __future__ import annotations
@@ -10,23 +14,29 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import torch
 from PIL import Image
 
 from l2l_ray.config import PriorConfig, RunConfig
+from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.state.example_files import write_priors
 from l2l_ray.loop.state.prepare import RunData
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply, make_prior, prior_key
+from l2l_ray.prior.reply import FAILURE_WORDS, failure_kind
 from l2l_ray.prior.store import PriorStore
-from l2l_ray.types import Example
+from l2l_ray.types import Example, Prior
 
 logger = logging.getLogger(__name__)
+
+MAX_TEXT_BYTES = 4000  # 64 words have about 400; attention over a longer text would cost the whole batch
+NUM_FAILED_AT_START = 8  # so many failures and no answer: the set-up is wrong
 
 
 @dataclass(frozen=True)
@@ -79,9 +89,74 @@ class LocalMllm:
 
 
 def answer_batch(mllm: MllmPrior, questions: Sequence[Question]) -> list[Reply]:
-    """Open the images of a batch and ask about them."""
-    pictures = [Image.open(q.image_path).convert("RGB") for q in questions]
-    return mllm.ask(pictures, [q.expression for q in questions])
+    """Open the images of a batch and ask about them; what cannot be answered fails alone, see `answer_pictures`.
+
+    Raises:
+        ConfigError: No question fits into memory, or the device failed.
+    """
+    pictures: list[Image.Image] = []
+    failed: dict[int, Reply] = {}
+    for index, question in enumerate(questions):
+        try:
+            pictures.append(_open(question.image_path))
+        except Exception as error:  # a file can be damaged in every way: it is this question's fault alone
+            failed[index] = Reply.failed("picture", error)
+    rest = [question.expression for index, question in enumerate(questions) if index not in failed]
+    answered = iter(answer_pictures(mllm, pictures, rest))
+    return [failed[index] if index in failed else next(answered) for index in range(len(questions))]
+
+
+def answer_pictures(mllm: MllmPrior, pictures: Sequence[Image.Image], expressions: Sequence[str]) -> list[Reply]:
+    """Ask about pictures, whoever opened them; the one rule for questions that fail, wherever questions are asked.
+
+    A batch that fails is halved, so that a batch too large for memory is answered in parts, and a question that fails
+    alone becomes `Reply.failed`.
+
+    Raises:
+        ConfigError: No question of the batch fits into memory, or the device failed.
+    """
+    too_long = {i for i, text in enumerate(expressions) if len(text.encode(errors="replace")) > MAX_TEXT_BYTES}
+    asked = [index for index in range(len(expressions)) if index not in too_long]
+    replies = _halved(mllm, [pictures[i] for i in asked], [expressions[i] for i in asked])
+    if replies and all(failure_kind(reply.failure) == "memory" for reply in replies):
+        raise ConfigError(
+            f"the language model does not fit into memory even with one question a call ({replies[0].failure}); "
+            "expected room for one: take a smaller prior.model, prior.dtype=bfloat16, or prior.device=cpu"
+        )
+    answered = iter(replies)
+    long = Reply.failed("text", f"got more than {MAX_TEXT_BYTES} bytes; expected one sentence about one object")
+    return [long if index in too_long else next(answered) for index in range(len(expressions))]
+
+
+def _halved(mllm: MllmPrior, pictures: list[Image.Image], expressions: list[str]) -> list[Reply]:
+    if not pictures:
+        return []
+    try:
+        return mllm.ask(pictures, expressions)
+    except torch.AcceleratorError as error:  # not of this question: nothing can be computed on the device any more
+        raise ConfigError(
+            f"the device of the language model failed: {' '.join(str(error).split())}; expected a working one: start "
+            "again with --resume, or with prior.device=cpu"
+        ) from error
+    except Exception as error:  # processors and models raise every kind
+        if len(pictures) == 1:
+            return [Reply.failed(_error_kind(error), f"{type(error).__name__}: {error}")]
+        logger.info("a batch of %d questions failed (%s); asking its halves", len(pictures), error)
+    middle = len(pictures) // 2
+    return [
+        *_halved(mllm, pictures[:middle], expressions[:middle]),
+        *_halved(mllm, pictures[middle:], expressions[middle:]),
+    ]
+
+
+def _error_kind(error: Exception) -> str:
+    is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return "memory" if is_memory else "model"
+
+
+def _open(path: str) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
 
 
 def lacks_priors(run: RunFolder, data: RunData) -> bool:
@@ -101,7 +176,9 @@ def fill_all_priors(
         mllm: Asked only where something is missing.
         progress: Told after each batch, and of each complete set.
     Raises:
-        DataError: The store or a file cannot be written; every answered batch is stored.
+        DataError: The store or a file cannot be written (every answered batch is stored), or no picture can be
+            opened.
+        ConfigError: The model answers nothing.
     """
     with PriorStore(config.cache_dir / "priors.sqlite") as store:
         for name in data.prior_order:
@@ -123,27 +200,75 @@ def fill_priors(
     """Ask what the store does not hold of one set, then write the set's priors; return how many were asked.
 
     Raises:
-        DataError: The store or the file cannot be written; every answered batch is stored.
+        DataError: The store or the file cannot be written (every answered batch is stored), or no picture can be
+            opened.
+        ConfigError: The model answers nothing.
     """
     identity = mllm.identity()
     questions = [_question(example, identity.fingerprint) for example in examples]
     open_keys = set(store.missing(list(dict.fromkeys(q.key for q in questions))))
     todo = list({q.key: q for q in questions if q.key in open_keys}.values())
     done = len(questions) - len(todo)
+    is_proven = done > 0 or any(run.priors_path(name).parent.glob("*.parquet"))
+    failed: dict[str, Prior] = {}  # not stored: these questions may be answered another time
     for batch, replies in mllm.ask(todo[start : start + batch_size] for start in range(0, len(todo), batch_size)):
-        answers = zip(batch, replies, strict=True)
-        store.put_many([make_prior(q.key, reply, identity, q.width_px, q.height_px) for q, reply in answers])
+        made: list[Prior] = []
+        for q, reply in zip(batch, replies, strict=True):
+            prior = make_prior(q.key, reply, identity, q.width_px, q.height_px)
+            if reply.failure:
+                failed[q.key] = prior
+            else:
+                made.append(prior)
+        store.put_many(made)
+        is_proven = is_proven or bool(made)
+        if not is_proven:
+            _check_set_up([prior.failure for prior in failed.values()], len(todo))
         done += len(batch)
         progress(name, min(done, len(questions) - 1), len(questions))  # complete once its file is there
-    priors = store.get_many(q.key for q in questions)
+    priors = store.get_many(q.key for q in questions) | failed
     pairs = [(e.sent_id, priors[q.key]) for e, q in zip(examples, questions, strict=True)]
-    failures = Counter(prior.failure.split(":")[0] for _, prior in pairs if prior.failure)
+    failures = Counter(failure_kind(prior.failure) for _, prior in pairs if prior.failure)
     run.log_event({"event": "priors", "set": name, "num": len(pairs), "asked": len(todo), "failures": dict(failures)})
     # After the event: a process killed in between logs again, and nothing is lost.
     write_priors(run.priors_path(name), pairs)
     if failures:
-        logger.warning("%s: %d of %d replies gave no prior: %s", name, failures.total(), len(pairs), dict(failures))
+        logger.warning("%s", no_box_sentence(failures, name, len(pairs)))
     return len(todo)
+
+
+def no_box_sentence(failures: Mapping[str, int], name: str, num: int) -> str:
+    """Say how many of a set's texts have no prior, and why; `failures` counts the kinds of `FAILURE_WORDS`."""
+    reasons = Counter[str]()
+    for kind, count in failures.items():
+        reasons[FAILURE_WORDS.get(kind, kind)] += count
+    counted = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
+    remedy = " Raise prior.max_new_tokens for answers that are cut off." if "cut off" in failures else ""
+    return (
+        f"The language model gave no usable box for {sum(failures.values())} of {num} texts of the {name} set "
+        f"({counted}); training goes on.{remedy}"
+    )
+
+
+def _check_set_up(failures: Sequence[str], num_questions: int) -> None:
+    """End a run whose first questions all fail in one way: then it is not the questions.
+
+    Raises:
+        DataError: None of their pictures can be opened.
+        ConfigError: The model cannot answer any.
+    """
+    kinds = {failure_kind(failure) for failure in failures}
+    if len(failures) < max(2, min(NUM_FAILED_AT_START, num_questions)) or len(kinds) > 1 or kinds == {"text"}:
+        return
+    num, (kind,) = len(failures), kinds
+    if kind == "picture":
+        raise DataError(
+            f"none of the first {num} pictures can be opened ({failures[0]}); expected JPEG or PNG files: check that "
+            "their folder is there and may be read, then start again with --resume"
+        )
+    raise ConfigError(
+        f"the language model failed on each of the first {num} questions ({failures[0]}); expected answers: check the "
+        "files of prior.model, or set prior.device=cpu or another prior.dtype, then start again with --resume"
+    )
 
 
 @cache
@@ -152,5 +277,9 @@ def _image_sha256(path: str) -> str:
 
 
 def _question(example: Example, fingerprint: str) -> Question:
-    key = prior_key(fingerprint, _image_sha256(example.image_path), example.expression)
+    try:
+        image = _image_sha256(example.image_path)
+    except OSError:  # it will fail when it is asked, alone
+        image = f"unreadable {example.image_path}"
+    key = prior_key(fingerprint, image, example.expression)
     return Question(key, example.image_path, example.expression, example.width_px, example.height_px)

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 from l2l_ray.config import RunConfig
-from l2l_ray.loop.inference.priors import Answered, Question, fill_all_priors, fill_priors
+from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.loop.inference.priors import (
+    MAX_TEXT_BYTES,
+    Answered,
+    Question,
+    answer_batch,
+    fill_all_priors,
+    fill_priors,
+    no_box_sentence,
+)
 from l2l_ray.loop.state.example_files import read_priors
 from l2l_ray.loop.state.prepare import RunData, prepare
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.prior.mllm import MllmIdentity, Reply
+from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply
 from l2l_ray.prior.prompt import QWEN_RELATIVE
+from l2l_ray.prior.reply import failure_kind
 from l2l_ray.prior.store import PriorStore
 from l2l_ray.types import LabeledExample
 from tests.whole_run import changed
@@ -110,7 +124,130 @@ def test_bad_replies_are_counted(config: RunConfig, run: RunFolder, sets: RunDat
     assert not prior.boxes_xyxy_frac and prior.failure and prior.reply == "I see a cat"
     (event,) = [event for event in run.events() if event["event"] == "priors"]
     assert (event["set"], event["num"], event["asked"]) == ("val", 4, 4)
-    assert list(event["failures"].values()) == [1]
+    assert event["failures"] == {"not JSON": 1}
+
+
+def test_people_are_told_how_many_texts_have_no_box_and_why(
+    config: RunConfig, run: RunFolder, sets: RunData, caplog: pytest.LogCaptureFixture
+) -> None:
+    _fill(config, run, sets, Model(sets.splits["val"][1].expression))
+    assert [record.getMessage() for record in caplog.records] == [
+        "The language model gave no usable box for 1 of 4 texts of the val set (an answer without coordinates: 1); "
+        "training goes on."
+    ]
+    sentence = no_box_sentence({"cut off": 2, "missing key": 1, "not objects": 2}, "labeled", 9)
+    assert "5 of 9 texts" in sentence and "(an answer without a box: 3, an answer that was cut off: 2)" in sentence
+    assert sentence.endswith("training goes on. Raise prior.max_new_tokens for answers that are cut off.")
+
+
+# Questions that fail
+
+
+class Answering(MllmPrior):
+    """A model without weights, which fails on what it is told to with an error of a kind."""
+
+    def __init__(self, error: Exception, *bad: str) -> None:
+        self.error, self.bad, self.calls = error, bad, 0
+
+    def ask(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Reply]:
+        self.calls += 1
+        if set(self.bad) & set(expressions):
+            raise self.error
+        return [Reply((GOOD,), (-0.1,), *image.size) for image in images]
+
+
+def _questions(folder: Path, *expressions: str) -> list[Question]:
+    path = folder / "a.png"
+    Image.new("RGB", (32, 24)).save(path)
+    return [Question(f"k{i}", str(path), text, 32, 24) for i, text in enumerate(expressions)]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(StopIteration(), "model"), (ValueError("odd"), "model"), (MemoryError("64 GB"), "memory")]
+)
+def test_one_question_fails_alone(tmp_path: Path, error: Exception, kind: str) -> None:
+    questions = _questions(tmp_path, "a", "b", "bad", "c", "d")
+    replies = answer_batch(Answering(error, "bad"), questions)
+    assert [reply.texts for reply in replies] == [(GOOD,), (GOOD,), (), (GOOD,), (GOOD,)]
+    assert replies[2].failure.startswith(f"{kind}: {type(error).__name__}")
+
+
+def test_pictures_and_texts_that_cannot_be_asked_never_reach_the_model(tmp_path: Path) -> None:
+    questions = _questions(tmp_path, "a", "x" * (MAX_TEXT_BYTES + 1), "b", "c")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:45])
+    for index, name in ((0, "cut.png"), (3, "gone.png")):
+        questions[index] = replace(questions[index], image_path=str(tmp_path / name))
+    model = Answering(ValueError(), questions[1].expression)
+    kinds = [failure_kind(reply.failure) for reply in answer_batch(model, questions)]
+    assert kinds == ["picture", "text", "", "picture"] and model.calls == 1
+
+
+def test_a_model_too_large_for_memory_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"does not fit into memory even with one question .* prior\.dtype=bfloat16"):
+        answer_batch(Answering(MemoryError("64 GB"), "a", "b"), _questions(tmp_path, "a", "b"))
+
+
+def test_a_device_that_failed_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"device of the language model failed: assert; .* --resume"):
+        answer_batch(Answering(torch.AcceleratorError("assert"), "a"), _questions(tmp_path, "a", "b"))
+
+
+class Failing(Model):
+    """Fails on some expressions, by kind."""
+
+    def __init__(self, failures: dict[str, str]) -> None:
+        super().__init__()
+        self._failures = failures
+
+    def ask(self, batches: Iterator[list[Question]]) -> Iterator[Answered]:
+        for batch, replies in super().ask(batches):
+            failures = [self._failures.get(q.expression) for q in batch]
+            yield (
+                batch,
+                [Reply.failed(kind, "why") if kind else good for kind, good in zip(failures, replies, strict=True)],
+            )
+
+
+def test_a_question_that_failed_is_counted_and_asked_again_by_another_run(
+    config: RunConfig, run: RunFolder, sets: RunData
+) -> None:
+    bad = sets.splits["val"][1]
+    _fill(config, run, sets, Failing({bad.expression: "picture"}))
+    assert read_priors(run.priors_path("val"))[bad.sent_id].failure == "picture: why"
+    (event,) = [event for event in run.events() if event["event"] == "priors"]
+    assert event["failures"] == {"picture": 1}
+    run.priors_path("val").unlink()
+    assert _fill(config, run, sets, Model()) == 1
+    assert not read_priors(run.priors_path("val"))[bad.sent_id].failure
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [
+        ("model", ConfigError, r"failed on each of the first \d questions \(model: why\).*prior\.model"),
+        ("picture", DataError, r"none of the first \d pictures can be opened \(picture: why\)"),
+    ],
+)
+def test_a_run_whose_first_questions_all_fail_ends(
+    config: RunConfig, run: RunFolder, sets: RunData, kind: str, error: type[Exception], message: str
+) -> None:
+    model = Failing({row.expression: kind for row in sets.splits["val"]})
+    with pytest.raises(error, match=message):
+        _fill(config, run, sets, model)
+    assert not run.priors_path("val").exists()
+    _fill(config, run, sets, Model(), "labeled")
+    _fill(config, run, sets, model)  # the model has answered before: these questions are at fault
+    assert all(prior.failure for prior in read_priors(run.priors_path("val")).values())
+
+
+def test_an_image_that_is_gone_leaves_its_example_without_a_prior(
+    config: RunConfig, run: RunFolder, sets: RunData, tmp_path: Path
+) -> None:
+    rows = list(sets.splits["val"])
+    rows[0] = replace(rows[0], image_path=str(tmp_path / "gone.jpg"))
+    model = Failing({rows[0].expression: "picture"})
+    assert _fill(config, run, RunData([], [], {"val": rows}), model) == 4
+    assert read_priors(run.priors_path("val"))[rows[0].sent_id].failure == "picture: why"
 
 
 def test_all_sets_are_filled_in_the_order_they_are_needed_and_told_of(
