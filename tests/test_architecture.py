@@ -27,9 +27,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "embedded": ("refshapes", "prior", "segmenter"),
     "report": ("selector",),  # the registry: names for people and plot styles
     "loop": ("data", "refshapes", "prior", "segmenter", "selector", "datatools", "report"),
-    "predictor": ("data", "prior", "segmenter", "loop"),
+    "predictions": ("data", "loop"),
+    "predictor": ("data", "prior", "segmenter", "loop", "predictions"),
     "actors": ("prior", "selector", "loop"),  # of selector the registry: who learns, who labels
-    "cli": ("datatools", "loop", "predictor", "report"),
+    "cli": ("datatools", "loop", "predictions", "predictor", "report"),
 }
 HEAVY = ("torch", "transformers", "ray", "pandas", "pyarrow", "matplotlib")
 
