@@ -34,7 +34,6 @@ import pandas as pd
 from l2l_ray.config import RunConfig, load_config
 from l2l_ray.errors import DataError
 from l2l_ray.intervals import paired_bootstrap, seed_interval
-from l2l_ray.loop.state.candidates import BENCHMARK_FRAC
 from l2l_ray.selector.registry import label_of, selectors
 
 THRESHOLDS = (0.7, 0.8, 0.9, 0.95)
@@ -159,7 +158,7 @@ def summarize(by_seed: dict[int, dict[str, dict[str, Any]]], config: RunConfig) 
     return {
         "protocol": "native size, every sentence; differences paired per sentence; verdict: 95 % t-interval over seeds",
         "seeds": list(by_seed),
-        "labeled_frac": BENCHMARK_FRAC if config.data.labeled_frac is None else config.data.labeled_frac,
+        "labeled_frac": config.data.labeled_frac or config.data.benchmark_frac,
         "dataset": config.data.dataset,
         "tuned_threshold": tuned_threshold(by_seed),
         "rows": lines,

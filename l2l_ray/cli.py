@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -72,8 +73,8 @@ def _command(words: list[str]) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        _complain(name, f"{place}{error.strerror or error}; check the path, its permissions and the free space")
+        what = f"{error.filename} cannot be read or written: " if error.filename else ""
+        _complain(name, f"{what}{error.strerror or error}; check the path, its permissions and the free space")
     except KeyboardInterrupt:
         how = f"continue with: l2l run {_resumed(words[1:])}" if name == "run" else "what is written stays"
         print(f"\nstopped; {how}", file=sys.stderr)
@@ -82,8 +83,9 @@ def _command(words: list[str]) -> int:
 
 
 def _complain(name: str, message: str) -> None:
-    """Say in one line what is wrong; messages of libraries come in several."""
-    print(f"l2l {name}: {' '.join(message.split())}", file=sys.stderr)
+    """Say in one line what is wrong; messages of libraries come in several, those of the system with a number."""
+    line = re.sub(r"\[Errno \d+\] ", "", " ".join(message.split()))
+    print(f"l2l {name}: {line}", file=sys.stderr)
 
 
 def _unknown(program: str, word: str, known: Iterable[str]) -> int:
@@ -151,13 +153,13 @@ def predict(words: Sequence[str]) -> int:
     parser.add_argument("--again", action="store_true", help="also ask what FOLDER holds the answer of")
     given = parser.parse_args(words)
     from l2l_ray.config import read_config
-    from l2l_ray.data.layout import Problem
     from l2l_ray.datatools.photos import photos_and_texts
+    from l2l_ray.types import PhotoText
 
     read_config(given.run / "config.yaml")
     found = photos_and_texts(given.source, given.text, given.images)
-    asked = [item for item in found if not isinstance(item, Problem)]
-    problems = [item for item in found if isinstance(item, Problem)]
+    asked = [item for item in found if isinstance(item, PhotoText)]
+    problems = [item for item in found if not isinstance(item, PhotoText)]
     for problem in problems:
         print(problem, file=sys.stderr)
     from l2l_ray.predictions import FailedPrediction, PredictionFolder
@@ -177,7 +179,8 @@ def predict(words: Sequence[str]) -> int:
                 print(f"{result.item}: {result.error}", file=sys.stderr)
             else:
                 area = f"{result.area_frac:.1%} of the photo" if result.area_frac else "nothing found"
-                print(f"{result.item}: confidence {result.confidence:.2f}, {area}, {mask}", flush=True)
+                alone = f" (no box from the language model: {result.prior.failure})" if result.prior.failure else ""
+                print(f"{result.item}: confidence {result.confidence:.2f}, {area}, {mask}{alone}", flush=True)
     if len(found) > 1:
         print(f"{len(found) - num_failed} of {len(found)} answered; index: {folder.table_path}")
     return 1 if num_failed else 0

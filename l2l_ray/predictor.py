@@ -9,6 +9,7 @@ Not covered: serving.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from l2l_ray.config import RunConfig, read_config
+from l2l_ray.config import RunConfig, read_config, toy_answers
 from l2l_ray.data.hints import read_hint
 from l2l_ray.data.images import ImageStore
 from l2l_ray.data.masks import grid_logits_to_native
@@ -36,6 +37,7 @@ from l2l_ray.prior.proposal import Proposer
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import Example, Hint, PhotoText, Prior
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 _OPEN_AT_ONCE = 8  # photos in memory: one of 50 megapixels takes 150 MB
 
@@ -50,6 +52,7 @@ class Predictor:
         known_scores: Of the labeled set's priors; see `loop.inference.inputs.ExampleSet`.
         method: Whose version it is.
         version: Which one.
+        drawn: Folder of the run's own drawn data, where there is any: pictures in it are not strange to it.
     """
 
     def __init__(
@@ -60,14 +63,17 @@ class Predictor:
         known_scores: Sequence[float],
         method: str,
         version: int,
+        drawn: Path,
     ) -> None:
         self.method, self.version = method, version
         self._config = config
         self._segmenter = segmenter.eval()
-        self._mllm = mllm
+        self.mllm = mllm
         self._known_scores = known_scores
         self._images = ImageStore(config.segmenter.image_size, config.data.image_cache_mb)
         self._proposer = Proposer(config.prior)
+        self._strange = toy_answers(config)  # said at the first picture that is not drawn
+        self._drawn = drawn
 
     @classmethod
     def from_run(cls, run_dir: Path) -> Predictor:
@@ -86,7 +92,7 @@ class Predictor:
             segmenter = load_segmenter(config.segmenter, weights, pick_device())
             known = read_known_scores(run.priors_path("labeled"))
             mllm = MllmPrior.load(config.prior)
-        return cls(config, segmenter, mllm, known, method, version)
+        return cls(config, segmenter, mllm, known, method, version, run_dir.absolute().parent / "cache" / "data")
 
     def predict(self, image_path: Path, expression: str, hint: Mapping[str, Any] | None = None) -> Prediction:
         """Segment what `expression` refers to.
@@ -101,12 +107,15 @@ class Predictor:
             DataError: The image cannot be read, the expression is empty, or the hint does not fit the image.
         """
         opened = self._open(PhotoText(image_path, expression, hint))
-        return self._segment(opened, self._ask([opened])[0] if opened.is_asked else None)
+        return self._segment(opened, self._replies([opened])[0] if opened.is_asked else None)
 
     def predict_many(self, items: Iterable[PhotoText]) -> Iterator[Prediction | FailedPrediction]:
         """Segment many, with the models that are loaded; yields one result per item, in order.
 
         What cannot be answered fails alone, with its reason; nothing is raised for it. A few photos are open at a time.
+
+        Raises:
+            ConfigError: The MLLM does not fit into memory, or its device failed.
 
         Example: `for result in predictor.predict_many([PhotoText(Path("12.jpg"), "left man")]): folder.add(result)`
         """
@@ -117,7 +126,7 @@ class Predictor:
     def _answer(self, items: Sequence[PhotoText]) -> Iterator[Prediction | FailedPrediction]:
         """Yield the results of a few items; the MLLM is asked about those that can be opened at once."""
         opened = [self._attempt(lambda item=item: self._open(item), item) for item in items]  # type: ignore[misc]
-        replies = iter(self._ask([one for one in opened if isinstance(one, _Opened) and one.is_asked]))
+        replies = iter(self._replies([one for one in opened if isinstance(one, _Opened) and one.is_asked]))
         for item, one in zip(items, opened, strict=True):
             if isinstance(one, FailedPrediction):
                 yield one
@@ -125,8 +134,9 @@ class Predictor:
             reply = next(replies) if one.is_asked else None
             yield self._attempt(lambda: self._segment(one, reply), item)  # noqa: B023  # called at once
 
-    def _ask(self, opened: Sequence[_Opened]) -> list[Reply]:
-        return answer_pictures(self._mllm, [one.picture for one in opened], [one.expression for one in opened])
+    def _replies(self, opened: Sequence[_Opened]) -> list[Reply]:
+        """Ask about a few; whom the MLLM cannot answer gets a reply that says so, and a mask without its help."""
+        return answer_pictures(self.mllm, [one.picture for one in opened], [one.expression for one in opened])
 
     @staticmethod
     def _attempt(act: Callable[[], T], item: PhotoText) -> T | FailedPrediction:
@@ -142,6 +152,9 @@ class Predictor:
                 f"the expression is empty, got {item.expression!r}; say what to look for, e.g. 'left red circle'"
             )
         picture = _picture(item.image_path)
+        if self._strange and not item.image_path.absolute().is_relative_to(self._drawn):
+            logger.warning("note: %s", self._strange)
+            self._strange = None
         hint = None if item.hint is None else read_hint(dict(item.hint), *picture.size).fractions(*picture.size)
         return _Opened(item, " ".join(words), picture, hint)
 
@@ -160,7 +173,7 @@ class Predictor:
         if reply is None:
             assert opened.hint is not None, "without a box of the user's the MLLM is asked"
             return prior_of_hint(opened.hint, "", opened.expression)
-        prior = make_prior("", reply, MllmIdentity.of(self._mllm), *opened.picture.size)
+        prior = make_prior("", reply, MllmIdentity.of(self.mllm), *opened.picture.size)
         return prior if opened.hint is None else at_points(prior, opened.hint, "", opened.expression)
 
 

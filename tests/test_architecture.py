@@ -27,9 +27,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "embedded": ("refshapes", "prior", "segmenter"),
     "report": ("selector",),  # the registry: names for people and plot styles
     "loop": ("data", "refshapes", "prior", "segmenter", "selector", "datatools", "report"),
-    "predictor": ("data", "prior", "segmenter", "loop"),
+    "predictions": ("data", "loop"),
+    "predictor": ("data", "prior", "segmenter", "loop", "predictions"),
     "actors": ("prior", "selector", "loop"),  # of selector the registry: who learns, who labels
-    "cli": ("datatools", "loop", "predictor", "report"),
+    "cli": ("datatools", "loop", "predictions", "predictor", "report"),
 }
 HEAVY = ("torch", "transformers", "ray", "pandas", "pyarrow", "matplotlib")
 
@@ -177,9 +178,9 @@ def _importers(module: str) -> set[str]:
 
 
 def test_only_the_preparation_the_evaluation_of_labels_and_l2l_data_open_a_data_set() -> None:
-    assert _importers("l2l_ray.data.refer") == {"loop/state/prepare.py", "datatools/commands.py"}
+    assert _importers("l2l_ray.data.refer") == {"loop/state/candidates.py", "datatools/commands.py"}
     openers = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if "open_dataset" in path.read_text()}
-    assert openers == {"loop/state/prepare.py", "loop/evaluation/hidden_truth.py"}
+    assert openers == {f"loop/{name}.py" for name in ("state/candidates", "state/prepare", "evaluation/hidden_truth")}
 
 
 def test_hidden_truth_reaches_evaluation_alone() -> None:

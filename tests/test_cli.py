@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from l2l_ray import __version__, cli
-from l2l_ray.config import RunConfig, load_config, save_config
+from l2l_ray.config import PRESETS, RunConfig, config_fields, load_config, save_config
+from l2l_ray.refshapes.synthetic import write_refshapes
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,12 +28,79 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == __version__
 
 
-@pytest.mark.parametrize("words", [[], ["nonsense"]])
-def test_wrong_usage_prints_the_commands_to_stderr(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(words) == 2
+def test_no_command_prints_the_commands_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
     output = capsys.readouterr()
     assert "l2l run" in output.err
     assert output.out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["prdict"], "l2l: there is no command 'prdict'; did you mean predict? There are run, "),
+        (["data", "chekc"], "l2l data: there is no command 'chekc'; did you mean check? There are import, "),
+        (["xyz"], "l2l: there is no command 'xyz'; There are run, "),
+    ],
+)
+def test_an_unknown_command_is_one_line_with_the_one_that_is_meant(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(said) and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("status", ["0 fine", "1 something", "2 the command", "130 stopped", "141 whoever"])
+def test_help_names_the_exit_statuses(status: str, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["--help"])
+    assert status in capsys.readouterr().out
+
+
+def test_help_of_a_run_shows_first_what_people_need_and_all_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["run", "--help"])
+    first = capsys.readouterr().out
+    assert ended.value.code == 0 and first.startswith("usage: l2l run ")
+    assert all(f"  --{option}" in first for option in ("preset", "config", "data.root", "resume", "loop.rounds"))
+    assert first.count("\n  --") <= 14 and all(name in first for name in PRESETS)
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help-all"])
+    everything = capsys.readouterr().out
+    assert everything.startswith("usage: l2l run ")
+    assert [f.path for f in config_fields(RunConfig) if f"--{f.path}" not in everything] == []
+
+
+def test_a_path_that_the_system_refuses_is_one_line_that_names_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    write_refshapes(data, "refshapes", 0, 8, 4)
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "sheet.png"
+    assert cli.main(["data", "stats", str(data / "refshapes"), "--sheet", str(place)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"l2l data: {tmp_path / 'file'}") and "cannot be read or written: " in error
+    assert error.count("\n") == 1
+
+
+def test_output_that_nobody_reads_ends_quietly() -> None:
+    command = f"{shlex.quote(sys.executable)} -m l2l_ray.cli config | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert (done.stdout.strip(), done.stderr) == (str(cli.PIPE_CLOSED), "")
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    words = ["run", "--preset", "smoke", "--run_root", str(tmp_path / "my runs"), "--name", "stopped"]
+    job = subprocess.Popen(
+        [sys.executable, "-m", "l2l_ray.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert job.stdout is not None
+    assert job.stdout.readline() == f"run folder {tmp_path / 'my runs' / 'stopped'}\n"
+    job.send_signal(signal.SIGINT)
+    _, error = job.communicate(timeout=120)
+    assert job.returncode == cli.STOPPED
+    assert error == f"\nstopped; continue with: l2l {shlex.join([*words, '--resume'])}\n"
 
 
 def test_config_prints_what_the_words_mean(capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,12 +130,15 @@ def test_a_mistake_is_one_line_on_stderr_and_status_one(
     assert error.count("\n") == 1
 
 
-def test_predicting_with_an_unfinished_run_says_what_to_do(
+def test_predicting_with_an_unfinished_run_says_what_to_do_and_leaves_no_folder(
     smoke: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_config(smoke, tmp_path / "config.yaml")
-    assert cli.main(["predict", "a.png", "left man", "--run", str(tmp_path)]) == 1
+    photo, out = tmp_path / "a.png", tmp_path / "out"
+    Image.new("RGB", (8, 8)).save(photo)
+    assert cli.main(["predict", str(photo), "left man", "--run", str(tmp_path), "--out", str(out)]) == 1
     assert "has chosen no version yet" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_report_writes_the_page_of_a_run_folder(

@@ -1,40 +1,29 @@
-"""Using a run: an image and an expression in, files with the same mask out, and clear errors for unusable input."""
+"""Using a run: photos and texts in, files with the same masks out; what cannot be answered is named and fails alone."""
 
 from __future__ import annotations
 
-import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageDraw
 
-from l2l_ray.config import RunConfig, SegmenterConfig, save_config
-from l2l_ray.data.masks import decode
+from l2l_ray.config import RunConfig, save_config
 from l2l_ray.errors import CheckpointError, DataError
-from l2l_ray.loop.state.checkpoint import save_weights
-from l2l_ray.loop.state.example_files import write_priors
-from l2l_ray.predictor import OVERLAY_RGB, Prediction, Predictor
-from l2l_ray.segmenter.model import Segmenter
-from l2l_ray.types import BoxFrac, Prior
+from l2l_ray.predictions import FailedPrediction, Prediction
+from l2l_ray.predictor import Predictor
+from l2l_ray.types import BoxFrac, PhotoText
+from tests.finished_run import write_finished_run
 
-PRIOR = Prior("", ((0.1, 0.2, 0.5, 0.6),), (0.8,), (), "circle", 0.8, "", "[]")
-CONFIG = RunConfig(segmenter=SegmenterConfig(pretrained=False))
+CONFIG = RunConfig()
 
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a finished run whose teacher has random weights."""
-    folder = tmp_path_factory.mktemp("run")
-    save_config(CONFIG, folder / "config.yaml")
-    (folder / "selection.json").write_text(json.dumps({"method": "l2l", "version": 2}))
-    version = folder / "train" / "l2l-v0002"
-    version.mkdir(parents=True)
-    torch.manual_seed(0)
-    save_weights(Segmenter(CONFIG.segmenter), version / "teacher.safetensors")
-    write_priors(folder / "priors" / "labeled.parquet", [(1, PRIOR)])
-    return folder
+    return write_finished_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +36,17 @@ def image_path(tmp_path: Path) -> Path:
     pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "scene.png")
     return tmp_path / "scene.png"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["the <|image_pad|> sign", "<|im_end|>", "[SEP]", "\x00", "\udcff half", "{expression}", "?!", "x" * 100_000],
+)
+def test_any_text_gives_a_prediction(predictor: Predictor, image_path: Path, tmp_path: Path, text: str) -> None:
+    prediction = predictor.predict(image_path, text)
+    assert prediction.mask.shape == (90, 120)
+    assert prediction.prior.failure.startswith("text: ") == (len(text) == 100_000)
+    assert all(path.stat().st_size for path in prediction.save(tmp_path / "out"))
 
 
 def test_a_prediction_has_the_size_of_its_image_and_repeats(predictor: Predictor, image_path: Path) -> None:
@@ -88,24 +88,6 @@ def test_a_users_point_judges_the_answer(predictor: Predictor, tmp_path: Path) -
         boxes([200, 5])
 
 
-def test_the_three_files_hold_the_same_mask(tmp_path: Path) -> None:
-    image = np.full((4, 6, 3), 100, np.uint8)
-    probs = np.zeros((4, 6), np.float32)
-    probs[1:3, 2:5] = 0.75
-    probs[0, :2] = 0.25
-    prediction = Prediction(Path("scene.jpg"), "circle", image, probs, PRIOR, "l2l", 2)
-    overlay, mask, figures = prediction.save(tmp_path / "out")
-    assert [path.name for path in (overlay, mask, figures)] == ["scene-overlay.png", "scene-mask.png", "scene.json"]
-    assert np.array_equal(np.asarray(Image.open(mask)) == 255, prediction.mask)
-    summary = json.loads(figures.read_text())
-    assert np.array_equal(decode(summary["mask_rle"]), prediction.mask)
-    assert (summary["area_px"], summary["prior"]["phrase"]) == (6, "circle")
-    assert summary["confidence"] == pytest.approx(6 * 0.75 / (6 + 2 * 0.25))
-    tinted = np.asarray(Image.open(overlay))
-    assert np.array_equal(tinted[0, 0], [100, 100, 100])
-    assert np.array_equal(tinted[1, 2], np.round((100 + np.array(OVERLAY_RGB)) / 2).astype(np.uint8))
-
-
 @pytest.mark.parametrize("expression", ["", "  \n"])
 def test_an_empty_expression_is_refused(predictor: Predictor, image_path: Path, expression: str) -> None:
     with pytest.raises(DataError, match="the expression is empty"):
@@ -118,11 +100,70 @@ def test_five_hundred_words_are_cut_as_in_training(predictor: Predictor, image_p
 
 
 def test_missing_and_truncated_images_are_named(predictor: Predictor, image_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone\.png cannot be read"):
+    with pytest.raises(DataError, match=r"gone\.png.* cannot be read"):
         predictor.predict(image_path.with_name("gone.png"), "circle")
     image_path.write_bytes(image_path.read_bytes()[:2000])
-    with pytest.raises(DataError, match=r"scene\.png cannot be read"):
+    with pytest.raises(DataError, match=r"scene\.png.* cannot be read"):
         predictor.predict(image_path, "circle")
+
+
+def test_many_are_answered_in_order_and_bad_ones_fail_alone(predictor: Predictor, image_path: Path) -> None:
+    gone = image_path.with_name("gone.png")
+    items = [PhotoText(image_path, f"circle {number}") for number in range(10)]
+    items[3:3] = [PhotoText(gone, "circle"), PhotoText(image_path, " ")]
+    results = list(predictor.predict_many(items))
+    assert [result.item for result in results] == items
+    missing, empty = (result for result in results if isinstance(result, FailedPrediction))
+    assert missing.item.image_path == gone and "gone.png" in missing.error
+    assert "the expression is empty" in empty.error
+    (alone,) = (result for result in results if result.item.expression == "circle 7")
+    assert isinstance(alone, Prediction)
+    assert np.allclose(alone.mask_probs, predictor.predict(image_path, "circle 7").mask_probs, atol=1e-3)
+
+
+def test_an_item_on_which_the_language_model_breaks_gets_a_mask_without_it_alone(
+    predictor: Predictor, image_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = predictor.mllm.ask
+
+    def breaks(images: list[Image.Image], texts: list[str]) -> object:
+        if "poison" in texts:
+            raise RuntimeError("tokens and features do not match\nat all")
+        return whole(images, texts)
+
+    monkeypatch.setattr(predictor.mllm, "ask", breaks)
+    items = [PhotoText(image_path, text) for text in ("circle", "star", "poison", "square")]
+    results = [result for result in predictor.predict_many(items) if isinstance(result, Prediction)]
+    assert [result.item for result in results] == items
+    broken = ["tokens and features do not match" in result.prior.failure for result in results]
+    assert broken == [False, False, True, False]
+
+
+def test_a_run_of_drawn_shapes_says_once_that_it_knows_no_photos(
+    run_dir: Path, image_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    predictor = Predictor.from_run(run_dir)
+    own = run_dir.parent / "cache" / "data" / "refshapes" / "images" / "1.png"
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_bytes(image_path.read_bytes())
+    predictor.predict(own, "circle")
+    assert not caplog.records
+    for _ in range(2):
+        predictor.predict(image_path, "circle")
+    (record,) = caplog.records
+    assert "this run learned from drawn shapes" in record.getMessage() and "photos-small" in record.getMessage()
+
+
+def test_loading_from_python_shows_nothing_and_leaves_the_bars_as_they_were(run_dir: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from l2l_ray.predictor import Predictor; "
+        "from transformers.utils import logging; from huggingface_hub.utils.tqdm import are_progress_bars_disabled; "
+        "Predictor.from_run(Path(sys.argv[1])); "
+        "print(logging.is_progress_bar_enabled(), are_progress_bars_disabled())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_PROGRESS_BARS"}
+    done = subprocess.run([sys.executable, "-c", code, str(run_dir)], env=environment, capture_output=True, text=True)
+    assert (done.stdout.split(), done.stderr) == (["True", "False"], "")
 
 
 def test_an_unfinished_run_or_lost_weights_are_named(run_dir: Path, tmp_path: Path) -> None:

@@ -140,10 +140,13 @@ def ask_priors(config: RunConfig, space: Space, name: str) -> None:
     """
     if any(path.startswith("prior.") for path in space):
         return  # each trial asks another model, or asks differently
-    shares = extremes(space.get("data.labeled_frac", config.data.labeled_frac))
+    drawn = space.get("data.labeled_frac")
+    shares = [config.data.labeled_frac] if drawn is None else extremes(drawn)
+    numbers = sorted(share for share in shares if share is not None)
+    asked = dict.fromkeys([*numbers[:1], *numbers[-1:], *(share for share in shares if share is None)])
     pool: PriorPool | None = None
     try:
-        for number, share in enumerate(sorted({min(shares), max(shares)})):
+        for number, share in enumerate(asked):
             asking = set_field(
                 config.model_copy(update={"name": f"{name}/priors-{number}"}), "data.labeled_frac", share
             )

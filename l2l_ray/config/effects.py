@@ -90,6 +90,9 @@ def _of_data(config: RunConfig) -> Iterator[Idle]:
         yield Idle(names, "they shape the embedded data, and data.root names other data")
     else:
         yield Idle(("data.val_from_labeled",), "the embedded data has a val split")
+    if data.split_file is not None or data.labeled_frac is not None:
+        says = "data.labeled_frac" if data.split_file is None else "data.split_file"
+        yield Idle(("data.benchmark_frac",), f"{says} says which images are labeled")
     if data.split_file is not None:
         holds_out = data.root != EMBEDDED and data.val_from_labeled > 0
         on = "which images are labeled" if holds_out or _learns(config) else ""  # it still draws these, and the folds

@@ -21,7 +21,7 @@ def embedded_config() -> RunConfig:
 def smoke_config() -> RunConfig:
     """Return the embedded run shrunk to about a minute: same parts, tiny counts, to see that everything works."""
     return RunConfig(
-        data=DataConfig(num_train_refs=96, num_eval_refs=12, labeled_frac=0.25),
+        data=DataConfig(num_train_refs=96, num_eval_refs=12, benchmark_frac=0.25),
         selector=SelectorConfig(warmup_updates=3, round_updates=2, update_batch=8, max_unlabeled=16, group_size=4),
         loop=LoopConfig(
             rounds=2, burn_in_steps=6, fold_steps=4, round_steps=4, labeled_batch=8, unlabeled_batch=8, shard_size=16
@@ -36,7 +36,9 @@ def full_config() -> RunConfig:
     on full-size data.
     """
     return RunConfig(
-        data=DataConfig(root="data/refer", dataset="refcoco", split_by="unc", labeled_frac=0.01, image_cache_mb=16384),
+        data=DataConfig(
+            root="data/refer", dataset="refcoco", split_by="unc", benchmark_frac=0.01, image_cache_mb=16384
+        ),
         prior=PriorConfig(model="Qwen/Qwen3-VL-8B-Instruct", dtype="bfloat16", max_new_tokens=128, batch_size=16),
         segmenter=SegmenterConfig(
             backbone="microsoft/swin-base-patch4-window12-384-in22k",

@@ -102,7 +102,8 @@ def _cli_config(base: dict[str, Any], words: list[str], program: str) -> RunConf
         known = [field.path for field in config_fields(RunConfig)]
         options = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
         unknown = [option for option in options if option.removeprefix("no-") not in known]
-        raise ConfigError(f"command line: {error}; {meant(unknown, known)}{SEE_HELP}") from None
+        what = str(error).removeprefix("error parsing CLI: ")
+        raise ConfigError(f"command line: {what}; {meant(unknown, known)}{SEE_HELP}") from None
     return RunConfig.model_validate(_merge(base, given))
 
 

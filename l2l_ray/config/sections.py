@@ -32,8 +32,14 @@ class DataConfig(Section):
         None,
         gt=0,
         le=1,
-        description="Share of the train images whose masks are known to training; null = every mask there is, or 0.05 "
-        "where all train images have masks, as in a benchmark (ours)",
+        description="Share of the train images whose masks are known to training; null = every mask there is, or "
+        "benchmark_frac of a benchmark (ours)",
+    )
+    benchmark_frac: float = Field(
+        0.05,
+        gt=0,
+        le=1,
+        description="labeled_frac of a benchmark: data with masks for all of train and a split to evaluate on (ours)",
     )
     val_from_labeled: float = Field(
         0.25,

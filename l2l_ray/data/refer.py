@@ -114,7 +114,7 @@ class ReferDataset:
         require_file(refs_path, root, dataset)
         require_file(instances_path, root, dataset)
         opened = cls(root, dataset, split_by, ReferCache(refs_path, instances_path, cache_dir), mask_rule)
-        if opened.missing_splits:
+        if opened.missing_splits and (dataset, split_by) in _PUBLISHED_SPLITS:
             missing, found = (", ".join(names) for names in (opened.missing_splits, opened.splits))
             logger.warning("%s holds no refs of %s; it has %s", refs_path, missing, found)
         return opened

@@ -11,7 +11,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -119,12 +119,10 @@ def finished_text(folder: RunFolder) -> str:
 
 
 def closing_text(folder: RunFolder, results: dict[str, Any]) -> str:
-    """Say how the run ended: figures, what was left out, where the report is, what can be done next."""
-    skips = Counter(skip.kind for skip in folder.skips())
-    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(skips.items())) or "nothing"
+    """Say how the run ended: figures, where the report is, what can be done next."""
     run = shlex.quote(str(folder.path))
     return (
-        f"\n{results_text(results)}\n\nleft out   {counted}\nreport     {folder.path / 'report.html'}\n"
+        f"\n{results_text(results)}\n\nreport     {folder.path / 'report.html'}\n"
         f"next       l2l export {run} --format coco --out labels      # the masks, as files\n"
         f'next       l2l predict PHOTO "the left cup" --run {run}     # other photos and texts'
     )

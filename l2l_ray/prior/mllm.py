@@ -32,9 +32,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from l2l_ray.checkpoints import checkpoint
 from l2l_ray.config import EMBEDDED, PriorConfig, idle_in_prior
 from l2l_ray.device import pick_device, pick_dtype
-from l2l_ray.errors import ConfigError
 from l2l_ray.plain_text import PlainText
 from l2l_ray.prior.processing import load_processor, processor_tokens
 from l2l_ray.prior.prompt import PromptFormat, prompt_for
@@ -82,15 +82,11 @@ class MllmPrior:
         source = str(EMBEDDED_FOLDER) if config.model == EMBEDDED else config.model
         device = pick_device(config.device)
         dtype = pick_dtype(config.dtype, device)
-        try:
-            model = AutoModelForImageTextToText.from_pretrained(source, dtype=getattr(torch, dtype))
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"prior.model {config.model!r} cannot be loaded: {error}. Give a folder or hub id that "
-                "AutoModelForImageTextToText reads, or 'embedded'"
-            ) from error
-        prompt = prompt_for(model.config.model_type, config.prompt, config.proposal)
-        processor = load_processor(source)
+        expected = "a vision-language model (AutoModelForImageTextToText) or 'embedded'"
+        with checkpoint("prior.model", source, expected) as options:
+            model = AutoModelForImageTextToText.from_pretrained(source, dtype=getattr(torch, dtype), **options)
+            prompt = prompt_for(model.config.model_type, config.prompt, config.proposal)
+            processor = load_processor(source, options)
         # Decoders continue where the text ends; encoders count positions from the left.
         processor.tokenizer.padding_side = "right" if model.config.is_encoder_decoder else "left"
         fingerprint = _fingerprint(source, model.config, config.model_copy(update={"dtype": dtype}), prompt)

@@ -23,14 +23,17 @@ logger = logging.getLogger(__name__)
 IMAGE_TOKEN = "<|image_pad|>"
 
 
-def load_processor(source: str) -> Any:
+def load_processor(source: str, options: dict[str, Any]) -> Any:
     """Return the checkpoint's processor, or an `ImageTextPair` of its parts.
 
+    Args:
+        source: Folder or hub id.
+        options: From `checkpoints.checkpoint`.
     Raises:
         ConfigError: Neither can be loaded.
     """
     try:
-        processor = AutoProcessor.from_pretrained(source)
+        processor = AutoProcessor.from_pretrained(source, **options)
         if hasattr(processor, "image_processor") and hasattr(processor, "tokenizer"):
             return processor
         reason: Exception | str = f"got a {type(processor).__name__} without image processor and tokenizer"
@@ -38,7 +41,8 @@ def load_processor(source: str) -> Any:
         reason = error
     logger.debug("AutoProcessor cannot read %s (%s); pairing image processor and tokenizer", source, reason)
     try:
-        return ImageTextPair(AutoImageProcessor.from_pretrained(source), AutoTokenizer.from_pretrained(source))
+        image_processor = AutoImageProcessor.from_pretrained(source, **options)
+        return ImageTextPair(image_processor, AutoTokenizer.from_pretrained(source, **options))
     except (ImportError, OSError, ValueError) as error:
         raise ConfigError(
             f"no processor can be loaded from {source!r}: AutoProcessor: {reason}; its parts: {error}. "

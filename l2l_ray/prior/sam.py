@@ -19,6 +19,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from l2l_ray.checkpoints import checkpoint
 from l2l_ray.errors import ConfigError
 from l2l_ray.types import BoxFrac, Prior
 
@@ -60,12 +61,8 @@ class SamProposer:
 
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            model = AutoModelForMaskGeneration.from_pretrained(name, dtype=getattr(torch, dtype))
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"prior.sam_model {name!r} cannot be loaded ({error}); expected a folder or hub id of SAM or SAM 2"
-            ) from error
+        with checkpoint("prior.sam_model", name, "SAM or SAM 2") as options:
+            model = AutoModelForMaskGeneration.from_pretrained(name, dtype=getattr(torch, dtype), **options)
         return cls(model.to(device))
 
     @torch.no_grad()

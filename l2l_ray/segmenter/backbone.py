@@ -21,12 +21,14 @@ from torch import Tensor, nn
 from transformers import AutoBackbone, AutoConfig, PretrainedConfig
 from transformers.image_processing_base import ImageProcessingMixin
 
+from l2l_ray.checkpoints import checkpoint
 from l2l_ray.config import EMBEDDED, SegmenterConfig
 from l2l_ray.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 ENCODER_DIR = Path(__file__).resolve().parents[1] / "embedded" / "encoder"
+EXPECTED = "a backbone (AutoBackbone) such as Swin, ConvNeXt or DINOv2/v3, or 'embedded'"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -67,9 +69,10 @@ class Backbone(nn.Module):
         """Load the checkpoint that `config.backbone` names; random weights of its architecture without `pretrained`."""
         super().__init__()
         source = resolve_source(config.backbone, "backbone")
-        self.model: Any = _load(source, config.pretrained)
+        with checkpoint("segmenter.backbone", source, EXPECTED) as options:
+            self.model: Any = _load(source, config.pretrained, options)
+            mean, std = _normalization(source, options)
         _refuse_batch_norm(self.model, source)
-        mean, std = _normalization(source)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.pyramid: SimplePyramid | None = None
@@ -119,28 +122,22 @@ class SimplePyramid(nn.Module):
         return self.up4(twice), twice, feat_BCHW, self.down2(feat_BCHW)
 
 
-def _load(source: str, pretrained: bool) -> nn.Module:
+def _load(source: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     factory: Any = AutoBackbone
-    try:
-        config = without_randomness(AutoConfig.from_pretrained(source))
-        stages: Sequence[str] = getattr(config, "stage_names", None) or ()
-        if not stages:
-            raise ValueError(f"model type {config.model_type!r} has no stages")
-        # The stem of a hierarchical model repeats the stride of stage 1; of a plain ViT only the last layer is used.
-        names = [name for name in stages if name != "stem"]
-        config.set_output_features_output_indices(out_features=names, out_indices=None)
-        if not pretrained:
-            random: nn.Module = factory.from_config(config)
-            return random
-        # `AutoBackbone.from_pretrained` asks the hub even about a local folder; the class it would choose does not.
-        with torch.device("meta"):
-            backbone_class: Any = type(factory.from_config(config))
-        loaded, info = backbone_class.from_pretrained(source, config=config, output_loading_info=True)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise ConfigError(
-            f"segmenter.backbone: {source!r} cannot be loaded through AutoBackbone ({error}); expected a folder "
-            "or hub id of Swin, ConvNeXt, DINOv2/v3 or another model with a backbone class, or 'embedded'"
-        ) from error
+    config = without_randomness(AutoConfig.from_pretrained(source, **options))
+    stages: Sequence[str] = getattr(config, "stage_names", None) or ()
+    if not stages:
+        raise ValueError(f"model type {config.model_type!r} has no stages")
+    # The stem of a hierarchical model repeats the stride of stage 1; of a plain ViT only the last layer is used.
+    names = [name for name in stages if name != "stem"]
+    config.set_output_features_output_indices(out_features=names, out_indices=None)
+    if not pretrained:
+        random: nn.Module = factory.from_config(config)
+        return random
+    # `AutoBackbone.from_pretrained` asks the hub even about a local folder; the class it would choose does not.
+    with torch.device("meta"):
+        backbone_class: Any = type(factory.from_config(config))
+    loaded, info = backbone_class.from_pretrained(source, config=config, output_loading_info=True, **options)
     _check_missing(loaded, sorted(info["missing_keys"]), source)
     return loaded  # type: ignore[no-any-return]
 
@@ -183,10 +180,10 @@ def _refuse_batch_norm(model: nn.Module, source: str) -> None:
         )
 
 
-def _normalization(source: str) -> tuple[Sequence[float], Sequence[float]]:
+def _normalization(source: str, options: dict[str, Any]) -> tuple[Sequence[float], Sequence[float]]:
     """Return mean and deviation from the checkpoint's image-processor config, else ImageNet's."""
     try:
-        processor, _ = ImageProcessingMixin.get_image_processor_dict(source)
+        processor, _ = ImageProcessingMixin.get_image_processor_dict(source, **options)
     except (OSError, ValueError):
         logger.info(
             "%s has no image-processor config; images are normalised with ImageNet's mean and deviation", source

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from l2l_ray.checkpoints import checkpoint
 from l2l_ray.config import SegmenterConfig
 from l2l_ray.errors import ConfigError
 from l2l_ray.plain_text import PlainText
@@ -59,14 +60,9 @@ class TextEncoder(nn.Module):
         super().__init__()
         source = resolve_source(config.text, "text")
         self.max_text_tokens = config.max_text_tokens
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
-            self.model = _load(source, config.pretrained)
-        except (OSError, ValueError, KeyError) as error:
-            raise ConfigError(
-                f"segmenter.text: {source!r} cannot be loaded through AutoTokenizer and AutoModel ({error}); expected "
-                "a folder or hub id of a BERT-like encoder, or 'embedded'"
-            ) from error
+        with checkpoint("segmenter.text", source, "a text encoder such as BERT (AutoModel) or 'embedded'") as options:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(source, **options)
+            self.model = _load(source, config.pretrained, options)
         if self.tokenizer.pad_token_id is None:
             raise ConfigError(
                 f"segmenter.text: the tokenizer of {source!r} has no padding token; use an encoder such as BERT"
@@ -95,13 +91,13 @@ class TextEncoder(nn.Module):
         return hidden
 
 
-def _load(source: str, pretrained: bool) -> Any:
-    config = without_randomness(AutoConfig.from_pretrained(source))
+def _load(source: str, pretrained: bool, hub_options: dict[str, Any]) -> Any:
+    config = without_randomness(AutoConfig.from_pretrained(source, **hub_options))
     # Expressions are short, and the fused kernel's backward is slow on the CPU (see `fusion.masked_attention`).
     options: dict[str, Any] = {"attn_implementation": "eager"}
     if config.model_type in {"bert", "roberta"}:
         options["add_pooling_layer"] = False  # its weights would never get a gradient; only these classes know it
     factory: Any = AutoModel
     if pretrained:
-        return factory.from_pretrained(source, config=config, **options)
+        return factory.from_pretrained(source, config=config, **options, **hub_options)
     return factory.from_config(config, **options)

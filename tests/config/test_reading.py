@@ -55,7 +55,10 @@ def test_lists_and_resource_maps_on_the_command_line() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--loop.sed", "3"], r"unrecognized arguments: --loop\.sed 3; did you mean loop\.seed\? `--help` and docs"),
+        (
+            ["--loop.sed", "3"],
+            r"^command line: unrecognized arguments: --loop\.sed 3; did you mean loop\.seed\? `--help-all`",
+        ),
         (["nonsense"], "unrecognized arguments: nonsense"),
         (["--loop.rounds", "0"], r"loop\.rounds: .*greater than or equal to 1, got '0' \(Rounds of labelling"),
         (["--loop.rounds", "many"], r"loop\.rounds: .*integer.*got 'many'"),
@@ -66,9 +69,19 @@ def test_lists_and_resource_maps_on_the_command_line() -> None:
         (["--compare", "magic"], "method 'magic' of `compare`: there is no selector 'magic'.*'fixed_threshold'"),
         (["--compare", "fixed_threshold@2"], "method 'fixed_threshold@2' of `compare`: threshold: .*less than 1"),
         (["--compare", "l2l"], r"each selector once, got \['l2l', 'l2l'\]"),
-        (["--preset", "huge"], "--preset must be one of embedded, smoke, full, got 'huge'"),
+        (["--preset", "huge"], "must be one of embedded, smoke, photos-small, photos-full, full, got 'huge'$"),
+        (["--preset", "photo-small"], r"got 'photo-small'; did you mean photos-small\?"),
+        (
+            ["--loop.autocast", "maybe"],
+            r"^loop\.autocast must be true or false, got 'maybe'; or write --loop",
+        ),
+        (["--resume=yes"], "^resume must be true or false, got 'yes'"),
         (["--config"], "--config needs a value, got nothing"),
-        (["--config", "nowhere.yaml"], r"nowhere\.yaml cannot be read"),
+        (
+            ["--config", "nowhere.yaml"],
+            r"^config file nowhere\.yaml cannot be read: No such file or directory; check the path$",
+        ),
+        (["--config", "/"], "^config file / cannot be read: Is a directory; check the path$"),
         (
             ["--cluster.prior_resources", '{"GPU": -1}'],
             r"cluster\.prior_resources\.GPU: .*got -1 \(Ray resources of one",
@@ -87,7 +100,8 @@ def test_mistakes_on_the_command_line_name_the_field(words: list[str], message: 
         ("looop: {seed: 3}", "unknown field looop"),
         ("loop: {rounds: [1]}", r"loop\.rounds: .*integer"),
         ("- 1", "must hold a mapping of sections, got list"),
-        ("loop: {rounds: 1", "cannot be read"),
+        ("loop:\n  rounds: 1\n seed: 2\n", r"run\.yaml cannot be read: line 3, column 2: [^\n]*; correct its YAML$"),
+        ("loop: \x00", r"run\.yaml cannot be read: [^\n]*; give a YAML file"),
     ],
 )
 def test_mistakes_in_a_file_name_the_field(tmp_path: Path, content: str, message: str) -> None:
@@ -121,3 +135,21 @@ def test_a_preset_by_itself_says_nothing(preset: str, caplog: pytest.LogCaptureF
     for command in ("run", "job", "sweep", None):
         load_config(["--preset", preset], command)
     assert not caplog.records
+
+
+def test_models_of_drawn_shapes_on_own_pictures_are_named_once_with_the_way_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    own = ["--data.root", "data", "--data.dataset", "mine", "--data.split_by", "own"]
+    for command in ("run", "job", "sweep"):
+        caplog.clear()
+        load_config(own, command)
+        (record,) = caplog.records
+        assert "prior.model, segmenter.backbone, segmenter.text are 'embedded'" in record.getMessage()
+        assert "--preset photos-small (one GPU with " in record.getMessage()
+    caplog.clear()
+    load_config([*own, "--preset", "photos-small"], "run")
+    load_config(own)  # `l2l config` starts nothing
+    assert not caplog.records
+    load_config([*own, "--preset", "photos-small", "--prior.model", "embedded", "--prior.proposal", "box"], "run")
+    assert caplog.records[-1].getMessage().startswith("note: prior.model is 'embedded': ")

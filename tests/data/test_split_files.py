@@ -69,5 +69,5 @@ def test_plain_fractions_give_the_count(numbers: tuple[int, int]) -> None:
 def test_a_share_that_contradicts_the_file(tmp_path: Path) -> None:
     assert plain_fraction(169, 16994) == 0.01
     require_fraction(0.01, 169, 16994)
-    with pytest.raises(ConfigError, match=r"labels 169 of 16994 .* 0.05 gives 849; set --data.labeled_frac 0.01"):
+    with pytest.raises(ConfigError, match=r"labels 169 of 16994 .* 0.05 gives 849; leave data.labeled_frac out"):
         require_fraction(0.05, 169, 16994)

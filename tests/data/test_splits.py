@@ -2,7 +2,7 @@
 
 import pytest
 
-from l2l_ray.data.splits import folds, split_labeled
+from l2l_ray.data.splits import folds, hold_out, num_labeled, split_labeled
 from l2l_ray.errors import ConfigError, DataError
 
 IDS = list(range(1000, 17994))  # as many as RefCOCO train has images
@@ -42,6 +42,47 @@ def test_no_labeled_image_is_an_error() -> None:
     for frac in (0.0, -0.1, 1.5):
         with pytest.raises(ConfigError, match=r"must be in \(0, 1\], got"):
             split_labeled(IDS, frac, seed=0)
+
+
+def test_where_truth_is_partial_the_share_of_all_is_drawn_from_those_that_have_it() -> None:
+    with_truth = set(range(0, 100, 4))
+    ten, twenty = (split_labeled(range(100), frac, 3, with_truth)[0] for frac in (0.1, 0.2))
+    assert len(ten) == 10 and set(ten) < set(twenty) < with_truth
+    assert split_labeled(range(100), 0.25, 3, with_truth)[0] == sorted(with_truth)
+    assert split_labeled(range(100), 0.2, 3, range(100)) == split_labeled(range(100), 0.2, 3)
+    with pytest.raises(ConfigError, match=r"0\.26 of 100 train images .* that is 26, but only 25 have a mask"):
+        split_labeled(range(100), 0.26, 3, with_truth)
+
+
+def test_an_amount_is_a_share_or_a_number() -> None:
+    assert [num_labeled(amount, 100, 100) for amount in (0.29, 7, 1.0, 1)] == [29, 7, 100, 1]
+    for amount in (0, -1, 101):
+        with pytest.raises(ConfigError):
+            num_labeled(amount, 100, 100)
+
+
+@pytest.mark.parametrize(
+    ("num", "share", "needed", "num_held_out"),
+    [
+        (12, 0.25, 2, 3),
+        (4, 0.25, 2, 1),
+        (3, 0.25, 2, 0),
+        (4, 0.9, 2, 2),
+        (2, 0.9, 2, 0),
+        (1, 0.9, 2, 0),
+        (9, 0.0, 1, 0),
+    ],
+)
+def test_a_share_is_held_out_as_far_as_it_can_be_spared(num: int, share: float, needed: int, num_held_out: int) -> None:
+    kept, held_out = hold_out(range(num), share, needed, seed=0)
+    assert (len(held_out), sorted(kept + held_out)) == (num_held_out, list(range(num)))
+
+
+def test_what_is_held_out_depends_on_the_set_the_share_and_the_seed_only() -> None:
+    _, quarter = hold_out(range(40), 0.25, 2, seed=1)
+    assert set(quarter) < set(hold_out(range(40), 0.5, 2, seed=1)[1])
+    assert hold_out(range(39, -1, -1), 0.25, 2, seed=1)[1] == quarter[::-1]
+    assert hold_out(range(40), 0.25, 2, seed=2)[1] != quarter
 
 
 def test_repeated_ids_are_an_error() -> None:

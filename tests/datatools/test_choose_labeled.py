@@ -9,7 +9,7 @@ import pytest
 from l2l_ray.data.splits import split_labeled
 from l2l_ray.datatools.choose_labeled import choose_labeled
 from l2l_ray.datatools.inventory import Inventory, Item
-from l2l_ray.errors import ConfigError
+from l2l_ray.errors import ConfigError, DataError
 
 
 def many(num: int = 200, with_truth: int | None = None) -> Inventory:
@@ -61,8 +61,17 @@ def test_items_without_truth_stay_unlabeled() -> None:
     inventory = many(200, with_truth=10)
     assert set(choose_labeled(inventory, None)) == set(range(1000, 990, -1))
     assert set(choose_labeled(inventory, 0.02)) < set(range(1000, 990, -1))
-    with pytest.raises(ConfigError, match="0.1 of 200 train images is 20 images, but it must be from 1 to 10"):
+    with pytest.raises(ConfigError, match="0.1 of 200 train images .* that is 20, but only 10 have a mask"):
         choose_labeled(inventory, 0.1)
+
+
+def test_without_an_image_to_choose_there_is_a_plain_sentence() -> None:
+    with pytest.raises(DataError, match=r"^No train image has a mask\. Add at least one, then import again\.$"):
+        choose_labeled(many(24, with_truth=0), None)
+    inventory = many(3, with_truth=1)
+    inventory.items.append(inventory.items[0]._replace(ref_id=9, ann_ids=None))
+    with pytest.raises(DataError, match="none of 3 train images has a mask for each of its texts; start a run without"):
+        choose_labeled(inventory, 0.5)
 
 
 @pytest.mark.parametrize("amount", [0, -3, 201, 0.0001, 1.5, -0.5, float("nan")])

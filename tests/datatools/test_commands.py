@@ -64,12 +64,12 @@ def test_own_data_from_rows_to_a_split_that_a_run_reads(tmp_path: Path, capsys: 
     assert "2 of 5 train images are labeled" in printed
     words = printed.partition("use it: ")[2].split()
     config = load_config(words)
-    assert config.data.split_file == str(out)
+    assert config.data.split_file == str(out) and config.data.labeled_frac is None
     data = ReferDataset.open(tmp_path / "root", "own", "own")
     labeled, unlabeled = read_split(out, data.digest, data.image_ids("train"))
     assert len(labeled) == 2 and 5 in unlabeled  # the fifth image has no truth
     assert cli.main(["data", "split", folder, str(out), "--count", "5"]) == 1
-    assert "must be from 1 to 4" in capsys.readouterr().err
+    assert "5 of 5 train images are to be labeled, that is 5, but only 4 have a mask" in capsys.readouterr().err
     assert cli.main(["data", "split", folder, str(out), "--all"]) == 0
 
 

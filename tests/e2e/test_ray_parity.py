@@ -74,12 +74,15 @@ def test_the_metrics_agent_exports_what_happens(two_workers: Seen) -> None:
 def test_the_terminal_says_where_things_are_and_how_it_went(two_workers: Seen) -> None:
     folder, output = two_workers.folder, two_workers.output
     assert f"run folder {folder.path}" in output and f"report     {folder.path / 'report.html'}" in output
-    assert "L2L (RPLE)" in output and "skipped    none" in output
+    assert "L2L (RPLE)" in output
 
 
 def test_the_terminal_shows_nothing_a_user_cannot_act_on(two_workers: Seen) -> None:
-    progress, table = r"run root |run folder |dashboard |data  |\[ *\w+\] ", r"method |---|.* (val|testA|testB) +\d"
-    known = re.compile(rf"$|{progress}|{table}|\(refshapes|skipped |report ")
+    progress, table = (
+        r"run folder |dashboard |data  |texts  |note  |\[ *\w+\] ",
+        r"method |---|.* (val|testA|testB) +\d",
+    )
+    known = re.compile(rf"$|{progress}|{table}|\(refshapes|left out |note |report |next ")
     assert [line for line in two_workers.output.splitlines() if not known.match(line)] == []
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import logging
 import os
 import shutil
 import signal
@@ -13,20 +13,23 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from l2l_ray.config import RunConfig, save_config
-from l2l_ray.errors import CheckpointError, ConfigError, LedgerError
+from l2l_ray.errors import CheckpointError, ConfigError, DataError, L2LError, LedgerError
 from l2l_ray.loop.evaluation.evaluate import Evaluations
 from l2l_ray.loop.inference.engine import InferenceEngine
-from l2l_ray.loop.local import LocalHost, run_local
+from l2l_ray.loop.local import LocalHost, Watch, run_local
+from l2l_ray.loop.progress import Console, finished_text
 from l2l_ray.loop.state.checkpoint import write_position
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
 from l2l_ray.loop.state.plan import Plan
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.prepare import prepare
-from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.run_folder import RunFolder, continued
+from tests.loop.partly_labeled import config_of, set_mask, write_partly
 from tests.whole_run import assert_same, changed, ledger_lines, outcome
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -67,17 +70,17 @@ def _resumed_up_to_the_report(config: RunConfig, monkeypatch: pytest.MonkeyPatch
     """Run until all figures are there; drawing them takes as long as making them, and one run in this file does it."""
     with monkeypatch.context() as patch, pytest.raises(Killed):
         _kill_at(patch, "panels/index.json", "before")
-        run_local(changed(config, resume=True))
+        run_local(continued(config))
     return RunFolder(config.run_dir, config)
 
 
 def test_a_run_killed_anywhere_comes_to_the_same_end(whole_run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = changed(whole_run.config, name="killed", resume=True, loop={"checkpoint_steps": 1})
+    config = changed(whole_run.config, name="killed", loop={"checkpoint_steps": 1})
     for target, when in KILLS:
         with monkeypatch.context() as patch, pytest.raises(Killed):
             _kill_at(patch, target, when)
-            run_local(config)
-    run = run_local(config)
+            run_local(continued(config))
+    run = run_local(continued(config))
     assert run.finished
     for method in whole_run.methods:
         assert_same(outcome(run, method), outcome(whole_run, method))
@@ -148,15 +151,65 @@ def _files(run: RunFolder) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
 
 
-def test_a_finished_run_started_again_does_nothing_and_says_so(
-    whole_run: RunFolder, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_finished_run_started_again_does_nothing_and_says_so(whole_run: RunFolder) -> None:
     before = _files(whole_run)
-    with caplog.at_level(logging.INFO, "l2l_ray"):
-        assert run_local(whole_run.config).path == whole_run.path
-        assert run_local(changed(whole_run.config, resume=True)).path == whole_run.path
-    assert [record.message for record in caplog.records] == [f"{whole_run.path} is finished; nothing to do"] * 2
+    for config in (whole_run.config, changed(whole_run.config, resume=True)):
+        out = io.StringIO()
+        assert run_local(config, console=Console(config, out)).path == whole_run.path
+        assert out.getvalue() == finished_text(whole_run) + "\n"
     assert _files(whole_run) == before
+
+
+def test_a_run_shows_its_phases_its_table_and_what_comes_next(copied: Callable[..., RunFolder]) -> None:
+    gone = ("FINISHED", "config.yaml", "train", "evals", "panels", "ledger.jsonl", "labels")
+    run = copied(without=gone, compare=())
+    out = io.StringIO()
+    run_local(run.config, console=Console(run.config, out, every_s=0.0))
+    said = out.getvalue()
+    assert "INFO" not in said and "{" not in said
+    phases = [line[10:] for line in said.splitlines() if line.startswith("[")]
+    expected = ("burn-in 1/4", "l2l v0 is measured on val", "labels of l2l round 0", "l2l round 1 3/3", "the report is")
+    places = [next(i for i, line in enumerate(phases) if line.startswith(phase)) for phase in expected]
+    assert places == sorted(places)
+    assert any("ETA" in line for line in phases)
+    *_, report, export, predict = said.splitlines()
+    assert f"{'L2L (RPLE)':<28}val" in said
+    assert report == f"report     {run.path / 'report.html'}"
+    assert export.startswith(f"next       l2l export {run.path} ") and f"--run {run.path}" in predict
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "said"),
+    [
+        ({"data": {"labeled_frac": 0.01}}, ConfigError, "labeled_frac gives 0 labeled images"),
+        ({"data": {"root": "nowhere"}}, DataError, "does not exist; check root"),
+        ({"prior": {"model": "nowhere/at/all"}}, L2LError, "prior.model 'nowhere/at/all' cannot be loaded"),
+        ({"loop": {"labeled_batch": 1}, "resume": True}, ConfigError, "there is no run in .* to continue"),
+    ],
+    ids=["share", "data", "model", "resume"],
+)
+def test_a_refused_start_leaves_no_folder_and_says_nothing_before(
+    whole_run: RunFolder, fields: dict[str, Any], kind: type[L2LError], said: str
+) -> None:
+    before = sorted(path.name for path in whole_run.config.root.iterdir())
+    config, told = changed(whole_run.config, name="refused", **fields), io.StringIO()
+    with pytest.raises(kind, match=said):
+        run_local(config, console=Console(config, told))
+    assert sorted(path.name for path in whole_run.config.root.iterdir()) == before
+    assert not told.getvalue() or "prior" in fields  # which model answers is known once the data are
+
+
+def test_data_that_changed_are_told_of_a_finished_run_too(smoke: RunConfig, tmp_path: Path) -> None:
+    root = write_partly(tmp_path / "data", 6, {0, 1, 2})
+    run = RunFolder.open(config_of(smoke, root))
+    prepare(run.config, run)
+    run.mark_finished()
+    told = io.StringIO()
+    assert run_local(run.config, console=Console(run.config, told)).path == run.path
+    assert told.getvalue() == f"{finished_text(run)}\n"
+    set_mask(root, 5, [[1.0, 1, 20, 1, 20, 20]])
+    with pytest.raises(DataError, match=r"1 more mask; a run keeps to the data it began with, so start one under anot"):
+        run_local(run.config)
 
 
 def test_other_settings_are_refused_by_name(whole_run: RunFolder) -> None:
@@ -172,13 +225,15 @@ def test_other_settings_are_refused_by_name(whole_run: RunFolder) -> None:
 
 
 def _host(run: RunFolder) -> tuple[LocalHost, Plan]:
-    plan = prepare(run.config, run).plan(run.config, run.methods)
+    data = prepare(run.config, run)
+    plan = data.plan(run.config, run.methods)
     ledger, evaluations = Ledger(run.ledger_path), Evaluations(run)
     for name in ("labeled", "unlabeled", "val", "testA", "testB"):
         plan.priors_ready(name)
     published = {method: run.published(method) for method in run.methods}
     plan.restore(ledger.keys(), evaluations.mean_ious(), published)
-    return LocalHost(run, plan, ledger, evaluations, InferenceEngine(run.config, run.path)), plan
+    watch = Watch(run.config, run, data, Console(run.config, stream=None))
+    return LocalHost(run, plan, ledger, evaluations, InferenceEngine(run.config, run.path), watch), plan
 
 
 def test_from_a_finished_folder_nothing_is_left_to_do(whole_run: RunFolder) -> None:

@@ -53,14 +53,15 @@ def test_durations(seconds: float, text: str) -> None:
 def test_the_line_says_what_is_known_so_far(config: RunConfig) -> None:
     console = Console(config, io.StringIO())
     status = Status(shards_total=10)
-    assert console.line(status, busy=0) == "train group starting"
+    assert console.line(status, busy=0) == "models are loading"
     status.priors = {"labeled": (1, 1), "val": (3, 9)}
     status.train = TrainProgress(Stage(FIXED, 0), 1, 4)
     status.labels = LabelProgress(FIXED, 0, accepted_frac=0.613, per_s=41.6)
     status.shards_committed = 4
     status.mean_iou = {"prior_only v0 val": 0.31, "l2l v0 val": 0.4567}
     assert console.line(status, busy=2) == (
-        "priors of val 3/9 | fixed_threshold@0.8 round 0 1/4 | shards 4/10, 42 images/s | accepted 61% | "
+        "language model: val 3/9 | fixed_threshold@0.8 round 0 1/4 | labels: 4/10 shards, 42 texts/s | "
+        "61% of pixels accepted | "
         "l2l v0 val mIoU 0.457"
     )
 
@@ -103,7 +104,7 @@ def test_a_terminal_gets_one_line_rewritten(config: RunConfig) -> None:
     console = Console(config, out)
     console.update(Status(shards_total=10), busy=0)
     console.say("done")
-    assert out.getvalue().startswith("\r") and out.getvalue().endswith("train group starting\ndone\n")
+    assert out.getvalue().startswith("\r") and out.getvalue().endswith("models are loading\ndone\n")
 
 
 def test_results_become_a_text_table() -> None:

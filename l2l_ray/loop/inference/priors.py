@@ -156,7 +156,8 @@ def _error_kind(error: Exception) -> str:
 
 
 def _open(path: str) -> Image.Image:
-    return Image.open(path).convert("RGB")
+    with Image.open(path) as image:
+        return image.convert("RGB")
 
 
 def lacks_priors(run: RunFolder, data: RunData) -> bool:

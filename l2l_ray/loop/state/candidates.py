@@ -5,7 +5,7 @@ with a bad one, is an unlabeled item like those of all other images. Which image
 - those of `data.split_file`, where there is one;
 - the share `data.labeled_frac`, drawn from the images whose refs all have truth;
 - where neither is given, every image of which any ref has truth. Only a benchmark, which has truth for all of train and
-  something to evaluate on, keeps most of it hidden: there `BENCHMARK_FRAC` are labeled.
+  something to evaluate on, keeps most of it hidden: there `data.benchmark_frac` are labeled.
 
 Truth is looked at for labeled images and evaluation splits alone; of the others it is asked only whether there is any.
 """
@@ -25,7 +25,6 @@ from l2l_ray.loop.state.data_record import DataRecord
 from l2l_ray.refshapes.synthetic import write_refshapes
 from l2l_ray.types import Example, LabeledExample, Skip
 
-BENCHMARK_FRAC = 0.05
 EVAL_SPLITS = ("val", "testA", "testB", "test")
 
 STAYS_UNLABELED = "; the item is unlabeled"  # ends the reason of a notice about a bad mask
@@ -134,7 +133,7 @@ def _split(
         return labeled, unlabeled, plain_fraction(len(labeled), len(image_ids))
     frac = data.labeled_frac
     if frac is None and len(whole) == len(image_ids) and set(EVAL_SPLITS) & set(dataset.splits):
-        frac = BENCHMARK_FRAC
+        frac = data.benchmark_frac
         if frac * len(image_ids) < 1:
             raise ConfigError(
                 f"all {len(image_ids)} train images have masks, and {frac:g} of them, a benchmark's labeled share, is "

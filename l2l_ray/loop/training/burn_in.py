@@ -40,7 +40,7 @@ NOT_IN_BURN_IN = {
     *("name", "run_root", "resume", "compare", "cluster"),
     # the labeled rows, their masks and their priors' keys are hashed themselves; split_seed also draws the folds
     *("data.root", "data.dataset", "data.split_by", "data.labeled_frac", "data.split_file", "data.mask_rule"),
-    "data.val_from_labeled",
+    *("data.benchmark_frac", "data.val_from_labeled"),
     *("data.num_train_refs", "data.num_eval_refs", "data.data_seed", "data.max_words", "data.image_cache_mb"),
     *("prior.model", "prior.prompt", "prior.image_size", "prior.max_new_tokens", "prior.num_samples"),
     *("prior.temperature", "prior.batch_size", "prior.max_wait_s", "prior.dtype", "prior.device"),

@@ -183,6 +183,7 @@ def test_a_whole_run_has_every_figure_and_read_the_tests_once(whole_run: RunFold
     table = json.loads((whole_run.path / "results.json").read_text())
     assert [row["method"] for row in table["rows"]] == ["prior_only", "supervised", "l2l"]
     assert table["missing_splits"] == [] and table["seed"] == 0 and table["labeled_frac"] == 0.34
+    assert table["val_source"] == "split"
     for row in table["rows"]:
         assert set(row["splits"]) == {"val", "testA", "testB"}
         for split, figures in row["splits"].items():

@@ -18,9 +18,11 @@ from l2l_ray.loop.evaluation.hidden_truth import pseudo_label_quality, selection
 from l2l_ray.loop.state.candidates import data_root
 from l2l_ray.loop.state.example_files import read_examples, write_examples
 from l2l_ray.loop.state.ledger import Ledger, read_shard, write_shard
+from l2l_ray.loop.state.prepare import prepare
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.pseudo import is_used
 from l2l_ray.types import PseudoLabel
+from tests.loop.partly_labeled import config_of, write_partly
 from tests.whole_run import changed
 
 
@@ -123,4 +125,11 @@ def test_when_everything_is_labeled_there_is_nothing_to_judge(copied: Callable[.
     run = copied()
     write_examples(run.examples_path("unlabeled"), [])
     config = changed(run.config, run_root=str(run.config.root))
+    assert pseudo_label_quality(config, run) is None
+
+
+def test_labeled_items_on_the_same_photos_are_no_hidden_truth(smoke: RunConfig, tmp_path: Path) -> None:
+    config = config_of(smoke, write_partly(tmp_path / "data", 8, {0, 1, 2}, second={0, 1, 2}))
+    run = RunFolder.open(config)
+    assert {example.ref_id for example in prepare(config, run).unlabeled} >= {100, 101, 102}
     assert pseudo_label_quality(config, run) is None

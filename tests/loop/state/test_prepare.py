@@ -11,10 +11,12 @@ from l2l_ray.config import RunConfig
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.data.split_files import write_split
 from l2l_ray.errors import ConfigError, DataError
-from l2l_ray.loop.state.prepare import RunData, data_root, prepare
+from l2l_ray.loop.state.candidates import data_root
+from l2l_ray.loop.state.prepare import Facts, RunData, prepare, read_facts, require_same_data
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.types import LabeledExample
 from tests.loop.cats import write_refer
+from tests.loop.partly_labeled import config_of, edit_refs, set_mask, write_partly
 from tests.whole_run import changed
 
 
@@ -73,9 +75,9 @@ def test_without_a_usable_labeled_example_there_is_a_clear_error(config: RunConf
     for number in range(6):
         (tmp_path / "refer" / "images" / "cats" / f"{number}.png").write_bytes(b"no image")
     run = RunFolder.open(config)
-    with pytest.raises(DataError, match=r"none of the 3 labeled images is usable: \{'truncated_image': 9\}; see "):
+    with pytest.raises(DataError, match=r"no mask of a train image can be used: \d\.png: .*; and \d more; correct"):
         prepare(config, run)
-    assert len(run.skips()) == 9
+    assert not run.path.exists()
 
 
 def test_after_a_fraction_below_one_image_the_same_folder_starts_with_a_better_one(config: RunConfig) -> None:
@@ -117,3 +119,128 @@ def test_a_split_file_says_which_images_are_labeled(config: RunConfig, tmp_path:
     config = changed(config, name="other_data", data={"labeled_frac": 0.5, "root": str(tmp_path / "other")})
     with pytest.raises(DataError, match="was made for cats with digest"):
         prepare(config, RunFolder.open(config))
+
+
+def _sizes(data: RunData) -> tuple[int, int, dict[str, int]]:
+    return len(data.labeled), len(data.unlabeled), {split: len(rows) for split, rows in data.splits.items()}
+
+
+def test_without_val_a_share_of_the_labeled_images_is_held_out(smoke: RunConfig, tmp_path: Path) -> None:
+    config = config_of(smoke, write_partly(tmp_path / "data", 20, set(range(12)), second={0, 1, 2, 3, 19}))
+    data = prepare(config, RunFolder.open(config))
+    assert _sizes(data) == (9, 8 + 5, {"val": 3})
+    held_out = {e.image_id for e in data.splits["val"]}
+    assert held_out < set(range(12)) and not held_out & {e.image_id for e in data.labeled}
+    # A text without a mask is an unlabeled item, also on an image that is held out.
+    assert {100 + i for i in (0, 1, 2, 3, 19)} <= {e.ref_id for e in data.unlabeled}
+    assert (data.facts.labeled_frac, data.facts.val_source) == (0.6, "labeled")
+    assert data.facts.notices[-1].startswith("there is no val split, so the run holds out 3 of its 12 labeled")
+
+    off = changed(config, name="off", data={"val_from_labeled": 0.0})
+    data = prepare(off, RunFolder.open(off))
+    assert _sizes(data) == (12, 13, {}) and data.facts.val_source is None
+    assert "--data.val_from_labeled is 0: the last version is taken" in data.facts.notices[-1]
+
+
+def test_a_val_split_stays_what_it_is(smoke: RunConfig, tmp_path: Path) -> None:
+    config = config_of(smoke, write_partly(tmp_path / "data", 8, set(range(5)), {"val": 2, "testA": 1}))
+    data = prepare(config, RunFolder.open(config))
+    assert _sizes(data) == (5, 3, {"val": 2, "testA": 1})
+    assert data.facts.val_source == "split" and data.facts.notices == ()
+
+
+def test_masks_that_are_held_out_reach_nothing_that_training_reads(smoke: RunConfig, tmp_path: Path) -> None:
+    root = write_partly(tmp_path / "data", 16, set(range(8)), second=set(range(8)))
+    config = config_of(smoke, root)
+    run = RunFolder.open(config)
+    held_out = {e.image_id for e in prepare(config, run).splits["val"]}
+    before = {name: run.examples_path(name).read_bytes() for name in ("labeled", "unlabeled", "val")}
+    for image_id in held_out:
+        set_mask(root, image_id, [[1.0, 1, 30, 1, 30, 22, 1, 22]])
+    again = changed(config, name="again")
+    after = RunFolder.open(again)
+    prepare(again, after)
+    same = {name: after.examples_path(name).read_bytes() == content for name, content in before.items()}
+    assert len(held_out) == 2 and same == {"labeled": True, "unlabeled": True, "val": False}
+    assert "mask_rle" not in pq.read_schema(after.examples_path("unlabeled")).names
+
+
+@pytest.mark.parametrize(
+    ("num_masks", "selector", "sizes"),
+    [(1, "fixed_threshold", (1, 0)), (2, "l2l", (2, 0)), (3, "l2l", (3, 0)), (4, "l2l", (3, 1)), (5, "l2l", (4, 1))],
+)
+def test_the_smallest_labeled_sets(
+    smoke: RunConfig, tmp_path: Path, num_masks: int, selector: str, sizes: tuple[int, int]
+) -> None:
+    config = config_of(smoke, write_partly(tmp_path / "data", 8, set(range(num_masks))))
+    config = changed(config, selector={"name": selector, "num_folds": 4})
+    data = prepare(config, RunFolder.open(config))
+    assert (len(data.labeled), len(data.splits.get("val", []))) == sizes
+    fewer = [notice for notice in data.facts.notices if notice.startswith("selector.num_folds is 4")]
+    assert len(fewer) == (selector == "l2l" and sizes[0] < 4)
+
+
+def test_one_labeled_photo_is_too_few_for_a_selector_that_learns(smoke: RunConfig, tmp_path: Path) -> None:
+    config = config_of(smoke, write_partly(tmp_path / "data", 8, {5}))
+    message = (
+        r"l2l needs masks on at least 2 train photos.* got 1, 5\.png; add a mask .* --selector\.name fixed_threshold"
+    )
+    with pytest.raises(DataError, match=message):
+        prepare(config, RunFolder.open(config))
+    assert not config.run_dir.exists()
+
+
+def test_what_was_decided_is_read_back(smoke: RunConfig, tmp_path: Path) -> None:
+    config = config_of(smoke, write_partly(tmp_path / "data", 8, {0, 1, 2, 3}, second={0}))
+    run = RunFolder.open(config)
+    data = prepare(config, run)
+    assert prepare(config, run) == data and read_facts(run) == data.facts and len(data.facts.notices) == 2
+    run.data_path.unlink()  # a run of before there was such a file
+    assert read_facts(run) == Facts(0.25, "split")
+
+
+def test_data_that_changed_are_named_and_the_run_keeps_to_its_own(smoke: RunConfig, tmp_path: Path) -> None:
+    root = write_partly(tmp_path / "data", 12, {0, 1, 2, 3, 4})
+    config = config_of(smoke, root)
+    run = RunFolder.open(config)
+    data = prepare(config, run)
+    require_same_data(config, run)
+
+    square = [[1.0, 1, 20, 1, 20, 20, 1, 20]]
+    for number in (0, 7, 8, 9):
+        set_mask(root, number, square)
+    edit_refs(root, lambda refs: refs.pop())
+    message = (
+        r"the data have changed since the run in .*/smoke began: 3 more masks, 1 mask changed, 1 text fewer, "
+        r"1 photo fewer; a run keeps to the data it began with, so start one under another --name"
+    )
+    for look in (prepare, lambda *_: require_same_data(config, run)):
+        with pytest.raises(DataError, match=message):
+            look(config, run)
+    other = changed(config, name="other")
+    assert len(prepare(other, RunFolder.open(other)).labeled) == 6  # of 8; two are held out
+    for number in range(12):
+        set_mask(root, number, None)
+    with pytest.raises(DataError, match=r"began: No train image has a mask\. .* under another --name"):
+        prepare(config, run)
+    assert data.labeled
+
+
+def test_pictures_that_changed_are_noticed_and_a_touched_one_is_not(smoke: RunConfig, tmp_path: Path) -> None:
+    config = config_of(smoke, write_partly(tmp_path / "data", 6, {0, 1}))
+    run = RunFolder.open(config)
+    data = prepare(config, run)
+    picture = tmp_path / "data" / "images" / "cats" / "3.png"
+    picture.touch()
+    assert prepare(config, run) == data
+    picture.write_bytes((tmp_path / "data" / "images" / "cats" / "4.png").read_bytes())
+    with pytest.raises(DataError, match="began: 1 photo changed; a run keeps"):
+        prepare(config, run)
+
+
+def test_hidden_truth_is_no_part_of_what_a_run_remembers(config: RunConfig, run: RunFolder, sets: RunData) -> None:
+    known = {e.ref_id for e in sets.labeled}
+    for number in range(6):
+        if number not in known:
+            set_mask(Path(config.data.root), number, None)
+    assert prepare(config, run) == sets

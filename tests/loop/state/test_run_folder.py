@@ -12,7 +12,7 @@ from l2l_ray.config import RunConfig, read_config
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.state.checkpoint import write_position
 from l2l_ray.loop.state.position import Position
-from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.run_folder import RunFolder, continued
 from l2l_ray.types import Skip
 
 
@@ -21,7 +21,7 @@ def _with(config: RunConfig, **changes: object) -> RunConfig:
 
 
 def test_a_new_run_saves_its_config_and_environment(smoke: RunConfig) -> None:
-    run = RunFolder.open(smoke)
+    run = RunFolder.open(smoke).create()
     assert run.path == smoke.run_dir
     assert read_config(run.path / "config.yaml") == smoke
     environment = json.loads((run.path / "env.json").read_text())
@@ -30,38 +30,108 @@ def test_a_new_run_saves_its_config_and_environment(smoke: RunConfig) -> None:
     assert environment["versions"]["torch"][0].isdigit()
 
 
+def test_looking_writes_nothing(smoke: RunConfig) -> None:
+    run = RunFolder.open(smoke)
+    assert run.path == smoke.run_dir and not smoke.root.exists()
+
+
 def test_the_environment_is_saved_where_there_is_no_git(smoke: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    run = RunFolder.open(smoke)
+    run = RunFolder.open(smoke).create()
     assert json.loads((run.path / "env.json").read_text())["git"] == "unknown"
 
 
 def test_a_place_that_cannot_be_written_is_named(smoke: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
+    beside = _with(smoke, run_root=str(tmp_path / "file"))
+    with pytest.raises(
+        ConfigError, match=r"cannot start a run in .*/file/smoke: .*/file is a file; choose another --run"
+    ):
+        RunFolder.open(beside)
     with pytest.raises(ConfigError, match=r"cannot start a run in .*/file/smoke: .*; choose another --run_root"):
-        RunFolder.open(_with(smoke, run_root=str(tmp_path / "file")))
-    run = RunFolder.open(smoke)
+        RunFolder(beside.run_dir, beside).create()
+    run = RunFolder.open(smoke).create()
     (run.path / "skips.jsonl").mkdir()
     with pytest.raises(DataError, match=r"cannot write .*skips\.jsonl: .*; free some space"):
         run.save_skips([])
 
 
 def test_an_unfinished_run_needs_resume(smoke: RunConfig) -> None:
-    RunFolder.open(smoke)
+    RunFolder.open(smoke).create()
     with pytest.raises(ConfigError, match=r"unfinished run lies in .*smoke; continue it with --resume"):
         RunFolder.open(smoke)
     assert RunFolder.open(_with(smoke, resume=True)).path == smoke.run_dir
 
 
+def test_a_name_that_nobody_used_cannot_be_resumed(smoke: RunConfig) -> None:
+    with pytest.raises(
+        ConfigError, match=r"no run in .*/smoke to continue \(runs there: none\); start it without --res"
+    ):
+        RunFolder.open(_with(smoke, resume=True))
+    assert not smoke.root.exists()
+    RunFolder.open(smoke).create()
+    with pytest.raises(ConfigError, match=r"no run in .*/smok to continue \(did you mean --name smoke\?\)"):
+        RunFolder.open(_with(smoke, resume=True, name="smok"))
+    with pytest.raises(ConfigError, match=r"\(runs there: smoke\)"):
+        RunFolder.open(_with(smoke, resume=True, name="other"))
+
+
+def test_who_may_start_or_continue_asks_which(smoke: RunConfig) -> None:
+    assert not continued(_with(smoke, resume=True)).resume
+    RunFolder.open(smoke).create()
+    assert continued(smoke).resume and RunFolder.open(continued(smoke)).path == smoke.run_dir
+
+
+def _refuse(config: RunConfig, error: Exception, published: bool = False) -> RunFolder:
+    run = RunFolder.open(config)
+    with pytest.raises(type(error), match=str(error)), run.removed_when_refused():
+        run.create()
+        run.log_event({"event": "priors"})
+        (run.path / "examples").mkdir(exist_ok=True)
+        if published:
+            run.version_dir("l2l", 0).mkdir(parents=True)
+            write_position(run.version_dir("l2l", 0), Position("l2l"))
+        raise error
+    return run
+
+
+@pytest.mark.parametrize("name", ["smoke", "deep/in/smoke"])
+def test_a_refused_start_leaves_nothing(smoke: RunConfig, name: str) -> None:
+    smoke.root.mkdir()
+    _refuse(_with(smoke, name=name), ConfigError("no such model"))
+    assert list(smoke.root.iterdir()) == []
+
+
+def test_a_refused_start_removes_only_its_own(smoke: RunConfig) -> None:
+    smoke.run_dir.mkdir(parents=True)
+    (smoke.run_dir / "notes.txt").touch()
+    _refuse(smoke, ConfigError("no such model"))
+    assert [path.name for path in smoke.run_dir.iterdir()] == ["notes.txt"]
+
+
+def test_what_resume_can_continue_stays(smoke: RunConfig) -> None:
+    run = _refuse(smoke, DataError("no space left; start again with --resume"))
+    assert run.events() and (run.path / "config.yaml").exists()
+    _refuse(continued(smoke), ConfigError("no such model"))  # not made by this start
+    assert (run.path / "config.yaml").exists()
+    published = _refuse(_with(smoke, name="published"), ConfigError("a bad label"), published=True)
+    assert published.published("l2l") == {0} and (published.path / "config.yaml").exists()
+    other = RunFolder.open(_with(smoke, name="stopped"))
+    with pytest.raises(KeyboardInterrupt), other.removed_when_refused():
+        other.create()
+        raise KeyboardInterrupt
+    assert (other.path / "config.yaml").exists()
+
+
 def test_a_finished_run_opens_and_says_so(smoke: RunConfig) -> None:
-    run = RunFolder.open(smoke)
+    run = RunFolder.open(smoke).create()
     assert not run.finished
     run.mark_finished()
     assert RunFolder.open(smoke).finished
 
 
 def test_resuming_under_other_settings_is_refused_by_field_name(smoke: RunConfig) -> None:
-    RunFolder.open(smoke)
+    RunFolder.open(smoke).create()
     loop = smoke.loop.model_dump() | {"rounds": 9}
     changed = _with(smoke, resume=True, loop=loop, compare=("pwa",))
     with pytest.raises(ConfigError, match=r"compare was \(\), now \('pwa',\); loop\.rounds was 2, now 9"):
@@ -69,7 +139,7 @@ def test_resuming_under_other_settings_is_refused_by_field_name(smoke: RunConfig
 
 
 def test_where_and_how_fast_may_change_between_start_and_resume(smoke: RunConfig) -> None:
-    RunFolder.open(smoke)
+    RunFolder.open(smoke).create()
     cluster = smoke.cluster.model_dump() | {"num_workers": 4, "prior_resources": {"GPU": 1.0}}
     assert RunFolder.open(_with(smoke, resume=True, cluster=cluster)).config.cluster.num_workers == 4
 
@@ -77,11 +147,11 @@ def test_where_and_how_fast_may_change_between_start_and_resume(smoke: RunConfig
 def test_a_start_that_was_killed_before_the_config_was_saved_starts_again(smoke: RunConfig) -> None:
     smoke.run_dir.mkdir(parents=True)
     (smoke.run_dir / "config.tmp").write_text("loop: {rou")
-    assert read_config(RunFolder.open(smoke).path / "config.yaml") == smoke
+    assert read_config(RunFolder.open(smoke).create().path / "config.yaml") == smoke
 
 
 def test_only_whole_versions_count_as_published(smoke: RunConfig) -> None:
-    run = RunFolder.open(smoke)
+    run = RunFolder.open(smoke).create()
     whole = ["l2l-v0000", "l2l-v0012", "pwa-v0003"]
     names = [*whole, Position("l2l", 1, 40).folder_name, ".l2l-v0002.77.tmp"]
     for name in names:
@@ -94,7 +164,7 @@ def test_only_whole_versions_count_as_published(smoke: RunConfig) -> None:
 
 
 def test_events_survive_a_crash_in_the_middle_of_a_line(smoke: RunConfig) -> None:
-    run = RunFolder.open(smoke)
+    run = RunFolder.open(smoke).create()
     assert run.events() == []
     run.log_event({"event": "train", "version": 1})
     with (run.path / "metrics.jsonl").open("a") as file:
@@ -105,7 +175,7 @@ def test_events_survive_a_crash_in_the_middle_of_a_line(smoke: RunConfig) -> Non
 
 
 def test_skips_come_back(smoke: RunConfig) -> None:
-    run = RunFolder.open(smoke)
+    run = RunFolder.open(smoke).create()
     assert run.skips() == []
     skips = [Skip("missing_image", 7, "/data/12.jpg", "no such file"), Skip("empty", 8, "", "the sentence is empty")]
     run.save_skips(skips)
@@ -124,7 +194,7 @@ def test_methods_are_the_compared_ones_and_the_main_one_last(smoke: RunConfig) -
 
 
 def test_a_full_disk_is_named_and_loses_no_event(smoke: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = RunFolder.open(smoke)
+    run = RunFolder.open(smoke).create()
     run.log_event({"event": "train", "version": 1})
     real = Path.open
 
@@ -141,7 +211,7 @@ def test_a_full_disk_is_named_and_loses_no_event(smoke: RunConfig, monkeypatch: 
 
 
 def test_the_end_of_a_run_removes_what_killed_processes_left(smoke: RunConfig) -> None:
-    run = RunFolder.open(smoke)
+    run = RunFolder.open(smoke).create()
     (run.train_dir / ".l2l-v0001.7.tmp").mkdir(parents=True)
     (run.train_dir / ".l2l-v0001.7.tmp" / "teacher.safetensors").touch()
     (run.path / "l2l" / "labels").mkdir(parents=True)

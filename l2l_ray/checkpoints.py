@@ -1,0 +1,96 @@
+"""Where a checkpoint named in the config is read from: a folder, the download cache or the model hub.
+
+One place for the MLLM, SAM, the backbone and the text encoder. The hub's client tries an address that does not answer
+for half a minute and writes a line each time, so the hub is asked once, shortly, before anything is loaded: without it
+the cache alone is read, and a name that is not there is one message at once. Downloads show their progress as always.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from l2l_ray.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+HUB_TIMEOUT_S = 5.0
+_CHECK_FILES = "check that its files are whole and fit the installed transformers"
+
+
+@contextmanager
+def checkpoint(setting: str, name: str, expected: str) -> Iterator[dict[str, Any]]:
+    """Explain what goes wrong while a checkpoint is loaded; yield the options of every `from_pretrained` inside.
+
+    Example: `with checkpoint("prior.model", name, "a vision-language model") as options: ...`
+
+    Args:
+        setting: The config field that names it.
+        name: A folder or hub id.
+        expected: What kind of checkpoint it should be.
+    Raises:
+        ConfigError: It is neither a folder nor a hub id, the hub does not answer and the cache lacks it, or loading
+            fails; one line each.
+    """
+    try:
+        yield _options(name)
+    except ConfigError:
+        raise
+    except _Unavailable as error:
+        why, remedy = error.args
+        raise ConfigError(_message(setting, name, why, expected, remedy)) from None
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError) as error:
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+        raise ConfigError(_message(setting, name, why, expected, _CHECK_FILES)) from error
+
+
+class _Unavailable(Exception):
+    """Why a checkpoint cannot be had, and the remedy."""
+
+
+def _message(setting: str, name: str, why: str, expected: str, remedy: str) -> str:
+    return (
+        f"{setting} {name!r} cannot be loaded: {why.rstrip('.')}; expected {expected}, as a folder with config.json "
+        f"and weights or as a hub id (owner/name); {remedy}"
+    )
+
+
+def _options(name: str) -> dict[str, Any]:
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    if name and Path(name).is_dir():
+        return {}
+    try:
+        is_cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except HFValidationError:
+        raise _Unavailable("there is no such folder, and no hub id looks like it", "check the spelling") from None
+    if _hub_answers():
+        return {}
+    if not is_cached:
+        hub = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"the hub {constants.ENDPOINT} does not answer"
+        raise _Unavailable(
+            f"there is no such folder, the download cache does not hold it, and {hub}",
+            "check the spelling and the network, or copy the model here and give its folder",
+        )
+    logger.info("the model hub does not answer; %s is read from the download cache", name)
+    return {"local_files_only": True}
+
+
+@cache
+def _hub_answers() -> bool:
+    """Whether the hub can be reached, asked once a process."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT_S)
+    except Exception as error:  # of the network, of a proxy, of certificates
+        logger.debug("the model hub does not answer: %s", error)
+        return False
+    return True

@@ -1,0 +1,63 @@
+"""What a person gives to `l2l predict` becomes photos and texts, or a sentence about what is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from l2l_ray.data.layout import Problem
+from l2l_ray.datatools.photos import photos_and_texts
+from l2l_ray.errors import DataError
+from l2l_ray.types import PhotoText
+from tests.refer_folder import draw
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number, name in enumerate(("a.png", "sub/b.JPG", "sub/b_mask.png")):
+        draw(tmp_path / name, number)
+    (tmp_path / "a.txt").write_text("left man\n\nman in red\n")
+    return tmp_path
+
+
+def test_a_folder_gives_each_photo_with_the_lines_beside_it(folder: Path) -> None:
+    *asked, problem = photos_and_texts(folder)
+    assert asked == [PhotoText(folder / "a.png", "left man"), PhotoText(folder / "a.png", "man in red")]
+    assert isinstance(problem, Problem) and "sub/b.JPG" in problem.where
+
+
+def test_a_text_for_a_folder_is_asked_of_every_photo_and_of_no_mask(folder: Path) -> None:
+    assert photos_and_texts(folder, "a dog") == [PhotoText(folder / name, "a dog") for name in ("a.png", "sub/b.JPG")]
+
+
+def test_rows_are_looked_up_below_their_file_or_the_folder_that_is_named(folder: Path, tmp_path: Path) -> None:
+    rows = [
+        {"image": "a.png", "expression": ["x", "y", "x"]},
+        {"image": "a.png"},
+        {"image": "/etc/passwd", "expression": "z"},
+    ]
+    for place, images in ((folder, None), (tmp_path / "elsewhere", folder)):
+        place.mkdir(exist_ok=True)
+        table = place / "rows.jsonl"
+        table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        *asked, without, outside = photos_and_texts(table, images=images)
+        assert asked == [PhotoText(folder / "a.png", "x"), PhotoText(folder / "a.png", "y")]
+        assert isinstance(without, Problem) and isinstance(outside, Problem) and "/etc/passwd" in str(outside)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("gone.jpg", "dog", r"there is no .*gone\.jpg; give a photo, a folder"),
+        ("a.png", None, r"no text for the photo .*a\.png; say what to look for"),
+        ("rows.csv", "dog", r"rows\.csv brings its own texts, got also 'dog'"),
+        ("empty", "dog", r"empty holds nothing to look at; expected photos"),
+    ],
+)
+def test_what_is_missing_is_said(folder: Path, name: str, text: str | None, message: str) -> None:
+    (folder / "empty").mkdir()
+    (folder / "rows.csv").write_text("image,expression\na.png,dog\n")
+    with pytest.raises(DataError, match=message):
+        photos_and_texts(folder / name, text)
