@@ -1,5 +1,6 @@
 """The `l2l` command: one process, no Ray. The same run on a cluster is `ray job submit -- python jobs/selfevolve.py`.
 
+    l2l label FOLDER|TABLE.csv [--dry-run] [--preset photos-small]   masks for photos with texts: import, run, export
     l2l run [--preset photos-small] [--section.field value ...]      the whole method, in this process
     l2l config [same options]                                        every setting that these words mean, as YAML
     l2l report RUN                                                   write report.html again
@@ -76,7 +77,8 @@ def _command(words: list[str]) -> int:
         what = f"{error.filename} cannot be read or written: " if error.filename else ""
         _complain(name, f"{what}{error.strerror or error}; check the path, its permissions and the free space")
     except KeyboardInterrupt:
-        how = f"continue with: l2l run {_resumed(words[1:])}" if name == "run" else "what is written stays"
+        again = {"run": f"continue with: l2l run {_resumed(words[1:])}", "label": "the same command goes on"}
+        how = again.get(name, "what is written stays")
         print(f"\nstopped; {how}", file=sys.stderr)
         return STOPPED
     return 1
@@ -115,6 +117,31 @@ def run(words: Sequence[str]) -> None:
 
     with no_loading_bars(), Console(config).with_warnings() as console:
         run_local(config, console=console)
+
+
+def label(words: Sequence[str]) -> int:
+    """Make masks for photos with texts, of which a few have masks; the same command goes on where it was stopped.
+
+    Further options are those of `l2l run`.
+    """
+    parser = argparse.ArgumentParser(prog="l2l label", description=label.__doc__, allow_abbrev=False)
+    parser.add_argument("source", type=Path, help="folder of photos with texts beside them, CSV, JSONL, Parquet, JSON")
+    parser.add_argument("--images", type=Path, help="folder of a table's photos; that of the table if not given")
+    parser.add_argument("--name", help="of the data set and the run; the source's name if not given")
+    parser.add_argument("--out", type=Path, help="folder of the masks; `masks` in the run's folder if not given")
+    parser.add_argument("--run_root", help="folder of all runs; $L2L_HOME, else ~/l2l_runs, if not given")
+    parser.add_argument("--dry-run", action="store_true", help="say what would happen and how long it would take")
+    given, rest = parser.parse_known_args(words)
+    from l2l_ray.device import no_loading_bars
+    from l2l_ray.label import Source, config_of, dry_run
+    from l2l_ray.label import label as label_source
+
+    source = Source.of(given.source, given.images)
+    settings = config_of(source, given.name, given.run_root, rest)
+    with no_loading_bars():
+        if given.dry_run:
+            return dry_run(source, settings, print)
+        return label_source(source, settings, given.out, print)
 
 
 def config(words: Sequence[str]) -> None:
@@ -250,6 +277,7 @@ def data(words: Sequence[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
+    "label": label,
     "run": run,
     "config": config,
     "report": report,

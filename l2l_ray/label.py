@@ -1,34 +1,35 @@
 """`l2l label`: from photos with texts to masks in one command: import, run, masks as files. The same command goes on.
 
-    <run root>/data/<name>/    the data set made of the source; a source that changed since is merged into it
-    <run root>/<name>/         the run; <name>-2, <name>-3, ... once the data or the settings are others
-    <run root>/<name>/masks/   the masks that the best version predicts, named after their photos, and index.jsonl
+<run root>/data/<name>/    the data set made of the source; a source that changed since is merged into it
+<run root>/<name>/         the run; <name>-2, <name>-3, ... once the data or the settings are others
+<run root>/<name>/masks/   the masks that the best version predicts, named after their photos, and index.jsonl
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shlex
+import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
-from l2l_ray.config import RunConfig
+from l2l_ray.config import RunConfig, load_config
+from l2l_ray.data.layout import plain_name
 from l2l_ray.datatools.commands import data_command
-from l2l_ray.errors import ConfigError, DataError, L2LError
+from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.files import replacing
 from l2l_ray.loop.estimate import estimate
 from l2l_ray.loop.evaluation.export import export_predictions
 from l2l_ray.loop.local import run_local
 from l2l_ray.loop.progress import Console
+from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.opening import opening_text
 from l2l_ray.loop.state.prepare import prepare, require_same_data
 from l2l_ray.loop.state.run_folder import RunFolder, continued
 
-Say = Callable[[str], object]
+Say = Callable[[str], None]
 TABLES = (".jsonl", ".csv", ".parquet")
 SURE, DOUBTFUL = 0.7, 0.4  # confidence from which a mask is called sure, and below which doubtful
 
@@ -73,21 +74,37 @@ class Source:
         facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files)]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
-    def import_words(self, root: Path, name: str) -> list[str]:
-        """Return the words of the import."""
-        return [
-            *("import", self.kind, str(self.path), "--images", str(self.images)),
-            *("--root", str(root), "--dataset", name),
-        ]
+    def import_words(self, config: RunConfig) -> list[str]:
+        """Return the words of the import into a config's data set."""
+        data = config.data
+        place = ("--root", data.root, "--dataset", data.dataset)
+        return ["import", self.kind, str(self.path), "--images", str(self.images), *place]
 
 
-def label(source: Source, name: str, config: RunConfig, out: Path | None, say: Say) -> int:
-    """Make masks for every text that has none; what is done already is not done again.
+def config_of(source: Source, name: str | None, run_root: str | None, words: Sequence[str]) -> RunConfig:
+    """Return the config of a run on the data set that a source becomes.
 
     Args:
         source: The photos and texts.
-        name: Of the data set and of the run.
-        config: The run's config, but for its name and its data.
+        name: Of the data set and of the run; None = the source's own name.
+        run_root: Folder of all runs; None = as the config says.
+        words: Further options of `l2l run`.
+    Raises:
+        ConfigError: An option or a value is unknown.
+    """
+    root = RunConfig(run_root=run_root).root
+    plain = re.sub(r"[^A-Za-z0-9_+-]+", "-", source.path.resolve().stem).strip("-") or "photos"
+    name = plain_name("--name", name or plain)
+    own = ["--data.root", str(root / "data"), "--data.dataset", name, "--data.split_by", "own"]
+    return load_config([*words, *own, "--name", name, "--run_root", str(root)], "run")
+
+
+def label(source: Source, config: RunConfig, out: Path | None, say: Say) -> int:
+    """Make a mask for every text that has none; what is done already is not done again.
+
+    Args:
+        source: The photos and texts.
+        config: From `config_of`.
         out: Folder of the masks; None = `masks` in the run's folder.
         say: Takes each line of output.
     Returns:
@@ -95,67 +112,77 @@ def label(source: Source, name: str, config: RunConfig, out: Path | None, say: S
     Raises:
         L2LError: What ends an import or a run.
     """
-    root = config.root / "data"
-    status = _bring_in(source, root, name, say)
-    ready = _to_run(_with_data(config, root, name), name)
+    status = _bring_in(source, config, say)
+    ready = _next_run(config)
     with Console(ready).with_warnings() as console:
         run = run_local(ready, console=console)
+    if not read_examples(run.examples_path("unlabeled")):
+        say("every text has a mask already: there is nothing to label; `l2l predict` takes other photos")
+        return status
     place = out or run.path / "masks"
     done = export_predictions(run.path, "png", place, "unlabeled", force=True)
     say(f"masks      {done.line}")
-    for line in _summary(place, run):
-        say(line)
+    say(f"           {_how_sure(place)}")
     return status
 
 
-def dry_run(source: Source, name: str, config: RunConfig, say: Say) -> int:
+def dry_run(source: Source, config: RunConfig, say: Say) -> int:
     """Say what `label` would do and how long it would take; nothing is kept.
 
     Returns:
         Exit status, as `label`.
     """
     with tempfile.TemporaryDirectory(prefix="l2l-dry-") as place:
-        status = data_command(source.import_words(Path(place), name), lambda line: None if "use it" in line else say(line))
-        trial = _with_data(config, Path(place), name).model_copy(update={"run_root": place, "name": name})
+        data_config = config.data.model_copy(update={"root": place})
+        trial = config.model_copy(update={"run_root": place, "data": data_config})
+        status = data_command(source.import_words(trial), say)
         run = RunFolder(trial.run_dir, trial)
         data = prepare(trial, run)
         say(opening_text(trial, data, run.skips()))
         say(f"would take {estimate(trial, data).line}")
-    say(f"would write {config.root / name}; nothing was kept of this trial: leave --dry-run out to begin")
+    say(f"would write {_next_run(config).run_dir}; nothing was kept: leave --dry-run out to begin")
     return status
 
 
-def _bring_in(source: Source, root: Path, name: str, say: Say) -> int:
+def _bring_in(source: Source, config: RunConfig, say: Say) -> int:
     """Import the source, or what changed of it since."""
-    note, digest = root / f"{name}.source.json", source.digest()
-    there = (root / name).is_dir()
-    known = json.loads(note.read_text()) if there and note.is_file() else {}
+    folder = Path(config.data.root) / config.data.dataset
+    note, digest = folder.with_name(f"{folder.name}.source.json"), source.digest()
+    known = json.loads(note.read_text()) if folder.is_dir() and note.is_file() else {}
     if known.get("digest") == digest:
-        say(f"data set   {root / name}, made of {source.path} before")
+        say(f"data set   {folder}, made of {source.path} before")
         return int(known["status"])
-    words = source.import_words(root, name)
-    status = data_command([*words, "--update"] if there else words, say)
+    words = source.import_words(config)
+    status = data_command([*words, "--update"] if folder.is_dir() else words, say)
     with replacing(note) as temporary:
         temporary.write_text(json.dumps({"digest": digest, "status": status}))
     return status
 
 
-def _with_data(config: RunConfig, root: Path, name: str) -> RunConfig:
-    data = config.data.model_copy(update={"root": str(root), "dataset": name, "split_by": "own"})
-    return config.model_copy(update={"data": data})
-
-
-def _to_run(config: RunConfig, name: str) -> RunConfig:
+def _next_run(config: RunConfig) -> RunConfig:
     """Return the config of the run to begin or to go on with: the first of this name with these data and settings."""
-    for number in count(1):
-        named = config.model_copy(update={"name": name if number == 1 else f"{name}-{number}"})
-        ready = continued(named)
-        if not ready.resume:
-            return ready
-        try:
-            run = RunFolder.open(ready)
-            require_same_data(ready, run)
-        except (ConfigError, DataError):
-            continue
-        return ready
-    raise AssertionError("numbers do not end")
+    number, tried = 1, config
+    while (ready := continued(tried)).resume and not _fits(ready):
+        number += 1
+        tried = config.model_copy(update={"name": f"{config.name}-{number}"})
+    return ready
+
+
+def _fits(config: RunConfig) -> bool:
+    """Whether the run that lies there has these settings and data."""
+    try:
+        require_same_data(config, RunFolder.open(config))
+    except (ConfigError, DataError):
+        return False
+    return True
+
+
+def _how_sure(masks: Path) -> str:
+    """Say how sure the masks are, by the index that lies with them."""
+    rows = [json.loads(line) for line in (masks / "index.jsonl").read_text(encoding="utf-8").splitlines()]
+    sure = sum(row["confidence"] >= SURE for row in rows)
+    doubtful = sum(row["confidence"] < DOUBTFUL for row in rows)
+    return (
+        f"by the model's own estimate {sure} of {len(rows)} are good (confidence {SURE:g} or more) and {doubtful} "
+        f"doubtful (below {DOUBTFUL:g}): look at these first, the report shows them"
+    )
