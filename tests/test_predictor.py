@@ -84,9 +84,7 @@ def test_a_users_point_judges_the_answer(predictor: Predictor, tmp_path: Path) -
 
     assert len(boxes([40, 50])) == 1
     assert boxes([120, 5]) == ()
-    with pytest.raises(
-        DataError, match="hint point outside image: got .200.0, 5.0.; expected"
-    ):
+    with pytest.raises(DataError, match="hint point outside image: got .200.0, 5.0.; expected"):
         boxes([200, 5])
 
 

@@ -3,7 +3,7 @@
 On disk (`<run>/panels/`): one PNG per map and `index.json`, a list of
 
     {"sent_id", "expression", "split", "iou": 0..1 | null, "image": "000_image.png",
-     "prior_box_xyxy_frac": [x1, y1, x2, y2] | null, "prior_score": 0..1,
+     "prior_box_xyxy_frac": [x1, y1, x2, y2] | null, "prior_score": 0..1, "prior_source": "mllm" | "user",
      "proposal": png | null, "teacher": png | null, "accepted": png | null, "final": png | null, "truth": png | null}
 
 Probabilities and masks are gray PNGs (255 = 1), on the grid or at native size; a grid covers the whole image.
@@ -59,6 +59,7 @@ class ExamplePanel:
     accepted: UInt8[np.ndarray, "G G"] | None  # indices into ACCEPTED, see `accepted_codes`
     final: Float[np.ndarray, "h w"] | None  # mask probability or 0/1, any size
     truth: Float[np.ndarray, "h w"] | None  # 0/1, any size
+    prior_source: str = "mllm"  # whose box it is; "user" = a hint
 
 
 def accepted_codes(action: Int8[np.ndarray, "G G"], target: Bool[np.ndarray, "G G"]) -> UInt8[np.ndarray, "G G"]:
@@ -160,6 +161,7 @@ def _write_item(folder: Path, stem: str, item: ExamplePanel) -> dict[str, Any]:
         "iou": item.iou,
         "prior_box_xyxy_frac": None if item.prior_box_xyxy_frac is None else list(item.prior_box_xyxy_frac),
         "prior_score": item.prior_score,
+        "prior_source": item.prior_source,
     }
     for name, picture in pictures.items():
         entry[name] = None if picture is None else f"{stem}_{name}.png"
@@ -202,7 +204,9 @@ def _prior_tile(base: Image.Image, entry: Mapping[str, Any]) -> Image.Image:
     y1, y2 = sorted(min(height - 1, max(0, round(side * height))) for side in box[1::2])
     tile.paste(base.crop((x1, y1, x2 + 1, y2 + 1)), (x1, y1))
     draw.rectangle((x1, y1, x2, y2), outline=_BOX_RGB, width=2)
-    if is_number(entry.get("prior_score")):
+    if entry.get("prior_source") == "user":
+        _tag(draw, "your box")
+    elif is_number(entry.get("prior_score")):
         _tag(draw, f"{entry['prior_score']:.2f}")
     return tile
 

@@ -70,6 +70,7 @@ def _panel(
         image=pixels,
         prior_box_xyxy_frac=prior.boxes_xyxy_frac[0] if prior.boxes_xyxy_frac else None,
         prior_score=prior.score,
+        prior_source=prior.source,
         proposal=array(data.inputs.proposal) if prior.boxes_xyxy_frac else None,
         teacher=array(data.evidence.mask_probs),
         accepted=accepted_codes(action * gated_on, target),
