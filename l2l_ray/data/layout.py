@@ -117,6 +117,17 @@ def _cut(value: Any, num_items: int, num_chars: int) -> str:
     return writer.repr(value)
 
 
+def gathered(problems: Sequence[Problem]) -> list[Problem]:
+    """Return the problems, those that say the same of several places as one, at the first."""
+    places: dict[tuple[str, ...], list[str]] = {}
+    for problem in problems:
+        places.setdefault(problem[1:], []).append(problem.where)
+    return [
+        Problem(where[0] if len(where) == 1 else f"{where[0]} and {len(where) - 1} more, to {where[-1]}", *said)
+        for said, where in places.items()
+    ]
+
+
 def by_kind(problems: Sequence[Problem]) -> str:
     """Return how many problems of each kind there are, most frequent first."""
     counts = Counter(problem.what for problem in problems)
