@@ -20,13 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray.data.layout import SPLITS, BadValue, Problem, file_below
-from l2l_ray.datatools.columns import clean_text
+from l2l_ray.datatools.columns import clean_text, read_columns
+from l2l_ray.datatools.record import KEPT
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
 from l2l_ray.datatools.truths import finite_numbers, image_side, read_image_size, segmentation_rle
 from l2l_ray.errors import DataError
 
 _TEXT_FIELDS = ("expression", "expressions", "caption", "captions")
 _ID_FIELDS = ("ann_id", "annotation_id", "id")
+# Keys of an annotation that stay with its ref, and their columns; the first two are names of earlier exports.
+_EXPORTED = {"score": "confidence", "accepted": "accepted_rle", **{name: name for name in (*KEPT, "provenance")}}
 
 
 def import_coco(
@@ -57,21 +60,28 @@ def import_coco(
         try:
             found = texts.get(str(row.get("id")), next((row[name] for name in _TEXT_FIELDS if name in row), None))
             cleaned = [clean_text(text) for text in (found if isinstance(found, list) and found else [found])]
-            if (name := row.get("split", split)) not in SPLITS:
+            kept, bad = _exported(row, where)
+            if (name := row.get("split", kept.get("provenance", {}).get("split", split))) not in SPLITS:
                 raise BadValue("split", name, f"one of {', '.join(SPLITS)}", "use one of these")
             annotation = tables.checked(row)
+            if row.get("category") == "":  # an export's own word for none; COCO needs a category_id
+                annotation.pop("category_id", None)
             if annotation["id"] in writer.annotations:
                 raise BadValue("annotation id", annotation["id"], "an id used once", "correct the ids")
         except BadValue as error:
             problems.append(error.at(where))
             continue
         writer.annotations[annotation["id"]] = annotation
+        problems += bad
         ref = {
             "ref_id": len(writer.refs) + 1,
             "ann_id": annotation["id"],
             "image_id": annotation["image_id"],
             "split": name,
+            **kept,
         }
+        if "sent_id" in kept:
+            ref["source_id"] = str(kept["sent_id"])
         if "category_id" in annotation:
             ref["category_id"] = annotation["category_id"]
         writer.add_ref(ref, [sentence(num_sentences + k, text) for k, text in enumerate(cleaned)])
@@ -317,6 +327,19 @@ def _captions(path: Path, problems: list[Problem]) -> dict[str, Any]:
         else:
             texts.setdefault(str(key), []).extend(text if isinstance(text, list) else [text])
     return texts
+
+
+def _exported(row: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[Problem]]:
+    """Return what an annotation of an export says besides its mask, and a problem for each value that is unusable."""
+    kept: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for name, field in _EXPORTED.items():
+        if row.get(name) is not None:
+            try:
+                kept |= read_columns({field: row[name]})
+            except BadValue as error:
+                problems.append(error.at(where))
+    return kept, problems
 
 
 def _ann_ids(record: Mapping[str, Any]) -> list[Any]:

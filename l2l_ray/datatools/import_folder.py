@@ -35,7 +35,7 @@ def folder_rows(folder: Path) -> Iterator[Row]:
             yield where, Problem(where, "missing text", "no text beside it", f"{stem}.txt", remedy)
             continue
         try:
-            lines = file_below(folder, text, "text").read_text(encoding="utf-8-sig").splitlines()
+            lines = file_below(folder, text, "text", follow_links=False).read_text(encoding="utf-8-sig").splitlines()
         except BadValue as error:
             yield where, error.at(f"{folder.name}/{text}")
             continue

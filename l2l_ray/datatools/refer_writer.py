@@ -82,7 +82,7 @@ class ReferWriter:
             staged.write_bytes(source)
             source = staged
         if source is not None:
-            self._sources[name] = source.absolute()
+            self._sources[name] = source.resolve()  # a link to a link would break with the one between
 
     def add_ref(self, ref: Mapping[str, Any], sentences: Sequence[Mapping[str, Any]]) -> None:
         """Add one ref with its sentences."""

@@ -230,7 +230,7 @@ def test_any_row_is_imported_or_a_problem(tmp_path_factory: pytest.TempPathFacto
             ((f"row {n}", row) for n, row in enumerate(rows)), root / "pictures", root / "pictures", writer
         )
         assert len(problems) + sum(len(ref["sentences"]) > 0 for ref in writer.refs) <= len(rows) + len(writer.refs)
-        assert {image["file_name"] for image in writer.images.values()} <= {"a.png", "c.png"}
+        assert {image["file_name"] for image in writer.images.values()} <= {"a.png", "c.png", "link.png"}
         if writer.refs:
             writer.write()
             ReferDataset.open(root / "data", "own", "own")
