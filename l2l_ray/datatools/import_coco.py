@@ -63,26 +63,25 @@ def import_coco(
             kept, bad = _exported(row, where)
             if (name := row.get("split", kept.get("provenance", {}).get("split", split))) not in SPLITS:
                 raise BadValue("split", name, f"one of {', '.join(SPLITS)}", "use one of these")
-            annotation = tables.checked(row)
-            if row.get("category") == "":  # an export's own word for none; COCO needs a category_id
-                annotation.pop("category_id", None)
-            if annotation["id"] in writer.annotations:
-                raise BadValue("annotation id", annotation["id"], "an id used once", "correct the ids")
+            ref = {"ref_id": len(writer.refs) + 1, "image_id": tables.image_of(row), "split": name, **kept}
         except BadValue as error:
             problems.append(error.at(where))
             continue
-        writer.annotations[annotation["id"]] = annotation
         problems += bad
-        ref = {
-            "ref_id": len(writer.refs) + 1,
-            "ann_id": annotation["id"],
-            "image_id": annotation["image_id"],
-            "split": name,
-            **kept,
-        }
+        try:
+            annotation = tables.checked(row)
+            if annotation["id"] in writer.annotations:
+                raise BadValue("annotation id", annotation["id"], "an id used once", "correct the ids")
+            writer.annotations[annotation["id"]] = annotation
+            ref["ann_id"] = annotation["id"]
+        except BadValue as error:  # of its mask: the item stays, unlabeled
+            problems.append(error.at(where))
+            annotation = dict(row)
         if "sent_id" in kept:
             ref["source_id"] = str(kept["sent_id"])
-        if "category_id" in annotation:
+        if row.get("category") == "":  # an export's own word for none; COCO needs a category_id
+            annotation.pop("category_id", None)
+        if _is_id(annotation.get("category_id")):
             ref["category_id"] = annotation["category_id"]
         writer.add_ref(ref, [sentence(num_sentences + k, text) for k, text in enumerate(cleaned)])
         num_sentences += len(cleaned)
@@ -189,15 +188,23 @@ class CocoTables:
             row = row if isinstance(row, dict) else {}
             yield f"{self._path.name} annotation {row.get('id', f'number {number}')}", row
 
+    def image_of(self, row: Mapping[str, Any]) -> int:
+        """Return the id of an annotation's image, and add that image.
+
+        Raises:
+            BadValue: If there is no such image, or it cannot be used.
+        """
+        image_id = _integer(row.get("image_id"), "image_id")
+        self.add_image(image_id)
+        return image_id
+
     def checked(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return an annotation with the fields the loader knows, and add its image.
 
         Raises:
             BadValue: If it or its image cannot be used.
         """
-        image_id = _integer(row.get("image_id"), "image_id")
-        width, height = self.add_image(image_id)
-        return coco_annotation(row, width, height)
+        return coco_annotation(row, *self.add_image(self.image_of(row)))
 
     def add_image(self, image_id: int) -> tuple[int, int]:
         """Add an image to the writer and return its width and height, px.
