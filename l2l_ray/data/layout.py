@@ -152,11 +152,18 @@ def plain_name(what: str, name: str) -> str:
     return name
 
 
-def file_below(root: Path, name: Any, what: str) -> Path:
+def file_below(root: Path, name: Any, what: str, follow_links: bool = True) -> Path:
     """Return the existing file `name` below `root`.
 
+    Args:
+        root: The folder that somebody gave.
+        name: A relative name without '..', as it stands in a data file.
+        what: What the file is, for messages.
+        follow_links: A link that lies in `root` may lead out of it: it is part of what was given, as the links to
+            pictures that an import makes. False refuses such a link.
     Raises:
-        BadValue: If the name is no text, is absolute, leads out of `root` (also through a link), or no file is there.
+        BadValue: If the name is no text, is absolute, has a '..', leads out of `root` by a link that is not followed,
+            or no file is there.
     """
     if not isinstance(name, str) or not name:
         raise BadValue(what, name, "the name of a file", "write its path below the folder")
@@ -164,7 +171,7 @@ def file_below(root: Path, name: Any, what: str) -> Path:
         raise BadValue(what, name, f"a path below {root}, with '/' and without '..'", "write a relative path")
     try:
         path = (root / name).resolve()
-        inside, there = path.is_relative_to(root.resolve()), path.is_file()
+        inside, there = follow_links or path.is_relative_to(root.resolve()), path.is_file()
     except (OSError, ValueError):  # names too long, with NUL, or not encodable
         raise BadValue(what, name, "the name of a file", "correct the name") from None
     if not inside:

@@ -15,6 +15,9 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, Words, shown
+from l2l_ray.data.masks import mask_area_px
+from l2l_ray.errors import DataError
+from l2l_ray.types import Rle
 
 # Names that pandas gives to its index: none in CSV, and what comes of reading and writing it again.
 _INDEX = re.compile(r"\s*|index|level_\d+|Unnamed: \d+(\.\d+)?|__index_level_\d+__")
@@ -206,6 +209,38 @@ def _id(value: Any) -> str:
     return str(value)
 
 
+def _sent_id(value: Any) -> int:
+    try:
+        return int(_id(value))
+    except (BadValue, ValueError):
+        raise BadValue("sent_id", value, "an integer below 2**63", "correct or remove it") from None
+
+
+def _share(value: Any) -> float:
+    expected = "a number from 0 to 1"
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise BadValue("score", value, expected, "correct or remove it") from None
+    if isinstance(value, bool) or not 0 <= found <= 1:  # NaN is not
+        raise BadValue("score", value, expected, "correct or remove it")
+    return found
+
+
+def _rle(value: Any) -> Rle:
+    """Return an RLE that fills its own size; it may be empty."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+        rle = Rle(size=[int(side) for side in found["size"]], counts=str(found["counts"]))
+        mask_area_px(rle)
+    except (DataError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
+        expected = "an object with size [height, width] and counts"
+        raise BadValue(
+            "accepted_rle", Words(f"{shown(value)} ({shown(error)})"), expected, "correct or remove it"
+        ) from None
+    return rle
+
+
 COLUMNS: dict[str, Column] = {
     "image": Column("path of the picture below the folder of pictures"),
     "expression": Column("what the object is called: a text, or a list of texts", expressions),
@@ -218,4 +253,8 @@ COLUMNS: dict[str, Column] = {
     "id": Column("rows of one id speak of one object", _id),
     "category": Column("name of the object's category", _category),
     "provenance": Column("who made the truth: an object", _object, stays=True),
+    "sent_id": Column("exports: the sentence in the data set of the run", _sent_id, stays=True),
+    "confidence": Column("exports: estimated IoU with the truth, 0 to 1", _share, stays=True),
+    "gate": Column("exports: probability that training used the label, 0 to 1", _share, stays=True),
+    "accepted_rle": Column("exports: where training believed the label", _rle, stays=True),
 }

@@ -80,8 +80,7 @@ def _own_parquet_rows(path: Path) -> Iterator[Row]:
         return
     if unused:
         yield path.name, Notice(path.name, f"the index of pandas ({', '.join(map(shown, unused))}) is not used")
-    for where, row in parquet_rows(path, tuple(used)):
-        yield where, row
+    yield from parquet_rows(path, tuple(used))
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
@@ -115,8 +114,8 @@ def _csv_rows(path: Path) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{path} line {line}: got the byte {content[error.start]:#x}, expected UTF-8 text; save it as UTF-8 (now it "
-            "may be Windows-1252 or Latin-1)"
+            f"{path} line {line}: got the byte {content[error.start]:#x}, expected UTF-8 text; save it as UTF-8 (now "
+            "it may be Windows-1252 or Latin-1)"
         ) from None
     csv.field_size_limit(_MAX_CELL)
     separator = _separator(text)

@@ -39,7 +39,9 @@ def statistics(inventory: Inventory) -> list[str]:
     listed = ", ".join(f"{name} {count}" for name, count in counts.most_common(_MOST_CATEGORIES))
     lines.append(f"categories: {len(counts)}; most frequent: {listed}" if counts else "categories: 0")
     sources = Counter(
-        str(made.get("source", "?")) for i in inventory.items if isinstance(made := i.record.get("provenance"), dict)
+        str(made.get("source", "?"))
+        for item in inventory.items
+        if inventory.has_truth(item) and isinstance(made := item.record.get("provenance"), dict)
     )
     if sources:
         lines.append("truth with provenance: " + ", ".join(f"{count} {name}" for name, count in sources.most_common()))
