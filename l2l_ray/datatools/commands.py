@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -211,7 +212,7 @@ def _convert(given: argparse.Namespace, writer: ReferWriter) -> list[Problem]:
         return import_jxu124(given.sources, given.images, writer)
     if given.kind == "lmms-lab":
         return import_lmms(given.sources, writer)
-    if len(given.sources) > 1:
+    if len(given.sources) > 1 and given.kind != "rows":
         raise DataError(f"kind {given.kind} takes one source, got {len(given.sources)}; import them one by one")
     if given.kind == "grefcoco":
         return import_grefcoco(first, given.instances or first.parent / "instances.json", given.images, writer)
@@ -223,7 +224,7 @@ def _convert(given: argparse.Namespace, writer: ReferWriter) -> list[Problem]:
     elif given.kind == "labelstudio":
         rows = iter(read_label_studio(first))
     else:
-        rows = read_rows(first)
+        rows = chain.from_iterable(map(read_rows, given.sources))
     return import_rows(rows, images, given.masks or images, writer)
 
 

@@ -25,9 +25,10 @@ from jaxtyping import Bool
 
 from l2l_ray.data.layout import BadValue, Problem
 from l2l_ray.data.masks import annotation_rle, decode, encode
+from l2l_ray.datatools.record import KEPT
+from l2l_ray.datatools.record import NO_CATEGORY as LABEL
 from l2l_ray.errors import DataError
 
-LABEL = "referent"
 LOCAL_FILES = "/data/local-files/?d="
 LABELING_CONFIG = f"""<View>
   <Header value="$expression"/>
@@ -84,29 +85,17 @@ def decode_brush(rle: Sequence[Any], height: int, width: int) -> Bool[np.ndarray
     return alpha
 
 
-def task(
-    mask: Bool[np.ndarray, "H W"],
-    image: str,
-    expression: str,
-    sent_id: int,
-    score: float,
-    provenance: Mapping[str, Any],
-    split: str = "train",
-) -> dict[str, Any]:
+def task(mask: Bool[np.ndarray, "H W"], record: Mapping[str, Any]) -> dict[str, Any]:
     """Return one import task: the expression above the image, and the mask as a prediction to correct.
 
     Args:
         mask: At native size.
-        image: Path of the image below Label Studio's document root.
-        expression: What to look for.
-        sent_id: Comes back as the row's id.
-        score: In [0, 1]; Label Studio can sort by it, least sure first.
-        provenance: Comes back with the corrected label.
-        split: Comes back too: a corrected val mask must not become training data.
+        record: The record of the mask (`record.py`) without the mask; it comes back with the corrected label: the
+            split too, as a corrected val mask must not become training data. Label Studio can sort by its confidence.
     """
     height, width = mask.shape
     region = {
-        "id": f"l2l{sent_id}",
+        "id": f"l2l{record['sent_id']}",
         "type": "brushlabels",
         "from_name": "mask",
         "to_name": "image",
@@ -115,18 +104,13 @@ def task(
         "image_rotation": 0,
         "value": {"format": "rle", "rle": encode_brush(mask), "brushlabels": [LABEL]},
     }
-    version = f"{provenance.get('method', 'l2l')}-v{provenance.get('model_version', 0)}"
+    made = record["provenance"]
+    version = f"{made.get('method', 'l2l')}-v{made.get('model_version', 0)}"
+    # `id` is the task's own; the sentence's comes back from sent_id
+    data = {**{name: value for name, value in record.items() if name != "id"}, "width": width, "height": height}
     return {
-        "data": {
-            "image": LOCAL_FILES + quote(image),
-            "expression": expression,
-            "sent_id": sent_id,
-            "width": width,
-            "height": height,
-            "provenance": dict(provenance),
-            "split": split,
-        },
-        "predictions": [{"model_version": version, "score": score, "result": [region]}],
+        "data": {**data, "image": LOCAL_FILES + quote(record["image"])},
+        "predictions": [{"model_version": version, "score": record["confidence"], "result": [region]}],
     }
 
 
@@ -137,8 +121,8 @@ def read_label_studio(path: Path) -> list[tuple[str, dict[str, Any] | Problem]]:
     and polygon regions of an annotation together are the mask; where nothing is left of it, the row says `no_target`.
 
     Returns:
-        Rows with image (path below the document root), expression, rle or no_target, split, id, category and
-        provenance; a task that cannot be read comes as a problem.
+        Rows with image (path below the document root), expression, rle or no_target, split, id, category, provenance
+        and the scores of the exported label; a task that cannot be read comes as a problem.
     Raises:
         DataError: The file is no such export.
     """
@@ -199,7 +183,8 @@ def _row(item: Mapping[str, Any], where: str) -> dict[str, Any] | Problem | None
         **({"rle": encode(mask)} if mask.any() else {"no_target": True}),
         "split": str(data.get("split", "train")),
         "id": str(data.get("sent_id", item.get("id"))),
-        "category": names.pop() if len(names) == 1 else "",
+        "category": names.pop() if len(names) == 1 else str(data.get("category", "")),
+        **{name: data[name] for name in KEPT if data.get(name) is not None},
         "provenance": {**corrected, "corrected_from": data.get("provenance")},
     }
 

@@ -136,7 +136,7 @@ def test_expressions_of_no_annotation_and_pictures_of_another_size(tmp_path: Pat
         problems = import_coco(path, texts, tmp_path / "photos", "train", writer)
     assert [(p.where, p.what, p.got) for p in problems] == [
         ("instances.json annotation 6", "image size", "16 x 12 px"),
-        ("captions.json annotation 7", "missing annotation", "7"),
+        ("captions.json annotation 7", "missing annotation", "'7' (text)"),
     ]
 
 

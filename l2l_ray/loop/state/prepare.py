@@ -146,6 +146,18 @@ def open_dataset(config: RunConfig) -> ReferDataset:
     return ReferDataset.open(data_root(config), data.dataset, data.split_by, data.mask_rule, cache_dir)
 
 
+def unused_texts(config: RunConfig, run: RunFolder) -> list[Example]:
+    """Return the texts of unlabeled objects that the run left out: it uses `loop.expressions_per_ref` of each.
+
+    Raises:
+        DataError: The data set is not there any more.
+    """
+    used = read_examples(run.examples_path("unlabeled"))
+    sent_ids, ref_ids = ({row.sent_id for row in used}, {row.ref_id for row in used})
+    found, _ = open_dataset(config).examples("train", max_words=config.data.max_words)
+    return [example for example in found if example.ref_id in ref_ids and example.sent_id not in sent_ids]
+
+
 def data_root(config: RunConfig) -> Path:
     """Return the REFER folder, making the embedded benchmark where it is asked for."""
     data = config.data
