@@ -23,7 +23,7 @@ from typing import Any
 
 from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, Words, file_below, finite_numbers, shown
 from l2l_ray.data.object_masks import compare_with_box, segmentation_rle
-from l2l_ray.data.refer_files import ID_NAMES, Once, image_side, parse_category
+from l2l_ray.data.refer_files import ID_NAMES, Once, image_size, parse_category
 from l2l_ray.datatools.columns import clean_text, read_columns
 from l2l_ray.datatools.record import KEPT
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
@@ -281,7 +281,7 @@ def add_coco_image(writer: ReferWriter, row: Mapping[str, Any], image_root: Path
     image_id = _integer(row.get("id"), "image id")
     if (known := writer.images.get(image_id)) is not None:
         return known["width"], known["height"]
-    size = image_side(row.get("width")), image_side(row.get("height"))
+    size = image_size(row.get("width"), row.get("height"))
     name = row.get("file_name")
     if (other := writer.size_of(name)) not in (None, size):
         got = Words(f"{size[0]} x {size[1]} px for {shown(name)}")

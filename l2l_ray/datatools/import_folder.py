@@ -2,7 +2,7 @@
 
 Beside each picture lies a text file of the same name with one expression of its object per line. The object's mask,
 where there is one, is `<name>_mask.png`; or `<name>.png` when the picture is no PNG, if that looks like a mask: of the
-picture's size, and nearly all of it in two colors. Two pictures of one name are refused, as one text cannot speak of
+picture's size, and nearly all of it in two colors, of which one is black or transparent. Two pictures of one name are refused, as one text cannot speak of
 both. A folder at the top that is called train, val, test, testA, testB or testC gives the split.
 """
 
@@ -90,7 +90,7 @@ def _row(folder: Path, name: str, beside: _Beside) -> dict[str, Any] | Problem:
     where = f"{folder.name}/{name}"
     text = beside.find(name, ".txt")
     if len(same := beside.of_one_name(name)) > 1:
-        expected = "one picture of this name; a mask has the picture's size and two colors"
+        expected = "one picture of this name; a mask has the picture's size and two colors, one of them black"
         remedy = "give each picture a name and a text of its own; call a mask <name>_mask.png"
         return BadValue("pictures of one name", Words(" and ".join(same)), expected, remedy).at(where)
     if text is None:

@@ -138,20 +138,19 @@ def import_lmms(files: Sequence[Path], writer: ReferWriter) -> list[Problem]:
             except BadValue as error:
                 problems.append(error.at(where))
                 continue
-            ref = {"ref_id": len(writer.refs) + 1, "image_id": image_id, "split": split}
+            ref: dict[str, Any] = {"ref_id": len(writer.refs) + 1, "image_id": image_id, "split": split}
             try:
-                annotation, told, is_partial = _lmms_annotation(row, ref["ref_id"], image_id, size)
+                annotation, is_partial = _lmms_annotation(row, ref["ref_id"], image_id, size)
                 partial += is_partial
                 writer.annotations[annotation["id"]] = annotation
-                writer.notices += [Notice(where, told)] if told else []
                 ref["ann_id"] = annotation["id"]
             except BadValue as error:  # of its truth: the item stays, unlabeled
                 problems.append(error.at(where))
             sentences = [sentence(num_sentences + k, text) for k, text in enumerate(texts)]
             writer.add_ref({**ref, "source_id": str(row.get("question_id"))}, sentences)
             num_sentences += len(texts)
-    told = lmms_notices(rows_of, partial, len(writer.refs))
-    writer.notices += [Notice("these files", text) for text in told]
+    about_splits = lmms_notices(rows_of, partial, len(writer.refs))
+    writer.notices += [Notice("these files", text) for text in about_splits]
     return problems
 
 
@@ -186,17 +185,17 @@ def lmms_notices(rows_of: Mapping[str, int], partial: int, num_refs: int) -> lis
 
 def _lmms_annotation(
     row: Mapping[str, Any], ann_id: int, image_id: int, size: tuple[int, int]
-) -> tuple[dict[str, Any], str, bool]:
-    """Return the annotation of a row, what a person should know of it, and whether its mask leaves much of the box out."""
+) -> tuple[dict[str, Any], bool]:
+    """Return the annotation of a row, and whether its mask leaves much of the box out."""
     polygon = finite_numbers(row.get("segmentation"), "segmentation", "a flat list x0, y0, x1, y1, ...")
     rle = segmentation_rle([polygon], *size, strict=True)
     fields = {"id": ann_id, "image_id": image_id, "bbox": row.get("bbox"), "segmentation": [polygon]}
-    annotation, told = coco_annotation({**fields, "iscrowd": row.get("iscrowd")}, *size)
+    annotation, _ = coco_annotation({**fields, "iscrowd": row.get("iscrowd")}, *size)
     if "bbox" not in annotation:
-        return {**annotation, "bbox": box_of_mask(rle)}, told, False
+        return {**annotation, "bbox": box_of_mask(rle)}, False
     x, y, width, height = annotation["bbox"]
     ends = min(polygon[::2]) - x, min(polygon[1::2]) - y, x + width - max(polygon[::2]), y + height - max(polygon[1::2])
-    return annotation, told, max(ends) > _OTHER_PART_PX
+    return annotation, max(ends) > _OTHER_PART_PX
 
 
 def _embedded_image(

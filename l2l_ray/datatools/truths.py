@@ -136,7 +136,7 @@ def mask_of_file(path: Path, width: int, height: int) -> Rle:
 
 
 def looks_like_a_mask(path: Path, picture: Path) -> bool:
-    """Tell whether a picture may be the mask of another: of its size, and nearly all of it in two colors.
+    """Tell whether a picture may be the mask of another: of its size, nearly all of it in two colors, one of them none.
 
     Files that cannot be read look like none. Edges of a drawn mask may be smooth, so a few pixels may have more colors.
     """
@@ -148,8 +148,11 @@ def looks_like_a_mask(path: Path, picture: Path) -> bool:
     except Exception:  # as in `mask_of_file`
         return False
     looked_at = np.ascontiguousarray(colors[:: max(1, len(colors) // _MAX_LOOKED_AT)]).view(np.uint32)
-    counts = np.sort(np.unique(looked_at, return_counts=True)[1])
-    return bool(counts[-2:].sum() >= _TWO_COLORS * counts.sum())
+    found, counts = np.unique(looked_at, return_counts=True)
+    most = np.argsort(counts)[-2:]
+    rgba = found[most].view(np.uint8).reshape(-1, 4)
+    has_background = bool(((rgba[:, 3] == 0) | ~rgba[:, :3].any(axis=1)).any())  # transparent or black
+    return has_background and bool(counts[most].sum() >= _TWO_COLORS * counts.sum())
 
 
 def read_image_size(path: Path) -> tuple[int, int]:

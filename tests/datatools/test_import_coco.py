@@ -173,7 +173,7 @@ def test_several_targets_and_none(tmp_path: Path) -> None:
         (gref(2, [8]), "empty mask"),
         (gref(2, ["5"]), "ann_id"),
         (gref(2, [-1], True, image_id=9), "missing image"),
-        (gref(1, [5]), "sent_id"),
+        (gref(1, [5]), "ref_id"),
         (gref(2, [5], sentences=[]), "sentences"),
         (gref(2, [5], sentences=[{"sent_id": 1, "sent": " "}]), "expression"),
         (gref(2, [5], split="testZ"), "split"),
