@@ -224,7 +224,10 @@ def _write_parquet(path: Path, masks: Sequence[ExportedMask], root: Path) -> Non
 
     rle = pa.struct([("size", pa.list_(pa.int64())), ("counts", pa.string())])
     types = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "json": pa.string(), "rle": rle}
-    rows = [{**(row := record(mask, root)), "provenance": json.dumps(row["provenance"])} for mask in masks]
+    texts = [name for name, kind in RECORD.items() if kind == "json"]
+    rows = [record(mask, root) for mask in masks]
+    for row in rows:
+        row.update({name: json.dumps(row[name]) for name in texts if row[name] is not None})
     schema = pa.schema([(name, types[kind]) for name, kind in RECORD.items()])
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
 

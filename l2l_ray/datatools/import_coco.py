@@ -59,7 +59,7 @@ def import_coco(
 
     tables = CocoTables(instances, image_root, writer, has_texts)
     problems += tables.problems
-    used: set[str] = set()
+    used, once = set[str](), Once(ID_NAMES["annotations"])
     num_sentences = 0
     for where, row in tables.annotations:
         used.add(str(row.get("id")))
@@ -75,12 +75,11 @@ def import_coco(
             continue
         problems += bad
         try:
+            once.take([_integer(row.get("id"), "annotation id")])
             if is_hint_alone(row):
                 annotation = dict(row)
             else:
                 annotation = tables.checked(row, where)
-                if annotation["id"] in writer.annotations:
-                    raise BadValue("annotation id", annotation["id"], "an id used once", "correct the ids")
                 writer.annotations[annotation["id"]] = annotation
                 ref["ann_id"] = annotation["id"]
         except BadValue as error:  # of its mask: the item stays, unlabeled

@@ -24,14 +24,13 @@ import numpy as np
 from jaxtyping import Bool
 
 from l2l_ray.data.json_stream import unique_keys
-from l2l_ray.data.layout import BadValue, Notice, Problem, Words, shown
+from l2l_ray.data.layout import BadValue, Notice, Problem, Words, finite_numbers, shown
 from l2l_ray.data.masks import decode, encode
 from l2l_ray.data.object_masks import segmentation_rle
 from l2l_ray.data.refer_files import image_size
 from l2l_ray.datatools.record import KEPT
 from l2l_ray.datatools.record import NO_CATEGORY as LABEL
 from l2l_ray.datatools.row_files import Row
-from l2l_ray.datatools.truths import finite_numbers
 from l2l_ray.errors import DataError
 
 LOCAL_FILES = "/data/local-files/?d="
@@ -180,6 +179,7 @@ def _row(item: Mapping[str, Any], where: str) -> list[dict[str, Any] | Problem |
         "split": data.get("split"),
         "id": None if sent_id is None else str(sent_id),
         "category": data.get("category"),
+        "hint": data.get("hint"),
         **{name: data.get(name) for name in KEPT},
         "provenance": {**corrected, "corrected_from": data.get("provenance")},
     }

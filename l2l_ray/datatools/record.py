@@ -9,6 +9,7 @@
 | `split` | split of the item in the data set it comes from |
 | `id`, `sent_id` | the sentence in that data set, as a text and as a number; rows of one `id` are one object |
 | `category` | of labeled items and evaluation splits; "" for unlabeled ones, whose category is hidden |
+| `hint` | where the user said that the object is, px (`data/hints.py`); none if nothing was said |
 | `confidence`, `gate` | the scores of the label, in [0, 1]; no gate for predictions |
 | `provenance` | which run, round, version and draw it comes from |
 
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from l2l_ray.data.hints import PixelHint
 from l2l_ray.types import Example, Rle
 
 # Field and type, as Parquet has them; an rle is a struct of size and counts, a json a text of it.
@@ -36,6 +38,7 @@ RECORD = {
     "id": "string",
     "sent_id": "int64",
     "category": "string",
+    "hint": "json",
     "confidence": "float64",
     "gate": "float64",
     "provenance": "json",
@@ -79,11 +82,18 @@ def record(mask: ExportedMask, root: Path, without: Sequence[str] = ()) -> dict[
         str(mask.example.sent_id),
         mask.example.sent_id,
         mask.category,
+        _hint(mask.example),
         mask.confidence,
         mask.gate,
         dict(mask.provenance),
     )
     return {name: value for name, value in zip(RECORD, values, strict=True) if name not in without}
+
+
+def _hint(example: Example) -> dict[str, Any] | None:
+    if example.hint is None:
+        return None
+    return PixelHint.of(example.hint, example.width_px, example.height_px).record()
 
 
 def image_name(example: Example, root: Path) -> str:

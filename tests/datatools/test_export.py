@@ -19,10 +19,15 @@ from pycocotools.coco import COCO
 from l2l_ray.data.masks import decode, encode
 from l2l_ray.datatools import export
 from l2l_ray.datatools.export import FORMATS, write_export
-from l2l_ray.datatools.label_studio import decode_brush
+from l2l_ray.datatools.import_coco import import_coco
+from l2l_ray.datatools.import_rows import import_rows
+from l2l_ray.datatools.label_studio import decode_brush, read_label_studio
 from l2l_ray.datatools.record import RECORD, ExportedMask
+from l2l_ray.datatools.refer_writer import ReferWriter
+from l2l_ray.datatools.row_files import read_rows
 from l2l_ray.errors import DataError
-from l2l_ray.types import Example
+from l2l_ray.types import Example, Hint
+from tests.refer_folder import draw
 
 ABOUT = {"run": "whole", "method": "l2l", "round": 1, "model_version": 1}
 
@@ -236,3 +241,36 @@ def test_a_replacement_that_fails_leaves_the_old_export(
         write_export(masks, "coco", out, {}, force=True)
     assert (out / "export.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_the_user_gave_as_a_hint_comes_back(kind: str, tmp_path: Path) -> None:
+    mask = np.zeros((24, 32), bool)
+    mask[6:18, 8:20] = True
+    made = []
+    for number, hint in enumerate((Hint((0.25, 0.25, 0.75, 0.75), ((0.3, 0.5),)), None)):
+        photo = draw(tmp_path / "photos" / f"{number}.png", number)
+        example = Example(100 + number, number, number, str(photo), 32, 24, "a man", hint=hint)
+        made.append(ExportedMask(example, encode(mask), None, 0.9, None, ABOUT))
+    folder = write_export(made, kind, tmp_path / "out", {})
+    root = tmp_path if kind == "labelstudio" else tmp_path / "photos"
+    with ReferWriter(tmp_path / "root", "own", "own") as writer:
+        if kind == "coco":
+            problems = import_coco(folder / "annotations.json", None, root, "train", writer)
+        elif kind == "labelstudio":
+            tasks = json.loads((folder / "tasks.json").read_text())
+            for task in tasks:
+                task["annotations"] = [{"result": task["predictions"][0]["result"]}]
+            (tmp_path / "project.json").write_text(json.dumps(tasks))
+            problems = import_rows(iter(read_label_studio(tmp_path / "project.json")), root, folder, writer)
+        else:
+            problems = import_rows(
+                read_rows(next(path for path in folder.rglob("*") if path.suffix in (".jsonl", ".parquet"))),
+                root,
+                folder,
+                writer,
+            )
+        writer.write()
+    assert problems == []
+    assert [ref.get("hint") for ref in writer.refs] == [{"box": [8, 6, 16, 12], "points": [[9.6, 12]]}, None]
+    assert len(writer.annotations) == 2

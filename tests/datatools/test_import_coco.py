@@ -80,7 +80,7 @@ def test_a_box_without_a_mask_is_a_hint(tmp_path: Path) -> None:
     box, point = Hint((2 / 32, 2 / 24, 20 / 32, 14 / 24), ()), Hint(None, ((4 / 32, 6 / 24),))
     examples, _ = data.examples("train")
     assert [(e.expression, e.hint) for e in examples] == [
-        ("a", box), ("b", point), ("c", None), ("d", None), ("f", point)
+        ("a", box), ("b", point), ("c", None), ("d", None), ("e", box), ("f", point)
     ]  # fmt: skip
     assert [e.expression for e in data.labeled_examples("train")[0]] == ["c", "f"]
     assert check(take_inventory(tmp_path / "root" / "own")) == []
