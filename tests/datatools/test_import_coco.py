@@ -155,6 +155,16 @@ def gref(ref_id: int, ann_id: Any, no_target: bool = False, **changes: Any) -> d
     return {**fields, "sentences": sentences, **changes}
 
 
+def test_the_box_of_a_target_is_no_hint(tmp_path: Path) -> None:
+    path = instances(tmp_path, annotation(5), annotation(6, segmentation=[], hint={"box": [2, 2, 18, 12]}))
+    refs = write(tmp_path / "grefs(unc).json", [gref(1, [5], hint={"box": [2, 2, 18, 12]}), gref(2, [6])])
+    with ReferWriter(tmp_path / "root", "grefcoco", "unc") as writer:
+        assert import_grefcoco(refs, path, tmp_path / "photos", writer) == []
+        writer.write()
+    examples, _ = ReferDataset.open(tmp_path / "root", "grefcoco", "unc").examples("train")
+    assert [(example.ref_id, example.hint) for example in examples] == [(1, None), (2, None)]
+
+
 def test_several_targets_and_none(tmp_path: Path) -> None:
     assert (
         grefs(tmp_path, gref(1, [5, 6]), gref(2, [-1], True), gref(3, [7], image_id=2, split="val"), gref(4, 5)) == []

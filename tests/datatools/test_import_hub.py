@@ -197,3 +197,16 @@ def test_there_are_80_categories() -> None:
     assert (
         COCO_CATEGORIES[1] == "person" and COCO_CATEGORIES[64] == "potted plant" and COCO_CATEGORIES[90] == "toothbrush"
     )
+
+
+def test_the_boxes_of_a_benchmark_are_never_hints(tmp_path: Path) -> None:
+    bare = json.loads(jxu124_row(2)["raw_anns"]) | {"segmentation": [], "hint": {"box": [2, 2, 18, 12]}}
+    row = jxu124_row(2, raw_anns=json.dumps(bare))
+    path = write(tmp_path / "train-00000-of-00001.parquet", JXU124, jxu124_row(1), row)
+    with ReferWriter(tmp_path / "root", "refcoco", "unc") as writer:
+        assert import_jxu124([path], None, writer) == []
+        writer.write()
+    lmms(tmp_path, lmms_row(1, tmp_path))
+    for name, split_by, split in (("refcoco", "unc", "train"), ("lmms-refcoco", "lmms", "val")):
+        examples, _ = ReferDataset.open(tmp_path / "root", name, split_by).examples(split)
+        assert examples and {example.hint for example in examples} == {None}
