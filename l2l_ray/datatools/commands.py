@@ -15,16 +15,28 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from l2l_ray.data.layout import Problem, by_kind
+from l2l_ray.data.layout import Notice, Problem, by_kind, gathered
 from l2l_ray.errors import DataError
 
 if TYPE_CHECKING:
     from l2l_ray.datatools.refer_writer import ReferWriter
 
 Say = Callable[[str], None]
+_MAX_TOLD = 20  # notices; a data set of thousands may have one for each item
+# What is to be done where a source of this kind gave nothing, and no problem says why.
+_NOTHING = {
+    "rows": "the file has no rows; write one for each expression, with image and expression",
+    "folder": "there are no pictures with texts beside them; put photo.txt, one expression per line, beside photo.jpg",
+    "coco": "no annotation carries an expression; give each one an `expression`, or a file of them by --captions",
+    "grefcoco": "the list of refs is empty; download grefs(unc).json again",
+    "jxu124": "the files have no rows; download them again",
+    "lmms-lab": "the files have no rows; download them again",
+    "labelstudio": "no task has an annotation; submit some tasks in Label Studio, then export the project again",
+}
 KINDS = ("rows", "folder", "coco", "grefcoco", "jxu124", "lmms-lab", "labelstudio")
 
 
@@ -71,6 +83,10 @@ def import_(words: Sequence[str], say: Say) -> int:
     with ReferWriter(given.root, given.dataset, split_by, given.copy) as writer:
         problems = _convert(given, writer)
         _list(problems, say)
+        _tell(writer.notices, say)
+        if not writer.refs:
+            why = "correct the problems above" if problems else _NOTHING[given.kind]
+            raise DataError(f"{given.sources[0]} gave no item; nothing is written; {why}")
         if problems and given.strict:
             raise DataError(
                 f"{len(problems)} bad items and --strict: nothing is written; correct them, or leave --strict out"
@@ -82,8 +98,6 @@ def import_(words: Sequence[str], say: Say) -> int:
             f"wrote {folder}: {len({ref['image_id'] for ref in writer.refs})} images, {len(writer.refs)} refs "
             f"({num_truths} with truth), {sentences} sentences"
         )
-    for notice in writer.notices:
-        say(f"notice: {notice}")
     say(f"use it: --data.root {writer.root} --data.dataset {writer.dataset} --data.split_by {writer.split_by}")
     return 1 if problems else 0
 
@@ -99,6 +113,7 @@ def check(words: Sequence[str], say: Say) -> int:
     inventory = take_inventory(given.folder, given.split_by)
     problems = find_problems(inventory, given.decode)
     _list(problems, say)
+    _tell(inventory.notices, say)
     say(f"{inventory.dataset} ({inventory.split_by}): {len(inventory.items)} refs, {len(problems) or 'no'} problems")
     return 1 if problems else 0
 
@@ -211,7 +226,7 @@ def _convert(given: argparse.Namespace, writer: ReferWriter) -> list[Problem]:
         return import_jxu124(given.sources, given.images, writer)
     if given.kind == "lmms-lab":
         return import_lmms(given.sources, writer)
-    if len(given.sources) > 1:
+    if len(given.sources) > 1 and given.kind != "rows":
         raise DataError(f"kind {given.kind} takes one source, got {len(given.sources)}; import them one by one")
     if given.kind == "grefcoco":
         return import_grefcoco(first, given.instances or first.parent / "instances.json", given.images, writer)
@@ -223,7 +238,7 @@ def _convert(given: argparse.Namespace, writer: ReferWriter) -> list[Problem]:
     elif given.kind == "labelstudio":
         rows = iter(read_label_studio(first))
     else:
-        rows = read_rows(first)
+        rows = chain.from_iterable(map(read_rows, given.sources))
     return import_rows(rows, images, given.masks or images, writer)
 
 
@@ -234,10 +249,17 @@ def _usual_split_by(kind: str, dataset: str) -> str:
 
 
 def _list(problems: Sequence[Problem], say: Say) -> None:
-    for problem in problems:
+    for problem in gathered(problems):
         say(str(problem))
     if problems:
         say(f"{len(problems)} problems: {by_kind(problems)}")
+
+
+def _tell(notices: Sequence[Notice], say: Say) -> None:
+    for notice in notices[:_MAX_TOLD]:
+        say(f"notice: {notice}")
+    if len(notices) > _MAX_TOLD:
+        say(f"notice: and {len(notices) - _MAX_TOLD} more of the kind")
 
 
 def _parser(name: str, doc: str | None) -> argparse.ArgumentParser:

@@ -19,7 +19,7 @@ from typing import Any
 
 from l2l_ray.data.layout import Notice, image_folder, plain_name
 from l2l_ray.errors import DataError
-from l2l_ray.files import replacing, temporary_path
+from l2l_ray.files import replacing, saying_why, temporary_path
 
 
 class ReferWriter:
@@ -44,10 +44,13 @@ class ReferWriter:
         self.categories: dict[int, str] = {}
         self.refs: list[dict[str, Any]] = []
         self.notices: list[Notice] = []  # what importers have to tell besides problems
+        self._sizes: dict[str, tuple[int, int] | None] = {}
         self._copy = copy
         self._sources: dict[str, Path] = {}
         self._staging = temporary_path(self.folder)
-        if self.folder.exists():
+        with saying_why(self.folder):
+            exists = self.folder.exists()
+        if exists:
             raise DataError(f"{self.folder} exists and is not overwritten; remove it, or choose another --dataset")
 
     @property
@@ -74,15 +77,21 @@ class ReferWriter:
         """
         if image_id in self.images:
             return
+        self._sizes[name] = size
         width, height = size or (None, None)
         self.images[image_id] = {"id": image_id, "file_name": name, "width": width, "height": height}
         if isinstance(source, bytes):
             staged = self._staging / "images" / name
-            staged.parent.mkdir(parents=True, exist_ok=True)
-            staged.write_bytes(source)
+            with saying_why(staged.parent):
+                staged.parent.mkdir(parents=True, exist_ok=True)
+                staged.write_bytes(source)
             source = staged
         if source is not None:
-            self._sources[name] = source.absolute()
+            self._sources[name] = source.resolve()  # a link to a link would break with the one between
+
+    def size_of(self, name: Any) -> tuple[int, int] | None:
+        """Return the size with which a file was added under whatever id, None if it was not, or without a size."""
+        return self._sizes.get(name) if isinstance(name, str) else None
 
     def add_ref(self, ref: Mapping[str, Any], sentences: Sequence[Mapping[str, Any]]) -> None:
         """Add one ref with its sentences."""
@@ -94,10 +103,15 @@ class ReferWriter:
         """Put everything in place and return the folder.
 
         Raises:
-            DataError: If there is nothing to write, or a different picture has the place of one of these.
+            DataError: If there is nothing to write, a different picture has the place of one of these, or the place
+                cannot be written.
         """
         if not self.refs:
-            raise DataError(f"no usable item for {self.folder}; nothing is written; see the problems")
+            raise DataError(f"there is no usable item for {self.folder}; nothing is written; give it some")
+        with saying_why(self.folder):
+            return self._write()
+
+    def _write(self) -> Path:
         used = {ref["image_id"] for ref in self.refs}
         images = [row for image_id, row in self.images.items() if image_id in used]
         content = {

@@ -81,9 +81,15 @@ def _mask() -> np.ndarray:
     return mask
 
 
+RECORD = {
+    "image": "train/a b.jpg", "expression": "left man", "split": "train", "id": "7", "sent_id": 7, "category": "",
+    "confidence": 0.8, "gate": None, "accepted_rle": None, "provenance": {"method": "l2l", "model_version": 2},
+}  # fmt: skip
+
+
 def _corrected(mask: np.ndarray, **annotation: Any) -> dict[str, Any]:
     """A task as Label Studio exports it after somebody drew `mask`."""
-    item = task(_mask(), "train/a b.jpg", "left man", 7, 0.8, {"method": "l2l", "model_version": 2})
+    item = task(_mask(), RECORD)
     region = {**item["predictions"][0]["result"][0], "origin": "manual"}
     region["value"] = {**region["value"], "rle": encode_brush(mask)}
     found = {"id": 31, "completed_by": 4, "was_cancelled": False, "result": [region], "updated_at": "2026-01-02"}
@@ -97,7 +103,7 @@ def _read(tmp_path: Path, *tasks: Any) -> list[dict[str, Any]]:
 
 
 def test_a_task_is_a_prediction_to_correct() -> None:
-    item = task(_mask(), "train/a b.jpg", "left man", 7, 0.8, {"method": "l2l", "model_version": 2})
+    item = task(_mask(), RECORD)
     assert item["data"]["image"] == "/data/local-files/?d=train/a%20b.jpg"
     (prediction,) = item["predictions"]
     assert (prediction["model_version"], prediction["score"]) == ("l2l-v2", 0.8)
@@ -113,7 +119,7 @@ def test_a_correction_comes_back_as_own_data(tmp_path: Path) -> None:
     (row,) = _read(tmp_path, _corrected(drawn))
     np.testing.assert_array_equal(decode(row.pop("rle")), drawn)
     provenance = row.pop("provenance")
-    assert row == {"image": "train/a b.jpg", "expression": "left man", "split": "train", "id": "7", "category": ""}
+    assert row == {name: value for name, value in RECORD.items() if value is not None and name != "provenance"}
     assert (provenance["source"], provenance["annotation"], provenance["completed_by"]) == ("label_studio", 31, 4)
     assert provenance["corrected_from"] == {"method": "l2l", "model_version": 2}
 
@@ -169,7 +175,7 @@ def test_exports_that_are_none_are_named(tmp_path: Path) -> None:
 
 
 def test_a_corrected_test_mask_is_no_training_data(tmp_path: Path) -> None:
-    item = task(_mask(), "a.jpg", "left man", 7, 0.8, {}, "testA")
+    item = task(_mask(), {**RECORD, "split": "testA"})
     (row,) = _read(tmp_path, {**item, "annotations": [{"id": 1, "result": item["predictions"][0]["result"]}]})
     assert row["split"] == "testA"
 
