@@ -7,12 +7,13 @@ was expected, and what to do. A parser raises `BadValue`; whoever knows the file
 from __future__ import annotations
 
 import re
+import reprlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from l2l_ray.errors import DataError
+from l2l_ray.errors import DataError, L2LError
 
 COCO_IMAGES = "mscoco/images/train2014"
 # As `refer.py` reads them; other data sets keep their pictures in `images/<dataset>`.
@@ -26,6 +27,12 @@ SPLITS = ("train", "val", "test", "testA", "testB", "testC")
 # Longest side that is believed: JPEG's own bound is 65,535 px, and a wrong size must not become a wrong allocation.
 MAX_SIDE_PX = 65_535
 
+_MAX_SHOWN_CHARS = 200
+_LIKE_A_VALUE = re.compile(
+    r"\s*([-+]?[0-9][0-9_]*\.?[0-9]*([eE][-+]?[0-9]+)?|true|false|null|none|nan)\s*", re.IGNORECASE
+)
+_UNSEEN = {ord(char): repr(char)[1:-1] for char in "\t\n\r\v\f\x85\u2028\u2029"}  # a message is one line
+
 _COCO_NAME = re.compile(r"(?:COCO_[A-Za-z]+\d{4}_)?(\d{12})(?:_\d+)?\.jpe?g")
 
 
@@ -38,10 +45,10 @@ class BadValue(DataError):
     def at(self, where: str) -> Problem:
         """Return the problem at its place."""
         what, got, expected, remedy = self.args
-        return Problem(where, what, short(got), expected, remedy)
+        return Problem(where, what, shown(got), expected, remedy)
 
     def __str__(self) -> str:
-        return str(self.at("value"))
+        return str(self.at(""))
 
 
 class Problem(NamedTuple):
@@ -57,7 +64,8 @@ class Problem(NamedTuple):
     remedy: str
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.what}: got {self.got}; expected {self.expected}; {self.remedy}"
+        place = f"{self.where}: " if self.where else ""
+        text = f"{place}{self.what}: got {self.got}; expected {self.expected}; {self.remedy}"
         return text.encode("utf-8", "backslashreplace").decode()  # names of files and ids may hold half a character
 
 
@@ -74,11 +82,50 @@ class Notice(NamedTuple):
         return f"{self.where}: {self.text}".encode("utf-8", "backslashreplace").decode()
 
 
-def short(value: Any, length: int = 80) -> str:
-    """Return a value as one short line of text."""
-    text = value if isinstance(value, str) and value.isprintable() else repr(value)
-    text = " ".join(text.encode("utf-8", "backslashreplace").decode().split()) or "''"
-    return text if len(text) <= length else f"{text[: length - 3]}..."
+class Words(str):
+    """What was found, in words of ours: `shown` puts no quotes around it and cuts nothing.
+
+    Example: `BadValue("mask size", Words("9 x 6 px"), "8 x 6 px", "resize it")`
+    """
+
+
+def shown(value: Any) -> str:
+    """Return a value as one line: texts in quotes, long values with their middle left out, errors whole.
+
+    A text that looks like a number or a truth value is called a text, as its quotes alone are easily overlooked.
+    """
+    if isinstance(value, BaseException):
+        text = str(value) if isinstance(value, L2LError) else f"{type(value).__name__}: {value}"
+    elif isinstance(value, Words):
+        text = str(value)
+    else:
+        try:
+            text = _cut(value, 12, 160)
+            text = text if len(text) <= _MAX_SHOWN_CHARS else _cut(value, 4, 40)
+        except (ValueError, RecursionError):  # an integer of more digits than Python writes; no end of nesting
+            text = f"a value of type {type(value).__name__}"
+        if isinstance(value, str) and _LIKE_A_VALUE.fullmatch(value):
+            text += " (text)"
+    return text.encode("utf-8", "backslashreplace").decode().translate(_UNSEEN)
+
+
+def _cut(value: Any, num_items: int, num_chars: int) -> str:
+    """Return how Python writes a value; of long lists and texts the beginning, of long texts the end, too."""
+    writer = reprlib.Repr()
+    writer.maxlist = writer.maxtuple = writer.maxdict = num_items
+    writer.maxstring = writer.maxother = writer.maxlong = num_chars
+    return writer.repr(value)
+
+
+def gathered(problems: Sequence[Problem]) -> list[Problem]:
+    """Return the problems, those that say the same of several places as one, at the first."""
+    places: dict[tuple[str, ...], list[str]] = {}
+    for problem in problems:
+        places.setdefault(problem[1:], []).append(problem.where)
+    return [
+        Problem(where[0] if len(where) == 1 else f"{where[0]} and {len(where) - 1} more, to {where[-1]}", *said)
+        for said, where in places.items()
+    ]
 
 
 def by_kind(problems: Sequence[Problem]) -> str:
@@ -100,7 +147,7 @@ def plain_name(what: str, name: str) -> str:
     """
     if not re.fullmatch(r"[A-Za-z0-9_+-][A-Za-z0-9_+.-]*", name):
         raise DataError(
-            f"{what} must be letters, digits, '+', '-', '_' and '.', got {short(name)!r}; choose a plain name"
+            f"{what} must be letters, digits, '+', '-', '_' and '.', got {shown(name)}; choose a plain name"
         )
     return name
 

@@ -23,8 +23,8 @@ Choices and departures from the REFER API (github.com/lichengunc/refer):
 
 What cannot be used is left out by name, one `Skip` per sentence: `empty_expression`, `missing_image` (not in the table,
 or needed for its size and not there), `truncated_image` (needed for its size and not readable), `missing_mask` (no
-segmentation), `invalid_mask` (malformed), `mask_outside_image`, `empty_mask`. `long_expression_cut` is a notice: the
-item stays, cut to `max_words`.
+segmentation), `invalid_mask` (malformed, or of another image), `mask_outside_image`, `empty_mask`.
+`long_expression_cut` is a notice: the item stays, cut to `max_words`.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 
-from l2l_ray.data.layout import SPLITS, image_folder
-from l2l_ray.data.masks import MaskRule, annotation_rle, mask_area_px, union_rle
+from l2l_ray.data.layout import SPLITS, BadValue, image_folder
+from l2l_ray.data.masks import MaskRule
+from l2l_ray.data.object_masks import annotation_mask, object_mask, require_segmentation
 from l2l_ray.data.refer_cache import ReferCache
 from l2l_ray.data.refer_files import Ref, require_file
 from l2l_ray.errors import DataError
@@ -54,6 +54,15 @@ _PUBLISHED_SPLITS = {
     ("refcoco+", "unc"): ("train", "val", "testA", "testB"),
     ("refcocog", "umd"): ("train", "val", "test"),
     ("refcocog", "google"): ("train", "val"),
+}
+
+
+# What `object_masks` calls a fault, and the kind of skip that it is; any other is an "invalid_mask".
+_KINDS = {
+    "missing annotation": "missing_mask",
+    "missing mask": "missing_mask",
+    "mask outside image": "mask_outside_image",
+    "empty mask": "empty_mask",
 }
 
 
@@ -268,42 +277,20 @@ class ReferDataset:
 
     def _truth(self, ref: Ref, located: tuple[str, int, int] | _Problem) -> tuple[Rle, str] | _Problem:
         """Return the mask of what a ref refers to, the union of its annotations, and their category."""
-        truths, found = self._cache.truths, []
-        for ann_id in ref.ann_ids:
-            truth = truths.truth(ann_id)
-            if truth is None or not truth.segmentation:
-                what = "does not exist" if truth is None else "has no segmentation"
-                return _Problem("missing_mask", f"annotation {ann_id} of ref {ref.ref_id} {what}")
-            found.append(truth)
-        if isinstance(located, _Problem):
-            return located
-        _, width, height = located
-        rles = []
-        for ann_id, truth in zip(ref.ann_ids, found, strict=True):
-            try:
-                rles.append(annotation_rle(truth.segmentation, height, width, self.mask_rule))
-            except DataError as error:
-                return _Problem("invalid_mask", f"annotation {ann_id}: {error}")
-        rle = union_rle(rles, height, width)
-        categories = {truths.category(truth.category_id) for truth in found}
-        if mask_area_px(rle) or not rles:
-            return rle, categories.pop() if len(categories) == 1 else ""
-        size = f"its image of {width} x {height} px"
-        if _is_outside([truth.segmentation for truth in found], height, width):
-            return _Problem("mask_outside_image", f"{_annotations(ref)} lies outside {size}")
-        return _Problem("empty_mask", f"{_annotations(ref)} covers no pixel of {size}")
+        found = [(ann_id, self._cache.truths.truth(ann_id)) for ann_id in ref.ann_ids]
+        try:
+            for ann_id, truth in found:
+                require_segmentation(ann_id, truth, ref.image_id)
+            if isinstance(located, _Problem):
+                return located
+            size = located[1:]
+            masks = [annotation_mask(*one, ref.image_id, size, self.mask_rule) for one in found]
+            rle = object_mask(masks, [truth.segmentation for _, truth in found if truth], *size)
+        except BadValue as error:
+            return _Problem(_KINDS.get(error.args[0], "invalid_mask"), f"{_annotations(ref)}: {error}")
+        categories = {self._cache.truths.category(truth.category_id) for _, truth in found if truth}
+        return rle, categories.pop() if len(categories) == 1 else ""
 
 
 def _annotations(ref: Ref) -> str:
     return f"annotation {', '.join(map(str, ref.ann_ids))}"
-
-
-def _is_outside(segmentations: Iterable[Any], height: int, width: int) -> bool:
-    """Tell whether all polygons, if there are any, lie on one side of the image."""
-    parts = [part for segmentation in segmentations if isinstance(segmentation, list) for part in segmentation]
-    polygons = [part for part in parts if isinstance(part, np.ndarray) and len(part) > 1]
-    if not polygons:
-        return False
-    points = np.concatenate([part[: len(part) // 2 * 2].reshape(-1, 2) for part in polygons])
-    low, high = points.min(axis=0), points.max(axis=0)
-    return bool((high <= 0).any() or (low >= (width, height)).any())

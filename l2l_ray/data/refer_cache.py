@@ -37,7 +37,7 @@ from l2l_ray.files import replacing
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 AT_REST_NS = 2 * 10**9
 _MAGIC = b"L2LCOLUM"
 _LEAD = struct.Struct("<8sIQQ")  # magic, checksum of the header, bytes of header and of data

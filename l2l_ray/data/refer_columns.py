@@ -24,7 +24,7 @@ from l2l_ray.errors import DataError
 Columns = dict[str, np.ndarray]
 
 _ROWS_AT_ONCE = 4096  # refs made of columns at once: what is needed only meanwhile stays below 5 MB
-_NO_CATEGORY = -(2**63)
+_NO_ID = -(2**63)
 
 
 class RefColumns:
@@ -104,8 +104,12 @@ class TruthColumns:
         i = _find(self._columns["ann_id"], ann_id)
         if i is None:
             return None
-        category_id: int | None = int(self._columns["ann_category_id"][i])
-        return Truth(self._segmentation(i), None if category_id == _NO_CATEGORY else category_id)
+        category_id, image_id = (int(self._columns[name][i]) for name in ("ann_category_id", "ann_image_id"))
+        return Truth(
+            self._segmentation(i),
+            None if category_id == _NO_ID else category_id,
+            None if image_id == _NO_ID else image_id,
+        )
 
     def category(self, category_id: int | None) -> str:
         """Return the name of a category, "" if it has none."""
@@ -158,7 +162,8 @@ def truth_columns(instances: Instances) -> Columns:
     categories = sorted((i, name) for i, name in instances.categories.items() if i is not None)
     return {
         "ann_id": _integers(ann_id for ann_id, _ in truths),
-        "ann_category_id": _integers(_NO_CATEGORY if t.category_id is None else t.category_id for _, t in truths),
+        "ann_category_id": _integers(_NO_ID if t.category_id is None else t.category_id for _, t in truths),
+        "ann_image_id": _integers(_NO_ID if t.image_id is None else t.image_id for _, t in truths),
         "ann_parts": _ends(len(parts) for parts in polygons),
         "ann_json": _integers(next(numbers) if s else -1 for s in others),
         "part_ends": _ends(len(part) for parts in polygons for part in parts),

@@ -1,35 +1,32 @@
-"""Parses the two files of the REFER layout, `refs(<split_by>).p` and `instances.json`, into compact records.
+"""The two files of the REFER layout, `refs(<split_by>).p` and `instances.json`: what each record must be.
 
-Both come from the internet, so neither is trusted:
-- The pickle is read by an unpickler that knows no class and no function, only built-in containers and values: a
-  downloaded file cannot run code. It is the one of the standard library written in Python, because the one in C sets
-  aside memory for a memo number it has merely read. Keys are text, so that no key takes long to hash. Strings of
-  Python 2 are taken as latin-1.
-- instances.json is read as a stream, one element at a time. Annotations are reduced while they are parsed, and only
-  those that refs point to are kept; they may lack any key but `id` and `image_id`, or be absent altogether.
+The rules stand here once, a `parse_` function for each kind of record: the loader stops at the first record that breaks
+one (`read_refs`, `read_instances`), `datatools/inventory.py` lists them all. Both files come from the internet, so
+neither is trusted:
+- The pickle is read by `plain_pickle.py`, which builds built-in values only.
+- instances.json is read as a stream, one element at a time (`json_stream.py`). Annotations are reduced while they are
+  parsed, and only those that refs point to are kept; they may lack any key but `id` and `image_id`, or be absent
+  altogether.
+- Ids are used once: of images, categories, refs and sentences, and of the annotations that refs point to.
 - Whatever is damaged, of a wrong type, cyclic, or nested too deeply ends as a `DataError`.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import pickle
-import re
-import reprlib
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Hashable, Iterable
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
+from l2l_ray.data.json_stream import coco_elements
+from l2l_ray.data.layout import MAX_SIDE_PX, BadValue, Words
+from l2l_ray.data.plain_pickle import plain_records
 from l2l_ray.errors import DataError
 
-CHUNK_CHARS = 2**20
-_SPACE = re.compile(r"[ \t\n\r]*+")
-LOOKAHEAD_CHARS = 2**16  # more than any number is long: a number is never taken before all of it is in the buffer
-_MAX_ID = 2**63 - 1
+NO_ANNOTATION = (-1,)  # `Ref.ann_ids` of a ref that says nothing about annotations; no annotation has this id
 MAX_EXPRESSION_CHARS = 100_000  # longer is no expression; one text may be shared by every sentence of a pickle
+_MAX_ID = 2**63 - 1
 _MAX_IMAGE_PX = 2**28  # a mask of this many pixels takes 256 MB; a larger size is damage
 
 
@@ -62,11 +59,12 @@ class ImageRow(NamedTuple):
 class Truth(NamedTuple):
     """What an annotation says about its object. Polygons are arrays of doubles, anything else is as it was in the file.
 
-    Example: `Truth([array("d", [10, 10, 50, 10, 50, 60])], 1)`
+    Example: `Truth([array("d", [10, 10, 50, 10, 50, 60])], 1, 581857)`
     """
 
     segmentation: Any
     category_id: int | None
+    image_id: int | None
 
 
 class Instances(NamedTuple):
@@ -80,6 +78,32 @@ class Instances(NamedTuple):
     categories: dict[int | None, str]
 
 
+class Once:
+    """Refuses ids that come a second time.
+
+    Example: `Once("ref_id").take([3, 4])`
+
+    Args:
+        what: What the ids are called.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._seen: set[Hashable] = set()
+
+    def take(self, ids: Iterable[Hashable]) -> None:
+        """Note ids; all or, where one comes a second time, none.
+
+        Raises:
+            BadValue: If one was there before, or comes twice in `ids`.
+        """
+        counts = Counter(ids)
+        if twice := [i for i, count in counts.items() if count > 1 or i in self._seen]:
+            got = twice if len(twice) > 1 else twice[0]
+            raise BadValue(self._what, got, "an id that is used once", "give it an id of its own")
+        self._seen |= counts.keys()
+
+
 def read_instances(path: Path, ann_ids: set[int]) -> Instances:
     """Parse instances.json.
 
@@ -87,48 +111,29 @@ def read_instances(path: Path, ann_ids: set[int]) -> Instances:
         path: The file.
         ann_ids: Annotations to keep.
     Raises:
-        DataError: If the file is no COCO instances file, or an image id repeats.
+        DataError: If the file is no COCO instances file, a row of it is malformed, or an id repeats.
     """
-    images: list[tuple[int, ImageRow]] = []
+    images: dict[int, ImageRow] = {}
     truths: dict[int, Truth] = {}
     categories: dict[int | None, str] = {}
-    try:
-        with path.open("rb") as file:
-            encoding = json.detect_encoding(file.read(4))
-        with path.open(encoding=encoding, errors="surrogatepass", newline="") as text:
-            for section, item in _elements(text):
-                if section == "images":
-                    images.append((_integer(item["id"]), _image_row(item)))
-                elif section == "categories":
-                    categories[_integer(item["id"])] = str(item["name"])
-                elif isinstance(item, dict) and type(ann_id := item.get("id")) is int and ann_id in ann_ids:
-                    truths[ann_id] = _truth(item)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(
-            f"{path} is not a COCO instances file: {type(error).__name__}: {error}; expected an object with "
-            "'images' of id and file_name (width and height may be null); download or make it again"
-        ) from error
-    _refuse_repeated("image id", [image_id for image_id, _ in images], path)
-    return Instances(dict(images), truths, categories)
+    once = {name: Once(what) for name, what in ID_NAMES.items()}
+    for section, number, item in coco_elements(path):
+        try:
+            if section == "images":
+                image_id, images[image_id] = parse_image(item)
+                once[section].take([image_id])
+            elif section == "categories":
+                category_id, categories[category_id] = parse_category(item)
+                once[section].take([category_id])
+            elif (ann_id := annotation_id(item)) is not None and ann_id in ann_ids:
+                once[section].take([ann_id])
+                truths[ann_id] = parse_truth(item)
+        except BadValue as error:
+            raise DataError(f"{path}: {section} number {number}: {error}; `l2l data check` lists the others") from error
+    return Instances(images, truths, categories)
 
 
-def plain_records(path: Path) -> Sequence[Any]:
-    """Return the unchecked items of a pickled list that holds built-in values only.
-
-    Raises:
-        DataError: If the pickle is damaged, asks for anything but built-in values, or is no list.
-    """
-    try:
-        records = _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="latin-1").load()
-    # A damaged pickle can raise almost anything, says the documentation of pickle.
-    except Exception as error:
-        raise DataError(
-            f"{path} cannot be read as a plain pickle: {error}; expected a list of dicts of str, bytes, int, "
-            "float, bool and None; download it again, or rewrite it with built-in types only"
-        ) from error
-    if not isinstance(records, list | tuple):
-        raise DataError(f"{path} must hold a list of refs, got {type(records).__name__}; download it again")
-    return records
+ID_NAMES = {"images": "image id", "annotations": "annotation id", "categories": "category id"}
 
 
 def read_refs(path: Path) -> list[Ref]:
@@ -138,14 +143,13 @@ def read_refs(path: Path) -> list[Ref]:
         DataError: If the pickle is damaged or asks for anything but built-in values, a ref is malformed, or an id
         repeats.
     """
-    records = plain_records(path)
     refs: list[Ref] = []
-    num_left = path.stat().st_size
-    for number, record in enumerate(records):
-        refs.append(_ref(record, number, path, num_left))
-        num_left -= len(refs[-1].sentences) + len(refs[-1].ann_ids)
-    _refuse_repeated("ref_id", [ref.ref_id for ref in refs], path)
-    _refuse_repeated("sent_id", [sent_id for ref in refs for sent_id, _ in ref.sentences], path)
+    parser = RefParser(path)
+    for number, record in enumerate(plain_records(path)):
+        try:
+            refs.append(parser.parse(record))
+        except BadValue as error:
+            raise DataError(f"{path}: ref number {number}: {error}; `l2l data check` lists the others") from error
     return refs
 
 
@@ -168,228 +172,133 @@ def require_file(path: Path, root: Path, dataset: str) -> None:
     raise DataError(f"{dataset}: {path} not found; {hint}")
 
 
-# Everything else builds sets or objects, or calls something. Names and outside objects are let through to the two
-# methods below, which refuse them by name.
-_PLAIN_OPCODES = b"".join(
-    (
-        *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.POP, pickle.POP_MARK, pickle.DUP),
-        *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.FLOAT, pickle.BINFLOAT),
-        *(pickle.INT, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG, pickle.LONG1, pickle.LONG4),
-        *(pickle.STRING, pickle.BINSTRING, pickle.SHORT_BINSTRING),
-        *(pickle.UNICODE, pickle.BINUNICODE, pickle.SHORT_BINUNICODE, pickle.BINUNICODE8),
-        *(pickle.BINBYTES, pickle.SHORT_BINBYTES, pickle.BINBYTES8),
-        *(pickle.EMPTY_LIST, pickle.LIST, pickle.APPEND, pickle.APPENDS),
-        *(pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3),
-        *(pickle.EMPTY_DICT, pickle.DICT, pickle.SETITEM, pickle.SETITEMS),
-        *(pickle.GET, pickle.BINGET, pickle.LONG_BINGET),
-        *(pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE),
-        *(pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.PERSID, pickle.BINPERSID),
-    )
-)
+class RefParser:
+    """Parses the records of one pickle, whose ids must be used once.
 
+    Example: `RefParser(path).parse({"ref_id": 3, "ann_id": 1719310, "image_id": 581857, "split": "train", ...})`
 
-_LOADERS: dict[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
-
-
-class _PlainUnpickler(pickle._Unpickler):
-    """Builds built-in containers and values only; a pickle that names any class or function is refused."""
-
-    stack: list[Any]
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which could run code")
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("it refers to an object outside the file")
-
-    def _refuse(self) -> None:
-        raise pickle.UnpicklingError("it builds sets or objects")
-
-    def _set_item(self) -> None:
-        self._require_text(self.stack[-2:-1])
-        _LOADERS[pickle.SETITEM[0]](self)
-
-    def _set_items(self) -> None:
-        self._require_text(self.stack[::2])
-        _LOADERS[pickle.SETITEMS[0]](self)
-
-    def _dict(self) -> None:
-        self._require_text(self.stack[::2])
-        _LOADERS[pickle.DICT[0]](self)
-
-    def _require_text(self, keys: list[Any]) -> None:
-        # Nested tuples that share their parts, and integers chosen to collide, take time without bound as keys.
-        if not all(isinstance(key, str | bytes) for key in keys):
-            raise pickle.UnpicklingError("a dict has a key that is not text")
-
-    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
-        **dict.fromkeys(range(256), _refuse),
-        **{opcode: _LOADERS[opcode] for opcode in _PLAIN_OPCODES},
-        pickle.SETITEM[0]: _set_item,
-        pickle.SETITEMS[0]: _set_items,
-        pickle.DICT[0]: _dict,
-    }
-
-
-def _elements(file: TextIO) -> Iterator[tuple[str, Any]]:
-    """Yield (section, element) of the arrays of a COCO file, one element in memory at a time."""
-    reader = _JsonReader(file)
-    seen: set[str] = set()
-    more = reader.take("{") and not reader.has("}")
-    while more:
-        section = reader.value()
-        if not isinstance(section, str) or not reader.take(":"):
-            break
-        if section not in ("images", "annotations", "categories"):
-            reader.value()
-        elif section in seen:
-            raise ValueError(f"{section!r} is there twice")
-        elif reader.take("["):
-            seen.add(section)
-            another = not reader.has("]")
-            while another:
-                yield section, reader.value()
-                another = reader.take(",")
-            reader.require("]")
-        elif reader.value() is not None:
-            raise TypeError(f"{section!r} must be an array")
-        more = reader.take(",")
-    reader.require("}")
-    reader.require("")
-    if "images" not in seen:
-        raise KeyError("images")
-
-
-class _JsonReader:
-    """Walks through a JSON text that need not fit in memory.
-
-    Example: `reader.take("["); reader.value(); reader.take(",")`
+    Args:
+        path: The pickle; lists that stand once in it may be shared by every ref, which its size bounds.
     """
 
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
-        self._text, self._at, self._num_passed = "", 0, 0
-        self._scan = json.JSONDecoder().raw_decode
+    def __init__(self, path: Path) -> None:
+        self._num_left = path.stat().st_size
+        self._ref_ids, self._sent_ids = Once("ref_id"), Once("sent_id")
 
-    def value(self) -> Any:
-        """Return the value that comes next and go behind it."""
-        self._skip_space()
-        if len(self._text) - self._at < LOOKAHEAD_CHARS:
-            self._read_on()
-        while True:
-            try:
-                value, self._at = self._scan(self._text, self._at)
-                return value
-            except json.JSONDecodeError as error:
-                message, at = error.msg, error.pos
-            # The buffer grows by its own size, so a value is scanned few times, however long it is.
-            if not self._read_on():
-                raise ValueError(f"{message} at character {self._num_passed + at}")
+    def parse(self, record: Any) -> Ref:
+        """Return one ref.
 
-    def has(self, char: str) -> bool:
-        """Tell whether this comes next, white space aside; "" is the end of the text."""
-        self._skip_space()
-        return self._text[self._at : self._at + 1] == char
-
-    def take(self, char: str) -> bool:
-        """Go behind this character if it comes next; tell whether it did."""
-        found = self.has(char)
-        self._at += found
-        return found
-
-    def require(self, char: str) -> None:
-        """Go behind this character, or raise `ValueError` if it does not come next."""
-        if not self.take(char):
-            raise ValueError(f"expected {char or 'the end'!r} at character {self._num_passed + self._at}")
-
-    def _skip_space(self) -> None:
-        while True:
-            space = _SPACE.match(self._text, self._at)
-            assert space  # the empty string matches
-            self._at = space.end()
-            if self._at < len(self._text) or not self._read_on():
-                return
-
-    def _read_on(self) -> bool:
-        kept = self._text[self._at :]
-        more = self._file.read(max(CHUNK_CHARS, len(kept)))
-        self._num_passed += self._at
-        self._text, self._at = kept + more, 0
-        return bool(more)
+        Raises:
+            BadValue: If a field is missing or malformed, or an id was there before.
+        """
+        if not isinstance(record, dict):
+            raise BadValue("ref", record, "a dict of ref_id, image_id, split and sentences", "make the file again")
+        rows, ann_ids = record.get("sentences"), record.get("ann_ids", ())
+        if not isinstance(rows, list | tuple):
+            raise BadValue("sentences", rows, "a list of sentences", "add one, or remove the ref")
+        if not isinstance(ann_ids, list | tuple):
+            raise BadValue("ann_ids", ann_ids, "a list of annotation ids", "correct it")
+        if len(rows) + len(ann_ids) > self._num_left:
+            got, expected = Words(f"{len(rows)} more"), "no more sentences than bytes in the file"
+            raise BadValue("sentences", got, expected, "make the file again")
+        self._num_left -= len(rows) + len(ann_ids)
+        ref_id, image_id = integer_id(record.get("ref_id"), "ref_id"), integer_id(record.get("image_id"), "image_id")
+        if not isinstance(split := record.get("split"), str):
+            raise BadValue("split", split, "a split's name", "correct it")
+        if "ann_ids" in record:
+            found = tuple(integer_id(ann_id, "ann_id") for ann_id in ann_ids)
+        else:
+            found = (integer_id(record["ann_id"], "ann_id"),) if "ann_id" in record else NO_ANNOTATION
+        sentences = sorted(_sentence(row) for row in rows)
+        self._sent_ids.take(sent_id for sent_id, _ in sentences)
+        self._ref_ids.take([ref_id])
+        return Ref(ref_id, found, image_id, split, tuple(sentences))
 
 
-def _ref(record: Any, number: int, path: Path, max_items: int) -> Ref:
-    try:
-        if len(record["sentences"]) + len(record.get("ann_ids", ())) > max_items:
-            # Lists that stand once in the file may be shared by every ref of it.
-            raise ValueError("there are more sentences than bytes in the file")
-        sentences = [(_integer(sentence["sent_id"]), _expression(sentence)) for sentence in record["sentences"]]
-        ids = _integer(record["ref_id"]), _ann_ids(record), _integer(record["image_id"])
-        if not isinstance(record["split"], str):
-            raise TypeError(f"split is {type(record['split']).__name__}, expected str")
-        return Ref(*ids, record["split"], tuple(sorted(sentences)))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"ref number {number} of {path} is malformed: {type(error).__name__}: {error}; expected ref_id, image_id, "
-            "split, and sentences of sent_id and sent"
-        ) from error
+def parse_image(row: Any) -> tuple[int, ImageRow]:
+    """Return an image's id and its row.
+
+    Raises:
+        BadValue: If a field is missing or malformed, the name leads out of the image folder, or no image has this size.
+    """
+    if not isinstance(row, dict):
+        raise BadValue("image", row, "an object with id, file_name, width and height", "correct it")
+    image_id, name = integer_id(row.get("id"), "image id"), row.get("file_name")
+    if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        raise BadValue("file_name", name, "a path below the image folder", "write a relative path without '..'")
+    width_px, height_px = (None if row.get(side) is None else image_side(row[side]) for side in ("width", "height"))
+    if (width_px or 1) * (height_px or 1) > _MAX_IMAGE_PX:
+        got = Words(f"{width_px} x {height_px} px")
+        raise BadValue("image size", got, f"at most {_MAX_IMAGE_PX} px in all", "correct the image table")
+    return image_id, ImageRow(name, width_px, height_px)
 
 
-def _ann_ids(record: dict[str, Any]) -> tuple[int, ...]:
-    """Return which annotations a ref points to; (-1,), which no annotation has, where it says nothing about that."""
-    if "ann_ids" not in record:
-        return (_integer(record.get("ann_id", -1)),)
-    if not isinstance(record["ann_ids"], list | tuple):
-        raise TypeError(f"ann_ids is {type(record['ann_ids']).__name__}, expected a list of integer ids")
-    return tuple(_integer(ann_id) for ann_id in record["ann_ids"])
+def image_side(value: Any, what: str = "image size") -> int:
+    """Return a width or height that is an integer from 1 to 65,535 px.
 
-
-def _expression(sentence: dict[str, Any]) -> str:
-    text = sentence["sent"] if "sent" in sentence else sentence["raw"]
-    if not isinstance(text, str):
-        raise TypeError(f"the expression of sent_id {sentence['sent_id']} is {type(text).__name__}, expected str")
-    if len(text) > MAX_EXPRESSION_CHARS:
-        raise ValueError(f"the expression of sent_id {sentence['sent_id']} has {len(text)} characters")
-    clean = " ".join(text.split())
-    return text if clean == text else clean  # one object for many sentences stays one object
-
-
-def _integer(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > _MAX_ID:
-        raise TypeError(f"{reprlib.repr(value)} is not an integer id")
+    Raises:
+        BadValue: If it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SIDE_PX:
+        raise BadValue(what, value, f"an integer from 1 to {MAX_SIDE_PX} px", "correct the image table")
     return value
 
 
-def _image_row(row: dict[str, Any]) -> ImageRow:
-    name = row["file_name"]
-    if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"file_name {reprlib.repr(name)} of image {row['id']} must be a path below the image folder")
-    width_px, height_px = (None if row.get(side) is None else _integer(row[side]) for side in ("width", "height"))
-    if min(width_px or 1, height_px or 1) < 1:
-        raise ValueError(f"image {row['id']} has width {width_px} and height {height_px}, expected null or at least 1")
-    if (width_px or 1) * (height_px or 1) > _MAX_IMAGE_PX:
-        raise ValueError(f"image {row['id']} has {width_px} x {height_px} px, expected at most 2^28")
-    return ImageRow(name, width_px, height_px)
+def parse_category(row: Any) -> tuple[int, str]:
+    """Return a category's id and name.
+
+    Raises:
+        BadValue: If one is missing or malformed.
+    """
+    if not isinstance(row, dict) or not isinstance(row.get("name"), str):
+        raise BadValue("category", row, "an object with id and name", "correct it")
+    return integer_id(row.get("id"), "category id"), row["name"]
 
 
-def _truth(annotation: dict[str, Any]) -> Truth:
-    category_id = annotation.get("category_id")
-    return Truth(_compact(annotation.get("segmentation")), category_id if type(category_id) is int else None)
+def annotation_id(row: Any) -> int | None:
+    """Return the id of an annotation, None where it has none that a ref could point to."""
+    found = row.get("id") if isinstance(row, dict) else None
+    return found if type(found) is int and found not in NO_ANNOTATION else None
+
+
+def parse_truth(annotation: dict[str, Any]) -> Truth:
+    """Return what an annotation says about its object; whether that makes a mask is judged by `object_masks.py`."""
+    category_id, image_id = annotation.get("category_id"), annotation.get("image_id")
+    return Truth(_compact(annotation.get("segmentation")), *(_known(found) for found in (category_id, image_id)))
+
+
+def integer_id(value: Any, what: str) -> int:
+    """Return an id, an integer of 64 bits.
+
+    Raises:
+        BadValue: If it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > _MAX_ID:
+        raise BadValue(what, value, "an integer of 64 bits", "correct it")
+    return value
+
+
+def _sentence(row: Any) -> tuple[int, str]:
+    row = row if isinstance(row, dict) else {}
+    text = row["sent"] if "sent" in row else row.get("raw")
+    if not isinstance(text, str) or len(text) > MAX_EXPRESSION_CHARS:
+        expected = f"a dict with sent_id and sent, a text of at most {MAX_EXPRESSION_CHARS} characters"
+        raise BadValue("sentence", text, expected, "correct it")
+    clean = " ".join(text.split())
+    # One object for many sentences stays one object.
+    return integer_id(row.get("sent_id"), "sent_id"), text if clean == text else clean
+
+
+def _known(value: Any) -> int | None:
+    return value if type(value) is int and abs(value) <= _MAX_ID else None
 
 
 def _compact(segmentation: Any) -> Any:
-    """Store polygons as arrays of doubles, a fourth of a list's memory; `annotation_rle` judges anything else."""
+    """Store polygons as arrays of doubles, a fourth of a list's memory; anything else is judged as it is."""
     if isinstance(segmentation, list) and all(isinstance(part, list) for part in segmentation):
-        try:
-            return [array("d", part) for part in segmentation]
-        except (TypeError, OverflowError):
-            return segmentation
+        if all(set(map(type, part)) <= {int, float} for part in segmentation):
+            try:
+                return [array("d", part) for part in segmentation]
+            except OverflowError:  # an integer beyond every float
+                return segmentation
     return segmentation
-
-
-def _refuse_repeated(what: str, ids: Sequence[int], path: Path) -> None:
-    repeated = [i for i, count in Counter(ids).items() if count > 1]
-    if repeated:
-        raise DataError(
-            f"{path}: {what} {repeated[:5]} used more than once ({len(repeated)} in all); each must be unique"
-        )

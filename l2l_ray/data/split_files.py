@@ -20,7 +20,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from l2l_ray.data.layout import short
+from l2l_ray.data.layout import Words, shown
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.files import replacing
 
@@ -73,13 +73,13 @@ def read_split(path: Path, digest: str, image_ids: Sequence[int]) -> tuple[list[
         raise DataError(f"split file {path} cannot be read: {error}; make it by `l2l data split`") from error
     if lines[0].strip() != _TITLE:
         raise DataError(
-            f"{path} is no split file: line 1 is {short(lines[0])!r}, expected {_TITLE!r}; make it by `l2l data split`"
+            f"{path} is no split file: line 1 is {shown(lines[0])}, expected {_TITLE!r}; make it by `l2l data split`"
         )
     header = dict(line[2:].strip().split(": ", 1) for line in lines if line.startswith("# ") and ": " in line)
     if header.get("digest") != digest:
         raise DataError(
-            f"{path} was made for {short(header.get('dataset', 'another data set'))} with digest "
-            f"{short(header.get('digest', 'none'))}, but the data set here has {digest}; "
+            f"{path} was made for {shown(Words(header.get('dataset', 'another data set')))} with digest "
+            f"{shown(Words(header.get('digest', 'none')))}, but the data set here has {digest}; "
             "use the data it was made for, or make the file again by `l2l data split`"
         )
     labeled: set[int] = set()
@@ -90,7 +90,9 @@ def read_split(path: Path, digest: str, image_ids: Sequence[int]) -> tuple[list[
         image_id = int(line) if line.strip().isascii() and line.strip().isdecimal() and len(line) < 20 else -1
         if image_id not in train or image_id in labeled:
             what = "comes twice" if image_id in labeled else "is no train image of this data set"
-            raise DataError(f"{path} line {number}: {short(line)} {what}; make the file again by `l2l data split`")
+            raise DataError(
+                f"{path} line {number}: {shown(Words(line))} {what}; make the file again by `l2l data split`"
+            )
         labeled.add(image_id)
     if not labeled:
         raise DataError(f"{path} names no image; make it again by `l2l data split`")

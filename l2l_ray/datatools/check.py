@@ -2,7 +2,9 @@
 
 Looked at: refs and their sentences, ids, the image table, picture files (header; the whole picture when asked), sizes,
 annotations and their masks and boxes, and images that stand in several splits. A train ref that claims no annotation is
-unlabeled and no problem; a ref that claims one without a mask is named.
+unlabeled and no problem; a ref that claims one without a mask is named. Whatever the loader refuses or leaves out is a
+problem here, by the same rules; beyond that come pictures that are missing or of another size, boxes, unknown splits,
+and images in several splits.
 """
 
 from __future__ import annotations
@@ -13,62 +15,53 @@ from typing import Any
 
 from PIL import Image
 
-from l2l_ray.data.layout import SPLITS, BadValue, Problem
+from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, Words, shown
+from l2l_ray.data.masks import mask_area_px
+from l2l_ray.data.object_masks import annotation_mask, compare_with_box, object_mask, require_segmentation
+from l2l_ray.data.refer_files import ImageRow
 from l2l_ray.datatools.inventory import Inventory, Item
-from l2l_ray.datatools.truths import finite_numbers, read_image_size, segmentation_rle
-
-_ADD_MASK = "add a mask; without one it can only be unlabeled"
+from l2l_ray.datatools.truths import finite_numbers, read_image_size
+from l2l_ray.types import Rle
 
 
 def check(inventory: Inventory, decode: bool = False) -> list[Problem]:
-    """Return every problem of a data set.
+    """Return every problem of a data set; what is worth knowing and no fault goes to `inventory.notices`.
 
     Args:
         inventory: From `take_inventory`; its own problems come first.
         decode: Read every picture to its end, which finds truncated ones and takes minutes for a large set.
     """
     problems = list(inventory.problems)
-    sizes: dict[int, tuple[int, int] | None] = {}
     for image_id in dict.fromkeys(item.image_id for item in inventory.items):
-        sizes[image_id], found = _check_image(inventory, image_id, decode)
-        problems += found
+        problems += _check_image(inventory, image_id, decode)
     for item in inventory.items:
         problems += _check_sentences(inventory, item)
-        problems += _check_truth(inventory, item, sizes[item.image_id])
-    return problems + _check_splits(inventory)
+        problems += _check_truth(inventory, item)
+    return problems + _check_splits(inventory) + _check_files(inventory)
 
 
-def _check_image(inventory: Inventory, image_id: int, decode: bool) -> tuple[tuple[int, int] | None, list[Problem]]:
-    """Return the size in px to judge masks by, where it is known, and the problems of an image."""
+def _check_image(inventory: Inventory, image_id: int, decode: bool) -> list[Problem]:
     where = f"instances.json image {image_id}"
     picture = inventory.pictures.get(image_id)
     if picture is None:
-        return None, [BadValue("missing image row", image_id, "a row in the image table", "add it").at(where)]
-    problems = []
-    size: tuple[int, int] | None = None
-    if picture.width_px is None or picture.height_px is None:
-        remedy = "add width and height, in px of the stored picture"
-        problems.append(BadValue("missing image size", "null", "width and height", remedy).at(where))
-    else:
-        size = picture.width_px, picture.height_px
+        return [BadValue("missing image row", image_id, "a row in the image table", "add it").at(where)]
     path = inventory.path(image_id)
+    size = picture.width_px, picture.height_px
     if not path.is_file():
-        problems.append(
-            BadValue("missing image", picture.file_name, f"a file below {path.parent}", "add the picture").at(where)
-        )
-        return size, problems
+        expected = f"a file below {path.parent}"
+        return [BadValue("missing image", picture.file_name, expected, "add the picture").at(where)]
     try:
         found = read_image_size(path)
         if decode:
             _decode(path)
     except BadValue as error:
-        return size, [*problems, error.at(where)]
-    if size is not None and size != found:
-        got, expected = f"{size[0]} x {size[1]} px", f"{found[0]} x {found[1]} px as the file has"
-        problems.append(
-            BadValue("image size", got, expected, "correct the table, or use the original picture").at(where)
-        )
-    return size or found, problems
+        return [error.at(where)]
+    if None in size:
+        inventory.notices.append(Notice(where, "the table has no size for it; it is asked of the picture each time"))
+    elif size != found:
+        got, expected = Words(f"{size[0]} x {size[1]} px"), f"{found[0]} x {found[1]} px as the file has"
+        return [BadValue("image size", got, expected, "correct the table, or use the original picture").at(where)]
+    return []
 
 
 def _decode(path: Any) -> None:
@@ -76,68 +69,81 @@ def _decode(path: Any) -> None:
         with Image.open(path) as picture:
             picture.load()
     except Exception as error:  # Pillow raises its own errors and SyntaxError, too, on damaged pictures
-        raise BadValue("truncated image", f"{path.name}: {error}", "a whole picture", "download it again") from None
+        got = Words(f"{shown(path.name)}: {shown(error)}")
+        raise BadValue("truncated image", got, "a whole picture", "download it again") from None
 
 
 def _check_sentences(inventory: Inventory, item: Item) -> list[Problem]:
     where = f"refs({inventory.split_by}).p ref_id {item.ref_id}"
+    remedy = "write it, or remove the sentence"
     problems = [
-        BadValue("empty expression", f"sent_id {sent_id}", "a text", "write it, or remove the sentence").at(where)
+        BadValue("empty expression", Words(f"sent_id {sent_id}"), "a text", remedy).at(where)
         for sent_id, text in item.sentences
         if not text
     ]
+    if not item.sentences:
+        problems.append(BadValue("sentences", [], "a sentence", "add one, or remove the ref").at(where))
     if item.split not in SPLITS:
         problems.append(BadValue("split", item.split, f"one of {', '.join(SPLITS)}", "rename it").at(where))
     return problems
 
 
-def _check_truth(inventory: Inventory, item: Item, size: tuple[int, int] | None) -> list[Problem]:
+def _check_truth(inventory: Inventory, item: Item) -> list[Problem]:
     where = f"refs({inventory.split_by}).p ref_id {item.ref_id}"
     if item.ann_ids is None:
         if item.split == "train":
             return []
-        return [
-            BadValue("missing mask", "no annotation", f"truth, as {item.split} is evaluated on", "add a mask").at(where)
-        ]
-    problems = []
-    for ann_id in item.ann_ids:
-        row = inventory.annotations.get(ann_id)
-        place = f"instances.json annotation {ann_id} of ref_id {item.ref_id}"
-        if row is None:
-            remedy = "add it, or correct ann_id"
-            problems.append(BadValue("missing annotation", ann_id, "an annotation of this id", remedy).at(where))
-            continue
-        if row.get("image_id") != item.image_id:
-            got, expected = row.get("image_id"), f"image {item.image_id} as its ref"
-            problems.append(BadValue("image of the annotation", got, expected, "correct one of them").at(place))
+        expected = f"truth, as {item.split} is evaluated on"
+        return [BadValue("missing mask", Words("no annotation"), expected, "add a mask").at(where)]
+    try:
+        size = inventory.size(item.image_id)
+    except BadValue:  # a problem of the image, named there
+        size = None
+    problems: list[Problem] = []
+    masks: list[Rle] = []
+    truths = [(ann_id, inventory.truth(ann_id)) for ann_id in item.ann_ids]
+    for ann_id, truth in truths:
+        place = where if truth is None else f"instances.json annotation {ann_id} of ref_id {item.ref_id}"
+        mask = None
         try:
-            _check_box(row.get("bbox"), size)
-            if not row.get("segmentation"):
-                raise BadValue("missing mask", row.get("segmentation"), "polygons or an RLE", _ADD_MASK)
+            require_segmentation(ann_id, truth, item.image_id)
             if size is not None:
-                segmentation_rle(row["segmentation"], *size, strict=True)
+                mask = annotation_mask(ann_id, truth, item.image_id, size, "union")
+                masks.append(mask)
         except BadValue as error:
             problems.append(error.at(place))
+        try:
+            box = _box(inventory.annotations.get(ann_id, {}).get("bbox"), size)
+            if box and mask and mask_area_px(mask) and (told := compare_with_box(mask, box)):
+                inventory.notices.append(Notice(place, told))
+        except BadValue as error:
+            problems.append(error.at(place))
+    if size is not None and len(masks) == len(truths):
+        try:
+            object_mask(masks, [truth.segmentation for _, truth in truths if truth], *size)
+        except BadValue as error:
+            ids = ", ".join(map(str, item.ann_ids))
+            problems.append(error.at(f"instances.json annotation {ids} of ref_id {item.ref_id}"))
     return problems
 
 
-def _check_box(box: Any, size: tuple[int, int] | None) -> None:
-    """Refuse a box that is there and impossible."""
+def _box(box: Any, size: tuple[int, int] | None) -> list[float] | None:
+    """Return a box that is there, None where there is none.
+
+    Raises:
+        BadValue: If it is impossible.
+    """
     if box is None:
-        return
+        return None
     expected = "[x, y, width, height] in px, with a positive size, inside the image"
-    x, y, width, height, *more = (*finite_numbers(box, "bbox", expected), *[math.nan] * 4)[:5]
+    sides = finite_numbers(box, "bbox", expected)
+    x, y, width, height, *_ = (*sides, *[math.nan] * 4)
     limit_x, limit_y = size or (math.inf, math.inf)
     # 1 px: COCO's boxes are rounded to hundredths and may stand out by a fraction.
-    if (
-        len(box) != 4
-        or width <= 0
-        or height <= 0
-        or min(x, y) < -1
-        or x + width > limit_x + 1
-        or y + height > limit_y + 1
-    ):
+    within = min(x, y) >= -1 and x + width <= limit_x + 1 and y + height <= limit_y + 1
+    if len(sides) != 4 or width <= 0 or height <= 0 or not within:
         raise BadValue("bbox", box, expected, "correct it, or remove it")
+    return sides
 
 
 def _check_splits(inventory: Inventory) -> list[Problem]:
@@ -146,7 +152,26 @@ def _check_splits(inventory: Inventory) -> list[Problem]:
         splits_of[item.image_id].add(item.split)
     remedy = "put all refs of an image in one split, or choose another split_by"
     return [
-        BadValue("image in several splits", ", ".join(sorted(splits)), "one split", remedy).at(f"image {image_id}")
+        BadValue("image in several splits", Words(", ".join(sorted(splits))), "one split", remedy).at(
+            f"image {image_id}"
+        )
         for image_id, splits in splits_of.items()
         if len(splits) > 1
     ]
+
+
+def _check_files(inventory: Inventory) -> list[Problem]:
+    """Name the files that stand in the image table under several ids, and with several sizes."""
+    rows_of: dict[str, dict[int, ImageRow]] = defaultdict(dict)
+    for image_id, row in inventory.pictures.items():
+        rows_of[row.file_name][image_id] = row
+    problems = []
+    for name, rows in rows_of.items():
+        ids = ", ".join(map(str, rows))
+        if len(set(rows.values())) > 1:
+            got = Words(" and ".join(f"{row.width_px} x {row.height_px} px" for row in dict.fromkeys(rows.values())))
+            remedy = "one of the rows is of another picture; correct its file_name"
+            problems.append(BadValue("file of several ids", got, f"one size of {name}", remedy).at(f"image {ids}"))
+        elif len(rows) > 1:
+            inventory.notices.append(Notice(f"instances.json image {ids}", f"they are one file, {name}"))
+    return problems

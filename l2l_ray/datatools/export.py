@@ -21,11 +21,11 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from l2l_ray.data.layout import short
+from l2l_ray.data.layout import shown
 from l2l_ray.data.masks import decode, mask_area_px
+from l2l_ray.data.object_masks import box_of_mask
 from l2l_ray.datatools.label_studio import LABELING_CONFIG, task
 from l2l_ray.datatools.record import NO_CATEGORY, RECORD, ExportedMask, image_name, record, write_json_lines
-from l2l_ray.datatools.truths import box_of_mask
 from l2l_ray.datatools.yolo import write_yolo
 from l2l_ray.errors import DataError
 from l2l_ray.files import replacing_folder
@@ -88,7 +88,7 @@ def require_place(kind: str, out: Path, force: bool) -> Path:
         there, is_export = os.path.lexists(out), (out / INDEX).is_file()
         out.exists()  # says what is wrong with a name that no folder can have, or that cannot be looked at
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot write {short(str(out))}: {error}; choose another --out") from error
+        raise DataError(f"cannot write {shown(str(out))}: {error}; choose another --out") from error
     if there and not is_export:
         raise DataError(f"{out} is there and is no export (it has no {INDEX}); choose another --out")
     if there and not force:

@@ -19,11 +19,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from l2l_ray.data.layout import SPLITS, BadValue, Problem, file_below
+from l2l_ray.data.layout import SPLITS, BadValue, Problem, Words, file_below
+from l2l_ray.data.object_masks import segmentation_rle
+from l2l_ray.data.refer_files import image_side
 from l2l_ray.datatools.columns import clean_text, read_columns
 from l2l_ray.datatools.record import KEPT
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
-from l2l_ray.datatools.truths import finite_numbers, image_side, read_image_size, segmentation_rle
+from l2l_ray.datatools.truths import finite_numbers, read_image_size
 from l2l_ray.errors import DataError
 
 _TEXT_FIELDS = ("expression", "expressions", "caption", "captions")
@@ -264,7 +266,10 @@ def add_coco_image(writer: ReferWriter, row: Mapping[str, Any], image_root: Path
     if (found := read_image_size(path)) != size:
         expected = f"{size[0]} x {size[1]} px as in the image table"
         raise BadValue(
-            "image size", f"{found[0]} x {found[1]} px", expected, "use the original picture, or correct the table"
+            "image size",
+            Words(f"{found[0]} x {found[1]} px"),
+            expected,
+            "use the original picture, or correct the table",
         )
     writer.add_image(image_id, path.relative_to(image_root).as_posix(), size, path)
     return size
@@ -295,7 +300,7 @@ def refer_record(record: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if len({kept["sent_id"] for kept in sentences}) < len(sentences):
         raise BadValue("sent_id", [kept["sent_id"] for kept in sentences], "ids used once", "correct the ids")
     if not any(kept["sent"] for kept in sentences):
-        raise BadValue("expression", "only empty sentences", "a sentence that says something", "remove the ref")
+        raise BadValue("expression", Words("only empty sentences"), "a sentence that says something", "remove the ref")
     return ref, sentences
 
 

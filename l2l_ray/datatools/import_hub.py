@@ -33,12 +33,13 @@ from typing import Any
 
 from PIL import Image
 
-from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, coco_number, short
+from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, Words, coco_number, shown
+from l2l_ray.data.object_masks import box_of_mask, segmentation_rle
 from l2l_ray.datatools.columns import clean_text
 from l2l_ray.datatools.import_coco import add_coco_image, coco_annotation, refer_record
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
 from l2l_ray.datatools.row_files import parquet_rows
-from l2l_ray.datatools.truths import box_of_mask, finite_numbers, segmentation_rle
+from l2l_ray.datatools.truths import finite_numbers
 from l2l_ray.errors import DataError
 
 _JXU124_COLUMNS = ("ref_id", "ann_id", "image_id", "split", "sentences", "raw_anns", "raw_image_info")
@@ -140,7 +141,7 @@ def import_lmms(files: Sequence[Path], writer: ReferWriter) -> list[Problem]:
             writer.annotations[annotation["id"]] = annotation
             ref = {"ref_id": annotation["id"], "ann_id": annotation["id"], "image_id": image_id, "split": split}
             sentences = [sentence(num_sentences + k, text) for k, text in enumerate(texts)]
-            writer.add_ref({**ref, "source_id": short(row.get("question_id"))}, sentences)
+            writer.add_ref({**ref, "source_id": str(row.get("question_id"))}, sentences)
             num_sentences += len(texts)
     told = lmms_notices(rows_of, partial, len(writer.refs))
     writer.notices += [Notice("these files", text) for text in told]
@@ -230,7 +231,7 @@ def _object(text: Any, what: str) -> dict[str, Any]:
         value = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise BadValue(
-            what, f"{short(text)} ({type(error).__name__})", "a JSON object", "download the file again"
+            what, Words(f"{shown(text)} ({shown(error)})"), "a JSON object", "download the file again"
         ) from None
     if not isinstance(value, dict):
         raise BadValue(what, value, "a JSON object", "download the file again")

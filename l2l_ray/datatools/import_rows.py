@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from l2l_ray.data.layout import BadValue, Notice, Problem, file_below
-from l2l_ray.datatools.columns import COLUMNS, read_columns
+from l2l_ray.data.layout import BadValue, Notice, Problem, Words, file_below
+from l2l_ray.datatools.columns import COLUMNS, Names, read_columns
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
 from l2l_ray.datatools.row_files import Row
 from l2l_ray.datatools.truths import ObjectTruth, read_image_size, read_truth
@@ -29,6 +29,7 @@ def import_rows(rows: Iterator[Row], image_root: Path, mask_root: Path, writer: 
         writer: Takes what is good.
     """
     collector = _Collector(image_root, mask_root, writer)
+    names = Names()
     problems: list[Problem] = []
     for where, row in rows:
         if isinstance(row, Problem):
@@ -38,10 +39,11 @@ def import_rows(rows: Iterator[Row], image_root: Path, mask_root: Path, writer: 
             writer.notices.append(row)
             continue
         try:
-            problems += collector.add(row, where)
+            problems += collector.add(names.known(row, where), where)
         except BadValue as error:
             problems.append(error.at(where))
-    return problems
+    writer.notices += names.notices()
+    return problems + names.problems()
 
 
 class _Collector:
@@ -74,7 +76,7 @@ class _Collector:
             no_target = values.get("no_target", False)
             if no_target and truth is not None:
                 truth, no_target = None, False
-                raise BadValue("no_target", "true beside a mask or box", "one of them", "remove the other")
+                raise BadValue("no_target", Words("true beside a mask or box"), "one of them", "remove the other")
         except BadValue as error:
             problems.append(error.at(where))
         ref = None if key is None or key not in self._ref_of_id else self._writer.refs[self._ref_of_id[key]]
@@ -145,12 +147,14 @@ class _Collector:
                 raise BadValue(f"{what} of a repeated id", got, f"{first!r} as in the first row of this id", remedy)
         if (truth is not None and "ann_ids" in ref) or (no_target and "ann_id" in ref):
             remedy = "give the row with no_target another id, or remove one of them"
-            raise BadValue("no_target of a repeated id", "a truth and no_target", "one of them", remedy)
+            raise BadValue("no_target of a repeated id", Words("a truth and no_target"), "one of them", remedy)
         if truth is not None and "ann_id" in ref:
             annotation = self._writer.annotations[ref["ann_id"]]
             if (truth.segmentation, truth.bbox_xywh_px) != (annotation["segmentation"], annotation["bbox"]):
                 remedy = "one object has one truth; keep one of them, or give this row another id"
-                raise BadValue("truth of a repeated id", "another one", "the truth of the first row of this id", remedy)
+                raise BadValue(
+                    "truth of a repeated id", Words("another one"), "the truth of the first row of this id", remedy
+                )
 
     def _annotate(self, ref: dict[str, Any], truth: ObjectTruth) -> None:
         if "ann_id" in ref:

@@ -1,20 +1,35 @@
 """What a REFER folder holds, good items and bad ones apart: the loader stops at the first damage, this lists all of it.
 
-`check`, `stats`, `split` and `leaks` look at data through this. Only annotations that refs point to are kept, as in the
-loader. Files that cannot be read as a whole are still an error.
+`check`, `stats`, `split` and `leaks` look at data through this. Each record is parsed by the loader's own rules
+(`data/refer_files.py`, `data/object_masks.py`), and only annotations that refs point to are kept, as there. Files that
+cannot be read as a whole are still an error.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from l2l_ray.data.layout import SPLITS, BadValue, Problem, image_folder, short
-from l2l_ray.data.refer_files import MAX_EXPRESSION_CHARS, ImageRow, plain_records
-from l2l_ray.datatools.truths import image_side, segmentation_rle
+from l2l_ray.data.json_stream import coco_elements
+from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, Words, image_folder, shown
+from l2l_ray.data.object_masks import annotation_mask, object_mask
+from l2l_ray.data.plain_pickle import plain_records
+from l2l_ray.data.refer_files import (
+    ID_NAMES,
+    NO_ANNOTATION,
+    ImageRow,
+    Once,
+    RefParser,
+    Truth,
+    annotation_id,
+    parse_category,
+    parse_image,
+    parse_truth,
+    require_file,
+)
+from l2l_ray.datatools.truths import read_image_size
 from l2l_ray.errors import DataError
 from l2l_ray.types import Rle
 
@@ -47,6 +62,7 @@ class Inventory:
     annotations: dict[int, dict[str, Any]] = field(default_factory=dict)
     categories: dict[int, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
 
     @property
     def dataset(self) -> str:
@@ -84,35 +100,37 @@ class Inventory:
         usable = isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)
         return box if usable else None
 
-    def masks(self, item: Item) -> list[Rle]:
-        """Return the masks of a ref's annotations.
+    def size(self, image_id: int) -> tuple[int, int]:
+        """Return width and height of an image, px: from the table where it has them, else from the picture.
 
         Raises:
-            BadValue: If one is missing or unusable.
+            BadValue: If the image is not in the table, or the table has no size and there is no readable picture.
         """
-        picture = self.pictures.get(item.image_id)
+        picture = self.pictures.get(image_id)
+        if picture is None:
+            raise BadValue("missing image row", image_id, "a row in the image table", "add it")
+        if picture.width_px is not None and picture.height_px is not None:
+            return picture.width_px, picture.height_px
+        return read_image_size(self.path(image_id))
+
+    def truth(self, ann_id: int) -> Truth | None:
+        """Return what an annotation says as the loader keeps it, None where there is none."""
+        row = self.annotations.get(ann_id)
+        return None if row is None else parse_truth(row)
+
+    def masks(self, item: Item) -> list[Rle]:
+        """Return the masks of a ref's annotations, as the loader judges them.
+
+        Raises:
+            BadValue: If one is missing or unusable, or none has a pixel.
+        """
         if item.ann_ids is None:
-            raise BadValue("missing mask", "no annotation", "an annotation with a mask", "add one")
-        rles = []
-        for ann_id in item.ann_ids:
-            row = self.annotations.get(ann_id)
-            if row is None:
-                raise BadValue(
-                    "missing annotation", ann_id, "an annotation of instances.json", "add it, or correct ann_id"
-                )
-            if not row.get("segmentation"):
-                raise BadValue(
-                    "missing mask",
-                    row.get("segmentation"),
-                    "polygons or an RLE",
-                    "add a mask; without one it is unlabeled",
-                )
-            if picture is None or picture.width_px is None or picture.height_px is None:
-                raise BadValue(
-                    "missing image size", "null", "width and height of its image", "add them to instances.json"
-                )
-            rles.append(segmentation_rle(row["segmentation"], picture.width_px, picture.height_px))
-        return rles
+            raise BadValue("missing mask", Words("no annotation"), "an annotation with a mask", "add one")
+        size = self.size(item.image_id)
+        found = [(ann_id, self.truth(ann_id)) for ann_id in item.ann_ids]
+        masks = [annotation_mask(*one, item.image_id, size, "union") for one in found]
+        object_mask(masks, [truth.segmentation for _, truth in found if truth], *size)
+        return masks
 
     def has_truth(self, item: Item) -> bool:
         """Tell whether a ref has a mask, or says that it has no target; the mask itself is not looked at."""
@@ -138,6 +156,7 @@ def take_inventory(folder: Path, split_by: str | None = None) -> Inventory:
             f"{folder} holds refs of {found}, got --split-by {split_by}; "
             + ("choose one of these" if found else "give a folder with refs(<split_by>).p and instances.json")
         )
+    require_file(folder / "instances.json", folder.parent, folder.name)
     inventory = Inventory(folder, split_by)
     _read_refs(inventory, folder / f"refs({split_by}).p")
     _read_instances(inventory, folder / "instances.json")
@@ -145,108 +164,35 @@ def take_inventory(folder: Path, split_by: str | None = None) -> Inventory:
 
 
 def _read_refs(inventory: Inventory, path: Path) -> None:
-    records = plain_records(path)
-    ref_ids: set[int] = set()
-    sent_ids: set[int] = set()
-    num_left = path.stat().st_size  # a list that stands once in the file may be shared by every ref of it
-    for number, record in enumerate(records):
-        where = f"{path.name} ref number {number}"
+    parser = RefParser(path)
+    for number, record in enumerate(plain_records(path)):
         try:
-            item = _item(record, num_left)
-            num_left -= len(item.sentences)
-            if item.ref_id in ref_ids:
-                raise BadValue("ref_id", item.ref_id, "an id used once", "correct the ids")
-            if repeated := sorted(sent_ids & {i for i, _ in item.sentences}):
-                raise BadValue("sent_id", repeated, "ids used once", "correct the ids")
+            ref = parser.parse(record)
         except BadValue as error:
-            inventory.problems.append(error.at(where))
+            inventory.problems.append(error.at(f"{path.name} ref number {number}"))
             continue
-        ref_ids.add(item.ref_id)
-        sent_ids.update(i for i, _ in item.sentences)
-        inventory.items.append(item)
-
-
-def _item(record: Any, max_sentences: int) -> Item:
-    if not isinstance(record, dict):
-        raise BadValue("ref", record, "a dict", "import the data set again")
-    ids = [_integer(record.get(name), name) for name in ("ref_id", "image_id")]
-    ann_ids = None
-    if "ann_ids" in record or "ann_id" in record:
-        given = record.get("ann_ids", record.get("ann_id"))
-        if "ann_ids" in record and not isinstance(given, list | tuple):
-            raise BadValue("ann_ids", given, "a list of annotation ids", "correct it")
-        ann_ids = tuple(_integer(i, "ann_id") for i in (given if isinstance(given, list | tuple) else [given]))
-    split, rows = record.get("split"), record.get("sentences")
-    if not isinstance(split, str):
-        raise BadValue("split", split, "a name", "correct it")
-    if not isinstance(rows, list | tuple) or not rows:
-        raise BadValue("sentences", rows, "a list of sentences", "add one, or remove the ref")
-    if len(rows) > max_sentences:
-        raise BadValue(
-            "sentences", f"{len(rows)} more", "no more sentences than bytes in the file", "download it again"
-        )
-    sentences = []
-    for row in rows:
-        row = row if isinstance(row, dict) else {}
-        text = row.get("sent", row.get("raw"))
-        if not isinstance(text, str) or len(text) > MAX_EXPRESSION_CHARS:
-            raise BadValue("sentence", text, "a dict with sent_id and sent", "correct it")
-        sentences.append((_integer(row.get("sent_id"), "sent_id"), " ".join(text.split())))
-    return Item(ids[0], ann_ids, ids[1], split, tuple(sentences), record)
+        ann_ids = None if ref.ann_ids == NO_ANNOTATION else ref.ann_ids
+        inventory.items.append(Item(ref.ref_id, ann_ids, ref.image_id, ref.split, ref.sentences, record))
 
 
 def _read_instances(inventory: Inventory, path: Path) -> None:
     wanted = {i for item in inventory.items for i in item.ann_ids or ()}
-    repeated: set[int] = set()
-
-    def keep(record: dict[str, Any]) -> dict[str, Any] | None:
-        if "image_id" not in record:
-            return record
-        ann_id = record.get("id")
-        if isinstance(ann_id, int) and ann_id in wanted:
-            if ann_id in inventory.annotations:
-                repeated.add(ann_id)
-            inventory.annotations[ann_id] = record
-        return None
-
-    try:
-        content = json.loads(path.read_bytes(), object_hook=keep)
-        images, categories = content["images"], content.get("categories") or ()
-        if not isinstance(images, list):
-            raise TypeError(f"'images' is {type(images).__name__}, not a list")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(
-            f"{path} is not a COCO instances file: {type(error).__name__}: {error}; make it again"
-        ) from error
-    for number, row in enumerate(images):
-        where = f"instances.json image {row.get('id') if isinstance(row, dict) else f'number {number}'}"
+    once = {section: Once(what) for section, what in ID_NAMES.items()}
+    for section, number, row in coco_elements(path):
+        row_id = row.get("id") if isinstance(row, dict) else None
+        kind = {"images": "image", "annotations": "annotation", "categories": "category"}[section]
+        where = f"{path.name} {kind} {f'number {number}' if row_id is None else shown(row_id)}"
         try:
-            image_id, picture = _picture(row)
-            if image_id in inventory.pictures:
-                raise BadValue("image id", image_id, "an id used once", "correct the ids")
+            if section == "images":
+                image_id, picture = parse_image(row)
+                once[section].take([image_id])
+                inventory.pictures[image_id] = picture
+            elif section == "categories":
+                category_id, name = parse_category(row)
+                once[section].take([category_id])
+                inventory.categories[category_id] = name
+            elif (ann_id := annotation_id(row)) is not None and ann_id in wanted:
+                once[section].take([ann_id])
+                inventory.annotations[ann_id] = row
         except BadValue as error:
             inventory.problems.append(error.at(where))
-            continue
-        inventory.pictures[image_id] = picture
-    for row in categories:
-        if isinstance(row, dict) and isinstance(row.get("id"), int):
-            inventory.categories[row["id"]] = short(row.get("name", ""))
-    for ann_id in sorted(repeated):
-        where = f"instances.json annotation {ann_id}"
-        inventory.problems.append(BadValue("annotation id", ann_id, "an id used once", "correct the ids").at(where))
-
-
-def _picture(row: Any) -> tuple[int, ImageRow]:
-    if not isinstance(row, dict):
-        raise BadValue("image", row, "an object with id, file_name, width and height", "correct it")
-    name = row.get("file_name")
-    if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
-        raise BadValue("file_name", name, "a path below the image folder", "write a relative path without '..'")
-    sides = [None if row.get(side) is None else image_side(row[side]) for side in ("width", "height")]
-    return _integer(row.get("id"), "image id"), ImageRow(name, *sides)
-
-
-def _integer(value: Any, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise BadValue(what, value, "an integer", "correct it")
-    return value

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from l2l_ray.data.layout import BadValue, Notice, Problem, image_folder
+from l2l_ray.data.layout import BadValue, Notice, Problem, Words, image_folder
 from l2l_ray.data.masks import annotation_rle, union_rle
 from l2l_ray.datatools.import_coco import read_json
 from l2l_ray.datatools.inventory import take_inventory
@@ -164,7 +164,7 @@ class _Merger:
             if len(places) > 1:
                 ids = [self.refs[place]["ref_id"] for place in places]
                 remedy = "give the row the `id` or the `sent_id` of the one that is meant"
-                self._problem(ref, "expression of several objects", f"refs {ids}", "one object", remedy)
+                self._problem(ref, "expression of several objects", Words(f"refs {ids}"), "one object", remedy)
             elif places and self.refs[places[0]]["image_id"] != image_id:
                 expected = f"the photo of ref {self.refs[places[0]]['ref_id']}, which has this id"
                 self._problem(ref, "photo of a known id", self._photo(ref), expected, "give it another id")
@@ -201,7 +201,7 @@ class _Merger:
         had_truth = _claims_truth(ref, self.annotations)
         new = [self._mask(other, self.writer.annotations) for other in group]
         if any(mask != new[0] for mask in new):
-            texts = f"{len({str(mask) for mask in new})} different masks"
+            texts = Words(f"{len({str(mask) for mask in new})} different masks")
             self._problem(group[0], "two corrections", texts, "one", "keep one; the data set's own stays until then")
         elif had_truth and self._mask(ref, self.annotations) == new[0]:
             return

@@ -10,8 +10,8 @@ import pytest
 
 from l2l_ray import cli
 from l2l_ray.data.masks import mask_area_px
+from l2l_ray.data.plain_pickle import plain_records
 from l2l_ray.data.refer import ReferDataset
-from l2l_ray.data.refer_files import plain_records
 from l2l_ray.datatools.export import FORMATS, write_export
 from l2l_ray.datatools.record import ExportedMask
 from l2l_ray.types import LabeledExample

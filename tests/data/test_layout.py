@@ -10,12 +10,13 @@ from l2l_ray.data.layout import (
     IMAGE_FOLDERS,
     BadValue,
     Problem,
+    Words,
     by_kind,
     coco_number,
     file_below,
     image_folder,
     plain_name,
-    short,
+    shown,
 )
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.errors import DataError
@@ -44,10 +45,33 @@ def test_problems_are_counted_by_kind() -> None:
 
 
 def test_values_are_shortened_to_one_line() -> None:
-    assert short("a\nb") == "'a\\nb'"
-    assert short([0] * 100, 10) == "[0, 0, ..."
-    assert short("\ud800") == "'\\ud800'"
-    assert short("") == "''"
+    assert shown("a\nb") == "'a\\nb'"
+    assert shown("\ud800") == "'\\ud800'"
+    assert shown("") == "''"
+    assert shown("left man") == "'left man'"
+    assert shown([0] * 100) == f"[{'0, ' * 12}...]"
+    assert shown(" p.png ") == "' p.png '"
+    assert shown("a" * 100) == f"'{'a' * 100}'", "what a person has to find again is whole"
+    assert shown("a" * 1000 + "b").endswith("aaab'") and len(shown("a" * 1000 + "b")) < 170
+    assert shown(10**5000) == "a value of type int"
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert shown(deep) == "[[[[[[[...]]]]]]]"
+
+
+@pytest.mark.parametrize("text", ["1", "1.5", "-3e5", " 2 ", "true", "None", "nan"])
+def test_a_text_that_looks_like_another_value_is_called_a_text(text: str) -> None:
+    assert shown(text) == f"{text!r} (text)"
+    assert "(text)" not in shown(Words(text))
+    assert "(text)" not in shown(f"{text} px")
+
+
+def test_errors_and_words_of_ours_are_whole() -> None:
+    sentence = "a sentence of " + "many words and " * 30 + "an end"
+    assert shown(DataError(sentence)) == shown(Words(sentence)) == sentence
+    assert shown(ValueError(sentence)) == f"ValueError: {sentence}"
+    assert shown(Words("two\nlines")) == "two\\nlines"
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a\0", "x y"])
@@ -107,4 +131,4 @@ def test_coco_numbers(name: str, number: int | None) -> None:
 
 
 def test_a_problem_can_be_printed_whatever_the_name() -> None:
-    assert str(BadValue("id", "x", "y", "z").at("a\udcff.png")).encode() == b"a\\udcff.png: id: got x; expected y; z"
+    assert str(BadValue("id", "x", "y", "z").at("a\udcff.png")).encode() == b"a\\udcff.png: id: got 'x'; expected y; z"

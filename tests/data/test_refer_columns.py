@@ -17,10 +17,10 @@ REFS = [
 INSTANCES = Instances(
     {9: ImageRow("ü/9.jpg", 8, 6), 4: ImageRow("4.jpg", None, 3)},
     {
-        7: Truth({"size": [6, 8], "counts": [48]}, 1),
-        5: Truth([array("d", [0.1, 0, 4, 0, 4, 4]), array("d", [1, 2])], 2),
-        6: Truth(None, None),
-        8: Truth([["x"]], 99),
+        7: Truth({"size": [6, 8], "counts": [48]}, 1, 9),
+        5: Truth([array("d", [0.1, 0, 4, 0, 4, 4]), array("d", [1, 2])], 2, None),
+        6: Truth(None, None, 4),
+        8: Truth([["x"]], 99, 4),
     },
     {2: "cat", 1: "dog"},
 )
@@ -45,9 +45,9 @@ def check_truths(truths: TruthColumns) -> None:
     assert {i: (plain(t.segmentation), t.category_id) for i, t in found.items() if t} == {
         5: ([[0.1, 0, 4, 0, 4, 4], [1, 2]], 2),
         6: (None, None),
-        7: ({"size": [6, 8], "counts": [48]}, 1),
+        7: ({"size": [6, 8], "counts": [48]}, 1, 9),
     }
-    assert truths.truth(8) == Truth([["x"]], 99) and truths.truth(1) is None and truths.truth(99) is None
+    assert truths.truth(8) == Truth([["x"]], 99, 4) and truths.truth(1) is None and truths.truth(99) is None
     assert [truths.category(i) for i in (1, 2, 99, None)] == ["dog", "cat", "", ""]
 
 

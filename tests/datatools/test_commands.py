@@ -49,7 +49,7 @@ def test_own_data_from_rows_to_a_split_that_a_run_reads(tmp_path: Path, capsys: 
     assert not (tmp_path / "root" / "strict").exists()
     assert cli.main([*words, "--dataset", "own"]) == 1
     printed = capsys.readouterr().out
-    assert "own.jsonl line 7: missing image: got gone.png; expected a file below" in printed
+    assert "own.jsonl line 7: missing image: got 'gone.png'; expected a file below" in printed
     assert "1 problems: 1 missing image" in printed
     assert "6 images, 6 refs (5 with truth), 6 sentences" in printed
     assert f"use it: --data.root {tmp_path / 'root'} --data.dataset own --data.split_by own" in printed

@@ -16,8 +16,8 @@ from PIL import Image
 
 from l2l_ray.data.layout import BadValue, Problem
 from l2l_ray.data.masks import mask_area_px
+from l2l_ray.data.plain_pickle import plain_records
 from l2l_ray.data.refer import ReferDataset
-from l2l_ray.data.refer_files import plain_records
 from l2l_ray.datatools.import_folder import folder_rows
 from l2l_ray.datatools.import_rows import import_rows
 from l2l_ray.datatools.refer_writer import ReferWriter
@@ -110,25 +110,25 @@ def test_pictures_are_linked_or_copied(tmp_path: Path, pictures: Path) -> None:
             {"image": "a.png", "expression": "\ud800"},
             "expression: got '\\ud800'; expected text that can be written as UTF-8",
         ),
-        ({"image": "gone.png", "expression": "x"}, "missing image: got gone.png"),
-        ({"image": "../own.jsonl", "expression": "x"}, "image: got ../own.jsonl; expected a path below"),
-        ({"image": "/etc/hostname", "expression": "x"}, "image: got /etc/hostname; expected a path below"),
+        ({"image": "gone.png", "expression": "x"}, "missing image: got 'gone.png'"),
+        ({"image": "../own.jsonl", "expression": "x"}, "image: got '../own.jsonl'; expected a path below"),
+        ({"image": "/etc/hostname", "expression": "x"}, "image: got '/etc/hostname'; expected a path below"),
         ({"image": "notes.txt", "expression": "x"}, "unreadable image"),
         ({"expression": "x"}, "image: got None"),
         (
             {"image": "a.png", "expression": "x", "split": "validation"},
-            "split: got validation; expected one of train, val",
+            "split: got 'validation'; expected one of train, val",
         ),
         ({"image": "a.png", "expression": "x", "split": ["val"]}, "split: got ['val']"),
         (
             {"image": "a.png", "expression": "x", "mask_path": "m"},
-            "field: got mask_path; expected one of image, expression",
+            "field: got 'mask_path'; expected one of image, expression",
         ),
         ({"image": "a.png", "expression": "x", "category": 3}, "category: got 3"),
         ({"image": "a.png", "expression": "x", "id": 1.5}, "id: got 1.5"),
         ({"image": "a.png", "expression": "x", "polygon": [1, 2]}, "polygon: got [1, 2]"),
         ({"image": "a.png", "expression": "x", "box": [1, 1, -3, 2]}, "box: got [1, 1, -3, 2]"),
-        ({"image": "c.png", "expression": "x", "id": "m"}, "image of a repeated id: got c.png; expected 'a.png'"),
+        ({"image": "c.png", "expression": "x", "id": "m"}, "image of a repeated id: got 'c.png'; expected 'a.png'"),
         ({"image": "a.png", "expression": "x", "id": "m", "split": "val"}, "split of a repeated id"),
         ({"image": "a.png", "expression": "x", "id": "m", "category": "dog"}, "category of a repeated id"),
         ({"image": "a.png", "expression": "x", "id": "m", "box": [1, 1, 2, 2]}, "truth of a repeated id"),
@@ -280,7 +280,7 @@ def test_provenance_stays_with_the_ref_and_no_target_is_a_truth(tmp_path: Path, 
         ({"no_target": 1}, "no_target: got 1"),
         ({"no_target": True, "polygon": POLYGON}, "no_target: got true beside a mask"),
         ({"no_target": True, "id": "m"}, "no_target of a repeated id"),
-        ({"provenance": "me"}, "provenance: got me (JSONDecodeError)"),
+        ({"provenance": "me"}, "provenance: got 'me' (JSONDecodeError"),
         ({"provenance": ["me"]}, "provenance: got ['me']"),
     ],
 )
@@ -296,7 +296,7 @@ def test_bad_provenance_and_no_target_are_named(
 def test_no_target_in_a_csv_cell(tmp_path: Path, pictures: Path) -> None:
     (tmp_path / "own.csv").write_text("image,expression,no_target\na.png,unicorn,True\na.png,dog,\na.png,cat,maybe\n")
     (problem,) = convert(read_rows(tmp_path / "own.csv"), pictures, tmp_path / "root")
-    assert "no_target: got maybe; expected true or false" in str(problem)
+    assert "no_target: got 'maybe'; expected true or false" in str(problem)
     examples, _ = ReferDataset.open(tmp_path / "root", "own", "own").labeled_examples("train")
     assert [e.expression for e in examples] == ["unicorn"]
 

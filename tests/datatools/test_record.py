@@ -16,8 +16,8 @@ from hypothesis.extra.numpy import arrays
 from l2l_ray import cli
 from l2l_ray.data.layout import SPLITS
 from l2l_ray.data.masks import annotation_rle, encode
+from l2l_ray.data.plain_pickle import plain_records
 from l2l_ray.data.refer import ReferDataset
-from l2l_ray.data.refer_files import plain_records
 from l2l_ray.datatools.columns import COLUMNS
 from l2l_ray.datatools.export import FORMATS, write_export
 from l2l_ray.datatools.record import RECORD, ExportedMask, record

@@ -11,13 +11,12 @@ from PIL import Image
 
 from l2l_ray.data.layout import BadValue
 from l2l_ray.data.masks import decode, encode, mask_area_px
+from l2l_ray.data.object_masks import box_of_mask, segmentation_rle
+from l2l_ray.data.refer_files import image_side
 from l2l_ray.datatools.truths import (
-    box_of_mask,
-    image_side,
     mask_of_file,
     read_image_size,
     read_truth,
-    segmentation_rle,
 )
 
 SIZE = (8, 6)  # width, height

@@ -15,8 +15,8 @@ import torch
 from l2l_ray.cli import main
 from l2l_ray.config import config_yaml
 from l2l_ray.data.masks import decode, mask_area_px, mask_to_grid
+from l2l_ray.data.plain_pickle import plain_records
 from l2l_ray.data.refer import ReferDataset
-from l2l_ray.data.refer_files import plain_records
 from l2l_ray.datatools.export import FORMATS
 from l2l_ray.datatools.label_studio import decode_brush
 from l2l_ray.errors import CheckpointError, ConfigError, DataError
