@@ -15,10 +15,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from l2l_ray.errors import DataError, L2LError
+
 
 def temporary_path(path: Path) -> Path:
     """Return the hidden name beside `path` under which this thread writes it."""
     return _beside(path, "tmp")
+
+
+@contextmanager
+def saying_why(path: Path) -> Iterator[None]:
+    """Turn what the system says when the block cannot write a user's file or folder into one line.
+
+    Raises:
+        DataError: With the path and the system's reason.
+    Example: `with saying_why(path), replacing(path) as temporary: temporary.write_text("...")`
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{str(path)!r} cannot be written: {error.strerror or error}; choose another place, or correct its "
+            "rights or space"
+        ) from error
+    except ValueError as error:  # of names that no file can have
+        if isinstance(error, L2LError):
+            raise
+        raise DataError(f"{str(path)!r} cannot be written: {error}; choose another name") from error
 
 
 @contextmanager

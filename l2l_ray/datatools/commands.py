@@ -19,13 +19,24 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from l2l_ray.data.layout import Problem, by_kind
+from l2l_ray.data.layout import Notice, Problem, by_kind, gathered
 from l2l_ray.errors import DataError
 
 if TYPE_CHECKING:
     from l2l_ray.datatools.refer_writer import ReferWriter
 
 Say = Callable[[str], None]
+_MAX_TOLD = 20  # notices; a data set of thousands may have one for each item
+# What is to be done where a source of this kind gave nothing, and no problem says why.
+_NOTHING = {
+    "rows": "the file has no rows; write one for each expression, with image and expression",
+    "folder": "there are no pictures with texts beside them; put photo.txt, one expression per line, beside photo.jpg",
+    "coco": "no annotation carries an expression; give each one an `expression`, or a file of them by --captions",
+    "grefcoco": "the list of refs is empty; download grefs(unc).json again",
+    "jxu124": "the files have no rows; download them again",
+    "lmms-lab": "the files have no rows; download them again",
+    "labelstudio": "no task has an annotation; submit some tasks in Label Studio, then export the project again",
+}
 KINDS = ("rows", "folder", "coco", "grefcoco", "jxu124", "lmms-lab", "labelstudio")
 
 
@@ -78,6 +89,10 @@ def import_(words: Sequence[str], say: Say) -> int:
         update = merge(writer) if given.update and writer.refs else None
         problems += update.problems if update else []
         _list(problems, say)
+        _tell(writer.notices, say)
+        if not writer.refs:
+            why = "correct the problems above" if problems else _NOTHING[given.kind]
+            raise DataError(f"{given.sources[0]} gave no item; nothing is written; {why}")
         if problems and given.strict:
             raise DataError(
                 f"{len(problems)} bad items and --strict: nothing is written; correct them, or leave --strict out"
@@ -93,8 +108,6 @@ def import_(words: Sequence[str], say: Say) -> int:
         )
         if update and update.changed:
             say("a split file that was made for it before is refused now; make it again by `l2l data split`")
-    for notice in writer.notices:
-        say(f"notice: {notice}")
     say(f"use it: --data.root {writer.root} --data.dataset {writer.dataset} --data.split_by {writer.split_by}")
     return 1 if problems else 0
 
@@ -110,6 +123,7 @@ def check(words: Sequence[str], say: Say) -> int:
     inventory = take_inventory(given.folder, given.split_by)
     problems = find_problems(inventory, given.decode)
     _list(problems, say)
+    _tell(inventory.notices, say)
     say(f"{inventory.dataset} ({inventory.split_by}): {len(inventory.items)} refs, {len(problems) or 'no'} problems")
     return 1 if problems else 0
 
@@ -251,10 +265,17 @@ def _only_split_by(given: argparse.Namespace) -> str | None:
 
 
 def _list(problems: Sequence[Problem], say: Say) -> None:
-    for problem in problems:
+    for problem in gathered(problems):
         say(str(problem))
     if problems:
         say(f"{len(problems)} problems: {by_kind(problems)}")
+
+
+def _tell(notices: Sequence[Notice], say: Say) -> None:
+    for notice in notices[:_MAX_TOLD]:
+        say(f"notice: {notice}")
+    if len(notices) > _MAX_TOLD:
+        say(f"notice: and {len(notices) - _MAX_TOLD} more of the kind")
 
 
 def _parser(name: str, doc: str | None) -> argparse.ArgumentParser:

@@ -21,7 +21,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from l2l_ray.data.layout import shown
+from l2l_ray.data.layout import Words, shown
 from l2l_ray.data.masks import decode, mask_area_px
 from l2l_ray.data.object_masks import box_of_mask
 from l2l_ray.datatools.label_studio import LABELING_CONFIG, task
@@ -90,7 +90,7 @@ def require_place(kind: str, out: Path, force: bool) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         return out
     except (OSError, ValueError) as error:  # a name that no folder can have, or that may not be looked at
-        raise DataError(f"cannot write {shown(str(out))}: {error}; choose another --out") from error
+        raise DataError(f"cannot write {shown(Words(out))}: {error}; choose another --out") from error
     if not is_export:
         raise DataError(f"{out} is there and is no export (it has no {INDEX}); choose another --out")
     if not force:

@@ -20,7 +20,7 @@ from typing import Any
 
 from l2l_ray.data.layout import Notice, image_folder, plain_name
 from l2l_ray.errors import DataError
-from l2l_ray.files import replacing, replacing_folder, temporary_path
+from l2l_ray.files import replacing, replacing_folder, saying_why, temporary_path
 
 
 class ReferWriter:
@@ -47,11 +47,14 @@ class ReferWriter:
         self.refs: list[dict[str, Any]] = []
         self.notices: list[Notice] = []  # what importers have to tell besides problems
         self.sources: dict[str, Path] = {}  # by name: the file of each picture that `write` has to put in place
+        self._sizes: dict[str, tuple[int, int] | None] = {}
         self._copy, self._update = copy, update
         self._staging = temporary_path(self.folder)
-        if update and not (self.folder / self._refs).is_file():
+        with saying_why(self.folder):
+            exists, has_refs = self.folder.exists(), (self.folder / self._refs).is_file()
+        if update and not has_refs:
             raise DataError(f"{self.folder} has no {self._refs} to update; import it first, without --update")
-        if not update and self.folder.exists():
+        if exists and not update:
             raise DataError(
                 f"{self.folder} exists and is not overwritten; add to it by --update, or choose another --dataset"
             )
@@ -84,15 +87,21 @@ class ReferWriter:
         """
         if image_id in self.images:
             return
+        self._sizes[name] = size
         width, height = size or (None, None)
         self.images[image_id] = {"id": image_id, "file_name": name, "width": width, "height": height}
         if isinstance(source, bytes):
             staged = self._staging / "images" / name
-            staged.parent.mkdir(parents=True, exist_ok=True)
-            staged.write_bytes(source)
+            with saying_why(staged.parent):
+                staged.parent.mkdir(parents=True, exist_ok=True)
+                staged.write_bytes(source)
             source = staged
         if source is not None:
             self.sources[name] = source.resolve()  # a link to a link would break with the one between
+
+    def size_of(self, name: Any) -> tuple[int, int] | None:
+        """Return the size with which a file was added under whatever id, None if it was not, or without a size."""
+        return self._sizes.get(name) if isinstance(name, str) else None
 
     def add_ref(self, ref: Mapping[str, Any], sentences: Sequence[Mapping[str, Any]]) -> None:
         """Add one ref with its sentences."""
@@ -104,10 +113,15 @@ class ReferWriter:
         """Put everything in place and return the folder.
 
         Raises:
-            DataError: If there is nothing to write, or a different picture has the place of one of these.
+            DataError: If there is nothing to write, a different picture has the place of one of these, or the place
+                cannot be written.
         """
         if not self.refs:
-            raise DataError(f"no usable item for {self.folder}; nothing is written; see the problems")
+            raise DataError(f"there is no usable item for {self.folder}; nothing is written; give it some")
+        with saying_why(self.folder):
+            return self._write()
+
+    def _write(self) -> Path:
         used = {ref["image_id"] for ref in self.refs}
         images = [row for image_id, row in self.images.items() if image_id in used or self._update]
         content = {

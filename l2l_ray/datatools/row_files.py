@@ -80,8 +80,7 @@ def _own_parquet_rows(path: Path) -> Iterator[Row]:
         return
     if unused:
         yield path.name, Notice(path.name, f"the index of pandas ({', '.join(map(shown, unused))}) is not used")
-    for where, row in parquet_rows(path, tuple(used)):
-        yield where, row
+    yield from parquet_rows(path, tuple(used))
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
@@ -115,14 +114,14 @@ def _csv_rows(path: Path) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{path} line {line}: got the byte {content[error.start]:#x}, expected UTF-8 text; save it as UTF-8 (now it "
-            "may be Windows-1252 or Latin-1)"
+            f"{path} line {line}: got the byte {content[error.start]:#x}, expected UTF-8 text; save it as UTF-8 (now "
+            "it may be Windows-1252 or Latin-1)"
         ) from None
     csv.field_size_limit(_MAX_CELL)
     separator = _separator(text)
-    with_blanks = any(name[:1] == " " for name in _head(text, separator))
+    with_blanks = next((name for name in _head(text, separator) if name[:1] == " "), None)
     lines = io.StringIO(text, newline="")
-    reader = csv.DictReader(lines, strict=True, delimiter=separator, skipinitialspace=with_blanks)
+    reader = csv.DictReader(lines, strict=True, delimiter=separator, skipinitialspace=with_blanks is not None)
     where = f"{path.name} line 1"
     try:
         if (problem := missing_columns(reader.fieldnames or (), where)) is not None:
@@ -130,8 +129,8 @@ def _csv_rows(path: Path) -> Iterator[Row]:
             return
         if separator != ",":
             yield where, Notice(where, f"the cells are separated by {separator!r}")
-        if with_blanks:
-            yield where, Notice(where, "blanks at the beginning of cells are left out, as there are some in this line")
+        if with_blanks is not None:
+            yield where, Notice(where, f"blanks around cells are left out, as those of the column {with_blanks!r}")
         for cells in reader:
             where = f"{path.name} line {reader.line_num}"
             if None in cells or None in cells.values():
@@ -139,7 +138,8 @@ def _csv_rows(path: Path) -> Iterator[Row]:
                 remedy = f"put cells that hold {separator!r} in double quotes"
                 yield where, BadValue("CSV", list(cells.values()), expected, remedy).at(where)
             else:
-                yield where, {name: cell for name, cell in cells.items() if cell.strip() and not is_index(name)}
+                kept = {name: cell for name, cell in cells.items() if cell.strip() and not is_index(name)}
+                yield where, kept if with_blanks is None else {name: cell.strip() for name, cell in kept.items()}
     except csv.Error as error:
         where = f"{path.name} after line {reader.line_num}"
         yield where, BadValue("CSV", error, "quoted cells that end", "correct it; later lines were not read").at(where)

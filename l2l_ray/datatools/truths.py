@@ -22,6 +22,8 @@ from l2l_ray.types import Rle
 
 MASK_FIELDS = ("mask", "rle", "polygon")
 _MAX_COORDINATE_PX = 1e5
+_MAX_LOOKED_AT = 100_000  # pixels of a picture that may be a mask
+_TWO_COLORS = 0.9  # share of a mask's pixels that have its two colors; of a photo no two have so many
 
 
 class ObjectTruth(NamedTuple):
@@ -92,6 +94,26 @@ def mask_of_file(path: Path, width: int, height: int) -> Rle:
     if not inside.any():
         raise BadValue("empty mask", path.name, "a pixel that is not black", REMEDY)
     return encode(inside)
+
+
+def looks_like_a_mask(path: Path, picture: Path) -> bool:
+    """Tell whether a picture may be the mask of another: of its size, nearly all of it in two colors, one of them none.
+
+    Files that cannot be read look like none. Edges of a drawn mask may be smooth, so a few pixels may have more colors.
+    """
+    try:
+        with Image.open(path) as mask, Image.open(picture) as photo:
+            if mask.size != photo.size:
+                return False
+            colors = np.asarray(mask.convert("RGBA")).reshape(-1, 4)
+    except Exception:  # as in `mask_of_file`
+        return False
+    looked_at = np.ascontiguousarray(colors[:: max(1, len(colors) // _MAX_LOOKED_AT)]).view(np.uint32)
+    found, counts = np.unique(looked_at, return_counts=True)
+    most = np.argsort(counts)[-2:]
+    rgba = found[most].view(np.uint8).reshape(-1, 4)
+    has_background = bool(((rgba[:, 3] == 0) | ~rgba[:, :3].any(axis=1)).any())  # transparent or black
+    return has_background and bool(counts[most].sum() >= _TWO_COLORS * counts.sum())
 
 
 def read_image_size(path: Path) -> tuple[int, int]:

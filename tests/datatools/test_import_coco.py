@@ -110,7 +110,7 @@ def test_expressions_of_no_annotation_and_pictures_of_another_size(tmp_path: Pat
         problems = import_coco(path, texts, tmp_path / "photos", "train", writer)
     assert [(p.where, p.what, p.got) for p in problems] == [
         ("instances.json annotation 6", "image size", "16 x 12 px"),
-        ("captions.json annotation 7", "missing annotation", "7"),
+        ("captions.json annotation 7", "missing annotation", "'7' (text)"),
     ]
 
 
@@ -147,7 +147,7 @@ def test_several_targets_and_none(tmp_path: Path) -> None:
         (gref(2, [8]), "empty mask"),
         (gref(2, ["5"]), "ann_id"),
         (gref(2, [-1], True, image_id=9), "missing image"),
-        (gref(1, [5]), "sent_id"),
+        (gref(1, [5]), "ref_id"),
         (gref(2, [5], sentences=[]), "sentences"),
         (gref(2, [5], sentences=[{"sent_id": 1, "sent": " "}]), "expression"),
         (gref(2, [5], split="testZ"), "split"),

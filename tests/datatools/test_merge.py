@@ -222,7 +222,7 @@ def test_other_files_of_the_data_set_stay_and_an_update_needs_one(own: Import, t
     status, printed = own([{"image": "c.png", "expression": "bird"}])
     assert status == 1 and "add to it by --update" in printed
     status, printed = own([{"image": "gone.png", "expression": "bird"}], "--update")
-    assert status == 1 and "no usable item" in printed
+    assert status == 1 and "gave no item; nothing is written" in printed
     record = folder / "refs(own).p"
     before = record.read_bytes()
     record.write_bytes(before[:20])
