@@ -112,21 +112,28 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         with new_folder(path) as temporary:
             yield temporary
             if path.exists():
-                shutil.rmtree(old, ignore_errors=True)  # left by a killed process of this id
+                _remove(old)  # left by a killed process of this id
             with suppress(FileNotFoundError):  # there is none, or another process has just moved it
                 os.replace(path, old)
     except BaseException:
         with suppress(OSError):  # nothing was moved, or another process has put a folder there
             os.replace(old, path)
         if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
 
 
 def _beside(path: Path, ending: str) -> Path:
     # No two threads of a machine have the same native id; on Linux that of the main thread is the process id.
     return path.with_name(f".{path.name}.{threading.get_native_id()}.{ending}")
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, or a link to one and not what it leads to."""
+    if folder.is_symlink():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

@@ -234,10 +234,8 @@ def _rle(value: Any) -> Rle:
         rle = Rle(size=[int(side) for side in found["size"]], counts=str(found["counts"]))
         mask_area_px(rle)
     except (DataError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
-        expected = "an object with size [height, width] and counts"
-        raise BadValue(
-            "accepted_rle", Words(f"{shown(value)} ({shown(error)})"), expected, "correct or remove it"
-        ) from None
+        expected, remedy = "an object with size [height, width] and counts", "correct or remove it"
+        raise BadValue("accepted_rle", Words(f"{shown(value)} ({shown(error)})"), expected, remedy) from None
     return rle
 
 

@@ -1,6 +1,6 @@
 """The `l2l data` commands: own and published data in, what is wrong with it, what is in it, who is labeled, what leaks.
 
-    l2l data import KIND SOURCE ... --root ROOT --dataset NAME [--split-by NAME] [--images FOLDER] [--copy]
+    l2l data import KIND SOURCE ... --root ROOT --dataset NAME [--split-by NAME] [--images FOLDER] [--copy] [--update]
     l2l data check  FOLDER [--split-by NAME] [--decode]
     l2l data stats  FOLDER [--split-by NAME] [--sheet FILE.png|FILE.html] [--num N]
     l2l data split  FOLDER OUT.txt (--fraction P | --count N | --all) [--seed N] [--procedure keyed|stratified|semires]
@@ -76,12 +76,18 @@ def import_(words: Sequence[str], say: Say) -> int:
     parser.add_argument("--split", default="train", help="coco: split of annotations that name none")
     parser.add_argument("--copy", action="store_true", help="copy pictures; they are linked to otherwise")
     parser.add_argument("--strict", action="store_true", help="write nothing when any item is bad")
+    parser.add_argument(
+        "--update", action="store_true", help="add masks, corrections, texts and photos to a data set that is there"
+    )
     given = parser.parse_args(words)
+    from l2l_ray.datatools.merge import merge
     from l2l_ray.datatools.refer_writer import ReferWriter
 
-    split_by = given.split_by or _usual_split_by(given.kind, given.dataset)
-    with ReferWriter(given.root, given.dataset, split_by, given.copy) as writer:
+    split_by = given.split_by or (given.update and _only_split_by(given)) or _usual_split_by(given.kind, given.dataset)
+    with ReferWriter(given.root, given.dataset, split_by, given.copy, given.update) as writer:
         problems = _convert(given, writer)
+        update = merge(writer) if given.update and writer.refs else None
+        problems += update.problems if update else []
         _list(problems, say)
         _tell(writer.notices, say)
         if not writer.refs:
@@ -91,13 +97,17 @@ def import_(words: Sequence[str], say: Say) -> int:
             raise DataError(
                 f"{len(problems)} bad items and --strict: nothing is written; correct them, or leave --strict out"
             )
-        folder = writer.write()
+        folder = writer.write() if update is None or update.changed else writer.folder
         num_truths = sum("ann_id" in ref or "ann_ids" in ref for ref in writer.refs)
         sentences = sum(len(ref["sentences"]) for ref in writer.refs)
+        if update:
+            say(f"updated {folder}: {update.line}")
         say(
-            f"wrote {folder}: {len({ref['image_id'] for ref in writer.refs})} images, {len(writer.refs)} refs "
-            f"({num_truths} with truth), {sentences} sentences"
+            f"{'it has' if update else f'wrote {folder}:'} {len({ref['image_id'] for ref in writer.refs})} images, "
+            f"{len(writer.refs)} refs ({num_truths} with truth), {sentences} sentences"
         )
+        if update and update.changed:
+            say("a split file that was made for it before is refused now; make it again by `l2l data split`")
     say(f"use it: --data.root {writer.root} --data.dataset {writer.dataset} --data.split_by {writer.split_by}")
     return 1 if problems else 0
 
@@ -246,6 +256,12 @@ def _usual_split_by(kind: str, dataset: str) -> str:
     if kind in ("grefcoco", "jxu124"):
         return "umd" if dataset == "refcocog" else "unc"
     return "lmms" if kind == "lmms-lab" else "own"
+
+
+def _only_split_by(given: argparse.Namespace) -> str | None:
+    """Return the name of a data set's splits where there is one."""
+    found = [path.name[5:-3] for path in (given.root.expanduser() / given.dataset).glob("refs(*).p")]
+    return found[0] if len(found) == 1 else None
 
 
 def _list(problems: Sequence[Problem], say: Say) -> None:

@@ -85,13 +85,15 @@ def require_place(kind: str, out: Path, force: bool) -> Path:
         raise DataError(f"there is no export format {kind!r}; use one of {', '.join(FORMATS)}")
     out = Path(os.path.abspath(out))
     try:
-        there, is_export = os.path.lexists(out), (out / INDEX).is_file()
-        out.exists()  # says what is wrong with a name that no folder can have, or that cannot be looked at
-    except (OSError, ValueError) as error:
+        os.lstat(out)  # what is there, if only a link that leads nowhere
+        is_export = (out / INDEX).is_file()
+    except (FileNotFoundError, NotADirectoryError):
+        return out
+    except (OSError, ValueError) as error:  # a name that no folder can have, or that may not be looked at
         raise DataError(f"cannot write {shown(Words(out))}: {error}; choose another --out") from error
-    if there and not is_export:
+    if not is_export:
         raise DataError(f"{out} is there and is no export (it has no {INDEX}); choose another --out")
-    if there and not force:
+    if not force:
         raise DataError(f"{out} holds an export already; replace it with --force, or choose another --out")
     return out
 

@@ -44,7 +44,8 @@ RECORD = {
     "provenance": "json",
 }
 
-KEPT = ("sent_id", "confidence", "gate", "accepted_rle")  # stay with a ref whose mask people correct
+SCORES = ("confidence", "gate", "accepted_rle")
+KEPT = ("sent_id", *SCORES)  # stay with a ref whose mask people correct
 NO_CATEGORY = "referent"  # the class of masks without a category, where a format needs one
 
 

@@ -274,3 +274,34 @@ def test_what_the_user_gave_as_a_hint_comes_back(kind: str, tmp_path: Path) -> N
     assert problems == []
     assert [ref.get("hint") for ref in writer.refs] == [{"box": [8, 6, 16, 12], "points": [[9.6, 12]]}, None]
     assert len(writer.annotations) == 2
+
+
+@pytest.mark.parametrize(
+    "out", ["file.txt", "file.txt/x", "broken", "x" * 300, "a\0b", "loop/x", ".", "new/..", "/proc/x"]
+)
+def test_places_that_no_export_can_have_are_named_and_untouched(
+    masks: list[ExportedMask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.txt").write_text("mine")
+    (tmp_path / "broken").symlink_to(tmp_path / "gone")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    before = sorted(tmp_path.iterdir())
+    for force in (False, True):
+        with pytest.raises(DataError, match=r"cannot write|is no export") as raised:
+            write_export(masks, "jsonl", Path(out), {}, force=force)
+        assert "\n" not in str(raised.value) and "--out" in str(raised.value)
+    assert sorted(tmp_path.iterdir()) == before and (tmp_path / "file.txt").read_text() == "mine"
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools, on NumPy 2
+def test_a_photo_whose_name_is_no_text_is_exported_or_named(tmp_path: Path) -> None:
+    example = Example(1, 1, 1, os.fsdecode(b"/photos/a\xff.jpg"), 31, 20, "it")
+    odd = [ExportedMask(example, encode(mask_of(0)), None, 0.5, None, ABOUT)]
+    for kind in FORMATS:
+        try:
+            folder = write_export(odd, kind, tmp_path / kind, {})
+            assert sorted(READERS[kind](folder)) == [1]
+        except DataError as error:
+            assert "is no text that UTF-8 can hold; rename the photo" in str(error)
+            assert kind in ("parquet", "hf", "labelstudio") and not (tmp_path / kind).exists()
