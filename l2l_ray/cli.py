@@ -236,7 +236,7 @@ def export(words: Sequence[str]) -> None:
     """Write a run's pseudo-labels, or its masks of a split, for other programs; see docs/export.md."""
     parser = argparse.ArgumentParser(prog="l2l export", description=export.__doc__)
     parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--format", required=True, help="coco, jsonl, parquet, hf, png or labelstudio")
+    parser.add_argument("--format", required=True, help="coco, jsonl, parquet, hf, png, labelstudio or yolo")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the folder to make")
     parser.add_argument("--split", help="predict on this split (val, testA, unlabeled, ...) instead of pseudo-labels")
     parser.add_argument("--round", type=int, metavar="N", help="pseudo-labels of this round; default: the last whole")
@@ -263,7 +263,7 @@ def export(words: Sequence[str]) -> None:
     else:
         choice = (given.round, given.method, given.min_confidence, given.all, given.force)
         done = export_pseudo_labels(*place, *choice)
-    print(f"{done.path}: {done.num} masks, {done.num_left_out} left out")
+    print(done.line)
 
 
 def data(words: Sequence[str]) -> int:

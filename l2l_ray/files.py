@@ -15,10 +15,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from l2l_ray.errors import DataError, L2LError
+
 
 def temporary_path(path: Path) -> Path:
     """Return the hidden name beside `path` under which this thread writes it."""
     return _beside(path, "tmp")
+
+
+@contextmanager
+def saying_why(path: Path) -> Iterator[None]:
+    """Turn what the system says when the block cannot write a user's file or folder into one line.
+
+    Raises:
+        DataError: With the path and the system's reason.
+    Example: `with saying_why(path), replacing(path) as temporary: temporary.write_text("...")`
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{str(path)!r} cannot be written: {error.strerror or error}; choose another place, or correct its "
+            "rights or space"
+        ) from error
+    except ValueError as error:  # of names that no file can have
+        if isinstance(error, L2LError):
+            raise
+        raise DataError(f"{str(path)!r} cannot be written: {error}; choose another name") from error
 
 
 @contextmanager
@@ -89,21 +112,28 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         with new_folder(path) as temporary:
             yield temporary
             if path.exists():
-                shutil.rmtree(old, ignore_errors=True)  # left by a killed process of this id
+                _remove(old)  # left by a killed process of this id
             with suppress(FileNotFoundError):  # there is none, or another process has just moved it
                 os.replace(path, old)
     except BaseException:
         with suppress(OSError):  # nothing was moved, or another process has put a folder there
             os.replace(old, path)
         if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
 
 
 def _beside(path: Path, ending: str) -> Path:
     # No two threads of a machine have the same native id; on Linux that of the main thread is the process id.
     return path.with_name(f".{path.name}.{threading.get_native_id()}.{ending}")
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, or a link to one and not what it leads to."""
+    if folder.is_symlink():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

@@ -228,3 +228,15 @@ def test_two_processes_replace_one_folder_and_one_of_them_stays(tmp_path: Path) 
     assert [writer.wait(60) for writer in writers] == [0, 0]
     assert names(tmp_path) == ["out"] and names(path) == ["content"]
     assert (path / "content").read_text() in ("a" * 10_000, "b" * 10_000)
+
+
+def test_a_link_to_a_folder_is_replaced_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.mkdir()
+    (real / "mine.txt").write_text("mine")
+    link.symlink_to(real)
+    with replacing_folder(link) as temporary:
+        (temporary / "new.txt").write_text("new")
+    assert not link.is_symlink() and (link / "new.txt").read_text() == "new"
+    assert (real / "mine.txt").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]

@@ -30,6 +30,16 @@ class PixelHint(NamedTuple):
     box_xywh_px: tuple[float, float, float, float] | None
     points_xy_px: tuple[tuple[float, float], ...]
 
+    @classmethod
+    def of(cls, hint: Hint, width_px: int, height_px: int) -> PixelHint:
+        """Return a hint in pixels of its image, to a millionth: what `fractions` made fractions of."""
+        box = None
+        if hint.box_xyxy_frac is not None:
+            x1, y1, x2, y2 = hint.box_xyxy_frac
+            sides = x1 * width_px, y1 * height_px, (x2 - x1) * width_px, (y2 - y1) * height_px
+            box = round(sides[0], 6), round(sides[1], 6), round(sides[2], 6), round(sides[3], 6)
+        return cls(box, tuple((round(x * width_px, 6), round(y * height_px, 6)) for x, y in hint.points_xy_frac))
+
     def record(self) -> dict[str, Any]:
         """Return the hint as a ref holds it, of built-in values."""
         box = {} if self.box_xywh_px is None else {"box": list(self.box_xywh_px)}

@@ -139,6 +139,17 @@ def _is_finite(number: Any) -> bool:
         return False
 
 
+def gathered(problems: Sequence[Problem]) -> list[Problem]:
+    """Return the problems, those that say the same of several places as one, at the first."""
+    places: dict[tuple[str, ...], list[str]] = {}
+    for problem in problems:
+        places.setdefault(problem[1:], []).append(problem.where)
+    return [
+        Problem(where[0] if len(where) == 1 else f"{where[0]} and {len(where) - 1} more, to {where[-1]}", *said)
+        for said, where in places.items()
+    ]
+
+
 def by_kind(problems: Sequence[Problem]) -> str:
     """Return how many problems of each kind there are, most frequent first."""
     counts = Counter(problem.what for problem in problems)
@@ -163,11 +174,18 @@ def plain_name(what: str, name: str) -> str:
     return name
 
 
-def file_below(root: Path, name: Any, what: str) -> Path:
+def file_below(root: Path, name: Any, what: str, follow_links: bool = True) -> Path:
     """Return the existing file `name` below `root`.
 
+    Args:
+        root: The folder that somebody gave.
+        name: A relative name without '..', as it stands in a data file.
+        what: What the file is, for messages.
+        follow_links: A link that lies in `root` may lead out of it: it is part of what was given, as the links to
+            pictures that an import makes. False refuses such a link.
     Raises:
-        BadValue: If the name is no text, is absolute, leads out of `root` (also through a link), or no file is there.
+        BadValue: If the name is no text, is absolute, has a '..', leads out of `root` by a link that is not followed,
+            or no file is there.
     """
     if not isinstance(name, str) or not name:
         raise BadValue(what, name, "the name of a file", "write its path below the folder")
@@ -175,7 +193,7 @@ def file_below(root: Path, name: Any, what: str) -> Path:
         raise BadValue(what, name, f"a path below {root}, with '/' and without '..'", "write a relative path")
     try:
         path = (root / name).resolve()
-        inside, there = path.is_relative_to(root.resolve()), path.is_file()
+        inside, there = follow_links or path.is_relative_to(root.resolve()), path.is_file()
     except (OSError, ValueError):  # names too long, with NUL, or not encodable
         raise BadValue(what, name, "the name of a file", "correct the name") from None
     if not inside:

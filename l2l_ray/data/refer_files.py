@@ -229,11 +229,24 @@ def parse_image(row: Any) -> tuple[int, ImageRow]:
     image_id, name = integer_id(row.get("id"), "image id"), row.get("file_name")
     if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
         raise BadValue("file_name", name, "a path below the image folder", "write a relative path without '..'")
-    width_px, height_px = (None if row.get(side) is None else image_side(row[side]) for side in ("width", "height"))
-    if (width_px or 1) * (height_px or 1) > _MAX_IMAGE_PX:
-        got = Words(f"{width_px} x {height_px} px")
-        raise BadValue("image size", got, f"at most {_MAX_IMAGE_PX} px in all", "correct the image table")
-    return image_id, ImageRow(name, width_px, height_px)
+    width, height = row.get("width"), row.get("height")
+    if width is not None and height is not None:
+        return image_id, ImageRow(name, *image_size(width, height))
+    sides = (None if side is None else image_side(side) for side in (width, height))
+    return image_id, ImageRow(name, *sides)
+
+
+def image_size(width: Any, height: Any) -> tuple[int, int]:
+    """Return a width and height that an image can have, px.
+
+    Raises:
+        BadValue: If one is no integer from 1 to 65,535, or a mask of this size would fill the memory.
+    """
+    size = image_side(width), image_side(height)
+    if size[0] * size[1] > _MAX_IMAGE_PX:
+        got, expected = Words(f"{width} x {height} px"), f"at most {_MAX_IMAGE_PX} px in all"
+        raise BadValue("image size", got, expected, "correct the size")
+    return size
 
 
 def image_side(value: Any, what: str = "image size") -> int:
@@ -243,7 +256,7 @@ def image_side(value: Any, what: str = "image size") -> int:
         BadValue: If it is not.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SIDE_PX:
-        raise BadValue(what, value, f"an integer from 1 to {MAX_SIDE_PX} px", "correct the image table")
+        raise BadValue(what, value, f"an integer from 1 to {MAX_SIDE_PX} px", "correct the size")
     return value
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from l2l_ray.data.layout import Words, shown
 from l2l_ray.data.splits import count_of
 from l2l_ray.errors import ConfigError, DataError
-from l2l_ray.files import replacing
+from l2l_ray.files import replacing, saying_why
 
 _TITLE = "# l2l split 1"
 _HEADER = ("dataset", "split_by", "digest", "procedure", "seed", "fraction", "count")
@@ -49,11 +49,13 @@ def write_split(
         digest: `ReferDataset.digest` of the data set.
         seed: Seed of the choice.
         procedure: How the images were chosen, one of `datatools.choose_labeled.PROCEDURES`.
+    Raises:
+        DataError: If the file cannot be written.
     """
     fraction = plain_fraction(len(labeled), num_images)
     values = (dataset, split_by, digest, procedure, seed, fraction, f"{len(labeled)} of {num_images}")
     lines = [_TITLE, *(f"# {name}: {value}" for name, value in zip(_HEADER, values, strict=True)), *map(str, labeled)]
-    with replacing(path) as temporary:
+    with saying_why(path), replacing(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n")
 
 

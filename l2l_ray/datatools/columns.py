@@ -8,10 +8,30 @@ here.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
-from l2l_ray.data.layout import SPLITS, BadValue, Words, shown
+from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, Words, shown
+from l2l_ray.data.masks import mask_area_px
+from l2l_ray.errors import DataError
+from l2l_ray.types import Rle
+
+# Names that pandas gives to its index: none in CSV, and what comes of reading and writing it again.
+_INDEX = re.compile(r"\s*|index|level_\d+|Unnamed: \d+(\.\d+)?|__index_level_\d+__")
+# What people call columns that have another name here; letters alone.
+_ALSO_CALLED = {
+    **dict.fromkeys(
+        ("caption", "captions", "text", "sentence", "query", "prompt", "phrase", "expressions"), "expression"
+    ),
+    **dict.fromkeys(("file", "filename", "path", "photo", "picture", "imagepath", "img", "images"), "image"),
+    **dict.fromkeys(("maskpath", "maskfile", "masks"), "mask"),
+    **dict.fromkeys(("bbox", "boundingbox", "boxes"), "box"),
+    **dict.fromkeys(("segmentation", "polygons"), "polygon"),
+    **dict.fromkeys(("label", "class", "categoryname"), "category"),
+}
 
 
 class Column(NamedTuple):
@@ -28,13 +48,98 @@ class Column(NamedTuple):
 def read_columns(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a row, those that need no picture read.
 
+    Args:
+        row: Values of known columns.
     Raises:
-        BadValue: If a column is unknown, or a value is unusable.
+        BadValue: If a value is unusable.
     """
-    if unknown := sorted(str(name) for name in row if name not in COLUMNS):
-        raise BadValue("field", ", ".join(unknown), f"one of {', '.join(COLUMNS)}", "rename or remove it")
     readers = ((name, COLUMNS[name].read, value) for name, value in row.items())
     return {name: read(value) if read is not None else value for name, read, value in readers}
+
+
+def column_of(name: Any) -> str | None:
+    """Return the column that a name stands for, also with blanks around it or in capitals; None for other names."""
+    found = name.strip().lower() if isinstance(name, str) else None
+    return found if found in COLUMNS else None
+
+
+def is_index(name: Any) -> bool:
+    """Tell whether pandas gave a column this name: it wrote the numbers of the rows there."""
+    return isinstance(name, str) and _INDEX.fullmatch(name) is not None
+
+
+def repeated_columns(names: Iterable[Any]) -> list[str]:
+    """Return the columns that several of these names stand for."""
+    counts = Counter(column_of(name) or str(name) for name in names if not is_index(name))
+    return sorted(name for name, count in counts.items() if count > 1)
+
+
+class Names:
+    """Turns the names that stand in rows into columns, and says once, at the end, what it thinks of each name.
+
+    Example: `names.known({" expression": "left man", "msk": "m.png"}, "own.csv line 2")`
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[str, int]] = {}  # where each odd name was first, and how often
+
+    def known(self, row: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Return the values of a row by column; those of unknown names are left out.
+
+        Raises:
+            BadValue: If two names stand for one column.
+        """
+        if repeated := repeated_columns(row):
+            raise BadValue("column", list(row), f"one of {repeated[0]}", "remove the others")
+        for name in row:
+            if name not in COLUMNS:
+                first, count = self._found.get(str(name), (where, 0))
+                self._found[str(name)] = first, count + 1
+        return {column: value for name, value in row.items() if (column := column_of(name)) is not None}
+
+    def problems(self) -> list[Problem]:
+        """Return a problem for each unknown name."""
+        problems = []
+        for name, (first, count) in self._found.items():
+            if column_of(name) is None and not is_index(name):
+                where = first if count == 1 else f"{first} and {count - 1} more"
+                remedy = f"{_meant(name)}its values were not used; rename it and import again, or remove it"
+                problems.append(BadValue("column", name, f"one of {', '.join(COLUMNS)}", remedy).at(where))
+        return problems
+
+    def notices(self) -> list[Notice]:
+        """Return a notice for each name that was understood without being a column's own."""
+        notices = []
+        for name, (first, _) in self._found.items():
+            if (column := column_of(name)) is not None:
+                notices.append(Notice(first, f"the column {shown(name)} is taken as {shown(column)}"))
+            elif is_index(name):
+                notices.append(Notice(first, f"the column {shown(name)} is an index of pandas and is not used"))
+        return notices
+
+
+def missing_columns(names: Sequence[Any], where: str) -> Problem | None:
+    """Return what is wrong with the names in a table's head, of which rows cannot be made, or None.
+
+    Args:
+        names: As they stand there.
+        where: The head's place.
+    """
+    remedy = "correct the head of the table; no row was read"
+    if repeated := repeated_columns(names):
+        return BadValue("columns", list(names), f"each column once, not {', '.join(repeated)} again", remedy).at(where)
+    columns = {column_of(name) for name in names}
+    lacking = [name for name in ("image", "expression") if name not in columns]
+    if not lacking:
+        return None
+    meant = "".join(_meant(name) for name in names if column_of(name) is None and not is_index(name))
+    return BadValue("columns", list(names), f"also {' and '.join(lacking)}", meant + remedy).at(where)
+
+
+def _meant(name: Any) -> str:
+    plain = re.sub(r"[^a-z]", "", str(name).lower())
+    close = [_ALSO_CALLED[plain]] if plain in _ALSO_CALLED else get_close_matches(str(name).lower(), COLUMNS, 1)
+    return f"did you mean {close[0]} by {shown(name)}? " if close else ""
 
 
 def expressions(value: Any) -> list[str]:
@@ -104,6 +209,36 @@ def _id(value: Any) -> str:
     return str(value)
 
 
+def _sent_id(value: Any) -> int:
+    try:
+        return int(_id(value))
+    except (BadValue, ValueError):
+        raise BadValue("sent_id", value, "an integer below 2**63", "correct or remove it") from None
+
+
+def _share(value: Any) -> float:
+    expected = "a number from 0 to 1"
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise BadValue("score", value, expected, "correct or remove it") from None
+    if isinstance(value, bool) or not 0 <= found <= 1:  # NaN is not
+        raise BadValue("score", value, expected, "correct or remove it")
+    return found
+
+
+def _rle(value: Any) -> Rle:
+    """Return an RLE that fills its own size; it may be empty."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+        rle = Rle(size=[int(side) for side in found["size"]], counts=str(found["counts"]))
+        mask_area_px(rle)
+    except (DataError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
+        expected, remedy = "an object with size [height, width] and counts", "correct or remove it"
+        raise BadValue("accepted_rle", Words(f"{shown(value)} ({shown(error)})"), expected, remedy) from None
+    return rle
+
+
 COLUMNS: dict[str, Column] = {
     "image": Column("path of the picture below the folder of pictures"),
     "expression": Column("what the object is called: a text, or a list of texts", expressions),
@@ -119,4 +254,8 @@ COLUMNS: dict[str, Column] = {
     "id": Column("rows of one id speak of one object", _id),
     "category": Column("name of the object's category", _category),
     "provenance": Column("who made the truth: an object", _object, stays=True),
+    "sent_id": Column("exports: the sentence in the data set of the run", _sent_id, stays=True),
+    "confidence": Column("exports: estimated IoU with the truth, 0 to 1", _share, stays=True),
+    "gate": Column("exports: probability that training used the label, 0 to 1", _share, stays=True),
+    "accepted_rle": Column("exports: where training believed the label", _rle, stays=True),
 }

@@ -1,6 +1,6 @@
 """The `l2l data` commands: own and published data in, what is wrong with it, what is in it, who is labeled, what leaks.
 
-    l2l data import KIND SOURCE ... --root ROOT --dataset NAME [--split-by NAME] [--images FOLDER] [--copy]
+    l2l data import KIND SOURCE ... --root ROOT --dataset NAME [--split-by NAME] [--images FOLDER] [--copy] [--update]
     l2l data check  FOLDER [--split-by NAME] [--decode]
     l2l data stats  FOLDER [--split-by NAME] [--sheet FILE.png|FILE.html] [--num N]
     l2l data split  FOLDER OUT.txt (--fraction P | --count N | --all) [--seed N] [--procedure keyed|stratified|semires]
@@ -15,16 +15,28 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from l2l_ray.data.layout import Problem, by_kind
+from l2l_ray.data.layout import Notice, Problem, by_kind, gathered
 from l2l_ray.errors import DataError
 
 if TYPE_CHECKING:
     from l2l_ray.datatools.refer_writer import ReferWriter
 
 Say = Callable[[str], None]
+_MAX_TOLD = 20  # notices; a data set of thousands may have one for each item
+# What is to be done where a source of this kind gave nothing, and no problem says why.
+_NOTHING = {
+    "rows": "the file has no rows; write one for each expression, with image and expression",
+    "folder": "there are no pictures with texts beside them; put photo.txt, one expression per line, beside photo.jpg",
+    "coco": "no annotation carries an expression; give each one an `expression`, or a file of them by --captions",
+    "grefcoco": "the list of refs is empty; download grefs(unc).json again",
+    "jxu124": "the files have no rows; download them again",
+    "lmms-lab": "the files have no rows; download them again",
+    "labelstudio": "no task has an annotation; submit some tasks in Label Studio, then export the project again",
+}
 KINDS = ("rows", "folder", "coco", "grefcoco", "jxu124", "lmms-lab", "labelstudio")
 
 
@@ -64,26 +76,38 @@ def import_(words: Sequence[str], say: Say) -> int:
     parser.add_argument("--split", default="train", help="coco: split of annotations that name none")
     parser.add_argument("--copy", action="store_true", help="copy pictures; they are linked to otherwise")
     parser.add_argument("--strict", action="store_true", help="write nothing when any item is bad")
+    parser.add_argument(
+        "--update", action="store_true", help="add masks, corrections, texts and photos to a data set that is there"
+    )
     given = parser.parse_args(words)
+    from l2l_ray.datatools.merge import merge
     from l2l_ray.datatools.refer_writer import ReferWriter
 
-    split_by = given.split_by or _usual_split_by(given.kind, given.dataset)
-    with ReferWriter(given.root, given.dataset, split_by, given.copy) as writer:
+    split_by = given.split_by or (given.update and _only_split_by(given)) or _usual_split_by(given.kind, given.dataset)
+    with ReferWriter(given.root, given.dataset, split_by, given.copy, given.update) as writer:
         problems = _convert(given, writer)
+        update = merge(writer) if given.update and writer.refs else None
+        problems += update.problems if update else []
         _list(problems, say)
+        _tell(writer.notices, say)
+        if not writer.refs:
+            why = "correct the problems above" if problems else _NOTHING[given.kind]
+            raise DataError(f"{given.sources[0]} gave no item; nothing is written; {why}")
         if problems and given.strict:
             raise DataError(
                 f"{len(problems)} bad items and --strict: nothing is written; correct them, or leave --strict out"
             )
-        folder = writer.write()
+        folder = writer.write() if update is None or update.changed else writer.folder
         num_truths = sum("ann_id" in ref or "ann_ids" in ref for ref in writer.refs)
         sentences = sum(len(ref["sentences"]) for ref in writer.refs)
+        if update:
+            say(f"updated {folder}: {update.line}")
         say(
-            f"wrote {folder}: {len({ref['image_id'] for ref in writer.refs})} images, {len(writer.refs)} refs "
-            f"({num_truths} with truth), {sentences} sentences"
+            f"{'it has' if update else f'wrote {folder}:'} {len({ref['image_id'] for ref in writer.refs})} images, "
+            f"{len(writer.refs)} refs ({num_truths} with truth), {sentences} sentences"
         )
-    for notice in writer.notices:
-        say(f"notice: {notice}")
+        if update and update.changed:
+            say("a split file that was made for it before is refused now; make it again by `l2l data split`")
     say(f"use it: --data.root {writer.root} --data.dataset {writer.dataset} --data.split_by {writer.split_by}")
     return 1 if problems else 0
 
@@ -99,6 +123,7 @@ def check(words: Sequence[str], say: Say) -> int:
     inventory = take_inventory(given.folder, given.split_by)
     problems = find_problems(inventory, given.decode)
     _list(problems, say)
+    _tell(inventory.notices, say)
     say(f"{inventory.dataset} ({inventory.split_by}): {len(inventory.items)} refs, {len(problems) or 'no'} problems")
     return 1 if problems else 0
 
@@ -211,7 +236,7 @@ def _convert(given: argparse.Namespace, writer: ReferWriter) -> list[Problem]:
         return import_jxu124(given.sources, given.images, writer)
     if given.kind == "lmms-lab":
         return import_lmms(given.sources, writer)
-    if len(given.sources) > 1:
+    if len(given.sources) > 1 and given.kind != "rows":
         raise DataError(f"kind {given.kind} takes one source, got {len(given.sources)}; import them one by one")
     if given.kind == "grefcoco":
         return import_grefcoco(first, given.instances or first.parent / "instances.json", given.images, writer)
@@ -223,7 +248,7 @@ def _convert(given: argparse.Namespace, writer: ReferWriter) -> list[Problem]:
     elif given.kind == "labelstudio":
         rows = iter(read_label_studio(first))
     else:
-        rows = read_rows(first)
+        rows = chain.from_iterable(map(read_rows, given.sources))
     return import_rows(rows, images, given.masks or images, writer)
 
 
@@ -233,11 +258,24 @@ def _usual_split_by(kind: str, dataset: str) -> str:
     return "lmms" if kind == "lmms-lab" else "own"
 
 
+def _only_split_by(given: argparse.Namespace) -> str | None:
+    """Return the name of a data set's splits where there is one."""
+    found = [path.name[5:-3] for path in (given.root.expanduser() / given.dataset).glob("refs(*).p")]
+    return found[0] if len(found) == 1 else None
+
+
 def _list(problems: Sequence[Problem], say: Say) -> None:
-    for problem in problems:
+    for problem in gathered(problems):
         say(str(problem))
     if problems:
         say(f"{len(problems)} problems: {by_kind(problems)}")
+
+
+def _tell(notices: Sequence[Notice], say: Say) -> None:
+    for notice in notices[:_MAX_TOLD]:
+        say(f"notice: {notice}")
+    if len(notices) > _MAX_TOLD:
+        say(f"notice: and {len(notices) - _MAX_TOLD} more of the kind")
 
 
 def _parser(name: str, doc: str | None) -> argparse.ArgumentParser:

@@ -1,8 +1,8 @@
-"""Masks as files that other programs read: COCO JSON, JSON lines, Parquet, a Hugging Face folder, PNG, Label Studio.
+"""Masks as files that other programs read: COCO, JSON lines, Parquet, a Hugging Face folder, PNG, Label Studio, YOLO.
 
-Every mask is at the image's native size. `accepted` is where training believed the label; it and the provenance go with
-every format. An export is a folder with `export.json`, which says what is inside; it appears whole or not at all, under
-a temporary name until the last byte, and only another export is ever replaced.
+Every mask is at the image's native size. Every format holds the whole record of `record.py`, and comes back by
+`l2l data import`. An export is a folder with `export.json`, which says what is inside; it appears whole or not at all,
+under a temporary name until the last byte, and only another export is ever replaced.
 
 Images are named, not copied: paths are relative to their common folder, `image_root` in `export.json`.
 """
@@ -12,41 +12,28 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import yaml
 from PIL import Image
 
+from l2l_ray.data.layout import Words, shown
 from l2l_ray.data.masks import decode, mask_area_px
 from l2l_ray.data.object_masks import box_of_mask
 from l2l_ray.datatools.label_studio import LABELING_CONFIG, task
+from l2l_ray.datatools.record import NO_CATEGORY, RECORD, ExportedMask, image_name, record, write_json_lines
+from l2l_ray.datatools.yolo import write_yolo
 from l2l_ray.errors import DataError
 from l2l_ray.files import replacing_folder
-from l2l_ray.types import Example, Rle
+from l2l_ray.types import Rle
 
 INDEX = "export.json"
 ROWS_PER_SHARD = 50_000
-CATEGORY = {"id": 1, "name": "referent"}  # unlabeled items have no category, and their masks none either
-
-
-@dataclass(frozen=True, slots=True)
-class ExportedMask:
-    """One mask with all that is known of it.
-
-    Example: `ExportedMask(example, rle, accepted_rle, 0.93, 0.8, {"run": "refshapes-l2l-s0", "method": "l2l"})`
-    """
-
-    example: Example
-    rle: Rle
-    accepted_rle: Rle | None  # None for predictions: no selector was asked
-    confidence: float  # estimated IoU with the truth, in [0, 1]; see confidence.py
-    gate: float | None  # probability that the sample is used; None for predictions
-    provenance: Mapping[str, str | int | float]
-    split: str = "train"
+_MAX_STEM_BYTES = 200  # of a photo's name in that of its mask; file systems take 255 bytes in all
 
 
 def write_export(
@@ -61,16 +48,13 @@ def write_export(
         about: What `export.json` says beside format, number and image root.
         force: Replace an export that is there; a folder that is no export is never replaced.
     Returns:
-        `out`.
+        `out`, absolute.
     Raises:
-        DataError: Nothing to write, an unknown format, something in the way, or the disk is full.
+        DataError: Nothing to write, an unknown format, something in the way, or it cannot be written.
     """
-    if kind not in FORMATS:
-        raise DataError(f"there is no export format {kind!r}; use one of {', '.join(FORMATS)}")
+    out = require_place(kind, out, force)
     if not masks:
         raise DataError(f"there is no mask to export to {out}; lower --min-confidence, or choose another round")
-    out = out.absolute()
-    _check_free(out, force)
     root = Path(os.path.commonpath([Path(mask.example.image_path).parent for mask in masks]))
     if kind == "labelstudio":
         root = root.parent  # it serves folders below its document root, not that one itself
@@ -79,6 +63,11 @@ def write_export(
             FORMATS[kind](masks, root, temporary)
             index = {"format": kind, "num": len(masks), "image_root": str(root), **about}
             (temporary / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"cannot write {out} as {kind}: {error.object[:80]!r} is no text that UTF-8 can hold; "
+            "rename the photo, or choose --format jsonl or coco"
+        ) from error
     except OSError as error:
         raise DataError(
             f"cannot write {out}: {error}; nothing was exported; free some space or choose another --out"
@@ -86,75 +75,63 @@ def write_export(
     return out
 
 
-def own_data_row(mask: ExportedMask, root: Path) -> dict[str, Any]:
-    """Return a mask as a row of own data, which `l2l data import` reads as labeled."""
-    more = {"confidence": mask.confidence, "gate": mask.gate, "accepted_rle": mask.accepted_rle}
-    return {
-        "image": _name(mask, root),
-        "expression": mask.example.expression,
-        "rle": mask.rle,
-        "split": mask.split,
-        "id": str(mask.example.sent_id),
-        "category": "",
-        "provenance": {**mask.provenance, **{k: v for k, v in more.items() if v is not None}},
-    }
+def require_place(kind: str, out: Path, force: bool) -> Path:
+    """Return the absolute path of a folder to export to, if there is such a format and nothing is in the way.
 
-
-def write_json_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write one JSON object per line."""
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-
-def _check_free(out: Path, force: bool) -> None:
-    if not out.exists():
-        return
-    if not (out / INDEX).is_file():
+    Raises:
+        DataError: An unknown format, or a file, another folder or, without `force`, an earlier export is there.
+    """
+    if kind not in FORMATS:
+        raise DataError(f"there is no export format {kind!r}; use one of {', '.join(FORMATS)}")
+    out = Path(os.path.abspath(out))
+    try:
+        os.lstat(out)  # what is there, if only a link that leads nowhere
+        is_export = (out / INDEX).is_file()
+    except (FileNotFoundError, NotADirectoryError):
+        return out
+    except (OSError, ValueError) as error:  # a name that no folder can have, or that may not be looked at
+        raise DataError(f"cannot write {shown(Words(out))}: {error}; choose another --out") from error
+    if not is_export:
         raise DataError(f"{out} is there and is no export (it has no {INDEX}); choose another --out")
     if not force:
         raise DataError(f"{out} holds an export already; replace it with --force, or choose another --out")
-
-
-def _name(mask: ExportedMask, root: Path) -> str:
-    return Path(mask.example.image_path).relative_to(root).as_posix()
+    return out
 
 
 def _coco(masks: Sequence[ExportedMask], root: Path, folder: Path) -> None:
-    """One file that `pycocotools.coco.COCO` opens; expressions and scores are further keys of the annotations."""
+    """One file that `pycocotools.coco.COCO` opens; the record is in further keys of the annotations."""
     images = {
         mask.example.image_id: {
             "id": mask.example.image_id,
-            "file_name": _name(mask, root),
+            "file_name": image_name(mask.example, root),
             "width": mask.example.width_px,
             "height": mask.example.height_px,
         }
         for mask in masks
     }
+    names = [NO_CATEGORY, *sorted({mask.category for mask in masks} - {"", NO_CATEGORY})]
+    ids = {name: number for number, name in enumerate(names, 1)}
     annotations = [
         {
             "id": number,
             "image_id": mask.example.image_id,
-            "category_id": CATEGORY["id"],
+            "category_id": ids[mask.category or NO_CATEGORY],
             "segmentation": mask.rle,
             "area": mask_area_px(mask.rle),
             "bbox": box_of_mask(mask.rle),
             "iscrowd": 0,
-            "expression": mask.example.expression,
-            "sent_id": mask.example.sent_id,
-            "ref_id": mask.example.ref_id,
-            "score": mask.confidence,
-            "gate": mask.gate,
-            "accepted": mask.accepted_rle,
-            "provenance": dict(mask.provenance),
+            **record(mask, root, without=("image", "rle", "id")),
         }
         for number, mask in enumerate(masks, 1)  # COCO's evaluation takes id 0 for "no match"
     ]
     info = {"description": "Masks of referring expressions, made by L2L-Ray"}
-    content = {"info": info, "images": list(images.values()), "annotations": annotations, "categories": [CATEGORY]}
+    categories = [{"id": number, "name": name} for name, number in ids.items()]
+    content = {"info": info, "images": list(images.values()), "annotations": annotations, "categories": categories}
     (folder / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def _jsonl(masks: Sequence[ExportedMask], root: Path, folder: Path) -> None:
-    write_json_lines(folder / "masks.jsonl", [own_data_row(mask, root) for mask in masks])
+    write_json_lines(folder / "masks.jsonl", (record(mask, root) for mask in masks))
 
 
 def _parquet(masks: Sequence[ExportedMask], root: Path, folder: Path) -> None:
@@ -164,28 +141,29 @@ def _parquet(masks: Sequence[ExportedMask], root: Path, folder: Path) -> None:
 def _hf(masks: Sequence[ExportedMask], root: Path, folder: Path) -> None:
     """Parquet shards named as the Hub names them, and a card whose YAML tells `datasets` what they hold."""
     (folder / "data").mkdir()
-    num_shards = math.ceil(len(masks) / ROWS_PER_SHARD)
-    sizes = []
-    for shard in range(num_shards):
-        path = folder / "data" / f"train-{shard:05d}-of-{num_shards:05d}.parquet"
-        _write_parquet(path, masks[shard * ROWS_PER_SHARD : (shard + 1) * ROWS_PER_SHARD], root)
-        sizes.append(path.stat().st_size)
-    split = {"name": "train", "num_examples": len(masks), "num_bytes": sum(sizes)}
-    features: list[dict[str, Any]] = [{"name": name, "dtype": dtype} for name, dtype in _COLUMNS.items()]
-    for feature in features:
-        if feature["dtype"] == "rle":
-            del feature["dtype"]
-            feature["struct"] = [{"name": "size", "sequence": "int64"}, {"name": "counts", "dtype": "string"}]
+    sizes: dict[str, int] = {}
+    splits = []
+    for split in dict.fromkeys(mask.split for mask in masks):
+        chosen = [mask for mask in masks if mask.split == split]
+        num_shards = math.ceil(len(chosen) / ROWS_PER_SHARD)
+        sizes[split] = 0
+        for shard in range(num_shards):
+            path = folder / "data" / f"{split}-{shard:05d}-of-{num_shards:05d}.parquet"
+            _write_parquet(path, chosen[shard * ROWS_PER_SHARD : (shard + 1) * ROWS_PER_SHARD], root)
+            sizes[split] += path.stat().st_size
+        splits.append({"name": split, "num_examples": len(chosen), "num_bytes": sizes[split]})
+    rle = [{"name": "size", "sequence": "int64"}, {"name": "counts", "dtype": "string"}]
+    features = [
+        {"name": name, **({"struct": rle} if kind == "rle" else {"dtype": "string" if kind == "json" else kind})}
+        for name, kind in RECORD.items()
+    ]
+    size = sum(sizes.values())
+    files = [{"split": split, "path": f"data/{split}-*"} for split in sizes]
     card = {
         "task_categories": ["image-segmentation"],
         "tags": ["referring-expression-segmentation", "pseudo-labels"],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}],
-        "dataset_info": {
-            "features": features,
-            "splits": [split],
-            "download_size": sum(sizes),
-            "dataset_size": sum(sizes),
-        },
+        "configs": [{"config_name": "default", "data_files": files}],
+        "dataset_info": {"features": features, "splits": splits, "download_size": size, "dataset_size": size},
     }
     front = yaml.safe_dump(card, sort_keys=False)
     (folder / "README.md").write_text(f"---\n{front}---\n{_CARD}", encoding="utf-8")
@@ -208,56 +186,38 @@ Images are not part of this data set: `image` is a path below the folder that `e
 
 
 def _png(masks: Sequence[ExportedMask], root: Path, folder: Path) -> None:
-    """One picture per sentence, 255 = object; `index.jsonl` says which is which."""
+    """One picture per mask, 255 = object, named after its photo; `index.jsonl` has the records."""
     rows = []
-    for mask in masks:
-        row = own_data_row(mask, root)
-        del row["rle"]
-        row["mask"] = _save_png(mask.rle, folder, f"masks/{mask.example.sent_id}.png")
+    for mask, name in zip(masks, _picture_names(masks, root), strict=True):
+        _save_png(mask.rle, folder / "masks" / name)
         if mask.accepted_rle is not None:
-            del row["provenance"]["accepted_rle"]
-            row["provenance"]["accepted"] = _save_png(mask.accepted_rle, folder, f"accepted/{mask.example.sent_id}.png")
-        rows.append(row)
+            _save_png(mask.accepted_rle, folder / "accepted" / name)
+        rows.append({**record(mask, root, without=("rle",)), "mask": f"masks/{name}"})
     write_json_lines(folder / "index.jsonl", rows)
 
 
-def _save_png(rle: Rle, folder: Path, name: str) -> str:
-    (folder / name).parent.mkdir(exist_ok=True)
-    Image.fromarray(np.ascontiguousarray(decode(rle)).astype(np.uint8) * 255).save(folder / name)
-    return name
+def _picture_names(masks: Sequence[ExportedMask], root: Path) -> list[str]:
+    """Return `<folder>/<photo>_<n>_mask.png` per mask; n counts the masks of all photos of that name in a folder."""
+    counts: Counter[str] = Counter()
+    names = []
+    for mask in masks:
+        photo = PurePosixPath(image_name(mask.example, root))
+        stem = os.fsencode(photo.stem)[:_MAX_STEM_BYTES].decode(errors="ignore")
+        counts[str(photo.with_name(stem or "_")).lower()] += 1  # a.jpg, a.png and, on some disks, A.jpg are one name
+        number = counts[str(photo.with_name(stem or "_")).lower()]
+        names.append(photo.with_name(f"{stem}_{number}_mask.png").as_posix())
+    return names
+
+
+def _save_png(rle: Rle, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.ascontiguousarray(decode(rle)).astype(np.uint8) * 255).save(path)
 
 
 def _label_studio(masks: Sequence[ExportedMask], root: Path, folder: Path) -> None:
-    tasks = [
-        task(
-            decode(mask.rle),
-            _name(mask, root),
-            mask.example.expression,
-            mask.example.sent_id,
-            mask.confidence,
-            own_data_row(mask, root)["provenance"],
-            mask.split,
-        )
-        for mask in masks
-    ]
+    tasks = [task(decode(mask.rle), record(mask, root, without=("rle",))) for mask in masks]
     (folder / "tasks.json").write_text(json.dumps(tasks), encoding="utf-8")
     (folder / "labeling_config.xml").write_text(LABELING_CONFIG, encoding="utf-8")
-
-
-_COLUMNS = {
-    "sent_id": "int64",
-    "ref_id": "int64",
-    "image_id": "int64",
-    "image": "string",
-    "width_px": "int64",
-    "height_px": "int64",
-    "expression": "string",
-    "rle": "rle",
-    "accepted_rle": "rle",
-    "confidence": "float64",
-    "gate": "float64",
-    "provenance": "string",
-}
 
 
 def _write_parquet(path: Path, masks: Sequence[ExportedMask], root: Path) -> None:
@@ -265,25 +225,12 @@ def _write_parquet(path: Path, masks: Sequence[ExportedMask], root: Path) -> Non
     import pyarrow.parquet as pq
 
     rle = pa.struct([("size", pa.list_(pa.int64())), ("counts", pa.string())])
-    types = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "rle": rle}
-    rows = [
-        {
-            "sent_id": mask.example.sent_id,
-            "ref_id": mask.example.ref_id,
-            "image_id": mask.example.image_id,
-            "image": _name(mask, root),
-            "width_px": mask.example.width_px,
-            "height_px": mask.example.height_px,
-            "expression": mask.example.expression,
-            "rle": mask.rle,
-            "accepted_rle": mask.accepted_rle,
-            "confidence": mask.confidence,
-            "gate": mask.gate,
-            "provenance": json.dumps(dict(mask.provenance)),
-        }
-        for mask in masks
-    ]
-    schema = pa.schema([(name, types[dtype]) for name, dtype in _COLUMNS.items()])
+    types = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "json": pa.string(), "rle": rle}
+    texts = [name for name, kind in RECORD.items() if kind == "json"]
+    rows = [record(mask, root) for mask in masks]
+    for row in rows:
+        row.update({name: json.dumps(row[name]) for name in texts if row[name] is not None})
+    schema = pa.schema([(name, types[kind]) for name, kind in RECORD.items()])
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
 
 
@@ -294,4 +241,5 @@ FORMATS: dict[str, Callable[[Sequence[ExportedMask], Path, Path], None]] = {
     "hf": _hf,
     "png": _png,
     "labelstudio": _label_studio,
+    "yolo": write_yolo,
 }

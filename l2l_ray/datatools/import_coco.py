@@ -10,29 +10,31 @@
   ids. Its refs are written with `ann_ids`, a list that is empty where there is no target.
   Source: github.com/henghuiding/ReLA, `gres_model/data/datasets/grefcoco.py`; github.com/henghuiding/gRefCOCO.
 
-Annotations are taken over with the fields that the loader knows. What the loader would leave out is left out here, by
-name: a ref whose image is missing, whose mask is malformed, lies outside its image or covers no pixel.
+Annotations are taken over with the fields that the loader knows. A ref whose image is missing is left out, by name; one
+whose mask is malformed, lies outside its image or its own box, or covers no pixel stays, unlabeled.
 """
 
 from __future__ import annotations
 
-import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from l2l_ray.data.hints import PixelHint
-from l2l_ray.data.layout import SPLITS, BadValue, Problem, Words, file_below, finite_numbers
-from l2l_ray.data.object_masks import segmentation_rle
-from l2l_ray.data.refer_files import image_side
-from l2l_ray.datatools.columns import clean_text
+from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, Words, file_below, finite_numbers, shown
+from l2l_ray.data.object_masks import compare_with_box, segmentation_rle
+from l2l_ray.data.refer_files import ID_NAMES, Once, image_size, parse_category
+from l2l_ray.datatools.columns import clean_text, read_columns
+from l2l_ray.datatools.record import KEPT
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
-from l2l_ray.datatools.truths import read_image_size, read_row_hint
+from l2l_ray.datatools.row_files import read_json
+from l2l_ray.datatools.truths import is_hint_alone, read_annotation_hint, read_image_size
 from l2l_ray.errors import DataError
 
 _TEXT_FIELDS = ("expression", "expressions", "caption", "captions")
-_HINT_FIELDS = ("hint", "point", "points")
 _ID_FIELDS = ("ann_id", "annotation_id", "id")
+# Keys of an annotation that stay with its ref, and their columns; the first two are names of earlier exports.
+_EXPORTED = {"score": "confidence", "accepted": "accepted_rle", **{name: name for name in (*KEPT, "provenance")}}
 
 
 def import_coco(
@@ -56,39 +58,44 @@ def import_coco(
         return str(row.get("id")) in texts or any(name in row for name in _TEXT_FIELDS)
 
     tables = CocoTables(instances, image_root, writer, has_texts)
-    used: set[str] = set()
-    ann_ids: set[int] = set()
+    problems += tables.problems
+    used, once = set[str](), Once(ID_NAMES["annotations"])
     num_sentences = 0
     for where, row in tables.annotations:
         used.add(str(row.get("id")))
         try:
             found = texts.get(str(row.get("id")), next((row[name] for name in _TEXT_FIELDS if name in row), None))
             cleaned = [clean_text(text) for text in (found if isinstance(found, list) and found else [found])]
-            if (name := row.get("split", split)) not in SPLITS:
+            kept, bad = _exported(row, where)
+            if (name := row.get("split", kept.get("provenance", {}).get("split", split))) not in SPLITS:
                 raise BadValue("split", name, f"one of {', '.join(SPLITS)}", "use one of these")
-            ids = {
-                "id": _integer(row.get("id"), "annotation id"),
-                "image_id": _integer(row.get("image_id"), "image_id"),
-            }
-            size = tables.add_image(ids["image_id"])
-            annotation = None if _is_hint_alone(row) else coco_annotation(row, *size)
-            if ids["id"] in ann_ids:
-                raise BadValue("annotation id", ids["id"], "an id used once", "correct the ids")
+            ref = {"ref_id": len(writer.refs) + 1, "image_id": tables.image_of(row), "split": name, **kept}
         except BadValue as error:
             problems.append(error.at(where))
             continue
-        ann_ids.add(ids["id"])
-        ref: dict[str, Any] = {"ref_id": len(writer.refs) + 1, "image_id": ids["image_id"], "split": name}
-        if annotation is not None:
-            writer.annotations[ids["id"]] = annotation
-            ref["ann_id"] = ids["id"]
-        if _is_id(row.get("category_id")):
-            ref["category_id"] = row["category_id"]
+        problems += bad
         try:
-            if hint := _hint(row, size):
-                ref["hint"] = hint.record()
-        except BadValue as error:
+            once.take([_integer(row.get("id"), "annotation id")])
+            if is_hint_alone(row):
+                annotation = dict(row)
+            else:
+                annotation = tables.checked(row, where)
+                writer.annotations[annotation["id"]] = annotation
+                ref["ann_id"] = annotation["id"]
+        except BadValue as error:  # of its mask: the item stays, unlabeled
             problems.append(error.at(where))
+            annotation = dict(row)
+        try:
+            if hint := read_annotation_hint(row, tables.add_image(ref["image_id"])):
+                ref["hint"] = hint.record()
+        except BadValue as error:  # the item stays, without a hint
+            problems.append(error.at(where))
+        if "sent_id" in kept:
+            ref["source_id"] = str(kept["sent_id"])
+        if row.get("category") == "":  # an export's own word for none; COCO needs a category_id
+            annotation.pop("category_id", None)
+        if _is_id(annotation.get("category_id")):
+            ref["category_id"] = annotation["category_id"]
         writer.add_ref(ref, [sentence(num_sentences + k, text) for k, text in enumerate(cleaned)])
         num_sentences += len(cleaned)
     expected = f"an annotation of {instances.name}"
@@ -115,18 +122,20 @@ def import_grefcoco(refs: Path, instances: Path, image_root: Path | None, writer
     wanted = {i for record in records if isinstance(record, dict) for i in _ann_ids(record) if isinstance(i, int)}
     tables = CocoTables(instances, image_root, writer, lambda row: row.get("id") in wanted)
     by_id = {row["id"]: row for _, row in tables.annotations if isinstance(row.get("id"), int)}
-    problems: list[Problem] = []
-    seen: set[int] = set()
-    ref_ids: set[int] = set()
+    problems = tables.problems
+    sent_ids, ref_ids = Once("sent_id"), Once("ref_id")
     for number, record in enumerate(records):
         where = f"{refs.name} ref number {number}"
         try:
             ref, sentences = refer_record(record)
             where = f"{refs.name} ref_id {ref['ref_id']}"
-            if clash := seen & {s["sent_id"] for s in sentences}:
-                raise BadValue("sent_id", sorted(clash), "ids used once", "correct the ids")
-            if ref["ref_id"] in ref_ids:
-                raise BadValue("ref_id", ref["ref_id"], "an id used once", "correct the ids")
+            tables.add_image(ref["image_id"])
+            ref_ids.take([ref["ref_id"]])
+            sent_ids.take(s["sent_id"] for s in sentences)
+        except BadValue as error:
+            problems.append(error.at(where))
+            continue
+        try:
             ann_ids = [_integer(i, "ann_id") for i in _ann_ids(record)]
             if bool(record.get("no_target")) != (not ann_ids):
                 raise BadValue("no_target", record.get("no_target"), "true exactly where ann_id is [-1]", "correct it")
@@ -139,19 +148,16 @@ def import_grefcoco(refs: Path, instances: Path, image_root: Path | None, writer
                         f"an annotation of {instances.name}",
                         "take the files of one release",
                     )
-                annotations[ann_id] = tables.checked(by_id[ann_id])
+                annotations[ann_id] = tables.checked(by_id[ann_id], where)
                 if annotations[ann_id]["image_id"] != ref["image_id"]:
                     raise BadValue(
                         "image of the annotation", ann_id, f"image {ref['image_id']} as the ref", "correct it"
                     )
-            tables.add_image(ref["image_id"])
-        except BadValue as error:
+            writer.annotations.update(annotations)
+            writer.add_ref({**ref, "ann_ids": ann_ids, "no_target": not ann_ids}, sentences)
+        except BadValue as error:  # of its truth: the item stays, unlabeled
             problems.append(error.at(where))
-            continue
-        seen.update(s["sent_id"] for s in sentences)
-        ref_ids.add(ref["ref_id"])
-        writer.annotations.update(annotations)
-        writer.add_ref({**ref, "ann_ids": ann_ids, "no_target": not ann_ids}, sentences)
+            writer.add_ref(ref, sentences)
     return problems
 
 
@@ -174,6 +180,7 @@ class CocoTables:
             return None if "image_id" in record and not wanted(record) else record
 
         content = read_json(path, keep)
+        self.problems: list[Problem] = []  # of the tables themselves
         if not isinstance(content, dict) or not all(
             isinstance(content.get(t), list) for t in ("images", "annotations")
         ):
@@ -182,10 +189,18 @@ class CocoTables:
             )
         self._path, self._image_root, self._writer = path, image_root, writer
         self._rows = [row for row in content["annotations"] if row is not None]
-        self._images = {row["id"]: row for row in content["images"] if isinstance(row, dict) and _is_id(row.get("id"))}
+        self._images: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for row in content["images"]:
+            if isinstance(row, dict) and _is_id(row.get("id")):
+                self._images[row["id"]].append(row)
+        once = Once(ID_NAMES["categories"])
         for row in content.get("categories") or ():
-            if isinstance(row, dict) and _is_id(row.get("id")) and isinstance(row.get("name"), str):
-                writer.categories[row["id"]] = row["name"]
+            try:
+                category_id, name = parse_category(row)
+                once.take([category_id])
+                writer.categories[category_id] = name
+            except BadValue as error:
+                self.problems.append(error.at(f"{path.name} categories"))
 
     @property
     def annotations(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -194,15 +209,25 @@ class CocoTables:
             row = row if isinstance(row, dict) else {}
             yield f"{self._path.name} annotation {row.get('id', f'number {number}')}", row
 
-    def checked(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Return an annotation with the fields the loader knows, and add its image.
+    def image_of(self, row: Mapping[str, Any]) -> int:
+        """Return the id of an annotation's image, and add that image.
+
+        Raises:
+            BadValue: If there is no such image, or it cannot be used.
+        """
+        image_id = _integer(row.get("image_id"), "image_id")
+        self.add_image(image_id)
+        return image_id
+
+    def checked(self, row: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Return an annotation with the fields the loader knows, and add its image; a notice goes to the writer.
 
         Raises:
             BadValue: If it or its image cannot be used.
         """
-        image_id = _integer(row.get("image_id"), "image_id")
-        width, height = self.add_image(image_id)
-        return coco_annotation(row, width, height)
+        annotation, told = coco_annotation(row, *self.add_image(self.image_of(row)))
+        self._writer.notices += [Notice(where, told)] if told else []
+        return annotation
 
     def add_image(self, image_id: int) -> tuple[int, int]:
         """Add an image to the writer and return its width and height, px.
@@ -210,17 +235,20 @@ class CocoTables:
         Raises:
             BadValue: If it is not in the table, its row is malformed, or its file is missing or of another size.
         """
-        row = self._images.get(image_id)
-        if row is None:
+        rows = self._images.get(image_id, [])
+        if not rows:
             raise BadValue("missing image", image_id, f"an image of {self._path.name}", "correct image_id")
-        return add_coco_image(self._writer, row, self._image_root)
+        if len(rows) > 1:
+            names = Words(f"{image_id} for {' and '.join(shown(row.get('file_name')) for row in rows)}")
+            raise BadValue(ID_NAMES["images"], names, "an id that is used once", "give each image an id of its own")
+        return add_coco_image(self._writer, rows[0], self._image_root)
 
 
-def coco_annotation(row: Mapping[str, Any], width: int, height: int) -> dict[str, Any]:
-    """Return the known fields of a COCO annotation whose mask was checked.
+def coco_annotation(row: Mapping[str, Any], width: int, height: int) -> tuple[dict[str, Any], str]:
+    """Return the known fields of a COCO annotation whose mask was checked, and what a person should know of it, or "".
 
     Raises:
-        BadValue: If the segmentation is there but unusable, or neither it nor a box is there.
+        BadValue: If the segmentation is there but unusable, or neither it nor a box is there, or they do not meet.
     """
     kept: dict[str, Any] = {"id": _integer(row.get("id"), "annotation id"), "image_id": row["image_id"]}
     if _is_id(row.get("category_id")):
@@ -232,14 +260,15 @@ def coco_annotation(row: Mapping[str, Any], width: int, height: int) -> dict[str
             raise BadValue("bbox", box, "[x, y, width, height] in px, sizes not negative", "correct the annotation")
     segmentation = row.get("segmentation")
     if segmentation in (None, []) and box is not None:
-        return {**kept, "iscrowd": 0, "segmentation": []}
+        return {**kept, "iscrowd": 0, "segmentation": []}, ""
     rle = segmentation_rle(segmentation, width, height)
     is_polygons = isinstance(segmentation, list) and not any(isinstance(part, dict) for part in segmentation)
     kept["segmentation"] = segmentation if is_polygons else rle
     area = row.get("area")
     if isinstance(area, int | float) and 0 <= area <= width * height:
         kept["area"] = area
-    return {**kept, "iscrowd": int(row.get("iscrowd") in (1, True))}
+    told = compare_with_box(rle, kept["bbox"]) if "bbox" in kept else ""
+    return {**kept, "iscrowd": int(row.get("iscrowd") in (1, True))}, told
 
 
 def add_coco_image(writer: ReferWriter, row: Mapping[str, Any], image_root: Path | None) -> tuple[int, int]:
@@ -251,8 +280,11 @@ def add_coco_image(writer: ReferWriter, row: Mapping[str, Any], image_root: Path
     image_id = _integer(row.get("id"), "image id")
     if (known := writer.images.get(image_id)) is not None:
         return known["width"], known["height"]
-    size = image_side(row.get("width")), image_side(row.get("height"))
+    size = image_size(row.get("width"), row.get("height"))
     name = row.get("file_name")
+    if (other := writer.size_of(name)) not in (None, size):
+        got = Words(f"{size[0]} x {size[1]} px for {shown(name)}")
+        raise BadValue("image size", got, f"{other} (width, height) as under its other id", "correct the image table")
     if image_root is None:
         if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts:
             raise BadValue("image", name, "a file name below the image folder", "correct the image table")
@@ -300,28 +332,6 @@ def refer_record(record: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return ref, sentences
 
 
-def read_json(path: Path, hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """Return the content of a JSON file.
-
-    Raises:
-        DataError: If it cannot be read.
-    """
-    try:
-        return json.loads(path.read_bytes(), object_hook=hook)
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {type(error).__name__}: {error}; check the file") from error
-
-
-def _is_hint_alone(row: Mapping[str, Any]) -> bool:
-    return not row.get("segmentation") and any(row.get(name) is not None for name in ("bbox", *_HINT_FIELDS))
-
-
-def _hint(row: Mapping[str, Any], size: tuple[int, int]) -> PixelHint | None:
-    """Return the hint of an own annotation: what a row's fields of these names say, and its box if it has no mask."""
-    place = {"polygon": row["segmentation"]} if row.get("segmentation") else {"box": row.get("bbox")}
-    return read_row_hint(place | {name: row.get(name) for name in _HINT_FIELDS}, size)
-
-
 def _captions(path: Path, problems: list[Problem]) -> dict[str, Any]:
     content = read_json(path)
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
@@ -345,6 +355,19 @@ def _captions(path: Path, problems: list[Problem]) -> dict[str, Any]:
         else:
             texts.setdefault(str(key), []).extend(text if isinstance(text, list) else [text])
     return texts
+
+
+def _exported(row: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[Problem]]:
+    """Return what an annotation of an export says besides its mask, and a problem for each value that is unusable."""
+    kept: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for name, field in _EXPORTED.items():
+        if row.get(name) is not None:
+            try:
+                kept |= read_columns({field: row[name]})
+            except BadValue as error:
+                problems.append(error.at(where))
+    return kept, problems
 
 
 def _ann_ids(record: Mapping[str, Any]) -> list[Any]:

@@ -35,6 +35,7 @@ from PIL import Image
 
 from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, Words, coco_number, finite_numbers, shown
 from l2l_ray.data.object_masks import box_of_mask, segmentation_rle
+from l2l_ray.data.refer_files import Once
 from l2l_ray.datatools.columns import clean_text
 from l2l_ray.datatools.import_coco import add_coco_image, coco_annotation, refer_record
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
@@ -74,39 +75,41 @@ def import_jxu124(files: Sequence[Path], image_root: Path | None, writer: ReferW
         DataError: If a file is not of this form.
     """
     problems: list[Problem] = []
-    ref_ids: set[int] = set()
-    sent_ids: set[int] = set()
+    ref_ids, sent_ids = Once("ref_id"), Once("sent_id")
     writer.categories.update(COCO_CATEGORIES)
     for path in files:
         for where, row in parquet_rows(path, _JXU124_COLUMNS):
             assert isinstance(row, Mapping)  # Parquet rows are read or the file is not
             try:
                 ref, sentences = refer_record(row)
-                raw = _object(row.get("raw_anns"), "raw_anns")
-                if raw.get("id") != row.get("ann_id") or raw.get("image_id") != ref["image_id"]:
-                    got = f"annotation {raw.get('id')} of image {raw.get('image_id')}"
-                    raise BadValue(
-                        "raw_anns",
-                        got,
-                        f"annotation {row.get('ann_id')} of image {ref['image_id']}",
-                        "download it again",
-                    )
-                repeated = sent_ids & {s["sent_id"] for s in sentences}
-                if ref["ref_id"] in ref_ids or repeated:
-                    raise BadValue("ref_id or sent_id", ref["ref_id"], "ids used once", "give each file once")
                 info = _object(row.get("raw_image_info"), "raw_image_info")
                 if info.get("id") != ref["image_id"]:
                     raise BadValue("raw_image_info", info.get("id"), f"image {ref['image_id']}", "download it again")
-                annotation = coco_annotation(raw, *add_coco_image(writer, info, image_root))
+                size = add_coco_image(writer, info, image_root)
+                ref_ids.take([ref["ref_id"]])
+                sent_ids.take(s["sent_id"] for s in sentences)
             except BadValue as error:
                 problems.append(error.at(where))
                 continue
-            ref_ids.add(ref["ref_id"])
-            sent_ids.update(s["sent_id"] for s in sentences)
-            writer.annotations[annotation["id"]] = annotation
-            category = {"category_id": annotation["category_id"]} if "category_id" in annotation else {}
-            writer.add_ref({**ref, "ann_id": annotation["id"], **category}, sentences)
+            try:
+                annotation, told = _jxu124_annotation(row, ref["image_id"], size)
+                writer.annotations[annotation["id"]] = annotation
+                writer.notices += [Notice(where, told)] if told else []
+                category = {"category_id": annotation["category_id"]} if "category_id" in annotation else {}
+                ref |= {"ann_id": annotation["id"], **category}
+            except BadValue as error:  # of its truth: the item stays, unlabeled
+                problems.append(error.at(where))
+            writer.add_ref(ref, sentences)
     return problems
+
+
+def _jxu124_annotation(row: Mapping[str, Any], image_id: int, size: tuple[int, int]) -> tuple[dict[str, Any], str]:
+    raw = _object(row.get("raw_anns"), "raw_anns")
+    if raw.get("id") != row.get("ann_id") or raw.get("image_id") != image_id:
+        got = Words(f"annotation {shown(raw.get('id'))} of image {shown(raw.get('image_id'))}")
+        expected = f"annotation {row.get('ann_id')} of image {image_id}"
+        raise BadValue("raw_anns", got, expected, "download it again")
+    return coco_annotation(raw, *size)
 
 
 def import_lmms(files: Sequence[Path], writer: ReferWriter) -> list[Problem]:
@@ -132,18 +135,22 @@ def import_lmms(files: Sequence[Path], writer: ReferWriter) -> list[Problem]:
             try:
                 texts = [clean_text(text) for text in _list(row.get("answer"), "answer")]
                 image_id, size = _embedded_image(writer, row, image_ids)
-                annotation, is_partial = _lmms_annotation(row, len(writer.refs) + 1, image_id, size)
             except BadValue as error:
                 problems.append(error.at(where))
                 continue
-            partial += is_partial
-            writer.annotations[annotation["id"]] = annotation
-            ref = {"ref_id": annotation["id"], "ann_id": annotation["id"], "image_id": image_id, "split": split}
+            ref: dict[str, Any] = {"ref_id": len(writer.refs) + 1, "image_id": image_id, "split": split}
+            try:
+                annotation, is_partial = _lmms_annotation(row, ref["ref_id"], image_id, size)
+                partial += is_partial
+                writer.annotations[annotation["id"]] = annotation
+                ref["ann_id"] = annotation["id"]
+            except BadValue as error:  # of its truth: the item stays, unlabeled
+                problems.append(error.at(where))
             sentences = [sentence(num_sentences + k, text) for k, text in enumerate(texts)]
             writer.add_ref({**ref, "source_id": str(row.get("question_id"))}, sentences)
             num_sentences += len(texts)
-    told = lmms_notices(rows_of, partial, len(writer.refs))
-    writer.notices += [Notice("these files", text) for text in told]
+    about_splits = lmms_notices(rows_of, partial, len(writer.refs))
+    writer.notices += [Notice("these files", text) for text in about_splits]
     return problems
 
 
@@ -183,7 +190,7 @@ def _lmms_annotation(
     polygon = finite_numbers(row.get("segmentation"), "segmentation", "a flat list x0, y0, x1, y1, ...")
     rle = segmentation_rle([polygon], *size, strict=True)
     fields = {"id": ann_id, "image_id": image_id, "bbox": row.get("bbox"), "segmentation": [polygon]}
-    annotation = coco_annotation({**fields, "iscrowd": row.get("iscrowd")}, *size)
+    annotation, _ = coco_annotation({**fields, "iscrowd": row.get("iscrowd")}, *size)
     if "bbox" not in annotation:
         return {**annotation, "bbox": box_of_mask(rle)}, False
     x, y, width, height = annotation["bbox"]

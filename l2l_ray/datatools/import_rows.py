@@ -14,7 +14,7 @@ from typing import Any
 
 from l2l_ray.data.hints import PixelHint
 from l2l_ray.data.layout import BadValue, Notice, Problem, Words, file_below
-from l2l_ray.datatools.columns import COLUMNS, read_columns
+from l2l_ray.datatools.columns import COLUMNS, Names, read_columns
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
 from l2l_ray.datatools.row_files import Row
 from l2l_ray.datatools.truths import ObjectTruth, read_image_size, read_row_hint, read_truth
@@ -30,6 +30,7 @@ def import_rows(rows: Iterator[Row], image_root: Path, mask_root: Path, writer: 
         writer: Takes what is good.
     """
     collector = _Collector(image_root, mask_root, writer)
+    names = Names()
     problems: list[Problem] = []
     for where, row in rows:
         if isinstance(row, Problem):
@@ -39,10 +40,11 @@ def import_rows(rows: Iterator[Row], image_root: Path, mask_root: Path, writer: 
             writer.notices.append(row)
             continue
         try:
-            problems += collector.add(row, where)
+            problems += collector.add(names.known(row, where), where)
         except BadValue as error:
             problems.append(error.at(where))
-    return problems
+    writer.notices += names.notices()
+    return problems + names.problems()
 
 
 class _Collector:

@@ -23,11 +23,16 @@ from urllib.parse import quote, unquote
 import numpy as np
 from jaxtyping import Bool
 
-from l2l_ray.data.layout import BadValue, Problem
-from l2l_ray.data.masks import annotation_rle, decode, encode
+from l2l_ray.data.json_stream import unique_keys
+from l2l_ray.data.layout import BadValue, Notice, Problem, Words, finite_numbers, shown
+from l2l_ray.data.masks import decode, encode
+from l2l_ray.data.object_masks import segmentation_rle
+from l2l_ray.data.refer_files import image_size
+from l2l_ray.datatools.record import KEPT
+from l2l_ray.datatools.record import NO_CATEGORY as LABEL
+from l2l_ray.datatools.row_files import Row
 from l2l_ray.errors import DataError
 
-LABEL = "referent"
 LOCAL_FILES = "/data/local-files/?d="
 LABELING_CONFIG = f"""<View>
   <Header value="$expression"/>
@@ -37,6 +42,7 @@ LABELING_CONFIG = f"""<View>
   </BrushLabels>
 </View>
 """
+_REGIONS = ("brushlabels", "polygonlabels")  # what makes a mask; anything else beside one is a tool's prompt
 _CHANNELS = 4  # red, green, blue, alpha
 _WORD_BITS = 8
 _RUN_BITS = (3, 4, 8, 16)
@@ -62,7 +68,7 @@ def encode_brush(mask: Bool[np.ndarray, "H W"]) -> list[int]:
     return [int(text[i : i + 8], 2) for i in range(0, len(text), 8)]
 
 
-def decode_brush(rle: Sequence[Any], height: int, width: int) -> Bool[np.ndarray, "H W"]:
+def decode_brush(rle: Any, height: int, width: int) -> Bool[np.ndarray, "H W"]:
     """Return the mask of a brush RLE: where its alpha is at least one half.
 
     Args:
@@ -72,6 +78,8 @@ def decode_brush(rle: Sequence[Any], height: int, width: int) -> Bool[np.ndarray
     Raises:
         DataError: The bytes are no such RLE, or of another image size.
     """
+    if not isinstance(rle, list | tuple) or not all(type(byte) is int and 0 <= byte <= 255 for byte in rle):
+        raise DataError(f"brush RLE must be a list of bytes, got {shown(rle)}; export the project again as JSON")
     try:
         bits = np.unpackbits(np.asarray(rle, dtype=np.uint8))
         values = _unpack(bits, height * width * _CHANNELS)
@@ -84,29 +92,17 @@ def decode_brush(rle: Sequence[Any], height: int, width: int) -> Bool[np.ndarray
     return alpha
 
 
-def task(
-    mask: Bool[np.ndarray, "H W"],
-    image: str,
-    expression: str,
-    sent_id: int,
-    score: float,
-    provenance: Mapping[str, Any],
-    split: str = "train",
-) -> dict[str, Any]:
+def task(mask: Bool[np.ndarray, "H W"], record: Mapping[str, Any]) -> dict[str, Any]:
     """Return one import task: the expression above the image, and the mask as a prediction to correct.
 
     Args:
         mask: At native size.
-        image: Path of the image below Label Studio's document root.
-        expression: What to look for.
-        sent_id: Comes back as the row's id.
-        score: In [0, 1]; Label Studio can sort by it, least sure first.
-        provenance: Comes back with the corrected label.
-        split: Comes back too: a corrected val mask must not become training data.
+        record: The record of the mask (`record.py`) without the mask; it comes back with the corrected label: the
+            split too, as a corrected val mask must not become training data. Label Studio can sort by its confidence.
     """
     height, width = mask.shape
     region = {
-        "id": f"l2l{sent_id}",
+        "id": f"l2l{record['sent_id']}",
         "type": "brushlabels",
         "from_name": "mask",
         "to_name": "image",
@@ -115,77 +111,60 @@ def task(
         "image_rotation": 0,
         "value": {"format": "rle", "rle": encode_brush(mask), "brushlabels": [LABEL]},
     }
-    version = f"{provenance.get('method', 'l2l')}-v{provenance.get('model_version', 0)}"
+    made = record["provenance"]
+    version = f"{made.get('method', 'l2l')}-v{made.get('model_version', 0)}"
+    # `id` is the task's own; the sentence's comes back from sent_id
+    data = {**{name: value for name, value in record.items() if name != "id"}, "width": width, "height": height}
     return {
-        "data": {
-            "image": LOCAL_FILES + quote(image),
-            "expression": expression,
-            "sent_id": sent_id,
-            "width": width,
-            "height": height,
-            "provenance": dict(provenance),
-            "split": split,
-        },
-        "predictions": [{"model_version": version, "score": score, "result": [region]}],
+        "data": {**data, "image": LOCAL_FILES + quote(record["image"])},
+        "predictions": [{"model_version": version, "score": record["confidence"], "result": [region]}],
     }
 
 
-def read_label_studio(path: Path) -> list[tuple[str, dict[str, Any] | Problem]]:
+def read_label_studio(path: Path) -> list[Row]:
     """Return the corrected labels of a project's JSON export as (where, row of own data), one per annotated task.
 
     The last annotation that was not cancelled counts; a task without one was not corrected and gives no row. All brush
     and polygon regions of an annotation together are the mask; where nothing is left of it, the row says `no_target`.
 
     Returns:
-        Rows with image (path below the document root), expression, rle or no_target, split, id, category and
-        provenance; a task that cannot be read comes as a problem.
+        Rows with image (path below the document root), expression, rle or no_target, split, id, category, provenance
+        and the scores of the exported label; a task that cannot be read comes as a problem.
     Raises:
         DataError: The file is no such export.
     """
     try:
-        tasks = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        tasks = json.loads(path.read_bytes(), object_pairs_hook=unique_keys)
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
-            f"{path} cannot be read as JSON: {error}; export the project from Label Studio as JSON"
+            f"{path} cannot be read as JSON: {shown(error)}; export the project from Label Studio as JSON"
         ) from error
     if not isinstance(tasks, list) or not all(isinstance(t, dict) and isinstance(t.get("data"), dict) for t in tasks):
         raise DataError(
             f"{path} is no Label Studio export: expected a list of tasks with `data` and `annotations`; choose JSON, "
             "not JSON-MIN"
         )
-    rows = []
+    rows: list[Row] = []
     for number, item in enumerate(tasks):
         where = f"{path.name} task {item.get('id', number)}"
-        if row := _row(item, where):
-            rows.append((where, row))
+        try:
+            rows += [(where, found) for found in _row(item, where)]
+        except BadValue as error:
+            rows.append((where, error.at(where)))
     return rows
 
 
-def _row(item: Mapping[str, Any], where: str) -> dict[str, Any] | Problem | None:
-    kept = [a for a in item.get("annotations") or [] if isinstance(a, dict) and not a.get("was_cancelled")]
+def _row(item: Mapping[str, Any], where: str) -> list[dict[str, Any] | Problem | Notice]:
+    """Return the row of a task, nothing if nobody annotated it, and what is to be said of its mask.
+
+    Raises:
+        BadValue: If the task has not the form of one.
+    """
+    given = _list(item.get("annotations") or [], "annotations")
+    kept = [annotation for annotation in given if not annotation.get("was_cancelled")]
     if not kept:
-        return None
+        return []
     annotation, data = kept[-1], item["data"]
-    try:
-        image, expression = _below_root(str(data["image"])), str(data["expression"])
-        drawn = [r for r in annotation.get("result") or [] if "original_width" in r]  # others choose, rate or comment
-        regions = [r for r in drawn if r.get("type") in ("brushlabels", "polygonlabels")]
-        if len(regions) < len(drawn):
-            others = sorted({str(r.get("type")) for r in drawn if r not in regions})
-            raise BadValue(
-                "region", ", ".join(others), "brushlabels or polygonlabels", "draw it with the labels' brush"
-            )
-        height, width = _size(regions, data)
-        mask = np.zeros((height, width), bool)
-        for region in regions:
-            mask |= _region_mask(region, height, width)
-        names = {name for r in regions for name in r["value"].get(r["type"], [])} - {LABEL}
-    except BadValue as error:
-        return error.at(where)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        return BadValue("task", f"{type(error).__name__}: {error}", "a corrected task", "correct or remove it").at(
-            where
-        )
     who = annotation.get("completed_by")
     corrected = {
         "source": "label_studio",
@@ -193,37 +172,92 @@ def _row(item: Mapping[str, Any], where: str) -> dict[str, Any] | Problem | None
         "completed_by": who.get("id") if isinstance(who, dict) else who,
         "updated_at": annotation.get("updated_at"),
     }
-    return {
-        "image": image,
-        "expression": expression,
-        **({"rle": encode(mask)} if mask.any() else {"no_target": True}),
-        "split": str(data.get("split", "train")),
-        "id": str(data.get("sent_id", item.get("id"))),
-        "category": names.pop() if len(names) == 1 else "",
+    sent_id = data.get("sent_id", item.get("id"))
+    row = {
+        "image": _below_root(data.get("image")),
+        "expression": data.get("expression"),
+        "split": data.get("split"),
+        "id": None if sent_id is None else str(sent_id),
+        "category": data.get("category"),
+        "hint": data.get("hint"),
+        **{name: data.get(name) for name in KEPT},
         "provenance": {**corrected, "corrected_from": data.get("provenance")},
     }
+    told: list[Problem | Notice] = []
+    try:
+        mask, names, prompts = _drawn(annotation, data)
+        row |= {"rle": encode(mask)} if mask.any() else {"no_target": True}
+        row |= {"category": names.pop()} if len(names) == 1 else {}
+        if prompts:
+            told.append(Notice(where, f"{', '.join(prompts)} beside the mask: taken for a prompt and not used"))
+    except BadValue as error:  # the item stays, unlabeled
+        told.append(error.at(where))
+    return [{name: value for name, value in row.items() if value is not None}, *told]
+
+
+def _drawn(
+    annotation: Mapping[str, Any], data: Mapping[str, Any]
+) -> tuple[Bool[np.ndarray, "H W"], set[str], list[str]]:
+    """Return the mask that all regions make together, the labels they have, and the types of what lies beside them.
+
+    Raises:
+        BadValue: If a region is malformed, the sizes differ, or there are other regions alone.
+    """
+    results = _list(annotation.get("result") or [], "result")
+    drawn = [result for result in results if "original_width" in result]  # others choose, rate or comment
+    regions = [region for region in drawn if region.get("type") in _REGIONS]
+    others = sorted({str(region.get("type")) for region in drawn if region not in regions})
+    if others and not regions:
+        expected = " or ".join(_REGIONS)
+        raise BadValue("region", Words(", ".join(others)), expected, "draw the object with the labels' brush")
+    height, width = _size(regions, data)
+    mask = np.zeros((height, width), bool)
+    names: set[str] = set()
+    for region in regions:
+        value = region.get("value")
+        if not isinstance(value, dict):
+            raise BadValue("value of a region", value, "an object with rle or points", "export the project again")
+        mask |= _region_mask(region["type"], value, height, width)
+        names |= {name for name in value.get(region["type"]) or () if isinstance(name, str)}
+    return mask, names - {LABEL}, others
 
 
 def _size(regions: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) -> tuple[int, int]:
     """Return (height, width) of the image, px, as regions say it, else the task."""
-    found = {(int(r["original_height"]), int(r["original_width"])) for r in regions}
-    if not found and "height" in data and "width" in data:
-        found = {(int(data["height"]), int(data["width"]))}
+    found = {(region.get("original_height"), region.get("original_width")) for region in regions}
+    if not regions:
+        found = {(data.get("height"), data.get("width"))}
     if len(found) != 1:
-        raise DataError(f"needs one size of the image, got {sorted(found)} (height, width)")
-    return found.pop()
+        got = Words(" and ".join(f"{width} x {height} px" for height, width in found))
+        raise BadValue("image size", got, "one size for all regions of a task", "draw them on one picture")
+    height, width = found.pop()
+    width, height = image_size(width, height)
+    return height, width
 
 
-def _region_mask(region: Mapping[str, Any], height: int, width: int) -> Bool[np.ndarray, "H W"]:
-    if region["type"] == "brushlabels":
-        return decode_brush(region["value"]["rle"], height, width)
-    scale = np.array([width, height]) / 100  # polygons are in percent of the image
-    points = np.asarray(region["value"]["points"], dtype=np.float64) * scale
-    return decode(annotation_rle([points.ravel().tolist()], height, width))
+def _region_mask(kind: str, value: Mapping[str, Any], height: int, width: int) -> Bool[np.ndarray, "H W"]:
+    if kind == "brushlabels":
+        try:
+            return decode_brush(value.get("rle"), height, width)
+        except DataError as error:
+            raise BadValue("rle", error, "the brush as Label Studio writes it", "draw it again") from None
+    expected = "a list of [x, y] in percent of the image, 3 or more"
+    points = value.get("points")
+    if not isinstance(points, list) or len(points) < 3 or not all(isinstance(p, list) and len(p) == 2 for p in points):
+        raise BadValue("points", points, expected, "draw the polygon again")
+    flat = finite_numbers([side for point in points for side in point], "points", expected)
+    scaled = (np.asarray(flat).reshape(-1, 2) * (width / 100, height / 100)).ravel().tolist()
+    return decode(segmentation_rle([scaled], width, height, strict=True))
 
 
-def _below_root(url: str) -> str:
-    return unquote(url.partition(LOCAL_FILES)[2]) if LOCAL_FILES in url else url
+def _list(value: Any, what: str) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise BadValue(what, value, "a list of objects", "export the project again as JSON")
+    return value
+
+
+def _below_root(url: Any) -> Any:
+    return unquote(url.partition(LOCAL_FILES)[2]) if isinstance(url, str) and LOCAL_FILES in url else url
 
 
 def _run(length: int, word: str) -> str:

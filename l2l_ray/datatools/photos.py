@@ -11,7 +11,7 @@ from pathlib import Path
 
 from l2l_ray.data.layout import BadValue, Notice, Problem, file_below
 from l2l_ray.datatools.columns import expressions
-from l2l_ray.datatools.import_folder import PICTURES, folder_rows, is_mask
+from l2l_ray.datatools.import_folder import PICTURES, folder_rows, pictures_in
 from l2l_ray.datatools.row_files import Row, read_rows
 from l2l_ray.errors import DataError
 from l2l_ray.types import PhotoText
@@ -30,7 +30,9 @@ def photos_and_texts(source: Path, text: str | None = None, images: Path | None 
     """
     if source.is_dir():
         if text is not None:
-            found: list[PhotoText | Problem] = [PhotoText(path, text) for path in _pictures(source)]
+            found: list[PhotoText | Problem] = [
+                PhotoText(path, text) for path in [source / name for name in pictures_in(source)]
+            ]
         else:
             found = list(_asked(folder_rows(source), source))
     elif source.suffix.lower() in (".csv", ".jsonl", ".parquet"):
@@ -53,12 +55,6 @@ def photos_and_texts(source: Path, text: str | None = None, images: Path | None 
             "beside them, or rows of image and expression"
         )
     return list(dict.fromkeys(found))
-
-
-def _pictures(folder: Path) -> list[Path]:
-    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    lower = {name.lower() for name in names}
-    return [folder / name for name in sorted(names) if name.lower().endswith(PICTURES) and not is_mask(name, lower)]
 
 
 def _asked(rows: Iterator[Row], images: Path) -> Iterator[PhotoText | Problem]:

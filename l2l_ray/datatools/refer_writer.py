@@ -2,7 +2,8 @@
 
 Pictures are collected in a folder with a temporary name or remembered as links; `write` puts them in place, and renames
 the folder with `instances.json` and `refs(<split_by>).p` into place as its last act: a data set stands only when all of
-it is there. Nothing that exists is overwritten. The pickle holds built-in types only.
+it is there. Nothing that exists is overwritten, but the data set that an update names. The pickle holds built-in types
+only.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 from l2l_ray.data.layout import Notice, image_folder, plain_name
 from l2l_ray.errors import DataError
-from l2l_ray.files import replacing, temporary_path
+from l2l_ray.files import replacing, replacing_folder, saying_why, temporary_path
 
 
 class ReferWriter:
@@ -32,11 +33,12 @@ class ReferWriter:
         dataset: Name of the new data set.
         split_by: Name of its splits.
         copy: Copy the pictures; False links to them.
+        update: The data set is there, and `merge.py` adds to it what is collected; `write` then replaces it.
     Raises:
-        DataError: If a name is unusable, or the data set exists.
+        DataError: If a name is unusable, the data set exists, or, with `update`, does not.
     """
 
-    def __init__(self, root: Path, dataset: str, split_by: str, copy: bool = False) -> None:
+    def __init__(self, root: Path, dataset: str, split_by: str, copy: bool = False, update: bool = False) -> None:
         self.root = Path(root).expanduser().absolute()
         self.dataset, self.split_by = plain_name("dataset", dataset), plain_name("split_by", split_by)
         self.images: dict[int, dict[str, Any]] = {}
@@ -44,16 +46,27 @@ class ReferWriter:
         self.categories: dict[int, str] = {}
         self.refs: list[dict[str, Any]] = []
         self.notices: list[Notice] = []  # what importers have to tell besides problems
-        self._copy = copy
-        self._sources: dict[str, Path] = {}
+        self.sources: dict[str, Path] = {}  # by name: the file of each picture that `write` has to put in place
+        self._sizes: dict[str, tuple[int, int] | None] = {}
+        self._copy, self._update = copy, update
         self._staging = temporary_path(self.folder)
-        if self.folder.exists():
-            raise DataError(f"{self.folder} exists and is not overwritten; remove it, or choose another --dataset")
+        with saying_why(self.folder):
+            exists, has_refs = self.folder.exists(), (self.folder / self._refs).is_file()
+        if update and not has_refs:
+            raise DataError(f"{self.folder} has no {self._refs} to update; import it first, without --update")
+        if exists and not update:
+            raise DataError(
+                f"{self.folder} exists and is not overwritten; add to it by --update, or choose another --dataset"
+            )
 
     @property
     def folder(self) -> Path:
         """Where `instances.json` and the refs go."""
         return self.root / self.dataset
+
+    @property
+    def _refs(self) -> str:
+        return f"refs({self.split_by}).p"
 
     def __enter__(self) -> ReferWriter:
         return self
@@ -74,15 +87,21 @@ class ReferWriter:
         """
         if image_id in self.images:
             return
+        self._sizes[name] = size
         width, height = size or (None, None)
         self.images[image_id] = {"id": image_id, "file_name": name, "width": width, "height": height}
         if isinstance(source, bytes):
             staged = self._staging / "images" / name
-            staged.parent.mkdir(parents=True, exist_ok=True)
-            staged.write_bytes(source)
+            with saying_why(staged.parent):
+                staged.parent.mkdir(parents=True, exist_ok=True)
+                staged.write_bytes(source)
             source = staged
         if source is not None:
-            self._sources[name] = source.absolute()
+            self.sources[name] = source.resolve()  # a link to a link would break with the one between
+
+    def size_of(self, name: Any) -> tuple[int, int] | None:
+        """Return the size with which a file was added under whatever id, None if it was not, or without a size."""
+        return self._sizes.get(name) if isinstance(name, str) else None
 
     def add_ref(self, ref: Mapping[str, Any], sentences: Sequence[Mapping[str, Any]]) -> None:
         """Add one ref with its sentences."""
@@ -94,30 +113,44 @@ class ReferWriter:
         """Put everything in place and return the folder.
 
         Raises:
-            DataError: If there is nothing to write, or a different picture has the place of one of these.
+            DataError: If there is nothing to write, a different picture has the place of one of these, or the place
+                cannot be written.
         """
         if not self.refs:
-            raise DataError(f"no usable item for {self.folder}; nothing is written; see the problems")
+            raise DataError(f"there is no usable item for {self.folder}; nothing is written; give it some")
+        with saying_why(self.folder):
+            return self._write()
+
+    def _write(self) -> Path:
         used = {ref["image_id"] for ref in self.refs}
-        images = [row for image_id, row in self.images.items() if image_id in used]
+        images = [row for image_id, row in self.images.items() if image_id in used or self._update]
         content = {
             "images": images,
             "annotations": list(self.annotations.values()),
             "categories": [{"id": i, "name": name} for i, name in self.categories.items()],
         }
         target = image_folder(self.root, self.dataset)
-        if target.is_symlink() and self._sources:
+        if target.is_symlink() and self.sources:
             raise DataError(
                 f"{target} is a link to the pictures of another data set; remove the link, or choose another --dataset"
             )
-        for name in (row["file_name"] for row in images if row["file_name"] in self._sources):
-            self._place(self._sources[name], target / name)
+        for name in (row["file_name"] for row in images if row["file_name"] in self.sources):
+            self._place(self.sources[name], target / name)
+        if self._update:
+            place = self.folder.resolve()
+            with replacing_folder(place) as complete:
+                shutil.copytree(place, complete, symlinks=True, dirs_exist_ok=True)
+                self._write_tables(complete, content)
+            return self.folder
         complete = self._staging / "complete"
         complete.mkdir(parents=True)
-        (complete / "instances.json").write_text(json.dumps(content, allow_nan=False))
-        (complete / f"refs({self.split_by}).p").write_bytes(pickle.dumps(self.refs, protocol=4))
+        self._write_tables(complete, content)
         os.rename(complete, self.folder)
         return self.folder
+
+    def _write_tables(self, folder: Path, content: Mapping[str, Any]) -> None:
+        (folder / "instances.json").write_text(json.dumps(content, allow_nan=False))
+        (folder / self._refs).write_bytes(pickle.dumps(self.refs, protocol=4))
 
     def _place(self, source: Path, target: Path) -> None:
         if target.exists():

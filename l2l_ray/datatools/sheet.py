@@ -20,7 +20,7 @@ from l2l_ray.data.layout import BadValue
 from l2l_ray.data.masks import decode
 from l2l_ray.datatools.inventory import Inventory, Item
 from l2l_ray.errors import DataError
-from l2l_ray.files import replacing
+from l2l_ray.files import replacing, saying_why
 from l2l_ray.randomness import sample_key
 from l2l_ray.types import Hint
 
@@ -40,14 +40,15 @@ def write_sheet(path: Path, inventory: Inventory, items: Sequence[Item]) -> None
     """Write the sheet; the ending of `path` says which kind.
 
     Raises:
-        DataError: If the ending is neither .png nor .html, or there is nothing to show.
+        DataError: If the ending is neither .png nor .html, or there is nothing to show, or the file cannot be
+            written.
     """
     if path.suffix.lower() not in (".png", ".html"):
         raise DataError(f"a sheet is a .png or .html file, got {path}; change the ending")
     if not items:
         raise DataError(f"{inventory.folder} has no refs to show; choose another split")
     tiles = [tile(inventory, item) for item in items]
-    with replacing(path) as temporary:
+    with saying_why(path), replacing(path) as temporary:
         if path.suffix.lower() == ".html":
             temporary.write_text(_page(inventory, items, tiles), encoding="utf-8")
         else:

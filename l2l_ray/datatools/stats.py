@@ -41,7 +41,9 @@ def statistics(inventory: Inventory) -> list[str]:
     listed = ", ".join(f"{name} {count}" for name, count in counts.most_common(_MOST_CATEGORIES))
     lines.append(f"categories: {len(counts)}; most frequent: {listed}" if counts else "categories: 0")
     sources = Counter(
-        str(made.get("source", "?")) for i in inventory.items if isinstance(made := i.record.get("provenance"), dict)
+        str(made.get("source", "?"))
+        for item in inventory.items
+        if inventory.has_truth(item) and isinstance(made := item.record.get("provenance"), dict)
     )
     if hints := _hints(inventory):
         num_boxes = sum(hint.box_xywh_px is not None for hint in hints)

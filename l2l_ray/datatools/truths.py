@@ -21,6 +21,9 @@ from l2l_ray.data.object_masks import REMEDY, box_of_mask, compare_with_box, seg
 from l2l_ray.types import Rle
 
 MASK_FIELDS = ("mask", "rle", "polygon")
+HINT_FIELDS = ("hint", "point", "points")  # and "box", where no mask is given
+_MAX_LOOKED_AT = 100_000  # pixels of a picture that may be a mask
+_TWO_COLORS = 0.9  # share of a mask's pixels that have its two colors; of a photo no two have so many
 
 
 class ObjectTruth(NamedTuple):
@@ -77,7 +80,7 @@ def read_row_hint(row: Mapping[str, Any], size: tuple[int, int]) -> PixelHint | 
     Raises:
         BadValue: If it is malformed, lies outside the image, or is given in two ways.
     """
-    names = ("hint", "point", "points", *(() if any(row.get(name) is not None for name in MASK_FIELDS) else ("box",)))
+    names = (*HINT_FIELDS, *(() if any(row.get(name) is not None for name in MASK_FIELDS) else ("box",)))
     given = {name: _json(row[name], name, HINT_REMEDY) for name in names if row.get(name) is not None}
     if not given:
         return None
@@ -85,6 +88,25 @@ def read_row_hint(row: Mapping[str, Any], size: tuple[int, int]) -> PixelHint | 
         raise BadValue("hint", Words(" and ".join(given)), "one of hint, point and points", "keep one of them")
     plain = {"box": given.get("box"), "points": given.get("points", given.get("point"))}
     return read_hint(given.get("hint", plain), *size)
+
+
+def is_hint_alone(annotation: Mapping[str, Any]) -> bool:
+    """Tell whether an own COCO annotation has no segmentation, and a box or points in its place."""
+    return not annotation.get("segmentation") and any(annotation.get(n) is not None for n in ("bbox", *HINT_FIELDS))
+
+
+def read_annotation_hint(annotation: Mapping[str, Any], size: tuple[int, int]) -> PixelHint | None:
+    """Return the hint of an own COCO annotation: what a row's fields of these names say; its box if it has no mask.
+
+    Args:
+        annotation: The annotation.
+        size: Width and height of the image, px.
+    Raises:
+        BadValue: As in `read_row_hint`.
+    """
+    segmentation = annotation.get("segmentation")
+    place = {"polygon": segmentation} if segmentation else {"box": annotation.get("bbox")}
+    return read_row_hint(place | {name: annotation.get(name) for name in HINT_FIELDS}, size)
 
 
 def mask_of_file(path: Path, width: int, height: int) -> Rle:
@@ -111,6 +133,26 @@ def mask_of_file(path: Path, width: int, height: int) -> Rle:
     if not inside.any():
         raise BadValue("empty mask", path.name, "a pixel that is not black", REMEDY)
     return encode(inside)
+
+
+def looks_like_a_mask(path: Path, picture: Path) -> bool:
+    """Tell whether a picture may be the mask of another: of its size, nearly all of it in two colors, one of them none.
+
+    Files that cannot be read look like none. Edges of a drawn mask may be smooth, so a few pixels may have more colors.
+    """
+    try:
+        with Image.open(path) as mask, Image.open(picture) as photo:
+            if mask.size != photo.size:
+                return False
+            colors = np.asarray(mask.convert("RGBA")).reshape(-1, 4)
+    except Exception:  # as in `mask_of_file`
+        return False
+    looked_at = np.ascontiguousarray(colors[:: max(1, len(colors) // _MAX_LOOKED_AT)]).view(np.uint32)
+    found, counts = np.unique(looked_at, return_counts=True)
+    most = np.argsort(counts)[-2:]
+    rgba = found[most].view(np.uint8).reshape(-1, 4)
+    has_background = bool(((rgba[:, 3] == 0) | ~rgba[:, :3].any(axis=1)).any())  # transparent or black
+    return has_background and bool(counts[most].sum() >= _TWO_COLORS * counts.sum())
 
 
 def read_image_size(path: Path) -> tuple[int, int]:

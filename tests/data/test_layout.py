@@ -82,15 +82,30 @@ def test_names_that_lead_elsewhere_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../secret.txt", "/etc/hostname", "a/../../secret.txt", "link.txt", "in\0side", "x" * 5000, "..\\x", "", None, 3],
+    ["../secret.txt", "/etc/hostname", "a/../../secret.txt", "in\0side", "x" * 5000, "..\\x", "", None, 3],
 )
 def test_nothing_outside_the_folder_is_reached(tmp_path: Path, name: object) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     (tmp_path / "secret.txt").write_text("secret")
-    os.symlink(tmp_path / "secret.txt", folder / "link.txt")
     with pytest.raises(BadValue):
         file_below(folder, name, "image")
+
+
+def test_a_link_in_the_folder_leads_out_of_it_only_where_links_are_followed(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "pictures", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "a.png").write_text("")
+    os.symlink(elsewhere / "a.png", folder / "link.png")
+    os.symlink(elsewhere, folder / "sub")
+    for name in ("link.png", "sub/a.png"):
+        assert file_below(folder, name, "image") == folder / name
+        with pytest.raises(BadValue, match="the link leads outside"):
+            file_below(folder, name, "text", follow_links=False)
+    os.symlink(elsewhere / "gone.png", folder / "broken.png")
+    with pytest.raises(BadValue, match="missing image"):
+        file_below(folder, "broken.png", "image")
 
 
 def test_files_inside_are_found_also_through_links(tmp_path: Path) -> None:

@@ -237,8 +237,9 @@ def test_lists_that_all_refs_share_are_not_multiplied(tmp_path: Path) -> None:
     shared = [{"sent_id": i, "sent": "cat"} for i in range(2000)]
     content = [{**record(i), "sentences": shared} for i in range(2000)]
     assert "expected an id that is used once" in str(load(tmp_path, pickle.dumps(content)))
-    for number, ref in enumerate(content):
-        ref.update(sentences=[], ann_ids=shared, ref_id=number)
+    numbers = list(range(2000))
+    for ref in content:
+        ref.update(sentences=[], ann_ids=numbers)
     assert "more sentences than bytes in the file" in str(load(tmp_path, pickle.dumps(content)))
 
 

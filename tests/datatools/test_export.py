@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,16 @@ from pycocotools.coco import COCO
 
 from l2l_ray.data.masks import decode, encode
 from l2l_ray.datatools import export
-from l2l_ray.datatools.export import FORMATS, ExportedMask, write_export
-from l2l_ray.datatools.label_studio import decode_brush
+from l2l_ray.datatools.export import FORMATS, write_export
+from l2l_ray.datatools.import_coco import import_coco
+from l2l_ray.datatools.import_rows import import_rows
+from l2l_ray.datatools.label_studio import decode_brush, read_label_studio
+from l2l_ray.datatools.record import RECORD, ExportedMask
+from l2l_ray.datatools.refer_writer import ReferWriter
+from l2l_ray.datatools.row_files import read_rows
 from l2l_ray.errors import DataError
-from l2l_ray.types import Example
+from l2l_ray.types import Example, Hint
+from tests.refer_folder import draw
 
 ABOUT = {"run": "whole", "method": "l2l", "round": 1, "model_version": 1}
 
@@ -68,7 +75,9 @@ def _jsonl(folder: Path, name: str = "masks.jsonl") -> list[dict[str, Any]]:
 
 def _png(folder: Path) -> dict[int, np.ndarray]:
     rows = _jsonl(folder, "index.jsonl")
-    assert len(list((folder / "masks").iterdir())) == len(rows)
+    assert sorted(str(path.relative_to(folder)) for path in (folder / "masks").rglob("*.png")) == sorted(
+        row["mask"] for row in rows
+    )
     return {int(row["id"]): np.asarray(Image.open(folder / row["mask"])) == 255 for row in rows}
 
 
@@ -93,6 +102,7 @@ READERS: dict[str, Callable[[Path], dict[int, np.ndarray]]] = {
     "hf": lambda folder: _parquet(folder / "data"),
     "png": _png,
     "labelstudio": _label_studio,
+    "yolo": lambda folder: {int(row["id"]): decode(row["rle"]) for row in _jsonl(folder, "index.jsonl")},
 }
 
 
@@ -112,26 +122,53 @@ def test_every_format_gives_the_same_masks_back(masks: list[ExportedMask], kind:
 
 def test_rows_of_own_data_name_images_below_the_root(masks: list[ExportedMask], tmp_path: Path) -> None:
     first, second, *_ = _jsonl(write_export(masks, "jsonl", tmp_path / "out", {}))
-    assert list(first) == ["image", "expression", "rle", "split", "id", "category", "provenance"]
+    assert list(first) == list(RECORD)
     assert (first["image"], first["expression"], first["id"]) == ("val/0.jpg", '"left", größer 0', "100")
-    assert first["provenance"] == {**ABOUT, "confidence": 0.5}
-    assert second["provenance"]["gate"] == 0.75 and second["provenance"]["confidence"] == 0.6
-    np.testing.assert_array_equal(decode(second["provenance"]["accepted_rle"]), ~mask_of(1))
+    assert (first["confidence"], first["gate"], first["accepted_rle"], first["provenance"]) == (0.5, None, None, ABOUT)
+    assert (second["confidence"], second["gate"]) == (0.6, 0.75)
+    np.testing.assert_array_equal(decode(second["accepted_rle"]), ~mask_of(1))
 
 
 def test_png_shows_where_a_label_was_believed(masks: list[ExportedMask], tmp_path: Path) -> None:
     folder = write_export(masks, "png", tmp_path / "out", {})
     first, second, *_ = _jsonl(folder, "index.jsonl")
-    assert "accepted" not in first["provenance"] and second["provenance"]["accepted"] == "accepted/101.png"
-    np.testing.assert_array_equal(np.asarray(Image.open(folder / "accepted/101.png")) == 255, ~mask_of(1))
+    assert (first["mask"], second["mask"]) == ("masks/val/0_1_mask.png", "masks/train/0_1_mask.png")
+    assert sorted(path.name for path in (folder / "accepted").rglob("*.png"))[0] == "0_1_mask.png"
+    np.testing.assert_array_equal(np.asarray(Image.open(folder / "accepted/train/0_1_mask.png")) == 255, ~mask_of(1))
+
+
+def test_pictures_of_masks_are_named_after_photos_and_never_alike(tmp_path: Path) -> None:
+    photos = ["a/x.jpg", "a/x.jpg", "a/X.png", "b/x.jpg", "a/x_1.jpg", f"b/{'ü' * 120}.jpg", f"b/{'ü' * 120}2.jpg"]
+    made = [
+        ExportedMask(
+            Example(n, n, n, f"/photos/{photo}", 30, 20, "it"), encode(mask_of(0)[:20, :30]), None, 0.5, None, ABOUT
+        )
+        for n, photo in enumerate(photos)
+    ]
+    names = [row["mask"] for row in _jsonl(write_export(made, "png", tmp_path / "out", {}), "index.jsonl")]
+    assert names[:5] == [f"masks/{name}_mask.png" for name in ("a/x_1", "a/x_2", "a/X_3", "b/x_1", "a/x_1_1")]
+    assert len({name.lower() for name in names}) == len(photos) == len(list((tmp_path / "out").rglob("*_mask.png")))
 
 
 def test_coco_annotations_keep_what_coco_has_no_field_for(masks: list[ExportedMask], tmp_path: Path) -> None:
     content = json.loads((write_export(masks, "coco", tmp_path / "out", {}) / "annotations.json").read_text())
     assert len(content["images"]) == 3  # 5 sentences of 3 images
     second = content["annotations"][1]
-    assert (second["id"], second["score"], second["gate"], second["provenance"]) == (2, 0.6, 0.75, ABOUT)
-    assert decode(second["accepted"]).shape == mask_of(1).shape
+    assert (second["id"], second["sent_id"], second["split"]) == (2, 101, "train")
+    assert (second["confidence"], second["gate"], second["provenance"]) == (0.6, 0.75, ABOUT)
+    assert decode(second["accepted_rle"]).shape == mask_of(1).shape
+
+
+def test_categories_are_classes_where_there_are_some(masks: list[ExportedMask], tmp_path: Path) -> None:
+    named = [replace(masks[0], category="dog"), replace(masks[1], category="cat"), masks[2]]
+    content = json.loads((write_export(named, "coco", tmp_path / "coco", {}) / "annotations.json").read_text())
+    classes = {row["id"]: row["name"] for row in content["categories"]}
+    assert [classes[row["category_id"]] for row in content["annotations"]] == ["dog", "cat", "referent"]
+    assert yaml.safe_load((write_export(named, "yolo", tmp_path / "yolo", {}) / "data.yaml").read_text())["names"] == {
+        0: "cat",
+        1: "dog",
+        2: "object",
+    }
 
 
 def test_the_hub_folder_has_a_card_that_fits_its_shards(
@@ -167,7 +204,7 @@ def test_only_another_export_is_replaced_and_only_by_force(masks: list[ExportedM
 
 def test_mistakes_are_named(masks: list[ExportedMask], tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match="no export format 'xml'; use one of coco, jsonl, parquet, hf, png, labelstudio"
+        DataError, match="no export format 'xml'; use one of coco, jsonl, parquet, hf, png, labelstudio, yolo"
     ):
         write_export(masks, "xml", tmp_path / "out", {})
     with pytest.raises(DataError, match="no mask to export .*lower --min-confidence"):
@@ -204,3 +241,67 @@ def test_a_replacement_that_fails_leaves_the_old_export(
         write_export(masks, "coco", out, {}, force=True)
     assert (out / "export.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_the_user_gave_as_a_hint_comes_back(kind: str, tmp_path: Path) -> None:
+    mask = np.zeros((24, 32), bool)
+    mask[6:18, 8:20] = True
+    made = []
+    for number, hint in enumerate((Hint((0.25, 0.25, 0.75, 0.75), ((0.3, 0.5),)), None)):
+        photo = draw(tmp_path / "photos" / f"{number}.png", number)
+        example = Example(100 + number, number, number, str(photo), 32, 24, "a man", hint=hint)
+        made.append(ExportedMask(example, encode(mask), None, 0.9, None, ABOUT))
+    folder = write_export(made, kind, tmp_path / "out", {})
+    root = tmp_path if kind == "labelstudio" else tmp_path / "photos"
+    with ReferWriter(tmp_path / "root", "own", "own") as writer:
+        if kind == "coco":
+            problems = import_coco(folder / "annotations.json", None, root, "train", writer)
+        elif kind == "labelstudio":
+            tasks = json.loads((folder / "tasks.json").read_text())
+            for task in tasks:
+                task["annotations"] = [{"result": task["predictions"][0]["result"]}]
+            (tmp_path / "project.json").write_text(json.dumps(tasks))
+            problems = import_rows(iter(read_label_studio(tmp_path / "project.json")), root, folder, writer)
+        else:
+            problems = import_rows(
+                read_rows(next(path for path in folder.rglob("*") if path.suffix in (".jsonl", ".parquet"))),
+                root,
+                folder,
+                writer,
+            )
+        writer.write()
+    assert problems == []
+    assert [ref.get("hint") for ref in writer.refs] == [{"box": [8, 6, 16, 12], "points": [[9.6, 12]]}, None]
+    assert len(writer.annotations) == 2
+
+
+@pytest.mark.parametrize(
+    "out", ["file.txt", "file.txt/x", "broken", "x" * 300, "a\0b", "loop/x", ".", "new/..", "/proc/x"]
+)
+def test_places_that_no_export_can_have_are_named_and_untouched(
+    masks: list[ExportedMask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.txt").write_text("mine")
+    (tmp_path / "broken").symlink_to(tmp_path / "gone")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    before = sorted(tmp_path.iterdir())
+    for force in (False, True):
+        with pytest.raises(DataError, match=r"cannot write|is no export") as raised:
+            write_export(masks, "jsonl", Path(out), {}, force=force)
+        assert "\n" not in str(raised.value) and "--out" in str(raised.value)
+    assert sorted(tmp_path.iterdir()) == before and (tmp_path / "file.txt").read_text() == "mine"
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools, on NumPy 2
+def test_a_photo_whose_name_is_no_text_is_exported_or_named(tmp_path: Path) -> None:
+    example = Example(1, 1, 1, os.fsdecode(b"/photos/a\xff.jpg"), 31, 20, "it")
+    odd = [ExportedMask(example, encode(mask_of(0)), None, 0.5, None, ABOUT)]
+    for kind in FORMATS:
+        try:
+            folder = write_export(odd, kind, tmp_path / kind, {})
+            assert sorted(READERS[kind](folder)) == [1]
+        except DataError as error:
+            assert "is no text that UTF-8 can hold; rename the photo" in str(error)
+            assert kind in ("parquet", "hf", "labelstudio") and not (tmp_path / kind).exists()

@@ -80,7 +80,7 @@ def test_a_box_without_a_mask_is_a_hint(tmp_path: Path) -> None:
     box, point = Hint((2 / 32, 2 / 24, 20 / 32, 14 / 24), ()), Hint(None, ((4 / 32, 6 / 24),))
     examples, _ = data.examples("train")
     assert [(e.expression, e.hint) for e in examples] == [
-        ("a", box), ("b", point), ("c", None), ("d", None), ("f", point)
+        ("a", box), ("b", point), ("c", None), ("d", None), ("e", box), ("f", point)
     ]  # fmt: skip
     assert [e.expression for e in data.labeled_examples("train")[0]] == ["c", "f"]
     assert check(take_inventory(tmp_path / "root" / "own")) == []
@@ -136,7 +136,7 @@ def test_expressions_of_no_annotation_and_pictures_of_another_size(tmp_path: Pat
         problems = import_coco(path, texts, tmp_path / "photos", "train", writer)
     assert [(p.where, p.what, p.got) for p in problems] == [
         ("instances.json annotation 6", "image size", "16 x 12 px"),
-        ("captions.json annotation 7", "missing annotation", "7"),
+        ("captions.json annotation 7", "missing annotation", "'7' (text)"),
     ]
 
 
@@ -153,6 +153,16 @@ def gref(ref_id: int, ann_id: Any, no_target: bool = False, **changes: Any) -> d
     sentences = [{"sent_id": 10 * ref_id, "sent": f"thing {ref_id}", "raw": "Thing", "tokens": []}]
     fields = {"ref_id": ref_id, "ann_id": ann_id, "image_id": 1, "split": "train", "no_target": no_target}
     return {**fields, "sentences": sentences, **changes}
+
+
+def test_the_box_of_a_target_is_no_hint(tmp_path: Path) -> None:
+    path = instances(tmp_path, annotation(5), annotation(6, segmentation=[], hint={"box": [2, 2, 18, 12]}))
+    refs = write(tmp_path / "grefs(unc).json", [gref(1, [5], hint={"box": [2, 2, 18, 12]}), gref(2, [6])])
+    with ReferWriter(tmp_path / "root", "grefcoco", "unc") as writer:
+        assert import_grefcoco(refs, path, tmp_path / "photos", writer) == []
+        writer.write()
+    examples, _ = ReferDataset.open(tmp_path / "root", "grefcoco", "unc").examples("train")
+    assert [(example.ref_id, example.hint) for example in examples] == [(1, None), (2, None)]
 
 
 def test_several_targets_and_none(tmp_path: Path) -> None:
@@ -173,7 +183,7 @@ def test_several_targets_and_none(tmp_path: Path) -> None:
         (gref(2, [8]), "empty mask"),
         (gref(2, ["5"]), "ann_id"),
         (gref(2, [-1], True, image_id=9), "missing image"),
-        (gref(1, [5]), "sent_id"),
+        (gref(1, [5]), "ref_id"),
         (gref(2, [5], sentences=[]), "sentences"),
         (gref(2, [5], sentences=[{"sent_id": 1, "sent": " "}]), "expression"),
         (gref(2, [5], split="testZ"), "split"),

@@ -88,7 +88,7 @@ def test_jxu124_becomes_refcoco(tmp_path: Path) -> None:
         ({"raw_image_info": '{"id": 102, "file_name": "x", "width": -1, "height": 24}'}, "image size"),
         ({"sentences": []}, "sentences"),
         ({"split": "validation"}, "split"),
-        ({"ref_id": 1}, "ref_id or sent_id"),
+        ({"ref_id": 1}, "ref_id"),
     ],
 )
 def test_a_bad_row_is_left_out_by_name(tmp_path: Path, changes: dict[str, Any], what: str) -> None:
@@ -96,7 +96,8 @@ def test_a_bad_row_is_left_out_by_name(tmp_path: Path, changes: dict[str, Any], 
     with ReferWriter(tmp_path / "root", "refcoco", "unc") as writer:
         problems = import_jxu124([path], None, writer)
         assert [(p.where, p.what) for p in problems] == [("train.parquet row 1", what)]
-        assert [ref["ref_id"] for ref in writer.refs] == [1]
+        kept = [(ref["ref_id"], "ann_id" in ref) for ref in writer.refs]
+        assert kept == ([(1, True), (2, False)] if what == "raw_anns" else [(1, True)]), "a bad mask leaves its item"
 
 
 def test_an_empty_sentence_among_others_is_kept_for_the_loader_to_name(tmp_path: Path) -> None:
@@ -163,9 +164,10 @@ def test_lmms_rows_hold_pictures_and_all_expressions_of_an_object(tmp_path: Path
 def test_a_bad_lmms_row_is_left_out_by_name(tmp_path: Path, changes: dict[str, Any], what: str) -> None:
     problems, _ = lmms(tmp_path, lmms_row(1, tmp_path), lmms_row(2, tmp_path, **changes))
     assert [(p.where, p.what) for p in problems] == [("val-00000-of-00004.parquet row 1", what)]
-    assert [p.name for p in (tmp_path / "root" / "images" / "lmms-refcoco").iterdir()] == [
-        "COCO_train2014_000000000101.jpg"
-    ]
+    stays = what in ("polygon", "segmentation", "bbox")
+    data = ReferDataset.open(tmp_path / "root", "lmms-refcoco", "lmms")
+    assert [ref.image_id for ref in data.refs()] == ([101, 102] if stays else [101]), "a bad mask leaves its item"
+    assert len(data.labeled_examples("val")[0]) == 2
 
 
 def test_masks_that_end_inside_their_box_are_counted(tmp_path: Path) -> None:
@@ -195,3 +197,16 @@ def test_there_are_80_categories() -> None:
     assert (
         COCO_CATEGORIES[1] == "person" and COCO_CATEGORIES[64] == "potted plant" and COCO_CATEGORIES[90] == "toothbrush"
     )
+
+
+def test_the_boxes_of_a_benchmark_are_never_hints(tmp_path: Path) -> None:
+    bare = json.loads(jxu124_row(2)["raw_anns"]) | {"segmentation": [], "hint": {"box": [2, 2, 18, 12]}}
+    row = jxu124_row(2, raw_anns=json.dumps(bare))
+    path = write(tmp_path / "train-00000-of-00001.parquet", JXU124, jxu124_row(1), row)
+    with ReferWriter(tmp_path / "root", "refcoco", "unc") as writer:
+        assert import_jxu124([path], None, writer) == []
+        writer.write()
+    lmms(tmp_path, lmms_row(1, tmp_path))
+    for name, split_by, split in (("refcoco", "unc", "train"), ("lmms-refcoco", "lmms", "val")):
+        examples, _ = ReferDataset.open(tmp_path / "root", name, split_by).examples(split)
+        assert examples and {example.hint for example in examples} == {None}

@@ -24,7 +24,7 @@ def test_the_loader_reads_it(tmp_path: Path) -> None:
 
 def test_an_existing_data_set_is_not_touched(tmp_path: Path) -> None:
     write_tiny(tmp_path)
-    with pytest.raises(DataError, match="tiny exists and is not overwritten; remove it, or choose another --dataset"):
+    with pytest.raises(DataError, match="tiny exists and is not overwritten; add to it by --update, or choose"):
         ReferWriter(tmp_path, "tiny", "own")
 
 

@@ -3,13 +3,15 @@
 Labels and predictions live on the decoder's grid. The mask itself is brought to the image's size as evaluation does it,
 bilinear; the accepted map by nearest cell, because it says what was done with a cell and has nothing in between.
 
-By default only labels that training used are exported (gate on, some object cell accepted); the number left out is
-returned with the rest. Truth is not read here: nothing in this file can tell whether a label is right.
+By default only labels that training used are exported (gate on, some object cell accepted). Whatever is left out is
+named with the reason: in `export.json` item by item, in words in `Exported.line`. Masks of truth are not read here:
+nothing in this file can tell whether a label is right.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +23,16 @@ import torch
 from l2l_ray.confidence import estimated_iou
 from l2l_ray.config import read_config
 from l2l_ray.data.masks import encode, grid_logits_to_native
-from l2l_ray.datatools.export import ExportedMask, write_export
+from l2l_ray.datatools.export import require_place, write_export
+from l2l_ray.datatools.record import ExportedMask
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.ledger import Ledger, num_shards, read_shard
+from l2l_ray.loop.state.prepare import unused_texts
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.pseudo import is_used
-from l2l_ray.types import Example, PseudoLabel
+from l2l_ray.types import Example, LabeledExample, PseudoLabel
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -37,18 +41,40 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TRAIN_SETS = ("labeled", "unlabeled")
+UNUSED = "not used in training (see --all)"
+UNSURE = "below --min-confidence"
+OTHER_TEXT = "texts of objects that another text was used for (see loop.expressions_per_ref)"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """One item that is not in an export, and why.
+
+    Example: `LeftOut(example, "not used in training (see --all)")`
+    """
+
+    example: Example
+    reason: str
 
 
 @dataclass(frozen=True)
 class Exported:
     """What an export came to.
 
-    Example: `Exported(Path("out"), 3712, 88)`
+    Example: `Exported(Path("out"), 3712, (LeftOut(example, "below --min-confidence"),))`
     """
 
     path: Path
     num: int
-    num_left_out: int
+    left_out: tuple[LeftOut, ...]
+    note: str = ""
+
+    @property
+    def line(self) -> str:
+        """What was written and what was left out, in words."""
+        counts = Counter(item.reason for item in self.left_out)
+        words = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+        return f"{self.path}: {self.num} masks; left out: {words or 'nothing'}{self.note}"
 
 
 def export_pseudo_labels(
@@ -77,16 +103,23 @@ def export_pseudo_labels(
         DataError: No such method or round, nothing can be written, or the labels were made with hidden truth.
         LedgerError: A committed shard cannot be read.
     """
+    require_place(kind, out, force)
     run = _open(run_dir, min_confidence)
     method = run.methods[-1] if method is None else method
     labels, round_index = _committed(run, method, round_index)
     _require_no_hidden_truth(run, labels)
     example_of = {example.sent_id: example for example in read_examples(run.examples_path("unlabeled"))}
-    used = [label for label in labels if keep_unused or is_used(label)]
-    kept = [label for label in used if label.confidence >= min_confidence]
     about = {**_about(run, method), "source": "pseudo_label", "round": round_index}
-    masks = [_pseudo_mask(example_of[label.sent_id], label, about) for label in kept]
-    return _written(masks, len(labels) - len(kept), kind, out, {**about, "min_confidence": min_confidence}, force)
+    masks, left_out = [], []
+    for label in labels:
+        example = example_of[label.sent_id]
+        if not (keep_unused or is_used(label)):
+            left_out.append(LeftOut(example, UNUSED))
+        elif label.confidence < min_confidence:
+            left_out.append(LeftOut(example, UNSURE))
+        else:
+            masks.append(_pseudo_mask(example, label, about))
+    return _written(run, masks, left_out, kind, out, {**about, "min_confidence": min_confidence}, force)
 
 
 def export_predictions(
@@ -107,6 +140,7 @@ def export_predictions(
         CheckpointError: It has chosen no version yet, or its weights cannot be read.
         DataError: No such split, an image is gone, nothing can be written, or training saw hidden truth.
     """
+    require_place(kind, out, force)
     run = _open(run_dir, min_confidence)
     method, version = run.chosen_version()
     first = next(iter(Ledger(run.ledger_path).entries(method, 0)), None)
@@ -115,10 +149,13 @@ def export_predictions(
         sets = sorted(path.stem for path in run.examples_path("val").parent.glob("*.parquet"))
         raise DataError(f"{run.path} has no split {split!r} to predict on; it has {', '.join(sets)}")
     about = {**_about(run, method), "source": "prediction", "split": split, "model_version": version}
-    predicted = list(_predictions(run, method, version, split, about, device))
-    kept = [mask for mask in predicted if mask.confidence >= min_confidence]
-    about |= {"min_confidence": min_confidence}
-    return _written(kept, len(predicted) - len(kept), kind, out, about, force)
+    masks, left_out = [], []
+    for mask in _predictions(run, method, version, split, about, device):
+        if mask.confidence < min_confidence:
+            left_out.append(LeftOut(mask.example, UNSURE))
+        else:
+            masks.append(mask)
+    return _written(run, masks, left_out, kind, out, {**about, "min_confidence": min_confidence}, force)
 
 
 def native_mask(logits: Float[Tensor, "G G"], height: int, width: int) -> Bool[np.ndarray, "H W"]:
@@ -155,10 +192,11 @@ def _committed(run: RunFolder, method: str, round_index: int | None) -> tuple[li
     }
     rounds = complete.get(method, [])
     if not rounds or (round_index is not None and round_index not in rounds):
+        whole = "; ".join(f"{name}: {', '.join(map(str, found)) or 'none'}" for name, found in complete.items())
         raise DataError(
             f"{run.path} has no committed pseudo-labels of {method!r}"
-            f"{'' if round_index is None else f' in round {round_index}'}; whole rounds: {complete}; "
-            "choose one of these, or let the run go on"
+            f"{'' if round_index is None else f' in round {round_index}'}; its whole rounds are {whole}; "
+            "choose one of these, let the run go on, or export predictions by --split"
         )
     chosen = max(rounds) if round_index is None else round_index
     return [label for e in ledger.entries(method, chosen) for label in read_shard(run.path / e.path)], chosen
@@ -211,12 +249,31 @@ def _predictions(
                 None,
                 {**about, "prior_key": priors[example.sent_id].key},
                 "train" if split in TRAIN_SETS else split,
+                example.category if isinstance(example, LabeledExample) else "",
             )
 
 
 def _written(
-    masks: list[ExportedMask], num_left_out: int, kind: str, out: Path, about: dict[str, Any], force: bool
+    run: RunFolder,
+    masks: list[ExportedMask],
+    left_out: list[LeftOut],
+    kind: str,
+    out: Path,
+    about: dict[str, Any],
+    force: bool,
 ) -> Exported:
-    path = write_export(masks, kind, out, {**about, "num_left_out": num_left_out}, force)
-    logger.info("exported %d masks to %s as %s, left out %d", len(masks), path, kind, num_left_out)
-    return Exported(path, len(masks), num_left_out)
+    note = ""
+    if about.get("split") in (None, "unlabeled"):
+        try:
+            left_out = left_out + [LeftOut(example, OTHER_TEXT) for example in unused_texts(run.config, run)]
+        except DataError as error:
+            note = f"; further texts of the same objects cannot be counted: {error}"
+    items = [
+        {"sent_id": e.sent_id, "image": e.image_path, "expression": e.expression, "reason": item.reason}
+        for item in left_out
+        for e in [item.example]
+    ]
+    path = write_export(masks, kind, out, {**about, "num_left_out": len(items), "left_out": items}, force)
+    done = Exported(path, len(masks), tuple(left_out), note)
+    logger.info("exported as %s: %s", kind, done.line)
+    return done

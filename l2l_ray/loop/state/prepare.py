@@ -213,6 +213,18 @@ def _num_images(examples: Sequence[Example]) -> int:
     return len({example.image_id for example in examples})
 
 
+def unused_texts(config: RunConfig, run: RunFolder) -> list[Example]:
+    """Return the texts of unlabeled objects that the run left out: it uses `loop.expressions_per_ref` of each.
+
+    Raises:
+        DataError: The data set is not there any more.
+    """
+    used = read_examples(run.examples_path("unlabeled"))
+    sent_ids, ref_ids = ({row.sent_id for row in used}, {row.ref_id for row in used})
+    found, _ = open_dataset(config).examples("train", max_words=config.data.max_words)
+    return [example for example in found if example.ref_id in ref_ids and example.sent_id not in sent_ids]
+
+
 def _about_masks(found: Candidates) -> list[str]:
     told = []
     if found.hidden:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from l2l_ray.cli import main
+from l2l_ray.config import config_yaml
 from l2l_ray.data.masks import decode, mask_area_px, mask_to_grid
 from l2l_ray.data.plain_pickle import plain_records
 from l2l_ray.data.refer import ReferDataset
@@ -20,9 +21,17 @@ from l2l_ray.datatools.export import FORMATS
 from l2l_ray.datatools.label_studio import decode_brush
 from l2l_ray.errors import CheckpointError, ConfigError, DataError
 from l2l_ray.loop.evaluation.evaluate import Evaluations
-from l2l_ray.loop.evaluation.export import export_predictions, export_pseudo_labels, native_cells, native_mask
+from l2l_ray.loop.evaluation.export import (
+    OTHER_TEXT,
+    UNUSED,
+    export_predictions,
+    export_pseudo_labels,
+    native_cells,
+    native_mask,
+)
 from l2l_ray.loop.state.example_files import read_examples, read_priors
 from l2l_ray.loop.state.ledger import Ledger, read_shard, write_shard
+from l2l_ray.loop.state.prepare import data_root
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.pseudo import is_used
 from l2l_ray.types import PseudoLabel
@@ -67,17 +76,18 @@ def test_pseudo_labels_are_the_committed_ones(whole_run: RunFolder, tmp_path: Pa
             whole_run.path, "jsonl", tmp_path / f"r{round_index}", round_index=round_index, keep_unused=True
         )
         labels, rows = _labels(whole_run, round_index), _rows(done.path)
-        assert (done.num, done.num_left_out) == (len(labels), 0) == (len(examples), 0)
+        assert done.num == len(labels) == len(examples)
+        assert {item.reason for item in done.left_out} == {OTHER_TEXT}
         root = Path(json.loads((done.path / "export.json").read_text())["image_root"])
         for row in rows:
-            label, example, found = labels[int(row["id"])], examples[int(row["id"])], row["provenance"]
+            label, example, found = labels[row["sent_id"]], examples[row["sent_id"]], row["provenance"]
             assert str(root / row["image"]) == example.image_path and row["expression"] == example.expression
-            assert row["rle"]["size"] == found["accepted_rle"]["size"] == [example.height_px, example.width_px]
+            assert row["rle"]["size"] == row["accepted_rle"]["size"] == [example.height_px, example.width_px]
             accepted = label.from_teacher | label.from_prior
-            np.testing.assert_array_equal(mask_to_grid(found["accepted_rle"], label.grid) > 0.5, accepted)
+            np.testing.assert_array_equal(mask_to_grid(row["accepted_rle"], label.grid) > 0.5, accepted)
             changed = (mask_to_grid(row["rle"], label.grid) > 0.5) != label.target
             assert changed.mean() < 0.03  # corners are rounded
-            assert (found["confidence"], found["gate"]) == (label.confidence, label.gate)
+            assert (row["confidence"], row["gate"]) == (label.confidence, label.gate)
             expected = {
                 "run": whole_run.path.name, "dataset": "refshapes", "split_by": "l2l", "source": "pseudo_label",
                 "method": "l2l", "model_version": round_index, "policy_version": round_index, "round": round_index,
@@ -91,9 +101,30 @@ def test_by_default_what_training_used_of_the_last_round(whole_run: RunFolder, t
     labels = _labels(whole_run, 1)
     used = {sent_id for sent_id, label in labels.items() if is_used(label)}
     assert {int(row["id"]) for row in _rows(done.path)} == used
-    assert (done.num, done.num_left_out) == (len(used), len(labels) - len(used))
+    unused = [item.example.sent_id for item in done.left_out if item.reason == UNUSED]
+    assert done.num == len(used) and set(unused) == labels.keys() - used and len(unused) == len(labels) - len(used)
     index = json.loads((done.path / "export.json").read_text())
-    assert (index["round"], index["num_left_out"], index["method"]) == (1, done.num_left_out, "l2l")
+    assert (index["round"], index["num_left_out"], index["method"]) == (1, len(done.left_out), "l2l")
+    assert [row["sent_id"] for row in index["left_out"]] == [item.example.sent_id for item in done.left_out]
+    assert all(Path(row["image"]).is_file() and row["expression"] and row["reason"] for row in index["left_out"])
+
+
+def test_further_texts_of_an_object_are_counted_as_left_out(whole_run: RunFolder, tmp_path: Path) -> None:
+    done = export_pseudo_labels(whole_run.path, "jsonl", tmp_path / "out", keep_unused=True)
+    used = read_examples(whole_run.examples_path("unlabeled"))
+    every, _ = ReferDataset.open(data_root(whole_run.config), "refshapes", "l2l").examples("train")
+    others = {e.sent_id for e in every if e.ref_id in {u.ref_id for u in used}} - {u.sent_id for u in used}
+    assert others and {item.example.sent_id for item in done.left_out} == others
+    assert done.line == f"{done.path}: {done.num} masks; left out: {len(others)} {OTHER_TEXT}"
+    assert "mask_rle" not in (done.path / "export.json").read_text()
+
+
+def test_an_export_goes_on_where_the_data_set_is_gone(copied: Callable[..., RunFolder], tmp_path: Path) -> None:
+    run = copied(without=("FINISHED", "config.yaml"), data={"root": str(tmp_path / "gone")})
+    (run.path / "config.yaml").write_text(config_yaml(run.config))
+    done = export_pseudo_labels(run.path, "jsonl", tmp_path / "out", keep_unused=True)
+    assert not done.left_out
+    assert "; left out: nothing; further texts of the same objects cannot be counted: refshapes: " in done.line
 
 
 def test_the_least_sure_can_be_left_out(whole_run: RunFolder, tmp_path: Path) -> None:
@@ -129,12 +160,12 @@ def test_predictions_are_what_was_evaluated(whole_run: RunFolder, tmp_path: Path
     counted = Evaluations(whole_run).frame(("l2l", best["version"], "testA")).set_index("sent_id")
     priors = read_priors(whole_run.priors_path("testA"))
     rows = _rows(done.path)
-    assert done.num == len(rows) == len(counted) and done.num_left_out == 0
+    assert done.num == len(rows) == len(counted) and not done.left_out
     for row in rows:
         mask, found = decode(row["rle"]), row["provenance"]
         # The batch is the same, but not the kernel: a pixel on the edge may change sides.
         assert abs(int(mask.sum()) - counted.loc[int(row["id"]), "predicted_px"]) <= 3
-        assert row["split"] == "testA" and "accepted_rle" not in found and 0 <= found["confidence"] <= 1
+        assert row["split"] == "testA" and row["accepted_rle"] is None and 0 <= row["confidence"] <= 1
         assert found["source"] == "prediction" and found["model_version"] == best["version"]
         assert found["prior_key"] == priors[int(row["id"])].key
     assert "mask_rle" not in (done.path / "masks.jsonl").read_text()
@@ -146,7 +177,7 @@ def test_the_command_writes_every_format(
 ) -> None:
     words = ["export", str(whole_run.path), "--format", kind, "--out", str(tmp_path / "out"), "--round", "0", "--all"]
     assert main(words) == 0
-    assert f"out: {len(_labels(whole_run, 0))} masks, 0 left out" in capsys.readouterr().out
+    assert f"out: {len(_labels(whole_run, 0))} masks; left out: " in capsys.readouterr().out
     assert main(words) == 1
     assert "replace it with --force" in capsys.readouterr().err
     assert main([*words, "--force"]) == 0
@@ -156,7 +187,7 @@ def test_mistakes_are_named(
     whole_run: RunFolder, copied: Callable[..., RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    with pytest.raises(DataError, match=r"'l2l' in round 7; whole rounds: \{'supervised': \[\], 'l2l': \[0, 1\]\}"):
+    with pytest.raises(DataError, match="'l2l' in round 7; its whole rounds are supervised: none; l2l: 0, 1; "):
         export_pseudo_labels(whole_run.path, "coco", out, round_index=7)
     with pytest.raises(DataError, match="no committed pseudo-labels of 'supervised'"):
         export_pseudo_labels(whole_run.path, "coco", out, method="supervised")
@@ -182,11 +213,13 @@ def test_an_export_comes_back_as_labeled_data_with_its_provenance(
     rows = _rows(exported.path)
     full = [row for row in rows if mask_area_px(row["rle"])]
     printed = capsys.readouterr().out
-    assert status == (len(full) < len(rows)) and printed.count("empty mask: ") == len(rows) - len(full)
+    num_empty = len(rows) - len(full)
+    assert status == 1 and f"{num_empty} problems: {num_empty} empty mask" in printed
     labeled, skips = ReferDataset.open(tmp_path / "data", "own", "own").labeled_examples("train")
-    assert [example.mask_rle for example in labeled] == [row["rle"] for row in full] and not skips
+    assert [example.mask_rle for example in labeled] == [row["rle"] for row in full]
+    assert [skip.kind for skip in skips] == ["missing_mask"] * (len(rows) - len(full)), "they stay, unlabeled"
     records = plain_records(tmp_path / "data" / "own" / "refs(own).p")
-    assert [record["provenance"] for record in records] == [row["provenance"] for row in full]
+    assert [record["provenance"] for record in records] == [row["provenance"] for row in rows]
     assert main(["data", "stats", str(tmp_path / "data" / "own")]) == 0
     assert f"truth with provenance: {len(full)} pseudo_label" in capsys.readouterr().out
 
@@ -221,7 +254,7 @@ def test_a_round_that_is_half_labelled_is_not_exported(copied: Callable[..., Run
     assert json.loads(lines[-1])["round"] == 1
     done = export_pseudo_labels(run.path, "jsonl", tmp_path / "out", keep_unused=True)
     assert json.loads((done.path / "export.json").read_text())["round"] == 0
-    with pytest.raises(DataError, match=r"in round 1; whole rounds: \{'supervised': \[\], 'l2l': \[0\]\}"):
+    with pytest.raises(DataError, match="in round 1; its whole rounds are supervised: none; l2l: 0; "):
         export_pseudo_labels(run.path, "jsonl", tmp_path / "more", round_index=1)
 
 

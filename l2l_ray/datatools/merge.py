@@ -1,0 +1,322 @@
+"""Adds what an importer read to a data set that is there: corrections, masks, texts and photos.
+
+The ids of the data set's refs, sentences and images never change, and neither does their split. A new item is an item
+of the data set when
+
+- it says which sentence it was (`sent_id`, from an export of this data set) and photo and expression are that
+  sentence's; or it has the `id` of one of its objects;
+- else, when its photo and one of its expressions are that of exactly one object. Photos are the same when they are one
+  file, or two files of the same content.
+
+Everything else is new and gets new ids. A mask replaces the one that was there; the earlier annotation stays in
+`instances.json`, and the ref's `provenance` says under `replaced` which it was and where it came from. What a model
+made (an export's own mask) never replaces a mask that a model did not make. Two different masks for one object, or an
+expression that stands for several, are problems by name, and change nothing.
+"""
+
+from __future__ import annotations
+
+import filecmp
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from l2l_ray.data.layout import BadValue, Notice, Problem, Words, image_folder
+from l2l_ray.data.masks import annotation_rle, union_rle
+from l2l_ray.datatools.import_coco import read_json
+from l2l_ray.datatools.inventory import take_inventory
+from l2l_ray.datatools.record import SCORES
+from l2l_ray.datatools.refer_writer import ReferWriter
+from l2l_ray.errors import DataError
+from l2l_ray.types import Rle
+
+MADE_BY_A_MODEL = ("pseudo_label", "prediction")
+
+Ref = dict[str, Any]
+
+
+@dataclass
+class Update:
+    """What an update came to.
+
+    Example: `merge(writer).line` is "10 corrected, 3 new masks, 1 new object, 1 new photo, 45 unchanged"
+    """
+
+    num_corrected: int = 0  # a mask was there, or a person looked at one that a run made
+    num_new_masks: int = 0
+    num_new_objects: int = 0
+    num_new_texts: int = 0  # of objects that were there
+    num_new_photos: int = 0
+    num_unchanged: int = 0  # objects that were there before and are as they were
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is anything to write."""
+        return any((self.num_corrected, self.num_new_masks, self.num_new_objects, self.num_new_texts))
+
+    @property
+    def line(self) -> str:
+        """The counts, in words."""
+        counts = {
+            "new mask": self.num_new_masks,
+            "new object": self.num_new_objects,
+            "new text": self.num_new_texts,
+            "new photo": self.num_new_photos,
+        }
+        words = [f"{count} {what}{'' if count == 1 else 's'}" for what, count in counts.items() if count]
+        return ", ".join([f"{self.num_corrected} corrected", *words, f"{self.num_unchanged} unchanged"])
+
+
+def merge(writer: ReferWriter) -> Update:
+    """Make a writer hold the data set that is in its folder, with what it has collected added to it.
+
+    Args:
+        writer: Made with `update`; its `write` then replaces the data set.
+    Raises:
+        DataError: The data set cannot be read, or has malformed entries.
+    """
+    merger = _Merger(writer)
+    merger.match_photos()
+    groups, new = merger.match_refs()
+    for place, group in groups.items():
+        merger.change(merger.refs[place], group)
+    for ref in new:
+        merger.add(ref)
+    merger.hand_over(len(groups))
+    return merger.update
+
+
+class _Merger:
+    """The data set as it is and becomes, and the ids of what is added to it."""
+
+    def __init__(self, writer: ReferWriter) -> None:
+        inventory = take_inventory(writer.folder, writer.split_by)
+        if inventory.problems:
+            raise DataError(
+                f"{writer.folder} has {len(inventory.problems)} malformed entries, first: {inventory.problems[0]}; "
+                "`l2l data check` lists them; correct them before an update"
+            )
+        content = read_json(writer.folder / "instances.json")
+        self.writer, self.update = writer, Update()
+        self.refs: list[Ref] = [dict(item.record) for item in inventory.items]
+        self.images: dict[int, dict[str, Any]] = {row["id"]: row for row in content["images"]}
+        self.annotations: dict[int, dict[str, Any]] = {row["id"]: row for row in content["annotations"]}
+        self.categories: dict[int, str] = {row["id"]: str(row["name"]) for row in content.get("categories") or ()}
+        self._image_of: dict[int, int] = {}  # id in the writer: id here; of photos that are here
+        self._bad_photos: dict[int, Problem] = {}
+        self._added: dict[int, int] = {}  # id in the writer: id here; of photos that are new
+        self._next_ref = max((ref["ref_id"] for ref in self.refs), default=0) + 1
+        self._next_sentence = max((s["sent_id"] for ref in self.refs for s in ref["sentences"]), default=0) + 1
+        self._next_annotation = max(self.annotations, default=0) + 1
+        self._next_image = max(self.images, default=0) + 1
+
+    def match_photos(self) -> None:
+        """Find out which of the writer's photos are here already, and which have the name of another one."""
+        folder = image_folder(self.writer.root, self.writer.dataset)
+        by_name = {row["file_name"]: image_id for image_id, row in self.images.items()}
+        paths = {image_id: folder / row["file_name"] for image_id, row in self.images.items()}
+        by_file = {path.resolve(): image_id for image_id, path in paths.items()}
+        by_size: dict[int, list[int]] = defaultdict(list)
+        for image_id, path in paths.items():
+            if path.is_file():
+                by_size[path.stat().st_size].append(image_id)
+        for new_id, row in self.writer.images.items():
+            name = row["file_name"]
+            source = self.writer.sources.get(name)
+            named = by_name.get(name)
+            found = named if source is None else by_file.get(source)
+            if source is not None and found is None:
+                alike = [i for i in by_size[source.stat().st_size] if filecmp.cmp(source, paths[i], shallow=False)]
+                found = named if named in alike or (named is not None and not paths[named].exists()) else None
+                found = alike[0] if found is None and alike else found
+            if found is not None:
+                self._image_of[new_id] = found
+                self.writer.sources.pop(name, None)
+            elif named is not None:
+                error = BadValue("photo", name, f"the photo of that name in {folder}", "give this one another name")
+                self._bad_photos[new_id] = error.at(f"image {name}")
+
+    def match_refs(self) -> tuple[dict[int, list[Ref]], list[Ref]]:
+        """Return the writer's refs by the place of the ref that they speak of, and those that are new."""
+        by_text: dict[tuple[int, str], list[int]] = defaultdict(list)
+        by_sentence: dict[int, int] = {}
+        by_own_id: dict[str, int] = {}
+        for place, ref in enumerate(self.refs):
+            for sentence in ref["sentences"]:
+                by_text[ref["image_id"], _text(sentence)].append(place)
+                by_sentence[sentence["sent_id"]] = place
+            if "source_id" in ref and "sent_id" not in ref:
+                by_own_id[ref["source_id"]] = place
+        groups: dict[int, list[Ref]] = defaultdict(list)
+        new: list[Ref] = []
+        for ref in self.writer.refs:
+            if bad := self._bad_photos.get(ref["image_id"]):
+                self.update.problems += [bad] if bad not in self.update.problems else []
+                continue
+            image_id = self._image_of.get(ref["image_id"])
+            texts = [_text(sentence) for sentence in ref["sentences"]]
+            places = sorted({place for text in texts for place in by_text.get((image_id or 0, text), ())})
+            named = by_sentence.get(ref["sent_id"]) if "sent_id" in ref else by_own_id.get(ref.get("source_id", ""))
+            if named is not None and ("sent_id" not in ref or named in places):
+                places = [named]
+            if len(places) > 1:
+                ids = [self.refs[place]["ref_id"] for place in places]
+                remedy = "give the row the `id` or the `sent_id` of the one that is meant"
+                self._problem(ref, "expression of several objects", Words(f"refs {ids}"), "one object", remedy)
+            elif places and self.refs[places[0]]["image_id"] != image_id:
+                expected = f"the photo of ref {self.refs[places[0]]['ref_id']}, which has this id"
+                self._problem(ref, "photo of a known id", self._photo(ref), expected, "give it another id")
+            elif places:
+                groups[places[0]].append(ref)
+            else:
+                new.append(ref)
+        return groups, new
+
+    def change(self, ref: Ref, group: list[Ref]) -> None:
+        """Add to a ref what is new about it."""
+        before = (self.update.num_corrected, self.update.num_new_masks, self.update.num_new_texts)
+        known = {_text(sentence) for sentence in ref["sentences"]}
+        for other in group:
+            for sentence in other["sentences"]:
+                if _text(sentence) not in known:
+                    known.add(_text(sentence))
+                    self._add_sentence(ref, sentence)
+                    self.update.num_new_texts += 1
+            if other["split"] not in (ref["split"], "train"):
+                text = f"the data set has it in split {ref['split']}, which stays; this says {other['split']}"
+                self.writer.notices.append(Notice(self._where(other), text))
+            if "hint" in other:
+                ref.setdefault("hint", other["hint"])
+        self._correct(ref, [other for other in group if _claims_truth(other, self.writer.annotations)])
+        if before == (self.update.num_corrected, self.update.num_new_masks, self.update.num_new_texts):
+            self.update.num_unchanged += 1
+
+    def _correct(self, ref: Ref, group: list[Ref]) -> None:
+        """Give a ref the one mask that its group has."""
+        group = [other for other in group if not _is_made_by_a_model(other)] or group
+        if not group:
+            return
+        had_truth = _claims_truth(ref, self.annotations)
+        new = [self._mask(other, self.writer.annotations) for other in group]
+        if any(mask != new[0] for mask in new):
+            texts = Words(f"{len({str(mask) for mask in new})} different masks")
+            self._problem(group[0], "two corrections", texts, "one", "keep one; the data set's own stays until then")
+        elif had_truth and self._mask(ref, self.annotations) == new[0]:
+            return
+        elif had_truth and _is_made_by_a_model(group[0]) and not _is_made_by_a_model(ref):
+            text = "it has a mask that no model made, which stays; this one is a model's"
+            self.writer.notices.append(Notice(self._where(group[0]), text))
+        else:
+            provenance = dict(group[0].get("provenance", {}))
+            if had_truth or "provenance" in ref:
+                names = ("ann_id", "ann_ids", "provenance")
+                provenance["replaced"] = {name: ref[name] for name in names if name in ref}
+            for name in ("ann_id", "ann_ids", "provenance"):
+                ref.pop(name, None)
+            ref |= self._truth_of(group[0], ref["image_id"]) | ({"provenance": provenance} if provenance else {})
+            ref |= {name: group[0][name] for name in SCORES if name in group[0]}
+            self.update.num_corrected += had_truth or "corrected_from" in provenance
+            self.update.num_new_masks += not (had_truth or "corrected_from" in provenance)
+
+    def add(self, other: Ref) -> None:
+        """Add a ref that is new."""
+        image_id = self._image_of.get(other["image_id"])
+        if image_id is None:
+            image_id = self._added.setdefault(other["image_id"], self._next_image + len(self._added))
+            row = self.writer.images[other["image_id"]]
+            self.images[image_id] = {**row, "id": image_id}
+        dropped = ("ann_id", "ann_ids", "category_id", "sentences", "sent_ids")
+        ref = {name: value for name, value in other.items() if name not in dropped}
+        ref |= {"ref_id": self._next_ref, "image_id": image_id, "sent_ids": [], "sentences": []}
+        splits = {known["split"] for known in self.refs if known["image_id"] == image_id}
+        if splits and ref["split"] not in splits:
+            ref["split"] = sorted(splits)[0]
+            text = f"its photo is in split {ref['split']}, and so is it; this says {other['split']}"
+            self.writer.notices.append(Notice(self._where(other), text))
+        if "file_name" in ref:
+            ref["file_name"] = self.images[image_id]["file_name"]
+        self._next_ref += 1
+        for sentence in other["sentences"]:
+            self._add_sentence(ref, sentence)
+        ref |= self._truth_of(other, image_id)
+        self.refs.append(ref)
+        self.update.num_new_objects += 1
+        self.update.num_new_masks += _claims_truth(other, self.writer.annotations)
+
+    def hand_over(self, num_touched: int) -> None:
+        """Let the writer hold the result."""
+        num_old = len(self.refs) - self.update.num_new_objects
+        self.update.num_unchanged += num_old - num_touched
+        self.update.num_new_photos = len(self._added)
+        self.writer.refs, self.writer.images = self.refs, self.images
+        self.writer.annotations, self.writer.categories = self.annotations, self.categories
+
+    def _add_sentence(self, ref: Ref, sentence: Mapping[str, Any]) -> None:
+        ref["sentences"] = [*ref["sentences"], {**sentence, "sent_id": self._next_sentence}]
+        ref["sent_ids"] = [s["sent_id"] for s in ref["sentences"]]
+        self._next_sentence += 1
+
+    def _truth_of(self, other: Ref, image_id: int) -> Ref:
+        """Return what a ref of the writer says about its object, in ids of the data set; adds its annotations."""
+        category = self.writer.categories.get(other.get("category_id", 0))
+        found: Ref = {} if category is None else {"category_id": self._category(category)}
+        ids = []
+        for ann_id in _ann_ids(other):
+            row = self.writer.annotations[ann_id]
+            named = self.writer.categories.get(row.get("category_id", 0))
+            more = {"category_id": self._category(named)} if named is not None else {}
+            ids.append(self._next_annotation)
+            self.annotations[self._next_annotation] = {**row, "id": self._next_annotation, "image_id": image_id, **more}
+            self._next_annotation += 1
+        if "ann_ids" in other:
+            return {**found, "ann_ids": ids}
+        return {**found, "ann_id": ids[0]} if ids else found
+
+    def _category(self, name: str) -> int:
+        for number, known in self.categories.items():
+            if known == name:
+                return number
+        number = max(self.categories, default=0) + 1
+        self.categories[number] = name
+        return number
+
+    def _mask(self, ref: Ref, annotations: Mapping[int, Mapping[str, Any]]) -> Rle | str:
+        """Return the mask of a ref that claims a truth; what cannot be read is its own words, equal to nothing else."""
+        rows = [annotations[ann_id] for ann_id in _ann_ids(ref)]
+        images = self.images if annotations is self.annotations else self.writer.images
+        size = images[ref["image_id"]]
+        try:
+            rles = [annotation_rle(row["segmentation"], size["height"], size["width"]) for row in rows]
+            return union_rle(rles, size["height"], size["width"])
+        except (DataError, TypeError) as error:  # TypeError: the table has no size
+            return f"{_ann_ids(ref)}: {error}"
+
+    def _photo(self, ref: Ref) -> str:
+        return str(self.writer.images[ref["image_id"]]["file_name"])
+
+    def _where(self, ref: Ref) -> str:
+        return f"{self._photo(ref)}, {ref['sentences'][0]['sent']!r}"
+
+    def _problem(self, ref: Ref, what: str, got: str, expected: str, remedy: str) -> None:
+        self.update.problems.append(BadValue(what, got, expected, remedy).at(self._where(ref)))
+
+
+def _text(sentence: Mapping[str, Any]) -> str:
+    return " ".join(str(sentence.get("sent", sentence.get("raw", ""))).split())
+
+
+def _ann_ids(ref: Ref) -> list[int]:
+    return list(ref["ann_ids"]) if "ann_ids" in ref else [ref["ann_id"]] if "ann_id" in ref else []
+
+
+def _claims_truth(ref: Ref, annotations: Mapping[int, Mapping[str, Any]]) -> bool:
+    """Tell whether a ref has a mask or says that it has no target; a box alone is none."""
+    if "ann_id" not in ref and "ann_ids" not in ref:
+        return False
+    return all(annotations.get(ann_id, {}).get("segmentation") for ann_id in _ann_ids(ref))
+
+
+def _is_made_by_a_model(ref: Ref) -> bool:
+    return ref.get("provenance", {}).get("source") in MADE_BY_A_MODEL

@@ -1,0 +1,236 @@
+"""Corrections, masks, texts and photos come into a data set that is there; its ids stay."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from l2l_ray import cli
+from l2l_ray.config import load_config
+from l2l_ray.data.masks import encode
+from l2l_ray.data.plain_pickle import plain_records
+from l2l_ray.data.refer import ReferDataset
+from l2l_ray.data.split_files import read_split
+from l2l_ray.datatools.check import check
+from l2l_ray.datatools.export import write_export
+from l2l_ray.datatools.inventory import take_inventory
+from l2l_ray.datatools.record import ExportedMask
+from l2l_ray.errors import DataError
+from l2l_ray.types import Example, Rle
+from tests.refer_folder import draw
+
+LEFT, RIGHT = [2, 2, 14, 2, 14, 20, 2, 20], [18, 2, 30, 2, 30, 20, 18, 20]
+ABOUT: dict[str, Any] = {"source": "pseudo_label", "run": "r", "dataset": "own"}
+Import = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Import:
+    """Make a data set of three photos, the first with a mask; give a function that imports more rows into it."""
+    for name in ("a.png", "b.png", "c.png"):
+        draw(tmp_path / "photos" / name, ord(name[0]))
+
+    def bring(rows: list[dict[str, Any]], *more: str, images: Path = tmp_path / "photos") -> tuple[int, str]:
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        words = ["rows", str(path), "--images", str(images), "--root", str(tmp_path / "root"), "--dataset", "own"]
+        status = cli.main(["data", "import", *words, *more])
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    status, _ = bring(
+        [
+            {"image": "a.png", "expression": ["left cat", "the cat"], "polygon": LEFT, "id": "cat"},
+            {"image": "b.png", "expression": "dog", "split": "val"},
+            {"image": "c.png", "expression": "bird"},
+        ]
+    )
+    assert status == 0
+    return bring
+
+
+def _refs(root: Path) -> list[dict[str, Any]]:
+    return list(plain_records(root / "own" / "refs(own).p"))
+
+
+def _masks(root: Path, split: str = "train") -> dict[str, Rle]:
+    examples, _ = ReferDataset.open(root, "own", "own").labeled_examples(split)
+    return {example.expression: example.mask_rle for example in examples}
+
+
+def _polygon(points: list[int]) -> Rle:
+    mask = np.zeros((24, 32), bool)
+    mask[points[1] : points[5], points[0] : points[2]] = True
+    return encode(mask)
+
+
+def _exported(root: Path, out: Path, kind: str, **changed: Any) -> tuple[Path, Path]:
+    """Write what a run would export for every item; return the folder and its image root."""
+    dataset = ReferDataset.open(root, "own", "own")
+    examples = [example for split in dataset.splits for example in dataset.examples(split)[0]]
+    masks = [ExportedMask(e, _polygon(RIGHT), None, 0.5, None, ABOUT) for e in examples]
+    folder = write_export(masks, kind, out, {})
+    return folder, Path(json.loads((folder / "export.json").read_text())["image_root"])
+
+
+def test_masks_texts_and_photos_are_added_and_ids_stay(own: Import, tmp_path: Path) -> None:
+    before = _refs(tmp_path / "root")
+    draw(tmp_path / "photos" / "d.png", 9)
+    status, printed = own(
+        [
+            {"image": "a.png", "expression": "left cat", "polygon": RIGHT},
+            {"image": "c.png", "expression": ["bird", "small bird"], "polygon": LEFT},
+            {"image": "d.png", "expression": "fish", "polygon": LEFT},
+            {"image": "d.png", "expression": "stone"},
+            {"image": "a.png", "expression": "mouse", "no_target": True},
+        ],
+        "--update",
+    )
+    assert status == 0, printed
+    counts = "1 corrected, 3 new masks, 3 new objects, 1 new text, 1 new photo, 1 unchanged"
+    assert f"updated {tmp_path / 'root' / 'own'}: {counts}\n" in printed
+    after = _refs(tmp_path / "root")
+    assert [(r["ref_id"], r["image_id"], r["split"]) for r in after[:3]] == [
+        (r["ref_id"], r["image_id"], r["split"]) for r in before
+    ]
+    for old, new in zip(before, after, strict=False):
+        assert new["sentences"][: len(old["sentences"])] == old["sentences"]
+    assert after[1] == before[1], "nothing was said of it"
+    assert after[0]["provenance"] == {"replaced": {"ann_id": before[0]["ann_id"]}}
+    assert [r["ref_id"] for r in after] == [1, 2, 3, 4, 5, 6] and after[3]["image_id"] == after[4]["image_id"] == 4
+    found = _masks(tmp_path / "root")
+    assert found["left cat"] == found["the cat"] == _polygon(RIGHT)
+    assert found["bird"] == found["small bird"] == found["fish"] == _polygon(LEFT)
+    assert "stone" not in found and found["mouse"]["counts"] == encode(np.zeros((24, 32), bool))["counts"]
+    problems = check(take_inventory(tmp_path / "root" / "own"), decode=True)
+    assert [(problem.what, problem.where) for problem in problems] == [("missing mask", "refs(own).p ref_id 2")]
+
+
+def test_a_new_object_is_in_the_split_of_its_photo(own: Import, tmp_path: Path) -> None:
+    status, printed = own([{"image": "b.png", "expression": "ball", "polygon": LEFT}], "--update")
+    assert status == 0 and "notice: b.png, 'ball': its photo is in split val, and so is it; this says train" in printed
+    assert _masks(tmp_path / "root", "val") == {"ball": _polygon(LEFT)}
+
+
+def test_the_same_again_changes_nothing(own: Import, tmp_path: Path) -> None:
+    rows = [{"image": "c.png", "expression": "bird", "polygon": LEFT}]
+    assert "0 corrected, 1 new mask, 2 unchanged" in own(rows, "--update")[1]
+    before = (tmp_path / "root" / "own" / "instances.json").stat()
+    assert "0 corrected, 3 unchanged" in own(rows, "--update")[1]
+    assert (tmp_path / "root" / "own" / "instances.json").stat() == before
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "labelstudio"])
+def test_corrections_of_an_export_find_their_objects(own: Import, tmp_path: Path, kind: str) -> None:
+    own([{"image": "c.png", "expression": "bird"}], "--update")  # a second bird? the same one: nothing is added
+    folder, images = _exported(tmp_path / "root", tmp_path / "out", kind)
+    if kind == "labelstudio":
+        tasks = json.loads((folder / "tasks.json").read_text())
+        for number, task in enumerate(tasks):
+            task["annotations"] = [{"id": number, "result": task["predictions"][0]["result"]}]
+        del tasks[0]["annotations"]  # of the two texts of one object, one was looked at
+        (tmp_path / "project.json").write_text(json.dumps(tasks))
+        words = ["labelstudio", str(tmp_path / "project.json"), "--images", str(images), "--root"]
+        assert cli.main(["data", "import", *words, str(tmp_path / "root"), "--dataset", "own", "--update"]) == 0
+        first = _refs(tmp_path / "root")[0]
+        assert first["provenance"]["corrected_from"] == ABOUT and first["provenance"]["replaced"] == {"ann_id": 1}
+        assert _masks(tmp_path / "root")["the cat"] == _polygon(RIGHT)
+    else:
+        rows = [json.loads(line) for line in (folder / "masks.jsonl").read_text().splitlines()]
+        status, printed = own(rows, "--update", images=images)
+        assert status == 0 and "0 corrected, 2 new masks, 1 unchanged" in printed
+        assert "notice: a.png, 'left cat': it has a mask that no model made, which stays" in printed
+        assert _masks(tmp_path / "root")["the cat"] == _polygon(LEFT)
+    assert _masks(tmp_path / "root")["bird"] == _polygon(RIGHT)
+    assert _masks(tmp_path / "root", "val")["dog"] == _polygon(RIGHT), "it is val, as in the data set"
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        (
+            [{"image": "c.png", "expression": "bird", "polygon": p} for p in (LEFT, RIGHT)],
+            "c.png, 'bird': two corrections: got 2 different masks; expected one; keep one",
+        ),
+        (
+            [{"image": "b.png", "expression": "cat", "id": "cat", "polygon": LEFT}],
+            "b.png, 'cat': photo of a known id: got 'b.png'; expected the photo of ref 1, which has this id",
+        ),
+    ],
+)
+def test_conflicts_are_named_and_change_nothing(
+    own: Import, tmp_path: Path, rows: list[dict[str, Any]], problem: str
+) -> None:
+    before = _refs(tmp_path / "root")
+    status, printed = own(rows, "--update")
+    assert status == 1 and problem in printed
+    assert "0 corrected, 3 unchanged" in printed and _refs(tmp_path / "root") == before
+    assert own(rows, "--update", "--strict")[0] == 1
+
+
+def test_an_expression_of_two_objects_needs_an_id(own: Import, tmp_path: Path) -> None:
+    own([{"image": "c.png", "expression": "bird", "id": "second"}, {"image": "c.png", "expression": "x"}], "--update")
+    draw(tmp_path / "photos" / "e.png", 5)
+    own([{"image": "e.png", "expression": "cup", "id": name} for name in ("one", "two")], "--update")
+    status, printed = own([{"image": "e.png", "expression": "cup", "polygon": LEFT}], "--update")
+    assert status == 1 and "e.png, 'cup': expression of several objects" in printed
+    status, printed = own([{"image": "e.png", "expression": "cup", "id": "two", "polygon": LEFT}], "--update")
+    assert status == 0 and "1 new mask" in printed
+    with_mask = [ref["source_id"] for ref in _refs(tmp_path / "root") if "ann_id" in ref and ref["image_id"] == 4]
+    assert with_mask == ["two"]
+
+
+def test_photos_are_known_by_their_file_or_content_and_never_overwritten(own: Import, tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere"
+    (other / "sub").mkdir(parents=True)
+    (other / "sub" / "other name.png").write_bytes((tmp_path / "photos" / "c.png").read_bytes())
+    row = {"image": "sub/other name.png", "expression": "bird", "polygon": LEFT}
+    assert "0 corrected, 1 new mask, 2 unchanged" in own([row], "--update", images=other)[1]
+    draw(other / "b.png", 77)
+    status, printed = own([{"image": "b.png", "expression": "dog", "polygon": LEFT}], "--update", images=other)
+    assert status == 1 and "image b.png: photo: got" in printed and "give this one another name" in printed
+    assert (tmp_path / "root" / "images" / "own" / "b.png").samefile(tmp_path / "photos" / "b.png")
+    assert not _masks(tmp_path / "root").keys() & {"dog"}
+
+
+def test_a_split_file_of_before_is_refused_by_name(
+    own: Import, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = str(tmp_path / "root" / "own"), tmp_path / "split.txt"
+    assert cli.main(["data", "split", folder, str(out), "--count", "1"]) == 0
+    load_config(capsys.readouterr().out.partition("use it: ")[2].split())
+    _, printed = own([{"image": "c.png", "expression": "bird", "polygon": LEFT}], "--update")
+    assert "a split file that was made for it before is refused now; make it again by `l2l data split`" in printed
+    data = ReferDataset.open(tmp_path / "root", "own", "own")
+    with pytest.raises(DataError, match="make the file again by `l2l data split`"):
+        read_split(out, data.digest, data.image_ids("train"))
+
+
+def test_other_files_of_the_data_set_stay_and_an_update_needs_one(own: Import, tmp_path: Path) -> None:
+    folder = tmp_path / "root" / "own"
+    (folder / "notes.txt").write_text("mine")
+    own([{"image": "c.png", "expression": "bird", "polygon": LEFT}], "--update")
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert sorted(path.name for path in (tmp_path / "root").iterdir()) == ["images", "own"]
+    status, printed = own([{"image": "c.png", "expression": "bird"}], "--update", "--dataset", "other")
+    assert status == 1 and "has no refs(own).p to update; import it first, without --update" in printed
+    status, printed = own([{"image": "c.png", "expression": "bird"}])
+    assert status == 1 and "add to it by --update" in printed
+    status, printed = own([{"image": "gone.png", "expression": "bird"}], "--update")
+    assert status == 1 and "gave no item; nothing is written" in printed
+    record = folder / "refs(own).p"
+    before = record.read_bytes()
+    record.write_bytes(before[:20])
+    status, printed = own([{"image": "c.png", "expression": "bird"}], "--update")
+    assert status == 1 and printed.count("\n") == 1 and record.read_bytes() == before[:20]
+
+
+def test_an_example_knows_nothing_of_a_merged_mask(own: Import, tmp_path: Path) -> None:
+    own([{"image": "c.png", "expression": "bird", "polygon": LEFT}], "--update")
+    examples, _ = ReferDataset.open(tmp_path / "root", "own", "own").examples("train")
+    assert all(type(example) is Example for example in examples)
