@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import html
 import json
 import os
 import shutil
@@ -32,6 +33,8 @@ from PIL import Image
 
 from l2l_ray.data.masks import decode
 from l2l_ray.data.refer import ReferDataset
+from l2l_ray.datatools.label_studio import encode_brush
+from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.types import LabeledExample
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -134,3 +137,154 @@ class Journey:
         if done.returncode != status:
             raise SystemExit(f"{shown} ended with {done.returncode}, expected {status}:\n{printed}")
         return printed
+
+
+def finished(words: list[str], texts: list[Text], place: Path) -> dict[str, Any]:
+    """Go the whole way with one source, and return what was counted and measured."""
+    journey = Journey(place)
+    data = ("--root", str(place / "data"), "--dataset", "mine")
+    journey.l2l("data", "import", *words, *data)
+    journey.l2l("data", "check", str(place / "data" / "mine"))
+    first = run(journey, texts, "first")
+    came_back = exports_come_back(journey, place / "runs" / "first")
+    refused = corrected(journey, texts, place, data)
+    second = run(journey, texts, "second")
+    lost = {name: run["texts_lost"] for name, run in (("first", first), ("second", second))}
+    unused = {name: run["masks_unused"] for name, run in (("first", first), ("second", second))}
+    assert not any(lost.values()) and not any(unused.values()), (lost, unused)
+    assert second["masks_learned_from"] + second["masks_held_out"] == NUM_MASKS + NUM_CORRECTED
+    return {
+        "first_run": first,
+        "masks_that_came_back": came_back,
+        "changed_data": refused,
+        "second_run": second,
+        "commands": journey.said,
+    }
+
+
+def run(journey: Journey, texts: list[Text], name: str) -> dict[str, Any]:
+    """Run once; return which masks and texts were used, the figures on held-out photos, and how right the labels are."""
+    own = ("--data.root", str(journey.place / "data"), "--data.dataset", "mine", "--data.split_by", "own")
+    printed = journey.l2l("run", *SIZE, *own, "--name", name)
+    folder = journey.place / "runs" / name
+    sets = {file.stem: read_examples(file) for file in sorted((folder / "examples").glob("*.parquet"))}
+    given = {(text.name, text.expression) for text in texts}
+    used = {(Path(e.image_path).name, e.expression) for examples in sets.values() for e in examples}
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    results = json.loads((folder / "results.json").read_text())
+    num_masks = len(sets["labeled"]) + len(sets.get("val", []))
+    return {
+        "opening": next(line for line in printed.splitlines() if line.startswith("data ")),
+        "masks_learned_from": len(sets["labeled"]),
+        "masks_held_out": len(sets.get("val", [])),
+        "masks_unused": num_masks_of(journey.place) - num_masks,
+        "texts_lost": len(given - used),
+        "unlabeled_texts_in_report": sum(e.expression in html.unescape(page) for e in sets["unlabeled"]),
+        "unlabeled_texts": len(sets["unlabeled"]),
+        "held_out": {row["method"]: row["splits"].get("val", {}).get("mean_iou") for row in results["rows"]},
+        "labels_mean_iou": mean_iou_of_labels(journey, texts, name),
+    }
+
+
+def num_masks_of(place: Path) -> int:
+    """Count the objects with a mask in the data set."""
+    content = json.loads((place / "data" / "mine" / "instances.json").read_text())
+    return sum(bool(annotation["segmentation"]) for annotation in content["annotations"])
+
+
+def mean_iou_of_labels(journey: Journey, texts: list[Text], name: str) -> float:
+    """Measure the run's labels, all of them, with the masks that it never saw."""
+    out = journey.place / f"labels-{name}"
+    journey.l2l("export", str(journey.place / "runs" / name), "--format", "jsonl", "--all", "--out", str(out))
+    truth = {(text.name, text.expression): decode(text.truth.mask_rle) for text in texts}
+    rows = [json.loads(line) for line in (out / "masks.jsonl").read_text(encoding="utf-8").splitlines()]
+    ious = []
+    for row in rows:
+        mask, right = decode(row["rle"]), truth[Path(row["image"]).name, row["expression"]]
+        ious.append(float((mask & right).sum() / (mask | right).sum()))
+    return float(np.mean(ious))
+
+
+def exports_come_back(journey: Journey, folder: Path) -> dict[str, str]:
+    """Export all labels in every format, import each into a data set of its own; return how many came back of how many."""
+    found = {}
+    for kind in FORMATS:
+        out, name = journey.place / f"export-{kind}", f"from-{kind}"
+        journey.l2l("export", str(folder), "--format", kind, "--all", "--out", str(out))
+        about = json.loads((out / "export.json").read_text())
+        if kind == "yolo":
+            found[kind] = f"{len(list((out / 'labels').rglob('*.txt')))} files for {about['num']} masks"
+            continue
+        if kind == "labelstudio":
+            accept_all(out)
+        place = ("--images", about["image_root"], "--root", str(journey.place / "again"), "--dataset", name)
+        journey.l2l("data", "import", *sources(kind, out), *place)
+        content = json.loads((journey.place / "again" / name / "instances.json").read_text())
+        num = sum(bool(annotation["segmentation"]) for annotation in content["annotations"])
+        found[kind] = f"{num} of {about['num']}"
+        assert num == about["num"], (kind, found[kind])
+    return found
+
+
+def sources(kind: str, out: Path) -> list[str]:
+    """Return kind and file of the import of an export."""
+    files = {"coco": ["coco", "annotations.json"], "jsonl": ["rows", "masks.jsonl"], "parquet": ["rows", "masks.parquet"],
+             "png": ["rows", "index.jsonl", "--masks"], "labelstudio": ["labelstudio", "project.json"]}  # fmt: skip
+    if kind == "hf":
+        return ["rows", *map(str, sorted((out / "data").glob("*.parquet")))]
+    which, file, *more = files[kind]
+    return [which, str(out / file), *(word for option in more for word in (option, str(out)))]
+
+
+def accept_all(out: Path, change: dict[str, np.ndarray] | None = None) -> None:
+    """Do what a person does in Label Studio: accept predictions, or draw another mask; write the project's export."""
+    tasks = json.loads((out / "tasks.json").read_text())
+    kept = []
+    for number, task in enumerate(tasks, 1):
+        prediction = task.pop("predictions")[0]
+        key = f"{Path(task['data']['image']).name} {task['data']['expression']}"
+        if change is not None and key not in change:
+            continue
+        if change is not None:
+            prediction["result"][0]["value"]["rle"] = encode_brush(change[key])
+        kept.append({**task, "id": number, "annotations": [{"id": number, "result": prediction["result"]}]})
+    (out / "project.json").write_text(json.dumps(kept))
+
+
+def corrected(journey: Journey, texts: list[Text], place: Path, data: tuple[str, ...]) -> str:
+    """Correct the ten least sure labels, merge them, and start the same run again; return what it said."""
+    out = place / "to-correct"
+    journey.l2l("export", str(place / "runs" / "first"), "--format", "labelstudio", "--all", "--out", str(out))
+    truth = {f"{text.name} {text.expression}": decode(text.truth.mask_rle) for text in texts}
+    tasks = sorted(json.loads((out / "tasks.json").read_text()), key=lambda task: task["predictions"][0]["score"])
+    doubtful = [f"{Path(t['data']['image']).name} {t['data']['expression']}" for t in tasks[:NUM_CORRECTED]]
+    accept_all(out, {key: truth[key] for key in doubtful})
+    about = json.loads((out / "export.json").read_text())
+    journey.l2l(
+        "data", "import", "labelstudio", str(out / "project.json"), "--images", about["image_root"], *data, "--update"
+    )
+    own = ("--data.root", str(place / "data"), "--data.dataset", "mine", "--data.split_by", "own")
+    said = journey.l2l("run", *SIZE, *own, "--name", "first", status=1)
+    return said.strip().splitlines()[-1]
+
+
+def main() -> None:
+    """Go the three ways and write the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "own-data.json")
+    parser.add_argument("--only", choices=SOURCES, help="one source alone, nothing is written")
+    given = parser.parse_args()
+    texts, found = texts_of(given.photos), {}
+    for name in [given.only] if given.only else SOURCES:
+        with tempfile.TemporaryDirectory(prefix="l2l-own-") as folder:
+            print(f"{name}: {len(texts)} photos, {NUM_MASKS} masks", flush=True)
+            photos = Path(folder) / "photos"
+            photos.mkdir()
+            found[name] = finished(SOURCES[name](texts, photos), texts, Path(folder))
+    if not given.only:
+        given.out.write_text(json.dumps({"num_photos": len(texts), "num_masks": NUM_MASKS, **found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,8 @@
-"""Damaged files of every kind an importer and `predict` read: a status and clear lines, never a traceback or a stray file.
+"""Damaged files of every kind that importers and `predict` read: a status and clear lines, no traceback, no stray file.
 
-Each file starts as a whole one, made here; bytes are flipped, cut, doubled and thrown in, and values of the parsed forms
-are replaced by awkward ones. What is asserted: the exit status is one that the help names, an error is one line, and
-nothing outside the data root has changed.
+Each file starts as a whole one, made here; bytes are flipped, cut, doubled and thrown in, and values of the parsed
+forms are replaced by awkward ones. What is asserted: the exit status is one that the help names, an error is one line,
+and nothing outside the data root has changed.
 """
 
 from __future__ import annotations
@@ -85,7 +85,17 @@ def _coco(folder: Path) -> Path:
 
 
 def _label_studio(folder: Path) -> Path:
-    item = task(_mask(), "a.png", "left cat", 7, 0.5, {"run": "x", "method": "l2l"})
+    item = task(
+        _mask(),
+        {
+            "image": "a.png",
+            "expression": "left cat",
+            "sent_id": 7,
+            "confidence": 0.5,
+            "split": "train",
+            "provenance": {"run": "x"},
+        },
+    )
     item["annotations"] = [{"id": 1, "result": item.pop("predictions")[0]["result"]}]
     path = folder / "project.json"
     path.write_text(json.dumps([item]))
@@ -231,15 +241,15 @@ def test_damaged_pictures_and_masks(name: str, place: _Place, capsys: pytest.Cap
 def test_a_folder_of_noise(place: _Place, capsys: pytest.CaptureFixture[str]) -> None:
     rng = random.Random("folder")
     for number in range(NUM_MUTANTS):
-        name = rng.choice(["x.txt", "x.png", "x.jpg", "x_mask.png", "a.txt", "a_mask.png", "b.txt", "b.png", "val", "é .jpg"])
+        name = rng.choice(
+            ["x.txt", "x.png", "x.jpg", "x_mask.png", "a.txt", "a_mask.png", "b.txt", "b.png", "val", "é .jpg"]
+        )
         path = place.photos / name
         path.write_bytes(rng.randbytes(rng.randint(0, 60)) if number % 3 else "left cat\n".encode("utf-16"))
         place.runs_clean(_import_words("folder", place.photos, place), capsys)
 
 
-def test_predict_on_damaged_pictures(
-    whole_run: RunFolder, place: _Place, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_predict_on_damaged_pictures(whole_run: RunFolder, place: _Place, capsys: pytest.CaptureFixture[str]) -> None:
     path, rng = place.photos / "b.jpg", random.Random("predict")
     whole = path.read_bytes()
     statuses = set()
