@@ -1,0 +1,49 @@
+"""The time that a run would take: counts by hand, and a trial that leaves nothing behind."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from l2l_ray.config import RunConfig
+from l2l_ray.loop.estimate import ALONE, LABEL, MIXED, QUESTION, UPDATE, Estimate, Part, estimate
+from l2l_ray.loop.state.prepare import prepare
+from l2l_ray.loop.state.run_folder import RunFolder
+from tests.whole_run import changed
+
+
+def test_an_estimate_adds_up_and_says_its_parts() -> None:
+    found = Estimate(20.0, (Part("step", 100, 0.5), Part("question", 30, 2.0), Part("trifle", 1, 0.1)))
+    assert found.seconds == pytest.approx(20 + 50 + 60 + 0.1)
+    assert found.line == (
+        "about 2m10s on this machine, by a trial with a few items (100 x step in 50s, 30 x question in 1m00s)"
+    )
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_every_kind_of_work_is_counted_and_timed(
+    smoke: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trials").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "trials"))
+    config = changed(smoke, compare=("supervised",), data={"num_train_refs": 36, "num_eval_refs": 4})
+    data = prepare(config, RunFolder.open(config))
+    found = {part.what: part for part in estimate(config, data).parts}
+    labeled, unlabeled = len(data.labeled), len(data.unlabeled)
+    measured = sum(len(rows) for rows in data.splits.values())
+    loop, selector = config.loop, config.selector
+    assert {what: part.num for what, part in found.items()} == {
+        QUESTION: labeled + unlabeled + measured,
+        ALONE: loop.burn_in_steps + 2 * loop.fold_steps,  # two folds
+        MIXED: 2 * loop.rounds * loop.round_steps,  # two methods
+        # one method labels, and its selector looks at the labeled set once and at some unlabeled ones per version
+        LABEL: loop.rounds * unlabeled
+        + labeled
+        + (loop.rounds + 1) * min(selector.max_unlabeled, unlabeled)
+        + 2 * (loop.rounds + 1) * measured,
+        UPDATE: selector.warmup_updates + loop.rounds * selector.round_updates,
+    }
+    assert all(part.seconds_each > 0 for part in found.values())
+    assert list((tmp_path / "trials").iterdir()) == []

@@ -1,0 +1,109 @@
+"""`l2l label`: one command from photos to masks, which goes on where it was, and a dry run that keeps nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from l2l_ray import cli
+from l2l_ray.errors import DataError
+from l2l_ray.label import Source
+
+NUM_PHOTOS, NUM_MASKS = 8, 4
+QUICK = (
+    *("--preset", "smoke", "--loop.rounds", "1", "--loop.burn_in_steps", "2", "--loop.fold_steps", "1"),
+    *("--loop.round_steps", "1", "--selector.warmup_updates", "1", "--selector.round_updates", "1"),
+)
+
+
+def _mask(number: int) -> Image.Image:
+    mask = Image.new("L", (64, 48))
+    ImageDraw.Draw(mask).ellipse((4 + 4 * number, 8, 24 + 4 * number, 28), fill=255)
+    return mask
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Give a folder of photos of a red circle, of which the first four have masks."""
+    folder = tmp_path / "My photos"
+    folder.mkdir()
+    for number in range(NUM_PHOTOS):
+        photo = Image.new("RGB", (64, 48), (230, 230, 225))
+        photo.paste((200, 30, 30), mask=_mask(number))
+        photo.save(folder / f"p{number}.png")
+        (folder / f"p{number}.txt").write_text("the red circle\n")
+        if number < NUM_MASKS:
+            _mask(number).save(folder / f"p{number}_mask.png")
+    return folder
+
+
+def _home(tmp_path: Path) -> list[str]:
+    home = tmp_path / "home"
+    return sorted(path.name for path in home.iterdir() if path.name != "cache") if home.exists() else []
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_from_photos_to_masks_and_on_when_a_mask_is_added(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["label", str(photos), *QUICK]
+    assert cli.main(words) == 0
+    first = capsys.readouterr().out
+    assert "My-photos (own): 4 labeled (3 to learn from, 1 held out), 4 unlabeled; 0 left out" in first
+    masks = tmp_path / "home" / "My-photos" / "masks"
+    rows = [json.loads(line) for line in (masks / "index.jsonl").read_text().splitlines()]
+    assert sorted(row["image"] for row in rows) == [f"p{n}.png" for n in range(NUM_MASKS, NUM_PHOTOS)]
+    for row in rows:
+        with Image.open(masks / row["mask"]) as mask:
+            assert mask.size == (64, 48) and set(np.unique(np.asarray(mask))) <= {0, 255}
+    sure, total, doubtful = map(int, re.findall(r"estimate (\d+) of (\d+) are good .* and (\d+) doubtful", first)[0])
+    assert total == len(rows) and sure == sum(row["confidence"] >= 0.7 for row in rows)
+    assert doubtful == sum(row["confidence"] < 0.4 for row in rows)
+
+    assert cli.main(words) == 0
+    again = capsys.readouterr().out
+    assert "made of" in again and "nothing to do" in again and _home(tmp_path) == ["My-photos", "data"]
+
+    _mask(5).save(photos / "p5_mask.png")
+    assert cli.main(words) == 0
+    after = capsys.readouterr().out
+    assert "5 labeled (4 to learn from, 1 held out), 3 unlabeled; 0 left out" in after
+    assert _home(tmp_path) == ["My-photos", "My-photos-2", "data"]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_dry_run_says_what_and_how_long_and_keeps_nothing(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["label", str(photos), *QUICK, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "4 labeled (3 to learn from, 1 held out), 4 unlabeled; 0 left out" in said
+    assert re.search(r"would take about (\d+m)?\d+s on this machine", said)
+    assert f"would write {tmp_path / 'home' / 'My-photos'}" in said
+    assert _home(tmp_path) == []
+
+
+def test_what_is_no_source_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.docx").write_bytes(b"")
+    with pytest.raises(DataError, match=r"the ending must be one of \.jsonl, .*, got '\.docx'; give a folder"):
+        Source.of(tmp_path / "notes.docx", None)
+    with pytest.raises(DataError, match="nowhere not found; give a folder of photos"):
+        Source.of(tmp_path / "nowhere", None)
+
+
+@pytest.mark.parametrize(("content", "kind"), [("[]", "labelstudio"), ("\ufeff {}", "coco")])
+def test_a_json_file_is_of_label_studio_or_coco(tmp_path: Path, content: str, kind: str) -> None:
+    (tmp_path / "a.json").write_text(content)
+    assert Source.of(tmp_path / "a.json", None).kind == kind
+
+
+def test_a_source_is_told_from_itself_changed(photos: Path) -> None:
+    before = Source.of(photos, None).digest()
+    assert Source.of(photos, None).digest() == before
+    (photos / "p7.txt").write_text("the red disc\n")
+    assert Source.of(photos, None).digest() != before
