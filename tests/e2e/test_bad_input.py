@@ -130,7 +130,10 @@ def _command(tmp_path: Path, *words: str) -> list[str]:
         (["--loop.roundz", "3"], "roundz"),
         (["--data.root", "nowhere"], "does not exist; check root"),
         (["--data.dataset", "refcoco"], "data.dataset is 'refcoco', but data.root is 'embedded'"),
-        (["--prior.model", "nowhere/at/all"], "prior.model 'nowhere/at/all' cannot be loaded"),
+        (
+            ["--prior.model", "nowhere/at/all", "--data.labeled_frac", "0.5"],
+            "prior.model 'nowhere/at/all' cannot be loaded",
+        ),
     ],
 )
 def test_a_mistake_in_the_command_is_named_and_nothing_is_left_running(
@@ -138,3 +141,4 @@ def test_a_mistake_in_the_command_is_named_and_nothing_is_left_running(
 ) -> None:
     assert main(_command(tmp_path, *words)) == 1
     assert said in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "runs").glob("*")} <= {"cache"}

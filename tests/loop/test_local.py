@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,13 @@ from l2l_ray.loop.evaluation.evaluate import Evaluations
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.local import LocalHost, Watch, run_local
 from l2l_ray.loop.progress import Console, finished_text
-from l2l_ray.loop.state.candidates import find_candidates, open_dataset
 from l2l_ray.loop.state.checkpoint import write_position
-from l2l_ray.loop.state.data_record import DataRecord
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
 from l2l_ray.loop.state.plan import Plan
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.prepare import prepare
 from l2l_ray.loop.state.run_folder import RunFolder, continued
-from tests.loop.partly_labeled import set_mask, write_partly
+from tests.loop.partly_labeled import config_of, set_mask, write_partly
 from tests.whole_run import assert_same, changed, ledger_lines, outcome
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -170,8 +167,8 @@ def test_a_run_shows_its_phases_its_table_and_what_comes_next(copied: Callable[.
     run_local(run.config, console=Console(run.config, out, every_s=0.0))
     said = out.getvalue()
     assert "INFO" not in said and "{" not in said
-    phases = [line[10:] for line in said.splitlines() if line.startswith("[")]
-    expected = ("burn-in 1/4", "l2l v0 is measured on val", "labels of l2l round 0", "l2l round 1 3/3", "the report is")
+    phases = [line.partition("] ")[2] for line in said.splitlines() if line.startswith("[")]
+    expected = ("burn-in 1/4", "labels of l2l round 0", "l2l v0 is measured on val", "l2l round 1 3/3", "the report is")
     places = [next(i for i, line in enumerate(phases) if line.startswith(phase)) for phase in expected]
     assert places == sorted(places)
     assert any("ETA" in line for line in phases)
@@ -202,12 +199,11 @@ def test_a_refused_start_leaves_no_folder_and_says_nothing_before(
     assert not told.getvalue() or "prior" in fields  # which model answers is known once the data are
 
 
-def test_data_that_changed_are_told_of_a_finished_run_too(copied: Callable[..., RunFolder], tmp_path: Path) -> None:
+def test_data_that_changed_are_told_of_a_finished_run_too(smoke: RunConfig, tmp_path: Path) -> None:
     root = write_partly(tmp_path / "data", 6, {0, 1, 2})
-    run = copied(data={"root": str(root), "dataset": "cats", "split_by": "me", "labeled_frac": None})
+    run = RunFolder.open(config_of(smoke, root))
+    prepare(run.config, run)
     run.mark_finished()
-    candidates = find_candidates(run.config, open_dataset(run.config))
-    run.data_path.write_text(json.dumps(asdict(candidates.record(DataRecord()))))
     assert run_local(run.config).path == run.path
     set_mask(root, 5, [[1.0, 1, 20, 1, 20, 20]])
     with pytest.raises(DataError, match=r"1 more mask; a run keeps to the data it began with, so start one under anot"):

@@ -179,10 +179,11 @@ def _usable(config: RunConfig, methods: Sequence[str], found: Candidates) -> tup
     learners = [method for method in methods if spec_of(method).learns]
     num_needed = 2 if learners else 1  # a learner is rewarded on images that its teacher was not trained on
     if _num_images(labeled) < num_needed:
+        more = "raise --data.labeled_frac" if found.hidden else "add a mask to another photo"
         raise DataError(
             f"{', '.join(learners)} needs masks on at least 2 train photos, to learn from one what it does on the "
-            f"other; got 1, {Path(labeled[0].image_path).name}; add a mask to another photo, or choose a fixed rule "
-            "by --selector.name fixed_threshold"
+            f"other; got 1, {Path(labeled[0].image_path).name}; {more}, or choose a fixed rule by --selector.name "
+            "fixed_threshold"
         )
     notices = [*_about_masks(found)]
     val_source: ValSource | None = "split"
@@ -230,8 +231,8 @@ def _about_masks(found: Candidates) -> list[str]:
 def _about_val(num_labeled: int, num_held_out: int, share: float) -> str:
     if num_held_out:
         return (
-            f"there is no val split, so the run holds out {num_held_out} of its {num_labeled} labeled photos, to measure "
-            "how good its masks are and to choose its best version; --data.val_from_labeled 0 learns from them too"
+            f"there is no val split, so the run holds out {num_held_out} of its {num_labeled} labeled photos, to "
+            "measure how good its masks are and choose its best version; --data.val_from_labeled 0 learns from them too"
         )
     too_few = f"{share:g} of {counted(num_labeled, 'labeled photo')} is none that can be spared"
     why = "--data.val_from_labeled is 0" if share == 0 else too_few
