@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from l2l_ray.data.masks import decode
+from l2l_ray.data.pixels import read_rgb
 from l2l_ray.loop.inference.engine import InferenceEngine, PanelData
 from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -54,8 +54,7 @@ def spread(scores: Sequence[float], num: int) -> list[int]:
 def _panel(
     example: Example | LabeledExample, prior: Prior, data: PanelData, row: int, split: str, iou: float | None
 ) -> ExamplePanel:
-    with Image.open(example.image_path) as image:
-        pixels = np.asarray(image.convert("RGB"))
+    pixels = np.asarray(read_rgb(example.image_path))
 
     def array(tensor: Any) -> np.ndarray:
         return np.asarray(tensor[row].float().cpu().numpy())
