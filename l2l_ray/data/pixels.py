@@ -109,7 +109,9 @@ class Header(NamedTuple):
 
 @contextmanager
 def opened(source: Source, name: str = "") -> Iterator[Image.Image]:
-    """Open a picture as Pillow does; whatever it raises, also inside the context, becomes a `BadPicture`.
+    """Open a picture as Pillow does; whatever is raised, also inside the context, becomes a `BadPicture`.
+
+    So decode inside the context, and work on the pixels outside.
 
     Args:
         source: A file, or its content.
@@ -185,9 +187,8 @@ def upright_copy(source: Source, name: str = "") -> bytes:
         options: dict[str, Any] = dict(_SAVE_OPTIONS.get(kind, {}))
         if profile := picture.info.get("icc_profile"):
             options["icc_profile"] = profile
-        kept = {key: value for key, value in picture.info.items() if key == "transparency"}
         upright = ImageOps.exif_transpose(picture)
-        upright.info = kept
+        upright.info = {key: value for key, value in picture.info.items() if key == "transparency"}
         content = io.BytesIO()
         upright.save(content, kind, **options)
         return content.getvalue()
@@ -255,12 +256,15 @@ def _eight_bits(picture: Image.Image, where: str) -> UInt8[np.ndarray, "H W"]:
         upper: UInt8[np.ndarray, "H W"] = (values >> 8).astype(np.uint8)
         return upper
     low, high = float(values.min()), float(values.max())
+    scaled: UInt8[np.ndarray, "H W"] | None = None
     if picture.mode == "F" and low >= 0 and high <= 1:
-        return np.rint(values * 255).astype(np.uint8)
-    if low >= 0 and high <= 255 and picture.format not in ("PNG", "PPM"):  # in these, 32 bits hold what was 16
-        return values.astype(np.uint8)
-    if low >= 0 and high <= 65_535:
-        return (values.astype(np.uint32) >> 8).astype(np.uint8)
+        scaled = np.rint(values * 255).astype(np.uint8)
+    elif low >= 0 and high <= 255 and picture.format not in ("PNG", "PPM"):  # in these, 32 bits hold what was 16
+        scaled = values.astype(np.uint8)
+    elif low >= 0 and high <= 65_535:
+        scaled = (values.astype(np.uint32) >> 8).astype(np.uint8)
+    if scaled is not None:
+        return scaled
     reason = f"its gray values go from {low:g} to {high:g}"
     expected = "8 or 16 bits, or floats from 0 to 1"
     raise BadPicture("unreadable image", where, reason, expected, "save it with 8 bits")

@@ -66,18 +66,26 @@ def mask_of_file(path: Path, header: Header, notices: Notices) -> Rle:
         else:
             as_shown = is_drawn_as_shown(own.size, header, "a mask")
         with opened(path) as picture:
-            inside = _object(ImageOps.exif_transpose(picture) if with_image else picture, path.name, notices)
+            lossy = picture.format in _LOSSY
+            bands, opacity = _bands(ImageOps.exif_transpose(picture) if with_image else picture)
     except BadPicture as error:
         raise BadValue("mask file", f"{path.name}: {error.reason}", "a readable PNG", "write the mask again") from None
+    inside = _object(bands, opacity, lossy, path.name, notices)
     if not inside.any():
         raise BadValue("empty mask", path.name, "a pixel that is not black", "draw the object, or leave the mask out")
     return encode(inside if as_shown else turned_mask(inside, header.orientation))
 
 
-def _object(picture: Image.Image, name: str, notices: Notices) -> Bool[np.ndarray, "H W"]:
+def _object(
+    bands: Shaped[np.ndarray, "H W C"],
+    opacity: Shaped[np.ndarray, "H W"] | None,
+    lossy: bool,
+    name: str,
+    notices: Notices,
+) -> Bool[np.ndarray, "H W"]:
     """Return which pixels are the object."""
-    lossy = picture.format in _LOSSY
-    bands, opacity = _bands(picture)
+    if not np.isfinite(bands).all():
+        raise BadValue("mask values", f"{name}: numbers that are not finite", "finite numbers", "write the mask again")
     inside = None
     if opacity is not None and (opacity.min() < opacity.max() or opacity.max() == 0):
         inside, bands = _by_opacity(bands, opacity, name, notices)
@@ -102,8 +110,6 @@ def _bands(picture: Image.Image) -> tuple[Shaped[np.ndarray, "H W C"], Shaped[np
     values = np.asarray(picture)
     values = values.astype(np.uint8) if values.dtype == bool else values
     values = values.reshape(*values.shape[:2], -1)
-    if not np.isfinite(values).all():
-        raise BadValue("mask values", "numbers that are not finite", "finite numbers", "write the mask again")
     has_opacity = values.shape[2] in (2, 4)
     return (values[..., :-1], values[..., -1]) if has_opacity else (values, None)
 
@@ -150,7 +156,7 @@ def _of_colors(bands: Shaped[np.ndarray, "H W 3"], lossy: bool, name: str, notic
     margin = 255 * _MARGIN if lossy or len(colors) > _FEW_VALUES else 0
     if bright.min() > margin:
         background, remedy = "black for the background and one color for the object", "write the mask again"
-        raise BadValue("mask colors", f"{name}: {_hex(colors)}, none is black", background, remedy)
+        raise BadValue("mask colors", f"{name}: none is black, there are {_hex(colors[:3])}", background, remedy)
     if len(colors) == 2:
         return np.asarray(bright > 0)
     rgb = np.stack([colors >> 16, colors >> 8 & 255, colors & 255], axis=1)
