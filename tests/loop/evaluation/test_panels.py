@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from l2l_ray.data.pixels import read_rgb
 from l2l_ray.loop.evaluation.evaluate import Evaluations
 from l2l_ray.loop.evaluation.panels import NUM_PANELS, spread, write_panels
 from l2l_ray.loop.inference.engine import InferenceEngine
-from l2l_ray.loop.state.example_files import read_examples, read_priors
+from l2l_ray.loop.state.example_files import read_examples, read_priors, write_examples
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.report.panels import ACCEPTED
 
@@ -62,3 +64,23 @@ def test_without_truth_unlabeled_images_are_shown_with_their_masks(whole_run: Ru
     panels = json.loads((copied / "panels" / "index.json").read_text())
     assert len(panels) == NUM_PANELS
     assert all(panel["iou"] is None and panel["truth"] is None and panel["final"] for panel in panels)
+
+
+def test_a_photo_of_16_bits_is_shown_as_it_is(whole_run: RunFolder, tmp_path: Path) -> None:
+    copied = shutil.copytree(whole_run.path, tmp_path / "run")
+    shutil.rmtree(copied / "panels")
+    run = RunFolder(copied, whole_run.config)
+    photos = Path(__file__).parents[2] / "cases/09/ph"
+    rows = read_examples(run.examples_path("unlabeled"))
+    names = ["gray16.png", "gray16be.tif"]
+    for at, row in enumerate(rows):
+        rows[at] = replace(row, image_path=str(photos / names[at % 2]), width_px=160, height_px=120)
+    write_examples(run.examples_path("unlabeled"), rows)
+    write_panels(run, InferenceEngine(run.config, run.path), None, "l2l", 1, "unlabeled")
+    expected = np.asarray(read_rgb(photos / "gray8.png"))
+    panels = json.loads((copied / "panels" / "index.json").read_text())
+    assert len(panels) == NUM_PANELS
+    for panel in panels:
+        with Image.open(copied / "panels" / panel["image"]) as picture:
+            shown = np.asarray(picture.convert("RGB"))
+        assert np.abs(shown.astype(int) - expected).max() < 8  # pictures of a report are compressed
