@@ -118,12 +118,12 @@ def _by_opacity(
     bands: np.ndarray, opacity: np.ndarray, name: str, notices: Notices
 ) -> tuple[Bool[np.ndarray, "H W"] | None, np.ndarray]:
     """Return the object where opacity alone says it; else None, and the bands with transparent pixels made black."""
-    opaque = opacity >= 128
+    opaque = opacity > (int(opacity.min()) + int(opacity.max())) / 2
     colors = np.unique(_codes(bands)[opaque])
     if len(colors) <= 1 or len(colors) > _FEW_VALUES:
         if len(colors) > 1:
             notices.add(_CUT_OUT, name)
-        elif num := int(((opacity > 0) & (opacity < 255)).sum()):
+        elif num := int(((opacity > opacity.min()) & (opacity < opacity.max())).sum()):
             notices.add(_NOT_TWO, f"{name} ({num} px half transparent)")
         return opaque, bands
     return None, bands * opaque[..., None]

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+import l2l_ray
 from l2l_ray.data.layout import BadValue
 from l2l_ray.data.pixels import MAX_PIXELS, BadPicture, Header, opened, read_gray, read_header, read_rgb, upright_copy
 
@@ -216,6 +217,12 @@ def test_an_error_of_our_own_passes_through(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", Image.fromarray(COLOR))
     with pytest.raises(BadValue, match="mine"), opened(path):
         raise BadValue("mine", 1, "2", "3")
+
+
+def test_nobody_else_opens_a_picture_of_a_user() -> None:
+    package = Path(l2l_ray.__file__).parent
+    opens = {str(path.relative_to(package)) for path in package.rglob("*.py") if "Image.open(" in path.read_text()}
+    assert opens == {"data/pixels.py", "report/panels.py"}  # a report reads the pictures that its run wrote
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

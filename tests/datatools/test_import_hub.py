@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from l2l_ray.data.layout import Problem
 from l2l_ray.data.refer import ReferDataset
@@ -143,6 +144,22 @@ def test_lmms_rows_hold_pictures_and_all_expressions_of_an_object(tmp_path: Path
     assert [e.image_id for e in examples] == [101, 101, 101, 10**9 + 1, 10**9 + 1]
     assert skips == []
     assert all(Path(e.image_path).is_file() for e in examples)
+
+
+def test_turned_pictures_inside_parquet_are_taken_as_stored_and_named(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(draw(tmp_path / "plain.png", 1)) as picture:
+        picture.save(tmp_path / "turned.png", exif=exif)
+    content = (tmp_path / "turned.png").read_bytes()
+    path = write(tmp_path / "val-0.parquet", LMMS, lmms_row(1, tmp_path, image={"bytes": content, "path": None}))
+    with ReferWriter(tmp_path / "root", "lmms-refcoco", "lmms") as writer:
+        assert import_lmms([path], writer)[0] == []
+        assert [(row["width"], row["height"]) for row in writer.images.values()] == [(32, 24)]
+        (line,) = writer.notices.lines()
+    assert line.startswith(
+        "viewers turn this picture as EXIF says; pixels and masks are taken as stored: COCO_train2014"
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from l2l_ray.data.layout import BadValue
@@ -204,6 +206,24 @@ def test_empty_unreadable_and_unclear_masks_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(BadValue, match=words):
             read(tmp_path / f"m.{ending}", picture)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_any_picture_is_a_mask_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+    mode = data.draw(st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "I;16"]))
+    width, height = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 5))
+    size = width * height * {"LA": 2, "RGB": 3, "RGBA": 4, "I;16": 2}.get(mode, 1)
+    content = bytes(data.draw(st.lists(st.sampled_from([0, 0, 1, 2, 128, 254, 255]), min_size=size, max_size=size)))
+    picture = Image.frombytes(mode, (width, height), content if mode != "1" else content[: -(-width // 8) * height])
+    if mode == "P":
+        picture.putpalette(data.draw(st.binary(min_size=768, max_size=768)))
+    try:
+        mask, _ = read(tmp_path / "m.png", picture)
+    except BadValue as error:
+        assert "m.png" in str(error)
+    else:
+        assert mask.shape == (height, width) and mask.any()
 
 
 def test_many_notices_of_one_kind_are_one_line() -> None:
