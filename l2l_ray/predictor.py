@@ -119,7 +119,7 @@ class Predictor:
         self._mllm = mllm
         self._known_scores = known_scores
         self._method, self._version = method, version
-        self._images = ImageStore(config.segmenter.image_size, config.data.image_cache_mb)
+        self._images = ImageStore(config.segmenter.image_size, config.data.image_cache_mb, upright=True)
         self._proposer = Proposer(config.prior)
 
     @classmethod
@@ -144,7 +144,7 @@ class Predictor:
         """Segment what `expression` refers to.
 
         Args:
-            image_path: Any file that Pillow reads; its pixels are taken as stored (EXIF rotation is not applied).
+            image_path: Any file that Pillow reads; it is turned as EXIF says, and the mask is of the turned picture.
             expression: Cut at `data.max_words`, as in training.
 
         Raises:
@@ -155,7 +155,7 @@ class Predictor:
             raise DataError(
                 f"the expression is empty, got {expression!r}; say what to look for, e.g. 'left red circle'"
             )
-        image = _open(image_path)
+        image = self._images.read(str(image_path))
         width, height = image.size
         example = Example(0, 0, 0, str(image_path), width, height, " ".join(words))
         reply = self._mllm.ask([image], [example.expression])[0]
@@ -166,11 +166,3 @@ class Predictor:
         probs = grid_logits_to_native(logits, height, width).sigmoid().numpy()
         pixels = np.asarray(image)
         return Prediction(image_path, example.expression, pixels, probs, prior, self._method, self._version)
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except OSError as error:
-        raise DataError(f"image {path} cannot be read: {error}; give a whole JPEG or PNG file") from error

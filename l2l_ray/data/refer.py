@@ -38,10 +38,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from l2l_ray.data.layout import SPLITS, image_folder
 from l2l_ray.data.masks import MaskRule, annotation_rle, mask_area_px, union_rle
+from l2l_ray.data.pixels import BadPicture, read_header
 from l2l_ray.data.refer_cache import ReferCache
 from l2l_ray.data.refer_files import Ref, require_file
 from l2l_ray.errors import DataError
@@ -269,17 +269,9 @@ class ReferDataset:
         if row.width_px and row.height_px:
             return path, row.width_px, row.height_px
         try:
-            with Image.open(path) as image:
-                return path, image.width, image.height
-        except FileNotFoundError:
-            return _Problem(
-                "missing_image", "instances.json has no size for this image, and its file is not there to ask"
-            )
-        # Besides OSError, Pillow raises SyntaxError, ValueError and its own errors on damaged headers.
-        except Exception as error:
-            return _Problem(
-                "truncated_image", f"instances.json has no size for this image, and its file is unreadable: {error}"
-            )
+            return path, *read_header(path).size
+        except BadPicture as error:
+            return _Problem(error.kind, f"instances.json has no size for this image: {error}")
 
     def _truth(self, ref: Ref, located: tuple[str, int, int] | _Problem) -> tuple[Rle, str] | _Problem:
         """Return the mask of what a ref refers to, the union of its annotations, and their category."""

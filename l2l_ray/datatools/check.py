@@ -11,26 +11,29 @@ import math
 from collections import defaultdict
 from typing import Any
 
-from PIL import Image
-
 from l2l_ray.data.layout import SPLITS, BadValue, Problem
+from l2l_ray.data.pixels import read_header, read_rgb
 from l2l_ray.datatools.inventory import Inventory, Item
-from l2l_ray.datatools.truths import finite_numbers, read_image_size, segmentation_rle
+from l2l_ray.datatools.notices import Notices
+from l2l_ray.datatools.truths import finite_numbers, segmentation_rle
 
+_TURNED = "viewers turn this picture as EXIF says; its pixels are used as stored, and masks must be drawn on these"
 _ADD_MASK = "add a mask; without one it can only be unlabeled"
 
 
-def check(inventory: Inventory, decode: bool = False) -> list[Problem]:
+def check(inventory: Inventory, decode: bool = False, notices: Notices | None = None) -> list[Problem]:
     """Return every problem of a data set.
 
     Args:
         inventory: From `take_inventory`; its own problems come first.
         decode: Read every picture to its end, which finds truncated ones and takes minutes for a large set.
+        notices: Takes what is no problem but should be known.
     """
+    notices = Notices() if notices is None else notices
     problems = list(inventory.problems)
     sizes: dict[int, tuple[int, int] | None] = {}
     for image_id in dict.fromkeys(item.image_id for item in inventory.items):
-        sizes[image_id], found = _check_image(inventory, image_id, decode)
+        sizes[image_id], found = _check_image(inventory, image_id, decode, notices)
         problems += found
     for item in inventory.items:
         problems += _check_sentences(inventory, item)
@@ -38,7 +41,9 @@ def check(inventory: Inventory, decode: bool = False) -> list[Problem]:
     return problems + _check_splits(inventory)
 
 
-def _check_image(inventory: Inventory, image_id: int, decode: bool) -> tuple[tuple[int, int] | None, list[Problem]]:
+def _check_image(
+    inventory: Inventory, image_id: int, decode: bool, notices: Notices
+) -> tuple[tuple[int, int] | None, list[Problem]]:
     """Return the size in px to judge masks by, where it is known, and the problems of an image."""
     where = f"instances.json image {image_id}"
     picture = inventory.pictures.get(image_id)
@@ -58,25 +63,20 @@ def _check_image(inventory: Inventory, image_id: int, decode: bool) -> tuple[tup
         )
         return size, problems
     try:
-        found = read_image_size(path)
+        header = read_header(path)
         if decode:
-            _decode(path)
+            read_rgb(path)
     except BadValue as error:
         return size, [*problems, error.at(where)]
+    found = header.size
+    if not header.as_shown:
+        notices.add(_TURNED, f"{picture.file_name} ({header.orientation})")
     if size is not None and size != found:
         got, expected = f"{size[0]} x {size[1]} px", f"{found[0]} x {found[1]} px as the file has"
         problems.append(
             BadValue("image size", got, expected, "correct the table, or use the original picture").at(where)
         )
     return size or found, problems
-
-
-def _decode(path: Any) -> None:
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-    except Exception as error:  # Pillow raises its own errors and SyntaxError, too, on damaged pictures
-        raise BadValue("truncated image", f"{path.name}: {error}", "a whole picture", "download it again") from None
 
 
 def _check_sentences(inventory: Inventory, item: Item) -> list[Problem]:

@@ -82,7 +82,7 @@ def import_(words: Sequence[str], say: Say) -> int:
             f"wrote {folder}: {len({ref['image_id'] for ref in writer.refs})} images, {len(writer.refs)} refs "
             f"({num_truths} with truth), {sentences} sentences"
         )
-    for notice in notices:
+    for notice in [*notices, *writer.notices.lines()]:
         say(f"notice: {notice}")
     say(f"use it: --data.root {writer.root} --data.dataset {writer.dataset} --data.split_by {writer.split_by}")
     return 1 if problems else 0
@@ -95,10 +95,14 @@ def check(words: Sequence[str], say: Say) -> int:
     given = parser.parse_args(words)
     from l2l_ray.datatools.check import check as find_problems
     from l2l_ray.datatools.inventory import take_inventory
+    from l2l_ray.datatools.notices import Notices
 
     inventory = take_inventory(given.folder, given.split_by)
-    problems = find_problems(inventory, given.decode)
+    notices = Notices()
+    problems = find_problems(inventory, given.decode, notices)
     _list(problems, say)
+    for notice in notices.lines():
+        say(f"notice: {notice}")
     say(f"{inventory.dataset} ({inventory.split_by}): {len(inventory.items)} refs, {len(problems) or 'no'} problems")
     return 1 if problems else 0
 
@@ -222,7 +226,8 @@ def _convert(given: argparse.Namespace, writer: ReferWriter) -> tuple[list[Probl
         rows = iter(read_label_studio(first))
     else:
         rows = read_rows(first)
-    return import_rows(rows, images, given.masks or images, writer), []
+    shown = given.kind == "labelstudio"
+    return import_rows(rows, images, given.masks or images, writer, from_viewer=shown), []
 
 
 def _usual_split_by(kind: str, dataset: str) -> str:

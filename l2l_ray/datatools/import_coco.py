@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray.data.layout import SPLITS, BadValue, Problem, file_below
+from l2l_ray.data.pixels import Header, read_header
 from l2l_ray.datatools.import_rows import clean_text
+from l2l_ray.datatools.orientation import is_drawn_as_shown, turned_annotation
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
-from l2l_ray.datatools.truths import finite_numbers, image_side, read_image_size, segmentation_rle
+from l2l_ray.datatools.truths import finite_numbers, image_side, segmentation_rle
 from l2l_ray.errors import DataError
 
 _TEXT_FIELDS = ("expression", "expressions", "caption", "captions")
@@ -49,7 +51,7 @@ def import_coco(
     def has_texts(row: dict[str, Any]) -> bool:
         return str(row.get("id")) in texts or any(name in row for name in _TEXT_FIELDS)
 
-    tables = CocoTables(instances, image_root, writer, has_texts)
+    tables = CocoTables(instances, image_root, writer, has_texts, upright=True)
     used: set[str] = set()
     num_sentences = 0
     for where, row in tables.annotations:
@@ -148,12 +150,18 @@ class CocoTables:
         image_root: Folder of the pictures, or None.
         writer: Takes images and annotations.
         wanted: Which annotations to keep; a whole COCO file would fill gigabytes.
+        upright: Own data: images that EXIF turns become upright, and their annotations with them.
     Raises:
         DataError: If it is no instances file.
     """
 
     def __init__(
-        self, path: Path, image_root: Path | None, writer: ReferWriter, wanted: Callable[[dict[str, Any]], bool]
+        self,
+        path: Path,
+        image_root: Path | None,
+        writer: ReferWriter,
+        wanted: Callable[[dict[str, Any]], bool],
+        upright: bool = False,
     ) -> None:
         def keep(record: dict[str, Any]) -> dict[str, Any] | None:
             return None if "image_id" in record and not wanted(record) else record
@@ -166,6 +174,7 @@ class CocoTables:
                 f"{path} is no COCO instances file; expected an object with lists of images and annotations"
             )
         self._path, self._image_root, self._writer = path, image_root, writer
+        self._turned: dict[int, Header] | None = {} if upright else None
         self._rows = [row for row in content["annotations"] if row is not None]
         self._images = {row["id"]: row for row in content["images"] if isinstance(row, dict) and _is_id(row.get("id"))}
         for row in content.get("categories") or ():
@@ -187,7 +196,13 @@ class CocoTables:
         """
         image_id = _integer(row.get("image_id"), "image_id")
         width, height = self.add_image(image_id)
-        return coco_annotation(row, width, height)
+        annotation = coco_annotation(row, width, height)
+        header = (self._turned or {}).get(image_id)
+        if header is None or is_drawn_as_shown((width, height), header, "an annotation"):
+            return annotation
+        segmentation = annotation["segmentation"]
+        rle = segmentation_rle(segmentation, width, height) if segmentation else None
+        return turned_annotation(annotation, rle, header)
 
     def add_image(self, image_id: int) -> tuple[int, int]:
         """Add an image to the writer and return its width and height, px.
@@ -198,7 +213,7 @@ class CocoTables:
         row = self._images.get(image_id)
         if row is None:
             raise BadValue("missing image", image_id, f"an image of {self._path.name}", "correct image_id")
-        return add_coco_image(self._writer, row, self._image_root)
+        return add_coco_image(self._writer, row, self._image_root, self._turned)
 
 
 def coco_annotation(row: Mapping[str, Any], width: int, height: int) -> dict[str, Any]:
@@ -227,16 +242,28 @@ def coco_annotation(row: Mapping[str, Any], width: int, height: int) -> dict[str
     return {**kept, "iscrowd": int(row.get("iscrowd") in (1, True))}
 
 
-def add_coco_image(writer: ReferWriter, row: Mapping[str, Any], image_root: Path | None) -> tuple[int, int]:
-    """Add an image by its row of a COCO table and return its width and height, px.
+def add_coco_image(
+    writer: ReferWriter, row: Mapping[str, Any], image_root: Path | None, turned: dict[int, Header] | None = None
+) -> tuple[int, int]:
+    """Add an image by its row of a COCO table and return its width and height there, px.
+
+    Args:
+        writer: Takes the image.
+        row: The row.
+        image_root: Folder of the pictures, or None.
+        turned: Own data: an image that EXIF turns is added upright, and its header kept here by id. None: images are
+            taken as stored.
 
     Raises:
         BadValue: If the row is malformed, or the file is missing or of another size.
     """
     image_id = _integer(row.get("id"), "image id")
-    if (known := writer.images.get(image_id)) is not None:
+    known = writer.images.get(image_id)
+    if known is not None and image_id not in (turned or ()):
         return known["width"], known["height"]
     size = image_side(row.get("width")), image_side(row.get("height"))
+    if known is not None:
+        return size
     name = row.get("file_name")
     if image_root is None:
         if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts:
@@ -244,12 +271,17 @@ def add_coco_image(writer: ReferWriter, row: Mapping[str, Any], image_root: Path
         writer.add_image(image_id, name, size, None)
         return size
     path = file_below(image_root, name, "image")
-    if (found := read_image_size(path)) != size:
+    name, header = path.relative_to(image_root).as_posix(), read_header(path)
+    if turned is not None and header.is_turned and size in (header.shown, header.stored):
+        writer.add_picture(image_id, name, path, header)
+        turned[image_id] = header
+        return size
+    if (found := header.size) != size:
         expected = f"{size[0]} x {size[1]} px as in the image table"
         raise BadValue(
             "image size", f"{found[0]} x {found[1]} px", expected, "use the original picture, or correct the table"
         )
-    writer.add_image(image_id, path.relative_to(image_root).as_posix(), size, path)
+    writer.add_image(image_id, name, size, path)
     return size
 
 

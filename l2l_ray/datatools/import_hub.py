@@ -23,7 +23,6 @@ notices:
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections import Counter
@@ -31,9 +30,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from l2l_ray.data.layout import SPLITS, BadValue, Problem, coco_number, short
+from l2l_ray.data.pixels import read_header
 from l2l_ray.datatools.import_coco import add_coco_image, coco_annotation, refer_record
 from l2l_ray.datatools.import_rows import clean_text, parquet_rows
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
@@ -201,11 +199,10 @@ def _embedded_image(
     content = image.get("bytes") if isinstance(image, Mapping) else None
     if not isinstance(content, bytes):
         raise BadValue("image", image, "the bytes of a picture", "download the file again")
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            size = picture.size
-    except Exception as error:  # Pillow raises its own errors and SyntaxError, too, on damaged pictures
-        raise BadValue("image", error, "the bytes of a picture", "download the file again") from None
+    header = read_header(content, name)
+    size = header.size
+    if not header.as_shown:
+        writer.notices.add("viewers turn this picture as EXIF says; pixels and masks are taken as stored", name)
     writer.add_image(image_id, name if number is None else f"COCO_train2014_{number:012d}.jpg", size, content)
     return image_id, size
 

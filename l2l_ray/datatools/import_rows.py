@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray.data.layout import SPLITS, BadValue, Problem, file_below, short
+from l2l_ray.data.pixels import Header, read_header
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
-from l2l_ray.datatools.truths import ObjectTruth, read_image_size, read_truth
+from l2l_ray.datatools.truths import ObjectTruth, read_truth
 from l2l_ray.errors import DataError
 
 FIELDS = ("image", "expression", "mask", "rle", "polygon", "box", "no_target", "split", "id", "category", "provenance")
@@ -89,16 +90,19 @@ def folder_rows(folder: Path) -> Iterator[Row]:
             )
 
 
-def import_rows(rows: Iterator[Row], image_root: Path, mask_root: Path, writer: ReferWriter) -> list[Problem]:
+def import_rows(
+    rows: Iterator[Row], image_root: Path, mask_root: Path, writer: ReferWriter, from_viewer: bool = False
+) -> list[Problem]:
     """Add every good row to `writer` and return the problems of the others.
 
     Args:
         rows: From `read_rows` or `folder_rows`.
         image_root: Folder that `image` is relative to; nothing outside it is opened.
         mask_root: Folder that `mask` is relative to; nothing outside it is opened.
-        writer: Takes what is good.
+        writer: Takes what is good; its notices say what is doubtful.
+        from_viewer: The rows come from a tool that shows pictures turned as EXIF says.
     """
-    collector = _Collector(image_root, mask_root, writer)
+    collector = _Collector(image_root, mask_root, writer, from_viewer)
     problems: list[Problem] = []
     for where, row in rows:
         if isinstance(row, Problem):
@@ -188,8 +192,9 @@ def _is_mask(name: str, names: set[str]) -> bool:
 class _Collector:
     """Turns rows into images, annotations and refs with ids that count from 1."""
 
-    def __init__(self, image_root: Path, mask_root: Path, writer: ReferWriter) -> None:
+    def __init__(self, image_root: Path, mask_root: Path, writer: ReferWriter, from_viewer: bool) -> None:
         self._image_root, self._mask_root, self._writer = image_root, mask_root, writer
+        self._from_viewer = from_viewer
         self._image_ids: dict[str, int] = {}
         self._category_ids: dict[str, int] = {}
         self._ref_of_id: dict[str, int] = {}  # place in writer.refs
@@ -212,14 +217,14 @@ class _Collector:
             raise BadValue("category", category, "a word", "write the category's name")
         path = file_below(self._image_root, row.get("image"), "image")
         name = path.relative_to(self._image_root).as_posix()
-        size = read_image_size(path)
-        truth = read_truth(row, size, self._mask_root)
+        header = read_header(path)
+        truth = read_truth(row, header, self._mask_root, self._writer.notices, self._from_viewer)
         no_target = _no_target(row, truth)
         provenance = _provenance(row.get("provenance"))
         key = _id(row)
         ref = None if key is None or key not in self._ref_of_id else self._writer.refs[self._ref_of_id[key]]
         if ref is None:
-            self._new_ref(key, name, size, path, split, category, truth)
+            self._new_ref(key, name, header, path, split, category, truth)
         else:
             self._fits(ref, name, split, category, truth, no_target)
             if truth is not None:
@@ -238,14 +243,14 @@ class _Collector:
         self,
         key: str | None,
         name: str,
-        size: tuple[int, int],
+        header: Header,
         path: Path,
         split: str,
         category: str,
         truth: ObjectTruth | None,
     ) -> None:
         image_id = self._image_ids.setdefault(name, len(self._image_ids) + 1)
-        self._writer.add_image(image_id, name, size, path)
+        self._writer.add_picture(image_id, name, path, header)
         ref: dict[str, Any] = {
             "ref_id": len(self._writer.refs) + 1,
             "image_id": image_id,

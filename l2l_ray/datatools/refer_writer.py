@@ -18,12 +18,16 @@ from types import TracebackType
 from typing import Any
 
 from l2l_ray.data.layout import image_folder, plain_name
+from l2l_ray.data.pixels import Header, upright_copy
+from l2l_ray.datatools.notices import Notices
 from l2l_ray.errors import DataError
 from l2l_ray.files import replacing, temporary_path
 
 
 class ReferWriter:
     """Collects images, annotations and refs of one data set; a context that leaves no half-written files behind.
+
+    `notices` takes what a person should know of what was added.
 
     Example: `with ReferWriter(Path("data/refer"), "own", "l2l") as writer: ...; writer.write()`
 
@@ -43,6 +47,7 @@ class ReferWriter:
         self.annotations: dict[int, dict[str, Any]] = {}
         self.categories: dict[int, str] = {}
         self.refs: list[dict[str, Any]] = []
+        self.notices = Notices()
         self._copy = copy
         self._sources: dict[str, Path] = {}
         self._staging = temporary_path(self.folder)
@@ -82,6 +87,25 @@ class ReferWriter:
             source = staged
         if source is not None:
             self._sources[name] = source.absolute()
+
+    def add_picture(self, image_id: int, name: str, path: Path, header: Header) -> None:
+        """Add a picture of own data, or a copy turned as its EXIF says; a second call with its id changes nothing.
+
+        Args:
+            image_id: Its id.
+            name: Path below the image folder, checked by the caller.
+            path: The picture.
+            header: Of the picture.
+        Raises:
+            BadPicture: If it is to be turned and cannot be read.
+        """
+        if image_id in self.images:
+            return
+        if header.is_turned:
+            self.add_image(image_id, name, header.shown, upright_copy(path))
+            self.notices.add("turned as EXIF says, the data set holds an upright copy", name)
+        else:
+            self.add_image(image_id, name, header.shown, path)
 
     def add_ref(self, ref: Mapping[str, Any], sentences: Sequence[Mapping[str, Any]]) -> None:
         """Add one ref with its sentences."""

@@ -13,12 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_mask
 
 from l2l_ray.data.layout import MAX_SIDE_PX, BadValue, file_below
-from l2l_ray.data.masks import annotation_rle, encode, mask_area_px
+from l2l_ray.data.masks import annotation_rle, mask_area_px
+from l2l_ray.data.pixels import Header
+from l2l_ray.datatools.mask_files import mask_of_file
+from l2l_ray.datatools.notices import Notices
+from l2l_ray.datatools.orientation import is_drawn_as_shown, refuse_stored_frame, turned_rle
 from l2l_ray.errors import DataError
 from l2l_ray.types import Rle
 
@@ -38,59 +40,42 @@ class ObjectTruth(NamedTuple):
     area_px: float
 
 
-def read_truth(row: Mapping[str, Any], size: tuple[int, int], mask_root: Path) -> ObjectTruth | None:
-    """Return the truth that a row of own data gives, None where it gives none.
+def read_truth(
+    row: Mapping[str, Any], header: Header, mask_root: Path, notices: Notices, from_viewer: bool = False
+) -> ObjectTruth | None:
+    """Return the truth that a row of own data gives, None where it gives none; on the picture as people see it.
 
     Args:
         row: May hold one of `mask` (a file name), `rle` and `polygon`, and `box` ([x, y, width, height] in px); texts
             are read as JSON.
-        size: Width and height of the image, px.
+        header: Of the image.
         mask_root: Folder that `mask` is relative to.
+        notices: Takes what is doubtful about a mask file.
+        from_viewer: The row comes from a tool that shows pictures turned as EXIF says.
     Raises:
         BadValue: If a value is malformed or covers no pixel of the image.
     """
-    width, height = size
+    width, height = header.shown
     given = [name for name in MASK_FIELDS if row.get(name) is not None]
     if len(given) > 1:
         raise BadValue("truth", " and ".join(given), "one of mask, rle and polygon", "keep one of them")
-    box = None if row.get("box") is None else _box(_json(row["box"], "box"), width, height)
+    box = None if row.get("box") is None else _box(_json(row["box"], "box"), header)
     if not given:
         return None if box is None else ObjectTruth([], box, box[2] * box[3])
     name = given[0]
     if name == "mask":
-        rle = mask_of_file(file_below(mask_root, row["mask"], "mask file"), width, height)
+        rle = mask_of_file(file_below(mask_root, row["mask"], "mask file"), header, notices)
         segmentation: Any = rle
     else:
         segmentation = _json(row[name], name)
         if name == "rle" and not isinstance(segmentation, dict):
             raise BadValue("rle", segmentation, "an object with size [height, width] and counts", _REMEDY)
-        rle = segmentation_rle(segmentation, width, height, strict=True)
-        segmentation = rle if name == "rle" else segmentation
+        if name == "rle":
+            segmentation = rle = _upright_rle(segmentation, header, from_viewer)
+        else:
+            refuse_stored_frame(_points(segmentation), header, name)
+            rle = segmentation_rle(segmentation, width, height, strict=True)
     return ObjectTruth(segmentation, box or box_of_mask(rle), mask_area_px(rle))
-
-
-def mask_of_file(path: Path, width: int, height: int) -> Rle:
-    """Return the mask in a picture file: every pixel that is not 0 (black, transparent) belongs to the object.
-
-    Raises:
-        BadValue: If the file is unreadable, has another size than its image, or is empty.
-    """
-    try:
-        with Image.open(path) as picture:
-            found = picture.size
-            if found == (width, height):  # a palette's numbers are no colors
-                bands = np.asarray(picture.convert("RGBA") if picture.mode in ("P", "PA") else picture)
-    # Besides OSError, Pillow raises SyntaxError, ValueError and its own errors on damaged files.
-    except Exception as error:
-        raise BadValue("mask file", f"{path.name}: {error}", "a readable PNG", "write the mask again") from None
-    if found != (width, height):
-        raise BadValue("mask size", f"{found[0]} x {found[1]} px", f"{width} x {height} px as its image", _REMEDY)
-    if bands.ndim == 3 and bands.shape[2] in (2, 4):  # the last band is opacity
-        bands = bands[..., :-1] * (bands[..., -1:] > 0)
-    inside = np.asarray(bands.reshape(height, width, -1).any(axis=2))
-    if not inside.any():
-        raise BadValue("empty mask", path.name, "a pixel that is not black", _REMEDY)
-    return encode(inside)
 
 
 def segmentation_rle(segmentation: Any, width: int, height: int, strict: bool = False) -> Rle:
@@ -138,19 +123,6 @@ def box_of_mask(rle: Rle) -> list[float]:
     return box
 
 
-def read_image_size(path: Path) -> tuple[int, int]:
-    """Return width and height of the stored pixels, read from the file's header.
-
-    Raises:
-        BadValue: If the file is no readable picture.
-    """
-    try:
-        with Image.open(path) as picture:
-            return picture.size
-    except Exception as error:  # as in `mask_of_file`
-        raise BadValue("unreadable image", f"{path.name}: {error}", "a picture file", "replace the file") from None
-
-
 def image_side(value: Any, what: str = "image size") -> int:
     """Return a width or height that is an integer from 1 to 65,535 px.
 
@@ -190,12 +162,32 @@ def _polygon(part: Any, strict: bool) -> list[float]:
     return polygon
 
 
-def _box(value: Any, width: int, height: int) -> list[float]:
+def _upright_rle(rle: Mapping[str, Any], header: Header, from_viewer: bool) -> Rle:
+    """Return a mask on the picture as people see it, whichever way it was drawn."""
+    size = rle.get("size")
+    if not header.is_turned or not isinstance(size, list | tuple) or len(size) != 2:
+        return segmentation_rle(rle, *header.shown, strict=True)
+    if is_drawn_as_shown((size[1], size[0]), header, "a mask", from_viewer):
+        return segmentation_rle(rle, *header.shown, strict=True)
+    return turned_rle(segmentation_rle(rle, *header.stored, strict=True), header.orientation)
+
+
+def _points(polygons: Any) -> list[list[float]]:
+    """Return the points of polygons as far as they are well formed."""
+    parts = polygons if isinstance(polygons, list) else []
+    parts = [parts] if parts and not isinstance(parts[0], list) else parts
+    numbers_only = [part for part in parts if isinstance(part, list) and all(_is_finite(number) for number in part)]
+    return [part[i : i + 2] for part in numbers_only for i in range(0, len(part) - 1, 2)]
+
+
+def _box(value: Any, header: Header) -> list[float]:
+    width, height = header.shown
     expected = f"[x, y, width, height] in px with a positive size, within {width} x {height} px"
     box = finite_numbers(value, "box", expected)
     if len(box) != 4 or min(box[2:]) <= 0:
         raise BadValue("box", value, expected, _REMEDY)
     x, y, box_width, box_height = box
+    refuse_stored_frame([(x, y), (x + box_width, y + box_height)], header, "box")
     if x >= width or y >= height or x + box_width <= 0 or y + box_height <= 0:
         raise BadValue("box outside image", value, expected, _REMEDY)
     return box

@@ -154,7 +154,7 @@ def test_lmms_rows_hold_pictures_and_all_expressions_of_an_object(tmp_path: Path
         ({"segmentation": [1.0, float("nan"), 2.0, 2.0, 3.0, 3.0]}, "segmentation"),
         ({"segmentation": None}, "segmentation"),
         ({"bbox": [1.0, 1.0, -2.0, 2.0]}, "bbox"),
-        ({"image": {"bytes": b"torn", "path": None}}, "image"),
+        ({"image": {"bytes": b"torn", "path": None}}, "unreadable image"),
         ({"image": None}, "image"),
         ({"file_name": "../x.jpg"}, "file_name"),
         ({"file_name": None}, "file_name"),

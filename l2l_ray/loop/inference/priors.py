@@ -16,9 +16,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from PIL import Image
-
 from l2l_ray.config import PriorConfig, RunConfig
+from l2l_ray.data.pixels import read_rgb
 from l2l_ray.loop.state.example_files import write_priors
 from l2l_ray.loop.state.prepare import RunData
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -80,7 +79,7 @@ class LocalMllm:
 
 def answer_batch(mllm: MllmPrior, questions: Sequence[Question]) -> list[Reply]:
     """Open the images of a batch and ask about them."""
-    pictures = [Image.open(q.image_path).convert("RGB") for q in questions]
+    pictures = [read_rgb(q.image_path) for q in questions]
     return mllm.ask(pictures, [q.expression for q in questions])
 
 

@@ -150,7 +150,7 @@ def test_a_photo_that_is_gone_at_the_end_does_not_end_the_run(
     rows = read_examples(run.examples_path("unlabeled"))
     write_examples(run.examples_path("unlabeled"), [replace(row, image_path="/gone/away.jpg") for row in rows])
     assert {panel.image for panel in label_panels(run, "l2l")} == {None}
-    assert "the report cannot show /gone/away.jpg" in caplog.text
+    assert "the report cannot show a photo: /gone/away.jpg" in caplog.text
 
 
 def test_a_method_without_labels_shows_its_masks_of_unlabeled_photos(whole_run: RunFolder) -> None:
