@@ -121,6 +121,7 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "photo_groups": _photo_groups(record),
         "used_labels": used_labels(record),
         "left_out": left_out(record.skips),
+        "notices": [str(notice) for notice in record.results.get("notices") or []],
         "steps": next_steps(record) if record.rows else [],
         "quality": quality_sentence(record),
         "results": results_table(record.rows) if has_figures else None,

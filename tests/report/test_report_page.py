@@ -82,7 +82,7 @@ def test_what_it_shows(reported: Path) -> None:
     assert text.count("native image size, every sentence") == 1  # the protocol stands once, above every figure
     assert "L2L (RPLE)" in text and "53.4" in text and "Made-up figures" in text
     assert "abc1234" in text and "l2l run --preset smoke" in text and "dataset: refshapes" in text
-    assert "3 texts : the photo cannot be read to its end. 12.jpg." in text
+    assert "3 texts : the photo cannot be read. 12.jpg." in text
     assert "The language model gave no usable box for 96 of 4500 texts" in text
 
 
@@ -192,10 +192,11 @@ def test_own_data_says_what_to_do_next_with_its_own_folders(run_dir: Path) -> No
 def test_held_out_photos_are_named_as_a_rough_estimate(run_dir: Path) -> None:
     interval = {"mean_iou": {"low": 0.402, "high": 0.771}}
     row = {"method": "l2l", "label": "L2L", "splits": {"val": {**summary(0.61, 7), "interval": interval}}}
-    text = words(as_own_data(run_dir, rows=[row], val_source="held_out", num_val_images=3))
+    sets = {"val": {"images": 3, "texts": 7}}
+    text = words(as_own_data(run_dir, rows=[row], val_source="labeled", sets=sets))
     assert (
-        "Quality estimate from 3 held-out photos, which also chose the version; with so few it is rough: mean IoU "
-        "61.0 %, 95 % interval 40.2 to 77.1 %." in text
+        "Quality estimate from 3 photos (7 texts) held out of training, which also chose the version; with so few it "
+        "is rough: mean IoU 61.0 %, 95 % interval 40.2 to 77.1 %." in text
     )
     assert "version chosen on the held-out photos" in text and "Splits absent" not in text
     assert "mean IoU, held-out photos, L2L" in text
