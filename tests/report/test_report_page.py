@@ -169,10 +169,11 @@ def as_own_data(run_dir: Path, **changes: Any) -> str:
 @pytest.mark.usefixtures("undrawn")
 def test_own_data_without_val_shows_its_photos_and_no_empty_boxes(run_dir: Path) -> None:
     sets = {"labeled": {"images": 12, "texts": 12}, "unlabeled": {"images": 48, "texts": 49}}
-    html = as_own_data(run_dir, sets=sets)
+    html = as_own_data(run_dir, sets=sets, notices=["there is no val split: nothing is held out"])
     text = words(html)
     assert "It learned from 12 photos (12 texts) with true masks and labeled 48 photos (49 texts) without." in text
     assert "How good the masks are was not measured" in text and "--data.val_from_labeled" in text
+    assert "There is no val split: nothing is held out." in text
     assert not re.search(r"Absent:|IoU unknown|truth: none|Protocol|no figures", text)
     titles = re.findall(r"<h4>(.*?)</h4>", html)
     assert ["scene-4" in titles[0], "scene-3" in titles[1], "scene-5" in titles[2]] == [True] * 3
