@@ -3,7 +3,7 @@
 On disk (`<run>/panels/`): one PNG per map, as `000_image.png`, and `index.json`, a list of
 
     {"sent_id", "expression", "file", "split", "iou": 0..1 | null, "image": png | null,
-     "prior_box_xyxy_frac": [x1, y1, x2, y2] | null, "prior_score": 0..1,
+     "prior_box_xyxy_frac": [x1, y1, x2, y2] | null, "prior_score": 0..1, "prior_source": "mllm" | "user",
      "confidence": 0..1 | null, "used": true | false | null, "why_unused": "",
      "proposal": png | null, "teacher": png | null, "accepted": png | null, "final": png | null, "truth": png | null}
 
@@ -70,6 +70,7 @@ class ExamplePanel:
     confidence: float | None = None  # estimated IoU of `final`, see confidence.py
     used: bool | None = None  # whether training used the label; None = it is no label
     why_unused: str = ""  # in words; empty where `used` is not False
+    prior_source: str = "mllm"  # whose box it is; "user" = a hint
 
 
 def accepted_codes(action: Int8[np.ndarray, "G G"], target: Bool[np.ndarray, "G G"]) -> UInt8[np.ndarray, "G G"]:
@@ -184,6 +185,7 @@ def _write_item(folder: Path, stem: str, item: ExamplePanel) -> dict[str, Any]:
         "confidence": item.confidence,
         "used": item.used,
         "why_unused": item.why_unused,
+        "prior_source": item.prior_source,
     }
     for name, picture in pictures.items():
         entry[name] = None if picture is None else f"{stem}_{name}.png"
@@ -226,7 +228,9 @@ def _prior_tile(base: Image.Image, entry: Mapping[str, Any]) -> Image.Image:
     y1, y2 = sorted(min(height - 1, max(0, round(side * height))) for side in box[1::2])
     tile.paste(base.crop((x1, y1, x2 + 1, y2 + 1)), (x1, y1))
     draw.rectangle((x1, y1, x2, y2), outline=_BOX_RGB, width=2)
-    if is_number(entry.get("prior_score")):
+    if entry.get("prior_source") == "user":
+        _tag(draw, "your box")
+    elif is_number(entry.get("prior_score")):
         _tag(draw, f"{entry['prior_score']:.2f}")
     return tile
 

@@ -182,6 +182,16 @@ def test_own_data_without_val_shows_its_photos_and_no_empty_boxes(run_dir: Path)
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_box_that_a_person_gave_is_not_called_the_language_models(run_dir: Path) -> None:
+    index = run_dir / "panels" / "index.json"
+    entries = json.loads(index.read_text())
+    entries[-1]["prior_source"] = "user"
+    index.write_text(json.dumps(entries))
+    captions = re.findall(r"<figcaption>([^<]*box[^<]*)</figcaption>", as_own_data(run_dir))
+    assert captions.count("box given by a person") == 1 and captions.count("language model&#39;s box") == 2
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_own_data_says_what_to_do_next_with_its_own_folders(run_dir: Path) -> None:
     commands = re.findall(r"<pre>(l2l .*?)</pre>", as_own_data(run_dir))
     assert [command.split()[1] for command in commands] == ["export", "data", "run", "export", "predict"]

@@ -106,6 +106,14 @@ def test_unusable_pictures_count_as_absent(tmp_path: Path, name: Any) -> None:
     assert shown[4] is None and shown[6] is None and shown[0] is not None
 
 
+def test_a_users_box_is_called_so(tmp_path: Path) -> None:
+    write_examples(tmp_path, [example(prior_score=1.0), example(prior_score=1.0, prior_source="user")])
+    score, yours = (tiles(tmp_path, entry)[1] for entry in read_run(tmp_path).examples)
+    assert score is not None and yours is not None
+    differs = np.abs(np.asarray(score, int) - np.asarray(yours, int)).sum(axis=2) > 0
+    assert differs[:24].any() and not differs[24:].any()  # the tag alone
+
+
 def test_an_entry_of_rubbish_still_gives_tiles(tmp_path: Path) -> None:
     shown = tiles(tmp_path, {"prior_box_xyxy_frac": ["a", 1, 2, 3], "prior_score": "high"})
     assert shown[0] is None and shown[1] is not None
