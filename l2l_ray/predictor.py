@@ -70,7 +70,7 @@ class Predictor:
         self._segmenter = segmenter.eval()
         self.mllm = mllm
         self._known_scores = known_scores
-        self._images = ImageStore(config.segmenter.image_size, config.data.image_cache_mb)
+        self._images = ImageStore(config.segmenter.image_size, config.data.image_cache_mb, upright=True)
         self._proposer = Proposer(config.prior)
         self._strange = toy_answers(config)  # said at the first picture that is not drawn
         self._drawn = drawn
@@ -98,7 +98,7 @@ class Predictor:
         """Segment what `expression` refers to.
 
         Args:
-            image_path: Any file that Pillow reads; its pixels are taken as stored (EXIF rotation is not applied).
+            image_path: Any file that Pillow reads; it is turned as EXIF says, and the mask is of the turned picture.
             expression: Cut at `data.max_words`, as in training.
             hint: Where the referent is, as a row of own data says it, px: `{"box": [x, y, width, height]}`,
                 `{"points": [[x, y], ...]}` or both. A box takes the MLLM's place, points choose among its boxes.
@@ -151,7 +151,7 @@ class Predictor:
             raise DataError(
                 f"the expression is empty, got {item.expression!r}; say what to look for, e.g. 'left red circle'"
             )
-        picture = _picture(item.image_path)
+        picture = self._images.read(str(item.image_path))
         if self._strange and not item.image_path.absolute().is_relative_to(self._drawn):
             logger.warning("note: %s", self._strange)
             self._strange = None
@@ -196,11 +196,3 @@ def _reason(error: Exception) -> str:
     """Return why an item failed, in one line; what nobody raised on purpose with its kind."""
     text = " ".join(str(error).split())
     return text if isinstance(error, L2LError) else f"{type(error).__name__}: {text}; try a smaller or a simpler one"
-
-
-def _picture(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except Exception as error:  # Pillow's decoders raise SyntaxError, ValueError and others, and its own for bombs
-        raise DataError(f"image {path} cannot be read: {error}; give a whole JPEG or PNG file") from error

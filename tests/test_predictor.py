@@ -166,6 +166,33 @@ def test_loading_from_python_shows_nothing_and_leaves_the_bars_as_they_were(run_
     assert (done.stdout.split(), done.stderr) == (["True", "False"], "")
 
 
+def test_a_turned_photo_is_predicted_as_people_see_it(predictor: Predictor, image_path: Path, tmp_path: Path) -> None:
+    expected = predictor.predict(image_path, "circle")
+    with Image.open(image_path) as picture:
+        lying = picture.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it clockwise to show it
+    lying.save(tmp_path / "lying.png", exif=exif)
+    found = predictor.predict(tmp_path / "lying.png", "circle")
+    assert np.array_equal(found.image, expected.image)
+    assert np.array_equal(found.mask_probs, expected.mask_probs)
+    assert found.prior.boxes_xyxy_frac == expected.prior.boxes_xyxy_frac
+
+
+@pytest.mark.parametrize("name", ["gray16.png", "gray16be.tif"])
+def test_16_bits_are_predicted_and_shown_as_8_are(predictor: Predictor, name: str) -> None:
+    folder = Path(__file__).parent / "cases/09/ph"
+    deep, plain = (predictor.predict(folder / file, "circle") for file in (name, "gray8.png"))
+    assert np.array_equal(deep.overlay(), plain.overlay()) and plain.image.max() < 255
+    assert np.array_equal(deep.mask_probs, plain.mask_probs)
+
+
+def test_a_bomb_is_refused_in_one_line(predictor: Predictor, tmp_path: Path) -> None:
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "bomb.png")
+    with pytest.raises(DataError, match=r"bomb\.png cannot be read: it claims more than 179 million pixels"):
+        predictor.predict(tmp_path / "bomb.png", "circle")
+
+
 def test_an_unfinished_run_or_lost_weights_are_named(run_dir: Path, tmp_path: Path) -> None:
     save_config(CONFIG, tmp_path / "config.yaml")
     with pytest.raises(CheckpointError, match="has chosen no version yet.*--resume"):

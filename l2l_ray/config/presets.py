@@ -143,7 +143,15 @@ def photos_full_config() -> RunConfig:
         segmenter=full.segmenter,
         selector=small.selector,
         loop=full.loop.model_copy(
-            update={"burn_in_steps": 4000, "fold_steps": 2000, "round_steps": 2000, "eval_batch": 16, "lag": 0}
+            update={
+                "burn_in_steps": 4000,
+                "fold_steps": 2000,
+                "round_steps": 2000,
+                "labeled_batch": 8,
+                "unlabeled_batch": 8,
+                "eval_batch": 16,
+                "lag": 0,
+            }
         ),
         cluster=small.cluster,
     )

@@ -1,10 +1,8 @@
 """From examples to batches: decoded images within a memory bound, masks on the grid, and which items a batch holds.
 
 `ImageStore` keeps each image once, as the S x S bytes the segmenter sees, so an epoch decodes nothing that fits the
-bound. Decoding runs in threads (Pillow releases the interpreter lock). What an image is turned into:
-- RGB: palette, grey, 16-bit, CMYK and transparent images are converted; transparency is dropped.
-- The stored orientation: EXIF rotation is *not* applied, because masks and boxes are drawn on the stored pixels.
-- S x S: squashed, not cropped (as LAVT), by Pillow's bilinear filter, which averages when it shrinks.
+bound. Decoding runs in threads (Pillow releases the interpreter lock). An image is turned into RGB (`data.pixels`) and
+squashed to S x S, not cropped (as LAVT), by Pillow's bilinear filter, which averages when it shrinks.
 
 Which items a batch holds is a pure function of (seed, stream, step): `batch_indices` walks through one random order of
 all items per epoch. Every worker computes the global batch and takes every `world`-th item of it, so the number of
@@ -28,6 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from l2l_ray.data.masks import grid_masks
+from l2l_ray.data.pixels import BadPicture, read_rgb
 from l2l_ray.errors import DataError
 from l2l_ray.randomness import keyed_permutation, sample_key
 from l2l_ray.types import Example, LabeledExample, Skip
@@ -44,14 +43,16 @@ class ImageStore:
     Example: `ImageStore(64, cache_mb=512).get([example.image_path for example in batch])`
     """
 
-    def __init__(self, image_size: int, cache_mb: int, num_threads: int = 2) -> None:
+    def __init__(self, image_size: int, cache_mb: int, num_threads: int = 2, upright: bool = False) -> None:
         """Set up an empty store.
 
         Args:
             image_size: S, side of the squashed images, px.
             cache_mb: Bound of the decoded bytes kept, MiB; the least recently used images go first.
             num_threads: Threads that decode.
+            upright: Turn images as EXIF says; False = as stored, which is what masks and boxes of a data set speak of.
         """
+        self._upright = upright
         self.image_size = image_size
         self._max_bytes = cache_mb * 2**20
         self._cache: OrderedDict[str, Pixels] = OrderedDict()
@@ -63,6 +64,14 @@ class ImageStore:
     def cached_bytes(self) -> int:
         """Bytes of the images kept now."""
         return len(self._cache) * self._image_bytes
+
+    def read(self, path: str) -> Image.Image:
+        """Return an image in RGB at its own size; nothing is kept.
+
+        Raises:
+            DataError: If the file is missing or cannot be decoded.
+        """
+        return read_rgb(path, upright=self._upright)
 
     def get(
         self, paths: Sequence[str], sent_ids: Sequence[int] | None = None, device: torch.device | str | None = None
@@ -82,11 +91,9 @@ class ImageStore:
             if path not in known:
                 try:
                     known[path] = futures[path].result() if path in futures else self._cached_or_decoded(path)
-                except _UnusableImage as error:
+                except BadPicture as error:
                     owner = f"sent_id {sent_ids[i]}: " if sent_ids is not None else ""
-                    raise DataError(
-                        f"{owner}{path}: {error.reason}; restore the file, or leave it out with check()"
-                    ) from error
+                    raise DataError(f"{owner}{error}") from error
         batch = torch.from_numpy(np.stack([known[path] for path in paths]))
         return batch.to(device).float() / 255
 
@@ -107,7 +114,7 @@ class ImageStore:
         skips: list[Skip] = []
         for example in examples:
             size = found[example.image_path]
-            if isinstance(size, _UnusableImage):
+            if isinstance(size, BadPicture):
                 skips.append(Skip(size.kind, example.sent_id, example.image_path, size.reason))
             elif size != (example.width_px, example.height_px):
                 reason = f"file is {size[0]} x {size[1]} px, annotations say {example.width_px} x {example.height_px}"
@@ -137,7 +144,7 @@ class ImageStore:
 
     def _decode_and_keep(self, path: str) -> Pixels:
         try:
-            pixels, _ = _decode(path, self.image_size)
+            pixels, _ = self._decode(path)
             self._keep(path, pixels, evict=True)
             return pixels
         finally:
@@ -148,16 +155,22 @@ class ImageStore:
         with self._lock:
             pixels = self._cache.get(path)
         # Another thread may have pushed it out since `_start` saw it.
-        return _decode(path, self.image_size)[0] if pixels is None else pixels
+        return self._decode(path)[0] if pixels is None else pixels
 
-    def _probe(self, path: str) -> tuple[int, int] | _UnusableImage:
+    def _probe(self, path: str) -> tuple[int, int] | BadPicture:
         try:
-            pixels, size = _decode(path, self.image_size)
-        except _UnusableImage as error:
+            pixels, size = self._decode(path)
+        except BadPicture as error:
             return error
         # Without eviction: with a small bound, the first images are as good to keep as the last.
         self._keep(path, pixels, evict=False)
         return size
+
+    def _decode(self, path: str) -> tuple[Pixels, tuple[int, int]]:
+        """Return the squashed RGB bytes and the (width, height) before."""
+        image = self.read(path)
+        square = image.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
+        return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1)), image.size
 
     def _keep(self, path: str, pixels: Pixels, evict: bool) -> None:
         with self._lock:
@@ -171,37 +184,6 @@ class ImageStore:
     @property
     def _image_bytes(self) -> int:
         return 3 * self.image_size**2
-
-
-class _UnusableImage(Exception):
-    """Why an image cannot be used; becomes a `DataError` or a `Skip`."""
-
-    def __init__(self, kind: str, reason: str) -> None:
-        super().__init__(kind, reason)
-        self.kind, self.reason = kind, reason
-
-
-def _decode(path: str, image_size: int) -> tuple[Pixels, tuple[int, int]]:
-    """Return the squashed RGB bytes and the stored (width, height)."""
-    try:
-        with Image.open(path) as image:
-            size = image.size
-            square = _to_rgb(image).resize((image_size, image_size), Image.Resampling.BILINEAR)
-    except FileNotFoundError as error:
-        raise _UnusableImage("missing_image", "image file not found") from error
-    # Pillow's decoders raise SyntaxError, ValueError and others on damaged data, besides OSError.
-    except Exception as error:
-        raise _UnusableImage("truncated_image", f"cannot be decoded: {type(error).__name__}: {error}") from error
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1)), size
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # 16 bits per pixel; Pillow's own conversion would clip instead of scale.
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
 
 
 class LabeledSet:

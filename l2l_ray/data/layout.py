@@ -30,6 +30,7 @@ MAX_SIDE_PX = 65_535
 _MAX_COORDINATE_PX = 1e5
 
 _MAX_SHOWN_CHARS = 200
+_NUM_NAMED = 5  # places of one notice
 _LIKE_A_VALUE = re.compile(
     r"\s*([-+]?[0-9][0-9_]*\.?[0-9]*([eE][-+]?[0-9]+)?|true|false|null|none|nan)\s*", re.IGNORECASE
 )
@@ -74,7 +75,9 @@ class Problem(NamedTuple):
 class Notice(NamedTuple):
     """One thing that a person should know about a data set and that is no fault.
 
-    Example: `Notice("own.csv", "cells are separated by ';'")`
+    What differs from place to place stands in brackets behind the place, so that notices of one kind have one text.
+
+    Example: `Notice("m.jpg (12 px between 0 and 255)", "mask is not two-valued, cut at half of its range")`
     """
 
     where: str
@@ -148,6 +151,19 @@ def gathered(problems: Sequence[Problem]) -> list[Problem]:
         Problem(where[0] if len(where) == 1 else f"{where[0]} and {len(where) - 1} more, to {where[-1]}", *said)
         for said, where in places.items()
     ]
+
+
+def listed(notices: Sequence[Notice]) -> list[str]:
+    """Return one line for each text that the notices have, with the first places of which it is true."""
+    places: dict[str, list[str]] = {}
+    for notice in notices:
+        places.setdefault(notice.text, []).append(notice.where)
+    return [str(Notice(_first_of(where), text)) for text, where in places.items()]
+
+
+def _first_of(names: Sequence[str]) -> str:
+    more = len(names) - _NUM_NAMED
+    return ", ".join(names[:_NUM_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def by_kind(problems: Sequence[Problem]) -> str:

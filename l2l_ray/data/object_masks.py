@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float64
 from pycocotools import mask as coco_mask
 
-from l2l_ray.data.layout import BadValue, Words
+from l2l_ray.data.layout import BadValue, Notice, Words
 from l2l_ray.data.masks import MaskRule, annotation_rle, mask_area_px, union_rle
 from l2l_ray.data.refer_files import Truth
 from l2l_ray.errors import DataError
@@ -25,6 +25,7 @@ REMEDY = "correct it, or leave it out: the item then stays unlabeled"
 _MAX_COORDINATE_PX = 1e5
 _LISTS = (list, tuple, array, np.ndarray)
 _MARGIN_PX = 1.0  # boxes are rounded, and a mask of few pixels has a small one
+_UNLIKE_ITS_BOX = "a mask and a box (x, y, width, height) that are far from alike: are they of one object?"
 _LIKE_ITS_BOX = 0.3  # IoU of a mask's own box and its annotation's box from which nothing is said
 
 
@@ -135,12 +136,13 @@ def object_mask(masks: Sequence[Rle], segmentations: Iterable[Any], width: int, 
     return rle
 
 
-def compare_with_box(rle: Rle, box_xywh_px: Sequence[float]) -> str:
-    """Return what a person should know of a mask and a box that are grossly different, "" where they are alike.
+def compare_with_box(rle: Rle, box_xywh_px: Sequence[float], where: str) -> list[Notice]:
+    """Return a notice of a mask and a box that are grossly different, none where they are alike.
 
     Args:
         rle: A mask that is not empty.
         box_xywh_px: The box that the same annotation gives: x, y, width, height.
+        where: Place of the annotation.
     Raises:
         BadValue: If they do not meet.
     """
@@ -153,8 +155,8 @@ def compare_with_box(rle: Rle, box_xywh_px: Sequence[float]) -> str:
         raise BadValue("mask outside its box", got, "a mask and a box of one object", "correct one of them")
     areas = (right - left) * (bottom - top) + (other[2] - other[0]) * (other[3] - other[1])
     if width * height >= _LIKE_ITS_BOX * (areas - width * height):
-        return ""
-    return f"the mask has the box {mask}, the annotation the box {box} (x, y, width, height): is it the same object?"
+        return []
+    return [Notice(f"{where} (the mask has the box {mask}, the annotation the box {box})", _UNLIKE_ITS_BOX)]
 
 
 def box_of_mask(rle: Rle) -> list[float]:

@@ -38,12 +38,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
 from l2l_ray.data.hints import read_hint
 from l2l_ray.data.layout import SPLITS, BadValue, image_folder
 from l2l_ray.data.masks import MaskRule
 from l2l_ray.data.object_masks import annotation_mask, object_mask, require_segmentation
+from l2l_ray.data.pixels import BadPicture, read_header
 from l2l_ray.data.refer_cache import ReferCache
 from l2l_ray.data.refer_files import Ref, require_file
 from l2l_ray.errors import DataError
@@ -285,17 +284,9 @@ class ReferDataset:
         if row.width_px and row.height_px:
             return path, row.width_px, row.height_px
         try:
-            with Image.open(path) as image:
-                return path, image.width, image.height
-        except FileNotFoundError:
-            return _Problem(
-                "missing_image", "instances.json has no size for this image, and its file is not there to ask"
-            )
-        # Besides OSError, Pillow raises SyntaxError, ValueError and its own errors on damaged headers.
-        except Exception as error:
-            return _Problem(
-                "truncated_image", f"instances.json has no size for this image, and its file is unreadable: {error}"
-            )
+            return path, *read_header(path).size
+        except BadPicture as error:
+            return _Problem(error.kind, f"instances.json has no size for this image: {error}")
 
     def _hint(self, ref: Ref, located: tuple[str, int, int] | _Problem) -> Hint | _Problem | None:
         """Return where the user says the object of a ref is."""

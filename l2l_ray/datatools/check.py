@@ -13,15 +13,15 @@ import math
 from collections import defaultdict
 from typing import Any
 
-from PIL import Image
-
-from l2l_ray.data.layout import MAX_SIDE_PX, SPLITS, BadValue, Notice, Problem, Words, finite_numbers, shown
+from l2l_ray.data.layout import MAX_SIDE_PX, SPLITS, BadValue, Notice, Problem, Words, finite_numbers
 from l2l_ray.data.masks import mask_area_px
 from l2l_ray.data.object_masks import annotation_mask, compare_with_box, object_mask, require_segmentation
+from l2l_ray.data.pixels import read_header, read_rgb
 from l2l_ray.data.refer_files import ImageRow
 from l2l_ray.datatools.inventory import Inventory, Item
-from l2l_ray.datatools.truths import read_image_size
 from l2l_ray.types import Rle
+
+_TURNED = "viewers turn it as EXIF says; its pixels are used as stored, and masks must be drawn on these"
 
 
 def check(inventory: Inventory, decode: bool = False) -> list[Problem]:
@@ -52,26 +52,20 @@ def _check_image(inventory: Inventory, image_id: int, decode: bool) -> list[Prob
         expected = f"a file below {path.parent}"
         return [BadValue("missing image", picture.file_name, expected, "add the picture").at(where)]
     try:
-        found = read_image_size(path)
+        header = read_header(path)
         if decode:
-            _decode(path)
+            read_rgb(path)
     except BadValue as error:
         return [error.at(where)]
+    if not header.as_shown:
+        inventory.notices.append(Notice(f"{picture.file_name} ({header.orientation})", _TURNED))
+    found = header.size
     if None in size:
         inventory.notices.append(Notice(where, "the table has no size for it; it is asked of the picture each time"))
     elif size != found:
         got, expected = Words(f"{size[0]} x {size[1]} px"), f"{found[0]} x {found[1]} px as the file has"
         return [BadValue("image size", got, expected, "correct the table, or use the original picture").at(where)]
     return []
-
-
-def _decode(path: Any) -> None:
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-    except Exception as error:  # Pillow raises its own errors and SyntaxError, too, on damaged pictures
-        got = Words(f"{shown(path.name)}: {shown(error)}")
-        raise BadValue("truncated image", got, "a whole picture", "download it again") from None
 
 
 def _check_sentences(inventory: Inventory, item: Item) -> list[Problem]:
@@ -127,8 +121,8 @@ def _check_truth(inventory: Inventory, item: Item) -> list[Problem]:
             problems.append(error.at(place))
         try:
             box = _box(inventory.annotations.get(ann_id, {}).get("bbox"), size)
-            if box and mask and mask_area_px(mask) and (told := compare_with_box(mask, box)):
-                inventory.notices.append(Notice(place, told))
+            if box and mask and mask_area_px(mask):
+                inventory.notices += compare_with_box(mask, box, place)
         except BadValue as error:
             problems.append(error.at(place))
     if size is not None and len(masks) == len(truths):
@@ -186,5 +180,5 @@ def _check_files(inventory: Inventory) -> list[Problem]:
             remedy = "one of the rows is of another picture; correct its file_name"
             problems.append(BadValue("file of several ids", got, f"one size of {name}", remedy).at(f"image {ids}"))
         elif len(rows) > 1:
-            inventory.notices.append(Notice(f"instances.json image {ids}", f"they are one file, {name}"))
+            inventory.notices.append(Notice(f"instances.json image {ids} ({name})", "they are one file"))
     return problems

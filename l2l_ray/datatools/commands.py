@@ -19,14 +19,13 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from l2l_ray.data.layout import Notice, Problem, by_kind, gathered
+from l2l_ray.data.layout import Notice, Problem, by_kind, gathered, listed
 from l2l_ray.errors import DataError
 
 if TYPE_CHECKING:
     from l2l_ray.datatools.refer_writer import ReferWriter
 
 Say = Callable[[str], None]
-_MAX_TOLD = 20  # notices; a data set of thousands may have one for each item
 # What is to be done where a source of this kind gave nothing, and no problem says why.
 _NOTHING = {
     "rows": "the file has no rows; write one for each expression, with image and expression",
@@ -249,7 +248,8 @@ def _convert(given: argparse.Namespace, writer: ReferWriter) -> list[Problem]:
         rows = iter(read_label_studio(first))
     else:
         rows = chain.from_iterable(map(read_rows, given.sources))
-    return import_rows(rows, images, given.masks or images, writer)
+    from_viewer = given.kind == "labelstudio"
+    return import_rows(rows, images, given.masks or images, writer, from_viewer)
 
 
 def _usual_split_by(kind: str, dataset: str) -> str:
@@ -272,10 +272,8 @@ def _list(problems: Sequence[Problem], say: Say) -> None:
 
 
 def _tell(notices: Sequence[Notice], say: Say) -> None:
-    for notice in notices[:_MAX_TOLD]:
-        say(f"notice: {notice}")
-    if len(notices) > _MAX_TOLD:
-        say(f"notice: and {len(notices) - _MAX_TOLD} more of the kind")
+    for line in listed(notices):
+        say(f"notice: {line}")
 
 
 def _parser(name: str, doc: str | None) -> argparse.ArgumentParser:

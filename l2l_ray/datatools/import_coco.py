@@ -16,19 +16,18 @@ whose mask is malformed, lies outside its image or its own box, or covers no pix
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, Words, file_below, finite_numbers, shown
-from l2l_ray.data.object_masks import compare_with_box, segmentation_rle
-from l2l_ray.data.refer_files import ID_NAMES, Once, image_size, parse_category
+from l2l_ray.data.layout import SPLITS, BadValue, Problem, Words
+from l2l_ray.data.refer_files import ID_NAMES, Once, integer_id
+from l2l_ray.datatools.coco_tables import CocoTables, is_id
 from l2l_ray.datatools.columns import clean_text, read_columns
 from l2l_ray.datatools.record import KEPT
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
 from l2l_ray.datatools.row_files import read_json
-from l2l_ray.datatools.truths import is_hint_alone, read_annotation_hint, read_image_size
+from l2l_ray.datatools.truths import is_hint_alone
 from l2l_ray.errors import DataError
 
 _TEXT_FIELDS = ("expression", "expressions", "caption", "captions")
@@ -57,7 +56,7 @@ def import_coco(
     def has_texts(row: dict[str, Any]) -> bool:
         return str(row.get("id")) in texts or any(name in row for name in _TEXT_FIELDS)
 
-    tables = CocoTables(instances, image_root, writer, has_texts)
+    tables = CocoTables(instances, image_root, writer, has_texts, upright=True)
     problems += tables.problems
     used, once = set[str](), Once(ID_NAMES["annotations"])
     num_sentences = 0
@@ -75,7 +74,7 @@ def import_coco(
             continue
         problems += bad
         try:
-            once.take([_integer(row.get("id"), "annotation id")])
+            once.take([integer_id(row.get("id"), "annotation id")])
             if is_hint_alone(row):
                 annotation = dict(row)
             else:
@@ -86,7 +85,7 @@ def import_coco(
             problems.append(error.at(where))
             annotation = dict(row)
         try:
-            if hint := read_annotation_hint(row, tables.add_image(ref["image_id"])):
+            if hint := tables.hint_of(row):
                 ref["hint"] = hint.record()
         except BadValue as error:  # the item stays, without a hint
             problems.append(error.at(where))
@@ -94,7 +93,7 @@ def import_coco(
             ref["source_id"] = str(kept["sent_id"])
         if row.get("category") == "":  # an export's own word for none; COCO needs a category_id
             annotation.pop("category_id", None)
-        if _is_id(annotation.get("category_id")):
+        if is_id(annotation.get("category_id")):
             ref["category_id"] = annotation["category_id"]
         writer.add_ref(ref, [sentence(num_sentences + k, text) for k, text in enumerate(cleaned)])
         num_sentences += len(cleaned)
@@ -136,7 +135,7 @@ def import_grefcoco(refs: Path, instances: Path, image_root: Path | None, writer
             problems.append(error.at(where))
             continue
         try:
-            ann_ids = [_integer(i, "ann_id") for i in _ann_ids(record)]
+            ann_ids = [integer_id(i, "ann_id") for i in _ann_ids(record)]
             if bool(record.get("no_target")) != (not ann_ids):
                 raise BadValue("no_target", record.get("no_target"), "true exactly where ann_id is [-1]", "correct it")
             annotations = {}
@@ -161,148 +160,6 @@ def import_grefcoco(refs: Path, instances: Path, image_root: Path | None, writer
     return problems
 
 
-class CocoTables:
-    """The tables of an instances file, of which only what is asked for goes to the writer.
-
-    Args:
-        path: The file.
-        image_root: Folder of the pictures, or None.
-        writer: Takes images and annotations.
-        wanted: Which annotations to keep; a whole COCO file would fill gigabytes.
-    Raises:
-        DataError: If it is no instances file.
-    """
-
-    def __init__(
-        self, path: Path, image_root: Path | None, writer: ReferWriter, wanted: Callable[[dict[str, Any]], bool]
-    ) -> None:
-        def keep(record: dict[str, Any]) -> dict[str, Any] | None:
-            return None if "image_id" in record and not wanted(record) else record
-
-        content = read_json(path, keep)
-        self.problems: list[Problem] = []  # of the tables themselves
-        if not isinstance(content, dict) or not all(
-            isinstance(content.get(t), list) for t in ("images", "annotations")
-        ):
-            raise DataError(
-                f"{path} is no COCO instances file; expected an object with lists of images and annotations"
-            )
-        self._path, self._image_root, self._writer = path, image_root, writer
-        self._rows = [row for row in content["annotations"] if row is not None]
-        self._images: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for row in content["images"]:
-            if isinstance(row, dict) and _is_id(row.get("id")):
-                self._images[row["id"]].append(row)
-        once = Once(ID_NAMES["categories"])
-        for row in content.get("categories") or ():
-            try:
-                category_id, name = parse_category(row)
-                once.take([category_id])
-                writer.categories[category_id] = name
-            except BadValue as error:
-                self.problems.append(error.at(f"{path.name} categories"))
-
-    @property
-    def annotations(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Where each kept annotation is, and the annotation; anything but an object comes as an empty one."""
-        for number, row in enumerate(self._rows):
-            row = row if isinstance(row, dict) else {}
-            yield f"{self._path.name} annotation {row.get('id', f'number {number}')}", row
-
-    def image_of(self, row: Mapping[str, Any]) -> int:
-        """Return the id of an annotation's image, and add that image.
-
-        Raises:
-            BadValue: If there is no such image, or it cannot be used.
-        """
-        image_id = _integer(row.get("image_id"), "image_id")
-        self.add_image(image_id)
-        return image_id
-
-    def checked(self, row: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """Return an annotation with the fields the loader knows, and add its image; a notice goes to the writer.
-
-        Raises:
-            BadValue: If it or its image cannot be used.
-        """
-        annotation, told = coco_annotation(row, *self.add_image(self.image_of(row)))
-        self._writer.notices += [Notice(where, told)] if told else []
-        return annotation
-
-    def add_image(self, image_id: int) -> tuple[int, int]:
-        """Add an image to the writer and return its width and height, px.
-
-        Raises:
-            BadValue: If it is not in the table, its row is malformed, or its file is missing or of another size.
-        """
-        rows = self._images.get(image_id, [])
-        if not rows:
-            raise BadValue("missing image", image_id, f"an image of {self._path.name}", "correct image_id")
-        if len(rows) > 1:
-            names = Words(f"{image_id} for {' and '.join(shown(row.get('file_name')) for row in rows)}")
-            raise BadValue(ID_NAMES["images"], names, "an id that is used once", "give each image an id of its own")
-        return add_coco_image(self._writer, rows[0], self._image_root)
-
-
-def coco_annotation(row: Mapping[str, Any], width: int, height: int) -> tuple[dict[str, Any], str]:
-    """Return the known fields of a COCO annotation whose mask was checked, and what a person should know of it, or "".
-
-    Raises:
-        BadValue: If the segmentation is there but unusable, or neither it nor a box is there, or they do not meet.
-    """
-    kept: dict[str, Any] = {"id": _integer(row.get("id"), "annotation id"), "image_id": row["image_id"]}
-    if _is_id(row.get("category_id")):
-        kept["category_id"] = row["category_id"]
-    box = row.get("bbox")
-    if box is not None:
-        kept["bbox"] = finite_numbers(box, "bbox", "[x, y, width, height] in px")
-        if len(kept["bbox"]) != 4 or min(kept["bbox"][2:]) < 0:
-            raise BadValue("bbox", box, "[x, y, width, height] in px, sizes not negative", "correct the annotation")
-    segmentation = row.get("segmentation")
-    if segmentation in (None, []) and box is not None:
-        return {**kept, "iscrowd": 0, "segmentation": []}, ""
-    rle = segmentation_rle(segmentation, width, height)
-    is_polygons = isinstance(segmentation, list) and not any(isinstance(part, dict) for part in segmentation)
-    kept["segmentation"] = segmentation if is_polygons else rle
-    area = row.get("area")
-    if isinstance(area, int | float) and 0 <= area <= width * height:
-        kept["area"] = area
-    told = compare_with_box(rle, kept["bbox"]) if "bbox" in kept else ""
-    return {**kept, "iscrowd": int(row.get("iscrowd") in (1, True))}, told
-
-
-def add_coco_image(writer: ReferWriter, row: Mapping[str, Any], image_root: Path | None) -> tuple[int, int]:
-    """Add an image by its row of a COCO table and return its width and height, px.
-
-    Raises:
-        BadValue: If the row is malformed, or the file is missing or of another size.
-    """
-    image_id = _integer(row.get("id"), "image id")
-    if (known := writer.images.get(image_id)) is not None:
-        return known["width"], known["height"]
-    size = image_size(row.get("width"), row.get("height"))
-    name = row.get("file_name")
-    if (other := writer.size_of(name)) not in (None, size):
-        got = Words(f"{size[0]} x {size[1]} px for {shown(name)}")
-        raise BadValue("image size", got, f"{other} (width, height) as under its other id", "correct the image table")
-    if image_root is None:
-        if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts:
-            raise BadValue("image", name, "a file name below the image folder", "correct the image table")
-        writer.add_image(image_id, name, size, None)
-        return size
-    path = file_below(image_root, name, "image")
-    if (found := read_image_size(path)) != size:
-        expected = f"{size[0]} x {size[1]} px as in the image table"
-        raise BadValue(
-            "image size",
-            Words(f"{found[0]} x {found[1]} px"),
-            expected,
-            "use the original picture, or correct the table",
-        )
-    writer.add_image(image_id, path.relative_to(image_root).as_posix(), size, path)
-    return size
-
-
 def refer_record(record: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the ids and split of one of REFER's refs, and its sentences, both checked.
 
@@ -311,7 +168,7 @@ def refer_record(record: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """
     if not isinstance(record, Mapping):
         raise BadValue("ref", record, "an object with ref_id, image_id, split and sentences", "correct it")
-    ref: dict[str, Any] = {name: _integer(record.get(name), name) for name in ("ref_id", "image_id")}
+    ref: dict[str, Any] = {name: integer_id(record.get(name), name) for name in ("ref_id", "image_id")}
     if (split := record.get("split")) not in SPLITS:
         raise BadValue("split", split, f"one of {', '.join(SPLITS)}", "use one of these")
     ref["split"] = split
@@ -323,7 +180,7 @@ def refer_record(record: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         row = row if isinstance(row, Mapping) else {}
         text, raw = row.get("sent", row.get("raw")), row.get("raw")
         # A published ref may have an empty sentence among others; the loader leaves that one out, by name.
-        kept = sentence(_integer(row.get("sent_id"), "sent_id"), "" if text == "" else clean_text(text))
+        kept = sentence(integer_id(row.get("sent_id"), "sent_id"), "" if text == "" else clean_text(text))
         sentences.append(kept | ({"raw": raw} if isinstance(raw, str) and raw.isprintable() else {}))
     if len({kept["sent_id"] for kept in sentences}) < len(sentences):
         raise BadValue("sent_id", [kept["sent_id"] for kept in sentences], "ids used once", "correct the ids")
@@ -347,7 +204,7 @@ def _captions(path: Path, problems: list[Problem]) -> dict[str, Any]:
         where = f"{path.name} row {number}"
         key = next((row[n] for n in _ID_FIELDS if n in row), None) if isinstance(row, dict) else None
         text = next((row[n] for n in _TEXT_FIELDS if n in row), None) if isinstance(row, dict) else None
-        if not _is_id(key) or text is None:
+        if not is_id(key) or text is None:
             problems.append(BadValue("expression", row, "an object with ann_id and expression", "correct it").at(where))
         elif "image_id" in row and not {"ann_id", "annotation_id"} & row.keys():  # COCO's own, with ids of their own
             remedy = "a caption of a whole image is no referring expression; name the annotation"
@@ -375,13 +232,3 @@ def _ann_ids(record: Mapping[str, Any]) -> list[Any]:
     ann_ids = record.get("ann_id")
     ann_ids = ann_ids if isinstance(ann_ids, list) else [ann_ids]
     return [] if ann_ids == [-1] else ann_ids
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
-
-
-def _integer(value: Any, what: str) -> int:
-    if not _is_id(value):
-        raise BadValue(what, value, "an integer", "correct it")
-    return int(value)

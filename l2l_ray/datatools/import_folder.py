@@ -1,10 +1,10 @@
 """Rows of own data from a folder of pictures with texts beside them.
 
 Beside each picture lies a text file of the same name with one expression of its object per line. The object's mask,
-where there is one, is `<name>_mask.png`; or `<name>.png` when the picture is no PNG, if that looks like a mask: of the
-picture's size, and nearly all of it in two colors, of which one is black or transparent. Two pictures of one name are
-refused, as one text cannot speak of both. A folder at the top that is called train, val, test, testA, testB or testC
-gives the split.
+where there is one, is `<name>_mask.png`, or of another ending that pictures have; or `<name>.png` when the picture is
+no PNG, if that looks like a mask: of the picture's size, and nearly all of it in two colors, of which one is black or
+transparent. Two pictures or masks of one name are refused, as nothing says which of them is meant. A folder at the top
+that is called train, val, test, testA, testB or testC gives the split.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray.data.layout import SPLITS, BadValue, Problem, Words, file_below
+from l2l_ray.datatools.mask_files import looks_like_a_mask
 from l2l_ray.datatools.row_files import Row
-from l2l_ray.datatools.truths import looks_like_a_mask
 from l2l_ray.errors import DataError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -89,10 +89,10 @@ class _Beside:
 
     def _is_mask(self, name: str) -> bool:
         stem, _, ending = name.rpartition(".")
-        if ending.lower() != "png":
-            return False
         if stem.lower().endswith("_mask") and self._pictures_of(stem[:-5], PICTURES):
             return True
+        if ending.lower() != "png":
+            return False
         others = self._pictures_of(stem, [other for other in PICTURES if other != ".png"])
         return bool(others) and looks_like_a_mask(self._folder / name, self._folder / others[0])
 
@@ -117,8 +117,11 @@ def _row(folder: Path, name: str, beside: _Beside) -> dict[str, Any] | Problem:
     except (OSError, ValueError) as error:
         return BadValue("text", error, "UTF-8 text", "save it as UTF-8").at(f"{folder.name}/{text}")
     row: dict[str, Any] = {"image": name, "expression": [line for line in lines if line.strip()]}
-    mask = beside.find(name, "_mask.png") or beside.find(name, ".png")
-    if mask is not None:
+    masks = [mask for ending in PICTURES if (mask := beside.find(name, f"_mask{ending}")) is not None]
+    if len(masks) > 1:
+        got = Words(" and ".join(masks))
+        return BadValue("masks of one name", got, "one mask of this name", "keep one of them").at(where)
+    if mask := masks[0] if masks else beside.find(name, ".png"):
         row["mask"] = mask
     top = name.partition("/")[0]
     return row | ({"split": top} if top in SPLITS and "/" in name else {})

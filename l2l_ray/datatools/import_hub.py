@@ -23,7 +23,6 @@ notices:
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections import Counter
@@ -31,13 +30,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, Words, coco_number, finite_numbers, shown
 from l2l_ray.data.object_masks import box_of_mask, segmentation_rle
+from l2l_ray.data.pixels import read_header
 from l2l_ray.data.refer_files import Once
+from l2l_ray.datatools.coco_tables import add_coco_image, coco_annotation
 from l2l_ray.datatools.columns import clean_text
-from l2l_ray.datatools.import_coco import add_coco_image, coco_annotation, refer_record
+from l2l_ray.datatools.import_coco import refer_record
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
 from l2l_ray.datatools.row_files import parquet_rows
 from l2l_ray.errors import DataError
@@ -92,9 +91,9 @@ def import_jxu124(files: Sequence[Path], image_root: Path | None, writer: ReferW
                 problems.append(error.at(where))
                 continue
             try:
-                annotation, told = _jxu124_annotation(row, ref["image_id"], size)
+                annotation, told = _jxu124_annotation(row, ref["image_id"], size, where)
                 writer.annotations[annotation["id"]] = annotation
-                writer.notices += [Notice(where, told)] if told else []
+                writer.notices += told
                 category = {"category_id": annotation["category_id"]} if "category_id" in annotation else {}
                 ref |= {"ann_id": annotation["id"], **category}
             except BadValue as error:  # of its truth: the item stays, unlabeled
@@ -103,13 +102,15 @@ def import_jxu124(files: Sequence[Path], image_root: Path | None, writer: ReferW
     return problems
 
 
-def _jxu124_annotation(row: Mapping[str, Any], image_id: int, size: tuple[int, int]) -> tuple[dict[str, Any], str]:
+def _jxu124_annotation(
+    row: Mapping[str, Any], image_id: int, size: tuple[int, int], where: str
+) -> tuple[dict[str, Any], list[Notice]]:
     raw = _object(row.get("raw_anns"), "raw_anns")
     if raw.get("id") != row.get("ann_id") or raw.get("image_id") != image_id:
         got = Words(f"annotation {shown(raw.get('id'))} of image {shown(raw.get('image_id'))}")
         expected = f"annotation {row.get('ann_id')} of image {image_id}"
         raise BadValue("raw_anns", got, expected, "download it again")
-    return coco_annotation(raw, *size)
+    return coco_annotation(raw, *size, where)
 
 
 def import_lmms(files: Sequence[Path], writer: ReferWriter) -> list[Problem]:
@@ -190,7 +191,7 @@ def _lmms_annotation(
     polygon = finite_numbers(row.get("segmentation"), "segmentation", "a flat list x0, y0, x1, y1, ...")
     rle = segmentation_rle([polygon], *size, strict=True)
     fields = {"id": ann_id, "image_id": image_id, "bbox": row.get("bbox"), "segmentation": [polygon]}
-    annotation, _ = coco_annotation({**fields, "iscrowd": row.get("iscrowd")}, *size)
+    annotation, _ = coco_annotation({**fields, "iscrowd": row.get("iscrowd")}, *size, "")
     if "bbox" not in annotation:
         return {**annotation, "bbox": box_of_mask(rle)}, False
     x, y, width, height = annotation["bbox"]
@@ -213,11 +214,10 @@ def _embedded_image(
     content = image.get("bytes") if isinstance(image, Mapping) else None
     if not isinstance(content, bytes):
         raise BadValue("image", image, "the bytes of a picture", "download the file again")
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            size = picture.size
-    except Exception as error:  # Pillow raises its own errors and SyntaxError, too, on damaged pictures
-        raise BadValue("image", error, "the bytes of a picture", "download the file again") from None
+    header = read_header(content, name)
+    size = header.size
+    if not header.as_shown:
+        writer.notices.append(Notice(name, "viewers turn it as EXIF says; pixels and masks are taken as stored"))
     writer.add_image(image_id, name if number is None else f"COCO_train2014_{number:012d}.jpg", size, content)
     return image_id, size
 

@@ -14,13 +14,16 @@ from typing import Any
 
 from l2l_ray.data.hints import PixelHint
 from l2l_ray.data.layout import BadValue, Notice, Problem, Words, file_below
+from l2l_ray.data.pixels import Header, read_header
 from l2l_ray.datatools.columns import COLUMNS, Names, read_columns
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
 from l2l_ray.datatools.row_files import Row
-from l2l_ray.datatools.truths import ObjectTruth, read_image_size, read_row_hint, read_truth
+from l2l_ray.datatools.truths import ObjectTruth, read_row_hint, read_truth
 
 
-def import_rows(rows: Iterator[Row], image_root: Path, mask_root: Path, writer: ReferWriter) -> list[Problem]:
+def import_rows(
+    rows: Iterator[Row], image_root: Path, mask_root: Path, writer: ReferWriter, from_viewer: bool = False
+) -> list[Problem]:
     """Add every good row to `writer` and return the problems; notices go to `writer.notices`.
 
     Args:
@@ -28,8 +31,9 @@ def import_rows(rows: Iterator[Row], image_root: Path, mask_root: Path, writer: 
         image_root: Folder that `image` is relative to; nothing outside it is opened.
         mask_root: Folder that `mask` is relative to; nothing outside it is opened.
         writer: Takes what is good.
+        from_viewer: The rows come from a tool that shows pictures turned as EXIF says.
     """
-    collector = _Collector(image_root, mask_root, writer)
+    collector = _Collector(image_root, mask_root, writer, from_viewer)
     names = Names()
     problems: list[Problem] = []
     for where, row in rows:
@@ -50,8 +54,9 @@ def import_rows(rows: Iterator[Row], image_root: Path, mask_root: Path, writer: 
 class _Collector:
     """Turns rows into images, annotations and refs with ids that count from 1."""
 
-    def __init__(self, image_root: Path, mask_root: Path, writer: ReferWriter) -> None:
+    def __init__(self, image_root: Path, mask_root: Path, writer: ReferWriter, from_viewer: bool) -> None:
         self._image_root, self._mask_root, self._writer = image_root, mask_root, writer
+        self._from_viewer = from_viewer
         self._image_ids: dict[str, int] = {}
         self._category_ids: dict[str, int] = {}
         self._ref_of_id: dict[str, int] = {}  # place in writer.refs
@@ -69,15 +74,16 @@ class _Collector:
         split, category, key = values.get("split", "train"), values.get("category", ""), values.get("id")
         path = file_below(self._image_root, values.get("image"), "image")
         name = path.relative_to(self._image_root).as_posix()
-        size = read_image_size(path)
+        header = read_header(path)
         problems: list[Problem] = []
+        notices: list[Notice] = []
         no_target, truth, hint = False, None, None
         try:
-            hint = read_row_hint(values, size)
+            hint = read_row_hint(values, header)
         except BadValue as error:
             problems.append(error.at(where))
         try:
-            truth = read_truth(values, size, self._mask_root)
+            truth = read_truth(values, where, header, self._mask_root, notices, self._from_viewer)
             no_target = values.get("no_target", False)
             if no_target and (truth or hint):
                 truth, hint, no_target = None, None, False
@@ -88,7 +94,7 @@ class _Collector:
             problems.append(error.at(where))
         ref = None if key is None or key not in self._ref_of_id else self._writer.refs[self._ref_of_id[key]]
         if ref is None:
-            self._new_ref(key, name, size, path, split, category, truth)
+            self._new_ref(key, name, header, path, split, category, truth)
         else:
             self._fits(ref, name, split, category, truth, hint, no_target)
             if truth is not None:
@@ -104,21 +110,21 @@ class _Collector:
             self._num_sentences += 1
             ref["sent_ids"].append(self._num_sentences)
             ref["sentences"].append(sentence(self._num_sentences, text))
-        self._writer.notices += [Notice(where, text) for text in (truth.notices if truth else ())]
+        self._writer.notices += notices
         return problems
 
     def _new_ref(
         self,
         key: str | None,
         name: str,
-        size: tuple[int, int],
+        header: Header,
         path: Path,
         split: str,
         category: str,
         truth: ObjectTruth | None,
     ) -> None:
         image_id = self._image_ids.setdefault(name, len(self._image_ids) + 1)
-        self._writer.add_image(image_id, name, size, path)
+        self._writer.add_picture(image_id, name, path, header)
         ref: dict[str, Any] = {
             "ref_id": len(self._writer.refs) + 1,
             "image_id": image_id,

@@ -16,6 +16,7 @@ from l2l_ray.data.hints import PixelHint, read_hint
 from l2l_ray.data.json_stream import coco_elements
 from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, Words, image_folder, shown
 from l2l_ray.data.object_masks import annotation_mask, object_mask
+from l2l_ray.data.pixels import read_header
 from l2l_ray.data.plain_pickle import plain_records
 from l2l_ray.data.refer_files import (
     ID_NAMES,
@@ -30,7 +31,6 @@ from l2l_ray.data.refer_files import (
     parse_truth,
     require_file,
 )
-from l2l_ray.datatools.truths import read_image_size
 from l2l_ray.errors import DataError
 from l2l_ray.types import Rle
 
@@ -124,7 +124,7 @@ class Inventory:
             raise BadValue("missing image row", image_id, "a row in the image table", "add it")
         if picture.width_px is not None and picture.height_px is not None:
             return picture.width_px, picture.height_px
-        return read_image_size(self.path(image_id))
+        return read_header(self.path(image_id)).size
 
     def truth(self, ann_id: int) -> Truth | None:
         """Return what an annotation says as the loader keeps it, None where there is none."""

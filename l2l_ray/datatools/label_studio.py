@@ -9,7 +9,10 @@ and one word (run) or one word per value (literal). The mask is the alpha channe
 Sources: labelstud.io/tags/brushlabels and /guide/task_format (the JSON), the format comment of HumanSignal's converter
 (Apache-2.0). The encoder and decoder are ours.
 
-Not covered: JSON_MIN exports, which drop the annotations' structure, and rotated images.
+It shows pictures turned as EXIF says, so its sizes are those of the shown picture; the import knows. Regions drawn
+while the view was rotated by hand are refused.
+
+Not covered: JSON_MIN exports, which drop the annotations' structure.
 """
 
 from __future__ import annotations
@@ -210,6 +213,9 @@ def _drawn(
     if others and not regions:
         expected = " or ".join(_REGIONS)
         raise BadValue("region", Words(", ".join(others)), expected, "draw the object with the labels' brush")
+    if rotated := [region["image_rotation"] for region in regions if region.get("image_rotation")]:
+        remedy = "turn the view back, draw it again and export again"
+        raise BadValue("image_rotation", rotated[0], "0", remedy)
     height, width = _size(regions, data)
     mask = np.zeros((height, width), bool)
     names: set[str] = set()

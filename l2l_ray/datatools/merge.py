@@ -24,10 +24,10 @@ from typing import Any
 
 from l2l_ray.data.layout import BadValue, Notice, Problem, Words, image_folder
 from l2l_ray.data.masks import annotation_rle, union_rle
-from l2l_ray.datatools.import_coco import read_json
 from l2l_ray.datatools.inventory import take_inventory
 from l2l_ray.datatools.record import SCORES
 from l2l_ray.datatools.refer_writer import ReferWriter
+from l2l_ray.datatools.row_files import read_json
 from l2l_ray.errors import DataError
 from l2l_ray.types import Rle
 

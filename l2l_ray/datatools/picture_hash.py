@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int64, UInt64
 from PIL import Image
 
-from l2l_ray.data.layout import BadValue
+from l2l_ray.data.pixels import read_gray
 
 _SIDE = 9
 PICTURES_AT_ONCE = 2048  # pictures compared at once: 2048 x 2048 distances are 32 MiB
@@ -36,14 +36,9 @@ def hash_file(path: Path) -> UInt64[np.ndarray, " 2"]:
     """Return the hash of a picture file.
 
     Raises:
-        BadValue: If it cannot be read.
+        BadPicture: If it cannot be read.
     """
-    try:
-        with Image.open(path) as picture:
-            picture.draft("L", (8 * _SIDE, 8 * _SIDE))  # JPEG alone: decode a smaller picture, many times faster
-            return picture_hash(picture)
-    except Exception as error:  # Pillow raises its own errors and SyntaxError, too, on damaged pictures
-        raise BadValue("unreadable image", f"{path.name}: {error}", "a whole picture", "download it again") from None
+    return picture_hash(read_gray(path, 8 * _SIDE))
 
 
 def pairs_within(

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from l2l_ray.data.layout import Notice, image_folder, plain_name
+from l2l_ray.data.pixels import Header, upright_copy
 from l2l_ray.errors import DataError
 from l2l_ray.files import replacing, replacing_folder, saying_why, temporary_path
 
@@ -95,9 +96,28 @@ class ReferWriter:
             with saying_why(staged.parent):
                 staged.parent.mkdir(parents=True, exist_ok=True)
                 staged.write_bytes(source)
-            source = staged
-        if source is not None:
+            self.sources[name] = staged
+        elif source is not None:
             self.sources[name] = source.resolve()  # a link to a link would break with the one between
+
+    def add_picture(self, image_id: int, name: str, path: Path, header: Header) -> None:
+        """Add a picture of own data, or a copy turned as its EXIF says; a second call with its id changes nothing.
+
+        Args:
+            image_id: Its id.
+            name: Path below the image folder, checked by the caller.
+            path: The picture.
+            header: Of the picture.
+        Raises:
+            BadPicture: If it is to be turned and cannot be read.
+        """
+        if image_id in self.images:
+            return
+        if header.is_turned:
+            self.add_image(image_id, name, header.shown, upright_copy(path))
+            self.notices.append(Notice(name, "turned as EXIF says, the data set holds an upright copy"))
+        else:
+            self.add_image(image_id, name, header.shown, path)
 
     def size_of(self, name: Any) -> tuple[int, int] | None:
         """Return the size with which a file was added under whatever id, None if it was not, or without a size."""

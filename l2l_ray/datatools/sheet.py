@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from l2l_ray.data.layout import BadValue
 from l2l_ray.data.masks import decode
+from l2l_ray.data.pixels import read_rgb
 from l2l_ray.datatools.inventory import Inventory, Item
 from l2l_ray.errors import DataError
 from l2l_ray.files import replacing, saying_why
@@ -60,9 +61,8 @@ def tile(inventory: Inventory, item: Item) -> Image.Image:
     try:
         if item.image_id not in inventory.pictures:
             raise BadValue("missing image row", item.image_id, "a row in the image table", "add it")
-        with Image.open(inventory.path(item.image_id)) as picture:
-            base = picture.convert("RGB")
-    except Exception as error:  # Pillow raises its own errors and SyntaxError, too, on damaged pictures
+        base = read_rgb(inventory.path(item.image_id))
+    except BadValue as error:
         return _reason(f"no picture: {error}")
     width, height = base.size
     base.thumbnail((_TILE_PX, _TILE_PX), Image.Resampling.LANCZOS)

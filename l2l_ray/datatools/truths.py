@@ -11,19 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from PIL import Image
-
 from l2l_ray.data.hints import HINT_REMEDY, PixelHint, read_hint
-from l2l_ray.data.layout import BadValue, Words, file_below, finite_numbers, shown
-from l2l_ray.data.masks import encode, mask_area_px
+from l2l_ray.data.layout import MAX_SIDE_PX, BadValue, Notice, Words, file_below, finite_numbers, shown
+from l2l_ray.data.masks import mask_area_px
 from l2l_ray.data.object_masks import REMEDY, box_of_mask, compare_with_box, segmentation_rle
+from l2l_ray.data.pixels import Header
+from l2l_ray.datatools.mask_files import mask_of_file
+from l2l_ray.datatools.orientation import is_drawn_as_shown, refuse_stored_frame, turned_rle
 from l2l_ray.types import Rle
 
 MASK_FIELDS = ("mask", "rle", "polygon")
 HINT_FIELDS = ("hint", "point", "points")  # and "box", where no mask is given
-_MAX_LOOKED_AT = 100_000  # pixels of a picture that may be a mask
-_TWO_COLORS = 0.9  # share of a mask's pixels that have its two colors; of a photo no two have so many
 
 
 class ObjectTruth(NamedTuple):
@@ -35,51 +33,78 @@ class ObjectTruth(NamedTuple):
     segmentation: Any
     bbox_xywh_px: list[float]
     area_px: float
-    notices: tuple[str, ...] = ()  # what a person should know about it
 
 
-def read_truth(row: Mapping[str, Any], size: tuple[int, int], mask_root: Path) -> ObjectTruth | None:
-    """Return the truth that a row of own data gives, None where it gives none: a box alone is none, but a hint.
+def read_truth(
+    row: Mapping[str, Any],
+    where: str,
+    header: Header,
+    mask_root: Path,
+    notices: list[Notice],
+    from_viewer: bool = False,
+) -> ObjectTruth | None:
+    """Return the truth that a row of own data gives, on the picture as people see it.
+
+    None where it gives none: a box alone is none, but a hint.
 
     Args:
         row: May hold one of `mask` (a file name), `rle` and `polygon`, and then `box` ([x, y, width, height] in px);
             texts are read as JSON.
-        size: Width and height of the image, px.
+        where: Place of the row.
+        header: Of the image.
         mask_root: Folder that `mask` is relative to.
+        notices: Takes what a person should know about it.
+        from_viewer: The row comes from a tool that shows pictures turned as EXIF says.
     Raises:
         BadValue: If a value is malformed or covers no pixel of the image.
     """
-    width, height = size
     given = [name for name in MASK_FIELDS if row.get(name) is not None]
     if len(given) > 1:
         raise BadValue("truth", Words(" and ".join(given)), "one of mask, rle and polygon", "keep one of them")
     if not given:
         return None
-    box = None if row.get("box") is None else _box(_json(row["box"], "box"), width, height)
+    box = None if row.get("box") is None else _box(_json(row["box"], "box"), header)
     name = given[0]
     if name == "mask":
-        rle = mask_of_file(file_below(mask_root, row["mask"], "mask file"), width, height)
+        rle = mask_of_file(file_below(mask_root, row["mask"], "mask file"), header, notices)
         segmentation: Any = rle
     else:
         segmentation = _json(row[name], name)
         if name == "rle" and not isinstance(segmentation, dict):
             raise BadValue("rle", segmentation, "an object with size [height, width] and counts", REMEDY)
-        rle = segmentation_rle(segmentation, width, height, strict=True)
-        segmentation = rle if name == "rle" else segmentation
-    notice = compare_with_box(rle, box) if box else ""
-    return ObjectTruth(segmentation, box or box_of_mask(rle), mask_area_px(rle), (notice,) if notice else ())
+        if name == "rle":
+            segmentation = rle = _upright_rle(segmentation, header, from_viewer)
+        else:
+            refuse_stored_frame(_points(segmentation), header, name)
+            rle = segmentation_rle(segmentation, *header.shown, strict=True)
+    notices += compare_with_box(rle, box, where) if box else []
+    return ObjectTruth(segmentation, box or box_of_mask(rle), mask_area_px(rle))
 
 
-def read_row_hint(row: Mapping[str, Any], size: tuple[int, int]) -> PixelHint | None:
-    """Return the hint that a row of own data gives, None where it gives none; see `data/hints.py`.
+def read_row_hint(row: Mapping[str, Any], header: Header) -> PixelHint | None:
+    """Return the hint that a row of own data gives, on the picture as people see it; None where it gives none.
+
+    See `data/hints.py`.
 
     Args:
         row: May hold `hint`, or `point` or `points`, and `box`, which is a hint where no mask is given; texts are read
             as JSON.
-        size: Width and height of the image, px.
+        header: Of the image.
     Raises:
         BadValue: If it is malformed, lies outside the image, or is given in two ways.
     """
+    given = _given_hint(row)
+    if given is not None and header.is_turned:
+        hint = read_hint(given, MAX_SIDE_PX, MAX_SIDE_PX)
+        refuse_stored_frame(hint.points_xy_px, header, "point")
+        if hint.box_xywh_px is not None:
+            x, y, width, height = hint.box_xywh_px
+            refuse_stored_frame([(x, y), (x + width, y + height)], header, "box")
+    return None if given is None else read_hint(given, *header.shown)
+
+
+def _given_hint(row: Mapping[str, Any]) -> Any:
+    """Return what a row says about a hint as one object, not yet checked; None where it says nothing."""
     names = (*HINT_FIELDS, *(() if any(row.get(name) is not None for name in MASK_FIELDS) else ("box",)))
     given = {name: _json(row[name], name, HINT_REMEDY) for name in names if row.get(name) is not None}
     if not given:
@@ -87,7 +112,7 @@ def read_row_hint(row: Mapping[str, Any], size: tuple[int, int]) -> PixelHint | 
     if len(given) > 1 and ("hint" in given or {"point", "points"} <= given.keys()):
         raise BadValue("hint", Words(" and ".join(given)), "one of hint, point and points", "keep one of them")
     plain = {"box": given.get("box"), "points": given.get("points", given.get("point"))}
-    return read_hint(given.get("hint", plain), *size)
+    return given.get("hint", plain)
 
 
 def is_hint_alone(annotation: Mapping[str, Any]) -> bool:
@@ -100,82 +125,45 @@ def read_annotation_hint(annotation: Mapping[str, Any], size: tuple[int, int]) -
 
     Args:
         annotation: The annotation.
-        size: Width and height of the image, px.
+        size: Width and height of the image in the image table, px; the hint is in this frame.
     Raises:
         BadValue: As in `read_row_hint`.
     """
     segmentation = annotation.get("segmentation")
     place = {"polygon": segmentation} if segmentation else {"box": annotation.get("bbox")}
-    return read_row_hint(place | {name: annotation.get(name) for name in HINT_FIELDS}, size)
+    given = _given_hint(place | {name: annotation.get(name) for name in HINT_FIELDS})
+    return None if given is None else read_hint(given, *size)
 
 
-def mask_of_file(path: Path, width: int, height: int) -> Rle:
-    """Return the mask in a picture file: every pixel that is not 0 (black, transparent) belongs to the object.
+def _upright_rle(rle: Mapping[str, Any], header: Header, from_viewer: bool) -> Rle:
+    """Return a mask on the picture as people see it, whichever way it was drawn."""
+    size = rle.get("size")
+    if not header.is_turned or not isinstance(size, list | tuple) or len(size) != 2:
+        return segmentation_rle(rle, *header.shown, strict=True)
+    if is_drawn_as_shown((size[1], size[0]), header, "a mask", from_viewer):
+        return segmentation_rle(rle, *header.shown, strict=True)
+    return turned_rle(segmentation_rle(rle, *header.stored, strict=True), header.orientation)
 
-    Raises:
-        BadValue: If the file is unreadable, has another size than its image, or is empty.
-    """
+
+def _points(polygons: Any) -> list[list[float]]:
+    """Return the points of polygons, none where they are malformed, which `segmentation_rle` refuses."""
+    parts = polygons if isinstance(polygons, list) else []
+    parts = [parts] if parts and not isinstance(parts[0], list) else parts
     try:
-        with Image.open(path) as picture:
-            found = picture.size
-            if found == (width, height):  # a palette's numbers are no colors
-                bands = np.asarray(picture.convert("RGBA") if picture.mode in ("P", "PA") else picture)
-    # Besides OSError, Pillow raises SyntaxError, ValueError and its own errors on damaged files.
-    except Exception as error:
-        raise BadValue(
-            "mask file", Words(f"{shown(path.name)}: {shown(error)}"), "a readable PNG", "write the mask again"
-        ) from None
-    if found != (width, height):
-        raise BadValue("mask size", Words(f"{found[0]} x {found[1]} px"), f"{width} x {height} px as its image", REMEDY)
-    if bands.ndim == 3 and bands.shape[2] in (2, 4):  # the last band is opacity
-        bands = bands[..., :-1] * (bands[..., -1:] > 0)
-    inside = np.asarray(bands.reshape(height, width, -1).any(axis=2))
-    if not inside.any():
-        raise BadValue("empty mask", path.name, "a pixel that is not black", REMEDY)
-    return encode(inside)
+        flat = [finite_numbers(part, "polygon", "") for part in parts]
+    except BadValue:
+        return []
+    return [part[i : i + 2] for part in flat for i in range(0, len(part) - 1, 2)]
 
 
-def looks_like_a_mask(path: Path, picture: Path) -> bool:
-    """Tell whether a picture may be the mask of another: of its size, nearly all of it in two colors, one of them none.
-
-    Files that cannot be read look like none. Edges of a drawn mask may be smooth, so a few pixels may have more colors.
-    """
-    try:
-        with Image.open(path) as mask, Image.open(picture) as photo:
-            if mask.size != photo.size:
-                return False
-            colors = np.asarray(mask.convert("RGBA")).reshape(-1, 4)
-    except Exception:  # as in `mask_of_file`
-        return False
-    looked_at = np.ascontiguousarray(colors[:: max(1, len(colors) // _MAX_LOOKED_AT)]).view(np.uint32)
-    found, counts = np.unique(looked_at, return_counts=True)
-    most = np.argsort(counts)[-2:]
-    rgba = found[most].view(np.uint8).reshape(-1, 4)
-    has_background = bool(((rgba[:, 3] == 0) | ~rgba[:, :3].any(axis=1)).any())  # transparent or black
-    return has_background and bool(counts[most].sum() >= _TWO_COLORS * counts.sum())
-
-
-def read_image_size(path: Path) -> tuple[int, int]:
-    """Return width and height of the stored pixels, read from the file's header.
-
-    Raises:
-        BadValue: If the file is no readable picture.
-    """
-    try:
-        with Image.open(path) as picture:
-            return picture.size
-    except Exception as error:  # as in `mask_of_file`
-        raise BadValue(
-            "unreadable image", Words(f"{shown(path.name)}: {shown(error)}"), "a picture file", "replace the file"
-        ) from None
-
-
-def _box(value: Any, width: int, height: int) -> list[float]:
+def _box(value: Any, header: Header) -> list[float]:
+    width, height = header.shown
     expected = f"[x, y, width, height] in px with a positive size, within {width} x {height} px"
     box = finite_numbers(value, "box", expected, REMEDY)
     if len(box) != 4 or min(box[2:]) <= 0:
         raise BadValue("box", value, expected, REMEDY)
     x, y, box_width, box_height = box
+    refuse_stored_frame([(x, y), (x + box_width, y + box_height)], header, "box")
     if x >= width or y >= height or x + box_width <= 0 or y + box_height <= 0:
         raise BadValue("box outside image", value, expected, REMEDY)
     return box

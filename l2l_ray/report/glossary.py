@@ -114,6 +114,10 @@ TERMS = (
         "kept. From 0.5 on it is.",
     ),
     Term(
+        "guidance",
+        "What the model is told of the text and the soft box while it draws a mask.",
+    ),
+    Term(
         "held-out photos",
         "Photos with masks that training never learned from, kept aside to measure how good masks are. They also "
         "choose the version, so a figure from few of them is a rough and slightly kind one.",
@@ -125,6 +129,12 @@ TERMS = (
         "In a benchmark, the true masks of unlabeled images. Training cannot see them; they are read after it "
         "has ended, for figures in the report alone.",
         page="architecture.md",
+    ),
+    Term(
+        "hint",
+        "A box or points that a person gave for a text. It is used in place of the language model's answer; it is no "
+        "true mask.",
+        forms=r"hints?|box given by a person",
     ),
     Term(
         "IoU",
@@ -164,7 +174,7 @@ TERMS = (
     Term(
         "language model",
         "The multimodal large language model (MLLM) that was asked for each text where the object is. It is "
-        "never trained here. Its answer, a box, is a hint; it may be wrong.",
+        "never trained here. Its answer, a box, may be wrong.",
         forms=r"language models?|MLLMs?",
     ),
     Term(
@@ -258,6 +268,11 @@ TERMS = (
     Term(
         "SemiRES",
         "A published method; its two rules for using labels are here to compare with.",
+    ),
+    Term(
+        "shard",
+        "So many unlabeled texts as are labeled in one go, and saved together.",
+        forms=r"shards?",
     ),
     Term(
         "soft box",

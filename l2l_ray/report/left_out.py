@@ -8,17 +8,23 @@ from pathlib import PurePath
 from typing import Any
 
 MAX_NAMES = 8
-# Kinds as the reader of data sets and the image store give them; one that is not here is shown by its own name.
-_WORDS = {
+# Kinds of `types.Skip`; one that is not here is shown by its own name. An item of the second kind stays.
+LEFT_OUT = {
     "missing_image": "the photo is not there",
-    "truncated_image": "the photo cannot be read to its end",
-    "size_mismatch": "the photo is not as large as its mask's file says",
-    "empty_expression": "the text is empty",
-    "long_expression_cut": "the text is too long; it was cut and used",
-    "missing_mask": "there is no mask where one is named",
+    "truncated_image": "the photo cannot be read",
+    "size_mismatch": "the photo does not have the size that the data set says",
+    "empty_expression": "there is no text",
+    "missing_mask": "there is no mask to measure against",
     "invalid_mask": "the mask cannot be read",
     "mask_outside_image": "the mask lies outside its photo",
-    "empty_mask": "the mask covers no pixel",
+    "empty_mask": "the mask is empty",
+}
+STAYS = {
+    "long_expression_cut": "the text is too long; it was cut, and is used",
+    "invalid_mask_unlabeled": "the mask cannot be read; used as an unlabeled photo",
+    "mask_outside_image_unlabeled": "the mask lies outside its photo; used as an unlabeled one",
+    "empty_mask_unlabeled": "the mask is empty; used as an unlabeled photo",
+    "invalid_hint": "the hint is not possible; used without it",
 }
 
 
@@ -26,10 +32,11 @@ _WORDS = {
 class LeftOut:
     """The items that one reason applies to.
 
-    Example: `LeftOut("the photo is not there", 3, ("a.jpg", "b.jpg"), "image file not found")`
+    Example: `LeftOut("the photo is not there", False, 3, ("a.jpg", "b.jpg"), "image file not found")`
     """
 
     reason: str
+    stays: bool  # the items are used all the same
     num: int  # texts
     files: tuple[str, ...]  # names of their photos, each once
     first: str  # what was found at the first of them, word for word
@@ -42,7 +49,7 @@ class LeftOut:
 
 
 def left_out(skips: Sequence[Mapping[str, Any]]) -> list[LeftOut]:
-    """Return one entry per reason, the most frequent first.
+    """Return one entry per reason: first what was left out, then what stays with a change; the most frequent first.
 
     Args:
         skips: Lines of skips.jsonl: kind, sent_id, path and reason; whatever a line lacks is passed over.
@@ -52,11 +59,12 @@ def left_out(skips: Sequence[Mapping[str, Any]]) -> list[LeftOut]:
         found.setdefault(str(skip.get("kind") or "for a reason that was not recorded"), []).append(skip)
     entries = [
         LeftOut(
-            reason=_WORDS.get(kind, kind.replace("_", " ")),
+            reason={**LEFT_OUT, **STAYS}.get(kind, kind.replace("_", " ")),
+            stays=kind in STAYS,
             num=len(items),
             files=tuple(dict.fromkeys(name for item in items if (name := PurePath(str(item.get("path") or "")).name))),
             first=str(items[0].get("reason") or ""),
         )
         for kind, items in found.items()
     ]
-    return sorted(entries, key=lambda entry: -entry.num)
+    return sorted(entries, key=lambda entry: (entry.stays, -entry.num))

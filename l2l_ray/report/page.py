@@ -121,6 +121,7 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "photo_groups": _photo_groups(record),
         "used_labels": used_labels(record),
         "left_out": left_out(record.skips),
+        "notices": [str(notice) for notice in record.results.get("notices") or []],
         "steps": next_steps(record) if record.rows else [],
         "quality": quality_sentence(record),
         "results": results_table(record.rows) if has_figures else None,
@@ -208,6 +209,8 @@ def _photo_groups(record: RunRecord) -> list[tuple[str, str, list[dict[str, Any]
 def _photo(record: RunRecord, entry: Mapping[str, Any]) -> dict[str, Any]:
     shown = dict(zip(TILES, tiles(record.run_dir, entry), strict=True))
     captions = _PHOTO_TILES if entry.get("used") is not None else {**_PHOTO_TILES, "final": "mask"}
+    if entry.get("prior_source") == "user":
+        captions = {**captions, "prior": "box given by a person"}
     details = [str(entry.get("file") or ""), score_text(entry), str(entry.get("why_unused") or "")]
     return {
         "expression": str(entry.get("expression", "")),

@@ -104,7 +104,7 @@ class RunRecord:
     @property
     def held_out(self) -> bool:
         """Whether val was held out of the labeled photos, because the data set has none of its own."""
-        return self.results.get("val_source") == "held_out"
+        return self.results.get("val_source") == "labeled"
 
     @property
     def own_data(self) -> bool:

@@ -37,15 +37,14 @@ def quality_sentence(record: RunRecord) -> str:
         )
     if not record.held_out:
         return ""
-    num = record.results.get("num_val_images")
-    photos = f"{num} held-out photo{'' if num == 1 else 's'}" if is_number(num) else "held-out photos"
+    photos = _counted(record, "val") or "photos"
     scores = _main_scores(record).get("val", {})
     flat = flatten(float_keys(scores["interval"])) if isinstance(scores.get("interval"), Mapping) else {}
     low, high = flat.get("mean_iou.low"), flat.get("mean_iou.high")
     sure = f", 95 % interval {percent(low)} to {percent(high)} %" if is_number(low) and is_number(high) else ""
     return (
-        f"Quality estimate from {photos}, which also chose the version; with so few it is rough: mean IoU "
-        f"{percent(scores.get('mean_iou'))} %{sure}."
+        f"Quality estimate from {photos} held out of training, which also chose the version; with so few it is rough: "
+        f"mean IoU {percent(scores.get('mean_iou'))} %{sure}."
     )
 
 

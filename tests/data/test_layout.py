@@ -9,12 +9,14 @@ import pytest
 from l2l_ray.data.layout import (
     IMAGE_FOLDERS,
     BadValue,
+    Notice,
     Problem,
     Words,
     by_kind,
     coco_number,
     file_below,
     image_folder,
+    listed,
     plain_name,
     shown,
 )
@@ -132,3 +134,9 @@ def test_coco_numbers(name: str, number: int | None) -> None:
 
 def test_a_problem_can_be_printed_whatever_the_name() -> None:
     assert str(BadValue("id", "x", "y", "z").at("a\udcff.png")).encode() == b"a\\udcff.png: id: got 'x'; expected y; z"
+
+
+def test_notices_of_one_text_are_one_line() -> None:
+    notices = [Notice(f"{number}.png", "it is odd") for number in range(8)]
+    notices.insert(3, Notice("x.png", "it is even"))
+    assert listed(notices) == ["0.png, 1.png, 2.png, 3.png, 4.png and 3 more: it is odd", "x.png: it is even"]

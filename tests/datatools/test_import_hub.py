@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from l2l_ray.data.layout import Problem
 from l2l_ray.data.refer import ReferDataset
@@ -146,6 +147,21 @@ def test_lmms_rows_hold_pictures_and_all_expressions_of_an_object(tmp_path: Path
     assert all(Path(e.image_path).is_file() for e in examples)
 
 
+def test_turned_pictures_inside_parquet_are_taken_as_stored_and_named(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(draw(tmp_path / "plain.png", 1)) as picture:
+        picture.save(tmp_path / "turned.png", exif=exif)
+    content = (tmp_path / "turned.png").read_bytes()
+    path = write(tmp_path / "val-0.parquet", LMMS, lmms_row(1, tmp_path, image={"bytes": content, "path": None}))
+    with ReferWriter(tmp_path / "root", "lmms-refcoco", "lmms") as writer:
+        assert import_lmms([path], writer) == []
+        assert [(row["width"], row["height"]) for row in writer.images.values()] == [(32, 24)]
+        (notice, _) = writer.notices
+    assert notice.where.startswith("COCO_train2014")
+    assert notice.text == "viewers turn it as EXIF says; pixels and masks are taken as stored"
+
+
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
@@ -155,7 +171,7 @@ def test_lmms_rows_hold_pictures_and_all_expressions_of_an_object(tmp_path: Path
         ({"segmentation": [1.0, float("nan"), 2.0, 2.0, 3.0, 3.0]}, "segmentation"),
         ({"segmentation": None}, "segmentation"),
         ({"bbox": [1.0, 1.0, -2.0, 2.0]}, "bbox"),
-        ({"image": {"bytes": b"torn", "path": None}}, "image"),
+        ({"image": {"bytes": b"torn", "path": None}}, "unreadable image"),
         ({"image": None}, "image"),
         ({"file_name": "../x.jpg"}, "file_name"),
         ({"file_name": None}, "file_name"),

@@ -12,15 +12,12 @@ from PIL import Image
 from l2l_ray.data.layout import BadValue
 from l2l_ray.data.masks import decode, encode, mask_area_px
 from l2l_ray.data.object_masks import box_of_mask, segmentation_rle
+from l2l_ray.data.pixels import Header
 from l2l_ray.data.refer_files import image_side
-from l2l_ray.datatools.truths import (
-    mask_of_file,
-    read_image_size,
-    read_row_hint,
-    read_truth,
-)
+from l2l_ray.datatools.truths import read_row_hint, read_truth
 
 SIZE = (8, 6)  # width, height
+HEADER = Header(SIZE, 1, True)
 SQUARE = [1, 1, 5, 1, 5, 4, 1, 4]  # 4 x 3 px from (1, 1)
 MASK = np.zeros((6, 8), dtype=bool)
 MASK[1:4, 1:5] = True
@@ -40,7 +37,7 @@ def test_one_object_in_every_form(tmp_path: Path) -> None:
         {"polygon": str(SQUARE)},
     ]
     for row in rows:
-        truth = read_truth(row, SIZE, tmp_path)
+        truth = read_truth(row, "row 1", HEADER, tmp_path, [])
         assert truth is not None, row
         assert truth.area_px == 12, row
         assert truth.bbox_xywh_px == [1.0, 1.0, 4.0, 3.0], row
@@ -49,14 +46,14 @@ def test_one_object_in_every_form(tmp_path: Path) -> None:
 
 def test_a_box_alone_is_a_hint_and_no_truth(tmp_path: Path) -> None:
     row = {"box": "[1, 2, 3, 2.5]"}
-    assert read_truth(row, SIZE, tmp_path) is None
-    assert read_row_hint(row, SIZE) == ((1.0, 2.0, 3.0, 2.5), ())
-    assert read_row_hint(row | {"polygon": SQUARE}, SIZE) is None
-    assert read_truth({}, SIZE, tmp_path) is None and read_row_hint({}, SIZE) is None
+    assert read_truth(row, "row 1", HEADER, tmp_path, []) is None
+    assert read_row_hint(row, HEADER) == ((1.0, 2.0, 3.0, 2.5), ())
+    assert read_row_hint(row | {"polygon": SQUARE}, HEADER) is None
+    assert read_truth({}, "row 1", HEADER, tmp_path, []) is None and read_row_hint({}, HEADER) is None
 
 
 def test_a_given_box_is_kept_beside_a_mask(tmp_path: Path) -> None:
-    truth = read_truth({"box": [0, 0, 8, 6], "polygon": SQUARE}, SIZE, tmp_path)
+    truth = read_truth({"box": [0, 0, 8, 6], "polygon": SQUARE}, "row 1", HEADER, tmp_path, [])
     assert truth is not None
     assert truth.bbox_xywh_px == [0.0, 0.0, 8.0, 6.0]
 
@@ -99,38 +96,8 @@ NAN, INF = float("nan"), float("inf")
 )
 def test_damage_is_named(tmp_path: Path, row: dict[str, Any], what: str) -> None:
     with pytest.raises(BadValue) as error:
-        read_truth(row, SIZE, tmp_path)
+        read_truth(row, "row 1", HEADER, tmp_path, [])
     assert error.value.args[0] == what
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
-def test_masks_of_every_picture_mode(tmp_path: Path, mode: str) -> None:
-    gray = Image.fromarray(MASK.astype(np.uint8) * 255)
-    if mode == "I;16":
-        gray = Image.fromarray(MASK.astype(np.uint16) * 3)
-    elif mode == "P":
-        gray = Image.fromarray(MASK.astype(np.uint8))
-        gray.putpalette([0, 0, 0, 255, 0, 0])
-    elif mode in ("RGBA", "LA"):
-        gray = Image.merge("LA", (Image.new("L", SIZE, 9), gray)).convert(mode)  # gray everywhere, opaque inside
-    else:
-        gray = gray.convert(mode)
-    gray.save(tmp_path / "m.png")
-    assert (decode(mask_of_file(tmp_path / "m.png", *SIZE)) == MASK).all()
-
-
-def test_mask_files_of_another_size_empty_or_damaged(tmp_path: Path) -> None:
-    Image.new("L", (9, 6), 1).save(tmp_path / "wide.png")
-    Image.new("L", SIZE).save(tmp_path / "empty.png")
-    (tmp_path / "torn.png").write_bytes((tmp_path / "empty.png").read_bytes()[:40])
-    with pytest.raises(BadValue, match="got 9 x 6 px; expected 8 x 6 px"):
-        mask_of_file(tmp_path / "wide.png", *SIZE)
-    with pytest.raises(BadValue, match="empty mask"):
-        mask_of_file(tmp_path / "empty.png", *SIZE)
-    with pytest.raises(BadValue, match="expected a readable PNG"):
-        mask_of_file(tmp_path / "torn.png", *SIZE)
-    with pytest.raises(BadValue, match="unreadable image"):
-        read_image_size(tmp_path / "torn.txt")
 
 
 def test_short_polygons_are_ignored_where_the_loader_ignores_them() -> None:
@@ -167,7 +134,7 @@ values = st.recursive(
 @given(row=st.dictionaries(st.sampled_from(["mask", "rle", "polygon", "box"]), values, max_size=2))
 def test_any_value_is_truth_or_a_problem(tmp_path: Path, row: dict[str, Any]) -> None:
     try:
-        truth = read_truth(row, SIZE, tmp_path)
+        truth = read_truth(row, "row 1", HEADER, tmp_path, [])
     except BadValue as error:
         assert str(error.at("x"))
     else:
@@ -182,13 +149,3 @@ def test_any_compressed_rle_fills_its_image_or_is_a_problem(counts: str) -> None
     except BadValue:
         return
     assert 0 < decode(rle).sum() <= 48
-
-
-def test_a_palette_does_not_turn_a_mask_inside_out(tmp_path: Path) -> None:
-    inside = np.zeros((24, 32), dtype=bool)
-    inside[3:9, 5:15] = True
-    white = Image.fromarray(inside.astype(np.uint8) * 255)
-    palette = white.point(lambda value: int(value == 0)).convert("P")
-    palette.putpalette([255, 255, 255, 0, 0, 0])  # number 0 is white, 1 is black
-    palette.save(tmp_path / "mask.png")
-    np.testing.assert_array_equal(decode(mask_of_file(tmp_path / "mask.png", 32, 24)), inside)

@@ -82,7 +82,7 @@ def test_what_it_shows(reported: Path) -> None:
     assert text.count("native image size, every sentence") == 1  # the protocol stands once, above every figure
     assert "L2L (RPLE)" in text and "53.4" in text and "Made-up figures" in text
     assert "abc1234" in text and "l2l run --preset smoke" in text and "dataset: refshapes" in text
-    assert "3 texts : the photo cannot be read to its end. 12.jpg." in text
+    assert "3 texts : the photo cannot be read. 12.jpg." in text
     assert "The language model gave no usable box for 96 of 4500 texts" in text
 
 
@@ -169,15 +169,26 @@ def as_own_data(run_dir: Path, **changes: Any) -> str:
 @pytest.mark.usefixtures("undrawn")
 def test_own_data_without_val_shows_its_photos_and_no_empty_boxes(run_dir: Path) -> None:
     sets = {"labeled": {"images": 12, "texts": 12}, "unlabeled": {"images": 48, "texts": 49}}
-    html = as_own_data(run_dir, sets=sets)
+    html = as_own_data(run_dir, sets=sets, notices=["there is no val split: nothing is held out"])
     text = words(html)
     assert "It learned from 12 photos (12 texts) with true masks and labeled 48 photos (49 texts) without." in text
     assert "How good the masks are was not measured" in text and "--data.val_from_labeled" in text
+    assert "There is no val split: nothing is held out." in text
     assert not re.search(r"Absent:|IoU unknown|truth: none|Protocol|no figures", text)
     titles = re.findall(r"<h4>(.*?)</h4>", html)
     assert ["scene-4" in titles[0], "scene-3" in titles[1], "scene-5" in titles[2]] == [True] * 3
     assert "confidence 80.0 %" in titles[0] and "turned it down" in titles[1]
     assert "true mask</figcaption>" not in html and "<h2>Examples" not in html
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_box_that_a_person_gave_is_not_called_the_language_models(run_dir: Path) -> None:
+    index = run_dir / "panels" / "index.json"
+    entries = json.loads(index.read_text())
+    entries[-1]["prior_source"] = "user"
+    index.write_text(json.dumps(entries))
+    captions = re.findall(r"<figcaption>([^<]*box[^<]*)</figcaption>", as_own_data(run_dir))
+    assert captions.count("box given by a person") == 1 and captions.count("language model&#39;s box") == 2
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -192,10 +203,11 @@ def test_own_data_says_what_to_do_next_with_its_own_folders(run_dir: Path) -> No
 def test_held_out_photos_are_named_as_a_rough_estimate(run_dir: Path) -> None:
     interval = {"mean_iou": {"low": 0.402, "high": 0.771}}
     row = {"method": "l2l", "label": "L2L", "splits": {"val": {**summary(0.61, 7), "interval": interval}}}
-    text = words(as_own_data(run_dir, rows=[row], val_source="held_out", num_val_images=3))
+    sets = {"val": {"images": 3, "texts": 7}}
+    text = words(as_own_data(run_dir, rows=[row], val_source="labeled", sets=sets))
     assert (
-        "Quality estimate from 3 held-out photos, which also chose the version; with so few it is rough: mean IoU "
-        "61.0 %, 95 % interval 40.2 to 77.1 %." in text
+        "Quality estimate from 3 photos (7 texts) held out of training, which also chose the version; with so few it "
+        "is rough: mean IoU 61.0 %, 95 % interval 40.2 to 77.1 %." in text
     )
     assert "version chosen on the held-out photos" in text and "Splits absent" not in text
     assert "mean IoU, held-out photos, L2L" in text

@@ -108,7 +108,7 @@ def test_unusable_pictures_count_as_absent(tmp_path: Path, name: Any) -> None:
 
 def test_a_users_box_is_called_so(tmp_path: Path) -> None:
     write_examples(tmp_path, [example(prior_score=1.0), example(prior_score=1.0, prior_source="user")])
-    score, yours = (tiles(tmp_path, entry)[1] for entry in read_run(tmp_path).examples)
+    score, yours = (tiles(tmp_path, entry)[1] for entry in read_run(tmp_path).panels)
     assert score is not None and yours is not None
     differs = np.abs(np.asarray(score, int) - np.asarray(yours, int)).sum(axis=2) > 0
     assert differs[:24].any() and not differs[24:].any()  # the tag alone

@@ -19,8 +19,14 @@ def test_what_was_left_out_is_counted_by_reason_with_the_names_of_its_photos() -
     skips = [skip("empty_mask", "/a/x.jpg"), *(skip("missing_image", f"/a/{n // 2}.jpg") for n in range(4))]
     first, second = left_out(skips)
     assert (first.reason, first.num, first.files) == ("the photo is not there", 4, ("0.jpg", "1.jpg"))
-    assert (second.reason, second.num, second.names, second.first) == ("the mask covers no pixel", 1, "x.jpg", "why")
+    assert (second.reason, second.num, second.names, second.first) == ("the mask is empty", 1, "x.jpg", "why")
     assert left_out([]) == []
+
+
+def test_what_stays_with_a_change_is_told_apart_from_what_was_left_out() -> None:
+    kinds = [*["long_expression_cut"] * 3, "empty_mask_unlabeled", "empty_mask"]
+    found = left_out([skip(kind, "x.jpg") for kind in kinds])
+    assert [(entry.stays, entry.num) for entry in found] == [(False, 1), (True, 3), (True, 1)]
 
 
 def test_many_names_are_cut_and_counted() -> None:

@@ -182,6 +182,7 @@ def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluati
         "steps_of_every_method": config.loop.burn_in_steps + config.loop.rounds * config.loop.round_steps,
         "chosen_on": VAL if VAL in plan.split_sizes else "last version (no val split)",
         "val_source": facts.val_source,
+        "notices": list(facts.notices),
         "missing_splits": [
             s for s in ("val", "testA", "testB") if s not in plan.split_sizes and "test" not in plan.split_sizes
         ],

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from l2l_ray.confidence import estimated_iou
 from l2l_ray.data.masks import decode
+from l2l_ray.data.pixels import BadPicture, read_rgb
 from l2l_ray.loop.inference.engine import InferenceEngine, PanelData
 from l2l_ray.loop.state.example_files import read_examples, read_priors
 from l2l_ray.loop.state.ledger import Ledger, read_shard
@@ -175,10 +175,9 @@ def _box(prior: Prior) -> tuple[float, float, float, float] | None:
 def _small_image(example: Example) -> np.ndarray | None:
     """Return the photo as small as the report keeps it; None, with a warning, where it is gone: the run is done."""
     try:
-        with Image.open(example.image_path) as image:
-            small = image.convert("RGB")
-    except OSError as error:
-        logger.warning("the report cannot show %s: %s", example.image_path, error)
+        small = read_rgb(example.image_path)
+    except BadPicture as error:
+        logger.warning("the report cannot show a photo: %s", error)
         return None
-    small.thumbnail((MAX_IMAGE_PX, MAX_IMAGE_PX), Image.Resampling.LANCZOS)
+    small.thumbnail((MAX_IMAGE_PX, MAX_IMAGE_PX))
     return np.asarray(small)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
 
 from l2l_ray.config import RunConfig
 from l2l_ray.data.images import ImageStore, LabeledSet
@@ -145,7 +144,7 @@ class ExampleSet:
         if perturb_seed is not None:
             priors = perturb(priors, [sample_key(perturb_seed, "perturb", row.sent_id) for row in rows])
         needs_pixels = self._proposer.config.proposal == "sam"
-        pictures = [Image.open(row.image_path).convert("RGB") for row in rows] if needs_pixels else None
+        pictures = [self._images.read(row.image_path) for row in rows] if needs_pixels else None
         batch = self._proposer.proposals(priors, self.grid, pictures)
         by_user = torch.tensor([prior is not None and prior.source == "user" for prior in priors])
         return Inputs(

@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 
 from l2l_ray.config import PriorConfig, RunConfig
+from l2l_ray.data.pixels import read_rgb
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.state.example_files import write_priors
 from l2l_ray.loop.state.prepare import RunData
@@ -99,7 +100,7 @@ def answer_batch(mllm: MllmPrior, questions: Sequence[Question]) -> list[Reply]:
     failed: dict[int, Reply] = {}
     for index, question in enumerate(questions):
         try:
-            pictures.append(_open(question.image_path))
+            pictures.append(read_rgb(question.image_path))
         except Exception as error:  # a file can be damaged in every way: it is this question's fault alone
             failed[index] = Reply.failed("picture", error)
     rest = [question.expression for index, question in enumerate(questions) if index not in failed]
@@ -153,11 +154,6 @@ def _halved(mllm: MllmPrior, pictures: list[Image.Image], expressions: list[str]
 def _error_kind(error: Exception) -> str:
     is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
     return "memory" if is_memory else "model"
-
-
-def _open(path: str) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
 
 
 def lacks_priors(run: RunFolder, data: RunData) -> bool:

@@ -9,25 +9,8 @@ from l2l_ray.config import RunConfig
 from l2l_ray.loop.state.plan import VAL
 from l2l_ray.loop.state.prepare import RunData
 from l2l_ray.loop.state.words import counted, file_names
+from l2l_ray.report.left_out import LEFT_OUT, STAYS
 from l2l_ray.types import Example, Skip
-
-# What happened to an item that stays, and why one was left out; a kind that is not here is named as it is.
-_STAYS = {
-    "long_expression_cut": "cut to data.max_words",
-    "invalid_mask_unlabeled": "with a mask that cannot be read: unlabeled",
-    "mask_outside_image_unlabeled": "with a mask that lies outside its picture: unlabeled",
-    "empty_mask_unlabeled": "with an empty mask: unlabeled",
-}
-_LEFT_OUT = {
-    "missing_image": "the picture is not there",
-    "truncated_image": "the picture cannot be read",
-    "size_mismatch": "the picture does not have the size that the data set says",
-    "empty_expression": "there is no text",
-    "missing_mask": "no mask to measure against",
-    "invalid_mask": "the mask cannot be read",
-    "mask_outside_image": "the mask lies outside its picture",
-    "empty_mask": "the mask is empty",
-}
 
 
 def opening_text(config: RunConfig, data: RunData, skips: Sequence[Skip]) -> str:
@@ -41,7 +24,7 @@ def opening_text(config: RunConfig, data: RunData, skips: Sequence[Skip]) -> str
         `data       mine (own): 12 labeled (9 to learn from, 3 held out), 48 unlabeled; 0 left out`, then lines on
         texts, on what was left out, and what else should be known.
     """
-    left_out = [skip for skip in skips if skip.kind not in _STAYS]
+    left_out = [skip for skip in skips if skip.kind not in STAYS]
     texts = [f"{len(data.labeled)} to learn from, {len(data.unlabeled)} unlabeled"]
     texts[0] += f" in {counted(data.num_shards(config), 'shard')}"
     texts += [f"{name} {len(rows)}" for name, rows in data.splits.items()]
@@ -49,8 +32,8 @@ def opening_text(config: RunConfig, data: RunData, skips: Sequence[Skip]) -> str
         f"data       {config.data.dataset} ({config.data.split_by}): {_photos(data)}; {_num_left_out(data, left_out)}",
         f"texts      {', '.join(texts)}",
     ]
-    lines += [f"left out   {line}" for line in _by_kind(left_out, _LEFT_OUT)]
-    lines += [f"note       {line}" for line in _by_kind([s for s in skips if s.kind in _STAYS], _STAYS)]
+    lines += [f"left out   {line}" for line in _by_kind(left_out, LEFT_OUT)]
+    lines += [f"note       {line}" for line in _by_kind([s for s in skips if s.kind in STAYS], STAYS)]
     lines += [f"note       {notice}" for notice in data.facts.notices]
     if data.missing_splits and data.facts.val_source == "split":
         lines.append(f"note       this data set has no {', '.join(data.missing_splits)}: left out of the table")
@@ -78,8 +61,7 @@ def _by_kind(skips: Sequence[Skip], words: dict[str, str]) -> Iterable[str]:
         kinds[skip.kind].append(skip.path)
     for kind, paths in kinds.items():
         names = f" ({file_names(paths)})" if any(paths) else ""
-        joined = " " if words is _STAYS else ": "
-        yield f"{counted(len(paths), 'text')}{joined}{words.get(kind, kind)}{names}"
+        yield f"{counted(len(paths), 'text')}: {words.get(kind, kind)}{names}"
 
 
 def _images(examples: Sequence[Example]) -> set[int]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from l2l_ray.data.pixels import read_rgb
 from l2l_ray.loop.evaluation import panels
 from l2l_ray.loop.evaluation.evaluate import Evaluations
 from l2l_ray.loop.evaluation.panels import (
@@ -150,7 +152,7 @@ def test_a_photo_that_is_gone_at_the_end_does_not_end_the_run(
     rows = read_examples(run.examples_path("unlabeled"))
     write_examples(run.examples_path("unlabeled"), [replace(row, image_path="/gone/away.jpg") for row in rows])
     assert {panel.image for panel in label_panels(run, "l2l")} == {None}
-    assert "the report cannot show /gone/away.jpg" in caplog.text
+    assert "the report cannot show a photo: /gone/away.jpg" in caplog.text
 
 
 def test_a_method_without_labels_shows_its_masks_of_unlabeled_photos(whole_run: RunFolder) -> None:
@@ -160,3 +162,17 @@ def test_a_method_without_labels_shows_its_masks_of_unlabeled_photos(whole_run: 
     assert len(shown) == NUM_PANELS
     assert all(p.iou is None and p.truth is None and p.used is None and p.final is not None for p in shown)
     assert all(panel.confidence is not None and 0 <= panel.confidence <= 1 for panel in shown)
+
+
+def test_a_photo_of_16_bits_is_shown_as_it_is(copied: Callable[..., RunFolder]) -> None:
+    run, photos = copied(), Path(__file__).parents[2] / "cases/09/ph"
+    names = ["gray16.png", "gray16be.tif"]
+    rows = [
+        replace(row, image_path=str(photos / names[at % 2]), width_px=160, height_px=120)
+        for at, row in enumerate(read_examples(run.examples_path("unlabeled")))
+    ]
+    write_examples(run.examples_path("unlabeled"), rows)
+    expected = np.asarray(read_rgb(photos / "gray8.png"))
+    engine = InferenceEngine(run.config, run.path)
+    for panel in (*label_panels(run, "l2l"), *example_panels(run, engine, None, "l2l", 1, "unlabeled")):
+        np.testing.assert_array_equal(panel.image, expected)

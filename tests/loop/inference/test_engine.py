@@ -191,7 +191,7 @@ def test_an_image_that_vanished_is_a_clear_error(scratch: RunFolder, tmp_path: P
     rows = read_examples(scratch.examples_path("unlabeled"))
     gone = replace(rows[0], image_path=str(tmp_path / "gone.jpg"))
     write_examples(scratch.examples_path("unlabeled"), [gone, *rows[1:]])
-    with pytest.raises(DataError, match=r"gone\.jpg: image file not found"):
+    with pytest.raises(DataError, match=r"gone\.jpg cannot be read: image file not found"):
         InferenceEngine(scratch.config, scratch.path).label("l2l", 0, 0, 0)
 
 

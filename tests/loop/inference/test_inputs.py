@@ -133,5 +133,5 @@ def test_the_score_is_a_rank_among_the_labeled_ones(set_of: MakeSet, score: floa
 def test_an_image_that_vanished_is_a_clear_error(set_of: MakeSet) -> None:
     examples = set_of(2)
     Path(examples[1].image_path).unlink()
-    with pytest.raises(DataError, match=r"11\.png: image file not found"):
+    with pytest.raises(DataError, match=r"11\.png cannot be read: image file not found"):
         examples.inputs([0, 1])
