@@ -30,7 +30,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "predictions": ("data", "loop"),
     "predictor": ("data", "prior", "segmenter", "loop", "predictions"),
     "actors": ("prior", "selector", "loop"),  # of selector the registry: who learns, who labels
-    "cli": ("datatools", "loop", "predictions", "predictor", "report"),
+    "label": ("data", "datatools", "loop"),
+    "cli": ("datatools", "label", "loop", "predictions", "predictor", "report"),
 }
 HEAVY = ("torch", "transformers", "ray", "pandas", "pyarrow", "matplotlib")
 

@@ -80,6 +80,7 @@ def import_(words: Sequence[str], say: Say) -> int:
     )
     given = parser.parse_args(words)
     from l2l_ray.datatools.merge import merge
+    from l2l_ray.datatools.record import is_made_by_a_model
     from l2l_ray.datatools.refer_writer import ReferWriter
 
     split_by = given.split_by or (given.update and _only_split_by(given)) or _usual_split_by(given.kind, given.dataset)
@@ -105,6 +106,8 @@ def import_(words: Sequence[str], say: Say) -> int:
             f"{'it has' if update else f'wrote {folder}:'} {len({ref['image_id'] for ref in writer.refs})} images, "
             f"{len(writer.refs)} refs ({num_truths} with truth), {sentences} sentences"
         )
+        if num := sum("ann_id" in ref and is_made_by_a_model(ref.get("provenance")) for ref in writer.refs):
+            say(f"{num} of the masks are a model's, corrected by nobody: a run would learn from them as from truth")
         if update and update.changed:
             say("a split file that was made for it before is refused now; make it again by `l2l data split`")
     say(f"use it: --data.root {writer.root} --data.dataset {writer.dataset} --data.split_by {writer.split_by}")

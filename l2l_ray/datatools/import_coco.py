@@ -20,11 +20,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from l2l_ray.data.layout import SPLITS, BadValue, Problem, Words
+from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, Words
 from l2l_ray.data.refer_files import ID_NAMES, Once, integer_id
 from l2l_ray.datatools.coco_tables import CocoTables, is_id
 from l2l_ray.datatools.columns import clean_text, read_columns
-from l2l_ray.datatools.record import KEPT
+from l2l_ray.datatools.record import KEPT, of_unusable_mask
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
 from l2l_ray.datatools.row_files import read_json
 from l2l_ray.datatools.truths import is_hint_alone
@@ -82,7 +82,11 @@ def import_coco(
                 writer.annotations[annotation["id"]] = annotation
                 ref["ann_id"] = annotation["id"]
         except BadValue as error:  # of its mask: the item stays, unlabeled
-            problems.append(error.at(where))
+            said = of_unusable_mask(error, where, kept.get("provenance"))
+            if isinstance(said, Notice):
+                writer.notices.append(said)
+            else:
+                problems.append(said)
             annotation = dict(row)
         try:
             if hint := tables.hint_of(row):

@@ -16,6 +16,7 @@ from l2l_ray.data.hints import PixelHint
 from l2l_ray.data.layout import BadValue, Notice, Problem, Words, file_below
 from l2l_ray.data.pixels import Header, read_header
 from l2l_ray.datatools.columns import COLUMNS, Names, read_columns
+from l2l_ray.datatools.record import of_unusable_mask
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
 from l2l_ray.datatools.row_files import Row
 from l2l_ray.datatools.truths import ObjectTruth, read_row_hint, read_truth
@@ -91,7 +92,11 @@ class _Collector:
                     "no_target", Words("true beside a mask, box or point"), "one of them", "remove the other"
                 )
         except BadValue as error:
-            problems.append(error.at(where))
+            said = of_unusable_mask(error, where, values.get("provenance"))
+            if isinstance(said, Notice):
+                notices.append(said)
+            else:
+                problems.append(said)
         ref = None if key is None or key not in self._ref_of_id else self._writer.refs[self._ref_of_id[key]]
         if ref is None:
             self._new_ref(key, name, header, path, split, category, truth)

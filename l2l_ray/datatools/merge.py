@@ -25,13 +25,11 @@ from typing import Any
 from l2l_ray.data.layout import BadValue, Notice, Problem, Words, image_folder
 from l2l_ray.data.masks import annotation_rle, union_rle
 from l2l_ray.datatools.inventory import take_inventory
-from l2l_ray.datatools.record import SCORES
+from l2l_ray.datatools.record import SCORES, is_made_by_a_model
 from l2l_ray.datatools.refer_writer import ReferWriter
 from l2l_ray.datatools.row_files import read_json
 from l2l_ray.errors import DataError
 from l2l_ray.types import Rle
-
-MADE_BY_A_MODEL = ("pseudo_label", "prediction")
 
 Ref = dict[str, Any]
 
@@ -195,7 +193,7 @@ class _Merger:
 
     def _correct(self, ref: Ref, group: list[Ref]) -> None:
         """Give a ref the one mask that its group has."""
-        group = [other for other in group if not _is_made_by_a_model(other)] or group
+        group = [other for other in group if not is_made_by_a_model(other.get("provenance"))] or group
         if not group:
             return
         had_truth = _claims_truth(ref, self.annotations)
@@ -205,7 +203,11 @@ class _Merger:
             self._problem(group[0], "two corrections", texts, "one", "keep one; the data set's own stays until then")
         elif had_truth and self._mask(ref, self.annotations) == new[0]:
             return
-        elif had_truth and _is_made_by_a_model(group[0]) and not _is_made_by_a_model(ref):
+        elif (
+            had_truth
+            and is_made_by_a_model(group[0].get("provenance"))
+            and not is_made_by_a_model(ref.get("provenance"))
+        ):
             text = "it has a mask that no model made, which stays; this one is a model's"
             self.writer.notices.append(Notice(self._where(group[0]), text))
         else:
@@ -316,7 +318,3 @@ def _claims_truth(ref: Ref, annotations: Mapping[int, Mapping[str, Any]]) -> boo
     if "ann_id" not in ref and "ann_ids" not in ref:
         return False
     return all(annotations.get(ann_id, {}).get("segmentation") for ann_id in _ann_ids(ref))
-
-
-def _is_made_by_a_model(ref: Ref) -> bool:
-    return ref.get("provenance", {}).get("source") in MADE_BY_A_MODEL

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray.data.hints import PixelHint
+from l2l_ray.data.layout import BadValue, Notice, Problem
 from l2l_ray.types import Example, Rle
 
 # Field and type, as Parquet has them; an rle is a struct of size and counts, a json a text of it.
@@ -46,6 +47,7 @@ RECORD = {
 
 SCORES = ("confidence", "gate", "accepted_rle")
 KEPT = ("sent_id", *SCORES)  # stay with a ref whose mask people correct
+MADE_BY_A_MODEL = ("pseudo_label", "prediction")  # `source` in the provenance of masks that nobody has corrected
 NO_CATEGORY = "referent"  # the class of masks without a category, where a format needs one
 
 
@@ -100,6 +102,18 @@ def _hint(example: Example) -> dict[str, Any] | None:
 def image_name(example: Example, root: Path) -> str:
     """Return the path of an example's image below a folder, with '/'."""
     return Path(example.image_path).relative_to(root).as_posix()
+
+
+def is_made_by_a_model(provenance: Any) -> bool:
+    """Tell whether a mask is a model's, as it was exported, by its provenance."""
+    return isinstance(provenance, Mapping) and provenance.get("source") in MADE_BY_A_MODEL
+
+
+def of_unusable_mask(error: BadValue, where: str, provenance: Any) -> Problem | Notice:
+    """Return what to say of a mask that leaves its item unlabeled: an empty one of a model is no fault."""
+    if error.args[0] == "empty mask" and is_made_by_a_model(provenance):
+        return Notice(where, "a model's mask without a pixel says nothing: its item stays unlabeled")
+    return error.at(where)
 
 
 def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
