@@ -28,6 +28,7 @@ SPLITS = ("train", "val", "test", "testA", "testB", "testC")
 MAX_SIDE_PX = 65_535
 
 _MAX_SHOWN_CHARS = 200
+_MANY = 5  # places that are named one by one
 _LIKE_A_VALUE = re.compile(
     r"\s*([-+]?[0-9][0-9_]*\.?[0-9]*([eE][-+]?[0-9]+)?|true|false|null|none|nan)\s*", re.IGNORECASE
 )
@@ -118,14 +119,16 @@ def _cut(value: Any, num_items: int, num_chars: int) -> str:
 
 
 def gathered(problems: Sequence[Problem]) -> list[Problem]:
-    """Return the problems, those that say the same of several places as one, at the first."""
+    """Return the problems, those that say the same of many places as one, at the first."""
     places: dict[tuple[str, ...], list[str]] = {}
     for problem in problems:
         places.setdefault(problem[1:], []).append(problem.where)
-    return [
-        Problem(where[0] if len(where) == 1 else f"{where[0]} and {len(where) - 1} more, to {where[-1]}", *said)
-        for said, where in places.items()
-    ]
+    found = []
+    for said, where in places.items():
+        many = len(where) > _MANY
+        found += [Problem(f"{where[0]} and {len(where) - 1} more, to {where[-1]}" if many else where[0], *said)]
+        found += [] if many else [Problem(place, *said) for place in where[1:]]
+    return found
 
 
 def by_kind(problems: Sequence[Problem]) -> str:

@@ -2,8 +2,9 @@
 
 Beside each picture lies a text file of the same name with one expression of its object per line. The object's mask,
 where there is one, is `<name>_mask.png`; or `<name>.png` when the picture is no PNG, if that looks like a mask: of the
-picture's size, and nearly all of it in two colors, of which one is black or transparent. Two pictures of one name are refused, as one text cannot speak of
-both. A folder at the top that is called train, val, test, testA, testB or testC gives the split.
+picture's size, and nearly all of it in two colors, of which one is black or transparent. Two pictures of one name are
+refused, as one text cannot speak of both. A folder at the top that is called train, val, test, testA, testB or testC
+gives the split.
 """
 
 from __future__ import annotations

@@ -1,10 +1,14 @@
 """Inputs that people handed in to import and check: what is wrong is named in one line, and what is right is taken."""
 
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from l2l_ray.data.masks import mask_area_px
 from l2l_ray.data.refer import ReferDataset
@@ -192,3 +196,77 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
             ["import", "rows", str(CASES / "18/semicolon.csv"), "--root", str(tmp_path), "--dataset", "x" * 300],
             lambda _: None,
         )
+
+
+def test_pictures_of_one_name_and_names_that_differ_in_capitals(tmp_path: Path) -> None:
+    photo = CASES / "18/ph/p.png"
+    folder = tmp_path / "f"
+    folder.mkdir()
+    for name in ("same.png", "same.bmp", "A.png", "a.png"):
+        shutil.copy(photo, folder / name)
+    for name in ("same.txt", "A.txt", "a.txt"):
+        (folder / name).write_text(f"of {name}\n")
+    status, lines = run(tmp_path, "folder", folder)
+    assert status == 1 and "pictures of one name: got same.bmp and same.png" in lines[0]
+    texts = {Path(e.image_path).name: e.expression for e in opened(tmp_path).examples("train")[0]}
+    assert texts == {"A.png": "of A.txt", "a.png": "of a.txt"}
+
+
+def test_a_drawn_mask_with_smooth_edges_is_a_mask(tmp_path: Path) -> None:
+    folder = tmp_path / "f"
+    folder.mkdir()
+    Image.open(CASES / "18/ph/p.png").convert("RGB").save(folder / "p.jpg")
+    (folder / "p.txt").write_text("ball\n")
+    mask = np.zeros((120, 160), np.uint8)
+    mask[20:60, 20:60], mask[20:60, 60] = 255, 128
+    Image.fromarray(mask).save(folder / "p.png")
+    assert run(tmp_path, "folder", folder)[0] == 0
+    (area,) = areas(tmp_path)
+    assert 40 * 40 <= area <= 40 * 41
+
+
+@pytest.mark.parametrize("levels", [["photo"], ["photo", "number"], ["image"]])
+def test_named_indexes_of_pandas(tmp_path: Path, levels: list[str]) -> None:
+    frame = pd.DataFrame(
+        {"photo": ["a", "b"], "number": [1, 2], "image": ["p.png", "p.png"], "expression": ["ball", "box"]}
+    )
+    frame[[*levels, *(name for name in ("image", "expression") if name not in levels)]].set_index(levels).to_parquet(
+        tmp_path / "own.parquet"
+    )
+    assert run(tmp_path, "rows", tmp_path / "own.parquet", *photos("18"))[0] == 0
+    assert len(opened(tmp_path).refs()) == 2
+
+
+@pytest.mark.parametrize("kind", ["coco", "labelstudio"])
+def test_a_key_that_comes_twice_in_an_object_is_named(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "x.json").write_text('{"images": [], "annotations": [{"id": 1, "caption": "a", "caption": "b"}]}')
+    with pytest.raises(DataError, match="the key 'caption' is there twice in one object; keep one of them"):
+        run(tmp_path, kind, tmp_path / "x.json")
+
+
+def test_a_file_of_two_ids_with_two_sizes_is_named(tmp_path: Path) -> None:
+    images = [{"id": i, "file_name": "p.png", "width": 160 + i, "height": 120} for i in (0, 1)]
+    rows = [{"id": i, "image_id": i, "bbox": [1, 1, 5, 5], "caption": "ball"} for i in (0, 1)]
+    (tmp_path / "x.json").write_text(json.dumps({"images": images, "annotations": rows}))
+    status, lines = run(tmp_path, "coco", tmp_path / "x.json")
+    assert status == 1 and "image size: got 161 x 120 px for 'p.png'" in lines[0]
+    assert len(opened(tmp_path).refs()) == 1
+
+
+def test_one_json_list_is_no_table_of_rows(tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text('[{"image": "p.png"},\n{"image": "p.png"}]')
+    with pytest.raises(DataError, match="holds one JSON list, expected one object per line"):
+        run(tmp_path, "rows", tmp_path / "own.jsonl", *photos("18"))
+
+
+def test_a_mask_much_smaller_than_its_box_is_a_notice_of_import_and_check(tmp_path: Path) -> None:
+    image = {"id": 1, "file_name": "p.png", "width": 160, "height": 120}
+    polygon = [[10, 10, 30, 10, 30, 30, 10, 30]]
+    row = {"id": 1, "image_id": 1, "bbox": [0, 0, 150, 110], "segmentation": polygon, "caption": "ball"}
+    (tmp_path / "x.json").write_text(json.dumps({"images": [image], "annotations": [row]}))
+    status, lines = run(tmp_path, "coco", tmp_path / "x.json", *photos("18"))
+    told = "the mask has the box [10, 10, 20, 20], the annotation the box [0, 0, 150, 110]"
+    assert status == 0 and told in lines[0]
+    lines.clear()
+    assert data_command(["check", str(tmp_path / "root/own")], lines.append) == 0
+    assert told in lines[0] and "1 refs, no problems" in lines[-1]

@@ -42,9 +42,9 @@ def check_refs(refs: RefColumns) -> None:
 
 def check_truths(truths: TruthColumns) -> None:
     found = {i: truths.truth(i) for i in (5, 6, 7)}
-    assert {i: (plain(t.segmentation), t.category_id) for i, t in found.items() if t} == {
-        5: ([[0.1, 0, 4, 0, 4, 4], [1, 2]], 2),
-        6: (None, None),
+    assert {i: (plain(t.segmentation), t.category_id, t.image_id) for i, t in found.items() if t} == {
+        5: ([[0.1, 0, 4, 0, 4, 4], [1, 2]], 2, None),
+        6: (None, None, 4),
         7: ({"size": [6, 8], "counts": [48]}, 1, 9),
     }
     assert truths.truth(8) == Truth([["x"]], 99, 4) and truths.truth(1) is None and truths.truth(99) is None

@@ -64,8 +64,8 @@ def test_soft_edges_belong_to_the_mask_from_one_half() -> None:
         ([], "ends too early"),
         (encode_brush(EMPTY_THEN_FULL)[:-3], "ends too early"),
         (encode_brush(np.ones((3, 3), bool)), "holds 36 values, expected 8"),
-        ([300], r"cannot be read for an image of 2 x 1 px"),
-        (["a"], r"cannot be read"),
+        ([300], r"must be a list of bytes, got \[300\]"),
+        (["a"], "must be a list of bytes"),
     ],
 )
 def test_damaged_brushes_are_named(rle: list[Any], match: str) -> None:
@@ -167,11 +167,42 @@ def test_exports_that_are_none_are_named(tmp_path: Path) -> None:
     torn["annotations"][0]["result"][0]["value"]["rle"] = [1, 2, 3]
     box = _corrected(_mask())
     box["annotations"][0]["result"][0]["type"] = "rectanglelabels"
-    first, second, third, good = map(str, _read(tmp_path, broken, torn, box, _corrected(_mask())))
-    assert "export.json task 1: task: got KeyError: 'expression'" in first
-    assert "cannot be read for an image of 30 x 20 px" in second
-    assert "task 1: region: got rectanglelabels; expected brushlabels or polygonlabels" in third, "no target was said"
-    assert "'image': 'train/a b.jpg'" in good, "one bad task leaves the others alone"
+    silent, *found = _read(tmp_path, broken, torn, box, _corrected(_mask()))
+    assert "expression" not in silent, "the importer names it, as that of any row"
+    without, torn_mask, unlabeled, only_a_box, good = found
+    for row in (without, unlabeled):
+        assert isinstance(row, dict) and "rle" not in row and "no_target" not in row, "the item stays, unlabeled"
+    assert "cannot be read for an image of 30 x 20 px" in str(torn_mask)
+    assert "task 1: region: got rectanglelabels; expected brushlabels or polygonlabels" in str(only_a_box)
+    assert good["image"] == "train/a b.jpg" and "rle" in good, "one bad task leaves the others alone"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"original_width": -30}, "image size: got -30; expected an integer from 1"),
+        ({"original_width": float("nan")}, "image size: got nan; expected an integer"),
+        ({"original_width": 60_000, "original_height": 60_000}, "image size: got 60000 x 60000 px; expected at most"),
+        ({"value": None}, "value of a region: got None"),
+        ({"value": {"rle": 7}}, "rle: got brush RLE must be a list of bytes, got 7"),
+        ({"value": {"rle": [float("nan")]}}, "rle: got brush RLE must be a list of bytes"),
+        ({"value": {"rle": [0, 0, 0, 1]}}, "rle: got brush RLE of 4 bytes cannot be read"),
+        ({"type": "polygonlabels", "value": {"points": [[1, 1]]}}, "points: got [[1, 1]]"),
+        ({"type": "polygonlabels", "value": {"points": [[1, 1], [2, None], [3, 3]]}}, "points: got [1, 1, 2, None"),
+    ],
+)
+def test_a_damaged_region_leaves_its_item_unlabeled(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    item = _corrected(_mask())
+    item["annotations"][0]["result"][0].update(changes)
+    row, problem = _read(tmp_path, item)
+    assert "rle" not in row and "no_target" not in row
+    assert message in str(problem)
+
+
+@pytest.mark.parametrize("annotations", ["abc", 5, {"a": 1}, [7], [{"result": 3}], [{"result": [[]]}]])
+def test_annotations_that_are_no_lists_of_objects_are_named(tmp_path: Path, annotations: Any) -> None:
+    problem = _read(tmp_path, {**_corrected(_mask()), "annotations": annotations})[-1]
+    assert "expected a list of objects" in str(problem)
 
 
 def test_a_corrected_test_mask_is_no_training_data(tmp_path: Path) -> None:
