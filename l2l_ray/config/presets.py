@@ -182,7 +182,10 @@ class Needs:
     def sentence(self) -> str:
         """Return the needs in words."""
         hours = "an hour" if self.hours == 1 else f"{self.hours} hours"
-        return f"one GPU with {self.gpu_gb} GB, {self.download_gb} GB of downloads, about {hours} for 1,000 photos; estimated"
+        return (
+            f"one GPU with {self.gpu_gb} GB, {self.download_gb} GB of downloads, about {hours} for 1,000 photos; "
+            "estimated"
+        )
 
 
 NEEDS = {"photos-small": Needs(16, 10, 1), "photos-full": Needs(48, 20, 3)}
