@@ -27,9 +27,10 @@ from l2l_ray.datatools.export import require_place, write_export
 from l2l_ray.datatools.record import ExportedMask
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.inference.engine import InferenceEngine
+from l2l_ray.loop.state.candidates import EVAL_SPLITS
 from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.ledger import Ledger, num_shards, read_shard
-from l2l_ray.loop.state.prepare import EVAL_SPLITS, unused_texts
+from l2l_ray.loop.state.prepare import unused_texts
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.pseudo import is_used
 from l2l_ray.types import Example, LabeledExample, PseudoLabel

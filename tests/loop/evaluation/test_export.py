@@ -29,9 +29,9 @@ from l2l_ray.loop.evaluation.export import (
     native_cells,
     native_mask,
 )
+from l2l_ray.loop.state.candidates import data_root
 from l2l_ray.loop.state.example_files import read_examples, read_priors
 from l2l_ray.loop.state.ledger import Ledger, read_shard, write_shard
-from l2l_ray.loop.state.prepare import data_root
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.pseudo import is_used
 from l2l_ray.types import PseudoLabel
