@@ -3,8 +3,8 @@
     python benchmarks/preset_needs.py
 
 Counted: the parameters of every model, the bytes that one training sample keeps for its backward pass, and the
-operations of training, labelling and asking. From these follow the memory of one GPU that does all of it and the
-hours at `SUSTAINED_FLOPS`. Not measured on a GPU; the larger of the two phases (asking, training) decides the memory.
+operations of training, labelling and asking. From these follow the memory of one GPU that does all of it and the hours
+at `SUSTAINED_FLOPS`. Not measured on a GPU; the larger of the two phases (asking, training) decides the memory.
 """
 
 from __future__ import annotations

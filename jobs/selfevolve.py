@@ -1,12 +1,12 @@
 """The main job: a whole L2L run on Ray.
 
-On the running cluster, on a private one for this process, and with fields changed (`--help` lists all of them):
+On the running cluster, on a private one for this process, and with fields changed (`--help`, `--help-all`):
 
     ray job submit -- python jobs/selfevolve.py
     python jobs/selfevolve.py --preset smoke
     python jobs/selfevolve.py --config run.yaml --selector.reward.coverage 0.2 --resume
 
-Whole configs first: `--preset embedded|smoke|full` (default embedded), then `--config FILE`, then single fields.
+Whole configs first: `--preset NAME` (default embedded), then `--config FILE`, then single fields.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 
 from l2l_ray.config import load_config
-from l2l_ray.errors import L2LError
+from l2l_ray.errors import L2LError, one_line
 
 
 def main(words: list[str]) -> int:
@@ -36,8 +36,8 @@ def main(words: list[str]) -> int:
             raise
         sys.stderr.write("Ray is not installed; `pip install '.[ray]'` brings it, `l2l run` needs none\n")
         return 1
-    except L2LError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+    except (L2LError, OSError) as error:
+        sys.stderr.write(f"selfevolve: {one_line(error)}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("\nstopped; everything committed stays: the same command with --resume continues\n")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray.config import load_config
-from l2l_ray.errors import L2LError
+from l2l_ray.errors import L2LError, one_line
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,8 +55,8 @@ def main(words: list[str]) -> int:
             raise
         sys.stderr.write("Ray is not installed; `pip install '.[ray]'` brings it, `l2l run` needs none\n")
         return 1
-    except L2LError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+    except (L2LError, OSError) as error:
+        sys.stderr.write(f"sweep: {one_line(error)}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("\nstopped; everything finished stays: the same command continues\n")

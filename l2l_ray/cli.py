@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -63,31 +62,22 @@ def _command(words: list[str]) -> int:
     name = words[0]
     if name not in COMMANDS:
         return _unknown("l2l", name, COMMANDS)
-    from l2l_ray.errors import L2LError
+    from l2l_ray.errors import L2LError, one_line
 
     try:
         status = COMMANDS[name](words[1:]) or 0
         sys.stdout.flush()
         return status
-    except L2LError as error:
-        _complain(name, str(error))
     except BrokenPipeError:
         raise
-    except OSError as error:
-        what = f"{error.filename} cannot be read or written: " if error.filename else ""
-        _complain(name, f"{what}{error.strerror or error}; check the path, its permissions and the free space")
+    except (L2LError, OSError) as error:
+        print(f"l2l {name}: {one_line(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         again = {"run": f"continue with: l2l run {_resumed(words[1:])}", "label": "the same command goes on"}
         how = again.get(name, "what is written stays")
         print(f"\nstopped; {how}", file=sys.stderr)
         return STOPPED
     return 1
-
-
-def _complain(name: str, message: str) -> None:
-    """Say in one line what is wrong; messages of libraries come in several, those of the system with a number."""
-    line = re.sub(r"\[Errno \d+\] ", "", " ".join(message.split()))
-    print(f"l2l {name}: {line}", file=sys.stderr)
 
 
 def _unknown(program: str, word: str, known: Iterable[str]) -> int:

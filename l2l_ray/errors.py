@@ -11,6 +11,8 @@
 Source: ours; the tree-as-docstring follows httpx.
 """
 
+import re
+
 FREE_SPACE = "free some space and start again with --resume"  # the remedy wherever a run cannot write
 
 
@@ -40,3 +42,15 @@ class LedgerError(L2LError, RuntimeError):
 
 class ClusterError(L2LError, RuntimeError):
     """The Ray cluster cannot run what the config asks for."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error as one line for a person: messages of libraries come in several, the system's with a number.
+
+    An `OSError` that nobody put into words names its file and what can be done.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError):
+        what = f"{error.filename} cannot be read or written: " if error.filename else ""
+        text = f"{what}{error.strerror or text}; check the path, its permissions and the free space"
+    return re.sub(r"\[Errno \d+\] ", "", text)

@@ -39,7 +39,7 @@ def test_no_command_prints_the_commands_to_stderr(capsys: pytest.CaptureFixture[
     ("words", "said"),
     [
         (["prdict"], "l2l: there is no command 'prdict'; did you mean predict? There are run, "),
-        (["data", "chekc"], "l2l data: there is no command 'chekc'; did you mean check? There are import, "),
+        (["data", "statz"], "l2l data: there is no command 'statz'; did you mean stats? There are import, "),
         (["xyz"], "l2l: there is no command 'xyz'; There are run, "),
     ],
 )
@@ -82,6 +82,15 @@ def test_a_path_that_the_system_refuses_is_one_line_that_names_it(
     error = capsys.readouterr().err
     assert error.startswith(f"l2l data: {tmp_path / 'file'}") and "cannot be read or written: " in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("job", ["selfevolve.py", "sweep.py"])
+def test_jobs_name_a_mistake_in_one_line_too(job: str) -> None:
+    words = [*(["label_ratio"] if job == "sweep.py" else []), "--preset", "huge"]
+    command = [sys.executable, str(Path(cli.__file__).parents[1] / "jobs" / job), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"{job.partition('.')[0]}: --preset must be one of ")
 
 
 def test_output_that_nobody_reads_ends_quietly() -> None:

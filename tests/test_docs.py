@@ -82,7 +82,7 @@ def _has_field(dotted: str) -> bool:
 def test_every_config_field_that_is_named_exists(document: Path) -> None:
     text = document.read_text()
     named = {n for n in re.findall(r"`(\w+\.\w[\w.]*)`", text) if n.split(".")[0] in RunConfig.model_fields}
-    named = {n for n in named if not n.endswith(".py")} | set(re.findall(r"--(\w+\.[\w.]+)", text))
+    named = {n for n in named if not n.endswith((".py", ".json", ".yaml"))} | set(re.findall(r"--(\w+\.[\w.]+)", text))
     assert [name for name in sorted(named) if not _has_field(name)] == []
 
 

@@ -177,14 +177,15 @@ class Needs:
 
     gpu_gb: int  # memory of the GPU
     download_gb: int  # weights, once
-    hours: float  # at 30 TFLOP/s sustained, for 1,000 photos with one text each
+    hours: int  # at 30 TFLOP/s sustained, for 1,000 photos with one text each
 
     def sentence(self) -> str:
         """Return the needs in words."""
+        hours = "an hour" if self.hours == 1 else f"{self.hours} hours"
         return (
-            f"one GPU with {self.gpu_gb} GB, {self.download_gb} GB of downloads, about {self.hours:g} hours for 1,000 "
-            "photos; estimated"
+            f"one GPU with {self.gpu_gb} GB, {self.download_gb} GB of downloads, about {hours} for 1,000 photos; "
+            "estimated"
         )
 
 
-NEEDS = {"photos-small": Needs(16, 10, 2), "photos-full": Needs(48, 20, 20)}
+NEEDS = {"photos-small": Needs(16, 10, 1), "photos-full": Needs(48, 20, 3)}

@@ -30,7 +30,7 @@ MAX_SIDE_PX = 65_535
 _MAX_COORDINATE_PX = 1e5
 
 _MAX_SHOWN_CHARS = 200
-_NUM_NAMED = 5  # places of one notice
+_MANY = 5  # places that are named one by one
 _LIKE_A_VALUE = re.compile(
     r"\s*([-+]?[0-9][0-9_]*\.?[0-9]*([eE][-+]?[0-9]+)?|true|false|null|none|nan)\s*", re.IGNORECASE
 )
@@ -143,14 +143,16 @@ def _is_finite(number: Any) -> bool:
 
 
 def gathered(problems: Sequence[Problem]) -> list[Problem]:
-    """Return the problems, those that say the same of several places as one, at the first."""
+    """Return the problems, those that say the same of many places as one, at the first."""
     places: dict[tuple[str, ...], list[str]] = {}
     for problem in problems:
         places.setdefault(problem[1:], []).append(problem.where)
-    return [
-        Problem(where[0] if len(where) == 1 else f"{where[0]} and {len(where) - 1} more, to {where[-1]}", *said)
-        for said, where in places.items()
-    ]
+    found = []
+    for said, where in places.items():
+        many = len(where) > _MANY
+        found += [Problem(f"{where[0]} and {len(where) - 1} more, to {where[-1]}" if many else where[0], *said)]
+        found += [] if many else [Problem(place, *said) for place in where[1:]]
+    return found
 
 
 def listed(notices: Sequence[Notice]) -> list[str]:
@@ -162,8 +164,8 @@ def listed(notices: Sequence[Notice]) -> list[str]:
 
 
 def _first_of(names: Sequence[str]) -> str:
-    more = len(names) - _NUM_NAMED
-    return ", ".join(names[:_NUM_NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - _MANY
+    return ", ".join(names[:_MANY]) + (f" and {more} more" if more > 0 else "")
 
 
 def by_kind(problems: Sequence[Problem]) -> str:

@@ -20,6 +20,7 @@ import filecmp
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from l2l_ray.data.layout import BadValue, Notice, Problem, Words, image_folder
@@ -96,12 +97,13 @@ class _Merger:
                 f"{writer.folder} has {len(inventory.problems)} malformed entries, first: {inventory.problems[0]}; "
                 "`l2l data check` lists them; correct them before an update"
             )
-        content = read_json(writer.folder / "instances.json")
+        tables = writer.folder / "instances.json"
+        content = read_json(tables)
         self.writer, self.update = writer, Update()
         self.refs: list[Ref] = [dict(item.record) for item in inventory.items]
-        self.images: dict[int, dict[str, Any]] = {row["id"]: row for row in content["images"]}
-        self.annotations: dict[int, dict[str, Any]] = {row["id"]: row for row in content["annotations"]}
-        self.categories: dict[int, str] = {row["id"]: str(row["name"]) for row in content.get("categories") or ()}
+        self.images = _by_id(content, "images", tables)
+        self.annotations = _by_id(content, "annotations", tables)
+        self.categories = {i: str(row.get("name", "")) for i, row in _by_id(content, "categories", tables).items()}
         self._image_of: dict[int, int] = {}  # id in the writer: id here; of photos that are here
         self._bad_photos: dict[int, Problem] = {}
         self._added: dict[int, int] = {}  # id in the writer: id here; of photos that are new
@@ -303,6 +305,22 @@ class _Merger:
 
     def _problem(self, ref: Ref, what: str, got: str, expected: str, remedy: str) -> None:
         self.update.problems.append(BadValue(what, got, expected, remedy).at(self._where(ref)))
+
+
+def _by_id(content: Mapping[str, Any], name: str, path: Path) -> dict[int, dict[str, Any]]:
+    """Return the rows of a table by id.
+
+    Raises:
+        DataError: If a row has none, or that of another one: an update would lose it.
+    """
+    rows = content.get(name) or []
+    found = {row["id"]: row for row in rows if isinstance(row, dict) and type(row.get("id")) is int}
+    if len(found) < len(rows):
+        raise DataError(
+            f"{path}: {len(rows) - len(found)} of {len(rows)} {name} have no id of their own; an update would lose "
+            "them; correct or remove them first"
+        )
+    return found
 
 
 def _text(sentence: Mapping[str, Any]) -> str:

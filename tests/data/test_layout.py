@@ -15,6 +15,7 @@ from l2l_ray.data.layout import (
     by_kind,
     coco_number,
     file_below,
+    gathered,
     image_folder,
     listed,
     plain_name,
@@ -44,6 +45,13 @@ def test_a_problem_says_where_what_got_expected_and_remedy() -> None:
 def test_problems_are_counted_by_kind() -> None:
     kinds = [Problem("x", what, "", "", "") for what in ("box", "mask", "box")]
     assert by_kind(kinds) == "2 box, 1 mask"
+
+
+def test_what_is_said_of_many_places_is_one_line() -> None:
+    few = [Problem(f"line {n}", "mask", "0", "1", "2") for n in range(5)]
+    assert gathered(few) == few
+    many = [*few, Problem("line 9", "mask", "0", "1", "2"), Problem("line 2", "box", "0", "1", "2")]
+    assert [problem.where for problem in gathered(many)] == ["line 0 and 5 more, to line 9", "line 2"]
 
 
 def test_values_are_shortened_to_one_line() -> None:

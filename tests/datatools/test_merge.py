@@ -230,6 +230,18 @@ def test_other_files_of_the_data_set_stay_and_an_update_needs_one(own: Import, t
     assert status == 1 and printed.count("\n") == 1 and record.read_bytes() == before[:20]
 
 
+@pytest.mark.parametrize("row", ["x", {}, {"id": "a"}, {"id": 1}])
+def test_rows_that_an_update_would_lose_are_refused(own: Import, tmp_path: Path, row: Any) -> None:
+    path = tmp_path / "root" / "own" / "instances.json"
+    content = json.loads(path.read_text())
+    content["annotations"].append(row)
+    path.write_text(json.dumps(content))
+    before = path.read_bytes()
+    status, printed = own([{"image": "c.png", "expression": "bird", "polygon": LEFT}], "--update")
+    assert status == 1 and printed.count("\n") == 1 and "Traceback" not in printed
+    assert path.read_bytes() == before
+
+
 def test_an_example_knows_nothing_of_a_merged_mask(own: Import, tmp_path: Path) -> None:
     own([{"image": "c.png", "expression": "bird", "polygon": LEFT}], "--update")
     examples, _ = ReferDataset.open(tmp_path / "root", "own", "own").examples("train")

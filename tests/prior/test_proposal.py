@@ -20,6 +20,7 @@ from l2l_ray.prior.proposal import (
 from l2l_ray.prior.sam import SamProposer, image_part_on_grid
 from l2l_ray.types import BoxFrac, Prior
 from tests.proposals import box_proposal
+from tests.tiny_models import tiny_sam2
 
 LEFT: BoxFrac = (0.0, 0.0, 0.5, 1.0)
 RIGHT: BoxFrac = (0.5, 0.0, 1.0, 1.0)
@@ -253,38 +254,7 @@ def test_sam_masks_are_kept_by_prior_and_boxes(sam_folder: Path) -> None:
 
 
 def test_sam2_proposals() -> None:
-    from transformers import (
-        Sam2Config,
-        Sam2HieraDetConfig,
-        Sam2MaskDecoderConfig,
-        Sam2Model,
-        Sam2PromptEncoderConfig,
-        Sam2VisionConfig,
-    )
-
-    hiera = Sam2HieraDetConfig(
-        hidden_size=8,
-        num_attention_heads=1,
-        image_size=[64, 64],
-        blocks_per_stage=[1, 1, 2, 1],
-        embed_dim_per_stage=[8, 16, 32, 64],
-        num_attention_heads_per_stage=[1, 1, 1, 1],
-        window_size_per_stage=[8, 4, 4, 4],
-        global_attention_blocks=[3],
-        window_positional_embedding_background_size=[2, 2],
-    )
-    vision = Sam2VisionConfig(
-        backbone_config=hiera,
-        backbone_channel_list=[64, 32, 16, 8],
-        backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
-        fpn_hidden_size=32,
-    )
-    prompt = Sam2PromptEncoderConfig(hidden_size=32, image_size=64, patch_size=16, mask_input_channels=4)
-    decoder = Sam2MaskDecoderConfig(
-        hidden_size=32, mlp_dim=16, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=8
-    )
-    config = Sam2Config(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
-    sam = SamProposer(randomize(Sam2Model(config)))
+    sam = SamProposer(randomize(tiny_sam2()))
     masks = sam.masks(replace(prior(LEFT, MIDDLE), points_xy_frac=((0.4, 0.4),)), images(1)[0], 8)
     assert masks.shape == (2, 8, 8) and not torch.equal(masks[0], masks[1])
 

@@ -4,51 +4,15 @@ import dataclasses
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, SwinBackbone, SwinConfig
 
 from l2l_ray.config import SegmenterConfig
 from l2l_ray.errors import ConfigError
 from l2l_ray.segmenter.losses import segmentation_loss
 from l2l_ray.segmenter.model import Segmenter
+from tests.tiny_models import save_bert, save_swin
 
-WORDS = "left right red blue green circle square star big small the man in".split()
 WEIGHTS = (0.5, 0.4)  # of Dice, and of the coarser levels
 EXPRESSIONS = ["the left red circle", "star", "big blue square right"]
-
-
-def save_swin(folder, image_size=480):
-    SwinBackbone(
-        SwinConfig(
-            image_size=image_size,
-            patch_size=4,
-            embed_dim=16,
-            depths=[1, 1, 1, 1],
-            num_heads=[1, 2, 2, 4],
-            window_size=12,
-            out_features=["stage1", "stage2", "stage3", "stage4"],
-        )
-    ).save_pretrained(folder)
-
-
-def save_bert(folder):
-    vocab = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    config = BertConfig(
-        vocab_size=len(vocab),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=32,
-    )
-    BertModel(config).save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")

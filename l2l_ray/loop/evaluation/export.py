@@ -27,6 +27,7 @@ from l2l_ray.datatools.export import require_place, write_export
 from l2l_ray.datatools.record import ExportedMask
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.inference.engine import InferenceEngine
+from l2l_ray.loop.state.candidates import EVAL_SPLITS
 from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.ledger import Ledger, num_shards, read_shard
 from l2l_ray.loop.state.prepare import unused_texts
@@ -253,6 +254,14 @@ def _predictions(
             )
 
 
+def _elsewhere(run: RunFolder) -> str:
+    """Say which items have no pseudo-label because they have a mask of their own."""
+    sets = ("labeled", *EVAL_SPLITS)
+    sizes = [(name, len(read_examples(path))) for name in sets if (path := run.examples_path(name)).exists()]
+    listed = ", ".join(f"{size} {name}" for name, size in sizes if size)
+    return f"; not among them, as they have masks of their own: {listed} (--split predicts these)" if listed else ""
+
+
 def _written(
     run: RunFolder,
     masks: list[ExportedMask],
@@ -262,12 +271,12 @@ def _written(
     about: dict[str, Any],
     force: bool,
 ) -> Exported:
-    note = ""
+    note = "" if "split" in about else _elsewhere(run)
     if about.get("split") in (None, "unlabeled"):
         try:
             left_out = left_out + [LeftOut(example, OTHER_TEXT) for example in unused_texts(run.config, run)]
         except DataError as error:
-            note = f"; further texts of the same objects cannot be counted: {error}"
+            note += f"; further texts of the same objects cannot be counted: {error}"
     items = [
         {"sent_id": e.sent_id, "image": e.image_path, "expression": e.expression, "reason": item.reason}
         for item in left_out

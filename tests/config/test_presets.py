@@ -1,0 +1,89 @@
+"""Presets: their models assemble and train, and what they need is what was counted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from l2l_ray.config import NEEDS, PRESETS, RunConfig
+from l2l_ray.prior.mllm import EMBEDDED_FOLDER, MllmIdentity, MllmPrior, make_prior
+from l2l_ray.prior.proposal import Proposer
+from l2l_ray.segmenter.losses import segmentation_loss
+from l2l_ray.segmenter.model import Segmenter
+from l2l_ray.types import Prior
+from tests.tiny_models import save_bert, save_swin, tiny_sam2
+from tests.whole_run import changed
+
+COUNTED = Path(__file__).parents[2] / "benchmarks" / "results" / "preset_needs.json"
+
+
+def test_what_a_preset_needs_is_what_the_benchmark_counted() -> None:
+    counted = json.loads(COUNTED.read_text())
+    assert {name: asdict(needs) for name, needs in NEEDS.items()} == {n: found["needs"] for n, found in counted.items()}
+
+
+def test_presets_for_photos_read_what_an_import_writes() -> None:
+    for name in NEEDS:
+        config = PRESETS[name]()
+        assert (config.data.root, config.data.dataset, config.data.split_by) == ("data", "mine", "own")
+        assert sum(
+            share.get("GPU", 0) * num
+            for share, num in (
+                (config.cluster.prior_resources, config.cluster.num_priors),
+                (config.cluster.labeler_resources, config.cluster.num_labelers),
+                (config.cluster.worker_resources, config.cluster.num_workers),
+            )
+        ) == pytest.approx(1)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder with checkpoints of the presets' families: Swin, BERT and SAM 2. The shipped MLLM is a Qwen3-VL."""
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    save_swin(folder / "swin")
+    save_bert(folder / "bert")
+    tiny_sam2().save_pretrained(folder / "sam2")
+    return folder
+
+
+def _with_tiny_models(config: RunConfig, folder: Path) -> RunConfig:
+    models = {"model": str(EMBEDDED_FOLDER), "dtype": "float32", "max_new_tokens": 32}
+    if config.prior.sam_model is not None:
+        models["sam_model"] = str(folder / "sam2")
+    return changed(config, prior=models, segmenter={"backbone": str(folder / "swin"), "text": str(folder / "bert")})
+
+
+@pytest.mark.parametrize("name", ["photos-small", "photos-full", "full"])
+def test_the_models_of_a_preset_assemble_and_learn(name: str, tiny: Path) -> None:
+    config = _with_tiny_models(PRESETS[name](), tiny)
+    image, text = Image.new("RGB", (96, 64), (200, 40, 40)), "left red circle"
+
+    mllm = MllmPrior.load(config.prior)
+    prior = make_prior("key", mllm.ask([image], [text])[0], MllmIdentity.of(mllm), *image.size)
+    boxed = Prior("key", ((0.1, 0.1, 0.6, 0.7),), (0.8,), (), "circle", 0.8, "", "")
+
+    torch.manual_seed(0)
+    segmenter = Segmenter(config.segmenter)
+    side, grid = config.segmenter.image_size, segmenter.grid
+    proposals = Proposer(config.prior).proposals([prior, boxed], grid, [image, image])
+    assert proposals.proposal.shape == (2, grid, grid) and proposals.has_prior[1]
+    optimizer = torch.optim.AdamW(segmenter.parameters(), config.loop.lr)
+    images, target = torch.rand(2, 3, side, side), torch.zeros(2, grid, grid)
+    target[:, : grid // 2] = 1
+    losses = []
+    for _ in range(3):
+        output = segmenter(
+            images, [text, text], proposals.proposal, proposals.score, proposals.has_prior, ["", "circle"]
+        )
+        loss = segmentation_loss(output, target, torch.ones_like(target), 2, config.loop.dice_weight, 0.4)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
