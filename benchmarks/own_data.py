@@ -19,6 +19,7 @@ import csv
 import html
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -163,7 +164,7 @@ def finished(words: list[str], texts: list[Text], place: Path) -> dict[str, Any]
 
 
 def run(journey: Journey, texts: list[Text], name: str) -> dict[str, Any]:
-    """Run once; return which masks and texts were used, the figures on held-out photos, and how right the labels are."""
+    """Run once; return which masks and texts were used, figures on held-out photos, and how right the labels are."""
     own = ("--data.root", str(journey.place / "data"), "--data.dataset", "mine", "--data.split_by", "own")
     printed = journey.l2l("run", *SIZE, *own, "--name", name)
     folder = journey.place / "runs" / name
@@ -177,7 +178,7 @@ def run(journey: Journey, texts: list[Text], name: str) -> dict[str, Any]:
         "opening": next(line for line in printed.splitlines() if line.startswith("data ")),
         "masks_learned_from": len(sets["labeled"]),
         "masks_held_out": len(sets.get("val", [])),
-        "masks_unused": num_masks_of(journey.place) - num_masks,
+        "masks_unused": num_masks_of(journey.place / "data" / "mine") - num_masks,
         "texts_lost": len(given - used),
         "unlabeled_texts_in_report": sum(e.expression in html.unescape(page) for e in sets["unlabeled"]),
         "unlabeled_texts": len(sets["unlabeled"]),
@@ -186,54 +187,67 @@ def run(journey: Journey, texts: list[Text], name: str) -> dict[str, Any]:
     }
 
 
-def num_masks_of(place: Path) -> int:
-    """Count the objects with a mask in the data set."""
-    content = json.loads((place / "data" / "mine" / "instances.json").read_text())
-    return sum(bool(annotation["segmentation"]) for annotation in content["annotations"])
+def num_masks_of(dataset: Path) -> int:
+    """Count the objects with a mask in a data set; one that shows nothing, as people accept it, is none."""
+    return sum("ann_id" in ref for ref in refs_of(dataset))
 
 
 def mean_iou_of_labels(journey: Journey, texts: list[Text], name: str) -> float:
     """Measure the run's labels, all of them, with the masks that it never saw."""
-    out = journey.place / f"labels-{name}"
-    journey.l2l("export", str(journey.place / "runs" / name), "--format", "jsonl", "--all", "--out", str(out))
     truth = {(text.name, text.expression): decode(text.truth.mask_rle) for text in texts}
-    rows = [json.loads(line) for line in (out / "masks.jsonl").read_text(encoding="utf-8").splitlines()]
     ious = []
-    for row in rows:
+    for row in labels_of(journey, name):
         mask, right = decode(row["rle"]), truth[Path(row["image"]).name, row["expression"]]
         ious.append(float((mask & right).sum() / (mask | right).sum()))
     return float(np.mean(ious))
 
 
+def labels_of(journey: Journey, name: str) -> list[dict[str, Any]]:
+    """Export all labels of a run as JSON lines, once, and return them."""
+    out = journey.place / f"labels-{name}"
+    if not out.exists():
+        journey.l2l("export", str(journey.place / "runs" / name), "--format", "jsonl", "--all", "--out", str(out))
+    return [json.loads(line) for line in (out / "masks.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
 def exports_come_back(journey: Journey, folder: Path) -> dict[str, str]:
-    """Export all labels in every format, import each into a data set of its own; return how many came back of how many."""
-    found = {}
+    """Export all labels in every format and import each again; return how many masks came back of how many.
+
+    A mask without a pixel says nothing, and its text comes back without one: such are not counted.
+    """
+    found, num_whole = {}, sum(decode(row["rle"]).any() for row in labels_of(journey, folder.name))
     for kind in FORMATS:
         out, name = journey.place / f"export-{kind}", f"from-{kind}"
         journey.l2l("export", str(folder), "--format", kind, "--all", "--out", str(out))
         about = json.loads((out / "export.json").read_text())
-        if kind == "yolo":
-            found[kind] = f"{len(list((out / 'labels').rglob('*.txt')))} files for {about['num']} masks"
-            continue
         if kind == "labelstudio":
             accept_all(out)
         place = ("--images", about["image_root"], "--root", str(journey.place / "again"), "--dataset", name)
         journey.l2l("data", "import", *sources(kind, out), *place)
-        content = json.loads((journey.place / "again" / name / "instances.json").read_text())
-        num = sum(bool(annotation["segmentation"]) for annotation in content["annotations"])
-        found[kind] = f"{num} of {about['num']}"
-        assert num == about["num"], (kind, found[kind])
+        num, num_texts = num_masks_of(journey.place / "again" / name), len(refs_of(journey.place / "again" / name))
+        found[kind] = f"{num} masks of {num_whole}, {num_texts} texts of {about['num']}"
+        assert (num, num_texts) == (num_whole, about["num"]), (kind, found[kind])
     return found
+
+
+def refs_of(dataset: Path) -> list[Any]:
+    """Return the refs of a data set."""
+    refs: list[Any] = pickle.loads((dataset / "refs(own).p").read_bytes())  # noqa: S301  # written here a moment ago
+    return refs
 
 
 def sources(kind: str, out: Path) -> list[str]:
     """Return kind and file of the import of an export."""
-    files = {"coco": ["coco", "annotations.json"], "jsonl": ["rows", "masks.jsonl"], "parquet": ["rows", "masks.parquet"],
-             "png": ["rows", "index.jsonl", "--masks"], "labelstudio": ["labelstudio", "project.json"]}  # fmt: skip
-    if kind == "hf":
-        return ["rows", *map(str, sorted((out / "data").glob("*.parquet")))]
-    which, file, *more = files[kind]
-    return [which, str(out / file), *(word for option in more for word in (option, str(out)))]
+    file = {
+        "coco": "annotations.json", "jsonl": "masks.jsonl", "parquet": "masks.parquet", "hf": "data/*.parquet",
+        "png": "index.jsonl", "yolo": "index.jsonl", "labelstudio": "project.json",
+    }[kind]  # fmt: skip
+    files = map(str, sorted(out.glob(file)))
+    return [
+        kind if kind in ("coco", "labelstudio") else "rows",
+        *files,
+        *(["--masks", str(out)] if kind == "png" else []),
+    ]
 
 
 def accept_all(out: Path, change: dict[str, np.ndarray] | None = None) -> None:
