@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from PIL import Image
 
 from l2l_ray import __version__, cli
 from l2l_ray.config import PRESETS, RunConfig, config_fields, load_config, save_config
+from l2l_ray.errors import one_line
 from l2l_ray.refshapes.synthetic import write_refshapes
 
 
@@ -80,8 +82,14 @@ def test_a_path_that_the_system_refuses_is_one_line_that_names_it(
     place = tmp_path / "file" / "sheet.png"
     assert cli.main(["data", "stats", str(data / "refshapes"), "--sheet", str(place)]) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"l2l data: {tmp_path / 'file'}") and "cannot be read or written: " in error
-    assert error.count("\n") == 1
+    assert error.startswith(f"l2l data: {str(place)!r} cannot be written: ") and error.count("\n") == 1
+
+
+def test_an_error_of_the_system_that_nobody_put_into_words_names_its_file() -> None:
+    said = one_line(FileNotFoundError(errno.ENOENT, "No such file or directory", "/a/b"))
+    assert said == (
+        "/a/b cannot be read or written: No such file or directory; check the path, its permissions and the free space"
+    )
 
 
 @pytest.mark.parametrize("job", ["selfevolve.py", "sweep.py"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ RECORDS: list[Any] = [
         **dataclasses.asdict(EXAMPLE), mask_rle={"size": [480, 640], "counts": "PPY13"}, category="man"
     ),
     types.Hint((0.1, 0.2, 0.5, 0.6), ((0.3, 0.4),)),
+    types.PhotoText(Path("12.jpg"), "left man", {"box": [10, 20, 30, 40]}),
     types.Skip("truncated_image", 7, "/data/12.jpg", "image file is truncated"),
     PRIOR,
     types.Evidence(MAP, MAP, MAP, MAP, MAP, MAP, MAP[:, 0, 0], MAP[:, 0, 0] > 0.5, MAP[:, None]),

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from l2l_ray.loop.evaluation.evaluate import Evaluations
 from l2l_ray.loop.inference.engine import InferenceEngine
-from l2l_ray.loop.local import LocalHost
+from l2l_ray.loop.local import LocalHost, Watch
+from l2l_ray.loop.progress import Console
 from l2l_ray.loop.state.ledger import Ledger
 from l2l_ray.loop.state.plan import Plan
 from l2l_ray.loop.state.position import Stage
+from l2l_ray.loop.state.prepare import RunData
 from l2l_ray.loop.state.run_folder import RunFolder
 
 BURN_IN_PARTS = ("base", "fold0", "fold1")
@@ -23,7 +25,8 @@ class TrainingOnly(LocalHost):
         num_shards = 1 + max(shard for _, _, shard in ledger.keys())
         plan = Plan(run.methods, config.loop.rounds, config.loop.lag, num_shards, {}, 1)
         plan.committed(ledger.keys())
-        super().__init__(run, plan, ledger, Evaluations(run), InferenceEngine(config, run.path))
+        watch = Watch(config, run, RunData([], [], {}), Console(config, stream=None))
+        super().__init__(run, plan, ledger, Evaluations(run), InferenceEngine(config, run.path), watch)
         self._dies_at = dies_at
 
     def progress(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:

@@ -39,7 +39,7 @@ def test_more_fewer_and_changed_are_counted(examples: list[Example], tmp_path: P
     before = _record(examples)
     now = [
         replace(examples[0], expression="a cat", mask_rle=Rle(size=[4, 4], counts="13")),  # type: ignore[call-arg]
-        LabeledExample(*list(asdict(examples[1]).values()), MASK, ""),
+        LabeledExample(**asdict(examples[1]), mask_rle=MASK, category=""),
     ]
     assert before.changes(_record(now)) == [
         "1 more mask", "1 mask changed", "1 text fewer", "1 text changed", "1 photo fewer",

@@ -40,10 +40,10 @@ def test_what_is_left_out_is_said_with_reason_count_and_names(smoke: RunConfig, 
     assert _told(config_of(smoke, root)) == [
         "data       cats (me): 2 labeled, 4 unlabeled; 7 left out",
         "texts      2 to learn from, 4 unlabeled in 2 shards, val 1",
-        "left out   1 text: no mask to measure against (12.png)",
-        "left out   6 texts: the picture is not there (4.png, 5.png, 6.png, and 2 more)",
-        "left out   1 text: the picture cannot be read (9.png)",
-        "note       1 text with a mask that cannot be read: unlabeled (1.png)",
+        "left out   1 text: there is no mask to measure against (12.png)",
+        "left out   6 texts: the photo is not there (4.png, 5.png, 6.png, and 2 more)",
+        "left out   1 text: the photo cannot be read (9.png)",
+        "note       1 text: the mask cannot be read; used as an unlabeled photo (1.png)",
         "note       this data set has no testA, testB: left out of the table",
     ]
 
