@@ -135,7 +135,7 @@ def dry_run(source: Source, config: RunConfig, say: Say) -> int:
     with tempfile.TemporaryDirectory(prefix="l2l-dry-") as place:
         data_config = config.data.model_copy(update={"root": place})
         trial = config.model_copy(update={"run_root": place, "data": data_config})
-        status = data_command(source.import_words(trial), say)
+        status = _import(source.import_words(trial), say)
         run = RunFolder(trial.run_dir, trial)
         data = prepare(trial, run)
         say(opening_text(trial, data, run.skips()))
@@ -153,10 +153,15 @@ def _bring_in(source: Source, config: RunConfig, say: Say) -> int:
         say(f"data set   {folder}, made of {source.path} before")
         return int(known["status"])
     words = source.import_words(config)
-    status = data_command([*words, "--update"] if folder.is_dir() else words, say)
+    status = _import([*words, "--update"] if folder.is_dir() else words, say)
     with replacing(note) as temporary:
         temporary.write_text(json.dumps({"digest": digest, "status": status}))
     return status
+
+
+def _import(words: Sequence[str], say: Say) -> int:
+    """Import, without the advice on how to go on by hand."""
+    return data_command(words, lambda line: None if line.startswith("use it: ") else say(line))
 
 
 def _next_run(config: RunConfig) -> RunConfig:

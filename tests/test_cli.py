@@ -40,9 +40,9 @@ def test_no_command_prints_the_commands_to_stderr(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["prdict"], "l2l: there is no command 'prdict'; did you mean predict? There are run, "),
+        (["prdict"], "l2l: there is no command 'prdict'; did you mean predict? There are label, "),
         (["data", "statz"], "l2l data: there is no command 'statz'; did you mean stats? There are import, "),
-        (["xyz"], "l2l: there is no command 'xyz'; There are run, "),
+        (["xyz"], "l2l: there is no command 'xyz'; There are label, "),
     ],
 )
 def test_an_unknown_command_is_one_line_with_the_one_that_is_meant(
