@@ -45,8 +45,7 @@ class DataConfig(Section):
         0.25,
         ge=0,
         lt=1,
-        description="Where the data has no val split: share of the labeled images that is held out as val; 0 = none "
-        "(ours)",
+        description="Without a val split in the data: share of the labeled images held out as val; 0 = none (ours)",
     )
     split_seed: int = Field(
         0, ge=0, description="Seed that draws which images are labeled or held out, and the folds of the labeled ones"
@@ -394,9 +393,7 @@ class ClusterConfig(Section):
     )
     max_train_restarts: int = Field(3, ge=0, description="How often lost train workers are started again (ours)")
     max_item_retries: int = Field(
-        3,
-        ge=0,
-        description="How often a shard or slice is tried again whose labeler died or hung (ours)",
+        3, ge=0, description="How often a shard or slice is tried again whose labeler died or hung (ours)"
     )
     progress_every_s: float = Field(
         10.0, gt=0, description="Seconds between progress lines where there is no terminal (ours)"

@@ -6,20 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from l2l_ray.data.layout import BadValue, Problem
 from l2l_ray.data.masks import mask_area_px
 from l2l_ray.data.plain_pickle import plain_records
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.datatools.check import check
-from l2l_ray.datatools.import_folder import folder_rows
 from l2l_ray.datatools.import_rows import import_rows
 from l2l_ray.datatools.inventory import take_inventory
 from l2l_ray.datatools.refer_writer import ReferWriter
@@ -252,32 +249,6 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path, name: str) -> None:
         list(read_rows(tmp_path / name))
 
 
-def test_a_folder_of_pictures_and_texts(tmp_path: Path) -> None:
-    folder = tmp_path / "photos"
-    mask = np.zeros((24, 32), dtype=np.uint8)
-    mask[4:8, 4:10] = 255
-    draw(folder / "a.jpg", 1)
-    (folder / "a.txt").write_text("left man\n\nman in red\n")
-    Image.fromarray(mask).save(folder / "a.png")
-    draw(folder / "val" / "b.png", 2)
-    (folder / "val" / "b.txt").write_text("dog\n")
-    Image.fromarray(mask).save(folder / "val" / "b_mask.png")
-    draw(folder / "c.jpg", 3)
-    (folder / "c.txt").write_text("no mask")
-    draw(folder / "alone.jpg", 4)
-    (folder / "lonely.txt").write_text("no picture")
-    (folder / "bytes.txt").write_bytes(b"\xff")
-    draw(folder / "bytes.jpg", 5)
-    problems = convert(folder_rows(folder), folder, tmp_path / "root")
-    assert [(p.where, p.what) for p in problems] == [
-        ("photos/alone.jpg", "missing text"), ("photos/bytes.txt", "text"), ("photos/lonely.txt", "missing image"),
-    ]  # fmt: skip
-    data = ReferDataset.open(tmp_path / "root", "own", "own")
-    assert [e.expression for e in data.labeled_examples("train")[0]] == ["left man", "man in red"]
-    assert [e.expression for e in data.labeled_examples("val")[0]] == ["dog"]
-    assert [e.expression for e in data.examples("train")[0]] == ["left man", "man in red", "no mask"]
-
-
 def test_without_a_good_row_nothing_is_written(tmp_path: Path, pictures: Path) -> None:
     with pytest.raises(DataError, match="no usable item for .*own; nothing is written"):
         convert(iter([("x", {"image": "gone.png"})]), pictures, tmp_path / "root")
@@ -380,23 +351,6 @@ def test_no_target_in_a_csv_cell(tmp_path: Path, pictures: Path) -> None:
     assert "no_target: got 'maybe'; expected true or false" in str(problem)
     examples, _ = ReferDataset.open(tmp_path / "root", "own", "own").labeled_examples("train")
     assert [e.expression for e in examples] == ["unicorn"]
-
-
-def test_a_folder_with_capital_endings_and_marks_before_the_text(tmp_path: Path) -> None:
-    folder = tmp_path / "photos"
-    draw(folder / "a.png", 1).rename(folder / "a.JPG")
-    Image.fromarray(np.full((24, 32), 255, np.uint8)).save(folder / "a_mask.PNG", "PNG")
-    (folder / "a.TXT").write_bytes(b"\xef\xbb\xbfleft man\r\n")
-    ((_, row),) = folder_rows(folder)
-    assert row == {"image": "a.JPG", "expression": ["left man"], "mask": "a_mask.PNG"}
-
-
-def test_a_text_outside_the_folder_is_not_read(tmp_path: Path) -> None:
-    draw(tmp_path / "photos" / "a.png", 1)
-    (tmp_path / "secret.txt").write_text("secret")
-    (tmp_path / "photos" / "a.txt").symlink_to(tmp_path / "secret.txt")
-    ((_, problem),) = folder_rows(tmp_path / "photos")
-    assert isinstance(problem, Problem) and "leads outside" in str(problem)
 
 
 def test_a_link_to_the_pictures_of_another_set_is_not_written_through(tmp_path: Path, pictures: Path) -> None:

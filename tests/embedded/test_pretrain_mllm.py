@@ -58,7 +58,7 @@ def model(tokenizer):
 
 def test_sequences_are_what_the_processor_makes(pool, tokenizer) -> None:
     sequences = SequenceMaker(tokenizer, pool).batch(ROWS, with_answer=False)
-    processor = load_processor(str(EMBEDDED_FOLDER))
+    processor = load_processor(str(EMBEDDED_FOLDER), {})
     chats = [
         processor.apply_chat_template(
             QWEN_RELATIVE.messages(pool.texts[row]), tokenize=False, add_generation_prompt=True
