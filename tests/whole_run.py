@@ -39,7 +39,7 @@ def tiny_config(root: Path) -> RunConfig:
         run_root=str(root),
         name="whole",
         compare=("supervised",),
-        data={"num_train_refs": 36, "num_eval_refs": 4, "labeled_frac": 0.34},
+        data={"num_train_refs": 36, "num_eval_refs": 4, "benchmark_frac": 0.34},
         selector={"warmup_updates": 2, "round_updates": 1, "update_batch": 6, "max_unlabeled": 8, "group_size": 3},
         loop={
             "burn_in_steps": 4, "fold_steps": 3, "round_steps": 3, "labeled_batch": 4, "unlabeled_batch": 4,
