@@ -8,6 +8,7 @@ replaced, not what it points to.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -70,6 +71,29 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path; what the block writes there becomes the file `path`, which only one process can make.
+
+    Raises:
+        FileExistsError: `path` was there when the block ended; it stays as it is.
+        OSError: The file cannot be made.
+    Example: `with new_file(path) as temporary: temporary.write_text("...")`
+    """
+    temporary = temporary_path(path)
+    temporary.unlink(missing_ok=True)  # left by a killed process of this id
+    try:
+        yield temporary
+        try:
+            os.link(temporary, path)
+        except OSError:  # there is one, or the file system has no links
+            if path.exists():
+                raise FileExistsError(errno.EEXIST, "it was made meanwhile", str(path)) from None
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

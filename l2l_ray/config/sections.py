@@ -39,7 +39,7 @@ class DataConfig(Section):
         0.05,
         gt=0,
         le=1,
-        description="labeled_frac of a benchmark: data with masks for all of train and a split to evaluate on (ours)",
+        description="labeled_frac of a benchmark: published data, or RefShapes, with masks for all of train (ours)",
     )
     val_from_labeled: float = Field(
         0.25,

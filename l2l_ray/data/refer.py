@@ -55,6 +55,9 @@ _PUBLISHED_SPLITS = {
     ("refcoco+", "unc"): ("train", "val", "testA", "testB"),
     ("refcocog", "umd"): ("train", "val", "test"),
     ("refcocog", "google"): ("train", "val"),
+    ("refclef", "unc"): ("train", "val", "testA", "testB", "testC"),
+    ("refclef", "berkeley"): ("train", "val", "test"),
+    ("grefcoco", "unc"): ("train", "val", "testA", "testB"),
 }
 
 
@@ -130,6 +133,11 @@ class ReferDataset:
         """Splits that this data set should have (as published; train and val for others) and that have no refs here."""
         expected = _PUBLISHED_SPLITS.get((self.dataset, self.split_by), ("train", "val"))
         return tuple(split for split in expected if split not in self.splits)
+
+    @property
+    def is_benchmark(self) -> bool:
+        """Whether this is a published data set or RefShapes, by its name and splits: most of its truth is to be hidden."""
+        return (self.dataset, self.split_by) in _PUBLISHED_SPLITS or self.split_by == "l2l"
 
     @property
     def digest(self) -> str:

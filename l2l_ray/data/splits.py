@@ -74,7 +74,9 @@ def count_of(amount: float | int, num_images: int) -> int:
     return _floor(amount * num_images)
 
 
-def hold_out(image_ids: Sequence[int], share: float, num_needed: int, seed: int) -> tuple[list[int], list[int]]:
+def hold_out(
+    image_ids: Sequence[int], share: float, num_needed: int, seed: int, last: Collection[int] = ()
+) -> tuple[list[int], list[int]]:
     """Return (kept, held out) images, both in the order given; a smaller share lies inside a larger one.
 
     Args:
@@ -82,11 +84,13 @@ def hold_out(image_ids: Sequence[int], share: float, num_needed: int, seed: int)
         share: Share of them to hold out, in [0, 1); the count is rounded down.
         num_needed: So many are kept, whatever the share, if there are so many.
         seed: Seed of the choice.
+        last: Those that are held out only where the others are too few.
     Raises:
         DataError: If an id comes twice.
     """
     count = max(0, min(_floor(share * len(image_ids)), len(image_ids) - num_needed))
-    held_out = set(_shuffled(image_ids, seed, "val")[:count])
+    order = sorted(_shuffled(image_ids, seed, "val"), key=lambda image_id: image_id in last)
+    held_out = set(order[:count])
     return [i for i in image_ids if i not in held_out], [i for i in image_ids if i in held_out]
 
 

@@ -38,7 +38,7 @@ from l2l_ray.device import pick_device, pick_dtype
 from l2l_ray.plain_text import PlainText
 from l2l_ray.prior.processing import load_processor, processor_tokens
 from l2l_ray.prior.prompt import PromptFormat, prompt_for
-from l2l_ray.prior.reply import MllmIdentity, Reply, make_prior, prior_key
+from l2l_ray.prior.reply import READING_VERSION, MllmIdentity, Reply, make_prior, prior_key
 from l2l_ray.randomness import numpy_generator
 
 __all__ = ["EMBEDDED_FOLDER", "MllmIdentity", "MllmPrior", "Reply", "make_prior", "prior_key"]
@@ -205,7 +205,8 @@ def _fingerprint(source: str, model_config: Any, config: PriorConfig, prompt: Pr
     """Hash weights, processor and generation files, the prompt, and the settings that change a reply.
 
     A hub id is pinned by the commit it was resolved to; the weights of a folder are read once. A setting without effect
-    on this model counts as its default, so that changing it asks nothing again.
+    on this model counts as its default, so that changing it asks nothing again. How replies are read counts too: what is
+    stored is what was read.
     """
     digest = hashlib.sha256()
     folder = Path(source)
@@ -218,5 +219,5 @@ def _fingerprint(source: str, model_config: Any, config: PriorConfig, prompt: Pr
     idle = {name.removeprefix("prior.") for group in idle_in_prior(config) for name in group.fields}
     asked = config.model_copy(update={name: PriorConfig.model_fields[name].default for name in idle})
     settings = asked.model_dump(include={"image_size", "max_new_tokens", "num_samples", "temperature", "dtype"})
-    digest.update(json.dumps([asdict(prompt), settings], sort_keys=True).encode())
+    digest.update(json.dumps([asdict(prompt), settings, READING_VERSION], sort_keys=True).encode())
     return digest.hexdigest()

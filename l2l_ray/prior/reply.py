@@ -18,6 +18,8 @@ from l2l_ray.prior.parse import ParsedReply, parse_reply
 from l2l_ray.prior.prompt import PromptFormat
 from l2l_ray.types import BoxFrac, Prior
 
+READING_VERSION = 2  # of this file and of parse.py: raise it when the same reply is read otherwise
+
 # What each kind of failure says to a person; a failure is "<kind>: <details>".
 FAILURE_WORDS = {
     "not JSON": "an answer without coordinates",

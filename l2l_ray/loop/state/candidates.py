@@ -4,8 +4,8 @@ Train images are labeled or not. On a labeled image, a ref with a usable mask is
 with a bad one, is an unlabeled item like those of all other images. Which images are labeled:
 - those of `data.split_file`, where there is one;
 - the share `data.labeled_frac`, drawn from the images whose refs all have truth;
-- where neither is given, every image of which any ref has truth. Only a benchmark, which has truth for all of train and
-  something to evaluate on, keeps most of it hidden: there `data.benchmark_frac` are labeled.
+- where neither is given, every image of which any ref has truth. Only a benchmark (a published data set, RefShapes)
+  with truth for all of train keeps most of it hidden: there the share `data.benchmark_frac` is labeled.
 
 Truth is looked at for labeled images and evaluation splits alone; of the others it is asked only whether there is any.
 """
@@ -132,7 +132,7 @@ def _split(
             require_fraction(data.labeled_frac, len(labeled), len(image_ids))
         return labeled, unlabeled, plain_fraction(len(labeled), len(image_ids))
     frac = data.labeled_frac
-    if frac is None and len(whole) == len(image_ids) and set(EVAL_SPLITS) & set(dataset.splits):
+    if frac is None and dataset.is_benchmark and len(whole) == len(image_ids):
         frac = data.benchmark_frac
         if frac * len(image_ids) < 1:
             raise ConfigError(

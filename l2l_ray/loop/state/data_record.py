@@ -45,7 +45,9 @@ class DataRecord:
         paths: dict[int, str] = {}
         for split, examples in (("train", train), *splits.items()):
             for example in examples:
-                texts[str(example.sent_id)] = _hash([split, example.image_id, example.ref_id, example.expression])
+                hint = [example.hint.to_json()] if example.hint else []
+                text = [split, example.image_id, example.ref_id, example.expression, *hint]
+                texts[str(example.sent_id)] = _hash(text)
                 paths[example.image_id] = example.image_path
                 if isinstance(example, LabeledExample):
                     masks[str(example.ref_id)] = _hash([example.mask_rle["size"], example.mask_rle["counts"]])

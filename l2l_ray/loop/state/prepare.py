@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from l2l_ray.config import EMBEDDED, RunConfig
+from l2l_ray.config import EMBEDDED, DataConfig, RunConfig
 from l2l_ray.data.images import ImageStore
 from l2l_ray.data.splits import hold_out
 from l2l_ray.errors import FREE_SPACE, DataError, L2LError
@@ -185,12 +185,15 @@ def _usable(config: RunConfig, methods: Sequence[str], found: Candidates) -> tup
             f"other; got 1, {Path(labeled[0].image_path).name}; {more}, or choose a fixed rule by --selector.name "
             "fixed_threshold"
         )
-    notices = [*_about_masks(found)]
+    notices = [*_about_masks(found, config.data)]
     val_source: ValSource | None = "split"
     if VAL not in splits:
         num_labeled, share = _num_images(labeled), config.data.val_from_labeled
-        labeled, val = _held_out(labeled, share, num_needed, config.data.split_seed)
-        notices.append(_about_val(num_labeled, _num_images(val), share))
+        # Other texts of a held-out photo are labeled and trained on; so photos without such texts are taken first.
+        shared = {example.image_id for example in unlabeled}
+        labeled, val = _held_out(labeled, share, num_needed, config.data.split_seed, shared)
+        seen = sum(example.image_id in {e.image_id for e in val} for example in unlabeled)
+        notices.append(_about_val(num_labeled, _num_images(val), share, seen))
         splits, val_source = ({VAL: val, **splits}, "labeled") if val else (splits, None)
     if learners and config.selector.num_folds > _num_images(labeled):
         notices.append(
@@ -201,10 +204,11 @@ def _usable(config: RunConfig, methods: Sequence[str], found: Candidates) -> tup
 
 
 def _held_out(
-    labeled: list[LabeledExample], share: float, num_needed: int, seed: int
+    labeled: list[LabeledExample], share: float, num_needed: int, seed: int, shared: set[int]
 ) -> tuple[list[LabeledExample], list[LabeledExample]]:
-    """Return the labeled items to learn from, and those held out as val."""
-    kept_ids, _ = hold_out(list(dict.fromkeys(example.image_id for example in labeled)), share, num_needed, seed)
+    """Return the labeled items to learn from, and those held out as val; images in `shared` last."""
+    image_ids = list(dict.fromkeys(example.image_id for example in labeled))
+    kept_ids, _ = hold_out(image_ids, share, num_needed, seed, shared)
     kept = set(kept_ids)
     return [e for e in labeled if e.image_id in kept], [e for e in labeled if e.image_id not in kept]
 
@@ -225,13 +229,13 @@ def unused_texts(config: RunConfig, run: RunFolder) -> list[Example]:
     return [example for example in found if example.ref_id in ref_ids and example.sent_id not in sent_ids]
 
 
-def _about_masks(found: Candidates) -> list[str]:
+def _about_masks(found: Candidates, data: DataConfig) -> list[str]:
     told = []
+    way_out = "--data.labeled_frac 1 uses them all, as this is a benchmark"
+    if data.split_file is not None or data.labeled_frac is not None:
+        way_out = f"leave data.{'labeled_frac' if data.split_file is None else 'split_file'} out to use every mask"
     if found.hidden:
-        told.append(
-            f"the masks of {counted(found.hidden, 'photo')} are there but not used for training, as in a benchmark; "
-            "--data.labeled_frac 1 uses them all"
-        )
+        told.append(f"the masks of {counted(found.hidden, 'photo')} are there but not used for training; {way_out}")
     if found.without_mask:
         told.append(
             f"{counted(len(found.without_mask), 'text')} of labeled photos without a mask: unlabeled "
@@ -240,10 +244,13 @@ def _about_masks(found: Candidates) -> list[str]:
     return told
 
 
-def _about_val(num_labeled: int, num_held_out: int, share: float) -> str:
+def _about_val(num_labeled: int, num_held_out: int, share: float, num_seen: int) -> str:
     if num_held_out:
+        seen = (
+            f" ({counted(num_seen, 'other text')} of them unlabeled, so training sees these photos)" if num_seen else ""
+        )
         return (
-            f"there is no val split, so the run holds out {num_held_out} of its {num_labeled} labeled photos, to "
+            f"there is no val split, so the run holds out {num_held_out} of its {num_labeled} labeled photos{seen}, to "
             "measure how good its masks are and choose its best version; --data.val_from_labeled 0 learns from them too"
         )
     too_few = f"{share:g} of {counted(num_labeled, 'labeled photo')} is none that can be spared"

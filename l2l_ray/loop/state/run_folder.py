@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray.config import RunConfig, read_config, save_config
-from l2l_ray.errors import FREE_SPACE, CheckpointError, ConfigError, DataError, L2LError
-from l2l_ray.files import replacing
+from l2l_ray.errors import FREE_SPACE, CheckpointError, ConfigError, DataError
+from l2l_ray.files import new_file, replacing
 from l2l_ray.loop.state.jsonl import append_line, read_lines
 from l2l_ray.loop.state.position import Position
 from l2l_ray.types import Skip
 
+_MADE_HERE: set[Path] = set()  # folders that this process began: no other one's is ever removed
 # Changing these between start and resume is harmless: they say where and how fast, not what.
 _FREE_TO_CHANGE = ("resume", "cluster", "run_root", "name")
 
@@ -75,13 +76,18 @@ class RunFolder:
             ConfigError: Nothing can be written there.
         """
         saved = self.path / "config.yaml"
-        if saved.exists():
+        if saved.exists() and (self.config.resume or self.path in _MADE_HERE):
             return self
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / "env.json").write_text(json.dumps(_environment(self.config), indent=1))
-            with replacing(saved) as temporary:
+            with new_file(saved) as temporary:
                 save_config(self.config, temporary)
+            _MADE_HERE.add(self.path)
+            (self.path / "env.json").write_text(json.dumps(_environment(self.config), indent=1))
+        except FileExistsError:
+            raise ConfigError(
+                f"another process has just started a run in {self.path}; let it run, or choose another --name"
+            ) from None
         except OSError as error:
             raise ConfigError(
                 f"cannot start a run in {self.path}: {error}; choose another --run_root, or free some space"
@@ -90,16 +96,17 @@ class RunFolder:
 
     @contextmanager
     def removed_when_refused(self) -> Iterator[None]:
-        """Remove a folder that the block made when the block refuses to start, so that the name is free again.
+        """Remove a folder that this process made when a setting is refused before any work is done in it.
 
-        It stays once a version is published, and when the error says that `--resume` continues (a full disk, a cluster
-        that lost an actor). What was expensive, priors and burn-in, is kept beside the runs.
+        So the name is free again: a model that is not there, a cluster that lacks a resource. A folder that holds priors
+        or a version stays, and so does one of which anything else failed: `--resume` continues it.
         """
-        made_here, was_there = not (self.path / "config.yaml").exists(), self.path.exists()
+        was_there = self.path.exists()
         try:
             yield
-        except L2LError as error:
-            if made_here and "--resume" not in str(error) and not list(self.train_dir.glob("*/version.json")):
+        except ConfigError:
+            begun = any(self.path.glob("priors/*.parquet")) or any(self.train_dir.glob("*/version.json"))
+            if self.path in _MADE_HERE and not begun:
                 self._remove(everything=not was_there)
             raise
 
