@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from l2l_ray.config import RunConfig, load_config
 from l2l_ray.data.layout import plain_name
+from l2l_ray.data.refer import ReferDataset
 from l2l_ray.datatools.commands import data_command
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.files import replacing
@@ -68,9 +70,11 @@ class Source:
         )
 
     def digest(self) -> str:
-        """Hash names, sizes and times of change of all files that the source is made of."""
-        files = {self.path} if self.path.is_file() else set()
-        files |= {path for path in self.images.rglob("*") if path.is_file()}
+        """Hash names, sizes and times of change of the files that the source is made of."""
+        if self.kind == "folder":
+            files = [path for path in self.path.rglob("*") if path.is_file()]
+        else:  # what else lies beside a table may be anything
+            files = [self.path]
         facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files)]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -93,14 +97,17 @@ def config_of(source: Source, name: str | None, run_root: str | None, words: Seq
         ConfigError: An option or a value is unknown.
     """
     root = RunConfig(run_root=run_root).root
-    plain = re.sub(r"[^A-Za-z0-9_+-]+", "-", source.path.resolve().stem).strip("-") or "photos"
-    name = plain_name("--name", name or plain)
+    taken_from = source.path.resolve()
+    if source.kind == "folder" and root.is_relative_to(taken_from):
+        raise ConfigError(f"the run root {root} lies in {taken_from}, whose photos are to be labeled; choose another")
+    own_name = taken_from.name if source.kind == "folder" else taken_from.stem
+    name = plain_name("--name", name or re.sub(r"[^A-Za-z0-9_+-]+", "-", own_name).strip("-") or "photos")
     own = ["--data.root", str(root / "data"), "--data.dataset", name, "--data.split_by", "own"]
     return load_config([*words, *own, "--name", name, "--run_root", str(root)], "run")
 
 
 def label(source: Source, config: RunConfig, out: Path | None, say: Say) -> int:
-    """Make a mask for every text that has none; what is done already is not done again.
+    """Make a mask for every object that has none; what is done already is not done again.
 
     Args:
         source: The photos and texts.
@@ -112,8 +119,10 @@ def label(source: Source, config: RunConfig, out: Path | None, say: Say) -> int:
     Raises:
         L2LError: What ends an import or a run.
     """
+    if out is not None and source.kind == "folder" and out.resolve().is_relative_to(source.path.resolve()):
+        raise ConfigError(f"--out {out} lies in {source.path}, where masks are truth; choose a folder elsewhere")
     status = _bring_in(source, config, say)
-    ready = _next_run(config)
+    ready = _next_run(config, config, say)
     with Console(ready).with_warnings() as console:
         run = run_local(ready, console=console)
     if not read_examples(run.examples_path("unlabeled")):
@@ -133,53 +142,120 @@ def dry_run(source: Source, config: RunConfig, say: Say) -> int:
         Exit status, as `label`.
     """
     with tempfile.TemporaryDirectory(prefix="l2l-dry-") as place:
-        data_config = config.data.model_copy(update={"root": place})
-        trial = config.model_copy(update={"run_root": place, "data": data_config})
-        status = _import(source.import_words(trial), say)
+        trial = config.model_copy(
+            update={"run_root": place, "data": config.data.model_copy(update={"root": f"{place}/data"})}
+        )
+        _copy_data_set(config, trial)
+        status = _bring_in(source, trial, say)
+        ready = _next_run(config, trial, say)
+        if RunFolder(ready.run_dir, ready).finished:
+            say(f"nothing would be done: {ready.run_dir} is finished and nothing has changed since")
+            return status
         run = RunFolder(trial.run_dir, trial)
         data = prepare(trial, run)
         say(opening_text(trial, data, run.skips()))
-        say(f"would take {estimate(trial, data).line}")
-    say(f"would write {_next_run(config).run_dir}; nothing was kept: leave --dry-run out to begin")
+        say(f"would take {estimate(trial, data).line}; less where the language model was asked the same before")
+    say(f"would write {ready.run_dir}; nothing was kept: leave --dry-run out to begin")
     return status
 
 
 def _bring_in(source: Source, config: RunConfig, say: Say) -> int:
-    """Import the source, or what changed of it since."""
+    """Import the source, or what changed of it since; what was wrong with it is said each time.
+
+    Raises:
+        ConfigError: The data set of this name was made of something else.
+    """
     folder = Path(config.data.root) / config.data.dataset
-    note, digest = folder.with_name(f"{folder.name}.source.json"), source.digest()
+    note, digest, path = _note(folder), source.digest(), str(source.path.resolve())
     known = json.loads(note.read_text()) if folder.is_dir() and note.is_file() else {}
+    if known.get("source", path) != path:
+        raise ConfigError(f"{folder} was made of {known['source']}, not of {path}; choose another --name")
     if known.get("digest") == digest:
         say(f"data set   {folder}, made of {source.path} before")
+        for line in known["said"]:
+            say(line)
         return int(known["status"])
+    said: list[str] = []
+
+    def tell(line: str) -> None:
+        if not line.startswith(("use it: ", "if you made a split file")):  # advice for who goes on by hand
+            say(line)
+            said.append(line)
+
     words = source.import_words(config)
-    status = _import([*words, "--update"] if folder.is_dir() else words, say)
+    status = data_command([*words, "--update"] if folder.is_dir() else words, tell)
+    for line in _gone(source, config, folder) if known else ():
+        tell(line)
     with replacing(note) as temporary:
-        temporary.write_text(json.dumps({"digest": digest, "status": status}))
+        content = {"source": path, "digest": digest, "status": status, "said": said if status else []}
+        temporary.write_text(json.dumps(content))
     return status
 
 
-def _import(words: Sequence[str], say: Say) -> int:
-    """Import, without the advice on how to go on by hand."""
-    return data_command(words, lambda line: None if line.startswith("use it: ") else say(line))
+def _note(folder: Path) -> Path:
+    """Return where it is kept what a data set was made of."""
+    return folder.with_name(f"{folder.name}.source.json")
 
 
-def _next_run(config: RunConfig) -> RunConfig:
-    """Return the config of the run to begin or to go on with: the first of this name with these data and settings."""
+def _gone(source: Source, config: RunConfig, folder: Path) -> Iterator[str]:
+    """Say which texts of the data set its source no longer has: an update adds, and takes nothing away."""
+    with tempfile.TemporaryDirectory(prefix="l2l-source-") as place:
+        now = config.model_copy(update={"data": config.data.model_copy(update={"root": place})})
+        data_command(source.import_words(now), lambda line: None)
+        kept = _texts(Path(place), config)
+    gone = sorted(_texts(folder.parent, config) - kept)
+    if gone:
+        yield (
+            f"{len(gone)} texts are no longer in {source.path} and stay in the data set, such as {gone[0][1]!r} of "
+            f"{gone[0][0]}; to begin afresh without corrections, remove {folder}"
+        )
+
+
+def _texts(root: Path, config: RunConfig) -> set[tuple[str, str]]:
+    """Return photo and text of every item of a data set."""
+    data = config.data
+    dataset = ReferDataset.open(root, data.dataset, data.split_by, cache_dir=config.cache_dir / "refer")
+    found = (dataset.examples(split, max_words=data.max_words)[0] for split in dataset.splits)
+    return {(Path(e.image_path).name, e.expression) for examples in found for e in examples}
+
+
+def _copy_data_set(config: RunConfig, trial: RunConfig) -> None:
+    """Give a trial the data set that lies there, so that it sees corrections too; pictures as links to the same."""
+    name, root, copied = config.data.dataset, Path(config.data.root), Path(trial.data.root)
+    if not (root / name).is_dir():
+        return
+    shutil.copytree(root / name, copied / name)
+    if _note(root / name).is_file():
+        shutil.copy(_note(root / name), _note(copied / name))
+    for picture in sorted(path for path in (root / "images" / name).rglob("*") if path.is_file()):
+        link = copied / picture.relative_to(root)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(picture.resolve())
+
+
+def _next_run(config: RunConfig, looked_at: RunConfig, say: Say) -> RunConfig:
+    """Return the config of the run to begin or to go on with: the first of this name with these data and settings.
+
+    Args:
+        config: The run's config.
+        looked_at: The same, with the data to compare with those of a run that lies there.
+        say: Told why a run that lies there is not gone on with.
+    """
     number, tried = 1, config
-    while (ready := continued(tried)).resume and not _fits(ready):
+    while (ready := continued(tried)).resume and (why := _why_not(ready, looked_at)):
         number += 1
         tried = config.model_copy(update={"name": f"{config.name}-{number}"})
+        say(f"another run, {tried.name}: {why}")
     return ready
 
 
-def _fits(config: RunConfig) -> bool:
-    """Whether the run that lies there has these settings and data."""
+def _why_not(config: RunConfig, looked_at: RunConfig) -> str:
+    """Return why the run that lies there cannot be gone on with; "" = it can."""
     try:
-        require_same_data(config, RunFolder.open(config))
-    except (ConfigError, DataError):
-        return False
-    return True
+        require_same_data(looked_at, RunFolder.open(config))
+    except (ConfigError, DataError) as error:
+        return str(error)
+    return ""
 
 
 def _how_sure(masks: Path) -> str:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from l2l_ray import cli
-from l2l_ray.errors import DataError
+from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.label import Source
 
 NUM_PHOTOS, NUM_MASKS = 8, 4
@@ -68,11 +68,21 @@ def test_from_photos_to_masks_and_on_when_a_mask_is_added(
     assert cli.main(words) == 0
     again = capsys.readouterr().out
     assert "made of" in again and "nothing to do" in again and _home(tmp_path) == ["My-photos", "data"]
+    assert cli.main([*words, "--dry-run"]) == 0
+    assert "nothing would be done" in capsys.readouterr().out and _home(tmp_path) == ["My-photos", "data"]
 
     _mask(5).save(photos / "p5_mask.png")
+    (photos / "p7.txt").write_text("the red disc\n")
+    assert cli.main([*words, "--dry-run"]) == 0
+    dry = capsys.readouterr().out
+    assert (
+        "5 labeled (4 to learn from, 1 held out)" in dry and f"would write {tmp_path / 'home' / 'My-photos-2'}" in dry
+    )
     assert cli.main(words) == 0
     after = capsys.readouterr().out
-    assert "5 labeled (4 to learn from, 1 held out), 3 unlabeled; 0 left out" in after
+    assert "another run, My-photos-2: the data have changed since" in after
+    assert "1 texts are no longer in" in after and "such as 'the red circle' of p7.png" in after
+    assert "5 labeled (4 to learn from, 1 held out), 3 unlabeled; 0 left out" in after, after
     assert _home(tmp_path) == ["My-photos", "My-photos-2", "data"]
 
 
@@ -86,6 +96,28 @@ def test_a_dry_run_says_what_and_how_long_and_keeps_nothing(
     assert re.search(r"would take about (\d+m)?\d+s on this machine", said)
     assert f"would write {tmp_path / 'home' / 'My-photos'}" in said
     assert _home(tmp_path) == []
+
+
+def test_two_sources_of_one_name_do_not_become_one(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from l2l_ray.label import config_of, dry_run
+
+    config = config_of(Source.of(photos, None), None, None, QUICK)
+    note = tmp_path / "home" / "data" / "My-photos.source.json"
+    (tmp_path / "home" / "data" / "My-photos").mkdir(parents=True)
+    note.write_text(json.dumps({"source": "/elsewhere/My photos"}))
+    with pytest.raises(ConfigError, match=r"was made of /elsewhere/My photos, not of .*; choose another --name"):
+        dry_run(Source.of(photos, None), config, print)
+    assert cli.main(["label", str(photos), *QUICK]) == 1
+    assert "choose another --name" in capsys.readouterr().err
+
+
+def test_places_inside_the_source_are_refused(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["label", str(photos), *QUICK, "--out", str(photos / "masks")]) == 1
+    assert "choose a folder elsewhere" in capsys.readouterr().err
+    assert cli.main(["label", str(photos), *QUICK, "--run_root", str(photos / "runs")]) == 1
+    assert "lies in" in capsys.readouterr().err and not (photos / "runs").exists()
 
 
 def test_what_is_no_source_is_named(tmp_path: Path) -> None:

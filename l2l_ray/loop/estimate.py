@@ -11,9 +11,11 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 from l2l_ray.config import RunConfig
 from l2l_ray.loop.local import run_local
@@ -23,7 +25,9 @@ from l2l_ray.loop.state.ledger import Ledger
 from l2l_ray.loop.state.prepare import RunData
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.selector.registry import makes_labels, spec_of
+from l2l_ray.types import Example
 
+E = TypeVar("E", bound=Example)
 NUM_TRIED = 8  # items of each set
 STEPS_TRIED = 4
 QUESTION, LABEL, UPDATE = "question to the language model", "prediction", "selector update"
@@ -97,9 +101,8 @@ class _Stopwatch(Console):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config, stream=None)
-        self._told: dict[str, list[tuple[float, int]]] = defaultdict(
-            list
-        )  # kind of work -> (time, how many until then)
+        # Kind of work -> (time, how many until then).
+        self._told: dict[str, list[tuple[float, int]]] = defaultdict(list)
 
     def update(self, status: Status, busy: int) -> None:
         """Note what is new."""
@@ -132,8 +135,18 @@ def _trial_config(config: RunConfig, place: Path) -> RunConfig:
 
 
 def _trial_data(data: RunData) -> RunData:
-    splits = {name: rows[:NUM_TRIED] for name, rows in data.splits.items()}
-    return RunData(data.labeled[:NUM_TRIED], data.unlabeled[:NUM_TRIED], splits, data.facts)
+    splits = {name: _some(rows) for name, rows in data.splits.items()}
+    return RunData(_some(data.labeled), _some(data.unlabeled), splits, data.facts)
+
+
+def _some(examples: Sequence[E]) -> list[E]:
+    """Return a few items, the first of each photo first: what learns needs two photos."""
+    place: dict[int, int] = defaultdict(int)
+    ranked = []
+    for number, example in enumerate(examples):
+        ranked.append((place[example.image_id], number))
+        place[example.image_id] += 1
+    return [examples[number] for _, number in sorted(ranked)[:NUM_TRIED]]
 
 
 def _counts(config: RunConfig, data: RunData) -> dict[str, int]:

@@ -205,8 +205,8 @@ def _fingerprint(source: str, model_config: Any, config: PriorConfig, prompt: Pr
     """Hash weights, processor and generation files, the prompt, and the settings that change a reply.
 
     A hub id is pinned by the commit it was resolved to; the weights of a folder are read once. A setting without effect
-    on this model counts as its default, so that changing it asks nothing again. How replies are read counts too: what is
-    stored is what was read.
+    on this model counts as its default, so that changing it asks nothing again. How replies are read counts too, since
+    it is the reading that is stored.
     """
     digest = hashlib.sha256()
     folder = Path(source)

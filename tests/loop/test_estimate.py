@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,14 @@ def test_an_estimate_adds_up_and_says_its_parts() -> None:
     assert found.line == (
         "about 2m10s on this machine, by a trial with a few items (100 x step in 50s, 30 x question in 1m00s)"
     )
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_first_photo_with_many_texts_does_not_end_the_trial(smoke: RunConfig) -> None:
+    data = prepare(smoke, RunFolder.open(smoke))
+    first = data.labeled[0]
+    many = [replace(first, sent_id=10_000 + n, ref_id=10_000 + n) for n in range(9)]
+    assert estimate(smoke, replace(data, labeled=[*many, *data.labeled])).seconds > 0
 
 
 @pytest.mark.usefixtures("one_thread")

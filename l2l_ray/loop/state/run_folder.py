@@ -98,8 +98,8 @@ class RunFolder:
     def removed_when_refused(self) -> Iterator[None]:
         """Remove a folder that this process made when a setting is refused before any work is done in it.
 
-        So the name is free again: a model that is not there, a cluster that lacks a resource. A folder that holds priors
-        or a version stays, and so does one of which anything else failed: `--resume` continues it.
+        So the name is free again after, say, a model that is not there. A folder with priors or a version stays, and so
+        does one in which anything else failed: `--resume` continues it.
         """
         was_there = self.path.exists()
         try:
