@@ -136,7 +136,7 @@ class ReferDataset:
 
     @property
     def is_benchmark(self) -> bool:
-        """Whether this is a published data set or RefShapes, by its name and splits: most of its truth is to be hidden."""
+        """Whether this is published data or RefShapes, by its name and splits: most of its truth is to be hidden."""
         return (self.dataset, self.split_by) in _PUBLISHED_SPLITS or self.split_by == "l2l"
 
     @property

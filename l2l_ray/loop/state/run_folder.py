@@ -102,6 +102,7 @@ class RunFolder:
         does one in which anything else failed: `--resume` continues it.
         """
         was_there = self.path.exists()
+        _MADE_HERE.discard(self.path)
         try:
             yield
         except ConfigError:

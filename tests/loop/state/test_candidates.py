@@ -66,15 +66,17 @@ def test_without_any_mask_there_is_one_plain_sentence(smoke: RunConfig, tmp_path
 
 def test_a_benchmark_keeps_most_of_its_truth_hidden(smoke: RunConfig, tmp_path: Path) -> None:
     root = write_partly(tmp_path / "data", 40, set(range(40)), {"val": 2})
-    found = _found(smoke, root, benchmark_frac=0.05)
+    (root / "cats" / "refs(me).p").rename(root / "cats" / "refs(l2l).p")
+    found = _found(smoke, root, benchmark_frac=0.05, split_by="l2l")
     assert [e.image_id for e in found.labeled] == split_labeled(range(40), 0.05, 0)[0]
     assert (len(found.unlabeled), found.labeled_frac, found.hidden) == (38, 0.05, 38)
     with pytest.raises(ConfigError, match=r"all 40 train images have masks, and 0\.02 .* --data\.labeled_frac 1 uses"):
-        _found(smoke, root, benchmark_frac=0.02)
+        _found(smoke, root, benchmark_frac=0.02, split_by="l2l")
 
 
-def test_own_data_with_all_masks_and_nothing_to_evaluate_on_is_no_benchmark(smoke: RunConfig, tmp_path: Path) -> None:
-    found = _found(smoke, write_partly(tmp_path / "data", 5, set(range(5))))
+@pytest.mark.parametrize("splits", [{}, {"val": 2}])
+def test_own_data_with_all_masks_are_no_benchmark(smoke: RunConfig, tmp_path: Path, splits: dict[str, int]) -> None:
+    found = _found(smoke, write_partly(tmp_path / "data", 5, set(range(5)), splits))
     assert (len(found.labeled), found.unlabeled, found.labeled_frac) == (5, [], 1.0)
 
 

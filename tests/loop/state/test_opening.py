@@ -56,8 +56,8 @@ def test_single_texts_of_a_photo_are_counted_apart(config: RunConfig, sets: RunD
     assert lines[2:4] == [f"left out   1 text: there is no text ({Path(path).name})", "left out   1 text: odd"]
 
 
-def test_a_benchmark_says_that_masks_stay_hidden(config: RunConfig, sets: RunData) -> None:
+def test_it_says_that_masks_stay_hidden_and_what_uses_them(config: RunConfig, sets: RunData) -> None:
     assert (
-        "note       the masks of 3 photos are there but not used for training, as in a benchmark; "
-        "--data.labeled_frac 1 uses them all"
+        "note       the masks of 3 photos are there but not used for training; leave data.labeled_frac out to use "
+        "every mask"
     ) in opening_text(config, sets, []).splitlines()
