@@ -18,8 +18,8 @@ from pathlib import Path
 
 from l2l_ray.config import RunConfig, load_config
 from l2l_ray.data.layout import plain_name
-from l2l_ray.data.refer import ReferDataset
 from l2l_ray.datatools.commands import data_command
+from l2l_ray.datatools.inventory import take_inventory
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.files import replacing
 from l2l_ray.loop.estimate import estimate
@@ -202,8 +202,8 @@ def _gone(source: Source, config: RunConfig, folder: Path) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="l2l-source-") as place:
         now = config.model_copy(update={"data": config.data.model_copy(update={"root": place})})
         data_command(source.import_words(now), lambda line: None)
-        kept = _texts(Path(place), config)
-    gone = sorted(_texts(folder.parent, config) - kept)
+        kept = _texts(Path(place) / folder.name)
+    gone = sorted(_texts(folder) - kept)
     if gone:
         yield (
             f"{len(gone)} texts are no longer in {source.path} and stay in the data set, such as {gone[0][1]!r} of "
@@ -211,12 +211,10 @@ def _gone(source: Source, config: RunConfig, folder: Path) -> Iterator[str]:
         )
 
 
-def _texts(root: Path, config: RunConfig) -> set[tuple[str, str]]:
+def _texts(folder: Path) -> set[tuple[str, str]]:
     """Return photo and text of every item of a data set."""
-    data = config.data
-    dataset = ReferDataset.open(root, data.dataset, data.split_by, cache_dir=config.cache_dir / "refer")
-    found = (dataset.examples(split, max_words=data.max_words)[0] for split in dataset.splits)
-    return {(Path(e.image_path).name, e.expression) for examples in found for e in examples}
+    inventory = take_inventory(folder)
+    return {(inventory.path(item.image_id).name, text) for item in inventory.items for _, text in item.sentences}
 
 
 def _copy_data_set(config: RunConfig, trial: RunConfig) -> None:
