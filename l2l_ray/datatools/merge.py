@@ -31,6 +31,7 @@ from l2l_ray.datatools.refer_writer import ReferWriter
 from l2l_ray.datatools.row_files import read_json
 from l2l_ray.errors import DataError
 from l2l_ray.types import Rle
+from l2l_ray.wording import counted
 
 Ref = dict[str, Any]
 
@@ -64,7 +65,7 @@ class Update:
             "new text": self.num_new_texts,
             "new photo": self.num_new_photos,
         }
-        words = [f"{count} {what}{'' if count == 1 else 's'}" for what, count in counts.items() if count]
+        words = [counted(count, what) for what, count in counts.items() if count]
         return ", ".join([f"{self.num_corrected} corrected", *words, f"{self.num_unchanged} unchanged"])
 
 
