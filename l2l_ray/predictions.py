@@ -40,10 +40,11 @@ _NAME_BYTES = 60  # of the photo's name and of the text in a result's name; file
 
 
 def result_name(item: PhotoText) -> str:
-    """Return what the files of an item are called: the same for the same photo and text, and for no others."""
+    """Return what the files of an item are called: the same for the same photo, text and hint, and for no others."""
     words = " ".join(item.expression.split())
     place = os.fsencode(os.path.abspath(item.image_path))
-    digest = hashlib.sha256(place + b"\0" + words.encode("utf-8", "surrogatepass")).hexdigest()
+    hint = b"" if item.hint is None else b"\0" + json.dumps(item.hint, sort_keys=True, default=str).encode()
+    digest = hashlib.sha256(place + b"\0" + words.encode("utf-8", "surrogatepass") + hint).hexdigest()
     said = re.sub(r"\W+", "-", words.lower())
     return "-".join(part for part in (_cut(item.image_path.stem), _cut(said), digest[:8]) if part)
 
@@ -111,7 +112,7 @@ class Prediction:
     def save(self, folder: Path) -> tuple[Path, Path, Path]:
         """Write `<name>-overlay.png`, `<name>-mask.png` (255 = object) and `<name>.json`; return their paths.
 
-        The name is that of the item (`result_name`), so nothing of another photo or text is replaced.
+        The name is that of the item (`result_name`), so nothing of another photo, text or hint is replaced.
 
         Raises:
             DataError: They cannot be written; the message names the file.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,6 +57,13 @@ def test_photos_of_one_name_and_texts_about_one_photo_are_results_of_their_own()
     assert result_name(PhotoText(Path("a/img.png"), " dog ")) == result_name(
         PhotoText(Path("./a/img.png").absolute(), "dog")
     )
+
+
+def test_another_hint_asks_something_else() -> None:
+    hints: list[dict[str, Any] | None] = [None, {"box": [1, 2, 3, 4]}, {"box": [1, 2, 3, 5]}, {"points": [[1, 2]]}]
+    assert len({result_name(PhotoText(Path("a.png"), "dog", hint)) for hint in hints}) == len(hints)
+    one, other = {"box": [1, 2, 3, 4], "points": [[1, 2]]}, {"points": [[1, 2]], "box": [1, 2, 3, 4]}
+    assert result_name(PhotoText(Path("a.png"), "dog", one)) == result_name(PhotoText(Path("a.png"), "dog", other))
 
 
 @given(st.text(max_size=300), st.text(max_size=300))

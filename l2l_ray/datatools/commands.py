@@ -97,7 +97,7 @@ def import_(words: Sequence[str], say: Say) -> int:
             raise DataError(
                 f"{len(problems)} bad items and --strict: nothing is written; correct them, or leave --strict out"
             )
-        folder = writer.write() if update is None or update.changed else writer.folder
+        folder = writer.write() if update is None or update.num_changes else writer.folder
         num_truths = sum("ann_id" in ref or "ann_ids" in ref for ref in writer.refs)
         sentences = sum(len(ref["sentences"]) for ref in writer.refs)
         if update:
@@ -108,8 +108,8 @@ def import_(words: Sequence[str], say: Say) -> int:
         )
         if num := sum("ann_id" in ref and is_made_by_a_model(ref.get("provenance")) for ref in writer.refs):
             say(f"{num} of the masks are a model's, corrected by nobody: a run would learn from them as from truth")
-        if update and update.changed:
-            say("a split file that was made for it before is refused now; make it again by `l2l data split`")
+        if update and update.num_changes:
+            say("if you made a split file for it before, it is refused now: make it again by `l2l data split`")
     say(f"use it: --data.root {writer.root} --data.dataset {writer.dataset} --data.split_by {writer.split_by}")
     return 1 if problems else 0
 

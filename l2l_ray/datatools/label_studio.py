@@ -175,12 +175,12 @@ def _row(item: Mapping[str, Any], where: str) -> list[dict[str, Any] | Problem |
         "completed_by": who.get("id") if isinstance(who, dict) else who,
         "updated_at": annotation.get("updated_at"),
     }
-    sent_id = data.get("sent_id", item.get("id"))
+    own_id = data.get("id") if data.get("sent_id") is None else data["sent_id"]  # the task's own number is no one's id
     row = {
         "image": _below_root(data.get("image")),
         "expression": data.get("expression"),
         "split": data.get("split"),
-        "id": None if sent_id is None else str(sent_id),
+        "id": str(own_id) if type(own_id) is int else own_id,
         "category": data.get("category"),
         "hint": data.get("hint"),
         **{name: data.get(name) for name in KEPT},
@@ -189,7 +189,7 @@ def _row(item: Mapping[str, Any], where: str) -> list[dict[str, Any] | Problem |
     told: list[Problem | Notice] = []
     try:
         mask, names, prompts = _drawn(annotation, data)
-        row |= {"rle": encode(mask)} if mask.any() else {"no_target": True}
+        row |= {"rle": encode(mask)} if mask.any() else {"no_target": True, "hint": None}  # there is no place then
         row |= {"category": names.pop()} if len(names) == 1 else {}
         if prompts:
             told.append(Notice(where, f"{', '.join(prompts)} beside the mask: taken for a prompt and not used"))

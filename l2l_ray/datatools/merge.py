@@ -9,9 +9,11 @@ of the data set when
   file, or two files of the same content.
 
 Everything else is new and gets new ids. A mask replaces the one that was there; the earlier annotation stays in
-`instances.json`, and the ref's `provenance` says under `replaced` which it was and where it came from. What a model
-made (an export's own mask) never replaces a mask that a model did not make. Two different masks for one object, or an
-expression that stands for several, are problems by name, and change nothing.
+`instances.json`, and the ref's `provenance` says under `replaced` which it was and where it came from; when its source
+comes once more, it stays replaced. What a model made (an export's own mask) never replaces a mask that a model did not
+make; where a person confirmed it as it is, it is that person's from then on. A hint or a category that is said anew
+takes the place of the old one. Two different masks, hints or categories for one object, or an expression that stands
+for several, are problems by name, and change nothing.
 """
 
 from __future__ import annotations
@@ -19,53 +21,21 @@ from __future__ import annotations
 import filecmp
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from l2l_ray.data.hints import PixelHint, read_hint
 from l2l_ray.data.layout import BadValue, Notice, Problem, Words, image_folder
 from l2l_ray.data.masks import annotation_rle, union_rle
 from l2l_ray.datatools.inventory import take_inventory
 from l2l_ray.datatools.record import SCORES, is_made_by_a_model
 from l2l_ray.datatools.refer_writer import ReferWriter
 from l2l_ray.datatools.row_files import read_json
+from l2l_ray.datatools.update import Update
 from l2l_ray.errors import DataError
 from l2l_ray.types import Rle
 
 Ref = dict[str, Any]
-
-
-@dataclass
-class Update:
-    """What an update came to.
-
-    Example: `merge(writer).line` is "10 corrected, 3 new masks, 1 new object, 1 new photo, 45 unchanged"
-    """
-
-    num_corrected: int = 0  # a mask was there, or a person looked at one that a run made
-    num_new_masks: int = 0
-    num_new_objects: int = 0
-    num_new_texts: int = 0  # of objects that were there
-    num_new_photos: int = 0
-    num_unchanged: int = 0  # objects that were there before and are as they were
-    problems: list[Problem] = field(default_factory=list)
-
-    @property
-    def changed(self) -> bool:
-        """Whether there is anything to write."""
-        return any((self.num_corrected, self.num_new_masks, self.num_new_objects, self.num_new_texts))
-
-    @property
-    def line(self) -> str:
-        """The counts, in words."""
-        counts = {
-            "new mask": self.num_new_masks,
-            "new object": self.num_new_objects,
-            "new text": self.num_new_texts,
-            "new photo": self.num_new_photos,
-        }
-        words = [f"{count} {what}{'' if count == 1 else 's'}" for what, count in counts.items() if count]
-        return ", ".join([f"{self.num_corrected} corrected", *words, f"{self.num_unchanged} unchanged"])
 
 
 def merge(writer: ReferWriter) -> Update:
@@ -176,7 +146,7 @@ class _Merger:
 
     def change(self, ref: Ref, group: list[Ref]) -> None:
         """Add to a ref what is new about it."""
-        before = (self.update.num_corrected, self.update.num_new_masks, self.update.num_new_texts)
+        before = self.update.num_changes
         known = {_text(sentence) for sentence in ref["sentences"]}
         for other in group:
             for sentence in other["sentences"]:
@@ -184,34 +154,39 @@ class _Merger:
                     known.add(_text(sentence))
                     self._add_sentence(ref, sentence)
                     self.update.num_new_texts += 1
-            if other["split"] not in (ref["split"], "train"):
-                text = f"the data set has it in split {ref['split']}, which stays; this says {other['split']}"
-                self.writer.notices.append(Notice(self._where(other), text))
-            if "hint" in other:
-                ref.setdefault("hint", other["hint"])
+            if (split := other["split"]) != ref["split"]:
+                said = "train, or no split" if split == "train" else split
+                self._notice(other, f"the data set has it in split {ref['split']}, which stays; this says {said}")
+        category = self._category_of(ref)
         self._correct(ref, [other for other in group if _claims_truth(other, self.writer.annotations)])
-        if before == (self.update.num_corrected, self.update.num_new_masks, self.update.num_new_texts):
-            self.update.num_unchanged += 1
+        self._categorize(ref, group, category)
+        self._point_out(ref, [other for other in group if "hint" in other])
+        self.update.num_unchanged += before == self.update.num_changes
 
     def _correct(self, ref: Ref, group: list[Ref]) -> None:
         """Give a ref the one mask that its group has."""
+        had_truth = _claims_truth(ref, self.annotations)
+        current = self._mask(ref, self.annotations) if had_truth else None
+        replaced = [mask for mask in self._replaced_masks(ref) if mask != current]
+        old = [other for other in group if self._mask(other, self.writer.annotations) in replaced]
+        for other in old:
+            self._notice(other, "an older mask of it, which was corrected since, stays replaced")
+        group = [other for other in group if other not in old]
         group = [other for other in group if not is_made_by_a_model(other.get("provenance"))] or group
         if not group:
             return
-        had_truth = _claims_truth(ref, self.annotations)
         new = [self._mask(other, self.writer.annotations) for other in group]
         if any(mask != new[0] for mask in new):
             texts = Words(f"{len({str(mask) for mask in new})} different masks")
             self._problem(group[0], "two corrections", texts, "one", "keep one; the data set's own stays until then")
-        elif had_truth and self._mask(ref, self.annotations) == new[0]:
-            return
+        elif had_truth and current == new[0]:
+            self._confirm(ref, group[0].get("provenance"))
         elif (
             had_truth
             and is_made_by_a_model(group[0].get("provenance"))
             and not is_made_by_a_model(ref.get("provenance"))
         ):
-            text = "it has a mask that no model made, which stays; this one is a model's"
-            self.writer.notices.append(Notice(self._where(group[0]), text))
+            self._notice(group[0], "it has a mask that no model made, which stays; this one is a model's")
         else:
             provenance = dict(group[0].get("provenance", {}))
             if had_truth or "provenance" in ref:
@@ -223,6 +198,70 @@ class _Merger:
             ref |= {name: group[0][name] for name in SCORES if name in group[0]}
             self.update.num_corrected += had_truth or "corrected_from" in provenance
             self.update.num_new_masks += not (had_truth or "corrected_from" in provenance)
+
+    def _confirm(self, ref: Ref, provenance: Any) -> None:
+        """Note who says that the mask of a ref is right, where only a model said so."""
+        made = ref.get("provenance")
+        if provenance and is_made_by_a_model(made) and not is_made_by_a_model(provenance):
+            ref["provenance"] = {**provenance, "replaced": {"provenance": made}}
+            self.update.num_confirmed += 1
+
+    def _replaced_masks(self, ref: Ref) -> list[Rle | str]:
+        """Return the readable masks that a ref had before the one that it has."""
+        masks = []
+        made = ref.get("provenance")
+        while isinstance(made, dict) and isinstance(older := made.get("replaced"), dict):
+            if _names_annotations(older, self.annotations) and _claims_truth(older, self.annotations):
+                masks.append(self._mask({**older, "image_id": ref["image_id"]}, self.annotations))
+            made = older.get("provenance")
+        return [mask for mask in masks if not isinstance(mask, str)]
+
+    def _categorize(self, ref: Ref, group: list[Ref], before: str) -> None:
+        """Give a ref, and the annotation that it has, the category that its group names; else it keeps its own."""
+        names = sorted({name for other in group if (name := self.writer.categories.get(other.get("category_id", 0)))})
+        if len(names) > 1:
+            self._problem(group[0], "two categories", Words(", ".join(names)), "one", "keep one of them")
+        name = names[0] if len(names) == 1 else before
+        if not name or name == self._category_of(ref) == before:
+            return
+        ref["category_id"] = self._category(name)
+        for ann_id in _ann_ids(ref):
+            self.annotations[ann_id] = {**self.annotations[ann_id], "category_id": ref["category_id"]}
+        self.update.num_new_categories += name != before
+
+    def _category_of(self, ref: Ref) -> str:
+        """Return what a ref is called, by its first annotation if that says it; "" if nothing does."""
+        rows = [self.annotations.get(ann_id, {}) for ann_id in _ann_ids(ref)[:1]] + [ref]
+        number = next((row["category_id"] for row in rows if "category_id" in row), None)
+        return self.categories.get(number, "") if isinstance(number, int) else ""
+
+    def _point_out(self, ref: Ref, group: list[Ref]) -> None:
+        """Give a ref the one hint that its group has."""
+        hints = [self._hint(other, self.writer.images) for other in group]
+        if ref.get("ann_ids") == []:
+            ref.pop("hint", None)
+            for other in group:
+                self._notice(other, "the photo does not show it, by its truth: the hint is not used")
+        elif any(hint != hints[0] for hint in hints):
+            self._problem(
+                group[0],
+                "two hints",
+                Words(f"{len({str(hint) for hint in hints})} different ones"),
+                "one",
+                "keep one of them",
+            )
+        elif hints and hints[0] != self._hint(ref, self.images):
+            ref["hint"] = group[0]["hint"]
+            self.update.num_new_hints += 1
+
+    def _hint(self, ref: Ref, images: Mapping[int, Mapping[str, Any]]) -> Any:
+        """Return a hint as an export of it says it, cut at the borders and to a millionth; a bad one as it is."""
+        row = images[ref["image_id"]]
+        size = row["width"], row["height"]
+        try:
+            return PixelHint.of(read_hint(ref.get("hint"), *size).fractions(*size), *size)
+        except (BadValue, TypeError):  # TypeError: the table has no size
+            return ref.get("hint")
 
     def add(self, other: Ref) -> None:
         """Add a ref that is new."""
@@ -237,8 +276,7 @@ class _Merger:
         splits = {known["split"] for known in self.refs if known["image_id"] == image_id}
         if splits and ref["split"] not in splits:
             ref["split"] = sorted(splits)[0]
-            text = f"its photo is in split {ref['split']}, and so is it; this says {other['split']}"
-            self.writer.notices.append(Notice(self._where(other), text))
+            self._notice(other, f"its photo is in split {ref['split']}, and so is it; this says {other['split']}")
         if "file_name" in ref:
             ref["file_name"] = self.images[image_id]["file_name"]
         self._next_ref += 1
@@ -303,6 +341,9 @@ class _Merger:
     def _where(self, ref: Ref) -> str:
         return f"{self._photo(ref)}, {ref['sentences'][0]['sent']!r}"
 
+    def _notice(self, ref: Ref, text: str) -> None:
+        self.writer.notices.append(Notice(self._where(ref), text))
+
     def _problem(self, ref: Ref, what: str, got: str, expected: str, remedy: str) -> None:
         self.update.problems.append(BadValue(what, got, expected, remedy).at(self._where(ref)))
 
@@ -329,6 +370,12 @@ def _text(sentence: Mapping[str, Any]) -> str:
 
 def _ann_ids(ref: Ref) -> list[int]:
     return list(ref["ann_ids"]) if "ann_ids" in ref else [ref["ann_id"]] if "ann_id" in ref else []
+
+
+def _names_annotations(record: Ref, annotations: Mapping[int, Any]) -> bool:
+    """Tell whether what stands for annotations in a record is that: a person may have written it."""
+    ids = [*found] if isinstance(found := record.get("ann_ids", [record.get("ann_id")]), list) else [None]
+    return all(type(ann_id) is int and ann_id in annotations for ann_id in ids)
 
 
 def _claims_truth(ref: Ref, annotations: Mapping[int, Mapping[str, Any]]) -> bool:

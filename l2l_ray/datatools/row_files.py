@@ -29,14 +29,13 @@ def read_rows(path: Path) -> Iterator[Row]:
     Raises:
         DataError: If the file cannot be read at all, or its ending names no known format.
     """
-    readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _own_parquet_rows}
-    if path.suffix.lower() not in readers:
+    if path.suffix.lower() not in TABLES:
         raise DataError(
-            f"{path}: the ending must be one of {', '.join(readers)}, got {path.suffix!r}; rename or convert it"
+            f"{path}: the ending must be one of {', '.join(TABLES)}, got {path.suffix!r}; rename or convert it"
         )
     if not path.is_file():
         raise DataError(f"{path} not found; check the path")
-    yield from readers[path.suffix.lower()](path)
+    yield from _READERS[path.suffix.lower()](path)
 
 
 def parquet_rows(path: Path, columns: tuple[str, ...] | None = None) -> Iterator[Row]:
@@ -187,3 +186,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 def _refuse_utf16(path: Path, begin: bytes) -> None:
     if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in begin[:256]:
         raise DataError(f"{path} is no UTF-8 text, by its first bytes it may be UTF-16; save it as UTF-8")
+
+
+_READERS = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _own_parquet_rows}
+TABLES = tuple(_READERS)  # endings of the files that rows are read from

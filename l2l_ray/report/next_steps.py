@@ -31,8 +31,8 @@ def next_steps(record: RunRecord) -> list[Step]:
     if record.photos and any(entry.get("used") is not None for entry in record.photos):
         steps.append(
             Step(
-                "Take the labels away as files. Also jsonl, parquet, hf and png; --min-confidence 0.8 leaves out the "
-                "less sure ones.",
+                "Take the labels away as files. Also jsonl, parquet, hf, png, labelstudio and yolo; "
+                "--min-confidence 0.8 leaves out the less sure ones.",
                 f"l2l export {run} --format coco --out labels-coco",
             )
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from l2l_ray.report.record import RunRecord, flatten, is_number
 from l2l_ray.report.tables import float_keys, percent, splits_of
+from l2l_ray.wording import counted
 
 _STATS = (("mean_iou", "mean IoU"), ("overall_iou", "overall IoU"))
 
@@ -104,4 +105,4 @@ def _counted(record: RunRecord, name: str) -> str:
     images, texts = (found.get(key) if isinstance(found, Mapping) else None for key in ("images", "texts"))
     if not (is_number(images) and is_number(texts) and texts):
         return ""
-    return f"{images} photo{'' if images == 1 else 's'} ({texts} text{'' if texts == 1 else 's'})"
+    return f"{counted(images, 'photo')} ({counted(texts, 'text')})"

@@ -124,6 +124,20 @@ def test_a_correction_comes_back_as_own_data(tmp_path: Path) -> None:
     assert provenance["corrected_from"] == {"method": "l2l", "model_version": 2}
 
 
+def test_the_number_of_a_task_is_no_id_and_an_own_one_is(tmp_path: Path) -> None:
+    item = _corrected(_mask())
+    data = {name: value for name, value in item["data"].items() if name != "sent_id"}
+    found = _read(tmp_path, *({**item, "data": data | own} for own in ({}, {"id": "cup"}, {"id": 7, "sent_id": None})))
+    assert [row.get("id") for row in found] == [None, "cup", "7"]
+
+
+def test_where_everything_is_erased_there_is_no_hint_either(tmp_path: Path) -> None:
+    item = _corrected(np.zeros((20, 30), bool))
+    item["data"]["hint"] = {"points": [[3, 4]]}
+    (row,) = _read(tmp_path, item)
+    assert row["no_target"] is True and "hint" not in row
+
+
 def test_the_last_annotation_that_was_not_cancelled_counts(tmp_path: Path) -> None:
     first, second = _corrected(_mask()), _corrected(~_mask())
     cancelled = _corrected(_mask(), was_cancelled=True)["annotations"]

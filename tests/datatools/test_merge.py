@@ -205,7 +205,7 @@ def test_a_split_file_of_before_is_refused_by_name(
     assert cli.main(["data", "split", folder, str(out), "--count", "1"]) == 0
     load_config(capsys.readouterr().out.partition("use it: ")[2].split())
     _, printed = own([{"image": "c.png", "expression": "bird", "polygon": LEFT}], "--update")
-    assert "a split file that was made for it before is refused now; make it again by `l2l data split`" in printed
+    assert "if you made a split file for it before, it is refused now: make it again by `l2l data split`" in printed
     data = ReferDataset.open(tmp_path / "root", "own", "own")
     with pytest.raises(DataError, match="make the file again by `l2l data split`"):
         read_split(out, data.digest, data.image_ids("train"))
@@ -246,3 +246,105 @@ def test_an_example_knows_nothing_of_a_merged_mask(own: Import, tmp_path: Path) 
     own([{"image": "c.png", "expression": "bird", "polygon": LEFT}], "--update")
     examples, _ = ReferDataset.open(tmp_path / "root", "own", "own").examples("train")
     assert all(type(example) is Example for example in examples)
+
+
+@pytest.mark.parametrize("place", [{"box": [1, 2, 9, 12]}, {"points": [[3, 4], [5, 6]]}])
+def test_a_new_hint_and_a_corrected_one_are_taken_and_counted(
+    own: Import, tmp_path: Path, place: dict[str, Any]
+) -> None:
+    row = {"image": "c.png", "expression": "bird"}
+    status, printed = own([row | place], "--update")
+    assert status == 0 and "0 corrected, 1 new hint, 2 unchanged" in printed
+    assert _refs(tmp_path / "root")[2]["hint"] == place
+    assert "0 corrected, 3 unchanged" in own([row | place], "--update")[1]
+    assert "0 corrected, 1 new hint, 2 unchanged" in own([row | {"point": [20, 9]}], "--update")[1]
+    assert _refs(tmp_path / "root")[2]["hint"] == {"points": [[20, 9]]}
+    assert "0 corrected, 3 unchanged" in own([row], "--update")[1], "a row without a hint takes none away"
+    status, printed = own([row | {"point": [x, 9]} for x in (2, 3)], "--update")
+    assert status == 1 and "c.png, 'bird': two hints: got 2 different ones; expected one" in printed
+    assert _refs(tmp_path / "root")[2]["hint"] == {"points": [[20, 9]]}
+
+
+def test_the_hint_of_an_export_is_no_new_one(own: Import, tmp_path: Path) -> None:
+    odd = {"box": [1 / 3, -2, 9.12345678901, 12], "points": [[3.3333333333, 4]]}  # stands out of the photo
+    own([{"image": "c.png", "expression": "bird", "hint": odd}], "--update")
+    folder, images = _exported(tmp_path / "root", tmp_path / "out", "jsonl")
+    rows = [json.loads(line) for line in (folder / "masks.jsonl").read_text().splitlines()]
+    (bird,) = [{name: value for name, value in row.items() if name != "rle"} for row in rows if row["hint"]]
+    assert "0 corrected, 3 unchanged" in own([bird], "--update", images=images)[1]
+
+
+def test_where_nothing_is_shown_there_is_no_hint(own: Import, tmp_path: Path) -> None:
+    row = {"image": "c.png", "expression": "bird"}
+    own([row | {"point": [20, 9]}], "--update")
+    own([row | {"no_target": True}], "--update")
+    assert "hint" not in _refs(tmp_path / "root")[2]
+    _, printed = own([row | {"point": [20, 9]}], "--update")
+    assert "c.png, 'bird': the photo does not show it, by its truth: the hint is not used" in printed
+
+
+def test_a_new_category_is_taken_and_counted_and_one_that_is_not_said_stays(own: Import, tmp_path: Path) -> None:
+    def category(split: str, text: str) -> str:
+        examples, _ = ReferDataset.open(tmp_path / "root", "own", "own").labeled_examples(split)
+        return {example.expression: example.category for example in examples}[text]
+
+    row = {"image": "a.png", "expression": "left cat", "id": "cat"}
+    status, printed = own([row | {"category": "pet"}], "--update")
+    assert status == 0 and "0 corrected, 1 with a new category, 2 unchanged" in printed
+    assert category("train", "the cat") == "pet"
+    assert "0 corrected, 3 unchanged" in own([row | {"category": "pet"}], "--update")[1]
+    assert "1 corrected, 2 unchanged" in own([row | {"polygon": RIGHT}], "--update")[1]
+    assert category("train", "left cat") == "pet"
+    both = [{"image": "b.png", "expression": "dog", "split": "val", "category": name} for name in ("dog", "wolf")]
+    status, printed = own(both, "--update")
+    assert status == 1 and "b.png, 'dog': two categories: got dog, wolf; expected one" in printed
+
+
+@pytest.mark.parametrize(("row", "said"), [({"split": "testA"}, "testA"), ({}, "train, or no split")])
+def test_a_split_that_stays_is_told(own: Import, tmp_path: Path, row: dict[str, str], said: str) -> None:
+    _, printed = own([{"image": "b.png", "expression": "dog", "polygon": LEFT, **row}], "--update")
+    assert f"notice: b.png, 'dog': the data set has it in split val, which stays; this says {said}\n" in printed
+    assert _refs(tmp_path / "root")[1]["split"] == "val"
+
+
+def test_the_old_source_does_not_take_a_correction_back(own: Import, tmp_path: Path) -> None:
+    old = {"image": "a.png", "expression": "left cat", "id": "cat"}
+    middle = [4, 4, 12, 4, 12, 12, 4, 12]
+    for points in (RIGHT, middle):
+        assert "1 corrected" in own([old | {"polygon": points}], "--update")[1]
+    for points in (LEFT, RIGHT):
+        status, printed = own([old | {"polygon": points}], "--update")
+        assert status == 0 and "0 corrected, 3 unchanged" in printed
+        stays = "an older mask of it, which was corrected since, stays replaced"
+        assert f"notice: a.png, 'left cat': {stays}\n" in printed
+    assert _masks(tmp_path / "root")["left cat"] == _polygon(middle)
+    both = [old | {"polygon": LEFT}, {"image": "a.png", "expression": "the cat", "polygon": [1, 1, 9, 1, 9, 9, 1, 9]}]
+    assert "1 corrected" in own(both, "--update")[1], "the old mask is none of two corrections"
+
+
+@pytest.mark.parametrize("replaced", [3, {"ann_id": [1]}, {"ann_ids": 5}, {"ann_ids": [99]}, {"provenance": 1}])
+def test_what_a_person_writes_as_replaced_stops_nothing(own: Import, tmp_path: Path, replaced: Any) -> None:
+    row = {"image": "c.png", "expression": "bird", "provenance": {"replaced": replaced}}
+    assert "1 new mask" in own([row | {"polygon": LEFT}], "--update")[1]
+    status, printed = own([row | {"polygon": RIGHT}], "--update")
+    assert status == 0 and "1 corrected" in printed and _masks(tmp_path / "root")["bird"] == _polygon(RIGHT)
+
+
+def test_a_mask_of_a_model_that_a_person_confirms_is_that_person_s(
+    own: Import, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, images = _exported(tmp_path / "root", tmp_path / "out", "jsonl")
+    rows = [json.loads(line) for line in (folder / "masks.jsonl").read_text().splitlines()]
+    assert "2 of the masks are a model's, corrected by nobody" in own(rows, "--update", images=images)[1]
+    folder, images = _exported(tmp_path / "root", tmp_path / "project", "labelstudio")
+    tasks = json.loads((folder / "tasks.json").read_text())
+    for number, task in enumerate(tasks):
+        task["annotations"] = [{"id": number, "result": task["predictions"][0]["result"]}]
+    (folder / "tasks.json").write_text(json.dumps([task for task in tasks if task["data"]["expression"] != "left cat"]))
+    words = ["labelstudio", str(folder / "tasks.json"), "--images", str(images), "--dataset", "own", "--update"]
+    for counts in ("1 corrected, 2 confirmed, 0 unchanged", "0 corrected, 3 unchanged"):
+        assert cli.main(["data", "import", *words, "--root", str(tmp_path / "root")]) == 0
+        printed = capsys.readouterr().out
+        assert counts in printed and "corrected by nobody" not in printed
+    made = _refs(tmp_path / "root")[2]["provenance"]
+    assert made["source"] == "label_studio" and made["replaced"] == {"provenance": ABOUT}

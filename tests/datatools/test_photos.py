@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +47,40 @@ def test_rows_are_looked_up_below_their_file_or_the_folder_that_is_named(folder:
         *asked, without, outside = photos_and_texts(table, images=images)
         assert asked == [PhotoText(folder / "a.png", "x"), PhotoText(folder / "a.png", "y")]
         assert isinstance(without, Problem) and isinstance(outside, Problem) and "/etc/passwd" in str(outside)
+
+
+@pytest.mark.parametrize(
+    ("cells", "hint"),
+    [
+        ({"box": "[1, 2, 9, 12]"}, {"box": [1, 2, 9, 12]}),
+        ({"Point": "[3, 4]"}, {"points": [[3, 4]]}),
+        ({"points": "[[3, 4], [5, 6]]", "box": "[1, 2, 9, 12]"}, {"box": [1, 2, 9, 12], "points": [[3, 4], [5, 6]]}),
+        ({"hint": '{"points": [3, 4]}'}, {"points": [[3, 4]]}),
+        ({"box": "[1, 2, 9, 12]", "mask": "m.png"}, None),  # it is the mask's box then
+    ],
+)
+@pytest.mark.parametrize("kind", [".csv", ".jsonl"])
+def test_the_hints_of_a_table_go_with_their_texts(folder: Path, cells: dict[str, str], hint: Any, kind: str) -> None:
+    row, table = {"Image": "a.png", "expression": "dog"} | cells, folder / f"rows{kind}"
+    with table.open("w", newline="") as file:
+        if kind == ".csv":
+            writer = csv.DictWriter(file, row)
+            writer.writeheader()
+            writer.writerows([row, row])
+        else:
+            file.write((json.dumps(row) + "\n") * 2)
+    assert photos_and_texts(table) == [PhotoText(folder / "a.png", "dog", hint)]
+
+
+def test_a_bad_hint_is_named_and_its_text_asked_without_it(folder: Path) -> None:
+    rows = [{"image": "a.png", "expression": text, "box": box} for text, box in (("dog", [900, 2, 9, 9]), ("cat", 5))]
+    rows.append({"image": "a.txt", "expression": "fish", "point": [1, 2]})
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    outside, dog, malformed, cat, unreadable, fish = photos_and_texts(folder / "rows.jsonl")
+    assert (dog, cat) == (PhotoText(folder / "a.png", "dog"), PhotoText(folder / "a.png", "cat"))
+    assert "line 1: hint box outside image: got [900, 2, 9, 9]" in str(outside)
+    assert "line 2: hint box: got 5; expected [x, y, width, height]" in str(malformed)
+    assert "line 3: unreadable image: got 'a.txt'" in str(unreadable) and fish == PhotoText(folder / "a.txt", "fish")
 
 
 @pytest.mark.parametrize(

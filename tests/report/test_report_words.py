@@ -1,10 +1,12 @@
 """Words for people: what was left out, what to do next, and the glossary."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from l2l_ray.datatools.export import FORMATS
 from l2l_ray.report.glossary import TERMS, occurring
 from l2l_ray.report.left_out import MAX_NAMES, left_out
 from l2l_ray.report.next_steps import next_steps
@@ -54,6 +56,13 @@ def test_own_labels_are_corrected_brought_home_and_learned_from() -> None:
     assert found[0].startswith("l2l export 'runs/my run' --format labelstudio") and found[0].endswith("--all")
     assert "--root data/refer --dataset own --update" in found[1]
     assert found[2] == "l2l run --config 'runs/my run/config.yaml' --name first-corrected"
+
+
+def test_every_format_of_an_export_is_named() -> None:
+    record = RunRecord(Path("runs/own"), OWN, {}, {}, (), (), {}, (), (LABEL,), ())
+    (step,) = [step for step in next_steps(record) if step.text.startswith("Take the labels away")]
+    said = set(re.findall(r"\w+", f"{step.text} {step.command}"))
+    assert set(FORMATS) <= said
 
 
 def test_settings_that_would_pass_over_the_new_masks_are_lifted() -> None:

@@ -30,7 +30,8 @@ from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.state.candidates import EVAL_SPLITS
 from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.ledger import Ledger, num_shards, read_shard
-from l2l_ray.loop.state.prepare import unused_texts
+from l2l_ray.loop.state.plan import VAL
+from l2l_ray.loop.state.prepare import read_facts, unused_texts
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.pseudo import is_used
 from l2l_ray.types import Example, LabeledExample, PseudoLabel
@@ -235,6 +236,8 @@ def _predictions(
 ) -> Iterator[ExportedMask]:
     engine = InferenceEngine(run.config, run.path, device)
     examples, priors = read_examples(run.examples_path(split)), engine.priors(split)
+    held_out = split == VAL and read_facts(run).val_source == "labeled"  # train items, by the data set
+    split_of_items = "train" if split in TRAIN_SETS or held_out else split
     size = run.config.loop.eval_batch
     for start in range(0, len(examples), size):
         part = list(range(start, min(start + size, len(examples))))
@@ -249,7 +252,7 @@ def _predictions(
                 float(estimated_iou(mask, probs)),
                 None,
                 {**about, "prior_key": priors[example.sent_id].key},
-                "train" if split in TRAIN_SETS else split,
+                split_of_items,
                 example.category if isinstance(example, LabeledExample) else "",
             )
 

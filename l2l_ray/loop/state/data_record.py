@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray.types import Example, LabeledExample
+from l2l_ray.wording import counted
 
 Picture = list[Any]  # path, bytes, time of change in ns, hash of the content; the last three are None where it is gone
 
@@ -75,10 +76,11 @@ class DataRecord:
 
 def _differences(noun: str, before: Mapping[str, str], now: Mapping[str, str]) -> Iterable[str]:
     others = sum(now[key] != value for key, value in before.items() if key in now)
-    counts = (len(now.keys() - before.keys()), len(before.keys() - now.keys()), others)
-    for count, words in zip(counts, ("{} more {}", "{} {} fewer", "{} {} changed"), strict=True):
+    if more := len(now.keys() - before.keys()):
+        yield counted(more, f"more {noun}")
+    for count, what in ((len(before.keys() - now.keys()), "fewer"), (others, "changed")):
         if count:
-            yield words.format(count, noun if count == 1 else f"{noun}s")
+            yield f"{counted(count, noun)} {what}"
 
 
 def _contents(pictures: Mapping[str, Picture]) -> dict[str, str]:

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from l2l_ray.config import RunConfig
 from l2l_ray.loop.state.plan import VAL
 from l2l_ray.loop.state.prepare import RunData
-from l2l_ray.loop.state.words import counted, file_names
 from l2l_ray.report.left_out import LEFT_OUT, STAYS
 from l2l_ray.types import Example, Skip
+from l2l_ray.wording import counted, file_names
 
 
 def opening_text(config: RunConfig, data: RunData, skips: Sequence[Skip]) -> str:

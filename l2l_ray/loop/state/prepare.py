@@ -32,9 +32,9 @@ from l2l_ray.loop.state.example_files import read_examples, write_examples
 from l2l_ray.loop.state.ledger import num_shards
 from l2l_ray.loop.state.plan import VAL, Plan
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.loop.state.words import counted, file_names, first_of
 from l2l_ray.selector.registry import spec_of
 from l2l_ray.types import Example, LabeledExample, Skip
+from l2l_ray.wording import counted, file_names, first_of
 
 logger = logging.getLogger(__name__)
 

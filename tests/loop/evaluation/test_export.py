@@ -176,6 +176,17 @@ def test_predictions_are_what_was_evaluated(whole_run: RunFolder, tmp_path: Path
     assert "mask_rle" not in (done.path / "masks.jsonl").read_text()
 
 
+def test_a_val_that_was_held_out_of_train_is_train_in_the_data_set(
+    copied: Callable[..., RunFolder], tmp_path: Path
+) -> None:
+    run = copied()
+    facts = json.loads(run.data_path.read_text())
+    for source, split in (("split", "val"), ("labeled", "train")):
+        run.data_path.write_text(json.dumps(facts | {"val_source": source}))
+        done = export_predictions(run.path, "jsonl", tmp_path / source, "val")
+        assert {row["split"] for row in _rows(done.path)} == {split}
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_the_command_writes_every_format(
     whole_run: RunFolder, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -1,6 +1,6 @@
 """Counts and file names in words."""
 
-from l2l_ray.loop.state.words import counted, file_names, first_of
+from l2l_ray.wording import counted, file_names, first_of
 
 
 def test_counts_agree_with_their_nouns() -> None:

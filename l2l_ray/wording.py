@@ -8,7 +8,7 @@ from pathlib import Path
 NUM_NAMED = 3  # so many of a list are named; the others are counted
 
 
-def counted(num: int, noun: str) -> str:
+def counted(num: float, noun: str) -> str:
     """Return e.g. `1 photo`, `0 photos`."""
     return f"{num} {noun}" if num == 1 else f"{num} {noun}s"
 

@@ -1,0 +1,49 @@
+"""What an update of a data set came to: counts of what is new about it, in words, and what could not be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from l2l_ray.data.layout import Problem
+from l2l_ray.wording import counted
+
+
+@dataclass
+class Update:
+    """What an update came to.
+
+    Example: `merge(writer).line` is "10 corrected, 3 new masks, 1 new object, 1 new photo, 45 unchanged"
+    """
+
+    num_corrected: int = 0  # a mask was there, or a person looked at one that a run made
+    num_confirmed: int = 0  # a person says that a model's mask is right as it is
+    num_new_masks: int = 0
+    num_new_objects: int = 0
+    num_new_texts: int = 0  # of objects that were there
+    num_new_photos: int = 0
+    num_new_hints: int = 0  # of objects that were there, as are categories
+    num_new_categories: int = 0
+    num_unchanged: int = 0  # objects that were there before and are as they were
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def num_changes(self) -> int:
+        """How much there is to write; new photos come with new objects."""
+        truths = self.num_corrected + self.num_confirmed + self.num_new_masks
+        return truths + self.num_new_objects + self.num_new_texts + self.num_new_hints + self.num_new_categories
+
+    @property
+    def line(self) -> str:
+        """The counts, in words."""
+        counts = {
+            "new mask": self.num_new_masks,
+            "new object": self.num_new_objects,
+            "new text": self.num_new_texts,
+            "new photo": self.num_new_photos,
+            "new hint": self.num_new_hints,
+        }
+        words = [f"{self.num_corrected} corrected"]
+        words += [f"{self.num_confirmed} confirmed"] if self.num_confirmed else []
+        words += [counted(count, what) for what, count in counts.items() if count]
+        words += [f"{self.num_new_categories} with a new category"] if self.num_new_categories else []
+        return ", ".join([*words, f"{self.num_unchanged} unchanged"])
