@@ -31,6 +31,7 @@ from l2l_ray.loop.state.run_folder import RunFolder, continued
 
 Say = Callable[[str], None]
 TABLES = (".jsonl", ".csv", ".parquet")
+_RESULT = ("wrote ", "updated ", "it has ", "a split file ")  # how an import begins a line that is no problem
 SURE, DOUBTFUL = 0.7, 0.4  # confidence from which a mask is called sure, and below which doubtful
 
 
@@ -110,8 +111,14 @@ def label(source: Source, config: RunConfig, out: Path | None, say: Say) -> int:
     Returns:
         Exit status: 1 when some items could not be used; each is named.
     Raises:
+        DataError: The masks would lie among the photos, where the next call would take them for photos.
         L2LError: What ends an import or a run.
     """
+    if out and source.kind == "folder" and out.resolve().is_relative_to(source.path.resolve()):
+        raise DataError(
+            f"--out must lie outside of the photos, got {out} in {source.path}; its masks would be taken for photos by "
+            "the next call: choose another folder"
+        )
     status = _bring_in(source, config, say)
     ready = _next_run(config)
     with Console(ready).with_warnings() as console:
@@ -135,7 +142,8 @@ def dry_run(source: Source, config: RunConfig, say: Say) -> int:
     with tempfile.TemporaryDirectory(prefix="l2l-dry-") as place:
         data_config = config.data.model_copy(update={"root": place})
         trial = config.model_copy(update={"run_root": place, "data": data_config})
-        status = _import(source.import_words(trial), say)
+        made, meant = f"wrote {Path(place) / config.data.dataset}:", f"would write {_data_folder(config)}:"
+        status = _import(source.import_words(trial), lambda line: say(line.replace(made, meant, 1)))
         run = RunFolder(trial.run_dir, trial)
         data = prepare(trial, run)
         say(opening_text(trial, data, run.skips()))
@@ -145,18 +153,39 @@ def dry_run(source: Source, config: RunConfig, say: Say) -> int:
 
 
 def _bring_in(source: Source, config: RunConfig, say: Say) -> int:
-    """Import the source, or what changed of it since."""
-    folder = Path(config.data.root) / config.data.dataset
-    note, digest = folder.with_name(f"{folder.name}.source.json"), source.digest()
+    """Import the source, or what changed of it since; what was wrong with it is said each time.
+
+    Raises:
+        DataError: The data set of this name was made of another source, or an import ends.
+    """
+    folder = _data_folder(config)
+    note, digest, place = folder.with_name(f"{folder.name}.source.json"), source.digest(), str(source.path.resolve())
     known = json.loads(note.read_text()) if folder.is_dir() and note.is_file() else {}
+    if (before := known.get("source", place)) != place:
+        raise DataError(
+            f"the data set {folder} was made of {before}, got {place}; choose another --name, or merge the two by "
+            "`l2l data import ... --update`"
+        )
     if known.get("digest") == digest:
         say(f"data set   {folder}, made of {source.path} before")
+        for line in known.get("problems", []):
+            say(line)
         return int(known["status"])
-    words = source.import_words(config)
-    status = _import([*words, "--update"] if folder.is_dir() else words, say)
+    words, problems = source.import_words(config), list[str]()
+
+    def heard(line: str) -> None:
+        say(line)
+        if not line.startswith(_RESULT):
+            problems.append(line)
+
+    status = _import([*words, "--update"] if folder.is_dir() else words, heard)
     with replacing(note) as temporary:
-        temporary.write_text(json.dumps({"digest": digest, "status": status}))
+        temporary.write_text(json.dumps({"source": place, "digest": digest, "status": status, "problems": problems}))
     return status
+
+
+def _data_folder(config: RunConfig) -> Path:
+    return Path(config.data.root) / config.data.dataset
 
 
 def _import(words: Sequence[str], say: Say) -> int:

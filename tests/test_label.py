@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -84,8 +85,41 @@ def test_a_dry_run_says_what_and_how_long_and_keeps_nothing(
     said = capsys.readouterr().out
     assert "4 labeled (3 to learn from, 1 held out), 4 unlabeled; 0 left out" in said
     assert re.search(r"would take about (\d+m)?\d+s on this machine", said)
-    assert f"would write {tmp_path / 'home' / 'My-photos'}" in said
+    assert f"would write {tmp_path / 'home' / 'My-photos'}; nothing was kept" in said
+    assert f"would write {tmp_path / 'home' / 'data' / 'My-photos'}: 8 images" in said and "wrote" not in said
     assert _home(tmp_path) == []
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_what_is_wrong_with_the_photos_is_said_each_time(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "alone.txt").write_text("a cup\n")
+    said = []
+    for _ in range(2):
+        assert cli.main(["label", str(photos), *QUICK]) == 1
+        said.append(capsys.readouterr().out)
+        assert "alone.txt: missing image: got no picture beside it" in said[-1]
+    assert "made of" in said[1] and "nothing to do" in said[1] and "wrote " not in said[1]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_another_source_of_the_same_name_is_not_merged_in_silence(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["label", str(photos), *QUICK]) == 0
+    other = tmp_path / "other" / photos.name
+    shutil.copytree(photos, other)
+    before = _home(tmp_path)
+    assert cli.main(["label", str(other), *QUICK]) == 1
+    error = capsys.readouterr().err
+    assert f"was made of {photos.resolve()}, got {other.resolve()}; choose another --name" in error
+    assert _home(tmp_path) == before
+
+
+def test_masks_are_not_put_among_the_photos(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["label", str(photos), *QUICK, "--out", str(photos / "masks")]) == 1
+    assert "--out must lie outside of the photos, got" in capsys.readouterr().err and _home(tmp_path) == []
 
 
 def test_what_is_no_source_is_named(tmp_path: Path) -> None:
