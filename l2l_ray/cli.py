@@ -85,7 +85,7 @@ def _unknown(program: str, word: str, known: Iterable[str]) -> int:
 
     names = list(known)
     print(
-        f"{program}: there is no command {word!r}; {meant([word], names)}There are {', '.join(names)}; "
+        f"{program}: there is no command {word!r}; {meant([word], names)}expected one of {', '.join(names)}; "
         f"`{program} --help` says what they do",
         file=sys.stderr,
     )
@@ -146,7 +146,11 @@ def report(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="l2l report", description=report.__doc__)
     parser.add_argument("run_dir", type=Path)
     run_dir = parser.parse_args(words).run_dir
+    from l2l_ray.errors import DataError
     from l2l_ray.report.page import write_report
+
+    if run_dir.is_dir() and not any((run_dir / name).is_file() for name in ("config.yaml", "metrics.jsonl")):
+        raise DataError(f"{run_dir} is no run folder: it has no config.yaml; give the folder that a run printed")
 
     print(f"report: {write_report(run_dir)}")
 

@@ -33,6 +33,8 @@ from l2l_ray.loop.state.run_folder import RunFolder, continued
 
 Say = Callable[[str], None]
 TABLES = (".jsonl", ".csv", ".parquet")
+_RESULT = ("wrote ", "updated ", "it has ", "a split file ")  # how an import begins a line that is no problem
+_ADVICE = ("use it: ", "if you made a split file")  # for who goes on by hand
 SURE, DOUBTFUL = 0.7, 0.4  # confidence from which a mask is called sure, and below which doubtful
 
 
@@ -117,10 +119,14 @@ def label(source: Source, config: RunConfig, out: Path | None, say: Say) -> int:
     Returns:
         Exit status: 1 when some items could not be used; each is named.
     Raises:
+        ConfigError: The masks would lie among the photos, where the next call would take them for photos.
         L2LError: What ends an import or a run.
     """
-    if out is not None and source.kind == "folder" and out.resolve().is_relative_to(source.path.resolve()):
-        raise ConfigError(f"--out {out} lies in {source.path}, where masks are truth; choose a folder elsewhere")
+    if out and source.kind == "folder" and out.resolve().is_relative_to(source.path.resolve()):
+        raise ConfigError(
+            f"--out must lie outside of the photos, got {out} in {source.path}; its masks would be taken for photos by "
+            "the next call: choose another folder"
+        )
     status = _bring_in(source, config, say)
     ready = _next_run(config, config, say)
     with Console(ready).with_warnings() as console:
@@ -169,7 +175,10 @@ def _bring_in(source: Source, config: RunConfig, say: Say) -> int:
     note, digest, path = _note(folder), source.digest(), str(source.path.resolve())
     known = json.loads(note.read_text()) if folder.is_dir() and note.is_file() else {}
     if known.get("source", path) != path:
-        raise ConfigError(f"{folder} was made of {known['source']}, not of {path}; choose another --name")
+        raise ConfigError(
+            f"the data set {folder} was made of {known['source']}, got {path}; choose another --name, or merge the two by "
+            "`l2l data import ... --update`"
+        )
     if known.get("digest") == digest:
         say(f"data set   {folder}, made of {source.path} before")
         for line in known["said"]:
@@ -178,8 +187,9 @@ def _bring_in(source: Source, config: RunConfig, say: Say) -> int:
     said: list[str] = []
 
     def tell(line: str) -> None:
-        if not line.startswith(("use it: ", "if you made a split file")):  # advice for who goes on by hand
+        if not line.startswith(_ADVICE):
             say(line)
+        if not line.startswith((*_ADVICE, *_RESULT)):
             said.append(line)
 
     words = source.import_words(config)
@@ -187,8 +197,7 @@ def _bring_in(source: Source, config: RunConfig, say: Say) -> int:
     for line in _gone(source, config, folder) if known else ():
         tell(line)
     with replacing(note) as temporary:
-        content = {"source": path, "digest": digest, "status": status, "said": said if status else []}
-        temporary.write_text(json.dumps(content))
+        temporary.write_text(json.dumps({"source": path, "digest": digest, "status": status, "said": said}))
     return status
 
 

@@ -40,9 +40,9 @@ def test_no_command_prints_the_commands_to_stderr(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["prdict"], "l2l: there is no command 'prdict'; did you mean predict? There are label, "),
-        (["data", "statz"], "l2l data: there is no command 'statz'; did you mean stats? There are import, "),
-        (["xyz"], "l2l: there is no command 'xyz'; There are label, "),
+        (["prdict"], "l2l: there is no command 'prdict'; did you mean predict? expected one of label, "),
+        (["data", "statz"], "l2l data: there is no command 'statz'; did you mean stats? expected one of import, "),
+        (["xyz"], "l2l: there is no command 'xyz'; expected one of label, "),
     ],
 )
 def test_an_unknown_command_is_one_line_with_the_one_that_is_meant(
@@ -105,6 +105,14 @@ def test_output_that_nobody_reads_ends_quietly() -> None:
     command = f"{shlex.quote(sys.executable)} -m l2l_ray.cli config | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
     assert (done.stdout.strip(), done.stderr) == (str(cli.PIPE_CLOSED), "")
+
+
+def test_a_report_is_not_written_into_a_folder_that_is_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["report", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.endswith("it has no config.yaml; give the folder that a run printed\n")
+    assert not list(tmp_path.iterdir())
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:

@@ -94,7 +94,8 @@ def test_a_dry_run_says_what_and_how_long_and_keeps_nothing(
     said = capsys.readouterr().out
     assert "4 labeled (3 to learn from, 1 held out), 4 unlabeled; 0 left out" in said
     assert re.search(r"would take about (\d+m)?\d+s on this machine", said)
-    assert f"would write {tmp_path / 'home' / 'My-photos'}" in said
+    assert f"would write {tmp_path / 'home' / 'My-photos'}; nothing was kept" in said
+    assert f"would write {tmp_path / 'home' / 'data' / 'My-photos'}: 8 images" in said and "wrote" not in said
     assert _home(tmp_path) == []
 
 
@@ -107,7 +108,7 @@ def test_two_sources_of_one_name_do_not_become_one(
     note = tmp_path / "home" / "data" / "My-photos.source.json"
     (tmp_path / "home" / "data" / "My-photos").mkdir(parents=True)
     note.write_text(json.dumps({"source": "/elsewhere/My photos"}))
-    with pytest.raises(ConfigError, match=r"was made of /elsewhere/My photos, not of .*; choose another --name"):
+    with pytest.raises(ConfigError, match=r"was made of /elsewhere/My photos, got .*; choose another --name"):
         dry_run(Source.of(photos, None), config, print)
     assert cli.main(["label", str(photos), *QUICK]) == 1
     assert "choose another --name" in capsys.readouterr().err
@@ -115,9 +116,22 @@ def test_two_sources_of_one_name_do_not_become_one(
 
 def test_places_inside_the_source_are_refused(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["label", str(photos), *QUICK, "--out", str(photos / "masks")]) == 1
-    assert "choose a folder elsewhere" in capsys.readouterr().err
+    assert "--out must lie outside of the photos, got" in capsys.readouterr().err
     assert cli.main(["label", str(photos), *QUICK, "--run_root", str(photos / "runs")]) == 1
     assert "lies in" in capsys.readouterr().err and not (photos / "runs").exists()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_what_is_wrong_with_the_photos_is_said_each_time(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "alone.txt").write_text("a cup\n")
+    said = []
+    for _ in range(2):
+        assert cli.main(["label", str(photos), *QUICK]) == 1
+        said.append(capsys.readouterr().out)
+        assert "alone.txt: missing image: got no picture beside it" in said[-1]
+    assert "made of" in said[1] and "nothing to do" in said[1] and "wrote " not in said[1]
 
 
 def test_what_is_no_source_is_named(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def _cli_config(base: dict[str, Any], words: list[str], program: str) -> RunConf
         words = ["--help" if word == "--help-all" else word for word in words]
         given = CliSettingsSource[Any](Cli, cli_parse_args=_flags(words))()
     except SettingsError as error:
-        known = [field.path for field in config_fields(RunConfig)]
+        known = ["preset", "config", *(field.path for field in config_fields(RunConfig))]
         options = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
         unknown = [option for option in options if option.removeprefix("no-") not in known]
         what = str(error).removeprefix("error parsing CLI: ")

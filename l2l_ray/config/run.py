@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from l2l_ray.config.fields import Section
 from l2l_ray.config.messages import explain
@@ -48,6 +48,14 @@ class RunConfig(Section):
     loop: LoopConfig = LoopConfig()
     augment: AugmentConfig = AugmentConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _below_run_root(cls, name: str | None) -> str | None:
+        parts = None if name is None else Path(name).parts
+        if parts is not None and (not parts or ".." in parts or "\0" in str(name) or Path(str(name)).is_absolute()):
+            raise ValueError(f"must name a folder below run_root, got {name!r}; choose a plain name")
+        return name
 
     @model_validator(mode="after")
     def _methods_exist_once(self) -> Self:

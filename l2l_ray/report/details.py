@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from l2l_ray.report.record import RunRecord, flatten, is_number
-from l2l_ray.report.tables import NOTHING, Cell, Table, float_keys, metric_name, percent, splits_of
+from l2l_ray.report.record import RunRecord, flatten
+from l2l_ray.report.tables import NOTHING, Cell, Table, float_keys, interval, metric_name, percent, splits_of
 
 MAX_CATEGORIES = 12
 _BREAKDOWN_METRICS = ("overall_iou", "mean_iou")
@@ -55,8 +55,8 @@ def intervals_table(record: RunRecord) -> Table | None:
     for row in record.rows:
         found = [_interval_ends(splits_of(row).get(split, {})) for split in splits]
         ends = [(part.get(f"{m}.low"), part.get(f"{m}.high")) for part in found for m in _INTERVAL_METRICS]
-        if any(is_number(low) for low, _ in ends):
-            texts = (f"{percent(low)} to {percent(high)}" if is_number(low) else NOTHING for low, high in ends)
+        if any(interval(low, high) != NOTHING for low, high in ends):
+            texts = (interval(low, high) for low, high in ends)
             rows.append((Cell(record.labels[str(row.get("method", "?"))]), *(Cell(text) for text in texts)))
     if not rows:
         return None

@@ -38,7 +38,7 @@ from l2l_ray.report.panels import (
     worst_first,
 )
 from l2l_ray.report.record import RunRecord, flatten, is_number, read_run, writing
-from l2l_ray.report.summary import headline, model_answers, quality_sentence, stats, used_labels
+from l2l_ray.report.summary import headline, model_answers, quality_sentence, stats, toy_notice, used_labels
 from l2l_ray.report.tables import (
     differences_table,
     equal_counts_table,
@@ -113,6 +113,7 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "protocol": record.protocol.rstrip(".") if has_figures else "",
         "missing_splits": [str(s) for s in record.results.get("missing_splits") or []] if own_splits else [],
         "note": record.results.get("note") or "",
+        "toy": toy_notice(record),
         "own_data": record.own_data,
         "held_out": record.held_out,
         "val_name": "the held-out photos" if record.held_out else "val",

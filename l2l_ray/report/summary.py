@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
+from l2l_ray.config import RunConfig, toy_models
+from l2l_ray.errors import ConfigError
 from l2l_ray.report.record import RunRecord, flatten, is_number
-from l2l_ray.report.tables import float_keys, percent, splits_of
+from l2l_ray.report.tables import float_keys, interval, percent, splits_of
 from l2l_ray.wording import counted
 
 _STATS = (("mean_iou", "mean IoU"), ("overall_iou", "overall IoU"))
@@ -22,8 +26,17 @@ def headline(record: RunRecord) -> str:
         parts.append(f"{'and' if parts else 'It'} labeled {counts['unlabeled']} without")
     sentence = " ".join(parts) + "." if parts else ""
     if record.held_out and counts["val"]:
-        sentence += f" {counts['val']} with true masks were held out to measure how good it is."
+        were = "was" if counts["val"].startswith("1 photo ") else "were"
+        sentence += f" {counts['val']} with true masks {were} held out to measure how good it is."
     return sentence.strip()
+
+
+def toy_notice(record: RunRecord) -> str:
+    """Return that the run's models were not made for its pictures, and what to do; empty where they were."""
+    try:
+        return toy_models(RunConfig.model_validate(record.config)) or ""
+    except (ValidationError, ConfigError):  # the config of another version: the report names it where it lies
+        return ""
 
 
 def quality_sentence(record: RunRecord) -> str:
@@ -42,7 +55,8 @@ def quality_sentence(record: RunRecord) -> str:
     scores = _main_scores(record).get("val", {})
     flat = flatten(float_keys(scores["interval"])) if isinstance(scores.get("interval"), Mapping) else {}
     low, high = flat.get("mean_iou.low"), flat.get("mean_iou.high")
-    sure = f", 95 % interval {percent(low)} to {percent(high)} %" if is_number(low) and is_number(high) else ""
+    ends = f", 95 % interval {interval(low, high)} %" if is_number(low) and is_number(high) and low < high else ""
+    sure = ", too few photos for an interval" if low == high and is_number(low) else ends
     return (
         f"Quality estimate from {photos} held out of training, which also chose the version; with so few it is rough: "
         f"mean IoU {percent(scores.get('mean_iou'))} %{sure}."

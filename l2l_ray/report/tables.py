@@ -115,10 +115,19 @@ def differences_table(record: RunRecord) -> Table | None:
         if isinstance(item, Mapping) and all(is_number(item.get(key)) for key in ("diff", "low", "high")):
             pair = [record.labels.get(str(item.get(key)), str(item.get(key))) for key in ("method", "versus")]
             diff, low, high = (f"{100 * item[key]:+.1f}" for key in ("diff", "low", "high"))
-            texts = (" - ".join(pair), str(item.get("split", "?")), diff, f"{low} to {high}")
+            ends = f"{low} to {high}" if item["low"] < item["high"] else NOTHING
+            texts = (" - ".join(pair), str(item.get("split", "?")), diff, ends)
             rows.append(tuple(Cell(text) for text in texts))
     header = ("Difference", "split", "mean IoU, points", "95 % interval over images")
     return Table((("", 4),), header, tuple(rows)) if rows else None
+
+
+def interval(low: Any, high: Any) -> str:
+    """Return the ends of an interval in percent; a dash where it is absent or has no width.
+
+    Drawing one image again and again, or images that all score alike, gives no width: that is no certainty.
+    """
+    return f"{percent(low)} to {percent(high)}" if is_number(low) and is_number(high) and low < high else NOTHING
 
 
 def equal_counts_table(record: RunRecord) -> Table | None:

@@ -59,6 +59,7 @@ def test_lists_and_resource_maps_on_the_command_line() -> None:
             ["--loop.sed", "3"],
             r"^command line: unrecognized arguments: --loop\.sed 3; did you mean loop\.seed\? `--help-all`",
         ),
+        (["--presset", "smoke"], r"unrecognized arguments: --presset smoke; did you mean preset\?"),
         (["nonsense"], "unrecognized arguments: nonsense"),
         (["--loop.rounds", "0"], r"loop\.rounds: .*greater than or equal to 1, got '0' \(Rounds of labelling"),
         (["--loop.rounds", "many"], r"loop\.rounds: .*integer.*got 'many'"),

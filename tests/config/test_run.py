@@ -51,6 +51,9 @@ def test_the_default_name_tells_data_selector_and_seed() -> None:
     [
         ("--data.dataset refcoco", r"data\.dataset is 'refcoco', but data\.root is 'embedded'.*set data\.root to"),
         ("--data.split_by unc", r"data\.split_by is 'unc', but .* 'l2l' alone; leave it out"),
+        ("--name ../outside", r"name: must name a folder below run_root, got '\.\./outside'; choose a plain name$"),
+        ("--name /outside", "name: must name a folder below run_root, got '/outside'"),
+        ("--name=", "name: must name a folder below run_root, got ''"),
         ("--prior.proposal sam", r"prior\.proposal is 'sam', but prior\.sam_model is None; set it to"),
         (
             "--augment.strong.blur_min_sigma_frac 0.05",

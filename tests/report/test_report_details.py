@@ -37,6 +37,12 @@ def test_intervals_of_the_headline(half: Any) -> None:
     assert texts(table) == [["L2L", "–", "41.0 to 59.0", "20.0 to 30.0"]]
 
 
+def test_an_interval_without_width_is_a_dash() -> None:
+    ends = {"mean_iou": {"low": 0.2, "high": 0.2}, "overall_iou": {"low": 0.1, "high": 0.3}}
+    table = intervals_table(record(rows=[row(interval=ends)]))
+    assert table is not None and texts(table) == [["L2L", "10.0 to 30.0", "–", "–"]]
+
+
 def test_no_target_figures_name_their_rules() -> None:
     found = {"gres_giou": 0.5, "gres_ciou": 0.4, "n_acc": None, "t_acc": 1.0, "num_no_target": 3}
     rules = {"empty_union_rule": "IoU 1, union 0", "small_prediction_rule": "none"}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from l2l_ray.config import RunConfig, save_config
 from l2l_ray.errors import DataError
 from l2l_ray.report.glossary import TERMS
 from l2l_ray.report.page import render, write_report
@@ -211,6 +212,23 @@ def test_held_out_photos_are_named_as_a_rough_estimate(run_dir: Path) -> None:
     )
     assert "version chosen on the held-out photos" in text and "Splits absent" not in text
     assert "mean IoU, held-out photos, L2L" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_one_held_out_photo_has_no_interval(run_dir: Path) -> None:
+    interval = {"mean_iou": {"low": 0.168, "high": 0.168}}
+    row = {"method": "l2l", "label": "L2L", "splits": {"val": {**summary(0.168, 1), "interval": interval}}}
+    text = words(as_own_data(run_dir, rows=[row], val_source="labeled", sets={"val": {"images": 1, "texts": 1}}))
+    assert "1 photo (1 text) with true masks was held out" in text
+    assert "mean IoU 16.8 %, too few photos for an interval." in text and "16.8 to 16.8" not in text
+
+
+@pytest.mark.parametrize(("root", "said"), [("my data", True), ("embedded", False)])
+@pytest.mark.usefixtures("undrawn")
+def test_models_of_drawn_shapes_on_photos_are_named_at_the_top(run_dir: Path, root: str, said: bool) -> None:
+    config = RunConfig.model_validate({"data": {"root": root, "dataset": "own", "split_by": "own"} if said else {}})
+    save_config(config, run_dir / "config.yaml")
+    assert ("tiny models made for drawn shapes. On other pictures" in words(render(read_run(run_dir)))) == said
 
 
 @pytest.mark.usefixtures("undrawn")
