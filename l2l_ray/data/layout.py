@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from l2l_ray.errors import DataError, L2LError
 
+PROBLEMS_FILE = "import-problems.txt"  # beside instances.json: what imports named as wrong, one line each
 COCO_IMAGES = "mscoco/images/train2014"
 # As `refer.py` reads them; other data sets keep their pictures in `images/<dataset>`.
 IMAGE_FOLDERS = {

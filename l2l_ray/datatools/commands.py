@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from l2l_ray.data.layout import Notice, Problem, by_kind, gathered, listed
 from l2l_ray.errors import DataError
+from l2l_ray.wording import counted
 
 if TYPE_CHECKING:
     from l2l_ray.datatools.refer_writer import ReferWriter
@@ -97,6 +98,7 @@ def import_(words: Sequence[str], say: Say) -> int:
             raise DataError(
                 f"{len(problems)} bad items and --strict: nothing is written; correct them, or leave --strict out"
             )
+        writer.problems = [str(problem) for problem in gathered(problems)]
         folder = writer.write() if update is None or update.num_changes else writer.folder
         num_truths = sum("ann_id" in ref or "ann_ids" in ref for ref in writer.refs)
         sentences = sum(len(ref["sentences"]) for ref in writer.refs)
@@ -126,7 +128,9 @@ def check(words: Sequence[str], say: Say) -> int:
     problems = find_problems(inventory, given.decode)
     _list(problems, say)
     _tell(inventory.notices, say)
-    say(f"{inventory.dataset} ({inventory.split_by}): {len(inventory.items)} refs, {len(problems) or 'no'} problems")
+    say(
+        f"{inventory.dataset} ({inventory.split_by}): {counted(len(inventory.items), 'ref')}, {counted(len(problems), 'problem') if problems else 'no problems'}"
+    )
     return 1 if problems else 0
 
 
@@ -271,7 +275,7 @@ def _list(problems: Sequence[Problem], say: Say) -> None:
     for problem in gathered(problems):
         say(str(problem))
     if problems:
-        say(f"{len(problems)} problems: {by_kind(problems)}")
+        say(f"{counted(len(problems), 'problem')}: {by_kind(problems)}")
 
 
 def _tell(notices: Sequence[Notice], say: Say) -> None:

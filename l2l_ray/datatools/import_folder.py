@@ -33,10 +33,10 @@ def folder_rows(folder: Path) -> Iterator[Row]:
     names = _names(folder)
     beside = _Beside(folder, names)
     for name in beside.pictures:
-        yield f"{folder.name}/{name}", _row(folder, name, beside)
+        yield f"{folder.resolve().name}/{name}", _row(folder, name, beside)
     for name in names:
         if name.lower().endswith(".txt") and name not in beside.used:
-            where, expected = f"{folder.name}/{name}", "one of " + " ".join(PICTURES)
+            where, expected = f"{folder.resolve().name}/{name}", "one of " + " ".join(PICTURES)
             yield where, Problem(where, "missing image", "no picture beside it", expected, "add it")
 
 
@@ -101,7 +101,7 @@ class _Beside:
 
 
 def _row(folder: Path, name: str, beside: _Beside) -> dict[str, Any] | Problem:
-    where = f"{folder.name}/{name}"
+    where = f"{folder.resolve().name}/{name}"
     text = beside.find(name, ".txt")
     if len(same := beside.of_one_name(name)) > 1:
         expected = "one picture of this name; a mask has the picture's size and two colors, one of them black"
@@ -113,9 +113,9 @@ def _row(folder: Path, name: str, beside: _Beside) -> dict[str, Any] | Problem:
     try:
         lines = file_below(folder, text, "text", follow_links=False).read_text(encoding="utf-8-sig").splitlines()
     except BadValue as error:
-        return error.at(f"{folder.name}/{text}")
+        return error.at(f"{folder.resolve().name}/{text}")
     except (OSError, ValueError) as error:
-        return BadValue("text", error, "UTF-8 text", "save it as UTF-8").at(f"{folder.name}/{text}")
+        return BadValue("text", error, "UTF-8 text", "save it as UTF-8").at(f"{folder.resolve().name}/{text}")
     row: dict[str, Any] = {"image": name, "expression": [line for line in lines if line.strip()]}
     masks = [mask for ending in PICTURES if (mask := beside.find(name, f"_mask{ending}")) is not None]
     if len(masks) > 1:

@@ -161,6 +161,8 @@ def take_inventory(folder: Path, split_by: str | None = None) -> Inventory:
         DataError: If a file is missing or cannot be read as a whole.
     """
     folder = Path(folder).expanduser().absolute()
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; give the folder of a data set, <root>/<dataset>")
     found = sorted(path.name[5:-3] for path in folder.glob("refs(*).p"))
     if split_by is None and len(found) == 1:
         split_by = found[0]

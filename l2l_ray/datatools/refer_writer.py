@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from l2l_ray.data.layout import Notice, image_folder, plain_name
+from l2l_ray.data.layout import PROBLEMS_FILE, Notice, image_folder, plain_name
 from l2l_ray.data.pixels import Header, upright_copy
 from l2l_ray.errors import DataError
 from l2l_ray.files import replacing, replacing_folder, saying_why, temporary_path
@@ -47,6 +47,7 @@ class ReferWriter:
         self.categories: dict[int, str] = {}
         self.refs: list[dict[str, Any]] = []
         self.notices: list[Notice] = []  # what importers have to tell besides problems
+        self.problems: list[str] = []  # what they named as wrong; kept beside the data, for runs to tell of it
         self.sources: dict[str, Path] = {}  # by name: the file of each picture that `write` has to put in place
         self._sizes: dict[str, tuple[int, int] | None] = {}
         self._copy, self._update = copy, update
@@ -171,6 +172,10 @@ class ReferWriter:
     def _write_tables(self, folder: Path, content: Mapping[str, Any]) -> None:
         (folder / "instances.json").write_text(json.dumps(content, allow_nan=False))
         (folder / self._refs).write_bytes(pickle.dumps(self.refs, protocol=4))
+        kept = folder / PROBLEMS_FILE
+        known = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
+        if lines := list(dict.fromkeys([*known, *self.problems])):
+            kept.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def _place(self, source: Path, target: Path) -> None:
         if target.exists():

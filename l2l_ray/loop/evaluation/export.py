@@ -22,7 +22,7 @@ import torch
 
 from l2l_ray.confidence import estimated_iou
 from l2l_ray.config import read_config
-from l2l_ray.data.masks import encode, grid_logits_to_native
+from l2l_ray.data.masks import encode, grid_logits_to_native, mask_area_px
 from l2l_ray.datatools.export import require_place, write_export
 from l2l_ray.datatools.record import ExportedMask
 from l2l_ray.errors import ConfigError, DataError
@@ -35,6 +35,7 @@ from l2l_ray.loop.state.prepare import read_facts, unused_texts
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.pseudo import is_used
 from l2l_ray.types import Example, LabeledExample, PseudoLabel
+from l2l_ray.wording import counted
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -76,7 +77,7 @@ class Exported:
         """What was written and what was left out, in words."""
         counts = Counter(item.reason for item in self.left_out)
         words = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-        return f"{self.path}: {self.num} masks; left out: {words or 'nothing'}{self.note}"
+        return f"{self.path}: {counted(self.num, 'mask')}; left out: {words or 'nothing'}{self.note}"
 
 
 def export_pseudo_labels(
@@ -280,6 +281,10 @@ def _written(
             left_out = left_out + [LeftOut(example, OTHER_TEXT) for example in unused_texts(run.config, run)]
         except DataError as error:
             note += f"; further texts of the same objects cannot be counted: {error}"
+    if kind == "yolo":
+        drawn = {mask.example.image_path for mask in masks if mask_area_px(mask.rle)}
+        if empty := {mask.example.image_path for mask in masks} - drawn:
+            note += f"; {counted(len(empty), 'photo')} without a mask pixel have no label file"
     items = [
         {"sent_id": e.sent_id, "image": e.image_path, "expression": e.expression, "reason": item.reason}
         for item in left_out

@@ -17,6 +17,7 @@ from typing import Literal, TypeVar
 
 from l2l_ray.config import EMBEDDED, DataConfig, RunConfig
 from l2l_ray.data.images import ImageStore
+from l2l_ray.data.layout import PROBLEMS_FILE
 from l2l_ray.data.splits import hold_out
 from l2l_ray.errors import FREE_SPACE, DataError, L2LError
 from l2l_ray.files import replacing
@@ -185,7 +186,7 @@ def _usable(config: RunConfig, methods: Sequence[str], found: Candidates) -> tup
             f"other; got 1, {Path(labeled[0].image_path).name}; {more}, or choose a fixed rule by --selector.name "
             "fixed_threshold"
         )
-    notices = [*_about_masks(found, config.data)]
+    notices = [*_about_import(config), *_about_masks(found, config.data)]
     val_source: ValSource | None = "split"
     if VAL not in splits:
         num_labeled, share = _num_images(labeled), config.data.val_from_labeled
@@ -227,6 +228,19 @@ def unused_texts(config: RunConfig, run: RunFolder) -> list[Example]:
     sent_ids, ref_ids = ({row.sent_id for row in used}, {row.ref_id for row in used})
     found, _ = open_dataset(config).examples("train", max_words=config.data.max_words)
     return [example for example in found if example.ref_id in ref_ids and example.sent_id not in sent_ids]
+
+
+def _about_import(config: RunConfig) -> list[str]:
+    """Say what an import of the data set named as wrong: a run does not see what is not there."""
+    data = config.data
+    path = Path(data.root).expanduser() / data.dataset / PROBLEMS_FILE
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return []
+    return (
+        [f"the import of these data named {counted(len(lines), 'problem')}, all in {path}: {lines[0]}"] if lines else []
+    )
 
 
 def _about_masks(found: Candidates, data: DataConfig) -> list[str]:
