@@ -20,6 +20,7 @@ from l2l_ray.config import RunConfig, load_config
 from l2l_ray.data.layout import plain_name
 from l2l_ray.datatools.commands import data_command
 from l2l_ray.datatools.inventory import take_inventory
+from l2l_ray.datatools.row_files import TABLES
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.files import replacing
 from l2l_ray.loop.estimate import estimate
@@ -32,7 +33,6 @@ from l2l_ray.loop.state.prepare import prepare, require_same_data
 from l2l_ray.loop.state.run_folder import RunFolder, continued
 
 Say = Callable[[str], None]
-TABLES = (".jsonl", ".csv", ".parquet")
 _RESULT = ("wrote ", "updated ", "it has ", "a split file ")  # how an import begins a line that is no problem
 _ADVICE = ("use it: ", "if you made a split file")  # for who goes on by hand
 SURE, DOUBTFUL = 0.7, 0.4  # confidence from which a mask is called sure, and below which doubtful
@@ -176,8 +176,8 @@ def _bring_in(source: Source, config: RunConfig, say: Say) -> int:
     known = json.loads(note.read_text()) if folder.is_dir() and note.is_file() else {}
     if known.get("source", path) != path:
         raise ConfigError(
-            f"the data set {folder} was made of {known['source']}, got {path}; choose another --name, or merge the two by "
-            "`l2l data import ... --update`"
+            f"the data set {folder} was made of {known['source']}, got {path}; choose another --name, or merge the "
+            "two by `l2l data import ... --update`"
         )
     if known.get("digest") == digest:
         say(f"data set   {folder}, made of {source.path} before")
