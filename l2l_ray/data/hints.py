@@ -41,6 +41,13 @@ class PixelHint(NamedTuple):
             box = round(sides[0], 6), round(sides[1], 6), round(sides[2], 6), round(sides[3], 6)
         return cls(box, tuple((round(x * width_px, 6), round(y * height_px, 6)) for x, y in hint.points_xy_frac))
 
+    def corners(self) -> list[tuple[float, float]]:
+        """Return two opposite corners of the box, px; none without a box."""
+        if self.box_xywh_px is None:
+            return []
+        x, y, width, height = self.box_xywh_px
+        return [(x, y), (x + width, y + height)]
+
     def record(self) -> dict[str, Any]:
         """Return the hint as a ref holds it, of built-in values."""
         box = {} if self.box_xywh_px is None else {"box": list(self.box_xywh_px)}

@@ -117,9 +117,9 @@ class CocoTables:
         """
         image_id = self.image_of(row)
         width, height = self.add_image(image_id)
-        if self._turned is not None and row.get("bbox") is not None and row.get("segmentation"):
-            usable_box(row["bbox"], (width, height))
         annotation, told = coco_annotation(row, width, height, where)
+        if self._turned is not None and "bbox" in annotation:  # own data, and all of it must pass `check`
+            usable_box(row["bbox"], (width, height))
         told += cut_at_border(outline_points(row.get("segmentation")), (width, height), where, "polygon")
         if (header := self._stored_frame(image_id, "an annotation")) is not None:
             segmentation = annotation["segmentation"]
@@ -128,14 +128,16 @@ class CocoTables:
         self._writer.notices += told
         return annotation
 
-    def hint_of(self, row: Mapping[str, Any]) -> PixelHint | None:
-        """Return the hint of an annotation of own data, and add its image.
+    def hint_of(self, row: Mapping[str, Any], where: str) -> PixelHint | None:
+        """Return the hint of an annotation of own data, and add its image; a notice goes to the writer.
 
         Raises:
             BadValue: If it or its image cannot be used.
         """
         image_id = self.image_of(row)
-        hint = read_annotation_hint(row, self.add_image(image_id))
+        size = self.add_image(image_id)
+        hint = read_annotation_hint(row, size)
+        self._writer.notices += [] if hint is None else cut_at_border(hint.corners(), size, where, "hint box")
         header = None if hint is None else self._stored_frame(image_id, "a hint")
         return hint if hint is None or header is None else turned_hint(hint, header)
 

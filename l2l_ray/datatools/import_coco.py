@@ -89,7 +89,7 @@ def import_coco(
                 problems.append(said)
             annotation = dict(row)
         try:
-            if hint := tables.hint_of(row):
+            if hint := tables.hint_of(row, where):
                 ref["hint"] = hint.record()
         except BadValue as error:  # the item stays, without a hint
             problems.append(error.at(where))

@@ -84,9 +84,7 @@ class _Collector:
         no_target, truth, hint = False, None, None
         try:
             hint = read_row_hint(values, header)
-            if hint is not None and hint.box_xywh_px is not None:
-                x, y, width, height = hint.box_xywh_px
-                notices += cut_at_border([(x, y), (x + width, y + height)], header.shown, where, "hint box")
+            notices += [] if hint is None else cut_at_border(hint.corners(), header.shown, where, "hint box")
         except BadValue as error:
             problems.append(error.at(where))
         try:

@@ -108,9 +108,7 @@ def read_row_hint(row: Mapping[str, Any], header: Header) -> PixelHint | None:
     if given is not None and header.is_turned:
         hint = read_hint(given, MAX_SIDE_PX, MAX_SIDE_PX)
         refuse_stored_frame(hint.points_xy_px, header, "point")
-        if hint.box_xywh_px is not None:
-            x, y, width, height = hint.box_xywh_px
-            refuse_stored_frame([(x, y), (x + width, y + height)], header, "box")
+        refuse_stored_frame(hint.corners(), header, "box")
     return None if given is None else read_hint(given, *header.shown)
 
 

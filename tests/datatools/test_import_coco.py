@@ -272,6 +272,13 @@ def test_what_an_annotation_would_lose_is_named_and_the_item_stays(
     assert len(inventory.items) == 1 and check(inventory) == []
 
 
+def test_a_hint_beyond_its_picture_is_told(tmp_path: Path) -> None:
+    path = instances(tmp_path, annotation(5, expression="left cat", bbox=[20, 2, 40, 9], segmentation=[]))
+    with ReferWriter(tmp_path / "root", "own", "own") as writer:
+        assert import_coco(path, None, tmp_path / "photos", "train", writer) == []
+    assert "annotation 5 (x 20 to 60, y 2 to 11 in 32 x 24 px): a hint box that reaches" in str(writer.notices[0])
+
+
 def test_two_fields_of_texts_are_refused_and_an_empty_one_is_none(tmp_path: Path) -> None:
     both, null = {"expression": "a", "captions": ["b"]}, {"expression": None, "caption": "right cat"}
     (problem,) = coco(tmp_path, annotation(5, **both), annotation(6, **null))
