@@ -12,16 +12,17 @@ followed, and both is said.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, Words, file_below
 from l2l_ray.datatools.mask_files import looks_like_a_mask
-from l2l_ray.datatools.row_files import Row
+from l2l_ray.datatools.row_files import Row, read_rows
 from l2l_ray.errors import DataError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+_INDEX_OF_ANSWERS = "predictions.jsonl"
 _OF_SYSTEMS = ("thumbs.db", "desktop.ini")
 _LIKE_SPLITS = ("training", "validation", "valid", "dev", "eval", "testing")
 
@@ -55,8 +56,20 @@ def pictures_in(folder: Path) -> list[str]:
 
 
 def _names(folder: Path) -> list[str]:
-    """Return the files, and the links to folders and to nothing; what hides by a dot is left out."""
-    return [name for name in _all_names(folder) if not _is_hidden(name)]
+    """Return files and links, without what hides by a dot and the answers of `l2l predict`."""
+    names = [name for name in _all_names(folder) if not _is_hidden(name)]
+    answers = {answer for name in names for answer in _answers(folder, name)}
+    return [name for name in names if name not in answers]
+
+
+def _answers(folder: Path, name: str) -> Iterator[str]:
+    """Yield the pictures that an index of `l2l predict` names; nothing of other files."""
+    place, _, file_name = name.rpartition("/")
+    if file_name != _INDEX_OF_ANSWERS:
+        return
+    for _, row in read_rows(folder / name):
+        if isinstance(row, Mapping):
+            yield from (f"{place}/{row[kind]}".lstrip("/") for kind in ("mask", "overlay") if kind in row)
 
 
 def _all_names(folder: Path) -> list[str]:
