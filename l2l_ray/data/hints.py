@@ -11,6 +11,7 @@ A bad hint is named, and its item stays, without it. `read_hint` is the one judg
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from l2l_ray.data.layout import BadValue, finite_numbers, shown
@@ -39,6 +40,13 @@ class PixelHint(NamedTuple):
             sides = x1 * width_px, y1 * height_px, (x2 - x1) * width_px, (y2 - y1) * height_px
             box = round(sides[0], 6), round(sides[1], 6), round(sides[2], 6), round(sides[3], 6)
         return cls(box, tuple((round(x * width_px, 6), round(y * height_px, 6)) for x, y in hint.points_xy_frac))
+
+    def corners(self) -> list[tuple[float, float]]:
+        """Return two opposite corners of the box, px; none without a box."""
+        if self.box_xywh_px is None:
+            return []
+        x, y, width, height = self.box_xywh_px
+        return [(x, y), (x + width, y + height)]
 
     def record(self) -> dict[str, Any]:
         """Return the hint as a ref holds it, of built-in values."""
@@ -81,6 +89,16 @@ def read_hint(value: Any, width_px: int, height_px: int) -> PixelHint:
     return hint
 
 
+def refuse_shares(numbers: Sequence[float], what: str, value: Any, remedy: str) -> None:
+    """Refuse coordinates that are shares of the picture, from 0 to 1, where pixels are meant.
+
+    Raises:
+        BadValue: They are.
+    """
+    if any(0 < number < 1 for number in numbers) and all(0 <= number <= 1 for number in numbers):
+        raise BadValue(what, value, "px, not shares of the picture from 0 to 1", remedy)
+
+
 def hint_text(value: Any) -> str:
     """Return a ref's hint as JSON, "" where there is none; a malformed one as a text, which `read_hint` refuses.
 
@@ -109,6 +127,7 @@ def _box(value: Any) -> tuple[float, float, float, float]:
     box = finite_numbers(value, "hint box", expected, HINT_REMEDY)
     if len(box) != 4 or min(box[2:]) <= 0:
         raise BadValue("hint box", value, expected, HINT_REMEDY)
+    refuse_shares(box, "hint box", value, HINT_REMEDY)
     return box[0], box[1], box[2], box[3]
 
 
@@ -120,4 +139,5 @@ def _points(value: Any) -> tuple[tuple[float, float], ...]:
     points = [finite_numbers(point, "hint points", expected, HINT_REMEDY) for point in rows]
     if any(len(point) != 2 for point in points):
         raise BadValue("hint points", value, expected, HINT_REMEDY)
+    refuse_shares([side for point in points for side in point], "hint points", value, HINT_REMEDY)
     return tuple((x, y) for x, y in points)

@@ -7,6 +7,7 @@ union. A mask and the box of its annotation speak of one object: where they do n
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import Float64
 from pycocotools import mask as coco_mask
 
-from l2l_ray.data.layout import BadValue, Notice, Words
+from l2l_ray.data.layout import BadValue, Notice, Words, finite_numbers
 from l2l_ray.data.masks import MaskRule, annotation_rle, mask_area_px, union_rle
 from l2l_ray.data.refer_files import Truth
 from l2l_ray.errors import DataError
@@ -24,6 +25,8 @@ from l2l_ray.types import Rle
 REMEDY = "correct it, or leave it out: the item then stays unlabeled"
 _MAX_COORDINATE_PX = 1e5
 _LISTS = (list, tuple, array, np.ndarray)
+_OVER_BORDER_PX = 2.0
+_BOX_REMEDY = "correct it, or remove it"
 _MARGIN_PX = 1.0  # boxes are rounded, and a mask of few pixels has a small one
 _UNLIKE_ITS_BOX = "a mask and a box (x, y, width, height) that are far from alike: are they of one object?"
 _LIKE_ITS_BOX = 0.3  # IoU of a mask's own box and its annotation's box from which nothing is said
@@ -90,6 +93,9 @@ def parts_mask(segmentation: Any, width: int, height: int, strict: bool = False,
     polygons = [_polygon(part, strict, parts) for part in parts if not isinstance(part, Mapping)]
     usable = [polygon for polygon in polygons if len(polygon) >= 6]
     rles = [dict(part) for part in parts if isinstance(part, Mapping)]
+    for part in rles:
+        if not {"size", "counts"} <= part.keys():
+            raise BadValue("mask", part, "x, y, x, y, ... in px, or an RLE with size and counts", REMEDY)
     if not usable and not rles:
         rles = [{"size": [height, width], "counts": [height * width]}]
     try:
@@ -157,6 +163,59 @@ def compare_with_box(rle: Rle, box_xywh_px: Sequence[float], where: str) -> list
     if width * height >= _LIKE_ITS_BOX * (areas - width * height):
         return []
     return [Notice(f"{where} (the mask has the box {mask}, the annotation the box {box})", _UNLIKE_ITS_BOX)]
+
+
+def usable_box(box: Any, size: tuple[int, int] | None, what: str = "bbox", remedy: str = _BOX_REMEDY) -> list[float]:
+    """Return the [x, y, width, height] of an annotation, px.
+
+    Args:
+        box: What is given.
+        size: Width and height of its image, px; None where they are not known.
+        what: Its name in errors.
+        remedy: What to do then.
+    Raises:
+        BadValue: If it has no size or reaches beyond its image.
+    """
+    expected = "[x, y, width, height] in px, with a positive size, inside the image"
+    sides = finite_numbers(box, what, expected)
+    x, y, width, height, *_ = (*sides, *[math.nan] * 4)
+    limit_x, limit_y = size or (math.inf, math.inf)
+    # 1 px: COCO's boxes are rounded to hundredths and may stand out by a fraction.
+    within = min(x, y) >= -_MARGIN_PX and x + width <= limit_x + _MARGIN_PX and y + height <= limit_y + _MARGIN_PX
+    if len(sides) != 4 or width <= 0 or height <= 0 or not within:
+        raise BadValue(what, box, expected, remedy)
+    return sides
+
+
+def cut_at_border(
+    points_xy_px: Iterable[Sequence[float]], size: tuple[int, int], where: str, what: str
+) -> list[Notice]:
+    """Return a notice of an outline that reaches beyond its image; hands draw a little over the border.
+
+    Args:
+        points_xy_px: The outline.
+        size: Width and height of its image, px.
+        where: Its place.
+        what: What it is.
+    """
+    points = np.asarray(list(points_xy_px), dtype=np.float64).reshape(-1, 2)
+    if not len(points):
+        return []
+    low, high = points.min(axis=0), points.max(axis=0)
+    if (low >= -_OVER_BORDER_PX).all() and (high <= np.array(size) + _OVER_BORDER_PX).all():
+        return []
+    got = f"x {low[0]:g} to {high[0]:g}, y {low[1]:g} to {high[1]:g} in {size[0]} x {size[1]} px"
+    return [Notice(f"{where} ({got})", f"a {what} that reaches beyond its picture, cut at the border")]
+
+
+def outline_points(segmentation: Any) -> list[list[float]]:
+    """Return the points of polygons; none of other masks, and of malformed ones, which `segmentation_rle` refuses."""
+    parts = _parts(segmentation) if isinstance(segmentation, list) and segmentation else []
+    try:
+        flat = [finite_numbers(part, "polygon", "") for part in parts if not isinstance(part, Mapping)]
+    except BadValue:
+        return []
+    return [part[i : i + 2] for part in flat for i in range(0, len(part) - 1, 2)]
 
 
 def box_of_mask(rle: Rle) -> list[float]:

@@ -216,6 +216,7 @@ def _explained(what: str, where: str, source: Source, error: Exception) -> BadPi
 
 def _header(picture: Image.Image, source: Source) -> Header:
     """Return the header of a picture whose pixels are not loaded yet."""
+    _require_rgb(picture, "picture" if isinstance(source, bytes) else str(source))
     orientation = _orientation(picture, source)
     return Header(picture.size, orientation, orientation == 1 or picture.format == _TURNED_BY_PILLOW)
 
@@ -243,11 +244,15 @@ def _tail(source: Source) -> bytes:
 def _rgb(picture: Image.Image, where: str) -> Image.Image:
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         return Image.fromarray(_eight_bits(picture, where)).convert("RGB")
-    if picture.mode == "LAB":
-        raise BadPicture("unreadable image", where, "its colors are CIE L*a*b*", "RGB, gray or CMYK", "convert it")
+    _require_rgb(picture, where)
     if picture.mode in ("La", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("LA" if picture.mode == "La" else "RGBA")
     return picture.convert("RGB")
+
+
+def _require_rgb(picture: Image.Image, where: str) -> None:
+    if picture.mode == "LAB":
+        raise BadPicture("unreadable image", where, "its colors are CIE L*a*b*", "RGB, gray or CMYK", "convert it")
 
 
 def _eight_bits(picture: Image.Image, where: str) -> UInt8[np.ndarray, "H W"]:

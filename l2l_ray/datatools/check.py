@@ -9,13 +9,11 @@ another size, boxes, unknown splits, and images in several splits.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from typing import Any
 
-from l2l_ray.data.layout import MAX_SIDE_PX, SPLITS, BadValue, Notice, Problem, Words, finite_numbers
+from l2l_ray.data.layout import MAX_SIDE_PX, SPLITS, BadValue, Notice, Problem, Words
 from l2l_ray.data.masks import mask_area_px
-from l2l_ray.data.object_masks import annotation_mask, compare_with_box, object_mask, require_segmentation
+from l2l_ray.data.object_masks import annotation_mask, compare_with_box, object_mask, require_segmentation, usable_box
 from l2l_ray.data.pixels import read_header, read_rgb
 from l2l_ray.data.refer_files import ImageRow
 from l2l_ray.datatools.inventory import Inventory, Item
@@ -120,7 +118,8 @@ def _check_truth(inventory: Inventory, item: Item) -> list[Problem]:
         except BadValue as error:
             problems.append(error.at(place))
         try:
-            box = _box(inventory.annotations.get(ann_id, {}).get("bbox"), size)
+            given = inventory.annotations.get(ann_id, {}).get("bbox")
+            box = None if given is None else usable_box(given, size)
             if box and mask and mask_area_px(mask):
                 inventory.notices += compare_with_box(mask, box, place)
         except BadValue as error:
@@ -132,25 +131,6 @@ def _check_truth(inventory: Inventory, item: Item) -> list[Problem]:
             ids = ", ".join(map(str, item.ann_ids))
             problems.append(error.at(f"instances.json annotation {ids} of ref_id {item.ref_id}"))
     return problems
-
-
-def _box(box: Any, size: tuple[int, int] | None) -> list[float] | None:
-    """Return a box that is there, None where there is none.
-
-    Raises:
-        BadValue: If it is impossible.
-    """
-    if box is None:
-        return None
-    expected = "[x, y, width, height] in px, with a positive size, inside the image"
-    sides = finite_numbers(box, "bbox", expected)
-    x, y, width, height, *_ = (*sides, *[math.nan] * 4)
-    limit_x, limit_y = size or (math.inf, math.inf)
-    # 1 px: COCO's boxes are rounded to hundredths and may stand out by a fraction.
-    within = min(x, y) >= -1 and x + width <= limit_x + 1 and y + height <= limit_y + 1
-    if len(sides) != 4 or width <= 0 or height <= 0 or not within:
-        raise BadValue("bbox", box, expected, "correct it, or remove it")
-    return sides
 
 
 def _check_splits(inventory: Inventory) -> list[Problem]:

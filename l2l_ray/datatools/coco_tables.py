@@ -13,7 +13,7 @@ from typing import Any
 
 from l2l_ray.data.hints import PixelHint
 from l2l_ray.data.layout import BadValue, Notice, Problem, Words, file_below, finite_numbers, shown
-from l2l_ray.data.object_masks import compare_with_box, segmentation_rle
+from l2l_ray.data.object_masks import compare_with_box, cut_at_border, outline_points, segmentation_rle, usable_box
 from l2l_ray.data.pixels import Header, read_header
 from l2l_ray.data.refer_files import ID_NAMES, Once, image_size, integer_id, parse_category
 from l2l_ray.datatools.orientation import is_drawn_as_shown, turned_annotation, turned_hint
@@ -44,8 +44,10 @@ class CocoTables:
         wanted: Callable[[dict[str, Any]], bool],
         upright: bool = False,
     ) -> None:
-        def keep(record: dict[str, Any]) -> dict[str, Any] | None:
-            return None if "image_id" in record and not wanted(record) else record
+        unwanted = object()
+
+        def keep(record: dict[str, Any]) -> Any:
+            return unwanted if "image_id" in record and not wanted(record) else record
 
         content = read_json(path, keep)
         self.problems: list[Problem] = []  # of the tables themselves
@@ -57,11 +59,18 @@ class CocoTables:
             )
         self._path, self._image_root, self._writer = path, image_root, writer
         self._turned: dict[int, Header] | None = {} if upright else None
-        self._rows = [row for row in content["annotations"] if row is not None]
+        self._rows = [row for row in content["annotations"] if isinstance(row, dict)]
         self._images: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for row in content["images"]:
-            if isinstance(row, dict) and is_id(row.get("id")):
-                self._images[row["id"]].append(row)
+        for number, row in enumerate(content["images"]):
+            try:
+                self._images[integer_id(_object(row, "image").get("id"), "image id")].append(row)
+            except BadValue as error:
+                self.problems.append(error.at(f"{path.name} images number {number}"))
+        for number, row in enumerate(content["annotations"]):
+            if row is not unwanted and not isinstance(row, dict):
+                bad = BadValue("annotation", row, "an object with id and image_id", "correct or remove it")
+                self.problems.append(bad.at(f"{path.name} annotations number {number}"))
+        self.num_unwanted = sum(row is unwanted for row in content["annotations"])
         once = Once(ID_NAMES["categories"])
         for row in content.get("categories") or ():
             try:
@@ -73,10 +82,22 @@ class CocoTables:
 
     @property
     def annotations(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Where each kept annotation is, and the annotation; anything but an object comes as an empty one."""
+        """Where each kept annotation is, and the annotation."""
         for number, row in enumerate(self._rows):
-            row = row if isinstance(row, dict) else {}
             yield f"{self._path.name} annotation {row.get('id', f'number {number}')}", row
+
+    def category_of(self, row: Mapping[str, Any]) -> int | None:
+        """Return the category of an annotation, None where it names none.
+
+        Raises:
+            BadValue: If it is no id, or the file has categories, but not this one.
+        """
+        if (found := row.get("category_id")) is None:
+            return None
+        category_id = integer_id(found, "category_id")
+        if self._writer.categories and category_id not in self._writer.categories:
+            raise BadValue("missing category", found, f"a category of {self._path.name}", "correct category_id")
+        return category_id
 
     def image_of(self, row: Mapping[str, Any]) -> int:
         """Return the id of an annotation's image, and add that image.
@@ -97,6 +118,9 @@ class CocoTables:
         image_id = self.image_of(row)
         width, height = self.add_image(image_id)
         annotation, told = coco_annotation(row, width, height, where)
+        if self._turned is not None and "bbox" in annotation:  # own data, and all of it must pass `check`
+            usable_box(row["bbox"], (width, height))
+        told += cut_at_border(outline_points(row.get("segmentation")), (width, height), where, "polygon")
         if (header := self._stored_frame(image_id, "an annotation")) is not None:
             segmentation = annotation["segmentation"]
             rle = segmentation_rle(segmentation, width, height) if segmentation else None
@@ -104,14 +128,16 @@ class CocoTables:
         self._writer.notices += told
         return annotation
 
-    def hint_of(self, row: Mapping[str, Any]) -> PixelHint | None:
-        """Return the hint of an annotation of own data, and add its image.
+    def hint_of(self, row: Mapping[str, Any], where: str) -> PixelHint | None:
+        """Return the hint of an annotation of own data, and add its image; a notice goes to the writer.
 
         Raises:
             BadValue: If it or its image cannot be used.
         """
         image_id = self.image_of(row)
-        hint = read_annotation_hint(row, self.add_image(image_id))
+        size = self.add_image(image_id)
+        hint = read_annotation_hint(row, size)
+        self._writer.notices += [] if hint is None else cut_at_border(hint.corners(), size, where, "hint box")
         header = None if hint is None else self._stored_frame(image_id, "a hint")
         return hint if hint is None or header is None else turned_hint(hint, header)
 
@@ -210,6 +236,12 @@ def add_coco_image(
         raise BadValue("image size", got, expected, remedy)
     writer.add_image(image_id, name, size, path)
     return size
+
+
+def _object(row: Any, what: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise BadValue(what, row, "an object with id and file_name", "correct or remove it")
+    return row
 
 
 def is_id(value: Any) -> bool:

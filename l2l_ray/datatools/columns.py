@@ -7,6 +7,7 @@ here.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections import Counter
@@ -21,6 +22,9 @@ from l2l_ray.types import Rle
 
 # Names that pandas gives to its index: none in CSV, and what comes of reading and writing it again.
 _INDEX = re.compile(r"\s*|index|level_\d+|Unnamed: \d+(\.\d+)?|__index_level_\d+__")
+_LIST_OF_TEXTS = re.compile(r"""\s*\[\s*["'].*["']\s*\]\s*\Z""", re.DOTALL)
+_NO_TEXTS = ("", "nan", "NaN", "None", "null", "NULL", "<NA>", "NaT")  # how programs write that there is none
+_INVISIBLE = "\u115f\u1160\u2800\u3164\uffa0"  # letters without ink
 # What people call columns that have another name here; letters alone.
 _ALSO_CALLED = {
     **dict.fromkeys(
@@ -82,6 +86,7 @@ class Names:
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[str, int]] = {}  # where each odd name was first, and how often
+        self._no_index: set[str] = set()  # names as pandas gives to its index, with values that are no numbers of rows
 
     def known(self, row: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Return the values of a row by column; those of unknown names are left out.
@@ -91,17 +96,19 @@ class Names:
         """
         if repeated := repeated_columns(row):
             raise BadValue("column", list(row), f"one of {repeated[0]}", "remove the others")
-        for name in row:
+        for name, value in row.items():
             if name not in COLUMNS:
                 first, count = self._found.get(str(name), (where, 0))
                 self._found[str(name)] = first, count + 1
+                if is_index(name) and not str(value).strip().isdigit():
+                    self._no_index.add(str(name))
         return {column: value for name, value in row.items() if (column := column_of(name)) is not None}
 
     def problems(self) -> list[Problem]:
         """Return a problem for each unknown name."""
         problems = []
         for name, (first, count) in self._found.items():
-            if column_of(name) is None and not is_index(name):
+            if column_of(name) is None and (not is_index(name) or name in self._no_index):
                 where = first if count == 1 else f"{first} and {count - 1} more"
                 remedy = f"{_meant(name)}its values were not used; rename it and import again, or remove it"
                 problems.append(BadValue("column", name, f"one of {', '.join(COLUMNS)}", remedy).at(where))
@@ -113,7 +120,7 @@ class Names:
         for name, (first, _) in self._found.items():
             if (column := column_of(name)) is not None:
                 notices.append(Notice(first, f"the column {shown(name)} is taken as {shown(column)}"))
-            elif is_index(name):
+            elif is_index(name) and name not in self._no_index:
                 notices.append(Notice(first, f"the column {shown(name)} is an index of pandas and is not used"))
         return notices
 
@@ -148,10 +155,24 @@ def expressions(value: Any) -> list[str]:
     Raises:
         BadValue: If there is none, or one of them is no text that can be used.
     """
-    texts = value if isinstance(value, list) else [value]
+    texts = value if isinstance(value, list) else _listed(value) or [value]
     if not texts:
         raise BadValue("expression", value, "a text that is not empty", "say what the object is")
     return [clean_text(text) for text in texts]
+
+
+def _listed(value: Any) -> list[Any] | None:
+    """Return the texts of a cell that holds a list as JSON or Python writes it; None for any other."""
+    if not isinstance(value, str) or not _LIST_OF_TEXTS.match(value):
+        return None
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(value.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, list):
+            return found
+    return None
 
 
 def clean_text(text: Any) -> str:
@@ -160,12 +181,14 @@ def clean_text(text: Any) -> str:
     Raises:
         BadValue: If it is something else.
     """
-    if not isinstance(text, str) or not text.split():
+    if not isinstance(text, str) or text.strip() in _NO_TEXTS:
         raise BadValue("expression", text, "a text that is not empty", "say what the object is")
     try:
         text.encode()
     except UnicodeEncodeError:
         raise BadValue("expression", text, "text that can be written as UTF-8", "correct the characters") from None
+    if not any(char.isprintable() and not char.isspace() and char not in _INVISIBLE for char in text):
+        raise BadValue("expression", text, "a text that can be seen", "say what the object is")
     return text
 
 

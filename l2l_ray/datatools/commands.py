@@ -127,6 +127,8 @@ def check(words: Sequence[str], say: Say) -> int:
     inventory = take_inventory(given.folder, given.split_by)
     problems = find_problems(inventory, given.decode)
     _list(problems, say)
+    if not given.decode:
+        inventory.notices.append(Notice("pictures", "their heads were looked at; --decode reads each to its end"))
     _tell(inventory.notices, say)
     say(
         f"{inventory.dataset} ({inventory.split_by}): {counted(len(inventory.items), 'ref')}, {counted(len(problems), 'problem') if problems else 'no problems'}"

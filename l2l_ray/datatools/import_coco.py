@@ -63,7 +63,7 @@ def import_coco(
     for where, row in tables.annotations:
         used.add(str(row.get("id")))
         try:
-            found = texts.get(str(row.get("id")), next((row[name] for name in _TEXT_FIELDS if name in row), None))
+            found = texts[str(row.get("id"))] if str(row.get("id")) in texts else _own_texts(row)
             cleaned = [clean_text(text) for text in (found if isinstance(found, list) and found else [found])]
             kept, bad = _exported(row, where)
             if (name := row.get("split", kept.get("provenance", {}).get("split", split))) not in SPLITS:
@@ -89,18 +89,27 @@ def import_coco(
                 problems.append(said)
             annotation = dict(row)
         try:
-            if hint := tables.hint_of(row):
+            if hint := tables.hint_of(row, where):
                 ref["hint"] = hint.record()
         except BadValue as error:  # the item stays, without a hint
             problems.append(error.at(where))
         if "sent_id" in kept:
             ref["source_id"] = str(kept["sent_id"])
-        if row.get("category") == "":  # an export's own word for none; COCO needs a category_id
+        try:
+            # "" is an export's own word for none; COCO needs a category_id
+            category_id = None if row.get("category") == "" else tables.category_of(row)
+        except BadValue as error:  # the item stays, without a category
+            problems.append(error.at(where))
+            category_id = None
+        if category_id is None:
             annotation.pop("category_id", None)
-        if is_id(annotation.get("category_id")):
-            ref["category_id"] = annotation["category_id"]
+        else:
+            ref["category_id"] = category_id
         writer.add_ref(ref, [sentence(num_sentences + k, text) for k, text in enumerate(cleaned)])
         num_sentences += len(cleaned)
+    if tables.num_unwanted:
+        text = f"{tables.num_unwanted} of the annotations carry no expression and are left out"
+        writer.notices.append(Notice(instances.name, text))
     expected = f"an annotation of {instances.name}"
     for key in sorted(texts.keys() - used):
         where = f"{(captions or instances).name} annotation {key}"
@@ -216,6 +225,18 @@ def _captions(path: Path, problems: list[Problem]) -> dict[str, Any]:
         else:
             texts.setdefault(str(key), []).extend(text if isinstance(text, list) else [text])
     return texts
+
+
+def _own_texts(row: Mapping[str, Any]) -> Any:
+    """Return what an annotation's own field of texts holds.
+
+    Raises:
+        BadValue: If there are several such fields.
+    """
+    given = [name for name in _TEXT_FIELDS if row.get(name) is not None]
+    if len(given) > 1:
+        raise BadValue("expression", Words(" and ".join(given)), "one of them", "put all texts in `expressions`")
+    return row[given[0]] if given else None
 
 
 def _exported(row: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[Problem]]:

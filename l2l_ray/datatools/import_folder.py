@@ -4,22 +4,27 @@ Beside each picture lies a text file of the same name with one expression of its
 where there is one, is `<name>_mask.png`, or of another ending that pictures have; or `<name>.png` when the picture is
 no PNG, if that looks like a mask: of the picture's size, and nearly all of it in two colors, of which one is black or
 transparent. Two pictures or masks of one name are refused, as nothing says which of them is meant. A folder at the top
-that is called train, val, test, testA, testB or testC gives the split.
+that is called train, val, test, testA, testB or testC gives the split; pictures in one called Test or validation are
+refused, as they would become train data. Hidden files are not used, links to folders are not
+followed, and both is said.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from l2l_ray.data.layout import SPLITS, BadValue, Problem, Words, file_below
+from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, Words, file_below
 from l2l_ray.datatools.mask_files import looks_like_a_mask
-from l2l_ray.datatools.row_files import Row
+from l2l_ray.datatools.row_files import Row, read_rows
 from l2l_ray.errors import DataError
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+_INDEX_OF_ANSWERS = "predictions.jsonl"
+_OF_SYSTEMS = ("thumbs.db", "desktop.ini")
+_LIKE_SPLITS = ("training", "validation", "valid", "dev", "eval", "testing")
 
 
 def folder_rows(folder: Path) -> Iterator[Row]:
@@ -34,6 +39,7 @@ def folder_rows(folder: Path) -> Iterator[Row]:
     beside = _Beside(folder, names)
     for name in beside.pictures:
         yield f"{folder.resolve().name}/{name}", _row(folder, name, beside)
+    yield from _unused(folder, names, beside)
     for name in names:
         if name.lower().endswith(".txt") and name not in beside.used:
             where, expected = f"{folder.resolve().name}/{name}", "one of " + " ".join(PICTURES)
@@ -50,10 +56,71 @@ def pictures_in(folder: Path) -> list[str]:
 
 
 def _names(folder: Path) -> list[str]:
+    """Return files and links, without what hides by a dot and the answers of `l2l predict`."""
+    names = [name for name in _all_names(folder) if not _is_hidden(name)]
+    answers = {answer for name in names for answer in _answers(folder, name)}
+    return [name for name in names if name not in answers]
+
+
+def _answers(folder: Path, name: str) -> Iterator[str]:
+    """Yield the pictures that an index of `l2l predict` names; nothing of other files."""
+    place, _, file_name = name.rpartition("/")
+    if file_name != _INDEX_OF_ANSWERS:
+        return
+    for _, row in read_rows(folder / name):
+        if isinstance(row, Mapping):
+            yield from (f"{place}/{row[kind]}".lstrip("/") for kind in ("mask", "overlay") if kind in row)
+
+
+def _all_names(folder: Path) -> list[str]:
     try:
-        return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        found = [path for path in folder.rglob("*") if path.is_symlink() or path.is_file()]
+        return sorted(path.relative_to(folder).as_posix() for path in found)
     except OSError as error:
         raise DataError(f"{folder} cannot be read: {error}; check its rights") from error
+
+
+def _is_hidden(name: str) -> bool:
+    """Tell whether a file hides by a dot, as `.DS_Store` and the `._photo.jpg` of macOS, or lies in such a folder."""
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def unusable_links(folder: Path) -> Iterator[tuple[str, Problem]]:
+    """Yield a problem for each link to a folder, which is not followed, and for each link to nothing."""
+    for name in _names(folder):
+        path, where = folder / name, f"{folder.resolve().name}/{name}"
+        if path.is_dir():
+            remedy = "copy the folder there, or import it as a data set of its own"
+            yield (
+                where,
+                Problem(where, "linked folder", "a link to a folder", "a folder, as links are not entered", remedy),
+            )
+        elif not path.is_file():
+            yield where, Problem(where, "broken link", "a link to nothing", "a link to a file", "correct or remove it")
+
+
+def _unused(folder: Path, names: Sequence[str], beside: _Beside) -> Iterator[Row]:
+    """Yield what is to be said of the links that cannot be used, and of the files that are neither photo nor text."""
+    links = list(unusable_links(folder))
+    yield from links
+    for name in _all_names(folder):
+        is_of_macos = name.rpartition("/")[2].startswith("._")
+        if _is_hidden(name) and not is_of_macos and name.lower().endswith((".txt", *PICTURES)):
+            yield (
+                f"{folder.resolve().name}/{name}",
+                Notice(f"{folder.resolve().name}/{name}", "it is hidden by a dot in its name, not used"),
+            )
+    known = {where for where, _ in links}
+    for name in names:
+        where, is_known = f"{folder.resolve().name}/{name}", name.lower().endswith((".txt", *PICTURES))
+        if not (is_known or name in beside.used or where in known or Path(name).name.lower() in _OF_SYSTEMS):
+            text = f"by its ending no text and no picture ({' '.join(PICTURES)}), not used"
+            yield where, Notice(where, text)
+
+
+def _names_a_split(top: str) -> bool:
+    """Tell whether somebody may mean a split by a folder's name that is none."""
+    return top.lower() in {*_LIKE_SPLITS, *(split.lower() for split in SPLITS)} and top not in SPLITS
 
 
 class _Beside:
@@ -64,7 +131,8 @@ class _Beside:
         self._alike: dict[str, list[str]] = defaultdict(list)
         for name in names:
             self._alike[name.lower()].append(name)
-        self.pictures = [name for name in names if name.lower().endswith(PICTURES) and not self._is_mask(name)]
+        pictures = [name for name in names if name.lower().endswith(PICTURES) and (folder / name).is_file()]
+        self.pictures = [name for name in pictures if not self._is_mask(name)]
         self.used: set[str] = set()
         self._stems: dict[str, list[str]] = defaultdict(list)
         for name in self.pictures:
@@ -124,6 +192,8 @@ def _row(folder: Path, name: str, beside: _Beside) -> dict[str, Any] | Problem:
     if mask := masks[0] if masks else beside.find(name, ".png"):
         row["mask"] = mask
     top = name.partition("/")[0]
+    if "/" in name and _names_a_split(top):
+        return BadValue("split", top, f"one of {', '.join(SPLITS)}", "rename the folder").at(where)
     return row | ({"split": top} if top in SPLITS and "/" in name else {})
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from l2l_ray.data.hints import PixelHint
 from l2l_ray.data.layout import BadValue, Notice, Problem, Words, file_below
+from l2l_ray.data.object_masks import cut_at_border
 from l2l_ray.data.pixels import Header, read_header
 from l2l_ray.datatools.columns import COLUMNS, Names, read_columns
 from l2l_ray.datatools.record import of_unusable_mask
@@ -62,6 +63,8 @@ class _Collector:
         self._category_ids: dict[str, int] = {}
         self._ref_of_id: dict[str, int] = {}  # place in writer.refs
         self._num_sentences = 0
+        self._asked: set[tuple[str, str]] = set()  # photo and expression of the items
+        self._split_of: dict[str, str] = {}  # of each photo
 
     def add(self, row: Mapping[str, Any], where: str) -> list[Problem]:
         """Check one row wholly, then add it; return what is wrong with its truth or hint, which is then left out.
@@ -81,6 +84,7 @@ class _Collector:
         no_target, truth, hint = False, None, None
         try:
             hint = read_row_hint(values, header)
+            notices += [] if hint is None else cut_at_border(hint.corners(), header.shown, where, "hint box")
         except BadValue as error:
             problems.append(error.at(where))
         try:
@@ -111,7 +115,12 @@ class _Collector:
             ref["hint"] = hint.record()
         for kept in (column for column in values if COLUMNS[column].stays):
             ref.setdefault(kept, values[kept])
+        if (first := self._split_of.setdefault(name, split)) != split:
+            notices.append(Notice(f"{where} ({name}: {first} and {split})", "its photo is in another split, too"))
         for text in values["expression"]:
+            if (name, " ".join(text.split())) in self._asked:
+                notices.append(Notice(where, "an earlier row has the same photo and expression"))
+            self._asked.add((name, " ".join(text.split())))
             self._num_sentences += 1
             ref["sent_ids"].append(self._num_sentences)
             ref["sentences"].append(sentence(self._num_sentences, text))

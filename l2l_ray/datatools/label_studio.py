@@ -29,7 +29,7 @@ from jaxtyping import Bool
 from l2l_ray.data.json_stream import unique_keys
 from l2l_ray.data.layout import BadValue, Notice, Problem, Words, finite_numbers, shown
 from l2l_ray.data.masks import decode, encode
-from l2l_ray.data.object_masks import segmentation_rle
+from l2l_ray.data.object_masks import cut_at_border, segmentation_rle
 from l2l_ray.data.refer_files import image_size
 from l2l_ray.datatools.record import KEPT
 from l2l_ray.datatools.record import NO_CATEGORY as LABEL
@@ -148,12 +148,18 @@ def read_label_studio(path: Path) -> list[Row]:
             "not JSON-MIN"
         )
     rows: list[Row] = []
+    num_without = 0
     for number, item in enumerate(tasks):
         where = f"{path.name} task {item.get('id', number)}"
         try:
-            rows += [(where, found) for found in _row(item, where)]
+            found = _row(item, where)
+            rows += [(where, one) for one in found]
+            num_without += not found
         except BadValue as error:
             rows.append((where, error.at(where)))
+    if num_without and num_without < len(tasks):
+        text = f"{num_without} of its {len(tasks)} tasks have no annotation that was submitted and are left out"
+        rows.append((path.name, Notice(path.name, text)))
     return rows
 
 
@@ -167,7 +173,8 @@ def _row(item: Mapping[str, Any], where: str) -> list[dict[str, Any] | Problem |
     kept = [annotation for annotation in given if not annotation.get("was_cancelled")]
     if not kept:
         return []
-    annotation, data = kept[-1], item["data"]
+    annotation = next((one for one in reversed(kept) if one.get("ground_truth") is True), kept[-1])
+    data = item["data"]
     who = annotation.get("completed_by")
     corrected = {
         "source": "label_studio",
@@ -187,9 +194,17 @@ def _row(item: Mapping[str, Any], where: str) -> list[dict[str, Any] | Problem |
         "provenance": {**corrected, "corrected_from": data.get("provenance")},
     }
     told: list[Problem | Notice] = []
+    if any(one.get("result") != annotation.get("result") for one in kept):
+        which = "the one that is ground truth" if annotation.get("ground_truth") is True else "the last one"
+        told.append(Notice(f"{where} ({len(kept)})", f"its annotations differ, {which} counts"))
     try:
         mask, names, prompts = _drawn(annotation, data)
+        told += _cut(annotation, where, *mask.shape)
         row |= {"rle": encode(mask)} if mask.any() else {"no_target": True, "hint": None}  # there is no place then
+        if len(names) > 1:
+            told.append(
+                Notice(f"{where} ({', '.join(sorted(names))})", "its regions have several labels, none is used")
+            )
         row |= {"category": names.pop()} if len(names) == 1 else {}
         if prompts:
             told.append(Notice(where, f"{', '.join(prompts)} beside the mask: taken for a prompt and not used"))
@@ -207,8 +222,8 @@ def _drawn(
         BadValue: If a region is malformed, the sizes differ, or there are other regions alone.
     """
     results = _list(annotation.get("result") or [], "result")
+    regions = [region for region in results if region.get("type") in _REGIONS]
     drawn = [result for result in results if "original_width" in result]  # others choose, rate or comment
-    regions = [region for region in drawn if region.get("type") in _REGIONS]
     others = sorted({str(region.get("type")) for region in drawn if region not in regions})
     if others and not regions:
         expected = " or ".join(_REGIONS)
@@ -216,6 +231,9 @@ def _drawn(
     if rotated := [region["image_rotation"] for region in regions if region.get("image_rotation")]:
         remedy = "turn the view back, draw it again and export again"
         raise BadValue("image_rotation", rotated[0], "0", remedy)
+    if not regions and not {"height", "width"} & data.keys():
+        expected = f"a region of {' or '.join(_REGIONS)}"
+        raise BadValue("mask", Words("nothing drawn"), expected, "draw the object, or skip the task")
     height, width = _size(regions, data)
     mask = np.zeros((height, width), bool)
     names: set[str] = set()
@@ -226,6 +244,16 @@ def _drawn(
         mask |= _region_mask(region["type"], value, height, width)
         names |= {name for name in value.get(region["type"]) or () if isinstance(name, str)}
     return mask, names - {LABEL}, others
+
+
+def _cut(annotation: Mapping[str, Any], where: str, height: int, width: int) -> list[Problem | Notice]:
+    """Return a notice of each polygon of a checked annotation that reaches beyond its picture."""
+    told: list[Problem | Notice] = []
+    for region in annotation.get("result") or ():
+        if region.get("type") == "polygonlabels":
+            points = [(x * width / 100, y * height / 100) for x, y in region["value"]["points"]]
+            told += cut_at_border(points, (width, height), where, "polygon")
+    return told
 
 
 def _size(regions: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) -> tuple[int, int]:
@@ -263,7 +291,19 @@ def _list(value: Any, what: str) -> list[dict[str, Any]]:
 
 
 def _below_root(url: Any) -> Any:
-    return unquote(url.partition(LOCAL_FILES)[2]) if isinstance(url, str) and LOCAL_FILES in url else url
+    """Return the path in an address of Label Studio's local files, also of Windows; a plain path as it is.
+
+    Raises:
+        BadValue: If it is another address.
+    """
+    if not isinstance(url, str):
+        return url
+    if LOCAL_FILES in url:
+        return unquote(url.partition(LOCAL_FILES)[2]).replace("\\", "/")
+    if "://" in url or url.startswith(("/data/", "data:")):
+        remedy = "keep the pictures in local storage, or write their paths below --images in the export"
+        raise BadValue("image", url, f"{LOCAL_FILES}PATH, or a path", remedy)
+    return url
 
 
 def _run(length: int, word: str) -> str:

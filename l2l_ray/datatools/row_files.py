@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any, BinaryIO
 
 from l2l_ray.data.json_stream import unique_keys
 from l2l_ray.data.layout import BadValue, Notice, Problem, shown
-from l2l_ray.datatools.columns import column_of, is_index, missing_columns
+from l2l_ray.datatools.columns import column_of, missing_columns
 from l2l_ray.errors import DataError
 
+_EXCEL = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)  # Excel's first line
 _SEPARATORS = (",", ";", "\t", "|")
 
 _MAX_CELL = 1 << 27  # a long polygon is longer than the csv module's own bound of 128 KiB
@@ -134,11 +136,14 @@ def _csv_rows(path: Path) -> Iterator[Row]:
             "it may be Windows-1252 or Latin-1)"
         ) from None
     csv.field_size_limit(_MAX_CELL)
-    separator = _separator(text)
+    excel = _EXCEL.match(text)
+    text = text[excel.end() :] if excel else text
+    separator = excel[1] if excel else _separator(text)
+    num_before = 1 if excel else 0
     with_blanks = next((name for name in _head(text, separator) if name[:1] == " "), None)
     lines = io.StringIO(text, newline="")
     reader = csv.DictReader(lines, strict=True, delimiter=separator, skipinitialspace=with_blanks is not None)
-    where = f"{path.name} line 1"
+    where = f"{path.name} line {1 + num_before}"
     try:
         if (problem := missing_columns(reader.fieldnames or (), where)) is not None:
             yield where, problem
@@ -148,16 +153,17 @@ def _csv_rows(path: Path) -> Iterator[Row]:
         if with_blanks is not None:
             yield where, Notice(where, f"blanks around cells are left out, as those of the column {with_blanks!r}")
         for cells in reader:
-            where = f"{path.name} line {reader.line_num}"
+            where = f"{path.name} line {reader.line_num + num_before}"
             if None in cells or None in cells.values():
                 expected = f"{len(reader.fieldnames or ())} cells, as in the first line"
                 remedy = f"put cells that hold {separator!r} in double quotes"
                 yield where, BadValue("CSV", list(cells.values()), expected, remedy).at(where)
             else:
-                kept = {name: cell for name, cell in cells.items() if cell.strip() and not is_index(name)}
-                yield where, kept if with_blanks is None else {name: cell.strip() for name, cell in kept.items()}
+                kept = {name: cell for name, cell in cells.items() if cell.strip()}
+                if kept:  # tables end in lines of empty cells
+                    yield where, kept if with_blanks is None else {name: cell.strip() for name, cell in kept.items()}
     except csv.Error as error:
-        where = f"{path.name} after line {reader.line_num}"
+        where = f"{path.name} after line {reader.line_num + num_before}"
         yield where, BadValue("CSV", error, "quoted cells that end", "correct it; later lines were not read").at(where)
 
 

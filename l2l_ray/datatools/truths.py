@@ -11,10 +11,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from l2l_ray.data.hints import HINT_REMEDY, PixelHint, read_hint
+from l2l_ray.data.hints import HINT_REMEDY, PixelHint, read_hint, refuse_shares
 from l2l_ray.data.layout import MAX_SIDE_PX, BadValue, Notice, Words, file_below, finite_numbers, shown
 from l2l_ray.data.masks import mask_area_px
-from l2l_ray.data.object_masks import REMEDY, box_of_mask, compare_with_box, segmentation_rle
+from l2l_ray.data.object_masks import (
+    REMEDY,
+    box_of_mask,
+    compare_with_box,
+    cut_at_border,
+    outline_points,
+    segmentation_rle,
+    usable_box,
+)
 from l2l_ray.data.pixels import Header
 from l2l_ray.datatools.mask_files import mask_of_file
 from l2l_ray.datatools.orientation import is_drawn_as_shown, refuse_stored_frame, turned_rle
@@ -75,8 +83,11 @@ def read_truth(
         if name == "rle":
             segmentation = rle = _upright_rle(segmentation, header, from_viewer)
         else:
-            refuse_stored_frame(_points(segmentation), header, name)
+            points = outline_points(segmentation)
+            refuse_shares([side for point in points for side in point], name, segmentation, REMEDY)
+            refuse_stored_frame(points, header, name)
             rle = segmentation_rle(segmentation, *header.shown, strict=True)
+            notices += cut_at_border(points, header.shown, where, name)
     notices += compare_with_box(rle, box, where) if box else []
     return ObjectTruth(segmentation, box or box_of_mask(rle), mask_area_px(rle))
 
@@ -97,9 +108,7 @@ def read_row_hint(row: Mapping[str, Any], header: Header) -> PixelHint | None:
     if given is not None and header.is_turned:
         hint = read_hint(given, MAX_SIDE_PX, MAX_SIDE_PX)
         refuse_stored_frame(hint.points_xy_px, header, "point")
-        if hint.box_xywh_px is not None:
-            x, y, width, height = hint.box_xywh_px
-            refuse_stored_frame([(x, y), (x + width, y + height)], header, "box")
+        refuse_stored_frame(hint.corners(), header, "box")
     return None if given is None else read_hint(given, *header.shown)
 
 
@@ -145,17 +154,6 @@ def _upright_rle(rle: Mapping[str, Any], header: Header, from_viewer: bool) -> R
     return turned_rle(segmentation_rle(rle, *header.stored, strict=True), header.orientation)
 
 
-def _points(polygons: Any) -> list[list[float]]:
-    """Return the points of polygons, none where they are malformed, which `segmentation_rle` refuses."""
-    parts = polygons if isinstance(polygons, list) else []
-    parts = [parts] if parts and not isinstance(parts[0], list) else parts
-    try:
-        flat = [finite_numbers(part, "polygon", "") for part in parts]
-    except BadValue:
-        return []
-    return [part[i : i + 2] for part in flat for i in range(0, len(part) - 1, 2)]
-
-
 def _box(value: Any, header: Header) -> list[float]:
     width, height = header.shown
     expected = f"[x, y, width, height] in px with a positive size, within {width} x {height} px"
@@ -166,7 +164,7 @@ def _box(value: Any, header: Header) -> list[float]:
     refuse_stored_frame([(x, y), (x + box_width, y + box_height)], header, "box")
     if x >= width or y >= height or x + box_width <= 0 or y + box_height <= 0:
         raise BadValue("box outside image", value, expected, REMEDY)
-    return box
+    return usable_box(box, header.shown, "box", REMEDY)
 
 
 def _json(value: Any, what: str, remedy: str = REMEDY) -> Any:

@@ -31,6 +31,9 @@ _SIZE_KEYS = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top
 _PHRASE_KEYS = ("label", "phrase", "name")
 _MAX_DEPTH = 8  # objects in objects; real replies have two or three
 
+_TUPLE = re.compile(r"\(((?:\s*[-+0-9.]+\s*,){3}\s*[-+0-9.]+\s*)\)")
+_NO_JSON_NUMBER = re.compile(r"([\[,(]\s*)(\+0*|0+)(?=[0-9])")  # +10 and 010
+_LOOKALIKES = dict(zip("，：［］｛｝（）＂．－−", ',:[]{}()".--', strict=True))
 _SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?(?:s|ref|box|pad)>")
 _NUMBER = r"\s*(-?[0-9]+(?:\.[0-9]+)?)\s*"
 _KEY = r"""(?P<quote>["']?)\b(?P<name>(?:bbox|box|bounding_?box)(?:es)?(?:_?2d)?|points?(?:_?2d)?)(?P=quote)\s*:\s*"""
@@ -45,10 +48,13 @@ _EVENT = re.compile(
 )
 _STARTS_VALUE = re.compile(r"""[\[{("'0-9.+-]|\Z""")
 _REST_OF_CUT = re.compile(r"""[\s\[\]{}0-9,.+\-eE"']*""")
+_SAYS_NONE = re.compile(r"""[\s"'`*]*(?:none|null|nothing|no|not)\b(?!\W*[0-9]+[.:])""", re.IGNORECASE)
 _SEPARATOR = re.compile(
     r"""(?:[\s,;{}\[\]()|`*\-"']|json|and\b|[0-9]+[.)]|label\W*:\s*(?:"[^"\n]*"|'[^'\n]*'))*+""", re.IGNORECASE
 )
-_PAIR_SEPARATOR = re.compile(r"[^.:!?\n(){}\[\]]{0,60}")  # the next object's phrase
+_PAIR_SEPARATOR = re.compile(  # the next object's phrase, unless it takes the pair before it back
+    r"(?!.*\b(?:not|but|no|instead|rather|actually|wait|sorry)\b)[^.:!?\n(){}\[\]]{0,60}", re.IGNORECASE
+)
 _PAIR_PHRASE = re.compile(r"[^.:!?\n(){}\[\],;]*\Z")
 _PHRASE_CHARS = 60
 # Integers become floats: a number of 5,000 digits is infinite then, and int() would refuse to read it.
@@ -93,7 +99,7 @@ def find_answer(reply: str) -> list[Candidate]:
     Raises:
         PriorParseError: There is nothing like a box or a point in it, or only in its reasoning.
     """
-    text = _SPECIAL.sub("", reply)
+    text = _SPECIAL.sub("", "".join(map(_plain, reply)))
     blocks = _blocks(text, reply)
     if any(c.has_key for block in blocks for c in block.candidates) or any(block.is_cut for block in blocks):
         kept = [(b, tuple(c for c in b.candidates if c.has_key)) for b in blocks]
@@ -126,11 +132,10 @@ def _nothing(blocks: list[_Block], reply: str) -> PriorParseError:
 
 def _blocks(text: str, reply: str) -> list[_Block]:
     """Return every stretch that may hold coordinates; what the reply itself marks as a draft is left out."""
-    # Both repairs keep the length: Python's quotes become JSON's, a comma before a closing bracket a space.
-    repaired = re.sub(r",(?=\s*[\]}])", " ", re.sub(r"'([^'\"\n]*)'(?=\s*[:,\]}])", r'"\1"', text))
+    repaired = _repaired(text)
     blocks: list[_Block] = []
     at = num_before = 0
-    is_thinking = False
+    is_thinking, says_none = False, False
     while (event := _EVENT.search(text, at)) is not None:
         at, kind = event.end(), event.lastgroup
         if kind == "thinking":
@@ -140,7 +145,7 @@ def _blocks(text: str, reply: str) -> list[_Block]:
         elif kind == "answered" and blocks:
             break
         elif kind == "announced":
-            num_before = len(blocks)
+            num_before, says_none = len(blocks), _SAYS_NONE.match(text, at) is not None
         elif kind == "pair":
             blocks.append(_pair_block(event, text, blocks[-1].end if blocks else 0))
         elif kind in ("key", "open"):
@@ -153,7 +158,23 @@ def _blocks(text: str, reply: str) -> list[_Block]:
                 at = block.end
     if is_thinking:
         raise parse_error("no answer", "reasoning that does not end", "an answer after the reasoning", reply)
+    if says_none and not blocks[num_before:]:
+        raise parse_error("empty", "an answer that says there is none", "at least one box", reply)
     return blocks[num_before:] or blocks
+
+
+def _repaired(text: str) -> str:
+    """Return a text of the same length in which Python's spelling is JSON's: quotes, tuples, commas and numbers."""
+    text = re.sub(r"'([^'\"\n]*)'(?=\s*[:,\]}])", r'"\1"', text)
+    text = _NO_JSON_NUMBER.sub(lambda match: match[1] + " " * len(match[2]), _TUPLE.sub(r"[\1]", text))
+    return re.sub(r",(?=\s*[\]}])", " ", text)
+
+
+def _plain(char: str) -> str:
+    """Return the ASCII of a blank, a bracket or a comma of another script; any other character as it is."""
+    if char.isascii():
+        return char
+    return " " if char.isspace() or char == "\ufeff" else _LOOKALIKES.get(char, char)
 
 
 def _pair_block(event: re.Match[str], text: str, start: int) -> _Block:

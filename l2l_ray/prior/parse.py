@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?", re.IGNORECASE
 _NUMBERS = re.compile(r"[\s\[\](),;]*+(?:[-+]?[0-9.]++[\s\[\](),;]*+)++")
 _SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?s>|<pad>")
 _LOCATION = re.compile(r"<loc_([0-9]+)>")
-_LOCATION_RUN = re.compile(r"((?:<loc_[0-9]+>)+)")
+_LOCATION_RUN = re.compile(r"(<loc_[0-9]+>(?:\s*<loc_[0-9]+>)*)")  # some tokenizers put blanks between added tokens
 
 
 class _WrongUnitError(PriorParseError):

@@ -55,6 +55,13 @@ def gray_files(folder: Path) -> list[Path]:
     ]
 
 
+def test_colors_without_a_conversion_are_refused_before_pixels_are_read(tmp_path: Path) -> None:
+    Image.new("LAB", (8, 6)).save(tmp_path / "lab.tif")
+    for read in (read_header, read_rgb):
+        with pytest.raises(BadPicture, match="its colors are CIE"):
+            read(tmp_path / "lab.tif")
+
+
 def test_gray_of_every_depth_is_the_same_picture(tmp_path: Path) -> None:
     expected = np.repeat(GRAY[..., None], 3, axis=2)
     for path in gray_files(tmp_path):

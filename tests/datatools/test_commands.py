@@ -55,6 +55,8 @@ def test_own_data_from_rows_to_a_split_that_a_run_reads(tmp_path: Path, capsys: 
     assert f"use it: --data.root {tmp_path / 'root'} --data.dataset own --data.split_by own" in printed
 
     folder = str(tmp_path / "root" / "own")
+    assert cli.main(["data", "check", folder]) == 0
+    assert "notice: pictures: their heads were looked at; --decode reads each to its end" in capsys.readouterr().out
     assert cli.main(["data", "check", folder, "--decode"]) == 0
     assert cli.main(["data", "stats", folder, "--sheet", str(tmp_path / "sheet.html"), "--split", "train"]) == 0
     assert (tmp_path / "sheet.html").stat().st_size > 1000

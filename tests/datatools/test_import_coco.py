@@ -252,3 +252,48 @@ def test_ids_used_twice_in_grefcoco_are_named(tmp_path: Path) -> None:
     problems = grefs(tmp_path, gref(1, [5]), again, twice)
     assert [problem.what for problem in problems] == ["ref_id", "sent_id"]
     assert len(ReferDataset.open(tmp_path / "root", "grefcoco", "unc").refs()) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"category_id": "3"}, "category_id: got '3' (text); expected an integer"),
+        ({"category_id": 9}, "missing category: got 9; expected a category of instances.json"),
+        ({"bbox": [2, 2, 32, 24]}, "bbox: got [2, 2, 32, 24]; expected [x, y, width, height] in px"),
+        ({"segmentation": [{"x": 1, "y": 2}]}, "mask: got {'x': 1, 'y': 2}; expected x, y, x, y, ... in px"),
+    ],
+)
+def test_what_an_annotation_would_lose_is_named_and_the_item_stays(
+    tmp_path: Path, fields: dict[str, Any], message: str
+) -> None:
+    (problem,) = coco(tmp_path, annotation(5, expression="left cat", **fields))
+    assert str(problem).startswith(f"instances.json annotation 5: {message}")
+    inventory = take_inventory(tmp_path / "root" / "own")
+    assert len(inventory.items) == 1 and check(inventory) == []
+
+
+def test_a_hint_beyond_its_picture_is_told(tmp_path: Path) -> None:
+    path = instances(tmp_path, annotation(5, expression="left cat", bbox=[20, 2, 40, 9], segmentation=[]))
+    with ReferWriter(tmp_path / "root", "own", "own") as writer:
+        assert import_coco(path, None, tmp_path / "photos", "train", writer) == []
+    assert "annotation 5 (x 20 to 60, y 2 to 11 in 32 x 24 px): a hint box that reaches" in str(writer.notices[0])
+
+
+def test_two_fields_of_texts_are_refused_and_an_empty_one_is_none(tmp_path: Path) -> None:
+    both, null = {"expression": "a", "captions": ["b"]}, {"expression": None, "caption": "right cat"}
+    (problem,) = coco(tmp_path, annotation(5, **both), annotation(6, **null))
+    assert "annotation 5: expression: got expression and captions; expected one of them" in str(problem)
+
+
+def test_rows_of_the_tables_that_are_none_and_annotations_without_text_are_told(tmp_path: Path) -> None:
+    path = instances(tmp_path, annotation(5, expression="left cat"), annotation(6), 7)
+    content = json.loads(path.read_text())
+    content["images"] += [{**content["images"][0], "id": "1"}, 8]
+    with ReferWriter(tmp_path / "root", "own", "own") as writer:
+        problems = import_coco(write(path, content), None, tmp_path / "photos", "train", writer)
+    assert [str(problem).split(";")[0] for problem in problems] == [
+        "instances.json images number 2: image id: got '1' (text)",
+        "instances.json images number 3: image: got 8",
+        "instances.json annotations number 2: annotation: got 7",
+    ]
+    assert "1 of the annotations carry no expression" in str(writer.notices[0])

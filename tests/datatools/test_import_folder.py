@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from l2l_ray.data.layout import Problem
+from l2l_ray.data.layout import Notice, Problem
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.datatools.import_folder import folder_rows
 from l2l_ray.datatools.import_rows import import_rows
+from l2l_ray.datatools.photos import photos_and_texts
 from l2l_ray.datatools.refer_writer import ReferWriter
 from tests.refer_folder import draw
 
@@ -56,3 +57,58 @@ def test_a_text_outside_the_folder_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "photos" / "a.txt").symlink_to(tmp_path / "secret.txt")
     ((_, problem),) = folder_rows(tmp_path / "photos")
     assert isinstance(problem, Problem) and "leads outside" in str(problem)
+
+
+def _photo(path: Path, text: str = "cup") -> None:
+    draw(path, 1)
+    path.with_suffix(".txt").write_text(text)
+
+
+def _told(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the pictures that become rows, and what is said of the others."""
+    rows = list(folder_rows(folder))
+    return [row["image"] for _, row in rows if isinstance(row, dict)], [
+        str(row) for _, row in rows if isinstance(row, Problem | Notice)
+    ]
+
+
+def test_links_to_folders_and_to_nothing_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    _photo(folder / "a.jpg")
+    _photo(tmp_path / "other" / "b.jpg")
+    (folder / "sub").symlink_to(tmp_path / "other")
+    (folder / "loop").symlink_to(folder)
+    (folder / "gone.jpg").symlink_to(tmp_path / "gone.jpg")
+    pictures, told = _told(folder)
+    assert pictures == ["a.jpg"]
+    assert [line.split(";")[0] for line in told] == [
+        "photos/gone.jpg: broken link: got a link to nothing",
+        "photos/loop: linked folder: got a link to a folder",
+        "photos/sub: linked folder: got a link to a folder",
+    ]
+    assert [item for item in photos_and_texts(folder, "cup") if isinstance(item, Problem)]
+
+
+def test_files_of_systems_are_quiet_and_other_unused_ones_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    _photo(folder / "a.jpg")
+    for name in (".DS_Store", "._a.jpg", "._a.txt", "Thumbs.db"):
+        (folder / name).write_bytes(b"\0")
+    assert _told(folder) == (["a.jpg"], [])
+    _photo(folder / ".old" / "b.jpg")
+    (folder / "c.heic").write_bytes(b"x")
+    pictures, told = _told(folder)
+    assert pictures == ["a.jpg"]
+    assert [line.partition(" ")[0] for line in told] == ["photos/.old/b.jpg:", "photos/.old/b.txt:", "photos/c.heic:"]
+
+
+def test_a_folder_that_almost_names_a_split_is_refused_and_tiffs_are_taken(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    for name in ("Test/a.jpg", "validation/b.jpg", "test/c.tif", "mine/d.jpg"):
+        _photo(folder / name)
+    pictures, told = _told(folder)
+    assert pictures == ["mine/d.jpg", "test/c.tif"]
+    assert [line.split(";")[0] for line in told] == [
+        "photos/Test/a.jpg: split: got 'Test'",
+        "photos/validation/b.jpg: split: got 'validation'",
+    ]

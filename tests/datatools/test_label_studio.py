@@ -143,8 +143,41 @@ def test_the_last_annotation_that_was_not_cancelled_counts(tmp_path: Path) -> No
     cancelled = _corrected(_mask(), was_cancelled=True)["annotations"]
     untouched = {**first, "annotations": []}
     both = {**first, "annotations": [*first["annotations"], *second["annotations"], *cancelled]}
-    (row,) = _read(tmp_path, untouched, both, {**first, "annotations": cancelled})
+    row, differ, without = _read(tmp_path, untouched, both, {**first, "annotations": cancelled})
     np.testing.assert_array_equal(decode(row["rle"]), ~_mask())
+    assert "(2): its annotations differ, the last one counts" in str(differ)
+    assert "2 of its 3 tasks have no annotation that was submitted and are left out" in str(without)
+    both["annotations"][0]["ground_truth"] = True
+    row, differ = _read(tmp_path, both)
+    np.testing.assert_array_equal(decode(row["rle"]), _mask())
+    assert "the one that is ground truth counts" in str(differ)
+
+
+def test_a_region_without_its_size_is_no_erased_mask(tmp_path: Path) -> None:
+    item = _corrected(_mask())
+    for side in ("original_width", "original_height"):
+        item["annotations"][0]["result"][0].pop(side)
+    row, problem = _read(tmp_path, item)
+    assert not row.keys() & {"rle", "no_target"}
+    assert "image size: got None" in str(problem)
+
+
+@pytest.mark.parametrize("url", ["/data/upload/1/abc-p.png", "https://x.y/p.png", "s3://b/p.png"])
+def test_an_address_that_is_no_local_file_is_named(tmp_path: Path, url: str) -> None:
+    item = _corrected(_mask())
+    item["data"]["image"] = url
+    (problem,) = _read(tmp_path, item)
+    assert f"image: got '{url}'; expected /data/local-files/?d=PATH" in str(problem)
+
+
+def test_a_polygon_beyond_its_picture_and_several_labels_are_told(tmp_path: Path) -> None:
+    item = _corrected(_mask())
+    polygon = {"type": "polygonlabels", "original_width": 30, "original_height": 20}
+    polygon["value"] = {"points": [[0, 50], [150, 50], [50, 100]], "polygonlabels": ["person", "dog"]}  # type: ignore
+    item["annotations"][0]["result"].append(polygon)
+    _, cut, labels = _read(tmp_path, item)
+    assert "x 0 to 45" in str(cut) and "cut at the border" in str(cut)
+    assert "(dog, person): its regions have several labels" in str(labels)
 
 
 def test_regions_are_united_and_polygons_are_in_percent(tmp_path: Path) -> None:

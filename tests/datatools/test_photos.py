@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from l2l_ray.data.layout import Problem
 from l2l_ray.datatools.photos import photos_and_texts
@@ -97,3 +98,11 @@ def test_what_is_missing_is_said(folder: Path, name: str, text: str | None, mess
     (folder / "rows.csv").write_text("image,expression\na.png,dog\n")
     with pytest.raises(DataError, match=message):
         photos_and_texts(folder / name, text)
+
+
+def test_answers_that_lie_among_the_photos_are_not_asked_again(tmp_path: Path) -> None:
+    for name in ("a.png", "a-dog-mask.png", "a-dog-overlay.png"):
+        Image.new("RGB", (8, 6)).save(tmp_path / name)
+    index = '{"image": "a.png", "mask": "a-dog-mask.png", "overlay": "a-dog-overlay.png"}\n5\n'
+    (tmp_path / "predictions.jsonl").write_text(index)
+    assert photos_and_texts(tmp_path, "a dog") == [PhotoText(tmp_path / "a.png", "a dog")]

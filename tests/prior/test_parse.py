@@ -52,6 +52,12 @@ ONE = '[{"bbox_2d": [100, 200, 500, 600], "label": "red circle"}]'
         f'{ONE} where "bbox_2d": the corners of the box',
         "<ref>red circle</ref><box>(100,200),(500,600)</box>",
         "red circle (100, 200) to (500, 600)",
+        "[{'bbox_2d': (100, 200, 500, 600), 'label': 'red circle'}]",
+        '[{"bbox_2d":\u00a0[100,\u3000200, 500, 600], "label": "red circle"}]',
+        '[{"bbox_2d": [100\uff0c200\uff0c500\uff0c600], "label": "red circle"}]',
+        '[{"bbox_2d": [+100, 0200, +500, 600], "label": "red circle"}]',
+        "(1,2),(30,40) no, red circle (100,200),(500,600)",
+        f"Final answer: no doubt, {ONE}",
     ],
 )
 def test_one_box_is_read(reply: str) -> None:
@@ -72,6 +78,7 @@ def test_one_box_is_read(reply: str) -> None:
         (f"<think>It is {ONE} or", "no answer"),
         (f"<think>It is {ONE}</think> There is none.", "not JSON"),
         (f"{ONE}</think>[]", "empty"),
+        (f"{ONE} Wait, that is a star. Final answer: none", "empty"),
         ("[" * 100_000, "not JSON"),
         ("[]", "empty"),
         ("[1, 2, 3]", "not objects"),
@@ -155,6 +162,11 @@ def test_florence_boxes_follow_their_phrase() -> None:
     assert parsed.phrase == "red circle"
     assert parsed.boxes_xyxy_frac[0] == pytest.approx((0.1005, 0.2005, 0.4995, 0.5995))
     assert parsed.boxes_xyxy_frac[1] == pytest.approx((0.0005, 0.0005, 0.9995, 0.9995))
+
+
+def test_blanks_between_location_tokens_change_nothing() -> None:
+    parsed = parse_reply("<loc_100> <loc_200> <loc_500> <loc_600>", FLORENCE_BOX, 0, 0)
+    assert parsed == parse_reply("<loc_100><loc_200><loc_500><loc_600>", FLORENCE_BOX, 0, 0)
 
 
 def test_florence_polygons_give_a_box_around_all_of_them() -> None:

@@ -1,0 +1,71 @@
+"""Tables as programs write them: spreadsheets, pandas, and what in them says nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from l2l_ray.datatools.import_rows import import_rows
+from l2l_ray.datatools.refer_writer import ReferWriter
+from l2l_ray.datatools.row_files import read_rows
+from tests.refer_folder import draw
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    draw(tmp_path / "pictures" / "a.png", 1)
+    return tmp_path / "pictures"
+
+
+def _lines(tmp_path: Path, pictures: Path, content: str) -> tuple[list[str], list[str], list[str]]:
+    """Return the expressions, problems and notices of a CSV."""
+    path = tmp_path / "own.csv"
+    path.write_text(content)
+    with ReferWriter(tmp_path / "root", "own", "own") as writer:
+        problems = import_rows(read_rows(path), pictures, pictures, writer)
+        texts = [sentence["raw"] for ref in writer.refs for sentence in ref["sentences"]]
+        return texts, [str(problem) for problem in problems], [str(notice) for notice in writer.notices]
+
+
+def test_what_spreadsheets_write_around_a_table_is_understood(tmp_path: Path, pictures: Path) -> None:
+    texts, problems, notices = _lines(tmp_path, pictures, "sep=;\nimage;expression\na.png;left; man\na.png;man\n;\n")
+    assert texts == ["man"] and "own.csv line 3: CSV: got" in problems[0] and len(problems) == 1
+    assert notices == ["own.csv line 2: the cells are separated by ';'"]
+
+
+@pytest.mark.parametrize("cell", ['"[""left"", ""right""]"', "\"['left', 'right']\""])
+def test_a_list_of_texts_in_a_cell_is_a_list(tmp_path: Path, pictures: Path, cell: str) -> None:
+    assert _lines(tmp_path, pictures, f"image,expression\na.png,{cell}\n") == (["left", "right"], [], [])
+
+
+@pytest.mark.parametrize("text", ["NaN", "nan", "None", "<NA>", "\u200b", "\u2800"])
+def test_what_says_nothing_is_no_expression(tmp_path: Path, pictures: Path, text: str) -> None:
+    texts, problems, _ = _lines(tmp_path, pictures, f"image,expression\na.png,{text}\na.png,[SEP]\n")
+    assert texts == ["[SEP]"] and "own.csv line 2: expression: got" in problems[0]
+
+
+def test_a_column_without_a_name_is_told_and_refused_where_it_is_no_index(tmp_path: Path, pictures: Path) -> None:
+    _, problems, notices = _lines(tmp_path, pictures, ",image,expression\n0,a.png,man\n")
+    assert problems == [] and "the column '' is an index of pandas" in notices[0]
+    _, problems, notices = _lines(tmp_path, pictures, "image,expression,\na.png,man,m.png\n")
+    assert "column: got ''; expected one of image" in problems[0] and notices == []
+
+
+def test_repeated_items_and_photos_in_two_splits_are_told(tmp_path: Path, pictures: Path) -> None:
+    content = "image,expression,split\na.png,man,train\na.png,man,train\na.png,dog,val\n"
+    texts, problems, notices = _lines(tmp_path, pictures, content)
+    assert texts == ["man", "man", "dog"] and problems == []
+    assert notices == [
+        "own.csv line 3: an earlier row has the same photo and expression",
+        "own.csv line 4 (a.png: train and val): its photo is in another split, too",
+    ]
+
+
+def test_outlines_beyond_the_picture_are_told_and_shares_of_it_are_refused(tmp_path: Path, pictures: Path) -> None:
+    content = 'image,expression,polygon,box\na.png,a,"[2, 2, 300, 2, 300, 200]",\na.png,b,,"[4, 4, 300, 9]"\n'
+    content += 'a.png,c,"[0.1, 0.1, 1, 0.1, 1, 1]",\na.png,d,,"[0.1, 0.1, 0.5, 0.5]"\n'
+    _, problems, notices = _lines(tmp_path, pictures, content)
+    assert [line.split(":")[0] for line in problems] == ["own.csv line 4", "own.csv line 5"]
+    assert all("expected px, not shares of the picture from 0 to 1" in line for line in problems)
+    assert ["polygon that reaches beyond" in notices[0], "hint box that reaches beyond" in notices[1]] == [True, True]
