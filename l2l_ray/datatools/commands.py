@@ -130,9 +130,8 @@ def check(words: Sequence[str], say: Say) -> int:
     if not given.decode:
         inventory.notices.append(Notice("pictures", "their heads were looked at; --decode reads each to its end"))
     _tell(inventory.notices, say)
-    say(
-        f"{inventory.dataset} ({inventory.split_by}): {counted(len(inventory.items), 'ref')}, {counted(len(problems), 'problem') if problems else 'no problems'}"
-    )
+    found = counted(len(problems), "problem") if problems else "no problems"
+    say(f"{inventory.dataset} ({inventory.split_by}): {counted(len(inventory.items), 'ref')}, {found}")
     return 1 if problems else 0
 
 
