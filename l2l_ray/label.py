@@ -152,7 +152,7 @@ def dry_run(source: Source, config: RunConfig, say: Say) -> int:
             update={"run_root": place, "data": config.data.model_copy(update={"root": f"{place}/data"})}
         )
         _copy_data_set(config, trial)
-        status = _bring_in(source, trial, say)
+        status = _bring_in(source, trial, lambda line: say(_meant(line, trial.data.root, config.data.root)))
         ready = _next_run(config, trial, say)
         if RunFolder(ready.run_dir, ready).finished:
             say(f"nothing would be done: {ready.run_dir} is finished and nothing has changed since")
@@ -163,6 +163,14 @@ def dry_run(source: Source, config: RunConfig, say: Say) -> int:
         say(f"would take {estimate(trial, data).line}; less where the language model was asked the same before")
     say(f"would write {ready.run_dir}; nothing was kept: leave --dry-run out to begin")
     return status
+
+
+def _meant(line: str, tried: str, real: str) -> str:
+    """Return a line of an import that was tried elsewhere as the real one would say it."""
+    verbs = {f"wrote {tried}": f"would write {real}", f"updated {tried}": f"would update {real}", tried: real}
+    for found, said in verbs.items():
+        line = line.replace(found, said)
+    return line
 
 
 def _bring_in(source: Source, config: RunConfig, say: Say) -> int:

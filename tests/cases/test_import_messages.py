@@ -269,4 +269,4 @@ def test_a_mask_much_smaller_than_its_box_is_a_notice_of_import_and_check(tmp_pa
     assert status == 0 and told in lines[0]
     lines.clear()
     assert data_command(["check", str(tmp_path / "root/own")], lines.append) == 0
-    assert told in lines[0] and "1 refs, no problems" in lines[-1]
+    assert told in lines[0] and "1 ref, no problems" in lines[-1]

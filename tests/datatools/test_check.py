@@ -170,7 +170,7 @@ def test_the_only_split_by_is_found_and_others_are_listed(tmp_path: Path) -> Non
     assert take_inventory(folder).split_by == "own"
     with pytest.raises(DataError, match=r"holds refs of \['own'\], got --split-by unc; choose one of these"):
         take_inventory(folder, "unc")
-    with pytest.raises(DataError, match="give a folder with"):
+    with pytest.raises(DataError, match="is no folder; give the folder of a data set"):
         take_inventory(tmp_path / "nowhere")
 
 
