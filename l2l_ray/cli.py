@@ -72,10 +72,8 @@ def _command(words: list[str]) -> int:
         raise
     except (L2LError, OSError) as error:
         print(f"l2l {name}: {one_line(error)}", file=sys.stderr)
-    except KeyboardInterrupt:
-        again = {"run": f"continue with: l2l run {_resumed(words[1:])}", "label": "the same command goes on"}
-        how = again.get(name, "what is written stays")
-        print(f"\nstopped; {how}", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"\nstopped; {stop or 'what is written stays'}", file=sys.stderr)
         return STOPPED
     return 1
 
@@ -92,8 +90,9 @@ def _unknown(program: str, word: str, known: Iterable[str]) -> int:
     return 2
 
 
-def _resumed(words: Sequence[str]) -> str:
-    return shlex.join([*words, *([] if "--resume" in words else ["--resume"])])
+def _resumed(words: Sequence[str], has_begun: bool) -> str:
+    resume = ["--resume"] if has_begun and "--resume" not in words else []
+    return f"continue with: l2l run {shlex.join([*words, *resume])}"
 
 
 def run(words: Sequence[str]) -> None:
@@ -105,8 +104,11 @@ def run(words: Sequence[str]) -> None:
     from l2l_ray.loop.local import run_local
     from l2l_ray.loop.progress import Console
 
-    with no_loading_bars(), Console(config).with_warnings() as console:
-        run_local(config, console=console)
+    try:
+        with no_loading_bars(), Console(config).with_warnings() as console:
+            run_local(config, console=console)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_resumed(words, (config.run_dir / "config.yaml").exists())) from None
 
 
 def label(words: Sequence[str]) -> int:
@@ -131,7 +133,10 @@ def label(words: Sequence[str]) -> int:
     with no_loading_bars():
         if given.dry_run:
             return dry_run(source, settings, print)
-        return label_source(source, settings, given.out, print)
+        try:
+            return label_source(source, settings, given.out, print)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("the same command goes on") from None
 
 
 def config(words: Sequence[str]) -> None:
