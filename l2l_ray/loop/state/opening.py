@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 
 from l2l_ray.config import RunConfig
 from l2l_ray.loop.state.plan import VAL
 from l2l_ray.loop.state.prepare import RunData
-from l2l_ray.report.left_out import LEFT_OUT, STAYS
+from l2l_ray.report.left_out import STAYS, left_out
 from l2l_ray.types import Example, Skip
-from l2l_ray.wording import counted, file_names
+from l2l_ray.wording import counted
 
 
 def opening_text(config: RunConfig, data: RunData, skips: Sequence[Skip]) -> str:
@@ -24,16 +24,18 @@ def opening_text(config: RunConfig, data: RunData, skips: Sequence[Skip]) -> str
         `data       mine (own): 12 labeled (9 to learn from, 3 held out), 48 unlabeled; 0 left out`, then lines on
         texts, on what was left out, and what else should be known.
     """
-    left_out = [skip for skip in skips if skip.kind not in STAYS]
+    gone = [skip for skip in skips if skip.kind not in STAYS]
     texts = [f"{len(data.labeled)} to learn from, {len(data.unlabeled)} unlabeled"]
     texts[0] += f" in {counted(data.num_shards(config), 'shard')}"
     texts += [f"{name} {len(rows)}" for name, rows in data.splits.items()]
     lines = [
-        f"data       {config.data.dataset} ({config.data.split_by}): {_photos(data)}; {_num_left_out(data, left_out)}",
+        f"data       {config.data.dataset} ({config.data.split_by}): {_photos(data)}; {_num_left_out(data, gone)}",
         f"texts      {', '.join(texts)}",
     ]
-    lines += [f"left out   {line}" for line in _by_kind(left_out, LEFT_OUT)]
-    lines += [f"note       {line}" for line in _by_kind([s for s in skips if s.kind in STAYS], STAYS)]
+    for entry in left_out([asdict(skip) for skip in skips]):
+        names = f" ({entry.names})" if entry.files else ""
+        begin = "note    " if entry.stays else "left out"
+        lines.append(f"{begin}   {counted(entry.num, 'text')}: {entry.reason}{names}")
     lines += [f"note       {notice}" for notice in data.facts.notices]
     if data.missing_splits and data.facts.val_source == "split":
         lines.append(f"note       this data set has no {', '.join(data.missing_splits)}: left out of the table")
@@ -53,15 +55,6 @@ def _num_left_out(data: RunData, skips: Sequence[Skip]) -> str:
     gone = {skip.path for skip in skips} - kept
     texts = {skip.sent_id for skip in skips if skip.path in kept}
     return f"{len(gone)} left out" + (f", and {counted(len(texts), 'text')} of other photos" if texts else "")
-
-
-def _by_kind(skips: Sequence[Skip], words: dict[str, str]) -> Iterable[str]:
-    kinds: dict[str, list[str]] = defaultdict(list)
-    for skip in skips:
-        kinds[skip.kind].append(skip.path)
-    for kind, paths in kinds.items():
-        names = f" ({file_names(paths)})" if any(paths) else ""
-        yield f"{counted(len(paths), 'text')}: {words.get(kind, kind)}{names}"
 
 
 def _images(examples: Sequence[Example]) -> set[int]:

@@ -267,7 +267,7 @@ def _about_val(num_labeled: int, num_held_out: int, share: float, num_seen: int)
             f"there is no val split, so the run holds out {num_held_out} of its {num_labeled} labeled photos{seen}, to "
             "measure how good its masks are and choose its best version; --data.val_from_labeled 0 learns from them too"
         )
-    too_few = f"{share:g} of {counted(num_labeled, 'labeled photo')} is none that can be spared"
+    too_few = f"{counted(num_labeled, 'labeled photo')} {'is' if num_labeled == 1 else 'are'} too few to spare one"
     why = "--data.val_from_labeled is 0" if share == 0 else too_few
     return f"there is no val split, and {why}: the last version is taken, and how good it is is not measured"
 
