@@ -40,7 +40,7 @@ smoke: $(STAMP)
 	$(SUBMIT) --preset smoke --name smoke-ray --run_root $$home
 
 test: $(STAMP)
-	$(PYTHON) -m pytest -q -n 2 --dist loadfile
+	$(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-gpu: $(STAMP)
 	$(PYTHON) -m pytest -q -m gpu

@@ -271,9 +271,13 @@ def wait_ready(role: str, actors: Sequence[ActorHandle[Any]], timeout_s: float) 
     Raises:
         ClusterError: One died while starting (its own error is in the message) or did not come up in time.
     """
-    refs = [actor.ready.remote() for actor in actors]
+    return wait_answers(role, [actor.ready.remote() for actor in actors], timeout_s)
+
+
+def wait_answers(role: str, refs: Sequence[ray.ObjectRef[Any]], timeout_s: float) -> list[Any]:
+    """Wait for the answers that tell that actors are up; errors as in `wait_ready`."""
     try:
-        return ray.get(refs, timeout=timeout_s)
+        return ray.get(list(refs), timeout=timeout_s)
     except GetTimeoutError:
         available: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
         free = {name: amount for name, amount in available.items() if ":" not in name}

@@ -20,7 +20,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
-from l2l_ray.actors.cluster import actor_options, device_for, own_error, start_actor, wait_ready
+from l2l_ray.actors.cluster import actor_options, device_for, own_error, start_actor, wait_answers
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import PriorConfig, RunConfig
 from l2l_ray.errors import ClusterError
@@ -174,6 +174,7 @@ class PriorPool:
         self._asked: dict[ray.ObjectRef[Any], tuple[ActorHandle[PriorActor], list[Question]]] = {}
         self._closing = threading.Lock()  # held while a question is sent, so that none is sent after `close`
         self._closed = False
+        self._greetings: list[ray.ObjectRef[Any]] = []  # one question to each actor: who are you
         prior = config.prior
         if prior.device == "auto":
             prior = prior.model_copy(update={"device": device_for(cluster.prior_resources)})
@@ -189,9 +190,13 @@ class PriorPool:
         """Wait until the actors are up; return which model they hold.
 
         Raises:
-            ClusterError: One did not come up, or they hold different models.
+            ClusterError: One did not come up, they hold different models, or the pool was closed.
         """
-        identities: list[MllmIdentity] = wait_ready("prior actor", self._actors, self._cluster.start_timeout_s)
+        with self._closing:
+            self._require_open()
+            if not self._greetings:
+                self._greetings = [actor.ready.remote() for actor in self._actors]
+        identities: list[MllmIdentity] = wait_answers("prior actor", self._greetings, self._cluster.start_timeout_s)
         if len(set(identities)) > 1:
             raise ClusterError(f"the prior actors hold different models: {identities}; give all nodes the same files")
         return identities[0]
@@ -208,8 +213,7 @@ class PriorPool:
             while free and (batch := next(source, None)) is not None:
                 actor = free.pop()
                 with self._closing:
-                    if self._closed:
-                        raise ClusterError("the prior service was closed while it was asked; start the run again")
+                    self._require_open()
                     self._asked[actor.ask.remote(batch)] = actor, batch
             if not self._asked:
                 return
@@ -231,13 +235,17 @@ class PriorPool:
         """Cancel what is still asked, whose thread then gets an error; release the actors and what they hold."""
         with self._closing:
             self._closed = True
-            asked = list(self._asked)
+            asked = [*self._greetings, *self._asked]
         for ref in asked:
             ray.cancel(ref)
         if asked:
             ray.wait(asked, num_returns=len(asked), timeout=CLOSE_TIMEOUT_S)
         for actor in self._actors:
             ray.kill(actor)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ClusterError("the prior service was closed while it was asked; start the run again")
 
     def _replies(self, ref: ray.ObjectRef[Any]) -> list[Reply]:
         try:
