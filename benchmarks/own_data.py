@@ -3,7 +3,7 @@
 Sixty real photos become a data set of which 12 have masks, three times: a folder with texts beside the photos, a CSV
 with mask files, a JSONL with boxes for some photos that have no mask. Each is imported, checked and run; its labels are
 exported in every format and imported again; ten of the least sure are "corrected" with the true mask, merged, and the
-run is made again. What a person would type is what is run here, `l2l ...`, and each command's output is kept.
+run is made again. What a person would type is what is run here, `l2l ...`, and each command's time is kept.
 
 Counted at the end of each journey, and asserted: masks that no run used, texts that were lost, masks that did not come
 back. The figures of both runs are in the file; how right the labels are is measured here, with truth that no run saw.
@@ -133,7 +133,7 @@ class Journey:
         printed = (done.stdout + done.stderr).replace(str(self.place), "~")
         seconds = round(time.monotonic() - started, 1)
         shown = " ".join(("l2l", *words)).replace(str(self.place), "~")
-        self.said.append({"command": shown, "status": done.returncode, "seconds": seconds, "printed": printed})
+        self.said.append({"command": shown, "status": done.returncode, "seconds": seconds})
         print(f"{seconds:7.1f} s  {shown}", flush=True)
         if done.returncode != status:
             raise SystemExit(f"{shown} ended with {done.returncode}, expected {status}:\n{printed}")
