@@ -193,8 +193,9 @@ def _usable(config: RunConfig, methods: Sequence[str], found: Candidates) -> tup
         # Other texts of a held-out photo are labeled and trained on; so photos without such texts are taken first.
         shared = {example.image_id for example in unlabeled}
         labeled, val = _held_out(labeled, share, num_needed, config.data.split_seed, shared)
-        seen = sum(example.image_id in {e.image_id for e in val} for example in unlabeled)
-        notices.append(_about_val(num_labeled, _num_images(val), share, seen))
+        held_out = {example.image_id for example in val}
+        seen = sum(example.image_id in held_out for example in unlabeled)
+        notices.append(_about_val(num_labeled, len(held_out), share, seen))
         splits, val_source = ({VAL: val, **splits}, "labeled") if val else (splits, None)
     if learners and config.selector.num_folds > _num_images(labeled):
         notices.append(
