@@ -163,12 +163,15 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-class Action(IntEnum):
-    """What the selector does with one grid cell."""
+class Candidate(IntEnum):
+    """The labels there are for one item: a selector takes one of them, or leaves the item out."""
 
-    IGNORE = 0
-    TEACHER = 1
-    PRIOR = 2
+    GUIDED = 0  # the teacher's, with the prior
+    UNGUIDED = 1  # the teacher's, without it
+    FLIPPED = 2  # the teacher's from the mirrored image, without the prior
+    PERTURBED = 3  # the teacher's, with the prior moved
+    PREVIOUS = 4  # that of the version before
+    PRIOR = 5  # the prior's own mask: the MLLM's box, polygon or SAM's mask
 
 
 @dataclass(frozen=True)
@@ -193,16 +196,22 @@ class Evidence:
 class Selection:
     """A selector's decision for a batch.
 
-    `pixel_weight` in [0, 1] multiplies the loss of each accepted pixel and is 0 where the action is IGNORE.
-    Example: `Selection(action, target, weight, gate, confidence, mean_log_prob)` from any `selector` class.
+    `pixel_weight` in [0, 1] multiplies the loss of each accepted cell; it is 0 where a cell is ignored, and everywhere
+    in a sample that is left out.
+    Example: `Selection(source, target, weight, gate, confidence, mean_log_prob)` from any `selector` class.
     """
 
-    action: Int8[Tensor, "B G G"]
+    source: Int8[Tensor, " B"]  # the `Candidate` whose label is the target
     target: Bool[Tensor, "B G G"]
     pixel_weight: Float[Tensor, "B G G"]
-    gate: Float[Tensor, " B"]  # probability (or 0/1) that the whole sample is used
+    gate: Float[Tensor, " B"]  # probability (or 0/1) that the sample is used; it is from 0.5 on
     confidence: Float[Tensor, " B"]  # estimated IoU of `target` with the truth, in [0, 1]; see confidence.py
-    mean_log_prob: Float[Tensor, " B"]  # of the sampled actions; 0 for deterministic rules
+    mean_log_prob: Float[Tensor, " B"]  # of the decisions; 0 for deterministic rules
+
+    @property
+    def accepted(self) -> Bool[Tensor, "B G G"]:
+        """True where a cell is trained on."""
+        return self.pixel_weight > 0
 
 
 @dataclass(frozen=True)
@@ -215,10 +224,10 @@ class PseudoLabel:
     sent_id: int
     grid: int
     scale_xy: tuple[float, float]  # grid cells per native pixel, (x, y)
+    source: Candidate  # whose label the target is
     target: Bool[np.ndarray, "G G"]
-    from_teacher: Bool[np.ndarray, "G G"]
-    from_prior: Bool[np.ndarray, "G G"]
-    weight: UInt8[np.ndarray, "G G"] | None  # 255 = weight 1; None = 1 on every accepted pixel
+    accepted: Bool[np.ndarray, "G G"]  # cells that are trained on; none in a sample that is left out
+    weight: UInt8[np.ndarray, "G G"] | None  # 255 = weight 1; None = 1 on every accepted cell
     gate: float
     confidence: float  # estimated IoU of `target` with the truth, in [0, 1]; see confidence.py
     seed: int

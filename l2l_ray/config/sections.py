@@ -153,29 +153,22 @@ class SegmenterConfig(Section):
 
 
 class RewardConfig(Section):
-    """Weights of the reward's terms: what a sweep tunes. L2L names only 'priors and model predictions'; all is ours."""
+    """What a label earns: what a sweep tunes. L2L names only 'priors and model predictions'; all is ours."""
 
-    correctness: float = Field(
-        1.0,
-        ge=0,
-        description="Weight: accepted labels are right, beyond what fixed_threshold earns; measured on labeled images "
-        "seen through a teacher that was not trained on them (ours)",
-    )
-    agreement: float = Field(
-        0.3, ge=0, description="Weight: the prior agrees with the mask predicted without it (ours)"
-    )
-    consistency: float = Field(
-        0.2, ge=0, description="Weight: the label stays when the image is mirrored, the prior moved or hidden (ours)"
-    )
-    coverage: float = Field(0.1, ge=0, description="Weight: the accepted share stays near coverage_target (ours)")
-    utility: float = Field(
-        0.1, ge=0, description="Weight: the accepted pixels' gradient points with that of the labeled images (ours)"
-    )
-    coverage_target: float = Field(
-        0.7, gt=0, lt=1, description="Accepted share of the pixels that costs nothing; more and less do (ours)"
+    gate_cost: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="IoU above which using a label pays: the reward of using one is its IoU minus this (ours)",
     )
     wrong_cost: float = Field(
-        1.0, gt=0, description="What accepting a wrong pixel costs, where a right one earns 1 (ours)"
+        3.0, gt=0, description="What keeping a wrong pixel costs, where a right one earns 1 (ours)"
+    )
+    unlabeled: float = Field(
+        0.3,
+        ge=0,
+        description="Weight of unlabeled images: their labels are judged by prior and predictions, as far as these "
+        "tell right from wrong on labeled images (ours)",
     )
 
 
@@ -191,9 +184,10 @@ class SelectorConfig(Section):
         0.9,
         gt=0.5,
         lt=1,
-        description="Least probability of a label that fixed_threshold accepts; l2l starts from this rule and is "
-        "rewarded against it (ours; FixMatch .95, DAM-Net .7)",
+        description="Least probability of a label that fixed_threshold accepts; the confidence at which the gates of "
+        "l2l, scorer and confidence_gate start (ours; FixMatch .95, DAM-Net .7)",
     )
+    rate: float = Field(0.5, gt=0, lt=1, description="Share of the labels that random_gate uses (ours)")
     match_iou: float = Field(
         0.5,
         gt=0,
@@ -201,11 +195,8 @@ class SelectorConfig(Section):
         description="Least IoU of two masks that count as the same object, for matching and agreement (SemiRES)",
     )
     hidden: int = Field(32, ge=4, description="Channels of RPLE's network (ours)")
-    num_features: int = Field(
-        4, ge=0, description="Decoder features a trained selector sees, projected to so many channels; 0 = none (ours)"
-    )
     group_size: int = Field(
-        6, ge=2, description="Label maps drawn per image and compared with one another (ours; the group of GRPO)"
+        6, ge=2, description="Decisions drawn per image and compared with one another (ours; the group of GRPO)"
     )
     warmup_updates: int = Field(60, ge=0, description="Selector updates before the first labelling (ours)")
     round_updates: int = Field(20, ge=0, description="Selector updates after each round (ours)")
@@ -224,18 +215,13 @@ class SelectorConfig(Section):
         0.01, ge=0, description="Weight of the distance to the policy of the version before (ours; Seg-Zero 5e-3)"
     )
     entropy_floor: float = Field(
-        0.05, ge=0, description="Nats per pixel below which the policy is pushed to stay undecided (ours)"
-    )
-    credit_radius: int = Field(
-        1, ge=0, description="Cells within which neighbours share reward and exploration (ours, after PixelRL)"
-    )
-    label_temperature: float = Field(
-        0.0,
-        ge=0,
-        description="How labels are drawn: 0 = the likeliest action, 1 = the policy's own distribution (ours)",
+        0.05, ge=0, description="Nats per decision below which the policy is pushed to stay undecided (ours)"
     )
     gate: bool = Field(
-        True, description="Whether RPLE may refuse a whole sample; False = it decides pixel by pixel only (ablation)"
+        True, description="Whether l2l and scorer may leave a sample out; False = they use every label (ablation)"
+    )
+    cells: bool = Field(
+        True, description="Whether l2l and scorer decide pixel by pixel; False = on whole labels only (ablation)"
     )
     num_folds: int = Field(
         2,

@@ -29,10 +29,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from l2l_ray.files import replacing
 from l2l_ray.report.record import is_number
-from l2l_ray.types import Action, BoxFrac
+from l2l_ray.types import BoxFrac, Candidate
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int8, UInt8
+    from jaxtyping import Bool, Float, UInt8
 
 FAILURE_IOU = 0.5
 ACCEPTED = (
@@ -73,11 +73,12 @@ class ExamplePanel:
     prior_source: str = "mllm"  # whose box it is; "user" = a hint
 
 
-def accepted_codes(action: Int8[np.ndarray, "G G"], target: Bool[np.ndarray, "G G"]) -> UInt8[np.ndarray, "G G"]:
-    """Return the index into `ACCEPTED` of every cell, from a selector's action and target."""
-    first = np.select([action == Action.TEACHER, action == Action.PRIOR], [1, 3], 0)
-    codes: np.ndarray = (first + ((first > 0) & ~target.astype(bool))).astype(np.uint8)
-    return codes
+def accepted_codes(
+    source: Candidate, target: Bool[np.ndarray, "G G"], accepted: Bool[np.ndarray, "G G"]
+) -> UInt8[np.ndarray, "G G"]:
+    """Return the index into `ACCEPTED` of every cell: whose label it is, and whether object or background."""
+    first = 3 if source == Candidate.PRIOR else 1
+    return np.where(accepted, np.where(target, first, first + 1), 0).astype(np.uint8)
 
 
 def write_examples(run_dir: Path, items: Sequence[ExamplePanel]) -> Path:

@@ -11,18 +11,17 @@ from dataclasses import dataclass
 from importlib import import_module
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from l2l_ray.confidence import estimated_iou
 from l2l_ray.config import SelectorConfig
 from l2l_ray.errors import DataError
+from l2l_ray.selector.candidates import candidates_of
 from l2l_ray.selector.registry import spec_of
-from l2l_ray.selector.state import label_candidates
-from l2l_ray.types import Action, Evidence, Selection
+from l2l_ray.types import Candidate, Evidence, Selection
 
 GRAD_CLIP = 1.0  # norm of all gradients together; ours
-Ranking = tuple[Float[Tensor, "B G G"], Bool[Tensor, "B G G"]]
 
 
 @dataclass(frozen=True)
@@ -40,49 +39,66 @@ class LabeledEvidence:
 class UpdateBatch:
     """What one update of a selector learns from.
 
-    Example: `next(learner.batches(cross_fitted, None, gradient, version=0, num=60, seed=0))`
+    Example: `next(learner.batches(cross_fitted, None, version=0, num=60, seed=0))`
     """
 
     labeled: LabeledEvidence
     unlabeled: Evidence | None  # of images without truth
-    gradient: (
-        Float[Tensor, " D"] | None
-    )  # of the labeled loss, for the segmenter's last layer [weight, bias], bias last
     generator: torch.Generator  # all randomness of the update: the same seed on every worker gives the same update
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What a selector decides for B samples.
+
+    Example: `Decision(gate=sure.float())` takes the whole guided label where `sure` is True.
+    """
+
+    gate: Float[Tensor, " B"]  # probability (or 0/1) that the sample is used; it is from 0.5 on
+    weight: Float[Tensor, "B G G"] | None = None  # of each cell of the label, in [0, 1]; None = 1 everywhere
+    source: Int[Tensor, " B"] | None = None  # the `Candidate` that is taken; None = the guided one
+    mean_log_prob: Float[Tensor, " B"] | None = None  # None = 0, for deterministic rules
+
+
 class Selector(nn.Module, ABC):
-    """Decides, per grid cell and per sample, which pseudo-labels are trained on."""
+    """Decides, per sample and per grid cell, which pseudo-labels are trained on."""
 
     config: SelectorConfig
     needs_full_evidence = True  # False: reads the guided prediction and the proposal alone
 
     @abstractmethod
-    def select(self, evidence: Evidence, keys: Sequence[int]) -> Selection:
-        """Label a batch.
+    def decide(self, evidence: Evidence, keys: Sequence[int]) -> Decision:
+        """Decide on a batch.
 
         Args:
             evidence: Evidence for B samples.
             keys: B integers, one per sample and the only source of randomness; a sample's outcome does not depend on
                 the rest of the batch.
+        """
+
+    @torch.no_grad()
+    def select(self, evidence: Evidence, keys: Sequence[int]) -> Selection:
+        """Label a batch: what `decide` says, as labels; arguments as there.
 
         Raises:
             DataError: The number of keys is not the batch size.
         """
-
-    @abstractmethod
-    def ranking(self, evidence: Evidence) -> Ranking:
-        """Return (score in [0, 1], label) per cell: which cells it would accept first, whatever its threshold."""
+        if len(keys) != len(evidence.mask_probs):
+            raise DataError(
+                f"a selector needs one key per sample, got {len(keys)} keys for {len(evidence.mask_probs)} samples; "
+                "make them with l2l_ray.randomness.sample_key"
+            )
+        return make_selection(evidence, self.decide(evidence, keys))
 
     def update(
-        self, optimizer: torch.optim.Optimizer, batch: UpdateBatch, reference: Selector | None = None
+        self, optimizer: torch.optim.Optimizer | None, batch: UpdateBatch, reference: Selector | None = None
     ) -> dict[str, float]:
         """Learn from one batch, in place; for selectors that are registered with `learns=True`.
 
         Every learning selector gets the same batches in the same order and may leave parts of them unused.
 
         Args:
-            optimizer: Over `self.parameters()`.
+            optimizer: Over `self.parameters()`; None where there are none.
             batch: What to learn from.
             reference: Frozen copy of this selector as it was before the round's updates.
 
@@ -91,52 +107,48 @@ class Selector(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} is registered with learns=True, but has no `update`")
 
+    def settle(self, labeled: Sequence[LabeledEvidence], unlabeled: Sequence[Evidence]) -> dict[str, float]:
+        """Set what is set once per version, after its updates, from all evidence there is; nothing by default.
 
-def take_step(module: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        Args:
+            labeled: All cross-fitted labeled images, in parts.
+            unlabeled: The unlabeled subset, in parts; empty where there is none.
+
+        Returns:
+            Metrics by name.
+        """
+        del labeled, unlabeled
+        return {}
+
+
+def take_step(module: nn.Module, optimizer: torch.optim.Optimizer | None, loss: Tensor) -> None:
     """Take one optimiser step down the loss, the gradient's norm cut at `GRAD_CLIP`."""
+    assert optimizer is not None, f"{type(module).__name__} has parameters, so it has an optimiser"
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(module.parameters(), GRAD_CLIP)
     optimizer.step()
 
 
-def make_selection(
-    evidence: Evidence,
-    action: Int[Tensor, "B G G"],
-    weight: Float[Tensor, "B G G"],
-    gate: Float[Tensor, " B"],
-    mean_log_prob: Float[Tensor, " B"] | None = None,
-) -> Selection:
-    """Join a decision into a `Selection`.
-
-    Targets follow from the actions (teacher's label where ignored), the confidence from target and guided prediction.
-    """
-    candidates = label_candidates(evidence)
-    target = torch.where(action == Action.PRIOR, candidates.prior, candidates.teacher)
-    mean_log_prob = torch.zeros_like(gate) if mean_log_prob is None else mean_log_prob
+def make_selection(evidence: Evidence, decision: Decision) -> Selection:
+    """Turn a decision into labels; the confidence follows from the label and the guided prediction."""
+    gate = decision.gate.float()
+    source = decision.source
+    if source is None:
+        source = torch.full_like(gate, Candidate.GUIDED, dtype=torch.int8)
+    target = candidates_of(evidence).taken(source)
+    weight = torch.ones_like(evidence.mask_probs, dtype=torch.float32) if decision.weight is None else decision.weight
+    weight = weight * (gate >= 0.5)[:, None, None]
+    mean_log_prob = torch.zeros_like(gate) if decision.mean_log_prob is None else decision.mean_log_prob
     confidence = estimated_iou(target, evidence.mask_probs)
-    return Selection(action.to(torch.int8), target, weight, gate, confidence, mean_log_prob)
+    return Selection(source.to(torch.int8), target, weight, gate, confidence, mean_log_prob)
 
 
-def check_keys(evidence: Evidence, keys: Sequence[int]) -> None:
-    """Raise DataError unless there is one key per sample."""
-    if len(keys) != len(evidence.mask_probs):
-        raise DataError(
-            f"a selector needs one key per sample, got {len(keys)} keys for {len(evidence.mask_probs)} samples; "
-            "make them with l2l_ray.randomness.sample_key"
-        )
-
-
-def make_selector(section: SelectorConfig, feature_width: int) -> Selector:
-    """Return the selector that `section.name` asks for.
-
-    Args:
-        section: The selector section.
-        feature_width: Channels of `Evidence.features`; used by selectors that learn.
-    """
+def make_selector(section: SelectorConfig) -> Selector:
+    """Return the selector that `section.name` asks for."""
     make = spec_of(section.name).make
     if isinstance(make, str):
         file, _, name = make.partition(":")
         make = getattr(import_module(f"l2l_ray.selector.{file}"), name)
-    selector: Selector = make(section, feature_width)
+    selector: Selector = make(section)
     return selector

@@ -1,178 +1,120 @@
-"""The policy network of RPLE: small and convolutional, it gives each grid cell an action and each sample a gate.
+"""The policy network of RPLE: it says which candidate label to take, if any, and which cells of it to keep.
 
-Path: evidence maps and a few projected decoder features, averaged to a context grid of at most 16 x 16 cells -> 3 x 3
-convolutions of growing dilation, modulated by the summary (FiLM), so that a decision sees the whole object at any
-resolution -> interpolated back and added to each cell's own evidence -> 3 logits. A linear *shortcut* from the
-evidence to the logits is added: it makes the logistic control a special case and sets the start. A fresh policy is the
-fixed-threshold rule made soft (TEACHER's logit crosses IGNORE's where the guided probability is `threshold`) with the
-gate open, so exploration starts from a sane rule, not from noise.
+Which label: one small network reads the row of `candidates.relations` of each candidate and gives it a *score*, the
+same network for all. A softmax over the scores says which candidate, a sigmoid of the taken one's score whether it is
+used at all; together one distribution over "leave out" and the candidates (`decision_probs`). A fresh network is a
+confidence gate: it takes the guided label where the predictions are sure of it on average. Labeled images are few, a
+hundred sentences at 1 %, so what it learns is added to that start: a linear layer, and a small network whose last layer
+starts at zero.
 
-PRIOR is possible only where the prior exists and says something other than the teacher (`state.Candidates`).
-Averaging and interpolation are small matrix products: their backward is deterministic on every device. Everything runs
-in float32, also under autocast: ratios of two policies do not survive bfloat16.
-Source: the paper says pixel-level, sample-dependent acceptance; network, start and gate are ours. FiLM: Perez et al.
-2018.
+Which cells: two convolutions over `candidates.cell_evidence` of the taken label, added to a linear start that keeps a
+cell where the predictions support the label on average.
+
+Everything runs in float32, also under autocast: ratios of two policies do not survive bfloat16.
+Source: that labels are accepted by pixel and by sample is the paper's; the network and its start are ours.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as functional
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from l2l_ray.config import SelectorConfig
-from l2l_ray.selector.state import (
-    STATE_CHANNELS,
-    SUMMARY_CHANNELS,
-    binary_entropy,
-    build_state,
-    label_candidates,
-    normalize_features,
+from l2l_ray.selector.candidates import (
+    CELL_CHANNELS,
+    PREDICTIONS,
+    RELATIONS,
+    Candidates,
+    candidates_of,
+    cell_evidence,
+    relations,
 )
-from l2l_ray.types import Action, Evidence
+from l2l_ray.types import Candidate, Evidence
 
-CONTEXT_GRID = 16
-DILATIONS = (2, 4)  # with the entry layer a context cell sees 7 cells each way, nearly the whole 16 x 16 grid
-START_SHARPNESS = 3.0  # TEACHER's start logit is about +1.2 for a sure cell and -1.6 for an undecided one
-START_PRIOR_LOGIT = -1.0
-START_GATE_LOGIT = 1.0
+START_SHARPNESS = 8.0  # a label that is 0.1 surer than `threshold` on average is used with probability 0.69
+START_OTHER = -2.0  # score that candidates other than the guided one start behind by
+START_KEEP = 2.0  # keep-logit of a cell that every prediction supports fully, above one that none decides
 _IMPOSSIBLE = -1e4  # softmax gives exactly 0, and 0 * log-prob stays 0 instead of NaN
 
 
 @dataclass(frozen=True)
 class PolicyInput:
-    """What the network reads, prepared once per batch and reused by every pass. g = size of the context grid."""
+    """What the network reads of a batch, prepared once and reused by every pass."""
 
-    maps: Float[Tensor, "B C G G"]
-    summary: Float[Tensor, "B S"]
-    coarse_maps: Float[Tensor, "B C g g"]
-    coarse_features: Float[Tensor, "B F g g"]  # normalised over channels
-    prior_allowed: Bool[Tensor, "B G G"]
+    candidates: Candidates
+    relations: Float[Tensor, "B K R"]
+    has_prior: Bool[Tensor, " B"]
 
 
-@dataclass(frozen=True)
-class PolicyOutput:
-    """Action logits in the order of `Action` (impossible ones at -1e4), and the logit of using the sample."""
-
-    action_logits: Float[Tensor, "B 3 G G"]
-    gate_logit: Float[Tensor, " B"]
-
-    def log_probs(self) -> Float[Tensor, "B 3 G G"]:
-        """Return log-probabilities of the three actions."""
-        return functional.log_softmax(self.action_logits, dim=1)
+def prepare(evidence: Evidence) -> PolicyInput:
+    """Return what the network reads."""
+    candidates = candidates_of(evidence)
+    return PolicyInput(candidates, relations(evidence, candidates), evidence.has_prior)
 
 
 class PolicyNetwork(nn.Module):
-    """Evidence in, a distribution over actions and gate out; `rple.Rple` labels and learns with it."""
+    """Scores candidate labels and their cells; `rple.Rple` and `scorer.Scorer` decide and learn with it."""
 
-    def __init__(self, config: SelectorConfig, feature_width: int) -> None:
+    def __init__(self, config: SelectorConfig) -> None:
         """Build the network.
 
         Args:
             config: The selector section.
-            feature_width: Channels F of `Evidence.features`.
         """
         super().__init__()
         self.config = config
-        hidden, channels, summary = config.hidden, len(STATE_CHANNELS), len(SUMMARY_CHANNELS)
-        cell_width = max(4, hidden // 2)  # the fine grid has most of the cells, hence most of the cost
-        self.project = nn.Conv2d(feature_width, config.num_features, 1) if config.num_features else None
-        self.shortcut = nn.Conv2d(channels, len(Action), 1)
-        self.entry = nn.Conv2d(channels + config.num_features, hidden, 3, padding=1)
-        self.entry_norm = _group_norm(hidden)
-        self.film = nn.Linear(summary, 2 * hidden)
-        self.context = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(hidden, hidden, 3, padding=d, dilation=d), _group_norm(hidden), nn.ReLU())
-            for d in DILATIONS
+        hidden, cells = config.hidden, max(4, config.hidden // 2)
+        self.linear = nn.Linear(len(RELATIONS), 1)
+        self.hidden = nn.Linear(len(RELATIONS), hidden)
+        self.score = nn.Linear(hidden, 1, bias=False)
+        self.cell_linear = nn.Conv2d(len(CELL_CHANNELS), 1, 1)
+        self.cell_hidden = nn.Sequential(
+            nn.Conv2d(len(CELL_CHANNELS), cells, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(cells, cells, 3, padding=2, dilation=2),
+            nn.ReLU(),
         )
-        self.to_cells = nn.Conv2d(hidden, cell_width, 1)
-        self.cells = nn.Conv2d(channels, cell_width, 1)
-        self.head = nn.Conv2d(cell_width, len(Action), 1)
-        self.gate_hidden = nn.Linear(hidden + summary, hidden)
-        self.gate_head = nn.Linear(hidden, 1)
-        self._reset_start()
+        self.cell_head = nn.Conv2d(cells, 1, 1)
+        self.register_buffer("gate_shift", torch.zeros(()))
+        self._start()
 
-    def _reset_start(self) -> None:
-        for layer in (self.shortcut, self.head, self.film, self.gate_head):
+    def _start(self) -> None:
+        for layer in (self.linear, self.score, self.cell_linear, self.cell_head):
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)
-        nn.init.constant_(self.gate_head.get_parameter("bias"), START_GATE_LOGIT)
-        weight, bias = self.shortcut.get_parameter("weight"), self.shortcut.get_parameter("bias")
-        threshold_entropy = float(binary_entropy(torch.tensor(self.config.threshold)))
+        share = START_SHARPNESS / len(PREDICTIONS)
         with torch.no_grad():
-            weight[Action.TEACHER, STATE_CHANNELS.index("guided_entropy")] = -START_SHARPNESS
-            bias[Action.TEACHER] = START_SHARPNESS * threshold_entropy
-            bias[Action.PRIOR] = START_PRIOR_LOGIT
+            for candidate in PREDICTIONS:
+                self.linear.weight[0, RELATIONS.index(f"inside_{candidate.name.lower()}")] = share
+                self.cell_linear.weight[0, candidate] = START_KEEP / len(PREDICTIONS)
+            for candidate in Candidate:
+                if candidate != Candidate.GUIDED:
+                    self.linear.weight[0, RELATIONS.index(f"is_{candidate.name.lower()}")] = START_OTHER
+            self.linear.bias.fill_(-START_SHARPNESS * self.config.threshold)
 
-    @torch.no_grad()
-    def prepare(self, evidence: Evidence) -> PolicyInput:
-        """Return the network's input: evidence, coarse evidence and features, and where PRIOR is an action."""
-        state = build_state(evidence)
-        grid = min(CONTEXT_GRID, math.ceil(state.maps.shape[-1] / 2))
-        with torch.autocast(state.maps.device.type, enabled=False):
-            coarse_maps, coarse_features = _resize(state.maps, grid), _resize(evidence.features.float(), grid)
-        return PolicyInput(
-            maps=state.maps.contiguous(memory_format=torch.channels_last),
-            summary=state.summary,
-            coarse_maps=coarse_maps.contiguous(memory_format=torch.channels_last),
-            coarse_features=normalize_features(coarse_features),
-            prior_allowed=label_candidates(evidence).differs,
-        )
+    def scores(self, inputs: PolicyInput) -> Float[Tensor, "B K"]:
+        """Return the score of every candidate; one that is not possible has -1e4."""
+        with torch.autocast(inputs.relations.device.type, enabled=False):
+            found = self.linear(inputs.relations) + self.score(functional.relu(self.hidden(inputs.relations)))
+        scores: Tensor = found[:, :, 0].masked_fill(~inputs.candidates.possible, _IMPOSSIBLE)
+        return scores
 
-    def forward(self, inputs: PolicyInput) -> PolicyOutput:
-        """Return action and gate logits; differentiable in the parameters only."""
-        with torch.autocast(inputs.maps.device.type, enabled=False):
-            context = self._context(inputs)
-            cells = self.cells(inputs.maps) + _resize(self.to_cells(context), inputs.maps.shape[-1])
-            logits = self.shortcut(inputs.maps) + self.head(functional.relu(cells))
-            pooled = torch.cat((context.mean((2, 3)), inputs.summary), dim=1)
-            gate = self.gate_head(functional.relu(self.gate_hidden(pooled)))[:, 0]
-        return PolicyOutput(_mask_prior(logits, inputs.prior_allowed), gate)
-
-    def _context(self, inputs: PolicyInput) -> Float[Tensor, "B H g g"]:
-        coarse = inputs.coarse_maps
-        if self.project is not None:
-            coarse = torch.cat((coarse, self.project(inputs.coarse_features)), dim=1)
-        scale, shift = self.film(inputs.summary)[:, :, None, None].chunk(2, dim=1)
-        context = functional.relu(self.entry_norm(self.entry(coarse)) * (1 + scale) + shift)
-        for block in self.context:
-            context = context + block(context)
-        return context
-
-    def distribution(self, evidence: Evidence) -> PolicyOutput:
-        """Return the distribution over actions and gate for a batch of evidence."""
-        output: PolicyOutput = self(self.prepare(evidence))
-        return output
+    def keep_logits(self, inputs: PolicyInput, label: Bool[Tensor, "B G G"]) -> Float[Tensor, "B G G"]:
+        """Return the logit of keeping each cell of a label."""
+        cells = cell_evidence(inputs.candidates, label, inputs.has_prior)
+        with torch.autocast(cells.device.type, enabled=False):
+            logits: Tensor = self.cell_linear(cells) + self.cell_head(self.cell_hidden(cells))
+        return logits[:, 0]
 
 
-def sample_actions(probs: Float[Tensor, "B 3 G G"], noise: Float[Tensor, "*K B G G"]) -> Int[Tensor, "*K B G G"]:
-    """Draw actions by inverse CDF: one uniform number per cell gives the exact categorical distribution."""
-    ignore, teacher = probs[:, Action.IGNORE], probs[:, Action.TEACHER]
-    # rounding can leave 1 - (ignore + teacher) > 0 where PRIOR is impossible; the product keeps such cells at TEACHER
-    prior = (noise >= ignore + teacher) & (probs[:, Action.PRIOR] > 0)
-    return (noise >= ignore).to(torch.int8) + prior.to(torch.int8)
+def decision_probs(scores: Float[Tensor, "B K"]) -> Float[Tensor, "B K+1"]:
+    """Return the probability of leaving the sample out, then of taking each candidate.
 
-
-def _mask_prior(logits: Float[Tensor, "B 3 G G"], allowed: Bool[Tensor, "B G G"]) -> Float[Tensor, "B 3 G G"]:
-    impossible = torch.zeros_like(logits, dtype=torch.bool)
-    impossible[:, Action.PRIOR] = ~allowed
-    return logits.masked_fill(impossible, _IMPOSSIBLE)
-
-
-def _group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(channels, 4), channels)
-
-
-def _resize(feat_BCHW: Tensor, size: int) -> Tensor:
-    """Average down or interpolate up to size x size by two matrix products."""
-    old = feat_BCHW.shape[-1]
-    eye = torch.eye(old, device=feat_BCHW.device)[None]
-    if size < old:
-        matrix = functional.adaptive_avg_pool1d(eye, size)[0]
-    else:
-        matrix = functional.interpolate(eye, size=size, mode="linear", align_corners=False)[0]
-    return matrix.T @ feat_BCHW @ matrix
+    A candidate is taken with softmax(scores) times sigmoid(its score).
+    """
+    taken = functional.softmax(scores, dim=1) * torch.sigmoid(scores)
+    return torch.cat([1 - taken.sum(1, keepdim=True), taken], dim=1).clamp(min=1e-6)

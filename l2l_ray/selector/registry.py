@@ -27,10 +27,10 @@ class SelectorSpec:
     Args:
         name: What `selector.name` says. One of your own is named `module:name`, after the module that registers it.
         label: Its name in tables and figures.
-        make: Its class, as `file:Class` of this folder; or anything that makes a selector from the selector section
-            and the number of feature channels.
+        make: Its class, as `file:Class` of this folder; or anything that makes a selector from the selector section.
         style: Colour and matplotlib marker of its curves; None = drawn in one of the spare styles.
-        learns: Whether it has an `update`; only for such are fold teachers trained, which cross-fitting needs.
+        learns: Whether it looks at labeled images (`update`, `settle`); only for such are fold teachers trained, which
+            cross-fitting needs.
         labels: Whether it labels anything; False = training uses the labeled images alone.
         setting: Field of the selector section that `name@value` sets; None = it takes no value.
         reads: Fields of the selector section that have an effect on it; None = any may.
@@ -48,13 +48,12 @@ class SelectorSpec:
     reads: tuple[str, ...] | None = None
 
 
-_LOGISTIC = ("lr", "warmup_updates", "round_updates", "update_batch", "num_folds", "num_features", "reward.wrong_cost")
-_L2L = (
-    *_LOGISTIC,
-    *("threshold", "hidden", "group_size", "inner_epochs", "clip", "kl", "entropy_floor", "credit_radius"),
-    *("label_temperature", "gate", "max_unlabeled", "reward.correctness", "reward.agreement", "reward.consistency"),
-    *("reward.coverage", "reward.utility", "reward.coverage_target"),
+_SETTLED = ("num_folds", "max_unlabeled")
+_SCORER = (
+    *(*_SETTLED, "lr", "warmup_updates", "round_updates", "update_batch", "threshold", "hidden", "gate", "cells"),
+    *("reward.gate_cost", "reward.wrong_cost"),
 )
+_L2L = (*_SCORER, "group_size", "inner_epochs", "clip", "kl", "entropy_floor", "reward.unlabeled")
 # Colours are mid-tones: each is at least 2.8:1 against white and against the dark page.
 # fmt: off
 _BUILT_IN = (
@@ -64,11 +63,16 @@ _BUILT_IN = (
     SelectorSpec("accept_all", "accept all", "rules:AcceptAll", ("#a06cd5", "^"), reads=()),
     SelectorSpec("fixed_threshold", "fixed threshold", "rules:FixedThreshold", ("#2e86de", "D"), setting="threshold",
                  reads=("threshold",)),
+    SelectorSpec("adaptive_threshold", "adaptive thresholds", "adaptive:AdaptiveThreshold", learns=True,
+                 reads=("threshold", *_SETTLED)),
     SelectorSpec("pwa", "SemiRES pixel weights", "rules:PixelWeightAdjustment", ("#139a80", "v"), reads=()),
     SelectorSpec("matching", "SemiRES matching", "rules:Matching", ("#b8901c", "P"), reads=("match_iou",)),
     SelectorSpec("agreement", "prior and teacher agree", "rules:Agreement", ("#d6579b", "X"), reads=("match_iou",)),
-    SelectorSpec("logistic", "logistic control", "logistic:LogisticControl", ("#5b9a3c", "<"), learns=True,
-                 reads=_LOGISTIC),
+    SelectorSpec("prior_label", "prior's mask as label", "rules:PriorLabel", reads=()),
+    SelectorSpec("random_gate", "random gate", "rules:RandomGate", setting="rate", reads=("rate",)),
+    SelectorSpec("confidence_gate", "confidence gate", "adaptive:ConfidenceGate", learns=True,
+                 reads=("threshold", *_SETTLED, "reward.gate_cost")),
+    SelectorSpec("scorer", "supervised scorer", "scorer:Scorer", ("#5b9a3c", "<"), learns=True, reads=_SCORER),
 )
 # fmt: on
 _SPECS = {spec.name: spec for spec in _BUILT_IN}

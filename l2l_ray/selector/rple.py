@@ -1,146 +1,122 @@
 """RPLE, the reinforced selector: it labels with its policy network and learns from what its labels earn.
 
-`Rple.update` is the method at a glance: explore (sample label maps from the policy), reward (`reward.py`), update
-(a clipped policy gradient, `objective.py`, where its choices and sources are).
+`Rple.update` is the method at a glance: explore (sample decisions from the policy), reward (`reward.py`), update (a
+clipped policy gradient, `objective.py`, where its choices and sources are).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as functional
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from l2l_ray.randomness import torch_generator
+from l2l_ray.config import SelectorConfig
 from l2l_ray.selector import objective, reward
-from l2l_ray.selector.base import Ranking, Selector, UpdateBatch, check_keys, make_selection, take_step
-from l2l_ray.selector.network import PolicyInput, PolicyNetwork, sample_actions
-from l2l_ray.selector.state import label_candidates
-from l2l_ray.types import Action, Evidence, Selection
+from l2l_ray.selector.base import Selector, UpdateBatch, take_step
+from l2l_ray.selector.candidates import Candidates
+from l2l_ray.selector.learned import LearnedSelector
+from l2l_ray.selector.network import PolicyInput, decision_probs, prepare
+from l2l_ray.types import Evidence
 
-_Batch = TypeVar("_Batch", Evidence, PolicyInput)
+_Record = TypeVar("_Record", PolicyInput, Candidates)
 
 
-class Rple(PolicyNetwork, Selector):
-    """The policy network with what a selector does: select, rank, learn."""
+class Rple(LearnedSelector):
+    """The policy network, reinforced."""
 
-    @torch.no_grad()
-    def select(self, evidence: Evidence, keys: Sequence[int]) -> Selection:
-        """Label a batch: most likely actions at `label_temperature` 0, else samples drawn from each sample's own key.
-
-        A sample whose gate is shut has IGNORE everywhere; `gate` keeps its probability, so a viewer can sort by doubt
-        (what was drawn, 0 or 1, where labels are sampled).
-
-        Args:
-            evidence: Evidence for B samples.
-            keys: B integers, one per sample; a sample's outcome does not depend on the rest of the batch.
-
-        Raises:
-            DataError: If the number of keys is not the batch size.
-        """
-        output = self.distribution(evidence)
-        check_keys(evidence, keys)
-        log_probs, gate_probs = output.log_probs(), torch.sigmoid(output.gate_logit)
-        temperature = self.config.label_temperature
-        if temperature == 0:
-            action, gate_open = log_probs.argmax(1), gate_probs >= 0.5
-        else:
-            noise = keyed_noise(keys, log_probs[0, 0].numel() + 1).to(log_probs.device)
-            cell_noise = noise[:, 1:].view_as(log_probs[:, 0])
-            action = sample_actions(functional.softmax(output.action_logits / temperature, dim=1), cell_noise)
-            gate_open = noise[:, 0] < torch.sigmoid(output.gate_logit / temperature)
-            gate_probs = gate_open.float()  # what was drawn: whoever reads the label uses it from 0.5 on
-        if not self.config.gate:
-            gate_probs, gate_open = torch.ones_like(gate_probs), torch.ones_like(gate_open)
-        chosen = log_probs.gather(1, action[:, None].long())[:, 0]
-        action = torch.where(gate_open[:, None, None], action, Action.IGNORE)
-        weight = (action != Action.IGNORE).float()
-        return make_selection(evidence, action, weight, gate_probs, chosen.mean((1, 2)))
-
-    @torch.no_grad()
-    def ranking(self, evidence: Evidence) -> Ranking:
-        """Rank by gate times the probability of the likelier label being taken."""
-        output = self.distribution(evidence)
-        probs = output.log_probs().exp()
-        prefer_prior = probs[:, Action.PRIOR] > probs[:, Action.TEACHER]
-        label = torch.where(prefer_prior, evidence.proposal > 0.5, evidence.mask_probs > 0.5)
-        score = torch.maximum(probs[:, Action.PRIOR], probs[:, Action.TEACHER])
-        gate = torch.sigmoid(output.gate_logit) if self.config.gate else torch.ones_like(output.gate_logit)
-        return score * gate[:, None, None], label
+    def __init__(self, config: SelectorConfig) -> None:
+        """Build the network, with equal trust in every term that needs no truth."""
+        super().__init__(config)
+        self.terms = reward.TermWeights()
 
     def update(
-        self, optimizer: torch.optim.Optimizer, batch: UpdateBatch, reference: Selector | None = None
+        self, optimizer: torch.optim.Optimizer | None, batch: UpdateBatch, reference: Selector | None = None
     ) -> dict[str, float]:
         """Run one update; arguments as in `Selector.update`.
 
-        `batch.unlabeled` feeds the reward terms that need no truth, `batch.gradient` the utility term; without
-        `reference` there is no KL term. Reward terms among the metrics are means per cell of the sampled maps, already
-        weighted.
+        `batch.unlabeled` feeds the reward that needs no truth; without `reference` there is no KL term.
         """
-        labeled, unlabeled, gradient = batch.labeled, batch.unlabeled, batch.gradient
-        parts = [labeled.evidence] if unlabeled is None else [labeled.evidence, unlabeled]
-        inputs = _join([self.prepare(part) for part in parts])
-        projected = (
-            None if gradient is None else torch.cat([reward.project_gradient(p.features, gradient) for p in parts])
-        )
-        evidence, mask = _join([_without_features(part) for part in parts]), labeled.mask > 0.5
+        config, generator = self.config, batch.generator
+        known = prepare(batch.labeled.evidence)
+        truth = batch.labeled.mask > 0.5
+        values = self._values(known, truth)
+        inputs = known
+        if batch.unlabeled is not None and config.reward.unlabeled > 0:
+            inputs, values = self._joined(known, values, batch.unlabeled)
 
-        output = self(inputs)
-        action, gate = objective.sample_group(output, self.config, batch.generator)
-        terms = reward.total_reward(action, evidence, mask, projected, self.config)
-        rollout = objective.make_rollout(output, action, gate, terms, self.config)
+        # explore: which label, and which of its cells
+        probs = decision_probs(self.scores(inputs)).detach()
+        choice = objective.sample_group(probs, config.group_size, generator)
+        label = known.candidates.taken(self.scores(known).argmax(1))
+        keep_probs = _two(self.keep_logits(known, label)).detach()
+        kept = objective.sample_group(keep_probs, config.group_size, generator)
 
-        with torch.no_grad():
-            anchor = reference(inputs) if reference is not None and self.config.kl > 0 else None
-        for epoch in range(self.config.inner_epochs):
-            output = output if epoch == 0 else self(inputs)
-            loss, metrics = objective.grpo_loss(output, rollout, anchor, self.config)
+        # reward
+        earned = values.expand(len(choice), -1, -1).gather(2, choice[..., None])[..., 0]
+        advantage = objective.group_advantage(earned)
+        cell_value = reward.cell_values(label, truth, config.reward.wrong_cost)
+        cell_advantage = objective.group_advantage(kept * cell_value)
+
+        # update
+        old, old_cells = _log_prob(probs, choice), _log_prob(keep_probs, kept)
+        anchor = decision_probs(reference.scores(inputs)) if isinstance(reference, Rple) and config.kl > 0 else None
+        for _ in range(config.inner_epochs):
+            probs = decision_probs(self.scores(inputs))
+            kl = objective.kl_divergence(probs, anchor) if anchor is not None else torch.zeros(())
+            loss = objective.clipped_loss(_log_prob(probs, choice), old, advantage, config.clip)
+            loss = loss + objective.floor_loss(probs, config.entropy_floor) + config.kl * kl
+            if config.cells:
+                keep_probs = _two(self.keep_logits(known, label))
+                now = _log_prob(keep_probs, kept)
+                loss = loss + objective.clipped_loss(now, old_cells, cell_advantage, config.clip)
+                loss = loss + objective.floor_loss(keep_probs, config.entropy_floor)
             take_step(self, optimizer, loss)
-        metrics |= _reward_metrics(terms, action, evidence, mask)
-        values = torch.stack(list(metrics.values())).tolist()
-        return dict(zip(metrics, values, strict=True))
+        count = len(truth)
+        metrics = {
+            "loss": loss.detach(),
+            "kl": kl.detach(),
+            "entropy": objective.entropy(probs.detach()).mean(),
+            "reward/label": earned[:, :count].mean(),
+            "reward/cells": (kept * cell_value).mean(),
+            "reward/unlabeled": earned[:, count:].mean() if earned.shape[1] > count else torch.zeros(()),
+            "kept_share": kept.float().mean(),
+            **{f"term/{name}": weight for name, weight in zip(reward.TERMS, self.terms.weights, strict=False)},
+        }
+        return {name: value.item() for name, value in metrics.items()}
+
+    def _values(self, known: PolicyInput, truth: Tensor) -> Float[Tensor, "B C"]:
+        """Return what each decision on the labeled images is worth, and learn what the other terms say about it."""
+        found = reward.truth_ious(known.candidates.masks, truth)
+        self.terms.observe(reward.unlabeled_terms(known.candidates), found, known.candidates.possible)
+        return reward.decision_values(found, self.config.reward.gate_cost)
+
+    def _joined(
+        self, known: PolicyInput, values: Float[Tensor, "B C"], unlabeled: Evidence
+    ) -> tuple[PolicyInput, Float[Tensor, "N C"]]:
+        """Add unlabeled images, whose values are judged by the terms that need no truth."""
+        others = prepare(unlabeled)
+        judged = self.terms.value(reward.unlabeled_terms(others.candidates))
+        weighted = reward.decision_values(judged, self.config.reward.gate_cost) * self.config.reward.unlabeled
+        candidates = _join(known.candidates, others.candidates)
+        joined = replace(_join(known, others, ("candidates",)), candidates=candidates)
+        return joined, torch.cat([values, weighted])
 
 
-def keyed_noise(keys: Sequence[int], num: int) -> Float[Tensor, "B N"]:
-    """Return uniform numbers in [0, 1), one row per key, on the CPU so that every device sees the same ones."""
-    return torch.stack([torch.rand(num, generator=torch_generator(key)) for key in keys])
+def _two(logits: Float[Tensor, "*N"]) -> Float[Tensor, "*N 2"]:
+    """Return the probabilities of no and yes."""
+    yes = torch.sigmoid(logits)
+    return torch.stack([1 - yes, yes], dim=-1).clamp(min=1e-6)
 
 
-def _without_features(evidence: Evidence) -> Evidence:
-    """Drop the features, by far the largest part, before batches are joined: rewards do not read them."""
-    return replace(evidence, features=evidence.features[:, :0])
+def _log_prob(probs: Float[Tensor, "*N C"], choice: Int[Tensor, "K *N"]) -> Float[Tensor, "K *N"]:
+    log_probs = probs.log().expand(len(choice), *probs.shape)
+    return log_probs.gather(-1, choice[..., None])[..., 0]
 
 
-def _join(parts: list[_Batch]) -> _Batch:
-    """Concatenate records of tensors sample by sample."""
-    kind = type(parts[0])
-    return kind(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(kind)})
-
-
-@torch.no_grad()
-def _reward_metrics(
-    terms: reward.RewardTerms, action: Tensor, evidence: Evidence, mask: Bool[Tensor, "N G G"]
-) -> dict[str, Tensor]:
-    known = len(mask)
-    candidates = label_candidates(evidence)
-    accepted = (action != Action.IGNORE).float()
-    claimed = candidates.claimed.float().expand_as(accepted)
-    target = torch.where(action == Action.PRIOR, candidates.prior, candidates.teacher)[:, :known]
-    right = (target == mask) * accepted[:, :known]
-    return {
-        "reward/total": terms.total.mean(),
-        "reward/correctness": terms.correctness[:known].mean(),
-        "reward/agreement": terms.agreement.mean(),
-        "reward/consistency": terms.consistency.mean(),
-        "reward/coverage": terms.coverage_penalty.mean(),
-        "reward/utility": terms.utility.mean(),
-        "reward/gate": terms.gate_reward.sum() / terms.used.sum().clamp(min=1),
-        "accepted_share": accepted.mean(),
-        "accepted_share_claimed": (accepted * claimed).sum() / claimed.sum().clamp(min=1),
-        "accepted_precision": right.sum() / accepted[:, :known].sum().clamp(min=1),
-        "prior_share": (action == Action.PRIOR).float().mean(),
-    }
+def _join(first: _Record, second: _Record, but: tuple[str, ...] = ()) -> _Record:
+    """Concatenate two records of tensors sample by sample; fields in `but` are the first one's."""
+    names = [field.name for field in fields(first) if field.name not in but]
+    return replace(first, **{name: torch.cat([getattr(first, name), getattr(second, name)]) for name in names})

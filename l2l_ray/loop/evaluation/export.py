@@ -219,7 +219,7 @@ def _about(run: RunFolder, method: str) -> dict[str, Any]:
 def _pseudo_mask(example: Example, label: PseudoLabel, about: dict[str, Any]) -> ExportedMask:
     height, width = example.height_px, example.width_px
     target = native_mask(torch.from_numpy(np.where(label.target, 1.0, -1.0)), height, width)
-    accepted = native_cells(label.from_teacher | label.from_prior, height, width)
+    accepted = native_cells(label.accepted, height, width)
     # A version is a teacher and a policy published together, so both have its number.
     versions = {"model_version": label.version, "policy_version": label.version}
     keys: dict[str, Any] = {

@@ -19,7 +19,7 @@ from l2l_ray.loop.state.candidates import open_dataset
 from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.ledger import Ledger, read_shard
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.types import Action, LabeledExample, PseudoLabel, Selection
+from l2l_ray.types import LabeledExample, PseudoLabel, Selection
 
 
 def pseudo_label_quality(config: RunConfig, run: RunFolder) -> dict[str, list[dict[str, Any]]] | None:
@@ -55,11 +55,10 @@ def _round_quality(shards: Iterable[Sequence[PseudoLabel]], truth: dict[int, Lab
 
 def selection_of(labels: Sequence[PseudoLabel]) -> Selection:
     """Return stored pseudo-labels as the selection they came from (weights: 1 where accepted)."""
-    action = np.stack([Action.TEACHER * label.from_teacher + Action.PRIOR * label.from_prior for label in labels])
     return Selection(
-        action=torch.from_numpy(action.astype(np.int8)),
+        source=torch.tensor([label.source for label in labels], dtype=torch.int8),
         target=torch.from_numpy(np.stack([label.target for label in labels])),
-        pixel_weight=torch.from_numpy((action > 0).astype(np.float32)),
+        pixel_weight=torch.from_numpy(np.stack([label.accepted for label in labels]).astype(np.float32)),
         gate=torch.tensor([label.gate for label in labels]),
         confidence=torch.tensor([label.confidence for label in labels]),
         mean_log_prob=torch.tensor([label.mean_log_prob for label in labels]),

@@ -26,7 +26,7 @@ from l2l_ray.loop.training.pseudo import is_used
 from l2l_ray.metrics import IouMeter
 from l2l_ray.report.panels import MAX_IMAGE_PX, ExamplePanel, accepted_codes
 from l2l_ray.report.record import UNLABELED
-from l2l_ray.types import Action, Example, LabeledExample, Prior, PseudoLabel
+from l2l_ray.types import Candidate, Example, LabeledExample, Prior, PseudoLabel
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,6 @@ def _places(run: RunFolder, method: str) -> Iterator[_Place]:
 
 
 def _label_panel(example: Example, prior: Prior, label: PseudoLabel) -> ExamplePanel:
-    action = np.select([label.from_teacher, label.from_prior], [Action.TEACHER, Action.PRIOR], Action.IGNORE)
     return ExamplePanel(
         sent_id=example.sent_id,
         expression=example.expression,
@@ -121,7 +120,7 @@ def _label_panel(example: Example, prior: Prior, label: PseudoLabel) -> ExampleP
         prior_source=prior.source,
         proposal=None,
         teacher=None,
-        accepted=accepted_codes(action.astype(np.int8), label.target),
+        accepted=accepted_codes(label.source, label.target, label.accepted),
         final=label.target.astype(np.float32),
         truth=None,
         file=Path(example.image_path).name,
@@ -145,8 +144,8 @@ def _panel(
     def array(tensor: Any) -> np.ndarray:
         return np.asarray(tensor[row].float().cpu().numpy())
 
-    action, target = (np.asarray(t[row].cpu().numpy()) for t in (data.selection.action, data.selection.target))
-    gated_on = float(data.selection.gate[row]) >= 0.5
+    selection = data.selection
+    target, accepted = (np.asarray(t[row].cpu().numpy()) for t in (selection.target, selection.accepted))
     final = data.final[row].float().sigmoid()
     box = _box(prior)
     return ExamplePanel(
@@ -160,7 +159,7 @@ def _panel(
         prior_source=prior.source,
         proposal=None if box is None else array(data.inputs.proposal),
         teacher=array(data.evidence.mask_probs),
-        accepted=accepted_codes(action * gated_on, target),
+        accepted=accepted_codes(Candidate(int(selection.source[row])), target, accepted),
         final=np.asarray(final.cpu().numpy()),
         truth=decode(example.mask_rle).astype(np.float32) if isinstance(example, LabeledExample) else None,
         file=Path(example.image_path).name,

@@ -32,7 +32,7 @@ from l2l_ray.randomness import sample_key
 from l2l_ray.segmenter.model import Segmenter, output_shape
 from l2l_ray.selector.base import Selector, make_selector
 from l2l_ray.selector.registry import PRIOR_ONLY, makes_labels, selectors, spec_of
-from l2l_ray.types import Action, Evidence, Example, LabeledExample, Prior, PseudoLabel, Selection
+from l2l_ray.types import Candidate, Evidence, Example, LabeledExample, Prior, PseudoLabel, Selection
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -103,7 +103,7 @@ class InferenceEngine:
         ]
         relative = shard_path(method, round_index, shard)
         digest = write_shard(self._run.path / relative, labels)
-        accepted = [(label.from_teacher | label.from_prior).mean() for label in labels]
+        accepted = [label.accepted.mean() for label in labels]
         return LedgerEntry(
             method=method,
             round=round_index,
@@ -155,17 +155,17 @@ class InferenceEngine:
         examples = self._sets["unlabeled"]
         inputs = examples.inputs(part).to(self._device)
         _, selection = self._select(method, version, examples, part, inputs, round_index)
-        target, action, weight = (t.cpu().numpy() for t in (selection.target, selection.action, selection.pixel_weight))
+        target, weight = (tensor.cpu().numpy() for tensor in (selection.target, selection.pixel_weight))
         for row, index in enumerate(part):
             example = examples[index]
             yield PseudoLabel(
                 sent_id=example.sent_id,
                 grid=self._grid,
                 scale_xy=(self._grid / example.width_px, self._grid / example.height_px),
+                source=Candidate(int(selection.source[row])),
                 target=target[row],
-                from_teacher=action[row] == Action.TEACHER,
-                from_prior=action[row] == Action.PRIOR,
-                weight=weight_map(weight[row], action[row]),
+                accepted=weight[row] > 0,
+                weight=weight_map(weight[row]),
                 gate=float(selection.gate[row]),
                 confidence=float(selection.confidence[row]),
                 seed=self._key(round_index, example),
@@ -268,9 +268,8 @@ def _counts(protocol: Protocol, logits: Float[Tensor, "B G G"], rows: list[Examp
     ]
 
 
-def weight_map(weight: np.ndarray, action: np.ndarray) -> np.ndarray | None:
+def weight_map(weight: np.ndarray) -> np.ndarray | None:
     """Return the weights as uint8, or None when every accepted cell has weight 1."""
-    accepted = action != Action.IGNORE
-    if np.all(weight[accepted] == 1):
+    if np.all((weight == 0) | (weight == 1)):
         return None
     return np.asarray(np.round(weight * 255), np.uint8)

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch.nn.functional import max_pool2d
 
-from l2l_ray.types import Action, Selection
+from l2l_ray.types import Selection
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64, Int
@@ -129,7 +129,7 @@ def measure_quality(selection: Selection, mask: Float[Tensor, "B G G"], rankings
     """
     truth, label = mask > 0.5, selection.target
     gate = (selection.gate >= 0.5)[:, None, None]
-    accepted = (selection.action != Action.IGNORE) & gate
+    accepted = selection.accepted & gate
     right = accepted & (label == truth)
     regions = [[_count(part & right), _count(part & accepted), _count(part)] for part in _regions(truth)]
     classes = [

@@ -25,9 +25,9 @@ from l2l_ray.data.masks import decode, encode
 from l2l_ray.errors import FREE_SPACE, LedgerError
 from l2l_ray.files import replacing
 from l2l_ray.loop.state.jsonl import append_line, read_lines
-from l2l_ray.types import PseudoLabel, Rle
+from l2l_ray.types import Candidate, PseudoLabel, Rle
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 Key = tuple[str, int, int]
 
 _SCHEMA = pa.schema(
@@ -37,9 +37,9 @@ _SCHEMA = pa.schema(
         ("grid", pa.int32()),
         ("scale_x", pa.float64()),
         ("scale_y", pa.float64()),
+        ("source", pa.string()),
         ("target", pa.string()),
-        ("from_teacher", pa.string()),
-        ("from_prior", pa.string()),
+        ("accepted", pa.string()),
         ("weight", pa.binary()),
         ("gate", pa.float32()),
         ("confidence", pa.float32()),
@@ -182,9 +182,9 @@ def _to_row(label: PseudoLabel) -> dict[str, Any]:
         "grid": label.grid,
         "scale_x": label.scale_xy[0],
         "scale_y": label.scale_xy[1],
+        "source": label.source.name.lower(),
         "target": encode(label.target)["counts"],
-        "from_teacher": encode(label.from_teacher)["counts"],
-        "from_prior": encode(label.from_prior)["counts"],
+        "accepted": encode(label.accepted)["counts"],
         "weight": None if label.weight is None else label.weight.tobytes(),
         "gate": label.gate,
         "confidence": label.confidence,
@@ -212,9 +212,9 @@ def _from_row(row: dict[str, Any], path: Path) -> PseudoLabel:
         sent_id=row["sent_id"],
         grid=grid,
         scale_xy=(row["scale_x"], row["scale_y"]),
+        source=Candidate[row["source"].upper()],
         target=mask("target"),
-        from_teacher=mask("from_teacher"),
-        from_prior=mask("from_prior"),
+        accepted=mask("accepted"),
         weight=weight,
         gate=row["gate"],
         confidence=row["confidence"],

@@ -90,11 +90,10 @@ class PseudoSet:
 
 def is_used(label: PseudoLabel) -> bool:
     """Whether training uses a label: its gate is on, and some accepted cell is of the object."""
-    return label.gate >= 0.5 and bool(((label.from_teacher | label.from_prior) & label.target).any())
+    return label.gate >= 0.5 and bool((label.accepted & label.target).any())
 
 
 def _pack(label: PseudoLabel) -> UInt8[np.ndarray, "G G"]:
-    accepted = label.from_teacher | label.from_prior
-    weight = np.full(accepted.shape, 255, np.uint8) if label.weight is None else label.weight
+    weight = np.full(label.accepted.shape, 255, np.uint8) if label.weight is None else label.weight
     low = np.round(weight.astype(np.float32) * (_TARGET_BIT - 1) / 255).astype(np.uint8)
-    return np.where(accepted, low, 0).astype(np.uint8) + _TARGET_BIT * label.target.astype(np.uint8)
+    return np.where(label.accepted, low, 0).astype(np.uint8) + _TARGET_BIT * label.target.astype(np.uint8)

@@ -1,0 +1,109 @@
+"""Rules whose thresholds are set once per version, from evidence: they have no weights, but they look at the data.
+
+    confidence_gate      the teacher's whole label where its mean object probability is high enough; how high is set on
+                         the labeled images, where it pays most
+    adaptive_threshold   the teacher's label where max(p, 1-p) is at least its mean over cells of the same class
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from l2l_ray.config import SelectorConfig
+from l2l_ray.selector.base import Decision, LabeledEvidence, Selector, UpdateBatch
+from l2l_ray.selector.candidates import candidates_of
+from l2l_ray.selector.learned import matching_shift
+from l2l_ray.selector.reward import truth_ious
+from l2l_ray.selector.rules import Rule, certainty, mean_object_probs
+from l2l_ray.types import Candidate, Evidence
+
+
+class AdaptiveRule(Rule):
+    """A rule that is settled and never updated."""
+
+    def update(
+        self, optimizer: torch.optim.Optimizer | None, batch: UpdateBatch, reference: Selector | None = None
+    ) -> dict[str, float]:
+        """Leave everything as it is: such a rule has nothing to learn batch by batch."""
+        return {}
+
+
+class ConfidenceGate(AdaptiveRule):
+    """The strongest simple gate: is the teacher sure of its object on average?"""
+
+    threshold: Tensor
+
+    def __init__(self, config: SelectorConfig) -> None:
+        """Start with the threshold of the config."""
+        super().__init__(config)
+        self.register_buffer("threshold", torch.tensor(config.threshold))
+
+    def decide(self, evidence: Evidence, keys: Sequence[int]) -> Decision:
+        """Take the guided label where its mean object probability reaches the threshold; gate 0.5 = just there."""
+        return Decision((0.5 + mean_object_probs(evidence) - self.threshold).clamp(0, 1))
+
+    @torch.no_grad()
+    def settle(self, labeled: Sequence[LabeledEvidence], unlabeled: Sequence[Evidence]) -> dict[str, float]:
+        """Set the threshold that pays most on labeled images, moved so that the share used stays on unlabeled ones."""
+        known = torch.cat([mean_object_probs(part.evidence) for part in labeled])
+        found = [truth_ious(candidates_of(part.evidence).masks, part.mask > 0.5) for part in labeled]
+        threshold = best_threshold(known, torch.cat(found)[:, Candidate.GUIDED], self.config.reward.gate_cost)
+        self.threshold.copy_(threshold)
+        if unlabeled:
+            others = torch.cat([mean_object_probs(part) for part in unlabeled])
+            self.threshold.sub_(matching_shift(known - threshold, others - threshold))
+        return {"open_rate_labeled": (known >= threshold).float().mean().item(), "threshold": self.threshold.item()}
+
+
+class AdaptiveThreshold(AdaptiveRule):
+    """Thresholds that follow the teacher, one for cells called object and one for the rest.
+
+    In the manner of FreeMatch (Wang et al. 2023): its running mean of the certainty is taken over the unlabeled subset,
+    per class; its scaling by how often a class is predicted is left out, as objects are few by nature here.
+    """
+
+    thresholds: Tensor
+
+    def __init__(self, config: SelectorConfig) -> None:
+        """Start with the threshold of the config for both classes."""
+        super().__init__(config)
+        self.register_buffer("thresholds", torch.full((2,), config.threshold))
+
+    def decide(self, evidence: Evidence, keys: Sequence[int]) -> Decision:
+        """Take the teacher's label where it is as sure as on average of its class."""
+        probs = evidence.mask_probs
+        weight = (certainty(probs) >= self.thresholds[(probs > 0.5).long()]).float()
+        return Decision(torch.ones(len(probs), device=probs.device), weight)
+
+    @torch.no_grad()
+    def settle(self, labeled: Sequence[LabeledEvidence], unlabeled: Sequence[Evidence]) -> dict[str, float]:
+        """Set both thresholds to the mean certainty of their class over the unlabeled subset."""
+        parts = list(unlabeled) or [part.evidence for part in labeled]
+        for index in (0, 1):
+            sums = [_certainty_sum(part, bool(index)) for part in parts]
+            cells = sum(count for _, count in sums)
+            if cells:
+                self.thresholds[index] = sum(total for total, _ in sums) / cells
+        return {f"threshold_{name}": self.thresholds[i].item() for i, name in enumerate(("background", "object"))}
+
+
+def _certainty_sum(evidence: Evidence, is_object: bool) -> tuple[float, int]:
+    cells = (evidence.mask_probs > 0.5) == is_object
+    return float(certainty(evidence.mask_probs)[cells].sum()), int(cells.sum())
+
+
+def best_threshold(
+    scores: Float[Tensor, " N"], values: Float[Tensor, " N"], cost: float
+) -> Float[Tensor, ""]:
+    """Return the score from which on using labels pays most: the sum of value - cost over them is the largest.
+
+    Where no label pays, it lies just above the highest score.
+    """
+    ordered, order = scores.sort(descending=True)
+    gained = torch.cat([torch.zeros(1, device=scores.device), (values[order] - cost).cumsum(0)])
+    count = int(gained.argmax())
+    return ordered[count - 1] if count else ordered[0] + 1e-3

@@ -1,0 +1,46 @@
+"""The supervised control: RPLE's own network, trained to predict the IoU of each candidate and which cells are right.
+
+It sees the same images, evidence and start, and decides alike, so the difference to RPLE is how they learn. If RPLE
+does not beat it, reinforcement learning proves nothing. Source: after SemiReward (Li et al. 2024), which scores
+pseudo-labels by a network trained on labeled data.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as functional
+
+from l2l_ray.selector.base import Selector, UpdateBatch, take_step
+from l2l_ray.selector.learned import LearnedSelector
+from l2l_ray.selector.network import prepare
+from l2l_ray.selector.reward import class_balance, truth_ious
+
+STEPS = 3  # per batch: the control must not lose for want of steps
+
+
+class Scorer(LearnedSelector):
+    """The policy network, supervised: its score is above 0 where it predicts an IoU above `gate_cost`."""
+
+    def update(
+        self, optimizer: torch.optim.Optimizer | None, batch: UpdateBatch, reference: Selector | None = None
+    ) -> dict[str, float]:
+        """Take `STEPS` steps of cross-entropy on the labeled images; everything else is left alone."""
+        rewards = self.config.reward
+        inputs, truth = prepare(batch.labeled.evidence), batch.labeled.mask > 0.5
+        found = truth_ious(inputs.candidates.masks, truth)
+        possible = inputs.candidates.possible
+        label = inputs.candidates.taken(self.scores(inputs).argmax(1))
+        right = (label == truth).float()
+        # the odds above which a decision pays, as the rewards weigh them: the scores are zero there
+        use, keep = math.log(rewards.gate_cost / (1 - rewards.gate_cost)), math.log(rewards.wrong_cost)
+        for _ in range(STEPS):
+            scores = self.scores(inputs)[possible] + use
+            loss = functional.binary_cross_entropy_with_logits(scores, found[possible])
+            if self.config.cells:
+                logits = self.keep_logits(inputs, label) + keep
+                per_cell = functional.binary_cross_entropy_with_logits(logits, right, reduction="none")
+                loss = loss + (per_cell * class_balance(label | truth)).mean()
+            take_step(self, optimizer, loss)
+        return {"loss": loss.item()}
