@@ -21,6 +21,7 @@ from l2l_ray.data.protocols import NATIVE, Protocol, protocol_named
 from l2l_ray.errors import FREE_SPACE, DataError
 from l2l_ray.files import replacing
 from l2l_ray.loop.evaluation.breakdown import breakdown
+from l2l_ray.loop.evaluation.gate import gate_open_rates
 from l2l_ray.loop.evaluation.hidden_truth import pseudo_label_quality
 from l2l_ray.loop.evaluation.panels import example_panels, label_panels
 from l2l_ray.loop.inference.engine import EvalPart, InferenceEngine
@@ -193,6 +194,7 @@ def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluati
             if plan.split_sizes
         ],
         "breakdown": parts,
+        "gate_open": gate_open_rates(config, run),
         "sets": {name: found for name in ("labeled", "unlabeled", *plan.split_sizes) if (found := _size(run, name))},
     }
 

@@ -1,9 +1,10 @@
 """How good a selector's decisions are where the truth is known: its labels as a whole, and their cells.
 
 A *label* is the whole target mask of a sample, on the grid: what training and export see. It is *used* when the
-selector keeps the sample and some accepted cell is of the object (`loop/training/pseudo.py::is_used`). The IoU of a
-used label with the truth says whether it is right (at least `RIGHT_IOU`) or on a wrong object (below
-`WRONG_OBJECT_IOU`).
+selector keeps the sample and some accepted cell is of the object (`loop/training/pseudo.py::is_used`). By its IoU with
+the truth a used label is *right* (at least `RIGHT_IOU`), *on a wrong object* (below `WRONG_OBJECT_IOU`), or else has a
+*poor outline*. A right label that is not used was *refused*. How well the selector's scores put the labels in order,
+used or not, is in `ordering.py`.
 
 *Object precision* is the share of true object among the cells that are accepted and labeled object; *object recall* is
 the share of the object's cells that are accepted and labeled object. Both see a label on a wrong object. Accuracy by
@@ -15,7 +16,7 @@ A rule that accepts less is more precise without being better, so rules are also
 the cells that it labels object (or background) and accepts as many of them as the measured selector did. Rankings are
 kept as histograms. All figures add up exactly over batches and processes, in any order.
 
-Used by evaluation alone; nothing here reaches training, labelling or a reward.
+Used by evaluation alone, but for `decision_of`, which sees no truth; no figure reaches training, labelling or a reward.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ import numpy as np
 import torch
 from torch.nn.functional import max_pool2d
 
+from l2l_ray.loop.inference.ordering import RIGHT_IOU, ordering
 from l2l_ray.types import Action, Selection
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64, Int
     from torch import Tensor
 
-RIGHT_IOU = 0.5  # the field's usual threshold, as in P@0.5
 WRONG_OBJECT_IOU = 0.1  # ours: neighbours that touch overlap by a few cells
 REGIONS = ("inside", "outside", "boundary")
 CLASSES = ("object", "background")
@@ -42,6 +43,35 @@ NUM_BINS = 1000
 OWN_DECISION = "own decision"  # the measured selector's row among the rules it is compared with
 
 Ranking = tuple["Float[Tensor, 'B G G']", "Bool[Tensor, 'B G G']"]  # score in [0, 1], label
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the measures read of a selector's decision on a batch.
+
+    Example: `decision_of(selection).used`
+    """
+
+    accepted: Bool[Tensor, "B G G"]  # nothing where the gate is shut
+    target: Bool[Tensor, "B G G"]
+    gate: Float[Tensor, " B"]
+    confidence: Float[Tensor, " B"]
+    source: list[str]  # per sample, whose label it mostly is
+
+    @property
+    def used(self) -> Bool[Tensor, " B"]:
+        """Whether training uses the label: some accepted cell is of the object."""
+        return (self.accepted & self.target).flatten(1).any(1)
+
+
+def decision_of(selection: Selection) -> Decision:
+    """Read a selection: the one place that knows how it is stored."""
+    accepted = (selection.action != Action.IGNORE) & (selection.gate >= 0.5)[:, None, None]
+    prior = (selection.action == Action.PRIOR).flatten(1)
+    claimed = (accepted & selection.target).flatten(1)
+    shares = zip((claimed & prior).sum(1).tolist(), (claimed & ~prior).sum(1).tolist(), strict=True)
+    source = ["mixed" if a == b else "prior" if a > b else "teacher" for a, b in shares]
+    return Decision(accepted, selection.target, selection.gate, selection.confidence, source)
 
 
 @dataclass(frozen=True)
@@ -53,38 +83,44 @@ class Quality:
 
     regions: Int[np.ndarray, "3 3"]  # true region x (right among accepted, accepted, all)
     classes: Int[np.ndarray, "2 3"]  # class x (right among accepted, accepted and labeled so, truly so)
-    labels: Float64[np.ndarray, "L 3"]  # label x (used: 0 or 1, IoU with the truth, the label's own confidence)
+    labels: Float64[np.ndarray, "L 4"]  # label x (used: 0 or 1, IoU with the truth, confidence, gate)
+    sources: dict[str, Int[np.ndarray, " 2"]]  # whose label it is -> (used, right among the used)
     histograms: dict[str, Int[np.ndarray, "2 2 N"]]  # selector -> class of the label x (wrong, right) x score bin
 
     @classmethod
     def empty(cls) -> Quality:
         """Return the quality of no labels."""
-        return cls(np.zeros((3, 3), np.int64), np.zeros((2, 3), np.int64), np.zeros((0, 3)), {})
+        return cls(np.zeros((3, 3), np.int64), np.zeros((2, 3), np.int64), np.zeros((0, 4)), {}, {})
 
     def __add__(self, other: Quality) -> Quality:
-        names = sorted({*self.histograms, *other.histograms})
-        nothing = np.zeros((len(CLASSES), 2, NUM_BINS), np.int64)
         return Quality(
             self.regions + other.regions,
             self.classes + other.classes,
             np.concatenate([self.labels, other.labels]),
-            {n: self.histograms.get(n, nothing) + other.histograms.get(n, nothing) for n in names},
+            _joined(self.sources, other.sources),
+            _joined(self.histograms, other.histograms),
         )
 
     def summary(self) -> dict[str, Any]:
         """Return all figures as shares in [0, 1], None where there is nothing to count.
 
         Returns:
-            `labels`: num, num_used, used_frac, and of the used ones mean_iou, right_frac, wrong_object_frac and
-            mean_confidence (their own `confidence`); `object_precision` and `object_recall`; per true region and for
-            "all" `accuracy_by_true_region` (right among accepted) and `accepted_by_true_region` (accepted among all).
+            `labels`: num, num_used, used_frac; of the used ones mean_iou, right_frac, poor_outline_frac,
+            wrong_object_frac and mean_confidence (their own `confidence`); num_right, of all labels, and the share of
+            these that is not used, right_refused_frac. `sources`: per candidate num_used, used_frac (of the used
+            ones) and right_frac. `ordering`: see `ordering.py`, of all labels by gate and by confidence.
+            `object_precision`, `object_recall` and `object_missed`, the rest; per true region and for "all"
+            `accuracy_by_true_region` (right among accepted) and `accepted_by_true_region` (accepted among all).
         """
         regions = dict(zip((*REGIONS, "all"), np.vstack([self.regions, self.regions.sum(0)]), strict=True))
         right, accepted, true = self.classes[0]
         return {
             "labels": self._label_figures(),
+            "sources": self._source_figures(),
+            "ordering": ordering(self.labels[:, 1], {"gate": self.labels[:, 3], "confidence": self.labels[:, 2]}),
             "object_precision": _ratio(right, accepted),
             "object_recall": _ratio(right, true),
+            "object_missed": _ratio(true - right, true),
             "accuracy_by_true_region": {name: _ratio(row[0], row[1]) for name, row in regions.items()},
             "accepted_by_true_region": {name: _ratio(row[1], row[2]) for name, row in regions.items()},
         }
@@ -106,16 +142,26 @@ class Quality:
         return rows
 
     def _label_figures(self) -> dict[str, float | None]:
-        used = self.labels[self.labels[:, 0] == 1]
-        ious, confidences = used[:, 1], used[:, 2]
+        is_used, is_right = self.labels[:, 0] == 1, self.labels[:, 1] >= RIGHT_IOU
+        ious, confidences = self.labels[is_used, 1], self.labels[is_used, 2]
         return {
             "num": len(self.labels),
-            "num_used": len(used),
-            "used_frac": _ratio(len(used), len(self.labels)),
-            "mean_iou": _ratio(math.fsum(ious), len(used)),  # fsum: the same in any order
-            "right_frac": _ratio((ious >= RIGHT_IOU).sum(), len(used)),
-            "wrong_object_frac": _ratio((ious < WRONG_OBJECT_IOU).sum(), len(used)),
-            "mean_confidence": _ratio(math.fsum(confidences), len(used)),
+            "num_used": len(ious),
+            "used_frac": _ratio(len(ious), len(self.labels)),
+            "mean_iou": _ratio(math.fsum(ious), len(ious)),  # fsum: the same in any order
+            "right_frac": _ratio((ious >= RIGHT_IOU).sum(), len(ious)),
+            "poor_outline_frac": _ratio(((ious >= WRONG_OBJECT_IOU) & (ious < RIGHT_IOU)).sum(), len(ious)),
+            "wrong_object_frac": _ratio((ious < WRONG_OBJECT_IOU).sum(), len(ious)),
+            "mean_confidence": _ratio(math.fsum(confidences), len(ious)),
+            "num_right": int(is_right.sum()),
+            "right_refused_frac": _ratio((is_right & ~is_used).sum(), is_right.sum()),
+        }
+
+    def _source_figures(self) -> dict[str, dict[str, float | None]]:
+        total = sum(int(used) for used, _ in self.sources.values())
+        return {
+            name: {"num_used": int(used), "used_frac": _ratio(used, total), "right_frac": _ratio(right, used)}
+            for name, (used, right) in self.sources.items()
         }
 
 
@@ -127,23 +173,43 @@ def measure_quality(selection: Selection, mask: Float[Tensor, "B G G"], rankings
         mask: Truth on the grid, covered area in [0, 1]; a cell is of the object above 0.5.
         rankings: Selector name -> (score in [0, 1], label) per cell.
     """
-    truth, label = mask > 0.5, selection.target
-    gate = (selection.gate >= 0.5)[:, None, None]
-    accepted = (selection.action != Action.IGNORE) & gate
+    decision, truth = decision_of(selection), mask > 0.5
+    label, accepted = decision.target, decision.accepted
     right = accepted & (label == truth)
     regions = [[_count(part & right), _count(part & accepted), _count(part)] for part in _regions(truth)]
     classes = [
         [_count(right & so), _count(accepted & so), _count(true)] for so, true in ((label, truth), (~label, ~truth))
     ]
-    used = (accepted & label).flatten(1).any(1)
-    union = (label | truth).flatten(1).sum(1).double()
-    iou = torch.where(union == 0, 1.0, (label & truth).flatten(1).sum(1) / union)
+    iou = mask_iou(label, truth)
     histograms = {
         name: np.stack([_histogram(score, claim == truth, so) for so in (claim, ~claim)])
         for name, (score, claim) in rankings.items()
     }
-    rows = torch.stack([used.double(), iou, selection.confidence.double()], 1)
-    return Quality(np.array(regions), np.array(classes), rows.cpu().numpy(), histograms)
+    columns = (decision.used, iou, decision.confidence, decision.gate)
+    rows = torch.stack([column.double().cpu() for column in columns], 1).numpy()
+    return Quality(np.array(regions), np.array(classes), rows, _sources(decision.source, rows), histograms)
+
+
+def mask_iou(first: Bool[Tensor, "B G G"], second: Bool[Tensor, "B G G"]) -> Float64[Tensor, " B"]:
+    """Return the IoU of masks in pairs; 1 where both are empty."""
+    union = (first | second).flatten(1).sum(1).double()
+    return torch.where(union == 0, 1.0, (first & second).flatten(1).sum(1) / union)
+
+
+def _sources(names: list[str], rows: Float64[np.ndarray, "L 4"]) -> dict[str, Int[np.ndarray, " 2"]]:
+    found: dict[str, Int[np.ndarray, " 2"]] = {}
+    for name, (used, iou, *_) in zip(names, rows.tolist(), strict=True):
+        if used:
+            found = _joined(found, {name: np.array([1, iou >= RIGHT_IOU])})
+    return found
+
+
+def _joined(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Add counts by name, names in one order."""
+    return {
+        name: first[name] + second[name] if name in first and name in second else {**first, **second}[name]
+        for name in sorted({*first, *second})
+    }
 
 
 def _regions(truth: Bool[Tensor, "B G G"]) -> tuple[Tensor, Tensor, Tensor]:

@@ -34,7 +34,9 @@ def _row(sent_id: int, intersection: int, union: int) -> dict[str, float]:
 
 def _quality(right: int) -> Quality:
     regions, classes = np.array([[right, 4, 8], [8, 8, 8], [0, 0, 8]]), np.array([[right, 6, 8], [8, 8, 16]])
-    return Quality(regions, classes, np.array([[1.0, right / 4, 0.5]]), {"l2l": np.zeros((2, 2, 1000), np.int64)})
+    return Quality(
+        regions, classes, np.array([[1.0, right / 4, 0.5, 1.0]]), {}, {"l2l": np.zeros((2, 2, 1000), np.int64)}
+    )
 
 
 @pytest.fixture

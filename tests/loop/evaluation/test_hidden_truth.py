@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from l2l_ray.config import RunConfig
 from l2l_ray.data.masks import mask_to_grid
 from l2l_ray.data.refer import ReferDataset
-from l2l_ray.loop.evaluation.hidden_truth import pseudo_label_quality, selection_of
+from l2l_ray.loop.evaluation.hidden_truth import WrongLabels, pseudo_label_quality, selection_of
 from l2l_ray.loop.state.candidates import data_root
 from l2l_ray.loop.state.example_files import read_examples, write_examples
 from l2l_ray.loop.state.ledger import Ledger, read_shard, write_shard
@@ -65,6 +66,7 @@ def test_the_figures_are_those_of_the_committed_labels(
     wrong = pseudo_label_quality(run.config, run)["l2l"][0]
     assert wrong["object_precision"] == wrong["labels"]["mean_iou"] == wrong["accuracy_by_true_region"]["all"] == 0.0
     assert wrong["labels"]["wrong_object_frac"] == 1.0
+    assert "wrong_before" not in wrong
 
     _relabel(run, lambda label: replace(right(label), gate=0.2))
     shut = pseudo_label_quality(run.config, run)["l2l"][0]
@@ -83,6 +85,54 @@ def test_used_labels_are_those_that_training_uses(whole_run: RunFolder) -> None:
             if used:
                 confidence = np.mean([label.confidence for label in used])
                 assert figures["labels"]["mean_confidence"] == pytest.approx(confidence, rel=1e-6)
+
+
+def _stored(sent_id: int, columns: slice, gate: float = 1.0) -> PseudoLabel:
+    target = np.zeros((4, 4), bool)
+    target[:, columns] = True
+    return PseudoLabel(sent_id, 4, (1.0, 1.0), target, target, ~target & False, None, gate, 0.5, 0, 0.0, 0, "")
+
+
+def test_wrong_labels_of_a_round_are_found_again_in_the_next() -> None:
+    truth = torch.zeros(1, 4, 4, dtype=torch.bool)
+    truth[:, :, 0] = True  # the object is the first column
+    left, right = slice(0, 1), slice(2, 4)
+    rounds = (
+        [(1, right), (2, right), (3, right), (4, right), (5, left)],
+        [(1, right), (2, slice(1, 3)), (3, left), (4, right), (5, right)],
+    )
+    before, after = WrongLabels(), WrongLabels()
+    for found, labels in zip((before, after), rounds, strict=True):
+        for sent_id, columns in labels:
+            shut = found is after and sent_id == 4  # wrong again, but no longer used
+            found.add([_stored(sent_id, columns, 0.1 if shut else 1.0)], truth)
+    assert sorted(before.bits) == [1, 2, 3, 4] and sorted(after.bits) == [1, 2, 5]
+    # 1 and 2 are wrong again; of 2 the columns 2, 3 became 1, 2: one third in common
+    assert after.compare(before) == {"num": 4, "again_frac": 0.5, "same_mask_frac": 0.25}
+    assert after.compare(WrongLabels()) == {"num": 0, "again_frac": None, "same_mask_frac": None}
+
+
+def test_wrong_labels_of_committed_rounds(
+    copied: Callable[..., RunFolder], whole_run: RunFolder, tmp_path: Path
+) -> None:
+    run, _ = _with_data(copied, whole_run, tmp_path / "data")
+    truth, everything = _truth(run.config), np.ones((32, 32), bool)
+    ledger = Ledger(run.ledger_path)
+    sent_ids = sorted(example.sent_id for example in read_examples(run.examples_path("unlabeled")))
+    for round_index, wrong in enumerate((sent_ids[:8], sent_ids[2:])):
+        for entry in ledger.entries("l2l", round_index):
+            labels = read_shard(run.path / entry.path)
+            targets = [~truth[x.sent_id] if x.sent_id in wrong else truth[x.sent_id] for x in labels]
+            write_shard(
+                run.path / entry.path,
+                [
+                    replace(x, target=target, from_teacher=everything, from_prior=~everything, gate=1.0)
+                    for x, target in zip(labels, targets, strict=True)
+                ],
+            )
+    first, second = pseudo_label_quality(run.config, run)["l2l"]
+    assert (first["labels"]["wrong_object_frac"], "wrong_before" in first) == (8 / len(sent_ids), False)
+    assert second["wrong_before"] == {"num": 8, "again_frac": 0.75, "same_mask_frac": 0.75}
 
 
 def test_a_method_that_labels_nothing_has_no_rounds(whole_run: RunFolder) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from l2l_ray.loop.inference.quality import NUM_BINS, OWN_DECISION, Quality, measure_quality
+from l2l_ray.loop.inference.quality import NUM_BINS, OWN_DECISION, Quality, decision_of, measure_quality
 from l2l_ray.types import Action, Selection
 
 GRID = 8
@@ -44,8 +45,8 @@ def test_accepting_the_truth_everywhere_is_perfect() -> None:
     assert (summary["object_precision"], summary["object_recall"]) == (1.0, 1.0)
     assert summary["accuracy_by_true_region"] == summary["accepted_by_true_region"] == dict.fromkeys(PLACES, 1.0)
     assert summary["labels"] == {
-        "num": 1, "num_used": 1, "used_frac": 1.0, "mean_iou": 1.0, "right_frac": 1.0, "wrong_object_frac": 0.0,
-        "mean_confidence": 1.0,
+        "num": 1, "num_used": 1, "used_frac": 1.0, "mean_iou": 1.0, "right_frac": 1.0, "poor_outline_frac": 0.0,
+        "wrong_object_frac": 0.0, "mean_confidence": 1.0, "num_right": 1, "right_refused_frac": 0.0,
     }  # fmt: skip
 
 
@@ -87,20 +88,61 @@ def test_labels_by_hand() -> None:
         "used_frac": 0.6,
         "mean_iou": pytest.approx((1 + 1 / 3 + 0) / 3),
         "right_frac": pytest.approx(1 / 3),
+        "poor_outline_frac": pytest.approx(1 / 3),
         "wrong_object_frac": pytest.approx(1 / 3),
         "mean_confidence": pytest.approx(0.6),
+        "num_right": 2,
+        "right_refused_frac": 0.5,
     }
     assert total.summary()["object_precision"] == pytest.approx((16 + 8 + 0) / (16 + 16 + 12))
     assert total.summary()["object_recall"] == pytest.approx((16 + 8 + 0) / (5 * 16))
+    assert total.summary()["object_missed"] == pytest.approx(56 / 80)
 
 
-@pytest.mark.parametrize(("cells", "right", "wrong"), [(8, 1.0, 0.0), (7, 0.0, 0.0), (2, 0.0, 0.0), (1, 0.0, 1.0)])
-def test_the_two_thresholds(cells: int, right: float, wrong: float) -> None:
+@pytest.mark.parametrize(
+    ("cells", "right", "poor", "wrong"),
+    [(8, 1.0, 0.0, 0.0), (7, 0.0, 1.0, 0.0), (2, 0.0, 1.0, 0.0), (1, 0.0, 0.0, 1.0)],
+)
+def test_the_two_thresholds(cells: int, right: float, poor: float, wrong: float) -> None:
     truth, label = torch.zeros(1, GRID, GRID), torch.zeros(1, GRID, GRID)
     truth[0, :2] = 1.0  # 16 cells
     label[0].view(-1)[:cells] = 1.0  # IoU cells / 16: at 8 just right; 2 / 16 is above one tenth and 1 / 16 below
     labels = _whole_label(label, truth).summary()["labels"]
-    assert (labels["mean_iou"], labels["right_frac"], labels["wrong_object_frac"]) == (cells / 16, right, wrong)
+    names = ("mean_iou", "right_frac", "poor_outline_frac", "wrong_object_frac")
+    assert [labels[name] for name in names] == [cells / 16, right, poor, wrong]
+
+
+def test_what_is_read_of_a_selection() -> None:
+    action = _everything(IGNORE).repeat(4, 1, 1)
+    action[0, 3, 2:5], action[0, 3, 5] = PRIOR, TEACHER
+    action[1, 3, 2:4], action[1, 3, 4:6] = PRIOR, TEACHER
+    action[2, 3], action[2, 0, 0] = TEACHER, PRIOR  # of the prior a background cell alone
+    action[3, 3] = PRIOR
+    selection = _selection(action, _square().repeat(4, 1, 1) > 0.5)
+    decision = decision_of(replace(selection, gate=torch.tensor([1.0, 0.5, 0.9, 0.49])))
+    assert decision.source[:3] == ["prior", "mixed", "teacher"]
+    assert decision.used.tolist() == [True, True, True, False]
+    assert decision.accepted.flatten(1).sum(1).tolist() == [4, 4, 9, 0]
+
+
+def test_used_labels_by_whose_they_are() -> None:
+    wrong = _square(4, 4)
+    parts = [(_square(), TEACHER, 1.0), (_square(), PRIOR, 1.0), (wrong, TEACHER, 1.0), (_square(), PRIOR, 0.1)]
+    total = Quality.empty()
+    for label, action, gate in parts:
+        total += measure_quality(_selection(_everything(action), label > 0.5, gate), _square(), {})
+    assert total.summary()["sources"] == {
+        "prior": {"num_used": 1, "used_frac": pytest.approx(1 / 3), "right_frac": 1.0},
+        "teacher": {"num_used": 2, "used_frac": pytest.approx(2 / 3), "right_frac": 0.5},
+    }
+
+
+def test_gate_and_confidence_order_all_labels_used_or_not() -> None:
+    total = Quality.empty()
+    for label, gate, confidence in ((_square(), 0.1, 0.9), (_square(4, 4), 0.9, 0.2), (_square(), 0.4, 0.5)):
+        total += _whole_label(label, _square(), gate, confidence)
+    found = total.summary()["ordering"]
+    assert (found["gate"]["auc"], found["confidence"]["auc"]) == (0.0, 1.0)
 
 
 def test_the_iou_is_that_of_the_whole_target_not_of_the_accepted_cells() -> None:
@@ -140,7 +182,11 @@ def test_no_labels_have_no_figures() -> None:
     summary = Quality.empty().summary()
     labels = summary.pop("labels")
     assert (labels.pop("num"), labels.pop("num_used")) == (0, 0)
-    shares = [*labels.values(), summary.pop("object_precision"), summary.pop("object_recall")]
+    assert (labels.pop("num_right"), summary.pop("sources")) == (0, {})
+    ordered = summary.pop("ordering")
+    assert len(ordered.pop("coverage")) == 20
+    shares = [*labels.values(), *(summary.pop(f"object_{name}") for name in ("precision", "recall", "missed"))]
+    shares += [share for figures in ordered.values() for share in figures.values()]
     assert {*shares, *(share for regions in summary.values() for share in regions.values())} == {None}
     assert [row["precision"] for row in Quality.empty().at_equal_counts()] == [None, None]
 
