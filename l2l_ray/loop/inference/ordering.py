@@ -18,6 +18,7 @@ Geifman et al. 2019. Risk by IoU instead of by errors, and the share, are ours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +38,10 @@ def ordering(ious: Float64[np.ndarray, " L"], scores: Mapping[str, Float64[np.nd
         ious: IoU with the truth, per label.
         scores: Name of a score -> its values.
     Returns:
-        `coverage` (shares of the labels), `best` and `random` ({area, risk at those coverages}), and per score {auc,
-        area, excess, relative_excess, risk}; None where there is nothing to say.
+        `coverage` (shares of the labels), `best` {area, risk at those coverages}, `random` {area, which is the risk at
+        each}, and per score {auc, area, excess, relative_excess, risk}; None where there is nothing to say.
     """
-    best, any_order = _curve(ious, ious), _curve(np.zeros_like(ious), ious)
+    best, any_order = _curve(ious, ious), {"area": 1 - math.fsum(ious) / len(ious) if len(ious) else None}
     found: dict[str, Any] = {"coverage": [step / NUM_STEPS for step in range(1, NUM_STEPS + 1)]}
     found |= {"best": best, "random": any_order}
     return found | {name: _figures(score, ious, best["area"], any_order["area"]) for name, score in scores.items()}
