@@ -46,6 +46,7 @@ RECORDS: list[Any] = [
         np.ones((2, 3), np.int64),
         np.ones((4, 4)),
         {"prior": np.ones(2, np.int64)},
+        {7: {"size": [GRID, GRID], "counts": "PPY13"}},
         {"l2l": np.ones((2, 2, 5), np.int64)},
     ),
 ]

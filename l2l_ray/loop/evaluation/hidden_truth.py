@@ -7,64 +7,19 @@ figures go to the report alone. Where those masks are not on disk the figures ar
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from l2l_ray.config import RunConfig
 from l2l_ray.data.masks import mask_to_grid
-from l2l_ray.loop.inference.ordering import RIGHT_IOU
-from l2l_ray.loop.inference.quality import Quality, decision_of, mask_iou, measure_quality
+from l2l_ray.loop.inference.quality import Quality, measure_quality, wrong_again
 from l2l_ray.loop.state.candidates import open_dataset
 from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.ledger import Ledger, read_shard
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.types import Action, LabeledExample, PseudoLabel, Selection
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, UInt8
-    from torch import Tensor
-
-
-@dataclass
-class WrongLabels:
-    """The labels of one round that are used and wrong: what is looked for again among those of the next.
-
-    Masks are kept as bits. Example: `after.compare(before)["again_frac"]`
-    """
-
-    grid: int = 0
-    bits: dict[int, UInt8[np.ndarray, " K"]] = field(default_factory=dict)  # sent_id -> mask
-
-    def add(self, labels: Sequence[PseudoLabel], truth: Bool[Tensor, "B G G"]) -> None:
-        """Take in labels with their truth; no label twice."""
-        decision = decision_of(selection_of(labels))
-        wrong = decision.used & (mask_iou(decision.target, truth) < RIGHT_IOU)
-        for row in wrong.nonzero()[:, 0].tolist():
-            self.grid, self.bits[labels[row].sent_id] = labels[row].grid, np.packbits(labels[row].target)
-
-    def compare(self, before: WrongLabels) -> dict[str, float | None]:
-        """Return how many of an earlier round's are here again.
-
-        Returns:
-            `num` of the earlier round; `again_frac` of them are used and wrong again; `same_mask_frac` of them, and
-            with a mask that is the earlier one to an IoU of at least `RIGHT_IOU`.
-        """
-        again = [sent_id for sent_id in before.bits if sent_id in self.bits]
-        same = sum(bool(mask_iou(before.mask(sent_id), self.mask(sent_id)) >= RIGHT_IOU) for sent_id in again)
-        num = len(before.bits)
-        return {
-            "num": num,
-            "again_frac": len(again) / num if num else None,
-            "same_mask_frac": same / num if num else None,
-        }
-
-    def mask(self, sent_id: int) -> Bool[Tensor, "1 G G"]:
-        """Return the mask of one of them."""
-        cells = np.unpackbits(self.bits[sent_id], count=self.grid**2).astype(bool)
-        return torch.from_numpy(cells.reshape(1, self.grid, self.grid))
 
 
 def pseudo_label_quality(config: RunConfig, run: RunFolder) -> dict[str, list[dict[str, Any]]] | None:
@@ -73,7 +28,7 @@ def pseudo_label_quality(config: RunConfig, run: RunFolder) -> dict[str, list[di
     They are made from the run's folder and its data set alone, so they can be made again at any time.
 
     Returns:
-        `Quality.summary` of each round; from the second round on with `wrong_before`: see `WrongLabels.compare`.
+        `Quality.summary` of each round; from the second round on with `wrong_before`: see `wrong_again`.
     """
     unlabeled = read_examples(run.examples_path("unlabeled"))
     dataset = open_dataset(config)
@@ -89,24 +44,25 @@ def pseudo_label_quality(config: RunConfig, run: RunFolder) -> dict[str, list[di
 def _rounds(config: RunConfig, run: RunFolder, method: str, truth: dict[int, LabeledExample]) -> list[dict[str, Any]]:
     ledger = Ledger(run.ledger_path)
     figures: list[dict[str, Any]] = []
-    before: WrongLabels | None = None
+    before: Quality | None = None
     for round_index in range(config.loop.rounds):
         if entries := ledger.entries(method, round_index):
-            quality, wrong = _round((read_shard(run.path / entry.path) for entry in entries), truth)
-            figures.append(quality.summary() | ({"wrong_before": wrong.compare(before)} if before else {}))
-            before = wrong
+            quality = _round_quality((read_shard(run.path / entry.path) for entry in entries), truth)
+            figures.append(quality.summary())
+            if before is not None:
+                figures[-1]["wrong_before"] = wrong_again(before.wrong, quality.wrong)
+            before = quality
     return figures
 
 
-def _round(shards: Iterable[Sequence[PseudoLabel]], truth: dict[int, LabeledExample]) -> tuple[Quality, WrongLabels]:
-    quality, wrong = Quality.empty(), WrongLabels()
+def _round_quality(shards: Iterable[Sequence[PseudoLabel]], truth: dict[int, LabeledExample]) -> Quality:
+    total = Quality.empty()
     for labels in shards:
         if part := [label for label in labels if label.sent_id in truth]:
-            found = np.stack([mask_to_grid(truth[label.sent_id].mask_rle, label.grid) for label in part])
-            masks = torch.from_numpy(found)
-            quality += measure_quality(selection_of(part), masks, {})
-            wrong.add(part, masks > 0.5)
-    return quality, wrong
+            masks = np.stack([mask_to_grid(truth[label.sent_id].mask_rle, label.grid) for label in part])
+            sent_ids = [label.sent_id for label in part]
+            total += measure_quality(selection_of(part), torch.from_numpy(masks), {}, sent_ids)
+    return total
 
 
 def selection_of(labels: Sequence[PseudoLabel]) -> Selection:

@@ -22,6 +22,7 @@ Used by evaluation alone, but for `decision_of`, which sees no truth; no figure 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,9 @@ import numpy as np
 import torch
 from torch.nn.functional import max_pool2d
 
+from l2l_ray.data.masks import decode, encode
 from l2l_ray.loop.inference.ordering import RIGHT_IOU, ordering
-from l2l_ray.types import Action, Selection
+from l2l_ray.types import Action, Rle, Selection
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64, Int
@@ -85,12 +87,13 @@ class Quality:
     classes: Int[np.ndarray, "2 3"]  # class x (right among accepted, accepted and labeled so, truly so)
     labels: Float64[np.ndarray, "L 4"]  # label x (used: 0 or 1, IoU with the truth, confidence, gate)
     sources: dict[str, Int[np.ndarray, " 2"]]  # whose label it is -> (used, right among the used)
+    wrong: dict[int, Rle]  # sent_id -> mask of a label that is used and not right, on the grid
     histograms: dict[str, Int[np.ndarray, "2 2 N"]]  # selector -> class of the label x (wrong, right) x score bin
 
     @classmethod
     def empty(cls) -> Quality:
         """Return the quality of no labels."""
-        return cls(np.zeros((3, 3), np.int64), np.zeros((2, 3), np.int64), np.zeros((0, 4)), {}, {})
+        return cls(np.zeros((3, 3), np.int64), np.zeros((2, 3), np.int64), np.zeros((0, 4)), {}, {}, {})
 
     def __add__(self, other: Quality) -> Quality:
         return Quality(
@@ -98,6 +101,7 @@ class Quality:
             self.classes + other.classes,
             np.concatenate([self.labels, other.labels]),
             _joined(self.sources, other.sources),
+            {**self.wrong, **other.wrong},
             _joined(self.histograms, other.histograms),
         )
 
@@ -165,13 +169,16 @@ class Quality:
         }
 
 
-def measure_quality(selection: Selection, mask: Float[Tensor, "B G G"], rankings: dict[str, Ranking]) -> Quality:
+def measure_quality(
+    selection: Selection, mask: Float[Tensor, "B G G"], rankings: dict[str, Ranking], sent_ids: Sequence[int]
+) -> Quality:
     """Compare a selection, and other selectors' rankings, with the truth.
 
     Args:
         selection: The selection to measure; a sample whose gate is below 0.5 counts as ignored.
         mask: Truth on the grid, covered area in [0, 1]; a cell is of the object above 0.5.
         rankings: Selector name -> (score in [0, 1], label) per cell.
+        sent_ids: Whose labels they are; no label is measured twice.
     """
     decision, truth = decision_of(selection), mask > 0.5
     label, accepted = decision.target, decision.accepted
@@ -180,20 +187,39 @@ def measure_quality(selection: Selection, mask: Float[Tensor, "B G G"], rankings
     classes = [
         [_count(right & so), _count(accepted & so), _count(true)] for so, true in ((label, truth), (~label, ~truth))
     ]
-    iou = mask_iou(label, truth)
+    union = (label | truth).flatten(1).sum(1).double()
+    iou = torch.where(union == 0, 1.0, (label & truth).flatten(1).sum(1) / union)
     histograms = {
         name: np.stack([_histogram(score, claim == truth, so) for so in (claim, ~claim)])
         for name, (score, claim) in rankings.items()
     }
     columns = (decision.used, iou, decision.confidence, decision.gate)
     rows = torch.stack([column.double().cpu() for column in columns], 1).numpy()
-    return Quality(np.array(regions), np.array(classes), rows, _sources(decision.source, rows), histograms)
+    wrong = np.flatnonzero((rows[:, 0] == 1) & (rows[:, 1] < RIGHT_IOU))
+    return Quality(
+        np.array(regions),
+        np.array(classes),
+        rows,
+        _sources(decision.source, rows),
+        {sent_ids[row]: encode(label[row].cpu().numpy()) for row in wrong.tolist()},
+        histograms,
+    )
 
 
-def mask_iou(first: Bool[Tensor, "B G G"], second: Bool[Tensor, "B G G"]) -> Float64[Tensor, " B"]:
-    """Return the IoU of masks in pairs; 1 where both are empty."""
-    union = (first | second).flatten(1).sum(1).double()
-    return torch.where(union == 0, 1.0, (first & second).flatten(1).sum(1) / union)
+def wrong_again(before: Mapping[int, Rle], after: Mapping[int, Rle]) -> dict[str, float | None]:
+    """Return how many wrong labels of a round (`Quality.wrong`) are wrong in the next.
+
+    Returns:
+        `num` of the earlier round; `again_frac`: the share of them that is used and not right again; `same_mask_frac`:
+        the share that is so with a mask that is the earlier one to an IoU of at least `RIGHT_IOU`.
+    """
+    pairs = [(decode(mask), decode(after[sent_id])) for sent_id, mask in before.items() if sent_id in after]
+    same = sum((first & second).sum() >= RIGHT_IOU * (first | second).sum() for first, second in pairs)
+    return {
+        "num": len(before),
+        "again_frac": _ratio(len(pairs), len(before)),
+        "same_mask_frac": _ratio(same, len(before)),
+    }
 
 
 def _sources(names: list[str], rows: Float64[np.ndarray, "L 4"]) -> dict[str, Int[np.ndarray, " 2"]]:

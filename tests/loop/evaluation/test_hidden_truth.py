@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from l2l_ray.config import RunConfig
 from l2l_ray.data.masks import mask_to_grid
 from l2l_ray.data.refer import ReferDataset
-from l2l_ray.loop.evaluation.hidden_truth import WrongLabels, pseudo_label_quality, selection_of
+from l2l_ray.loop.evaluation.hidden_truth import pseudo_label_quality, selection_of
 from l2l_ray.loop.state.candidates import data_root
 from l2l_ray.loop.state.example_files import read_examples, write_examples
 from l2l_ray.loop.state.ledger import Ledger, read_shard, write_shard
@@ -85,31 +84,6 @@ def test_used_labels_are_those_that_training_uses(whole_run: RunFolder) -> None:
             if used:
                 confidence = np.mean([label.confidence for label in used])
                 assert figures["labels"]["mean_confidence"] == pytest.approx(confidence, rel=1e-6)
-
-
-def _stored(sent_id: int, columns: slice, gate: float = 1.0) -> PseudoLabel:
-    target = np.zeros((4, 4), bool)
-    target[:, columns] = True
-    return PseudoLabel(sent_id, 4, (1.0, 1.0), target, target, ~target & False, None, gate, 0.5, 0, 0.0, 0, "")
-
-
-def test_wrong_labels_of_a_round_are_found_again_in_the_next() -> None:
-    truth = torch.zeros(1, 4, 4, dtype=torch.bool)
-    truth[:, :, 0] = True  # the object is the first column
-    left, right = slice(0, 1), slice(2, 4)
-    rounds = (
-        [(1, right), (2, right), (3, right), (4, right), (5, left)],
-        [(1, right), (2, slice(1, 3)), (3, left), (4, right), (5, right)],
-    )
-    before, after = WrongLabels(), WrongLabels()
-    for found, labels in zip((before, after), rounds, strict=True):
-        for sent_id, columns in labels:
-            shut = found is after and sent_id == 4  # wrong again, but no longer used
-            found.add([_stored(sent_id, columns, 0.1 if shut else 1.0)], truth)
-    assert sorted(before.bits) == [1, 2, 3, 4] and sorted(after.bits) == [1, 2, 5]
-    # 1 and 2 are wrong again; of 2 the columns 2, 3 became 1, 2: one third in common
-    assert after.compare(before) == {"num": 4, "again_frac": 0.5, "same_mask_frac": 0.25}
-    assert after.compare(WrongLabels()) == {"num": 0, "again_frac": None, "same_mask_frac": None}
 
 
 def test_wrong_labels_of_committed_rounds(
