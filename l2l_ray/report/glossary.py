@@ -367,7 +367,7 @@ TERMS = (
     Term(
         "wrong again",
         "Of the labels that were used and not right in one round, the share that is so again in the next: mistakes "
-        "that training keeps alive.",
+        "that training did not mend.",
         page="metrics.md",
     ),
     Term(

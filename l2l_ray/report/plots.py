@@ -35,8 +35,8 @@ _MAKEUP = {
     "used, right": "#139a80",
     "used, poor outline": "#d9a514",
     "used, wrong object": "#e4572e",
-    "refused, though right": "#7fb8e6",
-    "refused, not right": "",
+    "not used, though right": "#7fb8e6",
+    "not used, not right": "",
 }
 _MAKEUP_FIGURES = (
     *("num", "used_frac", "right_frac", "poor_outline_frac", "wrong_object_frac", "num_right", "right_refused_frac"),

@@ -69,8 +69,8 @@ def test_what_became_of_labels_adds_up_to_all_of_them(run_dir: Path, monkeypatch
         "used, right": pytest.approx(57 * 0.67),
         "used, poor outline": pytest.approx(5.7),
         "used, wrong object": pytest.approx(57 * 0.23),
-        "refused, though right": pytest.approx(6.25),
-        "refused, not right": pytest.approx(100 - 57 - 6.25),
+        "not used, though right": pytest.approx(6.25),
+        "not used, not right": pytest.approx(100 - 57 - 6.25),
     }
     assert [sum(heights) for heights in zip(*drawn.values(), strict=True)] == pytest.approx([100.0] * 4)
 
