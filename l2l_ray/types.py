@@ -213,6 +213,11 @@ class Selection:
         """True where a cell is trained on."""
         return self.pixel_weight > 0
 
+    @property
+    def used(self) -> Bool[Tensor, " B"]:
+        """Whether training uses the label: some accepted cell is of the object."""
+        return (self.accepted & self.target).flatten(1).any(1)
+
 
 @dataclass(frozen=True)
 class PseudoLabel:

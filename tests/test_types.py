@@ -42,7 +42,12 @@ RECORDS: list[Any] = [
     EvalItem("l2l", 3, "testA", 0, 512),
     LedgerEntry("l2l", 0, 3, "l2l/labels/r000-s00003.parquet", "9f", 0, 256, 201, 0.62, 4.1),
     Quality(
-        np.ones((3, 3), np.int64), np.ones((2, 3), np.int64), np.ones((4, 3)), {"l2l": np.ones((2, 2, 5), np.int64)}
+        np.ones((3, 3), np.int64),
+        np.ones((2, 3), np.int64),
+        np.ones((4, 4)),
+        {"prior": np.ones(2, np.int64)},
+        {7: {"size": [GRID, GRID], "counts": "PPY13"}},
+        {"l2l": np.ones((2, 2, 5), np.int64)},
     ),
 ]
 

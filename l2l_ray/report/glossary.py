@@ -62,6 +62,12 @@ TERMS = (
         forms=r"agreement|prior and teacher agree",
     ),
     Term(
+        "AUC",
+        "How well a number tells right labels from others: how often, in percent, a right label has the higher one. "
+        "100 is always, 50 as by chance. A number that is the same for all labels has none.",
+        page="metrics.md",
+    ),
+    Term(
         "box",
         "A rectangle around an object, left, top, right, bottom.",
         forms=r"box(?:es)?",
@@ -216,6 +222,11 @@ TERMS = (
         forms=r"polic(?:y|ies)",
     ),
     Term(
+        "poor outline",
+        "A label that covers only a part of its object, or far more than it: IoU from 10 to 50 %.",
+        page="metrics.md",
+    ),
+    Term(
         "prior",
         "What the language model said about a photo and a text before this run's own model looks at them: a box, "
         "seldom a point or an outline.",
@@ -244,9 +255,28 @@ TERMS = (
         forms=r"referents?",
     ),
     Term(
+        "refused",
+        "A label that the selector did not use. Of the right ones that is a loss.",
+        page="metrics.md",
+    ),
+    Term(
         "reward",
         "What a learned selector is trained to raise: a score of its decisions on photos with masks.",
         forms=r"rewards?",
+    ),
+    Term(
+        "right label",
+        "A label whose IoU with the true mask is at least 50 %.",
+        forms=r"right labels?|labels? (?:that (?:is|are) )?right",
+        page="metrics.md",
+    ),
+    Term(
+        "risk by coverage",
+        "Labels are taken from the surest down. At each share taken (the coverage), the risk is 1 minus the mean IoU "
+        "of those taken. A selector that knows which labels are right has a low curve; its area is the mean over all "
+        "shares.",
+        forms=r"risk by coverage|risk",
+        page="metrics.md",
     ),
     Term(
         "round",
@@ -333,6 +363,12 @@ TERMS = (
         "The model as it stood after the burn-in (version 0) or after a round (1, 2, ...). The best on val is "
         "chosen; without val, the last.",
         forms=r"versions?",
+    ),
+    Term(
+        "wrong again",
+        "Of the labels that were used and not right in one round, the share that is so again in the next: mistakes "
+        "that training did not mend.",
+        page="metrics.md",
     ),
     Term(
         "wrong object",

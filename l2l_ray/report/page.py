@@ -24,6 +24,7 @@ from l2l_ray.report import plots
 from l2l_ray.report.board import write_tensorboard
 from l2l_ray.report.details import breakdown_table, intervals_table, no_target_table
 from l2l_ray.report.glossary import occurring
+from l2l_ray.report.label_tables import gate_table, labels_table, regions_table, rounds_table, sources_table
 from l2l_ray.report.left_out import left_out
 from l2l_ray.report.next_steps import next_steps
 from l2l_ray.report.panels import (
@@ -42,12 +43,9 @@ from l2l_ray.report.summary import headline, model_answers, quality_sentence, st
 from l2l_ray.report.tables import (
     differences_table,
     equal_counts_table,
-    labels_table,
     metrics_frame,
     priors_table,
-    regions_table,
     results_table,
-    rounds_table,
     splits_of,
 )
 
@@ -135,6 +133,8 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "label_figures": _label_figures(record),
         "has_hidden_truth": record.label_source == "hidden_truth",
         "label_tables": _label_tables(record),
+        "gate": gate_table(record),
+        "sources": sources_table(record),
         "regions": regions_table(record),
         "equal_counts": equal_counts_table(record),
         "selection_of": _selection_of(record),
@@ -174,7 +174,8 @@ def _label_figures(record: RunRecord) -> list[_FigureItem]:
     main = f"of {record.labels.get(record.main_method, record.main_method)}"
     return _drawn(
         ("Mean IoU of the used labels", "", lambda t: plots.label_iou(record, t)),
-        ("Labels and their object cells", main, lambda t: plots.label_quality(record, t)),
+        ("What became of the labels", main, lambda t: plots.label_makeup(record, t)),
+        ("Are the surest labels the right ones?", f"{main}, last round", lambda t: plots.risk_coverage(record, t)),
         ("Accepted cells", "", lambda t: plots.accepted_share(record, t)),
     )
 

@@ -24,7 +24,23 @@ _SIZE_IN = (4.6, 3.2)  # small, so that its text is still readable at the width 
 SPARE_STYLES = [("#0092b3", ">"), ("#c0392b", "h"), ("#6c7a89", "d"), ("#27688f", "p")]
 _TERM_COLORS = ("#2e86de", "#139a80", "#b8901c", "#d6579b", "#a06cd5", "#5b9a3c", "#0092b3")
 
-_POLICY_NAMES = {"gate": "gate (label is kept)", "kl": "change per update (KL)", "entropy": "undecidedness (entropy)"}
+_POLICY_NAMES = {
+    "gate": "gate (label is kept)",
+    "kl": "change per update (KL)",
+    "entropy": "undecidedness (entropy)",
+    "open_rate_labeled": "share of labels used",
+}
+# What became of labels: a colour each; none = that of the page's lines.
+_MAKEUP = {
+    "used, right": "#139a80",
+    "used, poor outline": "#d9a514",
+    "used, wrong object": "#e4572e",
+    "not used, though right": "#7fb8e6",
+    "not used, not right": "",
+}
+_MAKEUP_FIGURES = (
+    *("num", "used_frac", "right_frac", "poor_outline_frac", "wrong_object_frac", "num_right", "right_refused_frac"),
+)
 
 
 @dataclass(frozen=True)
@@ -116,22 +132,64 @@ def label_iou(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
     return _png(figure, axes, theme)
 
 
-def label_quality(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
-    """Return the main method's share of used labels, of wrong objects, object precision and recall, by round."""
-    points, x_column = record.points_of(record.main_method), _label_x(record)
-    figure, axes = _figure(theme, x_column, "percent")
-    names = {
-        "labels.used_frac": "labels used",
-        "labels.wrong_object_frac": "wrong object, of the used",
-        "object_precision": "object precision",
-        "object_recall": "object recall",
-    }
-    for (column, name), color in zip(names.items(), _TERM_COLORS, strict=False):
-        xs, ys = _series(points, f"{record.label_source}.{column}", x_column)
-        if xs:
-            axes.plot(xs, ys, color=color, linewidth=1.8, marker="o", markersize=4, label=name)
+def label_makeup(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
+    """Return what became of the main method's labels, as shares of all, stacked by round (on val: by version)."""
+    x_column = _label_x(record)
+    prefix = f"{record.label_source}.labels."
+    bars = []
+    for point in record.points_of(record.main_method):
+        values = [point.get(prefix + name) for name in _MAKEUP_FIGURES]
+        if is_number(point.get(x_column)) and all(map(is_number, values[:2])) and values[0]:
+            bars.append((point[x_column], _makeup(*(float(v) if is_number(v) else 0.0 for v in values))))
+    if not bars:
+        return None
+    figure, axes = _figure(theme, x_column, "percent of all labels")
+    floor = [0.0] * len(bars)
+    for index, (name, color) in enumerate(_MAKEUP.items()):
+        heights = [100 * shares[index] for _, shares in bars]
+        axes.bar([x for x, _ in bars], heights, bottom=floor, color=color or theme.line, width=0.6, label=name)
+        floor = [low + height for low, height in zip(floor, heights, strict=True)]
     axes.set_ylim(0, 100)
-    return _png(figure, axes, theme) if axes.lines else None
+    return _png(figure, axes, theme)
+
+
+def _makeup(
+    num: float, used: float, right: float, poor: float, wrong: float, num_right: float, refused: float
+) -> tuple[float, ...]:
+    """Return the shares of `_MAKEUP` of all labels."""
+    right_unused = num_right * refused / num
+    return used * right, used * poor, used * wrong, right_unused, max(0.0, 1 - used - right_unused)
+
+
+def risk_coverage(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
+    """Return the main method's risk by coverage, labels by gate and by confidence, at its last measured round.
+
+    The best order and the level of a random one are drawn beside them; the legend has each curve's area.
+    """
+    prefix = f"{record.label_source}.ordering."
+    points = [p for p in record.points_of(record.main_method) if p.get(f"{prefix}best.risk")]
+    if not points:
+        return None
+    figure, axes = _figure(theme, "percent of the labels, the surest first", "1 - mean IoU, percent")
+    curves = {
+        "best": ("best order", theme.muted, "--"),
+        "random": ("random order", theme.muted, ":"),
+        "confidence": ("by confidence", "#2e86de", "-"),
+        "gate": ("by gate", "#e4572e", "-"),
+    }
+    xs = [100 * share for share in points[-1][f"{prefix}coverage"]]
+    for name, (label, color, line) in curves.items():
+        area = points[-1].get(f"{prefix}{name}.area")
+        if is_number(area):
+            ys = [100 * y for y in points[-1].get(f"{prefix}{name}.risk") or [area] * len(xs)]
+            text = f"{label}, area {100 * area:.1f}"
+            axes.plot(xs, ys, color=color, linestyle=line, linewidth=1.8, label=text)
+    used = points[-1].get(f"{record.label_source}.labels.used_frac")
+    if is_number(used):
+        axes.axvline(100 * used, color=theme.ink, linewidth=1, alpha=0.5, label="share that is used")
+    axes.set_xlim(0, 100)
+    axes.set_ylim(bottom=0)
+    return _png(figure, axes, theme)
 
 
 def seconds_by_phase(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:

@@ -151,7 +151,7 @@ def read_run(run_dir: Path) -> RunRecord:
         env=_dict(_read_json(run_dir, "env.json", absent)),
         results=results,
         events=events,
-        points=tuple(_points(events, _dict(results.get("hidden_truth")))),
+        points=tuple(_points((*events, *_events_of_results(results)))),
         selection=_dict(_read_json(run_dir, "selection.json", absent)),
         skips=tuple(_read_jsonl(run_dir, "skips.jsonl", absent)),
         panels=tuple(e for e in _list(_read_json(run_dir, "panels/index.json", absent)) if isinstance(e, dict)),
@@ -192,10 +192,10 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _points(events: Iterable[dict[str, Any]], hidden_truth: dict[str, Any]) -> Iterator[Point]:
+def _points(events: Iterable[dict[str, Any]]) -> Iterator[Point]:
     joined: dict[tuple[str, int], Point] = {}
     order: dict[str, int] = {}
-    for event in (*events, *_hidden_truth_events(hidden_truth)):
+    for event in events:
         version, round_index = event.get("version"), event.get("round")
         if version is None and is_number(round_index):
             version = int(round_index) + 1
@@ -209,10 +209,16 @@ def _points(events: Iterable[dict[str, Any]], hidden_truth: dict[str, Any]) -> I
         yield joined[key]
 
 
-def _hidden_truth_events(hidden_truth: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for method, rounds in hidden_truth.items():
+def _events_of_results(results: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What results.json alone knows of a version, as if it had been logged."""
+    for method, rounds in _dict(results.get("hidden_truth")).items():
         for index, quality in enumerate(_list(rounds)):
             yield {"event": "hidden_truth", "method": method, "round": index, "hidden_truth": quality}
+    for method, versions in _dict(results.get("val_wrong_before")).items():
+        for row in filter(lambda row: isinstance(row, dict), _list(versions)):
+            figures = {key: value for key, value in row.items() if key != "version"}
+            quality = {"val": {"wrong_before": figures}}
+            yield {"event": "val", "method": method, "version": row.get("version"), "quality": quality}
 
 
 def _columns(event: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from l2l_ray.files import replacing
-from l2l_ray.report.record import REGIONS, RunRecord, flatten, is_number, read_run, writing
+from l2l_ray.report.record import RunRecord, flatten, is_number, read_run, writing
 from l2l_ray.selector.registry import selectors
 
 NOTHING = "–"
@@ -152,69 +152,6 @@ def equal_counts_table(record: RunRecord) -> Table | None:
     own = next(iter(found.values()))
     header = [f"{label}, {own.get(label, {}).get('accepted', NOTHING)} cells" for label in labels]
     return Table((("", 1), ("Share that is right, of cells labeled", len(labels))), ("Rule", *header), tuple(rows))
-
-
-def labels_table(record: RunRecord, source: str) -> Table | None:
-    """Return, per method, how good its labels are at its last version that has figures.
-
-    Args:
-        record: The run.
-        source: Column prefix: `quality.val` or `hidden_truth`.
-    """
-    found = {method: _judged(record, method, source) for method in record.methods}
-    return _labels(
-        "Method", [(record.labels[method], points[-1]) for method, points in found.items() if points], source
-    )
-
-
-def rounds_table(record: RunRecord) -> Table | None:
-    """Return how good the main method's pseudo-labels of each round are against hidden truth."""
-    points = _judged(record, record.main_method, "hidden_truth")
-    return _labels("Round", [(str(point["round"]), point) for point in points], "hidden_truth")
-
-
-def regions_table(record: RunRecord) -> Table | None:
-    """Return, per method, accuracy and accepted share by true region at its last version that has them."""
-    kinds = {"accuracy_by_true_region": "Accuracy", "accepted_by_true_region": "Accepted"}
-    columns = [f"{record.label_source}.{kind}.{region}" for kind in kinds for region in REGIONS]
-    rows = []
-    for method in record.methods:
-        if points := [point for point in record.points_of(method) if any(column in point for column in columns)]:
-            rows.append((Cell(record.labels[method]), *(Cell(percent(points[-1].get(column))) for column in columns)))
-    groups = (("", 1), *((title, len(REGIONS)) for title in kinds.values()))
-    return Table(groups, ("Method", *(region for _ in kinds for region in REGIONS)), tuple(rows)) if rows else None
-
-
-def _judged(record: RunRecord, method: str, source: str) -> list[Mapping[str, Any]]:
-    return [point for point in record.points_of(method) if is_number(point.get(f"{source}.labels.num"))]
-
-
-def _labels(first: str, lines: Sequence[tuple[str, Mapping[str, Any]]], source: str) -> Table | None:
-    """Return a table of labels and their cells, one row per (name, point)."""
-    if not lines:
-        return None
-    shares = ("used_frac", "mean_iou", "right_frac", "wrong_object_frac", "mean_confidence")
-    columns = [*(f"{source}.labels.{name}" for name in shares), f"{source}.object_precision", f"{source}.object_recall"]
-    rows = [
-        (
-            Cell(name),
-            Cell(str(point[f"{source}.labels.num"])),
-            *(Cell(percent(point.get(column))) for column in columns),
-        )
-        for name, point in lines
-    ]
-    header = (
-        first,
-        "all",
-        "used",
-        "mean IoU",
-        "IoU ≥ 50 %",
-        "wrong object",
-        "stated confidence",
-        "precision",
-        "recall",
-    )
-    return Table((("", 1), ("Labels", 2), ("Of the used labels", 4), ("Object cells", 2)), header, tuple(rows))
 
 
 def priors_table(record: RunRecord) -> Table | None:

@@ -41,13 +41,28 @@ def quality(step: float, num: int = 256) -> dict[str, Any]:
     return {
         "labels": {
             "num": num, "num_used": round(used * num), "used_frac": used, "mean_iou": 0.62 + step,
-            "right_frac": 0.7 + step, "wrong_object_frac": 0.2 - step, "mean_confidence": 0.58 + step,
+            "right_frac": 0.7 + step, "poor_outline_frac": 0.1, "wrong_object_frac": 0.2 - step,
+            "mean_confidence": 0.58 + step, "num_right": round(0.5 * num), "right_refused_frac": 0.125,
+        },
+        "sources": {
+            "teacher": {"num_used": 3, "used_frac": 0.75, "right_frac": 1 / 3},
+            "prior": {"num_used": 1, "used_frac": 0.25, "right_frac": 1.0},
+        },
+        "ordering": {
+            "coverage": [0.5, 1.0], "best": {"area": 0.3, "risk": [0.2, 0.4]}, "random": {"area": 0.4},
+            "gate": {"auc": 0.8 + step, "area": 0.35, "excess": 0.05, "relative_excess": 0.5, "risk": [0.3, 0.4]},
+            "confidence": {"auc": None, "area": None, "excess": None, "relative_excess": None, "risk": None},
         },
         "object_precision": 0.7 + step,
         "object_recall": 0.4 + step,
         "accuracy_by_true_region": {name: min(0.99, v + step) for name, v in zip(names, accuracy, strict=True)},
         "accepted_by_true_region": {name: v + step for name, v in zip(names, accepted, strict=True)},
     }  # fmt: skip
+
+
+def wrong_before(round_index: int) -> dict[str, Any]:
+    figures = {"num": 400, "again_frac": 0.6, "same_mask_frac": 0.45}
+    return {"wrong_before": figures} if round_index else {}
 
 
 def val_of(method: str, version: int) -> float:
@@ -96,7 +111,8 @@ def results() -> dict[str, Any]:
         "chosen_on": "val",
         "missing_splits": [],
         "rows": rows,
-        "hidden_truth": {"l2l": [quality(0.015 * r - 0.03, 3800) for r in range(ROUNDS)]},
+        "hidden_truth": {"l2l": [quality(0.015 * r - 0.03, 3800) | wrong_before(r) for r in range(ROUNDS)]},
+        "gate_open": {"l2l": [{"round": 0, "version": 0, "unlabeled": 0.61, "labeled": 0.563, "gap": 0.047}]},
         "note": "Made-up figures: a test page.",
     }
 

@@ -85,6 +85,9 @@ def test_what_it_shows(reported: Path) -> None:
     assert "abc1234" in text and "l2l run --preset smoke" in text and "dataset: refshapes" in text
     assert "3 texts : the photo cannot be read. 12.jpg." in text
     assert "The language model gave no usable box for 96 of 4500 texts" in text
+    for title in ("What became of the labels", "Are the surest labels the right ones?", "Whose labels were used"):
+        assert title in text
+    assert "L2L (RPLE) 0 61.0 56.3 +4.7" in text  # the gate on unlabeled and on labeled photos
 
 
 def test_the_first_figures_say_what_the_labels_are_worth(reported: Path) -> None:

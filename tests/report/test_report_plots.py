@@ -3,8 +3,10 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from l2l_ray.report import plots
@@ -19,7 +21,8 @@ DRAWN: dict[str, Draw] = {
     "policy": plots.policy_terms,
     "losses": plots.losses,
     "label IoU": plots.label_iou,
-    "label quality": plots.label_quality,
+    "makeup": plots.label_makeup,
+    "risk": plots.risk_coverage,
 }
 
 
@@ -50,6 +53,26 @@ def test_seconds_are_stacked_where_they_were_logged(tmp_path: Path) -> None:
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rounds)))
     assert plots.seconds_by_phase(read_run(tmp_path)) is not None
+
+
+def test_what_became_of_labels_adds_up_to_all_of_them(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, list[float]] = {}
+    keep = Axes.bar
+
+    def recorded(self: Axes, xs: list[float], heights: list[float], **more: Any) -> Any:
+        drawn[more["label"]] = heights
+        return keep(self, xs, heights, **more)
+
+    monkeypatch.setattr(Axes, "bar", recorded)
+    assert plots.label_makeup(read_run(run_dir)) is not None
+    assert {name: heights[0] for name, heights in drawn.items()} == {
+        "used, right": pytest.approx(57 * 0.67),
+        "used, poor outline": pytest.approx(5.7),
+        "used, wrong object": pytest.approx(57 * 0.23),
+        "not used, though right": pytest.approx(6.25),
+        "not used, not right": pytest.approx(100 - 57 - 6.25),
+    }
+    assert [sum(heights) for heights in zip(*drawn.values(), strict=True)] == pytest.approx([100.0] * 4)
 
 
 def test_odd_figures_are_passed_over(tmp_path: Path) -> None:

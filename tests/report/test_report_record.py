@@ -70,6 +70,14 @@ def test_hidden_truth_of_the_results_joins_the_version_its_round_made(run_dir: P
     assert points[1]["hidden_truth.object_precision"] == pytest.approx(0.67)
 
 
+def test_wrong_labels_on_val_join_their_version(run_dir: Path) -> None:
+    results = json.loads((run_dir / "results.json").read_text())
+    rows = [{"version": 2, "num": 9, "again_frac": 0.5}, "damaged"]
+    (run_dir / "results.json").write_text(json.dumps({**results, "val_wrong_before": {"l2l": rows}}))
+    points = read_run(run_dir).points_of("l2l")
+    assert [point.get("quality.val.wrong_before.again_frac") for point in points] == [None, None, 0.5, None, None]
+
+
 def test_labels_are_judged_by_hidden_truth_where_it_is_known(run_dir: Path) -> None:
     assert read_run(run_dir).label_source == "hidden_truth"
     (run_dir / "results.json").write_text('{"hidden_truth": null}')

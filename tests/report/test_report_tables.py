@@ -10,13 +10,10 @@ from l2l_ray.report.tables import (
     Cell,
     differences_table,
     equal_counts_table,
-    labels_table,
     metrics_frame,
     percent,
     priors_table,
-    regions_table,
     results_table,
-    rounds_table,
 )
 
 
@@ -117,26 +114,6 @@ def test_rules_at_equal_numbers_of_cells(run_dir: Path) -> None:
     assert [line[1] for line in table.rows] == [Cell("80.0"), Cell("76.0"), Cell("–"), Cell("81.0", True)]
 
 
-def test_labels_are_those_of_the_last_measured_round(run_dir: Path) -> None:
-    record = read_run(run_dir)
-    table = labels_table(record, "hidden_truth")
-    assert table is not None and sum(span for _, span in table.groups) == len(table.header)
-    (line,) = [[cell.text for cell in row] for row in table.rows]
-    assert line == ["L2L (RPLE)", "3800", "61.5", "63.5", "71.5", "18.5", "59.5", "71.5", "41.5"]
-    val = labels_table(record, "quality.val")
-    assert val is not None and [cell.text for cell in val.rows[0]][:4] == ["L2L (RPLE)", "256", "68.0", "70.0"]
-
-
-def test_labels_of_every_round_and_by_true_region(run_dir: Path) -> None:
-    record = read_run(run_dir)
-    rounds, regions = rounds_table(record), regions_table(record)
-    assert rounds is not None and regions is not None
-    assert [row[0].text for row in rounds.rows] == ["0", "1", "2", "3"]
-    assert [row[3].text for row in rounds.rows] == ["59.0", "60.5", "62.0", "63.5"]
-    (line,) = [[cell.text for cell in row] for row in regions.rows]
-    assert line == ["L2L (RPLE)", "73.5", "98.5", "62.5", "56.5", "83.5", "32.5"]
-
-
 def test_answers_of_the_language_model_are_counted(run_dir: Path) -> None:
     record = read_run(run_dir)
     priors = priors_table(record)
@@ -144,7 +121,6 @@ def test_answers_of_the_language_model_are_counted(run_dir: Path) -> None:
     assert [cell.text for cell in priors.rows[1]] == ["unlabeled", "3800", "3800", "76", "2"]
     empty = read_run(run_dir.parent)
     assert (priors_table(empty), equal_counts_table(empty)) == (None,) * 2
-    assert (labels_table(empty, "hidden_truth"), rounds_table(empty), regions_table(empty)) == (None,) * 3
 
 
 @pytest.mark.parametrize("name", ["metrics.parquet", "metrics.csv"])

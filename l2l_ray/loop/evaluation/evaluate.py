@@ -7,6 +7,7 @@ runs, which counted fewer things per sentence, are read as far as they go.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections import defaultdict
@@ -21,10 +22,11 @@ from l2l_ray.data.protocols import NATIVE, Protocol, protocol_named
 from l2l_ray.errors import FREE_SPACE, DataError
 from l2l_ray.files import replacing
 from l2l_ray.loop.evaluation.breakdown import breakdown
+from l2l_ray.loop.evaluation.gate import gate_open_rates
 from l2l_ray.loop.evaluation.hidden_truth import pseudo_label_quality
 from l2l_ray.loop.evaluation.panels import example_panels, label_panels
 from l2l_ray.loop.inference.engine import EvalPart, InferenceEngine
-from l2l_ray.loop.inference.quality import Quality
+from l2l_ray.loop.inference.quality import Quality, wrong_again
 from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.plan import VAL, EvalItem, Plan
 from l2l_ray.loop.state.position import Position
@@ -79,6 +81,7 @@ class Evaluations:
         if quality is not None:
             details = {"summary": quality.summary(), "equal_counts": quality.at_equal_counts()}
             path.with_name(f"{path.stem}-quality.json").write_text(json.dumps(details))
+            path.with_name(f"{path.stem}-wrong.json").write_text(json.dumps(quality.wrong))
         with replacing(path) as temporary:
             frame.to_parquet(temporary)
             self._run.log_event(event)
@@ -111,6 +114,20 @@ class Evaluations:
         """Return the selector's quality on val, where it was measured."""
         path = self._path((method, version, VAL)).with_name(f"{VAL}-quality.json")
         return json.loads(path.read_text()) if path.exists() else None
+
+    def wrong_on_val(self, method: str, versions: int) -> list[dict[str, Any]]:
+        """Return, per version up to the given one, how many of the version before's wrong labels on val are so again.
+
+        Returns:
+            Rows {"version", ...} with the figures of `wrong_again`; versions that were not measured are left out.
+        """
+        paths = [self._path((method, version, VAL)).with_name(f"{VAL}-wrong.json") for version in range(versions + 1)]
+        found = [json.loads(path.read_text()) if path.exists() else None for path in paths]
+        return [
+            {"version": version, **wrong_again(before, after)}
+            for version, (before, after) in enumerate(itertools.pairwise(found), 1)
+            if before is not None and after is not None
+        ]
 
     def _path(self, group: Group) -> Path:
         method, version, split = group
@@ -193,6 +210,12 @@ def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluati
             if plan.split_sizes
         ],
         "breakdown": parts,
+        "gate_open": gate_open_rates(config, run),
+        "val_wrong_before": {
+            method: versions
+            for method in run.methods
+            if (versions := evaluations.wrong_on_val(method, config.loop.rounds))
+        },
         "sets": {name: found for name in ("labeled", "unlabeled", *plan.split_sizes) if (found := _size(run, name))},
     }
 

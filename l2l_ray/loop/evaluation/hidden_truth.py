@@ -14,7 +14,7 @@ import torch
 
 from l2l_ray.config import RunConfig
 from l2l_ray.data.masks import mask_to_grid
-from l2l_ray.loop.inference.quality import Quality, measure_quality
+from l2l_ray.loop.inference.quality import Quality, measure_quality, wrong_again
 from l2l_ray.loop.state.candidates import open_dataset
 from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.ledger import Ledger, read_shard
@@ -23,7 +23,13 @@ from l2l_ray.types import LabeledExample, PseudoLabel, Selection
 
 
 def pseudo_label_quality(config: RunConfig, run: RunFolder) -> dict[str, list[dict[str, Any]]] | None:
-    """Return, per method, `Quality.summary` of each round's pseudo-labels; None where no truth is on disk."""
+    """Return, per method, the figures of each round's pseudo-labels; None where no truth is on disk.
+
+    They are made from the run's folder and its data set alone, so they can be made again at any time.
+
+    Returns:
+        `Quality.summary` of each round; from the second round on with `wrong_before`: see `wrong_again`.
+    """
     unlabeled = read_examples(run.examples_path("unlabeled"))
     dataset = open_dataset(config)
     image_ids = list(dict.fromkeys(example.image_id for example in unlabeled))
@@ -32,25 +38,31 @@ def pseudo_label_quality(config: RunConfig, run: RunFolder) -> dict[str, list[di
     truth = {example.sent_id: example for example in found if example.sent_id in wanted}
     if not truth:
         return None
+    return {method: _rounds(config, run, method, truth) for method in run.methods}
+
+
+def _rounds(config: RunConfig, run: RunFolder, method: str, truth: dict[int, LabeledExample]) -> list[dict[str, Any]]:
     ledger = Ledger(run.ledger_path)
-    rounds = range(config.loop.rounds)
-    return {
-        method: [
-            _round_quality((read_shard(run.path / entry.path) for entry in entries), truth)
-            for r in rounds
-            if (entries := ledger.entries(method, r))
-        ]
-        for method in run.methods
-    }
+    figures: list[dict[str, Any]] = []
+    before: Quality | None = None
+    for round_index in range(config.loop.rounds):
+        if entries := ledger.entries(method, round_index):
+            quality = _round_quality((read_shard(run.path / entry.path) for entry in entries), truth)
+            figures.append(quality.summary())
+            if before is not None:
+                figures[-1]["wrong_before"] = wrong_again(before.wrong, quality.wrong)
+            before = quality
+    return figures
 
 
-def _round_quality(shards: Iterable[Sequence[PseudoLabel]], truth: dict[int, LabeledExample]) -> dict[str, Any]:
+def _round_quality(shards: Iterable[Sequence[PseudoLabel]], truth: dict[int, LabeledExample]) -> Quality:
     total = Quality.empty()
     for labels in shards:
         if part := [label for label in labels if label.sent_id in truth]:
             masks = np.stack([mask_to_grid(truth[label.sent_id].mask_rle, label.grid) for label in part])
-            total += measure_quality(selection_of(part), torch.from_numpy(masks), {})
-    return total.summary()
+            sent_ids = [label.sent_id for label in part]
+            total += measure_quality(selection_of(part), torch.from_numpy(masks), {}, sent_ids)
+    return total
 
 
 def selection_of(labels: Sequence[PseudoLabel]) -> Selection:

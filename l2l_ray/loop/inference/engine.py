@@ -207,7 +207,8 @@ class InferenceEngine:
             ranked = {method: self._selector(method, version), **self._rules()}
         with torch.inference_mode():
             rankings = {name: selector.ranking(evidence) for name, selector in ranked.items()}
-        return measure_quality(selection, examples.masks(part).to(self._device), rankings)
+        sent_ids = [examples[i].sent_id for i in part]
+        return measure_quality(selection, examples.masks(part).to(self._device), rankings, sent_ids)
 
     def _rules(self) -> dict[str, Selector]:
         """Return what is ranked beside the method at equal counts: all that label and do not learn."""

@@ -22,6 +22,7 @@ from l2l_ray.config import RunConfig, SelectorConfig
 from l2l_ray.data.images import batch_indices
 from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.inference.networks import load_segmenter, run_segmenter
+from l2l_ray.loop.inference.quality import decision_of
 from l2l_ray.loop.inference.teacher import gather_evidence
 from l2l_ray.loop.state.checkpoint import load_weights, save_weights
 from l2l_ray.randomness import sample_key, seed_torch, torch_generator
@@ -156,6 +157,8 @@ class CrossFitted:
             rows += chosen
         self._evidence = StoredEvidence(parts, device)
         self._masks = labeled.masks(rows)
+        self._sent_ids = [labeled.examples[row].sent_id for row in rows]
+        self._chunk = config.loop.eval_batch
         self._device = device
 
     def batch(self, size: int, seed: int, version: int, number: int) -> LabeledEvidence:
@@ -163,6 +166,16 @@ class CrossFitted:
         total = len(self._masks)
         drawn = batch_indices(total, min(size, total), seed, f"reward{version - 1}", number)
         return LabeledEvidence(self._evidence.take(drawn), self._masks[drawn].to(self._device))
+
+    @torch.no_grad()
+    def open_rate(self, selector: Selector, seed: int, version: int) -> float:
+        """Return the share of the samples whose label a version's selector would use, as training uses labels."""
+        used = 0
+        for start in range(0, len(self._masks), self._chunk):
+            rows = range(start, min(start + self._chunk, len(self._masks)))
+            keys = [sample_key(seed, "open-rate", version, self._sent_ids[row]) for row in rows]
+            used += int(decision_of(selector.select(self._evidence.take(rows), keys)).used.sum())
+        return used / len(self._masks)
 
 
 def unlabeled_evidence(

@@ -179,6 +179,9 @@ class MethodTraining:
                 terms = learner.selector.update(learner.optimizer, batch, before)
                 for name, value in terms.items():
                     metrics[f"policy/{name}"] = metrics.get(f"policy/{name}", 0.0) + value / updates
+            metrics["policy/open_rate_labeled"] = self._cross_fitted.open_rate(
+                learner.selector, self._loop.seed, version
+            )
         learner.receive(job.host.broadcast(learner.send()))
         return job.host.broadcast(metrics)
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from l2l_ray.config import RunConfig
-from l2l_ray.data.masks import mask_area_px
+from l2l_ray.data.masks import encode, mask_area_px
 from l2l_ray.errors import DataError
 from l2l_ray.loop.evaluation.evaluate import Evaluations, figures_of, meter_of, protocol_of, results
 from l2l_ray.loop.inference.engine import EvalPart
@@ -34,7 +34,8 @@ def _row(sent_id: int, intersection: int, union: int) -> dict[str, float]:
 
 def _quality(right: int) -> Quality:
     regions, classes = np.array([[right, 4, 8], [8, 8, 8], [0, 0, 8]]), np.array([[right, 6, 8], [8, 8, 16]])
-    return Quality(regions, classes, np.array([[1.0, right / 4, 0.5]]), {"l2l": np.zeros((2, 2, 1000), np.int64)})
+    labels, wrong = np.array([[1.0, right / 4, 0.5, 1.0]]), {right: encode(np.eye(4, dtype=bool))}
+    return Quality(regions, classes, labels, {}, wrong, {"l2l": np.zeros((2, 2, 1000), np.int64)})
 
 
 @pytest.fixture
@@ -63,6 +64,14 @@ def test_figures_of_a_group_by_hand(run: RunFolder) -> None:
     assert (figures["object_precision"], figures["object_recall"]) == (4 / 12, 4 / 16)
     assert (figures["labels"]["num_used"], figures["labels"]["mean_iou"]) == (2, 0.5)
     assert {row["label"]: row["accepted"] for row in quality["equal_counts"]} == {"object": 12, "background": 16}
+
+
+def test_wrong_labels_on_val_are_held_against_the_version_before(run: RunFolder) -> None:
+    for version in (0, 1, 3):
+        _close(run, ("l2l", version, "val"))
+    expected = {"version": 1, "num": 2, "again_frac": 1.0, "same_mask_frac": 1.0}
+    assert Evaluations(run).wrong_on_val("l2l", 3) == [expected]  # version 2 was not measured
+    assert Evaluations(run).wrong_on_val("accept_all", 3) == []
 
 
 def test_a_closed_group_is_read_back_the_same(run: RunFolder) -> None:

@@ -65,6 +65,7 @@ def test_the_figures_are_those_of_the_committed_labels(
     wrong = pseudo_label_quality(run.config, run)["l2l"][0]
     assert wrong["object_precision"] == wrong["labels"]["mean_iou"] == wrong["accuracy_by_true_region"]["all"] == 0.0
     assert wrong["labels"]["wrong_object_frac"] == 1.0
+    assert "wrong_before" not in wrong
 
     _relabel(run, lambda label: replace(right(label), gate=0.2))
     shut = pseudo_label_quality(run.config, run)["l2l"][0]
@@ -83,6 +84,29 @@ def test_used_labels_are_those_that_training_uses(whole_run: RunFolder) -> None:
             if used:
                 confidence = np.mean([label.confidence for label in used])
                 assert figures["labels"]["mean_confidence"] == pytest.approx(confidence, rel=1e-6)
+
+
+def test_wrong_labels_of_committed_rounds(
+    copied: Callable[..., RunFolder], whole_run: RunFolder, tmp_path: Path
+) -> None:
+    run, _ = _with_data(copied, whole_run, tmp_path / "data")
+    truth, everything = _truth(run.config), np.ones((32, 32), bool)
+    ledger = Ledger(run.ledger_path)
+    sent_ids = sorted(example.sent_id for example in read_examples(run.examples_path("unlabeled")))
+    for round_index, wrong in enumerate((sent_ids[:8], sent_ids[2:])):
+        for entry in ledger.entries("l2l", round_index):
+            labels = read_shard(run.path / entry.path)
+            targets = [~truth[x.sent_id] if x.sent_id in wrong else truth[x.sent_id] for x in labels]
+            write_shard(
+                run.path / entry.path,
+                [
+                    replace(x, target=target, from_teacher=everything, from_prior=~everything, gate=1.0)
+                    for x, target in zip(labels, targets, strict=True)
+                ],
+            )
+    first, second = pseudo_label_quality(run.config, run)["l2l"]
+    assert (first["labels"]["wrong_object_frac"], "wrong_before" in first) == (8 / len(sent_ids), False)
+    assert second["wrong_before"] == {"num": 8, "again_frac": 0.75, "same_mask_frac": 0.75}
 
 
 def test_a_method_that_labels_nothing_has_no_rounds(whole_run: RunFolder) -> None:

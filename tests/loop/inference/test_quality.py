@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from l2l_ray.loop.inference.quality import NUM_BINS, OWN_DECISION, Quality, measure_quality
+from l2l_ray.loop.inference.quality import (
+    NUM_BINS,
+    OWN_DECISION,
+    Quality,
+    Ranking,
+    decision_of,
+    measure_quality,
+    wrong_again,
+)
 from l2l_ray.types import Action, Selection
 
 GRID = 8
@@ -31,21 +40,25 @@ def _selection(action: torch.Tensor, target: torch.Tensor, gate: float = 1.0, co
     )
 
 
+def _measured(selection: Selection, mask: torch.Tensor, rankings: dict[str, Ranking], sent_id: int = 7) -> Quality:
+    return measure_quality(selection, mask, rankings, [sent_id])
+
+
 def _everything(action: Action = TEACHER) -> torch.Tensor:
     return torch.full((1, GRID, GRID), int(action))
 
 
 def _whole_label(label: torch.Tensor, truth: torch.Tensor, gate: float = 1.0, confidence: float = 1.0) -> Quality:
-    return measure_quality(_selection(_everything(), label > 0.5, gate, confidence), truth, {})
+    return _measured(_selection(_everything(), label > 0.5, gate, confidence), truth, {})
 
 
 def test_accepting_the_truth_everywhere_is_perfect() -> None:
-    summary = measure_quality(_selection(_everything(PRIOR), _square() > 0.5), _square(), {}).summary()
+    summary = _measured(_selection(_everything(PRIOR), _square() > 0.5), _square(), {}).summary()
     assert (summary["object_precision"], summary["object_recall"]) == (1.0, 1.0)
     assert summary["accuracy_by_true_region"] == summary["accepted_by_true_region"] == dict.fromkeys(PLACES, 1.0)
     assert summary["labels"] == {
-        "num": 1, "num_used": 1, "used_frac": 1.0, "mean_iou": 1.0, "right_frac": 1.0, "wrong_object_frac": 0.0,
-        "mean_confidence": 1.0,
+        "num": 1, "num_used": 1, "used_frac": 1.0, "mean_iou": 1.0, "right_frac": 1.0, "poor_outline_frac": 0.0,
+        "wrong_object_frac": 0.0, "mean_confidence": 1.0, "num_right": 1, "right_refused_frac": 0.0,
     }  # fmt: skip
 
 
@@ -53,7 +66,7 @@ def test_a_label_on_a_wrong_object_is_seen() -> None:
     wrong = torch.zeros(1, GRID, GRID)
     wrong[0, 0:2, 6:8] = 1.0  # far from the object; the object itself is left undecided
     action = torch.where(_square() > 0.5, IGNORE, TEACHER)
-    found = measure_quality(_selection(action, wrong > 0.5, confidence=0.9), _square(), {})
+    found = _measured(_selection(action, wrong > 0.5, confidence=0.9), _square(), {})
     summary = found.summary()
     assert (summary["object_precision"], summary["object_recall"]) == (0.0, 0.0)
     labels = summary["labels"]
@@ -87,26 +100,88 @@ def test_labels_by_hand() -> None:
         "used_frac": 0.6,
         "mean_iou": pytest.approx((1 + 1 / 3 + 0) / 3),
         "right_frac": pytest.approx(1 / 3),
+        "poor_outline_frac": pytest.approx(1 / 3),
         "wrong_object_frac": pytest.approx(1 / 3),
         "mean_confidence": pytest.approx(0.6),
+        "num_right": 2,
+        "right_refused_frac": 0.5,
     }
     assert total.summary()["object_precision"] == pytest.approx((16 + 8 + 0) / (16 + 16 + 12))
     assert total.summary()["object_recall"] == pytest.approx((16 + 8 + 0) / (5 * 16))
+    assert total.summary()["object_missed"] == pytest.approx(56 / 80)
 
 
-@pytest.mark.parametrize(("cells", "right", "wrong"), [(8, 1.0, 0.0), (7, 0.0, 0.0), (2, 0.0, 0.0), (1, 0.0, 1.0)])
-def test_the_two_thresholds(cells: int, right: float, wrong: float) -> None:
+@pytest.mark.parametrize(
+    ("cells", "right", "poor", "wrong"),
+    [(8, 1.0, 0.0, 0.0), (7, 0.0, 1.0, 0.0), (2, 0.0, 1.0, 0.0), (1, 0.0, 0.0, 1.0)],
+)
+def test_the_two_thresholds(cells: int, right: float, poor: float, wrong: float) -> None:
     truth, label = torch.zeros(1, GRID, GRID), torch.zeros(1, GRID, GRID)
     truth[0, :2] = 1.0  # 16 cells
     label[0].view(-1)[:cells] = 1.0  # IoU cells / 16: at 8 just right; 2 / 16 is above one tenth and 1 / 16 below
     labels = _whole_label(label, truth).summary()["labels"]
-    assert (labels["mean_iou"], labels["right_frac"], labels["wrong_object_frac"]) == (cells / 16, right, wrong)
+    names = ("mean_iou", "right_frac", "poor_outline_frac", "wrong_object_frac")
+    assert [labels[name] for name in names] == [cells / 16, right, poor, wrong]
+
+
+def test_what_is_read_of_a_selection() -> None:
+    action = _everything(IGNORE).repeat(4, 1, 1)
+    action[0, 3, 2:5], action[0, 3, 5] = PRIOR, TEACHER
+    action[1, 3, 2:4], action[1, 3, 4:6] = PRIOR, TEACHER
+    action[2, 3], action[2, 0, 0] = TEACHER, PRIOR  # of the prior a background cell alone
+    action[3, 3] = PRIOR
+    selection = _selection(action, _square().repeat(4, 1, 1) > 0.5)
+    decision = decision_of(replace(selection, gate=torch.tensor([1.0, 0.5, 0.9, 0.49])))
+    assert decision.source[:3] == ["prior", "mixed", "teacher"]
+    assert decision.used.tolist() == [True, True, True, False]
+    assert decision.accepted.flatten(1).sum(1).tolist() == [4, 4, 9, 0]
+
+
+def test_used_labels_by_whose_they_are() -> None:
+    wrong = _square(4, 4)
+    parts = [(_square(), TEACHER, 1.0), (_square(), PRIOR, 1.0), (wrong, TEACHER, 1.0), (_square(), PRIOR, 0.1)]
+    total = Quality.empty()
+    for label, action, gate in parts:
+        total += _measured(_selection(_everything(action), label > 0.5, gate), _square(), {})
+    assert total.summary()["sources"] == {
+        "prior": {"num_used": 1, "used_frac": pytest.approx(1 / 3), "right_frac": 1.0},
+        "teacher": {"num_used": 2, "used_frac": pytest.approx(2 / 3), "right_frac": 0.5},
+    }
+
+
+def test_wrong_labels_are_found_again() -> None:
+    truth = torch.zeros(1, GRID, GRID)
+    truth[0, :, 0] = 1.0  # the object is the first column
+
+    def labels(columns: dict[int, slice], shut: tuple[int, ...] = ()) -> Quality:
+        total = Quality.empty()
+        for sent_id, part in columns.items():
+            target = torch.zeros(1, GRID, GRID, dtype=torch.bool)
+            target[0, :, part] = True
+            total += _measured(_selection(_everything(), target, 0.1 if sent_id in shut else 1.0), truth, {}, sent_id)
+        return total
+
+    right, wrong = slice(0, 1), slice(2, 4)
+    before = labels({1: wrong, 2: wrong, 3: wrong, 4: wrong, 5: right}).wrong
+    after = labels({1: wrong, 2: slice(1, 3), 3: right, 4: wrong, 5: wrong}, shut=(4,)).wrong
+    assert (sorted(before), sorted(after)) == ([1, 2, 3, 4], [1, 2, 5])
+    # 1 and 2 are wrong again; of 2 the columns 2, 3 became 1, 2: one third in common
+    assert wrong_again(before, after) == {"num": 4, "again_frac": 0.5, "same_mask_frac": 0.25}
+    assert wrong_again({}, after) == {"num": 0, "again_frac": None, "same_mask_frac": None}
+
+
+def test_gate_and_confidence_order_all_labels_used_or_not() -> None:
+    total = Quality.empty()
+    for label, gate, confidence in ((_square(), 0.1, 0.9), (_square(4, 4), 0.9, 0.2), (_square(), 0.4, 0.5)):
+        total += _whole_label(label, _square(), gate, confidence)
+    found = total.summary()["ordering"]
+    assert (found["gate"]["auc"], found["confidence"]["auc"]) == (0.0, 1.0)
 
 
 def test_the_iou_is_that_of_the_whole_target_not_of_the_accepted_cells() -> None:
     action = _everything(IGNORE)
     action[0, 2, 2] = TEACHER  # one right cell accepted; the target as a whole is half right
-    labels = measure_quality(_selection(action, _square() > 0.5), _half(), {}).summary()["labels"]
+    labels = _measured(_selection(action, _square() > 0.5), _half(), {}).summary()["labels"]
     assert (labels["num_used"], labels["mean_iou"]) == (1, 0.5)
 
 
@@ -122,7 +197,7 @@ def test_precision_recall_and_regions_by_hand() -> None:
     action[0, 0, :] = PRIOR  # 8 of the 28 cells outside, all but two right
     target = torch.zeros(1, GRID, GRID, dtype=torch.bool)
     target[0, 3, 3] = target[0, 0, 0] = target[0, 0, 7] = True
-    summary = measure_quality(_selection(action, target), _square(), {}).summary()
+    summary = _measured(_selection(action, target), _square(), {}).summary()
     assert summary["object_precision"] == pytest.approx(1 / 3)
     assert summary["object_recall"] == 1 / 16
     assert summary["accuracy_by_true_region"] == {"inside": 0.5, "outside": 0.75, "boundary": None, "all": 0.7}
@@ -140,7 +215,11 @@ def test_no_labels_have_no_figures() -> None:
     summary = Quality.empty().summary()
     labels = summary.pop("labels")
     assert (labels.pop("num"), labels.pop("num_used")) == (0, 0)
-    shares = [*labels.values(), summary.pop("object_precision"), summary.pop("object_recall")]
+    assert (labels.pop("num_right"), summary.pop("sources")) == (0, {})
+    ordered = summary.pop("ordering")
+    assert len(ordered.pop("coverage")) == 20
+    shares = [*labels.values(), *(summary.pop(f"object_{name}") for name in ("precision", "recall", "missed"))]
+    shares += [share for figures in ordered.values() for share in figures.values()]
     assert {*shares, *(share for regions in summary.values() for share in regions.values())} == {None}
     assert [row["precision"] for row in Quality.empty().at_equal_counts()] == [None, None]
 
@@ -179,7 +258,7 @@ def test_rankings_are_cut_at_the_number_of_cells_the_selector_accepted() -> None
     claim[0, 7, :] = True
     chosen = torch.zeros_like(truth)
     chosen[0, 2, :6] = True  # the selector labels 6 cells object, 4 of them right, and 2 background, both right
-    quality = measure_quality(_selection(action, chosen), _square(), {"rule": (score, claim)})
+    quality = _measured(_selection(action, chosen), _square(), {"rule": (score, claim)})
     assert _row(quality, OWN_DECISION, "object") == {
         "rule": OWN_DECISION, "label": "object", "accepted": 6, "precision": pytest.approx(4 / 6),
     }  # fmt: skip
@@ -194,7 +273,7 @@ def test_a_rule_that_labels_fewer_cells_so_has_no_figure() -> None:
     few = torch.zeros(1, GRID, GRID, dtype=torch.bool)
     few[0, 3, 3] = True
     ranking = (torch.ones(1, GRID, GRID), few)
-    quality = measure_quality(_selection(_everything(), _square() > 0.5), _square(), {"few": ranking})
+    quality = _measured(_selection(_everything(), _square() > 0.5), _square(), {"few": ranking})
     assert _row(quality, "few", "object")["precision"] is None
     assert _row(quality, "few", "background")["precision"] == pytest.approx(48 / 63)
 
@@ -205,7 +284,7 @@ def test_cells_of_equal_score_count_in_part() -> None:
     claim = torch.zeros(1, GRID, GRID, dtype=torch.bool)
     claim[0, 2:4] = True  # 16 cells, 8 of them right, all scored alike
     flat = torch.full((1, GRID, GRID), 0.3)
-    quality = measure_quality(_selection(action, _square() > 0.5), _square(), {"flat": (flat, claim)})
+    quality = _measured(_selection(action, _square() > 0.5), _square(), {"flat": (flat, claim)})
     assert _row(quality, "flat", "object")["precision"] == pytest.approx(0.5)
 
 
@@ -219,7 +298,7 @@ def test_batches_add_up_exactly_in_any_order() -> None:
 
     def part(rows: slice) -> Quality:
         selection = Selection(action[rows], target[rows], score[rows], gate[rows], confidence[rows], gate[rows])
-        return measure_quality(selection, masks[rows], {"rule": (score[rows], target[rows])})
+        return measure_quality(selection, masks[rows], {"rule": (score[rows], target[rows])}, range(6)[rows])
 
     whole = part(slice(0, 6))
     assert 0 < whole.summary()["labels"]["num_used"] < 6
@@ -228,13 +307,14 @@ def test_batches_add_up_exactly_in_any_order() -> None:
             assert joined.summary() == whole.summary()
             assert joined.at_equal_counts() == whole.at_equal_counts()
             assert np.array_equal(joined.histograms["rule"], whole.histograms["rule"])
+            assert joined.wrong == whole.wrong and joined.wrong
 
 
 def test_ranking_a_selector_by_its_own_choice_gives_its_own_precision() -> None:
     generator = torch.Generator().manual_seed(1)
     action = torch.randint(0, 2, (1, GRID, GRID), generator=generator)
     target = torch.rand(1, GRID, GRID, generator=generator) > 0.5
-    quality = measure_quality(_selection(action, target), _square(), {"self": (action.float(), target)})
+    quality = _measured(_selection(action, target), _square(), {"self": (action.float(), target)})
     for label in ("object", "background"):
         own = _row(quality, OWN_DECISION, label)["precision"]
         assert _row(quality, "self", label)["precision"] == pytest.approx(own)
@@ -242,6 +322,6 @@ def test_ranking_a_selector_by_its_own_choice_gives_its_own_precision() -> None:
 
 def test_scores_outside_the_unit_interval_fall_into_the_last_bins() -> None:
     score = torch.linspace(-1, 2, GRID * GRID).reshape(1, GRID, GRID)
-    quality = measure_quality(_selection(_everything(), _square() > 0.5), _square(), {"r": (score, _square() > 0.5)})
+    quality = _measured(_selection(_everything(), _square() > 0.5), _square(), {"r": (score, _square() > 0.5)})
     assert quality.histograms["r"].shape == (2, 2, NUM_BINS)
     assert quality.histograms["r"].sum() == GRID * GRID

@@ -14,6 +14,7 @@ from l2l_ray.data.images import ImageStore, batch_indices
 from l2l_ray.data.splits import folds
 from l2l_ray.loop.inference.inputs import ExampleSet, ExampleSets, read_known_scores
 from l2l_ray.loop.inference.networks import load_segmenter, run_segmenter
+from l2l_ray.loop.inference.quality import decision_of
 from l2l_ray.loop.inference.teacher import gather_evidence, predict
 from l2l_ray.loop.state.checkpoint import load_train_state, save_train_state
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -25,6 +26,7 @@ from l2l_ray.loop.training.selector_training import (
     unlabeled_evidence,
 )
 from l2l_ray.prior.proposal import Proposer
+from l2l_ray.selector.base import make_selector
 from l2l_ray.types import Evidence
 from tests.whole_run import changed
 
@@ -92,6 +94,23 @@ def test_batches_are_keyed(cross_fitted: CrossFitted) -> None:
     assert torch.equal(cross_fitted.batch(3, 0, 1, 0).evidence.mask_probs, batch.evidence.mask_probs)
     for other in ((1, 1, 0), (0, 2, 0), (0, 1, 1)):
         assert not torch.equal(cross_fitted.batch(3, *other).evidence.mask_probs, batch.evidence.mask_probs)
+
+
+def test_the_open_rate_is_the_share_of_labeled_images_whose_label_would_be_used(
+    whole_run: RunFolder, labeled: ExampleSet, cross_fitted: CrossFitted
+) -> None:
+    evidence = cross_fitted.batch(10_000, 0, 1, 0).evidence
+    total = len(labeled)
+    claimed = int((evidence.mask_probs > 0.5).flatten(1).any(1).sum())
+    assert claimed > 0
+    section = whole_run.config.selector
+    rates = {
+        name: cross_fitted.open_rate(make_selector(section.model_copy(update={"name": name}), 32), 0, 1)
+        for name in ("accept_all", "agreement", "supervised")
+    }
+    agreement = make_selector(section.model_copy(update={"name": "agreement"}), 32)
+    used = decision_of(agreement.select(evidence, range(total))).used
+    assert rates == {"accept_all": claimed / total, "agreement": int(used.sum()) / total, "supervised": 0.0}
 
 
 def test_the_labeled_gradient_is_that_of_autograd(whole_run: RunFolder, labeled: ExampleSet) -> None:
