@@ -189,7 +189,6 @@ class Evidence:
     proposal: Float[Tensor, "B G G"]  # soft proposal q; constant where has_prior is False
     prior_score: Float[Tensor, " B"]
     has_prior: Bool[Tensor, " B"]
-    features: Float[Tensor, "B F G G"]  # finest decoder features, the input of the last layer
 
 
 @dataclass(frozen=True)

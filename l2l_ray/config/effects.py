@@ -19,9 +19,7 @@ Command = Literal["run", "job", "sweep"]  # `l2l run`, jobs/selfevolve.py, jobs/
 
 # What steers updates, and so does nothing where there are none.
 _OF_UPDATES = (
-    *("lr", "update_batch", "group_size", "inner_epochs", "clip", "kl", "entropy_floor", "credit_radius"),
-    *("num_folds", "max_unlabeled", "reward.correctness", "reward.agreement", "reward.consistency"),
-    *("reward.coverage", "reward.utility", "reward.coverage_target"),
+    *("lr", "update_batch", "group_size", "inner_epochs", "clip", "kl", "entropy_floor", "reward.unlabeled"),
 )
 
 
@@ -127,16 +125,12 @@ def _of_selector(config: RunConfig) -> Iterator[Idle]:
             continue
         readers = ", ".join(spec.name for spec in selectors() if spec.reads is None or field.path in spec.reads)
         reason = f"none of this run's selectors ({', '.join(methods)}) reads it; {readers} would"
-        # The report ranks the cells of these two rules beside the main selector's, wherever that one labels.
-        ranked = field.path == "match_iou" and makes_labels(section.name)
-        yield Idle((f"selector.{field.path}",), reason, "training" if ranked else "")
+        yield Idle((f"selector.{field.path}",), reason)
     if section.warmup_updates == section.round_updates == 0:
         fields = (*(f"selector.{name}" for name in _OF_UPDATES), "loop.fold_steps")
         yield Idle(fields, "selector.warmup_updates and round_updates are 0, so no selector learns")
     if section.inner_epochs == 1:
         yield Idle(("selector.clip",), "selector.inner_epochs is 1, so the policy has not moved when it is clipped")
-    if section.reward.coverage == 0:
-        yield Idle(("selector.reward.coverage_target",), "selector.reward.coverage is 0")
 
 
 def _of_loop(config: RunConfig) -> Iterator[Idle]:

@@ -42,7 +42,6 @@ from l2l_ray.report.record import RunRecord, flatten, is_number, read_run, writi
 from l2l_ray.report.summary import headline, model_answers, quality_sentence, stats, toy_notice, used_labels
 from l2l_ray.report.tables import (
     differences_table,
-    equal_counts_table,
     metrics_frame,
     priors_table,
     results_table,
@@ -136,7 +135,6 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "gate": gate_table(record),
         "sources": sources_table(record),
         "regions": regions_table(record),
-        "equal_counts": equal_counts_table(record),
         "selection_of": _selection_of(record),
         "examples": [_example(record, entry) for entry in worst_first(record.evaluated)[:MAX_EXAMPLES]],
         "failure_percent": f"{100 * FAILURE_IOU:g}",

@@ -18,7 +18,6 @@ import pandas as pd
 
 from l2l_ray.files import replacing
 from l2l_ray.report.record import RunRecord, flatten, is_number, read_run, writing
-from l2l_ray.selector.registry import selectors
 
 NOTHING = "–"
 PAGE_METRICS = ("overall_iou", "mean_iou", *(f"precision_at.{t}" for t in ("0.5", "0.7", "0.9")))
@@ -128,30 +127,6 @@ def interval(low: Any, high: Any) -> str:
     Drawing one image again and again, or images that all score alike, gives no width: that is no certainty.
     """
     return f"{percent(low)} to {percent(high)}" if is_number(low) and is_number(high) and low < high else NOTHING
-
-
-def equal_counts_table(record: RunRecord) -> Table | None:
-    """Return selection.json's comparison: per rule, the precision of as many cells as the selector accepted.
-
-    Reads rows {"rule", "label", "accepted", "precision"}; None when there are none.
-    """
-    found: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for row in record.selection.get("equal_counts") or []:
-        if isinstance(row, Mapping):
-            found.setdefault(str(row.get("rule", "?")), {})[str(row.get("label", "?"))] = row
-    if not found:
-        return None
-    labels = list(dict.fromkeys(label for row in found.values() for label in row))
-    values = [[row.get(label, {}).get("precision") for label in labels] for row in found.values()]
-    best = _best(values, [True] * len(values))
-    names = {spec.name: spec.label for spec in selectors()} | record.labels  # rules are ranked that were not run
-    rows = [
-        (Cell(names.get(rule, rule)), *(Cell(percent(v), b) for v, b in zip(line, marks, strict=True)))
-        for rule, line, marks in zip(found, values, best, strict=True)
-    ]
-    own = next(iter(found.values()))
-    header = [f"{label}, {own.get(label, {}).get('accepted', NOTHING)} cells" for label in labels]
-    return Table((("", 1), ("Share that is right, of cells labeled", len(labels))), ("Rule", *header), tuple(rows))
 
 
 def priors_table(record: RunRecord) -> Table | None:

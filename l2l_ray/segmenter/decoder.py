@@ -40,13 +40,11 @@ FIRST_LEVEL_BLOCKS = 2  # the coarsest level is cheap and decides *which* object
 class SegmenterOutput:
     """What the segmenter predicts for a batch.
 
-    `mask_logits = last_layer(features) + base`, where `base` (upsampled coarser logits) does not depend on
-    `last_layer`; so with g = dLoss/dmask_logits the last layer's gradient is `sum(g * features)` and `sum(g)`.
+    Example: `decoder(pyramid, match_logits, tokens, prior).mask_logits`
     """
 
     mask_logits: Float[Tensor, "B G G"]
     level_logits: tuple[Float[Tensor, "B _ _"], ...]  # matching without prior, then each coarser level; coarse to fine
-    features: Float[Tensor, "B F G G"]  # input of the last 1x1 layer, float32
 
 
 def level_channels(width: int, num_levels: int, num_heads: int) -> list[int]:
@@ -240,7 +238,7 @@ class Decoder(nn.Module):
     """Coarse-to-fine mask decoder.
 
     Args:
-        channels: Per level, coarse to fine; the last one is F of `SegmenterOutput.features`.
+        channels: Per level, coarse to fine.
         token_width: Channels of the guidance tokens.
         num_heads: Attention heads; must divide `token_width`.
         self_evolve: True = later levels read the previous level's mask; False = all read q (ablation).
@@ -309,8 +307,7 @@ class Decoder(nn.Module):
             if self.self_evolve:
                 tokens_BND = self.updates[index](tokens_BND, feat, logits.detach().sigmoid())
         assert feat is not None
-        feat = feat.float()
-        return SegmenterOutput(logits + _head(self.last_layer, feat), tuple(level_logits), feat)
+        return SegmenterOutput(logits + _head(self.last_layer, feat), tuple(level_logits))
 
     def _proposal(self, index: int, logits_BHW: Tensor, prior: PriorSignal) -> tuple[Tensor, Tensor | None]:
         if index and self.self_evolve:

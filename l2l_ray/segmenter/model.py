@@ -28,7 +28,7 @@ from l2l_ray.segmenter.fusion import Fusion
 from l2l_ray.segmenter.guidance import GuidanceEncoder, prior_signal
 from l2l_ray.segmenter.text import TextEncoder, TextTokens
 
-__all__ = ["Encoded", "OutputShape", "Segmenter", "SegmenterOutput", "output_shape"]
+__all__ = ["Encoded", "Segmenter", "SegmenterOutput", "output_grid"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,6 @@ class Segmenter(nn.Module):
 
     Attributes:
         grid: Side of the output grid, cells: `image_size` / finest backbone stride.
-        feature_width: Channels of `SegmenterOutput.features`.
     Raises:
         ConfigError: If heads do not divide the width, no backbone level has `fusion_stride`, or the image side is not a
             multiple of the finest stride.
@@ -65,7 +64,6 @@ class Segmenter(nn.Module):
         self.grid = config.image_size // self.backbone.strides[0]
         self.fusion = Fusion(config, self.backbone.channels[fusion_index], self.text.width)
         channels = level_channels(config.width, fusion_index + 1, config.num_heads)
-        self.feature_width = channels[-1]
         self.pyramid = Pyramid(self.backbone.channels, fusion_index, config.fusion_width, channels)
         self.guidance = GuidanceEncoder(
             config.width,
@@ -76,14 +74,6 @@ class Segmenter(nn.Module):
             self.pyramid.channels,
         )
         self.decoder = Decoder(channels, config.width, config.num_heads, config.self_evolve)
-
-    @property
-    def last_layer(self) -> nn.Linear:
-        """The finest 1x1 layer, weight [1, F] and bias [1]: mask logits are its output on `features` plus a base.
-
-        The base does not depend on it, so its gradient follows from `features` and dLoss/dmask_logits alone.
-        """
-        return self.decoder.last_layer
 
     def tokenize(self, expressions: list[str]) -> TextTokens:
         """Return token ids of expressions or phrases, on the CPU."""
@@ -187,23 +177,11 @@ class Segmenter(nn.Module):
         return [group for group in groups if group["params"]]
 
 
-@dataclass(frozen=True)
-class OutputShape:
-    """What a segmenter puts out.
-
-    Example: `OutputShape(32, 32)` at the embedded preset.
-    """
-
-    grid: int  # side of the output grid, cells
-    feature_width: int  # channels of `SegmenterOutput.features`
-
-
 @lru_cache(maxsize=8)
-def output_shape(config: SegmenterConfig) -> OutputShape:
-    """Return the shape of a segmenter's output, without its weights."""
+def output_grid(config: SegmenterConfig) -> int:
+    """Return the side of a segmenter's output grid, cells, without making its weights."""
     with torch.device("meta"):
-        template = Segmenter(config.model_copy(update={"pretrained": False}))
-    return OutputShape(template.grid, template.feature_width)
+        return Segmenter(config.model_copy(update={"pretrained": False})).grid
 
 
 def _fusion_index(config: SegmenterConfig, strides: tuple[int, ...]) -> int:

@@ -1,8 +1,8 @@
 """Rules whose thresholds are set once per version, from evidence: they have no weights, but they look at the data.
 
-    confidence_gate      the teacher's whole label where its mean object probability is high enough; how high is set on
-                         the labeled images, where it pays most
-    adaptive_threshold   the teacher's label where max(p, 1-p) is at least its mean over cells of the same class
+confidence_gate      the teacher's whole label where its mean object probability is high enough; how high is set on
+                     the labeled images, where it pays most
+adaptive_threshold   the teacher's label where max(p, 1-p) is at least its mean over cells of the same class
 """
 
 from __future__ import annotations
@@ -53,10 +53,11 @@ class ConfidenceGate(AdaptiveRule):
         found = [truth_ious(candidates_of(part.evidence).masks, part.mask > 0.5) for part in labeled]
         threshold = best_threshold(known, torch.cat(found)[:, Candidate.GUIDED], self.config.reward.gate_cost)
         self.threshold.copy_(threshold)
+        metrics = super().settle(labeled, unlabeled)
         if unlabeled:
-            others = torch.cat([mean_object_probs(part) for part in unlabeled])
-            self.threshold.sub_(matching_shift(known - threshold, others - threshold))
-        return {"open_rate_labeled": (known >= threshold).float().mean().item(), "threshold": self.threshold.item()}
+            scores = torch.cat([mean_object_probs(part) for part in unlabeled]) - threshold
+            self.threshold.sub_(matching_shift(metrics["open_rate_labeled"], scores))
+        return {**metrics, "threshold": self.threshold.item()}
 
 
 class AdaptiveThreshold(AdaptiveRule):
@@ -88,7 +89,8 @@ class AdaptiveThreshold(AdaptiveRule):
             cells = sum(count for _, count in sums)
             if cells:
                 self.thresholds[index] = sum(total for total, _ in sums) / cells
-        return {f"threshold_{name}": self.thresholds[i].item() for i, name in enumerate(("background", "object"))}
+        named = {f"threshold_{name}": self.thresholds[i].item() for i, name in enumerate(("background", "object"))}
+        return {**super().settle(labeled, unlabeled), **named}
 
 
 def _certainty_sum(evidence: Evidence, is_object: bool) -> tuple[float, int]:
@@ -96,9 +98,7 @@ def _certainty_sum(evidence: Evidence, is_object: bool) -> tuple[float, int]:
     return float(certainty(evidence.mask_probs)[cells].sum()), int(cells.sum())
 
 
-def best_threshold(
-    scores: Float[Tensor, " N"], values: Float[Tensor, " N"], cost: float
-) -> Float[Tensor, ""]:
+def best_threshold(scores: Float[Tensor, " N"], values: Float[Tensor, " N"], cost: float) -> Float[Tensor, ""]:
     """Return the score from which on using labels pays most: the sum of value - cost over them is the largest.
 
     Where no label pays, it lies just above the highest score.

@@ -106,16 +106,6 @@ def relations(evidence: Evidence, candidates: Candidates) -> Float[Tensor, "B K 
     return torch.cat([ious(candidates.masks), inside, kind, single], dim=2)
 
 
-def mean_certainty(candidates: Candidates) -> Float[Tensor, "B K"]:
-    """Return the mean over guided, unguided, mirrored and earlier map inside each mask, in [0, 1].
-
-    For the guided mask it is close to the mean object probability that confidence gates use.
-    """
-    masks = candidates.masks.flatten(2).float()
-    sure = candidates.maps[:, list(PREDICTIONS)].mean(1).flatten(1)
-    return (masks @ sure[:, :, None])[:, :, 0] / masks.sum(2).clamp(min=1)
-
-
 def binary_entropy(probs: Tensor) -> Tensor:
     """Return the entropy of Bernoulli probabilities in bits, so in [0, 1]; 0 and 1 give 0. Any shape."""
     return -(torch.xlogy(probs, probs) + torch.xlogy(1 - probs, 1 - probs)) / math.log(2)

@@ -38,26 +38,22 @@ class LearnedSelector(PolicyNetwork, Selector):
     @torch.no_grad()
     def settle(self, labeled: Sequence[LabeledEvidence], unlabeled: Sequence[Evidence]) -> dict[str, float]:
         """Open the gate as far on unlabeled images as on the cross-fitted labeled ones, see `matching_shift`."""
-        known = torch.cat([self.scores(prepare(part.evidence)).amax(1) for part in labeled])
         self.gate_shift.zero_()
-        metrics = {"open_rate_labeled": (known >= 0).float().mean().item()}
+        metrics = super().settle(labeled, unlabeled)
         if unlabeled:
-            others = torch.cat([self.scores(prepare(part)).amax(1) for part in unlabeled])
-            metrics["open_rate_unshifted"] = (others >= 0).float().mean().item()
-            self.gate_shift.copy_(matching_shift(known, others))
+            scores = torch.cat([self.scores(prepare(part)).amax(1) for part in unlabeled])
+            metrics["open_rate_unshifted"] = (scores >= 0).float().mean().item()
+            self.gate_shift.copy_(matching_shift(metrics["open_rate_labeled"], scores))
         return metrics
 
 
-def matching_shift(labeled: Float[Tensor, " N"], unlabeled: Float[Tensor, " M"]) -> Float[Tensor, ""]:
-    """Return what to add to the unlabeled scores so that as large a share of them is at least 0 as of the labeled ones.
+def matching_shift(rate: float, scores: Float[Tensor, " M"]) -> Float[Tensor, ""]:
+    """Return what to add to scores of unlabeled images so that a share `rate` of them is at least 0.
 
     The labeled images are seen through teachers that never saw them, as they were after the burn-in; the unlabeled ones
     through a teacher that has trained on its own labels of them since, and is surer of everything. Without the shift
     the gate drifts open over the rounds. It supposes that labels do not get worse, and keeps the share that is used.
     """
-    rate = (labeled >= 0).float().mean()
-    count = int((rate * len(unlabeled)).round())
-    ordered = unlabeled.sort(descending=True).values
-    if count == 0:
-        return -ordered[0].clamp(min=0) - 1e-3
-    return -ordered[count - 1]
+    count = round(rate * len(scores))
+    ordered = scores.sort(descending=True).values
+    return -ordered[count - 1] if count else -ordered[0] - 1e-3

@@ -59,6 +59,8 @@ def prepare(evidence: Evidence) -> PolicyInput:
 class PolicyNetwork(nn.Module):
     """Scores candidate labels and their cells; `rple.Rple` and `scorer.Scorer` decide and learn with it."""
 
+    gate_shift: Tensor  # added to scores before the gate, set once per version
+
     def __init__(self, config: SelectorConfig) -> None:
         """Build the network.
 
@@ -88,9 +90,9 @@ class PolicyNetwork(nn.Module):
                 nn.init.zeros_(parameter)
         share = START_SHARPNESS / len(PREDICTIONS)
         with torch.no_grad():
-            for candidate in PREDICTIONS:
-                self.linear.weight[0, RELATIONS.index(f"inside_{candidate.name.lower()}")] = share
-                self.cell_linear.weight[0, candidate] = START_KEEP / len(PREDICTIONS)
+            for prediction in PREDICTIONS:
+                self.linear.weight[0, RELATIONS.index(f"inside_{prediction.name.lower()}")] = share
+                self.cell_linear.weight[0, prediction] = START_KEEP / len(PREDICTIONS)
             for candidate in Candidate:
                 if candidate != Candidate.GUIDED:
                     self.linear.weight[0, RELATIONS.index(f"is_{candidate.name.lower()}")] = START_OTHER

@@ -6,8 +6,7 @@ clipped policy gradient, `objective.py`, where its choices and sources are).
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from typing import TypeVar
+from dataclasses import fields
 
 import torch
 from jaxtyping import Float, Int
@@ -20,8 +19,6 @@ from l2l_ray.selector.candidates import Candidates
 from l2l_ray.selector.learned import LearnedSelector
 from l2l_ray.selector.network import PolicyInput, decision_probs, prepare
 from l2l_ray.types import Evidence
-
-_Record = TypeVar("_Record", PolicyInput, Candidates)
 
 
 class Rple(LearnedSelector):
@@ -45,7 +42,7 @@ class Rple(LearnedSelector):
         values = self._values(known, truth)
         inputs = known
         if batch.unlabeled is not None and config.reward.unlabeled > 0:
-            inputs, values = self._joined(known, values, batch.unlabeled)
+            inputs, values = self._with_unlabeled(known, values, batch.unlabeled)
 
         # explore: which label, and which of its cells
         probs = decision_probs(self.scores(inputs)).detach()
@@ -93,30 +90,31 @@ class Rple(LearnedSelector):
         self.terms.observe(reward.unlabeled_terms(known.candidates), found, known.candidates.possible)
         return reward.decision_values(found, self.config.reward.gate_cost)
 
-    def _joined(
+    def _with_unlabeled(
         self, known: PolicyInput, values: Float[Tensor, "B C"], unlabeled: Evidence
     ) -> tuple[PolicyInput, Float[Tensor, "N C"]]:
         """Add unlabeled images, whose values are judged by the terms that need no truth."""
         others = prepare(unlabeled)
         judged = self.terms.value(reward.unlabeled_terms(others.candidates))
         weighted = reward.decision_values(judged, self.config.reward.gate_cost) * self.config.reward.unlabeled
-        candidates = _join(known.candidates, others.candidates)
-        joined = replace(_join(known, others, ("candidates",)), candidates=candidates)
+        joined = PolicyInput(
+            _joined(known.candidates, others.candidates),
+            torch.cat([known.relations, others.relations]),
+            torch.cat([known.has_prior, others.has_prior]),
+        )
         return joined, torch.cat([values, weighted])
 
 
-def _two(logits: Float[Tensor, "*N"]) -> Float[Tensor, "*N 2"]:
+def _two(logits: Float[Tensor, "*N"]) -> Float[Tensor, "*NC"]:
     """Return the probabilities of no and yes."""
     yes = torch.sigmoid(logits)
     return torch.stack([1 - yes, yes], dim=-1).clamp(min=1e-6)
 
 
-def _log_prob(probs: Float[Tensor, "*N C"], choice: Int[Tensor, "K *N"]) -> Float[Tensor, "K *N"]:
+def _log_prob(probs: Float[Tensor, "*NC"], choice: Int[Tensor, "*KN"]) -> Float[Tensor, "*KN"]:
     log_probs = probs.log().expand(len(choice), *probs.shape)
     return log_probs.gather(-1, choice[..., None])[..., 0]
 
 
-def _join(first: _Record, second: _Record, but: tuple[str, ...] = ()) -> _Record:
-    """Concatenate two records of tensors sample by sample; fields in `but` are the first one's."""
-    names = [field.name for field in fields(first) if field.name not in but]
-    return replace(first, **{name: torch.cat([getattr(first, name), getattr(second, name)]) for name in names})
+def _joined(first: Candidates, second: Candidates) -> Candidates:
+    return Candidates(*(torch.cat([getattr(part, field.name) for part in (first, second)]) for field in fields(first)))

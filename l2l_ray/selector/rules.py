@@ -123,7 +123,7 @@ class RandomGate(Rule):
 
     def decide(self, evidence: Evidence, keys: Sequence[int]) -> Decision:
         """Take the teacher's label of a share `rate` of the samples, by their keys."""
-        drawn = keyed_uniform(keys, 1, "random-gate")[:, 0] < self.config.rate
+        drawn = torch.from_numpy(keyed_uniform(keys, 1, "random-gate")[:, 0]) < self.config.rate
         return Decision(drawn.float().to(evidence.mask_probs.device))
 
 

@@ -79,8 +79,7 @@ class Evaluations:
         """Write the parquet file last: it alone says that a group is complete."""
         path.parent.mkdir(parents=True, exist_ok=True)
         if quality is not None:
-            details = {"summary": quality.summary(), "equal_counts": quality.at_equal_counts()}
-            path.with_name(f"{path.stem}-quality.json").write_text(json.dumps(details))
+            path.with_name(f"{path.stem}-quality.json").write_text(json.dumps({"summary": quality.summary()}))
             path.with_name(f"{path.stem}-wrong.json").write_text(json.dumps(quality.wrong))
         with replacing(path) as temporary:
             frame.to_parquet(temporary)

@@ -61,7 +61,7 @@ def _round_quality(shards: Iterable[Sequence[PseudoLabel]], truth: dict[int, Lab
         if part := [label for label in labels if label.sent_id in truth]:
             masks = np.stack([mask_to_grid(truth[label.sent_id].mask_rle, label.grid) for label in part])
             sent_ids = [label.sent_id for label in part]
-            total += measure_quality(selection_of(part), torch.from_numpy(masks), {}, sent_ids)
+            total += measure_quality(selection_of(part), torch.from_numpy(masks), sent_ids)
     return total
 
 

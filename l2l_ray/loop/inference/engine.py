@@ -29,9 +29,9 @@ from l2l_ray.loop.state.ledger import LedgerEntry, shard_path, write_shard
 from l2l_ray.loop.state.plan import VAL
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.randomness import sample_key
-from l2l_ray.segmenter.model import Segmenter, output_shape
+from l2l_ray.segmenter.model import Segmenter, output_grid
 from l2l_ray.selector.base import Selector, make_selector
-from l2l_ray.selector.registry import PRIOR_ONLY, makes_labels, selectors, spec_of
+from l2l_ray.selector.registry import PRIOR_ONLY, makes_labels
 from l2l_ray.types import Candidate, Evidence, Example, LabeledExample, Prior, PseudoLabel, Selection
 
 if TYPE_CHECKING:
@@ -80,8 +80,7 @@ class InferenceEngine:
         self.config = config
         self._run = RunFolder(run_path, config)
         self._device = pick_device(device)
-        shape = output_shape(config.segmenter)
-        self._grid, self._feature_width = shape.grid, shape.feature_width
+        self._grid = output_grid(config.segmenter)
         self._sets = ExampleSets(config, self._run, self._run.priors_path)
         self._models: OrderedDict[Path, Segmenter] = OrderedDict()
         self._selectors: OrderedDict[Path, Selector] = OrderedDict()
@@ -178,7 +177,7 @@ class InferenceEngine:
         self, method: str, version: int, examples: ExampleSet, part: list[int], inputs: Inputs, round_index: int
     ) -> tuple[Evidence, Selection]:
         selector = self._selector(method, version)
-        if selector.needs_full_evidence or method == self.config.selector.name:
+        if selector.needs_full_evidence:
             evidence = self._evidence(method, version, examples, part, inputs)
         else:
             evidence = guided_evidence(self._model(method, version), inputs, self.config.loop.autocast)
@@ -200,21 +199,9 @@ class InferenceEngine:
         return predict(self._model(method, version), inputs, self.config.loop.autocast)
 
     def _quality(self, method: str, version: int, examples: ExampleSet, part: list[int], inputs: Inputs) -> Quality:
-        """Measure the version's selector; the run's main one also against the rules at equal counts."""
-        evidence, selection = self._select(method, version, examples, part, inputs, round_index=version)
-        ranked = {}
-        if method == self.config.selector.name:
-            ranked = {method: self._selector(method, version), **self._rules()}
-        with torch.inference_mode():
-            rankings = {name: selector.ranking(evidence) for name, selector in ranked.items()}
-        sent_ids = [examples[i].sent_id for i in part]
-        return measure_quality(selection, examples.masks(part).to(self._device), rankings, sent_ids)
-
-    def _rules(self) -> dict[str, Selector]:
-        """Return what is ranked beside the method at equal counts: all that label and do not learn."""
-        specs = dict.fromkeys((*selectors(), *(spec_of(method) for method in self._run.methods)))
-        names = [spec.name for spec in specs if spec.labels and not spec.learns]
-        return {name: make_selector(selector_for(self.config.selector, name), self._feature_width) for name in names}
+        """Measure the labels that the version's selector would give."""
+        _, selection = self._select(method, version, examples, part, inputs, round_index=version)
+        return measure_quality(selection, examples.masks(part).to(self._device), [examples[i].sent_id for i in part])
 
     def _batches(self, indices: list[int]) -> Iterator[list[int]]:
         size = self.config.loop.eval_batch
@@ -241,7 +228,7 @@ class InferenceEngine:
     def _selector(self, method: str, version: int) -> Selector:
         path = self._run.version_dir(method, version) / "selector.safetensors"
         if path not in self._selectors:
-            selector = make_selector(selector_for(self.config.selector, method), self._feature_width)
+            selector = make_selector(selector_for(self.config.selector, method))
             load_weights(selector, path)
             self._selectors[path] = selector.to(self._device).eval()
             while len(self._selectors) > _KEPT_VERSIONS:

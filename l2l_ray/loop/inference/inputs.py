@@ -16,7 +16,7 @@ from l2l_ray.loop.state.example_files import read_examples, read_priors
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.proposal import Proposer, perturb
 from l2l_ray.randomness import sample_key
-from l2l_ray.segmenter.model import output_shape
+from l2l_ray.segmenter.model import output_grid
 from l2l_ray.types import Example, LabeledExample, Prior
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class ExampleSets:
         self._priors = priors
         self._images = ImageStore(config.segmenter.image_size, config.data.image_cache_mb)
         self._proposer = Proposer(config.prior)
-        self._grid = output_shape(config.segmenter).grid
+        self._grid = output_grid(config.segmenter)
         self._read: dict[str, ExampleSet] = {}
 
     def __getitem__(self, name: str) -> ExampleSet:

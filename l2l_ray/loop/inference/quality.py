@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 WRONG_OBJECT_IOU = 0.1  # ours: neighbours that touch overlap by a few cells
 REGIONS = ("inside", "outside", "boundary")
 
+
 @dataclass(frozen=True)
 class Quality:
     """Counts of cells and one row per label; add two to join two batches.
@@ -113,9 +114,7 @@ class Quality:
         }
 
 
-def measure_quality(
-    selection: Selection, mask: Float[Tensor, "B G G"], sent_ids: Sequence[int]
-) -> Quality:
+def measure_quality(selection: Selection, mask: Float[Tensor, "B G G"], sent_ids: Sequence[int]) -> Quality:
     """Compare a selection with the truth.
 
     Args:

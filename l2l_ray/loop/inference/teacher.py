@@ -82,7 +82,6 @@ def gather_evidence(
         proposal=inputs.proposal,
         prior_score=inputs.prior_score,
         has_prior=inputs.has_prior,
-        features=guided.features,
     )
 
 
@@ -90,7 +89,6 @@ def gather_evidence(
 def guided_evidence(teacher: Segmenter, inputs: Inputs, use_autocast: bool) -> Evidence:
     """Return the guided prediction in every place of the evidence: a quarter of the work, and enough for most rules."""
     probs = predict(teacher, inputs, use_autocast).sigmoid()
-    nothing = probs.new_zeros(len(probs), 0, *probs.shape[1:])
     return Evidence(
         mask_probs=probs,
         mask_probs_unguided=probs,
@@ -100,5 +98,4 @@ def guided_evidence(teacher: Segmenter, inputs: Inputs, use_autocast: bool) -> E
         proposal=inputs.proposal,
         prior_score=inputs.prior_score,
         has_prior=inputs.has_prior,
-        features=nothing,
     )

@@ -14,15 +14,14 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from l2l_ray.config import RunConfig, SelectorConfig
 from l2l_ray.data.images import batch_indices
 from l2l_ray.loop.inference.inputs import ExampleSet
-from l2l_ray.loop.inference.networks import load_segmenter, run_segmenter
-from l2l_ray.loop.inference.quality import decision_of
+from l2l_ray.loop.inference.networks import load_segmenter
 from l2l_ray.loop.inference.teacher import gather_evidence
 from l2l_ray.loop.state.checkpoint import load_weights, save_weights
 from l2l_ray.randomness import sample_key, seed_torch, torch_generator
@@ -30,30 +29,19 @@ from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.selector.base import LabeledEvidence, Selector, UpdateBatch, make_selector
 from l2l_ray.types import Evidence
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
-
 MAX_CROSS_FITTED = 1024  # samples whose evidence is kept in memory: 0.1 MB each at the tiny size, 8 MB at 480 px
-GRADIENT_SAMPLES = 64  # labeled samples behind the utility reward's gradient
 
 
 class SelectorLearner:
     """A selector with its optimiser; a rule has no parameters and is only kept."""
 
-    def __init__(self, section: SelectorConfig, feature_width: int, device: torch.device) -> None:
+    def __init__(self, section: SelectorConfig, device: torch.device) -> None:
         seed_torch(0)  # the policy's start is part of the method, not of the run's seed
         self._section = section
         self._device = device
-        self.selector = make_selector(section, feature_width).to(device)
+        self.selector = make_selector(section).to(device)
         parameters = list(self.selector.parameters())
-        self._optimizer = torch.optim.Adam(parameters, lr=section.lr) if parameters else None
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Of the selector's parameters."""
-        assert self._optimizer is not None, f"{self._section.name} is registered with learns=True, without a parameter"
-        return self._optimizer
+        self.optimizer = torch.optim.Adam(parameters, lr=section.lr) if parameters else None
 
     def frozen_copy(self) -> Selector:
         """Return the selector as it is now, to measure by later how far it moved."""
@@ -63,7 +51,6 @@ class SelectorLearner:
         self,
         cross_fitted: CrossFitted,
         unlabeled: StoredEvidence | None,
-        gradient: Float[Tensor, " D"] | None,
         version: int,
         num: int,
         seed: int,
@@ -73,7 +60,6 @@ class SelectorLearner:
         Args:
             cross_fitted: Evidence and truth of the labeled images.
             unlabeled: Evidence of the unlabeled subset; None = there is none.
-            gradient: From `labeled_gradient`; None = no utility term.
             version: The version that is made: 0 by the warm-up, r + 1 by round r.
             num: How many.
             seed: The run's seed.
@@ -83,7 +69,6 @@ class SelectorLearner:
             yield UpdateBatch(
                 labeled=cross_fitted.batch(size, seed, version, number),
                 unlabeled=None if unlabeled is None else unlabeled.batch(size, seed, version, number),
-                gradient=gradient,
                 generator=torch_generator(seed * 1_000_003 + version * 10_007 + number),
             )
 
@@ -98,17 +83,17 @@ class SelectorLearner:
     def save(self, folder: Path, state: dict[str, Any]) -> None:
         """Write the weights to `folder` and the optimiser into `state`."""
         save_weights(self.selector, folder / "selector.safetensors")
-        state["selector_optimizer"] = self._optimizer.state_dict() if self._optimizer else {}
+        state["selector_optimizer"] = self.optimizer.state_dict() if self.optimizer else {}
 
     def load(self, folder: Path, state: dict[str, Any]) -> None:
         """Read what `save` wrote."""
         load_weights(self.selector, folder / "selector.safetensors", self._device)
-        if self._optimizer:
-            self._optimizer.load_state_dict(state["selector_optimizer"])
+        if self.optimizer:
+            self.optimizer.load_state_dict(state["selector_optimizer"])
 
 
 class StoredEvidence:
-    """Evidence of many samples, kept on the CPU; features in half precision."""
+    """Evidence of many samples, kept on the CPU in half precision."""
 
     def __init__(self, parts: Sequence[Evidence], device: torch.device) -> None:
         self._device = device
@@ -126,6 +111,14 @@ class StoredEvidence:
         """Return the samples of one update, keyed by (seed, version that is made, number)."""
         stream = f"unlabeled-reward{version - 1}"  # named after the round before the version
         return self.take(batch_indices(len(self), min(size, len(self)), seed, stream, number))
+
+    def places(self, size: int) -> list[range]:
+        """Return the places of all samples, `size` at a time."""
+        return [range(start, min(start + size, len(self))) for start in range(0, len(self), size)]
+
+    def all(self, size: int) -> list[Evidence]:
+        """Return everything, `size` samples at a time."""
+        return [self.take(part) for part in self.places(size)]
 
 
 class CrossFitted:
@@ -157,7 +150,6 @@ class CrossFitted:
             rows += chosen
         self._evidence = StoredEvidence(parts, device)
         self._masks = labeled.masks(rows)
-        self._sent_ids = [labeled.examples[row].sent_id for row in rows]
         self._chunk = config.loop.eval_batch
         self._device = device
 
@@ -165,17 +157,14 @@ class CrossFitted:
         """Return the samples of one update, keyed by (seed, version that is made, number)."""
         total = len(self._masks)
         drawn = batch_indices(total, min(size, total), seed, f"reward{version - 1}", number)
-        return LabeledEvidence(self._evidence.take(drawn), self._masks[drawn].to(self._device))
+        return self._take(drawn)
 
-    @torch.no_grad()
-    def open_rate(self, selector: Selector, seed: int, version: int) -> float:
-        """Return the share of the samples whose label a version's selector would use, as training uses labels."""
-        used = 0
-        for start in range(0, len(self._masks), self._chunk):
-            rows = range(start, min(start + self._chunk, len(self._masks)))
-            keys = [sample_key(seed, "open-rate", version, self._sent_ids[row]) for row in rows]
-            used += int(decision_of(selector.select(self._evidence.take(rows), keys)).used.sum())
-        return used / len(self._masks)
+    def parts(self) -> list[LabeledEvidence]:
+        """Return everything, in parts."""
+        return [self._take(rows) for rows in self._evidence.places(self._chunk)]
+
+    def _take(self, rows: Sequence[int]) -> LabeledEvidence:
+        return LabeledEvidence(self._evidence.take(rows), self._masks[list(rows)].to(self._device))
 
 
 def unlabeled_evidence(
@@ -187,23 +176,6 @@ def unlabeled_evidence(
         return None
     before = load_segmenter(config.segmenter, previous, device)
     return StoredEvidence(_evidence(config, examples, rows, teacher, before, device), device)
-
-
-@torch.inference_mode()
-def labeled_gradient(
-    config: RunConfig, labeled: ExampleSet, teacher: Segmenter, device: torch.device
-) -> Float[Tensor, " F+1"]:
-    """Return the mean cross-entropy gradient of the teacher's last layer [w, b] on labeled samples, without backward.
-
-    With logit w.f + b + base and cross-entropy, the gradient of one cell is (p - y) [f, 1].
-    """
-    rows = _subset(labeled, list(range(len(labeled))), GRADIENT_SAMPLES, config.loop.seed)
-    inputs = labeled.inputs(rows).to(device)
-    output = run_segmenter(teacher, inputs, config.loop.autocast)
-    error = output.mask_logits.float().sigmoid() - labeled.masks(rows).to(device)
-    weights = torch.einsum("bfyx,byx->f", output.features.float(), error)
-    gradient: Tensor = torch.cat([weights, error.sum()[None]]) / error.numel()
-    return gradient
 
 
 def _evidence(
@@ -230,10 +202,10 @@ def _subset(examples: ExampleSet, rows: list[int], size: int, seed: int) -> list
     return sorted(by_key[:size])
 
 
-def _stored(tensor: Tensor) -> Tensor:
+def _stored(tensor: torch.Tensor) -> torch.Tensor:
     tensor = tensor.cpu()
-    return tensor.half() if tensor.ndim == 4 else tensor
+    return tensor.half() if tensor.ndim == 3 else tensor
 
 
-def _fp32(tensor: Tensor) -> Tensor:
+def _fp32(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor

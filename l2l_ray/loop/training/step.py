@@ -200,5 +200,4 @@ def _rows(output: SegmenterOutput, rows: slice) -> SegmenterOutput:
     return SegmenterOutput(
         mask_logits=output.mask_logits[rows],
         level_logits=tuple(level[rows] for level in output.level_logits),
-        features=output.features[rows],
     )

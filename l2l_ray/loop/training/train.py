@@ -28,7 +28,6 @@ from l2l_ray.loop.training.pseudo import PseudoSet
 from l2l_ray.loop.training.selector_training import (
     CrossFitted,
     SelectorLearner,
-    labeled_gradient,
     unlabeled_evidence,
 )
 from l2l_ray.loop.training.student import Networks, StudentSteps
@@ -109,8 +108,7 @@ class MethodTraining:
         self._section = selector_for(job.config.selector, method)
         self._learns = spec_of(method).learns
         self._networks = Networks.fresh(job.config, job.host)
-        width = self._networks.student.feature_width
-        self._learner = SelectorLearner(self._section, width, job.host.device)
+        self._learner = SelectorLearner(self._section, job.host.device)
 
     def run(self, continued: Path | None) -> None:
         """Run all rounds from the burn-in, or those that are left from where training stopped."""
@@ -173,15 +171,14 @@ class MethodTraining:
         if job.host.rank == 0:
             teacher, device = self._networks.teacher, job.host.device
             unlabeled = unlabeled_evidence(job.config, job.sets["unlabeled"], teacher, self._previous(version), device)
-            gradient = labeled_gradient(job.config, job.sets["labeled"], teacher, device)
             before = learner.frozen_copy()
-            for batch in learner.batches(self._cross_fitted, unlabeled, gradient, version, updates, self._loop.seed):
+            for batch in learner.batches(self._cross_fitted, unlabeled, version, updates, self._loop.seed):
                 terms = learner.selector.update(learner.optimizer, batch, before)
                 for name, value in terms.items():
                     metrics[f"policy/{name}"] = metrics.get(f"policy/{name}", 0.0) + value / updates
-            metrics["policy/open_rate_labeled"] = self._cross_fitted.open_rate(
-                learner.selector, self._loop.seed, version
-            )
+            others = [] if unlabeled is None else unlabeled.all(self._loop.eval_batch)
+            settled = learner.selector.settle(self._cross_fitted.parts(), others)
+            metrics |= {f"policy/{name}": value for name, value in settled.items()}
         learner.receive(job.host.broadcast(learner.send()))
         return job.host.broadcast(metrics)
 
