@@ -155,11 +155,11 @@ class SegmenterConfig(Section):
 class RewardConfig(Section):
     """What a label earns: what a sweep tunes. L2L names only 'priors and model predictions'; all is ours."""
 
-    gate_cost: float = Field(
-        0.5,
-        gt=0,
-        lt=1,
-        description="IoU above which using a label pays: the reward of using one is its IoU minus this (ours)",
+    gate_margin: float = Field(
+        0.0,
+        ge=-0.5,
+        le=0.5,
+        description="How much better than the average label, in IoU, a label must be for using it to pay (ours)",
     )
     wrong_cost: float = Field(
         3.0, gt=0, description="What keeping a wrong pixel costs, where a right one earns 1 (ours)"

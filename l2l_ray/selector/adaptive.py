@@ -51,7 +51,8 @@ class ConfidenceGate(AdaptiveRule):
         """Set the threshold that pays most on labeled images, moved so that the share used stays on unlabeled ones."""
         known = torch.cat([mean_object_probs(part.evidence) for part in labeled])
         found = [truth_ious(candidates_of(part.evidence).masks, part.mask > 0.5) for part in labeled]
-        threshold = best_threshold(known, torch.cat(found)[:, Candidate.GUIDED], self.config.reward.gate_cost)
+        ious = torch.cat(found)[:, Candidate.GUIDED]
+        threshold = best_threshold(known, ious, ious.mean() + self.config.reward.gate_margin)
         self.threshold.copy_(threshold)
         metrics = super().settle(labeled, unlabeled)
         if unlabeled:
@@ -98,7 +99,7 @@ def _certainty_sum(evidence: Evidence, is_object: bool) -> tuple[float, int]:
     return float(certainty(evidence.mask_probs)[cells].sum()), int(cells.sum())
 
 
-def best_threshold(scores: Float[Tensor, " N"], values: Float[Tensor, " N"], cost: float) -> Float[Tensor, ""]:
+def best_threshold(scores: Float[Tensor, " N"], values: Float[Tensor, " N"], cost: float | Tensor) -> Float[Tensor, ""]:
     """Return the score from which on using labels pays most: the sum of value - cost over them is the largest.
 
     Where no label pays, it lies just above the highest score.

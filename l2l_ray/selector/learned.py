@@ -8,13 +8,40 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from l2l_ray.config import SelectorConfig
 from l2l_ray.selector.base import Decision, LabeledEvidence, Selector
-from l2l_ray.selector.network import PolicyNetwork, decision_probs, prepare
-from l2l_ray.types import Evidence
+from l2l_ray.selector.network import PolicyInput, PolicyNetwork, decision_probs, prepare
+from l2l_ray.types import Candidate, Evidence
 
 
 class LearnedSelector(PolicyNetwork, Selector):
     """The policy network as a selector; a subclass says how it learns."""
+
+    average: Tensor  # running mean IoU of the guided label on labeled images; negative before the first batch
+
+    def __init__(self, config: SelectorConfig) -> None:
+        """Build the network."""
+        super().__init__(config)
+        self.register_buffer("average", torch.tensor(-1.0))
+
+    @torch.no_grad()
+    def observe(self, inputs: PolicyInput, found: Float[Tensor, "B K"]) -> float:
+        """Take in the IoU of a labeled batch's candidates and return what a label costs.
+
+        A label costs the average of the guided labels and `gate_margin`: using the better ones pays, whether the
+        teacher is poor or good. At the first batch the gate is set to open for half of it.
+        """
+        mean = found[:, Candidate.GUIDED].mean()
+        if self.average < 0:
+            self.average.copy_(mean)
+            self.linear.bias.sub_(self.scores(inputs).amax(1).median())
+        self.average.lerp_(mean, 0.1)
+        return self.cost
+
+    @property
+    def cost(self) -> float:
+        """What using a label costs, as an IoU."""
+        return float((self.average + self.config.reward.gate_margin).clamp(0.02, 0.98))
 
     @torch.no_grad()
     def decide(self, evidence: Evidence, keys: Sequence[int]) -> Decision:

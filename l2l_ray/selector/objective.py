@@ -8,8 +8,8 @@ cell for itself.
 Choices that matter
 - One scale for the batch, not one per image: dividing each image's rewards by their own deviation would make a label
   that is hardly better than nothing as loud as one that saves the sample, and so erase the costs.
-- The decisions of a group share one random number, shifted by 1/K from one to the next. Each alone is an exact
-  sample of the policy; together they spread evenly over the choices, which removes most of the sampling noise of a small group.
+- The decisions of a group share one random number, shifted by 1/K from one to the next. Each alone is an exact sample
+  of the policy; together they spread evenly over the choices, which removes most of the noise of a small group.
 - KL is to `reference`, the policy as of the version before, and exact: there are few choices.
 
 Source: clipped ratio PPO (Schulman et al. 2017), group baseline GRPO (Shao et al. 2024), global instead of per-group

@@ -51,7 +51,7 @@ class SelectorSpec:
 _SETTLED = ("num_folds", "max_unlabeled")
 _SCORER = (
     *(*_SETTLED, "lr", "warmup_updates", "round_updates", "update_batch", "threshold", "hidden", "gate", "cells"),
-    *("reward.gate_cost", "reward.wrong_cost"),
+    *("reward.gate_margin", "reward.wrong_cost"),
 )
 _L2L = (*_SCORER, "group_size", "inner_epochs", "clip", "kl", "entropy_floor", "reward.unlabeled")
 # Colours are mid-tones: each is at least 2.8:1 against white and against the dark page.
@@ -71,7 +71,7 @@ _BUILT_IN = (
     SelectorSpec("prior_label", "prior's mask as label", "rules:PriorLabel", reads=()),
     SelectorSpec("random_gate", "random gate", "rules:RandomGate", setting="rate", reads=("rate",)),
     SelectorSpec("confidence_gate", "confidence gate", "adaptive:ConfidenceGate", learns=True,
-                 reads=("threshold", *_SETTLED, "reward.gate_cost")),
+                 reads=("threshold", *_SETTLED, "reward.gate_margin")),
     SelectorSpec("scorer", "supervised scorer", "scorer:Scorer", ("#5b9a3c", "<"), learns=True, reads=_SCORER),
 )
 # fmt: on

@@ -1,7 +1,8 @@
 """The reward of taking a label, one pure function per term.
 
-- label (labeled images): IoU of the label with the truth, minus `gate_cost`; leaving a sample out earns 0. So using a
-  label pays when its IoU exceeds the cost.
+- label (labeled images): IoU of the label with the truth, minus what a label costs, which is the mean IoU of the guided
+  labels plus `gate_margin`; leaving a sample out earns 0. So using a label pays when it is better than average, whether
+  the teacher is poor or good. With a fixed cost a poor teacher's gate stayed shut.
 - cells (labeled images): +1 for keeping a right cell of the label, -wrong_cost for a wrong one; ignoring earns 0. So
   keeping a cell pays when it is right with probability above wrong_cost / (1 + wrong_cost). *Class-balanced* per
   sample: cells that the truth or the label calls object, 5-10 % of a grid, weigh in sum as much as the rest.
@@ -33,9 +34,9 @@ def truth_ious(masks: Bool[Tensor, "B K G G"], truth: Bool[Tensor, "B G G"]) -> 
     return ious(torch.cat([truth[:, None], masks], dim=1))[:, 0, 1:]
 
 
-def decision_values(label_values: Float[Tensor, "B K"], gate_cost: float) -> Float[Tensor, "B K+1"]:
+def decision_values(label_values: Float[Tensor, "B K"], cost: float) -> Float[Tensor, "B K+1"]:
     """Return what leaving a sample out earns (0), then what taking each candidate does."""
-    return torch.cat([torch.zeros_like(label_values[:, :1]), label_values - gate_cost], dim=1)
+    return torch.cat([torch.zeros_like(label_values[:, :1]), label_values - cost], dim=1)
 
 
 def cell_values(

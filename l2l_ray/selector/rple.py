@@ -88,7 +88,7 @@ class Rple(LearnedSelector):
         """Return what each decision on the labeled images is worth, and learn what the other terms say about it."""
         found = reward.truth_ious(known.candidates.masks, truth)
         self.terms.observe(reward.unlabeled_terms(known.candidates), found, known.candidates.possible)
-        return reward.decision_values(found, self.config.reward.gate_cost)
+        return reward.decision_values(found, self.observe(known, found))
 
     def _with_unlabeled(
         self, known: PolicyInput, values: Float[Tensor, "B C"], unlabeled: Evidence
@@ -96,7 +96,7 @@ class Rple(LearnedSelector):
         """Add unlabeled images, whose values are judged by the terms that need no truth."""
         others = prepare(unlabeled)
         judged = self.terms.value(reward.unlabeled_terms(others.candidates))
-        weighted = reward.decision_values(judged, self.config.reward.gate_cost) * self.config.reward.unlabeled
+        weighted = reward.decision_values(judged, self.cost) * self.config.reward.unlabeled
         joined = PolicyInput(
             _joined(known.candidates, others.candidates),
             torch.cat([known.relations, others.relations]),
