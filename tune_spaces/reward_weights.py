@@ -1,20 +1,17 @@
-"""Which reward terms help? Each weight is drawn apart; correctness stays at 1, because only ratios matter.
+"""Which reward terms help? Each weight is drawn apart; correctness stays as it is, because only ratios matter.
 
-Ranges: 0 switches a term off; 1 makes it as strong as correctness. Source: ours.
+0 switches a term off; as much as correctness' weight (1 by default) makes it as strong. Source: ours.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from l2l_ray.config import RunConfig
+from l2l_ray.sweep.space import Space, Uniform
 
-from ray import tune
+# The fields of RewardConfig that are weights, correctness left out, with the largest value that is tried.
+WEIGHTS = {"agreement": 1.0, "consistency": 1.0, "coverage": 0.5, "utility": 0.5}
 
 
-def space() -> dict[str, Any]:
-    """Return a domain per reward weight; `--samples` says how many points are drawn."""
-    return {
-        "selector.reward.agreement": tune.uniform(0.0, 1.0),
-        "selector.reward.consistency": tune.uniform(0.0, 1.0),
-        "selector.reward.coverage": tune.uniform(0.0, 0.5),
-        "selector.reward.utility": tune.uniform(0.0, 0.5),
-    }
+def space(config: RunConfig) -> Space:
+    """Return a range per reward weight; `--samples` says how many points are drawn."""
+    return {f"selector.reward.{name}": Uniform(0.0, most) for name, most in WEIGHTS.items()}
