@@ -1,57 +1,75 @@
-"""A sweep: many whole L2L runs that differ in some settings, by Ray Tune; tables, a page and the best config at the end.
+"""A sweep: many whole L2L runs that differ in some settings, by Ray Tune; a table, a page, the best config.
 
     python jobs/sweep.py label_ratio --preset smoke
     python jobs/sweep.py reward_weights --samples 16 --seeds 0 1 2 --dry-run
     ray job submit -- python jobs/sweep.py reward_weights --samples 16 --asha
     python jobs/sweep.py label_ratio --preset smoke --resume
 
-The first word names a module of `tune_spaces/`. The options below are the sweep's own; everything else (`--preset`,
-`--config`, single fields) is as for `selfevolve.py` and holds for all trials. `--resume` continues a sweep that was
-killed: finished trials are read, the others go on from where they were.
+The first word names a module of `tune_spaces/`, or a file of your own like one of them. The options below are the
+sweep's own; everything else (`--preset`, `--config`, single fields) is as for `selfevolve.py` and holds for all trials.
+`--resume` continues a sweep that was killed: finished trials are read, the others go on from where they were.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import sys
 from pathlib import Path
 
 from l2l_ray.config import RunConfig, load_config
-from l2l_ray.errors import L2LError, one_line
+from l2l_ray.errors import ConfigError, L2LError, one_line
 from l2l_ray.sweep.folder import SweepFolder
 from l2l_ray.sweep.space import Space
 from l2l_ray.sweep.survey import survey
 from l2l_ray.sweep.trials import Trial, short_names, trials_of
 
 ROOT = Path(__file__).resolve().parent.parent
+LEGEND = (
+    "(percent: mean ± standard deviation over seeds, and its 95 % t-interval; val: last version, others: version best "
+    "on val)"
+)
 
 
 def read_space(name: str, config: RunConfig) -> Space:
-    """Return the space of one module of `tune_spaces/`."""
-    sys.path.insert(0, str(ROOT))
-    space: Space = importlib.import_module(f"tune_spaces.{name}").space(config)
+    """Return the space of a module of `tune_spaces/`, or of a file of one's own.
+
+    Raises:
+        ConfigError: There is neither, or it holds no space.
+    """
+    known = {path.stem: path for path in sorted((ROOT / "tune_spaces").glob("[!_]*.py"))}
+    path = known.get(name, Path(name))
+    spec = importlib.util.spec_from_file_location(path.stem, path) if path.suffix == ".py" and path.exists() else None
+    if spec is None or spec.loader is None:
+        raise ConfigError(
+            f"there is no space {name!r}; choose one of {', '.join(known)}, or give a Python file of your own with a "
+            "function `space(config)` like those in tune_spaces/"
+        )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "space"):
+        raise ConfigError(f"{path} has no function `space(config)`; write one like those in tune_spaces/")
+    space: Space = module.space(config)
     return space
 
 
 def read_words(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return the sweep's own options, and the words that are fields of a run."""
-    spaces = sorted(path.stem for path in (ROOT / "tune_spaces").glob("[!_]*.py"))
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("space", choices=spaces)
-    parser.add_argument("--samples", type=int, help="points of a space with something to draw; the first is the "
-                        "config's own values (default 8)")  # fmt: skip
-    parser.add_argument(
-        "--draw-seed", type=int, default=0, help="seed of the draws; the same one draws the same points"
+    parser.add_argument("space", help="a module of tune_spaces/, or a Python file like one of them")
+    add = parser.add_argument
+    add(
+        "--samples", type=int, help="points, where something is drawn; the first is the config's own values (default 8)"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N",
-                        help="run every point with each; a seed sets loop.seed and data.split_seed (default 0)")  # fmt: skip
-    parser.add_argument("--asha", action="store_true", help="stop trials that are behind the others of their seed and "
-                        "data after the same number of rounds")  # fmt: skip
-    parser.add_argument("--sweep-name", help="folder under the run root (default sweep-SPACE)")
-    parser.add_argument("--dry-run", action="store_true", help="check and list the trials, and run nothing")
+    add("--draw-seed", type=int, default=0, help="the same seed draws the same points")
+    seeds = "run every point with each; a seed sets loop.seed and data.split_seed (default 0)"
+    add("--seeds", type=int, nargs="+", default=[0], metavar="N", help=seeds)
+    asha = "stop trials that are behind the others of their seed and data after the same number of rounds"
+    add("--asha", action="store_true", help=asha)
+    add("--sweep-name", help="folder under the run root (default sweep-SPACE)")
+    add("--dry-run", action="store_true", help="check and list the trials, and run nothing")
     return parser.parse_known_args(words)
 
 
@@ -65,12 +83,16 @@ def run_sweep(config: RunConfig, trials: list[Trial], folder: SweepFolder, words
     from l2l_ray.report.sweep_summary import plain_text, points_table
     from l2l_ray.sweep.results import write_results
 
+    if asha and config.loop.rounds < 2:
+        raise ConfigError("--asha stops trials at a version before the last, got loop.rounds 1; raise it to 2 or more")
+    asked = survey(folder.open_trials(trials))
     with folder.begun(trials, words, config.resume):
         sys.stdout.write(f"sweep folder {folder.path}\n")
-        sweep(config, trials, folder, asha)
+        sweep(config, trials, folder, asked, asha)
         found = write_results(folder, trials)
     names = short_names(list(trials[0].values))
-    sys.stdout.write(f"\n{plain_text(points_table(found.points, list(names), names))}\n\n")
+    sys.stdout.write(f"\n{plain_text(points_table(found.points, list(names), names))}\n")
+    sys.stdout.write(f"{LEGEND}\n\n")
     sys.stdout.write(f"{headline(found.points, found.trials, names)}\n")
     sys.stdout.write(f"table      {folder.path / 'sweep.csv'}\nreport     {folder.path / 'sweep.html'}\n")
     if found.best is not None:
@@ -100,7 +122,7 @@ def main(words: list[str]) -> int:
     own, rest = read_words(words)
     try:
         config = load_config(rest, "sweep")
-        name = own.sweep_name or f"sweep-{own.space}"
+        name = own.sweep_name or f"sweep-{Path(own.space).stem}"
         trials = trials_of(config, read_space(own.space, config), name, own.seeds, own.samples, own.draw_seed)
         folder = SweepFolder(config.root / name)
         if own.dry_run:

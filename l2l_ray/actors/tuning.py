@@ -1,10 +1,10 @@
 """Ray Tune over whole L2L runs: one trial is one run, in one process, from burn-in to val figures.
 
-    points      all known before (`sweep.trials`); Tune gets a grid of their ids, and does what it is good at: which trial
-                runs where and when, ASHA, and a second try for one whose process died
+    points      all known before (`sweep.trials`); Tune gets a grid of their ids, and does what it is good at: which
+                trial runs where and when, ASHA, and a second try for one whose process died
     priors      asked once before the trials, for the union of their texts; trials read the same store
-    burn-ins    shared through the run root's cache by every trial that differs in nothing they depend on; who comes while
-                another one trains the same burn-in waits for it
+    burn-ins    shared through the run root's cache by every trial that differs in nothing they depend on; who comes
+                while another one trains the same burn-in waits for it
     how many    at once: the cluster's resources divided by what one run needs, computed here
 
 A trial runs `loop.local.run_local`, so it starts no actors of its own: nothing it could wait for can be held by another
@@ -37,7 +37,7 @@ from l2l_ray.loop.state.run_folder import RunFolder, continued
 from l2l_ray.prior.store import PriorStore
 from l2l_ray.report.sweep_summary import METRIC
 from l2l_ray.sweep.folder import SweepFolder, val_figures
-from l2l_ray.sweep.survey import Asked, survey
+from l2l_ray.sweep.survey import Asked
 from l2l_ray.sweep.trials import Trial
 from l2l_ray.wording import counted
 
@@ -45,40 +45,35 @@ logger = logging.getLogger(__name__)
 
 # A trial of a killed sweep may outlive it by some seconds; until it is gone, nobody else works in its folder.
 LAST_HOLDER_TIMEOUT_S = 120.0
-OPEN_STATES = ("waiting", "unfinished", "failed")
 
 
-def sweep(config: RunConfig, trials: Sequence[Trial], folder: SweepFolder, asha: bool = False) -> None:
+def sweep(
+    config: RunConfig, trials: Sequence[Trial], folder: SweepFolder, asked: Sequence[Asked], asha: bool = False
+) -> None:
     """Run every trial that is not finished or stopped yet; what came of each is in its folder and in the sweep's log.
 
     Args:
         config: What all trials share; its `cluster` section says where they run.
         trials: All trials of the sweep.
         folder: The sweep's folder, held by this process.
+        asked: The texts of the trials that have not ended yet, from `sweep.survey`.
         asha: Stop trials that fall behind their rivals at a version.
     Raises:
-        ConfigError: A trial cannot run, or ASHA has no version to stop at.
-        DataError: The data set cannot be read, or a file not be written.
+        DataError: A file cannot be written.
         ClusterError: Not even one trial fits.
     """
-    if asha and config.loop.rounds < 2:
-        raise ConfigError(
-            "--asha stops trials after a version before the last, got loop.rounds 1; raise it, or leave it out"
-        )
-    outcomes = folder.outcomes(trials)
-    to_run = [trial for trial in trials if outcomes[trial.id].state in OPEN_STATES]
+    to_run = folder.open_trials(trials)
     done = len(trials) - len(to_run)
     if not to_run:
         _say(f"all {counted(len(trials), 'trial')} have ended before; nothing is run")
         return
-    asked = survey(to_run)
     with connected(config.cluster):
         at_once = max_concurrent(config, node_resources())
         _say(f"{counted(len(trials), 'trial')}: {done} ended before, {len(to_run)} to run, {at_once} at once")
         mllms = ask_priors(config, folder, asked)
         known = {
             name: {version: figure["mean_iou"] for version, figure in outcome.figures.items()}
-            for name, outcome in outcomes.items()
+            for name, outcome in folder.outcomes(trials).items()
         }
         watch = Watch(folder, trials, done)
         scheduler = None

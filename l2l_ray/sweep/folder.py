@@ -56,6 +56,8 @@ class SweepFolder:
     def begun(self, trials: Sequence[Trial], words: Sequence[str], resume: bool) -> Iterator[None]:
         """Hold the sweep's folder for the length of a `with` block, making it where it is a new one.
 
+        One in which no trial has begun counts as new.
+
         Args:
             trials: Every trial of this start.
             words: The command's words, to be named when other ones are given later.
@@ -66,6 +68,8 @@ class SweepFolder:
             DataError: The folder cannot be written.
         """
         saved = self._saved()
+        if saved is not None and not self.events():
+            saved, resume = None, False  # it ended before any trial began: nothing to be kept
         if saved is None and resume:
             raise ConfigError(f"there is no sweep in {self.path} to continue; start it without --resume")
         if saved is not None and not resume:
@@ -107,6 +111,11 @@ class SweepFolder:
     def events(self) -> list[dict[str, Any]]:
         """Read the log back; a torn last line is left out."""
         return [json.loads(line) for line in read_lines(self.path / "trials.jsonl")]
+
+    def open_trials(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Return the trials that are to be run: neither finished nor stopped; a failed one is tried again."""
+        outcomes = self.outcomes(trials)
+        return [trial for trial in trials if outcomes[trial.id].state not in ("finished", "stopped")]
 
     def outcomes(self, trials: Sequence[Trial]) -> dict[str, Outcome]:
         """Return what is known of each trial, by id."""
