@@ -1,4 +1,4 @@
-"""SIGKILL the driver of a sweep in the middle, and resume: every trial ends once, a finished one is not run again.
+"""SIGKILL the driver of a sweep in the middle, and resume: every trial ends once, a finished one is not run again."""
 
 from __future__ import annotations
 
