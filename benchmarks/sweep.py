@@ -1,9 +1,10 @@
 """A sweep of 4 label ratios by 2 selectors by 2 seeds on two cores, killed once in the middle and resumed.
 
 The sweep is the README's own, `jobs/sweep.py label_ratio --preset smoke`, with two seeds. It is started as a user would
-start it, its driver gets SIGKILL once a part of the trials has finished and another one is at work, and the same command
-with `--resume` goes on. The file holds which trial was started and finished before and after the kill, how long each
-start took, and the table. It is written only if every trial finished exactly once and no finished one was started again.
+start it, its driver gets SIGKILL once a part of the trials has finished and another one is at work, and the same
+command with `--resume` goes on. The file holds which trial was started and finished before and after the kill, how long
+each start took, and the table. It is written only if every trial finished exactly once and no finished one was started
+again.
 
 Usage: python benchmarks/sweep.py [--out benchmarks/results/sweep.json]
 """
@@ -85,7 +86,7 @@ def measured(root: Path) -> dict[str, Any]:
         "cut_by_the_kill": sorted(set(names(before, "started")) - set(names(before, "finished"))),
         "started_after": names(after, "started"),
         "finished_after": names(after, "finished"),
-        "burn_ins": len(list((root / "cache" / "burn_in").glob("[!.]*/base"))),
+        "burn_ins": len(list((root / "cache" / "burn_in").glob("*/base"))),
         "trials": json.loads(table.to_json(orient="records")),
     }
 

@@ -17,6 +17,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 REDUCTION_FACTOR = 2
+METRIC = "val_mean_iou"  # what a trial reports beside `version`; more is better
 Figures = Mapping[int, float]  # version -> val figure
 
 
@@ -26,7 +27,6 @@ class LikeWithLike(FIFOScheduler):
     Args:
         rivals: Trial id -> the group in which it is ranked. Tune's trials have the id as `config["trial"]`.
         rounds: The last version, at which nothing is stopped any more; at least 2.
-        metric: Name of the figure in what a trial reports, beside `version`; more is better.
         known: What earlier starts of the sweep measured: trial id -> figures. Nothing of it is decided again.
         on_stop: Told of a trial that is stopped, and at which version.
     """
@@ -35,16 +35,14 @@ class LikeWithLike(FIFOScheduler):
         self,
         rivals: Mapping[str, str],
         rounds: int,
-        metric: str,
         known: Mapping[str, Figures],
         on_stop: Callable[[str, int], None],
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._figure = metric
         self._on_stop = on_stop
         groups = {
             group: ASHAScheduler(
-                "version", metric, "max", max_t=rounds - 1, reduction_factor=REDUCTION_FACTOR, stop_last_trials=False
+                "version", METRIC, "max", max_t=rounds - 1, reduction_factor=REDUCTION_FACTOR, stop_last_trials=False
             )
             for group in set(rivals.values())
         }
@@ -58,7 +56,7 @@ class LikeWithLike(FIFOScheduler):
 
     def decide(self, trial: str, version: int, figure: float) -> bool:
         """Take in a figure; return whether the trial stays in the race."""
-        result = {"version": version, self._figure: figure}
+        result = {"version": version, METRIC: figure}
         action = self._asha[trial].on_trial_result(None, self._same[trial], result)  # type: ignore[arg-type]
         return action != TrialScheduler.STOP
 
@@ -68,10 +66,10 @@ class LikeWithLike(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Decide on what a trial reports; a report without a figure changes nothing."""
-        if self._figure not in result:
+        if METRIC not in result:
             return str(TrialScheduler.CONTINUE)
         own_id, version = str(trial.config["trial"]), int(result["version"])
-        if self.decide(own_id, version, float(result[self._figure])):
+        if self.decide(own_id, version, float(result[METRIC])):
             return str(TrialScheduler.CONTINUE)
         self._on_stop(own_id, version)
         return str(TrialScheduler.STOP)

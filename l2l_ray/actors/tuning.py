@@ -25,7 +25,7 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
-from l2l_ray.actors.asha import LikeWithLike
+from l2l_ray.actors.asha import METRIC, LikeWithLike
 from l2l_ray.actors.cluster import Need, connected, namespace_of, needs, node_resources, shortage, total
 from l2l_ray.actors.priors import PriorPool
 from l2l_ray.config import RunConfig
@@ -35,7 +35,6 @@ from l2l_ray.loop.inference.priors import KnownMllm, fill_priors
 from l2l_ray.loop.progress import Console, Status
 from l2l_ray.loop.state.run_folder import RunFolder, continued
 from l2l_ray.prior.store import PriorStore
-from l2l_ray.report.sweep_summary import METRIC
 from l2l_ray.sweep.folder import SweepFolder, val_figures
 from l2l_ray.sweep.survey import Asked
 from l2l_ray.sweep.trials import Trial
@@ -79,7 +78,7 @@ def sweep(
         scheduler = None
         if asha:
             rivals = {trial.id: trial.rivals for trial in trials}
-            scheduler = LikeWithLike(rivals, config.loop.rounds, METRIC, known, watch.stopped)
+            scheduler = LikeWithLike(rivals, config.loop.rounds, known, watch.stopped)
         _tuner(config, to_run, mllms, folder, at_once, scheduler, watch).fit()
 
 
@@ -201,6 +200,7 @@ class Watch(tune.Callback):
 
     def __init__(self, folder: SweepFolder, trials: Sequence[Trial], done: int) -> None:
         self._folder = folder
+        self._rounds = max(trial.config.loop.rounds for trial in trials)
         self._words = {trial.id: trial.words() for trial in trials}
         self._done = done
         self._begun = time.monotonic()
@@ -214,6 +214,14 @@ class Watch(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Note a start."""
         self._folder.log("started", str(trial.config["trial"]))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Say how good a version is, but for the last, which the end of the trial tells."""
+        name = str(trial.config["trial"])
+        if METRIC in result and result["version"] < self._rounds and name not in self._stopped:
+            self._say(name, f"version {result['version']}, val mean IoU {100 * result[METRIC]:.1f} %")
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Note an end: finished, stopped or failed."""
@@ -237,6 +245,9 @@ class Watch(tune.Callback):
     def _ended(self, event: Any, name: str, what: str, **details: Any) -> None:
         self._folder.log(event, name, **details)
         self._done += 1
+        self._say(name, what)
+
+    def _say(self, name: str, what: str) -> None:
         clock = f"[{time.monotonic() - self._begun:5.0f}s]"
         _say(f"{clock} {self._done}/{len(self._words)} {name} ({self._words[name]}): {what}")
 

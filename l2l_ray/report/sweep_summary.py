@@ -29,7 +29,7 @@ def metrics_of(trials: pd.DataFrame) -> list[str]:
 
 
 def points_frame(trials: pd.DataFrame, fields: Sequence[str]) -> pd.DataFrame:
-    """Return one row per point, best first: its fields, how many seeds finished of how many, figures over them.
+    """Return one row per point, best first: its fields and trials, how many seeds finished of how many, figures.
 
     Columns of each metric: `<metric>` (mean over finished seeds), and `_sd`, `_low`, `_high` (95 % t-interval) after
     its name, empty where fewer than two seeds finished. A point with more finished seeds comes before one with fewer:
@@ -39,24 +39,24 @@ def points_frame(trials: pd.DataFrame, fields: Sequence[str]) -> pd.DataFrame:
         trials: As above.
         fields: The swept fields.
     """
-    keys = [point_key(row, fields) for row in trials.to_dict("records")]
+    keys = [json.dumps([value_text(row[field]) for field in fields]) for row in trials.to_dict("records")]
     rows: list[dict[str, Any]] = []
     for key in dict.fromkeys(keys):
         here = trials[[other == key for other in keys]]
         done = here[here["state"] == FINISHED]
         row = {field: here.iloc[0][field] for field in fields}
-        row |= {"seeds": len(done), "of": len(here), "states": ", ".join(sorted(set(here["state"]) - {FINISHED}))}
+        row |= {
+            "trials": tuple(here["trial"]),
+            "seeds": len(done),
+            "of": len(here),
+            "states": ", ".join(sorted(set(here["state"]) - {FINISHED})),
+        }
         for metric in metrics_of(trials):
             row |= _over_seeds(metric, [float(value) for value in done[metric] if not pd.isna(value)])
         row["seconds"] = done["seconds"].mean() if len(done) else math.nan
         rows.append(row)
     frame = pd.DataFrame(rows)
     return frame.sort_values(["seeds", METRIC], ascending=False, ignore_index=True, kind="stable")
-
-
-def point_key(row: Any, fields: Sequence[str]) -> str:
-    """Return what tells the points of trials apart."""
-    return json.dumps([None if _is_nothing(row[field]) else row[field] for field in fields], default=str)
 
 
 def best_point(points: pd.DataFrame) -> pd.Series[Any] | None:

@@ -52,24 +52,20 @@ class SweepFolder:
 
     path: Path
 
-    @contextmanager
-    def begun(self, trials: Sequence[Trial], words: Sequence[str], resume: bool) -> Iterator[None]:
-        """Hold the sweep's folder for the length of a `with` block, making it where it is a new one.
-
-        One in which no trial has begun counts as new.
+    def require_startable(self, trials: Sequence[Trial], resume: bool) -> None:
+        """Refuse a start that would mix two sweeps; a sweep in which no trial has begun yet counts as none.
 
         Args:
             trials: Every trial of this start.
-            words: The command's words, to be named when other ones are given later.
             resume: Whether an earlier start may be continued; with more trials than it had, too.
         Raises:
-            ConfigError: A sweep lies there and `resume` is off; `resume` is on and there is none; it has trials that
-                are not among these; or another process is at work on it.
-            DataError: The folder cannot be written.
+            ConfigError: A sweep lies there and `resume` is off; `resume` is on and there is none; or it has trials
+                that are not among these.
+            DataError: The list of its trials cannot be read.
         """
         saved = self._saved()
         if saved is not None and not self.events():
-            saved, resume = None, False  # it ended before any trial began: nothing to be kept
+            return
         if saved is None and resume:
             raise ConfigError(f"there is no sweep in {self.path} to continue; start it without --resume")
         if saved is not None and not resume:
@@ -77,13 +73,27 @@ class SweepFolder:
                 f"a sweep lies in {self.path}; continue it with --resume (finished trials are not run again), or "
                 "choose another --sweep-name"
             )
-        gone = sorted(set(saved["trials"] if saved else ()) - {trial.id for trial in trials})
+        gone = set(saved["trials"] if saved else ()) - {trial.id for trial in trials}
         if saved is not None and gone:
             raise ConfigError(
                 f"the sweep in {self.path} was started with other settings: {len(gone)} of its {len(saved['trials'])} "
                 f"trials are none of these; give the words it was started with ({' '.join(saved['words'])}), more "
                 "--seeds or --samples if you like, or choose another --sweep-name"
             )
+
+    @contextmanager
+    def begun(self, trials: Sequence[Trial], words: Sequence[str], resume: bool) -> Iterator[None]:
+        """Hold the sweep's folder for the length of a `with` block, making it where it is a new one.
+
+        Args:
+            trials: Every trial of this start.
+            words: The command's words, to be named when other ones are given later.
+            resume: As in `require_startable`.
+        Raises:
+            ConfigError: As `require_startable`, or another process is at work on the sweep.
+            DataError: As `require_startable`.
+        """
+        self.require_startable(trials, resume)
         with ExitStack() as held:
             try:
                 held.enter_context(locked(self.path / ".lock", timeout_s=0))

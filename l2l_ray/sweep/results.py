@@ -18,7 +18,7 @@ from l2l_ray.errors import FREE_SPACE, DataError
 from l2l_ray.files import replacing
 from l2l_ray.loop.state.plan import VAL
 from l2l_ray.report.sweep_page import write_sweep_page
-from l2l_ray.report.sweep_summary import FINISHED, METRIC, best_point, point_key, points_frame
+from l2l_ray.report.sweep_summary import FINISHED, METRIC, best_point, points_frame
 from l2l_ray.sweep.folder import Outcome, SweepFolder
 from l2l_ray.sweep.trials import Trial, short_names
 
@@ -50,7 +50,7 @@ def write_results(folder: SweepFolder, trials: Sequence[Trial]) -> SweepResults:
     outcomes = folder.outcomes(trials)
     frame = trials_frame(trials, outcomes)
     points = points_frame(frame, fields)
-    best = _best(trials, outcomes, points, fields)
+    best = _best(trials, outcomes, points)
     path = folder.path / "best.yaml"
     try:
         with replacing(folder.path / "sweep.csv") as csv, replacing(folder.path / "sweep.parquet") as parquet:
@@ -127,15 +127,10 @@ def _chosen(run_dir: Path, method: str) -> dict[str, Any]:
         ) from error
 
 
-def _best(
-    trials: Sequence[Trial], outcomes: dict[str, Outcome], points: pd.DataFrame, fields: list[str]
-) -> Trial | None:
+def _best(trials: Sequence[Trial], outcomes: dict[str, Outcome], points: pd.DataFrame) -> Trial | None:
     best = best_point(points)
-    if best is None:
-        return None
-    wanted = point_key(best, fields)
-    of_point = [trial for trial in trials if point_key(trial.values, fields) == wanted]
-    return next((trial for trial in of_point if outcomes[trial.id].state == FINISHED), None)
+    ids = () if best is None else best["trials"]
+    return next((trial for trial in trials if trial.id in ids and outcomes[trial.id].state == FINISHED), None)
 
 
 def _one_type_a_column(frame: pd.DataFrame) -> pd.DataFrame:

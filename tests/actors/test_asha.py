@@ -5,14 +5,14 @@ from __future__ import annotations
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 
-from l2l_ray.actors.asha import LikeWithLike
+from l2l_ray.actors.asha import METRIC, LikeWithLike
 
 RIVALS = {"a": "seed 0", "b": "seed 0", "c": "seed 0", "x": "seed 1"}
 
 
 def scheduler(rounds: int = 4, known: dict[str, dict[int, float]] | None = None) -> tuple[LikeWithLike, dict[str, int]]:
     stopped: dict[str, int] = {}
-    return LikeWithLike(RIVALS, rounds, "iou", known or {}, stopped.__setitem__), stopped
+    return LikeWithLike(RIVALS, rounds, known or {}, stopped.__setitem__), stopped
 
 
 def test_one_below_the_median_of_the_rivals_before_it_leaves_the_race() -> None:
@@ -56,5 +56,5 @@ def test_tune_is_told_and_so_is_the_sweep() -> None:
     asha, stopped = scheduler(known={"a": {1: 0.5}})
     trial = TuneTrial("any", config={"trial": "b"}, stub=True)
     assert asha.on_trial_result(None, trial, {"failed": "no room"}) == TrialScheduler.CONTINUE
-    assert asha.on_trial_result(None, trial, {"version": 1, "iou": 0.1}) == TrialScheduler.STOP
+    assert asha.on_trial_result(None, trial, {"version": 1, METRIC: 0.1}) == TrialScheduler.STOP
     assert stopped == {"b": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -73,6 +74,20 @@ def test_the_best_config_starts_as_it_is(swept: tuple[SweepFolder, list[Trial]])
     write_results(folder, trials)
     config = load_config(["--config", str(folder.path / "best.yaml")], "job")
     assert config == trials[4].config.model_copy(update={"name": "s-best"})
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("selector.num_folds", (2, 3)), ("data.labeled_frac", (0.5, None)), ("selector.gate", (False, True)),
+        ("selector.kl", (0.5, 1)),
+    ],
+)  # fmt: skip
+def test_the_best_point_is_found_whatever_its_value_is(smoke: RunConfig, field: str, values: tuple[Any, ...]) -> None:
+    trials = trials_of(smoke, {field: Grid(values)}, "s")
+    _run(trials[0], 0.2, 0.3)
+    _run(trials[1], 0.2, 0.4)
+    assert write_results(SweepFolder(smoke.root / "s"), trials).best == trials[1]
 
 
 def test_without_a_finished_trial_there_is_no_best_config(smoke: RunConfig) -> None:

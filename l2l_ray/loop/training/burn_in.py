@@ -81,7 +81,7 @@ class BurnIn:
 
         A run that comes while another one trains the same burn-in waits for it.
         """
-        lock = self.folder.with_name(f".{self.folder.name}.lock")
+        lock = self._config.cache_dir / "locks" / f"burn_in-{self.folder.name}"
         with locked(lock) if self._host.rank == 0 else nullcontext():  # the other ranks wait where they meet rank 0
             self._train(with_folds)
 
