@@ -99,7 +99,9 @@ def run_sweep(config: RunConfig, trials: list[Trial], folder: SweepFolder, words
     if found.best is not None:
         sys.stdout.write(f"run best   python jobs/selfevolve.py --config {folder.path / 'best.yaml'}\n")
     for trial, reason in found.failed:
-        sys.stderr.write(f"sweep: trial {trial.id} ({trial.words()}) failed: {reason}; see {trial.config.run_dir}\n")
+        sys.stderr.write(
+            f"sweep: trial {trial.id} ({trial.words()}) failed: {reason}; its folder: {trial.config.run_dir}\n"
+        )
     if found.failed:
         sys.stderr.write("sweep: the same command with --resume tries the failed trials again\n")
     return 1 if found.failed else 0

@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 # A trial of a killed sweep may outlive it by some seconds; until it is gone, nobody else works in its folder.
 LAST_HOLDER_TIMEOUT_S = 120.0
+MAX_FAILURES = 1  # of a trial's process, after which it is started once more
+TUNE_FOLDER = "tune"  # below the sweep's: what Tune itself writes
 
 
 def sweep(
@@ -75,6 +77,7 @@ def sweep(
             for name, outcome in folder.outcomes(trials).items()
         }
         watch = Watch(folder, trials, done)
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failure is said by `Watch`, in one line
         scheduler = None
         if asha:
             rivals = {trial.id: trial.rivals for trial in trials}
@@ -125,7 +128,8 @@ def ask_priors(config: RunConfig, folder: SweepFolder, asked: Sequence[Asked]) -
             with PriorStore(config.cache_dir / "priors.sqlite") as store:
                 texts = list(group.examples.values())
                 num = fill_priors("union", texts, run, store, pool, asking.prior.batch_size)
-            _say(f"the language model was asked about {num} of {counted(len(texts), 'text')}; the others were known")
+            known = f"; {len(texts) - num} were known or come twice" if num < len(texts) else ""
+            _say(f"the language model was asked about {num} of {counted(len(texts), 'text')}{known}")
             mllms |= dict.fromkeys(group.trials, KnownMllm(asking.prior, pool.identity()))
         finally:
             pool.close()
@@ -238,8 +242,8 @@ class Watch(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Note a trial whose process died each time it was tried."""
-        error = trial.get_pickled_error() or trial.get_error()
-        reason = "its process died" + (f": {one_line(error)}" if error else "")
+        details = self._folder.path / TUNE_FOLDER / _own_id(trial) / "error.txt"
+        reason = f"its process died each of {1 + MAX_FAILURES} times, perhaps for want of memory; details in {details}"
         self._ended("failed", str(trial.config["trial"]), f"failed: {reason}", reason=reason)
 
     def _ended(self, event: Any, name: str, what: str, **details: Any) -> None:
@@ -273,10 +277,10 @@ def _tuner(
             trial_dirname_creator=_own_id,
         ),
         run_config=tune.RunConfig(
-            name="tune",
+            name=TUNE_FOLDER,
             storage_path=str(folder.path),
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=1),
+            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
             callbacks=[watch],
         ),
     )

@@ -1,10 +1,15 @@
-"""SIGKILL the driver of a sweep in the middle, and resume: every trial ends once, a finished one is not run again."""
+"""SIGKILL the driver of a sweep in the middle, then a trial of the resumed one: every trial ends once.
+
+What was finished is not run again, and a trial whose process died goes on from its own folder.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +32,9 @@ class Killed:
     trials: list[Trial]
     before: list[dict[str, Any]]  # the log when it was killed
     refused: subprocess.CompletedProcess[str]  # a second start without --resume
-    resumed: subprocess.CompletedProcess[str]
+    victim: str  # the trial whose process was killed after resuming
+    status: int
+    output: str
 
     @property
     def folder(self) -> SweepFolder:
@@ -57,10 +64,29 @@ def killed(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> Killed:
             job.kill()
     before = folder.events()
 
-    def again(*more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*words, *more], cwd=ROOT, env=env, capture_output=True, text=True, timeout=WAIT_S)
+    refused = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=WAIT_S)
+    words.append("--resume")
+    with subprocess.Popen(words, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as job:
+        try:
+            wait_for(lambda: bool(_at_work(folder, before)), "a trial at work after resuming", job)
+            victim, process = _at_work(folder, before)[0]
+            os.kill(process, signal.SIGKILL)
+            output, _ = job.communicate(timeout=WAIT_S)
+        finally:
+            job.kill()
+    return Killed(trials, before, refused, victim, job.returncode, output)
 
-    return Killed(trials, before, again(), again("--resume"))
+
+def _at_work(folder: SweepFolder, before: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """Return the trials that were started since, with the process that holds each."""
+    started = set(_ids(folder.events()[len(before) :], "started"))
+    found = []
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):  # it ended, or is another user's
+            target = os.readlink(link)
+            if target.startswith(str(folder.path)) and (trial := Path(target).name[1:-5]) in started:
+                found.append((trial, int(link.parts[2])))
+    return found
 
 
 def _ids(events: list[dict[str, Any]], kind: str) -> list[str]:
@@ -76,7 +102,7 @@ def test_a_second_start_without_resume_is_refused_and_says_how_to_go_on(killed: 
 
 
 def test_every_trial_finishes_exactly_once(killed: Killed) -> None:
-    assert killed.resumed.returncode == 0, killed.resumed.stdout + killed.resumed.stderr
+    assert killed.status == 0, killed.output
     assert sorted(_ids(killed.folder.events(), "finished")) == sorted(trial.id for trial in killed.trials)
 
 
@@ -84,6 +110,12 @@ def test_what_was_finished_before_the_kill_is_not_started_again(killed: Killed) 
     after = killed.folder.events()[len(killed.before) :]
     finished = set(_ids(killed.before, "finished"))
     assert finished and not finished & set(_ids(after, "started"))
+
+
+def test_a_trial_whose_process_was_killed_is_started_once_more(killed: Killed) -> None:
+    after = killed.folder.events()[len(killed.before) :]
+    assert _ids(after, "started").count(killed.victim) == 2
+    assert _ids(after, "finished").count(killed.victim) == 1
 
 
 def test_an_unfinished_trial_goes_on_in_its_own_folder(killed: Killed) -> None:

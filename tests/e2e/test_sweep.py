@@ -1,7 +1,7 @@
 """A sweep with --asha in which every kind of end happens: finished before, stopped, failed.
 
-One trial is found finished, with figures no other can reach, so each of its rivals is behind after version 1; the place
-of one trial is taken by a file, so it cannot start.
+One trial is found finished, with figures no other can reach, so a rival is behind after version 1; the place of one
+trial is taken by a file, so it cannot start; and the process of one dies whenever it is tried.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from l2l_ray.sweep.trials import Trial
 from tests.ray_runs import ROOT, WAIT_S
 from tests.sweep_runs import expected_trials, sweep_env, sweep_words
 
-NAMES = ("supervised", "accept_all", "fixed_threshold")
+NAMES = ("supervised", "accept_all", "fixed_threshold", "tests.dying_selector:dies")
 
 
 def _finish(trial: Trial) -> None:
@@ -41,7 +41,7 @@ def swept(
 ) -> tuple[list[Trial], subprocess.CompletedProcess[str]]:
     """Run the sweep; its trials in the order of `NAMES`, and how it ended."""
     root = tmp_path_factory.mktemp("sweep")
-    done, behind, failing = trials = expected_trials(root, NAMES)
+    done, _, failing, _ = trials = expected_trials(root, NAMES)
     folder = SweepFolder(root / "sweep-mine")
     with folder.begun(trials, [], resume=False):
         folder.log("started", done.id)
@@ -74,7 +74,7 @@ def test_a_finished_trial_is_read_and_not_run_again(
 def test_a_trial_behind_its_rivals_is_stopped_at_that_version_and_keeps_its_figure(
     swept: tuple[list[Trial], subprocess.CompletedProcess[str]],
 ) -> None:
-    (_, behind, _), job = swept
+    (_, behind, *_), job = swept
     row = _table(swept[0]).loc[behind.id]
     assert row["state"] == "stopped at version 1" and row["version"] == 1 and 0 <= row["val_mean_iou"] < 0.99
     run = RunFolder(behind.config.run_dir, behind.config)
@@ -85,21 +85,34 @@ def test_a_trial_behind_its_rivals_is_stopped_at_that_version_and_keeps_its_figu
 def test_a_failed_trial_is_named_with_its_reason_and_the_exit_status_says_so(
     swept: tuple[list[Trial], subprocess.CompletedProcess[str]],
 ) -> None:
-    (_, _, failing), job = swept
+    (_, _, failing, _), job = swept
     assert job.returncode == 1, job.stdout + job.stderr
-    (said,) = [line for line in job.stderr.splitlines() if line.startswith("sweep: trial")]
+    said, _ = [line for line in job.stderr.splitlines() if line.startswith("sweep: trial")]
     assert said.startswith(f"sweep: trial {failing.id} (selector=fixed_threshold seed=0) failed: cannot start a run in")
     assert "is a file" in said
     row = _table(swept[0]).loc[failing.id]
     assert row["state"] == "failed" and row["reason"] in said and pd.isna(row["val_mean_iou"])
 
 
+def test_a_trial_whose_process_dies_is_tried_again_once_and_named(
+    swept: tuple[list[Trial], subprocess.CompletedProcess[str]],
+) -> None:
+    (*_, dying), job = swept
+    events = SweepFolder(dying.config.run_dir.parent).events()
+    assert [event["event"] for event in events if event["trial"] == dying.id] == ["started", "started", "failed"]
+    _, said = [line for line in job.stderr.splitlines() if line.startswith("sweep: trial")]
+    said, _, details = said.partition("; details in ")
+    assert said.endswith("dies seed=0) failed: its process died each of 2 times, perhaps for want of memory")
+    assert "worker process has died" in Path(details.partition(";")[0]).read_text()
+
+
 def test_the_terminal_shows_the_sweeps_own_words_alone(
     swept: tuple[list[Trial], subprocess.CompletedProcess[str]],
 ) -> None:
     _, job = swept
-    assert "Traceback" not in job.stdout + job.stderr and "tune" not in job.stdout.lower(), job.stdout + job.stderr
-    assert "3 trials: 1 ended before, 2 to run, 2 at once" in job.stdout
+    words = ("Traceback", "ERROR", "WARNING", "Tune", "ray::")
+    assert not [word for word in words if word in job.stdout + job.stderr], job.stdout + job.stderr
+    assert "4 trials: 1 ended before, 3 to run, 2 at once" in job.stdout
 
 
 def test_the_best_config_is_the_best_trials_but_for_its_name(
@@ -111,7 +124,7 @@ def test_the_best_config_is_the_best_trials_but_for_its_name(
 
 
 def test_trials_asked_the_mllm_nothing(swept: tuple[list[Trial], subprocess.CompletedProcess[str]]) -> None:
-    (_, behind, _), _ = swept
+    (_, behind, *_), _ = swept
     asked = [e["asked"] for e in RunFolder(behind.config.run_dir, behind.config).events() if e["event"] == "priors"]
     assert asked and not any(asked)
 
