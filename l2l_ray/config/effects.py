@@ -76,7 +76,9 @@ def _of_command(config: RunConfig, command: Command | None) -> Iterator[Idle]:
         yield Idle(cluster, "`l2l run` works in one process; jobs/selfevolve.py reads the cluster section")
         yield Idle(("prior.max_wait_s",), "`l2l run` fills every batch; only prior actors on Ray wait")
     if command == "sweep":
-        yield Idle(("name", "resume"), "a sweep names its runs by --sweep-name and always continues them")
+        yield Idle(("name",), "a sweep names its folder by --sweep-name and its runs by their settings")
+        yield Idle(("loop.seed", "data.split_seed"), "the seeds of a sweep are given by --seeds")
+        yield Idle(("compare",), "a trial of a sweep is one selector; sweep selector.name instead")
         names = ("threads_per_labeler", "max_train_restarts", "progress_every_s")
         yield Idle(tuple(f"cluster.{name}" for name in names), "a trial of a sweep is one process")
 

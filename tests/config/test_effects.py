@@ -104,9 +104,15 @@ def test_what_depends_on_who_runs_it() -> None:
     cluster, wait = told(words, "run")
     assert cluster.startswith("cluster.num_labelers, cluster.threads_per_labeler have no effect: `l2l run`")
     assert wait.startswith("prior.max_wait_s has no effect: ")
-    resume, threads = told(words, "sweep")
-    assert resume.startswith("resume has no effect: ")
+    (threads,) = told(words, "sweep")
     assert threads.startswith("cluster.threads_per_labeler has no effect: ")
+
+
+def test_what_a_sweep_decides_itself() -> None:
+    name, seed, compare = told("--name x --loop.seed 3 --compare pwa", "sweep")
+    assert name.startswith("name has no effect: ") and "--sweep-name" in name
+    assert seed.startswith("loop.seed has no effect: ") and "--seeds" in seed
+    assert compare.startswith("compare has no effect: ")
 
 
 def test_fields_of_one_reason_share_a_sentence_and_none_comes_twice() -> None:

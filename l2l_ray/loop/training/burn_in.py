@@ -16,7 +16,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from l2l_ray import __version__
 from l2l_ray.config import RunConfig, SelectorConfig, config_fields, field_value
 from l2l_ray.data.splits import folds
 from l2l_ray.errors import FREE_SPACE, CheckpointError
-from l2l_ray.files import new_folder, replacing_folder
+from l2l_ray.files import locked, new_folder, replacing_folder
 from l2l_ray.loop.host import Host
 from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.state.checkpoint import load_weights, read_position, save_weights
@@ -77,7 +77,15 @@ class BurnIn:
         return [self.folder / f"fold{number}" for number in range(len(self.folds))]
 
     def train(self, with_folds: bool) -> None:
-        """Train each part that no run has trained yet; the fold teachers only where a selector will learn."""
+        """Train each part that no run has trained yet; the fold teachers only where a selector will learn.
+
+        A run that comes while another one trains the same burn-in waits for it.
+        """
+        lock = self._config.cache_dir / "locks" / f"burn_in-{self.folder.name}"
+        with locked(lock) if self._host.rank == 0 else nullcontext():  # the other ranks wait where they meet rank 0
+            self._train(with_folds)
+
+    def _train(self, with_folds: bool) -> None:
         everything = list(range(len(self._labeled)))
         self._part(0, self.base, everything, self._config.loop.burn_in_steps)
         if with_folds:

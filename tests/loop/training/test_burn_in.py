@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from l2l_ray.config import RunConfig, config_fields
 from l2l_ray.data.masks import decode, encode
 from l2l_ray.errors import CheckpointError
+from l2l_ray.files import locked
 from l2l_ray.loop.state.example_files import read_examples, write_examples
 from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -70,6 +72,21 @@ def test_a_burn_in_that_was_killed_goes_on_where_it_was(
     for part in BURN_IN_PARTS:
         assert weights(folder / part) == weights(burn_in_of(whole_run) / part), part
     assert sorted(path.name for path in folder.iterdir()) == sorted(BURN_IN_PARTS)
+
+
+def test_a_burn_in_that_another_process_trains_is_waited_for(copied: Copied) -> None:
+    run = copied()
+    job = Job.begin(run.config, run, TrainingOnly(run))
+    lock = run.config.cache_dir / "locks" / f"burn_in-{job.burn_in.folder.name}"
+    with locked(lock):
+        waiting = threading.Thread(target=job.train_burn_in)
+        waiting.start()
+        waiting.join(2.0)  # its steps take less
+        assert waiting.is_alive() and not job.burn_in.folder.exists()
+        other = Job.begin(changed(run.config, loop={"burn_in_steps": 5}), run, TrainingOnly(run))
+        other.train_burn_in()  # another burn-in waits for nobody
+    waiting.join(60.0)
+    assert job.burn_in.base.exists() and other.burn_in.base.exists()
 
 
 def test_a_burn_in_that_cannot_be_written_says_what_to_do(copied: Copied) -> None:
