@@ -101,9 +101,10 @@ class TermWeights(nn.Module):
     @property
     def weights(self) -> Float[Tensor, " T+1"]:
         """The weight of each term, then the constant."""
-        ridge = self._ridge * self.moments[-1, -1].clamp(min=1e-6) * torch.eye(len(self.products))
-        ridge[-1, -1] *= 1e-3  # the mean is not pulled towards 0
-        found: Tensor = torch.linalg.solve(self.moments + ridge.to(self.moments.device), self.products)
+        ridge = torch.eye(len(self.products), device=self.moments.device)
+        ridge[-1, -1] = 1e-3  # the mean is not pulled towards 0
+        ridge *= self._ridge * self.moments[-1, -1].clamp(min=1e-6)
+        found: Tensor = torch.linalg.solve(self.moments + ridge, self.products)
         return found
 
     def value(self, terms: Float[Tensor, "B K T"]) -> Float[Tensor, "B K"]:

@@ -45,10 +45,12 @@ class Rple(LearnedSelector):
             inputs, values = self._with_unlabeled(known, values, batch.unlabeled)
 
         # explore: which label, and which of its cells
-        probs = decision_probs(self.scores(inputs)).detach()
+        with torch.no_grad():
+            scores = self.scores(inputs)
+            probs = decision_probs(scores)
+            label = known.candidates.taken(scores[: len(truth)].argmax(1))
+            keep_probs = _two(self.keep_logits(known, label))
         choice = objective.sample_group(probs, config.group_size, generator)
-        label = known.candidates.taken(self.scores(known).argmax(1))
-        keep_probs = _two(self.keep_logits(known, label)).detach()
         kept = objective.sample_group(keep_probs, config.group_size, generator)
 
         # reward
