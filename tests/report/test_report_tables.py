@@ -71,7 +71,7 @@ def test_metrics_files_hold_one_line_per_version(run_dir: Path) -> None:
     text = pd.read_csv(run_dir / "metrics.csv")
     assert list(text.columns) == list(frame.columns)
     line = text[(text.method == "l2l") & (text.version == 4)].iloc[0]
-    assert line["round"] == 3 and line["reward.total"] == pytest.approx(0.5 * 2.2)
+    assert line["round"] == 3 and line["reward.label"] == pytest.approx(0.25 * 2.2)
     assert not list(run_dir.glob(".metrics*"))
 
 
