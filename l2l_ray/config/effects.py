@@ -19,7 +19,8 @@ Command = Literal["run", "job", "sweep"]  # `l2l run`, jobs/selfevolve.py, jobs/
 
 # What steers updates, and so does nothing where there are none.
 _OF_UPDATES = (
-    *("lr", "update_batch", "group_size", "inner_epochs", "clip", "kl", "entropy_floor", "reward.unlabeled"),
+    *("lr", "update_batch", "group_size", "inner_epochs", "clip", "kl", "entropy_floor"),
+    *("reward.unlabeled", "reward.wrong_cost"),
 )
 
 
@@ -127,10 +128,14 @@ def _of_selector(config: RunConfig) -> Iterator[Idle]:
         reason = f"none of this run's selectors ({', '.join(methods)}) reads it; {readers} would"
         yield Idle((f"selector.{field.path}",), reason)
     if section.warmup_updates == section.round_updates == 0:
-        fields = (*(f"selector.{name}" for name in _OF_UPDATES), "loop.fold_steps")
+        fields = tuple(f"selector.{name}" for name in _OF_UPDATES)
         yield Idle(fields, "selector.warmup_updates and round_updates are 0, so no selector learns")
     if section.inner_epochs == 1:
         yield Idle(("selector.clip",), "selector.inner_epochs is 1, so the policy has not moved when it is clipped")
+    if not section.cells:
+        yield Idle(("selector.reward.wrong_cost",), "selector.cells is off, so no pixel is decided by itself")
+    if section.max_unlabeled == 0:
+        yield Idle(("selector.reward.unlabeled",), "selector.max_unlabeled is 0, so updates see no unlabeled image")
 
 
 def _of_loop(config: RunConfig) -> Iterator[Idle]:
@@ -138,7 +143,7 @@ def _of_loop(config: RunConfig) -> Iterator[Idle]:
         yield Idle(("loop.fold_steps",), f"none of this run's selectors ({', '.join(_methods(config))}) learns")
     names = ("loop.unlabeled_batch", "loop.unlabeled_weight", "loop.shard_size", "loop.lag")
     if config.data.labeled_frac == 1:
-        more = ("loop.expressions_per_ref", "selector.max_unlabeled")
+        more = ("loop.expressions_per_ref", "selector.max_unlabeled", "selector.reward.unlabeled")
         yield Idle((*names, *more), "data.labeled_frac is 1, so nothing is left to be labeled")
     if not any(makes_labels(method) for method in _methods(config)):
         yield Idle(names, "supervised training has no pseudo-labels")

@@ -1,6 +1,6 @@
 """From words and files to a config, and back: the command line, YAML, and what is said about them.
 
-The command line and YAML files come from the same models (`--config run.yaml --selector.reward.coverage 0.2`); unknown
+The command line and YAML files come from the same models (`--config run.yaml --selector.reward.unlabeled 0.2`); unknown
 fields are errors. The exact config is saved with every run, and a saved config starts the same run again.
 """
 
@@ -40,7 +40,7 @@ def load_config(argv: Sequence[str] = (), command: Command | None = None) -> Run
     `--help` and `--help-all` print and end the process.
 
     Order, later wins: preset (`--preset smoke`, default embedded) < file (`--config run.yaml`) < fields
-    (`--selector.reward.coverage 0.2`, `--resume`).
+    (`--selector.reward.unlabeled 0.2`, `--resume`).
 
     Args:
         argv: Words after the program's name.

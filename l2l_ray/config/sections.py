@@ -185,7 +185,7 @@ class SelectorConfig(Section):
         gt=0.5,
         lt=1,
         description="Least probability of a label that fixed_threshold accepts; the confidence at which the gates of "
-        "l2l, scorer and confidence_gate start (ours; FixMatch .95, DAM-Net .7)",
+        "l2l and scorer start (ours; FixMatch .95, DAM-Net .7)",
     )
     rate: float = Field(0.5, gt=0, lt=1, description="Share of the labels that random_gate uses (ours)")
     match_iou: float = Field(
@@ -231,7 +231,8 @@ class SelectorConfig(Section):
     max_unlabeled: int = Field(
         256,
         ge=0,
-        description="Unlabeled expressions, always the same, for the reward terms that need no truth (ours)",
+        description="Unlabeled expressions, always the same, for the reward that needs no truth and for how far gates open "
+        "(ours)",
     )
     reward: RewardConfig = RewardConfig()
 

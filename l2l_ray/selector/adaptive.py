@@ -44,7 +44,8 @@ class ConfidenceGate(AdaptiveRule):
 
     def decide(self, evidence: Evidence, keys: Sequence[int]) -> Decision:
         """Take the guided label where its mean object probability reaches the threshold; gate 0.5 = just there."""
-        return Decision((0.5 + mean_object_probs(evidence) - self.threshold).clamp(0, 1))
+        # in this order a score that equals the threshold gives exactly 0.5: the threshold is the score of a sample
+        return Decision((0.5 + (mean_object_probs(evidence) - self.threshold)).clamp(0, 1))
 
     @torch.no_grad()
     def settle(self, labeled: Sequence[LabeledEvidence], unlabeled: Sequence[Evidence]) -> dict[str, float]:

@@ -80,7 +80,8 @@ def candidates_of(evidence: Evidence) -> Candidates:
 def ious(masks: Bool[Tensor, "B K G G"]) -> Float[Tensor, "B K K"]:
     """Return the IoU of every pair of masks; 0 where both are empty."""
     flat = masks.flatten(2).float()
-    shared = flat @ flat.transpose(1, 2)
+    with torch.autocast(masks.device.type, enabled=False):  # bfloat16 counts no further than 256
+        shared = flat @ flat.transpose(1, 2)
     area = flat.sum(2)
     return shared / (area[:, :, None] + area[:, None, :] - shared).clamp(min=1)
 
@@ -90,7 +91,8 @@ def relations(evidence: Evidence, candidates: Candidates) -> Float[Tensor, "B K 
     """Return what the candidates say about one another, in [-1, 1] and float32."""
     masks = candidates.masks.flatten(2).float()
     area = masks.sum(2)
-    inside = masks @ candidates.maps.flatten(2).transpose(1, 2) / area.clamp(min=1)[:, :, None]
+    with torch.autocast(masks.device.type, enabled=False):
+        inside = masks @ candidates.maps.flatten(2).transpose(1, 2) / area.clamp(min=1)[:, :, None]
     batch, count = area.shape
     has_prior = evidence.has_prior.float()
     single = torch.stack(

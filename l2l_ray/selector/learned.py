@@ -25,15 +25,15 @@ class LearnedSelector(PolicyNetwork, Selector):
         """
         del keys
         inputs = prepare(evidence)
-        scores = self.scores(inputs)
+        scores = self.scores(inputs) + self.gate_shift
         best, source = scores.max(1)
         keep = torch.ones_like(evidence.mask_probs, dtype=torch.bool)
         if self.config.cells:
             keep = self.keep_logits(inputs, inputs.candidates.taken(source)) > 0
-        log_probs = decision_probs(scores).log().gather(1, source[:, None] + 1)[:, 0]
-        if not self.config.gate:
-            return Decision(inputs.candidates.possible.any(1).float(), keep.float(), source, log_probs)
-        return Decision(torch.sigmoid(best + self.gate_shift), keep.float(), source, log_probs)
+        gate = torch.sigmoid(best) if self.config.gate else inputs.candidates.possible.any(1).float()
+        decided = torch.where(gate >= 0.5, source + 1, 0)  # 0: leaving it out
+        log_probs = decision_probs(scores).log().gather(1, decided[:, None])[:, 0]
+        return Decision(gate, keep.float(), source, log_probs)
 
     @torch.no_grad()
     def settle(self, labeled: Sequence[LabeledEvidence], unlabeled: Sequence[Evidence]) -> dict[str, float]:

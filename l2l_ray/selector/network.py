@@ -116,7 +116,9 @@ class PolicyNetwork(nn.Module):
 def decision_probs(scores: Float[Tensor, "B K"]) -> Float[Tensor, "B K+1"]:
     """Return the probability of leaving the sample out, then of taking each candidate.
 
-    A candidate is taken with softmax(scores) times sigmoid(its score).
+    A candidate is taken with softmax(scores) times sigmoid(its score). Probabilities below 1e-6 are raised to that, so
+    that their logarithm is finite; they have no gradient.
     """
-    taken = functional.softmax(scores, dim=1) * torch.sigmoid(scores)
-    return torch.cat([1 - taken.sum(1, keepdim=True), taken], dim=1).clamp(min=1e-6)
+    chosen = functional.softmax(scores, dim=1)
+    left_out = (chosen * torch.sigmoid(-scores)).sum(1, keepdim=True)  # 1 - sum(taken), without its cancellation
+    return torch.cat([left_out, chosen * torch.sigmoid(scores)], dim=1).clamp(min=1e-6)

@@ -64,14 +64,14 @@ _BUILT_IN = (
     SelectorSpec("fixed_threshold", "fixed threshold", "rules:FixedThreshold", ("#2e86de", "D"), setting="threshold",
                  reads=("threshold",)),
     SelectorSpec("adaptive_threshold", "adaptive thresholds", "adaptive:AdaptiveThreshold", learns=True,
-                 reads=("threshold", *_SETTLED)),
+                 reads=_SETTLED),
     SelectorSpec("pwa", "SemiRES pixel weights", "rules:PixelWeightAdjustment", ("#139a80", "v"), reads=()),
     SelectorSpec("matching", "SemiRES matching", "rules:Matching", ("#b8901c", "P"), reads=("match_iou",)),
     SelectorSpec("agreement", "prior and teacher agree", "rules:Agreement", ("#d6579b", "X"), reads=("match_iou",)),
     SelectorSpec("prior_label", "prior's mask as label", "rules:PriorLabel", reads=()),
     SelectorSpec("random_gate", "random gate", "rules:RandomGate", setting="rate", reads=("rate",)),
     SelectorSpec("confidence_gate", "confidence gate", "adaptive:ConfidenceGate", learns=True,
-                 reads=("threshold", *_SETTLED, "reward.gate_cost")),
+                 reads=(*_SETTLED, "reward.gate_cost")),
     SelectorSpec("scorer", "supervised scorer", "scorer:Scorer", ("#5b9a3c", "<"), learns=True, reads=_SCORER),
 )
 # fmt: on

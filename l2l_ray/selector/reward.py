@@ -99,11 +99,12 @@ class TermWeights(nn.Module):
             self.products.lerp_(rows.T @ targets / len(rows), 1 - self._decay)
 
     @property
-    def weights(self) -> Float[Tensor, " T+1"]:
+    def weights(self) -> Float[Tensor, " W"]:
         """The weight of each term, then the constant."""
-        ridge = self._ridge * self.moments[-1, -1].clamp(min=1e-6) * torch.eye(len(self.products))
-        ridge[-1, -1] *= 1e-3  # the mean is not pulled towards 0
-        found: Tensor = torch.linalg.solve(self.moments + ridge.to(self.moments.device), self.products)
+        ridge = torch.eye(len(self.products), device=self.moments.device)
+        ridge[-1, -1] = 1e-3  # the mean is not pulled towards 0
+        ridge *= self._ridge * self.moments[-1, -1].clamp(min=1e-6)
+        found: Tensor = torch.linalg.solve(self.moments + ridge, self.products)
         return found
 
     def value(self, terms: Float[Tensor, "B K T"]) -> Float[Tensor, "B K"]:
@@ -111,5 +112,5 @@ class TermWeights(nn.Module):
         return (_with_one(terms) @ self.weights).clamp(0, 1)
 
 
-def _with_one(terms: Float[Tensor, "*NT"]) -> Float[Tensor, "*NT"]:
+def _with_one(terms: Float[Tensor, "*N T"]) -> Float[Tensor, "*N T+1"]:
     return torch.cat([terms, torch.ones_like(terms[..., :1])], dim=-1)

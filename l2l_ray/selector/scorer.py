@@ -31,13 +31,16 @@ class Scorer(LearnedSelector):
         inputs, truth = prepare(batch.labeled.evidence), batch.labeled.mask > 0.5
         found = truth_ious(inputs.candidates.masks, truth)
         possible = inputs.candidates.possible
-        label = inputs.candidates.taken(self.scores(inputs).argmax(1))
+        with torch.no_grad():
+            label = inputs.candidates.taken(self.scores(inputs).argmax(1))
         right = (label == truth).float()
         # the odds above which a decision pays, as the rewards weigh them: the scores are zero there
         use, keep = math.log(rewards.gate_cost / (1 - rewards.gate_cost)), math.log(rewards.wrong_cost)
         for _ in range(STEPS):
-            scores = self.scores(inputs)[possible] + use
-            loss = functional.binary_cross_entropy_with_logits(scores, found[possible])
+            per_label = functional.binary_cross_entropy_with_logits(
+                self.scores(inputs) + use, found, weight=possible.float(), reduction="sum"
+            )
+            loss = per_label / possible.sum().clamp(min=1)  # a batch may hold no possible label at all
             if self.config.cells:
                 logits = self.keep_logits(inputs, label) + keep
                 per_cell = functional.binary_cross_entropy_with_logits(logits, right, reduction="none")
