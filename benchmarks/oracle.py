@@ -45,4 +45,4 @@ class OracleEngine(InferenceEngine):
         """Yield the teacher's labels, accepted where they are the truth."""
         for label in super().pseudo_labels(method, round_index, version, part):
             right = label.target == self._truth.mask(label.sent_id, label.grid)
-            yield replace(label, from_teacher=right, from_prior=np.zeros_like(right), sees_truth=True)
+            yield replace(label, accepted=right, sees_truth=True)

@@ -116,9 +116,7 @@ def _differing_share(labels: list[PseudoLabel], others: list[PseudoLabel]) -> fl
 
     assert list(map(identity, labels)) == list(map(identity, others))
     pairs = list(zip(labels, others, strict=True))
-    different = [(a.target != b.target) | (a.from_teacher != b.from_teacher) for a, b in pairs]
-    different += [a.from_prior != b.from_prior for a, b in pairs]
-    return float(np.mean(different))
+    return float(np.mean([(a.target != b.target) | (a.accepted != b.accepted) for a, b in pairs]))
 
 
 def _distance(one: Path, two: Path) -> float:

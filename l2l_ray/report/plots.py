@@ -21,10 +21,13 @@ SPARE_STYLES = [("#0092b3", ">"), ("#c0392b", "h"), ("#6c7a89", "d"), ("#27688f"
 _TERM_COLORS = ("#2e86de", "#139a80", "#b8901c", "#d6579b", "#a06cd5", "#5b9a3c", "#0092b3")
 
 _POLICY_NAMES = {
-    "gate": "gate (label is kept)",
     "kl": "change per update (KL)",
     "entropy": "undecidedness (entropy)",
+    "kept_share": "cells kept of a label",
     "open_rate_labeled": "share of labels used",
+    "open_rate_unshifted": "same, unlabeled, unmatched",
+    "term/agreement": "trust in agreement",
+    "term/stability": "trust in stability",
 }
 # What became of labels: a colour each; none = that of the page's lines.
 _MAKEUP = {
@@ -78,7 +81,6 @@ def reward_terms(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
     """Return the main selector's reward, term by term, by version."""
     points = record.points_of(record.main_method)
     names = sorted({key for point in points for key in point if key.startswith("reward.")})
-    names.sort(key=lambda name: name != "reward.total")
     return _terms(points, names, theme, "mean reward")
 
 

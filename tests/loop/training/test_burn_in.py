@@ -106,7 +106,7 @@ def test_the_burn_in_is_shared_by_what_it_does_not_depend_on(whole_run: RunFolde
         return Job.begin(config, RunFolder(whole_run.path, config), host).burn_in.folder.name
 
     shared = key()
-    assert key(compare=("pwa",), selector={"name": "logistic", "lr": 0.5, "max_unlabeled": 3}) == shared
+    assert key(compare=("pwa",), selector={"name": "scorer", "lr": 0.5, "max_unlabeled": 3}) == shared
     assert key(name="other", resume=True, cluster={"num_workers": 4}, loop={"checkpoint_steps": 5, "lag": 1}) == shared
     for own in (
         {"loop": {"seed": 1}},
