@@ -99,7 +99,7 @@ class TermWeights(nn.Module):
             self.products.lerp_(rows.T @ targets / len(rows), 1 - self._decay)
 
     @property
-    def weights(self) -> Float[Tensor, " T+1"]:
+    def weights(self) -> Float[Tensor, " W"]:
         """The weight of each term, then the constant."""
         ridge = self._ridge * self.moments[-1, -1].clamp(min=1e-6) * torch.eye(len(self.products))
         ridge[-1, -1] *= 1e-3  # the mean is not pulled towards 0
@@ -111,5 +111,5 @@ class TermWeights(nn.Module):
         return (_with_one(terms) @ self.weights).clamp(0, 1)
 
 
-def _with_one(terms: Float[Tensor, "*NT"]) -> Float[Tensor, "*NT"]:
+def _with_one(terms: Float[Tensor, "*N T"]) -> Float[Tensor, "*N T+1"]:
     return torch.cat([terms, torch.ones_like(terms[..., :1])], dim=-1)
