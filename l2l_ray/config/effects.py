@@ -13,7 +13,7 @@ from typing import Literal
 from l2l_ray.config.fields import config_fields, field_value
 from l2l_ray.config.run import RunConfig
 from l2l_ray.config.sections import EMBEDDED, ClusterConfig, PriorConfig, SelectorConfig
-from l2l_ray.selector.registry import makes_labels, selectors, spec_of
+from l2l_ray.selector.registry import makes_labels, selectors, spec_of, stores_labels
 
 Command = Literal["run", "job", "sweep"]  # `l2l run`, jobs/selfevolve.py, jobs/sweep.py
 
@@ -150,6 +150,8 @@ def _of_loop(config: RunConfig) -> Iterator[Idle]:
     if not any(makes_labels(method) for method in _methods(config)):
         yield Idle(names, "supervised training has no pseudo-labels")
         yield Idle(("loop.expressions_per_ref",), "supervised training has no pseudo-labels", "training")
+    elif not any(stores_labels(method) for method in _methods(config)):
+        yield Idle(("loop.shard_size", "loop.lag"), "every pseudo-label of this run is made at the step that uses it")
     if config.loop.rounds == 1:
         yield Idle(("loop.lag",), "loop.rounds is 1, and its labels come from version 0 at any lag")
 

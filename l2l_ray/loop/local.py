@@ -30,7 +30,7 @@ from l2l_ray.loop.state.prepare import RunData, prepare, require_same_data
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.versions import Write, log_versions, newest_checkpoint, publish
 from l2l_ray.loop.training.train import train
-from l2l_ray.selector.registry import makes_labels
+from l2l_ray.selector.registry import stores_labels
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ class Watch:
     """
 
     def __init__(self, config: RunConfig, run: RunFolder, data: RunData, console: Console) -> None:
-        labeling = [method for method in run.methods if makes_labels(method)]
+        labeling = [method for method in run.methods if stores_labels(method)]
         self._status = Status(shards_total=len(labeling) * config.loop.rounds * data.num_shards(config))
         self._console = console
         self._rate = LabelRate()

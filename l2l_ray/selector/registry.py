@@ -32,6 +32,8 @@ class SelectorSpec:
         learns: Whether it looks at labeled images (`update`, `settle`); only for such are fold teachers trained, which
             cross-fitting needs.
         labels: Whether it labels anything; False = training uses the labeled images alone.
+        online: Whether it decides inside training, at every step, on labels of the teacher as it is then
+            (`loop/training/online.py`); False = a round's labels are made and stored before it.
         setting: Field of the selector section that `name@value` sets; None = it takes no value.
         reads: Fields of the selector section that have an effect on it; None = any may.
 
@@ -44,6 +46,7 @@ class SelectorSpec:
     style: tuple[str, str] | None = None
     learns: bool = False
     labels: bool = True
+    online: bool = False
     setting: str | None = None
     reads: tuple[str, ...] | None = None
 
@@ -62,6 +65,8 @@ _BUILT_IN = (
                  reads=()),
     SelectorSpec("accept_all", "accept all", "rules:AcceptAll", ("#a06cd5", "^"), reads=()),
     SelectorSpec("fixed_threshold", "fixed threshold", "rules:FixedThreshold", ("#2e86de", "D"), setting="threshold",
+                 reads=("threshold",)),
+    SelectorSpec("online", "weak to strong, every step", "rules:FixedThreshold", online=True, setting="threshold",
                  reads=("threshold",)),
     SelectorSpec("adaptive_threshold", "adaptive thresholds", "adaptive:AdaptiveThreshold", learns=True,
                  reads=_SETTLED),
@@ -145,6 +150,11 @@ def _import_own(name: str) -> None:
 def makes_labels(method: str) -> bool:
     """Return whether there are pseudo-labels of a method."""
     return method != PRIOR_ONLY and spec_of(method).labels
+
+
+def stores_labels(method: str) -> bool:
+    """Return whether the pseudo-labels of a method are made in shards before each round, and kept."""
+    return makes_labels(method) and not spec_of(method).online
 
 
 def label_of(method: str) -> str:

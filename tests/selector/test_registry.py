@@ -20,6 +20,7 @@ from l2l_ray.selector.registry import (
     register,
     selectors,
     spec_of,
+    stores_labels,
     style_of,
 )
 from l2l_ray.types import Action
@@ -97,6 +98,11 @@ def test_names_labels_and_styles_tell_selectors_apart():
     rows = [PRIOR_ONLY, *(spec.name for spec in selectors())]
     for values in (rows, [label_of(name) for name in rows], [style_of(name) for name in rows]):
         assert len(set(values)) == len(rows) and all(values)
+
+
+def test_labels_are_stored_where_they_are_not_made_in_training():
+    assert stores_labels("l2l") and makes_labels("online@0.95")
+    assert not any(stores_labels(method) for method in ("online@0.95", "supervised", PRIOR_ONLY))
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from l2l_ray.loop.state.checkpoint import read_position
 from l2l_ray.loop.state.position import Position, Stage
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.burn_in import BurnIn
+from l2l_ray.loop.training.online import OnlineSet
 from l2l_ray.loop.training.pseudo import PseudoSet
 from l2l_ray.loop.training.selector_training import (
     CrossFitted,
@@ -31,7 +32,7 @@ from l2l_ray.loop.training.selector_training import (
     unlabeled_evidence,
 )
 from l2l_ray.loop.training.student import Networks, StudentSteps
-from l2l_ray.selector.registry import makes_labels, spec_of
+from l2l_ray.selector.registry import makes_labels, spec_of, stores_labels
 
 
 def train(config: RunConfig, run_path: Path, host: Host) -> None:
@@ -143,13 +144,16 @@ class MethodTraining:
         self._learner.load(continued, self._networks.load(continued))
         return read_position(continued)
 
-    def _pseudo_labels(self, round_index: int) -> PseudoSet:
+    def _pseudo_labels(self, round_index: int) -> PseudoSet | OnlineSet:
         if not makes_labels(self._method):
             return PseudoSet.empty()
+        if not stores_labels(self._method):
+            unlabeled, teacher, selector = self._job.sets["unlabeled"], self._networks.teacher, self._learner.selector
+            return OnlineSet(unlabeled, teacher, selector, self._loop, round_index)
         files = self._job.host.labels(self._method, round_index)
         return PseudoSet.read(files, self._job.sets["unlabeled"])
 
-    def _train_student(self, pseudo: PseudoSet, position: Position) -> dict[str, float]:
+    def _train_student(self, pseudo: PseudoSet | OnlineSet, position: Position) -> dict[str, float]:
         """Take the round's steps that are left; return the round's mean of each term, earlier steps included."""
         loop, host, round_index = self._loop, self._job.host, position.version
         rows = range(len(self._job.sets["labeled"]))
