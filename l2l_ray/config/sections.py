@@ -184,13 +184,8 @@ class SelectorConfig(Section):
         0.9,
         gt=0.5,
         lt=1,
-<<<<<<< HEAD
-        description="Least probability of a label that fixed_threshold accepts; the confidence at which the gates of "
-        "l2l and scorer start (ours; FixMatch .95, DAM-Net .7)",
-=======
         description="Least probability of a label that fixed_threshold and online accept; the confidence at which the "
-        "gates of l2l, scorer and confidence_gate start (ours; FixMatch .95, DAM-Net .7)",
->>>>>>> online
+        "gates of l2l and scorer start (ours; FixMatch .95, DAM-Net .7)",
     )
     rate: float = Field(0.5, gt=0, lt=1, description="Share of the labels that random_gate uses (ours)")
     match_iou: float = Field(

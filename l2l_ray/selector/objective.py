@@ -26,7 +26,7 @@ from torch import Tensor
 _STD_FLOOR = 1e-3
 
 
-def sample_group(probs: Float[Tensor, "*N C"], size: int, generator: torch.Generator) -> Int[Tensor, "K *N"]:
+def sample_group(probs: Float[Tensor, "*NC"], size: int, generator: torch.Generator) -> Int[Tensor, "*KN"]:
     """Draw `size` choices per row of probabilities; each is marginally an exact sample of its row."""
     noise = torch.rand(probs.shape[:-1], generator=generator, device=generator.device).to(probs.device)
     shift = torch.arange(size, device=probs.device) / size
@@ -35,30 +35,30 @@ def sample_group(probs: Float[Tensor, "*N C"], size: int, generator: torch.Gener
     return (drawn[..., None] >= below).sum(-1)
 
 
-def group_advantage(reward: Float[Tensor, "K *N"]) -> Float[Tensor, "K *N"]:
+def group_advantage(reward: Float[Tensor, "*KN"]) -> Float[Tensor, "*KN"]:
     """Return rewards minus the group's mean, over one standard deviation of all of them."""
     centered = reward - reward.mean(0, keepdim=True)
     return centered / centered.square().mean().sqrt().clamp(min=_STD_FLOOR)
 
 
 def clipped_loss(
-    log_probs: Float[Tensor, "K *N"], old: Float[Tensor, "K *N"], advantage: Float[Tensor, "K *N"], clip: float
+    log_probs: Float[Tensor, "*KN"], old: Float[Tensor, "*KN"], advantage: Float[Tensor, "*KN"], clip: float
 ) -> Float[Tensor, ""]:
     """Return PPO's clipped surrogate, negated, as a mean."""
     ratio = (log_probs - old).exp()
     return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
 
 
-def entropy(probs: Float[Tensor, "*N C"]) -> Float[Tensor, "*N"]:
+def entropy(probs: Float[Tensor, "*NC"]) -> Float[Tensor, "*N"]:
     """Return the entropy of each row, nats."""
     return -torch.xlogy(probs, probs).sum(-1)
 
 
-def floor_loss(probs: Float[Tensor, "*N C"], floor: float) -> Float[Tensor, ""]:
+def floor_loss(probs: Float[Tensor, "*NC"], floor: float) -> Float[Tensor, ""]:
     """Return how far the entropy lies below `floor` nats, as a mean: so far the policy is pushed to stay undecided."""
     return functional.relu(floor - entropy(probs)).mean()
 
 
-def kl_divergence(probs: Float[Tensor, "*N C"], reference: Float[Tensor, "*N C"]) -> Float[Tensor, ""]:
+def kl_divergence(probs: Float[Tensor, "*NC"], reference: Float[Tensor, "*NC"]) -> Float[Tensor, ""]:
     """Return the exact KL(policy || reference), as a mean over rows."""
     return (torch.xlogy(probs, probs) - torch.xlogy(probs, reference)).sum(-1).mean()

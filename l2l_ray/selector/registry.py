@@ -76,11 +76,7 @@ _BUILT_IN = (
     SelectorSpec("prior_label", "prior's mask as label", "rules:PriorLabel", reads=()),
     SelectorSpec("random_gate", "random gate", "rules:RandomGate", setting="rate", reads=("rate",)),
     SelectorSpec("confidence_gate", "confidence gate", "adaptive:ConfidenceGate", learns=True,
-<<<<<<< HEAD
-                 reads=("threshold", *_SETTLED, "reward.gate_margin")),
-=======
-                 reads=(*_SETTLED, "reward.gate_cost")),
->>>>>>> testsa
+                 reads=(*_SETTLED, "reward.gate_margin")),
     SelectorSpec("scorer", "supervised scorer", "scorer:Scorer", ("#5b9a3c", "<"), learns=True, reads=_SCORER),
 )
 # fmt: on

@@ -107,13 +107,13 @@ class Rple(LearnedSelector):
         return joined, torch.cat([values, weighted])
 
 
-def _two(logits: Float[Tensor, "*N"]) -> Float[Tensor, "*N C"]:
+def _two(logits: Float[Tensor, "*N"]) -> Float[Tensor, "*NC"]:
     """Return the probabilities of no and yes."""
     yes = torch.sigmoid(logits)
     return torch.stack([1 - yes, yes], dim=-1).clamp(min=1e-6)
 
 
-def _log_prob(probs: Float[Tensor, "*N C"], choice: Int[Tensor, "K *N"]) -> Float[Tensor, "K *N"]:
+def _log_prob(probs: Float[Tensor, "*NC"], choice: Int[Tensor, "*KN"]) -> Float[Tensor, "*KN"]:
     log_probs = probs.log().expand(len(choice), *probs.shape)
     return log_probs.gather(-1, choice[..., None])[..., 0]
 

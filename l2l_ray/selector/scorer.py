@@ -30,14 +30,9 @@ class Scorer(LearnedSelector):
         rewards = self.config.reward
         inputs, truth = prepare(batch.labeled.evidence), batch.labeled.mask > 0.5
         found = truth_ious(inputs.candidates.masks, truth)
-<<<<<<< HEAD
         possible, cost = inputs.candidates.possible, self.observe(inputs, found)
-        label = inputs.candidates.taken(self.scores(inputs).argmax(1))
-=======
-        possible = inputs.candidates.possible
         with torch.no_grad():
             label = inputs.candidates.taken(self.scores(inputs).argmax(1))
->>>>>>> testsa
         right = (label == truth).float()
         # the odds above which a decision pays, as the rewards weigh them: the scores are zero there
         use, keep = math.log(cost / (1 - cost)), math.log(rewards.wrong_cost)

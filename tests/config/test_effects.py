@@ -81,15 +81,11 @@ def test_a_field_without_effect_is_named(words: str, field: str) -> None:
         "--selector.lr 0.1 --selector.threshold 0.8 --selector.reward.unlabeled 0.2 --loop.fold_steps 5",
         f"{RULE} --compare l2l --selector.lr 0.1 --selector.clip 0.1 --loop.fold_steps 5",
         "--selector.name fixed_threshold --selector.threshold 0.8 --loop.unlabeled_batch 4 --loop.lag 1",
-<<<<<<< HEAD
         "--selector.name scorer --selector.reward.wrong_cost 2 --selector.hidden 8",
         "--selector.warmup_updates 0 --selector.round_updates 0 --loop.fold_steps 5",  # the gate is still set on them
-        "--selector.name confidence_gate --selector.reward.gate_cost 0.6 --selector.max_unlabeled 5",
-=======
-        "--selector.name logistic --selector.reward.wrong_cost 2 --selector.num_features 2",
+        "--selector.name confidence_gate --selector.reward.gate_margin 0.1 --selector.max_unlabeled 5",
         "--selector.name online --selector.threshold 0.8 --loop.unlabeled_batch 4 --loop.expressions_per_ref 2",
         "--selector.name online --compare pwa --loop.lag 1 --loop.shard_size 4",
->>>>>>> online
         "--selector.name pwa --compare matching --selector.match_iou 0.4",
         "--augment.crop_prob 0.5 --augment.crop_min_side_frac 0.5 --augment.strong.hue_turns 0.1",
         "--segmenter.prior_dropout 0.2 --segmenter.prior_dropout_ramp_steps 5",
