@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 
 from l2l_ray.errors import DataError
-from l2l_ray.intervals import BootstrapInterval, paired_bootstrap, ratio_intervals, seed_interval, t_quantile
+from l2l_ray.intervals import (
+    BootstrapInterval,
+    holm,
+    paired_bootstrap,
+    ratio_intervals,
+    redrawn_means,
+    seed_interval,
+    seed_p_value,
+    t_quantile,
+)
 from l2l_ray.metrics import IouMeter, compare
 
 
@@ -122,3 +131,46 @@ def test_interval_over_seeds_checks_its_input() -> None:
         seed_interval([0.3])
     with pytest.raises(ValueError, match="level"):
         seed_interval([0.3, 0.4], level=95)
+
+
+def test_p_value_over_seeds_by_hand() -> None:
+    # One degree of freedom is the Cauchy distribution: mean 1.5, standard error 0.5, t = 3, p = 1 - 2/pi * arctan(3).
+    assert seed_p_value([1.0, 2.0]) == pytest.approx(1 - 2 / np.pi * np.arctan(3))
+    assert seed_p_value([-1.0, -2.0]) == seed_p_value([1.0, 2.0])
+    assert seed_p_value([0.5, 0.5, 0.5]) == 0.0 and seed_p_value([0.0, 0.0]) == 1.0
+    # An interval that ends at 0 has the p-value of its level.
+    values = [0.1, 0.4, 0.5, 0.9]
+    found = seed_interval(values, 0.9)
+    assert seed_p_value([value - found.low for value in values]) == pytest.approx(0.1)
+    with pytest.raises(DataError, match="at least 2 seeds, got 1"):
+        seed_p_value([0.3])
+
+
+def test_holm_by_hand() -> None:
+    # Sorted .01 .02 .03 .5 times 4 3 2 1 = .04 .06 .06 .5: the third may not be below the second.
+    assert holm([0.03, 0.5, 0.01, 0.02]) == pytest.approx([0.06, 0.5, 0.04, 0.06])
+    assert holm([0.4, 0.9]) == pytest.approx([0.8, 0.9])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_redrawn_means_by_hand() -> None:
+    # One image, so only seeds vary: 2 seeds with means 0.25 and 0.75 give 0.25, 0.5 and 0.75, a quarter, half, quarter.
+    drawn = redrawn_means(np.array([[[1.0], [3.0]]]), np.array([4]), 4000)[:, 0]
+    values, times = np.unique(drawn, return_counts=True)
+    assert values == pytest.approx([0.25, 0.5, 0.75])
+    assert times / 4000 == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+    # One seed, so only images vary: both images, twice the first (1 of 1) or twice the second (0 of 3).
+    drawn = redrawn_means(np.array([[[1.0, 0.0]]]), np.array([1, 3]), 4000)[:, 0]
+    assert np.unique(drawn) == pytest.approx([0.0, 0.25, 1.0])
+
+
+def test_redrawn_means_share_images_between_seeds_and_draws_between_methods() -> None:
+    # 30 seeds that agree: the spread must be that of 10 images, not of 300.
+    ious = np.array([float(image % 2) for image in range(10)])
+    sums = np.stack([np.tile(ious, (30, 1)), np.tile(ious - 0.25, (30, 1))])
+    drawn = redrawn_means(sums, np.ones(10, int), 4000)
+    assert drawn[:, 0].std() == pytest.approx(0.5 / 10**0.5, rel=0.05)
+    assert drawn[:, 0] - drawn[:, 1] == pytest.approx(np.full(4000, 0.25))
+    with pytest.raises(DataError, match=r"shapes \(1, 0, 3\) and \(3,\)"):
+        redrawn_means(np.zeros((1, 0, 3)), np.ones(3, int))

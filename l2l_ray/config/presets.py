@@ -29,6 +29,32 @@ def smoke_config() -> RunConfig:
     )
 
 
+def five_percent_config() -> RunConfig:
+    """Return the embedded run long enough that which labels are believed matters, 5 % of the images labeled.
+
+    Source: ours; the schedule of `make compare`, of which `1pct` is the harder half.
+    """
+    return RunConfig(
+        data=DataConfig(benchmark_frac=0.05),
+        selector=SelectorConfig(num_folds=4),
+        loop=LoopConfig(
+            rounds=6,
+            burn_in_steps=200,
+            fold_steps=200,
+            round_steps=200,
+            labeled_batch=8,
+            unlabeled_batch=24,
+            ema_decay=0.995,
+        ),
+    )
+
+
+def one_percent_config() -> RunConfig:
+    """Return the same schedule with 1 % of the images labeled."""
+    config = five_percent_config()
+    return config.model_copy(update={"data": config.data.model_copy(update={"benchmark_frac": 0.01})})
+
+
 def full_config() -> RunConfig:
     """Return the full size on RefCOCO: Swin-B + BERT at 480 px with Qwen3-VL-8B, several GPUs, on Ray.
 
@@ -162,6 +188,8 @@ OWN_PHOTOS = DataConfig(root="data", dataset="mine", split_by="own", image_cache
 PRESETS: dict[str, Callable[[], RunConfig]] = {
     "embedded": embedded_config,
     "smoke": smoke_config,
+    "5pct": five_percent_config,
+    "1pct": one_percent_config,
     "photos-small": photos_small_config,
     "photos-full": photos_full_config,
     "full": full_config,

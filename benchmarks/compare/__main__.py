@@ -1,0 +1,122 @@
+"""`make compare`, or `python -m benchmarks.compare`: run what is left, write compare.json, print the tables.
+
+It may be stopped at any time and goes on with the same command, here or on another machine that has the records.
+
+    --list                 what is done, what is left, how long that takes; runs nothing
+    --only ROW|GROUP ...   rows, or groups of them: main, selectors, ablations, ceilings, biased, cost
+    --curve                the label curve: other shares of labeled images, for three rows
+    --smoke                everything in miniature, in minutes: that the machinery works, no figures
+
+Report seeds are 10 to 14; the method was tuned on seeds 0 to 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from benchmarks.compare.rows import CURVE, CURVE_ROWS, GROUPS, ROWS, SCHEDULES, Task, chosen_rows
+from benchmarks.compare.runner import Comparison, Runner, list_text, tasks_of
+from l2l_ray.config import RunConfig
+from l2l_ray.errors import ConfigError, L2LError
+from l2l_ray.refshapes.synthetic import STYLE_OF_DATASET
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+REPORT_SEEDS = (10, 11, 12, 13, 14)
+SMOKE_ROWS = ("supervised", "accept_all", "l2l", "sample_oracle")
+
+
+def main() -> int:
+    """Parse and do what is asked; return the exit status."""
+    given = _parser().parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it started is stopped too
+    try:
+        return _work(given) if given.work else _compare(given)
+    except L2LError as error:
+        logging.getLogger(__name__).error("%s", error)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _compare(given: argparse.Namespace) -> int:
+    from benchmarks.compare.summary import write_summary
+    from benchmarks.compare.tables import text_tables
+
+    _check_device(given.device)
+    results = given.results or (RunConfig(run_root=given.run_root).root / "compare-smoke" if given.smoke else RESULTS)
+    schedules = given.schedules or (["smoke"] if given.smoke else ["5pct", "1pct"])
+    seeds = given.seeds or (REPORT_SEEDS[:2] if given.smoke else REPORT_SEEDS)
+    rows = chosen_rows(given.only or list(SMOKE_ROWS if given.smoke else GROUPS))
+    tasks = tasks_of(given.datasets, schedules, seeds, rows)
+    if given.curve:
+        tasks = tasks_of(given.datasets, CURVE, seeds, chosen_rows(list(CURVE_ROWS)))
+    comparison = Comparison(tasks, results / "compare", given.run_root)
+    if given.list:
+        print(list_text(comparison, given.processes))
+        return 0
+    runner = Runner(comparison, given.processes, given.device, given.keep_runs)
+    runner.run()
+    print(text_tables(write_summary(results)))
+    for task, why in runner.failed.items():
+        print(f"failed: {task.name}: {why}")
+    return 1 if runner.failed else 0
+
+
+def _work(given: argparse.Namespace) -> int:
+    from benchmarks.compare.worker import work
+
+    dataset, schedule, seed, row = given.work
+    task = Task(dataset, schedule, int(seed), row)
+    records = Comparison([task], given.records, given.run_root).needed(task)
+    if records is None:
+        raise ConfigError(
+            f"{task.name} needs records of {', '.join(task.spec.needs)} in {given.records}; run them first"
+        )
+    work(task, records, given.records, given.run_root, given.keep_runs)
+    return 0
+
+
+def _check_device(device: str) -> None:
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError("--device is cuda, but torch finds no GPU here; use --device cpu, or leave it out")
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", metavar="ROW", help=f"groups or rows: {', '.join(r.name for r in ROWS)}")
+    parser.add_argument("--schedules", nargs="+", choices=list(SCHEDULES), help="default: 5pct 1pct")
+    parser.add_argument("--datasets", nargs="+", choices=list(STYLE_OF_DATASET), default=["refshapes"])
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: 10 to 14")
+    parser.add_argument("--curve", action="store_true", help="the label curve instead of the rows")
+    parser.add_argument("--smoke", action="store_true", help="two seeds, four rows, the smoke preset")
+    parser.add_argument("--list", action="store_true", help="show what is left and run nothing")
+    parser.add_argument("--processes", type=int, default=2, help="rows at a time (default 2)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument(
+        "--run-root", type=_absolute, help="where runs, burn-ins and priors are; default $L2L_HOME, else ~/l2l_runs"
+    )
+    parser.add_argument(
+        "--results", type=lambda path: Path(_absolute(path)), help="where compare.json and the records are"
+    )
+    parser.add_argument("--keep-runs", action="store_true", help="keep the weights of finished runs")
+    parser.add_argument("--work", nargs=4, metavar=("DATASET", "SCHEDULE", "SEED", "ROW"), help=argparse.SUPPRESS)
+    parser.add_argument("--records", type=Path, help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+"""From records to figures: `compare.json`, made from every valid record there is.
+
+One table per data set and schedule. Every figure is of the last version: nothing was chosen on val. A difference is
+that of mean IoU per sentence over val, testA and testB together, paired: the same sentences, the same seeds.
+
+    over_seeds    95 % t-interval of the per-seed differences; verdicts are read here
+    over_both     95 % bootstrap interval, seeds and images drawn anew
+    p_holm        p-value of the t-test over seeds, corrected for all rows of the group in the table (Holm)
+    recovered     (L2L - accept all) / (sample oracle - accept all): how much of what selection can give L2L gets
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.compare.records import Record
+from benchmarks.compare.rows import ROWS, SCHEDULES, Row, Task
+from benchmarks.compare.runner import Comparison
+from l2l_ray.errors import DataError
+from l2l_ray.files import replacing
+from l2l_ray.intervals import holm, redrawn_means, seed_interval, seed_p_value
+
+logger = logging.getLogger(__name__)
+
+BySeed = dict[int, Record]
+PROTOCOL = (
+    "last version; native size, every sentence; differences paired per sentence over val, testA and testB; verdict: "
+    "95 % t-interval over seeds"
+)
+LEVEL = 0.95
+
+
+def write_summary(results: Path) -> dict[str, Any]:
+    """Read all records below `results/compare`, write `results/compare.json`, and return its content."""
+    summary = summarize(valid_records(results / "compare"))
+    with replacing(results / "compare.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def valid_records(folder: Path) -> dict[Task, Record]:
+    """Return the records of the rows as they are defined now; others are named and left out."""
+    found = {}
+    known = {row.name for row in ROWS}
+    for path in sorted(folder.glob("*/*.json")):
+        schedule, _, rest = path.stem.partition("-seed")
+        seed, _, row = rest.partition("-")
+        if row in known and schedule in SCHEDULES and seed.isdigit():
+            task = Task(path.parent.name, schedule, int(seed), row)
+            record = Comparison([task], folder, None).record(task)
+            if record is not None:
+                found[task] = record
+                continue
+        logger.warning("%s is left out: it was made with other settings than that row has now", path)
+    return found
+
+
+def summarize(records: dict[Task, Record]) -> dict[str, Any]:
+    """Return what `compare.json` holds."""
+    schedules = list(SCHEDULES)
+    places = sorted({(t.dataset, t.schedule) for t in records}, key=lambda p: (p[0], schedules.index(p[1])))
+    return {"protocol": PROTOCOL, "tables": [table(*place, records) for place in places]}
+
+
+def table(dataset: str, schedule: str, records: dict[Task, Record]) -> dict[str, Any]:
+    """Return the table of one data set and schedule."""
+    by_row: dict[str, BySeed] = {}
+    for task, record in sorted(records.items()):
+        if (task.dataset, task.schedule) == (dataset, schedule):
+            by_row.setdefault(task.row, {})[task.seed] = record
+    rows = [_row(row, by_row) for row in ROWS if row.name in by_row]
+    _correct_p_values(rows)
+    every = [record for by_seed in by_row.values() for record in by_seed.values()]
+    return {
+        "dataset": dataset,
+        "schedule": schedule,
+        "labeled_frac": every[0].labeled_frac,
+        "seeds": sorted({record.seed for record in every}),
+        "commits": sorted({record.commit for record in every}),
+        "devices": sorted({record.device for record in every}),
+        "rows": rows,
+        "recovered": _recovered(by_row),
+    }
+
+
+def _row(row: Row, by_row: dict[str, BySeed]) -> dict[str, Any]:
+    mine = by_row[row.name]
+    found = list(mine.values())
+    content: dict[str, Any] = {
+        "row": row.name,
+        "label": row.label,
+        "group": row.group,
+        "seeds": list(mine),
+        "sees_truth": found[0].sees_truth,
+        "steps": mean_of([record.steps for record in found]),
+        "splits": {split: spread_of([record.splits[split].figures for record in found]) for split in found[0].splits},
+        "all": spread_of([{"mean_iou": _mean_iou(record)} for record in found]),
+        "val_by_version": mean_of([record.val_by_version for record in found]),
+        "rounds": mean_of([record.rounds for record in found]),
+        "gate_open": mean_of([record.gate_open for record in found]),
+        "cost_s": spread_of([{"all": record.cost_s(), **record.seconds} for record in found]),
+    }
+    if row.versus in by_row:
+        content |= {"versus": row.versus, "versus_minus_this": difference(by_row[row.versus], mine)}
+    without_bias = row.name.removesuffix("_biased")
+    if row.is_biased and without_bias in by_row:
+        content["loss_by_bias"] = difference(by_row[without_bias], mine)
+    return content
+
+
+def difference(first: BySeed, second: BySeed) -> dict[str, Any] | None:
+    """Return the mean IoU of the first minus that of the second, over the seeds that both have; None without one."""
+    seeds = [seed for seed in first if seed in second]
+    if not seeds:
+        return None
+    sums, counts = _sums([first, second], seeds)
+    by_seed = ((sums[0] - sums[1]).sum(1) / counts.sum()).tolist()
+    drawn = redrawn_means(sums, counts)
+    low, high = np.quantile(drawn[:, 0] - drawn[:, 1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    over_seeds = over_seeds_of(by_seed)
+    return {
+        "diff": float(np.mean(by_seed)),
+        "by_seed": by_seed,
+        "over_seeds": over_seeds,
+        "over_both": {"low": float(low), "high": float(high)},
+        "p": seed_p_value(by_seed) if len(seeds) > 1 else None,
+        "verdict": verdict(over_seeds),
+    }
+
+
+def over_seeds_of(by_seed: Sequence[float]) -> dict[str, float] | None:
+    """Return the t-interval of one value per seed; None for one seed, which has no spread."""
+    if len(by_seed) < 2:
+        return None
+    found = seed_interval(by_seed, LEVEL)
+    return {"low": found.low, "high": found.high}
+
+
+def verdict(over_seeds: dict[str, float] | None) -> str:
+    """Return who is ahead, where the interval over seeds excludes 0."""
+    if over_seeds is None or over_seeds["low"] <= 0 <= over_seeds["high"]:
+        return "undecided"
+    return "ahead" if over_seeds["low"] > 0 else "behind"
+
+
+def _correct_p_values(rows: list[dict[str, Any]]) -> None:
+    """Add `p_holm` to the differences, corrected over the rows of each group."""
+    for group in {row["group"] for row in rows}:
+        found = [row["versus_minus_this"] for row in rows if row["group"] == group and row.get("versus_minus_this")]
+        tested = [part for part in found if part["p"] is not None]
+        for part, corrected in zip(tested, holm([part["p"] for part in tested]), strict=True):
+            part["p_holm"] = corrected
+
+
+def _recovered(by_row: dict[str, BySeed]) -> dict[str, Any] | None:
+    """Return how much of what perfect selection gives L2L gets; None where a row is missing.
+
+    `share` is of the means over seeds. Its interval draws seeds and images anew; where the span is not above 0 in
+    enough draws, the share has no interval, for it may be anything.
+    """
+    names = ("l2l", "accept_all", "sample_oracle")
+    if not all(name in by_row for name in names):
+        return None
+    seeds = [seed for seed in by_row["l2l"] if all(seed in by_row[name] for name in names)]
+    if not seeds:
+        return None
+    sums, counts = _sums([by_row[name] for name in names], seeds)
+    l2l, base, oracle = sums.sum((1, 2)) / counts.sum() / len(seeds)
+    drawn = redrawn_means(sums, counts)
+    tail = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+    spans = drawn[:, 2] - drawn[:, 1]
+    is_open = np.quantile(spans, tail[0]) > 0
+    shares = (drawn[:, 0] - drawn[:, 1]) / spans if is_open else None
+    ends = (None, None) if shares is None else (float(end) for end in np.quantile(shares, tail))
+    return {
+        "share": float((l2l - base) / (oracle - base)) if oracle > base else None,
+        **dict(zip(("low", "high"), ends, strict=True)),
+        "span": float(oracle - base),
+        "span_over_both": dict(zip(("low", "high"), map(float, np.quantile(spans, tail)), strict=True)),
+        "seeds": seeds,
+    }
+
+
+def _sums(rows: Sequence[BySeed], seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sums of IoU [rows, seeds, images] over all splits, and the sentences per image.
+
+    Raises:
+        DataError: The rows were not measured on the same images.
+    """
+    records = [[by_seed[seed] for seed in seeds] for by_seed in rows]
+    first = records[0][0]
+    for record in (record for part in records for record in part):
+        same = record.splits.keys() == first.splits.keys() and all(
+            (found.images, found.num_texts) == (first.splits[split].images, first.splits[split].num_texts)
+            for split, found in record.splits.items()
+        )
+        if not same:
+            raise DataError(
+                f"{record.row} of seed {record.seed} was measured on other images than {first.row} of seed "
+                f"{first.seed}; expected the same of every row: delete its record, and it runs again"
+            )
+    sums = [[np.concatenate([np.array(s.iou_sums) for s in r.splits.values()]) for r in part] for part in records]
+    return np.array(sums), np.concatenate([np.array(split.num_texts) for split in first.splits.values()])
+
+
+def _mean_iou(record: Record) -> float:
+    sums, counts = _sums([{record.seed: record}], [record.seed])
+    return float(sums.sum() / counts.sum())
+
+
+def mean_of(parts: Sequence[Any]) -> Any:
+    """Return the mean over seeds of numbers, or of each number inside dicts and lists; None where no seed has one.
+
+    A list is as long as the shortest, and what only some seeds have is the mean of those.
+    """
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    if isinstance(known[0], dict):
+        names = dict.fromkeys(name for part in known for name in part)
+        return {name: mean_of([part.get(name) for part in known]) for name in names}
+    if isinstance(known[0], list):
+        return [mean_of(list(column)) for column in zip(*known, strict=False)]
+    return float(np.mean(known)) if isinstance(known[0], int | float) else known[0]
+
+
+def spread_of(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return mean and standard deviation over seeds of each number inside dicts; the latter None for one seed."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    found: dict[str, Any] = {}
+    for name in names:
+        values = [part[name] for part in parts if name in part]
+        if isinstance(values[0], dict):
+            found[name] = spread_of(values)
+        else:
+            std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            found[name] = {"mean": float(np.mean(values)), "std": std}
+    return found

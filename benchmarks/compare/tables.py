@@ -1,0 +1,167 @@
+"""The figures of `compare.json` as Markdown: what the terminal prints and what docs/results.md holds.
+
+Percent throughout; `±` is the standard deviation over seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Figures = dict[str, Any]
+SPLITS = ("val", "testA", "testB")
+
+
+def text_tables(summary: Figures) -> str:
+    """Return every table of the summary, under headings."""
+    parts = [f"({summary['protocol']})"]
+    for table in summary["tables"]:
+        parts += [f"\n## {title(table)}\n", main_table(table), "", recovered_text(table)]
+        parts += ["\nLabels, first and last round\n", label_table(table)]
+        if biased := biased_table(table):
+            parts += ["\nBiased prior\n", biased]
+    if len(curve := curve_table(summary)) > 0:
+        parts += ["\n## Label curve\n", curve]
+    return "\n".join(parts)
+
+
+def title(table: Figures) -> str:
+    """Return what a table is of."""
+    seeds = len(table["seeds"])
+    plural = "" if seeds == 1 else "s"
+    return f"{table['dataset']}, {table['labeled_frac']:.1%} labeled ({table['schedule']}), {seeds} seed{plural}"
+
+
+def main_table(table: Figures, groups: Sequence[str] | None = None) -> str:
+    """Return mIoU per split, the difference to L2L with both intervals, and the cost, a line per row.
+
+    Args:
+        table: One of the summary's.
+        groups: Groups of rows to show; None = all.
+    """
+    head = ["", "seeds", *SPLITS, "all", "P@0.5", "minus this", "over seeds", "over both", "p (Holm)", "", "steps", "s"]
+    lines = [head, ["---"] * len(head)]
+    for row in table["rows"]:
+        if groups is None or row["group"] in groups:
+            shown = [spread(row["splits"].get(split, {}).get("mean_iou")) for split in SPLITS]
+            precision = [split["precision_at"]["0.5"]["mean"] for split in row["splits"].values()]
+            lines.append(
+                [
+                    _bold(row["label"], row["row"] == "l2l"), str(len(row["seeds"])), *shown,
+                    spread(row["all"]["mean_iou"]), percent(sum(precision) / len(precision)),
+                    *difference_cells(row.get("versus_minus_this")),
+                    f"{row['steps']:.0f}", f"{row['cost_s']['all']['mean']:.0f}",
+                ]
+            )  # fmt: skip
+    return markdown(lines)
+
+
+def label_table(table: Figures) -> str:
+    """Return how good each row's labels were in the first and the last round, against hidden truth."""
+    head = ["", "used", "IoU of the used", "right", "wrong object", "object precision", "object recall"]
+    head += ["AUC", "open gap", "wrong again"]
+    lines = [head, ["---"] * len(head)]
+    for row in table["rows"]:
+        if rounds := row["rounds"]:
+            columns = [_label_cells(rounds[number], row["gate_open"], number) for number in (0, len(rounds) - 1)]
+            pairs = zip(*columns, strict=True)
+            cells = [" → ".join(pair) if any(pair) else "" for pair in pairs]
+            lines.append([_bold(row["label"], row["row"] == "l2l"), *cells])
+    return markdown(lines)
+
+
+def _label_cells(found: Figures, gate_open: Sequence[Figures], number: int) -> list[str]:
+    labels = found["labels"]
+    names = ("used_frac", "mean_iou", "right_frac", "wrong_object_frac")
+    gap = gate_open[number]["gap"] if number < len(gate_open) else None
+    return [
+        *(percent(labels[name]) for name in names),
+        percent(found["object_precision"]),
+        percent(found["object_recall"]),
+        percent(found["ordering"]["gate"]["auc"]),
+        percent(gap),
+        percent((found.get("wrong_before") or {}).get("again_frac")),
+    ]
+
+
+def biased_table(table: Figures) -> str:
+    """Return what a biased prior costs each method, and how L2L then stands; "" where no such row ran."""
+    head = ["", "all", "loses", "over seeds", "L2L, biased, minus this", "over seeds"]
+    lines = [head, ["---"] * len(head)]
+    for row in table["rows"]:
+        if loss := row.get("loss_by_bias"):
+            versus = row.get("versus_minus_this")
+            lost = [points(loss["diff"]), ends(loss["over_seeds"])]
+            cells = [points(versus["diff"]), ends(versus["over_seeds"])] if versus else ["", ""]
+            lines.append([row["label"], spread(row["all"]["mean_iou"]), *lost, *cells])
+    return markdown(lines) if len(lines) > 2 else ""
+
+
+def curve_table(summary: Figures) -> str:
+    """Return mIoU by share of labeled images; "" where there are fewer than two shares of one data set."""
+    parts = []
+    for dataset in dict.fromkeys(table["dataset"] for table in summary["tables"]):
+        tables = [t for t in summary["tables"] if t["dataset"] == dataset and t["schedule"] != "smoke"]
+        shares = sorted({table["labeled_frac"]: table for table in tables}.items())
+        if len(shares) > 1:
+            lines = [[dataset, *(f"{share:.1%}" for share, _ in shares)], ["---"] * (len(shares) + 1)]
+            for name in ("supervised", "accept_all", "l2l"):
+                found = [next((row for row in table["rows"] if row["row"] == name), None) for _, table in shares]
+                if known := [row for row in found if row]:
+                    cells = [spread(row["all"]["mean_iou"]) if row else "" for row in found]
+                    lines.append([known[0]["label"], *cells])
+            parts.append(markdown(lines))
+    return "\n\n".join(parts)
+
+
+def recovered_text(table: Figures) -> str:
+    """Say how much of what perfect selection gives L2L gets."""
+    found = table["recovered"]
+    if not found:
+        return "Recovered share: a row it needs has not run."
+    between = f"{points(found['span_over_both']['low'])} to {points(found['span_over_both']['high'])}"
+    span = f"right labels alone minus accept all: {points(found['span'])} ({between})"
+    if found["share"] is None:
+        return f"L2L recovers no share: {span}."
+    sure = "no interval, the span may be 0" if found["low"] is None else f"{found['low']:.0%} to {found['high']:.0%}"
+    return f"L2L recovers {found['share']:.0%} ({sure}) of {span}."
+
+
+def difference_cells(found: Figures | None) -> list[str]:
+    """Return difference, both intervals, corrected p-value and verdict."""
+    if not found:
+        return [""] * 5
+    p = found.get("p_holm")
+    shown = "" if p is None else f"{p:.3f}"
+    return [points(found["diff"]), ends(found["over_seeds"]), ends(found["over_both"]), shown, found["verdict"]]
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells as a Markdown table."""
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def percent(value: float | None) -> str:
+    """Return a share in percent, "" where there is none."""
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def points(value: float) -> str:
+    """Return a difference in points, with its sign."""
+    return f"{100 * value:+.2f}"
+
+
+def spread(found: Figures | None) -> str:
+    """Return mean ± deviation in percent."""
+    if not found:
+        return ""
+    return percent(found["mean"]) + ("" if found["std"] is None else f" ± {percent(found['std'])}")
+
+
+def ends(interval: Figures | None) -> str:
+    """Return an interval in points."""
+    return "one seed" if interval is None else f"{points(interval['low'])} to {points(interval['high'])}"
+
+
+def _bold(text: str, is_bold: bool) -> str:
+    return f"**{text}**" if is_bold else text
