@@ -184,8 +184,8 @@ class SelectorConfig(Section):
         0.9,
         gt=0.5,
         lt=1,
-        description="Least probability of a label that fixed_threshold and online accept; the confidence at which the "
-        "gates of l2l and scorer start (ours; FixMatch .95, DAM-Net .7)",
+        description="Least probability of a label that fixed_threshold and online accept "
+        "(ours; FixMatch .95, DAM-Net .7)",
     )
     rate: float = Field(0.5, gt=0, lt=1, description="Share of the labels that random_gate uses (ours)")
     match_iou: float = Field(
@@ -219,6 +219,9 @@ class SelectorConfig(Section):
     )
     gate: bool = Field(
         True, description="Whether l2l and scorer may leave a sample out; False = they use every label (ablation)"
+    )
+    candidates: bool = Field(
+        True, description="Whether l2l and scorer may take another label than the teacher's guided one (ablation)"
     )
     cells: bool = Field(
         True, description="Whether l2l and scorer decide pixel by pixel; False = on whole labels only (ablation)"

@@ -171,11 +171,16 @@ def unlabeled_evidence(
     config: RunConfig, examples: ExampleSet, teacher: Segmenter, previous: Path, device: torch.device
 ) -> StoredEvidence | None:
     """Return the evidence of the fixed unlabeled subset by the current teacher; None when the subset is empty."""
-    rows = _subset(examples, list(range(len(examples))), config.selector.max_unlabeled, config.loop.seed)
+    rows = unlabeled_rows(config, examples)
     if not rows:
         return None
     before = load_segmenter(config.segmenter, previous, device)
     return StoredEvidence(_evidence(config, examples, rows, teacher, before, device), device)
+
+
+def unlabeled_rows(config: RunConfig, examples: ExampleSet) -> list[int]:
+    """Return the rows of the fixed unlabeled subset."""
+    return _subset(examples, list(range(len(examples))), config.selector.max_unlabeled, config.loop.seed)
 
 
 def _evidence(
