@@ -160,7 +160,9 @@ def test_a_shard_of_another_version_is_refused(tmp_path: Path, schema: int, colu
     kept = {name: value for name, value in row.items() if name not in ("source", "accepted", "schema_version")}
     other = kept | dict.fromkeys(columns, row["accepted"]) | {"schema_version": schema}
     pq.write_table(pa.Table.from_pylist([other]), tmp_path / "other.parquet")
-    message = rf"other\.parquet has schema {schema}, this version reads 3; .* \(env\.json names it\), or start another run"
+    message = (
+        rf"other\.parquet has schema {schema}, this version reads 3; .* \(env\.json names it\), or start another run"
+    )
     with pytest.raises(LedgerError, match=message):
         read_shard(tmp_path / "other.parquet")
 
