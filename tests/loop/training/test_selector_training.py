@@ -160,7 +160,7 @@ def test_stored_evidence_comes_back_in_half_precision_on_every_way(
     ]
     stored = StoredEvidence(parts, CPU)
     assert len(stored) == 3
-    assert stored.places(2) == [range(0, 2), range(2, 3)] and stored.places(3) == [range(0, 3)]
+    assert stored.places(2) == [range(2), range(2, 3)] and stored.places(3) == [range(3)]
     everything, drawn = stored.all(2), stored.take([2, 0])
     assert [len(part.prior_score) for part in everything] == [2, 1]
     for field in fields(Evidence):
