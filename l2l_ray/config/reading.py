@@ -70,7 +70,7 @@ def load_config(argv: Sequence[str] = (), command: Command | None = None) -> Run
 
 
 def read_config(path: Path) -> RunConfig:
-    """Read a saved `config.yaml`.
+    """Read the `config.yaml` that a run saved.
 
     Raises:
         ConfigError: The file is missing, not YAML, or does not fit this version's fields.
@@ -80,7 +80,10 @@ def read_config(path: Path) -> RunConfig:
     try:
         return RunConfig.model_validate(_read_yaml(path))
     except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error, RunConfig)}") from None
+        raise ConfigError(
+            f"{path} is no config of this version of the code; what another version made is read with that version "
+            f"(env.json beside it names it), or start another run: {explain(error, RunConfig)}"
+        ) from None
 
 
 def _cli_config(base: dict[str, Any], words: list[str], program: str) -> RunConfig:

@@ -82,8 +82,9 @@ def sources_table(record: RunRecord) -> Table | None:
     """Return, per method, whose labels the used ones of its last measured round are, and how many of them are right."""
     prefix = f"{record.label_source}.sources."
     found = {m: points[-1] for m in record.methods if (points := _judged(record, m, record.label_source))}
-    known = {key for point in found.values() for key in point}
-    names = {c.name.lower(): text for c, text in _CANDIDATES.items() if f"{prefix}{c.name.lower()}.used_frac" in known}
+    given = {key.removeprefix(prefix).split(".")[0] for p in found.values() for key in p if key.startswith(prefix)}
+    known = {candidate.name.lower(): text for candidate, text in _CANDIDATES.items()}
+    names = {name: text for name, text in known.items() if name in given} | {n: n for n in sorted(given - known.keys())}
     columns = [f"{prefix}{name}.{figure}" for name in names for figure in ("used_frac", "right_frac")]
     rows = [
         (Cell(record.labels[method]), *(Cell(percent(point.get(column))) for column in columns))

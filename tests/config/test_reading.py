@@ -121,7 +121,9 @@ def test_a_saved_config_is_read_back_equal(tmp_path: Path, preset: str) -> None:
 def test_a_saved_config_of_another_version_names_the_file_and_field(tmp_path: Path) -> None:
     content = {**RunConfig().model_dump(mode="json"), "horizon": 3}
     path = _file(tmp_path, yaml.safe_dump(content))
-    with pytest.raises(ConfigError, match=r"run\.yaml: unknown field horizon"):
+    with pytest.raises(
+        ConfigError, match=r"run\.yaml is no config of this version .*env\.json.*: unknown field horizon"
+    ):
         read_config(Path(path))
 
 

@@ -81,7 +81,8 @@ def test_every_labeled_row_is_seen_once_by_the_teacher_that_did_not_train_on_it(
     probs = [predict(network, labeled.inputs(rows), False).sigmoid() for network in networks]
     for position, row in enumerate(rows):
         own = 0 if row in fold_rows[0] else 1
-        torch.testing.assert_close(found.evidence.mask_probs[position], probs[own][position], atol=1e-4, rtol=0.0)
+        # stored in half precision, which rounds by up to 2.5e-4 below 1
+        torch.testing.assert_close(found.evidence.mask_probs[position], probs[own][position], atol=4e-4, rtol=0.0)
     assert (probs[0] - probs[1]).abs().amax((1, 2)).min() > 1e-3  # so the comparison above tells them apart
 
 
