@@ -92,7 +92,7 @@ def assert_same_result(one: RunFolder, two: RunFolder) -> None:
     """Check that two runs agree: labels, weights, figures. Their shards may be of different size."""
     labels, others = _labels(one), _labels(two)
     assert labels.keys() == others.keys()
-    worst = max(_differing_share(labels[key], others[key]) for key in labels)
+    worst = max((_differing_share(labels[key], others[key]) for key in labels), default=0.0)
     assert worst <= PIXELS_TOLERANCE, f"labels of a round differ in {worst:.4f} of their pixels"
     for method in one.methods:
         for version in range(one.config.loop.rounds + 1):
