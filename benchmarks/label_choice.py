@@ -112,7 +112,7 @@ def figures(config: RunConfig) -> dict[str, dict[str, float]]:
     job.burn_in.train(with_folds=True)
     cross_fitted, unlabeled = job.cross_fitted(), job.sets["unlabeled"]
     teacher = load_segmenter(config.segmenter, job.burn_in.base / "teacher.safetensors", device)
-    others = unlabeled_evidence(config, unlabeled, teacher, job.burn_in.base / "previous.safetensors", device)
+    others = unlabeled_evidence(config, unlabeled, teacher, device)
     assert others is not None, "selector.max_unlabeled is 0"
     rows = rows_of(config, unlabeled)
     truth = HiddenTruth(config).masks([unlabeled.examples[row].sent_id for row in rows], unlabeled.grid)

@@ -86,9 +86,9 @@ TERMS = (
     ),
     Term(
         "candidate",
-        "One of up to six masks that an item's label can be: five predictions (the teacher's with the language "
-        "model's box, without it, with the box moved, on the mirrored photo, and the version before's) and the box "
-        "itself as a mask. A selector takes one of them, or leaves the item out.",
+        "One of up to four masks that an item's label can be: three predictions (the teacher's with the language "
+        "model's box, without it, and on the mirrored photo) and the box itself as a mask. A selector takes one of "
+        "them, or leaves the item out.",
         forms=r"candidates?(?: labels?)?",
     ),
     Term(

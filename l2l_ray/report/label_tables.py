@@ -17,8 +17,6 @@ _CANDIDATES = {
     Candidate.GUIDED: "teacher",
     Candidate.UNGUIDED: "without box",
     Candidate.FLIPPED: "mirrored",
-    Candidate.PERTURBED: "box moved",
-    Candidate.PREVIOUS: "version before",
     Candidate.PRIOR: "language model",
 }
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from l2l_ray.config import SelectorConfig
 from l2l_ray.selector.base import Decision, LabeledEvidence, Selector, UpdateBatch
 from l2l_ray.selector.candidates import candidates_of
-from l2l_ray.selector.learned import matching_shift
+from l2l_ray.selector.learned import best_threshold, matching_shift
 from l2l_ray.selector.reward import truth_ious
 from l2l_ray.selector.rules import Rule, certainty, mean_object_probs
 from l2l_ray.types import Candidate, Evidence
@@ -98,14 +97,3 @@ class AdaptiveThreshold(AdaptiveRule):
 def _certainty_sum(evidence: Evidence, is_object: bool) -> tuple[float, int]:
     cells = (evidence.mask_probs > 0.5) == is_object
     return float(certainty(evidence.mask_probs)[cells].sum()), int(cells.sum())
-
-
-def best_threshold(scores: Float[Tensor, " N"], values: Float[Tensor, " N"], cost: float | Tensor) -> Float[Tensor, ""]:
-    """Return the score from which on using labels pays most: the sum of value - cost over them is the largest.
-
-    Where no label pays, it lies just above the highest score.
-    """
-    ordered, order = scores.sort(descending=True)
-    gained = torch.cat([torch.zeros(1, device=scores.device), (values[order] - cost).cumsum(0)])
-    count = int(gained.argmax())
-    return ordered[count - 1] if count else ordered[0] + 1e-3

@@ -11,6 +11,7 @@ from torch import Tensor
 from l2l_ray.config import SelectorConfig
 from l2l_ray.selector.base import Decision, LabeledEvidence, Selector
 from l2l_ray.selector.network import PolicyInput, PolicyNetwork, decision_probs, prepare
+from l2l_ray.selector.reward import truth_ious
 from l2l_ray.types import Candidate, Evidence
 
 
@@ -64,14 +65,31 @@ class LearnedSelector(PolicyNetwork, Selector):
 
     @torch.no_grad()
     def settle(self, labeled: Sequence[LabeledEvidence], unlabeled: Sequence[Evidence]) -> dict[str, float]:
-        """Open the gate as far on unlabeled images as on the cross-fitted labeled ones, see `matching_shift`."""
-        self.gate_shift.zero_()
+        """Open the gate as far as it pays on the labeled images, and as far on unlabeled ones, see `matching_shift`."""
+        scores, found = [], []
+        for part in labeled:
+            inputs = prepare(part.evidence)
+            best, source = self.scores(inputs).max(1)
+            scores.append(best)
+            found.append(truth_ious(inputs.candidates.taken(source)[:, None], part.mask > 0.5)[:, 0])
+        self.gate_shift.copy_(-best_threshold(torch.cat(scores), torch.cat(found), self.cost))
         metrics = super().settle(labeled, unlabeled)
         if unlabeled:
-            scores = torch.cat([self.scores(prepare(part)).amax(1) for part in unlabeled])
-            metrics["open_rate_unshifted"] = (scores >= 0).float().mean().item()
-            self.gate_shift.copy_(matching_shift(metrics["open_rate_labeled"], scores))
+            others = torch.cat([self.scores(prepare(part)).amax(1) for part in unlabeled])
+            metrics["open_rate_unshifted"] = (others + self.gate_shift >= 0).float().mean().item()
+            self.gate_shift.copy_(matching_shift(metrics["open_rate_labeled"], others))
         return metrics
+
+
+def best_threshold(scores: Float[Tensor, " N"], values: Float[Tensor, " N"], cost: float | Tensor) -> Float[Tensor, ""]:
+    """Return the score from which on using labels pays most: the sum of value - cost over them is the largest.
+
+    Where no label pays, it lies just above the highest score.
+    """
+    ordered, order = scores.sort(descending=True)
+    gained = torch.cat([torch.zeros(1, device=scores.device), (values[order] - cost).cumsum(0)])
+    count = int(gained.argmax())
+    return ordered[count - 1] if count else ordered[0] + 1e-3
 
 
 def matching_shift(rate: float, scores: Float[Tensor, " M"]) -> Float[Tensor, ""]:

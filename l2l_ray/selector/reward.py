@@ -25,8 +25,8 @@ from l2l_ray.types import Candidate
 
 MIN_CLASS_SHARE = 0.02  # caps the weight of a cell of a tiny object at 25 background cells
 TERMS = ("agreement", "stability")
-# What a label must be repeated by: the predictions that do not follow the same proposal.
-_INDEPENDENT = (Candidate.UNGUIDED, Candidate.FLIPPED, Candidate.PREVIOUS)
+# What a label must be repeated by: the predictions that do not see the proposal.
+_INDEPENDENT = (Candidate.UNGUIDED, Candidate.FLIPPED)
 
 
 def truth_ious(masks: Bool[Tensor, "B K G G"], truth: Bool[Tensor, "B G G"]) -> Float[Tensor, "B K"]:
@@ -61,7 +61,7 @@ def unlabeled_terms(candidates: Candidates) -> Float[Tensor, "B K T"]:
     """Return the terms that need no truth, per candidate, in [0, 1]; the last axis is `TERMS`.
 
     agreement: IoU with the prior's mask; of the prior's own label, with the prediction made without it. Without a prior
-    it is 0. stability: mean IoU with the unguided, the mirrored and the earlier prediction, itself left out.
+    it is 0. stability: mean IoU with the unguided and the mirrored prediction, itself left out.
     """
     found = ious(candidates.masks)
     agreement = found[:, :, Candidate.PRIOR].clone()

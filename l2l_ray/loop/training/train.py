@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -174,7 +173,7 @@ class MethodTraining:
         job, learner, metrics = self._job, self._learner, dict[str, float]()
         if job.host.rank == 0:
             teacher, device = self._networks.teacher, job.host.device
-            unlabeled = unlabeled_evidence(job.config, job.sets["unlabeled"], teacher, self._previous(version), device)
+            unlabeled = unlabeled_evidence(job.config, job.sets["unlabeled"], teacher, device)
             before = learner.frozen_copy()
             for batch in learner.batches(self._cross_fitted, unlabeled, version, updates, self._loop.seed):
                 terms = learner.selector.update(learner.optimizer, batch, before)
@@ -190,21 +189,11 @@ class MethodTraining:
     def _cross_fitted(self) -> CrossFitted:
         return self._job.cross_fitted()
 
-    def _previous(self, version: int) -> Path:
-        """Return the weights of the teacher before a version's."""
-        if version > 0:
-            return self._job.run.version_dir(self._method, version - 1) / "teacher.safetensors"
-        return self._job.burn_in.base / "previous.safetensors"
-
     def _publish(self, position: Position, metrics: dict[str, float]) -> None:
-        """Publish teacher and selector as one version; version 0 takes along the teacher half-way to it."""
-
-        def write(folder: Path) -> None:
-            if position.version == 0:
-                shutil.copyfile(self._previous(0), folder / "previous.safetensors")
-            self._networks.save(folder, position, self._learner)
-
-        self._job.host.publish(position, write, metrics)
+        """Publish teacher and selector as one version."""
+        self._job.host.publish(
+            position, partial(self._networks.save, position=position, learner=self._learner), metrics
+        )
 
 
 class Clock:
