@@ -231,8 +231,8 @@ class SelectorConfig(Section):
     max_unlabeled: int = Field(
         256,
         ge=0,
-        description="Unlabeled expressions, always the same, for the reward that needs no truth and for how far gates open "
-        "(ours)",
+        description="Unlabeled expressions, always the same, for the reward that needs no truth and for how far gates "
+        "open (ours)",
     )
     reward: RewardConfig = RewardConfig()
 

@@ -102,7 +102,8 @@ def test_an_effect_that_is_left_is_said() -> None:
 def test_who_would_read_a_field_is_said() -> None:
     (sentence,) = told("--selector.name accept_all --selector.match_iou 0.4")
     assert sentence == (
-        "selector.match_iou has no effect: none of this run's selectors (accept_all) reads it; matching, agreement would"
+        "selector.match_iou has no effect: none of this run's selectors (accept_all) reads it; "
+        "matching, agreement would"
     )
 
 
