@@ -113,7 +113,7 @@ def _two(logits: Float[Tensor, "*N"]) -> Float[Tensor, "*NC"]:
     return torch.stack([1 - yes, yes], dim=-1).clamp(min=1e-6)
 
 
-def _log_prob(probs: Float[Tensor, "*NC"], choice: Int[Tensor, "*KN"]) -> Float[Tensor, "*KN"]:
+def _log_prob(probs: Float[Tensor, "*N C"], choice: Int[Tensor, " K *N"]) -> Float[Tensor, " K *N"]:
     log_probs = probs.log().expand(len(choice), *probs.shape)
     return log_probs.gather(-1, choice[..., None])[..., 0]
 
