@@ -25,7 +25,12 @@ def _squares(batch: int, grid: int, generator: torch.Generator) -> Tensor:
 
 
 def make_bandit(
-    batch: int, grid: int = 16, seed: int = 0, prior_right: float = 0.55, unguided_right: float = 0.75, sure: float = 1.5
+    batch: int,
+    grid: int = 16,
+    seed: int = 0,
+    prior_right: float = 0.55,
+    unguided_right: float = 0.75,
+    sure: float = 1.5,
 ) -> tuple[Evidence, Tensor]:
     """Return evidence and truth [B, G, G].
 

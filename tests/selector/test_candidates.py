@@ -27,7 +27,9 @@ def relation(evidence, name):
 
 
 def test_a_candidate_is_possible_if_it_is_a_mask_that_no_earlier_one_is(evidence_of):
-    evidence = evidence_of(LEFT[None], unguided=TOP[None], flipped=NONE[None], previous=TOP[None], proposal=1 - LEFT[None])
+    evidence = evidence_of(
+        LEFT[None], unguided=TOP[None], flipped=NONE[None], previous=TOP[None], proposal=1 - LEFT[None]
+    )
     found = candidates_of(evidence)
     assert found.possible.tolist() == [[T, T, F, F, F, T]]  # flipped is empty, perturbed is guided, previous unguided
     assert found.masks[0, Candidate.PRIOR].tolist() == [[F, T], [F, T]]
