@@ -197,7 +197,7 @@ def test_hidden_truth_reaches_evaluation_alone() -> None:
     assert _importers("l2l_ray.loop.evaluation.hidden_truth") == {"loop/evaluation/evaluate.py"}
     assert not [
         path for path in PACKAGE.rglob("*.py") if "HiddenTruth" in path.read_text()
-    ]  # the reader of benchmarks/oracle.py
+    ]  # the reader of benchmarks/compare/oracles.py
 
 
 def _new_python(code: str) -> str:

@@ -136,6 +136,7 @@ def prepare_biased(config: RunConfig, run: RunFolder, data: RunData, mllm: Mllm,
     chosen = chosen_categories(objects, config.loop.seed)
     _add_notice(run, f"priors moved on purpose ({KIND}, {frac:g} of the sentences about {', '.join(chosen)})")
     plain = RunFolder(run.path / "plain_priors", config)
+    plain.path.mkdir(exist_ok=True)
     fill_all_priors(config, plain, data, mllm)
     counts = {}
     for name in data.prior_order:

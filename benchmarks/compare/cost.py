@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from l2l_ray.config import RunConfig
 from l2l_ray.files import replacing
@@ -30,7 +31,9 @@ class Cost:
     """
 
     def __init__(self, path: Path) -> None:
-        content = json.loads(path.read_text()) if path.exists() else {"attempts": 0, "cpu_s": {}, "wall_s": {}}
+        content: dict[str, Any] = {"attempts": 0, "cpu_s": {}, "wall_s": {}}
+        if path.exists():
+            content = json.loads(path.read_text())
         self.attempts: int = content["attempts"] + 1
         self.cpu_s: dict[str, float] = content["cpu_s"]
         self.wall_s: dict[str, float] = content["wall_s"]

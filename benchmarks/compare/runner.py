@@ -169,7 +169,7 @@ class Runner:
 def list_text(comparison: Comparison, processes: int) -> str:
     """Return what is done and what is left, row by row, and how long that takes by what finished rows took."""
     records = {task: comparison.record(task) for task in comparison.tasks}
-    known = {(task.schedule, task.row): [] for task in comparison.tasks}
+    known: dict[tuple[str, str], list[float]] = {(task.schedule, task.row): [] for task in comparison.tasks}
     for task, record in records.items():
         if record is not None:
             known[task.schedule, task.row].append(sum(record.wall_s.values()))

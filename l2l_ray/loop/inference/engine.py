@@ -149,7 +149,7 @@ class InferenceEngine:
     def pseudo_labels(self, method: str, round_index: int, version: int, part: list[int]) -> Iterator[PseudoLabel]:
         """Yield the labels that a version's selector gives one batch of unlabeled examples.
 
-        `benchmarks/oracle.py` overrides this to accept by hidden truth.
+        `benchmarks/compare/oracles.py` has engines that label by hidden truth.
         """
         examples = self._sets["unlabeled"]
         inputs = examples.inputs(part).to(self._device)

@@ -1,0 +1,136 @@
+"""Writes the measured part of docs/results.md anew, and its pictures, from benchmarks/results/compare.json.
+
+python docs/results_page.py
+
+The page's own words lie outside of the two marks and are left alone.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.compare.tables import (  # noqa: E402
+    biased_table,
+    curve_table,
+    label_table,
+    main_table,
+    recovered_text,
+    title,
+)
+from l2l_ray.selector.registry import style_of  # noqa: E402
+
+PAGE = ROOT / "docs" / "results.md"
+SOURCE = ROOT / "benchmarks" / "results" / "compare.json"
+BEGIN, END = "<!-- written by docs/results_page.py: begin -->", "<!-- written by docs/results_page.py: end -->"
+NOT_YET = "`make compare` has written no `benchmarks/results/compare.json` yet."
+_QUALITY = {"right": ("right_frac", "#139a80"), "poor outline": ("poor_outline_frac", "#b8901c"),
+            "wrong object": ("wrong_object_frac", "#e4572e")}  # fmt: skip
+_CURVES = ("l2l", "accept_all", "supervised", "confidence_gate", "scorer", "sample_oracle", "true_masks")
+
+
+def page(text: str, source: Path = SOURCE) -> str:
+    """Return the page's text with the measured part made anew.
+
+    Args:
+        text: The page; both marks are in it.
+        source: The summary, `compare.json`.
+    """
+    summary = json.loads(source.read_text()) if source.exists() else None
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{measured(summary) if summary else NOT_YET}\n\n{END}{after}"
+
+
+def measured(summary: dict[str, Any]) -> str:
+    """Return tables and links to pictures, data set by data set."""
+    parts = [f"Protocol: {summary['protocol']}. Rows with * see hidden truth. Percent; ± is over seeds."]
+    for table in summary["tables"]:
+        parts += [f"## {title(table)}", main_table(table, ("main", "selectors", "ceilings")), recovered_text(table)]
+        for what, words in (("labels", "What each selector takes"), ("curves", "mIoU on val by version")):
+            parts.append(f"![{words}: {title(table)}]({picture_name(table, what)})")
+        parts += ["Labels against hidden truth, first → last round:", label_table(table)]
+        if any(row["group"] == "ablations" for row in table["rows"]):
+            parts += ["Parts left out, one at a time:", main_table(table, ("ablations",))]
+        if biased := biased_table(table):
+            parts += ["Priors moved on purpose:", biased]
+        if any(row["group"] == "cost" for row in table["rows"]):
+            parts += ["At equal cost:", main_table(table, ("main", "cost"))]
+    if curve := curve_table(summary):
+        parts += ["## By share of labeled images", curve]
+    return "\n\n".join(parts)
+
+
+def pictures(summary: dict[str, Any]) -> dict[str, str]:
+    """Return file name -> SVG of every picture the page links."""
+    found = {}
+    for table in summary["tables"]:
+        found[picture_name(table, "labels")] = labels_svg(table["rows"])
+        found[picture_name(table, "curves")] = curves_svg(table["rows"])
+    return found
+
+
+def picture_name(table: dict[str, Any], what: str) -> str:
+    """Return the file name of a table's picture, beside the page."""
+    return f"results-{table['dataset'].replace('+', 'plus')}-{table['schedule'].replace('.', '_')}-{what}.svg"
+
+
+def labels_svg(rows: Sequence[dict[str, Any]]) -> str:
+    """Draw, per row with labels, which share of all labels it uses in the last round, and what these are."""
+    from matplotlib.figure import Figure
+
+    shown = [row for row in rows if row["rounds"] and row["group"] in ("main", "selectors", "ceilings")]
+    figure = Figure(figsize=(7, 0.6 + 0.28 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    last = [row["rounds"][-1]["labels"] for row in shown]
+    left = [0.0] * len(shown)
+    for name, (key, color) in _QUALITY.items():
+        width = [100 * part["used_frac"] * (part[key] or 0.0) for part in last]
+        axes.barh(range(len(shown)), width, left=left, color=color, label=name)
+        left = [a + b for a, b in zip(left, width, strict=True)]
+    axes.set_yticks(range(len(shown)), [row["label"] for row in shown])
+    axes.invert_yaxis()
+    axes.set_xlabel("% of all unlabeled texts, last round")
+    axes.legend(loc="lower right", fontsize=8)
+    return _svg(figure)
+
+
+def curves_svg(rows: Sequence[dict[str, Any]]) -> str:
+    """Draw mIoU on val by version for the rows that tell the story."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for row in rows:
+        if row["row"] in _CURVES:
+            color, marker = style_of(row["row"]) or (None, ".")
+            values = [100 * value for value in row["val_by_version"]]
+            axes.plot(range(1, len(values) + 1), values, color=color, marker=marker, label=row["label"])
+    axes.set_xlabel("version")
+    axes.set_ylabel("mIoU on val, %")
+    axes.legend(fontsize=8)
+    return _svg(figure)
+
+
+def _svg(figure: Any) -> str:
+    """Return the figure as SVG, the same bytes for the same figures; its text stays text, so it is small."""
+    from matplotlib import rc_context
+
+    made = io.StringIO()
+    with rc_context({"svg.hashsalt": "l2l", "svg.fonttype": "none"}):
+        figure.savefig(made, format="svg", metadata={"Date": None, "Creator": None})
+    return "\n".join(line.rstrip() for line in made.getvalue().splitlines()) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text()))
+    if SOURCE.exists():
+        for name, svg in pictures(json.loads(SOURCE.read_text())).items():
+            (PAGE.parent / name).write_text(svg)

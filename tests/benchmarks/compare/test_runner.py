@@ -1,0 +1,62 @@
+"""What is left and how long it takes, from records alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.compare.rows import Task, chosen_rows
+from benchmarks.compare.runner import Comparison, list_text, shared_part, tasks_of
+from tests.benchmarks.compare.records_by_hand import labels, save
+
+NAMES = ["l2l", "accept_all", "random_gate", "l2l_plain"]
+
+
+def comparison(folder: Path) -> Comparison:
+    return Comparison(tasks_of(["refshapes"], ["5pct"], [10, 11], chosen_rows(NAMES)), folder, None)
+
+
+def task(row: str, seed: int = 10) -> Task:
+    return Task("refshapes", "5pct", seed, row)
+
+
+def test_finished_rows_are_not_left_and_needed_ones_come_first(tmp_path: Path) -> None:
+    found = comparison(tmp_path)
+    assert [(t.row, t.seed) for t in found.left()[:3]] == [("l2l", 10), ("l2l", 11), ("accept_all", 10)]
+    assert found.needed(task("random_gate")) is None and found.needed(task("accept_all")) == {}
+    save(found, task("l2l"))
+    assert task("l2l") not in found.left() and task("l2l", 11) in found.left()
+    save(found, task("random_gate"))
+    assert task("random_gate") not in found.left()
+
+
+def test_a_record_is_void_when_what_it_followed_from_changes(tmp_path: Path) -> None:
+    found = comparison(tmp_path)
+    save(found, task("l2l"))
+    save(found, task("random_gate"))
+    save(found, task("l2l"), rounds=[labels(used=0.9)])
+    assert task("l2l") not in found.left() and task("random_gate") in found.left()
+
+
+def test_the_list_says_what_is_done_and_how_long_the_rest_takes(tmp_path: Path) -> None:
+    found = comparison(tmp_path)
+    text = list_text(found, processes=2)
+    assert "  l2l                       · ·                                 ?" in text.splitlines()
+    assert text.endswith("0 of 8 done; 8 left, 8 of them unknown: about 0s with 2 at a time")
+    save(found, task("l2l"), wall_s={"training": 600.0})
+    save(found, task("accept_all"), wall_s={"training": 120.0, "report": 180.0})
+    lines = list_text(found, processes=2).splitlines()
+    assert "  l2l                       10 ·                             10.0" in lines
+    assert "  accept_all                10 ·                              5.0" in lines
+    assert "  l2l_plain                 · ·                       7.5 (guess)" in lines
+    # 600 + 300 for the two, and the mean of them, 450, for each of four others: 2700 s, two at a time
+    assert lines[-1] == "2 of 8 done; 6 left: about 22m30s with 2 at a time"
+
+
+def test_rows_share_a_burn_in_unless_they_change_what_it_rests_on() -> None:
+    def part(row: str, seed: int = 10) -> str:
+        return shared_part(task(row, seed).config({}), task(row, seed).spec.is_biased)
+
+    shared = part("l2l")
+    assert {part("accept_all"), part("scorer"), part("l2l_no_kl"), part("true_masks")} == {shared}
+    assert shared not in {part("l2l", 11), part("l2l_plain"), part("l2l_2_folds"), part("l2l_biased")}
+    assert part("l2l_biased") == part("scorer_biased")

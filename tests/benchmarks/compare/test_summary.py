@@ -1,0 +1,138 @@
+"""The tables by hand: differences, intervals, Holm, the recovered share, and what is left out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from benchmarks.compare.rows import Task
+from benchmarks.compare.runner import Comparison
+from benchmarks.compare.summary import difference, mean_of, spread_of, summarize, valid_records, verdict, write_summary
+from benchmarks.compare.tables import biased_table, curve_table, label_table, main_table, recovered_text, text_tables
+from l2l_ray.errors import DataError
+from tests.benchmarks.compare.records_by_hand import record, save
+
+ROWS = ("l2l", "accept_all", "pwa", "sample_oracle", "l2l_biased")
+# Sums of IoU on two images with two and one sentences, per seed; means .5, .6 | .4, .4 | .5, .6 | .6, .7 | .45, .55
+SUMS = {
+    "l2l": [(1.0, 0.5), (1.2, 0.6)],
+    "accept_all": [(0.8, 0.4), (0.8, 0.4)],
+    "pwa": [(1.0, 0.5), (1.2, 0.6)],
+    "sample_oracle": [(1.2, 0.6), (1.4, 0.7)],
+    "l2l_biased": [(0.9, 0.45), (1.1, 0.55)],
+}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A folder of records: five rows, two seeds."""
+    comparison = Comparison([], tmp_path / "compare", None)
+    for row in ROWS:
+        for seed, sums in zip((10, 11), SUMS[row], strict=True):
+            save(comparison, Task("refshapes", "5pct", seed, row), sums)
+    return tmp_path
+
+
+def test_the_table_by_hand(results: Path) -> None:
+    (table,) = write_summary(results)["tables"]
+    assert json.loads((results / "compare.json").read_text())["tables"] == [table]
+    rows = {row["row"]: row for row in table["rows"]}
+    assert list(rows) == ["l2l", "accept_all", "pwa", "sample_oracle", "l2l_biased"]
+    assert rows["l2l"]["all"]["mean_iou"] == pytest.approx({"mean": 0.55, "std": 0.0707107})
+    found = rows["accept_all"]["versus_minus_this"]
+    assert found["by_seed"] == pytest.approx([0.1, 0.2]) and found["diff"] == pytest.approx(0.15)
+    # Standard error 0.05, times 12.706 for one degree of freedom.
+    assert found["over_seeds"] == pytest.approx({"low": 0.15 - 0.635310, "high": 0.15 + 0.635310})
+    # Both images differ by the seed's difference, so only seeds are drawn: 0.1, 0.15 or 0.2.
+    assert found["over_both"] == pytest.approx({"low": 0.1, "high": 0.2})
+    assert found["verdict"] == "undecided"
+    # Rows of the group: p of t = 3 with one degree is .2048, times 2; no difference has p = 1.
+    assert found["p_holm"] == pytest.approx(2 * 0.2048328, abs=1e-6)
+    assert rows["pwa"]["versus_minus_this"]["p_holm"] == 1.0
+    assert rows["l2l_biased"]["loss_by_bias"]["diff"] == pytest.approx(0.05)
+    assert "versus_minus_this" not in rows["l2l"]
+    # (.55 - .4) / (.65 - .4); of the draws, seed 10 alone gives .1 / .2 and seed 11 alone .2 / .3.
+    assert table["recovered"]["share"] == pytest.approx(0.6) and table["recovered"]["span"] == pytest.approx(0.25)
+    assert (table["recovered"]["low"], table["recovered"]["high"]) == pytest.approx((0.5, 2 / 3))
+
+
+def test_the_tables_in_words(results: Path) -> None:
+    (table,) = write_summary(results)["tables"]
+    lines = main_table(table).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    (accept_all,) = (line for line in lines if line.startswith("| accept all |"))
+    assert "| 40.0 ± 0.0 | 50.0 | +15.00 | -48.53 to +78.53 | +10.00 to +20.00 | 0.410 | undecided | 1400 | 100 |" in (
+        accept_all
+    )
+    assert recovered_text(table) == (
+        "L2L recovers 60% (50% to 67%) of right labels alone minus accept all: +25.00 (+20.00 to +30.00)."
+    )
+    (of_l2l,) = (line for line in label_table(table).splitlines() if "**" in line)
+    assert of_l2l.startswith("| **L2L (RPLE)** | 50.0 → 50.0 | 60.0 → 60.0 | 70.0 → 70.0 | 10.0 → 10.0 |")
+    assert "| L2L (RPLE), biased prior | 50.0 ± 7.1 | +5.00 | +5.00 to +5.00 |  |  |" in biased_table(table)
+
+
+def test_what_was_made_with_other_settings_is_named_and_left_out(
+    results: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = results / "compare" / "refshapes" / "5pct-seed11-pwa.json"
+    path.write_text(path.read_text().replace('"digest":"', '"digest":"0'))
+    (path.parent / "5pct-seed11-gone.json").write_text("{}")
+    with caplog.at_level(logging.WARNING):
+        found = valid_records(results / "compare")
+    assert len(found) == 9 and Task("refshapes", "5pct", 11, "pwa") not in found
+    assert "5pct-seed11-pwa.json is left out" in caplog.text and "5pct-seed11-gone.json is left out" in caplog.text
+    (table,) = summarize(found)["tables"]
+    (pwa,) = (row for row in table["rows"] if row["row"] == "pwa")
+    assert pwa["seeds"] == [10] and pwa["versus_minus_this"]["over_seeds"] is None
+
+
+def test_a_span_that_may_be_nothing_gives_no_interval(tmp_path: Path) -> None:
+    comparison = Comparison([], tmp_path / "compare", None)
+    for row, sums in {**SUMS, "sample_oracle": [(0.9, 0.4), (0.7, 0.4)]}.items():
+        for seed, pair in zip((10, 11), sums, strict=True):
+            save(comparison, Task("refshapes", "5pct", seed, row), pair)
+    (table,) = write_summary(tmp_path)["tables"]
+    assert table["recovered"]["share"] is None and table["recovered"]["low"] is None
+    assert recovered_text(table).startswith("L2L recovers no share: right labels alone minus accept all: +0.00")
+
+
+def test_rows_on_other_images_are_refused() -> None:
+    first = record(Task("refshapes", "5pct", 10, "l2l"), (1.0, 0.5))
+    other = record(Task("refshapes", "5pct", 10, "pwa"), (1.0, 0.5), splits={})
+    with pytest.raises(DataError, match="pwa of seed 10 was measured on other images than l2l of seed 10"):
+        difference({10: first}, {10: other})
+
+
+def test_the_label_curve_has_a_column_per_share(results: Path) -> None:
+    comparison = Comparison([], results / "compare", None)
+    save(comparison, Task("refshapes", "1pct", 10, "l2l"), (0.6, 0.3), labeled_frac=0.01)
+    lines = curve_table(write_summary(results)).splitlines()
+    assert lines[0] == "| refshapes | 1.0% | 5.0% |"
+    assert lines[2:] == ["| accept all |  | 40.0 ± 0.0 |", "| L2L (RPLE) | 30.0 | 55.0 ± 7.1 |"]
+    assert "## Label curve" in text_tables(write_summary(results))
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [
+        ({"low": 0.001, "high": 0.01}, "ahead"),
+        ({"low": -0.01, "high": -0.001}, "behind"),
+        ({"low": -0.0001, "high": 0.01}, "undecided"),
+        (None, "undecided"),
+    ],
+)
+def test_verdicts_come_from_the_interval_over_seeds(interval: dict[str, float] | None, expected: str) -> None:
+    assert verdict(interval) == expected
+
+
+def test_means_over_seeds_reach_inside_and_leave_out_what_is_not_there() -> None:
+    parts = [{"a": [1.0, 2.0], "b": None, "name": "x"}, {"a": [3.0, 4.0, 5.0], "b": 6.0, "name": "x"}]
+    assert mean_of(parts) == {"a": [2.0, 3.0], "b": 6.0, "name": "x"}
+    assert mean_of([None, None]) is None
+    assert spread_of([{"a": {"b": 1.0}}, {"a": {"b": 3.0}}]) == {
+        "a": {"b": {"mean": 2.0, "std": pytest.approx(2**0.5)}}
+    }
