@@ -4,7 +4,7 @@ On the running cluster, on a private one for this process, and with fields chang
 
     ray job submit -- python jobs/selfevolve.py
     python jobs/selfevolve.py --preset smoke
-    python jobs/selfevolve.py --config run.yaml --selector.reward.coverage 0.2 --resume
+    python jobs/selfevolve.py --config run.yaml --selector.reward.unlabeled 0.2 --resume
 
 Whole configs first: `--preset NAME` (default embedded), then `--config FILE`, then single fields.
 """

@@ -12,11 +12,14 @@ import errno
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from l2l_ray.errors import DataError, L2LError
+
+_LOCK_POLL_S = 0.1
 
 
 def temporary_path(path: Path) -> Path:
@@ -146,6 +149,38 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             _remove(old)
         raise
     _remove(old)
+
+
+@contextmanager
+def locked(path: Path, timeout_s: float | None = None) -> Iterator[None]:
+    """Let one process at a time into the block; the system lets the next one in when a holder ends or dies.
+
+    The file stays: removing it would let two in. Where the system has no such locks (Windows), nobody waits.
+
+    Args:
+        path: The lock's file; made where it is missing, never read.
+        timeout_s: Longest wait; None = as long as the holder lives.
+    Raises:
+        TimeoutError: Another process held it all the time.
+        OSError: The file cannot be made.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    with path.open("ab") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise TimeoutError(errno.ETIMEDOUT, "another process holds it", str(path)) from None
+                time.sleep(_LOCK_POLL_S)
+        yield  # closing the file lets the next one in
 
 
 def _beside(path: Path, ending: str) -> Path:

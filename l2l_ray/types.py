@@ -169,9 +169,7 @@ class Candidate(IntEnum):
     GUIDED = 0  # the teacher's, with the prior
     UNGUIDED = 1  # the teacher's, without it
     FLIPPED = 2  # the teacher's from the mirrored image, without the prior
-    PERTURBED = 3  # the teacher's, with the prior moved
-    PREVIOUS = 4  # that of the version before
-    PRIOR = 5  # the prior's own mask: the MLLM's box, polygon or SAM's mask
+    PRIOR = 3  # the prior's own mask: the MLLM's box, polygon or SAM's mask
 
 
 @dataclass(frozen=True)
@@ -184,8 +182,6 @@ class Evidence:
     mask_probs: Float[Tensor, "B G G"]  # with the prior: what becomes the teacher's label
     mask_probs_unguided: Float[Tensor, "B G G"]  # without the prior: independent evidence
     mask_probs_flipped: Float[Tensor, "B G G"]  # without the prior, from the mirrored image, mirrored back
-    mask_probs_perturbed: Float[Tensor, "B G G"]  # with a shifted and rescaled proposal
-    mask_probs_previous: Float[Tensor, "B G G"]  # with the prior, by the version before this one
     proposal: Float[Tensor, "B G G"]  # soft proposal q; constant where has_prior is False
     prior_score: Float[Tensor, " B"]
     has_prior: Bool[Tensor, " B"]

@@ -27,9 +27,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "embedded": ("refshapes", "prior", "segmenter"),
     "report": ("selector",),  # the registry: names for people and plot styles
     "loop": ("data", "refshapes", "prior", "segmenter", "selector", "datatools", "report"),
+    "sweep": ("loop", "report"),
     "predictions": ("data", "loop"),
     "predictor": ("data", "prior", "segmenter", "loop", "predictions"),
-    "actors": ("prior", "selector", "loop"),  # of selector the registry: who learns, who labels
+    "actors": ("prior", "selector", "loop", "sweep"),  # of selector the registry: who learns, who labels
     "label": ("data", "datatools", "loop"),
     "cli": ("datatools", "label", "loop", "predictions", "predictor", "report"),
 }
@@ -156,6 +157,12 @@ def _top_level(path: Path) -> set[str]:
 JOBS = sorted((ROOT / "jobs").glob("*.py"))
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tune_spaces").glob("*.py")), ids=lambda p: p.stem)
+def test_spaces_are_read_without_ray(path: Path) -> None:
+    assert not _uses_ray(path)
+    assert _ours(path) <= {"config", "selector", "sweep"}
+
+
 @pytest.mark.parametrize("path", JOBS, ids=lambda p: p.stem)
 def test_jobs_import_actors_inside_main_and_never_ray(path: Path) -> None:
     assert not any(name.startswith("l2l_ray.actors") for name in _top_level(path))
@@ -168,7 +175,7 @@ def test_jobs_without_a_cluster_never_touch_the_ray_layer(path: Path) -> None:
 
 
 def test_nothing_private_of_ray_is_used() -> None:
-    for path in _files("actors") + sorted((ROOT / "tune_spaces").glob("*.py")):
+    for path in _files("actors"):
         private = [n for n in _imports(path) if n.startswith("ray.") and any(p.startswith("_") for p in n.split("."))]
         assert not private, path
         assert "ray._private" not in path.read_text(), path
@@ -181,7 +188,9 @@ def _importers(module: str) -> set[str]:
 def test_only_the_preparation_the_evaluation_of_labels_and_l2l_data_open_a_data_set() -> None:
     assert _importers("l2l_ray.data.refer") == {"loop/state/candidates.py", "datatools/commands.py"}
     openers = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if "open_dataset" in path.read_text()}
-    assert openers == {f"loop/{name}.py" for name in ("state/candidates", "state/prepare", "evaluation/hidden_truth")}
+    assert openers == {
+        f"loop/{name}.py" for name in ("state/candidates", "state/enough", "state/prepare", "evaluation/hidden_truth")
+    }
 
 
 def test_hidden_truth_reaches_evaluation_alone() -> None:

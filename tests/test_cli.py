@@ -129,7 +129,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 def test_config_prints_what_the_words_mean(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--preset", "smoke", "--selector.reward.coverage", "0.2"]
+    words = ["--preset", "smoke", "--selector.reward.unlabeled", "0.2"]
     assert cli.main(["config", *words]) == 0
     assert RunConfig.model_validate(yaml.safe_load(capsys.readouterr().out)) == load_config(words)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from l2l_ray.files import new_folder, replacing, replacing_folder, temporary_path
+from l2l_ray.files import locked, new_folder, replacing, replacing_folder, temporary_path
 
 FullDisk = Callable[[int], AbstractContextManager[None]]
 
@@ -240,3 +240,36 @@ def test_a_link_to_a_folder_is_replaced_and_what_it_leads_to_stays(tmp_path: Pat
     assert not link.is_symlink() and (link / "new.txt").read_text() == "new"
     assert (real / "mine.txt").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+LOCK_HOLDER = """
+import sys
+from pathlib import Path
+from l2l_ray.files import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_process_at_a_time_is_in_a_lock_and_one_that_dies_leaves_it(tmp_path: Path) -> None:
+    lock = tmp_path / "new" / "lock"
+    command = [sys.executable, "-c", LOCK_HOLDER, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        with pytest.raises(TimeoutError, match="another process holds it"), locked(lock, timeout_s=0):
+            raise AssertionError("two are inside")
+        killer = threading.Timer(0.5, holder.kill)
+        killer.start()
+        with locked(lock, timeout_s=60):
+            assert holder.wait(60) != 0
+    with locked(lock, timeout_s=0):
+        pass
+    assert names(lock.parent) == ["lock"]
+
+
+def test_an_error_in_a_lock_is_its_own_and_lets_the_next_one_in(tmp_path: Path) -> None:
+    with pytest.raises(TimeoutError, match="mine"), locked(tmp_path / "lock"):
+        raise TimeoutError("mine")
+    with locked(tmp_path / "lock", timeout_s=0):
+        pass

@@ -34,10 +34,12 @@ RECORDS: list[Any] = [
     types.PhotoText(Path("12.jpg"), "left man", {"box": [10, 20, 30, 40]}),
     types.Skip("truncated_image", 7, "/data/12.jpg", "image file is truncated"),
     PRIOR,
-    types.Evidence(MAP, MAP, MAP, MAP, MAP, MAP, MAP[:, 0, 0], MAP[:, 0, 0] > 0.5, MAP[:, None]),
-    types.Selection((MAP * 3).to(torch.int8), MAP > 0.5, MAP, MAP[:, 0, 0], MAP[:, 0, 0], MAP[:, 0, 0]),
-    types.PseudoLabel(7, GRID, (0.1, 0.2), MASK, MASK, ~MASK, MASK.astype(np.uint8), 1.0, 0.9, 5, -0.1, 2, "9f"),
-    types.Action.PRIOR,
+    types.Evidence(MAP, MAP, MAP, MAP, MAP, MAP, MAP[:, 0, 0], MAP[:, 0, 0] > 0.5),
+    types.Selection(torch.ones(2).to(torch.int8), MAP > 0.5, MAP, MAP[:, 0, 0], MAP[:, 0, 0], MAP[:, 0, 0]),
+    types.PseudoLabel(
+        7, GRID, (0.1, 0.2), types.Candidate.PRIOR, MASK, ~MASK, MASK.astype(np.uint8), 1.0, 0.9, 5, -0.1, 2, "9f"
+    ),
+    types.Candidate.PRIOR,
     LabelItem("l2l", 1, 4, 1),
     EvalItem("l2l", 3, "testA", 0, 512),
     LedgerEntry("l2l", 0, 3, "l2l/labels/r000-s00003.parquet", "9f", 0, 256, 201, 0.62, 4.1),
@@ -47,7 +49,6 @@ RECORDS: list[Any] = [
         np.ones((4, 4)),
         {"prior": np.ones(2, np.int64)},
         {7: {"size": [GRID, GRID], "counts": "PPY13"}},
-        {"l2l": np.ones((2, 2, 5), np.int64)},
     ),
 ]
 

@@ -1,1 +1,1 @@
-"""Search spaces for `jobs/sweep.py`: one module each, with a function `space()` from config fields to Tune domains."""
+"""Search spaces for `jobs/sweep.py`: one module each, with `space(config)`, from config fields to their domains."""

@@ -1,20 +1,18 @@
-"""Which reward terms help? Each weight is drawn apart; correctness stays at 1, because only ratios matter.
+"""How should labels be rewarded? Each setting of the reward is drawn apart.
 
-Ranges: 0 switches a term off; 1 makes it as strong as correctness. Source: ours.
+`unlabeled` is the weight of images without truth (0 switches them off), `wrong_cost` what keeping a wrong pixel costs
+where a right one earns 1, `gate_margin` how much better than average a label must be. Source: ours.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from l2l_ray.config import RunConfig
+from l2l_ray.sweep.space import Space, Uniform
 
-from ray import tune
+# Fields of RewardConfig, each with the smallest and the largest value that is tried.
+RANGES = {"unlabeled": (0.0, 1.0), "wrong_cost": (1.0, 9.0), "gate_margin": (-0.2, 0.2)}
 
 
-def space() -> dict[str, Any]:
-    """Return a domain per reward weight; `--samples` says how many points are drawn."""
-    return {
-        "selector.reward.agreement": tune.uniform(0.0, 1.0),
-        "selector.reward.consistency": tune.uniform(0.0, 1.0),
-        "selector.reward.coverage": tune.uniform(0.0, 0.5),
-        "selector.reward.utility": tune.uniform(0.0, 0.5),
-    }
+def space(config: RunConfig) -> Space:
+    """Return a range per setting of the reward; `--samples` says how many points are drawn."""
+    return {f"selector.reward.{name}": Uniform(*ends) for name, ends in RANGES.items()}

@@ -29,7 +29,7 @@ from l2l_ray.loop.state.ledger import Key, Ledger, LedgerEntry
 from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.versions import log_versions
-from l2l_ray.selector.registry import makes_labels
+from l2l_ray.selector.registry import stores_labels
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Coordinator:
         """
         self._run = RunFolder(config.run_dir, config)
         self._num_shards = num_shards
-        labeling = [method for method in self._run.methods if makes_labels(method)]
+        labeling = [method for method in self._run.methods if stores_labels(method)]
         self._ledger = Ledger(self._run.ledger_path)
         self._changed = asyncio.Condition()
         self._waits: list[str] = []  # what train workers wait for now, one entry per waiting rank

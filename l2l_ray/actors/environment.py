@@ -22,6 +22,10 @@ ENV_DEFAULTS = {
     # A role sees a GPU if and only if its resources ask for one.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Tune would take Ctrl-C as "save and end as if all were well".
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # Tune's newer output shows a banner even where it is told to be silent.
+    "RAY_AIR_NEW_OUTPUT": "0",
     # Bars of several processes cannot be read in a job's log.
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }

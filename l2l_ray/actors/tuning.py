@@ -1,13 +1,15 @@
 """Ray Tune over whole L2L runs: one trial is one run, in one process, from burn-in to val figures.
 
-    priors      asked once before the trials, for the smallest and the largest labeled share (splits are nested, so
-                these two cover all between); trials read the same store
-    burn-ins    shared through the run root's cache by every trial that differs in nothing it depends on
+    points      all known before (`sweep.trials`); Tune gets a grid of their ids, and does what it is good at: which
+                trial runs where and when, ASHA, and a second try for one whose process died
+    priors      asked once before the trials, for the union of their texts; trials read the same store
+    burn-ins    shared through the run root's cache by every trial that differs in nothing they depend on; who comes
+                while another one trains the same burn-in waits for it
     how many    at once: the cluster's resources divided by what one run needs, computed here
 
-A trial runs `loop.local.run_local`, so it starts no actors of its own: nothing it could wait for can be held by
-another trial, which is how nested trainers deadlock. It reserves what the roles of a run would reserve together. A
-trial that died is started again and resumes from its own run folder.
+A trial runs `loop.local.run_local`, so it starts no actors of its own: nothing it could wait for can be held by another
+trial, which is how nested trainers deadlock. It reserves what the roles of a run would reserve together. After a kill,
+finished trials are read, and the others resume from their own run folders.
 """
 
 from __future__ import annotations
@@ -20,96 +22,67 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search.sample import Categorical, Domain, Float, Integer
+from ray.tune.experiment import Trial as TuneTrial
 
-from l2l_ray.actors.background import Background
+from l2l_ray.actors.asha import METRIC, LikeWithLike
 from l2l_ray.actors.cluster import Need, connected, namespace_of, needs, node_resources, shortage, total
 from l2l_ray.actors.priors import PriorPool
 from l2l_ray.config import RunConfig
-from l2l_ray.errors import ClusterError, ConfigError
-from l2l_ray.loop.inference.priors import fill_all_priors, lacks_priors
-from l2l_ray.loop.state.plan import VAL
-from l2l_ray.loop.state.prepare import prepare
+from l2l_ray.errors import ClusterError, ConfigError, one_line
+from l2l_ray.files import locked
+from l2l_ray.loop.inference.priors import KnownMllm, fill_priors
+from l2l_ray.loop.progress import Console, Status
 from l2l_ray.loop.state.run_folder import RunFolder, continued
+from l2l_ray.prior.store import PriorStore
+from l2l_ray.sweep.folder import SweepFolder, val_figures
+from l2l_ray.sweep.survey import Asked
+from l2l_ray.sweep.trials import Trial
+from l2l_ray.wording import counted
 
 logger = logging.getLogger(__name__)
 
-METRIC = "val_mean_iou"
-POLL_S = 0.5
-Space = Mapping[str, Any]
+# A trial of a killed sweep may outlive it by some seconds; until it is gone, nobody else works in its folder.
+LAST_HOLDER_TIMEOUT_S = 120.0
+MAX_FAILURES = 1  # of a trial's process, after which it is started once more
+TUNE_FOLDER = "tune"  # below the sweep's: what Tune itself writes
 
 
-def sweep(config: RunConfig, space: Space, name: str, num_samples: int = 1, asha: bool = False) -> pd.DataFrame:
-    """Run one trial per point of `space` and return their figures, best first.
+def sweep(
+    config: RunConfig, trials: Sequence[Trial], folder: SweepFolder, asked: Sequence[Asked], asha: bool = False
+) -> None:
+    """Run every trial that is not finished or stopped yet; what came of each is in its folder and in the sweep's log.
 
     Args:
-        config: What all trials share.
-        space: Config field -> search domain, e.g. `{"data.labeled_frac": tune.grid_search([0.01, 0.05])}`.
-        name: Folder of the sweep under the run root; the table goes to `<name>/sweep.csv`.
-        num_samples: Draws from the sampled domains; a grid is repeated that often.
-        asha: Stop trials that fall behind at a round.
+        config: What all trials share; its `cluster` section says where they run.
+        trials: All trials of the sweep.
+        folder: The sweep's folder, held by this process.
+        asked: The texts of the trials that have not ended yet, from `sweep.survey`.
+        asha: Stop trials that fall behind their rivals at a version.
     Raises:
-        ConfigError: A field of the space does not exist, or the data set has no val split.
-        ClusterError: Not even one trial fits, or all failed.
+        DataError: A file cannot be written.
+        ClusterError: Not even one trial fits.
     """
-    folder = config.root / name
-    config = config.model_copy(update={"name": f"{name}/base"})
-    check_space(config, space)
+    to_run = folder.open_trials(trials)
+    done = len(trials) - len(to_run)
+    if not to_run:
+        _say(f"all {counted(len(trials), 'trial')} have ended before; nothing is run")
+        return
     with connected(config.cluster):
         at_once = max_concurrent(config, node_resources())
-        sys.stdout.write(f"sweep folder {folder}\n{at_once} trials at once\n")
-        ask_priors(config, space, name)
-        results = _tuner(config, space, folder, num_samples, at_once, asha).fit()
-    if errors := [str(error) for error in results.errors]:
-        logger.warning("%d of %d trials failed; first: %s", len(errors), len(results), errors[0])
-    table = as_table(results.get_dataframe(), list(space))
-    table.to_csv(folder / "sweep.csv", index=False)
-    return table
-
-
-def set_field(config: RunConfig, path: str, value: Any) -> RunConfig:
-    """Return a config with one field changed, checked by the models.
-
-    Raises:
-        ConfigError: There is no such field, or the value does not fit.
-    """
-    content = config.model_dump()
-    *sections, field = path.split(".")
-    place = content
-    for section in sections:
-        place = place.get(section, {})
-    if field not in place:
-        raise ConfigError(f"the sweep's field {path!r} does not exist; `selfevolve.py --help` lists every field")
-    place[field] = value
-    try:
-        return RunConfig.model_validate(content)
-    except ValueError as error:
-        raise ConfigError(f"the sweep's value for {path} does not fit: {error}") from None
-
-
-def check_space(config: RunConfig, space: Space) -> None:
-    """Refuse a space with an unknown field or an impossible value before anything starts."""
-    for path, domain in space.items():
-        for value in extremes(domain):
-            set_field(config, path, value)
-
-
-def extremes(domain: Any) -> list[Any]:
-    """Return the values of a domain at its ends: all of a grid or choice, the bounds of a range."""
-    if isinstance(domain, dict) and "grid_search" in domain:
-        return list(domain["grid_search"])
-    if isinstance(domain, Categorical):
-        return list(domain.categories)
-    if isinstance(domain, Float):
-        return [domain.lower, domain.upper]
-    if isinstance(domain, Integer):
-        return [domain.lower, domain.upper - 1]
-    if isinstance(domain, Domain):
-        raise ConfigError(f"a sweep cannot use the domain {domain!r}; use grid_search, choice, uniform or randint")
-    return [domain]
+        _say(f"{counted(len(trials), 'trial')}: {done} ended before, {len(to_run)} to run, {at_once} at once")
+        mllms = ask_priors(config, folder, asked)
+        known = {
+            name: {version: figure["mean_iou"] for version, figure in outcome.figures.items()}
+            for name, outcome in folder.outcomes(trials).items()
+        }
+        watch = Watch(folder, trials, done)
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failure is said by `Watch`, in one line
+        scheduler = None
+        if asha:
+            rivals = {trial.id: trial.rivals for trial in trials}
+            scheduler = LikeWithLike(rivals, config.loop.rounds, known, watch.stopped)
+        _tuner(config, to_run, mllms, folder, at_once, scheduler, watch).fit()
 
 
 def trial_resources(config: RunConfig) -> dict[str, float]:
@@ -132,109 +105,191 @@ def max_concurrent(config: RunConfig, nodes: Sequence[Mapping[str, float]]) -> i
     return fit
 
 
-def ask_priors(config: RunConfig, space: Space, name: str) -> None:
-    """Ask for all priors the trials will need, so that they find them in the store.
-
-    Raises:
-        ConfigError: The data set has no val split to compare trials on.
-    """
-    if any(path.startswith("prior.") for path in space):
-        return  # each trial asks another model, or asks differently
-    drawn = space.get("data.labeled_frac")
-    shares = [config.data.labeled_frac] if drawn is None else extremes(drawn)
-    numbers = sorted(share for share in shares if share is not None)
-    asked = dict.fromkeys([*numbers[:1], *numbers[-1:], *(share for share in shares if share is None)])
-    pool: PriorPool | None = None
-    try:
-        for number, share in enumerate(asked):
-            asking = set_field(
-                config.model_copy(update={"name": f"{name}/priors-{number}"}), "data.labeled_frac", share
-            )
-            folder = RunFolder.open(continued(asking))
-            data = prepare(asking, folder)
-            if VAL not in data.splits:
-                raise ConfigError(
-                    f"a sweep compares trials on val, but {asking.data.dataset} has only {list(data.splits)}"
-                )
-            if lacks_priors(folder, data):
-                pool = pool or PriorPool(asking, namespace_of(asking))
-                fill_all_priors(asking, folder, data, pool)
-    finally:
-        if pool is not None:
-            pool.close()
-
-
-def trial(params: dict[str, Any], config: RunConfig, name: str) -> None:
-    """Run one trial: a whole run in this process, reporting the val figure of each version as it comes.
+def ask_priors(config: RunConfig, folder: SweepFolder, asked: Sequence[Asked]) -> dict[str, KnownMllm]:
+    """Ask for all priors the trials will need, so that they find them in the store; return who was asked, by trial.
 
     Args:
-        params: Field -> value, drawn by Tune.
         config: What all trials share.
-        name: Folder of the sweep.
+        folder: The sweep's folder.
+        asked: The texts of each MLLM, or way to ask one.
+    Raises:
+        ClusterError: The cluster has no room for a prior actor.
+    """
+    cluster = config.cluster
+    if problem := shortage([Need("prior", cluster.num_priors, cluster.prior_resources)], node_resources()):
+        raise ClusterError(problem)
+    mllms: dict[str, KnownMllm] = {}
+    for number, group in enumerate(asked):
+        asking = config.model_copy(update={"name": f"{folder.path.name}/priors-{number}", "prior": group.config.prior})
+        run = RunFolder(asking.run_dir, asking)
+        run.path.mkdir(parents=True, exist_ok=True)
+        pool = PriorPool(asking, namespace_of(asking))
+        try:
+            with PriorStore(config.cache_dir / "priors.sqlite") as store:
+                texts = list(group.examples.values())
+                num = fill_priors("union", texts, run, store, pool, asking.prior.batch_size)
+            known = f"; {len(texts) - num} were known or come twice" if num < len(texts) else ""
+            _say(f"the language model was asked about {num} of {counted(len(texts), 'text')}{known}")
+            mllms |= dict.fromkeys(group.trials, KnownMllm(asking.prior, pool.identity()))
+        finally:
+            pool.close()
+    return mllms
+
+
+def run_trial(params: dict[str, Any], configs: dict[str, RunConfig], mllms: dict[str, KnownMllm]) -> None:
+    """Run one trial: a whole run in this process, reporting the val figure of each version as it comes.
+
+    An error is reported, not raised: a second try would end the same way. Tune tries again where a process died.
+
+    Args:
+        params: `{"trial": id}`.
+        configs: Config of every trial.
+        mllms: Who has answered for every trial.
     """
     import torch
 
     from l2l_ray.loop.local import run_local
 
+    config = continued(configs[params["trial"]])
     torch.set_num_threads(config.cluster.threads_per_worker)
-    for path, value in params.items():
-        config = set_field(config, path, value)
-    config = continued(config.model_copy(update={"name": f"{name}/{tune.get_context().get_trial_id()}"}))
-    folder = RunFolder(config.run_dir, config)
-    run = Background("trial", lambda: run_local(config))
-    reported = 0
-    while True:
-        over = not run.alive  # looked at before the events: what the run wrote last is then read below
-        run.check()
-        figures = val_figures(folder)
-        for figure in figures[reported:]:
-            tune.report(figure)
-        reported = len(figures)
-        if over:
+    reports = Reports(config)
+    try:
+        with locked(config.run_dir.with_name(f".{params['trial']}.lock"), LAST_HOLDER_TIMEOUT_S):
+            run_local(continued(config), console=reports, mllm=mllms[params["trial"]])
+            reports.bring_up_to_date()
+    except Exception as error:  # of every kind: a trial's failure is its own, the others go on
+        logger.exception("trial %s failed", params["trial"])
+        tune.report({"failed": _reason(error)})
+
+
+def _reason(error: Exception) -> str:
+    kind = "" if isinstance(error, ConfigError | ClusterError) else f"{type(error).__name__}: "
+    return kind + one_line(error)
+
+
+class Reports(Console):
+    """Tells Tune of each version of a run once it is measured on val, in the run's own thread.
+
+    Tune answers before the run goes on, so one that is stopped ends right there, with this version as its last.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config, stream=None)
+        self._run = RunFolder(config.run_dir, config)
+        self._seen: frozenset[str] | None = None
+        self._reported = 0
+
+    def update(self, status: Status, busy: int) -> None:
+        """Report what is new; a resumed run begins with what was measured before."""
+        if self._seen != status.mean_iou.keys():
+            self._seen = frozenset(status.mean_iou)
+            self.bring_up_to_date()
+
+    def bring_up_to_date(self) -> None:
+        """Report every version that was measured and not reported yet."""
+        for version, figure in val_figures(self._run).items():
+            if version > self._reported:
+                self._reported = version
+                tune.report({"version": version, METRIC: figure["mean_iou"]})
+
+
+class Watch(tune.Callback):
+    """Writes down what happens to the trials, and says so, a line each.
+
+    Args:
+        folder: The sweep's folder.
+        trials: All of its trials.
+        done: How many have ended before.
+    """
+
+    def __init__(self, folder: SweepFolder, trials: Sequence[Trial], done: int) -> None:
+        self._folder = folder
+        self._rounds = max(trial.config.loop.rounds for trial in trials)
+        self._words = {trial.id: trial.words() for trial in trials}
+        self._done = done
+        self._begun = time.monotonic()
+        self._stopped: dict[str, int] = {}
+
+    def stopped(self, trial: str, version: int) -> None:
+        """Note that a trial is being stopped at a version."""
+        self._stopped[trial] = version
+        self._folder.log("stopped", trial, version=version)
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """Note a start."""
+        self._folder.log("started", str(trial.config["trial"]))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Say how good a version is, but for the last, which the end of the trial tells."""
+        name = str(trial.config["trial"])
+        if METRIC in result and result["version"] < self._rounds and name not in self._stopped:
+            self._say(name, f"version {result['version']}, val mean IoU {100 * result[METRIC]:.1f} %")
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """Note an end: finished, stopped or failed."""
+        name, result = str(trial.config["trial"]), trial.last_result
+        seconds = round(float(result["time_total_s"]), 1)
+        if (reason := result.get("failed")) is not None:
+            self._ended("failed", name, f"failed: {reason}", reason=reason, seconds=seconds)
             return
-        time.sleep(POLL_S)
+        figure = f"val mean IoU {100 * result[METRIC]:.1f} %, {seconds:.0f} s"
+        if (version := self._stopped.get(name)) is not None:
+            self._ended("stopped", name, f"stopped at version {version}, {figure}", version=version, seconds=seconds)
+        else:
+            self._ended("finished", name, f"finished, {figure}", seconds=seconds)
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """Note a trial whose process died each time it was tried."""
+        details = self._folder.path / TUNE_FOLDER / _own_id(trial) / "error.txt"
+        reason = f"its process died each of {1 + MAX_FAILURES} times, perhaps for want of memory; details in {details}"
+        self._ended("failed", str(trial.config["trial"]), f"failed: {reason}", reason=reason)
+
+    def _ended(self, event: Any, name: str, what: str, **details: Any) -> None:
+        self._folder.log(event, name, **details)
+        self._done += 1
+        self._say(name, what)
+
+    def _say(self, name: str, what: str) -> None:
+        clock = f"[{time.monotonic() - self._begun:5.0f}s]"
+        _say(f"{clock} {self._done}/{len(self._words)} {name} ({self._words[name]}): {what}")
 
 
-def val_figures(folder: RunFolder) -> list[dict[str, Any]]:
-    """Return what Tune is told of each evaluated version of a run's main selector, in order."""
-    main = folder.methods[-1]
-    found = [
-        event
-        for event in folder.events()
-        if event["event"] == "evaluation" and (event["method"], event["split"]) == (main, VAL) and event["version"] > 0
-    ]
-    return [
-        {METRIC: event["mean_iou"], "val_overall_iou": event["overall_iou"], "version": event["version"]}
-        for event in found
-    ]
-
-
-def as_table(frame: pd.DataFrame, fields: list[str]) -> pd.DataFrame:
-    """Keep what a reader wants of Tune's frame: the swept fields, the figures, the run folder's name."""
-    if METRIC not in frame:
-        raise ClusterError("no trial reported a figure; the errors are above")
-    kept = {f"config/{name}": name for name in fields}
-    kept |= {METRIC: METRIC, "val_overall_iou": "val_overall_iou", "version": "version"}
-    kept |= {"time_total_s": "seconds", "trial_id": "trial"}
-    table = frame[[column for column in kept if column in frame]].rename(columns=kept)
-    return table.sort_values(METRIC, ascending=False, ignore_index=True)
-
-
-def _tuner(config: RunConfig, space: Space, folder: Path, num_samples: int, at_once: int, asha: bool) -> tune.Tuner:
+def _tuner(
+    config: RunConfig,
+    trials: Sequence[Trial],
+    mllms: Mapping[str, KnownMllm],
+    folder: SweepFolder,
+    at_once: int,
+    scheduler: LikeWithLike | None,
+    watch: Watch,
+) -> tune.Tuner:
+    configs = {trial.id: trial.config.model_copy(update={"cluster": config.cluster}) for trial in trials}
+    function = tune.with_parameters(run_trial, configs=configs, mllms=dict(mllms))
     return tune.Tuner(
-        tune.with_resources(tune.with_parameters(trial, config=config, name=folder.name), trial_resources(config)),
-        param_space=dict(space),
+        tune.with_resources(function, trial_resources(config)),
+        param_space={"trial": tune.grid_search(list(configs))},
         tune_config=tune.TuneConfig(
-            metric=METRIC,
-            mode="max",
-            num_samples=num_samples,
             max_concurrent_trials=at_once,
-            scheduler=ASHAScheduler(time_attr="version", max_t=config.loop.rounds) if asha else None,
-            # A stopped trial's run goes on in its thread until the process ends, so the process must end.
-            reuse_actors=not asha,
-            trial_dirname_creator=lambda trial: str(trial.trial_id),
+            scheduler=scheduler,
+            reuse_actors=scheduler is None,  # a stopped one would be in the middle of a run
+            trial_dirname_creator=_own_id,
         ),
         run_config=tune.RunConfig(
-            name="tune", storage_path=str(folder), verbose=0, failure_config=tune.FailureConfig(max_failures=1)
+            name=TUNE_FOLDER,
+            storage_path=str(folder.path),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+            callbacks=[watch],
         ),
     )
+
+
+def _own_id(trial: TuneTrial) -> str:
+    return f"{trial.config['trial']}-{Path(str(trial.trial_id)).name}"
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

@@ -13,13 +13,14 @@ from typing import Literal
 from l2l_ray.config.fields import config_fields, field_value
 from l2l_ray.config.run import RunConfig
 from l2l_ray.config.sections import EMBEDDED, ClusterConfig, PriorConfig, SelectorConfig
-from l2l_ray.selector.registry import makes_labels, selectors, spec_of
+from l2l_ray.selector.registry import makes_labels, selectors, spec_of, stores_labels
 
 Command = Literal["run", "job", "sweep"]  # `l2l run`, jobs/selfevolve.py, jobs/sweep.py
 
 # What steers updates, and so does nothing where there are none.
 _OF_UPDATES = (
-    *("lr", "update_batch", "group_size", "inner_epochs", "clip", "kl", "entropy_floor", "reward.unlabeled"),
+    *("lr", "update_batch", "group_size", "inner_epochs", "clip", "kl", "entropy_floor"),
+    *("reward.unlabeled", "reward.wrong_cost"),
 )
 
 
@@ -76,7 +77,9 @@ def _of_command(config: RunConfig, command: Command | None) -> Iterator[Idle]:
         yield Idle(cluster, "`l2l run` works in one process; jobs/selfevolve.py reads the cluster section")
         yield Idle(("prior.max_wait_s",), "`l2l run` fills every batch; only prior actors on Ray wait")
     if command == "sweep":
-        yield Idle(("name", "resume"), "a sweep names its runs by --sweep-name and always continues them")
+        yield Idle(("name",), "a sweep names its folder by --sweep-name and its runs by their settings")
+        yield Idle(("loop.seed", "data.split_seed"), "the seeds of a sweep are given by --seeds")
+        yield Idle(("compare",), "a trial of a sweep is one selector; sweep selector.name instead")
         names = ("threads_per_labeler", "max_train_restarts", "progress_every_s")
         yield Idle(tuple(f"cluster.{name}" for name in names), "a trial of a sweep is one process")
 
@@ -127,10 +130,14 @@ def _of_selector(config: RunConfig) -> Iterator[Idle]:
         reason = f"none of this run's selectors ({', '.join(methods)}) reads it; {readers} would"
         yield Idle((f"selector.{field.path}",), reason)
     if section.warmup_updates == section.round_updates == 0:
-        fields = (*(f"selector.{name}" for name in _OF_UPDATES), "loop.fold_steps")
+        fields = tuple(f"selector.{name}" for name in _OF_UPDATES)
         yield Idle(fields, "selector.warmup_updates and round_updates are 0, so no selector learns")
     if section.inner_epochs == 1:
         yield Idle(("selector.clip",), "selector.inner_epochs is 1, so the policy has not moved when it is clipped")
+    if not section.cells:
+        yield Idle(("selector.reward.wrong_cost",), "selector.cells is off, so no pixel is decided by itself")
+    if section.max_unlabeled == 0:
+        yield Idle(("selector.reward.unlabeled",), "selector.max_unlabeled is 0, so updates see no unlabeled image")
 
 
 def _of_loop(config: RunConfig) -> Iterator[Idle]:
@@ -138,11 +145,13 @@ def _of_loop(config: RunConfig) -> Iterator[Idle]:
         yield Idle(("loop.fold_steps",), f"none of this run's selectors ({', '.join(_methods(config))}) learns")
     names = ("loop.unlabeled_batch", "loop.unlabeled_weight", "loop.shard_size", "loop.lag")
     if config.data.labeled_frac == 1:
-        more = ("loop.expressions_per_ref", "selector.max_unlabeled")
+        more = ("loop.expressions_per_ref", "selector.max_unlabeled", "selector.reward.unlabeled")
         yield Idle((*names, *more), "data.labeled_frac is 1, so nothing is left to be labeled")
     if not any(makes_labels(method) for method in _methods(config)):
         yield Idle(names, "supervised training has no pseudo-labels")
         yield Idle(("loop.expressions_per_ref",), "supervised training has no pseudo-labels", "training")
+    elif not any(stores_labels(method) for method in _methods(config)):
+        yield Idle(("loop.shard_size", "loop.lag"), "every pseudo-label of this run is made at the step that uses it")
     if config.loop.rounds == 1:
         yield Idle(("loop.lag",), "loop.rounds is 1, and its labels come from version 0 at any lag")
 

@@ -23,7 +23,7 @@ class Section(BaseModel):
 class ConfigField:
     """One field of a config, found by `config_fields`.
 
-    Example: `ConfigField("selector.reward.coverage", info)`; `info` is pydantic's: default, bounds, description.
+    Example: `ConfigField("selector.reward.unlabeled", info)`; `info` is pydantic's: default, bounds, description.
     """
 
     path: str

@@ -1,6 +1,6 @@
 """From words and files to a config, and back: the command line, YAML, and what is said about them.
 
-The command line and YAML files come from the same models (`--config run.yaml --selector.reward.coverage 0.2`); unknown
+The command line and YAML files come from the same models (`--config run.yaml --selector.reward.unlabeled 0.2`); unknown
 fields are errors. The exact config is saved with every run, and a saved config starts the same run again.
 """
 
@@ -40,7 +40,7 @@ def load_config(argv: Sequence[str] = (), command: Command | None = None) -> Run
     `--help` and `--help-all` print and end the process.
 
     Order, later wins: preset (`--preset smoke`, default embedded) < file (`--config run.yaml`) < fields
-    (`--selector.reward.coverage 0.2`, `--resume`).
+    (`--selector.reward.unlabeled 0.2`, `--resume`).
 
     Args:
         argv: Words after the program's name.
@@ -70,7 +70,7 @@ def load_config(argv: Sequence[str] = (), command: Command | None = None) -> Run
 
 
 def read_config(path: Path) -> RunConfig:
-    """Read a saved `config.yaml`.
+    """Read the `config.yaml` that a run saved.
 
     Raises:
         ConfigError: The file is missing, not YAML, or does not fit this version's fields.
@@ -80,7 +80,10 @@ def read_config(path: Path) -> RunConfig:
     try:
         return RunConfig.model_validate(_read_yaml(path))
     except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error, RunConfig)}") from None
+        raise ConfigError(
+            f"{path} is no config of this version of the code; what another version made is read with that version "
+            f"(env.json beside it names it), or start another run: {explain(error, RunConfig)}"
+        ) from None
 
 
 def _cli_config(base: dict[str, Any], words: list[str], program: str) -> RunConfig:

@@ -155,11 +155,11 @@ class SegmenterConfig(Section):
 class RewardConfig(Section):
     """What a label earns: what a sweep tunes. L2L names only 'priors and model predictions'; all is ours."""
 
-    gate_cost: float = Field(
-        0.5,
-        gt=0,
-        lt=1,
-        description="IoU above which using a label pays: the reward of using one is its IoU minus this (ours)",
+    gate_margin: float = Field(
+        0.0,
+        ge=-0.5,
+        le=0.5,
+        description="How much better than the average label, in IoU, a label must be for using it to pay (ours)",
     )
     wrong_cost: float = Field(
         3.0, gt=0, description="What keeping a wrong pixel costs, where a right one earns 1 (ours)"
@@ -184,8 +184,8 @@ class SelectorConfig(Section):
         0.9,
         gt=0.5,
         lt=1,
-        description="Least probability of a label that fixed_threshold accepts; the confidence at which the gates of "
-        "l2l, scorer and confidence_gate start (ours; FixMatch .95, DAM-Net .7)",
+        description="Least probability of a label that fixed_threshold and online accept "
+        "(ours; FixMatch .95, DAM-Net .7)",
     )
     rate: float = Field(0.5, gt=0, lt=1, description="Share of the labels that random_gate uses (ours)")
     match_iou: float = Field(
@@ -220,6 +220,9 @@ class SelectorConfig(Section):
     gate: bool = Field(
         True, description="Whether l2l and scorer may leave a sample out; False = they use every label (ablation)"
     )
+    candidates: bool = Field(
+        True, description="Whether l2l and scorer may take another label than the teacher's guided one (ablation)"
+    )
     cells: bool = Field(
         True, description="Whether l2l and scorer decide pixel by pixel; False = on whole labels only (ablation)"
     )
@@ -231,7 +234,8 @@ class SelectorConfig(Section):
     max_unlabeled: int = Field(
         256,
         ge=0,
-        description="Unlabeled expressions, always the same, for the reward terms that need no truth (ours)",
+        description="Unlabeled expressions, always the same: for the reward without truth, and for how far gates open "
+        "(ours)",
     )
     reward: RewardConfig = RewardConfig()
 

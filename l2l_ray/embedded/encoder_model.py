@@ -15,7 +15,7 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
-from transformers import BertConfig, ConvNextConfig, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertConfig, ConvNextConfig, PreTrainedTokenizerFast
 
 from l2l_ray.config import SegmenterConfig
 from l2l_ray.embedded.encoder_losses import CELL_CHANNELS
@@ -23,7 +23,7 @@ from l2l_ray.segmenter.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from l2l_ray.segmenter.fusion import SHAPE_NAME, WEIGHTS_NAME, Fused, Fusion
 from l2l_ray.segmenter.text import TextEncoder, TextTokens
 
-IMAGE_PX = 64
+IMAGE_PX = 96
 VOCABULARY = 1024
 _FINE_WIDTH = 32
 
@@ -35,8 +35,14 @@ def tiny_config(folder: Path, pretrained: bool = False) -> SegmenterConfig:
     )
 
 
-def write_architecture(out: Path, texts: list[str]) -> None:
-    """Write configs, tokenizer and image-processor config, from which `Backbone` and `TextEncoder` are then built."""
+def write_architecture(out: Path, texts: list[str], start: Path | None = None) -> None:
+    """Write configs, tokenizer and image-processor config, from which `Backbone` and `TextEncoder` are then built.
+
+    Args:
+        out: The folder of the encoder.
+        texts: What the tokenizer is made from.
+        start: Folder of an earlier encoder whose tokenizer is kept, so that its text encoder can be trained on.
+    """
     stages = [f"stage{i}" for i in range(1, 5)]
     ConvNextConfig(  # type: ignore[call-arg]  # out_features is read by its backbone base class
         patch_size=2,
@@ -53,7 +59,7 @@ def write_architecture(out: Path, texts: list[str]) -> None:
         "size": {"height": IMAGE_PX, "width": IMAGE_PX},
     }
     (out / "backbone" / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
-    tokenizer = train_tokenizer(texts)
+    tokenizer: Any = train_tokenizer(texts) if start is None else AutoTokenizer.from_pretrained(start / "text")
     tokenizer.save_pretrained(out / "text")
     BertConfig(
         vocab_size=len(tokenizer),
@@ -110,6 +116,11 @@ class Pretraining(nn.Module):
     def shipped(self) -> dict[str, nn.Module]:
         """Return the parts that are exported."""
         return {"backbone": self.backbone, "text": self.text, "fusion": self.fusion}
+
+    def load_shipped(self, other: Pretraining) -> None:
+        """Take over the shipped parts of another one, of the same architecture; the heads stay as they are."""
+        for name, part in self.shipped().items():
+            part.load_state_dict(other.shipped()[name].state_dict())
 
     def locate(
         self, maps: tuple[Tensor, ...], tokens: TextTokens, image_index: Tensor

@@ -34,7 +34,7 @@ ATTRIBUTE_NAMES: dict[str, tuple[str, ...]] = {
     "texture": TEXTURES,
 }
 _RENDER_PX = 128
-# No occlusion (`overlap_frac` 0) in pretraining; more twins and textures than the default, so that words matter.
+# More twins and textures than the default, so that words matter. The MLLM sees no occlusion.
 PRETRAIN_PLAN = ScenePlan(twin_frac=0.6, overlap_frac=0.0, textured_frac=0.4)
 
 
@@ -59,7 +59,14 @@ class Pool:
     texts: list[str]
 
 
-def build(folder: Path, num_scenes: int, size_px: int, domain: Domain = "pretrain", seed: int = 0) -> None:
+def build(
+    folder: Path,
+    num_scenes: int,
+    size_px: int,
+    domain: Domain = "pretrain",
+    seed: int = 0,
+    plan: ScenePlan | None = PRETRAIN_PLAN,
+) -> None:
     """Render the chunks that are missing below `folder`; an existing chunk is kept as it is.
 
     Args:
@@ -68,13 +75,14 @@ def build(folder: Path, num_scenes: int, size_px: int, domain: Domain = "pretrai
         size_px: Side of the stored images, px; rendered at 128 px and reduced bilinearly, as `data` does.
         domain: Rendering domain.
         seed: Chunk c is drawn from (seed, c).
+        plan: What a scene contains; None = the domain's default.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for chunk in range(-(-num_scenes // CHUNK_SCENES)):
         path = folder / f"chunk{chunk:04d}.npz"
         if path.exists():
             continue
-        arrays, texts = _render_chunk(numpy_generator(seed, chunk), size_px, domain)
+        arrays, texts = _render_chunk(numpy_generator(seed, chunk), size_px, domain, plan)
         with replacing(path) as temporary, temporary.open("wb") as file:  # np.savez would add an ending to a path
             np.savez(
                 file, allow_pickle=False, **arrays, texts=np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8)
@@ -111,13 +119,12 @@ def load(folder: Path, num_scenes: int | None = None) -> Pool:
 
 
 def _render_chunk(
-    rng: np.random.Generator, size_px: int, domain: Domain
+    rng: np.random.Generator, size_px: int, domain: Domain, plan: ScenePlan | None
 ) -> tuple[dict[str, NDArray[np.generic]], list[str]]:
     images = np.empty((CHUNK_SCENES, size_px, size_px, 3), np.uint8)
     attributes = np.full((CHUNK_SCENES, MAX_OBJECTS, len(ATTRIBUTE_NAMES)), -1, np.int8)
     boxes = np.zeros((CHUNK_SCENES, MAX_OBJECTS, 4), np.float32)
     scene_index, object_index, texts = [], [], []
-    plan = PRETRAIN_PLAN if domain == "pretrain" else None
     for i in range(CHUNK_SCENES):
         scene = render_scene(rng, domain, size_px=_RENDER_PX, plan=plan)
         images[i] = _shrink(scene.image, size_px)

@@ -24,7 +24,7 @@ from l2l_ray.loop.state.example_files import write_examples
 from l2l_ray.loop.state.ledger import Ledger
 from l2l_ray.loop.state.prepare import RunData
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.selector.registry import makes_labels, spec_of
+from l2l_ray.selector.registry import spec_of, stores_labels
 from l2l_ray.types import Example
 
 E = TypeVar("E", bound=Example)
@@ -154,7 +154,7 @@ def _counts(config: RunConfig, data: RunData) -> dict[str, int]:
     loop, selector = config.loop, config.selector
     methods = (*config.compare, selector.name)
     learners = sum(spec_of(method).learns for method in methods)
-    labelers = sum(makes_labels(method) for method in methods)
+    labelers = sum(stores_labels(method) for method in methods)
     num_folds = min(selector.num_folds, len({e.image_id for e in data.labeled})) if learners else 0
     every = [example for name in data.prior_order for example in data.examples(name)]
     # A selector that learns looks at labeled items once, and at some unlabeled ones for each of its versions.

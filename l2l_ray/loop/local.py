@@ -12,7 +12,7 @@ from l2l_ray.config import RunConfig
 from l2l_ray.device import pick_device
 from l2l_ray.loop.evaluation.evaluate import Evaluations, Group, finish
 from l2l_ray.loop.inference.engine import InferenceEngine
-from l2l_ray.loop.inference.priors import LocalMllm, fill_all_priors, lacks_priors
+from l2l_ray.loop.inference.priors import LocalMllm, Mllm, fill_all_priors, lacks_priors
 from l2l_ray.loop.progress import (
     Console,
     LabelProgress,
@@ -30,7 +30,7 @@ from l2l_ray.loop.state.prepare import RunData, prepare, require_same_data
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.versions import Write, log_versions, newest_checkpoint, publish
 from l2l_ray.loop.training.train import train
-from l2l_ray.selector.registry import makes_labels
+from l2l_ray.selector.registry import stores_labels
 
 T = TypeVar("T")
 
@@ -39,6 +39,7 @@ def run_local(
     config: RunConfig,
     make_engine: Callable[[RunConfig, Path], InferenceEngine] = InferenceEngine,
     console: Console | None = None,
+    mllm: Mllm | None = None,
 ) -> RunFolder:
     """Run the whole job in this process: prepare, ask priors, train, label, evaluate, report.
 
@@ -46,6 +47,7 @@ def run_local(
         config: The run's config.
         make_engine: Makes what labels and evaluates, from the config and the run's folder.
         console: Shows what goes on; None = nobody looks.
+        mllm: Who is asked for priors; None = the config's model, in this process.
     Raises:
         L2LError: Anything wrong with input, config or disk; what is committed stays.
     """
@@ -60,7 +62,7 @@ def run_local(
         console.say(f"run folder {run.path}\n{opening_text(config, data, run.skips())}")
         watch = Watch(config, run, data, console)
         watch.begin("the language model is loading" if lacks_priors(run, data) else "the models are loading")
-        fill_all_priors(config, run, data, LocalMllm(config.prior), watch.asked)
+        fill_all_priors(config, run, data, mllm or LocalMllm(config.prior), watch.asked)
         engine = make_engine(config, run.path)
         ledger, evaluations = Ledger(run.ledger_path), Evaluations(run)
         plan = data.plan(config, run.methods)
@@ -89,7 +91,7 @@ class Watch:
     """
 
     def __init__(self, config: RunConfig, run: RunFolder, data: RunData, console: Console) -> None:
-        labeling = [method for method in run.methods if makes_labels(method)]
+        labeling = [method for method in run.methods if stores_labels(method)]
         self._status = Status(shards_total=len(labeling) * config.loop.rounds * data.num_shards(config))
         self._console = console
         self._rate = LabelRate()

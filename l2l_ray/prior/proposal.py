@@ -16,9 +16,8 @@ Source: all ours; the L2L paper says only that the MLLM's output is a prior for 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,14 +29,12 @@ from torch import Tensor
 from l2l_ray.config import PriorConfig
 from l2l_ray.device import pick_device, pick_dtype
 from l2l_ray.errors import ConfigError
-from l2l_ray.randomness import python_generator
 from l2l_ray.types import BoxFrac, PointFrac, Prior
 
 if TYPE_CHECKING:
     from l2l_ray.prior.sam import SamProposer
 
 NO_PRIOR_PROB = 0.5
-MAX_SHIFT_FRAC = 0.1  # of the box's side, both for its centre and for its size
 _SUPERSAMPLE = 8  # polygon samples per cell and axis: coverage in steps of 1/64
 _NO_BOX: BoxFrac = (0.0, 0.0, 1.0, 1.0)  # padding; its weight is 0
 
@@ -184,62 +181,6 @@ def _inside(corners_xy: np.ndarray, side: int) -> np.ndarray:
 def mix(candidates: Float[Tensor, "B K G G"], weight: Float[Tensor, "B K"]) -> Float[Tensor, "B G G"]:
     """Return the maximum of the weighted candidates; the module docstring says why not a noisy-or."""
     return (candidates * weight[..., None, None]).amax(dim=1)
-
-
-def perturbed_boxes(prior: Prior, key: int) -> tuple[BoxFrac, ...]:
-    """Return the prior's boxes, each shifted and rescaled by up to 10 % of its sides, clipped to the image.
-
-    The same prior and key give the same boxes on every machine and Python version.
-    """
-    draws = python_generator(key)
-    return tuple(_moved_box(box, draws) for box in prior.boxes_xyxy_frac)
-
-
-def perturb(priors: Sequence[Prior | None], keys: Sequence[int]) -> list[Prior | None]:
-    """Return the priors with boxes and polygons perturbed; points stay where they are.
-
-    A label that does not survive it hangs on the prior's exact place.
-
-    Args:
-        priors: One per sample; None stays None.
-        keys: One integer per sample, from `l2l_ray.randomness`.
-    """
-    return [None if prior is None else _perturbed(prior, key) for prior, key in zip(priors, keys, strict=True)]
-
-
-def _perturbed(prior: Prior, key: int) -> Prior:
-    points = [point for polygon in prior.polygons_xy_frac for point in polygon]
-    if not points:
-        return replace(prior, boxes_xyxy_frac=perturbed_boxes(prior, key))
-    xs, ys = zip(*points, strict=True)
-    old = (min(xs), min(ys), max(xs), max(ys))
-    new = _moved_box(old, python_generator(key))
-    polygons = tuple(tuple(_mapped(point, old, new) for point in polygon) for polygon in prior.polygons_xy_frac)
-    return replace(prior, boxes_xyxy_frac=perturbed_boxes(prior, key), polygons_xy_frac=polygons)
-
-
-def _moved_box(box: BoxFrac, draws: random.Random) -> BoxFrac:
-    x1, x2 = _moved_side(box[0], box[2], draws)
-    y1, y2 = _moved_side(box[1], box[3], draws)
-    return (x1, y1, x2, y2)
-
-
-def _moved_side(low: float, high: float, draws: random.Random) -> tuple[float, float]:
-    side = high - low
-    middle = (low + high) / 2 + side * draws.uniform(-MAX_SHIFT_FRAC, MAX_SHIFT_FRAC)
-    half = side / 2 * (1 + draws.uniform(-MAX_SHIFT_FRAC, MAX_SHIFT_FRAC))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def _mapped(point: PointFrac, old: BoxFrac, new: BoxFrac) -> PointFrac:
-    """The point's place in box `old`, in box `new`; a coordinate along which `old` has no extent stays."""
-    x, y = (
-        new[axis] + (point[axis] - old[axis]) * (new[axis + 2] - new[axis]) / (old[axis + 2] - old[axis])
-        if old[axis + 2] > old[axis]
-        else point[axis]
-        for axis in (0, 1)
-    )
-    return (x, y)
 
 
 def _box_batch(priors: Sequence[Prior | None], grid: int, softness: float) -> ProposalBatch:

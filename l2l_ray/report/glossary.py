@@ -56,9 +56,16 @@ TERMS = (
         forms=r"accepted(?: cells?)?",
     ),
     Term(
+        "adaptive thresholds",
+        "A rule to compare with: a cell is accepted where the teacher is at least as sure as it is on average, of "
+        "cells it calls object and of the others apart.",
+        forms=r"adaptive.thresholds?",
+    ),
+    Term(
         "agreement",
-        "A rule to compare with: a label is used where the language model's soft box and the teacher's mask "
-        "overlap well enough; also one term of the reward.",
+        "A rule to compare with: a label is used where the teacher draws much the same mask with and without the "
+        "language model's box, and its object cells are accepted inside the box. In a reward: how far a label "
+        "overlaps that box.",
         forms=r"agreement|prior and teacher agree",
     ),
     Term(
@@ -78,6 +85,13 @@ TERMS = (
         forms=r"burn-in|version 0",
     ),
     Term(
+        "candidate",
+        "One of up to four masks that an item's label can be: three predictions (the teacher's with the language "
+        "model's box, without it, and on the mirrored photo) and the box itself as a mask. A selector takes one of "
+        "them, or leaves the item out.",
+        forms=r"candidates?(?: labels?)?",
+    ),
+    Term(
         "cell",
         "The run works on a coarse grid laid over each photo, 32 by 32 squares for instance; a square is a cell. "
         "Masks are brought to the photo's own size when they are measured or exported.",
@@ -89,6 +103,12 @@ TERMS = (
         "(0 to 1 in files and options). It sorts what to look at first. It is no measurement: a model that is "
         "sure of the wrong object has a high one.",
         page="export.md",
+    ),
+    Term(
+        "confidence gate",
+        "A rule to compare with: the teacher's whole label is used where the teacher is sure enough of the object's "
+        "cells on average. How sure is set on the photos with masks, where it pays most.",
+        forms=r"confidence.gate",
     ),
     Term(
         "cross-fitting",
@@ -116,8 +136,8 @@ TERMS = (
     ),
     Term(
         "gate",
-        "The selector's decision on a whole label, before it looks at cells: the probability that the label is "
-        "kept. From 0.5 on it is.",
+        "The selector's decision on a whole label, apart from that on its cells: the probability that the label is "
+        "used. From 0.5 on it is.",
     ),
     Term(
         "guidance",
@@ -184,10 +204,6 @@ TERMS = (
         forms=r"language models?|MLLMs?",
     ),
     Term(
-        "logistic control",
-        "A plain learned selector to compare with: it sees what L2L sees and learns without rewards.",
-    ),
-    Term(
         "mask",
         "Which pixels of a photo belong to the object that a text names.",
         forms=r"masks?",
@@ -218,7 +234,8 @@ TERMS = (
     ),
     Term(
         "policy",
-        "The small network inside a learned selector that decides for each cell.",
+        "The small network inside a learned selector: it decides which candidate is taken, whether it is used, and "
+        "which of its cells.",
         forms=r"polic(?:y|ies)",
     ),
     Term(
@@ -238,10 +255,22 @@ TERMS = (
         forms=r"prior only|zero-shot",
     ),
     Term(
+        "prior's mask as label",
+        "A rule to compare with: the language model's box (or the mask made from it) is the label, wherever there "
+        "is one.",
+        forms=r"prior['’]s mask as label|prior_label",
+    ),
+    Term(
         "protocol",
         "The exact rules by which figures are counted. Figures under different protocols cannot be compared.",
         forms=r"protocols?",
         page="metrics.md",
+    ),
+    Term(
+        "random gate",
+        "A rule to compare with: the teacher's whole label is used for a share of the texts drawn at random. It shows "
+        "what using fewer labels is worth by itself.",
+        forms=r"random.gate",
     ),
     Term(
         "ref",
@@ -261,7 +290,8 @@ TERMS = (
     ),
     Term(
         "reward",
-        "What a learned selector is trained to raise: a score of its decisions on photos with masks.",
+        "What L2L's selector is trained to raise: a score of its decisions, by the true mask on photos with masks, "
+        "and by what stands in for it on others.",
         forms=r"rewards?",
     ),
     Term(
@@ -316,6 +346,11 @@ TERMS = (
         page="data.md",
     ),
     Term(
+        "stability",
+        "How far a label is repeated by predictions that do not follow the same box: without it, on the mirrored "
+        "photo, and by the version before.",
+    ),
+    Term(
         "stated confidence",
         "The mean confidence of the used labels: what the model thinks of them, to hold against their true mean IoU.",
     ),
@@ -327,6 +362,12 @@ TERMS = (
     Term(
         "supervised",
         "Training from photos with masks alone, without labels of unlabeled photos: what the labels must improve on.",
+    ),
+    Term(
+        "supervised scorer",
+        "A learned selector to compare with: L2L's own network, taught on the same photos to foretell the IoU of "
+        "every candidate and which cells are right, without rewards.",
+        forms=r"supervised.scorer|scorer",
     ),
     Term(
         "teacher",

@@ -10,6 +10,15 @@ from typing import Any
 
 from l2l_ray.report.record import REGIONS, RunRecord, is_number
 from l2l_ray.report.tables import NOTHING, Cell, Table, percent
+from l2l_ray.types import Candidate
+
+# What candidates are called on the page, in this order.
+_CANDIDATES = {
+    Candidate.GUIDED: "teacher",
+    Candidate.UNGUIDED: "without box",
+    Candidate.FLIPPED: "mirrored",
+    Candidate.PRIOR: "language model",
+}
 
 # Heading, name of the column, and the figure.
 _COLUMNS = (
@@ -71,9 +80,9 @@ def sources_table(record: RunRecord) -> Table | None:
     """Return, per method, whose labels the used ones of its last measured round are, and how many of them are right."""
     prefix = f"{record.label_source}.sources."
     found = {m: points[-1] for m in record.methods if (points := _judged(record, m, record.label_source))}
-    names = sorted(
-        {key.removeprefix(prefix).split(".")[0] for p in found.values() for key in p if key.startswith(prefix)}
-    )
+    given = {key.removeprefix(prefix).split(".")[0] for p in found.values() for key in p if key.startswith(prefix)}
+    known = {candidate.name.lower(): text for candidate, text in _CANDIDATES.items()}
+    names = {name: text for name, text in known.items() if name in given} | {n: n for n in sorted(given - known.keys())}
     columns = [f"{prefix}{name}.{figure}" for name in names for figure in ("used_frac", "right_frac")]
     rows = [
         (Cell(record.labels[method]), *(Cell(percent(point.get(column))) for column in columns))
@@ -81,7 +90,7 @@ def sources_table(record: RunRecord) -> Table | None:
         if any(column in point for column in columns)
     ]
     header = ("Method", *(text for _ in names for text in ("of the used", "right of these")))
-    return Table((("", 1), *((name, 2) for name in names)), header, tuple(rows)) if rows else None
+    return Table((("", 1), *((text, 2) for text in names.values())), header, tuple(rows)) if rows else None
 
 
 def regions_table(record: RunRecord) -> Table | None:

@@ -7,11 +7,9 @@ are absent or damaged are named at the end, and the words that the page uses are
 
 from __future__ import annotations
 
-import base64
 import io
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from PIL import Image
 from l2l_ray.files import replacing
 from l2l_ray.report import plots
 from l2l_ray.report.board import write_tensorboard
+from l2l_ray.report.canvas import FigureItem, data_uri, drawn
 from l2l_ray.report.details import breakdown_table, intervals_table, no_target_table
 from l2l_ray.report.glossary import occurring
 from l2l_ray.report.label_tables import gate_table, labels_table, regions_table, rounds_table, sources_table
@@ -52,16 +51,6 @@ FOLDER = Path(__file__).parent
 MAX_EXAMPLES = 40  # about 60 kB each
 _JPEG_QUALITY = 88
 _PHOTO_TILES = {"prior": "language model's box", "final": "label", "accepted": "accepted of it"}
-
-
-@dataclass(frozen=True)
-class _FigureItem:
-    """One curve of the page."""
-
-    title: str
-    note: str
-    light: str
-    dark: str
 
 
 def write_report(run_dir: Path) -> Path:
@@ -152,15 +141,15 @@ def _visible(html: str) -> str:
     return re.sub(r"<(style|q|pre)\b.*?</\1>|<[^>]+>", " ", html, flags=re.DOTALL)
 
 
-def _validation_figures(record: RunRecord) -> list[_FigureItem]:
-    return _drawn(
+def _validation_figures(record: RunRecord) -> list[FigureItem]:
+    return drawn(
         ("Mean IoU", "", lambda t: plots.validation_curves(record, "mean_iou", t)),
         ("Overall IoU", "", lambda t: plots.validation_curves(record, "overall_iou", t)),
     )
 
 
-def _training_figures(record: RunRecord) -> list[_FigureItem]:
-    return _drawn(
+def _training_figures(record: RunRecord) -> list[FigureItem]:
+    return drawn(
         ("Reward terms", "", lambda t: plots.reward_terms(record, t)),
         ("Losses", "", lambda t: plots.losses(record, t)),
         ("Wall time", "by phase", lambda t: plots.seconds_by_phase(record, t)),
@@ -168,9 +157,9 @@ def _training_figures(record: RunRecord) -> list[_FigureItem]:
     )
 
 
-def _label_figures(record: RunRecord) -> list[_FigureItem]:
+def _label_figures(record: RunRecord) -> list[FigureItem]:
     main = f"of {record.labels.get(record.main_method, record.main_method)}"
-    return _drawn(
+    return drawn(
         ("Mean IoU of the used labels", "", lambda t: plots.label_iou(record, t)),
         ("What became of the labels", main, lambda t: plots.label_makeup(record, t)),
         ("Are the surest labels the right ones?", f"{main}, last round", lambda t: plots.risk_coverage(record, t)),
@@ -236,23 +225,9 @@ def _example(record: RunRecord, entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _drawn(*curves: tuple[str, str, Callable[[plots.Theme], bytes | None]]) -> list[_FigureItem]:
-    """Return the curves that the run holds something for, from title, note and what draws them."""
-    items = []
-    for title, note, draw in curves:
-        light, dark = (_data_uri(draw(theme), "png") for theme in (plots.LIGHT, plots.DARK))
-        if light:
-            items.append(_FigureItem(title, note, light, dark))
-    return items
-
-
 def _jpeg(tile: Image.Image | None) -> str:
     if tile is None:
         return ""
     buffer = io.BytesIO()
     tile.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
-    return _data_uri(buffer.getvalue(), "jpeg")
-
-
-def _data_uri(data: bytes | None, kind: str) -> str:
-    return "" if data is None else f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    return data_uri(buffer.getvalue(), "jpeg")

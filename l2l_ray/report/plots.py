@@ -6,29 +6,28 @@ marker in every figure. No pyplot: figures are plain objects, so nothing global 
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from l2l_ray.report.canvas import DPI, LIGHT, SIZE_IN, Theme, dress, new_figure, png, png_bytes
 from l2l_ray.report.record import Point, RunRecord, is_number
 from l2l_ray.selector.registry import style_of
 
-DPI = 190
-_SIZE_IN = (4.6, 3.2)  # small, so that its text is still readable at the width of a phone
 SPARE_STYLES = [("#0092b3", ">"), ("#c0392b", "h"), ("#6c7a89", "d"), ("#27688f", "p")]
 _TERM_COLORS = ("#2e86de", "#139a80", "#b8901c", "#d6579b", "#a06cd5", "#5b9a3c", "#0092b3")
 
 _POLICY_NAMES = {
-    "gate": "gate (label is kept)",
     "kl": "change per update (KL)",
     "entropy": "undecidedness (entropy)",
+    "kept_share": "cells kept of a label",
     "open_rate_labeled": "share of labels used",
+    "open_rate_unshifted": "same, unlabeled, unmatched",
+    "term/agreement": "trust in agreement",
+    "term/stability": "trust in stability",
 }
 # What became of labels: a colour each; none = that of the page's lines.
 _MAKEUP = {
@@ -43,24 +42,6 @@ _MAKEUP_FIGURES = (
 )
 
 
-@dataclass(frozen=True)
-class Theme:
-    """Colours of a figure around its curves.
-
-    Example: `LIGHT`
-    """
-
-    name: str
-    card: str
-    ink: str
-    muted: str
-    line: str
-
-
-LIGHT = Theme("light", "#ffffff", "#1c2230", "#5d6779", "#e4e8ef")
-DARK = Theme("dark", "#171c26", "#e8ecf4", "#98a3b8", "#2b3342")
-
-
 def validation_curves(record: RunRecord, metric: str, theme: Theme = LIGHT) -> bytes | None:
     """Return a metric on val by version, one curve per method; a method with one version is a dashed level.
 
@@ -72,7 +53,7 @@ def validation_curves(record: RunRecord, metric: str, theme: Theme = LIGHT) -> b
     found = {method: _series(record.points_of(method), f"val.{metric}") for method in record.methods}
     if not any(len(xs) for xs, _ in found.values()):
         return None
-    figure, axes = _figure(theme, "version (0 = labeled images alone)", "percent")
+    figure, axes = new_figure(theme, "version (0 = labeled images alone)", "percent")
     last = max(max(xs) for xs, _ in found.values() if xs)
     for index, (method, (xs, ys)) in enumerate(found.items()):
         style = _style(method, index, method == record.main_method)
@@ -80,7 +61,7 @@ def validation_curves(record: RunRecord, metric: str, theme: Theme = LIGHT) -> b
             axes.axhline(ys[0], linestyle="--", label=record.labels[method], **{**style, "marker": ""})
         elif xs:
             axes.plot(xs, ys, label=record.labels[method], **style)
-    return _png(figure, axes, theme)
+    return png(figure, axes, theme)
 
 
 def accepted_share(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
@@ -88,19 +69,18 @@ def accepted_share(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
     found = {m: _series(record.points_of(m), "labels.accepted_frac", "round") for m in record.methods}
     if not any(len(xs) for xs, _ in found.values()):
         return None
-    figure, axes = _figure(theme, "round", "percent of all grid cells")
+    figure, axes = new_figure(theme, "round", "percent of all grid cells")
     for index, (method, (xs, ys)) in enumerate(found.items()):
         if xs:
             axes.plot(xs, ys, label=record.labels[method], **_style(method, index, method == record.main_method))
     axes.set_ylim(0, 100)
-    return _png(figure, axes, theme)
+    return png(figure, axes, theme)
 
 
 def reward_terms(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
     """Return the main selector's reward, term by term, by version."""
     points = record.points_of(record.main_method)
     names = sorted({key for point in points for key in point if key.startswith("reward.")})
-    names.sort(key=lambda name: name != "reward.total")
     return _terms(points, names, theme, "mean reward")
 
 
@@ -125,11 +105,11 @@ def label_iou(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
     found = {method: _series(record.points_of(method), column, x_column) for method in record.methods}
     if not any(len(xs) for xs, _ in found.values()):
         return None
-    figure, axes = _figure(theme, x_column, "percent")
+    figure, axes = new_figure(theme, x_column, "percent")
     for index, (method, (xs, ys)) in enumerate(found.items()):
         if xs:
             axes.plot(xs, ys, label=record.labels[method], **_style(method, index, method == record.main_method))
-    return _png(figure, axes, theme)
+    return png(figure, axes, theme)
 
 
 def label_makeup(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
@@ -143,14 +123,14 @@ def label_makeup(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
             bars.append((point[x_column], _makeup(*(float(v) if is_number(v) else 0.0 for v in values))))
     if not bars:
         return None
-    figure, axes = _figure(theme, x_column, "percent of all labels")
+    figure, axes = new_figure(theme, x_column, "percent of all labels")
     floor = [0.0] * len(bars)
     for index, (name, color) in enumerate(_MAKEUP.items()):
         heights = [100 * shares[index] for _, shares in bars]
         axes.bar([x for x, _ in bars], heights, bottom=floor, color=color or theme.line, width=0.6, label=name)
         floor = [low + height for low, height in zip(floor, heights, strict=True)]
     axes.set_ylim(0, 100)
-    return _png(figure, axes, theme)
+    return png(figure, axes, theme)
 
 
 def _makeup(
@@ -170,7 +150,7 @@ def risk_coverage(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
     points = [p for p in record.points_of(record.main_method) if p.get(f"{prefix}best.risk")]
     if not points:
         return None
-    figure, axes = _figure(theme, "percent of the labels, the surest first", "1 - mean IoU, percent")
+    figure, axes = new_figure(theme, "percent of the labels, the surest first", "1 - mean IoU, percent")
     curves = {
         "best": ("best order", theme.muted, "--"),
         "random": ("random order", theme.muted, ":"),
@@ -189,7 +169,7 @@ def risk_coverage(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
         axes.axvline(100 * used, color=theme.ink, linewidth=1, alpha=0.5, label="share that is used")
     axes.set_xlim(0, 100)
     axes.set_ylim(bottom=0)
-    return _png(figure, axes, theme)
+    return png(figure, axes, theme)
 
 
 def seconds_by_phase(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
@@ -198,13 +178,13 @@ def seconds_by_phase(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
     names = sorted({key for point in points for key in point if key.startswith("seconds.")})
     if not any(is_number(point.get(name)) for point in points for name in names):
         return None
-    figure, axes = _figure(theme, "version", "seconds")
+    figure, axes = new_figure(theme, "version", "seconds")
     xs, floor = [point["version"] for point in points], [0.0] * len(points)
     for name, color in zip(names, _cycle(_TERM_COLORS, len(names)), strict=True):
         heights = [float(point[name]) if is_number(point.get(name)) else 0.0 for point in points]
         axes.bar(xs, heights, bottom=floor, color=color, width=0.6, label=name.removeprefix("seconds."))
         floor = [low + height for low, height in zip(floor, heights, strict=True)]
-    return _png(figure, axes, theme)
+    return png(figure, axes, theme)
 
 
 def _label_x(record: RunRecord) -> str:
@@ -213,7 +193,7 @@ def _label_x(record: RunRecord) -> str:
 
 
 def _terms(points: Sequence[Point], names: Sequence[str], theme: Theme, unit: str) -> bytes | None:
-    figure, axes = _figure(theme, "version", unit)
+    figure, axes = new_figure(theme, "version", unit)
     colors = iter(_cycle(_TERM_COLORS, len(names)))
     for name in names:
         xs, ys = _series(points, name, scale=1.0)
@@ -230,7 +210,7 @@ def _terms(points: Sequence[Point], names: Sequence[str], theme: Theme, unit: st
                 markersize=4,
                 label=short.replace("_", " "),
             )
-    return _png(figure, axes, theme) if axes.lines else None
+    return png(figure, axes, theme) if axes.lines else None
 
 
 def _small_multiples(points: Sequence[Point], names: Sequence[str], theme: Theme) -> bytes | None:
@@ -241,10 +221,10 @@ def _small_multiples(points: Sequence[Point], names: Sequence[str], theme: Theme
         return None
     columns = min(2, len(drawn))
     rows = math.ceil(len(drawn) / columns)
-    figure = Figure((_SIZE_IN[0], max(1.45 * rows, 2.2)), dpi=DPI, facecolor=theme.card, layout="constrained")
+    figure = Figure((SIZE_IN[0], max(1.45 * rows, 2.2)), dpi=DPI, facecolor=theme.card, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, (name, xs, ys) in zip(grid.flat, drawn, strict=False):
-        _dress(axes, theme)
+        dress(axes, theme)
         short = name.split(".", 1)[1]
         axes.set_title(_POLICY_NAMES.get(short, short.replace("_", " ")), color=theme.ink, fontsize=8.5, loc="left")
         axes.plot(xs, ys, color="#e4572e", linewidth=1.8, marker="o", markersize=3)
@@ -252,43 +232,7 @@ def _small_multiples(points: Sequence[Point], names: Sequence[str], theme: Theme
         axes.margins(y=0.2)
     for axes in list(grid.flat)[len(drawn) :]:
         axes.set_axis_off()
-    return _bytes(figure)
-
-
-def _figure(theme: Theme, x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    figure = Figure(_SIZE_IN, dpi=DPI, facecolor=theme.card, layout="constrained")
-    axes = figure.subplots()
-    _dress(axes, theme)
-    axes.set_xlabel(x_label, color=theme.muted, fontsize=9.5)
-    axes.set_ylabel(y_label, color=theme.muted, fontsize=9.5)
-    return figure, axes
-
-
-def _dress(axes: Axes, theme: Theme) -> None:
-    axes.set_facecolor(theme.card)
-    axes.grid(True, axis="y", color=theme.line, linewidth=0.9)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=theme.muted, labelsize=9, length=0)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(theme.line)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-
-
-def _png(figure: Figure, axes: Axes, theme: Theme) -> bytes:
-    handles, labels = axes.get_legend_handles_labels()
-    if labels:
-        figure.legend(
-            handles, labels, loc="outside lower left", ncols=min(2, len(labels)), frameon=False,
-            fontsize=8.5, labelcolor=theme.ink, handlelength=1.6, columnspacing=1.2,
-        )  # fmt: skip
-    return _bytes(figure)
-
-
-def _bytes(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    # No metadata: the same run gives the same bytes.
-    figure.savefig(buffer, format="png", facecolor=figure.get_facecolor(), metadata={"Software": None})
-    return buffer.getvalue()
+    return png_bytes(figure)
 
 
 def _series(

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from l2l_ray.config import SelectorConfig
 from l2l_ray.selector.base import Decision, LabeledEvidence, Selector, UpdateBatch
 from l2l_ray.selector.candidates import candidates_of
-from l2l_ray.selector.learned import matching_shift
+from l2l_ray.selector.learned import best_threshold, matching_shift
 from l2l_ray.selector.reward import truth_ious
 from l2l_ray.selector.rules import Rule, certainty, mean_object_probs
 from l2l_ray.types import Candidate, Evidence
@@ -44,14 +43,16 @@ class ConfidenceGate(AdaptiveRule):
 
     def decide(self, evidence: Evidence, keys: Sequence[int]) -> Decision:
         """Take the guided label where its mean object probability reaches the threshold; gate 0.5 = just there."""
-        return Decision((0.5 + mean_object_probs(evidence) - self.threshold).clamp(0, 1))
+        # in this order a score that equals the threshold gives exactly 0.5: the threshold is the score of a sample
+        return Decision((0.5 + (mean_object_probs(evidence) - self.threshold)).clamp(0, 1))
 
     @torch.no_grad()
     def settle(self, labeled: Sequence[LabeledEvidence], unlabeled: Sequence[Evidence]) -> dict[str, float]:
         """Set the threshold that pays most on labeled images, moved so that the share used stays on unlabeled ones."""
         known = torch.cat([mean_object_probs(part.evidence) for part in labeled])
         found = [truth_ious(candidates_of(part.evidence).masks, part.mask > 0.5) for part in labeled]
-        threshold = best_threshold(known, torch.cat(found)[:, Candidate.GUIDED], self.config.reward.gate_cost)
+        ious = torch.cat(found)[:, Candidate.GUIDED]
+        threshold = best_threshold(known, ious, ious.mean() + self.config.reward.gate_margin)
         self.threshold.copy_(threshold)
         metrics = super().settle(labeled, unlabeled)
         if unlabeled:
@@ -96,14 +97,3 @@ class AdaptiveThreshold(AdaptiveRule):
 def _certainty_sum(evidence: Evidence, is_object: bool) -> tuple[float, int]:
     cells = (evidence.mask_probs > 0.5) == is_object
     return float(certainty(evidence.mask_probs)[cells].sum()), int(cells.sum())
-
-
-def best_threshold(scores: Float[Tensor, " N"], values: Float[Tensor, " N"], cost: float) -> Float[Tensor, ""]:
-    """Return the score from which on using labels pays most: the sum of value - cost over them is the largest.
-
-    Where no label pays, it lies just above the highest score.
-    """
-    ordered, order = scores.sort(descending=True)
-    gained = torch.cat([torch.zeros(1, device=scores.device), (values[order] - cost).cumsum(0)])
-    count = int(gained.argmax())
-    return ordered[count - 1] if count else ordered[0] + 1e-3

@@ -1,8 +1,8 @@
 """The labels that one item could get, and what they say about one another.
 
 Errors of a segmenter that reads expressions are errors of the object: most wrong labels lie on one other object, whole.
-Dropping cells cannot mend that, taking another label can. So an item has up to six candidate labels (`Candidate`): five
-predictions and the prior's own mask.
+Dropping cells cannot mend that, taking another label can. So an item has up to four candidate labels (`Candidate`):
+three predictions and the prior's own mask.
 
 What tells a right one from a wrong one is how the candidates stand to one another: a label that the prediction without
 the prior repeats, and that every prediction is sure of, is more often right. `relations` writes that down, one row per
@@ -25,7 +25,7 @@ from torch import Tensor
 from l2l_ray.types import Candidate, Evidence
 
 NAMES = tuple(candidate.name.lower() for candidate in Candidate)
-# The five predictions; the prior is no probability, its box is as sure of its corners as of its middle.
+# The predictions; the prior is no probability, its box is as sure of its corners as of its middle.
 PREDICTIONS = tuple(candidate for candidate in Candidate if candidate != Candidate.PRIOR)
 RELATIONS = (
     *(f"iou_{name}" for name in NAMES),  # of the candidate's mask with each one's
@@ -66,8 +66,6 @@ def candidates_of(evidence: Evidence) -> Candidates:
             evidence.mask_probs.float(),
             evidence.mask_probs_unguided.float(),
             evidence.mask_probs_flipped.float(),
-            evidence.mask_probs_perturbed.float(),
-            evidence.mask_probs_previous.float(),
             prior,
         ],
         dim=1,
@@ -80,7 +78,8 @@ def candidates_of(evidence: Evidence) -> Candidates:
 def ious(masks: Bool[Tensor, "B K G G"]) -> Float[Tensor, "B K K"]:
     """Return the IoU of every pair of masks; 0 where both are empty."""
     flat = masks.flatten(2).float()
-    shared = flat @ flat.transpose(1, 2)
+    with torch.autocast(masks.device.type, enabled=False):  # bfloat16 counts no further than 256
+        shared = flat @ flat.transpose(1, 2)
     area = flat.sum(2)
     return shared / (area[:, :, None] + area[:, None, :] - shared).clamp(min=1)
 
@@ -90,7 +89,8 @@ def relations(evidence: Evidence, candidates: Candidates) -> Float[Tensor, "B K 
     """Return what the candidates say about one another, in [-1, 1] and float32."""
     masks = candidates.masks.flatten(2).float()
     area = masks.sum(2)
-    inside = masks @ candidates.maps.flatten(2).transpose(1, 2) / area.clamp(min=1)[:, :, None]
+    with torch.autocast(masks.device.type, enabled=False):
+        inside = masks @ candidates.maps.flatten(2).transpose(1, 2) / area.clamp(min=1)[:, :, None]
     batch, count = area.shape
     has_prior = evidence.has_prior.float()
     single = torch.stack(

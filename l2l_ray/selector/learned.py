@@ -8,13 +8,41 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from l2l_ray.config import SelectorConfig
 from l2l_ray.selector.base import Decision, LabeledEvidence, Selector
-from l2l_ray.selector.network import PolicyNetwork, decision_probs, prepare
-from l2l_ray.types import Evidence
+from l2l_ray.selector.network import PolicyInput, PolicyNetwork, decision_probs, prepare
+from l2l_ray.selector.reward import truth_ious
+from l2l_ray.types import Candidate, Evidence
 
 
 class LearnedSelector(PolicyNetwork, Selector):
     """The policy network as a selector; a subclass says how it learns."""
+
+    average: Tensor  # running mean IoU of the guided label on labeled images; negative before the first batch
+
+    def __init__(self, config: SelectorConfig) -> None:
+        """Build the network."""
+        super().__init__(config)
+        self.register_buffer("average", torch.tensor(-1.0))
+
+    @torch.no_grad()
+    def observe(self, inputs: PolicyInput, found: Float[Tensor, "B K"]) -> float:
+        """Take in the IoU of a labeled batch's candidates and return what a label costs.
+
+        A label costs the average of the guided labels and `gate_margin`: using the better ones pays, whether the
+        teacher is poor or good. At the first batch the gate is set to open for half of it.
+        """
+        mean = found[:, Candidate.GUIDED].mean()
+        if self.average < 0:
+            self.average.copy_(mean)
+            self.linear.bias.sub_(self.scores(inputs).amax(1).median())
+        self.average.lerp_(mean, 0.1)
+        return self.cost
+
+    @property
+    def cost(self) -> float:
+        """What using a label costs, as an IoU."""
+        return float((self.average + self.config.reward.gate_margin).clamp(0.02, 0.98))
 
     @torch.no_grad()
     def decide(self, evidence: Evidence, keys: Sequence[int]) -> Decision:
@@ -25,26 +53,43 @@ class LearnedSelector(PolicyNetwork, Selector):
         """
         del keys
         inputs = prepare(evidence)
-        scores = self.scores(inputs)
+        scores = self.scores(inputs) + self.gate_shift
         best, source = scores.max(1)
         keep = torch.ones_like(evidence.mask_probs, dtype=torch.bool)
         if self.config.cells:
             keep = self.keep_logits(inputs, inputs.candidates.taken(source)) > 0
-        log_probs = decision_probs(scores).log().gather(1, source[:, None] + 1)[:, 0]
-        if not self.config.gate:
-            return Decision(inputs.candidates.possible.any(1).float(), keep.float(), source, log_probs)
-        return Decision(torch.sigmoid(best + self.gate_shift), keep.float(), source, log_probs)
+        gate = torch.sigmoid(best) if self.config.gate else inputs.candidates.possible.any(1).float()
+        decided = torch.where(gate >= 0.5, source + 1, 0)  # 0: leaving it out
+        log_probs = decision_probs(scores).log().gather(1, decided[:, None])[:, 0]
+        return Decision(gate, keep.float(), source, log_probs)
 
     @torch.no_grad()
     def settle(self, labeled: Sequence[LabeledEvidence], unlabeled: Sequence[Evidence]) -> dict[str, float]:
-        """Open the gate as far on unlabeled images as on the cross-fitted labeled ones, see `matching_shift`."""
-        self.gate_shift.zero_()
+        """Open the gate as far as it pays on the labeled images, and as far on unlabeled ones, see `matching_shift`."""
+        scores, found = [], []
+        for part in labeled:
+            inputs = prepare(part.evidence)
+            best, source = self.scores(inputs).max(1)
+            scores.append(best)
+            found.append(truth_ious(inputs.candidates.taken(source)[:, None], part.mask > 0.5)[:, 0])
+        self.gate_shift.copy_(-best_threshold(torch.cat(scores), torch.cat(found), self.cost))
         metrics = super().settle(labeled, unlabeled)
         if unlabeled:
-            scores = torch.cat([self.scores(prepare(part)).amax(1) for part in unlabeled])
-            metrics["open_rate_unshifted"] = (scores >= 0).float().mean().item()
-            self.gate_shift.copy_(matching_shift(metrics["open_rate_labeled"], scores))
+            others = torch.cat([self.scores(prepare(part)).amax(1) for part in unlabeled])
+            metrics["open_rate_unshifted"] = (others + self.gate_shift >= 0).float().mean().item()
+            self.gate_shift.copy_(matching_shift(metrics["open_rate_labeled"], others))
         return metrics
+
+
+def best_threshold(scores: Float[Tensor, " N"], values: Float[Tensor, " N"], cost: float | Tensor) -> Float[Tensor, ""]:
+    """Return the score from which on using labels pays most: the sum of value - cost over them is the largest.
+
+    Where no label pays, it lies just above the highest score.
+    """
+    ordered, order = scores.sort(descending=True)
+    gained = torch.cat([torch.zeros(1, device=scores.device), (values[order] - cost).cumsum(0)])
+    count = int(gained.argmax())
+    return ordered[count - 1] if count else ordered[0] + 1e-3
 
 
 def matching_shift(rate: float, scores: Float[Tensor, " M"]) -> Float[Tensor, ""]:

@@ -2,10 +2,10 @@
 
 Which label: one small network reads the row of `candidates.relations` of each candidate and gives it a *score*, the
 same network for all. A softmax over the scores says which candidate, a sigmoid of the taken one's score whether it is
-used at all; together one distribution over "leave out" and the candidates (`decision_probs`). A fresh network is a
-confidence gate: it takes the guided label where the predictions are sure of it on average. Labeled images are few, a
-hundred sentences at 1 %, so what it learns is added to that start: a linear layer, and a small network whose last layer
-starts at zero.
+used at all; together one distribution over "leave out" and the candidates (`decision_probs`). It starts as a
+confidence gate: it takes the guided label where the predictions are surer of it on average than of the median labeled
+one (`learned.LearnedSelector.observe`). Labeled images are few, a hundred sentences at 1 %, so what it learns is added
+to that start: a linear layer, and a small network whose last layer starts at zero.
 
 Which cells: two convolutions over `candidates.cell_evidence` of the taken label, added to a linear start that keeps a
 cell where the predictions support the label on average.
@@ -35,7 +35,7 @@ from l2l_ray.selector.candidates import (
 )
 from l2l_ray.types import Candidate, Evidence
 
-START_SHARPNESS = 8.0  # a label that is 0.1 surer than `threshold` on average is used with probability 0.69
+START_SHARPNESS = 8.0  # a label that is 0.1 surer on average than the median is used with probability 0.69
 START_OTHER = -2.0  # score that candidates other than the guided one start behind by
 START_KEEP = 2.0  # keep-logit of a cell that every prediction supports fully, above one that none decides
 _IMPOSSIBLE = -1e4  # softmax gives exactly 0, and 0 * log-prob stays 0 instead of NaN
@@ -96,13 +96,15 @@ class PolicyNetwork(nn.Module):
             for candidate in Candidate:
                 if candidate != Candidate.GUIDED:
                     self.linear.weight[0, RELATIONS.index(f"is_{candidate.name.lower()}")] = START_OTHER
-            self.linear.bias.fill_(-START_SHARPNESS * self.config.threshold)
 
     def scores(self, inputs: PolicyInput) -> Float[Tensor, "B K"]:
         """Return the score of every candidate; one that is not possible has -1e4."""
         with torch.autocast(inputs.relations.device.type, enabled=False):
             found = self.linear(inputs.relations) + self.score(functional.relu(self.hidden(inputs.relations)))
-        scores: Tensor = found[:, :, 0].masked_fill(~inputs.candidates.possible, _IMPOSSIBLE)
+        possible = inputs.candidates.possible
+        if not self.config.candidates:
+            possible = possible & (torch.arange(possible.shape[1], device=possible.device) == Candidate.GUIDED)
+        scores: Tensor = found[:, :, 0].masked_fill(~possible, _IMPOSSIBLE)
         return scores
 
     def keep_logits(self, inputs: PolicyInput, label: Bool[Tensor, "B G G"]) -> Float[Tensor, "B G G"]:
@@ -116,7 +118,9 @@ class PolicyNetwork(nn.Module):
 def decision_probs(scores: Float[Tensor, "B K"]) -> Float[Tensor, "B K+1"]:
     """Return the probability of leaving the sample out, then of taking each candidate.
 
-    A candidate is taken with softmax(scores) times sigmoid(its score).
+    A candidate is taken with softmax(scores) times sigmoid(its score). Probabilities below 1e-6 are raised to that, so
+    that their logarithm is finite; they have no gradient.
     """
-    taken = functional.softmax(scores, dim=1) * torch.sigmoid(scores)
-    return torch.cat([1 - taken.sum(1, keepdim=True), taken], dim=1).clamp(min=1e-6)
+    chosen = functional.softmax(scores, dim=1)
+    left_out = (chosen * torch.sigmoid(-scores)).sum(1, keepdim=True)  # 1 - sum(taken), without its cancellation
+    return torch.cat([left_out, chosen * torch.sigmoid(scores)], dim=1).clamp(min=1e-6)

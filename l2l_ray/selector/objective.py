@@ -9,7 +9,8 @@ Choices that matter
 - One scale for the batch, not one per image: dividing each image's rewards by their own deviation would make a label
   that is hardly better than nothing as loud as one that saves the sample, and so erase the costs.
 - The decisions of a group share one random number, shifted by 1/K from one to the next. Each alone is an exact
-  sample of the policy; together they spread evenly over the choices, which removes most of the sampling noise of a small group.
+  sample of the policy; together they spread evenly over the choices, which removes most of the sampling noise of a
+  small group.
 - KL is to `reference`, the policy as of the version before, and exact: there are few choices.
 
 Source: clipped ratio PPO (Schulman et al. 2017), group baseline GRPO (Shao et al. 2024), global instead of per-group
@@ -26,7 +27,7 @@ from torch import Tensor
 _STD_FLOOR = 1e-3
 
 
-def sample_group(probs: Float[Tensor, "*NC"], size: int, generator: torch.Generator) -> Int[Tensor, "*KN"]:
+def sample_group(probs: Float[Tensor, "*N C"], size: int, generator: torch.Generator) -> Int[Tensor, " K *N"]:
     """Draw `size` choices per row of probabilities; each is marginally an exact sample of its row."""
     noise = torch.rand(probs.shape[:-1], generator=generator, device=generator.device).to(probs.device)
     shift = torch.arange(size, device=probs.device) / size
@@ -35,14 +36,14 @@ def sample_group(probs: Float[Tensor, "*NC"], size: int, generator: torch.Genera
     return (drawn[..., None] >= below).sum(-1)
 
 
-def group_advantage(reward: Float[Tensor, "*KN"]) -> Float[Tensor, "*KN"]:
+def group_advantage(reward: Float[Tensor, " K *N"]) -> Float[Tensor, " K *N"]:
     """Return rewards minus the group's mean, over one standard deviation of all of them."""
     centered = reward - reward.mean(0, keepdim=True)
     return centered / centered.square().mean().sqrt().clamp(min=_STD_FLOOR)
 
 
 def clipped_loss(
-    log_probs: Float[Tensor, "*KN"], old: Float[Tensor, "*KN"], advantage: Float[Tensor, "*KN"], clip: float
+    log_probs: Float[Tensor, " K *N"], old: Float[Tensor, " K *N"], advantage: Float[Tensor, " K *N"], clip: float
 ) -> Float[Tensor, ""]:
     """Return PPO's clipped surrogate, negated, as a mean."""
     ratio = (log_probs - old).exp()

@@ -32,6 +32,8 @@ class SelectorSpec:
         learns: Whether it looks at labeled images (`update`, `settle`); only for such are fold teachers trained, which
             cross-fitting needs.
         labels: Whether it labels anything; False = training uses the labeled images alone.
+        online: Whether it decides inside training, at every step, on labels of the teacher as it is then
+            (`loop/training/online.py`); False = a round's labels are made and stored before it.
         setting: Field of the selector section that `name@value` sets; None = it takes no value.
         reads: Fields of the selector section that have an effect on it; None = any may.
 
@@ -44,14 +46,15 @@ class SelectorSpec:
     style: tuple[str, str] | None = None
     learns: bool = False
     labels: bool = True
+    online: bool = False
     setting: str | None = None
     reads: tuple[str, ...] | None = None
 
 
 _SETTLED = ("num_folds", "max_unlabeled")
 _SCORER = (
-    *(*_SETTLED, "lr", "warmup_updates", "round_updates", "update_batch", "threshold", "hidden", "gate", "cells"),
-    *("reward.gate_cost", "reward.wrong_cost"),
+    *(*_SETTLED, "lr", "warmup_updates", "round_updates", "update_batch", "hidden", "gate", "candidates"),
+    *("cells", "reward.gate_margin", "reward.wrong_cost"),
 )
 _L2L = (*_SCORER, "group_size", "inner_epochs", "clip", "kl", "entropy_floor", "reward.unlabeled")
 # Colours are mid-tones: each is at least 2.8:1 against white and against the dark page.
@@ -63,15 +66,17 @@ _BUILT_IN = (
     SelectorSpec("accept_all", "accept all", "rules:AcceptAll", ("#a06cd5", "^"), reads=()),
     SelectorSpec("fixed_threshold", "fixed threshold", "rules:FixedThreshold", ("#2e86de", "D"), setting="threshold",
                  reads=("threshold",)),
+    SelectorSpec("online", "weak to strong, every step", "rules:FixedThreshold", online=True, setting="threshold",
+                 reads=("threshold",)),
     SelectorSpec("adaptive_threshold", "adaptive thresholds", "adaptive:AdaptiveThreshold", learns=True,
-                 reads=("threshold", *_SETTLED)),
+                 reads=_SETTLED),
     SelectorSpec("pwa", "SemiRES pixel weights", "rules:PixelWeightAdjustment", ("#139a80", "v"), reads=()),
     SelectorSpec("matching", "SemiRES matching", "rules:Matching", ("#b8901c", "P"), reads=("match_iou",)),
     SelectorSpec("agreement", "prior and teacher agree", "rules:Agreement", ("#d6579b", "X"), reads=("match_iou",)),
     SelectorSpec("prior_label", "prior's mask as label", "rules:PriorLabel", reads=()),
     SelectorSpec("random_gate", "random gate", "rules:RandomGate", setting="rate", reads=("rate",)),
     SelectorSpec("confidence_gate", "confidence gate", "adaptive:ConfidenceGate", learns=True,
-                 reads=("threshold", *_SETTLED, "reward.gate_cost")),
+                 reads=(*_SETTLED, "reward.gate_margin")),
     SelectorSpec("scorer", "supervised scorer", "scorer:Scorer", ("#5b9a3c", "<"), learns=True, reads=_SCORER),
 )
 # fmt: on
@@ -141,6 +146,11 @@ def _import_own(name: str) -> None:
 def makes_labels(method: str) -> bool:
     """Return whether there are pseudo-labels of a method."""
     return method != PRIOR_ONLY and spec_of(method).labels
+
+
+def stores_labels(method: str) -> bool:
+    """Return whether the pseudo-labels of a method are made in shards before each round, and kept."""
+    return makes_labels(method) and not spec_of(method).online
 
 
 def label_of(method: str) -> str:

@@ -1,7 +1,8 @@
 """The reward of taking a label, one pure function per term.
 
-- label (labeled images): IoU of the label with the truth, minus `gate_cost`; leaving a sample out earns 0. So using a
-  label pays when its IoU exceeds the cost.
+- label (labeled images): IoU of the label with the truth, minus what a label costs, which is the mean IoU of the guided
+  labels plus `gate_margin`; leaving a sample out earns 0. So using a label pays when it is better than average, whether
+  the teacher is poor or good. With a fixed cost a poor teacher's gate stayed shut.
 - cells (labeled images): +1 for keeping a right cell of the label, -wrong_cost for a wrong one; ignoring earns 0. So
   keeping a cell pays when it is right with probability above wrong_cost / (1 + wrong_cost). *Class-balanced* per
   sample: cells that the truth or the label calls object, 5-10 % of a grid, weigh in sum as much as the rest.
@@ -24,8 +25,8 @@ from l2l_ray.types import Candidate
 
 MIN_CLASS_SHARE = 0.02  # caps the weight of a cell of a tiny object at 25 background cells
 TERMS = ("agreement", "stability")
-# What a label must be repeated by: the predictions that do not follow the same proposal.
-_INDEPENDENT = (Candidate.UNGUIDED, Candidate.FLIPPED, Candidate.PREVIOUS)
+# What a label must be repeated by: the predictions that do not see the proposal.
+_INDEPENDENT = (Candidate.UNGUIDED, Candidate.FLIPPED)
 
 
 def truth_ious(masks: Bool[Tensor, "B K G G"], truth: Bool[Tensor, "B G G"]) -> Float[Tensor, "B K"]:
@@ -33,9 +34,9 @@ def truth_ious(masks: Bool[Tensor, "B K G G"], truth: Bool[Tensor, "B G G"]) -> 
     return ious(torch.cat([truth[:, None], masks], dim=1))[:, 0, 1:]
 
 
-def decision_values(label_values: Float[Tensor, "B K"], gate_cost: float) -> Float[Tensor, "B K+1"]:
+def decision_values(label_values: Float[Tensor, "B K"], cost: float) -> Float[Tensor, "B K+1"]:
     """Return what leaving a sample out earns (0), then what taking each candidate does."""
-    return torch.cat([torch.zeros_like(label_values[:, :1]), label_values - gate_cost], dim=1)
+    return torch.cat([torch.zeros_like(label_values[:, :1]), label_values - cost], dim=1)
 
 
 def cell_values(
@@ -60,7 +61,7 @@ def unlabeled_terms(candidates: Candidates) -> Float[Tensor, "B K T"]:
     """Return the terms that need no truth, per candidate, in [0, 1]; the last axis is `TERMS`.
 
     agreement: IoU with the prior's mask; of the prior's own label, with the prediction made without it. Without a prior
-    it is 0. stability: mean IoU with the unguided, the mirrored and the earlier prediction, itself left out.
+    it is 0. stability: mean IoU with the unguided and the mirrored prediction, itself left out.
     """
     found = ious(candidates.masks)
     agreement = found[:, :, Candidate.PRIOR].clone()
@@ -99,11 +100,12 @@ class TermWeights(nn.Module):
             self.products.lerp_(rows.T @ targets / len(rows), 1 - self._decay)
 
     @property
-    def weights(self) -> Float[Tensor, " T+1"]:
+    def weights(self) -> Float[Tensor, " W"]:
         """The weight of each term, then the constant."""
-        ridge = self._ridge * self.moments[-1, -1].clamp(min=1e-6) * torch.eye(len(self.products))
-        ridge[-1, -1] *= 1e-3  # the mean is not pulled towards 0
-        found: Tensor = torch.linalg.solve(self.moments + ridge.to(self.moments.device), self.products)
+        ridge = torch.eye(len(self.products), device=self.moments.device)
+        ridge[-1, -1] = 1e-3  # the mean is not pulled towards 0
+        ridge *= self._ridge * self.moments[-1, -1].clamp(min=1e-6)
+        found: Tensor = torch.linalg.solve(self.moments + ridge, self.products)
         return found
 
     def value(self, terms: Float[Tensor, "B K T"]) -> Float[Tensor, "B K"]:

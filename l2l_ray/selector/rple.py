@@ -45,10 +45,13 @@ class Rple(LearnedSelector):
             inputs, values = self._with_unlabeled(known, values, batch.unlabeled)
 
         # explore: which label, and which of its cells
-        probs = decision_probs(self.scores(inputs)).detach()
+        with torch.no_grad():
+            scores = self.scores(inputs)
+            probs = decision_probs(scores)
+            label = known.candidates.taken(scores[: len(truth)].argmax(1))
+            keep_probs = _two(self.keep_logits(known, label))
+            anchor = decision_probs(reference.scores(inputs)) if isinstance(reference, Rple) and config.kl > 0 else None
         choice = objective.sample_group(probs, config.group_size, generator)
-        label = known.candidates.taken(self.scores(known).argmax(1))
-        keep_probs = _two(self.keep_logits(known, label)).detach()
         kept = objective.sample_group(keep_probs, config.group_size, generator)
 
         # reward
@@ -59,7 +62,6 @@ class Rple(LearnedSelector):
 
         # update
         old, old_cells = _log_prob(probs, choice), _log_prob(keep_probs, kept)
-        anchor = decision_probs(reference.scores(inputs)) if isinstance(reference, Rple) and config.kl > 0 else None
         for _ in range(config.inner_epochs):
             probs = decision_probs(self.scores(inputs))
             kl = objective.kl_divergence(probs, anchor) if anchor is not None else torch.zeros(())
@@ -88,7 +90,7 @@ class Rple(LearnedSelector):
         """Return what each decision on the labeled images is worth, and learn what the other terms say about it."""
         found = reward.truth_ious(known.candidates.masks, truth)
         self.terms.observe(reward.unlabeled_terms(known.candidates), found, known.candidates.possible)
-        return reward.decision_values(found, self.config.reward.gate_cost)
+        return reward.decision_values(found, self.observe(known, found))
 
     def _with_unlabeled(
         self, known: PolicyInput, values: Float[Tensor, "B C"], unlabeled: Evidence
@@ -96,7 +98,7 @@ class Rple(LearnedSelector):
         """Add unlabeled images, whose values are judged by the terms that need no truth."""
         others = prepare(unlabeled)
         judged = self.terms.value(reward.unlabeled_terms(others.candidates))
-        weighted = reward.decision_values(judged, self.config.reward.gate_cost) * self.config.reward.unlabeled
+        weighted = reward.decision_values(judged, self.cost) * self.config.reward.unlabeled
         joined = PolicyInput(
             _joined(known.candidates, others.candidates),
             torch.cat([known.relations, others.relations]),
@@ -111,7 +113,7 @@ def _two(logits: Float[Tensor, "*N"]) -> Float[Tensor, "*NC"]:
     return torch.stack([1 - yes, yes], dim=-1).clamp(min=1e-6)
 
 
-def _log_prob(probs: Float[Tensor, "*NC"], choice: Int[Tensor, "*KN"]) -> Float[Tensor, "*KN"]:
+def _log_prob(probs: Float[Tensor, "*N C"], choice: Int[Tensor, " K *N"]) -> Float[Tensor, " K *N"]:
     log_probs = probs.log().expand(len(choice), *probs.shape)
     return log_probs.gather(-1, choice[..., None])[..., 0]
 

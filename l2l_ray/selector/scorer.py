@@ -17,11 +17,11 @@ from l2l_ray.selector.learned import LearnedSelector
 from l2l_ray.selector.network import prepare
 from l2l_ray.selector.reward import class_balance, truth_ious
 
-STEPS = 3  # per batch: the control must not lose for want of steps
+STEPS = 1  # per batch; with 3 it overfits a hundred labeled sentences and ranks worse (docs/experiments.md)
 
 
 class Scorer(LearnedSelector):
-    """The policy network, supervised: its score is above 0 where it predicts an IoU above `gate_cost`."""
+    """The policy network, supervised: its score is above 0 where it predicts an IoU above the cost."""
 
     def update(
         self, optimizer: torch.optim.Optimizer | None, batch: UpdateBatch, reference: Selector | None = None
@@ -30,14 +30,17 @@ class Scorer(LearnedSelector):
         rewards = self.config.reward
         inputs, truth = prepare(batch.labeled.evidence), batch.labeled.mask > 0.5
         found = truth_ious(inputs.candidates.masks, truth)
-        possible = inputs.candidates.possible
-        label = inputs.candidates.taken(self.scores(inputs).argmax(1))
+        possible, cost = inputs.candidates.possible, self.observe(inputs, found)
+        with torch.no_grad():
+            label = inputs.candidates.taken(self.scores(inputs).argmax(1))
         right = (label == truth).float()
         # the odds above which a decision pays, as the rewards weigh them: the scores are zero there
-        use, keep = math.log(rewards.gate_cost / (1 - rewards.gate_cost)), math.log(rewards.wrong_cost)
+        use, keep = math.log(cost / (1 - cost)), math.log(rewards.wrong_cost)
         for _ in range(STEPS):
-            scores = self.scores(inputs)[possible] + use
-            loss = functional.binary_cross_entropy_with_logits(scores, found[possible])
+            per_label = functional.binary_cross_entropy_with_logits(
+                self.scores(inputs) + use, found, weight=possible.float(), reduction="sum"
+            )
+            loss = per_label / possible.sum().clamp(min=1)  # a batch may hold no possible label at all
             if self.config.cells:
                 logits = self.keep_logits(inputs, label) + keep
                 per_cell = functional.binary_cross_entropy_with_logits(logits, right, reduction="none")

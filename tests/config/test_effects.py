@@ -34,20 +34,27 @@ RULE = "--selector.name accept_all"
         ("--segmenter.prior_dropout 0 --segmenter.prior_dropout_ramp_steps 5", "segmenter.prior_dropout_ramp_steps"),
         (f"{RULE} --selector.threshold 0.8", "selector.threshold"),
         (f"{RULE} --selector.lr 0.1", "selector.lr"),
-        (f"{RULE} --selector.reward.utility 0.3", "selector.reward.utility"),
-        ("--selector.name logistic --selector.group_size 4", "selector.group_size"),
+        (f"{RULE} --selector.reward.unlabeled 0.2", "selector.reward.unlabeled"),
+        ("--selector.name scorer --selector.group_size 4", "selector.group_size"),
         ("--selector.name pwa --compare fixed_threshold@0.8 --selector.threshold 0.7", "selector.threshold"),
         ("--selector.name supervised --selector.match_iou 0.4", "selector.match_iou"),
         ("--selector.inner_epochs 1 --selector.clip 0.1", "selector.clip"),
-        ("--selector.reward.coverage 0 --selector.reward.coverage_target 0.5", "selector.reward.coverage_target"),
+        ("--selector.cells false --selector.reward.wrong_cost 2", "selector.reward.wrong_cost"),
+        ("--selector.max_unlabeled 0 --selector.reward.unlabeled 0.2", "selector.reward.unlabeled"),
+        ("--selector.name confidence_gate --selector.threshold 0.8", "selector.threshold"),
         (
             "--selector.warmup_updates 0 --selector.round_updates 0 --selector.group_size 4",
             "selector.group_size",
         ),
-        ("--selector.warmup_updates 0 --selector.round_updates 0 --loop.fold_steps 5", "loop.fold_steps"),
+        (
+            "--selector.warmup_updates 0 --selector.round_updates 0 --selector.reward.wrong_cost 2",
+            "selector.reward.wrong_cost",
+        ),
         (f"{RULE} --loop.fold_steps 5", "loop.fold_steps"),
         ("--data.labeled_frac 1 --selector.max_unlabeled 5", "selector.max_unlabeled"),
         ("--selector.name supervised --loop.unlabeled_batch 4", "loop.unlabeled_batch"),
+        ("--selector.name online --loop.lag 1", "loop.lag"),
+        ("--selector.name online --compare supervised --loop.shard_size 4", "loop.shard_size"),
         ("--data.labeled_frac 1 --loop.unlabeled_weight 2", "loop.unlabeled_weight"),
         ("--loop.rounds 1 --loop.lag 1", "loop.lag"),
         ("--augment.crop_min_side_frac 0.5", "augment.crop_min_side_frac"),
@@ -71,10 +78,14 @@ def test_a_field_without_effect_is_named(words: str, field: str) -> None:
         "--prior.num_samples 3 --prior.temperature 0.5",
         "--prior.proposal sam --prior.sam_model org/sam",
         "--prior.model org/florence --prior.proposal polygon --prior.box_softness 0.2",  # boxes where polygons lack
-        "--selector.lr 0.1 --selector.threshold 0.8 --selector.reward.utility 0.3 --loop.fold_steps 5",
+        "--selector.lr 0.1 --selector.threshold 0.8 --selector.reward.unlabeled 0.2 --loop.fold_steps 5",
         f"{RULE} --compare l2l --selector.lr 0.1 --selector.clip 0.1 --loop.fold_steps 5",
         "--selector.name fixed_threshold --selector.threshold 0.8 --loop.unlabeled_batch 4 --loop.lag 1",
-        "--selector.name logistic --selector.reward.wrong_cost 2 --selector.num_features 2",
+        "--selector.name scorer --selector.reward.wrong_cost 2 --selector.hidden 8",
+        "--selector.warmup_updates 0 --selector.round_updates 0 --loop.fold_steps 5",  # the gate is still set on them
+        "--selector.name confidence_gate --selector.reward.gate_margin 0.1 --selector.max_unlabeled 5",
+        "--selector.name online --selector.threshold 0.8 --loop.unlabeled_batch 4 --loop.expressions_per_ref 2",
+        "--selector.name online --compare pwa --loop.lag 1 --loop.shard_size 4",
         "--selector.name pwa --compare matching --selector.match_iou 0.4",
         "--augment.crop_prob 0.5 --augment.crop_min_side_frac 0.5 --augment.strong.hue_turns 0.1",
         "--segmenter.prior_dropout 0.2 --segmenter.prior_dropout_ramp_steps 5",
@@ -88,14 +99,16 @@ def test_an_effect_that_is_left_is_said() -> None:
     assert told("--data.split_file f --data.split_seed 1") == [
         "data.split_seed has no effect on which images are labeled: data.split_file says which images are labeled"
     ]
-    for name in ("accept_all", "l2l"):
-        (sentence,) = told(f"--selector.name {name} --selector.match_iou 0.4")
-        assert sentence == (
-            f"selector.match_iou has no effect on training: none of this run's selectors ({name}) reads it; "
-            "matching, agreement would"
-        )
     (sentence,) = told("--selector.name supervised --loop.expressions_per_ref 2")
     assert sentence.startswith("loop.expressions_per_ref has no effect on training: ")
+
+
+def test_who_would_read_a_field_is_said() -> None:
+    (sentence,) = told("--selector.name accept_all --selector.match_iou 0.4")
+    assert sentence == (
+        "selector.match_iou has no effect: none of this run's selectors (accept_all) reads it; "
+        "matching, agreement would"
+    )
 
 
 def test_what_depends_on_who_runs_it() -> None:
@@ -104,9 +117,15 @@ def test_what_depends_on_who_runs_it() -> None:
     cluster, wait = told(words, "run")
     assert cluster.startswith("cluster.num_labelers, cluster.threads_per_labeler have no effect: `l2l run`")
     assert wait.startswith("prior.max_wait_s has no effect: ")
-    resume, threads = told(words, "sweep")
-    assert resume.startswith("resume has no effect: ")
+    (threads,) = told(words, "sweep")
     assert threads.startswith("cluster.threads_per_labeler has no effect: ")
+
+
+def test_what_a_sweep_decides_itself() -> None:
+    name, seed, compare = told("--name x --loop.seed 3 --compare pwa", "sweep")
+    assert name.startswith("name has no effect: ") and "--sweep-name" in name
+    assert seed.startswith("loop.seed has no effect: ") and "--seeds" in seed
+    assert compare.startswith("compare has no effect: ")
 
 
 def test_fields_of_one_reason_share_a_sentence_and_none_comes_twice() -> None:
@@ -126,7 +145,7 @@ def test_every_field_of_the_selector_section_is_read_by_a_selector_and_no_other_
 def test_every_field_that_is_named_exists() -> None:
     known = {field.path for field in config_fields(RunConfig)}
     off = {"inner_epochs": 1, "warmup_updates": 0, "round_updates": 0}
-    for name in ("l2l", "supervised", "logistic"):
+    for name in ("l2l", "supervised", "scorer"):
         config = RunConfig.model_validate({"selector": {"name": name, **off}, "data": {"labeled_frac": 1.0}})
         for command in ("run", "sweep"):
             named = {field for idle in idle_fields(config, command) for field in idle.fields}

@@ -22,21 +22,21 @@ def test_no_words_give_the_embedded_preset() -> None:
 
 
 def test_later_wins_preset_then_file_then_words(tmp_path: Path) -> None:
-    file = _file(tmp_path, "loop: {rounds: 5, round_steps: 7}\nselector: {reward: {coverage: 0.4}}\n")
+    file = _file(tmp_path, "loop: {rounds: 5, round_steps: 7}\nselector: {reward: {unlabeled: 0.4}}\n")
     config = load_config(["--loop.rounds", "9", "--preset", "smoke", "--config", file])
     assert config.loop.rounds == 9
     assert config.loop.round_steps == 7
-    assert config.selector.reward.coverage == 0.4
+    assert config.selector.reward.unlabeled == 0.4
     untouched = smoke_config()
     assert config.loop.burn_in_steps == untouched.loop.burn_in_steps
     assert config.selector.group_size == untouched.selector.group_size
-    assert config.selector.reward.correctness == untouched.selector.reward.correctness
+    assert config.selector.reward.gate_cost == untouched.selector.reward.gate_cost
 
 
 def test_options_may_be_joined_with_an_equals_sign(tmp_path: Path) -> None:
     file = _file(tmp_path, "name: joined\n")
-    config = load_config(["--preset=smoke", f"--config={file}", "--selector.reward.coverage=0.2", "--resume"])
-    assert (config.name, config.selector.reward.coverage, config.resume) == ("joined", 0.2, True)
+    config = load_config(["--preset=smoke", f"--config={file}", "--selector.reward.unlabeled=0.2", "--resume"])
+    assert (config.name, config.selector.reward.unlabeled, config.resume) == ("joined", 0.2, True)
     assert config.loop == smoke_config().loop
 
 
@@ -121,7 +121,9 @@ def test_a_saved_config_is_read_back_equal(tmp_path: Path, preset: str) -> None:
 def test_a_saved_config_of_another_version_names_the_file_and_field(tmp_path: Path) -> None:
     content = {**RunConfig().model_dump(mode="json"), "horizon": 3}
     path = _file(tmp_path, yaml.safe_dump(content))
-    with pytest.raises(ConfigError, match=r"run\.yaml: unknown field horizon"):
+    with pytest.raises(
+        ConfigError, match=r"run\.yaml is no config of this version .*env\.json.*: unknown field horizon"
+    ):
         read_config(Path(path))
 
 

@@ -55,8 +55,8 @@ def test_a_length_or_a_time_states_its_unit(field: ConfigField) -> None:
 def test_every_field_is_found_by_its_path() -> None:
     paths = [field.path for field in FIELDS]
     assert len(set(paths)) == len(paths)
-    assert {"name", "loop.seed", "selector.reward.coverage", "augment.strong.hue_turns"} <= set(paths)
-    assert field_value(RunConfig(), "selector.reward.coverage") == RunConfig().selector.reward.coverage
+    assert {"name", "loop.seed", "selector.reward.unlabeled", "augment.strong.hue_turns"} <= set(paths)
+    assert field_value(RunConfig(), "selector.reward.unlabeled") == RunConfig().selector.reward.unlabeled
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,16 @@ import re
 import time
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from l2l_ray.actors import driver
 from l2l_ray.actors.cluster import namespace_of
+from l2l_ray.loop.local import run_local
 from l2l_ray.loop.state.run_folder import RunFolder
-from tests.ray_runs import actors, assert_same_result, ledger_keys, ray_config, started_job, wait_for
+from tests.ray_runs import WAIT_S, actors, assert_same_result, ledger_keys, ray_config, started_job, wait_for
+from tests.whole_run import changed
 
 METRICS = "labels_total labels_per_s accepted_frac prior_latency_s prior_queue reward round mean_iou".split()
 
@@ -56,6 +59,20 @@ def _exported() -> str:
 
 def test_two_train_workers_agree_with_one_process(whole_run: RunFolder, two_workers: Seen) -> None:
     assert_same_result(whole_run, two_workers.folder)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_labels_made_at_every_step_agree_too(ray_local: str, tmp_path: Path) -> None:
+    selector = {"name": "online", "threshold": 0.6}  # low enough to use labels of so short a training
+    config = changed(ray_config(tmp_path, "online", num_workers=2), compare=(), selector=selector)
+    alone = run_local(changed(config, name="alone"))
+    with started_job(config, ray_local) as job:
+        output, _ = job.communicate(timeout=WAIT_S)
+    assert job.returncode == 0, output
+    folder = RunFolder(config.run_dir, config)
+    assert_same_result(alone, folder)
+    trained = [event["loss_unlabeled"] for event in folder.events() if event.get("loss_unlabeled")]
+    assert len(trained) == config.loop.rounds and not ledger_keys(folder)
 
 
 def test_every_role_is_gone_after_the_run(two_workers: Seen) -> None:

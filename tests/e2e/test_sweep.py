@@ -1,64 +1,136 @@
-"""A sweep of 2 x 2 short trials on two cores: ends, shares priors and burn-ins, gives a table."""
+"""A sweep with --asha in which every kind of end happens: finished before, stopped, failed.
+
+One trial is found finished, with figures no other can reach, so a rival is behind after version 1; the place of one
+trial is taken by a file, so it cannot start; and the process of one dies whenever it is tried.
+"""
 
 from __future__ import annotations
 
-import os
+import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from l2l_ray.config import read_config, save_config
+from l2l_ray.config import read_config
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.sweep.folder import SweepFolder
+from l2l_ray.sweep.trials import Trial
 from tests.ray_runs import ROOT, WAIT_S
-from tests.whole_run import changed, tiny_config
+from tests.sweep_runs import expected_trials, sweep_env, sweep_words
+
+NAMES = ("supervised", "accept_all", "fixed_threshold", "tests.dying_selector:dies")
+
+
+def _finish(trial: Trial) -> None:
+    """Make a trial's folder as a finished run leaves it, as far as a sweep reads it."""
+    run = RunFolder(trial.config.run_dir, trial.config).create()
+    for version in (1, 2):
+        event = {"event": "evaluation", "method": trial.config.selector.name, "split": "val", "version": version}
+        run.log_event({**event, "mean_iou": 0.99, "overall_iou": 0.98})
+    splits = {split: {"mean_iou": 0.97, "overall_iou": 0.96} for split in ("val", "testA")}
+    row = {"method": trial.config.selector.name, "version": 2, "splits": splits}
+    (run.path / "results.json").write_text(json.dumps({"rows": [row]}))
+    run.mark_finished()
 
 
 @pytest.fixture(scope="module")
-def swept(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Run `jobs/sweep.py label_ratio`; its folder and what it printed."""
+def swept(
+    ray_local: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[Trial], subprocess.CompletedProcess[str]]:
+    """Run the sweep; its trials in the order of `NAMES`, and how it ended."""
     root = tmp_path_factory.mktemp("sweep")
-    config = changed(
-        tiny_config(root),
-        compare=(),
-        data={"num_train_refs": 120},
-        loop={"rounds": 1, "burn_in_steps": 2, "fold_steps": 2, "round_steps": 2},
-        cluster={"threads_per_worker": 1, "start_timeout_s": WAIT_S},
+    done, _, failing, _ = trials = expected_trials(root, NAMES)
+    folder = SweepFolder(root / "sweep-mine")
+    with folder.begun(trials, [], resume=False):
+        folder.log("started", done.id)
+    _finish(done)
+    failing.config.run_dir.write_text("in the way")
+    words = sweep_words(root, NAMES, "--asha", "--resume")
+    job = subprocess.run(words, cwd=ROOT, env=sweep_env(ray_local), capture_output=True, text=True, timeout=WAIT_S)
+    return trials, job
+
+
+def _table(trials: list[Trial]) -> pd.DataFrame:
+    return pd.read_parquet(trials[0].config.run_dir.parent / "sweep.parquet").set_index("trial")
+
+
+def test_a_finished_trial_is_read_and_not_run_again(
+    swept: tuple[list[Trial], subprocess.CompletedProcess[str]],
+) -> None:
+    (done, *_), _ = swept
+    row = _table(swept[0]).loc[done.id]
+    assert (row["state"], row["val_mean_iou"], row["testA_mean_iou"], row["chosen_version"]) == (
+        "finished",
+        0.99,
+        0.97,
+        2,
     )
-    save_config(config, root / "run.yaml")
-    job = subprocess.run(
-        [sys.executable, "jobs/sweep.py", "label_ratio", "--config", str(root / "run.yaml")],
-        cwd=ROOT,
-        env={**os.environ, "RAY_ADDRESS": ray_local, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=WAIT_S,
-    )
-    assert job.returncode == 0, job.stdout + job.stderr
-    return root / "sweep-label_ratio", job.stdout
+    events = SweepFolder(done.config.run_dir.parent).events()
+    assert [event["event"] for event in events if event["trial"] == done.id] == ["started"]
 
 
-def test_the_table_has_a_row_per_grid_point(swept: tuple[Path, str]) -> None:
-    folder, output = swept
-    table = pd.read_csv(folder / "sweep.csv")
-    points = set(zip(table["data.labeled_frac"], table["selector.name"], strict=True))
-    assert points == {(0.05, "supervised"), (0.05, "l2l"), (0.1, "supervised"), (0.1, "l2l")}
-    assert table["val_mean_iou"].is_monotonic_decreasing and table["val_mean_iou"].between(0, 1).all()
-    assert "2 trials at once" in output and "val_mean_iou" in output
+def test_a_trial_behind_its_rivals_is_stopped_at_that_version_and_keeps_its_figure(
+    swept: tuple[list[Trial], subprocess.CompletedProcess[str]],
+) -> None:
+    (_, behind, *_), job = swept
+    row = _table(swept[0]).loc[behind.id]
+    assert row["state"] == "stopped at version 1" and row["version"] == 1 and 0 <= row["val_mean_iou"] < 0.99
+    run = RunFolder(behind.config.run_dir, behind.config)
+    assert run.published("accept_all") == {0, 1} and not run.finished
+    assert f"{behind.id} (selector=accept_all seed=0): stopped at version 1" in job.stdout
 
 
-def test_trials_asked_the_mllm_nothing(swept: tuple[Path, str]) -> None:
-    folder, _ = swept
-    saved = [path for path in folder.glob("*/config.yaml") if not path.parent.name.startswith("priors-")]
-    assert len(saved) == 4
-    for path in saved:
-        events = RunFolder(path.parent, read_config(path)).events()
-        asked = [event["asked"] for event in events if event["event"] == "priors"]
-        assert asked and not any(asked)
+def test_a_failed_trial_is_named_with_its_reason_and_the_exit_status_says_so(
+    swept: tuple[list[Trial], subprocess.CompletedProcess[str]],
+) -> None:
+    (_, _, failing, _), job = swept
+    assert job.returncode == 1, job.stdout + job.stderr
+    said, _ = [line for line in job.stderr.splitlines() if line.startswith("sweep: trial")]
+    assert said.startswith(f"sweep: trial {failing.id} (selector=fixed_threshold seed=0) failed: cannot start a run in")
+    assert "is a file" in said
+    row = _table(swept[0]).loc[failing.id]
+    assert row["state"] == "failed" and row["reason"] in said and pd.isna(row["val_mean_iou"])
 
 
-def test_trials_with_the_same_labels_share_a_burn_in(swept: tuple[Path, str]) -> None:
-    folder, _ = swept
-    assert len(list((folder.parent / "cache" / "burn_in").glob("[!.]*/base"))) == 2
+def test_a_trial_whose_process_dies_is_tried_again_once_and_named(
+    swept: tuple[list[Trial], subprocess.CompletedProcess[str]],
+) -> None:
+    (*_, dying), job = swept
+    events = SweepFolder(dying.config.run_dir.parent).events()
+    assert [event["event"] for event in events if event["trial"] == dying.id] == ["started", "started", "failed"]
+    _, said = [line for line in job.stderr.splitlines() if line.startswith("sweep: trial")]
+    said, _, details = said.partition("; details in ")
+    assert said.endswith("dies seed=0) failed: its process died each of 2 times, perhaps for want of memory")
+    assert "worker process has died" in Path(details.partition(";")[0]).read_text()
+
+
+def test_the_terminal_shows_the_sweeps_own_words_and_no_traceback(
+    swept: tuple[list[Trial], subprocess.CompletedProcess[str]],
+) -> None:
+    _, job = swept
+    words = ("Traceback", " ERROR ", "WARNING", "Tune", "ray::")  # that a worker died, the cluster itself says
+    assert not [word for word in words if word in job.stdout + job.stderr], job.stdout + job.stderr
+    assert "4 trials: 1 ended before, 3 to run, 2 at once" in job.stdout
+
+
+def test_the_best_config_is_the_best_trials_but_for_its_name(
+    swept: tuple[list[Trial], subprocess.CompletedProcess[str]],
+) -> None:
+    (done, *_), _ = swept
+    best = read_config(done.config.run_dir.parent / "best.yaml")
+    assert best == done.config.model_copy(update={"name": "sweep-mine-best"})
+
+
+def test_trials_asked_the_mllm_nothing(swept: tuple[list[Trial], subprocess.CompletedProcess[str]]) -> None:
+    (_, behind, *_), _ = swept
+    asked = [e["asked"] for e in RunFolder(behind.config.run_dir, behind.config).events() if e["event"] == "priors"]
+    assert asked and not any(asked)
+
+
+def test_the_page_needs_nothing_but_itself(swept: tuple[list[Trial], subprocess.CompletedProcess[str]]) -> None:
+    (done, *_), _ = swept
+    page = (Path(done.config.run_dir).parent / "sweep.html").read_text()
+    assert "stopped at version 1" in page and "Failed trials" in page
+    assert "http" not in page and "<script" not in page

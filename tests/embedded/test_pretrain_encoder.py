@@ -22,8 +22,8 @@ def work_dir(tmp_path_factory):
     patch.setattr(scene_pool, "CHUNK_SCENES", 8)
     patch.setattr(pretrain_encoder, "HELD_OUT_SCENES", 8)
     patch.setattr(pretrain_encoder, "EVALUATED_IMAGES", 8)
-    scene_pool.build(work_dir / "pool", 24, 64)
-    scene_pool.build(work_dir / "pool_refshapes", 8, 64, "refshapes", 101)
+    scene_pool.build(work_dir / "pool", 24, 96)
+    scene_pool.build(work_dir / "pool_refshapes", 8, 96, "refshapes", 101, None)
     yield work_dir
     patch.undo()
 

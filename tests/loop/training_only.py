@@ -22,7 +22,7 @@ class TrainingOnly(LocalHost):
 
     def __init__(self, run: RunFolder, dies_at: tuple[Stage, int] | None = None) -> None:
         ledger, config = Ledger(run.ledger_path), run.config
-        num_shards = 1 + max(shard for _, _, shard in ledger.keys())
+        num_shards = 1 + max((shard for _, _, shard in ledger.keys()), default=0)
         plan = Plan(run.methods, config.loop.rounds, config.loop.lag, num_shards, {}, 1)
         plan.committed(ledger.keys())
         watch = Watch(config, run, RunData([], [], {}), Console(config, stream=None))

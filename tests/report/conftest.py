@@ -11,13 +11,14 @@ import yaml
 from PIL import Image, ImageDraw
 
 from l2l_ray.report.panels import ExamplePanel, accepted_codes, write_examples
+from l2l_ray.types import Candidate
 
 LABELS = {
     "prior_only": "prior only (zero-shot)",
     "supervised": "supervised, with guidance",
     "accept_all": "accept all",
     "fixed_threshold": "fixed threshold",
-    "logistic": "logistic control",
+    "scorer": "supervised scorer",
     "l2l": "L2L (RPLE)",
 }
 START = {name: 0.31 if name == "prior_only" else 0.41 for name in LABELS}
@@ -45,7 +46,7 @@ def quality(step: float, num: int = 256) -> dict[str, Any]:
             "mean_confidence": 0.58 + step, "num_right": round(0.5 * num), "right_refused_frac": 0.125,
         },
         "sources": {
-            "teacher": {"num_used": 3, "used_frac": 0.75, "right_frac": 1 / 3},
+            "guided": {"num_used": 3, "used_frac": 0.75, "right_frac": 1 / 3},
             "prior": {"num_used": 1, "used_frac": 0.25, "right_frac": 1.0},
         },
         "ordering": {
@@ -84,10 +85,11 @@ def event_log() -> list[dict[str, Any]]:
                     share = 0.5 + 0.05 * version + 0.02 * len(method) % 0.2
                     figures |= {"labels/num": 3800.0, "labels/used_frac": 0.61, "labels/accepted_frac": share}
             if method == "l2l":
-                terms = {"correctness": 0.1, "agreement": 0.25, "consistency": 0.2, "coverage": -0.05, "utility": 0.02}
+                terms = {"label": 0.25, "cells": 0.6, "unlabeled": 0.02}
                 figures |= {f"policy/reward/{k}": v * (1 + 0.3 * version) for k, v in terms.items()}
-                figures |= {"policy/reward/total": 0.5 * (1 + 0.3 * version), "policy/entropy": 0.9 / (version + 1)}
-                figures |= {"policy/kl": 0.02 / (version + 1), "policy/accepted_share": 0.5 + 0.05 * version}
+                figures |= {f"policy/term/{k}": 0.2 + 0.1 * version for k in ("agreement", "stability")}
+                figures |= {"policy/kl": 0.02 / (version + 1), "policy/entropy": 0.9 / (version + 1)}
+                figures |= {"policy/kept_share": 0.9, "policy/open_rate_labeled": 0.5 + 0.05 * version}
             events.append({"event": "train", "method": method, "version": version, **figures})
             event = {"event": "evaluation", "method": method, "version": version, "split": "val"}
             measured = {"quality": quality(0.02 * version)} if method == "l2l" else {}
@@ -118,12 +120,7 @@ def results() -> dict[str, Any]:
 
 
 def selection() -> dict[str, Any]:
-    rows: list[dict[str, Any]] = []
-    for label, accepted, precision in (("object", 812, 0.8), ("background", 9120, 0.98)):
-        for rule, change in (("own decision", 0.0), ("fixed_threshold", -0.04), ("agreement", None), ("l2l", 0.01)):
-            value = None if change is None else precision + change
-            rows.append({"rule": rule, "label": label, "accepted": accepted, "precision": value})
-    return {"method": "l2l", "version": 3, "summary": quality(0), "equal_counts": rows}
+    return {"method": "l2l", "version": 3, "summary": quality(0)}
 
 
 def panel(number: int, iou: float | None, labeled: bool = True) -> ExamplePanel:
@@ -143,8 +140,8 @@ def panel(number: int, iou: float | None, labeled: bool = True) -> ExamplePanel:
     teacher = 1 / (1 + np.exp((distance - 24) / 4))
     box = (0.1, 0.42, 0.56, 0.88)
     proposal = (np.abs(cells[1] / size - 0.33) < 0.23) & (np.abs(cells[0] / size - 0.65) < 0.23)
-    action = np.where(np.abs(teacher - 0.5) > 0.3, 1, np.where(distance < 30, 2, 0))
-    codes = accepted_codes(action, np.where(action == 1, teacher > 0.5, proposal))
+    source, label = (Candidate.PRIOR, proposal) if number == 1 else (Candidate.GUIDED, teacher > 0.5)
+    codes = accepted_codes(source, label, np.abs(teacher - 0.5) > 0.3)
     expressions = ["the red circle on the left", "bottom circle <b>not bold</b> & left", "circle below the blue one"]
     return ExamplePanel(
         sent_id=100 + number,

@@ -23,7 +23,7 @@ def test_scalars_come_back_once_however_often_they_are_written(run_dir: Path) ->
     assert sorted(path.name for path in folder.iterdir())[:2] == ["accept_all", "fixed_threshold"]
     found = scalars(folder / "l2l")
     assert [step for step, _ in found["val/mean_iou"]] == [0, 1, 2, 3, 4]
-    assert found["reward/total"][0][1] == pytest.approx(0.5)
+    assert found["reward/label"][0][1] == pytest.approx(0.25)
     assert "version" not in found and found["quality/val.object_precision"][0][1] == pytest.approx(0.7)
 
 

@@ -59,8 +59,17 @@ def test_open_rates_stand_beside_each_other(run_dir: Path) -> None:
 
 def test_whose_labels_were_used(run_dir: Path) -> None:
     table = sources_table(read_run(run_dir))
-    assert _texts(table) == [["L2L (RPLE)", "25.0", "100.0", "75.0", "33.3"]]
-    assert table is not None and table.groups == (("", 1), ("prior", 2), ("teacher", 2))
+    assert _texts(table) == [["L2L (RPLE)", "75.0", "33.3", "25.0", "100.0"]]
+    assert table is not None and table.groups == (("", 1), ("teacher", 2), ("language model", 2))
+
+
+def test_labels_of_an_older_run_keep_the_names_they_had(run_dir: Path) -> None:
+    results = json.loads((run_dir / "results.json").read_text())
+    for figures in results["hidden_truth"]["l2l"]:
+        figures["sources"]["mixed"] = figures["sources"].pop("guided")
+    (run_dir / "results.json").write_text(json.dumps(results))
+    table = sources_table(read_run(run_dir))
+    assert table is not None and table.groups == (("", 1), ("language model", 2), ("mixed", 2))
 
 
 def test_accepted_cells_by_true_region(run_dir: Path) -> None:

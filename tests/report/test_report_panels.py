@@ -19,6 +19,7 @@ from l2l_ray.report.panels import (
     write_examples,
 )
 from l2l_ray.report.record import read_run
+from l2l_ray.types import Candidate
 
 
 def example(**changes: Any) -> ExamplePanel:
@@ -35,9 +36,11 @@ def example(**changes: Any) -> ExamplePanel:
 
 
 def test_accepted_codes_by_hand() -> None:
-    action = np.array([[0, 1, 1, 2, 2, 0]], np.int8)
-    target = np.array([[True, True, False, True, False, False]])
-    assert accepted_codes(action, target).tolist() == [[0, 1, 2, 3, 4, 0]]
+    target = np.array([[True, True, False, False]])
+    accepted = np.array([[False, True, True, False]])
+    for source in Candidate:
+        label, other = (3, 4) if source == Candidate.PRIOR else (1, 2)
+        assert accepted_codes(source, target, accepted).tolist() == [[0, label, other, 0]]
 
 
 def test_maps_come_back_from_disk(tmp_path: Path) -> None:

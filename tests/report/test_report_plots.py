@@ -9,13 +9,13 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
-from l2l_ray.report import plots
+from l2l_ray.report import canvas, plots
 from l2l_ray.report.record import read_run
 from l2l_ray.selector.registry import PRIOR_ONLY, selectors, style_of
 
 Draw = Callable[..., bytes | None]
 DRAWN: dict[str, Draw] = {
-    "mean_iou": lambda r, t=plots.LIGHT: plots.validation_curves(r, "mean_iou", t),
+    "mean_iou": lambda r, t=canvas.LIGHT: plots.validation_curves(r, "mean_iou", t),
     "accepted": plots.accepted_share,
     "reward": plots.reward_terms,
     "policy": plots.policy_terms,
@@ -40,7 +40,7 @@ def test_a_figure_is_a_png_or_nothing(name: str, run_dir: Path, tmp_path: Path) 
 def test_the_same_run_gives_the_same_bytes_and_the_themes_differ(run_dir: Path) -> None:
     record = read_run(run_dir)
     assert plots.losses(record) == plots.losses(record)
-    for theme, corner in ((plots.LIGHT, (255, 255, 255)), (plots.DARK, (0x17, 0x1C, 0x26))):
+    for theme, corner in ((canvas.LIGHT, (255, 255, 255)), (canvas.DARK, (0x17, 0x1C, 0x26))):
         with Image.open(io.BytesIO(plots.losses(record, theme) or b"")) as picture:
             assert picture.convert("RGB").getpixel((0, 0)) == corner
 
@@ -92,6 +92,6 @@ def test_every_colour_stands_out_from_both_pages() -> None:
 
     styles = [style_of(name) for name in (PRIOR_ONLY, *(spec.name for spec in selectors()))]
     for color, _ in (*filter(None, styles), *plots.SPARE_STYLES):
-        for page in (plots.LIGHT.card, plots.DARK.card):
+        for page in (canvas.LIGHT.card, canvas.DARK.card):
             high, low = sorted((luminance(color), luminance(page)), reverse=True)
             assert (high + 0.05) / (low + 0.05) >= 2.8, color

@@ -9,7 +9,6 @@ from l2l_ray.report.record import read_run
 from l2l_ray.report.tables import (
     Cell,
     differences_table,
-    equal_counts_table,
     metrics_frame,
     percent,
     priors_table,
@@ -72,7 +71,7 @@ def test_metrics_files_hold_one_line_per_version(run_dir: Path) -> None:
     text = pd.read_csv(run_dir / "metrics.csv")
     assert list(text.columns) == list(frame.columns)
     line = text[(text.method == "l2l") & (text.version == 4)].iloc[0]
-    assert line["round"] == 3 and line["reward.total"] == pytest.approx(0.5 * 2.2)
+    assert line["round"] == 3 and line["reward.label"] == pytest.approx(0.25 * 2.2)
     assert not list(run_dir.glob(".metrics*"))
 
 
@@ -101,26 +100,13 @@ def test_differences_are_shown_with_their_sign_and_interval(run_dir: Path) -> No
     assert table.header[-1] == "95 % interval over images"
 
 
-def test_rules_at_equal_numbers_of_cells(run_dir: Path) -> None:
-    table = equal_counts_table(read_run(run_dir))
-    assert table is not None
-    assert table.header == ("Rule", "object, 812 cells", "background, 9120 cells")
-    assert [line[0].text for line in table.rows] == [
-        "own decision",
-        "fixed threshold",
-        "prior and teacher agree",
-        "L2L (RPLE)",
-    ]
-    assert [line[1] for line in table.rows] == [Cell("80.0"), Cell("76.0"), Cell("–"), Cell("81.0", True)]
-
-
 def test_answers_of_the_language_model_are_counted(run_dir: Path) -> None:
     record = read_run(run_dir)
     priors = priors_table(record)
     assert priors is not None
     assert [cell.text for cell in priors.rows[1]] == ["unlabeled", "3800", "3800", "76", "2"]
     empty = read_run(run_dir.parent)
-    assert (priors_table(empty), equal_counts_table(empty)) == (None,) * 2
+    assert priors_table(empty) is None
 
 
 @pytest.mark.parametrize("name", ["metrics.parquet", "metrics.csv"])

@@ -91,23 +91,11 @@ def test_levels_run_coarse_to_fine_and_start_from_the_matching():
             head.weight.zero_()
     output = module(pyramid, match, tokens, signal())
     assert [tuple(level.shape[1:]) for level in output.level_logits] == [(4, 4), (4, 4), (8, 8)]
-    assert output.features.shape == (NUM, 16, 16, 16)
     assert torch.allclose(output.level_logits[0], match)
     upsampled = match[:, None]
     for size in SIZES:
         upsampled = F.interpolate(upsampled, size=(size, size), mode="bilinear", align_corners=False)
     assert torch.allclose(output.mask_logits, upsampled[:, 0], atol=1e-6)
-
-
-def test_the_last_layer_is_the_only_one_on_top_of_features():
-    module, arguments = decoder(), inputs()
-    output = module(*arguments, signal())
-    output.mask_logits.retain_grad()
-    (output.mask_logits * torch.randn_like(output.mask_logits)).sum().backward()
-    gradient = output.mask_logits.grad
-    by_hand = torch.einsum("bhw,bfhw->f", gradient, output.features)
-    assert torch.allclose(module.last_layer.weight.grad[0], by_hand, atol=1e-4)
-    assert torch.allclose(module.last_layer.bias.grad[0], gradient.sum(), atol=1e-4)
 
 
 @pytest.mark.parametrize("self_evolve", [True, False])
@@ -167,6 +155,6 @@ def test_logits_stay_float32_under_autocast():
     module, arguments = decoder(), inputs()
     with torch.autocast("cpu", torch.bfloat16):
         output = module(*arguments, signal())
-    for tensor in (output.mask_logits, output.features, *output.level_logits):
+    for tensor in (output.mask_logits, *output.level_logits):
         assert tensor.dtype == torch.float32
     assert torch.allclose(output.mask_logits, module(*arguments, signal()).mask_logits, atol=0.1)

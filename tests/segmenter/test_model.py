@@ -8,7 +8,7 @@ import torch
 from l2l_ray.config import SegmenterConfig
 from l2l_ray.errors import ConfigError
 from l2l_ray.segmenter.losses import segmentation_loss
-from l2l_ray.segmenter.model import Segmenter
+from l2l_ray.segmenter.model import Segmenter, output_grid
 from tests.tiny_models import save_bert, save_swin
 
 WEIGHTS = (0.5, 0.4)  # of Dice, and of the coarser levels
@@ -145,8 +145,6 @@ def test_shapes_of_the_shipped_size(segmenter):
     output = segmenter(**batch.whole())
     assert segmenter.grid == 32
     assert output.mask_logits.shape == (3, 32, 32)
-    assert output.features.shape == (3, segmenter.feature_width, 32, 32)
-    assert segmenter.last_layer.weight.shape == (1, segmenter.feature_width)
     assert [level.shape[-1] for level in output.level_logits] == [8, 8, 16]
 
 
@@ -159,7 +157,8 @@ def test_one_encoding_decoded_twice_equals_forward(segmenter):
         decoded = segmenter.decode(encoded, **batch.decoding(**changed))
         whole = segmenter(**batch.whole(**changed))
         assert torch.equal(decoded.mask_logits, whole.mask_logits)
-        assert torch.equal(decoded.features, whole.features)
+        for level, own in zip(decoded.level_logits, whole.level_logits, strict=True):
+            assert torch.equal(level, own)
 
 
 @torch.no_grad()
@@ -178,6 +177,12 @@ def test_sentences_of_one_image_share_one_pass_of_the_backbone(segmenter):
         torch.testing.assert_close(level, own, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("image_size", [64, 96])
+def test_the_grid_is_known_without_weights(image_size):
+    config = small_config(image_size=image_size)
+    assert output_grid(config) == Segmenter(config).grid == image_size // 2
+
+
 def test_permuting_the_batch_permutes_the_output(segmenter):
     batch, order = make_batch(segmenter), torch.tensor([2, 0, 1])
     output = segmenter(**batch.whole())
@@ -190,7 +195,6 @@ def test_permuting_the_batch_permutes_the_output(segmenter):
         [batch.phrases[i] for i in order],
     )
     assert torch.allclose(permuted.mask_logits, output.mask_logits[order], atol=1e-5)
-    assert torch.allclose(permuted.features, output.features[order], atol=1e-4)
 
 
 @torch.no_grad()
@@ -265,7 +269,7 @@ def test_autocast_changes_little_and_keeps_float32_logits(segmenter):
     expected = segmenter(**batch.whole()).mask_logits
     with torch.autocast("cpu", torch.bfloat16):
         output = segmenter(**batch.whole())
-    assert output.mask_logits.dtype == output.features.dtype == torch.float32
+    assert output.mask_logits.dtype == torch.float32
     assert torch.allclose(output.mask_logits, expected, atol=0.2)
 
 

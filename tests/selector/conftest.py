@@ -25,12 +25,18 @@ def _squares(batch: int, grid: int, generator: torch.Generator) -> Tensor:
 
 
 def make_bandit(
-    batch: int, grid: int = 16, seed: int = 0, prior_right: float = 0.55, unguided_right: float = 0.75, width: int = 8
+    batch: int,
+    grid: int = 16,
+    seed: int = 0,
+    prior_right: float = 0.55,
+    unguided_right: float = 0.75,
+    sure: float = 1.5,
 ) -> tuple[Evidence, Tensor]:
     """Return evidence and truth [B, G, G].
 
     The prior boxes the right object in `prior_right` of the samples. The guided prediction is sure of whatever the
-    prior boxed; the unguided one, less sure, finds the right object in `unguided_right` of them.
+    prior boxed; the unguided one, with logits of `sure` at most on average, finds the right object in `unguided_right`
+    of them.
     """
     generator = torch.Generator().manual_seed(seed)
     truth, other, third = (_squares(batch, grid, generator) for _ in range(3))
@@ -44,30 +50,27 @@ def make_bandit(
     box, seen = pick(truth, other, prior_right), pick(truth, third, unguided_right)
     evidence = Evidence(
         mask_probs=soften(box, 3.5),
-        mask_probs_unguided=soften(seen, 1.5),
-        mask_probs_flipped=soften(seen, 1.5),
+        mask_probs_unguided=soften(seen, sure),
+        mask_probs_flipped=soften(seen, sure),
         mask_probs_perturbed=soften(box, 2.5),
         mask_probs_previous=soften(box, 3.0),
         proposal=0.05 + 0.9 * box,
         prior_score=torch.full((batch,), 0.8),
         has_prior=torch.rand(batch, generator=generator) < 0.9,
-        features=torch.randn((batch, width, grid, grid), generator=generator),
     )
     return evidence, truth
 
 
-def make_evidence(mask_probs: Tensor, width: int = 3, **given: Tensor) -> Evidence:
+def make_evidence(mask_probs: Tensor, **given: Tensor) -> Evidence:
     """Return evidence of which only some maps are given; the others repeat `mask_probs`, and there is a prior."""
-    batch, grid = mask_probs.shape[0], mask_probs.shape[-1]
+    batch = len(mask_probs)
     others = ("unguided", "flipped", "perturbed", "previous")
     maps = {f"mask_probs_{name}": given.get(name, mask_probs) for name in others}
-    features = given.get("features", torch.zeros((batch, width, grid, grid)))
     return Evidence(
         mask_probs=mask_probs,
         proposal=given.get("proposal", mask_probs),
         prior_score=given.get("prior_score", torch.ones(batch)),
         has_prior=given.get("has_prior", torch.ones(batch, dtype=torch.bool)),
-        features=features,
         **maps,
     )
 

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from l2l_ray.config import RewardConfig
 from l2l_ray.selector.base import LabeledEvidence, UpdateBatch, make_selector
-from l2l_ray.selector.reward import class_balance, correctness
-from l2l_ray.selector.state import label_candidates
-from l2l_ray.types import Action
-
-STRICT = RewardConfig(wrong_cost=2.0)  # a world where one wrong cell undoes two right ones
+from l2l_ray.selector.reward import truth_ious
 
 
 def train(selector, worlds, updates, seed=0, reference=None):
@@ -19,21 +14,26 @@ def train(selector, worlds, updates, seed=0, reference=None):
     optimizer = torch.optim.Adam(selector.parameters(), lr=selector.config.lr)
     for number in range(updates):
         evidence, truth, unlabeled = worlds[number % len(worlds)]
-        gradient = torch.randn(evidence.features.shape[1] + 1, generator=generator)
-        batch = UpdateBatch(LabeledEvidence(evidence, truth), unlabeled, gradient, generator)
+        batch = UpdateBatch(LabeledEvidence(evidence, truth), unlabeled, generator)
         metrics = selector.update(optimizer, batch, reference)
     return metrics
 
 
 def seeded_selector(config, seed=0):
+    """Return a fresh selector, the same for the same seed."""
     torch.manual_seed(seed)
-    return make_selector(config, 8)
+    return make_selector(config)
 
 
-def balanced_reward(selector, evidence, truth):
-    """Return the class-balanced earning per cell on unseen samples, and the accepted share."""
+def settled(selector, worlds):
+    """Return a selector after `settle` on all worlds, as each version is."""
+    known = [LabeledEvidence(evidence, truth) for evidence, truth, _ in worlds]
+    selector.settle(known, [unlabeled for _, _, unlabeled in worlds if unlabeled is not None])
+    return selector
+
+
+def earned(selector, evidence, truth):
+    """Return what a selector's labels earn per unseen sample: IoU minus the gate's cost where it uses one."""
     selection = selector.select(evidence, list(range(len(truth))))
-    mask, accepted = truth > 0.5, selection.action != Action.IGNORE
-    weight = class_balance(mask | label_candidates(evidence).claimed)
-    earned = correctness(selection.target, mask, STRICT.wrong_cost) * weight * accepted
-    return earned.mean().item(), accepted.float().mean().item()
+    found = truth_ious(selection.target[:, None], truth > 0.5)[:, 0]
+    return (selection.used * (found - selector.config.reward.gate_cost)).mean().item()

@@ -1,58 +1,101 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from l2l_ray.config import SelectorConfig
-from l2l_ray.selector.network import PolicyNetwork, sample_actions
-from l2l_ray.selector.state import label_candidates
-from l2l_ray.types import Action
+from l2l_ray.selector.network import START_KEEP, START_OTHER, START_SHARPNESS, PolicyNetwork, decision_probs, prepare
+from l2l_ray.types import Candidate
+
+IMPOSSIBLE = -1e4
 
 
-def make_network(seed: int = 0, width: int = 8, **fields) -> PolicyNetwork:
+def make_network(seed: int = 0, **fields) -> PolicyNetwork:
     """Return a network away from its start, so that nothing is trivially constant."""
     torch.manual_seed(seed)
-    network = PolicyNetwork(SelectorConfig(hidden=8, **fields), width)
+    network = PolicyNetwork(SelectorConfig(hidden=8, **fields))
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     return network
 
 
-def test_a_fresh_policy_explores(bandit):
-    evidence, _ = bandit(8, seed=1)
-    probs = PolicyNetwork(SelectorConfig(), 8).distribution(evidence).log_probs().exp()
-    assert probs[:, Action.TEACHER].min() > 0.1 and probs[:, Action.TEACHER].max() < 0.9
+@pytest.mark.parametrize("threshold", [0.6, 0.9])
+def test_a_fresh_network_asks_how_sure_the_predictions_are_of_a_label(bandit, threshold):
+    evidence = replace(bandit(8, seed=1)[0], proposal=torch.rand(8, 16, 16), has_prior=torch.arange(8) < 4)
+    inputs = prepare(evidence)
+    found = inputs.candidates
+    cells = found.masks.flatten(2).float()
+    sure = torch.einsum("bkg,bjg->bkj", cells, found.maps.flatten(2)) / cells.sum(2, keepdim=True).clamp(min=1)
+    expected = START_SHARPNESS * (sure[:, :, : Candidate.PRIOR].mean(2) - threshold)  # the prior's map is not asked
+    expected[:, 1:] += START_OTHER
+    scores = PolicyNetwork(SelectorConfig(threshold=threshold)).scores(inputs)
+    assert found.possible[:, Candidate.PRIOR].any()
+    assert torch.allclose(scores[found.possible], expected[found.possible], atol=1e-4)
 
 
-def test_prior_is_impossible_where_it_adds_nothing(bandit):
-    evidence, _ = bandit(8, seed=2)
-    evidence = replace(evidence, proposal=torch.rand(8, 16, 16), has_prior=torch.arange(8) < 4)
-    probs = make_network().distribution(evidence).log_probs().exp()[:, Action.PRIOR]
-    differs = label_candidates(evidence).differs
-    assert (probs[~differs] == 0).all() and (probs[differs] > 0).all()
-    assert (probs[4:] == 0).all()
+def test_a_fresh_network_keeps_what_the_predictions_say(evidence_of):
+    probs = torch.tensor([[[1.0, 0.0], [0.75, 0.5]]])
+    inputs = prepare(evidence_of(probs, proposal=1 - probs))
+    network = PolicyNetwork(SelectorConfig())
+    keep = network.keep_logits(inputs, inputs.candidates.masks[:, Candidate.GUIDED])
+    assert keep.flatten().tolist() == pytest.approx([START_KEEP, START_KEEP, START_KEEP / 2, 0], abs=1e-5)
+    wrong = network.keep_logits(inputs, ~inputs.candidates.masks[:, Candidate.GUIDED])
+    assert torch.allclose(wrong, -keep, atol=1e-5)
 
 
-def test_sampling_is_the_inverse_cdf():
-    probs = torch.tensor([0.2, 0.5, 0.3]).view(1, 3, 1, 1).expand(1, 3, 1, 5)
-    noise = torch.tensor([[[0.1, 0.2, 0.69, 0.7, 0.99]]])
-    assert sample_actions(probs.repeat(1, 1, 5, 1), noise.repeat(1, 5, 1))[0, 0].tolist() == [0, 1, 1, 2, 2]
+def test_what_is_not_possible_is_never_taken(evidence_of):
+    probs = torch.full((2, 4, 4), 0.9)
+    probs[1] = 0.2  # no object at all
+    inputs = prepare(evidence_of(probs))
+    scores = make_network().scores(inputs)
+    assert (scores[0, 1:] == IMPOSSIBLE).all() and scores[0, 0] > IMPOSSIBLE and (scores[1] == IMPOSSIBLE).all()
+    probs = decision_probs(scores)
+    assert (probs[0, 2:] <= 1e-6).all() and probs[1].tolist() == pytest.approx([1, *[1e-6] * 6])
 
 
-@pytest.mark.parametrize(("grid", "num_features"), [(7, 4), (33, 0), (16, 1)])
-def test_any_grid_and_feature_count(bandit, grid, num_features):
-    evidence, _ = bandit(2, grid=grid, seed=8)
-    output = make_network(num_features=num_features).distribution(evidence)
-    assert output.action_logits.shape == (2, 3, grid, grid)
-    assert output.gate_logit.shape == (2,)
+def test_decision_probs_by_hand():
+    scores = torch.tensor([[0.0, math.log(3), *[IMPOSSIBLE] * 4]])
+    # softmax 1/4, 3/4; sigmoid 1/2, 3/4
+    expected = [1 - 1 / 8 - 9 / 16, 1 / 8, 9 / 16, *[1e-6] * 4]
+    assert decision_probs(scores)[0].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_single_label_is_a_gate():
+    scores = torch.tensor([[10.0, *[IMPOSSIBLE] * 5]], requires_grad=True)
+    left_out = decision_probs(scores)[0, 0]
+    assert left_out.item() == pytest.approx(1 / (1 + math.exp(10)), rel=1e-5)  # 1 - sigmoid(10) has lost three digits
+    left_out.log().backward()
+    assert scores.grad[0].tolist() == pytest.approx([-1 / (1 + math.exp(-10)), *[0] * 5])
+
+
+def test_the_floor_of_a_probability_has_no_gradient_and_what_lies_above_has():
+    scores = torch.tensor([[20.0, 0.0, *[IMPOSSIBLE] * 4]], requires_grad=True)
+    probs = decision_probs(scores)
+    assert probs[0, 0].item() == pytest.approx(1e-6) and probs.log().isfinite().all()
+    gradient = torch.autograd.grad(probs.log()[0, 0], scores, retain_graph=True)[0]
+    assert (gradient == 0).all()
+    scores = torch.tensor([[12.0, 0.0, *[IMPOSSIBLE] * 4]], requires_grad=True)
+    assert torch.autograd.grad(decision_probs(scores).log()[0, 0], scores)[0][0, 0] < 0
+
+
+@pytest.mark.parametrize("grid", [7, 33])
+def test_any_grid(bandit, grid):
+    inputs = prepare(bandit(2, grid=grid, seed=8)[0])
+    network = make_network()
+    assert network.scores(inputs).shape == (2, len(Candidate))
+    assert network.keep_logits(inputs, inputs.candidates.masks[:, 0]).shape == (2, grid, grid)
 
 
 def test_autocast_changes_nothing(bandit):
-    evidence, _ = bandit(2, seed=9)
-    network = make_network()
+    evidence, _ = bandit(4, grid=32, seed=9)
+    network, plain = make_network(), prepare(evidence)
+    label = plain.candidates.masks[:, 0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = network.distribution(evidence)
-    assert torch.equal(inside.action_logits, network.distribution(evidence).action_logits)
+        inside = prepare(evidence)
+        scores, keep = network.scores(inside), network.keep_logits(inside, label)
+    assert torch.equal(inside.relations, plain.relations)
+    assert torch.equal(scores, network.scores(plain)) and torch.equal(keep, network.keep_logits(plain, label))

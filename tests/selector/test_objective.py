@@ -1,69 +1,51 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from l2l_ray.config import RewardConfig, SelectorConfig
-from l2l_ray.selector.network import PolicyNetwork, PolicyOutput
 from l2l_ray.selector.objective import (
-    clipped_surrogate,
+    clipped_loss,
+    entropy,
+    floor_loss,
     group_advantage,
-    grpo_loss,
-    make_rollout,
+    kl_divergence,
     sample_group,
-    share_credit,
 )
-from l2l_ray.selector.reward import total_reward
-from l2l_ray.types import Action
 
-PLAIN = RewardConfig(agreement=0, consistency=0, coverage=0, utility=0)
+PROBS = torch.tensor([0.1, 0.2, 0.0, 0.7])
 
 
-def test_each_map_of_a_group_follows_the_policy():
-    logits = torch.tensor([0.0, 1.0, -1.0]).view(1, 3, 1, 1).expand(400, 3, 6, 6)
-    output = PolicyOutput(logits, torch.full((400,), 1.0))
-    config = SelectorConfig(credit_radius=1, group_size=5)
-    action, gate = sample_group(output, config, torch.Generator().manual_seed(0))
-    probs = torch.softmax(logits[0, :, 0, 0], 0)
-    for member in Action:
-        share = (action == member).float().mean((1, 2, 3))
-        assert torch.allclose(share, probs[member].expand(5), atol=0.05)  # 400 x 4 blocks
-    assert torch.allclose(gate.float().mean(1), torch.sigmoid(torch.tensor(1.0)).expand(5), atol=0.1)
+def test_each_member_of_a_group_is_a_sample_of_the_policy():
+    drawn = sample_group(PROBS.expand(4000, 4), 5, torch.Generator().manual_seed(0))
+    assert drawn.shape == (5, 4000)
+    for value, prob in enumerate(PROBS.tolist()):
+        share = (drawn == value).float().mean(1)
+        error = 4 * math.sqrt(prob * (1 - prob) / 4000)  # four standard errors
+        assert (share - prob).abs().max() <= error
 
 
-def test_a_group_spreads_evenly_over_the_actions():
-    logits = torch.zeros(1, 3, 8, 8)
-    logits[:, Action.PRIOR] = -1e4
-    action, _ = sample_group(PolicyOutput(logits, torch.zeros(1)), SelectorConfig(), torch.Generator().manual_seed(1))
-    assert ((action == Action.TEACHER).sum(0) == 3).all()  # half of six, at every cell
+@pytest.mark.parametrize("seed", range(5))
+def test_a_group_spreads_evenly(seed):
+    drawn = sample_group(PROBS.expand(50, 4), 10, torch.Generator().manual_seed(seed))
+    for value, expected in enumerate((1, 2, 0, 7)):
+        assert ((drawn == value).sum(0) - expected).abs().max() <= 1
+    assert ((drawn == 0).sum(0) == 1).float().mean() > 0.9  # off only where a bound is met exactly
 
 
-@pytest.mark.parametrize("radius", [0, 1])
-def test_blocks_explore_together(radius):
-    output = PolicyOutput(torch.zeros(1, 3, 12, 12), torch.zeros(1))
-    config = SelectorConfig(credit_radius=radius)
-    action, _ = sample_group(output, config, torch.Generator().manual_seed(2))
-    same = (action[..., 1:] == action[..., :-1]).float().mean().item()
-    assert same == pytest.approx([1 / 3, 2 / 3 + 1 / 9][radius], abs=0.12)
-
-
-def test_credit_is_shared_in_a_window():
-    reward = torch.zeros(1, 1, 4, 4)
-    reward[0, 0, 0, 0] = 1.0
-    shared = share_credit(reward, 1)[0, 0]
-    assert shared[0, 0].item() == pytest.approx(1 / 4)  # the window is cut at the corner
-    assert shared[0, 1].item() == pytest.approx(1 / 6)
-    assert shared[1, 1].item() == pytest.approx(1 / 9)
-    assert shared[2, 2].item() == 0
-    assert torch.equal(share_credit(reward, 0), reward)
+def test_rows_are_drawn_apart_and_by_the_seed():
+    rows = torch.full((2, 3, 40, 2), 0.5)
+    first, again, other = (sample_group(rows, 1, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert first.float().mean().item() == pytest.approx(0.5, abs=0.13)  # 240 draws, four standard errors
+    assert not torch.equal(first[:, 0], first[:, 1])
 
 
 def test_advantage_by_hand():
-    reward = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1).repeat(1, 1, 2, 2)
-    reward[:, 0, 0] = 5.0  # no difference in the group: no advantage, however high
-    advantage = group_advantage(reward)
-    assert advantage[:, 0, 1, 0].tolist() == pytest.approx([2**0.5, -(2**0.5)])
-    assert (advantage[:, 0, 0] == 0).all()
+    reward = torch.tensor([[1.0, 5.0], [-1.0, 5.0]])
+    # no difference in the second group: no advantage, however high; one deviation of all: sqrt((1 + 1 + 0 + 0) / 4)
+    assert torch.allclose(group_advantage(reward), torch.tensor([[2**0.5, 0], [-(2**0.5), 0]]))
 
 
 def test_equal_rewards_give_no_advantage_and_no_nan():
@@ -71,95 +53,49 @@ def test_equal_rewards_give_no_advantage_and_no_nan():
 
 
 def test_costs_survive_the_normalisation():
-    reward = torch.tensor([[1.0, -2.0], [0.0, 0.0]]).view(2, 2, 1, 1)  # accept | ignore, a right and a wrong sample
-    advantage = group_advantage(reward)
+    advantage = group_advantage(torch.tensor([[1.0, -2.0], [0.0, 0.0]]))  # use | leave out, of a right and a wrong one
     assert advantage[0, 1].item() == pytest.approx(-2 * advantage[0, 0].item())
 
 
-def test_surrogate_over_actions_equals_ppo_over_maps():
-    generator = torch.Generator().manual_seed(3)
-    old = torch.log_softmax(torch.randn((2, 3, 4, 4), generator=generator), 1)
-    new = torch.log_softmax(torch.randn((2, 3, 4, 4), generator=generator), 1)
-    action = torch.randint(0, 3, (5, 2, 4, 4), generator=generator)
-    advantage = torch.randn((5, 2, 4, 4), generator=generator)
-    ratio_of = (new - old).exp()
-    ratio = torch.gather(ratio_of.expand(5, -1, -1, -1, -1), 2, action[:, :, None])[:, :, 0]
-    ppo = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage).mean()
-    taken = [action == member for member in Action]
-    positive = torch.stack([(advantage.clamp(min=0) * t).mean(0) for t in taken], 1)
-    negative = torch.stack([(-advantage.clamp(max=0) * t).mean(0) for t in taken], 1)
-    assert clipped_surrogate(ratio_of, positive, negative, 0.2).sum(1).mean().item() == pytest.approx(
-        ppo.item(), abs=1e-6
-    )
-
-
-@pytest.mark.parametrize(("truth", "direction"), [(1.0, 1), (0.0, -1)])
-def test_two_armed_bandit_gradient_sign(evidence_of, truth, direction):
-    """Right labels become likelier, wrong ones less likely."""
-    evidence = evidence_of(torch.full((2, 4, 4), 0.9), has_prior=torch.zeros(2, dtype=torch.bool))
-    config = SelectorConfig(hidden=8, reward=PLAIN, credit_radius=0)
-    policy = PolicyNetwork(config, 3)
-    output = policy.distribution(evidence)
-    action, gate = sample_group(output, config, torch.Generator().manual_seed(0))
-    terms = total_reward(action, evidence, torch.full((2, 4, 4), truth) > 0.5, None, config)
-    rollout = make_rollout(output, action, gate, terms, config)
-    logits = output.action_logits
-    logits.retain_grad()
-    loss, _ = grpo_loss(output, rollout, None, config)
+def test_clipped_loss_by_hand():
+    ratios = torch.tensor([1.5, 1.5, 0.5, 0.5, 1.1])
+    advantage = torch.tensor([2.0, -2.0, 2.0, -2.0, 1.0])
+    old = torch.tensor([-0.3, -1.0, -0.2, -0.1, -2.0])
+    log_probs = (old + ratios.log()).requires_grad_()
+    loss = clipped_loss(log_probs, old, advantage, 0.2)
+    # what has moved too far in its own favour is cut: 1.2 * 2 and 0.8 * -2
+    assert loss.item() == pytest.approx(-(2.4 - 3.0 + 1.0 - 1.6 + 1.1) / 5)
     loss.backward()
-    assert (logits.grad[:, Action.TEACHER] * -direction > 0).all()
-    assert (logits.grad[:, Action.IGNORE] * direction > 0).all()
-    assert (logits.grad[:, Action.PRIOR] == 0).all()
+    assert log_probs.grad.tolist() == pytest.approx([0, 3 / 5, -1 / 5, 0, -1.1 / 5], abs=1e-6)
 
 
-def _gate_gradient(evidence, truth, known, action=None):
-    """Return the gate logits' gradient when every cell of every sample is accepted, or under other actions."""
-    config = SelectorConfig(hidden=8, reward=PLAIN)
-    output = PolicyNetwork(config, 3).distribution(evidence)
-    _, gate = sample_group(output, config, torch.Generator().manual_seed(0))
-    accept_all = torch.ones((config.group_size, *evidence.mask_probs.shape), dtype=torch.long)
-    action = accept_all if action is None else action.expand_as(accept_all)
-    terms = total_reward(action, evidence, truth[:known], None, config)
-    output.gate_logit.retain_grad()
-    grpo_loss(output, make_rollout(output, action, gate, terms, config), None, config)[0].backward()
-    return output.gate_logit.grad
+def test_at_the_start_the_gradient_is_the_policy_gradient():
+    logits = torch.tensor([0.3, -0.2, 1.0], requires_grad=True)
+    choice, advantage = torch.tensor([0, 2, 2, 1]), torch.tensor([1.0, -0.5, 0.2, 2.0])
+    log_probs = torch.log_softmax(logits, 0)[choice]
+    loss = clipped_loss(log_probs, log_probs.detach(), advantage, 0.2)
+    gradient = torch.autograd.grad(loss, logits)[0]
+    probs = torch.softmax(logits, 0)
+    expected = -(advantage[:, None] * (torch.eye(3)[choice] - probs)).mean(0)  # REINFORCE of a softmax
+    assert torch.allclose(gradient, expected, atol=1e-6)
 
 
-def test_the_gate_opens_for_right_labels_and_shuts_for_wrong_ones(evidence_of):
-    evidence = evidence_of(torch.full((3, 4, 4), 0.9), has_prior=torch.zeros(3, dtype=torch.bool))
-    truth = torch.stack([torch.ones(4, 4), torch.zeros(4, 4), torch.ones(4, 4)]) > 0.5
-    gradient = _gate_gradient(evidence, truth, known=2)
-    assert gradient[0] < 0 < gradient[1]
-    assert gradient[2] == 0, "a sample without truth does not move the gate"
+def test_entropy_by_hand():
+    found = entropy(torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.25, 0.25, 0.5]]))
+    assert found.tolist() == pytest.approx([math.log(2), 0, 1.5 * math.log(2)])
 
 
-def test_of_bad_labels_the_better_part_is_used(evidence_of):
-    evidence = evidence_of(torch.full((4, 4, 4), 0.9), has_prior=torch.zeros(4, dtype=torch.bool))
-    truth = torch.zeros(4, 4, 4, dtype=torch.bool)
-    truth[0, :, :1], truth[3, :, :2] = True, True  # IoU 1/4, 0, 0: reward -1/2, -1, -1
-    action = torch.ones(4, 4, 4, dtype=torch.long)
-    action[3] = Action.IGNORE  # labels nothing
-    gradient = _gate_gradient(evidence, truth, 4, action)
-    assert gradient[0] < 0 and (gradient[1:3] > 0).all()
-    assert gradient[3] == 0, "a label of nothing is neither good nor bad, and does not move the mean"
+def test_entropy_is_pushed_up_only_below_the_floor():
+    logits = torch.tensor([[0.0, 0.0], [6.0, 0.0]], requires_grad=True)
+    probs = torch.softmax(logits, 1)
+    loss = floor_loss(probs, 0.3)
+    assert loss.item() == pytest.approx((0 + 0.3 - entropy(probs)[1].item()) / 2)
+    gradient = torch.autograd.grad(loss, logits)[0]
+    assert (gradient[0] == 0).all() and gradient[1, 0] > 0 > gradient[1, 1]
 
 
-def test_labels_that_are_all_as_bad_do_not_shut_the_gate(evidence_of):
-    evidence = evidence_of(torch.full((2, 4, 4), 0.9), has_prior=torch.zeros(2, dtype=torch.bool))
-    assert (_gate_gradient(evidence, torch.zeros(2, 4, 4) > 0.5, known=2) == 0).all()
-    assert (_gate_gradient(evidence, torch.ones(2, 4, 4) > 0.5, known=2) < 0).all(), "good ones open it"
-
-
-def test_entropy_is_pushed_up_only_below_the_floor(evidence_of):
-    evidence = evidence_of(torch.full((1, 4, 4), 0.9), has_prior=torch.zeros(1, dtype=torch.bool))
-    config = SelectorConfig(hidden=8, reward=PLAIN, gate=False, entropy_floor=0.3, threshold=0.9)
-    for bias, pushed in ((0.0, False), (6.0, True)):
-        policy = PolicyNetwork(config, 3)
-        with torch.no_grad():
-            policy.shortcut.bias[Action.TEACHER] += bias
-        output = policy.distribution(evidence)
-        action, gate = sample_group(output, config, torch.Generator().manual_seed(0))
-        terms = total_reward(action, evidence, torch.zeros(0, 4, 4, dtype=torch.bool), None, config)  # nothing to earn
-        loss, _ = grpo_loss(output, make_rollout(output, action, gate, terms, config), None, config)
-        loss.backward()
-        assert (policy.shortcut.bias.grad[Action.TEACHER].item() > 0) is pushed
+def test_kl_by_hand():
+    policy, reference = torch.tensor([[0.5, 0.5], [0.9, 0.1]]), torch.tensor([[0.25, 0.75], [0.9, 0.1]])
+    expected = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
+    assert kl_divergence(policy, reference).item() == pytest.approx(expected / 2)  # mean over rows; the second is 0
+    assert kl_divergence(reference, policy).item() != pytest.approx(expected / 2, abs=1e-3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from l2l_ray.confidence import estimated_iou
 from l2l_ray.config import SelectorConfig
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.selector.base import Selector, make_selector
+from l2l_ray.selector.candidates import candidates_of
 from l2l_ray.selector.registry import (
     PRIOR_ONLY,
     SelectorSpec,
@@ -20,48 +22,50 @@ from l2l_ray.selector.registry import (
     register,
     selectors,
     spec_of,
+    stores_labels,
     style_of,
 )
-from l2l_ray.types import Action
+from tests.selector.learning import seeded_selector, settled, train
 
 
 def select(name, evidence):
-    selector = make_selector(SelectorConfig(name=name), evidence.features.shape[1])
+    selector = make_selector(SelectorConfig(name=name))
     return selector.select(evidence, list(range(len(evidence.mask_probs))))
 
 
 @pytest.mark.parametrize("name", [spec.name for spec in selectors()])
 class TestContract:
     def test_is_a_selector(self, name):
-        assert isinstance(make_selector(SelectorConfig(name=name), 8), Selector)
+        assert isinstance(make_selector(SelectorConfig(name=name)), Selector)
 
     def test_learns_if_the_registry_says_so(self, name):
-        selector = make_selector(SelectorConfig(name=name), 8)
+        selector = make_selector(SelectorConfig(name=name))
         learns = type(selector).update is not Selector.update
-        assert spec_of(name).learns == learns == bool(list(selector.parameters()))
+        assert spec_of(name).learns == learns == bool(selector.state_dict())
 
     def test_labels_if_the_registry_says_so(self, name, evidence_of):
         sure = evidence_of(torch.tensor([[[0.99, 0.01], [0.99, 0.01]]]))  # whatever labels, labels this
-        accepted = select(name, sure).action != Action.IGNORE
+        keys = range(20)  # one of them opens any gate that draws
+        accepted = make_selector(SelectorConfig(name=name)).select(take_times(sure, 20), keys).accepted
         assert makes_labels(name) == bool(accepted.any())
 
     def test_selection_is_consistent(self, name, bandit):
         evidence, _ = bandit(5, seed=1)
         selection = select(name, evidence)
-        assert selection.action.shape == selection.target.shape == selection.pixel_weight.shape == (5, 16, 16)
-        assert selection.action.dtype == torch.int8 and selection.target.dtype == torch.bool
+        assert selection.target.shape == selection.pixel_weight.shape == (5, 16, 16)
+        assert selection.source.dtype == torch.int8 and selection.target.dtype == torch.bool
         for values in (selection.pixel_weight, selection.gate, selection.confidence):
             assert values.dtype == torch.float32 and values.min() >= 0 and values.max() <= 1
-        assert (selection.pixel_weight[selection.action == Action.IGNORE] == 0).all()
-        teacher, prior = selection.action == Action.TEACHER, selection.action == Action.PRIOR
-        assert torch.equal(selection.target[teacher], (evidence.mask_probs > 0.5)[teacher])
-        assert torch.equal(selection.target[prior], (evidence.proposal > 0.5)[prior])
-        assert not selection.pixel_weight.requires_grad
+        assert (selection.pixel_weight[selection.gate < 0.5] == 0).all() and (selection.mean_log_prob <= 0).all()
+        assert torch.equal(selection.target, candidates_of(evidence).taken(selection.source))
+        assert not selection.pixel_weight.requires_grad and not selection.gate.requires_grad
 
     def test_rows_are_independent(self, name, bandit, rows_of):
         evidence, _ = bandit(5, seed=2)
-        whole, part = select(name, evidence), select(name, rows_of(evidence, [4, 1]))
-        assert torch.equal(whole.action[[4, 1]], part.action)
+        selector = make_selector(SelectorConfig(name=name))
+        whole, part = selector.select(evidence, range(5)), selector.select(rows_of(evidence, [4, 1]), [4, 1])
+        assert torch.equal(whole.source[[4, 1]], part.source)
+        assert torch.equal(whole.pixel_weight[[4, 1]], part.pixel_weight)
         assert torch.allclose(whole.confidence[[4, 1]], part.confidence, atol=1e-6)
 
     def test_confidence_is_that_of_the_label_whoever_chose_it(self, name, bandit):
@@ -69,34 +73,58 @@ class TestContract:
         selection = select(name, evidence)
         assert torch.equal(selection.confidence, estimated_iou(selection.target, evidence.mask_probs))
 
-    def test_ranking_is_bounded(self, name, bandit):
-        evidence, _ = bandit(3, seed=3)
-        score, label = make_selector(SelectorConfig(name=name), 8).ranking(evidence)
-        assert score.shape == label.shape == (3, 16, 16) and label.dtype == torch.bool
-        assert score.min() >= 0 and score.max() <= 1
-
     def test_keys_are_checked(self, name, bandit):
         evidence, _ = bandit(2)
         with pytest.raises(DataError, match="one key per sample"):
-            make_selector(SelectorConfig(name=name), 8).select(evidence, [1, 2, 3])
+            make_selector(SelectorConfig(name=name)).select(evidence, [1, 2, 3])
 
     def test_an_unneeded_prediction_is_not_read(self, name, bandit):
-        selector = make_selector(SelectorConfig(name=name), 8)
+        selector = make_selector(SelectorConfig(name=name))
         if selector.needs_full_evidence:
             return
         evidence, _ = bandit(4, seed=4)
         other = type(evidence)(**{
             **vars(evidence),
             **{f"mask_probs_{v}": torch.rand(4, 16, 16) for v in ("unguided", "flipped", "perturbed", "previous")},
-            "features": torch.rand(4, 8, 16, 16),
         })  # fmt: skip
-        assert torch.equal(selector.select(evidence, range(4)).action, selector.select(other, range(4)).action)
+        first, second = selector.select(evidence, range(4)), selector.select(other, range(4))
+        assert torch.equal(first.pixel_weight, second.pixel_weight) and torch.equal(first.target, second.target)
+
+    @pytest.mark.gpu
+    def test_it_works_on_a_gpu(self, name, bandit, worlds):
+        selector = seeded_selector(SelectorConfig(name=name, hidden=8)).cuda()
+        on_gpu = [(_cuda(evidence), truth.cuda(), _cuda(other)) for evidence, truth, other in worlds[:2]]
+        if spec_of(name).learns:
+            if list(selector.parameters()):
+                train(selector, on_gpu, 2, reference=seeded_selector(SelectorConfig(name=name, hidden=8)).cuda())
+            settled(selector, on_gpu)
+        selection = selector.select(on_gpu[0][0], range(8))
+        assert all(getattr(selection, field.name).is_cuda for field in fields(selection))
+
+
+def take_times(evidence, times):
+    """Return one sample several times."""
+    return type(evidence)(**{
+        field.name: getattr(evidence, field.name).expand(times, *getattr(evidence, field.name).shape[1:])
+        for field in fields(evidence)
+    })  # fmt: skip
+
+
+def _cuda(evidence):
+    return type(evidence)(**{field.name: getattr(evidence, field.name).cuda() for field in fields(evidence)})
 
 
 def test_names_labels_and_styles_tell_selectors_apart():
     rows = [PRIOR_ONLY, *(spec.name for spec in selectors())]
-    for values in (rows, [label_of(name) for name in rows], [style_of(name) for name in rows]):
+    for values in (rows, [label_of(name) for name in rows]):
         assert len(set(values)) == len(rows) and all(values)
+    styles = [style for style in map(style_of, rows) if style is not None]
+    assert len(set(styles)) == len(styles) > 5
+
+
+def test_labels_are_stored_where_they_are_not_made_in_training():
+    assert stores_labels("l2l") and makes_labels("online@0.95")
+    assert not any(stores_labels(method) for method in ("online@0.95", "supervised", PRIOR_ONLY))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +178,7 @@ def test_a_selector_of_ones_own_is_imported_by_its_name(evidence_of, tmp_path, m
     assert style_of("own_rules:cut") is None and spec_of("own_rules:cut@0.7").setting == "threshold"
     assert label_of("own_rules:cut@0.7") == "my cut 0.7" and makes_labels("own_rules:cut")
     evidence = evidence_of(torch.tensor([[[0.92, 0.4], [0.6, 0.02]]]))
-    assert select("own_rules:cut", evidence).action.tolist() == [[[1, 0], [0, 1]]]
+    assert select("own_rules:cut", evidence).pixel_weight.tolist() == [[[1, 0], [0, 1]]]
     with pytest.raises(ConfigError, match="'own_rules:cut' is registered already"):
         register(spec_of("own_rules:cut"))
     with pytest.raises(ConfigError, match="'prior_only' is registered already"):

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-QUALITY_SENTENCES = 256  # of val, on which selectors are measured: five predictions each instead of one
+QUALITY_SENTENCES = 256  # of val, on which selectors are measured: three predictions each instead of one
 _KEPT_VERSIONS = 3  # a version, the one before it, and one of another method
 
 
@@ -178,17 +178,12 @@ class InferenceEngine:
     ) -> tuple[Evidence, Selection]:
         selector = self._selector(method, version)
         if selector.needs_full_evidence:
-            evidence = self._evidence(method, version, examples, part, inputs)
+            evidence = gather_evidence(self._model(method, version), inputs, self.config.loop.autocast)
         else:
             evidence = guided_evidence(self._model(method, version), inputs, self.config.loop.autocast)
         keys = [self._key(round_index, examples[i]) for i in part]
         with torch.inference_mode():
             return evidence, selector.select(evidence, keys)
-
-    def _evidence(self, method: str, version: int, examples: ExampleSet, part: list[int], inputs: Inputs) -> Evidence:
-        perturbed = examples.inputs(part, perturb_seed=self.config.loop.seed).to(self._device)
-        teacher, previous = self._model(method, version), self._previous_model(method, version)
-        return gather_evidence(teacher, previous, inputs, perturbed, self.config.loop.autocast)
 
     def _key(self, round_index: int, example: Example) -> int:
         return sample_key(self.config.loop.seed, "label", round_index, example.sent_id)
@@ -210,12 +205,6 @@ class InferenceEngine:
     def _model(self, method: str, version: int) -> Segmenter:
         """Return a version's teacher."""
         return self._segmenter(self._run.version_dir(method, version) / "teacher.safetensors")
-
-    def _previous_model(self, method: str, version: int) -> Segmenter:
-        """Return the teacher before a version's; before version 0 that is the teacher half-way through the burn-in."""
-        if version > 0:
-            return self._model(method, version - 1)
-        return self._segmenter(self._run.version_dir(method, 0) / "previous.safetensors")
 
     def _segmenter(self, weights: Path) -> Segmenter:
         if weights not in self._models:

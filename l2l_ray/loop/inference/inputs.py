@@ -14,8 +14,7 @@ from l2l_ray.config import RunConfig
 from l2l_ray.data.images import ImageStore, LabeledSet
 from l2l_ray.loop.state.example_files import read_examples, read_priors
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.prior.proposal import Proposer, perturb
-from l2l_ray.randomness import sample_key
+from l2l_ray.prior.proposal import Proposer
 from l2l_ray.segmenter.model import output_grid
 from l2l_ray.types import Example, LabeledExample, Prior
 
@@ -130,19 +129,16 @@ class ExampleSet:
     def __getitem__(self, index: int) -> Example:
         return self.examples[index]
 
-    def inputs(self, indices: Sequence[int], perturb_seed: int | None = None) -> Inputs:
+    def inputs(self, indices: Sequence[int]) -> Inputs:
         """Load a batch.
 
         Args:
             indices: Positions in the set.
-            perturb_seed: Shift and rescale each prior box by a draw keyed by (seed, sent_id); None leaves it alone.
         Raises:
             DataError: An image vanished or broke since it was checked.
         """
         rows = [self.examples[i] for i in indices]
         priors = [self.priors.get(row.sent_id) for row in rows]
-        if perturb_seed is not None:
-            priors = perturb(priors, [sample_key(perturb_seed, "perturb", row.sent_id) for row in rows])
         needs_pixels = self._proposer.config.proposal == "sam"
         pictures = [self._images.read(row.image_path) for row in rows] if needs_pixels else None
         batch = self._proposer.proposals(priors, self.grid, pictures)

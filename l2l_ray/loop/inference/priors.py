@@ -90,6 +90,18 @@ class LocalMllm:
             yield batch, answer_batch(self._model, batch)
 
 
+class KnownMllm(LocalMllm):
+    """The MLLM in this process, where others have asked it nearly everything: who it is needs no loading."""
+
+    def __init__(self, config: PriorConfig, identity: MllmIdentity) -> None:
+        super().__init__(config)
+        self._identity = identity
+
+    def identity(self) -> MllmIdentity:
+        """Return what the others were told."""
+        return self._identity
+
+
 def answer_batch(mllm: MllmPrior, questions: Sequence[Question]) -> list[Reply]:
     """Open the images of a batch and ask about them; what cannot be answered fails alone, see `answer_pictures`.
 

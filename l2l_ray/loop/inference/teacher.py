@@ -1,8 +1,8 @@
 """The teacher: an exponential moving average of the student, and the evidence a selector decides by.
 
 A teacher guided by the prior's soft proposal follows it, so that the two agree says little. Two predictions are
-evidence because they do not see the proposal: without the prior, and without it on the mirrored image. A third one,
-under a shifted and rescaled proposal, shows how much the label depends on the proposal's exact place.
+evidence because they do not see the proposal: without the prior, and without it on the mirrored image. Two more, under
+a moved proposal and by the version before, told a learned selector nothing new (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -43,16 +43,12 @@ def predict(segmenter: Segmenter, inputs: Inputs, use_autocast: bool) -> Float[T
 
 
 @torch.inference_mode()
-def gather_evidence(
-    teacher: Segmenter, previous: Segmenter, inputs: Inputs, perturbed: Inputs, use_autocast: bool
-) -> Evidence:
-    """Make the five predictions of a batch that a selector may look at.
+def gather_evidence(teacher: Segmenter, inputs: Inputs, use_autocast: bool) -> Evidence:
+    """Make the three predictions of a batch that a selector may look at.
 
     Args:
         teacher: The version that labels.
-        previous: The version before it (for version 0: the burn-in half-way).
         inputs: The batch.
-        perturbed: The same batch with shifted and rescaled proposals.
         use_autocast: bfloat16 for the networks; the evidence is fp32.
     """
     device = inputs.images.device
@@ -63,13 +59,10 @@ def gather_evidence(
         encoded = teacher.encode(inputs.images, tokens)
         guided = teacher.decode(encoded, inputs.proposal, inputs.prior_score, inputs.has_prior, phrases)
         unguided = teacher.decode(encoded, inputs.proposal, inputs.prior_score, no_prior, None)
-        shifted = teacher.decode(encoded, perturbed.proposal, perturbed.prior_score, perturbed.has_prior, phrases)
         swapped = [swap_left_right(expression) for expression in inputs.expressions]
         words = [new or old for new, old in zip(swapped, inputs.expressions, strict=True)]
         mirrored = teacher.encode(inputs.images.flip(-1), teacher.tokenize(words).to(device))
         flipped = teacher.decode(mirrored, inputs.proposal, inputs.prior_score, no_prior, None)
-        earlier = previous.encode(inputs.images, tokens)
-        before = previous.decode(earlier, inputs.proposal, inputs.prior_score, inputs.has_prior, phrases)
     unguided_probs = unguided.mask_logits.sigmoid()
     # Where mirroring would change the meaning, that prediction adds nothing: repeat the unguided one.
     safe = torch.tensor([new is not None for new in swapped], device=device)[:, None, None]
@@ -77,8 +70,6 @@ def gather_evidence(
         mask_probs=guided.mask_logits.sigmoid(),
         mask_probs_unguided=unguided_probs,
         mask_probs_flipped=torch.where(safe, flipped.mask_logits.sigmoid().flip(-1), unguided_probs),
-        mask_probs_perturbed=shifted.mask_logits.sigmoid(),
-        mask_probs_previous=before.mask_logits.sigmoid(),
         proposal=inputs.proposal,
         prior_score=inputs.prior_score,
         has_prior=inputs.has_prior,
@@ -93,8 +84,6 @@ def guided_evidence(teacher: Segmenter, inputs: Inputs, use_autocast: bool) -> E
         mask_probs=probs,
         mask_probs_unguided=probs,
         mask_probs_flipped=probs,
-        mask_probs_perturbed=probs,
-        mask_probs_previous=probs,
         proposal=inputs.proposal,
         prior_score=inputs.prior_score,
         has_prior=inputs.has_prior,

@@ -1,7 +1,6 @@
 """What lies in a version folder, and how it is written and read.
 
     teacher.safetensors  selector.safetensors   what labels: published together as one version
-    previous.safetensors                        version 0 only: the teacher half-way through the burn-in
     student.safetensors  train_state.pt         what training needs to continue (optimisers, position)
     version.json                                a `Position`; written last, so a folder with it is whole
 

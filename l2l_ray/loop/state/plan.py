@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from l2l_ray.loop.state.staleness import rounds_unlocked_by
-from l2l_ray.selector.registry import PRIOR_ONLY, makes_labels
+from l2l_ray.selector.registry import PRIOR_ONLY, stores_labels
 
 VAL = "val"
 
@@ -102,7 +102,7 @@ class Plan:
         if version in self._versions[method]:
             return
         self._versions[method].add(version)
-        if makes_labels(method):
+        if stores_labels(method):
             for round_index in rounds_unlocked_by(version, self.lag, self.rounds):
                 shards = (s for s in range(self.num_shards) if (method, round_index, s) not in self._committed)
                 self._label_queue += [LabelItem(method, round_index, s, version) for s in shards]

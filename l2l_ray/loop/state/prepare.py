@@ -29,6 +29,7 @@ from l2l_ray.loop.state.candidates import (
     open_dataset,
 )
 from l2l_ray.loop.state.data_record import DataRecord
+from l2l_ray.loop.state.enough import candidates_of, num_images, num_labeled_needed
 from l2l_ray.loop.state.example_files import read_examples, write_examples
 from l2l_ray.loop.state.ledger import num_shards
 from l2l_ray.loop.state.plan import VAL, Plan
@@ -113,7 +114,7 @@ def prepare(config: RunConfig, run: RunFolder) -> RunData:
     if run.examples_path("labeled").exists() and (run.path / "skips.jsonl").exists():
         require_same_data(config, run)
         return _read(run)
-    candidates = find_candidates(config, open_dataset(config))
+    candidates = candidates_of(config)
     data, skips = _usable(config, run.methods, candidates)
     record = DataRecord() if config.data.root == EMBEDDED else candidates.record(DataRecord())
     run.create()
@@ -178,8 +179,8 @@ def _usable(config: RunConfig, methods: Sequence[str], found: Candidates) -> tup
     if not labeled:
         raise DataError(f"no mask of a train image can be used: {_reasons(skips)}; correct these, then import again")
     learners = [method for method in methods if spec_of(method).learns]
-    num_needed = 2 if learners else 1  # a learner is rewarded on images that its teacher was not trained on
-    if _num_images(labeled) < num_needed:
+    num_needed = num_labeled_needed(methods)
+    if num_images(labeled) < num_needed:
         more = "raise --data.labeled_frac" if found.hidden else "add a mask to another photo"
         raise DataError(
             f"{', '.join(learners)} needs masks on at least 2 train photos, to learn from one what it does on the "
@@ -189,7 +190,7 @@ def _usable(config: RunConfig, methods: Sequence[str], found: Candidates) -> tup
     notices = [*_about_import(config), *_about_masks(found, config.data)]
     val_source: ValSource | None = "split"
     if VAL not in splits:
-        num_labeled, share = _num_images(labeled), config.data.val_from_labeled
+        num_labeled, share = num_images(labeled), config.data.val_from_labeled
         # Other texts of a held-out photo are labeled and trained on; so photos without such texts are taken first.
         shared = {example.image_id for example in unlabeled}
         labeled, val = _held_out(labeled, share, num_needed, config.data.split_seed, shared)
@@ -197,9 +198,9 @@ def _usable(config: RunConfig, methods: Sequence[str], found: Candidates) -> tup
         seen = sum(example.image_id in held_out for example in unlabeled)
         notices.append(_about_val(num_labeled, len(held_out), share, seen))
         splits, val_source = ({VAL: val, **splits}, "labeled") if val else (splits, None)
-    if learners and config.selector.num_folds > _num_images(labeled):
+    if learners and config.selector.num_folds > num_images(labeled):
         notices.append(
-            f"selector.num_folds is {config.selector.num_folds}, and there are {_num_images(labeled)} photos to learn "
+            f"selector.num_folds is {config.selector.num_folds}, and there are {num_images(labeled)} photos to learn "
             "from: each is a part of its own"
         )
     return RunData(labeled, unlabeled, splits, Facts(found.labeled_frac, val_source, tuple(notices))), skips
@@ -213,10 +214,6 @@ def _held_out(
     kept_ids, _ = hold_out(image_ids, share, num_needed, seed, shared)
     kept = set(kept_ids)
     return [e for e in labeled if e.image_id in kept], [e for e in labeled if e.image_id not in kept]
-
-
-def _num_images(examples: Sequence[Example]) -> int:
-    return len({example.image_id for example in examples})
 
 
 def unused_texts(config: RunConfig, run: RunFolder) -> list[Example]:

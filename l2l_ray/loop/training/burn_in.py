@@ -11,12 +11,11 @@ Source: ours.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,10 @@ from l2l_ray import __version__
 from l2l_ray.config import RunConfig, SelectorConfig, config_fields, field_value
 from l2l_ray.data.splits import folds
 from l2l_ray.errors import FREE_SPACE, CheckpointError
-from l2l_ray.files import new_folder, replacing_folder
+from l2l_ray.files import locked, new_folder, replacing_folder
 from l2l_ray.loop.host import Host
 from l2l_ray.loop.inference.inputs import ExampleSet
-from l2l_ray.loop.state.checkpoint import load_weights, read_position, save_weights
+from l2l_ray.loop.state.checkpoint import read_position
 from l2l_ray.loop.state.position import Position, Stage
 from l2l_ray.loop.training.student import Networks, StudentSteps
 from l2l_ray.randomness import seed_torch
@@ -77,7 +76,15 @@ class BurnIn:
         return [self.folder / f"fold{number}" for number in range(len(self.folds))]
 
     def train(self, with_folds: bool) -> None:
-        """Train each part that no run has trained yet; the fold teachers only where a selector will learn."""
+        """Train each part that no run has trained yet; the fold teachers only where a selector will learn.
+
+        A run that comes while another one trains the same burn-in waits for it.
+        """
+        lock = self._config.cache_dir / "locks" / f"burn_in-{self.folder.name}"
+        with locked(lock) if self._host.rank == 0 else nullcontext():  # the other ranks wait where they meet rank 0
+            self._train(with_folds)
+
+    def _train(self, with_folds: bool) -> None:
         everything = list(range(len(self._labeled)))
         self._part(0, self.base, everything, self._config.loop.burn_in_steps)
         if with_folds:
@@ -93,32 +100,26 @@ class BurnIn:
         every = self._config.loop.checkpoint_steps
         networks = Networks.fresh(self._config, self._host)
         partial = folder.with_name(f".{folder.name}.partial")
-        start, halfway = self._resume(networks, partial)
+        start = self._resume(networks, partial)
         for step in range(start, steps):
             terms = self._steps.take(networks, "burn_in", step, step, rows)
             self._host.progress(Stage(None, number), step + 1, steps, terms)
-            if step + 1 == max(1, steps // 2):
-                halfway = copy.deepcopy(networks.teacher)
             if every and (step + 1) % every == 0 and self._host.rank == 0:
-                _save(networks, halfway, replacing_folder(partial), step + 1)
+                _save(networks, replacing_folder(partial), step + 1)
         if self._host.rank == 0:
-            _save(networks, halfway, new_folder(folder), 0)
+            _save(networks, new_folder(folder), 0)
             shutil.rmtree(partial, ignore_errors=True)
         self._host.barrier()
 
-    def _resume(self, networks: Networks, partial: Path) -> tuple[int, Segmenter | None]:
-        """Return the step to continue a long burn-in from, and the teacher half-way if that lies before it."""
+    def _resume(self, networks: Networks, partial: Path) -> int:
+        """Load a long burn-in that was cut and return the step to go on from."""
         if not self._host.broadcast((partial / "version.json").exists()):
-            return 0, None
+            return 0
         networks.load(partial)
-        if not (partial / "previous.safetensors").exists():
-            return read_position(partial).step, None
-        halfway = copy.deepcopy(networks.teacher)
-        load_weights(halfway, partial / "previous.safetensors", self._host.device)
-        return read_position(partial).step, halfway
+        return read_position(partial).step
 
 
-def _save(networks: Networks, halfway: Segmenter | None, place: AbstractContextManager[Path], step: int) -> None:
+def _save(networks: Networks, place: AbstractContextManager[Path], step: int) -> None:
     """Write all that the burn-in needs to continue from a step; 0 = it is complete.
 
     Raises:
@@ -127,8 +128,6 @@ def _save(networks: Networks, halfway: Segmenter | None, place: AbstractContextM
     try:
         # Another process of another job may be at the same one, and both are equal: the first stays.
         with suppress(FileExistsError), place as folder:
-            if halfway is not None:
-                save_weights(halfway, folder / "previous.safetensors")
             networks.save(folder, Position(None, step=step))
     except OSError as error:
         raise CheckpointError(f"cannot write the burn-in: {error}; {FREE_SPACE}") from error

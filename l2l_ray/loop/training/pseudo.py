@@ -32,6 +32,8 @@ class PseudoSet:
         num_labeled: How many pseudo-labels there were before leaving out.
     """
 
+    num_views = 1  # strong views of a sample that a step learns from
+
     def __init__(
         self, unlabeled: ExampleSet | None, rows: list[int], cells: UInt8[np.ndarray, "N G G"], num_labeled: int
     ) -> None:

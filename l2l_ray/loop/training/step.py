@@ -117,7 +117,8 @@ def drop_priors(
     ramp = 1.0 if config.prior_dropout_ramp_steps == 0 else min(1.0, at / config.prior_dropout_ramp_steps)
     rate = config.prior_dropout * ramp
     draws = [sample_key(seed, "prior_dropout", stream, step, position) / 2**63 for position in positions]
-    dropped = torch.tensor([draw < rate for draw in draws], dtype=torch.bool)
+    device = batch.inputs.has_prior.device
+    dropped = torch.tensor([draw < rate for draw in draws], dtype=torch.bool, device=device)
     return replace(batch, inputs=batch.inputs.without_prior(dropped))
 
 
@@ -135,6 +136,7 @@ def train_step(
     config: LoopConfig,
     factor: float,
     world_size: int = 1,
+    num_views: int = 1,
 ) -> dict[str, float]:
     """Take one optimiser step.
 
@@ -142,14 +144,16 @@ def train_step(
         student: The segmenter, or its DDP wrapper.
         optimizer: Its groups carry `base_lr`; the step uses base_lr * factor.
         labeled: This rank's labeled samples.
-        unlabeled: This rank's pseudo-labeled samples; None trains on labeled ones alone.
+        unlabeled: This rank's pseudo-labeled samples, all their views; None trains on labeled ones alone.
         config: Batch sizes, weights, clipping.
         factor: Learning-rate factor of this step.
         world_size: Ranks whose gradients are averaged.
+        num_views: How many views of each pseudo-labeled sample there are; its loss is the mean over them.
+
     Returns:
         loss, loss_labeled, loss_unlabeled: this rank's share times the number of ranks, an estimate of the global loss.
     """
-    both = labeled if unlabeled is None else _joined(labeled, unlabeled)
+    both = labeled if unlabeled is None else joined([labeled, unlabeled])
     count = len(labeled.inputs)
     output = run_segmenter(student, both.inputs, config.autocast)
     weights = (config.dice_weight, config.deep_weight)
@@ -160,7 +164,7 @@ def train_step(
     if unlabeled is not None:
         part = _rows(output, slice(count, None))
         loss_unlabeled = segmentation_loss(
-            part, unlabeled.target, unlabeled.pixel_weight, config.unlabeled_batch, *weights
+            part, unlabeled.target, unlabeled.pixel_weight, config.unlabeled_batch * num_views, *weights
         )
     loss = loss_labeled + config.unlabeled_weight * loss_unlabeled
     optimizer.zero_grad(set_to_none=True)
@@ -181,19 +185,19 @@ def make_optimizer(student: nn.Module, config: LoopConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.lr)
 
 
-def _joined(first: TrainBatch, second: TrainBatch) -> TrainBatch:
-    a, b = first.inputs, second.inputs
+def joined(batches: Sequence[TrainBatch]) -> TrainBatch:
+    """Return the samples of several batches as one, in order."""
+    parts = [batch.inputs for batch in batches]
     inputs = Inputs(
-        images=torch.cat([a.images, b.images]),
-        expressions=a.expressions + b.expressions,
-        phrases=a.phrases + b.phrases,
-        proposal=torch.cat([a.proposal, b.proposal]),
-        prior_score=torch.cat([a.prior_score, b.prior_score]),
-        has_prior=torch.cat([a.has_prior, b.has_prior]),
+        images=torch.cat([part.images for part in parts]),
+        expressions=[expression for part in parts for expression in part.expressions],
+        phrases=[phrase for part in parts for phrase in part.phrases],
+        proposal=torch.cat([part.proposal for part in parts]),
+        prior_score=torch.cat([part.prior_score for part in parts]),
+        has_prior=torch.cat([part.has_prior for part in parts]),
     )
-    return TrainBatch(
-        inputs, torch.cat([first.target, second.target]), torch.cat([first.pixel_weight, second.pixel_weight])
-    )
+    target = torch.cat([batch.target for batch in batches])
+    return TrainBatch(inputs, target, torch.cat([batch.pixel_weight for batch in batches]))
 
 
 def _rows(output: SegmenterOutput, rows: slice) -> SegmenterOutput:

@@ -20,12 +20,14 @@ from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.inference.teacher import update_teacher
 from l2l_ray.loop.state.checkpoint import load_train_state, load_weights, save_train_state, save_weights, write_position
 from l2l_ray.loop.state.position import Position
+from l2l_ray.loop.training.online import OnlineSet
 from l2l_ray.loop.training.pseudo import PseudoSet
 from l2l_ray.loop.training.selector_training import SelectorLearner
 from l2l_ray.loop.training.step import (
     TrainBatch,
     augment,
     drop_priors,
+    joined,
     learning_rate_factor,
     make_optimizer,
     train_step,
@@ -98,7 +100,7 @@ class StudentSteps:
         step: int,
         done: int,
         rows: Sequence[int],
-        pseudo: PseudoSet | None = None,
+        pseudo: PseudoSet | OnlineSet | None = None,
     ) -> dict[str, float]:
         """Take one step and let the teacher follow.
 
@@ -108,22 +110,24 @@ class StudentSteps:
             step: The step's place in the stream.
             done: Steps taken before it, burn-in included; sets the learning rate and the teacher's decay.
             rows: The labeled rows to draw from.
-            pseudo: The round's pseudo-labels.
+            pseudo: The round's pseudo-labels, or what makes those of the step.
         Returns:
             The loss terms of the step, means over the global batch.
         """
-        loop, labeled, batch = self._loop, self._labeled, None
+        loop, labeled, batch, num_views = self._loop, self._labeled, None, 1
         here = self._drawn(len(rows), loop.labeled_batch, f"{stream}-labeled", step)
         chosen = [rows[i] for i in here]
         truth = self._ready(self._labeled_batch(chosen), f"{stream}-labeled", step, loop.labeled_batch, done, rows)
         if pseudo is not None and len(pseudo):
-            name, size = f"{stream}-unlabeled", loop.unlabeled_batch
-            batch = pseudo.batch(self._drawn(len(pseudo), size, name, step))
-            batch = self._ready(batch, name, step, size, done, rows)
+            name, size, num_views = f"{stream}-unlabeled", loop.unlabeled_batch, pseudo.num_views
+            seen = pseudo.batch(self._drawn(len(pseudo), size, name, step))
+            views = [name, *(f"{name}-view{number}" for number in range(2, num_views + 1))]
+            batch = joined([self._ready(seen, view, step, size, done, rows) for view in views])
             pseudo.prefetch(self._drawn(len(pseudo), size, name, step + 1))
         labeled.prefetch([rows[i] for i in self._drawn(len(rows), loop.labeled_batch, f"{stream}-labeled", step + 1)])
         factor = learning_rate_factor(done, self._total_steps, loop)
-        terms = train_step(networks.wrapped, networks.optimizer, truth, batch, loop, factor, self._host.world_size)
+        learning, world_size = (networks.wrapped, networks.optimizer), self._host.world_size
+        terms = train_step(*learning, truth, batch, loop, factor, world_size, num_views)
         update_teacher(networks.teacher, networks.student, done, loop.ema_decay)
         return terms
 

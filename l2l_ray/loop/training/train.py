@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -24,6 +23,7 @@ from l2l_ray.loop.state.checkpoint import read_position
 from l2l_ray.loop.state.position import Position, Stage
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.burn_in import BurnIn
+from l2l_ray.loop.training.online import OnlineSet
 from l2l_ray.loop.training.pseudo import PseudoSet
 from l2l_ray.loop.training.selector_training import (
     CrossFitted,
@@ -31,7 +31,7 @@ from l2l_ray.loop.training.selector_training import (
     unlabeled_evidence,
 )
 from l2l_ray.loop.training.student import Networks, StudentSteps
-from l2l_ray.selector.registry import makes_labels, spec_of
+from l2l_ray.selector.registry import makes_labels, spec_of, stores_labels
 
 
 def train(config: RunConfig, run_path: Path, host: Host) -> None:
@@ -143,13 +143,16 @@ class MethodTraining:
         self._learner.load(continued, self._networks.load(continued))
         return read_position(continued)
 
-    def _pseudo_labels(self, round_index: int) -> PseudoSet:
+    def _pseudo_labels(self, round_index: int) -> PseudoSet | OnlineSet:
         if not makes_labels(self._method):
             return PseudoSet.empty()
+        if not stores_labels(self._method):
+            unlabeled, teacher, selector = self._job.sets["unlabeled"], self._networks.teacher, self._learner.selector
+            return OnlineSet(unlabeled, teacher, selector, self._loop, round_index)
         files = self._job.host.labels(self._method, round_index)
         return PseudoSet.read(files, self._job.sets["unlabeled"])
 
-    def _train_student(self, pseudo: PseudoSet, position: Position) -> dict[str, float]:
+    def _train_student(self, pseudo: PseudoSet | OnlineSet, position: Position) -> dict[str, float]:
         """Take the round's steps that are left; return the round's mean of each term, earlier steps included."""
         loop, host, round_index = self._loop, self._job.host, position.version
         rows = range(len(self._job.sets["labeled"]))
@@ -170,7 +173,7 @@ class MethodTraining:
         job, learner, metrics = self._job, self._learner, dict[str, float]()
         if job.host.rank == 0:
             teacher, device = self._networks.teacher, job.host.device
-            unlabeled = unlabeled_evidence(job.config, job.sets["unlabeled"], teacher, self._previous(version), device)
+            unlabeled = unlabeled_evidence(job.config, job.sets["unlabeled"], teacher, device)
             before = learner.frozen_copy()
             for batch in learner.batches(self._cross_fitted, unlabeled, version, updates, self._loop.seed):
                 terms = learner.selector.update(learner.optimizer, batch, before)
@@ -186,21 +189,11 @@ class MethodTraining:
     def _cross_fitted(self) -> CrossFitted:
         return self._job.cross_fitted()
 
-    def _previous(self, version: int) -> Path:
-        """Return the weights of the teacher before a version's."""
-        if version > 0:
-            return self._job.run.version_dir(self._method, version - 1) / "teacher.safetensors"
-        return self._job.burn_in.base / "previous.safetensors"
-
     def _publish(self, position: Position, metrics: dict[str, float]) -> None:
-        """Publish teacher and selector as one version; version 0 takes along the teacher half-way to it."""
-
-        def write(folder: Path) -> None:
-            if position.version == 0:
-                shutil.copyfile(self._previous(0), folder / "previous.safetensors")
-            self._networks.save(folder, position, self._learner)
-
-        self._job.host.publish(position, write, metrics)
+        """Publish teacher and selector as one version."""
+        self._job.host.publish(
+            position, partial(self._networks.save, position=position, learner=self._learner), metrics
+        )
 
 
 class Clock:

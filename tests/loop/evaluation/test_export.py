@@ -83,8 +83,7 @@ def test_pseudo_labels_are_the_committed_ones(whole_run: RunFolder, tmp_path: Pa
             label, example, found = labels[row["sent_id"]], examples[row["sent_id"]], row["provenance"]
             assert str(root / row["image"]) == example.image_path and row["expression"] == example.expression
             assert row["rle"]["size"] == row["accepted_rle"]["size"] == [example.height_px, example.width_px]
-            accepted = label.from_teacher | label.from_prior
-            np.testing.assert_array_equal(mask_to_grid(row["accepted_rle"], label.grid) > 0.5, accepted)
+            np.testing.assert_array_equal(mask_to_grid(row["accepted_rle"], label.grid) > 0.5, label.accepted)
             changed = (mask_to_grid(row["rle"], label.grid) > 0.5) != label.target
             assert changed.mean() < 0.03  # corners are rounded
             assert (row["confidence"], row["gate"]) == (label.confidence, label.gate)
@@ -148,9 +147,9 @@ def test_labels_that_were_not_used_stay_away(copied: Callable[..., RunFolder], t
     entry = Ledger(run.ledger_path).entries("l2l", 1)[0]
     labels = read_shard(run.path / entry.path)
     full, empty = np.ones_like(labels[0].target), np.zeros_like(labels[0].target)
-    used = [replace(label, gate=1.0, target=full, from_teacher=full, from_prior=empty) for label in labels[2:]]
+    used = [replace(label, gate=1.0, target=full, accepted=full) for label in labels[2:]]
     shut, background = (
-        replace(used[0], gate=0.25, sent_id=labels[0].sent_id),
+        replace(used[0], gate=0.25, accepted=empty, sent_id=labels[0].sent_id),
         replace(labels[1], target=empty, gate=1.0),
     )
     write_shard(run.path / entry.path, [shut, background, *used])

@@ -21,7 +21,7 @@ from l2l_ray.loop.state.ledger import Ledger, read_shard, write_shard
 from l2l_ray.loop.state.prepare import prepare
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.pseudo import is_used
-from l2l_ray.types import PseudoLabel
+from l2l_ray.types import Candidate, PseudoLabel
 from tests.loop.partly_labeled import config_of, write_partly
 from tests.whole_run import changed
 
@@ -49,10 +49,9 @@ def test_the_figures_are_those_of_the_committed_labels(
     run, _ = _with_data(copied, whole_run, tmp_path / "data")
     truth = _truth(run.config)
     everything = np.ones((32, 32), bool)
-    nothing = ~everything
 
     def right(label: PseudoLabel) -> PseudoLabel:
-        return replace(label, target=truth[label.sent_id], from_teacher=everything, from_prior=nothing, gate=1.0)
+        return replace(label, target=truth[label.sent_id], accepted=everything, gate=1.0)
 
     _relabel(run, right)
     first, second = pseudo_label_quality(run.config, run)["l2l"]
@@ -67,7 +66,7 @@ def test_the_figures_are_those_of_the_committed_labels(
     assert wrong["labels"]["wrong_object_frac"] == 1.0
     assert "wrong_before" not in wrong
 
-    _relabel(run, lambda label: replace(right(label), gate=0.2))
+    _relabel(run, lambda label: replace(right(label), accepted=~everything, gate=0.2))
     shut = pseudo_label_quality(run.config, run)["l2l"][0]
     assert shut["object_recall"] == 0.0 and shut["object_precision"] is None and shut["labels"]["num_used"] == 0
 
@@ -100,7 +99,7 @@ def test_wrong_labels_of_committed_rounds(
             write_shard(
                 run.path / entry.path,
                 [
-                    replace(x, target=target, from_teacher=everything, from_prior=~everything, gate=1.0)
+                    replace(x, target=target, accepted=everything, gate=1.0)
                     for x, target in zip(labels, targets, strict=True)
                 ],
             )
@@ -134,12 +133,12 @@ def test_where_truth_is_not_on_disk_the_figures_are_absent(
 
 
 def test_stored_labels_become_the_selection_they_came_from() -> None:
-    cells = np.zeros((2, 2), bool)
-    teacher, prior, target = cells.copy(), cells.copy(), cells.copy()
-    teacher[0, 0] = prior[1, 1] = target[1, 1] = True
-    label = PseudoLabel(7, 2, (0.5, 0.5), target, teacher, prior, None, 0.75, 0.5, 3, -1.25, 0, "")
-    selection = selection_of([label, replace(label, from_prior=cells)])
-    assert selection.action.tolist() == [[[1, 0], [0, 2]], [[1, 0], [0, 0]]]
+    accepted, target = np.array([[True, False], [False, True]]), np.array([[False, False], [False, True]])
+    label = PseudoLabel(7, 2, (0.5, 0.5), Candidate.GUIDED, target, accepted, None, 0.75, 0.5, 3, -1.25, 0, "")
+    selection = selection_of([label, replace(label, source=Candidate.PRIOR, accepted=~accepted)])
+    assert selection.source.tolist() == [Candidate.GUIDED, Candidate.PRIOR]
+    assert selection.accepted.tolist() == [accepted.tolist(), (~accepted).tolist()]
+    assert selection.used.tolist() == [True, False]
     assert selection.target[0].tolist() == target.tolist()
     assert selection.pixel_weight[0].tolist() == [[1.0, 0.0], [0.0, 1.0]]
     assert selection.gate.tolist() == [0.75, 0.75] and selection.mean_log_prob.tolist() == [-1.25, -1.25]

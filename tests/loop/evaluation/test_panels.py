@@ -28,7 +28,7 @@ from l2l_ray.loop.state.example_files import read_examples, read_priors, write_e
 from l2l_ray.loop.state.ledger import Ledger, read_shard, write_shard
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.pseudo import is_used
-from l2l_ray.report.panels import ACCEPTED
+from l2l_ray.report.panels import ACCEPTED, accepted_codes
 from l2l_ray.report.record import read_run
 from l2l_ray.types import PseudoLabel
 
@@ -87,7 +87,7 @@ def _relabeled(run: RunFolder, change: Callable[[int, PseudoLabel], PseudoLabel]
 
 def _all_accepted(label: PseudoLabel, **changes: Any) -> PseudoLabel:
     everywhere = np.ones_like(label.target)
-    return replace(label, from_teacher=everywhere, from_prior=~everywhere, target=everywhere, weight=None, **changes)
+    return replace(label, **{"accepted": everywhere, "target": everywhere, "weight": None, **changes})
 
 
 @pytest.mark.parametrize(("num_used", "num_unused"), [(5, 4), (5, 20), (20, 4)])  # of 13 used labels and 12 others
@@ -119,7 +119,7 @@ def test_labels_are_shown_as_they_were_committed_and_without_any_truth(whole_run
         final = np.asarray(Image.open(whole_run.path / "panels" / panel["final"]))
         np.testing.assert_array_equal(final == 255, label.target)
         codes = np.asarray(Image.open(whole_run.path / "panels" / panel["accepted"]))
-        np.testing.assert_array_equal(codes > 0, label.from_teacher | label.from_prior)
+        np.testing.assert_array_equal(codes, accepted_codes(label.source, label.target, label.accepted))
         assert panel["used"] == is_used(label) and panel["confidence"] == label.confidence
 
 
@@ -128,14 +128,14 @@ def test_labels_are_shown_as_they_were_committed_and_without_any_truth(whole_run
     [
         ({"gate": 0.0}, "the selector turned it down"),
         ({"gate": 1.0, "target": np.zeros((32, 32), bool)}, "no object was found"),
-        ({"gate": 1.0, "from_teacher": np.zeros((32, 32), bool)}, "no part of the object was accepted"),
+        ({"gate": 1.0, "accepted": np.zeros((32, 32), bool)}, "no part of the object was accepted"),
     ],
 )
 def test_it_says_why_training_did_not_use_a_label(
     changes: dict[str, Any], why: str, copied: Callable[..., RunFolder]
 ) -> None:
     run = copied()
-    _relabeled(run, lambda n, label: replace(_all_accepted(label), **changes))
+    _relabeled(run, lambda n, label: _all_accepted(label, **changes))
     assert {panel.why_unused for panel in label_panels(run, "l2l")} == {why}
 
 

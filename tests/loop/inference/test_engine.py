@@ -25,7 +25,7 @@ from l2l_ray.prior.proposal import Proposer
 from l2l_ray.randomness import sample_key
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.selector.base import Selector, make_selector
-from l2l_ray.types import LabeledExample
+from l2l_ray.types import Candidate, LabeledExample
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,25 +78,24 @@ def test_shards_hold_every_unlabeled_row_once_with_its_provenance(
             assert label.scale_xy == (32 / row.width_px, 32 / row.height_px)
             assert label.seed == sample_key(config.loop.seed, "label", round_index, row.sent_id)
             assert label.prior_key == priors[row.sent_id].key
-            assert not (label.from_teacher & label.from_prior).any()
-        accepted = [(label.from_teacher | label.from_prior).mean() for label in labels[: config.loop.shard_size]]
+            assert label.gate >= 0.5 or not label.accepted.any()
+        accepted = [label.accepted.mean() for label in labels[: config.loop.shard_size]]
         assert entries[0].accepted_frac == pytest.approx(np.mean(accepted))
 
 
 def test_a_rule_without_parameters_labels_too(scratch: RunFolder) -> None:
     folder = scratch.version_dir("pwa", 1)
     shutil.copytree(scratch.version_dir("l2l", 1), folder)
-    save_weights(make_selector(selector_for(scratch.config.selector, "pwa"), 32), folder / "selector.safetensors")
+    save_weights(make_selector(selector_for(scratch.config.selector, "pwa")), folder / "selector.safetensors")
     entry = InferenceEngine(scratch.config, scratch.path).label("pwa", 1, 0, 1)
     label = read_shard(scratch.path / entry.path)[0]
-    assert entry.accepted_frac == 1.0 and label.from_teacher.all()
+    assert entry.accepted_frac == 1.0 and label.accepted.all() and label.source == Candidate.GUIDED
     assert label.weight is not None and label.weight.max() > label.weight.min()
 
 
 def test_weights_are_stored_where_they_are_not_all_one() -> None:
-    action = np.array([[0, 1], [2, 1]])
-    assert weight_map(np.array([[0.3, 1.0], [1.0, 1.0]]), action) is None  # an ignored cell's weight is no weight
-    stored = weight_map(np.array([[0.0, 1.0], [0.5, 0.002]]), action)
+    assert weight_map(np.array([[0.0, 1.0], [1.0, 1.0]])) is None  # 0 is a cell that is not accepted
+    stored = weight_map(np.array([[0.0, 1.0], [0.5, 0.002]]))
     assert stored is not None and stored.dtype == np.uint8 and stored.tolist() == [[0, 255], [128, 1]]
 
 
@@ -153,15 +152,14 @@ def test_selectors_are_measured_on_val_alone(engine: InferenceEngine) -> None:
     assert engine.evaluate("l2l", 1, "testA", 0, 2).quality is None
     assert engine.evaluate("supervised", 1, "val", 0, 2).quality is None
     quality = engine.evaluate("l2l", 1, "val", 0, 2).quality
-    assert quality is not None
-    assert set(quality.histograms) == {"l2l", "accept_all", "fixed_threshold", "pwa", "matching", "agreement"}
+    assert quality is not None and len(quality.labels) == 2
 
 
 def test_panels_show_what_was_evaluated(engine: InferenceEngine) -> None:
     data = engine.evidence_and_selection("l2l", 1, "val", [1, 0])
     assert len(data.inputs) == 2
     torch.testing.assert_close(data.final.sigmoid(), data.evidence.mask_probs, atol=1e-4, rtol=0.0)
-    assert data.selection.action.shape == data.final.shape
+    assert data.selection.target.shape == data.final.shape
 
 
 def test_few_versions_stay_in_memory(engine: InferenceEngine) -> None:
@@ -174,7 +172,6 @@ def test_few_versions_stay_in_memory(engine: InferenceEngine) -> None:
         engine.evaluate("l2l", version, "val", 0, 1)
         engine.evaluate("supervised", version, "val", 0, 1)
     gc.collect()
-    # Rules that are ranked beside the selector live in no version; they are made for a batch and dropped.
     assert held(Segmenter) - before[0] <= 3 and held(Selector) - before[1] <= 3
 
 

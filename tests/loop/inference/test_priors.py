@@ -15,6 +15,7 @@ from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.inference.priors import (
     MAX_TEXT_BYTES,
     Answered,
+    KnownMllm,
     Question,
     answer_batch,
     fill_all_priors,
@@ -99,6 +100,16 @@ def test_another_model_is_asked_anew(config: RunConfig, run: RunFolder, sets: Ru
     other = Model()
     other.fingerprint = "beef"
     assert _fill(config, run, sets, other) == 4
+
+
+def test_who_an_mllm_is_needs_no_loading_where_others_know_it(
+    config: RunConfig, run: RunFolder, sets: RunData, tmp_path: Path
+) -> None:
+    identity = MllmIdentity("known", QWEN_RELATIVE)
+    known = KnownMllm(config.prior.model_copy(update={"model": str(tmp_path / "not-there")}), identity)
+    assert known.identity() is identity
+    with pytest.raises(ConfigError, match="not-there"):
+        next(known.ask(iter([[]])))  # a question that nobody has asked does load it
 
 
 def test_answers_before_a_crash_are_kept(config: RunConfig, run: RunFolder, sets: RunData) -> None:

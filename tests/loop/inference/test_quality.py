@@ -1,28 +1,17 @@
-"""Selector quality against tables computed by hand: labels, object precision and recall, regions, equal numbers."""
+"""Selector quality against tables computed by hand: labels, object precision and recall, regions, sources."""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from l2l_ray.loop.inference.quality import (
-    NUM_BINS,
-    OWN_DECISION,
-    Quality,
-    Ranking,
-    decision_of,
-    measure_quality,
-    wrong_again,
-)
-from l2l_ray.types import Action, Selection
+from l2l_ray.loop.inference.quality import Quality, measure_quality, wrong_again
+from l2l_ray.types import Candidate, Selection
 
 GRID = 8
-IGNORE, TEACHER, PRIOR = Action.IGNORE, Action.TEACHER, Action.PRIOR
+GUIDED, PRIOR = Candidate.GUIDED, Candidate.PRIOR
 PLACES = ("inside", "outside", "boundary", "all")
 
 
@@ -33,27 +22,37 @@ def _square(top: int = 2, left: int = 2) -> torch.Tensor:
     return mask
 
 
-def _selection(action: torch.Tensor, target: torch.Tensor, gate: float = 1.0, confidence: float = 1.0) -> Selection:
-    ones = torch.ones(len(action))
-    return Selection(
-        action.to(torch.int8), target, (action != IGNORE).float(), ones * gate, ones * confidence, ones * 0
-    )
+def _selection(
+    accepted: torch.Tensor,
+    target: torch.Tensor,
+    gate: float = 1.0,
+    confidence: float = 1.0,
+    source: Candidate = GUIDED,
+) -> Selection:
+    """Return the selection of one or more samples; as always, no cell is accepted where the gate is shut."""
+    ones = torch.ones(len(accepted))
+    weight = accepted.float() * (gate >= 0.5)
+    return Selection((ones * source).to(torch.int8), target, weight, ones * gate, ones * confidence, ones * 0)
 
 
-def _measured(selection: Selection, mask: torch.Tensor, rankings: dict[str, Ranking], sent_id: int = 7) -> Quality:
-    return measure_quality(selection, mask, rankings, [sent_id])
+def _measured(selection: Selection, mask: torch.Tensor, sent_id: int = 7) -> Quality:
+    return measure_quality(selection, mask, [sent_id])
 
 
-def _everything(action: Action = TEACHER) -> torch.Tensor:
-    return torch.full((1, GRID, GRID), int(action))
+def _everything() -> torch.Tensor:
+    return torch.ones(1, GRID, GRID, dtype=torch.bool)
+
+
+def _nothing() -> torch.Tensor:
+    return ~_everything()
 
 
 def _whole_label(label: torch.Tensor, truth: torch.Tensor, gate: float = 1.0, confidence: float = 1.0) -> Quality:
-    return _measured(_selection(_everything(), label > 0.5, gate, confidence), truth, {})
+    return _measured(_selection(_everything(), label > 0.5, gate, confidence), truth)
 
 
 def test_accepting_the_truth_everywhere_is_perfect() -> None:
-    summary = _measured(_selection(_everything(PRIOR), _square() > 0.5), _square(), {}).summary()
+    summary = _measured(_selection(_everything(), _square() > 0.5), _square()).summary()
     assert (summary["object_precision"], summary["object_recall"]) == (1.0, 1.0)
     assert summary["accuracy_by_true_region"] == summary["accepted_by_true_region"] == dict.fromkeys(PLACES, 1.0)
     assert summary["labels"] == {
@@ -65,9 +64,7 @@ def test_accepting_the_truth_everywhere_is_perfect() -> None:
 def test_a_label_on_a_wrong_object_is_seen() -> None:
     wrong = torch.zeros(1, GRID, GRID)
     wrong[0, 0:2, 6:8] = 1.0  # far from the object; the object itself is left undecided
-    action = torch.where(_square() > 0.5, IGNORE, TEACHER)
-    found = _measured(_selection(action, wrong > 0.5, confidence=0.9), _square(), {})
-    summary = found.summary()
+    summary = _measured(_selection(_square() < 0.5, wrong > 0.5, confidence=0.9), _square()).summary()
     assert (summary["object_precision"], summary["object_recall"]) == (0.0, 0.0)
     labels = summary["labels"]
     assert (labels["mean_iou"], labels["right_frac"], labels["wrong_object_frac"]) == (0.0, 0.0, 1.0)
@@ -124,28 +121,24 @@ def test_the_two_thresholds(cells: int, right: float, poor: float, wrong: float)
     assert [labels[name] for name in names] == [cells / 16, right, poor, wrong]
 
 
-def test_what_is_read_of_a_selection() -> None:
-    action = _everything(IGNORE).repeat(4, 1, 1)
-    action[0, 3, 2:5], action[0, 3, 5] = PRIOR, TEACHER
-    action[1, 3, 2:4], action[1, 3, 4:6] = PRIOR, TEACHER
-    action[2, 3], action[2, 0, 0] = TEACHER, PRIOR  # of the prior a background cell alone
-    action[3, 3] = PRIOR
-    selection = _selection(action, _square().repeat(4, 1, 1) > 0.5)
-    decision = decision_of(replace(selection, gate=torch.tensor([1.0, 0.5, 0.9, 0.49])))
-    assert decision.source[:3] == ["prior", "mixed", "teacher"]
-    assert decision.used.tolist() == [True, True, True, False]
-    assert decision.accepted.flatten(1).sum(1).tolist() == [4, 4, 9, 0]
+def test_a_label_is_used_where_an_accepted_cell_is_of_the_object() -> None:
+    target = _square() > 0.5
+    cell, beside = _nothing(), _nothing()
+    cell[0, 3, 3] = beside[0, 0, 0] = True
+    kinds = [(cell, 1.0), (cell, 0.5), (beside, 1.0), (cell, 0.49), (_nothing(), 1.0)]
+    found = [_measured(_selection(accepted, target, gate), _square()) for accepted, gate in kinds]
+    assert [quality.labels[0, 0] for quality in found] == [1, 1, 0, 0, 0]
 
 
 def test_used_labels_by_whose_they_are() -> None:
     wrong = _square(4, 4)
-    parts = [(_square(), TEACHER, 1.0), (_square(), PRIOR, 1.0), (wrong, TEACHER, 1.0), (_square(), PRIOR, 0.1)]
+    parts = [(_square(), GUIDED, 1.0), (_square(), PRIOR, 1.0), (wrong, GUIDED, 1.0), (_square(), PRIOR, 0.1)]
     total = Quality.empty()
-    for label, action, gate in parts:
-        total += _measured(_selection(_everything(action), label > 0.5, gate), _square(), {})
+    for label, source, gate in parts:
+        total += _measured(_selection(_everything(), label > 0.5, gate, source=source), _square())
     assert total.summary()["sources"] == {
+        "guided": {"num_used": 2, "used_frac": pytest.approx(2 / 3), "right_frac": 0.5},
         "prior": {"num_used": 1, "used_frac": pytest.approx(1 / 3), "right_frac": 1.0},
-        "teacher": {"num_used": 2, "used_frac": pytest.approx(2 / 3), "right_frac": 0.5},
     }
 
 
@@ -158,7 +151,7 @@ def test_wrong_labels_are_found_again() -> None:
         for sent_id, part in columns.items():
             target = torch.zeros(1, GRID, GRID, dtype=torch.bool)
             target[0, :, part] = True
-            total += _measured(_selection(_everything(), target, 0.1 if sent_id in shut else 1.0), truth, {}, sent_id)
+            total += _measured(_selection(_everything(), target, 0.1 if sent_id in shut else 1.0), truth, sent_id)
         return total
 
     right, wrong = slice(0, 1), slice(2, 4)
@@ -179,9 +172,9 @@ def test_gate_and_confidence_order_all_labels_used_or_not() -> None:
 
 
 def test_the_iou_is_that_of_the_whole_target_not_of_the_accepted_cells() -> None:
-    action = _everything(IGNORE)
-    action[0, 2, 2] = TEACHER  # one right cell accepted; the target as a whole is half right
-    labels = _measured(_selection(action, _square() > 0.5), _half(), {}).summary()["labels"]
+    accepted = _nothing()
+    accepted[0, 2, 2] = True  # one right cell; the target as a whole is half right
+    labels = _measured(_selection(accepted, _square() > 0.5), _half()).summary()["labels"]
     assert (labels["num_used"], labels["mean_iou"]) == (1, 0.5)
 
 
@@ -192,12 +185,12 @@ def _half() -> torch.Tensor:
 
 
 def test_precision_recall_and_regions_by_hand() -> None:
-    action = _everything(IGNORE)
-    action[0, 3, 3:5] = TEACHER  # 2 of the 4 cells inside, one of them labeled wrong
-    action[0, 0, :] = PRIOR  # 8 of the 28 cells outside, all but two right
+    accepted = _nothing()
+    accepted[0, 3, 3:5] = True  # 2 of the 4 cells inside, one of them labeled wrong
+    accepted[0, 0, :] = True  # 8 of the 28 cells outside, all but two right
     target = torch.zeros(1, GRID, GRID, dtype=torch.bool)
     target[0, 3, 3] = target[0, 0, 0] = target[0, 0, 7] = True
-    summary = _measured(_selection(action, target), _square(), {}).summary()
+    summary = _measured(_selection(accepted, target), _square()).summary()
     assert summary["object_precision"] == pytest.approx(1 / 3)
     assert summary["object_recall"] == 1 / 16
     assert summary["accuracy_by_true_region"] == {"inside": 0.5, "outside": 0.75, "boundary": None, "all": 0.7}
@@ -221,7 +214,6 @@ def test_no_labels_have_no_figures() -> None:
     shares = [*labels.values(), *(summary.pop(f"object_{name}") for name in ("precision", "recall", "missed"))]
     shares += [share for figures in ordered.values() for share in figures.values()]
     assert {*shares, *(share for regions in summary.values() for share in regions.values())} == {None}
-    assert [row["precision"] for row in Quality.empty().at_equal_counts()] == [None, None]
 
 
 @pytest.mark.parametrize(("value", "regions"), [(0.0, [0, 64, 0]), (1.0, [64, 0, 0]), (0.5, [0, 64, 0])])
@@ -242,86 +234,21 @@ def test_a_single_cell_object_is_all_boundary() -> None:
     assert _whole_label(mask, mask).regions[:, 2].tolist() == [0, 64 - 9, 9]
 
 
-def _row(quality: Quality, rule: str, label: str) -> dict[str, Any]:
-    (row,) = [r for r in quality.at_equal_counts() if (r["rule"], r["label"]) == (rule, label)]
-    return row
-
-
-def test_rankings_are_cut_at_the_number_of_cells_the_selector_accepted() -> None:
-    truth = _square() > 0.5
-    action = _everything(IGNORE)
-    action[0, 2, :] = TEACHER  # 8 cells, 4 of them of the object
-    score = torch.zeros(1, GRID, GRID)
-    score[0, 7, :] = 0.9  # a ranking that labels the last row object and likes it best,
-    score[0, 2, :] = 0.5
-    claim = truth.clone()
-    claim[0, 7, :] = True
-    chosen = torch.zeros_like(truth)
-    chosen[0, 2, :6] = True  # the selector labels 6 cells object, 4 of them right, and 2 background, both right
-    quality = _measured(_selection(action, chosen), _square(), {"rule": (score, claim)})
-    assert _row(quality, OWN_DECISION, "object") == {
-        "rule": OWN_DECISION, "label": "object", "accepted": 6, "precision": pytest.approx(4 / 6),
-    }  # fmt: skip
-    assert _row(quality, "rule", "object")["precision"] == 0.0  # its 6 best object cells lie in the last row
-    assert _row(quality, OWN_DECISION, "background")["precision"] == 1.0
-    assert _row(quality, "rule", "background") == {
-        "rule": "rule", "label": "background", "accepted": 2, "precision": 1.0,
-    }  # fmt: skip
-
-
-def test_a_rule_that_labels_fewer_cells_so_has_no_figure() -> None:
-    few = torch.zeros(1, GRID, GRID, dtype=torch.bool)
-    few[0, 3, 3] = True
-    ranking = (torch.ones(1, GRID, GRID), few)
-    quality = _measured(_selection(_everything(), _square() > 0.5), _square(), {"few": ranking})
-    assert _row(quality, "few", "object")["precision"] is None
-    assert _row(quality, "few", "background")["precision"] == pytest.approx(48 / 63)
-
-
-def test_cells_of_equal_score_count_in_part() -> None:
-    action = _everything(IGNORE)
-    action[0, 2, 2:5] = TEACHER
-    claim = torch.zeros(1, GRID, GRID, dtype=torch.bool)
-    claim[0, 2:4] = True  # 16 cells, 8 of them right, all scored alike
-    flat = torch.full((1, GRID, GRID), 0.3)
-    quality = _measured(_selection(action, _square() > 0.5), _square(), {"flat": (flat, claim)})
-    assert _row(quality, "flat", "object")["precision"] == pytest.approx(0.5)
-
-
 def test_batches_add_up_exactly_in_any_order() -> None:
     generator = torch.Generator().manual_seed(0)
     masks = (torch.rand(6, GRID, GRID, generator=generator) > 0.6).float()
-    action = torch.randint(0, 3, (6, GRID, GRID), generator=generator)
     target = torch.rand(6, GRID, GRID, generator=generator) > 0.5
-    score = torch.rand(6, GRID, GRID, generator=generator)
     gate, confidence = torch.rand(2, 6, generator=generator)
+    weight = torch.rand(6, GRID, GRID, generator=generator) * (gate >= 0.5)[:, None, None]
+    source = torch.randint(0, len(Candidate), (6,), generator=generator).to(torch.int8)
 
     def part(rows: slice) -> Quality:
-        selection = Selection(action[rows], target[rows], score[rows], gate[rows], confidence[rows], gate[rows])
-        return measure_quality(selection, masks[rows], {"rule": (score[rows], target[rows])}, range(6)[rows])
+        columns = (source, target, weight, gate, confidence, gate)
+        return measure_quality(Selection(*(column[rows] for column in columns)), masks[rows], range(6)[rows])
 
     whole = part(slice(0, 6))
-    assert 0 < whole.summary()["labels"]["num_used"] < 6
+    assert 0 < whole.summary()["labels"]["num_used"] < 6 and len(whole.summary()["sources"]) > 1
     for a, b, c in itertools.permutations([part(slice(0, 1)), part(slice(1, 4)), part(slice(4, 6))]):
         for joined in ((a + b) + c, a + (Quality.empty() + (b + c))):
             assert joined.summary() == whole.summary()
-            assert joined.at_equal_counts() == whole.at_equal_counts()
-            assert np.array_equal(joined.histograms["rule"], whole.histograms["rule"])
             assert joined.wrong == whole.wrong and joined.wrong
-
-
-def test_ranking_a_selector_by_its_own_choice_gives_its_own_precision() -> None:
-    generator = torch.Generator().manual_seed(1)
-    action = torch.randint(0, 2, (1, GRID, GRID), generator=generator)
-    target = torch.rand(1, GRID, GRID, generator=generator) > 0.5
-    quality = _measured(_selection(action, target), _square(), {"self": (action.float(), target)})
-    for label in ("object", "background"):
-        own = _row(quality, OWN_DECISION, label)["precision"]
-        assert _row(quality, "self", label)["precision"] == pytest.approx(own)
-
-
-def test_scores_outside_the_unit_interval_fall_into_the_last_bins() -> None:
-    score = torch.linspace(-1, 2, GRID * GRID).reshape(1, GRID, GRID)
-    quality = _measured(_selection(_everything(), _square() > 0.5), _square(), {"r": (score, _square() > 0.5)})
-    assert quality.histograms["r"].shape == (2, 2, NUM_BINS)
-    assert quality.histograms["r"].sum() == GRID * GRID

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from l2l_ray.errors import LedgerError
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry, read_shard, shard_path, write_shard
-from l2l_ray.types import PseudoLabel
+from l2l_ray.types import Candidate, PseudoLabel
 
 FullDisk = Callable[[int], AbstractContextManager[None]]
 GRID = 6
@@ -29,14 +30,13 @@ def _entry(method: str = "l2l", round_index: int = 0, shard: int = 0, sha256: st
 
 def _label(sent_id: int, weight: bool = True) -> PseudoLabel:
     rng = np.random.default_rng(sent_id)
-    teacher, prior = rng.random((2, GRID, GRID)) < 0.4
     return PseudoLabel(
         sent_id=sent_id,
         grid=GRID,
         scale_xy=(GRID / 640, GRID / 480),
+        source=Candidate(sent_id % len(Candidate)),
         target=rng.random((GRID, GRID)) < 0.5,
-        from_teacher=teacher,
-        from_prior=prior & ~teacher,
+        accepted=rng.random((GRID, GRID)) < 0.4,
         weight=rng.integers(0, 256, (GRID, GRID), dtype=np.uint8) if weight else None,
         gate=1.0,
         confidence=0.875,
@@ -129,13 +129,13 @@ def test_a_shard_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert path == tmp_path / "l2l" / "labels" / "r001-s00004.parquet"
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     for written, found in zip(labels, read_shard(path), strict=True):
-        for name in ("target", "from_teacher", "from_prior"):
+        for name in ("target", "accepted"):
             assert np.array_equal(getattr(written, name), getattr(found, name))
         if written.weight is None:
             assert found.weight is None
         else:
             assert np.array_equal(written.weight, found.weight)
-        plain = {"target": None, "from_teacher": None, "from_prior": None, "weight": None}
+        plain = {"target": None, "accepted": None, "weight": None}
         assert replace(written, **plain) == replace(found, **plain)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
@@ -145,19 +145,26 @@ def test_the_same_labels_make_the_same_bytes(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-def test_a_damaged_missing_or_newer_shard_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_damaged_or_missing_shard_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match=r"gone\.parquet is in the ledger but cannot be read"):
         read_shard(tmp_path / "gone.parquet")
     (tmp_path / "half.parquet").write_bytes(b"PAR1 and then nothing")
     with pytest.raises(LedgerError, match=r"half\.parquet is in the ledger but cannot be read"):
         read_shard(tmp_path / "half.parquet")
-    write_shard(tmp_path / "new.parquet", [_label(1)])
-    table = pq.read_table(tmp_path / "new.parquet")
-    column = table.schema.get_field_index("schema_version")
-    newer = table.set_column(column, "schema_version", [[99]])
-    pq.write_table(newer, tmp_path / "new.parquet")
-    with pytest.raises(LedgerError, match="has schema 99, this version reads 2"):
-        read_shard(tmp_path / "new.parquet")
+
+
+@pytest.mark.parametrize(("schema", "columns"), [(2, {"from_teacher", "from_prior"}), (99, {"source", "accepted"})])
+def test_a_shard_of_another_version_is_refused(tmp_path: Path, schema: int, columns: set[str]) -> None:
+    write_shard(tmp_path / "other.parquet", [_label(1)])
+    row = pq.read_table(tmp_path / "other.parquet").to_pylist()[0]
+    kept = {name: value for name, value in row.items() if name not in ("source", "accepted", "schema_version")}
+    other = kept | dict.fromkeys(columns, row["accepted"]) | {"schema_version": schema}
+    pq.write_table(pa.Table.from_pylist([other]), tmp_path / "other.parquet")
+    message = (
+        rf"other\.parquet has schema {schema}, this version reads 3; .* \(env\.json names it\), or start another run"
+    )
+    with pytest.raises(LedgerError, match=message):
+        read_shard(tmp_path / "other.parquet")
 
 
 @pytest.mark.parametrize("bytes_left", [0, 1, 100])

@@ -173,10 +173,11 @@ def test_a_split_is_cut_into_chunks_and_the_last_one_closes_the_group() -> None:
     assert not plan.done(items[-1]), "a result that arrives twice must not close its group again"
 
 
-def test_supervised_and_the_zero_shot_row_label_nothing() -> None:
-    plan = _plan(methods=("supervised",))
+@pytest.mark.parametrize("method", ["supervised", "online"])
+def test_what_stores_no_labels_and_the_zero_shot_row_have_no_shards(method: str) -> None:
+    plan = _plan(methods=(method,))
     for version in range(3):
-        plan.publish("supervised", version)
+        plan.publish(method, version)
     assert not any(isinstance(item, LabelItem) for item in _drain(plan))
 
 

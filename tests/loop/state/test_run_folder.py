@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from l2l_ray.config import RunConfig, read_config
 from l2l_ray.errors import ConfigError, DataError
@@ -61,6 +62,15 @@ def test_an_unfinished_run_needs_resume(smoke: RunConfig) -> None:
     with pytest.raises(ConfigError, match=r"unfinished run lies in .*smoke; continue it with --resume"):
         RunFolder.open(smoke)
     assert RunFolder.open(_with(smoke, resume=True)).path == smoke.run_dir
+
+
+def test_a_run_of_another_version_of_the_code_is_not_resumed(smoke: RunConfig) -> None:
+    saved = RunFolder.open(smoke).create().path / "config.yaml"
+    content = yaml.safe_load(saved.read_text())
+    content["selector"] |= {"credit_radius": 1}
+    saved.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=r"smoke/config\.yaml is no config of this version .* or start another run: "):
+        RunFolder.open(_with(smoke, resume=True))
 
 
 def test_a_name_that_nobody_used_cannot_be_resumed(smoke: RunConfig) -> None:

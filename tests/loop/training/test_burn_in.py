@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from l2l_ray.config import RunConfig, config_fields
 from l2l_ray.data.masks import decode, encode
 from l2l_ray.errors import CheckpointError
+from l2l_ray.files import locked
 from l2l_ray.loop.state.example_files import read_examples, write_examples
 from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -72,6 +74,21 @@ def test_a_burn_in_that_was_killed_goes_on_where_it_was(
     assert sorted(path.name for path in folder.iterdir()) == sorted(BURN_IN_PARTS)
 
 
+def test_a_burn_in_that_another_process_trains_is_waited_for(copied: Copied) -> None:
+    run = copied()
+    job = Job.begin(run.config, run, TrainingOnly(run))
+    lock = run.config.cache_dir / "locks" / f"burn_in-{job.burn_in.folder.name}"
+    with locked(lock):
+        waiting = threading.Thread(target=job.train_burn_in)
+        waiting.start()
+        waiting.join(2.0)  # its steps take less
+        assert waiting.is_alive() and not job.burn_in.folder.exists()
+        other = Job.begin(changed(run.config, loop={"burn_in_steps": 5}), run, TrainingOnly(run))
+        other.train_burn_in()  # another burn-in waits for nobody
+    waiting.join(60.0)
+    assert job.burn_in.base.exists() and other.burn_in.base.exists()
+
+
 def test_a_burn_in_that_cannot_be_written_says_what_to_do(copied: Copied) -> None:
     run = copied()
     job = Job.begin(changed(run.config, run_root=str(run.path / "elsewhere")), run, TrainingOnly(run))
@@ -89,7 +106,7 @@ def test_the_burn_in_is_shared_by_what_it_does_not_depend_on(whole_run: RunFolde
         return Job.begin(config, RunFolder(whole_run.path, config), host).burn_in.folder.name
 
     shared = key()
-    assert key(compare=("pwa",), selector={"name": "logistic", "lr": 0.5, "max_unlabeled": 3}) == shared
+    assert key(compare=("pwa",), selector={"name": "scorer", "lr": 0.5, "max_unlabeled": 3}) == shared
     assert key(name="other", resume=True, cluster={"num_workers": 4}, loop={"checkpoint_steps": 5, "lag": 1}) == shared
     for own in (
         {"loop": {"seed": 1}},

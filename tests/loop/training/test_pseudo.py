@@ -13,7 +13,7 @@ import torch
 from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.state.ledger import write_shard
 from l2l_ray.loop.training.pseudo import PseudoSet
-from l2l_ray.types import PseudoLabel
+from l2l_ray.types import Candidate, PseudoLabel
 
 GRID = 4
 SetOf = Callable[..., ExampleSet]
@@ -22,7 +22,7 @@ SetOf = Callable[..., ExampleSet]
 def _label(sent_id: int, **given: Any) -> PseudoLabel:
     nothing = np.zeros((GRID, GRID), bool)
     fields = {
-        "target": nothing, "from_teacher": nothing, "from_prior": nothing, "weight": None, "gate": 1.0,
+        "source": Candidate.GUIDED, "target": nothing, "accepted": nothing, "weight": None, "gate": 1.0,
     } | given  # fmt: skip
     return PseudoLabel(
         sent_id=sent_id, grid=GRID, scale_xy=(0.1, 0.1), confidence=0.5, seed=0, mean_log_prob=0.0, version=0,
@@ -48,9 +48,11 @@ def test_targets_and_weights_come_back(tmp_path: Path, set_of: SetOf) -> None:
     weight = np.zeros((GRID, GRID), np.uint8)
     weight[0] = [255, 128, 1, 0]
     label = _label(
-        100, target=_cells((0, 0), (0, 2), (3, 3)), from_teacher=_cells((0, 0), (0, 1)),
-        from_prior=_cells((0, 2), (0, 3)), weight=weight,
-    )  # fmt: skip
+        100,
+        target=_cells((0, 0), (0, 2), (3, 3)),
+        accepted=_cells((0, 0), (0, 1), (0, 2), (0, 3)),
+        weight=weight,
+    )
     batch = _read(tmp_path, set_of(1, grid=GRID), [label]).batch([0])
     assert batch.target.bool()[0].tolist() == label.target.tolist()
     assert batch.pixel_weight[0, 0].tolist() == pytest.approx([1.0, 128 / 255, 1 / 255, 0.0], abs=0.5 / 127)
@@ -58,7 +60,7 @@ def test_targets_and_weights_come_back(tmp_path: Path, set_of: SetOf) -> None:
 
 
 def test_without_a_weight_map_every_accepted_cell_counts_in_full(tmp_path: Path, set_of: SetOf) -> None:
-    label = _label(100, from_teacher=_cells((1, 1)), from_prior=_cells((2, 2)), target=_cells((2, 2)))
+    label = _label(100, accepted=_cells((1, 1), (2, 2)), target=_cells((2, 2)))
     batch = _read(tmp_path, set_of(1, grid=GRID), [label]).batch([0])
     assert torch.equal(batch.pixel_weight[0], torch.from_numpy(_cells((1, 1), (2, 2))).float())
 
@@ -66,9 +68,9 @@ def test_without_a_weight_map_every_accepted_cell_counts_in_full(tmp_path: Path,
 def test_labels_that_are_gated_off_or_name_no_object_cell_are_left_out(tmp_path: Path, set_of: SetOf) -> None:
     cell, other = _cells((0, 0)), _cells((3, 3))
     shards = (
-        [_label(102, from_teacher=cell, target=cell), _label(100, from_teacher=cell, target=cell, gate=0.49)],
-        [_label(103), _label(101, from_prior=cell, target=cell, gate=0.5)],
-        [_label(104, from_teacher=cell), _label(105, from_prior=cell, target=other)],  # background alone is accepted
+        [_label(102, accepted=cell, target=cell), _label(100, accepted=cell, target=cell, gate=0.49)],
+        [_label(103), _label(101, source=Candidate.PRIOR, accepted=cell, target=cell, gate=0.5)],
+        [_label(104, accepted=cell), _label(105, accepted=cell, target=other)],  # background alone is accepted
     )
     pseudo = _read(tmp_path, set_of(6, grid=GRID), *shards)
     assert len(pseudo) == 2
@@ -77,9 +79,9 @@ def test_labels_that_are_gated_off_or_name_no_object_cell_are_left_out(tmp_path:
 
 def test_figures_of_a_round_by_hand(tmp_path: Path, set_of: SetOf) -> None:
     labels = [
-        _label(100, from_teacher=_cells((0, 0), (0, 1), (0, 2)), from_prior=_cells((1, 0)), target=_cells((0, 0))),
-        _label(101, from_prior=_cells((0, 0), (0, 1)), target=_cells((0, 0), (0, 1), (3, 3))),
-        _label(102, from_teacher=_cells((0, 0)), gate=0.1),
+        _label(100, accepted=_cells((0, 0), (0, 1), (0, 2), (1, 0)), target=_cells((0, 0))),
+        _label(101, accepted=_cells((0, 0), (0, 1)), target=_cells((0, 0), (0, 1), (3, 3))),
+        _label(102, accepted=_cells((0, 0)), gate=0.1),
         _label(103),
     ]
     summary = _read(tmp_path, set_of(4, grid=GRID), labels).summary()

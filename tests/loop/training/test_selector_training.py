@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from l2l_ray.config import SelectorConfig
 from l2l_ray.data.images import ImageStore, batch_indices
 from l2l_ray.data.splits import folds
 from l2l_ray.loop.inference.inputs import ExampleSet, ExampleSets, read_known_scores
-from l2l_ray.loop.inference.networks import load_segmenter, run_segmenter
-from l2l_ray.loop.inference.quality import decision_of
+from l2l_ray.loop.inference.networks import load_segmenter
 from l2l_ray.loop.inference.teacher import gather_evidence, predict
 from l2l_ray.loop.state.checkpoint import load_train_state, save_train_state
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -22,7 +20,6 @@ from l2l_ray.loop.training.selector_training import (
     CrossFitted,
     SelectorLearner,
     StoredEvidence,
-    labeled_gradient,
     unlabeled_evidence,
 )
 from l2l_ray.prior.proposal import Proposer
@@ -84,7 +81,8 @@ def test_every_labeled_row_is_seen_once_by_the_teacher_that_did_not_train_on_it(
     probs = [predict(network, labeled.inputs(rows), False).sigmoid() for network in networks]
     for position, row in enumerate(rows):
         own = 0 if row in fold_rows[0] else 1
-        torch.testing.assert_close(found.evidence.mask_probs[position], probs[own][position], atol=1e-4, rtol=0.0)
+        # stored in half precision, which rounds by up to 2.5e-4 below 1
+        torch.testing.assert_close(found.evidence.mask_probs[position], probs[own][position], atol=4e-4, rtol=0.0)
     assert (probs[0] - probs[1]).abs().amax((1, 2)).min() > 1e-3  # so the comparison above tells them apart
 
 
@@ -96,6 +94,20 @@ def test_batches_are_keyed(cross_fitted: CrossFitted) -> None:
         assert not torch.equal(cross_fitted.batch(3, *other).evidence.mask_probs, batch.evidence.mask_probs)
 
 
+def test_the_parts_are_every_labeled_row_once_with_its_truth(
+    whole_run: RunFolder, labeled: ExampleSet, fold_rows: list[list[int]], cross_fitted: CrossFitted
+) -> None:
+    parts, size = cross_fitted.parts(), whole_run.config.loop.eval_batch
+    assert [len(part.mask) for part in parts[:-1]] == [size] * (len(labeled) // size)
+    assert all(len(part.mask) == len(part.evidence.prior_score) <= size for part in parts)
+    stored = [row for fold in fold_rows for row in fold]
+    assert torch.equal(torch.cat([part.mask for part in parts]), labeled.masks(stored))
+    drawn = cross_fitted.batch(10_000, seed=7, version=3, number=0)
+    order = batch_indices(len(labeled), len(labeled), 7, "reward2", 0)
+    found = torch.cat([part.evidence.mask_probs for part in parts])
+    assert torch.equal(found[order], drawn.evidence.mask_probs)
+
+
 def test_the_open_rate_is_the_share_of_labeled_images_whose_label_would_be_used(
     whole_run: RunFolder, labeled: ExampleSet, cross_fitted: CrossFitted
 ) -> None:
@@ -103,29 +115,13 @@ def test_the_open_rate_is_the_share_of_labeled_images_whose_label_would_be_used(
     total = len(labeled)
     claimed = int((evidence.mask_probs > 0.5).flatten(1).any(1).sum())
     assert claimed > 0
-    section = whole_run.config.selector
-    rates = {
-        name: cross_fitted.open_rate(make_selector(section.model_copy(update={"name": name}), 32), 0, 1)
+    rules = {
+        name: make_selector(whole_run.config.selector.model_copy(update={"name": name}))
         for name in ("accept_all", "agreement", "supervised")
     }
-    agreement = make_selector(section.model_copy(update={"name": "agreement"}), 32)
-    used = decision_of(agreement.select(evidence, range(total))).used
-    assert rates == {"accept_all": claimed / total, "agreement": int(used.sum()) / total, "supervised": 0.0}
-
-
-def test_the_labeled_gradient_is_that_of_autograd(whole_run: RunFolder, labeled: ExampleSet) -> None:
-    teacher = load_segmenter(whole_run.config.segmenter, whole_run.version_dir("l2l", 1) / "teacher.safetensors", CPU)
-    teacher.requires_grad_(False)
-    found = labeled_gradient(whole_run.config, labeled, teacher, CPU)
-    rows = list(range(len(labeled)))
-    assert len(rows) <= 64  # all of them are in the gradient
-    inputs = labeled.inputs(rows)
-    teacher.last_layer.requires_grad_(True)
-    output = run_segmenter(teacher, inputs, use_autocast=False)
-    F.binary_cross_entropy_with_logits(output.mask_logits, labeled.masks(rows)).backward()
-    weight, bias = teacher.last_layer.weight.grad, teacher.last_layer.bias.grad
-    assert weight is not None and bias is not None and weight.abs().max() > 1e-4
-    torch.testing.assert_close(found, torch.cat([weight.flatten(), bias]), atol=1e-6, rtol=1e-3)
+    rates = {name: rule.settle(cross_fitted.parts(), [])["open_rate_labeled"] for name, rule in rules.items()}
+    used = int(rules["agreement"].select(evidence, range(total)).used.sum())
+    assert rates == pytest.approx({"accept_all": claimed / total, "agreement": used / total, "supervised": 0.0})
 
 
 def test_the_unlabeled_subset_is_fixed_by_sentence(whole_run: RunFolder, sets: ExampleSets) -> None:
@@ -155,7 +151,7 @@ def test_the_unlabeled_subset_is_fixed_by_sentence(whole_run: RunFolder, sets: E
     assert unlabeled_evidence(none, unlabeled, teacher, previous, CPU) is None
 
 
-def test_stored_evidence_comes_back_in_full_precision_but_for_features(
+def test_stored_evidence_comes_back_in_half_precision_on_every_way(
     whole_run: RunFolder, labeled: ExampleSet, burn_in: Path
 ) -> None:
     teacher = load_segmenter(whole_run.config.segmenter, burn_in / "base" / "teacher.safetensors", CPU)
@@ -164,27 +160,28 @@ def test_stored_evidence_comes_back_in_full_precision_but_for_features(
     ]
     stored = StoredEvidence(parts, CPU)
     assert len(stored) == 3
-    evidence = stored.take([2, 0])
+    assert stored.places(2) == [range(2), range(2, 3)] and stored.places(3) == [range(3)]
+    everything, drawn = stored.all(2), stored.take([2, 0])
+    assert [len(part.prior_score) for part in everything] == [2, 1]
     for field in fields(Evidence):
-        found = getattr(evidence, field.name)
-        expected = torch.cat([getattr(parts[1], field.name), getattr(parts[0], field.name)[:1]])
-        assert found.dtype == expected.dtype
-        exact = "features" not in field.name
-        bound = 0.0 if exact else 1e-3  # half precision has 11 bits
-        torch.testing.assert_close(found, expected, atol=bound, rtol=bound, msg=field.name)
+        exact = torch.cat([getattr(part, field.name) for part in parts])
+        found = torch.cat([getattr(part, field.name) for part in everything])
+        assert found.dtype == exact.dtype, field.name
+        assert torch.equal(found, exact.half().float() if exact.ndim == 3 else exact), field.name
+        assert torch.equal(getattr(drawn, field.name), found[[2, 0]]), field.name
     again = stored.batch(8, seed=0, version=2, number=0)
     assert sorted(again.prior_score.tolist()) == sorted(stored.take([0, 1, 2]).prior_score.tolist())
 
 
 def _learner(name: str = "l2l") -> SelectorLearner:
-    return SelectorLearner(SelectorConfig(name=name, group_size=3, update_batch=4), 32, CPU)
+    return SelectorLearner(SelectorConfig(name=name, group_size=3, update_batch=4), CPU)
 
 
 def _learn(learner: SelectorLearner, cross_fitted: CrossFitted, version: int, num: int) -> list[dict[str, float]]:
     before = learner.frozen_copy()
     return [
         learner.selector.update(learner.optimizer, batch, before)
-        for batch in learner.batches(cross_fitted, None, torch.zeros(33), version, num, seed=0)
+        for batch in learner.batches(cross_fitted, None, version, num, seed=0)
     ]
 
 
@@ -206,17 +203,14 @@ def test_a_selector_learns_the_same_after_it_was_saved_or_sent(cross_fitted: Cro
 
 def test_every_update_has_its_own_random_numbers(cross_fitted: CrossFitted) -> None:
     learner = _learner()
-    seeds = [
-        b.generator.initial_seed() for v in (0, 1) for b in learner.batches(cross_fitted, None, None, v, 2, seed=3)
-    ]
+    seeds = [b.generator.initial_seed() for v in (0, 1) for b in learner.batches(cross_fitted, None, v, 2, seed=3)]
     assert seeds == [3_000_009, 3_000_010, 3_010_016, 3_010_017]  # results of finished runs depend on these values
 
 
 def test_a_rule_is_kept_without_weights(tmp_path: Path) -> None:
     rule = _learner("fixed_threshold")
     assert rule.send() == {}
-    with pytest.raises(AssertionError, match="without a parameter"):
-        _ = rule.optimizer
+    assert rule.optimizer is None
     state: dict[str, object] = {}
     rule.save(tmp_path, state)
     _learner("fixed_threshold").load(tmp_path, state)

@@ -16,6 +16,7 @@ from l2l_ray.loop.training.step import (
     TrainBatch,
     augment,
     drop_priors,
+    joined,
     learning_rate_factor,
     make_optimizer,
     train_step,
@@ -57,11 +58,12 @@ def _rows(batch: TrainBatch, rows: list[int]) -> TrainBatch:
 
 
 def _gradients(
-    student: Segmenter, labeled: TrainBatch, unlabeled: TrainBatch | None, world_size: int = 1
+    student: Segmenter, labeled: TrainBatch, unlabeled: TrainBatch | None, world_size: int = 1, num_views: int = 1
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """Take a step of length 0; return the gradients it would have gone by, and its terms."""
     student = copy.deepcopy(student)
-    terms = train_step(student, make_optimizer(student, CONFIG), labeled, unlabeled, CONFIG, 0.0, world_size)
+    optimizer = make_optimizer(student, CONFIG)
+    terms = train_step(student, optimizer, labeled, unlabeled, CONFIG, 0.0, world_size, num_views)
     return {name: p.grad for name, p in student.named_parameters() if p.grad is not None}, terms
 
 
@@ -83,6 +85,14 @@ def test_the_loss_is_labeled_plus_weighted_unlabeled(student: Segmenter, batch_o
     _, alone = _gradients(student, batch_of(1), None)
     assert alone["loss_unlabeled"] == 0.0
     assert alone["loss"] == alone["loss_labeled"] == pytest.approx(both["loss_labeled"], rel=1e-5)
+
+
+def test_the_loss_of_several_views_is_their_mean(student: Segmenter, batch_of: Callable[[int], TrainBatch]) -> None:
+    labeled, views = batch_of(1), [batch_of(2), batch_of(3)]
+    alone = [_gradients(student, labeled, view)[1]["loss_unlabeled"] for view in views]
+    _, both = _gradients(student, labeled, joined(views), num_views=2)
+    assert abs(alone[0] - alone[1]) > 1e-3
+    assert both["loss_unlabeled"] == pytest.approx(sum(alone) / 2, rel=1e-5)
 
 
 def test_pixels_of_weight_zero_are_not_read(student: Segmenter, batch_of: Callable[[int], TrainBatch]) -> None:

@@ -1,0 +1,195 @@
+"""Which labels do learned selectors take? After the burn-in, before any round: minutes where whole runs take hours.
+
+For each seed and share of labeled images: one burn-in with its fold teachers, evidence of the labeled images and of a
+part of the unlabeled ones, and each selector's first training on it. Its labels of the unlabeled part are then compared
+with hidden truth. No student is trained, so this says who ranks labels well, not who teaches well.
+
+    python benchmarks/label_choice.py --seeds 0 1 2 3 4 --fracs 0.01 0.05
+
+A seed whose figures are in the file is not run again. Writes benchmarks/results/label-choice.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.compare.oracles import HiddenTruth
+from l2l_ray.config import RunConfig, SelectorConfig, load_config
+from l2l_ray.device import pick_device
+from l2l_ray.files import replacing
+from l2l_ray.intervals import seed_interval
+from l2l_ray.loop.inference.networks import load_segmenter
+from l2l_ray.loop.inference.ordering import RIGHT_IOU, auc
+from l2l_ray.loop.inference.priors import LocalMllm, fill_all_priors
+from l2l_ray.loop.state.position import Position, Stage
+from l2l_ray.loop.state.prepare import prepare
+from l2l_ray.loop.state.run_folder import RunFolder, continued
+from l2l_ray.loop.state.versions import Write
+from l2l_ray.loop.training.selector_training import CrossFitted, SelectorLearner, StoredEvidence, unlabeled_evidence
+from l2l_ray.loop.training.selector_training import unlabeled_rows as rows_of
+from l2l_ray.loop.training.train import Job
+from l2l_ray.selector.registry import spec_of
+from l2l_ray.selector.reward import truth_ious
+
+RESULTS = Path(__file__).parent / "results" / "label-choice.json"
+COVERAGE = 0.4  # share of the labels at which selectors are compared
+T = TypeVar("T")
+
+# Row -> selector and changes to the selector section.
+ROWS: dict[str, dict[str, Any]] = {
+    "accept all": {"name": "accept_all"},
+    "confidence gate": {"name": "confidence_gate"},
+    "supervised scorer": {"name": "scorer"},
+    "L2L": {"name": "l2l"},
+    "L2L, guided label alone": {"name": "l2l", "candidates": False},
+    "L2L, labeled images alone": {"name": "l2l", "reward": {"unlabeled": 0.0}},
+    "L2L, no KL": {"name": "l2l", "kl": 0.0},
+}
+
+
+@dataclass
+class BurnInHost:
+    """Just enough of a host to train a burn-in in this process."""
+
+    run: RunFolder
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    def prepare_model(self, model: nn.Module) -> nn.Module:
+        """Return the model as it is."""
+        return model
+
+    def barrier(self) -> None:
+        """Do nothing: there is one rank."""
+
+    def broadcast(self, value: T) -> T:
+        """Return the value."""
+        return value
+
+    def priors(self, name: str) -> Path:
+        """Return the file."""
+        return self.run.priors_path(name)
+
+    def progress(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:
+        """Say nothing."""
+
+    def labels(self, method: str, round_index: int) -> list[Path]:
+        """Refuse: there are no rounds."""
+        raise NotImplementedError
+
+    def publish(self, position: Position, write: Write, metrics: dict[str, float]) -> None:
+        """Refuse: there are no versions."""
+        raise NotImplementedError
+
+    def resume_point(self) -> Path | None:
+        """Return None: there are no versions."""
+        return None
+
+
+def seed_config(base: RunConfig, frac: float, seed: int) -> RunConfig:
+    """Return the config of one seed and share: the seed also draws which images are labeled."""
+    data = base.data.model_copy(update={"labeled_frac": frac, "split_seed": seed})
+    loop = base.loop.model_copy(update={"seed": seed})
+    return base.model_copy(update={"name": f"label-choice-{frac:g}-s{seed}", "data": data, "loop": loop})
+
+
+def figures(config: RunConfig) -> dict[str, dict[str, float]]:
+    """Return row -> figures of one seed and share."""
+    run = RunFolder.open(continued(config))
+    data = prepare(config, run)
+    fill_all_priors(config, run, data, LocalMllm(config.prior))
+    device = pick_device()
+    job = Job.begin(config, run, BurnInHost(run, device))
+    job.burn_in.train(with_folds=True)
+    cross_fitted, unlabeled = job.cross_fitted(), job.sets["unlabeled"]
+    teacher = load_segmenter(config.segmenter, job.burn_in.base / "teacher.safetensors", device)
+    others = unlabeled_evidence(config, unlabeled, teacher, device)
+    assert others is not None, "selector.max_unlabeled is 0"
+    rows = rows_of(config, unlabeled)
+    truth = HiddenTruth(config).masks([unlabeled.examples[row].sent_id for row in rows], unlabeled.grid)
+    return {row: _row(config, change, cross_fitted, others, truth) for row, change in ROWS.items()}
+
+
+def _row(
+    config: RunConfig, change: dict[str, Any], cross_fitted: CrossFitted, others: StoredEvidence, truth: Tensor
+) -> dict[str, float]:
+    content = config.selector.model_dump()
+    content["reward"] |= change.get("reward", {})
+    section = SelectorConfig.model_validate({**content, **change, "reward": content["reward"]})
+    learner = SelectorLearner(section, pick_device())
+    parts = others.all(config.loop.eval_batch)
+    settled: dict[str, float] = {}
+    if spec_of(section.name).learns:
+        before = learner.frozen_copy()
+        for batch in learner.batches(cross_fitted, others, 0, section.warmup_updates, config.loop.seed):
+            learner.selector.update(learner.optimizer, batch, before)
+        settled = learner.selector.settle(cross_fitted.parts(), parts)
+    selections = [learner.selector.select(part, [0] * len(part.prior_score)) for part in parts]
+    target, used, gate = (
+        torch.cat([getattr(selection, name) for selection in selections]).cpu() for name in ("target", "used", "gate")
+    )
+    iou = truth_ious(target[:, None], truth)[:, 0].double().numpy()
+    right = iou >= RIGHT_IOU
+    surest = np.argsort(-gate.double().numpy(), kind="stable")[: round(COVERAGE * len(iou))]
+    taken = used.numpy()
+    found = {
+        "right_of_all": right.mean(),
+        "used": taken.mean(),
+        "used_labeled": settled.get("open_rate_labeled", 1.0),
+        "iou_of_used": iou[taken].mean() if taken.any() else float("nan"),
+        "right_of_used": right[taken].mean() if taken.any() else float("nan"),
+        "iou_at_coverage": iou[surest].mean(),
+        "right_at_coverage": right[surest].mean(),
+        "auc": auc(gate.double().numpy(), right) or 0.5,
+        "other_label": float(np.mean(torch.cat([s.source for s in selections]).cpu().numpy()[taken] != 0)),
+    }
+    return {name: float(value) for name, value in found.items()}
+
+
+def summarize(by_seed: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
+    """Return row -> figure -> mean over seeds, and L2L minus the row with its 95 % t-interval over seeds."""
+    seeds = list(by_seed.values())
+    rows: dict[str, Any] = {}
+    for row in ROWS:
+        rows[row] = {name: float(np.mean([seed[row][name] for seed in seeds])) for name in seeds[0][row]}
+        if row != "L2L" and len(seeds) > 1:
+            rows[row]["l2l_minus_this"] = {
+                name: seed_interval([seed["L2L"][name] - seed[row][name] for seed in seeds])._asdict()
+                for name in ("auc", "iou_at_coverage", "right_at_coverage", "right_of_all")
+            }
+    return rows
+
+
+def main() -> None:
+    """Run the seeds that are missing and write the file after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--fracs", type=float, nargs="+", default=[0.01, 0.05])
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args, words = parser.parse_known_args()
+    base = load_config(["--preset", "5pct", "--selector.max_unlabeled", "1000", *words])
+    content = json.loads(args.out.read_text()) if args.out.exists() else {}
+    for frac in args.fracs:
+        part = content.setdefault(f"{frac:g}", {"by_seed": {}})
+        for seed in args.seeds:
+            if str(seed) not in part["by_seed"]:
+                part["by_seed"][str(seed)] = figures(seed_config(base, frac, seed))
+            part["rows"] = summarize(part["by_seed"])
+            with replacing(args.out) as temporary:
+                temporary.write_text(json.dumps(content, indent=1) + "\n")
+            print(f"{frac:g} seed {seed}", flush=True)
+            for row, found in part["by_seed"][str(seed)].items():
+                print(f"  {row:28}" + "  ".join(f"{name} {value:.3f}" for name, value in found.items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""What a sweep came to: its trials by point, with mean, spread and t-interval over seeds; the best point.
+
+Trials come as a table, one row each, with these columns besides the swept fields: `trial`, `seed`, `state` (finished,
+`stopped at version 2`, failed, ...), `reason` of a failure, `version` (the last one measured), `val_mean_iou` and
+`val_overall_iou` of that version, `<split>_mean_iou` of the other splits, `seconds`. Only finished trials enter a mean:
+all of them ended at the same version.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from l2l_ray.intervals import seed_interval
+from l2l_ray.report.tables import NOTHING, Cell, Table
+
+FINISHED = "finished"
+METRIC = "val_mean_iou"
+
+
+def metrics_of(trials: pd.DataFrame) -> list[str]:
+    """Return the mean IoU columns of a table of trials, val first."""
+    tests = [name for name in map(str, trials) if name.endswith("_mean_iou") and name != METRIC]
+    return [METRIC, *tests]
+
+
+def points_frame(trials: pd.DataFrame, fields: Sequence[str]) -> pd.DataFrame:
+    """Return one row per point, best first: its fields and trials, how many seeds finished of how many, figures.
+
+    Columns of each metric: `<metric>` (mean over finished seeds), and `_sd`, `_low`, `_high` (95 % t-interval) after
+    its name, empty where fewer than two seeds finished. A point with more finished seeds comes before one with fewer:
+    their means are not compared.
+
+    Args:
+        trials: As above.
+        fields: The swept fields.
+    """
+    keys = [json.dumps([value_text(row[field]) for field in fields]) for row in trials.to_dict("records")]
+    rows: list[dict[str, Any]] = []
+    for key in dict.fromkeys(keys):
+        here = trials[[other == key for other in keys]]
+        done = here[here["state"] == FINISHED]
+        row = {field: here.iloc[0][field] for field in fields}
+        row |= {
+            "trials": tuple(here["trial"]),
+            "seeds": len(done),
+            "of": len(here),
+            "states": ", ".join(sorted(set(here["state"]) - {FINISHED})),
+        }
+        for metric in metrics_of(trials):
+            row |= _over_seeds(metric, [float(value) for value in done[metric] if not pd.isna(value)])
+        row["seconds"] = done["seconds"].mean() if len(done) else math.nan
+        rows.append(row)
+    frame = pd.DataFrame(rows)
+    return frame.sort_values(["seeds", METRIC], ascending=False, ignore_index=True, kind="stable")
+
+
+def best_point(points: pd.DataFrame) -> pd.Series[Any] | None:
+    """Return the point with the best mean on val among those with the most finished seeds; None where none has any."""
+    if not len(points) or not points.iloc[0]["seeds"] or math.isnan(points.iloc[0][METRIC]):
+        return None
+    return points.iloc[0]
+
+
+def points_table(points: pd.DataFrame, fields: Sequence[str], names: dict[str, str]) -> Table:
+    """Return the points for people: mean ± sd (interval), in percent.
+
+    Args:
+        points: From `points_frame`.
+        fields: The swept fields.
+        names: Field -> its heading.
+    """
+    metrics = metrics_of(points)
+    best = best_point(points)
+    rows = []
+    for index, (_, row) in enumerate(points.iterrows()):
+        cells = [Cell(value_text(row[field])) for field in fields]
+        cells.append(Cell(f"{row['seeds']} of {row['of']}" + (f" ({row['states']})" if row["states"] else "")))
+        cells += [Cell(figure_text(row, m), best is not None and len(points) > 1 and m == METRIC and index == 0)
+                  for m in metrics]  # fmt: skip
+        cells.append(Cell(NOTHING if math.isnan(row["seconds"]) else f"{row['seconds']:.0f}"))
+        rows.append(tuple(cells))
+    header = (*(names[field] for field in fields), "seeds", *(metric_name(metric) for metric in metrics), "seconds")
+    return Table((("", len(header)),), header, tuple(rows))
+
+
+def trials_table(trials: pd.DataFrame, fields: Sequence[str], names: dict[str, str]) -> Table:
+    """Return every trial for people, in percent."""
+    metrics = metrics_of(trials)
+    rows = []
+    for _, row in trials.iterrows():
+        version = NOTHING if _is_nothing(row["version"]) else str(int(row["version"]))
+        figures = [NOTHING if _is_nothing(row[m]) else f"{100 * row[m]:.1f}" for m in metrics]
+        seconds = NOTHING if _is_nothing(row["seconds"]) else f"{row['seconds']:.0f}"
+        texts = [row["trial"], *(value_text(row[f]) for f in fields), row["seed"], row["state"], version, *figures]
+        rows.append(tuple(Cell(str(text)) for text in [*texts, seconds]))
+    header = ("trial", *(names[f] for f in fields), "seed", "state", "version", *map(metric_name, metrics), "seconds")
+    return Table((("", len(header)),), header, tuple(rows))
+
+
+def plain_text(table: Table) -> str:
+    """Return a table for a terminal, columns side by side."""
+    lines = [list(table.header), *([cell.text for cell in row] for row in table.rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(table.header))]
+    return "\n".join("  ".join(t.ljust(w) for t, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def metric_name(metric: str) -> str:
+    """Return the heading of a metric: `val mean IoU`."""
+    return f"{metric.removesuffix('_mean_iou')} mean IoU"
+
+
+def figure_text(row: Any, metric: str) -> str:
+    """Return mean ± sd (interval) of one metric of a point, in percent with one decimal."""
+    if _is_nothing(row[metric]):
+        return NOTHING
+    text = f"{100 * row[metric]:.1f}"
+    if _is_nothing(row[f"{metric}_sd"]):
+        return text
+    low, high = (f"{100 * row[f'{metric}_{end}']:.1f}" for end in ("low", "high"))
+    return f"{text} ± {100 * row[f'{metric}_sd']:.1f} ({low} to {high})"
+
+
+def value_text(value: Any) -> str:
+    """Return a field's value as people read it."""
+    return NOTHING if _is_nothing(value) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _over_seeds(metric: str, values: list[float]) -> dict[str, float]:
+    mean = math.fsum(values) / len(values) if values else math.nan
+    sd = low = high = math.nan
+    if len(values) > 1:
+        _, low, high = seed_interval(values)
+        sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return {metric: mean, f"{metric}_sd": sd, f"{metric}_low": low, f"{metric}_high": high}
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value)) or value is pd.NA

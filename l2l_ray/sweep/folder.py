@@ -1,0 +1,159 @@
+"""The folder of a sweep: how it was started, its log, and the state of each of its trials.
+
+    <root>/<sweep name>/sweep.json     the words it was started with, and its trials
+                        trials.jsonl   what happened to which trial, one line each; one writer, the sweep
+                        <trial id>/    a run folder
+
+A trial is finished when its run folder says so, whoever finished it. That it was stopped, and at which version, is in
+the log alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.files import locked, replacing
+from l2l_ray.loop.state.jsonl import append_line, read_lines
+from l2l_ray.loop.state.plan import VAL
+from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.sweep.trials import Trial
+
+State = Literal["finished", "stopped", "failed", "unfinished", "waiting"]
+Event = Literal["started", "finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known of one trial.
+
+    `figures` maps each evaluated version after 0, up to the one it was stopped at, to val's mean_iou and overall_iou.
+
+    Example: `Outcome("stopped", {1: {"mean_iou": 0.31, "overall_iou": 0.28}}, "", 41.0)`
+    """
+
+    state: State
+    figures: dict[int, dict[str, float]]
+    reason: str = ""  # of a failure
+    seconds: float | None = None  # wall time of its last start
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """One sweep, one folder.
+
+    Example: `SweepFolder(config.root / "sweep-label_ratio")`
+    """
+
+    path: Path
+
+    def require_startable(self, trials: Sequence[Trial], resume: bool) -> None:
+        """Refuse a start that would mix two sweeps; a sweep in which no trial has begun yet counts as none.
+
+        Args:
+            trials: Every trial of this start.
+            resume: Whether an earlier start may be continued; with more trials than it had, too.
+        Raises:
+            ConfigError: A sweep lies there and `resume` is off; `resume` is on and there is none; or it has trials
+                that are not among these.
+            DataError: The list of its trials cannot be read.
+        """
+        saved = self._saved()
+        if saved is not None and not self.events():
+            return
+        if saved is None and resume:
+            raise ConfigError(f"there is no sweep in {self.path} to continue; start it without --resume")
+        if saved is not None and not resume:
+            raise ConfigError(
+                f"a sweep lies in {self.path}; continue it with --resume (finished trials are not run again), or "
+                "choose another --sweep-name"
+            )
+        gone = set(saved["trials"] if saved else ()) - {trial.id for trial in trials}
+        if saved is not None and gone:
+            raise ConfigError(
+                f"the sweep in {self.path} was started with other settings: {len(gone)} of its {len(saved['trials'])} "
+                f"trials are none of these; give the words it was started with ({' '.join(saved['words'])}), more "
+                "--seeds or --samples if you like, or choose another --sweep-name"
+            )
+
+    @contextmanager
+    def begun(self, trials: Sequence[Trial], words: Sequence[str], resume: bool) -> Iterator[None]:
+        """Hold the sweep's folder for the length of a `with` block, making it where it is a new one.
+
+        Args:
+            trials: Every trial of this start.
+            words: The command's words, to be named when other ones are given later.
+            resume: As in `require_startable`.
+        Raises:
+            ConfigError: As `require_startable`, or another process is at work on the sweep.
+            DataError: As `require_startable`.
+        """
+        self.require_startable(trials, resume)
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(self.path / ".lock", timeout_s=0))
+            except TimeoutError:
+                raise ConfigError(
+                    f"another process is at work on the sweep in {self.path}; let it end, or choose another "
+                    "--sweep-name"
+                ) from None
+            listed = {trial.id: {"values": trial.values, "seed": trial.seed} for trial in trials}
+            with replacing(self.path / "sweep.json") as temporary:
+                temporary.write_text(json.dumps({"words": list(words), "trials": listed}, indent=1))
+            yield
+
+    def _saved(self) -> dict[str, Any] | None:
+        path = self.path / "sweep.json"
+        try:
+            return dict(json.loads(path.read_text())) if path.exists() else None
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read: {error}; remove the file: finished trials stay") from error
+
+    def log(self, event: Event, trial_id: str, **details: Any) -> None:
+        """Append a line about a trial to the log."""
+        append_line(self.path / "trials.jsonl", {"event": event, "trial": trial_id, **details})
+
+    def events(self) -> list[dict[str, Any]]:
+        """Read the log back; a torn last line is left out."""
+        return [json.loads(line) for line in read_lines(self.path / "trials.jsonl")]
+
+    def open_trials(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Return the trials that are to be run: neither finished nor stopped; a failed one is tried again."""
+        outcomes = self.outcomes(trials)
+        return [trial for trial in trials if outcomes[trial.id].state not in ("finished", "stopped")]
+
+    def outcomes(self, trials: Sequence[Trial]) -> dict[str, Outcome]:
+        """Return what is known of each trial, by id."""
+        last = {event["trial"]: event for event in self.events()}
+        return {trial.id: _outcome(trial, last.get(trial.id)) for trial in trials}
+
+
+def _outcome(trial: Trial, last: dict[str, Any] | None) -> Outcome:
+    run = RunFolder(trial.config.run_dir, trial.config)
+    figures, event = val_figures(run), last["event"] if last else None
+    seconds = last.get("seconds") if last else None
+    if run.finished:
+        return Outcome("finished", figures, seconds=seconds)
+    if last is not None and event == "stopped":
+        kept = {version: figure for version, figure in figures.items() if version <= last["version"]}
+        return Outcome("stopped", kept, seconds=seconds)
+    if last is not None and event == "failed":
+        return Outcome("failed", figures, last["reason"], seconds)
+    begun = (run.path / "config.yaml").exists()
+    return Outcome("unfinished" if begun else "waiting", figures)
+
+
+def val_figures(run: RunFolder) -> dict[int, dict[str, float]]:
+    """Return val's mean_iou and overall_iou of a run's main selector by version, version 0 left out, in order."""
+    main = run.methods[-1]
+    found = {
+        event["version"]: {name: event[name] for name in ("mean_iou", "overall_iou")}
+        for event in run.events()
+        if event["event"] == "evaluation" and (event["method"], event["split"]) == (main, VAL) and event["version"] > 0
+    }
+    return dict(sorted(found.items()))

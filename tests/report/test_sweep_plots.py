@@ -1,0 +1,52 @@
+"""Figures of a sweep: drawn where there is something to draw, and the trend by hand."""
+
+from __future__ import annotations
+
+import io
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from l2l_ray.report.canvas import DARK
+from l2l_ray.report.sweep_plots import field_effects, share_curves, trend
+
+SHARE, NAMES = "data.labeled_frac", {"data.labeled_frac": "labeled_frac", "selector.name": "selector", "loop.lr": "lr"}
+
+
+def points(**columns: list[object]) -> pd.DataFrame:
+    frame = pd.DataFrame({name.replace("__", "."): values for name, values in columns.items()})
+    bounds = {"val_mean_iou_low": frame["val_mean_iou"] - 0.05, "val_mean_iou_high": frame["val_mean_iou"] + 0.05}
+    return frame.assign(**bounds)
+
+
+def test_a_trend_is_the_least_squares_line_with_its_correlation() -> None:
+    # x - mean: -1, 0, 1; y - mean: -1, 1, 0: slope 1/2, correlation 1 / sqrt(2 * 2)
+    assert trend([1, 2, 3], [1, 3, 2]) == pytest.approx((0.5, 1.0, 0.5))
+    assert trend([0, 1], [4, 4]) == (0.0, 4.0, 0.0)
+
+
+def test_shares_are_drawn_where_there_are_two() -> None:
+    two = points(data__labeled_frac=[0.01, 0.1], selector__name=["l2l", "l2l"], val_mean_iou=[0.3, 0.4])
+    png = share_curves(two, [SHARE, "selector.name"], "l2l", NAMES, DARK)
+    assert png is not None
+    with Image.open(io.BytesIO(png)) as picture:
+        assert picture.convert("RGB").getpixel((0, 0)) == (0x17, 0x1C, 0x26)
+    assert share_curves(two.iloc[:1], [SHARE, "selector.name"], "l2l", NAMES) is None
+    assert share_curves(two.assign(val_mean_iou=None), [SHARE, "selector.name"], "l2l", NAMES) is None
+
+
+def test_a_line_per_selector_makes_another_figure() -> None:
+    shares, figures = [0.01, 0.1] * 2, [0.3, 0.4, 0.2, 0.3]
+    two = points(data__labeled_frac=shares, selector__name=["l2l"] * 2 + ["supervised"] * 2, val_mean_iou=figures)
+    one = points(data__labeled_frac=shares[:2], selector__name=["l2l"] * 2, val_mean_iou=figures[:2])
+    fields = [SHARE, "selector.name"]
+    assert share_curves(two, fields, "l2l", NAMES) != share_curves(one, fields, "l2l", NAMES) is not None
+
+
+def test_effects_are_drawn_of_numbers_with_three_values() -> None:
+    three = points(loop__lr=[0.1, 0.2, 0.3], val_mean_iou=[0.3, 0.4, 0.35])
+    assert field_effects(three, ["loop.lr"], NAMES) is not None
+    assert field_effects(three.iloc[:2], ["loop.lr"], NAMES) is None
+    words = points(selector__name=["a", "b", "c"], val_mean_iou=[0.1, 0.2, 0.3])
+    assert field_effects(words, ["selector.name"], NAMES) is None

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from l2l_ray.config import SelectorConfig
+from l2l_ray.selector.base import LabeledEvidence
+from l2l_ray.selector.candidates import candidates_of
+from l2l_ray.selector.learned import matching_shift
+from l2l_ray.selector.network import decision_probs, prepare
+from l2l_ray.types import Candidate
+from tests.selector.learning import seeded_selector
+
+NAMES = ("l2l", "scorer")
+
+
+def make_selector_away_from_start(seed: int = 0, **fields):
+    """Return a policy whose candidates and cells differ; its gate is half open in the synthetic world."""
+    selector = seeded_selector(SelectorConfig(hidden=8, threshold=0.6, **fields), seed)
+    with torch.no_grad():
+        for parameter in selector.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        selector.linear.weight[0, -len(Candidate) - 4 : -4].copy_(torch.linspace(0, 1, len(Candidate)))
+    return selector
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("threshold", [0.7, 0.9])
+def test_a_fresh_policy_is_the_confidence_gate_on_the_guided_label(evidence_of, name, threshold):
+    probs = torch.stack([torch.full((4, 4), 0.1 + 0.0 * k) for k in range(8)])
+    for row in range(8):
+        probs[row, 1:3, 1:3] = 0.6 + 0.05 * row + torch.tensor([[-0.05, 0.01], [0.02, 0.0]])
+    evidence = evidence_of(probs)  # the predictions say the same, so their mean is the guided one
+    fresh = seeded_selector(SelectorConfig(name=name, threshold=threshold))
+    rule = seeded_selector(SelectorConfig(name="confidence_gate", threshold=threshold))
+    mine, theirs = fresh.select(evidence, range(8)), rule.select(evidence, range(8))
+    assert 0 < int(mine.used.sum()) < 8
+    assert torch.equal(mine.used, theirs.used) and torch.equal(mine.source, theirs.source)
+    assert torch.equal(mine.target, theirs.target) and torch.equal(mine.accepted, theirs.accepted)
+
+
+def test_the_best_candidate_is_taken_where_its_gate_is_open(bandit):
+    evidence, _ = bandit(40, seed=1, sure=3.0)
+    selector = make_selector_away_from_start()
+    inputs = prepare(evidence)
+    scores = selector.scores(inputs)
+    selection = selector.select(evidence, range(40))
+    assert torch.equal(selection.source.long(), scores.argmax(1)) and len(selection.source.unique()) > 1
+    assert torch.allclose(selection.gate, torch.sigmoid(scores.amax(1)))
+    open_ = scores.amax(1) >= 0
+    assert 0 < int(open_.sum()) < 40
+    assert torch.equal(selection.accepted, (selector.keep_logits(inputs, selection.target) > 0) & open_[:, None, None])
+    # what was decided, as likely as the policy says: leaving out is one of the choices
+    expected = decision_probs(scores).log()
+    expected = torch.where(open_, expected.gather(1, scores.argmax(1)[:, None] + 1)[:, 0], expected[:, 0])
+    assert torch.allclose(selection.mean_log_prob, expected, atol=1e-5)
+
+
+def test_the_shift_of_the_version_moves_the_gate_and_nothing_else(bandit):
+    evidence, _ = bandit(20, seed=2)
+    selector = make_selector_away_from_start()
+    before = selector.select(evidence, range(20))
+    selector.gate_shift.fill_(1.5)
+    after = selector.select(evidence, range(20))
+    assert torch.equal(before.target, after.target)
+    assert torch.allclose(after.gate.logit(), before.gate.logit() + 1.5, atol=1e-4)
+    assert after.used.sum() > before.used.sum()
+
+
+def test_without_its_gate_every_label_is_used(bandit, evidence_of):
+    evidence, _ = bandit(20, seed=3)
+    assert not make_selector_away_from_start(gate=True).select(evidence, range(20)).used.all()
+    assert (make_selector_away_from_start(gate=False).select(evidence, range(20)).gate == 1).all()
+    empty = evidence_of(torch.full((2, 4, 4), 0.3))
+    assert (make_selector_away_from_start(gate=False).select(empty, range(2)).gate == 0).all()
+
+
+def test_without_cells_labels_are_whole(bandit):
+    evidence, _ = bandit(20, seed=4)
+    part, whole = (make_selector_away_from_start(cells=cells).select(evidence, range(20)) for cells in (True, False))
+    assert torch.equal(whole.accepted, (whole.gate >= 0.5)[:, None, None].expand(20, 16, 16))
+    assert torch.equal(part.target, whole.target) and part.accepted.sum() < whole.accepted.sum()
+
+
+def test_labels_ignore_keys_and_batches(bandit, rows_of):
+    evidence, _ = bandit(6, seed=5)
+    selector = make_selector_away_from_start()
+    whole, part = selector.select(evidence, range(6)), selector.select(rows_of(evidence, [5, 2]), [70, 71])
+    assert torch.equal(whole.source[[5, 2]], part.source)
+    assert torch.equal(whole.accepted[[5, 2]], part.accepted)
+    assert torch.allclose(whole.gate[[5, 2]], part.gate, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rate", "opened"),
+    [(0.0, 0), (0.2, 1), (0.5, 2), (0.6, 3), (1.0, 5)],  # 2.5 rounds to 2
+)
+def test_the_shift_opens_as_many_as_asked(rate, opened):
+    scores = torch.tensor([-3.0, 2.0, 0.5, -1.0, 7.0])
+    shifted = scores + matching_shift(rate, scores)
+    assert int((shifted >= 0).sum()) == opened
+    assert torch.equal(shifted.argsort(), scores.argsort())
+
+
+def test_the_shift_by_hand():
+    scores = torch.tensor([4.0, 1.0, -2.0, 3.0])
+    assert matching_shift(0.5, scores).item() == -3
+    assert matching_shift(1.0, scores).item() == 2
+    assert matching_shift(0.0, scores).item() == pytest.approx(-4.001)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gate_opens_alike_on_labeled_and_unlabeled_images(bandit, name):
+    known, truth = bandit(40, seed=6, prior_right=0.5)
+    surer = [bandit(30, seed=seed, prior_right=0.95, unguided_right=0.95)[0] for seed in (7, 8)]  # agree more often
+    selector = seeded_selector(SelectorConfig(name=name, threshold=0.75, cells=False))
+    metrics = selector.settle([LabeledEvidence(known, truth)], surer)
+    rate = metrics["open_rate_labeled"]
+    assert 0.1 < rate < 0.9 and metrics["open_rate_unshifted"] > rate + 0.1
+    used = torch.cat([selector.select(part, range(30)).used for part in surer])
+    assert used.float().mean().item() == pytest.approx(rate, abs=1 / 60)
+    again = selector.settle([LabeledEvidence(known, truth)], surer)
+    assert again == metrics, "settling does not build on the shift of the version before"
+
+
+def test_without_unlabeled_images_the_gate_stays(bandit):
+    evidence, truth = bandit(10, seed=9)
+    selector = make_selector_away_from_start()
+    used = selector.select(evidence, range(10)).used.float().mean().item()
+    assert selector.settle([LabeledEvidence(evidence, truth)], []) == {"open_rate_labeled": pytest.approx(used)}
+    assert selector.gate_shift.item() == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_dict_round_trip(bandit, name):
+    evidence, truth = bandit(20, seed=10)
+    selector, other = (make_selector_away_from_start(seed, name=name) for seed in (0, 1))
+    selector.settle([LabeledEvidence(evidence, truth)], [bandit(20, seed=11)[0]])
+    assert selector.gate_shift.item() != 0
+    assert not torch.equal(selector.select(evidence, range(20)).gate, other.select(evidence, range(20)).gate)
+    other.load_state_dict(selector.state_dict())
+    mine, theirs = selector.select(evidence, range(20)), other.select(evidence, range(20))
+    assert torch.equal(mine.gate, theirs.gate) and torch.equal(mine.accepted, theirs.accepted)
+
+
+def test_a_sample_without_any_mask_is_left_out(evidence_of):
+    evidence = evidence_of(torch.full((2, 4, 4), 0.4))
+    assert not candidates_of(evidence).possible.any()
+    selection = make_selector_away_from_start().select(evidence, range(2))
+    assert (selection.gate == 0).all() and selection.mean_log_prob.tolist() == [0, 0]

@@ -1,0 +1,109 @@
+"""The folder of a sweep: who may start, what its log holds, the state of each trial."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from l2l_ray.config import RunConfig
+from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.sweep.folder import SweepFolder, val_figures
+from l2l_ray.sweep.space import Grid
+from l2l_ray.sweep.trials import Trial, trials_of
+
+
+@pytest.fixture
+def trials(smoke: RunConfig) -> list[Trial]:
+    return trials_of(smoke, {"selector.name": Grid(("supervised", "accept_all", "pwa", "l2l"))}, "s")
+
+
+@pytest.fixture
+def folder(smoke: RunConfig) -> SweepFolder:
+    return SweepFolder(smoke.root / "s")
+
+
+def _begin(folder: SweepFolder, trials: list[Trial], resume: bool = False) -> None:
+    with folder.begun(trials, ["mine", "--seeds", "0"], resume):
+        folder.log("started", trials[0].id)
+
+
+def test_a_second_start_needs_resume_and_resume_needs_a_first(folder: SweepFolder, trials: list[Trial]) -> None:
+    with pytest.raises(ConfigError, match="there is no sweep in .* to continue; start it without --resume"):
+        _begin(folder, trials, resume=True)
+    _begin(folder, trials)
+    with pytest.raises(ConfigError, match=r"continue it with --resume .* or choose another --sweep-name"):
+        _begin(folder, trials)
+    _begin(folder, trials, resume=True)
+
+
+def test_a_sweep_that_ended_before_any_trial_began_is_none(folder: SweepFolder, trials: list[Trial]) -> None:
+    with pytest.raises(RuntimeError), folder.begun(trials, [], resume=False):
+        raise RuntimeError
+    with folder.begun(trials[:1], [], resume=False):
+        pass
+
+
+def test_resume_may_add_trials_but_leave_none_out(folder: SweepFolder, trials: list[Trial]) -> None:
+    _begin(folder, trials[:2])
+    _begin(folder, trials, resume=True)
+    with pytest.raises(ConfigError, match=r"1 of its 4 trials are none of these; give the words .*mine --seeds 0"):
+        _begin(folder, trials[1:], resume=True)
+
+
+def test_two_processes_do_not_drive_one_sweep(folder: SweepFolder, trials: list[Trial]) -> None:
+    _begin(folder, trials)
+    code = (
+        "import sys; from pathlib import Path; from l2l_ray.files import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(folder.path / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(ConfigError, match="another process is at work on the sweep"):
+            _begin(folder, trials, resume=True)
+        other.kill()
+    _begin(folder, trials, resume=True)  # the system released what the killed one held
+
+
+def test_a_damaged_list_of_trials_is_named(folder: SweepFolder, trials: list[Trial]) -> None:
+    _begin(folder, trials)
+    (folder.path / "sweep.json").write_text("{")
+    with pytest.raises(DataError, match=r"sweep.json cannot be read: .*; remove the file"):
+        _begin(folder, trials, resume=True)
+
+
+def test_a_run_that_is_finished_is_so_whatever_the_log_says(folder: SweepFolder, trials: list[Trial]) -> None:
+    one, two, three, four = trials
+    folder.path.mkdir(parents=True)
+    RunFolder(one.config.run_dir, one.config).create().mark_finished()
+    folder.log("failed", one.id, reason="x")
+    folder.log("failed", two.id, reason="no room", seconds=3.0)
+    RunFolder(three.config.run_dir, three.config).create()
+    found = folder.outcomes(trials)
+    assert [found[trial.id].state for trial in trials] == ["finished", "failed", "unfinished", "waiting"]
+    assert (found[two.id].reason, found[two.id].seconds) == ("no room", 3.0)
+    assert folder.open_trials(trials) == [two, three, four]
+
+
+def test_a_stopped_trial_keeps_the_figures_up_to_its_version(folder: SweepFolder, trials: list[Trial]) -> None:
+    trial = trials[3]
+    run = RunFolder(trial.config.run_dir, trial.config).create()
+    for version, split, method in [(0, "val", "l2l"), (1, "val", "l2l"), (1, "testA", "l2l"), (1, "val", "prior_only"),
+                                   (2, "val", "l2l"), (2, "val", "l2l")]:  # fmt: skip
+        event = {"event": "evaluation", "method": method, "version": version, "split": split}
+        run.log_event({**event, "mean_iou": 0.1 * version, "overall_iou": 0.2})
+    assert val_figures(run) == {v: {"mean_iou": 0.1 * v, "overall_iou": 0.2} for v in (1, 2)}
+    folder.log("stopped", trial.id, version=1)
+    outcome = folder.outcomes(trials)[trial.id]
+    assert (outcome.state, list(outcome.figures)) == ("stopped", [1])
+    assert trial not in folder.open_trials(trials)
+
+
+def test_the_log_lies_in_the_sweeps_folder(folder: SweepFolder, trials: list[Trial]) -> None:
+    _begin(folder, trials)
+    assert folder.events() == [{"event": "started", "trial": trials[0].id}]
+    assert Path(folder.path / "trials.jsonl").exists()

@@ -1,0 +1,107 @@
+"""Trials from points and seeds: whole configs, each named by its own hash."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+from l2l_ray.config import PRESETS, RewardConfig, RunConfig, full_config, smoke_config
+from l2l_ray.errors import ConfigError
+from l2l_ray.sweep.space import Grid, Space, Uniform
+from l2l_ray.sweep.trials import short_names, trial_id, trials_of, with_values
+from tests.whole_run import changed
+
+SPACE: Space = {"data.labeled_frac": Grid((0.1, 0.2)), "selector.name": Grid(("supervised", "l2l"))}
+
+
+def test_each_point_is_run_with_each_seed_which_moves_the_labeled_draw_and_training() -> None:
+    trials = trials_of(smoke_config(), SPACE, "s", [0, 3])
+    assert [(t.values["data.labeled_frac"], t.values["selector.name"], t.seed) for t in trials[:3]] == [
+        (0.1, "supervised", 0), (0.1, "supervised", 3), (0.2, "supervised", 0)
+    ]  # fmt: skip
+    assert len(trials) == 8
+    for trial in trials:
+        assert trial.config.loop.seed == trial.config.data.split_seed == trial.seed
+        assert trial.config.data.labeled_frac == trial.values["data.labeled_frac"]
+        assert trial.config.name == f"s/{trial.id}" and not trial.config.resume
+
+
+def test_the_id_is_of_what_decides_the_result_alone() -> None:
+    config = smoke_config()
+    elsewhere = changed(config, name="x", run_root="/else", resume=True, cluster={"num_labelers": 7})
+    assert trial_id(elsewhere) == trial_id(config)
+    assert trial_id(changed(config, loop={"lr": 1e-4})) != trial_id(config)
+
+
+def test_the_same_point_has_the_same_name_in_any_sweep() -> None:
+    one = {trial.id for trial in trials_of(smoke_config(), SPACE, "one")}
+    other = {trial.id for trial in trials_of(smoke_config(), {"selector.name": Grid(("l2l",))}, "other")}
+    beside = changed(smoke_config(), data={"labeled_frac": 0.2})
+    again = {trial.id for trial in trials_of(beside, {"selector.name": Grid(("l2l",))}, "again")}
+    assert not other & one and again < one
+
+
+def test_a_point_that_comes_twice_is_one_trial() -> None:
+    assert len(trials_of(smoke_config(), {"data.labeled_frac": Grid((0.1, 0.1, 0.2))}, "s")) == 2
+
+
+def test_a_trial_is_one_selector() -> None:
+    config = changed(smoke_config(), compare=("supervised",))
+    (trial,) = trials_of(config, {"selector.name": Grid(("supervised",))}, "s")
+    assert trial.config.compare == ()
+
+
+def test_rivals_share_seed_and_data() -> None:
+    trials = trials_of(smoke_config(), SPACE, "s", [0, 1])
+    groups = {trial.rivals: {t.values["selector.name"] for t in trials if t.rivals == trial.rivals} for trial in trials}
+    assert len(groups) == 4 and all(names == {"supervised", "l2l"} for names in groups.values())
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"selector.reword.coverage": Grid((1,))}, r"field 'selector.reword.coverage' does not exist; did you mean"),
+        ({"loop.seed": Grid((1,))}, "use --seeds 0 1 2"),
+        ({"cluster.num_labelers": Grid((1,))}, "changes no result"),
+        ({"data.labeled_frac": Grid((0.1, 1.5))}, r"point labeled_frac=1.5 .*cannot be: data.labeled_frac"),
+        ({"prior.temperature": Grid((0.1, 0.2))}, "would change nothing by prior.temperature: .*num_samples is 1"),
+    ],
+)
+def test_an_impossible_space_is_refused(space: Space, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        trials_of(smoke_config(), space, "s")
+
+
+def test_values_that_fit_only_together_are_set_together() -> None:
+    values = {"augment.strong.blur_min_sigma_frac": 0.02, "augment.strong.blur_max_sigma_frac": 0.03}
+    assert with_values(RunConfig(), values).augment.strong.blur_min_sigma_frac == 0.02
+
+
+@pytest.mark.parametrize("seeds", [[], [0, 0], [-1]])
+def test_wrong_seeds_are_refused(seeds: list[int]) -> None:
+    with pytest.raises(ConfigError, match="different numbers from 0 up"):
+        trials_of(smoke_config(), SPACE, "s", seeds)
+
+
+def test_short_names_differ() -> None:
+    names = short_names(["selector.lr", "loop.lr", "selector.name", "data.labeled_frac"])
+    assert list(names.values()) == ["selector.lr", "loop.lr", "selector", "labeled_frac"]
+
+
+@pytest.mark.parametrize("name", ["label_ratio", "reward_weights", "selectors"])
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_the_shipped_spaces_fit_every_preset(name: str, preset: str) -> None:
+    config = PRESETS[preset]()
+    assert len(trials_of(config, importlib.import_module(f"tune_spaces.{name}").space(config), "s")) > 1
+
+
+def test_label_ratio_asks_the_published_shares_of_a_large_data_set() -> None:
+    space = importlib.import_module("tune_spaces.label_ratio").space(full_config())
+    assert space["data.labeled_frac"] == Grid((0.005, 0.01, 0.02, 0.05, 0.1))
+
+
+def test_reward_weights_are_fields_of_the_reward() -> None:
+    module = importlib.import_module("tune_spaces.reward_weights")
+    assert set(module.RANGES) <= set(RewardConfig.model_fields)
+    assert module.space(smoke_config())["selector.reward.unlabeled"] == Uniform(*module.RANGES["unlabeled"])
