@@ -10,7 +10,7 @@ from torch import Tensor
 
 from l2l_ray.config import SelectorConfig
 from l2l_ray.selector.base import Decision, LabeledEvidence, Selector
-from l2l_ray.selector.network import PolicyInput, PolicyNetwork, decision_probs, prepare
+from l2l_ray.selector.network import IMPOSSIBLE, PolicyInput, PolicyNetwork, decision_probs, prepare
 from l2l_ray.selector.reward import truth_ious
 from l2l_ray.types import Candidate, Evidence
 
@@ -30,12 +30,14 @@ class LearnedSelector(PolicyNetwork, Selector):
         """Take in the IoU of a labeled batch's candidates and return what a label costs.
 
         A label costs the average of the guided labels and `gate_margin`: using the better ones pays, whether the
-        teacher is poor or good. At the first batch the gate is set to open for half of it.
+        teacher is poor or good. At the first batch the gate is set to open for half of the labels there are.
         """
         mean = found[:, Candidate.GUIDED].mean()
         if self.average < 0:
             self.average.copy_(mean)
-            self.linear.bias.sub_(self.scores(inputs).amax(1).median())
+            best = self.scores(inputs).amax(1)
+            if (best > IMPOSSIBLE).any():
+                self.linear.bias.sub_(best[best > IMPOSSIBLE].median())
         self.average.lerp_(mean, 0.1)
         return self.cost
 

@@ -33,7 +33,8 @@ def settled(selector, worlds):
 
 
 def earned(selector, evidence, truth):
-    """Return what a selector's labels earn per unseen sample: IoU minus the gate's cost where it uses one."""
+    """Return what a selector's labels earn per unseen sample: how much better they are than the average guided one."""
     selection = selector.select(evidence, list(range(len(truth))))
-    found = truth_ious(selection.target[:, None], truth > 0.5)[:, 0]
-    return (selection.used * (found - selector.config.reward.gate_cost)).mean().item()
+    masks = torch.stack([selection.target, evidence.mask_probs > 0.5], dim=1)
+    found, guided = truth_ious(masks, truth > 0.5).unbind(1)
+    return (selection.used * (found - guided.mean())).mean().item()

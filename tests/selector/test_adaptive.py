@@ -4,25 +4,10 @@ import pytest
 import torch
 
 from l2l_ray.config import RewardConfig, SelectorConfig
-from l2l_ray.selector.adaptive import best_threshold
 from l2l_ray.selector.base import LabeledEvidence, UpdateBatch, make_selector
 from l2l_ray.selector.rules import mean_object_probs
 
 T, F = True, False
-
-
-@pytest.mark.parametrize(
-    ("cost", "expected"),
-    [
-        (0.5, 0.7),  # .4 - .2 + .3: taking the wrong one along pays for what follows
-        (0.75, 0.9),
-        (0.1, 0.6),
-        (0.95, 0.901),  # nothing pays: just above all of them
-    ],
-)
-def test_the_best_threshold_by_hand(cost, expected):
-    scores, values = torch.tensor([0.6, 0.9, 0.7, 0.8]), torch.tensor([0.2, 0.9, 0.8, 0.3])
-    assert best_threshold(scores, values, cost).item() == pytest.approx(expected)
 
 
 def gate_of(**fields):
@@ -49,13 +34,13 @@ def test_the_gate_is_set_where_it_pays_most_on_labeled_images(evidence_of):
     truth[:3, :, 0] = 1  # right; the second one half
     truth[1, 0, 0] = 0
     parts = [LabeledEvidence(evidence, truth)]
-    gate = gate_of(reward=RewardConfig(gate_cost=0.6))
+    gate = gate_of(reward=RewardConfig(gate_margin=-0.025))  # the mean IoU is 0.625, so a label costs 0.6
     metrics = gate.settle(parts, [])
     # gains .4, .3, .7, .1 from the top
     assert metrics == {"open_rate_labeled": 0.75, "threshold": pytest.approx(0.85)}
     assert gate.select(evidence, range(4)).used.tolist() == [T, T, T, F]
-    sterner = gate_of(reward=RewardConfig(gate_cost=0.99))
-    assert sterner.settle(parts, [])["threshold"] == pytest.approx(0.95)
+    sterner = gate_of(reward=RewardConfig(gate_margin=0.5))
+    assert sterner.settle(parts, [])["threshold"] == pytest.approx(0.951)  # nothing pays
 
 
 def test_it_opens_as_far_on_unlabeled_images(evidence_of):
@@ -72,7 +57,7 @@ def test_it_opens_as_far_on_unlabeled_images(evidence_of):
 def test_the_sample_the_threshold_was_taken_from_is_used(bandit, seed):
     known, truth = bandit(60, seed=seed)
     other, _ = bandit(64, seed=seed + 100)
-    gate = gate_of(reward=RewardConfig(gate_cost=0.3))
+    gate = gate_of(reward=RewardConfig(gate_margin=-0.2))
     rate = gate.settle([LabeledEvidence(known, truth)], [])["open_rate_labeled"]
     sure = mean_object_probs(known)
     assert (gate.select(known, range(60)).used == (sure >= gate.threshold)).all() and (sure == gate.threshold).any()

@@ -3,21 +3,24 @@ from __future__ import annotations
 import pytest
 import torch
 
-from l2l_ray.config import SelectorConfig
+from l2l_ray.config import RewardConfig, SelectorConfig
 from l2l_ray.selector.base import LabeledEvidence
 from l2l_ray.selector.candidates import candidates_of
-from l2l_ray.selector.learned import matching_shift
-from l2l_ray.selector.network import decision_probs, prepare
+from l2l_ray.selector.learned import best_threshold, matching_shift
+from l2l_ray.selector.network import START_SHARPNESS, decision_probs, prepare
+from l2l_ray.selector.rules import mean_object_probs
 from l2l_ray.types import Candidate
 from tests.selector.learning import seeded_selector
 
 NAMES = ("l2l", "scorer")
+T, F = True, False
 
 
 def make_selector_away_from_start(seed: int = 0, **fields):
     """Return a policy whose candidates and cells differ; its gate is half open in the synthetic world."""
-    selector = seeded_selector(SelectorConfig(hidden=8, threshold=0.6, **fields), seed)
+    selector = seeded_selector(SelectorConfig(hidden=8, **fields), seed)
     with torch.no_grad():
+        selector.linear.bias.fill_(-0.8 * START_SHARPNESS)
         for parameter in selector.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
         selector.linear.weight[0, -len(Candidate) - 4 : -4].copy_(torch.linspace(0, 1, len(Candidate)))
@@ -25,18 +28,50 @@ def make_selector_away_from_start(seed: int = 0, **fields):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("threshold", [0.7, 0.9])
-def test_a_fresh_policy_is_the_confidence_gate_on_the_guided_label(evidence_of, name, threshold):
-    probs = torch.stack([torch.full((4, 4), 0.1 + 0.0 * k) for k in range(8)])
-    for row in range(8):
-        probs[row, 1:3, 1:3] = 0.6 + 0.05 * row + torch.tensor([[-0.05, 0.01], [0.02, 0.0]])
+def test_it_starts_as_the_confidence_gate_of_the_median_guided_label(evidence_of, name):
+    probs = torch.full((9, 4, 4), 0.1)
+    for row in range(9):
+        probs[row, 1:3, 1:3] = 0.6 + 0.04 * row + torch.tensor([[-0.05, 0.01], [0.02, 0.0]])
     evidence = evidence_of(probs)  # the predictions say the same, so their mean is the guided one
-    fresh = seeded_selector(SelectorConfig(name=name, threshold=threshold))
-    rule = seeded_selector(SelectorConfig(name="confidence_gate", threshold=threshold))
-    mine, theirs = fresh.select(evidence, range(8)), rule.select(evidence, range(8))
-    assert 0 < int(mine.used.sum()) < 8
-    assert torch.equal(mine.used, theirs.used) and torch.equal(mine.source, theirs.source)
-    assert torch.equal(mine.target, theirs.target) and torch.equal(mine.accepted, theirs.accepted)
+    fresh = seeded_selector(SelectorConfig(name=name))
+    fresh.observe(prepare(evidence), torch.full((9, len(Candidate)), 0.5))
+    rule = seeded_selector(SelectorConfig(name="confidence_gate"))
+    rule.threshold.copy_(mean_object_probs(evidence).median())
+    mine, theirs = fresh.select(evidence, range(9)), rule.select(evidence, range(9))
+    assert mine.gate[4].item() == pytest.approx(0.5, abs=1e-5) and int(theirs.used.sum()) == 5
+    others = torch.arange(9) != 4
+    assert torch.equal(mine.used[others], theirs.used[others])
+    assert torch.equal(mine.source, theirs.source) and torch.equal(mine.target, theirs.target)
+    assert torch.equal(mine.accepted[others], theirs.accepted[others])
+
+
+def test_what_a_label_costs_follows_the_average_guided_label(bandit):
+    inputs = prepare(bandit(2, seed=1)[0])
+    selector = seeded_selector(SelectorConfig(reward=RewardConfig(gate_margin=0.1)))
+
+    def observe(*guided):
+        found = torch.rand(2, len(Candidate))  # what the other candidates are worth says nothing
+        found[:, Candidate.GUIDED] = torch.tensor(guided)
+        return selector.observe(inputs, found)
+
+    assert observe(0.2, 0.4) == pytest.approx(0.3 + 0.1)
+    assert observe(0.5, 0.7) == pytest.approx(0.3 + 0.1 * 0.3 + 0.1)
+    bias = selector.linear.bias.item()
+    for _ in range(60):
+        cost = observe(1.0, 1.0)
+    assert cost == pytest.approx(0.98) and selector.linear.bias.item() == bias
+
+
+def test_labels_that_are_none_do_not_move_the_start(evidence_of):
+    probs = torch.full((8, 4, 4), 0.1)
+    probs[6:, 1:3, 1:3] = 0.9
+    selector = seeded_selector(SelectorConfig())
+    selector.observe(prepare(evidence_of(probs)), torch.zeros(8, len(Candidate)))
+    gate = selector.select(evidence_of(probs), range(8)).gate
+    assert (gate[:6] == 0).all() and gate[6:].tolist() == pytest.approx([0.5, 0.5], abs=1e-5)
+    none = seeded_selector(SelectorConfig())
+    none.observe(prepare(evidence_of(probs[:6])), torch.zeros(6, len(Candidate)))
+    assert none.linear.bias.item() == 0
 
 
 def test_the_best_candidate_is_taken_where_its_gate_is_open(bandit):
@@ -58,7 +93,7 @@ def test_the_best_candidate_is_taken_where_its_gate_is_open(bandit):
 
 def test_the_shift_of_the_version_moves_the_gate_and_nothing_else(bandit):
     evidence, _ = bandit(20, seed=2)
-    selector = make_selector_away_from_start()
+    selector = make_selector_away_from_start(cells=False)
     before = selector.select(evidence, range(20))
     selector.gate_shift.fill_(1.5)
     after = selector.select(evidence, range(20))
@@ -92,6 +127,20 @@ def test_labels_ignore_keys_and_batches(bandit, rows_of):
 
 
 @pytest.mark.parametrize(
+    ("cost", "expected"),
+    [
+        (0.5, 0.7),  # .4 - .2 + .3: taking the wrong one along pays for what follows
+        (0.75, 0.9),
+        (0.1, 0.6),
+        (0.95, 0.901),  # nothing pays: just above all of them
+    ],
+)
+def test_the_best_threshold_by_hand(cost, expected):
+    scores, values = torch.tensor([0.6, 0.9, 0.7, 0.8]), torch.tensor([0.2, 0.9, 0.8, 0.3])
+    assert best_threshold(scores, values, cost).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
     ("rate", "opened"),
     [(0.0, 0), (0.2, 1), (0.5, 2), (0.6, 3), (1.0, 5)],  # 2.5 rounds to 2
 )
@@ -113,7 +162,8 @@ def test_the_shift_by_hand():
 def test_the_gate_opens_alike_on_labeled_and_unlabeled_images(bandit, name):
     known, truth = bandit(40, seed=6, prior_right=0.5)
     surer = [bandit(30, seed=seed, prior_right=0.95, unguided_right=0.95)[0] for seed in (7, 8)]  # agree more often
-    selector = seeded_selector(SelectorConfig(name=name, threshold=0.75, cells=False))
+    selector = seeded_selector(SelectorConfig(name=name, cells=False))
+    selector.average.fill_(0.5)
     metrics = selector.settle([LabeledEvidence(known, truth)], surer)
     rate = metrics["open_rate_labeled"]
     assert 0.1 < rate < 0.9 and metrics["open_rate_unshifted"] > rate + 0.1
@@ -123,12 +173,18 @@ def test_the_gate_opens_alike_on_labeled_and_unlabeled_images(bandit, name):
     assert again == metrics, "settling does not build on the shift of the version before"
 
 
-def test_without_unlabeled_images_the_gate_stays(bandit):
-    evidence, truth = bandit(10, seed=9)
-    selector = make_selector_away_from_start()
-    used = selector.select(evidence, range(10)).used.float().mean().item()
-    assert selector.settle([LabeledEvidence(evidence, truth)], []) == {"open_rate_labeled": pytest.approx(used)}
-    assert selector.gate_shift.item() == 0
+def test_the_gate_opens_as_far_as_it_pays_on_labeled_images(evidence_of):
+    maps = torch.full((4, 2, 2), 0.1)
+    maps[:, :, 0] = torch.tensor([0.95, 0.9, 0.85, 0.8])[:, None]
+    truth = torch.zeros(4, 2, 2)
+    truth[:3, :, 0] = 1  # right; the second one half
+    truth[1, 0, 0] = 0
+    selector = seeded_selector(SelectorConfig())
+    for cost, used in ((0.6, [T, T, T, F]), (0.85, [T, F, F, F])):
+        selector.average.fill_(cost)
+        metrics = selector.settle([LabeledEvidence(evidence_of(maps), truth)], [])
+        assert selector.select(evidence_of(maps), range(4)).used.tolist() == used
+        assert metrics == {"open_rate_labeled": sum(used) / 4}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -137,9 +193,11 @@ def test_state_dict_round_trip(bandit, name):
     selector, other = (make_selector_away_from_start(seed, name=name) for seed in (0, 1))
     selector.settle([LabeledEvidence(evidence, truth)], [bandit(20, seed=11)[0]])
     assert selector.gate_shift.item() != 0
+    selector.average.fill_(0.4)
     assert not torch.equal(selector.select(evidence, range(20)).gate, other.select(evidence, range(20)).gate)
     other.load_state_dict(selector.state_dict())
     mine, theirs = selector.select(evidence, range(20)), other.select(evidence, range(20))
+    assert other.cost == selector.cost == pytest.approx(0.4)
     assert torch.equal(mine.gate, theirs.gate) and torch.equal(mine.accepted, theirs.accepted)
 
 
