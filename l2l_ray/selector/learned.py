@@ -33,13 +33,18 @@ class LearnedSelector(PolicyNetwork, Selector):
         teacher is poor or good. At the first batch the gate is set to open for half of the labels there are.
         """
         mean = found[:, Candidate.GUIDED].mean()
-        if self.average < 0:
+        if not self.has_started:
             self.average.copy_(mean)
             best = self.scores(inputs).amax(1)
             if (best > IMPOSSIBLE).any():
                 self.linear.bias.sub_(best[best > IMPOSSIBLE].median())
         self.average.lerp_(mean, 0.1)
         return self.cost
+
+    @property
+    def has_started(self) -> bool:
+        """Whether it has seen a labeled batch; until then its gate is open everywhere, and no policy to hold to."""
+        return bool(self.average >= 0)
 
     @property
     def cost(self) -> float:

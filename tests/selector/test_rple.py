@@ -95,6 +95,14 @@ def test_kl_is_zero_at_the_reference_and_pulls_back(bandit):
     assert all(parameter.grad is None for parameter in reference.parameters())
 
 
+def test_nothing_holds_a_policy_to_one_that_has_seen_nothing(bandit):
+    world = [(*bandit(8, seed=1), None)]
+    alone, held = (seeded_selector(SelectorConfig(hidden=8, kl=20.0)) for _ in range(2))
+    train(alone, world, 3)
+    assert train(held, world, 3, reference=seeded_selector(SelectorConfig(hidden=8)))["kl"] == 0
+    assert torch.equal(parameters(alone), parameters(held))
+
+
 def test_unlabeled_images_are_rewarded_by_what_the_terms_say(bandit):
     evidence, truth = bandit(8, seed=3)
     other, _ = bandit(8, seed=4)
