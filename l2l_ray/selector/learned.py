@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from l2l_ray.config import SelectorConfig
@@ -75,17 +75,26 @@ class LearnedSelector(PolicyNetwork, Selector):
         """Open the gate as far as it pays on the labeled images, and as far on unlabeled ones, see `matching_shift`."""
         scores, found = [], []
         for part in labeled:
-            inputs = prepare(part.evidence)
-            best, source = self.scores(inputs).max(1)
+            best, label = self._surest(part.evidence)
             scores.append(best)
-            found.append(truth_ious(inputs.candidates.taken(source)[:, None], part.mask > 0.5)[:, 0])
+            found.append(truth_ious(label[:, None], part.mask > 0.5)[:, 0])
         self.gate_shift.copy_(-best_threshold(torch.cat(scores), torch.cat(found), self.cost))
         metrics = super().settle(labeled, unlabeled)
         if unlabeled:
-            others = torch.cat([self.scores(prepare(part)).amax(1) for part in unlabeled])
+            others = torch.cat([self._surest(part)[0] for part in unlabeled])
             metrics["open_rate_unshifted"] = (others + self.gate_shift >= 0).float().mean().item()
             self.gate_shift.copy_(matching_shift(metrics["open_rate_labeled"], others))
         return metrics
+
+    def _surest(self, evidence: Evidence) -> tuple[Float[Tensor, " B"], Bool[Tensor, "B G G"]]:
+        """Return each sample's best score, -1e4 where no object cell of the label is kept, and the label."""
+        inputs = prepare(evidence)
+        best, source = self.scores(inputs).max(1)
+        label = inputs.candidates.taken(source)
+        if self.config.cells:
+            kept = (label & (self.keep_logits(inputs, label) > 0)).flatten(1).any(1)
+            best = best.masked_fill(~kept, IMPOSSIBLE)
+        return best, label
 
 
 def best_threshold(scores: Float[Tensor, " N"], values: Float[Tensor, " N"], cost: float | Tensor) -> Float[Tensor, ""]:
