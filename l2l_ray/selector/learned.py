@@ -30,13 +30,16 @@ class LearnedSelector(PolicyNetwork, Selector):
         """Take in the IoU of a labeled batch's candidates and return what a label costs.
 
         A label costs the average of the guided labels and `gate_margin`: using the better ones pays, whether the
-        teacher is poor or good. At the first batch the gate is set to open for half of it.
+        teacher is poor or good. At the first batch the gate is set to open for half of its guided labels. A batch
+        without any guided label is passed over: it says nothing of labels.
         """
-        mean = found[:, Candidate.GUIDED].mean()
-        if self.average < 0:
-            self.average.copy_(mean)
-            self.linear.bias.sub_(self.scores(inputs).amax(1).median())
-        self.average.lerp_(mean, 0.1)
+        labeled = inputs.candidates.possible[:, Candidate.GUIDED]
+        if labeled.any():
+            mean = found[:, Candidate.GUIDED].mean()
+            if self.average < 0:
+                self.average.copy_(mean)
+                self.linear.bias.sub_(self.scores(inputs).amax(1)[labeled].median())
+            self.average.lerp_(mean, 0.1)
         return self.cost
 
     @property
@@ -55,10 +58,11 @@ class LearnedSelector(PolicyNetwork, Selector):
         inputs = prepare(evidence)
         scores = self.scores(inputs) + self.gate_shift
         best, source = scores.max(1)
-        keep = torch.ones_like(evidence.mask_probs, dtype=torch.bool)
+        label = inputs.candidates.taken(source)
+        keep = torch.ones_like(label)
         if self.config.cells:
-            keep = self.keep_logits(inputs, inputs.candidates.taken(source)) > 0
-        gate = torch.sigmoid(best) if self.config.gate else inputs.candidates.possible.any(1).float()
+            keep = self.keep_logits(inputs, label) > 0
+        gate = torch.sigmoid(best) if self.config.gate else label.flatten(1).any(1).float()
         decided = torch.where(gate >= 0.5, source + 1, 0)  # 0: leaving it out
         log_probs = decision_probs(scores).log().gather(1, decided[:, None])[:, 0]
         return Decision(gate, keep.float(), source, log_probs)

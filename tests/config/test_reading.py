@@ -30,7 +30,7 @@ def test_later_wins_preset_then_file_then_words(tmp_path: Path) -> None:
     untouched = smoke_config()
     assert config.loop.burn_in_steps == untouched.loop.burn_in_steps
     assert config.selector.group_size == untouched.selector.group_size
-    assert config.selector.reward.gate_cost == untouched.selector.reward.gate_cost
+    assert config.selector.reward.gate_margin == untouched.selector.reward.gate_margin
 
 
 def test_options_may_be_joined_with_an_equals_sign(tmp_path: Path) -> None:
@@ -70,7 +70,10 @@ def test_lists_and_resource_maps_on_the_command_line() -> None:
         (["--compare", "magic"], "method 'magic' of `compare`: there is no selector 'magic'.*'fixed_threshold'"),
         (["--compare", "fixed_threshold@2"], "method 'fixed_threshold@2' of `compare`: threshold: .*less than 1"),
         (["--compare", "l2l"], r"each selector once, got \['l2l', 'l2l'\]"),
-        (["--preset", "huge"], "must be one of embedded, smoke, photos-small, photos-full, full, got 'huge'$"),
+        (
+            ["--preset", "huge"],
+            "must be one of embedded, smoke, 5pct, 1pct, photos-small, photos-full, full, got 'huge'$",
+        ),
         (["--preset", "photo-small"], r"got 'photo-small'; did you mean photos-small\?"),
         (
             ["--loop.autocast", "maybe"],

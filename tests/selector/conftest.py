@@ -52,8 +52,6 @@ def make_bandit(
         mask_probs=soften(box, 3.5),
         mask_probs_unguided=soften(seen, sure),
         mask_probs_flipped=soften(seen, sure),
-        mask_probs_perturbed=soften(box, 2.5),
-        mask_probs_previous=soften(box, 3.0),
         proposal=0.05 + 0.9 * box,
         prior_score=torch.full((batch,), 0.8),
         has_prior=torch.rand(batch, generator=generator) < 0.9,
@@ -64,8 +62,7 @@ def make_bandit(
 def make_evidence(mask_probs: Tensor, **given: Tensor) -> Evidence:
     """Return evidence of which only some maps are given; the others repeat `mask_probs`, and there is a prior."""
     batch = len(mask_probs)
-    others = ("unguided", "flipped", "perturbed", "previous")
-    maps = {f"mask_probs_{name}": given.get(name, mask_probs) for name in others}
+    maps = {f"mask_probs_{name}": given.get(name, mask_probs) for name in ("unguided", "flipped")}
     return Evidence(
         mask_probs=mask_probs,
         proposal=given.get("proposal", mask_probs),

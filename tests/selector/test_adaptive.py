@@ -4,25 +4,10 @@ import pytest
 import torch
 
 from l2l_ray.config import RewardConfig, SelectorConfig
-from l2l_ray.selector.adaptive import best_threshold
 from l2l_ray.selector.base import LabeledEvidence, UpdateBatch, make_selector
 from l2l_ray.selector.rules import mean_object_probs
 
 T, F = True, False
-
-
-@pytest.mark.parametrize(
-    ("cost", "expected"),
-    [
-        (0.5, 0.7),  # .4 - .2 + .3: taking the wrong one along pays for what follows
-        (0.75, 0.9),
-        (0.1, 0.6),
-        (0.95, 0.901),  # nothing pays: just above all of them
-    ],
-)
-def test_the_best_threshold_by_hand(cost, expected):
-    scores, values = torch.tensor([0.6, 0.9, 0.7, 0.8]), torch.tensor([0.2, 0.9, 0.8, 0.3])
-    assert best_threshold(scores, values, cost).item() == pytest.approx(expected)
 
 
 def gate_of(**fields):
@@ -43,19 +28,24 @@ def test_the_confidence_gate_by_hand(evidence_of):
     assert selection.target[0].tolist() == [[T, F], [T, F]] and (selection.pixel_weight[0] == 1).all()
 
 
-def test_the_gate_is_set_where_it_pays_most_on_labeled_images(evidence_of):
+@pytest.mark.parametrize(
+    ("margin", "threshold", "used"),
+    [
+        (0.0, 0.85, [T, T, T, F]),  # gains .375, -.125, .375, -.625: the half right one is taken along
+        (0.365, 0.95, [T, F, F, F]),  # a label costs .99
+        (-0.5, 0.85, [T, T, T, F]),
+        (0.5, 0.951, [F, F, F, F]),  # none can pay: just above all of them
+    ],
+)
+def test_the_gate_is_set_where_it_pays_most_on_labeled_images(evidence_of, margin, threshold, used):
     evidence = sure_of(evidence_of, [0.95, 0.9, 0.85, 0.8])
     truth = torch.zeros(4, 2, 2)
-    truth[:3, :, 0] = 1  # right; the second one half
-    truth[1, 0, 0] = 0
-    parts = [LabeledEvidence(evidence, truth)]
-    gate = gate_of(reward=RewardConfig(gate_cost=0.6))
-    metrics = gate.settle(parts, [])
-    # gains .4, .3, .7, .1 from the top
-    assert metrics == {"open_rate_labeled": 0.75, "threshold": pytest.approx(0.85)}
-    assert gate.select(evidence, range(4)).used.tolist() == [T, T, T, F]
-    sterner = gate_of(reward=RewardConfig(gate_cost=0.99))
-    assert sterner.settle(parts, [])["threshold"] == pytest.approx(0.95)
+    truth[:3, :, 0] = 1
+    truth[1, 0, 0] = 0  # IoU 1, 1/2, 1 and 0, on average .625
+    gate = gate_of(reward=RewardConfig(gate_margin=margin))
+    metrics = gate.settle([LabeledEvidence(evidence, truth)], [])
+    assert metrics == {"open_rate_labeled": sum(used) / 4, "threshold": pytest.approx(threshold)}
+    assert gate.select(evidence, range(4)).used.tolist() == used
 
 
 def test_it_opens_as_far_on_unlabeled_images(evidence_of):
@@ -72,7 +62,7 @@ def test_it_opens_as_far_on_unlabeled_images(evidence_of):
 def test_the_sample_the_threshold_was_taken_from_is_used(bandit, seed):
     known, truth = bandit(60, seed=seed)
     other, _ = bandit(64, seed=seed + 100)
-    gate = gate_of(reward=RewardConfig(gate_cost=0.3))
+    gate = gate_of(reward=RewardConfig(gate_margin=-0.2))
     rate = gate.settle([LabeledEvidence(known, truth)], [])["open_rate_labeled"]
     sure = mean_object_probs(known)
     assert (gate.select(known, range(60)).used == (sure >= gate.threshold)).all() and (sure == gate.threshold).any()

@@ -28,10 +28,17 @@ def relation(evidence, name):
 
 def test_a_candidate_is_possible_if_it_is_a_mask_that_no_earlier_one_is(evidence_of):
     evidence = evidence_of(
-        LEFT[None], unguided=TOP[None], flipped=NONE[None], previous=TOP[None], proposal=1 - LEFT[None]
+        torch.stack([LEFT, LEFT, TOP]),
+        unguided=torch.stack([TOP, LEFT, NONE]),
+        flipped=torch.stack([NONE, TOP, LEFT]),
+        proposal=torch.stack([1 - LEFT, TOP, TOP]),
     )
     found = candidates_of(evidence)
-    assert found.possible.tolist() == [[T, T, F, F, F, T]]  # flipped is empty, perturbed is guided, previous unguided
+    assert found.possible.tolist() == [
+        [T, T, F, T],  # flipped is empty
+        [T, F, T, F],  # unguided is guided again, the prior flipped
+        [T, F, T, F],  # unguided is empty, the prior is guided
+    ]
     assert found.masks[0, Candidate.PRIOR].tolist() == [[F, T], [F, T]]
     assert torch.equal(found.maps[0, Candidate.UNGUIDED], TOP)
 
@@ -67,22 +74,22 @@ def test_iou_counts_whole_numbers_under_autocast():
 
 def test_relations_by_hand(evidence_of):
     evidence = evidence_of(LEFT[None], unguided=TOP[None], prior_score=torch.tensor([0.3]))
-    assert relation(evidence, "iou_unguided") == pytest.approx([1 / 3, 1, 1 / 3, 1 / 3, 1 / 3, 1 / 3])
+    assert relation(evidence, "iou_unguided") == pytest.approx([1 / 3, 1, 1 / 3, 1 / 3])
     inside = (0.7 + 0.4) / 2  # of the unguided map, in the left column
-    assert relation(evidence, "inside_unguided") == pytest.approx([inside, 0.65, *[inside] * 4])
-    assert relation(evidence, "inside_guided") == pytest.approx([0.85, 0.5, *[0.85] * 4])
-    assert relation(evidence, "is_flipped") == [0, 0, 1, 0, 0, 0]
-    assert relation(evidence, "side") == pytest.approx([0.5**0.5] * 6)
+    assert relation(evidence, "inside_unguided") == pytest.approx([inside, 0.65, inside, inside])
+    assert relation(evidence, "inside_guided") == pytest.approx([0.85, 0.5, 0.85, 0.85])
+    assert relation(evidence, "is_flipped") == [0, 0, 1, 0]
+    assert relation(evidence, "side") == pytest.approx([0.5**0.5] * 4)
     entropy = [(0.468996 + 0.721928) / 2, (0.881291 + 0.970951) / 2]  # bits of 0.1 and 0.2; of 0.3 and 0.4
     assert relation(evidence, "entropy")[:2] == pytest.approx(entropy, abs=1e-5)
-    assert relation(evidence, "prior_score") == pytest.approx([0.3] * 6)
-    assert relation(evidence, "has_prior") == [1] * 6
+    assert relation(evidence, "prior_score") == pytest.approx([0.3] * 4)
+    assert relation(evidence, "has_prior") == [1] * 4
 
 
 def test_a_missing_prior_says_nothing(evidence_of):
     evidence = evidence_of(LEFT[None], has_prior=torch.tensor([False]))
     for name in ("iou_prior", "inside_prior", "prior_score", "has_prior"):
-        assert relation(evidence, name) == [0] * 6
+        assert relation(evidence, name) == [0] * 4
 
 
 @pytest.mark.parametrize("grid", [4, 16])

@@ -23,16 +23,15 @@ def make_network(seed: int = 0, **fields) -> PolicyNetwork:
     return network
 
 
-@pytest.mark.parametrize("threshold", [0.6, 0.9])
-def test_a_fresh_network_asks_how_sure_the_predictions_are_of_a_label(bandit, threshold):
+def test_a_fresh_network_asks_how_sure_the_predictions_are_of_a_label(bandit):
     evidence = replace(bandit(8, seed=1)[0], proposal=torch.rand(8, 16, 16), has_prior=torch.arange(8) < 4)
     inputs = prepare(evidence)
     found = inputs.candidates
     cells = found.masks.flatten(2).float()
     sure = torch.einsum("bkg,bjg->bkj", cells, found.maps.flatten(2)) / cells.sum(2, keepdim=True).clamp(min=1)
-    expected = START_SHARPNESS * (sure[:, :, : Candidate.PRIOR].mean(2) - threshold)  # the prior's map is not asked
+    expected = START_SHARPNESS * sure[:, :, : Candidate.PRIOR].mean(2)  # the prior's map is not asked
     expected[:, 1:] += START_OTHER
-    scores = PolicyNetwork(SelectorConfig(threshold=threshold)).scores(inputs)
+    scores = PolicyNetwork(SelectorConfig()).scores(inputs)
     assert found.possible[:, Candidate.PRIOR].any()
     assert torch.allclose(scores[found.possible], expected[found.possible], atol=1e-4)
 
@@ -54,31 +53,43 @@ def test_what_is_not_possible_is_never_taken(evidence_of):
     scores = make_network().scores(inputs)
     assert (scores[0, 1:] == IMPOSSIBLE).all() and scores[0, 0] > IMPOSSIBLE and (scores[1] == IMPOSSIBLE).all()
     probs = decision_probs(scores)
-    assert (probs[0, 2:] <= 1e-6).all() and probs[1].tolist() == pytest.approx([1, *[1e-6] * 6])
+    assert (probs[0, 2:] <= 1e-6).all() and probs[1].tolist() == pytest.approx([1, *[1e-6] * 4])
+
+
+def test_without_other_candidates_the_guided_label_stands_alone(bandit, evidence_of):
+    evidence = replace(bandit(8, seed=2)[0], proposal=torch.rand(8, 16, 16))
+    inputs = prepare(evidence)
+    with_all, alone = make_network().scores(inputs), make_network(candidates=False).scores(inputs)
+    assert (with_all[inputs.candidates.possible] > IMPOSSIBLE).all() and inputs.candidates.possible.sum() > 16
+    assert torch.equal(alone[:, Candidate.GUIDED], with_all[:, Candidate.GUIDED])
+    assert (alone[:, Candidate.GUIDED + 1 :] == IMPOSSIBLE).all()
+    found = torch.full((1, 4, 4), 0.9)
+    missed = prepare(evidence_of(torch.full((1, 4, 4), 0.2), unguided=found, proposal=found))
+    assert (make_network(candidates=False).scores(missed) == IMPOSSIBLE).all(), "no other one takes its place"
 
 
 def test_decision_probs_by_hand():
-    scores = torch.tensor([[0.0, math.log(3), *[IMPOSSIBLE] * 4]])
+    scores = torch.tensor([[0.0, math.log(3), *[IMPOSSIBLE] * 2]])
     # softmax 1/4, 3/4; sigmoid 1/2, 3/4
-    expected = [1 - 1 / 8 - 9 / 16, 1 / 8, 9 / 16, *[1e-6] * 4]
+    expected = [1 - 1 / 8 - 9 / 16, 1 / 8, 9 / 16, *[1e-6] * 2]
     assert decision_probs(scores)[0].tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_single_label_is_a_gate():
-    scores = torch.tensor([[10.0, *[IMPOSSIBLE] * 5]], requires_grad=True)
+    scores = torch.tensor([[10.0, *[IMPOSSIBLE] * 3]], requires_grad=True)
     left_out = decision_probs(scores)[0, 0]
     assert left_out.item() == pytest.approx(1 / (1 + math.exp(10)), rel=1e-5)  # 1 - sigmoid(10) has lost three digits
     left_out.log().backward()
-    assert scores.grad[0].tolist() == pytest.approx([-1 / (1 + math.exp(-10)), *[0] * 5])
+    assert scores.grad[0].tolist() == pytest.approx([-1 / (1 + math.exp(-10)), *[0] * 3])
 
 
 def test_the_floor_of_a_probability_has_no_gradient_and_what_lies_above_has():
-    scores = torch.tensor([[20.0, 0.0, *[IMPOSSIBLE] * 4]], requires_grad=True)
+    scores = torch.tensor([[20.0, 0.0, *[IMPOSSIBLE] * 2]], requires_grad=True)
     probs = decision_probs(scores)
     assert probs[0, 0].item() == pytest.approx(1e-6) and probs.log().isfinite().all()
     gradient = torch.autograd.grad(probs.log()[0, 0], scores, retain_graph=True)[0]
     assert (gradient == 0).all()
-    scores = torch.tensor([[12.0, 0.0, *[IMPOSSIBLE] * 4]], requires_grad=True)
+    scores = torch.tensor([[12.0, 0.0, *[IMPOSSIBLE] * 2]], requires_grad=True)
     assert torch.autograd.grad(decision_probs(scores).log()[0, 0], scores)[0][0, 0] < 0
 
 

@@ -85,7 +85,7 @@ class TestContract:
         evidence, _ = bandit(4, seed=4)
         other = type(evidence)(**{
             **vars(evidence),
-            **{f"mask_probs_{v}": torch.rand(4, 16, 16) for v in ("unguided", "flipped", "perturbed", "previous")},
+            **{f"mask_probs_{v}": torch.rand(4, 16, 16) for v in ("unguided", "flipped")},
         })  # fmt: skip
         first, second = selector.select(evidence, range(4)), selector.select(other, range(4))
         assert torch.equal(first.pixel_weight, second.pixel_weight) and torch.equal(first.target, second.target)

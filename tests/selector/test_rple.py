@@ -10,7 +10,7 @@ from l2l_ray.selector.candidates import candidates_of
 from l2l_ray.selector.network import prepare
 from l2l_ray.selector.reward import TERMS, truth_ious
 from l2l_ray.types import Candidate
-from tests.selector.learning import earned, seeded_selector, settled, train
+from tests.selector.learning import earned, seeded_selector, settled, started, train
 
 FAST = {"hidden": 8, "lr": 1e-2}
 
@@ -29,13 +29,12 @@ def boxes(evidence_of, truth_columns, **given):
     return evidence_of(probs, **given), truth
 
 
-@pytest.mark.parametrize(("gate_cost", "direction"), [(0.4, 1), (0.6, -1)])
-def test_a_label_becomes_likelier_exactly_where_its_iou_exceeds_the_gates_cost(evidence_of, gate_cost, direction):
-    evidence, truth = boxes(evidence_of, 2)  # IoU 1/2
-    policy = seeded_selector(SelectorConfig(threshold=0.8, reward=RewardConfig(gate_cost=gate_cost), **FAST))
-    before = policy.select(evidence, range(4)).gate
+@pytest.mark.parametrize(("margin", "direction"), [(-0.1, 1), (0.1, -1)])
+def test_a_label_becomes_likelier_exactly_where_it_is_better_than_what_it_costs(evidence_of, margin, direction):
+    evidence, truth = boxes(evidence_of, 2)  # every IoU is 1/2, and so is their average
+    policy = seeded_selector(SelectorConfig(reward=RewardConfig(gate_margin=margin), **FAST))
     metrics = train(policy, [(evidence, truth, None)], 2)
-    assert ((policy.select(evidence, range(4)).gate - before) * direction > 0.01).all()
+    assert ((policy.select(evidence, range(4)).gate - 0.5) * direction > 0.01).all()  # it starts at the median, 0.5
     assert metrics["reward/label"] * direction > 0
 
 
@@ -43,7 +42,7 @@ def test_a_label_becomes_likelier_exactly_where_its_iou_exceeds_the_gates_cost(e
 def test_a_cell_becomes_likelier_where_it_is_right_often_enough(evidence_of, wrong_cost, direction):
     evidence, truth = boxes(evidence_of, 4)
     truth[:2, :, :4] = 0  # right in two samples of four: pays below a cost of 1
-    policy = seeded_selector(SelectorConfig(threshold=0.8, reward=RewardConfig(wrong_cost=wrong_cost), **FAST))
+    policy = seeded_selector(SelectorConfig(reward=RewardConfig(wrong_cost=wrong_cost), **FAST))
     inside = torch.zeros(8, dtype=torch.bool)
     inside[:3] = True
 
@@ -70,7 +69,7 @@ def test_updates_are_a_function_of_the_seed(bandit):
     evidence, truth = bandit(8, seed=2)
     results = []
     for seed in (0, 0, 1):
-        policy = seeded_selector(SelectorConfig(hidden=8, threshold=0.7))
+        policy = seeded_selector(SelectorConfig(hidden=8))
         metrics = train(policy, [(evidence, truth, evidence)], 2, seed=seed)
         assert all(isinstance(value, float) for value in metrics.values())
         results.append(parameters(policy))
@@ -79,11 +78,11 @@ def test_updates_are_a_function_of_the_seed(bandit):
 
 def test_kl_is_zero_at_the_reference_and_pulls_back(bandit):
     world = [(*bandit(8, seed=1), None)]
-    reference = seeded_selector(SelectorConfig(hidden=8, threshold=0.7))
+    reference = seeded_selector(SelectorConfig(hidden=8))
 
     def moved(kl, updates=8, **fields):
         policy = copy.deepcopy(reference)
-        policy.config = SelectorConfig(hidden=8, threshold=0.7, kl=kl, **fields)
+        policy.config = SelectorConfig(hidden=8, kl=kl, **fields)
         return train(policy, world, updates, reference=reference)["kl"]
 
     # one inner epoch: the metric is taken before the first step
@@ -99,13 +98,13 @@ def test_unlabeled_images_are_rewarded_by_what_the_terms_say(bandit):
     world = [(evidence, truth, other)]
     moved = {}
     for weight in (0.0, 0.3, 0.6):
-        policy = seeded_selector(SelectorConfig(threshold=0.7, reward=RewardConfig(unlabeled=weight), **FAST))
+        policy = seeded_selector(SelectorConfig(reward=RewardConfig(unlabeled=weight), **FAST))
         metrics = train(policy, world, 1)
         moved[weight] = parameters(policy)
         assert (metrics["reward/unlabeled"] != 0) == (weight > 0)
         assert {f"term/{name}" for name in TERMS} <= set(metrics)
     assert not torch.equal(moved[0.0], moved[0.3]) and not torch.equal(moved[0.3], moved[0.6])
-    alone = seeded_selector(SelectorConfig(threshold=0.7, reward=RewardConfig(unlabeled=0.0), **FAST))
+    alone = seeded_selector(SelectorConfig(reward=RewardConfig(unlabeled=0.0), **FAST))
     train(alone, [(evidence, truth, None)], 1)
     assert torch.equal(moved[0.0], parameters(alone)), "weight 0 removes the unlabeled images"
 
@@ -160,7 +159,7 @@ def test_the_policy_learns_to_beat_every_rule_and_takes_another_candidate_where_
 
 @pytest.mark.parametrize("bias", [-4.0, 4.0])
 def test_using_all_or_nothing_attracts_no_policy(bandit, worlds, bias):
-    policy = seeded_selector(SelectorConfig(**FAST))
+    policy = started(seeded_selector(SelectorConfig(**FAST)), *worlds[0][:2])
     with torch.no_grad():
         policy.linear.bias.add_(bias)
     evidence, truth = bandit(100, seed=998)
