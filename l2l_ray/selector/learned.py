@@ -69,14 +69,20 @@ class LearnedSelector(PolicyNetwork, Selector):
 
     @torch.no_grad()
     def settle(self, labeled: Sequence[LabeledEvidence], unlabeled: Sequence[Evidence]) -> dict[str, float]:
-        """Open the gate as far as it pays on the labeled images, and as far on unlabeled ones, see `matching_shift`."""
-        scores, found = [], []
+        """Open the gate as far as it pays on the labeled images, and as far on unlabeled ones, see `matching_shift`.
+
+        With all of them at hand a label costs their mean, not the running one, which no update may have begun.
+        """
+        scores, taken, guided = [], [], []
         for part in labeled:
             inputs = prepare(part.evidence)
+            found = truth_ious(inputs.candidates.masks, part.mask > 0.5)
             best, source = self.scores(inputs).max(1)
             scores.append(best)
-            found.append(truth_ious(inputs.candidates.taken(source)[:, None], part.mask > 0.5)[:, 0])
-        self.gate_shift.copy_(-best_threshold(torch.cat(scores), torch.cat(found), self.cost))
+            taken.append(found.gather(1, source[:, None])[:, 0])
+            guided.append(found[:, Candidate.GUIDED])
+        cost = torch.cat(guided).mean() + self.config.reward.gate_margin
+        self.gate_shift.copy_(-best_threshold(torch.cat(scores), torch.cat(taken), cost))
         metrics = super().settle(labeled, unlabeled)
         if unlabeled:
             others = torch.cat([self.scores(prepare(part)).amax(1) for part in unlabeled])
