@@ -1,7 +1,7 @@
 """The segmenter (SESM): backbone + text + fusion encode; guidance + decoder turn the encoding and a prior into a mask.
 
-`encode` does everything that no prior can change, so one encoding serves several decodings: with the prior, without it,
-with a perturbed proposal. `decode` is the cheap part. `forward` takes words as text and does one of each.
+`encode` does everything that no prior can change, so one encoding serves several decodings: with the prior and without
+it. `decode` is the cheap part. `forward` takes words as text and does one of each.
 
 `guidance=False` (ablation) keeps every layer and treats each sample as one without a prior, phrase included: the rows
 of that ablation differ in evidence, not in size.

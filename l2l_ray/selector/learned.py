@@ -62,18 +62,22 @@ class LearnedSelector(PolicyNetwork, Selector):
         inputs = prepare(evidence)
         scores = self.scores(inputs) + self.gate_shift
         best, source = scores.max(1)
-        keep = torch.ones_like(evidence.mask_probs, dtype=torch.bool)
+        label = inputs.candidates.taken(source)
+        keep = torch.ones_like(label)
         if self.config.cells:
-            keep = self.keep_logits(inputs, inputs.candidates.taken(source)) > 0
-        gate = torch.sigmoid(best) if self.config.gate else inputs.candidates.possible.any(1).float()
+            keep = self.keep_logits(inputs, label) > 0
+        gate = torch.sigmoid(best) if self.config.gate else label.flatten(1).any(1).float()
         decided = torch.where(gate >= 0.5, source + 1, 0)  # 0: leaving it out
         log_probs = decision_probs(scores).log().gather(1, decided[:, None])[:, 0]
         return Decision(gate, keep.float(), source, log_probs)
 
     @torch.no_grad()
     def settle(self, labeled: Sequence[LabeledEvidence], unlabeled: Sequence[Evidence]) -> dict[str, float]:
-        """Open the gate as far as it pays on the labeled images, and as far on unlabeled ones, see `matching_shift`."""
-        scores, found = [], []
+        """Open the gate as far as it pays on the labeled images, and as far on unlabeled ones, see `matching_shift`.
+
+        With all of them at hand a label costs their mean, not the running one, which no update may have begun.
+        """
+        scores, taken, guided = [], [], []
         for part in labeled:
             best, label = self._surest(part.evidence)
             scores.append(best)

@@ -113,5 +113,5 @@ class TermWeights(nn.Module):
         return (_with_one(terms) @ self.weights).clamp(0, 1)
 
 
-def _with_one(terms: Float[Tensor, "*N T"]) -> Float[Tensor, "*N T+1"]:
+def _with_one(terms: Float[Tensor, "*N T"]) -> Float[Tensor, "*N W"]:
     return torch.cat([terms, torch.ones_like(terms[..., :1])], dim=-1)

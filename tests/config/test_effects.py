@@ -42,6 +42,10 @@ RULE = "--selector.name accept_all"
         ("--selector.cells false --selector.reward.wrong_cost 2", "selector.reward.wrong_cost"),
         ("--selector.max_unlabeled 0 --selector.reward.unlabeled 0.2", "selector.reward.unlabeled"),
         ("--selector.name confidence_gate --selector.threshold 0.8", "selector.threshold"),
+        ("--selector.threshold 0.8", "selector.threshold"),
+        ("--selector.name scorer --selector.threshold 0.8", "selector.threshold"),
+        (f"{RULE} --selector.reward.gate_margin 0.1", "selector.reward.gate_margin"),
+        ("--selector.name confidence_gate --selector.candidates false", "selector.candidates"),
         (
             "--selector.warmup_updates 0 --selector.round_updates 0 --selector.group_size 4",
             "selector.group_size",
@@ -81,7 +85,7 @@ def test_a_field_without_effect_is_named(words: str, field: str) -> None:
         "--selector.lr 0.1 --selector.candidates false --selector.reward.unlabeled 0.2 --loop.fold_steps 5",
         f"{RULE} --compare l2l --selector.lr 0.1 --selector.clip 0.1 --loop.fold_steps 5",
         "--selector.name fixed_threshold --selector.threshold 0.8 --loop.unlabeled_batch 4 --loop.lag 1",
-        "--selector.name scorer --selector.reward.wrong_cost 2 --selector.hidden 8",
+        "--selector.name scorer --selector.reward.wrong_cost 2 --selector.hidden 8 --selector.candidates false",
         "--selector.warmup_updates 0 --selector.round_updates 0 --loop.fold_steps 5",  # the gate is still set on them
         "--selector.name confidence_gate --selector.reward.gate_margin 0.1 --selector.max_unlabeled 5",
         "--selector.name online --selector.threshold 0.8 --loop.unlabeled_batch 4 --loop.expressions_per_ref 2",

@@ -12,8 +12,6 @@ from l2l_ray.errors import ConfigError
 from l2l_ray.prior.proposal import (
     Proposer,
     mix,
-    perturb,
-    perturbed_boxes,
     polygon_proposal,
     smooth_boxes,
 )
@@ -139,34 +137,6 @@ def test_polygon_proposals_fall_back_to_boxes() -> None:
     torch.testing.assert_close(batch.proposal[1], box_proposal([LEFT], [1.0], 8, 0.08))
     assert batch.has_prior.tolist() == [True, True, True, False]
     assert batch.candidate_weight[0].tolist() == [1, 0]
-
-
-def test_perturbed_boxes_are_keyed_and_bounded() -> None:
-    boxes = [perturbed_boxes(prior(MIDDLE), key)[0] for key in range(200)]
-    assert boxes[7] == perturbed_boxes(prior(MIDDLE), 7)[0]
-    assert len(set(boxes)) == 200
-    for x1, y1, x2, y2 in boxes:
-        for low, high in ((x1, x2), (y1, y2)):
-            assert 0.45 - 1e-9 <= high - low <= 0.55 + 1e-9
-            assert abs((low + high) / 2 - 0.5) <= 0.05 + 1e-9
-    middles = torch.tensor(boxes).mean(dim=0)
-    torch.testing.assert_close(middles, torch.tensor(MIDDLE), atol=0.02, rtol=0)
-
-
-def test_perturbed_boxes_stay_in_the_image_and_keep_an_area() -> None:
-    for key in range(50):
-        x1, y1, x2, y2 = perturbed_boxes(prior((0.97, 0.0, 1.0, 0.01)), key)[0]
-        assert 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
-
-
-def test_perturb_moves_polygons_and_keeps_the_rest() -> None:
-    original = replace(prior(MIDDLE), polygons_xy_frac=(SQUARE, ((0.3, 0.3), (0.4, 0.3), (0.4, 0.4))))
-    moved, none = perturb([original, None], [5, 6])
-    assert none is None and moved is not None
-    assert moved.boxes_xyxy_frac == perturbed_boxes(original, 5)
-    corners = torch.tensor(moved.polygons_xy_frac[0])
-    torch.testing.assert_close(corners[[0, 2]].flatten(), torch.tensor(moved.boxes_xyxy_frac[0]))  # the same transform
-    assert replace(moved, boxes_xyxy_frac=(MIDDLE,), polygons_xy_frac=original.polygons_xy_frac) == original
 
 
 def test_sam_needs_a_model_and_images() -> None:

@@ -67,16 +67,6 @@ def test_a_users_box_is_sure_where_every_labeled_item_has_one(set_of: MakeSet, t
     assert alone.inputs([0, 1]).prior_score.tolist() == [1.0, 0.0]
 
 
-def test_perturbed_proposals_are_keyed_by_sentence(set_of: MakeSet) -> None:
-    examples = set_of(3)
-    plain, moved = examples.inputs([0, 1, 2]), examples.inputs([0, 1, 2], perturb_seed=5)
-    assert all(not torch.equal(a, b) for a, b in zip(plain.proposal, moved.proposal, strict=True))
-    assert torch.equal(examples.inputs([2, 1], perturb_seed=5).proposal, moved.proposal[[2, 1]])
-    assert not torch.equal(examples.inputs([0], perturb_seed=6).proposal, moved.proposal[:1])
-    assert torch.equal(moved.images, plain.images)
-    assert torch.equal(moved.prior_score, plain.prior_score)
-
-
 def test_hiding_a_prior_hides_the_phrase_too(set_of: MakeSet) -> None:
     batch = set_of(3).inputs([0, 1, 2]).without_prior(torch.tensor([True, False, True]))
     assert batch.has_prior.tolist() == [False, True, False]

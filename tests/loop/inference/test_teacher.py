@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from l2l_ray.config import SegmenterConfig
 from l2l_ray.data.augment import swap_left_right
 from l2l_ray.loop.inference.inputs import Inputs
 from l2l_ray.loop.inference.teacher import gather_evidence, guided_evidence, predict, update_teacher
@@ -50,25 +49,14 @@ def test_no_gradient_passes_between_teacher_and_student() -> None:
     assert torch.equal(student.weight.grad, torch.ones(2))
 
 
-@pytest.fixture(scope="module")
-def previous() -> Segmenter:
-    torch.manual_seed(1)
-    return Segmenter(SegmenterConfig(width=32)).eval().requires_grad_(False)
-
-
 @pytest.fixture
 def batch(segmenter: Segmenter, inputs_of: Callable[..., Inputs]) -> Inputs:
     return inputs_of(WORDS, segmenter.grid)
 
 
 @pytest.fixture
-def shifted(segmenter: Segmenter, batch: Inputs) -> Inputs:
-    return replace(batch, proposal=batch.proposal.roll(3, -1))
-
-
-@pytest.fixture
-def evidence(segmenter: Segmenter, previous: Segmenter, batch: Inputs, shifted: Inputs) -> Evidence:
-    return gather_evidence(segmenter, previous, batch, shifted, False)
+def evidence(segmenter: Segmenter, batch: Inputs) -> Evidence:
+    return gather_evidence(segmenter, batch, False)
 
 
 def _probs(model: Segmenter, inputs: Inputs) -> Tensor:
@@ -79,13 +67,9 @@ def _hidden(inputs: Inputs) -> Inputs:
     return inputs.without_prior(torch.ones(len(inputs), dtype=torch.bool))
 
 
-def test_every_view_is_the_prediction_it_names(
-    segmenter: Segmenter, previous: Segmenter, batch: Inputs, shifted: Inputs, evidence: Evidence
-) -> None:
+def test_every_view_is_the_prediction_it_names(segmenter: Segmenter, batch: Inputs, evidence: Evidence) -> None:
     close = {"atol": 1e-5, "rtol": 0.0}
     torch.testing.assert_close(evidence.mask_probs, _probs(segmenter, batch), **close)
-    torch.testing.assert_close(evidence.mask_probs_perturbed, _probs(segmenter, shifted), **close)
-    torch.testing.assert_close(evidence.mask_probs_previous, _probs(previous, batch), **close)
     torch.testing.assert_close(evidence.mask_probs_unguided, _probs(segmenter, _hidden(batch)), **close)
     with_and_without = (evidence.mask_probs - evidence.mask_probs_unguided).abs().amax((1, 2)) > 1e-4
     assert with_and_without.tolist() == batch.has_prior.tolist()
@@ -106,20 +90,16 @@ def test_where_mirroring_is_refused_the_unguided_view_is_repeated(evidence: Evid
     assert torch.equal(evidence.mask_probs_flipped[UNSAFE], evidence.mask_probs_unguided[UNSAFE])
 
 
-def test_views_without_the_prior_do_not_know_the_prior(
-    segmenter: Segmenter, previous: Segmenter, batch: Inputs, shifted: Inputs, evidence: Evidence
-) -> None:
+def test_views_without_the_prior_do_not_know_the_prior(segmenter: Segmenter, batch: Inputs, evidence: Evidence) -> None:
     other = replace(batch, proposal=1 - batch.proposal, prior_score=batch.prior_score / 2, phrases=["a dog"] * 4)
-    again = gather_evidence(segmenter, previous, other, shifted, False)
+    again = gather_evidence(segmenter, other, False)
     assert torch.equal(again.mask_probs_unguided, evidence.mask_probs_unguided)
     assert torch.equal(again.mask_probs_flipped, evidence.mask_probs_flipped)
     assert not torch.equal(again.mask_probs, evidence.mask_probs)
 
 
-def test_views_are_the_same_each_time(
-    segmenter: Segmenter, previous: Segmenter, batch: Inputs, shifted: Inputs, evidence: Evidence
-) -> None:
-    again = gather_evidence(segmenter, previous, batch, shifted, False)
+def test_views_are_the_same_each_time(segmenter: Segmenter, batch: Inputs, evidence: Evidence) -> None:
+    again = gather_evidence(segmenter, batch, False)
     for field in fields(Evidence):
         assert torch.equal(getattr(again, field.name), getattr(evidence, field.name)), field.name
 
@@ -135,11 +115,9 @@ def _rows(inputs: Inputs, rows: list[int]) -> Inputs:
     )
 
 
-def test_a_sample_does_not_depend_on_its_batch(
-    segmenter: Segmenter, previous: Segmenter, batch: Inputs, shifted: Inputs, evidence: Evidence
-) -> None:
+def test_a_sample_does_not_depend_on_its_batch(segmenter: Segmenter, batch: Inputs, evidence: Evidence) -> None:
     for rows in ([2], [3, 0]):  # alone; and with others, in another order and padded to another length
-        part = gather_evidence(segmenter, previous, _rows(batch, rows), _rows(shifted, rows), False)
+        part = gather_evidence(segmenter, _rows(batch, rows), False)
         for field in fields(Evidence):
             found, expected = getattr(part, field.name).float(), getattr(evidence, field.name)[rows].float()
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4, msg=field.name)

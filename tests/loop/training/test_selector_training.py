@@ -127,11 +127,10 @@ def test_the_open_rate_is_the_share_of_labeled_images_whose_label_would_be_used(
 def test_the_unlabeled_subset_is_fixed_by_sentence(whole_run: RunFolder, sets: ExampleSets) -> None:
     unlabeled, folder = sets["unlabeled"], whole_run.version_dir("l2l", 0)
     teacher = load_segmenter(whole_run.config.segmenter, folder / "teacher.safetensors", CPU)
-    previous = folder / "previous.safetensors"
 
     def scores(num: int, examples: ExampleSet) -> list[float]:
         config = changed(whole_run.config, selector={"max_unlabeled": num})
-        evidence = unlabeled_evidence(config, examples, teacher, previous, CPU)
+        evidence = unlabeled_evidence(config, examples, teacher, CPU)
         assert evidence is not None
         return sorted(evidence.take(range(len(evidence))).prior_score.tolist())
 
@@ -148,16 +147,14 @@ def test_the_unlabeled_subset_is_fixed_by_sentence(whole_run: RunFolder, sets: E
     assert scores(4, shuffled) == four
     assert set(four) <= set(five)
     none = changed(whole_run.config, selector={"max_unlabeled": 0})
-    assert unlabeled_evidence(none, unlabeled, teacher, previous, CPU) is None
+    assert unlabeled_evidence(none, unlabeled, teacher, CPU) is None
 
 
 def test_stored_evidence_comes_back_in_half_precision_on_every_way(
     whole_run: RunFolder, labeled: ExampleSet, burn_in: Path
 ) -> None:
     teacher = load_segmenter(whole_run.config.segmenter, burn_in / "base" / "teacher.safetensors", CPU)
-    parts = [
-        gather_evidence(teacher, teacher, labeled.inputs(rows), labeled.inputs(rows), False) for rows in ([0, 1], [2])
-    ]
+    parts = [gather_evidence(teacher, labeled.inputs(rows), False) for rows in ([0, 1], [2])]
     stored = StoredEvidence(parts, CPU)
     assert len(stored) == 3
     assert stored.places(2) == [range(2), range(2, 3)] and stored.places(3) == [range(3)]
