@@ -77,12 +77,14 @@ class LearnedSelector(PolicyNetwork, Selector):
 
         With all of them at hand a label costs their mean, not the running one, which no update may have begun.
         """
-        scores, taken, guided = [], [], []
+        scores, found = [], []
         for part in labeled:
             best, label = self._surest(part.evidence)
             scores.append(best)
-            found.append(truth_ious(label[:, None], part.mask > 0.5)[:, 0])
-        self.gate_shift.copy_(-best_threshold(torch.cat(scores), torch.cat(found), self.cost))
+            found.append(truth_ious(torch.stack([label, part.evidence.mask_probs > 0.5], dim=1), part.mask > 0.5))
+        taken, guided = torch.cat(found).unbind(1)
+        cost = guided.mean() + self.config.reward.gate_margin
+        self.gate_shift.copy_(-best_threshold(torch.cat(scores), taken, cost))
         metrics = super().settle(labeled, unlabeled)
         if unlabeled:
             others = torch.cat([self._surest(part)[0] for part in unlabeled])
