@@ -1,4 +1,4 @@
-"""Writes the measured part of docs/results.md anew, and its pictures, from benchmarks/results/compare.json.
+"""Writes the measured part of docs/results.md anew, and its pictures, from compare.json and label-choice.json.
 
 python docs/results_page.py
 
@@ -31,6 +31,7 @@ from l2l_ray.selector.registry import label_of, style_of  # noqa: E402
 PAGE = ROOT / "docs" / "results.md"
 SOURCE = ROOT / "benchmarks" / "results" / "compare.json"
 BEGIN, END = "<!-- written by docs/results_page.py: begin -->", "<!-- written by docs/results_page.py: end -->"
+CHOICE = ROOT / "benchmarks" / "results" / "label-choice.json"
 NOT_YET = "`make compare` has written no `benchmarks/results/compare.json` yet."
 _QUALITY = {"right": ("right_frac", "#139a80"), "poor outline": ("poor_outline_frac", "#b8901c"),
             "wrong object": ("wrong_object_frac", "#e4572e")}  # fmt: skip
@@ -48,7 +49,25 @@ def page(text: str, source: Path = SOURCE) -> str:
     summary = json.loads(source.read_text()) if source.exists() else None
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{measured(summary) if summary else NOT_YET}\n\n{END}{after}"
+    parts = [choice_part(json.loads(CHOICE.read_text()))] if CHOICE.exists() else []
+    parts.append(measured(summary) if summary else NOT_YET)
+    return "\n\n".join([f"{before}{BEGIN}", *parts, f"{END}{after}"])
+
+
+def choice_part(found: dict[str, Any]) -> str:
+    """Return the table of `benchmarks/label_choice.py`, a part per share of labeled images."""
+    columns = {"right_at_coverage": "right at 40 %", "iou_at_coverage": "IoU at 40 %", "auc": "AUC", "used": "used",
+               "right_of_used": "right of used", "other_label": "other label"}  # fmt: skip
+    lines = ["## Which labels are taken, before any round"]
+    for frac, part in found.items():
+        lines.append(f"{100 * float(frac):g} % labeled, {len(part['by_seed'])} seeds:")
+        table = [["", *columns.values(), "L2L minus this, right at 40 %"], ["---"] * (len(columns) + 2)]
+        for name, row in part["rows"].items():
+            ends = row.get("l2l_minus_this", {}).get("right_at_coverage")
+            words = f"{100 * ends['mean']:+.1f} ({100 * ends['low']:+.1f} to {100 * ends['high']:+.1f})" if ends else ""
+            table.append([name, *(f"{100 * row[key]:.1f}" for key in columns), words])
+        lines.append("\n".join("| " + " | ".join(cells) + " |" for cells in table))
+    return "\n\n".join(lines)
 
 
 def measured(summary: dict[str, Any]) -> str:
