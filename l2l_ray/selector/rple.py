@@ -50,9 +50,7 @@ class Rple(LearnedSelector):
             probs = decision_probs(scores)
             label = known.candidates.taken(scores[: len(truth)].argmax(1))
             keep_probs = _two(self.keep_logits(known, label))
-            anchor = None
-            if isinstance(reference, Rple) and reference.has_started and config.kl > 0:
-                anchor = decision_probs(reference.scores(inputs))
+            anchor = decision_probs(reference.scores(inputs)) if isinstance(reference, Rple) and config.kl > 0 else None
         choice = objective.sample_group(probs, config.group_size, generator)
         kept = objective.sample_group(keep_probs, config.group_size, generator)
 
