@@ -36,11 +36,16 @@ class LearnedSelector(PolicyNetwork, Selector):
         labeled = inputs.candidates.possible[:, Candidate.GUIDED]
         if labeled.any():
             mean = found[:, Candidate.GUIDED].mean()
-            if self.average < 0:
+            if not self.has_started:
                 self.average.copy_(mean)
                 self.linear.bias.sub_(self.scores(inputs).amax(1)[labeled].median())
             self.average.lerp_(mean, 0.1)
         return self.cost
+
+    @property
+    def has_started(self) -> bool:
+        """Whether it has seen a labeled batch; until then its gate is open everywhere, and no policy to hold to."""
+        return bool(self.average >= 0)
 
     @property
     def cost(self) -> float:
