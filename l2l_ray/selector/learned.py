@@ -30,15 +30,16 @@ class LearnedSelector(PolicyNetwork, Selector):
         """Take in the IoU of a labeled batch's candidates and return what a label costs.
 
         A label costs the average of the guided labels and `gate_margin`: using the better ones pays, whether the
-        teacher is poor or good. At the first batch the gate is set to open for half of the labels there are.
+        teacher is poor or good. At the first batch the gate is set to open for half of its guided labels. A batch
+        without any guided label is passed over: it says nothing of labels.
         """
-        mean = found[:, Candidate.GUIDED].mean()
-        if not self.has_started:
-            self.average.copy_(mean)
-            best = self.scores(inputs).amax(1)
-            if (best > IMPOSSIBLE).any():
-                self.linear.bias.sub_(best[best > IMPOSSIBLE].median())
-        self.average.lerp_(mean, 0.1)
+        labeled = inputs.candidates.possible[:, Candidate.GUIDED]
+        if labeled.any():
+            mean = found[:, Candidate.GUIDED].mean()
+            if not self.has_started:
+                self.average.copy_(mean)
+                self.linear.bias.sub_(self.scores(inputs).amax(1)[labeled].median())
+            self.average.lerp_(mean, 0.1)
         return self.cost
 
     @property

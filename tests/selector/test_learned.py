@@ -71,7 +71,9 @@ def test_labels_that_are_none_do_not_move_the_start(evidence_of):
     assert (gate[:6] == 0).all() and gate[6:].tolist() == pytest.approx([0.5, 0.5], abs=1e-5)
     none = seeded_selector(SelectorConfig())
     none.observe(prepare(evidence_of(probs[:6])), torch.zeros(6, len(Candidate)))
-    assert none.linear.bias.item() == 0
+    assert none.linear.bias.item() == 0 and not none.has_started
+    none.observe(prepare(evidence_of(probs)), torch.zeros(8, len(Candidate)))
+    assert torch.equal(none.linear.bias, selector.linear.bias)
 
 
 def test_the_best_candidate_is_taken_where_its_gate_is_open(bandit):
