@@ -58,6 +58,7 @@ format: $(STAMP)
 	$(PYTHON) docs/tree.py
 	$(PYTHON) docs/config_page.py
 	$(PYTHON) docs/glossary_page.py
+	$(PYTHON) docs/results_page.py
 
 cluster-up: $(STAMP)
 	@$(HEAD) up $(PORT)

@@ -102,14 +102,19 @@ def seed_config(base: RunConfig, frac: float, seed: int) -> RunConfig:
     return base.model_copy(update={"name": f"label-choice-{frac:g}-s{seed}", "data": data, "loop": loop})
 
 
-def figures(config: RunConfig) -> dict[str, dict[str, float]]:
-    """Return row -> figures of one seed and share."""
+def burn_in_job(config: RunConfig) -> Job:
+    """Return a job whose data, priors and burn-in with fold teachers are there."""
     run = RunFolder.open(continued(config))
     data = prepare(config, run)
     fill_all_priors(config, run, data, LocalMllm(config.prior))
-    device = pick_device()
-    job = Job.begin(config, run, BurnInHost(run, device))
+    job = Job.begin(config, run, BurnInHost(run, pick_device()))
     job.burn_in.train(with_folds=True)
+    return job
+
+
+def figures(config: RunConfig) -> dict[str, dict[str, float]]:
+    """Return row -> figures of one seed and share."""
+    job, device = burn_in_job(config), pick_device()
     cross_fitted, unlabeled = job.cross_fitted(), job.sets["unlabeled"]
     teacher = load_segmenter(config.segmenter, job.burn_in.base / "teacher.safetensors", device)
     others = unlabeled_evidence(config, unlabeled, teacher, device)

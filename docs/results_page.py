@@ -1,4 +1,4 @@
-"""Writes the measured part of docs/results.md anew, and its pictures, from benchmarks/results/compare.json.
+"""Writes the measured part of docs/results.md anew, and its pictures, from compare.json and label-choice.json.
 
 python docs/results_page.py
 
@@ -17,6 +17,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.compare.rows import CURVE_ROWS  # noqa: E402
 from benchmarks.compare.tables import (  # noqa: E402
     biased_table,
     curve_table,
@@ -25,14 +26,16 @@ from benchmarks.compare.tables import (  # noqa: E402
     recovered_text,
     title,
 )
-from l2l_ray.selector.registry import style_of  # noqa: E402
+from l2l_ray.selector.registry import label_of, style_of  # noqa: E402
 
 PAGE = ROOT / "docs" / "results.md"
 SOURCE = ROOT / "benchmarks" / "results" / "compare.json"
 BEGIN, END = "<!-- written by docs/results_page.py: begin -->", "<!-- written by docs/results_page.py: end -->"
+CHOICE = ROOT / "benchmarks" / "results" / "label-choice.json"
 NOT_YET = "`make compare` has written no `benchmarks/results/compare.json` yet."
 _QUALITY = {"right": ("right_frac", "#139a80"), "poor outline": ("poor_outline_frac", "#b8901c"),
             "wrong object": ("wrong_object_frac", "#e4572e")}  # fmt: skip
+SHARES = "results-shares.svg"
 _CURVES = ("l2l", "accept_all", "supervised", "confidence_gate", "scorer", "sample_oracle", "true_masks")
 
 
@@ -46,7 +49,25 @@ def page(text: str, source: Path = SOURCE) -> str:
     summary = json.loads(source.read_text()) if source.exists() else None
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{measured(summary) if summary else NOT_YET}\n\n{END}{after}"
+    parts = [choice_part(json.loads(CHOICE.read_text()))] if CHOICE.exists() else []
+    parts.append(measured(summary) if summary else NOT_YET)
+    return "\n\n".join([f"{before}{BEGIN}", *parts, f"{END}{after}"])
+
+
+def choice_part(found: dict[str, Any]) -> str:
+    """Return the table of `benchmarks/label_choice.py`, a part per share of labeled images."""
+    columns = {"right_at_coverage": "right at 40 %", "iou_at_coverage": "IoU at 40 %", "auc": "AUC", "used": "used",
+               "right_of_used": "right of used", "other_label": "other label"}  # fmt: skip
+    lines = ["## Which labels are taken, before any round"]
+    for frac, part in found.items():
+        lines.append(f"{100 * float(frac):g} % labeled, {len(part['by_seed'])} seeds:")
+        table = [["", *columns.values(), "L2L minus this, right at 40 %"], ["---"] * (len(columns) + 2)]
+        for name, row in part["rows"].items():
+            ends = row.get("l2l_minus_this", {}).get("right_at_coverage")
+            words = f"{100 * ends['mean']:+.1f} ({100 * ends['low']:+.1f} to {100 * ends['high']:+.1f})" if ends else ""
+            table.append([name, *(f"{100 * row[key]:.1f}" for key in columns), words])
+        lines.append("\n".join("| " + " | ".join(cells) + " |" for cells in table))
+    return "\n\n".join(lines)
 
 
 def measured(summary: dict[str, Any]) -> str:
@@ -64,7 +85,7 @@ def measured(summary: dict[str, Any]) -> str:
         if any(row["group"] == "cost" for row in table["rows"]):
             parts += ["At equal cost:", main_table(table, ("main", "cost"))]
     if curve := curve_table(summary):
-        parts += ["## By share of labeled images", curve]
+        parts += ["## By share of labeled images", curve, f"![mIoU by share of labeled images]({SHARES})"]
     return "\n\n".join(parts)
 
 
@@ -74,6 +95,8 @@ def pictures(summary: dict[str, Any]) -> dict[str, str]:
     for table in summary["tables"]:
         found[picture_name(table, "labels")] = labels_svg(table["rows"])
         found[picture_name(table, "curves")] = curves_svg(table["rows"])
+    if curve_table(summary):
+        found[SHARES] = shares_svg(summary["tables"])
     return found
 
 
@@ -115,6 +138,32 @@ def curves_svg(rows: Sequence[dict[str, Any]]) -> str:
             axes.plot(range(1, len(values) + 1), values, color=color, marker=marker, label=row["label"])
     axes.set_xlabel("version")
     axes.set_ylabel("mIoU on val, %")
+    axes.legend(fontsize=8)
+    return _svg(figure)
+
+
+def shares_svg(tables: Sequence[dict[str, Any]]) -> str:
+    """Draw mIoU over all splits by the share of labeled images, a line per data set and row of the label curve."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
+    dashes = dict(zip(dict.fromkeys(table["dataset"] for table in tables), ("-", "--", ":"), strict=False))
+    for dataset, dash in dashes.items():
+        for name in CURVE_ROWS:
+            found = {
+                100 * table["labeled_frac"]: row["all"]["mean_iou"]
+                for table in tables
+                for row in table["rows"]
+                if (table["dataset"], row["row"]) == (dataset, name)
+            }
+            shares, color = sorted(found), (style_of(name) or (None, ""))[0]
+            mean, std = ([100 * (found[share][key] or 0.0) for share in shares] for key in ("mean", "std"))
+            label = f"{label_of(name)}, {dataset}" if len(dashes) > 1 else label_of(name)
+            axes.errorbar(shares, mean, std, color=color, linestyle=dash, marker=".", capsize=2, label=label)
+    axes.set_xscale("log")
+    axes.set_xlabel("% of the images labeled")
+    axes.set_ylabel("mIoU, %")
     axes.legend(fontsize=8)
     return _svg(figure)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -43,6 +44,14 @@ def test_the_glossary_is_up_to_date_and_its_links_lead_to_its_terms() -> None:
     anchors = re.findall(r'<a id="([^"]+)"></a>', text)
     assert len(set(anchors)) == len(anchors)
     assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= set(anchors)
+
+
+def test_the_measured_part_of_the_results_is_up_to_date() -> None:
+    results = _script("results_page")
+    assert results.page(results.PAGE.read_text()) == results.PAGE.read_text(), "run `make format`"
+    if results.SOURCE.exists():
+        for name, svg in results.pictures(json.loads(results.SOURCE.read_text())).items():
+            assert (results.PAGE.parent / name).read_text() == svg, "run `make format`"
 
 
 def test_the_readme_is_a_front_door() -> None:

@@ -1,7 +1,7 @@
 """Which rows are left, how long they take, and running them, some at a time, each in a process of its own.
 
-Rows of a seed share burn-in and priors. So the first one left of those that branch from the same burn-in runs before
-the others, and they find everything made. A row that failed is named at the end; what needs it is not run.
+Rows of a seed share burn-in and priors. What no row has made yet is made by one of them while the others wait, and they
+find it made. A row that failed is named at the end; what needs it is not run.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from benchmarks.compare.rows import ROWS, Records, Row, Task, with_needed
 from l2l_ray.config import RunConfig
 from l2l_ray.loop.progress import duration
 from l2l_ray.loop.training.burn_in import burn_in_settings
+from l2l_ray.selector.registry import spec_of
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,8 @@ class Comparison:
 
     def record(self, task: Task) -> Record | None:
         """Return the record of a task; None where there is none, or one of other settings."""
-        records = self.needed(task)
         found = load_record(self.folder, task.name)
+        records = self.needed(task) if found is not None else None
         if records is None or found is None:
             return None
         config = task.config(records, self.run_root)
@@ -74,10 +75,11 @@ def tasks_of(
     ]
 
 
-def shared_part(config: RunConfig, is_biased: bool) -> str:
-    """Return what tasks that branch from one burn-in have in common."""
+def shared_parts(config: RunConfig, is_biased: bool) -> set[str]:
+    """Name what a task shares with others: a burn-in and, where its selector looks at labels, the folds' teachers."""
     data = [config.data.dataset, config.data.benchmark_frac, config.data.labeled_frac]
-    return json.dumps([*data, is_biased, burn_in_settings(config)], sort_keys=True)
+    burn_in = json.dumps([*data, is_biased, burn_in_settings(config)], sort_keys=True)
+    return {burn_in, f"folds of {burn_in}"} if spec_of(config.selector.name).learns else {burn_in}
 
 
 @dataclass
@@ -96,8 +98,8 @@ class Runner:
     device: str = "auto"
     keep: bool = False
     failed: dict[Task, Path] = field(default_factory=dict)  # and the file that says why
-    _running: dict[Task, tuple[subprocess.Popen[bytes], IO[bytes], str]] = field(default_factory=dict)
-    _begun: set[str] = field(default_factory=set)  # shared parts that some task has made
+    _running: dict[Task, tuple[subprocess.Popen[bytes], IO[bytes], set[str]]] = field(default_factory=dict)
+    _made: set[str] = field(default_factory=set)  # shared parts
 
     def run(self) -> None:
         """Run all that is left, then return; when it is stopped, so is what it runs."""
@@ -130,18 +132,18 @@ class Runner:
             time.sleep(_POLL_S)
         return ended
 
-    def _next(self, queue: Sequence[Task]) -> tuple[Task, str] | None:
-        """Return the first task that may start now, and the part it shares with others."""
-        making = {part for *_, part in self._running.values() if part not in self._begun}
+    def _next(self, queue: Sequence[Task]) -> tuple[Task, set[str]] | None:
+        """Return the first task that may start now, and the parts it shares with others."""
+        making = {part for *_, parts in self._running.values() for part in parts - self._made}
         for task in queue:
             records = self.comparison.needed(task)
             if records is not None:
-                part = shared_part(task.config(records, self.comparison.run_root), task.spec.is_biased)
-                if part not in making:
-                    return task, part
+                parts = shared_parts(task.config(records, self.comparison.run_root), task.spec.is_biased)
+                if not parts & making:
+                    return task, parts
         return None
 
-    def _start(self, task: Task, part: str) -> None:
+    def _start(self, task: Task, parts: set[str]) -> None:
         records = self.comparison.needed(task) or {}
         run = task.config(records, self.comparison.run_root).run_dir
         run.parent.mkdir(parents=True, exist_ok=True)
@@ -155,13 +157,13 @@ class Runner:
             environment["CUDA_VISIBLE_DEVICES"] = ""
         root = Path(__file__).resolve().parents[2]
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=root)
-        self._running[task] = process, output, part
+        self._running[task] = process, output, parts
 
     def _end(self, task: Task) -> None:
-        process, output, part = self._running.pop(task)
+        process, output, parts = self._running.pop(task)
         output.close()
         if process.returncode == 0 and self.comparison.record(task) is not None:
-            self._begun.add(part)
+            self._made |= parts
         else:
             self.failed[task] = Path(output.name)
 

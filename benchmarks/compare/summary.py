@@ -98,6 +98,7 @@ def _row(row: Row, by_row: dict[str, BySeed]) -> dict[str, Any]:
         "group": row.group,
         "seeds": list(mine),
         "sees_truth": found[0].sees_truth,
+        "biased_prior": bool(found[0].biased_prior),
         "steps": mean_of([record.steps for record in found]),
         "splits": {split: spread_of([record.splits[split].figures for record in found]) for split in found[0].splits},
         "all": spread_of([{"mean_iou": _mean_iou(record)} for record in found]),

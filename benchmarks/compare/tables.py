@@ -59,7 +59,7 @@ def main_table(table: Figures, groups: Sequence[str] | None = None) -> str:
 def label_table(table: Figures) -> str:
     """Return how good each row's labels were in the first and the last round, against hidden truth."""
     head = ["", "used", "IoU of the used", "right", "wrong object", "object precision", "object recall"]
-    head += ["AUC", "open gap", "wrong again"]
+    head += ["other than guided", "AUC", "open gap", "wrong again"]
     lines = [head, ["---"] * len(head)]
     for row in table["rows"]:
         if rounds := row["rounds"]:
@@ -78,10 +78,17 @@ def _label_cells(found: Figures, gate_open: Sequence[Figures], number: int) -> l
         *(percent(labels[name]) for name in names),
         percent(found["object_precision"]),
         percent(found["object_recall"]),
+        percent(_share_of_others(found["sources"])),
         percent(found["ordering"]["gate"]["auc"]),
         percent(gap),
         percent((found.get("wrong_before") or {}).get("again_frac")),
     ]
+
+
+def _share_of_others(sources: Figures) -> float | None:
+    """Return which share of the used labels is another candidate than the guided one; None where none is used."""
+    known = {name: part["used_frac"] for name, part in sources.items() if part["used_frac"] is not None}
+    return 1 - known["guided"] if sum(known.values()) else None
 
 
 def biased_table(table: Figures) -> str:

@@ -36,10 +36,11 @@ from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.prepare import prepare
 from l2l_ray.loop.state.run_folder import RunFolder, continued
+from l2l_ray.types import Candidate
 
 # Of each round's labels: what the tables and pictures show.
 _LABEL_FIGURES = (
-    *("labels", "sources", "object_precision", "object_recall", "object_missed", "accepted_by_true_region"),
+    *("labels", "object_precision", "object_recall", "object_missed", "accepted_by_true_region"),
     *("accuracy_by_true_region", "wrong_before"),
 )
 
@@ -171,7 +172,9 @@ def _label_figures(found: dict[str, Any]) -> dict[str, Any]:
         name: {key: found["ordering"][name][key] for key in ("auc", "area", "relative_excess")}
         for name in ("gate", "confidence")
     }
-    return {name: found[name] for name in _LABEL_FIGURES if name in found} | {"ordering": scores}
+    unused = {"num_used": 0, "used_frac": 0.0, "right_frac": None}
+    sources = {c.name.lower(): found["sources"].get(c.name.lower(), unused) for c in Candidate}
+    return {name: found[name] for name in _LABEL_FIGURES if name in found} | {"ordering": scores, "sources": sources}
 
 
 @contextmanager

@@ -22,6 +22,7 @@ def smoke_config() -> RunConfig:
     """Return the embedded run shrunk to about a minute: same parts, tiny counts, to see that everything works."""
     return RunConfig(
         data=DataConfig(num_train_refs=96, num_eval_refs=12, benchmark_frac=0.25),
+        segmenter=SegmenterConfig(image_size=64),
         selector=SelectorConfig(warmup_updates=3, round_updates=2, update_batch=8, max_unlabeled=16, group_size=4),
         loop=LoopConfig(
             rounds=2, burn_in_steps=6, fold_steps=4, round_steps=4, labeled_batch=8, unlabeled_batch=8, shard_size=16
@@ -35,13 +36,13 @@ def five_percent_config() -> RunConfig:
     Source: ours; the schedule of `make compare`, of which `1pct` is the harder half.
     """
     return RunConfig(
-        data=DataConfig(benchmark_frac=0.05),
+        data=DataConfig(num_train_refs=3000, num_eval_refs=400, benchmark_frac=0.05),
         selector=SelectorConfig(num_folds=4),
         loop=LoopConfig(
-            rounds=6,
+            rounds=4,
             burn_in_steps=200,
             fold_steps=200,
-            round_steps=200,
+            round_steps=150,
             labeled_batch=8,
             unlabeled_batch=24,
             ema_decay=0.995,

@@ -57,9 +57,9 @@ class DataConfig(Section):
         "union",
         description="An object of several parts: 'union' keeps every pixel; 'lavt' drops overlaps, as LAVT does",
     )
-    num_train_refs: int = Field(4000, ge=8, description="Embedded data only: referred objects in train (ours)")
+    num_train_refs: int = Field(2500, ge=8, description="Embedded data only: referred objects in train (ours)")
     num_eval_refs: int = Field(
-        500, ge=4, description="Embedded data only: referred objects in each of val, testA and testB (ours)"
+        300, ge=4, description="Embedded data only: referred objects in each of val, testA and testB (ours)"
     )
     data_seed: int = Field(0, ge=0, description="Embedded data only: seed of its images and expressions")
     max_words: int = Field(
@@ -118,7 +118,7 @@ class SegmenterConfig(Section):
         EMBEDDED, description="Text encoder: folder or hub id for AutoModel; 'embedded' = the small one we ship"
     )
     pretrained: bool = Field(True, description="False: the same encoders with random weights (for tests)")
-    image_size: int = Field(64, ge=32, description="Side of the square image it sees, px (ours; 480 in LAVT)")
+    image_size: int = Field(96, ge=32, description="Side of the square image it sees, px (ours; 480 in LAVT)")
     max_text_tokens: int = Field(24, ge=4, description="Tokens of an expression; what is longer is cut (20 in LAVT)")
     width: int = Field(96, ge=16, description="Channels of the decoder and of the guidance tokens (ours)")
     train_backbone: bool = Field(
@@ -232,7 +232,7 @@ class SelectorConfig(Section):
         description="Parts of the labeled images; each is rewarded through a teacher trained on the other parts (ours)",
     )
     max_unlabeled: int = Field(
-        256,
+        512,
         ge=0,
         description="Unlabeled expressions, always the same: for the reward without truth, and for how far gates open "
         "(ours)",

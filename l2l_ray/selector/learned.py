@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from l2l_ray.config import SelectorConfig
 from l2l_ray.selector.base import Decision, LabeledEvidence, Selector
-from l2l_ray.selector.network import PolicyInput, PolicyNetwork, decision_probs, prepare
+from l2l_ray.selector.network import IMPOSSIBLE, PolicyInput, PolicyNetwork, decision_probs, prepare
 from l2l_ray.selector.reward import truth_ious
 from l2l_ray.types import Candidate, Evidence
 
@@ -30,17 +30,21 @@ class LearnedSelector(PolicyNetwork, Selector):
         """Take in the IoU of a labeled batch's candidates and return what a label costs.
 
         A label costs the average of the guided labels and `gate_margin`: using the better ones pays, whether the
-        teacher is poor or good. At the first batch the gate is set to open for half of its guided labels. A batch
-        without any guided label is passed over: it says nothing of labels.
+        teacher is poor or good. At the first batch the gate is set to open for half of the labels there are.
         """
-        labeled = inputs.candidates.possible[:, Candidate.GUIDED]
-        if labeled.any():
-            mean = found[:, Candidate.GUIDED].mean()
-            if self.average < 0:
-                self.average.copy_(mean)
-                self.linear.bias.sub_(self.scores(inputs).amax(1)[labeled].median())
-            self.average.lerp_(mean, 0.1)
+        mean = found[:, Candidate.GUIDED].mean()
+        if not self.has_started:
+            self.average.copy_(mean)
+            best = self.scores(inputs).amax(1)
+            if (best > IMPOSSIBLE).any():
+                self.linear.bias.sub_(best[best > IMPOSSIBLE].median())
+        self.average.lerp_(mean, 0.1)
         return self.cost
+
+    @property
+    def has_started(self) -> bool:
+        """Whether it has seen a labeled batch; until then its gate is open everywhere, and no policy to hold to."""
+        return bool(self.average >= 0)
 
     @property
     def cost(self) -> float:
@@ -73,22 +77,30 @@ class LearnedSelector(PolicyNetwork, Selector):
 
         With all of them at hand a label costs their mean, not the running one, which no update may have begun.
         """
-        scores, taken, guided = [], [], []
+        scores, found = [], []
         for part in labeled:
-            inputs = prepare(part.evidence)
-            found = truth_ious(inputs.candidates.masks, part.mask > 0.5)
-            best, source = self.scores(inputs).max(1)
+            best, label = self._surest(part.evidence)
             scores.append(best)
-            taken.append(found.gather(1, source[:, None])[:, 0])
-            guided.append(found[:, Candidate.GUIDED])
-        cost = torch.cat(guided).mean() + self.config.reward.gate_margin
-        self.gate_shift.copy_(-best_threshold(torch.cat(scores), torch.cat(taken), cost))
+            found.append(truth_ious(torch.stack([label, part.evidence.mask_probs > 0.5], dim=1), part.mask > 0.5))
+        taken, guided = torch.cat(found).unbind(1)
+        cost = guided.mean() + self.config.reward.gate_margin
+        self.gate_shift.copy_(-best_threshold(torch.cat(scores), taken, cost))
         metrics = super().settle(labeled, unlabeled)
         if unlabeled:
-            others = torch.cat([self.scores(prepare(part)).amax(1) for part in unlabeled])
+            others = torch.cat([self._surest(part)[0] for part in unlabeled])
             metrics["open_rate_unshifted"] = (others + self.gate_shift >= 0).float().mean().item()
             self.gate_shift.copy_(matching_shift(metrics["open_rate_labeled"], others))
         return metrics
+
+    def _surest(self, evidence: Evidence) -> tuple[Float[Tensor, " B"], Bool[Tensor, "B G G"]]:
+        """Return each sample's best score, -1e4 where no object cell of the label is kept, and the label."""
+        inputs = prepare(evidence)
+        best, source = self.scores(inputs).max(1)
+        label = inputs.candidates.taken(source)
+        if self.config.cells:
+            kept = (label & (self.keep_logits(inputs, label) > 0)).flatten(1).any(1)
+            best = best.masked_fill(~kept, IMPOSSIBLE)
+        return best, label
 
 
 def best_threshold(scores: Float[Tensor, " N"], values: Float[Tensor, " N"], cost: float | Tensor) -> Float[Tensor, ""]:

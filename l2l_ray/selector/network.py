@@ -38,7 +38,7 @@ from l2l_ray.types import Candidate, Evidence
 START_SHARPNESS = 8.0  # a label that is 0.1 surer on average than the median is used with probability 0.69
 START_OTHER = -2.0  # score that candidates other than the guided one start behind by
 START_KEEP = 2.0  # keep-logit of a cell that every prediction supports fully, above one that none decides
-_IMPOSSIBLE = -1e4  # softmax gives exactly 0, and 0 * log-prob stays 0 instead of NaN
+IMPOSSIBLE = -1e4  # softmax gives exactly 0, and 0 * log-prob stays 0 instead of NaN
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class PolicyNetwork(nn.Module):
         possible = inputs.candidates.possible
         if not self.config.candidates:
             possible = possible & (torch.arange(possible.shape[1], device=possible.device) == Candidate.GUIDED)
-        scores: Tensor = found[:, :, 0].masked_fill(~possible, _IMPOSSIBLE)
+        scores: Tensor = found[:, :, 0].masked_fill(~possible, IMPOSSIBLE)
         return scores
 
     def keep_logits(self, inputs: PolicyInput, label: Bool[Tensor, "B G G"]) -> Float[Tensor, "B G G"]:

@@ -39,7 +39,7 @@ class Rple(LearnedSelector):
         config, generator = self.config, batch.generator
         known = prepare(batch.labeled.evidence)
         truth = batch.labeled.mask > 0.5
-        values = self._values(known, truth, reference)
+        values = self._values(known, truth)
         inputs = known
         if batch.unlabeled is not None and config.reward.unlabeled > 0:
             inputs, values = self._with_unlabeled(known, values, batch.unlabeled)
@@ -50,7 +50,9 @@ class Rple(LearnedSelector):
             probs = decision_probs(scores)
             label = known.candidates.taken(scores[: len(truth)].argmax(1))
             keep_probs = _two(self.keep_logits(known, label))
-            anchor = decision_probs(reference.scores(inputs)) if isinstance(reference, Rple) and config.kl > 0 else None
+            anchor = None
+            if isinstance(reference, Rple) and reference.has_started and config.kl > 0:
+                anchor = decision_probs(reference.scores(inputs))
         choice = objective.sample_group(probs, config.group_size, generator)
         kept = objective.sample_group(keep_probs, config.group_size, generator)
 
@@ -86,12 +88,10 @@ class Rple(LearnedSelector):
         }
         return {name: value.item() for name, value in metrics.items()}
 
-    def _values(self, known: PolicyInput, truth: Tensor, reference: Selector | None) -> Float[Tensor, "B C"]:
+    def _values(self, known: PolicyInput, truth: Tensor) -> Float[Tensor, "B C"]:
         """Return what each decision on the labeled images is worth, and learn what the other terms say about it."""
         found = reward.truth_ious(known.candidates.masks, truth)
         self.terms.observe(reward.unlabeled_terms(known.candidates), found, known.candidates.possible)
-        if isinstance(reference, Rple) and reference.average < 0:
-            reference.observe(known, found)  # a fresh one gets the same start, or KL would pull the gate open
         return reward.decision_values(found, self.observe(known, found))
 
     def _with_unlabeled(
@@ -109,7 +109,7 @@ class Rple(LearnedSelector):
         return joined, torch.cat([values, weighted])
 
 
-def _two(logits: Float[Tensor, "*N"]) -> Float[Tensor, "*NC"]:
+def _two(logits: Float[Tensor, "*N"]) -> Float[Tensor, "*N 2"]:
     """Return the probabilities of no and yes."""
     yes = torch.sigmoid(logits)
     return torch.stack([1 - yes, yes], dim=-1).clamp(min=1e-6)

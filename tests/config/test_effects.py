@@ -82,7 +82,7 @@ def test_a_field_without_effect_is_named(words: str, field: str) -> None:
         "--prior.num_samples 3 --prior.temperature 0.5",
         "--prior.proposal sam --prior.sam_model org/sam",
         "--prior.model org/florence --prior.proposal polygon --prior.box_softness 0.2",  # boxes where polygons lack
-        "--selector.lr 0.1 --selector.reward.gate_margin 0.1 --selector.reward.unlabeled 0.2 --loop.fold_steps 5",
+        "--selector.lr 0.1 --selector.candidates false --selector.reward.unlabeled 0.2 --loop.fold_steps 5",
         f"{RULE} --compare l2l --selector.lr 0.1 --selector.clip 0.1 --loop.fold_steps 5",
         "--selector.name fixed_threshold --selector.threshold 0.8 --loop.unlabeled_batch 4 --loop.lag 1",
         "--selector.name scorer --selector.reward.wrong_cost 2 --selector.hidden 8 --selector.candidates false",

@@ -34,5 +34,5 @@ def test_the_documents_rule_runs_and_its_test_passes(tmp_path: Path, monkeypatch
     used = {method: sum(e["num_gated_on"] for e in entries if e["method"] == method) for method in rows}
     assert used[name] > 0 and used[sterner] == 0
     selection = json.loads((run.path / "selection.json").read_text())
-    assert selection["method"] == name and set(selection["sources"]) == {"guided"}
+    assert selection["method"] == name and set(selection["summary"]["sources"]) == {"guided"}
     assert "sure on average 0.99" in (run.path / "report.html").read_text()

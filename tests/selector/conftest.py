@@ -62,7 +62,8 @@ def make_bandit(
 def make_evidence(mask_probs: Tensor, **given: Tensor) -> Evidence:
     """Return evidence of which only some maps are given; the others repeat `mask_probs`, and there is a prior."""
     batch = len(mask_probs)
-    maps = {f"mask_probs_{name}": given.get(name, mask_probs) for name in ("unguided", "flipped")}
+    others = ("unguided", "flipped")
+    maps = {f"mask_probs_{name}": given.get(name, mask_probs) for name in others}
     return Evidence(
         mask_probs=mask_probs,
         proposal=given.get("proposal", mask_probs),

@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 
 from l2l_ray.selector.base import LabeledEvidence, UpdateBatch, make_selector
-from l2l_ray.selector.candidates import candidates_of
-from l2l_ray.selector.network import prepare
 from l2l_ray.selector.reward import truth_ious
-from l2l_ray.types import Candidate
 
 
 def train(selector, worlds, updates, seed=0, reference=None):
@@ -28,13 +25,6 @@ def seeded_selector(config, seed=0):
     return make_selector(config)
 
 
-def started(selector, evidence, truth):
-    """Return a selector after it has seen one labeled batch and learned nothing from it."""
-    inputs = prepare(evidence)
-    selector.observe(inputs, truth_ious(inputs.candidates.masks, truth > 0.5))
-    return selector
-
-
 def settled(selector, worlds):
     """Return a selector after `settle` on all worlds, as each version is."""
     known = [LabeledEvidence(evidence, truth) for evidence, truth, _ in worlds]
@@ -43,8 +33,8 @@ def settled(selector, worlds):
 
 
 def earned(selector, evidence, truth):
-    """Return what a selector's labels earn per unseen sample: IoU minus that of the average guided label."""
-    cost = truth_ious(candidates_of(evidence).masks, truth > 0.5)[:, Candidate.GUIDED].mean()
+    """Return what a selector's labels earn per unseen sample: how much better they are than the average guided one."""
     selection = selector.select(evidence, list(range(len(truth))))
-    found = truth_ious(selection.target[:, None], truth > 0.5)[:, 0]
-    return (selection.used * (found - cost)).mean().item()
+    masks = torch.stack([selection.target, evidence.mask_probs > 0.5], dim=1)
+    found, guided = truth_ious(masks, truth > 0.5).unbind(1)
+    return (selection.used * (found - guided.mean())).mean().item()

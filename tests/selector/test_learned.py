@@ -8,11 +8,11 @@ from l2l_ray.selector.base import LabeledEvidence
 from l2l_ray.selector.candidates import candidates_of
 from l2l_ray.selector.learned import best_threshold, matching_shift
 from l2l_ray.selector.network import START_SHARPNESS, decision_probs, prepare
+from l2l_ray.selector.rules import mean_object_probs
 from l2l_ray.types import Candidate
-from tests.selector.learning import seeded_selector, started
+from tests.selector.learning import seeded_selector
 
 NAMES = ("l2l", "scorer")
-HALF_OPEN = -6.4  # bias at which the gate is half open in the synthetic world
 T, F = True, False
 
 
@@ -20,71 +20,58 @@ def make_selector_away_from_start(seed: int = 0, **fields):
     """Return a policy whose candidates and cells differ; its gate is half open in the synthetic world."""
     selector = seeded_selector(SelectorConfig(hidden=8, **fields), seed)
     with torch.no_grad():
+        selector.linear.bias.fill_(-0.8 * START_SHARPNESS)
         for parameter in selector.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
         selector.linear.weight[0, -len(Candidate) - 4 : -4].copy_(torch.linspace(0, 1, len(Candidate)))
-        selector.linear.bias.fill_(HALF_OPEN)
     return selector
 
 
-def sure_of(evidence_of, probs, **given):
-    """Return evidence of which all predictions are sure of the left column to a degree."""
-    maps = torch.full((len(probs), 2, 2), 0.1)
-    maps[:, :, 0] = torch.tensor(probs)[:, None]
-    return evidence_of(maps, **given)
-
-
-def observed(selector, evidence, guided):
-    """Let a selector see a batch whose guided labels have these IoU, the other candidates 0; return the cost."""
-    inputs = prepare(evidence)
-    found = torch.zeros(inputs.candidates.possible.shape)
-    found[:, Candidate.GUIDED] = torch.tensor(guided)
-    return selector.observe(inputs, found)
-
-
-@pytest.mark.parametrize(("margin", "first", "second"), [(0.0, 0.4, 0.46), (0.1, 0.5, 0.56), (-0.2, 0.2, 0.26)])
-def test_a_label_costs_the_running_mean_of_the_guided_ones_and_the_margin(evidence_of, margin, first, second):
-    selector = seeded_selector(SelectorConfig(reward=RewardConfig(gate_margin=margin)))
-    evidence = sure_of(evidence_of, [0.8, 0.7])
-    assert observed(selector, evidence, [0.2, 0.6]) == selector.cost == pytest.approx(first)
-    assert observed(selector, evidence, [1.0, 1.0]) == selector.cost == pytest.approx(second)  # a tenth of the way to 1
-
-
-@pytest.mark.parametrize(("margin", "guided", "cost"), [(0.5, 0.9, 0.98), (-0.5, 0.1, 0.02)])
-def test_a_cost_leaves_room_on_both_sides(evidence_of, margin, guided, cost):
-    selector = seeded_selector(SelectorConfig(reward=RewardConfig(gate_margin=margin)))
-    assert observed(selector, sure_of(evidence_of, [0.8]), [guided]) == pytest.approx(cost)
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_at_the_first_batch_a_policy_becomes_the_confidence_gate_of_the_median(evidence_of, name):
-    sure = [0.65, 0.9, 0.75, 0.7, 0.8, 0.85, 0.95]  # the median is 0.8
-    evidence = sure_of(evidence_of, sure)
+def test_it_starts_as_the_confidence_gate_of_the_median_guided_label(evidence_of, name):
+    probs = torch.full((9, 4, 4), 0.1)
+    for row in range(9):
+        probs[row, 1:3, 1:3] = 0.6 + 0.04 * row + torch.tensor([[-0.05, 0.01], [0.02, 0.0]])
+    evidence = evidence_of(probs)  # the predictions say the same, so their mean is the guided one
     fresh = seeded_selector(SelectorConfig(name=name))
-    assert fresh.select(evidence, range(7)).used.all()
-    observed(fresh, evidence, [0.5] * 7)
-    expected = START_SHARPNESS * (torch.tensor(sure) - 0.8)
-    assert fresh.scores(prepare(evidence))[:, Candidate.GUIDED].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
-    selection = fresh.select(evidence, range(7))
-    assert (selection.source == Candidate.GUIDED).all()
-    surer = torch.tensor(sure) > 0.8
-    assert selection.used[surer].all() and selection.accepted[surer].all()
-    assert not selection.used[torch.tensor(sure) < 0.8].any()
-    observed(fresh, sure_of(evidence_of, [0.99, 0.98]), [0.5, 0.5])
-    assert torch.equal(fresh.select(evidence, range(7)).gate, selection.gate), "it is set once"
+    fresh.observe(prepare(evidence), torch.full((9, len(Candidate)), 0.5))
+    rule = seeded_selector(SelectorConfig(name="confidence_gate"))
+    rule.threshold.copy_(mean_object_probs(evidence).median())
+    mine, theirs = fresh.select(evidence, range(9)), rule.select(evidence, range(9))
+    assert mine.gate[4].item() == pytest.approx(0.5, abs=1e-5) and int(theirs.used.sum()) == 5
+    others = torch.arange(9) != 4
+    assert torch.equal(mine.used[others], theirs.used[others])
+    assert torch.equal(mine.source, theirs.source) and torch.equal(mine.target, theirs.target)
+    assert torch.equal(mine.accepted[others], theirs.accepted[others])
 
 
-@pytest.mark.parametrize("candidates", [T, F])
-def test_a_batch_without_guided_labels_sets_nothing(evidence_of, candidates):
-    selector = seeded_selector(SelectorConfig(candidates=candidates))
-    nothing, other = torch.full((2, 2, 2), 0.3), torch.full((2, 2, 2), 0.9)
-    for evidence in (evidence_of(nothing), evidence_of(nothing, unguided=other)):
-        observed(selector, evidence, [0.0, 0.0])
-        assert selector.linear.bias.item() == 0 and selector.cost == pytest.approx(0.02)
-    mixed = torch.full((3, 2, 2), 0.3)
-    mixed[2, :, 0] = 0.8  # one guided label among three samples: its score is the median
-    assert observed(selector, evidence_of(mixed), [0.0, 0.0, 0.6]) == pytest.approx(0.2)
-    assert selector.linear.bias.item() == pytest.approx(-START_SHARPNESS * 0.8, abs=1e-5)
+def test_what_a_label_costs_follows_the_average_guided_label(bandit):
+    inputs = prepare(bandit(2, seed=1)[0])
+    selector = seeded_selector(SelectorConfig(reward=RewardConfig(gate_margin=0.1)))
+
+    def observe(*guided):
+        found = torch.rand(2, len(Candidate))  # what the other candidates are worth says nothing
+        found[:, Candidate.GUIDED] = torch.tensor(guided)
+        return selector.observe(inputs, found)
+
+    assert observe(0.2, 0.4) == pytest.approx(0.3 + 0.1)
+    assert observe(0.5, 0.7) == pytest.approx(0.3 + 0.1 * 0.3 + 0.1)
+    bias = selector.linear.bias.item()
+    for _ in range(60):
+        cost = observe(1.0, 1.0)
+    assert cost == pytest.approx(0.98) and selector.linear.bias.item() == bias
+
+
+def test_labels_that_are_none_do_not_move_the_start(evidence_of):
+    probs = torch.full((8, 4, 4), 0.1)
+    probs[6:, 1:3, 1:3] = 0.9
+    selector = seeded_selector(SelectorConfig())
+    selector.observe(prepare(evidence_of(probs)), torch.zeros(8, len(Candidate)))
+    gate = selector.select(evidence_of(probs), range(8)).gate
+    assert (gate[:6] == 0).all() and gate[6:].tolist() == pytest.approx([0.5, 0.5], abs=1e-5)
+    none = seeded_selector(SelectorConfig())
+    none.observe(prepare(evidence_of(probs[:6])), torch.zeros(6, len(Candidate)))
+    assert none.linear.bias.item() == 0
 
 
 def test_the_best_candidate_is_taken_where_its_gate_is_open(bandit):
@@ -106,7 +93,7 @@ def test_the_best_candidate_is_taken_where_its_gate_is_open(bandit):
 
 def test_the_shift_of_the_version_moves_the_gate_and_nothing_else(bandit):
     evidence, _ = bandit(20, seed=2)
-    selector = make_selector_away_from_start()
+    selector = make_selector_away_from_start(cells=False)
     before = selector.select(evidence, range(20))
     selector.gate_shift.fill_(1.5)
     after = selector.select(evidence, range(20))
@@ -121,20 +108,6 @@ def test_without_its_gate_every_label_is_used(bandit, evidence_of):
     assert (make_selector_away_from_start(gate=False).select(evidence, range(20)).gate == 1).all()
     empty = evidence_of(torch.full((2, 4, 4), 0.3))
     assert (make_selector_away_from_start(gate=False).select(empty, range(2)).gate == 0).all()
-
-
-def test_without_other_candidates_the_guided_label_is_taken_or_none(bandit, evidence_of):
-    evidence, _ = bandit(40, seed=1, sure=3.0)
-    alone = make_selector_away_from_start(candidates=False).select(evidence, range(40))
-    every = make_selector_away_from_start().select(evidence, range(40))
-    assert (alone.source == Candidate.GUIDED).all() and len(every.source.unique()) > 1
-    assert 0 < int(alone.used.sum()) < 40
-    same = every.source == Candidate.GUIDED
-    assert same.any() and torch.equal(alone.gate[same], every.gate[same])
-    only_unguided = evidence_of(torch.full((2, 4, 4), 0.3), unguided=torch.full((2, 4, 4), 0.9))
-    for gate in (True, False):
-        selection = make_selector_away_from_start(candidates=False, gate=gate).select(only_unguided, range(2))
-        assert (selection.gate == 0).all() and not selection.used.any()
 
 
 def test_without_cells_labels_are_whole(bandit):
@@ -185,55 +158,12 @@ def test_the_shift_by_hand():
     assert matching_shift(0.0, scores).item() == pytest.approx(-4.001)
 
 
-def half_right(evidence_of):
-    """Return labeled images, from the surest to the least sure, whose labels have IoU 1, 1/2, 1 and 0."""
-    truth = torch.zeros(4, 2, 2)
-    truth[:3, :, 0] = 1
-    truth[1, 0, 0] = 0
-    return LabeledEvidence(sure_of(evidence_of, [0.95, 0.9, 0.85, 0.8]), truth)
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    ("margin", "used"),
-    [
-        (0.0, [T, T, T, F]),  # a label costs 2.5/4: gains .375, -.125, .375, -.625
-        (0.365, [T, F, F, F]),  # .99
-        (-0.5, [T, T, T, F]),
-        (0.5, [F, F, F, F]),  # none can pay
-    ],
-)
-def test_the_gate_opens_as_far_as_it_pays_on_labeled_images(evidence_of, name, margin, used):
-    known = half_right(evidence_of)
-    selector = seeded_selector(SelectorConfig(name=name, reward=RewardConfig(gate_margin=margin)))
-    assert selector.settle([known], []) == {"open_rate_labeled": sum(used) / 4}
-    selection = selector.select(known.evidence, range(4))
-    assert selection.used.tolist() == used
-    if any(used):  # the last one that pays is just in
-        assert selection.gate[sum(used) - 1].item() == 0.5
-        last = [0.95, 0.9, 0.85, 0.8][sum(used) - 1]
-        assert selector.gate_shift.item() == pytest.approx(-START_SHARPNESS * last, abs=1e-4)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_settling_by_hand_in_parts_with_unlabeled_images(evidence_of, name):
-    known, selector = half_right(evidence_of), seeded_selector(SelectorConfig(name=name))
-    rows = (slice(0, 1), slice(1, 4))
-    parts = [LabeledEvidence(sure_of(evidence_of, [0.95, 0.9, 0.85, 0.8][part]), known.mask[part]) for part in rows]
-    unlabeled = [sure_of(evidence_of, [0.99, 0.7]), sure_of(evidence_of, [0.98, 0.97])]
-    metrics = selector.settle(parts, unlabeled)
-    assert metrics == {"open_rate_labeled": 0.75, "open_rate_unshifted": 0.75}
-    assert selector.gate_shift.item() == pytest.approx(-START_SHARPNESS * 0.97, abs=1e-4)  # three of four, again
-    surer = [sure_of(evidence_of, [0.99, 0.87]), sure_of(evidence_of, [0.98, 0.97])]
-    assert selector.settle(parts, surer) == {"open_rate_labeled": 0.75, "open_rate_unshifted": 1.0}
-    assert [selector.select(part, range(2)).used.tolist() for part in surer] == [[T, F], [T, T]]
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_the_gate_opens_alike_on_labeled_and_unlabeled_images(bandit, name):
     known, truth = bandit(40, seed=6, prior_right=0.5)
     surer = [bandit(30, seed=seed, prior_right=0.95, unguided_right=0.95)[0] for seed in (7, 8)]  # agree more often
-    selector = started(seeded_selector(SelectorConfig(name=name, cells=False)), known, truth)
+    selector = seeded_selector(SelectorConfig(name=name, cells=False))
+    selector.average.fill_(0.5)
     metrics = selector.settle([LabeledEvidence(known, truth)], surer)
     rate = metrics["open_rate_labeled"]
     assert 0.1 < rate < 0.9 and metrics["open_rate_unshifted"] > rate + 0.1
@@ -243,15 +173,31 @@ def test_the_gate_opens_alike_on_labeled_and_unlabeled_images(bandit, name):
     assert again == metrics, "settling does not build on the shift of the version before"
 
 
+def test_the_gate_opens_as_far_as_it_pays_on_labeled_images(evidence_of):
+    maps = torch.full((4, 2, 2), 0.1)
+    maps[:, :, 0] = torch.tensor([0.95, 0.9, 0.85, 0.8])[:, None]
+    truth = torch.zeros(4, 2, 2)
+    truth[:3, :, 0] = 1  # right; the second one half
+    truth[1, 0, 0] = 0
+    # the guided labels' mean IoU is 0.625, so they cost 0.6 and 0.85
+    for margin, used in ((-0.025, [T, T, T, F]), (0.225, [T, F, F, F])):
+        selector = seeded_selector(SelectorConfig(reward=RewardConfig(gate_margin=margin)))
+        metrics = selector.settle([LabeledEvidence(evidence_of(maps), truth)], [])
+        assert selector.select(evidence_of(maps), range(4)).used.tolist() == used
+        assert metrics == {"open_rate_labeled": sum(used) / 4}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_state_dict_round_trip(bandit, name):
     evidence, truth = bandit(20, seed=10)
     selector, other = (make_selector_away_from_start(seed, name=name) for seed in (0, 1))
     selector.settle([LabeledEvidence(evidence, truth)], [bandit(20, seed=11)[0]])
     assert selector.gate_shift.item() != 0
+    selector.average.fill_(0.4)
     assert not torch.equal(selector.select(evidence, range(20)).gate, other.select(evidence, range(20)).gate)
     other.load_state_dict(selector.state_dict())
     mine, theirs = selector.select(evidence, range(20)), other.select(evidence, range(20))
+    assert other.cost == selector.cost == pytest.approx(0.4)
     assert torch.equal(mine.gate, theirs.gate) and torch.equal(mine.accepted, theirs.accepted)
 
 

@@ -25,7 +25,7 @@ def test_truth_iou_by_hand():
     assert truth_ious(masks, torch.tensor([[[F, F], [F, F]]])).tolist() == [[0, 0, 0]]
 
 
-def test_using_a_label_pays_above_its_cost():
+def test_using_a_label_pays_above_the_gates_cost():
     values = decision_values(torch.tensor([[1.0, 0.5, 0.0]]), 0.6)
     assert values.tolist() == [pytest.approx([0, 0.4, -0.1, -0.6])]
 
@@ -65,13 +65,8 @@ def test_terms_without_truth_by_hand(evidence_of):
     assert terms.shape == (len(Candidate), len(TERMS))
     # the prior's mask is everything; its own agreement is with the unguided prediction
     assert terms[:, 0].tolist() == pytest.approx([1 / 2, 1 / 2, 1, 1 / 2])
-    expected = [
-        (1 / 3 + 1 / 2) / 2,  # guided, the left column: with unguided and flipped
-        1 / 2,  # unguided: with flipped alone, itself left out
-        1 / 2,  # flipped: with unguided
-        (1 / 2 + 1) / 2,  # prior, which is everything: with unguided and flipped
-    ]
-    assert terms[:, 1].tolist() == pytest.approx(expected)
+    # with unguided and flipped, itself left out: (1/3 + 1/2) / 2, 1/2, 1/2, (1/2 + 1) / 2
+    assert terms[:, 1].tolist() == pytest.approx([5 / 12, 1 / 2, 1 / 2, 3 / 4])
 
 
 def test_nothing_agrees_without_a_prior(evidence_of):
@@ -82,9 +77,9 @@ def test_nothing_agrees_without_a_prior(evidence_of):
 def _line(seed=0, noise=0.0):
     """Return terms, values that follow them, and which of them count; what does not count is nonsense."""
     generator = torch.Generator().manual_seed(seed)
-    terms = torch.rand((40, 4, 2), generator=generator)
-    values = 0.1 + 0.6 * terms[..., 0] + 0.2 * terms[..., 1] + noise * torch.randn((40, 4), generator=generator)
-    counts = torch.rand((40, 4), generator=generator) < 0.7
+    terms = torch.rand((40, 6, 2), generator=generator)
+    values = 0.1 + 0.6 * terms[..., 0] + 0.2 * terms[..., 1] + noise * torch.randn((40, 6), generator=generator)
+    counts = torch.rand((40, 6), generator=generator) < 0.7
     return terms, torch.where(counts, values, 9.0), counts
 
 
@@ -117,9 +112,9 @@ def test_later_batches_count_more():
 
 
 def test_without_labeled_images_there_is_no_opinion():
-    weights, terms = TermWeights(), torch.rand(3, 4, 2)
+    weights, terms = TermWeights(), torch.rand(3, 6, 2)
     assert (weights.value(terms) == 0).all()
-    weights.observe(terms, torch.ones(3, 4), torch.zeros((3, 4), dtype=torch.bool))
+    weights.observe(terms, torch.ones(3, 6), torch.zeros((3, 6), dtype=torch.bool))
     assert (weights.value(terms) == 0).all()
 
 

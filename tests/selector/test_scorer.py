@@ -21,15 +21,15 @@ def boxes(evidence_of, truth_columns):
     return evidence_of(probs), truth
 
 
-@pytest.mark.parametrize(("margin", "is_open"), [(-0.1, True), (0.1, False)])
-def test_the_gate_opens_where_the_predicted_iou_exceeds_its_cost(evidence_of, margin, is_open):
-    evidence, truth = boxes(evidence_of, 2)  # every IoU is 1/2, and so is their average
-    reward = RewardConfig(gate_margin=margin)
-    scorer = seeded_selector(SelectorConfig(name="scorer", hidden=8, lr=3e-2, cells=False, reward=reward))
-    train(scorer, [(evidence, truth, None)], 40)
+@pytest.mark.parametrize(("gate_margin", "is_open"), [(-0.1, True), (0.1, False)])
+def test_the_gate_opens_where_the_predicted_iou_exceeds_its_cost(evidence_of, gate_margin, is_open):
+    evidence, truth = boxes(evidence_of, 2)  # IoU 1/2, so a label costs that and the margin
+    config = SelectorConfig(name="scorer", hidden=8, lr=3e-2, cells=False, reward=RewardConfig(gate_margin=gate_margin))
+    scorer = seeded_selector(config)
+    train(scorer, [(evidence, truth, None)], 80)
     selection = scorer.select(evidence, range(4))
     assert (selection.used == is_open).all()
-    odds = (0.5 + margin) / (0.5 - margin)
+    odds = scorer.cost / (1 - scorer.cost)
     predicted = torch.sigmoid(selection.gate.logit() + torch.tensor(odds).log())
     assert predicted.tolist() == pytest.approx([0.5] * 4, abs=0.02)
 
@@ -38,9 +38,9 @@ def test_the_gate_opens_where_the_predicted_iou_exceeds_its_cost(evidence_of, ma
 def test_a_cell_is_kept_where_it_is_right_often_enough(evidence_of, wrong_cost, keeps):
     evidence, truth = boxes(evidence_of, 4)
     truth[0, :, :4] = 0  # the label is right in three samples of four, which pays up to a cost of 3
-    reward = RewardConfig(gate_margin=-0.4, wrong_cost=wrong_cost)
+    reward = RewardConfig(gate_margin=-0.5, wrong_cost=wrong_cost)
     scorer = seeded_selector(SelectorConfig(name="scorer", hidden=8, lr=3e-2, reward=reward))
-    train(scorer, [(evidence, truth, None)], 40)
+    train(scorer, [(evidence, truth, None)], 80)
     selection = scorer.select(evidence, range(4))
     assert (selection.gate >= 0.5).all()
     assert (selection.accepted[:, :, :3] == keeps).all()
@@ -49,7 +49,7 @@ def test_a_cell_is_kept_where_it_is_right_often_enough(evidence_of, wrong_cost, 
 
 def test_it_learns_to_beat_accepting_everything(bandit, worlds):
     scorer = seeded_selector(SelectorConfig(name="scorer", hidden=8, lr=1e-2))
-    train(scorer, worlds, 20)
+    train(scorer, worlds, 40)
     evidence, truth = bandit(150, seed=999)
     everything = earned(seeded_selector(SelectorConfig(name="accept_all")), evidence, truth)
     assert earned(settled(scorer, worlds), evidence, truth) > everything + 0.05

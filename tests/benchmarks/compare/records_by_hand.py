@@ -13,8 +13,16 @@ def labels(mean_iou: float | None = 0.6, used: float = 0.5) -> dict[str, Any]:
     """Return one round's figures of labels."""
     found = {"num": 10, "num_used": 5, "used_frac": used, "mean_iou": mean_iou, "right_frac": 0.7}
     found |= {"wrong_object_frac": 0.1, "poor_outline_frac": 0.2}
+    sources = {"guided": {"num_used": 4, "used_frac": 0.8, "right_frac": 0.7}}
+    sources |= {"prior": {"num_used": 1, "used_frac": 0.2, "right_frac": 0.6}}
     gate = {"auc": 0.9, "area": 0.2, "relative_excess": 0.1}
-    return {"labels": found, "sources": {}, "object_precision": 0.7, "object_recall": 0.3, "ordering": {"gate": gate}}
+    return {
+        "labels": found,
+        "sources": sources,
+        "object_precision": 0.7,
+        "object_recall": 0.3,
+        "ordering": {"gate": gate},
+    }
 
 
 def record(task: Task, iou_sums: tuple[float, float], digest: str = "", **fields: Any) -> Record:

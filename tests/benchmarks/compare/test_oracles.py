@@ -21,7 +21,14 @@ def maps(*rows: list[float]) -> torch.Tensor:
 TRUTH = maps([1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]) > 0.5
 GUIDED = maps([0.9, 0.9, 0, 0], [0.9, 0, 0, 0], [0, 0, 0.9, 0.9])
 PRIOR = maps([0, 0, 0.9, 0.9], [0.9, 0.9, 0.9, 0], [0, 0, 0.9, 0])  # IoU 0, 2/3, 0
-EVIDENCE = Evidence(GUIDED, GUIDED, GUIDED, GUIDED, GUIDED, PRIOR, torch.ones(3), torch.ones(3, dtype=torch.bool))
+EVIDENCE = Evidence(
+    mask_probs=GUIDED,
+    mask_probs_unguided=GUIDED,
+    mask_probs_flipped=GUIDED,
+    proposal=PRIOR,
+    prior_score=torch.ones(3),
+    has_prior=torch.ones(3, dtype=torch.bool),
+)
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,7 @@ def test_the_tables_in_words(results: Path) -> None:
     )
     (of_l2l,) = (line for line in label_table(table).splitlines() if "**" in line)
     assert of_l2l.startswith("| **L2L (RPLE)** | 50.0 → 50.0 | 60.0 → 60.0 | 70.0 → 70.0 | 10.0 → 10.0 |")
+    assert "| 30.0 → 30.0 | 20.0 → 20.0 | 90.0 → 90.0 |" in of_l2l  # object recall, other candidates, AUC
     assert "| L2L (RPLE), biased prior | 50.0 ± 7.1 | +5.00 | +5.00 to +5.00 |  |  |" in biased_table(table)
 
 

@@ -1,0 +1,61 @@
+"""The page of results: its own words stay, tables and pictures come from compare.json alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks.compare.rows import Task
+from benchmarks.compare.runner import Comparison
+from benchmarks.compare.summary import write_summary
+from tests.benchmarks.compare.records_by_hand import save
+
+
+@pytest.fixture(scope="module")
+def results_page() -> ModuleType:
+    """Give the script."""
+    path = Path(__file__).parent.parent / "docs" / "results_page.py"
+    spec = importlib.util.spec_from_file_location("results_page", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Give a summary of three rows and two seeds."""
+    comparison = Comparison([], tmp_path / "compare", None)
+    save(comparison, Task("refshapes+", "1pct", 10, "l2l"), (1.2, 0.6), labeled_frac=0.01)
+    for row in ("l2l", "accept_all", "l2l_no_cells"):
+        for seed in (10, 11):
+            save(comparison, Task("refshapes+", "0.5pct", seed, row), (1.0, 0.5), labeled_frac=0.005)
+    write_summary(tmp_path)
+    return tmp_path / "compare.json"
+
+
+def test_only_what_lies_between_the_marks_is_made_anew(results_page: ModuleType, source: Path) -> None:
+    text = f"My words.\n\n{results_page.BEGIN}\n\nold\n\n{results_page.END}\n\nMore words.\n"
+    made = results_page.page(text, source)
+    assert made.startswith("My words.\n") and made.endswith("\n\nMore words.\n") and "old" not in made
+    assert "## refshapes+, 0.5% labeled (0.5pct), 2 seeds" in made
+    assert "Parts left out, one at a time:\n\n|" in made and "| L2L, pixel decisions off |" in made
+    assert results_page.page(made, source) == made
+    assert results_page.NOT_YET in results_page.page(made, source.with_name("none.json"))
+
+
+def test_every_picture_that_is_linked_is_drawn_alike_every_time(results_page: ModuleType, source: Path) -> None:
+    summary = json.loads(source.read_text())
+    drawn = results_page.pictures(summary)
+    assert all(f"]({name})" in results_page.measured(summary) for name in drawn)
+    tables = [f"results-refshapesplus-{schedule}" for schedule in ("0_5pct", "1pct")]
+    assert set(drawn) == {"results-shares.svg", *(f"{t}-{what}.svg" for t in tables for what in ("labels", "curves"))}
+    assert results_page.pictures(summary) == drawn
+    for svg in drawn.values():
+        texts = [element.text for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+        assert "L2L (RPLE)" in texts and len(svg) < 100_000
