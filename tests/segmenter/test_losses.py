@@ -14,7 +14,7 @@ WEIGHTS = (0.5, 0.4)  # of Dice, and of the coarser levels
 
 
 def output_of(mask_logits, *level_logits):
-    return SegmenterOutput(mask_logits, level_logits, torch.zeros(len(mask_logits), 1, *mask_logits.shape[1:]))
+    return SegmenterOutput(mask_logits, level_logits)
 
 
 def grid(*rows):
