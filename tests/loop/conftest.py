@@ -33,7 +33,7 @@ KNOWN_SCORES = (0.2, 0.8, 0.9, 0.95)  # of labeled priors: a score of 0.8 ranks 
 def segmenter() -> Segmenter:
     """Give the shipped segmenter with fresh new parts; only to be looked through, not to be trained."""
     torch.manual_seed(0)
-    return Segmenter(SegmenterConfig(width=32)).eval().requires_grad_(False)
+    return Segmenter(SegmenterConfig(width=32, image_size=64)).eval().requires_grad_(False)
 
 
 def make_inputs(expressions: Sequence[str], grid: int, seed: int = 0) -> Inputs:

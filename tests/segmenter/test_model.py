@@ -35,7 +35,7 @@ def large_config(tmp_path_factory):
 
 
 def small_config(**fields):
-    return SegmenterConfig(**{"pretrained": False, **fields})
+    return SegmenterConfig(**{"pretrained": False, "image_size": 64, **fields})
 
 
 @pytest.fixture(scope="module")
@@ -140,12 +140,13 @@ def test_shipped_size_learns_from_random_weights(fields):
     assert [name for name, p in segmenter.named_parameters() if p.grad is None] == []
 
 
-def test_shapes_of_the_shipped_size(segmenter):
-    batch = make_batch(segmenter)
-    output = segmenter(**batch.whole())
-    assert segmenter.grid == 32
-    assert output.mask_logits.shape == (3, 32, 32)
-    assert [level.shape[-1] for level in output.level_logits] == [8, 8, 16]
+@pytest.mark.parametrize(("image_size", "grid"), [(64, 32), (96, 48)])
+def test_shapes_of_the_shipped_encoder(image_size, grid):
+    segmenter = Segmenter(small_config(image_size=image_size)).eval()
+    output = segmenter(**make_batch(segmenter).whole())
+    assert segmenter.grid == grid
+    assert output.mask_logits.shape == (3, grid, grid)
+    assert [level.shape[-1] for level in output.level_logits] == [grid // 4, grid // 4, grid // 2]
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ def test_a_loaded_segmenter_is_the_saved_one_and_ready_to_predict(
     segmenter: Segmenter, batch: Inputs, tmp_path: Path
 ) -> None:
     save_weights(segmenter, tmp_path / "teacher.safetensors")
-    loaded = load_segmenter(SegmenterConfig(width=32), tmp_path / "teacher.safetensors", CPU)
+    loaded = load_segmenter(SegmenterConfig(width=32, image_size=64), tmp_path / "teacher.safetensors", CPU)
     assert not loaded.training
     loaded.requires_grad_(False)  # as the saved one: torch chooses kernels by it, and they round differently
     found, expected = (run_segmenter(network, batch, False).mask_logits for network in (loaded, segmenter))
@@ -48,7 +48,7 @@ def test_a_loaded_segmenter_is_the_saved_one_and_ready_to_predict(
 def test_weights_of_another_model_are_refused(segmenter: Segmenter, tmp_path: Path) -> None:
     save_weights(segmenter, tmp_path / "teacher.safetensors")
     with pytest.raises(CheckpointError, match="does not fit this model"):
-        load_segmenter(SegmenterConfig(width=64), tmp_path / "teacher.safetensors", CPU)
+        load_segmenter(SegmenterConfig(width=64, image_size=64), tmp_path / "teacher.safetensors", CPU)
 
 
 def test_a_run_is_one_encoding_and_one_decoding(segmenter: Segmenter, batch: Inputs) -> None:
@@ -60,7 +60,7 @@ def test_a_run_is_one_encoding_and_one_decoding(segmenter: Segmenter, batch: Inp
 
 def test_the_wrapper_for_several_ranks_changes_nothing(one_rank: None, batch: Inputs) -> None:
     torch.manual_seed(0)
-    student = Segmenter(SegmenterConfig(width=32))
+    student = Segmenter(SegmenterConfig(width=32, image_size=64))
     wrapped = DistributedDataParallel(student)
     found, expected = (run_segmenter(network, batch, False).mask_logits for network in (wrapped, student))
     assert torch.equal(found, expected)
