@@ -112,6 +112,20 @@ def test_without_its_gate_every_label_is_used(bandit, evidence_of):
     assert (make_selector_away_from_start(gate=False).select(empty, range(2)).gate == 0).all()
 
 
+def test_without_other_candidates_the_guided_label_is_taken_or_none(bandit, evidence_of):
+    evidence, _ = bandit(40, seed=1, sure=3.0)
+    alone = make_selector_away_from_start(candidates=False).select(evidence, range(40))
+    every = make_selector_away_from_start().select(evidence, range(40))
+    assert (alone.source == Candidate.GUIDED).all() and len(every.source.unique()) > 1
+    assert 0 < int(alone.used.sum()) < 40
+    same = every.source == Candidate.GUIDED
+    assert same.any() and torch.equal(alone.gate[same], every.gate[same])
+    only_unguided = evidence_of(torch.full((2, 4, 4), 0.3), unguided=torch.full((2, 4, 4), 0.9))
+    for gate in (True, False):
+        selection = make_selector_away_from_start(candidates=False, gate=gate).select(only_unguided, range(2))
+        assert (selection.gate == 0).all() and not selection.used.any()
+
+
 def test_without_cells_labels_are_whole(bandit):
     evidence, _ = bandit(20, seed=4)
     part, whole = (make_selector_away_from_start(cells=cells).select(evidence, range(20)) for cells in (True, False))
@@ -175,18 +189,56 @@ def test_the_gate_opens_alike_on_labeled_and_unlabeled_images(bandit, name):
     assert again == metrics, "settling does not build on the shift of the version before"
 
 
-def test_the_gate_opens_as_far_as_it_pays_on_labeled_images(evidence_of):
-    maps = torch.full((4, 2, 2), 0.1)
-    maps[:, :, 0] = torch.tensor([0.95, 0.9, 0.85, 0.8])[:, None]
+SURE = (0.95, 0.9, 0.85, 0.8)
+
+
+def sure_of(evidence_of, probs):
+    """Return evidence of which all predictions are sure of the left column to a degree."""
+    maps = torch.full((len(probs), 2, 2), 0.1)
+    maps[:, :, 0] = torch.tensor(probs)[:, None]
+    return evidence_of(maps)
+
+
+def half_right():
+    """Return the truth of `SURE`: the labels' IoU is 1, 1/2, 1 and 0, on average .625."""
     truth = torch.zeros(4, 2, 2)
-    truth[:3, :, 0] = 1  # right; the second one half
+    truth[:3, :, 0] = 1
     truth[1, 0, 0] = 0
-    # the guided labels' mean IoU is 0.625, so they cost 0.6 and 0.85
-    for margin, used in ((-0.025, [T, T, T, F]), (0.225, [T, F, F, F])):
-        selector = seeded_selector(SelectorConfig(reward=RewardConfig(gate_margin=margin)))
-        metrics = selector.settle([LabeledEvidence(evidence_of(maps), truth)], [])
-        assert selector.select(evidence_of(maps), range(4)).used.tolist() == used
-        assert metrics == {"open_rate_labeled": sum(used) / 4}
+    return truth
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("margin", "count"),
+    [
+        (0.0, 3),  # gains .375, -.125, .375, -.625: the half right one is taken along
+        (0.225, 1),  # .15, -.35, .15, -.85: the second gain does not make up for the loss before it
+        (-0.5, 3),
+        (0.5, 0),  # none can pay
+    ],
+)
+def test_the_gate_opens_as_far_as_it_pays_on_labeled_images(evidence_of, name, margin, count):
+    evidence = sure_of(evidence_of, SURE)
+    selector = seeded_selector(SelectorConfig(name=name, reward=RewardConfig(gate_margin=margin)))
+    assert selector.settle([LabeledEvidence(evidence, half_right())], []) == {"open_rate_labeled": count / 4}
+    selection = selector.select(evidence, range(4))
+    assert selection.used.tolist() == [row < count for row in range(4)]
+    if count:
+        assert selection.gate[count - 1].item() == 0.5, "the last one that pays is just in"
+        assert selector.gate_shift.item() == pytest.approx(-START_SHARPNESS * SURE[count - 1], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settling_by_hand_in_parts_with_unlabeled_images(evidence_of, name):
+    selector, truth = seeded_selector(SelectorConfig(name=name)), half_right()
+    rows = (slice(0, 1), slice(1, 4))
+    parts = [LabeledEvidence(sure_of(evidence_of, SURE[part]), truth[part]) for part in rows]
+    alike = [sure_of(evidence_of, [0.99, 0.7]), sure_of(evidence_of, [0.98, 0.97])]
+    assert selector.settle(parts, alike) == {"open_rate_labeled": 0.75, "open_rate_unshifted": 0.75}
+    surer = [sure_of(evidence_of, [0.99, 0.87]), sure_of(evidence_of, [0.98, 0.97])]
+    assert selector.settle(parts, surer) == {"open_rate_labeled": 0.75, "open_rate_unshifted": 1.0}
+    assert selector.gate_shift.item() == pytest.approx(-START_SHARPNESS * 0.97, abs=1e-4)  # three of four, again
+    assert [selector.select(part, range(2)).used.tolist() for part in surer] == [[T, F], [T, T]]
 
 
 @pytest.mark.parametrize("name", NAMES)
