@@ -143,7 +143,7 @@ def test_shipped_size_learns_from_random_weights(fields):
 @pytest.mark.parametrize(("image_size", "grid"), [(64, 32), (96, 48)])
 def test_shapes_of_the_shipped_encoder(image_size, grid):
     segmenter = Segmenter(small_config(image_size=image_size)).eval()
-    output = segmenter(**make_batch(segmenter).whole())
+    output = segmenter(**make_batch(segmenter, image_size).whole())
     assert segmenter.grid == grid
     assert output.mask_logits.shape == (3, grid, grid)
     assert [level.shape[-1] for level in output.level_logits] == [grid // 4, grid // 4, grid // 2]
