@@ -40,7 +40,7 @@ class Cost:
         self._path = path
         self._phase = "loading"
         self._since = time.process_time(), time.monotonic()
-        self._saved = self._since[1]
+        self.save()  # an attempt counts from its start, however soon it is killed
 
     def begin(self, phase: str) -> None:
         """Book the time since the last call on the phase that ends, and begin another."""
