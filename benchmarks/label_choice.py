@@ -13,86 +13,56 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.compare.oracles import HiddenTruth
-from l2l_ray.config import RunConfig, SelectorConfig, load_config
+from l2l_ray.config import RunConfig, load_config
 from l2l_ray.device import pick_device
 from l2l_ray.files import replacing
 from l2l_ray.intervals import seed_interval
 from l2l_ray.loop.inference.networks import load_segmenter
 from l2l_ray.loop.inference.ordering import RIGHT_IOU, auc
 from l2l_ray.loop.inference.priors import LocalMllm, fill_all_priors
-from l2l_ray.loop.state.position import Position, Stage
+from l2l_ray.loop.local import LocalHost
+from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.prepare import prepare
 from l2l_ray.loop.state.run_folder import RunFolder, continued
-from l2l_ray.loop.state.versions import Write
 from l2l_ray.loop.training.selector_training import CrossFitted, SelectorLearner, StoredEvidence, unlabeled_evidence
 from l2l_ray.loop.training.selector_training import unlabeled_rows as rows_of
 from l2l_ray.loop.training.train import Job
 from l2l_ray.selector.registry import spec_of
 from l2l_ray.selector.reward import truth_ious
+from l2l_ray.sweep.trials import with_values
 
 RESULTS = Path(__file__).parent / "results" / "label-choice.json"
 COVERAGE = 0.4  # share of the labels at which selectors are compared
-T = TypeVar("T")
 
-# Row -> selector and changes to the selector section.
+# Row -> fields that it changes.
 ROWS: dict[str, dict[str, Any]] = {
-    "accept all": {"name": "accept_all"},
-    "confidence gate": {"name": "confidence_gate"},
-    "supervised scorer": {"name": "scorer"},
-    "L2L": {"name": "l2l"},
-    "L2L, guided label alone": {"name": "l2l", "candidates": False},
-    "L2L, labeled images alone": {"name": "l2l", "reward": {"unlabeled": 0.0}},
-    "L2L, no KL": {"name": "l2l", "kl": 0.0},
+    "accept all": {"selector.name": "accept_all"},
+    "confidence gate": {"selector.name": "confidence_gate"},
+    "supervised scorer": {"selector.name": "scorer"},
+    "L2L": {"selector.name": "l2l"},
+    "L2L, guided label alone": {"selector.name": "l2l", "selector.candidates": False},
+    "L2L, labeled images alone": {"selector.name": "l2l", "selector.reward.unlabeled": 0.0},
+    "L2L, no KL": {"selector.name": "l2l", "selector.kl": 0.0},
 }
 
 
-@dataclass
-class BurnInHost:
-    """Just enough of a host to train a burn-in in this process."""
+class BurnInHost(LocalHost):
+    """The local host as far as a burn-in needs it: no rounds, no versions, nothing shown."""
 
-    run: RunFolder
-    device: torch.device
-    rank: int = 0
-    world_size: int = 1
-
-    def prepare_model(self, model: nn.Module) -> nn.Module:
-        """Return the model as it is."""
-        return model
-
-    def barrier(self) -> None:
-        """Do nothing: there is one rank."""
-
-    def broadcast(self, value: T) -> T:
-        """Return the value."""
-        return value
-
-    def priors(self, name: str) -> Path:
-        """Return the file."""
-        return self.run.priors_path(name)
+    def __init__(self, run: RunFolder) -> None:
+        self.device = pick_device()
+        self._run = run
 
     def progress(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:
         """Say nothing."""
-
-    def labels(self, method: str, round_index: int) -> list[Path]:
-        """Refuse: there are no rounds."""
-        raise NotImplementedError
-
-    def publish(self, position: Position, write: Write, metrics: dict[str, float]) -> None:
-        """Refuse: there are no versions."""
-        raise NotImplementedError
-
-    def resume_point(self) -> Path | None:
-        """Return None: there are no versions."""
-        return None
 
 
 def seed_config(base: RunConfig, frac: float, seed: int) -> RunConfig:
@@ -107,7 +77,7 @@ def burn_in_job(config: RunConfig) -> Job:
     run = RunFolder.open(continued(config))
     data = prepare(config, run)
     fill_all_priors(config, run, data, LocalMllm(config.prior))
-    job = Job.begin(config, run, BurnInHost(run, pick_device()))
+    job = Job.begin(config, run, BurnInHost(run))
     job.burn_in.train(with_folds=True)
     return job
 
@@ -127,9 +97,7 @@ def figures(config: RunConfig) -> dict[str, dict[str, float]]:
 def _row(
     config: RunConfig, change: dict[str, Any], cross_fitted: CrossFitted, others: StoredEvidence, truth: Tensor
 ) -> dict[str, float]:
-    content = config.selector.model_dump()
-    content["reward"] |= change.get("reward", {})
-    section = SelectorConfig.model_validate({**content, **change, "reward": content["reward"]})
+    section = with_values(config, change).selector
     learner = SelectorLearner(section, pick_device())
     parts = others.all(config.loop.eval_batch)
     settled: dict[str, float] = {}

@@ -18,6 +18,7 @@ from benchmarks.compare.records import Record
 from l2l_ray.config import PRESETS, RunConfig
 from l2l_ray.errors import ConfigError
 from l2l_ray.selector.registry import label_of, selectors
+from l2l_ray.sweep.trials import with_values
 
 THRESHOLDS = (0.7, 0.9, 0.95)
 # Schedule -> preset, and the share of labeled images where it is not the preset's.
@@ -174,7 +175,7 @@ class Task:
             run_root: Where runs are; None = as the package says.
         """
         preset, frac = SCHEDULES[self.schedule]
-        base = with_fields(
+        base = with_values(
             PRESETS[preset](),
             {
                 "name": f"compare/{self.name}",
@@ -185,25 +186,8 @@ class Task:
                 **({} if frac is None else {"data.benchmark_frac": frac}),
             },
         )
-        config = with_fields(base, self.spec.fields)
-        return config if self.spec.measured is None else with_fields(config, self.spec.measured(config, records))
-
-
-def with_fields(config: RunConfig, fields: Fields) -> RunConfig:
-    """Return the config with some fields changed, checked again.
-
-    Args:
-        config: The config.
-        fields: Path of a field, as `loop.rounds` -> value.
-    """
-    content = config.model_dump()
-    for path, value in fields.items():
-        *sections, name = path.split(".")
-        inner = content
-        for section in sections:
-            inner = inner[section]
-        inner[name] = value
-    return RunConfig.model_validate(content)
+        config = with_values(base, self.spec.fields)
+        return config if self.spec.measured is None else with_values(config, self.spec.measured(config, records))
 
 
 def with_needed(rows: list[Row]) -> list[Row]:

@@ -32,7 +32,7 @@ class OnlineSet:
     Args:
         unlabeled: The unlabeled set.
         teacher: Labels each batch by the weights it has then.
-        selector: Decides by the guided prediction alone: there is no version before the teacher of a step.
+        selector: Decides by the guided prediction alone, which costs one pass of the teacher.
         loop: The run's seed, and whether to use autocast.
         round_index: Keys the selector's draws, as those of a round's stored labels.
 

@@ -7,10 +7,11 @@ import json
 import pytest
 
 from benchmarks.compare.records import Record
-from benchmarks.compare.rows import CURVE, ROWS, SCHEDULES, Task, chosen_rows, with_fields, with_needed
+from benchmarks.compare.rows import CURVE, ROWS, SCHEDULES, Task, chosen_rows, with_needed
 from l2l_ray.config import PRESETS, RunConfig
 from l2l_ray.errors import ConfigError
 from l2l_ray.selector.registry import selectors
+from l2l_ray.sweep.trials import with_values
 from tests.benchmarks.compare.records_by_hand import labels, record
 
 
@@ -97,6 +98,6 @@ def test_rows_are_chosen_by_name_or_group_with_what_they_need() -> None:
 
 
 def test_a_changed_field_is_checked() -> None:
-    assert with_fields(RunConfig(), {"selector.reward.wrong_cost": 5.0}).selector.reward.wrong_cost == 5.0
+    assert with_values(RunConfig(), {"selector.reward.wrong_cost": 5.0}).selector.reward.wrong_cost == 5.0
     with pytest.raises(ValueError, match="rounds"):
-        with_fields(RunConfig(), {"loop.rounds": 0})
+        with_values(RunConfig(), {"loop.rounds": 0})
