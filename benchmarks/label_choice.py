@@ -4,7 +4,7 @@ For each seed and share of labeled images: one burn-in with its fold teachers, e
 part of the unlabeled ones, and each selector's first training on it. Its labels of the unlabeled part are then compared
 with hidden truth. No student is trained, so this says who ranks labels well, not who teaches well.
 
-    python benchmarks/label_choice.py --seeds 0 1 2 3 4 --fracs 0.01 0.05
+    python -m benchmarks.label_choice --seeds 0 1 2 3 4 --fracs 0.01 0.05
 
 A seed whose figures are in the file is not run again. Writes benchmarks/results/label-choice.json.
 """
@@ -50,7 +50,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "L2L": {"selector.name": "l2l"},
     "L2L, guided label alone": {"selector.name": "l2l", "selector.candidates": False},
     "L2L, labeled images alone": {"selector.name": "l2l", "selector.reward.unlabeled": 0.0},
-    "L2L, no KL": {"selector.name": "l2l", "selector.kl": 0.0},
+    "L2L, whole labels": {"selector.name": "l2l", "selector.cells": False},
+    "L2L, rivals not seen": {"selector.name": "l2l", "selector.rivals": False},
+    "supervised scorer, rivals not seen": {"selector.name": "scorer", "selector.rivals": False},
 }
 
 
@@ -107,14 +109,18 @@ def _row(
             learner.selector.update(learner.optimizer, batch, before)
         settled = learner.selector.settle(cross_fitted.parts(), parts)
     selections = [learner.selector.select(part, [0] * len(part.prior_score)) for part in parts]
-    target, used, gate = (
-        torch.cat([getattr(selection, name) for selection in selections]).cpu() for name in ("target", "used", "gate")
+    target, used, gate, accepted = (
+        torch.cat([getattr(selection, name) for selection in selections]).cpu()
+        for name in ("target", "used", "gate", "accepted")
     )
     iou = truth_ious(target[:, None], truth)[:, 0].double().numpy()
     right = iou >= RIGHT_IOU
     surest = np.argsort(-gate.double().numpy(), kind="stable")[: round(COVERAGE * len(iou))]
     taken = used.numpy()
+    believed = target & accepted & used[:, None, None]  # object cells that are trained on
     found = {
+        "object_precision": float((believed & truth).sum() / believed.sum().clamp(min=1)),
+        "object_recall": float((believed & truth).sum() / (truth & used[:, None, None]).sum().clamp(min=1)),
         "right_of_all": right.mean(),
         "used": taken.mean(),
         "used_labeled": settled.get("open_rate_labeled", 1.0),
@@ -137,7 +143,14 @@ def summarize(by_seed: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]
         if row != "L2L" and len(seeds) > 1:
             rows[row]["l2l_minus_this"] = {
                 name: seed_interval([seed["L2L"][name] - seed[row][name] for seed in seeds])._asdict()
-                for name in ("auc", "iou_at_coverage", "right_at_coverage", "right_of_all")
+                for name in (
+                    "auc",
+                    "iou_at_coverage",
+                    "right_at_coverage",
+                    "right_of_all",
+                    "object_precision",
+                    "object_recall",
+                )
             }
     return rows
 

@@ -6,7 +6,7 @@ the value of a label for the student. Here it is measured for one fold: the fold
 never saw are the held-out ones, and the gradient is that of fusion, guidance and decoder together. For each unlabeled
 item, three labels: guided, unguided, and the prior's mask.
 
-    python benchmarks/look_ahead.py --seed 0 --frac 0.05 --items 300
+    python -m benchmarks.look_ahead --seed 0 --frac 0.05 --items 300
 
 Writes benchmarks/results/look-ahead.json.
 """
@@ -80,7 +80,7 @@ def measure(config: RunConfig, items: int) -> dict[str, Any]:
     gain, cosine, loss, iou = (np.zeros((len(rows), len(LABELS))) for _ in range(4))
     for number, row in enumerate(rows):
         inputs = unlabeled.inputs([row])
-        candidates = candidates_of(gather_evidence(model, inputs, use_autocast=False))
+        candidates = candidates_of(gather_evidence(model, inputs, unlabeled.rivals([row]), use_autocast=False))
         found = truth_ious(candidates.masks, truth[number : number + 1])[0]
         for place, label in enumerate(LABELS):
             target = candidates.masks[:, label].float().clone()

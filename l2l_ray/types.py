@@ -185,6 +185,7 @@ class Evidence:
     proposal: Float[Tensor, "B G G"]  # soft proposal q; constant where has_prior is False
     prior_score: Float[Tensor, " B"]
     has_prior: Bool[Tensor, " B"]
+    rival_iou: Float[Tensor, "B K"]  # of each `Candidate`: see `selector/candidates.py::rival_ious`
 
 
 @dataclass(frozen=True)

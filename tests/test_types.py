@@ -34,7 +34,7 @@ RECORDS: list[Any] = [
     types.PhotoText(Path("12.jpg"), "left man", {"box": [10, 20, 30, 40]}),
     types.Skip("truncated_image", 7, "/data/12.jpg", "image file is truncated"),
     PRIOR,
-    types.Evidence(MAP, MAP, MAP, MAP, MAP[:, 0, 0], MAP[:, 0, 0] > 0.5),
+    types.Evidence(MAP, MAP, MAP, MAP, MAP[:, 0, 0], MAP[:, 0, 0] > 0.5, MAP[:, 0, :4]),
     types.Selection(torch.ones(2).to(torch.int8), MAP > 0.5, MAP, MAP[:, 0, 0], MAP[:, 0, 0], MAP[:, 0, 0]),
     types.PseudoLabel(
         7, GRID, (0.1, 0.2), types.Candidate.PRIOR, MASK, ~MASK, MASK.astype(np.uint8), 1.0, 0.9, 5, -0.1, 2, "9f"

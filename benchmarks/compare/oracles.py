@@ -72,7 +72,8 @@ class OracleEngine(InferenceEngine):
         if examples is not self._sets["unlabeled"]:
             return super()._select(method, version, examples, part, inputs, round_index)
         if self.needs_full_evidence:
-            evidence = gather_evidence(self._model(method, version), inputs, self.config.loop.autocast)
+            rivals = examples.rivals(part).to(self._device)
+            evidence = gather_evidence(self._model(method, version), inputs, rivals, self.config.loop.autocast)
         else:
             evidence = guided_evidence(self._model(method, version), inputs, self.config.loop.autocast)
         truth = self._truth.masks([examples[i].sent_id for i in part], examples.grid)

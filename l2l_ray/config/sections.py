@@ -223,6 +223,10 @@ class SelectorConfig(Section):
     candidates: bool = Field(
         True, description="Whether l2l and scorer may take another label than the teacher's guided one (ablation)"
     )
+    rivals: bool = Field(
+        True,
+        description="Whether l2l and scorer see what the image's other expressions claim (ablation)",
+    )
     cells: bool = Field(
         True, description="Whether l2l and scorer decide pixel by pixel; False = on whole labels only (ablation)"
     )

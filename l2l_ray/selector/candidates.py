@@ -4,10 +4,11 @@ Errors of a segmenter that reads expressions are errors of the object: most wron
 Dropping cells cannot mend that, taking another label can. So an item has up to four candidate labels (`Candidate`):
 three predictions and the prior's own mask.
 
-What tells a right one from a wrong one is how the candidates stand to one another: a label that the prediction without
-the prior repeats, and that every prediction is sure of, is more often right. `relations` writes that down, one row per
-candidate. It knows no mask, no box of the truth and no statistic of val, and nothing depends on the other samples of
-the batch.
+What tells a right one from a wrong one is how the candidates stand to one another, and to the labels of the image's
+other expressions: a label that the prediction without the prior repeats, and that every prediction is sure of, is more
+often right; one whose object another expression claims too is more often wrong. `relations` writes that down, one row
+per candidate. It knows no mask, no box of the truth and no statistic of val, and nothing depends on which samples share
+a batch.
 
 Source: ours. Shape legend: B samples, K = len(Candidate), R = len(RELATIONS), G x G grid cells.
 """
@@ -31,6 +32,7 @@ RELATIONS = (
     *(f"iou_{name}" for name in NAMES),  # of the candidate's mask with each one's
     *(f"inside_{name}" for name in NAMES),  # mean value of each one's map inside the candidate's mask
     *(f"is_{name}" for name in NAMES),
+    "rival_iou",  # with what another expression of the image claims
     "entropy",  # mean over the grid of the candidate's own map, bits
     "side",  # square root of the mask's share of the grid: an object covers 5-10 %, its side 25-30 %
     "prior_score",
@@ -85,6 +87,28 @@ def ious(masks: Bool[Tensor, "B K G G"]) -> Float[Tensor, "B K K"]:
 
 
 @torch.no_grad()
+def rival_ious(
+    masks: Bool[Tensor, "B K G G"], guided: Bool[Tensor, "N G G"], is_rival: Bool[Tensor, "B N"]
+) -> Float[Tensor, "B K"]:
+    """Return each candidate's largest IoU with the guided label of a rival; 0 where there is none.
+
+    A rival is another expression of the same image that asks for another object. Two of them cannot both be right about
+    one object, and a segmenter that reads them one at a time does not notice. Source: ours.
+
+    Args:
+        masks: The candidate labels of B samples.
+        guided: The guided label of N expressions.
+        is_rival: Which of the N are rivals of which of the B.
+    """
+    flat, others = masks.flatten(2).float(), guided.flatten(1).float()
+    with torch.autocast(masks.device.type, enabled=False):  # bfloat16 counts no further than 256
+        shared = flat @ others.T
+    union = flat.sum(2)[:, :, None] + others.sum(1) - shared
+    overlap = (shared / union.clamp(min=1)) * is_rival[:, None, :]
+    return overlap.amax(2) if overlap.shape[2] else torch.zeros(masks.shape[:2], device=masks.device)
+
+
+@torch.no_grad()
 def relations(evidence: Evidence, candidates: Candidates) -> Float[Tensor, "B K R"]:
     """Return what the candidates say about one another, in [-1, 1] and float32."""
     masks = candidates.masks.flatten(2).float()
@@ -95,6 +119,7 @@ def relations(evidence: Evidence, candidates: Candidates) -> Float[Tensor, "B K 
     has_prior = evidence.has_prior.float()
     single = torch.stack(
         [
+            evidence.rival_iou.float(),
             binary_entropy(candidates.maps).mean((2, 3)),
             (area / masks.shape[2]).sqrt(),
             (evidence.prior_score.float() * has_prior)[:, None].expand(-1, count),

@@ -3,9 +3,10 @@
 Which label: one small network reads the row of `candidates.relations` of each candidate and gives it a *score*, the
 same network for all. A softmax over the scores says which candidate, a sigmoid of the taken one's score whether it is
 used at all; together one distribution over "leave out" and the candidates (`decision_probs`). It starts as a
-confidence gate: it takes the guided label where the predictions are surer of it on average than of the median labeled
-one (`learned.LearnedSelector.observe`). Labeled images are few, a hundred sentences at 1 %, so what it learns is added
-to that start: a linear layer, and a small network whose last layer starts at zero.
+confidence gate: it takes the guided label where the guided prediction is surer of it than of the median labeled one
+(`learned.LearnedSelector.observe`), and counts as less sure what a rival claims too. Labeled images are few, a hundred
+sentences at 1 %, so what it learns is added to that start: a linear layer, and a small network whose last layer starts
+at zero.
 
 Which cells: two convolutions over `candidates.cell_evidence` of the taken label, added to a linear start that keeps a
 cell where the predictions support the label on average.
@@ -35,7 +36,8 @@ from l2l_ray.selector.candidates import (
 )
 from l2l_ray.types import Candidate, Evidence
 
-START_SHARPNESS = 8.0  # a label that is 0.1 surer on average than the median is used with probability 0.69
+START_SHARPNESS = 8.0  # a label that is 0.1 surer than the median is used with probability 0.69
+START_RIVAL = -1.0  # what a label loses whose object a rival claims whole: as much as one that is 0.125 less sure
 START_OTHER = -2.0  # score that candidates other than the guided one start behind by
 START_KEEP = 2.0  # keep-logit of a cell that every prediction supports fully, above one that none decides
 IMPOSSIBLE = -1e4  # softmax gives exactly 0, and 0 * log-prob stays 0 instead of NaN
@@ -88,10 +90,10 @@ class PolicyNetwork(nn.Module):
         for layer in (self.linear, self.score, self.cell_linear, self.cell_head):
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)
-        share = START_SHARPNESS / len(PREDICTIONS)
         with torch.no_grad():
+            self.linear.weight[0, RELATIONS.index("inside_guided")] = START_SHARPNESS
+            self.linear.weight[0, RELATIONS.index("rival_iou")] = START_RIVAL
             for prediction in PREDICTIONS:
-                self.linear.weight[0, RELATIONS.index(f"inside_{prediction.name.lower()}")] = share
                 self.cell_linear.weight[0, prediction] = START_KEEP / len(PREDICTIONS)
             for candidate in Candidate:
                 if candidate != Candidate.GUIDED:
@@ -99,8 +101,12 @@ class PolicyNetwork(nn.Module):
 
     def scores(self, inputs: PolicyInput) -> Float[Tensor, "B K"]:
         """Return the score of every candidate; one that is not possible has -1e4."""
-        with torch.autocast(inputs.relations.device.type, enabled=False):
-            found = self.linear(inputs.relations) + self.score(functional.relu(self.hidden(inputs.relations)))
+        seen = inputs.relations
+        if not self.config.rivals:
+            seen = seen.clone()
+            seen[:, :, RELATIONS.index("rival_iou")] = 0.0
+        with torch.autocast(seen.device.type, enabled=False):
+            found = self.linear(seen) + self.score(functional.relu(self.hidden(seen)))
         possible = inputs.candidates.possible
         if not self.config.candidates:
             possible = possible & (torch.arange(possible.shape[1], device=possible.device) == Candidate.GUIDED)

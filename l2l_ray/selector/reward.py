@@ -5,7 +5,9 @@
   the teacher is poor or good. With a fixed cost a poor teacher's gate stayed shut.
 - cells (labeled images): +1 for keeping a right cell of the label, -wrong_cost for a wrong one; ignoring earns 0. So
   keeping a cell pays when it is right with probability above wrong_cost / (1 + wrong_cost). *Class-balanced* per
-  sample: cells that the truth or the label calls object, 5-10 % of a grid, weigh in sum as much as the rest.
+  sample: cells that the truth or the label calls object, 5-10 % of a grid, weigh in sum as much as the rest. A sample
+  weighs as much as it is likely to be used: cells of labels that are left out teach nothing, and where half of the
+  labels are wrong, no object cell of any would pay.
 - unlabeled images: what the IoU would be, judged by two terms that need no truth, how far the label agrees with the
   prior and how far the predictions repeat it. How much each counts is not set but follows from how well it tells the
   IoU on the labeled images (`TermWeights`): a prior that is often wrong is trusted less, and being sure of a wrong

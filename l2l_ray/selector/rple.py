@@ -59,7 +59,8 @@ class Rple(LearnedSelector):
         # reward
         earned = values.expand(len(choice), -1, -1).gather(2, choice[..., None])[..., 0]
         advantage = objective.group_advantage(earned)
-        cell_value = reward.cell_values(label, truth, config.reward.wrong_cost)
+        used = 1 - probs[: len(truth), 0]
+        cell_value = reward.cell_values(label, truth, config.reward.wrong_cost) * used[:, None, None]
         cell_advantage = objective.group_advantage(kept * cell_value)
 
         # update

@@ -14,7 +14,7 @@ import torch.nn.functional as functional
 
 from l2l_ray.selector.base import Selector, UpdateBatch, take_step
 from l2l_ray.selector.learned import LearnedSelector
-from l2l_ray.selector.network import prepare
+from l2l_ray.selector.network import decision_probs, prepare
 from l2l_ray.selector.reward import class_balance, truth_ious
 
 STEPS = 1  # per batch; with 3 it overfits a hundred labeled sentences and ranks worse (docs/experiments.md)
@@ -32,7 +32,9 @@ class Scorer(LearnedSelector):
         found = truth_ious(inputs.candidates.masks, truth)
         possible, cost = inputs.candidates.possible, self.observe(inputs, found)
         with torch.no_grad():
-            label = inputs.candidates.taken(self.scores(inputs).argmax(1))
+            scores = self.scores(inputs)
+            label = inputs.candidates.taken(scores.argmax(1))
+            used = 1 - decision_probs(scores)[:, 0]
         right = (label == truth).float()
         # the odds above which a decision pays, as the rewards weigh them: the scores are zero there
         use, keep = math.log(cost / (1 - cost)), math.log(rewards.wrong_cost)
@@ -44,6 +46,6 @@ class Scorer(LearnedSelector):
             if self.config.cells:
                 logits = self.keep_logits(inputs, label) + keep
                 per_cell = functional.binary_cross_entropy_with_logits(logits, right, reduction="none")
-                loss = loss + (per_cell * class_balance(label | truth)).mean()
+                loss = loss + (per_cell * class_balance(label | truth) * used[:, None, None]).mean()
             take_step(self, optimizer, loss)
         return {"loss": loss.item()}

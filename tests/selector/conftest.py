@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from l2l_ray.types import Evidence
+from l2l_ray.types import Candidate, Evidence
 
 Bandit = Callable[..., tuple[Evidence, Tensor]]
 Maker = Callable[..., Evidence]
@@ -55,6 +55,7 @@ def make_bandit(
         proposal=0.05 + 0.9 * box,
         prior_score=torch.full((batch,), 0.8),
         has_prior=torch.rand(batch, generator=generator) < 0.9,
+        rival_iou=torch.zeros(batch, len(Candidate)),
     )
     return evidence, truth
 
@@ -69,6 +70,7 @@ def make_evidence(mask_probs: Tensor, **given: Tensor) -> Evidence:
         proposal=given.get("proposal", mask_probs),
         prior_score=given.get("prior_score", torch.ones(batch)),
         has_prior=given.get("has_prior", torch.ones(batch, dtype=torch.bool)),
+        rival_iou=given.get("rival_iou", torch.zeros(batch, len(Candidate))),
         **maps,
     )
 

@@ -12,6 +12,7 @@ from l2l_ray.selector.candidates import (
     edge_distance,
     ious,
     relations,
+    rival_ious,
 )
 from l2l_ray.types import Candidate
 
@@ -80,6 +81,21 @@ def test_relations_by_hand(evidence_of):
     assert relation(evidence, "entropy")[:2] == pytest.approx(entropy, abs=1e-5)
     assert relation(evidence, "prior_score") == pytest.approx([0.3] * 4)
     assert relation(evidence, "has_prior") == [1] * 4
+
+
+def test_the_iou_with_rivals_by_hand():
+    left, top, whole, none = [[T, F], [T, F]], [[T, T], [F, F]], [[T, T], [T, T]], [[F, F], [F, F]]
+    masks = torch.tensor([[left, none], [top, whole]])  # two samples with two candidates each
+    guided = torch.tensor([left, top, whole])  # the two samples' own labels, and that of a third expression
+    rivals = torch.tensor([[F, T, F], [T, F, T]])
+    found = rival_ious(masks, guided, rivals)
+    assert torch.allclose(found, torch.tensor([[1 / 3, 0], [1 / 2, 1]]))
+    assert rival_ious(masks, guided, rivals & F).tolist() == [[0, 0], [0, 0]], "no rival, no claim"
+
+
+def test_rivals_are_one_of_the_relations(evidence_of):
+    evidence = evidence_of(LEFT[None], rival_iou=torch.tensor([[0.1, 0.2, 0.3, 0.4]]))
+    assert relation(evidence, "rival_iou") == pytest.approx([0.1, 0.2, 0.3, 0.4])
 
 
 def test_a_missing_prior_says_nothing(evidence_of):

@@ -11,6 +11,7 @@ from l2l_ray.selector.network import (
     IMPOSSIBLE,
     START_KEEP,
     START_OTHER,
+    START_RIVAL,
     START_SHARPNESS,
     PolicyNetwork,
     decision_probs,
@@ -29,17 +30,27 @@ def make_network(seed: int = 0, **fields) -> PolicyNetwork:
     return network
 
 
-def test_a_fresh_network_asks_how_sure_the_predictions_are_of_a_label(bandit):
-    evidence = replace(bandit(8, seed=1)[0], proposal=torch.rand(8, 16, 16), has_prior=torch.arange(8) < 4)
+def test_a_fresh_network_asks_how_sure_the_guided_prediction_is_and_what_rivals_claim(bandit):
+    rivals = torch.rand(8, len(Candidate))
+    evidence = bandit(8, seed=1)[0]
+    evidence = replace(evidence, proposal=torch.rand(8, 16, 16), has_prior=torch.arange(8) < 4, rival_iou=rivals)
     inputs = prepare(evidence)
     found = inputs.candidates
     cells = found.masks.flatten(2).float()
-    sure = torch.einsum("bkg,bjg->bkj", cells, found.maps.flatten(2)) / cells.sum(2, keepdim=True).clamp(min=1)
-    expected = START_SHARPNESS * sure[:, :, : Candidate.PRIOR].mean(2)  # the prior's map is not asked
+    sure = torch.einsum("bkg,bg->bk", cells, evidence.mask_probs.flatten(1)) / cells.sum(2).clamp(min=1)
+    expected = START_SHARPNESS * sure + START_RIVAL * rivals  # the other predictions are not asked
     expected[:, 1:] += START_OTHER
     scores = PolicyNetwork(SelectorConfig()).scores(inputs)
     assert found.possible[:, Candidate.PRIOR].any()
     assert torch.allclose(scores[found.possible], expected[found.possible], atol=1e-4)
+
+
+def test_without_rivals_no_claim_is_seen(bandit):
+    evidence = bandit(4, seed=1)[0]
+    claimed = replace(evidence, rival_iou=torch.ones(4, len(Candidate)))
+    network = make_network(rivals=False)
+    assert torch.equal(network.scores(prepare(claimed)), network.scores(prepare(evidence)))
+    assert not torch.equal(make_network().scores(prepare(claimed)), make_network().scores(prepare(evidence)))
 
 
 def test_a_fresh_network_keeps_what_the_predictions_say(evidence_of):

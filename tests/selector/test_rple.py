@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from l2l_ray.config import RewardConfig, SelectorConfig
+from l2l_ray.selector.base import LabeledEvidence
 from l2l_ray.selector.candidates import candidates_of
 from l2l_ray.selector.network import prepare
 from l2l_ray.selector.reward import TERMS, truth_ious
@@ -53,6 +54,20 @@ def test_a_cell_becomes_likelier_where_it_is_right_often_enough(evidence_of, wro
     before = keeps()
     train(policy, [(evidence, truth, None)], 4)
     assert (keeps() - before) * direction > 0.01
+
+
+@pytest.mark.parametrize("name", ["l2l", "scorer"])
+def test_cells_of_good_labels_are_kept_where_most_labels_are_wrong(evidence_of, name):
+    probs = torch.full((8, 8, 8), 0.05)
+    probs[:, 2:6, 2:6] = torch.tensor([0.95, 0.95, 0.95, 0.6, 0.6, 0.6, 0.6, 0.6])[:, None, None]
+    truth = (probs > 0.5).float()
+    truth[3:] = truth[3:].roll(4, dims=2)  # the less sure ones lie on another object
+    policy = seeded_selector(SelectorConfig(name=name, reward=RewardConfig(wrong_cost=3.0), **FAST))
+    train(policy, [(evidence_of(probs), truth, None)], 60)
+    policy.settle([LabeledEvidence(evidence_of(probs), truth)], [])
+    selection = policy.select(evidence_of(probs), range(8))
+    assert selection.used.tolist() == [True] * 3 + [False] * 5
+    assert torch.equal(selection.accepted[:3] & selection.target[:3], truth[:3] > 0.5)
 
 
 def test_with_cells_off_only_labels_are_learned(bandit):

@@ -178,7 +178,8 @@ class InferenceEngine:
     ) -> tuple[Evidence, Selection]:
         selector = self._selector(method, version)
         if selector.needs_full_evidence:
-            evidence = gather_evidence(self._model(method, version), inputs, self.config.loop.autocast)
+            rivals = examples.rivals(part).to(self._device)
+            evidence = gather_evidence(self._model(method, version), inputs, rivals, self.config.loop.autocast)
         else:
             evidence = guided_evidence(self._model(method, version), inputs, self.config.loop.autocast)
         keys = [self._key(round_index, examples[i]) for i in part]

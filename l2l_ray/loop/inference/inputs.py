@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from l2l_ray.config import RunConfig
@@ -21,6 +22,9 @@ from l2l_ray.types import Example, LabeledExample, Prior
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
+
+
+MAX_RIVALS = 32  # other expressions of an image that are looked at; RefCOCO has 7 an image, some data sets hundreds
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,21 @@ class Inputs:
             phrases=[p if k else "" for p, k in zip(self.phrases, keep.tolist(), strict=True)],
             has_prior=self.has_prior & keep,
         )
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """Expressions of the batch's images that ask for other objects.
+
+    Example: `examples.rivals([0, 5, 9])`
+    """
+
+    inputs: Inputs | None  # M expressions that are not in the batch themselves; None = there are none
+    is_rival: Bool[Tensor, "B N"]  # of each sample: which of the batch, then of the M
+
+    def to(self, device: torch.device) -> Rivals:
+        """Move the tensors to `device`."""
+        return Rivals(self.inputs.to(device) if self.inputs is not None else None, self.is_rival.to(device))
 
 
 class ExampleSets:
@@ -151,6 +170,32 @@ class ExampleSet:
             prior_score=torch.where(by_user, 1.0, self._ranks(batch.score)) * batch.has_prior,
             has_prior=batch.has_prior,
         )
+
+    def rivals(self, indices: Sequence[int]) -> Rivals:
+        """Return the rivals of a batch: what the set's other expressions of its images are.
+
+        Sentences of one ref are about one object, so they are no rivals. Of an image with very many expressions, the
+        `MAX_RIVALS` next ones in the set are looked at.
+        """
+        found = {index: self._others_of_image(index) for index in indices}
+        further = sorted({other for others in found.values() for other in others}.difference(indices))
+        columns = [*indices, *further]
+        is_rival = torch.tensor([[column in found[index] for column in columns] for index in indices])
+        return Rivals(self.inputs(further) if further else None, is_rival.reshape(len(indices), len(columns)))
+
+    def _others_of_image(self, index: int) -> set[int]:
+        order, image_ids = self._by_image
+        first, last = np.searchsorted(image_ids, self.examples[index].image_id + np.array([0, 1]))
+        place = first + int(np.searchsorted(order[first:last], index))
+        near = order[max(first, place - MAX_RIVALS // 2) : min(last, place + MAX_RIVALS // 2 + 1)].tolist()
+        return {other for other in near if self.examples[other].ref_id != self.examples[index].ref_id}
+
+    @cached_property
+    def _by_image(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return all positions, those of an image together and in order, and the image of each."""
+        image_ids = np.array([example.image_id for example in self.examples], np.int64)
+        order = np.argsort(image_ids, kind="stable")
+        return order, image_ids[order]
 
     def prefetch(self, indices: Sequence[int]) -> None:
         """Start decoding the images of a later batch in the background."""

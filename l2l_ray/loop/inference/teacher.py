@@ -1,25 +1,28 @@
 """The teacher: an exponential moving average of the student, and the evidence a selector decides by.
 
 A teacher guided by the prior's soft proposal follows it, so that the two agree says little. Two predictions are
-evidence because they do not see the proposal: without the prior, and without it on the mirrored image. Two more, under
-a moved proposal and by the version before, told a learned selector nothing new (docs/experiments.md).
+evidence because they do not see the proposal: without the prior, and without it on the mirrored image. What the same
+image's other expressions claim is evidence too. Two more predictions, under a moved proposal and by the version before,
+told a learned selector nothing new (docs/experiments.md).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from l2l_ray.data.words import swap_left_right
 from l2l_ray.loop.inference.networks import autocast, run_segmenter
-from l2l_ray.types import Evidence
+from l2l_ray.selector.candidates import candidates_of, rival_ious
+from l2l_ray.types import Candidate, Evidence
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from l2l_ray.loop.inference.inputs import Inputs
+    from l2l_ray.loop.inference.inputs import Inputs, Rivals
     from l2l_ray.segmenter.model import Segmenter
 
 
@@ -43,12 +46,13 @@ def predict(segmenter: Segmenter, inputs: Inputs, use_autocast: bool) -> Float[T
 
 
 @torch.inference_mode()
-def gather_evidence(teacher: Segmenter, inputs: Inputs, use_autocast: bool) -> Evidence:
-    """Make the three predictions of a batch that a selector may look at.
+def gather_evidence(teacher: Segmenter, inputs: Inputs, rivals: Rivals, use_autocast: bool) -> Evidence:
+    """Make the three predictions of a batch that a selector may look at, and compare them with the rivals' labels.
 
     Args:
         teacher: The version that labels.
         inputs: The batch.
+        rivals: The batch's rivals; those outside the batch cost one prediction each.
         use_autocast: bfloat16 for the networks; the evidence is fp32.
     """
     device = inputs.images.device
@@ -66,19 +70,32 @@ def gather_evidence(teacher: Segmenter, inputs: Inputs, use_autocast: bool) -> E
     unguided_probs = unguided.mask_logits.sigmoid()
     # Where mirroring would change the meaning, that prediction adds nothing: repeat the unguided one.
     safe = torch.tensor([new is not None for new in swapped], device=device)[:, None, None]
-    return Evidence(
+    alone = Evidence(
         mask_probs=guided.mask_logits.sigmoid(),
         mask_probs_unguided=unguided_probs,
         mask_probs_flipped=torch.where(safe, flipped.mask_logits.sigmoid().flip(-1), unguided_probs),
         proposal=inputs.proposal,
         prior_score=inputs.prior_score,
         has_prior=inputs.has_prior,
+        rival_iou=_no_rivals(inputs),
     )
+    labels = [alone.mask_probs > 0.5]
+    if rivals.inputs is not None:
+        labels.append(predict(teacher, rivals.inputs, use_autocast) > 0)
+    found = rival_ious(candidates_of(alone).masks, torch.cat(labels), rivals.is_rival)
+    return replace(alone, rival_iou=found)
+
+
+def _no_rivals(inputs: Inputs) -> Float[Tensor, "B K"]:
+    return torch.zeros(len(inputs), len(Candidate), device=inputs.proposal.device)
 
 
 @torch.inference_mode()
 def guided_evidence(teacher: Segmenter, inputs: Inputs, use_autocast: bool) -> Evidence:
-    """Return the guided prediction in every place of the evidence: a quarter of the work, and enough for most rules."""
+    """Return the guided prediction in every place of the evidence, and no rivals: enough for most rules.
+
+    It is a quarter of the work.
+    """
     probs = predict(teacher, inputs, use_autocast).sigmoid()
     return Evidence(
         mask_probs=probs,
@@ -87,4 +104,5 @@ def guided_evidence(teacher: Segmenter, inputs: Inputs, use_autocast: bool) -> E
         proposal=inputs.proposal,
         prior_score=inputs.prior_score,
         has_prior=inputs.has_prior,
+        rival_iou=_no_rivals(inputs),
     )

@@ -192,15 +192,18 @@ def _evidence(
     parts = []
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
-        inputs = examples.inputs(part).to(device)
-        parts.append(gather_evidence(teacher, inputs, config.loop.autocast))
+        inputs, rivals = examples.inputs(part).to(device), examples.rivals(part).to(device)
+        parts.append(gather_evidence(teacher, inputs, rivals, config.loop.autocast))
     return parts
 
 
 def _subset(examples: ExampleSet, rows: list[int], size: int, seed: int) -> list[int]:
-    """Return up to `size` rows, chosen by sent_id, in their order."""
-    by_key = sorted(rows, key=lambda row: sample_key(seed, "reward-subset", examples.examples[row].sent_id))
-    return sorted(by_key[:size])
+    """Return up to `size` rows, image by image as drawn, in their order: rivals are mostly among them."""
+
+    def place(row: int) -> tuple[int, int]:
+        return sample_key(seed, "reward-subset", examples[row].image_id), examples[row].sent_id
+
+    return sorted(sorted(rows, key=place)[:size])
 
 
 def _stored(tensor: torch.Tensor) -> torch.Tensor:

@@ -28,6 +28,7 @@ EVIDENCE = Evidence(
     proposal=PRIOR,
     prior_score=torch.ones(3),
     has_prior=torch.ones(3, dtype=torch.bool),
+    rival_iou=torch.zeros(3, len(Candidate)),
 )
 
 

@@ -67,6 +67,33 @@ def test_a_users_box_is_sure_where_every_labeled_item_has_one(set_of: MakeSet, t
     assert alone.inputs([0, 1]).prior_score.tolist() == [1.0, 0.0]
 
 
+def test_rivals_are_the_images_expressions_about_other_objects(
+    set_of: MakeSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = set_of(6)
+    images, refs = [7, 8, 7, 7, 7, 9], [1, 2, 3, 1, 4, 5]  # rows 0 and 3 are two sentences about one object
+    examples.examples = [
+        replace(example, image_id=image, ref_id=ref)
+        for example, image, ref in zip(examples.examples, images, refs, strict=True)
+    ]
+    found = examples.rivals([4, 0, 1])
+    assert found.inputs is not None
+    assert found.inputs.expressions == ["left red circle 2", "left red circle 3"]
+    assert found.is_rival.tolist() == [  # of rows 4, 0 and 1, then 2 and 3
+        [False, True, False, True, True],
+        [True, False, False, True, False],
+        [False] * 5,
+    ]
+    alone = examples.rivals([1, 5])
+    assert alone.inputs is None and not alone.is_rival.any() and alone.is_rival.shape == (2, 2)
+    everybody = examples.rivals(range(6))
+    assert everybody.inputs is None and everybody.is_rival.equal(everybody.is_rival.T)
+    monkeypatch.setattr("l2l_ray.loop.inference.inputs.MAX_RIVALS", 2)
+    near = examples.rivals([4, 0])  # the image's rows in order are 0, 2, 3, 4: one on each side is looked at
+    assert near.inputs is not None and near.inputs.expressions == ["left red circle 2", "left red circle 3"]
+    assert near.is_rival.tolist() == [[False, False, False, True], [False, False, True, False]]
+
+
 def test_hiding_a_prior_hides_the_phrase_too(set_of: MakeSet) -> None:
     batch = set_of(3).inputs([0, 1, 2]).without_prior(torch.tensor([True, False, True]))
     assert batch.has_prior.tolist() == [False, True, False]

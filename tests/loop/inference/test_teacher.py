@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from l2l_ray.data.augment import swap_left_right
-from l2l_ray.loop.inference.inputs import Inputs
+from l2l_ray.loop.inference.inputs import Inputs, Rivals
 from l2l_ray.loop.inference.teacher import gather_evidence, guided_evidence, predict, update_teacher
 from l2l_ray.segmenter.model import Segmenter
-from l2l_ray.types import Evidence
+from l2l_ray.selector.candidates import candidates_of, rival_ious
+from l2l_ray.types import Candidate, Evidence
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WORDS = ["left red circle", "big blue star", "left-handed batter", "the ring on the right of the square"]
@@ -56,7 +57,11 @@ def batch(segmenter: Segmenter, inputs_of: Callable[..., Inputs]) -> Inputs:
 
 @pytest.fixture
 def evidence(segmenter: Segmenter, batch: Inputs) -> Evidence:
-    return gather_evidence(segmenter, batch, False)
+    return gather_evidence(segmenter, batch, alone(batch), False)
+
+
+def alone(batch: Inputs) -> Rivals:
+    return Rivals(None, torch.zeros(len(batch), len(batch), dtype=torch.bool))
 
 
 def _probs(model: Segmenter, inputs: Inputs) -> Tensor:
@@ -92,14 +97,14 @@ def test_where_mirroring_is_refused_the_unguided_view_is_repeated(evidence: Evid
 
 def test_views_without_the_prior_do_not_know_the_prior(segmenter: Segmenter, batch: Inputs, evidence: Evidence) -> None:
     other = replace(batch, proposal=1 - batch.proposal, prior_score=batch.prior_score / 2, phrases=["a dog"] * 4)
-    again = gather_evidence(segmenter, other, False)
+    again = gather_evidence(segmenter, other, alone(other), False)
     assert torch.equal(again.mask_probs_unguided, evidence.mask_probs_unguided)
     assert torch.equal(again.mask_probs_flipped, evidence.mask_probs_flipped)
     assert not torch.equal(again.mask_probs, evidence.mask_probs)
 
 
 def test_views_are_the_same_each_time(segmenter: Segmenter, batch: Inputs, evidence: Evidence) -> None:
-    again = gather_evidence(segmenter, batch, False)
+    again = gather_evidence(segmenter, batch, alone(batch), False)
     for field in fields(Evidence):
         assert torch.equal(getattr(again, field.name), getattr(evidence, field.name)), field.name
 
@@ -117,15 +122,32 @@ def _rows(inputs: Inputs, rows: list[int]) -> Inputs:
 
 def test_a_sample_does_not_depend_on_its_batch(segmenter: Segmenter, batch: Inputs, evidence: Evidence) -> None:
     for rows in ([2], [3, 0]):  # alone; and with others, in another order and padded to another length
-        part = gather_evidence(segmenter, _rows(batch, rows), False)
+        part = gather_evidence(segmenter, _rows(batch, rows), alone(_rows(batch, rows)), False)
         for field in fields(Evidence):
             found, expected = getattr(part, field.name).float(), getattr(evidence, field.name)[rows].float()
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4, msg=field.name)
+
+
+def test_rivals_count_alike_in_the_batch_and_outside_it(
+    segmenter: Segmenter, batch: Inputs, evidence: Evidence
+) -> None:
+    is_rival = torch.zeros(4, 4, dtype=torch.bool)
+    is_rival[0, 1] = is_rival[1, 0] = is_rival[0, 3] = True
+    together = gather_evidence(segmenter, batch, Rivals(None, is_rival), False)
+    expected = rival_ious(candidates_of(evidence).masks, evidence.mask_probs > 0.5, is_rival)
+    torch.testing.assert_close(together.rival_iou, expected, atol=1e-3, rtol=0.0)
+    assert expected[:2].max() > 0 and (expected[2:] == 0).all()
+    outside = Rivals(_rows(batch, [1, 3]), is_rival[:1, [0, 1, 3]])
+    first = gather_evidence(segmenter, _rows(batch, [0]), outside, False)
+    torch.testing.assert_close(first.rival_iou, together.rival_iou[:1], atol=1e-2, rtol=0.0)
 
 
 def test_the_short_cut_for_rules_shows_the_guided_prediction_everywhere(segmenter: Segmenter, batch: Inputs) -> None:
     short = guided_evidence(segmenter, batch, False)
     expected = _probs(segmenter, batch)
     for field in fields(Evidence):
-        seen = expected if field.name.startswith("mask_probs") else getattr(batch, field.name)
+        if field.name == "rival_iou":
+            seen = torch.zeros(len(batch), len(Candidate))
+        else:
+            seen = expected if field.name.startswith("mask_probs") else getattr(batch, field.name)
         assert torch.equal(getattr(short, field.name), seen), field.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from l2l_ray.loop.training.selector_training import (
     SelectorLearner,
     StoredEvidence,
     unlabeled_evidence,
+    unlabeled_rows,
 )
 from l2l_ray.prior.proposal import Proposer
 from l2l_ray.selector.base import make_selector
@@ -124,7 +126,7 @@ def test_the_open_rate_is_the_share_of_labeled_images_whose_label_would_be_used(
     assert rates == pytest.approx({"accept_all": claimed / total, "agreement": used / total, "supervised": 0.0})
 
 
-def test_the_unlabeled_subset_is_fixed_by_sentence(whole_run: RunFolder, sets: ExampleSets) -> None:
+def test_the_unlabeled_subset_is_fixed_image_by_image(whole_run: RunFolder, sets: ExampleSets) -> None:
     unlabeled, folder = sets["unlabeled"], whole_run.version_dir("l2l", 0)
     teacher = load_segmenter(whole_run.config.segmenter, folder / "teacher.safetensors", CPU)
 
@@ -146,6 +148,11 @@ def test_the_unlabeled_subset_is_fixed_by_sentence(whole_run: RunFolder, sets: E
     assert len(four) == 4 and len(five) == 5
     assert scores(4, shuffled) == four
     assert set(four) <= set(five)
+    config = changed(whole_run.config, selector={"max_unlabeled": 12})
+    drawn = Counter(unlabeled[row].image_id for row in unlabeled_rows(config, unlabeled))
+    sizes = Counter(example.image_id for example in unlabeled.examples)
+    cut = [image_id for image_id, count in drawn.items() if count < sizes[image_id]]
+    assert sum(drawn.values()) == 12 and len(drawn) > 1 and len(cut) <= 1
     none = changed(whole_run.config, selector={"max_unlabeled": 0})
     assert unlabeled_evidence(none, unlabeled, teacher, CPU) is None
 
@@ -154,7 +161,7 @@ def test_stored_evidence_comes_back_in_half_precision_on_every_way(
     whole_run: RunFolder, labeled: ExampleSet, burn_in: Path
 ) -> None:
     teacher = load_segmenter(whole_run.config.segmenter, burn_in / "base" / "teacher.safetensors", CPU)
-    parts = [gather_evidence(teacher, labeled.inputs(rows), False) for rows in ([0, 1], [2])]
+    parts = [gather_evidence(teacher, labeled.inputs(rows), labeled.rivals(rows), False) for rows in ([0, 1], [2])]
     stored = StoredEvidence(parts, CPU)
     assert len(stored) == 3
     assert stored.places(2) == [range(2), range(2, 3)] and stored.places(3) == [range(3)]
