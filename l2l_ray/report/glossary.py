@@ -1,4 +1,6 @@
-"""The words of a report in plain English, for somebody who has not read the paper; one list, `glossary.yaml`, for page and docs.
+"""The words of a report in plain English, for somebody who has not read the paper.
+
+One list, `glossary.yaml`, is for page and docs.
 
 A report ends with the terms that occur in it (`occurring`); `docs/glossary.md` has them all (`docs/glossary_page.py`).
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -107,10 +108,12 @@ class LearnedSelector(PolicyNetwork, Selector):
 def best_threshold(scores: Float[Tensor, " N"], values: Float[Tensor, " N"], cost: float | Tensor) -> Float[Tensor, ""]:
     """Return the score from which on using labels pays most: the sum of value - cost over them is the largest.
 
-    Where no label pays, it lies just above the highest score.
+    Labels of one score are used together. Where no label pays, it lies just above the highest score.
     """
     ordered, order = scores.sort(descending=True)
-    gained = torch.cat([torch.zeros(1, device=scores.device), (values[order] - cost).cumsum(0)])
+    gained = (values[order] - cost).cumsum(0)
+    gained[:-1][ordered[1:] == ordered[:-1]] = -math.inf  # a cut among equals is none
+    gained = torch.cat([torch.zeros(1, device=scores.device), gained])
     count = int(gained.argmax())
     return ordered[count - 1] if count else ordered[0] + 1e-3
 
@@ -121,7 +124,8 @@ def matching_shift(rate: float, scores: Float[Tensor, " M"]) -> Float[Tensor, ""
     The labeled images are seen through teachers that never saw them, as they were after the burn-in; the unlabeled ones
     through a teacher that has trained on its own labels of them since, and is surer of everything. Without the shift
     the gate drifts open over the rounds. It supposes that labels do not get worse, and keeps the share that is used.
+    Where fewer than that have a label at all, it opens for those.
     """
-    count = round(rate * len(scores))
+    count = min(round(rate * len(scores)), int((scores > IMPOSSIBLE).sum()))
     ordered = scores.sort(descending=True).values
     return -ordered[count - 1] if count else -ordered[0] - 1e-3

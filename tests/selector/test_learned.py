@@ -9,7 +9,7 @@ from l2l_ray.config import RewardConfig, SelectorConfig
 from l2l_ray.selector.base import LabeledEvidence
 from l2l_ray.selector.candidates import RELATIONS, candidates_of
 from l2l_ray.selector.learned import best_threshold, matching_shift
-from l2l_ray.selector.network import START_SHARPNESS, decision_probs, prepare
+from l2l_ray.selector.network import IMPOSSIBLE, START_SHARPNESS, decision_probs, prepare
 from l2l_ray.selector.rules import mean_object_probs
 from l2l_ray.types import Candidate
 from tests.selector.learning import seeded_selector
@@ -175,6 +175,18 @@ def test_the_shift_by_hand():
     assert matching_shift(0.5, scores).item() == -3
     assert matching_shift(1.0, scores).item() == 2
     assert matching_shift(0.0, scores).item() == pytest.approx(-4.001)
+
+
+def test_equal_scores_are_used_together():
+    scores, values = torch.tensor([2.0, 1.0, 1.0, 0.0]), torch.tensor([0.1, 0.9, 0.0, 0.2])
+    assert best_threshold(scores, values, 0.3).item() == 1  # -0.2 + 0.6 - 0.3 = 0.1
+    assert best_threshold(scores, values, 0.45).item() > 2, "-0.35 + 0.45 = 0.1, but -0.45 comes with it"
+
+
+def test_where_there_is_no_label_none_is_opened():
+    scores = torch.tensor([1.0, IMPOSSIBLE, 3.0, IMPOSSIBLE])
+    assert matching_shift(0.75, scores).item() == -1
+    assert matching_shift(0.75, scores[[1, 3]]).item() > 0 > IMPOSSIBLE + matching_shift(0.75, scores[[1, 3]]).item()
 
 
 @pytest.mark.parametrize("name", NAMES)
