@@ -39,7 +39,7 @@ def five_percent_config() -> RunConfig:
         data=DataConfig(num_train_refs=3000, num_eval_refs=400, benchmark_frac=0.05),
         selector=SelectorConfig(num_folds=4),
         loop=LoopConfig(
-            rounds=4,
+            rounds=3,
             burn_in_steps=200,
             fold_steps=200,
             round_steps=150,
