@@ -121,7 +121,7 @@ ROWS: tuple[Row, ...] = (
     Row("accept_all_plain", "accept all, no guidance", "ablations", {"selector.name": "accept_all", **_PLAIN}),
     Row("scorer_plain", "scorer, no guidance", "ablations", {"selector.name": "scorer", **_PLAIN}),
     Row("l2l_1_round", "L2L, 1 round", "ablations", measured=_rounds(1)),
-    Row("l2l_3_rounds", "L2L, 3 rounds", "ablations", measured=_rounds(3)),
+    Row("l2l_2_rounds", "L2L, 2 rounds", "ablations", measured=_rounds(2)),
     Row("sample_oracle", "right labels alone *", "ceilings", {"selector.name": "accept_all"}, oracle="sample"),
     Row("best_candidate", "best candidate *", "ceilings", {"selector.name": "accept_all"}, oracle="best_candidate"),
     Row("true_masks", "true masks *", "ceilings", {"selector.name": "accept_all"}, oracle="true_masks"),
