@@ -48,6 +48,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "confidence gate": {"selector.name": "confidence_gate"},
     "supervised scorer": {"selector.name": "scorer"},
     "L2L": {"selector.name": "l2l"},
+    "L2L, as it starts": {"selector.name": "l2l", "selector.cells": False, "selector.warmup_updates": 0},
     "L2L, guided label alone": {"selector.name": "l2l", "selector.candidates": False},
     "L2L, labeled images alone": {"selector.name": "l2l", "selector.reward.unlabeled": 0.0},
     "L2L, whole labels": {"selector.name": "l2l", "selector.cells": False},
@@ -104,9 +105,8 @@ def _row(
     parts = others.all(config.loop.eval_batch)
     settled: dict[str, float] = {}
     if spec_of(section.name).learns:
-        before = learner.frozen_copy()
         for batch in learner.batches(cross_fitted, others, 0, section.warmup_updates, config.loop.seed):
-            learner.selector.update(learner.optimizer, batch, before)
+            learner.selector.update(learner.optimizer, batch)
         settled = learner.selector.settle(cross_fitted.parts(), parts)
     selections = [learner.selector.select(part, [0] * len(part.prior_score)) for part in parts]
     target, used, gate, accepted = (

@@ -42,7 +42,7 @@ Fields = dict[str, Any]  # config path -> value
 class Row:
     """One row of the comparison.
 
-    Example: `Row("l2l_kl_0", "L2L without KL", "ablations", {"selector.kl": 0.0})`
+    Example: `Row("l2l_no_gate", "L2L, gate off", "ablations", {"selector.gate": False})`
     """
 
     name: str
@@ -113,8 +113,6 @@ ROWS: tuple[Row, ...] = (
     Row("l2l_no_rivals", "L2L, other expressions of the image not seen", "ablations", {"selector.rivals": False}),
     Row("l2l_guided_only", "L2L, guided label alone", "ablations", {"selector.candidates": False}),
     Row("l2l_no_unlabeled_reward", "L2L, no unlabeled reward", "ablations", {"selector.reward.unlabeled": 0.0}),
-    Row("l2l_no_kl", "L2L, no KL term", "ablations", {"selector.kl": 0.0}),
-    Row("l2l_no_entropy_floor", "L2L, no entropy floor", "ablations", {"selector.entropy_floor": 0.0}),
     Row("l2l_2_folds", "L2L, 2 folds", "ablations", {"selector.num_folds": 2}),
     Row("l2l_no_self_evolve", "L2L, no self-evolution", "ablations", {"segmenter.self_evolve": False}),
     Row("l2l_plain", "L2L, no guidance", "ablations", _PLAIN),

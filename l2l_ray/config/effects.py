@@ -19,7 +19,7 @@ Command = Literal["run", "job", "sweep"]  # `l2l run`, jobs/selfevolve.py, jobs/
 
 # What steers updates, and so does nothing where there are none.
 _OF_UPDATES = (
-    *("lr", "update_batch", "group_size", "inner_epochs", "clip", "kl", "entropy_floor"),
+    *("lr", "update_batch", "group_size"),
     *("reward.unlabeled", "reward.wrong_cost"),
 )
 
@@ -132,8 +132,6 @@ def _of_selector(config: RunConfig) -> Iterator[Idle]:
     if section.warmup_updates == section.round_updates == 0:
         fields = tuple(f"selector.{name}" for name in _OF_UPDATES)
         yield Idle(fields, "selector.warmup_updates and round_updates are 0, so no selector learns")
-    if section.inner_epochs == 1:
-        yield Idle(("selector.clip",), "selector.inner_epochs is 1, so the policy has not moved when it is clipped")
     if not section.cells:
         yield Idle(("selector.reward.wrong_cost",), "selector.cells is off, so no pixel is decided by itself")
     if section.max_unlabeled == 0:

@@ -199,24 +199,11 @@ class SelectorConfig(Section):
         6, ge=2, description="Decisions drawn per image and compared with one another (ours; the group of GRPO)"
     )
     warmup_updates: int = Field(60, ge=0, description="Selector updates before the first labelling (ours)")
-    round_updates: int = Field(20, ge=0, description="Selector updates after each round (ours)")
+    round_updates: int = Field(10, ge=0, description="Selector updates after each round (ours)")
     update_batch: int = Field(
         32, ge=2, description="Labeled images per selector update, and as many unlabeled ones (ours)"
     )
-    lr: float = Field(3e-3, gt=0, description="Learning rate of the selector's Adam (ours)")
-    inner_epochs: int = Field(
-        2,
-        ge=1,
-        le=4,
-        description="Steps taken on each drawn group of label maps; 1 = strictly on-policy (ours)",
-    )
-    clip: float = Field(0.2, gt=0, description="How far a step may move a probability ratio from 1 (PPO)")
-    kl: float = Field(
-        0.01, ge=0, description="Weight of the distance to the policy of the version before (ours; Seg-Zero 5e-3)"
-    )
-    entropy_floor: float = Field(
-        0.05, ge=0, description="Nats per decision below which the policy is pushed to stay undecided (ours)"
-    )
+    lr: float = Field(2e-3, gt=0, description="Learning rate of the selector's Adam (ours)")
     gate: bool = Field(
         True, description="Whether l2l and scorer may leave a sample out; False = they use every label (ablation)"
     )

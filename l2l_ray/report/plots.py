@@ -21,7 +21,6 @@ SPARE_STYLES = [("#0092b3", ">"), ("#c0392b", "h"), ("#6c7a89", "d"), ("#27688f"
 _TERM_COLORS = ("#2e86de", "#139a80", "#b8901c", "#d6579b", "#a06cd5", "#5b9a3c", "#0092b3")
 
 _POLICY_NAMES = {
-    "kl": "change per update (KL)",
     "entropy": "undecidedness (entropy)",
     "kept_share": "cells kept of a label",
     "open_rate_labeled": "share of labels used",

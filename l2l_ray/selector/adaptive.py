@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from l2l_ray.config import SelectorConfig
-from l2l_ray.selector.base import Decision, LabeledEvidence, Selector, UpdateBatch
+from l2l_ray.selector.base import Decision, LabeledEvidence, UpdateBatch
 from l2l_ray.selector.candidates import candidates_of
 from l2l_ray.selector.learned import best_threshold, matching_shift
 from l2l_ray.selector.reward import truth_ious
@@ -24,9 +24,7 @@ from l2l_ray.types import Candidate, Evidence
 class AdaptiveRule(Rule):
     """A rule that is settled and never updated."""
 
-    def update(
-        self, optimizer: torch.optim.Optimizer | None, batch: UpdateBatch, reference: Selector | None = None
-    ) -> dict[str, float]:
+    def update(self, optimizer: torch.optim.Optimizer | None, batch: UpdateBatch) -> dict[str, float]:
         """Leave everything as it is: such a rule has nothing to learn batch by batch."""
         return {}
 

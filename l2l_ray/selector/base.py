@@ -90,9 +90,7 @@ class Selector(nn.Module, ABC):
             )
         return make_selection(evidence, self.decide(evidence, keys))
 
-    def update(
-        self, optimizer: torch.optim.Optimizer | None, batch: UpdateBatch, reference: Selector | None = None
-    ) -> dict[str, float]:
+    def update(self, optimizer: torch.optim.Optimizer | None, batch: UpdateBatch) -> dict[str, float]:
         """Learn from one batch, in place; for selectors that are registered with `learns=True`.
 
         Every learning selector gets the same batches in the same order and may leave parts of them unused.
@@ -100,7 +98,6 @@ class Selector(nn.Module, ABC):
         Args:
             optimizer: Over `self.parameters()`; None where there are none.
             batch: What to learn from.
-            reference: Frozen copy of this selector as it was before the round's updates.
 
         Returns:
             Metrics by name, of this batch.

@@ -54,9 +54,9 @@ class SelectorSpec:
 _SETTLED = ("num_folds", "max_unlabeled")
 _SCORER = (
     *(*_SETTLED, "lr", "warmup_updates", "round_updates", "update_batch", "hidden", "gate", "candidates"),
-    *("cells", "reward.gate_margin", "reward.wrong_cost"),
+    *("rivals", "cells", "reward.gate_margin", "reward.wrong_cost"),
 )
-_L2L = (*_SCORER, "group_size", "inner_epochs", "clip", "kl", "entropy_floor", "reward.unlabeled")
+_L2L = (*_SCORER, "group_size", "reward.unlabeled")
 # Colours are mid-tones: each is at least 2.8:1 against white and against the dark page.
 # fmt: off
 _BUILT_IN = (

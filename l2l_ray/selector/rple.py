@@ -1,7 +1,7 @@
 """RPLE, the reinforced selector: it labels with its policy network and learns from what its labels earn.
 
 `Rple.update` is the method at a glance: explore (sample decisions from the policy), reward (`reward.py`), update (a
-clipped policy gradient, `objective.py`, where its choices and sources are).
+policy gradient, `objective.py`, where its choices and sources are).
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import fields
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from l2l_ray.config import SelectorConfig
 from l2l_ray.selector import objective, reward
-from l2l_ray.selector.base import Selector, UpdateBatch, take_step
+from l2l_ray.selector.base import UpdateBatch, take_step
 from l2l_ray.selector.candidates import Candidates
 from l2l_ray.selector.learned import LearnedSelector
 from l2l_ray.selector.network import PolicyInput, decision_probs, prepare
@@ -29,13 +29,8 @@ class Rple(LearnedSelector):
         super().__init__(config)
         self.terms = reward.TermWeights()
 
-    def update(
-        self, optimizer: torch.optim.Optimizer | None, batch: UpdateBatch, reference: Selector | None = None
-    ) -> dict[str, float]:
-        """Run one update; arguments as in `Selector.update`.
-
-        `batch.unlabeled` feeds the reward that needs no truth; without `reference` there is no KL term.
-        """
+    def update(self, optimizer: torch.optim.Optimizer | None, batch: UpdateBatch) -> dict[str, float]:
+        """Run one update; `batch.unlabeled` feeds the reward that needs no truth."""
         config, generator = self.config, batch.generator
         known = prepare(batch.labeled.evidence)
         truth = batch.labeled.mask > 0.5
@@ -45,41 +40,28 @@ class Rple(LearnedSelector):
             inputs, values = self._with_unlabeled(known, values, batch.unlabeled)
 
         # explore: which label, and which of its cells
-        with torch.no_grad():
-            scores = self.scores(inputs)
-            probs = decision_probs(scores)
-            label = known.candidates.taken(scores[: len(truth)].argmax(1))
-            keep_probs = _two(self.keep_logits(known, label))
-            anchor = None
-            if isinstance(reference, Rple) and reference.has_started and config.kl > 0:
-                anchor = decision_probs(reference.scores(inputs))
-        choice = objective.sample_group(probs, config.group_size, generator)
-        kept = objective.sample_group(keep_probs, config.group_size, generator)
+        scores = self.scores(inputs)
+        probs = decision_probs(scores)
+        label = known.candidates.taken(scores[: len(truth)].argmax(1))
+        keep_probs = _two(self.keep_logits(known, label))
+        choice = objective.sample_group(probs.detach(), config.group_size, generator)
+        kept = objective.sample_group(keep_probs.detach(), config.group_size, generator)
 
         # reward
         earned = values.expand(len(choice), -1, -1).gather(2, choice[..., None])[..., 0]
         advantage = objective.group_advantage(earned)
-        used = 1 - probs[: len(truth), 0]
+        used = 1 - probs.detach()[: len(truth), 0]
         cell_value = reward.cell_values(label, truth, config.reward.wrong_cost) * used[:, None, None]
         cell_advantage = objective.group_advantage(kept * cell_value)
 
         # update
-        old, old_cells = _log_prob(probs, choice), _log_prob(keep_probs, kept)
-        for _ in range(config.inner_epochs):
-            probs = decision_probs(self.scores(inputs))
-            kl = objective.kl_divergence(probs, anchor) if anchor is not None else torch.zeros(())
-            loss = objective.clipped_loss(_log_prob(probs, choice), old, advantage, config.clip)
-            loss = loss + objective.floor_loss(probs, config.entropy_floor) + config.kl * kl
-            if config.cells:
-                keep_probs = _two(self.keep_logits(known, label))
-                now = _log_prob(keep_probs, kept)
-                loss = loss + objective.clipped_loss(now, old_cells, cell_advantage, config.clip)
-                loss = loss + objective.floor_loss(keep_probs, config.entropy_floor)
-            take_step(self, optimizer, loss)
+        loss = objective.policy_loss(probs, choice, advantage)
+        if config.cells:
+            loss = loss + objective.policy_loss(keep_probs, kept, cell_advantage)
+        take_step(self, optimizer, loss)
         count = len(truth)
         metrics = {
             "loss": loss.detach(),
-            "kl": kl.detach(),
             "entropy": objective.entropy(probs.detach()).mean(),
             "reward/label": earned[:, :count].mean(),
             "reward/cells": (kept * cell_value).mean(),
@@ -114,11 +96,6 @@ def _two(logits: Float[Tensor, "*N"]) -> Float[Tensor, "*N 2"]:
     """Return the probabilities of no and yes."""
     yes = torch.sigmoid(logits)
     return torch.stack([1 - yes, yes], dim=-1).clamp(min=1e-6)
-
-
-def _log_prob(probs: Float[Tensor, "*N C"], choice: Int[Tensor, " K *N"]) -> Float[Tensor, " K *N"]:
-    log_probs = probs.log().expand(len(choice), *probs.shape)
-    return log_probs.gather(-1, choice[..., None])[..., 0]
 
 
 def _joined(first: Candidates, second: Candidates) -> Candidates:

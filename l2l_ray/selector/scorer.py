@@ -12,7 +12,7 @@ import math
 import torch
 import torch.nn.functional as functional
 
-from l2l_ray.selector.base import Selector, UpdateBatch, take_step
+from l2l_ray.selector.base import UpdateBatch, take_step
 from l2l_ray.selector.learned import LearnedSelector
 from l2l_ray.selector.network import decision_probs, prepare
 from l2l_ray.selector.reward import class_balance, truth_ious
@@ -23,9 +23,7 @@ STEPS = 1  # per batch; with 3 it overfits a hundred labeled sentences and ranks
 class Scorer(LearnedSelector):
     """The policy network, supervised: its score is above 0 where it predicts an IoU above the cost."""
 
-    def update(
-        self, optimizer: torch.optim.Optimizer | None, batch: UpdateBatch, reference: Selector | None = None
-    ) -> dict[str, float]:
+    def update(self, optimizer: torch.optim.Optimizer | None, batch: UpdateBatch) -> dict[str, float]:
         """Take `STEPS` steps of cross-entropy on the labeled images; everything else is left alone."""
         rewards = self.config.reward
         inputs, truth = prepare(batch.labeled.evidence), batch.labeled.mask > 0.5

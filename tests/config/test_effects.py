@@ -38,7 +38,6 @@ RULE = "--selector.name accept_all"
         ("--selector.name scorer --selector.group_size 4", "selector.group_size"),
         ("--selector.name pwa --compare fixed_threshold@0.8 --selector.threshold 0.7", "selector.threshold"),
         ("--selector.name supervised --selector.match_iou 0.4", "selector.match_iou"),
-        ("--selector.inner_epochs 1 --selector.clip 0.1", "selector.clip"),
         ("--selector.cells false --selector.reward.wrong_cost 2", "selector.reward.wrong_cost"),
         ("--selector.max_unlabeled 0 --selector.reward.unlabeled 0.2", "selector.reward.unlabeled"),
         ("--selector.name confidence_gate --selector.threshold 0.8", "selector.threshold"),
@@ -83,7 +82,7 @@ def test_a_field_without_effect_is_named(words: str, field: str) -> None:
         "--prior.proposal sam --prior.sam_model org/sam",
         "--prior.model org/florence --prior.proposal polygon --prior.box_softness 0.2",  # boxes where polygons lack
         "--selector.lr 0.1 --selector.candidates false --selector.reward.unlabeled 0.2 --loop.fold_steps 5",
-        f"{RULE} --compare l2l --selector.lr 0.1 --selector.clip 0.1 --loop.fold_steps 5",
+        f"{RULE} --compare l2l --selector.lr 0.1 --selector.group_size 4 --loop.fold_steps 5",
         "--selector.name fixed_threshold --selector.threshold 0.8 --loop.unlabeled_batch 4 --loop.lag 1",
         "--selector.name scorer --selector.reward.wrong_cost 2 --selector.hidden 8 --selector.candidates false",
         "--selector.warmup_updates 0 --selector.round_updates 0 --loop.fold_steps 5",  # the gate is still set on them
@@ -133,9 +132,9 @@ def test_what_a_sweep_decides_itself() -> None:
 
 
 def test_fields_of_one_reason_share_a_sentence_and_none_comes_twice() -> None:
-    (sentence,) = told("--selector.name supervised --compare pwa --selector.clip 0.1 --selector.kl 0.1")
+    (sentence,) = told("--selector.name supervised --compare pwa --selector.group_size 4 --selector.reward.unlabeled 0.1")
     assert sentence.startswith(
-        "selector.clip, selector.kl have no effect: none of this run's selectors (pwa, supervised)"
+        "selector.group_size, selector.reward.unlabeled have no effect: none of this run's selectors (pwa, supervised)"
     )
     (sentence,) = told("--data.labeled_frac 1 --loop.rounds 1 --loop.lag 2")
     assert sentence.count("loop.lag") == 1
@@ -148,7 +147,7 @@ def test_every_field_of_the_selector_section_is_read_by_a_selector_and_no_other_
 
 def test_every_field_that_is_named_exists() -> None:
     known = {field.path for field in config_fields(RunConfig)}
-    off = {"inner_epochs": 1, "warmup_updates": 0, "round_updates": 0}
+    off = {"warmup_updates": 0, "round_updates": 0}
     for name in ("l2l", "supervised", "scorer"):
         config = RunConfig.model_validate({"selector": {"name": name, **off}, "data": {"labeled_frac": 1.0}})
         for command in ("run", "sweep"):

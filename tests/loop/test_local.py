@@ -216,7 +216,7 @@ def test_other_settings_are_refused_by_name(whole_run: RunFolder) -> None:
     before = _files(whole_run)
     for fields, named in (
         ({"loop": {"rounds": 9}}, r"loop\.rounds was 2, now 9"),
-        ({"selector": {"kl": 0.5}}, r"selector\.kl was 0\.01, now 0\.5"),
+        ({"selector": {"lr": 0.5}}, r"selector\.lr was 0\.002, now 0\.5"),
         ({"data": {"labeled_frac": 0.5}}, r"data\.labeled_frac was None, now 0\.5"),
     ):
         with pytest.raises(ConfigError, match=named):

@@ -8,14 +8,14 @@ from l2l_ray.selector.base import LabeledEvidence, UpdateBatch, make_selector
 from l2l_ray.selector.reward import truth_ious
 
 
-def train(selector, worlds, updates, seed=0, reference=None):
+def train(selector, worlds, updates, seed=0):
     """Run updates over (evidence, truth, evidence without truth) triples; return the metrics of the last one."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(selector.parameters(), lr=selector.config.lr)
     for number in range(updates):
         evidence, truth, unlabeled = worlds[number % len(worlds)]
         batch = UpdateBatch(LabeledEvidence(evidence, truth), unlabeled, generator)
-        metrics = selector.update(optimizer, batch, reference)
+        metrics = selector.update(optimizer, batch)
     return metrics
 
 

@@ -96,7 +96,7 @@ class TestContract:
         on_gpu = [(_cuda(evidence), truth.cuda(), _cuda(other)) for evidence, truth, other in worlds[:2]]
         if spec_of(name).learns:
             if list(selector.parameters()):
-                train(selector, on_gpu, 2, reference=seeded_selector(SelectorConfig(name=name, hidden=8)).cuda())
+                train(selector, on_gpu, 2)
             settled(selector, on_gpu)
         selection = selector.select(on_gpu[0][0], range(8))
         assert all(getattr(selection, field.name).is_cuda for field in fields(selection))

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 
@@ -91,33 +89,6 @@ def test_updates_are_a_function_of_the_seed(bandit):
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
 
 
-def test_kl_is_zero_at_the_reference_and_pulls_back(bandit):
-    world = [(*bandit(8, seed=1), None)]
-    reference = seeded_selector(SelectorConfig(hidden=8))
-    train(reference, world, 1)
-    reference.zero_grad(set_to_none=True)
-    reference.requires_grad_(False)
-
-    def moved(kl, updates=8, **fields):
-        policy = copy.deepcopy(reference).requires_grad_(True)
-        policy.config = SelectorConfig(hidden=8, kl=kl, **fields)
-        return train(policy, world, updates, reference=reference)["kl"]
-
-    # one inner epoch: the metric is taken before the first step
-    assert moved(0.5, updates=1, inner_epochs=1) == pytest.approx(0.0, abs=1e-6)
-    assert 0 < moved(20.0) < moved(1e-6) / 2
-    assert moved(0.0) == 0, "without a weight it is not computed"
-    assert all(parameter.grad is None for parameter in reference.parameters())
-
-
-def test_nothing_holds_a_policy_to_one_that_has_seen_nothing(bandit):
-    world = [(*bandit(8, seed=1), None)]
-    alone, held = (seeded_selector(SelectorConfig(hidden=8, kl=20.0)) for _ in range(2))
-    train(alone, world, 3)
-    assert train(held, world, 3, reference=seeded_selector(SelectorConfig(hidden=8)))["kl"] == 0
-    assert torch.equal(parameters(alone), parameters(held))
-
-
 def test_unlabeled_images_are_rewarded_by_what_the_terms_say(bandit):
     evidence, truth = bandit(8, seed=3)
     other, _ = bandit(8, seed=4)
@@ -166,8 +137,8 @@ def test_state_dict_round_trip(bandit, worlds):
 
 def test_the_policy_learns_to_beat_every_rule_and_takes_another_candidate_where_that_one_is_right(bandit):
     worlds = [(*bandit(8, seed=10 + k, sure=3.0), bandit(8, seed=50 + k, sure=3.0)[0]) for k in range(10)]
-    policy = seeded_selector(SelectorConfig(**FAST))
-    train(policy, worlds, 50, reference=copy.deepcopy(policy))
+    policy = seeded_selector(SelectorConfig(hidden=8, lr=3e-2))
+    train(policy, worlds, 150)
     evidence, truth = bandit(150, seed=999, sure=3.0)
     names = ("accept_all", "fixed_threshold", "pwa", "matching", "agreement", "prior_label", "random_gate")
     rules = {name: seeded_selector(SelectorConfig(name=name)) for name in names}
@@ -183,17 +154,17 @@ def test_the_policy_learns_to_beat_every_rule_and_takes_another_candidate_where_
     assert independent[other].float().mean() > 0.8
 
 
-@pytest.mark.parametrize("bias", [-6.0, 6.0])
+@pytest.mark.parametrize("bias", [-4.0, 4.0])
 def test_using_all_or_nothing_attracts_no_policy(bandit, worlds, bias):
-    policy = seeded_selector(SelectorConfig(**FAST))
+    policy = seeded_selector(SelectorConfig(hidden=8, lr=3e-2))
     evidence, truth = bandit(100, seed=998)
     inputs = prepare(evidence)
     policy.observe(inputs, truth_ious(inputs.candidates.masks, truth > 0.5))
     with torch.no_grad():
         policy.linear.bias.add_(bias)
     start = policy.select(evidence, range(100)).used.float().mean().item()
-    assert start in (0.0, 1.0)
+    assert abs(start - (bias > 0)) < 0.05
     best = max(earned(seeded_selector(SelectorConfig(name=name)), evidence, truth) for name in ("accept_all", "pwa"))
-    train(policy, worlds, 30)
+    train(policy, worlds, 50)
     share = policy.select(evidence, range(100)).used.float().mean().item()
     assert 0.1 < share < 0.9 and earned(policy, evidence, truth) > max(best, 0) + 0.02

@@ -80,7 +80,7 @@ def test_the_best_config_starts_as_it_is(swept: tuple[SweepFolder, list[Trial]])
     ("field", "values"),
     [
         ("selector.num_folds", (2, 3)), ("data.labeled_frac", (0.5, None)), ("selector.gate", (False, True)),
-        ("selector.kl", (0.5, 1)),
+        ("selector.lr", (0.5, 1)),
     ],
 )  # fmt: skip
 def test_the_best_point_is_found_whatever_its_value_is(smoke: RunConfig, field: str, values: tuple[Any, ...]) -> None:

@@ -10,7 +10,6 @@ Source: ours.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -26,7 +25,7 @@ from l2l_ray.loop.inference.teacher import gather_evidence
 from l2l_ray.loop.state.checkpoint import load_weights, save_weights
 from l2l_ray.randomness import sample_key, seed_torch, torch_generator
 from l2l_ray.segmenter.model import Segmenter
-from l2l_ray.selector.base import LabeledEvidence, Selector, UpdateBatch, make_selector
+from l2l_ray.selector.base import LabeledEvidence, UpdateBatch, make_selector
 from l2l_ray.types import Evidence
 
 MAX_CROSS_FITTED = 1024  # samples whose evidence is kept in memory: 12 kB each at 64 px, 0.2 MB at 480 px
@@ -42,10 +41,6 @@ class SelectorLearner:
         self.selector = make_selector(section).to(device)
         parameters = list(self.selector.parameters())
         self.optimizer = torch.optim.Adam(parameters, lr=section.lr) if parameters else None
-
-    def frozen_copy(self) -> Selector:
-        """Return the selector as it is now, to measure by later how far it moved."""
-        return copy.deepcopy(self.selector).requires_grad_(False)
 
     def batches(
         self,

@@ -174,10 +174,8 @@ class MethodTraining:
         if job.host.rank == 0:
             teacher, device = self._networks.teacher, job.host.device
             unlabeled = unlabeled_evidence(job.config, job.sets["unlabeled"], teacher, device)
-            before = learner.frozen_copy()
             for batch in learner.batches(self._cross_fitted, unlabeled, version, updates, self._loop.seed):
-                terms = learner.selector.update(learner.optimizer, batch, before)
-                for name, value in terms.items():
+                for name, value in learner.selector.update(learner.optimizer, batch).items():
                     metrics[f"policy/{name}"] = metrics.get(f"policy/{name}", 0.0) + value / updates
             others = [] if unlabeled is None else unlabeled.all(self._loop.eval_batch)
             settled = learner.selector.settle(self._cross_fitted.parts(), others)

@@ -182,9 +182,8 @@ def _learner(name: str = "l2l") -> SelectorLearner:
 
 
 def _learn(learner: SelectorLearner, cross_fitted: CrossFitted, version: int, num: int) -> list[dict[str, float]]:
-    before = learner.frozen_copy()
     return [
-        learner.selector.update(learner.optimizer, batch, before)
+        learner.selector.update(learner.optimizer, batch)
         for batch in learner.batches(cross_fitted, None, version, num, seed=0)
     ]
 
