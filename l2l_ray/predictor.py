@@ -126,7 +126,7 @@ class Predictor:
         Example: `for result in predictor.predict_many([PhotoText(Path("12.jpg"), "left man")]): folder.add(result)`
         """
         waiting = iter(items)
-        while chunk := list(islice(waiting, min(_OPEN_AT_ONCE, self._config.prior.batch_size))):
+        while chunk := list(islice(waiting, num_at_once(self._config))):
             yield from self._answer(chunk)
 
     def _answer(self, items: Sequence[PhotoText]) -> Iterator[Prediction | FailedPrediction]:
@@ -196,6 +196,11 @@ class _Opened:
     def is_asked(self) -> bool:
         """Whether the MLLM is asked: a user's box takes its place."""
         return self.hint is None or self.hint.box_xyxy_frac is None
+
+
+def num_at_once(config: RunConfig) -> int:
+    """Return how many items are open and asked about together; many items in such parts get the same answers."""
+    return min(_OPEN_AT_ONCE, config.prior.batch_size)
 
 
 def run_and_version(checkpoint: Path) -> tuple[RunFolder, str, int]:

@@ -31,7 +31,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "predictions": ("data", "loop"),
     "predictor": ("data", "prior", "segmenter", "loop", "predictions"),
     "serving": ("data", "prior", "loop", "predictions", "predictor"),
-    "actors": ("prior", "selector", "loop", "sweep", "predictions", "predictor", "serving"),  # of selector the registry: who learns, who labels
+    "actors": (
+        "prior",
+        "selector",
+        "loop",
+        "sweep",
+        "predictions",
+        "predictor",
+        "serving",
+    ),  # of selector the registry: who learns, who labels
     "label": ("data", "datatools", "loop"),
     "cli": ("datatools", "label", "loop", "predictions", "predictor", "report"),
 }
