@@ -17,7 +17,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -80,6 +80,7 @@ _OUTCOMES = {
 }
 
 
+@runtime_checkable
 class Backend(Protocol):
     """Whoever answers."""
 

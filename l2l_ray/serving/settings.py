@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -48,7 +48,7 @@ class ServeConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _grows(self) -> Self:
+    def _grows(self) -> ServeConfig:
         if self.max_replicas < self.replicas:
             raise ValueError(
                 f"max_replicas must be at least replicas={self.replicas}, got {self.max_replicas}; raise it"
