@@ -23,7 +23,7 @@ async function drawn(image, answer) {
   const canvas = document.createElement("canvas");
   canvas.width = image.width;
   canvas.height = image.height;
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", { willReadFrequently: true });
   const bytes = Uint8Array.from(atob(answer.mask_png), (c) => c.charCodeAt(0));
   const mask = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
   context.drawImage(mask, 0, 0, canvas.width, canvas.height);
