@@ -28,7 +28,7 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import ApplicationStatusOverview
+from ray.serve.schema import ApplicationStatusOverview, ServeStatus
 
 from l2l_ray.actors.cluster import device_for, resource_options
 from l2l_ray.errors import CheckpointError, L2LError, one_line
@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 APP, API, PREDICTOR, PRIOR = "l2l", "Api", "Predictor", "Prior"
 STATUS_AGE_S = 1.0  # everybody may ask whether the server is ready; the controller is asked this often at most
+STATUS_TIMEOUT_S = 5.0
 HEALTH_TIMEOUT_S = 60.0  # a replica that computes on all cores answers late
 DRAIN_S = 1.0  # how often a replica that is to end looks whether its requests are done
 
@@ -255,7 +256,8 @@ class ApiReplica:
 
     def __init__(self, settings: ServeConfig, token_sha256: str, predictor: DeploymentHandle[Any]) -> None:
         self._settings, self._token_sha256, self._predictor = settings, token_sha256, predictor
-        self._looked_at, self._known_problem = 0.0, ""
+        self._looked_at = 0.0
+        self._look: asyncio.Task[ServeStatus] | None = None  # one at a time, whoever asks
 
     def __serve_build_asgi_app__(self) -> Any:
         """Return the application; Serve calls this once."""
@@ -284,11 +286,13 @@ class ApiReplica:
 
     async def problem(self) -> str:
         """Return why nothing can be answered now, as Serve's controller sees it; "" = it can."""
-        if time.monotonic() - self._looked_at > STATUS_AGE_S:
+        if self._look is None or (self._look.done() and time.monotonic() - self._looked_at > STATUS_AGE_S):
             self._looked_at = time.monotonic()
-            status = await asyncio.to_thread(serve.status)
-            self._known_problem = predictor_problem(status.applications.get(APP))
-        return self._known_problem
+            self._look = asyncio.create_task(asyncio.to_thread(serve.status))
+        done, _ = await asyncio.wait({self._look}, timeout=STATUS_TIMEOUT_S)
+        if not done or self._look.exception() is not None:
+            return "Serve's controller does not answer"
+        return predictor_problem(self._look.result().applications.get(APP))
 
 
 def predictor_problem(app: ApplicationStatusOverview | None) -> str:

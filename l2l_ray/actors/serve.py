@@ -26,8 +26,6 @@ from l2l_ray.errors import ClusterError, ConfigError
 from l2l_ray.predictor import run_and_version
 from l2l_ray.serving.settings import LOOPBACK, ServeConfig
 
-logger = logging.getLogger(__name__)
-
 Say = Callable[[str], None]
 START_TIMEOUT_S = 600.0  # a large MLLM loads for minutes
 POLL_S = 0.5
@@ -115,6 +113,7 @@ def _serve_config(checkpoint: Path, settings: ServeConfig, token_sha256: str) ->
 
 
 def _client(dashboard: str) -> ServeSubmissionClient:
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # the terminal has this job's own words only
     url = dashboard.partition(" ")[0]
     if not url.startswith("http"):
         raise ClusterError(f"the cluster's dashboard is needed to start a server, got {dashboard!r}; start Ray with it")

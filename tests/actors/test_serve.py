@@ -86,7 +86,7 @@ def server(ray_local: str, places: dict[str, Path]) -> Iterator[Server]:
 def _is_ready(url: str) -> bool:
     try:
         return requests.get(f"{url}/readyz", timeout=10).status_code == 200
-    except requests.ConnectionError:
+    except requests.RequestException:
         return False
 
 

@@ -293,6 +293,24 @@ def test_an_answer_that_takes_too_long_is_given_up(answerer: Answerer) -> None:
         _expect(ask(client, picture(), "circle"), 503, "no answer within 0.3 s")
 
 
+def test_a_body_that_does_not_arrive_is_given_up(backend: OneProcess) -> None:
+    app = make_app(ServeConfig(timeout_s=0.2), sha256_of(TOKEN), backend)
+    headers = {**BEARER, "content-type": "application/json"}
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": "POST", "path": "/v1/masks", "query_string": b"", "headers": pairs}
+    sent: list[Any] = []
+
+    async def stalled() -> Any:
+        await asyncio.sleep(60)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, stalled, send))
+    assert sent[0]["status"] == 408
+    assert b"did not arrive within 0.2 s" in sent[1]["body"]
+
+
 def _form(head: bytes, image: bytes) -> bytes:
     first = b'\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
     second = b'\r\n--x\r\nContent-Disposition: form-data; name="expression"\r\n\r\na\r\n--x--\r\n'
