@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 APP, API, PREDICTOR, PRIOR = "l2l", "Api", "Predictor", "Prior"
 STATUS_AGE_S = 1.0  # everybody may ask whether the server is ready; the controller is asked this often at most
 STATUS_TIMEOUT_S = 5.0
+HEALTH_PERIOD_S = 2.0  # a dead replica is replaced after that long
 HEALTH_TIMEOUT_S = 60.0  # a replica that computes on all cores answers late
 DRAIN_S = 1.0  # how often a replica that is to end looks whether its requests are done
 
@@ -97,7 +98,11 @@ def build(args: dict[str, Any]) -> serve.Application:
 
 
 def _patience() -> dict[str, Any]:
-    return {"health_check_timeout_s": HEALTH_TIMEOUT_S, "graceful_shutdown_wait_loop_s": DRAIN_S}
+    return {
+        "health_check_period_s": HEALTH_PERIOD_S,
+        "health_check_timeout_s": HEALTH_TIMEOUT_S,
+        "graceful_shutdown_wait_loop_s": DRAIN_S,
+    }
 
 
 class PredictorReplica:

@@ -83,14 +83,25 @@ def swap(checkpoint: Path, address: str | None, say: Say) -> None:
         old = next(one["user_config"]["checkpoint"] for one in app["deployments"] if one["name"] == PREDICTOR)
         if any(one["name"] == PRIOR for one in app["deployments"]):
             require_same_mllm(Path(old), checkpoint)
-        for deployment in app["deployments"]:
-            deployment["user_config"] = {"checkpoint": str(checkpoint.resolve())}
-        client.deploy_applications({"applications": [app]})
-        _wait_until_it_runs()
-        state = _state_after(str(checkpoint.resolve()))
-        if state["problem"]:
-            raise ClusterError(f"the checkpoint stays {state['checkpoint']}: {state['problem']}")
+        state = _changed_to(str(checkpoint.resolve()), client, app)
+        if problem := state["problem"]:
+            # A replica that starts later would be told to load it, too.
+            _changed_to(old, client, app)
+            raise ClusterError(f"the checkpoint stays {state['checkpoint']}: {problem}")
         say(f"serving    {state['checkpoint']}")
+
+
+def _changed_to(checkpoint: str, client: ServeSubmissionClient, app: dict[str, Any]) -> dict[str, str]:
+    """Deploy the application with another checkpoint; return the state of a replica that has been told so.
+
+    Raises:
+        ClusterError: None took it in time, or the application failed.
+    """
+    for deployment in app["deployments"]:
+        deployment["user_config"] = {"checkpoint": checkpoint}
+    client.deploy_applications({"applications": [app]})
+    _wait_until_it_runs()
+    return _state_after(checkpoint)
 
 
 def _serve_config(checkpoint: Path, settings: ServeConfig, token_sha256: str) -> dict[str, Any]:

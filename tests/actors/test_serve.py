@@ -145,7 +145,6 @@ def test_a_change_of_checkpoint_drops_no_request_and_one_that_cannot_be_loaded_c
     assert {answer.status_code for answer in answers} == {200}
     names = [answer.json()["checkpoint"].split()[0] for answer in answers]
     assert set(names) == {"finished", "second"} and names[-1] == "second"
-    assert server.ask("circle").json()["checkpoint"] == "second l2l version 2"
 
 
 def test_after_the_death_of_a_predictor_requests_are_answered_again_and_none_hangs(server: Server) -> None:
@@ -153,9 +152,10 @@ def test_after_the_death_of_a_predictor_requests_are_answered_again_and_none_han
     os.kill(predictor["pid"], signal.SIGKILL)
     deadline = time.monotonic() + WAIT_S
     while (response := server.ask("circle")).status_code != 200:
-        assert response.status_code == 503 and response.json()["error"].endswith("ask again later"), response.text
+        assert response.status_code == 503 and "ask again later" in response.json()["error"], response.text
         assert time.monotonic() < deadline
         time.sleep(0.2)
+    assert response.json()["checkpoint"] == "second l2l version 2", "the refused checkpoint is not tried again"
 
 
 def test_a_second_server_is_refused_by_name(ray_local: str, server: Server, places: dict[str, Path]) -> None:
