@@ -151,10 +151,9 @@ class PredictorReplica:
 
     async def answer(self, upload: Upload) -> dict[str, Any] | Refusal:
         """Return the answer to a request, or why there is none."""
-        assert self._answerer is not None, "Serve configures a replica before it hands it requests"
         started = time.monotonic()
         try:
-            prepared = await asyncio.to_thread(self._answerer.prepare, upload)
+            prepared = await asyncio.to_thread(Answerer.prepare, upload)
         except Refusal as refusal:
             return refusal
         try:
@@ -168,7 +167,7 @@ class PredictorReplica:
 
     @serve.batch
     async def _answer_batch(self, batch: list[Prepared]) -> list[tuple[dict[str, Any] | Refusal, float]]:
-        assert self._answerer is not None
+        assert self._answerer is not None, "Serve configures a replica before it hands it requests"
         started = time.monotonic()
         answers = await asyncio.to_thread(self._answerer.answer, batch)
         return [(answer, time.monotonic() - started) for answer in answers]

@@ -1,7 +1,8 @@
 """From uploads to answers: pictures are decoded, a run's predictor answers, masks become RLE and PNG.
 
 A picture is decoded once, turned as EXIF says, and lies as raw pixels in a temporary folder while it is worked on: the
-predictor takes files. The folder and everything in it belong to one `Answerer`.
+predictor takes files. The folder is the process's, so a picture that one `Answerer` prepared may be answered by the
+next, which a change of checkpoint puts in its place meanwhile.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +85,13 @@ class Prepared:
         self.path.unlink(missing_ok=True)
 
 
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="l2l-serve-")  # removed when the process ends
+
+
 class Answerer:
-    """A predictor with a temporary folder; `prepare` may be called from any thread, `answer` from one at a time.
+    """A predictor of uploads; `prepare` may be called from any thread, `answer` from one at a time.
 
     Args:
         predictor: Of the run that answers.
@@ -93,7 +100,6 @@ class Answerer:
 
     def __init__(self, predictor: Predictor, name: str) -> None:
         self._predictor, self.name = predictor, name
-        self._folder = tempfile.TemporaryDirectory(prefix="l2l-serve-")
 
     @classmethod
     def load(cls, checkpoint: Path, mllm: PictureMllm | None = None, device: str = "auto") -> Answerer:
@@ -105,7 +111,8 @@ class Answerer:
         run, method, version = run_and_version(checkpoint)
         return cls(Predictor.from_run(checkpoint, mllm, device), f"{run.path.name} {method} version {version}")
 
-    def prepare(self, upload: Upload) -> Prepared:
+    @staticmethod
+    def prepare(upload: Upload) -> Prepared:
         """Decode a picture.
 
         Raises:
@@ -116,7 +123,7 @@ class Answerer:
             picture = read_rgb(upload.image, "the image", upright=True)
         except BadPicture as error:
             raise Refusal(422, str(error)) from None
-        path = Path(self._folder.name) / f"{uuid.uuid4().hex}.ppm"
+        path = Path(_folder().name) / f"{uuid.uuid4().hex}.ppm"
         picture.save(path)
         return Prepared(path, *picture.size, upload.expressions, time.perf_counter() - started)
 

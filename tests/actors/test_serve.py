@@ -142,7 +142,7 @@ def test_a_change_of_checkpoint_drops_no_request_and_one_that_cannot_be_loaded_c
         ended.set()
         for client in clients:
             client.join()
-    assert {answer.status_code for answer in answers} == {200}
+    assert [answer.text for answer in answers if answer.status_code != 200] == []
     names = [answer.json()["checkpoint"].split()[0] for answer in answers]
     assert set(names) == {"finished", "second"} and names[-1] == "second"
 

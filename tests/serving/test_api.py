@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import io
 import json
 import re
@@ -284,6 +285,16 @@ def test_more_requests_than_may_be_open_are_told_to_come_back(answerer: Answerer
         _expect(refused, 503, "3 requests are open, expected fewer than 3; ask again later")
         assert int(refused.headers["retry-after"]) > 0
         assert ask(client, picture(), "circle").status_code == 200
+
+
+def test_a_picture_that_waits_is_answered_by_the_checkpoint_that_comes_meanwhile(run_dir: Path) -> None:
+    old = Answerer.load(run_dir)
+    prepared = old.prepare(Upload(picture(), ("circle",)))
+    del old
+    gc.collect()
+    (answer,) = Answerer.load(run_dir).answer([prepared])
+    assert isinstance(answer, dict), answer
+    prepared.discard()
 
 
 def test_an_answer_that_takes_too_long_is_given_up(answerer: Answerer) -> None:
