@@ -1,8 +1,8 @@
 """From uploads to answers: pictures are decoded, a run's predictor answers, masks become RLE and PNG.
 
-A picture is decoded once, turned as EXIF says, and lies as raw pixels in a temporary folder while it is worked on: the
-predictor takes files. The folder is the process's, so a picture that one `Answerer` prepared may be answered by the
-next, which a change of checkpoint puts in its place meanwhile.
+A picture is decoded once, turned as EXIF says, and lies as raw pixels in a temporary file while it is worked on: the
+predictor takes files. The file is the request's, so a picture that one `Answerer` prepared may be answered by the next,
+which a change of checkpoint puts in its place meanwhile.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ import io
 import logging
 import tempfile
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +83,6 @@ class Prepared:
         self.path.unlink(missing_ok=True)
 
 
-@cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="l2l-serve-")  # removed when the process ends
-
-
 class Answerer:
     """A predictor of uploads; `prepare` may be called from any thread, `answer` from one at a time.
 
@@ -116,16 +109,19 @@ class Answerer:
         """Decode a picture.
 
         Raises:
-            Refusal: It is truncated or damaged.
+            Refusal: It is truncated or damaged, or there is no room for it.
         """
         started = time.perf_counter()
         try:
             picture = read_rgb(upload.image, "the image", upright=True)
         except BadPicture as error:
             raise Refusal(422, str(error)) from None
-        path = Path(_folder().name) / f"{uuid.uuid4().hex}.ppm"
-        picture.save(path)
-        return Prepared(path, *picture.size, upload.expressions, time.perf_counter() - started)
+        try:
+            with tempfile.NamedTemporaryFile(prefix="l2l-serve-", suffix=".ppm", delete=False) as file:
+                picture.save(file, "PPM")
+        except OSError as error:
+            raise Refusal(503, f"the server cannot keep the picture: {error.strerror}; ask again later") from None
+        return Prepared(Path(file.name), *picture.size, upload.expressions, time.perf_counter() - started)
 
     def answer(self, batch: Sequence[Prepared]) -> list[dict[str, Any] | Refusal]:
         """Return an answer for each request, without `seconds`, or why there is none."""
