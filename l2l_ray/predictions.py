@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -156,7 +157,7 @@ class PredictionFolder:
             path.mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=path):  # says now, not after an hour of work, that nothing can be written
                 rows = [json.loads(line) for line in read_lines(folder.index_path)]
-                folder._rows = {str(row["name"]): row for row in rows}
+                folder = cls(path, run, {str(row["name"]): row for row in rows})
         except OSError as error:
             raise _unwritable(path, error) from error
         except (ValueError, KeyError, TypeError) as error:
@@ -203,10 +204,19 @@ class PredictionFolder:
         Raises:
             DataError: It cannot be written; the message names the file.
         """
+        row = self.save(result)
+        self.note(row)
+        return self.path / row["mask"] if "mask" in row else None
+
+    def save(self, result: Prediction | FailedPrediction) -> dict[str, Any]:
+        """Write the files of a result and return its row of the index: for processes beside the one that writes that.
+
+        Raises:
+            DataError: They cannot be written; the message names the file.
+        """
         item = result.item
         row: dict[str, Any] = {"name": result_name(item), "image": str(item.image_path), "expression": item.expression}
         if isinstance(result, FailedPrediction):
-            mask = None
             row["error"] = result.error
         else:
             overlay, mask, details = result.save(self.path)
@@ -214,12 +224,25 @@ class PredictionFolder:
             row |= {"area_frac": round(result.area_frac, 6), "mask": mask.name, "overlay": overlay.name}
             row |= {"details": details.name, "run": self.run, "method": result.method, "version": result.version}
             row["photo_sha256"] = _sha256(item.image_path)
+        return row
+
+    def note(self, row: dict[str, Any]) -> None:
+        """Append a row to the index.
+
+        Raises:
+            DataError: It cannot be written.
+        """
         try:
             append_line(self.index_path, row)
         except OSError as error:
             raise _unwritable(self.path, error) from error
-        self._rows[result_name(item)] = row
-        return mask
+        self._rows[str(row["name"])] = row
+
+    def arrange(self, items: Iterable[PhotoText]) -> None:
+        """Put the rows of these items in their order, behind all others, in whatever order they were noted."""
+        names = [name for name in map(result_name, items) if name in self._rows]
+        order = dict.fromkeys([*(name for name in self._rows if name not in set(names)), *names])
+        self._rows = {name: self._rows[name] for name in order}
 
     def _write_index(self) -> None:
         try:

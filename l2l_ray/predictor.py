@@ -2,14 +2,14 @@
 
 The same steps as evaluation: the frozen MLLM is asked, its answer becomes a proposal, the run's best teacher (chosen on
 val) predicts on the grid, and the logits are brought to the image's own size. No selector is involved: it decides what
-to train on, not what to answer. A folder of results is `predictions.PredictionFolder`.
-
-Not covered: serving.
+to train on, not what to answer. A folder of results is `predictions.PredictionFolder`; over HTTP it answers in
+`serving/`.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -24,7 +24,7 @@ from l2l_ray.data.hints import read_hint
 from l2l_ray.data.images import ImageStore
 from l2l_ray.data.masks import grid_logits_to_native
 from l2l_ray.device import no_loading_bars, pick_device
-from l2l_ray.errors import DataError, L2LError
+from l2l_ray.errors import CheckpointError, DataError, L2LError
 from l2l_ray.loop.inference.inputs import ExampleSet, read_known_scores
 from l2l_ray.loop.inference.networks import load_segmenter
 from l2l_ray.loop.inference.priors import answer_pictures
@@ -34,6 +34,7 @@ from l2l_ray.predictions import FailedPrediction, Prediction
 from l2l_ray.prior.hint import at_points, prior_of_hint
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply, make_prior
 from l2l_ray.prior.proposal import Proposer
+from l2l_ray.prior.reply import PictureMllm
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import Example, Hint, PhotoText, Prior
 
@@ -48,7 +49,7 @@ class Predictor:
     Args:
         config: The run's config.
         segmenter: With weights, on its device.
-        mllm: The frozen MLLM of the same config.
+        mllm: The frozen MLLM of the same config, or whoever asks it.
         known_scores: Of the labeled set's priors; see `loop.inference.inputs.ExampleSet`.
         method: Whose version it is.
         version: Which one.
@@ -59,7 +60,7 @@ class Predictor:
         self,
         config: RunConfig,
         segmenter: Segmenter,
-        mllm: MllmPrior,
+        mllm: PictureMllm,
         known_scores: Sequence[float],
         method: str,
         version: int,
@@ -76,23 +77,28 @@ class Predictor:
         self._drawn = drawn
 
     @classmethod
-    def from_run(cls, run_dir: Path) -> Predictor:
-        """Load the main method's version that was best on val.
+    def from_run(cls, checkpoint: Path, mllm: PictureMllm | None = None, device: str = "auto") -> Predictor:
+        """Load the main method's version that was best on val, or the version that is named.
 
+        Args:
+            checkpoint: A run's folder, or that of a version in it, `train/l2l-v0002`.
+            mllm: Whoever answers for the MLLM of the run's config; None = it is loaded here.
+            device: torch device; of the MLLM, too, where its config names none. "auto" = cuda when there is one.
         Raises:
             ConfigError: There is no run in this folder.
             CheckpointError: The run is not finished, or its weights cannot be read.
             DataError: The priors of its labeled set cannot be read.
         """
-        config = read_config(run_dir / "config.yaml")
-        run = RunFolder(run_dir, config)
-        method, version = run.chosen_version()
-        weights = run.version_dir(method, version) / "teacher.safetensors"
+        run, method, version = run_and_version(checkpoint)
+        config = run.config
         with no_loading_bars():
-            segmenter = load_segmenter(config.segmenter, weights, pick_device())
+            weights = run.version_dir(method, version) / "teacher.safetensors"
+            segmenter = load_segmenter(config.segmenter, weights, pick_device(device))
             known = read_known_scores(run.priors_path("labeled"))
-            mllm = MllmPrior.load(config.prior)
-        return cls(config, segmenter, mllm, known, method, version, run_dir.absolute().parent / "cache" / "data")
+            if mllm is None:
+                places = {"device": device} if config.prior.device == "auto" else {}
+                mllm = MllmPrior.load(config.prior.model_copy(update=places))
+        return cls(config, segmenter, mllm, known, method, version, run.path.absolute().parent / "cache" / "data")
 
     def predict(self, image_path: Path, expression: str, hint: Mapping[str, Any] | None = None) -> Prediction:
         """Segment what `expression` refers to.
@@ -120,7 +126,7 @@ class Predictor:
         Example: `for result in predictor.predict_many([PhotoText(Path("12.jpg"), "left man")]): folder.add(result)`
         """
         waiting = iter(items)
-        while chunk := list(islice(waiting, min(_OPEN_AT_ONCE, self._config.prior.batch_size))):
+        while chunk := list(islice(waiting, num_at_once(self._config))):
             yield from self._answer(chunk)
 
     def _answer(self, items: Sequence[PhotoText]) -> Iterator[Prediction | FailedPrediction]:
@@ -190,6 +196,28 @@ class _Opened:
     def is_asked(self) -> bool:
         """Whether the MLLM is asked: a user's box takes its place."""
         return self.hint is None or self.hint.box_xyxy_frac is None
+
+
+def num_at_once(config: RunConfig) -> int:
+    """Return how many items are open and asked about together; many items in such parts get the same answers."""
+    return min(_OPEN_AT_ONCE, config.prior.batch_size)
+
+
+def run_and_version(checkpoint: Path) -> tuple[RunFolder, str, int]:
+    """Return the run, method and version that a checkpoint names; see `Predictor.from_run`.
+
+    Raises:
+        ConfigError: There is no run in this folder.
+        CheckpointError: The run has chosen no version yet, or the version has no weights.
+    """
+    named = re.fullmatch(r"(.+)-v(\d+)", checkpoint.name) if checkpoint.parent.name == "train" else None
+    run_dir = checkpoint.parent.parent if named else checkpoint
+    run = RunFolder(run_dir, read_config(run_dir / "config.yaml"))
+    method, version = (named[1], int(named[2])) if named else run.chosen_version()
+    weights = run.version_dir(method, version) / "teacher.safetensors"
+    if not weights.is_file():
+        raise CheckpointError(f"{weights} not found; give the folder of a finished run, or of a version that is there")
+    return run, method, version
 
 
 def _reason(error: Exception) -> str:

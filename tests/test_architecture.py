@@ -30,7 +30,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "sweep": ("loop", "report"),
     "predictions": ("data", "loop"),
     "predictor": ("data", "prior", "segmenter", "loop", "predictions"),
-    "actors": ("prior", "selector", "loop", "sweep"),  # of selector the registry: who learns, who labels
+    "serving": ("data", "prior", "loop", "predictions", "predictor"),
+    "actors": (
+        "prior",
+        "selector",
+        "loop",
+        "sweep",
+        "predictions",
+        "predictor",
+        "serving",
+    ),  # of selector the registry: who learns, who labels
     "label": ("data", "datatools", "loop"),
     "cli": ("datatools", "label", "loop", "predictions", "predictor", "report"),
 }

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from l2l_ray.config import RunConfig, save_config
 from l2l_ray.errors import CheckpointError, DataError
 from l2l_ray.predictions import FailedPrediction, Prediction
-from l2l_ray.predictor import Predictor
+from l2l_ray.predictor import Predictor, run_and_version
 from l2l_ray.types import BoxFrac, PhotoText
 from tests.finished_run import write_finished_run
 
@@ -86,6 +86,13 @@ def test_a_users_point_judges_the_answer(predictor: Predictor, tmp_path: Path) -
     assert boxes([120, 5]) == ()
     with pytest.raises(DataError, match="hint point outside image: got .200.0, 5.0.; expected"):
         boxes([200, 5])
+
+
+def test_a_version_is_used_where_it_is_named_and_one_without_weights_is_refused(run_dir: Path) -> None:
+    run, method, version = run_and_version(run_dir / "train" / "l2l-v0002")
+    assert (run.path, method, version) == (run_dir, "l2l", 2) == (run_dir, *run_and_version(run_dir)[1:])
+    with pytest.raises(CheckpointError, match=r"l2l-v0001.teacher.safetensors not found; give the folder of a fin"):
+        run_and_version(run_dir / "train" / "l2l-v0001")
 
 
 @pytest.mark.parametrize("expression", ["", "  \n"])

@@ -78,21 +78,22 @@ def total(demand: Sequence[Need]) -> dict[str, float]:
     return added
 
 
-def shortage(demand: Sequence[Need], nodes: Sequence[Mapping[str, float]]) -> str | None:
+def shortage(demand: Sequence[Need], nodes: Sequence[Mapping[str, float]], remedy: str = "") -> str | None:
     """Say what is missing, or None when every role fits.
 
     Args:
         demand: What the run asks for.
         nodes: Resources of each living node.
+        remedy: What to do about it; "" = what a run can change.
     """
     have = total([Need("node", 1, node) for node in nodes])
     missing = {k: v for k, v in total(demand).items() if v > have.get(k, 0.0) + _SLACK}
     if missing:
         what = "; ".join(_missing_line(name, amount, have.get(name, 0.0), demand) for name, amount in missing.items())
-        return f"the cluster is too small: {what}; {_remedy(missing)}"
+        return f"the cluster is too small: {what}; {remedy or _remedy(missing)}"
     if too_large := [need for need in demand if not any(_fits(need.each, node) for node in nodes)]:
         what = "; ".join(f"no single node has {dict(n.each)} for one {n.role}" for n in too_large)
-        return f"the cluster's nodes are too small: {what}; {_remedy({})}"
+        return f"the cluster's nodes are too small: {what}; {remedy or _remedy({})}"
     return None
 
 
@@ -224,9 +225,14 @@ def actor_options(name: str, namespace: str, resources: Mapping[str, float]) -> 
 
     DEFAULT scheduling: actors made inside a Tune trial would otherwise be squeezed into the trial's placement group.
     """
+    named: dict[str, Any] = {"name": name, "namespace": namespace, "scheduling_strategy": "DEFAULT"}
+    return named | resource_options(resources)
+
+
+def resource_options(resources: Mapping[str, float]) -> dict[str, Any]:
+    """Translate a role's resources into `ray.remote` options."""
     custom = {key: amount for key, amount in resources.items() if key not in PREDEFINED_RESOURCES}
-    options: dict[str, Any] = {"name": name, "namespace": namespace, "scheduling_strategy": "DEFAULT"}
-    options["num_cpus"] = resources.get("CPU", 0)
+    options: dict[str, Any] = {"num_cpus": resources.get("CPU", 0)}
     if resources.get("GPU"):
         options["num_gpus"] = resources["GPU"]
     if resources.get("memory"):

@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from PIL import Image
 
 from l2l_ray.errors import PriorParseError
 from l2l_ray.prior.parse import ParsedReply, parse_reply
@@ -83,6 +85,14 @@ class Reply:
     def failed(cls, kind: str, details: object) -> Reply:
         """Return what stands for the answer that did not come; `kind` is a key of `FAILURE_WORDS`."""
         return cls((), (), 0, 0, f"{kind}: {' '.join(str(details).split())[:300]}")
+
+
+@runtime_checkable
+class PictureMllm(Asked, Protocol):
+    """Whoever answers questions about open pictures: `MllmPrior`, or one in another process."""
+
+    def ask(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Reply]:
+        """Return one reply per picture and expression, in order."""
 
 
 @dataclass(frozen=True, slots=True)

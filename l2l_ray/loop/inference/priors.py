@@ -31,7 +31,7 @@ from l2l_ray.loop.state.prepare import RunData
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.hint import at_points, prior_of_hint
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply, make_prior, prior_key
-from l2l_ray.prior.reply import FAILURE_WORDS, failure_kind
+from l2l_ray.prior.reply import FAILURE_WORDS, PictureMllm, failure_kind
 from l2l_ray.prior.store import PriorStore
 from l2l_ray.types import Example, Prior
 
@@ -120,7 +120,7 @@ def answer_batch(mllm: MllmPrior, questions: Sequence[Question]) -> list[Reply]:
     return [failed[index] if index in failed else next(answered) for index in range(len(questions))]
 
 
-def answer_pictures(mllm: MllmPrior, pictures: Sequence[Image.Image], expressions: Sequence[str]) -> list[Reply]:
+def answer_pictures(mllm: PictureMllm, pictures: Sequence[Image.Image], expressions: Sequence[str]) -> list[Reply]:
     """Ask about pictures, whoever opened them; the one rule for questions that fail, wherever questions are asked.
 
     A batch that fails is halved, so that a batch too large for memory is answered in parts, and a question that fails
@@ -142,7 +142,7 @@ def answer_pictures(mllm: MllmPrior, pictures: Sequence[Image.Image], expression
     return [long if index in too_long else next(answered) for index in range(len(expressions))]
 
 
-def _halved(mllm: MllmPrior, pictures: list[Image.Image], expressions: list[str]) -> list[Reply]:
+def _halved(mllm: PictureMllm, pictures: list[Image.Image], expressions: list[str]) -> list[Reply]:
     if not pictures:
         return []
     try:

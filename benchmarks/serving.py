@@ -1,0 +1,151 @@
+"""What serving costs: requests answered per second over HTTP by Ray Serve, against the same batches in a loop.
+
+Both answer the same uploads with the same code (`Answerer`), with one torch thread, in batches of the same size: the
+loop in this process, then one predictor replica behind `jobs/serve.py`, asked by as many clients as its replica holds.
+The two take turns, so that a machine that slows down slows both; the ratio is of the medians.
+
+Usage: python benchmarks/serving.py --run RUN [--out benchmarks/results/serving.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+import torch
+from PIL import Image
+
+from l2l_ray.randomness import numpy_generator
+from l2l_ray.refshapes.scenes import render_scene
+from l2l_ray.serving.answers import Answerer
+from l2l_ray.serving.settings import ServeConfig
+from l2l_ray.serving.uploads import Refusal, Upload
+
+ROOT = Path(__file__).resolve().parent.parent
+TOKEN = "benchmark-0123456789"
+WORDS = ("the red circle", "left square", "the big one at the top", "blue triangle")
+
+
+def uploads(count: int, side: int) -> list[Upload]:
+    """Return drawn pictures, each with an expression."""
+    found = []
+    for number in range(count):
+        content = io.BytesIO()
+        Image.fromarray(render_scene(numpy_generator(number), "refshapes", side).image).save(content, "PNG")
+        found.append(Upload(content.getvalue(), (WORDS[number % len(WORDS)],)))
+    return found
+
+
+def loop_seconds(answerer: Answerer, asked: list[Upload], size: int) -> float:
+    """Answer all in batches, in this process; return how long it took."""
+    started = time.perf_counter()
+    for start in range(0, len(asked), size):
+        batch = [answerer.prepare(upload) for upload in asked[start : start + size]]
+        for answer in answerer.answer(batch):
+            assert not isinstance(answer, Refusal), answer
+            json.dumps(answer)
+        for one in batch:
+            one.discard()
+    return time.perf_counter() - started
+
+
+def served_seconds(url: str, asked: list[Upload], num_clients: int) -> float:
+    """Ask for all over HTTP; return how long it took."""
+
+    def ask(upload: Upload) -> None:
+        response = session.post(
+            f"{url}/v1/masks", files={"image": upload.image}, data={"expression": list(upload.expressions)}, timeout=300
+        )
+        assert response.status_code == 200, response.text
+
+    with requests.Session() as session, ThreadPoolExecutor(num_clients) as pool:
+        session.headers["authorization"] = f"Bearer {TOKEN}"
+        session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=num_clients))
+        started = time.perf_counter()
+        list(pool.map(ask, asked))
+        return time.perf_counter() - started
+
+
+@contextmanager
+def served(run: Path, size: int) -> Iterator[str]:
+    """Serve a run on a private cluster; give its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["--checkpoint", str(run), "--port", str(port), "--max_batch", str(size)]
+    environment = {**os.environ, "L2L_TOKEN": TOKEN, "PYTHONPATH": str(ROOT)}
+    environment.pop("RAY_ADDRESS", None)
+    with subprocess.Popen([sys.executable, "jobs/serve.py", *words], cwd=ROOT, env=environment) as job:
+        try:
+            while not _is_ready(f"http://127.0.0.1:{port}"):
+                assert job.poll() is None, "the server ended"
+                time.sleep(0.5)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            job.send_signal(signal.SIGTERM)
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/readyz", timeout=10).status_code == 200
+    except requests.RequestException:
+        return False
+
+
+def measured(run: Path, count: int, side: int, size: int, repeats: int) -> dict[str, Any]:
+    """Return the figures of both, taken in turn."""
+    asked = uploads(count, side)
+    answerer = Answerer.load(run)
+    clients = ServeConfig(max_batch=size).max_ongoing
+    with served(run, size) as url:
+        loop_seconds(answerer, asked[:size], size)  # the first calls of both are slower
+        served_seconds(url, asked[: 2 * size], clients)
+        pairs = [(loop_seconds(answerer, asked, size), served_seconds(url, asked, clients)) for _ in range(repeats)]
+    loop, serve = ([count / seconds for seconds in column] for column in zip(*pairs, strict=True))
+    return {
+        "requests": count,
+        "picture_px": side,
+        "batch": size,
+        "clients": clients,
+        "loop_requests_per_s": [round(value, 2) for value in loop],
+        "served_requests_per_s": [round(value, 2) for value in serve],
+        "ratio": round(statistics.median(serve) / statistics.median(loop), 3),
+        "cpus": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 1),
+        "machine": platform.machine(),
+    }
+
+
+def main() -> None:
+    """Measure and write the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="a finished run")
+    parser.add_argument("--requests", type=int, default=96)
+    parser.add_argument("--side", type=int, default=256, help="of the pictures, px")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "serving.json")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    found = measured(given.run, given.requests, given.side, given.batch, given.repeats)
+    given.out.write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Masks for a new folder of photos and texts, by a finished run, on Ray: what `l2l predict` does in one process.
+
+    python jobs/label.py more-photos --run runs/mine --out predictions
+    python jobs/label.py table.csv --run runs/mine --out predictions --dry-run
+    ray job submit -- python jobs/label.py /shared/photos "the left cup" --run /shared/runs/mine --out /shared/masks
+
+The files are those of `l2l predict`. The same command goes on where it was stopped, and with new photos takes these
+alone. How many actors there are and what each asks for says the run's `cluster` section; `--cluster.num_labelers 8`
+and its like change it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from l2l_ray.config import load_config
+from l2l_ray.errors import ConfigError, L2LError, one_line
+
+ROWS_PER_LINE = 100  # how often progress is said
+
+
+def main(words: list[str]) -> int:
+    """Label what the command line describes.
+
+    Returns:
+        0 when all is answered, 1 when some items could not be or something failed, 130 when it was told to stop.
+    """
+    given, rest = _parser().parse_known_args(words)
+    try:
+        return _label(given, rest)
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        sys.stderr.write("Ray is not installed; `pip install '.[ray]'` brings it, `l2l predict` needs none\n")
+    except (L2LError, OSError) as error:
+        sys.stderr.write(f"label: {one_line(error)}\n")
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped; what is answered stays: the same command goes on\n")
+        return 130
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    source = "folder of photos with texts beside them, or a CSV, JSONL or Parquet file of image and expression"
+    add("source", type=Path, metavar="FOLDER|TABLE", help=source)
+    add("text", nargs="?", help="what to look for; for a folder: the same in every photo")
+    add("--run", type=Path, required=True, metavar="RUN", help="a finished run, or the folder of a version in it")
+    add("--out", type=Path, default=Path("predictions"), metavar="FOLDER", help="where results and their index go")
+    add("--images", type=Path, metavar="FOLDER", help="of a table's photos, if not the table's own")
+    add("--again", action="store_true", help="also ask what FOLDER holds the answer of")
+    add("--dry-run", action="store_true", help="say what would be done, and start nothing")
+    return parser
+
+
+def _label(given: argparse.Namespace, rest: list[str]) -> int:
+    if foreign := [word for word in rest if word.startswith("-") and not word.startswith("--cluster.")]:
+        raise ConfigError(f"unknown option {foreign[0]}; expected those of --help, or --cluster.FIELD")
+    from l2l_ray.datatools.photos import photos_and_texts
+    from l2l_ray.predictions import PredictionFolder
+    from l2l_ray.predictor import run_and_version
+    from l2l_ray.types import PhotoText
+
+    run, method, version = run_and_version(given.run)
+    config = load_config(["--config", str(run.path / "config.yaml"), *rest])
+    images = given.images and given.images.absolute()
+    found = photos_and_texts(given.source.absolute(), given.text, images)
+    items = [item for item in found if isinstance(item, PhotoText)]
+    problems = [item for item in found if not isinstance(item, PhotoText)]
+    for problem in problems:
+        sys.stderr.write(f"{problem}\n")
+    with PredictionFolder.open(given.out, str(given.run.absolute())) as folder:
+        todo = [item for item in items if given.again or not folder.has(item, method, version)]
+        if len(todo) < len(items):
+            sys.stdout.write(f"{len(items) - len(todo)} of {len(items)} are answered already; --again asks them too\n")
+        if given.dry_run or not todo:
+            sys.stdout.write(f"{len(todo)} to answer with {method} version {version} of {run.path}\n")
+            return 1 if problems else 0
+        from l2l_ray.actors.environment import set_environment
+
+        set_environment(config)  # Ray reads its environment when it is imported, which is the next line
+        from l2l_ray.actors.predicting import predict
+
+        num_failed = len(problems)
+
+        def noted(row: dict[str, Any], num_done: int) -> None:
+            nonlocal num_failed
+            if "error" in row:
+                num_failed += 1
+                sys.stderr.write(f'{row["image"]} "{row["expression"]}": {row["error"]}\n')
+            if num_done % ROWS_PER_LINE == 0:
+                sys.stdout.write(f"{num_done} of {len(todo)}\n")
+                sys.stdout.flush()
+
+        predict(given.run, todo, folder, config.cluster, noted)
+        folder.arrange(items)
+    sys.stdout.write(f"{len(found) - num_failed} of {len(found)} answered; index: {folder.table_path}\n")
+    return 1 if num_failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

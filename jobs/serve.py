@@ -1,0 +1,86 @@
+"""A finished run behind HTTP, on Ray Serve: a picture and words in, masks out; a page to try it in the browser.
+
+    python jobs/serve.py --checkpoint runs/mine
+    ray job submit -- python jobs/serve.py --checkpoint /shared/runs/mine --max_replicas 4 --prior
+    python jobs/serve.py --checkpoint runs/better --swap --address 127.0.0.1:6379
+
+The last one changes the checkpoint of the server that runs on that cluster, without a dropped request. The server
+listens on loopback and asks for a bearer token: $L2L_TOKEN, or one that is made and printed. See docs/serving.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from l2l_ray.errors import L2LError, one_line
+from l2l_ray.serving.access import TOKEN_VARIABLE, own_or_new_token, sha256_of
+from l2l_ray.serving.settings import LOOPBACK, add_options, read_settings
+
+
+def main(words: list[str]) -> int:
+    """Serve what the command line describes, or change what is served.
+
+    Returns:
+        0 when the checkpoint was changed, 1 when something failed, 130 when it was told to stop (Ctrl-C, SIGTERM).
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    what = "a finished run, or the folder of a version in it, such as RUN/train/l2l-v0002"
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FOLDER", help=what)
+    parser.add_argument("--address", help="Ray's address; else RAY_ADDRESS, else a private cluster")
+    parser.add_argument("--swap", action="store_true", help="change the checkpoint of the server that runs there")
+    add_options(parser)
+    given = parser.parse_args(words)
+    try:
+        settings = read_settings(given)
+        address = given.address or os.environ.get("RAY_ADDRESS") or None
+        token, is_new = own_or_new_token()
+        from l2l_ray.actors.environment import set_defaults
+
+        set_defaults(address)  # Ray reads its environment when it is imported, which is the next line
+        from l2l_ray.actors import serve
+
+        if given.swap:
+            serve.swap(given.checkpoint, address, _say)
+        else:
+            serve.run(given.checkpoint, settings, sha256_of(token), address, _say, _told(settings.host, token, is_new))
+    except ModuleNotFoundError as error:
+        if error.name not in ("ray", "fastapi", "starlette"):
+            raise
+        sys.stderr.write(f"{error.name} is not installed; `pip install '.[ray]'` brings it\n")
+        return 1
+    except (L2LError, OSError) as error:
+        sys.stderr.write(f"serve: {one_line(error)}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped; requests that were in work have been answered\n")
+        return 130
+    return 0
+
+
+def _told(host: str, token: str, is_new: bool) -> str:
+    """Return what is said once the server answers; `{url}` stands for its address."""
+    lines = ["serving    {url}/v1/masks"]
+    if is_new:
+        lines += [
+            f"token      {token} (made for this start; ${TOKEN_VARIABLE} sets one)",
+            f"page       {{url}}/#token={token}",
+        ]
+    else:
+        lines += [f"token      that of ${TOKEN_VARIABLE}", "page       {url}/"]
+    if host != LOOPBACK:
+        lines.append(f"note: {host} is not loopback, and nothing is encrypted: put a proxy with TLS before it")
+    return "\n".join(lines)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,323 @@
+"""A finished run as Ray Serve deployments: the HTTP interface, predictors, and where asked the MLLM. See `build`.
+
+    Api         reads and checks requests; knows no model; one replica, since it only waits
+    Predictor   a run's version; requests that come together are answered together; replicas come and go with the load
+    Prior       the MLLM of that run, for all predictors (`ServeConfig.prior`)
+
+Which checkpoint is served is `user_config` alone, `{"checkpoint": "/runs/mine"}`. Serve hands a new one to the living
+replicas: each loads it beside the old one, which answers meanwhile, and then changes over between two batches. One that
+cannot be loaded is refused, and the old one stays.
+
+    import_path: l2l_ray.actors.deployments:build      in a config file of Serve's own, for `serve deploy` and KubeRay
+    args: {settings: {...}, token_sha256: "..."}
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from pydantic import BaseModel
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatusOverview, ServeStatus
+
+from l2l_ray.actors.cluster import device_for, resource_options
+from l2l_ray.errors import CheckpointError, L2LError, one_line
+from l2l_ray.loop.inference.priors import answer_pictures
+from l2l_ray.predictor import run_and_version
+from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply
+from l2l_ray.prior.prompt import PromptFormat
+from l2l_ray.serving.answers import Answerer, Prepared
+from l2l_ray.serving.api import make_app
+from l2l_ray.serving.settings import ServeConfig
+from l2l_ray.serving.uploads import Refusal, Upload
+
+logger = logging.getLogger(__name__)
+
+APP, API, PREDICTOR, PRIOR = "l2l", "Api", "Predictor", "Prior"
+STATUS_AGE_S = 1.0  # everybody may ask whether the server is ready; the controller is asked this often at most
+STATUS_TIMEOUT_S = 5.0
+HEALTH_PERIOD_S = 2.0  # a dead replica is replaced after that long
+HEALTH_TIMEOUT_S = 60.0  # a replica that computes on all cores answers late
+DRAIN_S = 1.0  # how often a replica that is to end looks whether its requests are done
+
+
+class BuildArgs(BaseModel):
+    """What `build` is told.
+
+    Args:
+        settings: Limits and sizes.
+        token_sha256: Hash of the bearer token, `printf %s "$L2L_TOKEN" | sha256sum`.
+    """
+
+    settings: ServeConfig = ServeConfig()
+    token_sha256: str
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """Return the application that Serve runs.
+
+    Args:
+        args: `BuildArgs`, as a config file says them.
+    Raises:
+        ValidationError: They are not.
+    """
+    checked = BuildArgs.model_validate(args)
+    settings = checked.settings
+    prior = None
+    if settings.prior:
+        options = resource_options(settings.prior_resources)
+        prior = serve.deployment(name=PRIOR, ray_actor_options=options, **_patience())(PriorReplica).bind(settings)
+    grows = settings.max_replicas > settings.replicas
+    size: dict[str, Any] = {"num_replicas": settings.replicas}
+    if grows:
+        bounds = {"min_replicas": settings.replicas, "max_replicas": settings.max_replicas}
+        size = {"autoscaling_config": {**bounds, "target_ongoing_requests": settings.max_batch}}
+    predictor = serve.deployment(
+        name=PREDICTOR,
+        max_ongoing_requests=settings.max_ongoing,
+        max_queued_requests=settings.max_queued,
+        ray_actor_options=resource_options(settings.replica_resources),
+        **size,
+        **_patience(),
+    )(PredictorReplica).bind(settings, prior)
+    # It refuses by itself what is too much, with a word and Retry-After; Serve's own bound must not come before.
+    api = serve.deployment(name=API, max_ongoing_requests=100_000, ray_actor_options={"num_cpus": 0}, **_patience())(
+        ApiReplica
+    )
+    return api.bind(settings, checked.token_sha256, predictor)
+
+
+def _patience() -> dict[str, Any]:
+    return {
+        "health_check_period_s": HEALTH_PERIOD_S,
+        "health_check_timeout_s": HEALTH_TIMEOUT_S,
+        "graceful_shutdown_wait_loop_s": DRAIN_S,
+    }
+
+
+class PredictorReplica:
+    """A run's version, answering batches in a thread.
+
+    Args:
+        settings: Batch size, threads, resources.
+        prior: The MLLM's deployment; None = this replica loads its own.
+    """
+
+    def __init__(self, settings: ServeConfig, prior: DeploymentHandle[Any] | None) -> None:
+        import torch
+
+        torch.set_num_threads(settings.threads)
+        self._settings, self._prior = settings, prior
+        self._answerer: Answerer | None = None
+        self._asked = self._problem = ""
+        self._answer_batch.set_max_batch_size(settings.max_batch)  # type: ignore[attr-defined]
+        self._answer_batch.set_batch_wait_timeout_s(settings.batch_wait_s)  # type: ignore[attr-defined]
+
+    async def reconfigure(self, user_config: dict[str, str]) -> None:
+        """Change over to another checkpoint, `{"checkpoint": "/runs/mine"}`; the old one answers meanwhile.
+
+        Raises:
+            L2LError: There is no old one, and this one cannot be loaded.
+        """
+        try:
+            self._answerer = await asyncio.to_thread(self._loaded, Path(user_config["checkpoint"]))
+            self._asked, self._problem = user_config["checkpoint"], ""
+        except (L2LError, OSError) as error:
+            if self._answerer is None:
+                raise
+            self._problem = one_line(error)
+            self._asked = user_config["checkpoint"]
+            logger.error("the checkpoint stays %s: %s", self._answerer.name, self._problem)
+
+    def _loaded(self, checkpoint: Path) -> Answerer:
+        device = device_for(self._settings.replica_resources)
+        mllm = None if self._prior is None else RemoteMllm(self._prior, self._settings.timeout_s)
+        return Answerer.load(checkpoint, mllm, device)
+
+    async def state(self) -> dict[str, str]:
+        """Return which checkpoint answers, which was asked for last, and why that failed ("" = it did not)."""
+        name = self._answerer.name if self._answerer else ""
+        return {"checkpoint": name, "asked": self._asked, "problem": self._problem}
+
+    async def answer(self, upload: Upload) -> dict[str, Any] | Refusal:
+        """Return the answer to a request, or why there is none."""
+        started = time.monotonic()
+        try:
+            prepared = await asyncio.to_thread(Answerer.prepare, upload)
+        except Refusal as refusal:
+            return refusal
+        try:
+            answer, predicted_s = await self._answer_batch(prepared)
+        finally:
+            prepared.discard()
+        if isinstance(answer, Refusal):
+            return answer
+        waited = time.monotonic() - started - prepared.seconds - predicted_s
+        return {**answer, "seconds": {"decode": prepared.seconds, "wait": waited, "predict": predicted_s}}
+
+    @serve.batch
+    async def _answer_batch(self, batch: list[Prepared]) -> list[tuple[dict[str, Any] | Refusal, float]]:
+        assert self._answerer is not None, "Serve configures a replica before it hands it requests"
+        started = time.monotonic()
+        answers = await asyncio.to_thread(self._answerer.answer, batch)
+        return [(answer, time.monotonic() - started) for answer in answers]
+
+
+class PriorReplica:
+    """The frozen MLLM of a run, for all predictor replicas.
+
+    Args:
+        settings: Threads, resources.
+    """
+
+    def __init__(self, settings: ServeConfig) -> None:
+        import torch
+
+        torch.set_num_threads(settings.threads)
+        self._device = device_for(settings.prior_resources)
+        self._config: Any = None
+        self._lock = threading.Lock()  # the model answers one batch at a time
+
+    async def reconfigure(self, user_config: dict[str, str]) -> None:
+        """Load the MLLM of a checkpoint's run; another checkpoint must have the same one.
+
+        Raises:
+            L2LError: It cannot be loaded.
+        """
+        config = run_and_version(Path(user_config["checkpoint"]))[0].config.prior
+        if config.device == "auto":
+            config = config.model_copy(update={"device": self._device})
+        if self._config is None:
+            self._mllm, self._config = await asyncio.to_thread(MllmPrior.load, config), config
+        elif config != self._config:
+            logger.error("the language model stays: the checkpoint's is another one; start the server again")
+
+    async def identity(self) -> MllmIdentity:
+        """Return which model this is."""
+        return MllmIdentity.of(self._mllm)
+
+    async def ask(self, images: list[Image.Image], expressions: list[str]) -> list[Reply]:
+        """Answer questions about open pictures; see `answer_pictures`."""
+        return await asyncio.to_thread(self._answered, images, expressions)
+
+    def _answered(self, images: list[Image.Image], expressions: list[str]) -> list[Reply]:
+        with self._lock:
+            return answer_pictures(self._mllm, images, expressions)
+
+
+class RemoteMllm:
+    """The MLLM behind its deployment, as a predictor asks it; for threads, not for an event loop.
+
+    Args:
+        prior: Of `PriorReplica`.
+        timeout_s: Longest wait for an answer.
+    """
+
+    def __init__(self, prior: DeploymentHandle[Any], timeout_s: float) -> None:
+        self._prior, self._timeout_s = prior, timeout_s
+        self._identity: MllmIdentity = prior.identity.remote().result()
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything a reply depends on."""
+        return self._identity.fingerprint
+
+    @property
+    def prompt(self) -> PromptFormat:
+        """Format of the answer."""
+        return self._identity.prompt
+
+    def ask(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Reply]:
+        """Return one reply per picture and expression.
+
+        Raises:
+            TimeoutError: No answer came in time.
+            RayError: The replica ended.
+        """
+        replies: list[Reply] = self._prior.ask.remote(list(images), list(expressions)).result(timeout_s=self._timeout_s)
+        return replies
+
+
+@serve.ingress()
+class ApiReplica:
+    """The HTTP interface; a `serving.api.Backend` that asks predictor replicas.
+
+    Args:
+        settings: Limits.
+        token_sha256: Hash of the token.
+        predictor: Of `PredictorReplica`.
+    """
+
+    def __init__(self, settings: ServeConfig, token_sha256: str, predictor: DeploymentHandle[Any]) -> None:
+        self._settings, self._token_sha256, self._predictor = settings, token_sha256, predictor
+        self._looked_at = 0.0
+        self._look: asyncio.Task[ServeStatus] | None = None  # one at a time, whoever asks
+
+    def __serve_build_asgi_app__(self) -> Any:
+        """Return the application; Serve calls this once."""
+        return make_app(self._settings, self._token_sha256, self)
+
+    async def answer(self, upload: Upload) -> dict[str, Any]:
+        """Return what a predictor replica answers.
+
+        Raises:
+            Refusal: It refuses, too many wait, or it ended.
+        """
+        try:
+            answer: dict[str, Any] | Refusal = await self._predictor.answer.remote(upload)
+        except BackPressureError:
+            raise Refusal(
+                503, f"more than {self._settings.max_queued} requests wait for a predictor; ask again later"
+            ) from None
+        except (DeploymentUnavailableError, RayServeException, RayError) as error:
+            logger.error("no answer from a predictor", exc_info=error)
+            raise Refusal(
+                503, f"a predictor failed while it worked on this ({type(error).__name__}); ask again later"
+            ) from None
+        if isinstance(answer, Refusal):
+            raise answer
+        return answer
+
+    async def problem(self) -> str:
+        """Return why nothing can be answered now, as Serve's controller sees it; "" = it can."""
+        if self._look is None or (self._look.done() and time.monotonic() - self._looked_at > STATUS_AGE_S):
+            self._looked_at = time.monotonic()
+            self._look = asyncio.create_task(asyncio.to_thread(serve.status))
+        done, _ = await asyncio.wait({self._look}, timeout=STATUS_TIMEOUT_S)
+        if not done or self._look.exception() is not None:
+            return "Serve's controller does not answer"
+        return predictor_problem(self._look.result().applications.get(APP))
+
+
+def predictor_problem(app: ApplicationStatusOverview | None) -> str:
+    """Return why no predictor of the application can answer; "" = one can."""
+    predictor = app.deployments.get(PREDICTOR) if app else None
+    if predictor is None:
+        return "no predictor is deployed"
+    running = [state for state, count in predictor.replica_states.items() if count and state in ("RUNNING", "UPDATING")]
+    return "" if running else f"no predictor runs, {predictor.status.lower()}"
+
+
+def require_same_mllm(old: Path, new: Path) -> None:
+    """Refuse a change of checkpoint that would need another MLLM, where that has a deployment of its own.
+
+    Raises:
+        CheckpointError: It would.
+        L2LError: One of the two cannot be read.
+    """
+    one, other = (run_and_version(place)[0].config.prior for place in (old, new))
+    if one != other:
+        raise CheckpointError(
+            f"{new} was trained with another language model than {old}, which a server with `prior` cannot change; "
+            "start a server for it"
+        )

@@ -1,0 +1,119 @@
+"""Photos and texts answered by many processes: what `l2l predict` does in one, with the same files at the end.
+
+A part of the items is one call of an actor, and as many items as the predictor looks at together, so that an answer
+depends on no number of actors. An actor writes the files of its items, each under a name that the item gives, so doing
+a part twice is harmless; the index has one writer, the driver. Ray restarts an actor that died and repeats its call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util import ActorPool
+
+from l2l_ray.actors.cluster import (
+    Need,
+    connected,
+    device_for,
+    node_resources,
+    own_error,
+    resource_options,
+    shortage,
+    wait_ready,
+)
+from l2l_ray.config import ClusterConfig
+from l2l_ray.errors import ClusterError
+from l2l_ray.predictions import PredictionFolder
+from l2l_ray.predictor import Predictor, num_at_once, run_and_version
+from l2l_ray.types import PhotoText
+
+Noted = Callable[[dict[str, Any], int], None]  # a row of the index, and how many there are now
+
+
+class PredictionActor:
+    """A predictor in a process of its own.
+
+    Args:
+        checkpoint: A finished run, or one of its versions.
+        out: Folder of the results.
+        run: Whose answers they are, as the index names it.
+        cluster: Threads and resources of a labeler.
+    """
+
+    def __init__(self, checkpoint: Path, out: Path, run: str, cluster: ClusterConfig) -> None:
+        import torch
+
+        torch.set_num_threads(cluster.threads_per_labeler)
+        self._folder = PredictionFolder(out, run, {})
+        self._predictor = Predictor.from_run(checkpoint, device=device_for(cluster.labeler_resources))
+
+    def ready(self) -> bool:
+        """Return whether the models are loaded."""
+        return True
+
+    def work(self, items: list[PhotoText]) -> list[dict[str, Any]]:
+        """Answer items, write their files, and return their rows of the index.
+
+        Raises:
+            DataError: Something cannot be written.
+        """
+        return [self._folder.save(result) for result in self._predictor.predict_many(items)]
+
+
+def predict(
+    checkpoint: Path, items: Sequence[PhotoText], folder: PredictionFolder, cluster: ClusterConfig, noted: Noted
+) -> None:
+    """Answer all items on the cluster; what is noted in the folder stays, whatever happens.
+
+    Args:
+        checkpoint: A finished run, or one of its versions.
+        items: Photos and texts; paths as every process sees them.
+        folder: Of the results.
+        cluster: `num_labelers` actors, their resources, and limits.
+        noted: Told of each item that is done.
+    Raises:
+        L2LError: The checkpoint cannot be used, the cluster is too small, nothing can be written, or actors died or
+            hung too often.
+    """
+    size = num_at_once(run_and_version(checkpoint)[0].config)
+    parts = [list(items[start : start + size]) for start in range(0, len(items), size)]
+    with connected(cluster):
+        need = Need("labeler", min(cluster.num_labelers, len(parts)), cluster.labeler_resources)
+        if problem := shortage([need], node_resources(), "add nodes, or lower cluster.num_labelers"):
+            raise ClusterError(problem)
+        options = {**resource_options(need.each), "max_restarts": -1, "max_task_retries": cluster.max_item_retries}
+        args = (checkpoint.absolute(), folder.path.absolute(), folder.run, cluster)
+        kind: Any = ray.remote(PredictionActor).options(**options)
+        actors = [kind.remote(*args) for _ in range(need.count)]
+        wait_ready("labeler", actors, cluster.start_timeout_s)
+        pool: Any = ActorPool(actors)
+        for part in parts:
+            pool.submit(lambda actor, part: actor.work.remote(part), part)
+        num_done = 0
+        while pool.has_next():
+            for row in _next_rows(pool, cluster):
+                folder.note(row)
+                num_done += 1
+                noted(row, num_done)
+
+
+def _next_rows(pool: Any, cluster: ClusterConfig) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = pool.get_next_unordered(timeout=cluster.work_timeout_s)
+        return rows
+    except RayTaskError as error:
+        raise own_error(error) from None
+    except TimeoutError:
+        raise ClusterError(
+            f"no labeler finished a part within cluster.work_timeout_s={cluster.work_timeout_s:g}; raise it; the same "
+            "command goes on"
+        ) from None
+    except RayActorError as error:
+        raise ClusterError(
+            f"a part lost its labeler more than cluster.max_item_retries={cluster.max_item_retries} times: {error}; "
+            "the same command goes on"
+        ) from error

@@ -1,0 +1,223 @@
+"""Starts, watches, changes and ends a server on Ray Serve; what it consists of is in `deployments`.
+
+The application is deployed by Serve's own REST interface, as a config: only then does a new checkpoint reach the living
+replicas (`user_config`) instead of replacing them. That interface holds all applications of a cluster in one config, so
+a cluster whose Serve runs something else is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+from ray.serve.schema import ApplicationStatus
+
+from l2l_ray.actors.cluster import Need, connected, node_resources, shortage
+from l2l_ray.actors.deployments import APP, PREDICTOR, PRIOR, BuildArgs, require_same_mllm
+from l2l_ray.config import ClusterConfig
+from l2l_ray.errors import ClusterError, ConfigError
+from l2l_ray.predictor import run_and_version
+from l2l_ray.serving.settings import LOOPBACK, ServeConfig
+
+Say = Callable[[str], None]
+START_TIMEOUT_S = 600.0  # a large MLLM loads for minutes
+POLL_S = 0.5
+LOOK_EVERY_S = 5.0
+_IMPORT_PATH = "l2l_ray.actors.deployments:build"
+
+
+def run(checkpoint: Path, settings: ServeConfig, token_sha256: str, address: str | None, say: Say, told: str) -> None:
+    """Serve a checkpoint until Ctrl-C or SIGTERM; then requests in work are answered and all is released.
+
+    Args:
+        checkpoint: A finished run, or one of its versions; see `Predictor.from_run`.
+        settings: Of the server.
+        token_sha256: Hash of the token.
+        address: Ray's; None = a private cluster.
+        say: Takes each line of output.
+        told: Printed once it answers; `{url}` in it is the server's.
+    Raises:
+        L2LError: The checkpoint cannot be used, the cluster is too small, something else is served there, the port is
+            taken, or the application failed.
+        KeyboardInterrupt: Ctrl-C or SIGTERM.
+    """
+    run_and_version(checkpoint)
+    _require_free_port(settings)
+    with connected(ClusterConfig(address=address)) as dashboard:
+        say(f"dashboard  {dashboard}")
+        _require_room(settings)
+        client = _client(dashboard)
+        if others := sorted(client.get_serve_details()["applications"]):
+            remedy = "--swap changes its checkpoint, `serve shutdown` ends it" if others == [APP] else "use another"
+            raise ClusterError(
+                f"Ray Serve on this cluster runs {', '.join(others)} already, expected nothing; {remedy}"
+            )
+        with _deployed(client, _serve_config(checkpoint, settings, token_sha256)):
+            _wait_until_it_runs()
+            say(told.format(url=f"http://{settings.host}:{settings.port}"))
+            _watch(say)
+
+
+def swap(checkpoint: Path, address: str | None, say: Say) -> None:
+    """Let the server on a cluster change over to another checkpoint; no request is dropped.
+
+    Raises:
+        L2LError: The checkpoint cannot be used, nothing is served there, or a replica could not load it.
+    """
+    run_and_version(checkpoint)
+    if address is None:
+        raise ConfigError("--swap needs the cluster of the server, got none; give --address, or set RAY_ADDRESS")
+    with connected(ClusterConfig(address=address)) as dashboard:
+        client = _client(dashboard)
+        details = client.get_serve_details()
+        if APP not in details["applications"]:
+            raise ClusterError(f"no server runs on the cluster at {address}; start one without --swap")
+        app = details["applications"][APP]["deployed_app_config"]
+        old = next(one["user_config"]["checkpoint"] for one in app["deployments"] if one["name"] == PREDICTOR)
+        if any(one["name"] == PRIOR for one in app["deployments"]):
+            require_same_mllm(Path(old), checkpoint)
+        state = _changed_to(str(checkpoint.resolve()), client, app)
+        if problem := state["problem"]:
+            # A replica that starts later would be told to load it, too.
+            _changed_to(old, client, app)
+            raise ClusterError(f"the checkpoint stays {state['checkpoint']}: {problem}")
+        say(f"serving    {state['checkpoint']}")
+
+
+def _changed_to(checkpoint: str, client: ServeSubmissionClient, app: dict[str, Any]) -> dict[str, str]:
+    """Deploy the application with another checkpoint; return the state of a replica that has been told so.
+
+    Raises:
+        ClusterError: None took it in time, or the application failed.
+    """
+    for deployment in app["deployments"]:
+        deployment["user_config"] = {"checkpoint": checkpoint}
+    client.deploy_applications({"applications": [app]})
+    _wait_until_it_runs()
+    return _state_after(checkpoint)
+
+
+def _serve_config(checkpoint: Path, settings: ServeConfig, token_sha256: str) -> dict[str, Any]:
+    """Return what Serve is to run, as its config files say it."""
+    names = [PREDICTOR, *([PRIOR] if settings.prior else [])]
+    user_config = {"checkpoint": str(checkpoint.resolve())}
+    app = {
+        "name": APP,
+        "route_prefix": "/",
+        "import_path": _IMPORT_PATH,
+        "args": BuildArgs(settings=settings, token_sha256=token_sha256).model_dump(mode="json"),
+        "deployments": [{"name": name, "user_config": user_config} for name in names],
+    }
+    return {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": settings.host, "port": settings.port},
+        "logging_config": {"log_level": "WARNING", "enable_access_log": False},
+        "applications": [app],
+    }
+
+
+def _client(dashboard: str) -> ServeSubmissionClient:
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # the terminal has this job's own words only
+    url = dashboard.partition(" ")[0]
+    if not url.startswith("http"):
+        raise ClusterError(f"the cluster's dashboard is needed to start a server, got {dashboard!r}; start Ray with it")
+    return ServeSubmissionClient(url)
+
+
+@contextmanager
+def _deployed(client: ServeSubmissionClient, config: dict[str, Any]) -> Iterator[None]:
+    try:
+        client.deploy_applications(config)
+        yield
+    finally:
+        client.delete_applications()  # type: ignore[no-untyped-call]  # requests in work are answered first
+
+
+def _wait_until_it_runs() -> None:
+    """Wait until the application and the HTTP proxy are up.
+
+    Raises:
+        ClusterError: They failed, or did not come up in time.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        status = serve.status()
+        app = status.applications.get(APP)
+        proxies = {str(state) for state in status.proxies.values()}
+        if app and app.status == ApplicationStatus.RUNNING and "HEALTHY" in {one.rpartition(".")[2] for one in proxies}:
+            return
+        if app and app.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+            raise ClusterError(f"the server could not be started: {_why(app)}; its logs are in the dashboard")
+        if time.monotonic() > deadline:
+            state = app.status if app else "not there"
+            raise ClusterError(
+                f"the server did not come up within {START_TIMEOUT_S:g} s: application {state}, HTTP {proxies}; free "
+                "resources, or see its logs in the dashboard"
+            )
+        time.sleep(POLL_S)
+
+
+def _state_after(checkpoint: str) -> dict[str, str]:
+    """Return the state of a replica that has been asked to change over to a checkpoint.
+
+    Raises:
+        ClusterError: None has in time.
+    """
+    handle = serve.get_deployment_handle(PREDICTOR, APP)
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        state: dict[str, str] = handle.state.remote().result(timeout_s=START_TIMEOUT_S)
+        if state["asked"] == checkpoint:
+            return state
+        time.sleep(POLL_S)
+    raise ClusterError(f"no predictor took {checkpoint} within {START_TIMEOUT_S:g} s; its log is in the dashboard")
+
+
+def _why(app: Any) -> str:
+    """Return the cause in a message of Serve's, which may hold a whole traceback: its last line of text."""
+    messages = [app.message, *(deployment.message for deployment in app.deployments.values())]
+    lines = [line.strip() for message in messages for line in message.splitlines()]
+    errors = [line for line in lines if line.startswith("l2l_ray.") or "Error:" in line]
+    return str((errors or [line for line in lines if line] or ["no reason given"])[-1])
+
+
+def _watch(say: Say) -> None:
+    """Wait for Ctrl-C or SIGTERM; say when the state of the application changes."""
+    known = ApplicationStatus.RUNNING
+    while True:
+        time.sleep(LOOK_EVERY_S)
+        app = serve.status().applications.get(APP)
+        if app is None:
+            raise ClusterError("the server was ended by somebody else (`serve shutdown`?); start it again")
+        if app.status != known:
+            known = app.status
+            say(f"state      {known.value.lower()}{f': {_why(app)}' if known != ApplicationStatus.RUNNING else ''}")
+
+
+def _require_room(settings: ServeConfig) -> None:
+    """Refuse what fits nowhere, for which Serve would wait without a word."""
+    demand = [Need("predictor replica", settings.replicas, settings.replica_resources)]
+    demand += [Need("prior replica", 1, settings.prior_resources)] if settings.prior else []
+    remedy = "add nodes, or lower replicas, replica_resources or prior_resources"
+    if problem := shortage(demand, node_resources(), remedy):
+        raise ClusterError(problem)
+
+
+def _require_free_port(settings: ServeConfig) -> None:
+    """Refuse a port that is taken on this machine: Serve would only log it."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another --port, or "
+                f"--host {LOOPBACK}"
+            ) from None

@@ -1,0 +1,119 @@
+"""The settings of a server, and how they are read from the command line and from a file.
+
+They belong to no run, so they are no section of `RunConfig`. The command line and the YAML file come from the same
+model; a field on the command line wins.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from l2l_ray.config.fields import Section, config_fields, range_text
+from l2l_ray.config.messages import explain
+from l2l_ray.config.sections import Resources
+from l2l_ray.errors import ConfigError
+
+LOOPBACK = "127.0.0.1"
+
+
+class ServeConfig(Section):
+    """What a server listens on, how large it is, and what it refuses. All defaults are ours."""
+
+    host: str = Field(LOOPBACK, description="Address to listen on; 0.0.0.0 = every network of the machine")
+    port: int = Field(8000, ge=1, le=65535, description="Port to listen on")
+    replicas: int = Field(1, ge=1, description="Least number of predictor replicas; each holds the whole model")
+    max_replicas: int = Field(1, ge=1, description="Most replicas; more than `replicas` = as many as the load needs")
+    replica_resources: Resources = Field({"CPU": 0.5}, description="Ray resources of one predictor replica")
+    threads: int = Field(1, ge=1, description="torch threads of one replica")
+    prior: bool = Field(
+        False,
+        description="Whether the MLLM has a deployment of its own, which all predictor replicas ask; else each replica "
+        "holds one. The answers are the same",
+    )
+    prior_resources: Resources = Field({"CPU": 0.5}, description="Ray resources of the MLLM's own replica")
+    max_batch: int = Field(8, ge=1, description="Most requests that a replica answers together")
+    batch_wait_s: float = Field(0.01, ge=0, description="How long a first request waits for others, seconds")
+    max_queued: int = Field(32, ge=1, description="Most requests that wait for a replica; more are told to come back")
+    max_body_mb: float = Field(20, gt=0, description="Largest request, MB of 10^6 bytes")
+    max_megapixels: float = Field(25, gt=0, description="Largest picture, million pixels, told before it is decoded")
+    max_text_chars: int = Field(500, ge=1, description="Longest expression, characters")
+    max_expressions: int = Field(16, ge=1, description="Most expressions in a request")
+    timeout_s: float = Field(
+        60, gt=0, description="Longest time from the first byte of a request to its answer, seconds"
+    )
+
+    @model_validator(mode="after")
+    def _grows(self) -> ServeConfig:
+        if self.max_replicas < self.replicas:
+            raise ValueError(
+                f"max_replicas must be at least replicas={self.replicas}, got {self.max_replicas}; raise it"
+            )
+        return self
+
+    @property
+    def max_ongoing(self) -> int:
+        """Requests that one replica holds: a batch in work, and the next one."""
+        return 2 * self.max_batch
+
+    @property
+    def max_open(self) -> int:
+        """Requests that are open at once, in work or waiting; it bounds the memory of their pictures."""
+        return self.max_queued + self.max_replicas * self.max_ongoing
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--settings FILE` and one option per field."""
+    parser.add_argument("--settings", type=Path, metavar="FILE", help="YAML file of the settings below")
+    for field in config_fields(ServeConfig):
+        allowed = range_text(field.info)
+        says = f"{field.info.description} (default {field.info.default}{f'; {allowed}' if allowed else ''})"
+        option = f"--{field.path}"
+        if field.info.annotation is bool:
+            parser.add_argument(option, action=argparse.BooleanOptionalAction, help=says.replace("%", "%%"))
+        else:
+            parser.add_argument(option, metavar="X", help=says.replace("%", "%%"))
+
+
+def read_settings(given: argparse.Namespace) -> ServeConfig:
+    """Return the settings that the options of `add_options` mean.
+
+    Raises:
+        ConfigError: A file cannot be read, a field is unknown, or a value does not fit.
+    """
+    values: dict[str, Any] = {} if given.settings is None else _read_file(given.settings)
+    for field in config_fields(ServeConfig):
+        if (word := getattr(given, field.path)) is not None:
+            values[field.path] = _value(field.path, word)
+    try:
+        return ServeConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(explain(error, ServeConfig)) from None
+
+
+def _value(name: str, word: Any) -> Any:
+    """Return what a word of the command line means: `{"GPU": 1}` is a mapping; numbers are read by the model."""
+    if not name.endswith("_resources"):
+        return word
+    try:
+        return yaml.safe_load(word)
+    except yaml.YAMLError:
+        return word  # the model refuses it, with the field's name
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"settings file {path} cannot be read: {error.strerror}; check the path") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"settings file {path} is no YAML: {' '.join(str(error).split())}; correct it") from None
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"settings file {path} must hold a mapping of fields, got {type(content).__name__}; see --help"
+        )
+    return content

@@ -1,0 +1,73 @@
+"""`jobs/label.py` on Ray: the same files as `l2l predict`, whatever dies; the same command goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from jobs.label import main as label
+from l2l_ray.cli import main as l2l
+from tests.finished_run import write_finished_run
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_finished_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Give 11 photos with texts, so two parts, and one that is no photo."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(11):
+        photo = Image.new("RGB", (64 + number, 48), (230, 230, 230))
+        ImageDraw.Draw(photo).ellipse((4 * number, 8, 4 * number + 16, 24), fill=(220, 30, 30))
+        photo.save(folder / f"{number:02}.png")
+        (folder / f"{number:02}.txt").write_text("the red circle\n")
+    (folder / "07.png").write_bytes(b"no photo")
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_the_files_are_those_of_one_process_and_a_second_call_asks_nothing(
+    ray_local: str, run_dir: Path, photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    many, one = tmp_path / "many", tmp_path / "one"
+    words = [str(photos), "--run", str(run_dir), "--out", str(many)]
+    assert label([*words, "--dry-run"]) == 0
+    assert capfd.readouterr().out == f"11 to answer with l2l version 2 of {run_dir}\n"
+    assert not many.exists()
+    assert label(words) == 1
+    said = capfd.readouterr()
+    assert "10 of 11 answered" in said.out and "07.png" in said.err
+    assert l2l(["predict", str(photos), "--run", str(run_dir), "--out", str(one)]) == 1
+    assert files(many) == files(one)
+
+    (photos / "07.png").write_bytes((photos / "08.png").read_bytes())
+    assert label([*words, "--cluster.num_labelers", "1"]) == 0
+    assert "10 of 11 are answered already" in capfd.readouterr().out
+    names = [json.loads(line)["image"] for line in (many / "predictions.jsonl").read_text().splitlines()]
+    assert names == [str(path) for path in sorted(photos.glob("*.png"))]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--loop.rounds", "2"], "unknown option --loop.rounds; expected those of --help, or --cluster.FIELD"),
+        (["--cluster.num_labelers", "0"], "cluster.num_labelers"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line_before_anything_starts(
+    run_dir: Path, photos: Path, tmp_path: Path, words: list[str], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert label([str(photos), "--run", str(run_dir), "--out", str(tmp_path / "out"), *words]) == 1
+    error = capfd.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,177 @@
+"""`jobs/serve.py` on a real Ray Serve: answers, overload, a change of checkpoint under load, and an ordered end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from PIL import Image, ImageDraw
+
+from l2l_ray.predictor import Predictor
+from tests.finished_run import write_finished_run
+from tests.ray_runs import WAIT_S, actors, wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+TOKEN = "0123456789abcdef"
+MAX_QUEUED, MAX_BATCH = 3, 2
+
+
+def job(address: str, *words: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "RAY_ADDRESS": address, "PYTHONPATH": str(ROOT), "L2L_TOKEN": TOKEN}
+    command = [sys.executable, "jobs/serve.py", *words]
+    both: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **both)
+
+
+class Server:
+    """A served run that clients ask."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int, photo: Path) -> None:
+        self.process, self.url, self._photo = process, f"http://127.0.0.1:{port}", photo.read_bytes()
+
+    def ask(self, *texts: str) -> requests.Response:
+        return requests.post(
+            f"{self.url}/v1/masks",
+            files={"image": ("a.png", self._photo)},
+            data={"expression": list(texts)},
+            headers={"authorization": f"Bearer {TOKEN}"},
+            timeout=WAIT_S,
+        )
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Give a run, another one, one whose weights are damaged, and a photo."""
+    root = tmp_path_factory.mktemp("serve")
+    first = write_finished_run(root)
+    found = {"first": first, "second": root / "second", "damaged": root / "damaged", "photo": root / "photo.png"}
+    for name in ("second", "damaged"):
+        shutil.copytree(first, found[name])
+    (found["damaged"] / "train" / "l2l-v0002" / "teacher.safetensors").write_bytes(b"damaged")
+    photo = Image.new("RGB", (160, 120), (230, 230, 230))
+    ImageDraw.Draw(photo).ellipse((20, 20, 70, 70), fill=(220, 30, 30))
+    photo.save(found["photo"])
+    return found
+
+
+@pytest.fixture(scope="module")
+def server(ray_local: str, places: dict[str, Path]) -> Iterator[Server]:
+    """Give the first run, served with the MLLM in a deployment of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["--checkpoint", str(places["first"]), "--port", str(port), "--prior"]
+    words += ["--max_queued", str(MAX_QUEUED), "--max_batch", str(MAX_BATCH), "--replica_resources", "{CPU: 0.1}"]
+    with job(ray_local, *words, "--prior_resources", "{CPU: 0.1}") as process:
+        server = Server(process, port, places["photo"])
+        try:
+            wait_for(lambda: _is_ready(server.url), "the server", process)
+            yield server
+        finally:
+            process.kill()
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/readyz", timeout=10).status_code == 200
+    except requests.RequestException:
+        return False
+
+
+def test_the_answer_is_that_of_the_predictor(server: Server, places: dict[str, Path]) -> None:
+    response = server.ask("red circle", "the left")
+    assert response.status_code == 200, response.text
+    predictor = Predictor.from_run(places["first"])
+    for mask, text in zip(response.json()["masks"], ("red circle", "the left"), strict=True):
+        expected = predictor.predict(places["photo"], text)
+        assert mask["mask_rle"] == expected.summary()["mask_rle"]
+        assert mask["prior_failure"] == expected.prior.failure
+    assert response.json()["checkpoint"] == "finished l2l version 2"
+    assert set(response.json()["seconds"]) == {"decode", "wait", "predict", "total"}
+    assert requests.post(f"{server.url}/v1/masks", timeout=WAIT_S).status_code == 401
+
+
+def test_of_more_clients_than_the_queue_holds_each_gets_a_mask_or_is_told_to_come_back(server: Server) -> None:
+    with ThreadPoolExecutor(20) as pool:
+        responses = list(pool.map(lambda number: server.ask(f"circle {number}"), range(40)))
+    refused = [response for response in responses if response.status_code == 503]
+    assert len(refused) + sum(response.status_code == 200 for response in responses) == len(responses)
+    assert 0 < len(refused) < len(responses)
+    for response in refused:
+        assert "ask again later" in response.json()["error"] and int(response.headers["retry-after"]) > 0
+    assert server.ask("circle").status_code == 200
+
+
+def test_a_change_of_checkpoint_drops_no_request_and_one_that_cannot_be_loaded_changes_nothing(
+    ray_local: str, server: Server, places: dict[str, Path]
+) -> None:
+    answers: list[requests.Response] = []
+    ended = threading.Event()
+
+    def ask_on() -> None:
+        while not ended.is_set():
+            answers.append(server.ask("red circle"))
+
+    def swap(name: str) -> tuple[int, str]:
+        with job(ray_local, "--checkpoint", str(places[name]), "--swap") as process:
+            said, _ = process.communicate(timeout=WAIT_S)
+        return process.returncode, said
+
+    clients = [threading.Thread(target=ask_on) for _ in range(2)]
+    for client in clients:
+        client.start()
+    try:
+        assert swap("second") == (0, "serving    second l2l version 2\n")
+        num_before = len(answers)
+        wait_for(lambda: len(answers) > num_before + 4, "answers of the second run", server.process)
+        status, said = swap("damaged")
+        assert status == 1 and "the checkpoint stays second l2l version 2: " in said and said.count("\n") == 1, said
+    finally:
+        ended.set()
+        for client in clients:
+            client.join()
+    assert [answer.text for answer in answers if answer.status_code != 200] == []
+    names = [answer.json()["checkpoint"].split()[0] for answer in answers]
+    assert set(names) == {"finished", "second"} and names[-1] == "second"
+
+
+def test_after_the_death_of_a_predictor_requests_are_answered_again_and_none_hangs(server: Server) -> None:
+    (predictor,) = actors(class_name="ServeReplica:l2l:Predictor")
+    os.kill(predictor["pid"], signal.SIGKILL)
+    deadline = time.monotonic() + WAIT_S
+    while (response := server.ask("circle")).status_code != 200:
+        assert response.status_code == 503 and "ask again later" in response.json()["error"], response.text
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert response.json()["checkpoint"] == "second l2l version 2", "the refused checkpoint is not tried again"
+
+
+def test_a_second_server_is_refused_by_name(ray_local: str, server: Server, places: dict[str, Path]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with job(ray_local, "--checkpoint", str(places["first"]), "--port", str(port)) as process:
+        said, _ = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 1
+    assert "runs l2l already, expected nothing; --swap changes its checkpoint" in said, said
+
+
+def test_sigterm_ends_the_server_in_order(server: Server) -> None:
+    server.process.send_signal(signal.SIGTERM)
+    said, _ = server.process.communicate(timeout=WAIT_S)
+    assert server.process.returncode == 130, said
+    assert said.endswith("\nstopped; requests that were in work have been answered\n") and "Traceback" not in said
+    assert not _is_ready(server.url)
+    wait_for(lambda: not actors(class_name="ServeReplica:l2l:Predictor"), "the release of the replicas")

@@ -1,0 +1,89 @@
+"""A real headless Chromium, driven through its own debugging protocol; just enough to use a page as a person does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+WAIT_S = 60.0  # generous: test machines have two cores and other work
+
+
+class Tab:
+    """One open page.
+
+    Args:
+        socket: Connected to the page's debugger.
+    """
+
+    def __init__(self, socket: Any) -> None:
+        self._socket, self._num_sent = socket, 0
+        self.complaints: list[str] = []  # what the page's console says is wrong
+        for domain in ("Runtime", "Log", "Page"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method: str, **params: Any) -> dict[str, Any]:
+        """Send a command and return its result."""
+        self._num_sent += 1
+        self._socket.send(json.dumps({"id": self._num_sent, "method": method, "params": params}))
+        while True:
+            message = json.loads(self._socket.recv(timeout=WAIT_S))
+            if message.get("id") == self._num_sent:
+                assert "error" not in message, message
+                return dict(message["result"])
+            if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
+                self.complaints.append(json.dumps(message["params"]))
+
+    def js(self, code: str) -> Any:
+        """Return the value of an expression; promises are awaited."""
+        found = self.send("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    def wait_for(self, code: str) -> None:
+        """Wait until an expression is true."""
+        deadline = time.monotonic() + WAIT_S
+        while not self.js(code):
+            assert time.monotonic() < deadline, (
+                f"not within {WAIT_S:g} s: {code}; the page: {self.js('document.body.innerText')}"
+            )
+            time.sleep(0.05)
+
+
+@contextmanager
+def opened_page(url: str, folder: Path) -> Iterator[Tab]:
+    """Open a page in a browser of its own, whose profile lies in a folder."""
+    from websockets.sync.client import connect
+
+    assert CHROMIUM is not None
+    options = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--remote-debugging-port=0",
+        f"--user-data-dir={folder}",
+    ]
+    browser = subprocess.Popen([CHROMIUM, *options, "about:blank"], stderr=subprocess.DEVNULL)
+    try:
+        told, deadline = folder / "DevToolsActivePort", time.monotonic() + WAIT_S
+        while not (told.exists() and told.read_text().count("\n")):
+            assert time.monotonic() < deadline and browser.poll() is None, "the browser did not start"
+            time.sleep(0.05)
+        new = f"http://127.0.0.1:{told.read_text().splitlines()[0]}/json/new?about:blank"
+        with urllib.request.urlopen(urllib.request.Request(new, method="PUT"), timeout=WAIT_S) as response:
+            address = json.load(response)["webSocketDebuggerUrl"]
+        with connect(address, max_size=None) as socket:
+            tab = Tab(socket)
+            tab.send("Page.navigate", url=url)
+            tab.wait_for("location.href !== 'about:blank' && document.readyState === 'complete'")
+            yield tab
+    finally:
+        browser.terminate()
+        browser.wait()

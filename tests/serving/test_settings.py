@@ -1,0 +1,59 @@
+"""Settings of a server: one model for the command line and the file; what does not fit is refused by name."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from l2l_ray.errors import ConfigError
+from l2l_ray.serving.settings import ServeConfig, add_options, read_settings
+
+
+def read(*words: str) -> ServeConfig:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    return read_settings(parser.parse_args(words))
+
+
+def test_words_win_over_the_file_which_wins_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text("port: 9000\nmax_batch: 2\nreplica_resources: {GPU: 1}\n")
+    found = read("--settings", str(file), "--port", "9001", "--prior", "--prior_resources", "{CPU: 2}")
+    changed = {"port": 9001, "max_batch": 2, "prior": True}
+    assert found == ServeConfig(**changed, replica_resources={"GPU": 1}, prior_resources={"CPU": 2})
+    assert read() == ServeConfig()
+
+
+def test_it_listens_on_loopback_unless_told_otherwise() -> None:
+    assert read().host == "127.0.0.1"
+
+
+def test_open_requests_are_those_that_wait_and_those_that_replicas_hold() -> None:
+    assert ServeConfig(max_queued=5, max_batch=3, max_replicas=2).max_open == 5 + 2 * 6
+
+
+@pytest.mark.parametrize(
+    ("words", "content", "said"),
+    [
+        (["--port", "0"], "", "port: .*greater than or equal to 1, got '0'"),
+        (["--max_batch", "many"], "", "max_batch: .*got 'many'"),
+        (["--replicas", "3"], "", "max_replicas must be at least replicas=3, got 1"),
+        (["--replica_resources", "{CPU"], "", "replica_resources: .*dictionary"),
+        ([], "prot: 1", "unknown field prot; did you mean port"),
+        ([], "- 1", "must hold a mapping of fields, got list"),
+        ([], "{", "is no YAML"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path: Path, words: list[str], content: str, said: str) -> None:
+    if content:
+        (tmp_path / "serve.yaml").write_text(content)
+        words = ["--settings", str(tmp_path / "serve.yaml")]
+    with pytest.raises(ConfigError, match=said):
+        read(*words)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gone\.yaml cannot be read: No such file"):
+        read("--settings", str(tmp_path / "gone.yaml"))
