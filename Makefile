@@ -9,7 +9,7 @@ PYTHON = $(BIN)/python
 STAMP = .venv/.installed
 LOCK = requirements.lock
 HEAD = $(PYTHON) -m l2l_ray.actors.head
-SUBMIT = $(BIN)/ray job submit --address http://127.0.0.1:$(PORT) -- python jobs/selfevolve.py
+SUBMIT = . .ray/env && $(BIN)/ray job submit -- python jobs/selfevolve.py
 
 .PHONY: install demo compare smoke test test-gpu check format cluster-up cluster-down clean
 
@@ -62,7 +62,7 @@ format: $(STAMP)
 
 cluster-up: $(STAMP)
 	@$(HEAD) up $(PORT)
-	@echo 'now:  $(SUBMIT)'
+	@echo 'then:  .venv/bin/ray job submit -- python jobs/selfevolve.py    or:  .venv/bin/python jobs/selfevolve.py'
 
 cluster-down:
 	@$(HEAD) down
