@@ -25,8 +25,7 @@ $(STAMP): pyproject.toml $(LOCK)
 # The cluster goes down whatever happens to the job; `make` ends with the job's exit code.
 demo: $(STAMP)
 	@trap '$(HEAD) down' EXIT; trap 'echo "stopped; continue with: make demo DEMO_NAME=$(DEMO_NAME)"; exit 130' INT TERM; \
-	resume=$$(test ! -e "$${L2L_HOME:-$$HOME/l2l_runs}/$(DEMO_NAME)/config.yaml" || echo --resume); \
-	$(HEAD) up $(PORT) && $(SUBMIT) $$resume --name $(DEMO_NAME) --compare '["supervised","fixed_threshold"]'
+	$(HEAD) up $(PORT) && $(SUBMIT) --resume_if_begun --name $(DEMO_NAME) --compare '["supervised","fixed_threshold"]'
 
 # Every row of benchmarks/compare, five seeds: hours. It goes on where it stopped; ARGS="--list" says how far it is,
 # ARGS="--smoke" shows in minutes that it works, ARGS="--help" what else there is.

@@ -36,7 +36,7 @@ from l2l_ray.types import LabeledExample
 # Sections and fields that the burn-in does not depend on.
 NOT_IN_BURN_IN = {
     # which run, and where it works
-    *("name", "run_root", "resume", "compare", "cluster"),
+    *("name", "run_root", "resume", "resume_if_begun", "compare", "cluster"),
     # the labeled rows, their masks and their priors' keys are hashed themselves; split_seed also draws the folds
     *("data.root", "data.dataset", "data.split_by", "data.labeled_frac", "data.split_file", "data.mask_rule"),
     *("data.benchmark_frac", "data.val_from_labeled"),
