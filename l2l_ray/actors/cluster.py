@@ -9,7 +9,7 @@ Ray lets an actor that fits nowhere wait for ever without a word, so demand and 
 
 The terminal shows the driver's words only; what actors log is in the dashboard and in Ray's session folder.
 
-Not covered: growing clusters. With an autoscaler, start the nodes first.
+A cluster that grows is told by `cluster.autoscaled`: Ray does not tell what could still come.
 """
 
 from __future__ import annotations
@@ -112,12 +112,12 @@ def _remedy(missing: Mapping[str, float]) -> str:
 
 
 def check_resources(config: ClusterConfig) -> None:
-    """Compare what the run needs with what the connected cluster has.
+    """Compare what the run needs with what the connected cluster has, unless nodes come when they are asked for.
 
     Raises:
         ClusterError: Something is missing; says what, for whom, and what to change.
     """
-    if problem := shortage(needs(config), node_resources()):
+    if not config.autoscaled and (problem := shortage(needs(config), node_resources())):
         raise ClusterError(problem)
 
 

@@ -64,6 +64,7 @@ def test_runs_of_one_name_under_two_roots_do_not_meet() -> None:
 def test_too_large_a_run_fails_at_once(ray_local: str) -> None:
     with pytest.raises(ClusterError, match="need 50 CPU .* have 2"):
         check_resources(ClusterConfig(num_labelers=1, labeler_resources={"CPU": 49.5}))
+    check_resources(ClusterConfig(num_labelers=1, labeler_resources={"CPU": 49.5}, autoscaled=True))
 
 
 def test_an_existing_connection_is_used_and_kept(ray_local: str) -> None:
