@@ -88,6 +88,9 @@ def up(checkout: Path, port: int = 8265) -> Head:
         raise ClusterError(f"no answer at {dashboard} within {START_TIMEOUT_S:g} s; its log: {log.read_text()[-2000:]}")
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in head.client_environment().items()]
     _env_file(checkout).write_text("".join(lines))
+    targets = _targets_file(checkout)
+    targets.unlink(missing_ok=True)
+    targets.symlink_to(folder / "ray" / "prom_metrics_service_discovery.json")
     return head
 
 
@@ -134,6 +137,10 @@ def _env_file(checkout: Path) -> Path:
     return checkout / ".ray" / "env"
 
 
+def _targets_file(checkout: Path) -> Path:
+    return checkout / ".ray" / "prometheus.json"  # named in deploy/monitoring/prometheus.yml
+
+
 def _running(checkout: Path) -> Head | None:
     try:
         head = Head(**json.loads(_state_file(checkout).read_text()))
@@ -147,8 +154,8 @@ def _forget(checkout: Path) -> None:
         session.remove_folder(Path(json.loads(_state_file(checkout).read_text())["folder"]))
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    _state_file(checkout).unlink(missing_ok=True)
-    _env_file(checkout).unlink(missing_ok=True)
+    for file in (_state_file(checkout), _env_file(checkout), _targets_file(checkout)):
+        file.unlink(missing_ok=True)
 
 
 def _is_up(dashboard: str, folder: Path) -> bool:
