@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from ray.scripts.scripts import drain_node
 
 from l2l_ray.actors.cluster import needs, shortage
 from l2l_ray.config import RunConfig, load_config
@@ -155,6 +157,17 @@ def test_groups_start_at_zero_and_only_labelers_are_on_machines_that_may_leave(t
     assert "may_leave" in cluster.labeler_resources
     assert "steady" in cluster.prior_resources and "steady" in cluster.worker_resources
     assert not {"may_leave"} & {*cluster.prior_resources, *cluster.worker_resources}
+
+
+def test_ray_is_told_before_a_trainers_pod_ends() -> None:
+    (steady,) = (group for group in _cluster("RayJob")["workerGroupSpecs"] if group["groupName"] == "steady")
+    pod = steady["template"]["spec"]
+    (command,) = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][2:]
+    drain, _, wait = command.partition("; ")
+    assert int(wait.removeprefix("sleep ")) < pod["terminationGracePeriodSeconds"]
+    program, subcommand, *options = shlex.split(drain)
+    parsed = drain_node.make_context(subcommand, options)  # an option that Ray does not know would end here
+    assert program == "ray" and parsed.params["reason"] == "DRAIN_NODE_REASON_PREEMPTION"
 
 
 def test_every_node_has_the_shared_storage_the_token_and_no_rights() -> None:

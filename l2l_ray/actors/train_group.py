@@ -66,6 +66,7 @@ class RayHost:
         self._run = run
         self._coordinator = coordinator
         self._last_progress = 0.0
+        self._told_of_end = False
         self._told: ray.ObjectRef[None] | None = None
         answer(coordinator.find_versions.remote())
 
@@ -117,6 +118,12 @@ class RayHost:
     def resume_point(self) -> Path | None:
         """Return the newest folder with a training state, as rank 0 sees it."""
         return self.broadcast(newest_checkpoint(self._run))
+
+    def leaves_soon(self) -> bool:
+        """Whether Ray was told that a rank's node will be taken away, such as a spot machine; once per notice."""
+        told = train_api.get_preemption_info() is not None
+        is_new, self._told_of_end = told and not self._told_of_end, told
+        return is_new
 
     def progress(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:
         """Tell the coordinator now and then, without waiting for it.

@@ -24,7 +24,7 @@ from l2l_ray.config import RunConfig, SelectorConfig, config_fields, field_value
 from l2l_ray.data.splits import folds
 from l2l_ray.errors import FREE_SPACE, CheckpointError
 from l2l_ray.files import locked, new_folder, replacing_folder
-from l2l_ray.loop.host import Host
+from l2l_ray.loop.host import LOOK_EVERY_STEPS, Host
 from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.state.checkpoint import read_position
 from l2l_ray.loop.state.position import Position, Stage
@@ -104,7 +104,9 @@ class BurnIn:
         for step in range(start, steps):
             terms = self._steps.take(networks, "burn_in", step, step, rows)
             self._host.progress(Stage(None, number), step + 1, steps, terms)
-            if every and (step + 1) % every == 0 and self._host.rank == 0:
+            is_due = bool(every) and (step + 1) % every == 0
+            leaves = (step + 1) % LOOK_EVERY_STEPS == 0 and self._host.leaves_soon()
+            if (is_due or leaves) and self._host.rank == 0:
                 _save(networks, replacing_folder(partial), step + 1)
         if self._host.rank == 0:
             _save(networks, new_folder(folder), 0)
