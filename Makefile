@@ -11,7 +11,7 @@ LOCK = requirements.lock
 HEAD = $(PYTHON) -m l2l_ray.actors.head
 SUBMIT = . .ray/env && $(BIN)/ray job submit -- python jobs/selfevolve.py
 
-.PHONY: install demo compare smoke test test-gpu check format cluster-up cluster-down clean
+.PHONY: install demo compare smoke test test-gpu check audit format cluster-up cluster-down clean
 
 install: $(STAMP)
 
@@ -51,6 +51,12 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/codespell
 
+# Known holes in what the lock file names. It asks PyPI's advisories, so it needs the network; with --strict, what could
+# not be looked up is a failure and not a pass.
+audit:
+	test -x .audit/bin/pip-audit || { $(BASE_PYTHON) -m venv .audit && .audit/bin/pip install -q pip-audit; }
+	.audit/bin/pip-audit --strict --no-deps --disable-pip -r $(LOCK)
+
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -58,6 +64,7 @@ format: $(STAMP)
 	$(PYTHON) docs/config_page.py
 	$(PYTHON) docs/glossary_page.py
 	$(PYTHON) docs/results_page.py
+	$(PYTHON) deploy/monitoring/dashboard.py
 
 cluster-up: $(STAMP)
 	@$(HEAD) up $(PORT)
@@ -68,4 +75,4 @@ cluster-down:
 
 clean:
 	@$(HEAD) down 2>/dev/null || true
-	rm -rf .ray .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .ray .audit .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,17 +6,15 @@ python deploy/monitoring/dashboard.py
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 PAGE = Path(__file__).with_name("dashboard.json")
 COLUMNS, HEIGHT, WIDTH = 3, 8, 8  # Grafana's grid has 24 columns
 _RUN = '{run=~"$run"}'
 
 
-@dataclass(frozen=True)
-class Panel:
+class Panel(NamedTuple):
     """One graph.
 
     Example: `Panel("Newest version", "none", {"{{run}}": "ray_l2l_round"})`
