@@ -118,7 +118,7 @@ def check_resources(config: ClusterConfig) -> None:
         ClusterError: Something is missing; says what, for whom, and what to change.
     """
     if not config.autoscaled and (problem := shortage(needs(config), node_resources())):
-        raise ClusterError(problem)
+        raise ClusterError(f"{problem}; where an autoscaler adds nodes, set cluster.autoscaled")
 
 
 def node_resources() -> list[dict[str, float]]:
