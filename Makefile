@@ -9,9 +9,9 @@ PYTHON = $(BIN)/python
 STAMP = .venv/.installed
 LOCK = requirements.lock
 HEAD = $(PYTHON) -m l2l_ray.actors.head
-SUBMIT = $(BIN)/ray job submit --address http://127.0.0.1:$(PORT) -- python jobs/selfevolve.py
+SUBMIT = . .ray/env && $(BIN)/ray job submit -- python jobs/selfevolve.py
 
-.PHONY: install demo compare smoke test test-gpu check format cluster-up cluster-down clean
+.PHONY: install demo compare smoke test test-gpu check audit format cluster-up cluster-down clean
 
 install: $(STAMP)
 
@@ -25,8 +25,7 @@ $(STAMP): pyproject.toml $(LOCK)
 # The cluster goes down whatever happens to the job; `make` ends with the job's exit code.
 demo: $(STAMP)
 	@trap '$(HEAD) down' EXIT; trap 'echo "stopped; continue with: make demo DEMO_NAME=$(DEMO_NAME)"; exit 130' INT TERM; \
-	resume=$$(test ! -e "$${L2L_HOME:-$$HOME/l2l_runs}/$(DEMO_NAME)/config.yaml" || echo --resume); \
-	$(HEAD) up $(PORT) && $(SUBMIT) $$resume --name $(DEMO_NAME) --compare '["supervised","fixed_threshold"]'
+	$(HEAD) up $(PORT) && $(SUBMIT) --resume_if_begun --name $(DEMO_NAME) --compare '["supervised","fixed_threshold"]'
 
 # Every row of benchmarks/compare, five seeds: hours. It goes on where it stopped; ARGS="--list" says how far it is,
 # ARGS="--smoke" shows in minutes that it works, ARGS="--help" what else there is.
@@ -52,6 +51,12 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/codespell
 
+# Known holes in what the lock file names. It asks PyPI's advisories, so it needs the network; with --strict, what could
+# not be looked up is a failure and not a pass.
+audit:
+	test -x .audit/bin/pip-audit || { $(BASE_PYTHON) -m venv .audit && .audit/bin/pip install -q pip-audit; }
+	.audit/bin/pip-audit --strict --no-deps --disable-pip -r $(LOCK)
+
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -59,14 +64,15 @@ format: $(STAMP)
 	$(PYTHON) docs/config_page.py
 	$(PYTHON) docs/glossary_page.py
 	$(PYTHON) docs/results_page.py
+	$(PYTHON) deploy/monitoring/dashboard.py
 
 cluster-up: $(STAMP)
 	@$(HEAD) up $(PORT)
-	@echo 'now:  $(SUBMIT)'
+	@echo 'then:  .venv/bin/ray job submit -- python jobs/selfevolve.py    or:  .venv/bin/python jobs/selfevolve.py'
 
 cluster-down:
 	@$(HEAD) down
 
 clean:
 	@$(HEAD) down 2>/dev/null || true
-	rm -rf .ray .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .ray .audit .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -65,7 +65,7 @@ def ray_local() -> Iterator[str]:
     """
     import ray
 
-    from l2l_ray.actors.head import remove_folder
+    from l2l_ray.actors.session import remove_folder
 
     folder = tempfile.mkdtemp(prefix="l2l-t-", dir="/tmp")  # short: Unix socket names are limited
     with pytest.MonkeyPatch.context() as patch:
@@ -76,4 +76,4 @@ def ray_local() -> Iterator[str]:
         patch.setenv("RAY_ADDRESS", address)  # Ray's state API would look for any cluster of this machine
         yield address
         ray.shutdown()
-    remove_folder(folder)
+    remove_folder(Path(folder))

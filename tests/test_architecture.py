@@ -312,3 +312,14 @@ def test_other_names_with_an_underscore_are_fine(use: str) -> None:
 @pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda p: str(p.relative_to(TESTS)))
 def test_no_test_needs_a_private_name_or_it_says_why(path: Path) -> None:
     assert not _private_uses(path.read_text()), "test what the module does, make the seam public, or say `# why: ...`"
+
+
+def test_no_file_of_weights_can_run_code() -> None:
+    """What ruff's rules on pickle do not see."""
+    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]:
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            given = {word.arg: ast.unparse(word.value) for word in call.keywords}
+            if ast.unparse(call.func) == "torch.load":
+                assert given.get("weights_only") == "True", f"{path}:{call.lineno}: torch.load(..., weights_only=True)"
+            assert given.get("allow_pickle", "False") == "False", f"{path}:{call.lineno}: allow_pickle"
+            assert given.get("trust_remote_code", "False") == "False", f"{path}:{call.lineno}: trust_remote_code"

@@ -131,3 +131,10 @@ def test_a_strangers_route_is_short_and_each_stop_is_named_by_an_earlier_one(hea
         assert not named or name.rpartition(".")[2] in named, f"no earlier stop names {name}"
         named |= {str(getattr(n, "id", getattr(n, "attr", None))) for n in ast.walk(_definition(path, name))}
     assert len({path for path, _ in stops}) <= ROUTES[heading]
+
+
+def test_the_messages_that_operations_explain_are_said_somewhere() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    messages = re.findall(r"^\| `([^`]+)` \|", page.partition("## What to do when it says")[2], re.MULTILINE)
+    said = "".join(path.read_text() for path in (ROOT / "l2l_ray").rglob("*.py"))
+    assert len(messages) > 5 and [message for message in messages if message not in said] == []

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from l2l_ray.config import EMBEDDED, RunConfig
+from l2l_ray.data.plain_pickle import plain_records
 from l2l_ray.errors import ConfigError
 from l2l_ray.files import replacing
 from l2l_ray.loop.inference.priors import Mllm, fill_all_priors
@@ -68,8 +68,7 @@ class Objects:
         sizes = {row["id"]: (row["width"], row["height"]) for row in content["images"]}
         names = {row["id"]: row["name"] for row in content["categories"]}
         found = content["annotations"]
-        with (folder / f"refs({config.data.split_by}).p").open("rb") as file:
-            refs = pickle.load(file)  # the package's own generator wrote it
+        refs = plain_records(folder / f"refs({config.data.split_by}).p")
         return cls(
             {sent_id: ref["ann_id"] for ref in refs for sent_id in ref["sent_ids"]},
             {row["id"]: _as_fractions(row["bbox"], *sizes[row["image_id"]]) for row in found},

@@ -9,7 +9,7 @@ Ray lets an actor that fits nowhere wait for ever without a word, so demand and 
 
 The terminal shows the driver's words only; what actors log is in the dashboard and in Ray's session folder.
 
-Not covered: growing clusters. With an autoscaler, start the nodes first.
+A cluster that grows is told by `cluster.autoscaled`: Ray does not tell what could still come.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import logging
 import math
 import os
 import signal
-import socket
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from l2l_ray.actors import session
 from l2l_ray.actors.environment import address_of
-from l2l_ray.actors.head import remove_folder
+from l2l_ray.actors.reach import require_answer
 from l2l_ray.config import ClusterConfig, RunConfig
 from l2l_ray.errors import ClusterError, L2LError
 
@@ -42,7 +42,6 @@ A = TypeVar("A")
 
 # The actors of a killed driver are gone a second or two after it.
 NAME_RELEASE_TIMEOUT_S = 30.0
-CONNECT_TIMEOUT_S = 10.0
 
 PREDEFINED_RESOURCES = ("CPU", "GPU", "memory", "object_store_memory")
 _SLACK = 1e-6  # fractional resources are sums of floats
@@ -114,13 +113,13 @@ def _remedy(missing: Mapping[str, float]) -> str:
 
 
 def check_resources(config: ClusterConfig) -> None:
-    """Compare what the run needs with what the connected cluster has.
+    """Compare what the run needs with what the connected cluster has, unless nodes come when they are asked for.
 
     Raises:
         ClusterError: Something is missing; says what, for whom, and what to change.
     """
-    if problem := shortage(needs(config), node_resources()):
-        raise ClusterError(problem)
+    if not config.autoscaled and (problem := shortage(needs(config), node_resources())):
+        raise ClusterError(f"{problem}; where an autoscaler adds nodes, set cluster.autoscaled")
 
 
 def node_resources() -> list[dict[str, float]]:
@@ -136,7 +135,7 @@ def connected(config: ClusterConfig) -> Iterator[str]:
     A connection that exists already is used and left as it was.
 
     Raises:
-        ClusterError: The address does not answer.
+        ClusterError: The address does not answer, or does not let us in.
     """
     if ray.is_initialized():
         yield "that of the connected cluster"
@@ -144,8 +143,8 @@ def connected(config: ClusterConfig) -> Iterator[str]:
     address = address_of(config)
     private = address is None
     if address is not None:
-        _require_answer(address)
-    with _private_folder() if private else nullcontext():
+        require_answer(address)
+    with _private_folder() if private else nullcontext() as folder:
         try:
             options = _private_options(config) if private else {}
             context = ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **options)
@@ -153,24 +152,11 @@ def connected(config: ClusterConfig) -> Iterator[str]:
             raise ClusterError(f"cannot reach Ray at {address!r}: {error}; `make cluster-up` starts one") from error
         with _sigterm_as_ctrl_c():
             try:
-                token = f" (token {os.environ['RAY_AUTH_TOKEN']})" if private and "RAY_AUTH_TOKEN" in os.environ else ""
+                path = folder / "auth_token" if folder else session.token_path(str(address))
+                token = f" (it asks for the token in {path})" if path is not None and path.exists() else ""
                 yield f"http://{context.dashboard_url}{token}" if context.dashboard_url else "off"
             finally:
                 ray.shutdown()
-
-
-def _require_answer(address: str) -> None:
-    """Refuse an address nobody listens at: Ray itself would try for ever."""
-    host, _, port = address.rpartition(":")
-    if "/" in address or not port.isdigit():
-        return  # ray://... and words like `auto`, which Ray resolves and checks itself
-    try:
-        socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
-    except OSError as error:
-        raise ClusterError(
-            f"no Ray cluster answers at {address}: {error}; `make cluster-up` starts one; unset RAY_ADDRESS and "
-            "cluster.address to use a private one"
-        ) from None
 
 
 def _private_options(config: ClusterConfig) -> dict[str, Any]:
@@ -182,15 +168,15 @@ def _private_options(config: ClusterConfig) -> dict[str, Any]:
 
 
 @contextmanager
-def _private_folder() -> Iterator[None]:
+def _private_folder() -> Iterator[Path]:
     """Keep Ray's session files apart from other clusters; a short path, because Unix socket names are limited."""
     before = os.environ.get("RAY_TMPDIR")
-    folder = tempfile.mkdtemp(prefix="l2l-ray-", dir=before)
-    os.environ["RAY_TMPDIR"] = folder
+    folder = session.new_folder(os.environ.get("RAY_AUTH_TOKEN"))
+    os.environ["RAY_TMPDIR"] = str(folder)
     try:
-        yield
+        yield folder
     finally:
-        remove_folder(folder)
+        session.remove_folder(folder)
         if before is None:
             del os.environ["RAY_TMPDIR"]
         else:

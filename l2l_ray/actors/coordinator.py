@@ -20,6 +20,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from l2l_ray.actors.cluster import own_error
+from l2l_ray.actors.logs import about, log_as
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import FREE_SPACE, ClusterError, L2LError
@@ -78,6 +79,7 @@ class Coordinator:
             config: The run's config.
             num_shards: Labelling shards of one round.
         """
+        log_as(config.run_name, NAME)
         self._run = RunFolder(config.run_dir, config)
         self._num_shards = num_shards
         labeling = [method for method in self._run.methods if stores_labels(method)]
@@ -111,6 +113,8 @@ class Coordinator:
             LedgerError: The ledger could not be written.
         """
         first = self._ledger.commit(entry)
+        with about(entry.method, entry.round, entry.shard):
+            logger.info("committed" if first else "was committed before")
         if first:
             self._count_labels(entry)
             await self._wake_waiting()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 
+from l2l_ray.actors import session
 from l2l_ray.config import ClusterConfig, RunConfig
 
 ENV_DEFAULTS = {
@@ -34,6 +35,9 @@ ENV_DEFAULTS = {
 # could not join it.
 LOOPBACK_ENV = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
+# What Ray reads of tokens; where one of them is set, no token is looked for.
+TOKEN_ENV = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
 
 def set_environment(config: RunConfig) -> None:
     """Set the environment for a job with this config; call before ray is imported."""
@@ -48,8 +52,9 @@ def address_of(config: ClusterConfig) -> str | None:
 def set_defaults(address: str | None) -> None:
     """Set every default whose variable is not set yet.
 
-    A cluster on this machine's loopback is reached over loopback. A private one lets in only who knows a fresh token:
-    Ray's own default writes a token to the user's home, which changes later clusters.
+    A cluster on this machine's loopback is reached over loopback, with the token of the one that this user started
+    there. A private one lets in only who knows a fresh token: Ray's own default writes a token to the user's home,
+    which changes later clusters.
 
     Args:
         address: Of the cluster to use; None = a private one.
@@ -57,8 +62,10 @@ def set_defaults(address: str | None) -> None:
     defaults = dict(ENV_DEFAULTS)
     if address is None or address.startswith(("127.0.0.1:", "localhost:")):
         defaults |= LOOPBACK_ENV
-    if address is None:
-        if "RAY_AUTH_MODE" not in os.environ:
-            defaults |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    if address is None and os.environ.get("RAY_AUTH_MODE", "token") == "token":
+        defaults |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    elif address is not None and not any(name in os.environ for name in TOKEN_ENV):
+        if (path := session.token_path(address)) is not None:
+            defaults |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

@@ -22,6 +22,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from l2l_ray.actors.cluster import actor_options, device_for, own_error, start_actor, wait_ready
 from l2l_ray.actors.coordinator import Coordinator, answer
+from l2l_ray.actors.logs import about, log_as
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
@@ -41,6 +42,7 @@ class LabelerActor:
         import torch
 
         torch.set_num_threads(config.cluster.threads_per_labeler)
+        log_as(config.run_name, name)
         self._name = name
         self._coordinator = coordinator
         self._meters = Meters(config.run_name)
@@ -64,7 +66,9 @@ class LabelerActor:
         # A repeated call may find its shard committed: the first attempt died between commit and answer.
         if answer(self._coordinator.has.remote((item.method, item.round, item.shard))):
             return 0
-        entry = self._engine.label(item.method, item.round, item.shard, item.version)
+        with about(item.method, item.round, item.shard):
+            entry = self._engine.label(item.method, item.round, item.shard, item.version)
+            logger.info("labeled %d texts in %.1f s", entry.num, entry.seconds)
         first = answer(self._coordinator.commit.remote(entry))
         self._meters.observe("l2l_label_shard_s", entry.seconds, actor=self._name)
         return entry.num if first else 0

@@ -9,6 +9,7 @@ twice is harmless. Who stores answers, and that nothing stored is asked again, i
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import time
@@ -21,12 +22,14 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
 from l2l_ray.actors.cluster import actor_options, device_for, own_error, start_actor, wait_answers
+from l2l_ray.actors.logs import log_as
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import PriorConfig, RunConfig
 from l2l_ray.errors import ClusterError
 from l2l_ray.loop.inference.priors import Answered, Question, answer_batch
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -113,6 +116,7 @@ class PriorActor:
         import torch
 
         torch.set_num_threads(num_threads)
+        log_as(run, name)
         self._name = name
         self._meters = Meters(run)
         self._mllm = MllmPrior.load(config)
@@ -148,6 +152,7 @@ class PriorActor:
     def _generate(self, questions: list[Question]) -> list[Reply]:
         started = time.monotonic()
         replies = answer_batch(self._mllm, questions)
+        logger.info("answered %d questions in %.1f s", len(replies), time.monotonic() - started)
         self._num_batches += 1
         self._num_answers += len(replies)
         self._meters.observe("l2l_prior_latency_s", time.monotonic() - started, actor=self._name)

@@ -11,6 +11,7 @@ place. That file is removed when a driver starts, because a torn one would end t
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -27,12 +28,14 @@ from ray.train import Checkpoint, CheckpointUploadMode, LoggingConfig
 from torch import nn
 
 from l2l_ray.actors.coordinator import ANSWER_TIMEOUT_S, Coordinator, answer
+from l2l_ray.actors.logs import log_as
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
 from l2l_ray.loop.state.position import Position, Stage
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.versions import Write, newest_checkpoint, publish
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 # Type checkers see Train v1's classes behind these names; at run time they are Train v2's.
 train_api: Any = ray.train
@@ -55,6 +58,7 @@ class RayHost:
         torch.set_num_threads(config.cluster.threads_per_worker)
         context = ray.train.get_context()
         self.rank: int = context.get_world_rank()
+        log_as(config.run_name, f"trainer-{self.rank}")
         self.world_size: int = context.get_world_size()
         self.device: torch.device = ray.train.torch.get_device()
         if self.device.type == "cuda":
@@ -62,6 +66,7 @@ class RayHost:
         self._run = run
         self._coordinator = coordinator
         self._last_progress = 0.0
+        self._told_of_end = False
         self._told: ray.ObjectRef[None] | None = None
         answer(coordinator.find_versions.remote())
 
@@ -100,6 +105,7 @@ class RayHost:
         name, checkpoint = position.folder_name, None
         if self.rank == 0:
             folder = publish(self._run, position, write, metrics)
+            logger.info("published %s", name)
             answer(self._coordinator.find_versions.remote())
             checkpoint = Checkpoint.from_directory(folder)
         ray.train.report(
@@ -112,6 +118,12 @@ class RayHost:
     def resume_point(self) -> Path | None:
         """Return the newest folder with a training state, as rank 0 sees it."""
         return self.broadcast(newest_checkpoint(self._run))
+
+    def leaves_soon(self) -> bool:
+        """Whether Ray was told that a rank's node will be taken away, such as a spot machine; once per notice."""
+        told = train_api.get_preemption_info() is not None
+        is_new, self._told_of_end = told and not self._told_of_end, told
+        return is_new
 
     def progress(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:
         """Tell the coordinator now and then, without waiting for it.

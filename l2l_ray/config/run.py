@@ -36,6 +36,11 @@ class RunConfig(Section):
         None, description="Folder of all runs and their cache; null = $L2L_HOME, else ~/l2l_runs"
     )
     resume: bool = Field(False, description="Continue an unfinished run from its last saved labels and training state")
+    resume_if_begun: bool = Field(
+        False,
+        description="Continue the run where one of this name was begun, else start it: for a command that a cluster "
+        "repeats after a failure",
+    )
     compare: tuple[str, ...] = Field(
         (),
         description="Selectors to run beside selector.name, from the same burn-in, for the table of results; "

@@ -351,6 +351,11 @@ class ClusterConfig(Section):
     """Who runs where on Ray; a move from laptop to cluster changes this section alone. `l2l run` reads none of it."""
 
     address: str | None = Field(None, description="Ray's address; null = RAY_ADDRESS, else a private local cluster")
+    autoscaled: bool = Field(
+        False,
+        description="Whether the cluster adds nodes for what actors ask: what it lacks at the start is then waited for "
+        "(start_timeout_s), not refused",
+    )
     num_priors: int = Field(1, ge=1, description="Prior actors; each holds the whole MLLM (ours)")
     prior_resources: Resources = Field(
         {"prior_gpu": 1.0}, description="Ray resources of one prior actor; {'GPU': 1} on GPU machines"

@@ -16,6 +16,7 @@ from l2l_ray.loop.state.position import Position, Stage
 from l2l_ray.loop.state.versions import Write
 
 T = TypeVar("T")
+LOOK_EVERY_STEPS = 10  # so often a rank asks whether its machine goes away: all ranks meet for the answer
 
 
 @runtime_checkable
@@ -49,6 +50,12 @@ class Host(Protocol):
 
     def resume_point(self) -> Path | None:
         """Return the newest folder to continue from, or None."""
+
+    def leaves_soon(self) -> bool:
+        """Whether a rank's machine was told that it will be taken away; True once per notice, on every rank.
+
+        Every rank asks equally often: under Ray they agree on the answer.
+        """
 
     def progress(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:
         """Report how many of a stage's steps are done; cheap."""

@@ -21,8 +21,8 @@ from l2l_ray.sweep.space import Space, Values, draw
 
 SEED_FIELDS = ("loop.seed", "data.split_seed")
 # Of a trial's config: which run it is and where it works, not what it does.
-_NOT_IN_ID = {"name", "run_root", "resume", "cluster"}
-_NOT_SWEPT = ("name", "run_root", "resume", "compare", "cluster")
+_NOT_IN_ID = {"name", "run_root", "resume", "resume_if_begun", "cluster"}
+_NOT_SWEPT = ("name", "run_root", "resume", "resume_if_begun", "compare", "cluster")
 _ID_DIGITS = 12
 
 
@@ -99,7 +99,7 @@ def trials_of(
         for seed in seeds:
             bare = with_values(config, {**values, **dict.fromkeys(SEED_FIELDS, seed), "compare": ()})
             name = trial_id(bare)
-            named = bare.model_copy(update={"name": f"{sweep_name}/{name}", "resume": False})
+            named = bare.model_copy(update={"name": f"{sweep_name}/{name}", "resume": False, "resume_if_begun": False})
             trials.setdefault(name, Trial(name, values, seed, named))
     _require_effect(space, list(trials.values()))
     return list(trials.values())

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from l2l_ray.actors import environment
+from l2l_ray.actors import environment, session
 from l2l_ray.config import ClusterConfig, RunConfig
 
 
@@ -30,18 +31,42 @@ def test_the_configured_address_comes_before_the_variable_and_neither_means_a_pr
     assert environment.address_of(ClusterConfig(address="10.0.0.1:6379")) == "10.0.0.1:6379"
 
 
+@pytest.fixture
+def new_shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """Give the environment of a shell that knows of no cluster; what is set in it ends with the test."""
+    for name in ("RAY_ADDRESS", *environment.TOKEN_ENV, *environment.LOOPBACK_ENV):
+        monkeypatch.setenv(name, "")  # so that the name is removed again, whoever sets it
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    return monkeypatch
+
+
 @pytest.mark.parametrize(
     ("address", "loopback", "token"),
     [(None, True, True), ("127.0.0.1:6379", True, False), ("10.0.0.1:6379", False, False)],
 )
-def test_only_a_cluster_of_this_machine_stays_on_loopback_and_only_a_private_one_gets_a_token(
-    monkeypatch: pytest.MonkeyPatch, address: str | None, loopback: bool, token: bool
+def test_only_a_cluster_of_this_machine_stays_on_loopback_and_only_a_private_one_gets_a_fresh_token(
+    new_shell: pytest.MonkeyPatch, address: str | None, loopback: bool, token: bool
 ) -> None:
-    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", *environment.LOOPBACK_ENV):
-        monkeypatch.delenv(name, raising=False)
     environment.set_environment(RunConfig(cluster=ClusterConfig(address=address)))
     assert all((os.environ.get(k) == v) is loopback for k, v in environment.LOOPBACK_ENV.items())
     assert ("RAY_AUTH_TOKEN" in os.environ) is token
+
+
+def test_the_token_of_a_cluster_of_this_machine_is_found_by_its_address(new_shell: pytest.MonkeyPatch) -> None:
+    folder = session.new_folder("secret")
+    (folder / "ray").mkdir()
+    (folder / "ray" / "ray_current_cluster").write_text("127.0.0.1:6379")
+    environment.set_defaults("127.0.0.1:6379")
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert os.environ["RAY_AUTH_TOKEN_PATH"] == str(folder / "auth_token")
+
+
+def test_a_token_that_the_user_gave_is_used_and_none_is_looked_for(new_shell: pytest.MonkeyPatch) -> None:
+    new_shell.setenv("RAY_AUTH_MODE", "disabled")
+    environment.set_defaults(None)
+    environment.set_defaults("127.0.0.1:6379")
+    assert not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
 
 
 def test_setting_it_does_not_import_ray() -> None:

@@ -1,4 +1,4 @@
-"""`make cluster-up` and `make cluster-down`: one head, found again, a job on it, and nothing left."""
+"""`make cluster-up` and `make cluster-down`: one head, found again, let in with its token alone, and nothing left."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 
-from l2l_ray.actors import head
+from l2l_ray.actors import head, processes
+from l2l_ray.actors.environment import TOKEN_ENV
 from l2l_ray.errors import ClusterError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -29,7 +32,7 @@ def _free_port() -> int:
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give a folder that stands for a checkout, and the environment of a new shell."""
-    for name in ("RAY_ADDRESS", "RAY_TMPDIR", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "L2L_HOME"):
+    for name in ("RAY_ADDRESS", "RAY_TMPDIR", "L2L_HOME", *TOKEN_ENV):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "checkout").mkdir()
     return tmp_path / "checkout"
@@ -49,25 +52,68 @@ def _make(checkout: Path, *words: str) -> str:
     return found.stdout
 
 
-def test_up_submit_down(checkout: Path) -> None:
+# A driver as `jobs/selfevolve.py` starts one: what it says is the cluster's dashboard, or the error.
+DRIVER = """
+from l2l_ray.actors.environment import set_environment
+from l2l_ray.config import RunConfig
+config = RunConfig()
+set_environment(config)
+from l2l_ray.actors.cluster import connected
+from l2l_ray.errors import ClusterError
+try:
+    with connected(config.cluster) as dashboard:
+        print("in:", dashboard)
+except ClusterError as error:
+    print("out:", error)
+"""
+
+
+def _driver(**variables: str) -> str:
+    """Run a driver in another terminal that knows the address alone, and what else is given."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    done = subprocess.run([sys.executable, "-c", DRIVER], env=environment, capture_output=True, text=True, timeout=120)
+    return done.stdout + done.stderr
+
+
+def _submit(running: head.Head, *words: str) -> subprocess.CompletedProcess[str]:
+    submit = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", *words]
+    environment = {**os.environ, **running.client_environment()}
+    return subprocess.run(submit, env=environment, capture_output=True, text=True, timeout=240)
+
+
+def test_up_attach_submit_down(checkout: Path) -> None:
     port = str(_free_port())
     first = _make(checkout, "up", port)
     running = head.Head(**json.loads((checkout / ".ray" / "head.json").read_text()))
     try:
         assert f"process {running.pid}" in first and f"http://127.0.0.1:{port}" in first
         assert _make(checkout, "up") == first, "the second start finds the first head"
+        assert os.stat(running.folder).st_mode & 0o777 == 0o700
+        shell = f". {checkout / '.ray' / 'env'}; env"
+        printed = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True).stdout.splitlines()
+        client = running.client_environment()
+        assert {f"{name}={value}" for name, value in client.items()} <= set(printed)
+        address = client["RAY_ADDRESS"]
+        assert _driver(RAY_ADDRESS=address).startswith(f"in: {running.dashboard} (it asks for the token in")
+        wrong = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "guess"}
+        assert "let us in: the token we have is not its token" in _driver(RAY_ADDRESS=address, **wrong)
+        assert "let us in: it asks for a token and we have none" in _driver(
+            RAY_ADDRESS=address, RAY_AUTH_MODE="disabled"
+        )
+        assert f"RAY_ADDRESS or cluster.address is {running.dashboard}" in _driver(RAY_ADDRESS=running.dashboard)
+        with pytest.raises(HTTPError, match="401"):
+            urlopen(f"{running.dashboard}/api/jobs/", timeout=30)
         code = "import os, sys; print(os.getcwd(), os.environ['L2L_HOME'], sys.executable)"
-        submit = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", running.dashboard, "--"]
-        job = subprocess.run([*submit, "python", "-c", code], capture_output=True, text=True, timeout=240)
+        job = _submit(running, "--", "python", "-c", code)
         assert f"{checkout} {checkout / 'runs'} {sys.executable}" in job.stdout, job.stdout + job.stderr
-        subprocess.run([*submit[:-1], "--no-wait", "--", "sleep", "987654"], capture_output=True, timeout=240)
+        _submit(running, "--no-wait", "--", "sleep", "987654")
         _wait_for_command("sleep\x00987654")
-        processes = head.started_by(running.pid)
-        assert set(_listening(list(processes))) <= {"127.0.0.1", "::1"}
+        started = processes.started_by(running.pid)
+        assert set(_listening(list(started))) <= {"127.0.0.1", "::1"}
     finally:
         last = _make(checkout, "down")
     assert last == "Ray is down\n"
-    assert not head.still_running(processes), "a job's own process goes with the head"
+    assert not processes.still_running(started), "a job's own process goes with the head"
     assert not os.path.exists(running.folder)
     assert "no Ray head" in _make(checkout, "down")
 

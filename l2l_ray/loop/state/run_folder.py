@@ -29,7 +29,7 @@ from l2l_ray.types import Skip
 
 _MADE_HERE: set[Path] = set()  # folders that this process began: no other one's is ever removed
 # Changing these between start and resume is harmless: they say where and how fast, not what.
-_FREE_TO_CHANGE = ("resume", "cluster", "run_root", "name")
+_FREE_TO_CHANGE = ("resume", "resume_if_begun", "cluster", "run_root", "name")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class RunFolder:
             ConfigError: An unfinished run lies there and `resume` is off; `resume` is on and there is none; its saved
                 config differs; or nothing can be written there.
         """
+        config = continued(config) if config.resume_if_begun else config
         folder = cls(config.run_dir, config)
         saved = folder.path / "config.yaml"
         if not saved.exists():

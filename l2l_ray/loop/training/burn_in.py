@@ -24,7 +24,7 @@ from l2l_ray.config import RunConfig, SelectorConfig, config_fields, field_value
 from l2l_ray.data.splits import folds
 from l2l_ray.errors import FREE_SPACE, CheckpointError
 from l2l_ray.files import locked, new_folder, replacing_folder
-from l2l_ray.loop.host import Host
+from l2l_ray.loop.host import LOOK_EVERY_STEPS, Host
 from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.state.checkpoint import read_position
 from l2l_ray.loop.state.position import Position, Stage
@@ -36,7 +36,7 @@ from l2l_ray.types import LabeledExample
 # Sections and fields that the burn-in does not depend on.
 NOT_IN_BURN_IN = {
     # which run, and where it works
-    *("name", "run_root", "resume", "compare", "cluster"),
+    *("name", "run_root", "resume", "resume_if_begun", "compare", "cluster"),
     # the labeled rows, their masks and their priors' keys are hashed themselves; split_seed also draws the folds
     *("data.root", "data.dataset", "data.split_by", "data.labeled_frac", "data.split_file", "data.mask_rule"),
     *("data.benchmark_frac", "data.val_from_labeled"),
@@ -104,7 +104,9 @@ class BurnIn:
         for step in range(start, steps):
             terms = self._steps.take(networks, "burn_in", step, step, rows)
             self._host.progress(Stage(None, number), step + 1, steps, terms)
-            if every and (step + 1) % every == 0 and self._host.rank == 0:
+            is_due = bool(every) and (step + 1) % every == 0
+            leaves = (step + 1) % LOOK_EVERY_STEPS == 0 and self._host.leaves_soon()
+            if (is_due or leaves) and self._host.rank == 0:
                 _save(networks, replacing_folder(partial), step + 1)
         if self._host.rank == 0:
             _save(networks, new_folder(folder), 0)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from l2l_ray.config import RunConfig, selector_for
 from l2l_ray.errors import ConfigError
-from l2l_ray.loop.host import Host
+from l2l_ray.loop.host import LOOK_EVERY_STEPS, Host
 from l2l_ray.loop.inference.inputs import ExampleSets
 from l2l_ray.loop.state.checkpoint import read_position
 from l2l_ray.loop.state.position import Position, Stage
@@ -163,7 +163,9 @@ class MethodTraining:
             for name, value in terms.items():
                 means[name] = means.get(name, 0.0) + value / loop.round_steps
             host.progress(Stage(self._method, round_index), step + 1, loop.round_steps, terms)
-            if loop.checkpoint_steps and (step + 1) % loop.checkpoint_steps == 0 and step + 1 < loop.round_steps:
+            is_due = bool(loop.checkpoint_steps) and (step + 1) % loop.checkpoint_steps == 0
+            leaves = (step + 1) % LOOK_EVERY_STEPS == 0 and host.leaves_soon()
+            if (is_due or leaves) and step + 1 < loop.round_steps:
                 here = replace(position, step=step + 1, means=dict(means))
                 host.publish(here, partial(self._networks.save, position=here, learner=self._learner), terms)
         return means

@@ -73,6 +73,16 @@ def test_a_run_of_another_version_of_the_code_is_not_resumed(smoke: RunConfig) -
         RunFolder.open(_with(smoke, resume=True))
 
 
+def test_a_command_that_is_repeated_starts_a_run_and_then_continues_it(smoke: RunConfig) -> None:
+    again = _with(smoke, resume_if_begun=True)
+    assert not RunFolder.open(again).create().config.resume
+    assert RunFolder.open(again).config.resume
+    RunFolder.open(again).create().mark_finished()
+    assert RunFolder.open(again).finished
+    with pytest.raises(ConfigError, match="started with other settings"):
+        RunFolder.open(_with(again, compare=("supervised",)))
+
+
 def test_a_name_that_nobody_used_cannot_be_resumed(smoke: RunConfig) -> None:
     with pytest.raises(
         ConfigError, match=r"no run in .*/smoke to continue \(runs there: none\); start it without --res"

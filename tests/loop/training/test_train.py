@@ -12,8 +12,11 @@ import pytest
 import torch
 
 from l2l_ray.errors import ConfigError
+from l2l_ray.loop.state.checkpoint import read_position
 from l2l_ray.loop.state.example_files import read_examples, write_examples
+from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.versions import newest_checkpoint
 from l2l_ray.loop.training.train import Job, train
 from l2l_ray.types import LabeledExample
 from tests.loop.training_only import BURN_IN_PARTS, TrainingOnly, burn_in_of
@@ -78,3 +81,30 @@ def test_rewards_never_come_from_val(whole_run: RunFolder, job: Job) -> None:
     val = {row.image_id for row in read_examples(whole_run.examples_path("val"))}
     assert val and not val & {row.image_id for row in job.sets["labeled"].examples}
     assert all(isinstance(row, LabeledExample) for row in job.sets["labeled"].examples)
+
+
+class _LeavesAt(TrainingOnly):
+    """A host whose machine is taken away: it is told before a step of round 0, and the process ends later on."""
+
+    def __init__(self, run: RunFolder, notice: int, end: int) -> None:
+        super().__init__(run, dies_at=(Stage("l2l", 0), end))
+        self._notice, self._asked = notice, 0
+
+    def leaves_soon(self) -> bool:
+        self._asked += 1
+        return self._asked == self._notice
+
+
+def test_a_notice_that_the_machine_goes_away_saves_the_steps_so_far(
+    copied: Copied, whole_run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("l2l_ray.loop.training.train.LOOK_EVERY_STEPS", 1)
+    run = copied(without=("FINISHED", "train", "evals", "panels"), compare=())
+    assert not run.config.loop.checkpoint_steps
+    with pytest.raises(KeyboardInterrupt):
+        train(run.config, run.path, _LeavesAt(run, notice=2, end=3))
+    newest = newest_checkpoint(run)
+    assert newest is not None and read_position(newest).step == 2
+    train(run.config, run.path, TrainingOnly(run))
+    for version in (1, 2):
+        assert weights(run.version_dir("l2l", version)) == weights(whole_run.version_dir("l2l", version)), version
