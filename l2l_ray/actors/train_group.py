@@ -109,9 +109,9 @@ class RayHost:
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )
 
-    def resume_point(self) -> Path | None:
-        """Return the newest folder with a training state, as rank 0 sees it."""
-        return self.broadcast(newest_checkpoint(self._run))
+    def resume_point(self, method: str) -> Path | None:
+        """Return the folder from which a method goes on, as rank 0 sees it."""
+        return self.broadcast(newest_checkpoint(self._run, method))
 
     def progress(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:
         """Tell the coordinator now and then, without waiting for it.

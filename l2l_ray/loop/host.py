@@ -47,8 +47,8 @@ class Host(Protocol):
         Every rank calls, rank 0 writes.
         """
 
-    def resume_point(self) -> Path | None:
-        """Return the newest folder to continue from, or None."""
+    def resume_point(self, method: str) -> Path | None:
+        """Return the folder from which a method goes on, or None."""
 
     def progress(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:
         """Report how many of a stage's steps are done; cheap."""
