@@ -11,6 +11,7 @@ Labelers read the first two (safetensors maps them into memory); nothing travels
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from l2l_ray.errors import FREE_SPACE, HEALS, CheckpointError
+from l2l_ray.files import replacing
 from l2l_ray.loop.state.digests import Digest, sealed, unsealed
 from l2l_ray.loop.state.position import Position
 
@@ -111,11 +113,15 @@ def read_position(folder: Path) -> Position:
     return _read_version(folder)[0]
 
 
-def problems_in(folder: Path) -> dict[str, str]:
+def problems_in(folder: Path, name: str | None = None) -> dict[str, str]:
     """Say what is wrong with the files of a version folder: name -> problem, nothing where all is as it was written.
 
     Where version.json itself is damaged, nothing can be said of the others. Of a folder of an older version nothing is
     known.
+
+    Args:
+        folder: The folder.
+        name: The one file to look at; None = all that version.json lists.
     """
     version = folder / "version.json"
     if not version.exists():
@@ -124,8 +130,25 @@ def problems_in(folder: Path) -> dict[str, str]:
         digests = _read_version(folder)[1]
     except CheckpointError:
         return {version.name: "its content is damaged" if version.stat().st_size else "it is empty"}
-    found = {name: digest.problem(folder / name) for name, digest in digests.items()}
-    return {name: problem for name, problem in found.items() if problem is not None}
+    wanted = [each for each in digests if name in (None, each)]
+    found = {each: digests[each].problem(folder / each) for each in wanted}
+    return {each: problem for each, problem in found.items() if problem is not None}
+
+
+def forget_files(folder: Path, names: Iterable[str]) -> None:
+    """Leave files out of version.json: they are about to be removed, and the folder is whole without them.
+
+    Raises:
+        CheckpointError: The folder is not a whole version, or the file could not be written.
+    """
+    path = folder / "version.json"
+    position, digests = _read_version(folder)
+    files = {name: asdict(digest) for name, digest in digests.items() if name not in set(names)}
+    try:
+        with replacing(path, durable=True) as temporary:
+            temporary.write_text(json.dumps(sealed({**asdict(position), "files": files})))
+    except OSError as error:
+        raise _not_written(path, error) from error
 
 
 def _read_version(folder: Path) -> tuple[Position, dict[str, Digest]]:
@@ -141,9 +164,10 @@ def _require_whole(path: Path) -> None:
     """Refuse a file that is not what version.json beside it says; where there is none, it cannot be told."""
     if not (path.parent / "version.json").exists():
         return
-    digest = _read_version(path.parent)[1].get(path.name)
-    if digest is not None and (problem := digest.problem(path)) is not None:
-        raise CheckpointError(f"cannot read {path}: {problem}; {HEALS}")
+    problem = problems_in(path.parent, path.name)
+    if problem:
+        told = ", ".join(f"{name}: {what}" for name, what in problem.items())
+        raise CheckpointError(f"cannot read {path}: {told}; {HEALS}")
 
 
 def _misfit(path: Path, what: str) -> CheckpointError:

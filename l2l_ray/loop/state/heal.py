@@ -18,11 +18,12 @@ versions before.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from l2l_ray.errors import FREE_SPACE, DataError
-from l2l_ray.loop.state.checkpoint import TRAINING_FILES
+from l2l_ray.loop.state.checkpoint import TRAINING_FILES, forget_files
 from l2l_ray.loop.state.digests import Digests, give_up
 from l2l_ray.loop.state.ledger import Ledger
 from l2l_ray.loop.state.position import Position, Stage
@@ -90,19 +91,22 @@ class _Healing:
             self._tell(entry.path, problem, "labeled again")
             self._ledger.revoke(entry.key)
             self._move(entry.path)
-        for (method, round_index), num in found.lost_labels.items():
-            what = f"{counted(num, 'shard')} of {Stage(method, round_index).label}"
-            self._say(f"lost       ledger.jsonl: {what}, though they were trained on; labeled again")
-        for place, problem in found.states.items():
+        if len(found.lost_labels) > len(found.ledger_lines):  # else they are those of the damaged lines
+            lost = Counter(Stage(method, round_index).label for method, round_index, _ in found.lost_labels)
+            what = ", ".join(f"{counted(num, 'shard')} of {label}" for label, num in lost.items())
+            self._say(f"lost       ledger.jsonl: {what}, though a version was trained on them; labeled again")
+        for key in found.lost_labels:
+            self._ledger.revoke(key)
+        for place, problem in found.states:
             self._tell(f"train/{place.folder_name}", problem, "training goes on from the state before it")
             self._state(place)
-        for place, problem in found.versions.items():
+        for place, problem in found.versions:
             back = f"{place.method} goes back to " + (
                 f"version {place.version - 1}" if place.version else "the burn-in"
             )
             self._tell(f"train/{place.folder_name}", problem, f"{back}; what came after it is made again")
         for method in self._run.methods:
-            if broken := [place.version for place in found.versions if place.method == method]:
+            if broken := [place.version for place, _ in found.versions if place.method == method]:
                 self._roll_back(method, min(broken))
 
     def _tell(self, name: str, problem: str, remedy: str) -> None:
@@ -132,6 +136,8 @@ class _Healing:
         folder = f"train/{place.folder_name}"
         for name in [folder] if place.step else [f"{folder}/{file}" for file in TRAINING_FILES]:
             self._move(name)
+        if not place.step:
+            forget_files(self._run.path / folder, TRAINING_FILES)
 
     def _roll_back(self, method: str, version: int) -> None:
         """Set aside a version and all that was made with it or after it, the last first."""

@@ -33,12 +33,12 @@ def append_line(path: Path, record: dict[str, Any], durable: bool = False) -> No
         OSError: The line could not be written; the file is as it was before.
     """
     line = (json.dumps(record) + "\n").encode()
-    with path.open("ab+") as file:
+    with path.open("ab+", buffering=0) as file:  # a buffer would be written again when the file is closed
         lock_file(file)  # closing it lets the next one in
         size = _cut_torn_line(file)
         try:
-            file.write(line)
-            file.flush()
+            while line:
+                line = line[file.write(line) :]
             if durable:
                 os.fsync(file.fileno())
         except OSError:

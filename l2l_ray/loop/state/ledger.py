@@ -94,6 +94,7 @@ class Ledger:
         self._entries: dict[Key, LedgerEntry] = {}
         self._epoch_of: dict[Key, int] = {}
         self._newest = 0  # of the lines' epochs
+        self.revoked: set[Key] = set()  # open again, and not committed since
         self.damaged: list[tuple[int, bytes]] = []  # lines that are not read, by number from 1
         for number, line in enumerate(read_lines(path), start=1):
             try:
@@ -112,6 +113,7 @@ class Ledger:
             return False
         self._append(asdict(entry), f"cannot commit shard {entry.key} to")
         self._entries[entry.key] = entry
+        self.revoked.discard(entry.key)
         return True
 
     def revoke(self, key: Key) -> None:
@@ -122,6 +124,7 @@ class Ledger:
         """
         self._append({"revoked": list(key)}, f"cannot revoke shard {key} in")
         self._entries.pop(key, None)
+        self.revoked.add(key)
 
     def drop_damaged(self) -> None:
         """Leave out of the file the lines that are not read.
@@ -176,11 +179,13 @@ class Ledger:
         if "revoked" in record:
             method, round_index, shard = record["revoked"]
             self._entries.pop((method, round_index, shard), None)
+            self.revoked.add((method, round_index, shard))
         else:
             entry = LedgerEntry(**record)
             # A later holder did not see the line when it began, and committed the shard again.
             if entry.key not in self._entries or epoch > self._epoch_of[entry.key]:
                 self._entries[entry.key] = entry
+                self.revoked.discard(entry.key)
                 self._epoch_of[entry.key] = epoch
         self._newest = epoch
 
@@ -220,9 +225,7 @@ def read_shard(path: Path) -> list[PseudoLabel]:
     try:
         rows = pq.read_table(path, page_checksum_verification=True).to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise LedgerError(
-            f"shard {path} is in the ledger but cannot be read: {error}; {HEALS}"
-        ) from error
+        raise LedgerError(f"shard {path} is in the ledger but cannot be read: {error}; {HEALS}") from error
     return [_from_row(row, path) for row in rows]
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from l2l_ray.loop.state.checkpoint import TRAINING_FILES, problems_in
 from l2l_ray.loop.state.digests import Digest, Digests
-from l2l_ray.loop.state.ledger import Ledger, LedgerEntry, num_shards
+from l2l_ray.loop.state.ledger import Key, Ledger, LedgerEntry, num_shards
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.selector.registry import stores_labels
@@ -32,9 +32,9 @@ class Findings:
 
     ledger_lines: list[int] = field(default_factory=list)  # numbers from 1
     shards: list[tuple[LedgerEntry, str]] = field(default_factory=list)  # with what is wrong
-    lost_labels: dict[tuple[str, int], int] = field(default_factory=dict)  # (method, round) -> shards without a line
-    versions: dict[Position, str] = field(default_factory=dict)  # they must be trained again
-    states: dict[Position, str] = field(default_factory=dict)  # training cannot go on from them
+    lost_labels: list[Key] = field(default_factory=list)  # without a line, though a version was trained on them
+    versions: list[tuple[Position, str]] = field(default_factory=list)  # they must be trained again
+    states: list[tuple[Position, str]] = field(default_factory=list)  # training cannot go on from them
     files: dict[str, str] = field(default_factory=dict)  # tables, priors, evaluations, results
     unknown: list[str] = field(default_factory=list)  # whole tables that nothing was promised of
     num_files: int = 0
@@ -87,23 +87,19 @@ def _check_versions(run: RunFolder, method: str, entries: Iterable[LedgerEntry],
     used = {entry.version for entry in entries if entry.method == method}
     used |= {place.version for place in _places(run.path / "evals") if place.method == method}
     for version in set(range(max(there | used, default=-1) + 1)) - there:
-        found.versions[Position(method, version)] = "it is missing"
-    is_over = run.config.loop.rounds in there
+        found.versions.append((Position(method, version), "it is missing"))
     for place in places:
         folder = run.train_dir / place.folder_name
         for path in folder.iterdir():
             _count(found, path)
         problems = problems_in(folder)
         spare = {name: problems.pop(name) for name in TRAINING_FILES if name in problems}
-        needs_state = place == places[-1] and not is_over
-        if not (folder / "train_state.pt").exists() and not needs_state:  # pruned, or set aside
-            spare = {name: problem for name, problem in spare.items() if (folder / name).exists()}
         if place.step and (problems or spare):
-            found.states[place] = _words({**problems, **spare})
+            found.states.append((place, _words({**problems, **spare})))
         elif problems:
-            found.versions[place] = _words(problems)
+            found.versions.append((place, _words(problems)))
         elif spare:
-            found.states[place] = _words(spare)
+            found.states.append((place, _words(spare)))
 
 
 def _check_labels(run: RunFolder, ledger: Ledger, found: Findings) -> None:
@@ -114,8 +110,8 @@ def _check_labels(run: RunFolder, ledger: Ledger, found: Findings) -> None:
     expected = num_shards(pq.read_metadata(unlabeled).num_rows, run.config.loop.shard_size)
     for method in filter(stores_labels, run.methods):
         for round_index in range(max(run.published(method), default=0)):
-            if missing := expected - len(ledger.entries(method, round_index)):
-                found.lost_labels[method, round_index] = missing
+            keys = {(method, round_index, shard) for shard in range(expected)}
+            found.lost_labels += sorted(keys - ledger.keys() - ledger.revoked)
 
 
 def _places(parent: Path) -> list[Position]:

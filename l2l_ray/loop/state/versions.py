@@ -16,6 +16,7 @@ from pathlib import Path
 
 from l2l_ray.errors import FREE_SPACE, CheckpointError
 from l2l_ray.files import new_folder
+from l2l_ray.loop.state.checkpoint import forget_files
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
 
@@ -70,6 +71,7 @@ def prune_train_states(run: RunFolder, method: str, keep: int = KEPT_TRAIN_STATE
             if position.step:
                 shutil.rmtree(folder)
             else:
+                forget_files(folder, ["train_state.pt"])
                 (folder / "train_state.pt").unlink()
 
 
