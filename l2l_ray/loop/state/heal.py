@@ -100,14 +100,18 @@ class _Healing:
         for place, problem in found.states:
             self._tell(f"train/{place.folder_name}", problem, "training goes on from the state before it")
             self._state(place)
+        first = {
+            method: min(p.version for p, _ in found.versions if p.method == method)
+            for method in {str(p.method) for p, _ in found.versions}
+        }
         for place, problem in found.versions:
-            back = f"{place.method} goes back to " + (
-                f"version {place.version - 1}" if place.version else "the burn-in"
-            )
-            self._tell(f"train/{place.folder_name}", problem, f"{back}; what came after it is made again")
-        for method in self._run.methods:
-            if broken := [place.version for place, _ in found.versions if place.method == method]:
-                self._roll_back(method, min(broken))
+            remedy = "trained again"
+            if place.version == first[str(place.method)]:
+                back = f"version {place.version - 1}" if place.version else "the burn-in"
+                remedy = f"{place.method} goes back to {back}, and what came after it is made again"
+            self._tell(f"train/{place.folder_name}", problem, remedy)
+        for method, version in first.items():
+            self._roll_back(method, version)
 
     def _tell(self, name: str, problem: str, remedy: str) -> None:
         moved = f"moved to {self._place}, " if (self._run.path / name).exists() else ""

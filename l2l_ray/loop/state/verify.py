@@ -44,8 +44,8 @@ class Findings:
     @property
     def num_damaged(self) -> int:
         """How many things are damaged or lost."""
-        parts = (self.ledger_lines, self.shards, self.lost_labels, self.versions, self.states, self.files)
-        return sum(len(part) for part in parts)
+        lines = max(len(self.ledger_lines), len(self.lost_labels))  # a damaged line is a lost label, if not of now
+        return lines + sum(len(part) for part in (self.shards, self.versions, self.states, self.files))
 
 
 def check(run: RunFolder) -> Findings:

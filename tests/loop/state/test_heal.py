@@ -87,7 +87,7 @@ def test_a_shard_is_revoked_and_open_again(run: RunFolder, harm: str) -> None:
 @pytest.mark.parametrize("file", ["teacher.safetensors", "version.json"])
 def test_a_method_goes_back_to_the_version_before(run: RunFolder, file: str, harm: str) -> None:
     line = _harmed(run, f"train/l2l-v0001/{file}", harm)
-    assert f"train/l2l-v0001: {file}: it" in line and "l2l goes back to version 0; what came after it" in line
+    assert f"train/l2l-v0001: {file}: it" in line and "l2l goes back to version 0, and what came after it" in line
     assert run.published("l2l") == {0}
     assert newest_checkpoint(run, "l2l") in (run.train_dir / "l2l-v0000", None)
     assert {key for key in Ledger(run.ledger_path).keys() if key[0] == "l2l"} == {("l2l", 0, s) for s in range(3)}
