@@ -122,13 +122,23 @@ def prepare(config: RunConfig, run: RunFolder) -> RunData:
     data, skips = _usable(config, run.methods, candidates)
     record = DataRecord() if config.data.root == EMBEDDED else candidates.record(DataRecord())
     run.create()
-    run.save_skips(skips)
-    _save(run, data.facts, record)
+    if not lost:
+        _keep_what_was_decided(run, data.facts, record, skips)
     for name in reversed(data.prior_order):  # "labeled" last: it marks the set as complete
         path = run.examples_path(name)
-        write_examples(path, data.examples(name), before.get(path.relative_to(run.path).as_posix()))
-        run.promise(path)
+        if not path.exists():
+            write_examples(path, data.examples(name), before.get(path.relative_to(run.path).as_posix()))
+            run.promise(path)
+    _keep_what_was_decided(run, data.facts, record, skips)  # after the tables, where these could not be made again
     return data
+
+
+def _keep_what_was_decided(run: RunFolder, facts: Facts, record: DataRecord, skips: Sequence[Skip]) -> None:
+    """Write what is not there yet beside the tables."""
+    if not (run.path / "skips.jsonl").exists():
+        run.save_skips(skips)
+    if not run.data_path.exists():
+        _save(run, facts, record)
 
 
 def require_same_data(config: RunConfig, run: RunFolder) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from l2l_ray.config import RunConfig
 from l2l_ray.errors import DataError
 from l2l_ray.loop.evaluation.evaluate import Evaluations
 from l2l_ray.loop.inference.priors import lacks_priors
@@ -20,6 +22,7 @@ from l2l_ray.loop.state.verify import check
 from l2l_ray.loop.state.versions import newest_checkpoint
 from l2l_ray.wording import counted
 from tests.damage import HARMS, copy_of, flip, killed_before
+from tests.loop.partly_labeled import config_of, set_mask, write_partly
 from tests.whole_run import assert_same, changed, outcome, single_thread
 
 SHARD = "l2l/labels/r000-s00001.parquet"
@@ -127,22 +130,21 @@ def test_tables_are_written_again_as_they_were(run: RunFolder, name: str, harm: 
     assert check(run).num_damaged == 0
 
 
-def test_a_table_that_cannot_be_made_again_as_it_was_is_refused(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flip(run.path / "examples" / "val.parquet")
-    _healed(run)
-    from l2l_ray.data.refer import ReferDataset
-
-    real = ReferDataset.labeled_examples
-
-    def fewer(self, chosen, **given):  # type: ignore[no-untyped-def]
-        found, skips = real(self, chosen, **given)
-        return (found[1:] if chosen == "val" else found), skips
-
-    monkeypatch.setattr(ReferDataset, "labeled_examples", fewer)
-    with pytest.raises(DataError, match=r"val\.parquet was lost and cannot be made again as it was: the data or this"):
-        prepare(run.config, run)
+def test_a_table_that_cannot_be_made_again_as_it_was_is_refused(smoke: RunConfig, tmp_path: Path) -> None:
+    root = write_partly(tmp_path / "data", 6, {0, 1, 2})
+    config = config_of(smoke, root)
+    prepare(config, RunFolder.open(config))
+    again = RunFolder.open(changed(config, resume=True))
+    with again.held("a local run") as run:
+        flip(run.examples_path("labeled"))
+        run.data_path.unlink()
+        _healed(run)
+        set_mask(root, 1, [[1.0, 1, 20, 1, 20, 20]])
+        with pytest.raises(
+            DataError, match=r"labeled\.parquet was lost and cannot be made again as it was: the data or"
+        ):
+            prepare(run.config, run)
+        assert not run.data_path.exists()
 
 
 def _lines(run: RunFolder) -> list[bytes]:
