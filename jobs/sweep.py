@@ -124,7 +124,7 @@ def main(words: list[str]) -> int:
     """
     own, rest = read_words(words)
     try:
-        config = load_config(rest, "sweep")
+        config = load_config(rest, "sweep").rooted()  # trials find the folder where this process does
         name = own.sweep_name or f"sweep-{Path(own.space).stem}"
         trials = trials_of(config, read_space(own.space, config), name, own.seeds, own.samples, own.draw_seed)
         folder = SweepFolder(config.root / name)

@@ -14,6 +14,7 @@ Source: ours; the tree-as-docstring follows httpx.
 import re
 
 FREE_SPACE = "free some space and start again with --resume"  # the remedy wherever a run cannot write
+HEALS = "start again with --resume, which finds what is damaged and makes it again"  # wherever a run cannot read
 
 
 class L2LError(Exception):

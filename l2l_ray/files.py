@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from l2l_ray.errors import DataError, L2LError
 
@@ -67,10 +68,10 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         if durable:
-            _sync(temporary)
+            sync(temporary)
         os.replace(temporary, path)
         if durable:
-            _sync(path.parent)
+            sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -100,9 +101,12 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, durable: bool = False) -> Iterator[Path]:
     """Give an empty folder under a temporary name, which becomes `path`; when the block fails, it is removed.
 
+    Args:
+        path: The folder.
+        durable: Return only when the folder and all in it would survive a power loss.
     Raises:
         FileExistsError: `path` was there when the block ended; it stays as it is, and what was written is removed.
         OSError: The folder cannot be made or renamed.
@@ -113,12 +117,16 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        for place in [*temporary.rglob("*"), temporary] if durable else ():
+            sync(place)
         try:
             os.replace(temporary, path)
         except OSError as error:
             if path.exists():  # the system says "not empty" or "not a folder", by what is there
                 raise FileExistsError(error.errno, "it was made meanwhile", str(path)) from error
             raise
+        if durable:
+            sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -164,23 +172,40 @@ def locked(path: Path, timeout_s: float | None = None) -> Iterator[None]:
         TimeoutError: Another process held it all the time.
         OSError: The file cannot be made.
     """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     with path.open("ab") as file:
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_file(file, wait=False)
                 break
             except BlockingIOError:
                 if deadline is not None and time.monotonic() >= deadline:
                     raise TimeoutError(errno.ETIMEDOUT, "another process holds it", str(path)) from None
                 time.sleep(_LOCK_POLL_S)
         yield  # closing the file lets the next one in
+
+
+def lock_file(file: IO[bytes], wait: bool = True) -> None:
+    """Lock an open file until it is closed; other openings of it wait meanwhile. Without effect on Windows.
+
+    Raises:
+        BlockingIOError: Another opening holds it, and `wait` is off.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def sync(path: Path) -> None:
+    """Return only when a file's content, or which names a folder holds, would survive a power loss."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _beside(path: Path, ending: str) -> Path:
@@ -193,11 +218,3 @@ def _remove(folder: Path) -> None:
     if folder.is_symlink():
         folder.unlink()
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -42,14 +42,17 @@ def ray_config(root: Path, name: str, num_workers: int = 1) -> RunConfig:
 
 @contextmanager
 def started_job(config: RunConfig, address: str, *words: str) -> Iterator[subprocess.Popen[str]]:
-    """Start `jobs/selfevolve.py` as a user would, on the cluster at `address`; it does not outlive the block."""
-    file = Path(str(config.run_root)) / f"{config.run_name}.yaml"
+    """Start `jobs/selfevolve.py` as a user would, on the cluster at `address`; it does not outlive the block.
+
+    The run root is told by `L2L_HOME`, in the job's environment alone: actors must find it in their config.
+    """
+    file = config.root / f"{config.run_name}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_config(config, file)
+    save_config(config.model_copy(update={"run_root": None}), file)
     job = subprocess.Popen(
         [sys.executable, "jobs/selfevolve.py", "--config", str(file), *words],
         cwd=ROOT,
-        env={**os.environ, "RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "RAY_ADDRESS": address, "PYTHONPATH": str(ROOT), "L2L_HOME": str(config.root)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

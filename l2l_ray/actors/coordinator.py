@@ -69,21 +69,22 @@ def answer(ref: ray.ObjectRef[T], timeout_s: float = ANSWER_TIMEOUT_S) -> T:
 class Coordinator:
     """Ledger, versions and progress of one run.
 
-    Example: `ray.remote(Coordinator).options(name="coordinator").remote(config, 12)`
+    Example: `ray.remote(Coordinator).options(name="coordinator").remote(config, 12, 1)`
     """
 
-    def __init__(self, config: RunConfig, num_shards: int) -> None:
+    def __init__(self, config: RunConfig, num_shards: int, epoch: int) -> None:
         """Read everything that lies in the run folder.
 
         Args:
             config: The run's config.
             num_shards: Labelling shards of one round.
+            epoch: That of the driver, who holds the folder.
         """
         log_as(config.run_name, NAME)
-        self._run = RunFolder(config.run_dir, config)
+        self._run = RunFolder(config.run_dir, config, epoch)
         self._num_shards = num_shards
         labeling = [method for method in self._run.methods if stores_labels(method)]
-        self._ledger = Ledger(self._run.ledger_path)
+        self._ledger = Ledger(self._run.ledger_path, epoch)
         self._changed = asyncio.Condition()
         self._waits: list[str] = []  # what train workers wait for now, one entry per waiting rank
         self._meters = Meters(config.run_name)
@@ -110,7 +111,7 @@ class Coordinator:
         """Commit a shard; False when it was committed before.
 
         Raises:
-            LedgerError: The ledger could not be written.
+            LedgerError: The ledger could not be written, or the driver was taken over.
         """
         first = self._ledger.commit(entry)
         with about(entry.method, entry.round, entry.shard):

@@ -34,6 +34,8 @@ from l2l_ray.loop.evaluation.evaluate import Evaluations, finish
 from l2l_ray.loop.inference.engine import EvalPart
 from l2l_ray.loop.inference.priors import fill_all_priors, lacks_priors
 from l2l_ray.loop.progress import Console, closing_text, finished_text
+from l2l_ray.loop.state.heal import heal, is_settled
+from l2l_ray.loop.state.lease import require_current
 from l2l_ray.loop.state.ledger import Ledger
 from l2l_ray.loop.state.opening import opening_text
 from l2l_ray.loop.state.plan import EvalItem, Plan, WorkItem
@@ -54,24 +56,27 @@ def run(config: RunConfig) -> Path:
         L2LError: Bad input or config, a cluster too small, a role that failed for good, a full disk.
         KeyboardInterrupt: Ctrl-C or SIGTERM; everything has been released.
     """
+    config = config.rooted()  # actors, train workers and trials find the folder where this process does
     folder = RunFolder.open(config)
     console = Console(config, every_s=config.cluster.progress_every_s)
-    if folder.finished:
+    if is_settled(folder):
         require_same_data(config, folder)
         console.say(finished_text(folder))
         return folder.path
-    with folder.removed_when_refused(), connected(config.cluster) as dashboard:
-        check_resources(config.cluster)
-        console.say(f"dashboard  {dashboard}")
-        data = prepare(config, folder)
-        console.say(f"run folder {folder.path}\n{opening_text(config, data, folder.skips())}")
-        plan, evaluations = data.plan(config, folder.methods), Evaluations(folder)
-        published = {method: folder.published(method) for method in folder.methods}
-        plan.restore(Ledger(folder.ledger_path).keys(), evaluations.mean_ious(), published)
-        with started_roles(config, folder, data) as roles:
-            hand_out_work(plan, evaluations, roles, folder, data, console)
-    figures = finish(config, folder, plan, evaluations)
-    console.say(closing_text(folder, figures))
+    with folder.held("a Ray job", console.say) as folder:
+        with connected(config.cluster) as dashboard:
+            check_resources(config.cluster)
+            console.say(f"dashboard  {dashboard}")
+            heal(folder, console.say)
+            data = prepare(config, folder)
+            console.say(f"run folder {folder.path}\n{opening_text(config, data, folder.skips())}")
+            plan, evaluations = data.plan(config, folder.methods), Evaluations(folder)
+            published = {method: folder.published(method) for method in folder.methods}
+            plan.restore(Ledger(folder.ledger_path).keys(), evaluations.mean_ious(), published)
+            with started_roles(config, folder, data) as roles:
+                hand_out_work(plan, evaluations, roles, folder, data, console)
+        figures = finish(config, folder, plan, evaluations)
+        console.say(closing_text(folder, figures))
     return folder.path
 
 
@@ -124,7 +129,7 @@ def started_roles(config: RunConfig, folder: RunFolder, data: RunData) -> Iterat
     """Start all roles, and release them at the end whatever happens."""
     namespace = namespace_of(config)
     options = actor_options(NAME, namespace, {}) | ACTOR_OPTIONS
-    coordinator = start_actor(Coordinator, options, config, data.num_shards(config))
+    coordinator = start_actor(Coordinator, options, config, data.num_shards(config), folder.epoch)
     pools: list[PriorPool | LabelerPool] = []
     threads: list[Background[Any]] = []
     reason = "the driver ended the run early"
@@ -161,6 +166,7 @@ def hand_out_work(
     """
     while not (plan.finished and roles.training.done):
         roles.check()
+        require_current(folder.path, folder.epoch)
         all_is_told = roles.training.done and roles.prior_filling.done  # looked at before the news: none comes after it
         for name in data.prior_order:
             if folder.priors_path(name).exists():

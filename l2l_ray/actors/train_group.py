@@ -115,9 +115,9 @@ class RayHost:
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )
 
-    def resume_point(self) -> Path | None:
-        """Return the newest folder with a training state, as rank 0 sees it."""
-        return self.broadcast(newest_checkpoint(self._run))
+    def resume_point(self, method: str) -> Path | None:
+        """Return the folder from which a method goes on, as rank 0 sees it."""
+        return self.broadcast(newest_checkpoint(self._run, method))
 
     def leaves_soon(self) -> bool:
         """Whether Ray was told that a rank's node will be taken away, such as a spot machine; once per notice."""

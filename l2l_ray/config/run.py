@@ -101,8 +101,12 @@ class RunConfig(Section):
 
     @property
     def root(self) -> Path:
-        """Absolute run root: explicit, else $L2L_HOME, else ~/l2l_runs."""
+        """Absolute run root: explicit, else this process's $L2L_HOME, else ~/l2l_runs."""
         return Path(self.run_root or os.environ.get("L2L_HOME") or Path.home() / "l2l_runs").expanduser().absolute()
+
+    def rooted(self) -> Self:
+        """Return this config with its run root written out, so that every process it is handed to finds the same."""
+        return self.model_copy(update={"run_root": str(self.root)})
 
     @property
     def run_name(self) -> str:

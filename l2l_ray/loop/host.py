@@ -48,8 +48,8 @@ class Host(Protocol):
         Every rank calls, rank 0 writes.
         """
 
-    def resume_point(self) -> Path | None:
-        """Return the newest folder to continue from, or None."""
+    def resume_point(self, method: str) -> Path | None:
+        """Return the folder from which a method goes on, or None."""
 
     def leaves_soon(self) -> bool:
         """Whether a rank's machine was told that it will be taken away; True once per notice, on every rank.

@@ -22,6 +22,8 @@ from l2l_ray.loop.progress import (
     closing_text,
     finished_text,
 )
+from l2l_ray.loop.state.heal import heal, is_settled
+from l2l_ray.loop.state.lease import require_current
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
 from l2l_ray.loop.state.opening import opening_text
 from l2l_ray.loop.state.plan import EvalItem, LabelItem, Plan
@@ -51,20 +53,22 @@ def run_local(
     Raises:
         L2LError: Anything wrong with input, config or disk; what is committed stays.
     """
+    config = config.rooted()
     console = console or Console(config, stream=None)
     run = RunFolder.open(config)
-    with run.removed_when_refused():
-        if run.finished:
-            require_same_data(config, run)
-            console.say(finished_text(run))
-            return run
+    if is_settled(run):
+        require_same_data(config, run)
+        console.say(finished_text(run))
+        return run
+    with run.held("a local run", console.say) as run:
+        heal(run, console.say)
         data = prepare(config, run)
         console.say(f"run folder {run.path}\n{opening_text(config, data, run.skips())}")
         watch = Watch(config, run, data, console)
         watch.begin("the language model is loading" if lacks_priors(run, data) else "the models are loading")
         fill_all_priors(config, run, data, mllm or LocalMllm(config.prior), watch.asked)
         engine = make_engine(config, run.path)
-        ledger, evaluations = Ledger(run.ledger_path), Evaluations(run)
+        ledger, evaluations = Ledger(run.ledger_path, run.epoch), Evaluations(run)
         plan = data.plan(config, run.methods)
         for name in data.prior_order:
             plan.priors_ready(name)
@@ -177,15 +181,16 @@ class LocalHost:
 
     def publish(self, position: Position, write: Write, metrics: dict[str, float]) -> None:
         """Write the training state; a version is then evaluated and labels what it unlocks."""
+        require_current(self._run.path, self._run.epoch)
         publish(self._run, position, write, metrics)
         if position.step == 0:
             log_versions(self._run)
             self._plan.publish(str(position.method), position.version)
             self.work()
 
-    def resume_point(self) -> Path | None:
-        """Return the newest folder by (method, version, step)."""
-        return newest_checkpoint(self._run)
+    def resume_point(self, method: str) -> Path | None:
+        """Return the folder from which a method goes on."""
+        return newest_checkpoint(self._run, method)
 
     def leaves_soon(self) -> bool:
         """Return False: nobody tells a process that is alone."""

@@ -35,7 +35,7 @@ def run(smoke: RunConfig) -> RunFolder:
 
 def test_the_first_commit_of_a_shard_wins(run: RunFolder) -> None:
     async def story() -> None:
-        coordinator = Coordinator(run.config, 2)
+        coordinator = Coordinator(run.config, 2, 1)
         assert await coordinator.commit(_entry(0))
         assert not await coordinator.commit(_entry(0))
         assert await coordinator.has(("l2l", 0, 0)) and not await coordinator.has(("l2l", 0, 1))
@@ -46,7 +46,7 @@ def test_the_first_commit_of_a_shard_wins(run: RunFolder) -> None:
 
 def test_labels_wake_the_waiter_when_the_last_shard_is_in(run: RunFolder) -> None:
     async def story() -> list[str] | None:
-        coordinator = Coordinator(run.config, 2)
+        coordinator = Coordinator(run.config, 2, 1)
         waiter = asyncio.create_task(coordinator.wait_labels("l2l", 0, 10.0))
         await coordinator.commit(_entry(1))
         await asyncio.sleep(0.05)
@@ -60,7 +60,7 @@ def test_labels_wake_the_waiter_when_the_last_shard_is_in(run: RunFolder) -> Non
 
 def test_it_shows_what_training_waits_for_while_it_waits(run: RunFolder) -> None:
     async def story() -> None:
-        coordinator = Coordinator(run.config, 1)
+        coordinator = Coordinator(run.config, 1, 1)
         labels = asyncio.create_task(coordinator.wait_labels("l2l", 0, 10.0))
         await asyncio.sleep(0.05)
         assert (await coordinator.status()).training_waits_for == "the labels of l2l round 0"
@@ -74,13 +74,13 @@ def test_it_shows_what_training_waits_for_while_it_waits(run: RunFolder) -> None
 
 
 def test_a_wait_ends_with_nothing_after_its_timeout(run: RunFolder) -> None:
-    coordinator = Coordinator(run.config, 2)
+    coordinator = Coordinator(run.config, 2, 1)
     assert asyncio.run(coordinator.wait_labels("l2l", 0, 0.05)) is None
 
 
 def test_priors_are_ready_when_their_file_is_there(run: RunFolder) -> None:
     async def story() -> None:
-        coordinator = Coordinator(run.config, 2)
+        coordinator = Coordinator(run.config, 2, 1)
         waiter = asyncio.create_task(coordinator.wait_priors("val", 10.0))
         await coordinator.priors_progress("val", 3, 4)
         await asyncio.sleep(0.05)
@@ -97,7 +97,7 @@ def test_what_is_only_shown_may_fail_to_be_written(run: RunFolder) -> None:
     (run.path / "state.json").mkdir()  # as a full disk, this is in the way of the file
 
     async def story() -> None:
-        coordinator = Coordinator(run.config, 2)
+        coordinator = Coordinator(run.config, 2, 1)
         waiter = asyncio.create_task(coordinator.wait_labels("l2l", 0, 10.0))
         assert await coordinator.commit(_entry(0))
         await asyncio.sleep(0.05)
@@ -110,7 +110,7 @@ def test_what_is_only_shown_may_fail_to_be_written(run: RunFolder) -> None:
 
 def test_stop_releases_everybody(run: RunFolder) -> None:
     async def story() -> None:
-        coordinator = Coordinator(run.config, 2)
+        coordinator = Coordinator(run.config, 2, 1)
         waiter = asyncio.create_task(coordinator.wait_labels("l2l", 0, 10.0))
         await asyncio.sleep(0.05)
         await coordinator.stop("disk full")
@@ -128,7 +128,7 @@ def test_stop_releases_everybody(run: RunFolder) -> None:
 
 def test_an_error_of_training_is_kept_for_the_driver(run: RunFolder) -> None:
     async def story() -> None:
-        coordinator = Coordinator(run.config, 2)
+        coordinator = Coordinator(run.config, 2, 1)
         assert await coordinator.training_error() is None
         await coordinator.report_error(CheckpointError("disk full"))
         error = await coordinator.training_error()
@@ -138,21 +138,21 @@ def test_an_error_of_training_is_kept_for_the_driver(run: RunFolder) -> None:
 
 
 def test_a_restarted_coordinator_knows_what_lies_on_disk(run: RunFolder) -> None:
-    asyncio.run(Coordinator(run.config, 2).commit(_entry(0)))
+    asyncio.run(Coordinator(run.config, 2, 1).commit(_entry(0)))
     _version(run, 0)
-    again = Coordinator(run.config, 2)
+    again = Coordinator(run.config, 2, 1)
     assert asyncio.run(again.committed()) == {("l2l", 0, 0)}
     assert asyncio.run(again.published()) == {("l2l", 0)}
 
 
 def test_each_version_is_logged_once_whoever_looks(run: RunFolder) -> None:
-    coordinator = Coordinator(run.config, 2)
+    coordinator = Coordinator(run.config, 2, 1)
     _version(run, 0)
     asyncio.run(coordinator.find_versions())
     asyncio.run(coordinator.find_versions())
     _version(run, 1, loss=0.5)
-    Coordinator(run.config, 2)
-    Coordinator(run.config, 2)
+    Coordinator(run.config, 2, 1)
+    Coordinator(run.config, 2, 1)
     events = [event for event in run.events() if event["event"] == "train"]
     assert [(e["version"], e.get("loss")) for e in events] == [(0, None), (1, 0.5)]
 
@@ -161,19 +161,19 @@ def test_a_half_written_version_is_not_published(run: RunFolder) -> None:
     run.version_dir("l2l", 0).mkdir(parents=True)
     (run.train_dir / ".l2l-v0001.77.tmp").mkdir()
     (run.train_dir / ".l2l-v0001.77.tmp" / "version.json").write_text("{}")
-    assert asyncio.run(Coordinator(run.config, 2).published()) == set()
+    assert asyncio.run(Coordinator(run.config, 2, 1).published()) == set()
 
 
 def test_a_mid_round_state_is_no_version(run: RunFolder) -> None:
     folder = run.train_dir / "l2l-v0001-s00010"
     folder.mkdir(parents=True)
     (folder / "version.json").write_text("{}")
-    assert asyncio.run(Coordinator(run.config, 2).published()) == set()
+    assert asyncio.run(Coordinator(run.config, 2, 1).published()) == set()
 
 
 def test_the_state_file_says_how_far_the_run_is(run: RunFolder) -> None:
     async def story() -> None:
-        coordinator = Coordinator(run.config, 2)
+        coordinator = Coordinator(run.config, 2, 1)
         await coordinator.commit(_entry(0))
         await coordinator.progress(Stage("l2l", 0), 3, 4, {"loss": 0.7})
         await coordinator.evaluated("l2l", 1, "val", 0.41)

@@ -40,6 +40,18 @@ def test_run_root_is_absolute_and_follows_explicit_then_environment_then_home(
     assert RunConfig().root == Path.home() / "l2l_runs"
 
 
+def test_a_rooted_config_means_the_same_folder_in_every_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("L2L_HOME", "here")
+    monkeypatch.chdir(tmp_path)
+    rooted = RunConfig(name="one").rooted()
+    monkeypatch.setenv("L2L_HOME", "elsewhere")
+    monkeypatch.chdir("/")
+    assert rooted.run_dir == tmp_path / "here" / "one" and rooted.cache_dir == tmp_path / "here" / "cache"
+    assert RunConfig.model_validate(rooted.model_dump()).run_dir == rooted.run_dir
+
+
 def test_the_default_name_tells_data_selector_and_seed() -> None:
     config = load_config(["--loop.seed", "4", "--selector.name", "agreement"])
     assert config.run_dir == config.root / "refshapes-agreement-s4"

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.local import LocalHost, Watch, run_local
 from l2l_ray.loop.progress import Console, finished_text
 from l2l_ray.loop.state.checkpoint import write_position
+from l2l_ray.loop.state.lease import newest_epoch
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
 from l2l_ray.loop.state.plan import Plan
 from l2l_ray.loop.state.position import Position
@@ -109,7 +111,16 @@ def test_after_sigkill_and_a_full_disk_a_run_comes_to_the_same_end(
 ) -> None:
     config = changed(whole_run.config, name="sigkill", compare=())
     run = RunFolder(config.run_dir, config)
-    _run_until_killed(config, lambda: run.ledger_path.exists() and b"\n" in run.ledger_path.read_bytes(), tmp_path)
+
+    def is_labelling() -> bool:
+        return run.ledger_path.exists() and b"\n" in run.ledger_path.read_bytes()
+
+    def refuses_another() -> None:
+        for other in (config, changed(config, resume=True)):
+            with pytest.raises(ConfigError, match="is in use by a local run, process .* since .*; let it end, or stop"):
+                run_local(other)
+
+    _run_until_killed(config, is_labelling, tmp_path, refuses_another)
     committed = run.ledger_path.read_bytes().splitlines()
     assert 1 <= len(committed) < 6 and not run.finished
     with pytest.raises(ConfigError, match="continue it with --resume"):
@@ -131,8 +142,10 @@ def test_after_sigkill_and_a_full_disk_a_run_comes_to_the_same_end(
     assert_same(outcome(run, "l2l"), outcome(whole_run, "l2l"))
 
 
-def _run_until_killed(config: RunConfig, condition: Callable[[], bool], folder: Path) -> None:
-    """Start `l2l run` in a process of its own and SIGKILL it as soon as a condition holds."""
+def _run_until_killed(
+    config: RunConfig, condition: Callable[[], bool], folder: Path, meanwhile: Callable[[], None]
+) -> None:
+    """Start `l2l run` in a process of its own; once a condition holds, do something and SIGKILL it."""
     save_config(config, folder / "run.yaml")
     command = [sys.executable, "-m", "l2l_ray.cli", "run", "--config", str(folder / "run.yaml")]
     with (folder / "log").open("wb") as log:
@@ -142,6 +155,7 @@ def _run_until_killed(config: RunConfig, condition: Callable[[], bool], folder: 
             while not condition():
                 assert process.poll() is None, (folder / "log").read_text()
                 time.sleep(0.01)
+            meanwhile()
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -225,9 +239,10 @@ def test_other_settings_are_refused_by_name(whole_run: RunFolder) -> None:
 
 
 def _host(run: RunFolder) -> tuple[LocalHost, Plan]:
+    run = replace(run, epoch=newest_epoch(run.path))  # as if by its last holder
     data = prepare(run.config, run)
     plan = data.plan(run.config, run.methods)
-    ledger, evaluations = Ledger(run.ledger_path), Evaluations(run)
+    ledger, evaluations = Ledger(run.ledger_path, run.epoch), Evaluations(run)
     for name in ("labeled", "unlabeled", "val", "testA", "testB"):
         plan.priors_ready(name)
     published = {method: run.published(method) for method in run.methods}
@@ -239,7 +254,7 @@ def _host(run: RunFolder) -> tuple[LocalHost, Plan]:
 def test_from_a_finished_folder_nothing_is_left_to_do(whole_run: RunFolder) -> None:
     host, plan = _host(whole_run)
     assert plan.finished and plan.next() is None
-    assert host.resume_point() == whole_run.version_dir("l2l", 2)
+    assert host.resume_point("l2l") == whole_run.version_dir("l2l", 2)
     labels = host.labels("l2l", 1)
     assert [path.name for path in labels] == ["r001-s00000.parquet", "r001-s00001.parquet", "r001-s00002.parquet"]
     assert host.priors("val") == whole_run.priors_path("val")

@@ -19,7 +19,7 @@ import pandas as pd
 
 from l2l_ray.config import RunConfig
 from l2l_ray.data.protocols import NATIVE, Protocol, protocol_named
-from l2l_ray.errors import FREE_SPACE, DataError
+from l2l_ray.errors import FREE_SPACE, HEALS, DataError
 from l2l_ray.files import replacing
 from l2l_ray.loop.evaluation.breakdown import breakdown
 from l2l_ray.loop.evaluation.gate import gate_open_rates
@@ -77,13 +77,16 @@ class Evaluations:
 
     def _write(self, path: Path, frame: pd.DataFrame, quality: Quality | None, event: dict[str, Any]) -> None:
         """Write the parquet file last: it alone says that a group is complete."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if quality is not None:
-            path.with_name(f"{path.stem}-quality.json").write_text(json.dumps({"summary": quality.summary()}))
-            path.with_name(f"{path.stem}-wrong.json").write_text(json.dumps(quality.wrong))
-        with replacing(path) as temporary:
+        beside = {} if quality is None else {"quality": {"summary": quality.summary()}, "wrong": quality.wrong}
+        for name, content in beside.items():
+            file = path.with_name(f"{path.stem}-{name}.json")
+            with replacing(file, durable=True) as temporary:
+                temporary.write_text(json.dumps(content))
+            self._run.promise(file)
+        with replacing(path, durable=True) as temporary:
             frame.to_parquet(temporary)
             self._run.log_event(event)
+        self._run.promise(path)
 
     def mean_ious(self) -> dict[Group, float]:
         """Return the mean_iou of all groups on disk."""
@@ -99,8 +102,15 @@ class Evaluations:
         return meter_of(self.frame(group))
 
     def frame(self, group: Group) -> pd.DataFrame:
-        """Return a complete group's rows, one per sentence; columns as in `inference.engine.EvalPart`."""
-        return pd.read_parquet(self._path(group))
+        """Return a complete group's rows, one per sentence; columns as in `inference.engine.EvalPart`.
+
+        Raises:
+            DataError: They cannot be read.
+        """
+        try:
+            return pd.read_parquet(self._path(group))
+        except (OSError, ValueError) as error:  # Arrow's errors are of these
+            raise DataError(f"{self._path(group)} cannot be read: {error}; {HEALS}") from error
 
     def joined(self, method: str, version: int, splits: Iterable[str]) -> IouMeter:
         """Return one meter over several splits; their sentences and images are disjoint."""
@@ -255,6 +265,13 @@ def finish(
     return figures
 
 
+def _write_kept(run: RunFolder, name: str, content: dict[str, Any]) -> None:
+    path = run.path / name
+    with replacing(path, durable=True) as temporary:
+        temporary.write_text(json.dumps(content, indent=1))
+    run.promise(path)
+
+
 def _write_outputs(
     config: RunConfig,
     run: RunFolder,
@@ -263,11 +280,11 @@ def _write_outputs(
     figures: dict[str, Any],
     engine: InferenceEngine | None,
 ) -> None:
-    (run.path / "results.json").write_text(json.dumps(figures, indent=1))
+    _write_kept(run, "results.json", figures)
     main = run.methods[-1]
     best = plan.best_version(main)
     quality = evaluations.quality(main, best)
-    (run.path / "selection.json").write_text(json.dumps({"method": main, "version": best, **(quality or {})}))
+    _write_kept(run, "selection.json", {"method": main, "version": best, **(quality or {})})
     split = VAL if VAL in plan.split_sizes else next(iter(plan.split_sizes), "")
     meter = evaluations.meter((main, best, split)) if split else None
     panels = label_panels(run, main)

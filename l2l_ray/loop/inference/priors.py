@@ -225,6 +225,7 @@ def fill_priors(
     run.log_event({"event": "priors", "set": name, **counts})
     # After the event: a process killed in between logs again, and nothing is lost.
     write_priors(run.priors_path(name), pairs)
+    run.promise(run.priors_path(name))
     if failures:
         logger.warning("%s", no_box_sentence(failures, name, len(pairs)))
     return num_asked

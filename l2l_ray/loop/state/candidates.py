@@ -73,7 +73,7 @@ def data_root(config: RunConfig) -> Path:
     """
     data = config.data
     if data.root != EMBEDDED:
-        return Path(data.root).expanduser()
+        return Path(data.root).expanduser().absolute()  # of the pictures, which other processes open
     name = f"{data.dataset}-{data.num_train_refs}-{data.num_eval_refs}-s{data.data_seed}"
     root = config.cache_dir / "data" / name
     try:

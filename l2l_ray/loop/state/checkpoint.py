@@ -2,7 +2,8 @@
 
     teacher.safetensors  selector.safetensors   what labels: published together as one version
     student.safetensors  train_state.pt         what training needs to continue (optimisers, position)
-    version.json                                a `Position`; written last, so a folder with it is whole
+    version.json                                a `Position`, and the digest of every file beside it; written last, so
+                                                a folder with it is whole
 
 Labelers read the first two (safetensors maps them into memory); nothing travels through an object store.
 """
@@ -10,6 +11,7 @@ Labelers read the first two (safetensors maps them into memory); nothing travels
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
@@ -20,8 +22,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from l2l_ray.errors import FREE_SPACE, CheckpointError
+from l2l_ray.errors import FREE_SPACE, HEALS, CheckpointError
+from l2l_ray.files import replacing
+from l2l_ray.loop.state.digests import Digest, sealed, unsealed
 from l2l_ray.loop.state.position import Position
+
+TRAINING_FILES = ("student.safetensors", "train_state.pt")  # of a version folder: what only training needs
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
@@ -43,10 +49,11 @@ def load_weights(module: nn.Module, path: Path, device: str | torch.device = "cp
     Raises:
         CheckpointError: Missing or damaged file, or tensors that do not fit (the first few are named).
     """
+    _require_whole(path)
     try:
         state = load_file(path, device=str(device))
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read weights {path}: {error}") from error
+        raise CheckpointError(f"cannot read weights {path}: {error}; {HEALS}") from error
     try:
         missing, unexpected = module.load_state_dict(state, strict=False)
     except RuntimeError as error:  # tensors of other shapes, strict or not
@@ -75,22 +82,24 @@ def load_train_state(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: Missing or damaged file.
     """
+    _require_whole(path)
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, mmap=True)
     except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
-        raise CheckpointError(f"cannot read training state {path}: {error}") from error
+        raise CheckpointError(f"cannot read training state {path}: {error}; {HEALS}") from error
     return state
 
 
 def write_position(folder: Path, position: Position) -> None:
-    """Write version.json, the sign that the folder is whole.
+    """Write version.json, the sign that the folder is whole, with the digests of all that lies in it.
 
     Raises:
         CheckpointError: The file could not be written.
     """
     path = folder / "version.json"
     try:
-        path.write_text(json.dumps(asdict(position)))
+        files = {file.name: asdict(Digest.of(file)) for file in sorted(folder.iterdir()) if file != path}
+        path.write_text(json.dumps(sealed({**asdict(position), "files": files})))
     except OSError as error:
         raise _not_written(path, error) from error
 
@@ -101,10 +110,64 @@ def read_position(folder: Path) -> Position:
     Raises:
         CheckpointError: The folder is not a whole version.
     """
+    return _read_version(folder)[0]
+
+
+def problems_in(folder: Path, name: str | None = None) -> dict[str, str]:
+    """Say what is wrong with the files of a version folder: name -> problem, nothing where all is as it was written.
+
+    Where version.json itself is damaged, nothing can be said of the others. Of a folder of an older version nothing is
+    known.
+
+    Args:
+        folder: The folder.
+        name: The one file to look at; None = all that version.json lists.
+    """
+    version = folder / "version.json"
+    if not version.exists():
+        return {version.name: "it is missing"}
     try:
-        return Position(**json.loads((folder / "version.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{folder} is not a whole version: {error}") from error
+        digests = _read_version(folder)[1]
+    except CheckpointError:
+        return {version.name: "its content is damaged" if version.stat().st_size else "it is empty"}
+    wanted = [each for each in digests if name in (None, each)]
+    found = {each: digests[each].problem(folder / each) for each in wanted}
+    return {each: problem for each, problem in found.items() if problem is not None}
+
+
+def forget_files(folder: Path, names: Iterable[str]) -> None:
+    """Leave files out of version.json: they are about to be removed, and the folder is whole without them.
+
+    Raises:
+        CheckpointError: The folder is not a whole version, or the file could not be written.
+    """
+    path = folder / "version.json"
+    position, digests = _read_version(folder)
+    files = {name: asdict(digest) for name, digest in digests.items() if name not in set(names)}
+    try:
+        with replacing(path, durable=True) as temporary:
+            temporary.write_text(json.dumps(sealed({**asdict(position), "files": files})))
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _read_version(folder: Path) -> tuple[Position, dict[str, Digest]]:
+    try:
+        record = unsealed((folder / "version.json").read_text())
+        files = {name: Digest(**digest) for name, digest in record.pop("files", {}).items()}
+        return Position(**record), files
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder} is not a whole version: {error}; {HEALS}") from error
+
+
+def _require_whole(path: Path) -> None:
+    """Refuse a file that is not what version.json beside it says; where there is none, it cannot be told."""
+    if not (path.parent / "version.json").exists():
+        return
+    problem = problems_in(path.parent, path.name)
+    if problem:
+        told = ", ".join(f"{name}: {what}" for name, what in problem.items())
+        raise CheckpointError(f"cannot read {path}: {told}; {HEALS}")
 
 
 def _misfit(path: Path, what: str) -> CheckpointError:

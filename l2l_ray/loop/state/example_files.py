@@ -15,16 +15,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from l2l_ray.errors import FREE_SPACE, DataError
+from l2l_ray.errors import FREE_SPACE, HEALS, DataError
 from l2l_ray.files import replacing
+from l2l_ray.loop.state.digests import Digest
 from l2l_ray.types import Example, Hint, LabeledExample, Prior, Rle
 
 
-def write_examples(path: Path, examples: Sequence[Example]) -> None:
+def write_examples(path: Path, examples: Sequence[Example], expected: Digest | None = None) -> None:
     """Write examples of one type, atomically.
 
+    Args:
+        path: The file.
+        examples: Its rows.
+        expected: What the file was before, where it is written again; None = it is new.
     Raises:
-        DataError: The file could not be written; an earlier one keeps its name.
+        DataError: The file could not be written, or is not as before; an earlier one keeps its name.
     """
     rows = []
     hinted = any(example.hint for example in examples)
@@ -36,7 +41,7 @@ def write_examples(path: Path, examples: Sequence[Example]) -> None:
         if isinstance(example, LabeledExample):
             row["mask_rle"] = json.dumps(row["mask_rle"])
         rows.append(row)
-    _write(path, rows)
+    _write(path, rows, expected)
 
 
 def read_examples(path: Path) -> list[Example]:
@@ -51,7 +56,7 @@ def read_examples(path: Path) -> list[Example]:
             return [LabeledExample(**{**row, "mask_rle": _rle(row["mask_rle"]), **_hint(row)}) for row in rows]
         return [Example(**{**row, **_hint(row)}) for row in rows]
     except TypeError as error:
-        raise DataError(f"{path} holds no examples: {error}; start the run again to rebuild it") from error
+        raise DataError(f"{path} holds no examples: {error}; {HEALS}") from error
 
 
 def write_priors(path: Path, priors: Iterable[tuple[int, Prior]]) -> None:
@@ -74,17 +79,22 @@ def _rle(text: str) -> Rle:
     return Rle(size=record["size"], counts=record["counts"])
 
 
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+def _write(path: Path, rows: list[dict[str, Any]], expected: Digest | None = None) -> None:
     try:
-        with replacing(path) as temporary:
-            pq.write_table(pa.Table.from_pylist(rows), temporary)
+        with replacing(path, durable=True) as temporary:
+            pq.write_table(pa.Table.from_pylist(rows), temporary, write_page_checksum=True)
+            if expected is not None and expected.problem(temporary):
+                raise DataError(
+                    f"{path} was lost and cannot be made again as it was: the data or this program have changed since "
+                    "the run began; put the data back as they were, or start under another --name"
+                )
     except OSError as error:
         raise DataError(f"cannot write {path}: {error}; {FREE_SPACE}") from error
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        rows: list[dict[str, Any]] = pq.read_table(path, page_checksum_verification=True).to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read: {error}; start the run again to rebuild it") from error
+        raise DataError(f"{path} cannot be read: {error}; {HEALS}") from error
     return rows

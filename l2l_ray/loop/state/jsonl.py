@@ -1,7 +1,8 @@
-"""Append-only JSON lines, one writer: what the ledger and the run's event log are kept in.
+"""Append-only JSON lines: what the ledger, the digests and the run's event log are kept in.
 
 A line counts once its newline is on disk. What a crash or a full disk leaves after the last newline was never
-acknowledged: readers do not see it, and the next append cuts it off first. Reading never changes the file.
+acknowledged: readers do not see it, and the next append cuts it off first. Reading never changes the file. Threads and
+processes of one machine append one after another.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from l2l_ray.files import lock_file, sync
 
 
 def read_lines(path: Path) -> list[bytes]:
@@ -30,27 +33,29 @@ def append_line(path: Path, record: dict[str, Any], durable: bool = False) -> No
         OSError: The line could not be written; the file is as it was before.
     """
     line = (json.dumps(record) + "\n").encode()
-    size = _cut_torn_line(path)
-    try:
-        with path.open("ab") as file:
-            file.write(line)
-            file.flush()
+    with path.open("ab+", buffering=0) as file:  # a buffer would be written again when the file is closed
+        lock_file(file)  # closing it lets the next one in
+        size = _cut_torn_line(file)
+        try:
+            while line:
+                line = line[file.write(line) :]
             if durable:
                 os.fsync(file.fileno())
-    except OSError:
-        if path.exists():
+        except OSError:
             os.truncate(path, size)
-        raise
+            raise
+    if durable and not size:
+        sync(path.parent)  # the file may be new
 
 
-def _cut_torn_line(path: Path) -> int:
+def _cut_torn_line(file: IO[bytes]) -> int:
     """Drop what follows the last newline; return the size that is left, in bytes."""
-    if not path.exists() or not (size := path.stat().st_size):
+    size = file.seek(0, os.SEEK_END)
+    if not size:
         return 0
-    with path.open("rb+") as file:
-        file.seek(size - 1)
-        if file.read(1) != b"\n":
-            file.seek(0)
-            size = file.read().rfind(b"\n") + 1
-            file.truncate(size)
+    file.seek(size - 1)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        size = file.read().rfind(b"\n") + 1
+        file.truncate(size)
     return size

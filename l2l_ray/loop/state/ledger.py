@@ -5,13 +5,15 @@ temporary name and renamed, and only then is its line appended. The first line o
 a retried or duplicated call changes nothing. A torn last line (power loss, SIGKILL) was never acknowledged: it is not
 read, the next commit cuts it off, and its shard is labeled again.
 
-Not covered: two processes writing one ledger. The coordinator is the only writer.
+Each line carries the epoch of its writer (`lease`) and a checksum of itself. Lines of an epoch older than one before
+them are not read: their writer had been taken over. A line may also revoke a key whose file was lost; the key is then
+open again. Where a line is damaged, its shard is not committed. Lines of older versions, without an epoch, are of epoch
+0.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,9 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from l2l_ray.data.masks import decode, encode
-from l2l_ray.errors import FREE_SPACE, LedgerError
+from l2l_ray.errors import FREE_SPACE, HEALS, LedgerError
 from l2l_ray.files import replacing
+from l2l_ray.loop.state.digests import sealed, unsealed
 from l2l_ray.loop.state.jsonl import append_line, read_lines
+from l2l_ray.loop.state.lease import require_current
 from l2l_ray.types import Candidate, PseudoLabel, Rle
 
 SCHEMA_VERSION = 3
@@ -77,35 +81,66 @@ class LedgerEntry:
 
 
 class Ledger:
-    """Append-only record of committed shards."""
+    """Append-only record of committed shards.
 
-    def __init__(self, path: Path) -> None:
-        """Open the ledger at `path`; the first commit makes the file.
+    Args:
+        path: Its file, in the run's folder; the first commit makes it.
+        epoch: That of the holder for whom this ledger commits; 0 where it is only read.
+    """
 
-        Raises:
-            LedgerError: A whole line is not an entry.
-        """
+    def __init__(self, path: Path, epoch: int = 0) -> None:
         self._path = path
+        self._epoch = epoch
         self._entries: dict[Key, LedgerEntry] = {}
-        self._load()
+        self._epoch_of: dict[Key, int] = {}
+        self._newest = 0  # of the lines' epochs
+        self.revoked: set[Key] = set()  # open again, and not committed since
+        self.damaged: list[tuple[int, bytes]] = []  # lines that are not read, by number from 1
+        for number, line in enumerate(read_lines(path), start=1):
+            try:
+                self._read(unsealed(line))
+            except (ValueError, TypeError, KeyError):
+                self.damaged.append((number, line))
 
     def commit(self, entry: LedgerEntry) -> bool:
         """Append `entry`; False when its key is already committed.
 
         Raises:
-            LedgerError: The line could not be written (disk full); nothing already committed is lost.
+            LedgerError: The line could not be written (disk full), or the run was taken over; nothing already
+                committed is lost.
         """
         if entry.key in self._entries:
             return False
-        try:
-            append_line(self._path, asdict(entry), durable=True)
-        except OSError as error:
-            raise LedgerError(
-                f"cannot commit shard {entry.key} to {self._path}: {error}; {len(self._entries)} committed shards are "
-                f"safe; {FREE_SPACE}"
-            ) from error
+        self._append(asdict(entry), f"cannot commit shard {entry.key} to")
         self._entries[entry.key] = entry
+        self.revoked.discard(entry.key)
         return True
+
+    def revoke(self, key: Key) -> None:
+        """Append that a shard has to be labeled again.
+
+        Raises:
+            LedgerError: As `commit`.
+        """
+        self._append({"revoked": list(key)}, f"cannot revoke shard {key} in")
+        self._entries.pop(key, None)
+        self.revoked.add(key)
+
+    def drop_damaged(self) -> None:
+        """Leave out of the file the lines that are not read.
+
+        Raises:
+            LedgerError: As `commit`.
+        """
+        require_current(self._path.parent, self._epoch)
+        numbers = {number for number, _ in self.damaged}
+        kept = [line for number, line in enumerate(read_lines(self._path), start=1) if number not in numbers]
+        try:
+            with replacing(self._path, durable=True) as temporary:
+                temporary.write_bytes(b"".join(line + b"\n" for line in kept))
+        except OSError as error:
+            raise LedgerError(f"cannot write {self._path}: {error}; {FREE_SPACE}") from error
+        self.damaged = []
 
     def has(self, key: Key) -> bool:
         """Whether this shard is committed."""
@@ -124,13 +159,35 @@ class Ledger:
         """Whether every shard of the round is committed."""
         return all((method, round_index, shard) in self._entries for shard in range(num_shards))
 
-    def _load(self) -> None:
-        for number, line in enumerate(read_lines(self._path), start=1):
-            try:
-                entry = LedgerEntry(**json.loads(line))
-            except (ValueError, TypeError) as error:
-                raise LedgerError(f"{self._path} line {number} is not a ledger entry: {error}") from error
-            self._entries.setdefault(entry.key, entry)
+    def all_entries(self) -> list[LedgerEntry]:
+        """Committed shards, in the order of their commits."""
+        return list(self._entries.values())
+
+    def _append(self, record: dict[str, Any], what: str) -> None:
+        require_current(self._path.parent, self._epoch)
+        try:
+            append_line(self._path, sealed({"epoch": self._epoch, **record}), durable=True)
+        except OSError as error:
+            raise LedgerError(
+                f"{what} {self._path}: {error}; {len(self._entries)} committed shards are safe; {FREE_SPACE}"
+            ) from error
+
+    def _read(self, record: dict[str, Any]) -> None:
+        epoch = record.pop("epoch", 0)
+        if epoch < self._newest:
+            return
+        if "revoked" in record:
+            method, round_index, shard = record["revoked"]
+            self._entries.pop((method, round_index, shard), None)
+            self.revoked.add((method, round_index, shard))
+        else:
+            entry = LedgerEntry(**record)
+            # A later holder did not see the line when it began, and committed the shard again.
+            if entry.key not in self._entries or epoch > self._epoch_of[entry.key]:
+                self._entries[entry.key] = entry
+                self.revoked.discard(entry.key)
+                self._epoch_of[entry.key] = epoch
+        self._newest = epoch
 
 
 def num_shards(num_unlabeled: int, shard_size: int) -> int:
@@ -152,7 +209,7 @@ def write_shard(path: Path, labels: Iterable[PseudoLabel]) -> str:
     rows: list[dict[str, Any]] = [_to_row(label) for label in labels]
     try:
         with replacing(path, durable=True) as temporary:  # the ledger will promise that it is there
-            pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary)
+            pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary, write_page_checksum=True)
             digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
     except OSError as error:
         raise LedgerError(f"cannot write shard {path}: {error}; nothing was committed; {FREE_SPACE}") from error
@@ -163,15 +220,12 @@ def read_shard(path: Path) -> list[PseudoLabel]:
     """Read a shard back.
 
     Raises:
-        LedgerError: Missing or damaged file, or a schema this version does not know.
+        LedgerError: Missing or damaged file (most damage is noticed), or a schema this version does not know.
     """
     try:
-        rows = pq.read_table(path).to_pylist()
+        rows = pq.read_table(path, page_checksum_verification=True).to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise LedgerError(
-            f"shard {path} is in the ledger but cannot be read: {error}; restore the file, or remove its line from "
-            "ledger.jsonl and start again with --resume to label it anew"
-        ) from error
+        raise LedgerError(f"shard {path} is in the ledger but cannot be read: {error}; {HEALS}") from error
     return [_from_row(row, path) for row in rows]
 
 

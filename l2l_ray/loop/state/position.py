@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from l2l_ray.config import RunConfig
@@ -27,6 +28,12 @@ class Position:
         """Name of its folder below `train/`: `l2l-v0002`, or `l2l-v0002-s00040` inside a round."""
         name = f"{self.method}-v{self.version:04d}"
         return f"{name}-s{self.step:05d}" if self.step else name
+
+    @classmethod
+    def named(cls, folder_name: str) -> Position | None:
+        """Return the position that a folder is named after, without its means; None where the name is none of these."""
+        found = re.fullmatch(r"(.+)-v(\d{4,})(?:-s(\d{5,}))?", folder_name)
+        return cls(found[1], int(found[2]), int(found[3] or 0)) if found else None
 
 
 @dataclass(frozen=True, slots=True)

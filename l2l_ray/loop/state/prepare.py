@@ -29,6 +29,7 @@ from l2l_ray.loop.state.candidates import (
     open_dataset,
 )
 from l2l_ray.loop.state.data_record import DataRecord
+from l2l_ray.loop.state.digests import Digests
 from l2l_ray.loop.state.enough import candidates_of, num_images, num_labeled_needed
 from l2l_ray.loop.state.example_files import read_examples, write_examples
 from l2l_ray.loop.state.ledger import num_shards
@@ -40,6 +41,7 @@ from l2l_ray.wording import counted, file_names, first_of
 
 logger = logging.getLogger(__name__)
 
+_MADE_HERE = ("examples/", "data.json", "skips.jsonl")  # of the files of a run
 _EXPECTED_SPLITS = ("val", "testA", "testB")
 ValSource = Literal["split", "labeled"]  # val is a split of the data set, or was held out of its labeled images
 
@@ -111,18 +113,32 @@ def prepare(config: RunConfig, run: RunFolder) -> RunData:
         DataError: The data set cannot be read or has changed since the run began, or too few labeled images are usable.
         ConfigError: The share of labeled images cannot be had, or nothing can be written in the run's place.
     """
-    if run.examples_path("labeled").exists() and (run.path / "skips.jsonl").exists():
-        require_same_data(config, run)
+    before = Digests.load(run.path).last
+    lost = [name for name in before if name.startswith(_MADE_HERE) and not (run.path / name).exists()]
+    require_same_data(config, run)
+    if run.examples_path("labeled").exists() and (run.path / "skips.jsonl").exists() and not lost:
         return _read(run)
     candidates = candidates_of(config)
     data, skips = _usable(config, run.methods, candidates)
     record = DataRecord() if config.data.root == EMBEDDED else candidates.record(DataRecord())
     run.create()
-    run.save_skips(skips)
-    _save(run, data.facts, record)
+    if not lost:
+        _keep_what_was_decided(run, data.facts, record, skips)
     for name in reversed(data.prior_order):  # "labeled" last: it marks the set as complete
-        write_examples(run.examples_path(name), data.examples(name))
+        path = run.examples_path(name)
+        if not path.exists():
+            write_examples(path, data.examples(name), before.get(path.relative_to(run.path).as_posix()))
+            run.promise(path)
+    _keep_what_was_decided(run, data.facts, record, skips)  # after the tables, where these could not be made again
     return data
+
+
+def _keep_what_was_decided(run: RunFolder, facts: Facts, record: DataRecord, skips: Sequence[Skip]) -> None:
+    """Write what is not there yet beside the tables."""
+    if not (run.path / "skips.jsonl").exists():
+        run.save_skips(skips)
+    if not run.data_path.exists():
+        _save(run, facts, record)
 
 
 def require_same_data(config: RunConfig, run: RunFolder) -> None:
@@ -277,8 +293,9 @@ def _reasons(skips: Sequence[Skip]) -> str:
 
 def _save(run: RunFolder, facts: Facts, record: DataRecord) -> None:
     try:
-        with replacing(run.data_path) as temporary:
+        with replacing(run.data_path, durable=True) as temporary:
             temporary.write_text(json.dumps(asdict(facts) | asdict(record)))
+        run.promise(run.data_path)
     except OSError as error:
         raise DataError(f"cannot write {run.data_path}: {error}; {FREE_SPACE}") from error
 

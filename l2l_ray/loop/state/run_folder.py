@@ -13,21 +13,22 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from l2l_ray.config import RunConfig, read_config, save_config
 from l2l_ray.errors import FREE_SPACE, CheckpointError, ConfigError, DataError
-from l2l_ray.files import new_file, replacing
+from l2l_ray.files import replacing
+from l2l_ray.loop.state import lease
+from l2l_ray.loop.state.digests import promise
 from l2l_ray.loop.state.jsonl import append_line, read_lines
 from l2l_ray.loop.state.position import Position
 from l2l_ray.types import Skip
 
-_MADE_HERE: set[Path] = set()  # folders that this process began: no other one's is ever removed
 # Changing these between start and resume is harmless: they say where and how fast, not what.
 _FREE_TO_CHANGE = ("resume", "resume_if_begun", "cluster", "run_root", "name")
 
@@ -36,11 +37,14 @@ _FREE_TO_CHANGE = ("resume", "resume_if_begun", "cluster", "run_root", "name")
 class RunFolder:
     """The folder of one run.
 
+    `epoch` is that of its holder (`lease`); 0 where a process only reads, or works for the holder without committing.
+
     Example: `RunFolder.open(config).version_dir("l2l", 2)` is `<root>/<name>/train/l2l-v0002`.
     """
 
     path: Path
     config: RunConfig
+    epoch: int = 0
 
     @classmethod
     def open(cls, config: RunConfig) -> RunFolder:
@@ -65,10 +69,38 @@ class RunFolder:
                 "use the same settings or another --name, or delete the folder if you do not need it"
             )
         if not (config.resume or folder.finished):
+            lease.refuse_if_held(folder.path)
             raise ConfigError(
                 f"an unfinished run lies in {folder.path}; continue it with --resume, or choose another --name"
             )
         return folder
+
+    @contextmanager
+    def held(self, what: str, say: Callable[[str], None] = lambda _: None) -> Iterator[RunFolder]:
+        """Hold the folder for the length of a `with` block; gives the folder with the holder's epoch.
+
+        When a setting is refused before any work is done in a folder that the block made, the folder is removed: so the
+        name is free again after, say, a model that is not there. A folder with priors or a version stays, and so does
+        one in which anything else failed: `--resume` continues it.
+
+        Args:
+            what: Who holds it, as in `lease.Holder`.
+            say: Told when a holder on another machine has to be waited for.
+        Raises:
+            ConfigError: Somebody else holds it, or as `open`: it changed since that looked.
+        """
+        was_there = self.path.exists()
+        with lease.held(self.path, what, say) as epoch:
+            had_begun = (self.path / "config.yaml").exists()
+            if had_begun and not self.config.resume and not self.finished:
+                raise ConfigError(f"another process has just run in {self.path}; choose another --name")
+            try:
+                yield replace(self, epoch=epoch)
+            except ConfigError:
+                begun = any(self.path.glob("priors/*.parquet")) or any(self.train_dir.glob("*/version.json"))
+                if not had_begun and not begun:
+                    self._remove(everything=not was_there)
+                raise
 
     def create(self) -> RunFolder:
         """Make the folder, with the config and what else determines a result; where a run lies, change nothing.
@@ -77,50 +109,36 @@ class RunFolder:
             ConfigError: Nothing can be written there.
         """
         saved = self.path / "config.yaml"
-        if saved.exists() and (self.config.resume or self.path in _MADE_HERE):
+        if saved.exists():
             return self
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with new_file(saved) as temporary:
-                save_config(self.config, temporary)
-            _MADE_HERE.add(self.path)
             (self.path / "env.json").write_text(json.dumps(_environment(self.config), indent=1))
-        except FileExistsError:
-            raise ConfigError(
-                f"another process has just started a run in {self.path}; let it run, or choose another --name"
-            ) from None
+            with replacing(saved, durable=True) as temporary:
+                save_config(self.config, temporary)
         except OSError as error:
             raise ConfigError(
                 f"cannot start a run in {self.path}: {error}; choose another --run_root, or free some space"
             ) from error
         return self
 
-    @contextmanager
-    def removed_when_refused(self) -> Iterator[None]:
-        """Remove a folder that this process made when a setting is refused before any work is done in it.
-
-        So the name is free again after, say, a model that is not there. A folder with priors or a version stays, and so
-        does one in which anything else failed: `--resume` continues it.
-        """
-        was_there = self.path.exists()
-        _MADE_HERE.discard(self.path)
-        try:
-            yield
-        except ConfigError:
-            begun = any(self.path.glob("priors/*.parquet")) or any(self.train_dir.glob("*/version.json"))
-            if self.path in _MADE_HERE and not begun:
-                self._remove(everything=not was_there)
-            raise
-
     def _remove(self, everything: bool) -> None:
-        """Remove the folder, or only what a start writes in a folder that was there before; and parents left empty."""
-        for name in ("config.yaml", "env.json", "data.json", "skips.jsonl", "metrics.jsonl"):
+        """Remove the folder, or only what a start writes in a folder that was there before."""
+        for name in ("config.yaml", "env.json", "data.json", "skips.jsonl", "metrics.jsonl", "digests.jsonl"):
             (self.path / name).unlink(missing_ok=True)
         for place in (self.path,) if everything else (self.path / "examples", self.path / "priors"):
             shutil.rmtree(place, ignore_errors=True)
-        with suppress(OSError, ValueError):  # not empty, or not below the run root
-            for parent in self.path.relative_to(self.config.root).parents[:-1] if everything else ():
-                (self.config.root / parent).rmdir()
+
+    def promise(self, path: Path) -> None:
+        """Note what a file of the run is, now that it has its name: it is checked when the run goes on.
+
+        Raises:
+            DataError: The line could not be written.
+        """
+        try:
+            promise(self.path, path)
+        except OSError as error:
+            raise DataError(f"cannot write {self.path / 'digests.jsonl'}: {error}; {FREE_SPACE}") from error
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -136,7 +154,8 @@ class RunFolder:
         """Write the marker that makes a second start a no-op; remove what killed processes left half-written."""
         for stale in self.path.rglob("*.tmp"):
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
-        (self.path / "FINISHED").write_text("")
+        with replacing(self.path / "FINISHED", durable=True) as temporary:
+            temporary.write_text("")
 
     @property
     def ledger_path(self) -> Path:
@@ -154,8 +173,8 @@ class RunFolder:
 
     def published(self, method: str) -> set[int]:
         """Versions of `method` that lie complete on disk."""
-        found = self.train_dir.glob(f"{method}-v*/version.json")
-        return {int(p.parent.name.rsplit("-v", 1)[1]) for p in found if "-s" not in p.parent.name.rsplit("-v", 1)[1]}
+        found = (Position.named(path.parent.name) for path in self.train_dir.glob(f"{method}-v*/version.json"))
+        return {place.version for place in found if place is not None and not place.step}
 
     def chosen_version(self) -> tuple[str, int]:
         """Return the main method and its version that was best on val.
@@ -198,8 +217,12 @@ class RunFolder:
             raise DataError(f"cannot write {path}: {error}; {FREE_SPACE}") from error
 
     def events(self) -> list[dict[str, Any]]:
-        """Read metrics.jsonl back; a torn last line is left out."""
-        return [json.loads(line) for line in read_lines(self.path / "metrics.jsonl")]
+        """Read metrics.jsonl back; what is no event is left out: they only show what is kept elsewhere."""
+        found = []
+        for line in read_lines(self.path / "metrics.jsonl"):
+            with suppress(ValueError):
+                found.append(json.loads(line))
+        return [event for event in found if isinstance(event, dict)]
 
     def save_skips(self, skips: Iterable[Skip]) -> None:
         """Write the items left out, one JSON line each, atomically.
@@ -209,8 +232,9 @@ class RunFolder:
         """
         path = self.path / "skips.jsonl"
         try:
-            with replacing(path) as temporary:
+            with replacing(path, durable=True) as temporary:
                 temporary.write_text("".join(json.dumps(asdict(skip)) + "\n" for skip in skips))
+            self.promise(path)
         except OSError as error:
             raise DataError(f"cannot write {path}: {error}; {FREE_SPACE}") from error
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from l2l_ray.errors import FREE_SPACE, CheckpointError
 from l2l_ray.files import new_folder
-from l2l_ray.loop.state.checkpoint import read_position
+from l2l_ray.loop.state.checkpoint import forget_files
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
 
@@ -35,7 +35,7 @@ def place(final: Path, write: Write, metrics: dict[str, float]) -> Path:
     for stale in final.parent.glob(f".{final.name}.*.tmp"):  # of a worker that was killed here
         shutil.rmtree(stale, ignore_errors=True)
     try:
-        with new_folder(final) as temporary:
+        with new_folder(final, durable=True) as temporary:
             (temporary / "metrics.json").write_text(json.dumps(metrics))
             write(temporary)
     except OSError as error:
@@ -50,34 +50,50 @@ def publish(run: RunFolder, position: Position, write: Write, metrics: dict[str,
         CheckpointError: See `place`.
     """
     folder = place(run.train_dir / position.folder_name, write, metrics)
-    prune_train_states(run)
+    prune_train_states(run, str(position.method))
     return folder
 
 
-def prune_train_states(run: RunFolder, keep: int = KEPT_TRAIN_STATES) -> None:
+def prune_train_states(run: RunFolder, method: str, keep: int = KEPT_TRAIN_STATES) -> None:
     """Delete optimiser states that no restart needs, and mid-round folders as a whole.
 
     Weights of versions stay: labels of every round can be made again from them.
+
+    Args:
+        run: The run's folder.
+        method: The one in training.
+        keep: How many of its states stay; of a method whose last version is there, none does.
     """
-    for position, folder in _in_order(run, "train_state.pt")[:-keep]:
-        if position.step:
-            shutil.rmtree(folder)
-        else:
-            (folder / "train_state.pt").unlink()
+    for name in run.methods:
+        is_over = name != method and run.config.loop.rounds in run.published(name)
+        states = _states(run, name)
+        for position, folder in states if is_over else states[:-keep] if name == method else ():
+            if position.step:
+                shutil.rmtree(folder)
+            else:
+                forget_files(folder, ["train_state.pt"])
+                (folder / "train_state.pt").unlink()
 
 
-def newest_checkpoint(run: RunFolder) -> Path | None:
-    """Return the folder training was at last, by (method order, version, step); None when there is none."""
-    found = _in_order(run, "version.json")
-    return found[-1][1] if found else None
+def newest_checkpoint(run: RunFolder, method: str) -> Path | None:
+    """Return the folder from which a method goes on; None when it has to begin from the burn-in.
+
+    That is its last version, where there is one, else the newest folder that holds a training state.
+    """
+    last = run.version_dir(method, run.config.loop.rounds)
+    if (last / "version.json").exists():
+        return last
+    states = _states(run, method)
+    return states[-1][1] if states else None
 
 
-def _in_order(run: RunFolder, holding: str) -> list[tuple[Position, Path]]:
-    """Return the whole folders that hold a file, in the order in which training writes them."""
+def _states(run: RunFolder, method: str) -> list[tuple[Position, Path]]:
+    """Return the folders of a method that hold a training state, in the order in which training writes them."""
     # Hidden folders were not renamed yet: they are not published.
-    found = [(read_position(path.parent), path.parent) for path in run.train_dir.glob(f"[!.]*/{holding}")]
-    order = {method: number for number, method in enumerate(run.methods)}
-    return sorted(found, key=lambda item: (order[str(item[0].method)], item[0].version, item[0].step))
+    folders = (path.parent for path in run.train_dir.glob("[!.]*/train_state.pt"))
+    found = [(place, folder) for folder in folders if (place := Position.named(folder.name)) is not None]
+    found = [(place, folder) for place, folder in found if place.method == method]
+    return sorted(found, key=lambda item: (item[0].version, item[0].step))
 
 
 def log_versions(run: RunFolder) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -26,12 +27,14 @@ from l2l_ray.errors import FREE_SPACE, CheckpointError
 from l2l_ray.files import locked, new_folder, replacing_folder
 from l2l_ray.loop.host import LOOK_EVERY_STEPS, Host
 from l2l_ray.loop.inference.inputs import ExampleSet
-from l2l_ray.loop.state.checkpoint import read_position
+from l2l_ray.loop.state.checkpoint import problems_in, read_position
 from l2l_ray.loop.state.position import Position, Stage
 from l2l_ray.loop.training.student import Networks, StudentSteps
 from l2l_ray.randomness import seed_torch
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import LabeledExample
+
+logger = logging.getLogger(__name__)
 
 # Sections and fields that the burn-in does not depend on.
 NOT_IN_BURN_IN = {
@@ -95,7 +98,7 @@ class BurnIn:
 
     def _part(self, number: int, folder: Path, rows: Sequence[int], steps: int) -> None:
         """Train one network on some labeled rows, unless it lies there already."""
-        if self._host.broadcast((folder / "version.json").exists()):
+        if self._host.broadcast(self._host.rank == 0 and _is_whole(folder)):
             return
         every = self._config.loop.checkpoint_steps
         networks = Networks.fresh(self._config, self._host)
@@ -109,16 +112,28 @@ class BurnIn:
             if (is_due or leaves) and self._host.rank == 0:
                 _save(networks, replacing_folder(partial), step + 1)
         if self._host.rank == 0:
-            _save(networks, new_folder(folder), 0)
+            _save(networks, new_folder(folder, durable=True), 0)
             shutil.rmtree(partial, ignore_errors=True)
         self._host.barrier()
 
     def _resume(self, networks: Networks, partial: Path) -> int:
         """Load a long burn-in that was cut and return the step to go on from."""
-        if not self._host.broadcast((partial / "version.json").exists()):
+        if not self._host.broadcast(self._host.rank == 0 and _is_whole(partial)):
             return 0
         networks.load(partial)
         return read_position(partial).step
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a part of a burn-in lies in a folder as it was written; one that is damaged is removed, and made anew."""
+    if folder.exists() and (problems := problems_in(folder)):
+        logger.warning(
+            "the burn-in %s is damaged and is trained again: %s",
+            folder,
+            "; ".join(f"{name}: {problem}" for name, problem in problems.items()),
+        )
+        shutil.rmtree(folder)
+    return folder.exists()
 
 
 def _save(networks: Networks, place: AbstractContextManager[Path], step: int) -> None:

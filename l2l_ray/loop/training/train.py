@@ -35,7 +35,7 @@ from l2l_ray.selector.registry import makes_labels, spec_of, stores_labels
 
 
 def train(config: RunConfig, run_path: Path, host: Host) -> None:
-    """Train every selector of the job on this rank, continuing from the host's resume point.
+    """Train every selector of the job on this rank, continuing each from the host's resume point.
 
     Args:
         config: The run's config.
@@ -46,14 +46,10 @@ def train(config: RunConfig, run_path: Path, host: Host) -> None:
     """
     job = Job.begin(config, RunFolder(run_path, config), host)
     job.train_burn_in()
-    newest = host.resume_point()
-    position = read_position(newest) if newest else None
-    methods = list(job.run.methods)
-    if position is not None:
-        methods = methods[methods.index(str(position.method)) :]
-    for method in methods:
-        continued = newest if position is not None and position.method == method else None
-        MethodTraining(job, method).run(continued)
+    for method in job.run.methods:
+        continued = host.resume_point(method)
+        if continued is None or read_position(continued).version < config.loop.rounds:
+            MethodTraining(job, method).run(continued)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2l_ray.errors import LedgerError
+from l2l_ray.loop.state.lease import held
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry, read_shard, shard_path, write_shard
 from l2l_ray.types import Candidate, PseudoLabel
 
@@ -113,13 +115,68 @@ def test_opening_a_ledger_never_cuts_the_line_its_writer_is_writing(tmp_path: Pa
     assert path.read_bytes() == half
 
 
-@pytest.mark.parametrize("line", ["{}", "nonsense", "[1]", '{"method": "l2l"}'])
-def test_a_whole_line_that_is_no_entry_is_an_error_that_names_it(tmp_path: Path, line: str) -> None:
+@pytest.mark.parametrize("line", ["{}", "nonsense", "[1]", '{"method": "l2l"}', '{"revoked": 3}', "\\x00"])
+def test_a_line_that_is_no_entry_costs_nothing_else(tmp_path: Path, line: str) -> None:
     path = tmp_path / "ledger.jsonl"
     Ledger(path).commit(_entry())
     path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(LedgerError, match=r"ledger\.jsonl line 2 is not a ledger entry"):
-        Ledger(path)
+    Ledger(path).commit(_entry(shard=1))
+    ledger = Ledger(path)
+    assert ledger.damaged == [(2, line.encode())] and ledger.entries("l2l", 0) == [_entry(), _entry(shard=1)]
+    ledger.drop_damaged()
+    assert Ledger(path).damaged == [] and Ledger(path).entries("l2l", 0) == [_entry(), _entry(shard=1)]
+
+
+@given(at=st.integers(0, 10_000), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_noticed_and_costs_one_shard(
+    tmp_path_factory: pytest.TempPathFactory, at: int, bit: int
+) -> None:
+    path = tmp_path_factory.mktemp("ledger") / "ledger.jsonl"
+    Ledger(path, 3).commit(_entry())
+    Ledger(path, 3).commit(_entry(shard=1))
+    raw = bytearray(path.read_bytes())
+    raw[at % raw.index(b"\n")] ^= 1 << bit  # in the first line
+    path.write_bytes(raw)
+    ledger = Ledger(path)
+    assert ledger.entries("l2l", 0) in ([_entry(shard=1)], [_entry(), _entry(shard=1)])
+    assert len(ledger.damaged) >= 2 - len(ledger.keys())
+
+
+def test_a_revoked_shard_is_open_again(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl", 1)
+    ledger.commit(_entry(sha256="lost"))
+    ledger.revoke(_entry().key)
+    assert not ledger.has(_entry().key) and not Ledger(tmp_path / "ledger.jsonl").has(_entry().key)
+    assert ledger.commit(_entry(sha256="again"))
+    assert Ledger(tmp_path / "ledger.jsonl").entries("l2l", 0) == [_entry(sha256="again")]
+
+
+def test_nothing_is_read_of_a_holder_that_was_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    first, second = Ledger(path, 1), Ledger(path, 2)
+    first.commit(_entry(shard=0, sha256="first"))
+    first.commit(_entry(shard=1, sha256="slipped in"))  # after the second holder had read the ledger
+    second.commit(_entry(shard=1, sha256="second"))
+    first.commit(_entry(shard=2, sha256="too late"))
+    found = Ledger(path).entries("l2l", 0)
+    assert [entry.sha256 for entry in found] == ["first", "second"]
+
+
+def test_whoever_was_taken_over_commits_nothing(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    with held(tmp_path, "a local run") as first:
+        (tmp_path / "lease" / f"{first + 1:06d}.json").write_text("{}")
+        with pytest.raises(LedgerError, match="was taken over by a run"):
+            Ledger(tmp_path / "ledger.jsonl", first).commit(_entry())
+    assert not (tmp_path / "ledger.jsonl").exists()
+
+
+def test_lines_of_an_older_version_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_text(json.dumps(asdict(_entry())) + "\n")
+    assert Ledger(path).entries("l2l", 0) == [_entry()]
+    assert Ledger(path, 1).commit(_entry(shard=1))
+    assert Ledger(path).keys() == {_entry().key, _entry(shard=1).key}
 
 
 def test_a_shard_comes_back_as_it_was_written(tmp_path: Path) -> None:

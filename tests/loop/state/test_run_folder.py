@@ -104,7 +104,7 @@ def test_who_may_start_or_continue_asks_which(smoke: RunConfig) -> None:
 
 def _refuse(config: RunConfig, error: Exception, published: bool = False) -> RunFolder:
     run = RunFolder.open(config)
-    with pytest.raises(type(error), match=str(error)), run.removed_when_refused():
+    with pytest.raises(type(error), match=str(error)), run.held("a local run"):
         run.create()
         run.log_event({"event": "priors"})
         (run.path / "examples").mkdir(exist_ok=True)
@@ -137,7 +137,7 @@ def test_what_resume_can_continue_stays(smoke: RunConfig) -> None:
     published = _refuse(_with(smoke, name="published"), ConfigError("a bad label"), published=True)
     assert published.published("l2l") == {0} and (published.path / "config.yaml").exists()
     other = RunFolder.open(_with(smoke, name="stopped"))
-    with pytest.raises(KeyboardInterrupt), other.removed_when_refused():
+    with pytest.raises(KeyboardInterrupt), other.held("a local run"):
         other.create()
         raise KeyboardInterrupt
     assert (other.path / "config.yaml").exists()
@@ -219,7 +219,7 @@ def test_a_full_disk_is_named_and_loses_no_event(smoke: RunConfig, monkeypatch: 
     real = Path.open
 
     def full(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        if mode == "ab":
+        if mode == "ab+":
             raise OSError(28, "No space left on device")
         return real(self, mode, *args, **kwargs)
 

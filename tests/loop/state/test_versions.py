@@ -64,7 +64,7 @@ def run(smoke: RunConfig) -> RunFolder:
 def test_only_the_newest_training_states_are_kept_and_all_weights(run: RunFolder) -> None:
     for version in (3, 0, 2, 1):  # written in any order: the position counts, not the file's time
         _state(run, version)
-    prune_train_states(run, keep=2)
+    prune_train_states(run, "l2l", keep=2)
     assert sorted(p.parent.name for p in run.train_dir.glob("*/train_state.pt")) == ["l2l-v0002", "l2l-v0003"]
     assert len(list(run.train_dir.glob("*/teacher.safetensors"))) == 4
 
@@ -73,26 +73,39 @@ def test_a_mid_round_state_goes_as_a_whole_once_it_is_old(run: RunFolder) -> Non
     _state(run, 1, step=10)
     _state(run, 1, step=20)
     _state(run, 2)
-    prune_train_states(run, keep=2)
+    prune_train_states(run, "l2l", keep=2)
     assert sorted(path.name for path in run.train_dir.iterdir()) == ["l2l-v0001-s00020", "l2l-v0002"]
-    assert newest_checkpoint(run) == run.train_dir / "l2l-v0002"
+    assert newest_checkpoint(run, "l2l") == run.train_dir / "l2l-v0002"
 
 
-def test_training_goes_on_from_the_newest_whole_state(smoke: RunConfig) -> None:
+def test_a_method_goes_on_from_its_newest_whole_state(smoke: RunConfig) -> None:
     run = RunFolder.open(changed(smoke, compare=("supervised", "pwa")))
-    assert newest_checkpoint(run) is None
-    for name, method, version, step in (
-        ("supervised-v0002", "supervised", 2, 0),
-        ("pwa-v0000", "pwa", 0, 0),
-        ("pwa-v0000-s00008", "pwa", 0, 8),
-        ("pwa-v0001", "pwa", 1, 0),
-        (".pwa-v0002.77.tmp", "pwa", 2, 0),  # whole, but killed before it had its name
-    ):
-        (run.train_dir / name).mkdir(parents=True)
-        write_position(run.train_dir / name, Position(method, version, step))
-        if name == "pwa-v0000-s00008":
-            assert newest_checkpoint(run) == run.train_dir / name
-    assert newest_checkpoint(run) == run.train_dir / "pwa-v0001"
+    assert newest_checkpoint(run, "pwa") is None
+    for name in ("pwa-v0000", "pwa-v0000-s00008", ".pwa-v0001.77.tmp"):  # the last was killed before it had its name
+        _folder(run, name, "train_state.pt")
+    assert newest_checkpoint(run, "pwa") == run.train_dir / "pwa-v0000-s00008"
+    _folder(run, "pwa-v0001", "teacher.safetensors")  # its training state was lost
+    assert newest_checkpoint(run, "pwa") == run.train_dir / "pwa-v0000-s00008"
+    assert newest_checkpoint(run, "supervised") is None
+    _folder(run, "pwa-v0002", "teacher.safetensors")  # the last version needs none
+    assert newest_checkpoint(run, "pwa") == run.train_dir / "pwa-v0002"
+
+
+def test_of_a_method_that_is_over_no_training_state_is_kept(smoke: RunConfig) -> None:
+    run = RunFolder.open(changed(smoke, compare=("supervised",)))
+    for name in ("supervised-v0001", "supervised-v0002", "l2l-v0000"):
+        _folder(run, name, "train_state.pt")
+    prune_train_states(run, "supervised")
+    assert len(list(run.train_dir.glob("supervised-*/train_state.pt"))) == 2  # perhaps its last version is damaged
+    prune_train_states(run, "l2l")
+    assert [path.parent.name for path in run.train_dir.glob("*/train_state.pt")] == ["l2l-v0000"]
+
+
+def _folder(run: RunFolder, name: str, *files: str) -> None:
+    (run.train_dir / name).mkdir(parents=True)
+    for file in files:
+        (run.train_dir / name / file).touch()
+    write_position(run.train_dir / name, Position("any"))
 
 
 def test_each_version_is_logged_once_from_its_folder(smoke: RunConfig) -> None:

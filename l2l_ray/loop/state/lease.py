@@ -1,0 +1,247 @@
+"""Who works in a run's folder: one driver at a time, on whatever machine, local or on Ray.
+
+    <run>/lease/000003.json    the holder: machine, process, since when, what; the file's time is its heartbeat
+
+The number is the *epoch*. It grows with each holder, and a file system lets only one of two make the same file, so two
+never hold one epoch. The holder touches its file every few seconds. It is dead when its process is gone, which is seen
+at once on its own machine; from another one, when no heartbeat came for a while. Then the next one takes over.
+
+A holder that was only frozen, or cut off, may wake up after that. Each ledger line carries the epoch of its writer, and
+whoever commits looks first whether there is a later one (`require_current`); what slips in between is not read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from l2l_ray.errors import ConfigError, LedgerError
+from l2l_ray.files import new_file, replacing, sync
+
+BEAT_S = 5.0  # how often a holder touches its file
+SILENT_BEATS = 8  # so many missed beats, and a holder on another machine is taken for dead
+FOLDER = "lease"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a run's folder, or held it last.
+
+    Example: `Holder.of(run_path).words` is "a local run, process 4711 on node7, since 2026-03-01 09:30".
+    """
+
+    epoch: int
+    what: str = "a run"  # "a local run" or "a Ray job"
+    host: str = "another machine"
+    pid: int = 0
+    started: float = 0.0  # Unix time, seconds
+    process: str = ""  # tells this process from a later one of the same number, and from those of other machines
+    has_left: bool = False
+
+    @classmethod
+    def of(cls, run_path: Path) -> Holder | None:
+        """Return who holds a folder or held it last; None where nobody did. A damaged file hides only the name."""
+        epoch = newest_epoch(run_path)
+        if not epoch:
+            return None
+        try:
+            return cls(**{**json.loads(_file(run_path, epoch).read_text()), "epoch": epoch})
+        except (OSError, ValueError, TypeError):
+            return cls(epoch)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is of this machine, so that its process can be looked for."""
+        return self.process.rpartition("/")[0] == _machine()
+
+    @property
+    def words(self) -> str:
+        """Who, where and since when."""
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.started))
+        return f"{self.what}, process {self.pid} on {self.host}, since {since}"
+
+    def silent_s(self, run_path: Path) -> float:
+        """Return how long ago its last heartbeat was, in seconds."""
+        try:
+            return max(0.0, time.time() - _file(run_path, self.epoch).stat().st_mtime)
+        except OSError:  # the next holder has removed the file
+            return float("inf")
+
+    def is_alive(self, run_path: Path, beat_s: float = BEAT_S) -> bool:
+        """Whether it may still be at work, as far as can be told at once."""
+        if self.has_left:
+            return False
+        if self.is_here:
+            return _process(self.pid) == self.process
+        return self.silent_s(run_path) < SILENT_BEATS * beat_s
+
+
+def newest_epoch(run_path: Path) -> int:
+    """Return the epoch of a folder's last holder; 0 where there was none."""
+    try:
+        names = os.listdir(run_path / FOLDER)
+    except FileNotFoundError:
+        return 0
+    return max((int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()), default=0)
+
+
+def require_current(run_path: Path, epoch: int) -> None:
+    """Refuse to write for a holder that has been taken over.
+
+    Raises:
+        LedgerError: The folder has a later holder.
+    """
+    if newest_epoch(run_path) > epoch and (holder := Holder.of(run_path)) is not None:
+        raise LedgerError(
+            f"{run_path} was taken over by {holder.words}, because this process gave no sign of life; nothing more is "
+            "written by it, and what it committed stays: let the other one end"
+        )
+
+
+def refuse_if_held(run_path: Path) -> None:
+    """Refuse a start where somebody is at work; nothing is written.
+
+    Raises:
+        ConfigError: By name: who, since when, and what can be done.
+    """
+    holder = Holder.of(run_path)
+    if holder is not None and holder.is_alive(run_path):
+        raise _held(run_path, holder)
+
+
+@contextmanager
+def held(
+    run_path: Path, what: str, say: Callable[[str], None] = lambda _: None, beat_s: float = BEAT_S
+) -> Iterator[int]:
+    """Hold a run's folder for the length of a `with` block; gives the epoch.
+
+    Args:
+        run_path: The run's folder; made where it is missing, and removed at the end where nothing came into it.
+        what: Who holds it, as in `Holder.what`.
+        say: Told when a holder on another machine has to be waited for: it may be dead or only slow.
+        beat_s: Seconds between heartbeats, the same for all who share a folder.
+    Raises:
+        ConfigError: Somebody else holds it, or its file cannot be written.
+    """
+    made = [place for place in (run_path, *run_path.parents) if not place.exists()]
+    epoch = _take(run_path, what, say, beat_s)
+    stop = threading.Event()
+    beating = threading.Thread(target=_beat, args=(_file(run_path, epoch), beat_s, stop), daemon=True, name="lease")
+    beating.start()
+    try:
+        yield epoch
+    finally:
+        stop.set()
+        beating.join()
+        _leave(run_path, epoch, made)
+
+
+def _take(run_path: Path, what: str, say: Callable[[str], None], beat_s: float) -> int:
+    before = Holder.of(run_path)
+    if before is not None:
+        _wait_for_death(run_path, before, say, beat_s)
+    epoch = before.epoch + 1 if before is not None else 1
+    me = Holder(epoch, what, socket.gethostname(), os.getpid(), time.time(), _process(os.getpid()) or "")
+    try:
+        _file(run_path, epoch).parent.mkdir(parents=True, exist_ok=True)
+        with new_file(_file(run_path, epoch)) as temporary:
+            temporary.write_text(json.dumps(asdict(me)))
+            sync(temporary)
+    except FileExistsError:
+        raise _held(run_path, Holder.of(run_path) or Holder(epoch)) from None
+    except OSError as error:
+        raise ConfigError(
+            f"cannot start a run in {run_path}: {error}; choose another --run_root, or free some space"
+        ) from error
+    for earlier in range(1, epoch):
+        with suppress(OSError):
+            _file(run_path, earlier).unlink(missing_ok=True)
+    return epoch
+
+
+def _wait_for_death(run_path: Path, holder: Holder, say: Callable[[str], None], beat_s: float) -> None:
+    """Return once a holder is dead for certain.
+
+    One on another machine is watched for two beats at least, however old its last one seems: clocks differ.
+    """
+    if holder.has_left:
+        return
+    if holder.is_here:
+        refuse_if_held(run_path)
+        return
+    wait_s = max(2 * beat_s, SILENT_BEATS * beat_s - holder.silent_s(run_path))
+    say(f"waiting    up to {wait_s:.0f} s, to see whether {holder.words}, still works in {run_path}")
+    last, deadline = _heartbeat(run_path, holder), time.monotonic() + wait_s
+    while time.monotonic() < deadline:
+        time.sleep(beat_s / 5)
+        if _heartbeat(run_path, holder) != last:
+            found = Holder.of(run_path) or holder
+            if found.has_left:
+                return
+            raise _held(run_path, found)
+
+
+def _heartbeat(run_path: Path, holder: Holder) -> float | None:
+    try:
+        return _file(run_path, holder.epoch).stat().st_mtime
+    except OSError:
+        return None
+
+
+def _held(run_path: Path, holder: Holder) -> ConfigError:
+    stop = f"stop it (kill {holder.pid})" if holder.is_here else f"stop it on {holder.host}"
+    return ConfigError(
+        f"{run_path} is in use by {holder.words} (last sign of life {holder.silent_s(run_path):.0f} s ago); let it "
+        f"end, or {stop} and continue with --resume, or choose another --name"
+    )
+
+
+def _beat(file: Path, beat_s: float, stop: threading.Event) -> None:
+    while not stop.wait(beat_s):
+        with suppress(OSError):  # taken over, or the disk is away for a moment
+            os.utime(file)
+
+
+def _leave(run_path: Path, epoch: int, made: list[Path]) -> None:
+    """Say that the holder has left; where no run was begun, remove what it made."""
+    file = _file(run_path, epoch)
+    if not (run_path / "config.yaml").exists():
+        file.unlink(missing_ok=True)
+        for folder in (file.parent, *made):
+            with suppress(OSError):  # something else lies in it
+                folder.rmdir()
+    elif file.exists():  # else somebody took over
+        with suppress(OSError, ValueError), replacing(file) as temporary:
+            temporary.write_text(json.dumps({**json.loads(file.read_text()), "has_left": True}))
+
+
+def _file(run_path: Path, epoch: int) -> Path:
+    return run_path / FOLDER / f"{epoch:06d}.json"
+
+
+def _machine() -> str:
+    """Name what can see the processes of this one: the machine since it was started, or the container."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def _process(pid: int) -> str | None:
+    """Name a process of this machine apart from all others there ever were; None where it is gone.
+
+    None for all where the system does not show its processes as files: heartbeats alone tell then.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else f"{_machine()}/{pid}-{fields[19]}"  # its state, and when it started
