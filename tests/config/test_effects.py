@@ -132,7 +132,9 @@ def test_what_a_sweep_decides_itself() -> None:
 
 
 def test_fields_of_one_reason_share_a_sentence_and_none_comes_twice() -> None:
-    (sentence,) = told("--selector.name supervised --compare pwa --selector.group_size 4 --selector.reward.unlabeled 0.1")
+    (sentence,) = told(
+        "--selector.name supervised --compare pwa --selector.group_size 4 --selector.reward.unlabeled 0.1"
+    )
     assert sentence.startswith(
         "selector.group_size, selector.reward.unlabeled have no effect: none of this run's selectors (pwa, supervised)"
     )
