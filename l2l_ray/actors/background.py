@@ -47,8 +47,8 @@ class Background(Generic[T]):
                 f"the {self.name} failed for good: {self._error}; what is committed stays, --resume continues"
             ) from self._error
 
-    def join(self, timeout_s: float | None) -> bool:
-        """Wait for the end; False when it does not come in time; None waits as long as it takes."""
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the end; False when it does not come in time."""
         self._thread.join(timeout_s)
         return not self.alive
 

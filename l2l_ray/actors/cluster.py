@@ -187,8 +187,7 @@ def connected(config: ClusterConfig) -> Iterator[str]:
     if address is not None:
         _require_answer(address)
     with _private_folder() if private else nullcontext():
-        options = _private_options(config) if private else {}
-        context = _connect(address or "local", options, None if private else CONNECT_TIMEOUT_S)
+        context = _attach(address) if address is not None else _init("local", _private_options(config))
         with _sigterm_as_ctrl_c():
             try:
                 token = f" (token {os.environ['RAY_AUTH_TOKEN']})" if private and "RAY_AUTH_TOKEN" in os.environ else ""
@@ -197,18 +196,21 @@ def connected(config: ClusterConfig) -> Iterator[str]:
                 ray.shutdown()
 
 
-def _connect(address: str, options: Mapping[str, Any], timeout_s: float | None) -> Any:
-    """Connect in a thread, which can be given up: inside, Ray tries for ever."""
+def _init(address: str, options: Mapping[str, Any]) -> Any:
+    try:
+        return ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"cannot reach Ray at {address!r}: {error}; `make cluster-up` starts one") from error
+
+
+def _attach(address: str) -> Any:
+    """Connect in a thread, which can be given up: inside, Ray tries for ever.
+
+    A private cluster is started outside of it: its processes end with the thread that started them.
+    """
     found: list[Any] = []
-
-    def connect() -> None:
-        try:
-            found.append(ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options))
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ClusterError(f"cannot reach Ray at {address!r}: {error}; `make cluster-up` starts one") from error
-
-    attempt = Background("connection to Ray", connect)
-    if not attempt.join(timeout_s):
+    attempt = Background("connection to Ray", lambda: found.append(_init(address, {})))
+    if not attempt.join(CONNECT_TIMEOUT_S):
         raise ClusterError(
             f"something listens at {address}, but did not let this job in within {CONNECT_TIMEOUT_S:g} s; expected the "
             "address of a Ray head (not of its dashboard), and the same RAY_AUTH_MODE, RAY_AUTH_TOKEN and "
