@@ -154,11 +154,13 @@ class LabelerPool:
     @property
     def busy(self) -> int:
         """How many items are in work."""
-        return len({call.item for call in self._calls.values()})
+        return len({call.item for call in self._calls.values()} & self._attempts.keys())
 
     def held(self) -> list[Held]:
         """Return who has what in work, the longest first; who is still loading has nothing yet."""
-        found = [Held(self._names[c.worker], c.item, self._seconds(c)) for c in self._calls.values()]
+        found = [
+            Held(self._names[c.worker], c.item, self._seconds(c)) for c in self._calls.values() if self._is_open(c)
+        ]
         return sorted((held for held in found if self._beats.is_up(held.who)), key=lambda held: -held.seconds)
 
     def submit(self, item: WorkItem) -> None:
@@ -175,7 +177,11 @@ class LabelerPool:
             ready = [worker for worker in self._idle if self._beats.is_up(self._names[worker])]
             if not ready:
                 return
-            if counts[call.item] == 1 and self._seconds(call) > self._took[type(call.item)].slow_s():
+            if (
+                self._is_open(call)
+                and counts[call.item] == 1
+                and self._seconds(call) > self._took[type(call.item)].slow_s()
+            ):
                 self._idle.remove(ready[-1])
                 logger.info("%s takes long; %s tries it too", call.item, self._names[ready[-1]])
                 self._call(ready[-1], call.item)
@@ -239,6 +245,10 @@ class LabelerPool:
         self._attempts[item] += 1
         self._calls[ref] = _Call(worker, item, time.monotonic())
 
+    def _is_open(self, call: _Call) -> bool:
+        """Whether no other attempt has ended the item meanwhile."""
+        return call.item in self._attempts
+
     def _seconds(self, call: _Call) -> float:
         return time.monotonic() - max(call.since, self._beats.up_since(self._names[call.worker]))
 
@@ -261,7 +271,7 @@ class LabelerPool:
         """Replace a lost worker and hand its item out again, unless another attempt is under way or has ended."""
         if isinstance(error, RayActorError) and error.actor_init_failed:  # the next one would fail alike
             raise ClusterError(f"{self._names[call.worker]} cannot start: {error}") from error
-        is_open = call.item in self._attempts
+        is_open = self._is_open(call)
         self._losses[call.item] += 1
         limit, losses = self._config.cluster.max_item_retries, self._losses[call.item]
         if is_open and after_failure(error, losses, limit) is Decision.GIVE_UP:

@@ -76,12 +76,14 @@ class _Pulse:
         self.actor = actor
         self.up_since: float | None = None  # by the monotonic clock; None = it has not answered yet, it loads
         self.next_s = 0.0  # until the next question
+        self.asked: ray.ObjectRef[Any] | None = None
+        self.waited_s = 0.0  # since the open question was asked
         self.ask()
 
     def ask(self) -> None:
         # Not retried: an answer after a restart would hide the death.
-        self.asked: ray.ObjectRef[Any] | None = self.actor.beat.options(max_task_retries=0).remote()
-        self.waited_s = 0.0  # since then
+        self.asked = self.actor.beat.options(max_task_retries=0).remote()
+        self.waited_s = 0.0
 
 
 class Heartbeats:

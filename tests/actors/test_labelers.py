@@ -48,20 +48,20 @@ def test_an_error_of_the_work_itself_is_never_retried() -> None:
 def pool(ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[LabelerPool]:
     smoke.run_dir.mkdir(parents=True)
     monkeypatch.setattr(labelers, "LabelerActor", DyingWorker)
-    limits = {"work_timeout_s": 10.0, "heartbeat_timeout_s": 4.0, "max_item_retries": 2}
+    limits = {"work_timeout_s": 6.0, "heartbeat_timeout_s": 4.0, "max_item_retries": 2}
     cluster = smoke.cluster.model_copy(update=limits)
     config = smoke.model_copy(update={"cluster": cluster})
     pool = LabelerPool(config, None, f"test-{os.getpid()}-{time.time_ns()}")
     yield pool
 
 
-def _run(pool: LabelerPool, shards: list[int]) -> list[int]:
+def _run(pool: LabelerPool, shards: list[int], double: bool = False) -> list[int]:
     todo = [LabelItem("l2l", 0, shard, 0) for shard in shards]
     results: list[int] = []
     while todo or pool.busy:
         while todo and pool.has_room:
             pool.submit(todo.pop(0))
-        if pool.has_room:
+        if double:
             pool.double()
         results += [result for _, result in pool.finished(0.2) if isinstance(result, int)]
     return results
@@ -84,12 +84,14 @@ def test_a_stopped_worker_is_replaced_long_before_its_work_is_overdue(
     assert time.monotonic() - begun < 120.0
 
 
-def test_the_last_item_is_given_to_an_idle_worker_as_well_and_ends_once(pool: LabelerPool) -> None:
-    before = pool.pids()
+def test_the_last_item_is_given_to_an_idle_worker_as_well_and_ends_once(
+    pool: LabelerPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool.pids()
     begun = time.monotonic()
-    assert sorted(_run(pool, [0, 5, 6, 7, SLOW_ONCE])) == [0, SLOW_ONCE, 5, 6, 7]
+    assert sorted(_run(pool, [0, 5, 6, 7, SLOW_ONCE], double=True)) == [0, SLOW_ONCE, 5, 6, 7]
     assert time.monotonic() - begun < SLOW_S / 2
-    assert pool.pids() == before, "nobody was killed for being slow"
+    assert not [record for record in caplog.records if "was lost" in record.getMessage()], "nobody is killed for it"
 
 
 def test_a_shard_that_kills_every_worker_ends_the_run_with_its_name(pool: LabelerPool) -> None:
