@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -81,14 +82,26 @@ def ledger_keys(run: RunFolder) -> list[tuple[str, int, int]]:
     return [(line["method"], line["round"], line["shard"]) for line in lines]
 
 
-def actors(namespace: str | None = None, **wanted: str) -> list[Any]:
-    """Return the living actors that have these properties, from Ray's state API."""
+def actors(config: RunConfig | None = None, **wanted: str) -> list[Any]:
+    """Return the living actors that have these properties, of one run or of all, from Ray's state API."""
     from ray.util.state import list_actors
 
     filters: list[tuple[str, str, Any]] = [("state", "=", "ALIVE"), *((k, "=", v) for k, v in wanted.items())]
-    if namespace is not None:
-        filters.append(("ray_namespace", "=", namespace))
-    return list(list_actors(filters=filters, limit=100, detail=True))
+    found = list(list_actors(filters=filters, limit=100, detail=True))
+    return [a for a in found if config is None or a.ray_namespace.startswith(f"l2l-{config.run_name}-")]
+
+
+def signaled(number: signal.Signals, what: str, config: RunConfig | None = None, **wanted: str) -> int:
+    """Send a signal to the one living actor that has these properties; its process id."""
+    found: list[int] = []
+
+    def there() -> bool:
+        found[:] = [actor.pid for actor in actors(config, **wanted) if actor.pid]
+        return bool(found)
+
+    wait_for(there, f"a living {what}")
+    os.kill(found[0], number)
+    return found[0]
 
 
 def assert_same_result(one: RunFolder, two: RunFolder) -> None:

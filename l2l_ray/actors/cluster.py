@@ -5,7 +5,9 @@ for this process, on loopback, with the custom resources the config names, in a 
 is never looked for: an address file left behind by a killed head would be picked up and hang the run.
 
 Ray lets an actor that fits nowhere wait for ever without a word, so demand and supply are compared first
-(`check_resources`), and every actor has a bounded time to come up (`wait_ready`).
+(`check_resources`), a run that others leave no room for waits in line and says who holds it (`wait_for_room`), and
+every actor then has a bounded time to come up (`wait_ready`). Two runs that look in the same second may both be let in;
+then the one whose actors do not come up ends with a message.
 
 The terminal shows the driver's words only; what actors log is in the dashboard and in Ray's session folder.
 
@@ -21,7 +23,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +32,12 @@ from typing import Any, TypeVar
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.state import list_actors
+from ray.util.state.exception import RayStateApiException
 
 from l2l_ray.actors import session
-from l2l_ray.actors.environment import address_of
+from l2l_ray.actors.background import Background
+from l2l_ray.actors.environment import LOOPBACK_ENV, address_of
 from l2l_ray.actors.reach import require_answer
 from l2l_ray.config import ClusterConfig, RunConfig
 from l2l_ray.errors import ClusterError, L2LError
@@ -40,11 +45,16 @@ from l2l_ray.errors import ClusterError, L2LError
 logger = logging.getLogger(__name__)
 A = TypeVar("A")
 
-# The actors of a killed driver are gone a second or two after it.
-NAME_RELEASE_TIMEOUT_S = 30.0
+CONNECT_TIMEOUT_S = 25.0  # Ray itself would try for ever
+LOOK_FOR_ROOM_S = 1.0
+END_TIMEOUT_S = 10.0  # an idle actor leaves within a second or two
 
 PREDEFINED_RESOURCES = ("CPU", "GPU", "memory", "object_store_memory")
 _SLACK = 1e-6  # fractional resources are sums of floats
+
+
+class ActorLost(ClusterError):
+    """An actor's process ended while it was starting, and not by an error of its own: a fresh one may do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +132,39 @@ def check_resources(config: ClusterConfig) -> None:
         raise ClusterError(f"{problem}; where an autoscaler adds nodes, set cluster.autoscaled")
 
 
+def wait_for_room(demand: Sequence[Need], say: Callable[[str], None]) -> None:
+    """Wait until everything a run needs is free at once, so that two runs never hold a part each and wait for the rest.
+
+    It ends when who holds it leaves; that may take hours, so what is waited for is said.
+
+    Args:
+        demand: What the run is going to start.
+        say: Told what is waited for and who holds it, each time anew.
+    """
+    while (lacking := _not_free(demand)) is not None:
+        say(lacking)
+        time.sleep(LOOK_FOR_ROOM_S)
+
+
+def _not_free(demand: Sequence[Need]) -> str | None:
+    available: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    wanted = total(demand)
+    lacking = [name for name, amount in wanted.items() if amount > available.get(name, 0.0) + _SLACK]
+    what = ", ".join(f"{wanted[name]:g} {name} ({available.get(name, 0.0):g} free)" for name in lacking)
+    return f"{what}; held by {', '.join(holders(lacking)) or 'nobody any more'}" if lacking else None
+
+
+def holders(resources: Sequence[str]) -> list[str]:
+    """Name the living actors that hold one of these resources, e.g. `prior-0 of l2l-smoke-1a2b`."""
+    address = ray.get_runtime_context().gcs_address  # the state API would look for any cluster of this machine
+    try:
+        alive = list_actors(address=address, filters=[("state", "=", "ALIVE")], detail=True, limit=1000)
+    except (RayStateApiException, ConnectionError):  # no dashboard, or it is busy
+        return ["actors that Ray's dashboard does not tell now"]
+    found = [actor for actor in alive if set(actor.required_resources or {}) & set(resources)]
+    return sorted(f"{actor.name or actor.class_name} of {actor.ray_namespace}" for actor in found)
+
+
 def node_resources() -> list[dict[str, float]]:
     """Return the resources of each living node of the connected cluster."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
@@ -145,11 +188,7 @@ def connected(config: ClusterConfig) -> Iterator[str]:
     if address is not None:
         require_answer(address)
     with _private_folder() if private else nullcontext() as folder:
-        try:
-            options = _private_options(config) if private else {}
-            context = ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ClusterError(f"cannot reach Ray at {address!r}: {error}; `make cluster-up` starts one") from error
+        context = _attach(address) if address is not None else _init("local", _private_options(config))
         with _sigterm_as_ctrl_c():
             try:
                 path = folder / "auth_token" if folder else session.token_path(str(address))
@@ -157,6 +196,31 @@ def connected(config: ClusterConfig) -> Iterator[str]:
                 yield f"http://{context.dashboard_url}{token}" if context.dashboard_url else "off"
             finally:
                 ray.shutdown()
+
+
+def _init(address: str, options: Mapping[str, Any]) -> Any:
+    try:
+        return ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"cannot reach Ray at {address!r}: {error}; `make cluster-up` starts one") from error
+
+
+def _attach(address: str) -> Any:
+    """Connect in a thread, which can be given up: inside, Ray tries for ever.
+
+    A private cluster is started outside of it: its processes end with the thread that started them.
+    """
+    found: list[Any] = []
+    attempt = Background("connection to Ray", lambda: found.append(_init(address, {})))
+    if not attempt.join(CONNECT_TIMEOUT_S):
+        raise ClusterError(
+            f"something listens at {address}, but did not let this job in within {CONNECT_TIMEOUT_S:g} s; expected the "
+            "address of a Ray head (not of its dashboard), and the same RAY_AUTH_MODE, RAY_AUTH_TOKEN and "
+            f"{', '.join(LOOPBACK_ENV)} here and there; a head on this machine is reached at 127.0.0.1; "
+            "`ray job submit` takes all of it from the cluster"
+        )
+    attempt.check()
+    return found[0]
 
 
 def _private_options(config: ClusterConfig) -> dict[str, Any]:
@@ -197,8 +261,12 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def namespace_of(config: RunConfig) -> str:
-    """Return the run's Ray namespace: its name, and four digits of its folder, so that two roots do not meet."""
-    return f"l2l-{config.run_name}-{hashlib.sha256(str(config.run_dir).encode()).hexdigest()[:4]}"
+    """Return the Ray namespace of this driver's actors: the run's name, four digits of its folder, and Ray's job id.
+
+    Two roots do not meet, nor a resumed run with what its killed driver leaves for a moment.
+    """
+    folder = hashlib.sha256(str(config.run_dir).encode()).hexdigest()[:4]
+    return f"l2l-{config.run_name}-{folder}-{ray.get_runtime_context().get_job_id()}"
 
 
 def device_for(resources: Mapping[str, float]) -> str:
@@ -229,23 +297,36 @@ def resource_options(resources: Mapping[str, float]) -> dict[str, Any]:
 
 
 def start_actor(kind: type[A], options: Mapping[str, Any], *args: Any) -> ActorHandle[A]:
-    """Start a named actor, waiting for the name if its last holder is just going away.
+    """Start an actor; its name tells people who it is, nobody looks it up.
 
+    Args:
+        kind: A plain class.
+        options: Of `actor_options`, and more of Ray's.
+        *args: Of its constructor.
     Raises:
-        ClusterError: The name stays taken: another job drives this run.
+        ClusterError: The namespace has an actor of this name.
     """
-    deadline = time.monotonic() + NAME_RELEASE_TIMEOUT_S
-    while True:
-        try:
-            handle: ActorHandle[A] = ray.remote(kind).options(**options).remote(*args)  # type: ignore[assignment]
-            return handle
-        except ValueError as error:
-            if time.monotonic() > deadline:
-                raise ClusterError(
-                    f"actor {options['name']} of {options['namespace']} still exists after "
-                    f"{NAME_RELEASE_TIMEOUT_S:g} s: another job drives this run; stop it, or choose another --name"
-                ) from error
-            time.sleep(0.2)
+    more = dict(options)
+    groups = more.pop("concurrency_groups", None)  # Ray takes these here alone
+    remote: Any = ray.remote(kind)
+    if groups:
+        remote = ray.remote(concurrency_groups=groups)(kind)  # type: ignore[call-overload]
+    try:
+        handle: ActorHandle[A] = remote.options(**more).remote(*args)
+    except ValueError as error:
+        raise ClusterError(f"actor {options['name']} of {options['namespace']} cannot be started: {error}") from error
+    return handle
+
+
+def end_in_order(actors: Sequence[ActorHandle[Any]], timeout_s: float = END_TIMEOUT_S) -> None:
+    """Let actors end what they were asked and leave; those that have not left in time are killed."""
+    leaving: dict[Any, ActorHandle[Any]] = {
+        actor.__ray_terminate__.options(max_task_retries=0).remote(): actor for actor in actors
+    }
+    if leaving:
+        _, late = ray.wait(list(leaving), num_returns=len(leaving), timeout=timeout_s)
+        for ref in late:
+            ray.kill(leaving[ref])
 
 
 def own_error(error: RayTaskError) -> Exception:
@@ -267,7 +348,7 @@ def wait_ready(role: str, actors: Sequence[ActorHandle[Any]], timeout_s: float) 
 
 
 def wait_answers(role: str, refs: Sequence[ray.ObjectRef[Any]], timeout_s: float) -> list[Any]:
-    """Wait for the answers that tell that actors are up; errors as in `wait_ready`."""
+    """Wait for the answers that tell that actors are up; errors as in `wait_ready`, and ActorLost for one killed."""
     try:
         return ray.get(list(refs), timeout=timeout_s)
     except GetTimeoutError:
@@ -278,4 +359,5 @@ def wait_answers(role: str, refs: Sequence[ray.ObjectRef[Any]], timeout_s: float
             "it may still be loading, or another run may hold the rest: wait for it, or raise cluster.start_timeout_s"
         ) from None
     except RayActorError as error:
-        raise ClusterError(f"a {role} died while starting: {error}") from error
+        kind = ClusterError if error.actor_init_failed else ActorLost
+        raise kind(f"a {role} died while starting: {error}") from error

@@ -4,7 +4,10 @@ A named actor of the run. Train workers and labelers wait here instead of pollin
 derived from the run folder when it starts (ledger lines, whole version folders, complete prior files), so a killed and
 restarted coordinator gives the same answers, and every call may safely be repeated.
 
-It lives as long as its driver: when the driver dies, waiting workers get an error instead of waiting for ever.
+Files are written and read in threads, one at a time, so that everybody else is answered meanwhile.
+
+It lives as long as its driver: when the driver dies, waiting workers get an error instead of waiting for ever. One that
+is stopped answers nobody; the driver finds out by its heartbeat and lets Ray start it again (`kept_alive`).
 """
 
 from __future__ import annotations
@@ -12,17 +15,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from l2l_ray.actors.background import Background
 from l2l_ray.actors.cluster import own_error
+from l2l_ray.actors.liveness import LOOK_S, Heartbeats
 from l2l_ray.actors.logs import about, log_as
 from l2l_ray.actors.telemetry import Meters
-from l2l_ray.config import RunConfig
+from l2l_ray.config import ClusterConfig, RunConfig
 from l2l_ray.errors import FREE_SPACE, ClusterError, L2LError
 from l2l_ray.files import replacing
 from l2l_ray.loop.progress import LabelProgress, LabelRate, Status, TrainProgress
@@ -35,9 +45,9 @@ from l2l_ray.selector.registry import stores_labels
 logger = logging.getLogger(__name__)
 
 NAME = "coordinator"
-ANSWER_TIMEOUT_S = 120.0  # it answers in milliseconds; it may be restarting
+ANSWER_TIMEOUT_S = 120.0  # it answers in milliseconds; it may hang for `cluster.heartbeat_timeout_s` and be restarted
 # A killed coordinator is restarted and asked again. A call that kills it every time must come to an end.
-ACTOR_OPTIONS = {"max_restarts": -1, "max_task_retries": 10, "max_concurrency": 1000}
+ACTOR_OPTIONS = {"max_restarts": 20, "max_task_retries": 10, "max_concurrency": 1000}
 STATE_EVERY_S = 2.0  # how often state.json is rewritten at most
 REFRESH_EVERY_S = 1.0  # how often gauges are set again at most
 
@@ -46,6 +56,19 @@ T = TypeVar("T")
 
 class RunStopped(L2LError):
     """The driver ended the run while somebody was still waiting for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a driver wants to know at once, and how far the run is.
+
+    Example: `News(4, frozenset({("l2l", 0)}), None, Status(shards_total=6))`
+    """
+
+    number: int  # of what happened since the coordinator started
+    published: frozenset[tuple[str, int]]  # (method, version) that lie whole on disk
+    training_error: L2LError | None  # what training failed with on purpose
+    status: Status
 
 
 def answer(ref: ray.ObjectRef[T], timeout_s: float = ANSWER_TIMEOUT_S) -> T:
@@ -64,6 +87,34 @@ def answer(ref: ray.ObjectRef[T], timeout_s: float = ANSWER_TIMEOUT_S) -> T:
         raise own_error(error) from None
     except RayActorError as error:
         raise ClusterError(f"the coordinator is gone: {error}; --resume continues") from error
+
+
+@contextmanager
+def kept_alive(coordinator: ActorHandle[Coordinator], config: ClusterConfig) -> Iterator[Background[None]]:
+    """Let Ray start the coordinator again whenever it is silent for too long, while the block runs.
+
+    A thread looks, because the driver itself may be waiting for the coordinator's answer.
+    """
+    ended = threading.Event()
+    beats = Heartbeats(config.heartbeat_timeout_s, config.start_timeout_s)
+    beats.watch(NAME, coordinator)
+
+    def look() -> None:
+        while not ended.wait(LOOK_S):
+            for _ in beats.silent():
+                logger.warning(
+                    "the coordinator has not answered for cluster.heartbeat_timeout_s=%g s; it is started again",
+                    config.heartbeat_timeout_s,
+                )
+                ray.kill(coordinator, no_restart=False)
+                beats.watch(NAME, coordinator)
+
+    watch = Background("watch over the coordinator", look)
+    try:
+        yield watch
+    finally:
+        ended.set()
+        watch.join(LOOK_S)
 
 
 class Coordinator:
@@ -86,6 +137,8 @@ class Coordinator:
         labeling = [method for method in self._run.methods if stores_labels(method)]
         self._ledger = Ledger(self._run.ledger_path, epoch)
         self._changed = asyncio.Condition()
+        self._files = asyncio.Lock()  # held by whoever reads or writes files; others are answered meanwhile
+        self._news = 1
         self._waits: list[str] = []  # what train workers wait for now, one entry per waiting rank
         self._meters = Meters(config.run_name)
         self._rate = LabelRate()
@@ -95,8 +148,16 @@ class Coordinator:
         self._state_written = self._refreshed = 0.0
         self._read_versions()
 
-    def ready(self) -> int:
+    def __repr__(self) -> str:
+        """Return whose coordinator it is, for Ray's dashboard."""
+        return f"{NAME} of {self._run.config.run_name}"
+
+    async def ready(self) -> int:
         """Return this actor's process id: it is up."""
+        return os.getpid()
+
+    async def beat(self) -> int:
+        """Return this actor's process id: it answers."""
         return os.getpid()
 
     async def committed(self) -> set[Key]:
@@ -113,7 +174,8 @@ class Coordinator:
         Raises:
             LedgerError: The ledger could not be written, or the driver was taken over.
         """
-        first = self._ledger.commit(entry)
+        async with self._files:
+            first = await asyncio.to_thread(self._ledger.commit, entry)
         with about(entry.method, entry.round, entry.shard):
             logger.info("committed" if first else "was committed before")
         if first:
@@ -121,9 +183,22 @@ class Coordinator:
             await self._wake_waiting()
         return first
 
-    async def published(self) -> set[tuple[str, int]]:
-        """Return all (method, version) that lie whole on disk."""
-        return set(self._versions)
+    async def news(self, seen: int, timeout_s: float) -> News:
+        """Return what is known, as soon as something other than progress has happened since `seen`.
+
+        Args:
+            seen: `News.number` of the last answer; 0 = none.
+            timeout_s: After which to answer anyway, seconds.
+        """
+        try:
+            async with self._changed:
+                await asyncio.wait_for(self._changed.wait_for(lambda: self._news != seen), timeout_s)
+        except TimeoutError:
+            pass
+        if time.monotonic() - self._refreshed >= REFRESH_EVERY_S:
+            self._refreshed = time.monotonic()
+            self._meters.refresh()
+        return News(self._news, frozenset(self._versions), self._training_error, self._current_status())
 
     async def find_versions(self) -> None:
         """Look for new versions on disk; a train worker calls when it has written one.
@@ -134,8 +209,9 @@ class Coordinator:
             RunStopped: The driver ended the run.
         """
         self._check_running()
-        self._read_versions()
-        await self._wake_waiting()
+        async with self._files:
+            await asyncio.to_thread(self._read_versions)
+        await self._tell_driver()
 
     async def wait_labels(self, method: str, round_index: int, timeout_s: float) -> list[str] | None:
         """Wait until a round is complete; return its files in shard order, or None after `timeout_s`.
@@ -145,7 +221,8 @@ class Coordinator:
         """
         what = f"the labels of {Stage(method, round_index).label}"
         if await self._wait(lambda: self._ledger.complete(method, round_index, self._num_shards), what, timeout_s):
-            return [str(self._run.path / entry.path) for entry in self._ledger.entries(method, round_index)]
+            async with self._files:
+                return [str(self._run.path / entry.path) for entry in self._ledger.entries(method, round_index)]
         return None
 
     async def wait_priors(self, name: str, timeout_s: float) -> bool:
@@ -159,7 +236,7 @@ class Coordinator:
     async def priors_progress(self, name: str, done: int, total: int) -> None:
         """Note how many examples of a set have their prior; at the end, wake those who wait for it."""
         self._status.priors[name] = done, total
-        await self._wake_waiting()
+        await (self._tell_driver() if done == total else self._wake_waiting())
 
     async def progress(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:
         """Note how many steps of a training stage are done; shown by the driver and in state.json.
@@ -172,39 +249,34 @@ class Coordinator:
         self._meters.set("l2l_train_done_frac", done / max(1, total), stage=stage.label)
         for name, value in values.items():
             self._meters.set("l2l_train", value, name=name)
-        self._write_state()
+        await self._write_state()
 
     async def report_error(self, error: L2LError) -> None:
         """Note what training failed with on purpose: the driver ends the run with it, for it would recur."""
         self._training_error = error
-
-    async def training_error(self) -> L2LError | None:
-        """Return what training failed with on purpose, if it did."""
-        return self._training_error
+        await self._tell_driver()
 
     async def evaluated(self, method: str, version: int, split: str, mean_iou: float) -> None:
         """Note a finished evaluation."""
         self._meters.set("l2l_mean_iou", mean_iou, method=method, split=split)
         self._status.mean_iou[f"{method} v{version} {split}"] = mean_iou
-        self._write_state()
-
-    async def status(self) -> Status:
-        """Return how far the run is. The driver asks every fraction of a second."""
-        if time.monotonic() - self._refreshed >= REFRESH_EVERY_S:
-            self._refreshed = time.monotonic()
-            self._meters.refresh()
-        return self._current_status()
+        await self._write_state()
 
     async def stop(self, reason: str) -> None:
         """End the run: every present and future wait raises `RunStopped`, and state.json is written once more."""
         self._status.stopped = reason
-        self._write_state(force=True)
+        await self._write_state(force=True)
+        await self._wake_waiting()
+
+    async def _tell_driver(self) -> None:
+        """Wake the driver, too."""
+        self._news += 1
         await self._wake_waiting()
 
     async def _wake_waiting(self) -> None:
         async with self._changed:
             self._changed.notify_all()
-        self._write_state()
+        await self._write_state()
 
     async def _wait(self, condition: Callable[[], bool], what: str, timeout_s: float) -> bool:
         """Wait until `condition` holds, showing meanwhile what training waits for; False after `timeout_s`."""
@@ -250,16 +322,13 @@ class Coordinator:
         self._meters.set("l2l_accepted_frac", entry.accepted_frac, method=entry.method)
         self._status.labels = LabelProgress(entry.method, entry.round, entry.accepted_frac, per_s)
 
-    def _write_state(self, force: bool = False) -> None:
+    async def _write_state(self, force: bool = False) -> None:
         if not force and time.monotonic() - self._state_written < STATE_EVERY_S:
             return
         self._state_written = time.monotonic()
-        path = self._run.path / "state.json"
-        try:
-            with replacing(path) as temporary:
-                temporary.write_text(self._current_status().to_json())
-        except OSError as error:  # it only shows; whoever keeps something fails with a remedy, and `stop` must wake all
-            logger.warning("cannot write %s: %s; %s", path, error, FREE_SPACE)
+        content, path = self._current_status().to_json(), self._run.path / "state.json"
+        async with self._files:
+            await asyncio.to_thread(_write, path, content)
 
     def _current_status(self) -> Status:
         """Bring up to date what follows from the ledger, the versions and the open waits."""
@@ -267,3 +336,11 @@ class Coordinator:
         self._status.shards_committed = len(self._ledger.keys())
         self._status.training_waits_for = self._waits[0] if self._waits else ""
         return self._status
+
+
+def _write(path: Path, content: str) -> None:
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(content)
+    except OSError as error:  # it only shows; whoever keeps something fails with a remedy, and `stop` must wake all
+        logger.warning("cannot write %s: %s; %s", path, error, FREE_SPACE)

@@ -6,16 +6,18 @@
     coordinator      the only writer of the ledger
 
 What is decided here is only which ready item goes to which idle labeler; what an item does is fixed by its name, so the
-result does not depend on timing. A failure of any role ends the run with its message; what is committed stays, and the
-same command with `--resume` continues.
+result does not depend on timing. Who dies or falls silent is replaced (`liveness`); an error raised on purpose, or a
+role that fails too often, ends the run with its message; what is committed stays, and the same command with `--resume`
+continues.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,20 @@ import ray
 from ray.actor import ActorHandle
 
 from l2l_ray.actors.background import Background
-from l2l_ray.actors.cluster import actor_options, check_resources, connected, namespace_of, start_actor, wait_ready
-from l2l_ray.actors.coordinator import ACTOR_OPTIONS, NAME, Coordinator, RunStopped, answer
+from l2l_ray.actors.cluster import (
+    ActorLost,
+    actor_options,
+    check_resources,
+    connected,
+    device_for,
+    end_in_order,
+    namespace_of,
+    needs,
+    start_actor,
+    wait_for_room,
+    wait_ready,
+)
+from l2l_ray.actors.coordinator import ACTOR_OPTIONS, NAME, Coordinator, News, RunStopped, answer, kept_alive
 from l2l_ray.actors.labelers import LabelerPool
 from l2l_ray.actors.priors import PriorPool
 from l2l_ray.actors.train_group import RayHost, fit
@@ -32,8 +46,8 @@ from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError, L2LError
 from l2l_ray.loop.evaluation.evaluate import Evaluations, finish
 from l2l_ray.loop.inference.engine import EvalPart
-from l2l_ray.loop.inference.priors import fill_all_priors, lacks_priors
-from l2l_ray.loop.progress import Console, closing_text, finished_text
+from l2l_ray.loop.inference.priors import LocalMllm, Mllm, fill_all_priors, known_mllm, lacks_priors
+from l2l_ray.loop.progress import Console, Status, closing_text, finished_text
 from l2l_ray.loop.state.heal import heal, is_settled
 from l2l_ray.loop.state.lease import require_current
 from l2l_ray.loop.state.ledger import Ledger
@@ -45,7 +59,8 @@ from l2l_ray.loop.training.train import train
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 0.2  # longest nap of the driver between two looks at what is new
+TICK_S = 0.5  # longest nap of the driver: news and finished work wake it, the terminal and heartbeats need looks
+LONG_S = 3.0  # who has something in work for longer is named
 STOP_TIMEOUT_S = 5.0  # how long a role may take to notice that the run ended early; it ends with the job anyway
 
 
@@ -73,7 +88,7 @@ def run(config: RunConfig) -> Path:
             plan, evaluations = data.plan(config, folder.methods), Evaluations(folder)
             published = {method: folder.published(method) for method in folder.methods}
             plan.restore(Ledger(folder.ledger_path).keys(), evaluations.mean_ious(), published)
-            with started_roles(config, folder, data) as roles:
+            with started_roles(config, folder, data, console) as roles:
                 hand_out_work(plan, evaluations, roles, folder, data, console)
         figures = finish(config, folder, plan, evaluations)
         console.say(closing_text(folder, figures))
@@ -107,9 +122,15 @@ class Roles:
 
     coordinator: ActorHandle[Coordinator]
     labelers: LabelerPool
-    labelers_start: Background[list[int]]  # ends when every labeler is up
+    labelers_start: Background[None]  # ends when every labeler is up
     prior_filling: Background[None]  # ends when every example has its prior
     training: Background[str]
+    watch: Background[None]  # over the coordinator
+
+    @property
+    def all_has_happened(self) -> bool:
+        """Whether no more versions or priors will come."""
+        return self.training.done and self.prior_filling.done
 
     def check(self) -> None:
         """Raise what a role failed with.
@@ -117,16 +138,16 @@ class Roles:
         Raises:
             L2LError: It failed for good.
         """
-        error: L2LError | None = answer(self.coordinator.training_error.remote())
-        if error is not None:
-            raise error
-        for role in (self.labelers_start, self.prior_filling, self.training):
+        for role in (self.labelers_start, self.prior_filling, self.training, self.watch):
             role.check()
 
 
 @contextmanager
-def started_roles(config: RunConfig, folder: RunFolder, data: RunData) -> Iterator[Roles]:
-    """Start all roles, and release them at the end whatever happens."""
+def started_roles(config: RunConfig, folder: RunFolder, data: RunData, console: Console) -> Iterator[Roles]:
+    """Start all roles once the cluster has room for them, and release them at the end whatever happens."""
+    mllm = _mllm_without_actors(config, folder, data)
+    demand = [need for need in needs(config.cluster) if need.role != "prior" or mllm is None]
+    wait_for_room(demand, lambda what: console.update(Status(shards_total=0, now=f"waiting for {what}"), 0))
     namespace = namespace_of(config)
     options = actor_options(NAME, namespace, {}) | ACTOR_OPTIONS
     coordinator = start_actor(Coordinator, options, config, data.num_shards(config), folder.epoch)
@@ -135,25 +156,40 @@ def started_roles(config: RunConfig, folder: RunFolder, data: RunData) -> Iterat
     reason = "the driver ended the run early"
 
     def fill_priors() -> None:
+        if (answering := priors or mllm) is not None:
+            fill_all_priors(config, folder, data, answering, note_priors)
         if priors is not None:
-            fill_all_priors(config, folder, data, priors, note_priors)
+            priors.close()  # others on this cluster may wait for its resources
 
     def note_priors(name: str, answered: int, total: int) -> None:
         answer(coordinator.priors_progress.remote(name, answered, total))
 
-    try:
-        wait_ready("coordinator", [coordinator], config.cluster.start_timeout_s)
-        priors = PriorPool(config, namespace) if lacks_priors(folder, data) else None
-        pools += [priors] if priors is not None else []
-        pools.append(labelers := LabelerPool(config, coordinator, namespace))
-        labelers_start = Background("labelers", labelers.pids)
-        prior_filling = Background("prior service", fill_priors)
-        training = Background("train group", lambda: fit(train_worker, config, folder, coordinator))
-        threads = [labelers_start, prior_filling, training]
-        yield Roles(coordinator, labelers, labelers_start, prior_filling, training)
-        reason = "all work is done"
-    finally:
-        _release(coordinator, reason, pools, threads)
+    def start_labelers() -> None:
+        with suppress(ActorLost):  # it is replaced when it is given something
+            labelers.pids()
+
+    with kept_alive(coordinator, config.cluster) as watch:
+        try:
+            wait_ready("coordinator", [coordinator], config.cluster.start_timeout_s)
+            priors = PriorPool(config, namespace) if mllm is None else None
+            pools += [priors] if priors is not None else []
+            pools.append(labelers := LabelerPool(config, coordinator, namespace))
+            labelers_start = Background("labelers", start_labelers)
+            prior_filling = Background("prior service", fill_priors)
+            training = Background("train group", lambda: fit(train_worker, config, folder, coordinator))
+            threads = [labelers_start, prior_filling, training]
+            yield Roles(coordinator, labelers, labelers_start, prior_filling, training, watch)
+            reason = "all work is done"
+        finally:
+            _release(coordinator, reason, pools, threads)
+
+
+def _mllm_without_actors(config: RunConfig, folder: RunFolder, data: RunData) -> Mllm | None:
+    """Return who needs no loading where every prior is known already; None = prior actors have to be asked."""
+    if not lacks_priors(folder, data):
+        return LocalMllm(config.prior)
+    device = device_for(config.cluster.prior_resources) if config.prior.device == "auto" else config.prior.device
+    return known_mllm(config, config.prior.model_copy(update={"device": device}), folder, data)
 
 
 def hand_out_work(
@@ -164,22 +200,52 @@ def hand_out_work(
     Raises:
         L2LError: A role failed for good.
     """
+    status, told = Status(shards_total=0), time.monotonic()
+    asked: ray.ObjectRef[News] = roles.coordinator.news.remote(0, TICK_S)
     while not (plan.finished and roles.training.done):
         roles.check()
         require_current(folder.path, folder.epoch)
-        all_is_told = roles.training.done and roles.prior_filling.done  # looked at before the news: none comes after it
-        for name in data.prior_order:
-            if folder.priors_path(name).exists():
-                plan.priors_ready(name)
-        published: set[tuple[str, int]] = answer(roles.coordinator.published.remote())
-        for method, version in sorted(published):
-            plan.publish(method, version)
+        if is_last := roles.all_has_happened:  # looked at before the news: none comes after it
+            asked = roles.coordinator.news.remote(0, TICK_S)
+        if is_last or ray.wait([asked], timeout=0)[0]:
+            news = answer(asked)
+            asked = roles.coordinator.news.remote(news.number, TICK_S)
+            status, told = news.status, time.monotonic()
+            take_in(news, plan, folder, data)
         while roles.labelers.has_room and (item := plan.next()) is not None:
             roles.labelers.submit(item)
-        assert roles.labelers.busy or plan.finished or not all_is_told, "nothing is left to do, but figures are missing"
-        for item, result in roles.labelers.finished(POLL_S):
+        if roles.labelers.has_room:
+            roles.labelers.double()
+        if is_last and not roles.labelers.busy and not plan.finished:
+            raise ClusterError(
+                f"nothing is left to do in {folder.path}, but figures of the final table are missing; expected every "
+                "version and all priors on disk: has something been removed there? --resume makes what is missing"
+            )
+        for item, result in roles.labelers.finished(TICK_S, [asked]):
             note_finished(item, result, plan, evaluations, roles)
-        console.update(answer(roles.coordinator.status.remote()), roles.labelers.busy)
+        console.update(_with_who(status, time.monotonic() - told, roles.labelers), roles.labelers.busy)
+
+
+def take_in(news: News, plan: Plan, folder: RunFolder, data: RunData) -> None:
+    """Tell the plan what has happened.
+
+    Raises:
+        L2LError: What training failed with on purpose.
+    """
+    if news.training_error is not None:
+        raise news.training_error
+    for name in data.prior_order:
+        if folder.priors_path(name).exists():
+            plan.priors_ready(name)
+    for method, version in sorted(news.published):
+        plan.publish(method, version)
+
+
+def _with_who(status: Status, silent_s: float, labelers: LabelerPool) -> Status:
+    """Add who has what in work for long, and that the coordinator is silent, if it is."""
+    long = [held.sentence() for held in labelers.held() if held.seconds > LONG_S]
+    now = f"waiting for the coordinator, which has not answered for {silent_s:.0f} s" if silent_s > LONG_S else ""
+    return replace(status, held_by=long[0] if long else "", now=now)
 
 
 def note_finished(item: WorkItem, result: EvalPart | int, plan: Plan, evaluations: Evaluations, roles: Roles) -> None:
@@ -199,7 +265,7 @@ def _release(
     pools: list[PriorPool | LabelerPool],
     threads: list[Background[Any]],
 ) -> None:
-    """End all roles in order: nobody is killed while somebody waits for its answer."""
+    """End all roles in order: nobody goes while somebody waits for its answer."""
     try:
         answer(coordinator.stop.remote(reason), STOP_TIMEOUT_S)  # waiting train workers return
     except ClusterError as error:
@@ -209,4 +275,4 @@ def _release(
     for thread in threads:
         if not thread.join(STOP_TIMEOUT_S):  # a train group that is still starting cannot be told
             logger.info("the %s did not stop within %g s; it ends with this job", thread.name, STOP_TIMEOUT_S)
-    ray.kill(coordinator)
+    end_in_order([coordinator])

@@ -1,8 +1,10 @@
 """The labeling pool: workers that label one shard, or evaluate one slice, per call.
 
 A shard is the unit of work, of retry and of the ledger. The pool is ours because Ray's ActorPool does not replace a
-dead actor and ray.data commits by output block. A dead worker is replaced and its item handed out again; an item that
-kills its worker too often ends the run with its name. Doing an item twice is harmless: the ledger keeps the first.
+dead actor and ray.data commits by output block. A worker that died, is silent (`liveness`) or takes far longer than its
+like is replaced and its item handed out again; an item that costs too many workers ends the run with its name. When
+nothing else is left to do, what takes long is given to an idle worker as well. Doing an item twice is harmless: each
+attempt writes a file of its own, and the ledger keeps the first.
 """
 
 from __future__ import annotations
@@ -10,8 +12,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -20,8 +22,9 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
-from l2l_ray.actors.cluster import actor_options, device_for, own_error, start_actor, wait_ready
+from l2l_ray.actors.cluster import actor_options, device_for, end_in_order, own_error, start_actor, wait_ready
 from l2l_ray.actors.coordinator import Coordinator, answer
+from l2l_ray.actors.liveness import HEARTBEAT, HEARTBEAT_GROUP, Durations, Heartbeats
 from l2l_ray.actors.logs import about, log_as
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import RunConfig
@@ -39,35 +42,49 @@ class LabelerActor:
     """
 
     def __init__(self, config: RunConfig, coordinator: ActorHandle[Coordinator], name: str) -> None:
-        import torch
-
-        torch.set_num_threads(config.cluster.threads_per_labeler)
         log_as(config.run_name, name)
+        self._num_threads = config.cluster.threads_per_labeler
+        self._run = config.run_name
         self._name = name
         self._coordinator = coordinator
         self._meters = Meters(config.run_name)
         self._engine = InferenceEngine(config, config.run_dir, device_for(config.cluster.labeler_resources))
 
+    def __repr__(self) -> str:
+        """Return whose labeler it is, for Ray's dashboard."""
+        return f"{self._name} of {self._run}"
+
     def ready(self) -> int:
         """Return this actor's process id: its models can be built."""
         return os.getpid()
 
-    def work(self, item: WorkItem) -> EvalPart | int:
+    @ray.method(concurrency_group=HEARTBEAT)
+    def beat(self) -> int:
+        """Return this actor's process id: it answers, also while it works."""
+        return os.getpid()
+
+    def work(self, item: WorkItem, attempt: int = 0) -> EvalPart | int:
         """Evaluate a slice and return its figures, or label and commit a shard and return how many labels it has.
 
+        Args:
+            item: What to do.
+            attempt: How often it was given to somebody before; no two attempts write the same file.
         Raises:
             L2LError: See `InferenceEngine` and `Ledger`.
         """
+        import torch
+
+        torch.set_num_threads(self._num_threads)  # of the thread that works, which is not the one of `__init__`
         if isinstance(item, EvalItem):
             return self._engine.evaluate(item.method, item.version, item.split, item.start, item.stop)
-        return self._label(item)
+        return self._label(item, attempt)
 
-    def _label(self, item: LabelItem) -> int:
+    def _label(self, item: LabelItem, attempt: int) -> int:
         # A repeated call may find its shard committed: the first attempt died between commit and answer.
         if answer(self._coordinator.has.remote((item.method, item.round, item.shard))):
             return 0
         with about(item.method, item.round, item.shard):
-            entry = self._engine.label(item.method, item.round, item.shard, item.version)
+            entry = self._engine.label(item.method, item.round, item.shard, item.version, attempt)
             logger.info("labeled %d texts in %.1f s", entry.num, entry.seconds)
         first = answer(self._coordinator.commit.remote(entry))
         self._meters.observe("l2l_label_shard_s", entry.seconds, actor=self._name)
@@ -94,6 +111,24 @@ class _Call:
     since: float
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Who has what in work, and for how long.
+
+    Example: `Held("labeler-1", LabelItem("l2l", 2, 7, 2), 40.0)`
+    """
+
+    who: str
+    item: WorkItem
+    seconds: float
+
+    def sentence(self) -> str:
+        """Return e.g. `labeler-1 has had shard 7 for 40 s`."""
+        item = self.item
+        what = f"{item.split} of v{item.version}" if isinstance(item, EvalItem) else f"shard {item.shard}"
+        return f"{self.who} has had {what} for {self.seconds:.0f} s"
+
+
 class LabelerPool:
     """The driver's side of the workers.
 
@@ -104,10 +139,16 @@ class LabelerPool:
         self._config = config
         self._coordinator = coordinator
         self._namespace = namespace
-        self._workers = [self._start(index) for index in range(config.cluster.num_labelers)]
-        self._idle = list(range(config.cluster.num_labelers))
+        cluster = config.cluster
+        self._beats = Heartbeats(cluster.heartbeat_timeout_s, cluster.start_timeout_s)
+        self._names = [f"labeler-{index}" for index in range(cluster.num_labelers)]
+        self._fresh = Counter[int]()  # how often a worker was replaced
+        self._workers = [self._start(name) for name in self._names]
+        self._idle = list(range(cluster.num_labelers))
         self._calls: dict[ray.ObjectRef[Any], _Call] = {}
-        self._deaths: Counter[WorkItem] = Counter()
+        self._attempts = Counter[WorkItem]()
+        self._losses = Counter[WorkItem]()
+        self._took: defaultdict[type, Durations] = defaultdict(Durations)
 
     @property
     def has_room(self) -> bool:
@@ -117,66 +158,145 @@ class LabelerPool:
     @property
     def busy(self) -> int:
         """How many items are in work."""
-        return len(self._calls)
+        return len({call.item for call in self._calls.values()} & self._attempts.keys())
+
+    def held(self) -> list[Held]:
+        """Return who has what in work, the longest first; who is still loading has nothing yet."""
+        found = [
+            Held(self._names[c.worker], c.item, self._seconds(c)) for c in self._calls.values() if self._is_open(c)
+        ]
+        return sorted((held for held in found if self._beats.is_up(held.who)), key=lambda held: -held.seconds)
 
     def submit(self, item: WorkItem) -> None:
-        """Give an item to an idle worker."""
-        self._call(self._idle.pop(), item)
+        """Give an item to an idle worker, one that is up if there is one."""
+        ready = [worker for worker in self._idle if self._beats.is_up(self._names[worker])]
+        worker = (ready or self._idle)[-1]
+        self._idle.remove(worker)
+        self._call(worker, item)
 
-    def finished(self, timeout_s: float) -> Iterator[tuple[WorkItem, EvalPart | int]]:
-        """Yield what has finished, waiting up to `timeout_s` for the first.
+    def double(self) -> None:
+        """Give what takes far longer than its like to an idle worker as well; call when nothing else is left to do."""
+        counts = Counter(call.item for call in self._calls.values())
+        for call in sorted(self._calls.values(), key=lambda call: call.since):
+            ready = [worker for worker in self._idle if self._beats.is_up(self._names[worker])]
+            if not ready:
+                return
+            if (
+                self._is_open(call)
+                and counts[call.item] == 1
+                and self._seconds(call) > self._took[type(call.item)].slow_s()
+            ):
+                self._idle.remove(ready[-1])
+                logger.info("%s takes long; %s tries it too", call.item, self._names[ready[-1]])
+                self._call(ready[-1], call.item)
 
+    def finished(
+        self, timeout_s: float, also: Sequence[ray.ObjectRef[Any]] = ()
+    ) -> Iterator[tuple[WorkItem, EvalPart | int]]:
+        """Yield what has finished, each item once, waiting up to `timeout_s` for the first.
+
+        Args:
+            timeout_s: Longest wait, seconds.
+            also: What else ends the wait.
         Raises:
-            ClusterError: An item killed or hung its workers too often.
+            ClusterError: An item cost too many workers.
             L2LError: What a worker raised on purpose.
         """
-        if not self._calls:
+        waiting = [*self._calls, *also]
+        done, _ = ray.wait(waiting, num_returns=1, timeout=timeout_s) if waiting else ([], [])
+        if not waiting:
             time.sleep(timeout_s)
-            return
-        done, _ = ray.wait(list(self._calls), num_returns=1, timeout=timeout_s)
-        for ref in {*done, *self._overdue()}:
+        self._replace_silent()
+        for ref in {*done, *self._overdue()} & self._calls.keys():
             call = self._calls.pop(ref)
             try:
                 result = ray.get(ref, timeout=0)
             except RayTaskError as error:
                 raise own_error(error) from None
             except (RayActorError, TimeoutError) as error:
-                self._retry(call, error)
+                self._lost(call, error)
                 continue
             self._idle.append(call.worker)
-            yield call.item, result
+            if self._attempts.pop(call.item, 0):  # the slower of two attempts finds nothing here any more
+                self._took[type(call.item)].add(self._seconds(call))
+                yield call.item, result
 
     def pids(self) -> list[int]:
-        """Return the workers' process ids."""
+        """Wait until all workers are up; return their process ids.
+
+        Raises:
+            ActorLost: One was killed while it started; whoever gives it an item has it replaced.
+            ClusterError: One cannot start, or does not in time.
+        """
         return wait_ready("labeler", self._workers, self._config.cluster.start_timeout_s)
 
     def close(self) -> None:
-        """Release the workers."""
-        for worker in self._workers:
-            ray.kill(worker)
+        """Release the workers: idle ones leave by themselves, others are killed."""
+        busy = {call.worker for call in self._calls.values()}
+        for worker in busy:
+            ray.kill(self._workers[worker])
+        end_in_order([actor for worker, actor in enumerate(self._workers) if worker not in busy])
 
-    def _start(self, index: int) -> ActorHandle[LabelerActor]:
-        name = f"labeler-{index}"
+    def _start(self, name: str) -> ActorHandle[LabelerActor]:
         options = actor_options(name, self._namespace, self._config.cluster.labeler_resources)
-        return start_actor(LabelerActor, options, self._config, self._coordinator, name)
+        options["concurrency_groups"] = HEARTBEAT_GROUP
+        actor = start_actor(LabelerActor, options, self._config, self._coordinator, name)
+        self._beats.watch(name, actor)
+        return actor
 
     def _call(self, worker: int, item: WorkItem) -> None:
-        self._calls[self._workers[worker].work.remote(item)] = _Call(worker, item, time.monotonic())
+        ref: ray.ObjectRef[Any] = self._workers[worker].work.remote(item, self._attempts[item])
+        self._attempts[item] += 1
+        self._calls[ref] = _Call(worker, item, time.monotonic())
+
+    def _is_open(self, call: _Call) -> bool:
+        """Whether no other attempt has ended the item meanwhile."""
+        return call.item in self._attempts
+
+    def _seconds(self, call: _Call) -> float:
+        return time.monotonic() - max(call.since, self._beats.up_since(self._names[call.worker]))
 
     def _overdue(self) -> list[ray.ObjectRef[Any]]:
-        limit = self._config.cluster.work_timeout_s
-        return [ref for ref, call in self._calls.items() if time.monotonic() - call.since > limit]
+        most_s = self._config.cluster.work_timeout_s
+        return [ref for ref, c in self._calls.items() if self._seconds(c) > self._took[type(c.item)].patience_s(most_s)]
 
-    def _retry(self, call: _Call, error: Exception) -> None:
-        self._deaths[call.item] += 1
-        limit = self._config.cluster.max_item_retries
-        if after_failure(error, self._deaths[call.item], limit) is Decision.GIVE_UP:
+    def _replace_silent(self) -> None:
+        for name in self._beats.silent():
+            limit = self._config.cluster.heartbeat_timeout_s
+            logger.warning("%s has not answered for cluster.heartbeat_timeout_s=%g s", name, limit)
+            worker = self._names.index(name)
+            if worker in self._idle:
+                self._replace(worker)
+            else:
+                ray.kill(self._workers[worker])  # its call fails now, and is handed out again
+                self._beats.forget(name)
+
+    def _lost(self, call: _Call, error: Exception) -> None:
+        """Replace a lost worker and hand its item out again, unless another attempt is under way or has ended."""
+        if isinstance(error, RayActorError) and error.actor_init_failed:  # the next one would fail alike
+            raise ClusterError(f"{self._names[call.worker]} cannot start: {error}") from error
+        is_open = self._is_open(call)
+        self._losses[call.item] += 1
+        limit, losses = self._config.cluster.max_item_retries, self._losses[call.item]
+        if is_open and after_failure(error, losses, limit) is Decision.GIVE_UP:
             raise ClusterError(
-                f"{call.item} lost its labeler {self._deaths[call.item]} times, and cluster.max_item_retries={limit} "
-                f"allows {limit} more tries; last: {error}; if it took longer than "
+                f"{call.item} lost its labeler {losses} times, and cluster.max_item_retries={limit} "
+                f"allows {limit} more tries; last: {error or 'it took too long'}; if it took longer than "
                 f"cluster.work_timeout_s={self._config.cluster.work_timeout_s:g}, raise that; --resume continues"
             ) from error
-        logger.warning("labeler-%d was lost at %s; a fresh one takes over", call.worker, call.item)
-        ray.kill(self._workers[call.worker])  # no effect on the dead; ends one that hangs
-        self._workers[call.worker] = self._start(call.worker)
-        self._call(call.worker, call.item)
+        before = self._names[call.worker]
+        self._replace(call.worker)
+        others = any(other.item == call.item for other in self._calls.values())
+        if is_open and not others:
+            self._call(call.worker, call.item)
+        else:
+            self._idle.append(call.worker)
+        again = "; its item is handed out again" if is_open and not others else ""
+        logger.warning("%s was lost at %s; %s takes its place%s", before, call.item, self._names[call.worker], again)
+
+    def _replace(self, worker: int) -> None:
+        ray.kill(self._workers[worker])  # no effect on the dead; ends one that hangs
+        self._beats.forget(self._names[worker])
+        self._fresh[worker] += 1
+        self._names[worker] = f"labeler-{worker}.{self._fresh[worker]}"  # the old name is taken until Ray has buried it
+        self._workers[worker] = self._start(self._names[worker])

@@ -1,164 +1,66 @@
-"""The prior service: frozen MLLMs in named actors, asked in batches by everybody who needs an answer.
+"""The prior service: frozen MLLMs in actors (`prior_actor`), asked in batches with a bounded number in flight.
 
-One actor owns one accelerator (or one `prior_gpu` slot). Calls of several clients are merged into one `generate` call
-by a micro-batcher; generation runs in a thread, so the actor answers health checks and statistics meanwhile. A killed
-actor is restarted by Ray and its open calls are asked again: an answer is a pure function of the question, so asking
-twice is harmless. Who stores answers, and that nothing stored is asked again, is `loop.inference.priors`.
+An answer is a pure function of the question, so asking twice is harmless: an actor that died, is silent (`liveness`) or
+takes far longer than its like is replaced, and what it was asked is asked again, alone from the third time on. A
+question that costs an actor more often than `cluster.max_item_retries` allows gets no prior, with the reason. Who
+stores answers, and that nothing stored is asked again, is `loop.inference.priors`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError, TaskCancelledError
 
-from l2l_ray.actors.cluster import actor_options, device_for, own_error, start_actor, wait_answers
-from l2l_ray.actors.logs import log_as
-from l2l_ray.actors.telemetry import Meters
-from l2l_ray.config import PriorConfig, RunConfig
+from l2l_ray.actors.cluster import (
+    ActorLost,
+    actor_options,
+    device_for,
+    end_in_order,
+    own_error,
+    start_actor,
+    wait_answers,
+)
+from l2l_ray.actors.liveness import LOOK_S, Durations, Heartbeats
+from l2l_ray.actors.prior_actor import PriorActor
+from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
-from l2l_ray.loop.inference.priors import Answered, Question, answer_batch
-from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply
+from l2l_ray.loop.inference.priors import Answered, Question
+from l2l_ray.prior.mllm import MllmIdentity, Reply
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
-R = TypeVar("R")
 
 # Batches per actor that are asked but not answered: one in work, one waiting, so the accelerator never idles.
 IN_FLIGHT_PER_ACTOR = 2
 CLOSE_TIMEOUT_S = 20.0  # how long cancelled questions may take to end; a moment, unless an actor hangs
-REPORT_EVERY_S = 1.0  # Ray's agent forgets a gauge that is not set for two report intervals
+TRIES_TOGETHER = 2  # a batch may be lost with its actor so often before its questions are asked one by one
+MAX_GIVEN_UP_IN_A_ROW = 8  # questions; then it is not the questions
 
 
-class MicroBatcher(Generic[T, R]):
-    """Merge concurrent small calls into few large ones.
+@dataclass
+class _Batch:
+    """Questions that are asked together, and how often that cost their actor."""
 
-    Args:
-        run: Called in a thread with at most `max_batch` items; returns one result per item.
-        max_batch: Items per call of `run`.
-        max_wait_s: How long a first item waits for company.
-    """
-
-    def __init__(self, run: Callable[[list[T]], Sequence[R]], max_batch: int, max_wait_s: float) -> None:
-        self._run = run
-        self._max_batch = max_batch
-        self._max_wait_s = max_wait_s
-        self._queue: asyncio.Queue[tuple[T, asyncio.Future[R]]] = asyncio.Queue()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
-        self._worker: asyncio.Task[None] | None = None
-
-    @property
-    def queue_length(self) -> int:
-        """Items that wait for a batch."""
-        return self._queue.qsize()
-
-    async def submit(self, items: Sequence[T]) -> list[R]:
-        """Return the result of every item, in order.
-
-        Raises:
-            Exception: Whatever `run` raised for a batch with one of these items.
-        """
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._work())
-        futures: list[asyncio.Future[R]] = [asyncio.get_running_loop().create_future() for _ in items]
-        for pair in zip(items, futures, strict=True):
-            self._queue.put_nowait(pair)
-        return list(await asyncio.gather(*futures))
-
-    async def _work(self) -> None:
-        while True:
-            await self._answer(await self._collect())
-
-    async def _collect(self) -> list[tuple[T, asyncio.Future[R]]]:
-        batch = [await self._queue.get()]
-        deadline = time.monotonic() + self._max_wait_s
-        while len(batch) < self._max_batch:
-            left_s = deadline - time.monotonic()
-            try:
-                if self._queue.empty() and left_s > 0:
-                    batch.append(await asyncio.wait_for(self._queue.get(), left_s))
-                else:
-                    batch.append(self._queue.get_nowait())
-            except (TimeoutError, asyncio.QueueEmpty):
-                break
-        return batch
-
-    async def _answer(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
-        try:
-            items = [item for item, _ in batch]
-            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
-        except Exception as error:  # every kind of failure belongs to the callers who asked, not to this loop
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
-            return
-        for (_, future), result in zip(batch, results, strict=True):
-            if not future.done():
-                future.set_result(result)
+    questions: list[Question]
+    losses: int = 0
 
 
-class PriorActor:
-    """One frozen MLLM behind a micro-batcher.
+@dataclass
+class _Worker:
+    """One prior actor, and what it is asked, the oldest first: that one is in work."""
 
-    Example: `ray.remote(PriorActor).options(name="prior-0", ...).remote(config.prior, 1, "prior-0", "run")`
-    """
-
-    def __init__(self, config: PriorConfig, num_threads: int, name: str, run: str) -> None:
-        import torch
-
-        torch.set_num_threads(num_threads)
-        log_as(run, name)
-        self._name = name
-        self._meters = Meters(run)
-        self._mllm = MllmPrior.load(config)
-        self._batcher = MicroBatcher(self._generate, config.batch_size, config.max_wait_s)
-        self._num_batches = self._num_answers = 0
-        self._reporter: asyncio.Task[None] | None = None
-
-    async def ready(self) -> MllmIdentity:
-        """Return which model this is: it is loaded."""
-        return MllmIdentity.of(self._mllm)
-
-    async def ask(self, questions: list[Question]) -> list[Reply]:
-        """Answer questions, in order."""
-        if self._reporter is None:
-            self._reporter = asyncio.create_task(self._report())
-        return await self._batcher.submit(questions)
-
-    async def stats(self) -> dict[str, int]:
-        """Return process id, number of batches, number of answers, queue length."""
-        return {
-            "pid": os.getpid(),
-            "batches": self._num_batches,
-            "answers": self._num_answers,
-            "queue": self._batcher.queue_length,
-        }
-
-    async def _report(self) -> None:
-        """Show the queue about once a second, also while it is empty."""
-        while True:
-            self._meters.set("l2l_prior_queue", self._batcher.queue_length, actor=self._name)
-            await asyncio.sleep(REPORT_EVERY_S)
-
-    def _generate(self, questions: list[Question]) -> list[Reply]:
-        started = time.monotonic()
-        replies = answer_batch(self._mllm, questions)
-        logger.info("answered %d questions in %.1f s", len(replies), time.monotonic() - started)
-        self._num_batches += 1
-        self._num_answers += len(replies)
-        self._meters.observe("l2l_prior_latency_s", time.monotonic() - started, actor=self._name)
-        self._meters.set("l2l_prior_batch", len(replies), actor=self._name)
-        self._meters.add("l2l_prior_answers_total", len(replies), actor=self._name)
-        return replies
+    name: str
+    actor: ActorHandle[PriorActor]
+    asked: list[tuple[ray.ObjectRef[list[Reply]], _Batch]] = field(default_factory=list)
+    since: float = 0.0  # when the oldest came into work
+    fault: str = ""  # why it was killed
 
 
 class PriorPool:
@@ -175,21 +77,21 @@ class PriorPool:
             namespace: Ray namespace of the run.
         """
         self._cluster = cluster = config.cluster
-        self._actors: list[ActorHandle[PriorActor]] = []
-        self._asked: dict[ray.ObjectRef[Any], tuple[ActorHandle[PriorActor], list[Question]]] = {}
+        self._namespace = namespace
+        self._run = config.run_name
+        self._beats = Heartbeats(cluster.heartbeat_timeout_s, cluster.start_timeout_s)
+        self._took = Durations()
+        self._again: list[_Batch] = []
+        self._given_up_in_a_row = 0
+        self._num_started = 0
         self._closing = threading.Lock()  # held while a question is sent, so that none is sent after `close`
         self._closed = False
-        self._greetings: list[ray.ObjectRef[Any]] = []  # one question to each actor: who are you
+        self._greeting: list[ray.ObjectRef[Any]] = []  # the question who it is, which an actor answers when it is up
         prior = config.prior
         if prior.device == "auto":
             prior = prior.model_copy(update={"device": device_for(cluster.prior_resources)})
-        for index in range(cluster.num_priors):
-            name = f"prior-{index}"
-            options = actor_options(name, namespace, cluster.prior_resources)
-            # A question has no side effect, so it may be asked again; one that kills its actor must come to an end.
-            options |= {"max_restarts": -1, "max_task_retries": cluster.max_item_retries, "max_concurrency": 64}
-            args = (prior, cluster.threads_per_prior, name, config.run_name)
-            self._actors.append(start_actor(PriorActor, options, *args))
+        self._prior = prior
+        self._workers = [self._start(f"prior-{index}") for index in range(cluster.num_priors)]
 
     def identity(self) -> MllmIdentity:
         """Wait until the actors are up; return which model they hold.
@@ -197,11 +99,7 @@ class PriorPool:
         Raises:
             ClusterError: One did not come up, they hold different models, or the pool was closed.
         """
-        with self._closing:
-            self._require_open()
-            if not self._greetings:
-                self._greetings = [actor.ready.remote() for actor in self._actors]
-        identities: list[MllmIdentity] = wait_answers("prior actor", self._greetings, self._cluster.start_timeout_s)
+        identities = [self._greeted(index) for index in range(len(self._workers))]
         if len(set(identities)) > 1:
             raise ClusterError(f"the prior actors hold different models: {identities}; give all nodes the same files")
         return identities[0]
@@ -210,56 +108,161 @@ class PriorPool:
         """Yield every batch with its replies, as they finish; for one caller at a time.
 
         Raises:
-            ClusterError: An actor hangs, a batch killed its actor too often, or the pool was closed meanwhile.
+            ClusterError: Actors are lost whatever they are asked, do not start, or the pool was closed meanwhile.
         """
-        free = self._actors * IN_FLIGHT_PER_ACTOR
         source = iter(batches)
         while True:
-            while free and (batch := next(source, None)) is not None:
-                actor = free.pop()
-                with self._closing:
-                    self._require_open()
-                    self._asked[actor.ask.remote(batch)] = actor, batch
-            if not self._asked:
+            while (worker := self._least_busy()) is not None and (batch := self._next(source)) is not None:
+                self._send(worker, batch)
+            waiting = [ref for worker in self._workers for ref, _ in worker.asked]
+            if not waiting:
                 return
-            ready, _ = ray.wait(list(self._asked), num_returns=1, timeout=self._cluster.work_timeout_s)
-            if not ready:
-                raise ClusterError(
-                    f"no prior actor answered within cluster.work_timeout_s={self._cluster.work_timeout_s:g}; "
-                    "lower prior.batch_size, or raise cluster.work_timeout_s"
-                )
-            actor, batch = self._asked.pop(ready[0])
-            yield batch, self._replies(ready[0])
-            free.append(actor)
+            ray.wait(waiting, num_returns=1, timeout=LOOK_S)
+            self._kill_late()
+            for worker in list(self._workers):
+                while worker.asked and ray.wait([worker.asked[0][0]], timeout=0)[0]:
+                    if (answered := self._take(worker)) is not None:
+                        yield answered
 
     def stats(self) -> list[dict[str, int]]:
         """Return the statistics of every actor."""
-        return ray.get([actor.stats.remote() for actor in self._actors], timeout=self._cluster.start_timeout_s)
+        return ray.get([worker.actor.stats.remote() for worker in self._workers], timeout=self._cluster.start_timeout_s)
 
     def close(self) -> None:
         """Cancel what is still asked, whose thread then gets an error; release the actors and what they hold."""
         with self._closing:
+            if self._closed:
+                return
             self._closed = True
-            asked = [*self._greetings, *self._asked]
+            asked = [*self._greeting, *(ref for worker in self._workers for ref, _ in worker.asked)]
         for ref in asked:
             ray.cancel(ref)
         if asked:
             ray.wait(asked, num_returns=len(asked), timeout=CLOSE_TIMEOUT_S)
-        for actor in self._actors:
-            ray.kill(actor)
+        end_in_order([worker.actor for worker in self._workers])
+
+    def _start(self, name: str) -> _Worker:
+        options = actor_options(name, self._namespace, self._cluster.prior_resources) | {"max_concurrency": 64}
+        args = (self._prior, self._cluster.threads_per_prior, name, self._run)
+        worker = _Worker(name, start_actor(PriorActor, options, *args))
+        self._beats.watch(name, worker.actor)
+        return worker
+
+    def _greeted(self, index: int) -> MllmIdentity:
+        """Wait until an actor is up; one that was killed meanwhile is replaced."""
+        for _ in range(self._cluster.max_item_retries):
+            try:
+                return self._greet(index)
+            except ActorLost as error:
+                logger.warning("%s; another one takes its place", error)
+                self._replace(self._workers[index])
+        return self._greet(index)
+
+    def _greet(self, index: int) -> MllmIdentity:
+        with self._closing:
+            self._require_open()
+            self._greeting = [self._workers[index].actor.ready.remote()]
+        identity: MllmIdentity = wait_answers("prior actor", self._greeting, self._cluster.start_timeout_s)[0]
+        return identity
 
     def _require_open(self) -> None:
         if self._closed:
             raise ClusterError("the prior service was closed while it was asked; start the run again")
 
-    def _replies(self, ref: ray.ObjectRef[Any]) -> list[Reply]:
+    def _least_busy(self) -> _Worker | None:
+        """Return who can be asked; a batch that cost an actor is asked by itself, so that it alone is to blame."""
+        least = min(self._workers, key=lambda worker: len(worker.asked))
+        if not least.asked:
+            return least
+        is_suspect = least.asked[0][1].losses or (self._again and self._again[0].losses)
+        return None if is_suspect or len(least.asked) >= IN_FLIGHT_PER_ACTOR else least
+
+    def _next(self, source: Iterator[list[Question]]) -> _Batch | None:
+        if self._again:
+            return self._again.pop(0)
+        questions = next(source, None)
+        return None if questions is None else _Batch(questions)
+
+    def _send(self, worker: _Worker, batch: _Batch) -> None:
+        with self._closing:
+            self._require_open()
+            if not worker.asked:
+                worker.since = time.monotonic()
+            worker.asked.append((worker.actor.ask.remote(batch.questions), batch))
+
+    def _take(self, worker: _Worker) -> Answered | None:
+        """Return what the oldest question of a worker came to; None where it is asked again."""
+        ref, batch = worker.asked[0]
         try:
-            replies: list[Reply] = ray.get(ref)
+            replies = ray.get(ref)
+        except TaskCancelledError:
+            raise ClusterError("the prior service was closed while it was asked; start the run again") from None
         except RayTaskError as error:
             raise own_error(error) from None
         except RayActorError as error:
-            limit = self._cluster.max_item_retries
+            return self._lost(worker, batch, error)
+        worker.asked.pop(0)
+        self._took.add(self._seconds(worker))
+        worker.since = time.monotonic()
+        self._given_up_in_a_row = 0
+        return batch.questions, replies
+
+    def _seconds(self, worker: _Worker) -> float:
+        return time.monotonic() - max(worker.since, self._beats.up_since(worker.name))
+
+    def _kill_late(self) -> None:
+        """Kill who is silent or takes too long: its calls fail then."""
+        for name in self._beats.silent():
+            fault = f"has not answered for cluster.heartbeat_timeout_s={self._cluster.heartbeat_timeout_s:g} s"
+            self._kill(next(worker for worker in self._workers if worker.name == name), fault)
+        limit_s = self._took.patience_s(self._cluster.work_timeout_s)
+        for worker in self._workers:
+            if worker.asked and not worker.fault and self._seconds(worker) > limit_s:
+                self._kill(worker, f"has been at {len(worker.asked[0][1].questions)} questions for {limit_s:.0f} s")
+
+    def _kill(self, worker: _Worker, fault: str) -> None:
+        worker.fault = fault
+        logger.warning("%s %s; another one takes its place", worker.name, fault)
+        ray.kill(worker.actor)
+        self._beats.forget(worker.name)
+        if not worker.asked:
+            self._replace(worker)
+
+    def _replace(self, worker: _Worker) -> None:
+        self._beats.forget(worker.name)
+        self._num_started += 1
+        name = f"{worker.name.split('.')[0]}.{self._num_started}"  # the old one is taken until Ray has buried it
+        with self._closing:
+            self._require_open()
+            self._workers[self._workers.index(worker)] = self._start(name)
+
+    def _lost(self, worker: _Worker, batch: _Batch, error: RayActorError) -> Answered | None:
+        """Put a fresh actor in a lost one's place; return "no prior" for a question that has cost too many.
+
+        Raises:
+            ClusterError: It is not the questions: many in a row were given up.
+        """
+        if error.actor_init_failed:  # the next one would fail alike
+            raise ClusterError(f"{worker.name} cannot start: {error}") from error
+        self._again = [other for _, other in worker.asked[1:]] + self._again  # they only waited there
+        worker.asked.clear()
+        self._replace(worker)
+        batch.losses += 1
+        if len(batch.questions) > 1:
+            alone = batch.losses >= TRIES_TOGETHER
+            self._again[:0] = [_Batch([q], batch.losses) for q in batch.questions] if alone else [batch]
+            return None
+        if batch.losses <= self._cluster.max_item_retries:
+            self._again.insert(0, batch)
+            return None
+        self._given_up_in_a_row += 1
+        if self._given_up_in_a_row > MAX_GIVEN_UP_IN_A_ROW:
             raise ClusterError(
-                f"a batch of questions lost its prior actor more than cluster.max_item_retries={limit} times: {error}"
+                f"prior actors were lost at each of {self._given_up_in_a_row} questions in a row, the last because it "
+                f"{worker.fault or 'died'}: {error}; expected answers: lower prior.batch_size, raise "
+                "cluster.work_timeout_s, or look at the memory of their machine; --resume continues"
             ) from error
-        return replies
+        reply = Reply.failed(
+            "hung" if worker.fault else "died", f"{batch.losses} prior actors; {worker.fault or error}"
+        )
+        return batch.questions, [reply]

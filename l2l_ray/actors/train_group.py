@@ -159,6 +159,7 @@ def fit(
     (run.train_dir / SNAPSHOT).unlink(missing_ok=True)
     # Ray reads it here, in the driver, and hands it to the controller.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cluster.start_timeout_s)
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cluster.heartbeat_timeout_s)
     use_gpu = cluster.worker_resources.get("GPU", 0) > 0
     trainer = train_api.torch.TorchTrainer(
         worker,
@@ -168,8 +169,8 @@ def fit(
             num_workers=cluster.num_workers, use_gpu=use_gpu, resources_per_worker=dict(cluster.worker_resources)
         ),
         run_config=train_api.RunConfig(
-            name=run.train_dir.name,
-            storage_path=str(run.path),
+            name=f"{run.path.name}/{run.train_dir.name}",  # what Ray's dashboard shows, and a folder
+            storage_path=str(run.path.parent),
             failure_config=train_api.FailureConfig(
                 max_failures=cluster.max_train_restarts, controller_failure_limit=cluster.max_train_restarts
             ),

@@ -374,12 +374,22 @@ class ClusterConfig(Section):
     start_timeout_s: float = Field(
         120.0, gt=0, description="Longest wait for an actor or the train workers to come up, seconds (ours)"
     )
+    heartbeat_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        le=60,
+        description="Longest silence of an actor or train worker before it is replaced, however long its work takes, "
+        "seconds (ours)",
+    )
     work_timeout_s: float = Field(
-        1800.0, gt=0, description="Longest time for one shard, slice of an evaluation or MLLM batch, seconds (ours)"
+        1800.0,
+        gt=0,
+        description="Longest time for one shard, slice of an evaluation or MLLM batch, seconds; less once it is seen "
+        "how long they take (ours)",
     )
     max_train_restarts: int = Field(3, ge=0, description="How often lost train workers are started again (ours)")
     max_item_retries: int = Field(
-        3, ge=0, description="How often a shard or slice is tried again whose labeler died or hung (ours)"
+        3, ge=0, description="How often a shard, slice or question is tried again whose actor died or hung (ours)"
     )
     progress_every_s: float = Field(
         10.0, gt=0, description="Seconds between progress lines where there is no terminal (ours)"

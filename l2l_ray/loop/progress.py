@@ -60,6 +60,7 @@ class Status:
     newest_version: dict[str, int] = field(default_factory=dict)  # by method
     train: TrainProgress | None = None
     training_waits_for: str = ""
+    held_by: str = ""  # who has had something in work for long, in words
     labels: LabelProgress | None = None
     priors: dict[str, tuple[int, int]] = field(default_factory=dict)  # example set -> (answered, total)
     mean_iou: dict[str, float] = field(default_factory=dict)  # "l2l v1 val" -> figure, the newest last
@@ -227,7 +228,8 @@ class Console:
         if status.now:
             parts.append(status.now)
         elif status.training_waits_for:
-            parts.append(f"training waits for {status.training_waits_for}")
+            who = f": {status.held_by}" if status.held_by else ""
+            parts.append(f"waiting for {status.training_waits_for}{who}")
         elif train:
             parts.append(f"{train.stage.label} {train.done}/{train.total}")
         if labels:

@@ -30,7 +30,7 @@ import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from l2l_ray.checkpoints import checkpoint
 from l2l_ray.config import EMBEDDED, PriorConfig, idle_in_prior
@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 EMBEDDED_FOLDER = Path(__file__).parents[1] / "embedded" / "mllm"
 _REASONING = "<think>"  # the end of the prompt of a checkpoint that always thinks first
+_EXPECTED = "a vision-language model (AutoModelForImageTextToText) or 'embedded'"
 _TOP_K = 50  # tokens that sampling can choose from
 _HASHED_SUFFIXES = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")
 
@@ -79,11 +80,10 @@ class MllmPrior:
         Raises:
             ConfigError: There is no such checkpoint, it is no image-text-to-text model, or its format is unknown.
         """
-        source = str(EMBEDDED_FOLDER) if config.model == EMBEDDED else config.model
+        source = _source(config)
         device = pick_device(config.device)
         dtype = pick_dtype(config.dtype, device)
-        expected = "a vision-language model (AutoModelForImageTextToText) or 'embedded'"
-        with checkpoint("prior.model", source, expected) as options:
+        with checkpoint("prior.model", source, _EXPECTED) as options:
             model = AutoModelForImageTextToText.from_pretrained(source, dtype=getattr(torch, dtype), **options)
             prompt = prompt_for(model.config.model_type, config.prompt, config.proposal)
             processor = load_processor(source, options)
@@ -91,6 +91,22 @@ class MllmPrior:
         processor.tokenizer.padding_side = "right" if model.config.is_encoder_decoder else "left"
         fingerprint = _fingerprint(source, model.config, config.model_copy(update={"dtype": dtype}), prompt)
         return cls(config, model.eval().to(device), processor, prompt, fingerprint)
+
+    @classmethod
+    def identify(cls, config: PriorConfig) -> MllmIdentity:
+        """Return the identity that `load` would give, without loading weights.
+
+        Raises:
+            ConfigError: As of `load`.
+        """
+        source = _source(config)
+        dtype = pick_dtype(config.dtype, pick_device(config.device))
+        with checkpoint("prior.model", source, _EXPECTED) as options:
+            model_config = AutoConfig.from_pretrained(source, **options)
+            prompt = prompt_for(model_config.model_type, config.prompt, config.proposal)
+        return MllmIdentity(
+            _fingerprint(source, model_config, config.model_copy(update={"dtype": dtype}), prompt), prompt
+        )
 
     def ask(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Reply]:
         """Answer a batch of questions.
@@ -199,6 +215,10 @@ class _TokenChooser(LogitsProcessor):
         best = noisy.argmax(-1, keepdim=True)
         self.log_probs.append(values.gather(1, best).squeeze(1))
         return torch.full_like(log_probs, -math.inf).scatter(1, index.gather(1, best), 0.0)
+
+
+def _source(config: PriorConfig) -> str:
+    return str(EMBEDDED_FOLDER) if config.model == EMBEDDED else config.model
 
 
 def _fingerprint(source: str, model_config: Any, config: PriorConfig, prompt: PromptFormat) -> str:

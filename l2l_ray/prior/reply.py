@@ -42,6 +42,8 @@ FAILURE_WORDS = {
     "text": "a text that is too long",
     "memory": "a question that does not fit into memory",
     "model": "an error of the model",
+    "hung": "a question that the model did not finish",
+    "died": "a question at which the model's process died",
 }
 
 

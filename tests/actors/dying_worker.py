@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 
+import ray
+
+from l2l_ray.actors.liveness import HEARTBEAT
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import LedgerError
 from l2l_ray.loop.state.plan import LabelItem, WorkItem
 
-KILLS_ONCE, HANGS_ONCE, KILLS_ALWAYS, DISK_FULL = 1, 2, 66, 77
+KILLS_ONCE, HANGS_ONCE, STOPS_ONCE, SLOW_ONCE, KILLS_ALWAYS, DISK_FULL = 1, 2, 3, 4, 66, 77
+SLOW_S = 600.0
 
 
 class DyingWorker:
@@ -22,15 +27,25 @@ class DyingWorker:
     def ready(self) -> int:
         return os.getpid()
 
-    def work(self, item: WorkItem) -> int:
+    @ray.method(concurrency_group=HEARTBEAT)
+    def beat(self) -> int:
+        return os.getpid()
+
+    def work(self, item: WorkItem, attempt: int) -> int:
         assert isinstance(item, LabelItem)
-        marker = self._scratch / f"tried-{item.shard}"
-        first = not marker.exists()
+        marker = self._scratch / f"tried-{item.shard}-{attempt}"
+        assert not marker.exists(), "no two attempts have one number"
         marker.touch()
+        first = attempt == 0
         if item.shard == KILLS_ALWAYS or (item.shard == KILLS_ONCE and first):
             os._exit(9)
         if item.shard == HANGS_ONCE and first:
             time.sleep(3600.0)
+        if item.shard == STOPS_ONCE and first:
+            os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(3600.0)
+        if item.shard == SLOW_ONCE and first:
+            time.sleep(SLOW_S)
         if item.shard == DISK_FULL:
             raise LedgerError("no space left on device")
         return item.shard

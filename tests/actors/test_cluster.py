@@ -9,11 +9,13 @@ from l2l_ray.actors.cluster import (
     actor_options,
     check_resources,
     connected,
+    end_in_order,
     namespace_of,
     needs,
     shortage,
     start_actor,
     total,
+    wait_for_room,
     wait_ready,
 )
 from l2l_ray.config import ClusterConfig, RunConfig
@@ -56,7 +58,7 @@ def test_resources_become_ray_options() -> None:
     }
 
 
-def test_runs_of_one_name_under_two_roots_do_not_meet() -> None:
+def test_runs_of_one_name_under_two_roots_do_not_meet(ray_local: str) -> None:
     one, two = (namespace_of(RunConfig(name="a", run_root=root)) for root in ("/x", "/y"))
     assert one != two and one.startswith("l2l-a-")
 
@@ -83,28 +85,35 @@ class _SaysHello:
     def ready(self) -> str:
         return "hello"
 
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
 
-def test_a_name_is_free_again_once_its_actor_is_gone(ray_local: str) -> None:
+
+def test_an_idle_actor_leaves_in_order_and_a_hanging_one_is_killed(ray_local: str) -> None:
     import ray
 
-    options = actor_options("says-hello", "test-names", {})
-    first = start_actor(_SaysHello, options)
-    assert wait_ready("says-hello", [first], 60.0) == ["hello"]
-    ray.kill(first)
-    second = start_actor(_SaysHello, options)
-    assert wait_ready("says-hello", [second], 60.0) == ["hello"]
-    ray.kill(second)
+    idle, hanging = (start_actor(_SaysHello, actor_options(name, "test-end", {})) for name in ("idle", "hanging"))
+    assert wait_ready("says-hello", [idle, hanging], 60.0) == ["hello", "hello"]
+    open_call = hanging.sleep.remote(3600.0)
+    end_in_order([idle, hanging], timeout_s=3.0)
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(open_call, timeout=30.0)
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(idle.ready.remote(), timeout=30.0)
 
 
-def test_a_name_that_stays_taken_is_an_error(ray_local: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
+def test_who_waits_for_room_is_told_for_what_and_who_holds_it(ray_local: str) -> None:
+    told: list[str] = []
+    holder = start_actor(_SaysHello, actor_options("prior-0", "l2l-other-1a2b", {"prior_gpu": 1.0}))
+    assert wait_ready("says-hello", [holder], 60.0) == ["hello"]
 
-    monkeypatch.setattr("l2l_ray.actors.cluster.NAME_RELEASE_TIMEOUT_S", 0.5)
-    options = actor_options("only-one", "test-names", {})
-    first = start_actor(_SaysHello, options)
-    with pytest.raises(ClusterError, match="another job drives this run"):
-        start_actor(_SaysHello, options)
-    ray.kill(first)
+    def say(what: str) -> None:
+        told.append(what)
+        if len(told) == 1:
+            end_in_order([holder])
+
+    wait_for_room([Need("prior", 1, {"prior_gpu": 1.0})], say)
+    assert told[0] == "1 prior_gpu (0 free); held by prior-0 of l2l-other-1a2b"
 
 
 def test_an_actor_that_cannot_start_says_why(ray_local: str) -> None:

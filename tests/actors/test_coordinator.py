@@ -63,12 +63,12 @@ def test_it_shows_what_training_waits_for_while_it_waits(run: RunFolder) -> None
         coordinator = Coordinator(run.config, 1, 1)
         labels = asyncio.create_task(coordinator.wait_labels("l2l", 0, 10.0))
         await asyncio.sleep(0.05)
-        assert (await coordinator.status()).training_waits_for == "the labels of l2l round 0"
+        assert (await coordinator.news(0, 1.0)).status.training_waits_for == "the labels of l2l round 0"
         await coordinator.commit(_entry(0))
         await labels
-        assert (await coordinator.status()).training_waits_for == ""
+        assert (await coordinator.news(0, 1.0)).status.training_waits_for == ""
         assert await coordinator.wait_labels("l2l", 1, 0.01) is None
-        assert (await coordinator.status()).training_waits_for == ""
+        assert (await coordinator.news(0, 1.0)).status.training_waits_for == ""
 
     asyncio.run(story())
 
@@ -129,9 +129,13 @@ def test_stop_releases_everybody(run: RunFolder) -> None:
 def test_an_error_of_training_is_kept_for_the_driver(run: RunFolder) -> None:
     async def story() -> None:
         coordinator = Coordinator(run.config, 2, 1)
-        assert await coordinator.training_error() is None
+        first = await coordinator.news(0, 10.0)
+        assert first.training_error is None
+        waiter = asyncio.create_task(coordinator.news(first.number, 10.0))
+        await asyncio.sleep(0.05)
+        assert not waiter.done()
         await coordinator.report_error(CheckpointError("disk full"))
-        error = await coordinator.training_error()
+        error = (await waiter).training_error
         assert isinstance(error, CheckpointError) and str(error) == "disk full"
 
     asyncio.run(story())
@@ -142,7 +146,7 @@ def test_a_restarted_coordinator_knows_what_lies_on_disk(run: RunFolder) -> None
     _version(run, 0)
     again = Coordinator(run.config, 2, 1)
     assert asyncio.run(again.committed()) == {("l2l", 0, 0)}
-    assert asyncio.run(again.published()) == {("l2l", 0)}
+    assert asyncio.run(again.news(0, 1.0)).published == {("l2l", 0)}
 
 
 def test_each_version_is_logged_once_whoever_looks(run: RunFolder) -> None:
@@ -161,14 +165,14 @@ def test_a_half_written_version_is_not_published(run: RunFolder) -> None:
     run.version_dir("l2l", 0).mkdir(parents=True)
     (run.train_dir / ".l2l-v0001.77.tmp").mkdir()
     (run.train_dir / ".l2l-v0001.77.tmp" / "version.json").write_text("{}")
-    assert asyncio.run(Coordinator(run.config, 2, 1).published()) == set()
+    assert asyncio.run(Coordinator(run.config, 2, 1).news(0, 1.0)).published == frozenset()
 
 
 def test_a_mid_round_state_is_no_version(run: RunFolder) -> None:
     folder = run.train_dir / "l2l-v0001-s00010"
     folder.mkdir(parents=True)
     (folder / "version.json").write_text("{}")
-    assert asyncio.run(Coordinator(run.config, 2, 1).published()) == set()
+    assert asyncio.run(Coordinator(run.config, 2, 1).news(0, 1.0)).published == frozenset()
 
 
 def test_the_state_file_says_how_far_the_run_is(run: RunFolder) -> None:

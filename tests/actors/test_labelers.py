@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,7 +13,16 @@ from l2l_ray.actors.labelers import Decision, LabelerPool, after_failure
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError, LedgerError
 from l2l_ray.loop.state.plan import LabelItem
-from tests.actors.dying_worker import DISK_FULL, HANGS_ONCE, KILLS_ALWAYS, KILLS_ONCE, DyingWorker
+from tests.actors.dying_worker import (
+    DISK_FULL,
+    HANGS_ONCE,
+    KILLS_ALWAYS,
+    KILLS_ONCE,
+    SLOW_ONCE,
+    SLOW_S,
+    STOPS_ONCE,
+    DyingWorker,
+)
 
 
 def _died() -> Exception:
@@ -35,34 +45,58 @@ def test_an_error_of_the_work_itself_is_never_retried() -> None:
 
 
 @pytest.fixture
-def pool(ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch) -> LabelerPool:
+def pool(ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[LabelerPool]:
     smoke.run_dir.mkdir(parents=True)
     monkeypatch.setattr(labelers, "LabelerActor", DyingWorker)
-    cluster = smoke.cluster.model_copy(update={"work_timeout_s": 10.0, "max_item_retries": 2})
-    return LabelerPool(smoke.model_copy(update={"cluster": cluster}), None, f"test-{os.getpid()}-{time.time_ns()}")
+    limits = {"work_timeout_s": 6.0, "heartbeat_timeout_s": 4.0, "max_item_retries": 2}
+    cluster = smoke.cluster.model_copy(update=limits)
+    config = smoke.model_copy(update={"cluster": cluster})
+    pool = LabelerPool(config, None, f"test-{os.getpid()}-{time.time_ns()}")
+    yield pool
 
 
-def _run(pool: LabelerPool, shards: list[int]) -> list[int]:
+def _run(pool: LabelerPool, shards: list[int], double: bool = False) -> list[int]:
     todo = [LabelItem("l2l", 0, shard, 0) for shard in shards]
     results: list[int] = []
     while todo or pool.busy:
         while todo and pool.has_room:
             pool.submit(todo.pop(0))
+        if double:
+            pool.double()
         results += [result for _, result in pool.finished(0.2) if isinstance(result, int)]
     return results
 
 
 def test_dead_and_hanging_workers_are_replaced_and_no_shard_is_lost(pool: LabelerPool) -> None:
     pids = pool.pids()
-    assert sorted(_run(pool, [0, KILLS_ONCE, HANGS_ONCE, 3, 4, 5])) == [0, 1, 2, 3, 4, 5]
+    assert sorted(_run(pool, [0, KILLS_ONCE, HANGS_ONCE, 5, 6, 7])) == [0, 1, 2, 5, 6, 7]
     assert not set(pool.pids()) & set(pids), "both workers were lost once"
-    pool.close()
+
+
+def test_a_stopped_worker_is_replaced_long_before_its_work_is_overdue(
+    pool: LabelerPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool.pids()
+    begun = time.monotonic()
+    assert sorted(_run(pool, [0, STOPS_ONCE])) == [0, STOPS_ONCE]
+    assert "has not answered for cluster.heartbeat_timeout_s=4 s" in caplog.text
+    assert "labeler-1.1 takes its place" in caplog.text or "labeler-0.1 takes its place" in caplog.text
+    assert time.monotonic() - begun < 120.0
+
+
+def test_the_last_item_is_given_to_an_idle_worker_as_well_and_ends_once(
+    pool: LabelerPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool.pids()
+    begun = time.monotonic()
+    assert sorted(_run(pool, [0, 5, 6, 7, SLOW_ONCE], double=True)) == [0, SLOW_ONCE, 5, 6, 7]
+    assert time.monotonic() - begun < SLOW_S / 2
+    assert not [record for record in caplog.records if "was lost" in record.getMessage()], "nobody is killed for it"
 
 
 def test_a_shard_that_kills_every_worker_ends_the_run_with_its_name(pool: LabelerPool) -> None:
     with pytest.raises(ClusterError, match=r"shard=66.* lost its labeler 3 times, and cluster.max_item_retries=2"):
         _run(pool, [KILLS_ALWAYS])
-    pool.close()
 
 
 def test_an_error_raised_on_purpose_reaches_the_driver_as_it_is(pool: LabelerPool) -> None:
@@ -71,4 +105,3 @@ def test_an_error_raised_on_purpose_reaches_the_driver_as_it_is(pool: LabelerPoo
     assert type(caught.value) is LedgerError and "\n" not in str(caught.value), (
         "one line, without the actor's traceback"
     )
-    pool.close()

@@ -1,96 +1,80 @@
-"""The micro-batcher: who shares a batch, and whose error is whose."""
+"""The pool of prior actors, with actors that die, hang and are stopped."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from l2l_ray.actors.priors import MicroBatcher
+from l2l_ray.actors import priors
+from l2l_ray.actors.priors import PriorPool
+from l2l_ray.config import RunConfig
+from l2l_ray.errors import ClusterError
+from l2l_ray.loop.inference.priors import Question
+from tests.actors.dying_prior import FINE, HANGS, KILLS, STOPS_ONCE, DyingPrior
 
 
-class _Doubler:
-    """Doubles numbers; remembers batch sizes; refuses negative numbers; can be held up."""
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-        self.go = threading.Event()
-        self.go.set()
-
-    def __call__(self, numbers: list[int]) -> list[int]:
-        assert self.go.wait(10.0)
-        self.sizes.append(len(numbers))
-        if any(number < 0 for number in numbers):
-            raise ValueError(f"negative among {numbers}")
-        return [2 * number for number in numbers]
+@pytest.fixture
+def pool(ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[PriorPool]:
+    monkeypatch.setattr(priors, "PriorActor", DyingPrior)
+    limits = {"work_timeout_s": 5.0, "heartbeat_timeout_s": 4.0, "max_item_retries": 1}
+    config = smoke.model_copy(update={"cluster": smoke.cluster.model_copy(update=limits)})
+    pool = PriorPool(config, f"test-{time.time_ns()}")
+    yield pool
+    pool.close()
 
 
-def test_calls_of_several_clients_share_batches_and_keep_their_order() -> None:
-    doubler = _Doubler()
-
-    async def story() -> list[list[int]]:
-        batcher = MicroBatcher(doubler, max_batch=8, max_wait_s=0.05)
-        return await asyncio.gather(*(batcher.submit([client * 10 + k for k in range(3)]) for client in range(4)))
-
-    answers = asyncio.run(story())
-    assert answers == [[2 * (client * 10 + k) for k in range(3)] for client in range(4)]
-    assert doubler.sizes == [8, 4]
-
-
-def test_a_lonely_call_waits_only_so_long() -> None:
-    doubler = _Doubler()
-
-    async def story() -> list[int]:
-        return await asyncio.wait_for(MicroBatcher(doubler, max_batch=100, max_wait_s=0.01).submit([1]), 5.0)
-
-    assert asyncio.run(story()) == [2]
+def _asked(pool: PriorPool, *batches: list[str], marker: Path = Path("none")) -> dict[str, str]:
+    """Ask for batches of expressions; the failure of each question by key, "" where it was answered."""
+    numbered = iter(range(1000))
+    questions = [[Question(f"{next(numbered)} {text}", str(marker), text, 8, 8) for text in batch] for batch in batches]
+    found: dict[str, str] = {}
+    for batch, replies in pool.ask(iter(questions)):
+        for question, reply in zip(batch, replies, strict=True):
+            assert question.key not in found, "no question is answered twice"
+            assert reply.failure or reply.texts == (question.key,)
+            found[question.key] = reply.failure
+    return found
 
 
-def test_what_comes_while_a_batch_runs_makes_the_next_one() -> None:
-    doubler = _Doubler()
-    doubler.go.clear()
-
-    async def story() -> None:
-        batcher = MicroBatcher(doubler, max_batch=4, max_wait_s=0.0)
-        first = asyncio.create_task(batcher.submit([1]))
-        await asyncio.sleep(0.1)
-        rest = [asyncio.create_task(batcher.submit([k])) for k in range(3)]
-        await asyncio.sleep(0.1)
-        assert batcher.queue_length == 3
-        doubler.go.set()
-        await asyncio.gather(first, *rest)
-
-    asyncio.run(story())
-    assert doubler.sizes == [1, 3]
+def test_a_question_at_which_the_model_hangs_gets_no_prior_and_its_neighbours_get_theirs(
+    pool: PriorPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(priors, "TRIES_TOGETHER", 1)
+    found = _asked(pool, [FINE, FINE], [FINE, HANGS, FINE], [FINE])
+    failed = {key: failure for key, failure in found.items() if failure}
+    assert len(found) == 6 and list(failed) == [f"3 {HANGS}"]
+    assert failed[f"3 {HANGS}"].startswith("hung: 2 prior actors; has been at 1 questions for 5 s")
 
 
-def test_an_error_reaches_everybody_in_the_batch_and_nobody_else() -> None:
-    doubler = _Doubler()
-
-    async def story() -> list[object]:
-        batcher = MicroBatcher(doubler, max_batch=2, max_wait_s=0.05)
-        calls = [batcher.submit([1, -1]), batcher.submit([2, 3])]
-        return await asyncio.gather(*calls, return_exceptions=True)
-
-    bad, good = asyncio.run(story())
-    assert good == [4, 6]
-    assert isinstance(bad, ValueError) and "negative among [1, -1]" in str(bad)
+def test_a_question_that_kills_its_actor_gets_no_prior_unless_all_do(
+    pool: PriorPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(priors, "MAX_GIVEN_UP_IN_A_ROW", 1)
+    asked = pool.ask(iter([[Question(str(number), "none", KILLS, 8, 8)] for number in range(3)]))
+    _, (reply,) = next(asked)
+    assert reply.failure.startswith("died: 2 prior actors")
+    with pytest.raises(ClusterError, match="lost at each of 2 questions in a row, the last because it died"):
+        next(asked)
 
 
-def test_an_empty_call_gets_an_empty_answer() -> None:
-    async def story() -> list[int]:
-        return await MicroBatcher(_Doubler(), max_batch=4, max_wait_s=0.01).submit([])
+def test_a_stopped_actor_is_replaced_and_a_closed_pool_holds_nothing(pool: PriorPool, tmp_path: Path) -> None:
+    import ray
 
-    assert asyncio.run(story()) == []
+    def free() -> Any:
+        return ray.available_resources().get("prior_gpu", 0.0)  # type: ignore[no-untyped-call]
 
-
-@pytest.mark.parametrize("max_batch", [1, 3, 7])
-def test_no_batch_is_larger_than_allowed(max_batch: int) -> None:
-    doubler = _Doubler()
-
-    async def story() -> list[int]:
-        return await MicroBatcher(doubler, max_batch, max_wait_s=0.0).submit(list(range(20)))
-
-    assert asyncio.run(story()) == [2 * k for k in range(20)]
-    assert max(doubler.sizes) <= max_batch and sum(doubler.sizes) == 20
+    pool.identity()
+    found = _asked(pool, [STOPS_ONCE, FINE], [FINE], marker=tmp_path / "stopped")
+    assert set(found.values()) == {""}
+    assert free() == 0.0
+    pool.close()
+    deadline = time.monotonic() + 30.0
+    while free() < 1.0:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    with pytest.raises(ClusterError, match="the prior service was closed"):
+        pool.identity()

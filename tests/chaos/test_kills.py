@@ -8,28 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
 
 import pytest
 
-from l2l_ray.actors.cluster import namespace_of
 from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.run_folder import RunFolder
-from tests.ray_runs import WAIT_S, actors, assert_same_result, ledger_keys, ray_config, started_job, wait_for
-
-
-def _kill(what: str, **wanted: str) -> int:
-    """Kill the one living actor that has these properties."""
-    found: list[int] = []
-
-    def there() -> bool:
-        found[:] = [actor.pid for actor in actors(**wanted) if actor.pid]
-        return bool(found)
-
-    wait_for(there, f"a living {what}")
-    os.kill(found[0], signal.SIGKILL)
-    return found[0]
+from tests.ray_runs import WAIT_S, assert_same_result, ledger_keys, ray_config, signaled, started_job, wait_for
 
 
 def _num_shards(folder: RunFolder) -> int:
@@ -40,11 +25,11 @@ def _num_shards(folder: RunFolder) -> int:
 def killed(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A job that was killed in every way, and resumed to its end."""
     config = ray_config(tmp_path_factory.mktemp("chaos"), "killed")
-    folder, namespace = RunFolder(config.run_dir, config), namespace_of(config)
+    folder = RunFolder(config.run_dir, config)
 
     with started_job(config, ray_local) as first:
         wait_for(folder.priors_path("labeled").exists, "the first priors", first)
-        _kill("prior actor", namespace=namespace, name="prior-0")
+        signaled(signal.SIGKILL, "prior actor", config, name="prior-0")
         wait_for(lambda: len(ledger_keys(folder)) >= 2, "two committed shards", first)
         first.send_signal(signal.SIGKILL)
         first.wait()
@@ -53,11 +38,11 @@ def killed(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> RunFolde
 
     with started_job(config, ray_local, "--resume") as second:
         wait_for(lambda: len(ledger_keys(folder)) > len(before), "a shard after resuming", second)
-        _kill("labeler", namespace=namespace, name="labeler-0")
+        signaled(signal.SIGKILL, "labeler", config, name="labeler-0")
         assert len(ledger_keys(folder)) < _num_shards(folder), "no shard was left when the labeler was killed"
         wait_for(folder.version_dir("l2l", 1).exists, "version 1", second)
-        _kill("coordinator", namespace=namespace, name="coordinator")
-        _kill("train worker", class_name="RayTrainWorker")
+        signaled(signal.SIGKILL, "coordinator", config, name="coordinator")
+        signaled(signal.SIGKILL, "train worker", class_name="RayTrainWorker")
         output, _ = second.communicate(timeout=WAIT_S)
         assert second.returncode == 0, output
     return folder

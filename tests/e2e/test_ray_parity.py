@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from l2l_ray.actors import driver
-from l2l_ray.actors.cluster import namespace_of
 from l2l_ray.loop.local import run_local
 from l2l_ray.loop.state.run_folder import RunFolder
 from tests.ray_runs import WAIT_S, actors, assert_same_result, ledger_keys, ray_config, started_job, wait_for
@@ -39,7 +38,7 @@ def two_workers(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> See
     metrics: set[str] = set()
     with started_job(config, ray_local) as job:
         wait_for(lambda: bool(ledger_keys(folder)), "a committed shard", job)
-        names = {actor.name for actor in actors(namespace_of(config))}
+        names = {actor.name for actor in actors(config)}
         num_workers = len(actors(class_name="RayTrainWorker"))
         while job.poll() is None:  # an actor's figures leave the agent with it, so they are looked at while it lives
             metrics |= {name for name in METRICS if f"ray_l2l_{name}" in _exported()}
@@ -77,7 +76,7 @@ def test_labels_made_at_every_step_agree_too(ray_local: str, tmp_path: Path) -> 
 
 
 def test_every_role_is_gone_after_the_run(two_workers: Seen) -> None:
-    wait_for(lambda: not actors(namespace_of(two_workers.folder.config)), "the release of all actors")
+    wait_for(lambda: not actors(two_workers.folder.config), "the release of all actors")
 
 
 def test_roles_have_names_a_person_understands(two_workers: Seen) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from l2l_ray.actors.cluster import namespace_of
 from l2l_ray.loop.state.run_folder import RunFolder
 from tests.ray_runs import WAIT_S, actors, ledger_keys, ray_config, started_job, wait_for
 
@@ -27,5 +26,5 @@ def test_a_stopped_job_ends_in_order(ray_local: str, tmp_path: Path, number: sig
     assert output.endswith("\nstopped; everything committed stays: the same command with --resume continues\n")
     assert not [word for word in ("Traceback", "Error", "Task ", "retries") if word in output], output
     assert json.loads((folder.path / "state.json").read_text())["stopped"] == "the driver ended the run early"
-    wait_for(lambda: not actors(namespace_of(config)), "the release of all actors")
+    wait_for(lambda: not actors(config), "the release of all actors")
     assert len(ledger_keys(folder)) == len(set(ledger_keys(folder)))

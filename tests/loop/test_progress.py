@@ -69,7 +69,10 @@ def test_the_line_says_what_is_known_so_far(config: RunConfig) -> None:
 def test_the_line_says_what_training_waits_for(config: RunConfig) -> None:
     status = Status(shards_total=10, train=TrainProgress(Stage(None, 2), 4, 4))
     status.training_waits_for = "the labels of l2l round 0"
-    assert Console(config, io.StringIO()).line(status, busy=0) == "training waits for the labels of l2l round 0"
+    console = Console(config, io.StringIO())
+    assert console.line(status, busy=0) == "waiting for the labels of l2l round 0"
+    status.held_by = "labeler-1 has had shard 7 for 40 s"
+    assert console.line(status, busy=1) == "waiting for the labels of l2l round 0: labeler-1 has had shard 7 for 40 s"
 
 
 def test_the_time_left_follows_from_the_steps_of_the_whole_job(

@@ -85,9 +85,15 @@ class InferenceEngine:
         self._models: OrderedDict[Path, Segmenter] = OrderedDict()
         self._selectors: OrderedDict[Path, Selector] = OrderedDict()
 
-    def label(self, method: str, round_index: int, shard: int, version: int) -> LedgerEntry:
+    def label(self, method: str, round_index: int, shard: int, version: int, attempt: int = 0) -> LedgerEntry:
         """Label one shard and write its file; the caller commits the entry.
 
+        Args:
+            method: The selector's name.
+            round_index: Round to label for.
+            shard: Which part of the unlabeled set.
+            version: Teacher and selector to label with.
+            attempt: How many have been asked for this shard before; each writes a file of its own.
         Raises:
             LedgerError: The file could not be written.
             CheckpointError: The version is missing or does not fit.
@@ -100,7 +106,7 @@ class InferenceEngine:
         labels = [
             label for part in self._batches(indices) for label in self.pseudo_labels(method, round_index, version, part)
         ]
-        relative = shard_path(method, round_index, shard)
+        relative = shard_path(method, round_index, shard, attempt)
         digest = write_shard(self._run.path / relative, labels)
         accepted = [label.accepted.mean() for label in labels]
         return LedgerEntry(

@@ -81,8 +81,8 @@ class LocalMllm:
         return MllmPrior.load(self._config)
 
     def identity(self) -> MllmIdentity:
-        """Return which model this is."""
-        return MllmIdentity.of(self._model)
+        """Return which model this is; it is not loaded for it."""
+        return MllmPrior.identify(self._config)
 
     def ask(self, batches: Iterator[list[Question]]) -> Iterator[Answered]:
         """Answer batch after batch."""
@@ -171,6 +171,27 @@ def _error_kind(error: Exception) -> str:
 def lacks_priors(run: RunFolder, data: RunData) -> bool:
     """Whether there is anything to ask; a resumed run that has all its priors needs no MLLM."""
     return not all(run.priors_path(name).exists() for name in data.prior_order)
+
+
+def known_mllm(config: RunConfig, prior: PriorConfig, run: RunFolder, data: RunData) -> KnownMllm | None:
+    """Return who the MLLM is, where the store holds all its answers; None where it has to be asked.
+
+    Args:
+        config: The run's config.
+        prior: Its prior section, with the device of whoever would be asked.
+        run: Its folder.
+        data: Its example sets.
+    """
+    if prior.dtype == "auto" and prior.device != "cpu":
+        return None  # which one it is depends on an accelerator, perhaps of another machine
+    identity = MllmPrior.identify(prior)
+    with PriorStore(config.cache_dir / "priors.sqlite") as store:
+        for name in data.prior_order:
+            if not run.priors_path(name).exists():
+                asked = [e for e in data.examples(name) if _users_prior(e) is None]
+                if store.missing(list({_question(e, identity.fingerprint).key for e in asked})):
+                    return None
+    return KnownMllm(prior, identity)
 
 
 def fill_all_priors(

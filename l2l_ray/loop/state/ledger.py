@@ -195,9 +195,10 @@ def num_shards(num_unlabeled: int, shard_size: int) -> int:
     return -(-num_unlabeled // shard_size)
 
 
-def shard_path(method: str, round_index: int, shard: int) -> str:
-    """Return the file name of a shard, relative to the run folder."""
-    return f"{method}/labels/r{round_index:03d}-s{shard:05d}.parquet"
+def shard_path(method: str, round_index: int, shard: int, attempt: int = 0) -> str:
+    """Return the file name of a shard, relative to the run folder; later attempts do not write over a committed one."""
+    again = f"-a{attempt}" if attempt else ""
+    return f"{method}/labels/r{round_index:03d}-s{shard:05d}{again}.parquet"
 
 
 def write_shard(path: Path, labels: Iterable[PseudoLabel]) -> str:

@@ -1,0 +1,69 @@
+"""What overlap of labelling and training brings: the same run on Ray with lag 0 and lag 1, wall time and figures.
+
+With lag 0 the labelers of a round wait for its version and training waits for its labels; with lag 1 a round is labeled
+by the version before, while that one is still trained. Each run has a private cluster; both lags are run in turn for
+each seed, so that a busy machine slows both alike.
+
+Usage: python -m benchmarks.overlap [--seeds 0 1] [--rounds 4] [--out benchmarks/results/overlap.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def one_run(root: Path, lag: int, seed: int, rounds: int) -> dict[str, Any]:
+    """Run the smoke preset on a private cluster; return its wall time and the figures of its last row."""
+    name = f"lag{lag}-seed{seed}"
+    fields = {
+        "name": name, "run_root": str(root), "loop.lag": lag, "loop.seed": seed, "loop.rounds": rounds,
+        "loop.round_steps": 20, "data.num_train_refs": 256, "cluster.num_labelers": 1, "cluster.start_timeout_s": 600,
+    }  # fmt: skip
+    words = [word for field, value in fields.items() for word in (f"--{field}", str(value))]
+    begun = time.monotonic()
+    subprocess.run(
+        [sys.executable, "jobs/selfevolve.py", "--preset", "smoke", *words],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    seconds = time.monotonic() - begun
+    versions = [(root / name / "train" / f"l2l-v{v:04d}" / "version.json").stat().st_mtime for v in (0, rounds)]
+    row = json.loads((root / name / "results.json").read_text())["rows"][-1]
+    return {
+        "lag": lag,
+        "seed": seed,
+        "wall_s": round(seconds, 1),
+        "rounds_s": round(versions[1] - versions[0], 1),  # from version 0 to the last
+        "mean_iou": {split: round(figures["mean_iou"], 4) for split, figures in row["splits"].items()},
+    }
+
+
+def main() -> None:
+    """Measure and write the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "overlap.json")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as root:
+        runs = [one_run(Path(root), lag, seed, given.rounds) for seed in given.seeds for lag in (0, 1)]
+    load = round(os.getloadavg()[2], 1)
+    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "load_15min_at_end": load}
+    given.out.write_text(json.dumps({"machine": machine, "rounds": given.rounds, "runs": runs}, indent=1) + "\n")
+    sys.stdout.write(given.out.read_text())
+
+
+if __name__ == "__main__":
+    main()

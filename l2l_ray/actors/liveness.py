@@ -1,0 +1,149 @@
+"""Who is alive, and how long to wait for whom: apart from each other, because work may rightly take long.
+
+A process that is stopped, swapped out or cut off the network answers nothing. So every actor answers a question about
+nothing beside its work: labelers in a thread of their own (`HEARTBEAT`), async actors between two steps. Whoever has
+not answered for `cluster.heartbeat_timeout_s` is replaced, however long its work may take. Train workers are asked by
+Ray Train itself, with the same limit.
+
+An actor that answers may still never finish: its limit follows from how long such work took before (`patience_s`).
+
+Decided here is only who is late; what happens then is written where the actor is used.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+HEARTBEAT = "heartbeat"
+HEARTBEAT_GROUP = {HEARTBEAT: 1}  # concurrency group of actors that are not async: one thread that only answers
+LOOK_S = 1.0  # longest time that counts between two looks: a driver that was itself stopped accuses nobody
+ASK_EVERY_S = 1.0
+
+ENOUGH_SEEN = 3  # items after which their durations say something
+PATIENCE_FACTOR = 20.0  # times the slowest seen: pictures and texts of one set differ less than that
+LEAST_PATIENCE_S = 60.0
+SLOW_FACTOR = 3.0  # times the median: an idle worker tries too
+LEAST_SLOW_S = 2.0
+
+
+class Durations:
+    """How long the last items of one kind took.
+
+    Example: `seen = Durations(); seen.add(2.5); seen.patience_s(1800.0)`
+    """
+
+    def __init__(self) -> None:
+        self._seen: deque[float] = deque(maxlen=200)
+
+    def add(self, seconds: float) -> None:
+        """Note a finished item."""
+        self._seen.append(seconds)
+
+    def patience_s(self, most_s: float) -> float:
+        """Return how long to wait for the next one; `most_s` until enough were seen."""
+        return patience_s(self._seen, most_s)
+
+    def slow_s(self) -> float:
+        """Return after how long somebody idle should try too; infinite until enough were seen."""
+        if len(self._seen) < ENOUGH_SEEN:
+            return float("inf")
+        return max(LEAST_SLOW_S, SLOW_FACTOR * statistics.median(self._seen))
+
+
+def patience_s(seen: Sequence[float], most_s: float) -> float:
+    """Return how long to wait for an item of a worker that answers.
+
+    Args:
+        seen: Seconds that items of this kind took.
+        most_s: The limit until enough were seen, and never exceeded.
+    """
+    if len(seen) < ENOUGH_SEEN:
+        return most_s
+    return min(most_s, max(LEAST_PATIENCE_S, PATIENCE_FACTOR * max(seen)))
+
+
+class _Pulse:
+    """What is known of one actor's answers."""
+
+    def __init__(self, actor: ActorHandle[Any]) -> None:
+        self.actor = actor
+        self.up_since: float | None = None  # by the monotonic clock; None = it has not answered yet, it loads
+        self.next_s = 0.0  # until the next question
+        self.asked: ray.ObjectRef[Any] | None = None
+        self.waited_s = 0.0  # since the open question was asked
+        self.ask()
+
+    def ask(self) -> None:
+        # Not retried: an answer after a restart would hide the death.
+        self.asked = self.actor.beat.options(max_task_retries=0).remote()
+        self.waited_s = 0.0
+
+
+class Heartbeats:
+    """Asks actors for signs of life; `silent` names those that gave none for too long.
+
+    Not thread-safe: each user has its own.
+
+    Args:
+        timeout_s: Longest silence of an actor that has answered before.
+        start_timeout_s: Longest time until the first answer.
+    """
+
+    def __init__(self, timeout_s: float, start_timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._start_timeout_s = start_timeout_s
+        self._pulses: dict[str, _Pulse] = {}
+        self._looked = time.monotonic()
+
+    def watch(self, name: str, actor: ActorHandle[Any]) -> None:
+        """Begin to ask an actor that is starting, or starting again; it has a method `beat`."""
+        self._pulses[name] = _Pulse(actor)
+
+    def forget(self, name: str) -> None:
+        """Ask it no more."""
+        self._pulses.pop(name, None)
+
+    def is_up(self, name: str) -> bool:
+        """Whether it has answered once."""
+        return name in self._pulses and self._pulses[name].up_since is not None
+
+    def up_since(self, name: str) -> float:
+        """Return when it first answered, by the monotonic clock; now where it has not, or is not watched any more."""
+        since = self._pulses[name].up_since if name in self._pulses else None
+        return time.monotonic() if since is None else since
+
+    def silent(self) -> list[str]:
+        """Ask where it is time to, and name who has been silent for too long; call about once a second.
+
+        One that died is not silent: its calls fail, and it is asked again in case Ray restarts it.
+        """
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, LOOK_S), now
+        return [name for name, pulse in self._pulses.items() if self._look(pulse, passed)]
+
+    def _look(self, pulse: _Pulse, passed_s: float) -> bool:
+        if pulse.asked is not None and ray.wait([pulse.asked], timeout=0)[0]:
+            pulse.up_since = (pulse.up_since or time.monotonic()) if _is_answer(pulse.asked) else None
+            pulse.asked, pulse.next_s = None, ASK_EVERY_S
+        if pulse.asked is not None:
+            pulse.waited_s += passed_s
+            return pulse.waited_s > (self._start_timeout_s if pulse.up_since is None else self._timeout_s)
+        pulse.next_s -= passed_s
+        if pulse.next_s <= 0:
+            pulse.ask()
+        return False
+
+
+def _is_answer(ref: ray.ObjectRef[Any]) -> bool:
+    try:
+        ray.get(ref, timeout=0)
+    except ray.exceptions.RayError:  # it died, or is being restarted
+        return False
+    return True

@@ -1,0 +1,49 @@
+"""Stands for `PriorActor` in tests of the pool: the expression says what happens. Imports little: starts fast."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+from l2l_ray.config import PriorConfig
+from l2l_ray.loop.inference.priors import Question
+from l2l_ray.prior.prompt import PromptFormat, prompt_for
+from l2l_ray.prior.reply import MllmIdentity, Reply
+
+FINE, HANGS, KILLS, STOPS_ONCE = "fine", "hangs", "kills", "stops once"
+
+
+def _prompt() -> PromptFormat:
+    return prompt_for("qwen2_vl", "auto", "box")
+
+
+class DyingPrior:
+    """Answers every question with its key, unless an expression is one of the above."""
+
+    def __init__(self, config: PriorConfig, num_threads: int, name: str, run: str) -> None:
+        self._busy = asyncio.Lock()  # one batch at a time, as one accelerator does
+
+    async def ready(self) -> MllmIdentity:
+        return MllmIdentity("f00d", _prompt())
+
+    async def beat(self) -> int:
+        return os.getpid()
+
+    async def stats(self) -> dict[str, int]:
+        return {"pid": os.getpid()}
+
+    async def ask(self, questions: list[Question]) -> list[Reply]:
+        async with self._busy:
+            asked = {question.expression for question in questions}
+            if HANGS in asked:
+                await asyncio.sleep(3600.0)
+            if KILLS in asked:
+                os._exit(9)
+            for question in questions:
+                marker = Path(question.image_path)
+                if question.expression == STOPS_ONCE and not marker.exists():
+                    marker.touch()
+                    os.kill(os.getpid(), signal.SIGSTOP)
+            return [Reply((question.key,), (-0.1,), 8, 8) for question in questions]
