@@ -90,6 +90,9 @@ class MicroBatcher(Generic[T, R]):
         return batch
 
     async def _answer(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
+        batch = [(item, future) for item, future in batch if not future.done()]  # nobody waits for the others any more
+        if not batch:
+            return
         try:
             items = [item for item, _ in batch]
             results = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
