@@ -31,6 +31,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatusOverview, ServeStatus
 
 from l2l_ray.actors.cluster import device_for, resource_options
+from l2l_ray.actors.priors import MicroBatcher
 from l2l_ray.errors import CheckpointError, L2LError, one_line
 from l2l_ray.loop.inference.priors import answer_pictures
 from l2l_ray.predictor import run_and_version
@@ -120,8 +121,8 @@ class PredictorReplica:
         self._settings, self._prior = settings, prior
         self._answerer: Answerer | None = None
         self._asked = self._problem = ""
-        self._answer_batch.set_max_batch_size(settings.max_batch)  # type: ignore[attr-defined]
-        self._answer_batch.set_batch_wait_timeout_s(settings.batch_wait_s)  # type: ignore[attr-defined]
+        # Not `serve.batch`: it puts the next batch together while the last one is in work, from the few that are there.
+        self._batcher = MicroBatcher(self._answer_batch, settings.max_batch, settings.batch_wait_s)
 
     async def reconfigure(self, user_config: dict[str, str]) -> None:
         """Change over to another checkpoint, `{"checkpoint": "/runs/mine"}`; the old one answers meanwhile.
@@ -157,7 +158,7 @@ class PredictorReplica:
         except Refusal as refusal:
             return refusal
         try:
-            answer, predicted_s = await self._answer_batch(prepared)
+            ((answer, predicted_s),) = await self._batcher.submit([prepared])
         finally:
             prepared.discard()
         if isinstance(answer, Refusal):
@@ -165,12 +166,12 @@ class PredictorReplica:
         waited = time.monotonic() - started - prepared.seconds - predicted_s
         return {**answer, "seconds": {"decode": prepared.seconds, "wait": waited, "predict": predicted_s}}
 
-    @serve.batch
-    async def _answer_batch(self, batch: list[Prepared]) -> list[tuple[dict[str, Any] | Refusal, float]]:
+    def _answer_batch(self, batch: list[Prepared]) -> list[tuple[dict[str, Any] | Refusal, float]]:
         assert self._answerer is not None, "Serve configures a replica before it hands it requests"
         started = time.monotonic()
-        answers = await asyncio.to_thread(self._answerer.answer, batch)
-        return [(answer, time.monotonic() - started) for answer in answers]
+        answers = self._answerer.answer(batch)
+        seconds = time.monotonic() - started
+        return [(answer, seconds) for answer in answers]
 
 
 class PriorReplica:
