@@ -30,8 +30,8 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatusOverview, ServeStatus
 
+from l2l_ray.actors.batching import MicroBatcher
 from l2l_ray.actors.cluster import device_for, resource_options
-from l2l_ray.actors.priors import MicroBatcher
 from l2l_ray.errors import CheckpointError, L2LError, one_line
 from l2l_ray.loop.inference.priors import answer_pictures
 from l2l_ray.predictor import run_and_version

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from l2l_ray.actors.prior_actor import MicroBatcher
+from l2l_ray.actors.batching import MicroBatcher
 
 
 class _Doubler:
