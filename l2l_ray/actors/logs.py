@@ -28,7 +28,7 @@ class _About(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.about = f"{self._always} {_ABOUT.get()}".strip()
-        return True
+        return record.levelno >= logging.WARNING or record.name.startswith("l2l_ray")
 
 
 class _Lines(logging.StreamHandler[TextIO]):

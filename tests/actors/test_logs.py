@@ -33,6 +33,9 @@ def test_a_line_says_what_it_is_about(capsys: pytest.CaptureFixture[str]) -> Non
     with about("l2l", 2, 17):
         logger.info("labeled")
         logging.getLogger("some.library").warning("strange")
+        library = logging.getLogger("some.talkative.library")
+        library.setLevel(logging.INFO)
+        library.info("nothing new")
     with about("l2l", 3):
         logger.info("evaluated")
     assert _lines(capsys.readouterr().err) == [

@@ -35,6 +35,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_nodes_come_after_the_start_and_a_trainers_node_goes_with_a_notice(cluster: Any, tmp_path: Path) -> None:
     config = changed(
         ray_config(tmp_path, "leaving"),
