@@ -147,7 +147,8 @@ def started_roles(config: RunConfig, folder: RunFolder, data: RunData, console: 
     """Start all roles once the cluster has room for them, and release them at the end whatever happens."""
     mllm = _mllm_without_actors(config, folder, data)
     demand = [need for need in needs(config.cluster) if need.role != "prior" or mllm is None]
-    wait_for_room(demand, lambda what: console.update(Status(shards_total=0, now=f"waiting for {what}"), 0))
+    if not config.cluster.autoscaled:  # there, it is the demand that makes room
+        wait_for_room(demand, lambda what: console.update(Status(shards_total=0, now=f"waiting for {what}"), 0))
     namespace = namespace_of(config)
     options = actor_options(NAME, namespace, {}) | ACTOR_OPTIONS
     coordinator = start_actor(Coordinator, options, config, data.num_shards(config), folder.epoch)
