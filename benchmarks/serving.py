@@ -2,7 +2,7 @@
 
 Both answer the same uploads with the same code (`Answerer`), with one torch thread, in batches of the same size: the
 loop in this process, then one predictor replica behind `jobs/serve.py`, asked by as many clients as its replica holds.
-The two take turns, so that a machine that slows down slows both; the ratio is of the medians.
+The two take turns, so that a machine that slows down slows both; the ratio is the median of those of neighbours.
 
 Usage: python benchmarks/serving.py --run RUN [--out benchmarks/results/serving.json]
 """
@@ -124,7 +124,7 @@ def measured(run: Path, count: int, side: int, size: int, repeats: int) -> dict[
         "clients": clients,
         "loop_requests_per_s": [round(value, 2) for value in loop],
         "served_requests_per_s": [round(value, 2) for value in serve],
-        "ratio": round(statistics.median(serve) / statistics.median(loop), 3),
+        "ratio": round(statistics.median(one / other for one, other in zip(serve, loop, strict=True)), 3),
         "cpus": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 1),
         "machine": platform.machine(),
@@ -135,10 +135,10 @@ def main() -> None:
     """Measure and write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="a finished run")
-    parser.add_argument("--requests", type=int, default=96)
+    parser.add_argument("--requests", type=int, default=48)
     parser.add_argument("--side", type=int, default=256, help="of the pictures, px")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "serving.json")
     given = parser.parse_args()
     torch.set_num_threads(1)

@@ -27,6 +27,8 @@ ENV_DEFAULTS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # Tune's newer output shows a banner even where it is told to be silent.
     "RAY_AIR_NEW_OUTPUT": "0",
+    # A proxy that is not up within Serve's own 5 s is killed and started again, on a busy machine for ever.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
     # Bars of several processes cannot be read in a job's log.
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }

@@ -134,7 +134,13 @@ def _client(dashboard: str) -> ServeSubmissionClient:
 @contextmanager
 def _deployed(client: ServeSubmissionClient, config: dict[str, Any]) -> Iterator[None]:
     try:
-        client.deploy_applications(config)
+        try:
+            client.deploy_applications(config)
+        except RuntimeError as error:  # an answer of the dashboard, with a traceback of its own
+            raise ClusterError(
+                f"Ray Serve could not be started: {one_line(str(error).strip().splitlines()[-1])}; free resources, or "
+                "see the logs of Serve in the dashboard"
+            ) from error
         yield
     finally:
         client.delete_applications()  # type: ignore[no-untyped-call]  # requests in work are answered first

@@ -47,6 +47,25 @@ def test_a_lonely_call_waits_only_so_long() -> None:
     assert asyncio.run(story()) == [2]
 
 
+def test_what_nobody_waits_for_any_more_is_left_out() -> None:
+    doubler = _Doubler()
+    doubler.go.clear()
+
+    async def story() -> None:
+        batcher = MicroBatcher(doubler, max_batch=4, max_wait_s=0.0)
+        first = asyncio.create_task(batcher.submit([1]))
+        await asyncio.sleep(0.1)
+        given_up, kept = (asyncio.create_task(batcher.submit([k])) for k in (2, 3))
+        await asyncio.sleep(0.1)
+        given_up.cancel()
+        await asyncio.sleep(0)
+        doubler.go.set()
+        assert await asyncio.gather(first, kept) == [[2], [6]]
+
+    asyncio.run(story())
+    assert doubler.sizes == [1, 1]
+
+
 def test_what_comes_while_a_batch_runs_makes_the_next_one() -> None:
     doubler = _Doubler()
     doubler.go.clear()
