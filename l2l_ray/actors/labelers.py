@@ -231,11 +231,12 @@ class LabelerPool:
         return wait_ready("labeler", self._workers, self._config.cluster.start_timeout_s)
 
     def close(self) -> None:
-        """Release the workers: idle ones leave by themselves, others are killed."""
+        """Release the workers: idle ones leave by themselves; those that work or load are killed."""
         busy = {call.worker for call in self._calls.values()}
-        for worker in busy:
+        idle = {w for w, name in enumerate(self._names) if w not in busy and self._beats.is_up(name)}
+        for worker in set(range(len(self._workers))) - idle:
             ray.kill(self._workers[worker])
-        end_in_order([actor for worker, actor in enumerate(self._workers) if worker not in busy])
+        end_in_order([self._workers[worker] for worker in idle])
 
     def _start(self, name: str) -> ActorHandle[LabelerActor]:
         options = actor_options(name, self._namespace, self._config.cluster.labeler_resources)

@@ -139,7 +139,10 @@ class PriorPool:
             ray.cancel(ref)
         if asked:
             ray.wait(asked, num_returns=len(asked), timeout=CLOSE_TIMEOUT_S)
-        end_in_order([worker.actor for worker in self._workers])
+        for worker in self._workers:
+            if not self._beats.is_up(worker.name):  # it may load for long yet
+                ray.kill(worker.actor)
+        end_in_order([worker.actor for worker in self._workers if self._beats.is_up(worker.name)])
 
     def _start(self, name: str) -> _Worker:
         options = actor_options(name, self._namespace, self._cluster.prior_resources) | {"max_concurrency": 64}

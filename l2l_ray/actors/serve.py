@@ -138,12 +138,18 @@ def _deployed(client: ServeSubmissionClient, config: dict[str, Any]) -> Iterator
             client.deploy_applications(config)
         except RuntimeError as error:  # an answer of the dashboard, with a traceback of its own
             raise ClusterError(
-                f"Ray Serve could not be started: {one_line(str(error).strip().splitlines()[-1])}; free resources, or "
+                f"Ray Serve could not be started: {_last_words(error)}; free resources, or "
                 "see the logs of Serve in the dashboard"
             ) from error
         yield
     finally:
         client.delete_applications()  # type: ignore[no-untyped-call]  # requests in work are answered first
+
+
+def _last_words(error: RuntimeError) -> str:
+    """Return the end of a message that holds a traceback: what it died of."""
+    lines = [line.strip(" .") for line in str(error).splitlines()]
+    return next((line for line in reversed(lines) if line), "no reason given")
 
 
 def _wait_until_it_runs() -> None:

@@ -291,6 +291,14 @@ def test_the_fingerprint_changes_with_everything_a_reply_depends_on(random_qwen3
     assert len(others) == 5  # "auto" is one of the two dtypes
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_who_it_is_needs_no_weights(random_qwen3: Path, tmp_path: Path, dtype: str) -> None:
+    config = PriorConfig(model=str(random_qwen3), dtype=dtype)
+    assert MllmPrior.identify(config) == MllmIdentity.of(MllmPrior.load(config))
+    with pytest.raises(ConfigError, match="prior.model"):
+        MllmPrior.identify(PriorConfig(model=str(tmp_path / "not-there")))
+
+
 def test_a_setting_without_effect_on_the_model_asks_nothing_again(random_qwen3: Path) -> None:
     def fingerprint(**changes: object) -> str:
         return MllmPrior.load(PriorConfig(dtype="float32", **changes)).fingerprint

@@ -20,6 +20,7 @@ from l2l_ray.loop.inference.priors import (
     answer_batch,
     fill_all_priors,
     fill_priors,
+    known_mllm,
     no_box_sentence,
 )
 from l2l_ray.loop.state.example_files import read_priors
@@ -110,6 +111,22 @@ def test_who_an_mllm_is_needs_no_loading_where_others_know_it(
     assert known.identity() is identity
     with pytest.raises(ConfigError, match="not-there"):
         next(known.ask(iter([[]])))  # a question that nobody has asked does load it
+
+
+def test_where_the_store_has_every_answer_the_model_is_known_without_loading(
+    config: RunConfig, run: RunFolder, sets: RunData
+) -> None:
+    prior = config.prior.model_copy(update={"device": "cpu"})
+    assert known_mllm(config, prior, run, sets) is None
+    model = Model()
+    model.fingerprint = MllmPrior.identify(prior).fingerprint
+    for name in sets.prior_order:
+        _fill(config, run, sets, model, name)
+        run.priors_path(name).unlink()
+    known = known_mllm(config, prior, run, sets)
+    assert known is not None and known.identity().fingerprint == model.fingerprint
+    on_gpu = prior.model_copy(update={"device": "auto"})
+    assert known_mllm(config, on_gpu, run, sets) is None, "it would depend on the GPU"
 
 
 def test_answers_before_a_crash_are_kept(config: RunConfig, run: RunFolder, sets: RunData) -> None:

@@ -240,6 +240,14 @@ def test_a_full_disk_while_committing_loses_nothing(tmp_path: Path, full_disk: F
     assert Ledger(path).keys() == {("l2l", 0, shard) for shard in (0, 1, 2, 9)}
 
 
+def test_each_attempt_at_a_shard_has_a_file_of_its_own() -> None:
+    assert [shard_path("l2l", 1, 4, attempt) for attempt in range(3)] == [
+        "l2l/labels/r001-s00004.parquet",
+        "l2l/labels/r001-s00004-a1.parquet",
+        "l2l/labels/r001-s00004-a2.parquet",
+    ]
+
+
 @pytest.mark.parametrize("limit", [0, 1000])
 def test_a_full_disk_while_writing_a_shard_leaves_no_half_file(tmp_path: Path, full_disk: FullDisk, limit: int) -> None:
     path = tmp_path / shard_path("l2l", 0, 0)
