@@ -93,11 +93,11 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 @pytest.fixture
 def copied(whole_run: RunFolder, tmp_path: Path) -> Callable[..., RunFolder]:
-    """Give a function that copies the finished run into a root of its own, with an empty cache."""
+    """Give a function that copies the finished run into a root of its own, with an empty cache; nobody has held it."""
 
     def copy(without: tuple[str, ...] = ("FINISHED",), **fields: Any) -> RunFolder:
         config = changed(whole_run.config, run_root=str(tmp_path / "copies"), **fields)
-        shutil.copytree(whole_run.path, config.run_dir, ignore=shutil.ignore_patterns(*without))
+        shutil.copytree(whole_run.path, config.run_dir, ignore=shutil.ignore_patterns(*without, "lease"))
         return RunFolder(config.run_dir, config)
 
     return copy

@@ -36,11 +36,12 @@ def two_workers(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> See
     config = ray_config(tmp_path_factory.mktemp("ray"), "two-workers", num_workers=2)
     folder = RunFolder(config.run_dir, config)
     metrics: set[str] = set()
+    names: set[str] = set()
+    num_workers = 0
     with started_job(config, ray_local) as job:
-        wait_for(lambda: bool(ledger_keys(folder)), "a committed shard", job)
-        names = {actor.name for actor in actors(config)}
-        num_workers = len(actors(class_name="RayTrainWorker"))
-        while job.poll() is None:  # an actor's figures leave the agent with it, so they are looked at while it lives
+        while job.poll() is None:  # prior actors leave early, and an actor's figures leave the agent with it
+            names |= {actor.name for actor in actors(config) if actor.name}
+            num_workers = max(num_workers, len(actors(class_name="RayTrainWorker")))
             metrics |= {name for name in METRICS if f"ray_l2l_{name}" in _exported()}
             time.sleep(0.3)
         output = job.stdout.read() if job.stdout else ""

@@ -123,8 +123,12 @@ def test_closing_logs_one_event(run: RunFolder) -> None:
 def test_a_group_cut_off_before_its_file_is_there_is_evaluated_again(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dies(*_: object) -> None:
-        raise KeyboardInterrupt
+    replace = os.replace
+
+    def dies(source: Path, target: Path) -> None:
+        if target.suffix == ".parquet":
+            raise KeyboardInterrupt
+        replace(source, target)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", dies)

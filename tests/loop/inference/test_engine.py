@@ -17,9 +17,10 @@ from l2l_ray.data.masks import decode, grid_logits_to_native, mask_area_px
 from l2l_ray.data.protocols import LAVT480, NATIVE
 from l2l_ray.errors import CheckpointError, DataError, LedgerError
 from l2l_ray.loop.inference.engine import InferenceEngine, weight_map
-from l2l_ray.loop.state.checkpoint import save_weights
+from l2l_ray.loop.state.checkpoint import save_weights, write_position
 from l2l_ray.loop.state.example_files import read_examples, read_priors
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry, read_shard
+from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.proposal import Proposer
 from l2l_ray.randomness import sample_key
@@ -87,6 +88,7 @@ def test_a_rule_without_parameters_labels_too(scratch: RunFolder) -> None:
     folder = scratch.version_dir("pwa", 1)
     shutil.copytree(scratch.version_dir("l2l", 1), folder)
     save_weights(make_selector(selector_for(scratch.config.selector, "pwa")), folder / "selector.safetensors")
+    write_position(folder, Position("pwa", 1))
     entry = InferenceEngine(scratch.config, scratch.path).label("pwa", 1, 0, 1)
     label = read_shard(scratch.path / entry.path)[0]
     assert entry.accepted_frac == 1.0 and label.accepted.all() and label.source == Candidate.GUIDED

@@ -20,6 +20,7 @@ from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.burn_in import NOT_IN_BURN_IN, burn_in_settings
 from l2l_ray.loop.training.train import Job
 from l2l_ray.types import LabeledExample
+from tests.damage import empty, flip
 from tests.loop.training_only import BURN_IN_PARTS, TrainingOnly, burn_in_of
 from tests.whole_run import changed, weights
 
@@ -72,6 +73,22 @@ def test_a_burn_in_that_was_killed_goes_on_where_it_was(
     for part in BURN_IN_PARTS:
         assert weights(folder / part) == weights(burn_in_of(whole_run) / part), part
     assert sorted(path.name for path in folder.iterdir()) == sorted(BURN_IN_PARTS)
+
+
+def test_a_damaged_part_is_trained_again(
+    copied: Copied, whole_run: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = copied()
+    folder = _train_burn_in(run)
+    flip(folder / "fold1" / "teacher.safetensors")
+    empty(folder / "base" / "version.json")
+    assert _train_burn_in(run) == folder
+    for part in BURN_IN_PARTS:
+        assert weights(folder / part) == weights(burn_in_of(whole_run) / part), part
+    told = [
+        record.getMessage() for record in caplog.records if "is damaged and is trained again" in record.getMessage()
+    ]
+    assert len(told) == 2 and "version.json: it is empty" in told[0] and "teacher.safetensors: its bytes" in told[1]
 
 
 def test_a_burn_in_that_another_process_trains_is_waited_for(copied: Copied) -> None:
