@@ -20,6 +20,8 @@ from l2l_ray.actors import environment
 from l2l_ray.config import RunConfig, smoke_config
 
 environment.set_defaults(address=None)  # before any test module imports ray
+# Ray lets its workers give way to everything else; on a busy machine they would hardly start.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # Before torch is imported: tensors of tests are tiny, and one thread is enough for them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
