@@ -22,6 +22,8 @@ import math
 import os
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -36,7 +38,6 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.state import list_actors
 from ray.util.state.exception import RayStateApiException
 
-from l2l_ray.actors.background import Background
 from l2l_ray.actors.environment import LOOPBACK_ENV, address_of
 from l2l_ray.actors.head import remove_folder
 from l2l_ray.config import ClusterConfig, RunConfig
@@ -186,39 +187,19 @@ def connected(config: ClusterConfig) -> Iterator[str]:
     private = address is None
     if address is not None:
         _require_answer(address)
+        _require_entrance(address)
     with _private_folder() if private else nullcontext():
-        context = _attach(address) if address is not None else _init("local", _private_options(config))
+        options = _private_options(config) if private else {}
+        try:
+            context = ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ClusterError(f"cannot reach Ray at {address!r}: {error}; `make cluster-up` starts one") from error
         with _sigterm_as_ctrl_c():
             try:
                 token = f" (token {os.environ['RAY_AUTH_TOKEN']})" if private and "RAY_AUTH_TOKEN" in os.environ else ""
                 yield f"http://{context.dashboard_url}{token}" if context.dashboard_url else "off"
             finally:
                 ray.shutdown()
-
-
-def _init(address: str, options: Mapping[str, Any]) -> Any:
-    try:
-        return ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"cannot reach Ray at {address!r}: {error}; `make cluster-up` starts one") from error
-
-
-def _attach(address: str) -> Any:
-    """Connect in a thread, which can be given up: inside, Ray tries for ever.
-
-    A private cluster is started outside of it: its processes end with the thread that started them.
-    """
-    found: list[Any] = []
-    attempt = Background("connection to Ray", lambda: found.append(_init(address, {})))
-    if not attempt.join(CONNECT_TIMEOUT_S):
-        raise ClusterError(
-            f"something listens at {address}, but did not let this job in within {CONNECT_TIMEOUT_S:g} s; expected the "
-            "address of a Ray head (not of its dashboard), and the same RAY_AUTH_MODE, RAY_AUTH_TOKEN and "
-            f"{', '.join(LOOPBACK_ENV)} here and there; a head on this machine is reached at 127.0.0.1; "
-            "`ray job submit` takes all of it from the cluster"
-        )
-    attempt.check()
-    return found[0]
 
 
 def _require_answer(address: str) -> None:
@@ -232,6 +213,23 @@ def _require_answer(address: str) -> None:
         raise ClusterError(
             f"no Ray cluster answers at {address}: {error}; `make cluster-up` starts one; unset RAY_ADDRESS and "
             "cluster.address to use a private one"
+        ) from None
+
+
+def _require_entrance(address: str) -> None:
+    """Refuse an address where a connection hangs: in a process of its own, because inside `init` Ray tries for ever.
+
+    What else it may say, the real connection says again.
+    """
+    code = "import ray, sys; ray.init(sys.argv[1], logging_level='CRITICAL', log_to_driver=False)"
+    try:
+        subprocess.run([sys.executable, "-c", code, address], capture_output=True, timeout=CONNECT_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise ClusterError(
+            f"something listens at {address}, but did not let this job in within {CONNECT_TIMEOUT_S:g} s; expected the "
+            "address of a Ray head (not of its dashboard), and the same RAY_AUTH_MODE, RAY_AUTH_TOKEN and "
+            f"{', '.join(LOOPBACK_ENV)} here and there; a head on this machine is reached at 127.0.0.1; "
+            "`ray job submit` takes all of it from the cluster"
         ) from None
 
 
