@@ -11,7 +11,7 @@ LOCK = requirements.lock
 HEAD = $(PYTHON) -m l2l_ray.actors.head
 SUBMIT = . .ray/env && $(BIN)/ray job submit -- python jobs/selfevolve.py
 
-.PHONY: install demo compare smoke test test-gpu check audit format cluster-up cluster-down clean
+.PHONY: install demo compare smoke chaos test test-gpu check audit format cluster-up cluster-down clean
 
 install: $(STAMP)
 
@@ -38,6 +38,10 @@ smoke: $(STAMP)
 	$(BIN)/l2l run --preset smoke --name smoke-local --run_root $$home; \
 	$(HEAD) up $(PORT); \
 	$(SUBMIT) --preset smoke --name smoke-ray --run_root $$home
+
+# Random kills and stops, seeded, on runs of the main job: half an hour or more. ARGS="--help" says what there is.
+chaos: $(STAMP)
+	$(PYTHON) -m benchmarks.chaos $(ARGS)
 
 test: $(STAMP)
 	$(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder

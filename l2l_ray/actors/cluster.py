@@ -36,8 +36,7 @@ from ray.util.state import list_actors
 from ray.util.state.exception import RayStateApiException
 
 from l2l_ray.actors import session
-from l2l_ray.actors.background import Background
-from l2l_ray.actors.environment import LOOPBACK_ENV, address_of
+from l2l_ray.actors.environment import address_of
 from l2l_ray.actors.reach import require_answer
 from l2l_ray.config import ClusterConfig, RunConfig
 from l2l_ray.errors import ClusterError, L2LError
@@ -45,7 +44,6 @@ from l2l_ray.errors import ClusterError, L2LError
 logger = logging.getLogger(__name__)
 A = TypeVar("A")
 
-CONNECT_TIMEOUT_S = 25.0  # Ray itself would try for ever
 LOOK_FOR_ROOM_S = 1.0
 END_TIMEOUT_S = 10.0  # an idle actor leaves within a second or two
 
@@ -188,7 +186,11 @@ def connected(config: ClusterConfig) -> Iterator[str]:
     if address is not None:
         require_answer(address)
     with _private_folder() if private else nullcontext() as folder:
-        context = _attach(address) if address is not None else _init("local", _private_options(config))
+        options = _private_options(config) if private else {}
+        try:
+            context = ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ClusterError(f"cannot reach Ray at {address!r}: {error}; `make cluster-up` starts one") from error
         with _sigterm_as_ctrl_c():
             try:
                 path = folder / "auth_token" if folder else session.token_path(str(address))
@@ -196,31 +198,6 @@ def connected(config: ClusterConfig) -> Iterator[str]:
                 yield f"http://{context.dashboard_url}{token}" if context.dashboard_url else "off"
             finally:
                 ray.shutdown()
-
-
-def _init(address: str, options: Mapping[str, Any]) -> Any:
-    try:
-        return ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"cannot reach Ray at {address!r}: {error}; `make cluster-up` starts one") from error
-
-
-def _attach(address: str) -> Any:
-    """Connect in a thread, which can be given up: inside, Ray tries for ever.
-
-    A private cluster is started outside of it: its processes end with the thread that started them.
-    """
-    found: list[Any] = []
-    attempt = Background("connection to Ray", lambda: found.append(_init(address, {})))
-    if not attempt.join(CONNECT_TIMEOUT_S):
-        raise ClusterError(
-            f"something listens at {address}, but did not let this job in within {CONNECT_TIMEOUT_S:g} s; expected the "
-            "address of a Ray head (not of its dashboard), and the same RAY_AUTH_MODE, RAY_AUTH_TOKEN and "
-            f"{', '.join(LOOPBACK_ENV)} here and there; a head on this machine is reached at 127.0.0.1; "
-            "`ray job submit` takes all of it from the cluster"
-        )
-    attempt.check()
-    return found[0]
 
 
 def _private_options(config: ClusterConfig) -> dict[str, Any]:
