@@ -57,7 +57,7 @@ def test_rows_share_a_burn_in_unless_they_change_what_it_rests_on() -> None:
         return shared_parts(task(row, seed).config({}), task(row, seed).spec.is_biased)
 
     shared = parts("l2l")
-    assert len(shared) == 2 and parts("scorer") == parts("l2l_no_kl") == shared
+    assert len(shared) == 2 and parts("scorer") == parts("l2l_no_rivals") == shared
     assert parts("accept_all") == parts("true_masks") < shared  # these need no teachers of folds
     others = [parts("l2l", 11), parts("l2l_plain"), parts("l2l_2_folds"), parts("l2l_biased")]
     assert not any(shared & other for other in others)

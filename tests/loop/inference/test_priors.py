@@ -27,7 +27,7 @@ from l2l_ray.loop.state.example_files import read_priors
 from l2l_ray.loop.state.prepare import RunData, prepare
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply
-from l2l_ray.prior.prompt import QWEN_RELATIVE
+from l2l_ray.prior.prompt import QWEN_RELATIVE, prompt_for
 from l2l_ray.prior.reply import failure_kind
 from l2l_ray.prior.store import PriorStore
 from l2l_ray.types import Hint, LabeledExample
@@ -176,6 +176,7 @@ class Answering(MllmPrior):
 
     def __init__(self, error: Exception, *bad: str) -> None:
         self.error, self.bad, self.calls = error, bad, 0
+        self.fingerprint, self.prompt = "f" * 16, prompt_for("qwen3_vl")
 
     def ask(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Reply]:
         self.calls += 1

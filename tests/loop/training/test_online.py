@@ -152,7 +152,7 @@ def test_a_whole_run_stores_no_labels_and_ends_with_table_and_report(online_run:
 def test_training_killed_within_a_round_comes_to_the_same_versions(online_run: RunFolder) -> None:
     config = _config(online_run.config, "online-killed", checkpoint_steps=1)
     run = RunFolder(config.run_dir, config)
-    without = shutil.ignore_patterns("FINISHED", "train", "evals", "panels")
+    without = shutil.ignore_patterns("FINISHED", "train", "evals", "panels", "lease")
     shutil.copytree(online_run.path, run.path, ignore=without)
     with pytest.raises(KeyboardInterrupt):
         train(config, run.path, TrainingOnly(run, dies_at=(Stage("online", 1), 2)))

@@ -103,7 +103,7 @@ def test_a_notice_that_the_machine_goes_away_saves_the_steps_so_far(
     assert not run.config.loop.checkpoint_steps
     with pytest.raises(KeyboardInterrupt):
         train(run.config, run.path, _LeavesAt(run, notice=2, end=3))
-    newest = newest_checkpoint(run)
+    newest = newest_checkpoint(run, "l2l")
     assert newest is not None and read_position(newest).step == 2
     train(run.config, run.path, TrainingOnly(run))
     for version in (1, 2):
