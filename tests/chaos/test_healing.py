@@ -17,6 +17,7 @@ from tests.ray_runs import WAIT_S, assert_same_result, ledger_keys, ray_config, 
 from tests.whole_run import changed, single_thread
 
 
+@pytest.mark.slow
 def test_a_run_is_healed_on_ray_by_one_driver(ray_local: str, whole_run: RunFolder) -> None:
     config = changed(ray_config(whole_run.config.root, "healed"), loop=whole_run.config.loop.model_dump())
     with single_thread():
