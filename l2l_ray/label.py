@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,8 +31,8 @@ from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.opening import opening_text
 from l2l_ray.loop.state.prepare import prepare, require_same_data
 from l2l_ray.loop.state.run_folder import RunFolder, continued
+from l2l_ray.wording import Say
 
-Say = Callable[[str], None]
 _RESULT = ("wrote ", "updated ", "it has ", "a split file ")  # how an import begins a line that is no problem
 _ADVICE = ("use it: ", "if you made a split file")  # for who goes on by hand
 SURE, DOUBTFUL = 0.7, 0.4  # confidence from which a mask is called sure, and below which doubtful

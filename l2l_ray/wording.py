@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+Say = Callable[[str], None]  # takes one line for the user
 NUM_NAMED = 3  # so many of a list are named; the others are counted
 
 

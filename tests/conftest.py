@@ -53,6 +53,14 @@ def smoke(tmp_path: Path) -> RunConfig:
     return smoke_config().model_copy(update={"run_root": str(tmp_path / "runs"), "name": "smoke"})
 
 
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of a finished run with random weights."""
+    from tests.finished_run import write_finished_run  # it imports the package, which the hook has to see first
+
+    return write_finished_run(tmp_path_factory.mktemp("run"))
+
+
 @pytest.fixture(autouse=True)
 def _own_run_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep every test out of the user's run root."""

@@ -16,14 +16,8 @@ from l2l_ray.errors import CheckpointError, DataError
 from l2l_ray.predictions import FailedPrediction, Prediction
 from l2l_ray.predictor import Predictor, run_and_version
 from l2l_ray.types import BoxFrac, PhotoText
-from tests.finished_run import write_finished_run
 
 CONFIG = RunConfig()
-
-
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_finished_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,6 @@ from l2l_ray.config import RunConfig
 from l2l_ray.data.masks import mask_to_grid
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.inference.inputs import ExampleSet, Inputs
-from l2l_ray.loop.inference.teacher import gather_evidence, guided_evidence
 from l2l_ray.loop.state.candidates import open_dataset
 from l2l_ray.selector.base import Decision, make_selection
 from l2l_ray.selector.candidates import candidates_of
@@ -71,11 +70,7 @@ class OracleEngine(InferenceEngine):
     ) -> tuple[Evidence, Selection]:
         if examples is not self._sets["unlabeled"]:
             return super()._select(method, version, examples, part, inputs, round_index)
-        if self.needs_full_evidence:
-            rivals = examples.rivals(part).to(self._device)
-            evidence = gather_evidence(self._model(method, version), inputs, rivals, self.config.loop.autocast)
-        else:
-            evidence = guided_evidence(self._model(method, version), inputs, self.config.loop.autocast)
+        evidence = self._evidence(method, version, examples, part, inputs, self.needs_full_evidence)
         truth = self._truth.masks([examples[i].sent_id for i in part], examples.grid)
         return evidence, self.decide(evidence, truth.to(evidence.mask_probs.device))
 

@@ -23,7 +23,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ from l2l_ray.actors.environment import address_of
 from l2l_ray.actors.reach import require_answer
 from l2l_ray.config import ClusterConfig, RunConfig
 from l2l_ray.errors import ClusterError, L2LError
+from l2l_ray.wording import Say
 
 logger = logging.getLogger(__name__)
 A = TypeVar("A")
@@ -130,7 +131,7 @@ def check_resources(config: ClusterConfig) -> None:
         raise ClusterError(f"{problem}; where an autoscaler adds nodes, set cluster.autoscaled")
 
 
-def wait_for_room(demand: Sequence[Need], say: Callable[[str], None]) -> None:
+def wait_for_room(demand: Sequence[Need], say: Say) -> None:
     """Wait until everything a run needs is free at once, so that two runs never hold a part each and wait for the rest.
 
     It ends when who holds it leaves; that may take hours, so what is waited for is said.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from l2l_ray.config import ClusterConfig
 from l2l_ray.errors import ClusterError, ConfigError
 from l2l_ray.predictor import run_and_version
 from l2l_ray.serving.settings import LOOPBACK, ServeConfig
+from l2l_ray.wording import Say
 
-Say = Callable[[str], None]
 START_TIMEOUT_S = 600.0  # a large MLLM loads for minutes
 POLL_S = 0.5
 LOOK_EVERY_S = 5.0

@@ -21,12 +21,11 @@ from typing import TYPE_CHECKING
 
 from l2l_ray.data.layout import Notice, Problem, by_kind, gathered, listed
 from l2l_ray.errors import DataError
-from l2l_ray.wording import counted
+from l2l_ray.wording import Say, counted
 
 if TYPE_CHECKING:
     from l2l_ray.datatools.refer_writer import ReferWriter
 
-Say = Callable[[str], None]
 # What is to be done where a source of this kind gave nothing, and no problem says why.
 _NOTHING = {
     "rows": "the file has no rows; write one for each expression, with image and expression",

@@ -10,8 +10,8 @@ Choices that matter
 - The decisions of a group share one random number, shifted by 1/K from one to the next. Each alone is an exact
   sample of the policy; together they spread evenly over the choices, which removes most of the sampling noise of a
   small group.
-- One step per drawn group, so there is no ratio to clip. A second step, an entropy floor and a KL term to the version
-  before are gone: they changed nothing or made the policy fit the few labeled images too closely (docs/experiments.md).
+- One step per drawn group, so there is no ratio to clip. A second step made the policy fit the few labeled images too
+  closely, an entropy floor changed nothing; a KL term to the version before is gone untested (docs/experiments.md).
 
 Source: policy gradient REINFORCE (Williams 1992), group baseline GRPO (Shao et al. 2024), global instead of per-group
 scale after Dr. GRPO (Liu et al. 2025); the shared random number is ours.

@@ -26,6 +26,15 @@ class _Doubler:
         return [2 * number for number in numbers]
 
 
+async def _held_up(doubler: _Doubler) -> tuple[MicroBatcher[int, int], asyncio.Task[list[int]]]:
+    """Return a batcher whose first call is in work until `doubler.go` is set, and that call."""
+    doubler.go.clear()
+    batcher = MicroBatcher(doubler, max_batch=4, max_wait_s=0.0)
+    first = asyncio.create_task(batcher.submit([1]))
+    await asyncio.sleep(0.1)
+    return batcher, first
+
+
 def test_calls_of_several_clients_share_batches_and_keep_their_order() -> None:
     doubler = _Doubler()
 
@@ -49,12 +58,9 @@ def test_a_lonely_call_waits_only_so_long() -> None:
 
 def test_what_nobody_waits_for_any_more_is_left_out() -> None:
     doubler = _Doubler()
-    doubler.go.clear()
 
     async def story() -> None:
-        batcher = MicroBatcher(doubler, max_batch=4, max_wait_s=0.0)
-        first = asyncio.create_task(batcher.submit([1]))
-        await asyncio.sleep(0.1)
+        batcher, first = await _held_up(doubler)
         given_up, kept = (asyncio.create_task(batcher.submit([k])) for k in (2, 3))
         await asyncio.sleep(0.1)
         given_up.cancel()
@@ -68,12 +74,9 @@ def test_what_nobody_waits_for_any_more_is_left_out() -> None:
 
 def test_what_comes_while_a_batch_runs_makes_the_next_one() -> None:
     doubler = _Doubler()
-    doubler.go.clear()
 
     async def story() -> None:
-        batcher = MicroBatcher(doubler, max_batch=4, max_wait_s=0.0)
-        first = asyncio.create_task(batcher.submit([1]))
-        await asyncio.sleep(0.1)
+        batcher, first = await _held_up(doubler)
         rest = [asyncio.create_task(batcher.submit([k])) for k in range(3)]
         await asyncio.sleep(0.1)
         assert batcher.queue_length == 3

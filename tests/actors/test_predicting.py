@@ -10,12 +10,6 @@ from PIL import Image, ImageDraw
 
 from jobs.label import main as label
 from l2l_ray.cli import main as l2l
-from tests.finished_run import write_finished_run
-
-
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_finished_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture

@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 
 from l2l_ray import cli
-from tests.finished_run import write_finished_run
 
 CASE = Path(__file__).parent / "15"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_finished_run(tmp_path_factory.mktemp("run")))
+def run(run_dir: Path) -> str:
+    return str(run_dir)
 
 
 @pytest.fixture

@@ -32,7 +32,6 @@ from l2l_ray.serving.answers import Answer, Answerer
 from l2l_ray.serving.api import OPEN_PATHS, make_app
 from l2l_ray.serving.settings import ServeConfig
 from l2l_ray.serving.uploads import Refusal, Upload
-from tests.finished_run import write_finished_run
 
 TOKEN = "0123456789abcdef"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
@@ -62,11 +61,6 @@ class OneProcess:
 
     async def problem(self) -> str:
         return self.said
-
-
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_finished_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")

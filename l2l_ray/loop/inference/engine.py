@@ -183,14 +183,19 @@ class InferenceEngine:
         self, method: str, version: int, examples: ExampleSet, part: list[int], inputs: Inputs, round_index: int
     ) -> tuple[Evidence, Selection]:
         selector = self._selector(method, version)
-        if selector.needs_full_evidence:
-            rivals = examples.rivals(part).to(self._device)
-            evidence = gather_evidence(self._model(method, version), inputs, rivals, self.config.loop.autocast)
-        else:
-            evidence = guided_evidence(self._model(method, version), inputs, self.config.loop.autocast)
+        evidence = self._evidence(method, version, examples, part, inputs, selector.needs_full_evidence)
         keys = [self._key(round_index, examples[i]) for i in part]
         with torch.inference_mode():
             return evidence, selector.select(evidence, keys)
+
+    def _evidence(
+        self, method: str, version: int, examples: ExampleSet, part: list[int], inputs: Inputs, is_full: bool
+    ) -> Evidence:
+        """Return what a version's teacher sees of a batch; not `is_full` is the guided prediction alone."""
+        teacher, use_autocast = self._model(method, version), self.config.loop.autocast
+        if not is_full:
+            return guided_evidence(teacher, inputs, use_autocast)
+        return gather_evidence(teacher, inputs, examples.rivals(part).to(self._device), use_autocast)
 
     def _key(self, round_index: int, example: Example) -> int:
         return sample_key(self.config.loop.seed, "label", round_index, example.sent_id)

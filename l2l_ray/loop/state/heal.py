@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 from l2l_ray.errors import FREE_SPACE, DataError
@@ -29,9 +28,8 @@ from l2l_ray.loop.state.ledger import Ledger
 from l2l_ray.loop.state.position import Position, Stage
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.verify import Findings, check
-from l2l_ray.wording import counted
+from l2l_ray.wording import Say, counted
 
-Say = Callable[[str], None]
 # What is done about a file, by how its name begins.
 _AGAIN = {
     "examples/": "written again from the data",

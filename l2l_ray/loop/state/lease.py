@@ -17,13 +17,14 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from l2l_ray.errors import ConfigError, LedgerError
 from l2l_ray.files import new_file, replacing, sync
+from l2l_ray.wording import Say
 
 BEAT_S = 5.0  # how often a holder touches its file
 SILENT_BEATS = 8  # so many missed beats, and a holder on another machine is taken for dead
@@ -117,9 +118,7 @@ def refuse_if_held(run_path: Path) -> None:
 
 
 @contextmanager
-def held(
-    run_path: Path, what: str, say: Callable[[str], None] = lambda _: None, beat_s: float = BEAT_S
-) -> Iterator[int]:
+def held(run_path: Path, what: str, say: Say = lambda _: None, beat_s: float = BEAT_S) -> Iterator[int]:
     """Hold a run's folder for the length of a `with` block; gives the epoch.
 
     Args:
@@ -143,7 +142,7 @@ def held(
         _leave(run_path, epoch, made)
 
 
-def _take(run_path: Path, what: str, say: Callable[[str], None], beat_s: float) -> int:
+def _take(run_path: Path, what: str, say: Say, beat_s: float) -> int:
     before = Holder.of(run_path)
     if before is not None:
         _wait_for_death(run_path, before, say, beat_s)
@@ -166,7 +165,7 @@ def _take(run_path: Path, what: str, say: Callable[[str], None], beat_s: float) 
     return epoch
 
 
-def _wait_for_death(run_path: Path, holder: Holder, say: Callable[[str], None], beat_s: float) -> None:
+def _wait_for_death(run_path: Path, holder: Holder, say: Say, beat_s: float) -> None:
     """Return once a holder is dead for certain.
 
     One on another machine is watched for two beats at least, however old its last one seems: clocks differ.

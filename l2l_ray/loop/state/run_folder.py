@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -28,6 +28,7 @@ from l2l_ray.loop.state.digests import promise
 from l2l_ray.loop.state.jsonl import append_line, read_lines
 from l2l_ray.loop.state.position import Position
 from l2l_ray.types import Skip
+from l2l_ray.wording import Say
 
 # Changing these between start and resume is harmless: they say where and how fast, not what.
 _FREE_TO_CHANGE = ("resume", "resume_if_begun", "cluster", "run_root", "name")
@@ -76,7 +77,7 @@ class RunFolder:
         return folder
 
     @contextmanager
-    def held(self, what: str, say: Callable[[str], None] = lambda _: None) -> Iterator[RunFolder]:
+    def held(self, what: str, say: Say = lambda _: None) -> Iterator[RunFolder]:
         """Hold the folder for the length of a `with` block; gives the folder with the holder's epoch.
 
         When a setting is refused before any work is done in a folder that the block made, the folder is removed: so the
