@@ -2,7 +2,8 @@
 
 One run is left alone; then runs of the same config are harmed, one signal every few seconds at a random role (labeler,
 prior actor, coordinator, train worker, and by SIGKILL the driver, which is then started again with `--resume`), until
-all signals are spent. What is written down of each: signals, shards lost and doubled, the largest difference of a mean
+all signals are spent. Each run has a root of its own, so that each asks for its priors and trains its burn-in. What is
+written down of each: signals, shards lost and doubled, the largest difference of a mean
 IoU from the unharmed run's. Ends with status 1 where something is lost, doubled, or differs by more than the tolerance.
 
 Usage: python -m benchmarks.chaos [--kills 30] [--stops 10] [--seed 0] [--out benchmarks/results/chaos.json]
@@ -144,12 +145,13 @@ def main() -> int:
     given = parser.parse_args()
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        root, log = Path(folder), given.out.with_suffix(".log")
-        calm_s = run_to_its_end(root, "calm", None, log)
-        keys, table = outcome(root, "calm")
+        log = given.out.with_suffix(".log")
+        calm_s = run_to_its_end(Path(folder, "root-calm"), "calm", None, log)
+        keys, table = outcome(Path(folder, "root-calm"), "calm")
         harm = Harm(given.kills, given.stops, given.seed)
         while not harm.is_spent:
             name = f"harmed-{len(runs)}"
+            root = Path(folder, f"root-{name}")
             seconds = run_to_its_end(root, name, harm, log)
             found, figures = outcome(root, name)
             apart = max((abs(figures[key] - table[key]) for key in table), default=0.0)
