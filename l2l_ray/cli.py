@@ -4,6 +4,7 @@
     l2l run [--preset photos-small] [--section.field value ...]      the whole method, in this process
     l2l config [same options]                                        every setting that these words mean, as YAML
     l2l report RUN                                                   write report.html again
+    l2l save RUN FOLDER [--onnx] [--push OWNER/NAME]                 the trained model as a folder of its own
     l2l predict PHOTO "the left cup" --run RUN [--out FOLDER]        the mask of one photo and text
     l2l predict FOLDER|TABLE.csv --run RUN [--out FOLDER]            of many, the models loaded once
     l2l evaluate RUN [--split testA] [--protocol lavt480]            its figures again, also as others count
@@ -212,6 +213,32 @@ def predict(words: Sequence[str]) -> int:
     return 1 if num_failed else 0
 
 
+def save(words: Sequence[str]) -> None:
+    """Write a run's best model as a folder of its own, to keep, to give away or to put on the model hub."""
+    parser = argparse.ArgumentParser(prog="l2l save", description=save.__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run, or a version in it: RUN/train/l2l-v0002")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the model goes")
+    parser.add_argument("--graph", action="store_true", help="also as a graph of torch.export, which needs torch alone")
+    parser.add_argument("--onnx", action="store_true", help="also as ONNX")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="also put it on the model hub, under this id")
+    parser.add_argument("--private", action="store_true", help="with --push: not for everybody")
+    given = parser.parse_args(words)
+    if given.private and not given.push:
+        parser.error("--private has no effect without --push")
+    from l2l_ray.predictor import Predictor
+
+    model = Predictor.from_run(given.run, device="cpu")
+    model.save_pretrained(given.folder)
+    print(f"model      {given.folder}: Predictor.from_pretrained({str(given.folder)!r})")
+    for is_wanted, as_onnx in ((given.graph, False), (given.onnx, True)):
+        if is_wanted:
+            print(f"graph      {model.save_graph(given.folder, as_onnx)}")
+    if given.push:
+        from l2l_ray.saved_model import push
+
+        print(f"pushed     {push(given.folder, given.push, given.private or None)}")
+
+
 def evaluate(words: Sequence[str]) -> None:
     """Evaluate the version that a finished run chose, under a protocol of your choice; see docs/metrics.md."""
     parser = argparse.ArgumentParser(prog="l2l evaluate", description=evaluate.__doc__)
@@ -280,6 +307,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "run": run,
     "config": config,
     "report": report,
+    "save": save,
     "predict": predict,
     "evaluate": evaluate,
     "data": data,
