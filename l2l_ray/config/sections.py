@@ -76,6 +76,10 @@ class PriorConfig(Section):
     model: str = Field(
         EMBEDDED, description="Folder or hub id for AutoModelForImageTextToText; 'embedded' = the small one we ship"
     )
+    url: str | None = Field(
+        None, description="Server of the model, OpenAI's protocol, e.g. http://127.0.0.1:8000/v1; none = in our process"
+    )
+    timeout_s: float = Field(120.0, gt=0, description="With url: longest wait for one answer, seconds (ours)")
     prompt: Literal["auto", "qwen", "florence2"] = Field(
         "auto", description="How the model is asked for a box; 'auto' goes by its model type"
     )

@@ -107,3 +107,22 @@ def prompt_for(model_type: str, prompt: str = "auto", proposal: str = "box") -> 
         f"no grounding format is known for model type {model_type!r}; known: {', '.join(_BY_MODEL_TYPE)}. "
         "Set prior.prompt to 'qwen' (0..1000 coordinates) or 'florence2' if the checkpoint answers in one of them"
     )
+
+
+def prompt_of_name(name: str, prompt: str = "auto", proposal: str = "box") -> PromptFormat:
+    """Return the format for a model that only its name is known of, as of one behind a server.
+
+    Args:
+        name: E.g. `Qwen/Qwen2.5-VL-7B-Instruct`; the longest known model type in it counts.
+        prompt: As in `prompt_for`.
+        proposal: As in `prompt_for`.
+    Raises:
+        ConfigError: As `prompt_for`.
+    """
+    plain = _letters(name)
+    types = [model_type for model_type in _BY_MODEL_TYPE if _letters(model_type) in plain]
+    return prompt_for(max(types, key=len, default=name), prompt, proposal)
+
+
+def _letters(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())

@@ -42,6 +42,7 @@ FAILURE_WORDS = {
     "text": "a text that is too long",
     "memory": "a question that does not fit into memory",
     "model": "an error of the model",
+    "server": "a server that gave no usable answer",
     "hung": "a question that the model did not finish",
     "died": "a question at which the model's process died",
 }
