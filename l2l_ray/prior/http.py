@@ -1,4 +1,4 @@
-"""An MLLM behind an HTTP server that speaks OpenAI's chat completions: vLLM, SGLang, Ray Serve LLM, `transformers serve`.
+"""An MLLM behind a server that speaks OpenAI's chat completions: vLLM, SGLang, Ray Serve LLM, `transformers serve`.
 
 For models that do not fit beside a segmenter, or whose packages clash with ours. One question is one request, some at a
 time; the server puts them into batches. Pictures are sent as this package decoded them, at a size that the server's
