@@ -104,6 +104,8 @@ def idle_in_prior(prior: PriorConfig) -> Iterator[Idle]:
     """Yield what has no effect on the MLLM's answers or on what becomes of them."""
     if prior.model != EMBEDDED:
         yield Idle(("prior.image_size",), "only the embedded model is shown a square; others resize images themselves")
+    else:
+        yield Idle(("prior.min_image_tokens",), "the embedded model is shown a square of prior.image_size")
     if prior.num_samples == 1:
         yield Idle(("prior.temperature",), "prior.num_samples is 1, so no answer is drawn")
     if prior.proposal != "sam":

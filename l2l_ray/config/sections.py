@@ -74,10 +74,34 @@ class PriorConfig(Section):
     """The frozen multimodal language model (MLLM), how it is asked, and how its answer becomes a soft mask."""
 
     model: str = Field(
-        EMBEDDED, description="Folder or hub id for AutoModelForImageTextToText; 'embedded' = the small one we ship"
+        EMBEDDED,
+        description="Folder or hub id of a vision-language model, or of a detector that takes text (docs/priors.md); "
+        "'embedded' = the small one we ship",
     )
-    prompt: Literal["auto", "qwen", "florence2"] = Field(
-        "auto", description="How the model is asked for a box; 'auto' goes by its model type"
+    prompt: str = Field(
+        "auto",
+        description="How the model is asked for a box: 'auto' goes by its model type; a family of docs/priors.md; or "
+        "the question itself, with {expression} in it",
+    )
+    coordinates: Literal["auto", "thousandths", "thousandths-yx", "pixels", "photo-pixels", "percent", "fractions"] = (
+        Field(
+            "auto",
+            description="Unit of the numbers in the model's answers: 'auto' = its family's; pixels are of the resized "
+            "image that it saw, photo-pixels of the photo itself",
+        )
+    )
+    min_image_tokens: int = Field(
+        0,
+        ge=0,
+        description="Smaller photos are enlarged until the model sees so many image tokens, for families that take "
+        "any size (Qwen-VL, GLM-V); a 640x480 photo is about 300, and grounding gains up to about 1000 (ours); 0 = off",
+    )
+    min_accuracy: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="A run stops where the share of right boxes (IoU >= .5) on its labeled images is surely below this "
+        "(ours); 0 = it goes on in any case",
     )
     image_size: int = Field(
         128, ge=32, description="Embedded model only: side of the square image it sees, px (as in its training)"

@@ -30,8 +30,8 @@ from l2l_ray.loop.state.example_files import write_priors
 from l2l_ray.loop.state.prepare import RunData
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.hint import at_points, prior_of_hint
-from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply, make_prior, prior_key
-from l2l_ray.prior.reply import FAILURE_WORDS, PictureMllm, failure_kind
+from l2l_ray.prior.loading import identify_prior, load_prior
+from l2l_ray.prior.reply import FAILURE_WORDS, MllmIdentity, PictureMllm, Reply, failure_kind, make_prior, prior_key
 from l2l_ray.prior.store import PriorStore
 from l2l_ray.types import Example, Prior
 
@@ -77,12 +77,12 @@ class LocalMllm:
         self._config = config
 
     @cached_property
-    def _model(self) -> MllmPrior:
-        return MllmPrior.load(self._config)
+    def _model(self) -> PictureMllm:
+        return load_prior(self._config)
 
     def identity(self) -> MllmIdentity:
         """Return which model this is; it is not loaded for it."""
-        return MllmPrior.identify(self._config)
+        return identify_prior(self._config)
 
     def ask(self, batches: Iterator[list[Question]]) -> Iterator[Answered]:
         """Answer batch after batch."""
@@ -102,7 +102,7 @@ class KnownMllm(LocalMllm):
         return self._identity
 
 
-def answer_batch(mllm: MllmPrior, questions: Sequence[Question]) -> list[Reply]:
+def answer_batch(mllm: PictureMllm, questions: Sequence[Question]) -> list[Reply]:
     """Open the images of a batch and ask about them; what cannot be answered fails alone, see `answer_pictures`.
 
     Raises:
@@ -184,7 +184,7 @@ def known_mllm(config: RunConfig, prior: PriorConfig, run: RunFolder, data: RunD
     """
     if prior.dtype == "auto" and prior.device != "cpu":
         return None  # which one it is depends on an accelerator, perhaps of another machine
-    identity = MllmPrior.identify(prior)
+    identity = identify_prior(prior)
     with PriorStore(config.cache_dir / "priors.sqlite") as store:
         for name in data.prior_order:
             if not run.priors_path(name).exists():
