@@ -109,6 +109,8 @@ def qwen4(folder: Path) -> None:
     text = _text(tokenizer, head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
     text |= {"shared_expert_intermediate_size": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 2}
     text |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "ngram_vocab_size_base": 64, "hc_lowrank": 4}
+    text |= {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 64}
+    text |= {"indexer_compress_ratio": 4}
     text |= {"hc_count": 2, "num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
     config = hf.Qwen4ExpConfig(text_config=text, vision_config=_vision3(), **_qwen_ids(tokenizer))
     _save(folder, hf.Qwen4ExpForConditionalGeneration(config), tokenizer, {**QWEN_IMAGES, "patch_size": 16})
@@ -127,7 +129,9 @@ def internvl(folder: Path) -> None:
     )
     images = {"image_processor_type": "GotOcr2ImageProcessor", "size": {"height": 28, "width": 28}, "max_patches": 4}
     images |= {"crop_to_patches": True}
-    _save(folder, hf.InternVLForConditionalGeneration(config), tokenizer, images, CHAT.replace("IMAGE", "<IMG_CONTEXT>"))
+    _save(
+        folder, hf.InternVLForConditionalGeneration(config), tokenizer, images, CHAT.replace("IMAGE", "<IMG_CONTEXT>")
+    )
     (folder / "processor_config.json").write_text(
         json.dumps({"processor_class": "InternVLProcessor", "image_seq_length": 1})
     )
@@ -204,13 +208,14 @@ def grounding_dino(folder: Path) -> None:
         num_queries=10,
     )
     hf.GroundingDinoForObjectDetection(config).save_pretrained(folder)
-    images = {"image_processor_type": "GroundingDinoImageProcessor", "size": {"shortest_edge": 64, "longest_edge": 96}}
+    images = {"image_processor_type": "GroundingDinoImageProcessor", "size": {"shortest_edge": 96, "longest_edge": 256}}
     (folder / "preprocessor_config.json").write_text(json.dumps(images))
 
 
 def owl(folder: Path) -> None:
     """Write an OWL-ViT: OWLv2 is the same network, and its image processor wants SciPy."""
     tokenizer = _tokenizer()
+    tokenizer.padding_side = "right"
     text = {"vocab_size": len(tokenizer), "max_position_embeddings": 16, "pad_token_id": tokenizer.pad_token_id}
     text |= {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None, **SMALL, "num_attention_heads": 2}
     vision = {"image_size": 64, "patch_size": 16, **SMALL, "num_attention_heads": 2}

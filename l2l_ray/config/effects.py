@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from l2l_ray.config.fields import config_fields, field_value
+from l2l_ray.config.fields import EMBEDDED, config_fields, field_value
+from l2l_ray.config.prior_section import PriorConfig
 from l2l_ray.config.run import RunConfig
-from l2l_ray.config.sections import EMBEDDED, ClusterConfig, PriorConfig, SelectorConfig
+from l2l_ray.config.sections import ClusterConfig, SelectorConfig
 from l2l_ray.selector.registry import makes_labels, selectors, spec_of, stores_labels
 
 Command = Literal["run", "job", "sweep"]  # `l2l run`, jobs/selfevolve.py, jobs/sweep.py

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from l2l_ray.config.prior_section import PriorConfig
 from l2l_ray.config.run import RunConfig
-from l2l_ray.config.sections import ClusterConfig, DataConfig, LoopConfig, PriorConfig, SegmenterConfig, SelectorConfig
+from l2l_ray.config.sections import ClusterConfig, DataConfig, LoopConfig, SegmenterConfig, SelectorConfig
 
 
 def embedded_config() -> RunConfig:

@@ -71,6 +71,15 @@ class DetectorPrior:
             images: RGB images of any size.
             expressions: One per image, any text; what is longer than the detector reads is cut.
         """
+        replies: dict[int, Reply] = {}
+        sizes = [image.size for image in images]
+        for size in dict.fromkeys(sizes):  # images of one size at a time: padding would change the answers
+            rows = [row for row, other in enumerate(sizes) if other == size]
+            answered = self._ask([images[row] for row in rows], [expressions[row] for row in rows])
+            replies.update(zip(rows, answered, strict=True))
+        return [replies[row] for row in range(len(images))]
+
+    def _ask(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Reply]:
         pictures = [image.convert("RGB") for image in images]
         asked = [self.prompt.question(self._plain_text(text).lower()) for text in expressions]
         inputs = self.processor(
@@ -98,7 +107,8 @@ class DetectorPrior:
             return Reply(("[]",), (0.0,), *picture.size)
         best = int(found["scores"].argmax())
         limits = (picture.width, picture.height) * 2
-        box = [min(max(value, 0.0), limit) for value, limit in zip(found["boxes"][best].tolist(), limits, strict=True)]
+        corners = zip(found["boxes"][best].tolist(), limits, strict=True)
+        box = [round(min(max(value, 0.0), limit), 2) for value, limit in corners]
         label = expression.replace('"', "'").replace("\\", " ")
         said = self.prompt.answer((box[0], box[1], box[2], box[3]), " ".join(label.split()))
         return Reply((said,), (math.log(max(float(found["scores"][best]), 1e-9)),), *picture.size)

@@ -31,6 +31,7 @@ from transformers import AutoModelForImageTextToText, GenerationConfig, LogitsPr
 from l2l_ray.checkpoints import checkpoint
 from l2l_ray.config import EMBEDDED, PriorConfig
 from l2l_ray.device import pick_device, pick_dtype
+from l2l_ray.errors import ConfigError
 from l2l_ray.plain_text import PlainText
 from l2l_ray.prior.identity import EMBEDDED_FOLDER, EXPECTED, identity_of, source_of
 from l2l_ray.prior.processing import PatchGrid, load_processor, processor_tokens
@@ -54,6 +55,14 @@ class MllmPrior:
         self.prompt, self.fingerprint = identity.prompt, identity.fingerprint
         self._plain_text = PlainText(processor.tokenizer, processor_tokens(processor))
         self._takes = set(inspect.signature(model.forward).parameters) - {"labels"}
+        template = getattr(processor, "chat_template", None)
+        if self.prompt.uses_chat and not template:
+            raise ConfigError(
+                f"prior.model {config.model!r} has no chat template, and its family is asked through one; expected "
+                "chat_template.jinja beside its weights: name the instruct version of the model"
+            )
+        # Thoughts would use up the answer's tokens; a template without this switch does not know its name.
+        self._template_options = {"enable_thinking": False} if "enable_thinking" in str(template) else {}
         floor = 0 if config.model == EMBEDDED else config.min_image_tokens
         self._grid = PatchGrid.of(processor.image_processor, floor) if floor else None
         pad_id = processor.tokenizer.pad_token_id
@@ -134,7 +143,7 @@ class MllmPrior:
                 self.prompt.messages(expression),
                 tokenize=False,
                 add_generation_prompt=True,
-                enable_thinking=False,  # templates with this switch would spend the answer's tokens on thoughts
+                **self._template_options,
             )
             for expression in expressions
         ]

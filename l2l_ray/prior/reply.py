@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -45,6 +46,14 @@ FAILURE_WORDS = {
     "hung": "a question that the model did not finish",
     "died": "a question at which the model's process died",
 }
+
+
+def no_box_reasons(failures: Mapping[str, int]) -> str:
+    """Put the kinds of failure into words, the commonest first, each with its number."""
+    reasons = Counter[str]()
+    for kind, count in failures.items():
+        reasons[FAILURE_WORDS.get(kind, kind)] += count
+    return ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
 
 
 def failure_kind(failure: str) -> str:

@@ -26,12 +26,13 @@ from PIL import Image
 from l2l_ray.config import PriorConfig, RunConfig
 from l2l_ray.data.pixels import read_rgb
 from l2l_ray.errors import ConfigError, DataError
-from l2l_ray.loop.state.example_files import write_priors
+from l2l_ray.loop.inference.prior_check import require_usable
+from l2l_ray.loop.state.example_files import read_priors, write_priors
 from l2l_ray.loop.state.prepare import RunData
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.hint import at_points, prior_of_hint
 from l2l_ray.prior.loading import identify_prior, load_prior
-from l2l_ray.prior.reply import FAILURE_WORDS, MllmIdentity, PictureMllm, Reply, failure_kind, make_prior, prior_key
+from l2l_ray.prior.reply import MllmIdentity, PictureMllm, Reply, failure_kind, make_prior, no_box_reasons, prior_key
 from l2l_ray.prior.store import PriorStore
 from l2l_ray.types import Example, Prior
 
@@ -189,7 +190,7 @@ def known_mllm(config: RunConfig, prior: PriorConfig, run: RunFolder, data: RunD
         for name in data.prior_order:
             if not run.priors_path(name).exists():
                 asked = [e for e in data.examples(name) if _users_prior(e) is None]
-                if store.missing(list({_question(e, identity.fingerprint).key for e in asked})):
+                if store.missing(list({question_of(e, identity.fingerprint).key for e in asked})):
                     return None
     return KnownMllm(prior, identity)
 
@@ -197,7 +198,7 @@ def known_mllm(config: RunConfig, prior: PriorConfig, run: RunFolder, data: RunD
 def fill_all_priors(
     config: RunConfig, run: RunFolder, data: RunData, mllm: Mllm, progress: Progress = lambda *_: None
 ) -> None:
-    """Complete the priors of every example set, in the order in which they are needed.
+    """Complete the priors of every example set, in the order in which they are needed, and check the labeled ones.
 
     Args:
         config: The run's config.
@@ -208,14 +209,28 @@ def fill_all_priors(
     Raises:
         DataError: The store or a file cannot be written (every answered batch is stored), or no picture can be
             opened.
-        ConfigError: The model answers nothing.
+        ConfigError: The model answers nothing, or nothing that is of use (see `prior_check`).
     """
+    if not lacks_priors(run, data):
+        return
     with PriorStore(config.cache_dir / "priors.sqlite") as store:
         for name in data.prior_order:
             if not run.priors_path(name).exists():
                 fill_priors(name, data.examples(name), run, store, mllm, config.prior.batch_size, progress)
+            if name == "labeled":
+                _check_labeled(config, run, data, mllm)
             total = len(data.examples(name))
             progress(name, total, total)
+
+
+def _check_labeled(config: RunConfig, run: RunFolder, data: RunData, mllm: Mllm) -> None:
+    if all(_users_prior(example) for example in data.labeled):
+        return
+    priors = read_priors(run.priors_path("labeled"))
+    found = [priors[example.sent_id] for example in data.labeled]
+    check = require_usable(config.prior, data.labeled, found, mllm.identity().prompt)
+    if check is not None:
+        run.log_event(check.as_event())
 
 
 def fill_priors(
@@ -273,7 +288,7 @@ def _answers(
         progress: Told how many of the set have their prior, of how many.
     """
     identity = mllm.identity()
-    questions = [_question(example, identity.fingerprint) for example in examples]
+    questions = [question_of(example, identity.fingerprint) for example in examples]
     open_keys = set(store.missing(list(dict.fromkeys(q.key for q in questions))))
     todo = list({q.key: q for q in questions if q.key in open_keys}.values())
     total = num_ready + len(questions)
@@ -301,14 +316,10 @@ def _answers(
 
 def no_box_sentence(failures: Mapping[str, int], name: str, num: int) -> str:
     """Say how many of a set's texts have no prior, and why; `failures` counts the kinds of `FAILURE_WORDS`."""
-    reasons = Counter[str]()
-    for kind, count in failures.items():
-        reasons[FAILURE_WORDS.get(kind, kind)] += count
-    counted = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
     remedy = " Raise prior.max_new_tokens for answers that are cut off." if "cut off" in failures else ""
     return (
         f"The language model gave no usable box for {sum(failures.values())} of {num} texts of the {name} set "
-        f"({counted}); training goes on.{remedy}"
+        f"({no_box_reasons(failures)}); training goes on.{remedy}"
     )
 
 
@@ -354,6 +365,7 @@ def _with_points(example: Example, prior: Prior) -> Prior:
     return at_points(prior, example.hint, _image_sha256(example.image_path), example.expression)
 
 
-def _question(example: Example, fingerprint: str) -> Question:
+def question_of(example: Example, fingerprint: str) -> Question:
+    """Return what a model is asked about an example, with the store's key of it."""
     key = prior_key(fingerprint, _image_sha256(example.image_path), example.expression)
     return Question(key, example.image_path, example.expression, example.width_px, example.height_px)
