@@ -150,6 +150,7 @@ def glm4(folder: Path) -> None:
     vision |= {"out_hidden_size": 32, "image_size": 56}
     config = hf.Glm4vConfig(text_config=_text(tokenizer), vision_config=vision, **ids)
     images = {**QWEN_IMAGES, "image_processor_type": "Glm4vImageProcessor", "patch_size": 14}
+    images |= {"size": {"shortest_edge": 3136, "longest_edge": 131072}}  # of two frames, which a picture counts as
     chat = CHAT.replace("IMAGE", "<|begin_of_image|><|image|><|end_of_image|>")
     _save(folder, hf.Glm4vForConditionalGeneration(config), tokenizer, images, chat)
 

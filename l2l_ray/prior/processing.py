@@ -87,14 +87,15 @@ class PatchGrid:
                 f"prior.min_image_tokens is {min_tokens}, but the {type(image_processor).__name__} of prior.model "
                 "gives every picture a size of its own choice; set it to 0"
             )
-        side_px = patch * merge
-        most = int(image_processor.size["longest_edge"]) // side_px**2  # an area in pixels, whatever its name says
-        if most < min_tokens:
+        grid = cls(patch * merge, min_tokens)
+        side_px = math.ceil(math.sqrt(min_tokens)) * grid.side_px
+        num = image_processor.get_number_of_image_patches(side_px, side_px, {}) // merge**2
+        if num < min_tokens:
             raise ConfigError(
-                f"prior.min_image_tokens is {min_tokens}, but the processor of prior.model gives a picture at most "
-                f"{most} tokens of {side_px} px; lower it, or raise size.longest_edge in its preprocessor_config.json"
+                f"prior.min_image_tokens is {min_tokens}, but the processor of prior.model makes no more than about "
+                f"{num} tokens of a picture; lower it, or raise size.longest_edge in its preprocessor_config.json"
             )
-        return cls(side_px, min_tokens)
+        return grid
 
     def enlarged(self, image: Image.Image) -> Image.Image:
         """Return a picture that becomes at least `min_tokens` tokens: itself, or a larger copy of whole tokens."""

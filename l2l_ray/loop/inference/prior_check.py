@@ -189,7 +189,7 @@ def require_usable(
         return None
     check = check_priors([e for e, _ in asked], [p for _, p in asked], prompt, config.min_accuracy)
     if problem := check.problem(config.min_accuracy):
-        if config.model != EMBEDDED:
+        if check.better or config.model != EMBEDDED:
             raise ConfigError(problem)
         logger.warning("%s", problem)
     return check
