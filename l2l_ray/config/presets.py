@@ -67,7 +67,13 @@ def full_config() -> RunConfig:
         data=DataConfig(
             root="data/refer", dataset="refcoco", split_by="unc", benchmark_frac=0.01, image_cache_mb=16384
         ),
-        prior=PriorConfig(model="Qwen/Qwen3-VL-8B-Instruct", dtype="bfloat16", max_new_tokens=128, batch_size=16),
+        prior=PriorConfig(
+            model="Qwen/Qwen3-VL-8B-Instruct",
+            dtype="bfloat16",
+            max_new_tokens=128,
+            min_image_tokens=1024,
+            batch_size=16,
+        ),
         segmenter=SegmenterConfig(
             backbone="microsoft/swin-base-patch4-window12-384-in22k",
             text="google-bert/bert-base-uncased",
@@ -119,6 +125,7 @@ def photos_small_config() -> RunConfig:
             model="Qwen/Qwen3-VL-4B-Instruct",
             dtype="bfloat16",
             max_new_tokens=128,
+            min_image_tokens=1024,
             batch_size=8,
             proposal="sam",
             sam_model="facebook/sam2.1-hiera-small",

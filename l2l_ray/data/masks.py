@@ -110,7 +110,8 @@ def mask_box(rle: Rle) -> BoxFrac | None:
     if not rows.size:
         return None
     height, width = rle["size"]
-    return columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height
+    (top, bottom), (left, right) = ((int(side[0]), int(side[-1]) + 1) for side in (rows, columns))
+    return left / width, top / height, right / width, bottom / height
 
 
 def mask_to_grid(rle: Rle, grid: int) -> Float32[np.ndarray, "G G"]:

@@ -211,13 +211,12 @@ def fill_all_priors(
             opened.
         ConfigError: The model answers nothing, or nothing that is of use (see `prior_check`).
     """
-    if not lacks_priors(run, data):
-        return
+    lacked = lacks_priors(run, data)
     with PriorStore(config.cache_dir / "priors.sqlite") as store:
         for name in data.prior_order:
             if not run.priors_path(name).exists():
                 fill_priors(name, data.examples(name), run, store, mllm, config.prior.batch_size, progress)
-            if name == "labeled":
+            if name == "labeled" and lacked:
                 _check_labeled(config, run, data, mllm)
             total = len(data.examples(name))
             progress(name, total, total)
