@@ -29,7 +29,7 @@ def test_the_shipped_model_is_fit_for_its_own_pictures(tmp_path: Path, capsys: p
     assert last.endswith("start again with --prior.coordinates thousandths")
 
 
-@pytest.mark.parametrize(("words", "status"), [(["prior"], 2), (["prior", "--help"], 0), (["prior", "chek"], 2)])
+@pytest.mark.parametrize(("words", "status"), [(["prior"], 2), (["prior", "--help"], 0), (["prior", "zzz"], 2)])
 def test_other_words_say_what_there_is(words: list[str], status: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(words) == status
     output = capsys.readouterr()
