@@ -1,7 +1,8 @@
 """One config: frozen sections, one per part of the package, joined in `RunConfig`; presets are functions.
 
     fields     what a section is; walking the fields
-    sections   the sections, each field with its range, unit and source
+    prior_section  which language model is asked, and how
+    sections   the other sections, each field with its range, unit and source
     run        `RunConfig`, and which settings contradict each other
     presets    whole configs by name, and what they need
     advice     what a person should know although nothing is wrong

@@ -10,7 +10,7 @@ from l2l_ray.config import RunConfig
 from l2l_ray.errors import DataError
 from l2l_ray.loop.inference.prior_check import check_priors
 from l2l_ray.loop.inference.priors import LocalMllm, Mllm, question_of
-from l2l_ray.loop.state.enough import candidates_of
+from l2l_ray.loop.state.enough import candidates_of, training_labeled
 from l2l_ray.prior.reply import MllmIdentity, Reply, make_prior
 from l2l_ray.randomness import keyed_permutation, sample_key
 from l2l_ray.types import LabeledExample
@@ -21,7 +21,7 @@ def ask_and_check(config: RunConfig, num: int, say: Say, mllm: Mllm | None = Non
     """Ask the config's MLLM about labeled images, one text each, and say what comes out; answers are not kept.
 
     Args:
-        config: Of a run; its labeled images are asked about.
+        config: Of a run; its labeled images are asked about, without those that it would hold out as val.
         num: How many images, drawn by the run's seed.
         say: Takes each line.
         mllm: Who is asked; None = the config's model, in this process.
@@ -31,7 +31,7 @@ def ask_and_check(config: RunConfig, num: int, say: Say, mllm: Mllm | None = Non
         DataError: There is no labeled image, or none can be opened.
         ConfigError: The model cannot be loaded or answers nothing.
     """
-    examples = _drawn(candidates_of(config).labeled, num, config.loop.seed)
+    examples = _drawn(training_labeled(config, candidates_of(config)), num, config.loop.seed)
     mllm = mllm or LocalMllm(config.prior)
     identity = mllm.identity()
     say(f"{config.prior.model}, asked as {identity.prompt.name}: {identity.prompt.template}")
