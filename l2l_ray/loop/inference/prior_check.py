@@ -102,13 +102,14 @@ class PriorCheck:
             return (
                 f"the language model answers in another unit than expected: read as {self.used}, {right} are right "
                 f"(IoU >= {RIGHT_IOU}), read as {self.better}, {self.by_coordinates[self.better]:.2f}; expected the "
-                f"unit that its family is known for: start again with --prior.coordinates {self.better}"
+                f"unit that its family is known for: begin again, under another --name, with --prior.coordinates {self.better}"
             )
         if self.is_useless:
             return (
                 f"the language model is of no use: {right} are right (IoU >= {RIGHT_IOU}), in no unit of coordinates "
                 f"many more; expected at least prior.min_accuracy={min_accuracy:g}: `l2l prior check` with the same "
-                "settings says more; try another prior.model or prior.prompt, or go on with --prior.min_accuracy 0"
+                "settings says more; begin again, under another --name, with another prior.model or prior.prompt, or "
+                "with --prior.min_accuracy 0"
             )
         return ""
 

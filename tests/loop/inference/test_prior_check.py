@@ -73,7 +73,7 @@ def test_the_unit_that_answers_are_in_is_recognised(unit: str, used: PromptForma
     assert check.by_coordinates[unit] == 1.0 and list(check.by_coordinates)[0] == used.coordinates
     assert check.better == ("" if unit == used.coordinates else unit) or check.accuracy == 1.0
     if check.better:
-        assert f"start again with --prior.coordinates {unit}" in check.problem(0.1)
+        assert f"begin again, under another --name, with --prior.coordinates {unit}" in check.problem(0.1)
         with pytest.raises(ConfigError, match=f"read as {unit}, 1.00; .*--prior.coordinates {unit}"):
             require_usable(PriorConfig(min_accuracy=0), labeled(12), [said(text, used)] * 12, used)
 

@@ -26,7 +26,7 @@ def test_the_shipped_model_is_fit_for_its_own_pictures(tmp_path: Path, capsys: p
     assert cli.main([*WORDS, "--run_root", str(tmp_path), "--prior.coordinates", "pixels"]) == 1
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("a run would stop: the language model answers in another unit than expected: read as pixels")
-    assert last.endswith("start again with --prior.coordinates thousandths")
+    assert last.endswith("begin again, under another --name, with --prior.coordinates thousandths")
 
 
 @pytest.mark.parametrize(("words", "status"), [(["prior"], 2), (["prior", "--help"], 0), (["prior", "zzz"], 2)])
