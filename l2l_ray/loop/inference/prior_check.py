@@ -102,7 +102,8 @@ class PriorCheck:
             return (
                 f"the language model answers in another unit than expected: read as {self.used}, {right} are right "
                 f"(IoU >= {RIGHT_IOU}), read as {self.better}, {self.by_coordinates[self.better]:.2f}; expected the "
-                f"unit that its family is known for: begin again, under another --name, with --prior.coordinates {self.better}"
+                "unit that its family is known for: begin again, under another --name, with --prior.coordinates "
+                f"{self.better}"
             )
         if self.is_useless:
             return (
