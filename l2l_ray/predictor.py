@@ -32,9 +32,9 @@ from l2l_ray.loop.inference.teacher import predict
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.predictions import FailedPrediction, Prediction
 from l2l_ray.prior.hint import at_points, prior_of_hint
-from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply, make_prior
+from l2l_ray.prior.loading import load_prior
 from l2l_ray.prior.proposal import Proposer
-from l2l_ray.prior.reply import PictureMllm
+from l2l_ray.prior.reply import MllmIdentity, PictureMllm, Reply, make_prior
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import Example, Hint, PhotoText, Prior
 
@@ -97,7 +97,7 @@ class Predictor:
             known = read_known_scores(run.priors_path("labeled"))
             if mllm is None:
                 places = {"device": device} if config.prior.device == "auto" else {}
-                mllm = MllmPrior.load(config.prior.model_copy(update=places))
+                mllm = load_prior(config.prior.model_copy(update=places))
         return cls(config, segmenter, mllm, known, method, version, run.path.absolute().parent / "cache" / "data")
 
     def predict(self, image_path: Path, expression: str, hint: Mapping[str, Any] | None = None) -> Prediction:

@@ -34,9 +34,9 @@ from PIL import Image
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from l2l_ray.config import PriorConfig
+from l2l_ray.config import EMBEDDED, PriorConfig
 from l2l_ray.errors import ConfigError
-from l2l_ray.prior.prompt import PromptFormat, prompt_of_name
+from l2l_ray.prior.prompt import PromptFormat, model_type_of, prompt_for
 from l2l_ray.prior.reply import READING_VERSION, Reply
 from l2l_ray.randomness import sample_key
 
@@ -47,6 +47,7 @@ CONNECT_TIMEOUT_S = 10.0
 NUM_RETRIES = 6  # with waits of 0, 2, 4, 8, 16 and 32 s; a server that says Retry-After is believed
 LONGEST_WAIT_S = 60.0
 MOST_PIXELS = 2048 * 28 * 28  # of a picture as it is sent: grounding gains nothing above about 2,000 image tokens
+TOKEN_PX = 32  # an image token covers at most such a square, in Qwen3-VL; in others a smaller one
 PATCH_PX = 28  # sides are multiples of it where answers are in pixels, so that Qwen2.5-VL resizes no further
 _SCHEMA = {
     "type": "array",
@@ -91,7 +92,10 @@ class HttpPrior:
         self._url = str(config.url).rstrip("/")
         self._extras: tuple[str, ...] = ()
         self._thread = threading.local()
-        self.prompt: PromptFormat = prompt_of_name(config.model, config.prompt, config.proposal)
+        if config.model == EMBEDDED:
+            raise ConfigError("prior.url is set and prior.model is 'embedded'; set prior.model to the name it serves")
+        model_type = model_type_of(config.model)
+        self.prompt: PromptFormat = prompt_for(model_type, config.prompt, config.proposal, config.coordinates)
         self.fingerprint = ""
 
     @classmethod
@@ -146,9 +150,10 @@ class HttpPrior:
     def _sized(self, image: Image.Image) -> Image.Image:
         """Return a picture as it is sent."""
         width, height = image.size
-        shrink = min(1.0, math.sqrt(MOST_PIXELS / (width * height)))
-        unit = 1 if self.prompt.coordinate_max else PATCH_PX
-        size = (max(unit, int(width * shrink / unit) * unit), max(unit, int(height * shrink / unit) * unit))
+        area = width * height
+        scale = math.sqrt(min(max(area, self.config.min_image_tokens * TOKEN_PX**2), MOST_PIXELS) / area)
+        unit = PATCH_PX if self.prompt.unit.span is None else 1
+        size = (max(unit, round(width * scale / unit) * unit), max(unit, round(height * scale / unit) * unit))
         return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
     def _answer(self, png: bytes, expression: str, number: int) -> _Answer:
@@ -172,7 +177,7 @@ class HttpPrior:
         probe = io.BytesIO()
         Image.new("RGB", (224, 224), (127, 127, 127)).save(probe, "PNG")
         for extras in _COMBINATIONS:
-            if "schema" in extras and self.prompt.style != "qwen":
+            if "schema" in extras and "bbox_2d" not in self.prompt.template:
                 continue
             self._extras = extras
             try:
@@ -209,7 +214,7 @@ class HttpPrior:
     def _fingerprint(self, model: dict[str, Any]) -> str:
         # What changes at each start of a server (created, permission ids) says nothing about answers.
         served = {field: model.get(field) for field in ("root", "max_model_len")}
-        settings = self.config.model_dump(include={"model", "max_new_tokens", "num_samples"})
+        settings = self.config.model_dump(include={"model", "max_new_tokens", "num_samples", "min_image_tokens"})
         if self.config.num_samples > 1:
             settings["temperature"] = self.config.temperature
         parts = [served, self._version(), self._extras, MOST_PIXELS, asdict(self.prompt), settings, READING_VERSION]
