@@ -65,7 +65,9 @@ class PriorConfig(Section):
         gt=0,
         description="Of the drawn answers: 1 = the model's own distribution, less = closer to the likeliest (ours)",
     )
-    batch_size: int = Field(32, ge=1, description="Most expressions asked in one call of the model, or of a server at a time (ours)")
+    batch_size: int = Field(
+        32, ge=1, description="Most expressions asked in one call of the model, or of a server at a time (ours)"
+    )
     max_wait_s: float = Field(0.02, ge=0, description="How long a prior actor waits for a fuller batch, seconds (ours)")
     proposal: Literal["box", "polygon", "sam"] = Field(
         "box", description="What the soft mask is made from: the box, polygons (Florence-2), or SAM asked with the box"

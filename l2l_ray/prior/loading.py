@@ -20,7 +20,8 @@ def load_prior(config: PriorConfig) -> PictureMllm:
     """Load the config's model onto its device, or find it behind its server.
 
     Raises:
-        ConfigError: The server does not answer as it should, there is no such checkpoint, it is of another kind, or its format is unknown.
+        ConfigError: The server does not answer as it should, there is no such checkpoint, it is of another kind, or its
+            format is unknown.
     """
     if config.url is not None:
         return HttpPrior.load(config)

@@ -26,8 +26,10 @@ from PIL import Image
 from l2l_ray.config import PriorConfig
 from l2l_ray.errors import ConfigError
 from l2l_ray.prior.http import KEY_VARIABLE, HttpPrior
-from l2l_ray.prior.mllm import EMBEDDED_FOLDER, MllmPrior
-from l2l_ray.prior.reply import make_prior
+from l2l_ray.prior.identity import EMBEDDED_FOLDER
+from l2l_ray.prior.loading import identify_prior, load_prior
+from l2l_ray.prior.mllm import MllmPrior
+from l2l_ray.prior.reply import MllmIdentity, make_prior
 from l2l_ray.refshapes.expressions import expressions_for
 from l2l_ray.refshapes.scenes import render_scene
 
@@ -171,12 +173,26 @@ def test_pictures_for_answers_in_pixels_have_sides_that_the_model_keeps(server: 
     name = "Qwen/Qwen2.5-VL-7B-Instruct"
     server.models = [name]
     server.handle = lambda _, request, __: say(
-        request, 200, completion('[{"bbox_2d": [0, 0, 280, 140], "label": ""}]', name)
+        request, 200, completion('[{"bbox_2d": [0, 0, 280, 154], "label": ""}]', name)
     )
     prior = loaded(server, model=name)
     reply = prior.ask([Image.new("RGB", (570, 300))], ["x"])[0]
-    assert (reply.seen_width_px, reply.seen_height_px) == (560, 280)
+    assert (reply.seen_width_px, reply.seen_height_px) == (560, 308)
     assert make_prior("k", reply, prior, 570, 300).boxes_xyxy_frac == ((0, 0, 0.5, 0.5),)
+
+
+def test_small_pictures_are_enlarged_to_the_floor_of_image_tokens(server: Server) -> None:
+    reply = loaded(server, min_image_tokens=100).ask([Image.new("RGB", (200, 100))], ["x"])[0]
+    assert (reply.seen_width_px, reply.seen_height_px) == (453, 226)  # 100 squares of 32 px
+    large = loaded(server, min_image_tokens=100).ask([Image.new("RGB", (4000, 1000))], ["x"])[0]
+    assert large.seen_width_px * large.seen_height_px == pytest.approx(2048 * 28 * 28, rel=0.01)
+
+
+def test_a_run_is_led_to_the_server(server: Server) -> None:
+    found = load_prior(config(server))
+    assert isinstance(found, HttpPrior) and identify_prior(config(server)) == MllmIdentity.of(found)
+    with pytest.raises(ConfigError, match="prior.model is 'embedded'"):
+        load_prior(config(server, model="embedded"))
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
