@@ -7,6 +7,7 @@
     l2l save RUN FOLDER [--onnx] [--push OWNER/NAME]                 the trained model as a folder of its own
     l2l predict PHOTO "the left cup" --run RUN [--out FOLDER]        the mask of one photo and text
     l2l predict FOLDER|TABLE.csv --run RUN [--out FOLDER]            of many, the models loaded once
+    l2l prior check [--num 100] [same options as l2l run]            is the language model right about labeled images?
     l2l evaluate RUN [--split testA] [--protocol lavt480]            its figures again, also as others count
     l2l data import|check|stats|split|leaks ...                      own and published data: see docs/data.md
     l2l export RUN --format coco --out FOLDER [--split val]          pseudo-labels or predictions as files
@@ -302,6 +303,31 @@ def data(words: Sequence[str]) -> int:
     return data_command(words, print)
 
 
+def prior(words: Sequence[str]) -> int:
+    """Ask the configured language model about labeled images: how often is its box right, and read in which unit?
+
+    Further options are those of `l2l run`; see docs/priors.md.
+    """
+    if words and words[0] not in ("check", "-h", "--help"):
+        return _unknown("l2l prior", words[0], ["check"])
+    parser = argparse.ArgumentParser(prog="l2l prior check", description=prior.__doc__, allow_abbrev=False)
+    parser.add_argument("--num", type=int, default=100, help="labeled images to ask about, at most; one text each")
+    if words[:1] != ["check"]:
+        parser.print_help(sys.stdout if words else sys.stderr)
+        return 0 if words else 2
+    given, rest = parser.parse_known_args(words[1:])
+    if given.num < 1:
+        parser.error(f"--num is {given.num}; expected at least 1")
+    from l2l_ray.config import load_config
+
+    config = load_config(rest)
+    from l2l_ray.device import no_loading_bars
+    from l2l_ray.loop.inference.prior_command import ask_and_check
+
+    with no_loading_bars():
+        return 0 if ask_and_check(config, given.num, print) else 1
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "label": label,
     "run": run,
@@ -309,6 +335,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "report": report,
     "save": save,
     "predict": predict,
+    "prior": prior,
     "evaluate": evaluate,
     "data": data,
     "export": export,

@@ -33,9 +33,9 @@ from l2l_ray.loop.inference.teacher import predict
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.predictions import FailedPrediction, Prediction
 from l2l_ray.prior.hint import at_points, prior_of_hint
-from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply, make_prior
+from l2l_ray.prior.loading import load_prior
 from l2l_ray.prior.proposal import Proposer
-from l2l_ray.prior.reply import PictureMllm
+from l2l_ray.prior.reply import MllmIdentity, PictureMllm, Reply, make_prior
 from l2l_ray.saved_model import WEIGHTS, Facts, fetch, open_model, push, refuse_a_run, save_model
 from l2l_ray.segmenter.graph import save_graph
 from l2l_ray.segmenter.model import Segmenter
@@ -248,9 +248,9 @@ class _Opened:
         return self.hint is None or self.hint.box_xyxy_frac is None
 
 
-def _loaded_mllm(config: PriorConfig, device: str) -> MllmPrior:
+def _loaded_mllm(config: PriorConfig, device: str) -> PictureMllm:
     places = {"device": device} if config.device == "auto" else {}
-    return MllmPrior.load(config.model_copy(update=places))
+    return load_prior(config.model_copy(update=places))
 
 
 def num_at_once(config: RunConfig) -> int:

@@ -12,15 +12,14 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from l2l_ray.config.fields import Section
+from l2l_ray.config.fields import EMBEDDED, Section
 from l2l_ray.config.messages import explain
+from l2l_ray.config.prior_section import PriorConfig
 from l2l_ray.config.sections import (
-    EMBEDDED,
     AugmentConfig,
     ClusterConfig,
     DataConfig,
     LoopConfig,
-    PriorConfig,
     SegmenterConfig,
     SelectorConfig,
 )
