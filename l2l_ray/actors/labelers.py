@@ -135,6 +135,8 @@ class LabelerPool:
     Example: `pool.submit(item)` while `pool.has_room`; `for item, result in pool.finished(0.2): ...`
     """
 
+    labeler: type[Any] = LabelerActor  # benchmarks/scale_stand_ins.py has one that labels nothing
+
     def __init__(self, config: RunConfig, coordinator: ActorHandle[Coordinator], namespace: str) -> None:
         self._config = config
         self._coordinator = coordinator
@@ -238,10 +240,10 @@ class LabelerPool:
             ray.kill(self._workers[worker])
         end_in_order([self._workers[worker] for worker in idle])
 
-    def _start(self, name: str) -> ActorHandle[LabelerActor]:
+    def _start(self, name: str) -> ActorHandle[Any]:
         options = actor_options(name, self._namespace, self._config.cluster.labeler_resources)
         options["concurrency_groups"] = HEARTBEAT_GROUP
-        actor = start_actor(LabelerActor, options, self._config, self._coordinator, name)
+        actor: ActorHandle[Any] = start_actor(self.labeler, options, self._config, self._coordinator, name)
         self._beats.watch(name, actor)
         return actor
 
