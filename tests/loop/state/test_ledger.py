@@ -56,6 +56,7 @@ def test_commits_are_there_when_the_ledger_is_opened_again(tmp_path: Path) -> No
     again = Ledger(tmp_path / "ledger.jsonl")
     assert again.entries("l2l", 0) == [_entry(shard=s) for s in range(3)]
     assert again.keys() == {entry.key for entry in entries}
+    assert list(again.all_entries()) == entries
     assert again.complete("l2l", 0, 3)
     assert not again.complete("l2l", 0, 4)
     assert again.complete("l2l", 5, 0)
@@ -124,6 +125,7 @@ def test_a_line_that_is_no_entry_costs_nothing_else(tmp_path: Path, line: str) -
     ledger = Ledger(path)
     assert ledger.damaged == [(2, line.encode())] and ledger.entries("l2l", 0) == [_entry(), _entry(shard=1)]
     ledger.drop_damaged()
+    assert ledger.entries("l2l", 0) == [_entry(), _entry(shard=1)], "its lines have moved"
     assert Ledger(path).damaged == [] and Ledger(path).entries("l2l", 0) == [_entry(), _entry(shard=1)]
 
 
