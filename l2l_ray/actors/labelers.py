@@ -80,8 +80,8 @@ class LabelerActor:
         return self._label(item, attempt)
 
     def _label(self, item: LabelItem, attempt: int) -> int:
-        # A repeated call may find its shard committed: the first attempt died between commit and answer.
-        if answer(self._coordinator.has.remote((item.method, item.round, item.shard))):
+        # An earlier attempt may have died between commit and answer.
+        if attempt and answer(self._coordinator.has.remote((item.method, item.round, item.shard))):
             return 0
         with about(item.method, item.round, item.shard):
             entry = self._engine.label(item.method, item.round, item.shard, item.version, attempt)

@@ -14,7 +14,7 @@ import json
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from functools import cached_property
 from itertools import accumulate, islice
 from pathlib import Path
@@ -186,7 +186,10 @@ class _Rows:
         except (OSError, pa.ArrowException) as error:
             raise self._unreadable(error) from error
         metadata = self._file.metadata
-        self._starts = [0, *accumulate(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))]
+        self._starts: list[int] = [
+            0,
+            *accumulate(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)),
+        ]
         self._groups: OrderedDict[int, dict[str, pa.Array]] = OrderedDict()
         self.names = self._file.schema_arrow.names
         if len(self) and (missing := columns.keys() - set(self.names)):
@@ -206,7 +209,8 @@ class _Rows:
 
     def column(self, name: str) -> Int64[np.ndarray, " N"]:
         try:
-            return self._file.read([name])[name].to_numpy() if len(self) else np.zeros(0, np.int64)
+            found = self._file.read([name], use_threads=False)[name] if len(self) else np.zeros(0, np.int64)
+            return np.asarray(found)
         except (OSError, pa.ArrowException) as error:
             raise self._unreadable(error) from error
 
@@ -233,10 +237,10 @@ class _Rows:
 
 
 def _row(example: Example) -> dict[str, Any]:
-    row = asdict(example)
+    row = {field.name: getattr(example, field.name) for field in fields(example)}
     row["hint"] = example.hint.to_json() if example.hint else None
     if isinstance(example, LabeledExample):
-        row["mask_rle"] = json.dumps(row["mask_rle"])
+        row["mask_rle"] = json.dumps(example.mask_rle)
     return row
 
 
