@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from jaxtyping import Int64
 
 GROUP_ROWS = 512  # least rows of a group: of smaller ones, Parquet's own notes would outweigh the rows
-KEPT_ROWS = 2**16  # how many rows of a file stay in memory; 0.2 kB an example, 0.5 kB a prior
+KEPT_ROWS = 2**14  # how many rows of a file stay in memory; 0.2 kB an example, 0.5 kB a prior
 
 _EXAMPLE = {"sent_id": pa.int64(), "ref_id": pa.int64(), "image_id": pa.int64(), "image_path": pa.string()} | {
     "width_px": pa.int64(), "height_px": pa.int64(), "expression": pa.string()
@@ -209,8 +209,9 @@ class _Rows:
 
     def column(self, name: str) -> Int64[np.ndarray, " N"]:
         try:
-            found = self._file.read([name], use_threads=False)[name] if len(self) else np.zeros(0, np.int64)
-            return np.asarray(found)
+            if not len(self):
+                return np.zeros(0, np.int64)
+            return np.from_dlpack(self._file.read([name], use_threads=False)[name].combine_chunks())  # without pandas
         except (OSError, pa.ArrowException) as error:
             raise self._unreadable(error) from error
 
