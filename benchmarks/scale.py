@@ -168,6 +168,7 @@ def read_as_a_labeler(folder: Path, size: int) -> dict[str, Any]:
         "ms_per_expression": round(1000 * (time.monotonic() - since) / (SHARDS_READ * size), 2),
         "resident_mb": round(resident_mb(me)),
         "of_it_before_reading_mb": round(before),
+        "of_it_libraries_shared_mb": round(resident_mb(me, "RssFile")),
     }
 
 

@@ -67,10 +67,10 @@ class Rank:
             pass
 
 
-def resident_mb(pid: int) -> float:
-    """Return what a process holds in memory now, MB of 10^6 bytes."""
+def resident_mb(pid: int, what: str = "VmRSS") -> float:
+    """Return what a process holds in memory now, MB of 10^6 bytes; `RssFile` is what it may share with others."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) * 1024 / 1e6
+    return int(status.partition(f"{what}:")[2].split()[0]) * 1024 / 1e6
 
 
 def cpu_s(pid: int) -> float:

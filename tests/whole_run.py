@@ -22,6 +22,7 @@ from l2l_ray.config import RunConfig, smoke_config
 from l2l_ray.loop.state.run_folder import RunFolder
 
 Outcome = dict[str, Any]
+STUDENT = "student.safetensors"
 
 
 def changed(config: RunConfig, **fields: Any) -> RunConfig:
@@ -118,13 +119,21 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 
 def outcome(run: RunFolder, method: str) -> Outcome:
-    """Return all that a method of a run came to: weights, ledger, figures per version, final row."""
+    """Return all that a method of a run came to: weights, ledger, figures per version, final row.
+
+    Weights are those that label: which students are still there depends on when a run was stopped.
+    """
     from l2l_ray.report.record import read_run
 
     results = json.loads((run.path / "results.json").read_text())
     points = read_run(run.path).points_of(method)
     return {
-        "weights": {version: weights(run.version_dir(method, version)) for version in sorted(run.published(method))},
+        "weights": {
+            version: {
+                name: found for name, found in weights(run.version_dir(method, version)).items() if name != STUDENT
+            }
+            for version in sorted(run.published(method))
+        },
         "ledger": ledger_lines(run, method),
         "points": [{name: v for name, v in point.items() if not name.startswith("seconds.")} for point in points],
         "row": next(row for row in results["rows"] if row["method"] == method),

@@ -86,7 +86,7 @@ class LabelerActor:
         with about(item.method, item.round, item.shard):
             entry = self._engine.label(item.method, item.round, item.shard, item.version, attempt)
             logger.info("labeled %d texts in %.1f s", entry.num, entry.seconds)
-        first = answer(self._coordinator.commit.remote(entry))
+        first: bool = answer(self._coordinator.commit.remote(entry))
         self._meters.observe("l2l_label_shard_s", entry.seconds, actor=self._name)
         return entry.num if first else 0
 

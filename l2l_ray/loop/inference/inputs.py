@@ -20,8 +20,10 @@ from l2l_ray.segmenter.model import output_grid
 from l2l_ray.types import Example, LabeledExample, Prior
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int64
+    from jaxtyping import Bool, Float
     from torch import Tensor
+
+    from l2l_ray.loop.state.example_files import Integers
 
 
 MAX_RIVALS = 32  # other expressions of an image that are looked at; RefCOCO has 7 an image, some data sets hundreds
@@ -152,17 +154,18 @@ class ExampleSet:
     def __getitem__(self, index: int) -> Example:
         return self.examples[index]
 
-    def integers(self, name: str) -> Int64[np.ndarray, " N"]:
+    def integers(self, name: str) -> Integers:
         """Return an integer field of all examples, such as `image_id`."""
         return integers(self.examples, name)
 
-    def rows_of(self, sent_ids: Sequence[int]) -> Int64[np.ndarray, " M"]:
+    def rows_of(self, sent_ids: Sequence[int]) -> list[int]:
         """Return the positions of some examples.
 
         Raises:
             KeyError: One is not in the set.
         """
-        return RowsById(self.integers("sent_id")).rows(sent_ids)
+        by_id = RowsById(self.integers("sent_id"))
+        return [by_id.row(sent_id) for sent_id in sent_ids]
 
     def inputs(self, indices: Sequence[int]) -> Inputs:
         """Load a batch.
@@ -200,22 +203,17 @@ class ExampleSet:
         return Rivals(self.inputs(further) if further else None, is_rival.reshape(len(indices), len(columns)))
 
     def _others_of_image(self, index: int) -> set[int]:
-        order, image_ids = self._by_image
-        image_id = self.examples[index].image_id
-        first, last = np.searchsorted(image_ids, [image_id, image_id + 1])
-        place = first + int(np.searchsorted(order[first:last], index))
-        near = order[max(first, place - MAX_RIVALS // 2) : min(last, place + MAX_RIVALS // 2 + 1)].tolist()
+        rows = self._by_image.rows(self.examples[index].image_id)
+        place = int(np.searchsorted(rows, index))
+        near = rows[max(0, place - MAX_RIVALS // 2) : place + MAX_RIVALS // 2 + 1].tolist()
         return {other for other in near if self._ref_ids[other] != self._ref_ids[index]}
 
     @cached_property
-    def _by_image(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return all positions, those of an image together and in order, and the image of each."""
-        image_ids = self.integers("image_id")
-        order = np.argsort(image_ids, kind="stable")
-        return order, image_ids[order]
+    def _by_image(self) -> RowsById:
+        return RowsById(self.integers("image_id"))
 
     @cached_property
-    def _ref_ids(self) -> Int64[np.ndarray, " N"]:
+    def _ref_ids(self) -> Integers:
         return self.integers("ref_id")
 
     def prefetch(self, indices: Sequence[int]) -> None:

@@ -30,9 +30,11 @@ from l2l_ray.loop.state.digests import Digest
 from l2l_ray.types import Example, Hint, LabeledExample, Prior, Rle
 
 if TYPE_CHECKING:
-    from jaxtyping import Int64
+    from jaxtyping import Int32, Int64
 
-GROUP_ROWS = 512  # least rows of a group: of smaller ones, Parquet's own notes would outweigh the rows
+    Integers = Int32[np.ndarray, " N"] | Int64[np.ndarray, " N"]
+
+GROUP_ROWS = 1024  # least rows of a group: of smaller ones, Parquet's own notes would outweigh the rows
 KEPT_ROWS = 2**14  # how many rows of a file stay in memory; 0.2 kB an example, 0.5 kB a prior
 
 _EXAMPLE = {"sent_id": pa.int64(), "ref_id": pa.int64(), "image_id": pa.int64(), "image_path": pa.string()} | {
@@ -112,7 +114,7 @@ class ExampleTable(Sequence[Example]):
     def __iter__(self) -> Iterator[Example]:
         return map(_example, self._rows.all())
 
-    def column(self, name: str) -> Int64[np.ndarray, " N"]:
+    def column(self, name: str) -> Integers:
         """Return an integer column of all rows."""
         return self._rows.column(name)
 
@@ -136,44 +138,55 @@ class PriorTable(Mapping[int, Prior]):
         return iter(self._rows.column("sent_id").tolist())
 
     def __getitem__(self, sent_id: int) -> Prior:
-        (row,) = self._row_of.rows([sent_id])
-        return Prior.from_json(self._rows.row(int(row))["prior"])
+        return Prior.from_json(self._rows.row(self._by_id.row(sent_id))["prior"])
 
     @cached_property
-    def _row_of(self) -> RowsById:
+    def _by_id(self) -> RowsById:
         return RowsById(self._rows.column("sent_id"))
 
 
 class RowsById:
-    """Finds rows by an id that no two of them share; 16 bytes a row.
+    """Finds rows by an id, such as that of their image; 8 bytes a row where ids are small, else 12.
 
     Args:
         ids: Of each row.
     """
 
-    def __init__(self, ids: Int64[np.ndarray, " N"]) -> None:
-        self._order = np.argsort(ids, kind="stable")
-        self._ids = ids[self._order]
+    def __init__(self, ids: Integers) -> None:
+        order = np.argsort(ids, kind="stable")
+        self._ids = ids[order]
+        self._order = small(order)
 
-    def rows(self, ids: Sequence[int]) -> Int64[np.ndarray, " M"]:
-        """Return the row of each id.
+    def rows(self, wanted: int) -> Integers:
+        """Return all rows with an id, in their order."""
+        # As a value of the array's own type: numpy would widen the whole array for it.
+        value = self._ids.dtype.type(wanted) if -(2**31) <= wanted < 2**31 else wanted
+        first, last = (int(np.searchsorted(self._ids, value, side)) for side in ("left", "right"))
+        return self._order[first:last]
+
+    def row(self, wanted: int) -> int:
+        """Return the only row with an id.
 
         Raises:
             KeyError: There is none.
         """
-        wanted = np.asarray(ids, np.int64)
-        places = np.searchsorted(self._ids, wanted)
-        if missing := [i for i, at in zip(ids, places, strict=True) if at == len(self._ids) or self._ids[at] != i]:
-            raise KeyError(missing[0])
-        found: Int64[np.ndarray, " M"] = self._order[places]
-        return found
+        found = self.rows(wanted)
+        if not len(found):
+            raise KeyError(wanted)
+        return int(found[0])
 
 
-def integers(examples: Sequence[Example], name: str) -> Int64[np.ndarray, " N"]:
+def integers(examples: Sequence[Example], name: str) -> Integers:
     """Return an integer field of all examples; of a table, without reading the rest."""
     if isinstance(examples, ExampleTable):
         return examples.column(name)
-    return np.array([getattr(example, name) for example in examples], np.int64)
+    return small(np.array([getattr(example, name) for example in examples], np.int64))
+
+
+def small(values: Int64[np.ndarray, " N"]) -> Integers:
+    """Return integers in 4 bytes each, where all of them fit: there may be very many."""
+    fit = not len(values) or (values.min() >= -(2**31) and values.max() < 2**31)
+    return values.astype(np.int32) if fit else values
 
 
 class _Rows:
@@ -207,11 +220,12 @@ class _Rows:
         for group in range(len(self._starts) - 1):
             yield from self._read(group).to_pylist()
 
-    def column(self, name: str) -> Int64[np.ndarray, " N"]:
+    def column(self, name: str) -> Integers:
         try:
             if not len(self):
-                return np.zeros(0, np.int64)
-            return np.from_dlpack(self._file.read([name], use_threads=False)[name].combine_chunks())  # without pandas
+                return np.zeros(0, np.int32)
+            found = self._file.read([name], use_threads=False)[name].combine_chunks()
+            return small(np.from_dlpack(found))  # `to_numpy` would import pandas
         except (OSError, pa.ArrowException) as error:
             raise self._unreadable(error) from error
 

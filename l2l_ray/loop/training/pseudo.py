@@ -50,14 +50,15 @@ class PseudoSet:
     @classmethod
     def read(cls, files: Sequence[Path], unlabeled: ExampleSet) -> PseudoSet:
         """Read a round's committed shards."""
-        sent_ids, cells, num_labeled = [], [np.zeros((0, unlabeled.grid, unlabeled.grid), np.uint8)], 0
+        sent_ids: list[int] = []
+        cells, num_labeled = [np.zeros((0, unlabeled.grid, unlabeled.grid), np.uint8)], 0
         for file in files:  # packed file by file: a decoded label is three times as large
             labels = read_shard(file)
             used = [label for label in labels if is_used(label)]
             sent_ids += [label.sent_id for label in used]
             cells += [_pack(label)[None] for label in used]
             num_labeled += len(labels)
-        return cls(unlabeled, unlabeled.rows_of(sent_ids).tolist(), np.concatenate(cells), num_labeled)
+        return cls(unlabeled, unlabeled.rows_of(sent_ids), np.concatenate(cells), num_labeled)
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -116,7 +116,7 @@ def test_a_table_gives_what_its_rows_in_memory_give(
         assert found.expressions == expected.expressions and found.phrases == expected.phrases
         assert torch.equal(found.images, expected.images) and torch.equal(found.proposal, expected.proposal)
     assert torch.equal(read.rivals(rows).is_rival, plain.rivals(rows).is_rival)
-    assert read.rows_of([104, 100]).tolist() == plain.rows_of([104, 100]).tolist() == [4, 0]
+    assert read.rows_of([104, 100]) == plain.rows_of([104, 100]) == [4, 0]
 
 
 def _both(found: Rivals, expected: Rivals) -> list[tuple[Inputs, Inputs]]:

@@ -20,6 +20,7 @@ from l2l_ray.loop.state.example_files import (
     RowsById,
     read_examples,
     read_priors,
+    small,
     write_examples,
     write_priors,
 )
@@ -137,11 +138,17 @@ def test_priors_are_found_by_sent_id_whatever_their_order(tmp_path: Path, small_
     assert table == priors and len(table) == 10
 
 
-def test_rows_by_id_names_what_is_missing() -> None:
-    rows = RowsById(np.array([5, 3, 9]))
-    assert rows.rows([9, 5, 9]).tolist() == [2, 0, 2] and rows.rows([]).tolist() == []
-    with pytest.raises(KeyError, match="4"):
-        rows.rows([3, 4])
+@given(st.lists(st.integers(-2, 2) | st.sampled_from([2**31 - 1, 2**31, -(2**31), 2**62]), max_size=12))
+def test_rows_are_found_by_ids_of_any_size(ids: list[int]) -> None:
+    found = RowsById(small(np.array(ids, np.int64)))
+    for wanted in {*ids, 1, 2**31, 2**40}:
+        rows = [row for row, each in enumerate(ids) if each == wanted]
+        assert found.rows(wanted).tolist() == rows
+        if rows:
+            assert found.row(wanted) == rows[0]
+        else:
+            with pytest.raises(KeyError):
+                found.row(wanted)
 
 
 def test_a_missing_damaged_or_foreign_file_is_an_error_that_names_it(tmp_path: Path) -> None:
