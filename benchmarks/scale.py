@@ -32,8 +32,9 @@ ROOT = Path(__file__).resolve().parent.parent
 ROUNDS = 3
 # (shards, waiting ranks, stand-in labelers, simulated nodes)
 HANDED_OUT = [
-    *((10**power, ranks, 4, 1) for ranks in (0, 4) for power in (2, 3, 4, 5)),
+    *((10**power, 4, 4, 1) for power in (2, 3, 4, 5)),
     *((3000, 4, actors, 4) for actors in (8, 40)),
+    *((10**power, 0, 4, 1) for power in (2, 3, 4, 5)),
 ]
 EXPRESSIONS = (10**4, 10**5, 10**6)
 SHARDS_READ = 20
@@ -68,21 +69,29 @@ def rounds(root: Path, labelers: int) -> dict[str, Any]:
     return {"load_at_start": round(load, 1), "round_s": seconds, "mean_round_s": round(sum(seconds) / ROUNDS, 1)}
 
 
-def measure_rounds(root: Path, which: Sequence[int]) -> dict[str, Any]:
-    """Return the rounds of some numbers of labelers, and how the last compares with the first."""
+def measure_rounds(root: Path, which: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Give the rounds of some numbers of labelers, and how the last compares with the first."""
     found = {("one process", "1 labeler", "2 labelers")[labelers]: rounds(root, labelers) for labelers in which}
     first, *_, last = (run["mean_round_s"] for run in found.values())
-    return {**found, "first_over_last": round(first / last, 2), "last_over_first": round(last / first, 2)}
+    yield {**found, "first_over_last": round(first / last, 2), "last_over_first": round(last / first, 2)}
 
 
-def measure_handing_out() -> list[dict[str, Any]]:
-    """Return what driver and coordinator cost, each size in processes of its own."""
-    found = []
+def measure_handing_out() -> Iterator[list[dict[str, Any]]]:
+    """Give what driver and coordinator cost, size by size, each in processes of its own."""
+    found: list[dict[str, Any]] = []
     for shards, ranks, actors, nodes in HANDED_OUT:
         numbers = {"shards": shards, "ranks": ranks, "actors": actors, "nodes": nodes}
         words = [word for name, value in numbers.items() for word in (f"--{name}", str(value))]
         found.append(json.loads(python("-m", "benchmarks.scale_stand_ins", *words).splitlines()[-1]))
-        print(found[-1], flush=True)
+        yield found
+
+
+def measure_all_inputs() -> Iterator[list[dict[str, Any]]]:
+    """Give what a labeler holds, size by size."""
+    found: list[dict[str, Any]] = []
+    for num in EXPRESSIONS:
+        found.append(measure_inputs(num))
+        yield found
     return found
 
 
@@ -190,12 +199,12 @@ def main() -> None:
             "a": ("two_labelers", partial(measure_rounds, Path(root) / "a", (1, 2))),
             "b": ("against_one_process", partial(measure_rounds, Path(root) / "b", (0, 1))),
             "c": ("handing_out", measure_handing_out),
-            "d": ("inputs", lambda: [measure_inputs(num) for num in EXPRESSIONS]),
+            "d": ("inputs", measure_all_inputs),
         }
         for part in given.only:
             name, measure = parts[part]
-            found[name] = measure()
-            given.out.write_text(json.dumps(found, indent=1) + "\n")
+            for found[name] in measure():  # written at once: the larger sizes take long
+                given.out.write_text(json.dumps(found, indent=1) + "\n")
     sys.stdout.write(given.out.read_text())
 
 
