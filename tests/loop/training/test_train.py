@@ -107,6 +107,5 @@ def test_a_notice_that_the_machine_goes_away_saves_the_steps_so_far(
     assert newest is not None and read_position(newest).step == 2
     train(run.config, run.path, TrainingOnly(run))
     for version in (1, 2):
-        assert label_weights(run.version_dir("l2l", version)) == label_weights(whole_run.version_dir("l2l", version)), (
-            version
-        )
+        found, expected = (label_weights(r.version_dir("l2l", version)) for r in (run, whole_run))
+        assert found == expected, version
