@@ -259,7 +259,7 @@ def fill_priors(
     counts = {"num": len(pairs), "asked": num_asked, **hints, "failures": dict(failures)}
     run.log_event({"event": "priors", "set": name, **counts})
     # After the event: a process killed in between logs again, and nothing is lost.
-    write_priors(run.priors_path(name), pairs)
+    write_priors(run.priors_path(name), pairs, run.config.loop.shard_size)
     run.promise(run.priors_path(name))
     if failures:
         logger.warning("%s", no_box_sentence(failures, name, len(pairs)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,12 +18,31 @@ from l2l_ray.files import lock_file, sync
 
 def read_lines(path: Path) -> list[bytes]:
     """Return the whole lines of a file; none where there is no file."""
-    raw = path.read_bytes() if path.exists() else b""
-    return raw[: raw.rfind(b"\n") + 1].splitlines()
+    return [line for _, line in placed_lines(path)]
 
 
-def append_line(path: Path, record: dict[str, Any], durable: bool = False) -> None:
-    """Append one record.
+def placed_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the whole lines of a file, each with its place, which `lines_at` finds again."""
+    if not path.exists():
+        return
+    place = 0
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                yield place, line[:-1]
+            place += len(line)
+
+
+def lines_at(path: Path, places: Iterable[int]) -> Iterator[bytes]:
+    """Yield the lines at some places of a file."""
+    with path.open("rb") as file:
+        for place in places:
+            file.seek(place)
+            yield file.readline()[:-1]
+
+
+def append_line(path: Path, record: dict[str, Any], durable: bool = False) -> int:
+    """Append one record and return its place.
 
     Args:
         path: The file; made where it is missing.
@@ -46,6 +66,7 @@ def append_line(path: Path, record: dict[str, Any], durable: bool = False) -> No
             raise
     if durable and not size:
         sync(path.parent)  # the file may be new
+    return size
 
 
 def _cut_torn_line(file: IO[bytes]) -> int:
