@@ -26,6 +26,7 @@ from l2l_ray.config.sections import (
 )
 from l2l_ray.errors import ConfigError
 from l2l_ray.selector.registry import spec_of
+from l2l_ray.storage import StorePath, local_cache, place
 
 
 class RunConfig(Section):
@@ -102,7 +103,8 @@ class RunConfig(Section):
     @property
     def root(self) -> Path:
         """Absolute run root: explicit, else this process's $L2L_HOME, else ~/l2l_runs."""
-        return Path(self.run_root or os.environ.get("L2L_HOME") or Path.home() / "l2l_runs").expanduser().absolute()
+        root = self.run_root or os.environ.get("L2L_HOME")
+        return (place(root) if root else Path.home() / "l2l_runs").expanduser().absolute()
 
     def rooted(self) -> Self:
         """Return this config with its run root written out, so that every process it is handed to finds the same."""
@@ -122,6 +124,11 @@ class RunConfig(Section):
     def cache_dir(self) -> Path:
         """Shared between runs: embedded data, prior store, burn-ins."""
         return self.root / "cache"
+
+    @property
+    def scratch_dir(self) -> Path:
+        """As `cache_dir`, for what only a disk of this machine can hold: locks, columns mapped into memory."""
+        return local_cache() if isinstance(self.root, StorePath) else self.cache_dir
 
 
 def selector_for(section: SelectorConfig, method: str) -> SelectorConfig:

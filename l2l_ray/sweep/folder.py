@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.files import locked, replacing
-from l2l_ray.loop.state.jsonl import append_line, read_lines
+from l2l_ray.jsonl import append_line, read_lines
 from l2l_ray.loop.state.plan import VAL
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.sweep.trials import Trial

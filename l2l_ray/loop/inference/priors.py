@@ -33,6 +33,7 @@ from l2l_ray.prior.hint import at_points, prior_of_hint
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply, make_prior, prior_key
 from l2l_ray.prior.reply import FAILURE_WORDS, PictureMllm, failure_kind
 from l2l_ray.prior.store import PriorStore
+from l2l_ray.storage import local_copy, place
 from l2l_ray.types import Example, Prior
 
 logger = logging.getLogger(__name__)
@@ -337,7 +338,7 @@ def _check_set_up(failures: Sequence[str], num_questions: int) -> None:
 @cache
 def _image_sha256(path: str) -> str:
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return hashlib.sha256(local_copy(place(path)).read_bytes()).hexdigest()
     except OSError:  # it will fail when it is asked, alone
         return f"unreadable {path}"
 

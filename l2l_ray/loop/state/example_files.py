@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from l2l_ray.errors import FREE_SPACE, HEALS, DataError
 from l2l_ray.files import replacing
 from l2l_ray.loop.state.digests import Digest
+from l2l_ray.storage import local_copy
 from l2l_ray.types import Example, Hint, LabeledExample, Prior, Rle
 
 
@@ -94,7 +95,7 @@ def _write(path: Path, rows: list[dict[str, Any]], expected: Digest | None = Non
 
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
-        rows: list[dict[str, Any]] = pq.read_table(path, page_checksum_verification=True).to_pylist()
+        rows: list[dict[str, Any]] = pq.read_table(local_copy(path), page_checksum_verification=True).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read: {error}; {HEALS}") from error
     return rows

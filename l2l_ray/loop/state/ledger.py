@@ -27,8 +27,9 @@ from l2l_ray.data.masks import decode, encode
 from l2l_ray.errors import FREE_SPACE, HEALS, LedgerError
 from l2l_ray.files import replacing
 from l2l_ray.loop.state.digests import sealed, unsealed
-from l2l_ray.loop.state.jsonl import append_line, read_lines
+from l2l_ray.jsonl import append_line, read_lines, rewrite_lines
 from l2l_ray.loop.state.lease import require_current
+from l2l_ray.storage import local_copy
 from l2l_ray.types import Candidate, PseudoLabel, Rle
 
 SCHEMA_VERSION = 3
@@ -136,8 +137,7 @@ class Ledger:
         numbers = {number for number, _ in self.damaged}
         kept = [line for number, line in enumerate(read_lines(self._path), start=1) if number not in numbers]
         try:
-            with replacing(self._path, durable=True) as temporary:
-                temporary.write_bytes(b"".join(line + b"\n" for line in kept))
+            rewrite_lines(self._path, kept)
         except OSError as error:
             raise LedgerError(f"cannot write {self._path}: {error}; {FREE_SPACE}") from error
         self.damaged = []
@@ -224,7 +224,7 @@ def read_shard(path: Path) -> list[PseudoLabel]:
         LedgerError: Missing or damaged file (most damage is noticed), or a schema this version does not know.
     """
     try:
-        rows = pq.read_table(path, page_checksum_verification=True).to_pylist()
+        rows = pq.read_table(local_copy(path), page_checksum_verification=True).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise LedgerError(f"shard {path} is in the ledger but cannot be read: {error}; {HEALS}") from error
     return [_from_row(row, path) for row in rows]

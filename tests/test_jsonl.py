@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2l_ray.loop.state.jsonl import append_line, read_lines
+from l2l_ray.jsonl import append_line, read_lines
 
 
 def test_no_file_has_no_lines(tmp_path: Path) -> None:

@@ -1,0 +1,172 @@
+"""Append-only JSON lines: what the ledger, the digests and the run's event log are kept in.
+
+A line counts once its newline is on disk. What a crash or a full disk leaves after the last newline was never
+acknowledged: readers do not see it, and the next append cuts it off first. Reading never changes the file. Threads and
+processes of one machine append one after another.
+
+Nothing can be appended to an object. In an object store, each line is an object of its own in a folder beside:
+
+    ledger.jsonl.d/<number>-<writer>.json   one line
+    ledger.jsonl.d/<number>-all             all lines up to this number, by `compact`
+
+The number is the time in nanoseconds, but more than that of every line that was there when the writer began, and of
+its own before; so a later holder of a run writes after an earlier one, whatever their clocks say. Writers do not meet,
+because the name holds who writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any
+
+from l2l_ray.files import lock_file, remove_tree, replacing, sync
+from l2l_ray.storage import StorePath, file_system
+
+_ALL = "all"
+_TRIES = 5  # a reader that meets a `compact` looks again
+_newest: dict[str, int] = {}  # number of the last line that this process wrote or found, by file
+_numbering = threading.Lock()
+
+
+def read_lines(path: Path) -> list[bytes]:
+    """Return the whole lines of a file; none where there is no file."""
+    if isinstance(path, StorePath):
+        return [line for lines in _read_objects(path).values() for line in lines]
+    raw = path.read_bytes() if path.exists() else b""
+    return raw[: raw.rfind(b"\n") + 1].splitlines()
+
+
+def append_line(path: Path, record: dict[str, Any], durable: bool = False) -> None:
+    """Append one record.
+
+    Args:
+        path: The file; made where it is missing.
+        record: Anything JSON can hold.
+        durable: Return only when the line would survive a power loss.
+
+    Raises:
+        OSError: The line could not be written; the file is as it was before.
+    """
+    line = (json.dumps(record) + "\n").encode()
+    if isinstance(path, StorePath):
+        writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}"
+        _object(path, f"{_next_number(path):020d}-{writer}.json").write_bytes(line)
+        return
+    with path.open("ab+", buffering=0) as file:  # a buffer would be written again when the file is closed
+        lock_file(file)  # closing it lets the next one in
+        size = _cut_torn_line(file)
+        try:
+            while line:
+                line = line[file.write(line) :]
+            if durable:
+                os.fsync(file.fileno())
+        except OSError:
+            os.truncate(path, size)
+            raise
+    if durable and not size:
+        sync(path.parent)  # the file may be new
+
+
+def rewrite_lines(path: Path, lines: Iterable[bytes]) -> None:
+    """Put other lines in the place of all that are there; nobody else may write meanwhile.
+
+    Raises:
+        OSError: They could not be written; the file is as it was before.
+    """
+    content = b"".join(line + b"\n" for line in lines)
+    if not isinstance(path, StorePath):
+        with replacing(path, durable=True) as temporary:
+            temporary.write_bytes(content)
+        return
+    found = _names(path)
+    _object(path, f"{max(map(_number, found), default=0):020d}-{_ALL}").write_bytes(content)
+    for name in found:
+        if not name.endswith(f"-{_ALL}"):
+            _object(path, name).unlink(missing_ok=True)
+
+
+def compact(path: Path) -> None:
+    """Make many objects one; a file stays as it is. Nobody else may write meanwhile.
+
+    Raises:
+        OSError: It could not be done; no line is lost.
+    """
+    if isinstance(path, StorePath) and len(_names(path)) > 1:
+        rewrite_lines(path, read_lines(path))
+
+
+def remove_lines(path: Path) -> None:
+    """Remove a file of lines; nothing where there is none.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    path.unlink(missing_ok=True)
+    if isinstance(path, StorePath):
+        remove_tree(path.with_name(f"{path.name}.d"))
+
+
+def _object(path: StorePath, name: str) -> StorePath:
+    return path.with_name(f"{path.name}.d") / name
+
+
+def _names(path: StorePath) -> list[str]:
+    """Return the objects that hold a file's lines, in order: what is in a compacted one is left out."""
+    try:
+        found = sorted(place.name for place in path.with_name(f"{path.name}.d").iterdir())
+    except FileNotFoundError:
+        return []
+    first = max((name for name in found if name.endswith(f"-{_ALL}")), default="")
+    return ([first] if first else []) + [n for n in found if not n.endswith(_ALL) and _number(n) > _number(first)]
+
+
+def _read_objects(path: StorePath) -> dict[str, list[bytes]]:
+    """Return the lines by object. Objects are whole, so one without a newline at its end is damaged: a line, too."""
+    for tries_left in reversed(range(_TRIES)):
+        names = _names(path)
+        keys = {name: _object(path, name).key for name in names}
+        if not names:
+            # A file that was sent whole, by `replacing`.
+            return {"": path.read_bytes().splitlines()} if path.is_file() else {}
+        try:
+            contents = path.explained(lambda keys=keys: file_system(path.scheme).cat(list(keys.values())))
+        except FileNotFoundError:
+            if not tries_left:
+                raise
+            time.sleep(0.1)
+            continue
+        return {name: contents[key].splitlines() or [b""] for name, key in keys.items()}
+    raise AssertionError("unreachable")
+
+
+def _next_number(path: StorePath) -> int:
+    with _numbering:
+        before = _newest.get(str(path))
+        if before is None:
+            before = max(map(_number, _names(path)), default=0)
+        _newest[str(path)] = number = max(time.time_ns(), before + 1)
+        return number
+
+
+def _number(name: str) -> int:
+    head = name.partition("-")[0]
+    return int(head) if head.isdigit() else 0
+
+
+def _cut_torn_line(file: IO[bytes]) -> int:
+    """Drop what follows the last newline; return the size that is left, in bytes."""
+    size = file.seek(0, os.SEEK_END)
+    if not size:
+        return 0
+    file.seek(size - 1)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        size = file.read().rfind(b"\n") + 1
+        file.truncate(size)
+    return size
