@@ -15,19 +15,24 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from l2l_ray.errors import DataError, L2LError
-from l2l_ray.storage import StorePath
+from l2l_ray.storage import StorePath, fetch
 
 MARKER = "version.json"  # of a folder in an object store: the object that is sent last
 _LOCK_POLL_S = 0.1
+_NETWORK = {
+    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "glusterfs", "lustre", "beegfs", "gpfs", "afs", "pvfs2", "9p"),
+    *("ocfs2", "gfs2", "virtiofs"),
+}  # kinds of filesystems that several machines may see; every `fuse.` is taken for one, too
 
 
 def temporary_path(path: Path) -> Path:
@@ -283,6 +288,47 @@ def lock_file(file: IO[bytes], wait: bool = True) -> None:
     except ImportError:
         return
     fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def on_network(path: Path, mounts: Path = Path("/proc/mounts")) -> bool:
+    """Whether a folder lies on a filesystem that a network brings, where locks may not hold.
+
+    Args:
+        path: The folder; it need not be there.
+        mounts: What is mounted where, as Linux says; without it, nothing is taken for one.
+    """
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:
+        return False
+    place = path.absolute().resolve()
+    found = [(Path(target), kind) for line in lines for _, target, kind, *_ in [line.split(" ")]]
+    over = [(len(target.parts), number, kind) for number, (target, kind) in enumerate(found) if _holds(target, place)]
+    kind = max(over)[2] if over else ""  # of the deepest mount, and of these the last
+    return kind in _NETWORK or kind.startswith("fuse.")
+
+
+def _holds(target: Path, place: Path) -> bool:
+    words = str(target).replace("\\040", " ")
+    return place.is_relative_to(words)
+
+
+def unique_name(ending: str) -> str:
+    """Return a name that no other writer uses, on whatever machine; later ones sort after earlier ones of a writer."""
+    return f"{time.time_ns():020d}-{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}{ending}"
+
+
+def read_many(files: Sequence[Path]) -> dict[Path, bytes]:
+    """Return the contents of files, in their order; objects of a store are fetched side by side.
+
+    Raises:
+        FileNotFoundError: One of them is gone.
+        OSError: One of them cannot be read.
+    """
+    stored = [file for file in files if isinstance(file, StorePath)]
+    if len(stored) < len(files):
+        return {file: file.read_bytes() for file in files}
+    return dict(zip(stored, fetch(stored), strict=True))
 
 
 def sync(path: Path) -> None:

@@ -18,15 +18,14 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
-from l2l_ray.files import lock_file, remove_tree, replacing, sync
-from l2l_ray.storage import StorePath, file_system
+from l2l_ray.files import lock_file, remove_tree, replacing, sync, unique_name
+from l2l_ray.storage import StorePath, fetch
 
 _ALL = "all"
 _TRIES = 5  # a reader that meets a `compact` looks again
@@ -37,7 +36,7 @@ _numbering = threading.Lock()
 def read_lines(path: Path) -> list[bytes]:
     """Return the whole lines of a file; none where there is no file."""
     if isinstance(path, StorePath):
-        return [line for lines in _read_objects(path).values() for line in lines]
+        return _read_objects(path)
     raw = path.read_bytes() if path.exists() else b""
     return raw[: raw.rfind(b"\n") + 1].splitlines()
 
@@ -55,8 +54,8 @@ def append_line(path: Path, record: dict[str, Any], durable: bool = False) -> No
     """
     line = (json.dumps(record) + "\n").encode()
     if isinstance(path, StorePath):
-        writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}"
-        _object(path, f"{_next_number(path):020d}-{writer}.json").write_bytes(line)
+        writer = unique_name(".json").partition("-")[2]
+        _object(path, f"{_next_number(path):020d}-{writer}").write_bytes(line)
         return
     with path.open("ab+", buffering=0) as file:  # a buffer would be written again when the file is closed
         lock_file(file)  # closing it lets the next one in
@@ -126,22 +125,21 @@ def _names(path: StorePath) -> list[str]:
     return ([first] if first else []) + [n for n in found if not n.endswith(_ALL) and _number(n) > _number(first)]
 
 
-def _read_objects(path: StorePath) -> dict[str, list[bytes]]:
-    """Return the lines by object. Objects are whole, so one without a newline at its end is damaged: a line, too."""
+def _read_objects(path: StorePath) -> list[bytes]:
+    """Return the lines. Objects are whole: one that is empty, or lacks its newline, is damaged, and is a line too."""
     for tries_left in reversed(range(_TRIES)):
         names = _names(path)
-        keys = {name: _object(path, name).key for name in names}
         if not names:
             # A file that was sent whole, by `replacing`.
-            return {"": path.read_bytes().splitlines()} if path.is_file() else {}
+            return path.read_bytes().splitlines() if path.is_file() else []
         try:
-            contents = path.explained(lambda keys=keys: file_system(path.scheme).cat(list(keys.values())))
+            contents = fetch([_object(path, name) for name in names])
         except FileNotFoundError:
             if not tries_left:
                 raise
             time.sleep(0.1)
             continue
-        return {name: contents[key].splitlines() or [b""] for name, key in keys.items()}
+        return [line for content in contents for line in content.splitlines() or [b""]]
     raise AssertionError("unreachable")
 
 

@@ -28,8 +28,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from l2l_ray.files import replacing
-from l2l_ray.storage import local_copy
 from l2l_ray.report.record import is_number
+from l2l_ray.storage import local_copy
 from l2l_ray.types import BoxFrac, Candidate
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -32,7 +31,7 @@ from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.hint import at_points, prior_of_hint
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply, make_prior, prior_key
 from l2l_ray.prior.reply import FAILURE_WORDS, PictureMllm, failure_kind
-from l2l_ray.prior.store import PriorStore
+from l2l_ray.prior.shared_store import Store, open_store
 from l2l_ray.storage import local_copy, place
 from l2l_ray.types import Example, Prior
 
@@ -186,7 +185,7 @@ def known_mllm(config: RunConfig, prior: PriorConfig, run: RunFolder, data: RunD
     if prior.dtype == "auto" and prior.device != "cpu":
         return None  # which one it is depends on an accelerator, perhaps of another machine
     identity = MllmPrior.identify(prior)
-    with PriorStore(config.cache_dir / "priors.sqlite") as store:
+    with open_store(config.cache_dir) as store:
         for name in data.prior_order:
             if not run.priors_path(name).exists():
                 asked = [e for e in data.examples(name) if _users_prior(e) is None]
@@ -211,7 +210,7 @@ def fill_all_priors(
             opened.
         ConfigError: The model answers nothing.
     """
-    with PriorStore(config.cache_dir / "priors.sqlite") as store:
+    with open_store(config.cache_dir) as store:
         for name in data.prior_order:
             if not run.priors_path(name).exists():
                 fill_priors(name, data.examples(name), run, store, mllm, config.prior.batch_size, progress)
@@ -223,7 +222,7 @@ def fill_priors(
     name: str,
     examples: Sequence[Example],
     run: RunFolder,
-    store: PriorStore,
+    store: Store,
     mllm: Mllm,
     batch_size: int,
     progress: Progress = lambda *_: None,
@@ -256,7 +255,7 @@ def fill_priors(
 def _answers(
     examples: Sequence[Example],
     num_ready: int,
-    store: PriorStore,
+    store: Store,
     mllm: Mllm,
     batch_size: int,
     is_proven: bool,

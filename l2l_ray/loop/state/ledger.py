@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 from l2l_ray.data.masks import decode, encode
 from l2l_ray.errors import FREE_SPACE, HEALS, LedgerError
 from l2l_ray.files import replacing
-from l2l_ray.loop.state.digests import sealed, unsealed
 from l2l_ray.jsonl import append_line, read_lines, rewrite_lines
+from l2l_ray.loop.state.digests import sealed, unsealed
 from l2l_ray.loop.state.lease import require_current
 from l2l_ray.storage import local_copy
 from l2l_ray.types import Candidate, PseudoLabel, Rle

@@ -23,9 +23,9 @@ from typing import Any
 from l2l_ray.config import RunConfig, read_config, save_config
 from l2l_ray.errors import FREE_SPACE, CheckpointError, ConfigError, DataError
 from l2l_ray.files import remove_tree, replacing
+from l2l_ray.jsonl import append_line, compact, read_lines, remove_lines
 from l2l_ray.loop.state import lease
 from l2l_ray.loop.state.digests import promise
-from l2l_ray.jsonl import append_line, compact, read_lines, remove_lines
 from l2l_ray.loop.state.position import Position
 from l2l_ray.storage import StorePath
 from l2l_ray.types import Skip
