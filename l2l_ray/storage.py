@@ -87,15 +87,15 @@ class StorePath(PosixPath):
 
     def exists(self, **_: Any) -> bool:
         """Whether there is such an object, or one whose name begins with this one as a folder's."""
-        return bool(self.call("exists"))
+        return self._kind() is not None
 
     def is_file(self, **_: Any) -> bool:
         """Whether there is such an object."""
-        return bool(self.call("isfile"))
+        return self._kind() == "file"
 
     def is_dir(self, **_: Any) -> bool:
         """Whether there are objects below it."""
-        return bool(self.call("isdir"))
+        return self._kind() == "directory"
 
     def stat(self, **_: Any) -> os.stat_result:
         """Return size and time of change; the inode number tells one content of the object from another."""
@@ -200,7 +200,10 @@ class StorePath(PosixPath):
         """Return why nothing can be kept below it, as far as that can be told without writing; None = no reason."""
         bucket = StorePath("/".join(self.parts[:2]))
         try:
-            return None if bucket.exists() else f"there is no {bucket}"
+            bucket.call("ls", detail=False)
+            return None
+        except FileNotFoundError:
+            return f"there is no {bucket}"
         except (OSError, L2LError) as error:
             return one_line(error)
 
@@ -221,6 +224,13 @@ class StorePath(PosixPath):
             raise
         except Exception as error:  # of the store's own library
             raise OSError(errno.EIO, f"{type(error).__name__}: {error}", str(self)) from error
+
+    def _kind(self) -> str | None:
+        # fsspec's own `exists` and `isfile` say no where a store does not answer, and a run would begin anew.
+        try:
+            return str(self.call("info")["type"])
+        except FileNotFoundError:
+            return None
 
     def _matching(self, part: str) -> Iterable[StorePath]:
         if not _is_magic(part):
@@ -251,7 +261,7 @@ def file_system(scheme: str) -> Any:
     try:
         import fsspec
 
-        return fsspec.filesystem(scheme, use_listings_cache=False)  # others write there, too
+        return fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)  # others write there, too
     except ImportError as error:
         raise ConfigError(f"{scheme}:// cannot be used: {error}; {_EXTRA} brings what S3 needs") from error
     except ValueError as error:
