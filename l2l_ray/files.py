@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO
 
 from l2l_ray.errors import DataError, L2LError
-from l2l_ray.storage import StorePath, fetch
+from l2l_ray.storage import StorePath, fetch, remove_objects
 
 MARKER = "version.json"  # of a folder in an object store: the object that is sent last
 _LOCK_POLL_S = 0.1
@@ -230,8 +230,7 @@ def remove_tree(folder: Path) -> None:
     """
     if isinstance(folder, StorePath):
         (folder / MARKER).unlink(missing_ok=True)
-        with suppress(FileNotFoundError):
-            folder.call("rm", recursive=True)
+        remove_objects(list(folder.rglob("*")))
     elif folder.exists():
         shutil.rmtree(folder)
 

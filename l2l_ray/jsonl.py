@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from l2l_ray.files import lock_file, remove_tree, replacing, sync, unique_name
-from l2l_ray.storage import StorePath, fetch
+from l2l_ray.storage import StorePath, fetch, remove_objects
 
 _ALL = "all"
 _TRIES = 5  # a reader that meets a `compact` looks again
@@ -85,9 +85,7 @@ def rewrite_lines(path: Path, lines: Iterable[bytes]) -> None:
         return
     found = _names(path)
     _object(path, f"{max(map(_number, found), default=0):020d}-{_ALL}").write_bytes(content)
-    for name in found:
-        if not name.endswith(f"-{_ALL}"):
-            _object(path, name).unlink(missing_ok=True)
+    remove_objects([_object(path, name) for name in found if not name.endswith(f"-{_ALL}")])
 
 
 def compact(path: Path) -> None:

@@ -283,6 +283,22 @@ def fetch(paths: Sequence[StorePath]) -> list[bytes]:
     return contents
 
 
+def remove_objects(paths: Sequence[StorePath]) -> None:
+    """Remove objects of one store, many at a time where it can; those that are gone already are none.
+
+    Raises:
+        OSError: One cannot be removed.
+    """
+    if not paths:
+        return
+    system, keys = file_system(paths[0].scheme), [path.key for path in paths]
+    try:
+        paths[0].explained(lambda: system.rm(keys))
+    except OSError:  # not every store can, and one may be gone
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+
 def local_cache() -> Path:
     """Return this machine's folder for what can be had again: `$L2L_HOME/cache`, else `~/l2l_runs/cache`."""
     home = os.environ.get("L2L_HOME") or ""

@@ -1,7 +1,7 @@
 """Real S3-compatible servers on loopback, from the test extra, each for the length of a test session or test.
 
-localbucket keeps each object as a file, which tests can damage, and honours `If-None-Match`; nanio checks signatures and
-does not know it, as some stores in the field do not.
+localbucket keeps each object as a file, which tests can damage, and honours `If-None-Match`; nanio checks signatures
+and does not know it, as some stores in the field do not.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _free_port() -> int:
 
 @contextmanager
 def serving(folder: Path, server: str) -> Iterator[ObjectStore]:
-    """Start a server on a free port of loopback and point every S3 client of this process, and of its children, at it."""
+    """Start a server on a free port of loopback; every S3 client of this process and its children is pointed at it."""
     if find_spec("s3fs") is None or find_spec(server) is None:
         pytest.skip(f"s3fs or {server} is not installed: pip install -e '.[storage,dev]'")
     port, bucket = _free_port(), folder / "bucket"

@@ -109,7 +109,9 @@ class RayHost:
             folder = publish(self._run, position, write, metrics)
             logger.info("published %s", name)
             answer(self._coordinator.find_versions.remote())
-            checkpoint = Checkpoint(*in_store(folder))
+            # Ray compares file systems, and two of one store are not equal to it: so its own.
+            storage = train_api.get_context().get_storage()
+            checkpoint = Checkpoint(in_store(folder)[0], storage.storage_filesystem)
         ray.train.report(
             metrics,
             checkpoint=checkpoint,
