@@ -21,6 +21,7 @@ import shutil
 import stat
 import threading
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -249,6 +250,17 @@ def place(words: str | Path) -> Path:
     if isinstance(words, Path):
         return words
     return StorePath(words) if "://" in words else Path(words)
+
+
+def here(words: str) -> Path:
+    """Return a path of this machine; for `argparse`, where a command reads or writes nothing else.
+
+    Raises:
+        ArgumentTypeError: It names an object store.
+    """
+    if "://" in words:
+        raise ArgumentTypeError(f"{words!r} lies in an object store; expected a file or folder of this machine")
+    return Path(words)
 
 
 @cache

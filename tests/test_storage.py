@@ -84,6 +84,7 @@ def test_why_nothing_can_be_kept_there_is_said(store: ObjectStore, monkeypatch: 
     assert store.place("runs").why_unusable() is None
     assert StorePath("s3://no-such-bucket/runs").why_unusable() == "there is no s3://no-such-bucket"
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     file_system.cache_clear()
     with pytest.raises(OSError, match="127.0.0.1:9"):  # not "no", or a run would begin anew
         store.place("runs").exists()

@@ -65,7 +65,8 @@ class RunFolder:
             if problem := _why_not_writable(folder.path):
                 raise ConfigError(f"cannot start a run in {folder.path}: {problem}; choose another --run_root")
             return folder
-        if changed := _changed_fields(read_config(saved), config):
+        before = read_config(saved)
+        if changed := _changed_fields(before, config) and _changed_fields(before.rooted(), config.rooted()):
             raise ConfigError(
                 f"{folder.path} was started with other settings ({'; '.join(changed)}); "
                 "use the same settings or another --name, or delete the folder if you do not need it"
