@@ -9,11 +9,15 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from l2l_ray.config import RunConfig, save_config
+from l2l_ray.data.pixels import BadPicture, read_rgb
+from l2l_ray.data.refer import ReferDataset
 from l2l_ray.errors import ConfigError
 from l2l_ray.loop.local import run_local
 from l2l_ray.loop.progress import Console
@@ -21,8 +25,9 @@ from l2l_ray.loop.state import lease
 from l2l_ray.loop.state.ledger import Ledger
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.shared_store import SharedPriorStore, open_store
+from l2l_ray.refshapes.synthetic import write_refshapes
 from tests.object_store import ObjectStore
-from tests.ray_runs import wait_for
+from tests.ray_runs import assert_same_result, ray_config, wait_for
 from tests.whole_run import assert_same, changed, outcome
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -44,6 +49,20 @@ def committed_and_gone(self, entry):
         os.kill(os.getpid(), signal.SIGKILL)
 Ledger.commit = committed_and_gone
 run_local(read_config(Path(sys.argv[1])))
+"""
+
+
+ON_RAY = """
+import os, sys
+from pathlib import Path
+from l2l_ray.config import read_config
+config = read_config(Path(sys.argv[1]))
+from l2l_ray.actors.environment import set_environment
+set_environment(config)
+import ray
+ray.init(runtime_env={"env_vars": {name: value for name, value in os.environ.items() if name.startswith("AWS_")}})
+from l2l_ray.actors.driver import run
+run(config)
 """
 
 
@@ -89,6 +108,34 @@ def test_a_run_that_is_killed_and_harmed_ends_as_one_on_a_disk(
         assert isinstance(priors, SharedPriorStore) and len(priors) > 0
     assert run_local(changed(killed, resume=True)).finished, "a finished one is left alone"
     assert not list(Path.cwd().glob("s3:*")), "nothing is written beside"
+
+
+@pytest.mark.slow
+def test_on_ray_it_comes_to_the_same(ray_local: str, store: ObjectStore, whole_run: RunFolder, tmp_path: Path) -> None:
+    config = changed(ray_config(tmp_path, "on-ray", num_workers=2), run_root=str(store.place("ray")))
+    save_config(config, tmp_path / "run.yaml")
+    environment = {**os.environ, "RAY_ADDRESS": ray_local, "PYTHONPATH": str(ROOT)}
+    # Actors get the environment of the cluster, which was started before the store: so the store's, by the driver.
+    words = [sys.executable, "-c", ON_RAY, str(tmp_path / "run.yaml")]
+    job = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert job.returncode == 0, job.stdout + job.stderr
+    assert_same_result(whole_run, RunFolder(config.run_dir, config))
+
+
+def test_a_data_set_in_a_store_is_read_as_one_on_a_disk(store: ObjectStore, tmp_path: Path) -> None:
+    found = []
+    for root in (tmp_path / "data", store.place("data")):
+        write_refshapes(root, num_train_refs=8, num_eval_refs=2)
+        dataset = ReferDataset.open(root, "refshapes", "l2l", cache_dir=tmp_path / "columns")
+        examples, skips = dataset.labeled_examples("train")
+        assert examples and not skips and examples[0].image_path.startswith(str(root))
+        pixels = [np.asarray(read_rgb(example.image_path)) for example in examples]
+        found.append(([replace(example, image_path="") for example in examples], pixels))
+    (on_disk, disk_pixels), (in_store, store_pixels) = found
+    assert on_disk == in_store
+    assert all(np.array_equal(*pair) for pair in zip(disk_pixels, store_pixels, strict=True))
+    with pytest.raises(BadPicture, match="image file not found"):
+        read_rgb(f"{store.place('data')}/no.jpg")
 
 
 def test_a_second_driver_is_refused_by_name(store: ObjectStore, whole_run: RunFolder) -> None:
