@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+pytestmark = pytest.mark.slow
+
 RAY = "from ray.scripts.scripts import main; main()"
 WAIT_S = 240.0
 
@@ -105,7 +107,6 @@ def test_a_relative_run_root_is_refused_by_name_and_not_lost_in_a_copy(bare: Bar
     assert "selfevolve: run_root is relative, got 'runs', and a submitted job does not run in the folder" in job.stdout
 
 
-@pytest.mark.slow
 def test_a_whole_run_is_sent_along(bare: Bare, tmp_path: Path) -> None:
     job = bare.submit("jobs/selfevolve.py", "--preset", "smoke", "--name", "sent", "--run_root", str(tmp_path))
     assert job.returncode == 0, job.stdout
