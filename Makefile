@@ -19,7 +19,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml $(LOCK)
 	test -x $(PYTHON) || $(BASE_PYTHON) -m venv .venv
 	$(PYTHON) -m pip install -q -c $(LOCK) torch
-	$(PYTHON) -m pip install -q -c $(LOCK) -e '.[ray,dev]'
+	$(PYTHON) -m pip install -q -c $(LOCK) -e '.[ray,storage,dev]'
 	@touch $@
 
 # The cluster goes down whatever happens to the job; `make` ends with the job's exit code.

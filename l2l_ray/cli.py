@@ -29,6 +29,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from l2l_ray.storage import here, place
+
 STOPPED, PIPE_CLOSED = 130, 141  # 128 and the number of the signal, as shells count
 
 
@@ -119,10 +121,10 @@ def label(words: Sequence[str]) -> int:
     Further options are those of `l2l run`.
     """
     parser = argparse.ArgumentParser(prog="l2l label", description=label.__doc__, allow_abbrev=False)
-    parser.add_argument("source", type=Path, help="folder of photos with texts beside them, CSV, JSONL, Parquet, JSON")
-    parser.add_argument("--images", type=Path, help="folder of a table's photos; that of the table if not given")
+    parser.add_argument("source", type=here, help="folder of photos with texts beside them, CSV, JSONL, Parquet, JSON")
+    parser.add_argument("--images", type=here, help="folder of a table's photos; that of the table if not given")
     parser.add_argument("--name", help="of the data set and the run; the source's name if not given")
-    parser.add_argument("--out", type=Path, help="folder of the masks; `masks` in the run's folder if not given")
+    parser.add_argument("--out", type=here, help="folder of the masks; `masks` in the run's folder if not given")
     parser.add_argument("--run_root", help="folder of all runs; $L2L_HOME, else ~/l2l_runs, if not given")
     parser.add_argument("--dry-run", action="store_true", help="say what would happen and how long it would take")
     given, rest = parser.parse_known_args(words)
@@ -151,7 +153,7 @@ def config(words: Sequence[str]) -> None:
 def report(words: Sequence[str]) -> None:
     """Write the report of a run folder again."""
     parser = argparse.ArgumentParser(prog="l2l report", description=report.__doc__)
-    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("run_dir", type=place)
     run_dir = parser.parse_args(words).run_dir
     from l2l_ray.errors import DataError
     from l2l_ray.report.page import write_report
@@ -167,17 +169,17 @@ def predict(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="l2l predict", description=predict.__doc__)
     parser.add_argument(
         "source",
-        type=Path,
+        type=here,
         metavar="PHOTO|FOLDER|TABLE",
         help="a photo; a folder of photos, each with a text file of the same name beside it; or a CSV, JSONL or "
         "Parquet file with the columns image and expression",
     )
     parser.add_argument("text", nargs="?", help="what to look for; for a folder: the same in every photo")
-    parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="a finished run")
+    parser.add_argument("--run", type=place, required=True, metavar="RUN", help="a finished run")
     parser.add_argument(
-        "--out", type=Path, default=Path("predictions"), metavar="FOLDER", help="where results and their index go"
+        "--out", type=here, default=Path("predictions"), metavar="FOLDER", help="where results and their index go"
     )
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="of a table's photos, if not the table's own")
+    parser.add_argument("--images", type=here, metavar="FOLDER", help="of a table's photos, if not the table's own")
     parser.add_argument("--again", action="store_true", help="also ask what FOLDER holds the answer of")
     given = parser.parse_args(words)
     from l2l_ray.config import read_config
@@ -243,10 +245,10 @@ def save(words: Sequence[str]) -> None:
 def evaluate(words: Sequence[str]) -> None:
     """Evaluate the version that a finished run chose, under a protocol of your choice; see docs/metrics.md."""
     parser = argparse.ArgumentParser(prog="l2l evaluate", description=evaluate.__doc__)
-    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("run_dir", type=place)
     parser.add_argument("--split", default="val", help="an evaluation split of the run")
     parser.add_argument("--protocol", default="native", help="native, or lavt480 for comparisons with LAVT's tables")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write one row per sentence, as Parquet")
+    parser.add_argument("--out", type=here, metavar="FILE", help="also write one row per sentence, as Parquet")
     given = parser.parse_args(words)
     from l2l_ray.device import no_loading_bars
     from l2l_ray.loop.evaluation.reevaluate import reevaluate
@@ -262,9 +264,9 @@ def evaluate(words: Sequence[str]) -> None:
 def export(words: Sequence[str]) -> None:
     """Write a run's pseudo-labels, or its masks of a split, for other programs; see docs/export.md."""
     parser = argparse.ArgumentParser(prog="l2l export", description=export.__doc__)
-    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("run_dir", type=place)
     parser.add_argument("--format", required=True, help="coco, jsonl, parquet, hf, png, labelstudio or yolo")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the folder to make")
+    parser.add_argument("--out", type=here, required=True, metavar="FOLDER", help="the folder to make")
     parser.add_argument("--split", help="predict on this split (val, testA, unlabeled, ...) instead of pseudo-labels")
     parser.add_argument("--round", type=int, metavar="N", help="pseudo-labels of this round; default: the last whole")
     parser.add_argument("--method", help="pseudo-labels of this selector; default: the run's main one")
@@ -283,13 +285,13 @@ def export(words: Sequence[str]) -> None:
     from l2l_ray.device import no_loading_bars
     from l2l_ray.loop.evaluation.export import export_predictions, export_pseudo_labels
 
-    place = (given.run_dir, given.format, given.out)
+    wanted = (given.run_dir, given.format, given.out)
     if given.split:
         with no_loading_bars():
-            done = export_predictions(*place, given.split, given.min_confidence, given.force)
+            done = export_predictions(*wanted, given.split, given.min_confidence, given.force)
     else:
         choice = (given.round, given.method, given.min_confidence, given.all, given.force)
-        done = export_pseudo_labels(*place, *choice)
+        done = export_pseudo_labels(*wanted, *choice)
     print(done.line)
 
 

@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "l2l_ray"
 FOUNDATION = (
-    *("checkpoints", "confidence", "config", "device", "errors", "files", "intervals", "metrics", "plain_text"),
-    *("randomness", "types", "wording"),
+    *("checkpoints", "confidence", "config", "device", "errors", "files", "intervals", "jsonl", "metrics"),
+    *("plain_text", "randomness", "storage", "types", "wording"),
 )
 # What each part may import besides the foundation and itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {

@@ -42,6 +42,7 @@ from l2l_ray.serving.answers import Answerer, Prepared
 from l2l_ray.serving.api import make_app
 from l2l_ray.serving.settings import ServeConfig
 from l2l_ray.serving.uploads import Refusal, Upload
+from l2l_ray.storage import place
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ class PredictorReplica:
             L2LError: There is no old one, and this one cannot be loaded.
         """
         try:
-            self._answerer = await asyncio.to_thread(self._loaded, Path(user_config["checkpoint"]))
+            self._answerer = await asyncio.to_thread(self._loaded, place(user_config["checkpoint"]))
             self._asked, self._problem = user_config["checkpoint"], ""
         except (L2LError, OSError) as error:
             if self._answerer is None:
@@ -196,7 +197,7 @@ class PriorReplica:
         Raises:
             L2LError: It cannot be loaded.
         """
-        config = run_and_version(Path(user_config["checkpoint"]))[0].config.prior
+        config = run_and_version(place(user_config["checkpoint"]))[0].config.prior
         if config.device == "auto":
             config = config.model_copy(update={"device": self._device})
         if self._config is None:

@@ -20,7 +20,9 @@ class DataConfig(Section):
     """Which data set, which split of it, and how much of it is labeled."""
 
     root: str = Field(
-        EMBEDDED, description="Folder in the layout of REFER; 'embedded' draws RefShapes, our own small benchmark"
+        EMBEDDED,
+        description="Folder in the layout of REFER, or a place in an object store (s3://bucket/refer); 'embedded' "
+        "draws RefShapes, our own small benchmark",
     )
     dataset: str = Field(
         "refshapes",

@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -33,7 +32,8 @@ from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.hint import at_points, prior_of_hint
 from l2l_ray.prior.loading import identify_prior, load_prior
 from l2l_ray.prior.reply import MllmIdentity, PictureMllm, Reply, failure_kind, make_prior, no_box_reasons, prior_key
-from l2l_ray.prior.store import PriorStore
+from l2l_ray.prior.shared_store import Store, open_store
+from l2l_ray.storage import local_copy, place
 from l2l_ray.types import Example, Prior
 
 logger = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ def known_mllm(config: RunConfig, prior: PriorConfig, run: RunFolder, data: RunD
     if prior.dtype == "auto" and prior.device != "cpu":
         return None  # which one it is depends on an accelerator, perhaps of another machine
     identity = identify_prior(prior)
-    with PriorStore(config.cache_dir / "priors.sqlite") as store:
+    with open_store(config.cache_dir) as store:
         for name in data.prior_order:
             if not run.priors_path(name).exists():
                 asked = [e for e in data.examples(name) if _users_prior(e) is None]
@@ -212,7 +212,7 @@ def fill_all_priors(
         ConfigError: The model answers nothing, or nothing that is of use (see `prior_check`).
     """
     lacked = lacks_priors(run, data)
-    with PriorStore(config.cache_dir / "priors.sqlite") as store:
+    with open_store(config.cache_dir) as store:
         for name in data.prior_order:
             if not run.priors_path(name).exists():
                 fill_priors(name, data.examples(name), run, store, mllm, config.prior.batch_size, progress)
@@ -236,7 +236,7 @@ def fill_priors(
     name: str,
     examples: Sequence[Example],
     run: RunFolder,
-    store: PriorStore,
+    store: Store,
     mllm: Mllm,
     batch_size: int,
     progress: Progress = lambda *_: None,
@@ -269,7 +269,7 @@ def fill_priors(
 def _answers(
     examples: Sequence[Example],
     num_ready: int,
-    store: PriorStore,
+    store: Store,
     mllm: Mllm,
     batch_size: int,
     is_proven: bool,
@@ -352,7 +352,7 @@ def _check_set_up(failures: Sequence[str], num_questions: int) -> None:
 @cache
 def _image_sha256(path: str) -> str:
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return hashlib.sha256(local_copy(place(path)).read_bytes()).hexdigest()
     except OSError:  # it will fail when it is asked, alone
         return f"unreadable {path}"
 

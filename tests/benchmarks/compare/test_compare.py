@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.compare.records import load_record
-from l2l_ray.loop.state.jsonl import read_lines
+from l2l_ray.jsonl import read_lines
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT_S = 800
