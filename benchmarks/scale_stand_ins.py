@@ -171,6 +171,7 @@ def _measure(config: RunConfig, shards: int, ranks: int) -> dict[str, Any]:
         pool = StandIns(config, coordinator, namespace_of(config))
         pool.pids()
         waiting = [ray.remote(num_cpus=0)(Rank).remote() for _ in range(ranks)]
+        ray.get([rank.__ray_ready__.remote() for rank in waiting])
 
         def train() -> str:
             refs = [rank.wait.remote(coordinator) for rank in waiting]
