@@ -5,7 +5,9 @@ The folder is made anew from metrics.jsonl each time, so it never holds a round 
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from pathlib import Path
 
 from l2l_ray.files import replacing_folder
@@ -29,6 +31,9 @@ def write_tensorboard(run_dir: Path) -> Path | None:
         logger.warning("no TensorBoard files in %s: %s; install the tensorboard package to have them", run_dir, error)
         return None
     folder = record.run_dir / "tensorboard"
+    with writing(record.run_dir):
+        if folder.is_file():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     with writing(record.run_dir), replacing_folder(folder) as temporary:
         for method in dict.fromkeys(str(point["method"]) for point in record.points):
             with SummaryWriter(str(temporary / method)) as writer:
