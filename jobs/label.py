@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray.config import load_config
+from l2l_ray.config.places import settled
 from l2l_ray.errors import ConfigError, L2LError, one_line
+from l2l_ray.storage import here, place
 
 ROWS_PER_LINE = 100  # how often progress is said
 
@@ -49,11 +51,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     source = "folder of photos with texts beside them, or a CSV, JSONL or Parquet file of image and expression"
-    add("source", type=Path, metavar="FOLDER|TABLE", help=source)
+    add("source", type=here, metavar="FOLDER|TABLE", help=source)
     add("text", nargs="?", help="what to look for; for a folder: the same in every photo")
-    add("--run", type=Path, required=True, metavar="RUN", help="a finished run, or the folder of a version in it")
-    add("--out", type=Path, default=Path("predictions"), metavar="FOLDER", help="where results and their index go")
-    add("--images", type=Path, metavar="FOLDER", help="of a table's photos, if not the table's own")
+    add("--run", type=place, required=True, metavar="RUN", help="a finished run, or the folder of a version in it")
+    add("--out", type=here, default=Path("predictions"), metavar="FOLDER", help="where results and their index go")
+    add("--images", type=here, metavar="FOLDER", help="of a table's photos, if not the table's own")
     add("--again", action="store_true", help="also ask what FOLDER holds the answer of")
     add("--dry-run", action="store_true", help="say what would be done, and start nothing")
     return parser
@@ -67,6 +69,9 @@ def _label(given: argparse.Namespace, rest: list[str]) -> int:
     from l2l_ray.predictor import run_and_version
     from l2l_ray.types import PhotoText
 
+    given.run, given.source, given.out = (
+        place(settled(name, str(getattr(given, name)))) for name in ("run", "source", "out")
+    )
     run, method, version = run_and_version(given.run)
     config = load_config(["--config", str(run.path / "config.yaml"), *rest])
     images = given.images and given.images.absolute()

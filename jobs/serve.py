@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
+from l2l_ray.config.places import settled
 from l2l_ray.errors import L2LError, one_line
 from l2l_ray.serving.access import TOKEN_VARIABLE, own_or_new_token, sha256_of
 from l2l_ray.serving.settings import LOOPBACK, add_options, read_settings
+from l2l_ray.storage import place
 
 
 def main(words: list[str]) -> int:
@@ -30,13 +31,13 @@ def main(words: list[str]) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     what = "a finished run, or the folder of a version in it, such as RUN/train/l2l-v0002"
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FOLDER", help=what)
+    parser.add_argument("--checkpoint", type=place, required=True, metavar="FOLDER", help=what)
     parser.add_argument("--address", help="Ray's address; else RAY_ADDRESS, else a private cluster")
     parser.add_argument("--swap", action="store_true", help="change the checkpoint of the server that runs there")
     add_options(parser)
     given = parser.parse_args(words)
     try:
-        settings = read_settings(given)
+        settings, checkpoint = read_settings(given), place(settled("--checkpoint", str(given.checkpoint)))
         address = given.address or os.environ.get("RAY_ADDRESS") or None
         token, is_new = own_or_new_token()
         from l2l_ray.actors.environment import set_defaults
@@ -45,9 +46,9 @@ def main(words: list[str]) -> int:
         from l2l_ray.actors import serve
 
         if given.swap:
-            serve.swap(given.checkpoint, address, _say)
+            serve.swap(checkpoint, address, _say)
         else:
-            serve.run(given.checkpoint, settings, sha256_of(token), address, _say, _told(settings.host, token, is_new))
+            serve.run(checkpoint, settings, sha256_of(token), address, _say, _told(settings.host, token, is_new))
     except ModuleNotFoundError as error:
         if error.name not in ("ray", "fastapi", "starlette"):
             raise

@@ -4,8 +4,10 @@
     l2l run [--preset photos-small] [--section.field value ...]      the whole method, in this process
     l2l config [same options]                                        every setting that these words mean, as YAML
     l2l report RUN                                                   write report.html again
+    l2l save RUN FOLDER [--onnx] [--push OWNER/NAME]                 the trained model as a folder of its own
     l2l predict PHOTO "the left cup" --run RUN [--out FOLDER]        the mask of one photo and text
     l2l predict FOLDER|TABLE.csv --run RUN [--out FOLDER]            of many, the models loaded once
+    l2l prior check [--num 100] [same options as l2l run]            is the language model right about labeled images?
     l2l evaluate RUN [--split testA] [--protocol lavt480]            its figures again, also as others count
     l2l data import|check|stats|split|leaks ...                      own and published data: see docs/data.md
     l2l export RUN --format coco --out FOLDER [--split val]          pseudo-labels or predictions as files
@@ -26,6 +28,8 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+
+from l2l_ray.storage import here, place
 
 STOPPED, PIPE_CLOSED = 130, 141  # 128 and the number of the signal, as shells count
 
@@ -117,10 +121,10 @@ def label(words: Sequence[str]) -> int:
     Further options are those of `l2l run`.
     """
     parser = argparse.ArgumentParser(prog="l2l label", description=label.__doc__, allow_abbrev=False)
-    parser.add_argument("source", type=Path, help="folder of photos with texts beside them, CSV, JSONL, Parquet, JSON")
-    parser.add_argument("--images", type=Path, help="folder of a table's photos; that of the table if not given")
+    parser.add_argument("source", type=here, help="folder of photos with texts beside them, CSV, JSONL, Parquet, JSON")
+    parser.add_argument("--images", type=here, help="folder of a table's photos; that of the table if not given")
     parser.add_argument("--name", help="of the data set and the run; the source's name if not given")
-    parser.add_argument("--out", type=Path, help="folder of the masks; `masks` in the run's folder if not given")
+    parser.add_argument("--out", type=here, help="folder of the masks; `masks` in the run's folder if not given")
     parser.add_argument("--run_root", help="folder of all runs; $L2L_HOME, else ~/l2l_runs, if not given")
     parser.add_argument("--dry-run", action="store_true", help="say what would happen and how long it would take")
     given, rest = parser.parse_known_args(words)
@@ -149,7 +153,7 @@ def config(words: Sequence[str]) -> None:
 def report(words: Sequence[str]) -> None:
     """Write the report of a run folder again."""
     parser = argparse.ArgumentParser(prog="l2l report", description=report.__doc__)
-    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("run_dir", type=place)
     run_dir = parser.parse_args(words).run_dir
     from l2l_ray.errors import DataError
     from l2l_ray.report.page import write_report
@@ -165,17 +169,17 @@ def predict(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="l2l predict", description=predict.__doc__)
     parser.add_argument(
         "source",
-        type=Path,
+        type=here,
         metavar="PHOTO|FOLDER|TABLE",
         help="a photo; a folder of photos, each with a text file of the same name beside it; or a CSV, JSONL or "
         "Parquet file with the columns image and expression",
     )
     parser.add_argument("text", nargs="?", help="what to look for; for a folder: the same in every photo")
-    parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="a finished run")
+    parser.add_argument("--run", type=place, required=True, metavar="RUN", help="a finished run")
     parser.add_argument(
-        "--out", type=Path, default=Path("predictions"), metavar="FOLDER", help="where results and their index go"
+        "--out", type=here, default=Path("predictions"), metavar="FOLDER", help="where results and their index go"
     )
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="of a table's photos, if not the table's own")
+    parser.add_argument("--images", type=here, metavar="FOLDER", help="of a table's photos, if not the table's own")
     parser.add_argument("--again", action="store_true", help="also ask what FOLDER holds the answer of")
     given = parser.parse_args(words)
     from l2l_ray.config import read_config
@@ -212,13 +216,39 @@ def predict(words: Sequence[str]) -> int:
     return 1 if num_failed else 0
 
 
+def save(words: Sequence[str]) -> None:
+    """Write a run's best model as a folder of its own, to keep, to give away or to put on the model hub."""
+    parser = argparse.ArgumentParser(prog="l2l save", description=save.__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run, or a version in it: RUN/train/l2l-v0002")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the model goes")
+    parser.add_argument("--graph", action="store_true", help="also as a graph of torch.export, which needs torch alone")
+    parser.add_argument("--onnx", action="store_true", help="also as ONNX")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="also put it on the model hub, under this id")
+    parser.add_argument("--private", action="store_true", help="with --push: not for everybody")
+    given = parser.parse_args(words)
+    if given.private and not given.push:
+        parser.error("--private has no effect without --push")
+    from l2l_ray.predictor import Predictor
+
+    model = Predictor.from_run(given.run, device="cpu")
+    model.save_pretrained(given.folder)
+    print(f"model      {given.folder}: Predictor.from_pretrained({str(given.folder)!r})")
+    for is_wanted, as_onnx in ((given.graph, False), (given.onnx, True)):
+        if is_wanted:
+            print(f"graph      {model.save_graph(given.folder, as_onnx)}")
+    if given.push:
+        from l2l_ray.saved_model import push
+
+        print(f"pushed     {push(given.folder, given.push, given.private or None)}")
+
+
 def evaluate(words: Sequence[str]) -> None:
     """Evaluate the version that a finished run chose, under a protocol of your choice; see docs/metrics.md."""
     parser = argparse.ArgumentParser(prog="l2l evaluate", description=evaluate.__doc__)
-    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("run_dir", type=place)
     parser.add_argument("--split", default="val", help="an evaluation split of the run")
     parser.add_argument("--protocol", default="native", help="native, or lavt480 for comparisons with LAVT's tables")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write one row per sentence, as Parquet")
+    parser.add_argument("--out", type=here, metavar="FILE", help="also write one row per sentence, as Parquet")
     given = parser.parse_args(words)
     from l2l_ray.device import no_loading_bars
     from l2l_ray.loop.evaluation.reevaluate import reevaluate
@@ -234,9 +264,9 @@ def evaluate(words: Sequence[str]) -> None:
 def export(words: Sequence[str]) -> None:
     """Write a run's pseudo-labels, or its masks of a split, for other programs; see docs/export.md."""
     parser = argparse.ArgumentParser(prog="l2l export", description=export.__doc__)
-    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("run_dir", type=place)
     parser.add_argument("--format", required=True, help="coco, jsonl, parquet, hf, png, labelstudio or yolo")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the folder to make")
+    parser.add_argument("--out", type=here, required=True, metavar="FOLDER", help="the folder to make")
     parser.add_argument("--split", help="predict on this split (val, testA, unlabeled, ...) instead of pseudo-labels")
     parser.add_argument("--round", type=int, metavar="N", help="pseudo-labels of this round; default: the last whole")
     parser.add_argument("--method", help="pseudo-labels of this selector; default: the run's main one")
@@ -255,13 +285,13 @@ def export(words: Sequence[str]) -> None:
     from l2l_ray.device import no_loading_bars
     from l2l_ray.loop.evaluation.export import export_predictions, export_pseudo_labels
 
-    place = (given.run_dir, given.format, given.out)
+    wanted = (given.run_dir, given.format, given.out)
     if given.split:
         with no_loading_bars():
-            done = export_predictions(*place, given.split, given.min_confidence, given.force)
+            done = export_predictions(*wanted, given.split, given.min_confidence, given.force)
     else:
         choice = (given.round, given.method, given.min_confidence, given.all, given.force)
-        done = export_pseudo_labels(*place, *choice)
+        done = export_pseudo_labels(*wanted, *choice)
     print(done.line)
 
 
@@ -275,12 +305,39 @@ def data(words: Sequence[str]) -> int:
     return data_command(words, print)
 
 
+def prior(words: Sequence[str]) -> int:
+    """Ask the configured language model about labeled images: how often is its box right, and read in which unit?
+
+    Further options are those of `l2l run`; see docs/priors.md.
+    """
+    if words and words[0] not in ("check", "-h", "--help"):
+        return _unknown("l2l prior", words[0], ["check"])
+    parser = argparse.ArgumentParser(prog="l2l prior check", description=prior.__doc__, allow_abbrev=False)
+    parser.add_argument("--num", type=int, default=100, help="labeled images to ask about, at most; one text each")
+    if words[:1] != ["check"]:
+        parser.print_help(sys.stdout if words else sys.stderr)
+        return 0 if words else 2
+    given, rest = parser.parse_known_args(words[1:])
+    if given.num < 1:
+        parser.error(f"--num is {given.num}; expected at least 1")
+    from l2l_ray.config import load_config
+
+    config = load_config(rest)
+    from l2l_ray.device import no_loading_bars
+    from l2l_ray.loop.inference.prior_command import ask_and_check
+
+    with no_loading_bars():
+        return 0 if ask_and_check(config, given.num, print) else 1
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "label": label,
     "run": run,
     "config": config,
     "report": report,
+    "save": save,
     "predict": predict,
+    "prior": prior,
     "evaluate": evaluate,
     "data": data,
     "export": export,

@@ -4,6 +4,10 @@ A reader therefore never sees half of one, whatever happens to the writer. The t
 writer's id and ends in `.tmp`, so that two writers do not meet and what a killed one left can be found and removed
 (`RunFolder.mark_finished` does). Permissions are those of any new file. Where the place is a symbolic link, the link is
 replaced, not what it points to.
+
+In an object store (`storage`) the temporary name lies on this machine, and what was written is sent when the block
+ends. One object is replaced at once. A folder is not: its objects are sent one by one, the one called `MARKER` last, so
+a folder that has it is whole (`is_whole`); what a killed writer left has none.
 """
 
 from __future__ import annotations
@@ -11,16 +15,24 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from l2l_ray.errors import DataError, L2LError
+from l2l_ray.storage import StorePath, fetch, remove_objects
 
+MARKER = "version.json"  # of a folder in an object store: the object that is sent last
 _LOCK_POLL_S = 0.1
+_NETWORK = {
+    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "glusterfs", "lustre", "beegfs", "gpfs", "afs", "pvfs2", "9p"),
+    *("ocfs2", "gfs2", "virtiofs"),
+}  # kinds of filesystems that several machines may see; every `fuse.` is taken for one, too
 
 
 def temporary_path(path: Path) -> Path:
@@ -62,6 +74,11 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
         OSError: The folder cannot be made or the file cannot be renamed.
     Example: `with replacing(path) as temporary: temporary.write_text("...")`
     """
+    if isinstance(path, StorePath):
+        with _scratch() as folder:
+            yield folder / path.name
+            path.send(folder / path.name)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
     temporary.unlink(missing_ok=True)  # left by a killed process of this id; written through if it is a link
@@ -81,11 +98,25 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
 def new_file(path: Path) -> Iterator[Path]:
     """Give a temporary path; what the block writes there becomes the file `path`, which only one process can make.
 
+    In an object store that holds where the store can refuse to replace an object (S3's `If-None-Match: *`, which AWS,
+    Google, Azure and most others have); elsewhere two that come within the same moment may both make it.
+
     Raises:
         FileExistsError: `path` was there when the block ended; it stays as it is.
         OSError: The file cannot be made.
     Example: `with new_file(path) as temporary: temporary.write_text("...")`
     """
+    if isinstance(path, StorePath):
+        with _scratch() as folder:
+            yield folder / path.name
+            content = (folder / path.name).read_bytes()
+            try:
+                path.write_bytes(content, only_new=True)
+            except OSError:
+                if path.exists():
+                    raise FileExistsError(errno.EEXIST, "it was made meanwhile", str(path)) from None
+                path.write_bytes(content)  # the store knows no such request
+        return
     temporary = temporary_path(path)
     temporary.unlink(missing_ok=True)  # left by a killed process of this id
     try:
@@ -100,6 +131,20 @@ def new_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def refuses_a_second(path: Path) -> bool:
+    """Whether the place of a file that `new_file` made can hold two writers apart; tried where it is not known."""
+    if not isinstance(path, StorePath):
+        return True
+    content = path.read_bytes()
+    try:
+        path.write_bytes(content, only_new=True)
+    except FileExistsError:
+        return True
+    except OSError:  # it knows no such request
+        return False
+    return False
+
+
 @contextmanager
 def new_folder(path: Path, durable: bool = False) -> Iterator[Path]:
     """Give an empty folder under a temporary name, which becomes `path`; when the block fails, it is removed.
@@ -112,6 +157,13 @@ def new_folder(path: Path, durable: bool = False) -> Iterator[Path]:
         OSError: The folder cannot be made or renamed.
     Example: `with new_folder(path) as temporary: (temporary / "index.json").write_text("...")`
     """
+    if isinstance(path, StorePath):
+        with _scratch() as folder:
+            yield folder
+            if is_whole(path):
+                raise FileExistsError(errno.EEXIST, "it was made meanwhile", str(path))
+            _send(folder, path)
+        return
     temporary = temporary_path(path)
     shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process of this id
     temporary.mkdir(parents=True)
@@ -140,8 +192,14 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
     Raises:
         FileExistsError: Another process put a folder there at the same moment; that one stays.
-        OSError: The folder cannot be made or renamed; an earlier one stays.
+        OSError: The folder cannot be made or renamed; an earlier one stays, in an object store perhaps without its
+            marker.
     """
+    if isinstance(path, StorePath):
+        with _scratch() as folder:
+            yield folder
+            _send(folder, path)
+        return
     old = _beside(path, "old")
     try:
         with new_folder(path) as temporary:
@@ -157,6 +215,38 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             _remove(old)
         raise
     _remove(old)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder that `new_folder` makes is there; in an object store, one that has a `MARKER`."""
+    return (folder / MARKER).exists() if isinstance(folder, StorePath) else folder.exists()
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder with all in it; nothing where there is none.
+
+    Raises:
+        OSError: Something in it cannot be removed.
+    """
+    if isinstance(folder, StorePath):
+        (folder / MARKER).unlink(missing_ok=True)
+        remove_objects(list(folder.rglob("*")))
+    elif folder.exists():
+        shutil.rmtree(folder)
+
+
+def move(source: Path, target: Path) -> None:
+    """Give a file another name; in an object store it is copied, then removed.
+
+    Raises:
+        OSError: It cannot be done; the source is still there.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(source, StorePath) and isinstance(target, StorePath):
+        source.call("cp_file", target.key)
+        source.unlink(missing_ok=True)
+    else:
+        os.replace(source, target)
 
 
 @contextmanager
@@ -199,6 +289,47 @@ def lock_file(file: IO[bytes], wait: bool = True) -> None:
     fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def on_network(path: Path, mounts: Path = Path("/proc/mounts")) -> bool:
+    """Whether a folder lies on a filesystem that a network brings, where locks may not hold.
+
+    Args:
+        path: The folder; it need not be there.
+        mounts: What is mounted where, as Linux says; without it, nothing is taken for one.
+    """
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:
+        return False
+    place = path.absolute().resolve()
+    found = [(Path(target), kind) for line in lines for _, target, kind, *_ in [line.split(" ")]]
+    over = [(len(target.parts), number, kind) for number, (target, kind) in enumerate(found) if _holds(target, place)]
+    kind = max(over)[2] if over else ""  # of the deepest mount, and of these the last
+    return kind in _NETWORK or kind.startswith("fuse.")
+
+
+def _holds(target: Path, place: Path) -> bool:
+    words = str(target).replace("\\040", " ")
+    return place.is_relative_to(words)
+
+
+def unique_name(ending: str) -> str:
+    """Return a name that no other writer uses, on whatever machine; later ones sort after earlier ones of a writer."""
+    return f"{time.time_ns():020d}-{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}{ending}"
+
+
+def read_many(files: Sequence[Path]) -> dict[Path, bytes]:
+    """Return the contents of files, in their order; objects of a store are fetched side by side.
+
+    Raises:
+        FileNotFoundError: One of them is gone.
+        OSError: One of them cannot be read.
+    """
+    stored = [file for file in files if isinstance(file, StorePath)]
+    if len(stored) < len(files):
+        return {file: file.read_bytes() for file in files}
+    return dict(zip(stored, fetch(stored), strict=True))
+
+
 def sync(path: Path) -> None:
     """Return only when a file's content, or which names a folder holds, would survive a power loss."""
     handle = os.open(path, os.O_RDONLY)
@@ -206,6 +337,20 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="l2l-") as folder:
+        yield Path(folder)
+
+
+def _send(folder: Path, path: StorePath) -> None:
+    """Put the files of a folder in the place of what lies at `path`, the marker last."""
+    remove_tree(path)
+    files = sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.name == MARKER)
+    for file in files:
+        (path / file.relative_to(folder).as_posix()).send(file)
 
 
 def _beside(path: Path, ending: str) -> Path:

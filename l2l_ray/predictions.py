@@ -28,7 +28,7 @@ from l2l_ray.confidence import estimated_iou
 from l2l_ray.data.masks import encode
 from l2l_ray.errors import DataError
 from l2l_ray.files import replacing
-from l2l_ray.loop.state.jsonl import append_line, read_lines
+from l2l_ray.jsonl import append_line, read_lines
 from l2l_ray.types import PhotoText, Prior
 
 OVERLAY_RGB = (255, 45, 149)

@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "l2l_ray"
 FOUNDATION = (
-    *("checkpoints", "confidence", "config", "device", "errors", "files", "intervals", "metrics", "plain_text"),
-    *("randomness", "types", "wording"),
+    *("checkpoints", "confidence", "config", "device", "errors", "files", "intervals", "jsonl", "metrics"),
+    *("plain_text", "randomness", "storage", "types", "wording"),
 )
 # What each part may import besides the foundation and itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "loop": ("data", "refshapes", "prior", "segmenter", "selector", "datatools", "report"),
     "sweep": ("loop", "report"),
     "predictions": ("data", "loop"),
-    "predictor": ("data", "prior", "segmenter", "loop", "predictions"),
+    "saved_model": ("segmenter", "loop"),
+    "predictor": ("data", "prior", "segmenter", "loop", "predictions", "saved_model"),
     "serving": ("data", "prior", "loop", "predictions", "predictor"),
     "actors": (
         "prior",
@@ -41,7 +42,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "serving",
     ),  # of selector the registry: who learns, who labels
     "label": ("data", "datatools", "loop"),
-    "cli": ("datatools", "label", "loop", "predictions", "predictor", "report"),
+    "cli": ("datatools", "label", "loop", "predictions", "predictor", "report", "saved_model"),
 }
 HEAVY = ("torch", "transformers", "ray", "pandas", "pyarrow", "matplotlib")
 

@@ -13,7 +13,22 @@ from pathlib import Path
 
 import pytest
 
-from l2l_ray.files import locked, new_folder, replacing, replacing_folder, temporary_path
+from l2l_ray.files import (
+    MARKER,
+    is_whole,
+    locked,
+    move,
+    new_file,
+    new_folder,
+    on_network,
+    refuses_a_second,
+    remove_tree,
+    replacing,
+    replacing_folder,
+    temporary_path,
+)
+from l2l_ray.storage import StorePath
+from tests.object_store import ObjectStore
 
 FullDisk = Callable[[int], AbstractContextManager[None]]
 
@@ -273,3 +288,73 @@ def test_an_error_in_a_lock_is_its_own_and_lets_the_next_one_in(tmp_path: Path) 
         raise TimeoutError("mine")
     with locked(tmp_path / "lock", timeout_s=0):
         pass
+
+
+def test_a_filesystem_of_a_network_is_told_from_a_disk(tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    shared, odd = tmp_path / "shared", tmp_path / "a b"
+    lines = ["/dev/sda / ext4 rw 0 0", f"server:/x {shared} nfs4 rw 0 0", f"/dev/sdb {shared}/disk xfs rw 0 0"]
+    lines += [f"host:/y {str(odd).replace(' ', chr(92) + '040')} fuse.sshfs rw 0 0"]
+    mounts.write_text("\n".join(lines) + "\n")
+    assert on_network(shared / "runs", mounts) and on_network(odd / "runs", mounts)
+    assert not on_network(shared / "disk" / "runs", mounts) and not on_network(tmp_path / "other", mounts)
+    assert not on_network(tmp_path, tmp_path / "no such file"), "another system"
+    assert not on_network(tmp_path)
+
+
+def test_in_a_store_a_file_is_replaced_whole_or_not_at_all(store: ObjectStore) -> None:
+    path = store.place("files/replaced.txt")
+    with replacing(path) as temporary:
+        temporary.write_text("first")
+    with pytest.raises(KeyError), replacing(path, durable=True) as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert path.read_text() == "first" and [found.name for found in path.parent.iterdir()] == ["replaced.txt"]
+
+
+def test_in_a_store_one_of_two_makes_a_new_file(store: ObjectStore) -> None:
+    path = store.place("files/new.txt")
+    with new_file(path) as temporary:
+        temporary.write_text("first")
+    with pytest.raises(FileExistsError), new_file(path) as temporary:
+        temporary.write_text("second")
+    assert path.read_text() == "first" and refuses_a_second(path)
+
+
+def test_a_store_that_cannot_refuse_still_makes_the_file(simple_store: ObjectStore) -> None:
+    path = simple_store.place("files/new.txt")
+    with new_file(path) as temporary:
+        temporary.write_text("first")
+    assert path.read_text() == "first" and not refuses_a_second(path)
+
+
+def test_in_a_store_a_folder_without_its_marker_is_not_whole(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, send = store.place("files/folder"), StorePath.send
+
+    def dies(self: StorePath, file: Path) -> None:
+        if file.name == MARKER:
+            raise OSError("killed")
+        send(self, file)
+
+    def write(place: Path, text: str) -> None:
+        (place / MARKER).write_text(text)
+        (place / "sub").mkdir()
+        (place / "sub" / "weights").write_text(text)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="killed"), new_folder(folder) as temporary:
+        patch.setattr(StorePath, "send", dies)
+        write(temporary, "half")
+    assert (folder / "sub" / "weights").exists() and not is_whole(folder)
+    with new_folder(folder) as temporary:
+        write(temporary, "whole")
+    assert is_whole(folder) and (folder / "sub" / "weights").read_text() == "whole"
+    with pytest.raises(FileExistsError), new_folder(folder) as temporary:
+        write(temporary, "second")
+    with replacing_folder(folder) as temporary:
+        (temporary / MARKER).write_text("third")
+    assert sorted(found.name for found in folder.rglob("*")) == [MARKER]
+    move(folder / MARKER, store.place("files/moved"))
+    assert store.place("files/moved").read_text() == "third" and not folder.exists()
+    remove_tree(folder)

@@ -35,12 +35,14 @@ from l2l_ray.actors.cluster import device_for, resource_options
 from l2l_ray.errors import CheckpointError, L2LError, one_line
 from l2l_ray.loop.inference.priors import answer_pictures
 from l2l_ray.predictor import run_and_version
-from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply
+from l2l_ray.prior.loading import load_prior
 from l2l_ray.prior.prompt import PromptFormat
+from l2l_ray.prior.reply import MllmIdentity, Reply
 from l2l_ray.serving.answers import Answerer, Prepared
 from l2l_ray.serving.api import make_app
 from l2l_ray.serving.settings import ServeConfig
 from l2l_ray.serving.uploads import Refusal, Upload
+from l2l_ray.storage import place
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +133,7 @@ class PredictorReplica:
             L2LError: There is no old one, and this one cannot be loaded.
         """
         try:
-            self._answerer = await asyncio.to_thread(self._loaded, Path(user_config["checkpoint"]))
+            self._answerer = await asyncio.to_thread(self._loaded, place(user_config["checkpoint"]))
             self._asked, self._problem = user_config["checkpoint"], ""
         except (L2LError, OSError) as error:
             if self._answerer is None:
@@ -195,11 +197,11 @@ class PriorReplica:
         Raises:
             L2LError: It cannot be loaded.
         """
-        config = run_and_version(Path(user_config["checkpoint"]))[0].config.prior
+        config = run_and_version(place(user_config["checkpoint"]))[0].config.prior
         if config.device == "auto":
             config = config.model_copy(update={"device": self._device})
         if self._config is None:
-            self._mllm, self._config = await asyncio.to_thread(MllmPrior.load, config), config
+            self._mllm, self._config = await asyncio.to_thread(load_prior, config), config
         elif config != self._config:
             logger.error("the language model stays: the checkpoint's is another one; start the server again")
 

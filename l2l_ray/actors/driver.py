@@ -103,7 +103,7 @@ def train_worker(given: dict[str, Any]) -> str:
     """
     config: RunConfig = given["config"]
     coordinator: ActorHandle[Coordinator] = given["coordinator"]
-    folder = RunFolder(Path(given["run_path"]), config)
+    folder = RunFolder(config.run_dir, config)
     try:
         train(config, folder.path, RayHost(config, folder, coordinator))
     except RunStopped as stop:

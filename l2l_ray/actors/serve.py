@@ -25,6 +25,7 @@ from l2l_ray.config import ClusterConfig
 from l2l_ray.errors import ClusterError, ConfigError
 from l2l_ray.predictor import run_and_version
 from l2l_ray.serving.settings import LOOPBACK, ServeConfig
+from l2l_ray.storage import place
 from l2l_ray.wording import Say
 
 START_TIMEOUT_S = 600.0  # a large MLLM loads for minutes
@@ -82,7 +83,7 @@ def swap(checkpoint: Path, address: str | None, say: Say) -> None:
         app = details["applications"][APP]["deployed_app_config"]
         old = next(one["user_config"]["checkpoint"] for one in app["deployments"] if one["name"] == PREDICTOR)
         if any(one["name"] == PRIOR for one in app["deployments"]):
-            require_same_mllm(Path(old), checkpoint)
+            require_same_mllm(place(old), checkpoint)
         state = _changed_to(str(checkpoint.resolve()), client, app)
         if problem := state["problem"]:
             # A replica that starts later would be told to load it, too.

@@ -23,6 +23,7 @@ import ray.train
 import ray.train.collective
 import ray.train.torch
 import torch
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.actor import ActorHandle
 from ray.train import Checkpoint, CheckpointUploadMode, LoggingConfig
 from torch import nn
@@ -35,6 +36,7 @@ from l2l_ray.loop.state.ledger import Ledger
 from l2l_ray.loop.state.position import Position, Stage
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.versions import Write, newest_checkpoint, publish
+from l2l_ray.storage import StorePath, file_system
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -107,7 +109,9 @@ class RayHost:
             folder = publish(self._run, position, write, metrics)
             logger.info("published %s", name)
             answer(self._coordinator.find_versions.remote())
-            checkpoint = Checkpoint.from_directory(folder)
+            # Ray compares file systems, and two of one store are not equal to it: so its own.
+            storage = train_api.get_context().get_storage()
+            checkpoint = Checkpoint(in_store(folder)[0], storage.storage_filesystem)
         ray.train.report(
             metrics,
             checkpoint=checkpoint,
@@ -140,6 +144,13 @@ class RayHost:
         self._told = self._coordinator.progress.remote(stage, done, total, values)
 
 
+def in_store(path: Path) -> tuple[str, Any]:
+    """Return a folder as Ray takes it: its path, and Arrow's file system of its store; None = that of this machine."""
+    if not isinstance(path, StorePath):
+        return str(path), None
+    return path.key, PyFileSystem(FSSpecHandler(file_system(path.scheme)))
+
+
 def fit(
     worker: Callable[[dict[str, Any]], str], config: RunConfig, run: RunFolder, coordinator: ActorHandle[Coordinator]
 ) -> str:
@@ -148,7 +159,7 @@ def fit(
     It blocks; the driver calls it in a thread.
 
     Args:
-        worker: Called with `config`, `run_path` and `coordinator`; again on every rank after one of them failed.
+        worker: Called with `config` and `coordinator`; again on every rank after one of them failed.
         config: The run's config.
         run: Its folder.
         coordinator: Whom the ranks wait at.
@@ -160,17 +171,19 @@ def fit(
     # Ray reads it here, in the driver, and hands it to the controller.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cluster.start_timeout_s)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cluster.heartbeat_timeout_s)
+    storage_path, storage_filesystem = in_store(run.path.parent)
     use_gpu = cluster.worker_resources.get("GPU", 0) > 0
     trainer = train_api.torch.TorchTrainer(
         worker,
-        train_loop_config={"config": config, "run_path": str(run.path), "coordinator": coordinator},
+        train_loop_config={"config": config, "coordinator": coordinator},
         torch_config=train_api.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=train_api.ScalingConfig(
             num_workers=cluster.num_workers, use_gpu=use_gpu, resources_per_worker=dict(cluster.worker_resources)
         ),
         run_config=train_api.RunConfig(
             name=f"{run.path.name}/{run.train_dir.name}",  # what Ray's dashboard shows, and a folder
-            storage_path=str(run.path.parent),
+            storage_path=storage_path,
+            storage_filesystem=storage_filesystem,
             failure_config=train_api.FailureConfig(
                 max_failures=cluster.max_train_restarts, controller_failure_limit=cluster.max_train_restarts
             ),

@@ -34,7 +34,7 @@ from l2l_ray.files import locked
 from l2l_ray.loop.inference.priors import KnownMllm, fill_priors
 from l2l_ray.loop.progress import Console, Status
 from l2l_ray.loop.state.run_folder import RunFolder, continued
-from l2l_ray.prior.store import PriorStore
+from l2l_ray.prior.shared_store import open_store
 from l2l_ray.sweep.folder import SweepFolder, val_figures
 from l2l_ray.sweep.survey import Asked
 from l2l_ray.sweep.trials import Trial
@@ -125,7 +125,7 @@ def ask_priors(config: RunConfig, folder: SweepFolder, asked: Sequence[Asked]) -
         run.path.mkdir(parents=True, exist_ok=True)
         pool = PriorPool(asking, namespace_of(asking))
         try:
-            with PriorStore(config.cache_dir / "priors.sqlite") as store:
+            with open_store(config.cache_dir) as store:
                 texts = list(group.examples.values())
                 num = fill_priors("union", texts, run, store, pool, asking.prior.batch_size)
             known = f"; {len(texts) - num} were known or come twice" if num < len(texts) else ""

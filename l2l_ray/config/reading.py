@@ -20,9 +20,11 @@ from l2l_ray.config.effects import Command, notices
 from l2l_ray.config.fields import config_fields
 from l2l_ray.config.help import short_help
 from l2l_ray.config.messages import SEE_HELP, explain, meant
+from l2l_ray.config.places import is_submitted
 from l2l_ray.config.presets import PRESETS
 from l2l_ray.config.run import RunConfig
 from l2l_ray.errors import ConfigError
+from l2l_ray.storage import place
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ def load_config(argv: Sequence[str] = (), command: Command | None = None) -> Run
     base = PRESETS[preset]()
     content = base.model_dump()
     if file is not None:
-        content = _merge(content, _read_yaml(Path(file)))
+        content = _merge(content, _read_yaml(place(file)))
     try:
         config = _cli_config(content, rest, program)
     except ValidationError as error:
@@ -158,11 +160,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"config file {path} cannot be read: {error.strerror}; check the path") from None
+        away = f", from {Path.cwd()}: `ray job submit --working-dir .` sends files along" if is_submitted() else ""
+        raise ConfigError(f"config file {path} cannot be read: {error.strerror}; check the path{away}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ConfigError(f"config file {path} cannot be read: {place}{error.problem}; correct its YAML") from None
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigError(f"config file {path} cannot be read: {where}{error.problem}; correct its YAML") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         what = " ".join(str(error).split())
         raise ConfigError(

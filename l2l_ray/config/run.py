@@ -12,20 +12,21 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from l2l_ray.config.fields import Section
+from l2l_ray.config.fields import EMBEDDED, Section
 from l2l_ray.config.messages import explain
+from l2l_ray.config.places import settled, settled_file, settled_model
+from l2l_ray.config.prior_section import PriorConfig
 from l2l_ray.config.sections import (
-    EMBEDDED,
     AugmentConfig,
     ClusterConfig,
     DataConfig,
     LoopConfig,
-    PriorConfig,
     SegmenterConfig,
     SelectorConfig,
 )
 from l2l_ray.errors import ConfigError
 from l2l_ray.selector.registry import spec_of
+from l2l_ray.storage import StorePath, local_cache, place
 
 
 class RunConfig(Section):
@@ -33,7 +34,9 @@ class RunConfig(Section):
 
     name: str | None = Field(None, description="Folder of the run below run_root; null = DATASET-SELECTOR-sSEED")
     run_root: str | None = Field(
-        None, description="Folder of all runs and their cache; null = $L2L_HOME, else ~/l2l_runs"
+        None,
+        description="Folder of all runs and their cache, or a place in an object store (s3://bucket/runs); null = "
+        "$L2L_HOME, else ~/l2l_runs",
     )
     resume: bool = Field(False, description="Continue an unfinished run from its last saved labels and training state")
     resume_if_begun: bool = Field(
@@ -102,11 +105,31 @@ class RunConfig(Section):
     @property
     def root(self) -> Path:
         """Absolute run root: explicit, else this process's $L2L_HOME, else ~/l2l_runs."""
-        return Path(self.run_root or os.environ.get("L2L_HOME") or Path.home() / "l2l_runs").expanduser().absolute()
+        root = self.run_root or os.environ.get("L2L_HOME")
+        return (place(root) if root else Path.home() / "l2l_runs").expanduser().absolute()
 
     def rooted(self) -> Self:
-        """Return this config with its run root written out, so that every process it is handed to finds the same."""
-        return self.model_copy(update={"run_root": str(self.root)})
+        """Return this config with every path absolute, so that every process it is handed to finds the same.
+
+        Raises:
+            ConfigError: One is relative, and nobody knows to what (`places.settled`).
+        """
+        data, prior, segmenter = self.data, self.prior, self.segmenter
+        data_paths = {} if data.root == EMBEDDED else {"root": settled("data.root", data.root)}
+        if data.split_file is not None:
+            data_paths["split_file"] = settled_file("data.split_file", data.split_file)
+        models = {"model": settled_model("prior.model", prior.model)}
+        if prior.sam_model is not None:
+            models["sam_model"] = settled_model("prior.sam_model", prior.sam_model)
+        encoders = {name: settled_model(f"segmenter.{name}", getattr(segmenter, name)) for name in ("backbone", "text")}
+        return self.model_copy(
+            update={
+                "run_root": settled("run_root", self.run_root or os.environ.get("L2L_HOME") or str(self.root)),
+                "data": data.model_copy(update=data_paths),
+                "prior": prior.model_copy(update=models),
+                "segmenter": segmenter.model_copy(update=encoders),
+            }
+        )
 
     @property
     def run_name(self) -> str:
@@ -122,6 +145,11 @@ class RunConfig(Section):
     def cache_dir(self) -> Path:
         """Shared between runs: embedded data, prior store, burn-ins."""
         return self.root / "cache"
+
+    @property
+    def scratch_dir(self) -> Path:
+        """As `cache_dir`, for what only a disk of this machine can hold: locks, columns mapped into memory."""
+        return local_cache() if isinstance(self.root, StorePath) else self.cache_dir
 
 
 def selector_for(section: SelectorConfig, method: str) -> SelectorConfig:

@@ -30,6 +30,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from l2l_ray.data.layout import BadValue, Words, shown
 from l2l_ray.errors import L2LError
+from l2l_ray.storage import local_copy, place
 
 Source = Path | str | bytes
 
@@ -123,7 +124,7 @@ def opened(source: Source, name: str = "") -> Iterator[Image.Image]:
     where = name or ("picture" if isinstance(source, bytes) else str(source))
     what = "unreadable image"
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else _file(source)) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             what = "truncated image"
@@ -208,7 +209,7 @@ def _explained(what: str, where: str, source: Source, error: Exception) -> BadPi
     if isinstance(error, PermissionError):
         return BadPicture(what, where, "it may not be read", "a file that you may read", "change its permissions")
     if isinstance(error, UnidentifiedImageError):
-        empty = not source if isinstance(source, bytes) else Path(source).stat().st_size == 0
+        empty = not source if isinstance(source, bytes) else _file(source).stat().st_size == 0
         reason = "the file is empty" if empty else "it is no picture, or damaged at its beginning"
         return BadPicture(what, where, reason, "a picture such as JPEG or PNG", remedy)
     return BadPicture(what, where, f"{type(error).__name__}: {error}", expected, remedy)
@@ -236,9 +237,14 @@ def _orientation(picture: Image.Image, source: Source) -> int:
 def _tail(source: Source) -> bytes:
     if isinstance(source, bytes):
         return source[-_TAIL_BYTES:]
-    with open(source, "rb") as file:
-        file.seek(-min(_TAIL_BYTES, Path(source).stat().st_size), io.SEEK_END)
+    with open(path := _file(source), "rb") as file:
+        file.seek(-min(_TAIL_BYTES, path.stat().st_size), io.SEEK_END)
         return file.read()
+
+
+def _file(source: Path | str) -> Path:
+    """Return the file of this machine to open: of a picture in an object store, a copy."""
+    return local_copy(place(source))
 
 
 def _rgb(picture: Image.Image, where: str) -> Image.Image:

@@ -46,6 +46,7 @@ from l2l_ray.data.pixels import BadPicture, read_header
 from l2l_ray.data.refer_cache import ReferCache
 from l2l_ray.data.refer_files import Ref, require_file
 from l2l_ray.errors import DataError
+from l2l_ray.storage import place
 from l2l_ray.types import Example, Hint, LabeledExample, Rle, Skip
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class ReferDataset:
         Raises:
             DataError: If a file is missing (the message lists what is there), is not what it should be, or ids repeat.
         """
-        root = Path(root).expanduser().absolute()
+        root = place(root).expanduser().absolute()
         folder = root / dataset
         refs_path, instances_path = folder / f"refs({split_by}).p", folder / "instances.json"
         require_file(refs_path, root, dataset)
@@ -286,7 +287,7 @@ class ReferDataset:
         row = self._cache.refs.image(image_id)
         if row is None:
             return _Problem("missing_image", f"image_id {image_id} is not in the images of instances.json")
-        path = os.path.join(self._image_dir, row.file_name)  # faster than pathlib, and once per image
+        path = os.path.join(str(self._image_dir), row.file_name)  # faster than pathlib, and once per image
         if row.width_px and row.height_px:
             return path, row.width_px, row.height_px
         try:

@@ -34,6 +34,7 @@ from l2l_ray.data.refer_columns import Columns, RefColumns, TruthColumns, ref_co
 from l2l_ray.data.refer_files import read_instances, read_refs
 from l2l_ray.errors import DataError
 from l2l_ray.files import replacing
+from l2l_ray.storage import local_cache
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ _ALIGN_BYTES = 64
 
 def default_folder() -> Path:
     """Return where columns are kept when nobody says otherwise."""
-    return Path(os.environ.get("L2L_HOME") or Path.home() / "l2l_runs").expanduser().absolute() / "cache" / "refer"
+    return local_cache() / "refer"
 
 
 class ReferCache:
@@ -157,7 +158,7 @@ def read_columns(path: Path) -> Columns:
 
 def _content_hash(path: Path, stamps: Path) -> str:
     """Return the hash of a file's contents; read the file only if it is not known to be unchanged."""
-    remembered = stamps / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
+    remembered = stamps / f"{hashlib.sha256(os.fsencode(str(path))).hexdigest()[:32]}.json"
     now = time.time_ns()
     stamp = _stamp(path)
     with suppress(OSError, ValueError, KeyError, TypeError):

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from l2l_ray.data.layout import Notice, Problem, by_kind, gathered, listed
 from l2l_ray.errors import DataError
+from l2l_ray.storage import here
 from l2l_ray.wording import Say, counted
 
 if TYPE_CHECKING:
@@ -60,18 +61,20 @@ def import_(words: Sequence[str], say: Say) -> int:
     """Convert data into the REFER layout; bad items are listed and left out."""
     parser = _parser("import", import_.__doc__)
     parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("sources", type=Path, nargs="+", help="files, or the folder of kind folder")
-    parser.add_argument("--root", type=Path, required=True, help="data root to write below")
+    parser.add_argument("sources", type=here, nargs="+", help="files, or the folder of kind folder")
+    parser.add_argument("--root", type=here, required=True, help="data root to write below")
     parser.add_argument("--dataset", required=True, help="name of the new data set")
     parser.add_argument(
         "--split-by", default=None, help="name of its splits (unc and umd for the published ones, else own)"
     )
     parser.add_argument(
-        "--images", type=Path, help="folder of the pictures; for rows and labelstudio: that of the file if not given"
+        "--images",
+        type=here,
+        help="folder of the pictures; for rows and labelstudio: that of the file if not given",
     )
-    parser.add_argument("--masks", type=Path, help="rows: folder of mask files; that of the pictures if not given")
-    parser.add_argument("--instances", type=Path, help="grefcoco: the instances file; beside the refs if not given")
-    parser.add_argument("--captions", type=Path, help="coco: file of expressions by annotation id")
+    parser.add_argument("--masks", type=here, help="rows: folder of mask files; that of the pictures if not given")
+    parser.add_argument("--instances", type=here, help="grefcoco: the instances file; beside the refs if not given")
+    parser.add_argument("--captions", type=here, help="coco: file of expressions by annotation id")
     parser.add_argument("--split", default="train", help="coco: split of annotations that name none")
     parser.add_argument("--copy", action="store_true", help="copy pictures; they are linked to otherwise")
     parser.add_argument("--strict", action="store_true", help="write nothing when any item is bad")
@@ -137,7 +140,7 @@ def check(words: Sequence[str], say: Say) -> int:
 def stats(words: Sequence[str], say: Say) -> int:
     """Count what a data set holds, and draw a contact sheet of it."""
     parser = _folder_parser("stats", stats.__doc__)
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="write a contact sheet, .png or .html")
+    parser.add_argument("--sheet", type=here, metavar="FILE", help="write a contact sheet, .png or .html")
     parser.add_argument("--split", help="refs of the sheet; all splits if not given")
     parser.add_argument("--num", type=int, default=24, help="number of refs on the sheet")
     parser.add_argument("--seed", type=int, default=0, help="which refs")
@@ -159,7 +162,7 @@ def stats(words: Sequence[str], say: Say) -> int:
 def split(words: Sequence[str], say: Say) -> int:
     """Choose the labeled train images and write their ids to a file."""
     parser = _folder_parser("split", split.__doc__)
-    parser.add_argument("out", type=Path, help="file to write; give it to a run by --data.split_file")
+    parser.add_argument("out", type=here, help="file to write; give it to a run by --data.split_file")
     amount = parser.add_mutually_exclusive_group(required=True)
     amount.add_argument("--fraction", type=float, help="share of the train images, in (0, 1]")
     amount.add_argument("--count", type=int, help="number of images")
@@ -289,6 +292,6 @@ def _parser(name: str, doc: str | None) -> argparse.ArgumentParser:
 
 def _folder_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
     parser = _parser(name, doc)
-    parser.add_argument("folder", type=Path, help="<root>/<dataset>")
+    parser.add_argument("folder", type=here, help="<root>/<dataset>")
     parser.add_argument("--split-by", help="which refs(<split_by>).p; not needed where there is one")
     return parser

@@ -8,9 +8,10 @@ actor that was killed after its reply, two runs sharing the cache) has the effec
 Only the driver writes. Prior actors return their replies to it; labelers and train workers open the file to read.
 Several processes may nevertheless open and write it at once: a writer waits for the lock up to `LOCK_TIMEOUT_S`.
 
-Journal mode: SQLite's rollback journal (DELETE) with synchronous=FULL, not WAL. WAL keeps its index in memory shared by
-the processes of one machine, so it is unsafe on a network file system, where a run's cache folder usually lies on a
-cluster, and it leaves two side files that a copy of the store can miss. Writes here are few and large (one transaction
+It lies on a disk of this machine only: elsewhere its locks do not hold (`shared_store.open_store` decides).
+
+Journal mode: SQLite's rollback journal (DELETE) with synchronous=FULL, not WAL, which leaves two side files that a copy
+of the store can miss. Writes here are few and large (one transaction
 per answered batch), so WAL's concurrency would gain nothing. After SIGKILL the next process to open the file rolls an
 unfinished batch back; committed batches are on disk.
 """
@@ -80,6 +81,12 @@ class PriorStore:
         for key, text in self._select("key, prior", keys):
             found[key] = _decode(text, key, self.path)
         return found
+
+    def get_all(self) -> list[Prior]:
+        """Return every stored prior."""
+        with self._explained("read"), self._lock:
+            rows = self._db.execute("SELECT key, prior FROM priors ORDER BY key").fetchall()
+        return [_decode(text, key, self.path) for key, text in rows]
 
     def missing(self, keys: Sequence[str]) -> list[str]:
         """Return the keys that are not stored, each once, in the order given."""

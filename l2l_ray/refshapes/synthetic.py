@@ -91,8 +91,8 @@ def write_refshapes(
         "format": _FORMAT, "dataset": dataset, "seed": seed,
         "num_train_refs": num_train_refs, "num_eval_refs": num_eval_refs, "size_px": size_px,
     }  # fmt: skip
-    folder = Path(root) / dataset
-    images = Path(root) / "images" / dataset
+    folder = root / dataset
+    images = root / "images" / dataset
     manifest = folder / "refshapes.json"
     if manifest.exists():
         _check_manifest(manifest, images, arguments)

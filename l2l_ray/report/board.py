@@ -5,10 +5,12 @@ The folder is made anew from metrics.jsonl each time, so it never holds a round 
 
 from __future__ import annotations
 
+import errno
 import logging
-import shutil
+import os
 from pathlib import Path
 
+from l2l_ray.files import replacing_folder
 from l2l_ray.report.record import is_number, read_run, writing
 
 logger = logging.getLogger(__name__)
@@ -30,10 +32,11 @@ def write_tensorboard(run_dir: Path) -> Path | None:
         return None
     folder = record.run_dir / "tensorboard"
     with writing(record.run_dir):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+        if folder.is_file():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    with writing(record.run_dir), replacing_folder(folder) as temporary:
         for method in dict.fromkeys(str(point["method"]) for point in record.points):
-            with SummaryWriter(str(folder / method)) as writer:
+            with SummaryWriter(str(temporary / method)) as writer:
                 for point in record.points_of(method):
                     for column, value in point.items():
                         if column not in ("version", "round") and is_number(value):

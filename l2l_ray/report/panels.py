@@ -29,6 +29,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from l2l_ray.files import replacing
 from l2l_ray.report.record import is_number
+from l2l_ray.storage import local_copy
 from l2l_ray.types import BoxFrac, Candidate
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def write_examples(run_dir: Path, items: Sequence[ExamplePanel]) -> Path:
     Returns:
         The folder.
     """
-    folder = Path(run_dir) / "panels"
+    folder = run_dir / "panels"
     folder.mkdir(parents=True, exist_ok=True)
     index = [_write_item(folder, f"{number:03d}", item) for number, item in enumerate(items)]
     with replacing(folder / "index.json") as temporary:
@@ -125,7 +126,7 @@ def tiles(run_dir: Path, entry: Mapping[str, Any], width_px: int = 168) -> list[
         entry: One element of index.json.
         width_px: Width of a tile; the height follows the image.
     """
-    folder = Path(run_dir) / "panels"
+    folder = run_dir / "panels"
     image = _open(folder, entry.get("image"), "RGB")
     height_px = width_px if image is None else round(width_px * min(1.6, max(0.5, image.height / image.width)))
     size = (width_px, height_px)
@@ -191,7 +192,8 @@ def _write_item(folder: Path, stem: str, item: ExamplePanel) -> dict[str, Any]:
     for name, picture in pictures.items():
         entry[name] = None if picture is None else f"{stem}_{name}.png"
         if picture is not None:
-            picture.save(folder / entry[name])
+            with replacing(folder / entry[name]) as temporary:
+                picture.save(temporary, "PNG")
     return entry
 
 
@@ -212,7 +214,7 @@ def _open(folder: Path, name: Any, mode: str | None) -> Image.Image | None:
     if not isinstance(name, str) or Path(name).name != name:
         return None
     try:
-        with Image.open(folder / name) as picture:
+        with Image.open(local_copy(folder / name)) as picture:
             return picture.convert(mode) if mode else picture.copy()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow calls a broken PNG a SyntaxError
         return None

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from typing import Any, TypeGuard
 import yaml
 
 from l2l_ray.errors import DataError
+from l2l_ray.jsonl import read_lines
 
 Point = dict[str, Any]
 EMBEDDED, UNLABELED = "embedded", "unlabeled"  # as config.data.root and panels/index.json have them
@@ -139,8 +139,7 @@ def read_run(run_dir: Path) -> RunRecord:
     Raises:
         DataError: There is no such folder. Anything missing or damaged inside is only named, in `absent`.
     """
-    run_dir = Path(run_dir)
-    if not os.path.isdir(run_dir):  # a path that cannot even be asked about is none
+    if not _is_folder(run_dir):
         raise DataError(f"no run folder at {run_dir}; expected the folder that holds config.yaml and metrics.jsonl")
     absent: list[str] = []
     results = _dict(_read_json(run_dir, "results.json", absent))
@@ -241,6 +240,13 @@ def _train_column(key: str) -> str:
     return name if name.startswith(known) else f"train.{name}"
 
 
+def _is_folder(run_dir: Path) -> bool:
+    try:
+        return run_dir.is_dir()
+    except OSError:  # a path that cannot even be asked about is none
+        return False
+
+
 def _read_text(run_dir: Path, name: str, absent: list[str]) -> str | None:
     try:
         return (run_dir / name).read_text(encoding="utf-8")
@@ -271,7 +277,14 @@ def _read_yaml(run_dir: Path, name: str, absent: list[str]) -> Any:
 
 def _read_jsonl(run_dir: Path, name: str, absent: list[str]) -> Iterator[dict[str, Any]]:
     """Parse line by line; a torn line (a process killed while writing) costs that line alone."""
-    for number, line in enumerate((_read_text(run_dir, name, absent) or "").splitlines(), 1):
+    try:
+        lines = read_lines(run_dir / name)
+        if not lines and not (run_dir / name).exists():
+            absent.append(f"{name} is absent")
+    except OSError as error:
+        lines = []
+        absent.append(f"{name} cannot be read: {error}")
+    for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
         except ValueError:

@@ -17,6 +17,7 @@ from l2l_ray.config.fields import Section, config_fields, range_text
 from l2l_ray.config.messages import explain
 from l2l_ray.config.sections import Resources
 from l2l_ray.errors import ConfigError
+from l2l_ray.storage import here
 
 LOOPBACK = "127.0.0.1"
 
@@ -68,7 +69,7 @@ class ServeConfig(Section):
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add `--settings FILE` and one option per field."""
-    parser.add_argument("--settings", type=Path, metavar="FILE", help="YAML file of the settings below")
+    parser.add_argument("--settings", type=here, metavar="FILE", help="YAML file of the settings below")
     for field in config_fields(ServeConfig):
         allowed = range_text(field.info)
         says = f"{field.info.description} (default {field.info.default}{f'; {allowed}' if allowed else ''})"

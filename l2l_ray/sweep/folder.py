@@ -19,9 +19,10 @@ from typing import Any, Literal
 
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.files import locked, replacing
-from l2l_ray.loop.state.jsonl import append_line, read_lines
+from l2l_ray.jsonl import append_line, read_lines
 from l2l_ray.loop.state.plan import VAL
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.storage import StorePath
 from l2l_ray.sweep.trials import Trial
 
 State = Literal["finished", "stopped", "failed", "unfinished", "waiting"]
@@ -63,6 +64,11 @@ class SweepFolder:
                 that are not among these.
             DataError: The list of its trials cannot be read.
         """
+        if isinstance(self.path, StorePath):
+            raise ConfigError(
+                f"a sweep's trials lock their folders, which an object store cannot; got {self.path}, expected a "
+                "--run_root on a disk or a shared filesystem"
+            )
         saved = self._saved()
         if saved is not None and not self.events():
             return

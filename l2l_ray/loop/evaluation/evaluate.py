@@ -37,6 +37,7 @@ from l2l_ray.report.page import write_report
 from l2l_ray.report.panels import write_examples
 from l2l_ray.report.record import UNLABELED
 from l2l_ray.selector.registry import PRIOR_ONLY, label_of
+from l2l_ray.storage import local_copy
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class Evaluations:
             DataError: They cannot be read.
         """
         try:
-            return pd.read_parquet(self._path(group))
+            return pd.read_parquet(local_copy(self._path(group)))
         except (OSError, ValueError) as error:  # Arrow's errors are of these
             raise DataError(f"{self._path(group)} cannot be read: {error}; {HEALS}") from error
 

@@ -26,6 +26,7 @@ from l2l_ray.errors import FREE_SPACE, HEALS, CheckpointError
 from l2l_ray.files import replacing
 from l2l_ray.loop.state.digests import Digest, sealed, unsealed
 from l2l_ray.loop.state.position import Position
+from l2l_ray.storage import local_copy
 
 TRAINING_FILES = ("student.safetensors", "train_state.pt")  # of a version folder: what only training needs
 
@@ -49,9 +50,8 @@ def load_weights(module: nn.Module, path: Path, device: str | torch.device = "cp
     Raises:
         CheckpointError: Missing or damaged file, or tensors that do not fit (the first few are named).
     """
-    _require_whole(path)
     try:
-        state = load_file(path, device=str(device))
+        state = load_file(_whole(path), device=str(device))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read weights {path}: {error}; {HEALS}") from error
     try:
@@ -82,9 +82,8 @@ def load_train_state(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: Missing or damaged file.
     """
-    _require_whole(path)
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True, mmap=True)
+        state: dict[str, Any] = torch.load(_whole(path), weights_only=True, mmap=True)
     except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
         raise CheckpointError(f"cannot read training state {path}: {error}; {HEALS}") from error
     return state
@@ -113,7 +112,7 @@ def read_position(folder: Path) -> Position:
     return _read_version(folder)[0]
 
 
-def problems_in(folder: Path, name: str | None = None) -> dict[str, str]:
+def problems_in(folder: Path, name: str | None = None, content: Path | None = None) -> dict[str, str]:
     """Say what is wrong with the files of a version folder: name -> problem, nothing where all is as it was written.
 
     Where version.json itself is damaged, nothing can be said of the others. Of a folder of an older version nothing is
@@ -122,6 +121,7 @@ def problems_in(folder: Path, name: str | None = None) -> dict[str, str]:
     Args:
         folder: The folder.
         name: The one file to look at; None = all that version.json lists.
+        content: A copy of this one file, to be looked at instead.
     """
     version = folder / "version.json"
     if not version.exists():
@@ -131,7 +131,7 @@ def problems_in(folder: Path, name: str | None = None) -> dict[str, str]:
     except CheckpointError:
         return {version.name: "its content is damaged" if version.stat().st_size else "it is empty"}
     wanted = [each for each in digests if name in (None, each)]
-    found = {each: digests[each].problem(folder / each) for each in wanted}
+    found = {each: digests[each].problem(content or folder / each) for each in wanted}
     return {each: problem for each, problem in found.items() if problem is not None}
 
 
@@ -160,14 +160,20 @@ def _read_version(folder: Path) -> tuple[Position, dict[str, Digest]]:
         raise CheckpointError(f"{folder} is not a whole version: {error}; {HEALS}") from error
 
 
-def _require_whole(path: Path) -> None:
-    """Refuse a file that is not what version.json beside it says; where there is none, it cannot be told."""
-    if not (path.parent / "version.json").exists():
-        return
-    problem = problems_in(path.parent, path.name)
-    if problem:
-        told = ", ".join(f"{name}: {what}" for name, what in problem.items())
-        raise CheckpointError(f"cannot read {path}: {told}; {HEALS}")
+def _whole(path: Path) -> Path:
+    """Return a file of this machine with the content of `path`.
+
+    Raises:
+        CheckpointError: It is not what version.json beside it says; where there is none, it cannot be told.
+        OSError: It is missing, or its store does not answer.
+    """
+    found = local_copy(path)
+    if (path.parent / "version.json").exists():
+        problems = problems_in(path.parent, path.name, found)
+        if problems:
+            told = ", ".join(f"{name}: {what}" for name, what in problems.items())
+            raise CheckpointError(f"cannot read {path}: {told}; {HEALS}")
+    return found
 
 
 def _misfit(path: Path, what: str) -> CheckpointError:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from l2l_ray.storage import place
 from l2l_ray.types import Example, LabeledExample
 from l2l_ray.wording import counted
 
@@ -90,11 +91,11 @@ def _contents(pictures: Mapping[str, Picture]) -> dict[str, str]:
 
 def _picture(path: str, known: Picture | None) -> Picture:
     try:
-        status = Path(path).stat()
+        status = place(path).stat()
         stamp = [path, status.st_size, status.st_mtime_ns]
         if known is not None and known[:3] == stamp:
             return known
-        with Path(path).open("rb") as file:
+        with place(path).open("rb") as file:
             return [*stamp, hashlib.file_digest(file, "sha256").hexdigest()[:16]]
     except OSError:
         return [path, None, None, None]

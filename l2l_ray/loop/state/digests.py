@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from l2l_ray.loop.state.jsonl import append_line, read_lines
+from l2l_ray.jsonl import append_line, read_lines
 
 _CHECKSUM = "crc32"
 

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from l2l_ray.errors import FREE_SPACE, HEALS, DataError
 from l2l_ray.files import replacing
 from l2l_ray.loop.state.digests import Digest
+from l2l_ray.storage import local_copy
 from l2l_ray.types import Example, Hint, LabeledExample, Prior, Rle
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ class _Rows:
     def __init__(self, path: Path, columns: Mapping[str, pa.DataType], what: str) -> None:
         self._path = path
         try:
-            self._file = pq.ParquetFile(path, page_checksum_verification=True)
+            self._file = pq.ParquetFile(local_copy(path), page_checksum_verification=True)
         except (OSError, pa.ArrowException) as error:
             raise self._unreadable(error) from error
         metadata = self._file.metadata

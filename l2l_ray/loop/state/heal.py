@@ -17,11 +17,11 @@ versions before.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 
 from l2l_ray.errors import FREE_SPACE, DataError
+from l2l_ray.files import move
 from l2l_ray.loop.state.checkpoint import TRAINING_FILES, forget_files
 from l2l_ray.loop.state.digests import Digests, give_up
 from l2l_ray.loop.state.ledger import Ledger
@@ -160,7 +160,6 @@ class _Healing:
                 self._move(f"{name}/{path.name}")
             source.rmdir()
         elif source.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(source, target)
+            move(source, target)
         if self._promised.pop(name, None) is not None:
             give_up(self._run.path, name)

@@ -12,6 +12,7 @@ whoever commits looks first whether there is a later one (`require_current`); wh
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -21,9 +22,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from l2l_ray.errors import ConfigError, LedgerError
-from l2l_ray.files import new_file, replacing, sync
+from l2l_ray.files import new_file, refuses_a_second, replacing, sync
+from l2l_ray.storage import StorePath
 from l2l_ray.wording import Say
 
 BEAT_S = 5.0  # how often a holder touches its file
@@ -45,6 +48,7 @@ class Holder:
     started: float = 0.0  # Unix time, seconds
     process: str = ""  # tells this process from a later one of the same number, and from those of other machines
     has_left: bool = False
+    beat: int = 0  # number of the last heartbeat, in an object store
 
     @classmethod
     def of(cls, run_path: Path) -> Holder | None:
@@ -87,7 +91,7 @@ class Holder:
 def newest_epoch(run_path: Path) -> int:
     """Return the epoch of a folder's last holder; 0 where there was none."""
     try:
-        names = os.listdir(run_path / FOLDER)
+        names = [place.name for place in (run_path / FOLDER).iterdir()]
     except FileNotFoundError:
         return 0
     return max((int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()), default=0)
@@ -129,7 +133,8 @@ def held(run_path: Path, what: str, say: Say = lambda _: None, beat_s: float = B
     Raises:
         ConfigError: Somebody else holds it, or its file cannot be written.
     """
-    made = [place for place in (run_path, *run_path.parents) if not place.exists()]
+    places = () if isinstance(run_path, StorePath) else (run_path, *run_path.parents)  # a store has no folders
+    made = [place for place in places if not place.exists()]
     epoch = _take(run_path, what, say, beat_s)
     stop = threading.Event()
     beating = threading.Thread(target=_beat, args=(_file(run_path, epoch), beat_s, stop), daemon=True, name="lease")
@@ -159,6 +164,11 @@ def _take(run_path: Path, what: str, say: Say, beat_s: float) -> int:
         raise ConfigError(
             f"cannot start a run in {run_path}: {error}; choose another --run_root, or free some space"
         ) from error
+    if not refuses_a_second(_file(run_path, epoch)):
+        say(
+            f"note       the store of {run_path} cannot refuse a second writer (S3's If-None-Match): never start two "
+            "drivers of one run at the same moment"
+        )
     for earlier in range(1, epoch):
         with suppress(OSError):
             _file(run_path, earlier).unlink(missing_ok=True)
@@ -187,9 +197,11 @@ def _wait_for_death(run_path: Path, holder: Holder, say: Say, beat_s: float) -> 
             raise _held(run_path, found)
 
 
-def _heartbeat(run_path: Path, holder: Holder) -> float | None:
+def _heartbeat(run_path: Path, holder: Holder) -> Any:
+    """Return what changes with each heartbeat; None where the file is gone."""
+    file = _file(run_path, holder.epoch)
     try:
-        return _file(run_path, holder.epoch).stat().st_mtime
+        return file.read_bytes() if isinstance(file, StorePath) else file.stat().st_mtime
     except OSError:
         return None
 
@@ -203,9 +215,17 @@ def _held(run_path: Path, holder: Holder) -> ConfigError:
 
 
 def _beat(file: Path, beat_s: float, stop: threading.Event) -> None:
-    while not stop.wait(beat_s):
+    """Touch a holder's file now and then; an object is sent anew, with the number of the beat in it."""
+    content = json.loads(file.read_text()) if isinstance(file, StorePath) else {}
+    for number in itertools.count(1):
+        if stop.wait(beat_s):
+            return
         with suppress(OSError):  # taken over, or the disk is away for a moment
-            os.utime(file)
+            if isinstance(file, StorePath):
+                if file.exists():
+                    file.write_text(json.dumps({**content, "beat": number}))
+            else:
+                os.utime(file)
 
 
 def _leave(run_path: Path, epoch: int, made: list[Path]) -> None:

@@ -29,9 +29,10 @@ import pyarrow.parquet as pq
 from l2l_ray.data.masks import decode, encode
 from l2l_ray.errors import FREE_SPACE, HEALS, LedgerError
 from l2l_ray.files import replacing
+from l2l_ray.jsonl import append_line, lines_at, placed_lines, rewrite_lines
 from l2l_ray.loop.state.digests import sealed, unsealed
-from l2l_ray.loop.state.jsonl import append_line, lines_at, placed_lines
 from l2l_ray.loop.state.lease import require_current
+from l2l_ray.storage import local_copy
 from l2l_ray.types import Candidate, PseudoLabel, Rle
 
 SCHEMA_VERSION = 3
@@ -153,11 +154,9 @@ class Ledger:
         """
         require_current(self._path.parent, self._epoch)
         numbers = {number for number, _ in self.damaged}
+        kept = (line for number, (_, line) in enumerate(placed_lines(self._path), start=1) if number not in numbers)
         try:
-            with replacing(self._path, durable=True) as temporary, temporary.open("wb") as file:
-                for number, (_, line) in enumerate(placed_lines(self._path), start=1):
-                    if number not in numbers:
-                        file.write(line + b"\n")
+            rewrite_lines(self._path, kept)
         except OSError as error:
             raise LedgerError(f"cannot write {self._path}: {error}; {FREE_SPACE}") from error
         self._read()
@@ -263,7 +262,7 @@ def read_shard(path: Path) -> list[PseudoLabel]:
         LedgerError: Missing or damaged file (most damage is noticed), or a schema this version does not know.
     """
     try:
-        rows = pq.read_table(path, page_checksum_verification=True).to_pylist()
+        rows = pq.read_table(local_copy(path), page_checksum_verification=True).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise LedgerError(f"shard {path} is in the ledger but cannot be read: {error}; {HEALS}") from error
     return [_from_row(row, path) for row in rows]

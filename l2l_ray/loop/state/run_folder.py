@@ -22,11 +22,12 @@ from typing import Any
 
 from l2l_ray.config import RunConfig, read_config, save_config
 from l2l_ray.errors import FREE_SPACE, CheckpointError, ConfigError, DataError
-from l2l_ray.files import replacing
+from l2l_ray.files import remove_tree, replacing
+from l2l_ray.jsonl import append_line, compact, read_lines, remove_lines
 from l2l_ray.loop.state import lease
 from l2l_ray.loop.state.digests import promise
-from l2l_ray.loop.state.jsonl import append_line, read_lines
 from l2l_ray.loop.state.position import Position
+from l2l_ray.storage import StorePath
 from l2l_ray.types import Skip
 from l2l_ray.wording import Say
 
@@ -64,7 +65,8 @@ class RunFolder:
             if problem := _why_not_writable(folder.path):
                 raise ConfigError(f"cannot start a run in {folder.path}: {problem}; choose another --run_root")
             return folder
-        if changed := _changed_fields(read_config(saved), config):
+        before = read_config(saved)
+        if changed := _changed_fields(before, config) and _changed_fields(before.rooted(), config.rooted()):
             raise ConfigError(
                 f"{folder.path} was started with other settings ({'; '.join(changed)}); "
                 "use the same settings or another --name, or delete the folder if you do not need it"
@@ -95,6 +97,8 @@ class RunFolder:
             had_begun = (self.path / "config.yaml").exists()
             if had_begun and not self.config.resume and not self.finished:
                 raise ConfigError(f"another process has just run in {self.path}; choose another --name")
+            for log in (self.ledger_path, self.path / "digests.jsonl", self.path / "metrics.jsonl"):
+                compact(log)
             try:
                 yield replace(self, epoch=epoch)
             except ConfigError:
@@ -126,9 +130,10 @@ class RunFolder:
     def _remove(self, everything: bool) -> None:
         """Remove the folder, or only what a start writes in a folder that was there before."""
         for name in ("config.yaml", "env.json", "data.json", "skips.jsonl", "metrics.jsonl", "digests.jsonl"):
-            (self.path / name).unlink(missing_ok=True)
-        for place in (self.path,) if everything else (self.path / "examples", self.path / "priors"):
-            shutil.rmtree(place, ignore_errors=True)
+            remove_lines(self.path / name)
+        for folder in (self.path,) if everything else (self.path / "examples", self.path / "priors"):
+            with suppress(OSError):
+                remove_tree(folder)
 
     def promise(self, path: Path) -> None:
         """Note what a file of the run is, now that it has its name: it is checked when the run goes on.
@@ -153,7 +158,7 @@ class RunFolder:
 
     def mark_finished(self) -> None:
         """Write the marker that makes a second start a no-op; remove what killed processes left half-written."""
-        for stale in self.path.rglob("*.tmp"):
+        for stale in () if isinstance(self.path, StorePath) else self.path.rglob("*.tmp"):
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
         with replacing(self.path / "FINISHED", durable=True) as temporary:
             temporary.write_text("")
@@ -261,6 +266,8 @@ def _nothing_to_resume(config: RunConfig) -> str:
 
 def _why_not_writable(path: Path) -> str | None:
     """Return why a folder cannot be made or written, as far as that can be told without writing; None = no reason."""
+    if isinstance(path, StorePath):
+        return path.why_unusable()
     nearest = next(place for place in (path, *path.parents) if place.exists())
     if not nearest.is_dir():
         return f"{nearest} is a file"

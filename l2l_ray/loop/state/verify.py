@@ -18,6 +18,7 @@ from l2l_ray.loop.state.ledger import Key, Ledger, LedgerEntry, num_shards
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.selector.registry import stores_labels
+from l2l_ray.storage import local_copy
 
 TABLES = ("examples/*.parquet", "priors/*.parquet", "evals/*/*.parquet")
 
@@ -76,7 +77,7 @@ def _check_files(run: RunFolder, found: Findings) -> None:
         name = path.relative_to(run.path).as_posix()
         if name not in promised:
             try:
-                pq.read_metadata(path)
+                pq.read_metadata(local_copy(path))
                 found.unknown.append(name)
             except (OSError, pa.ArrowException):
                 found.files[name] = "it cannot be read"
@@ -107,7 +108,7 @@ def _check_labels(run: RunFolder, ledger: Ledger, found: Findings) -> None:
     unlabeled = run.examples_path("unlabeled")
     if unlabeled.relative_to(run.path).as_posix() in found.files or not unlabeled.exists():
         return
-    expected = num_shards(pq.read_metadata(unlabeled).num_rows, run.config.loop.shard_size)
+    expected = num_shards(pq.read_metadata(local_copy(unlabeled)).num_rows, run.config.loop.shard_size)
     for method in filter(stores_labels, run.methods):
         for round_index in range(max(run.published(method), default=0)):
             keys = ((method, round_index, shard) for shard in range(expected))

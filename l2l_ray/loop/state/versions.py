@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from l2l_ray.errors import FREE_SPACE, CheckpointError
-from l2l_ray.files import new_folder
+from l2l_ray.files import is_whole, new_folder, remove_tree
 from l2l_ray.loop.state.checkpoint import TRAINING_FILES, forget_files
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -30,7 +30,7 @@ def place(final: Path, write: Write, metrics: dict[str, float]) -> Path:
     Raises:
         CheckpointError: The disk is full or not writable; nothing has the final name.
     """
-    if final.exists():
+    if is_whole(final):
         return final
     for stale in final.parent.glob(f".{final.name}.*.tmp"):  # of a worker that was killed here
         shutil.rmtree(stale, ignore_errors=True)
@@ -69,7 +69,7 @@ def prune_train_states(run: RunFolder, method: str, keep: int = KEPT_TRAIN_STATE
         states = _states(run, name)
         for position, folder in states if is_over else states[:-keep] if name == method else ():
             if position.step:
-                shutil.rmtree(folder)
+                remove_tree(folder)
             else:
                 forget_files(folder, TRAINING_FILES)
                 for file in TRAINING_FILES:  # the training state last: by it a folder that was cut here is found again
@@ -93,7 +93,7 @@ def _states(run: RunFolder, method: str) -> list[tuple[Position, Path]]:
     # Hidden folders were not renamed yet: they are not published.
     folders = (path.parent for path in run.train_dir.glob("[!.]*/train_state.pt"))
     found = [(place, folder) for folder in folders if (place := Position.named(folder.name)) is not None]
-    found = [(place, folder) for place, folder in found if place.method == method]
+    found = [(place, folder) for place, folder in found if place.method == method and is_whole(folder)]
     return sorted(found, key=lambda item: (item[0].version, item[0].step))
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
@@ -24,7 +23,7 @@ from l2l_ray import __version__
 from l2l_ray.config import RunConfig, SelectorConfig, config_fields, field_value
 from l2l_ray.data.splits import folds
 from l2l_ray.errors import FREE_SPACE, CheckpointError
-from l2l_ray.files import locked, new_folder, replacing_folder
+from l2l_ray.files import is_whole, locked, new_folder, remove_tree, replacing_folder
 from l2l_ray.loop.host import LOOK_EVERY_STEPS, Host
 from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.state.checkpoint import problems_in, read_position
@@ -46,6 +45,7 @@ NOT_IN_BURN_IN = {
     *("data.num_train_refs", "data.num_eval_refs", "data.data_seed", "data.max_words", "data.image_cache_mb"),
     *("prior.model", "prior.prompt", "prior.image_size", "prior.max_new_tokens", "prior.num_samples"),
     *("prior.temperature", "prior.batch_size", "prior.max_wait_s", "prior.dtype", "prior.device"),
+    *("prior.coordinates", "prior.min_image_tokens", "prior.min_accuracy"),
     # of the selector, only the folds are made here
     *(f"selector.{field.path}" for field in config_fields(SelectorConfig) if field.path != "num_folds"),
     # about pseudo-labels, or about how work is cut into pieces
@@ -83,7 +83,7 @@ class BurnIn:
 
         A run that comes while another one trains the same burn-in waits for it.
         """
-        lock = self._config.cache_dir / "locks" / f"burn_in-{self.folder.name}"
+        lock = self._config.scratch_dir / "locks" / f"burn_in-{self.folder.name}"
         with locked(lock) if self._host.rank == 0 else nullcontext():  # the other ranks wait where they meet rank 0
             self._train(with_folds)
 
@@ -113,7 +113,7 @@ class BurnIn:
                 _save(networks, replacing_folder(partial), step + 1)
         if self._host.rank == 0:
             _save(networks, new_folder(folder, durable=True), 0)
-            shutil.rmtree(partial, ignore_errors=True)
+            remove_tree(partial)
         self._host.barrier()
 
     def _resume(self, networks: Networks, partial: Path) -> int:
@@ -126,14 +126,14 @@ class BurnIn:
 
 def _is_whole(folder: Path) -> bool:
     """Whether a part of a burn-in lies in a folder as it was written; one that is damaged is removed, and made anew."""
-    if folder.exists() and (problems := problems_in(folder)):
+    if is_whole(folder) and (problems := problems_in(folder)):
         logger.warning(
             "the burn-in %s is damaged and is trained again: %s",
             folder,
             "; ".join(f"{name}: {problem}" for name, problem in problems.items()),
         )
-        shutil.rmtree(folder)
-    return folder.exists()
+        remove_tree(folder)
+    return is_whole(folder)
 
 
 def _save(networks: Networks, place: AbstractContextManager[Path], step: int) -> None:
