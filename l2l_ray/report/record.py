@@ -284,7 +284,7 @@ def _lines(run_dir: Path, name: str, absent: list[str]) -> Sequence[str | bytes]
     except OSError as error:
         absent.append(f"{name} cannot be read: {error}")
         return []
-    if not found:
+    if not found and not (run_dir / name).exists():
         absent.append(f"{name} is absent")
     return found
 
