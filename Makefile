@@ -11,7 +11,7 @@ LOCK = requirements.lock
 HEAD = $(PYTHON) -m l2l_ray.actors.head
 SUBMIT = . .ray/env && $(BIN)/ray job submit -- python jobs/selfevolve.py
 
-.PHONY: install demo compare smoke chaos test test-gpu check audit format cluster-up cluster-down clean
+.PHONY: install demo compare smoke chaos test test-slow test-gpu check audit format cluster-up cluster-down clean
 
 install: $(STAMP)
 
@@ -45,6 +45,10 @@ chaos: $(STAMP)
 
 test: $(STAMP)
 	$(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+# Kills, hangs and damage of whole runs, a sweep that is killed, and whatever else takes minutes: half an hour.
+test-slow: $(STAMP)
+	$(PYTHON) -m pytest -q -m slow
 
 test-gpu: $(STAMP)
 	$(PYTHON) -m pytest -q -m gpu

@@ -1,12 +1,20 @@
-"""Random SIGKILLs and SIGSTOPs, seeded, on runs of the main job: nothing is lost, nothing done twice, the same table.
+"""What happens to a run on a bad day, seeded: signals, damaged files, a second driver; nothing is lost or done twice.
 
-One run is left alone; then runs of the same config are harmed, one signal every few seconds at a random role (labeler,
-prior actor, coordinator, train worker, and by SIGKILL the driver, which is then started again with `--resume`), until
-all signals are spent. Each run has a root of its own, so that each asks for its priors and trains its burn-in. What is
-written down of each: signals, shards lost and doubled, the largest difference of a mean
-IoU from the unharmed run's. Ends with status 1 where something is lost, doubled, or differs by more than the tolerance.
+One run of the main job is left alone. Then runs of the same config are harmed, one harm every few seconds, in a random
+order that the seed fixes, until all are spent:
 
-Usage: python -m benchmarks.chaos [--kills 30] [--stops 10] [--seed 0] [--out benchmarks/results/chaos.json]
+    kill           SIGKILL to a random role: labeler, prior actor, coordinator, train worker, or the driver, which is
+                   then started again with `--resume`
+    stop           SIGSTOP to a random role but the driver
+    damage         SIGKILL to the driver, a bit flipped or the second half lost in a file that the run keeps, `--resume`
+    second driver  the same command with `--resume` beside the one that runs: it must be refused and name that one
+
+Each run has a root of its own, so that each asks for its priors and trains its burn-in. What is written down: the
+harms and how soon the screen spoke of each; per run the shards lost and doubled, and the largest difference of a mean
+IoU from the run left alone; damage that no line named. Ends with status 1 where something is lost, doubled, undetected,
+let in beside another driver, or differs by more than the tolerance.
+
+Usage: python -m benchmarks.chaos [--kills 30] [--stops 10] [--damages 10] [--seed 0] [--out PATH]
 """
 
 from __future__ import annotations
@@ -14,40 +22,268 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-from l2l_ray.actors.head import started_by
+from l2l_ray.actors.processes import started_by
+from l2l_ray.loop.state.digests import Digests
+from l2l_ray.loop.state.ledger import Ledger
 from l2l_ray.randomness import sample_key
 
 ROOT = Path(__file__).resolve().parent.parent
-ROLES = {
-    "labeler": "ray::LabelerActor", "prior actor": "ray::PriorActor", "coordinator": "ray::Coordinator",
-    "train worker": "ray::RayTrainWorker",
-}  # fmt: skip
 DRIVER = "driver"
+ROLES = {  # role -> how its processes' titles begin, and what the screen calls it
+    "labeler": ("ray::LabelerActor", r"labeler-\d"),
+    "prior actor": ("ray::PriorActor", r"prior-\d"),
+    "coordinator": ("ray::Coordinator", "coordinator"),
+    "train worker": ("ray::RayTrainWorker", "[Tt]rain.*(again|fail|worker)"),
+}
 MEAN_IOU_TOLERANCE = 0.005  # as in tests/ray_runs.py, which says why it is not 0
 LEAST_GAP_S, MOST_GAP_S = 8.0, 20.0  # what was lost has to be back before more can be
+REFUSAL_TIMEOUT_S = 120.0
 RUN_TIMEOUT_S = 3600.0
+KEPT = ("*/labels/*.parquet", "train/[!.]*/*", "examples/*.parquet", "priors/*.parquet", "evals/*/*.parquet")
+
+T = TypeVar("T")
+Kind = Literal["kill", "stop", "damage", "second driver"]
 
 
-def words(root: Path, name: str) -> list[str]:
-    """Return the command of a run: the smoke preset in small shards, with low limits and many tries."""
-    fields = {
-        "name": name, "run_root": str(root), "loop.shard_size": 4, "loop.checkpoint_steps": 2, "loop.autocast": False,
-        "loop.rounds": 3, "cluster.heartbeat_timeout_s": 8, "cluster.max_item_retries": 20,
-        "cluster.max_train_restarts": 100, "cluster.start_timeout_s": 600,
-    }  # fmt: skip
-    given = [word for field, value in fields.items() for word in (f"--{field}", str(value))]
-    return [sys.executable, "jobs/selfevolve.py", "--preset", "smoke", *given]
+@dataclass
+class Harm:
+    """One harm that was done.
+
+    Example: `Harm("harmed-0", "kill", "labeler", 0.4)`
+    """
+
+    run: str
+    kind: Kind
+    what: str  # the role, or the file
+    seen_after_s: float | None = None  # until the screen spoke of it; None = it did not
 
 
-def processes(job: int) -> dict[str, list[int]]:
+class Harms:
+    """What is still to be done, in a random order that a seed fixes; which process or file it is is random, too."""
+
+    def __init__(self, kills: int, stops: int, damages: int, seed: int) -> None:
+        counts: dict[Kind, int] = {"kill": kills, "stop": stops, "damage": damages, "second driver": 1}
+        kinds = [kind for kind, count in counts.items() for _ in range(count)]
+        self._seed = seed
+        self._left = [kinds[i] for i in sorted(range(len(kinds)), key=lambda i: sample_key(seed, "order", i))]
+        self.done: list[Harm] = []
+
+    @property
+    def next(self) -> Kind | None:
+        """What comes next; None when all is done."""
+        return self._left[0] if self._left else None
+
+    def gap_s(self) -> float:
+        """Return how long to wait before the next harm."""
+        return LEAST_GAP_S + self._share("gap") * (MOST_GAP_S - LEAST_GAP_S)
+
+    def one_of(self, what: str, choices: Sequence[T]) -> T:
+        """Return a random one of some choices."""
+        return choices[int(self._share(what) * len(choices))]
+
+    def note(self, run: str, what: str) -> Harm:
+        """Note that the next harm is done."""
+        self.done.append(Harm(run, self._left.pop(0), what))
+        return self.done[-1]
+
+    def _share(self, what: str) -> float:
+        return sample_key(self._seed, what, len(self.done)) % 10_000 / 10_000
+
+
+class Screen:
+    """What the jobs of one measurement print, in one file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._open: list[tuple[Harm, float, int]] = []
+
+    def size(self) -> int:
+        """Return how much was printed until now, bytes."""
+        return self.path.stat().st_size
+
+    def since(self, size: int) -> str:
+        """Return what was printed since."""
+        return self.path.read_bytes()[size:].decode(errors="replace")
+
+    def expect(self, harm: Harm) -> None:
+        """Wait, beside other things, for a line about a harm just done."""
+        self._open.append((harm, time.monotonic(), self.size()))
+
+    def look(self) -> None:
+        """Note which of the expected lines have come."""
+        for entry in tuple(self._open):
+            harm, since, size = entry
+            if re.search(ROLES[harm.what][1], self.since(size)):
+                harm.seen_after_s = round(time.monotonic() - since, 1)
+                self._open.remove(entry)
+
+
+class Run:
+    """One run of the main job, from its start to its end, however often it is started.
+
+    Example: `Run(folder / "root", "harmed-0", screen).to_its_end(harms)`
+    """
+
+    def __init__(self, root: Path, name: str, screen: Screen) -> None:
+        self.name = name
+        self.path = root / name
+        self._root = root
+        self._screen = screen
+        self.undetected: list[str] = []
+        self.let_in = 0  # second drivers that were not refused
+
+    def to_its_end(self, harms: Harms | None = None) -> float:
+        """Run, do harm if there is any left, start again where the driver was killed; return the wall time, seconds.
+
+        Raises:
+            RuntimeError: The job failed.
+            TimeoutError: It did not end.
+        """
+        begun, damaged = time.monotonic(), ""
+        while True:
+            size = self._screen.size()
+            with self._job() as job:
+                try:
+                    damaged_next = self._harm_until_end(job, harms, begun)
+                finally:
+                    job.kill()
+            if damaged and not self._named(damaged, self._screen.since(size)):
+                self.undetected.append(damaged)
+            if damaged_next is None:
+                if job.returncode:
+                    raise RuntimeError(f"{self.name} ended with status {job.returncode}: {self._screen.since(size)}")
+                return time.monotonic() - begun
+            damaged = damaged_next
+
+    def outcome(self) -> tuple[set[tuple[str, int, int]], int, dict[str, float]]:
+        """Return the committed keys, how many lines committed a key once more, and the table of mean IoUs."""
+        committed: set[tuple[str, int, int]] = set()
+        doubled = 0
+        for line in map(json.loads, (self.path / "ledger.jsonl").read_text().splitlines()):
+            if "revoked" in line:
+                committed.discard(tuple(line["revoked"]))
+                continue
+            key = line["method"], line["round"], line["shard"]
+            doubled += key in committed
+            committed.add(key)
+        rows = json.loads((self.path / "results.json").read_text())["rows"]
+        table = {f"{row['method']} {split}": f["mean_iou"] for row in rows for split, f in row["splits"].items()}
+        return committed, doubled, table
+
+    def _job(self) -> subprocess.Popen[bytes]:
+        fields = {
+            "name": self.name, "run_root": str(self._root), "loop.shard_size": 4, "loop.checkpoint_steps": 2,
+            "loop.autocast": False, "loop.rounds": 3, "cluster.heartbeat_timeout_s": 8, "cluster.max_item_retries": 20,
+            "cluster.max_train_restarts": 100, "cluster.start_timeout_s": 600,
+        }  # fmt: skip
+        given = [word for field, value in fields.items() for word in (f"--{field}", str(value))]
+        resume = ["--resume"] if (self.path / "config.yaml").exists() else []
+        with self._screen.path.open("ab") as out:
+            return subprocess.Popen(
+                [sys.executable, "jobs/selfevolve.py", "--preset", "smoke", *given, *resume],
+                cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=out, stderr=out, start_new_session=True,
+            )  # fmt: skip
+
+    def _harm_until_end(self, job: subprocess.Popen[bytes], harms: Harms | None, begun: float) -> str | None:
+        """Return None when the job has ended by itself, else, its driver killed, the damaged file, "" for none."""
+        next_at = time.monotonic() + (harms.gap_s() if harms else 0)
+        while job.poll() is None:
+            if time.monotonic() - begun > RUN_TIMEOUT_S:
+                raise TimeoutError(f"{self.name} did not end within {RUN_TIMEOUT_S:g} s; see {self._screen.path}")
+            time.sleep(0.5)
+            self._screen.look()
+            if harms is None or harms.next is None or time.monotonic() < next_at:
+                continue
+            if (damaged := self._harm(job, harms)) is not None:
+                return damaged
+            next_at = time.monotonic() + harms.gap_s()
+        return None
+
+    def _harm(self, job: subprocess.Popen[bytes], harms: Harms) -> str | None:
+        """Do the next harm if there is something to do it to; returns as `_harm_until_end` where the driver dies."""
+        if harms.next == "damage":
+            return self._damage(job, harms)
+        if harms.next == "second driver":
+            if (self.path / "config.yaml").exists():
+                self._second_driver(job, harms)
+            return None
+        living = {role: pids for role, pids in _processes(job.pid).items() if pids}
+        is_kill = harms.next == "kill"
+        if not living:
+            return None
+        role = harms.one_of("role", [*living, *([DRIVER] if is_kill else [])])
+        pid = job.pid if role == DRIVER else harms.one_of("process", living[role])
+        try:
+            os.kill(pid, signal.SIGKILL if is_kill else signal.SIGSTOP)
+        except ProcessLookupError:
+            return None
+        harm = harms.note(self.name, role)
+        if role == DRIVER:
+            job.wait()
+            return ""
+        self._screen.expect(harm)
+        return None
+
+    def _damage(self, job: subprocess.Popen[bytes], harms: Harms) -> str | None:
+        if not self._kept():
+            return None
+        job.kill()
+        job.wait()
+        time.sleep(2)  # its actors end with it
+        path = harms.one_of("file", self._kept())
+        content = bytearray(path.read_bytes())
+        half = len(content) // 2
+        if harms.one_of("way", ["flip", "cut"]) == "flip":
+            content[half] ^= 4
+        else:
+            del content[half:]
+        path.write_bytes(content)
+        name = path.relative_to(self.path).as_posix()
+        harms.note(self.name, name)
+        return name
+
+    def _kept(self) -> list[Path]:
+        """Return the files that the run has promised to keep."""
+        promised = set(Digests.load(self.path).promised) if self.path.exists() else set()
+        promised |= {entry.path for entry in Ledger(self.path / "ledger.jsonl").all_entries()}
+        found = sorted(path for pattern in KEPT for path in self.path.glob(pattern))
+        return [p for p in found if p.parts[-3] == "train" or p.relative_to(self.path).as_posix() in promised]
+
+    def _second_driver(self, job: subprocess.Popen[bytes], harms: Harms) -> None:
+        size, since = self._screen.size(), time.monotonic()
+        harm = harms.note(self.name, DRIVER)
+        with self._job() as second:
+            try:
+                status = second.wait(REFUSAL_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                status = 0
+            finally:
+                second.kill()
+        if status == 1 and f"process {job.pid} on" in self._screen.since(size):
+            harm.seen_after_s = round(time.monotonic() - since, 1)
+        else:
+            self.let_in += 1
+
+    @staticmethod
+    def _named(file: str, text: str) -> bool:
+        """Whether a line says that a file is damaged: by its name, or by its folder's and its own."""
+        folder, _, name = file.rpartition("/")
+        lines = [line for line in text.splitlines() if "damaged    " in line]
+        return any(f"{file}:" in line or (f"{folder}:" in line and name in line) for line in lines)
+
+
+def _processes(job: int) -> dict[str, list[int]]:
     """Return the living processes of each role that a job started."""
     found: dict[str, list[int]] = {role: [] for role in ROLES}
     for pid in sorted(started_by(job)):
@@ -55,114 +291,43 @@ def processes(job: int) -> dict[str, list[int]]:
             title = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
         except OSError:
             continue  # it ended meanwhile
-        for role, begins in ROLES.items():
+        for role, (begins, _) in ROLES.items():
             if title.startswith(begins):
                 found[role].append(pid)
     return found
 
 
-class Harm:
-    """Signals that are still to be sent, in a random order that a seed fixes; which process gets one is random, too."""
-
-    def __init__(self, kills: int, stops: int, seed: int) -> None:
-        signals = [signal.SIGKILL] * kills + [signal.SIGSTOP] * stops
-        self._seed = seed
-        self._left = sorted(enumerate(signals), key=lambda pair: sample_key(seed, "order", pair[0]))
-        self.sent: list[dict[str, Any]] = []
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether every signal was sent."""
-        return not self._left
-
-    def gap_s(self) -> float:
-        """Return how long to wait before the next signal."""
-        share = sample_key(self._seed, "gap", len(self.sent)) % 1000 / 1000
-        return LEAST_GAP_S + share * (MOST_GAP_S - LEAST_GAP_S)
-
-    def send(self, job: int, run: str) -> bool:
-        """Send the next signal to a random role that lives; True when it killed the driver."""
-        number = self._left[0][1]
-        living = {role: pids for role, pids in processes(job).items() if pids}
-        roles = [*living, *([DRIVER] if number == signal.SIGKILL and living else [])]
-        if not roles:
-            return False
-        role = roles[sample_key(self._seed, "role", len(self.sent)) % len(roles)]
-        pids = [job] if role == DRIVER else living[role]
-        pid = pids[sample_key(self._seed, "process", len(self.sent)) % len(pids)]
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            return False
-        self._left.pop(0)
-        self.sent.append({"run": run, "signal": number.name, "role": role})
-        return role == DRIVER
-
-
-def run_to_its_end(root: Path, name: str, harm: Harm | None, log: Path) -> float:
-    """Run a job, harming it, and start it again where its driver was killed; return its wall time, seconds."""
-    begun, resume = time.monotonic(), False
-    while True:
-        with log.open("ab") as out:
-            job = subprocess.Popen(
-                words(root, name) + (["--resume"] if resume else []),
-                cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=out, stderr=out,
-                start_new_session=True,
-            )  # fmt: skip
-            killed = False
-            while job.poll() is None and not killed:
-                if time.monotonic() - begun > RUN_TIMEOUT_S:
-                    job.kill()
-                    raise TimeoutError(f"{name} did not end within {RUN_TIMEOUT_S:g} s; its output is in {log}")
-                if harm is None or harm.is_spent:
-                    time.sleep(0.5)
-                    continue
-                time.sleep(harm.gap_s())
-                killed = job.poll() is None and harm.send(job.pid, name)
-            status = job.wait()
-        if not killed:
-            if status:
-                raise RuntimeError(f"{name} ended with status {status}: {log.read_text()[-2000:]}")
-            return time.monotonic() - begun
-        resume = (root / name / "config.yaml").exists()
-
-
-def outcome(root: Path, name: str) -> tuple[list[tuple[str, int, int]], dict[str, float]]:
-    """Return the keys of a run's ledger, repeated ones included, and its table of mean IoUs."""
-    lines = [json.loads(line) for line in (root / name / "ledger.jsonl").read_text().splitlines()]
-    rows = json.loads((root / name / "results.json").read_text())["rows"]
-    table = {f"{row['method']} {split}": f["mean_iou"] for row in rows for split, f in row["splits"].items()}
-    return [(line["method"], line["round"], line["shard"]) for line in lines], table
-
-
 def main() -> int:
-    """Harm runs and write down what came of them; 0 = nothing was lost, doubled or changed."""
+    """Harm runs and write down what came of them; 0 = nothing was lost, doubled, undetected or changed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--stops", type=int, default=10)
+    parser.add_argument("--damages", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "chaos.json")
     given = parser.parse_args()
+    harms = Harms(given.kills, given.stops, given.damages, given.seed)
     runs: list[dict[str, Any]] = []
+    bad = 0
     with tempfile.TemporaryDirectory() as folder:
-        log = given.out.with_suffix(".log")
-        calm_s = run_to_its_end(Path(folder, "root-calm"), "calm", None, log)
-        keys, table = outcome(Path(folder, "root-calm"), "calm")
-        harm = Harm(given.kills, given.stops, given.seed)
-        while not harm.is_spent:
-            name = f"harmed-{len(runs)}"
-            root = Path(folder, f"root-{name}")
-            seconds = run_to_its_end(root, name, harm, log)
-            found, figures = outcome(root, name)
-            apart = max((abs(figures[key] - table[key]) for key in table), default=0.0)
-            lost, doubled = len(set(keys) - set(found)), len(found) - len(set(found))
-            runs.append({"name": name, "wall_s": round(seconds, 1), "lost": lost, "doubled": doubled,
+        screen = Screen(given.out.with_suffix(".log"))
+        screen.path.write_bytes(b"")
+        calm = Run(Path(folder, "root-calm"), "calm", screen)
+        calm_s = calm.to_its_end()
+        keys, _, table = calm.outcome()
+        while harms.next is not None:
+            run = Run(Path(folder, f"root-{len(runs)}"), f"harmed-{len(runs)}", screen)
+            seconds = run.to_its_end(harms)
+            found, doubled, figures = run.outcome()
+            apart = max(abs(figures[key] - table[key]) for key in table)
+            faults = {"lost": len(keys - found), "doubled": doubled, "undetected": run.undetected, "let_in": run.let_in}
+            bad += any(faults.values()) or apart > MEAN_IOU_TOLERANCE
+            runs.append({"name": run.name, "wall_s": round(seconds, 1), **faults,
                          "largest_difference_of_mean_iou": round(apart, 6)})  # fmt: skip
-    content = {"seed": given.seed, "tolerance": MEAN_IOU_TOLERANCE, "calm_s": round(calm_s, 1), "shards": len(keys),
-               "signals": harm.sent, "runs": runs}  # fmt: skip
-    given.out.write_text(json.dumps(content, indent=1) + "\n")
-    bad = [r for r in runs if r["lost"] or r["doubled"] or r["largest_difference_of_mean_iou"] > MEAN_IOU_TOLERANCE]
-    sys.stdout.write(f"{len(harm.sent)} signals in {len(runs)} runs, {len(bad)} runs with a fault; {given.out}\n")
+            content = {"seed": given.seed, "tolerance": MEAN_IOU_TOLERANCE, "calm_s": round(calm_s, 1),
+                       "shards": len(keys), "harms": [asdict(harm) for harm in harms.done], "runs": runs}  # fmt: skip
+            given.out.write_text(json.dumps(content, indent=1) + "\n")
+    sys.stdout.write(f"{len(harms.done)} harms in {len(runs)} runs, {bad} runs with a fault; {given.out}\n")
     return 1 if bad else 0
 
 

@@ -17,7 +17,7 @@ from l2l_ray.config import PRESETS, RunConfig, Section, config_fields, field_val
 
 INTRO = """# Every setting
 
-Written by `docs/config_page.py` from `l2l_ray/config/sections.py`; `make format` writes it again.
+Written by `docs/config_page.py` from the sections in `l2l_ray/config`; `make format` writes it again.
 
 A field is set on the command line (`--loop.rounds 5`; switches also as `--no-loop.autocast`) or in a YAML file
 (`--config run.yaml`), over a preset (`--preset smoke`): preset < file < command line. `l2l config` with the same words

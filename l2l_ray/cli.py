@@ -4,8 +4,10 @@
     l2l run [--preset photos-small] [--section.field value ...]      the whole method, in this process
     l2l config [same options]                                        every setting that these words mean, as YAML
     l2l report RUN                                                   write report.html again
+    l2l save RUN FOLDER [--onnx] [--push OWNER/NAME]                 the trained model as a folder of its own
     l2l predict PHOTO "the left cup" --run RUN [--out FOLDER]        the mask of one photo and text
     l2l predict FOLDER|TABLE.csv --run RUN [--out FOLDER]            of many, the models loaded once
+    l2l prior check [--num 100] [same options as l2l run]            is the language model right about labeled images?
     l2l evaluate RUN [--split testA] [--protocol lavt480]            its figures again, also as others count
     l2l data import|check|stats|split|leaks ...                      own and published data: see docs/data.md
     l2l export RUN --format coco --out FOLDER [--split val]          pseudo-labels or predictions as files
@@ -214,6 +216,32 @@ def predict(words: Sequence[str]) -> int:
     return 1 if num_failed else 0
 
 
+def save(words: Sequence[str]) -> None:
+    """Write a run's best model as a folder of its own, to keep, to give away or to put on the model hub."""
+    parser = argparse.ArgumentParser(prog="l2l save", description=save.__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run, or a version in it: RUN/train/l2l-v0002")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the model goes")
+    parser.add_argument("--graph", action="store_true", help="also as a graph of torch.export, which needs torch alone")
+    parser.add_argument("--onnx", action="store_true", help="also as ONNX")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="also put it on the model hub, under this id")
+    parser.add_argument("--private", action="store_true", help="with --push: not for everybody")
+    given = parser.parse_args(words)
+    if given.private and not given.push:
+        parser.error("--private has no effect without --push")
+    from l2l_ray.predictor import Predictor
+
+    model = Predictor.from_run(given.run, device="cpu")
+    model.save_pretrained(given.folder)
+    print(f"model      {given.folder}: Predictor.from_pretrained({str(given.folder)!r})")
+    for is_wanted, as_onnx in ((given.graph, False), (given.onnx, True)):
+        if is_wanted:
+            print(f"graph      {model.save_graph(given.folder, as_onnx)}")
+    if given.push:
+        from l2l_ray.saved_model import push
+
+        print(f"pushed     {push(given.folder, given.push, given.private or None)}")
+
+
 def evaluate(words: Sequence[str]) -> None:
     """Evaluate the version that a finished run chose, under a protocol of your choice; see docs/metrics.md."""
     parser = argparse.ArgumentParser(prog="l2l evaluate", description=evaluate.__doc__)
@@ -277,12 +305,39 @@ def data(words: Sequence[str]) -> int:
     return data_command(words, print)
 
 
+def prior(words: Sequence[str]) -> int:
+    """Ask the configured language model about labeled images: how often is its box right, and read in which unit?
+
+    Further options are those of `l2l run`; see docs/priors.md.
+    """
+    if words and words[0] not in ("check", "-h", "--help"):
+        return _unknown("l2l prior", words[0], ["check"])
+    parser = argparse.ArgumentParser(prog="l2l prior check", description=prior.__doc__, allow_abbrev=False)
+    parser.add_argument("--num", type=int, default=100, help="labeled images to ask about, at most; one text each")
+    if words[:1] != ["check"]:
+        parser.print_help(sys.stdout if words else sys.stderr)
+        return 0 if words else 2
+    given, rest = parser.parse_known_args(words[1:])
+    if given.num < 1:
+        parser.error(f"--num is {given.num}; expected at least 1")
+    from l2l_ray.config import load_config
+
+    config = load_config(rest)
+    from l2l_ray.device import no_loading_bars
+    from l2l_ray.loop.inference.prior_command import ask_and_check
+
+    with no_loading_bars():
+        return 0 if ask_and_check(config, given.num, print) else 1
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "label": label,
     "run": run,
     "config": config,
     "report": report,
+    "save": save,
     "predict": predict,
+    "prior": prior,
     "evaluate": evaluate,
     "data": data,
     "export": export,

@@ -20,7 +20,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,14 +35,35 @@ _numbering = threading.Lock()
 
 def read_lines(path: Path) -> list[bytes]:
     """Return the whole lines of a file; none where there is no file."""
+    return [line for _, line in placed_lines(path)]
+
+
+def placed_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the whole lines of a file, each with its place, which grows and by which `lines_at` finds it again."""
     if isinstance(path, StorePath):
-        return _read_objects(path)
-    raw = path.read_bytes() if path.exists() else b""
-    return raw[: raw.rfind(b"\n") + 1].splitlines()
+        yield from _placed_in_objects(path)
+    elif path.exists():
+        with path.open("rb") as file:
+            place = 0
+            for line in file:
+                if line.endswith(b"\n"):
+                    yield place, line[:-1]
+                place += len(line)
 
 
-def append_line(path: Path, record: dict[str, Any], durable: bool = False) -> None:
-    """Append one record.
+def lines_at(path: Path, places: Iterable[int]) -> Iterator[bytes]:
+    """Yield the lines at some places of a file."""
+    if isinstance(path, StorePath):
+        yield from _lines_in_objects(path, list(places))
+        return
+    with path.open("rb") as file:
+        for place in places:
+            file.seek(place)
+            yield file.readline()[:-1]
+
+
+def append_line(path: Path, record: dict[str, Any], durable: bool = False) -> int:
+    """Append one record and return its place.
 
     Args:
         path: The file; made where it is missing.
@@ -54,9 +75,9 @@ def append_line(path: Path, record: dict[str, Any], durable: bool = False) -> No
     """
     line = (json.dumps(record) + "\n").encode()
     if isinstance(path, StorePath):
-        writer = unique_name(".json").partition("-")[2]
-        _object(path, f"{_next_number(path):020d}-{writer}").write_bytes(line)
-        return
+        writer, number = unique_name(".json").partition("-")[2], _next_number(path)
+        _object(path, f"{number:020d}-{writer}").write_bytes(line)
+        return number
     with path.open("ab+", buffering=0) as file:  # a buffer would be written again when the file is closed
         lock_file(file)  # closing it lets the next one in
         size = _cut_torn_line(file)
@@ -70,6 +91,7 @@ def append_line(path: Path, record: dict[str, Any], durable: bool = False) -> No
             raise
     if durable and not size:
         sync(path.parent)  # the file may be new
+    return size
 
 
 def rewrite_lines(path: Path, lines: Iterable[bytes]) -> None:
@@ -123,22 +145,46 @@ def _names(path: StorePath) -> list[str]:
     return ([first] if first else []) + [n for n in found if not n.endswith(_ALL) and _number(n) > _number(first)]
 
 
-def _read_objects(path: StorePath) -> list[bytes]:
-    """Return the lines. Objects are whole: one that is empty, or lacks its newline, is damaged, and is a line too."""
+def _placed_in_objects(path: StorePath) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines: an object's place is its number, that of a line in one of many lines where it begins there.
+
+    Objects are whole: one that is empty, or lacks its newline, is damaged, and is a line too.
+    """
+    for name, content in _contents(path):
+        if name and not name.endswith(f"-{_ALL}"):
+            yield _number(name), content.partition(b"\n")[0]
+            continue
+        place = 0
+        for line in content.splitlines(keepends=True) or [b""]:
+            yield place, line.rstrip(b"\n")
+            place += len(line)
+
+
+def _contents(path: StorePath) -> list[tuple[str, bytes]]:
+    """Return the objects that hold a file's lines, in order; "" names a file that was sent whole, by `replacing`."""
     for tries_left in reversed(range(_TRIES)):
         names = _names(path)
         if not names:
-            # A file that was sent whole, by `replacing`.
-            return path.read_bytes().splitlines() if path.is_file() else []
+            return [("", path.read_bytes())] if path.is_file() else []
         try:
-            contents = fetch([_object(path, name) for name in names])
+            return list(zip(names, fetch([_object(path, name) for name in names]), strict=True))
         except FileNotFoundError:
             if not tries_left:
                 raise
             time.sleep(0.1)
-            continue
-        return [line for content in contents for line in content.splitlines() or [b""]]
     raise AssertionError("unreachable")
+
+
+def _lines_in_objects(path: StorePath, places: list[int]) -> list[bytes]:
+    """Return the lines at some places. A number is a time in nanoseconds: no object of many lines is so long."""
+    names = _names(path)
+    by_number = {_number(name): name for name in names if not name.endswith(f"-{_ALL}")}
+    wanted = [place for place in places if place in by_number]
+    found = dict(zip(wanted, fetch([_object(path, by_number[place]) for place in wanted]), strict=True))
+    many = b""
+    if len(wanted) < len(places):
+        many = (_object(path, names[0]) if names and names[0].endswith(f"-{_ALL}") else path).read_bytes()
+    return [(found[place] if place in found else many[place:]).partition(b"\n")[0] for place in places]
 
 
 def _next_number(path: StorePath) -> int:

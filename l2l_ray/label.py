@@ -27,7 +27,7 @@ from l2l_ray.loop.estimate import estimate
 from l2l_ray.loop.evaluation.export import export_predictions
 from l2l_ray.loop.local import run_local
 from l2l_ray.loop.progress import Console
-from l2l_ray.loop.state.example_files import read_examples
+from l2l_ray.loop.state.example_files import ExampleTable
 from l2l_ray.loop.state.opening import opening_text
 from l2l_ray.loop.state.prepare import prepare, require_same_data
 from l2l_ray.loop.state.run_folder import RunFolder, continued
@@ -131,7 +131,7 @@ def label(source: Source, config: RunConfig, out: Path | None, say: Say) -> int:
     ready = _next_run(config, config, say)
     with Console(ready).with_warnings() as console:
         run = run_local(ready, console=console)
-    if not read_examples(run.examples_path("unlabeled")):
+    if not len(ExampleTable(run.examples_path("unlabeled"))):
         say("every text has a mask already: there is nothing to label; `l2l predict` takes other photos")
         return status
     place = out or run.path / "masks"

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from l2l_ray.config import RunConfig, read_config, toy_answers
+from l2l_ray.config import PriorConfig, RunConfig, read_config, toy_answers
 from l2l_ray.data.hints import read_hint
 from l2l_ray.data.images import ImageStore
 from l2l_ray.data.masks import grid_logits_to_native
@@ -32,9 +33,11 @@ from l2l_ray.loop.inference.teacher import predict
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.predictions import FailedPrediction, Prediction
 from l2l_ray.prior.hint import at_points, prior_of_hint
-from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply, make_prior
+from l2l_ray.prior.loading import load_prior
 from l2l_ray.prior.proposal import Proposer
-from l2l_ray.prior.reply import PictureMllm
+from l2l_ray.prior.reply import MllmIdentity, PictureMllm, Reply, make_prior
+from l2l_ray.saved_model import WEIGHTS, Facts, fetch, open_model, push, refuse_a_run, save_model
+from l2l_ray.segmenter.graph import save_graph
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import Example, Hint, PhotoText, Prior
 
@@ -44,15 +47,13 @@ _OPEN_AT_ONCE = 8  # photos in memory: one of 50 megapixels takes 150 MB
 
 
 class Predictor:
-    """A run's best version, loaded once. Use `Predictor.from_run`.
+    """A trained model, loaded once. Use `Predictor.from_run` or `Predictor.from_pretrained`.
 
     Args:
         config: The run's config.
         segmenter: With weights, on its device.
         mllm: The frozen MLLM of the same config, or whoever asks it.
-        known_scores: Of the labeled set's priors; see `loop.inference.inputs.ExampleSet`.
-        method: Whose version it is.
-        version: Which one.
+        facts: Whose version it is, and what else a saved model tells.
         drawn: Folder of the run's own drawn data, where there is any: pictures in it are not strange to it.
     """
 
@@ -61,16 +62,14 @@ class Predictor:
         config: RunConfig,
         segmenter: Segmenter,
         mllm: PictureMllm,
-        known_scores: Sequence[float],
-        method: str,
-        version: int,
-        drawn: Path,
+        facts: Facts,
+        drawn: Path | None = None,
     ) -> None:
-        self.method, self.version = method, version
+        self.method, self.version = facts.method, facts.version
+        self._facts = facts
         self._config = config
         self._segmenter = segmenter.eval()
         self.mllm = mllm
-        self._known_scores = known_scores
         self._images = ImageStore(config.segmenter.image_size, config.data.image_cache_mb, upright=True)
         self._proposer = Proposer(config.prior)
         self._strange = toy_answers(config)  # said at the first picture that is not drawn
@@ -95,10 +94,59 @@ class Predictor:
             weights = run.version_dir(method, version) / "teacher.safetensors"
             segmenter = load_segmenter(config.segmenter, weights, pick_device(device))
             known = read_known_scores(run.priors_path("labeled"))
-            if mllm is None:
-                places = {"device": device} if config.prior.device == "auto" else {}
-                mllm = MllmPrior.load(config.prior.model_copy(update=places))
-        return cls(config, segmenter, mllm, known, method, version, run.path.absolute().parent / "cache" / "data")
+            mllm = mllm or _loaded_mllm(config.prior, device)
+        drawn = run.path.absolute().parent / "cache" / "data"
+        return cls(config, segmenter, mllm, Facts.of_run(run, method, version, known), drawn)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, mllm: PictureMllm | None = None, device: str = "auto", revision: str | None = None
+    ) -> Predictor:
+        """Load a saved model: a folder, or what the model hub has under an id.
+
+        Args:
+            source: What `save_pretrained` or `l2l save` wrote, or `owner/name` on the hub.
+            mllm: As in `from_run`.
+            device: As in `from_run`.
+            revision: Branch, tag or commit on the hub.
+        Raises:
+            CheckpointError: There is none, or its weights cannot be read.
+            ConfigError: The MLLM that it names cannot be loaded.
+        """
+        folder = fetch(str(source), revision)
+        config, facts = open_model(folder)
+        with no_loading_bars():
+            segmenter = load_segmenter(config.segmenter, folder / WEIGHTS, pick_device(device))
+            mllm = mllm or _loaded_mllm(config.prior, device)
+        return cls(config, segmenter, mllm, facts)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model as a folder of its own; see `saved_model`.
+
+        Raises:
+            CheckpointError: It cannot be written.
+            ConfigError: The folder is a run's.
+        """
+        refuse_a_run(Path(folder))
+        save_model(Path(folder), self._segmenter, self._config, self._facts)
+
+    def save_graph(self, folder: str | Path, as_onnx: bool = False) -> Path:
+        """Write the segmenter as a graph that runs without this package; see `segmenter.graph`.
+
+        Raises:
+            ConfigError: As `segmenter.graph.save_graph`.
+        """
+        return save_graph(self._segmenter, Path(folder), as_onnx)
+
+    def push_to_hub(self, repo_id: str, private: bool | None = None) -> str:
+        """Put the model on the model hub; return the address of the commit.
+
+        Raises:
+            CheckpointError: The hub does not take it.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return push(Path(folder), repo_id, private)
 
     def predict(self, image_path: Path, expression: str, hint: Mapping[str, Any] | None = None) -> Prediction:
         """Segment what `expression` refers to.
@@ -158,7 +206,8 @@ class Predictor:
                 f"the expression is empty, got {item.expression!r}; say what to look for, e.g. 'left red circle'"
             )
         picture = self._images.read(str(item.image_path))
-        if self._strange and not item.image_path.absolute().is_relative_to(self._drawn):
+        is_drawn = self._drawn is not None and item.image_path.absolute().is_relative_to(self._drawn)
+        if self._strange and not is_drawn:
             logger.warning("note: %s", self._strange)
             self._strange = None
         hint = None if item.hint is None else read_hint(dict(item.hint), *picture.size).fractions(*picture.size)
@@ -168,7 +217,8 @@ class Predictor:
         width, height = opened.picture.size
         example = Example(0, 0, 0, str(opened.item.image_path), width, height, opened.expression)
         prior = self._prior(opened, reply)
-        rows = ExampleSet([example], {0: prior}, self._images, self._proposer, self._segmenter.grid, self._known_scores)
+        known = self._facts.known_scores
+        rows = ExampleSet([example], {0: prior}, self._images, self._proposer, self._segmenter.grid, known)
         device = next(self._segmenter.parameters()).device
         logits = predict(self._segmenter, rows.inputs([0]).to(device), self._config.loop.autocast)[0].cpu()
         probs = grid_logits_to_native(logits, height, width).sigmoid().numpy()
@@ -196,6 +246,11 @@ class _Opened:
     def is_asked(self) -> bool:
         """Whether the MLLM is asked: a user's box takes its place."""
         return self.hint is None or self.hint.box_xyxy_frac is None
+
+
+def _loaded_mllm(config: PriorConfig, device: str) -> PictureMllm:
+    places = {"device": device} if config.device == "auto" else {}
+    return load_prior(config.model_copy(update=places))
 
 
 def num_at_once(config: RunConfig) -> int:

@@ -118,6 +118,7 @@ class Prior:
     `score` in [0, 1] is exp(mean token log-probability) of the reply, 0 when there is no prior.
     `polygons_xy_frac` outline the referent (Florence-2); their union is one region; its bounding box is also a box.
     `source` is whose boxes they are: a user's box is as sure as a prior can be, and has a score of 1.
+    `seen_xy_px` is the size at which the model saw the image, (0, 0) where nobody knows: what pixels in `reply` mean.
 
     Example: `Prior("9f..", ((.1, .2, .5, .6),), (.83,), (), "circle", .83, "", '[{"bbox_2d": [100, 200, 500, 600]}]')`
     """
@@ -132,11 +133,12 @@ class Prior:
     reply: str
     polygons_xy_frac: tuple[tuple[PointFrac, ...], ...] = ()
     source: Literal["mllm", "user"] = "mllm"
+    seen_xy_px: tuple[int, int] = (0, 0)
 
     @classmethod
-    def absent(cls, key: str, failure: str, reply: str) -> Prior:
+    def absent(cls, key: str, failure: str, reply: str, seen_xy_px: tuple[int, int] = (0, 0)) -> Prior:
         """Return "no prior", with the reason and the reply that is none."""
-        return cls(key, (), (), (), "", 0.0, failure, reply)
+        return cls(key, (), (), (), "", 0.0, failure, reply, seen_xy_px=seen_xy_px)
 
     @classmethod
     def from_json(cls, text: str) -> Prior:

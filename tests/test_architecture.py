@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "loop": ("data", "refshapes", "prior", "segmenter", "selector", "datatools", "report"),
     "sweep": ("loop", "report"),
     "predictions": ("data", "loop"),
-    "predictor": ("data", "prior", "segmenter", "loop", "predictions"),
+    "saved_model": ("segmenter", "loop"),
+    "predictor": ("data", "prior", "segmenter", "loop", "predictions", "saved_model"),
     "serving": ("data", "prior", "loop", "predictions", "predictor"),
     "actors": (
         "prior",
@@ -41,7 +42,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "serving",
     ),  # of selector the registry: who learns, who labels
     "label": ("data", "datatools", "loop"),
-    "cli": ("datatools", "label", "loop", "predictions", "predictor", "report"),
+    "cli": ("datatools", "label", "loop", "predictions", "predictor", "report", "saved_model"),
 }
 HEAVY = ("torch", "transformers", "ray", "pandas", "pyarrow", "matplotlib")
 

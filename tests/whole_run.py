@@ -117,14 +117,19 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
 
 
+def label_weights(folder: Path) -> dict[str, bytes]:
+    """Return the weights of a version that label; which students are still there depends on when a run was stopped."""
+    return {name: found for name, found in weights(folder).items() if name != "student.safetensors"}
+
+
 def outcome(run: RunFolder, method: str) -> Outcome:
-    """Return all that a method of a run came to: weights, ledger, figures per version, final row."""
+    """Return all that a method of a run came to: weights that label, ledger, figures per version, final row."""
     from l2l_ray.report.record import read_run
 
     results = json.loads((run.path / "results.json").read_text())
     points = read_run(run.path).points_of(method)
     return {
-        "weights": {version: weights(run.version_dir(method, version)) for version in sorted(run.published(method))},
+        "weights": {v: label_weights(run.version_dir(method, v)) for v in sorted(run.published(method))},
         "ledger": ledger_lines(run, method),
         "points": [{name: v for name, v in point.items() if not name.startswith("seconds.")} for point in points],
         "row": next(row for row in results["rows"] if row["method"] == method),

@@ -32,7 +32,7 @@ from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.inference.priors import LocalMllm, fill_all_priors
 from l2l_ray.loop.local import run_local
 from l2l_ray.loop.state.candidates import EVAL_SPLITS
-from l2l_ray.loop.state.example_files import read_examples
+from l2l_ray.loop.state.example_files import ExampleTable
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.prepare import prepare
 from l2l_ray.loop.state.run_folder import RunFolder, continued
@@ -140,7 +140,7 @@ def last_version_rows(run: RunFolder, method: str, version: int, split: str) -> 
     path = _eval_path(run, method, version, split)
     if path.exists():
         return pd.read_parquet(path)
-    engine, num = InferenceEngine(run.config, run.path), len(read_examples(run.examples_path(split)))
+    engine, num = InferenceEngine(run.config, run.path), len(ExampleTable(run.examples_path(split)))
     return pd.DataFrame(engine.evaluate(method, version, split, 0, num).rows)
 
 

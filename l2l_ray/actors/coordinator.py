@@ -160,13 +160,9 @@ class Coordinator:
         """Return this actor's process id: it answers."""
         return os.getpid()
 
-    async def committed(self) -> set[Key]:
-        """Return the keys of all committed shards."""
-        return self._ledger.keys()
-
     async def has(self, key: Key) -> bool:
         """Whether this shard is committed; labelers ask before they work."""
-        return self._ledger.has(key)
+        return key in self._ledger
 
     async def commit(self, entry: LedgerEntry) -> bool:
         """Commit a shard; False when it was committed before.
@@ -180,7 +176,9 @@ class Coordinator:
             logger.info("committed" if first else "was committed before")
         if first:
             self._count_labels(entry)
-            await self._wake_waiting()
+            if self._ledger.complete(entry.method, entry.round, self._num_shards):
+                await self._wake_waiting()
+            await self._write_state()
         return first
 
     async def news(self, seen: int, timeout_s: float) -> News:
@@ -213,17 +211,14 @@ class Coordinator:
             await asyncio.to_thread(self._read_versions)
         await self._tell_driver()
 
-    async def wait_labels(self, method: str, round_index: int, timeout_s: float) -> list[str] | None:
-        """Wait until a round is complete; return its files in shard order, or None after `timeout_s`.
+    async def wait_labels(self, method: str, round_index: int, timeout_s: float) -> bool:
+        """Wait until a round is complete; False after `timeout_s`. Whoever waits reads the ledger's file then.
 
         Raises:
             RunStopped: The driver ended the run.
         """
         what = f"the labels of {Stage(method, round_index).label}"
-        if await self._wait(lambda: self._ledger.complete(method, round_index, self._num_shards), what, timeout_s):
-            async with self._files:
-                return [str(self._run.path / entry.path) for entry in self._ledger.entries(method, round_index)]
-        return None
+        return await self._wait(lambda: self._ledger.complete(method, round_index, self._num_shards), what, timeout_s)
 
     async def wait_priors(self, name: str, timeout_s: float) -> bool:
         """Wait until the priors of an example set are complete; False after `timeout_s`.
@@ -236,7 +231,7 @@ class Coordinator:
     async def priors_progress(self, name: str, done: int, total: int) -> None:
         """Note how many examples of a set have their prior; at the end, wake those who wait for it."""
         self._status.priors[name] = done, total
-        await (self._tell_driver() if done == total else self._wake_waiting())
+        await (self._tell_driver() if done == total else self._write_state())
 
     async def progress(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:
         """Note how many steps of a training stage are done; shown by the driver and in state.json.
@@ -333,7 +328,7 @@ class Coordinator:
     def _current_status(self) -> Status:
         """Bring up to date what follows from the ledger, the versions and the open waits."""
         self._status.newest_version = dict(sorted(self._versions))  # the last of a method stays
-        self._status.shards_committed = len(self._ledger.keys())
+        self._status.shards_committed = len(self._ledger)
         self._status.training_waits_for = self._waits[0] if self._waits else ""
         return self._status
 

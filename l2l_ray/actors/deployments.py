@@ -35,8 +35,9 @@ from l2l_ray.actors.cluster import device_for, resource_options
 from l2l_ray.errors import CheckpointError, L2LError, one_line
 from l2l_ray.loop.inference.priors import answer_pictures
 from l2l_ray.predictor import run_and_version
-from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply
+from l2l_ray.prior.loading import load_prior
 from l2l_ray.prior.prompt import PromptFormat
+from l2l_ray.prior.reply import MllmIdentity, Reply
 from l2l_ray.serving.answers import Answerer, Prepared
 from l2l_ray.serving.api import make_app
 from l2l_ray.serving.settings import ServeConfig
@@ -200,7 +201,7 @@ class PriorReplica:
         if config.device == "auto":
             config = config.model_copy(update={"device": self._device})
         if self._config is None:
-            self._mllm, self._config = await asyncio.to_thread(MllmPrior.load, config), config
+            self._mllm, self._config = await asyncio.to_thread(load_prior, config), config
         elif config != self._config:
             logger.error("the language model stays: the checkpoint's is another one; start the server again")
 

@@ -87,7 +87,7 @@ def run(config: RunConfig) -> Path:
             console.say(f"run folder {folder.path}\n{opening_text(config, data, folder.skips())}")
             plan, evaluations = data.plan(config, folder.methods), Evaluations(folder)
             published = {method: folder.published(method) for method in folder.methods}
-            plan.restore(Ledger(folder.ledger_path).keys(), evaluations.mean_ious(), published)
+            plan.restore(Ledger(folder.ledger_path), evaluations.mean_ious(), published)
             with started_roles(config, folder, data, console) as roles:
                 hand_out_work(plan, evaluations, roles, folder, data, console)
         figures = finish(config, folder, plan, evaluations)

@@ -80,13 +80,13 @@ class LabelerActor:
         return self._label(item, attempt)
 
     def _label(self, item: LabelItem, attempt: int) -> int:
-        # A repeated call may find its shard committed: the first attempt died between commit and answer.
-        if answer(self._coordinator.has.remote((item.method, item.round, item.shard))):
+        # An earlier attempt may have died between commit and answer.
+        if attempt and answer(self._coordinator.has.remote((item.method, item.round, item.shard))):
             return 0
         with about(item.method, item.round, item.shard):
             entry = self._engine.label(item.method, item.round, item.shard, item.version, attempt)
             logger.info("labeled %d texts in %.1f s", entry.num, entry.seconds)
-        first = answer(self._coordinator.commit.remote(entry))
+        first: bool = answer(self._coordinator.commit.remote(entry))
         self._meters.observe("l2l_label_shard_s", entry.seconds, actor=self._name)
         return entry.num if first else 0
 
@@ -134,6 +134,8 @@ class LabelerPool:
 
     Example: `pool.submit(item)` while `pool.has_room`; `for item, result in pool.finished(0.2): ...`
     """
+
+    labeler: type[Any] = LabelerActor  # benchmarks/scale_stand_ins.py has one that labels nothing
 
     def __init__(self, config: RunConfig, coordinator: ActorHandle[Coordinator], namespace: str) -> None:
         self._config = config
@@ -238,10 +240,10 @@ class LabelerPool:
             ray.kill(self._workers[worker])
         end_in_order([self._workers[worker] for worker in idle])
 
-    def _start(self, name: str) -> ActorHandle[LabelerActor]:
+    def _start(self, name: str) -> ActorHandle[Any]:
         options = actor_options(name, self._namespace, self._config.cluster.labeler_resources)
         options["concurrency_groups"] = HEARTBEAT_GROUP
-        actor = start_actor(LabelerActor, options, self._config, self._coordinator, name)
+        actor: ActorHandle[Any] = start_actor(self.labeler, options, self._config, self._coordinator, name)
         self._beats.watch(name, actor)
         return actor
 

@@ -16,7 +16,8 @@ from l2l_ray.actors.logs import log_as
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import PriorConfig
 from l2l_ray.loop.inference.priors import Question, answer_batch
-from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply
+from l2l_ray.prior.loading import load_prior
+from l2l_ray.prior.reply import MllmIdentity, Reply
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class PriorActor:
         log_as(run, name)
         self._name, self._run = name, run
         self._meters = Meters(run)
-        self._mllm = MllmPrior.load(config)
+        self._mllm = load_prior(config)
         self._batcher = MicroBatcher(self._generate, config.batch_size, config.max_wait_s)
         self._num_batches = self._num_answers = 0
         self._reporter: asyncio.Task[None] | None = None

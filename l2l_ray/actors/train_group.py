@@ -32,10 +32,11 @@ from l2l_ray.actors.coordinator import ANSWER_TIMEOUT_S, Coordinator, answer
 from l2l_ray.actors.logs import log_as
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
+from l2l_ray.loop.state.ledger import Ledger
 from l2l_ray.loop.state.position import Position, Stage
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.versions import Write, newest_checkpoint, publish
-from l2l_ray.storage import StorePath, file_system, place
+from l2l_ray.storage import StorePath, file_system
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -97,10 +98,9 @@ class RayHost:
 
     def labels(self, method: str, round_index: int) -> list[Path]:
         """Wait until every shard of a round is committed."""
-        files: list[str] | None = None
-        while files is None:
-            files = answer(self._coordinator.wait_labels.remote(method, round_index, WAIT_SLICE_S), WAIT_TIMEOUT_S)
-        return [place(file) for file in files]
+        while not answer(self._coordinator.wait_labels.remote(method, round_index, WAIT_SLICE_S), WAIT_TIMEOUT_S):
+            pass
+        return [self._run.path / entry.path for entry in Ledger(self._run.ledger_path).entries(method, round_index)]
 
     def publish(self, position: Position, write: Write, metrics: dict[str, float]) -> None:
         """Write the folder and tell the coordinator, on rank 0; tell Ray, on every rank and equally often."""

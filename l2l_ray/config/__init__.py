@@ -1,7 +1,8 @@
 """One config: frozen sections, one per part of the package, joined in `RunConfig`; presets are functions.
 
     fields     what a section is; walking the fields
-    sections   the sections, each field with its range, unit and source
+    prior_section  which language model is asked, and how
+    sections   the other sections, each field with its range, unit and source
     run        `RunConfig`, and which settings contradict each other
     presets    whole configs by name, and what they need
     advice     what a person should know although nothing is wrong
@@ -15,17 +16,16 @@ Importing it takes no heavy library.
 
 from l2l_ray.config.advice import toy_answers, toy_models
 from l2l_ray.config.effects import Command, Idle, idle_fields, idle_in_prior, notices
-from l2l_ray.config.fields import ConfigField, Section, config_fields, field_value, range_text
+from l2l_ray.config.fields import EMBEDDED, ConfigField, Section, config_fields, field_value, range_text
 from l2l_ray.config.presets import NEEDS, PRESETS, Needs, full_config, smoke_config
+from l2l_ray.config.prior_section import PriorConfig
 from l2l_ray.config.reading import config_yaml, load_config, read_config, save_config
 from l2l_ray.config.run import RunConfig, selector_for
 from l2l_ray.config.sections import (
-    EMBEDDED,
     AugmentConfig,
     ClusterConfig,
     DataConfig,
     LoopConfig,
-    PriorConfig,
     RewardConfig,
     SegmenterConfig,
     SelectorConfig,

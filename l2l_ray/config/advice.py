@@ -6,9 +6,9 @@ confidences that look right; so whoever meets photos with them says so once.
 
 from __future__ import annotations
 
+from l2l_ray.config.fields import EMBEDDED
 from l2l_ray.config.presets import NEEDS
 from l2l_ray.config.run import RunConfig
-from l2l_ray.config.sections import EMBEDDED
 
 
 def toy_models(config: RunConfig) -> str | None:

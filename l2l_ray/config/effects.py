@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from l2l_ray.config.fields import config_fields, field_value
+from l2l_ray.config.fields import EMBEDDED, config_fields, field_value
+from l2l_ray.config.prior_section import PriorConfig
 from l2l_ray.config.run import RunConfig
-from l2l_ray.config.sections import EMBEDDED, ClusterConfig, PriorConfig, SelectorConfig
+from l2l_ray.config.sections import ClusterConfig, SelectorConfig
 from l2l_ray.selector.registry import makes_labels, selectors, spec_of, stores_labels
 
 Command = Literal["run", "job", "sweep"]  # `l2l run`, jobs/selfevolve.py, jobs/sweep.py
@@ -104,6 +105,10 @@ def idle_in_prior(prior: PriorConfig) -> Iterator[Idle]:
     """Yield what has no effect on the MLLM's answers or on what becomes of them."""
     if prior.model != EMBEDDED:
         yield Idle(("prior.image_size",), "only the embedded model is shown a square; others resize images themselves")
+    else:
+        yield Idle(("prior.min_image_tokens",), "the embedded model is shown a square of prior.image_size")
+    if prior.url is None:
+        yield Idle(("prior.timeout_s",), "prior.url is not set, so no server is asked")
     if prior.num_samples == 1:
         yield Idle(("prior.temperature",), "prior.num_samples is 1, so no answer is drawn")
     if prior.proposal != "sam":

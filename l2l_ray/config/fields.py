@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
 
+EMBEDDED = "embedded"  # a data set or checkpoint that ships with the package
+
 
 class Section(BaseModel):
     """Base of all sections: frozen, unknown fields refused."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from l2l_ray.config.prior_section import PriorConfig
 from l2l_ray.config.run import RunConfig
-from l2l_ray.config.sections import ClusterConfig, DataConfig, LoopConfig, PriorConfig, SegmenterConfig, SelectorConfig
+from l2l_ray.config.sections import ClusterConfig, DataConfig, LoopConfig, SegmenterConfig, SelectorConfig
 
 
 def embedded_config() -> RunConfig:
@@ -66,7 +67,13 @@ def full_config() -> RunConfig:
         data=DataConfig(
             root="data/refer", dataset="refcoco", split_by="unc", benchmark_frac=0.01, image_cache_mb=16384
         ),
-        prior=PriorConfig(model="Qwen/Qwen3-VL-8B-Instruct", dtype="bfloat16", max_new_tokens=128, batch_size=16),
+        prior=PriorConfig(
+            model="Qwen/Qwen3-VL-8B-Instruct",
+            dtype="bfloat16",
+            max_new_tokens=128,
+            min_image_tokens=1024,
+            batch_size=16,
+        ),
         segmenter=SegmenterConfig(
             backbone="microsoft/swin-base-patch4-window12-384-in22k",
             text="google-bert/bert-base-uncased",
@@ -118,6 +125,7 @@ def photos_small_config() -> RunConfig:
             model="Qwen/Qwen3-VL-4B-Instruct",
             dtype="bfloat16",
             max_new_tokens=128,
+            min_image_tokens=1024,
             batch_size=8,
             proposal="sam",
             sam_model="facebook/sam2.1-hiera-small",

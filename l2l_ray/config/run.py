@@ -12,16 +12,15 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from l2l_ray.config.fields import Section
+from l2l_ray.config.fields import EMBEDDED, Section
 from l2l_ray.config.messages import explain
 from l2l_ray.config.places import settled, settled_file, settled_model
+from l2l_ray.config.prior_section import PriorConfig
 from l2l_ray.config.sections import (
-    EMBEDDED,
     AugmentConfig,
     ClusterConfig,
     DataConfig,
     LoopConfig,
-    PriorConfig,
     SegmenterConfig,
     SelectorConfig,
 )

@@ -10,10 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from l2l_ray.config.fields import Section
+from l2l_ray.config.fields import EMBEDDED, Section
 from l2l_ray.selector.registry import selectors, spec_of
 
-EMBEDDED = "embedded"
 Resources = dict[str, Annotated[float, Field(ge=0)]]  # Ray resource -> amount
 
 
@@ -70,44 +69,6 @@ class DataConfig(Section):
         description="Words of an expression; what is longer is cut and counted (ours; RefCOCO's longest has 39)",
     )
     image_cache_mb: int = Field(512, ge=1, description="Memory for decoded images in each process, MiB (ours)")
-
-
-class PriorConfig(Section):
-    """The frozen multimodal language model (MLLM), how it is asked, and how its answer becomes a soft mask."""
-
-    model: str = Field(
-        EMBEDDED, description="Folder or hub id for AutoModelForImageTextToText; 'embedded' = the small one we ship"
-    )
-    prompt: Literal["auto", "qwen", "florence2"] = Field(
-        "auto", description="How the model is asked for a box; 'auto' goes by its model type"
-    )
-    image_size: int = Field(
-        128, ge=32, description="Embedded model only: side of the square image it sees, px (as in its training)"
-    )
-    max_new_tokens: int = Field(32, ge=8, description="Longest answer, tokens (ours)")
-    num_samples: int = Field(
-        1,
-        ge=1,
-        description="Answers per expression: 1 = the likeliest; more = drawn, trusted by how far they agree (ours)",
-    )
-    temperature: float = Field(
-        0.7,
-        gt=0,
-        description="Of the drawn answers: 1 = the model's own distribution, less = closer to the likeliest (ours)",
-    )
-    batch_size: int = Field(32, ge=1, description="Most expressions asked in one call of the model (ours)")
-    max_wait_s: float = Field(0.02, ge=0, description="How long a prior actor waits for a fuller batch, seconds (ours)")
-    proposal: Literal["box", "polygon", "sam"] = Field(
-        "box", description="What the soft mask is made from: the box, polygons (Florence-2), or SAM asked with the box"
-    )
-    sam_model: str | None = Field(None, description="Folder or hub id of SAM or SAM 2; for proposal 'sam' only")
-    box_softness: float = Field(
-        0.08, gt=0, le=0.5, description="Width of a box's soft edge, as a share of the box's side (ours)"
-    )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Arithmetic of the MLLM and of SAM; 'auto' = bfloat16 where the processor is fast at it"
-    )
-    device: str = Field("auto", description="torch device of the MLLM and of SAM; 'auto' = cuda when there is one")
 
 
 class SegmenterConfig(Section):

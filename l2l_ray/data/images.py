@@ -95,7 +95,7 @@ class ImageStore:
                     owner = f"sent_id {sent_ids[i]}: " if sent_ids is not None else ""
                     raise DataError(f"{owner}{error}") from error
         batch = torch.from_numpy(np.stack([known[path] for path in paths]))
-        return batch.to(device).float() / 255
+        return batch.to(device).float().div_(255)
 
     def prefetch(self, paths: Iterable[str]) -> None:
         """Start decoding in the background what is not kept yet; a later `get` picks it up, and reports any error."""

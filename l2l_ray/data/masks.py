@@ -28,7 +28,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from l2l_ray.errors import DataError
-from l2l_ray.types import Rle
+from l2l_ray.types import BoxFrac, Rle
 
 MaskRule = Literal["union", "lavt"]
 
@@ -102,6 +102,16 @@ def decode(rle: Rle) -> Bool[np.ndarray, "H W"]:
 def mask_area_px(rle: Rle) -> int:
     """Return the number of pixels of a mask."""
     return int(_runs(rle)[1::2].sum())
+
+
+def mask_box(rle: Rle) -> BoxFrac | None:
+    """Return the box around the mask as fractions of the image; None where it has no pixel."""
+    rows, columns = (np.flatnonzero(decode(rle).any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        return None
+    height, width = rle["size"]
+    (top, bottom), (left, right) = ((int(side[0]), int(side[-1]) + 1) for side in (rows, columns))
+    return left / width, top / height, right / width, bottom / height
 
 
 def mask_to_grid(rle: Rle, grid: int) -> Float32[np.ndarray, "G G"]:

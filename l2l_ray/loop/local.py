@@ -72,7 +72,7 @@ def run_local(
         plan = data.plan(config, run.methods)
         for name in data.prior_order:
             plan.priors_ready(name)
-        plan.restore(ledger.keys(), evaluations.mean_ious(), {method: run.published(method) for method in run.methods})
+        plan.restore(ledger, evaluations.mean_ious(), {method: run.published(method) for method in run.methods})
         log_versions(run)
         watch.committed(ledger)
         host = LocalHost(run, plan, ledger, evaluations, engine, watch)
@@ -119,7 +119,7 @@ class Watch:
 
     def committed(self, ledger: Ledger, entry: LedgerEntry | None = None) -> None:
         """Note what the ledger holds, and the shard that came to it."""
-        self._status.shards_committed = len(ledger.keys())
+        self._status.shards_committed = len(ledger)
         if entry is not None:
             per_s = self._rate.add(entry.num)
             self._status.labels = LabelProgress(entry.method, entry.round, entry.accepted_frac, per_s)

@@ -35,6 +35,9 @@ _TUPLE = re.compile(r"\(((?:\s*[-+0-9.]+\s*,){3}\s*[-+0-9.]+\s*)\)")
 _NO_JSON_NUMBER = re.compile(r"([\[,(]\s*)(\+0*|0+)(?=[0-9])")  # +10 and 010
 _LOOKALIKES = dict(zip("，：［］｛｝（）＂．－−", ',:[]{}()".--', strict=True))
 _SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?(?:s|ref|box|pad)>")
+_BOXED = re.compile(  # GLM marks its answer, and puts any brackets around the four numbers
+    r"<\|begin_of_box\|>[\s\[({<]*([-+0-9.]+(?:\s*,\s*[-+0-9.]+){3})[\s\])}>]*<\|end_of_box\|>"
+)
 _NUMBER = r"\s*(-?[0-9]+(?:\.[0-9]+)?)\s*"
 _KEY = r"""(?P<quote>["']?)\b(?P<name>(?:bbox|box|bounding_?box)(?:es)?(?:_?2d)?|points?(?:_?2d)?)(?P=quote)\s*:\s*"""
 _EVENT = re.compile(
@@ -99,7 +102,7 @@ def find_answer(reply: str) -> list[Candidate]:
     Raises:
         PriorParseError: There is nothing like a box or a point in it, or only in its reasoning.
     """
-    text = _SPECIAL.sub("", "".join(map(_plain, reply)))
+    text = _SPECIAL.sub("", _BOXED.sub(r"[\1]", "".join(map(_plain, reply))))
     blocks = _blocks(text, reply)
     if any(c.has_key for block in blocks for c in block.candidates) or any(block.is_cut for block in blocks):
         kept = [(b, tuple(c for c in b.candidates if c.has_key)) for b in blocks]

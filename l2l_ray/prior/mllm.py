@@ -17,12 +17,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
-import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,26 +26,22 @@ import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import AutoModelForImageTextToText, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from l2l_ray.checkpoints import checkpoint
-from l2l_ray.config import EMBEDDED, PriorConfig, idle_in_prior
+from l2l_ray.config import EMBEDDED, PriorConfig
 from l2l_ray.device import pick_device, pick_dtype
+from l2l_ray.errors import ConfigError
 from l2l_ray.plain_text import PlainText
-from l2l_ray.prior.processing import load_processor, processor_tokens
-from l2l_ray.prior.prompt import PromptFormat, prompt_for
-from l2l_ray.prior.reply import READING_VERSION, MllmIdentity, Reply, make_prior, prior_key
+from l2l_ray.prior.identity import EMBEDDED_FOLDER, EXPECTED, identity_of, source_of
+from l2l_ray.prior.processing import PatchGrid, load_processor, processor_tokens
+from l2l_ray.prior.reply import MllmIdentity, Reply, make_prior, prior_key
 from l2l_ray.randomness import numpy_generator
 
 __all__ = ["EMBEDDED_FOLDER", "MllmIdentity", "MllmPrior", "Reply", "make_prior", "prior_key"]
 
-logger = logging.getLogger(__name__)
-
-EMBEDDED_FOLDER = Path(__file__).parents[1] / "embedded" / "mllm"
 _REASONING = "<think>"  # the end of the prompt of a checkpoint that always thinks first
-_EXPECTED = "a vision-language model (AutoModelForImageTextToText) or 'embedded'"
 _TOP_K = 50  # tokens that sampling can choose from
-_HASHED_SUFFIXES = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")
 
 
 class MllmPrior:
@@ -58,11 +50,21 @@ class MllmPrior:
     Example: `MllmPrior.load(PriorConfig()).ask([image], ["left red circle"])[0].texts[0]`
     """
 
-    def __init__(self, config: PriorConfig, model: Any, processor: Any, prompt: PromptFormat, fingerprint: str) -> None:
+    def __init__(self, config: PriorConfig, model: Any, processor: Any, identity: MllmIdentity) -> None:
         self.config, self.model, self.processor = config, model, processor
-        self.prompt, self.fingerprint = prompt, fingerprint
+        self.prompt, self.fingerprint = identity.prompt, identity.fingerprint
         self._plain_text = PlainText(processor.tokenizer, processor_tokens(processor))
-        self._accepts_types = "mm_token_type_ids" in inspect.signature(model.forward).parameters
+        self._takes = set(inspect.signature(model.forward).parameters) - {"labels"}
+        template = getattr(processor, "chat_template", None)
+        if self.prompt.uses_chat and not template:
+            raise ConfigError(
+                f"prior.model {config.model!r} has no chat template, and its family is asked through one; expected "
+                "chat_template.jinja beside its weights: name the instruct version of the model"
+            )
+        # Thoughts would use up the answer's tokens; a template without this switch does not know its name.
+        self._template_options = {"enable_thinking": False} if "enable_thinking" in str(template) else {}
+        floor = 0 if config.model == EMBEDDED else config.min_image_tokens
+        self._grid = PatchGrid.of(processor.image_processor, floor) if floor else None
         pad_id = processor.tokenizer.pad_token_id
         self._generation = GenerationConfig(
             do_sample=False,
@@ -80,33 +82,16 @@ class MllmPrior:
         Raises:
             ConfigError: There is no such checkpoint, it is no image-text-to-text model, or its format is unknown.
         """
-        source = _source(config)
+        source = source_of(config)
         device = pick_device(config.device)
         dtype = pick_dtype(config.dtype, device)
-        with checkpoint("prior.model", source, _EXPECTED) as options:
+        with checkpoint("prior.model", source, EXPECTED) as options:
             model = AutoModelForImageTextToText.from_pretrained(source, dtype=getattr(torch, dtype), **options)
-            prompt = prompt_for(model.config.model_type, config.prompt, config.proposal)
+            identity = identity_of(config, source, model.config)
             processor = load_processor(source, options)
         # Decoders continue where the text ends; encoders count positions from the left.
         processor.tokenizer.padding_side = "right" if model.config.is_encoder_decoder else "left"
-        fingerprint = _fingerprint(source, model.config, config.model_copy(update={"dtype": dtype}), prompt)
-        return cls(config, model.eval().to(device), processor, prompt, fingerprint)
-
-    @classmethod
-    def identify(cls, config: PriorConfig) -> MllmIdentity:
-        """Return the identity that `load` would give, without loading weights.
-
-        Raises:
-            ConfigError: As of `load`.
-        """
-        source = _source(config)
-        dtype = pick_dtype(config.dtype, pick_device(config.device))
-        with checkpoint("prior.model", source, _EXPECTED) as options:
-            model_config = AutoConfig.from_pretrained(source, **options)
-            prompt = prompt_for(model_config.model_type, config.prompt, config.proposal)
-        return MllmIdentity(
-            _fingerprint(source, model_config, config.model_copy(update={"dtype": dtype}), prompt), prompt
-        )
+        return cls(config, model.eval().to(device), processor, identity)
 
     def ask(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Reply]:
         """Answer a batch of questions.
@@ -129,15 +114,22 @@ class MllmPrior:
         texts, log_probs = self._decode(tokens[:, start:], chooser)
         if self.prompt.uses_chat and prompts[0].rstrip().endswith(_REASONING):  # so that `parse` knows
             texts = [_REASONING + text for text in texts]
-        sizes = self._seen_sizes(inputs, seen)
+        sizes, image_tokens = self._seen_sizes(inputs, seen), self._image_tokens(inputs)
         return [
-            Reply(tuple(texts[i : i + repeats]), tuple(log_probs[i : i + repeats]), *sizes[i])
+            Reply(
+                tuple(texts[i : i + repeats]),
+                tuple(log_probs[i : i + repeats]),
+                *sizes[i],
+                num_image_tokens=image_tokens[i],
+            )
             for i in range(0, len(texts), repeats)
         ]
 
     def _prepare(self, image: Image.Image) -> Image.Image:
-        """Squash for the embedded model; families with a resolution policy of their own resize themselves."""
+        """Squash for the embedded model, enlarge below the floor; everything else is the processor's policy."""
         image = image.convert("RGB")
+        if self._grid is not None:
+            return self._grid.enlarged(image)
         side = self.config.image_size
         if self.config.model != EMBEDDED or image.size == (side, side):
             return image
@@ -148,7 +140,10 @@ class MllmPrior:
             return [self.prompt.question(expression) for expression in expressions]
         return [
             self.processor.apply_chat_template(
-                self.prompt.messages(expression), tokenize=False, add_generation_prompt=True
+                self.prompt.messages(expression),
+                tokenize=False,
+                add_generation_prompt=True,
+                **self._template_options,
             )
             for expression in expressions
         ]
@@ -159,7 +154,7 @@ class MllmPrior:
         return {
             name: value.to(self.model.device, dtype if value.is_floating_point() else None)
             for name, value in inputs.items()
-            if name != "mm_token_type_ids" or self._accepts_types
+            if name in self._takes
         }
 
     def _noise(self, images: list[Image.Image], expressions: list[str]) -> Float[Tensor, "R T K"]:
@@ -180,16 +175,23 @@ class MllmPrior:
         counted = (ends.cumsum(1) - ends.long()) == 0
         log_probs = torch.stack(chooser.log_probs, 1)[:, : tokens.shape[1]]
         means = (log_probs * counted).sum(1) / counted.sum(1)
-        keeps_special = self.prompt.style == "florence2"  # its location tokens may be special ones
-        texts = self.processor.tokenizer.batch_decode(tokens.cpu(), skip_special_tokens=not keeps_special)
+        skips_special = not self.prompt.keeps_tokens
+        texts = self.processor.tokenizer.batch_decode(tokens.cpu(), skip_special_tokens=skips_special)
         return [text.strip() for text in texts], [min(value, 0.0) for value in means.tolist()]
 
     def _seen_sizes(self, inputs: dict[str, Any], images: list[Image.Image]) -> list[tuple[int, int]]:
         """Return (width, height) of each image after the processor's resizing."""
         if "image_grid_thw" not in inputs:
             return [image.size for image in images]
-        patch = self.model.config.vision_config.patch_size
+        patch = self.processor.image_processor.patch_size
         return [(int(w) * patch, int(h) * patch) for _, h, w in inputs["image_grid_thw"].tolist()]
+
+    def _image_tokens(self, inputs: dict[str, Any]) -> list[int]:
+        """Return how many tokens of each question stand for its picture."""
+        ids = [getattr(self.model.config, name, None) for name in ("image_token_id", "image_token_index")]
+        marks = torch.tensor([i for i in ids if isinstance(i, int)], device=inputs["input_ids"].device)
+        counts: list[int] = torch.isin(inputs["input_ids"], marks).sum(1).tolist()
+        return counts
 
 
 class _TokenChooser(LogitsProcessor):
@@ -215,29 +217,3 @@ class _TokenChooser(LogitsProcessor):
         best = noisy.argmax(-1, keepdim=True)
         self.log_probs.append(values.gather(1, best).squeeze(1))
         return torch.full_like(log_probs, -math.inf).scatter(1, index.gather(1, best), 0.0)
-
-
-def _source(config: PriorConfig) -> str:
-    return str(EMBEDDED_FOLDER) if config.model == EMBEDDED else config.model
-
-
-def _fingerprint(source: str, model_config: Any, config: PriorConfig, prompt: PromptFormat) -> str:
-    """Hash weights, processor and generation files, the prompt, and the settings that change a reply.
-
-    A hub id is pinned by the commit it was resolved to; the weights of a folder are read once. A setting without effect
-    on this model counts as its default, so that changing it asks nothing again. How replies are read counts too, since
-    it is the reading that is stored.
-    """
-    digest = hashlib.sha256()
-    folder = Path(source)
-    if folder.is_dir():
-        for path in sorted(p for p in folder.iterdir() if p.suffix in _HASHED_SUFFIXES):
-            with path.open("rb") as file:
-                digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
-    else:
-        digest.update(f"{source}@{getattr(model_config, '_commit_hash', None)}".encode())
-    idle = {name.removeprefix("prior.") for group in idle_in_prior(config) for name in group.fields}
-    asked = config.model_copy(update={name: PriorConfig.model_fields[name].default for name in idle})
-    settings = asked.model_dump(include={"image_size", "max_new_tokens", "num_samples", "temperature", "dtype"})
-    digest.update(json.dumps([asdict(prompt), settings, READING_VERSION], sort_keys=True).encode())
-    return digest.hexdigest()

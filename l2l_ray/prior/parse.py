@@ -14,6 +14,7 @@ from typing import Any
 
 from l2l_ray.errors import PriorParseError
 from l2l_ray.prior.answer import find_answer, parse_error
+from l2l_ray.prior.coordinates import Coordinates
 from l2l_ray.prior.prompt import PromptFormat
 from l2l_ray.types import BoxFrac, PointFrac
 
@@ -23,9 +24,14 @@ _OVERSHOOT_FRAC = 0.02  # so that 1024, the commonest side in pixels, is not tak
 _LARGEST = 1e5  # more than any side in pixels: such a number is a runaway of digits and says nothing about the unit
 _NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?", re.IGNORECASE)
 _NUMBERS = re.compile(r"[\s\[\](),;]*+(?:[-+]?[0-9.]++[\s\[\](),;]*+)++")
-_SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?s>|<pad>")
-_LOCATION = re.compile(r"<loc_([0-9]+)>")
-_LOCATION_RUN = re.compile(r"(<loc_[0-9]+>(?:\s*<loc_[0-9]+>)*)")  # some tokenizers put blanks between added tokens
+_SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?s>|<(?:pad|bos|eos)>")
+_CODES = re.compile(r"<seg[0-9]+>")  # of a mask, whose decoder is not in transformers
+_LOCATION = re.compile(r"<loc_?([0-9]+)>")
+_LOCATION_RUN = re.compile(r"(<loc_?[0-9]+>(?:\s*<loc_?[0-9]+>)*)")  # some tokenizers put blanks between added tokens
+_POINT_TAG = re.compile(r"<points?\s(?P<attributes>[^<>]*)>(?:(?P<phrase>[^<>]*)</points?>)?")
+_COORDS = re.compile(r"""coords\s*=\s*["']([^"']*)["']""")
+_QUOTED = r"""\s*=\s*["']\s*([0-9]+(?:\.[0-9]+)?)\s*["']"""
+_XY = re.compile(rf"x[0-9]*{_QUOTED}\s+y[0-9]*{_QUOTED}")
 
 
 class _WrongUnitError(PriorParseError):
@@ -51,24 +57,48 @@ def parse_reply(reply: str, fmt: PromptFormat, width_px: int, height_px: int) ->
     Args:
         reply: Decoded text; special tokens may be in it.
         fmt: The format the model was asked in.
-        width_px: Width of the image as the model saw it; used only by families that answer in pixels.
+        width_px: Width of the image whose pixels are meant, where the unit is pixels.
         height_px: Its height.
 
     Raises:
         PriorParseError: Nothing usable is in it; the message starts with a short kind ("not JSON: ..."), a key of
             `reply.FAILURE_WORDS`.
     """
-    if fmt.style == "florence2":
-        return _parse_florence(reply, fmt)
-    scale = (fmt.coordinate_max,) * 2 if fmt.coordinate_max else (float(width_px), float(height_px))
-    return _parse_qwen(reply, scale)
+    if fmt.style in ("florence2", "paligemma"):
+        return _parse_tokens(reply, fmt)
+    unit = _Unit(fmt.unit, fmt.unit.scale(width_px, height_px), reply)
+    return _parse_points(reply, unit) if fmt.style == "molmo" else _parse_json(reply, unit)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """The unit of a reply's numbers: x and y at the far border are `scale`."""
+
+    of: Coordinates
+    scale: tuple[float, float]
+    reply: str
+
+    @property
+    def words(self) -> str:
+        return f"numbers from 0 to {self.scale[0]:g} across and {self.scale[1]:g} down"
+
+    def fractions(self, values: list[float], overshoot_frac: float) -> tuple[list[float], list[float]]:
+        """Return the fractions of x and of y that numbers in the order of the unit mean, as they were written."""
+        firsts, seconds = values[::2], values[1::2]
+        xs, ys = (seconds, firsts) if self.of.y_first else (firsts, seconds)
+        xs, ys = [x / self.scale[0] for x in xs], [y / self.scale[1] for y in ys]
+        if self.of.span != 1 and any(values) and all(abs(value) <= 1 for value in values):
+            raise _WrongUnitError(str(parse_error("wrong unit", f"fractions {values}", self.words, self.reply)))
+        if not all(-overshoot_frac <= fraction <= 1 + overshoot_frac for fraction in (*xs, *ys)):
+            raise _WrongUnitError(str(parse_error("outside", str(values), self.words, self.reply)))
+        return xs, ys
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Qwen-VL: JSON, or its own grammar
+# Numbers: JSON, bare lists, the grammar of Qwen2-VL
 
 
-def _parse_qwen(reply: str, scale: tuple[float, float]) -> ParsedReply:
+def _parse_json(reply: str, unit: _Unit) -> ParsedReply:
     boxes: list[BoxFrac] = []
     points: list[PointFrac] = []
     problems: list[PriorParseError] = []
@@ -76,9 +106,9 @@ def _parse_qwen(reply: str, scale: tuple[float, float]) -> ParsedReply:
     for candidate in find_answer(reply)[:MAX_OBJECTS]:
         try:
             if candidate.kind == "box":
-                boxes.append(_box(_numbers(candidate.value, 4, reply), scale, reply))
+                boxes.append(_box(_numbers(candidate.value, 4, unit), unit))
             else:
-                points.append(_point(_numbers(candidate.value, 2, reply), scale, reply))
+                points.append(_point(_numbers(candidate.value, 2, unit), unit))
         except _WrongUnitError:
             raise
         except PriorParseError as error:
@@ -90,10 +120,13 @@ def _parse_qwen(reply: str, scale: tuple[float, float]) -> ParsedReply:
     return ParsedReply(tuple(boxes), tuple(points), (), phrase)
 
 
-def _numbers(value: Any, count: int, reply: str) -> list[float]:
+def _numbers(value: Any, count: int, unit: _Unit) -> list[float]:
     """Return `count` numbers of a list, or of a text that holds nothing else; a number may itself be a text."""
     if "%" in str(value):
-        raise _WrongUnitError(str(parse_error("wrong unit", f"percentages {value!r}", f"{count} numbers", reply)))
+        if unit.of.span != 100:
+            got = f"percentages {value!r}"
+            raise _WrongUnitError(str(parse_error("wrong unit", got, f"{count} numbers", unit.reply)))
+        value = _without_percent(value)
     if isinstance(value, str) and _NUMBERS.fullmatch(value):
         value = re.findall(r"[-+0-9.]+", value)
     items = value if isinstance(value, list) else []
@@ -103,34 +136,27 @@ def _numbers(value: Any, count: int, reply: str) -> list[float]:
         if isinstance(item, float) or (isinstance(item, str) and _NUMBER.fullmatch(item.strip()))
     ]
     if len(numbers) != count or len(items) != count:
-        raise parse_error("bad coordinates", repr(value), f"{count} numbers", reply)
+        raise parse_error("bad coordinates", repr(value), f"{count} numbers", unit.reply)
     if not all(abs(number) < _LARGEST for number in numbers):  # NaN compares false as well
-        raise parse_error("bad coordinates", repr(value), f"{count} numbers below {_LARGEST:g}", reply)
+        raise parse_error("bad coordinates", repr(value), f"{count} numbers below {_LARGEST:g}", unit.reply)
     return numbers
 
 
-def _box(values: list[float], scale: tuple[float, float], reply: str) -> BoxFrac:
+def _without_percent(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_percent(item) for item in value]
+    return value.replace("%", "") if isinstance(value, str) else value
+
+
+def _box(values: list[float], unit: _Unit) -> BoxFrac:
     """Scale to fractions, order the corners and clip what overshoots."""
-    xs = [value / scale[0] for value in values[::2]]
-    ys = [value / scale[1] for value in values[1::2]]
-    _check_unit(values, [*xs, *ys], scale, _OVERSHOOT_FRAC, reply)
-    return _ordered([min(max(x, 0.0), 1.0) for x in xs], [min(max(y, 0.0), 1.0) for y in ys], values, reply)
+    xs, ys = unit.fractions(values, _OVERSHOOT_FRAC)
+    return _ordered([min(max(x, 0.0), 1.0) for x in xs], [min(max(y, 0.0), 1.0) for y in ys], values, unit.reply)
 
 
-def _point(values: list[float], scale: tuple[float, float], reply: str) -> PointFrac:
-    x, y = values[0] / scale[0], values[1] / scale[1]
-    _check_unit(values, [x, y], scale, 0.0, reply)
+def _point(values: list[float], unit: _Unit) -> PointFrac:
+    (x,), (y,) = unit.fractions(values, 0.0)
     return x, y
-
-
-def _check_unit(
-    values: list[float], fractions: list[float], scale: tuple[float, float], overshoot_frac: float, reply: str
-) -> None:
-    unit = f"numbers from 0 to {scale[0]:g} across and {scale[1]:g} down"
-    if any(values) and all(abs(value) <= 1 for value in values):
-        raise _WrongUnitError(str(parse_error("wrong unit", f"fractions {values}", unit, reply)))
-    if not all(-overshoot_frac <= fraction <= 1 + overshoot_frac for fraction in fractions):
-        raise _WrongUnitError(str(parse_error("outside", str(values), unit, reply)))
 
 
 def _ordered(xs: list[float], ys: list[float], values: list[float], reply: str) -> BoxFrac:
@@ -141,16 +167,52 @@ def _ordered(xs: list[float], ys: list[float], values: list[float], reply: str) 
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Florence-2
+# Molmo: points in a tag
 
 
-def _parse_florence(reply: str, fmt: PromptFormat) -> ParsedReply:
-    text = _SPECIAL.sub("", reply)
+def _parse_points(reply: str, unit: _Unit) -> ParsedReply:
+    """Read `<points coords="1 1 250 500 2 ...">phrase</points>`: image, then number, x and y of each point.
+
+    Also the older `<point x="25.0" y="50.0" alt="...">`, whose numbers `prior.coordinates` can call percent.
+    """
+    tags = list(_POINT_TAG.finditer(reply))
+    if not tags:
+        raise parse_error("no location", "none", '<points coords="1 1 x y">', reply)
+    points = []
+    for tag in tags[-1:]:  # the last counts, as everywhere
+        for x, y in _pairs(tag["attributes"], reply)[:MAX_OBJECTS]:
+            points.append(_point([x, y], unit))
+    return ParsedReply((), tuple(points), (), " ".join((tags[-1]["phrase"] or "").split()))
+
+
+def _pairs(attributes: str, reply: str) -> list[tuple[float, float]]:
+    coords = _COORDS.search(attributes)
+    if coords is None:
+        found = _XY.findall(attributes)
+        pairs = [(float(x), float(y)) for x, y in found]
+    else:
+        groups = [[float(number) for number in _NUMBER.findall(group)] for group in re.split("[;\t]", coords[1])]
+        groups = [group[1:] if len(group) % 3 == 1 else group for group in groups]  # without the image's number
+        pairs = [(group[i + 1], group[i + 2]) for group in groups for i in range(0, len(group) - 2, 3)]
+    if not pairs:
+        raise parse_error("bad coordinates", attributes, "a number, x and y for each point", reply)
+    return pairs
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Florence-2 and PaliGemma: location tokens
+
+
+def _parse_tokens(reply: str, fmt: PromptFormat) -> ParsedReply:
+    text = _SPECIAL.sub("", _CODES.sub("", reply) if fmt.style == "paligemma" else reply)
     runs, problems = _runs(text, fmt, reply)
     if not runs:
-        raise problems[0] if problems else parse_error("no location", "none", "<loc_x1><loc_y1><loc_x2><loc_y2>", reply)
-    phrase = " ".join(_LOCATION_RUN.split(text)[0].split())
-    if fmt.name == "florence2-polygon":
+        raise problems[0] if problems else parse_error("no location", "none", "four location tokens", reply)
+    # Florence-2 says the phrase first, PaliGemma last; ` ; ` parts the objects of PaliGemma.
+    texts = [part for part in _LOCATION_RUN.split(text) if not _LOCATION_RUN.fullmatch(part)]
+    spoken = texts[0] if fmt.style == "florence2" else texts[1].split(";")[0]
+    phrase = " ".join(spoken.split())
+    if fmt.name.startswith("florence2-polygon"):
         polygons = tuple(tuple(run) for run in runs if len(run) >= 3)
         if not polygons:
             raise parse_error("bad polygon", f"{max(map(len, runs))} points", "at least 3 points", reply)
@@ -165,26 +227,29 @@ def _parse_florence(reply: str, fmt: PromptFormat) -> ParsedReply:
         except PriorParseError as error:
             problems.append(error)
     if not boxes:
-        fewer = parse_error("bad coordinates", "fewer than 4 <loc_..> tokens", "4 per box", reply)
+        fewer = parse_error("bad coordinates", "fewer than 4 location tokens", "4 per box", reply)
         raise problems[0] if problems else fewer
     return ParsedReply(tuple(boxes), (), (), phrase)
 
 
 def _runs(text: str, fmt: PromptFormat, reply: str) -> tuple[list[list[PointFrac]], list[PriorParseError]]:
-    """Return the points of each unbroken run of location tokens; a bin stands for its centre, as in Florence-2.
+    """Return the points of each unbroken run of location tokens.
 
     A run is read up to its first token that is no bin; those are the second result.
     """
-    num_bins = int(fmt.coordinate_max or 999) + 1
+    unit = fmt.unit
+    last = unit.num_bins - 1
     runs, problems = [], []
     for match in _LOCATION_RUN.finditer(text):
         values: list[float] = []
         for digits in _LOCATION.findall(match.group(1)):
-            if len(digits) > len(str(num_bins)) or int(digits) >= num_bins:
-                got = f"<loc_{digits[:12]}>"
-                problems.append(parse_error("bad coordinates", got, f"<loc_0> to <loc_{num_bins - 1}>", reply))
+            if len(digits) > 4 or int(digits) > last:
+                got = f"location {digits[:12]}"
+                problems.append(parse_error("bad coordinates", got, f"0 to {last}", reply))
                 break
-            values.append((int(digits) + 0.5) / num_bins)
+            values.append((int(digits) + unit.offset) / unit.num_bins)
         if len(values) >= 2:
-            runs.append(list(zip(values[::2], values[1::2], strict=False)))
+            first, second = (1, 0) if unit.y_first else (0, 1)
+            pairs = list(zip(values[::2], values[1::2], strict=False))
+            runs.append([(pair[first], pair[second]) for pair in pairs])
     return runs, problems

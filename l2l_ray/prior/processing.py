@@ -1,36 +1,32 @@
-"""The processor of a checkpoint, also where its video part cannot be loaded.
+"""The processor of a checkpoint, also where its video part cannot be loaded, and how many tokens a picture becomes.
 
-`AutoProcessor` of the Qwen-VL families insists on a video processor, which needs torchvision. Image and text need
-neither, so `ImageTextPair` joins the checkpoint's own image processor and tokenizer the way the full processor
-does: one placeholder per merged patch.
+`AutoProcessor` of the families that also take videos insists on a video processor, which needs torchvision. Image and
+text need neither: then the family's own processor is made without that part.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from PIL import Image
-from torch import Tensor
-from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+from transformers import PROCESSOR_MAPPING, AutoConfig, AutoProcessor
 
 from l2l_ray.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-IMAGE_TOKEN = "<|image_pad|>"
-
 
 def load_processor(source: str, options: dict[str, Any]) -> Any:
-    """Return the checkpoint's processor, or an `ImageTextPair` of its parts.
+    """Return the checkpoint's processor, without its video part where that cannot be loaded.
 
     Args:
         source: Folder or hub id.
         options: From `checkpoints.checkpoint`.
     Raises:
-        ConfigError: Neither can be loaded.
+        ConfigError: It cannot be loaded in either way.
     """
     try:
         processor = AutoProcessor.from_pretrained(source, **options)
@@ -39,15 +35,21 @@ def load_processor(source: str, options: dict[str, Any]) -> Any:
         reason: Exception | str = f"got a {type(processor).__name__} without image processor and tokenizer"
     except (ImportError, OSError, ValueError, TypeError, AttributeError) as error:
         reason = error
-    logger.debug("AutoProcessor cannot read %s (%s); pairing image processor and tokenizer", source, reason)
+    logger.debug("AutoProcessor cannot read %s (%s); its processor is made without a video part", source, reason)
     try:
-        image_processor = AutoImageProcessor.from_pretrained(source, **options)
-        return ImageTextPair(image_processor, AutoTokenizer.from_pretrained(source, **options))
-    except (ImportError, OSError, ValueError) as error:
+        family = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(source, **options))]
+        return _without_video(family).from_pretrained(source, **options)
+    except (ImportError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise ConfigError(
             f"no processor can be loaded from {source!r}: AutoProcessor: {reason}; its parts: {error}. "
             "The checkpoint needs preprocessor_config.json and tokenizer files next to its weights"
         ) from error
+
+
+def _without_video(family: Any) -> Any:
+    """Return a family's processor class with one attribute less."""
+    parts = [name for name in family.get_attributes() if name != "video_processor"]
+    return type(family.__name__, (family,), {"get_attributes": classmethod(lambda _: parts)})
 
 
 def processor_tokens(processor: Any) -> list[str]:
@@ -58,44 +60,48 @@ def processor_tokens(processor: Any) -> list[str]:
     return [token for token in tokens if isinstance(token, str)]
 
 
-class ImageTextPair:
-    """Image processor and tokenizer of a Qwen-VL checkpoint, one image per text.
+@dataclass(frozen=True, slots=True)
+class PatchGrid:
+    """How a processor cuts pictures of any size into tokens, and the fewest tokens a picture may become.
 
     Args:
-        image_processor: Gives `pixel_values` and `image_grid_thw`.
-        tokenizer: Knows the image placeholder and holds the chat template.
+        side_px: Side of the square that one token stands for.
+        min_tokens: The floor.
+
+    Example: `PatchGrid(32, 1024).enlarged(photo).size` is (1184, 896) for a photo of 640x480: 1036 tokens.
     """
 
-    def __init__(self, image_processor: Any, tokenizer: Any) -> None:
-        self.image_processor, self.tokenizer, self.image_token = image_processor, tokenizer, IMAGE_TOKEN
-        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    side_px: int
+    min_tokens: int
 
-    def apply_chat_template(self, messages: list[dict[str, Any]], **options: Any) -> Any:
-        """Render messages with the checkpoint's own template."""
-        return self.tokenizer.apply_chat_template(messages, **options)
+    @classmethod
+    def of(cls, image_processor: Any, min_tokens: int) -> PatchGrid:
+        """Return the grid of an image processor.
 
-    def __call__(
-        self, images: Sequence[Image.Image], text: Sequence[str], padding: bool = True, return_tensors: str = "pt"
-    ) -> dict[str, Tensor]:
-        """Return the model's inputs.
-
-        Args:
-            images: RGB.
-            text: Rendered chats, each with one placeholder.
-            padding: Passed to the tokenizer.
-            return_tensors: Passed to both parts.
+        Raises:
+            ConfigError: It does not take pictures of any size, or lets through fewer tokens than the floor.
         """
-        pictures = self.image_processor(images=list(images), return_tensors=return_tensors)
-        merged = self.image_processor.merge_size**2
-        counts = pictures["image_grid_thw"].prod(-1) // merged
-        expanded = [
-            chat.replace(IMAGE_TOKEN, IMAGE_TOKEN * int(count), 1) for chat, count in zip(text, counts, strict=True)
-        ]
-        tokens = self.tokenizer(expanded, padding=padding, return_tensors=return_tensors, add_special_tokens=False)
-        return {
-            "input_ids": tokens["input_ids"],
-            "attention_mask": tokens["attention_mask"],
-            "mm_token_type_ids": (tokens["input_ids"] == self.image_token_id).to(torch.int32),
-            "pixel_values": pictures["pixel_values"],
-            "image_grid_thw": pictures["image_grid_thw"],
-        }
+        patch, merge = getattr(image_processor, "patch_size", None), getattr(image_processor, "merge_size", None)
+        if not isinstance(patch, int) or not isinstance(merge, int):
+            raise ConfigError(
+                f"prior.min_image_tokens is {min_tokens}, but the {type(image_processor).__name__} of prior.model "
+                "gives every picture a size of its own choice; set it to 0"
+            )
+        grid = cls(patch * merge, min_tokens)
+        side_px = math.ceil(math.sqrt(min_tokens)) * grid.side_px
+        num = image_processor.get_number_of_image_patches(side_px, side_px, {}) // merge**2
+        if num < min_tokens:
+            raise ConfigError(
+                f"prior.min_image_tokens is {min_tokens}, but the processor of prior.model makes no more than about "
+                f"{num} tokens of a picture; lower it, or raise size.longest_edge in its preprocessor_config.json"
+            )
+        return grid
+
+    def enlarged(self, image: Image.Image) -> Image.Image:
+        """Return a picture that becomes at least `min_tokens` tokens: itself, or a larger copy of whole tokens."""
+        width, height = image.size
+        if round(width / self.side_px) * round(height / self.side_px) >= self.min_tokens:
+            return image
+        scale = math.sqrt(self.min_tokens * self.side_px**2 / (width * height))
+        across, down = (max(1, math.ceil(side * scale / self.side_px)) for side in (width, height))
+        return image.resize((across * self.side_px, down * self.side_px), Image.Resampling.BICUBIC)

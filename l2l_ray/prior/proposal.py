@@ -120,11 +120,13 @@ class Proposer:
             )
         assert self._sam is not None
         boxes = _box_batch(priors, grid, self.config.box_softness)
-        candidates, weight = boxes.candidates.clone(), boxes.candidate_weight
+        candidates, weight = boxes.candidates.clone(), boxes.candidate_weight.clone()
         for row, (prior, image) in enumerate(zip(priors, images, strict=True)):
-            if prior is not None and prior.boxes_xyxy_frac:
+            if prior is not None and (prior.boxes_xyxy_frac or prior.points_xy_frac):
                 masks = self._sam.masks(prior, image, grid)
                 candidates[row, : len(masks)] = masks
+                if not prior.boxes_xyxy_frac:
+                    weight[row, 0] = 1.0
         return _batch(priors, candidates, weight)
 
 

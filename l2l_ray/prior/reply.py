@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -20,7 +21,7 @@ from l2l_ray.prior.parse import ParsedReply, parse_reply
 from l2l_ray.prior.prompt import PromptFormat
 from l2l_ray.types import BoxFrac, Prior
 
-READING_VERSION = 2  # of this file and of parse.py: raise it when the same reply is read otherwise
+READING_VERSION = 3  # of this file and of parse.py: raise it when the same reply is read otherwise
 
 # What each kind of failure says to a person; a failure is "<kind>: <details>".
 FAILURE_WORDS = {
@@ -42,9 +43,18 @@ FAILURE_WORDS = {
     "text": "a text that is too long",
     "memory": "a question that does not fit into memory",
     "model": "an error of the model",
+    "server": "a server that gave no usable answer",
     "hung": "a question that the model did not finish",
     "died": "a question at which the model's process died",
 }
+
+
+def no_box_reasons(failures: Mapping[str, int]) -> str:
+    """Put the kinds of failure into words, the commonest first, each with its number."""
+    reasons = Counter[str]()
+    for kind, count in failures.items():
+        reasons[FAILURE_WORDS.get(kind, kind)] += count
+    return ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
 
 
 def failure_kind(failure: str) -> str:
@@ -75,6 +85,7 @@ class Reply:
         seen_width_px: Width of the image as the model saw it: the unit of absolute coordinates.
         seen_height_px: Its height.
         failure: "<kind>: <details>" where the model gave no answer at all; such a question may be asked again later.
+        num_image_tokens: How many tokens of the question stand for the picture; 0 = not known.
     """
 
     texts: tuple[str, ...]
@@ -82,6 +93,7 @@ class Reply:
     seen_width_px: int
     seen_height_px: int
     failure: str = ""
+    num_image_tokens: int = 0
 
     @classmethod
     def failed(cls, kind: str, details: object) -> Reply:
@@ -130,7 +142,8 @@ def make_prior(key: str, reply: Reply, mllm: Asked, width_px: int, height_px: in
     """
     if reply.failure:
         return Prior.absent(key, reply.failure, "")
-    size = (reply.seen_width_px or width_px, reply.seen_height_px or height_px)
+    seen = (reply.seen_width_px or width_px, reply.seen_height_px or height_px)
+    size = (width_px, height_px) if mllm.prompt.unit.of_photo else seen
     parsed: list[ParsedReply | None] = []
     failure = ""
     for text in reply.texts:
@@ -141,18 +154,19 @@ def make_prior(key: str, reply: Reply, mllm: Asked, width_px: int, height_px: in
             failure = failure or str(error)
     joined = "\n".join(reply.texts)
     if not any(parsed):
-        return Prior.absent(key, failure or "no reply: got no text", joined)
+        return Prior.absent(key, failure or "no reply: got no text", joined, seen)
     if len(parsed) == 1 and parsed[0] is not None:
         score = math.exp(reply.mean_log_probs[0])
         if math.isnan(score):
             return Prior.absent(key, "no score: got a probability that is not a number", joined)
         only = parsed[0]
         boxes, scores = only.boxes_xyxy_frac, (score,) * len(only.boxes_xyxy_frac)
-        return Prior(key, boxes, scores, only.points_xy_frac, only.phrase, score, "", joined, only.polygons_xy_frac)
-    return _consistent_prior(key, parsed, joined)
+        said = boxes, scores, only.points_xy_frac, only.phrase, score, "", joined, only.polygons_xy_frac
+        return Prior(key, *said, seen_xy_px=seen)
+    return _consistent_prior(key, parsed, joined, seen)
 
 
-def _consistent_prior(key: str, parsed: list[ParsedReply | None], joined: str) -> Prior:
+def _consistent_prior(key: str, parsed: list[ParsedReply | None], joined: str, seen_xy_px: tuple[int, int]) -> Prior:
     agreement = np.zeros(len(parsed))
     for i, first in enumerate(parsed):
         others = [_best_iou(first, second) for j, second in enumerate(parsed) if j != i]
@@ -171,6 +185,7 @@ def _consistent_prior(key: str, parsed: list[ParsedReply | None], joined: str) -
         "",
         joined,
         best.polygons_xy_frac,
+        seen_xy_px=seen_xy_px,
     )
 
 
@@ -178,10 +193,11 @@ def _best_iou(first: ParsedReply | None, second: ParsedReply | None) -> float:
     """Return the IoU of the two first boxes; 0 when one is missing."""
     if first is None or second is None or not first.boxes_xyxy_frac or not second.boxes_xyxy_frac:
         return 0.0
-    return _iou(first.boxes_xyxy_frac[0], second.boxes_xyxy_frac[0])
+    return box_iou(first.boxes_xyxy_frac[0], second.boxes_xyxy_frac[0])
 
 
-def _iou(a: BoxFrac, b: BoxFrac) -> float:
+def box_iou(a: BoxFrac, b: BoxFrac) -> float:
+    """Return the intersection over union of two boxes with area, in [0, 1]."""
     width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
     height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height

@@ -69,10 +69,10 @@ class SamProposer:
     def masks(self, prior: Prior, image: Image.Image, grid: int) -> Float[Tensor, "K G G"]:
         """Return one mask per box of the prior: mean mask probability of each cell, in [0, 1], on the CPU.
 
-        A point is given to every box that contains it.
+        A point is given to every box that contains it. Points without any box are of one object: one mask.
 
         Args:
-            prior: At least one box.
+            prior: At least one box or point.
             image: The image the prior is about, RGB, any size.
             grid: Cells per side of the result.
         """
@@ -85,12 +85,12 @@ class SamProposer:
         first = next(self.model.parameters())
         pixels, used_xy_px = self._pixels(image)
         scale = torch.tensor(used_xy_px)
-        boxes_px = torch.tensor(prior.boxes_xyxy_frac) * scale.repeat(2)
-        prompt = {"input_boxes": boxes_px[None].to(first)}
+        boxes = torch.tensor(prior.boxes_xyxy_frac).view(-1, 4)
+        prompt = {"input_boxes": (boxes * scale.repeat(2))[None].to(first)} if len(boxes) else {}
         if prior.points_xy_frac:
             points = torch.tensor(prior.points_xy_frac)
-            labels = _point_labels(points, torch.tensor(prior.boxes_xyxy_frac))
-            prompt["input_points"] = (points * scale).expand(len(boxes_px), -1, -1)[None].to(first)
+            labels = _point_labels(points, boxes) if len(boxes) else torch.full((1, len(points)), _POINT)
+            prompt["input_points"] = (points * scale).expand(len(labels), -1, -1)[None].to(first)
             prompt["input_labels"] = labels[None].to(first.device)
         output = self.model(pixel_values=pixels.to(first), multimask_output=False, **prompt)
         logits = output.pred_masks[0, :, 0].float()

@@ -147,7 +147,7 @@ class PixelAttention(nn.Module):
         tokens = self.norm_tokens(tokens_BND)
         key_BSC, value_BSC = (self._per_head(project(tokens)) for project in (self.key, self.value))
         scores_BSP = (key_BSC * self.scale) @ query_BCHW.flatten(2)
-        scores_BhNP = scores_BSP.reshape(len(tokens), self.num_heads, -1, scores_BSP.shape[-1])
+        scores_BhNP = scores_BSP.reshape(tokens.shape[0], self.num_heads, -1, scores_BSP.shape[-1])
         attention_BPS = scores_BhNP.softmax(dim=2).flatten(1, 2).transpose(1, 2)
         attended_BPC = attention_BPS.to(value_BSC.dtype) @ value_BSC
         summed_BPC: Tensor = feat_BCHW.flatten(2).transpose(1, 2) + attended_BPC

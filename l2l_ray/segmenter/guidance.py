@@ -62,7 +62,7 @@ def prior_signal(
     """
     has = has_prior.bool()
     if phrase is None:
-        tokens_BLD, mask = proposal.new_zeros(len(proposal), 1, phrase_width), has.new_zeros(len(proposal), 1)
+        tokens_BLD, mask = proposal.new_zeros(proposal.shape[0], 1, phrase_width), has.new_zeros(proposal.shape[0], 1)
     else:
         tokens_BLD, mask = phrase[0], phrase[1].bool() & has[:, None]
     return PriorSignal(
@@ -168,8 +168,8 @@ class GuidanceEncoder(nn.Module):
             ],
             dim=1,
         )
-        tokens = self.tokens.expand(len(context), -1, -1)
-        always = prior.has_prior.new_ones(len(context), regions_BKD.shape[1] + 1 + tokens.shape[1])
+        tokens = self.tokens.expand(context.shape[0], -1, -1)
+        always = prior.has_prior.new_ones(context.shape[0], regions_BKD.shape[1] + 1 + tokens.shape[1])
         mask = torch.cat([attention_mask.bool(), prior.phrase_mask, always], dim=1)
         for attention, feed_forward in zip(self.attention, self.feed_forward, strict=True):
             # The tokens are part of the context, so they also see one another.

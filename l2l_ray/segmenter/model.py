@@ -48,6 +48,7 @@ class Segmenter(nn.Module):
     """Find the pixels an expression refers to, with or without a prior.
 
     Attributes:
+        image_size: Side of its images, px.
         grid: Side of the output grid, cells: `image_size` / finest backbone stride.
     Raises:
         ConfigError: If heads do not divide the width, no backbone level has `fusion_stride`, or the image side is not a
@@ -57,6 +58,7 @@ class Segmenter(nn.Module):
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__()
         self.use_prior = config.guidance
+        self.image_size = config.image_size
         self.backbone = Backbone(config)
         self.text = TextEncoder(config)
         fusion_index = _fusion_index(config, tuple(self.backbone.strides))
@@ -125,7 +127,7 @@ class Segmenter(nn.Module):
         Raises:
             ValueError: If `proposal` is not on the grid.
         """
-        expected = (len(encoded.match_logits), self.grid, self.grid)
+        expected = (encoded.match_logits.shape[0], self.grid, self.grid)
         if tuple(proposal.shape) != expected:
             raise ValueError(
                 f"proposal must be [B, G, G] = {expected}, got {tuple(proposal.shape)}; build it at Segmenter.grid"

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from l2l_ray.actors import labelers
 from l2l_ray.actors.labelers import Decision, LabelerPool, after_failure
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError, LedgerError
@@ -47,7 +46,7 @@ def test_an_error_of_the_work_itself_is_never_retried() -> None:
 @pytest.fixture
 def pool(ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[LabelerPool]:
     smoke.run_dir.mkdir(parents=True)
-    monkeypatch.setattr(labelers, "LabelerActor", DyingWorker)
+    monkeypatch.setattr(LabelerPool, "labeler", DyingWorker)
     limits = {"work_timeout_s": 6.0, "heartbeat_timeout_s": 4.0, "max_item_retries": 2}
     cluster = smoke.cluster.model_copy(update=limits)
     config = smoke.model_copy(update={"cluster": cluster})

@@ -50,6 +50,7 @@ def test_a_question_at_which_the_model_hangs_gets_no_prior_and_its_neighbours_ge
     assert failed[f"3 {HANGS}"].startswith("hung: 2 prior actors; has been at 1 questions for 5 s")
 
 
+@pytest.mark.slow
 def test_a_question_that_kills_its_actor_gets_no_prior_unless_all_do(
     pool: PriorPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

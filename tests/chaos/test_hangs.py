@@ -17,6 +17,9 @@ from tests.whole_run import changed
 SILENCE_S = 6.0
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def stopped(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]:
     """A job each of whose roles was stopped once, and what it said."""

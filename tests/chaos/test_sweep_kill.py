@@ -42,6 +42,9 @@ class Killed:
         return SweepFolder(self.trials[0].config.run_dir.parent)
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def killed(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> Killed:
     """Kill a sweep of four trials once one has finished and another has published a version; go on with it."""

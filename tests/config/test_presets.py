@@ -53,7 +53,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _with_tiny_models(config: RunConfig, folder: Path) -> RunConfig:
-    models = {"model": str(EMBEDDED_FOLDER), "dtype": "float32", "max_new_tokens": 32}
+    models = {"model": str(EMBEDDED_FOLDER), "dtype": "float32", "max_new_tokens": 32, "min_image_tokens": 0}
     if config.prior.sam_model is not None:
         models["sam_model"] = str(folder / "sam2")
     return changed(config, prior=models, segmenter={"backbone": str(folder / "swin"), "text": str(folder / "bert")})

@@ -19,6 +19,7 @@ from l2l_ray.data.masks import (
     grid_logits_to_native,
     grid_masks,
     mask_area_px,
+    mask_box,
     mask_to_grid,
     union_rle,
 )
@@ -304,3 +305,11 @@ def test_random_segmentations_end_as_masks_or_as_the_error(segmentation: Any, ma
     except DataError:
         return
     assert decode(rle).shape == (5, 7)
+
+
+def test_the_box_around_a_mask_ends_behind_its_last_pixel() -> None:
+    mask = np.zeros((10, 20), dtype=bool)
+    mask[2, 5] = mask[6, 14] = True
+    assert mask_box(encode(mask)) == (5 / 20, 2 / 10, 15 / 20, 7 / 10)
+    assert mask_box(encode(np.ones((3, 4), dtype=bool))) == (0, 0, 1, 1)
+    assert mask_box(encode(np.zeros((3, 4), dtype=bool))) is None

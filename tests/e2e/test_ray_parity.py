@@ -62,6 +62,7 @@ def test_two_train_workers_agree_with_one_process(whole_run: RunFolder, two_work
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.slow
 def test_labels_made_at_every_step_agree_too(ray_local: str, tmp_path: Path) -> None:
     selector = {"name": "online", "threshold": 0.6}  # low enough to use labels of so short a training
     config = changed(ray_config(tmp_path, "online", num_workers=2), compare=(), selector=selector)

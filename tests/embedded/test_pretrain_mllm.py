@@ -66,7 +66,7 @@ def test_sequences_are_what_the_processor_makes(pool, tokenizer) -> None:
         for row in ROWS
     ]
     images = [Image.fromarray(pool.images[pool.scene_index[row]]) for row in ROWS]
-    inputs = processor(images=images, text=chats)
+    inputs = processor(images=images, text=chats, padding=True, return_tensors="pt")
     real = sequences.attention_mask.bool()
     assert [ids[mask].tolist() for ids, mask in zip(sequences.input_ids, real, strict=True)] == [
         ids[mask.bool()].tolist() for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)

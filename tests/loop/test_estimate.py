@@ -24,6 +24,7 @@ def test_an_estimate_adds_up_and_says_its_parts() -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.slow
 def test_a_first_photo_with_many_texts_does_not_end_the_trial(smoke: RunConfig) -> None:
     data = prepare(smoke, RunFolder.open(smoke))
     first = data.labeled[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -11,24 +10,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import (
-    AutoTokenizer,
-    CLIPImageProcessorPil,
-    Florence2Config,
-    Florence2ForConditionalGeneration,
-    Florence2Processor,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-)
 
 from l2l_ray.config import PriorConfig
 from l2l_ray.errors import ConfigError
+from l2l_ray.prior.loading import identify_prior
 from l2l_ray.prior.mllm import EMBEDDED_FOLDER, MllmIdentity, MllmPrior, Reply, make_prior, prior_key
-from l2l_ray.prior.prompt import FLORENCE_BOX, QWEN_ABSOLUTE, QWEN_RELATIVE
+from l2l_ray.prior.prompt import QWEN_RELATIVE
 from l2l_ray.refshapes.expressions import expressions_for
 from l2l_ray.refshapes.scenes import render_scene
+from tests.tiny_mllms import save_tiny
 
 MLLM = MllmIdentity("f" * 64, QWEN_RELATIVE)
 ONE = '[{"bbox_2d": [100, 200, 500, 600], "label": "red circle"}]'
@@ -53,59 +43,16 @@ def questions() -> tuple[list[Image.Image], list[str], list[list[float]]]:
     return images, texts, boxes
 
 
-def token_ids(tokenizer) -> dict[str, int]:
-    names = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
-    return {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in names.items()}
-
-
-def text_config(tokenizer, mrope: list[int]) -> dict[str, object]:
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": mrope}
-    return {"vocab_size": len(tokenizer), "rope_parameters": rope, "tie_word_embeddings": True, **sizes, **heads}
-
-
 @pytest.fixture(scope="module")
 def random_qwen3(tmp_path_factory) -> Path:
     """Write a Qwen3-VL with random weights: what an unrelated checkpoint answers is no JSON."""
-    folder = tmp_path_factory.mktemp("qwen3")
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
-    text = text_config(tokenizer, [4, 2, 2]) | {"head_dim": 16}
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "patch_size": 16}
-    vision |= {"out_hidden_size": 32, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
-    torch.manual_seed(0)
-    config = Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **token_ids(tokenizer))
-    save(folder, Qwen3VLForConditionalGeneration(config), tokenizer, patch_size=16, temporal_patch_size=2)
-    return folder
-
-
-def save(folder: Path, model, tokenizer, **image_processor: object) -> None:
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    content = {"image_processor_type": "Qwen2VLImageProcessor", "merge_size": 2, **image_processor}
-    content |= {"size": {"shortest_edge": 3136, "longest_edge": 16384}}
-    (folder / "preprocessor_config.json").write_text(json.dumps(content))
+    return save_tiny("qwen3_vl", tmp_path_factory.mktemp("tiny") / "qwen3_vl")
 
 
 @pytest.fixture(scope="module")
-def random_florence() -> MllmPrior:
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
-    tokenizer.add_special_tokens({"bos_token": "<s>", "additional_special_tokens": ["<image>", "<loc_5>"]})
-    tokenizer.image_token, tokenizer.image_token_id = "<image>", tokenizer.convert_tokens_to_ids("<image>")
-    bart = {"model_type": "bart", "vocab_size": len(tokenizer), "d_model": 16, "encoder_layers": 1, "decoder_layers": 1}
-    bart |= {"encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    bart |= {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": 7}
-    bart |= {"decoder_start_token_id": 7, "forced_eos_token_id": None}
-    vision = {"depths": [1] * 4, "embed_dim": [8] * 4, "num_heads": [1] * 4, "num_groups": [1] * 4, "window_size": 2}
-    vision |= {"projection_dim": 16}
-    config = Florence2Config(text_config=bart, vision_config=vision, image_token_id=tokenizer.image_token_id)
-    model = Florence2ForConditionalGeneration(config)
-    image_processor = CLIPImageProcessorPil(size={"height": 64, "width": 64}, do_center_crop=False)
-    image_processor.image_seq_length = 5
-    processor = Florence2Processor(image_processor, tokenizer)
-    return MllmPrior(PriorConfig(model="x", max_new_tokens=8), model.eval(), processor, FLORENCE_BOX, "f")
+def random_florence(tmp_path_factory) -> MllmPrior:
+    folder = save_tiny("florence2", tmp_path_factory.mktemp("tiny") / "florence2")
+    return MllmPrior.load(PriorConfig(model=str(folder), max_new_tokens=8, dtype="float32"))
 
 
 # The shipped checkpoint
@@ -187,27 +134,6 @@ def test_a_reply_without_json_is_no_prior(random_qwen3: Path, questions) -> None
     assert prior.failure.startswith("not JSON: got ")
 
 
-def test_qwen2_5_answers_in_pixels_of_what_it_saw(tmp_path: Path, questions) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "patch_size": 14}
-    vision |= {"out_hidden_size": 32, "fullatt_block_indexes": [0]}
-    text = text_config(tokenizer, [4, 2, 2])
-    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **token_ids(tokenizer))
-    save(tmp_path, Qwen2_5_VLForConditionalGeneration(config), tokenizer, patch_size=14, temporal_patch_size=2)
-    mllm = MllmPrior.load(PriorConfig(model=str(tmp_path), max_new_tokens=8))
-    assert mllm.prompt is QWEN_ABSOLUTE
-    replies = mllm.ask([questions[0][0], questions[0][1].resize((300, 100))], ["a", "the left circle"])
-    assert [(reply.seen_width_px, reply.seen_height_px) for reply in replies] == [(112, 112), (196, 56)]
-    said = Reply(('[{"bbox_2d": [49, 14, 98, 28]}]',), (-0.1,), 196, 56)
-    assert make_prior("k", said, MllmIdentity.of(mllm), 300, 100).boxes_xyxy_frac == ((0.25, 0.25, 0.5, 0.5),)
-
-
-def test_florence_answers_through_the_same_code(random_florence: MllmPrior, questions) -> None:
-    reply, _ = random_florence.ask(questions[0][:2], ["left circle", "the second star from the left"])
-    assert len(reply.texts) == 1 and reply.mean_log_probs[0] < 0
-    assert make_prior("k", reply, MllmIdentity.of(random_florence), 128, 128).failure.startswith("no location: ")
-
-
 def test_a_folder_that_holds_no_model_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"prior\.model .* cannot be loaded"):
         MllmPrior.load(PriorConfig(model=str(tmp_path)))
@@ -261,6 +187,22 @@ def test_florence_takes_commands_as_text(random_florence: MllmPrior, questions, 
     assert replies[0].texts and replies[0] == replies[1]
 
 
+def test_a_template_with_a_switch_for_thoughts_gets_it_off(random_qwen3: Path, tmp_path: Path, questions) -> None:
+    shutil.copytree(random_qwen3, tmp_path / "copy")
+    template = tmp_path / "copy" / "chat_template.jinja"
+    template.write_text(template.read_text() + "{% if enable_thinking is not false %}<think>{% endif %}")
+    mllm = MllmPrior.load(PriorConfig(model=str(tmp_path / "copy"), max_new_tokens=8))
+    (reply,) = mllm.ask(questions[0][:1], ["left circle"])
+    assert "<think>" not in reply.texts[0]
+
+
+def test_a_checkpoint_without_a_chat_template_is_refused(random_qwen3: Path, tmp_path: Path) -> None:
+    shutil.copytree(random_qwen3, tmp_path / "copy")
+    (tmp_path / "copy" / "chat_template.jinja").unlink()
+    with pytest.raises(ConfigError, match=r"has no chat template.*instruct version"):
+        MllmPrior.load(PriorConfig(model=str(tmp_path / "copy")))
+
+
 def test_a_checkpoint_that_always_thinks_has_no_answer_before_its_thoughts_end(
     random_qwen3: Path, tmp_path: Path, questions
 ) -> None:
@@ -285,18 +227,19 @@ def test_the_fingerprint_changes_with_everything_a_reply_depends_on(random_qwen3
     assert before == fingerprint(batch_size=7) == MllmPrior.load(PriorConfig(model=str(random_qwen3))).fingerprint
     others = {before, fingerprint(max_new_tokens=9), fingerprint(dtype="bfloat16"), fingerprint(num_samples=2)}
     others.add(fingerprint(dtype="float32"))
+    others |= {fingerprint(min_image_tokens=9), fingerprint(coordinates="pixels"), fingerprint(prompt="{expression}?")}
     template = tmp_path / "copy" / "chat_template.jinja"
     template.write_text(template.read_text() + " ")
     others.add(fingerprint())
-    assert len(others) == 5  # "auto" is one of the two dtypes
+    assert len(others) == 8  # "auto" is one of the two dtypes
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_who_it_is_needs_no_weights(random_qwen3: Path, tmp_path: Path, dtype: str) -> None:
     config = PriorConfig(model=str(random_qwen3), dtype=dtype)
-    assert MllmPrior.identify(config) == MllmIdentity.of(MllmPrior.load(config))
+    assert identify_prior(config) == MllmIdentity.of(MllmPrior.load(config))
     with pytest.raises(ConfigError, match="prior.model"):
-        MllmPrior.identify(PriorConfig(model=str(tmp_path / "not-there")))
+        identify_prior(PriorConfig(model=str(tmp_path / "not-there")))
 
 
 def test_a_setting_without_effect_on_the_model_asks_nothing_again(random_qwen3: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from l2l_ray.errors import PriorParseError
 from l2l_ray.prior.parse import MAX_OBJECTS, parse_reply
-from l2l_ray.prior.prompt import FLORENCE_BOX, FLORENCE_POLYGON, QWEN_ABSOLUTE, QWEN_RELATIVE
+from l2l_ray.prior.prompt import FLORENCE_BOX, FLORENCE_POLYGON, GLM, MOLMO, PALIGEMMA, QWEN_ABSOLUTE, QWEN_RELATIVE
 from l2l_ray.prior.reply import FAILURE_WORDS, MllmIdentity, Reply, failure_kind, make_prior
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -202,11 +203,31 @@ REPLIES = [
         for path in sorted(CASES.glob("0[3-8]/replies.jsonl"))
         for line in path.read_text().splitlines()
     ),
-    *(fmt.answer((10, 20, 300, 400), "cup") for fmt in (QWEN_RELATIVE, FLORENCE_BOX)),
+    *(fmt.answer((10, 20, 300, 400), "cup") for fmt in (QWEN_RELATIVE, FLORENCE_BOX, PALIGEMMA, MOLMO)),
+    '<points x1="1.5" y1="20" x2="3" y2="4">cup</points> <|begin_of_box|>(1, 2, 3, 4)<|end_of_box|>',
 ]
 PIECES = st.sampled_from(
     ["[", "]", "{", "}", "(", ")", "<think>", "</think>", "<answer>", '"bbox_2d": ', "box: ", "NaN", "-", "1e999"]
-    + ["<loc_7>", "9" * 5000, "%", "\u0663", "\ud800", "\x00", "'", '"', "\\ud800", ", ", "null", "0.5", "answer:"]
+    + [
+        "<loc_7>",
+        "<loc0007>",
+        ";",
+        "<seg001>",
+        '<points coords="',
+        "<|begin_of_box|>",
+        "9" * 5000,
+        "%",
+        "\u0663",
+        "\ud800",
+        "\x00",
+        "'",
+        '"',
+        "\\ud800",
+        ", ",
+        "null",
+        "0.5",
+        "answer:",
+    ]
 )
 
 
@@ -227,7 +248,8 @@ NUMBERS = st.lists(st.floats(allow_nan=True), max_size=5).map(lambda v: f'[{{"bb
 @settings(deadline=None)
 @given(st.text(max_size=60) | st.lists(PIECES, max_size=20).map("".join) | NUMBERS | mutated())
 def test_any_text_gives_boxes_inside_the_image_or_a_named_failure(reply: str) -> None:
-    for fmt in (QWEN_RELATIVE, QWEN_ABSOLUTE, FLORENCE_BOX, FLORENCE_POLYGON):
+    percent = replace(QWEN_RELATIVE, coordinates="percent")
+    for fmt in (QWEN_RELATIVE, QWEN_ABSOLUTE, percent, GLM, FLORENCE_BOX, FLORENCE_POLYGON, PALIGEMMA, MOLMO):
         prior = make_prior("k", Reply((reply,), (-0.1,), 640, 480), MllmIdentity("f", fmt), 640, 480)
         assert bool(prior.failure) != bool(prior.boxes_xyxy_frac or prior.points_xy_frac)
         assert not prior.failure or failure_kind(prior.failure) in FAILURE_WORDS
@@ -236,9 +258,13 @@ def test_any_text_gives_boxes_inside_the_image_or_a_named_failure(reply: str) ->
             assert 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
 
 
-@pytest.mark.parametrize("piece", ["[", "[1,", '{"a":', "(1,2)", '"bbox_2d": [', "<loc_1>", ONE, "9", "answer ", " "])
+RUNAWAYS = ["[", "[1,", '{"a":', "(1,2)", '"bbox_2d": [', "<loc_1>", ONE, "9", "answer ", " "]
+RUNAWAYS += ["<loc0001>", "<|begin_of_box|>(1,", '<points coords="1 ', 'x="1" y="1" ', "<|begin_of_box|>" + "((1"]
+
+
+@pytest.mark.parametrize("piece", RUNAWAYS)
 def test_a_runaway_reply_is_read_in_seconds(piece: str) -> None:
-    for fmt in (QWEN_RELATIVE, FLORENCE_BOX):
+    for fmt in (QWEN_RELATIVE, FLORENCE_BOX, PALIGEMMA, MOLMO):
         reply = Reply((piece * (20_000 // len(piece)),), (-0.1,), 640, 480)
         started = time.perf_counter()
         make_prior("k", reply, MllmIdentity("f", fmt), 640, 480)

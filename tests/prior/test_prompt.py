@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from l2l_ray.errors import ConfigError
 from l2l_ray.prior.parse import parse_reply
-from l2l_ray.prior.prompt import FLORENCE_BOX, FLORENCE_POLYGON, QWEN_ABSOLUTE, QWEN_RELATIVE, prompt_for
+from l2l_ray.prior.prompt import (
+    FAMILIES,
+    FLORENCE_BOX,
+    FLORENCE_POLYGON,
+    GLM,
+    GROUNDING_DINO,
+    INTERNVL,
+    MOLMO,
+    OWL,
+    PALIGEMMA,
+    QWEN_ABSOLUTE,
+    QWEN_RELATIVE,
+    prompt_for,
+)
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -15,7 +32,14 @@ from l2l_ray.prior.prompt import FLORENCE_BOX, FLORENCE_POLYGON, QWEN_ABSOLUTE, 
         ("qwen3_vl", "auto", "box", QWEN_RELATIVE),
         ("qwen3_vl_moe", "auto", "sam", QWEN_RELATIVE),
         ("qwen2_vl", "auto", "box", QWEN_RELATIVE),
-        ("qwen2_5_vl", "qwen", "box", QWEN_ABSOLUTE),
+        ("qwen2_5_vl", "qwen2_5", "box", QWEN_ABSOLUTE),
+        ("qwen4_exp", "auto", "box", QWEN_RELATIVE),
+        ("internvl", "auto", "box", INTERNVL),
+        ("glm4v_moe", "auto", "sam", GLM),
+        ("paligemma", "auto", "box", PALIGEMMA),
+        ("molmo2", "auto", "sam", MOLMO),
+        ("mm-grounding-dino", "auto", "box", GROUNDING_DINO),
+        ("owlv2", "auto", "box", OWL),
         ("florence2", "auto", "box", FLORENCE_BOX),
         ("florence2", "auto", "polygon", FLORENCE_POLYGON),
         ("something_new", "qwen", "box", QWEN_RELATIVE),
@@ -43,11 +67,45 @@ def test_an_unknown_family_is_an_error_that_names_the_known_ones() -> None:
         ("florence2", "qwen", "box", r"prior\.prompt is 'qwen', but .*'florence2'"),
         ("qwen3_vl", "auto", "polygon", r"prior\.proposal is 'polygon', but .* boxes; set prior\.proposal to 'box'"),
         ("something_new", "qwen", "polygon", r"prior\.proposal is 'polygon', but .*'something_new'"),
+        ("qwen3_vl", "quen", "box", r"prior\.prompt is 'quen', but .*'qwen'; set prior\.prompt to 'auto'"),
+        ("paligemma", "auto", "polygon", r"<seg> codes need a decoder.*; set prior\.proposal to 'box' or 'sam'"),
+        ("molmo2", "auto", "box", r"prior\.proposal is 'box', but model type 'molmo2' answers with points"),
+        ("something_new", "owl", "box", r"no grounding format is known for model type 'something_new'"),
+        ("something_new", "Find {expression}.", "box", r"prior\.coordinates to the unit of its answers"),
     ],
 )
 def test_what_a_family_cannot_answer_is_refused(model_type: str, forced: str, proposal: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         prompt_for(model_type, forced, proposal)
+
+
+def test_an_unknown_family_is_asked_by_hand() -> None:
+    fmt = prompt_for("something_new", "Find {expression}.", coordinates="percent")
+    assert fmt.question("left man") == "Find left man." and fmt.uses_chat
+    assert parse_reply("[10, 20, 50, 60]", fmt, 1, 1).boxes_xyxy_frac == ((0.1, 0.2, 0.5, 0.6),)
+
+
+def test_a_known_family_takes_another_question_and_another_unit() -> None:
+    fmt = prompt_for("qwen2_5_vl", "Box of {expression}?", coordinates="thousandths")
+    assert (fmt.template, fmt.coordinates, fmt.style) == ("Box of {expression}?", "thousandths", "json")
+    assert fmt.name != QWEN_ABSOLUTE.name
+
+
+@pytest.mark.parametrize("model_type", ["florence2", "paligemma", "grounding-dino"])
+def test_a_fixed_unit_cannot_be_changed(model_type: str) -> None:
+    with pytest.raises(ConfigError, match=r"prior\.coordinates is 'percent', but the unit .* is fixed .*; set"):
+        prompt_for(model_type, coordinates="percent")
+
+
+def test_the_document_has_a_row_for_every_family() -> None:
+    rows = [line for line in (ROOT / "docs" / "priors.md").read_text().splitlines() if line.startswith("| `")]
+    assert len(rows) == len(FAMILIES)
+    for row, family in zip(rows, FAMILIES, strict=True):
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        types = ", ".join(f"`{name}`" for name in family.model_types)
+        asked = f"`{family.box.template}`"
+        assert cells[:4] == [f"`{family.name}`", types, asked, family.box.unit.words], row
+        assert cells[4] == family.source
 
 
 def test_the_question_quotes_the_expression_once() -> None:
@@ -68,6 +126,8 @@ def test_a_chat_holds_an_image_and_the_question() -> None:
         (QWEN_RELATIVE, (100, 200, 500, 1000), (0.1, 0.2, 0.5, 1.0)),
         (QWEN_ABSOLUTE, (64, 12, 128, 24), (0.5, 0.25, 1.0, 0.5)),
         (FLORENCE_BOX, (0, 249, 499, 999), (0.0005, 0.2495, 0.4995, 0.9995)),
+        (INTERNVL, (100, 200, 500, 1000), (0.1, 0.2, 0.5, 1.0)),
+        (PALIGEMMA, (256, 0, 768, 512), (0.25, 0.0, 0.75, 0.5)),
     ],
 )
 def test_a_perfect_answer_parses_back(fmt, coordinates, expected) -> None:

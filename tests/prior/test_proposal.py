@@ -229,6 +229,19 @@ def test_sam2_proposals() -> None:
     assert masks.shape == (2, 8, 8) and not torch.equal(masks[0], masks[1])
 
 
+def test_points_without_a_box_are_one_prompt_of_sam_and_nothing_to_the_others(sam_folder: Path) -> None:
+    pointed = Prior("p", (), (), ((0.3, 0.5), (0.9, 0.9)), "", 0.7, "", "")
+    proposer = Proposer(PriorConfig(proposal="sam", sam_model=str(sam_folder), device="cpu"))
+    batch = proposer.proposals([pointed, prior(LEFT, MIDDLE)], 8, images(2))
+    assert batch.has_prior.tolist() == [True, True] and batch.score[0] == pytest.approx(0.7)
+    assert torch.equal(batch.proposal[0], batch.candidates[0, 0])
+    elsewhere = replace(pointed, key="q", points_xy_frac=((0.1, 0.1),))
+    other = proposer.proposals([elsewhere], 8, images(1))
+    assert not torch.equal(batch.proposal[0], other.proposal[0])
+    assert SamProposer(randomize(tiny_sam2())).masks(pointed, images(1)[0], 8).shape == (1, 8, 8)
+    assert not Proposer(PriorConfig()).proposals([pointed], 8).has_prior.any()
+
+
 def test_another_model_family_is_refused() -> None:
     from transformers import BertConfig, BertModel
 

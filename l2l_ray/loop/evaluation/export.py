@@ -28,7 +28,7 @@ from l2l_ray.datatools.record import ExportedMask
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.state.candidates import EVAL_SPLITS
-from l2l_ray.loop.state.example_files import read_examples
+from l2l_ray.loop.state.example_files import ExampleTable, read_examples
 from l2l_ray.loop.state.ledger import Ledger, num_shards, read_shard
 from l2l_ray.loop.state.plan import VAL
 from l2l_ray.loop.state.prepare import read_facts, unused_texts
@@ -189,7 +189,7 @@ def _require_no_hidden_truth(run: RunFolder, labels: Sequence[PseudoLabel]) -> N
 
 def _committed(run: RunFolder, method: str, round_index: int | None) -> tuple[list[PseudoLabel], int]:
     ledger, config = Ledger(run.ledger_path), run.config
-    shards = num_shards(len(read_examples(run.examples_path("unlabeled"))), config.loop.shard_size)
+    shards = num_shards(len(ExampleTable(run.examples_path("unlabeled"))), config.loop.shard_size)
     complete = {
         name: [r for r in range(config.loop.rounds) if ledger.complete(name, r, shards)] for name in run.methods
     }
@@ -261,7 +261,7 @@ def _predictions(
 def _elsewhere(run: RunFolder) -> str:
     """Say which items have no pseudo-label because they have a mask of their own."""
     sets = ("labeled", *EVAL_SPLITS)
-    sizes = [(name, len(read_examples(path))) for name in sets if (path := run.examples_path(name)).exists()]
+    sizes = [(name, len(ExampleTable(path))) for name in sets if (path := run.examples_path(name)).exists()]
     listed = ", ".join(f"{size} {name}" for name, size in sizes if size)
     return f"; not among them, as they have masks of their own: {listed} (--split predicts these)" if listed else ""
 

@@ -19,7 +19,7 @@ from l2l_ray.confidence import estimated_iou
 from l2l_ray.data.masks import decode
 from l2l_ray.data.pixels import BadPicture, read_rgb
 from l2l_ray.loop.inference.engine import InferenceEngine, PanelData
-from l2l_ray.loop.state.example_files import read_examples, read_priors
+from l2l_ray.loop.state.example_files import ExampleTable, PriorTable, read_examples
 from l2l_ray.loop.state.ledger import Ledger, read_shard
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.pseudo import is_used
@@ -66,8 +66,8 @@ def label_panels(run: RunFolder, method: str) -> list[ExamplePanel]:
     chosen = {label.sent_id: label for label in _doubtful(run, method)}
     if not chosen:
         return []
-    priors = read_priors(run.priors_path(UNLABELED))
-    example_of = {row.sent_id: row for row in read_examples(run.examples_path(UNLABELED)) if row.sent_id in chosen}
+    priors = PriorTable(run.priors_path(UNLABELED))
+    example_of = {row.sent_id: row for row in ExampleTable(run.examples_path(UNLABELED)) if row.sent_id in chosen}
     return [_label_panel(example_of[sent_id], priors[sent_id], label) for sent_id, label in chosen.items()]
 
 

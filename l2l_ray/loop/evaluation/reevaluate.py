@@ -17,7 +17,7 @@ from l2l_ray.errors import DataError
 from l2l_ray.loop.evaluation.evaluate import figures_of, meter_of
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.state.candidates import EVAL_SPLITS
-from l2l_ray.loop.state.example_files import read_examples
+from l2l_ray.loop.state.example_files import ExampleTable
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.metrics import PRECISION_THRESHOLDS
 
@@ -81,7 +81,7 @@ def reevaluate(run_dir: Path, split: str, protocol: str = "native", device: str 
     splits = [name for name in EVAL_SPLITS if run.examples_path(name).exists()]
     if split not in splits:
         raise DataError(f"{run.path} has no evaluation split {split!r}; it has {', '.join(splits) or 'none'}")
-    num = len(read_examples(run.examples_path(split)))
+    num = len(ExampleTable(run.examples_path(split)))
     rows = pd.DataFrame(
         InferenceEngine(run.config, run.path, device).evaluate(method, version, split, 0, num, counts).rows
     )

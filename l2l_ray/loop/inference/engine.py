@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,7 +148,7 @@ class InferenceEngine:
         evidence, selection = self._select(method, version, examples, indices, inputs, round_index=version)
         return PanelData(inputs, self._logits(method, version, inputs), evidence, selection)
 
-    def priors(self, name: str) -> dict[int, Prior]:
+    def priors(self, name: str) -> Mapping[int, Prior]:
         """Return sent_id -> prior of one example set."""
         return self._sets[name].priors
 

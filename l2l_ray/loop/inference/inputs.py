@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 
 from l2l_ray.config import RunConfig
 from l2l_ray.data.images import ImageStore, LabeledSet
-from l2l_ray.loop.state.example_files import read_examples, read_priors
+from l2l_ray.loop.state.example_files import ExampleTable, PriorTable, RowsById, integers
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.proposal import Proposer
 from l2l_ray.segmenter.model import output_grid
@@ -22,6 +22,8 @@ from l2l_ray.types import Example, LabeledExample, Prior
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
+
+    from l2l_ray.loop.state.example_files import Integers
 
 
 MAX_RIVALS = 32  # other expressions of an image that are looked at; RefCOCO has 7 an image, some data sets hundreds
@@ -75,7 +77,9 @@ class Rivals:
 
 
 class ExampleSets:
-    """The example sets of a run by name (labeled, unlabeled, val, ...), each read when it is first asked for.
+    """The example sets of a run by name (labeled, unlabeled, val, ...), each opened when it is first asked for.
+
+    Of a set with truth, examples and masks are kept. Of others only those in use are: see `ExampleTable`.
 
     Args:
         config: The run's config.
@@ -98,8 +102,9 @@ class ExampleSets:
             DataError: There is no such set, or its files cannot be read.
         """
         if name not in self._read:
-            priors = read_priors(self._priors(name))
-            examples = read_examples(self._run.examples_path(name))
+            priors = PriorTable(self._priors(name))
+            table = ExampleTable(self._run.examples_path(name))
+            examples = list(table) if table.has_truth else table
             self._read[name] = ExampleSet(
                 examples, priors, self._images, self._proposer, self._grid, self._known_scores
             )
@@ -112,7 +117,7 @@ class ExampleSets:
 
 def read_known_scores(labeled_priors: Path) -> list[float]:
     """Return the score of each labeled example's prior: what `ExampleSet` ranks other scores by; a user's is none."""
-    priors = read_priors(labeled_priors).values()
+    priors = PriorTable(labeled_priors).values()
     return [prior.score for prior in priors if prior.source == "mllm" and not prior.failure]
 
 
@@ -127,7 +132,7 @@ class ExampleSet:
     def __init__(
         self,
         examples: Sequence[Example],
-        priors: dict[int, Prior],
+        priors: Mapping[int, Prior],
         images: ImageStore,
         proposer: Proposer,
         grid: int,
@@ -139,14 +144,28 @@ class ExampleSet:
         self.grid = grid
         self._images = images
         self._proposer = proposer
-        labeled = [example for example in examples if isinstance(example, LabeledExample)]
-        self._truth = LabeledSet(labeled, grid) if labeled and len(labeled) == len(examples) else None
+        has_truth = len(examples) > 0 and isinstance(examples[0], LabeledExample)  # all or none have
+        labeled = [example for example in examples if isinstance(example, LabeledExample)] if has_truth else []
+        self._truth = LabeledSet(labeled, grid) if labeled else None
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> Example:
         return self.examples[index]
+
+    def integers(self, name: str) -> Integers:
+        """Return an integer field of all examples, such as `image_id`."""
+        return integers(self.examples, name)
+
+    def rows_of(self, sent_ids: Sequence[int]) -> list[int]:
+        """Return the positions of some examples.
+
+        Raises:
+            KeyError: One is not in the set.
+        """
+        by_id = RowsById(self.integers("sent_id"))
+        return [by_id.row(sent_id) for sent_id in sent_ids]
 
     def inputs(self, indices: Sequence[int]) -> Inputs:
         """Load a batch.
@@ -184,18 +203,18 @@ class ExampleSet:
         return Rivals(self.inputs(further) if further else None, is_rival.reshape(len(indices), len(columns)))
 
     def _others_of_image(self, index: int) -> set[int]:
-        order, image_ids = self._by_image
-        first, last = np.searchsorted(image_ids, self.examples[index].image_id + np.array([0, 1]))
-        place = first + int(np.searchsorted(order[first:last], index))
-        near = order[max(first, place - MAX_RIVALS // 2) : min(last, place + MAX_RIVALS // 2 + 1)].tolist()
-        return {other for other in near if self.examples[other].ref_id != self.examples[index].ref_id}
+        rows = self._by_image.rows(self.examples[index].image_id)
+        place = int(np.searchsorted(rows, index))
+        near = rows[max(0, place - MAX_RIVALS // 2) : place + MAX_RIVALS // 2 + 1].tolist()
+        return {other for other in near if self._ref_ids[other] != self._ref_ids[index]}
 
     @cached_property
-    def _by_image(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return all positions, those of an image together and in order, and the image of each."""
-        image_ids = np.array([example.image_id for example in self.examples], np.int64)
-        order = np.argsort(image_ids, kind="stable")
-        return order, image_ids[order]
+    def _by_image(self) -> RowsById:
+        return RowsById(self.integers("image_id"))
+
+    @cached_property
+    def _ref_ids(self) -> Integers:
+        return self.integers("ref_id")
 
     def prefetch(self, indices: Sequence[int]) -> None:
         """Start decoding the images of a later batch in the background."""

@@ -25,12 +25,13 @@ from PIL import Image
 from l2l_ray.config import PriorConfig, RunConfig
 from l2l_ray.data.pixels import read_rgb
 from l2l_ray.errors import ConfigError, DataError
-from l2l_ray.loop.state.example_files import write_priors
+from l2l_ray.loop.inference.prior_check import require_usable
+from l2l_ray.loop.state.example_files import read_priors, write_priors
 from l2l_ray.loop.state.prepare import RunData
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.hint import at_points, prior_of_hint
-from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply, make_prior, prior_key
-from l2l_ray.prior.reply import FAILURE_WORDS, PictureMllm, failure_kind
+from l2l_ray.prior.loading import identify_prior, load_prior
+from l2l_ray.prior.reply import MllmIdentity, PictureMllm, Reply, failure_kind, make_prior, no_box_reasons, prior_key
 from l2l_ray.prior.shared_store import Store, open_store
 from l2l_ray.storage import local_copy, place
 from l2l_ray.types import Example, Prior
@@ -77,12 +78,12 @@ class LocalMllm:
         self._config = config
 
     @cached_property
-    def _model(self) -> MllmPrior:
-        return MllmPrior.load(self._config)
+    def _model(self) -> PictureMllm:
+        return load_prior(self._config)
 
     def identity(self) -> MllmIdentity:
         """Return which model this is; it is not loaded for it."""
-        return MllmPrior.identify(self._config)
+        return identify_prior(self._config)
 
     def ask(self, batches: Iterator[list[Question]]) -> Iterator[Answered]:
         """Answer batch after batch."""
@@ -102,7 +103,7 @@ class KnownMllm(LocalMllm):
         return self._identity
 
 
-def answer_batch(mllm: MllmPrior, questions: Sequence[Question]) -> list[Reply]:
+def answer_batch(mllm: PictureMllm, questions: Sequence[Question]) -> list[Reply]:
     """Open the images of a batch and ask about them; what cannot be answered fails alone, see `answer_pictures`.
 
     Raises:
@@ -184,12 +185,12 @@ def known_mllm(config: RunConfig, prior: PriorConfig, run: RunFolder, data: RunD
     """
     if prior.dtype == "auto" and prior.device != "cpu":
         return None  # which one it is depends on an accelerator, perhaps of another machine
-    identity = MllmPrior.identify(prior)
+    identity = identify_prior(prior)
     with open_store(config.cache_dir) as store:
         for name in data.prior_order:
             if not run.priors_path(name).exists():
                 asked = [e for e in data.examples(name) if _users_prior(e) is None]
-                if store.missing(list({_question(e, identity.fingerprint).key for e in asked})):
+                if store.missing(list({question_of(e, identity.fingerprint).key for e in asked})):
                     return None
     return KnownMllm(prior, identity)
 
@@ -197,7 +198,7 @@ def known_mllm(config: RunConfig, prior: PriorConfig, run: RunFolder, data: RunD
 def fill_all_priors(
     config: RunConfig, run: RunFolder, data: RunData, mllm: Mllm, progress: Progress = lambda *_: None
 ) -> None:
-    """Complete the priors of every example set, in the order in which they are needed.
+    """Complete the priors of every example set, in the order in which they are needed, and check the labeled ones.
 
     Args:
         config: The run's config.
@@ -208,14 +209,27 @@ def fill_all_priors(
     Raises:
         DataError: The store or a file cannot be written (every answered batch is stored), or no picture can be
             opened.
-        ConfigError: The model answers nothing.
+        ConfigError: The model answers nothing, or nothing that is of use (see `prior_check`).
     """
+    lacked = lacks_priors(run, data)
     with open_store(config.cache_dir) as store:
         for name in data.prior_order:
             if not run.priors_path(name).exists():
                 fill_priors(name, data.examples(name), run, store, mllm, config.prior.batch_size, progress)
+            if name == "labeled" and lacked:
+                _check_labeled(config, run, data, mllm)
             total = len(data.examples(name))
             progress(name, total, total)
+
+
+def _check_labeled(config: RunConfig, run: RunFolder, data: RunData, mllm: Mllm) -> None:
+    if all(_users_prior(example) for example in data.labeled):
+        return
+    priors = read_priors(run.priors_path("labeled"))
+    found = [priors[example.sent_id] for example in data.labeled]
+    check = require_usable(config.prior, data.labeled, found, mllm.identity().prompt)
+    if check is not None:
+        run.log_event(check.as_event())
 
 
 def fill_priors(
@@ -245,7 +259,7 @@ def fill_priors(
     counts = {"num": len(pairs), "asked": num_asked, **hints, "failures": dict(failures)}
     run.log_event({"event": "priors", "set": name, **counts})
     # After the event: a process killed in between logs again, and nothing is lost.
-    write_priors(run.priors_path(name), pairs)
+    write_priors(run.priors_path(name), pairs, run.config.loop.shard_size)
     run.promise(run.priors_path(name))
     if failures:
         logger.warning("%s", no_box_sentence(failures, name, len(pairs)))
@@ -273,7 +287,7 @@ def _answers(
         progress: Told how many of the set have their prior, of how many.
     """
     identity = mllm.identity()
-    questions = [_question(example, identity.fingerprint) for example in examples]
+    questions = [question_of(example, identity.fingerprint) for example in examples]
     open_keys = set(store.missing(list(dict.fromkeys(q.key for q in questions))))
     todo = list({q.key: q for q in questions if q.key in open_keys}.values())
     total = num_ready + len(questions)
@@ -301,14 +315,10 @@ def _answers(
 
 def no_box_sentence(failures: Mapping[str, int], name: str, num: int) -> str:
     """Say how many of a set's texts have no prior, and why; `failures` counts the kinds of `FAILURE_WORDS`."""
-    reasons = Counter[str]()
-    for kind, count in failures.items():
-        reasons[FAILURE_WORDS.get(kind, kind)] += count
-    counted = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
     remedy = " Raise prior.max_new_tokens for answers that are cut off." if "cut off" in failures else ""
     return (
         f"The language model gave no usable box for {sum(failures.values())} of {num} texts of the {name} set "
-        f"({counted}); training goes on.{remedy}"
+        f"({no_box_reasons(failures)}); training goes on.{remedy}"
     )
 
 
@@ -327,6 +337,11 @@ def _check_set_up(failures: Sequence[str], num_questions: int) -> None:
         raise DataError(
             f"none of the first {num} pictures can be opened ({failures[0]}); expected JPEG or PNG files: check that "
             "their folder is there and may be read, then start again with --resume"
+        )
+    if kind == "server":
+        raise ConfigError(
+            f"the server of the language model gave no usable answer to any of the first {num} questions "
+            f"({failures[0]}); look at its log, raise prior.timeout_s if it is slow, then start again with --resume"
         )
     raise ConfigError(
         f"the language model failed on each of the first {num} questions ({failures[0]}); expected answers: check the "
@@ -354,6 +369,7 @@ def _with_points(example: Example, prior: Prior) -> Prior:
     return at_points(prior, example.hint, _image_sha256(example.image_path), example.expression)
 
 
-def _question(example: Example, fingerprint: str) -> Question:
+def question_of(example: Example, fingerprint: str) -> Question:
+    """Return what a model is asked about an example, with the store's key of it."""
     key = prior_key(fingerprint, _image_sha256(example.image_path), example.expression)
     return Question(key, example.image_path, example.expression, example.width_px, example.height_px)

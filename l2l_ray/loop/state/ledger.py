@@ -9,12 +9,15 @@ Each line carries the epoch of its writer (`lease`) and a checksum of itself. Li
 them are not read: their writer had been taken over. A line may also revoke a key whose file was lost; the key is then
 open again. Where a line is damaged, its shard is not committed. Lines of older versions, without an epoch, are of epoch
 0.
+
+In memory is only where the line of each shard begins: 8 bytes a shard, and a count per round.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ import pyarrow.parquet as pq
 from l2l_ray.data.masks import decode, encode
 from l2l_ray.errors import FREE_SPACE, HEALS, LedgerError
 from l2l_ray.files import replacing
-from l2l_ray.jsonl import append_line, read_lines, rewrite_lines
+from l2l_ray.jsonl import append_line, lines_at, placed_lines, rewrite_lines
 from l2l_ray.loop.state.digests import sealed, unsealed
 from l2l_ray.loop.state.lease import require_current
 from l2l_ray.storage import local_copy
@@ -81,8 +84,30 @@ class LedgerEntry:
         return self.method, self.round, self.shard
 
 
+class _Round:
+    """The committed shards of one round, by where their lines begin."""
+
+    def __init__(self) -> None:
+        self.num = 0
+        self._places = array("q")  # by shard; -1 = it is open
+
+    def place(self, shard: int) -> int:
+        """Return where a shard's line begins; -1 where it is open."""
+        return self._places[shard] if shard < len(self._places) else -1
+
+    def put(self, shard: int, place: int) -> None:
+        """Note that a shard's line begins at `place`; -1 opens the shard again."""
+        self._places.extend([-1] * (shard + 1 - len(self._places)))
+        self.num += (place >= 0) - (self._places[shard] >= 0)
+        self._places[shard] = place
+
+    def places(self) -> dict[int, int]:
+        """Return the place of each committed shard, in shard order."""
+        return {shard: place for shard, place in enumerate(self._places) if place >= 0}
+
+
 class Ledger:
-    """Append-only record of committed shards.
+    """Append-only record of committed shards; `key in ledger` says whether a shard is one, `len` how many are.
 
     Args:
         path: Its file, in the run's folder; the first commit makes it.
@@ -92,16 +117,13 @@ class Ledger:
     def __init__(self, path: Path, epoch: int = 0) -> None:
         self._path = path
         self._epoch = epoch
-        self._entries: dict[Key, LedgerEntry] = {}
-        self._epoch_of: dict[Key, int] = {}
-        self._newest = 0  # of the lines' epochs
-        self.revoked: set[Key] = set()  # open again, and not committed since
-        self.damaged: list[tuple[int, bytes]] = []  # lines that are not read, by number from 1
-        for number, line in enumerate(read_lines(path), start=1):
-            try:
-                self._read(unsealed(line))
-            except (ValueError, TypeError, KeyError):
-                self.damaged.append((number, line))
+        self._read()
+
+    def __len__(self) -> int:
+        return sum(found.num for found in self._rounds.values())
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, tuple) and self._place(key) >= 0
 
     def commit(self, entry: LedgerEntry) -> bool:
         """Append `entry`; False when its key is already committed.
@@ -110,11 +132,9 @@ class Ledger:
             LedgerError: The line could not be written (disk full), or the run was taken over; nothing already
                 committed is lost.
         """
-        if entry.key in self._entries:
+        if entry.key in self:
             return False
-        self._append(asdict(entry), f"cannot commit shard {entry.key} to")
-        self._entries[entry.key] = entry
-        self.revoked.discard(entry.key)
+        self._put(entry.key, self._append(asdict(entry), f"cannot commit shard {entry.key} to"))
         return True
 
     def revoke(self, key: Key) -> None:
@@ -124,8 +144,7 @@ class Ledger:
             LedgerError: As `commit`.
         """
         self._append({"revoked": list(key)}, f"cannot revoke shard {key} in")
-        self._entries.pop(key, None)
-        self.revoked.add(key)
+        self._put(key, -1)
 
     def drop_damaged(self) -> None:
         """Leave out of the file the lines that are not read.
@@ -135,59 +154,78 @@ class Ledger:
         """
         require_current(self._path.parent, self._epoch)
         numbers = {number for number, _ in self.damaged}
-        kept = [line for number, line in enumerate(read_lines(self._path), start=1) if number not in numbers]
+        kept = (line for number, (_, line) in enumerate(placed_lines(self._path), start=1) if number not in numbers)
         try:
             rewrite_lines(self._path, kept)
         except OSError as error:
             raise LedgerError(f"cannot write {self._path}: {error}; {FREE_SPACE}") from error
-        self.damaged = []
-
-    def has(self, key: Key) -> bool:
-        """Whether this shard is committed."""
-        return key in self._entries
+        self._read()
 
     def keys(self) -> set[Key]:
         """All committed keys."""
-        return set(self._entries)
+        return {(*of, shard) for of, found in self._rounds.items() for shard in found.places()}
 
     def entries(self, method: str, round_index: int) -> list[LedgerEntry]:
-        """Committed shards of one round, in shard order."""
-        found = (e for e in self._entries.values() if (e.method, e.round) == (method, round_index))
-        return sorted(found, key=lambda e: e.shard)
+        """Read the committed shards of one round, in shard order."""
+        found = self._rounds.get((method, round_index), _Round())
+        return [self._entry(line) for line in lines_at(self._path, found.places().values())] if found.num else []
 
     def complete(self, method: str, round_index: int, num_shards: int) -> bool:
-        """Whether every shard of the round is committed."""
-        return all((method, round_index, shard) in self._entries for shard in range(num_shards))
+        """Whether every shard of the round is committed; they are numbered from 0."""
+        return self._rounds.get((method, round_index), _Round()).num >= num_shards
 
-    def all_entries(self) -> list[LedgerEntry]:
-        """Committed shards, in the order of their commits."""
-        return list(self._entries.values())
+    def all_entries(self) -> Iterator[LedgerEntry]:
+        """Read the committed shards, in the order of their commits."""
+        places = sorted(place for found in self._rounds.values() for place in found.places().values())
+        return map(self._entry, lines_at(self._path, places)) if places else iter(())
 
-    def _append(self, record: dict[str, Any], what: str) -> None:
+    def _place(self, key: Key) -> int:
+        found = self._rounds.get(key[:2])
+        return -1 if found is None else found.place(key[2])
+
+    def _put(self, key: Key, place: int) -> None:
+        self._rounds.setdefault(key[:2], _Round()).put(key[2], place)
+        if place < 0:
+            self.revoked.add(key)
+        else:
+            self.revoked.discard(key)
+
+    def _append(self, record: dict[str, Any], what: str) -> int:
         require_current(self._path.parent, self._epoch)
         try:
-            append_line(self._path, sealed({"epoch": self._epoch, **record}), durable=True)
+            return append_line(self._path, sealed({"epoch": self._epoch, **record}), durable=True)
         except OSError as error:
             raise LedgerError(
-                f"{what} {self._path}: {error}; {len(self._entries)} committed shards are safe; {FREE_SPACE}"
+                f"{what} {self._path}: {error}; {len(self)} committed shards are safe; {FREE_SPACE}"
             ) from error
 
-    def _read(self, record: dict[str, Any]) -> None:
-        epoch = record.pop("epoch", 0)
-        if epoch < self._newest:
-            return
-        if "revoked" in record:
-            method, round_index, shard = record["revoked"]
-            self._entries.pop((method, round_index, shard), None)
-            self.revoked.add((method, round_index, shard))
-        else:
-            entry = LedgerEntry(**record)
-            # A later holder did not see the line when it began, and committed the shard again.
-            if entry.key not in self._entries or epoch > self._epoch_of[entry.key]:
-                self._entries[entry.key] = entry
-                self.revoked.discard(entry.key)
-                self._epoch_of[entry.key] = epoch
-        self._newest = epoch
+    def _read(self) -> None:
+        self._rounds: dict[tuple[str, int], _Round] = {}
+        self.revoked: set[Key] = set()  # open again, and not committed since
+        self.damaged: list[tuple[int, bytes]] = []  # lines that are not read, by number from 1
+        newest, newest_begins = 0, 0  # the newest epoch so far, and where its first line begins
+        for number, (place, line) in enumerate(placed_lines(self._path), start=1):
+            try:
+                record = unsealed(line)
+                epoch = record.pop("epoch", 0)
+                if epoch < newest:
+                    continue
+                is_revoked = "revoked" in record
+                method, round_index, shard = record["revoked"] if is_revoked else LedgerEntry(**record).key
+                key = method, round_index, shard
+                if epoch > newest:
+                    newest, newest_begins = epoch, place
+                # A later holder did not see the line when it began, and committed the shard again.
+                if is_revoked or self._place(key) < newest_begins:
+                    self._put(key, -1 if is_revoked else place)
+            except (ValueError, TypeError, KeyError):
+                self.damaged.append((number, line))
+
+    @staticmethod
+    def _entry(line: bytes) -> LedgerEntry:
+        record = unsealed(line)
+        record.pop("epoch", None)
+        return LedgerEntry(**record)
 
 
 def num_shards(num_unlabeled: int, shard_size: int) -> int:

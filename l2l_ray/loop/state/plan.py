@@ -10,7 +10,8 @@ The zero-shot row of the results is a method named `prior_only` with the single 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from l2l_ray.loop.state.staleness import rounds_unlocked_by
@@ -75,10 +76,10 @@ class Plan:
     chunk: int
     _priors: set[str] = field(default_factory=set)
     _versions: dict[str, set[int]] = field(default_factory=dict)
-    _label_queue: list[LabelItem] = field(default_factory=list)
+    _label_queue: deque[Iterator[LabelItem]] = field(default_factory=deque)  # the open shards, round by round
     _eval_queue: list[EvalItem] = field(default_factory=list)
     _open_parts: dict[tuple[str, int, str], set[EvalItem]] = field(default_factory=dict)
-    _committed: set[tuple[str, int, int]] = field(default_factory=set)
+    _committed: Container[tuple[str, int, int]] = field(default_factory=set)
     _scores: dict[tuple[str, int, str], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -93,9 +94,9 @@ class Plan:
         """Take note that the priors of a set (`unlabeled`, `val`, ...) are complete."""
         self._priors.add(name)
 
-    def committed(self, keys: Iterable[tuple[str, int, int]]) -> None:
-        """Take note of the (method, round, shard) in the ledger; call before `publish`."""
-        self._committed.update(keys)
+    def committed(self, keys: Container[tuple[str, int, int]]) -> None:
+        """Take note of what holds the (method, round, shard) that need no label; call before `publish`."""
+        self._committed = keys
 
     def publish(self, method: str, version: int) -> None:
         """Take note that a version exists, and queue what it unlocks; a second time changes nothing."""
@@ -104,8 +105,7 @@ class Plan:
         self._versions[method].add(version)
         if stores_labels(method):
             for round_index in rounds_unlocked_by(version, self.lag, self.rounds):
-                shards = (s for s in range(self.num_shards) if (method, round_index, s) not in self._committed)
-                self._label_queue += [LabelItem(method, round_index, s, version) for s in shards]
+                self._label_queue.append(self._open_shards(method, round_index, version))
         if VAL in self.split_sizes:
             self._queue_evaluation(method, version, VAL)
         elif version == self.rounds:
@@ -113,14 +113,14 @@ class Plan:
 
     def restore(
         self,
-        committed: Iterable[tuple[str, int, int]],
+        committed: Container[tuple[str, int, int]],
         mean_ious: dict[tuple[str, int, str], float],
         published: dict[str, set[int]],
     ) -> None:
         """Bring a fresh plan up to date with what lies on disk.
 
         Args:
-            committed: (method, round, shard) of the ledger's entries.
+            committed: The ledger, or (method, round, shard) of its entries.
             mean_ious: (method, version, split) of finished evaluations -> their mean_iou.
             published: Versions on disk, by method.
         """
@@ -133,8 +133,10 @@ class Plan:
 
     def next(self) -> WorkItem | None:
         """Take the next ready item; None when nothing is ready now."""
-        if self._label_queue and "unlabeled" in self._priors:
-            return self._label_queue.pop(0)
+        while self._label_queue and "unlabeled" in self._priors:
+            if (label := next(self._label_queue[0], None)) is not None:
+                return label
+            self._label_queue.popleft()
         for index, item in enumerate(self._eval_queue):
             if item.split in self._priors:
                 return self._eval_queue.pop(index)
@@ -143,7 +145,6 @@ class Plan:
     def done(self, item: WorkItem) -> bool:
         """Take note that an item is finished; True, once, when it was the last part of its evaluation group."""
         if isinstance(item, LabelItem):
-            self._committed.add((item.method, item.round, item.shard))
             return False
         parts = self._open_parts.get(item.group, set())
         if item not in parts:
@@ -176,6 +177,11 @@ class Plan:
             for method in (*self.methods, PRIOR_ONLY)
             for split in self.split_sizes
         ) and not any(self._open_parts.values())
+
+    def _open_shards(self, method: str, round_index: int, version: int) -> Iterator[LabelItem]:
+        for shard in range(self.num_shards):
+            if (method, round_index, shard) not in self._committed:
+                yield LabelItem(method, round_index, shard, version)
 
     def _trained(self, method: str) -> bool:
         return method == PRIOR_ONLY or self.rounds in self._versions[method]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -31,7 +31,7 @@ from l2l_ray.loop.state.candidates import (
 from l2l_ray.loop.state.data_record import DataRecord
 from l2l_ray.loop.state.digests import Digests
 from l2l_ray.loop.state.enough import candidates_of, num_images, num_labeled_needed
-from l2l_ray.loop.state.example_files import read_examples, write_examples
+from l2l_ray.loop.state.example_files import ExampleTable, read_examples, write_examples
 from l2l_ray.loop.state.ledger import num_shards
 from l2l_ray.loop.state.plan import VAL, Plan
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -72,7 +72,7 @@ class RunData:
     """
 
     labeled: list[LabeledExample]
-    unlabeled: list[Example]
+    unlabeled: Sequence[Example]
     splits: dict[str, list[LabeledExample]]
     facts: Facts = Facts(1.0, None)
 
@@ -128,10 +128,11 @@ def prepare(config: RunConfig, run: RunFolder) -> RunData:
     for name in reversed(data.prior_order):  # "labeled" last: it marks the set as complete
         path = run.examples_path(name)
         if not path.exists():
-            write_examples(path, data.examples(name), before.get(path.relative_to(run.path).as_posix()))
+            relative = path.relative_to(run.path).as_posix()
+            write_examples(path, data.examples(name), config.loop.shard_size, before.get(relative))
             run.promise(path)
     _keep_what_was_decided(run, data.facts, record, skips)  # after the tables, where these could not be made again
-    return data
+    return replace(data, unlabeled=ExampleTable(run.examples_path("unlabeled")))
 
 
 def _keep_what_was_decided(run: RunFolder, facts: Facts, record: DataRecord, skips: Sequence[Skip]) -> None:
@@ -302,11 +303,8 @@ def _save(run: RunFolder, facts: Facts, record: DataRecord) -> None:
 
 
 def _read(run: RunFolder) -> RunData:
-    def rows(name: str) -> list[Example]:
-        return read_examples(run.examples_path(name))
-
     def labeled(name: str) -> list[LabeledExample]:
-        return [row for row in rows(name) if isinstance(row, LabeledExample)]
+        return [row for row in ExampleTable(run.examples_path(name)) if isinstance(row, LabeledExample)]
 
     splits = {split: labeled(split) for split in EVAL_SPLITS if run.examples_path(split).exists()}
-    return RunData(labeled("labeled"), rows("unlabeled"), splits, read_facts(run))
+    return RunData(labeled("labeled"), ExampleTable(run.examples_path("unlabeled")), splits, read_facts(run))

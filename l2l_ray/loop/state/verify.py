@@ -6,7 +6,6 @@ Nothing is changed here. Sizes are compared before contents are hashed; a gigaby
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,12 +54,14 @@ def check(run: RunFolder) -> Findings:
     ledger = Ledger(run.ledger_path)
     found.ledger_lines = [number for number, _ in ledger.damaged]
     _check_files(run, found)
+    used: dict[str, set[int]] = {method: set() for method in run.methods}  # versions that labeled something
     for entry in ledger.all_entries():
+        used.setdefault(entry.method, set()).add(entry.version)
         _count(found, run.path / entry.path)
         if problem := Digest(None, entry.sha256).problem(run.path / entry.path):
             found.shards.append((entry, problem))
     for method in run.methods:
-        _check_versions(run, method, ledger.all_entries(), found)
+        _check_versions(run, method, used[method], found)
     _check_labels(run, ledger, found)
     found.seconds = time.monotonic() - started
     return found
@@ -82,11 +83,10 @@ def _check_files(run: RunFolder, found: Findings) -> None:
                 found.files[name] = "it cannot be read"
 
 
-def _check_versions(run: RunFolder, method: str, entries: Iterable[LedgerEntry], found: Findings) -> None:
+def _check_versions(run: RunFolder, method: str, used: set[int], found: Findings) -> None:
     places = [place for place in _places(run.train_dir) if place.method == method]
     there = {place.version for place in places if not place.step}
-    used = {entry.version for entry in entries if entry.method == method}
-    used |= {place.version for place in _places(run.path / "evals") if place.method == method}
+    used = used | {place.version for place in _places(run.path / "evals") if place.method == method}
     for version in set(range(max(there | used, default=-1) + 1)) - there:
         found.versions.append((Position(method, version), "it is missing"))
     for place in places:
@@ -111,8 +111,8 @@ def _check_labels(run: RunFolder, ledger: Ledger, found: Findings) -> None:
     expected = num_shards(pq.read_metadata(local_copy(unlabeled)).num_rows, run.config.loop.shard_size)
     for method in filter(stores_labels, run.methods):
         for round_index in range(max(run.published(method), default=0)):
-            keys = {(method, round_index, shard) for shard in range(expected)}
-            found.lost_labels += sorted(keys - ledger.keys() - ledger.revoked)
+            keys = ((method, round_index, shard) for shard in range(expected))
+            found.lost_labels += [key for key in keys if key not in ledger and key not in ledger.revoked]
 
 
 def _places(parent: Path) -> list[Position]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from l2l_ray.errors import FREE_SPACE, CheckpointError
 from l2l_ray.files import is_whole, new_folder, remove_tree
-from l2l_ray.loop.state.checkpoint import forget_files
+from l2l_ray.loop.state.checkpoint import TRAINING_FILES, forget_files
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
 
@@ -55,9 +55,9 @@ def publish(run: RunFolder, position: Position, write: Write, metrics: dict[str,
 
 
 def prune_train_states(run: RunFolder, method: str, keep: int = KEPT_TRAIN_STATES) -> None:
-    """Delete optimiser states that no restart needs, and mid-round folders as a whole.
+    """Delete students and optimiser states that no restart needs, and mid-round folders as a whole.
 
-    Weights of versions stay: labels of every round can be made again from them.
+    The teacher and the selector of every version stay: labels of every round can be made again from them.
 
     Args:
         run: The run's folder.
@@ -71,8 +71,9 @@ def prune_train_states(run: RunFolder, method: str, keep: int = KEPT_TRAIN_STATE
             if position.step:
                 remove_tree(folder)
             else:
-                forget_files(folder, ["train_state.pt"])
-                (folder / "train_state.pt").unlink()
+                forget_files(folder, TRAINING_FILES)
+                for file in TRAINING_FILES:  # the training state last: by it a folder that was cut here is found again
+                    (folder / file).unlink(missing_ok=True)
 
 
 def newest_checkpoint(run: RunFolder, method: str) -> Path | None:
@@ -83,8 +84,8 @@ def newest_checkpoint(run: RunFolder, method: str) -> Path | None:
     last = run.version_dir(method, run.config.loop.rounds)
     if (last / "version.json").exists():
         return last
-    states = _states(run, method)
-    return states[-1][1] if states else None
+    whole = [folder for _, folder in _states(run, method) if all((folder / file).exists() for file in TRAINING_FILES)]
+    return whole[-1] if whole else None
 
 
 def _states(run: RunFolder, method: str) -> list[tuple[Position, Path]]:

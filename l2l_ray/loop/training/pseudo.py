@@ -50,15 +50,15 @@ class PseudoSet:
     @classmethod
     def read(cls, files: Sequence[Path], unlabeled: ExampleSet) -> PseudoSet:
         """Read a round's committed shards."""
-        row_of = {example.sent_id: row for row, example in enumerate(unlabeled.examples)}
-        rows, cells, num_labeled = [], [np.zeros((0, unlabeled.grid, unlabeled.grid), np.uint8)], 0
+        sent_ids: list[int] = []
+        cells, num_labeled = [np.zeros((0, unlabeled.grid, unlabeled.grid), np.uint8)], 0
         for file in files:  # packed file by file: a decoded label is three times as large
             labels = read_shard(file)
             used = [label for label in labels if is_used(label)]
-            rows += [row_of[label.sent_id] for label in used]
+            sent_ids += [label.sent_id for label in used]
             cells += [_pack(label)[None] for label in used]
             num_labeled += len(labels)
-        return cls(unlabeled, rows, np.concatenate(cells), num_labeled)
+        return cls(unlabeled, unlabeled.rows_of(sent_ids), np.concatenate(cells), num_labeled)
 
     def __len__(self) -> int:
         return len(self._rows)

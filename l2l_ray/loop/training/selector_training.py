@@ -10,6 +10,7 @@ Source: ours.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -173,7 +174,7 @@ def unlabeled_evidence(
 
 def unlabeled_rows(config: RunConfig, examples: ExampleSet) -> list[int]:
     """Return the rows of the fixed unlabeled subset."""
-    return _subset(examples, list(range(len(examples))), config.selector.max_unlabeled, config.loop.seed)
+    return _subset(examples, range(len(examples)), config.selector.max_unlabeled, config.loop.seed)
 
 
 def _evidence(
@@ -192,13 +193,14 @@ def _evidence(
     return parts
 
 
-def _subset(examples: ExampleSet, rows: list[int], size: int, seed: int) -> list[int]:
+def _subset(examples: ExampleSet, rows: Sequence[int], size: int, seed: int) -> list[int]:
     """Return up to `size` rows, image by image as drawn, in their order: rivals are mostly among them."""
+    image_ids, sent_ids = examples.integers("image_id"), examples.integers("sent_id")
 
     def place(row: int) -> tuple[int, int]:
-        return sample_key(seed, "reward-subset", examples[row].image_id), examples[row].sent_id
+        return sample_key(seed, "reward-subset", int(image_ids[row])), int(sent_ids[row])
 
-    return sorted(sorted(rows, key=place)[:size])
+    return sorted(heapq.nsmallest(size, rows, key=place))
 
 
 def _stored(tensor: torch.Tensor) -> torch.Tensor:

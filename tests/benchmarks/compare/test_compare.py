@@ -40,6 +40,7 @@ def kill_during_second_row(folder: Path) -> None:
 
 
 @pytest.mark.timeout(2 * TIMEOUT_S)
+@pytest.mark.slow
 def test_it_is_killed_and_goes_on(tmp_path: Path) -> None:
     kill_during_second_row(tmp_path)
     records = tmp_path / "results" / "compare"

@@ -13,8 +13,15 @@ from l2l_ray.config import PriorConfig
 from l2l_ray.data.images import ImageStore
 from l2l_ray.data.masks import mask_to_grid
 from l2l_ray.errors import DataError
-from l2l_ray.loop.inference.inputs import ExampleSet, ExampleSets, read_known_scores
-from l2l_ray.loop.state.example_files import read_examples, read_priors, write_priors
+from l2l_ray.loop.inference.inputs import ExampleSet, ExampleSets, Inputs, Rivals, read_known_scores
+from l2l_ray.loop.state.example_files import (
+    ExampleTable,
+    PriorTable,
+    read_examples,
+    read_priors,
+    write_examples,
+    write_priors,
+)
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.proposal import Proposer
 from l2l_ray.types import LabeledExample
@@ -92,6 +99,29 @@ def test_rivals_are_the_images_expressions_about_other_objects(
     near = examples.rivals([4, 0])  # the image's rows in order are 0, 2, 3, 4: one on each side is looked at
     assert near.inputs is not None and near.inputs.expressions == ["left red circle 2", "left red circle 3"]
     assert near.is_rival.tolist() == [[False, False, False, True], [False, False, True, False]]
+
+
+def test_a_table_gives_what_its_rows_in_memory_give(
+    set_of: MakeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("l2l_ray.loop.state.example_files.GROUP_ROWS", 2)
+    plain = set_of(9)
+    plain.examples = [replace(example, image_id=7 + row % 2) for row, example in enumerate(plain.examples)]
+    write_examples(tmp_path / "examples.parquet", plain.examples, shard_size=2)
+    write_priors(tmp_path / "priors.parquet", plain.priors.items(), shard_size=2)
+    read = set_of(0)
+    read.examples, read.priors = ExampleTable(tmp_path / "examples.parquet"), PriorTable(tmp_path / "priors.parquet")
+    rows = [6, 0, 3]  # each in a group of its own; their rivals lie in all others
+    for found, expected in ((read.inputs(rows), plain.inputs(rows)), *_both(read.rivals(rows), plain.rivals(rows))):
+        assert found.expressions == expected.expressions and found.phrases == expected.phrases
+        assert torch.equal(found.images, expected.images) and torch.equal(found.proposal, expected.proposal)
+    assert torch.equal(read.rivals(rows).is_rival, plain.rivals(rows).is_rival)
+    assert read.rows_of([104, 100]) == plain.rows_of([104, 100]) == [4, 0]
+
+
+def _both(found: Rivals, expected: Rivals) -> list[tuple[Inputs, Inputs]]:
+    assert found.inputs is not None and expected.inputs is not None
+    return [(found.inputs, expected.inputs)]
 
 
 def test_hiding_a_prior_hides_the_phrase_too(set_of: MakeSet) -> None:

@@ -26,6 +26,7 @@ from l2l_ray.loop.inference.priors import (
 from l2l_ray.loop.state.example_files import read_priors
 from l2l_ray.loop.state.prepare import RunData, prepare
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.prior.loading import identify_prior
 from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply
 from l2l_ray.prior.prompt import QWEN_RELATIVE, prompt_for
 from l2l_ray.prior.reply import failure_kind
@@ -119,7 +120,7 @@ def test_where_the_store_has_every_answer_the_model_is_known_without_loading(
     prior = config.prior.model_copy(update={"device": "cpu"})
     assert known_mllm(config, prior, run, sets) is None
     model = Model()
-    model.fingerprint = MllmPrior.identify(prior).fingerprint
+    model.fingerprint = identify_prior(prior).fingerprint
     for name in sets.prior_order:
         _fill(config, run, sets, model, name)
         run.priors_path(name).unlink()

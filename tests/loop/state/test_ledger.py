@@ -56,10 +56,11 @@ def test_commits_are_there_when_the_ledger_is_opened_again(tmp_path: Path) -> No
     again = Ledger(tmp_path / "ledger.jsonl")
     assert again.entries("l2l", 0) == [_entry(shard=s) for s in range(3)]
     assert again.keys() == {entry.key for entry in entries}
+    assert list(again.all_entries()) == entries
     assert again.complete("l2l", 0, 3)
     assert not again.complete("l2l", 0, 4)
     assert again.complete("l2l", 5, 0)
-    assert again.has(("pwa", 0, 0))
+    assert ("pwa", 0, 0) in again and len(again) == 5
 
 
 def test_the_first_commit_of_a_shard_wins(tmp_path: Path) -> None:
@@ -124,6 +125,7 @@ def test_a_line_that_is_no_entry_costs_nothing_else(tmp_path: Path, line: str) -
     ledger = Ledger(path)
     assert ledger.damaged == [(2, line.encode())] and ledger.entries("l2l", 0) == [_entry(), _entry(shard=1)]
     ledger.drop_damaged()
+    assert ledger.entries("l2l", 0) == [_entry(), _entry(shard=1)], "its lines have moved"
     assert Ledger(path).damaged == [] and Ledger(path).entries("l2l", 0) == [_entry(), _entry(shard=1)]
 
 
@@ -146,7 +148,7 @@ def test_a_revoked_shard_is_open_again(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl", 1)
     ledger.commit(_entry(sha256="lost"))
     ledger.revoke(_entry().key)
-    assert not ledger.has(_entry().key) and not Ledger(tmp_path / "ledger.jsonl").has(_entry().key)
+    assert _entry().key not in ledger and _entry().key not in Ledger(tmp_path / "ledger.jsonl")
     assert ledger.commit(_entry(sha256="again"))
     assert Ledger(tmp_path / "ledger.jsonl").entries("l2l", 0) == [_entry(sha256="again")]
 
@@ -235,7 +237,7 @@ def test_a_full_disk_while_committing_loses_nothing(tmp_path: Path, full_disk: F
     with full_disk(len(before) + bytes_left), pytest.raises(LedgerError, match=message):
         ledger.commit(_entry(shard=9))
     assert path.read_bytes() == before
-    assert not ledger.has(("l2l", 0, 9))
+    assert ("l2l", 0, 9) not in ledger
     assert ledger.commit(_entry(shard=9))
     assert Ledger(path).keys() == {("l2l", 0, shard) for shard in (0, 1, 2, 9)}
 

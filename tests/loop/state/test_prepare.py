@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -43,9 +44,14 @@ def test_the_unlabeled_table_has_no_column_for_truth(run: RunFolder, sets: RunDa
     assert "mask_rle" in pq.read_schema(run.examples_path("labeled")).names
 
 
+def _same(found: RunData, expected: RunData) -> bool:
+    rows = list(found.unlabeled) == list(expected.unlabeled)  # tables, which are compared by their rows
+    return rows and replace(found, unlabeled=[]) == replace(expected, unlabeled=[])
+
+
 def test_a_second_call_reads_what_the_first_wrote(config: RunConfig, run: RunFolder, sets: RunData) -> None:
     Path(config.data.root, "cats", "instances.json").unlink()  # the data set is not opened again
-    assert prepare(config, run) == sets
+    assert _same(prepare(config, run), sets)
 
 
 def test_a_set_of_data_of_run_cut_off_in_the_middle_is_made_again(
@@ -53,7 +59,7 @@ def test_a_set_of_data_of_run_cut_off_in_the_middle_is_made_again(
 ) -> None:
     run.examples_path("labeled").unlink()  # written last
     run.examples_path("val").write_bytes(b"torn")
-    assert prepare(config, run) == sets
+    assert _same(prepare(config, run), sets)
 
 
 def test_what_is_left_out_is_listed(config: RunConfig, tmp_path: Path) -> None:
@@ -194,7 +200,7 @@ def test_what_was_decided_is_read_back(smoke: RunConfig, tmp_path: Path) -> None
     config = config_of(smoke, write_partly(tmp_path / "data", 8, {0, 1, 2, 3}, second={0}))
     run = RunFolder.open(config)
     data = prepare(config, run)
-    assert prepare(config, run) == data and read_facts(run) == data.facts and len(data.facts.notices) == 2
+    assert _same(prepare(config, run), data) and read_facts(run) == data.facts and len(data.facts.notices) == 2
     run.data_path.unlink()  # a run of before there was such a file
     assert read_facts(run) == Facts(0.25, "split")
 
@@ -232,7 +238,7 @@ def test_pictures_that_changed_are_noticed_and_a_touched_one_is_not(smoke: RunCo
     data = prepare(config, run)
     picture = tmp_path / "data" / "images" / "cats" / "3.png"
     picture.touch()
-    assert prepare(config, run) == data
+    assert _same(prepare(config, run), data)
     picture.write_bytes((tmp_path / "data" / "images" / "cats" / "4.png").read_bytes())
     with pytest.raises(DataError, match="began: 1 photo changed; a run keeps"):
         prepare(config, run)
@@ -243,4 +249,4 @@ def test_hidden_truth_is_no_part_of_what_a_run_remembers(config: RunConfig, run:
     for number in range(6):
         if number not in known:
             set_mask(Path(config.data.root), number, None)
-    assert prepare(config, run) == sets
+    assert _same(prepare(config, run), sets)

@@ -9,7 +9,7 @@ import pytest
 
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import CheckpointError
-from l2l_ray.loop.state.checkpoint import write_position
+from l2l_ray.loop.state.checkpoint import TRAINING_FILES, problems_in, write_position
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.versions import Write, log_versions, newest_checkpoint, place, prune_train_states
@@ -51,9 +51,9 @@ def test_a_failed_write_publishes_nothing_and_its_rest_is_removed_next_time(tmp_
 def _state(run: RunFolder, version: int, step: int = 0) -> None:
     folder = run.train_dir / (f"l2l-v{version:04d}" + (f"-s{step:05d}" if step else ""))
     folder.mkdir(parents=True)
-    write_position(folder, Position("l2l", version, step))
-    for file in ("teacher.safetensors", "train_state.pt"):
+    for file in ("teacher.safetensors", "student.safetensors", "train_state.pt"):
         (folder / file).touch()
+    write_position(folder, Position("l2l", version, step))
 
 
 @pytest.fixture
@@ -61,11 +61,13 @@ def run(smoke: RunConfig) -> RunFolder:
     return RunFolder.open(smoke).create()
 
 
-def test_only_the_newest_training_states_are_kept_and_all_weights(run: RunFolder) -> None:
+def test_only_the_newest_training_states_are_kept_and_all_teachers(run: RunFolder) -> None:
     for version in (3, 0, 2, 1):  # written in any order: the position counts, not the file's time
         _state(run, version)
     prune_train_states(run, "l2l", keep=2)
-    assert sorted(p.parent.name for p in run.train_dir.glob("*/train_state.pt")) == ["l2l-v0002", "l2l-v0003"]
+    for file in ("student.safetensors", "train_state.pt"):
+        assert sorted(p.parent.name for p in run.train_dir.glob(f"*/{file}")) == ["l2l-v0002", "l2l-v0003"]
+    assert all(not problems_in(folder) for folder in run.train_dir.iterdir()), "nobody misses what was deleted"
     assert len(list(run.train_dir.glob("*/teacher.safetensors"))) == 4
 
 
@@ -82,9 +84,9 @@ def test_a_method_goes_on_from_its_newest_whole_state(smoke: RunConfig) -> None:
     run = RunFolder.open(changed(smoke, compare=("supervised", "pwa")))
     assert newest_checkpoint(run, "pwa") is None
     for name in ("pwa-v0000", "pwa-v0000-s00008", ".pwa-v0001.77.tmp"):  # the last was killed before it had its name
-        _folder(run, name, "train_state.pt")
+        _folder(run, name, *TRAINING_FILES)
     assert newest_checkpoint(run, "pwa") == run.train_dir / "pwa-v0000-s00008"
-    _folder(run, "pwa-v0001", "teacher.safetensors")  # its training state was lost
+    _folder(run, "pwa-v0001", "train_state.pt")  # its student was lost
     assert newest_checkpoint(run, "pwa") == run.train_dir / "pwa-v0000-s00008"
     assert newest_checkpoint(run, "supervised") is None
     _folder(run, "pwa-v0002", "teacher.safetensors")  # the last version needs none

@@ -26,7 +26,7 @@ from l2l_ray.selector.base import Decision, Selector, make_selector
 from l2l_ray.selector.rules import Rule
 from l2l_ray.types import Evidence
 from tests.loop.training_only import TrainingOnly
-from tests.whole_run import changed, single_thread, weights
+from tests.whole_run import changed, label_weights, single_thread
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SetOf = Callable[..., ExampleSet]
@@ -159,5 +159,5 @@ def test_training_killed_within_a_round_comes_to_the_same_versions(online_run: R
     assert (run.train_dir / "online-v0001-s00001").is_dir() and not run.version_dir("online", 2).exists()
     train(config, run.path, TrainingOnly(run))
     for version in range(config.loop.rounds + 1):
-        found, expected = (weights(r.version_dir("online", version)) for r in (run, online_run))
+        found, expected = (label_weights(r.version_dir("online", version)) for r in (run, online_run))
         assert found == expected, version

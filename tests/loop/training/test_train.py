@@ -20,7 +20,7 @@ from l2l_ray.loop.state.versions import newest_checkpoint
 from l2l_ray.loop.training.train import Job, train
 from l2l_ray.types import LabeledExample
 from tests.loop.training_only import BURN_IN_PARTS, TrainingOnly, burn_in_of
-from tests.whole_run import weights
+from tests.whole_run import label_weights, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def test_training_needs_neither_the_data_set_nor_the_evaluation_splits(copied: C
     for part in BURN_IN_PARTS:
         assert weights(burn_in_of(run) / part) == weights(burn_in_of(whole_run) / part), part
     for version in range(run.config.loop.rounds + 1):
-        found, expected = (weights(r.version_dir("l2l", version)) for r in (run, whole_run))
+        found, expected = (label_weights(r.version_dir("l2l", version)) for r in (run, whole_run))
         assert found == expected, version
 
 
@@ -55,9 +55,9 @@ def test_more_workers_than_samples_are_a_clear_error(whole_run: RunFolder) -> No
 
 
 def test_the_first_version_is_the_burn_in(whole_run: RunFolder) -> None:
-    base = weights(burn_in_of(whole_run) / "base")
+    base = label_weights(burn_in_of(whole_run) / "base")
     for method in whole_run.methods:
-        first = weights(whole_run.version_dir(method, 0))
+        first = label_weights(whole_run.version_dir(method, 0))
         assert {name: first[name] for name in base} == base
 
 
@@ -73,7 +73,7 @@ def test_every_method_takes_the_same_number_of_steps(copied: Copied, whole_run: 
     train(alone.config, alone.path, TrainingOnly(alone))  # of a job's methods, only the last one's states are kept
     assert _last_step(alone, "supervised") == _last_step(whole_run, "l2l") == 4 + 2 * 3
     for version in (1, 2):
-        found, expected = (weights(r.version_dir("supervised", version)) for r in (alone, whole_run))
+        found, expected = (label_weights(r.version_dir("supervised", version)) for r in (alone, whole_run))
         assert found == expected, version
 
 
@@ -107,4 +107,5 @@ def test_a_notice_that_the_machine_goes_away_saves_the_steps_so_far(
     assert newest is not None and read_position(newest).step == 2
     train(run.config, run.path, TrainingOnly(run))
     for version in (1, 2):
-        assert weights(run.version_dir("l2l", version)) == weights(whole_run.version_dir("l2l", version)), version
+        found, expected = (label_weights(r.version_dir("l2l", version)) for r in (run, whole_run))
+        assert found == expected, version

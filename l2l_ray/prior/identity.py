@@ -1,0 +1,62 @@
+"""Who answers: the hash of everything a reply depends on, without loading weights.
+
+A changed weight file, template, setting or way of reading can then never meet a stored answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from l2l_ray.config import EMBEDDED, PriorConfig, idle_in_prior
+from l2l_ray.device import pick_device, pick_dtype
+from l2l_ray.prior.prompt import PromptFormat, prompt_for
+from l2l_ray.prior.reply import READING_VERSION, MllmIdentity
+
+EMBEDDED_FOLDER = Path(__file__).parents[1] / "embedded" / "mllm"
+EXPECTED = "a vision-language model, a detector that takes text, or 'embedded'"
+_HASHED_SUFFIXES = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")
+_SETTINGS = {"image_size", "max_new_tokens", "num_samples", "temperature", "dtype", "min_image_tokens"}
+
+
+def source_of(config: PriorConfig) -> str:
+    """Return the folder or hub id of the config's model."""
+    return str(EMBEDDED_FOLDER) if config.model == EMBEDDED else config.model
+
+
+def identity_of(config: PriorConfig, source: str, model_config: Any) -> MllmIdentity:
+    """Return who a checkpoint is and how it is asked.
+
+    A hub id is pinned by the commit it was resolved to; the weights of a folder are read once. A setting without effect
+    on this model counts as its default, so that changing it asks nothing again. How replies are read counts too, since
+    it is the reading that is stored.
+
+    Args:
+        config: The prior section.
+        source: From `source_of`.
+        model_config: The checkpoint's config, from transformers.
+    Raises:
+        ConfigError: The checkpoint's format is unknown, or cannot give what is wanted.
+    """
+    prompt = prompt_for(model_config.model_type, config.prompt, config.proposal, config.coordinates)
+    dtype = pick_dtype(config.dtype, pick_device(config.device))
+    return MllmIdentity(_fingerprint(source, model_config, config.model_copy(update={"dtype": dtype}), prompt), prompt)
+
+
+def _fingerprint(source: str, model_config: Any, config: PriorConfig, prompt: PromptFormat) -> str:
+    digest = hashlib.sha256()
+    folder = Path(source)
+    if folder.is_dir():
+        for path in sorted(p for p in folder.iterdir() if p.suffix in _HASHED_SUFFIXES):
+            with path.open("rb") as file:
+                digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+    else:
+        digest.update(f"{source}@{getattr(model_config, '_commit_hash', None)}".encode())
+    idle = {name.removeprefix("prior.") for group in idle_in_prior(config) for name in group.fields}
+    asked = config.model_copy(update={name: PriorConfig.model_fields[name].default for name in idle})
+    settings = asked.model_dump(include=_SETTINGS)
+    digest.update(json.dumps([asdict(prompt), settings, READING_VERSION], sort_keys=True).encode())
+    return digest.hexdigest()

@@ -1,0 +1,369 @@
+"""The prior over HTTP: what a server can do wrong, said by a small real server, and a real server of transformers."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+
+from l2l_ray.config import PriorConfig
+from l2l_ray.errors import ConfigError
+from l2l_ray.prior.http import KEY_VARIABLE, HttpPrior
+from l2l_ray.prior.identity import EMBEDDED_FOLDER
+from l2l_ray.prior.loading import identify_prior, load_prior
+from l2l_ray.prior.mllm import MllmPrior
+from l2l_ray.prior.reply import MllmIdentity, make_prior
+from l2l_ray.refshapes.expressions import expressions_for
+from l2l_ray.refshapes.scenes import render_scene
+
+MODEL = "Qwen/Qwen3-VL-8B-Instruct"
+TEXT = '[{"bbox_2d": [100, 200, 500, 600], "label": "cat"}]'
+GRAY = Image.new("RGB", (60, 40), (90, 90, 90))
+
+Handle = Callable[["Server", BaseHTTPRequestHandler, dict[str, Any]], None]
+
+
+def completion(
+    text: str = TEXT, model: str = MODEL, log_probs: tuple[float, ...] | None = (-0.1, -0.3)
+) -> dict[str, Any]:
+    tokens = None if log_probs is None else {"content": [{"token": "x", "logprob": value} for value in log_probs]}
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text},
+        "finish_reason": "stop",
+        "logprobs": tokens,
+    }
+    return {"object": "chat.completion", "model": model, "choices": [choice]}
+
+
+def say(request: BaseHTTPRequestHandler, status: int, content: Any, **headers: str) -> None:
+    body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+    request.send_response(status)
+    for name, value in {"content-type": "application/json", "content-length": str(len(body)), **headers}.items():
+        request.send_header(name.replace("_", "-"), value)
+    request.end_headers()
+    request.wfile.write(body)
+
+
+class Server:
+    """Answers questions as `handle` says; remembers them."""
+
+    def __init__(self) -> None:
+        self.handle: Handle = lambda _, request, __: say(request, 200, completion())
+        self.models: list[str] = [MODEL]
+        self.asked: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.url = ""
+        self.most_at_once = self._now = 0
+        self._lock = threading.Lock()
+
+    @property
+    def questions(self) -> list[dict[str, Any]]:
+        """What was asked after the first question, which finds out what the server can do."""
+        return self.asked[1:]
+
+    def get(self, request: BaseHTTPRequestHandler) -> None:
+        if request.path == "/v1/models":
+            say(
+                request, 200, {"object": "list", "data": [{"id": name, "created": time.time()} for name in self.models]}
+            )
+        elif request.path == "/version":
+            say(request, 200, {"version": "0.11"})
+        else:
+            say(request, 404, {})
+
+    def post(self, request: BaseHTTPRequestHandler) -> None:
+        body = json.loads(request.rfile.read(int(request.headers["content-length"])))
+        with self._lock:
+            self.asked.append(body)
+            self.headers.append(dict(request.headers))
+            self._now += 1
+            self.most_at_once = max(self.most_at_once, self._now)
+        try:
+            self.handle(self, request, body)
+        finally:
+            with self._lock:
+                self._now -= 1
+
+
+@contextmanager
+def running() -> Iterator[Server]:
+    server = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            server.get(self)
+
+        def do_POST(self) -> None:
+            server.post(self)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    listening.daemon_threads = True
+    server.url = f"http://127.0.0.1:{listening.server_address[1]}/v1"
+    thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        listening.shutdown()
+        thread.join()
+        listening.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with running() as found:
+        yield found
+
+
+def config(server: Server, **fields: Any) -> PriorConfig:
+    return PriorConfig(**{"url": server.url, "model": MODEL, "timeout_s": 5, "batch_size": 4, **fields})
+
+
+def loaded(server: Server, **fields: Any) -> HttpPrior:
+    return HttpPrior.load(config(server, **fields))
+
+
+def expression_of(body: dict[str, Any]) -> str:
+    return str(body["messages"][0]["content"][1]["text"])
+
+
+def test_a_question_becomes_a_reply_and_a_prior(server: Server) -> None:
+    prior = loaded(server)
+    reply = prior.ask([GRAY], ["the cat"])[0]
+    assert reply.texts == (TEXT,) and reply.mean_log_probs == pytest.approx((-0.2,))
+    found = make_prior("k", reply, prior, 60, 40)
+    assert found.boxes_xyxy_frac == ((0.1, 0.2, 0.5, 0.6),) and found.score == pytest.approx(math.exp(-0.2))
+    (body,) = server.questions
+    assert body["temperature"] == 0 and body["model"] == MODEL and body["logprobs"] is True
+    assert body["response_format"]["type"] == "json_schema" and '"the cat"' in expression_of(body)
+
+
+def test_pictures_are_sent_as_they_were_decoded(server: Server) -> None:
+    picture = Image.new("RGB", (9, 5), (1, 2, 3))
+    loaded(server).ask([picture], ["x"])
+    url = server.questions[0]["messages"][0]["content"][0]["image_url"]["url"]
+    sent = Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))))
+    assert sent.size == (9, 5) and sent.tobytes() == picture.tobytes()
+
+
+def test_pictures_for_answers_in_pixels_have_sides_that_the_model_keeps(server: Server) -> None:
+    name = "Qwen/Qwen2.5-VL-7B-Instruct"
+    server.models = [name]
+    server.handle = lambda _, request, __: say(
+        request, 200, completion('[{"bbox_2d": [0, 0, 280, 154], "label": ""}]', name)
+    )
+    prior = loaded(server, model=name)
+    reply = prior.ask([Image.new("RGB", (570, 300))], ["x"])[0]
+    assert (reply.seen_width_px, reply.seen_height_px) == (560, 308)
+    assert make_prior("k", reply, prior, 570, 300).boxes_xyxy_frac == ((0, 0, 0.5, 0.5),)
+
+
+def test_small_pictures_are_enlarged_to_the_floor_of_image_tokens(server: Server) -> None:
+    reply = loaded(server, min_image_tokens=100).ask([Image.new("RGB", (200, 100))], ["x"])[0]
+    assert (reply.seen_width_px, reply.seen_height_px) == (453, 226)  # 100 squares of 32 px
+    large = loaded(server, min_image_tokens=100).ask([Image.new("RGB", (4000, 1000))], ["x"])[0]
+    assert large.seen_width_px * large.seen_height_px == pytest.approx(2048 * 28 * 28, rel=0.01)
+
+
+def test_a_run_is_led_to_the_server(server: Server) -> None:
+    found = load_prior(config(server))
+    assert isinstance(found, HttpPrior) and identify_prior(config(server)) == MllmIdentity.of(found)
+    with pytest.raises(ConfigError, match="prior.model is 'embedded'"):
+        load_prior(config(server, model="embedded"))
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_busy_server_is_asked_again(server: Server, status: int) -> None:
+    prior = loaded(server)
+    waits: list[float] = []
+
+    def once(server: Server, request: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
+        waits.append(time.monotonic())
+        say(request, status, {"error": "busy"}, retry_after="1") if len(waits) == 1 else say(request, 200, completion())
+
+    server.handle = once
+    assert prior.ask([GRAY], ["x"])[0].texts == (TEXT,)
+    assert waits[1] - waits[0] >= 1  # as Retry-After says
+
+
+def hangs(server: Server, request: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
+    time.sleep(1.5)
+
+
+def cut(server: Server, request: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
+    request.send_response(200)
+    request.send_header("content-length", "1000")
+    request.end_headers()
+    request.wfile.write(b'{"choices": [{"mess')
+    request.close_connection = True
+
+
+WRONG: dict[str, tuple[Handle, str]] = {
+    "hang": (hangs, "Timeout|timed out"),
+    "cut": (cut, "Incomplete|broken"),
+    "html": (lambda _, request, __: say(request, 200, "<html>hello</html>"), "no JSON but '<html>"),
+    "refused": (lambda _, request, __: say(request, 400, {"error": "too many tokens"}), "HTTP 400.*too many tokens"),
+    "other model": (lambda _, request, __: say(request, 200, completion(model="gpt-9")), "an answer of 'gpt-9'"),
+    "no choices": (lambda _, request, __: say(request, 200, {"choices": []}), "no chat completion"),
+    "a list": (lambda _, request, __: say(request, 200, []), "no chat completion"),
+    "no text": (lambda _, request, __: say(request, 200, completion(None)), "without text"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_one_bad_answer_fails_alone(server: Server, wrong: str) -> None:
+    prior = loaded(server, timeout_s=0.5 if wrong == "hang" else 5)
+    handle, words = WRONG[wrong]
+
+    def bad_for_one(server: Server, request: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        if "bad" in expression_of(body):
+            handle(server, request, body)
+        else:
+            say(request, 200, completion())
+
+    server.handle = bad_for_one
+    good, bad, also_good = prior.ask([GRAY] * 3, ["good", "bad", "also good"])
+    assert good.texts == also_good.texts == (TEXT,)
+    found = make_prior("k", bad, prior, 60, 40)
+    assert not found.boxes_xyxy_frac and found.failure.startswith("server: ")
+    assert re.search(words, found.failure), found.failure
+
+
+def test_no_more_requests_at_once_than_said(server: Server) -> None:
+    prior = loaded(server, batch_size=3)
+
+    def slow(_: Server, request: BaseHTTPRequestHandler, __: dict[str, Any]) -> None:
+        time.sleep(0.05)
+        say(request, 200, completion())
+
+    server.handle = slow
+    prior.ask([GRAY] * 9, [str(number) for number in range(9)])
+    assert server.most_at_once == 3
+
+
+def test_a_server_without_log_probabilities_needs_several_answers(server: Server) -> None:
+    def plain(_: Server, request: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        if "logprobs" in body or "response_format" in body:
+            say(request, 422, {"error": "unsupported fields"})
+        else:
+            say(request, 200, completion(log_probs=None))
+
+    server.handle = plain
+    with pytest.raises(ConfigError, match="tells no log-probabilities.*prior.num_samples to 3"):
+        loaded(server)
+    prior = loaded(server, num_samples=3)
+    server.asked.clear()
+    found = make_prior("k", prior.ask([GRAY], ["x"])[0], prior, 60, 40)
+    assert found.score == 1 and len(found.boxes_xyxy_frac) == 3  # three equal answers agree
+    assert len({body["seed"] for body in server.asked}) == 3
+    assert {body["temperature"] for body in server.asked} == {0.7}
+
+
+def test_a_name_that_is_not_served_is_refused_with_those_that_are(server: Server) -> None:
+    server.models = ["llama", "qwen"]
+    server.handle = lambda _, request, __: say(request, 404, {"error": "no such model"})
+    with pytest.raises(ConfigError, match="'Qwen/Qwen3-VL-8B-Instruct': HTTP 404.*it serves llama, qwen"):
+        loaded(server)
+    server.handle = lambda _, request, __: say(request, 200, completion(model="qwen"))
+    with pytest.raises(ConfigError, match="an answer of 'qwen', not of.*it serves llama, qwen"):
+        loaded(server)
+
+
+def test_a_server_that_lists_others_is_said(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    server.models = ["llama"]
+    loaded(server)
+    assert "answers as Qwen/Qwen3-VL-8B-Instruct, but lists llama" in caplog.text
+
+
+def test_a_key_comes_from_the_environment_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def locked(server: Server, request: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
+        known = request.headers.get("authorization") == "Bearer sesame"
+        say(request, 200, completion()) if known else say(request, 401, {"error": "who are you"})
+
+    server.handle = locked
+    with pytest.raises(ConfigError, match=f"wants a key.*{KEY_VARIABLE}"):
+        loaded(server)
+    monkeypatch.setenv(KEY_VARIABLE, "sesame")
+    prior = loaded(server)
+    assert prior.ask([GRAY], ["x"])[0].texts == (TEXT,)
+    assert "sesame" not in prior.config.model_dump_json()
+
+
+def test_the_identity_is_that_of_what_is_served(server: Server) -> None:
+    first, again = loaded(server).fingerprint, loaded(server).fingerprint
+    assert first == again and len(first) == 64
+    assert loaded(server, max_new_tokens=64).fingerprint != first
+    assert loaded(server, timeout_s=9).fingerprint == first
+
+
+def test_no_server_is_said_with_the_address(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("l2l_ray.prior.http.NUM_RETRIES", 1)
+    with pytest.raises(ConfigError, match="the server at http://127.0.0.1:9/v1 does not answer.*prior.url"):
+        loaded(server, url="http://127.0.0.1:9/v1")
+
+
+def test_an_unknown_family_needs_a_prompt(server: Server) -> None:
+    server.models = ["my-model"]
+    with pytest.raises(ConfigError, match="prior.prompt"):
+        loaded(server, model="my-model")
+
+
+@pytest.fixture
+def transformers_serve(tmp_path: Path) -> Iterator[str]:
+    """Give the address of `transformers serve` on the embedded model."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, str(Path(__file__).with_name("serve_embedded.py")), str(EMBEDDED_FOLDER), str(port)]
+    with (tmp_path / "log").open("w") as log, subprocess.Popen(words, stdout=log, stderr=log) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not _is_up(port):
+                assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+                time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.kill()
+
+
+def _is_up(port: int) -> bool:
+    try:
+        return requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+def test_a_real_server_answers_as_the_model_in_our_process(transformers_serve: str) -> None:
+    pictures, texts = [], []
+    for seed in range(3):
+        rng = np.random.default_rng([77, seed])
+        scene = render_scene(rng, "pretrain", 128)
+        pictures.append(Image.fromarray(scene.image))
+        texts.append(expressions_for(scene, 0, rng, "refcocog", "pretrain", 1)[0])
+    asked = {"model": str(EMBEDDED_FOLDER), "prompt": "qwen", "num_samples": 2, "temperature": 0.01}
+    served = HttpPrior.load(PriorConfig(url=transformers_serve, **asked)).ask(pictures, texts)
+    here = MllmPrior.load(PriorConfig(dtype="float32")).ask(pictures, texts)
+    assert [reply.texts for reply in served] == [reply.texts * 2 for reply in here]

@@ -1,0 +1,128 @@
+"""A model as a folder of its own: the same masks as the run it comes from, no pickle, and what its card says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from l2l_ray import cli
+from l2l_ray.config import PriorConfig, RunConfig, SegmenterConfig
+from l2l_ray.errors import CheckpointError, ConfigError
+from l2l_ray.predictor import Predictor
+from l2l_ray.prior.mllm import MllmPrior
+from l2l_ray.saved_model import Facts, fetch, model_card, open_model, save_model
+from l2l_ray.segmenter.model import Segmenter
+from tests.tiny_models import save_bert, save_swin
+
+
+@pytest.fixture(scope="module")
+def mllm() -> MllmPrior:
+    return MllmPrior.load(PriorConfig(dtype="float32"))
+
+
+@pytest.fixture(scope="module")
+def saved(run_dir: Path, mllm: MllmPrior, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    Predictor.from_run(run_dir, mllm).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "scene.png")
+    return tmp_path / "scene.png"
+
+
+def test_a_saved_model_predicts_as_its_run(run_dir: Path, saved: Path, mllm: MllmPrior, photo: Path) -> None:
+    moved = photo.parent / "moved"
+    shutil.copytree(saved, moved)
+    of_run, of_model = Predictor.from_run(run_dir, mllm), Predictor.from_pretrained(moved, mllm)
+    one, other = (model.predict(photo, "left red circle") for model in (of_run, of_model))
+    assert np.array_equal(one.mask_probs, other.mask_probs)
+    assert (other.method, other.version) == ("l2l", 2)
+
+
+def test_saved_again_it_is_the_same(saved: Path, mllm: MllmPrior, tmp_path: Path) -> None:
+    Predictor.from_pretrained(saved, mllm).save_pretrained(tmp_path / "again")
+    for name in ("config.json", "model.safetensors", "README.md"):
+        assert (tmp_path / "again" / name).read_bytes() == (saved / name).read_bytes()
+
+
+def test_nothing_in_it_is_pickled(saved: Path) -> None:
+    assert {path.name for path in saved.rglob("*")} == {"config.json", "model.safetensors", "README.md"}
+
+
+def test_encoders_from_elsewhere_are_built_from_the_folder_alone(tmp_path: Path, mllm: MllmPrior, photo: Path) -> None:
+    sources = {"backbone": tmp_path / "swin", "text": tmp_path / "bert"}
+    save_swin(sources["backbone"], image_size=64)
+    save_bert(sources["text"])
+    section = SegmenterConfig(
+        **{name: str(place) for name, place in sources.items()}, image_size=64, fusion_stride=16, pretrained=False
+    )
+    config = RunConfig(segmenter=section)
+    segmenter = Segmenter(section)
+    save_model(tmp_path / "model", segmenter, config, Facts("l2l", 1, (0.5,)))
+    for place in sources.values():
+        shutil.rmtree(place)
+    found, _ = open_model(tmp_path / "model")
+    assert found.segmenter.backbone == str(tmp_path / "model" / "backbone")
+    prediction = Predictor.from_pretrained(tmp_path / "model", mllm).predict(photo, "the cup")
+    assert prediction.mask.shape == (90, 120)
+    text = (tmp_path / "model" / "config.json").read_text() + (tmp_path / "model" / "README.md").read_text()
+    assert str(tmp_path) not in text
+
+
+def test_the_card_says_what_it_learned_and_reached() -> None:
+    facts = Facts(
+        "l2l", 3, (), {"dataset": "mine", "split_by": "own", "num_labeled": 12, "num_unlabeled": 48, "seed": 7},
+        {"val": {"mean_iou": 0.4123, "overall_iou": 0.5}},
+    )  # fmt: skip
+    card = model_card(RunConfig(), facts)
+    assert card.startswith("---\n") and "library_name: l2l-ray" in card
+    assert "mine (own), 12 labeled texts and 48 unlabeled ones; seed 7" in card and "| val | 41.2% | 50.0% |" in card
+    assert "drawn shapes" in model_card(RunConfig(), Facts("l2l", 1, (), {"drawn": True}))
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"library_name": "timm"}', '{"library_name": "l2l-ray", "format": 99}']
+)
+def test_what_is_no_saved_model_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match="holds no saved model that this version"):
+        open_model(tmp_path)
+
+
+def test_damaged_weights_are_named(saved: Path, mllm: MllmPrior, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="model.safetensors"):
+        Predictor.from_pretrained(tmp_path / "cut", mllm)
+
+
+def test_a_name_that_is_nowhere_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match="'me/nothing' is no folder, and the hub does not give it") as raised:
+        fetch("me/nothing")
+    assert "\n" not in str(raised.value)
+    with pytest.raises(CheckpointError, match="is no folder"):
+        fetch("not an id!")
+
+
+def test_a_run_is_not_written_over(run_dir: Path, mllm: MllmPrior) -> None:
+    with pytest.raises(ConfigError, match="is a run's folder"):
+        Predictor.from_run(run_dir, mllm).save_pretrained(run_dir)
+
+
+def test_the_command_says_how_to_open_it(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["save", str(run_dir), str(tmp_path / "model")]) == 0
+    assert f"Predictor.from_pretrained('{tmp_path / 'model'}')" in capsys.readouterr().out
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["version"] == 2
+    assert cli.main(["save", str(tmp_path), str(tmp_path / "other")]) == 1
+    assert "config.yaml" in capsys.readouterr().err and not (tmp_path / "other").exists()
