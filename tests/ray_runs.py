@@ -25,6 +25,7 @@ from safetensors.numpy import load_file
 from l2l_ray.config import RunConfig, save_config
 from l2l_ray.loop.state.ledger import Ledger, read_shard
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.storage import local_copy
 from l2l_ray.types import PseudoLabel
 from tests.whole_run import changed, tiny_config
 
@@ -137,7 +138,7 @@ def _differing_share(labels: list[PseudoLabel], others: list[PseudoLabel]) -> fl
 
 def _distance(one: Path, two: Path) -> float:
     """Return the largest difference of any teacher weight."""
-    weights, others = (load_file(folder / "teacher.safetensors") for folder in (one, two))
+    weights, others = (load_file(local_copy(folder / "teacher.safetensors")) for folder in (one, two))
     return max(float(np.abs(weights[name] - others[name]).max()) for name in weights)
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ import yaml
 
 from l2l_ray.errors import DataError
 from l2l_ray.jsonl import read_lines
+from l2l_ray.storage import StorePath
 
 Point = dict[str, Any]
 EMBEDDED, UNLABELED = "embedded", "unlabeled"  # as config.data.root and panels/index.json have them
@@ -275,16 +276,22 @@ def _read_yaml(run_dir: Path, name: str, absent: list[str]) -> Any:
         return None
 
 
+def _lines(run_dir: Path, name: str, absent: list[str]) -> Sequence[str | bytes]:
+    if not isinstance(run_dir, StorePath):
+        return (_read_text(run_dir, name, absent) or "").splitlines()  # a torn last line, too
+    try:
+        found = read_lines(run_dir / name)
+    except OSError as error:
+        absent.append(f"{name} cannot be read: {error}")
+        return []
+    if not found and not (run_dir / name).exists():
+        absent.append(f"{name} is absent")
+    return found
+
+
 def _read_jsonl(run_dir: Path, name: str, absent: list[str]) -> Iterator[dict[str, Any]]:
     """Parse line by line; a torn line (a process killed while writing) costs that line alone."""
-    try:
-        lines = read_lines(run_dir / name)
-        if not lines and not (run_dir / name).exists():
-            absent.append(f"{name} is absent")
-    except OSError as error:
-        lines = []
-        absent.append(f"{name} cannot be read: {error}")
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_lines(run_dir, name, absent), 1):
         try:
             record = json.loads(line)
         except ValueError:

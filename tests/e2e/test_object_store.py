@@ -111,6 +111,7 @@ def test_a_run_that_is_killed_and_harmed_ends_as_one_on_a_disk(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_on_ray_it_comes_to_the_same(ray_local: str, store: ObjectStore, whole_run: RunFolder, tmp_path: Path) -> None:
     config = changed(ray_config(tmp_path, "on-ray", num_workers=2), run_root=str(store.place("ray")))
     save_config(config, tmp_path / "run.yaml")
