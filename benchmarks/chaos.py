@@ -50,7 +50,15 @@ MEAN_IOU_TOLERANCE = 0.005  # as in tests/ray_runs.py, which says why it is not 
 LEAST_GAP_S, MOST_GAP_S = 8.0, 20.0  # what was lost has to be back before more can be
 REFUSAL_TIMEOUT_S = 120.0
 RUN_TIMEOUT_S = 3600.0
-KEPT = ("*/labels/*.parquet", "train/[!.]*/*", "examples/*.parquet", "priors/*.parquet", "evals/*/*.parquet")
+KEPT = (
+    "*/labels/*.parquet",
+    "ledger.jsonl",
+    "data.json",
+    "train/[!.]*/*",
+    "examples/*.parquet",
+    "priors/*.parquet",
+    "evals/*/*.parquet",
+)
 
 T = TypeVar("T")
 Kind = Literal["kill", "stop", "damage", "second driver"]
@@ -244,12 +252,13 @@ class Run:
         path = harms.one_of("file", self._kept())
         content = bytearray(path.read_bytes())
         half = len(content) // 2
-        if harms.one_of("way", ["flip", "cut"]) == "flip":
+        # What is cut from the ledger's end cannot be told from what was never written; it is labeled again.
+        if path.name == "ledger.jsonl" or harms.one_of("way", ["flip", "cut"]) == "flip":
             content[half] ^= 4
         else:
             del content[half:]
         path.write_bytes(content)
-        name = path.relative_to(self.path).as_posix()
+        name = self._name(path)
         harms.note(self.name, name)
         return name
 
@@ -258,7 +267,11 @@ class Run:
         promised = set(Digests.load(self.path).promised) if self.path.exists() else set()
         promised |= {entry.path for entry in Ledger(self.path / "ledger.jsonl").all_entries()}
         found = sorted(path for pattern in KEPT for path in self.path.glob(pattern))
-        return [p for p in found if p.parts[-3] == "train" or p.relative_to(self.path).as_posix() in promised]
+        always = self.path / "ledger.jsonl"
+        return [p for p in found if p.parts[-3] == "train" or p == always or self._name(p) in promised]
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self.path).as_posix()
 
     def _second_driver(self, job: subprocess.Popen[bytes], harms: Harms) -> None:
         size, since = self._screen.size(), time.monotonic()
@@ -280,7 +293,9 @@ class Run:
         """Whether a line says that a file is damaged: by its name, or by its folder's and its own."""
         folder, _, name = file.rpartition("/")
         lines = [line for line in text.splitlines() if "damaged    " in line]
-        return any(f"{file}:" in line or (f"{folder}:" in line and name in line) for line in lines)
+        return any(
+            f"{file}:" in line or f"{file}," in line or (f"{folder}:" in line and name in line) for line in lines
+        )
 
 
 def _processes(job: int) -> dict[str, list[int]]:

@@ -219,8 +219,10 @@ def predict(words: Sequence[str]) -> int:
 def save(words: Sequence[str]) -> None:
     """Write a run's best model as a folder of its own, to keep, to give away or to put on the model hub."""
     parser = argparse.ArgumentParser(prog="l2l save", description=save.__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="a finished run, or a version in it: RUN/train/l2l-v0002")
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the model goes")
+    parser.add_argument(
+        "run", type=place, metavar="RUN", help="a finished run, or a version in it: RUN/train/l2l-v0002"
+    )
+    parser.add_argument("folder", type=here, metavar="FOLDER", help="where the model goes")
     parser.add_argument("--graph", action="store_true", help="also as a graph of torch.export, which needs torch alone")
     parser.add_argument("--onnx", action="store_true", help="also as ONNX")
     parser.add_argument("--push", metavar="OWNER/NAME", help="also put it on the model hub, under this id")
@@ -228,14 +230,16 @@ def save(words: Sequence[str]) -> None:
     given = parser.parse_args(words)
     if given.private and not given.push:
         parser.error("--private has no effect without --push")
-    from l2l_ray.predictor import Predictor
+    from l2l_ray.device import no_loading_bars
+    from l2l_ray.predictor import save_version
+    from l2l_ray.segmenter.graph import save_graph
 
-    model = Predictor.from_run(given.run, device="cpu")
-    model.save_pretrained(given.folder)
+    with no_loading_bars():
+        segmenter = save_version(given.run, given.folder)
     print(f"model      {given.folder}: Predictor.from_pretrained({str(given.folder)!r})")
     for is_wanted, as_onnx in ((given.graph, False), (given.onnx, True)):
         if is_wanted:
-            print(f"graph      {model.save_graph(given.folder, as_onnx)}")
+            print(f"graph      {save_graph(segmenter, given.folder, as_onnx)}")
     if given.push:
         from l2l_ray.saved_model import push
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO
 
 from l2l_ray.errors import DataError, L2LError
-from l2l_ray.storage import StorePath, fetch, remove_objects
+from l2l_ray.storage import StorePath, fetch, knows_no_conditions, remove_objects
 
 MARKER = "version.json"  # of a folder in an object store: the object that is sent last
 _LOCK_POLL_S = 0.1
@@ -112,10 +112,12 @@ def new_file(path: Path) -> Iterator[Path]:
             content = (folder / path.name).read_bytes()
             try:
                 path.write_bytes(content, only_new=True)
-            except OSError:
+            except OSError as error:
+                if not knows_no_conditions(error):
+                    raise
                 if path.exists():
                     raise FileExistsError(errno.EEXIST, "it was made meanwhile", str(path)) from None
-                path.write_bytes(content)  # the store knows no such request
+                path.write_bytes(content)
         return
     temporary = temporary_path(path)
     temporary.unlink(missing_ok=True)  # left by a killed process of this id
@@ -140,8 +142,9 @@ def refuses_a_second(path: Path) -> bool:
         path.write_bytes(content, only_new=True)
     except FileExistsError:
         return True
-    except OSError:  # it knows no such request
-        return False
+    except OSError as error:
+        if not knows_no_conditions(error):
+            raise
     return False
 
 

@@ -105,9 +105,10 @@ def rewrite_lines(path: Path, lines: Iterable[bytes]) -> None:
         with replacing(path, durable=True) as temporary:
             temporary.write_bytes(content)
         return
-    found = _names(path)
-    _object(path, f"{max(map(_number, found), default=0):020d}-{_ALL}").write_bytes(content)
-    remove_objects([_object(path, name) for name in found if not name.endswith(f"-{_ALL}")])
+    found = _all_names(path)
+    made = f"{max(map(_number, found), default=0):020d}-{_ALL}"
+    _object(path, made).write_bytes(content)
+    remove_objects([_object(path, name) for name in found if name != made])
 
 
 def compact(path: Path) -> None:
@@ -137,12 +138,16 @@ def _object(path: StorePath, name: str) -> StorePath:
 
 def _names(path: StorePath) -> list[str]:
     """Return the objects that hold a file's lines, in order: what is in a compacted one is left out."""
-    try:
-        found = sorted(place.name for place in path.with_name(f"{path.name}.d").iterdir())
-    except FileNotFoundError:
-        return []
+    found = _all_names(path)
     first = max((name for name in found if name.endswith(f"-{_ALL}")), default="")
     return ([first] if first else []) + [n for n in found if not n.endswith(_ALL) and _number(n) > _number(first)]
+
+
+def _all_names(path: StorePath) -> list[str]:
+    try:
+        return sorted(place.name for place in path.with_name(f"{path.name}.d").iterdir())
+    except FileNotFoundError:
+        return []
 
 
 def _placed_in_objects(path: StorePath) -> Iterator[tuple[int, bytes]]:
@@ -155,7 +160,7 @@ def _placed_in_objects(path: StorePath) -> Iterator[tuple[int, bytes]]:
             yield _number(name), content.partition(b"\n")[0]
             continue
         place = 0
-        for line in content.splitlines(keepends=True) or [b""]:
+        for line in content.splitlines(keepends=True) or ([b""] if name else []):
             yield place, line.rstrip(b"\n")
             place += len(line)
 
@@ -184,7 +189,12 @@ def _lines_in_objects(path: StorePath, places: list[int]) -> list[bytes]:
     many = b""
     if len(wanted) < len(places):
         many = (_object(path, names[0]) if names and names[0].endswith(f"-{_ALL}") else path).read_bytes()
-    return [(found[place] if place in found else many[place:]).partition(b"\n")[0] for place in places]
+    return [found[place].partition(b"\n")[0] if place in found else _line_at(many, place) for place in places]
+
+
+def _line_at(content: bytes, place: int) -> bytes:
+    end = content.find(b"\n", place)
+    return content[place:] if end < 0 else content[place:end]
 
 
 def _next_number(path: StorePath) -> int:

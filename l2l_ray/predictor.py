@@ -36,7 +36,7 @@ from l2l_ray.prior.hint import at_points, prior_of_hint
 from l2l_ray.prior.loading import load_prior
 from l2l_ray.prior.proposal import Proposer
 from l2l_ray.prior.reply import MllmIdentity, PictureMllm, Reply, make_prior
-from l2l_ray.saved_model import WEIGHTS, Facts, fetch, open_model, push, refuse_a_run, save_model
+from l2l_ray.saved_model import WEIGHTS, Facts, fetch, open_model, push, save_model
 from l2l_ray.segmenter.graph import save_graph
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import Example, Hint, PhotoText, Prior
@@ -127,7 +127,6 @@ class Predictor:
             CheckpointError: It cannot be written.
             ConfigError: The folder is a run's.
         """
-        refuse_a_run(Path(folder))
         save_model(Path(folder), self._segmenter, self._config, self._facts)
 
     def save_graph(self, folder: str | Path, as_onnx: bool = False) -> Path:
@@ -246,6 +245,21 @@ class _Opened:
     def is_asked(self) -> bool:
         """Whether the MLLM is asked: a user's box takes its place."""
         return self.hint is None or self.hint.box_xyxy_frac is None
+
+
+def save_version(checkpoint: Path, folder: Path) -> Segmenter:
+    """Write a run's best version, or one that is named, as a model's folder; return its segmenter. No MLLM is loaded.
+
+    Raises:
+        ConfigError: There is no run, or the folder is a run's.
+        CheckpointError: The run is not finished, or something cannot be read or written.
+    """
+    run, method, version = run_and_version(checkpoint)
+    weights = run.version_dir(method, version) / "teacher.safetensors"
+    segmenter = load_segmenter(run.config.segmenter, weights, pick_device("cpu"))
+    known = read_known_scores(run.priors_path("labeled"))
+    save_model(folder, segmenter, run.config, Facts.of_run(run, method, version, known))
+    return segmenter
 
 
 def _loaded_mllm(config: PriorConfig, device: str) -> PictureMllm:

@@ -24,11 +24,15 @@ from l2l_ray.errors import FREE_SPACE, CheckpointError, ConfigError
 from l2l_ray.files import replacing
 from l2l_ray.loop.state.checkpoint import save_weights
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.segmenter.graph import ONNX, PROGRAM
 from l2l_ray.segmenter.model import Segmenter
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 FORMAT = 1
 _LIBRARY = "l2l-ray"
+# Of the prior's settings: where it ran. A model from elsewhere must not say to which address photos are sent.
+_OF_THE_MACHINE = {"device", "url", "timeout_s"}
+_FILES = (WEIGHTS, CONFIG, CARD, "backbone/*", "text/*", PROGRAM, f"{ONNX}*")
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,10 @@ def save_model(folder: Path, segmenter: Segmenter, config: RunConfig, facts: Fac
 
     Raises:
         CheckpointError: It cannot be written.
-        ConfigError: The files of an encoder cannot be read.
+        ConfigError: A run lies there, or the files of an encoder cannot be read.
     """
+    if (folder / "config.yaml").exists():
+        raise ConfigError(f"{folder} is a run's folder; give another one for the model")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         section = _with_encoders(config.segmenter, folder)
@@ -71,7 +77,7 @@ def save_model(folder: Path, segmenter: Segmenter, config: RunConfig, facts: Fac
             "library_version": __version__,
             "format": FORMAT,
             "segmenter": section.model_dump(),
-            "prior": config.prior.model_dump(exclude={"device"}),
+            "prior": config.prior.model_dump(exclude=_OF_THE_MACHINE),
             "max_words": config.data.max_words,
             "autocast": config.loop.autocast,
             **asdict(facts),
@@ -111,7 +117,7 @@ def open_model(folder: Path) -> tuple[RunConfig, Facts]:
         config = RunConfig(
             data=data,
             segmenter=section.model_copy(update=places),
-            prior=PriorConfig(**content["prior"]),
+            prior=PriorConfig(**{k: value for k, value in content["prior"].items() if k not in _OF_THE_MACHINE}),
             loop=LoopConfig(autocast=content["autocast"]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -155,7 +161,14 @@ def push(folder: Path, repo_id: str, private: bool | None = None) -> str:
     api = HfApi(library_name=_LIBRARY, library_version=__version__)
     try:
         repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"{_LIBRARY} {__version__}"))
+        return str(
+            api.upload_folder(
+                repo_id=repo,
+                folder_path=folder,
+                commit_message=f"{_LIBRARY} {__version__}",
+                allow_patterns=list(_FILES),
+            )
+        )
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         why = " ".join(str(error).split())[:200]
         raise CheckpointError(
@@ -273,13 +286,3 @@ def _figures(run: RunFolder, method: str, version: int) -> dict[str, dict[str, f
         }
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
         return {}
-
-
-def refuse_a_run(folder: Path) -> None:
-    """Refuse to write a model over a run.
-
-    Raises:
-        ConfigError: A run lies there.
-    """
-    if (folder / "config.yaml").exists():
-        raise ConfigError(f"{folder} is a run's folder; give another one for the model")

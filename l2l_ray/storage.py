@@ -344,8 +344,24 @@ def local_copy(path: Path) -> Path:
         os.replace(temporary, copy)
     finally:
         temporary.unlink(missing_ok=True)
-    _make_room(copy.parent.parent)
+    with _counting:
+        _fetched.bytes += status.st_size
+        is_full = _fetched.bytes > CACHE_BYTES // 100 or not _fetched.has_looked
+        if is_full:
+            _fetched.bytes, _fetched.has_looked = 0, True
+    if is_full:
+        _make_room(copy.parent.parent)
     return copy
+
+
+class _Fetched:
+    """What this process has fetched since it last looked how much is kept: to look takes as long as many copies."""
+
+    bytes = 0
+    has_looked = False
+
+
+_fetched, _counting = _Fetched(), threading.Lock()
 
 
 def _make_room(folder: Path) -> None:
@@ -367,7 +383,16 @@ def _make_room(folder: Path) -> None:
 def _says_it_is_there(error: OSError) -> bool:
     """Whether a store refused to make an object because there is one; s3fs has no error of its own for it."""
     answer = getattr(error.__cause__, "response", None)
-    return isinstance(answer, dict) and answer.get("Error", {}).get("Code") in ("PreconditionFailed", "412")
+    taken = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")  # the last two: at the same moment
+    return isinstance(answer, dict) and answer.get("Error", {}).get("Code") in taken
+
+
+def knows_no_conditions(error: OSError) -> bool:
+    """Whether a store, or its driver, cannot make an object on the condition that there is none."""
+    answer = getattr(error.__cause__, "response", None)
+    if isinstance(answer, dict):
+        return answer.get("Error", {}).get("Code") in ("NotImplemented", "501", "InvalidArgument", "InvalidRequest")
+    return isinstance(error.__cause__, NotImplementedError | TypeError | ValueError)
 
 
 def _is_magic(part: str) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2l_ray import jsonl
-from l2l_ray.jsonl import append_line, compact, read_lines, remove_lines, rewrite_lines
+from l2l_ray.jsonl import append_line, compact, lines_at, placed_lines, read_lines, remove_lines, rewrite_lines
 from tests.object_store import ObjectStore
 
 
@@ -97,3 +97,21 @@ def test_a_damaged_object_is_a_line_that_cannot_be_read(store: ObjectStore) -> N
     store.file(first).write_bytes(b"")
     store.file(second).write_bytes(b'{"n"')
     assert read_lines(path) == [b"", b'{"n"', b'{"n": 2}']
+
+
+def test_lines_are_found_again_by_their_places(tmp_path: Path, store: ObjectStore) -> None:
+    for path in (tmp_path / "log.jsonl", store.place("places/log.jsonl")):
+        places = [append_line(path, {"a": number}) for number in range(3)]
+        assert [place for place, _ in placed_lines(path)] == places == sorted(places)
+        compact(path)
+        places = [place for place, _ in placed_lines(path)] + [append_line(path, {"a": 3})]
+        assert [json.loads(line)["a"] for line in lines_at(path, [places[2], places[3], places[0]])] == [2, 3, 0]
+
+
+def test_compacting_again_leaves_one_object(store: ObjectStore) -> None:
+    path = store.place("again/log.jsonl")
+    for number in range(6):
+        append_line(path, {"a": number})
+        compact(path)
+    assert len(list(path.with_name("log.jsonl.d").iterdir())) == 1
+    assert [json.loads(line)["a"] for line in read_lines(path)] == list(range(6))

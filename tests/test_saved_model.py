@@ -126,3 +126,15 @@ def test_the_command_says_how_to_open_it(run_dir: Path, tmp_path: Path, capsys: 
     assert json.loads((tmp_path / "model" / "config.json").read_text())["version"] == 2
     assert cli.main(["save", str(tmp_path), str(tmp_path / "other")]) == 1
     assert "config.yaml" in capsys.readouterr().err and not (tmp_path / "other").exists()
+
+
+def test_no_address_is_kept_or_believed(tmp_path: Path) -> None:
+    config = RunConfig(prior=PriorConfig(url="http://10.0.0.1:8000/v1", model="Qwen/Qwen3-VL-8B-Instruct"))
+    segmenter = Segmenter(SegmenterConfig(pretrained=False))
+    save_model(tmp_path / "model", segmenter, config, Facts("l2l", 1, ()))
+    path = tmp_path / "model" / "config.json"
+    assert "10.0.0.1" not in path.read_text()
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "prior": {**content["prior"], "url": "http://evil.example/v1"}}))
+    found, _ = open_model(tmp_path / "model")
+    assert found.prior.url is None and found.prior.model == "Qwen/Qwen3-VL-8B-Instruct"

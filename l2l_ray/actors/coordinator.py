@@ -211,14 +211,19 @@ class Coordinator:
             await asyncio.to_thread(self._read_versions)
         await self._tell_driver()
 
-    async def wait_labels(self, method: str, round_index: int, timeout_s: float) -> bool:
-        """Wait until a round is complete; False after `timeout_s`. Whoever waits reads the ledger's file then.
+    async def wait_labels(self, method: str, round_index: int, timeout_s: float) -> int:
+        """Wait until a round is complete; return its number of shards, 0 after `timeout_s`.
+
+        Whoever waits reads the ledger's file then.
 
         Raises:
             RunStopped: The driver ended the run.
         """
         what = f"the labels of {Stage(method, round_index).label}"
-        return await self._wait(lambda: self._ledger.complete(method, round_index, self._num_shards), what, timeout_s)
+        is_complete = await self._wait(
+            lambda: self._ledger.complete(method, round_index, self._num_shards), what, timeout_s
+        )
+        return self._num_shards if is_complete else 0
 
     async def wait_priors(self, name: str, timeout_s: float) -> bool:
         """Wait until the priors of an example set are complete; False after `timeout_s`.

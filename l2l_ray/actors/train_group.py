@@ -31,7 +31,7 @@ from torch import nn
 from l2l_ray.actors.coordinator import ANSWER_TIMEOUT_S, Coordinator, answer
 from l2l_ray.actors.logs import log_as
 from l2l_ray.config import RunConfig
-from l2l_ray.errors import ClusterError
+from l2l_ray.errors import ClusterError, LedgerError
 from l2l_ray.loop.state.ledger import Ledger
 from l2l_ray.loop.state.position import Position, Stage
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -45,6 +45,8 @@ train_api: Any = ray.train
 
 WAIT_SLICE_S = 20.0  # one waiting call to the coordinator; repeated until the driver finishes or dies
 WAIT_TIMEOUT_S = WAIT_SLICE_S + ANSWER_TIMEOUT_S
+SEEN_TIMEOUT_S = 120.0  # until a file that another node wrote is seen here
+LOOK_AGAIN_S = 1.0
 PROGRESS_EVERY_S = 0.5
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 
@@ -97,10 +99,24 @@ class RayHost:
         return path
 
     def labels(self, method: str, round_index: int) -> list[Path]:
-        """Wait until every shard of a round is committed."""
-        while not answer(self._coordinator.wait_labels.remote(method, round_index, WAIT_SLICE_S), WAIT_TIMEOUT_S):
-            pass
-        return [self._run.path / entry.path for entry in Ledger(self._run.ledger_path).entries(method, round_index)]
+        """Wait until every shard of a round is committed.
+
+        Raises:
+            LedgerError: This process does not see them all; a network's file system may be late, but not so late.
+        """
+        num = 0
+        while not num:
+            num = answer(self._coordinator.wait_labels.remote(method, round_index, WAIT_SLICE_S), WAIT_TIMEOUT_S)
+        deadline = time.monotonic() + SEEN_TIMEOUT_S
+        while not (ledger := Ledger(self._run.ledger_path)).complete(method, round_index, num):
+            if time.monotonic() > deadline:
+                raise LedgerError(
+                    f"{self._run.ledger_path} lacks shards of round {round_index} that are committed, even after "
+                    f"{SEEN_TIMEOUT_S:g} s; expected a file system on which all nodes see what one has written: put "
+                    "cluster-wide runs there (--run_root), then start again with --resume"
+                )
+            time.sleep(LOOK_AGAIN_S)
+        return [self._run.path / entry.path for entry in ledger.entries(method, round_index)]
 
     def publish(self, position: Position, write: Write, metrics: dict[str, float]) -> None:
         """Write the folder and tell the coordinator, on rank 0; tell Ray, on every rank and equally often."""

@@ -55,6 +55,11 @@ class DetectorPrior:
                 f"prior.num_samples is {config.num_samples}, but prior.model {config.model!r} is a detector, whose "
                 "answer is not drawn; set it to 1"
             )
+        if config.min_image_tokens:
+            raise ConfigError(
+                f"prior.min_image_tokens is {config.min_image_tokens}, but prior.model {config.model!r} is a detector, "
+                "which resizes photos in its own way; set it to 0"
+            )
         source = source_of(config)
         device = pick_device(config.device)
         dtype = getattr(torch, pick_dtype(config.dtype, device))

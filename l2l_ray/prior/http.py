@@ -64,6 +64,7 @@ _EXTRAS: dict[str, dict[str, Any]] = {
     "logprobs": {"logprobs": True},
     "schema": {"response_format": {"type": "json_schema", "json_schema": {"name": "boxes", "schema": _SCHEMA}}},
 }
+_BUSY = (408, 429, 502, 503, 504)
 _COMBINATIONS = (("logprobs", "schema"), ("logprobs",), ("schema",), ())
 
 
@@ -205,11 +206,20 @@ class HttpPrior:
             return ""
 
     def _told(self, url: str) -> Any:
-        """Return what a server says of itself; None where it does not. Not worth a second try."""
+        """Return what a server says of itself; None where it says nothing, now and always.
+
+        Raises:
+            ConfigError: It does not answer now: what it says is part of who it is, so it cannot be left out.
+        """
         try:
-            return _json(requests.get(url, headers=self._headers(), timeout=CONNECT_TIMEOUT_S))
-        except (_Unusable, requests.RequestException):
+            with self._connections(_BUSY) as session:
+                return _json(session.get(url, timeout=CONNECT_TIMEOUT_S))
+        except _Unusable as error:
+            if error.status in _BUSY:
+                raise ConfigError(self._no_answer(error)) from None
             return None
+        except requests.RequestException as error:
+            raise ConfigError(self._no_answer(_Unusable(f"{type(error).__name__}: {error}"))) from None
 
     def _fingerprint(self, model: dict[str, Any]) -> str:
         # What changes at each start of a server (created, permission ids) says nothing about answers.
@@ -226,7 +236,7 @@ class HttpPrior:
                 f"the server at {self.config.url} wants a key ({error}); set the environment variable "
                 f"{KEY_VARIABLE}, on a cluster for the prior actors, too"
             )
-        listed = ", ".join(sorted(self._models())) if error.status else ""
+        listed = ", ".join(sorted(self._models())) if error.status and error.status not in _BUSY else ""
         names = f"; it serves {listed}, of which prior.model has to be one" if listed else ""
         return (
             f"the server at {self.config.url} does not answer for {self.config.model!r}: {error}{names}; expected "
@@ -243,23 +253,24 @@ class HttpPrior:
     def _session(self) -> requests.Session:
         """Return this thread's connections: a session is not made to be shared."""
         if not hasattr(self._thread, "session"):
-            session = requests.Session()
-            retries = Retry(
-                total=NUM_RETRIES, read=1, backoff_factor=1, backoff_max=LONGEST_WAIT_S, backoff_jitter=0.5,
-                allowed_methods=None, status_forcelist=(408, 429, 500, 502, 503, 504), raise_on_status=False,
-            )  # fmt: skip
-            for scheme in ("http://", "https://"):
-                session.mount(scheme, HTTPAdapter(max_retries=retries))
-            session.headers.update(self._headers())
-            self._thread.session = session
+            self._thread.session = self._connections((*_BUSY, 500))
         session = self._thread.session
         assert isinstance(session, requests.Session)
         return session
 
     @staticmethod
-    def _headers() -> dict[str, str]:
-        key = os.environ.get(KEY_VARIABLE)
-        return {"authorization": f"Bearer {key}"} if key else {}
+    def _connections(again: tuple[int, ...]) -> requests.Session:
+        """Return connections that ask again after some statuses, and where there is no connection."""
+        session = requests.Session()
+        retries = Retry(
+            total=NUM_RETRIES, read=1, backoff_factor=1, backoff_max=LONGEST_WAIT_S, backoff_jitter=0.5,
+            allowed_methods=None, status_forcelist=again, raise_on_status=False,
+        )  # fmt: skip
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, HTTPAdapter(max_retries=retries))
+        if key := os.environ.get(KEY_VARIABLE):
+            session.headers["authorization"] = f"Bearer {key}"
+        return session
 
 
 def _json(response: requests.Response) -> Any:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,12 +22,13 @@ from pathlib import Path
 from l2l_ray.errors import FREE_SPACE, HEALS, DataError
 from l2l_ray.files import on_network, read_many, replacing, unique_name
 from l2l_ray.prior.store import PriorStore, StoreCounts
-from l2l_ray.storage import StorePath
+from l2l_ray.storage import StorePath, local_copy
 from l2l_ray.types import Prior
 
 logger = logging.getLogger(__name__)
 
 MANY = 64  # batches: more are made one
+_TRIES = 5  # a reader whose batches are made one meanwhile looks again
 
 
 class SharedPriorStore:
@@ -41,19 +43,12 @@ class SharedPriorStore:
     def __init__(self, folder: Path) -> None:
         self.path = folder
         self._found: dict[str, str] = {}
-        try:
-            batches = sorted(place for place in folder.iterdir() if place.suffix == ".jsonl")
-        except FileNotFoundError:
-            batches = []
-        try:
-            contents = read_many(batches)
-        except OSError as error:
-            raise DataError(f"cannot open prior store {folder}: {error}; {HEALS}") from error
+        contents = self._batches()
         for batch, content in contents.items():
             self._take(batch, content)
-        if len(batches) > MANY:
+        if len(contents) > MANY:
             self._write(self._found.values())
-            for batch in batches:
+            for batch in contents:
                 batch.unlink(missing_ok=True)
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Prior]:
@@ -96,6 +91,24 @@ class SharedPriorStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _batches(self) -> dict[Path, bytes]:
+        """Return all batches; looks again where another process makes many of them one meanwhile."""
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                return read_many(sorted(place for place in self.path.iterdir() if place.suffix == ".jsonl"))
+            except FileNotFoundError as error:
+                if not self.path.exists():
+                    return {}
+                if not tries_left:
+                    raise self._unreadable(error) from error
+                time.sleep(0.1)
+            except OSError as error:
+                raise self._unreadable(error) from error
+        raise AssertionError("unreachable")
+
+    def _unreadable(self, error: OSError) -> DataError:
+        return DataError(f"cannot open prior store {self.path}: {error}; {HEALS}")
+
     def _take(self, batch: Path, content: bytes) -> None:
         for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
             try:
@@ -127,6 +140,6 @@ def open_store(cache_dir: Path) -> Store:
         return PriorStore(cache_dir / "priors.sqlite")
     store, before = SharedPriorStore(cache_dir / "priors"), cache_dir / "priors.sqlite"
     if not len(store) and before.exists():
-        with PriorStore(before) as old:
+        with PriorStore(local_copy(before)) as old:
             store.put_many(old.get_all())
     return store

@@ -10,6 +10,7 @@ The output is the mask's logits [B, G, G]. Tokens come from the tokenizer of the
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -67,24 +68,16 @@ def example_inputs(segmenter: Segmenter, texts: list[str], phrases: list[str]) -
     )  # fmt: skip
 
 
-def exported(segmenter: Segmenter) -> torch.export.ExportedProgram:
-    """Return the graph of a segmenter that lies on the CPU."""
-    graph = SegmenterGraph(segmenter.eval())
-    learned = [parameter for parameter in graph.parameters() if parameter.requires_grad]
-    for parameter in learned:
-        parameter.requires_grad_(False)
+def _exported(segmenter: Segmenter) -> torch.export.ExportedProgram:
+    """Return the graph of a segmenter, which lies on the CPU and learns no more."""
+    graph = SegmenterGraph(segmenter.eval().requires_grad_(False))
     some = torch.export.Dim.DYNAMIC
     words = {0: some, 1: some}
     shapes: tuple[Any, ...] = ({0: some}, words, words, {0: some}, {0: some}, {0: some}, words, words)
-    try:
-        # With gradients on, as each image has a pass of its own then; without, equal ones share it, which is no graph.
-        with torch.enable_grad():
-            return torch.export.export(
-                graph, example_inputs(segmenter, ["the left cup", "a cup"], ["red cup", "cup"]), dynamic_shapes=shapes
-            )
-    finally:
-        for parameter in learned:
-            parameter.requires_grad_(True)
+    inputs = example_inputs(segmenter, ["the left cup", "a cup"], ["red cup", "cup"])
+    # With gradients on, as each image has a pass of its own then; without, equal ones share it, which is no graph.
+    with torch.enable_grad():
+        return torch.export.export(graph, inputs, dynamic_shapes=shapes)
 
 
 def save_graph(segmenter: Segmenter, folder: Path, as_onnx: bool) -> Path:
@@ -100,7 +93,7 @@ def save_graph(segmenter: Segmenter, folder: Path, as_onnx: bool) -> Path:
     """
     if as_onnx:
         _require_onnx()
-    program = exported(segmenter.cpu())
+    program = _exported(copy.deepcopy(segmenter).cpu())
     path = folder / (ONNX if as_onnx else PROGRAM)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -367,3 +367,16 @@ def test_a_real_server_answers_as_the_model_in_our_process(transformers_serve: s
     served = HttpPrior.load(PriorConfig(url=transformers_serve, **asked)).ask(pictures, texts)
     here = MllmPrior.load(PriorConfig(dtype="float32")).ask(pictures, texts)
     assert [reply.texts for reply in served] == [reply.texts * 2 for reply in here]
+
+
+def test_a_busy_moment_at_the_start_does_not_make_it_somebody_else(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, tell, busy = loaded(server).fingerprint, Server.get, iter([503, 429])
+
+    def sometimes(self: Server, request: BaseHTTPRequestHandler) -> None:
+        status = next(busy, 0)
+        say(request, status, {}, retry_after="0") if status else tell(self, request)
+
+    monkeypatch.setattr(Server, "get", sometimes)
+    assert loaded(server).fingerprint == before

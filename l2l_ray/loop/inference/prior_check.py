@@ -239,4 +239,9 @@ def _far_better(by_unit: dict[str, np.ndarray]) -> str:
 
 def _at_most(num_right: int, num: int, share: float) -> float:
     """Return how likely at most `num_right` of `num` are right where each is with probability `share`."""
-    return math.fsum(math.comb(num, k) * share**k * (1 - share) ** (num - k) for k in range(num_right + 1))
+    if share in (0.0, 1.0):
+        return float(share == 0 or num_right >= num)
+    yes, no = math.log(share), math.log1p(-share)
+    # As logarithms: the binomial coefficients of a thousand texts are beyond what a float holds.
+    ways = (math.lgamma(num + 1) - math.lgamma(k + 1) - math.lgamma(num - k + 1) for k in range(num_right + 1))
+    return min(1.0, math.fsum(math.exp(way + k * yes + (num - k) * no) for k, way in enumerate(ways)))

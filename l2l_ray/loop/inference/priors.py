@@ -81,9 +81,13 @@ class LocalMllm:
     def _model(self) -> PictureMllm:
         return load_prior(self._config)
 
+    @cached_property
+    def _identity(self) -> MllmIdentity:
+        return identify_prior(self._config)
+
     def identity(self) -> MllmIdentity:
         """Return which model this is; it is not loaded for it."""
-        return identify_prior(self._config)
+        return self._identity
 
     def ask(self, batches: Iterator[list[Question]]) -> Iterator[Answered]:
         """Answer batch after batch."""
@@ -96,11 +100,7 @@ class KnownMllm(LocalMllm):
 
     def __init__(self, config: PriorConfig, identity: MllmIdentity) -> None:
         super().__init__(config)
-        self._identity = identity
-
-    def identity(self) -> MllmIdentity:
-        """Return what the others were told."""
-        return self._identity
+        self._identity = identity  # what the others were told
 
 
 def answer_batch(mllm: PictureMllm, questions: Sequence[Question]) -> list[Reply]:
@@ -293,6 +293,7 @@ def _answers(
     total = num_ready + len(questions)
     done = total - len(todo)
     is_proven = is_proven or len(todo) < len(questions)
+    num_unserved = 0  # questions in a row that a server gave no answer to
     failed: dict[str, Prior] = {}  # not stored: these questions may be answered another time
     for batch, replies in mllm.ask(todo[start : start + batch_size] for start in range(0, len(todo), batch_size)):
         made: list[Prior] = []
@@ -304,6 +305,13 @@ def _answers(
                 made.append(prior)
         store.put_many(made)
         is_proven = is_proven or bool(made)
+        is_unserved = all(failure_kind(reply.failure) == "server" for reply in replies)
+        num_unserved = num_unserved + len(replies) if is_unserved else 0
+        if is_proven and num_unserved >= NUM_FAILED_AT_START:
+            raise ConfigError(
+                f"the server of the language model has given no usable answer to {num_unserved} questions in a row "
+                f"({replies[-1].failure}); what it answered before is stored: look at it, then go on with --resume"
+            )
         if not is_proven:
             _check_set_up([prior.failure for prior in failed.values()], len(todo))
         done += len(batch)

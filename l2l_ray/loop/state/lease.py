@@ -216,14 +216,13 @@ def _held(run_path: Path, holder: Holder) -> ConfigError:
 
 def _beat(file: Path, beat_s: float, stop: threading.Event) -> None:
     """Touch a holder's file now and then; an object is sent anew, with the number of the beat in it."""
-    content = json.loads(file.read_text()) if isinstance(file, StorePath) else {}
     for number in itertools.count(1):
         if stop.wait(beat_s):
             return
-        with suppress(OSError):  # taken over, or the disk is away for a moment
+        with suppress(OSError, ValueError):  # taken over, or disk or store is away for a moment
             if isinstance(file, StorePath):
-                if file.exists():
-                    file.write_text(json.dumps({**content, "beat": number}))
+                content = json.loads(file.read_text())  # not there: taken over
+                file.write_text(json.dumps({**content, "beat": number}))
             else:
                 os.utime(file)
 

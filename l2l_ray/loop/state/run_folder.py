@@ -32,7 +32,10 @@ from l2l_ray.types import Skip
 from l2l_ray.wording import Say
 
 # Changing these between start and resume is harmless: they say where and how fast, not what.
-_FREE_TO_CHANGE = ("resume", "resume_if_begun", "cluster", "run_root", "name")
+_FREE_TO_CHANGE: dict[str, Any] = {
+    **dict.fromkeys(("resume", "resume_if_begun", "cluster", "run_root", "name"), True),
+    "prior": {"url", "timeout_s"},
+}
 
 
 @dataclass(frozen=True)
@@ -275,7 +278,7 @@ def _why_not_writable(path: Path) -> str | None:
 
 
 def _changed_fields(saved: RunConfig, given: RunConfig) -> list[str]:
-    old, new = (c.model_dump(exclude=set(_FREE_TO_CHANGE)) for c in (saved, given))
+    old, new = (c.model_dump(exclude=_FREE_TO_CHANGE) for c in (saved, given))
     return list(_differences(old, new, ""))
 
 

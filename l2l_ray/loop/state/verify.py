@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from l2l_ray.files import is_whole
 from l2l_ray.loop.state.checkpoint import TRAINING_FILES, problems_in
 from l2l_ray.loop.state.digests import Digest, Digests
 from l2l_ray.loop.state.ledger import Key, Ledger, LedgerEntry, num_shards
@@ -85,6 +86,8 @@ def _check_files(run: RunFolder, found: Findings) -> None:
 
 def _check_versions(run: RunFolder, method: str, used: set[int], found: Findings) -> None:
     places = [place for place in _places(run.train_dir) if place.method == method]
+    # In a store: what a killed writer left, which the next one removes.
+    places = [place for place in places if is_whole(run.train_dir / place.folder_name)]
     there = {place.version for place in places if not place.step}
     used = used | {place.version for place in _places(run.path / "evals") if place.method == method}
     for version in set(range(max(there | used, default=-1) + 1)) - there:

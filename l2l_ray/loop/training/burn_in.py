@@ -45,7 +45,7 @@ NOT_IN_BURN_IN = {
     *("data.num_train_refs", "data.num_eval_refs", "data.data_seed", "data.max_words", "data.image_cache_mb"),
     *("prior.model", "prior.prompt", "prior.image_size", "prior.max_new_tokens", "prior.num_samples"),
     *("prior.temperature", "prior.batch_size", "prior.max_wait_s", "prior.dtype", "prior.device"),
-    *("prior.coordinates", "prior.min_image_tokens", "prior.min_accuracy"),
+    *("prior.coordinates", "prior.min_image_tokens", "prior.min_accuracy", "prior.url", "prior.timeout_s"),
     # of the selector, only the folds are made here
     *(f"selector.{field.path}" for field in config_fields(SelectorConfig) if field.path != "num_folds"),
     # about pseudo-labels, or about how work is cut into pieces

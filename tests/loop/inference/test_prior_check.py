@@ -145,3 +145,12 @@ def test_a_run_stops_after_its_labeled_set_and_asks_nothing_more(config: RunConf
             fill_all_priors(config, run, data, model)
     assert "unlabeled" not in model.asked and len(model.asked) == 12
     assert not run.priors_path("unlabeled").exists()
+
+
+def test_many_thousand_texts_are_judged_too() -> None:
+    examples, other = labeled(6000), right(replace(QWEN_RELATIVE, coordinates="fractions"))
+    priors = [said(right(QWEN_RELATIVE))] * 4000 + [said(WRONG)] * 2000
+    check = require_usable(OTHER_MODEL, examples, priors, QWEN_RELATIVE)
+    assert check is not None and check.better == "" and not check.is_useless
+    with pytest.raises(ConfigError, match="read as fractions"):
+        require_usable(OTHER_MODEL, examples, [said(other)] * 6000, QWEN_RELATIVE)

@@ -270,6 +270,21 @@ def test_a_run_whose_first_questions_all_fail_ends(
     assert all(prior.failure for prior in read_priors(run.priors_path("val")).values())
 
 
+def test_a_server_that_goes_away_ends_the_run_and_what_it_answered_stays(
+    config: RunConfig, run: RunFolder, sets: RunData
+) -> None:
+    class GoesAway(Model):
+        def ask(self, batches: Iterator[list[Question]]) -> Iterator[Answered]:
+            for number, (batch, replies) in enumerate(super().ask(batches)):
+                yield batch, replies if number < 2 else [Reply.failed("server", "HTTP 503") for _ in batch]
+
+    texts = [replace(sets.unlabeled[0], sent_id=number, expression=f"cat {number}") for number in range(20)]
+    with PriorStore(config.cache_dir / "priors.sqlite") as store:
+        with pytest.raises(ConfigError, match=r"no usable answer to \d+ questions in a row .*HTTP 503.*--resume"):
+            fill_priors("unlabeled", texts, run, store, GoesAway(), 2)
+        assert len(store) == 4 and not run.priors_path("unlabeled").exists()
+
+
 def test_an_image_that_is_gone_leaves_its_example_without_a_prior(
     config: RunConfig, run: RunFolder, sets: RunData, tmp_path: Path
 ) -> None:
