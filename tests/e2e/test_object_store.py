@@ -78,6 +78,7 @@ def killed(store: ObjectStore, whole_run: RunFolder, tmp_path: Path) -> RunConfi
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.slow
 def test_a_run_that_is_killed_and_harmed_ends_as_one_on_a_disk(
     killed: RunConfig, store: ObjectStore, whole_run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
