@@ -37,7 +37,6 @@ from l2l_ray.prior.loading import load_prior
 from l2l_ray.prior.proposal import Proposer
 from l2l_ray.prior.reply import MllmIdentity, PictureMllm, Reply, make_prior
 from l2l_ray.saved_model import WEIGHTS, Facts, fetch, open_model, push, save_model
-from l2l_ray.segmenter.graph import save_graph
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import Example, Hint, PhotoText, Prior
 
@@ -128,14 +127,6 @@ class Predictor:
             ConfigError: The folder is a run's.
         """
         save_model(Path(folder), self._segmenter, self._config, self._facts)
-
-    def save_graph(self, folder: str | Path, as_onnx: bool = False) -> Path:
-        """Write the segmenter as a graph that runs without this package; see `segmenter.graph`.
-
-        Raises:
-            ConfigError: As `segmenter.graph.save_graph`.
-        """
-        return save_graph(self._segmenter, Path(folder), as_onnx)
 
     def push_to_hub(self, repo_id: str, private: bool | None = None) -> str:
         """Put the model on the model hub; return the address of the commit.

@@ -32,6 +32,9 @@ from typing import IO, Any
 from l2l_ray.errors import ConfigError, L2LError, one_line
 
 CACHE_BYTES = 20_000_000_000  # of copies on this machine at most; less where the disk is small
+# Sizes of what was fetched since this process last looked how much is kept: to look takes as long as many copies.
+_fetched: list[int] = []
+_counting = threading.Lock()
 KEPT_S = 60.0  # a copy that was taken so recently is not removed: somebody is about to open it
 _EXTRA = "pip install 'l2l-ray[storage]'"
 
@@ -345,23 +348,13 @@ def local_copy(path: Path) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     with _counting:
-        _fetched.bytes += status.st_size
-        is_full = _fetched.bytes > CACHE_BYTES // 100 or not _fetched.has_looked
-        if is_full:
-            _fetched.bytes, _fetched.has_looked = 0, True
-    if is_full:
+        _fetched.append(status.st_size)
+        is_due = len(_fetched) == 1 or sum(_fetched[1:]) > CACHE_BYTES // 100
+        if is_due:
+            _fetched[:] = [0]
+    if is_due:
         _make_room(copy.parent.parent)
     return copy
-
-
-class _Fetched:
-    """What this process has fetched since it last looked how much is kept: to look takes as long as many copies."""
-
-    bytes = 0
-    has_looked = False
-
-
-_fetched, _counting = _Fetched(), threading.Lock()
 
 
 def _make_room(folder: Path) -> None:
