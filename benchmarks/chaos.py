@@ -33,9 +33,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from l2l_ray.actors.processes import started_by
+import psutil
+
 from l2l_ray.loop.state.digests import Digests
 from l2l_ray.loop.state.ledger import Ledger
+from l2l_ray.processes import started_by
 from l2l_ray.randomness import sample_key
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -303,8 +305,8 @@ def _processes(job: int) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {role: [] for role in ROLES}
     for pid in sorted(started_by(job)):
         try:
-            title = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-        except OSError:
+            title = " ".join(psutil.Process(pid).cmdline())
+        except psutil.Error:
             continue  # it ended meanwhile
         for role, (begins, _) in ROLES.items():
             if title.startswith(begins):

@@ -19,37 +19,31 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def processes() -> set[int]:
-    """Return the ids of all processes."""
-    return {int(path.name) for path in Path("/proc").glob("[0-9]*")}
 
 
 def memory_gb(ids: set[int]) -> tuple[float, float]:
     """Return (PSS, RSS) of some processes together, GB of 10^9 bytes."""
-    total = {"Pss": 0, "Rss": 0}
+    pss = rss = 0
     for pid in ids:
         try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        except OSError:
+            found = psutil.Process(pid).memory_full_info()
+        except psutil.Error:
             continue  # it ended, or is the kernel's
-        for line in lines:
-            name, _, value = line.partition(":")
-            if name in total:
-                total[name] += int(value.split()[0]) * 1024
-    return total["Pss"] / 1e9, total["Rss"] / 1e9
+        pss, rss = pss + found.pss, rss + found.rss
+    return pss / 1e9, rss / 1e9
 
 
 def measured(folder: Path, name: str) -> dict[str, Any]:
     """Run `make demo` in a clone; return its time, peak memory, what it left running, and its table."""
-    before = processes() | {os.getpid()}
+    before = set(psutil.pids()) | {os.getpid()}
     peak, done = [0.0, 0.0], threading.Event()
 
     def sample() -> None:
         while not done.wait(2.0):
-            peak[:] = map(max, peak, memory_gb(processes() - before))
+            peak[:] = map(max, peak, memory_gb(set(psutil.pids()) - before))
 
     sampler = threading.Thread(target=sample)
     sampler.start()
@@ -62,7 +56,11 @@ def measured(folder: Path, name: str) -> dict[str, Any]:
     sampler.join()
     if status:
         raise SystemExit(f"make demo ended with {status}; the end of its output:\n{log.read_text()[-2000:]}")
-    left = [pid for pid in processes() - before if Path(f"/proc/{pid}/cmdline").read_bytes().find(b"ray") >= 0]
+    left = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if process.pid not in before and "ray" in " ".join(process.info["cmdline"] or ())
+    ]
     table = json.loads((folder / "runs" / name / "results.json").read_text())
     return {
         "seconds": round(seconds, 1),

@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scale_stand_ins import resident_mb
+from benchmarks.scale_stand_ins import resident_mb, shared_mb
 from l2l_ray.types import Example, Prior
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -177,7 +177,7 @@ def read_as_a_labeler(folder: Path, size: int) -> dict[str, Any]:
         "ms_per_expression": round(1000 * (time.monotonic() - since) / (SHARDS_READ * size), 2),
         "resident_mb": round(resident_mb(me)),
         "of_it_before_reading_mb": round(before),
-        "of_it_libraries_shared_mb": round(resident_mb(me, "RssFile")),
+        "of_it_libraries_shared_mb": round(shared_mb(me)),
     }
 
 

@@ -17,8 +17,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from l2l_ray.actors.environment import ENV_DEFAULTS, LOOPBACK_ENV
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from l2l_ray.loop.state.run_folder import RunFolder
 
 LABELS_IN_SHARD = 256
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class StandIn:
@@ -67,16 +67,20 @@ class Rank:
             pass
 
 
-def resident_mb(pid: int, what: str = "VmRSS") -> float:
-    """Return what a process holds in memory now, MB of 10^6 bytes; `RssFile` is what it may share with others."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition(f"{what}:")[2].split()[0]) * 1024 / 1e6
+def resident_mb(pid: int) -> float:
+    """Return what a process holds in memory now, MB of 10^6 bytes."""
+    return float(psutil.Process(pid).memory_info().rss / 1e6)
+
+
+def shared_mb(pid: int) -> float:
+    """Return how much of that others may use too, such as code of libraries, MB of 10^6 bytes."""
+    return float(psutil.Process(pid).memory_info().shared / 1e6)
 
 
 def cpu_s(pid: int) -> float:
     """Return the processor time that a process has used, in seconds."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def place_version(run: RunFolder, version: int) -> None:

@@ -24,8 +24,8 @@ from pathlib import Path
 
 from l2l_ray.actors import session
 from l2l_ray.actors.environment import ENV_DEFAULTS, LOOPBACK_ENV
-from l2l_ray.actors.processes import end, start_time_of, started_by, still_running, wait_until
 from l2l_ray.errors import ClusterError, L2LError
+from l2l_ray.processes import end, start_time_of, started_by, still_running, wait_until
 
 START_TIMEOUT_S = 90.0
 DRAIN_TIMEOUT_S = 4.0  # `ray start --block` needs 2 to 30 s to end its children; nothing of a run lives in them

@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from l2l_ray.actors.processes import start_time_of, still_running
+from l2l_ray.processes import start_time_of, still_running
 
 PREFIX = "l2l-ray-"
 STARTING_S = 60.0  # so long a folder may be without a word on whose it is

@@ -14,9 +14,11 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+import psutil
 import pytest
 
-from l2l_ray.actors import head, processes
+from l2l_ray import processes
+from l2l_ray.actors import head
 from l2l_ray.actors.environment import TOKEN_ENV
 from l2l_ray.errors import ClusterError
 
@@ -107,7 +109,7 @@ def test_up_attach_submit_down(checkout: Path) -> None:
         job = _submit(running, "--", "python", "-c", code)
         assert f"{checkout} {checkout / 'runs'} {sys.executable}" in job.stdout, job.stdout + job.stderr
         _submit(running, "--no-wait", "--", "sleep", "987654")
-        _wait_for_command("sleep\x00987654")
+        _wait_for_command(["sleep", "987654"])
         started = processes.started_by(running.pid)
         assert set(_listening(list(started))) <= {"127.0.0.1", "::1"}
     finally:
@@ -118,40 +120,17 @@ def test_up_attach_submit_down(checkout: Path) -> None:
     assert "no Ray head" in _make(checkout, "down")
 
 
-def _wait_for_command(words: str) -> None:
+def _wait_for_command(words: list[str]) -> None:
     deadline = time.monotonic() + 120.0
-    while not any(words in _command(path) for path in Path("/proc").glob("[0-9]*/cmdline")):
+    while not any(process.info["cmdline"] == words for process in psutil.process_iter(["cmdline"])):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
-def _command(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""  # it ended meanwhile
-
-
 def _listening(pids: list[int]) -> list[str]:
-    """Return the addresses on which these processes listen, from Linux's socket table."""
-    inodes = set()
-    for pid in pids:
-        for entry in Path(f"/proc/{pid}/fd").glob("*"):
-            try:
-                target = os.readlink(entry)
-            except OSError:
-                continue
-            if target.startswith("socket:["):
-                inodes.add(target[8:-1])
-    found = []
-    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and fields[9] in inodes:
-                raw = bytes.fromhex(fields[1].split(":")[0])
-                words = b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4))
-                found.append(socket.inet_ntop(family, words).removeprefix("::ffff:"))
-    return found
+    """Return the addresses on which these processes listen."""
+    sockets = [socket for pid in pids for socket in psutil.Process(pid).net_connections("inet")]
+    return [socket.laddr.ip.removeprefix("::ffff:") for socket in sockets if socket.status == psutil.CONN_LISTEN]
 
 
 class _SaysYes(BaseHTTPRequestHandler):

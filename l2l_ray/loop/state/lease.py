@@ -26,6 +26,7 @@ from typing import Any
 
 from l2l_ray.errors import ConfigError, LedgerError
 from l2l_ray.files import new_file, refuses_a_second, replacing, sync
+from l2l_ray.processes import start_time_of
 from l2l_ray.storage import StorePath
 from l2l_ray.wording import Say
 
@@ -254,12 +255,6 @@ def _machine() -> str:
 
 
 def _process(pid: int) -> str | None:
-    """Name a process of this machine apart from all others there ever were; None where it is gone.
-
-    None for all where the system does not show its processes as files: heartbeats alone tell then.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else f"{_machine()}/{pid}-{fields[19]}"  # its state, and when it started
+    """Name a process of this machine apart from all others there ever were; None where it is gone."""
+    started = start_time_of(pid)
+    return f"{_machine()}/{pid}-{started}" if started else None

@@ -1,0 +1,66 @@
+"""Processes of this machine, by id and start time: a process id that was given to another is never taken for the first.
+
+Start times are strings of seconds since the machine started, so that neither a step of its clock nor the file in which
+they are kept changes them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+import psutil
+
+
+def started_by(head: int) -> dict[int, str]:
+    """Return every process the head started, itself included: process id -> start time.
+
+    Ray's daemons and workers share the head's session; a submitted job's driver has one of its own and is found as a
+    descendant.
+    """
+    parents, found = {}, {head}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):  # it ended meanwhile
+            parents[process.pid] = process.ppid()
+            if os.getsid(process.pid) == head:
+                found.add(process.pid)
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return {pid: start_time for pid in found if (start_time := start_time_of(pid))}
+
+
+def still_running(processes: Mapping[int, str]) -> set[int]:
+    """Return which of these processes still run; a reused process id has another start time."""
+    return {pid for pid, start_time in processes.items() if start_time and start_time_of(pid) == start_time}
+
+
+def start_time_of(pid: int) -> str:
+    """Return when a process started; empty = there is no such process, or only what its parent has not yet noticed."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return ""
+        return f"{process.create_time() - psutil.boot_time():.2f}"
+    except psutil.Error:
+        return ""
+
+
+def end(processes: Mapping[int, str], number: signal.Signals, wait_s: float) -> None:
+    """Signal those that still run, then wait until they are gone, but not longer than `wait_s`."""
+    for pid in still_running(processes):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+    wait_until(lambda: not still_running(processes), wait_s)
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
+    """Wait for a condition; False when `timeout_s` passed before it held."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
