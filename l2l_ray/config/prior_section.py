@@ -58,7 +58,8 @@ class PriorConfig(Section):
     num_samples: int = Field(
         1,
         ge=1,
-        description="Answers per expression: 1 = the likeliest; more = drawn, trusted by how far they agree (ours)",
+        description="Answers per expression: 1 = the likeliest; more = others drawn beside it (a server draws all), "
+        "trusted by how far they agree (ours)",
     )
     temperature: float = Field(
         0.7,

@@ -3,9 +3,11 @@
 One code path for every size: the embedded checkpoint of 3 million parameters, the Qwen-VL families and Florence-2
 are all loaded by the Auto classes and run by `generate`; what differs is in `PromptFormat`.
 
-- A reply is a function of the question alone: greedy, or with `num_samples > 1` sampled with noise keyed by the
-  question, so neither the batch nor the process that answers matters (up to rounding inside the batched matrix
-  products).
+- A reply is a function of the question alone: greedy; with `num_samples > 1` the others are sampled beside it, with
+  noise keyed by the question. So neither the batch nor the process that answers matters (up to rounding inside the
+  batched matrix products).
+- A picture is prepared and encoded once for all questions of a batch about it (`once`); a reply ends where its answer
+  does.
 - Sampling is done as arg max of (log-probability / temperature + Gumbel noise), which draws from the tempered
   distribution. So one `LogitsProcessor` chooses the token and notes its log-probability under the *unchanged*
   distribution; no logits are kept.
@@ -33,7 +35,9 @@ from l2l_ray.config import EMBEDDED, PriorConfig
 from l2l_ray.device import pick_device, pick_dtype
 from l2l_ray.errors import ConfigError
 from l2l_ray.plain_text import PlainText
+from l2l_ray.prior.answer import is_whole_list
 from l2l_ray.prior.identity import EMBEDDED_FOLDER, EXPECTED, identity_of, source_of
+from l2l_ray.prior.once import encode_once
 from l2l_ray.prior.processing import PatchGrid, load_processor, processor_tokens
 from l2l_ray.prior.reply import MllmIdentity, Reply, make_prior, prior_key
 from l2l_ray.randomness import numpy_generator
@@ -65,11 +69,16 @@ class MllmPrior:
         self._template_options = {"enable_thinking": False} if "enable_thinking" in str(template) else {}
         floor = 0 if config.model == EMBEDDED else config.min_image_tokens
         self._grid = PatchGrid.of(processor.image_processor, floor) if floor else None
+        encode_once(model, processor)
         pad_id = processor.tokenizer.pad_token_id
+        ends = model.generation_config.eos_token_id
+        self._answer_end = None
+        if self.prompt.style == "json" and not self.prompt.keeps_tokens and ends is not None:
+            self._answer_end = AnswerEnd(processor.tokenizer, ends[0] if isinstance(ends, list) else ends)
         self._generation = GenerationConfig(
             do_sample=False,
             max_new_tokens=config.max_new_tokens,
-            eos_token_id=model.generation_config.eos_token_id,
+            eos_token_id=ends,
             decoder_start_token_id=model.generation_config.decoder_start_token_id,
             bos_token_id=model.generation_config.bos_token_id,
             pad_token_id=pad_id if pad_id is not None else model.generation_config.pad_token_id,
@@ -101,11 +110,16 @@ class MllmPrior:
             expressions: One per image, any text; special tokens spelled in it are text.
         """
         repeats = self.config.num_samples
-        seen = [self._prepare(image) for image in images for _ in range(repeats)]
+        prepared: dict[int, Image.Image] = {}
+        for image in images:
+            if id(image) not in prepared:
+                prepared[id(image)] = self._prepare(image)
+        seen = [prepared[id(image)] for image in images for _ in range(repeats)]
         asked = [self._plain_text(expression) for expression in expressions for _ in range(repeats)]
         prompts = self._prompts(asked)
         inputs = self._inputs(seen, prompts)
-        chooser = _TokenChooser(self._noise(seen, asked) if repeats > 1 else None, self.config.temperature)
+        noise = self._noise(seen, asked) if repeats > 1 else None
+        chooser = _TokenChooser(noise, self.config.temperature, self._answer_end)
         with torch.inference_mode():
             tokens = self.model.generate(
                 **inputs, generation_config=self._generation, logits_processor=LogitsProcessorList([chooser])
@@ -158,10 +172,13 @@ class MllmPrior:
         }
 
     def _noise(self, images: list[Image.Image], expressions: list[str]) -> Float[Tensor, "R T K"]:
-        """Return standard Gumbel noise: a function of model, image, expression and number of the sample."""
+        """Return Gumbel noise, a function of model, image, expression and number of the sample; none for the first."""
         rows = []
         for row, (image, expression) in enumerate(zip(images, expressions, strict=True)):
             sample = row % self.config.num_samples
+            if not sample:
+                rows.append(np.zeros((self.config.max_new_tokens, _TOP_K)))
+                continue
             parts = (self.fingerprint.encode(), image.tobytes(), expression.encode(), str(sample).encode())
             digest = hashlib.sha256(b"\0".join(parts)).digest()
             rng = numpy_generator(int.from_bytes(digest[:8], "big"))
@@ -194,26 +211,61 @@ class MllmPrior:
         return counts
 
 
+class AnswerEnd:
+    """Knows when an answer in JSON is whole, so that a model that would go on talking is stopped.
+
+    Args:
+        tokenizer: Of the model.
+        end_id: The token that ends an answer.
+    """
+
+    def __init__(self, tokenizer: Any, end_id: int) -> None:
+        self._tokenizer, self.end_id = tokenizer, end_id
+        self._closing: dict[int, bool] = {}  # by token: whether an answer may end with it
+
+    def whole(self, tokens: Int[Tensor, "R T"]) -> list[int]:
+        """Return the rows whose tokens, all that the model has said, are a whole answer."""
+        return [
+            row for row, last in enumerate(tokens[:, -1].tolist()) if self._closes(last) and self._is_whole(tokens[row])
+        ]
+
+    def _closes(self, token: int) -> bool:
+        if token not in self._closing:
+            self._closing[token] = self._tokenizer.decode([token]).rstrip().endswith(("]", "`"))
+        return self._closing[token]
+
+    def _is_whole(self, row: Int[Tensor, " T"]) -> bool:
+        return is_whole_list(self._tokenizer.decode(row.tolist(), skip_special_tokens=True))
+
+
 class _TokenChooser(LogitsProcessor):
     """Chooses every token and notes its log-probability.
+
+    A model that does not end after a whole answer is made to. What is noted then is the probability of the token that
+    it would have gone on with, so stopping it makes no answer look less sure.
 
     Args:
         noise: [R, T, K] Gumbel noise for the K likeliest tokens of each step; None = greedy.
         temperature: Of the sampling.
+        end: Knows when an answer is whole; None = the model alone does.
     """
 
-    def __init__(self, noise: Float[Tensor, "R T K"] | None, temperature: float) -> None:
-        self.noise, self.temperature = noise, temperature
+    def __init__(self, noise: Float[Tensor, "R T K"] | None, temperature: float, end: AnswerEnd | None) -> None:
+        self.noise, self.temperature, self.end = noise, temperature, end
         self.log_probs: list[Tensor] = []
+        self._start = 0  # tokens of the question
 
     def __call__(self, input_ids: Int[Tensor, "R L"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
         """Return scores whose arg max is the chosen token."""
         log_probs = torch.log_softmax(scores.float(), -1)
-        if self.noise is None:
-            self.log_probs.append(log_probs.amax(-1))
-            return scores
-        values, index = log_probs.topk(min(_TOP_K, log_probs.shape[-1]))
-        noisy = values / self.temperature + self.noise[:, len(self.log_probs), : values.shape[1]]
-        best = noisy.argmax(-1, keepdim=True)
-        self.log_probs.append(values.gather(1, best).squeeze(1))
-        return torch.full_like(log_probs, -math.inf).scatter(1, index.gather(1, best), 0.0)
+        values, index = log_probs.topk(1 if self.noise is None else min(_TOP_K, log_probs.shape[-1]))
+        if self.noise is not None:
+            noisy = values / self.temperature + self.noise[:, len(self.log_probs), : values.shape[1]]
+            best = noisy.argmax(-1, keepdim=True)
+            values, index = values.gather(1, best), index.gather(1, best)
+        self.log_probs.append(values.squeeze(1))
+        if len(self.log_probs) == 1:
+            self._start = input_ids.shape[1]
+        elif self.end is not None and (rows := self.end.whole(input_ids[:, self._start :])):
+            index[rows] = self.end.end_id
+        return torch.full_like(log_probs, -math.inf).scatter(1, index, 0.0)

@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
 from l2l_ray.config import PriorConfig
 from l2l_ray.errors import ConfigError
@@ -70,6 +71,26 @@ def test_every_family_keeps_the_contract(tiny, pictures, model_type: str) -> Non
             "k", Reply((said,), (-0.1,), reply.seen_width_px, reply.seen_height_px), MllmIdentity.of(model), 640, 480
         ).boxes_xyxy_frac
         assert box == pytest.approx((0, 0, 0.5, 0.5), abs=0.01)
+
+
+@pytest.mark.parametrize("model_type", [name for name in TINY if not family_of(name).is_detector])
+def test_a_picture_is_read_once_for_all_its_expressions(tiny, pictures, model_type: str) -> None:
+    _, model = tiny(model_type)
+    first, second, _ = pictures
+    numbers_read = []
+    eye = next(part for part in model.model.modules() if isinstance(part, (nn.Conv2d, nn.Conv3d)))
+    handle = eye.register_forward_hook(lambda _, inputs, __: numbers_read.append(inputs[0].numel()))
+    try:
+        replies = model.ask([first, second, first, first], [*TEXTS, TEXTS[0]])
+        model.ask([first, second], TEXTS[:2])
+        model.ask([first, first.copy(), second], TEXTS)
+    finally:
+        handle.remove()
+    repeated, once, copied = numbers_read
+    assert repeated == once < copied
+    alone = [model.ask([picture], [text])[0] for picture, text in zip((first, second, first), TEXTS, strict=True)]
+    assert [reply.texts for reply in replies] == [reply.texts for reply in [*alone, alone[0]]]
+    assert [reply.num_image_tokens for reply in replies[:3]] == [reply.num_image_tokens for reply in alone]
 
 
 @pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -111,15 +112,31 @@ def test_log_probabilities_are_those_of_a_forward_pass(shipped: MllmPrior, quest
     assert reply.mean_log_probs[0] == pytest.approx(mean, abs=1e-4)
 
 
-def test_samples_differ_from_one_another_and_repeat_exactly(questions) -> None:
+def test_samples_differ_from_the_likeliest_and_repeat_exactly(shipped: MllmPrior, questions) -> None:
     images, texts, _ = questions
     mllm = MllmPrior.load(PriorConfig(num_samples=4, temperature=2.0, dtype="float32"))
     first = mllm.ask(images[:2], texts[:2])
     assert [len(reply.texts) for reply in first] == [4, 4]
     assert len(set(first[0].texts)) > 1
+    assert [reply.texts[0] for reply in first] == [reply.texts[0] for reply in shipped.ask(images[:2], texts[:2])]
     assert mllm.ask(images[1:2], texts[1:2])[0].texts == first[1].texts
     prior = make_prior("k", first[0], MllmIdentity.of(mllm), 128, 128)
     assert 0 <= prior.score <= 1 and len(prior.boxes_xyxy_frac) == len(prior.box_scores)
+
+
+def test_a_model_that_goes_on_talking_is_stopped_after_its_answer(shipped: MllmPrior, questions, tmp_path) -> None:
+    talker = tmp_path / "talker"
+    shutil.copytree(EMBEDDED_FOLDER, talker)
+    settings = json.loads((talker / "generation_config.json").read_text())
+    unused = shipped.processor.tokenizer.convert_tokens_to_ids("<|vision_end|>")
+    (talker / "generation_config.json").write_text(json.dumps({**settings, "eos_token_id": unused}))
+    images, texts, _ = questions
+    mllm = MllmPrior.load(PriorConfig(model=str(talker), dtype="float32", min_image_tokens=0))
+    expected = shipped.ask(images[:4], texts[:4])
+    found = mllm.ask(images[:4], texts[:4])
+    assert [reply.texts for reply in found] == [reply.texts for reply in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.mean_log_probs == pytest.approx(other.mean_log_probs, abs=1e-4)
 
 
 # Other checkpoints through the same code

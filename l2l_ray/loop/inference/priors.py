@@ -109,16 +109,17 @@ def answer_batch(mllm: PictureMllm, questions: Sequence[Question]) -> list[Reply
     Raises:
         ConfigError: No question fits into memory, or the device failed.
     """
-    pictures: list[Image.Image] = []
-    failed: dict[int, Reply] = {}
-    for index, question in enumerate(questions):
+    pictures: dict[str, Image.Image] = {}
+    failed: dict[str, Reply] = {}
+    for path in dict.fromkeys(question.image_path for question in questions):
         try:
-            pictures.append(read_rgb(question.image_path))
-        except Exception as error:  # a file can be damaged in every way: it is this question's fault alone
-            failed[index] = Reply.failed("picture", error)
-    rest = [question.expression for index, question in enumerate(questions) if index not in failed]
-    answered = iter(answer_pictures(mllm, pictures, rest))
-    return [failed[index] if index in failed else next(answered) for index in range(len(questions))]
+            pictures[path] = read_rgb(path)
+        except Exception as error:  # a file can be damaged in every way: it is the fault of its questions alone
+            failed[path] = Reply.failed("picture", error)
+    rest = [question for question in questions if question.image_path in pictures]
+    replies = answer_pictures(mllm, [pictures[q.image_path] for q in rest], [q.expression for q in rest])
+    answered = iter(replies)
+    return [failed.get(question.image_path) or next(answered) for question in questions]
 
 
 def answer_pictures(mllm: PictureMllm, pictures: Sequence[Image.Image], expressions: Sequence[str]) -> list[Reply]:
@@ -289,7 +290,7 @@ def _answers(
     identity = mllm.identity()
     questions = [question_of(example, identity.fingerprint) for example in examples]
     open_keys = set(store.missing(list(dict.fromkeys(q.key for q in questions))))
-    todo = list({q.key: q for q in questions if q.key in open_keys}.values())
+    todo = sorted({q.key: q for q in questions if q.key in open_keys}.values(), key=_size_and_picture)
     total = num_ready + len(questions)
     done = total - len(todo)
     is_proven = is_proven or len(todo) < len(questions)
@@ -355,6 +356,14 @@ def _check_set_up(failures: Sequence[str], num_questions: int) -> None:
         f"the language model failed on each of the first {num} questions ({failures[0]}); expected answers: check the "
         "files of prior.model, or set prior.device=cpu or another prior.dtype, then start again with --resume"
     )
+
+
+def _size_and_picture(question: Question) -> tuple[int, str]:
+    """Order questions so that a batch holds pictures of one size, and what is asked about one picture.
+
+    The largest come first: if they do not fit into memory, that is seen at once.
+    """
+    return -question.width_px * question.height_px, question.image_path
 
 
 @cache
