@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scale_stand_ins import resident_mb, shared_mb
+from l2l_ray.actors.environment import ENV_DEFAULTS
 from l2l_ray.types import Example, Prior
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,7 +47,7 @@ def python(*words: str) -> str:
     done = subprocess.run(
         [sys.executable, *words],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**ENV_DEFAULTS, **os.environ, "PYTHONPATH": str(ROOT)},
         check=True,
         stdout=subprocess.PIPE,
         text=True,
