@@ -100,7 +100,7 @@ def kept_alive(coordinator: ActorHandle[Coordinator], config: ClusterConfig) -> 
     beats.watch(NAME, coordinator)
 
     def look() -> None:
-        was_up = False
+        known = 0  # id of its process
         while not ended.wait(LOOK_S):
             for _ in beats.silent():
                 logger.warning(
@@ -109,10 +109,10 @@ def kept_alive(coordinator: ActorHandle[Coordinator], config: ClusterConfig) -> 
                 )
                 ray.kill(coordinator, no_restart=False)
                 beats.watch(NAME, coordinator)
-                was_up = False
-            if was_up and not beats.is_up(NAME):
-                logger.warning("the coordinator was lost; it is started again and goes on from the ledger")
-            was_up = beats.is_up(NAME)
+                known = 0
+            if known and beats.pid(NAME) != known:
+                logger.warning("the coordinator was lost and started again; it goes on from the ledger")
+            known = beats.pid(NAME)
 
     watch = Background("watch over the coordinator", look)
     try:
