@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from PIL import Image
 
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.loop.inference.asking import Question
 from l2l_ray.loop.inference.priors import (
-    MAX_TEXT_BYTES,
     Answered,
     KnownMllm,
-    Question,
-    answer_batch,
     fill_all_priors,
     fill_priors,
     known_mllm,
@@ -27,11 +23,11 @@ from l2l_ray.loop.state.example_files import read_priors
 from l2l_ray.loop.state.prepare import RunData, prepare
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.loading import identify_prior
-from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply
-from l2l_ray.prior.prompt import QWEN_RELATIVE, prompt_for
-from l2l_ray.prior.reply import failure_kind
+from l2l_ray.prior.mllm import MllmIdentity, Reply
+from l2l_ray.prior.prompt import QWEN_RELATIVE
 from l2l_ray.prior.store import PriorStore
 from l2l_ray.types import Hint, LabeledExample
+from tests.tiny_sams import SAMS
 from tests.whole_run import changed
 
 GOOD = '[{"bbox_2d": [100, 200, 500, 600], "label": "cat"}]'
@@ -40,22 +36,29 @@ GOOD = '[{"bbox_2d": [100, 200, 500, 600], "label": "cat"}]'
 class Model:
     """What answers: canned replies, and a count of what was asked."""
 
-    def __init__(self, bad: str = "") -> None:
-        self.fingerprint = "f00d"
+    def __init__(self, bad: str = "", sam: str = "") -> None:
+        self.fingerprint, self.sam = "f00d", sam
         self.asked: list[Question] = []
+        self.drawn: list[Question] = []
         self.batches: list[int] = []
         self._bad = bad
 
     def identity(self) -> MllmIdentity:
-        return MllmIdentity(self.fingerprint, QWEN_RELATIVE)
+        return MllmIdentity(self.fingerprint, QWEN_RELATIVE, self.sam)
 
     def ask(self, batches: Iterator[list[Question]]) -> Iterator[Answered]:
         everything = list(batches)
         for batch in reversed(everything):  # any order is allowed
-            self.asked += batch
+            self.asked += [q for q in batch if q.prior is None]
+            self.drawn += [q for q in batch if q.prior is not None]
             self.batches.append(len(batch))
-            texts = ["I see a cat" if q.expression == self._bad else GOOD for q in batch]
-            yield batch, [Reply((text,), (-0.1,), 0, 0) for text in texts]
+            yield batch, [self._reply(question) for question in batch]
+
+    def _reply(self, question: Question) -> Reply:
+        if question.prior is not None:
+            masks = [f"mask of {box}" for box in question.prior.boxes_xyxy_frac or question.prior.points_xy_frac]
+            return Reply.drawn(masks, [0.9] * len(masks))
+        return Reply(("I see a cat" if question.expression == self._bad else GOOD,), (-0.1,), 0, 0)
 
 
 def _fill(config: RunConfig, run: RunFolder, sets: RunData, model: Model, name: str = "val") -> int:
@@ -170,56 +173,6 @@ def test_people_are_told_how_many_texts_have_no_box_and_why(
 
 
 # Questions that fail
-
-
-class Answering(MllmPrior):
-    """A model without weights, which fails on what it is told to with an error of a kind."""
-
-    def __init__(self, error: Exception, *bad: str) -> None:
-        self.error, self.bad, self.calls = error, bad, 0
-        self.fingerprint, self.prompt = "f" * 16, prompt_for("qwen3_vl")
-
-    def ask(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Reply]:
-        self.calls += 1
-        if set(self.bad) & set(expressions):
-            raise self.error
-        return [Reply((GOOD,), (-0.1,), *image.size) for image in images]
-
-
-def _questions(folder: Path, *expressions: str) -> list[Question]:
-    path = folder / "a.png"
-    Image.new("RGB", (32, 24)).save(path)
-    return [Question(f"k{i}", str(path), text, 32, 24) for i, text in enumerate(expressions)]
-
-
-@pytest.mark.parametrize(
-    ("error", "kind"), [(StopIteration(), "model"), (ValueError("odd"), "model"), (MemoryError("64 GB"), "memory")]
-)
-def test_one_question_fails_alone(tmp_path: Path, error: Exception, kind: str) -> None:
-    questions = _questions(tmp_path, "a", "b", "bad", "c", "d")
-    replies = answer_batch(Answering(error, "bad"), questions)
-    assert [reply.texts for reply in replies] == [(GOOD,), (GOOD,), (), (GOOD,), (GOOD,)]
-    assert replies[2].failure.startswith(f"{kind}: {type(error).__name__}")
-
-
-def test_pictures_and_texts_that_cannot_be_asked_never_reach_the_model(tmp_path: Path) -> None:
-    questions = _questions(tmp_path, "a", "x" * (MAX_TEXT_BYTES + 1), "b", "c")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:45])
-    for index, name in ((0, "cut.png"), (3, "gone.png")):
-        questions[index] = replace(questions[index], image_path=str(tmp_path / name))
-    model = Answering(ValueError(), questions[1].expression)
-    kinds = [failure_kind(reply.failure) for reply in answer_batch(model, questions)]
-    assert kinds == ["picture", "text", "", "picture"] and model.calls == 1
-
-
-def test_a_model_too_large_for_memory_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"does not fit into memory even with one question .* prior\.dtype=bfloat16"):
-        answer_batch(Answering(MemoryError("64 GB"), "a", "b"), _questions(tmp_path, "a", "b"))
-
-
-def test_a_device_that_failed_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"device of the language model failed: assert; .* --resume"):
-        answer_batch(Answering(torch.AcceleratorError("assert"), "a"), _questions(tmp_path, "a", "b"))
 
 
 class Failing(Model):
@@ -358,3 +311,135 @@ def test_all_sets_are_filled_in_the_order_they_are_needed_and_told_of(
     model = Model()
     fill_all_priors(config, run, sets, model)
     assert not model.asked and all(run.priors_path(name).exists() for name in sets.prior_order)
+
+
+# Masks of SAM
+
+
+@pytest.fixture
+def sam_run(config: RunConfig) -> RunFolder:
+    """Give the folder of a run whose proposals are SAM's masks, on the same cats and with the same store."""
+    prior = {"proposal": "sam", "sam_model": "stands/for-sam"}
+    return RunFolder.open(changed(config, name="sam", prior=prior))
+
+
+def test_masks_are_drawn_once_and_are_part_of_the_priors(
+    config: RunConfig, run: RunFolder, sam_run: RunFolder, sets: RunData
+) -> None:
+    _fill(config, run, sets, Model())
+    bad = sets.splits["val"][1].expression
+    model = Model(bad, sam="5a")
+    assert _fill(config, sam_run, sets, model) == 0, "what the MLLM has said is known from the run without SAM"
+    assert len(model.drawn) == 4
+    plain, found = (read_priors(each.priors_path("val")) for each in (run, sam_run))
+    for sent_id, prior in found.items():
+        (box,) = prior.boxes_xyxy_frac
+        assert prior.masks == (f"mask of {box}",) and prior.mask_scores == (0.9,)
+        assert replace(prior, key=plain[sent_id].key, masks=(), mask_scores=()) == plain[sent_id]
+    assert not {prior.key for prior in plain.values()} & {prior.key for prior in found.values()}
+    (event,) = [event for event in sam_run.events() if event["event"] == "priors"]
+    assert (event["asked"], event["drawn"]) == (0, 4)
+    sam_run.priors_path("val").unlink()
+    assert _fill(config, sam_run, sets, model) == 0 and len(model.drawn) == 4, "nor are masks drawn twice"
+    assert read_priors(sam_run.priors_path("val")) == found
+    sam_run.priors_path("val").unlink()
+    other = Model(sam="5b")
+    assert _fill(config, sam_run, sets, other) == 0 and len(other.drawn) == 4, "another SAM draws anew"
+
+
+def test_an_answer_without_a_box_gets_no_masks_and_keeps_its_reason(
+    config: RunConfig, sam_run: RunFolder, sets: RunData
+) -> None:
+    bad = sets.splits["val"][1]
+    model = Model(bad.expression, sam="5a")
+    assert _fill(config, sam_run, sets, model) == 4 and len(model.drawn) == 3
+    prior = read_priors(sam_run.priors_path("val"))[bad.sent_id]
+    assert prior.failure.startswith("not JSON") and not prior.masks
+
+
+def test_what_users_say_gets_masks_too(config: RunConfig, sam_run: RunFolder, sets: RunData) -> None:
+    rows, model = sets.splits["val"], Model(sam="5a")
+    hinted = [replace(rows[0], hint=BOX), replace(rows[1], hint=POINT), *rows[2:]]
+    data = RunData([], [], {"val": hinted})
+    assert _fill(config, sam_run, data, model) == 3 and len(model.drawn) == 4
+    priors = read_priors(sam_run.priors_path("val"))
+    assert priors[rows[0].sent_id].source == "user"
+    assert priors[rows[0].sent_id].masks == (f"mask of {BOX.box_xyxy_frac}",)
+    (of_point,) = [q.prior for q in model.drawn if q.expression == rows[1].expression]
+    assert of_point is not None and of_point.points_xy_frac == POINT.points_xy_frac, "SAM is given the user's point"
+    sam_run.priors_path("val").unlink()
+    assert _fill(config, sam_run, data, model) == 0 and len(model.drawn) == 4, (
+        "they are stored, for they cost something"
+    )
+
+
+def test_where_all_is_a_users_the_mllm_is_not_asked_for_the_masks(
+    config: RunConfig, sam_run: RunFolder, sets: RunData
+) -> None:
+    model = Model(sam="5a")
+    hinted = [replace(row, hint=BOX) for row in sets.splits["val"]]
+    assert _fill(config, sam_run, RunData([], [], {"val": hinted}), model) == 0
+    assert not model.asked and len(model.drawn) == 4
+
+
+class FailingToDraw(Model):
+    """SAM fails on some expressions."""
+
+    def __init__(self, *bad: str) -> None:
+        super().__init__(sam="5a")
+        self.bad = bad
+
+    def _reply(self, question: Question) -> Reply:
+        if question.prior is not None and question.expression in self.bad:
+            return Reply.failed("sam", "why")
+        return super()._reply(question)
+
+
+def test_a_mask_that_fails_is_counted_and_drawn_again_by_another_run(
+    config: RunConfig, sam_run: RunFolder, sets: RunData
+) -> None:
+    bad = sets.splits["val"][1]
+    _fill(config, sam_run, sets, FailingToDraw(bad.expression))
+    prior = read_priors(sam_run.priors_path("val"))[bad.sent_id]
+    assert prior.failure == "sam: why" and not prior.boxes_xyxy_frac and prior.reply == GOOD
+    (event,) = [event for event in sam_run.events() if event["event"] == "priors"]
+    assert event["failures"] == {"sam": 1}
+    sam_run.priors_path("val").unlink()
+    again = Model(sam="5a")
+    assert _fill(config, sam_run, sets, again) == 0 and [q.expression for q in again.drawn] == [bad.expression]
+    assert read_priors(sam_run.priors_path("val"))[bad.sent_id].masks
+
+
+def test_a_sam_that_draws_nothing_ends_the_run(config: RunConfig, sam_run: RunFolder, sets: RunData) -> None:
+    model = FailingToDraw(*(row.expression for row in sets.splits["val"]))
+    with pytest.raises(
+        ConfigError, match=r"SAM failed on each of the first \d questions \(sam: why\).*prior\.sam_model"
+    ):
+        _fill(config, sam_run, sets, model)
+    assert not sam_run.priors_path("val").exists()
+
+
+def test_a_prior_without_its_masks_is_half_done(config: RunConfig, sam_run: RunFolder, sets: RunData) -> None:
+    told = list[tuple[str, int, int]]()
+    with PriorStore(config.cache_dir / "priors.sqlite") as store:
+        model, val = Model(sam="5a"), sets.examples("val")
+        fill_priors("val", val, sam_run, store, model, 2, lambda *progress: told.append(progress))
+    assert told == [("val", 1, 4), ("val", 2, 4), ("val", 3, 4), ("val", 3, 4)]
+
+
+def test_models_are_known_without_loading_only_where_the_masks_are_stored_too(
+    config: RunConfig, sam_run: RunFolder, sets: RunData, tmp_path: Path
+) -> None:
+    SAMS["sam2"](tmp_path / "sam2")
+    prior = sam_run.config.prior.model_copy(update={"device": "cpu", "sam_model": str(tmp_path / "sam2")})
+    identity, model = identify_prior(prior), Model()
+    model.fingerprint, model.sam = identity.fingerprint, identity.sam
+    box_run = RunFolder.open(changed(config, name="box"))
+    for name in sets.prior_order:
+        _fill(config, box_run, sets, model, name)
+    assert known_mllm(config, prior, sam_run, sets) is None
+    for name in sets.prior_order:
+        _fill(config, sam_run, sets, model, name)
+        sam_run.priors_path(name).unlink()
+    known = known_mllm(config, prior, sam_run, sets)
+    assert known is not None and known.identity() == identity
