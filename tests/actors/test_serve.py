@@ -19,6 +19,7 @@ import pytest
 import requests
 from PIL import Image, ImageDraw
 
+from l2l_ray.config import PriorConfig
 from l2l_ray.predictor import Predictor
 from tests.finished_run import write_finished_run
 from tests.ray_runs import WAIT_S, actors, wait_for
