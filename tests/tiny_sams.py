@@ -6,12 +6,14 @@ Each is loaded again through the same `from_pretrained` path. EdgeTAM is missing
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers as hf
+from safetensors.torch import save_file
 
 from tests.tiny_models import tiny_sam2
 
@@ -27,8 +29,11 @@ HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 def randomized(model: Any) -> Any:
     """Return a model with weights that matter: with the default ones, every mask would be empty or full."""
     torch.manual_seed(0)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=2 / math.sqrt(parameter[0].numel()))
+        else:
+            torch.nn.init.normal_(parameter, mean=float(name.endswith("norm.weight")), std=0.1)
     return model
 
 
@@ -101,6 +106,7 @@ def sam3_video(folder: Path) -> None:
     }
     tracker = {
         "model_type": "sam3_tracker_video",
+        "image_size": SIDE_PX,
         "vision_config": _SAM3_VISION,
         "prompt_encoder_config": _PROMPT,
         "mask_decoder_config": _DECODER,
@@ -115,7 +121,10 @@ def sam3_video(folder: Path) -> None:
         "memory_attention_rope_feat_sizes": [4, 4],
     }
     config = hf.Sam3VideoConfig(detector_config=detector, tracker_config=tracker)
-    randomized(hf.Sam3VideoModel(config)).save_pretrained(folder)
+    model = randomized(hf.Sam3VideoModel(config))
+    model.save_pretrained(folder)
+    # transformers 5.23 writes names with the tracker's prefix twice; the released file has those of the model.
+    save_file(model.state_dict(), folder / "model.safetensors", {"format": "pt"})
     (folder / "preprocessor_config.json").write_text(json.dumps(HALF))
 
 

@@ -120,7 +120,11 @@ class Sam:
             )
         device = pick_device(config.device)
         with checkpoint("prior.sam_model", config.sam_model, EXPECTED) as options:
-            model = AutoModelForMaskGeneration.from_pretrained(config.sam_model, dtype=torch.float32, **options)
+            model, found = AutoModelForMaskGeneration.from_pretrained(
+                config.sam_model, dtype=torch.float32, output_loading_info=True, **options
+            )
+            if lacking := sorted(found["missing_keys"]):  # transformers goes on, with random ones
+                raise ValueError(f"its file lacks {len(lacking)} weights of a {type(model).__name__}, as {lacking[0]}")
             statistics = _statistics(config.sam_model, options)
         return cls(model.to(device), pick_dtype(config.dtype, device), statistics)
 

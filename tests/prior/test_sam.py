@@ -81,7 +81,7 @@ def test_boxes_and_points_become_masks(load: LoadSam, family: str) -> None:
     assert all(0 <= score <= 1 for reply in replies for score in reply.mask_scores)
     assert not any(reply.failure for reply in replies)
     masks = {mask for reply in replies for mask in reply.masks}
-    assert len(masks) >= 5, "they are different masks"
+    assert len(masks) >= 3, "they are different masks"
     # A padded square of 16 x 16 cells: the picture fills two thirds of its height.
     high = 11 if family in ("sam", "sam_hq") else 16
     assert {read_mask(mask).shape for mask in masks} == {(high, 16)}
@@ -192,6 +192,19 @@ def test_the_video_checkpoint_of_sam_3_gives_its_own_weights(folders: Callable[[
         "vision_encoder.neck.fpn_layers.0.proj1.weight": "tracker_neck.fpn_layers.0.proj1.weight",
     }.items():
         assert torch.equal(loaded[name], stored[source]), name
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused_and_not_filled_up(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    SAMS["sam2"](tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["mask_decoder.iou_token.weight"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        ConfigError, match=r"lacks 1 weights of a Sam2Model, as mask_decoder\.iou_token\.weight; expected"
+    ):
+        Sam.load(config_of(tmp_path))
 
 
 def test_the_fingerprint_covers_checkpoint_and_arithmetic_where_sam_draws(folders: Callable[[str], Path]) -> None:
