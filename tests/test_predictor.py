@@ -111,7 +111,7 @@ def test_sam_draws_what_the_mllm_and_users_say(
     assert len(of_mllm.prior.masks) == len(of_mllm.prior.boxes_xyxy_frac) == 1
     assert isinstance(empty, FailedPrediction) and len(seen) == 1, "the picture is encoded once for all texts"
     again = sam_predictor.predict(image_path, "circle", {**boxed, "points": [[60, 20]]})
-    assert again.prior.masks != of_user.prior.masks, "the point goes along with the box"
+    assert again.prior.mask_scores != of_user.prior.mask_scores, "the point goes along with the box"
 
 
 def test_an_item_on_which_sam_breaks_gets_a_mask_without_a_prior(

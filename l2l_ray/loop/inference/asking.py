@@ -21,7 +21,7 @@ from l2l_ray.prior.reply import MaskModel, PictureMllm, Reply, failure_kind
 from l2l_ray.types import Prior
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T", str, Prior)
+T = TypeVar("T")
 
 MAX_TEXT_BYTES = 4000  # 64 words have about 400; attention over a longer text would cost the whole batch
 

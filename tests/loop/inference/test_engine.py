@@ -146,7 +146,7 @@ def test_the_zero_shot_row_and_the_prior_as_label_are_sams_mask(
 
     inputs = ExampleSets(run.config, run, run.priors_path)["val"].inputs(range(len(rows)))
     segmenter = Segmenter(run.config.segmenter).eval()
-    selector = make_selector(selector_for(run.config, "prior_label"))
+    selector = make_selector(selector_for(run.config.selector, "prior_label"))
     labels = selector.select(guided_evidence(segmenter, inputs, False), list(range(len(rows))))
     assert torch.equal(labels.target, masks > 0.5)
     assert set(labels.source[inputs.has_prior].tolist()) == {Candidate.PRIOR}

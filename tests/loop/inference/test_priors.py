@@ -114,7 +114,9 @@ def test_who_an_mllm_is_needs_no_loading_where_others_know_it(
     known = KnownMllm(config.prior.model_copy(update={"model": str(tmp_path / "not-there")}), identity)
     assert known.identity() is identity
     with pytest.raises(ConfigError, match="not-there"):
-        next(known.ask(iter([[]])))  # a question that nobody has asked does load it
+        row = sets.splits["val"][0]
+        question = Question("k", row.image_path, row.expression, row.width_px, row.height_px)
+        next(known.ask(iter([[question]])))  # a question that nobody has asked does load it
 
 
 def test_where_the_store_has_every_answer_the_model_is_known_without_loading(
@@ -320,7 +322,13 @@ def test_all_sets_are_filled_in_the_order_they_are_needed_and_told_of(
 def sam_run(config: RunConfig) -> RunFolder:
     """Give the folder of a run whose proposals are SAM's masks, on the same cats and with the same store."""
     prior = {"proposal": "sam", "sam_model": "stands/for-sam"}
-    return RunFolder.open(changed(config, name="sam", prior=prior))
+    return _opened(changed(config, name="sam", prior=prior))
+
+
+def _opened(config: RunConfig) -> RunFolder:
+    run = RunFolder.open(config)
+    run.path.mkdir(parents=True)
+    return run
 
 
 def test_masks_are_drawn_once_and_are_part_of_the_priors(
@@ -434,7 +442,7 @@ def test_models_are_known_without_loading_only_where_the_masks_are_stored_too(
     prior = sam_run.config.prior.model_copy(update={"device": "cpu", "sam_model": str(tmp_path / "sam2")})
     identity, model = identify_prior(prior), Model()
     model.fingerprint, model.sam = identity.fingerprint, identity.sam
-    box_run = RunFolder.open(changed(config, name="box"))
+    box_run = _opened(changed(config, name="box"))
     for name in sets.prior_order:
         _fill(config, box_run, sets, model, name)
     assert known_mllm(config, prior, sam_run, sets) is None
