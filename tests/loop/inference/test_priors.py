@@ -52,9 +52,9 @@ class Model:
             self.asked += [q for q in batch if q.prior is None]
             self.drawn += [q for q in batch if q.prior is not None]
             self.batches.append(len(batch))
-            yield batch, [self._reply(question) for question in batch]
+            yield batch, [self.reply(question) for question in batch]
 
-    def _reply(self, question: Question) -> Reply:
+    def reply(self, question: Question) -> Reply:
         if question.prior is not None:
             masks = [f"mask of {box}" for box in question.prior.boxes_xyxy_frac or question.prior.points_xy_frac]
             return Reply.drawn(masks, [0.9] * len(masks))
@@ -397,10 +397,10 @@ class FailingToDraw(Model):
         super().__init__(sam="5a")
         self.bad = bad
 
-    def _reply(self, question: Question) -> Reply:
+    def reply(self, question: Question) -> Reply:
         if question.prior is not None and question.expression in self.bad:
             return Reply.failed("sam", "why")
-        return super()._reply(question)
+        return super().reply(question)
 
 
 def test_a_mask_that_fails_is_counted_and_drawn_again_by_another_run(
