@@ -19,9 +19,8 @@ from l2l_ray.prior.prompt import prompt_for
 from l2l_ray.prior.reply import failure_kind
 from l2l_ray.prior.sam import Sam
 from l2l_ray.types import Prior
+from tests.loop.canned_mllm import GOOD
 from tests.tiny_sams import SAMS
-
-GOOD = '[{"bbox_2d": [100, 200, 500, 600], "label": "cat"}]'
 
 
 class Answering(MllmPrior):
