@@ -74,10 +74,11 @@ def needs(config: RunConfig) -> dict[str, Any]:
     hidden, layers = QWEN3_VL[config.prior.model][:2]
     kv_bytes = 2 * layers * KV_HEADS * HEAD_DIM * 2 * (PHOTO_TOKENS + ANSWER_TOKENS)
     hidden_bytes = 12 * hidden * 2 * PHOTO_TOKENS  # what one layer holds at a time
-    asking_gb = (2 * num_mllm + config.prior.batch_size * (kv_bytes + hidden_bytes)) / 1e9
+    # SAM's weights are float32; it works after the language model has, within what that needed.
+    asking_gb = (2 * num_mllm + 4 * num_sam + config.prior.batch_size * (kv_bytes + hidden_bytes)) / 1e9
     # Student: weights, gradient and AdamW's two means; teachers of labelling, training and the folds: weights alone.
     batch = config.loop.labeled_batch + config.loop.unlabeled_batch
-    training_gb = (num_own * (16 + 4 * 4) + batch * sample_bytes + 2 * num_sam) / 1e9
+    training_gb = (num_own * (16 + 4 * 4) + batch * sample_bytes) / 1e9
     gpu_gb = next(size for size in CARDS_GB if size >= max(asking_gb, training_gb) + CUDA_GB)
     seconds = {
         "asking": NUM_PHOTOS * asking_s(num_mllm, config.prior.batch_size),
