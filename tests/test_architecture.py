@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "l2l_ray"
 FOUNDATION = (
     *("checkpoints", "confidence", "config", "device", "errors", "files", "intervals", "jsonl", "metrics"),
-    *("plain_text", "randomness", "storage", "types", "wording"),
+    *("plain_text", "processes", "randomness", "storage", "types", "wording"),
 )
 # What each part may import besides the foundation and itself.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
