@@ -11,11 +11,14 @@ import torch
 from PIL import Image
 
 from l2l_ray.config import NEEDS, PRESETS, RunConfig
+from l2l_ray.loop.training.step import make_optimizer
 from l2l_ray.prior.mllm import EMBEDDED_FOLDER, MllmIdentity, MllmPrior, make_prior
 from l2l_ray.prior.proposal import Proposer
+from l2l_ray.segmenter.adapters import prepare_to_learn
 from l2l_ray.segmenter.losses import segmentation_loss
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import Prior
+from tests.segmenter.test_backbone import dinov2_folder, dinov3_folder
 from tests.tiny_models import save_bert, save_swin, tiny_sam2
 from tests.whole_run import changed
 
@@ -28,7 +31,7 @@ def test_what_a_preset_needs_is_what_the_benchmark_counted() -> None:
 
 
 def test_presets_for_photos_read_what_an_import_writes() -> None:
-    for name in NEEDS:
+    for name in ("photos-small", "photos-full"):
         config = PRESETS[name]()
         assert (config.data.root, config.data.dataset, config.data.split_by) == ("data", "mine", "own")
         assert sum(
@@ -43,10 +46,12 @@ def test_presets_for_photos_read_what_an_import_writes() -> None:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder with checkpoints of the presets' families: Swin, BERT and SAM 2. The shipped MLLM is a Qwen3-VL."""
+    """Give a folder with checkpoints of the presets' families; the shipped MLLM is a Qwen3-VL."""
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)
     save_swin(folder / "swin")
+    dinov2_folder(folder)
+    dinov3_folder(folder)
     save_bert(folder / "bert")
     tiny_sam2().save_pretrained(folder / "sam2")
     return folder
@@ -56,10 +61,12 @@ def _with_tiny_models(config: RunConfig, folder: Path) -> RunConfig:
     models = {"model": str(EMBEDDED_FOLDER), "dtype": "float32", "max_new_tokens": 32, "min_image_tokens": 0}
     if config.prior.sam_model is not None:
         models["sam_model"] = str(folder / "sam2")
-    return changed(config, prior=models, segmenter={"backbone": str(folder / "swin"), "text": str(folder / "bert")})
+    (family,) = (name for name in ("swin", "dinov2", "dinov3") if name in config.segmenter.backbone)
+    segmenter = {"backbone": str(folder / family), "text": str(folder / "bert"), "pretrained": family == "swin"}
+    return changed(config, prior=models, segmenter=segmenter)
 
 
-@pytest.mark.parametrize("name", ["photos-small", "photos-full", "full"])
+@pytest.mark.parametrize("name", NEEDS)
 def test_the_models_of_a_preset_assemble_and_learn(name: str, tiny: Path) -> None:
     config = _with_tiny_models(PRESETS[name](), tiny)
     image, text = Image.new("RGB", (96, 64), (200, 40, 40)), "left red circle"
@@ -73,7 +80,8 @@ def test_the_models_of_a_preset_assemble_and_learn(name: str, tiny: Path) -> Non
     side, grid = config.segmenter.image_size, segmenter.grid
     proposals = Proposer(config.prior).proposals([prior, boxed], grid, [image, image])
     assert proposals.proposal.shape == (2, grid, grid) and proposals.has_prior[1]
-    optimizer = torch.optim.AdamW(segmenter.parameters(), config.loop.lr)
+    prepare_to_learn(segmenter, config.segmenter)
+    optimizer = make_optimizer(segmenter, config.loop)
     images, target = torch.rand(2, 3, side, side), torch.zeros(2, grid, grid)
     target[:, : grid // 2] = 1
     losses = []

@@ -15,12 +15,15 @@ import torch
 
 from l2l_ray.config import RunConfig
 from l2l_ray.data.images import batch_indices
+from l2l_ray.errors import ConfigError
 from l2l_ray.loop.host import Host
 from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.inference.teacher import update_teacher
 from l2l_ray.loop.state.checkpoint import load_train_state, load_weights, save_train_state, save_weights, write_position
 from l2l_ray.loop.state.position import Position
+from l2l_ray.loop.training.compiled import Compiled, failed_to_compile
 from l2l_ray.loop.training.online import OnlineSet
+from l2l_ray.loop.training.pieces import Pieces
 from l2l_ray.loop.training.pseudo import PseudoSet
 from l2l_ray.loop.training.selector_training import SelectorLearner
 from l2l_ray.loop.training.step import (
@@ -33,6 +36,7 @@ from l2l_ray.loop.training.step import (
     train_step,
 )
 from l2l_ray.randomness import seed_torch
+from l2l_ray.segmenter.adapters import prepare_to_learn
 from l2l_ray.segmenter.model import Segmenter
 
 
@@ -45,18 +49,24 @@ class Networks:
 
     student: Segmenter
     wrapped: torch.nn.Module
-    teacher: Segmenter
+    teacher: Segmenter  # plain: without adapters, whatever the student has
     optimizer: torch.optim.AdamW
+    compiled: Compiled | None = None
 
     @classmethod
     def fresh(cls, config: RunConfig, host: Host) -> Networks:
-        """Build a student from pretrained parts; new parts are drawn from the run's seed."""
+        """Build a student from pretrained parts; new parts are drawn from the run's seed.
+
+        Raises:
+            ConfigError: It cannot learn as the segmenter's section says.
+        """
         seed_torch(config.loop.seed)
         student = Segmenter(config.segmenter).to(host.device)
-        if not config.segmenter.train_backbone:  # the checkpoint's own weights; levels added to them still learn
-            student.backbone.model.requires_grad_(False)
         teacher = copy.deepcopy(student).requires_grad_(False)
-        return cls(student, host.prepare_model(student), teacher, make_optimizer(student, config.loop))
+        prepare_to_learn(student, config.segmenter)
+        optimizer = make_optimizer(student, config.loop)
+        compiled = Compiled(student) if config.loop.compile else None
+        return cls(student, host.prepare_model(student), teacher, optimizer, compiled)
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Continue from what `save` wrote; return its training state, where a selector finds its own."""
@@ -64,6 +74,8 @@ class Networks:
         load_weights(self.student, folder / "student.safetensors", device)
         load_weights(self.teacher, folder / "teacher.safetensors", device)
         state = load_train_state(folder / "train_state.pt")
+        for group in state["optimizer"]["param_groups"]:
+            group["fused"] = self.optimizer.defaults["fused"]  # this device's own, not that of the one which saved it
         self.optimizer.load_state_dict(state["optimizer"])
         return state
 
@@ -92,6 +104,7 @@ class StudentSteps:
         self._labeled = labeled
         self._share = slice(host.rank, None, host.world_size)
         self._total_steps = config.loop.burn_in_steps + config.loop.rounds * config.loop.round_steps
+        self._pieces = Pieces(config.loop.micro_batch)
 
     def take(
         self,
@@ -125,11 +138,32 @@ class StudentSteps:
             batch = joined([self._ready(seen, view, step, size, done, rows) for view in views])
             pseudo.prefetch(self._drawn(len(pseudo), size, name, step + 1))
         labeled.prefetch([rows[i] for i in self._drawn(len(rows), loop.labeled_batch, f"{stream}-labeled", step + 1)])
-        factor = learning_rate_factor(done, self._total_steps, loop)
-        learning, world_size = (networks.wrapped, networks.optimizer), self._host.world_size
-        terms = train_step(*learning, truth, batch, loop, factor, world_size, num_views)
+        terms = self._step(networks, truth, batch, learning_rate_factor(done, self._total_steps, loop), num_views)
         update_teacher(networks.teacher, networks.student, done, loop.ema_decay)
         return terms
+
+    def _step(
+        self, networks: Networks, truth: TrainBatch, batch: TrainBatch | None, factor: float, num_views: int
+    ) -> dict[str, float]:
+        """Take the step; once more, without the compiler, where it is that which fails."""
+        learning, world_size = (networks.wrapped, networks.optimizer), self._host.world_size
+        given = (*learning, truth, batch, self._loop, factor, world_size, num_views, self._pieces)
+        compiled = networks.compiled
+        if compiled is None:
+            return train_step(*given)
+        try:
+            terms = train_step(*given)
+            compiled.tell()
+            return terms
+        except Exception as error:
+            if not failed_to_compile(error):
+                raise
+            if world_size > 1:
+                why = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+                raise ConfigError(f"torch.compile failed in a train worker: {why}; set loop.compile=false") from error
+            compiled.give_up(error)
+            networks.compiled = None
+        return train_step(*given)
 
     def _drawn(self, count: int, batch: int, stream: str, step: int) -> list[int]:
         """Return this rank's share of the positions drawn from `count` for a global batch."""
