@@ -8,8 +8,12 @@ Source: Hu et al. 2021 (LoRA), by the library `peft`; scale and choice of layers
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from l2l_ray.config import SegmenterConfig
 from l2l_ray.errors import ConfigError
@@ -82,10 +86,11 @@ def _adapt(name: str, model: nn.Module, rank: int) -> None:
 
 def _keep_less(name: str, model: nn.Module) -> None:
     """Let an encoder compute each layer's activations again in the backward pass."""
-    if not getattr(model, "supports_gradient_checkpointing", False):
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
         raise ConfigError(
             f"segmenter.checkpoint_activations is on, and {name} ({type(model).__name__}) cannot do it; switch it off, "
             "and set loop.micro_batch where memory is short"
         )
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.train()  # transformers does it in training mode alone, and loads models in the other; no layer is random
+    for layer in layers:  # transformers' own switch works in training mode alone, and is called anew every few versions
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]

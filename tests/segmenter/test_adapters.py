@@ -81,7 +81,7 @@ def test_an_encoder_learns_only_where_its_switch_is_on(section: SegmenterConfig,
 def test_new_adapters_change_nothing_and_then_learn_alone(section: SegmenterConfig) -> None:
     plain, adapted = _made(section), _made(section)
     prepare_to_learn(adapted, _changed(section, lora_rank=2))
-    assert torch.equal(_output(adapted).mask_logits, _output(plain).mask_logits)
+    torch.testing.assert_close(_output(adapted).mask_logits, _output(plain).mask_logits, atol=1e-5, rtol=1e-5)
     inside = {name for name in _learning(adapted) if name.startswith(("backbone.model.", "text.model."))}
     assert inside and all(".lora_" in name for name in inside)
     before = copy.deepcopy(adapted.state_dict())
