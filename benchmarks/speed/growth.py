@@ -47,6 +47,7 @@ def _prediction(setup: Setup, expressions: int) -> dict[str, float]:
 
 
 def _figures(setup: Setup, work: Callable[[], Any]) -> dict[str, float]:
-    held = peak_bytes(work, setup.device)  # it also warms up, and makes the optimiser's state
+    work()  # it warms up, and makes the optimiser's state
+    held = peak_bytes(work, setup.device)
     spent = [seconds(work, setup.device) for _ in range(setup.repeats)]
     return {"median_s": statistics.median(spent), "peak_mb": held / 1e6}

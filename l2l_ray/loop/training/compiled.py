@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
+
+from l2l_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from l2l_ray.segmenter.model import Segmenter
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 PASSES = ("encode", "decode")
 
 
@@ -31,17 +35,40 @@ class Compiled:
         from torch._dynamo.utils import counters  # here, because it takes seconds to import
 
         self._student = student
-        self._since: float | None = time.monotonic()  # until the first step is told of
+        self._is_new = self._is_on = True
         counters.clear()
         for name in PASSES:
             setattr(student, name, torch.compile(getattr(student, name)))
 
-    def tell(self) -> None:
-        """Say, after the first step, what was compiled, where it breaks off, and how long it took."""
+    def run(self, step: Callable[[], T], several_ranks: bool) -> T:
+        """Return what a step returns; where the compiler fails, take it again without, from then on.
+
+        Args:
+            step: Takes a step with the student; it changes no weight before both passes and their gradients are done.
+            several_ranks: Whether other processes take the same step: then nothing is taken again.
+        Raises:
+            ConfigError: The compiler fails on one of several ranks.
+        """
+        started = time.monotonic()
+        try:
+            made = step()
+        except Exception as error:
+            if not (self._is_on and _is_of_compiler(error)):
+                raise
+            why = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+            if several_ranks:
+                raise ConfigError(f"torch.compile failed in a train worker: {why}; set loop.compile=false") from error
+            self._give_up(why)
+        else:
+            if self._is_new and self._is_on:
+                self._tell(time.monotonic() - started)
+            return made
+        return step()
+
+    def _tell(self, seconds: float) -> None:
         from torch._dynamo.utils import counters
 
-        if self._since is None:
-            return
+        self._is_new = False
         breaks = counters["graph_break"]
         first = f" (the first: {' '.join(next(iter(breaks)).split())[:200]})" if breaks else ""
         logger.info(
@@ -49,15 +76,13 @@ class Compiled:
             counters["stats"]["unique_graphs"],
             breaks.total(),
             first,
-            time.monotonic() - self._since,
+            seconds,
         )
-        self._since = None
 
-    def give_up(self, error: BaseException) -> None:
-        """Go back to the passes as they are written, and say why."""
+    def _give_up(self, why: str) -> None:
+        self._is_on = False
         for name in PASSES:
             delattr(self._student, name)
-        why = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
         logger.warning(
             "torch.compile failed, and training goes on without it, slower: %s; set loop.compile=false, or mend its "
             "compiler (on CPUs it needs a C++ one)",
@@ -65,7 +90,7 @@ class Compiled:
         )
 
 
-def failed_to_compile(error: BaseException) -> bool:
+def _is_of_compiler(error: BaseException) -> bool:
     """Return whether an error comes from the compiler and not from what was compiled."""
     from torch._dynamo.exc import TorchDynamoException
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,12 @@ import torch
 
 from l2l_ray.config import RunConfig
 from l2l_ray.data.images import batch_indices
-from l2l_ray.errors import ConfigError
 from l2l_ray.loop.host import Host
 from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.inference.teacher import update_teacher
 from l2l_ray.loop.state.checkpoint import load_train_state, load_weights, save_train_state, save_weights, write_position
 from l2l_ray.loop.state.position import Position
-from l2l_ray.loop.training.compiled import Compiled, failed_to_compile
+from l2l_ray.loop.training.compiled import Compiled
 from l2l_ray.loop.training.online import OnlineSet
 from l2l_ray.loop.training.pieces import Pieces
 from l2l_ray.loop.training.pseudo import PseudoSet
@@ -138,32 +138,12 @@ class StudentSteps:
             batch = joined([self._ready(seen, view, step, size, done, rows) for view in views])
             pseudo.prefetch(self._drawn(len(pseudo), size, name, step + 1))
         labeled.prefetch([rows[i] for i in self._drawn(len(rows), loop.labeled_batch, f"{stream}-labeled", step + 1)])
-        terms = self._step(networks, truth, batch, learning_rate_factor(done, self._total_steps, loop), num_views)
+        factor = learning_rate_factor(done, self._total_steps, loop)
+        learning, world_size = (networks.wrapped, networks.optimizer), self._host.world_size
+        step = partial(train_step, *learning, truth, batch, loop, factor, world_size, num_views, self._pieces)
+        terms = step() if networks.compiled is None else networks.compiled.run(step, several_ranks=world_size > 1)
         update_teacher(networks.teacher, networks.student, done, loop.ema_decay)
         return terms
-
-    def _step(
-        self, networks: Networks, truth: TrainBatch, batch: TrainBatch | None, factor: float, num_views: int
-    ) -> dict[str, float]:
-        """Take the step; once more, without the compiler, where it is that which fails."""
-        learning, world_size = (networks.wrapped, networks.optimizer), self._host.world_size
-        given = (*learning, truth, batch, self._loop, factor, world_size, num_views, self._pieces)
-        compiled = networks.compiled
-        if compiled is None:
-            return train_step(*given)
-        try:
-            terms = train_step(*given)
-            compiled.tell()
-            return terms
-        except Exception as error:
-            if not failed_to_compile(error):
-                raise
-            if world_size > 1:
-                why = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
-                raise ConfigError(f"torch.compile failed in a train worker: {why}; set loop.compile=false") from error
-            compiled.give_up(error)
-            networks.compiled = None
-        return train_step(*given)
 
     def _drawn(self, count: int, batch: int, stream: str, step: int) -> list[int]:
         """Return this rank's share of the positions drawn from `count` for a global batch."""

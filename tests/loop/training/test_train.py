@@ -117,7 +117,7 @@ def test_with_adapters_and_pieces_too_stopping_and_going_on_changes_nothing(copi
     settings = {
         "compare": (),
         "segmenter": {"lora_rank": 2, "checkpoint_activations": True},
-        "loop": {"checkpoint_steps": 1, "micro_batch": 3, "text_lr_scale": 0.5},
+        "loop": {"rounds": 1, "checkpoint_steps": 2, "micro_batch": 3, "text_lr_scale": 0.5},
     }
     without = ("FINISHED", "train", "evals", "panels")
     stopped = copied(without, name="stopped", **settings)
@@ -128,9 +128,9 @@ def test_with_adapters_and_pieces_too_stopping_and_going_on_changes_nothing(copi
     (stopped.config.cache_dir / "burn_in").rename(tmp_path / "burn_in")  # the other run makes its own
     unbroken = copied(without, name="unbroken", **settings)
     train(unbroken.config, unbroken.path, TrainingOnly(unbroken))
-    for version in (0, 1, 2):
+    for version in (0, 1):
         found, expected = (weights(run.version_dir("l2l", version)) for run in (stopped, unbroken))
         assert found == expected, version
-    newest = stopped.version_dir("l2l", 2)
+    newest = stopped.version_dir("l2l", 1)
     assert any(".lora_A." in name for name in load_file(newest / "student.safetensors"))
     load_segmenter(stopped.config.segmenter, newest / "teacher.safetensors", CPU)  # a plain segmenter's tensors
