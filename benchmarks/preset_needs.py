@@ -4,8 +4,8 @@
 
 Counted: the parameters of every model, the bytes that a training pass holds at its peak, and the operations of
 training, labelling and asking. From these follow the memory of each GPU and the hours at `SUSTAINED_FLOPS`. Not
-measured on a GPU; the larger of the two phases (asking, training) decides the memory, as roles that share a GPU take
-turns with most of it.
+measured on a GPU. Where all of it shares one GPU, a run in one process asks first and trains then, so the larger of the
+two decides the memory; on RefCOCO, where asking takes hours, both are there at once.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from benchmarks.architectures import random_segmenter
 from benchmarks.memory import peak_bytes
 from l2l_ray.config import NEEDS, PRESETS, Needs, RunConfig
+from l2l_ray.config.presets import PHOTOS, REFCOCO
 from l2l_ray.segmenter.adapters import prepare_to_learn
 from l2l_ray.segmenter.losses import segmentation_loss
 from l2l_ray.segmenter.model import Segmenter
@@ -35,7 +36,7 @@ BYTES_PER_S = 500e9  # of such a GPU's memory: each token of an answer reads all
 CARDS_GB = (8, 12, 16, 24, 32, 48, 80)
 CUDA_GB = 1.5  # context, and what the allocator cannot use
 PHOTO_TOKENS, ANSWER_TOKENS = 1400, 60  # photos of about a megapixel
-NUM_TEXTS = {"1,000 photos": 1000, "all of RefCOCO": 42404}  # one a photo; one for each object of its train split
+NUM_TEXTS = {PHOTOS: 1000, REFCOCO: 42404}  # one a photo; one for each object of its train split
 
 # Hidden size, layers, heads, intermediate size, tied; then depth, hidden and intermediate size of the image part.
 QWEN3_VL = {
@@ -52,7 +53,7 @@ def main() -> None:
     for name in sys.argv[1:] or NEEDS:
         found[name] = needs(PRESETS[name](), NEEDS[name].work)
         print(json.dumps({name: found[name]}, indent=1), flush=True)
-    RESULTS.write_text(json.dumps({name: found[name] for name in NEEDS}, indent=1) + "\n")
+        RESULTS.write_text(json.dumps({name: found[name] for name in NEEDS if name in found}, indent=1) + "\n")
 
 
 def needs(config: RunConfig, work: str) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def needs(config: RunConfig, work: str) -> dict[str, Any]:
     num_sam = SAM_PARAMETERS.get(str(config.prior.sam_model), 0)
     prepare_to_learn(segmenter, config.segmenter)
     batch = loop.labeled_batch + loop.unlabeled_batch
-    at_once = min(loop.micro_batch or batch, batch // cluster.num_workers)
+    samples = min(loop.micro_batch or batch, batch // cluster.num_workers)
     one, two = (peak_bytes(lambda n=n: learn(segmenter, n), torch.device("cpu")) for n in (1, 2))
     with FlopCounterMode(display=False) as flops:
         learn(segmenter, 1)
@@ -75,11 +76,14 @@ def needs(config: RunConfig, work: str) -> dict[str, Any]:
     hidden_bytes = 12 * hidden * 2 * PHOTO_TOKENS  # what one layer holds at a time
     asking_gb = (2 * num_mllm + config.prior.batch_size * (kv_bytes + hidden_bytes)) / 1e9
     # Student: weights and AdamW's two means, its gradient is in the pass; teachers of labelling, training, folds.
-    training_gb = (num_own * (12 + 4 * 4) + one + (at_once - 1) * (two - one) + 2 * num_sam) / 1e9
-    gpu_gb = next(size for size in CARDS_GB if size >= max(asking_gb, training_gb) + CUDA_GB)
+    training_gb = (num_own * (12 + 4 * 4) + one + (samples - 1) * (two - one) + 2 * num_sam) / 1e9
     shares = (cluster.prior_resources, cluster.labeler_resources, cluster.worker_resources)
     counts = (cluster.num_priors, cluster.num_labelers, cluster.num_workers)
     gpus = [share["GPU"] * count for share, count in zip(shares, counts, strict=True)]
+    num_gpus = math.ceil(round(sum(gpus), 6))
+    at_once = num_gpus == 1 and work == REFCOCO
+    held_gb = asking_gb + training_gb if at_once else max(asking_gb, training_gb)
+    gpu_gb = next(size for size in CARDS_GB if size >= held_gb + CUDA_GB)
     seconds = {
         "asking": num_texts * asking_s(num_mllm, config.prior.batch_size) / cluster.num_priors,
         "training": num_steps(config) * batch * sample_flops / SUSTAINED_FLOPS / cluster.num_workers,
@@ -91,11 +95,11 @@ def needs(config: RunConfig, work: str) -> dict[str, Any]:
     return {
         "parameters": {"language_model": num_mllm, "sam": int(num_sam), "segmenter": num_own},
         "peak_mb_of_a_training_pass": {"one_sample": round(one / 1e6), "each_further": round((two - one) / 1e6)},
-        "samples_at_once": at_once,
+        "samples_at_once": samples,
         "gflop_per_training_sample": round(sample_flops / 1e9),
         "gb": {"asking": round(asking_gb, 1), "training": round(training_gb, 1)},
         "hours": {name: round(value / 3600, 2) for name, value in seconds.items()},
-        "needs": asdict(Needs(math.ceil(round(sum(gpus), 6)), gpu_gb, download_gb, math.ceil(hours), work)),
+        "needs": asdict(Needs(num_gpus, gpu_gb, download_gb, math.ceil(hours), work)),
     }
 
 

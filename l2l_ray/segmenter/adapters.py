@@ -93,4 +93,4 @@ def _keep_less(name: str, model: nn.Module) -> None:
             "and set loop.micro_batch where memory is short"
         )
     for layer in layers:  # transformers' own switch works in training mode alone, and is called anew every few versions
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

@@ -75,8 +75,8 @@ class Pieces:
     ) -> Float[Tensor, " 3"]:
         total: Tensor | None = None
         for start in range(0, count, size):
-            waits = isinstance(student, DistributedDataParallel) and start + size < count
-            with student.no_sync() if waits else nullcontext():
+            more = start + size < count
+            with student.no_sync() if more and isinstance(student, DistributedDataParallel) else nullcontext():
                 terms = add_gradients(slice(start, start + size))
             total = terms if total is None else total + terms
         assert total is not None, "a step has samples"

@@ -140,8 +140,8 @@ class StudentSteps:
         labeled.prefetch([rows[i] for i in self._drawn(len(rows), loop.labeled_batch, f"{stream}-labeled", step + 1)])
         factor = learning_rate_factor(done, self._total_steps, loop)
         learning, world_size = (networks.wrapped, networks.optimizer), self._host.world_size
-        step = partial(train_step, *learning, truth, batch, loop, factor, world_size, num_views, self._pieces)
-        terms = step() if networks.compiled is None else networks.compiled.run(step, several_ranks=world_size > 1)
+        once = partial(train_step, *learning, truth, batch, loop, factor, world_size, num_views, self._pieces)
+        terms = once() if networks.compiled is None else networks.compiled.run(once, several_ranks=world_size > 1)
         update_teacher(networks.teacher, networks.student, done, loop.ema_decay)
         return terms
 

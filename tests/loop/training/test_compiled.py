@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -10,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from l2l_ray.errors import ConfigError
+from l2l_ray.loop.training.compiled import Compiled
+from l2l_ray.segmenter.model import Segmenter
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of its own compiler
 STEPS = Path(__file__).with_name("compiled_steps.py")
 
 
@@ -34,8 +41,34 @@ def test_a_compiled_student_takes_the_same_steps_and_says_what_was_compiled(tmp_
     assert line.startswith("the student is compiled: ") and " graph breaks" in line
 
 
+@pytest.mark.slow
 def test_where_the_compiler_fails_training_goes_on_without_it(tmp_path: Path) -> None:
     told = _steps(tmp_path, CXX=str(tmp_path / "no-compiler"), PATH="/nowhere")
     assert told["compiled"] == told["plain"]
     (line,) = told["said"]
     assert line.startswith("torch.compile failed, and training goes on without it") and "loop.compile=false" in line
+
+
+@pytest.fixture
+def compiled(segmenter: Segmenter) -> Compiled:
+    return Compiled(copy.deepcopy(segmenter))
+
+
+def test_on_one_of_several_ranks_a_failed_compiler_is_an_error_that_names_the_switch(compiled: Compiled) -> None:
+    def fails() -> None:
+        raise torch._dynamo.exc.InternalTorchDynamoError("no way\nmore lines")
+
+    with pytest.raises(ConfigError, match=r"in a train worker: no way; set loop\.compile=false$"):
+        compiled.run(fails, several_ranks=True)
+
+
+def test_an_error_that_is_not_the_compilers_passes(compiled: Compiled) -> None:
+    calls = []
+
+    def fails() -> None:
+        calls.append(1)
+        raise ValueError("shapes do not match")
+
+    with pytest.raises(ValueError, match="shapes do not match"):
+        compiled.run(fails, several_ranks=False)
+    assert len(calls) == 1
