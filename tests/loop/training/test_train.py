@@ -20,6 +20,8 @@ from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.versions import newest_checkpoint
 from l2l_ray.loop.training.train import Job, train
+from l2l_ray.predictor import save_version
+from l2l_ray.saved_model import WEIGHTS, open_model
 from l2l_ray.types import LabeledExample
 from tests.loop.training_only import BURN_IN_PARTS, TrainingOnly, burn_in_of
 from tests.whole_run import label_weights, weights
@@ -133,4 +135,8 @@ def test_with_adapters_and_pieces_too_stopping_and_going_on_changes_nothing(copi
         assert found == expected, version
     newest = stopped.version_dir("l2l", 1)
     assert any(".lora_A." in name for name in load_file(newest / "student.safetensors"))
-    load_segmenter(stopped.config.segmenter, newest / "teacher.safetensors", CPU)  # a plain segmenter's tensors
+    save_version(newest, tmp_path / "model")  # what labels is a plain segmenter, and so is what is saved of it
+    section = open_model(tmp_path / "model")[0].segmenter
+    saved = load_segmenter(section, tmp_path / "model" / WEIGHTS, CPU).state_dict()
+    labels_with = load_file(newest / "teacher.safetensors")
+    assert all(torch.equal(saved[name], value) for name, value in labels_with.items())
