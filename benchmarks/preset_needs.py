@@ -1,33 +1,32 @@
-"""What the presets for photos need, from the real architectures with random weights: no download, no GPU.
+"""What the large presets need, from the real architectures with random weights: no download, no GPU.
 
-    python benchmarks/preset_needs.py
+    python -m benchmarks.preset_needs [PRESET ...]
 
-Counted: the parameters of every model, the bytes that one training sample keeps for its backward pass, and the
-operations of training, labelling and asking. From these follow the memory of one GPU that does all of it and the hours
-at `SUSTAINED_FLOPS`. Not measured on a GPU; the larger of the two phases (asking, training) decides the memory.
+Counted: the parameters of every model, the bytes that a training pass holds at its peak, and the operations of
+training, labelling and asking. From these follow the memory of each GPU and the hours at `SUSTAINED_FLOPS`. Not
+measured on a GPU. Where all of it shares one GPU, a run in one process asks first and trains then, so the larger of the
+two decides the memory; on RefCOCO, where asking takes hours, both are there at once.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import (
-    BertConfig,
-    PreTrainedTokenizerFast,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-    SwinConfig,
-)
+from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from l2l_ray.config import PRESETS, Needs, RunConfig
+from benchmarks.architectures import random_segmenter
+from benchmarks.memory import peak_bytes
+from l2l_ray.config import NEEDS, PRESETS, Needs, RunConfig
+from l2l_ray.config.presets import PHOTOS, REFCOCO
+from l2l_ray.segmenter.adapters import prepare_to_learn
 from l2l_ray.segmenter.losses import segmentation_loss
 from l2l_ray.segmenter.model import Segmenter
 
@@ -36,18 +35,9 @@ SUSTAINED_FLOPS = 30e12  # about a fifth of what a GPU of 24 GB reaches in bfloa
 BYTES_PER_S = 500e9  # of such a GPU's memory: each token of an answer reads all weights once
 CARDS_GB = (8, 12, 16, 24, 32, 48, 80)
 CUDA_GB = 1.5  # context, and what the allocator cannot use
-NUM_PHOTOS, PHOTO_TOKENS, ANSWER_TOKENS = 1000, 1400, 60  # photos of about a megapixel
+PHOTO_TOKENS, ANSWER_TOKENS = 1400, 60  # photos of about a megapixel
+NUM_TEXTS = {PHOTOS: 1000, REFCOCO: 42404}  # one a photo; one for each object of its train split
 
-SWIN = {
-    "microsoft/swin-tiny-patch4-window7-224": {"image_size": 224, "window_size": 7},
-    "microsoft/swin-base-patch4-window12-384-in22k": {
-        "image_size": 384,
-        "window_size": 12,
-        "embed_dim": 128,
-        "depths": [2, 2, 18, 2],
-        "num_heads": [4, 8, 16, 32],
-    },
-}
 # Hidden size, layers, heads, intermediate size, tied; then depth, hidden and intermediate size of the image part.
 QWEN3_VL = {
     "Qwen/Qwen3-VL-4B-Instruct": (2560, 36, 32, 9728, True, 24, 1024, 4096, [5, 11, 17]),
@@ -59,76 +49,69 @@ SAM_PARAMETERS = {"facebook/sam2.1-hiera-small": 46e6, "facebook/sam2.1-hiera-la
 
 def main() -> None:
     """Count for each preset, print and write the file."""
-    found = {name: needs(PRESETS[name]()) for name in ("photos-small", "photos-full")}
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found, indent=1))
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name in sys.argv[1:] or NEEDS:
+        found[name] = needs(PRESETS[name](), NEEDS[name].work)
+        print(json.dumps({name: found[name]}, indent=1), flush=True)
+        RESULTS.write_text(json.dumps({name: found[name] for name in NEEDS if name in found}, indent=1) + "\n")
 
 
-def needs(config: RunConfig) -> dict[str, Any]:
+def needs(config: RunConfig, work: str) -> dict[str, Any]:
     """Return the counts of a preset and what follows from them."""
+    loop, cluster, num_texts = config.loop, config.cluster, NUM_TEXTS[work]
     with tempfile.TemporaryDirectory() as folder:
-        segmenter = make_segmenter(config, Path(folder))
-    sample_bytes, sample_flops = per_sample(segmenter, config)
+        segmenter = random_segmenter(config.segmenter, Path(folder))
     num_own, num_mllm = num_parameters(segmenter), num_mllm_parameters(config.prior.model)
-    num_sam = SAM_PARAMETERS[str(config.prior.sam_model)]
+    num_sam = SAM_PARAMETERS.get(str(config.prior.sam_model), 0)
+    prepare_to_learn(segmenter, config.segmenter)
+    batch = loop.labeled_batch + loop.unlabeled_batch
+    samples = min(loop.micro_batch or batch, batch // cluster.num_workers)
+    one, two = (peak_bytes(lambda n=n: learn(segmenter, n), torch.device("cpu")) for n in (1, 2))
+    with FlopCounterMode(display=False) as flops:
+        learn(segmenter, 1)
+    sample_flops = flops.get_total_flops()
+
     hidden, layers = QWEN3_VL[config.prior.model][:2]
     kv_bytes = 2 * layers * KV_HEADS * HEAD_DIM * 2 * (PHOTO_TOKENS + ANSWER_TOKENS)
     hidden_bytes = 12 * hidden * 2 * PHOTO_TOKENS  # what one layer holds at a time
     # SAM's weights are float32; it works after the language model has, within what that needed.
     asking_gb = (2 * num_mllm + 4 * num_sam + config.prior.batch_size * (kv_bytes + hidden_bytes)) / 1e9
-    # Student: weights, gradient and AdamW's two means; teachers of labelling, training and the folds: weights alone.
-    batch = config.loop.labeled_batch + config.loop.unlabeled_batch
-    training_gb = (num_own * (16 + 4 * 4) + batch * sample_bytes) / 1e9
-    gpu_gb = next(size for size in CARDS_GB if size >= max(asking_gb, training_gb) + CUDA_GB)
+    # Student: weights and AdamW's two means, its gradient is in the pass; teachers of labelling, training, folds.
+    training_gb = (num_own * (12 + 4 * 4) + one + (samples - 1) * (two - one)) / 1e9
+    shares = (cluster.prior_resources, cluster.labeler_resources, cluster.worker_resources)
+    counts = (cluster.num_priors, cluster.num_labelers, cluster.num_workers)
+    gpus = [share["GPU"] * count for share, count in zip(shares, counts, strict=True)]
+    num_gpus = math.ceil(round(sum(gpus), 6))
+    at_once = num_gpus == 1 and work == REFCOCO
+    held_gb = asking_gb + training_gb if at_once else max(asking_gb, training_gb)
+    gpu_gb = next(size for size in CARDS_GB if size >= held_gb + CUDA_GB)
     seconds = {
-        "asking": NUM_PHOTOS * asking_s(num_mllm, config.prior.batch_size),
-        "training": num_steps(config) * batch * sample_flops / SUSTAINED_FLOPS,
+        "asking": num_texts * asking_s(num_mllm, config.prior.batch_size) / cluster.num_priors,
+        "training": num_steps(config) * batch * sample_flops / SUSTAINED_FLOPS / cluster.num_workers,
         # Five predictions of a third of a training sample each, in every round.
-        "labelling": NUM_PHOTOS * config.loop.rounds * 5 * (sample_flops / 3) / SUSTAINED_FLOPS,
+        "labelling": num_texts * loop.rounds * 5 * (sample_flops / 3) / SUSTAINED_FLOPS / max(1, gpus[1]),
     }
     hours = sum(seconds.values()) / 3600
     download_gb = math.ceil((2 * num_mllm + 4 * (num_own + num_sam)) / 1e9)
     return {
         "parameters": {"language_model": num_mllm, "sam": int(num_sam), "segmenter": num_own},
-        "kept_mb_per_training_sample": round(sample_bytes / 1e6),
+        "peak_mb_of_a_training_pass": {"one_sample": round(one / 1e6), "each_further": round((two - one) / 1e6)},
+        "samples_at_once": samples,
         "gflop_per_training_sample": round(sample_flops / 1e9),
         "gb": {"asking": round(asking_gb, 1), "training": round(training_gb, 1)},
         "hours": {name: round(value / 3600, 2) for name, value in seconds.items()},
-        "needs": asdict(Needs(gpu_gb, download_gb, math.ceil(hours))),
+        "needs": asdict(Needs(num_gpus, gpu_gb, download_gb, math.ceil(hours), work)),
     }
 
 
-def make_segmenter(config: RunConfig, folder: Path) -> Segmenter:
-    """Return the preset's segmenter with random weights."""
-    stages = ["stage1", "stage2", "stage3", "stage4"]
-    SwinConfig(**SWIN[config.segmenter.backbone], out_features=stages).save_pretrained(folder / "backbone")
-    BertConfig().save_pretrained(folder / "text")
-    words = Tokenizer(models.WordLevel({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")
-    tokenizer.save_pretrained(folder / "text")
-    paths = {"backbone": str(folder / "backbone"), "text": str(folder / "text"), "pretrained": False}
-    return Segmenter(config.segmenter.model_copy(update=paths))
-
-
-def per_sample(segmenter: Segmenter, config: RunConfig) -> tuple[int, int]:
-    """Return the bytes that a training sample keeps and the operations that it costs, in bfloat16."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in segmenter.parameters()}
-    kept: dict[int, int] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    side, grid = config.segmenter.image_size, segmenter.grid
-    image, one, proposal = torch.rand(1, 3, side, side), torch.ones(1), torch.rand(1, grid, grid)
-    with FlopCounterMode(display=False) as flops:
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            with torch.autocast("cpu", torch.bfloat16):
-                output = segmenter(image, ["the left cup on the table"], proposal, one, one.bool(), ["cup"])
-            segmentation_loss(output, (proposal > 0.5).float(), torch.ones_like(proposal), 1, 0.5, 0.4).backward()
-    return sum(kept.values()), flops.get_total_flops()
+def learn(segmenter: Segmenter, num: int) -> None:
+    """Compute the gradients of some samples, in bfloat16, and leave them out again."""
+    side, grid = segmenter.image_size, segmenter.grid
+    images, ones, proposal = torch.rand(num, 3, side, side), torch.ones(num), torch.rand(num, grid, grid)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = segmenter(images, ["the left cup on the table"] * num, proposal, ones, ones.bool(), ["cup"] * num)
+    segmentation_loss(output, (proposal > 0.5).float(), torch.ones_like(proposal), num, 0.5, 0.4).backward()
+    segmenter.zero_grad(set_to_none=True)
 
 
 def num_steps(config: RunConfig) -> int:

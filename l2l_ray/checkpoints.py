@@ -14,11 +14,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from l2l_ray.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 HUB_TIMEOUT_S = 5.0
+_FAILURES = (
+    *(OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError),
+    SafetensorError,  # weights that are cut off
+)
 _CHECK_FILES = "check that its files are whole and fit the installed transformers"
 
 
@@ -43,7 +49,7 @@ def checkpoint(setting: str, name: str, expected: str) -> Iterator[dict[str, Any
     except _Unavailable as error:
         why, remedy = error.args
         raise ConfigError(_message(setting, name, why, expected, remedy)) from None
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError) as error:
+    except _FAILURES as error:
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
         raise ConfigError(_message(setting, name, why, expected, _CHECK_FILES)) from error
 

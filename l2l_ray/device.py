@@ -1,13 +1,18 @@
-"""Which device to use, whether bfloat16 is fast there, and loading models without a bar per checkpoint."""
+"""Which device to use, whether bfloat16 is fast there, what to do without memory, and loading models quietly."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import torch
+
+from l2l_ray.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -34,6 +39,33 @@ def pick_dtype(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     return "bfloat16" if fast_bfloat16(device.type) else "float32"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that a device, or this machine, has no memory left for a tensor."""
+    full = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return full or any(words in str(error) for words in ("can't allocate memory", "STATUS_ALLOC_FAILED"))
+
+
+def halved(size: int, setting: str, error: BaseException) -> int:
+    """Return half of a number of samples that did not fit into memory, and say so in one line.
+
+    Args:
+        size: Samples that went through a network at once.
+        setting: The config field that says how many.
+        error: What torch raised.
+    Raises:
+        ConfigError: It was one sample.
+    """
+    why = next(iter(str(error).splitlines()), "")[:200] or type(error).__name__
+    if size == 1:
+        raise ConfigError(
+            f"one sample does not fit into memory: {why}; lower segmenter.image_size, switch "
+            "segmenter.checkpoint_activations on, or take a smaller model"
+        ) from error
+    half = size // 2
+    logger.warning("out of memory with %d samples at once; from here on %d: %s=%d begins so", size, half, setting, half)
+    return half
 
 
 @contextmanager

@@ -17,7 +17,7 @@ Importing it takes no heavy library.
 from l2l_ray.config.advice import toy_answers, toy_models
 from l2l_ray.config.effects import Command, Idle, idle_fields, idle_in_prior, notices
 from l2l_ray.config.fields import EMBEDDED, ConfigField, Section, config_fields, field_value, range_text
-from l2l_ray.config.presets import NEEDS, PRESETS, Needs, full_config, smoke_config
+from l2l_ray.config.presets import NEEDS, PRESETS, Needs, lavt_like_config, smoke_config
 from l2l_ray.config.prior_section import PriorConfig
 from l2l_ray.config.reading import config_yaml, load_config, read_config, save_config
 from l2l_ray.config.run import RunConfig, selector_for
@@ -54,7 +54,7 @@ __all__ = [
     "config_fields",
     "config_yaml",
     "field_value",
-    "full_config",
+    "lavt_like_config",
     "idle_fields",
     "idle_in_prior",
     "load_config",

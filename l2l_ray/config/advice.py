@@ -7,7 +7,7 @@ confidences that look right; so whoever meets photos with them says so once.
 from __future__ import annotations
 
 from l2l_ray.config.fields import EMBEDDED
-from l2l_ray.config.presets import NEEDS
+from l2l_ray.config.presets import NEEDS, PHOTOS
 from l2l_ray.config.run import RunConfig
 
 
@@ -43,5 +43,6 @@ def _embedded(config: RunConfig) -> list[str]:
 
 
 def _way_out() -> str:
-    ways = "; ".join(f"--preset {name} ({needs.sentence()})" for name, needs in NEEDS.items())
+    for_photos = {name: needs for name, needs in NEEDS.items() if needs.work == PHOTOS}
+    ways = "; ".join(f"--preset {name} ({needs.sentence()})" for name, needs in for_photos.items())
     return f"For photos: l2l run with {ways}"

@@ -123,6 +123,14 @@ def _of_segmenter(config: RunConfig) -> Iterator[Idle]:
         yield Idle(names, "segmenter.guidance is off, so the segmenter never sees a prior")
     if config.segmenter.prior_dropout == 0:
         yield Idle(("segmenter.prior_dropout_ramp_steps",), "segmenter.prior_dropout is 0")
+    if not config.segmenter.train_text:
+        yield Idle(("loop.text_lr_scale",), "segmenter.train_text is off")
+        if not config.segmenter.train_backbone:
+            reason = "segmenter.train_backbone and train_text are off, so no encoder learns"
+            yield Idle(("segmenter.lora_rank",), reason)
+    if not config.segmenter.train_backbone:
+        on = "the image encoder's own weights"  # levels that are added to a plain ViT learn nevertheless
+        yield Idle(("loop.backbone_lr_scale",), "segmenter.train_backbone is off", on)
 
 
 def _of_selector(config: RunConfig) -> Iterator[Idle]:

@@ -57,11 +57,11 @@ def one_percent_config() -> RunConfig:
     return config.model_copy(update={"data": config.data.model_copy(update={"benchmark_frac": 0.01})})
 
 
-def full_config() -> RunConfig:
-    """Return the full size on RefCOCO: Swin-B + BERT at 480 px with Qwen3-VL-8B, several GPUs, on Ray.
+def lavt_like_config() -> RunConfig:
+    """Return the full size on RefCOCO: LAVT's Swin-B + BERT at 480 px with Qwen3-VL-8B, several GPUs, on Ray.
 
-    Source: image size, batch and learning rates follow LAVT (2022) and SemiRES (2024); the rest is ours and untried
-    on full-size data.
+    Source: encoders, image size, batch and learning rates follow LAVT (2022) and SemiRES (2024); fusion and decoder are
+    ours. Untried on full-size data.
     """
     return RunConfig(
         data=DataConfig(
@@ -114,10 +114,56 @@ def full_config() -> RunConfig:
     )
 
 
+def dinov3_config() -> RunConfig:
+    """Return `lavt_like` with DINOv3's ViT-B/16 in the place of Swin-B; the hub gives its weights after a form.
+
+    Source: rates are ours, lower for an encoder that has learned without labels. Untried on full-size data.
+    """
+    return _with_vit("facebook/dinov3-vitb16-pretrain-lvd1689m", image_size=480, patch=16)
+
+
+def dinov2_config() -> RunConfig:
+    """Return `lavt_like` with DINOv2's ViT-B/14 at 476 px in the place of Swin-B; its weights are free to download.
+
+    Source: as `dinov3`. Untried on full-size data.
+    """
+    return _with_vit("facebook/dinov2-base", image_size=476, patch=14)
+
+
+def _with_vit(backbone: str, image_size: int, patch: int) -> RunConfig:
+    base = lavt_like_config()
+    segmenter = {"backbone": backbone, "image_size": image_size, "fusion_stride": patch}
+    return base.model_copy(
+        update={
+            "segmenter": base.segmenter.model_copy(update=segmenter),
+            "loop": base.loop.model_copy(update={"backbone_lr_scale": 0.1}),
+        }
+    )
+
+
+def small_config() -> RunConfig:
+    """Return the segmenter of `lavt_like` on one GPU of 24 GB, with a 4 B language model and half the batch.
+
+    Source: as `lavt_like`; what makes it fit is ours: activations are computed again, and a step goes in pieces.
+    """
+    base, photos = lavt_like_config(), photos_small_config()
+    return base.model_copy(
+        update={
+            "prior": photos.prior.model_copy(update={"proposal": "box", "sam_model": None}),
+            "segmenter": base.segmenter.model_copy(update={"checkpoint_activations": True}),
+            "loop": base.loop.model_copy(
+                update={"labeled_batch": 8, "unlabeled_batch": 8, "micro_batch": 4, "eval_batch": 16, "lag": 0}
+            ),
+            "cluster": photos.cluster,
+        }
+    )
+
+
 def photos_small_config() -> RunConfig:
     """Return what own photos need at least: a 4 B language model, SAM 2 and a Swin-T segmenter, all on one GPU.
 
-    Source: sizes and steps are ours, for up to some thousand photos; learning rates as in `full`. Untried on real data.
+    Source: sizes and steps are ours, for up to some thousand photos; learning rates as in `lavt_like`. Untried on real
+    data.
     """
     return RunConfig(
         data=OWN_PHOTOS,
@@ -167,11 +213,11 @@ def photos_small_config() -> RunConfig:
 
 
 def photos_full_config() -> RunConfig:
-    """Return the models of `full` with SAM 2 for own photos, all on one large GPU.
+    """Return the models of `lavt_like` with SAM 2 for own photos, all on one large GPU.
 
-    Source: as `full`, with fewer steps, for thousands of photos. Untried on real data.
+    Source: as `lavt_like`, with fewer steps, for thousands of photos. Untried on real data.
     """
-    small, full = photos_small_config(), full_config()
+    small, full = photos_small_config(), lavt_like_config()
     return RunConfig(
         data=OWN_PHOTOS,
         prior=full.prior.model_copy(update={"proposal": "sam", "sam_model": "facebook/sam2.1-hiera-large"}),
@@ -201,28 +247,42 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
     "1pct": one_percent_config,
     "photos-small": photos_small_config,
     "photos-full": photos_full_config,
-    "full": full_config,
+    "small": small_config,
+    "lavt_like": lavt_like_config,
+    "dinov2": dinov2_config,
+    "dinov3": dinov3_config,
 }
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a preset needs where all of it runs on one GPU; estimated, not measured on one.
+    """What a preset needs; estimated, not measured on a GPU.
 
     Example: `NEEDS["photos-small"].sentence()`
     """
 
-    gpu_gb: int  # memory of the GPU
+    gpus: int  # at once, all roles together
+    gpu_gb: int  # memory of each
     download_gb: int  # weights, once
-    hours: int  # at 30 TFLOP/s sustained, for 1,000 photos with one text each
+    hours: int  # at 30 TFLOP/s sustained on each GPU
+    work: str  # what takes these hours
 
     def sentence(self) -> str:
         """Return the needs in words."""
+        gpus = "one GPU" if self.gpus == 1 else f"{self.gpus} GPUs"
         hours = "an hour" if self.hours == 1 else f"{self.hours} hours"
         return (
-            f"one GPU with {self.gpu_gb} GB, {self.download_gb} GB of downloads, about {hours} for 1,000 photos; "
-            "estimated"
+            f"{gpus} with {self.gpu_gb} GB, {self.download_gb} GB of downloads, about {hours} for "
+            f"{self.work}; estimated"
         )
 
 
-NEEDS = {"photos-small": Needs(16, 10, 1), "photos-full": Needs(48, 20, 3)}
+PHOTOS, REFCOCO = "1,000 photos", "all of RefCOCO"
+NEEDS = {
+    "photos-small": Needs(1, 16, 10, 1, PHOTOS),
+    "photos-full": Needs(1, 48, 20, 3, PHOTOS),
+    "small": Needs(1, 24, 10, 1, REFCOCO),
+    "lavt_like": Needs(7, 24, 20, 1, REFCOCO),
+    "dinov2": Needs(7, 24, 20, 1, REFCOCO),
+    "dinov3": Needs(7, 24, 20, 1, REFCOCO),
+}

@@ -87,6 +87,18 @@ class SegmenterConfig(Section):
     train_backbone: bool = Field(
         False, description="Whether the image encoder's pretrained weights learn; a step costs a quarter less without"
     )
+    train_text: bool = Field(True, description="Whether the text encoder's weights learn")
+    lora_rank: int = Field(
+        0,
+        ge=0,
+        description="Those encoders that learn do so by LoRA adapters of this rank in their linear layers, while their "
+        "own weights rest; 0 = their own weights learn (ours; needs the extra lora)",
+    )
+    checkpoint_activations: bool = Field(
+        False,
+        description="Whether encoder and fusion layers are computed again for the gradient, not kept: less memory, "
+        "slower steps",
+    )
     fusion_width: int = Field(
         128, ge=16, description="Channels of the image-text transformer; 128 fits the weights we ship"
     )
@@ -221,6 +233,12 @@ class LoopConfig(Section):
     )
     labeled_batch: int = Field(16, ge=1, description="Labeled samples per step, over all workers together (ours)")
     unlabeled_batch: int = Field(16, ge=1, description="Pseudo-labeled samples per step, over all workers (ours)")
+    micro_batch: int | None = Field(
+        None,
+        ge=1,
+        description="Samples of a step that go through the student at once, in each train worker; their gradients add "
+        "up to those of the whole step. null = all, halved where memory runs out (ours)",
+    )
     unlabeled_weight: float = Field(
         1.0, ge=0, description="Weight of the pseudo-labels' loss; labeled images have 1 (FixMatch)"
     )
@@ -235,6 +253,12 @@ class LoopConfig(Section):
     lr: float = Field(2e-3, gt=0, description="Learning rate of new parts, AdamW (ours)")
     encoder_lr_scale: float = Field(
         0.25, ge=0, description="Image encoder, text encoder and fusion learn at lr times this (ours)"
+    )
+    backbone_lr_scale: float | None = Field(
+        None, ge=0, description="The image encoder learns at lr times this; null = encoder_lr_scale (ours)"
+    )
+    text_lr_scale: float | None = Field(
+        None, ge=0, description="The text encoder learns at lr times this; null = encoder_lr_scale (ours)"
     )
     lr_warmup_steps: int = Field(
         20,
@@ -257,6 +281,9 @@ class LoopConfig(Section):
     )
     eval_batch: int = Field(64, ge=1, description="Samples per forward pass outside of training (ours)")
     autocast: bool = Field(True, description="Whether to compute in bfloat16 where the processor is fast at it")
+    compile: bool = Field(
+        False, description="Whether torch.compile makes the student's passes: minutes at the start, faster steps"
+    )
     expressions_per_ref: int = Field(
         1, ge=1, description="Expressions used per unlabeled object; the others rest (ours)"
     )

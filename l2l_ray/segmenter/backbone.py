@@ -56,10 +56,12 @@ class Backbone(nn.Module):
 
     Attributes:
         channels: Channels of each level, fine to coarse.
-        strides: Pixels of the input per cell of each level, fine to coarse.
+        strides: Pixels of the input per cell of each level, fine to coarse; of a ViT with patches of 14 px they begin
+            with 3.5.
 
     Raises:
-        ConfigError: If the checkpoint cannot be read as a backbone, or holds BatchNorm.
+        ConfigError: If the checkpoint cannot be read as a backbone, or holds BatchNorm; or if the image side is not a
+            multiple of a ViT's patch.
     """
 
     mean: Tensor
@@ -77,14 +79,16 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.pyramid: SimplePyramid | None = None
         shapes = _probe(self.model, config.image_size)
-        strides = [config.image_size / width for _, _, width in shapes]
-        if len(set(strides)) == 1:
+        self.strides: tuple[float, ...]
+        if len({width for _, _, width in shapes}) == 1:
+            patch = _patch_size(self.model, config.image_size, source)
             self.pyramid = SimplePyramid(shapes[-1][0])
             self.channels = self.pyramid.channels
-            self.strides = tuple(round(strides[-1] * scale) for scale in self.pyramid.scales)
+            sides = [patch * scale for scale in self.pyramid.scales]
+            self.strides = tuple(int(side) if side.is_integer() else side for side in sides)
         else:
             self.channels = tuple(channels for channels, _, _ in shapes)
-            self.strides = tuple(round(stride) for stride in strides)
+            self.strides = tuple(round(config.image_size / width) for _, _, width in shapes)
         # Convolutions are faster with channels last everywhere; the stubs of `to` do not know the argument.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -154,6 +158,17 @@ def _probe(model: nn.Module, image_size: int) -> list[tuple[int, int, int]]:
     for parameter, gradient in zip(learned, gradients, strict=True):
         parameter.requires_grad_(gradient is not None)
     return [(m.shape[1], m.shape[2], m.shape[3]) for m in maps]
+
+
+def _patch_size(model: nn.Module, image_size: int, source: str) -> int:
+    """Return the side of a ViT's patches, px."""
+    patch: int = model.config.patch_size  # type: ignore[union-attr, assignment]
+    if image_size % patch:
+        raise ConfigError(
+            f"segmenter.image_size must be a multiple of the patch of {source!r}, {patch} px, got {image_size}; use "
+            f"{image_size // patch * patch}"
+        )
+    return patch
 
 
 def _check_missing(model: nn.Module, missing: Sequence[str], source: str) -> None:

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from l2l_ray.config import SegmenterConfig
 from l2l_ray.errors import ConfigError
@@ -53,6 +54,9 @@ class Fusion(nn.Module):
         image_channels: Channels of the level given to `forward`.
         text_width: Channels of the tokens given to `forward`.
 
+    Attributes:
+        keeps_activations: False = the gradient computes them again, layer by layer.
+
     Raises:
         ConfigError: If pretrained weights exist whose shape differs from the config's.
     """
@@ -66,6 +70,7 @@ class Fusion(nn.Module):
                 f"segmenter.fusion_width must be a multiple of 4 x num_heads = {4 * config.num_heads}, got {width}"
             )
         self.width = width
+        self.keeps_activations = True
         self.shape = {
             "image_channels": image_channels,
             "text_width": text_width,
@@ -107,7 +112,10 @@ class Fusion(nn.Module):
         ones = attention_mask_BL.new_ones(batch, height * width, dtype=torch.bool)
         mask_BN = torch.cat([ones, attention_mask_BL.bool()], dim=1)
         for block in self.blocks:
-            joint_BND = block(joint_BND, mask_BN)
+            if self.keeps_activations or not torch.is_grad_enabled():
+                joint_BND = block(joint_BND, mask_BN)
+            else:
+                joint_BND = checkpoint(block, joint_BND, mask_BN, use_reentrant=False)
         joint_BND = self.norm(joint_BND)
         cells_BND, words_BLD = joint_BND.split([height * width, tokens_BLD.shape[1]], dim=1)
         match_BN = (self.match_image(cells_BND) * self.match_text(words_BLD[:, :1])).float().sum(-1)

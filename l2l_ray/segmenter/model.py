@@ -61,9 +61,9 @@ class Segmenter(nn.Module):
         self.image_size = config.image_size
         self.backbone = Backbone(config)
         self.text = TextEncoder(config)
-        fusion_index = _fusion_index(config, tuple(self.backbone.strides))
+        fusion_index = _fusion_index(config, self.backbone.strides)
         self.fusion_index = fusion_index
-        self.grid = config.image_size // self.backbone.strides[0]
+        self.grid = int(config.image_size / self.backbone.strides[0])
         self.fusion = Fusion(config, self.backbone.channels[fusion_index], self.text.width)
         channels = level_channels(config.width, fusion_index + 1, config.num_heads)
         self.pyramid = Pyramid(self.backbone.channels, fusion_index, config.fusion_width, channels)
@@ -158,24 +158,46 @@ class Segmenter(nn.Module):
         phrase_tokens = None if phrases is None else self.tokenize(phrases).to(images.device)
         return self.decode(self.encode(images, tokens), proposal, prior_score, has_prior, phrase_tokens)
 
-    def parameter_groups(self, lr: float, encoder_lr_scale: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Return optimiser groups: pretrained parts at `lr * encoder_lr_scale`, the rest at `lr`.
+    def parameter_groups(
+        self,
+        lr: float,
+        encoder_lr_scale: float,
+        weight_decay: float,
+        backbone_lr_scale: float | None = None,
+        text_lr_scale: float | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return optimiser groups: image encoder, text encoder and fusion at `lr` times their scale, the rest at `lr`.
 
         Only weights of linear and convolution layers decay: not norms, biases, embeddings, learned tokens or position
         embeddings, which decay would only pull towards 0. Frozen parameters and empty groups are left out.
+
+        Args:
+            lr: Of the parts that start random.
+            encoder_lr_scale: Of the fusion, and of an encoder that has no scale of its own.
+            weight_decay: Of weights that decay.
+            backbone_lr_scale: Of the image encoder.
+            text_lr_scale: Of the text encoder.
         """
-        encoder = {id(p) for part in (self.backbone, self.text, self.fusion) for p in part.parameters()}
+        scales = (
+            (self.backbone, encoder_lr_scale if backbone_lr_scale is None else backbone_lr_scale),
+            (self.text, encoder_lr_scale if text_lr_scale is None else text_lr_scale),
+            (self.fusion, encoder_lr_scale),
+        )
+        own_lr = {id(p): lr * scale for part, scale in scales for p in part.parameters()}
         decaying = _decaying_parameters(self)
         groups: list[dict[str, Any]] = []
-        for is_encoder in (True, False):
+        # Encoders first, those of one rate together: saved optimiser states count parameters in this order.
+        for of_encoders, rate in [*((True, rate) for rate in dict.fromkeys(own_lr.values())), (False, lr)]:
             for decays in (True, False):
                 params = [
                     p
                     for p in self.parameters()
-                    if p.requires_grad and (id(p) in encoder) == is_encoder and (id(p) in decaying) == decays
+                    if p.requires_grad
+                    and (id(p) in own_lr) == of_encoders
+                    and own_lr.get(id(p), lr) == rate
+                    and (id(p) in decaying) == decays
                 ]
-                scaled = lr * encoder_lr_scale if is_encoder else lr
-                groups.append({"params": params, "lr": scaled, "weight_decay": weight_decay if decays else 0.0})
+                groups.append({"params": params, "lr": rate, "weight_decay": weight_decay if decays else 0.0})
         return [group for group in groups if group["params"]]
 
 
@@ -186,7 +208,7 @@ def output_grid(config: SegmenterConfig) -> int:
         return Segmenter(config.model_copy(update={"pretrained": False})).grid
 
 
-def _fusion_index(config: SegmenterConfig, strides: tuple[int, ...]) -> int:
+def _fusion_index(config: SegmenterConfig, strides: tuple[float, ...]) -> int:
     if config.width % config.num_heads:
         raise ConfigError(f"segmenter.width must be a multiple of num_heads = {config.num_heads}, got {config.width}")
     if config.fusion_stride not in strides:
@@ -196,7 +218,7 @@ def _fusion_index(config: SegmenterConfig, strides: tuple[int, ...]) -> int:
     if config.image_size % strides[0]:
         raise ConfigError(
             f"segmenter.image_size must be a multiple of the backbone's finest stride {strides[0]} px, got "
-            f"{config.image_size}; use {config.image_size // strides[0] * strides[0]}"
+            f"{config.image_size}; use {int(config.image_size // strides[0] * strides[0])}"
         )
     return strides.index(config.fusion_stride)
 

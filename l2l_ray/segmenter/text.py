@@ -63,6 +63,12 @@ class TextEncoder(nn.Module):
         with checkpoint("segmenter.text", source, "a text encoder such as BERT (AutoModel) or 'embedded'") as options:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(source, **options)
             self.model = _load(source, config.pretrained, options)
+        # What transformers makes where the tokenizer's files are missing knows special tokens alone.
+        if len(self.tokenizer) <= len(self.tokenizer.all_special_ids):
+            raise ConfigError(
+                f"segmenter.text: the tokenizer of {source!r} knows no words, expected tokenizer.json or vocab.txt "
+                "beside config.json; copy it there"
+            )
         if self.tokenizer.pad_token_id is None:
             raise ConfigError(
                 f"segmenter.text: the tokenizer of {source!r} has no padding token; use an encoder such as BERT"

@@ -92,6 +92,8 @@ def test_a_field_without_effect_is_named(words: str, field: str) -> None:
         "--selector.name pwa --compare matching --selector.match_iou 0.4",
         "--augment.crop_prob 0.5 --augment.crop_min_side_frac 0.5 --augment.strong.hue_turns 0.1",
         "--segmenter.prior_dropout 0.2 --segmenter.prior_dropout_ramp_steps 5",
+        "--segmenter.lora_rank 4 --loop.text_lr_scale 1",
+        "--segmenter.train_backbone true --loop.backbone_lr_scale 0.1 --segmenter.lora_rank 4",
     ],
 )
 def test_a_field_with_an_effect_is_not_named(words: str) -> None:
@@ -104,6 +106,15 @@ def test_an_effect_that_is_left_is_said() -> None:
     ]
     (sentence,) = told("--selector.name supervised --loop.expressions_per_ref 2")
     assert sentence.startswith("loop.expressions_per_ref has no effect on training: ")
+
+
+def test_a_rate_of_an_encoder_that_rests_says_what_still_learns() -> None:
+    assert told("--loop.backbone_lr_scale 1") == [
+        "loop.backbone_lr_scale has no effect on the image encoder's own weights: segmenter.train_backbone is off"
+    ]
+    text, sentence = told("--segmenter.train_text false --segmenter.lora_rank 2 --loop.text_lr_scale 1")
+    assert text == "loop.text_lr_scale has no effect: segmenter.train_text is off"
+    assert sentence.startswith("segmenter.lora_rank has no effect: segmenter.train_backbone and train_text are off")
 
 
 def test_who_would_read_a_field_is_said() -> None:

@@ -72,7 +72,8 @@ def test_lists_and_resource_maps_on_the_command_line() -> None:
         (["--compare", "l2l"], r"each selector once, got \['l2l', 'l2l'\]"),
         (
             ["--preset", "huge"],
-            "must be one of embedded, smoke, 5pct, 1pct, photos-small, photos-full, full, got 'huge'$",
+            "must be one of embedded, smoke, 5pct, 1pct, photos-small, photos-full, small, lavt_like, dinov2, dinov3, "
+            "got 'huge'$",
         ),
         (["--preset", "photo-small"], r"got 'photo-small'; did you mean photos-small\?"),
         (

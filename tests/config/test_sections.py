@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from l2l_ray.config import ConfigField, RunConfig, config_fields, field_value, full_config, range_text
+from l2l_ray.config import ConfigField, RunConfig, config_fields, field_value, lavt_like_config, range_text
 
 FIELDS = list(config_fields(RunConfig))
 SOURCES = ("(DAM-Net)", "(FixMatch)", "(LAVT)", "20 in LAVT", "(PPO)", "(SemiRES)", "(UniMatch)", "the weights we ship")
@@ -76,5 +76,5 @@ def test_ranges_for_people(path: str, expected: str) -> None:
 
 
 def test_prior_actors_have_threads_of_their_own() -> None:
-    cluster = full_config().cluster
+    cluster = lavt_like_config().cluster
     assert (cluster.threads_per_prior, cluster.threads_per_labeler) == (2, 2)

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import BertConfig, DINOv3ViTConfig, ResNetConfig, SwinConfig
+from transformers import BertConfig, Dinov2Config, DINOv3ViTConfig, ResNetConfig, SwinConfig
 
 from l2l_ray.config import SegmenterConfig
 from l2l_ray.errors import ConfigError
@@ -24,6 +24,13 @@ def dinov3_folder(tmp_path):
         image_size=64, patch_size=16, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2
     ).save_pretrained(tmp_path / "dinov3")
     return tmp_path / "dinov3"
+
+
+def dinov2_folder(tmp_path):
+    Dinov2Config(
+        image_size=70, patch_size=14, hidden_size=64, num_hidden_layers=2, num_attention_heads=2
+    ).save_pretrained(tmp_path / "dinov2")
+    return tmp_path / "dinov2"
 
 
 def make(folder, image_size=64):
@@ -50,6 +57,19 @@ def test_levels_have_the_stated_channels_and_strides(backbone_and_strides):
         (2, channels, 64 // stride, 64 // stride)
         for channels, stride in zip(backbone.channels, backbone.strides, strict=True)
     ]
+
+
+def test_a_vit_with_patches_of_14_px_has_a_grid_of_quarter_patches(tmp_path):
+    backbone = make(dinov2_folder(tmp_path), image_size=56)
+    assert backbone.strides == (3.5, 7, 14, 28)
+    maps = backbone(torch.rand(1, 3, 56, 56))
+    assert [m.shape[-1] for m in maps] == [16, 8, 4, 2]
+
+
+@pytest.mark.parametrize(("build", "patch", "use"), [(dinov2_folder, 14, 56), (dinov3_folder, 16, 48)])
+def test_an_image_that_cuts_a_patch_is_refused_with_the_size_to_use(tmp_path, build, patch, use):
+    with pytest.raises(ConfigError, match=rf"multiple of the patch of .*, {patch} px, got 60; use {use}$"):
+        make(build(tmp_path), image_size=60)
 
 
 def test_same_image_gives_same_maps_in_training_mode_and_in_any_batch(backbone_and_strides):

@@ -290,3 +290,20 @@ def test_a_proposal_off_the_grid_is_refused(segmenter):
     batch = make_batch(segmenter)
     with pytest.raises(ValueError, match=r"\(3, 32, 32\), got \(3, 16, 16\); build it at Segmenter.grid"):
         segmenter(**batch.whole(proposal=torch.rand(3, 16, 16)))
+
+
+def test_each_part_may_learn_at_a_rate_of_its_own():
+    segmenter = Segmenter(small_config())
+    groups = segmenter.parameter_groups(1e-3, 0.5, 0.05, backbone_lr_scale=0.1, text_lr_scale=0.2)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    expected = {"backbone": 1e-4, "text": 2e-4, "fusion": 5e-4}
+    for name, parameter in segmenter.named_parameters():
+        assert rates[id(parameter)] == pytest.approx(expected.get(name.split(".")[0], 1e-3)), name
+
+
+def test_groups_of_equal_rates_are_those_without_rates_of_their_own():
+    """Optimiser states are saved by place, so the order must not change."""
+    segmenter = Segmenter(small_config())
+    plain, same = (segmenter.parameter_groups(1e-3, 0.5, 0.05, *scales) for scales in ((), (0.5, 0.5)))
+    assert [[id(p) for p in group["params"]] for group in plain] == [[id(p) for p in group["params"]] for group in same]
+    assert [group["lr"] for group in plain] == pytest.approx([5e-4, 5e-4, 1e-3, 1e-3])

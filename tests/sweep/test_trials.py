@@ -6,7 +6,7 @@ import importlib
 
 import pytest
 
-from l2l_ray.config import PRESETS, RewardConfig, RunConfig, full_config, smoke_config
+from l2l_ray.config import PRESETS, RewardConfig, RunConfig, lavt_like_config, smoke_config
 from l2l_ray.errors import ConfigError
 from l2l_ray.sweep.space import Grid, Space, Uniform
 from l2l_ray.sweep.trials import short_names, trial_id, trials_of, with_values
@@ -97,7 +97,7 @@ def test_the_shipped_spaces_fit_every_preset(name: str, preset: str) -> None:
 
 
 def test_label_ratio_asks_the_published_shares_of_a_large_data_set() -> None:
-    space = importlib.import_module("tune_spaces.label_ratio").space(full_config())
+    space = importlib.import_module("tune_spaces.label_ratio").space(lavt_like_config())
     assert space["data.labeled_frac"] == Grid((0.005, 0.01, 0.02, 0.05, 0.1))
 
 

@@ -20,6 +20,7 @@ from l2l_ray.config import RunConfig, selector_for
 from l2l_ray.data.masks import mask_area_px
 from l2l_ray.data.protocols import NATIVE, Protocol
 from l2l_ray.device import pick_device
+from l2l_ray.loop.inference.batches import Batches
 from l2l_ray.loop.inference.inputs import ExampleSet, ExampleSets, Inputs
 from l2l_ray.loop.inference.networks import load_segmenter
 from l2l_ray.loop.inference.quality import Quality, measure_quality
@@ -82,6 +83,7 @@ class InferenceEngine:
         self._device = pick_device(device)
         self._grid = output_grid(config.segmenter)
         self._sets = ExampleSets(config, self._run, self._run.priors_path)
+        self._batches = Batches(config.loop.eval_batch)
         self._models: OrderedDict[Path, Segmenter] = OrderedDict()
         self._selectors: OrderedDict[Path, Selector] = OrderedDict()
 
@@ -103,9 +105,8 @@ class InferenceEngine:
         size = self.config.loop.shard_size
         examples = self._sets["unlabeled"]
         indices = list(range(shard * size, min((shard + 1) * size, len(examples))))
-        labels = [
-            label for part in self._batches(indices) for label in self.pseudo_labels(method, round_index, version, part)
-        ]
+        made = self._batches.each(indices, lambda part: list(self.pseudo_labels(method, round_index, version, part)))
+        labels = [label for part in made for label in part]
         relative = shard_path(method, round_index, shard, attempt)
         digest = write_shard(self._run.path / relative, labels)
         accepted = [label.accepted.mean() for label in labels]
@@ -127,19 +128,28 @@ class InferenceEngine:
     ) -> EvalPart:
         """Evaluate sentences [start, stop) of a split: the teacher's masks by `protocol`, and on val its selector."""
         examples = self._sets[split]
+
+        def measured(part: list[int]) -> tuple[list[dict[str, Any]], Quality | None]:
+            inputs = examples.inputs(part).to(self._device)
+            rows = _counts(protocol, self._logits(method, version, inputs), [examples[i] for i in part])
+            is_wanted = split == VAL and makes_labels(method) and part[0] < QUALITY_SENTENCES
+            return rows, self._quality(method, version, examples, part, inputs) if is_wanted else None
+
         rows: list[dict[str, Any]] = []
         quality: Quality | None = None
-        for part in self._batches(list(range(start, stop))):
-            inputs = examples.inputs(part).to(self._device)
-            rows += _counts(protocol, self._logits(method, version, inputs), [examples[i] for i in part])
-            if split == VAL and makes_labels(method) and part[0] < QUALITY_SENTENCES:
-                found = self._quality(method, version, examples, part, inputs)
+        for some_rows, found in self._batches.each(list(range(start, stop)), measured):
+            rows += some_rows
+            if found is not None:
                 quality = found if quality is None else quality + found
         return EvalPart(rows, quality)
 
     def mask_logits(self, method: str, version: int, name: str, indices: list[int]) -> Float[Tensor, "B G G"]:
         """Return a version's mask logits for some rows of an example set."""
-        return self._logits(method, version, self._sets[name].inputs(indices).to(self._device)).float().cpu()
+
+        def predicted(part: list[int]) -> Float[Tensor, "B G G"]:
+            return self._logits(method, version, self._sets[name].inputs(part).to(self._device)).float().cpu()
+
+        return torch.cat(list(self._batches.each(indices, predicted)))
 
     def evidence_and_selection(self, method: str, version: int, split: str, indices: list[int]) -> PanelData:
         """Return everything the report shows of a few samples of an evaluation split."""
@@ -209,10 +219,6 @@ class InferenceEngine:
         """Measure the labels that the version's selector would give."""
         _, selection = self._select(method, version, examples, part, inputs, round_index=version)
         return measure_quality(selection, examples.masks(part).to(self._device), [examples[i].sent_id for i in part])
-
-    def _batches(self, indices: list[int]) -> Iterator[list[int]]:
-        size = self.config.loop.eval_batch
-        return (indices[start : start + size] for start in range(0, len(indices), size))
 
     def _model(self, method: str, version: int) -> Segmenter:
         """Return a version's teacher."""

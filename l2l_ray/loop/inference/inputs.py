@@ -51,6 +51,17 @@ class Inputs:
         moved = {name: getattr(self, name).to(device) for name in ("images", "proposal", "prior_score", "has_prior")}
         return replace(self, **moved)
 
+    def __getitem__(self, rows: slice) -> Inputs:
+        """Return some of the samples, in order."""
+        return Inputs(
+            self.images[rows],
+            self.expressions[rows],
+            self.phrases[rows],
+            self.proposal[rows],
+            self.prior_score[rows],
+            self.has_prior[rows],
+        )
+
     def without_prior(self, dropped: Bool[Tensor, " B"]) -> Inputs:
         """Hide the prior of the samples where `dropped` is True (prior dropout, the unguided prediction)."""
         keep = ~dropped

@@ -15,6 +15,7 @@ import torch
 
 from l2l_ray.data.words import swap_left_right
 from l2l_ray.loop.inference.networks import autocast, run_segmenter
+from l2l_ray.segmenter.adapters import plain_state
 from l2l_ray.selector.candidates import candidates_of, rival_ious
 from l2l_ray.types import Candidate, Evidence
 
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def update_teacher(teacher: torch.nn.Module, student: torch.nn.Module, step: int, ema_decay: float) -> None:
-    """Move the teacher towards the student: decay min(1 - 1 / (step + 1), ema_decay), every tensor.
+    """Move the teacher towards the student: decay min(1 - 1 / (step + 1), ema_decay), every tensor, adapters merged.
 
     Source: Tarvainen & Valpola 2017 (Mean Teacher), with the warm-up of its reference settings.
     """
     decay = min(1 - 1 / (step + 1), ema_decay)
-    pairs = zip(teacher.state_dict().values(), student.state_dict().values(), strict=True)
-    floats = [(t, s) for t, s in pairs if t.is_floating_point()]
+    learned = plain_state(student)
+    floats = [(t, learned[name]) for name, t in teacher.state_dict().items() if t.is_floating_point()]
     torch._foreach_lerp_([t for t, _ in floats], [s for _, s in floats], 1 - decay)
 
 

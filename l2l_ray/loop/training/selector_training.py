@@ -20,6 +20,7 @@ import torch
 
 from l2l_ray.config import RunConfig, SelectorConfig
 from l2l_ray.data.images import batch_indices
+from l2l_ray.loop.inference.batches import Batches
 from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.inference.networks import load_segmenter
 from l2l_ray.loop.inference.teacher import gather_evidence
@@ -184,13 +185,11 @@ def _evidence(
     teacher: Segmenter,
     device: torch.device,
 ) -> list[Evidence]:
-    size = config.loop.eval_batch
-    parts = []
-    for start in range(0, len(rows), size):
-        part = rows[start : start + size]
+    def seen(part: Sequence[int]) -> Evidence:
         inputs, rivals = examples.inputs(part).to(device), examples.rivals(part).to(device)
-        parts.append(gather_evidence(teacher, inputs, rivals, config.loop.autocast))
-    return parts
+        return gather_evidence(teacher, inputs, rivals, config.loop.autocast)
+
+    return list(Batches(config.loop.eval_batch).each(list(rows), seen))
 
 
 def _subset(examples: ExampleSet, rows: Sequence[int], size: int, seed: int) -> list[int]:

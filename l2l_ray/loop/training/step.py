@@ -2,7 +2,8 @@
 
 Denominators are the *global* batch sizes, and every draw is keyed by (seed, stream, step), so neither the number of
 workers nor a restart changes what a step computes. Each rank computes the sum over its own share times the number of
-ranks; averaging gradients over ranks then gives the global value.
+ranks; averaging gradients over ranks then gives the global value. So the samples of a rank may also go through the
+student in pieces (`pieces`), whose gradients add up.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from l2l_ray.data.augment import flip_where, paste, strong_augment, weak_crop, w
 from l2l_ray.data.words import reworded, swap_left_right
 from l2l_ray.loop.inference.inputs import Inputs
 from l2l_ray.loop.inference.networks import run_segmenter
+from l2l_ray.loop.training.pieces import Pieces
 from l2l_ray.randomness import keyed_uniform, sample_key
 from l2l_ray.segmenter.losses import segmentation_loss
-from l2l_ray.segmenter.model import SegmenterOutput
+from l2l_ray.segmenter.model import Segmenter, SegmenterOutput
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -41,6 +43,10 @@ class TrainBatch:
     def to(self, device: torch.device) -> TrainBatch:
         """Move everything to `device`."""
         return TrainBatch(self.inputs.to(device), self.target.to(device), self.pixel_weight.to(device))
+
+    def __getitem__(self, rows: slice) -> TrainBatch:
+        """Return some of the samples, in order."""
+        return TrainBatch(self.inputs[rows], self.target[rows], self.pixel_weight[rows])
 
 
 def augment(
@@ -137,6 +143,7 @@ def train_step(
     factor: float,
     world_size: int = 1,
     num_views: int = 1,
+    pieces: Pieces | None = None,
 ) -> dict[str, float]:
     """Take one optimiser step.
 
@@ -149,40 +156,63 @@ def train_step(
         factor: Learning-rate factor of this step.
         world_size: Ranks whose gradients are averaged.
         num_views: How many views of each pseudo-labeled sample there are; its loss is the mean over them.
+        pieces: How many samples go through the student at once; None = all.
 
     Returns:
         loss, loss_labeled, loss_unlabeled: this rank's share times the number of ranks, an estimate of the global loss.
+    Raises:
+        ConfigError: There is not enough memory, and nothing is left to halve.
     """
     both = labeled if unlabeled is None else joined([labeled, unlabeled])
     count = len(labeled.inputs)
-    output = run_segmenter(student, both.inputs, config.autocast)
-    weights = (config.dice_weight, config.deep_weight)
-    loss_labeled = segmentation_loss(
-        _rows(output, slice(0, count)), labeled.target, labeled.pixel_weight, config.labeled_batch, *weights
-    )
-    loss_unlabeled = torch.zeros_like(loss_labeled)
-    if unlabeled is not None:
-        part = _rows(output, slice(count, None))
-        loss_unlabeled = segmentation_loss(
-            part, unlabeled.target, unlabeled.pixel_weight, config.unlabeled_batch * num_views, *weights
+
+    def add_gradients(rows: slice) -> Float[Tensor, " 3"]:
+        """Add the gradients of some samples to what is there; return their terms of the loss."""
+        part = both[rows]
+        num_labeled = min(max(count - rows.start, 0), len(part.inputs))
+        output = run_segmenter(student, part.inputs, config.autocast)
+        loss_labeled, loss_unlabeled = (
+            _loss(output, part, some, size, config)
+            for some, size in (
+                (slice(0, num_labeled), config.labeled_batch),
+                (slice(num_labeled, None), config.unlabeled_batch * num_views),
+            )
         )
-    loss = loss_labeled + config.unlabeled_weight * loss_unlabeled
-    optimizer.zero_grad(set_to_none=True)
-    (loss * world_size).backward()  # gradients are averaged over ranks
+        loss = loss_labeled + config.unlabeled_weight * loss_unlabeled
+        (loss * world_size).backward()  # gradients are averaged over ranks
+        return torch.stack([loss, loss_labeled, loss_unlabeled]).detach()
+
+    summed = (pieces or Pieces(None)).sum_of(add_gradients, len(both.inputs), student, optimizer)
     torch.nn.utils.clip_grad_norm_(student.parameters(), config.grad_clip)
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
     optimizer.step()
-    terms = (torch.stack([loss, loss_labeled, loss_unlabeled]).detach() * world_size).tolist()
-    return dict(zip(("loss", "loss_labeled", "loss_unlabeled"), terms, strict=True))
+    return dict(zip(("loss", "loss_labeled", "loss_unlabeled"), (summed * world_size).tolist(), strict=True))
 
 
-def make_optimizer(student: nn.Module, config: LoopConfig) -> torch.optim.AdamW:
-    """Return AdamW over the segmenter's parameter groups, remembering each group's base learning rate."""
-    groups = student.parameter_groups(config.lr, config.encoder_lr_scale, config.weight_decay)  # type: ignore[operator]
+def _loss(
+    output: SegmenterOutput, batch: TrainBatch, rows: slice, denominator: int, config: LoopConfig
+) -> Float[Tensor, ""]:
+    """Return the loss of some samples of a batch; 0 of none."""
+    target, weight = batch.target[rows], batch.pixel_weight[rows]
+    if not len(target):
+        return output.mask_logits.new_zeros(())
+    weights = (config.dice_weight, config.deep_weight)
+    return segmentation_loss(_rows(output, rows), target, weight, denominator, *weights)
+
+
+def make_optimizer(student: Segmenter, config: LoopConfig) -> torch.optim.AdamW:
+    """Return AdamW over the segmenter's parameter groups, remembering each group's base learning rate.
+
+    On GPUs it is torch's fused one: one pass over all weights.
+    """
+    groups = student.parameter_groups(
+        config.lr, config.encoder_lr_scale, config.weight_decay, config.backbone_lr_scale, config.text_lr_scale
+    )
     for group in groups:
         group["base_lr"] = group["lr"]
-    return torch.optim.AdamW(groups, lr=config.lr)
+    on_gpu = next(student.parameters()).device.type == "cuda"
+    return torch.optim.AdamW(groups, lr=config.lr, fused=True if on_gpu else None)
 
 
 def joined(batches: Sequence[TrainBatch]) -> TrainBatch:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.inference.teacher import update_teacher
 from l2l_ray.loop.state.checkpoint import load_train_state, load_weights, save_train_state, save_weights, write_position
 from l2l_ray.loop.state.position import Position
+from l2l_ray.loop.training.compiled import Compiled
 from l2l_ray.loop.training.online import OnlineSet
+from l2l_ray.loop.training.pieces import Pieces
 from l2l_ray.loop.training.pseudo import PseudoSet
 from l2l_ray.loop.training.selector_training import SelectorLearner
 from l2l_ray.loop.training.step import (
@@ -33,6 +36,7 @@ from l2l_ray.loop.training.step import (
     train_step,
 )
 from l2l_ray.randomness import seed_torch
+from l2l_ray.segmenter.adapters import prepare_to_learn
 from l2l_ray.segmenter.model import Segmenter
 
 
@@ -45,18 +49,24 @@ class Networks:
 
     student: Segmenter
     wrapped: torch.nn.Module
-    teacher: Segmenter
+    teacher: Segmenter  # plain: without adapters, whatever the student has
     optimizer: torch.optim.AdamW
+    compiled: Compiled | None = None
 
     @classmethod
     def fresh(cls, config: RunConfig, host: Host) -> Networks:
-        """Build a student from pretrained parts; new parts are drawn from the run's seed."""
+        """Build a student from pretrained parts; new parts are drawn from the run's seed.
+
+        Raises:
+            ConfigError: It cannot learn as the segmenter's section says.
+        """
         seed_torch(config.loop.seed)
         student = Segmenter(config.segmenter).to(host.device)
-        if not config.segmenter.train_backbone:  # the checkpoint's own weights; levels added to them still learn
-            student.backbone.model.requires_grad_(False)
         teacher = copy.deepcopy(student).requires_grad_(False)
-        return cls(student, host.prepare_model(student), teacher, make_optimizer(student, config.loop))
+        prepare_to_learn(student, config.segmenter)
+        optimizer = make_optimizer(student, config.loop)
+        compiled = Compiled(student) if config.loop.compile else None
+        return cls(student, host.prepare_model(student), teacher, optimizer, compiled)
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Continue from what `save` wrote; return its training state, where a selector finds its own."""
@@ -64,6 +74,8 @@ class Networks:
         load_weights(self.student, folder / "student.safetensors", device)
         load_weights(self.teacher, folder / "teacher.safetensors", device)
         state = load_train_state(folder / "train_state.pt")
+        for group in state["optimizer"]["param_groups"]:
+            group["fused"] = self.optimizer.defaults["fused"]  # this device's own, not that of the one which saved it
         self.optimizer.load_state_dict(state["optimizer"])
         return state
 
@@ -92,6 +104,7 @@ class StudentSteps:
         self._labeled = labeled
         self._share = slice(host.rank, None, host.world_size)
         self._total_steps = config.loop.burn_in_steps + config.loop.rounds * config.loop.round_steps
+        self._pieces = Pieces(config.loop.micro_batch)
 
     def take(
         self,
@@ -127,7 +140,8 @@ class StudentSteps:
         labeled.prefetch([rows[i] for i in self._drawn(len(rows), loop.labeled_batch, f"{stream}-labeled", step + 1)])
         factor = learning_rate_factor(done, self._total_steps, loop)
         learning, world_size = (networks.wrapped, networks.optimizer), self._host.world_size
-        terms = train_step(*learning, truth, batch, loop, factor, world_size, num_views)
+        once = partial(train_step, *learning, truth, batch, loop, factor, world_size, num_views, self._pieces)
+        terms = once() if networks.compiled is None else networks.compiled.run(once, several_ranks=world_size > 1)
         update_teacher(networks.teacher, networks.student, done, loop.ema_decay)
         return terms
 

@@ -153,6 +153,8 @@ def _with_another(config: RunConfig, path: str) -> RunConfig:
         place[name] = value + 4
     elif isinstance(value, float):
         place[name] = value / 2 or 0.25
+    elif value is None and path.startswith("loop."):
+        place[name] = 3  # a number in place of a rule
     else:
         place[name] = f"{value}/other"
     return RunConfig.model_validate(content)

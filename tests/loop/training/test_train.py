@@ -10,14 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from l2l_ray.errors import ConfigError
+from l2l_ray.loop.inference.networks import load_segmenter
 from l2l_ray.loop.state.checkpoint import read_position
 from l2l_ray.loop.state.example_files import read_examples, write_examples
 from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.versions import newest_checkpoint
 from l2l_ray.loop.training.train import Job, train
+from l2l_ray.predictor import save_version
+from l2l_ray.saved_model import WEIGHTS, open_model
 from l2l_ray.types import LabeledExample
 from tests.loop.training_only import BURN_IN_PARTS, TrainingOnly, burn_in_of
 from tests.whole_run import label_weights, weights
@@ -109,3 +113,30 @@ def test_a_notice_that_the_machine_goes_away_saves_the_steps_so_far(
     for version in (1, 2):
         found, expected = (label_weights(r.version_dir("l2l", version)) for r in (run, whole_run))
         assert found == expected, version
+
+
+def test_with_adapters_and_pieces_too_stopping_and_going_on_changes_nothing(copied: Copied, tmp_path: Path) -> None:
+    settings = {
+        "compare": (),
+        "segmenter": {"lora_rank": 2, "checkpoint_activations": True},
+        "loop": {"rounds": 1, "checkpoint_steps": 2, "micro_batch": 3, "text_lr_scale": 0.5},
+    }
+    without = ("FINISHED", "train", "evals", "panels")
+    stopped = copied(without, name="stopped", **settings)
+    for stage, step in ((Stage(None, 0), 2), (Stage("l2l", 0), 2)):
+        with pytest.raises(KeyboardInterrupt):
+            train(stopped.config, stopped.path, TrainingOnly(stopped, dies_at=(stage, step)))
+    train(stopped.config, stopped.path, TrainingOnly(stopped))
+    (stopped.config.cache_dir / "burn_in").rename(tmp_path / "burn_in")  # the other run makes its own
+    unbroken = copied(without, name="unbroken", **settings)
+    train(unbroken.config, unbroken.path, TrainingOnly(unbroken))
+    for version in (0, 1):
+        found, expected = (weights(run.version_dir("l2l", version)) for run in (stopped, unbroken))
+        assert found == expected, version
+    newest = stopped.version_dir("l2l", 1)
+    assert any(".lora_A." in name for name in load_file(newest / "student.safetensors"))
+    save_version(newest, tmp_path / "model")  # what labels is a plain segmenter, and so is what is saved of it
+    section = open_model(tmp_path / "model")[0].segmenter
+    saved = load_segmenter(section, tmp_path / "model" / WEIGHTS, CPU).state_dict()
+    labels_with = load_file(newest / "teacher.safetensors")
+    assert all(torch.equal(saved[name], value) for name, value in labels_with.items())
