@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoProcessor, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from benchmarks.architectures import WORDS
 from benchmarks.speed.measure import memory_bytes_per_s, ratio, seconds_in_turns, summary
 from benchmarks.speed.setup import Setup
 from l2l_ray.config import PriorConfig
 from l2l_ray.prior.mllm import EMBEDDED_FOLDER, MllmPrior
+from l2l_ray.prior.processing import load_processor
 from l2l_ray.prior.prompt import QWEN_RELATIVE
 from l2l_ray.prior.reply import MllmIdentity
 from l2l_ray.randomness import numpy_generator, seed_torch
@@ -79,19 +80,19 @@ def _limited(model: MllmPrior, length: int) -> MllmPrior:
 
 def _large(setup: Setup) -> MllmPrior:
     """Return a Qwen3-VL of the published 4B's size, with random weights and the embedded model's words."""
-    processor = AutoProcessor.from_pretrained(EMBEDDED_FOLDER)
+    processor = load_processor(str(EMBEDDED_FOLDER), {})
     processor.tokenizer.padding_side = "left"
     ids = {f"{name}_token_id": processor.tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in _TOKENS}
-    config = Qwen3VLConfig(text_config=_TEXT, vision_config=_VISION, tie_word_embeddings=True, **ids)
-    processor.image_processor.patch_size, processor.image_processor.temporal_patch_size = _VISION["patch_size"], 2
+    sizes = Qwen3VLConfig(text_config=_TEXT, vision_config=_VISION, tie_word_embeddings=True, **ids)
+    eye = processor.image_processor
+    eye.patch_size, eye.temporal_patch_size, eye.size = _VISION["patch_size"], 2, _PIXELS
     seed_torch(0)
     with torch.device(setup.device):
-        model = Qwen3VLForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
+        model = Qwen3VLForConditionalGeneration._from_config(sizes, dtype=torch.bfloat16)
     model.generation_config.eos_token_id = _TEXT["vocab_size"] - 1  # hardly ever drawn
-    given = PriorConfig(
-        model="random", device=str(setup.device), dtype="bfloat16", max_new_tokens=LONG, min_image_tokens=0
-    )
-    return MllmPrior(own, model.eval(), processor, MllmIdentity("random", QWEN_RELATIVE))
+    device = str(setup.device)
+    config = PriorConfig(model="random", device=device, dtype="bfloat16", max_new_tokens=LONG, min_image_tokens=0)
+    return MllmPrior(config, model.eval(), processor, MllmIdentity("random", QWEN_RELATIVE))
 
 
 def _picture(number: int, size: tuple[int, int] | None = None) -> Image.Image:
@@ -105,6 +106,7 @@ _TOKENS = (
     ("vision_start", "vision_start"),
     ("vision_end", "vision_end"),
 )
+_PIXELS = {"shortest_edge": 65536, "longest_edge": 16777216}  # of the published preprocessor_config.json
 # Published sizes of Qwen/Qwen3-VL-4B-Instruct.
 _TEXT: dict[str, Any] = {
     "vocab_size": 151936,
