@@ -28,9 +28,17 @@ STAGES = {
     "writing": ("loop/state/ledger.py:write_shard",),
 }
 _SHORT = {
-    "data.num_train_refs": 400, "data.num_eval_refs": 12, "data.benchmark_frac": 0.2, "loop.shard_size": 128, "loop.rounds": 1,
-    "loop.burn_in_steps": 2, "loop.fold_steps": 2, "loop.round_steps": 2, "selector.warmup_updates": 2, "compare": "[]",
-}  # fmt: skip
+    "compare": "[]",
+    "data.num_train_refs": 400,
+    "data.num_eval_refs": 12,
+    "data.benchmark_frac": 0.2,
+    "loop.shard_size": 128,
+    "loop.rounds": 1,
+    "loop.burn_in_steps": 2,
+    "loop.fold_steps": 2,
+    "loop.round_steps": 2,
+    "selector.warmup_updates": 2,
+}
 
 
 def measure(setup: Setup) -> dict[str, Any]:
