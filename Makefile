@@ -44,7 +44,7 @@ chaos: $(STAMP)
 	$(PYTHON) -m benchmarks.chaos $(ARGS)
 
 test: $(STAMP)
-	$(PYTHON) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTHON) -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 # Kills, hangs and damage of whole runs, a sweep that is killed, and whatever else takes minutes: half an hour.
 test-slow: $(STAMP)

@@ -8,6 +8,7 @@ branch from the same burn-in and ask the MLLM nothing, as runs under one root do
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from l2l_ray.config import RunConfig, smoke_config
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -84,11 +86,15 @@ def full_disk() -> Callable[[int], AbstractContextManager[None]]:
 
 @pytest.fixture(scope="session")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """Give a finished run of `tiny_config`. Read it; work on a copy of it (`copied`)."""
+    """Give a finished run of `tiny_config`, one for all test processes. Read it; work on a copy of it (`copied`)."""
     from l2l_ray.loop.local import run_local
 
-    with single_thread():
-        return run_local(tiny_config(tmp_path_factory.mktemp("whole")))
+    shared = tmp_path_factory.getbasetemp()
+    shared = (shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) / "whole"
+    config = tiny_config(shared)
+    with FileLock(f"{shared}.lock"), single_thread():
+        run = RunFolder(config.run_dir, config)
+        return run if run.finished else run_local(config)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.error import HTTPError
@@ -129,8 +130,11 @@ def _wait_for_command(words: list[str]) -> None:
 
 def _listening(pids: list[int]) -> list[str]:
     """Return the addresses on which these processes listen."""
-    sockets = [socket for pid in pids for socket in psutil.Process(pid).net_connections("inet")]
-    return [socket.laddr.ip.removeprefix("::ffff:") for socket in sockets if socket.status == psutil.CONN_LISTEN]
+    found = []
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            found += [each for each in psutil.Process(pid).net_connections("inet") if each.status == psutil.CONN_LISTEN]
+    return [each.laddr.ip.removeprefix("::ffff:") for each in found]
 
 
 class _SaysYes(BaseHTTPRequestHandler):

@@ -98,7 +98,8 @@ def test_a_fixed_unit_cannot_be_changed(model_type: str) -> None:
 
 
 def test_the_document_has_a_row_for_every_family() -> None:
-    rows = [line for line in (ROOT / "docs" / "priors.md").read_text().splitlines() if line.startswith("| `")]
+    first_table = (ROOT / "docs" / "priors.md").read_text().partition("| `")[2].partition("\n\n")[0]
+    rows = f"| `{first_table}".splitlines()
     assert len(rows) == len(FAMILIES)
     for row, family in zip(rows, FAMILIES, strict=True):
         cells = [cell.strip() for cell in row.strip("|").split("|")]

@@ -148,10 +148,10 @@ def test_a_run_stops_after_its_labeled_set_and_asks_nothing_more(config: RunConf
     assert not run.priors_path("unlabeled").exists()
 
 
-def test_many_thousand_texts_are_judged_too() -> None:
-    examples, other = labeled(6000), right(replace(QWEN_RELATIVE, coordinates="fractions"))
-    priors = [said(right(QWEN_RELATIVE))] * 4000 + [said(WRONG)] * 2000
+def test_more_than_a_thousand_texts_are_judged_too() -> None:
+    examples, other = labeled(1500), right(replace(QWEN_RELATIVE, coordinates="fractions"))
+    priors = [said(right(QWEN_RELATIVE))] * 1000 + [said(WRONG)] * 500
     check = require_usable(OTHER_MODEL, examples, priors, QWEN_RELATIVE)
     assert check is not None and check.better == "" and not check.is_useless
     with pytest.raises(ConfigError, match="read as fractions"):
-        require_usable(OTHER_MODEL, examples, [said(other)] * 6000, QWEN_RELATIVE)
+        require_usable(OTHER_MODEL, examples, [said(other)] * 1500, QWEN_RELATIVE)
