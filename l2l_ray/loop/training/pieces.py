@@ -86,7 +86,7 @@ class Pieces:
                 if total is None:
                     # Not before the forward pass: there the memory would go back to the system and be fetched again.
                     optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
             total = terms if total is None else total + terms
         assert total is not None, "a step has samples"
         return total
