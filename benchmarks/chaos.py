@@ -1,11 +1,11 @@
 """What happens to a run on a bad day, seeded: signals, damaged files, a second driver; nothing is lost or done twice.
 
-One run of the main job is left alone. Then runs of the same config are harmed, one harm every few seconds, in a random
-order that the seed fixes, until all are spent:
+One run of the main job is left alone. Then runs of the same config are harmed, one harm every few seconds, until all
+are spent. The seed fixes their order; what has no victim at the moment waits until it has one:
 
-    kill           SIGKILL to a random role: labeler, prior actor, coordinator, train worker, or the driver, which is
-                   then started again with `--resume`
-    stop           SIGSTOP to a random role but the driver
+    kill           SIGKILL to each role in turn: labeler, prior actor, coordinator, train worker, and the driver, which
+                   is then started again with `--resume`
+    stop           SIGSTOP to each role in turn but the driver
     damage         SIGKILL to the driver, a bit flipped or the second half lost in a file that the run keeps, `--resume`
     second driver  the same command with `--resume` beside the one that runs: it must be refused and name that one
 
@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -41,7 +41,7 @@ from l2l_ray.processes import started_by
 from l2l_ray.randomness import sample_key
 
 ROOT = Path(__file__).resolve().parent.parent
-DRIVER = "driver"
+DRIVER, FILE, RUN = "driver", "file", "run"  # victims, beside the roles
 ROLES = {  # role -> how its processes' titles begin, and what the screen calls it
     "labeler": ("ray::LabelerActor", r"labeler-\d"),
     "prior actor": ("ray::PriorActor", r"prior-\d"),
@@ -83,16 +83,24 @@ class Harms:
     """What is still to be done, in a random order that a seed fixes; which process or file it is is random, too."""
 
     def __init__(self, kills: int, stops: int, damages: int, seed: int) -> None:
-        counts: dict[Kind, int] = {"kill": kills, "stop": stops, "damage": damages, "second driver": 1}
-        kinds = [kind for kind, count in counts.items() for _ in range(count)]
         self._seed = seed
-        self._left = [kinds[i] for i in sorted(range(len(kinds)), key=lambda i: sample_key(seed, "order", i))]
+        self._left = [
+            *_shared_out("kill", kills, (*ROLES, DRIVER)),
+            *_shared_out("stop", stops, tuple(ROLES)),
+            *_shared_out("damage", damages, (FILE,)),
+            *_shared_out("second driver", 1, (RUN,)),
+        ]
+        self._left.sort(key=lambda harm: sample_key(seed, *harm))
         self.done: list[Harm] = []
 
     @property
-    def next(self) -> Kind | None:
-        """What comes next; None when all is done."""
-        return self._left[0] if self._left else None
+    def left(self) -> int:
+        """How many are still to be done."""
+        return len(self._left)
+
+    def first(self, victims: Collection[str]) -> tuple[Kind, str] | None:
+        """Return the kind and the victim of the next harm that can be done now; None where none can."""
+        return next(((kind, victim) for kind, victim, _ in self._left if victim in victims), None)
 
     def gap_s(self) -> float:
         """Return how long to wait before the next harm."""
@@ -102,13 +110,19 @@ class Harms:
         """Return a random one of some choices."""
         return choices[int(self._share(what) * len(choices))]
 
-    def note(self, run: str, what: str) -> Harm:
-        """Note that the next harm is done."""
-        self.done.append(Harm(run, self._left.pop(0), what))
+    def note(self, run: str, kind: Kind, victim: str, what: str) -> Harm:
+        """Note that a harm is done."""
+        self._left.remove(next(harm for harm in self._left if harm[:2] == (kind, victim)))
+        self.done.append(Harm(run, kind, what))
         return self.done[-1]
 
     def _share(self, what: str) -> float:
         return sample_key(self._seed, what, len(self.done)) % 10_000 / 10_000
+
+
+def _shared_out(kind: Kind, count: int, victims: Sequence[str]) -> list[tuple[Kind, str, int]]:
+    """Give every victim its share of the harms of a kind, each with a number of its own."""
+    return [(kind, victims[number % len(victims)], number) for number in range(count)]
 
 
 class Screen:
@@ -213,7 +227,7 @@ class Run:
                 raise TimeoutError(f"{self.name} did not end within {RUN_TIMEOUT_S:g} s; see {self._screen.path}")
             time.sleep(0.5)
             self._screen.look()
-            if harms is None or harms.next is None or time.monotonic() < next_at:
+            if harms is None or not harms.left or time.monotonic() < next_at:
                 continue
             if (damaged := self._harm(job, harms)) is not None:
                 return damaged
@@ -221,33 +235,33 @@ class Run:
         return None
 
     def _harm(self, job: subprocess.Popen[bytes], harms: Harms) -> str | None:
-        """Do the next harm if there is something to do it to; returns as `_harm_until_end` where the driver dies."""
-        if harms.next == "damage":
-            return self._damage(job, harms)
-        if harms.next == "second driver":
-            if (self.path / "config.yaml").exists():
-                self._second_driver(job, harms)
-            return None
+        """Do the next harm that has a victim; returns as `_harm_until_end` where the driver dies."""
         living = {role: pids for role, pids in _processes(job.pid).items() if pids}
-        is_kill = harms.next == "kill"
-        if not living:
+        victims = {*living, DRIVER} if living else set()
+        victims |= {RUN} if (self.path / "config.yaml").exists() else set()
+        victims |= {FILE} if self._kept() else set()
+        if (chosen := harms.first(victims)) is None:
             return None
-        role = harms.one_of("role", [*living, *([DRIVER] if is_kill else [])])
-        pid = job.pid if role == DRIVER else harms.one_of("process", living[role])
+        kind, victim = chosen
+        if victim == FILE:
+            return self._damage(job, harms)
+        if victim == RUN:
+            self._second_driver(job, harms)
+            return None
+        pid = job.pid if victim == DRIVER else harms.one_of("process", living[victim])
         try:
-            os.kill(pid, signal.SIGKILL if is_kill else signal.SIGSTOP)
+            os.kill(pid, signal.SIGKILL if kind == "kill" else signal.SIGSTOP)
         except ProcessLookupError:
             return None
-        harm = harms.note(self.name, role)
-        if role == DRIVER:
+        harm = harms.note(self.name, kind, victim, victim)
+        if victim == DRIVER:
             job.wait()
             return ""
         self._screen.expect(harm)
         return None
 
-    def _damage(self, job: subprocess.Popen[bytes], harms: Harms) -> str | None:
-        if not self._kept():
-            return None
+    def _damage(self, job: subprocess.Popen[bytes], harms: Harms) -> str:
+        """Kill the driver, damage a file, return the file's name."""
         job.kill()
         job.wait()
         time.sleep(2)  # its actors end with it
@@ -261,7 +275,7 @@ class Run:
             del content[half:]
         path.write_bytes(content)
         name = self._name(path)
-        harms.note(self.name, name)
+        harms.note(self.name, "damage", FILE, name)
         return name
 
     def _kept(self) -> list[Path]:
@@ -277,7 +291,7 @@ class Run:
 
     def _second_driver(self, job: subprocess.Popen[bytes], harms: Harms) -> None:
         size, since = self._screen.size(), time.monotonic()
-        harm = harms.note(self.name, DRIVER)
+        harm = harms.note(self.name, "second driver", RUN, DRIVER)
         with self._job() as second:
             try:
                 status = second.wait(REFUSAL_TIMEOUT_S)
@@ -332,7 +346,7 @@ def main() -> int:
         calm = Run(Path(folder, "root-calm"), "calm", screen)
         calm_s = calm.to_its_end()
         keys, _, table = calm.outcome()
-        while harms.next is not None:
+        while harms.left:
             run = Run(Path(folder, f"root-{len(runs)}"), f"harmed-{len(runs)}", screen)
             seconds = run.to_its_end(harms)
             found, doubled, figures = run.outcome()

@@ -74,9 +74,10 @@ def needs(config: RunConfig, work: str) -> dict[str, Any]:
     hidden, layers = QWEN3_VL[config.prior.model][:2]
     kv_bytes = 2 * layers * KV_HEADS * HEAD_DIM * 2 * (PHOTO_TOKENS + ANSWER_TOKENS)
     hidden_bytes = 12 * hidden * 2 * PHOTO_TOKENS  # what one layer holds at a time
-    asking_gb = (2 * num_mllm + config.prior.batch_size * (kv_bytes + hidden_bytes)) / 1e9
+    # SAM's weights are float32; it works after the language model has, within what that needed.
+    asking_gb = (2 * num_mllm + 4 * num_sam + config.prior.batch_size * (kv_bytes + hidden_bytes)) / 1e9
     # Student: weights and AdamW's two means, its gradient is in the pass; teachers of labelling, training, folds.
-    training_gb = (num_own * (12 + 4 * 4) + one + (samples - 1) * (two - one) + 2 * num_sam) / 1e9
+    training_gb = (num_own * (12 + 4 * 4) + one + (samples - 1) * (two - one)) / 1e9
     shares = (cluster.prior_resources, cluster.labeler_resources, cluster.worker_resources)
     counts = (cluster.num_priors, cluster.num_labelers, cluster.num_workers)
     gpus = [share["GPU"] * count for share, count in zip(shares, counts, strict=True)]

@@ -26,10 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scale_stand_ins import resident_mb, shared_mb
+from l2l_ray.actors.environment import ENV_DEFAULTS
 from l2l_ray.types import Example, Prior
 
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS = 3
+PARTS = ("round", "labels")  # what is compared: a round, and from a version to its last labels
 # (shards, waiting ranks, stand-in labelers, simulated nodes)
 HANDED_OUT = [
     *((10**power, 4, 4, 1) for power in (2, 3, 4, 5)),
@@ -46,7 +48,7 @@ def python(*words: str) -> str:
     done = subprocess.run(
         [sys.executable, *words],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**ENV_DEFAULTS, **os.environ, "PYTHONPATH": str(ROOT)},
         check=True,
         stdout=subprocess.PIPE,
         text=True,
@@ -64,16 +66,69 @@ def rounds(root: Path, labelers: int) -> dict[str, Any]:
     words = [word for field, value in fields.items() for word in (f"--{field}", str(value))]
     load = os.getloadavg()[0]
     python(*(["jobs/selfevolve.py"] if labelers else ["-m", "l2l_ray.cli", "run"]), *words)
-    made = [(root / name / "train" / f"l2l-v{v:04d}" / "metrics.json").stat().st_mtime for v in range(ROUNDS + 1)]
-    seconds = [round(after - before, 1) for before, after in zip(made, made[1:], strict=False)]
-    return {"load_at_start": round(load, 1), "round_s": seconds, "mean_round_s": round(sum(seconds) / ROUNDS, 1)}
+    return {"load_at_start": round(load, 1), **timings(root / name)}
+
+
+def timings(run: Path) -> dict[str, Any]:
+    """Return, of each round of a finished run, how long it took and when its last labels came; seconds."""
+    made = [_written(run / "train" / f"l2l-v{version:04d}" / "metrics.json") for version in range(ROUNDS + 1)]
+    labeled = [max(map(_written, run.glob(f"l2l/labels/r{number:03d}-*.parquet"))) for number in range(ROUNDS)]
+    took = [round(after - before, 1) for before, after in zip(made, made[1:], strict=False)]
+    labels = [round(last - before, 1) for before, last in zip(made, labeled, strict=False)]
+    means = {"mean_round_s": round(sum(took) / ROUNDS, 1), "mean_labels_s": round(sum(labels) / ROUNDS, 1)}
+    return {"round_s": took, "labels_s": labels, **means}
+
+
+def _written(file: Path) -> float:
+    return file.stat().st_mtime
 
 
 def measure_rounds(root: Path, which: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Give the rounds of some numbers of labelers, and how the last compares with the first."""
     found = {("one process", "1 labeler", "2 labelers")[labelers]: rounds(root, labelers) for labelers in which}
-    first, *_, last = (run["mean_round_s"] for run in found.values())
-    yield {**found, "first_over_last": round(first / last, 2), "last_over_first": round(last / first, 2)}
+    first, *_, last = found.values()
+    ratios = {f"first_over_last_{part}": round(first[f"mean_{part}_s"] / last[f"mean_{part}_s"], 2) for part in PARTS}
+    yield {**found, **ratios}
+
+
+def measure_two_labelers(root: Path) -> Iterator[dict[str, Any]]:
+    """Give the rounds with one labeler and with two, and what two processes can do here at all."""
+    for found in measure_rounds(root, (1, 2)):
+        yield {**found, "two_processes_over_one": processes_over_one(2)}
+
+
+def processes_over_one(count: int) -> float:
+    """Return how much more some processes get done than one, in a labeler's work that they share nothing of."""
+    (alone,), together = _passes_per_s(1), _passes_per_s(count)
+    return round(sum(together) / alone, 2)
+
+
+def _passes_per_s(count: int) -> list[float]:
+    command = [sys.executable, "-m", "benchmarks.scale", "--passes"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    running = [subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE) for _ in range(count)]
+    return [float(process.communicate()[0]) for process in running]
+
+
+def passes_per_s(seconds: float = 20.0) -> float:
+    """Return how often this process, with one thread, predicts a batch of the demo's images in a second."""
+    import torch
+
+    from l2l_ray.config import RunConfig
+    from l2l_ray.segmenter.model import Segmenter
+
+    torch.set_num_threads(1)
+    config = RunConfig()
+    segmenter = Segmenter(config.segmenter).eval()
+    batch, side = config.loop.eval_batch, config.segmenter.image_size
+    images, proposal = torch.rand(batch, 3, side, side), torch.rand(batch, segmenter.grid, segmenter.grid)
+    given = proposal, torch.rand(batch), torch.ones(batch, dtype=torch.bool)
+    passes, since = 0, time.monotonic()
+    with torch.inference_mode():
+        while time.monotonic() - since < seconds:
+            segmenter(images, ["the red circle"] * batch, *given)
+            passes += 1
+    return passes / (time.monotonic() - since)
 
 
 def measure_handing_out() -> Iterator[list[dict[str, Any]]]:
@@ -188,7 +243,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "scale.json")
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--shard-size", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--passes", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.passes:
+        sys.stdout.write(str(passes_per_s()))
+        return
     if given.read is not None:
         sys.stdout.write(json.dumps(read_as_a_labeler(given.read, given.shard_size)))
         return
@@ -196,7 +255,7 @@ def main() -> None:
     found["machine"] = {"cores": os.cpu_count(), "python": platform.python_version()}
     with tempfile.TemporaryDirectory(prefix="l2l-scale-") as root:
         parts = {
-            "a": ("two_labelers", partial(measure_rounds, Path(root) / "a", (1, 2))),
+            "a": ("two_labelers", partial(measure_two_labelers, Path(root) / "a")),
             "b": ("against_one_process", partial(measure_rounds, Path(root) / "b", (0, 1))),
             "c": ("handing_out", measure_handing_out),
             "d": ("inputs", measure_all_inputs),

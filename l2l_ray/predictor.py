@@ -1,9 +1,9 @@
 """Use a finished run: photos and texts in, masks out, each with its confidence and the prior behind it.
 
-The same steps as evaluation: the frozen MLLM is asked, its answer becomes a proposal, the run's best teacher (chosen on
-val) predicts on the grid, and the logits are brought to the image's own size. No selector is involved: it decides what
-to train on, not what to answer. A folder of results is `predictions.PredictionFolder`; over HTTP it answers in
-`serving/`.
+The same steps as evaluation: the frozen MLLM is asked, with SAM where that draws masks, its answer becomes a proposal,
+the run's best teacher (chosen on val) predicts on the grid, and the logits are brought to the image's own size. No
+selector is involved: it decides what to train on, not what to answer. A folder of results is
+`predictions.PredictionFolder`; over HTTP it answers in `serving/`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from l2l_ray.data.images import ImageStore
 from l2l_ray.data.masks import grid_logits_to_native
 from l2l_ray.device import no_loading_bars, pick_device
 from l2l_ray.errors import CheckpointError, DataError, L2LError
+from l2l_ray.loop.inference.asking import answer_pictures, draw_pictures
 from l2l_ray.loop.inference.inputs import ExampleSet, read_known_scores
 from l2l_ray.loop.inference.networks import load_segmenter
-from l2l_ray.loop.inference.priors import answer_pictures
 from l2l_ray.loop.inference.teacher import predict
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.predictions import FailedPrediction, Prediction
 from l2l_ray.prior.hint import at_points, prior_of_hint
-from l2l_ray.prior.loading import load_prior
+from l2l_ray.prior.loading import PriorModels
 from l2l_ray.prior.proposal import Proposer
-from l2l_ray.prior.reply import MllmIdentity, PictureMllm, Reply, make_prior
+from l2l_ray.prior.reply import MaskModel, MllmIdentity, PictureMllm, Reply, make_prior, with_masks
 from l2l_ray.saved_model import WEIGHTS, Facts, fetch, open_model, push, save_model
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import Example, Hint, PhotoText, Prior
@@ -51,7 +51,7 @@ class Predictor:
     Args:
         config: The run's config.
         segmenter: With weights, on its device.
-        mllm: The frozen MLLM of the same config, or whoever asks it.
+        models: The frozen MLLM of the same config, with SAM where that draws masks, or whoever asks them.
         facts: Whose version it is, and what else a saved model tells.
         drawn: Folder of the run's own drawn data, where there is any: pictures in it are not strange to it.
     """
@@ -60,7 +60,7 @@ class Predictor:
         self,
         config: RunConfig,
         segmenter: Segmenter,
-        mllm: PictureMllm,
+        models: PriorModels,
         facts: Facts,
         drawn: Path | None = None,
     ) -> None:
@@ -68,20 +68,27 @@ class Predictor:
         self._facts = facts
         self._config = config
         self._segmenter = segmenter.eval()
-        self.mllm = mllm
+        self.models = models
         self._images = ImageStore(config.segmenter.image_size, config.data.image_cache_mb, upright=True)
         self._proposer = Proposer(config.prior)
         self._strange = toy_answers(config)  # said at the first picture that is not drawn
         self._drawn = drawn
 
     @classmethod
-    def from_run(cls, checkpoint: Path, mllm: PictureMllm | None = None, device: str = "auto") -> Predictor:
+    def from_run(
+        cls,
+        checkpoint: Path,
+        mllm: PictureMllm | None = None,
+        device: str = "auto",
+        sam: MaskModel | None = None,
+    ) -> Predictor:
         """Load the main method's version that was best on val, or the version that is named.
 
         Args:
             checkpoint: A run's folder, or that of a version in it, `train/l2l-v0002`.
             mllm: Whoever answers for the MLLM of the run's config; None = it is loaded here.
             device: torch device; of the MLLM, too, where its config names none. "auto" = cuda when there is one.
+            sam: Whoever answers for its SAM, where it has one; None = it is loaded here.
         Raises:
             ConfigError: There is no run in this folder.
             CheckpointError: The run is not finished, or its weights cannot be read.
@@ -93,9 +100,9 @@ class Predictor:
             weights = run.version_dir(method, version) / "teacher.safetensors"
             segmenter = load_segmenter(config.segmenter, weights, pick_device(device))
             known = read_known_scores(run.priors_path("labeled"))
-            mllm = mllm or _loaded_mllm(config.prior, device)
+            models = _loaded_models(config.prior, device, mllm, sam)
         drawn = run.path.absolute().parent / "cache" / "data"
-        return cls(config, segmenter, mllm, Facts.of_run(run, method, version, known), drawn)
+        return cls(config, segmenter, models, Facts.of_run(run, method, version, known), drawn)
 
     @classmethod
     def from_pretrained(
@@ -116,8 +123,8 @@ class Predictor:
         config, facts = open_model(folder)
         with no_loading_bars():
             segmenter = load_segmenter(config.segmenter, folder / WEIGHTS, pick_device(device))
-            mllm = mllm or _loaded_mllm(config.prior, device)
-        return cls(config, segmenter, mllm, facts)
+            models = _loaded_models(config.prior, device, mllm)
+        return cls(config, segmenter, models, facts)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model as a folder of its own; see `saved_model`.
@@ -151,7 +158,7 @@ class Predictor:
             DataError: The image cannot be read, the expression is empty, or the hint does not fit the image.
         """
         opened = self._open(PhotoText(image_path, expression, hint))
-        return self._segment(opened, self._replies([opened])[0] if opened.is_asked else None)
+        return self._segment(opened, self._priors([opened])[0])
 
     def predict_many(self, items: Iterable[PhotoText]) -> Iterator[Prediction | FailedPrediction]:
         """Segment many, with the models that are loaded; yields one result per item, in order.
@@ -170,17 +177,27 @@ class Predictor:
     def _answer(self, items: Sequence[PhotoText]) -> Iterator[Prediction | FailedPrediction]:
         """Yield the results of a few items; the MLLM is asked about those that can be opened at once."""
         opened = [self._attempt(lambda item=item: self._open(item), item) for item in items]  # type: ignore[misc]
-        replies = iter(self._replies([one for one in opened if isinstance(one, _Opened) and one.is_asked]))
+        priors = iter(self._priors([one for one in opened if isinstance(one, _Opened)]))
         for item, one in zip(items, opened, strict=True):
             if isinstance(one, FailedPrediction):
                 yield one
                 continue
-            reply = next(replies) if one.is_asked else None
-            yield self._attempt(lambda: self._segment(one, reply), item)  # noqa: B023  # called at once
+            prior = next(priors)
+            yield self._attempt(lambda: self._segment(one, prior), item)  # noqa: B023  # called at once
 
-    def _replies(self, opened: Sequence[_Opened]) -> list[Reply]:
-        """Ask about a few; whom the MLLM cannot answer gets a reply that says so, and a mask without its help."""
-        return answer_pictures(self.mllm, [one.picture for one in opened], [one.expression for one in opened])
+    def _priors(self, opened: Sequence[_Opened]) -> list[Prior]:
+        """Ask about a few; whom a model cannot answer gets a prior that says so, and a mask without its help."""
+        asked = [one for one in opened if one.is_asked]
+        pictures, texts = [one.picture for one in asked], [one.expression for one in asked]
+        replies = iter(answer_pictures(self.models.mllm, pictures, texts))
+        priors = [self._prior(one, next(replies) if one.is_asked else None) for one in opened]
+        if not self.models.draws:
+            return priors
+        rows = [row for row, prior in enumerate(priors) if prior.says_where]
+        pictures, found = [opened[row].picture for row in rows], [priors[row] for row in rows]
+        for row, reply in zip(rows, draw_pictures(self.models.sam, pictures, found), strict=True):
+            priors[row] = with_masks(priors[row].key, priors[row], reply)
+        return priors
 
     @staticmethod
     def _attempt(act: Callable[[], T], item: PhotoText) -> T | FailedPrediction:
@@ -203,10 +220,9 @@ class Predictor:
         hint = None if item.hint is None else read_hint(dict(item.hint), *picture.size).fractions(*picture.size)
         return _Opened(item, " ".join(words), picture, hint)
 
-    def _segment(self, opened: _Opened, reply: Reply | None) -> Prediction:
+    def _segment(self, opened: _Opened, prior: Prior) -> Prediction:
         width, height = opened.picture.size
         example = Example(0, 0, 0, str(opened.item.image_path), width, height, opened.expression)
-        prior = self._prior(opened, reply)
         known = self._facts.known_scores
         rows = ExampleSet([example], {0: prior}, self._images, self._proposer, self._segmenter.grid, known)
         device = next(self._segmenter.parameters()).device
@@ -219,7 +235,7 @@ class Predictor:
         if reply is None:
             assert opened.hint is not None, "without a box of the user's the MLLM is asked"
             return prior_of_hint(opened.hint, "", opened.expression)
-        prior = make_prior("", reply, MllmIdentity.of(self.mllm), *opened.picture.size)
+        prior = make_prior("", reply, MllmIdentity.of(self.models.mllm), *opened.picture.size)
         return prior if opened.hint is None else at_points(prior, opened.hint, "", opened.expression)
 
 
@@ -253,9 +269,13 @@ def save_version(checkpoint: Path, folder: Path) -> Segmenter:
     return segmenter
 
 
-def _loaded_mllm(config: PriorConfig, device: str) -> PictureMllm:
+def _loaded_models(
+    config: PriorConfig, device: str, mllm: PictureMllm | None, sam: MaskModel | None = None
+) -> PriorModels:
     places = {"device": device} if config.device == "auto" else {}
-    return load_prior(config.model_copy(update=places))
+    models = PriorModels(config.model_copy(update=places), mllm, sam)
+    models.load()
+    return models
 
 
 def num_at_once(config: RunConfig) -> int:

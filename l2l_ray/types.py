@@ -117,6 +117,8 @@ class Prior:
     `boxes_xyxy_frac` and `box_scores` have equal length; both empty means "no prior" and `failure` says why.
     `score` in [0, 1] is exp(mean token log-probability) of the reply, 0 when there is no prior.
     `polygons_xy_frac` outline the referent (Florence-2); their union is one region; its bounding box is also a box.
+    `masks` are SAM's (`prior/masks.py` reads them): one for each box, or some alternatives for points without a box;
+    `mask_scores` in [0, 1] are the IoU that SAM foretells of each. Both are empty unless `prior.proposal` is `sam`.
     `source` is whose boxes they are: a user's box is as sure as a prior can be, and has a score of 1.
     `seen_xy_px` is the size at which the model saw the image, (0, 0) where nobody knows: what pixels in `reply` mean.
 
@@ -134,6 +136,13 @@ class Prior:
     polygons_xy_frac: tuple[tuple[PointFrac, ...], ...] = ()
     source: Literal["mllm", "user"] = "mllm"
     seen_xy_px: tuple[int, int] = (0, 0)
+    masks: tuple[str, ...] = ()
+    mask_scores: tuple[float, ...] = ()
+
+    @property
+    def says_where(self) -> bool:
+        """Whether it has a box or a point, which is what masks are drawn from."""
+        return bool(self.boxes_xyxy_frac or self.points_xy_frac)
 
     @classmethod
     def absent(cls, key: str, failure: str, reply: str, seen_xy_px: tuple[int, int] = (0, 0)) -> Prior:
@@ -153,10 +162,12 @@ class Prior:
             raise ValueError(f"not the JSON of a prior: {error}") from error
 
     def to_json(self) -> str:
-        """Return all fields as JSON; that the MLLM is the source goes without saying."""
+        """Return all fields as JSON; that the MLLM is the source and that there are no masks goes without saying."""
         fields = asdict(self)
         if self.source == "mllm":
             del fields["source"]
+        if not self.masks:
+            del fields["masks"], fields["mask_scores"]
         return json.dumps(fields)
 
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from l2l_ray.config import RunConfig, SegmenterConfig, save_config
+from l2l_ray.config import PriorConfig, RunConfig, SegmenterConfig, save_config
 from l2l_ray.types import Prior
 
 PRIOR = Prior("", ((0.1, 0.2, 0.5, 0.6),), (0.8,), (), "circle", 0.8, "", "[]")
 
 
-def write_finished_run(root: Path) -> Path:
-    """Write a run below `root` that can answer; return its folder."""
+def write_finished_run(root: Path, prior: PriorConfig | None = None) -> Path:
+    """Write a run below `root` that can answer, with another prior section if that is given; return its folder."""
     import torch
 
     from l2l_ray.loop.state.checkpoint import save_weights
     from l2l_ray.loop.state.example_files import write_priors
     from l2l_ray.segmenter.model import Segmenter
 
-    config = RunConfig(segmenter=SegmenterConfig(pretrained=False))
+    config = RunConfig(prior=prior or PriorConfig(), segmenter=SegmenterConfig(pretrained=False))
     folder = root / "finished"
     version = folder / "train" / "l2l-v0002"
     version.mkdir(parents=True)

@@ -13,13 +13,13 @@ from l2l_ray.checkpoints import checkpoint
 from l2l_ray.config import PriorConfig, SegmenterConfig
 from l2l_ray.errors import ConfigError
 from l2l_ray.prior.mllm import MllmPrior
-from l2l_ray.prior.sam import SamProposer
+from l2l_ray.prior.sam import Sam
 from l2l_ray.segmenter.backbone import Backbone
 from l2l_ray.segmenter.text import TextEncoder
 
 LOADERS = {
     "prior.model": lambda name: MllmPrior.load(PriorConfig(model=name)),
-    "prior.sam_model": SamProposer.load,
+    "prior.sam_model": lambda name: Sam.load(PriorConfig(proposal="sam", sam_model=name)),
     "segmenter.backbone": lambda name: Backbone(SegmenterConfig(backbone=name)),
     "segmenter.text": lambda name: TextEncoder(SegmenterConfig(text=name)),
 }
@@ -46,8 +46,9 @@ def test_a_folder_without_a_checkpoint_is_one_line(setting: str, tmp_path: Path)
 
 def test_without_a_network_an_unknown_hub_id_is_one_line_within_seconds() -> None:
     code = (
-        "from l2l_ray.prior.sam import SamProposer\n"
-        "try: SamProposer.load('nowhere/at-all')\n"
+        "from l2l_ray.config import PriorConfig\n"
+        "from l2l_ray.prior.sam import Sam\n"
+        "try: Sam.load(PriorConfig(proposal='sam', sam_model='nowhere/at-all'))\n"
         "except ValueError as error: print(error)"
     )
     nobody = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "PATH": "/usr/bin:/bin", "NO_PROXY": "*"}
@@ -59,7 +60,9 @@ def test_without_a_network_an_unknown_hub_id_is_one_line_within_seconds() -> Non
     assert line.startswith(
         "prior.sam_model 'nowhere/at-all' cannot be loaded: there is no such folder, the download cache"
     )
-    assert "the hub http://127.0.0.1:9 does not answer; expected SAM or SAM 2, as a folder" in line
+    assert (
+        "the hub http://127.0.0.1:9 does not answer; expected SAM, SAM-HQ, SAM 2, SAM 3 or EdgeTAM, as a folder" in line
+    )
 
 
 def test_our_own_errors_pass_unchanged(tmp_path: Path) -> None:

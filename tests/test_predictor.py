@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from l2l_ray.config import RunConfig, save_config
+from l2l_ray.config import PriorConfig, RunConfig, save_config
 from l2l_ray.errors import CheckpointError, DataError
 from l2l_ray.predictions import FailedPrediction, Prediction
 from l2l_ray.predictor import Predictor, run_and_version
 from l2l_ray.types import BoxFrac, PhotoText
+from tests.finished_run import write_finished_run
+from tests.tiny_sams import SAMS
 
 CONFIG = RunConfig()
 
@@ -82,6 +84,47 @@ def test_a_users_point_judges_the_answer(predictor: Predictor, tmp_path: Path) -
         boxes([200, 5])
 
 
+@pytest.fixture(scope="module")
+def sam_predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    root = tmp_path_factory.mktemp("sam")
+    SAMS["sam2"](root / "sam2")
+    prior = PriorConfig(proposal="sam", sam_model=str(root / "sam2"))
+    return Predictor.from_run(write_finished_run(root, prior), device="cpu")
+
+
+def test_sam_draws_what_the_mllm_and_users_say(
+    sam_predictor: Predictor, image_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+    encode = sam_predictor.models.sam.model.get_image_embeddings  # type: ignore[attr-defined]
+    note = lambda pixels: (seen.append(pixels), encode(pixels))[1]  # noqa: E731
+    monkeypatch.setattr(sam_predictor.models.sam.model, "get_image_embeddings", note)  # type: ignore[attr-defined]
+    boxed = {"box": [30, 0, 60, 45]}
+    items = [
+        PhotoText(image_path, "circle", boxed),
+        PhotoText(image_path, "left red circle"),
+        PhotoText(image_path, ""),
+    ]
+    of_user, of_mllm, empty = sam_predictor.predict_many(items)
+    assert isinstance(of_user, Prediction) and isinstance(of_mllm, Prediction)
+    assert (of_user.prior.source, len(of_user.prior.masks), len(of_user.prior.mask_scores)) == ("user", 1, 1)
+    assert len(of_mllm.prior.masks) == len(of_mllm.prior.boxes_xyxy_frac) == 1
+    assert isinstance(empty, FailedPrediction) and len(seen) == 1, "the picture is encoded once for all texts"
+    again = sam_predictor.predict(image_path, "circle", {**boxed, "points": [[60, 20]]})
+    assert again.prior.mask_scores != of_user.prior.mask_scores, "the point goes along with the box"
+
+
+def test_an_item_on_which_sam_breaks_gets_a_mask_without_a_prior(
+    sam_predictor: Predictor, image_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: object) -> None:
+        raise RuntimeError("odd shapes")
+
+    monkeypatch.setattr(sam_predictor.models.sam, "draw", breaks)
+    found = sam_predictor.predict(image_path, "circle", {"box": [30, 0, 60, 45]})
+    assert found.prior.failure == "sam: RuntimeError: odd shapes" and found.mask.shape == (90, 120)
+
+
 def test_a_version_is_used_where_it_is_named_and_one_without_weights_is_refused(run_dir: Path) -> None:
     run, method, version = run_and_version(run_dir / "train" / "l2l-v0002")
     assert (run.path, method, version) == (run_dir, "l2l", 2) == (run_dir, *run_and_version(run_dir)[1:])
@@ -125,14 +168,14 @@ def test_many_are_answered_in_order_and_bad_ones_fail_alone(predictor: Predictor
 def test_an_item_on_which_the_language_model_breaks_gets_a_mask_without_it_alone(
     predictor: Predictor, image_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = predictor.mllm.ask
+    whole = predictor.models.mllm.ask
 
     def breaks(images: list[Image.Image], texts: list[str]) -> object:
         if "poison" in texts:
             raise RuntimeError("tokens and features do not match\nat all")
         return whole(images, texts)
 
-    monkeypatch.setattr(predictor.mllm, "ask", breaks)
+    monkeypatch.setattr(predictor.models.mllm, "ask", breaks)
     items = [PhotoText(image_path, text) for text in ("circle", "star", "poison", "square")]
     results = [result for result in predictor.predict_many(items) if isinstance(result, Prediction)]
     assert [result.item for result in results] == items

@@ -21,6 +21,7 @@ GRID = 4
 PRIOR = types.Prior(
     "9f", ((0.1, 0.2, 0.5, 0.6),), (0.8,), ((0.3, 0.4),), "red man", 0.8, "", "[]", (((0.0, 0.0), (1.0, 1.0)),)
 )
+MASKED = dataclasses.replace(PRIOR, masks=("iVBORw0K", "iVBORw1L"), mask_scores=(0.9, 0.25))
 EXAMPLE = types.Example(7, 3, 12, "/data/12.jpg", 640, 480, "left man in red")
 MASK = np.eye(GRID, dtype=bool)
 MAP = torch.rand(2, GRID, GRID)
@@ -105,12 +106,18 @@ def test_an_unlabeled_example_has_no_field_for_the_truth() -> None:
 
 @pytest.mark.parametrize(
     "prior",
-    [PRIOR, dataclasses.replace(PRIOR, source="user"), types.Prior.absent("a0", "not JSON: got “banana”", "“banana”")],
+    [
+        PRIOR,
+        dataclasses.replace(PRIOR, source="user"),
+        MASKED,
+        types.Prior.absent("a0", "not JSON: got “banana”", "“banana”"),
+    ],
 )
 def test_a_prior_comes_back_from_json(prior: types.Prior) -> None:
     assert types.Prior.from_json(prior.to_json()) == prior
     assert hash(types.Prior.from_json(prior.to_json())) == hash(prior)  # tuples all the way down
     assert ("source" in prior.to_json()) == (prior.source == "user")  # rows that the MLLM filled stay as they are
+    assert ("masks" in prior.to_json()) == ("mask_scores" in prior.to_json()) == bool(prior.masks)  # and without SAM
 
 
 @pytest.mark.parametrize("hint", [types.Hint((0.1, 0.2, 0.5, 0.6), ((0.3, 0.4),)), types.Hint(None, ((0.3, 0.4),))])

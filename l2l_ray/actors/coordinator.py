@@ -28,7 +28,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from l2l_ray.actors.background import Background
-from l2l_ray.actors.cluster import own_error
+from l2l_ray.actors.cluster import end_in_order, own_error
 from l2l_ray.actors.liveness import LOOK_S, Heartbeats
 from l2l_ray.actors.logs import about, log_as
 from l2l_ray.actors.telemetry import Meters
@@ -91,15 +91,16 @@ def answer(ref: ray.ObjectRef[T], timeout_s: float = ANSWER_TIMEOUT_S) -> T:
 
 @contextmanager
 def kept_alive(coordinator: ActorHandle[Coordinator], config: ClusterConfig) -> Iterator[Background[None]]:
-    """Let Ray start the coordinator again whenever it is silent for too long, while the block runs.
+    """Say so when the coordinator was lost, and let Ray start it again when it is silent, while the block runs.
 
-    A thread looks, because the driver itself may be waiting for the coordinator's answer.
+    A thread looks, because the driver itself may be waiting for the coordinator's answer. After the block it ends.
     """
     ended = threading.Event()
     beats = Heartbeats(config.heartbeat_timeout_s, config.start_timeout_s)
     beats.watch(NAME, coordinator)
 
     def look() -> None:
+        known = 0  # id of its process
         while not ended.wait(LOOK_S):
             for _ in beats.silent():
                 logger.warning(
@@ -108,6 +109,10 @@ def kept_alive(coordinator: ActorHandle[Coordinator], config: ClusterConfig) -> 
                 )
                 ray.kill(coordinator, no_restart=False)
                 beats.watch(NAME, coordinator)
+                known = 0
+            if known and beats.pid(NAME) != known:
+                logger.warning("the coordinator was lost and started again; it goes on from the ledger")
+            known = beats.pid(NAME)
 
     watch = Background("watch over the coordinator", look)
     try:
@@ -115,6 +120,7 @@ def kept_alive(coordinator: ActorHandle[Coordinator], config: ClusterConfig) -> 
     finally:
         ended.set()
         watch.join(LOOK_S)
+        end_in_order([coordinator])
 
 
 class Coordinator:

@@ -2,7 +2,7 @@
 
     Api         reads and checks requests; knows no model; one replica, since it only waits
     Predictor   a run's version; requests that come together are answered together; replicas come and go with the load
-    Prior       the MLLM of that run, for all predictors (`ServeConfig.prior`)
+    Prior       the MLLM of that run, with SAM where it draws masks, for all predictors (`ServeConfig.prior`)
 
 Which checkpoint is served is `user_config` alone, `{"checkpoint": "/runs/mine"}`. Serve hands a new one to the living
 replicas: each loads it beside the old one, which answers meanwhile, and then changes over between two batches. One that
@@ -33,9 +33,9 @@ from ray.serve.schema import ApplicationStatusOverview, ServeStatus
 from l2l_ray.actors.batching import MicroBatcher
 from l2l_ray.actors.cluster import device_for, resource_options
 from l2l_ray.errors import CheckpointError, L2LError, one_line
-from l2l_ray.loop.inference.priors import answer_pictures
+from l2l_ray.loop.inference.asking import answer_pictures, draw_pictures
 from l2l_ray.predictor import run_and_version
-from l2l_ray.prior.loading import load_prior
+from l2l_ray.prior.loading import PriorModels
 from l2l_ray.prior.prompt import PromptFormat
 from l2l_ray.prior.reply import MllmIdentity, Reply
 from l2l_ray.serving.answers import Answerer, Prepared
@@ -43,6 +43,7 @@ from l2l_ray.serving.api import make_app
 from l2l_ray.serving.settings import ServeConfig
 from l2l_ray.serving.uploads import Refusal, Upload
 from l2l_ray.storage import place
+from l2l_ray.types import Prior
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ STATUS_AGE_S = 1.0  # everybody may ask whether the server is ready; the control
 STATUS_TIMEOUT_S = 5.0
 HEALTH_PERIOD_S = 2.0  # a dead replica is replaced after that long
 HEALTH_TIMEOUT_S = 60.0  # a replica that computes on all cores answers late
+_CONFIGURED = "Serve configures a replica before it hands it requests"
 DRAIN_S = 1.0  # how often a replica that is to end looks whether its requests are done
 
 
@@ -144,8 +146,8 @@ class PredictorReplica:
 
     def _loaded(self, checkpoint: Path) -> Answerer:
         device = device_for(self._settings.replica_resources)
-        mllm = None if self._prior is None else RemoteMllm(self._prior, self._settings.timeout_s)
-        return Answerer.load(checkpoint, mllm, device)
+        remote = None if self._prior is None else RemoteMllm(self._prior, self._settings.timeout_s)
+        return Answerer.load(checkpoint, remote, device, sam=remote)
 
     async def state(self) -> dict[str, str]:
         """Return which checkpoint answers, which was asked for last, and why that failed ("" = it did not)."""
@@ -169,7 +171,7 @@ class PredictorReplica:
         return {**answer, "seconds": {"decode": prepared.seconds, "wait": waited, "predict": predicted_s}}
 
     def _answer_batch(self, batch: list[Prepared]) -> list[tuple[dict[str, Any] | Refusal, float]]:
-        assert self._answerer is not None, "Serve configures a replica before it hands it requests"
+        assert self._answerer is not None, _CONFIGURED
         started = time.monotonic()
         answers = self._answerer.answer(batch)
         seconds = time.monotonic() - started
@@ -177,7 +179,7 @@ class PredictorReplica:
 
 
 class PriorReplica:
-    """The frozen MLLM of a run, for all predictor replicas.
+    """The frozen MLLM of a run, with SAM where it draws masks, for all predictor replicas.
 
     Args:
         settings: Threads, resources.
@@ -188,8 +190,8 @@ class PriorReplica:
 
         torch.set_num_threads(settings.threads)
         self._device = device_for(settings.prior_resources)
-        self._config: Any = None
-        self._lock = threading.Lock()  # the model answers one batch at a time
+        self._models: PriorModels | None = None
+        self._lock = threading.Lock()  # the models answer one batch at a time
 
     async def reconfigure(self, user_config: dict[str, str]) -> None:
         """Load the MLLM of a checkpoint's run; another checkpoint must have the same one.
@@ -200,26 +202,39 @@ class PriorReplica:
         config = run_and_version(place(user_config["checkpoint"]))[0].config.prior
         if config.device == "auto":
             config = config.model_copy(update={"device": self._device})
-        if self._config is None:
-            self._mllm, self._config = await asyncio.to_thread(load_prior, config), config
-        elif config != self._config:
+        if self._models is None:
+            models = PriorModels(config)
+            await asyncio.to_thread(models.load)
+            self._models = models
+        elif config != self._models.config:
             logger.error("the language model stays: the checkpoint's is another one; start the server again")
 
     async def identity(self) -> MllmIdentity:
         """Return which model this is."""
-        return MllmIdentity.of(self._mllm)
+        assert self._models is not None, _CONFIGURED
+        return MllmIdentity.of(self._models.mllm)
 
     async def ask(self, images: list[Image.Image], expressions: list[str]) -> list[Reply]:
         """Answer questions about open pictures; see `answer_pictures`."""
         return await asyncio.to_thread(self._answered, images, expressions)
 
+    async def draw(self, images: list[Image.Image], priors: list[Prior]) -> list[Reply]:
+        """Draw masks of priors; see `draw_pictures`."""
+        return await asyncio.to_thread(self._drawn, images, priors)
+
     def _answered(self, images: list[Image.Image], expressions: list[str]) -> list[Reply]:
+        assert self._models is not None, _CONFIGURED
         with self._lock:
-            return answer_pictures(self._mllm, images, expressions)
+            return answer_pictures(self._models.mllm, images, expressions)
+
+    def _drawn(self, images: list[Image.Image], priors: list[Prior]) -> list[Reply]:
+        assert self._models is not None, _CONFIGURED
+        with self._lock:
+            return draw_pictures(self._models.sam, images, priors)
 
 
 class RemoteMllm:
-    """The MLLM behind its deployment, as a predictor asks it; for threads, not for an event loop.
+    """The MLLM, and SAM, behind their deployment, as a predictor asks them; for threads, not for an event loop.
 
     Args:
         prior: Of `PriorReplica`.
@@ -248,6 +263,16 @@ class RemoteMllm:
             RayError: The replica ended.
         """
         replies: list[Reply] = self._prior.ask.remote(list(images), list(expressions)).result(timeout_s=self._timeout_s)
+        return replies
+
+    def draw(self, images: Sequence[Image.Image], priors: Sequence[Prior]) -> list[Reply]:
+        """Return the masks of one prior per picture.
+
+        Raises:
+            TimeoutError: No answer came in time.
+            RayError: The replica ended.
+        """
+        replies: list[Reply] = self._prior.draw.remote(list(images), list(priors)).result(timeout_s=self._timeout_s)
         return replies
 
 

@@ -31,7 +31,6 @@ from l2l_ray.actors.cluster import (
     check_resources,
     connected,
     device_for,
-    end_in_order,
     namespace_of,
     needs,
     start_actor,
@@ -276,4 +275,3 @@ def _release(
     for thread in threads:
         if not thread.join(STOP_TIMEOUT_S):  # a train group that is still starting cannot be told
             logger.info("the %s did not stop within %g s; it ends with this job", thread.name, STOP_TIMEOUT_S)
-    end_in_order([coordinator])

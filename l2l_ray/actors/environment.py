@@ -29,6 +29,8 @@ ENV_DEFAULTS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # A proxy that is not up within Serve's own 5 s is killed and started again, on a busy machine for ever.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
+    # Arrow's own allocator keeps some 25 MB that a labeler has read and dropped.
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
     # Bars of several processes cannot be read in a job's log.
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }

@@ -123,10 +123,8 @@ class Held:
     seconds: float
 
     def sentence(self) -> str:
-        """Return e.g. `labeler-1 has had shard 7 for 40 s`."""
-        item = self.item
-        what = f"{item.split} of v{item.version}" if isinstance(item, EvalItem) else f"shard {item.shard}"
-        return f"{self.who} has had {what} for {self.seconds:.0f} s"
+        """Return e.g. `labeler-1 has had shard 7 of l2l round 2 for 40 s`."""
+        return f"{self.who} has had {self.item} for {self.seconds:.0f} s"
 
 
 class LabelerPool:
@@ -295,7 +293,7 @@ class LabelerPool:
         else:
             self._idle.append(call.worker)
         again = "; its item is handed out again" if is_open and not others else ""
-        logger.warning("%s was lost at %s; %s takes its place%s", before, call.item, self._names[call.worker], again)
+        logger.warning("%s was lost with %s; %s takes its place%s", before, call.item, self._names[call.worker], again)
 
     def _replace(self, worker: int) -> None:
         ray.kill(self._workers[worker])  # no effect on the dead; ends one that hangs

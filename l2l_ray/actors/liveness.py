@@ -75,6 +75,7 @@ class _Pulse:
     def __init__(self, actor: ActorHandle[Any]) -> None:
         self.actor = actor
         self.up_since: float | None = None  # by the monotonic clock; None = it has not answered yet, it loads
+        self.pid = 0  # of the process that answered last
         self.next_s = 0.0  # until the next question
         self.asked: ray.ObjectRef[Any] | None = None
         self.waited_s = 0.0  # since the open question was asked
@@ -103,7 +104,7 @@ class Heartbeats:
         self._looked = time.monotonic()
 
     def watch(self, name: str, actor: ActorHandle[Any]) -> None:
-        """Begin to ask an actor that is starting, or starting again; it has a method `beat`."""
+        """Begin to ask an actor that is starting, or starting again; its method `beat` returns its process id."""
         self._pulses[name] = _Pulse(actor)
 
     def forget(self, name: str) -> None:
@@ -119,6 +120,10 @@ class Heartbeats:
         since = self._pulses[name].up_since if name in self._pulses else None
         return time.monotonic() if since is None else since
 
+    def pid(self, name: str) -> int:
+        """Return the id of the process that answered last; 0 = none has. Another one than before has taken over."""
+        return self._pulses[name].pid if name in self._pulses else 0
+
     def silent(self) -> list[str]:
         """Ask where it is time to, and name who has been silent for too long; call about once a second.
 
@@ -130,7 +135,9 @@ class Heartbeats:
 
     def _look(self, pulse: _Pulse, passed_s: float) -> bool:
         if pulse.asked is not None and ray.wait([pulse.asked], timeout=0)[0]:
-            pulse.up_since = (pulse.up_since or time.monotonic()) if _is_answer(pulse.asked) else None
+            answer = _answer(pulse.asked)
+            pulse.pid = answer or pulse.pid
+            pulse.up_since = (pulse.up_since or time.monotonic()) if answer else None
             pulse.asked, pulse.next_s = None, ASK_EVERY_S
         if pulse.asked is not None:
             pulse.waited_s += passed_s
@@ -141,9 +148,9 @@ class Heartbeats:
         return False
 
 
-def _is_answer(ref: ray.ObjectRef[Any]) -> bool:
+def _answer(ref: ray.ObjectRef[int]) -> int:
+    """Return the process id that an actor answered with; 0 = it died, or is being restarted."""
     try:
-        ray.get(ref, timeout=0)
-    except ray.exceptions.RayError:  # it died, or is being restarted
-        return False
-    return True
+        return ray.get(ref, timeout=0)
+    except ray.exceptions.RayError:
+        return 0

@@ -1,4 +1,4 @@
-"""One frozen MLLM in an actor: calls of several clients are merged into one `generate` call by a micro-batcher.
+"""One frozen MLLM in an actor, with SAM where it draws masks: a micro-batcher merges the calls of several clients.
 
 One actor owns one accelerator (or one `prior_gpu` slot). Generation runs in a thread, so the actor answers heartbeats
 and statistics meanwhile. Who asks it is `actors.priors.PriorPool`.
@@ -15,8 +15,8 @@ from l2l_ray.actors.batching import MicroBatcher
 from l2l_ray.actors.logs import log_as
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import PriorConfig
-from l2l_ray.loop.inference.priors import Question, answer_batch
-from l2l_ray.prior.loading import load_prior
+from l2l_ray.loop.inference.asking import Question, answer_batch
+from l2l_ray.prior.loading import PriorModels
 from l2l_ray.prior.reply import MllmIdentity, Reply
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ REPORT_EVERY_S = 1.0  # Ray's agent forgets a gauge that is not set for two repo
 
 
 class PriorActor:
-    """One frozen MLLM behind a micro-batcher.
+    """One frozen MLLM, with SAM where that draws masks, behind a micro-batcher.
 
     Example: `ray.remote(PriorActor).options(name="prior-0", ...).remote(config.prior, 1, "prior-0", "run")`
     """
@@ -37,7 +37,9 @@ class PriorActor:
         log_as(run, name)
         self._name, self._run = name, run
         self._meters = Meters(run)
-        self._mllm = load_prior(config)
+        self._models = PriorModels(config)
+        self._models.load()
+        self._identity = self._models.identity()
         self._batcher = MicroBatcher(self._generate, config.batch_size, config.max_wait_s)
         self._num_batches = self._num_answers = 0
         self._reporter: asyncio.Task[None] | None = None
@@ -51,8 +53,8 @@ class PriorActor:
         return os.getpid()
 
     async def ready(self) -> MllmIdentity:
-        """Return which model this is: it is loaded."""
-        return MllmIdentity.of(self._mllm)
+        """Return which models these are: they are loaded."""
+        return self._identity
 
     async def ask(self, questions: list[Question]) -> list[Reply]:
         """Answer questions, in order."""
@@ -77,7 +79,7 @@ class PriorActor:
 
     def _generate(self, questions: list[Question]) -> list[Reply]:
         started = time.monotonic()
-        replies = answer_batch(self._mllm, questions)
+        replies = answer_batch(self._models, questions)
         logger.info("answered %d questions in %.1f s", len(replies), time.monotonic() - started)
         self._num_batches += 1
         self._num_answers += len(replies)

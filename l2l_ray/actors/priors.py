@@ -32,7 +32,8 @@ from l2l_ray.actors.liveness import LOOK_S, Durations, Heartbeats
 from l2l_ray.actors.prior_actor import PriorActor
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
-from l2l_ray.loop.inference.priors import Answered, Question
+from l2l_ray.loop.inference.asking import Question
+from l2l_ray.loop.inference.priors import Answered
 from l2l_ray.prior.mllm import MllmIdentity, Reply
 
 logger = logging.getLogger(__name__)

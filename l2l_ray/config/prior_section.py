@@ -71,9 +71,12 @@ class PriorConfig(Section):
     )
     max_wait_s: float = Field(0.02, ge=0, description="How long a prior actor waits for a fuller batch, seconds (ours)")
     proposal: Literal["box", "polygon", "sam"] = Field(
-        "box", description="What the soft mask is made from: the box, polygons (Florence-2), or SAM asked with the box"
+        "box",
+        description="What the soft mask is made from: the box, polygons (Florence-2), or SAM's mask of the box",
     )
-    sam_model: str | None = Field(None, description="Folder or hub id of SAM or SAM 2; for proposal 'sam' only")
+    sam_model: str | None = Field(
+        None, description="Folder or hub id of SAM, SAM-HQ, SAM 2, SAM 3 or EdgeTAM; for proposal 'sam' only"
+    )
     box_softness: float = Field(
         0.08, gt=0, le=0.5, description="Width of a box's soft edge, as a share of the box's side (ours)"
     )

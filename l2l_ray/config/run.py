@@ -92,8 +92,8 @@ class RunConfig(Section):
             )
         if prior.proposal == "sam" and prior.sam_model is None:
             raise ValueError(
-                "prior.proposal is 'sam', but prior.sam_model is None; set it to a folder or hub id of SAM or SAM 2, "
-                "or prior.proposal to 'box'"
+                "prior.proposal is 'sam', but prior.sam_model is None; set it to a folder or hub id of SAM, SAM 2 "
+                "or SAM 3, or prior.proposal to 'box'"
             )
         if strong.blur_min_sigma_frac > strong.blur_max_sigma_frac:
             raise ValueError(

@@ -3,10 +3,11 @@
 - A box: the MLLM is not asked. The box is the prior, with a score of 1 and no phrase.
 - Points alone: the MLLM is asked. Of its boxes and polygons those stay that hold the most points; where none holds any,
   there is no prior, and the failure says so: nothing is drawn around a point, since that says where an object is but
-  not how large. SAM and SAM 2 take the points along with the boxes, in both cases; the other proposers do not.
+  not how large. SAM takes the points along with the boxes, in both cases; the other proposals do not.
 
 Neither goes into the store that runs share: the first costs nothing to make, the second starts from the MLLM's own
-answer, which is what is stored. Keys differ from those of all answers of an MLLM, and with every hint.
+answer, which is what is stored. With the masks that SAM draws for them, both do. Keys differ from those of all answers
+of an MLLM, and with every hint.
 """
 
 from __future__ import annotations

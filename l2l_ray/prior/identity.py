@@ -1,4 +1,4 @@
-"""Who answers: the hash of everything a reply depends on, without loading weights.
+"""Who answers, and who draws masks: the hash of everything an answer depends on, without loading weights.
 
 A changed weight file, template, setting or way of reading can then never meet a stored answer.
 """
@@ -17,6 +17,7 @@ from l2l_ray.prior.prompt import PromptFormat, prompt_for
 from l2l_ray.prior.reply import READING_VERSION, MllmIdentity
 
 EMBEDDED_FOLDER = Path(__file__).parents[1] / "embedded" / "mllm"
+DRAWING_VERSION = 1  # of sam.py: raise it when the same prior gets other masks
 EXPECTED = "a vision-language model, a detector that takes text, or 'embedded'"
 _HASHED_SUFFIXES = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")
 _SETTINGS = {"image_size", "max_new_tokens", "num_samples", "temperature", "dtype", "min_image_tokens"}
@@ -46,17 +47,35 @@ def identity_of(config: PriorConfig, source: str, model_config: Any) -> MllmIden
     return MllmIdentity(_fingerprint(source, model_config, config.model_copy(update={"dtype": dtype}), prompt), prompt)
 
 
+def sam_fingerprint(config: PriorConfig, source: str, model_config: Any) -> str:
+    """Return the hash of everything that a mask of SAM depends on, besides picture, boxes and points.
+
+    Args:
+        config: The prior section.
+        source: Folder or hub id of SAM.
+        model_config: Its config, from transformers.
+    """
+    dtype = pick_dtype(config.dtype, pick_device(config.device))
+    digest = hashlib.sha256(_of_checkpoint(source, model_config))
+    digest.update(json.dumps([dtype, DRAWING_VERSION]).encode())
+    return digest.hexdigest()
+
+
 def _fingerprint(source: str, model_config: Any, config: PriorConfig, prompt: PromptFormat) -> str:
-    digest = hashlib.sha256()
-    folder = Path(source)
-    if folder.is_dir():
-        for path in sorted(p for p in folder.iterdir() if p.suffix in _HASHED_SUFFIXES):
-            with path.open("rb") as file:
-                digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
-    else:
-        digest.update(f"{source}@{getattr(model_config, '_commit_hash', None)}".encode())
+    digest = hashlib.sha256(_of_checkpoint(source, model_config))
     idle = {name.removeprefix("prior.") for group in idle_in_prior(config) for name in group.fields}
     asked = config.model_copy(update={name: PriorConfig.model_fields[name].default for name in idle})
     settings = asked.model_dump(include=_SETTINGS)
     digest.update(json.dumps([asdict(prompt), settings, READING_VERSION], sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def _of_checkpoint(source: str, model_config: Any) -> bytes:
+    folder = Path(source)
+    if not folder.is_dir():
+        return f"{source}@{getattr(model_config, '_commit_hash', None)}".encode()
+    found = []
+    for path in sorted(p for p in folder.iterdir() if p.suffix in _HASHED_SUFFIXES):
+        with path.open("rb") as file:
+            found.append(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}")
+    return "".join(found).encode()

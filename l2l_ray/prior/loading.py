@@ -1,7 +1,13 @@
-"""From the config's prior section to whoever answers: a server, a model that writes, or a detector, by `model_type`."""
+"""From the config's prior section to whoever answers: a server, a model that writes, or a detector, by `model_type`.
+
+Beside it SAM, where proposals are its masks. SAM always runs in the process that asks, also where the MLLM is behind a
+server.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from transformers import AutoConfig
@@ -10,10 +16,12 @@ from l2l_ray.checkpoints import checkpoint
 from l2l_ray.config import PriorConfig
 from l2l_ray.prior.detector import DetectorPrior
 from l2l_ray.prior.http import HttpPrior
-from l2l_ray.prior.identity import EXPECTED, identity_of, source_of
+from l2l_ray.prior.identity import EXPECTED, identity_of, sam_fingerprint, source_of
 from l2l_ray.prior.mllm import MllmPrior
 from l2l_ray.prior.prompt import family_of
-from l2l_ray.prior.reply import MllmIdentity, PictureMllm
+from l2l_ray.prior.reply import MaskModel, MllmIdentity, PictureMllm
+from l2l_ray.prior.sam import EXPECTED as EXPECTED_SAM
+from l2l_ray.prior.sam import Sam
 
 
 def load_prior(config: PriorConfig) -> PictureMllm:
@@ -29,15 +37,79 @@ def load_prior(config: PriorConfig) -> PictureMllm:
     return (DetectorPrior if family is not None and family.is_detector else MllmPrior).load(config)
 
 
+class PriorModels:
+    """The models behind a prior, each loaded when it is first needed: the MLLM, and SAM where it draws the masks.
+
+    Example: `PriorModels(config).mllm.ask([image], ["left man"])`
+
+    Args:
+        config: The prior section.
+        mllm: Who answers for the MLLM; None = it is loaded here, or found behind its server.
+        sam: Who answers for SAM; None = it is loaded here.
+    """
+
+    def __init__(self, config: PriorConfig, mllm: PictureMllm | None = None, sam: MaskModel | None = None) -> None:
+        self.config = config
+        self._mllm, self._sam = mllm, sam
+
+    @cached_property
+    def mllm(self) -> PictureMllm:
+        """The MLLM.
+
+        Raises:
+            ConfigError: As `load_prior`.
+        """
+        return self._mllm or load_prior(self.config)
+
+    @cached_property
+    def sam(self) -> MaskModel:
+        """SAM.
+
+        Raises:
+            ConfigError: As `Sam.load`.
+        """
+        return self._sam or Sam.load(self.config)
+
+    @property
+    def draws(self) -> bool:
+        """Whether priors get masks."""
+        return self.config.proposal == "sam"
+
+    def load(self) -> None:
+        """Load all that the config asks for now.
+
+        Raises:
+            ConfigError: As of the models.
+        """
+        _ = self.mllm, self.sam if self.draws else None
+
+    def identity(self) -> MllmIdentity:
+        """Return who they are; the MLLM is loaded for it.
+
+        Raises:
+            ConfigError: As of the models.
+        """
+        return MllmIdentity(self.mllm.fingerprint, self.mllm.prompt, _identify_sam(self.config))
+
+
 def identify_prior(config: PriorConfig) -> MllmIdentity:
-    """Return the identity that `load_prior` would give, without loading weights.
+    """Return the identity of the models that the config asks for, without loading weights.
 
     Raises:
-        ConfigError: As of `load_prior`.
+        ConfigError: As of `load_prior`, or SAM cannot be found.
     """
+    sam = _identify_sam(config)
     if config.url is not None:
-        return MllmIdentity.of(HttpPrior.load(config))
-    return identity_of(config, source_of(config), _model_config(config))
+        served = HttpPrior.load(config)
+        return MllmIdentity(served.fingerprint, served.prompt, sam)
+    return replace(identity_of(config, source_of(config), _model_config(config)), sam=sam)
+
+
+def _identify_sam(config: PriorConfig) -> str:
+    if config.proposal != "sam" or config.sam_model is None:
+        return ""
+    with checkpoint("prior.sam_model", config.sam_model, EXPECTED_SAM) as options:
+        return sam_fingerprint(config, config.sam_model, AutoConfig.from_pretrained(config.sam_model, **options))
 
 
 def _model_config(config: PriorConfig) -> Any:

@@ -3,12 +3,16 @@
 Three sources (`PriorConfig.proposal`):
 - `box`: a smooth box, the product of four logistic edges. No extra model.
 - `polygon`: the prior's polygons (Florence-2), rasterised with anti-aliasing; a prior without polygons uses its boxes.
-- `sam`: SAM or SAM 2 prompted by the boxes and points (`prior/sam.py`).
+- `sam`: the masks that SAM drew for the prior's boxes and points when the MLLM was asked (`prior/sam.py`).
 
 Several candidates of one prior are alternatives for the same referent. They are mixed by the *maximum* over
 candidates of `score / best score x candidate`. So one candidate is never scaled down (how far the prior is to be
 believed travels apart, as `ProposalBatch.score`), a second-best candidate shows at its relative plausibility, and
 repeating a candidate changes nothing; a noisy-or would grow with every repeated sample of the same reply.
+
+Masks of boxes have the scores of their boxes. Of the masks of a single point, those that SAM foretells a lower IoU than
+the best one are shown at half their relative score or less: they are often the same object's parts, nearly as good, and
+at full score the proposal, whose 0.5 level is the prior's label, would be the union of all. So it is the best one's.
 
 No prior gives the uniform proposal 0.5 and `has_prior` False.
 Source: all ours; the L2L paper says only that the MLLM's output is a prior for the segmenter.
@@ -18,23 +22,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from PIL import Image
 from torch import Tensor
 
 from l2l_ray.config import PriorConfig
-from l2l_ray.device import pick_device, pick_dtype
-from l2l_ray.errors import ConfigError
+from l2l_ray.errors import DataError
+from l2l_ray.prior.masks import mask_on_grid, read_mask
 from l2l_ray.types import BoxFrac, PointFrac, Prior
 
-if TYPE_CHECKING:
-    from l2l_ray.prior.sam import SamProposer
-
 NO_PRIOR_PROB = 0.5
+_LESSER = 0.5  # what the relative score of a point's other masks is multiplied by
 _SUPERSAMPLE = 8  # polygon samples per cell and axis: coverage in steps of 1/64
 _NO_BOX: BoxFrac = (0.0, 0.0, 1.0, 1.0)  # padding; its weight is 0
 
@@ -67,32 +67,23 @@ class Proposer:
     """Turns priors into proposals by the way the config names.
 
     Args:
-        config: The prior section; `proposal`, `box_softness`, `sam_model`, `device` are read.
-        sam: A loaded SAM, to share one between proposers; None loads `config.sam_model` when it is needed.
-    Raises:
-        ConfigError: `proposal='sam'` without `sam_model`.
+        config: The prior section; `proposal` and `box_softness` are read.
     """
 
-    def __init__(self, config: PriorConfig, sam: SamProposer | None = None) -> None:
+    def __init__(self, config: PriorConfig) -> None:
         self.config = config
-        self._sam = sam
-        if config.proposal == "sam" and sam is None:
-            self._sam = _load_sam(config)
 
-    def proposals(
-        self, priors: Sequence[Prior | None], grid: int, images: Sequence[Image.Image] | None = None
-    ) -> ProposalBatch:
+    def proposals(self, priors: Sequence[Prior | None], grid: int) -> ProposalBatch:
         """Return the proposals of `priors`, on the CPU.
 
         Args:
-            priors: One per sample; None or a prior without boxes and polygons means no prior.
+            priors: One per sample; None or a prior without boxes, polygons or masks means no prior.
             grid: Cells per side of the result.
-            images: The RGB images of the samples, any size; needed by `sam` alone.
         Raises:
-            ConfigError: `proposal='sam'` and `images` is missing or of another length.
+            DataError: `proposal='sam'`, and a prior's masks cannot be read, or were never drawn.
         """
         if self.config.proposal == "sam":
-            return self._sam_proposals(priors, grid, images)
+            return _mask_batch(priors, grid)
         if self.config.proposal == "polygon":
             return self._polygon_proposals(priors, grid)
         return _box_batch(priors, grid, self.config.box_softness)
@@ -107,26 +98,6 @@ class Proposer:
         candidates, weight = boxes.candidates.clone(), boxes.candidate_weight.clone()
         candidates[rows], weight[rows] = 0.0, 0.0  # the polygons are one candidate: the union of the parts
         candidates[rows, 0], weight[rows, 0] = torch.stack(masks), 1.0
-        return _batch(priors, candidates, weight)
-
-    def _sam_proposals(
-        self, priors: Sequence[Prior | None], grid: int, images: Sequence[Image.Image] | None
-    ) -> ProposalBatch:
-        if images is None or len(images) != len(priors):
-            got = "no images" if images is None else f"{len(images)} images"
-            raise ConfigError(
-                f"prior.proposal='sam' needs one image per prior, got {got} for {len(priors)} priors; "
-                "pass `images`, or set prior.proposal to 'box'"
-            )
-        assert self._sam is not None
-        boxes = _box_batch(priors, grid, self.config.box_softness)
-        candidates, weight = boxes.candidates.clone(), boxes.candidate_weight.clone()
-        for row, (prior, image) in enumerate(zip(priors, images, strict=True)):
-            if prior is not None and (prior.boxes_xyxy_frac or prior.points_xy_frac):
-                masks = self._sam.masks(prior, image, grid)
-                candidates[row, : len(masks)] = masks
-                if not prior.boxes_xyxy_frac:
-                    weight[row, 0] = 1.0
         return _batch(priors, candidates, weight)
 
 
@@ -198,6 +169,33 @@ def _box_batch(priors: Sequence[Prior | None], grid: int, softness: float) -> Pr
     return _batch(priors, candidates, _relative(padded_scores, padded_scores >= 0))
 
 
+def _mask_batch(priors: Sequence[Prior | None], grid: int) -> ProposalBatch:
+    """Proposals from masks; one without a pixel is no candidate."""
+    most = max((len(p.masks) for p in priors if p is not None), default=1) or 1
+    candidates, weight = torch.zeros(len(priors), most, grid, grid), torch.zeros(len(priors), most)
+    for row, prior in enumerate(priors):
+        if prior is None or not prior.says_where:
+            continue
+        if not prior.masks:
+            raise DataError(
+                f"prior.proposal is 'sam', and prior {prior.key} has no masks; expected those that SAM drew when the "
+                "MLLM was asked, which earlier versions did not do: begin again, under another --name"
+            )
+        masks = torch.stack([mask_on_grid(read_mask(text), grid) for text in prior.masks])
+        candidates[row, : len(masks)] = masks
+        weight[row, : len(masks)] = _mask_weight(prior, masks.flatten(1).amax(1) > 0)
+    return _batch(priors, candidates, weight)
+
+
+def _mask_weight(prior: Prior, has_pixels: Bool[Tensor, " K"]) -> Float[Tensor, " K"]:
+    scores = torch.tensor([prior.box_scores or prior.mask_scores])
+    weight = _relative(scores, has_pixels[None])[0]
+    if prior.box_scores:
+        return weight
+    is_best = torch.arange(len(weight)) == weight.argmax()
+    return torch.where(is_best, weight, _LESSER * weight)
+
+
 def _batch(
     priors: Sequence[Prior | None], candidates: Float[Tensor, "B K G G"], weight: Float[Tensor, "B K"]
 ) -> ProposalBatch:
@@ -212,12 +210,3 @@ def _relative(scores: Float[Tensor, "B K"], valid: Bool[Tensor, "B K"]) -> Float
     scores = torch.where(valid, scores, 0.0)
     best = scores.amax(dim=1, keepdim=True)
     return torch.where(best > 0, scores / best.clamp_min(torch.finfo(scores.dtype).tiny), 1.0) * valid
-
-
-def _load_sam(config: PriorConfig) -> SamProposer:
-    from l2l_ray.prior.sam import SamProposer  # transformers is heavy, and only this way needs it here
-
-    if config.sam_model is None:
-        raise ConfigError("prior.proposal='sam' needs prior.sam_model, got None; name a folder or hub id of SAM (2)")
-    device = pick_device(config.device)
-    return SamProposer.load(config.sam_model, str(device), pick_dtype(config.dtype, device))

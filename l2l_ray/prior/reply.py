@@ -10,7 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -43,6 +43,7 @@ FAILURE_WORDS = {
     "text": "a text that is too long",
     "memory": "a question that does not fit into memory",
     "model": "an error of the model",
+    "sam": "a mask that SAM could not draw",
     "server": "a server that gave no usable answer",
     "hung": "a question that the model did not finish",
     "died": "a question at which the model's process died",
@@ -80,12 +81,15 @@ class Reply:
     """What the model said about one image-expression pair.
 
     Args:
-        texts: One text per sample, special tokens removed where the format has no use for them; none if it failed.
+        texts: One text per sample, special tokens removed where the format has no use for them; none if it failed, or
+            where only masks were asked for.
         mean_log_probs: Mean log-probability of each text's tokens, end token included; at most 0.
         seen_width_px: Width of the image as the model saw it: the unit of absolute coordinates.
         seen_height_px: Its height.
         failure: "<kind>: <details>" where the model gave no answer at all; such a question may be asked again later.
         num_image_tokens: How many tokens of the question stand for the picture; 0 = not known.
+        masks: Where masks were asked for: as `Prior.masks`.
+        mask_scores: As `Prior.mask_scores`.
     """
 
     texts: tuple[str, ...]
@@ -94,6 +98,13 @@ class Reply:
     seen_height_px: int
     failure: str = ""
     num_image_tokens: int = 0
+    masks: tuple[str, ...] = ()
+    mask_scores: tuple[float, ...] = ()
+
+    @classmethod
+    def drawn(cls, masks: Sequence[str], scores: Sequence[float]) -> Reply:
+        """Return the answer of a model that draws masks."""
+        return cls((), (), 0, 0, masks=tuple(masks), mask_scores=tuple(scores))
 
     @classmethod
     def failed(cls, kind: str, details: object) -> Reply:
@@ -109,12 +120,27 @@ class PictureMllm(Asked, Protocol):
         """Return one reply per picture and expression, in order."""
 
 
+@runtime_checkable
+class MaskModel(Protocol):
+    """Whoever draws masks in open pictures: `Sam`, or one in another process."""
+
+    def draw(self, images: Sequence[Image.Image], priors: Sequence[Prior]) -> list[Reply]:
+        """Return the masks of one prior per picture, in order."""
+
+
 @dataclass(frozen=True, slots=True)
 class MllmIdentity:
-    """Which model was asked and how: all that is needed to key and to parse its replies."""
+    """Which model was asked and how: all that is needed to key and to parse its replies.
+
+    Args:
+        fingerprint: Hash of everything a reply depends on.
+        prompt: Format of the answer.
+        sam: Hash of everything a mask depends on besides the prior; empty where no masks are drawn.
+    """
 
     fingerprint: str
     prompt: PromptFormat
+    sam: str = ""
 
     @classmethod
     def of(cls, mllm: Asked) -> MllmIdentity:
@@ -125,6 +151,29 @@ class MllmIdentity:
 def prior_key(fingerprint: str, image_sha256: str, expression: str) -> str:
     """Return the store's key of one question."""
     return hashlib.sha256(json.dumps([fingerprint, image_sha256, expression]).encode()).hexdigest()
+
+
+def mask_key(sam: str, key: str) -> str:
+    """Return the store's key of a prior with masks.
+
+    Args:
+        sam: From `MllmIdentity.sam`.
+        key: Of the prior without them.
+    """
+    return hashlib.sha256(json.dumps([sam, key]).encode()).hexdigest()
+
+
+def with_masks(key: str, prior: Prior, reply: Reply) -> Prior:
+    """Return a prior with the masks that were drawn for it; "no prior", with the reason, where that failed.
+
+    Args:
+        key: From `mask_key`.
+        prior: Without masks.
+        reply: From a `MaskModel`.
+    """
+    if reply.failure:
+        return replace(Prior.absent(key, reply.failure, prior.reply, prior.seen_xy_px), source=prior.source)
+    return replace(prior, key=key, masks=reply.masks, mask_scores=reply.mask_scores)
 
 
 def make_prior(key: str, reply: Reply, mllm: Asked, width_px: int, height_px: int) -> Prior:

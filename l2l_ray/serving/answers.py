@@ -24,7 +24,7 @@ from l2l_ray.data.object_masks import box_of_mask
 from l2l_ray.data.pixels import BadPicture, read_rgb
 from l2l_ray.predictions import FailedPrediction, Prediction
 from l2l_ray.predictor import Predictor, run_and_version
-from l2l_ray.prior.reply import PictureMllm
+from l2l_ray.prior.reply import MaskModel, PictureMllm
 from l2l_ray.serving.uploads import Refusal, Upload
 from l2l_ray.types import PhotoText
 
@@ -95,14 +95,21 @@ class Answerer:
         self._predictor, self.name = predictor, name
 
     @classmethod
-    def load(cls, checkpoint: Path, mllm: PictureMllm | None = None, device: str = "auto") -> Answerer:
+    def load(
+        cls,
+        checkpoint: Path,
+        mllm: PictureMllm | None = None,
+        device: str = "auto",
+        sam: MaskModel | None = None,
+    ) -> Answerer:
         """Load a run's version; arguments as in `Predictor.from_run`.
 
         Raises:
             L2LError: As `Predictor.from_run`.
         """
         run, method, version = run_and_version(checkpoint)
-        return cls(Predictor.from_run(checkpoint, mllm, device), f"{run.path.name} {method} version {version}")
+        predictor = Predictor.from_run(checkpoint, mllm, device, sam)
+        return cls(predictor, f"{run.path.name} {method} version {version}")
 
     @staticmethod
     def prepare(upload: Upload) -> Prepared:

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 from l2l_ray.config import PriorConfig
-from l2l_ray.loop.inference.priors import Question
+from l2l_ray.loop.inference.asking import Question
 from l2l_ray.prior.prompt import PromptFormat, prompt_for
 from l2l_ray.prior.reply import MllmIdentity, Reply
 

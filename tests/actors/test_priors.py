@@ -13,7 +13,7 @@ from l2l_ray.actors import priors
 from l2l_ray.actors.priors import PriorPool
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
-from l2l_ray.loop.inference.priors import Question
+from l2l_ray.loop.inference.asking import Question
 from tests.actors.dying_prior import FINE, HANGS, KILLS, STOPS_ONCE, DyingPrior
 
 

@@ -19,9 +19,11 @@ import pytest
 import requests
 from PIL import Image, ImageDraw
 
+from l2l_ray.config import PriorConfig
 from l2l_ray.predictor import Predictor
 from tests.finished_run import write_finished_run
 from tests.ray_runs import WAIT_S, actors, wait_for
+from tests.tiny_sams import SAMS
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "0123456789abcdef"
@@ -55,7 +57,8 @@ class Server:
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Give a run, another one, one whose weights are damaged, and a photo."""
     root = tmp_path_factory.mktemp("serve")
-    first = write_finished_run(root)
+    SAMS["sam2"](root / "sam2")
+    first = write_finished_run(root, PriorConfig(proposal="sam", sam_model=str(root / "sam2")))
     found = {"first": first, "second": root / "second", "damaged": root / "damaged", "photo": root / "photo.png"}
     for name in ("second", "damaged"):
         shutil.copytree(first, found[name])
@@ -68,7 +71,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def server(ray_local: str, places: dict[str, Path]) -> Iterator[Server]:
-    """Give the first run, served with the MLLM in a deployment of its own."""
+    """Give the first run, served with the MLLM and SAM in a deployment of their own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -97,7 +100,7 @@ def test_the_answer_is_that_of_the_predictor(server: Server, places: dict[str, P
     for mask, text in zip(response.json()["masks"], ("red circle", "the left"), strict=True):
         expected = predictor.predict(places["photo"], text)
         assert mask["mask_rle"] == expected.summary()["mask_rle"]
-        assert mask["prior_failure"] == expected.prior.failure
+        assert mask["prior_failure"] == expected.prior.failure and expected.prior.masks
     assert response.json()["checkpoint"] == "finished l2l version 2"
     assert set(response.json()["seconds"]) == {"decode", "wait", "predict", "total"}
     assert requests.post(f"{server.url}/v1/masks", timeout=WAIT_S).status_code == 401

@@ -21,7 +21,8 @@ from l2l_ray.data.refer import ReferDataset
 from l2l_ray.datatools.inventory import take_inventory
 from l2l_ray.datatools.sheet import tile
 from l2l_ray.errors import DataError
-from l2l_ray.loop.inference.priors import Question, answer_batch
+from l2l_ray.loop.inference.asking import Question, answer_batch
+from l2l_ray.prior.loading import PriorModels
 from l2l_ray.prior.mllm import MllmPrior
 
 CASES = Path(__file__).parent
@@ -63,8 +64,9 @@ def test_16_bits_are_the_same_pixels_for_all_who_read_them(tmp_path: Path, name:
     expected = np.asarray(read_rgb(folder / "gray8.png"))
     assert expected.max() < 255  # which is what clipped pixels were
     mllm = Seen.load(PriorConfig())
+    models = PriorModels(PriorConfig(), mllm)
     answers = [
-        answer_batch(mllm, [Question("k", str(folder / file), "circle", 160, 120)]) for file in (name, "gray8.png")
+        answer_batch(models, [Question("k", str(folder / file), "circle", 160, 120)]) for file in (name, "gray8.png")
     ]
     assert answers[0] == answers[1]
     np.testing.assert_array_equal(mllm.pictures[0], expected)
@@ -144,7 +146,7 @@ def test_a_bomb_is_one_line_everywhere(tmp_path: Path, capsys: pytest.CaptureFix
     printed = capsys.readouterr().out
     assert "rows.jsonl line 1: unreadable image: got 'bomb.png': it claims more than 179 million pixels" in printed
     assert "rows.jsonl line 2: mask file: got 'bomb.png': it claims more than 179 million pixels" in printed
-    (reply,) = answer_batch(MllmPrior.load(PriorConfig()), [Question("k", str(bomb), "circle", 20_000, 10_000)])
+    (reply,) = answer_batch(PriorModels(PriorConfig()), [Question("k", str(bomb), "circle", 20_000, 10_000)])
     assert "bomb.png cannot be read: it claims more than 179 million pixels" in reply.failure
     store = ImageStore(32, cache_mb=1, upright=True)
     with pytest.raises(DataError, match=r"bomb\.png cannot be read"):

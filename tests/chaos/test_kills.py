@@ -45,6 +45,7 @@ def killed(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> RunFolde
         signaled(signal.SIGKILL, "train worker", class_name="RayTrainWorker")
         output, _ = second.communicate(timeout=WAIT_S)
         assert second.returncode == 0, output
+    assert output.count("the coordinator was lost and started again") == 1, output  # its end is no loss
     return folder
 
 

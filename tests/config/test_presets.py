@@ -14,12 +14,15 @@ from l2l_ray.config import NEEDS, PRESETS, RunConfig
 from l2l_ray.loop.training.step import make_optimizer
 from l2l_ray.prior.mllm import EMBEDDED_FOLDER, MllmIdentity, MllmPrior, make_prior
 from l2l_ray.prior.proposal import Proposer
+from l2l_ray.prior.reply import with_masks
+from l2l_ray.prior.sam import Sam
 from l2l_ray.segmenter.adapters import prepare_to_learn
 from l2l_ray.segmenter.losses import segmentation_loss
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import Prior
 from tests.segmenter.test_backbone import dinov2_folder, dinov3_folder
-from tests.tiny_models import save_bert, save_swin, tiny_sam2
+from tests.tiny_models import save_bert, save_swin
+from tests.tiny_sams import SAMS
 from tests.whole_run import changed
 
 COUNTED = Path(__file__).parents[2] / "benchmarks" / "results" / "preset_needs.json"
@@ -53,7 +56,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dinov2_folder(folder)
     dinov3_folder(folder)
     save_bert(folder / "bert")
-    tiny_sam2().save_pretrained(folder / "sam2")
+    SAMS["sam2"](folder / "sam2")
     return folder
 
 
@@ -78,7 +81,11 @@ def test_the_models_of_a_preset_assemble_and_learn(name: str, tiny: Path) -> Non
     torch.manual_seed(0)
     segmenter = Segmenter(config.segmenter)
     side, grid = config.segmenter.image_size, segmenter.grid
-    proposals = Proposer(config.prior).proposals([prior, boxed], grid, [image, image])
+    priors = [prior, boxed]
+    if config.prior.proposal == "sam":
+        replies = Sam.load(config.prior).draw([image, image], priors)
+        priors = [with_masks("key", one, reply) for one, reply in zip(priors, replies, strict=True)]
+    proposals = Proposer(config.prior).proposals(priors, grid)
     assert proposals.proposal.shape == (2, grid, grid) and proposals.has_prior[1]
     prepare_to_learn(segmenter, config.segmenter)
     optimizer = make_optimizer(segmenter, config.loop)

@@ -27,11 +27,13 @@ from l2l_ray.config import PriorConfig
 from l2l_ray.errors import ConfigError
 from l2l_ray.prior.http import KEY_VARIABLE, HttpPrior
 from l2l_ray.prior.identity import EMBEDDED_FOLDER
-from l2l_ray.prior.loading import identify_prior, load_prior
+from l2l_ray.prior.loading import PriorModels, identify_prior, load_prior
 from l2l_ray.prior.mllm import MllmPrior
 from l2l_ray.prior.reply import MllmIdentity, make_prior
+from l2l_ray.prior.sam import Sam
 from l2l_ray.refshapes.expressions import expressions_for
 from l2l_ray.refshapes.scenes import render_scene
+from tests.tiny_sams import SAMS
 
 MODEL = "Qwen/Qwen3-VL-8B-Instruct"
 TEXT = '[{"bbox_2d": [100, 200, 500, 600], "label": "cat"}]'
@@ -193,6 +195,21 @@ def test_a_run_is_led_to_the_server(server: Server) -> None:
     assert isinstance(found, HttpPrior) and identify_prior(config(server)) == MllmIdentity.of(found)
     with pytest.raises(ConfigError, match="prior.model is 'embedded'"):
         load_prior(config(server, model="embedded"))
+
+
+def test_sam_draws_in_the_process_that_asks_the_server(server: Server, tmp_path: Path) -> None:
+    SAMS["sam2"](tmp_path)
+    with_sam = config(server, proposal="sam", sam_model=str(tmp_path), device="cpu", dtype="float32")
+    models = PriorModels(with_sam)
+    models.load()
+    assert isinstance(models.mllm, HttpPrior) and isinstance(models.sam, Sam)
+    identity = models.identity()
+    assert identity == identify_prior(with_sam) and identity.sam
+    assert identity.fingerprint == identify_prior(config(server)).fingerprint, "SAM is no part of what a server says"
+    prior = make_prior("k", models.mllm.ask([GRAY], ["cat"])[0], identity, *GRAY.size)
+    num_requests = len(server.asked)
+    (drawn,) = models.sam.draw([GRAY], [prior])
+    assert len(drawn.masks) == 1 and len(server.asked) == num_requests
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])

@@ -1,24 +1,22 @@
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from l2l_ray.config import PriorConfig
-from l2l_ray.errors import ConfigError
+from l2l_ray.errors import DataError
+from l2l_ray.prior.masks import write_mask
 from l2l_ray.prior.proposal import (
     Proposer,
     mix,
     polygon_proposal,
     smooth_boxes,
 )
-from l2l_ray.prior.sam import SamProposer, image_part_on_grid
 from l2l_ray.types import BoxFrac, Prior
 from tests.proposals import box_proposal
-from tests.tiny_models import tiny_sam2
 
 LEFT: BoxFrac = (0.0, 0.0, 0.5, 1.0)
 RIGHT: BoxFrac = (0.5, 0.0, 1.0, 1.0)
@@ -139,113 +137,64 @@ def test_polygon_proposals_fall_back_to_boxes() -> None:
     assert batch.candidate_weight[0].tolist() == [1, 0]
 
 
-def test_sam_needs_a_model_and_images() -> None:
-    with pytest.raises(ConfigError, match="needs prior.sam_model"):
-        Proposer(PriorConfig(proposal="sam"))
-    with pytest.raises(ConfigError, match="cannot be loaded"):
-        Proposer(PriorConfig(proposal="sam", sam_model="/nowhere/sam"))
+def drawn(*masks: Any, boxes: int = 0, scores: tuple[float, ...] = (), points: Any = ()) -> Prior:
+    """Return a prior with masks: of a box each, or of a point."""
+    found = Prior("key", (MIDDLE,) * boxes, scores[:boxes], points, "thing", 0.8, "", "")
+    return replace(found, masks=tuple(write_mask(mask) for mask in masks), mask_scores=scores or (0.9,) * len(masks))
 
 
-def test_only_the_image_part_of_a_padded_mask_counts() -> None:
-    probs = torch.zeros(1, 16, 16)
-    probs[:, :8] = 1.0  # a 2:1 image fills the upper half; below is padding
-    assert torch.equal(image_part_on_grid(probs, (64.0, 32.0), 64, 4), torch.ones(1, 4, 4))
-    assert image_part_on_grid(probs, (64.0, 64.0), 64, 32).shape == (1, 32, 32)
+def block(rows: slice, columns: slice) -> Any:
+    mask = np.zeros((16, 16), dtype=bool)
+    mask[rows, columns] = True
+    return mask
 
 
-def randomize(model: torch.nn.Module) -> Any:
-    """The default initialisation is so small that every mask would be 0.5."""
-    torch.manual_seed(0)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    return model
+TOP, BOTTOM, NOTHING = block(slice(0, 8), slice(None)), block(slice(8, 16), slice(None)), block(slice(0), slice(0))
+POINT = ((0.5, 0.5),)
+SAM = Proposer(PriorConfig(proposal="sam", sam_model="not/needed"))
 
 
-@pytest.fixture(scope="module")
-def sam_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers import SamConfig, SamMaskDecoderConfig, SamModel, SamPromptEncoderConfig, SamVisionConfig
+def test_a_mask_is_the_proposal_and_the_box_is_not_drawn() -> None:
+    batch = SAM.proposals([drawn(TOP, boxes=1, scores=(0.3,)), None, Prior.absent("k", "no box", "")], 8)
+    assert torch.equal(batch.proposal[0], torch.cat([torch.ones(4, 8), torch.zeros(4, 8)]))
+    assert batch.has_prior.tolist() == [True, False, False] and batch.score.tolist() == pytest.approx([0.8, 0, 0])
+    assert (batch.proposal[1:] == 0.5).all()
 
-    vision = SamVisionConfig(
-        hidden_size=16,
-        output_channels=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=64,
-        patch_size=16,
-        mlp_dim=16,
-        window_size=2,
-        num_pos_feats=16,
-        global_attn_indexes=[0],
+
+def test_masks_of_boxes_weigh_as_their_boxes() -> None:
+    batch = SAM.proposals([drawn(BOTTOM, TOP, boxes=2, scores=(0.2, 0.8)), drawn(TOP, boxes=1, scores=(0.1,))], 8)
+    assert batch.candidates.shape == (2, 2, 8, 8)
+    torch.testing.assert_close(batch.candidate_weight, torch.tensor([[0.25, 1.0], [1.0, 0.0]]))
+    torch.testing.assert_close(batch.proposal[0], torch.cat([torch.ones(4, 8), torch.full((4, 8), 0.25)]))
+
+
+def test_of_a_points_masks_the_best_is_the_label_and_the_others_show() -> None:
+    whole, part = block(slice(0, 16), slice(0, 8)), block(slice(0, 8), slice(0, 8))
+    batch = SAM.proposals([drawn(whole, part, TOP, scores=(0.9, 0.95, 0.1), points=POINT)], 8)
+    torch.testing.assert_close(batch.candidate_weight[0], torch.tensor([0.9, 1.9, 0.1]) / torch.tensor([1.9, 1.9, 1.9]))
+    assert batch.candidates.shape == (1, 3, 8, 8)
+    assert torch.equal(batch.proposal[0] > 0.5, batch.candidates[0, 1] > 0.5), "the best one, not the union of all"
+    assert (batch.proposal[0, 4:, :4] > 0.4).all(), "which is shown all the same"
+
+
+def test_a_mask_without_a_pixel_is_no_candidate() -> None:
+    batch = SAM.proposals(
+        [drawn(NOTHING, TOP, scores=(0.9, 0.8), points=POINT), drawn(NOTHING, boxes=1, scores=(1.0,))], 8
     )
-    prompt = SamPromptEncoderConfig(hidden_size=32, image_size=64, patch_size=16, mask_input_channels=4)
-    decoder = SamMaskDecoderConfig(
-        hidden_size=32, mlp_dim=16, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=8
-    )
-    folder = tmp_path_factory.mktemp("sam")
-    model = SamModel(SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder))
-    randomize(model).save_pretrained(folder)
-    return folder
+    assert batch.candidate_weight.tolist() == [[0.0, 1.0], [0.0, 0.0]]
+    assert batch.has_prior.tolist() == [True, False] and (batch.proposal[1] == 0.5).all()
 
 
-def images(num: int) -> list[Image.Image]:
-    torch.manual_seed(1)
-    return [Image.fromarray(torch.randint(0, 255, (40, 60, 3), dtype=torch.uint8).numpy()) for _ in range(num)]
-
-
-def test_sam_proposals_through_the_auto_classes(sam_folder: Path) -> None:
-    proposer = Proposer(PriorConfig(proposal="sam", sam_model=str(sam_folder), device="cpu"))
-    with_point = replace(prior(LEFT, MIDDLE), key="p", points_xy_frac=((0.3, 0.5), (0.9, 0.9)))
-    batch = proposer.proposals([prior(MIDDLE), with_point, None], 8, images(3))
-    assert batch.proposal.shape == (3, 8, 8) and batch.candidates.shape == (3, 2, 8, 8)
-    assert batch.has_prior.tolist() == [True, True, False]
-    assert (batch.proposal[2] == 0.5).all()
-    assert not torch.equal(batch.candidates[1, 0], batch.candidates[1, 1])  # each box is its own prompt
-    assert ((batch.proposal >= 0) & (batch.proposal <= 1)).all()
-    with pytest.raises(ConfigError, match="one image per prior, got no images for 1"):
-        proposer.proposals([prior(MIDDLE)], 8)
-
-
-def test_sam_masks_are_kept_by_prior_and_boxes(sam_folder: Path) -> None:
-    sam = SamProposer.load(str(sam_folder), "cpu")
-    image = images(1)[0]
-    calls = 0
-    forward = sam.model.forward
-
-    def counting(*args: object, **kwargs: object) -> object:
-        nonlocal calls
-        calls += 1
-        return forward(*args, **kwargs)
-
-    sam.model.forward = counting
-    first = sam.masks(prior(MIDDLE), image, 8)
-    assert torch.equal(first, sam.masks(prior(MIDDLE), image, 8)) and calls == 1
-    sam.masks(prior(LEFT), image, 8)
-    assert calls == 2
-
-
-def test_sam2_proposals() -> None:
-    sam = SamProposer(randomize(tiny_sam2()))
-    masks = sam.masks(replace(prior(LEFT, MIDDLE), points_xy_frac=((0.4, 0.4),)), images(1)[0], 8)
-    assert masks.shape == (2, 8, 8) and not torch.equal(masks[0], masks[1])
-
-
-def test_points_without_a_box_are_one_prompt_of_sam_and_nothing_to_the_others(sam_folder: Path) -> None:
-    pointed = Prior("p", (), (), ((0.3, 0.5), (0.9, 0.9)), "", 0.7, "", "")
-    proposer = Proposer(PriorConfig(proposal="sam", sam_model=str(sam_folder), device="cpu"))
-    batch = proposer.proposals([pointed, prior(LEFT, MIDDLE)], 8, images(2))
-    assert batch.has_prior.tolist() == [True, True] and batch.score[0] == pytest.approx(0.7)
-    assert torch.equal(batch.proposal[0], batch.candidates[0, 0])
-    elsewhere = replace(pointed, key="q", points_xy_frac=((0.1, 0.1),))
-    other = proposer.proposals([elsewhere], 8, images(1))
-    assert not torch.equal(batch.proposal[0], other.proposal[0])
-    assert SamProposer(randomize(tiny_sam2())).masks(pointed, images(1)[0], 8).shape == (1, 8, 8)
+def test_points_are_nothing_to_the_other_proposals_and_lacking_masks_are_said() -> None:
+    pointed = Prior("p", (), (), ((0.3, 0.5),), "", 0.7, "", "")
     assert not Proposer(PriorConfig()).proposals([pointed], 8).has_prior.any()
+    for lacking in (pointed, prior(LEFT)):
+        with pytest.raises(DataError, match=r"prior \w+ has no masks; expected .*: begin again, under another --name"):
+            SAM.proposals([lacking], 8)
 
 
-def test_another_model_family_is_refused() -> None:
-    from transformers import BertConfig, BertModel
-
-    config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=9)
-    tiny = BertModel(config)
-    with pytest.raises(ConfigError, match="is a 'bert' model"):
-        SamProposer(tiny)
+def test_a_box_is_drawn_whatever_masks_there_are_unless_the_proposal_is_sams() -> None:
+    boxed = drawn(TOP, boxes=1, scores=(0.8,))
+    without = replace(boxed, masks=(), mask_scores=())
+    found = [Proposer(PriorConfig()).proposals([one], 8).proposal for one in (boxed, without)]
+    assert torch.equal(*found)

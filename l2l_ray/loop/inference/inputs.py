@@ -184,13 +184,11 @@ class ExampleSet:
         Args:
             indices: Positions in the set.
         Raises:
-            DataError: An image vanished or broke since it was checked.
+            DataError: An image vanished or broke since it was checked, or a prior's masks cannot be read.
         """
         rows = [self.examples[i] for i in indices]
         priors = [self.priors.get(row.sent_id) for row in rows]
-        needs_pixels = self._proposer.config.proposal == "sam"
-        pictures = [self._images.read(row.image_path) for row in rows] if needs_pixels else None
-        batch = self._proposer.proposals(priors, self.grid, pictures)
+        batch = self._proposer.proposals(priors, self.grid)
         by_user = torch.tensor([prior is not None and prior.source == "user" for prior in priors])
         return Inputs(
             images=self._images.get([row.image_path for row in rows]),

@@ -4,9 +4,12 @@ The MLLM sits in this process (`LocalMllm`) or behind a pool of actors (`actors.
 of questions, in any order. Answers go into the store that all runs under one root share, each batch at once, and a
 set's priors into the run folder when they are complete.
 
-One question that cannot be answered, because of its picture, its text or an error of the model, fails alone: it gets no
-prior, with the reason, and is not stored, so that another run asks again. Where the first questions all fail, the run
-ends.
+With `prior.proposal='sam'` the same service is then asked for the masks of these priors, a user's among them. A prior
+with masks is a row of its own in the store, whose key covers SAM's checkpoint: with another one the masks are drawn
+anew, and the MLLM is not asked again.
+
+One question that cannot be answered (see `asking`) gets no prior, with the reason, and is not stored, so that another
+run asks again. Where the first questions all fail, the run ends.
 """
 
 from __future__ import annotations
@@ -16,45 +19,35 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from typing import Protocol, runtime_checkable
 
-import torch
-from PIL import Image
-
 from l2l_ray.config import PriorConfig, RunConfig
-from l2l_ray.data.pixels import read_rgb
 from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.loop.inference.asking import Question, Who, answer_batch
 from l2l_ray.loop.inference.prior_check import require_usable
 from l2l_ray.loop.state.example_files import read_priors, write_priors
 from l2l_ray.loop.state.prepare import RunData
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.hint import at_points, prior_of_hint
-from l2l_ray.prior.loading import identify_prior, load_prior
-from l2l_ray.prior.reply import MllmIdentity, PictureMllm, Reply, failure_kind, make_prior, no_box_reasons, prior_key
+from l2l_ray.prior.loading import PriorModels, identify_prior
+from l2l_ray.prior.reply import (
+    MllmIdentity,
+    Reply,
+    failure_kind,
+    make_prior,
+    mask_key,
+    no_box_reasons,
+    prior_key,
+    with_masks,
+)
 from l2l_ray.prior.shared_store import Store, open_store
 from l2l_ray.storage import local_copy, place
 from l2l_ray.types import Example, Prior
 
 logger = logging.getLogger(__name__)
 
-MAX_TEXT_BYTES = 4000  # 64 words have about 400; attention over a longer text would cost the whole batch
 NUM_FAILED_AT_START = 8  # so many failures and no answer: the set-up is wrong
-
-
-@dataclass(frozen=True)
-class Question:
-    """One thing to ask the MLLM.
-
-    Example: `Question("9f..", "/data/12.jpg", "left man", 640, 480)`
-    """
-
-    key: str
-    image_path: str
-    expression: str
-    width_px: int
-    height_px: int
-
 
 Answered = tuple[list[Question], list[Reply]]
 Progress = Callable[[str, int, int], None]  # name of the set, examples that have their prior, examples in all
@@ -62,10 +55,10 @@ Progress = Callable[[str, int, int], None]  # name of the set, examples that hav
 
 @runtime_checkable
 class Mllm(Protocol):
-    """Whoever answers questions."""
+    """Whoever answers questions, with SAM where that draws masks."""
 
     def identity(self) -> MllmIdentity:
-        """Return which model answers, and in what format."""
+        """Return which models answer, and in what format."""
 
     def ask(self, batches: Iterator[list[Question]]) -> Iterator[Answered]:
         """Yield every batch with its replies, in any order."""
@@ -75,15 +68,11 @@ class LocalMllm:
     """The MLLM in this process; loaded when it is first needed, so a run that has all priors loads none."""
 
     def __init__(self, config: PriorConfig) -> None:
-        self._config = config
-
-    @cached_property
-    def _model(self) -> PictureMllm:
-        return load_prior(self._config)
+        self._models = PriorModels(config)
 
     @cached_property
     def _identity(self) -> MllmIdentity:
-        return identify_prior(self._config)
+        return identify_prior(self._models.config)
 
     def identity(self) -> MllmIdentity:
         """Return which model this is; it is not loaded for it."""
@@ -92,7 +81,7 @@ class LocalMllm:
     def ask(self, batches: Iterator[list[Question]]) -> Iterator[Answered]:
         """Answer batch after batch."""
         for batch in batches:
-            yield batch, answer_batch(self._model, batch)
+            yield batch, answer_batch(self._models, batch)
 
 
 class KnownMllm(LocalMllm):
@@ -101,73 +90,6 @@ class KnownMllm(LocalMllm):
     def __init__(self, config: PriorConfig, identity: MllmIdentity) -> None:
         super().__init__(config)
         self._identity = identity  # what the others were told
-
-
-def answer_batch(mllm: PictureMllm, questions: Sequence[Question]) -> list[Reply]:
-    """Open the images of a batch and ask about them; what cannot be answered fails alone, see `answer_pictures`.
-
-    Raises:
-        ConfigError: No question fits into memory, or the device failed.
-    """
-    pictures: dict[str, Image.Image] = {}
-    failed: dict[str, Reply] = {}
-    for path in dict.fromkeys(question.image_path for question in questions):
-        try:
-            pictures[path] = read_rgb(path)
-        except Exception as error:  # a file can be damaged in every way: it is the fault of its questions alone
-            failed[path] = Reply.failed("picture", error)
-    rest = [question for question in questions if question.image_path in pictures]
-    replies = answer_pictures(mllm, [pictures[q.image_path] for q in rest], [q.expression for q in rest])
-    answered = iter(replies)
-    return [failed.get(question.image_path) or next(answered) for question in questions]
-
-
-def answer_pictures(mllm: PictureMllm, pictures: Sequence[Image.Image], expressions: Sequence[str]) -> list[Reply]:
-    """Ask about pictures, whoever opened them; the one rule for questions that fail, wherever questions are asked.
-
-    A batch that fails is halved, so that a batch too large for memory is answered in parts, and a question that fails
-    alone becomes `Reply.failed`.
-
-    Raises:
-        ConfigError: No question of the batch fits into memory, or the device failed.
-    """
-    too_long = {i for i, text in enumerate(expressions) if len(text.encode(errors="replace")) > MAX_TEXT_BYTES}
-    asked = [index for index in range(len(expressions)) if index not in too_long]
-    replies = _halved(mllm, [pictures[i] for i in asked], [expressions[i] for i in asked])
-    if replies and all(failure_kind(reply.failure) == "memory" for reply in replies):
-        raise ConfigError(
-            f"the language model does not fit into memory even with one question a call ({replies[0].failure}); "
-            "expected room for one: take a smaller prior.model, prior.dtype=bfloat16, or prior.device=cpu"
-        )
-    answered = iter(replies)
-    long = Reply.failed("text", f"got more than {MAX_TEXT_BYTES} bytes; expected one sentence about one object")
-    return [long if index in too_long else next(answered) for index in range(len(expressions))]
-
-
-def _halved(mllm: PictureMllm, pictures: list[Image.Image], expressions: list[str]) -> list[Reply]:
-    if not pictures:
-        return []
-    try:
-        return mllm.ask(pictures, expressions)
-    except torch.AcceleratorError as error:  # not of this question: nothing can be computed on the device any more
-        raise ConfigError(
-            f"the device of the language model failed: {' '.join(str(error).split())}; expected a working one: start "
-            "again with --resume, or with prior.device=cpu"
-        ) from error
-    except Exception as error:  # processors and models raise every kind
-        if len(pictures) == 1:
-            return [Reply.failed(_error_kind(error), f"{type(error).__name__}: {error}")]
-        logger.info("a batch of %d questions failed (%s); asking its halves", len(pictures), error)
-    middle = len(pictures) // 2
-    return [
-        *_halved(mllm, pictures[:middle], expressions[:middle]),
-        *_halved(mllm, pictures[middle:], expressions[middle:]),
-    ]
-
-
-def _error_kind(error: Exception) -> str:
-    is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-    return "memory" if is_memory else "model"
 
 
 def lacks_priors(run: RunFolder, data: RunData) -> bool:
@@ -190,9 +112,15 @@ def known_mllm(config: RunConfig, prior: PriorConfig, run: RunFolder, data: RunD
     with open_store(config.cache_dir) as store:
         for name in data.prior_order:
             if not run.priors_path(name).exists():
-                asked = [e for e in data.examples(name) if _users_prior(e) is None]
-                if store.missing(list({question_of(e, identity.fingerprint).key for e in asked})):
+                examples = data.examples(name)
+                asked = [e for e in examples if _users_prior(e) is None]
+                keys = [question_of(e, identity.fingerprint).key for e in asked]
+                if store.missing(keys):
                     return None
+                if prior.proposal == "sam":
+                    said = _said(examples, identity.fingerprint, store.get_many(keys))
+                    if store.missing([q.key for q in _to_draw(examples, said, identity.sam).values()]):
+                        return None
     return KnownMllm(prior, identity)
 
 
@@ -249,77 +177,132 @@ def fill_priors(
             opened.
         ConfigError: The model answers nothing.
     """
-    by_user = {e.sent_id: prior for e in examples if (prior := _users_prior(e)) is not None}
-    asked = [e for e in examples if e.sent_id not in by_user]
-    is_proven = any(run.priors_path(name).parent.glob("*.parquet"))
-    told = partial(progress, name)
-    answers, num_asked = _answers(asked, len(by_user), store, mllm, batch_size, is_proven, told) if asked else ({}, 0)
-    pairs = [(e.sent_id, by_user.get(e.sent_id) or answers[e.sent_id]) for e in examples]
-    failures = Counter(failure_kind(prior.failure) for _, prior in pairs if prior.failure)
-    hints = {"by_user": len(by_user)} if by_user else {}
-    counts = {"num": len(pairs), "asked": num_asked, **hints, "failures": dict(failures)}
+    service = _Service(store, mllm, batch_size, any(run.priors_path(name).parent.glob("*.parquet")))
+    draws = run.config.prior.proposal == "sam"
+
+    def told(done: int) -> None:  # complete once its file is there
+        progress(name, min(done, len(examples) - 1), len(examples))
+
+    num_by_user = sum(_users_prior(e) is not None for e in examples)
+    # Without its masks a prior is half done.
+    priors, num_asked = _answers(examples, service, (lambda done: told(done // 2)) if draws else told)
+    drawn = {}
+    if draws:
+        priors, drawn["drawn"] = _with_masks(examples, priors, service, lambda done: told((len(examples) + done) // 2))
+    failures = Counter(failure_kind(prior.failure) for prior in priors if prior.failure)
+    hints = {"by_user": num_by_user} if num_by_user else {}
+    counts = {"num": len(priors), "asked": num_asked, **drawn, **hints, "failures": dict(failures)}
     run.log_event({"event": "priors", "set": name, **counts})
     # After the event: a process killed in between logs again, and nothing is lost.
+    pairs = zip((e.sent_id for e in examples), priors, strict=True)
     write_priors(run.priors_path(name), pairs, run.config.loop.shard_size)
     run.promise(run.priors_path(name))
     if failures:
-        logger.warning("%s", no_box_sentence(failures, name, len(pairs)))
+        logger.warning("%s", no_box_sentence(failures, name, len(priors)))
     return num_asked
 
 
-def _answers(
-    examples: Sequence[Example],
-    num_ready: int,
-    store: Store,
-    mllm: Mllm,
-    batch_size: int,
-    is_proven: bool,
-    progress: Callable[[int, int], None],
-) -> tuple[dict[int, Prior], int]:
-    """Return what the MLLM says, by sent_id, and how many were asked.
+@dataclass(frozen=True)
+class _Service:
+    """Whom to ask, and where answers go."""
 
-    Args:
-        examples: Whom to ask about.
-        num_ready: Other examples of the set, which need no answer.
-        store: Holds answers of all runs.
-        mllm: Asked what the store does not hold.
-        batch_size: Questions in a call.
-        is_proven: Whether the set-up has answered before.
-        progress: Told how many of the set have their prior, of how many.
-    """
-    identity = mllm.identity()
-    questions = [question_of(example, identity.fingerprint) for example in examples]
-    open_keys = set(store.missing(list(dict.fromkeys(q.key for q in questions))))
-    todo = sorted({q.key: q for q in questions if q.key in open_keys}.values(), key=_size_and_picture)
-    total = num_ready + len(questions)
-    done = total - len(todo)
-    is_proven = is_proven or len(todo) < len(questions)
-    num_unserved = 0  # questions in a row that a server gave no answer to
-    failed: dict[str, Prior] = {}  # not stored: these questions may be answered another time
-    for batch, replies in mllm.ask(todo[start : start + batch_size] for start in range(0, len(todo), batch_size)):
-        made: list[Prior] = []
-        for q, reply in zip(batch, replies, strict=True):
-            prior = make_prior(q.key, reply, identity, q.width_px, q.height_px)
-            if reply.failure:
-                failed[q.key] = prior
-            else:
-                made.append(prior)
-        store.put_many(made)
-        is_proven = is_proven or bool(made)
-        is_unserved = all(failure_kind(reply.failure) == "server" for reply in replies)
-        num_unserved = num_unserved + len(replies) if is_unserved else 0
-        if is_proven and num_unserved >= NUM_FAILED_AT_START:
-            raise ConfigError(
-                f"the server of the language model has given no usable answer to {num_unserved} questions in a row "
-                f"({replies[-1].failure}); what it answered before is stored: look at it, then go on with --resume"
-            )
-        if not is_proven:
-            _check_set_up([prior.failure for prior in failed.values()], len(todo))
-        done += len(batch)
-        progress(min(done, total - 1), total)  # complete once its file is there
-    priors = store.get_many(q.key for q in questions) | failed
-    found = {e.sent_id: _with_points(e, priors[q.key]) for e, q in zip(examples, questions, strict=True)}
-    return found, len(todo)
+    store: Store
+    mllm: Mllm
+    batch_size: int
+    is_proven: bool  # it has answered in this run before
+
+    def ask(
+        self,
+        questions: Sequence[Question],
+        make: Callable[[Question, Reply], Prior],
+        progress: Callable[[int], None],
+    ) -> tuple[dict[str, Prior], int]:
+        """Ask what the store does not hold, and store each batch of answers.
+
+        Args:
+            questions: Equal ones are asked once.
+            make: What an answer comes to.
+            progress: Told how many of the questions have their answer.
+        Returns:
+            All answers by key, and how many were asked. Those that failed are not stored.
+        """
+        keys = list(dict.fromkeys(q.key for q in questions))
+        open_keys = set(self.store.missing(keys))
+        todo = sorted({q.key: q for q in questions if q.key in open_keys}.values(), key=_size_and_picture)
+        is_proven = self.is_proven or len(todo) < len(keys)
+        num_known = len(questions) - len(todo)
+        num_unserved = 0  # questions in a row that a server gave no answer to
+        failed: dict[str, Prior] = {}
+        batches = (todo[start : start + self.batch_size] for start in range(0, len(todo), self.batch_size))
+        for batch, replies in self.mllm.ask(batches):
+            made: list[Prior] = []
+            for q, reply in zip(batch, replies, strict=True):
+                prior = make(q, reply)
+                if reply.failure:
+                    failed[q.key] = prior
+                else:
+                    made.append(prior)
+            self.store.put_many(made)
+            is_proven = is_proven or bool(made)
+            is_unserved = all(failure_kind(reply.failure) == "server" for reply in replies)
+            num_unserved = num_unserved + len(replies) if is_unserved else 0
+            if is_proven and num_unserved >= NUM_FAILED_AT_START:
+                raise ConfigError(
+                    f"the server of the language model has given no usable answer to {num_unserved} questions in a row "
+                    f"({replies[-1].failure}); what it answered before is stored: look at it, then go on with --resume"
+                )
+            if not is_proven:
+                _check_set_up([prior.failure for prior in failed.values()], len(todo), batch[0].who)
+            num_known += len(batch)
+            progress(num_known)
+        return self.store.get_many(keys) | failed, len(todo)
+
+
+def _answers(
+    examples: Sequence[Example], service: _Service, progress: Callable[[int], None]
+) -> tuple[list[Prior], int]:
+    """Return what users and the MLLM say, and how many questions were asked; progress counts examples."""
+    asked = [e for e in examples if _users_prior(e) is None]
+    if not asked:  # nobody has to be there
+        return _said(examples, "", {}), 0
+    identity = service.mllm.identity()
+
+    def make(question: Question, reply: Reply) -> Prior:
+        return make_prior(question.key, reply, identity, question.width_px, question.height_px)
+
+    num_by_user = len(examples) - len(asked)
+    questions = [question_of(e, identity.fingerprint) for e in asked]
+    answers, num_asked = service.ask(questions, make, lambda done: progress(num_by_user + done))
+    return _said(examples, identity.fingerprint, answers), num_asked
+
+
+def _said(examples: Sequence[Example], fingerprint: str, answers: Mapping[str, Prior]) -> list[Prior]:
+    """Return the prior of each example, without masks, given the answers of the MLLM by key."""
+    return [_users_prior(e) or _with_points(e, answers[question_of(e, fingerprint).key]) for e in examples]
+
+
+def _with_masks(
+    examples: Sequence[Example], priors: Sequence[Prior], service: _Service, progress: Callable[[int], None]
+) -> tuple[list[Prior], int]:
+    """Return the priors with SAM's masks, and how many of these were drawn now; one without boxes and points stays."""
+    questions = _to_draw(examples, priors, service.mllm.identity().sam)
+
+    def make(question: Question, reply: Reply) -> Prior:
+        assert question.prior is not None
+        return with_masks(question.key, question.prior, reply)
+
+    num_without = len(examples) - len(questions)
+    drawn, num_drawn = service.ask(list(questions.values()), make, lambda done: progress(num_without + done))
+    return [drawn[questions[p.key].key] if p.key in questions else p for p in priors], num_drawn
+
+
+def _to_draw(examples: Sequence[Example], priors: Sequence[Prior], sam: str) -> dict[str, Question]:
+    """Return what SAM is asked, by key of the prior without masks."""
+    return {
+        prior.key: Question(mask_key(sam, prior.key), e.image_path, e.expression, e.width_px, e.height_px, prior)
+        for e, prior in zip(examples, priors, strict=True)
+        if prior.says_where
+    }
 
 
 def no_box_sentence(failures: Mapping[str, int], name: str, num: int) -> str:
@@ -331,7 +314,7 @@ def no_box_sentence(failures: Mapping[str, int], name: str, num: int) -> str:
     )
 
 
-def _check_set_up(failures: Sequence[str], num_questions: int) -> None:
+def _check_set_up(failures: Sequence[str], num_questions: int, who: Who) -> None:
     """End a run whose first questions all fail in one way: then it is not the questions.
 
     Raises:
@@ -353,8 +336,8 @@ def _check_set_up(failures: Sequence[str], num_questions: int) -> None:
             f"({failures[0]}); look at its log, raise prior.timeout_s if it is slow, then start again with --resume"
         )
     raise ConfigError(
-        f"the language model failed on each of the first {num} questions ({failures[0]}); expected answers: check the "
-        "files of prior.model, or set prior.device=cpu or another prior.dtype, then start again with --resume"
+        f"{who.words} failed on each of the first {num} questions ({failures[0]}); expected answers: check the files "
+        f"of {who.setting}, or set prior.device=cpu or another prior.dtype, then start again with --resume"
     )
 
 

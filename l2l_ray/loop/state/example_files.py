@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     Integers = Int32[np.ndarray, " N"] | Int64[np.ndarray, " N"]
 
 GROUP_ROWS = 1024  # least rows of a group: of smaller ones, Parquet's own notes would outweigh the rows
-KEPT_ROWS = 2**14  # how many rows of a file stay in memory; 0.2 kB an example, 0.5 kB a prior
+KEPT_ROWS = 2**14  # how many rows of a file stay in memory; 0.2 kB an example, 0.5 kB a prior, 2 kB with SAM's mask
 
 _EXAMPLE = {"sent_id": pa.int64(), "ref_id": pa.int64(), "image_id": pa.int64(), "image_path": pa.string()} | {
     "width_px": pa.int64(), "height_px": pa.int64(), "expression": pa.string()

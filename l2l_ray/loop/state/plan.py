@@ -32,6 +32,10 @@ class LabelItem:
     shard: int
     version: int
 
+    def __str__(self) -> str:
+        """Return it in words for messages."""
+        return f"shard {self.shard} of {self.method} round {self.round}"
+
 
 @dataclass(frozen=True, slots=True)
 class EvalItem:
@@ -50,6 +54,10 @@ class EvalItem:
     def group(self) -> tuple[str, int, str]:
         """All items of one group make one result."""
         return self.method, self.version, self.split
+
+    def __str__(self) -> str:
+        """Return it in words for messages."""
+        return f"{self.split} {self.start}-{self.stop} of {self.method} v{self.version}"
 
 
 WorkItem = LabelItem | EvalItem

@@ -11,7 +11,8 @@ import pytest
 from benchmarks.compare.biased_prior import Objects, chosen_categories, move_priors, prepare_biased
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ConfigError
-from l2l_ray.loop.inference.priors import Answered, Question
+from l2l_ray.loop.inference.asking import Question
+from l2l_ray.loop.inference.priors import Answered
 from l2l_ray.loop.state.example_files import read_priors
 from l2l_ray.loop.state.prepare import prepare, read_facts
 from l2l_ray.loop.state.run_folder import RunFolder

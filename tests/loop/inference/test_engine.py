@@ -17,16 +17,22 @@ from l2l_ray.data.masks import decode, grid_logits_to_native, mask_area_px
 from l2l_ray.data.protocols import LAVT480, NATIVE
 from l2l_ray.errors import CheckpointError, DataError, LedgerError
 from l2l_ray.loop.inference.engine import InferenceEngine, weight_map
+from l2l_ray.loop.inference.inputs import ExampleSets
+from l2l_ray.loop.inference.priors import LocalMllm, fill_priors
+from l2l_ray.loop.inference.teacher import guided_evidence
 from l2l_ray.loop.state.checkpoint import save_weights, write_position
 from l2l_ray.loop.state.example_files import read_examples, read_priors
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry, read_shard
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.prior.masks import mask_on_grid, read_mask
 from l2l_ray.prior.proposal import Proposer
+from l2l_ray.prior.shared_store import open_store
 from l2l_ray.randomness import sample_key
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.selector.base import Selector, make_selector
 from l2l_ray.types import Candidate, LabeledExample
+from tests.tiny_sams import SAMS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -113,6 +119,37 @@ def test_the_zero_shot_row_is_the_prior_alone(whole_run: RunFolder, engine: Infe
         assert figures["sent_id"] == row.sent_id and figures["image_id"] == row.image_id
         assert figures["intersection"] == (predicted & truth).sum()
         assert figures["union"] == (predicted | truth).sum()
+
+
+def test_the_zero_shot_row_and_the_prior_as_label_are_sams_mask(
+    copied: Callable[..., RunFolder], tmp_path: Path
+) -> None:
+    SAMS["sam2"](tmp_path / "sam2")
+    run = copied(prior={"proposal": "sam", "sam_model": str(tmp_path / "sam2"), "device": "cpu"})
+    rows = [row for row in read_examples(run.examples_path("val")) if isinstance(row, LabeledExample)]
+    run.priors_path("val").unlink()
+    with open_store(run.config.cache_dir) as store:
+        fill_priors("val", rows, run, store, LocalMllm(run.config.prior), 8)
+    priors = read_priors(run.priors_path("val"))
+    masks = torch.zeros(len(rows), 32, 32)
+    for index, row in enumerate(rows):
+        if priors[row.sent_id].boxes_xyxy_frac:
+            (text,) = priors[row.sent_id].masks
+            masks[index] = mask_on_grid(read_mask(text), 32)
+    assert (masks.flatten(1).amax(1) > 0).any()
+
+    found = InferenceEngine(run.config, run.path).evaluate("prior_only", 0, "val", 0, len(rows)).rows
+    for row, mask, figures in zip(rows, masks, found, strict=True):
+        logits = torch.logit(mask, eps=1e-6)
+        predicted = (grid_logits_to_native(logits, row.height_px, row.width_px) > 0).numpy()
+        assert figures["intersection"] == (predicted & decode(row.mask_rle)).sum()
+
+    inputs = ExampleSets(run.config, run, run.priors_path)["val"].inputs(range(len(rows)))
+    segmenter = Segmenter(run.config.segmenter).eval()
+    selector = make_selector(selector_for(run.config.selector, "prior_label"))
+    labels = selector.select(guided_evidence(segmenter, inputs, False), list(range(len(rows))))
+    assert torch.equal(labels.target, masks > 0.5)
+    assert set(labels.source[inputs.has_prior].tolist()) == {Candidate.PRIOR}
 
 
 def test_without_a_prior_the_zero_shot_row_predicts_nothing(scratch: RunFolder) -> None:

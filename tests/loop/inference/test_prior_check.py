@@ -11,8 +11,9 @@ import pytest
 from l2l_ray.config import PriorConfig, RunConfig
 from l2l_ray.data.masks import encode
 from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.loop.inference.asking import Question
 from l2l_ray.loop.inference.prior_check import check_priors, require_usable
-from l2l_ray.loop.inference.priors import Answered, Question, fill_all_priors
+from l2l_ray.loop.inference.priors import Answered, fill_all_priors
 from l2l_ray.loop.state.prepare import RunData
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.coordinates import BY_HAND

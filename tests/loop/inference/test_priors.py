@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from PIL import Image
 
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.loop.inference.asking import Question
 from l2l_ray.loop.inference.priors import (
-    MAX_TEXT_BYTES,
     Answered,
     KnownMllm,
-    Question,
-    answer_batch,
     fill_all_priors,
     fill_priors,
     known_mllm,
@@ -27,45 +23,17 @@ from l2l_ray.loop.state.example_files import read_priors
 from l2l_ray.loop.state.prepare import RunData, prepare
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.loading import identify_prior
-from l2l_ray.prior.mllm import MllmIdentity, MllmPrior, Reply
-from l2l_ray.prior.prompt import QWEN_RELATIVE, prompt_for
-from l2l_ray.prior.reply import failure_kind
+from l2l_ray.prior.mllm import MllmIdentity, Reply
+from l2l_ray.prior.prompt import QWEN_RELATIVE
 from l2l_ray.prior.store import PriorStore
 from l2l_ray.types import Hint, LabeledExample
+from tests.loop.canned_mllm import BOX, POINT, CannedMllm, fill
 from tests.whole_run import changed
-
-GOOD = '[{"bbox_2d": [100, 200, 500, 600], "label": "cat"}]'
-
-
-class Model:
-    """What answers: canned replies, and a count of what was asked."""
-
-    def __init__(self, bad: str = "") -> None:
-        self.fingerprint = "f00d"
-        self.asked: list[Question] = []
-        self.batches: list[int] = []
-        self._bad = bad
-
-    def identity(self) -> MllmIdentity:
-        return MllmIdentity(self.fingerprint, QWEN_RELATIVE)
-
-    def ask(self, batches: Iterator[list[Question]]) -> Iterator[Answered]:
-        everything = list(batches)
-        for batch in reversed(everything):  # any order is allowed
-            self.asked += batch
-            self.batches.append(len(batch))
-            texts = ["I see a cat" if q.expression == self._bad else GOOD for q in batch]
-            yield batch, [Reply((text,), (-0.1,), 0, 0) for text in texts]
-
-
-def _fill(config: RunConfig, run: RunFolder, sets: RunData, model: Model, name: str = "val") -> int:
-    with PriorStore(config.cache_dir / "priors.sqlite") as store:
-        return fill_priors(name, sets.examples(name), run, store, model, 3)
 
 
 def test_every_example_gets_its_prior(config: RunConfig, run: RunFolder, sets: RunData) -> None:
-    model = Model()
-    assert _fill(config, run, sets, model) == 4
+    model = CannedMllm()
+    assert fill(config, run, sets, model) == 4
     assert sorted(model.batches) == [1, 3]
     priors = read_priors(run.priors_path("val"))
     assert priors.keys() == {row.sent_id for row in sets.splits["val"]}
@@ -74,14 +42,14 @@ def test_every_example_gets_its_prior(config: RunConfig, run: RunFolder, sets: R
 
 
 def test_nothing_is_asked_twice(config: RunConfig, run: RunFolder, sets: RunData) -> None:
-    model = Model()
-    _fill(config, run, sets, model)
+    model = CannedMllm()
+    fill(config, run, sets, model)
     expected = read_priors(run.priors_path("val"))
     run.priors_path("val").unlink()
-    assert _fill(config, run, sets, model) == 0  # the store has them all
+    assert fill(config, run, sets, model) == 0  # the store has them all
     other = changed(config, name="other", loop={"seed": 5})
     other_run = RunFolder.open(other)
-    assert _fill(other, other_run, prepare(other, other_run), model) == 0  # also those of another run
+    assert fill(other, other_run, prepare(other, other_run), model) == 0  # also those of another run
     assert len(model.asked) == 4
     assert read_priors(run.priors_path("val")) == read_priors(other_run.priors_path("val")) == expected
 
@@ -91,17 +59,17 @@ def test_equal_questions_are_one_question(config: RunConfig, run: RunFolder, set
     twin = LabeledExample(
         999, row.ref_id, row.image_id, row.image_path, 32, 24, row.expression, row.mask_rle, row.category
     )
-    model = Model()
-    assert _fill(config, run, RunData([], [], {"val": [row, twin, row]}), model) == 1
+    model = CannedMllm()
+    assert fill(config, run, RunData([], [], {"val": [row, twin, row]}), model) == 1
     assert read_priors(run.priors_path("val")).keys() == {row.sent_id, 999}
 
 
 def test_another_model_is_asked_anew(config: RunConfig, run: RunFolder, sets: RunData) -> None:
-    _fill(config, run, sets, Model())
+    fill(config, run, sets, CannedMllm())
     run.priors_path("val").unlink()
-    other = Model()
+    other = CannedMllm()
     other.fingerprint = "beef"
-    assert _fill(config, run, sets, other) == 4
+    assert fill(config, run, sets, other) == 4
 
 
 def test_who_an_mllm_is_needs_no_loading_where_others_know_it(
@@ -111,7 +79,9 @@ def test_who_an_mllm_is_needs_no_loading_where_others_know_it(
     known = KnownMllm(config.prior.model_copy(update={"model": str(tmp_path / "not-there")}), identity)
     assert known.identity() is identity
     with pytest.raises(ConfigError, match="not-there"):
-        next(known.ask(iter([[]])))  # a question that nobody has asked does load it
+        row = sets.splits["val"][0]
+        question = Question("k", row.image_path, row.expression, row.width_px, row.height_px)
+        next(known.ask(iter([[question]])))  # a question that nobody has asked does load it
 
 
 def test_where_the_store_has_every_answer_the_model_is_known_without_loading(
@@ -119,10 +89,10 @@ def test_where_the_store_has_every_answer_the_model_is_known_without_loading(
 ) -> None:
     prior = config.prior.model_copy(update={"device": "cpu"})
     assert known_mllm(config, prior, run, sets) is None
-    model = Model()
+    model = CannedMllm()
     model.fingerprint = identify_prior(prior).fingerprint
     for name in sets.prior_order:
-        _fill(config, run, sets, model, name)
+        fill(config, run, sets, model, name)
         run.priors_path(name).unlink()
     known = known_mllm(config, prior, run, sets)
     assert known is not None and known.identity().fingerprint == model.fingerprint
@@ -131,24 +101,24 @@ def test_where_the_store_has_every_answer_the_model_is_known_without_loading(
 
 
 def test_answers_before_a_crash_are_kept(config: RunConfig, run: RunFolder, sets: RunData) -> None:
-    model = Model()
+    model = CannedMllm()
 
-    class Dies(Model):
+    class Dies(CannedMllm):
         def ask(self, batches: Iterator[list[Question]]) -> Iterator[Answered]:
             yield next(model.ask(batches))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        _fill(config, run, sets, Dies())
+        fill(config, run, sets, Dies())
     assert not run.priors_path("val").exists()
     kept = len(model.asked)
-    assert _fill(config, run, sets, model) == 4 - kept
+    assert fill(config, run, sets, model) == 4 - kept
     assert len(model.asked) == 4
 
 
 def test_bad_replies_are_counted(config: RunConfig, run: RunFolder, sets: RunData) -> None:
     bad = sets.splits["val"][1]
-    _fill(config, run, sets, Model(bad.expression))
+    fill(config, run, sets, CannedMllm(bad.expression))
     prior = read_priors(run.priors_path("val"))[bad.sent_id]
     assert not prior.boxes_xyxy_frac and prior.failure and prior.reply == "I see a cat"
     (event,) = [event for event in run.events() if event["event"] == "priors"]
@@ -159,7 +129,7 @@ def test_bad_replies_are_counted(config: RunConfig, run: RunFolder, sets: RunDat
 def test_people_are_told_how_many_texts_have_no_box_and_why(
     config: RunConfig, run: RunFolder, sets: RunData, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _fill(config, run, sets, Model(sets.splits["val"][1].expression))
+    fill(config, run, sets, CannedMllm(sets.splits["val"][1].expression))
     assert [record.getMessage() for record in caplog.records] == [
         "The language model gave no usable box for 1 of 4 texts of the val set (an answer without coordinates: 1); "
         "training goes on."
@@ -172,57 +142,7 @@ def test_people_are_told_how_many_texts_have_no_box_and_why(
 # Questions that fail
 
 
-class Answering(MllmPrior):
-    """A model without weights, which fails on what it is told to with an error of a kind."""
-
-    def __init__(self, error: Exception, *bad: str) -> None:
-        self.error, self.bad, self.calls = error, bad, 0
-        self.fingerprint, self.prompt = "f" * 16, prompt_for("qwen3_vl")
-
-    def ask(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Reply]:
-        self.calls += 1
-        if set(self.bad) & set(expressions):
-            raise self.error
-        return [Reply((GOOD,), (-0.1,), *image.size) for image in images]
-
-
-def _questions(folder: Path, *expressions: str) -> list[Question]:
-    path = folder / "a.png"
-    Image.new("RGB", (32, 24)).save(path)
-    return [Question(f"k{i}", str(path), text, 32, 24) for i, text in enumerate(expressions)]
-
-
-@pytest.mark.parametrize(
-    ("error", "kind"), [(StopIteration(), "model"), (ValueError("odd"), "model"), (MemoryError("64 GB"), "memory")]
-)
-def test_one_question_fails_alone(tmp_path: Path, error: Exception, kind: str) -> None:
-    questions = _questions(tmp_path, "a", "b", "bad", "c", "d")
-    replies = answer_batch(Answering(error, "bad"), questions)
-    assert [reply.texts for reply in replies] == [(GOOD,), (GOOD,), (), (GOOD,), (GOOD,)]
-    assert replies[2].failure.startswith(f"{kind}: {type(error).__name__}")
-
-
-def test_pictures_and_texts_that_cannot_be_asked_never_reach_the_model(tmp_path: Path) -> None:
-    questions = _questions(tmp_path, "a", "x" * (MAX_TEXT_BYTES + 1), "b", "c")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:45])
-    for index, name in ((0, "cut.png"), (3, "gone.png")):
-        questions[index] = replace(questions[index], image_path=str(tmp_path / name))
-    model = Answering(ValueError(), questions[1].expression)
-    kinds = [failure_kind(reply.failure) for reply in answer_batch(model, questions)]
-    assert kinds == ["picture", "text", "", "picture"] and model.calls == 1
-
-
-def test_a_model_too_large_for_memory_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"does not fit into memory even with one question .* prior\.dtype=bfloat16"):
-        answer_batch(Answering(MemoryError("64 GB"), "a", "b"), _questions(tmp_path, "a", "b"))
-
-
-def test_a_device_that_failed_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"device of the language model failed: assert; .* --resume"):
-        answer_batch(Answering(torch.AcceleratorError("assert"), "a"), _questions(tmp_path, "a", "b"))
-
-
-class Failing(Model):
+class Failing(CannedMllm):
     """Fails on some expressions, by kind."""
 
     def __init__(self, failures: dict[str, str]) -> None:
@@ -242,12 +162,12 @@ def test_a_question_that_failed_is_counted_and_asked_again_by_another_run(
     config: RunConfig, run: RunFolder, sets: RunData
 ) -> None:
     bad = sets.splits["val"][1]
-    _fill(config, run, sets, Failing({bad.expression: "picture"}))
+    fill(config, run, sets, Failing({bad.expression: "picture"}))
     assert read_priors(run.priors_path("val"))[bad.sent_id].failure == "picture: why"
     (event,) = [event for event in run.events() if event["event"] == "priors"]
     assert event["failures"] == {"picture": 1}
     run.priors_path("val").unlink()
-    assert _fill(config, run, sets, Model()) == 1
+    assert fill(config, run, sets, CannedMllm()) == 1
     assert not read_priors(run.priors_path("val"))[bad.sent_id].failure
 
 
@@ -263,17 +183,17 @@ def test_a_run_whose_first_questions_all_fail_ends(
 ) -> None:
     model = Failing({row.expression: kind for row in sets.splits["val"]})
     with pytest.raises(error, match=message):
-        _fill(config, run, sets, model)
+        fill(config, run, sets, model)
     assert not run.priors_path("val").exists()
-    _fill(config, run, sets, Model(), "labeled")
-    _fill(config, run, sets, model)  # the model has answered before: these questions are at fault
+    fill(config, run, sets, CannedMllm(), "labeled")
+    fill(config, run, sets, model)  # the model has answered before: these questions are at fault
     assert all(prior.failure for prior in read_priors(run.priors_path("val")).values())
 
 
 def test_a_server_that_goes_away_ends_the_run_and_what_it_answered_stays(
     config: RunConfig, run: RunFolder, sets: RunData
 ) -> None:
-    class GoesAway(Model):
+    class GoesAway(CannedMllm):
         def ask(self, batches: Iterator[list[Question]]) -> Iterator[Answered]:
             for number, (batch, replies) in enumerate(super().ask(batches)):
                 yield batch, replies if number < 2 else [Reply.failed("server", "HTTP 503") for _ in batch]
@@ -291,17 +211,14 @@ def test_an_image_that_is_gone_leaves_its_example_without_a_prior(
     rows = list(sets.splits["val"])
     rows[0] = replace(rows[0], image_path=str(tmp_path / "gone.jpg"))
     model = Failing({rows[0].expression: "picture"})
-    assert _fill(config, run, RunData([], [], {"val": rows}), model) == 4
+    assert fill(config, run, RunData([], [], {"val": rows}), model) == 4
     assert read_priors(run.priors_path("val"))[rows[0].sent_id].failure == "picture: why"
-
-
-BOX, POINT = Hint((0.5, 0.5, 1.0, 1.0), ((0.75, 0.75),)), Hint(None, ((0.3, 0.4),))
 
 
 def test_a_users_box_is_not_asked_about_and_not_shared(config: RunConfig, run: RunFolder, sets: RunData) -> None:
     rows = sets.splits["val"]
     hinted = [replace(rows[0], hint=BOX), *rows[1:]]
-    model, told = Model(), list[tuple[str, int, int]]()
+    model, told = CannedMllm(), list[tuple[str, int, int]]()
     with PriorStore(config.cache_dir / "priors.sqlite") as store:
         data = RunData([], [], {"val": hinted})
         args = "val", data.examples("val"), run, store, model, 2, lambda *progress: told.append(progress)
@@ -317,34 +234,34 @@ def test_a_users_box_is_not_asked_about_and_not_shared(config: RunConfig, run: R
     (event,) = [event for event in run.events() if event["event"] == "priors"]
     assert (event["num"], event["asked"], event["by_user"]) == (4, 3, 1)
     run.priors_path("val").unlink()
-    assert _fill(config, run, sets, model) == 1, "without the hint the question is open"
+    assert fill(config, run, sets, model) == 1, "without the hint the question is open"
     assert read_priors(run.priors_path("val"))[rows[0].sent_id].source == "mllm"
 
 
 def test_a_set_with_a_box_for_every_item_needs_no_mllm(config: RunConfig, run: RunFolder, sets: RunData) -> None:
-    class Absent(Model):
+    class Absent(CannedMllm):
         def identity(self) -> MllmIdentity:
             raise AssertionError("it was loaded")
 
     hinted = [replace(row, hint=BOX) for row in sets.splits["val"]]
-    assert _fill(config, run, RunData([], [], {"val": hinted}), Absent()) == 0
+    assert fill(config, run, RunData([], [], {"val": hinted}), Absent()) == 0
     assert {prior.source for prior in read_priors(run.priors_path("val")).values()} == {"user"}
 
 
 def test_points_choose_among_answers_which_are_stored_as_they_came(
     config: RunConfig, run: RunFolder, sets: RunData
 ) -> None:
-    rows, model = sets.splits["val"], Model()
+    rows, model = sets.splits["val"], CannedMllm()
     elsewhere = Hint(None, ((0.9, 0.9),))
     hinted = [replace(rows[0], hint=POINT), replace(rows[1], hint=elsewhere), *rows[2:]]
-    assert _fill(config, run, RunData([], [], {"val": hinted}), model) == 4
+    assert fill(config, run, RunData([], [], {"val": hinted}), model) == 4
     priors = read_priors(run.priors_path("val"))
     assert priors[rows[0].sent_id].points_xy_frac == POINT.points_xy_frac
     assert priors[rows[1].sent_id].failure.startswith("no box at the user's point")
     (event,) = [event for event in run.events() if event["event"] == "priors"]
     assert event["failures"] == {"no box at the user's point": 1} and "by_user" not in event
     run.priors_path("val").unlink()
-    assert _fill(config, run, sets, model) == 0, "the answers are those of the MLLM, for all runs"
+    assert fill(config, run, sets, model) == 0, "the answers are those of the MLLM, for all runs"
     assert {prior.failure for prior in read_priors(run.priors_path("val")).values()} == {""}
 
 
@@ -352,9 +269,9 @@ def test_all_sets_are_filled_in_the_order_they_are_needed_and_told_of(
     config: RunConfig, run: RunFolder, sets: RunData
 ) -> None:
     config, told = changed(config, prior={"batch_size": 2}), list[tuple[str, int, int]]()
-    fill_all_priors(config, run, sets, Model(), lambda *progress: told.append(progress))
+    fill_all_priors(config, run, sets, CannedMllm(), lambda *progress: told.append(progress))
     assert list(dict.fromkeys(name for name, *_ in told)) == ["labeled", "unlabeled", "val", "testA"]
     assert [done for name, done, _ in told if name == "unlabeled"] == [1, 2, 3]  # complete once its file is there
-    model = Model()
+    model = CannedMllm()
     fill_all_priors(config, run, sets, model)
     assert not model.asked and all(run.priors_path(name).exists() for name in sets.prior_order)

@@ -223,3 +223,8 @@ def test_an_empty_split_is_left_out_and_cannot_hold_up_the_end(sizes: dict[str, 
             assert isinstance(item, EvalItem)
             plan.record(*item.group, 0.5)
     assert plan.finished
+
+
+def test_an_item_says_in_words_what_it_is() -> None:
+    assert str(LabelItem("l2l", 2, 7, 1)) == "shard 7 of l2l round 2"
+    assert str(EvalItem("l2l", 3, "testA", 0, 512)) == "testA 0-512 of l2l v3"
