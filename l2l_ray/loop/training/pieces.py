@@ -37,26 +37,25 @@ class Pieces:
 
     def sum_of(
         self,
-        add_gradients: Callable[[slice], Float[Tensor, " 3"]],
+        losses_of: Callable[[slice], tuple[Float[Tensor, ""], Float[Tensor, " 3"]]],
         count: int,
         student: nn.Module,
         optimizer: torch.optim.Optimizer,
     ) -> Float[Tensor, " 3"]:
-        """Set the gradients of a step and return the sum of what its pieces return.
+        """Set the gradients of a step and return the sum of its pieces' terms.
 
         Args:
-            add_gradients: Adds the gradients of some samples to those that are there.
+            losses_of: Returns the loss of some samples, whose gradients are wanted, and terms to be summed.
             count: Samples of the step.
             student: The segmenter, or its DDP wrapper, whose ranks exchange gradients once, at the last piece.
-            optimizer: Whose gradients are cleared first.
+            optimizer: Whose gradients are set.
         Raises:
             ConfigError: There is not enough memory, and nothing is left to halve.
         """
         while True:
-            optimizer.zero_grad(set_to_none=True)
             size = min(self.size or count, count)
             try:
-                return self._once(add_gradients, count, size, student)
+                return self._once(losses_of, count, size, student, optimizer)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -67,17 +66,27 @@ class Pieces:
                         "and not the step"
                     ) from error
                 self.size = halved(size, "loop.micro_batch", error)
+            optimizer.zero_grad(set_to_none=True)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
     def _once(
-        self, add_gradients: Callable[[slice], Float[Tensor, " 3"]], count: int, size: int, student: nn.Module
+        self,
+        losses_of: Callable[[slice], tuple[Float[Tensor, ""], Float[Tensor, " 3"]]],
+        count: int,
+        size: int,
+        student: nn.Module,
+        optimizer: torch.optim.Optimizer,
     ) -> Float[Tensor, " 3"]:
         total: Tensor | None = None
         for start in range(0, count, size):
             more = start + size < count
             with student.no_sync() if more and isinstance(student, DistributedDataParallel) else nullcontext():
-                terms = add_gradients(slice(start, start + size))
+                loss, terms = losses_of(slice(start, start + size))
+                if total is None:
+                    # Not before the forward pass: there the memory would go back to the system and be fetched again.
+                    optimizer.zero_grad(set_to_none=True)
+                loss.backward()
             total = terms if total is None else total + terms
         assert total is not None, "a step has samples"
         return total

@@ -166,8 +166,8 @@ def train_step(
     both = labeled if unlabeled is None else joined([labeled, unlabeled])
     count = len(labeled.inputs)
 
-    def add_gradients(rows: slice) -> Float[Tensor, " 3"]:
-        """Add the gradients of some samples to what is there; return their terms of the loss."""
+    def losses_of(rows: slice) -> tuple[Float[Tensor, ""], Float[Tensor, " 3"]]:
+        """Return the loss of some samples, and its terms without their gradients."""
         part = both[rows]
         num_labeled = min(max(count - rows.start, 0), len(part.inputs))
         output = run_segmenter(student, part.inputs, config.autocast)
@@ -179,10 +179,10 @@ def train_step(
             )
         )
         loss = loss_labeled + config.unlabeled_weight * loss_unlabeled
-        (loss * world_size).backward()  # gradients are averaged over ranks
-        return torch.stack([loss, loss_labeled, loss_unlabeled]).detach()
+        # Gradients are averaged over ranks.
+        return loss * world_size, torch.stack([loss, loss_labeled, loss_unlabeled]).detach()
 
-    summed = (pieces or Pieces(None)).sum_of(add_gradients, len(both.inputs), student, optimizer)
+    summed = (pieces or Pieces(None)).sum_of(losses_of, len(both.inputs), student, optimizer)
     torch.nn.utils.clip_grad_norm_(student.parameters(), config.grad_clip)
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor

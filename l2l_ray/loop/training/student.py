@@ -64,9 +64,9 @@ class Networks:
         student = Segmenter(config.segmenter).to(host.device)
         teacher = copy.deepcopy(student).requires_grad_(False)
         prepare_to_learn(student, config.segmenter)
-        optimizer = make_optimizer(student, config.loop)
+        wrapped = host.prepare_model(student)
         compiled = Compiled(student) if config.loop.compile else None
-        return cls(student, host.prepare_model(student), teacher, optimizer, compiled)
+        return cls(student, wrapped, teacher, make_optimizer(student, config.loop), compiled)
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Continue from what `save` wrote; return its training state, where a selector finds its own."""

@@ -89,13 +89,12 @@ def test_pieces_cover_every_sample_once_and_add_up() -> None:
     optimizer = torch.optim.SGD([weight], lr=0.1)
     weight.grad = torch.tensor(99.0)  # of an earlier step: it goes
 
-    def add(rows: slice) -> Tensor:
+    def losses_of(rows: slice) -> tuple[Tensor, Tensor]:
         seen.append((rows.start, rows.stop))
         loss = weight * values[rows].sum()
-        loss.backward()
-        return torch.stack([loss.detach()] * 3)
+        return loss, torch.stack([loss.detach()] * 3)
 
-    total = Pieces(2).sum_of(add, 5, nn.Identity(), optimizer)
+    total = Pieces(2).sum_of(losses_of, 5, nn.Identity(), optimizer)
     assert seen == [(0, 2), (2, 4), (4, 6)]
     assert total.tolist() == [93.0] * 3 and weight.grad is not None and weight.grad.item() == 31.0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.student import Networks
 from l2l_ray.loop.training.train import Job
@@ -43,6 +44,22 @@ def test_a_frozen_backbone_is_not_trained(whole_run: RunFolder) -> None:
     trained = {id(p) for group in frozen.optimizer.param_groups for p in group["params"]}
     assert not trained & {id(p) for p in frozen.student.backbone.parameters()}
     assert trained & {id(p) for p in frozen.student.decoder.parameters()}
+
+
+def test_the_optimiser_goes_on_as_this_device_does_it(whole_run: RunFolder, job: Job, tmp_path: Path) -> None:
+    """A state that was saved on a GPU says that AdamW was fused there."""
+    networks = Networks.fresh(whole_run.config, TrainingOnly(whole_run))
+    job.steps.take(networks, "burn_in", 0, 0, [0, 1, 2, 3])
+    networks.save(tmp_path, Position(None, step=1))
+    state = torch.load(tmp_path / "train_state.pt", weights_only=True)
+    for group in state["optimizer"]["param_groups"]:
+        group["fused"] = True
+    torch.save(state, tmp_path / "train_state.pt")
+    (tmp_path / "version.json").unlink()  # its digests are those of the file before
+    networks.load(tmp_path)
+    assert [group["fused"] for group in networks.optimizer.param_groups] == [None] * len(
+        networks.optimizer.param_groups
+    )
 
 
 def _one_pass(student: Segmenter) -> None:
