@@ -131,6 +131,21 @@ def test_gradients_are_clipped_and_every_group_has_its_rate(
     assert "decoder.last_layer.weight" in moved
 
 
+def test_the_fused_optimiser_of_large_networks_takes_the_same_step(
+    student: Segmenter, batch_of: Callable[[int], TrainBatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stepped = []
+    for first_large in (10**9, 0):
+        monkeypatch.setattr("l2l_ray.loop.training.step.FUSED_FROM", first_large)
+        copied = copy.deepcopy(student)
+        optimizer = make_optimizer(copied, CONFIG)
+        train_step(copied, optimizer, batch_of(1), None, CONFIG, 0.5)
+        stepped.append((optimizer.defaults["fused"], copied.state_dict()))
+    assert [is_fused for is_fused, _ in stepped] == [None, True]
+    for name, value in stepped[0][1].items():
+        torch.testing.assert_close(stepped[1][1][name], value, atol=1e-6, rtol=1e-4, msg=name)
+
+
 def test_steps_lower_the_loss(student: Segmenter, batch_of: Callable[[int], TrainBatch]) -> None:
     config = CONFIG.model_copy(update={"lr": 3e-3, "grad_clip": 1.0})
     optimizer, batch = make_optimizer(student, config), batch_of(1)
