@@ -59,9 +59,9 @@ def halved(size: int, setting: str, error: BaseException) -> int:
     """
     why = next(iter(str(error).splitlines()), "")[:200] or type(error).__name__
     if size == 1:
+        learns = "switch segmenter.checkpoint_activations on, " if setting == "loop.micro_batch" else ""
         raise ConfigError(
-            f"one sample does not fit into memory: {why}; lower segmenter.image_size, switch "
-            "segmenter.checkpoint_activations on, or take a smaller model"
+            f"one sample does not fit into memory: {why}; {learns}lower segmenter.image_size, or take a smaller model"
         ) from error
     half = size // 2
     logger.warning("out of memory with %d samples at once; from here on %d: %s=%d begins so", size, half, setting, half)

@@ -1,7 +1,7 @@
 """Processes of this machine, by id and start time: a process id that was given to another is never taken for the first.
 
-Start times are strings of seconds since the machine started, so that neither a step of its clock nor the file in which
-they are kept changes them.
+Start times are strings: clock ticks since the machine started, as Linux counts them. So neither a step of its clock nor
+the file in which they are kept changes them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def start_time_of(pid: int) -> str:
         process = psutil.Process(pid)
         if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
             return ""
-        return f"{process.create_time() - psutil.boot_time():.2f}"
+        return str(round((process.create_time() - psutil.boot_time()) * os.sysconf("SC_CLK_TCK")))
     except psutil.Error:
         return ""
 

@@ -37,4 +37,4 @@ def test_descendants_are_found_across_sessions_and_ended() -> None:
 def test_a_reused_id_is_another_process() -> None:
     mine = start_time_of(os.getpid())
     assert still_running({os.getpid(): mine}) == {os.getpid()}
-    assert not still_running({os.getpid(): f"{float(mine) - 1:.2f}"}) and not still_running({os.getpid(): ""})
+    assert not still_running({os.getpid(): str(int(mine) - 1)}) and not still_running({os.getpid(): ""})

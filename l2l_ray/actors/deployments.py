@@ -32,6 +32,7 @@ from ray.serve.schema import ApplicationStatusOverview, ServeStatus
 
 from l2l_ray.actors.batching import MicroBatcher
 from l2l_ray.actors.cluster import device_for, resource_options
+from l2l_ray.config import PriorConfig
 from l2l_ray.errors import CheckpointError, L2LError, one_line
 from l2l_ray.loop.inference.asking import answer_pictures, draw_pictures
 from l2l_ray.predictor import run_and_version
@@ -207,7 +208,12 @@ class PriorReplica:
             await asyncio.to_thread(models.load)
             self._models = models
         elif config != self._models.config:
-            logger.error("the language model stays: the checkpoint's is another one; start the server again")
+            if not _same_mllm(config, self._models.config):
+                logger.error("the language model stays: the checkpoint's is another one; start the server again")
+                return
+            models = PriorModels(config, mllm=self._models.mllm)  # with another SAM, or with none
+            await asyncio.to_thread(models.load)
+            self._models = models
 
     async def identity(self) -> MllmIdentity:
         """Return which model this is."""
@@ -231,6 +237,14 @@ class PriorReplica:
         assert self._models is not None, _CONFIGURED
         with self._lock:
             return draw_pictures(self._models.sam, images, priors)
+
+
+def _same_mllm(one: PriorConfig, two: PriorConfig) -> bool:
+    """Whether two configs ask one MLLM alike, whatever is made of its boxes."""
+    if "polygon" in (one.proposal, two.proposal) and one.proposal != two.proposal:
+        return False
+    drawing = {"proposal", "sam_model", "box_softness"}
+    return bool(one.model_dump(exclude=drawing) == two.model_dump(exclude=drawing))
 
 
 class RemoteMllm:

@@ -252,6 +252,7 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
     "dinov2": dinov2_config,
     "dinov3": dinov3_config,
 }
+RENAMED = {"full": "lavt_like"}  # presets of earlier versions
 
 
 @dataclass(frozen=True)

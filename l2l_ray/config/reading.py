@@ -21,7 +21,7 @@ from l2l_ray.config.fields import config_fields
 from l2l_ray.config.help import short_help
 from l2l_ray.config.messages import SEE_HELP, explain, meant
 from l2l_ray.config.places import is_submitted
-from l2l_ray.config.presets import PRESETS
+from l2l_ray.config.presets import PRESETS, RENAMED
 from l2l_ray.config.run import RunConfig
 from l2l_ray.errors import ConfigError
 from l2l_ray.storage import place
@@ -151,9 +151,13 @@ def _take_options(words: list[str]) -> tuple[str, str | None, list[str]]:
         taken[option] = value if sep else words.pop(0)
     if (preset := str(taken["--preset"])) not in PRESETS:
         raise ConfigError(
-            f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}; {meant([preset], PRESETS)}".strip("; ")
+            f"--preset must be one of {', '.join(PRESETS)}, got {preset!r}; {_meant_preset(preset)}".strip("; ")
         )
     return preset, taken["--config"], rest
+
+
+def _meant_preset(name: str) -> str:
+    return f"it is called {RENAMED[name]!r} now" if name in RENAMED else meant([name], PRESETS)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -60,7 +60,6 @@ _PAIR_SEPARATOR = re.compile(  # the next object's phrase, unless it takes the p
 )
 _PAIR_PHRASE = re.compile(r"[^.:!?\n(){}\[\],;]*\Z")
 _PHRASE_CHARS = 60
-_WHOLE_LIST = re.compile(r"\s*(?P<opened>```(?:json)?)?\s*(?P<json>\[.*\])\s*(?P<closed>```)?\s*", re.DOTALL)
 # Integers become floats: a number of 5,000 digits is infinite then, and int() would refuse to read it.
 _DECODER = json.JSONDecoder(parse_int=float, strict=False)
 
@@ -114,21 +113,6 @@ def find_answer(reply: str) -> list[Candidate]:
     if not found:
         raise _nothing(blocks, reply)
     return found
-
-
-def is_whole_list(text: str) -> bool:
-    """Whether a reply that began with a list of objects or boxes, in JSON or a block of it, has also ended it.
-
-    Example: `is_whole_list('[{"bbox_2d": [1, 2, 3, 4]}]')`
-    """
-    found = _WHOLE_LIST.fullmatch(text)
-    if found is None or bool(found["opened"]) != bool(found["closed"]):
-        return False
-    try:
-        value = _DECODER.decode(found["json"])
-    except ValueError:
-        return False
-    return bool(value) and all(isinstance(item, (dict, list)) for item in value)
 
 
 def _nothing(blocks: list[_Block], reply: str) -> PriorParseError:

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from l2l_ray.errors import HEALS, DataError
 
+MAX_SIDE_PX = 1024  # a text that says it is larger is none of ours: it would fill the memory
+
 
 def write_mask(mask: Bool[np.ndarray, "H W"]) -> str:
     """Return a mask of the whole image as text."""
@@ -36,8 +38,10 @@ def read_mask(text: str) -> Bool[np.ndarray, "H W"]:
     """
     try:
         with Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"]) as picture:
-            return np.array(picture.convert("1"))
-    except (ValueError, OSError, SyntaxError) as error:
+            if picture.mode != "1" or max(picture.size) > MAX_SIDE_PX:
+                raise ValueError(f"got {picture.size} pixels of kind {picture.mode}")
+            return np.array(picture)
+    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"a prior's mask cannot be read: {error}; expected a PNG in base64; {HEALS}") from error
 
 

@@ -6,8 +6,8 @@ are all loaded by the Auto classes and run by `generate`; what differs is in `Pr
 - A reply is a function of the question alone: greedy; with `num_samples > 1` the others are sampled beside it, with
   noise keyed by the question. So neither the batch nor the process that answers matters (up to rounding inside the
   batched matrix products).
-- A picture is prepared and encoded once for all questions of a batch about it (`once`); a reply ends where its answer
-  does.
+- A picture is prepared and encoded once for all questions of a batch about it (`once`). A reply ends where the model
+  ends it, not where a box is closed: models correct themselves, and what they say last counts (`answer`).
 - Sampling is done as arg max of (log-probability / temperature + Gumbel noise), which draws from the tempered
   distribution. So one `LogitsProcessor` chooses the token and notes its log-probability under the *unchanged*
   distribution; no logits are kept.
@@ -35,7 +35,6 @@ from l2l_ray.config import EMBEDDED, PriorConfig
 from l2l_ray.device import pick_device, pick_dtype
 from l2l_ray.errors import ConfigError
 from l2l_ray.plain_text import PlainText
-from l2l_ray.prior.answer import is_whole_list
 from l2l_ray.prior.identity import EMBEDDED_FOLDER, EXPECTED, identity_of, source_of
 from l2l_ray.prior.once import encode_once
 from l2l_ray.prior.processing import PatchGrid, load_processor, processor_tokens
@@ -71,14 +70,10 @@ class MllmPrior:
         self._grid = PatchGrid.of(processor.image_processor, floor) if floor else None
         encode_once(model, processor)
         pad_id = processor.tokenizer.pad_token_id
-        ends = model.generation_config.eos_token_id
-        self._answer_end = None
-        if self.prompt.style == "json" and not self.prompt.keeps_tokens and ends is not None:
-            self._answer_end = AnswerEnd(processor.tokenizer, ends[0] if isinstance(ends, list) else ends)
         self._generation = GenerationConfig(
             do_sample=False,
             max_new_tokens=config.max_new_tokens,
-            eos_token_id=ends,
+            eos_token_id=model.generation_config.eos_token_id,
             decoder_start_token_id=model.generation_config.decoder_start_token_id,
             bos_token_id=model.generation_config.bos_token_id,
             pad_token_id=pad_id if pad_id is not None else model.generation_config.pad_token_id,
@@ -119,7 +114,7 @@ class MllmPrior:
         prompts = self._prompts(asked)
         inputs = self._inputs(seen, prompts)
         noise = self._noise(seen, asked) if repeats > 1 else None
-        chooser = _TokenChooser(noise, self.config.temperature, self._answer_end)
+        chooser = _TokenChooser(noise, self.config.temperature)
         with torch.inference_mode():
             tokens = self.model.generate(
                 **inputs, generation_config=self._generation, logits_processor=LogitsProcessorList([chooser])
@@ -211,49 +206,17 @@ class MllmPrior:
         return counts
 
 
-class AnswerEnd:
-    """Knows when an answer in JSON is whole, so that a model that would go on talking is stopped.
-
-    Args:
-        tokenizer: Of the model.
-        end_id: The token that ends an answer.
-    """
-
-    def __init__(self, tokenizer: Any, end_id: int) -> None:
-        self._tokenizer, self.end_id = tokenizer, end_id
-        self._closing: dict[int, bool] = {}  # by token: whether an answer may end with it
-
-    def whole(self, tokens: Int[Tensor, "R T"]) -> list[int]:
-        """Return the rows whose tokens, all that the model has said, are a whole answer."""
-        return [
-            row for row, last in enumerate(tokens[:, -1].tolist()) if self._closes(last) and self._is_whole(tokens[row])
-        ]
-
-    def _closes(self, token: int) -> bool:
-        if token not in self._closing:
-            self._closing[token] = self._tokenizer.decode([token]).rstrip().endswith(("]", "`"))
-        return self._closing[token]
-
-    def _is_whole(self, row: Int[Tensor, " T"]) -> bool:
-        return is_whole_list(self._tokenizer.decode(row.tolist(), skip_special_tokens=True))
-
-
 class _TokenChooser(LogitsProcessor):
     """Chooses every token and notes its log-probability.
-
-    A model that does not end after a whole answer is made to. What is noted then is the probability of the token that
-    it would have gone on with, so stopping it makes no answer look less sure.
 
     Args:
         noise: [R, T, K] Gumbel noise for the K likeliest tokens of each step; None = greedy.
         temperature: Of the sampling.
-        end: Knows when an answer is whole; None = the model alone does.
     """
 
-    def __init__(self, noise: Float[Tensor, "R T K"] | None, temperature: float, end: AnswerEnd | None) -> None:
-        self.noise, self.temperature, self.end = noise, temperature, end
+    def __init__(self, noise: Float[Tensor, "R T K"] | None, temperature: float) -> None:
+        self.noise, self.temperature = noise, temperature
         self.log_probs: list[Tensor] = []
-        self._start = 0  # tokens of the question
 
     def __call__(self, input_ids: Int[Tensor, "R L"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
         """Return scores whose arg max is the chosen token."""
@@ -264,8 +227,4 @@ class _TokenChooser(LogitsProcessor):
             best = noisy.argmax(-1, keepdim=True)
             values, index = values.gather(1, best), index.gather(1, best)
         self.log_probs.append(values.squeeze(1))
-        if len(self.log_probs) == 1:
-            self._start = input_ids.shape[1]
-        elif self.end is not None and (rows := self.end.whole(input_ids[:, self._start :])):
-            index[rows] = self.end.end_id
         return torch.full_like(log_probs, -math.inf).scatter(1, index, 0.0)

@@ -42,6 +42,7 @@ class _PicturesOnce:
         self._first: list[int] = []
         self._which: list[int] = []
         self._sizes: list[int] = []
+        self._can_tell = True  # which rows are whose
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inside, name)
@@ -49,7 +50,7 @@ class _PicturesOnce:
     def __call__(self, images: Any, *args: Any, **kwargs: Any) -> Any:
         self._first, self._which, self._sizes = [], [], []
         is_flat = isinstance(images, list) and all(isinstance(image, Image.Image) for image in images)
-        first, which = _different(images) if is_flat else ([], [])
+        first, which = _different(images) if is_flat and self._can_tell else ([], [])
         if len(first) == len(which):
             return self._inside(images, *args, **kwargs)
         found = self._inside([images[i] for i in first], *args, **kwargs)
@@ -58,7 +59,8 @@ class _PicturesOnce:
             sizes = torch.as_tensor(found["image_grid_thw"]).prod(-1).tolist()
         elif "num_patches" in found:  # InternVL cuts a picture into tiles
             sizes = torch.as_tensor(found["num_patches"]).tolist()
-        if sum(sizes) != len(found["pixel_values"]):
+        if sum(sizes) != len(found["pixel_values"]):  # such as Molmo 2's, from now on as before
+            self._can_tell = False
             return self._inside(images, *args, **kwargs)
         for name, value in found.items():
             found[name] = _taken(value, sizes if name == "pixel_values" else [1] * len(first), which)

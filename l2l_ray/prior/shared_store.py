@@ -7,7 +7,7 @@ changed: each batch is a file or object of its own, which appears whole under a 
 twice, from two runs at once, is the same answer twice; the first counts. When a run opens the store and finds many
 batches, it writes them as one and removes exactly these, so a batch that came meanwhile stays.
 
-A store is read whole when it is opened: a few hundred bytes of memory for each prior.
+A store is read whole when it is opened: a few hundred bytes of memory for each prior, kilobytes with masks.
 """
 
 from __future__ import annotations

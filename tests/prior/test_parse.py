@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2l_ray.errors import PriorParseError
-from l2l_ray.prior.answer import is_whole_list
 from l2l_ray.prior.parse import MAX_OBJECTS, parse_reply
 from l2l_ray.prior.prompt import FLORENCE_BOX, FLORENCE_POLYGON, GLM, MOLMO, PALIGEMMA, QWEN_ABSOLUTE, QWEN_RELATIVE
 from l2l_ray.prior.reply import FAILURE_WORDS, MllmIdentity, Reply, failure_kind, make_prior
@@ -270,22 +269,3 @@ def test_a_runaway_reply_is_read_in_seconds(piece: str) -> None:
         started = time.perf_counter()
         make_prior("k", reply, MllmIdentity("f", fmt), 640, 480)
         assert time.perf_counter() - started < 10
-
-
-@pytest.mark.parametrize(
-    ("text", "whole"),
-    [
-        ('[{"bbox_2d": [1, 2, 3, 4], "label": "cup"}]', True),
-        ('```json\n[{"bbox_2d": [1, 2, 3, 4]}]\n```', True),
-        ("[[1, 2, 3, 4]]", True),
-        ('```json\n[{"bbox_2d": [1, 2, 3, 4]}]', False),  # its block is open
-        ('[{"bbox_2d": [1, 2, 3, 4]', False),
-        ('{"bbox_2d": [1, 2, 3, 4]}', False),  # another object may follow on the next line
-        ("[1, 2, 3, 4]", False),  # and here another list
-        ("[THINK]", False),
-        ("[]", False),
-        ('The cup is at [{"bbox_2d": [1, 2, 3, 4]}]', False),  # a draft, maybe
-    ],
-)
-def test_a_whole_list_ends_a_reply_that_began_with_it(text: str, whole: bool) -> None:
-    assert is_whole_list(text) is whole

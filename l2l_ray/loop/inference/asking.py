@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from l2l_ray.data.pixels import read_rgb
+from l2l_ray.device import is_out_of_memory
 from l2l_ray.errors import ConfigError
 from l2l_ray.prior.loading import PriorModels
 from l2l_ray.prior.reply import MaskModel, PictureMllm, Reply, failure_kind
@@ -161,5 +162,4 @@ def _halved(
 
 
 def _error_kind(error: Exception, who: Who) -> str:
-    is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-    return "memory" if is_memory else who.failure
+    return "memory" if is_out_of_memory(error) else who.failure

@@ -35,6 +35,8 @@ from l2l_ray.wording import Say
 _FREE_TO_CHANGE: dict[str, Any] = {
     **dict.fromkeys(("resume", "resume_if_begun", "cluster", "run_root", "name"), True),
     "prior": {"url", "timeout_s"},
+    "loop": {"micro_batch", "eval_batch", "compile"},
+    "segmenter": {"checkpoint_activations"},
 }
 
 

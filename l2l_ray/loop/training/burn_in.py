@@ -50,8 +50,11 @@ NOT_IN_BURN_IN = {
     *(f"selector.{field.path}" for field in config_fields(SelectorConfig) if field.path != "num_folds"),
     # about pseudo-labels, or about how work is cut into pieces
     *("loop.lag", "loop.unlabeled_batch", "loop.unlabeled_weight", "loop.shard_size", "loop.expressions_per_ref"),
-    *("loop.eval_batch", "loop.checkpoint_steps"),
+    *("loop.eval_batch", "loop.checkpoint_steps", "loop.micro_batch", "loop.compile"),
+    "segmenter.checkpoint_activations",
 }
+# Fields that runs of earlier versions do not have count once they are set, so that those find their burn-in again.
+ADDED = {"segmenter.train_text", "segmenter.lora_rank", "loop.backbone_lr_scale", "loop.text_lr_scale"}
 
 
 class BurnIn:
@@ -162,10 +165,12 @@ def labeled_folds(config: RunConfig, labeled: ExampleSet) -> list[list[int]]:
 
 def burn_in_settings(config: RunConfig) -> dict[str, Any]:
     """Return every setting the burn-in depends on: all but `NOT_IN_BURN_IN`, so that a new field is never forgotten."""
+    plain = RunConfig()
     return {
-        field.path: field_value(config, field.path)
+        field.path: value
         for field in config_fields(RunConfig)
         if not {field.path, field.path.split(".")[0]} & NOT_IN_BURN_IN
+        and ((value := field_value(config, field.path)) != field_value(plain, field.path) or field.path not in ADDED)
     }
 
 
