@@ -174,21 +174,22 @@ class Run:
             RuntimeError: The job failed.
             TimeoutError: It did not end.
         """
-        begun, damaged = time.monotonic(), ""
+        begun, damages = time.monotonic(), list[tuple[str, int]]()
         while True:
             size = self._screen.size()
             with self._job() as job:
                 try:
-                    damaged_next = self._harm_until_end(job, harms, begun)
+                    damaged = self._harm_until_end(job, harms, begun)
                 finally:
                     job.kill()
-            if damaged and not self._named(damaged, self._screen.since(size)):
-                self.undetected.append(damaged)
-            if damaged_next is None:
+            if damaged is None:
                 if job.returncode:
                     raise RuntimeError(f"{self.name} ended with status {job.returncode}: {self._screen.since(size)}")
+                # The next driver may be killed before it has looked; the one after it names both.
+                self.undetected = [file for file, then in damages if not self._named(file, self._screen.since(then))]
                 return time.monotonic() - begun
-            damaged = damaged_next
+            if damaged:
+                damages.append((damaged, self._screen.size()))
 
     def outcome(self) -> tuple[set[tuple[str, int, int]], int, dict[str, float]]:
         """Return the committed keys, how many lines committed a key once more, and the table of mean IoUs."""
