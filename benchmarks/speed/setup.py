@@ -14,7 +14,7 @@ from benchmarks.architectures import WORDS, random_segmenter, write_encoders
 from l2l_ray.config import LoopConfig, SegmenterConfig, lavt_like_config
 from l2l_ray.loop.inference.inputs import Inputs
 from l2l_ray.loop.training.step import TrainBatch
-from l2l_ray.randomness import seed_torch
+from l2l_ray.randomness import seed_torch, torch_generator
 from l2l_ray.segmenter.model import Segmenter
 
 SENTENCE_WORDS = (3, 5, 2, 7, 4)  # RefCOCO's sentences have 3.6 words on average
@@ -69,7 +69,7 @@ class Setup:
 
     def rows(self, segmenter: Segmenter, images: int, expressions: int = 1) -> TrainBatch:
         """Return a batch of random images, each with some expressions, one row for each, all with a prior."""
-        generator = torch.Generator().manual_seed(1)
+        generator = torch_generator(1)
         side, grid, count = segmenter.image_size, segmenter.grid, images * expressions
         pictures = torch.rand(images, 3, side, side, generator=generator).repeat_interleave(expressions, dim=0)
         proposal = torch.zeros(count, grid, grid)

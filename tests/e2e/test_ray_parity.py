@@ -16,6 +16,8 @@ from l2l_ray.loop.state.run_folder import RunFolder
 from tests.ray_runs import WAIT_S, actors, assert_same_result, ledger_keys, ray_config, started_job, wait_for
 from tests.whole_run import changed
 
+pytestmark = pytest.mark.slow
+
 METRICS = "labels_total labels_per_s accepted_frac prior_latency_s prior_queue reward round mean_iou".split()
 
 
@@ -62,7 +64,6 @@ def test_two_train_workers_agree_with_one_process(whole_run: RunFolder, two_work
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.slow
 def test_labels_made_at_every_step_agree_too(ray_local: str, tmp_path: Path) -> None:
     selector = {"name": "online", "threshold": 0.6}  # low enough to use labels of so short a training
     config = changed(ray_config(tmp_path, "online", num_workers=2), compare=(), selector=selector)

@@ -11,10 +11,10 @@ import pytest
 from l2l_ray.loop.state.run_folder import RunFolder
 from tests.ray_runs import WAIT_S, actors, ledger_keys, ray_config, started_job, wait_for
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.parametrize(
-    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM], ids=["ctrl-c", "sigterm"]
-)
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_a_stopped_job_ends_in_order(ray_local: str, tmp_path: Path, number: signal.Signals) -> None:
     config = ray_config(tmp_path, "stopped")
     folder = RunFolder(config.run_dir, config)

@@ -20,6 +20,8 @@ from l2l_ray.sweep.trials import Trial
 from tests.ray_runs import ROOT, WAIT_S
 from tests.sweep_runs import expected_trials, sweep_env, sweep_words
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("supervised", "accept_all", "fixed_threshold", "tests.dying_selector:dies")
 
 
