@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from l2l_ray.errors import DataError
 from l2l_ray.prior.masks import mask_on_grid, read_mask, write_mask
@@ -41,3 +45,18 @@ def test_cells_hold_the_covered_share() -> None:
 def test_what_is_no_mask_is_refused(text: str) -> None:
     with pytest.raises(DataError, match=r"a prior's mask cannot be read: .*expected a PNG in base64; start again"):
         read_mask(text)
+
+
+@pytest.mark.parametrize(("width", "height"), [(20_000, 20_000), (2_000, 2)])
+def test_a_small_text_does_not_become_a_huge_mask(width: int, height: int) -> None:
+    content = io.BytesIO()
+    Image.new("1", (width, height)).save(content, "PNG")
+    with pytest.raises(DataError, match="a prior's mask cannot be read: "):
+        read_mask(base64.b64encode(content.getvalue()).decode())
+
+
+def test_other_pictures_are_no_masks() -> None:
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(content, "PNG")
+    with pytest.raises(DataError, match="pixels of kind RGB"):
+        read_mask(base64.b64encode(content.getvalue()).decode())

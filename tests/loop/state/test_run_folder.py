@@ -15,6 +15,7 @@ from l2l_ray.loop.state.checkpoint import write_position
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder, continued
 from l2l_ray.types import Skip
+from tests.whole_run import changed
 
 
 def _with(config: RunConfig, **changes: object) -> RunConfig:
@@ -81,6 +82,14 @@ def test_a_command_that_is_repeated_starts_a_run_and_then_continues_it(smoke: Ru
     assert RunFolder.open(again).finished
     with pytest.raises(ConfigError, match="started with other settings"):
         RunFolder.open(_with(again, compare=("supervised",)))
+
+
+def test_what_says_how_much_fits_into_memory_may_change_when_a_run_goes_on(smoke: RunConfig) -> None:
+    RunFolder.open(smoke).create()
+    loop = {"micro_batch": 2, "eval_batch": 4, "compile": True}
+    again = changed(_with(smoke, resume=True), loop=loop, segmenter={"checkpoint_activations": True})
+    resumed = RunFolder.open(again)
+    assert resumed.config.loop.micro_batch == 2 and resumed.config.segmenter.checkpoint_activations
 
 
 def test_a_name_that_nobody_used_cannot_be_resumed(smoke: RunConfig) -> None:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from l2l_ray.config import RunConfig, config_fields
+from l2l_ray.config import RunConfig, SegmenterConfig, config_fields
 from l2l_ray.data.masks import decode, encode
 from l2l_ray.errors import CheckpointError
 from l2l_ray.files import locked
 from l2l_ray.loop.state.example_files import read_examples, write_examples
 from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.loop.training.burn_in import NOT_IN_BURN_IN, burn_in_settings
+from l2l_ray.loop.training.burn_in import ADDED, NOT_IN_BURN_IN, burn_in_settings
 from l2l_ray.loop.training.train import Job
 from l2l_ray.types import LabeledExample
 from tests.damage import empty, flip
@@ -175,3 +175,9 @@ def test_what_is_left_out_of_the_key_exists_and_the_rest_is_in_it() -> None:
     kept = set(burn_in_settings(RunConfig()))
     assert {"prior.proposal", "prior.sam_model", "prior.box_softness", "data.split_seed", "selector.num_folds"} <= kept
     assert not {"selector.lr", "cluster.num_workers", "data.root", "name"} & kept
+
+
+def test_fields_that_came_later_leave_the_burn_ins_of_earlier_versions_alone() -> None:
+    assert not ADDED & set(burn_in_settings(RunConfig()))
+    adapted = RunConfig(segmenter=SegmenterConfig(lora_rank=4))
+    assert burn_in_settings(adapted) == {**burn_in_settings(RunConfig()), "segmenter.lora_rank": 4}
