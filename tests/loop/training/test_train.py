@@ -115,6 +115,7 @@ def test_a_notice_that_the_machine_goes_away_saves_the_steps_so_far(
         assert found == expected, version
 
 
+@pytest.mark.slow
 def test_with_adapters_and_pieces_too_stopping_and_going_on_changes_nothing(copied: Copied, tmp_path: Path) -> None:
     settings = {
         "compare": (),
