@@ -221,10 +221,11 @@ class _TokenChooser(LogitsProcessor):
     def __call__(self, input_ids: Int[Tensor, "R L"], scores: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
         """Return scores whose arg max is the chosen token."""
         log_probs = torch.log_softmax(scores.float(), -1)
-        values, index = log_probs.topk(1 if self.noise is None else min(_TOP_K, log_probs.shape[-1]))
-        if self.noise is not None:
-            noisy = values / self.temperature + self.noise[:, len(self.log_probs), : values.shape[1]]
-            best = noisy.argmax(-1, keepdim=True)
-            values, index = values.gather(1, best), index.gather(1, best)
-        self.log_probs.append(values.squeeze(1))
-        return torch.full_like(log_probs, -math.inf).scatter(1, index, 0.0)
+        if self.noise is None:
+            self.log_probs.append(log_probs.amax(-1))
+            return scores
+        values, index = log_probs.topk(min(_TOP_K, log_probs.shape[-1]))
+        noisy = values / self.temperature + self.noise[:, len(self.log_probs), : values.shape[1]]
+        best = noisy.argmax(-1, keepdim=True)
+        self.log_probs.append(values.gather(1, best).squeeze(1))
+        return torch.full_like(log_probs, -math.inf).scatter(1, index.gather(1, best), 0.0)
