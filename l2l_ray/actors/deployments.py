@@ -41,8 +41,9 @@ from l2l_ray.prior.prompt import PromptFormat
 from l2l_ray.prior.reply import MllmIdentity, Reply
 from l2l_ray.serving.answers import Answerer, Prepared
 from l2l_ray.serving.api import make_app
+from l2l_ray.serving.guard import Refusal
 from l2l_ray.serving.settings import ServeConfig
-from l2l_ray.serving.uploads import Refusal, Upload
+from l2l_ray.serving.uploads import Upload
 from l2l_ray.storage import place
 from l2l_ray.types import Prior
 

@@ -104,6 +104,12 @@ def mask_area_px(rle: Rle) -> int:
     return int(_runs(rle)[1::2].sum())
 
 
+def run_lengths(rle: Rle) -> list[int]:
+    """Return the runs of a mask, background first, down the columns: what COCO calls uncompressed counts."""
+    runs: list[int] = _runs(rle).tolist()
+    return runs
+
+
 def mask_box(rle: Rle) -> BoxFrac | None:
     """Return the box around the mask as fractions of the image; None where it has no pixel."""
     rows, columns = (np.flatnonzero(decode(rle).any(axis=axis)) for axis in (1, 0))

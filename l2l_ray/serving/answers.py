@@ -25,7 +25,8 @@ from l2l_ray.data.pixels import BadPicture, read_rgb
 from l2l_ray.predictions import FailedPrediction, Prediction
 from l2l_ray.predictor import Predictor, run_and_version
 from l2l_ray.prior.reply import MaskModel, PictureMllm
-from l2l_ray.serving.uploads import Refusal, Upload
+from l2l_ray.serving.guard import Refusal
+from l2l_ray.serving.uploads import Upload
 from l2l_ray.types import PhotoText
 
 logger = logging.getLogger(__name__)

@@ -13,36 +13,24 @@ succeed later. Nothing is fetched from anywhere: the page brings its script and 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.responses import JSONResponse, Response
 
 from l2l_ray import __version__
-from l2l_ray.serving.access import is_allowed
 from l2l_ray.serving.answers import Answer
+from l2l_ray.serving.guard import Guard, Refusal, broken, page_file, refused, said
 from l2l_ray.serving.settings import ServeConfig
-from l2l_ray.serving.uploads import FORM, JSON, Refusal, Upload, read_upload
+from l2l_ray.serving.uploads import FORM, JSON, Upload, read_upload
 
-logger = logging.getLogger(__name__)
-
-RETRY_AFTER_S = 2
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = {"/": "index.html", "/page.js": "page.js", "/page.css": "page.css"}
 OPEN_PATHS = {*PAGE_FILES, "/healthz", "/readyz"}
-HEADERS = {
-    "cache-control": "no-store",
-    "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; frame-ancestors 'none'",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-}
 _REQUEST = {
     "required": True,
     "content": {
@@ -109,9 +97,9 @@ def make_app(settings: ServeConfig, token_sha256: str, backend: Backend) -> Fast
         version=__version__,
         docs_url=None,  # it would fetch its script from elsewhere
         redoc_url=None,
-        exception_handlers={Refusal: _refused, HTTPException: _no_such, Exception: _broken},
+        exception_handlers={Refusal: refused, HTTPException: _no_such, Exception: broken},
     )
-    app.add_middleware(_Guard, token_sha256=token_sha256)
+    app.add_middleware(Guard, token_sha256=token_sha256, open_paths=OPEN_PATHS)
     num_open = 0
 
     @app.post(
@@ -143,7 +131,7 @@ def make_app(settings: ServeConfig, token_sha256: str, backend: Backend) -> Fast
         return {"status": "ready"}
 
     for path, name in PAGE_FILES.items():
-        app.add_api_route(path, _page_file(name), include_in_schema=False)
+        app.add_api_route(path, page_file(PAGE / name), include_in_schema=False)
     described = app.openapi()
     described["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     return app
@@ -176,58 +164,7 @@ async def _answered(request: Request, settings: ServeConfig, backend: Backend) -
     return answer
 
 
-def _page_file(name: str) -> Callable[[], Awaitable[Response]]:
-    async def send() -> Response:
-        return FileResponse(PAGE / name)
-
-    return send
-
-
-def _said(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse({"error": text}, status, headers)
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refusal)
-    headers = {"retry-after": str(RETRY_AFTER_S)} if error.status == 503 else {}
-    if error.status in (408, 413):
-        headers["connection"] = "close"  # the rest of the body is not read
-    return _said(error.status, error.text, headers)
-
-
 async def _no_such(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     what = f"{error.detail}: {request.method} {request.url.path}"
-    return _said(error.status_code, f"{what}; expected POST /v1/masks; see /openapi.json", dict(error.headers or {}))
-
-
-async def _broken(request: Request, error: Exception) -> Response:
-    logger.error("a request broke", exc_info=error)
-    return _said(500, f"an error of this server: {type(error).__name__}; its log has more")
-
-
-class _Guard:
-    """Asks for the token before anything else is read, and adds the headers of every response."""
-
-    def __init__(self, app: ASGIApp, token_sha256: str) -> None:
-        self._app, self._token_sha256 = app, token_sha256
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer 401."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message = {**message, "headers": [*message.get("headers", ()), *added]}
-            await send(message)
-
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), None)
-        if scope["path"] in OPEN_PATHS or is_allowed(given, self._token_sha256):
-            await self._app(scope, receive, with_headers)
-            return
-        got = "none" if given is None else "another"
-        text = f"this server asks for its token, got {got}; send the header `Authorization: Bearer TOKEN`"
-        await _said(401, text, {"www-authenticate": "Bearer"})(scope, receive, with_headers)
+    return said(error.status_code, f"{what}; expected POST /v1/masks; see /openapi.json", dict(error.headers or {}))

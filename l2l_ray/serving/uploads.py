@@ -19,32 +19,15 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
-from starlette.types import Message, Receive
 
 from l2l_ray.data.pixels import BadPicture, opened
-from l2l_ray.errors import L2LError
+from l2l_ray.serving.guard import Refusal, bounded
 from l2l_ray.serving.settings import ServeConfig
 
 FORM, JSON = "multipart/form-data", "application/json"
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 _MAX_FIELDS = 1000  # of a form; the number of expressions is checked by the settings
 _HOW = "send the file as `image` and each text as `expression`"
-
-
-class Refusal(L2LError):
-    """A request that gets no mask.
-
-    Args:
-        status: HTTP status, 4xx or 503.
-        text: One line: what, got, expected, remedy.
-    """
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(status, text)
-        self.status, self.text = status, text
-
-    def __str__(self) -> str:
-        return self.text
 
 
 @dataclass(frozen=True)
@@ -71,7 +54,7 @@ async def read_upload(request: Request, limits: ServeConfig) -> Upload:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in (FORM, JSON):
         raise Refusal(415, f"the content type must be {FORM} or {JSON}, got {kind[:80]!r}; {_HOW}")
-    counted = Request(request.scope, _counted(request.receive, limit, limits))
+    counted = Request(request.scope, bounded(request.receive, limit, _too_large(f"more than {limit}", limits)))
     image, texts = await (_from_form(counted) if kind == FORM else _from_json(counted))
     expressions = _checked_texts(texts, limits)
     await asyncio.to_thread(check_picture, image, limits)
@@ -96,21 +79,6 @@ def check_picture(image: bytes, limits: ServeConfig) -> None:
             422,
             f"the image has {width} x {height} px, expected at most {limits.max_megapixels:g} million; make it smaller",
         )
-
-
-def _counted(receive: Receive, limit: int, limits: ServeConfig) -> Receive:
-    """Return a `receive` that stops at the limit."""
-    seen = 0
-
-    async def inner() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > limit:
-            raise _too_large(f"more than {limit}", limits)
-        return message
-
-    return inner
 
 
 def _too_large(got: str, limits: ServeConfig) -> Refusal:

@@ -30,8 +30,9 @@ from l2l_ray.predictor import Predictor
 from l2l_ray.serving.access import sha256_of
 from l2l_ray.serving.answers import Answer, Answerer
 from l2l_ray.serving.api import OPEN_PATHS, make_app
+from l2l_ray.serving.guard import Refusal
 from l2l_ray.serving.settings import ServeConfig
-from l2l_ray.serving.uploads import Refusal, Upload
+from l2l_ray.serving.uploads import Upload
 
 TOKEN = "0123456789abcdef"
 BEARER = {"authorization": f"Bearer {TOKEN}"}

@@ -1,7 +1,6 @@
 """What a run leaves for other programs: the pseudo-labels it committed, and its chosen version's masks of a split.
 
-Labels and predictions live on the decoder's grid. The mask itself is brought to the image's size as evaluation does it,
-bilinear; the accepted map by nearest cell, because it says what was done with a cell and has nothing in between.
+How labels are read, and brought to the image's size, is in `committed.py`.
 
 By default only labels that training used are exported (gate on, some object cell accepted). Whatever is left out is
 named with the reason: in `export.json` item by item, in words in `Exported.line`. Masks of truth are not read here:
@@ -12,13 +11,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import torch
+from typing import Any
 
 from l2l_ray.confidence import estimated_iou
 from l2l_ray.config import read_config
@@ -26,20 +22,23 @@ from l2l_ray.data.masks import encode, grid_logits_to_native, mask_area_px
 from l2l_ray.datatools.export import require_place, write_export
 from l2l_ray.datatools.record import ExportedMask
 from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.loop.evaluation.committed import (
+    about_labels,
+    about_method,
+    committed_shards,
+    pseudo_mask,
+    require_no_hidden_truth,
+)
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.state.candidates import EVAL_SPLITS
 from l2l_ray.loop.state.example_files import ExampleTable, read_examples
-from l2l_ray.loop.state.ledger import Ledger, num_shards, read_shard
+from l2l_ray.loop.state.ledger import Ledger, read_shard
 from l2l_ray.loop.state.plan import VAL
 from l2l_ray.loop.state.prepare import read_facts, unused_texts
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.pseudo import is_used
-from l2l_ray.types import Example, LabeledExample, PseudoLabel
+from l2l_ray.types import Example, LabeledExample
 from l2l_ray.wording import counted
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -109,10 +108,11 @@ def export_pseudo_labels(
     require_place(kind, out, force)
     run = _open(run_dir, min_confidence)
     method = run.methods[-1] if method is None else method
-    labels, round_index = _committed(run, method, round_index)
-    _require_no_hidden_truth(run, labels)
+    entries, round_index = committed_shards(run, method, round_index)
+    labels = [label for entry in entries for label in read_shard(run.path / entry.path)]
+    require_no_hidden_truth(run, any(label.sees_truth for label in labels))
     example_of = {example.sent_id: example for example in read_examples(run.examples_path("unlabeled"))}
-    about = {**_about(run, method), "source": "pseudo_label", "round": round_index}
+    about = about_labels(run, method, round_index)
     masks, left_out = [], []
     for label in labels:
         example = example_of[label.sent_id]
@@ -121,7 +121,7 @@ def export_pseudo_labels(
         elif label.confidence < min_confidence:
             left_out.append(LeftOut(example, UNSURE))
         else:
-            masks.append(_pseudo_mask(example, label, about))
+            masks.append(pseudo_mask(example, label, about))
     return _written(run, masks, left_out, kind, out, {**about, "min_confidence": min_confidence}, force)
 
 
@@ -147,11 +147,12 @@ def export_predictions(
     run = _open(run_dir, min_confidence)
     method, version = run.chosen_version()
     first = next(iter(Ledger(run.ledger_path).entries(method, 0)), None)
-    _require_no_hidden_truth(run, read_shard(run.path / first.path) if first else [])
+    labels = read_shard(run.path / first.path) if first else []
+    require_no_hidden_truth(run, any(label.sees_truth for label in labels))
     if not (run.examples_path(split).exists() and run.priors_path(split).exists()):
         sets = sorted(path.stem for path in run.examples_path("val").parent.glob("*.parquet"))
         raise DataError(f"{run.path} has no split {split!r} to predict on; it has {', '.join(sets)}")
-    about = {**_about(run, method), "source": "prediction", "split": split, "model_version": version}
+    about = {**about_method(run, method), "source": "prediction", "split": split, "model_version": version}
     masks, left_out = [], []
     for mask in _predictions(run, method, version, split, about, device):
         if mask.confidence < min_confidence:
@@ -161,75 +162,10 @@ def export_predictions(
     return _written(run, masks, left_out, kind, out, {**about, "min_confidence": min_confidence}, force)
 
 
-def native_mask(logits: Float[Tensor, "G G"], height: int, width: int) -> Bool[np.ndarray, "H W"]:
-    """Return where logits on the grid, upsampled to the image's size, are above 0."""
-    mask: Bool[np.ndarray, "H W"] = (grid_logits_to_native(logits, height, width) > 0).numpy()
-    return mask
-
-
-def native_cells(cells: Bool[np.ndarray, "G G"], height: int, width: int) -> Bool[np.ndarray, "H W"]:
-    """Return a map of the grid at the image's size: each pixel has the value of the cell that its centre lies in."""
-    rows, columns = (((2 * np.arange(size) + 1) * len(cells)) // (2 * size) for size in (height, width))
-    return cells[np.ix_(rows, columns)]
-
-
 def _open(run_dir: Path, min_confidence: float) -> RunFolder:
     if not 0 <= min_confidence <= 1:
         raise ConfigError(f"min_confidence must be in [0, 1], got {min_confidence}; use 0 to keep every mask")
     return RunFolder(run_dir, read_config(run_dir / "config.yaml"))
-
-
-def _require_no_hidden_truth(run: RunFolder, labels: Sequence[PseudoLabel]) -> None:
-    if any(label.sees_truth for label in labels):
-        raise DataError(
-            f"{run.path} was trained on labels that a benchmark made with hidden truth; nothing of it is to be used: "
-            "export another run"
-        )
-
-
-def _committed(run: RunFolder, method: str, round_index: int | None) -> tuple[list[PseudoLabel], int]:
-    ledger, config = Ledger(run.ledger_path), run.config
-    shards = num_shards(len(ExampleTable(run.examples_path("unlabeled"))), config.loop.shard_size)
-    complete = {
-        name: [r for r in range(config.loop.rounds) if ledger.complete(name, r, shards)] for name in run.methods
-    }
-    rounds = complete.get(method, [])
-    if not rounds or (round_index is not None and round_index not in rounds):
-        whole = "; ".join(f"{name}: {', '.join(map(str, found)) or 'none'}" for name, found in complete.items())
-        raise DataError(
-            f"{run.path} has no committed pseudo-labels of {method!r}"
-            f"{'' if round_index is None else f' in round {round_index}'}; its whole rounds are {whole}; "
-            "choose one of these, let the run go on, or export predictions by --split"
-        )
-    chosen = max(rounds) if round_index is None else round_index
-    return [label for e in ledger.entries(method, chosen) for label in read_shard(run.path / e.path)], chosen
-
-
-def _about(run: RunFolder, method: str) -> dict[str, Any]:
-    config = run.config
-    return {
-        "run": run.path.name,
-        "dataset": config.data.dataset,
-        "split_by": config.data.split_by,
-        "method": method,
-        "seed": config.loop.seed,
-    }
-
-
-def _pseudo_mask(example: Example, label: PseudoLabel, about: dict[str, Any]) -> ExportedMask:
-    height, width = example.height_px, example.width_px
-    target = native_mask(torch.from_numpy(np.where(label.target, 1.0, -1.0)), height, width)
-    accepted = native_cells(label.accepted, height, width)
-    # A version is a teacher and a policy published together, so both have its number.
-    versions = {"model_version": label.version, "policy_version": label.version}
-    keys: dict[str, Any] = {
-        "sample_key": label.seed,
-        "prior_key": label.prior_key,
-        "mean_log_prob": label.mean_log_prob,
-    }
-    return ExportedMask(
-        example, encode(target), encode(accepted), label.confidence, label.gate, {**about, **versions, **keys}
-    )
 
 
 def _predictions(

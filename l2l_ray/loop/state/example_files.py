@@ -119,6 +119,10 @@ class ExampleTable(Sequence[Example]):
         """Return an integer column of all rows."""
         return self._rows.column(name)
 
+    def texts(self, name: str) -> list[str]:
+        """Return a text column of all rows; equal texts are one object."""
+        return self._rows.texts(name)
+
 
 class PriorTable(Mapping[int, Prior]):
     """The priors of a file by sent_id, read as they are asked for.
@@ -229,6 +233,14 @@ class _Rows:
             return small(np.from_dlpack(found))  # `to_numpy` would import pandas
         except (OSError, pa.ArrowException) as error:
             raise self._unreadable(error) from error
+
+    def texts(self, name: str) -> list[str]:
+        try:
+            found = self._file.read([name], use_threads=False)[name].combine_chunks().dictionary_encode()
+        except (OSError, pa.ArrowException) as error:
+            raise self._unreadable(error) from error
+        known = found.dictionary.to_pylist()
+        return [known[i] for i in found.indices.to_pylist()]
 
     def _group(self, group: int) -> dict[str, pa.Array]:
         if group not in self._groups:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from l2l_ray.cli import main
 from l2l_ray.config import config_yaml
@@ -21,14 +20,7 @@ from l2l_ray.datatools.export import FORMATS
 from l2l_ray.datatools.label_studio import decode_brush
 from l2l_ray.errors import CheckpointError, ConfigError, DataError
 from l2l_ray.loop.evaluation.evaluate import Evaluations
-from l2l_ray.loop.evaluation.export import (
-    OTHER_TEXT,
-    UNUSED,
-    export_predictions,
-    export_pseudo_labels,
-    native_cells,
-    native_mask,
-)
+from l2l_ray.loop.evaluation.export import OTHER_TEXT, UNUSED, export_predictions, export_pseudo_labels
 from l2l_ray.loop.state.candidates import data_root
 from l2l_ray.loop.state.example_files import read_examples, read_priors
 from l2l_ray.loop.state.ledger import Ledger, read_shard, write_shard
@@ -46,25 +38,6 @@ def _labels(run: RunFolder, round_index: int) -> dict[int, PseudoLabel]:
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "masks.jsonl").read_text().splitlines()]
-
-
-def test_cells_reach_the_image_by_the_centre_of_each_pixel() -> None:
-    cells = np.array([[True, False], [False, False]])
-    assert native_cells(cells, 3, 4).tolist() == [[True, True, False, False], *[[False] * 4] * 2]
-    big = np.random.default_rng(0).random((8, 8)) > 0.5
-    for size in ((8, 8), (16, 40), (99, 31)):
-        again = mask_to_grid_of(native_cells(big, *size))
-        np.testing.assert_array_equal(again, big)
-
-
-def mask_to_grid_of(mask: np.ndarray) -> np.ndarray:
-    return mask_to_grid(encode(mask), 8) > 0.5
-
-
-def test_masks_reach_the_image_as_in_evaluation() -> None:
-    logits = torch.tensor([[1.0, -1.0], [-1.0, -1.0]])
-    assert native_mask(logits, 2, 2).tolist() == [[True, False], [False, False]]
-    assert native_mask(logits.abs(), 5, 7).all()
 
 
 def test_pseudo_labels_are_the_committed_ones(whole_run: RunFolder, tmp_path: Path) -> None:

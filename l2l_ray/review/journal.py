@@ -1,0 +1,306 @@
+"""What people decided about a run's labels: `review.jsonl` in its folder, append-only, durable before the page says so.
+
+One line is one action: who, when, which label, what, and upon which earlier action on that label. What is decided is
+read off the lines: the last action that was not undone. An undo is a line as well, and nothing is ever removed.
+
+Two reviewers do not overwrite each other. An action names the number of the last action on its label that the reviewer
+saw; where another one came in between, it is refused, with what the other did. The check and the line happen under one
+lock of the file system, so this also holds for two servers on one run.
+
+An action carries a key that the page makes. The same key again changes nothing: after a broken connection a page sends
+what it does not know to be saved once more.
+
+What a crash leaves behind the last newline was never acknowledged. It is set aside in `review-torn.txt`, and named. A
+damaged line between others is named and passed over; the file keeps it.
+
+Other parts (`report`, `datatools`) read this file and nothing else of the package `review`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from l2l_ray.errors import DataError
+from l2l_ray.files import locked
+from l2l_ray.jsonl import append_line
+from l2l_ray.types import Rle
+
+logger = logging.getLogger(__name__)
+
+FILE, TORN, LOCK = "review.jsonl", "review-torn.txt", "review.lock"
+UNDO = "undo"
+OPEN = "open"
+# What a person can decide, and what a label is then.
+DECISIONS = {
+    "accept": "accepted",
+    "redraw": "redrawn",
+    "reject": "rejected",
+    "wrong_object": "wrong object",
+    "no_object": "no such object",
+}
+STATES = (OPEN, *DECISIONS.values())
+LOCK_TIMEOUT_S = 10.0  # a line takes milliseconds; who holds the lock this long is stuck
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One line of the journal.
+
+    Example: `Action(17, 42, 12, "accept", "anna", "2026-11-26T16:02:11+00:00", "6f1c...")`
+    """
+
+    number: int  # counts from 1 over the file
+    sent_id: int  # whose label it is about
+    upon: int  # number of the action on this label that the reviewer saw last; 0 = none
+    action: str  # a key of `DECISIONS`, or `UNDO`
+    reviewer: str
+    at: str  # UTC, ISO 8601
+    key: str  # the page's own; the same one is never two actions
+    undoes: int = 0  # number of the action that an undo takes back
+    rle: Rle | None = None  # accepted or redrawn: the mask that the person says is right, at native size
+    iou: float | None = None  # redrawn: with the label that was shown
+    label: Mapping[str, Any] = field(default_factory=dict)  # the record of the label that was shown, without its mask
+
+    @property
+    def words(self) -> str:
+        """Who did what when, in words."""
+        did = "undid action " + str(self.undoes) if self.action == UNDO else f"said {DECISIONS[self.action]!r}"
+        return f"{self.reviewer} {did} at {self.at[11:16]} UTC on {self.at[:10]} (action {self.number})"
+
+
+class StaleAction(DataError):
+    """An action upon what is no longer the last one on its label; nothing was written.
+
+    Args:
+        text: What happened and what to do, in one line.
+        last: The action that came in between.
+    """
+
+    def __init__(self, text: str, last: Action) -> None:
+        super().__init__(text)
+        self.last = last
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle with the action."""
+        return StaleAction, (str(self), self.last)
+
+
+class Journal:
+    """The journal of a run, to read and to add to; safe for threads and for several processes.
+
+    Args:
+        run_dir: The run's folder, of this machine.
+    Raises:
+        DataError: The file cannot be read.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path, self._torn, self._lock_path = (run_dir / name for name in (FILE, TORN, LOCK))
+        self._lock = threading.RLock()
+        self._size = 0  # bytes of the file that are read
+        self._num_lines = 0
+        self._actions: dict[int, list[Action]] = {}  # by sent_id, in order; without masks, which stay in the file
+        self._standing: dict[int, list[Action]] = {}  # of these, what was not undone
+        self._places: dict[int, int] = {}  # by number: where the line begins
+        self._keys: dict[str, Action] = {}
+        self._touched: list[int] = []  # sent_id of each action, in order
+        self._newest = 0
+        self.problems: list[str] = []  # lines that are passed over, in words
+        with self._lock:
+            tail = self._read()
+        if tail:
+            self._name(f"{FILE}: a last line of {tail} bytes is torn and does not count")
+
+    def __len__(self) -> int:
+        """How many actions there are, undone ones too."""
+        return len(self._touched)
+
+    def add(
+        self,
+        sent_id: int,
+        action: str,
+        reviewer: str,
+        upon: int,
+        key: str,
+        label: Mapping[str, Any] | None = None,
+        rle: Rle | None = None,
+        iou: float | None = None,
+    ) -> Action:
+        """Append an action; when this returns, it would survive a power loss.
+
+        Args:
+            sent_id: Whose label.
+            action: A key of `DECISIONS`, or `UNDO`.
+            reviewer: Who.
+            upon: `Action.number` of the last action on this label that the reviewer saw; 0 = there was none.
+            key: Makes a repeated call harmless.
+            label: The record of the label that was shown.
+            rle: The mask that the person says is right.
+            iou: Of a redrawn mask with the label.
+        Raises:
+            StaleAction: Somebody else acted on this label meanwhile.
+            DataError: There is nothing to undo, or the line cannot be written.
+        """
+        try:
+            with self._lock, locked(self._lock_path, LOCK_TIMEOUT_S):
+                self._set_torn_aside()
+                self._read()
+                if key in self._keys:
+                    return self._keys[key]
+                self._require_current(sent_id, upon)
+                standing = self.standing(sent_id)
+                if action == UNDO and standing is None:
+                    raise DataError(f"there is nothing to undo on the label of sentence {sent_id}; it is open")
+                undoes = standing.number if standing is not None and action == UNDO else 0
+                now = datetime.now(UTC).isoformat(timespec="seconds")
+                made = Action(
+                    self._newest + 1, sent_id, upon, action, reviewer, now, key, undoes, rle, iou, label or {}
+                )
+                append_line(self._path, _plain(made), durable=True)
+                self._read()
+                return self._keys[key]
+        except TimeoutError as error:
+            raise DataError(
+                f"{self._lock_path} is held by another process for more than {LOCK_TIMEOUT_S:g} s; nothing was "
+                "saved; end that process, then try again"
+            ) from error
+        except OSError as error:
+            raise DataError(
+                f"cannot write {self._path}: {error}; nothing was saved; free some space, then try again"
+            ) from error
+
+    def refresh(self) -> None:
+        """Read what other processes have added."""
+        with self._lock:
+            self._read()
+
+    def standing(self, sent_id: int) -> Action | None:
+        """Return the decision on a label that holds, without its mask; None = the label is open."""
+        found = self._standing.get(sent_id)
+        return found[-1] if found else None
+
+    def state(self, sent_id: int) -> str:
+        """Return what a label is, one of `STATES`."""
+        found = self.standing(sent_id)
+        return OPEN if found is None else DECISIONS[found.action]
+
+    def history(self, sent_id: int) -> list[Action]:
+        """Return all actions on a label, undone ones too, without masks."""
+        return list(self._actions.get(sent_id, ()))
+
+    def last_number(self, sent_id: int) -> int:
+        """Return the number of the last action on a label; 0 = none."""
+        found = self._actions.get(sent_id)
+        return found[-1].number if found else 0
+
+    def touched(self, start: int = 0) -> list[int]:
+        """Return the sent_ids of the actions from the `start`-th on."""
+        with self._lock:
+            return self._touched[start:]
+
+    def decisions(self) -> Iterator[Action]:
+        """Yield the decision that holds of each label, with its mask, in the order in which they were made."""
+        for action in sorted((found[-1] for found in self._standing.values() if found), key=lambda a: a.number):
+            yield self.whole(action)
+
+    def whole(self, action: Action) -> Action:
+        """Return an action with the mask and the record that its line holds."""
+        with self._path.open("rb") as file:
+            file.seek(self._places[action.number])
+            return _action(file.readline())
+
+    def _require_current(self, sent_id: int, upon: int) -> None:
+        last = self._actions.get(sent_id, [None])[-1]
+        if last is not None and last.number != upon:
+            raise StaleAction(
+                f"not saved: {last.words}, after what you saw; look at it again, and decide again if you disagree",
+                last,
+            )
+
+    def _read(self) -> int:
+        """Take in the whole lines that were added since the last time; return how many bytes follow the last one."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._size)
+                added = file.read()
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise DataError(f"{self._path} cannot be read: {error}; check its permissions") from error
+        whole = added[: added.rfind(b"\n") + 1]
+        for line in whole.splitlines(keepends=True):
+            self._num_lines += 1
+            try:
+                self._take(_action(line), self._size)
+            except (ValueError, TypeError, KeyError, RecursionError):
+                self._name(f"{FILE}: line {self._num_lines} is damaged and does not count")
+            self._size += len(line)
+        return len(added) - len(whole)
+
+    def _take(self, action: Action, place: int) -> None:
+        light = Action(**{**_fields(action), "rle": None, "label": {}})
+        standing = self._standing.setdefault(action.sent_id, [])
+        if action.action == UNDO:
+            standing[:] = [one for one in standing if one.number != action.undoes]
+        else:
+            standing.append(light)
+        self._actions.setdefault(action.sent_id, []).append(light)
+        self._keys[action.key] = light
+        self._places[action.number] = place
+        self._touched.append(action.sent_id)
+        self._newest = max(self._newest, action.number)
+
+    def _set_torn_aside(self) -> None:
+        """Keep what lies behind the last newline in a file of its own; the next line cuts it off. Holds the lock."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._size)
+                tail = file.read().rpartition(b"\n")[2]
+        except FileNotFoundError:
+            return
+        if tail:
+            with self._torn.open("ab") as kept:
+                kept.write(tail + b"\n")
+                kept.flush()
+                os.fsync(kept.fileno())
+            self._name(f"{FILE}: a torn last line of {len(tail)} bytes was set aside in {TORN}")
+
+    def _name(self, problem: str) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)
+            logger.warning("%s", problem)
+
+
+def _fields(action: Action) -> dict[str, Any]:
+    return {name: getattr(action, name) for name in Action.__slots__}
+
+
+def _plain(action: Action) -> dict[str, Any]:
+    """Return an action as its line holds it: without what says nothing."""
+    record = {name: value for name, value in asdict(action).items() if value not in (None, {})}
+    return record if action.undoes else {name: value for name, value in record.items() if name != "undoes"}
+
+
+def _action(line: bytes) -> Action:
+    """Return the action of a line.
+
+    Raises:
+        ValueError, TypeError, KeyError: It is none.
+    """
+    record = json.loads(line)
+    action = Action(**record)
+    numbers = (action.number, action.sent_id, action.upon, action.undoes)
+    texts = (action.action, action.reviewer, action.at, action.key)
+    if not all(type(n) is int for n in numbers) or not all(isinstance(t, str) for t in texts):
+        raise ValueError("not an action")
+    if action.action not in (*DECISIONS, UNDO) or not isinstance(action.label, dict):
+        raise ValueError("not an action")
+    return action

@@ -1,0 +1,151 @@
+"""What is asked of every request before anything else is read, for all that the package serves, and how it is told no.
+
+A bearer token always. A server for one person's own machine also checks the `Host` that a browser thinks it talks to:
+a page of a stranger whose name was pointed at this machine (DNS rebinding) has another one. And it refuses requests
+that a browser says come from another site. No answer carries a header that would let another site read it, and a token
+that travels in a header of its own is sent by no form and no link.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from l2l_ray.errors import L2LError
+from l2l_ray.serving.access import is_allowed
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 2
+HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+class Refusal(L2LError):
+    """A request that is not answered.
+
+    Args:
+        status: HTTP status, 4xx or 503.
+        text: One line: what, got, expected, remedy.
+    """
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(status, text)
+        self.status, self.text = status, text
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Guard:
+    """Asks for the token before anything else is read, and adds the headers of every response.
+
+    Args:
+        app: Whom it guards.
+        token_sha256: From `access.sha256_of`.
+        open_paths: Open to everybody; they hold no data.
+        hosts: What `Host` may be, such as `127.0.0.1:8001`; None = anything. Where it is given, requests from other
+            sites are refused too.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        token_sha256: str,
+        open_paths: Collection[str],
+        hosts: Collection[str] | None = None,
+    ) -> None:
+        self._app, self._token_sha256, self._open_paths, self._hosts = app, token_sha256, open_paths, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                added = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message = {**message, "headers": [*message.get("headers", ()), *added]}
+            await send(message)
+
+        refusal = self._refusal(scope["path"], Request(scope))
+        await (refusal or self._app)(scope, receive, with_headers)
+
+    def _refusal(self, path: str, request: Request) -> Response | None:
+        if self._hosts is not None:
+            host = request.headers.get("host", "")
+            if host not in self._hosts:
+                expected = " or ".join(sorted(self._hosts))
+                return said(421, f"this server is {expected}, got a request for {host[:80]!r}; open that address")
+            if path not in self._open_paths and (origin := self._other_site(request)):
+                return said(403, f"a request from {origin[:80]!r} is refused; use this server's own page")
+        given = next((value for name, value in request.headers.raw if name == b"authorization"), None)
+        if path in self._open_paths or is_allowed(given, self._token_sha256):
+            return None
+        got = "none" if given is None else "another"
+        text = f"this server asks for its token, got {got}; send the header `Authorization: Bearer TOKEN`"
+        return said(401, text, {"www-authenticate": "Bearer"})
+
+    def _other_site(self, request: Request) -> str:
+        """Return the site that a browser says a request comes from, if it is another one; else ""."""
+        origin = request.headers.get("origin")
+        if origin is not None and origin not in {f"http://{host}" for host in self._hosts or ()}:
+            return origin or "an unnamed site"
+        site = request.headers.get("sec-fetch-site", "same-origin")
+        return "" if site in ("same-origin", "none") else site
+
+
+def said(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
+    """Return a response that says in one line why there is no other."""
+    return JSONResponse({"error": text}, status, headers)
+
+
+async def refused(request: Request, error: Exception) -> Response:
+    """Answer a `Refusal`."""
+    assert isinstance(error, Refusal)
+    headers = {"retry-after": str(RETRY_AFTER_S)} if error.status == 503 else {}
+    if error.status in (408, 413):
+        headers["connection"] = "close"  # the rest of the body is not read
+    return said(error.status, error.text, headers)
+
+
+async def broken(request: Request, error: Exception) -> Response:
+    """Answer where something failed that nobody thought of."""
+    logger.error("a request broke", exc_info=error)
+    return said(500, f"an error of this server: {type(error).__name__}; its log has more")
+
+
+def bounded(receive: Receive, limit: int, refusal: Refusal) -> Receive:
+    """Return a `receive` that raises when a body is longer than `limit` bytes."""
+    seen = 0
+
+    async def inner() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > limit:
+            raise refusal
+        return message
+
+    return inner
+
+
+def page_file(path: Path) -> Callable[[], Awaitable[Response]]:
+    """Return a handler that sends a file of the package."""
+
+    async def send() -> Response:
+        return FileResponse(path)
+
+    return send
