@@ -4,6 +4,7 @@
     l2l run [--preset photos-small] [--section.field value ...]      the whole method, in this process
     l2l config [same options]                                        every setting that these words mean, as YAML
     l2l report RUN                                                   write report.html again
+    l2l review RUN [--port 8765] [--reviewer NAME]                   look at the doubtful labels, in the browser
     l2l save RUN FOLDER [--onnx] [--push OWNER/NAME]                 the trained model as a folder of its own
     l2l predict PHOTO "the left cup" --run RUN [--out FOLDER]        the mask of one photo and text
     l2l predict FOLDER|TABLE.csv --run RUN [--out FOLDER]            of many, the models loaded once
@@ -334,11 +335,25 @@ def prior(words: Sequence[str]) -> int:
         return 0 if ask_and_check(config, given.num, print) else 1
 
 
+def review(words: Sequence[str]) -> None:
+    """Look at a finished run's labels in the browser, the doubtful first, and decide about them; see docs/review.md."""
+    parser = argparse.ArgumentParser(prog="l2l review", description=review.__doc__)
+    parser.add_argument("run_dir", type=here, metavar="RUN", help="a finished run, of this machine")
+    parser.add_argument("--port", type=int, help="port of this machine; any that is free if not given")
+    parser.add_argument("--reviewer", metavar="NAME", help="whose decisions are written; you, if not given")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    given = parser.parse_args(words)
+    from l2l_ray.review.server import review as serve
+
+    serve(given.run_dir, given.port, given.reviewer, not given.no_browser, lambda line: print(line, flush=True))
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "label": label,
     "run": run,
     "config": config,
     "report": report,
+    "review": review,
     "save": save,
     "predict": predict,
     "prior": prior,

@@ -160,6 +160,14 @@ class Predictor:
         opened = self._open(PhotoText(image_path, expression, hint))
         return self._segment(opened, self._priors([opened])[0])
 
+    def predict_with(self, image_path: Path, expression: str, prior: Prior) -> Prediction:
+        """Segment what `expression` refers to, with a prior that is known already: no language model is asked.
+
+        Raises:
+            DataError: The image cannot be read, or the expression is empty.
+        """
+        return self._segment(self._open(PhotoText(image_path, expression)), prior)
+
     def predict_many(self, items: Iterable[PhotoText]) -> Iterator[Prediction | FailedPrediction]:
         """Segment many, with the models that are loaded; yields one result per item, in order.
 

@@ -22,6 +22,7 @@ import json
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -74,6 +75,30 @@ class Action:
         """Who did what when, in words."""
         did = "undid action " + str(self.undoes) if self.action == UNDO else f"said {DECISIONS[self.action]!r}"
         return f"{self.reviewer} {did} at {self.at[11:16]} UTC on {self.at[:10]} (action {self.number})"
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What reviewing came to: on how many labels each decision stands, and how far redrawn masks are from the labels.
+
+    Example: `Summary({"accept": 5, "redraw": 3, "reject": 1, "wrong_object": 1, "no_object": 0}, 0.42, ("anna",))`
+    """
+
+    counts: Mapping[str, int]  # by key of `DECISIONS`
+    mean_iou: float | None  # of redrawn masks with the labels that were shown; None = nothing was redrawn
+    reviewers: tuple[str, ...]
+
+    @property
+    def num(self) -> int:
+        """How many labels are decided."""
+        return sum(self.counts.values())
+
+    @property
+    def line(self) -> str:
+        """The counts, in words."""
+        words = [f"{count} {DECISIONS[name]}" for name, count in self.counts.items() if count]
+        moved = "" if self.mean_iou is None else f" (mean IoU of redrawn masks with the labels: {self.mean_iou:.2f})"
+        return f"{', '.join(words) or 'nothing yet'}{moved}"
 
 
 class StaleAction(DataError):
@@ -216,6 +241,14 @@ class Journal:
         with self._path.open("rb") as file:
             file.seek(self._places[action.number])
             return _action(file.readline())
+
+    def summary(self) -> Summary:
+        """Return what reviewing came to."""
+        held = [found[-1] for found in self._standing.values() if found]
+        counts = Counter(action.action for action in held)
+        ious = [action.iou for action in held if action.iou is not None]
+        reviewers = tuple(sorted({action.reviewer for action in held}))
+        return Summary({name: counts[name] for name in DECISIONS}, sum(ious) / len(ious) if ious else None, reviewers)
 
     def _require_current(self, sent_id: int, upon: int) -> None:
         last = self._actions.get(sent_id, [None])[-1]

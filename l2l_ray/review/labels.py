@@ -177,7 +177,8 @@ class Labels:
 
     def image_name(self, position: int) -> str:
         """Return the path of a label's photo below the folder that holds all photos."""
-        return self.image_paths[position][len(self._root) :]
+        path: str = self.image_paths[position]
+        return path[len(self._root) :]
 
     @cached_property
     def kinds(self) -> list[str]:

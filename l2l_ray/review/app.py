@@ -1,0 +1,253 @@
+"""The review page over HTTP: what a browser may ask of a run's labels, and how a decision is saved.
+
+    GET  /                               the page, its script and style         open to everybody; they hold no data
+    GET  /api/run                        the run, how far reviewing is
+    GET  /api/kinds                      what the language model called the objects, with counts
+    GET  /api/labels?...                 a page of labels, the most doubtful first
+    GET  /api/labels/ID                  one label, with masks and reasons
+    GET  /api/labels/ID/picture?size=    its photo as JPEG: preview or full
+    GET  /api/labels/ID/teacher          what the run's model predicts
+    POST /api/labels/ID/propose          {"box": [x, y, width, height]}: the model's mask in a box, px
+    POST /api/labels/ID/actions          {"action", "upon", "key", "counts"}: decide; answers when it is durable
+
+Every request but the first needs the token, comes from this server's own page, and names this server as `Host`
+(`serving/guard.py`). Photos are found by the id of a label: no path comes from a client. Whatever goes wrong is one
+line, `{"error": ...}`: 409 with `last` where somebody else decided meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import FastAPI, Query
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from l2l_ray import __version__
+from l2l_ray.errors import DataError, L2LError, one_line
+from l2l_ray.review.item import Items, as_runs, edit_size, mask_iou
+from l2l_ray.review.journal import DECISIONS, STATES, UNDO, Journal, StaleAction
+from l2l_ray.review.labels import Filters, Labels
+from l2l_ray.review.proposals import Proposals
+from l2l_ray.serving.guard import Guard, Refusal, bounded, broken, page_file, refused, said
+
+PAGE = Path(__file__).parent / "page"
+_FILES = ("page.css", "page.js", "api.js", "queue.js", "canvas.js", "draw.js", "masks.js")
+PAGE_FILES = {"/": "index.html", **{f"/{name}": name for name in _FILES}}
+MAX_BODY_BYTES = 4_000_000  # a mask of a 20 megapixel photo has some ten thousand runs
+MAX_PAGE = 200
+MAX_KINDS = 200
+T = TypeVar("T")
+
+
+class Decision(BaseModel):
+    """What a reviewer decided about a label."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    action: Literal["accept", "reject", "wrong_object", "no_object", "redraw", "undo"]
+    upon: int = Field(ge=0, description="number of the last action on this label that the reviewer saw")
+    key: str = Field(min_length=8, max_length=64, description="made anew for each action")
+    counts: list[int] | None = Field(None, description="redraw: the mask, as run lengths at edit size")
+
+
+class Box(BaseModel):
+    """Where a reviewer says the object is."""
+
+    model_config = ConfigDict(extra="forbid")
+    box: tuple[float, float, float, float] = Field(description="left, top, width, height, px of the photo")
+
+
+class Asked(BaseModel):
+    """Which page of labels is asked for."""
+
+    model_config = ConfigDict(extra="forbid")
+    order: Literal["expression", "image"] = "expression"
+    start: int = Field(0, ge=0)
+    count: int = Field(50, ge=1, le=MAX_PAGE)
+    backwards: bool = False
+    state: str = Field("", max_length=40)
+    lowest: float = Field(0.0, ge=0, le=1)
+    highest: float = Field(1.0, ge=0, le=1)
+    text: str = Field("", max_length=200)
+    kind: str = Field("", max_length=200)
+
+
+def make_app(run_dir: Path, reviewer: str, token_sha256: str, hosts: Collection[str]) -> FastAPI:
+    """Return the application that one reviewer looks at one run with.
+
+    Args:
+        run_dir: The run's folder, of this machine.
+        reviewer: Whose decisions are written.
+        token_sha256: From `serving.access.sha256_of`.
+        hosts: What `Host` may be.
+    Raises:
+        L2LError: There is no run to review, see `Labels`, or its journal cannot be read.
+    """
+    labels, journal = Labels(run_dir), Journal(run_dir)
+    items, proposals = Items(labels), Proposals(run_dir)
+    app = FastAPI(
+        title="L2L review",
+        version=__version__,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        exception_handlers={
+            Refusal: refused,
+            StaleAction: _stale,
+            L2LError: _wrong,
+            RequestValidationError: _not_understood,
+            HTTPException: _no_such,
+            Exception: broken,
+        },
+    )
+    app.add_middleware(Guard, token_sha256=token_sha256, open_paths=PAGE_FILES, hosts=hosts)
+
+    def standing(sent_id: int) -> dict[str, Any]:
+        found = journal.standing(sent_id)
+        return {
+            "state": journal.state(sent_id),
+            "number": journal.last_number(sent_id),
+            "reviewer": found.reviewer if found else "",
+            "history": [action.words for action in journal.history(sent_id)],
+            "counts": labels.counts(journal),
+        }
+
+    def saved(sent_id: int, decision: Decision) -> dict[str, Any]:
+        record, mask = items.record(sent_id)
+        rle = iou = None
+        if decision.action == "redraw":
+            rle = items.drawn(sent_id, decision.counts)
+            iou = round(mask_iou(rle, mask), 4)
+        elif decision.counts is not None:
+            raise Refusal(422, f"`counts` belongs to redraw, got it with {decision.action}; leave it out")
+        elif decision.action == "accept":
+            rle = mask
+        label = record if decision.action != UNDO else None
+        made = journal.add(sent_id, decision.action, reviewer, decision.upon, decision.key, label, rle, iou)
+        return {"saved": made.number, "iou": iou, **standing(sent_id)}
+
+    @app.get("/api/run")
+    def run() -> dict[str, Any]:
+        journal.refresh()
+        return {
+            "run": run_dir.absolute().name,
+            "about": labels.about,
+            "reviewer": reviewer,
+            "num": len(labels),
+            "counts": labels.counts(journal),
+            "states": STATES,
+            "decisions": DECISIONS,
+            "problems": journal.problems,
+        }
+
+    @app.get("/api/kinds")
+    def kinds() -> list[tuple[str, int]]:
+        return labels.kind_counts(MAX_KINDS)
+
+    @app.get("/api/labels")
+    def page(asked: Annotated[Asked, Query()]) -> dict[str, Any]:
+        if asked.state not in ("", *STATES):
+            raise Refusal(
+                422, f"state must be one of {', '.join(STATES)}, got {asked.state[:40]!r}; leave it out for any"
+            )
+        journal.refresh()
+        filters = Filters(asked.state, asked.lowest, asked.highest, asked.text, asked.kind)
+        found, num, first = labels.page(journal, filters, asked.order, asked.start, asked.count, asked.backwards)
+        rows = [labels.row(position, journal, asked.order) for position in found]
+        return {"rows": rows, "num": num, "first": first, "counts": labels.counts(journal)}
+
+    @app.get("/api/labels/{sent_id}")
+    def details(sent_id: int) -> dict[str, Any]:
+        journal.refresh()
+        return items.details(sent_id, journal)
+
+    @app.get("/api/labels/{sent_id}/picture")
+    def picture(sent_id: int, size: Literal["preview", "full"] = "preview") -> Response:
+        content = items.preview(sent_id) if size == "preview" else items.picture(sent_id)
+        return Response(content, media_type="image/jpeg")
+
+    @app.get("/api/labels/{sent_id}/teacher")
+    def teacher(sent_id: int) -> dict[str, Any]:
+        example, prior = items.photo(sent_id), items.prior(sent_id)
+        if prior is None:
+            raise DataError(
+                f"the run stored no answer of the language model for sentence {sent_id}; draw a box instead"
+            )
+        return {"mask": as_runs(proposals.own(example, prior), edit_size(example.height_px, example.width_px))}
+
+    @app.post("/api/labels/{sent_id}/propose")
+    async def propose(sent_id: int, request: Request) -> dict[str, Any]:
+        asked = await _body(request, Box)
+        example = items.photo(sent_id)
+        mask = await asyncio.to_thread(proposals.in_box, example, list(asked.box))
+        return {"mask": as_runs(mask, edit_size(example.height_px, example.width_px))}
+
+    @app.post("/api/labels/{sent_id}/actions")
+    async def act(sent_id: int, request: Request) -> dict[str, Any]:
+        decision = await _body(request, Decision)
+        return await asyncio.to_thread(saved, sent_id, decision)
+
+    for path, name in PAGE_FILES.items():
+        app.add_api_route(path, page_file(PAGE / name), include_in_schema=False)
+    return app
+
+
+async def _body(request: Request, kind: Callable[..., T]) -> T:
+    """Return the body of a request, checked.
+
+    Raises:
+        Refusal: It is too long, no JSON, or not what is expected.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Refusal(415, "the content type must be application/json; use this server's own page")
+    too_long = Refusal(413, f"the request is longer than {MAX_BODY_BYTES / 1e6:g} MB; draw the mask with fewer strokes")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared[:20]) > MAX_BODY_BYTES:
+        raise too_long
+    try:
+        content = json.loads(await Request(request.scope, bounded(request.receive, MAX_BODY_BYTES, too_long)).body())
+        if not isinstance(content, dict):
+            raise ValueError(f"got a {type(content).__name__}")
+        return kind(**content)
+    except ClientDisconnect:
+        raise Refusal(400, "the request ended early; send it again") from None
+    except ValidationError as error:
+        raise Refusal(422, _first(error.errors())) from None
+    except (ValueError, TypeError, RecursionError) as error:
+        said_so = " ".join(str(error).split())[:200]
+        raise Refusal(400, f"the body must be a JSON object: {said_so}; use this server's own page") from None
+
+
+def _first(errors: Collection[Any]) -> str:
+    """Return what is wrong with the first field of several."""
+    error = next(iter(errors))
+    name = ".".join(str(part) for part in error["loc"])
+    return f"{name}: {error['msg']}; use this server's own page"
+
+
+async def _stale(request: Request, error: Exception) -> Response:
+    assert isinstance(error, StaleAction)
+    last = error.last
+    return JSONResponse({"error": str(error), "last": {"number": last.number, "words": last.words}}, 409)
+
+
+async def _wrong(request: Request, error: Exception) -> Response:
+    return said(422, one_line(error))
+
+
+async def _not_understood(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return said(422, _first(error.errors()))
+
+
+async def _no_such(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    what = f"{error.detail}: {request.method} {request.url.path}"
+    return said(error.status_code, f"{what}; use this server's own page", dict(error.headers or {}))

@@ -1,0 +1,179 @@
+// The list of labels: a page of those that the filters let through, the most doubtful first.
+
+import { get } from "./api.js";
+
+const byId = (id) => document.getElementById(id);
+const PAGE = 50;
+const TYPING_MS = 250;
+
+export class Queue {
+  // `open` opens a label, `say` takes what went wrong.
+  constructor({ open, say }) {
+    this.open = open;
+    this.say = say;
+    this.rows = [];
+    this.at = -1; // place of the open label in `rows`; -1 = it is on no row
+    for (const id of ["state", "order", "kind", "lowest", "highest"]) {
+      byId(id).addEventListener("change", () => this.filtered());
+    }
+    byId("text").addEventListener("input", () => {
+      clearTimeout(this.typing);
+      this.typing = setTimeout(() => this.filtered(), TYPING_MS);
+    });
+    byId("filters").addEventListener("submit", (event) => event.preventDefault());
+    byId("earlier").addEventListener("click", () => this.turn(false));
+    byId("later").addEventListener("click", () => this.turn(true));
+  }
+
+  states(names) {
+    for (const name of names.slice(1)) byId("state").append(new Option(name, name));
+  }
+
+  kinds(found) {
+    for (const [kind, num] of found) byId("kind").append(new Option(`${kind} (${num})`, kind));
+  }
+
+  get order() {
+    return byId("order").value;
+  }
+
+  // Load the page that begins at a rank, or that ends before it; returns its first row.
+  async load(start = 0, backwards = false) {
+    const share = (id) => Math.min(100, Math.max(0, Number(byId(id).value) || 0)) / 100;
+    const asked = {
+      order: this.order,
+      start,
+      count: PAGE,
+      backwards,
+      state: byId("state").value,
+      lowest: share("lowest"),
+      highest: share("highest"),
+      text: byId("text").value.trim(),
+      kind: byId("kind").value,
+    };
+    const page = await get("api/labels", asked);
+    this.rows = page.rows;
+    this.at = -1;
+    this.first = page.first;
+    this.num = page.num;
+    this.show();
+    return this.rows[0] || null;
+  }
+
+  async filtered() {
+    try {
+      const first = await this.load();
+      if (first) this.open(first.sent_id);
+      else this.say("No label is left with these filters.");
+    } catch (error) {
+      this.say(error.message, "wrong");
+    }
+  }
+
+  async turn(isLater) {
+    const row = isLater ? await this.later() : await this.earlier();
+    if (row) this.open(row.sent_id);
+    else this.say(isLater ? "There is nothing later." : "There is nothing earlier.");
+  }
+
+  async later() {
+    const last = this.rows[this.rows.length - 1];
+    return last && (await this.over(last.rank + 1, false));
+  }
+
+  async earlier() {
+    const found = this.rows[0] && (await this.over(this.rows[0].rank, true));
+    return found && this.rows[this.rows.length - 1];
+  }
+
+  // Load another page, unless it is empty.
+  async over(start, backwards) {
+    const before = { rows: this.rows, at: this.at, first: this.first, num: this.num };
+    try {
+      if (await this.load(start, backwards)) return this.rows[0];
+    } catch (error) {
+      this.say(error.message, "wrong");
+    }
+    Object.assign(this, before);
+    this.show();
+    return null;
+  }
+
+  // The row before or behind the open one, from the next page if need be; the open label may be on no row.
+  async step(way) {
+    const beside = this.beside(way);
+    if (beside) return beside;
+    if (!this.rows.length) return null;
+    return way > 0 ? this.later() : this.earlier();
+  }
+
+  beside(way) {
+    return this.rows[this.at < 0 ? (way > 0 ? 0 : -1) : this.at + way] || null;
+  }
+
+  mark(item) {
+    const at = this.rows.findIndex((row) => row.sent_id === item.sent_id);
+    if (at >= 0) this.at = at;
+    this.change(item.sent_id, item);
+    [...byId("rows").querySelectorAll("button")].forEach((button, i) => {
+      if (i === this.at && at >= 0) {
+        button.setAttribute("aria-current", "true");
+        button.scrollIntoView({ block: "nearest" });
+      } else {
+        button.removeAttribute("aria-current");
+      }
+    });
+  }
+
+  change(sentId, { state, reviewer }) {
+    const row = this.rows.find((one) => one.sent_id === sentId);
+    if (!row) return;
+    Object.assign(row, { state, reviewer });
+    const line = byId("rows").querySelectorAll("button")[this.rows.indexOf(row)].querySelector(".state");
+    line.textContent = words(row);
+    line.className = `state ${row.state}`;
+  }
+
+  show() {
+    const last = this.first + this.rows.length;
+    byId("found").textContent = this.num
+      ? `${(this.first + 1).toLocaleString("en")}–${last.toLocaleString("en")} of ${this.num.toLocaleString("en")}, most doubtful first`
+      : "No label with these filters";
+    byId("earlier").disabled = this.first === 0;
+    byId("later").disabled = last >= this.num;
+    const lines = [];
+    let photo = null;
+    for (const row of this.rows) {
+      if (this.order === "image" && row.image !== photo) {
+        photo = row.image;
+        const head = document.createElement("li");
+        head.className = "photo";
+        head.textContent = photo;
+        lines.push(head);
+      }
+      lines.push(this.line(row));
+    }
+    byId("rows").replaceChildren(...lines);
+  }
+
+  line(row) {
+    const line = document.createElement("li");
+    const button = document.createElement("button");
+    button.type = "button";
+    for (const [name, text] of [["words", row.expression], ["sure", `${(100 * row.confidence).toFixed(0)} %`]]) {
+      const part = document.createElement("span");
+      part.className = name;
+      part.textContent = text;
+      button.append(part);
+    }
+    const state = document.createElement("span");
+    state.className = `state ${row.state}`;
+    state.textContent = words(row);
+    button.append(state);
+    button.addEventListener("click", () => this.open(row.sent_id));
+    line.append(button);
+    return line;
+  }
+}
+
+const words = (row) => (row.reviewer ? `${row.state} by ${row.reviewer}` : row.state === "open" ? "" : row.state);

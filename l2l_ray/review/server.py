@@ -1,0 +1,87 @@
+"""`l2l review`: serves the review page of one run to this machine alone, until Ctrl-C.
+
+It listens on loopback, whatever the machine's networks are; for a run on another machine, forward the port by ssh. The
+address carries the token behind `#`, a part that browsers send to nobody; the page takes it out of the address at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import getpass
+import socket
+import webbrowser
+from contextlib import suppress
+from pathlib import Path
+
+import uvicorn
+
+from l2l_ray.errors import ConfigError
+from l2l_ray.review.app import make_app
+from l2l_ray.review.journal import Journal
+from l2l_ray.serving.access import own_or_new_token, sha256_of
+from l2l_ray.serving.settings import LOOPBACK
+from l2l_ray.wording import Say
+
+MAX_NAME_CHARS = 80
+_ANY_PORT = 0
+
+
+def review(run_dir: Path, port: int | None, reviewer: str | None, opens_browser: bool, say: Say) -> None:
+    """Serve the page until the process is asked to end, then say what was decided.
+
+    Args:
+        run_dir: The run's folder, of this machine.
+        port: Port to listen on; None = any that is free.
+        reviewer: Whose decisions are written; None = the user of this machine.
+        opens_browser: Open the page in the browser of this machine.
+        say: Takes each line of output.
+    Raises:
+        ConfigError: The port is taken, the name cannot be used, or there is no finished run.
+        L2LError: The run's labels or its journal cannot be read.
+    """
+    name = _name(reviewer)
+    token, _ = own_or_new_token()
+    with _listening(port) as listener:
+        chosen = listener.getsockname()[1]
+        hosts = frozenset(f"{host}:{chosen}" for host in (LOOPBACK, "localhost"))
+        app = make_app(run_dir, name, sha256_of(token), hosts)
+        address = f"http://{LOOPBACK}:{chosen}/#token={token}"
+        say(f"review     {address}")
+        say(f"reviewer   {name}; every decision is a line of {run_dir / 'review.jsonl'}; Ctrl-C ends the server")
+        if opens_browser:
+            webbrowser.open(address)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
+        with suppress(KeyboardInterrupt):  # uvicorn has answered what was open, and hands the signal on
+            asyncio.run(server.serve(sockets=[listener]))
+    say(f"decided    {Journal(run_dir).summary().line}")
+
+
+def _name(given: str | None) -> str:
+    """Return the reviewer's name, on one line.
+
+    Raises:
+        ConfigError: It is empty, too long or cannot be printed.
+    """
+    name = " ".join((getpass.getuser() if given is None else given).split())
+    if not name or len(name) > MAX_NAME_CHARS or not name.isprintable():
+        raise ConfigError(f"--reviewer must be a name of 1 to {MAX_NAME_CHARS} printable characters, got {name!r}")
+    return name
+
+
+def _listening(port: int | None) -> socket.socket:
+    """Return a socket that listens on loopback.
+
+    Raises:
+        ConfigError: The port cannot be had.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((LOOPBACK, _ANY_PORT if port is None else port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        is_taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        why = "is taken by another program" if is_taken else f"cannot be had ({error})"
+        raise ConfigError(f"port {port} of this machine {why}; choose another --port, or leave it out") from None
+    return listener
