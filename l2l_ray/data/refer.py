@@ -18,13 +18,15 @@ Choices and departures from the REFER API (github.com/lichengunc/refer):
 - The expression is REFER's cleaned `sent` (`raw` where there is none), with white space collapsed.
 - The image file comes from the image table; a ref's own `file_name` carries an annotation suffix and is ignored.
 - Masks of several parts are united; `mask_rule="lavt"` gives the masks that LAVT and SemiRES make instead.
+- A ref may be `rejected` (datatools/review.py): its sentences are then no unlabeled items, and are named.
 - A ref may carry a `hint`, where the user says the object is (hints.py); published sets have none.
 - Where sizes are null, the image header is read. Sizes are those of the stored pixels, before any EXIF rotation, as the
   masks are.
 
 What cannot be used is left out by name, one `Skip` per sentence: `empty_expression`, `missing_image` (not in the table,
-or needed for its size and not there), `truncated_image` (needed for its size and not readable), `missing_mask` (no
-segmentation), `invalid_mask` (malformed, or of another image), `mask_outside_image`, `empty_mask`.
+or needed for its size and not there), `truncated_image` (needed for its size and not readable), `rejected_label` (by a
+reviewer), `missing_mask` (no segmentation), `invalid_mask` (malformed, or of another image), `mask_outside_image`,
+`empty_mask`.
 `long_expression_cut` and `invalid_hint` are notices: the item stays, cut to `max_words`, or without its hint.
 """
 
@@ -67,6 +69,9 @@ _KINDS = {
     "mask outside image": "mask_outside_image",
     "empty mask": "empty_mask",
 }
+
+
+_REJECTED = "a reviewer said that the label of an earlier run is wrong, and drew no other mask"
 
 
 class _Problem(NamedTuple):
@@ -140,11 +145,11 @@ class ReferDataset:
 
     @property
     def digest(self) -> str:
-        """Hex hash of refs (ids, splits, expressions, hints) and of their images' rows; truth does not enter."""
+        """Hex hash of refs (ids, splits, expressions, hints, rejections), and of their images' rows; no truth."""
         refs = self.refs()
         rows = ((image_id, self._cache.refs.image(image_id)) for image_id in sorted({ref.image_id for ref in refs}))
         images = [(image_id, *row) for image_id, row in rows if row is not None]
-        named = [ref if ref.hint else ref[:-1] for ref in refs]
+        named = [ref if ref.is_rejected else ref[:6] if ref.hint else ref[:5] for ref in refs]  # most have neither
         content = json.dumps([self.dataset, self.split_by, named, images], separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -199,7 +204,9 @@ class ReferDataset:
             located = self._locate(ref.image_id)
             hint = self._hint(ref, located)
             for sent_id, expression in self._sentences(ref, expressions_per_ref, max_words, skips):
-                if isinstance(located, _Problem):
+                if ref.is_rejected:
+                    skips.append(Skip("rejected_label", sent_id, self._path(ref.image_id), _REJECTED))
+                elif isinstance(located, _Problem):
                     skips.append(Skip(located.kind, sent_id, self._path(ref.image_id), located.reason))
                 else:
                     placed = self._noted(hint, ref, sent_id, skips)

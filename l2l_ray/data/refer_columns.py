@@ -69,11 +69,11 @@ class RefColumns:
         sentences = zip(columns["sent_id"][sent_at].tolist(), (texts[i] for i in which.tolist()), strict=True)
         ann_ids = iter(columns["ann_id"][ann_at].tolist())
         refs = (columns[name][rows].tolist() for name in ("ref_id", "ref_image_id", "ref_split"))
-        hints = self._hints.take(rows)
         counts = num_sents.tolist(), num_anns.tolist()
-        for ref_id, image_id, split, sents, anns, hint in zip(*refs, *counts, hints, strict=True):
+        more = self._hints.take(rows), columns["ref_rejected"][rows].astype(bool).tolist()
+        for ref_id, image_id, split, sents, anns, *rest in zip(*refs, *counts, *more, strict=True):
             of_ref = tuple(islice(ann_ids, anns)), image_id, self.splits[split], tuple(islice(sentences, sents))
-            yield Ref(ref_id, *of_ref, hint)
+            yield Ref(ref_id, *of_ref, *rest)
 
     def image(self, image_id: int) -> ImageRow | None:
         """Return the row of an image, None if the image table has none."""
@@ -143,6 +143,7 @@ def ref_columns(refs: Sequence[Ref], instances: Instances) -> Columns:
     return {
         "ref_id": _integers(ref.ref_id for ref in refs),
         "ref_image_id": _integers(ref.image_id for ref in refs),
+        "ref_rejected": _integers(ref.is_rejected for ref in refs),
         "ref_split": _integers(number[ref.split] for ref in refs),
         "ref_sentences": _ends(len(ref.sentences) for ref in refs),
         "ref_anns": _ends(len(ref.ann_ids) for ref in refs),

@@ -35,7 +35,8 @@ class Ref(NamedTuple):
     """What is referred to: which sentences speak of it. `sentences` holds (sent_id, expression) by ascending `sent_id`.
 
     `ann_ids` are one annotation in RefCOCO, any number in gRefCOCO; none says that the image does not show it.
-    `hint` is what the user says about its place, as JSON; see hints.py.
+    `hint` is what the user says about its place, as JSON; see hints.py. `is_rejected` = a person said that a model's
+    label of it is wrong, and gave no other: it is not to be labeled again.
 
     Example: `Ref(3, (1719310,), 581857, "train", ((7, "left man"), (8, "man in red")))`
     """
@@ -46,6 +47,7 @@ class Ref(NamedTuple):
     split: str
     sentences: tuple[tuple[int, str], ...]
     hint: str = ""
+    is_rejected: bool = False
 
 
 class ImageRow(NamedTuple):
@@ -215,7 +217,8 @@ class RefParser:
         sentences = sorted(_sentence(row) for row in rows)
         self._sent_ids.take(sent_id for sent_id, _ in sentences)
         self._ref_ids.take([ref_id])
-        return Ref(ref_id, found, image_id, split, tuple(sentences), hint_text(record.get("hint")))
+        hint, is_rejected = hint_text(record.get("hint")), isinstance(record.get("rejected"), dict)
+        return Ref(ref_id, found, image_id, split, tuple(sentences), hint, is_rejected)
 
 
 def parse_image(row: Any) -> tuple[int, ImageRow]:

@@ -224,6 +224,13 @@ def _object(value: Any) -> dict[str, Any]:
     return found
 
 
+def _rejected(value: Any) -> dict[str, Any]:
+    try:
+        return _object(value)
+    except BadValue as error:
+        raise BadValue("rejected", *error.args[1:]) from None
+
+
 def _id(value: Any) -> str:
     if isinstance(value, str):
         return value
@@ -277,6 +284,7 @@ COLUMNS: dict[str, Column] = {
     "id": Column("rows of one id speak of one object", _id),
     "category": Column("name of the object's category", _category),
     "provenance": Column("who made the truth: an object", _object, stays=True),
+    "rejected": Column("review: who said that the label is wrong, and drew no other; an object", _rejected, stays=True),
     "sent_id": Column("exports: the sentence in the data set of the run", _sent_id, stays=True),
     "confidence": Column("exports: estimated IoU with the truth, 0 to 1", _share, stays=True),
     "gate": Column("exports: probability that training used the label, 0 to 1", _share, stays=True),

@@ -6,8 +6,8 @@
     l2l data split  FOLDER OUT.txt (--fraction P | --count N | --all) [--seed N] [--procedure keyed|stratified|semires]
     l2l data leaks  --train FOLDER[@SPLIT_BY][:SPLITS] --test FOLDER[@SPLIT_BY][:SPLITS] ... [--drop NAME]
 
-FOLDER is `<root>/<dataset>`. KIND is rows (JSONL, CSV, Parquet), folder, coco, grefcoco, jxu124, lmms-lab
-or labelstudio (corrected labels, exported as JSON).
+FOLDER is `<root>/<dataset>`. KIND is rows (JSONL, CSV, Parquet), folder, coco, grefcoco, jxu124, lmms-lab,
+labelstudio (corrected labels, exported as JSON) or review (RUN: what was decided by `l2l review RUN`).
 Exit status: 0 fine, 1 when there are problems or leaks, 2 wrong usage. Each command's --help lists its options.
 """
 
@@ -36,8 +36,9 @@ _NOTHING = {
     "jxu124": "the files have no rows; download them again",
     "lmms-lab": "the files have no rows; download them again",
     "labelstudio": "no task has an annotation; submit some tasks in Label Studio, then export the project again",
+    "review": "nothing was decided; `l2l review RUN` opens the page",
 }
-KINDS = ("rows", "folder", "coco", "grefcoco", "jxu124", "lmms-lab", "labelstudio")
+KINDS = ("rows", "folder", "coco", "grefcoco", "jxu124", "lmms-lab", "labelstudio", "review")
 
 
 def data_command(words: Sequence[str], say: Say) -> int:
@@ -61,7 +62,7 @@ def import_(words: Sequence[str], say: Say) -> int:
     """Convert data into the REFER layout; bad items are listed and left out."""
     parser = _parser("import", import_.__doc__)
     parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("sources", type=here, nargs="+", help="files, or the folder of kind folder")
+    parser.add_argument("sources", type=here, nargs="+", help="files; kind folder: the folder; kind review: a run")
     parser.add_argument("--root", type=here, required=True, help="data root to write below")
     parser.add_argument("--dataset", required=True, help="name of the new data set")
     parser.add_argument(
@@ -70,7 +71,7 @@ def import_(words: Sequence[str], say: Say) -> int:
     parser.add_argument(
         "--images",
         type=here,
-        help="folder of the pictures; for rows and labelstudio: that of the file if not given",
+        help="folder of the pictures; for rows and labelstudio: that of the file if not given; for review: the run's",
     )
     parser.add_argument("--masks", type=here, help="rows: folder of mask files; that of the pictures if not given")
     parser.add_argument("--instances", type=here, help="grefcoco: the instances file; beside the refs if not given")
@@ -238,6 +239,7 @@ def _convert(given: argparse.Namespace, writer: ReferWriter) -> list[Problem]:
     from l2l_ray.datatools.import_hub import import_jxu124, import_lmms
     from l2l_ray.datatools.import_rows import import_rows
     from l2l_ray.datatools.label_studio import read_label_studio
+    from l2l_ray.datatools.review import read_review
     from l2l_ray.datatools.row_files import read_rows
 
     first: Path = given.sources[0]
@@ -256,6 +258,9 @@ def _convert(given: argparse.Namespace, writer: ReferWriter) -> list[Problem]:
         rows = folder_rows(first)
     elif given.kind == "labelstudio":
         rows = iter(read_label_studio(first))
+    elif given.kind == "review":
+        rows, root = read_review(first)
+        images = given.images or root
     else:
         rows = chain.from_iterable(map(read_rows, given.sources))
     from_viewer = given.kind == "labelstudio"

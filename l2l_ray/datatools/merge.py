@@ -12,8 +12,9 @@ Everything else is new and gets new ids. A mask replaces the one that was there;
 `instances.json`, and the ref's `provenance` says under `replaced` which it was and where it came from; when its source
 comes once more, it stays replaced. What a model made (an export's own mask) never replaces a mask that a model did not
 make; where a person confirmed it as it is, it is that person's from then on. A hint or a category that is said anew
-takes the place of the old one. Two different masks, hints or categories for one object, or an expression that stands
-for several, are problems by name, and change nothing.
+takes the place of the old one. What a person rejected has no mask any more, and
+says so until one comes. Two different masks, hints or categories for one object, or an expression that stands for
+several, are problems by name, and change nothing.
 """
 
 from __future__ import annotations
@@ -159,6 +160,7 @@ class _Merger:
                 self._notice(other, f"the data set has it in split {ref['split']}, which stays; this says {said}")
         category = self._category_of(ref)
         self._correct(ref, [other for other in group if _claims_truth(other, self.writer.annotations)])
+        self._reject(ref, [other["rejected"] for other in group if "rejected" in other])
         self._categorize(ref, group, category)
         self._point_out(ref, [other for other in group if "hint" in other])
         self.update.num_unchanged += before == self.update.num_changes
@@ -196,8 +198,7 @@ class _Merger:
                 ref.pop(name, None)
             ref |= self._truth_of(group[0], ref["image_id"]) | ({"provenance": provenance} if provenance else {})
             ref |= {name: group[0][name] for name in SCORES if name in group[0]}
-            self.update.num_corrected += had_truth or "corrected_from" in provenance
-            self.update.num_new_masks += not (had_truth or "corrected_from" in provenance)
+            self.update.count_mask(had_truth, provenance)
 
     def _confirm(self, ref: Ref, provenance: Any) -> None:
         """Note who says that the mask of a ref is right, where only a model said so."""
@@ -205,6 +206,15 @@ class _Merger:
         if provenance and is_made_by_a_model(made) and not is_made_by_a_model(provenance):
             ref["provenance"] = {**provenance, "replaced": {"provenance": made}}
             self.update.num_confirmed += 1
+
+    def _reject(self, ref: Ref, said: list[Any]) -> None:
+        """Note that a person rejected the label of a ref; a mask that no model made stays, and ends that."""
+        if _claims_truth(ref, self.annotations) and not (said and is_made_by_a_model(ref.get("provenance"))):
+            ref.pop("rejected", None)
+        elif said and {**ref.get("rejected", {}), "replaced": 0} != {**said[0], "replaced": 0}:
+            replaced = {name: ref.pop(name) for name in ("ann_id", "ann_ids", "provenance") if name in ref}
+            ref["rejected"] = {**said[0], "replaced": replaced}
+            self.update.num_rejected += 1
 
     def _replaced_masks(self, ref: Ref) -> list[Rle | str]:
         """Return the readable masks that a ref had before the one that it has."""
@@ -286,6 +296,7 @@ class _Merger:
         self.refs.append(ref)
         self.update.num_new_objects += 1
         self.update.num_new_masks += _claims_truth(other, self.writer.annotations)
+        self.update.num_rejected += "rejected" in other
 
     def hand_over(self, num_touched: int) -> None:
         """Let the writer hold the result."""

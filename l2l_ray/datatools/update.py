@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from l2l_ray.data.layout import Problem
 from l2l_ray.wording import counted
@@ -17,6 +19,7 @@ class Update:
 
     num_corrected: int = 0  # a mask was there, or a person looked at one that a run made
     num_confirmed: int = 0  # a person says that a model's mask is right as it is
+    num_rejected: int = 0  # a person says that a model's mask is wrong, and gave no other
     num_new_masks: int = 0
     num_new_objects: int = 0
     num_new_texts: int = 0  # of objects that were there
@@ -26,10 +29,19 @@ class Update:
     num_unchanged: int = 0  # objects that were there before and are as they were
     problems: list[Problem] = field(default_factory=list)
 
+    def count_mask(self, had_truth: bool, provenance: Mapping[str, Any]) -> None:
+        """Count a mask that came to an object: with or without one before, as its provenance says."""
+        if "confirmed_from" in provenance:
+            self.num_confirmed += 1
+        elif had_truth or "corrected_from" in provenance:
+            self.num_corrected += 1
+        else:
+            self.num_new_masks += 1
+
     @property
     def num_changes(self) -> int:
         """How much there is to write; new photos come with new objects."""
-        truths = self.num_corrected + self.num_confirmed + self.num_new_masks
+        truths = self.num_corrected + self.num_confirmed + self.num_rejected + self.num_new_masks
         return truths + self.num_new_objects + self.num_new_texts + self.num_new_hints + self.num_new_categories
 
     @property
@@ -44,6 +56,7 @@ class Update:
         }
         words = [f"{self.num_corrected} corrected"]
         words += [f"{self.num_confirmed} confirmed"] if self.num_confirmed else []
+        words += [f"{self.num_rejected} rejected"] if self.num_rejected else []
         words += [counted(count, what) for what, count in counts.items() if count]
         words += [f"{self.num_new_categories} with a new category"] if self.num_new_categories else []
         return ", ".join([*words, f"{self.num_unchanged} unchanged"])

@@ -18,6 +18,7 @@ LEFT_OUT = {
     "invalid_mask": "the mask cannot be read",
     "mask_outside_image": "the mask lies outside its photo",
     "empty_mask": "the mask is empty",
+    "rejected_label": "a reviewer said that its label was wrong, and drew no other mask",
 }
 STAYS = {
     "long_expression_cut": "the text is too long; it was cut, and is used",

@@ -40,6 +40,7 @@ from l2l_ray.types import Candidate, Example, Hint, Prior, PseudoLabel, Rle
 MAX_EDIT_PX = 24_000_000  # a canvas of more takes a browser more than 100 MB
 PREVIEW_PX = 2048  # longest side of the picture that is shown first
 UNSURE = 0.5  # confidence below it is named as a reason
+NOTHING = 0.005  # overlaps below it are none
 SAME_PLACE = 0.5  # IoU from which two masks count as one place
 _JPEG_QUALITY = 90
 _MAX_RUNS = 2_000_000  # of a drawn mask
@@ -119,7 +120,7 @@ class Items:
         """
         mask = self._mask(sent_id)
         found = record(mask, self.labels.image_root, without=("rle", "accepted_rle"))
-        return {**found, "image_root": str(self.labels.image_root)}, mask.rle
+        return {**found, "ref_id": mask.example.ref_id, "image_root": str(self.labels.image_root)}, mask.rle
 
     def drawn(self, sent_id: int, counts: Any) -> Rle:
         """Return what a person drew, at the photo's size.
@@ -224,17 +225,20 @@ class Items:
         if not label.target.any():
             found.append("The label has no pixel: the model marked nothing.")
         elif label.confidence < UNSURE:
-            found.append(f"The run expects that the mask overlaps the object by only {label.confidence:.0%}.")
+            found.append(f"The run expects that the mask overlaps the object by only {_percent(label.confidence)}.")
         rivals = self._rivals(position, example, label)
         for iou, expression in rivals[:2]:
-            found.append(f"“{expression}” claims the same place (overlap {iou:.0%}), but is about another object.")
+            found.append(
+                f"“{expression}” claims the same place (overlap {_percent(iou)}), but is about another object."
+            )
         if prior is None or prior.failure:
             why = f": {prior.failure}" if prior is not None else ""
             found.append(f"The language model did not say where the object is{why}.")
         elif place is not None and label.target.any():
             iou = _iou(_nearest(place, label.grid, label.grid), label.target)
             if iou < SAME_PLACE:
-                found.append(f"The mask and the language model's place for the object overlap by only {iou:.0%}.")
+                much = f"overlap by only {_percent(iou)}" if iou >= NOTHING else "do not overlap"
+                found.append(f"The mask and the language model's place for the object {much}.")
         if not is_used(label):
             found.append("The selector did not believe this label: training left it out.")
         return found
@@ -289,6 +293,10 @@ def _nearest(mask: Bool[np.ndarray, "H W"], height: int, width: int) -> Bool[np.
     rows = ((2 * np.arange(height) + 1) * mask.shape[0]) // (2 * height)
     columns = ((2 * np.arange(width) + 1) * mask.shape[1]) // (2 * width)
     return mask[np.ix_(rows, columns)]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _hint_box(hint: Hint | None) -> list[float] | None:

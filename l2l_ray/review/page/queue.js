@@ -160,6 +160,7 @@ export class Queue {
     const line = document.createElement("li");
     const button = document.createElement("button");
     button.type = "button";
+    button.title = row.expression;
     for (const [name, text] of [["words", row.expression], ["sure", `${(100 * row.confidence).toFixed(0)} %`]]) {
       const part = document.createElement("span");
       part.className = name;
