@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from l2l_ray.calibration import Calibration, Curve, chances, read
 from l2l_ray.confidence import estimated_iou
 from l2l_ray.config import read_config
 from l2l_ray.data.masks import encode, grid_logits_to_native, mask_area_px
 from l2l_ray.datatools.export import require_place, write_export
 from l2l_ray.datatools.record import ExportedMask
 from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.guarantee import SUPPOSES, Guarantee, Promise, require_guarantee
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.state.candidates import EVAL_SPLITS
 from l2l_ray.loop.state.example_files import ExampleTable, read_examples
@@ -46,6 +48,8 @@ logger = logging.getLogger(__name__)
 TRAIN_SETS = ("labeled", "unlabeled")
 UNUSED = "not used in training (see --all)"
 UNSURE = "below --min-confidence"
+UNPROMISED = "below the confidence of the guarantee"
+CHANCE_IOUS = (0.5, 0.8)  # every exported label says how probable it is that it has these
 OTHER_TEXT = "texts of objects that another text was used for (see loop.expressions_per_ref)"
 
 
@@ -89,6 +93,7 @@ def export_pseudo_labels(
     min_confidence: float = 0.0,
     keep_unused: bool = False,
     force: bool = False,
+    guarantee: str | None = None,
 ) -> Exported:
     """Write the committed pseudo-labels of one round.
 
@@ -101,28 +106,36 @@ def export_pseudo_labels(
         min_confidence: Leave out labels whose confidence (`confidence.py`) is lower, in [0, 1].
         keep_unused: Also those that training did not use.
         force: Replace an export that is there.
+        guarantee: A promise, see `guarantee.Promise`: all labels that keep it, used in training or not, and no others.
     Raises:
-        ConfigError: There is no run in this folder.
+        ConfigError: There is no run in this folder, or the guarantee cannot be given.
         DataError: No such method or round, nothing can be written, or the labels were made with hidden truth.
         LedgerError: A committed shard cannot be read.
     """
     require_place(kind, out, force)
+    promise = None if guarantee is None else Promise.parse(guarantee)
     run = _open(run_dir, min_confidence)
     method = run.methods[-1] if method is None else method
     labels, round_index = _committed(run, method, round_index)
+    calibration = Calibration.load(run.version_dir(method, labels[0].version))
+    promised = None if promise is None else _promised(run, method, promise, calibration)
     _require_no_hidden_truth(run, labels)
     example_of = {example.sent_id: example for example in read_examples(run.examples_path("unlabeled"))}
     about = {**_about(run, method), "source": "pseudo_label", "round": round_index}
+    curves = {} if calibration is None else {iou: chances(calibration.checked, iou) for iou in CHANCE_IOUS}
     masks, left_out = [], []
     for label in labels:
         example = example_of[label.sent_id]
-        if not (keep_unused or is_used(label)):
+        if promised is not None and not (label.target.any() and label.confidence >= promised.confidence):
+            left_out.append(LeftOut(example, UNPROMISED))
+        elif not (keep_unused or promised is not None or is_used(label)):
             left_out.append(LeftOut(example, UNUSED))
         elif label.confidence < min_confidence:
             left_out.append(LeftOut(example, UNSURE))
         else:
-            masks.append(_pseudo_mask(example, label, about))
-    return _written(run, masks, left_out, kind, out, {**about, "min_confidence": min_confidence}, force)
+            masks.append(_pseudo_mask(example, label, about, curves))
+    about |= {"min_confidence": min_confidence, **({} if promised is None else {"guarantee": _told(promised)})}
+    return _written(run, masks, left_out, kind, out, about, force)
 
 
 def export_predictions(
@@ -216,7 +229,27 @@ def _about(run: RunFolder, method: str) -> dict[str, Any]:
     }
 
 
-def _pseudo_mask(example: Example, label: PseudoLabel, about: dict[str, Any]) -> ExportedMask:
+def _promised(run: RunFolder, method: str, promise: Promise, calibration: Calibration | None) -> Guarantee:
+    """Return the guarantee that a version can give.
+
+    Raises:
+        ConfigError: It cannot be given, or nothing is known of the version's labels.
+    """
+    if calibration is None:
+        raise ConfigError(
+            f"no guarantee can be given of the labels of {method!r} in {run.path}: only a selector that learns has its "
+            "labels checked on the labeled images, in runs of this version of the code; run --selector.name l2l"
+        )
+    return require_guarantee(promise, calibration.checked)
+
+
+def _told(guarantee: Guarantee) -> dict[str, Any]:
+    return {**asdict(guarantee), "text": str(guarantee.promise), "supposes": SUPPOSES}
+
+
+def _pseudo_mask(
+    example: Example, label: PseudoLabel, about: dict[str, Any], chance_of: Mapping[float, Curve]
+) -> ExportedMask:
     height, width = example.height_px, example.width_px
     target = native_mask(torch.from_numpy(np.where(label.target, 1.0, -1.0)), height, width)
     accepted = native_cells(label.accepted, height, width)
@@ -227,6 +260,7 @@ def _pseudo_mask(example: Example, label: PseudoLabel, about: dict[str, Any]) ->
         "prior_key": label.prior_key,
         "mean_log_prob": label.mean_log_prob,
     }
+    keys |= {f"chance_of_iou_{iou:g}": float(curve(label.confidence)) for iou, curve in chance_of.items()}
     return ExportedMask(
         example, encode(target), encode(accepted), label.confidence, label.gate, {**about, **versions, **keys}
     )
@@ -239,7 +273,7 @@ def _predictions(
     examples, priors = read_examples(run.examples_path(split)), engine.priors(split)
     held_out = split == VAL and read_facts(run).val_source == "labeled"  # train items, by the data set
     split_of_items = "train" if split in TRAIN_SETS or held_out else split
-    size = run.config.loop.eval_batch
+    size, curve = run.config.loop.eval_batch, engine.curve(method, version)
     for start in range(0, len(examples), size):
         part = list(range(start, min(start + size, len(examples))))
         for index, logits in zip(part, engine.mask_logits(method, version, split, part), strict=True):
@@ -250,7 +284,7 @@ def _predictions(
                 example.without_truth(),  # rows of an evaluation split have some
                 encode(mask.numpy()),
                 None,
-                float(estimated_iou(mask, probs)),
+                read(curve, float(estimated_iou(mask, probs))),
                 None,
                 {**about, "prior_key": priors[example.sent_id].key},
                 split_of_items,
