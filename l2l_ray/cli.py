@@ -283,10 +283,18 @@ def export(words: Sequence[str]) -> None:
         help="leave out masks whose confidence, an estimated IoU, is lower; 0 to 1",
     )
     parser.add_argument("--all", action="store_true", help="also pseudo-labels that training did not use")
+    parser.add_argument(
+        "--guarantee",
+        metavar="PROMISE",
+        help="as many pseudo-labels as keep a promise: 'iou>=0.7 for 90%% at 95%%' = with 95 %% certainty, 90 %% of "
+        "them have an IoU of 0.7 or more",
+    )
     parser.add_argument("--force", action="store_true", help="replace an export that is there")
     given = parser.parse_args(words)
-    if given.split and (given.round is not None or given.method or given.all):
-        parser.error("--round, --method and --all choose pseudo-labels; they have no effect with --split")
+    if given.split and (given.round is not None or given.method or given.all or given.guarantee):
+        parser.error("--round, --method, --all and --guarantee choose pseudo-labels; they have no effect with --split")
+    if given.guarantee and (given.all or given.min_confidence):
+        parser.error("--guarantee says which labels are exported; leave --all and --min-confidence out")
     from l2l_ray.device import no_loading_bars
     from l2l_ray.loop.evaluation.export import export_predictions, export_pseudo_labels
 
@@ -295,7 +303,7 @@ def export(words: Sequence[str]) -> None:
         with no_loading_bars():
             done = export_predictions(*wanted, given.split, given.min_confidence, given.force)
     else:
-        choice = (given.round, given.method, given.min_confidence, given.all, given.force)
+        choice = (given.round, given.method, given.min_confidence, given.all, given.force, given.guarantee)
         done = export_pseudo_labels(*wanted, *choice)
     print(done.line)
 

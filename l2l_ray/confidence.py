@@ -1,8 +1,9 @@
 """The one meaning of `confidence`: the estimated IoU of a mask with the truth, in [0, 1].
 
-It is what the teacher's own probabilities say, computed alike for every selector, for predictions and for exports, so
-figures of two of them can be compared. It is *not calibrated*: a teacher that is too sure of itself, or that follows a
-wrong prior, has a high one, and 0.8 does not mean that the IoU is 0.8 on average. It uses no truth.
+Here is what the teacher's own probabilities say, computed alike for every selector, for predictions and for exports. By
+itself it is *not calibrated*: a teacher that is too sure of itself, or that follows a wrong prior, has a high one.
+`calibration.py` reads it, or a selector's own score, by what such labels are on labeled images; where a version knows
+nothing of that, as with a fixed rule, this estimate is the confidence as it is. It uses no truth.
 
 Source: ours; the ratio of expected intersection to expected union is also the usual soft IoU of a mask.
 """

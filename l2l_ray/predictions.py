@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
 
+from l2l_ray.calibration import Curve, read
 from l2l_ray.confidence import estimated_iou
 from l2l_ray.data.masks import encode
 from l2l_ray.errors import DataError
@@ -75,6 +76,7 @@ class Prediction:
     prior: Prior
     method: str
     version: int
+    curve: Curve | None = None  # what the model's estimates mean, where it is known
 
     @property
     def mask(self) -> Bool[np.ndarray, "H W"]:
@@ -83,8 +85,9 @@ class Prediction:
 
     @property
     def confidence(self) -> float:
-        """Estimated IoU of the mask with the truth, in [0, 1]; not calibrated, see confidence.py."""
-        return float(estimated_iou(torch.from_numpy(self.mask), torch.from_numpy(self.mask_probs)))
+        """Estimated IoU of the mask with the truth, in [0, 1]; see confidence.py."""
+        estimate = float(estimated_iou(torch.from_numpy(self.mask), torch.from_numpy(self.mask_probs)))
+        return read(self.curve, estimate)
 
     @property
     def area_frac(self) -> float:

@@ -237,7 +237,10 @@ class Predictor:
         logits = predict(self._segmenter, rows.inputs([0]).to(device), self._config.loop.autocast)[0].cpu()
         probs = grid_logits_to_native(logits, height, width).sigmoid().numpy()
         pixels = np.asarray(opened.picture)
-        return Prediction(opened.item, opened.expression, pixels, probs, prior, self.method, self.version)
+        facts = self._facts
+        return Prediction(
+            opened.item, opened.expression, pixels, probs, prior, facts.method, facts.version, facts.curve
+        )
 
     def _prior(self, opened: _Opened, reply: Reply | None) -> Prior:
         if reply is None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray import __version__
+from l2l_ray.calibration import Calibration, Curve
 from l2l_ray.checkpoints import checkpoint
 from l2l_ray.config import EMBEDDED, DataConfig, LoopConfig, PriorConfig, RunConfig, SegmenterConfig
 from l2l_ray.errors import FREE_SPACE, CheckpointError, ConfigError
@@ -47,6 +48,7 @@ class Facts:
     known_scores: tuple[float, ...]  # of the labeled set's priors; see `loop.inference.inputs.ExampleSet`
     trained_on: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # split -> figure -> value
+    curve: Curve | None = None  # what the model's estimates of its masks mean (`calibration.py`)
 
     @classmethod
     def of_run(cls, run: RunFolder, method: str, version: int, known_scores: list[float]) -> Facts:
@@ -57,7 +59,9 @@ class Facts:
             "split_seed": data.split_seed, "seed": run.config.loop.seed, "rounds": run.config.loop.rounds,
         }  # fmt: skip
         trained_on |= _counts(run)
-        return cls(method, version, tuple(known_scores), trained_on, _figures(run, method, version))
+        calibration = Calibration.load(run.version_dir(method, version))
+        curve = None if calibration is None else calibration.predictions
+        return cls(method, version, tuple(known_scores), trained_on, _figures(run, method, version), curve)
 
 
 def save_model(folder: Path, segmenter: Segmenter, config: RunConfig, facts: Facts) -> None:
@@ -108,7 +112,7 @@ def open_model(folder: Path) -> tuple[RunConfig, Facts]:
             )
         facts = Facts(
             content["method"], content["version"], tuple(content["known_scores"]), content["trained_on"],
-            content["figures"],
+            content["figures"], Curve.of(content.get("curve")),
         )  # fmt: skip
         section = SegmenterConfig(**content["segmenter"])
         places = {name: str(folder / name) for name in ("backbone", "text") if getattr(section, name) != EMBEDDED}

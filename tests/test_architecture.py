@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "l2l_ray"
 FOUNDATION = (
-    *("checkpoints", "confidence", "config", "device", "errors", "files", "intervals", "jsonl", "metrics"),
+    *("calibration", "checkpoints", "confidence", "config", "device", "errors", "files", "guarantee", "intervals"),
+    *("jsonl", "metrics"),
     *("plain_text", "processes", "randomness", "storage", "types", "wording"),
 )
 # What each part may import besides the foundation and itself.

@@ -172,7 +172,7 @@ def _hf(masks: Sequence[ExportedMask], root: Path, folder: Path) -> None:
 _CARD = """
 # Masks of referring expressions
 
-Made by a model, not by people: `confidence` is its own estimate of the mask's IoU with the truth, not calibrated,
+Made by a model, not by people: `confidence` is the estimated IoU of the mask with the truth,
 `accepted_rle` where it was believed, `provenance` (JSON) which run, version, round and seed it came from. `rle` is
 COCO's compressed run-length encoding at the image's native size:
 

@@ -36,6 +36,7 @@ _COLUMNS = (
     ("Object cells", "recall", "object_recall"),
     ("AUC", "gate", "ordering.gate.auc"),
     ("AUC", "confidence", "ordering.confidence.auc"),
+    ("Confidence", "calibration error", "reliability.ece"),
 )
 
 
@@ -56,6 +57,29 @@ def rounds_table(record: RunRecord) -> Table | None:
     """Return how good the main method's pseudo-labels of each round are against hidden truth."""
     points = _judged(record, record.main_method, "hidden_truth")
     return _labels("Round", [(str(point["round"]), point) for point in points], "hidden_truth")
+
+
+def expected_table(record: RunRecord) -> Table | None:
+    """Return what the labels of the last round are worth by the labeled images alone, per method that says so.
+
+    Reads results.json's `expected`, see `loop/evaluation/trust.py`.
+    """
+    found = record.results.get("expected")
+    rows = []
+    for method, line in (found if isinstance(found, Mapping) else {}).items():
+        name, labeled = record.labels.get(str(method), str(method)), line.get("labeled") or {}
+        error = (line.get("reliability") or {}).get("ece")
+        texts = (labeled.get("images"), labeled.get("texts"), _range(line.get("all")), _range(line.get("used")))
+        rows.append(tuple(Cell(str(text)) for text in (name, *texts, percent(error))))
+    groups = (("", 1), ("Labeled", 2), ("Expected mean IoU", 2), ("", 1))
+    header = ("Method", "photos", "texts", "of all labels", "of the used", "calibration error")
+    return Table(groups, header, tuple(rows)) if rows else None
+
+
+def _range(interval: Mapping[str, Any] | None) -> str:
+    if not interval:
+        return NOTHING
+    return f"{percent(interval.get('mean'))} ({percent(interval.get('low'))} to {percent(interval.get('high'))})"
 
 
 def gate_table(record: RunRecord) -> Table | None:

@@ -23,7 +23,14 @@ from l2l_ray.report.board import write_tensorboard
 from l2l_ray.report.canvas import FigureItem, data_uri, drawn
 from l2l_ray.report.details import breakdown_table, intervals_table, no_target_table
 from l2l_ray.report.glossary import occurring
-from l2l_ray.report.label_tables import gate_table, labels_table, regions_table, rounds_table, sources_table
+from l2l_ray.report.label_tables import (
+    expected_table,
+    gate_table,
+    labels_table,
+    regions_table,
+    rounds_table,
+    sources_table,
+)
 from l2l_ray.report.left_out import left_out
 from l2l_ray.report.next_steps import next_steps
 from l2l_ray.report.panels import (
@@ -121,6 +128,7 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "label_figures": _label_figures(record),
         "has_hidden_truth": record.label_source == "hidden_truth",
         "label_tables": _label_tables(record),
+        "expected": expected_table(record),
         "gate": gate_table(record),
         "sources": sources_table(record),
         "regions": regions_table(record),
@@ -163,6 +171,7 @@ def _label_figures(record: RunRecord) -> list[FigureItem]:
         ("Mean IoU of the used labels", "", lambda t: plots.label_iou(record, t)),
         ("What became of the labels", main, lambda t: plots.label_makeup(record, t)),
         ("Are the surest labels the right ones?", f"{main}, last round", lambda t: plots.risk_coverage(record, t)),
+        ("Does a confidence say what the IoU is?", f"{main}, last round", lambda t: plots.reliability(record, t)),
         ("Accepted cells", "", lambda t: plots.accepted_share(record, t)),
     )
 

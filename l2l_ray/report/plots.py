@@ -171,6 +171,34 @@ def risk_coverage(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
     return png(figure, axes, theme)
 
 
+def reliability(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
+    """Return the main method's mean IoU by confidence: on labeled photos, and where the truth is known on all labels.
+
+    On the diagonal a confidence is right; the larger a point, the more labels it stands for.
+    """
+    points = [p for p in record.points_of(record.main_method) if p.get(f"{record.label_source}.reliability.bins")]
+    expected = record.results.get("expected")
+    ours = (expected if isinstance(expected, Mapping) else {}).get(record.main_method) or {}
+    known = "all labels, by hidden truth" if record.label_source == "hidden_truth" else "labels of val"
+    curves = {
+        "labeled photos, cross-validated": ((ours.get("reliability") or {}).get("bins"), "#2e86de", "--"),
+        known: (points[-1][f"{record.label_source}.reliability.bins"] if points else None, "#e4572e", "-"),
+    }
+    if not any(bins for bins, *_ in curves.values()):
+        return None
+    figure, axes = new_figure(theme, "confidence, percent", "mean IoU, percent")
+    axes.plot((0, 100), (0, 100), color=theme.muted, linestyle=":", linewidth=1.2, label="as it should be")
+    for label, (bins, color, line) in curves.items():
+        if bins:
+            xs, ys = ([100 * one[name] for one in bins] for name in ("estimate", "iou"))
+            most = max(one["num"] for one in bins)
+            axes.plot(xs, ys, color=color, linestyle=line, linewidth=1.5, label=label)
+            axes.scatter(xs, ys, [8 + 60 * one["num"] / most for one in bins], color=color, zorder=3)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 100)
+    return png(figure, axes, theme)
+
+
 def seconds_by_phase(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
     """Return the main method's wall time per version, stacked by phase."""
     points = record.points_of(record.main_method)

@@ -32,6 +32,7 @@ class AdaptiveRule(Rule):
 class ConfidenceGate(AdaptiveRule):
     """The strongest simple gate: is the teacher sure of its object on average?"""
 
+    gate_is_graded = True
     threshold: Tensor
 
     def __init__(self, config: SelectorConfig) -> None:

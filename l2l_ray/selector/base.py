@@ -65,6 +65,7 @@ class Selector(nn.Module, ABC):
 
     config: SelectorConfig
     needs_full_evidence = True  # False: reads the guided prediction and the proposal alone
+    gate_is_graded = False  # True: the surer a label, the higher its gate; False: a gate of 0 or 1, or none at all
 
     @abstractmethod
     def decide(self, evidence: Evidence, keys: Sequence[int]) -> Decision:
@@ -89,6 +90,14 @@ class Selector(nn.Module, ABC):
                 "make them with l2l_ray.randomness.sample_key"
             )
         return make_selection(evidence, self.decide(evidence, keys))
+
+    def label_scores(self, selection: Selection) -> Float[Tensor, " B"]:
+        """Return what this selector's labels are put in order by, in [0, 1], the surest highest.
+
+        Args:
+            selection: Of `select`, its confidence as it came from there.
+        """
+        return selection.gate if self.gate_is_graded else selection.confidence
 
     def update(self, optimizer: torch.optim.Optimizer | None, batch: UpdateBatch) -> dict[str, float]:
         """Learn from one batch, in place; for selectors that are registered with `learns=True`.

@@ -19,6 +19,7 @@ from l2l_ray.types import Candidate, Evidence
 class LearnedSelector(PolicyNetwork, Selector):
     """The policy network as a selector; a subclass says how it learns."""
 
+    gate_is_graded = True
     average: Tensor  # running mean IoU of the guided label on labeled images; negative before the first batch
 
     def __init__(self, config: SelectorConfig) -> None:

@@ -43,7 +43,7 @@ class MaskAnswer(BaseModel):
     """What one expression refers to."""
 
     expression: str = Field(description="The words that the models saw")
-    confidence: float = Field(description="Estimated IoU of the mask with the truth, 0 to 1; not calibrated")
+    confidence: float = Field(description="Estimated IoU of the mask with the truth, 0 to 1")
     box_xyxy_px: tuple[int, int, int, int] | None = Field(
         description="The smallest box around the mask: left, top, right, bottom; right and bottom lie outside. null = "
         "nothing was found"

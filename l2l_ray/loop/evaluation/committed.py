@@ -6,11 +6,13 @@ accepted map by nearest cell, because it says what was done with a cell and has 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from l2l_ray.calibration import Curve
 from l2l_ray.data.masks import encode, grid_logits_to_native
 from l2l_ray.datatools.record import ExportedMask
 from l2l_ray.errors import DataError
@@ -81,8 +83,17 @@ def about_method(run: RunFolder, method: str) -> dict[str, Any]:
     }
 
 
-def pseudo_mask(example: Example, label: PseudoLabel, about: dict[str, Any]) -> ExportedMask:
-    """Return a pseudo-label at its image's size, with all that is known of it; `about` is from `about_labels`."""
+def pseudo_mask(
+    example: Example, label: PseudoLabel, about: dict[str, Any], chance_of: Mapping[float, Curve] | None = None
+) -> ExportedMask:
+    """Return a pseudo-label at its image's size, with all that is known of it.
+
+    Args:
+        example: Its item.
+        label: On the grid.
+        about: From `about_labels`.
+        chance_of: From `calibration.chances`: how probable each of these IoUs is, by confidence.
+    """
     height, width = example.height_px, example.width_px
     target = native_mask(torch.from_numpy(np.where(label.target, 1.0, -1.0)), height, width)
     accepted = native_cells(label.accepted, height, width)
@@ -93,6 +104,7 @@ def pseudo_mask(example: Example, label: PseudoLabel, about: dict[str, Any]) -> 
         "prior_key": label.prior_key,
         "mean_log_prob": label.mean_log_prob,
     }
+    keys |= {f"chance_of_iou_{iou:g}": float(curve(label.confidence)) for iou, curve in (chance_of or {}).items()}
     return ExportedMask(
         example, encode(target), encode(accepted), label.confidence, label.gate, {**about, **versions, **keys}
     )

@@ -25,6 +25,7 @@ from l2l_ray.loop.evaluation.breakdown import breakdown
 from l2l_ray.loop.evaluation.gate import gate_open_rates
 from l2l_ray.loop.evaluation.hidden_truth import pseudo_label_quality
 from l2l_ray.loop.evaluation.panels import example_panels, label_panels
+from l2l_ray.loop.evaluation.trust import expected_quality
 from l2l_ray.loop.inference.engine import EvalPart, InferenceEngine
 from l2l_ray.loop.inference.quality import Quality, wrong_again
 from l2l_ray.loop.state.example_files import read_examples
@@ -257,6 +258,7 @@ def finish(
         DataError: A file could not be written; `--resume` writes them all again.
     """
     figures = results(config, run, plan, evaluations)
+    figures["expected"] = expected_quality(config, run)
     figures["hidden_truth"] = pseudo_label_quality(config, run)
     try:
         _write_outputs(config, run, plan, evaluations, figures, engine)

@@ -12,16 +12,18 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from l2l_ray.calibration import Calibration, chances, read
 from l2l_ray.confidence import estimated_iou
 from l2l_ray.config import read_config
 from l2l_ray.data.masks import encode, grid_logits_to_native, mask_area_px
 from l2l_ray.datatools.export import require_place, write_export
 from l2l_ray.datatools.record import ExportedMask
 from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.guarantee import SUPPOSES, Guarantee, Promise, require_guarantee
 from l2l_ray.loop.evaluation.committed import (
     about_labels,
     about_method,
@@ -45,6 +47,8 @@ logger = logging.getLogger(__name__)
 TRAIN_SETS = ("labeled", "unlabeled")
 UNUSED = "not used in training (see --all)"
 UNSURE = "below --min-confidence"
+UNPROMISED = "below the confidence of the guarantee"
+CHANCE_IOUS = (0.5, 0.8)  # every exported label says how probable it is that it has these
 OTHER_TEXT = "texts of objects that another text was used for (see loop.expressions_per_ref)"
 
 
@@ -88,6 +92,7 @@ def export_pseudo_labels(
     min_confidence: float = 0.0,
     keep_unused: bool = False,
     force: bool = False,
+    guarantee: str | None = None,
 ) -> Exported:
     """Write the committed pseudo-labels of one round.
 
@@ -100,29 +105,37 @@ def export_pseudo_labels(
         min_confidence: Leave out labels whose confidence (`confidence.py`) is lower, in [0, 1].
         keep_unused: Also those that training did not use.
         force: Replace an export that is there.
+        guarantee: A promise, see `guarantee.Promise`: all labels that keep it, used in training or not, and no others.
     Raises:
-        ConfigError: There is no run in this folder.
+        ConfigError: There is no run in this folder, or the guarantee cannot be given.
         DataError: No such method or round, nothing can be written, or the labels were made with hidden truth.
         LedgerError: A committed shard cannot be read.
     """
     require_place(kind, out, force)
+    promise = None if guarantee is None else Promise.parse(guarantee)
     run = _open(run_dir, min_confidence)
     method = run.methods[-1] if method is None else method
     entries, round_index = committed_shards(run, method, round_index)
     labels = [label for entry in entries for label in read_shard(run.path / entry.path)]
+    calibration = Calibration.load(run.version_dir(method, labels[0].version))
+    promised = None if promise is None else _promised(run, method, promise, calibration)
     require_no_hidden_truth(run, any(label.sees_truth for label in labels))
     example_of = {example.sent_id: example for example in read_examples(run.examples_path("unlabeled"))}
     about = about_labels(run, method, round_index)
+    curves = {} if calibration is None else {iou: chances(calibration.checked, iou) for iou in CHANCE_IOUS}
     masks, left_out = [], []
     for label in labels:
         example = example_of[label.sent_id]
-        if not (keep_unused or is_used(label)):
+        if promised is not None and not (label.target.any() and label.confidence >= promised.confidence):
+            left_out.append(LeftOut(example, UNPROMISED))
+        elif not (keep_unused or promised is not None or is_used(label)):
             left_out.append(LeftOut(example, UNUSED))
         elif label.confidence < min_confidence:
             left_out.append(LeftOut(example, UNSURE))
         else:
-            masks.append(pseudo_mask(example, label, about))
-    return _written(run, masks, left_out, kind, out, {**about, "min_confidence": min_confidence}, force)
+            masks.append(pseudo_mask(example, label, about, curves))
+    about |= {"min_confidence": min_confidence, **({} if promised is None else {"guarantee": _told(promised)})}
+    return _written(run, masks, left_out, kind, out, about, force)
 
 
 def export_predictions(
@@ -168,6 +181,24 @@ def _open(run_dir: Path, min_confidence: float) -> RunFolder:
     return RunFolder(run_dir, read_config(run_dir / "config.yaml"))
 
 
+def _promised(run: RunFolder, method: str, promise: Promise, calibration: Calibration | None) -> Guarantee:
+    """Return the guarantee that a version can give.
+
+    Raises:
+        ConfigError: It cannot be given, or nothing is known of the version's labels.
+    """
+    if calibration is None:
+        raise ConfigError(
+            f"no guarantee can be given of the labels of {method!r} in {run.path}: only a selector that learns has its "
+            "labels checked on the labeled images, in runs of this version of the code; run --selector.name l2l"
+        )
+    return require_guarantee(promise, calibration.checked)
+
+
+def _told(guarantee: Guarantee) -> dict[str, Any]:
+    return {**asdict(guarantee), "text": str(guarantee.promise), "supposes": SUPPOSES}
+
+
 def _predictions(
     run: RunFolder, method: str, version: int, split: str, about: dict[str, Any], device: str
 ) -> Iterator[ExportedMask]:
@@ -175,7 +206,7 @@ def _predictions(
     examples, priors = read_examples(run.examples_path(split)), engine.priors(split)
     held_out = split == VAL and read_facts(run).val_source == "labeled"  # train items, by the data set
     split_of_items = "train" if split in TRAIN_SETS or held_out else split
-    size = run.config.loop.eval_batch
+    size, curve = run.config.loop.eval_batch, engine.curve(method, version)
     for start in range(0, len(examples), size):
         part = list(range(start, min(start + size, len(examples))))
         for index, logits in zip(part, engine.mask_logits(method, version, split, part), strict=True):
@@ -186,7 +217,7 @@ def _predictions(
                 example.without_truth(),  # rows of an evaluation split have some
                 encode(mask.numpy()),
                 None,
-                float(estimated_iou(mask, probs)),
+                read(curve, float(estimated_iou(mask, probs))),
                 None,
                 {**about, "prior_key": priors[example.sent_id].key},
                 split_of_items,

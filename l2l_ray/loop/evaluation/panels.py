@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from l2l_ray.calibration import Curve, read
 from l2l_ray.confidence import estimated_iou
 from l2l_ray.data.masks import decode
 from l2l_ray.data.pixels import BadPicture, read_rgb
@@ -55,7 +56,8 @@ def example_panels(
     data = engine.evidence_and_selection(method, version, split, chosen)
     priors = engine.priors(split)
     examples = [rows[i] for i in chosen]
-    return [_panel(e, priors[e.sent_id], data, k, split, iou_of.get(e.sent_id)) for k, e in enumerate(examples)]
+    curve = engine.curve(method, version)
+    return [_panel(e, priors[e.sent_id], data, k, split, iou_of.get(e.sent_id), curve) for k, e in enumerate(examples)]
 
 
 def label_panels(run: RunFolder, method: str) -> list[ExamplePanel]:
@@ -139,7 +141,13 @@ def _why_unused(label: PseudoLabel) -> str:
 
 
 def _panel(
-    example: Example | LabeledExample, prior: Prior, data: PanelData, row: int, split: str, iou: float | None
+    example: Example | LabeledExample,
+    prior: Prior,
+    data: PanelData,
+    row: int,
+    split: str,
+    iou: float | None,
+    curve: Curve | None,
 ) -> ExamplePanel:
     def array(tensor: Any) -> np.ndarray:
         return np.asarray(tensor[row].float().cpu().numpy())
@@ -163,7 +171,7 @@ def _panel(
         final=np.asarray(final.cpu().numpy()),
         truth=decode(example.mask_rle).astype(np.float32) if isinstance(example, LabeledExample) else None,
         file=Path(example.image_path).name,
-        confidence=float(estimated_iou(final > 0.5, final)),
+        confidence=read(curve, float(estimated_iou(final > 0.5, final))),
     )
 
 

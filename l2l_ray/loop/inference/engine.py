@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from l2l_ray.calibration import Calibration, Curve
 from l2l_ray.config import RunConfig, selector_for
 from l2l_ray.data.masks import mask_area_px
 from l2l_ray.data.protocols import NATIVE, Protocol
@@ -85,7 +86,7 @@ class InferenceEngine:
         self._sets = ExampleSets(config, self._run, self._run.priors_path)
         self._batches = Batches(config.loop.eval_batch)
         self._models: OrderedDict[Path, Segmenter] = OrderedDict()
-        self._selectors: OrderedDict[Path, Selector] = OrderedDict()
+        self._selectors: OrderedDict[Path, tuple[Selector, Calibration | None]] = OrderedDict()
 
     def label(self, method: str, round_index: int, shard: int, version: int, attempt: int = 0) -> LedgerEntry:
         """Label one shard and write its file; the caller commits the entry.
@@ -192,11 +193,15 @@ class InferenceEngine:
     def _select(
         self, method: str, version: int, examples: ExampleSet, part: list[int], inputs: Inputs, round_index: int
     ) -> tuple[Evidence, Selection]:
-        selector = self._selector(method, version)
+        selector, calibration = self._selector(method, version)
         evidence = self._evidence(method, version, examples, part, inputs, selector.needs_full_evidence)
         keys = [self._key(round_index, examples[i]) for i in part]
         with torch.inference_mode():
-            return evidence, selector.select(evidence, keys)
+            selection = selector.select(evidence, keys)
+        if calibration is not None:
+            confidence = torch.from_numpy(calibration.labels(selector.label_scores(selection).cpu().numpy()))
+            selection = replace(selection, confidence=confidence.to(selection.confidence))
+        return evidence, selection
 
     def _evidence(
         self, method: str, version: int, examples: ExampleSet, part: list[int], inputs: Inputs, is_full: bool
@@ -232,12 +237,18 @@ class InferenceEngine:
         self._models.move_to_end(weights)
         return self._models[weights]
 
-    def _selector(self, method: str, version: int) -> Selector:
-        path = self._run.version_dir(method, version) / "selector.safetensors"
+    def curve(self, method: str, version: int) -> Curve | None:
+        """Return what the estimates of a version's predicted masks mean; None where it is not known."""
+        calibration = None if method == PRIOR_ONLY else self._selector(method, version)[1]
+        return None if calibration is None else calibration.predictions
+
+    def _selector(self, method: str, version: int) -> tuple[Selector, Calibration | None]:
+        folder = self._run.version_dir(method, version)
+        path = folder / "selector.safetensors"
         if path not in self._selectors:
             selector = make_selector(selector_for(self.config.selector, method))
             load_weights(selector, path)
-            self._selectors[path] = selector.to(self._device).eval()
+            self._selectors[path] = selector.to(self._device).eval(), Calibration.load(folder)
             while len(self._selectors) > _KEPT_VERSIONS:
                 self._selectors.popitem(last=False)
         return self._selectors[path]

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch.nn.functional import max_pool2d
 
+from l2l_ray.calibration import reliability
 from l2l_ray.data.masks import decode, encode
 from l2l_ray.loop.inference.ordering import RIGHT_IOU, ordering
 from l2l_ray.types import Candidate, Rle, Selection
@@ -74,6 +75,7 @@ class Quality:
             wrong_object_frac and mean_confidence (their own `confidence`); num_right, of all labels, and the share of
             these that is not used, right_refused_frac. `sources`: per candidate num_used, used_frac (of the used
             ones) and right_frac. `ordering`: see `ordering.py`, of all labels by gate and by confidence.
+            `reliability`: how far the confidence of all labels is from their IoU, see `calibration.py`.
             `object_precision`, `object_recall` and `object_missed`, the rest; per true region and for "all"
             `accuracy_by_true_region` (right among accepted) and `accepted_by_true_region` (accepted among all).
         """
@@ -83,6 +85,7 @@ class Quality:
             "labels": self._label_figures(),
             "sources": self._source_figures(),
             "ordering": ordering(self.labels[:, 1], {"gate": self.labels[:, 3], "confidence": self.labels[:, 2]}),
+            "reliability": reliability(self.labels[:, 2], self.labels[:, 1]),
             "object_precision": _ratio(right, accepted),
             "object_recall": _ratio(right, true),
             "object_missed": _ratio(true - right, true),

@@ -3,7 +3,8 @@
 It learns from *cross-fitted* labeled images, each seen through the fold teacher that was not trained on it: a teacher
 is too sure of its own training images, and a reward measured there would teach the selector to believe everything.
 Their evidence is fixed at burn-in time. A fixed subset of the unlabeled images, seen through the current teacher, feeds
-the reward terms that need no truth. Nothing of val is here.
+the reward terms that need no truth. Nothing of val is here. The same two say what the scores of a version's labels
+mean (`calibration.py`).
 
 Source: ours.
 """
@@ -12,12 +13,16 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
+from l2l_ray.calibration import Calibration, Checked, Curve, calibrate
+from l2l_ray.confidence import estimated_iou
 from l2l_ray.config import RunConfig, SelectorConfig
 from l2l_ray.data.images import batch_indices
 from l2l_ray.loop.inference.batches import Batches
@@ -27,7 +32,8 @@ from l2l_ray.loop.inference.teacher import gather_evidence
 from l2l_ray.loop.state.checkpoint import load_weights, save_weights
 from l2l_ray.randomness import sample_key, seed_torch, torch_generator
 from l2l_ray.segmenter.model import Segmenter
-from l2l_ray.selector.base import LabeledEvidence, UpdateBatch, make_selector
+from l2l_ray.selector.base import LabeledEvidence, Selector, UpdateBatch, make_selector
+from l2l_ray.selector.reward import truth_ious
 from l2l_ray.types import Evidence
 
 MAX_CROSS_FITTED = 1024  # samples whose evidence is kept in memory: 12 kB each at 64 px, 0.2 MB at 480 px
@@ -43,6 +49,7 @@ class SelectorLearner:
         self.selector = make_selector(section).to(device)
         parameters = list(self.selector.parameters())
         self.optimizer = torch.optim.Adam(parameters, lr=section.lr) if parameters else None
+        self.calibration: Calibration | None = None  # of the version that was made last, on rank 0
 
     def batches(
         self,
@@ -80,11 +87,14 @@ class SelectorLearner:
     def save(self, folder: Path, state: dict[str, Any]) -> None:
         """Write the weights to `folder` and the optimiser into `state`."""
         save_weights(self.selector, folder / "selector.safetensors")
+        if self.calibration is not None:
+            self.calibration.save(folder)
         state["selector_optimizer"] = self.optimizer.state_dict() if self.optimizer else {}
 
     def load(self, folder: Path, state: dict[str, Any]) -> None:
         """Read what `save` wrote."""
         load_weights(self.selector, folder / "selector.safetensors", self._device)
+        self.calibration = Calibration.load(folder)
         if self.optimizer:
             self.optimizer.load_state_dict(state["selector_optimizer"])
 
@@ -137,7 +147,7 @@ class CrossFitted:
         teachers: Sequence[Path],
         device: torch.device,
     ) -> None:
-        parts, rows = [], []
+        parts, rows = [], list[int]()
         share = max(1, MAX_CROSS_FITTED // len(folds))
         for fold, folder in zip(folds, teachers, strict=True):
             chosen = _subset(labeled, list(fold), share, config.loop.seed)
@@ -146,6 +156,7 @@ class CrossFitted:
             rows += chosen
         self._evidence = StoredEvidence(parts, device)
         self._masks = labeled.masks(rows)
+        self.image_ids = tuple(int(labeled.integers("image_id")[row]) for row in rows)
         self._chunk = config.loop.eval_batch
         self._device = device
 
@@ -161,6 +172,38 @@ class CrossFitted:
 
     def _take(self, rows: Sequence[int]) -> LabeledEvidence:
         return LabeledEvidence(self._evidence.take(rows), self._masks[list(rows)].to(self._device))
+
+
+@torch.no_grad()
+def calibration_of(selector: Selector, cross_fitted: CrossFitted, unlabeled: Sequence[Evidence]) -> Calibration:
+    """Return what the scores of a version mean, by its selector's labels of the labeled images.
+
+    Args:
+        selector: The version's, settled.
+        cross_fitted: Evidence and truth of the labeled images.
+        unlabeled: Those of the unlabeled subset by the version's teacher, in parts; empty where there is none.
+    """
+    known = [(_guesses(selector, part.evidence), part.mask > 0.5) for part in cross_fitted.parts()]
+    others = [_guesses(selector, part) for part in unlabeled]
+    curves, checked = dict[str, Curve](), dict[str, Checked]()
+    for kind in ("labels", "predictions"):
+        found = [(g[kind][1], truth_ious(g[kind][0][:, None], truth)[:, 0]) for g, truth in known]
+        scores, ious = (tuple(torch.cat(column).tolist()) for column in zip(*found, strict=True))
+        checked[kind] = Checked(cross_fitted.image_ids, scores, ious)
+        curves[kind] = calibrate(checked[kind], [score for g in others for score in g[kind][1].tolist()])
+    labels = checked["labels"]
+    calibrated = calibrate(labels, [])(labels.estimates)  # by their own scores: those of unlabeled images are others
+    return Calibration(**curves, checked=replace(labels, estimates=tuple(calibrated.tolist())))
+
+
+def _guesses(selector: Selector, evidence: Evidence) -> dict[str, tuple[Bool[Tensor, "B G G"], Float[Tensor, " B"]]]:
+    """Return the masks and scores of a selector's labels, and of the teacher's predictions."""
+    selection = selector.select(evidence, [0] * len(evidence.mask_probs))
+    guided = evidence.mask_probs > 0.5
+    return {
+        "labels": (selection.target, selector.label_scores(selection)),
+        "predictions": (guided, estimated_iou(guided, evidence.mask_probs)),
+    }
 
 
 def unlabeled_evidence(

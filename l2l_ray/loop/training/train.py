@@ -28,6 +28,7 @@ from l2l_ray.loop.training.pseudo import PseudoSet
 from l2l_ray.loop.training.selector_training import (
     CrossFitted,
     SelectorLearner,
+    calibration_of,
     unlabeled_evidence,
 )
 from l2l_ray.loop.training.student import Networks, StudentSteps
@@ -178,6 +179,7 @@ class MethodTraining:
             others = [] if unlabeled is None else unlabeled.all(self._loop.eval_batch)
             settled = learner.selector.settle(self._cross_fitted.parts(), others)
             metrics |= {f"policy/{name}": value for name, value in settled.items()}
+            learner.calibration = calibration_of(learner.selector, self._cross_fitted, others)
         learner.receive(job.host.broadcast(learner.send()))
         return job.host.broadcast(metrics)
 

@@ -267,3 +267,30 @@ def test_what_a_benchmark_made_with_hidden_truth_is_not_exported(
         with pytest.raises(DataError, match="made with hidden truth; nothing of it is to be used: export another run"):
             export()
     assert not list(tmp_path.glob("labels*")) and not list(tmp_path.glob("masks*"))
+
+
+def test_a_guarantee_exports_all_labels_from_its_confidence_on(whole_run: RunFolder, tmp_path: Path) -> None:
+    kept = export_pseudo_labels(whole_run.path, "jsonl", tmp_path / "out", guarantee="iou>=0.1 for 10% at 60%")
+    told = json.loads((tmp_path / "out" / "export.json").read_text())["guarantee"]
+    assert told["text"] == "iou>=0.1 for 10% at 60%"
+    assert "drawn like the others" in told["supposes"]
+    labels = _labels(whole_run, whole_run.config.loop.rounds - 1)
+    sure = {i for i, label in labels.items() if label.confidence >= told["confidence"] and label.target.any()}
+    assert {row["sent_id"] for row in _rows(tmp_path / "out")} == sure
+    assert kept.num == len(sure) > 0
+    for row in _rows(tmp_path / "out"):
+        assert 0 <= row["provenance"]["chance_of_iou_0.8"] <= row["provenance"]["chance_of_iou_0.5"] <= 1
+
+
+def test_a_guarantee_that_cannot_be_given_writes_nothing(whole_run: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"iou>=0.9 for 99% at 99% cannot be given, with \d+ labeled images"):
+        export_pseudo_labels(whole_run.path, "jsonl", tmp_path / "out", guarantee="iou>=0.9 for 99% at 99%")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_guarantee_of_labels_that_nobody_checked(copied: Callable[..., RunFolder], tmp_path: Path) -> None:
+    run = copied()
+    for version in run.published("l2l"):
+        (run.version_dir("l2l", version) / "calibration.json").unlink()
+    with pytest.raises(ConfigError, match="only a selector that learns has its labels checked"):
+        export_pseudo_labels(run.path, "jsonl", tmp_path / "out", guarantee="iou>=0.1 for 10% at 60%")

@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+
+from l2l_ray.calibration import Checked
+from l2l_ray.errors import ConfigError
+from l2l_ray.guarantee import Guarantee, Promise, fewest_images, find_guarantee, require_guarantee
+from l2l_ray.randomness import numpy_generator
+
+PROMISE = Promise(0.5, 0.8, 0.9)
+
+
+def test_a_promise_is_read_and_said_alike() -> None:
+    assert Promise.parse("iou>=0.7 for 90% at 95%") == Promise(0.7, 0.9, 0.95)
+    assert Promise.parse(" IoU >= .5 for 80 % at 90 % ") == Promise(0.5, 0.8, 0.9)
+    assert str(Promise.parse("iou>=0.7 for 90% at 95%")) == "iou>=0.7 for 90% at 95%"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "iou>0.7 for 90% at 95%", "iou>=1.5 for 90% at 95%", "iou>=0.7 for 100% at 95%", "iou>=0 for 9% at 5%"]
+)
+def test_what_is_no_promise_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"write e.g. 'iou>=0.7 for 90% at 95%'"):
+        Promise.parse(text)
+
+
+def test_the_fewest_images_by_hand() -> None:
+    assert fewest_images(PROMISE, 0.1) == 11  # 0.8 ** 10 = 0.107, 0.8 ** 11 = 0.086
+    assert fewest_images(Promise(0.5, 0.9, 0.95), 0.05) == 29  # 0.9 ** 28 = 0.052, 0.9 ** 29 = 0.047
+
+
+def falling(num_good: int, num_bad: int) -> Checked:
+    """Labels of as many images, the good ones surest."""
+    num = num_good + num_bad
+    return Checked(list(range(num)), np.linspace(1, 0, num).tolist(), [0.9] * num_good + [0.1] * num_bad)
+
+
+def test_it_goes_down_to_where_too_many_are_bad() -> None:
+    found = find_guarantee(PROMISE, falling(60, 40))
+    assert found is not None
+    # At an error of 0.1 / 3: P(Binomial(n, 0.2) <= bad) with 60 good ones is 0.021 at 66 (6 bad), 0.031 at 67 (7 bad)
+    # and 0.043 at 68 (8 bad): it ends at 67.
+    assert (found.num_images, found.num_bad) == (67, 7)
+    assert found.confidence == pytest.approx(np.linspace(1, 0, 100)[66])
+
+
+def test_too_few_images_cannot_promise_even_if_all_are_good() -> None:
+    assert find_guarantee(PROMISE, falling(15, 0)) is None  # 0.8 ** 15 = 0.035 > 0.1 / 3
+    assert find_guarantee(PROMISE, falling(16, 0)) == Guarantee(PROMISE, 0.0, 16, 0)
+
+
+def test_labels_of_one_image_count_once() -> None:
+    many = falling(200, 0)
+    assert find_guarantee(PROMISE, many) is not None
+    assert (
+        find_guarantee(PROMISE, Checked([image // 40 for image in many.image_ids], many.estimates, many.ious)) is None
+    )
+
+
+def test_one_bad_label_at_the_top_does_not_end_it_all() -> None:
+    good = falling(99, 0)
+    ious = [0.1, *good.ious[1:]]
+    assert find_guarantee(PROMISE, Checked(good.image_ids, good.estimates, ious)) is not None
+
+
+def test_labels_of_equal_confidence_go_together() -> None:
+    checked = Checked(list(range(60)), [0.9] * 30 + [0.5] * 30, [0.9] * 30 + [0.1] * 30)
+    found = find_guarantee(PROMISE, checked)
+    assert found is not None
+    assert (found.confidence, found.num_images) == (0.9, 30)
+
+
+def test_what_cannot_be_given_says_what_can_and_what_it_would_take() -> None:
+    with pytest.raises(ConfigError) as told:
+        require_guarantee(Promise(0.5, 0.95, 0.95), falling(60, 40))
+    assert "iou>=0.5 for 95% at 95% cannot be given, with 100 labeled images" in str(told.value)
+    assert "it would take about 50 more" in str(told.value)  # 90 good ones: 0.95 ** 90 = 0.01 < 0.05 / 3
+    assert "'iou>=0.5 for 90% at 95%' can" in str(told.value)
+    with pytest.raises(ConfigError, match="more of them would not help.*nor can any lower share"):
+        require_guarantee(PROMISE, falling(0, 50))
+
+
+def test_a_promise_is_broken_no_more_often_than_promised_and_not_absurdly_seldom() -> None:
+    """Labels that are good with the probability of their confidence; 1,000 draws of 300 labeled images."""
+    rng, broken, given = numpy_generator(7), 0, 0
+    for _ in range(1000):
+        confidences = rng.random(300)
+        good = rng.random(300) < confidences
+        found = find_guarantee(PROMISE, Checked(list(range(300)), confidences.tolist(), good.astype(float).tolist()))
+        if found is not None:
+            given += 1
+            broken += (1 + found.confidence) / 2 < PROMISE.share  # the mean confidence of all labels above it
+    assert given > 800
+    error = 3 * (0.1 * 0.9 / 1000) ** 0.5
+    assert 0.01 < broken / 1000 < 0.1 + error
