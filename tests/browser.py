@@ -41,6 +41,15 @@ class Tab:
             if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
                 self.complaints.append(json.dumps(message["params"]))
 
+    def press(self, *keys: str) -> None:
+        """Press and let go of keys, one after another, as a keyboard does."""
+        codes = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+        for key in keys:
+            text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
+            code = codes.get(key, ord(key.upper()) if len(key) == 1 else 0)
+            self.send("Input.dispatchKeyEvent", type="keyDown", key=key, text=text, windowsVirtualKeyCode=code)
+            self.send("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
+
     def js(self, code: str) -> Any:
         """Return the value of an expression; promises are awaited."""
         found = self.send("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True)
@@ -60,8 +69,6 @@ class Tab:
 @contextmanager
 def opened_page(url: str, folder: Path) -> Iterator[Tab]:
     """Open a page in a browser of its own, whose profile lies in a folder."""
-    from websockets.sync.client import connect
-
     assert CHROMIUM is not None
     options = [
         "--headless=new",
@@ -76,14 +83,23 @@ def opened_page(url: str, folder: Path) -> Iterator[Tab]:
         while not (told.exists() and told.read_text().count("\n")):
             assert time.monotonic() < deadline and browser.poll() is None, "the browser did not start"
             time.sleep(0.05)
-        new = f"http://127.0.0.1:{told.read_text().splitlines()[0]}/json/new?about:blank"
-        with urllib.request.urlopen(urllib.request.Request(new, method="PUT"), timeout=WAIT_S) as response:
-            address = json.load(response)["webSocketDebuggerUrl"]
-        with connect(address, max_size=None) as socket:
-            tab = Tab(socket)
-            tab.send("Page.navigate", url=url)
-            tab.wait_for("location.href !== 'about:blank' && document.readyState === 'complete'")
+        with opened_tab(url, folder) as tab:
             yield tab
     finally:
         browser.terminate()
         browser.wait()
+
+
+@contextmanager
+def opened_tab(url: str, folder: Path) -> Iterator[Tab]:
+    """Open a page in a further tab of the browser whose profile lies in a folder."""
+    from websockets.sync.client import connect
+
+    new = f"http://127.0.0.1:{(folder / 'DevToolsActivePort').read_text().splitlines()[0]}/json/new?about:blank"
+    with urllib.request.urlopen(urllib.request.Request(new, method="PUT"), timeout=WAIT_S) as response:
+        address = json.load(response)["webSocketDebuggerUrl"]
+    with connect(address, max_size=None) as socket:
+        tab = Tab(socket)
+        tab.send("Page.navigate", url=url)
+        tab.wait_for("location.href !== 'about:blank' && document.readyState === 'complete'")
+        yield tab

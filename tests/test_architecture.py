@@ -24,15 +24,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "prior": (),
     "segmenter": (),
     "selector": (),
-    "datatools": ("data",),
+    "datatools": ("data", "review"),  # of the review its journal
     "embedded": ("refshapes", "prior", "segmenter"),
-    "report": ("selector",),  # the registry: names for people and plot styles
+    "report": ("selector", "review"),  # the registry: names for people and plot styles; the journal
     "loop": ("data", "refshapes", "prior", "segmenter", "selector", "datatools", "report"),
     "sweep": ("loop", "report"),
     "predictions": ("data", "loop"),
     "saved_model": ("segmenter", "loop"),
     "predictor": ("data", "prior", "segmenter", "loop", "predictions", "saved_model"),
     "serving": ("data", "prior", "loop", "predictions", "predictor"),
+    "review": ("data", "datatools", "prior", "loop", "predictor", "serving"),
     "actors": (
         "prior",
         "selector",
@@ -43,7 +44,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "serving",
     ),  # of selector the registry: who learns, who labels
     "label": ("data", "datatools", "loop"),
-    "cli": ("datatools", "segmenter", "label", "loop", "predictions", "predictor", "report", "saved_model"),
+    "cli": ("datatools", "segmenter", "label", "loop", "predictions", "predictor", "report", "review", "saved_model"),
 }
 HEAVY = ("torch", "transformers", "ray", "pandas", "pyarrow", "matplotlib")
 
@@ -100,6 +101,13 @@ def test_each_part_imports_what_lies_below_it_alone(part: str) -> None:
 def test_of_the_selectors_report_and_actors_import_the_registry_alone(part: str) -> None:
     found = {name for path in _files(part) for name in _imports(path) if name.startswith("l2l_ray.selector")}
     assert {name for name in found if not name.startswith("l2l_ray.selector.registry")} == set()
+
+
+@pytest.mark.parametrize("part", ["report", "datatools"])
+def test_of_the_review_report_and_datatools_import_the_journal_alone(part: str) -> None:
+    found = {name for path in _files(part) for name in _imports(path) if name.startswith("l2l_ray.review")}
+    assert found and {name for name in found if not name.startswith("l2l_ray.review.journal")} == set()
+    assert _ours(PACKAGE / "review/journal.py") <= set(FOUNDATION)
 
 
 STAGES = ("state", "inference", "training", "evaluation")

@@ -45,6 +45,7 @@ from l2l_ray.report.panels import (
     worst_first,
 )
 from l2l_ray.report.record import RunRecord, flatten, is_number, read_run, writing
+from l2l_ray.report.reviewed import reviewed
 from l2l_ray.report.summary import headline, model_answers, quality_sentence, stats, toy_notice, used_labels
 from l2l_ray.report.tables import (
     differences_table,
@@ -114,6 +115,7 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "stats": stats(record),
         "photo_groups": _photo_groups(record),
         "used_labels": used_labels(record),
+        "reviewed": reviewed(record),
         "left_out": left_out(record.skips),
         "notices": [str(notice) for notice in record.results.get("notices") or []],
         "steps": next_steps(record) if record.rows else [],
