@@ -28,6 +28,7 @@ class Tab:
         self.complaints: list[str] = []  # what the page's console says is wrong
         for domain in ("Runtime", "Log", "Page"):
             self.send(f"{domain}.enable")
+        self.send("Emulation.setFocusEmulationEnabled", enabled=True)  # keys reach a tab that another one covers
 
     def send(self, method: str, **params: Any) -> dict[str, Any]:
         """Send a command and return its result."""

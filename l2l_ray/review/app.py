@@ -31,6 +31,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from l2l_ray import __version__
+from l2l_ray.data.masks import mask_area_px
 from l2l_ray.errors import DataError, L2LError, one_line
 from l2l_ray.review.item import Items, as_runs, edit_size, mask_iou
 from l2l_ray.review.journal import DECISIONS, STATES, UNDO, Journal, StaleAction
@@ -129,6 +130,10 @@ def make_app(run_dir: Path, reviewer: str, token_sha256: str, hosts: Collection[
             raise Refusal(422, f"`counts` belongs to redraw, got it with {decision.action}; leave it out")
         elif decision.action == "accept":
             rle = mask
+            if not mask_area_px(mask):
+                raise Refusal(
+                    422, "the label has no pixel, so there is nothing to accept; redraw it, or say no such object"
+                )
         label = record if decision.action != UNDO else None
         made = journal.add(sent_id, decision.action, reviewer, decision.upon, decision.key, label, rle, iou)
         return {"saved": made.number, "iou": iou, **standing(sent_id)}

@@ -42,7 +42,7 @@ def review(run_dir: Path, port: int | None, reviewer: str | None, opens_browser:
     """
     name = _name(reviewer)
     token, _ = own_or_new_token()
-    with _listening(port) as listener:
+    with listening(port) as listener:
         chosen = listener.getsockname()[1]
         hosts = frozenset(f"{host}:{chosen}" for host in (LOOPBACK, "localhost"))
         app = make_app(run_dir, name, sha256_of(token), hosts)
@@ -69,8 +69,8 @@ def _name(given: str | None) -> str:
     return name
 
 
-def _listening(port: int | None) -> socket.socket:
-    """Return a socket that listens on loopback.
+def listening(port: int | None) -> socket.socket:
+    """Return a socket that is bound to a port on loopback.
 
     Raises:
         ConfigError: The port cannot be had.

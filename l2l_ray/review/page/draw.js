@@ -50,7 +50,7 @@ export class Drawing {
   }
 
   get radius() {
-    return Math.max(0.5, (Math.max(...this.viewer.size) * this.share ** 2) / 80000);
+    return Math.max(1, (Math.max(...this.viewer.size) * this.share ** 2) / 20000);
   }
 
   use(tool) {
