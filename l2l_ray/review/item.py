@@ -29,9 +29,7 @@ from l2l_ray.data.pixels import read_rgb
 from l2l_ray.datatools.record import ExportedMask, record
 from l2l_ray.errors import DataError
 from l2l_ray.loop.evaluation.committed import native_mask, pseudo_mask
-from l2l_ray.loop.inference.inputs import MAX_RIVALS
-from l2l_ray.loop.state.ledger import read_shard
-from l2l_ray.loop.training.pseudo import is_used
+from l2l_ray.loop.state.ledger import is_used, read_shard
 from l2l_ray.prior.proposal import Proposer
 from l2l_ray.review.journal import Journal
 from l2l_ray.review.labels import Labels
@@ -42,6 +40,7 @@ PREVIEW_PX = 2048  # longest side of the picture that is shown first
 UNSURE = 0.5  # confidence below it is named as a reason
 NOTHING = 0.005  # overlaps below it are none
 SAME_PLACE = 0.5  # IoU from which two masks count as one place
+MAX_RIVALS = 32  # other labels of a photo that are compared, the most doubtful first
 _JPEG_QUALITY = 90
 _MAX_RUNS = 2_000_000  # of a drawn mask
 _SOURCES = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -17,10 +17,12 @@ from PIL import Image
 
 from l2l_ray.data.pixels import read_header
 from l2l_ray.errors import DataError
-from l2l_ray.predictor import Predictor
 from l2l_ray.prior.prompt import PromptFormat
 from l2l_ray.prior.reply import Reply
 from l2l_ray.types import Example, Prior
+
+if TYPE_CHECKING:
+    from l2l_ray.predictor import Predictor
 
 
 class Proposals:
@@ -59,6 +61,8 @@ class Proposals:
 
     def _loaded(self) -> Predictor:
         if self._predictor is None:
+            from l2l_ray.predictor import Predictor  # it takes seconds, and most reviewers never ask
+
             self._predictor = Predictor.from_run(self._run_dir, mllm=_NotAsked())
         return self._predictor
 

@@ -34,11 +34,10 @@ from l2l_ray.loop.evaluation.committed import (
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.state.candidates import EVAL_SPLITS
 from l2l_ray.loop.state.example_files import ExampleTable, read_examples
-from l2l_ray.loop.state.ledger import Ledger, read_shard
+from l2l_ray.loop.state.ledger import Ledger, is_used, read_shard
 from l2l_ray.loop.state.plan import VAL
 from l2l_ray.loop.state.prepare import read_facts, unused_texts
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.loop.training.pseudo import is_used
 from l2l_ray.types import Example, LabeledExample
 from l2l_ray.wording import counted
 

@@ -21,9 +21,8 @@ from l2l_ray.data.masks import decode
 from l2l_ray.data.pixels import BadPicture, read_rgb
 from l2l_ray.loop.inference.engine import InferenceEngine, PanelData
 from l2l_ray.loop.state.example_files import ExampleTable, PriorTable, read_examples
-from l2l_ray.loop.state.ledger import Ledger, read_shard
+from l2l_ray.loop.state.ledger import Ledger, is_used, read_shard
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.loop.training.pseudo import is_used
 from l2l_ray.metrics import IouMeter
 from l2l_ray.report.panels import MAX_IMAGE_PX, ExamplePanel, accepted_codes
 from l2l_ray.report.record import UNLABELED

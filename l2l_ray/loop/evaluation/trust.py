@@ -13,10 +13,9 @@ import numpy as np
 
 from l2l_ray.calibration import Calibration, cross_validated, expected_iou
 from l2l_ray.config import RunConfig
-from l2l_ray.loop.state.ledger import Ledger, read_shard
+from l2l_ray.loop.state.ledger import Ledger, is_used, read_shard
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.staleness import label_version
-from l2l_ray.loop.training.pseudo import is_used
 
 
 def expected_quality(config: RunConfig, run: RunFolder) -> dict[str, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """How good a selector's decisions are where the truth is known: its labels as a whole, and their cells.
 
 A *label* is the whole target mask of a sample, on the grid: what training and export see. It is *used* when the
-selector keeps the sample and some accepted cell is of the object (`loop/training/pseudo.py::is_used`). By its IoU with
+selector keeps the sample and some accepted cell is of the object (`loop/state/ledger.py::is_used`). By its IoU with
 the truth a used label is *right* (at least `RIGHT_IOU`), *on a wrong object* (below `WRONG_OBJECT_IOU`), or else has a
 *poor outline*. A right label that is not used was *refused*. How well the selector's scores put the labels in order,
 used or not, is in `ordering.py`.

@@ -273,6 +273,11 @@ def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
     return _read(path, names)
 
 
+def is_used(label: PseudoLabel) -> bool:
+    """Whether training uses a label: its gate is on, and some accepted cell is of the object."""
+    return label.gate >= 0.5 and bool((label.accepted & label.target).any())
+
+
 def _read(path: Path, names: Sequence[str] | None = None) -> pa.Table:
     try:
         with pq.ParquetFile(local_copy(path), page_checksum_verification=True) as file:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from l2l_ray.loop.inference.inputs import ExampleSet
-from l2l_ray.loop.state.ledger import read_shard
+from l2l_ray.loop.state.ledger import is_used, read_shard
 from l2l_ray.loop.training.step import TrainBatch
 from l2l_ray.types import PseudoLabel
 
@@ -88,11 +88,6 @@ class PseudoSet:
             "labels/accepted_frac": float(accepted.mean()) * len(self) / self._num_labeled if len(self) else 0.0,
             "labels/foreground_frac": float(foreground.sum() / max(1, accepted.sum())),
         }
-
-
-def is_used(label: PseudoLabel) -> bool:
-    """Whether training uses a label: its gate is on, and some accepted cell is of the object."""
-    return label.gate >= 0.5 and bool((label.accepted & label.target).any())
 
 
 def _pack(label: PseudoLabel) -> UInt8[np.ndarray, "G G"]:

@@ -23,9 +23,8 @@ from l2l_ray.loop.evaluation.evaluate import Evaluations
 from l2l_ray.loop.evaluation.export import OTHER_TEXT, UNUSED, export_predictions, export_pseudo_labels
 from l2l_ray.loop.state.candidates import data_root
 from l2l_ray.loop.state.example_files import read_examples, read_priors
-from l2l_ray.loop.state.ledger import Ledger, read_shard, write_shard
+from l2l_ray.loop.state.ledger import Ledger, is_used, read_shard, write_shard
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.loop.training.pseudo import is_used
 from l2l_ray.types import PseudoLabel
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -17,10 +17,9 @@ from l2l_ray.data.refer import ReferDataset
 from l2l_ray.loop.evaluation.hidden_truth import pseudo_label_quality, selection_of
 from l2l_ray.loop.state.candidates import data_root
 from l2l_ray.loop.state.example_files import read_examples, write_examples
-from l2l_ray.loop.state.ledger import Ledger, read_shard, write_shard
+from l2l_ray.loop.state.ledger import Ledger, is_used, read_shard, write_shard
 from l2l_ray.loop.state.prepare import prepare
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.loop.training.pseudo import is_used
 from l2l_ray.types import Candidate, PseudoLabel
 from tests.loop.partly_labeled import config_of, write_partly
 from tests.whole_run import changed

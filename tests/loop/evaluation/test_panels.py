@@ -25,9 +25,8 @@ from l2l_ray.loop.evaluation.panels import (
 )
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.state.example_files import read_examples, read_priors, write_examples
-from l2l_ray.loop.state.ledger import Ledger, read_shard, write_shard
+from l2l_ray.loop.state.ledger import Ledger, is_used, read_shard, write_shard
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.loop.training.pseudo import is_used
 from l2l_ray.report.panels import ACCEPTED, accepted_codes
 from l2l_ray.report.record import read_run
 from l2l_ray.types import PseudoLabel

@@ -10,9 +10,8 @@ import pytest
 from l2l_ray.calibration import FILE, Calibration
 from l2l_ray.loop.evaluation.trust import expected_quality
 from l2l_ray.loop.state.example_files import ExampleTable
-from l2l_ray.loop.state.ledger import Ledger, read_shard
+from l2l_ray.loop.state.ledger import Ledger, is_used, read_shard
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.loop.training.pseudo import is_used
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
