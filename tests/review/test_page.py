@@ -27,6 +27,7 @@ from tests.browser import CHROMIUM, WAIT_S, Tab, opened_page, opened_tab
 from tests.review.test_app import HOSTILE, hostile
 
 TOKEN = "0123456789abcdef"
+WORKING = ("Saving …", "kept in this browser")  # what is said while the page is at work
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium, which no package of ours brings")
 
 
@@ -56,13 +57,21 @@ def address(reviewed_run: Path) -> Iterator[str]:
 def ready(tab: Tab, expression: str | None = None) -> str:
     """Wait until a label is open with its photo; return its expression."""
     tab.wait_for("document.getElementById('history').children.length > 0")
+    at_rest(tab)
     if expression is not None:
         tab.wait_for(f"document.getElementById('expression').textContent === {expression!r}")
     return str(tab.js("document.getElementById('expression').textContent"))
 
 
+def at_rest(tab: Tab) -> None:
+    tab.wait_for("document.querySelector('main').getAttribute('aria-busy') === 'false'")
+
+
 def said(tab: Tab, words: str) -> None:
+    """Wait until the page has said something, and is ready for the next key."""
     tab.wait_for(f"document.getElementById('says').textContent.includes({words!r})")
+    if not words.endswith(WORKING):
+        at_rest(tab)
 
 
 def current(tab: Tab) -> int:
@@ -198,6 +207,7 @@ def test_hostile_words_are_shown_as_words(reviewed_run: Path, tmp_path: Path) ->
         )
         tab.wait_for("document.querySelectorAll('#rows button').length === 1")
         tab.wait_for("document.getElementById('expression').textContent.includes('onerror=')")
+        at_rest(tab)
         tab.press("r")
         said(tab, "<script>alert(1)</script>")
         assert tab.js("document.querySelectorAll('b, img, script:not([src])').length") == 0

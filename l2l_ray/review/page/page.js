@@ -15,11 +15,26 @@ const STILL = "The server does not answer. Your decision is kept in this browser
 
 const viewer = new Viewer(byId("view"));
 const drawing = new Drawing(viewer, { propose, changed: showTools });
-const queue = new Queue({ open, say });
+const queue = new Queue({ open, say, inTurn });
 const pictures = new Map(); // by image id; promises
 let run = null;
 let item = null;
-let isBusy = false;
+const steps = []; // what is to be done one after another
+let isWorking = false;
+
+// Do one thing after another, so that a slow answer never meets a later one. The first begins at once.
+async function inTurn(step) {
+  steps.push(step);
+  if (isWorking) return;
+  isWorking = true;
+  document.querySelector("main").setAttribute("aria-busy", "true");
+  while (steps.length) await steps.shift()();
+  isWorking = false;
+  document.querySelector("main").setAttribute("aria-busy", "false");
+}
+
+// Decide only about what is shown: a decision while the page is at work is none.
+const decide = (action) => isWorking || inTurn(() => act(action));
 
 function say(text, kind = "") {
   byId("says").textContent = text;
@@ -128,7 +143,7 @@ function describe() {
       const button = document.createElement("button");
       button.type = "button";
       button.textContent = `${other.expression} (${other.state})`;
-      button.addEventListener("click", () => open(other.sent_id));
+      button.addEventListener("click", () => inTurn(() => open(other.sent_id)));
       line.append(button);
       return line;
     }),
@@ -143,7 +158,7 @@ const done = () => JSON.parse(sessionStorage.getItem("l2l-review-done") || "[]")
 const setDone = (ids) => sessionStorage.setItem("l2l-review-done", JSON.stringify(ids.slice(-200)));
 
 async function act(action) {
-  if (!item || isBusy) return;
+  if (!item) return;
   if (action === "redraw" && !drawing.isOn) {
     drawing.start(item.masks.now || item.masks.label);
     byId("view").focus();
@@ -182,7 +197,6 @@ async function undo() {
 
 // Save a decision; returns the server's answer, or nothing where it was refused, and then says why.
 async function saved(on, decision) {
-  isBusy = true;
   say("Saving …");
   try {
     const answer = await save(run.run, on.sent_id, decision, () => say(STILL, "wrong"));
@@ -192,8 +206,6 @@ async function saved(on, decision) {
   } catch (error) {
     await refused(on, error);
     return null;
-  } finally {
-    isBusy = false;
   }
 }
 
@@ -281,20 +293,19 @@ function handled(event) {
   if (drawing.isOn) {
     if (key === "Escape") return cancel(), true;
     if (drawing.key(event)) return true;
-    return key === "Enter" ? (act("redraw"), true) : false;
+    return key === "Enter" ? (decide("redraw"), true) : false;
   }
-  if (ACTION_KEYS[name]) return event.repeat || act(ACTION_KEYS[name]), true;
-  if (name === "j" || key === "ArrowRight" || key === "ArrowDown") return go(1), true;
-  if (name === "k" || key === "ArrowLeft" || key === "ArrowUp") return go(-1), true;
-  if (key === "PageDown" || key === "PageUp") return queue.turn(key === "PageDown"), true;
+  if (ACTION_KEYS[name]) return event.repeat || decide(ACTION_KEYS[name]), true;
+  if (name === "j" || key === "ArrowRight" || key === "ArrowDown") return inTurn(() => go(1)), true;
+  if (name === "k" || key === "ArrowLeft" || key === "ArrowUp") return inTurn(() => go(-1)), true;
+  if (key === "PageDown" || key === "PageUp") return inTurn(() => queue.turn(key === "PageDown")), true;
   if (key === "/") return byId("text").focus(), true;
   return false;
 }
 
 async function go(way) {
-  if (isBusy) return;
   const next = await queue.step(way);
-  if (next) open(next.sent_id);
+  if (next) await open(next.sent_id);
   else say(way > 0 ? "This is the last label of the list." : "This is the first label of the list.");
 }
 
@@ -343,7 +354,7 @@ async function start() {
 
 document.addEventListener("keydown", pressed);
 for (const button of document.querySelectorAll("#actions button")) {
-  button.addEventListener("click", () => act(button.dataset.action));
+  button.addEventListener("click", () => decide(button.dataset.action));
 }
 for (const name of Object.values(SHOWN)) {
   byId(`show-${name}`).addEventListener("change", (event) => toggle(name, event.target.checked));
@@ -353,9 +364,9 @@ byId("size").addEventListener("input", (event) => drawing.resize(Number(event.ta
 byId("clear").addEventListener("click", () => drawing.clear());
 byId("back").addEventListener("click", () => drawing.back());
 byId("cancel").addEventListener("click", cancel);
-byId("keep").addEventListener("click", () => act("redraw"));
+byId("keep").addEventListener("click", () => decide("redraw"));
 byId("smaller").addEventListener("click", () => viewer.scale(1 / 1.4));
 byId("larger").addEventListener("click", () => viewer.scale(1.4));
 byId("fit").addEventListener("click", () => viewer.fit());
 byId("show-help").addEventListener("click", () => byId("help").showModal());
-start();
+inTurn(start);

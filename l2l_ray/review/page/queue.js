@@ -7,22 +7,23 @@ const PAGE = 50;
 const TYPING_MS = 250;
 
 export class Queue {
-  // `open` opens a label, `say` takes what went wrong.
-  constructor({ open, say }) {
+  // `open` opens a label, `say` takes what went wrong, `inTurn` does one thing after another.
+  constructor({ open, say, inTurn }) {
     this.open = open;
+    this.inTurn = inTurn;
     this.say = say;
     this.rows = [];
     this.at = -1; // place of the open label in `rows`; -1 = it is on no row
     for (const id of ["state", "order", "kind", "lowest", "highest"]) {
-      byId(id).addEventListener("change", () => this.filtered());
+      byId(id).addEventListener("change", () => inTurn(() => this.filtered()));
     }
     byId("text").addEventListener("input", () => {
       clearTimeout(this.typing);
-      this.typing = setTimeout(() => this.filtered(), TYPING_MS);
+      this.typing = setTimeout(() => inTurn(() => this.filtered()), TYPING_MS);
     });
     byId("filters").addEventListener("submit", (event) => event.preventDefault());
-    byId("earlier").addEventListener("click", () => this.turn(false));
-    byId("later").addEventListener("click", () => this.turn(true));
+    byId("earlier").addEventListener("click", () => inTurn(() => this.turn(false)));
+    byId("later").addEventListener("click", () => inTurn(() => this.turn(true)));
   }
 
   states(names) {
@@ -63,7 +64,7 @@ export class Queue {
   async filtered() {
     try {
       const first = await this.load();
-      if (first) this.open(first.sent_id);
+      if (first) await this.open(first.sent_id);
       else this.say("No label is left with these filters.");
     } catch (error) {
       this.say(error.message, "wrong");
@@ -72,7 +73,7 @@ export class Queue {
 
   async turn(isLater) {
     const row = isLater ? await this.later() : await this.earlier();
-    if (row) this.open(row.sent_id);
+    if (row) await this.open(row.sent_id);
     else this.say(isLater ? "There is nothing later." : "There is nothing earlier.");
   }
 
@@ -171,7 +172,7 @@ export class Queue {
     state.className = `state ${row.state}`;
     state.textContent = words(row);
     button.append(state);
-    button.addEventListener("click", () => this.open(row.sent_id));
+    button.addEventListener("click", () => this.inTurn(() => this.open(row.sent_id)));
     line.append(button);
     return line;
   }
