@@ -116,7 +116,7 @@ def export_pseudo_labels(
     promise = None if guarantee is None else Promise.parse(guarantee)
     run = _open(run_dir, min_confidence)
     method = run.methods[-1] if method is None else method
-    labels, round_index = _committed(run, method, round_index)
+    labels, round_index = committed_labels(run, method, round_index)
     calibration = Calibration.load(run.version_dir(method, labels[0].version))
     promised = None if promise is None else _promised(run, method, promise, calibration)
     _require_no_hidden_truth(run, labels)
@@ -133,7 +133,7 @@ def export_pseudo_labels(
         elif label.confidence < min_confidence:
             left_out.append(LeftOut(example, UNSURE))
         else:
-            masks.append(_pseudo_mask(example, label, about, curves))
+            masks.append(pseudo_mask(example, label, about, curves))
     about |= {"min_confidence": min_confidence, **({} if promised is None else {"guarantee": _told(promised)})}
     return _written(run, masks, left_out, kind, out, about, force)
 
@@ -186,10 +186,19 @@ def native_cells(cells: Bool[np.ndarray, "G G"], height: int, width: int) -> Boo
     return cells[np.ix_(rows, columns)]
 
 
+def open_run(run_dir: Path) -> RunFolder:
+    """Return a run by its folder.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    return RunFolder(run_dir, read_config(run_dir / "config.yaml"))
+
+
 def _open(run_dir: Path, min_confidence: float) -> RunFolder:
     if not 0 <= min_confidence <= 1:
         raise ConfigError(f"min_confidence must be in [0, 1], got {min_confidence}; use 0 to keep every mask")
-    return RunFolder(run_dir, read_config(run_dir / "config.yaml"))
+    return open_run(run_dir)
 
 
 def _require_no_hidden_truth(run: RunFolder, labels: Sequence[PseudoLabel]) -> None:
@@ -200,7 +209,13 @@ def _require_no_hidden_truth(run: RunFolder, labels: Sequence[PseudoLabel]) -> N
         )
 
 
-def _committed(run: RunFolder, method: str, round_index: int | None) -> tuple[list[PseudoLabel], int]:
+def committed_labels(run: RunFolder, method: str, round_index: int | None = None) -> tuple[list[PseudoLabel], int]:
+    """Return the labels of a whole round, and which one it is; None = the last.
+
+    Raises:
+        DataError: There is none.
+        LedgerError: A committed shard cannot be read.
+    """
     ledger, config = Ledger(run.ledger_path), run.config
     shards = num_shards(len(ExampleTable(run.examples_path("unlabeled"))), config.loop.shard_size)
     complete = {
@@ -247,9 +262,17 @@ def _told(guarantee: Guarantee) -> dict[str, Any]:
     return {**asdict(guarantee), "text": str(guarantee.promise), "supposes": SUPPOSES}
 
 
-def _pseudo_mask(
+def pseudo_mask(
     example: Example, label: PseudoLabel, about: dict[str, Any], chance_of: Mapping[float, Curve]
 ) -> ExportedMask:
+    """Return a label as it is exported.
+
+    Args:
+        example: What it is of.
+        label: The label, on the grid.
+        about: Where it comes from.
+        chance_of: IoU -> how probable it is by confidence.
+    """
     height, width = example.height_px, example.width_px
     target = native_mask(torch.from_numpy(np.where(label.target, 1.0, -1.0)), height, width)
     accepted = native_cells(label.accepted, height, width)
