@@ -11,6 +11,8 @@
     l2l evaluate RUN [--split testA] [--protocol lavt480]            its figures again, also as others count
     l2l data import|check|stats|split|leaks ...                      own and published data: see docs/data.md
     l2l export RUN --format coco --out FOLDER [--split val]          pseudo-labels or predictions as files
+    l2l export RUN ... --guarantee "iou>=0.7 for 90% at 95%"         as many labels as keep a promise
+    l2l suggest RUN [--count 20] [--out FOLDER]                      which photos to label next
 
 RUN is the run folder that `l2l run` prints. Each command's --help lists its options.
 Exit status: 0 fine; 1 something is wrong or some items failed, each in a line on stderr; 2 the command was not

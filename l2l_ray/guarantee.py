@@ -7,14 +7,15 @@ may be.
 Whether labels from a confidence on keep the promise is tested on the labeled images, each seen through teachers that
 never saw it (`calibration.py`). Labels of one image share its difficulty, so one of each image counts, drawn at random,
 and so the promised share is that of an image's labels, averaged over images. The number of bad ones is binomial; the
-test is exact. The surest tenth of the labels is tested first, then the surest two tenths, and so on to the first that
-fails; so all tests together err no more often than one (fixed-sequence testing). It begins at the first tenth with so
-many images that they would pass if all were good. Finer steps fail more often by chance and export less.
+test is exact. The surest twentieth of the labels is tested first, then the surest two, and so on to the first that
+fails; so all tests together err no more often than one (fixed-sequence testing). It begins where there are twice the
+images that would pass if all were good, for there one bad label does not end it. Coarser steps export less; finer ones
+fail more often by chance.
 
 It holds where the labeled images were drawn like the unlabeled ones, and labels of one rank of confidence are as often
 good on unlabeled images as on labeled ones; that a promise was chosen after others had been tried is not accounted for.
 
-Source: Learn-then-Test, Angelopoulos et al. 2021 (fixed-sequence testing); tenths and one label per image are ours.
+Source: Learn-then-Test, Angelopoulos et al. 2021 (fixed-sequence testing); the steps and one label per image are ours.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SUPPOSES = (
     "the labeled images were drawn like the others; labels of one rank of confidence are as often good on the others; "
     "the share is that of an image's labels, averaged over images; no other promise was tried before"
 )
-NUM_STEPS = 10
+NUM_STEPS = 20
 _STEP = 0.05  # of the shares that are tried in a promise's place
 _TIMES_MORE = (1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # as many labeled images that are tried
 _SYNTAX = re.compile(r"\s*iou\s*>=\s*(\d*\.?\d+)\s+for\s+(\d+\.?\d*)\s*%\s+at\s+(\d+\.?\d*)\s*%\s*")
@@ -105,9 +106,11 @@ def find_guarantee(promise: Promise, checked: Checked, times: float = 1) -> Guar
     from scipy.stats import binom
 
     error, found = 1 - promise.certainty, None
-    for confidence, num_images, num_bad in _steps(promise, checked):
+    steps = list(_steps(promise, checked))
+    begin = min(2 * fewest_images(promise), math.floor(steps[-1][1] * times)) if steps else 0
+    for confidence, num_images, num_bad in steps:
         num = math.floor(num_images * times)
-        if num < fewest_images(promise):
+        if num < begin:
             continue
         # the probability of so few bad ones, were the promise just broken
         if binom.cdf(math.ceil(num_bad * times), num, 1 - promise.share) > error:
@@ -138,12 +141,12 @@ def fewest_images(promise: Promise) -> int:
 
 
 def _steps(promise: Promise, checked: Checked) -> Iterator[tuple[float, int, int]]:
-    """Yield, for one tenth of the labels and more, the surest first: from which confidence on, images, bad ones."""
+    """Yield, for a twentieth of the labels, two, and so on: from which confidence on, images, bad ones."""
     places = philox_generator(0).random(len(checked))  # of an image's labels in question, the one of the lowest counts
     order = np.argsort(-np.asarray(checked.estimates), kind="stable").tolist()
     drawn: dict[int, int] = {}  # image -> row of its label
     done = 0
-    for step in range(1, NUM_STEPS + 1):
+    for step in range(1, NUM_STEPS + 1 if order else 0):
         confidence = checked.estimates[order[math.ceil(len(order) * step / NUM_STEPS) - 1]]
         while done < len(order) and checked.estimates[order[done]] >= confidence:  # of equal ones, all
             row = order[done]

@@ -35,15 +35,21 @@ def falling(num_good: int, num_bad: int) -> Checked:
 
 
 def test_it_goes_down_to_where_too_many_are_bad() -> None:
-    # P(Binomial(60, 0.2) <= 0) and P(Binomial(70, 0.2) <= 10) = 0.15 > 0.1: it ends at six tenths.
-    assert find_guarantee(PROMISE, falling(60, 40)) == Guarantee(PROMISE, np.linspace(1, 0, 100)[59], 60, 0)
-    # P(Binomial(70, 0.2) <= 5) = 0.004, P(Binomial(80, 0.2) <= 15) = 0.46: at seven
-    assert find_guarantee(PROMISE, falling(65, 35)) == Guarantee(PROMISE, np.linspace(1, 0, 100)[69], 70, 5)
+    # P(Binomial(65, 0.2) <= 5) = 0.01, P(Binomial(70, 0.2) <= 10) = 0.15 > 0.1: it ends at 65 of 100.
+    assert find_guarantee(PROMISE, falling(60, 40)) == Guarantee(PROMISE, np.linspace(1, 0, 100)[64], 65, 5)
+    # P(Binomial(70, 0.2) <= 7) = 0.02, P(Binomial(75, 0.2) <= 12) = 0.24: at 70
+    assert find_guarantee(PROMISE, falling(63, 37)) == Guarantee(PROMISE, np.linspace(1, 0, 100)[69], 70, 7)
 
 
 def test_too_few_images_cannot_promise_even_if_all_are_good() -> None:
     assert find_guarantee(PROMISE, falling(10, 0)) is None  # 0.8 ** 10 = 0.107 > 0.1
     assert find_guarantee(PROMISE, falling(11, 0)) == Guarantee(PROMISE, 0.0, 11, 0)
+
+
+def test_one_bad_label_among_the_surest_does_not_end_it_all() -> None:
+    good = falling(100, 0)
+    ious = [0.1, *good.ious[1:]]
+    assert find_guarantee(PROMISE, Checked(good.image_ids, good.estimates, ious)) == Guarantee(PROMISE, 0.0, 100, 1)
 
 
 def test_labels_of_one_image_count_once() -> None:
@@ -65,8 +71,9 @@ def test_what_cannot_be_given_says_what_can_and_what_it_would_take() -> None:
     with pytest.raises(ConfigError) as told:
         require_guarantee(Promise(0.5, 0.95, 0.95), falling(50, 50))
     assert "iou>=0.5 for 95% at 95% cannot be given, with 100 labeled images" in str(told.value)
-    assert "it would take about 50 more" in str(told.value)  # 75 good ones at five tenths; it takes 59
-    assert "'iou>=0.5 for 90% at 95%' can" in str(told.value)
+    # It begins at twice 59 images: three times as many labels have 150 good ones at the top, twice as many 100.
+    assert "it would take about 200 more" in str(told.value)
+    assert "'iou>=0.5 for 85% at 95%' can" in str(told.value)
     with pytest.raises(ConfigError, match="more of them would not help.*nor can any lower share"):
         require_guarantee(PROMISE, falling(0, 50))
 
