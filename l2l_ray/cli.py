@@ -12,6 +12,8 @@
     l2l evaluate RUN [--split testA] [--protocol lavt480]            its figures again, also as others count
     l2l data import|check|stats|split|leaks ...                      own and published data: see docs/data.md
     l2l export RUN --format coco --out FOLDER [--split val]          pseudo-labels or predictions as files
+    l2l export RUN ... --guarantee "iou>=0.7 for 90% at 95%"         as many labels as keep a promise
+    l2l suggest RUN [--count 20] [--out FOLDER]                      which photos to label next
 
 RUN is the run folder that `l2l run` prints. Each command's --help lists its options.
 Exit status: 0 fine; 1 something is wrong or some items failed, each in a line on stderr; 2 the command was not
@@ -308,6 +310,25 @@ def export(words: Sequence[str]) -> None:
     print(done.line)
 
 
+def suggest(words: Sequence[str]) -> None:
+    """Say which photos to label next: of doubtful labels, and like many others; see docs/export.md."""
+    parser = argparse.ArgumentParser(prog="l2l suggest", description=suggest.__doc__)
+    parser.add_argument("run_dir", type=place)
+    parser.add_argument("--count", type=int, default=20, help="how many photos; they are chosen together")
+    parser.add_argument("--out", type=here, metavar="FOLDER", help="also a list, a sheet and tasks for Label Studio")
+    given = parser.parse_args(words)
+    from l2l_ray.device import no_loading_bars
+    from l2l_ray.loop.evaluation.suggest import suggest as found_by
+    from l2l_ray.loop.evaluation.suggest import write_suggestions
+
+    with no_loading_bars():
+        found = found_by(given.run_dir, given.count)
+    for number, one in enumerate(found, 1):
+        print(f"{number:4} {one.image}  doubt {one.doubt:.2f}, gain {one.gain:.2f}: {' / '.join(one.texts[:3])}")
+    if given.out:
+        print(write_suggestions(given.run_dir, found, given.out))
+
+
 def data(words: Sequence[str]) -> int:
     """Import, check, count, split and compare data sets."""
     from l2l_ray.datatools.commands import COMMANDS as DATA_COMMANDS
@@ -368,6 +389,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "evaluate": evaluate,
     "data": data,
     "export": export,
+    "suggest": suggest,
 }
 
 

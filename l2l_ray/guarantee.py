@@ -7,14 +7,15 @@ may be.
 Whether labels from a confidence on keep the promise is tested on the labeled images, each seen through teachers that
 never saw it (`calibration.py`). Labels of one image share its difficulty, so one of each image counts, drawn at random,
 and so the promised share is that of an image's labels, averaged over images. The number of bad ones is binomial; the
-test is exact. Confidences are tested from the highest down, and it ends at the first that fails, so that all tests
-together err no more often than one (fixed-sequence testing). Begun where the fewest labels can pass, a single bad one
-would end it, so it is begun at `NUM_STARTS` places, each with its part of the error.
+test is exact. The surest twentieth of the labels is tested first, then the surest two, and so on to the first that
+fails; so all tests together err no more often than one (fixed-sequence testing). It begins where there are twice the
+images that would pass if all were good, for there one bad label does not end it. Coarser steps export less; finer ones
+fail more often by chance.
 
 It holds where the labeled images were drawn like the unlabeled ones, and labels of one rank of confidence are as often
 good on unlabeled images as on labeled ones; that a promise was chosen after others had been tried is not accounted for.
 
-Source: Learn-then-Test, Angelopoulos et al. 2021 (multi-start fixed-sequence testing); one label per image is ours.
+Source: Learn-then-Test, Angelopoulos et al. 2021 (fixed-sequence testing); the steps and one label per image are ours.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
 
 from l2l_ray.calibration import Checked
 from l2l_ray.errors import ConfigError
@@ -36,7 +36,7 @@ SUPPOSES = (
     "the labeled images were drawn like the others; labels of one rank of confidence are as often good on the others; "
     "the share is that of an image's labels, averaged over images; no other promise was tried before"
 )
-NUM_STARTS = 3  # the first where the fewest images can pass, each further one at twice as many
+NUM_STEPS = 20
 _STEP = 0.05  # of the shares that are tried in a promise's place
 _TIMES_MORE = (1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # as many labeled images that are tried
 _SYNTAX = re.compile(r"\s*iou\s*>=\s*(\d*\.?\d+)\s+for\s+(\d+\.?\d*)\s*%\s+at\s+(\d+\.?\d*)\s*%\s*")
@@ -95,18 +95,28 @@ class Guarantee:
         )
 
 
-def find_guarantee(promise: Promise, checked: Checked) -> Guarantee | None:
+def find_guarantee(promise: Promise, checked: Checked, times: float = 1) -> Guarantee | None:
     """Return the lowest confidence from which on labels keep a promise; None where there is none.
 
     Args:
         promise: What they are to keep.
         checked: Labels of labeled images, estimates calibrated.
+        times: As if there were so many times as many images, and as many bad labels among them.
     """
-    best: Guarantee | None = None
-    for guarantee in _certified(promise, _looked_at(promise, checked)):
-        if best is None or guarantee.confidence < best.confidence:
-            best = guarantee
-    return best
+    from scipy.stats import binom
+
+    error, found = 1 - promise.certainty, None
+    steps = list(_steps(promise, checked))
+    begin = min(2 * fewest_images(promise), math.floor(steps[-1][1] * times)) if steps else 0
+    for confidence, num_images, num_bad in steps:
+        num = math.floor(num_images * times)
+        if num < begin:
+            continue
+        # the probability of so few bad ones, were the promise just broken
+        if binom.cdf(math.ceil(num_bad * times), num, 1 - promise.share) > error:
+            break
+        found = Guarantee(promise, confidence, num_images, num_bad)
+    return found
 
 
 def require_guarantee(promise: Promise, checked: Checked) -> Guarantee:
@@ -125,69 +135,30 @@ def require_guarantee(promise: Promise, checked: Checked) -> Guarantee:
     )
 
 
-def fewest_images(promise: Promise, error: float) -> int:
-    """Return with how many images, all of them good, a promise can be given at an error."""
-    return math.ceil(math.log(error) / math.log(promise.share))
+def fewest_images(promise: Promise) -> int:
+    """Return with how many images, all of them good, a promise can be given."""
+    return math.ceil(math.log(1 - promise.certainty) / math.log(promise.share))
 
 
-@dataclass(frozen=True)
-class _Counts:
-    """Per confidence, falling: labeled images with a label from there on, and those whose drawn label is bad."""
-
-    confidences: Float64[np.ndarray, " T"]
-    num_images: Int64[np.ndarray, " T"]
-    num_bad: Int64[np.ndarray, " T"]
-
-
-def _looked_at(promise: Promise, checked: Checked) -> _Counts:
+def _steps(promise: Promise, checked: Checked) -> Iterator[tuple[float, int, int]]:
+    """Yield, for a twentieth of the labels, two, and so on: from which confidence on, images, bad ones."""
     places = philox_generator(0).random(len(checked))  # of an image's labels in question, the one of the lowest counts
-    order = np.argsort(-np.asarray(checked.estimates), kind="stable")
+    order = np.argsort(-np.asarray(checked.estimates), kind="stable").tolist()
     drawn: dict[int, int] = {}  # image -> row of its label
-    bad = [iou < promise.iou for iou in checked.ious]
-    rows: dict[float, tuple[int, int]] = {}  # confidence -> counts once its labels are in; of equal ones, all at once
-    num_bad = 0
-    for row in order.tolist():
-        image = checked.image_ids[row]
-        before = drawn.get(image)
-        if before is None or places[row] < places[before]:
-            num_bad += bad[row] - (before is not None and bad[before])
-            drawn[image] = row
-        rows[checked.estimates[row]] = len(drawn), num_bad
-    counts = np.array(list(rows.values()), np.int64).reshape(-1, 2)
-    return _Counts(np.array(list(rows), np.float64), counts[:, 0], counts[:, 1])
-
-
-def _certified(promise: Promise, counts: _Counts, times: float = 1) -> Iterator[Guarantee]:
-    """Yield, from each start that passes, the lowest confidence that is reached.
-
-    Args:
-        promise: What is tested.
-        counts: What was found.
-        times: As if there were so many times as many images, with as many bad ones among them.
-    """
-    passes = _passes(promise, counts, times)
-    for start in range(NUM_STARTS):
-        enough = fewest_images(promise, (1 - promise.certainty) / NUM_STARTS) * 2**start
-        first = int(np.searchsorted(counts.num_images * times, enough))
-        failed = np.flatnonzero(~passes[first:])
-        last = (first + int(failed[0]) if failed.size else len(passes)) - 1
-        if last >= first:
-            numbers = counts.num_images[last], counts.num_bad[last]
-            yield Guarantee(promise, float(counts.confidences[last]), *map(int, numbers))
-
-
-def _passes(promise: Promise, counts: _Counts, times: float) -> Bool[np.ndarray, " T"]:
-    """Return where so few bad ones would be seen with at most the error's probability, were the promise just broken."""
-    from scipy.stats import binom
-
-    images, bad = np.floor(counts.num_images * times), np.ceil(counts.num_bad * times)
-    passes: Bool[np.ndarray, " T"] = binom.cdf(bad, images, 1 - promise.share) <= (1 - promise.certainty) / NUM_STARTS
-    return passes
+    done = 0
+    for step in range(1, NUM_STEPS + 1 if order else 0):
+        confidence = checked.estimates[order[math.ceil(len(order) * step / NUM_STEPS) - 1]]
+        while done < len(order) and checked.estimates[order[done]] >= confidence:  # of equal ones, all
+            row = order[done]
+            before = drawn.get(checked.image_ids[row])
+            if before is None or places[row] < places[before]:
+                drawn[checked.image_ids[row]] = row
+            done += 1
+        yield confidence, len(drawn), sum(checked.ious[row] < promise.iou for row in drawn.values())
 
 
 def _what_it_takes(promise: Promise, checked: Checked, images: int) -> str:
-    counts = _looked_at(promise, checked)
-    needed = next((times for times in _TIMES_MORE if any(_certified(promise, counts, times))), None)
+    needed = next((times for times in _TIMES_MORE if find_guarantee(promise, checked, times)), None)
     if needed is None:
         return "more of them would not help, as too many even of the surest labels are worse"
     return f"it would take about {math.ceil(images * (needed - 1))} more, if those turn out like these"

@@ -6,9 +6,8 @@ independent would make the interval too narrow. It holds for the trained models 
 seeds. Source: Efron and Tibshirani 1993, percentile interval; the cluster is the image.
 
 Over seeds: one value per seed (a mean difference of two methods), taken as normal. Whether a method is better is read
-here: another seed draws other labeled images, batches and starting weights. Source: Student 1908; its distribution
-for whole degrees of freedom by Abramowitz and Stegun 1964, 26.7.3 and 26.7.4. Where one method is compared with many,
-some differences look large by chance: `holm` corrects the p-values of a family (Holm 1979).
+here: another seed draws other labeled images, batches and starting weights. Source: Student 1908. Where one method is
+compared with many, some differences look large by chance: `holm` corrects the p-values of a family (Holm 1979).
 
 Over both: seeds and images are drawn anew together. The images are the same for all seeds, so a draw of images holds
 for every seed drawn with it; images drawn for each seed apart would count one image's luck as that of many. Source: the
@@ -69,9 +68,10 @@ def seed_interval(values: Sequence[float], level: float = 0.95) -> SeedInterval:
         raise ValueError(f"level must be in (0, 1), got {level}; use 0.95 for a 95 % interval")
     if len(values) < 2:
         raise DataError(f"an interval over seeds needs at least 2 seeds, got {len(values)}; run more seeds")
-    mean = math.fsum(values) / len(values)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    half = t_quantile(level, len(values) - 1) * math.sqrt(variance / len(values))
+    from scipy.stats import t  # here: it takes a second to load, and few commands need it
+
+    mean, error = _mean_and_error(values)
+    half = float(t.ppf((1 + level) / 2, len(values) - 1)) * error
     return SeedInterval(mean, mean - half, mean + half)
 
 
@@ -85,12 +85,19 @@ def seed_p_value(values: Sequence[float]) -> float:
     """
     if len(values) < 2:
         raise DataError(f"a test over seeds needs at least 2 seeds, got {len(values)}; run more seeds")
-    mean = math.fsum(values) / len(values)
-    error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+    from scipy.stats import t
+
+    mean, error = _mean_and_error(values)
     if error == 0:
         return 1.0 if mean == 0 else 0.0
-    degrees = len(values) - 1
-    return 1 - _t_probability(math.atan(abs(mean) / error / math.sqrt(degrees)), degrees)
+    return float(2 * t.sf(abs(mean) / error, len(values) - 1))
+
+
+def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and its standard error, the same in any order."""
+    mean = math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return mean, math.sqrt(variance / len(values))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -105,32 +112,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
         corrected[index] = highest
     return corrected
-
-
-def t_quantile(level: float, degrees: int) -> float:
-    """Return the t that a Student variable's absolute value stays below with probability `level`.
-
-    Args:
-        level: Probability, in (0, 1).
-        degrees: Degrees of freedom, at least 1.
-    """
-    low, high = 0.0, math.pi / 2  # of the angle arctan(t / sqrt(degrees)), in which t is bounded
-    for _ in range(60):  # halves of pi / 2, down to the last bit of a float
-        middle = (low + high) / 2
-        low, high = (middle, high) if _t_probability(middle, degrees) < level else (low, middle)
-    return math.sqrt(degrees) * math.tan((low + high) / 2)
-
-
-def _t_probability(angle: float, degrees: int) -> float:
-    """Return P(|T| <= sqrt(degrees) * tan(angle)); a finite series in cos(angle) for whole degrees."""
-    odd, cos = degrees % 2, math.cos(angle)
-    term, total = cos if odd else 1.0, 0.0
-    for k in range(1 + odd, degrees, 2):  # coefficients 1, 1/2, 1/2 * 3/4, ... (even) or 1, 2/3, 2/3 * 4/5, ... (odd)
-        total += term
-        term *= cos * cos * k / (k + 1)
-    if odd:
-        return 2 / math.pi * (angle + math.sin(angle) * total)
-    return math.sin(angle) * total
 
 
 def paired_bootstrap(

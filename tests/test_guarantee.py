@@ -24,8 +24,8 @@ def test_what_is_no_promise_is_refused_with_an_example(text: str) -> None:
 
 
 def test_the_fewest_images_by_hand() -> None:
-    assert fewest_images(PROMISE, 0.1) == 11  # 0.8 ** 10 = 0.107, 0.8 ** 11 = 0.086
-    assert fewest_images(Promise(0.5, 0.9, 0.95), 0.05) == 29  # 0.9 ** 28 = 0.052, 0.9 ** 29 = 0.047
+    assert fewest_images(PROMISE) == 11  # 0.8 ** 10 = 0.107, 0.8 ** 11 = 0.086
+    assert fewest_images(Promise(0.5, 0.9, 0.95)) == 29  # 0.9 ** 28 = 0.052, 0.9 ** 29 = 0.047
 
 
 def falling(num_good: int, num_bad: int) -> Checked:
@@ -35,17 +35,21 @@ def falling(num_good: int, num_bad: int) -> Checked:
 
 
 def test_it_goes_down_to_where_too_many_are_bad() -> None:
-    found = find_guarantee(PROMISE, falling(60, 40))
-    assert found is not None
-    # At an error of 0.1 / 3: P(Binomial(n, 0.2) <= bad) with 60 good ones is 0.021 at 66 (6 bad), 0.031 at 67 (7 bad)
-    # and 0.043 at 68 (8 bad): it ends at 67.
-    assert (found.num_images, found.num_bad) == (67, 7)
-    assert found.confidence == pytest.approx(np.linspace(1, 0, 100)[66])
+    # P(Binomial(65, 0.2) <= 5) = 0.01, P(Binomial(70, 0.2) <= 10) = 0.15 > 0.1: it ends at 65 of 100.
+    assert find_guarantee(PROMISE, falling(60, 40)) == Guarantee(PROMISE, np.linspace(1, 0, 100)[64], 65, 5)
+    # P(Binomial(70, 0.2) <= 7) = 0.02, P(Binomial(75, 0.2) <= 12) = 0.24: at 70
+    assert find_guarantee(PROMISE, falling(63, 37)) == Guarantee(PROMISE, np.linspace(1, 0, 100)[69], 70, 7)
 
 
 def test_too_few_images_cannot_promise_even_if_all_are_good() -> None:
-    assert find_guarantee(PROMISE, falling(15, 0)) is None  # 0.8 ** 15 = 0.035 > 0.1 / 3
-    assert find_guarantee(PROMISE, falling(16, 0)) == Guarantee(PROMISE, 0.0, 16, 0)
+    assert find_guarantee(PROMISE, falling(10, 0)) is None  # 0.8 ** 10 = 0.107 > 0.1
+    assert find_guarantee(PROMISE, falling(11, 0)) == Guarantee(PROMISE, 0.0, 11, 0)
+
+
+def test_one_bad_label_among_the_surest_does_not_end_it_all() -> None:
+    good = falling(100, 0)
+    ious = [0.1, *good.ious[1:]]
+    assert find_guarantee(PROMISE, Checked(good.image_ids, good.estimates, ious)) == Guarantee(PROMISE, 0.0, 100, 1)
 
 
 def test_labels_of_one_image_count_once() -> None:
@@ -54,12 +58,6 @@ def test_labels_of_one_image_count_once() -> None:
     assert (
         find_guarantee(PROMISE, Checked([image // 40 for image in many.image_ids], many.estimates, many.ious)) is None
     )
-
-
-def test_one_bad_label_at_the_top_does_not_end_it_all() -> None:
-    good = falling(99, 0)
-    ious = [0.1, *good.ious[1:]]
-    assert find_guarantee(PROMISE, Checked(good.image_ids, good.estimates, ious)) is not None
 
 
 def test_labels_of_equal_confidence_go_together() -> None:
@@ -71,10 +69,11 @@ def test_labels_of_equal_confidence_go_together() -> None:
 
 def test_what_cannot_be_given_says_what_can_and_what_it_would_take() -> None:
     with pytest.raises(ConfigError) as told:
-        require_guarantee(Promise(0.5, 0.95, 0.95), falling(60, 40))
+        require_guarantee(Promise(0.5, 0.95, 0.95), falling(50, 50))
     assert "iou>=0.5 for 95% at 95% cannot be given, with 100 labeled images" in str(told.value)
-    assert "it would take about 50 more" in str(told.value)  # 90 good ones: 0.95 ** 90 = 0.01 < 0.05 / 3
-    assert "'iou>=0.5 for 90% at 95%' can" in str(told.value)
+    # It begins at twice 59 images: three times as many labels have 150 good ones at the top, twice as many 100.
+    assert "it would take about 200 more" in str(told.value)
+    assert "'iou>=0.5 for 85% at 95%' can" in str(told.value)
     with pytest.raises(ConfigError, match="more of them would not help.*nor can any lower share"):
         require_guarantee(PROMISE, falling(0, 50))
 

@@ -1,6 +1,5 @@
 """Over images: zero where nothing differs, the analytic interval, images and not sentences. Over seeds: Student's t."""
 
-import mpmath  # comes with torch
 import numpy as np
 import pytest
 
@@ -13,7 +12,6 @@ from l2l_ray.intervals import (
     redrawn_means,
     seed_interval,
     seed_p_value,
-    t_quantile,
 )
 from l2l_ray.metrics import IouMeter, compare
 
@@ -93,21 +91,6 @@ def test_figures_are_ratios_of_resampled_sums() -> None:
 def test_draws_without_a_denominator_are_left_out() -> None:
     ((low, high),) = ratio_intervals([([1, 0], [1, 0])], ["a", "b"], 2000)
     assert (low, high) == (1.0, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("degrees", "printed"), [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262), (30, 2.042), (120, 1.980)]
-)
-def test_t_quantiles_are_those_of_the_printed_table(degrees: int, printed: float) -> None:
-    assert t_quantile(0.95, degrees) == pytest.approx(printed, abs=5e-4)
-
-
-@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 24, 119])
-@pytest.mark.parametrize("level", [0.1, 0.5, 0.95, 0.999])
-def test_t_quantiles_invert_the_distribution(degrees: int, level: float) -> None:
-    t = t_quantile(level, degrees)
-    outside = mpmath.betainc(degrees / 2, 0.5, 0, degrees / (degrees + t * t), regularized=True)
-    assert 1 - float(outside) == pytest.approx(level, abs=1e-12)
 
 
 def test_interval_over_seeds_by_hand() -> None:

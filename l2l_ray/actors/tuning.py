@@ -273,7 +273,7 @@ def _tuner(
         tune_config=tune.TuneConfig(
             max_concurrent_trials=at_once,
             scheduler=scheduler,
-            reuse_actors=scheduler is None,  # a stopped one would be in the middle of a run
+            reuse_actors=False,  # a process keeps a gigabyte or more of what each trial allocated and freed
             trial_dirname_creator=_own_id,
         ),
         run_config=tune.RunConfig(

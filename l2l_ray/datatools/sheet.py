@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool
 from PIL import Image, ImageDraw, ImageFont
 
 from l2l_ray.data.layout import BadValue
@@ -25,7 +26,7 @@ from l2l_ray.files import replacing, saying_why
 from l2l_ray.randomness import sample_key
 from l2l_ray.types import Hint
 
-_TILE_PX, _TEXT_PX, _COLUMNS, _PAD, _POINT_PX = 224, 52, 4, 8, 4
+TILE_PX, _TEXT_PX, _COLUMNS, _PAD, _POINT_PX = 224, 52, 4, 8, 4
 _MASK_RGB, _BOX_RGB = (255, 45, 149), (255, 196, 0)
 _INK, _PAPER, _GRAY = (28, 34, 48), (255, 255, 255), (226, 228, 233)
 
@@ -53,7 +54,8 @@ def write_sheet(path: Path, inventory: Inventory, items: Sequence[Item]) -> None
         if path.suffix.lower() == ".html":
             temporary.write_text(_page(inventory, items, tiles), encoding="utf-8")
         else:
-            _sheet(items, tiles).save(temporary, "PNG")
+            captions = [f"[{i.split} {i.ref_id}] " + " / ".join(text for _, text in i.sentences) for i in items]
+            draw_sheet(captions, tiles).save(temporary, "PNG")
 
 
 def tile(inventory: Inventory, item: Item) -> Image.Image:
@@ -65,11 +67,11 @@ def tile(inventory: Inventory, item: Item) -> Image.Image:
     except BadValue as error:
         return _reason(f"no picture: {error}")
     width, height = base.size
-    base.thumbnail((_TILE_PX, _TILE_PX), Image.Resampling.LANCZOS)
+    base.thumbnail((TILE_PX, TILE_PX), Image.Resampling.LANCZOS)
     try:
         for rle in inventory.masks(item) if item.ann_ids else ():
             mask = Image.fromarray(decode(rle).astype(np.uint8) * 255).resize(base.size, Image.Resampling.BILINEAR)
-            base = _outlined(base, np.asarray(mask) >= 128)
+            base = outlined(base, np.asarray(mask) >= 128)
     except BadValue:
         draw = ImageDraw.Draw(base)
         for ann_id in item.ann_ids or ():
@@ -93,7 +95,8 @@ def _draw_hint(base: Image.Image, hint: Hint) -> None:
         draw.circle((x * base.width, y * base.height), _POINT_PX, fill=_BOX_RGB)
 
 
-def _outlined(base: Image.Image, inside: np.ndarray) -> Image.Image:
+def outlined(base: Image.Image, inside: Bool[np.ndarray, "H W"]) -> Image.Image:
+    """Return a picture with a mask of its size tinted and outlined."""
     padded = np.pad(inside, 1)
     core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     pixels = np.array(base)
@@ -103,20 +106,20 @@ def _outlined(base: Image.Image, inside: np.ndarray) -> Image.Image:
 
 
 def _reason(text: str) -> Image.Image:
-    blank = Image.new("RGB", (_TILE_PX, _TILE_PX), _GRAY)
+    blank = Image.new("RGB", (TILE_PX, TILE_PX), _GRAY)
     ImageDraw.Draw(blank).text((8, 8), "\n".join(textwrap.wrap(_printable(text), 30)[:10]), fill=_INK, font=_font(12))
     return blank
 
 
-def _sheet(items: Sequence[Item], tiles: Sequence[Image.Image]) -> Image.Image:
+def draw_sheet(captions: Sequence[str], tiles: Sequence[Image.Image]) -> Image.Image:
+    """Return pictures of at most `TILE_PX` in rows of four, each with up to three lines of text below it."""
     rows = -(-len(tiles) // _COLUMNS)
-    step_x, step_y = _TILE_PX + _PAD, _TILE_PX + _TEXT_PX + _PAD
+    step_x, step_y = TILE_PX + _PAD, TILE_PX + _TEXT_PX + _PAD
     sheet = Image.new("RGB", (_COLUMNS * step_x + _PAD, rows * step_y + _PAD), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    for number, (item, picture) in enumerate(zip(items, tiles, strict=True)):
+    for number, (text, picture) in enumerate(zip(captions, tiles, strict=True)):
         left, top = _PAD + number % _COLUMNS * step_x, _PAD + number // _COLUMNS * step_y
         sheet.paste(picture, (left, top))
-        text = f"[{item.split} {item.ref_id}] " + " / ".join(text for _, text in item.sentences)
         lines = textwrap.wrap(_printable(text), 34, max_lines=3, placeholder=" ...")
         draw.text((left, top + picture.height + 2), "\n".join(lines), fill=_INK, font=_font(12))
     return sheet
@@ -127,7 +130,7 @@ def _page(inventory: Inventory, items: Sequence[Item], tiles: Sequence[Image.Ima
     parts = [
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         "<style>body{font:14px sans-serif}"
-        f"figure{{display:inline-block;width:{_TILE_PX}px;margin:8px;vertical-align:top}}</style><h1>{title}</h1>"
+        f"figure{{display:inline-block;width:{TILE_PX}px;margin:8px;vertical-align:top}}</style><h1>{title}</h1>"
     ]
     for item, picture in zip(items, tiles, strict=True):
         content = io.BytesIO()

@@ -25,12 +25,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Int8, Int64
 
-from l2l_ray.config import read_config
 from l2l_ray.errors import ConfigError, DataError
-from l2l_ray.loop.evaluation.committed import about_labels, committed_shards, require_no_hidden_truth
+from l2l_ray.loop.evaluation.committed import about_labels, committed_shards, open_run, require_no_hidden_truth
 from l2l_ray.loop.state.example_files import ExampleTable, PriorTable
 from l2l_ray.loop.state.ledger import read_columns
-from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.review.journal import STATES, Journal
 from l2l_ray.storage import local_copy
 
@@ -64,7 +62,7 @@ class Labels:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self.run = RunFolder(run_dir, read_config(run_dir / "config.yaml"))
+        self.run = open_run(run_dir)
         if not self.run.finished:
             raise ConfigError(
                 f"the run in {run_dir} is not finished, so its labels may still change; let it end, or continue it "

@@ -7,23 +7,34 @@ accepted map by nearest cell, because it says what was done with a cell and has 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from l2l_ray.calibration import Curve
+from l2l_ray.config import read_config
 from l2l_ray.data.masks import encode, grid_logits_to_native
 from l2l_ray.datatools.record import ExportedMask
 from l2l_ray.errors import DataError
 from l2l_ray.loop.state.example_files import ExampleTable
-from l2l_ray.loop.state.ledger import Ledger, LedgerEntry, num_shards
+from l2l_ray.loop.state.ledger import Ledger, LedgerEntry, num_shards, read_shard
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.types import Example, PseudoLabel
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
+
+
+def open_run(run_dir: Path) -> RunFolder:
+    """Return a run by its folder.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    return RunFolder(run_dir, read_config(run_dir / "config.yaml"))
 
 
 def committed_shards(run: RunFolder, method: str, round_index: int | None = None) -> tuple[list[LedgerEntry], int]:
@@ -51,6 +62,17 @@ def committed_shards(run: RunFolder, method: str, round_index: int | None = None
         )
     chosen = max(rounds) if round_index is None else round_index
     return ledger.entries(method, chosen), chosen
+
+
+def committed_labels(run: RunFolder, method: str, round_index: int | None = None) -> tuple[list[PseudoLabel], int]:
+    """Return the labels of a whole round, and which one it is; None = the last.
+
+    Raises:
+        DataError: There is none.
+        LedgerError: A committed shard cannot be read.
+    """
+    entries, chosen = committed_shards(run, method, round_index)
+    return [label for entry in entries for label in read_shard(run.path / entry.path)], chosen
 
 
 def require_no_hidden_truth(run: RunFolder, sees_truth: bool) -> None:

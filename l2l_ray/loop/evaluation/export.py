@@ -18,7 +18,6 @@ from typing import Any
 
 from l2l_ray.calibration import Calibration, chances, read
 from l2l_ray.confidence import estimated_iou
-from l2l_ray.config import read_config
 from l2l_ray.data.masks import encode, grid_logits_to_native, mask_area_px
 from l2l_ray.datatools.export import require_place, write_export
 from l2l_ray.datatools.record import ExportedMask
@@ -27,7 +26,8 @@ from l2l_ray.guarantee import SUPPOSES, Guarantee, Promise, require_guarantee
 from l2l_ray.loop.evaluation.committed import (
     about_labels,
     about_method,
-    committed_shards,
+    committed_labels,
+    open_run,
     pseudo_mask,
     require_no_hidden_truth,
 )
@@ -114,8 +114,7 @@ def export_pseudo_labels(
     promise = None if guarantee is None else Promise.parse(guarantee)
     run = _open(run_dir, min_confidence)
     method = run.methods[-1] if method is None else method
-    entries, round_index = committed_shards(run, method, round_index)
-    labels = [label for entry in entries for label in read_shard(run.path / entry.path)]
+    labels, round_index = committed_labels(run, method, round_index)
     calibration = Calibration.load(run.version_dir(method, labels[0].version))
     promised = None if promise is None else _promised(run, method, promise, calibration)
     require_no_hidden_truth(run, any(label.sees_truth for label in labels))
@@ -177,7 +176,7 @@ def export_predictions(
 def _open(run_dir: Path, min_confidence: float) -> RunFolder:
     if not 0 <= min_confidence <= 1:
         raise ConfigError(f"min_confidence must be in [0, 1], got {min_confidence}; use 0 to keep every mask")
-    return RunFolder(run_dir, read_config(run_dir / "config.yaml"))
+    return open_run(run_dir)
 
 
 def _promised(run: RunFolder, method: str, promise: Promise, calibration: Calibration | None) -> Guarantee:

@@ -23,7 +23,7 @@ from l2l_ray.data.protocols import NATIVE, Protocol
 from l2l_ray.device import pick_device
 from l2l_ray.loop.inference.batches import Batches
 from l2l_ray.loop.inference.inputs import ExampleSet, ExampleSets, Inputs
-from l2l_ray.loop.inference.networks import load_segmenter
+from l2l_ray.loop.inference.networks import autocast, load_segmenter
 from l2l_ray.loop.inference.quality import Quality, measure_quality
 from l2l_ray.loop.inference.teacher import gather_evidence, guided_evidence, predict
 from l2l_ray.loop.state.checkpoint import load_weights
@@ -151,6 +151,18 @@ class InferenceEngine:
             return self._logits(method, version, self._sets[name].inputs(part).to(self._device)).float().cpu()
 
         return torch.cat(list(self._batches.each(indices, predicted)))
+
+    def image_features(self, method: str, version: int, name: str, indices: list[int]) -> Float[Tensor, "B C"]:
+        """Return what a version's image encoder makes of the pictures of some rows: the mean of its coarsest level."""
+        model = self._model(method, version)
+
+        def seen(part: list[int]) -> Float[Tensor, "B C"]:
+            images = self._sets[name].inputs(part).images.to(self._device)
+            with torch.inference_mode(), autocast(self._device, self.config.loop.autocast):
+                coarsest: Tensor = model.backbone(images)[-1]
+            return coarsest.mean((2, 3)).float().cpu()
+
+        return torch.cat(list(self._batches.each(indices, seen)))
 
     def evidence_and_selection(self, method: str, version: int, split: str, indices: list[int]) -> PanelData:
         """Return everything the report shows of a few samples of an evaluation split."""

@@ -1,0 +1,186 @@
+"""Decisions of the review page come into a data set: masks, no such object, or rejected and not labeled again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from l2l_ray import cli
+from l2l_ray.config import RunConfig
+from l2l_ray.data.layout import Problem
+from l2l_ray.data.masks import encode
+from l2l_ray.data.plain_pickle import plain_records
+from l2l_ray.data.refer import ReferDataset
+from l2l_ray.datatools.check import check
+from l2l_ray.datatools.inventory import take_inventory
+from l2l_ray.datatools.review import read_review
+from l2l_ray.errors import DataError
+from l2l_ray.loop.state.candidates import find_candidates, open_dataset
+from l2l_ray.review.journal import FILE, Journal
+from l2l_ray.types import Rle
+from tests.refer_folder import draw
+from tests.whole_run import changed
+
+TEXTS = {"a.png": "cat", "b.png": "dog", "c.png": "bird", "d.png": "fish", "e.png": "stone"}
+MODEL = {"source": "pseudo_label", "run": "r", "round": 2}
+
+
+def square(left: int) -> Rle:
+    mask = np.zeros((24, 32), bool)
+    mask[2:12, left : left + 8] = True
+    return encode(mask)
+
+
+class Reviewed:
+    """A data set of five photos, of which the last has a mask, and the journal of a run on it."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.root, self.run_dir, self._capsys = folder / "root", folder / "run", capsys
+        self.photos = self.root / "images" / "own"
+        self.run_dir.mkdir()
+        for name in TEXTS:
+            draw(folder / "photos" / name, ord(name[0]))
+        rows: list[dict[str, Any]] = [{"image": name, "expression": text} for name, text in TEXTS.items()]
+        rows[-1]["rle"] = square(20)
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        status, said = self.data("rows", str(folder / "rows.jsonl"), "--images", str(folder / "photos"))
+        assert status == 0, said
+        self.journal = Journal(self.run_dir)
+
+    def data(self, *words: str) -> tuple[int, str]:
+        status = cli.main(["data", "import", *words, "--root", str(self.root), "--dataset", "own"])
+        printed = self._capsys.readouterr()
+        return status, printed.out + printed.err
+
+    def update(self) -> tuple[int, str]:
+        return self.data("review", str(self.run_dir), "--update")
+
+    def decide(self, sent_id: int, action: str, rle: Rle | None = None, **label: Any) -> None:
+        name, text = list(TEXTS.items())[sent_id - 1]
+        about = {"image": name, "expression": text, "split": "train", "id": str(sent_id), "sent_id": sent_id}
+        about |= {"confidence": 0.25, "provenance": MODEL, "image_root": str(self.photos), "ref_id": sent_id, **label}
+        last = self.journal.last_number(sent_id)
+        self.journal.add(sent_id, action, "anna", last, f"{sent_id} {action} {last}", about, rle, 0.5 if rle else None)
+
+    @property
+    def refs(self) -> list[dict[str, Any]]:
+        return list(plain_records(self.root / "own" / "refs(own).p"))
+
+    @property
+    def masks(self) -> dict[str, Rle]:
+        examples, _ = ReferDataset.open(self.root, "own", "own").labeled_examples("train")
+        return {example.expression: example.mask_rle for example in examples}
+
+
+@pytest.fixture
+def reviewed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Reviewed:
+    return Reviewed(tmp_path, capsys)
+
+
+def test_each_decision_becomes_what_it_says(reviewed: Reviewed, smoke: RunConfig) -> None:
+    reviewed.decide(1, "accept", square(2))
+    reviewed.decide(2, "redraw", square(4))
+    reviewed.decide(3, "no_object")
+    reviewed.decide(4, "reject")
+    status, said = reviewed.update()
+    assert status == 0 and ": 2 corrected, 1 confirmed, 1 rejected, 1 unchanged\n" in said, said
+    empty = encode(np.zeros((24, 32), bool))
+    assert reviewed.masks == {"cat": square(2), "dog": square(4), "bird": empty, "stone": square(20)}
+    cat, dog, bird, fish, _ = reviewed.refs
+    who = {"source": "review", "completed_by": "anna", "updated_at": reviewed.journal.history(1)[0].at}
+    assert cat["provenance"] == {**who, "action": "accept", "number": 1, "confirmed_from": MODEL}
+    assert dog["provenance"] == {**who, "action": "redraw", "number": 2, "iou": 0.5, "corrected_from": MODEL} | {
+        "updated_at": reviewed.journal.history(2)[0].at
+    }
+    assert bird["ann_ids"] == [] and bird["provenance"]["action"] == "no_object"
+    assert fish["rejected"]["completed_by"] == "anna" and fish["rejected"]["rejected"] == MODEL
+    assert not fish.keys() & {"ann_id", "ann_ids", "provenance"}
+    assert check(take_inventory(reviewed.root / "own"), decode=True) == []
+
+    data = {"root": str(reviewed.root), "dataset": "own", "split_by": "own"}
+    config = changed(smoke, data=data)
+    found = find_candidates(config, open_dataset(config))
+    assert [example.expression for example in found.labeled] == ["cat", "dog", "bird", "stone"]
+    assert found.unlabeled == [], "what was rejected is not labeled as if nothing had been said"
+    assert [(skip.kind, skip.sent_id) for skip in found.skips] == [("rejected_label", 4)]
+
+
+def test_the_same_again_changes_nothing_and_a_later_mask_ends_a_rejection(reviewed: Reviewed) -> None:
+    reviewed.decide(4, "wrong_object")
+    digest = ReferDataset.open(reviewed.root, "own", "own").digest
+    assert ": 0 corrected, 1 rejected, 4 unchanged\n" in reviewed.update()[1]
+    assert ReferDataset.open(reviewed.root, "own", "own").digest != digest, "a run that began before is told"
+    before = (reviewed.root / "own" / "instances.json").stat()
+    assert ": 0 corrected, 5 unchanged\n" in reviewed.update()[1]
+    assert (reviewed.root / "own" / "instances.json").stat() == before
+    reviewed.decide(4, "redraw", square(6))
+    assert ": 1 corrected, 4 unchanged\n" in reviewed.update()[1]
+    assert "rejected" not in reviewed.refs[3] and reviewed.masks["fish"] == square(6)
+    reviewed.decide(4, "reject")
+    assert ": 0 corrected, 5 unchanged\n" in reviewed.update()[1], "a mask of a person's stays"
+    assert reviewed.masks["fish"] == square(6) and "rejected" not in reviewed.refs[3]
+
+
+def test_a_models_mask_is_confirmed_or_taken_away(reviewed: Reviewed, tmp_path: Path) -> None:
+    rows = [
+        {"image": name, "expression": TEXTS[name], "rle": square(2), "provenance": MODEL} for name in ("a.png", "b.png")
+    ]
+    (tmp_path / "models.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reviewed.data("rows", str(tmp_path / "models.jsonl"), "--images", str(reviewed.photos), "--update")
+    reviewed.decide(1, "accept", square(2))
+    reviewed.decide(2, "reject")
+    assert ": 0 corrected, 1 confirmed, 1 rejected, 3 unchanged\n" in reviewed.update()[1]
+    cat, dog = reviewed.refs[:2]
+    assert cat["provenance"]["replaced"] == {"provenance": MODEL} and reviewed.masks.keys() == {"cat", "stone"}
+    assert dog["rejected"]["replaced"]["provenance"] == MODEL and "ann_id" not in dog
+
+
+def test_of_several_texts_of_one_object_one_decision_counts(reviewed: Reviewed) -> None:
+    for sent_id, action, rle in ((1, "accept", square(2)), (2, "redraw", square(4)), (3, "reject", None)):
+        reviewed.decide(sent_id, action, rle, ref_id=7)
+    rows, folder = read_review(reviewed.run_dir)
+    (_, notice), (where, row) = rows
+    assert folder == reviewed.photos and where == f"{FILE} action 2" and row["rle"] == square(4)
+    assert str(notice) == f"{FILE} action 2: of 3 decisions about one object, 'redrawn' counts"
+
+
+def test_a_mask_and_no_such_object_contradict_each_other(reviewed: Reviewed) -> None:
+    reviewed.decide(1, "accept", square(2), ref_id=7)
+    reviewed.decide(2, "no_object", ref_id=7)
+    ((_, problem),) = read_review(reviewed.run_dir)[0]
+    assert isinstance(problem, Problem) and "a mask or no such object" in str(problem)
+
+
+def test_what_cannot_be_imported_is_said(reviewed: Reviewed, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nobody has reviewed it; `l2l review"):
+        read_review(tmp_path / "elsewhere")
+    reviewed.decide(1, "reject")
+    reviewed.journal.add(1, "undo", "anna", 1, "undone")
+    with pytest.raises(DataError, match="no decision that was not undone"):
+        read_review(reviewed.run_dir)
+    reviewed.decide(1, "reject", image_root="/one")
+    reviewed.decide(2, "reject", image_root="/other")
+    with pytest.raises(DataError, match="below several folders"):
+        read_review(reviewed.run_dir)
+
+
+def test_damaged_lines_are_told_and_the_others_imported(reviewed: Reviewed) -> None:
+    reviewed.decide(1, "accept", square(2))
+    with (reviewed.run_dir / FILE).open("a") as file:
+        file.write("no line\n")
+    status, said = reviewed.update()
+    assert status == 0 and f"notice: {FILE}: {FILE}: line 2 is damaged and does not count" in said
+    assert reviewed.masks["cat"] == square(2)
+
+
+def test_photos_that_were_moved_are_found_by_images(
+    reviewed: Reviewed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reviewed.decide(1, "accept", square(2), image_root="/gone")
+    assert reviewed.update()[0] == 1
+    status, said = reviewed.data("review", str(reviewed.run_dir), "--images", str(tmp_path / "photos"), "--update")
+    assert status == 0 and "1 confirmed" in said
