@@ -6,6 +6,7 @@
     GET  /api/labels?...                 a page of labels, the most doubtful first
     GET  /api/labels/ID                  one label, with masks and reasons
     GET  /api/labels/ID/picture?size=    its photo as JPEG: preview or full
+    GET  /api/labels/ID/prior            what the language model marked
     GET  /api/labels/ID/teacher          what the run's model predicts
     POST /api/labels/ID/propose          {"box": [x, y, width, height]}: the model's mask in a box, px
     POST /api/labels/ID/actions          {"action", "upon", "key", "counts"}: decide; answers when it is durable
@@ -178,14 +179,16 @@ def make_app(run_dir: Path, reviewer: str, token_sha256: str, hosts: Collection[
         content = items.preview(sent_id) if size == "preview" else items.picture(sent_id)
         return Response(content, media_type="image/jpeg")
 
+    @app.get("/api/labels/{sent_id}/prior")
+    def prior(sent_id: int) -> dict[str, Any]:
+        return {"mask": items.prior_mask(sent_id)}
+
     @app.get("/api/labels/{sent_id}/teacher")
     def teacher(sent_id: int) -> dict[str, Any]:
-        example, prior = items.photo(sent_id), items.prior(sent_id)
-        if prior is None:
-            raise DataError(
-                f"the run stored no answer of the language model for sentence {sent_id}; draw a box instead"
-            )
-        return {"mask": as_runs(proposals.own(example, prior), edit_size(example.height_px, example.width_px))}
+        example, stored = items.photo(sent_id), items.prior(sent_id)
+        if stored is None:
+            raise DataError(f"the run stored no answer of the language model for sentence {sent_id}; draw a box")
+        return {"mask": as_runs(proposals.own(example, stored), edit_size(example.height_px, example.width_px))}
 
     @app.post("/api/labels/{sent_id}/propose")
     async def propose(sent_id: int, request: Request) -> dict[str, Any]:

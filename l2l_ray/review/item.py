@@ -104,12 +104,23 @@ class Items:
             "hint": _hint_box(example.hint),
             "reasons": self._reasons(position, example, label, prior, place),
             "others": [labels.row(other, journal, "image") for other in labels.of_image(position) if other != position],
+            "has_prior_mask": place is not None,
             "masks": {
-                "label": _runs(encode(native_mask(_logits(label.target), *edit))),
+                "label": _at_size(self._mask(sent_id).rle, edit),
                 "now": self._drawn(sent_id, journal, edit),
-                "prior": _runs(encode(native_mask(_logits(place), *edit))) if place is not None else None,
             },
         }
+
+    def prior_mask(self, sent_id: int) -> Runs:
+        """Return the language model's own mask, or its box as one.
+
+        Raises:
+            DataError: There is none.
+        """
+        example, place = self.photo(sent_id), self._prior_cells(self.prior(sent_id))
+        if place is None:
+            raise DataError(f"the language model did not say where the object of sentence {sent_id} is; draw a box")
+        return _runs(encode(native_mask(_logits(place), *edit_size(example.height_px, example.width_px))))
 
     def record(self, sent_id: int) -> tuple[dict[str, Any], Rle]:
         """Return the record of a label without masks (`datatools/record.py`), and its mask at the photo's size.
@@ -201,9 +212,7 @@ class Items:
         """Return the mask that a person drew on a label; None = the label's own stands, or none."""
         standing = journal.standing(sent_id)
         rle = journal.whole(standing).rle if standing and standing.action == "redraw" else None
-        if rle is None:
-            return None
-        return _runs(rle if tuple(rle["size"]) == edit else encode(_nearest(decode(rle), *edit)))
+        return None if rle is None else _at_size(rle, edit)
 
     def _prior_cells(self, prior: Prior | None) -> Bool[np.ndarray, "G G"] | None:
         if prior is None or prior.failure:
@@ -276,6 +285,10 @@ def mask_iou(one: Rle, other: Rle) -> float:
 def _iou(one: Bool[np.ndarray, "H W"], other: Bool[np.ndarray, "H W"]) -> float:
     union = int(np.count_nonzero(one | other))
     return int(np.count_nonzero(one & other)) / union if union else 0.0
+
+
+def _at_size(rle: Rle, size: tuple[int, int]) -> Runs:
+    return _runs(rle if tuple(rle["size"]) == size else encode(_nearest(decode(rle), *size)))
 
 
 def _runs(rle: Rle) -> Runs:

@@ -50,9 +50,12 @@ def test_what_is_shown_is_what_the_run_stored(reviewed_run: Path) -> None:
             assert [shown.height, shown.width] == found["size"]
         prior = items.prior(sent_id)
         assert found["boxes"] == [list(box) for box in prior.boxes_xyxy_frac]
-        if found["masks"]["prior"] is not None:
-            mask, (x1, y1, x2, y2) = _mask_of(found["masks"]["prior"]), prior.boxes_xyxy_frac[0]
+        if found["has_prior_mask"]:
+            mask, (x1, y1, x2, y2) = _mask_of(items.prior_mask(sent_id)), prior.boxes_xyxy_frac[0]
             assert mask[int((y1 + y2) / 2 * mask.shape[0]), int((x1 + x2) / 2 * mask.shape[1])]
+        else:
+            with pytest.raises(DataError, match="did not say where"):
+                items.prior_mask(sent_id)
         others = {other["sent_id"] for other in found["others"]}
         same = labels.image_ids == labels.image_ids[position]
         assert others == set(labels.sent_ids[same].tolist()) - {sent_id}

@@ -104,7 +104,7 @@ def test_by_keyboard_alone_labels_are_accepted_rejected_redrawn_and_undone(
         # Clear; brush down in the middle, to the right, brush up.
         tab.press("c", "b", " ", *["ArrowRight"] * 6, " ", "Enter")
         said(tab, f"Saved: “{second}” is redrawn (IoU with the label: ")
-        ready(tab)
+        assert ready(tab) != second and tab.js("document.getElementById('drawing').hidden")
         third_id = current(tab)
         tab.press("w")
         said(tab, "is wrong object.")

@@ -66,7 +66,7 @@ function progress(counts) {
 
 // Open a label; `says` is what the status line then says.
 async function open(sentId, says = "") {
-  drawing.stop();
+  stopDrawing();
   let found;
   try {
     found = await get(`api/labels/${sentId}`);
@@ -122,10 +122,11 @@ function boxes() {
 
 function showMasks() {
   viewer.layer("mask", item.masks.now || (item.state === "no such object" ? null : item.masks.label));
-  viewer.layer("prior", item.masks.prior);
-  viewer.layer("teacher", item.teacher || null);
-  byId("show-prior").disabled = !item.masks.prior;
-  if (viewer.shown.teacher) teacher();
+  byId("show-prior").disabled = !item.has_prior_mask;
+  for (const name of ["prior", "teacher"]) {
+    viewer.layer(name, item.masks[name] || null);
+    if (viewer.shown[name]) fetchMask(name);
+  }
 }
 
 function describe() {
@@ -236,16 +237,17 @@ async function propose([x, y, width, height]) {
   }
 }
 
-async function teacher() {
+// What the language model marked, or what the finished run's model predicts, is fetched when it is first shown.
+async function fetchMask(name) {
   const asked = item;
-  if (!asked || asked.teacher) return;
-  say("The model looks at the photo. The first time it has to be loaded …");
+  if (!asked || asked.masks[name] || (name === "prior" && !asked.has_prior_mask)) return;
+  if (name === "teacher") say("The model looks at the photo. The first time it has to be loaded …");
   try {
-    asked.teacher = (await get(`api/labels/${asked.sent_id}/teacher`)).mask;
-    if (item === asked) viewer.layer("teacher", asked.teacher);
-    say(area(asked.teacher) ? "What the finished run's model predicts is shown." : "The model finds nothing now.");
+    asked.masks[name] = (await get(`api/labels/${asked.sent_id}/${name}`)).mask;
+    if (item === asked) viewer.layer(name, asked.masks[name]);
+    if (name === "teacher") say(area(asked.masks[name]) ? "What the model predicts now is shown." : "The model finds nothing now.");
   } catch (error) {
-    byId("show-teacher").checked = viewer.shown.teacher = false;
+    toggle(name, false);
     fail(error);
   }
 }
@@ -253,7 +255,7 @@ async function teacher() {
 function toggle(name, isShown = !viewer.shown[name]) {
   viewer.shown[name] = isShown;
   byId(`show-${name}`).checked = isShown;
-  if (name === "teacher" && isShown) teacher();
+  if (isShown && (name === "prior" || name === "teacher")) fetchMask(name);
   viewer.render();
 }
 
@@ -265,9 +267,13 @@ function showTools() {
   byId("size").value = drawing.share;
 }
 
-function cancel() {
+function stopDrawing() {
   drawing.stop();
   showTools();
+}
+
+function cancel() {
+  stopDrawing();
   if (item) showMasks();
   say("Cancelled; the label stays as it was.");
 }
