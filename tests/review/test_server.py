@@ -1,0 +1,53 @@
+"""`l2l review`: what it refuses before it serves, in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from l2l_ray import cli
+from l2l_ray.errors import ConfigError
+from l2l_ray.review.server import listening
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert cli.main(["review", *words, "--no-browser"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    return printed.err
+
+
+def test_a_port_that_is_taken_is_named(reviewed_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with listening(None) as other:
+        other.listen()
+        port = other.getsockname()[1]
+        assert other.getsockname()[0] == "127.0.0.1", "this machine alone"
+        expected = f"port {port} of this machine is taken by another program; choose another --port, or leave it out"
+        assert expected in said(capsys, str(reviewed_run), "--port", str(port))
+    with pytest.raises(ConfigError, match="port 70000 of this machine cannot be had"):
+        listening(70000)
+
+
+def test_a_folder_without_a_finished_run_is_refused(
+    reviewed_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "config.yaml" in said(capsys, str(tmp_path / "nothing"))
+    (reviewed_run / "FINISHED").unlink()
+    assert "is not finished, so its labels may still change; let it end" in said(capsys, str(reviewed_run))
+
+
+@pytest.mark.parametrize("name", ["", " ", "x" * 81, "bell \a"])
+def test_a_name_that_cannot_be_written_is_refused(
+    reviewed_run: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert "--reviewer must be a name of 1 to 80 printable characters" in said(
+        capsys, str(reviewed_run), "--reviewer", name
+    )
+
+
+def test_a_token_that_can_be_guessed_is_refused(
+    reviewed_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("L2L_TOKEN", "1234")
+    assert "L2L_TOKEN must have at least 16 printable ASCII characters" in said(capsys, str(reviewed_run))
