@@ -78,7 +78,7 @@ async function open(sentId, says = "") {
   history.replaceState(null, "", `#label=${sentId}`);
   queue.mark(item);
   describe();
-  if (says) say(says, "good");
+  say(says, "good");
   try {
     const shown = await pictureOf(item);
     if (item !== found) return;
@@ -315,14 +315,16 @@ async function go(way) {
   else say(way > 0 ? "This is the last label of the list." : "This is the first label of the list.");
 }
 
-// What an earlier page could not save is sent first; what is refused then is shown where it belongs.
+// What an earlier page could not save is sent first; what is refused then is shown where it belongs, and only then is
+// there nothing to say.
 async function sendUnsaved() {
+  let words = "";
   for (const one of unsaved(run.run)) {
     const { sentId, decision } = one.kept;
     try {
       await saveAgain(one, () => say(STILL, "wrong"));
       setDone([...done(), sentId]);
-      say("A decision that was not saved before is saved now.", "good");
+      words = "A decision that was not saved before is saved now.";
     } catch (error) {
       await open(sentId);
       if (decision.counts) {
@@ -330,10 +332,10 @@ async function sendUnsaved() {
         showTools();
       }
       fail(error);
-      return true;
+      return null;
     }
   }
-  return false;
+  return words;
 }
 
 async function start() {
@@ -344,13 +346,10 @@ async function start() {
     document.title = `${run.run}: L2L review`;
     const named = Number(new URLSearchParams(location.hash.slice(1)).get("label"));
     queue.states(run.states);
-    const isOpen = await sendUnsaved();
+    const words = await sendUnsaved();
     progress((await get("api/run")).counts);
     const first = await queue.load();
-    if (!isOpen) {
-      if (named) await open(named);
-      else if (first) await open(first.sent_id);
-    }
+    if (words !== null && (named || first)) await open(named || first.sent_id, words);
     if (run.problems.length) say(run.problems.join(" · "), "wrong");
     queue.kinds(await get("api/kinds"));
   } catch (error) {
