@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "l2l_ray"
 FOUNDATION = (
-    *("checkpoints", "confidence", "config", "device", "errors", "files", "intervals", "jsonl", "metrics"),
+    *("checkpoints", "confidence", "config", "device", "doubt", "errors", "files", "intervals", "jsonl", "metrics"),
     *("plain_text", "processes", "randomness", "storage", "types", "wording"),
 )
 # What each part may import besides the foundation and itself.

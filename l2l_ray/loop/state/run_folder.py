@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray.config import RunConfig, read_config, save_config
+from l2l_ray.config.differences import differences
 from l2l_ray.errors import FREE_SPACE, CheckpointError, ConfigError, DataError
 from l2l_ray.files import remove_tree, replacing
 from l2l_ray.jsonl import append_line, compact, read_lines, remove_lines
@@ -281,15 +282,7 @@ def _why_not_writable(path: Path) -> str | None:
 
 def _changed_fields(saved: RunConfig, given: RunConfig) -> list[str]:
     old, new = (c.model_dump(exclude=_FREE_TO_CHANGE) for c in (saved, given))
-    return list(_differences(old, new, ""))
-
-
-def _differences(old: Any, new: Any, prefix: str) -> Iterable[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in old:
-            yield from _differences(old[key], new[key], f"{prefix}.{key}".lstrip("."))
-    elif old != new:
-        yield f"{prefix} was {old!r}, now {new!r}"
+    return [f"{path} was {before!r}, now {now!r}" for path, before, now in differences(old, new)]
 
 
 def _environment(config: RunConfig) -> dict[str, Any]:
