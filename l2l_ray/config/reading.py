@@ -161,7 +161,7 @@ def _meant_preset(name: str) -> str:
 
 
 def parse_yaml(text: str) -> Any:
-    """Return what plain YAML says; by libyaml where PyYAML was built with it: ten times faster, which a list of runs needs.
+    """Return what plain YAML says; by libyaml, which takes a tenth of the time, where PyYAML was built with it.
 
     Raises:
         YAMLError: It is no YAML, or would make more than plain values.

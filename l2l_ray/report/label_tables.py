@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from l2l_ray.report.figures import NOTHING, percent
 from l2l_ray.report.record import REGIONS, RunRecord, is_number
-from l2l_ray.report.tables import NOTHING, Cell, Table, percent
+from l2l_ray.report.tables import Cell, Table
 from l2l_ray.types import Candidate
 
 # What candidates are called on the page, in this order.
