@@ -42,7 +42,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "serving",
     ),  # of selector the registry: who learns, who labels
     "label": ("data", "datatools", "loop"),
-    "cli": ("datatools", "segmenter", "label", "loop", "predictions", "predictor", "report", "saved_model"),
+    "runs": ("loop", "report"),
+    "cli": ("datatools", "segmenter", "label", "loop", "predictions", "predictor", "report", "runs", "saved_model"),
 }
 HEAVY = ("torch", "transformers", "ray", "pandas", "pyarrow", "matplotlib")
 
