@@ -42,8 +42,9 @@ def outcome(record: RunRecord) -> Outcome:
 def doubt_of(record: RunRecord) -> Doubt | None:
     """Return how many labels of the main method's last round are sure and doubtful; None where none were counted."""
     found = record.results.get("doubt")
-    counts = [found.get(name) for name in ("num", "sure", "doubtful")] if isinstance(found, Mapping) else [None]
-    return Doubt(*map(int, counts)) if all(map(is_number, counts)) and counts[0] else None
+    counts = [found.get(name) for name in ("num", "sure", "doubtful")] if isinstance(found, Mapping) else []
+    known = [int(count) for count in counts if is_number(count)]
+    return Doubt(*known) if len(known) == 3 and known[0] else None
 
 
 def _reached(record: RunRecord) -> str:
@@ -61,7 +62,8 @@ def _reached(record: RunRecord) -> str:
 
 def _compared(record: RunRecord) -> str:
     """Say how far the main method is from the best of the others, over all splits together."""
-    found = [item for item in record.results.get("differences") or [] if _is_of_main(item, record)]
+    items = record.results.get("differences")
+    found = [item for item in items if _is_of_main(item, record)] if isinstance(items, list) else []
     if not found:
         return ""
     item = min(found, key=lambda item: item["diff"])
