@@ -160,8 +160,8 @@ def runs(words: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="every run and every fact, for programs")
     given = parser.parse_args(words)
     from l2l_ray.config import RunConfig
-    from l2l_ray.runs.listing import list_runs
-    from l2l_ray.runs.table import runs_json, runs_text
+    from l2l_ray.overview.listing import list_runs
+    from l2l_ray.overview.table import runs_json, runs_text
 
     root = RunConfig(run_root=given.run_root).root
     found = list_runs(root)
@@ -183,7 +183,7 @@ def compare(words: Sequence[str]) -> None:
     given = parser.parse_args(words)
     if len(given.run_dirs) < 2:
         parser.error(f"got one run, {given.run_dirs[0]}; give two or more")
-    from l2l_ray.runs.comparing import comparison
+    from l2l_ray.overview.comparing import comparison
 
     print("\n".join(comparison(given.run_dirs, given.split, given.method, given.common)))
 

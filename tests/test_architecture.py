@@ -42,8 +42,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "serving",
     ),  # of selector the registry: who learns, who labels
     "label": ("data", "datatools", "loop"),
-    "runs": ("loop", "report"),
-    "cli": ("datatools", "segmenter", "label", "loop", "predictions", "predictor", "report", "runs", "saved_model"),
+    "overview": ("loop", "report"),
+    "cli": ("datatools", "segmenter", "label", "loop", "predictions", "overview", "predictor", "report", "saved_model"),
 }
 HEAVY = ("torch", "transformers", "ray", "pandas", "pyarrow", "matplotlib")
 

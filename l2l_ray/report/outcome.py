@@ -73,10 +73,10 @@ def _compared(record: RunRecord) -> str:
     rival = record.labels.get(str(item["versus"]), str(item["versus"]))
     ends = f"{100 * low:+.1f} to {100 * high:+.1f}" if low < high else "too few images for an interval"
     side = "above" if diff >= 0 else "below"
-    said = "undecided"
+    said = f": undecided ({ends})"
     if verdict(low, high) != "undecided":
-        said = "so whichever images are drawn, of these trained models; another seed may differ"
-    return f"{where} it is {abs(100 * diff):.1f} points {side} {rival}{best} ({ends}): {said}."
+        said = f", whichever images are drawn ({ends}); another seed may differ"
+    return f"{where} it is {abs(100 * diff):.1f} points {side} {rival}{best}{said}."
 
 
 def _is_of_main(item: Any, record: RunRecord) -> bool:
