@@ -12,6 +12,7 @@ import json
 import os
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -158,22 +159,19 @@ def _files_of(path: Path) -> _Files:
         sizes = {str(key)[len(path.key) :].lstrip("/"): int(info["size"] or 0) for key, info in found}
         known = [path / name for name in ("FINISHED", "results.json", "config.yaml", *sizes) if name in sizes][:1]
         return _Files(sizes, max((place.stat().st_mtime for place in known), default=0.0))
-    sizes, active, folders = {}, 0.0, [""]
+    sizes, active, folders = {}, path.stat().st_mtime, [""]
     while folders:
         folder = folders.pop()
-        with os.scandir(path / folder) as entries:
+        with suppress(FileNotFoundError), os.scandir(path / folder) as entries:
             for entry in entries:
                 name = f"{folder}{entry.name}"
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(f"{name}/")
                     continue
-                try:
+                with suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                sizes[name] = status.st_size
-                active = max(active, status.st_mtime)
-    return _Files(sizes, active or path.stat().st_mtime)
+                    sizes[name], active = status.st_size, max(active, status.st_mtime)
+    return _Files(sizes, active)
 
 
 def _read(run: ListedRun, files: _Files) -> ListedRun:
@@ -287,10 +285,10 @@ def _go_on(path: Path, config: RunConfig, command: Any, last: Holder | None) -> 
     """Return the command that continues a run; what only the program that began it can do is left to that."""
     if sweep := _sweep_command(path.parent):
         return sweep
-    began = str(command).split() if command else ["l2l", "run"]
+    began = _words(str(command or "l2l run"))
     program = Path(began[0]).name
     if program in ("l2l", "cli.py") and began[1:2] == ["label"]:
-        return " ".join(["l2l", *began[1:]])
+        return shlex.join(["l2l", *began[1:]])
     if program not in ("l2l", "cli.py", "selfevolve.py"):
         return f"with what began it: {command}"
     start = "ray job submit -- python jobs/selfevolve.py" if last and "Ray" in last.what else "l2l run"
@@ -298,6 +296,13 @@ def _go_on(path: Path, config: RunConfig, command: Any, last: Holder | None) -> 
     if config.run_dir != path.absolute():  # it was moved or renamed
         words += ["--run_root", str(path.parent), "--name", path.name]
     return f"{start} {shlex.join([*words, '--resume'])}"
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError:  # of an earlier version, which did not quote them
+        return command.split()
 
 
 def _sweep_command(folder: Path) -> str:

@@ -18,6 +18,7 @@ from l2l_ray.errors import DataError
 from l2l_ray.loop.state.lease import held
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.overview.listing import ListedRun, list_runs, look
+from tests.object_store import ObjectStore
 
 Copy = Callable[..., RunFolder]
 
@@ -227,6 +228,18 @@ def test_what_is_no_run_root_is_refused(whole_run: RunFolder, tmp_path: Path) ->
     ):
         list_runs(whole_run.path)
     assert list_runs(tmp_path) == []
+
+
+def test_runs_in_an_object_store_are_listed_too(store: ObjectStore, whole_run: RunFolder) -> None:
+    root = store.place("runs")
+    for path in sorted(path for path in whole_run.path.rglob("*") if path.is_file()):
+        (root / "group" / "whole" / path.relative_to(whole_run.path)).write_bytes(path.read_bytes())
+    (root / "broken" / "env.json").write_text("{}")
+    broken, found = sorted(list_runs(root), key=lambda run: run.name)
+    assert (broken.state, broken.detail.partition(";")[0]) == ("damaged", "config.yaml is absent")
+    here = listed(whole_run)
+    assert (found.name, found.state, found.figure) == ("group/whole", "finished", here.figure)
+    assert found.num_bytes == here.num_bytes and found.active > here.active - 60
 
 
 def test_nothing_is_written_and_no_heavy_library_is_loaded(copied: Copy) -> None:

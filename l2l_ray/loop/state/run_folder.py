@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -289,7 +290,7 @@ def _environment(config: RunConfig) -> dict[str, Any]:
     """Return what else determines a result: code version, libraries, command."""
     return {
         "git": _git_commit(),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "seed": config.loop.seed,
         "python": sys.version.split()[0],
         "versions": {name: _version(name) for name in ("l2l-ray", "torch", "transformers", "ray", "numpy")},
