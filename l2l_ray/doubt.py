@@ -30,13 +30,14 @@ class Doubt:
         return cls(len(known), sure, sum(value < DOUBTFUL for value in known))
 
     def words(self, noun: str) -> str:
-        """Say it of what is counted, in the plural.
+        """Say it of what is counted, in the plural, and what to look at first.
 
         Example: `Doubt(9, 3, 2).words("labels")` is "2 of 9 labels are doubtful (confidence below 0.4), 3 sure (0.7 or
-        more)".
+        more): look at the doubtful first".
         """
         verb = "is" if self.doubtful == 1 else "are"
+        first = ": look at the doubtful first" if self.doubtful else ""
         return (
             f"{self.doubtful:,} of {self.num:,} {noun} {verb} doubtful (confidence below {DOUBTFUL:g}), "
-            f"{self.sure:,} sure ({SURE:g} or more)"
+            f"{self.sure:,} sure ({SURE:g} or more){first}"
         )

@@ -21,7 +21,8 @@ def test_where_sure_begins_and_doubtful_ends(confidence: float, expected: Doubt)
 
 def test_counts_in_words() -> None:
     assert Doubt(3791, 1200, 412).words("labels") == (
-        "412 of 3,791 labels are doubtful (confidence below 0.4), 1,200 sure (0.7 or more)"
+        "412 of 3,791 labels are doubtful (confidence below 0.4), 1,200 sure (0.7 or more): look at the doubtful first"
     )
     assert Doubt.of(x / 10 for x in (9, 5, 1)).words("masks").startswith("1 of 3 masks is doubtful")
+    assert "look at" not in Doubt(3, 2, 0).words("masks")
     assert Doubt.of([]) == Doubt(0, 0, 0)

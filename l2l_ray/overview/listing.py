@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 
 from l2l_ray.config import EMBEDDED, RunConfig
-from l2l_ray.errors import ConfigError, DataError, one_line
+from l2l_ray.errors import DataError, one_line
 from l2l_ray.loop.progress import done_frac
 from l2l_ray.loop.state.digests import Digests
 from l2l_ray.loop.state.lease import FOLDER as LEASE
@@ -189,12 +189,15 @@ def _read(run: ListedRun, files: _Files) -> ListedRun:
         return replace(run, detail=f"{' '.join(wrong.split())}; put it back from a backup, or remove the folder")
     try:
         config = RunConfig.model_validate(record.config)
-    except (ValidationError, ConfigError):
+    except ValidationError as error:
         versions = record.env.get("versions")
         version = versions.get("l2l-ray") if isinstance(versions, Mapping) else None
-        made = f"made by l2l-ray {version}" if version else "of an unknown version of l2l-ray"
+        made = f"made by l2l-ray {version} ({record.env.get('git')})" if version else "of an unknown version of l2l-ray"
+        fields = first_of(".".join(map(str, item["loc"])) or item["msg"] for item in error.errors())
         who = f"; held by {holder.words}" if is_alive and holder else ""
-        return replace(run, state="of another version", detail=f"{made}, whose settings this one does not read{who}")
+        return replace(
+            run, state="of another version", detail=f"{made}, whose settings this one does not read ({fields}){who}"
+        )
     return _state_of(run, config, record, files, holder if is_alive else None, holder)
 
 
@@ -220,15 +223,13 @@ def _figure(record: RunRecord) -> Figure | None:
     split = main_split(splits)
     if is_number(value := splits.get(split, {}).get("mean_iou")):
         ends = ends_of(splits[split])
-        low, high = (float(end) if is_number(end) else None for end in map(ends.get, _ENDS))
+        found = (ends.get(f"mean_iou.{end}") for end in ("low", "high"))
+        low, high = (float(end) if is_number(end) else None for end in found)
         return Figure(split, float(value), low, high)
     for point in reversed(record.points_of(record.main_method)):
         if is_number(value := point.get("val.mean_iou")):
             return Figure("val", float(value), version=point["version"])
     return None
-
-
-_ENDS = ("mean_iou.low", "mean_iou.high")
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

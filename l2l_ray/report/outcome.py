@@ -34,7 +34,8 @@ def outcome(record: RunRecord) -> Outcome:
     if not record.rows:
         return Outcome((), None)
     doubt = doubt_of(record)
-    sentences = (_reached(record), _compared(record), _doubt_sentence(doubt))
+    labels = f"{doubt.words('labels of the last round')}." if doubt is not None else ""
+    sentences = (_reached(record), _compared(record), labels)
     step = correct_doubtful(record) if doubt is not None and doubt.doubtful else None
     return Outcome(tuple(filter(None, sentences)), step)
 
@@ -86,10 +87,3 @@ def _is_of_main(item: Any, record: RunRecord) -> bool:
         and item.get("split") == "all"
         and all(is_number(item.get(key)) for key in ("diff", "low", "high"))
     )
-
-
-def _doubt_sentence(doubt: Doubt | None) -> str:
-    if doubt is None:
-        return ""
-    first = ": look at the doubtful first" if doubt.doubtful else ""
-    return f"{doubt.words('labels of the last round')}{first}."

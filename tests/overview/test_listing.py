@@ -175,6 +175,7 @@ def test_a_run_of_another_version_is_named_with_what_made_it(copied: Copy) -> No
     (run.path / "config.yaml").write_text(text + "horizon: 3\n")
     found = listed(run)
     assert found.state == "of another version" and found.detail.startswith("made by l2l-ray ")
+    assert found.detail.endswith(", whose settings this one does not read (horizon)")
     assert found.figure is not None, "its results are shown all the same"
     (run.path / "env.json").write_text("3")
     assert listed(run).detail.startswith("of an unknown version")
