@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -261,11 +261,24 @@ def read_shard(path: Path) -> list[PseudoLabel]:
     Raises:
         LedgerError: Missing or damaged file (most damage is noticed), or a schema this version does not know.
     """
+    return [_from_row(row, path) for row in _read(path).to_pylist()]
+
+
+def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
+    """Read some columns of a shard; masks that are not among them are neither read nor decoded.
+
+    Raises:
+        LedgerError: As `read_shard`.
+    """
+    return _read(path, names)
+
+
+def _read(path: Path, names: Sequence[str] | None = None) -> pa.Table:
     try:
-        rows = pq.read_table(local_copy(path), page_checksum_verification=True).to_pylist()
+        with pq.ParquetFile(local_copy(path), page_checksum_verification=True) as file:
+            return file.read(names, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise LedgerError(f"shard {path} is in the ledger but cannot be read: {error}; {HEALS}") from error
-    return [_from_row(row, path) for row in rows]
 
 
 def _to_row(label: PseudoLabel) -> dict[str, Any]:
