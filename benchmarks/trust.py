@@ -48,7 +48,7 @@ from l2l_ray.sweep.trials import with_values
 from l2l_ray.types import Evidence, Selection
 
 RESULTS = Path(__file__).parent / "results" / "trust.json"
-METHODS = ("l2l", "scorer", "confidence_gate", "accept_all", "agreement")
+METHODS = ("l2l", "scorer", "confidence_gate", "accept_all")
 PROMISES = ("iou>=0.5 for 80% at 90%", "iou>=0.5 for 70% at 90%", "iou>=0.7 for 70% at 90%")
 NUM_DRAWS = 200
 DRAWN_SHARE = 2 / 3  # of the labeled images, in each draw

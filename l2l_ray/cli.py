@@ -3,6 +3,8 @@
     l2l label FOLDER|TABLE.csv [--dry-run] [--preset photos-small]   masks for photos with texts: import, run, export
     l2l run [--preset photos-small] [--section.field value ...]      the whole method, in this process
     l2l config [same options]                                        every setting that these words mean, as YAML
+    l2l runs [--run_root R] [--all] [--json]                         every run: state, data, figure, size, how to go on
+    l2l compare RUN RUN [--split val] [--method NAME]                differences with intervals; settings that differ
     l2l report RUN                                                   write report.html again
     l2l review RUN [--port 8765] [--reviewer NAME]                   look at the doubtful labels, in the browser
     l2l save RUN FOLDER [--onnx] [--push OWNER/NAME]                 the trained model as a folder of its own
@@ -151,6 +153,42 @@ def config(words: Sequence[str]) -> None:
     from l2l_ray.config import config_yaml, load_config
 
     print(config_yaml(load_config(words)), end="")
+
+
+def runs(words: Sequence[str]) -> None:
+    """List the runs below the run root, the last active first: state, data, main figure, size, and how to go on."""
+    parser = argparse.ArgumentParser(prog="l2l runs", description=runs.__doc__)
+    parser.add_argument("--run_root", help="folder of all runs; $L2L_HOME, else ~/l2l_runs, if not given")
+    parser.add_argument("--all", action="store_true", help="also each run of a sweep, comparison or other folder")
+    parser.add_argument("--json", action="store_true", help="every run and every fact, for programs")
+    given = parser.parse_args(words)
+    from l2l_ray.config import RunConfig
+    from l2l_ray.overview.listing import list_runs
+    from l2l_ray.overview.table import runs_json, runs_text
+
+    root = RunConfig(run_root=given.run_root).root
+    found = list_runs(root)
+    print(runs_json(found, root) if given.json else runs_text(found, root, given.all))
+
+
+def compare(words: Sequence[str]) -> None:
+    """Compare runs that were measured on the same sentences: differences with intervals, and which settings differ.
+
+    The first is compared with each of the others.
+    """
+    parser = argparse.ArgumentParser(prog="l2l compare", description=compare.__doc__)
+    parser.add_argument("run_dirs", type=place, nargs="+", metavar="RUN", help="two finished runs or more")
+    parser.add_argument("--split", help="on this split alone; default: each one that all have")
+    parser.add_argument("--method", help="compare this selector of each run; default: each run's main one")
+    parser.add_argument(
+        "--common", action="store_true", help="where splits differ, compare on the sentences that both have"
+    )
+    given = parser.parse_args(words)
+    if len(given.run_dirs) < 2:
+        parser.error(f"got one run, {given.run_dirs[0]}; give two or more")
+    from l2l_ray.overview.comparing import comparison
+
+    print("\n".join(comparison(given.run_dirs, given.split, given.method, given.common)))
 
 
 def report(words: Sequence[str]) -> None:
@@ -381,6 +419,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "label": label,
     "run": run,
     "config": config,
+    "runs": runs,
+    "compare": compare,
     "report": report,
     "review": review,
     "save": save,

@@ -202,6 +202,59 @@ def ratio_intervals(
         seed: Seed of the resampling.
         level: Coverage of the interval, in (0, 1).
     """
+    above_NK, below_NK = _drawn_sums(ratios, image_ids, num_resamples, seed)
+    return [
+        _interval(above[below > 0] / below[below > 0], level)
+        for above, below in zip(above_NK.T, below_NK.T, strict=True)
+    ]
+
+
+def difference_intervals(
+    first: Sequence[Ratio],
+    second: Sequence[Ratio],
+    image_ids: ArrayLike,
+    num_resamples: int,
+    seed: int = 0,
+    level: float = 0.95,
+) -> list[tuple[float, float] | tuple[None, None]]:
+    """Return (low, high) of each figure of `first` minus the same of `second`, both in the same draws.
+
+    For figures whose difference is no ratio itself, such as two overall IoUs. Draws in which one of the two has no
+    figure are left out; (None, None) where all are.
+
+    Args:
+        first: Per figure the numerator and the denominator (>= 0) of each sentence.
+        second: The same figures of the other method, for the same sentences in the same order.
+        image_ids: Image of each sentence, numbers or strings.
+        num_resamples: Bootstrap samples.
+        seed: Seed of the resampling.
+        level: Coverage of the interval, in (0, 1).
+    """
+    above_NK, below_NK = _drawn_sums([*first, *second], image_ids, num_resamples, seed)
+    found = []
+    for one in range(len(first)):
+        other = one + len(first)
+        drawn = (below_NK[:, one] > 0) & (below_NK[:, other] > 0)
+        one_N, other_N = (above_NK[drawn, k] / below_NK[drawn, k] for k in (one, other))
+        found.append(_interval(one_N - other_N, level))
+    return found
+
+
+def verdict(low: float | None, high: float | None) -> str:
+    """Return what an interval of a difference says of the first of the two: "ahead", "behind" or "undecided".
+
+    Decided is what lies wholly on one side of 0. An interval that is absent or has no width says nothing: one image, or
+    one seed, has no spread.
+    """
+    if low is None or high is None or low <= 0 <= high or low == high:
+        return "undecided"
+    return "ahead" if low > 0 else "behind"
+
+
+def _drawn_sums(
+    ratios: Sequence[Ratio], image_ids: ArrayLike, num_resamples: int, seed: int
+) -> tuple[Float64[np.ndarray, "N K"], Float64[np.ndarray, "N K"]]:
+    """Return the sums of numerators and of denominators of each figure in each draw of images."""
     images, which = np.unique(np.asarray(image_ids), return_inverse=True)
     columns = [np.asarray(part, np.float64) for k in (0, 1) for part in (ratio[k] for ratio in ratios)]
     sums_IK = np.stack([np.bincount(which, column, len(images)) for column in columns], axis=1)
@@ -212,10 +265,7 @@ def ratio_intervals(
         # einsum, not matmul: BLAS may add up in another order on another number of threads.
         chunks.append(np.einsum("ni,ik->nk", _times_drawn(rng, num, len(images)), sums_IK))
     above_NK, below_NK = np.split(np.concatenate(chunks), 2, axis=1)
-    return [
-        _interval(above[below > 0] / below[below > 0], level)
-        for above, below in zip(above_NK.T, below_NK.T, strict=True)
-    ]
+    return above_NK, below_NK
 
 
 def _times_drawn(rng: np.random.Generator, num: int, size: int) -> Float64[np.ndarray, "N I"]:

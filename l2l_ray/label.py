@@ -21,6 +21,7 @@ from l2l_ray.data.layout import plain_name
 from l2l_ray.datatools.commands import data_command
 from l2l_ray.datatools.inventory import take_inventory
 from l2l_ray.datatools.row_files import TABLES
+from l2l_ray.doubt import Doubt
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.files import replacing
 from l2l_ray.loop.estimate import estimate
@@ -35,7 +36,6 @@ from l2l_ray.wording import Say
 
 _RESULT = ("wrote ", "updated ", "it has ", "a split file ")  # how an import begins a line that is no problem
 _ADVICE = ("use it: ", "if you made a split file")  # for who goes on by hand
-SURE, DOUBTFUL = 0.7, 0.4  # confidence from which a mask is called sure, and below which doubtful
 
 
 @dataclass(frozen=True)
@@ -276,9 +276,4 @@ def _why_not(config: RunConfig, looked_at: RunConfig) -> str:
 def _how_sure(masks: Path) -> str:
     """Say how sure the masks are, by the index that lies with them."""
     rows = [json.loads(line) for line in (masks / "index.jsonl").read_text(encoding="utf-8").splitlines()]
-    sure = sum(row["confidence"] >= SURE for row in rows)
-    doubtful = sum(row["confidence"] < DOUBTFUL for row in rows)
-    return (
-        f"by the model's own estimate {sure} of {len(rows)} are good (confidence {SURE:g} or more) and {doubtful} "
-        f"doubtful (below {DOUBTFUL:g}): look at these first, the report shows them"
-    )
+    return f"by the model's own estimate {Doubt.of(row['confidence'] for row in rows).words('masks')}"

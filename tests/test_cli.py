@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shlex
 import signal
 import subprocess
@@ -164,6 +165,20 @@ def test_predicting_with_an_unfinished_run_says_what_to_do_and_leaves_no_folder(
     assert cli.main(["predict", str(photo), "left man", "--run", str(tmp_path), "--out", str(out)]) == 1
     assert "has chosen no version yet" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_runs_are_listed_as_text_and_as_json(
+    smoke: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    save_config(smoke, tmp_path / "mine" / "config.yaml")
+    assert cli.main(["runs", "--run_root", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "mine  stopped at 0 %" in printed and printed.endswith(f"1 run in {tmp_path}\n")
+    assert cli.main(["runs", "--run_root", str(tmp_path), "--json"]) == 0
+    assert [run["name"] for run in json.loads(capsys.readouterr().out)["runs"]] == ["mine"]
+    assert cli.main(["runs", "--run_root", str(tmp_path / "gone")]) == 1
+    assert capsys.readouterr().err.startswith("l2l runs: there is no run root ")
 
 
 def test_report_writes_the_page_of_a_run_folder(

@@ -6,12 +6,14 @@ import pytest
 from l2l_ray.errors import DataError
 from l2l_ray.intervals import (
     BootstrapInterval,
+    difference_intervals,
     holm,
     paired_bootstrap,
     ratio_intervals,
     redrawn_means,
     seed_interval,
     seed_p_value,
+    verdict,
 )
 from l2l_ray.metrics import IouMeter, compare
 
@@ -86,6 +88,34 @@ def test_figures_are_ratios_of_resampled_sums() -> None:
     (low, high), none = ratio_intervals([([1, 3], [2, 4]), ([0, 0], [0, 0])], ["a", "b"], 2000)
     assert (low, high) == pytest.approx((0.5, 0.75))
     assert none == (None, None)
+
+
+def test_a_difference_of_ratios_shares_its_draws() -> None:
+    # Two images: 1 of 2 and 0 of 8 against 0 of 2 and 2 of 8. Draws: both, twice the first, twice the second.
+    ids, below = [1, 2], [2, 8]
+    ((low, high),) = difference_intervals([([1, 0], below)], [([0, 2], below)], ids, 4000)
+    assert (low, high) == pytest.approx((-0.25, 0.5))
+    # A constant difference has no width, however the two vary: drawn apart they would differ.
+    ious = np.array([0.1, 0.9, 0.4, 0.7])
+    ones = np.ones(4)
+    ((low, high),) = difference_intervals([(ious + 0.05, ones)], [(ious, ones)], [1, 2, 3, 4], 500)
+    assert low == pytest.approx(0.05) and high == pytest.approx(0.05)
+    assert difference_intervals([([0], [0])], [([1], [1])], [1], 50) == [(None, None)]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.01, 0.03, "ahead"),
+        (-0.03, -0.01, "behind"),
+        (-0.01, 0.03, "undecided"),
+        (0.0, 0.03, "undecided"),
+        (0.02, 0.02, "undecided"),
+        (None, None, "undecided"),
+    ],
+)
+def test_what_an_interval_says(low: float | None, high: float | None, said: str) -> None:
+    assert verdict(low, high) == said
 
 
 def test_draws_without_a_denominator_are_left_out() -> None:

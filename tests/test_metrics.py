@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2l_ray.errors import DataError
-from l2l_ray.metrics import IouMeter
+from l2l_ray.metrics import IouMeter, compare, compare_figures
 
 
 def meter(*rows: tuple[int, ...]) -> IouMeter:
@@ -140,6 +140,20 @@ def test_intervals_hold_their_figures_and_follow_images() -> None:
     assert meter(*rows).no_target_intervals()["n_acc"] == {"low": None, "high": None}
     mixed = meter(*MIXED).no_target_intervals()
     assert mixed["n_acc"] == {"low": 0.0, "high": 1.0}
+
+
+def test_all_figures_of_two_meters_are_compared_in_the_same_draws() -> None:
+    first = meter(*((i, i // 2, 50 + i % 40, 100) for i in range(60)))
+    second = meter(*((i, i // 2, 40 + i % 30, 100) for i in range(60)))
+    found, points = compare_figures(first, second, 2000), (first.summary(), second.summary())
+    assert found["mean_iou"] == pytest.approx(compare(first, second, 2000))
+    assert found["overall_iou"] == pytest.approx(found["mean_iou"])  # all unions are as large
+    share = points[0]["precision_at"][0.5] - points[1]["precision_at"][0.5]
+    assert found["precision_at.0.5"].diff == pytest.approx(share) and share > 0
+    with pytest.raises(DataError, match="60 and 59, of which 1 in one only"):
+        compare_figures(first, meter(*((i, i // 2, 40, 100) for i in range(59))))
+    with pytest.raises(DataError, match="overall_iou cannot be compared: no draw"):
+        compare_figures(meter((1, 1, 0, 0)), meter((1, 1, 0, 0)))
 
 
 def counts() -> st.SearchStrategy[tuple[int, ...]]:

@@ -24,7 +24,7 @@ from benchmarks.compare.rows import ROWS, SCHEDULES, Row, Task
 from benchmarks.compare.runner import Comparison
 from l2l_ray.errors import DataError
 from l2l_ray.files import replacing
-from l2l_ray.intervals import holm, redrawn_means, seed_interval, seed_p_value
+from l2l_ray.intervals import holm, redrawn_means, seed_interval, seed_p_value, verdict
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def difference(first: BySeed, second: BySeed) -> dict[str, Any] | None:
         "over_seeds": over_seeds,
         "over_both": {"low": float(low), "high": float(high)},
         "p": seed_p_value(by_seed) if len(seeds) > 1 else None,
-        "verdict": verdict(over_seeds),
+        "verdict": verdict(over_seeds["low"], over_seeds["high"]) if over_seeds else verdict(None, None),
     }
 
 
@@ -141,13 +141,6 @@ def over_seeds_of(by_seed: Sequence[float]) -> dict[str, float] | None:
         return None
     found = seed_interval(by_seed, LEVEL)
     return {"low": found.low, "high": found.high}
-
-
-def verdict(over_seeds: dict[str, float] | None) -> str:
-    """Return who is ahead, where the interval over seeds excludes 0."""
-    if over_seeds is None or over_seeds["low"] <= 0 <= over_seeds["high"]:
-        return "undecided"
-    return "ahead" if over_seeds["low"] > 0 else "behind"
 
 
 def _correct_p_values(rows: list[dict[str, Any]]) -> None:

@@ -41,7 +41,7 @@ from l2l_ray.types import Candidate
 # Of each round's labels: what the tables and pictures show.
 _LABEL_FIGURES = (
     *("labels", "object_precision", "object_recall", "object_missed", "accepted_by_true_region"),
-    *("accuracy_by_true_region", "wrong_before"),
+    *("accuracy_by_true_region", "wrong_before", "reliability"),
 )
 
 

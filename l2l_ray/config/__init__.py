@@ -8,6 +8,7 @@
     advice     what a person should know although nothing is wrong
     effects    which fields have no effect in a configuration
     reading    command line and YAML, in and out
+    differences  in which fields two configs differ
     help       what `--help` says first
     messages   what a wrong setting is told
 
@@ -19,7 +20,7 @@ from l2l_ray.config.effects import Command, Idle, idle_fields, idle_in_prior, no
 from l2l_ray.config.fields import EMBEDDED, ConfigField, Section, config_fields, field_value, range_text
 from l2l_ray.config.presets import NEEDS, PRESETS, Needs, lavt_like_config, smoke_config
 from l2l_ray.config.prior_section import PriorConfig
-from l2l_ray.config.reading import config_yaml, load_config, read_config, save_config
+from l2l_ray.config.reading import config_yaml, load_config, parse_yaml, read_config, save_config
 from l2l_ray.config.run import RunConfig, selector_for
 from l2l_ray.config.sections import (
     AugmentConfig,
@@ -59,6 +60,7 @@ __all__ = [
     "idle_in_prior",
     "load_config",
     "notices",
+    "parse_yaml",
     "range_text",
     "read_config",
     "save_config",

@@ -160,9 +160,18 @@ def _meant_preset(name: str) -> str:
     return f"it is called {RENAMED[name]!r} now" if name in RENAMED else meant([name], PRESETS)
 
 
+def parse_yaml(text: str) -> Any:
+    """Return what plain YAML says; by libyaml, which takes a tenth of the time, where PyYAML was built with it.
+
+    Raises:
+        YAMLError: It is no YAML, or would make more than plain values.
+    """
+    return yaml.load(text, Loader=yaml.CSafeLoader) if yaml.__with_libyaml__ else yaml.safe_load(text)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         away = f", from {Path.cwd()}: `ray job submit --working-dir .` sends files along" if is_submitted() else ""
         raise ConfigError(f"config file {path} cannot be read: {error.strerror}; check the path{away}") from None

@@ -20,6 +20,8 @@ from typing import Any, Protocol, runtime_checkable
 from l2l_ray.config import RunConfig
 from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.report.outcome import outcome
+from l2l_ray.report.record import read_run
 from l2l_ray.selector.registry import spec_of
 
 _RATE_WINDOW_S = 30.0
@@ -120,13 +122,20 @@ def finished_text(folder: RunFolder) -> str:
 
 
 def closing_text(folder: RunFolder, results: dict[str, Any]) -> str:
-    """Say how the run ended: figures, where the report is, what can be done next."""
-    run = shlex.quote(str(folder.path))
-    return (
-        f"\n{results_text(results)}\n\nreport     {folder.path / 'report.html'}\n"
-        f"next       l2l export {run} --format coco --out labels      # the masks, as files\n"
-        f'next       l2l predict PHOTO "the left cup" --run {run}     # other photos and texts'
-    )
+    """Say how the run ended: figures, what they mean, where the report is, what can be done next."""
+    run, found = shlex.quote(str(folder.path)), outcome(read_run(folder.path))
+    steps = [
+        *([(found.step.command, "the doubtful labels, to correct them")] if found.step else []),
+        (f"l2l export {run} --format coco --out labels", "the masks, as files"),
+        (f'l2l predict PHOTO "the left cup" --run {run}', "other photos and texts"),
+    ]
+    width = max(len(command) for command, _ in steps)
+    lines = [
+        *(f"result     {sentence}" for sentence in found.sentences),
+        f"report     {folder.path / 'report.html'}",
+        *(f"next       {command:<{width}}   # {what}" for command, what in steps),
+    ]
+    return "\n".join(["", results_text(results), "", *lines])
 
 
 def results_text(results: dict[str, Any]) -> str:

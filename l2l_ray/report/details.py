@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from l2l_ray.report.record import RunRecord, flatten
-from l2l_ray.report.tables import NOTHING, Cell, Table, float_keys, interval, metric_name, percent, splits_of
+from l2l_ray.report.figures import NOTHING, ends_of, interval, percent, splits_of
+from l2l_ray.report.record import RunRecord
+from l2l_ray.report.tables import Cell, Table, metric_name
 
 MAX_CATEGORIES = 12
 _BREAKDOWN_METRICS = ("overall_iou", "mean_iou")
@@ -53,7 +54,7 @@ def intervals_table(record: RunRecord) -> Table | None:
     splits = list(dict.fromkeys(split for row in record.rows for split in splits_of(row)))
     rows = []
     for row in record.rows:
-        found = [_interval_ends(splits_of(row).get(split, {})) for split in splits]
+        found = [ends_of(splits_of(row).get(split, {})) for split in splits]
         ends = [(part.get(f"{m}.low"), part.get(f"{m}.high")) for part in found for m in _INTERVAL_METRICS]
         if any(interval(low, high) != NOTHING for low, high in ends):
             texts = (interval(low, high) for low, high in ends)
@@ -78,8 +79,3 @@ def no_target_table(record: RunRecord) -> Table | None:
                 rows.append(tuple(Cell(text) for text in texts))
     header = ("Method", "split", "no target", "gIoU", "cIoU", "N-acc", "T-acc", "rules")
     return Table((("", len(header)),), header, tuple(rows)) if rows else None
-
-
-def _interval_ends(scores: Mapping[str, Any]) -> dict[str, Any]:
-    interval = scores.get("interval")
-    return flatten(float_keys(interval)) if isinstance(interval, Mapping) else {}

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from l2l_ray.report.figures import NOTHING, interval, percent
 from l2l_ray.report.record import REGIONS, RunRecord, is_number
-from l2l_ray.report.tables import NOTHING, Cell, Table, percent
+from l2l_ray.report.tables import Cell, Table
 from l2l_ray.types import Candidate
 
 # What candidates are called on the page, in this order.
@@ -76,10 +77,8 @@ def expected_table(record: RunRecord) -> Table | None:
     return Table(groups, header, tuple(rows)) if rows else None
 
 
-def _range(interval: Mapping[str, Any] | None) -> str:
-    if not interval:
-        return NOTHING
-    return f"{percent(interval.get('mean'))} ({percent(interval.get('low'))} to {percent(interval.get('high'))})"
+def _range(found: Mapping[str, Any] | None) -> str:
+    return f"{percent(found.get('mean'))} ({interval(found.get('low'), found.get('high'))})" if found else NOTHING
 
 
 def gate_table(record: RunRecord) -> Table | None:

@@ -40,6 +40,15 @@ def next_steps(record: RunRecord) -> list[Step]:
     return steps
 
 
+def correct_doubtful(record: RunRecord) -> Step:
+    """Return the step that brings the doubtful labels before a person."""
+    return Step(
+        "Correct the doubtful labels in Label Studio, a free program in the browser. This writes them as a project "
+        "that is sorted by confidence; docs/export.md says how to open it.",
+        f"l2l export {shlex.quote(str(record.run_dir))} --format labelstudio --out to-correct --all",
+    )
+
+
 def _corrections(record: RunRecord, run: str) -> list[Step]:
     data = record.config.get("data")
     data = data if isinstance(data, Mapping) else {}
@@ -47,11 +56,7 @@ def _corrections(record: RunRecord, run: str) -> list[Step]:
     again = f"{record.config.get('name') or record.run_dir.name}-corrected"
     config = shlex.quote(str(record.run_dir / "config.yaml"))
     return [
-        Step(
-            "Correct the doubtful labels in Label Studio, a free program in the browser. This writes them as a project "
-            "that is sorted by confidence; docs/export.md says how to open it.",
-            f"l2l export {run} --format labelstudio --out to-correct --all",
-        ),
+        correct_doubtful(record),
         Step(
             "Bring the corrected masks home. IMAGE_ROOT is written in to-correct/export.json.",
             f"l2l data import labelstudio PROJECT.json --images IMAGE_ROOT --root {root} --dataset {name} --update",

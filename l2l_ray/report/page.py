@@ -22,6 +22,7 @@ from l2l_ray.report import plots
 from l2l_ray.report.board import write_tensorboard
 from l2l_ray.report.canvas import FigureItem, data_uri, drawn
 from l2l_ray.report.details import breakdown_table, intervals_table, no_target_table
+from l2l_ray.report.figures import splits_of
 from l2l_ray.report.glossary import occurring
 from l2l_ray.report.label_tables import (
     expected_table,
@@ -33,6 +34,7 @@ from l2l_ray.report.label_tables import (
 )
 from l2l_ray.report.left_out import left_out
 from l2l_ray.report.next_steps import next_steps
+from l2l_ray.report.outcome import outcome
 from l2l_ray.report.panels import (
     ACCEPTED,
     ACCEPTED_RGB,
@@ -52,7 +54,6 @@ from l2l_ray.report.tables import (
     metrics_frame,
     priors_table,
     results_table,
-    splits_of,
 )
 
 FOLDER = Path(__file__).parent
@@ -103,6 +104,7 @@ def _content(record: RunRecord) -> dict[str, Any]:
     return {
         "name": record.config.get("name") or record.run_dir.name,
         "headline": headline(record),
+        "outcome": outcome(record),
         "about": record.about.rstrip("."),
         "protocol": record.protocol.rstrip(".") if has_figures else "",
         "missing_splits": [str(s) for s in record.results.get("missing_splits") or []] if own_splits else [],

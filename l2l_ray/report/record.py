@@ -27,6 +27,7 @@ from typing import Any, TypeGuard
 
 import yaml
 
+from l2l_ray.config import parse_yaml
 from l2l_ray.errors import DataError
 from l2l_ray.jsonl import read_lines
 from l2l_ray.storage import StorePath
@@ -159,6 +160,31 @@ def read_run(run_dir: Path) -> RunRecord:
     )
 
 
+def read_glance(run_dir: Path) -> RunRecord:
+    """Read of a run folder what a list of runs shows: config, env and results; events only where there are no results.
+
+    Raises:
+        DataError: As `read_run`.
+    """
+    if not _is_folder(run_dir):
+        raise DataError(f"no run folder at {run_dir}; expected the folder that holds config.yaml and metrics.jsonl")
+    absent: list[str] = []
+    results = _dict(_read_json(run_dir, "results.json", absent))
+    events = () if results else tuple(_read_jsonl(run_dir, "metrics.jsonl", absent))
+    return RunRecord(
+        run_dir=run_dir,
+        config=_dict(_read_yaml(run_dir, "config.yaml", absent)),
+        env=_dict(_read_json(run_dir, "env.json", absent)),
+        results=results,
+        events=events,
+        points=tuple(_points(events)),
+        selection={},
+        skips=(),
+        panels=(),
+        absent=tuple(absent),
+    )
+
+
 @contextmanager
 def writing(run_dir: Path) -> Iterator[None]:
     """Turn what a disk or a folder refuses inside the block into an error of our own.
@@ -270,7 +296,7 @@ def _read_json(run_dir: Path, name: str, absent: list[str]) -> Any:
 def _read_yaml(run_dir: Path, name: str, absent: list[str]) -> Any:
     text = _read_text(run_dir, name, absent)
     try:
-        return None if text is None else yaml.safe_load(text)
+        return None if text is None else parse_yaml(text)
     except yaml.YAMLError as error:
         absent.append(f"{name} is not YAML: {error}")
         return None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
 from l2l_ray.config import RunConfig, toy_models
 from l2l_ray.errors import ConfigError
-from l2l_ray.report.record import RunRecord, flatten, is_number
-from l2l_ray.report.tables import float_keys, interval, percent, splits_of
+from l2l_ray.report.figures import ends_of, interval, percent, splits_of
+from l2l_ray.report.record import RunRecord, is_number
 from l2l_ray.wording import counted
 
 _STATS = (("mean_iou", "mean IoU"), ("overall_iou", "overall IoU"))
@@ -52,11 +52,11 @@ def quality_sentence(record: RunRecord) -> str:
     if not record.held_out:
         return ""
     photos = _counted(record, "val") or "photos"
-    scores = _main_scores(record).get("val", {})
-    flat = flatten(float_keys(scores["interval"])) if isinstance(scores.get("interval"), Mapping) else {}
-    low, high = flat.get("mean_iou.low"), flat.get("mean_iou.high")
-    ends = f", 95 % interval {interval(low, high)} %" if is_number(low) and is_number(high) and low < high else ""
-    sure = ", too few photos for an interval" if low == high and is_number(low) else ends
+    scores = main_scores(record).get("val", {})
+    ends = ends_of(scores)
+    low, high = ends.get("mean_iou.low"), ends.get("mean_iou.high")
+    sure = f", 95 % interval {interval(low, high)} %" if is_number(low) and is_number(high) and low < high else ""
+    sure = ", too few photos for an interval" if low == high and is_number(low) else sure
     return (
         f"Quality estimate from {photos} held out of training, which also chose the version; with so few it is rough: "
         f"mean IoU {percent(scores.get('mean_iou'))} %{sure}."
@@ -84,8 +84,8 @@ def model_answers(record: RunRecord) -> str:
 
 def stats(record: RunRecord) -> list[tuple[str, str]]:
     """Return the few figures to see first, as value and meaning: the main method's, and of its last round's labels."""
-    splits = _main_scores(record)
-    split = "val" if "val" in splits else next(iter(splits), "")
+    splits = main_scores(record)
+    split = main_split(splits)
     place = "held-out photos" if record.held_out and split == "val" else split
     label = record.labels.get(record.main_method, "")
     figures = [(splits.get(split, {}).get(key), f"{name}, {place}, {label}") for key, name in _STATS]
@@ -98,9 +98,15 @@ def stats(record: RunRecord) -> list[tuple[str, str]]:
     return [(f"{percent(value)} %", text) for value, text in figures if is_number(value)]
 
 
-def _main_scores(record: RunRecord) -> dict[str, dict[str, Any]]:
+def main_scores(record: RunRecord) -> dict[str, dict[str, Any]]:
+    """Return split -> scores of the main method; empty where results.json has none."""
     row: Mapping[str, Any] = next((r for r in record.rows if r.get("method") == record.main_method), {})
     return splits_of(row)
+
+
+def main_split(splits: Collection[str]) -> str:
+    """Return the split whose figure comes first: val, else the first there is, else ""."""
+    return "val" if "val" in splits else next(iter(splits), "")
 
 
 def _last_point(record: RunRecord) -> dict[str, Any]:

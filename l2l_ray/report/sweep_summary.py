@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 
 from l2l_ray.intervals import seed_interval
-from l2l_ray.report.tables import NOTHING, Cell, Table
+from l2l_ray.report.figures import NOTHING
+from l2l_ray.report.tables import Cell, Table
 
 FINISHED = "finished"
 METRIC = "val_mean_iou"

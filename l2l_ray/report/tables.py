@@ -17,9 +17,9 @@ from typing import Any
 import pandas as pd
 
 from l2l_ray.files import replacing
+from l2l_ray.report.figures import NOTHING, float_keys, percent, splits_of
 from l2l_ray.report.record import RunRecord, flatten, is_number, read_run, writing
 
-NOTHING = "–"
 PAGE_METRICS = ("overall_iou", "mean_iou", *(f"precision_at.{t}" for t in ("0.5", "0.7", "0.9")))
 _NAMES = {"overall_iou": "overall IoU", "mean_iou": "mean IoU", "steps": "training steps"}
 
@@ -121,14 +121,6 @@ def differences_table(record: RunRecord) -> Table | None:
     return Table((("", 4),), header, tuple(rows)) if rows else None
 
 
-def interval(low: Any, high: Any) -> str:
-    """Return the ends of an interval in percent; a dash where it is absent or has no width.
-
-    Drawing one image again and again, or images that all score alike, gives no width: that is no certainty.
-    """
-    return f"{percent(low)} to {percent(high)}" if is_number(low) and is_number(high) and low < high else NOTHING
-
-
 def priors_table(record: RunRecord) -> Table | None:
     """Return, per set of examples, how many answers there are and how many gave no usable box, by reason."""
     events = {str(e.get("set")): e for e in record.events if e.get("event") == "priors"}
@@ -142,11 +134,6 @@ def priors_table(record: RunRecord) -> Table | None:
     return Table(groups, ("Texts", "all", "asked in this run", *reasons), tuple(rows)) if rows else None
 
 
-def percent(value: Any) -> str:
-    """Return a share in percent with one decimal, or a dash where there is none."""
-    return f"{100 * value:.1f}" if is_number(value) else NOTHING
-
-
 def _best(values: Sequence[Sequence[Any]], eligible: Sequence[bool]) -> list[list[bool]]:
     """Mark each column's maximum among eligible rows, when it has rivals and none of them prints the same."""
     marks = [[False] * len(line) for line in values]
@@ -157,20 +144,6 @@ def _best(values: Sequence[Sequence[Any]], eligible: Sequence[bool]) -> list[lis
             same = [row for row in rows if percent(values[row][column]) == percent(values[top][column])]
             marks[top][column] = len(same) == 1
     return marks
-
-
-def splits_of(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return split -> scores of one row of results.json; what is no dict is left out."""
-    splits = row.get("splits")
-    return {k: v for k, v in splits.items() if isinstance(v, dict)} if isinstance(splits, dict) else {}
-
-
-def float_keys(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Return scores with text keys: in memory `precision_at` has floats; "0.50" and 0.5 are the same threshold."""
-    thresholds = scores.get("precision_at")
-    if not isinstance(thresholds, Mapping):
-        return dict(scores)
-    return {**scores, "precision_at": {f"{float(key):g}": value for key, value in thresholds.items()}}
 
 
 def _with_num(split: str, found: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:

@@ -27,6 +27,7 @@ from PIL import Image
 from l2l_ray.data.masks import annotation_rle, decode, encode, mask_area_px, run_lengths
 from l2l_ray.data.pixels import read_rgb
 from l2l_ray.datatools.record import ExportedMask, record
+from l2l_ray.doubt import DOUBTFUL
 from l2l_ray.errors import DataError
 from l2l_ray.loop.evaluation.committed import native_mask, pseudo_mask
 from l2l_ray.loop.state.ledger import is_used, read_shard
@@ -37,7 +38,6 @@ from l2l_ray.types import Candidate, Example, Hint, Prior, PseudoLabel, Rle
 
 MAX_EDIT_PX = 24_000_000  # a canvas of more takes a browser more than 100 MB
 PREVIEW_PX = 2048  # longest side of the picture that is shown first
-UNSURE = 0.5  # confidence below it is named as a reason
 NOTHING = 0.005  # overlaps below it are none
 SAME_PLACE = 0.5  # IoU from which two masks count as one place
 MAX_RIVALS = 32  # other labels of a photo that are compared, the most doubtful first
@@ -232,7 +232,7 @@ class Items:
         found = []
         if not label.target.any():
             found.append("The label has no pixel: the model marked nothing.")
-        elif label.confidence < UNSURE:
+        elif label.confidence < DOUBTFUL:
             found.append(f"The run expects that the mask overlaps the object by only {_percent(label.confidence)}.")
         rivals = self._rivals(position, example, label)
         for iou, expression in rivals[:2]:

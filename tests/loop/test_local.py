@@ -184,9 +184,10 @@ def test_a_run_shows_its_phases_its_table_and_what_comes_next(copied: Callable[.
     places = [next(i for i, line in enumerate(phases) if line.startswith(phase)) for phase in expected]
     assert places == sorted(places)
     assert any("ETA" in line for line in phases)
-    *_, report, export, predict = said.splitlines()
+    *_, report, correct, export, predict = said.splitlines()
     assert f"{'L2L (RPLE)':<28}val" in said
     assert report == f"report     {run.path / 'report.html'}"
+    assert correct.startswith(f"next       l2l export {run.path} --format labelstudio"), "its labels are doubtful"
     assert export.startswith(f"next       l2l export {run.path} ") and f"--run {run.path}" in predict
 
 

@@ -7,8 +7,20 @@ import io
 import pytest
 
 from l2l_ray.config import RunConfig, smoke_config
-from l2l_ray.loop.progress import Console, LabelProgress, Status, TrainProgress, done_frac, duration, results_text
+from l2l_ray.loop.progress import (
+    Console,
+    LabelProgress,
+    Status,
+    TrainProgress,
+    closing_text,
+    done_frac,
+    duration,
+    results_text,
+)
 from l2l_ray.loop.state.position import Stage
+from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.report.outcome import outcome
+from l2l_ray.report.record import read_run
 
 FIXED = "fixed_threshold@0.8"
 
@@ -123,3 +135,14 @@ def test_results_become_a_text_table() -> None:
     lines = results_text(table).splitlines()
     assert lines[2].split() == ["L2L", "(RPLE)", "val", "40.0", "45.7", "50.0", "40.0", "30.0", "20.0", "10.0"]
     assert "5% labeled, seed 0" in lines[3]
+
+
+def test_a_run_ends_with_the_sentences_of_its_report_and_what_to_do_next(whole_run: RunFolder) -> None:
+    record = read_run(whole_run.path)
+    lines = closing_text(whole_run, record.results).split("\n\n")[1].splitlines()
+    said = [line.removeprefix("result     ") for line in lines if line.startswith("result ")]
+    assert tuple(said) == outcome(record).sentences and 2 <= len(said) <= 3
+    commands = [line.split()[1:3] for line in lines if line.startswith("next ")]
+    assert commands[-2:] == [["l2l", "export"], ["l2l", "predict"]]
+    assert len({line.index("   #") for line in lines if line.startswith("next ")}) == 1
+    assert len(lines) <= 7

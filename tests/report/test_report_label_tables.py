@@ -3,7 +3,14 @@
 import json
 from pathlib import Path
 
-from l2l_ray.report.label_tables import gate_table, labels_table, regions_table, rounds_table, sources_table
+from l2l_ray.report.label_tables import (
+    expected_table,
+    gate_table,
+    labels_table,
+    regions_table,
+    rounds_table,
+    sources_table,
+)
 from l2l_ray.report.record import read_run
 from l2l_ray.report.tables import Table
 
@@ -81,3 +88,14 @@ def test_an_empty_folder_has_no_such_tables(tmp_path: Path) -> None:
     empty = read_run(tmp_path)
     assert (labels_table(empty, "hidden_truth"), rounds_table(empty), regions_table(empty)) == (None,) * 3
     assert (gate_table(empty), sources_table(empty)) == (None,) * 2
+
+
+def test_what_the_labels_are_worth_by_the_labeled_photos_alone(run_dir: Path) -> None:
+    results = json.loads((run_dir / "results.json").read_text())
+    worth = {"labeled": {"images": 50, "texts": 150}, "reliability": {"ece": 0.021}}
+    worth |= {"all": {"mean": 0.5, "low": 0.4, "high": 0.6}, "used": None}
+    (run_dir / "results.json").write_text(json.dumps({**results, "expected": {"l2l": worth}}))
+    (line,) = _texts(expected_table(read_run(run_dir)))
+    assert line == ["L2L (RPLE)", "50", "150", "50.0 (40.0 to 60.0)", "–", "2.1"]
+    (run_dir / "results.json").write_text(json.dumps(results))
+    assert expected_table(read_run(run_dir)) is None

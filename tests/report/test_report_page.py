@@ -82,6 +82,8 @@ def test_what_it_shows(reported: Path) -> None:
     text = words((reported / "report.html").read_text())
     assert text.count("native image size, every sentence") == 1  # the protocol stands once, above every figure
     assert "L2L (RPLE)" in text and "53.4" in text and "Made-up figures" in text
+    assert text.count("L2L (RPLE) reached a mean IoU of 53.4 % on val.") == 1
+    assert text.index("reached a mean IoU") < text.index("Results"), "what came out stands on top"
     assert "abc1234" in text and "l2l run --preset smoke" in text and "dataset: refshapes" in text
     assert "3 texts : the photo cannot be read. 12.jpg." in text
     assert "The language model gave no usable box for 96 of 4500 texts" in text
@@ -111,6 +113,17 @@ def test_one_seed_gives_no_verdict(run_dir: Path) -> None:
     text = render(read_run(run_dir))
     assert "+1.0 to +3.0" in text and "one seed; other seeds may differ" in text
     assert not re.search(r"\b(ahead|behind|better|significant)", re.sub(r"base64,[^\"]*", "", text))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_doubtful_labels_stand_on_top_with_the_command_that_shows_them(run_dir: Path) -> None:
+    results = json.loads((run_dir / "results.json").read_text())
+    (run_dir / "results.json").write_text(
+        json.dumps({**results, "doubt": {"num": 3800, "sure": 1200, "doubtful": 412}})
+    )
+    text = words(render(read_run(run_dir)))
+    top = text[: text.index("Results")]
+    assert "412 of 3,800 labels of the last round are doubtful" in top and f"l2l export {run_dir} --format" in top
 
 
 @pytest.mark.usefixtures("undrawn")

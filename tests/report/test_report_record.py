@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from l2l_ray.errors import DataError
-from l2l_ray.report.record import flatten, is_number, read_run
+from l2l_ray.report.record import flatten, is_number, read_glance, read_run
 
 
 def log(folder: Path, *events: dict) -> None:
@@ -108,3 +108,14 @@ def test_values_of_the_wrong_type_are_passed_over(tmp_path: Path) -> None:
 def test_small_helpers() -> None:
     assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": [3]}) == {"a.b": 1, "a.c.d": 2, "e": [3]}
     assert [is_number(v) for v in (1, 0.5, True, float("nan"), None, "1")] == [True, True, False, False, False, False]
+
+
+def test_a_glance_reads_events_only_where_there_are_no_results(run_dir: Path) -> None:
+    whole, glance = read_run(run_dir), read_glance(run_dir)
+    assert (glance.config, glance.results, glance.main_method) == (whole.config, whole.results, "l2l")
+    assert glance.absent == glance.events == glance.points == glance.panels == ()
+    (run_dir / "results.json").unlink()
+    glance = read_glance(run_dir)
+    assert glance.absent == ("results.json is absent",) and glance.points_of("l2l")[-1]["val.mean_iou"] > 0
+    with pytest.raises(DataError, match="no run folder at"):
+        read_glance(run_dir / "nowhere")

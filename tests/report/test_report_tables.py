@@ -10,7 +10,6 @@ from l2l_ray.report.tables import (
     Cell,
     differences_table,
     metrics_frame,
-    percent,
     priors_table,
     results_table,
 )
@@ -57,10 +56,6 @@ def test_rows_may_lack_splits_and_thresholds_may_be_floats() -> None:
     assert table.group_starts == {1, 3, 5}
     assert [cell.text for cell in table.rows[1]] == ["a", "–", "–", "20.0", "10.0", "5"]
     assert [cell.text for cell in table.rows[2]] == ["b", "–", "–", "–", "–", "–"]
-
-
-def test_percent() -> None:
-    assert [percent(v) for v in (0.12345, 1, None, float("nan"), "x")] == ["12.3", "100.0", "–", "–", "–"]
 
 
 def test_metrics_files_hold_one_line_per_version(run_dir: Path) -> None:

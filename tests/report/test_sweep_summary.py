@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from l2l_ray.report.figures import NOTHING
 from l2l_ray.report.sweep_summary import best_point, figure_text, plain_text, points_frame, points_table, trials_table
-from l2l_ray.report.tables import NOTHING
 
 FIELDS = ["loop.lr"]
 NAMES = {"loop.lr": "lr"}

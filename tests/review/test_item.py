@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from l2l_ray.data.masks import decode, encode, run_lengths
+from l2l_ray.doubt import DOUBTFUL
 from l2l_ray.errors import DataError
 from l2l_ray.loop.state.ledger import read_shard, write_shard
 from l2l_ray.review.item import MAX_EDIT_PX, Items, as_runs, edit_size, mask_iou
@@ -78,7 +79,7 @@ def test_why_a_label_is_doubtful_is_said_in_words(reviewed_run: Path) -> None:
     assert "The label has no pixel: the model marked nothing." in said[3]
     low = labels.confidence[labels.position(before[1].sent_id)]
     expects = f"The run expects that the mask overlaps the object by only {100 * low:.0f} %."
-    assert (expects in said[1]) == (low < 0.5)
+    assert (expects in said[1]) == (low < DOUBTFUL)
     rivals = [label.sent_id for label in before[:2]]
     same_image = len({int(labels.image_ids[labels.position(i)]) for i in rivals}) == 1
     other = labels.expressions[labels.position(rivals[0])]

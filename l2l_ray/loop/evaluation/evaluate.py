@@ -22,6 +22,7 @@ from l2l_ray.data.protocols import NATIVE, Protocol, protocol_named
 from l2l_ray.errors import FREE_SPACE, HEALS, DataError
 from l2l_ray.files import replacing
 from l2l_ray.loop.evaluation.breakdown import breakdown
+from l2l_ray.loop.evaluation.doubtful import label_doubt
 from l2l_ray.loop.evaluation.gate import gate_open_rates
 from l2l_ray.loop.evaluation.hidden_truth import pseudo_label_quality
 from l2l_ray.loop.evaluation.panels import example_panels, label_panels
@@ -222,6 +223,7 @@ def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluati
         ],
         "breakdown": parts,
         "gate_open": gate_open_rates(config, run),
+        "doubt": label_doubt(run, main),
         "val_wrong_before": {
             method: versions
             for method in run.methods

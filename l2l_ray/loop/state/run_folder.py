@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray.config import RunConfig, read_config, save_config
+from l2l_ray.config.differences import differences
 from l2l_ray.errors import FREE_SPACE, CheckpointError, ConfigError, DataError
 from l2l_ray.files import remove_tree, replacing
 from l2l_ray.jsonl import append_line, compact, read_lines, remove_lines
@@ -281,22 +283,14 @@ def _why_not_writable(path: Path) -> str | None:
 
 def _changed_fields(saved: RunConfig, given: RunConfig) -> list[str]:
     old, new = (c.model_dump(exclude=_FREE_TO_CHANGE) for c in (saved, given))
-    return list(_differences(old, new, ""))
-
-
-def _differences(old: Any, new: Any, prefix: str) -> Iterable[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in old:
-            yield from _differences(old[key], new[key], f"{prefix}.{key}".lstrip("."))
-    elif old != new:
-        yield f"{prefix} was {old!r}, now {new!r}"
+    return [f"{path} was {before!r}, now {now!r}" for path, before, now in differences(old, new)]
 
 
 def _environment(config: RunConfig) -> dict[str, Any]:
     """Return what else determines a result: code version, libraries, command."""
     return {
         "git": _git_commit(),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "seed": config.loop.seed,
         "python": sys.version.split()[0],
         "versions": {name: _version(name) for name in ("l2l-ray", "torch", "transformers", "ray", "numpy")},

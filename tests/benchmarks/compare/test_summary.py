@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.compare.rows import Task
 from benchmarks.compare.runner import Comparison
-from benchmarks.compare.summary import difference, mean_of, spread_of, summarize, valid_records, verdict, write_summary
+from benchmarks.compare.summary import difference, mean_of, spread_of, summarize, valid_records, write_summary
 from benchmarks.compare.tables import biased_table, curve_table, label_table, main_table, recovered_text, text_tables
 from l2l_ray.errors import DataError
 from tests.benchmarks.compare.records_by_hand import record, save
@@ -115,19 +115,6 @@ def test_the_label_curve_has_a_column_per_share(results: Path) -> None:
     assert lines[0] == "| refshapes | 1.0% | 5.0% |"
     assert lines[2:] == ["| accept all |  | 40.0 ± 0.0 |", "| L2L (RPLE) | 30.0 | 55.0 ± 7.1 |"]
     assert "## Label curve" in text_tables(write_summary(results))
-
-
-@pytest.mark.parametrize(
-    ("interval", "expected"),
-    [
-        ({"low": 0.001, "high": 0.01}, "ahead"),
-        ({"low": -0.01, "high": -0.001}, "behind"),
-        ({"low": -0.0001, "high": 0.01}, "undecided"),
-        (None, "undecided"),
-    ],
-)
-def test_verdicts_come_from_the_interval_over_seeds(interval: dict[str, float] | None, expected: str) -> None:
-    assert verdict(interval) == expected
 
 
 def test_means_over_seeds_reach_inside_and_leave_out_what_is_not_there() -> None:

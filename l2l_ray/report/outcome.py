@@ -1,0 +1,102 @@
+"""What came out of a run and what to do first, in sentences: the top of the page, and the end of the terminal's output.
+
+A single run says nothing of other seeds, so no sentence calls a method better than another: a difference whose interval
+over images holds 0 is undecided, and one that does not is one of these trained models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from l2l_ray.doubt import Doubt
+from l2l_ray.intervals import verdict
+from l2l_ray.report.figures import NOTHING, ends_of, interval, percent
+from l2l_ray.report.next_steps import Step, correct_doubtful
+from l2l_ray.report.record import RunRecord, is_number
+from l2l_ray.report.summary import main_scores, main_split
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A few sentences, and the first thing to do where there is one.
+
+    Example: `Outcome(("L2L (RPLE) reached a mean IoU of 39.5 % on val (95 % interval 37.2 to 41.8).",), None)`
+    """
+
+    sentences: tuple[str, ...]
+    step: Step | None
+
+
+def outcome(record: RunRecord) -> Outcome:
+    """Return what came out of a run; nothing where it has no final table yet."""
+    if not record.rows:
+        return Outcome((), None)
+    doubt = doubt_of(record)
+    labels = f"{doubt.words('labels of the last round')}." if doubt is not None else ""
+    sentences = (_reached(record), _compared(record), _expected(record), labels)
+    step = correct_doubtful(record) if doubt is not None and doubt.doubtful else None
+    return Outcome(tuple(filter(None, sentences)), step)
+
+
+def doubt_of(record: RunRecord) -> Doubt | None:
+    """Return how many labels of the main method's last round are sure and doubtful; None where none were counted."""
+    found = record.results.get("doubt")
+    counts = [found.get(name) for name in ("num", "sure", "doubtful")] if isinstance(found, Mapping) else []
+    known = [int(count) for count in counts if is_number(count)]
+    return Doubt(*known) if len(known) == 3 and known[0] else None
+
+
+def _reached(record: RunRecord) -> str:
+    splits = main_scores(record)
+    split = main_split(splits)
+    value = splits.get(split, {}).get("mean_iou")
+    if not is_number(value):
+        return "How good the masks are was not measured: no photo with a true mask was held out of training."
+    ends = ends_of(splits[split])
+    sure = interval(ends.get("mean_iou.low"), ends.get("mean_iou.high"))
+    place = "the held-out photos" if record.held_out and split == "val" else split
+    between = "" if sure == NOTHING else f" (95 % interval {sure})"
+    return f"{record.labels[record.main_method]} reached a mean IoU of {percent(value)} % on {place}{between}."
+
+
+def _compared(record: RunRecord) -> str:
+    """Say how far the main method is from the best of the others, over all splits together."""
+    items = record.results.get("differences")
+    found = [item for item in items if _is_of_main(item, record)] if isinstance(items, list) else []
+    if not found:
+        return ""
+    item = min(found, key=lambda item: item["diff"])
+    diff, low, high = item["diff"], item["low"], item["high"]
+    where = "On all splits together" if len(main_scores(record)) > 1 else "There"
+    best = ", the best of the others" if len(found) > 1 else ""
+    rival = record.labels.get(str(item["versus"]), str(item["versus"]))
+    ends = f"{100 * low:+.1f} to {100 * high:+.1f}" if low < high else "too few images for an interval"
+    side = "above" if diff >= 0 else "below"
+    said = f": undecided ({ends})"
+    if verdict(low, high) != "undecided":
+        said = f", whichever images are drawn ({ends}); another seed may differ"
+    return f"{where} it is {abs(100 * diff):.1f} points {side} {rival}{best}{said}."
+
+
+def _expected(record: RunRecord) -> str:
+    """Say what the labels of the last round are worth, by the labeled photos alone (`loop/evaluation/trust.py`)."""
+    expected = record.results.get("expected")
+    found = (expected if isinstance(expected, Mapping) else {}).get(record.main_method)
+    told = []
+    for name, words in (("all", "all labels of the last round"), ("used", "those it learned from")):
+        figures = found.get(name) if isinstance(found, Mapping) else None
+        if isinstance(figures, Mapping) and all(is_number(figures.get(key)) for key in ("mean", "low", "high")):
+            ends = interval(figures["low"], figures["high"])
+            told.append(f"{percent(figures['mean'])} % for {words} (95 % interval {ends})")
+    return f"By the labeled photos alone, the mean IoU is about {', '.join(told)}." if told else ""
+
+
+def _is_of_main(item: Any, record: RunRecord) -> bool:
+    return (
+        isinstance(item, Mapping)
+        and item.get("method") == record.main_method
+        and item.get("split") == "all"
+        and all(is_number(item.get(key)) for key in ("diff", "low", "high"))
+    )
