@@ -403,16 +403,10 @@ def prior(words: Sequence[str]) -> int:
 
 
 def review(words: Sequence[str]) -> None:
-    """Look at a finished run's labels in the browser, the doubtful first, and decide about them; see docs/review.md."""
-    parser = argparse.ArgumentParser(prog="l2l review", description=review.__doc__)
-    parser.add_argument("run_dir", type=here, metavar="RUN", help="a finished run, of this machine")
-    parser.add_argument("--port", type=int, help="port of this machine; any that is free if not given")
-    parser.add_argument("--reviewer", metavar="NAME", help="whose decisions are written; you, if not given")
-    parser.add_argument("--no-browser", action="store_true", help="only print the address")
-    given = parser.parse_args(words)
-    from l2l_ray.review.server import review as serve
+    """Look at a finished run's labels in the browser, the doubtful first, and decide about them."""
+    from l2l_ray.review.server import review_command
 
-    serve(given.run_dir, given.port, given.reviewer, not given.no_browser, lambda line: print(line, flush=True))
+    review_command(words, lambda line: print(line, flush=True))
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {

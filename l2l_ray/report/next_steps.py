@@ -43,9 +43,9 @@ def next_steps(record: RunRecord) -> list[Step]:
 def correct_doubtful(record: RunRecord) -> Step:
     """Return the step that brings the doubtful labels before a person."""
     return Step(
-        "Correct the doubtful labels in Label Studio, a free program in the browser. This writes them as a project "
-        "that is sorted by confidence; docs/export.md says how to open it.",
-        f"l2l export {shlex.quote(str(record.run_dir))} --format labelstudio --out to-correct --all",
+        "Look at the doubtful labels in the browser: accept, reject or redraw them. docs/review.md says how; "
+        "docs/export.md how to do it with Label Studio.",
+        f"l2l review {shlex.quote(str(record.run_dir))}",
     )
 
 
@@ -58,8 +58,8 @@ def _corrections(record: RunRecord, run: str) -> list[Step]:
     return [
         correct_doubtful(record),
         Step(
-            "Bring the corrected masks home. IMAGE_ROOT is written in to-correct/export.json.",
-            f"l2l data import labelstudio PROJECT.json --images IMAGE_ROOT --root {root} --dataset {name} --update",
+            "Bring your decisions into the data set.",
+            f"l2l data import review {run} --root {root} --dataset {name} --update",
         ),
         Step(
             "Run again: what was corrected is learned from. A few right masks of doubtful photos help more than many "

@@ -6,11 +6,13 @@ address carries the token behind `#`, a part that browsers send to nobody; the p
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import errno
 import getpass
 import socket
 import webbrowser
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,10 +23,30 @@ from l2l_ray.review.app import make_app
 from l2l_ray.review.journal import Journal
 from l2l_ray.serving.access import own_or_new_token, sha256_of
 from l2l_ray.serving.settings import LOOPBACK
+from l2l_ray.storage import here
 from l2l_ray.wording import Say
 
 MAX_NAME_CHARS = 80
 _ANY_PORT = 0
+
+
+def review_command(words: Sequence[str], say: Say) -> None:
+    """Run `l2l review`.
+
+    Args:
+        words: Words after it.
+        say: Takes each line of output.
+    Raises:
+        L2LError: As `review`.
+    """
+    about = "Look at a finished run's labels in the browser, the doubtful first, and decide; see docs/review.md."
+    parser = argparse.ArgumentParser(prog="l2l review", description=about)
+    parser.add_argument("run_dir", type=here, metavar="RUN", help="a finished run, of this machine")
+    parser.add_argument("--port", type=int, help="port of this machine; any that is free if not given")
+    parser.add_argument("--reviewer", metavar="NAME", help="whose decisions are written; you, if not given")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    given = parser.parse_args(words)
+    review(given.run_dir, given.port, given.reviewer, not given.no_browser, say)
 
 
 def review(run_dir: Path, port: int | None, reviewer: str | None, opens_browser: bool, say: Say) -> None:

@@ -53,8 +53,8 @@ OWN = {"name": "first", "data": {"root": "data/refer", "dataset": "own"}}
 
 def test_own_labels_are_corrected_brought_home_and_learned_from() -> None:
     found = steps(OWN, [LABEL])
-    assert found[0].startswith("l2l export 'runs/my run' --format labelstudio") and found[0].endswith("--all")
-    assert "--root data/refer --dataset own --update" in found[1]
+    assert found[0] == "l2l review 'runs/my run'"
+    assert found[1] == "l2l data import review 'runs/my run' --root data/refer --dataset own --update"
     assert found[2] == "l2l run --config 'runs/my run/config.yaml' --name first-corrected"
 
 
