@@ -73,7 +73,7 @@ def test_doubtful_labels_are_counted_with_the_command_that_shows_them() -> None:
         "412 of 3,791 labels of the last round are doubtful (confidence below 0.4), 1,200 sure (0.7 or more): look at "
         "the doubtful first."
     )
-    assert found.step is not None and found.step.command.startswith("l2l export 'runs/a b' --format labelstudio")
+    assert found.step is not None and found.step.command == "l2l review 'runs/a b'"
     results["doubt"] = {"num": 5, "sure": 5, "doubtful": 0}
     assert outcome(record).step is None and "look at" not in outcome(record).sentences[-1]
 
