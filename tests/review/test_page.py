@@ -131,6 +131,7 @@ def test_by_keyboard_alone_labels_are_accepted_rejected_redrawn_and_undone(
         tab.wait_for("document.getElementById('help').open")
         tab.press("Escape")
         tab.wait_for("!document.getElementById('help').open")
+        at_rest(tab)
         tab.press("u")
         said(tab, "Undone: ")
         assert Journal(reviewed_run).state(second_id) == "open", "what was decided before the reload can be undone"
