@@ -86,7 +86,7 @@ class Items:
         labels = self.labels
         position = labels.position(sent_id)
         example, label = self._example(position), self._label(position)
-        prior = labels.priors.get(sent_id)
+        prior = labels.prior(sent_id)
         edit = edit_size(example.height_px, example.width_px)
         place = self._prior_cells(prior)
         return {
@@ -195,10 +195,10 @@ class Items:
 
     def prior(self, sent_id: int) -> Prior | None:
         """Return what the language model said of an item; None = it was not asked."""
-        return self.labels.priors.get(sent_id)
+        return self.labels.prior(sent_id)
 
     def _example(self, position: int) -> Example:
-        return self.labels.examples[self.labels.example_row(position)]
+        return self.labels.example(position)
 
     def _label(self, position: int) -> PseudoLabel:
         path, row = self.labels.shard(position)

@@ -31,6 +31,7 @@ from l2l_ray.loop.state.example_files import ExampleTable, PriorTable
 from l2l_ray.loop.state.ledger import read_columns
 from l2l_ray.review.journal import STATES, Journal
 from l2l_ray.storage import local_copy
+from l2l_ray.types import Example, Prior
 
 ORDERS = ("expression", "image")
 _PHRASE = r'"phrase": (?P<phrase>"(?:[^"\\]|\\.)*")'  # in the JSON of a prior
@@ -197,27 +198,34 @@ class Labels:
         """Return the most frequent kinds, with how many labels each has."""
         return [(kind, num) for kind, num in Counter(self.kinds).most_common(most + 1) if kind][:most]
 
-    @cached_property
-    def priors(self) -> PriorTable:
-        """What the language model said of each item."""
-        return PriorTable(self.run.priors_path("unlabeled"))
+    def example(self, position: int) -> Example:
+        """Return the item of a label."""
+        with self._reading:
+            return self._examples[self.example_row(position)]
+
+    def prior(self, sent_id: int) -> Prior | None:
+        """Return what the language model said of an item; None = it was not asked."""
+        with self._reading:
+            return self._priors.get(sent_id)
 
     def _read_examples(self) -> None:
-        self.examples = ExampleTable(self.run.examples_path("unlabeled"))
-        ids = self.examples.column("sent_id").astype(np.int64)
+        self._reading = threading.Lock()  # requests come in several threads, and a table is read by one at a time
+        self._examples = ExampleTable(self.run.examples_path("unlabeled"))
+        self._priors = PriorTable(self.run.priors_path("unlabeled"))
+        ids = self._examples.column("sent_id").astype(np.int64)
         by_id = np.argsort(ids, kind="stable")
         at = np.minimum(np.searchsorted(ids[by_id], self.sent_ids), len(ids) - 1)
         self._example_rows = by_id[at]
         if (ids[self._example_rows] != self.sent_ids).any():
             raise DataError(f"{self.run.path}: labels and examples do not fit; continue the run with --resume")
         rows = self._example_rows.tolist()
-        expressions, paths = (self.examples.texts(name) for name in ("expression", "image_path"))
+        expressions, paths = (self._examples.texts(name) for name in ("expression", "image_path"))
         self.expressions = [expressions[row] for row in rows]
         self.image_paths = [paths[row] for row in rows]
         folders = {os.path.dirname(path) for path in set(paths)}
         self.image_root = Path(os.path.commonpath(folders))
         self._root = os.path.join(self.image_root, "")
-        self.image_ids = self.examples.column("image_id").astype(np.int64)[self._example_rows]
+        self.image_ids = self._examples.column("image_id").astype(np.int64)[self._example_rows]
         self._by_id = np.argsort(self.sent_ids, kind="stable")
         doubtful = np.lexsort((self.sent_ids, self.confidence))
         _, image = np.unique(self.image_ids, return_inverse=True)

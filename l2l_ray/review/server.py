@@ -10,10 +10,11 @@ import argparse
 import asyncio
 import errno
 import getpass
+import os
 import socket
 import webbrowser
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import uvicorn
@@ -27,6 +28,7 @@ from l2l_ray.storage import here
 from l2l_ray.wording import Say
 
 MAX_NAME_CHARS = 80
+OPENING = "review-open.html"
 _ANY_PORT = 0
 
 
@@ -71,12 +73,35 @@ def review(run_dir: Path, port: int | None, reviewer: str | None, opens_browser:
         address = f"http://{LOOPBACK}:{chosen}/#token={token}"
         say(f"review     {address}")
         say(f"reviewer   {name}; every decision is a line of {run_dir / 'review.jsonl'}; Ctrl-C ends the server")
-        if opens_browser:
-            webbrowser.open(address)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
-        with suppress(KeyboardInterrupt):  # uvicorn has answered what was open, and hands the signal on
-            asyncio.run(server.serve(sockets=[listener]))
+        with opening_page(run_dir, address) if opens_browser else nullcontext() as page:
+            if page is not None:
+                webbrowser.open(page.absolute().as_uri())
+            with suppress(KeyboardInterrupt):  # uvicorn has answered what was open, and hands the signal on
+                asyncio.run(server.serve(sockets=[listener]))
     say(f"decided    {Journal(run_dir).summary().line}")
+
+
+@contextmanager
+def opening_page(run_dir: Path, address: str) -> Iterator[Path]:
+    """Give a file for this user's eyes alone that leads a browser to an address; it is gone afterwards.
+
+    The address holds the token, and the words that a browser is started with can be read by every user of the machine.
+
+    Raises:
+        ConfigError: It cannot be written.
+    """
+    page = run_dir / OPENING
+    try:
+        page.unlink(missing_ok=True)
+        with open(os.open(page, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(f'<!doctype html><meta http-equiv="refresh" content="0;url={address}">\n')
+    except OSError as error:
+        raise ConfigError(f"cannot write {page}: {error}; open the address yourself, with --no-browser") from error
+    try:
+        yield page
+    finally:
+        page.unlink(missing_ok=True)
 
 
 def _name(given: str | None) -> str:

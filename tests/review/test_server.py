@@ -8,7 +8,7 @@ import pytest
 
 from l2l_ray import cli
 from l2l_ray.errors import ConfigError
-from l2l_ray.review.server import listening
+from l2l_ray.review.server import listening, opening_page
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -51,3 +51,14 @@ def test_a_token_that_can_be_guessed_is_refused(
 ) -> None:
     monkeypatch.setenv("L2L_TOKEN", "1234")
     assert "L2L_TOKEN must have at least 16 printable ASCII characters" in said(capsys, str(reviewed_run))
+
+
+def test_the_token_is_in_no_words_that_a_browser_is_started_with(tmp_path: Path) -> None:
+    address = "http://127.0.0.1:1/#token=0123456789abcdef"
+    with opening_page(tmp_path, address) as page:
+        assert "token" not in page.as_uri() and f"url={address}" in page.read_text()
+        assert page.stat().st_mode & 0o777 == 0o600
+    assert not page.exists()
+    (tmp_path / "a file").touch()
+    with pytest.raises(ConfigError, match="open the address yourself"), opening_page(tmp_path / "a file", address):
+        pass
