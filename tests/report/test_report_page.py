@@ -123,7 +123,7 @@ def test_doubtful_labels_stand_on_top_with_the_command_that_shows_them(run_dir: 
     )
     text = words(render(read_run(run_dir)))
     top = text[: text.index("Results")]
-    assert "412 of 3,800 labels of the last round are doubtful" in top and f"l2l export {run_dir} --format" in top
+    assert "412 of 3,800 labels of the last round are doubtful" in top and f"l2l review {run_dir}" in top
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -211,8 +211,8 @@ def test_a_box_that_a_person_gave_is_not_called_the_language_models(run_dir: Pat
 @pytest.mark.usefixtures("undrawn")
 def test_own_data_says_what_to_do_next_with_its_own_folders(run_dir: Path) -> None:
     commands = re.findall(r"<pre>(l2l .*?)</pre>", as_own_data(run_dir))
-    assert [command.split()[1] for command in commands] == ["export", "data", "run", "export", "predict"]
-    assert all(str(run_dir) in command for command in (commands[0], *commands[2:]))
+    assert [command.split()[1] for command in commands] == ["review", "data", "run", "export", "predict"]
+    assert all(str(run_dir) in command for command in commands)
     assert "--root &#39;my data&#39; --dataset own --update" in commands[1]
 
 

@@ -56,7 +56,7 @@ def test_a_token_that_can_be_guessed_is_refused(
 def test_the_token_is_in_no_words_that_a_browser_is_started_with(tmp_path: Path) -> None:
     address = "http://127.0.0.1:1/#token=0123456789abcdef"
     with opening_page(tmp_path, address) as page:
-        assert "token" not in page.as_uri() and f"url={address}" in page.read_text()
+        assert "0123456789abcdef" not in page.as_uri() and f"url={address}" in page.read_text()
         assert page.stat().st_mode & 0o777 == 0o600
     assert not page.exists()
     (tmp_path / "a file").touch()
