@@ -64,12 +64,12 @@ def ready(tab: Tab, expression: str | None = None) -> str:
 
 
 def at_rest(tab: Tab) -> None:
-    tab.wait_for("document.querySelector('main').getAttribute('aria-busy') === 'false'")
+    tab.wait_for("document.querySelector('main')?.getAttribute('aria-busy') === 'false'")
 
 
 def said(tab: Tab, words: str) -> None:
     """Wait until the page has said something, and is ready for the next key."""
-    tab.wait_for(f"document.getElementById('says').textContent.includes({words!r})")
+    tab.wait_for(f"document.getElementById('says')?.textContent.includes({words!r})")
     if not words.endswith(WORKING):
         at_rest(tab)
 
@@ -218,15 +218,15 @@ def test_hostile_words_are_shown_as_words(reviewed_run: Path, tmp_path: Path) ->
 
 
 @contextmanager
-def own_process(run: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+def own_process(run: Path, port: int, token: str = TOKEN) -> Iterator[subprocess.Popen[str]]:
     """Run `l2l review` as a person does; ready when it has told its address."""
     command = [sys.executable, "-m", "l2l_ray.cli", "review", str(run), "--port", str(port), "--no-browser"]
     process = subprocess.Popen(
-        [*command, "--reviewer", "anna"], stdout=subprocess.PIPE, text=True, env={**os.environ, "L2L_TOKEN": TOKEN}
+        [*command, "--reviewer", "anna"], stdout=subprocess.PIPE, text=True, env={**os.environ, "L2L_TOKEN": token}
     )
     assert process.stdout is not None
     try:
-        assert process.stdout.readline() == f"review     http://127.0.0.1:{port}/#token={TOKEN}\n"
+        assert process.stdout.readline() == f"review     http://127.0.0.1:{port}/#token={token}\n"
         yield process
     finally:
         process.kill()
@@ -253,10 +253,20 @@ def test_a_server_that_dies_in_mid_save_loses_nothing(reviewed_run: Path, tmp_pa
             said(tab, "Your decision is kept in this browser")
             with own_process(reviewed_run, port) as again:
                 said(tab, f"Saved: “{second}” is no such object.")
+                ready(tab)
+                third_id = current(tab)
                 again.send_signal(signal.SIGINT)
                 assert again.stdout is not None
                 assert again.wait(WAIT_S) == 0
                 assert "decided    1 rejected, 1 no such object" in again.stdout.read()
+            tab.press("w")
+            said(tab, "Your decision is kept in this browser")
+            other = "fedcba9876543210"  # as when the server makes a new token
+            with own_process(reviewed_run, port, other):
+                said(tab, "This tab does not have the server's token.")
+                tab.send("Page.navigate", url=f"http://127.0.0.1:{port}/#token={other}")
+                said(tab, "A decision that was not saved before is saved now.")
     journal = Journal(reviewed_run)
-    assert (journal.state(first_id), journal.state(second_id)) == ("rejected", "no such object") and first != second
-    assert len((reviewed_run / FILE).read_text().splitlines()) == 2
+    states = [journal.state(sent_id) for sent_id in (first_id, second_id, third_id)]
+    assert states == ["rejected", "no such object", "wrong object"] and first != second
+    assert len((reviewed_run / FILE).read_text().splitlines()) == 3

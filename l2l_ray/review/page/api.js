@@ -4,11 +4,17 @@ const TRY_AGAIN_MS = 1000;
 const KEPT = "l2l-review-unsaved:";
 
 // `#token=...` never reaches the server; it is taken out of the address, which would stay in the history.
-const given = new URLSearchParams(location.hash.slice(1));
-if (given.get("token")) {
-  sessionStorage.setItem("l2l-review-token", given.get("token"));
+function takeToken() {
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (!token) return false;
+  sessionStorage.setItem("l2l-review-token", token);
   history.replaceState(null, "", location.pathname);
+  return true;
 }
+
+takeToken();
+// The address of a server that was started again, in the same tab, differs behind `#` only: nothing would be loaded.
+window.addEventListener("hashchange", () => takeToken() && location.reload());
 
 export class Refused extends Error {
   constructor(status, text, last) {
