@@ -16,8 +16,9 @@ def test_a_folder_lies_there_as_own_photos_would(tmp_path: Path) -> None:
         texts = (folder / f"photo_{number:03d}.txt").read_text().splitlines()
         assert texts
         assert all(texts)
-    mask = np.asarray(Image.open(folder / "photo_000_mask.png"))
-    assert mask.shape[::-1] == Image.open(folder / "photo_000.jpg").size
+    with Image.open(folder / "photo_000_mask.png") as drawn, Image.open(folder / "photo_000.jpg") as photo:
+        mask = np.asarray(drawn)
+        assert drawn.size == photo.size
     assert set(np.unique(mask)) == {0, 255}
 
 
