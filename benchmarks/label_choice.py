@@ -162,7 +162,8 @@ def main() -> None:
     parser.add_argument("--fracs", type=float, nargs="+", default=[0.01, 0.05])
     parser.add_argument("--out", type=Path, default=RESULTS)
     args, words = parser.parse_known_args()
-    base = load_config(["--preset", "5pct", "--selector.max_unlabeled", "1000", *words])
+    pixels = ["--selector.cells", "true", "--selector.reward.wrong_cost", "3"]  # but where a row says otherwise
+    base = load_config(["--preset", "5pct", "--selector.max_unlabeled", "1000", *pixels, *words])
     content = json.loads(args.out.read_text()) if args.out.exists() else {}
     for frac in args.fracs:
         part = content.setdefault(f"{frac:g}", {"by_seed": {}})

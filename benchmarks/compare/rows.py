@@ -109,7 +109,7 @@ ROWS: tuple[Row, ...] = (
     *_selector_rows(),
     Row("supervised_plain", "supervised, no guidance", "selectors", {"selector.name": "supervised", **_PLAIN}),
     Row("l2l_no_gate", "L2L, gate off", "ablations", {"selector.gate": False}),
-    Row("l2l_no_cells", "L2L, pixel decisions off", "ablations", {"selector.cells": False}),
+    Row("l2l_cells", "L2L, pixel decisions on", "ablations", {"selector.cells": True}),
     Row("l2l_no_rivals", "L2L, other expressions of the image not seen", "ablations", {"selector.rivals": False}),
     Row("l2l_guided_only", "L2L, guided label alone", "ablations", {"selector.candidates": False}),
     Row("l2l_no_unlabeled_reward", "L2L, no unlabeled reward", "ablations", {"selector.reward.unlabeled": 0.0}),

@@ -137,7 +137,7 @@ class RewardConfig(Section):
         description="How much better than the average label, in IoU, a label must be for using it to pay (ours)",
     )
     wrong_cost: float = Field(
-        3.0, gt=0, description="What keeping a wrong pixel costs, where a right one earns 1 (ours)"
+        1.0, gt=0, description="What keeping a wrong pixel costs, where a right one earns 1 (ours)"
     )
     unlabeled: float = Field(
         0.3,
@@ -190,7 +190,9 @@ class SelectorConfig(Section):
         description="Whether l2l and scorer see what the image's other expressions claim (ablation)",
     )
     cells: bool = Field(
-        True, description="Whether l2l and scorer decide pixel by pixel; False = on whole labels only (ablation)"
+        False,
+        description="Whether l2l and scorer also decide pixel by pixel; False = on whole labels (off by a sweep, "
+        "docs/experiments.md)",
     )
     num_folds: int = Field(
         2,

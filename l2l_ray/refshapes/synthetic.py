@@ -104,7 +104,7 @@ def write_refshapes(
     rows = _Rows()
     for split in SPLIT_PLANS:
         num_refs = num_train_refs if split == "train" else num_eval_refs
-        for sample in _samples(dataset, seed, split, num_refs, size_px):
+        for sample in draw_samples(dataset, seed, split, num_refs, size_px):
             _write(images / sample.file_name, sample.jpeg)
             rows.add(sample, split)
     _write(folder / "instances.json", json.dumps(rows.instances()).encode())
@@ -133,7 +133,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 @dataclass(frozen=True)
-class _Sample:
+class Sample:
     """One image with its annotated objects and the expressions for the referred ones (object index → raw texts)."""
 
     file_name: str
@@ -142,7 +142,8 @@ class _Sample:
     expressions: dict[int, list[str]]
 
 
-def _samples(dataset: str, seed: int, split: str, num_refs: int, size_px: int) -> Iterator[_Sample]:
+def draw_samples(dataset: str, seed: int, split: str, num_refs: int, size_px: int) -> Iterator[Sample]:
+    """Yield the images of a split until so many objects are referred to; arguments as in `write_refshapes`."""
     splits, datasets = list(SPLIT_PLANS), list(STYLE_OF_DATASET)
     for number, wanted in enumerate(cycle(_REFS_PER_IMAGE)):
         if num_refs <= 0:
@@ -152,7 +153,7 @@ def _samples(dataset: str, seed: int, split: str, num_refs: int, size_px: int) -
         scene, expressions = _draw_referred(rng, STYLE_OF_DATASET[dataset], SPLIT_PLANS[split], wanted, size_px)
         expressions = dict(list(expressions.items())[:num_refs])
         num_refs -= len(expressions)
-        yield _Sample(f"{split}_{number:06d}.jpg", _encode_jpeg(scene.image), scene, expressions)
+        yield Sample(f"{split}_{number:06d}.jpg", _encode_jpeg(scene.image), scene, expressions)
 
 
 def _draw_referred(
@@ -207,7 +208,7 @@ class _Rows:
         self.refs: list[dict[str, Any]] = []
         self._num_sentences = 0
 
-    def add(self, sample: _Sample, split: str) -> None:
+    def add(self, sample: Sample, split: str) -> None:
         height, width = sample.scene.image.shape[:2]
         image_id = len(self.images) + 1
         self.images.append({"id": image_id, "file_name": sample.file_name, "height": height, "width": width})

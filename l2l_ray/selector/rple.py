@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from l2l_ray.config import SelectorConfig
@@ -39,37 +39,46 @@ class Rple(LearnedSelector):
         if batch.unlabeled is not None and config.reward.unlabeled > 0:
             inputs, values = self._with_unlabeled(known, values, batch.unlabeled)
 
-        # explore: which label, and which of its cells
+        # explore: which label
         scores = self.scores(inputs)
         probs = decision_probs(scores)
-        label = known.candidates.taken(scores[: len(truth)].argmax(1))
-        keep_probs = _two(self.keep_logits(known, label))
         choice = objective.sample_group(probs.detach(), config.group_size, generator)
-        kept = objective.sample_group(keep_probs.detach(), config.group_size, generator)
 
         # reward
         earned = values.expand(len(choice), -1, -1).gather(2, choice[..., None])[..., 0]
         advantage = objective.group_advantage(earned)
-        used = 1 - probs.detach()[: len(truth), 0]
-        cell_value = reward.cell_values(label, truth, config.reward.wrong_cost) * used[:, None, None]
-        cell_advantage = objective.group_advantage(kept * cell_value)
 
         # update
-        loss = objective.policy_loss(probs, choice, advantage)
+        loss, count, of_cells = objective.policy_loss(probs, choice, advantage), len(truth), dict[str, Tensor]()
         if config.cells:
-            loss = loss + objective.policy_loss(keep_probs, kept, cell_advantage)
+            label, used = known.candidates.taken(scores[:count].argmax(1)), 1 - probs.detach()[:count, 0]
+            cell_loss, of_cells = self._cells(known, label, truth, used, generator)
+            loss = loss + cell_loss
         take_step(self, optimizer, loss)
-        count = len(truth)
         metrics = {
             "loss": loss.detach(),
             "entropy": objective.entropy(probs.detach()).mean(),
             "reward/label": earned[:, :count].mean(),
-            "reward/cells": (kept * cell_value).mean(),
             "reward/unlabeled": earned[:, count:].mean() if earned.shape[1] > count else torch.zeros(()),
-            "kept_share": kept.float().mean(),
+            **of_cells,
             **{f"term/{name}": weight for name, weight in zip(reward.TERMS, self.terms.weights, strict=False)},
         }
         return {name: value.item() for name, value in metrics.items()}
+
+    def _cells(
+        self,
+        known: PolicyInput,
+        label: Bool[Tensor, "B G G"],
+        truth: Bool[Tensor, "B G G"],
+        used: Float[Tensor, " B"],
+        generator: torch.Generator,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Explore which cells of the labels to keep; return the loss, and metrics by name."""
+        keep_probs = _two(self.keep_logits(known, label))
+        kept = objective.sample_group(keep_probs.detach(), self.config.group_size, generator)
+        earned = kept * reward.cell_values(label, truth, self.config.reward.wrong_cost) * used[:, None, None]
+        loss = objective.policy_loss(keep_probs, kept, objective.group_advantage(earned))
+        return loss, {"reward/cells": earned.mean(), "kept_share": kept.float().mean()}
 
     def _values(self, known: PolicyInput, truth: Tensor) -> Float[Tensor, "B C"]:
         """Return what each decision on the labeled images is worth, and learn what the other terms say about it."""

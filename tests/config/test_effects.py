@@ -84,7 +84,8 @@ def test_a_field_without_effect_is_named(words: str, field: str) -> None:
         "--selector.lr 0.1 --selector.candidates false --selector.reward.unlabeled 0.2 --loop.fold_steps 5",
         f"{RULE} --compare l2l --selector.lr 0.1 --selector.group_size 4 --loop.fold_steps 5",
         "--selector.name fixed_threshold --selector.threshold 0.8 --loop.unlabeled_batch 4 --loop.lag 1",
-        "--selector.name scorer --selector.reward.wrong_cost 2 --selector.hidden 8 --selector.candidates false",
+        "--selector.name scorer --selector.cells true --selector.reward.wrong_cost 2 --selector.hidden 8",
+        "--selector.name scorer --selector.candidates false",
         "--selector.warmup_updates 0 --selector.round_updates 0 --loop.fold_steps 5",  # the gate is still set on them
         "--selector.name confidence_gate --selector.reward.gate_margin 0.1 --selector.max_unlabeled 5",
         "--selector.name online --selector.threshold 0.8 --loop.unlabeled_batch 4 --loop.expressions_per_ref 2",

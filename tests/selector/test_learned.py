@@ -20,7 +20,7 @@ T, F = True, False
 
 def make_selector_away_from_start(seed: int = 0, **fields):
     """Return a policy whose candidates and cells differ; its gate is half open in the synthetic world."""
-    selector = seeded_selector(SelectorConfig(hidden=8, **fields), seed)
+    selector = seeded_selector(SelectorConfig(hidden=8, **{"cells": True, **fields}), seed)
     with torch.no_grad():
         selector.linear.bias.fill_(-1.0 * START_SHARPNESS)
         for parameter in selector.parameters():

@@ -41,7 +41,7 @@ def test_a_label_becomes_likelier_exactly_where_its_iou_exceeds_its_cost(evidenc
 def test_a_cell_becomes_likelier_where_it_is_right_often_enough(evidence_of, wrong_cost, direction):
     evidence, truth = boxes(evidence_of, 4)
     truth[:2, :, :4] = 0  # right in two samples of four: pays below a cost of 1
-    policy = seeded_selector(SelectorConfig(reward=RewardConfig(wrong_cost=wrong_cost), **FAST))
+    policy = seeded_selector(SelectorConfig(cells=True, reward=RewardConfig(wrong_cost=wrong_cost), **FAST))
     inside = torch.zeros(8, dtype=torch.bool)
     inside[:3] = True
 
@@ -60,7 +60,7 @@ def test_cells_of_good_labels_are_kept_where_most_labels_are_wrong(evidence_of, 
     probs[:, 2:6, 2:6] = torch.tensor([0.95, 0.95, 0.95, 0.6, 0.6, 0.6, 0.6, 0.6])[:, None, None]
     truth = (probs > 0.5).float()
     truth[3:] = truth[3:].roll(4, dims=2)  # the less sure ones lie on another object
-    policy = seeded_selector(SelectorConfig(name=name, reward=RewardConfig(wrong_cost=3.0), **FAST))
+    policy = seeded_selector(SelectorConfig(name=name, cells=True, reward=RewardConfig(wrong_cost=3.0), **FAST))
     train(policy, [(evidence_of(probs), truth, None)], 60)
     policy.settle([LabeledEvidence(evidence_of(probs), truth)], [])
     selection = policy.select(evidence_of(probs), range(8))
@@ -156,7 +156,7 @@ def test_the_policy_learns_to_beat_every_rule_and_takes_another_candidate_where_
 
 @pytest.mark.parametrize("bias", [-4.0, 4.0])
 def test_using_all_or_nothing_attracts_no_policy(bandit, worlds, bias):
-    policy = seeded_selector(SelectorConfig(hidden=8, lr=3e-2))
+    policy = seeded_selector(SelectorConfig(cells=True, hidden=8, lr=3e-2, reward=RewardConfig(wrong_cost=3.0)))
     evidence, truth = bandit(100, seed=998)
     inputs = prepare(evidence)
     policy.observe(inputs, truth_ious(inputs.candidates.masks, truth > 0.5))

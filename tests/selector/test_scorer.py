@@ -39,7 +39,7 @@ def test_a_cell_is_kept_where_it_is_right_often_enough(evidence_of, wrong_cost, 
     evidence, truth = boxes(evidence_of, 4)
     truth[0, :, :4] = 0  # the label is right in three samples of four, which pays up to a cost of 3
     reward = RewardConfig(gate_margin=-0.5, wrong_cost=wrong_cost)
-    scorer = seeded_selector(SelectorConfig(name="scorer", hidden=8, lr=3e-2, reward=reward))
+    scorer = seeded_selector(SelectorConfig(name="scorer", cells=True, hidden=8, lr=3e-2, reward=reward))
     train(scorer, [(evidence, truth, None)], 80)
     selection = scorer.select(evidence, range(4))
     assert (selection.gate >= 0.5).all()
