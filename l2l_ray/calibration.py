@@ -1,16 +1,16 @@
 """From the score of a label to a confidence that means something: the IoU with the truth that such labels have.
 
 A teacher that has trained on its own labels of an image is sure of them, right or wrong: over the rounds its
-probabilities rise and its labels hardly get better. So a score is not read as it is. It is read by its *rank*:
+probabilities rise and its labels hardly get better. So a score is not read as it is, but by its *rank*, the share of
+the labels that score less:
 
-1. The labeled images, each seen through a teacher that was not trained on it (cross-fitting), give pairs of score and
-   IoU. Isotonic regression makes of them a curve that rises from score to IoU.
-2. A label of an unlabeled image has the confidence of the labeled one that stands at the same place: half of the
-   unlabeled labels score less, half of the labeled ones do.
+1. Labels of labeled images, by a teacher and a selector that never saw these (`loop/training/calibrating.py`), give
+   pairs of rank and IoU. Isotonic regression makes of them a curve that rises from rank to IoU.
+2. A label of an unlabeled image has, by its rank among the unlabeled ones, the IoU that the curve says.
 
 It supposes that the labeled images were drawn like the unlabeled ones, and that the labels of a later teacher are about
 as good as those of the teachers that labeled images are seen through; on RefShapes both hold within a few points
-(docs/experiments.md). It does not suppose that scores mean the same in two teachers.
+(docs/experiments.md). It does not suppose that scores mean the same in two teachers or selectors.
 
 Source: ours; isotonic calibration Zadrozny and Elkan 2002, expected calibration error Naeini et al. 2015.
 """
@@ -31,25 +31,26 @@ from l2l_ray.errors import HEALS, CheckpointError
 from l2l_ray.randomness import philox_generator
 
 FILE = "calibration.json"  # in a version's folder
-PULL = 2.0  # labels of average IoU that each step of the curve is mixed with: a step of one label says little; ours
-NUM_KNOTS = 101  # places, 0 % to 100 %, at which the scores of two sets of images are matched
+FORMAT = 1
+GROUP_FRAC, MIN_GROUP = 0.02, 3  # labels next to one another whose IoU is averaged first: one alone says little; ours
+NUM_KNOTS = 101  # places, 0 % to 100 %, at which scores are read by their rank
 NUM_BINS = 10  # of the reliability diagram; the usual number
 NUM_GROUPS = 5  # of images, for cross-validation
 NUM_RESAMPLES = 200  # for the interval of a mean
-_RISE = 1e-4  # of the curve over all places: labels of equal estimate keep their order
+_RISE = 1e-4  # of the curve over all ranks: labels of equal estimate keep their order
 
 Values = float | Sequence[float] | np.ndarray  # one number, or many
 
 
 @dataclass(frozen=True)
 class Checked:
-    """Labels of labeled images by teachers that never saw these: what they were estimated to be, and what they are.
+    """Labels of labeled images that nobody who made them had seen: their ranks, and what they are.
 
-    Example: `Checked((3, 3, 8), (0.9, 0.4, 0.7), (0.8, 0.0, 0.9))`
+    Example: `Checked((3, 3, 8), (0.83, 0.17, 0.5), (0.8, 0.0, 0.9))`
     """
 
     image_ids: Sequence[int]
-    estimates: Sequence[float]  # confidence of the label, or any score
+    ranks: Sequence[float]  # in (0, 1), of the label's score among the labels that were made like it; 1 = the surest
     ious: Sequence[float]  # with the truth
 
     def __len__(self) -> int:
@@ -57,8 +58,8 @@ class Checked:
 
     def rows(self, rows: Sequence[int]) -> Checked:
         """Return some rows."""
-        image_ids, estimates, ious = self.image_ids, self.estimates, self.ious
-        return Checked([image_ids[row] for row in rows], [estimates[row] for row in rows], [ious[row] for row in rows])
+        image_ids, ranks, ious = self.image_ids, self.ranks, self.ious
+        return Checked([image_ids[row] for row in rows], [ranks[row] for row in rows], [ious[row] for row in rows])
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Calibration:
     """What lies with a version: how its scores are read, and the labeled images that say so.
 
     `labels` reads the score that its selector puts labels in order by, `predictions` the teacher's own estimate of its
-    guided mask (`confidence.py`). `checked` holds the selector's labels of the labeled images, estimates calibrated.
+    guided mask (`confidence.py`). `checked` holds labels of the labeled images.
     """
 
     labels: Curve
@@ -99,20 +100,22 @@ class Calibration:
         Raises:
             OSError: It cannot be written.
         """
-        (folder / FILE).write_text(json.dumps(asdict(self)))
+        (folder / FILE).write_text(json.dumps({"format": FORMAT, **asdict(self)}))
 
     @classmethod
     def load(cls, folder: Path) -> Calibration | None:
         """Read what `save` wrote; None where a version has none: fixed rules have none, nor have older runs.
 
         Raises:
-            CheckpointError: The file is damaged.
+            CheckpointError: The file is damaged, or of another version of the code.
         """
         path = folder / FILE
         if not path.exists():
             return None
         try:
             content = json.loads(path.read_text())
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {content['format']}, this version reads {FORMAT}")
             labels, predictions = (Curve(**content[name]) for name in ("labels", "predictions"))
             return cls(labels, predictions, Checked(**content["checked"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -124,45 +127,69 @@ def read(curve: Curve | None, estimate: float) -> float:
     return estimate if curve is None else float(curve(estimate))
 
 
-def calibrate(checked: Checked, others: Values) -> Curve:
-    """Return how scores of unlabeled images are read, by the labeled ones.
+def ranks_of(scores: Values) -> Float64[np.ndarray, " N"]:
+    """Return the rank of each score: the share of the others that are lower, of equal ones half.
+
+    Raises:
+        ValueError: A score is not a number.
+    """
+    values = np.atleast_1d(np.asarray(scores, np.float64))
+    if not np.isfinite(values).all():
+        raise ValueError(f"scores must be finite, got {values[~np.isfinite(values)][0]}")
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: Float64[np.ndarray, " N"] = ((np.cumsum(counts) - counts / 2) / max(1, len(values)))[place]
+    return ranks
+
+
+def calibrate(checked: Checked, scores: Values) -> Curve:
+    """Return how scores of unlabeled images are read, by checked labels of the same rank.
 
     Args:
-        checked: Scores in [0, 1] and IoU of labels of labeled images.
-        others: Scores of labels of unlabeled images; none = they are taken to be like the labeled ones.
+        checked: Labels of labeled images.
+        scores: Of labels of unlabeled images, in [0, 1].
     Raises:
-        ValueError: There is no checked label.
+        ValueError: There is no checked label, no score, or a score is not a number.
     """
-    if not len(checked):
-        raise ValueError("a calibration needs at least one label whose truth is known, got none")
-    places = np.linspace(0, 1, NUM_KNOTS)
-    theirs = np.quantile(checked.estimates, places)
-    ours = np.quantile(np.asarray(others, np.float64), places) if np.size(others) else theirs
-    raised = _isotonic(checked)(theirs) * (1 - _RISE) + places * _RISE
-    knots = dict(zip(ours.tolist(), raised.tolist(), strict=True))  # of equal scores, the last counts
+    if not len(checked) or not np.size(scores):
+        raise ValueError(f"a calibration needs labels and scores, got {len(checked)} and {np.size(scores)}")
+    values, ranks = np.atleast_1d(np.asarray(scores, np.float64)), ranks_of(scores)
+    ours, first = np.unique(values, return_index=True)
+    if len(ours) > NUM_KNOTS:
+        kept = np.unique(np.linspace(0, len(ours) - 1, NUM_KNOTS).round().astype(int))
+        ours, first = ours[kept], first[kept]
+    at = ranks[first]
+    raised = by_rank(checked)(at) * (1 - _RISE) + at * _RISE
+    knots = dict(zip(ours.tolist(), raised.tolist(), strict=True))
     knots.setdefault(0.0, max(0.0, float(raised[0]) - _RISE))
     knots.setdefault(1.0, min(1.0, float(raised[-1]) + _RISE))
-    scores = sorted(knots)
-    return Curve(tuple(scores), tuple(knots[score] for score in scores))
+    ends = sorted(knots)
+    return Curve(ends, [knots[score] for score in ends])
 
 
-def _isotonic(checked: Checked) -> Curve:
-    """Return the IoU that labels of some scores have, by isotonic regression on checked ones.
+def by_rank(checked: Checked) -> Curve:
+    """Return the IoU that labels of a rank have, by isotonic regression on checked ones.
 
-    Each step of the regression is mixed with `PULL` labels of average IoU, and counts at its mean score.
+    Labels next to one another in rank are averaged first, `GROUP_FRAC` of all and at least `MIN_GROUP` together.
     """
     from sklearn.isotonic import isotonic_regression  # here: whoever only reads a curve has no need of it
 
-    scores, ious = np.asarray(checked.estimates, np.float64), np.asarray(checked.ious, np.float64)
-    values, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    means = np.bincount(place, ious) / counts
-    steps = isotonic_regression(means, sample_weight=counts)
-    step = np.unique(steps, return_inverse=True)[1]
-    sizes = np.bincount(step, counts)
-    centres = np.bincount(step, values * counts) / sizes
-    heights = (np.bincount(step, means * counts) + PULL * ious.mean()) / (sizes + PULL)
-    heights = isotonic_regression(heights, sample_weight=sizes, y_min=0, y_max=1)
+    order = np.argsort(np.asarray(checked.ranks), kind="stable")
+    size = max(MIN_GROUP, round(GROUP_FRAC * len(checked)))
+    groups = np.array_split(order, max(1, len(order) // size))
+    ranks, ious = (np.asarray(column, np.float64) for column in (checked.ranks, checked.ious))
+    centres, means = (np.array([column[group].mean() for group in groups]) for column in (ranks, ious))
+    heights = isotonic_regression(means, sample_weight=[len(group) for group in groups], y_min=0, y_max=1)
     return Curve(centres.tolist(), heights.tolist())
+
+
+def chances(checked: Checked, iou: float) -> Curve:
+    """Return how probable it is, by rank, that a label has at least this IoU with the truth.
+
+    Args:
+        checked: Labels of labeled images; at least one.
+        iou: In [0, 1].
+    """
+    return by_rank(Checked(checked.image_ids, checked.ranks, [float(value >= iou) for value in checked.ious]))
 
 
 def reliability(estimates: Values, ious: Values) -> dict[str, Any]:
@@ -185,7 +212,7 @@ def reliability(estimates: Values, ious: Values) -> dict[str, Any]:
 
 
 def cross_validated(checked: Checked) -> dict[str, Any] | None:
-    """Return the reliability of a calibration that is made without the images it is looked at on.
+    """Return the reliability of a curve that is made without the images it is looked at on.
 
     None where there are fewer than two images.
     """
@@ -197,41 +224,36 @@ def cross_validated(checked: Checked) -> dict[str, Any] | None:
     for group in np.array_split(drawn, min(NUM_GROUPS, len(drawn))):
         is_seen = np.isin(checked.image_ids, group)
         seen, others = (checked.rows(np.flatnonzero(rows).tolist()) for rows in (is_seen, ~is_seen))
-        found += _isotonic(others)(seen.estimates).tolist()
+        found += by_rank(others)(seen.ranks).tolist()
         truth += seen.ious
     return reliability(found, truth)
 
 
-def expected_iou(checked: Checked, confidences: Values) -> dict[str, float] | None:
+def expected_iou(checked: Checked, ranks: Values) -> dict[str, float] | None:
     """Return what the mean IoU of some labels is, by labeled images alone, with its 95 % interval.
 
     The interval is over the draw of the labeled images (bootstrap, `NUM_RESAMPLES` draws of as many images).
 
     Args:
-        checked: The labels of labeled images, calibrated.
-        confidences: Of the labels in question.
+        checked: Labels of labeled images.
+        ranks: Of the labels in question, among all labels of their round.
     Returns:
         {"mean", "low", "high"}; None where there are no such labels, or fewer than two labeled images.
     """
-    at, image_ids = np.asarray(confidences, np.float64), np.unique(checked.image_ids)
+    at, image_ids = np.asarray(ranks, np.float64), np.unique(checked.image_ids)
     if not at.size or len(image_ids) < 2:
         return None
+    bins = np.linspace(0, 1, 1001)  # a curve is read at its thousandths: of a million labels there are no more
+    counts = np.histogram(at, bins)[0]
+    middles = (bins[1:] + bins[:-1]) / 2
     rows_of = {image: np.flatnonzero(np.asarray(checked.image_ids) == image) for image in image_ids.tolist()}
+
+    def mean(of: Checked) -> float:
+        return float(by_rank(of)(middles) @ counts / counts.sum())
+
     rng, drawn = philox_generator(0), []
     for _ in range(NUM_RESAMPLES):
         picked = rng.choice(image_ids, len(image_ids))
-        rows = np.concatenate([rows_of[image] for image in picked.tolist()])
-        drawn.append(float(_isotonic(checked.rows(rows.tolist()))(at).mean()))
+        drawn.append(mean(checked.rows(np.concatenate([rows_of[image] for image in picked.tolist()]).tolist())))
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return {"mean": float(_isotonic(checked)(at).mean()), "low": float(low), "high": float(high)}
-
-
-def chances(checked: Checked, iou: float) -> Curve:
-    """Return how probable it is, by confidence, that a label has at least this IoU with the truth.
-
-    Args:
-        checked: The labels of labeled images, calibrated; at least one.
-        iou: In [0, 1].
-    """
-    reached = [float(value >= iou) for value in checked.ious]
-    return _isotonic(Checked(checked.image_ids, checked.estimates, reached))
+    return {"mean": mean(checked), "low": float(low), "high": float(high)}

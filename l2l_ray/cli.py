@@ -356,9 +356,11 @@ def suggest(words: Sequence[str]) -> None:
     parser.add_argument("--out", type=here, metavar="FOLDER", help="also a list, a sheet and tasks for Label Studio")
     given = parser.parse_args(words)
     from l2l_ray.device import no_loading_bars
+    from l2l_ray.loop.evaluation.suggest import require_new, write_suggestions
     from l2l_ray.loop.evaluation.suggest import suggest as found_by
-    from l2l_ray.loop.evaluation.suggest import write_suggestions
 
+    if given.out:
+        require_new(given.out)
     with no_loading_bars():
         found = found_by(given.run_dir, given.count)
     for number, one in enumerate(found, 1):

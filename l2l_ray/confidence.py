@@ -15,6 +15,22 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
+def area_iou(mask: Bool[Tensor, "*B G G"], covered: Float[Tensor, "*B G G"]) -> Float[Tensor, "*B"]:
+    """Return the IoU of cells of a grid with an object that covers parts of cells, by area.
+
+    It is the IoU at the photo's size of a mask that is made of whole cells: below 1 for the best of such masks, too.
+    Where neither has any area it is 1.
+
+    Args:
+        mask: Cells, as squares.
+        covered: Share of each cell that the object covers, in [0, 1].
+    """
+    inside = mask.to(covered.dtype)
+    both = (inside * covered).sum((-2, -1))
+    union = inside.sum((-2, -1)) + covered.sum((-2, -1)) - both
+    return torch.where(union > 0, both / union.clamp(min=torch.finfo(torch.float32).tiny), 1.0)
+
+
 @torch.no_grad()
 def estimated_iou(mask: Bool[Tensor, "*B H W"], mask_probs: Float[Tensor, "*B H W"]) -> Float[Tensor, "*B"]:
     """Return the expected intersection over the expected union of a mask with the object, by the probabilities given.

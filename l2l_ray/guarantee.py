@@ -1,19 +1,20 @@
 """A promise about exported labels: "iou>=0.7 for 90% at 95%".
 
 In words: with a probability of at least 95 % over the draw of the labeled images, at least 90 % of the exported labels
-have an IoU of at least 0.7 with the truth. Exported are all labels from some confidence on; this file finds how low it
-may be.
+have an IoU of at least 0.7 with the truth. Exported are the surest so many percent of a round's labels; this file
+finds how many it may be.
 
-Whether labels from a confidence on keep the promise is tested on the labeled images, each seen through teachers that
-never saw it (`calibration.py`). Labels of one image share its difficulty, so one of each image counts, drawn at random,
-and so the promised share is that of an image's labels, averaged over images. The number of bad ones is binomial; the
-test is exact. The surest twentieth of the labels is tested first, then the surest two, and so on to the first that
-fails; so all tests together err no more often than one (fixed-sequence testing). It begins where there are twice the
-images that would pass if all were good, for there one bad label does not end it. Coarser steps export less; finer ones
-fail more often by chance.
+Whether a share of the labels keeps the promise is tested on the same share of the labels of labeled images, made by
+teachers and selectors that never saw these (`calibration.Checked`). Labels of one image share its difficulty, so one of
+each image counts, drawn at random, and so the promised share is that of an image's labels, averaged over images. The
+number of bad ones is binomial; the test is exact. The surest twentieth is tested first, then the surest two, and so on
+to the first that fails; so all tests together err no more often than one (fixed-sequence testing). It begins where
+there are twice the images that would pass if all were good, for there one bad label does not end it. Coarser steps
+export less; finer ones fail more often by chance.
 
-It holds where the labeled images were drawn like the unlabeled ones, and labels of one rank of confidence are as often
-good on unlabeled images as on labeled ones; that a promise was chosen after others had been tried is not accounted for.
+It holds where the labeled images were drawn like the unlabeled ones, and labels of one rank are as often good on
+unlabeled images as on labeled ones. To go down from a promise that cannot be given is no harm; to pick, of several that
+can be given, the one that exports most is not accounted for.
 
 Source: Learn-then-Test, Angelopoulos et al. 2021 (fixed-sequence testing); the steps and one label per image are ours.
 """
@@ -26,6 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from l2l_ray.calibration import Checked
 from l2l_ray.errors import ConfigError
@@ -34,11 +36,12 @@ from l2l_ray.randomness import philox_generator
 # What a promise rests on, for whoever gets the labels without this file.
 SUPPOSES = (
     "the labeled images were drawn like the others; labels of one rank of confidence are as often good on the others; "
-    "the share is that of an image's labels, averaged over images; no other promise was tried before"
+    "the share is that of an image's labels, averaged over images; IoU is that of the label's grid cells, as squares; "
+    "of several promises that could be given, this one was not picked for what it exports"
 )
 NUM_STEPS = 20
-_STEP = 0.05  # of the shares that are tried in a promise's place
-_TIMES_MORE = (1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # as many labeled images that are tried
+_STEP, _LEAST = 0.05, 0.5  # of the shares that are tried in a promise's place, and the lowest of use
+_TIMES_MORE = [1.1**power for power in range(1, 37)]  # as many labeled images that are tried; up to 30
 _SYNTAX = re.compile(r"\s*iou\s*>=\s*(\d*\.?\d+)\s+for\s+(\d+\.?\d*)\s*%\s+at\s+(\d+\.?\d*)\s*%\s*")
 
 
@@ -76,31 +79,30 @@ class Promise:
 
 @dataclass(frozen=True)
 class Guarantee:
-    """From which confidence on labels keep a promise, and what says so.
+    """Which share of the labels keeps a promise, and what says so.
 
-    Example: `find_guarantee(Promise(0.5, 0.8, 0.9), calibration.checked).confidence`
+    Example: `find_guarantee(Promise(0.5, 0.8, 0.9), calibration.checked).coverage`
     """
 
     promise: Promise
-    confidence: float  # labels from here on
+    coverage: float  # the surest labels, this share of all; in (0, 1]
     num_images: int  # labeled images with such a label: so many were looked at
     num_bad: int  # of them, one label each
 
-    @property
-    def line(self) -> str:
-        """It in words."""
-        return (
-            f"{self.promise}: labels of confidence {self.confidence:.3f} or more; of {self.num_images} labeled images "
-            f"with such a label {self.num_bad} had a worse one"
-        )
+    def kept(self, confidences: Float[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
+        """Return which labels of a round it is about; of equal ones that do not all belong to them, none."""
+        num = math.floor(self.coverage * len(confidences) + 1e-9)
+        lowest = np.sort(confidences)[::-1][num] if num < len(confidences) else -math.inf
+        kept: Bool[np.ndarray, " N"] = confidences > lowest
+        return kept
 
 
 def find_guarantee(promise: Promise, checked: Checked, times: float = 1) -> Guarantee | None:
-    """Return the lowest confidence from which on labels keep a promise; None where there is none.
+    """Return the largest share of the labels that keeps a promise; None where there is none.
 
     Args:
         promise: What they are to keep.
-        checked: Labels of labeled images, estimates calibrated.
+        checked: Labels of labeled images.
         times: As if there were so many times as many images, and as many bad labels among them.
     """
     from scipy.stats import binom
@@ -108,14 +110,14 @@ def find_guarantee(promise: Promise, checked: Checked, times: float = 1) -> Guar
     error, found = 1 - promise.certainty, None
     steps = list(_steps(promise, checked))
     begin = min(2 * fewest_images(promise), math.floor(steps[-1][1] * times)) if steps else 0
-    for confidence, num_images, num_bad in steps:
+    for coverage, num_images, num_bad in steps:
         num = math.floor(num_images * times)
         if num < begin:
             continue
         # the probability of so few bad ones, were the promise just broken
         if binom.cdf(math.ceil(num_bad * times), num, 1 - promise.share) > error:
             break
-        found = Guarantee(promise, confidence, num_images, num_bad)
+        found = Guarantee(promise, coverage, num_images, num_bad)
     return found
 
 
@@ -130,8 +132,8 @@ def require_guarantee(promise: Promise, checked: Checked) -> Guarantee:
         return found
     images = len(set(checked.image_ids))
     raise ConfigError(
-        f"{promise} cannot be given, with {images} labeled images: {_what_it_takes(promise, checked, images)}; "
-        f"{_what_could_be(promise, checked)}"
+        f"{promise} cannot be given: by {images} labeled images that were checked, "
+        f"{_what_it_takes(promise, checked, images)}; {_what_could_be(promise, checked)}"
     )
 
 
@@ -141,32 +143,34 @@ def fewest_images(promise: Promise) -> int:
 
 
 def _steps(promise: Promise, checked: Checked) -> Iterator[tuple[float, int, int]]:
-    """Yield, for a twentieth of the labels, two, and so on: from which confidence on, images, bad ones."""
+    """Yield, for a twentieth of the labels, two, and so on: their share, their images, how many of these are bad."""
     places = philox_generator(0).random(len(checked))  # of an image's labels in question, the one of the lowest counts
-    order = np.argsort(-np.asarray(checked.estimates), kind="stable").tolist()
+    order = np.argsort(-np.asarray(checked.ranks), kind="stable").tolist()
     drawn: dict[int, int] = {}  # image -> row of its label
     done = 0
     for step in range(1, NUM_STEPS + 1 if order else 0):
-        confidence = checked.estimates[order[math.ceil(len(order) * step / NUM_STEPS) - 1]]
-        while done < len(order) and checked.estimates[order[done]] >= confidence:  # of equal ones, all
-            row = order[done]
+        for row in order[done : math.ceil(len(order) * step / NUM_STEPS)]:
             before = drawn.get(checked.image_ids[row])
             if before is None or places[row] < places[before]:
                 drawn[checked.image_ids[row]] = row
             done += 1
-        yield confidence, len(drawn), sum(checked.ious[row] < promise.iou for row in drawn.values())
+        yield step / NUM_STEPS, len(drawn), sum(checked.ious[row] < promise.iou for row in drawn.values())
 
 
 def _what_it_takes(promise: Promise, checked: Checked, images: int) -> str:
+    if not images:
+        return "nothing is known of the others"
     needed = next((times for times in _TIMES_MORE if find_guarantee(promise, checked, times)), None)
     if needed is None:
-        return "more of them would not help, as too many even of the surest labels are worse"
+        return "too many even of the surest labels are worse, and more images would not help"
     return f"it would take about {math.ceil(images * (needed - 1))} more, if those turn out like these"
 
 
 def _what_could_be(promise: Promise, checked: Checked) -> str:
-    for step in range(math.ceil(promise.share / _STEP) - 1, 0, -1):
-        lower = Promise(promise.iou, round(step * _STEP, 2), promise.certainty)
+    share = math.ceil(promise.share / _STEP - 1e-9) * _STEP - _STEP
+    while share >= _LEAST - 1e-9:
+        lower = Promise(promise.iou, round(share, 2), promise.certainty)
         if find_guarantee(lower, checked):
             return f"'{lower}' can"
-    return f"nor can any lower share of labels with an IoU of {promise.iou:g}; ask for a lower IoU"
+        share -= _STEP
+    return f"nor can a lower share down to {_LEAST:.0%} of labels with an IoU of {promise.iou:g}; ask for a lower IoU"

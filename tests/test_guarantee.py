@@ -36,58 +36,72 @@ def falling(num_good: int, num_bad: int) -> Checked:
 
 def test_it_goes_down_to_where_too_many_are_bad() -> None:
     # P(Binomial(65, 0.2) <= 5) = 0.01, P(Binomial(70, 0.2) <= 10) = 0.15 > 0.1: it ends at 65 of 100.
-    assert find_guarantee(PROMISE, falling(60, 40)) == Guarantee(PROMISE, np.linspace(1, 0, 100)[64], 65, 5)
+    assert find_guarantee(PROMISE, falling(60, 40)) == Guarantee(PROMISE, 0.65, 65, 5)
     # P(Binomial(70, 0.2) <= 7) = 0.02, P(Binomial(75, 0.2) <= 12) = 0.24: at 70
-    assert find_guarantee(PROMISE, falling(63, 37)) == Guarantee(PROMISE, np.linspace(1, 0, 100)[69], 70, 7)
+    assert find_guarantee(PROMISE, falling(63, 37)) == Guarantee(PROMISE, 0.7, 70, 7)
 
 
 def test_too_few_images_cannot_promise_even_if_all_are_good() -> None:
     assert find_guarantee(PROMISE, falling(10, 0)) is None  # 0.8 ** 10 = 0.107 > 0.1
-    assert find_guarantee(PROMISE, falling(11, 0)) == Guarantee(PROMISE, 0.0, 11, 0)
+    assert find_guarantee(PROMISE, falling(11, 0)) == Guarantee(PROMISE, 1.0, 11, 0)
+    assert find_guarantee(PROMISE, Checked([], [], [])) is None
 
 
 def test_one_bad_label_among_the_surest_does_not_end_it_all() -> None:
     good = falling(100, 0)
     ious = [0.1, *good.ious[1:]]
-    assert find_guarantee(PROMISE, Checked(good.image_ids, good.estimates, ious)) == Guarantee(PROMISE, 0.0, 100, 1)
+    assert find_guarantee(PROMISE, Checked(good.image_ids, good.ranks, ious)) == Guarantee(PROMISE, 1.0, 100, 1)
 
 
 def test_labels_of_one_image_count_once() -> None:
     many = falling(200, 0)
     assert find_guarantee(PROMISE, many) is not None
-    assert (
-        find_guarantee(PROMISE, Checked([image // 40 for image in many.image_ids], many.estimates, many.ious)) is None
-    )
+    assert find_guarantee(PROMISE, Checked([image // 40 for image in many.image_ids], many.ranks, many.ious)) is None
 
 
-def test_labels_of_equal_confidence_go_together() -> None:
-    checked = Checked(list(range(60)), [0.9] * 30 + [0.5] * 30, [0.9] * 30 + [0.1] * 30)
-    found = find_guarantee(PROMISE, checked)
-    assert found is not None
-    assert (found.confidence, found.num_images) == (0.9, 30)
+def test_it_is_about_the_surest_labels_and_about_no_part_of_equal_ones() -> None:
+    half = Guarantee(PROMISE, 0.5, 20, 0)
+    assert half.kept(np.array([0.1, 0.9, 0.8, 0.2])).tolist() == [False, True, True, False]
+    assert half.kept(np.array([0.9, 0.5, 0.5, 0.5])).tolist() == [True, False, False, False]
+    assert not half.kept(np.array([0.5] * 4)).any()
+    assert Guarantee(PROMISE, 1.0, 20, 0).kept(np.array([0.5, 0.0], np.float32)).all()
+
+
+def test_where_it_begins_does_not_depend_on_what_is_good() -> None:
+    """Were it chosen by truth, a promise at even odds would be kept by luck: of 1,000 draws without any order."""
+    rng, promise = numpy_generator(3), Promise(0.5, 0.5, 0.9)
+    given = 0
+    for _ in range(1000):
+        good = rng.random(60) < 0.5
+        given += find_guarantee(promise, Checked(list(range(60)), rng.random(60).tolist(), good.tolist())) is not None
+    assert given / 1000 < 0.1 + 3 * (0.1 * 0.9 / 1000) ** 0.5
 
 
 def test_what_cannot_be_given_says_what_can_and_what_it_would_take() -> None:
     with pytest.raises(ConfigError) as told:
         require_guarantee(Promise(0.5, 0.95, 0.95), falling(50, 50))
-    assert "iou>=0.5 for 95% at 95% cannot be given, with 100 labeled images" in str(told.value)
-    # It begins at twice 59 images: three times as many labels have 150 good ones at the top, twice as many 100.
-    assert "it would take about 200 more" in str(told.value)
+    assert "iou>=0.5 for 95% at 95% cannot be given: by 100 labeled images that were checked" in str(told.value)
+    # It begins at twice 59 images, where all must be good: 118 of 45 % of 1.1 ** 10 times 100
+    assert "it would take about 160 more" in str(told.value)
     assert "'iou>=0.5 for 85% at 95%' can" in str(told.value)
-    with pytest.raises(ConfigError, match="more of them would not help.*nor can any lower share"):
+    with pytest.raises(ConfigError, match="more images would not help; nor can a lower share down to 50%"):
         require_guarantee(PROMISE, falling(0, 50))
+    with pytest.raises(ConfigError, match="nothing is known of the others"):
+        require_guarantee(PROMISE, Checked([], [], []))
+    with pytest.raises(ConfigError, match="it would take about 2 more"):
+        require_guarantee(PROMISE, falling(10, 0))
 
 
 def test_a_promise_is_broken_no_more_often_than_promised_and_not_absurdly_seldom() -> None:
     """Labels that are good with the probability of their confidence; 1,000 draws of 300 labeled images."""
     rng, broken, given = numpy_generator(7), 0, 0
     for _ in range(1000):
-        confidences = rng.random(300)
-        good = rng.random(300) < confidences
-        found = find_guarantee(PROMISE, Checked(list(range(300)), confidences.tolist(), good.astype(float).tolist()))
+        ranks = rng.random(300)
+        good = rng.random(300) < ranks
+        found = find_guarantee(PROMISE, Checked(list(range(300)), ranks.tolist(), good.astype(float).tolist()))
         if found is not None:
             given += 1
-            broken += (1 + found.confidence) / 2 < PROMISE.share  # the mean confidence of all labels above it
+            broken += 1 - found.coverage / 2 < PROMISE.share  # the mean chance of the surest so many
     assert given > 800
     error = 3 * (0.1 * 0.9 / 1000) ** 0.5
     assert 0.01 < broken / 1000 < 0.1 + error

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from l2l_ray.config import RunConfig
@@ -43,8 +43,11 @@ class HiddenTruth:
 
     def masks(self, sent_ids: list[int], grid: int) -> Bool[Tensor, "B G G"]:
         """Return the truth; a cell is of the object where it covers more than half of it."""
-        covered = np.stack([mask_to_grid(self._masks[sent_id], grid) for sent_id in sent_ids])
-        return torch.from_numpy(covered) > 0.5
+        return self.covered(sent_ids, grid) > 0.5
+
+    def covered(self, sent_ids: list[int], grid: int) -> Float[Tensor, "B G G"]:
+        """Return which share of each cell the objects cover, in [0, 1]."""
+        return torch.from_numpy(np.stack([mask_to_grid(self._masks[sent_id], grid) for sent_id in sent_ids]))
 
 
 class OracleEngine(InferenceEngine):

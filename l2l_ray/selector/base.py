@@ -97,7 +97,7 @@ class Selector(nn.Module, ABC):
         Args:
             selection: Of `select`, its confidence as it came from there.
         """
-        return selection.gate if self.gate_is_graded else selection.confidence
+        return selection.gate if self.gate_is_graded and self.config.gate else selection.confidence
 
     def update(self, optimizer: torch.optim.Optimizer | None, batch: UpdateBatch) -> dict[str, float]:
         """Learn from one batch, in place; for selectors that are registered with `learns=True`.

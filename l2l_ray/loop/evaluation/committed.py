@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from l2l_ray.calibration import Curve
 from l2l_ray.config import read_config
 from l2l_ray.data.masks import encode, grid_logits_to_native
 from l2l_ray.datatools.record import ExportedMask
@@ -106,7 +105,7 @@ def about_method(run: RunFolder, method: str) -> dict[str, Any]:
 
 
 def pseudo_mask(
-    example: Example, label: PseudoLabel, about: dict[str, Any], chance_of: Mapping[float, Curve] | None = None
+    example: Example, label: PseudoLabel, about: dict[str, Any], chances: Mapping[float, float] | None = None
 ) -> ExportedMask:
     """Return a pseudo-label at its image's size, with all that is known of it.
 
@@ -114,7 +113,7 @@ def pseudo_mask(
         example: Its item.
         label: On the grid.
         about: From `about_labels`.
-        chance_of: From `calibration.chances`: how probable each of these IoUs is, by confidence.
+        chances: IoU -> how probable it is that the label has at least this.
     """
     height, width = example.height_px, example.width_px
     target = native_mask(torch.from_numpy(np.where(label.target, 1.0, -1.0)), height, width)
@@ -126,7 +125,7 @@ def pseudo_mask(
         "prior_key": label.prior_key,
         "mean_log_prob": label.mean_log_prob,
     }
-    keys |= {f"chance_of_iou_{iou:g}": float(curve(label.confidence)) for iou, curve in (chance_of or {}).items()}
+    keys |= {f"chance_of_iou_{iou:g}": chance for iou, chance in (chances or {}).items()}
     return ExportedMask(
         example, encode(target), encode(accepted), label.confidence, label.gate, {**about, **versions, **keys}
     )

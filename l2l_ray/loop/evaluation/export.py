@@ -16,7 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from l2l_ray.calibration import Calibration, chances, read
+import numpy as np
+
+from l2l_ray.calibration import Calibration, Curve, chances, ranks_of, read
 from l2l_ray.confidence import estimated_iou
 from l2l_ray.data.masks import encode, grid_logits_to_native, mask_area_px
 from l2l_ray.datatools.export import require_place, write_export
@@ -38,6 +40,7 @@ from l2l_ray.loop.state.ledger import Ledger, is_used, read_shard
 from l2l_ray.loop.state.plan import VAL
 from l2l_ray.loop.state.prepare import read_facts, unused_texts
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.selector.registry import spec_of
 from l2l_ray.types import Example, LabeledExample
 from l2l_ray.wording import counted
 
@@ -46,7 +49,8 @@ logger = logging.getLogger(__name__)
 TRAIN_SETS = ("labeled", "unlabeled")
 UNUSED = "not used in training (see --all)"
 UNSURE = "below --min-confidence"
-UNPROMISED = "below the confidence of the guarantee"
+UNPROMISED = "less sure than what the guarantee is about"
+NO_MASK = "of which the label is empty"
 CHANCE_IOUS = (0.5, 0.8)  # every exported label says how probable it is that it has these
 OTHER_TEXT = "texts of objects that another text was used for (see loop.expressions_per_ref)"
 
@@ -112,26 +116,34 @@ def export_pseudo_labels(
     """
     require_place(kind, out, force)
     promise = None if guarantee is None else Promise.parse(guarantee)
+    if promise is not None and (min_confidence or keep_unused):
+        raise ConfigError("a guarantee says which labels are exported; leave min_confidence and keep_unused out")
     run = _open(run_dir, min_confidence)
     method = run.methods[-1] if method is None else method
     labels, round_index = committed_labels(run, method, round_index)
-    calibration = Calibration.load(run.version_dir(method, labels[0].version))
+    calibration = Calibration.load(run.version_dir(method, labels[0].version)) if labels else None
     promised = None if promise is None else _promised(run, method, promise, calibration)
+    confidences = np.array([label.confidence for label in labels], np.float64)
+    is_promised = np.ones(len(labels), bool) if promised is None else promised.kept(confidences)
     require_no_hidden_truth(run, any(label.sees_truth for label in labels))
     example_of = {example.sent_id: example for example in read_examples(run.examples_path("unlabeled"))}
     about = about_labels(run, method, round_index)
-    curves = {} if calibration is None else {iou: chances(calibration.checked, iou) for iou in CHANCE_IOUS}
+    ranks, curves = ranks_of(confidences), dict[float, Curve]()
+    if calibration is not None:
+        curves = {iou: chances(calibration.checked, iou) for iou in CHANCE_IOUS}
     masks, left_out = [], []
-    for label in labels:
+    for label, is_kept, rank in zip(labels, is_promised.tolist(), ranks.tolist(), strict=True):
         example = example_of[label.sent_id]
-        if promised is not None and not (label.target.any() and label.confidence >= promised.confidence):
+        if not is_kept:
             left_out.append(LeftOut(example, UNPROMISED))
+        elif promised is not None and not label.target.any():
+            left_out.append(LeftOut(example, NO_MASK))
         elif not (keep_unused or promised is not None or is_used(label)):
             left_out.append(LeftOut(example, UNUSED))
         elif label.confidence < min_confidence:
             left_out.append(LeftOut(example, UNSURE))
         else:
-            masks.append(pseudo_mask(example, label, about, curves))
+            masks.append(pseudo_mask(example, label, about, {iou: float(curve(rank)) for iou, curve in curves.items()}))
     about |= {"min_confidence": min_confidence, **({} if promised is None else {"guarantee": _told(promised)})}
     return _written(run, masks, left_out, kind, out, about, force)
 
@@ -186,9 +198,10 @@ def _promised(run: RunFolder, method: str, promise: Promise, calibration: Calibr
         ConfigError: It cannot be given, or nothing is known of the version's labels.
     """
     if calibration is None:
+        remedy = "run it again" if spec_of(method).learns else "choose one that learns: --selector.name l2l"
         raise ConfigError(
-            f"no guarantee can be given of the labels of {method!r} in {run.path}: only a selector that learns has its "
-            "labels checked on the labeled images, in runs of this version of the code; run --selector.name l2l"
+            f"no guarantee can be given of the labels of {method!r} in {run.path}: none of labeled images were "
+            f"checked, which runs of this version of the code do for selectors that learn; {remedy}"
         )
     return require_guarantee(promise, calibration.checked)
 

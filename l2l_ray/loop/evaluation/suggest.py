@@ -31,15 +31,16 @@ from l2l_ray.datatools.export import write_export
 from l2l_ray.datatools.sheet import TILE_PX, draw_sheet, outlined
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.files import new_folder
-from l2l_ray.loop.evaluation.committed import committed_labels, open_run, pseudo_mask
+from l2l_ray.loop.evaluation.committed import committed_shards, open_run, pseudo_mask, require_no_hidden_truth
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.state.example_files import read_examples
+from l2l_ray.loop.state.ledger import read_columns, read_shard
 from l2l_ray.types import Example, PseudoLabel
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
 
-POOL = 5_000  # images that are compared with one another: 100 MB
+POOL = 2_000  # images that are compared with one another: 70 MB
 
 
 @dataclass(frozen=True)
@@ -71,28 +72,36 @@ def suggest(run_dir: Path, count: int, device: str = "auto") -> list[Suggestion]
         raise ConfigError(f"--count must be at least 1, got {count}; write e.g. --count 20")
     run = open_run(run_dir)
     method = run.methods[-1]
-    labels, _ = committed_labels(run, method)
+    entries, _ = committed_shards(run, method)
+    found = [
+        row
+        for entry in entries
+        for row in read_columns(run.path / entry.path, ("sent_id", "confidence", "sees_truth")).to_pylist()
+    ]
+    require_no_hidden_truth(run, any(row["sees_truth"] for row in found))
+    if not found:
+        return []
     examples = read_examples(run.examples_path("unlabeled"))
     place_of = {example.sent_id: place for place, example in enumerate(examples)}
-    by_image: dict[int, list[PseudoLabel]] = defaultdict(list)
-    for label in sorted(labels, key=lambda label: (label.confidence, label.sent_id)):
-        by_image[examples[place_of[label.sent_id]].image_id].append(label)
-    doubts = {image: sum(1 - label.confidence for label in found) for image, found in by_image.items()}
+    by_image: dict[int, list[tuple[float, int]]] = defaultdict(list)  # confidence and place of each text
+    for row in found:
+        place = place_of[row["sent_id"]]
+        by_image[examples[place].image_id].append((row["confidence"], place))
+    doubts = {image: sum(1 - confidence for confidence, _ in texts) for image, texts in by_image.items()}
     pool = sorted(doubts, key=lambda image: (-doubts[image], image))[:POOL]
-    rows = [place_of[by_image[image][0].sent_id] for image in pool]
-    features = InferenceEngine(run.config, run.path, device).image_features(
-        method, labels[0].version, "unlabeled", rows
-    )
-    chosen = choose(np.array([doubts[image] for image in pool]), features.double().numpy(), count)
+    texts_of = [[examples[place] for _, place in sorted(by_image[image])] for image in pool]
+    engine = InferenceEngine(run.config, run.path, device)
+    rows = [place_of[texts[0].sent_id] for texts in texts_of]
+    features = engine.image_features(method, entries[0].version, "unlabeled", rows)
     return [
         Suggestion(
-            image=examples[rows[place]].image_path,
+            image=texts_of[place][0].image_path,
             doubt=doubts[pool[place]],
             gain=gain,
-            texts=tuple(examples[place_of[label.sent_id]].expression for label in by_image[pool[place]]),
-            sent_ids=tuple(label.sent_id for label in by_image[pool[place]]),
+            texts=tuple(text.expression for text in texts_of[place]),
+            sent_ids=tuple(text.sent_id for text in texts_of[place]),
         )
-        for place, gain in chosen
+        for place, gain in choose(np.array([doubts[image] for image in pool]), features.double().numpy(), count)
     ]
 
 
@@ -111,7 +120,7 @@ def choose(
     units = (centred / np.maximum(lengths, np.finfo(np.float64).tiny)).astype(np.float32)
     alike = np.maximum(units @ units.T, 0)
     np.fill_diagonal(alike, 1)
-    covered = np.zeros(len(doubts), np.float32)
+    doubts, covered = doubts.astype(np.float32), np.zeros(len(doubts), np.float32)
     chosen: list[tuple[int, float]] = []
     for _ in range(min(count, len(doubts))):
         gains = np.maximum(alike - covered, 0) @ doubts
@@ -122,6 +131,18 @@ def choose(
     return chosen
 
 
+def require_new(out: Path) -> Path:
+    """Return the absolute path of a folder to write to.
+
+    Raises:
+        DataError: Something is there.
+    """
+    out = Path(os.path.abspath(out))
+    if out.exists():
+        raise DataError(f"{out} is there already; choose another --out")
+    return out
+
+
 def write_suggestions(run_dir: Path, found: Sequence[Suggestion], out: Path) -> Path:
     """Write a list, a sheet of pictures and tasks for Label Studio, with the run's labels drawn in, as a new folder.
 
@@ -130,13 +151,13 @@ def write_suggestions(run_dir: Path, found: Sequence[Suggestion], out: Path) -> 
     Raises:
         DataError: Something is there, or it cannot be written.
     """
-    out = Path(os.path.abspath(out))
-    if out.exists():
-        raise DataError(f"{out} is there already; choose another --out")
+    out, wanted = require_new(out), {sent_id for one in found for sent_id in one.sent_ids}
     run = open_run(run_dir)
     method = run.methods[-1]
-    labels, round_index = committed_labels(run, method)
-    label_of = {label.sent_id: label for label in labels}
+    entries, round_index = committed_shards(run, method)
+    shards = (read_shard(run.path / entry.path) for entry in entries)
+    label_of = {label.sent_id: label for labels in shards for label in labels if label.sent_id in wanted}
+    require_no_hidden_truth(run, any(label.sees_truth for label in label_of.values()))
     example_of = {row.sent_id: row for row in read_examples(run.examples_path("unlabeled"))}
     about: dict[str, Any] = {"run": run.path.name, "method": method, "round": round_index}
     try:

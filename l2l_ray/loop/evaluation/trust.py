@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from l2l_ray.calibration import Calibration, cross_validated, expected_iou
+from l2l_ray.calibration import Calibration, cross_validated, expected_iou, ranks_of
 from l2l_ray.config import RunConfig
 from l2l_ray.loop.state.ledger import Ledger, is_used, read_shard
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -31,15 +31,15 @@ def expected_quality(config: RunConfig, run: RunFolder) -> dict[str, dict[str, A
         version = label_version(config.loop.rounds - 1, config.loop.lag)
         calibration = Calibration.load(run.version_dir(method, version))
         entries = Ledger(run.ledger_path).entries(method, config.loop.rounds - 1)
-        if calibration is None or not entries:
-            continue
         labels = [(label.confidence, is_used(label)) for e in entries for label in read_shard(run.path / e.path)]
+        if calibration is None or not labels:
+            continue
         confidences, used = np.array(labels, np.float64).T
-        checked = calibration.checked
+        ranks, checked = ranks_of(confidences), calibration.checked
         found[method] = {
             "labeled": {"images": len(set(checked.image_ids)), "texts": len(checked)},
             "reliability": cross_validated(checked),
-            "all": expected_iou(checked, confidences),
-            "used": expected_iou(checked, confidences[used == 1]),
+            "all": expected_iou(checked, ranks),
+            "used": expected_iou(checked, ranks[used == 1]),
         }
     return found

@@ -28,6 +28,7 @@ import torch
 from torch.nn.functional import max_pool2d
 
 from l2l_ray.calibration import reliability
+from l2l_ray.confidence import area_iou
 from l2l_ray.data.masks import decode, encode
 from l2l_ray.loop.inference.ordering import RIGHT_IOU, ordering
 from l2l_ray.types import Candidate, Rle, Selection
@@ -49,14 +50,14 @@ class Quality:
 
     regions: Int[np.ndarray, "3 3"]  # true region x (right among accepted, accepted, all)
     classes: Int[np.ndarray, "2 3"]  # class x (right among accepted, accepted and labeled so, truly so)
-    labels: Float64[np.ndarray, "L 4"]  # label x (used: 0 or 1, IoU with the truth, confidence, gate)
+    labels: Float64[np.ndarray, "L 5"]  # label x (used: 0 or 1, IoU with the truth, confidence, gate, IoU by area)
     sources: dict[str, Int[np.ndarray, " 2"]]  # whose label it is -> (used, right among the used)
     wrong: dict[int, Rle]  # sent_id -> mask of a label that is used and not right, on the grid
 
     @classmethod
     def empty(cls) -> Quality:
         """Return the quality of no labels."""
-        return cls(np.zeros((3, 3), np.int64), np.zeros((2, 3), np.int64), np.zeros((0, 4)), {}, {})
+        return cls(np.zeros((3, 3), np.int64), np.zeros((2, 3), np.int64), np.zeros((0, 5)), {}, {})
 
     def __add__(self, other: Quality) -> Quality:
         return Quality(
@@ -75,7 +76,8 @@ class Quality:
             wrong_object_frac and mean_confidence (their own `confidence`); num_right, of all labels, and the share of
             these that is not used, right_refused_frac. `sources`: per candidate num_used, used_frac (of the used
             ones) and right_frac. `ordering`: see `ordering.py`, of all labels by gate and by confidence.
-            `reliability`: how far the confidence of all labels is from their IoU, see `calibration.py`.
+            `reliability`: how far the confidence of all labels is from what it estimates, their IoU by area, see
+            `calibration.reliability` and `confidence.area_iou`.
             `object_precision`, `object_recall` and `object_missed`, the rest; per true region and for "all"
             `accuracy_by_true_region` (right among accepted) and `accepted_by_true_region` (accepted among all).
         """
@@ -85,7 +87,7 @@ class Quality:
             "labels": self._label_figures(),
             "sources": self._source_figures(),
             "ordering": ordering(self.labels[:, 1], {"gate": self.labels[:, 3], "confidence": self.labels[:, 2]}),
-            "reliability": reliability(self.labels[:, 2], self.labels[:, 1]),
+            "reliability": reliability(self.labels[:, 2], self.labels[:, 4]),
             "object_precision": _ratio(right, accepted),
             "object_recall": _ratio(right, true),
             "object_missed": _ratio(true - right, true),
@@ -133,7 +135,7 @@ def measure_quality(selection: Selection, mask: Float[Tensor, "B G G"], sent_ids
     ]
     union = (label | truth).flatten(1).sum(1).double()
     iou = torch.where(union == 0, 1.0, (label & truth).flatten(1).sum(1) / union)
-    columns = (selection.used, iou, selection.confidence, selection.gate)
+    columns = (selection.used, iou, selection.confidence, selection.gate, area_iou(label, mask))
     rows = torch.stack([column.double().cpu() for column in columns], 1).numpy()
     wrong = np.flatnonzero((rows[:, 0] == 1) & (rows[:, 1] < RIGHT_IOU))
     return Quality(

@@ -4,7 +4,7 @@ It learns from *cross-fitted* labeled images, each seen through the fold teacher
 is too sure of its own training images, and a reward measured there would teach the selector to believe everything.
 Their evidence is fixed at burn-in time. A fixed subset of the unlabeled images, seen through the current teacher, feeds
 the reward terms that need no truth. Nothing of val is here. The same two say what the scores of a version's labels
-mean (`calibration.py`).
+mean (`calibrating.py`).
 
 Source: ours.
 """
@@ -12,17 +12,17 @@ Source: ours.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from collections.abc import Collection, Iterator, Sequence
+from copy import copy
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Int64
 
-from l2l_ray.calibration import Calibration, Checked, Curve, calibrate
-from l2l_ray.confidence import estimated_iou
+from l2l_ray.calibration import Calibration
 from l2l_ray.config import RunConfig, SelectorConfig
 from l2l_ray.data.images import batch_indices
 from l2l_ray.loop.inference.batches import Batches
@@ -32,8 +32,7 @@ from l2l_ray.loop.inference.teacher import gather_evidence
 from l2l_ray.loop.state.checkpoint import load_weights, save_weights
 from l2l_ray.randomness import sample_key, seed_torch, torch_generator
 from l2l_ray.segmenter.model import Segmenter
-from l2l_ray.selector.base import LabeledEvidence, Selector, UpdateBatch, make_selector
-from l2l_ray.selector.reward import truth_ious
+from l2l_ray.selector.base import LabeledEvidence, UpdateBatch, make_selector
 from l2l_ray.types import Evidence
 
 MAX_CROSS_FITTED = 1024  # samples whose evidence is kept in memory: 12 kB each at 64 px, 0.2 MB at 480 px
@@ -51,23 +50,32 @@ class SelectorLearner:
         self.optimizer = torch.optim.Adam(parameters, lr=section.lr) if parameters else None
         self.calibration: Calibration | None = None  # of the version that was made last, on rank 0
 
-    def batches(
-        self,
-        cross_fitted: CrossFitted,
-        unlabeled: StoredEvidence | None,
-        version: int,
-        num: int,
-        seed: int,
-    ) -> Iterator[UpdateBatch]:
-        """Yield the batches of the updates that make one version.
+    def fresh(self) -> SelectorLearner:
+        """Return a learner of the same section that has learned nothing."""
+        return SelectorLearner(self._section, self._device)
+
+    def learn(
+        self, cross_fitted: CrossFitted, unlabeled: StoredEvidence | None, version: int, num: int, seed: int
+    ) -> dict[str, float]:
+        """Make the updates of one version; return the mean of each metric over them.
 
         Args:
             cross_fitted: Evidence and truth of the labeled images.
             unlabeled: Evidence of the unlabeled subset; None = there is none.
             version: The version that is made: 0 by the warm-up, r + 1 by round r.
-            num: How many.
+            num: How many updates.
             seed: The run's seed.
         """
+        metrics = dict[str, float]()
+        for batch in self.batches(cross_fitted, unlabeled, version, num, seed):
+            for name, value in self.selector.update(self.optimizer, batch).items():
+                metrics[name] = metrics.get(name, 0.0) + value / num
+        return metrics
+
+    def batches(
+        self, cross_fitted: CrossFitted, unlabeled: StoredEvidence | None, version: int, num: int, seed: int
+    ) -> Iterator[UpdateBatch]:
+        """Yield the batches of the updates that make one version; arguments as of `learn`."""
         size = self._section.update_batch
         for number in range(num):
             yield UpdateBatch(
@@ -75,6 +83,10 @@ class SelectorLearner:
                 unlabeled=None if unlabeled is None else unlabeled.batch(size, seed, version, number),
                 generator=torch_generator(seed * 1_000_003 + version * 10_007 + number),
             )
+
+    def num_updates(self, version: int) -> int:
+        """Return how many updates a version takes, after that before it."""
+        return self._section.round_updates if version else self._section.warmup_updates
 
     def send(self) -> dict[str, Any]:
         """Return the selector's state for other ranks."""
@@ -119,13 +131,9 @@ class StoredEvidence:
         stream = f"unlabeled-reward{version - 1}"  # named after the round before the version
         return self.take(batch_indices(len(self), min(size, len(self)), seed, stream, number))
 
-    def places(self, size: int) -> list[range]:
-        """Return the places of all samples, `size` at a time."""
-        return [range(start, min(start + size, len(self))) for start in range(0, len(self), size)]
-
     def all(self, size: int) -> list[Evidence]:
         """Return everything, `size` samples at a time."""
-        return [self.take(part) for part in self.places(size)]
+        return [self.take(range(start, min(start + size, len(self)))) for start in range(0, len(self), size)]
 
 
 class CrossFitted:
@@ -147,63 +155,54 @@ class CrossFitted:
         teachers: Sequence[Path],
         device: torch.device,
     ) -> None:
-        parts, rows = [], list[int]()
+        parts, rows, parts_of = [], list[int](), list[int]()
         share = max(1, MAX_CROSS_FITTED // len(folds))
         for fold, folder in zip(folds, teachers, strict=True):
             chosen = _subset(labeled, list(fold), share, config.loop.seed)
             teacher = load_segmenter(config.segmenter, folder / "teacher.safetensors", device)
             parts += _evidence(config, labeled, chosen, teacher, device)
             rows += chosen
+            parts_of.append(len(chosen))
         self._evidence = StoredEvidence(parts, device)
         self._masks = labeled.masks(rows)
-        self.image_ids = tuple(int(labeled.integers("image_id")[row]) for row in rows)
+        self._image_ids = labeled.integers("image_id")[rows]
+        self._folds = np.repeat(np.arange(len(parts_of)), parts_of)
+        self._rows = np.arange(len(rows))
         self._chunk = config.loop.eval_batch
         self._device = device
 
+    @property
+    def image_ids(self) -> list[int]:
+        """The image of each sample."""
+        return [int(image) for image in self._image_ids[self._rows]]
+
+    def halves(self) -> tuple[CrossFitted, CrossFitted]:
+        """Return the samples of every other fold, and the rest; no image is in both."""
+        is_first = self._folds[self._rows] % 2 == 0
+        return self._of(self._rows[is_first]), self._of(self._rows[~is_first])
+
+    def of_images(self, image_ids: Collection[int]) -> CrossFitted:
+        """Return the samples of some images."""
+        return self._of(self._rows[np.isin(self._image_ids[self._rows], list(image_ids))])
+
     def batch(self, size: int, seed: int, version: int, number: int) -> LabeledEvidence:
         """Return the samples of one update, keyed by (seed, version that is made, number)."""
-        total = len(self._masks)
+        total = len(self._rows)
         drawn = batch_indices(total, min(size, total), seed, f"reward{version - 1}", number)
-        return self._take(drawn)
+        return self._take(self._rows[drawn])
 
     def parts(self) -> list[LabeledEvidence]:
         """Return everything, in parts."""
-        return [self._take(rows) for rows in self._evidence.places(self._chunk)]
+        starts = range(0, len(self._rows), self._chunk)
+        return [self._take(self._rows[start : start + self._chunk]) for start in starts]
 
-    def _take(self, rows: Sequence[int]) -> LabeledEvidence:
-        return LabeledEvidence(self._evidence.take(rows), self._masks[list(rows)].to(self._device))
+    def _of(self, rows: Int64[np.ndarray, " N"]) -> CrossFitted:
+        part = copy(self)
+        part._rows = rows
+        return part
 
-
-@torch.no_grad()
-def calibration_of(selector: Selector, cross_fitted: CrossFitted, unlabeled: Sequence[Evidence]) -> Calibration:
-    """Return what the scores of a version mean, by its selector's labels of the labeled images.
-
-    Args:
-        selector: The version's, settled.
-        cross_fitted: Evidence and truth of the labeled images.
-        unlabeled: Those of the unlabeled subset by the version's teacher, in parts; empty where there is none.
-    """
-    known = [(_guesses(selector, part.evidence), part.mask > 0.5) for part in cross_fitted.parts()]
-    others = [_guesses(selector, part) for part in unlabeled]
-    curves, checked = dict[str, Curve](), dict[str, Checked]()
-    for kind in ("labels", "predictions"):
-        found = [(g[kind][1], truth_ious(g[kind][0][:, None], truth)[:, 0]) for g, truth in known]
-        scores, ious = (tuple(torch.cat(column).tolist()) for column in zip(*found, strict=True))
-        checked[kind] = Checked(cross_fitted.image_ids, scores, ious)
-        curves[kind] = calibrate(checked[kind], [score for g in others for score in g[kind][1].tolist()])
-    labels = checked["labels"]
-    calibrated = calibrate(labels, [])(labels.estimates)  # by their own scores: those of unlabeled images are others
-    return Calibration(**curves, checked=replace(labels, estimates=tuple(calibrated.tolist())))
-
-
-def _guesses(selector: Selector, evidence: Evidence) -> dict[str, tuple[Bool[Tensor, "B G G"], Float[Tensor, " B"]]]:
-    """Return the masks and scores of a selector's labels, and of the teacher's predictions."""
-    selection = selector.select(evidence, [0] * len(evidence.mask_probs))
-    guided = evidence.mask_probs > 0.5
-    return {
-        "labels": (selection.target, selector.label_scores(selection)),
-        "predictions": (guided, estimated_iou(guided, evidence.mask_probs)),
-    }
+    def _take(self, rows: Int64[np.ndarray, " N"]) -> LabeledEvidence:
+        return LabeledEvidence(self._evidence.take(rows.tolist()), self._masks[rows.tolist()].to(self._device))
 
 
 def unlabeled_evidence(

@@ -23,12 +23,12 @@ from l2l_ray.loop.state.checkpoint import read_position
 from l2l_ray.loop.state.position import Position, Stage
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.burn_in import BurnIn
+from l2l_ray.loop.training.calibrating import calibration_of
 from l2l_ray.loop.training.online import OnlineSet
 from l2l_ray.loop.training.pseudo import PseudoSet
 from l2l_ray.loop.training.selector_training import (
     CrossFitted,
     SelectorLearner,
-    calibration_of,
     unlabeled_evidence,
 )
 from l2l_ray.loop.training.student import Networks, StudentSteps
@@ -102,10 +102,9 @@ class MethodTraining:
         self._job = job
         self._method = method
         self._loop = job.config.loop
-        self._section = selector_for(job.config.selector, method)
         self._learns = spec_of(method).learns
         self._networks = Networks.fresh(job.config, job.host)
-        self._learner = SelectorLearner(self._section, job.host.device)
+        self._learner = SelectorLearner(selector_for(job.config.selector, method), job.host.device)
 
     def run(self, continued: Path | None) -> None:
         """Run all rounds from the burn-in, or those that are left from where training stopped."""
@@ -122,7 +121,7 @@ class MethodTraining:
         clock.lap("train")
         following = Position(self._method, position.version + 1)
         if self._learns:
-            metrics |= self._train_selector(following.version, self._section.round_updates)
+            metrics |= self._train_selector(following.version)
             clock.lap("update selector")
         self._publish(following, metrics | clock.seconds | pseudo.summary())
         return following
@@ -131,7 +130,7 @@ class MethodTraining:
         """Publish version 0: the burn-in teacher and a selector that has learned from it."""
         self._networks.load(self._job.burn_in.base)
         position = Position(self._method)
-        metrics = self._train_selector(0, self._section.warmup_updates) if self._learns else {}
+        metrics = self._train_selector(0) if self._learns else {}
         self._publish(position, metrics)
         return position
 
@@ -167,19 +166,18 @@ class MethodTraining:
                 host.publish(here, partial(self._networks.save, position=here, learner=self._learner), terms)
         return means
 
-    def _train_selector(self, version: int, updates: int) -> dict[str, float]:
+    def _train_selector(self, version: int) -> dict[str, float]:
         """Update the selector of a version on rank 0 and share the result: the ranks must not drift apart."""
         job, learner, metrics = self._job, self._learner, dict[str, float]()
         if job.host.rank == 0:
             teacher, device = self._networks.teacher, job.host.device
             unlabeled = unlabeled_evidence(job.config, job.sets["unlabeled"], teacher, device)
-            for batch in learner.batches(self._cross_fitted, unlabeled, version, updates, self._loop.seed):
-                for name, value in learner.selector.update(learner.optimizer, batch).items():
-                    metrics[f"policy/{name}"] = metrics.get(f"policy/{name}", 0.0) + value / updates
-            others = [] if unlabeled is None else unlabeled.all(self._loop.eval_batch)
-            settled = learner.selector.settle(self._cross_fitted.parts(), others)
-            metrics |= {f"policy/{name}": value for name, value in settled.items()}
-            learner.calibration = calibration_of(learner.selector, self._cross_fitted, others)
+            cross_fitted, seed, chunk = self._cross_fitted, self._loop.seed, self._loop.eval_batch
+            found = learner.learn(cross_fitted, unlabeled, version, learner.num_updates(version), seed)
+            others = [] if unlabeled is None else unlabeled.all(chunk)
+            found |= learner.selector.settle(cross_fitted.parts(), others)
+            metrics = {f"policy/{name}": value for name, value in found.items()}
+            learner.calibration = calibration_of(learner, cross_fitted, unlabeled, version, seed, chunk)
         learner.receive(job.host.broadcast(learner.send()))
         return job.host.broadcast(metrics)
 

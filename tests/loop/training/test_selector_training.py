@@ -96,6 +96,16 @@ def test_batches_are_keyed(cross_fitted: CrossFitted) -> None:
         assert not torch.equal(cross_fitted.batch(3, *other).evidence.mask_probs, batch.evidence.mask_probs)
 
 
+def test_no_image_is_in_both_halves_and_each_sample_in_one(cross_fitted: CrossFitted) -> None:
+    first, second = cross_fitted.halves()
+    assert not set(first.image_ids) & set(second.image_ids)
+    assert first.image_ids + second.image_ids == cross_fitted.image_ids
+    masks = torch.cat([part.mask for half in (first, second) for part in half.parts()])
+    assert torch.equal(masks, torch.cat([part.mask for part in cross_fitted.parts()]))
+    drawn = first.batch(10_000, seed=0, version=1, number=0)
+    assert len(drawn.mask) == len(first.image_ids) < len(cross_fitted.image_ids)
+
+
 def test_the_parts_are_every_labeled_row_once_with_its_truth(
     whole_run: RunFolder, labeled: ExampleSet, fold_rows: list[list[int]], cross_fitted: CrossFitted
 ) -> None:
@@ -164,7 +174,6 @@ def test_stored_evidence_comes_back_in_half_precision_on_every_way(
     parts = [gather_evidence(teacher, labeled.inputs(rows), labeled.rivals(rows), False) for rows in ([0, 1], [2])]
     stored = StoredEvidence(parts, CPU)
     assert len(stored) == 3
-    assert stored.places(2) == [range(2), range(2, 3)] and stored.places(3) == [range(3)]
     everything, drawn = stored.all(2), stored.take([2, 0])
     assert [len(part.prior_score) for part in everything] == [2, 1]
     for field in fields(Evidence):
