@@ -364,7 +364,12 @@ for (const button of document.querySelectorAll("#actions button")) {
 for (const name of Object.values(SHOWN)) {
   byId(`show-${name}`).addEventListener("change", (event) => toggle(name, event.target.checked));
 }
-for (const tool of ["brush", "eraser", "polygon", "propose"]) byId(tool).addEventListener("click", () => drawing.use(tool));
+for (const tool of ["brush", "eraser", "polygon", "propose"]) {
+  byId(tool).addEventListener("click", () => {
+    drawing.use(tool);
+    byId("view").focus(); // Space and Enter are the tool's then, not the button's
+  });
+}
 byId("size").addEventListener("input", (event) => drawing.resize(Number(event.target.value)));
 byId("clear").addEventListener("click", () => drawing.clear());
 byId("back").addEventListener("click", () => drawing.back());
@@ -374,4 +379,5 @@ byId("smaller").addEventListener("click", () => viewer.scale(1 / 1.4));
 byId("larger").addEventListener("click", () => viewer.scale(1.4));
 byId("fit").addEventListener("click", () => viewer.fit());
 byId("show-help").addEventListener("click", () => byId("help").showModal());
+byId("close-help").addEventListener("click", () => byId("help").close());
 inTurn(start);
