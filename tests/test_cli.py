@@ -188,3 +188,10 @@ def test_report_writes_the_page_of_a_run_folder(
     assert cli.main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == f"report: {tmp_path / 'report.html'}"
     assert (tmp_path / "report.html").stat().st_size > 0
+
+
+def test_an_example_can_be_drawn_and_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["example", str(tmp_path / "photos"), "--num", "2", "--masks", "1"]) == 0
+    assert capsys.readouterr().out.endswith("photos: 2 photos with texts, 1 of them with a mask\n")
+    assert cli.main(["example", str(tmp_path / "photos")]) == 1
+    assert "is not empty; name a new folder" in capsys.readouterr().err

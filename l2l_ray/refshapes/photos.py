@@ -1,23 +1,18 @@
 """A folder of drawn photos with texts beside them and masks for a few, as somebody's own photos would lie there.
 
-    python -m l2l_ray.refshapes.photos FOLDER [--num 40] [--masks 12] [--side 128] [--seed 0]
-
-For trying what is done with own photos (docs/tutorial.md). Each shows several things and is asked for one of them:
+For trying what is done with own photos (`l2l example`). Each shows several things and is asked for one of them:
 `photo_000.jpg`, its texts one per line in `photo_000.txt`, and for the first few `photo_000_mask.png`.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from l2l_ray.errors import DataError, L2LError
+from l2l_ray.errors import DataError
 from l2l_ray.refshapes.synthetic import draw_samples
 
 
@@ -54,28 +49,3 @@ def write_photos(folder: Path, num: int = 40, num_masks: int = 12, side_px: int 
     except OSError as error:
         raise DataError(f"cannot write {folder}: {error}; name another folder") from error
     return folder
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Draw what the command line asks for."""
-    parser = argparse.ArgumentParser(
-        prog="python -m l2l_ray.refshapes.photos",
-        description="Draw photos with texts beside them, and masks for a few.",
-    )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--num", type=int, default=40, help="photos")
-    parser.add_argument("--masks", type=int, default=12, help="how many of them have a mask")
-    parser.add_argument("--side", type=int, default=128, help="of a photo, px")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args(words)
-    try:
-        write_photos(given.folder, given.num, given.masks, given.side, given.seed)
-    except L2LError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
-    print(f"{given.folder}: {given.num} photos with texts, {given.masks} of them with a mask")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
