@@ -189,7 +189,8 @@ def main() -> None:
     content = json.loads(args.out.read_text()) if args.out.exists() else {"labeled_frac": args.frac, "by_seed": {}}
     for seed in args.seeds:
         if str(seed) not in content["by_seed"]:
-            content["by_seed"][str(seed)] = figures(seed_config(base, args.frac, seed), args.draws)
+            config = seed_config(base, args.frac, seed).model_copy(update={"name": f"trust-{args.frac:g}-s{seed}"})
+            content["by_seed"][str(seed)] = figures(config, args.draws)
         content["rows"] = summarize(content["by_seed"])
         with replacing(args.out) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")

@@ -187,7 +187,7 @@ def test_a_run_shows_its_phases_its_table_and_what_comes_next(copied: Callable[.
     *_, report, correct, export, predict = said.splitlines()
     assert f"{'L2L (RPLE)':<28}val" in said
     assert report == f"report     {run.path / 'report.html'}"
-    assert correct.startswith(f"next       l2l export {run.path} --format labelstudio"), "its labels are doubtful"
+    assert correct.startswith(f"next       l2l review {run.path}"), "its labels are doubtful"
     assert export.startswith(f"next       l2l export {run.path} ") and f"--run {run.path}" in predict
 
 

@@ -34,7 +34,7 @@ def _row(sent_id: int, intersection: int, union: int) -> dict[str, float]:
 
 def _quality(right: int) -> Quality:
     regions, classes = np.array([[right, 4, 8], [8, 8, 8], [0, 0, 8]]), np.array([[right, 6, 8], [8, 8, 16]])
-    labels, wrong = np.array([[1.0, right / 4, 0.5, 1.0]]), {right: encode(np.eye(4, dtype=bool))}
+    labels, wrong = np.array([[1.0, right / 4, 0.5, 1.0, right / 4]]), {right: encode(np.eye(4, dtype=bool))}
     return Quality(regions, classes, labels, {}, wrong)
 
 

@@ -20,7 +20,14 @@ from l2l_ray.datatools.export import FORMATS
 from l2l_ray.datatools.label_studio import decode_brush
 from l2l_ray.errors import CheckpointError, ConfigError, DataError
 from l2l_ray.loop.evaluation.evaluate import Evaluations
-from l2l_ray.loop.evaluation.export import OTHER_TEXT, UNUSED, export_predictions, export_pseudo_labels
+from l2l_ray.loop.evaluation.export import (
+    NO_MASK,
+    OTHER_TEXT,
+    UNPROMISED,
+    UNUSED,
+    export_predictions,
+    export_pseudo_labels,
+)
 from l2l_ray.loop.state.candidates import data_root
 from l2l_ray.loop.state.example_files import read_examples, read_priors
 from l2l_ray.loop.state.ledger import Ledger, is_used, read_shard, write_shard
@@ -268,21 +275,25 @@ def test_what_a_benchmark_made_with_hidden_truth_is_not_exported(
     assert not list(tmp_path.glob("labels*")) and not list(tmp_path.glob("masks*"))
 
 
-def test_a_guarantee_exports_all_labels_from_its_confidence_on(whole_run: RunFolder, tmp_path: Path) -> None:
+def test_a_guarantee_exports_the_surest_labels_of_its_share(whole_run: RunFolder, tmp_path: Path) -> None:
     kept = export_pseudo_labels(whole_run.path, "jsonl", tmp_path / "out", guarantee="iou>=0.1 for 10% at 60%")
     told = json.loads((tmp_path / "out" / "export.json").read_text())["guarantee"]
     assert told["text"] == "iou>=0.1 for 10% at 60%"
     assert "drawn like the others" in told["supposes"]
     labels = _labels(whole_run, whole_run.config.loop.rounds - 1)
-    sure = {i for i, label in labels.items() if label.confidence >= told["confidence"] and label.target.any()}
+    surest = sorted(labels, key=lambda sent_id: -labels[sent_id].confidence)[: int(told["coverage"] * len(labels))]
+    sure = {sent_id for sent_id in surest if labels[sent_id].target.any()}
     assert {row["sent_id"] for row in _rows(tmp_path / "out")} == sure
     assert kept.num == len(sure) > 0
+    reasons = {item.example.sent_id: item.reason for item in kept.left_out}
+    for sent_id in labels.keys() - sure:
+        assert reasons[sent_id] == (NO_MASK if sent_id in surest else UNPROMISED)
     for row in _rows(tmp_path / "out"):
         assert 0 <= row["provenance"]["chance_of_iou_0.8"] <= row["provenance"]["chance_of_iou_0.5"] <= 1
 
 
 def test_a_guarantee_that_cannot_be_given_writes_nothing(whole_run: RunFolder, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"iou>=0.9 for 99% at 99% cannot be given, with \d+ labeled images"):
+    with pytest.raises(ConfigError, match=r"iou>=0.9 for 99% at 99% cannot be given: by \d+ labeled images"):
         export_pseudo_labels(whole_run.path, "jsonl", tmp_path / "out", guarantee="iou>=0.9 for 99% at 99%")
     assert not (tmp_path / "out").exists()
 
@@ -291,5 +302,9 @@ def test_no_guarantee_of_labels_that_nobody_checked(copied: Callable[..., RunFol
     run = copied()
     for version in run.published("l2l"):
         (run.version_dir("l2l", version) / "calibration.json").unlink()
-    with pytest.raises(ConfigError, match="only a selector that learns has its labels checked"):
+    with pytest.raises(ConfigError, match=r"none of labeled images were checked.*; run it again"):
         export_pseudo_labels(run.path, "jsonl", tmp_path / "out", guarantee="iou>=0.1 for 10% at 60%")
+    with pytest.raises(ConfigError, match="a guarantee says which labels are exported"):
+        export_pseudo_labels(
+            run.path, "jsonl", tmp_path / "out", min_confidence=0.1, guarantee="iou>=0.1 for 10% at 60%"
+        )

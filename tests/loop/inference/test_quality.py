@@ -211,6 +211,7 @@ def test_no_labels_have_no_figures() -> None:
     assert (labels.pop("num_right"), summary.pop("sources")) == (0, {})
     ordered = summary.pop("ordering")
     assert len(ordered.pop("coverage")) == 20
+    assert summary.pop("reliability") == {"num": 0, "ece": None, "bins": []}
     shares = [*labels.values(), *(summary.pop(f"object_{name}") for name in ("precision", "recall", "missed"))]
     shares += [share for figures in ordered.values() for share in figures.values()]
     assert {*shares, *(share for regions in summary.values() for share in regions.values())} == {None}
