@@ -79,7 +79,7 @@ def measured(summary: dict[str, Any]) -> str:
             parts.append(f"![{words}: {title(table)}]({picture_name(table, what)})")
         parts += ["Labels against hidden truth, first → last round:", label_table(table)]
         if any(row["group"] == "ablations" for row in table["rows"]):
-            parts += ["Parts left out, one at a time:", main_table(table, ("ablations",))]
+            parts += ["Parts left out or added, one at a time:", main_table(table, ("ablations",))]
         if biased := biased_table(table):
             parts += ["Priors moved on purpose:", biased]
         if any(row["group"] == "cost" for row in table["rows"]):

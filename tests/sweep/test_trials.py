@@ -105,3 +105,5 @@ def test_reward_weights_are_fields_of_the_reward() -> None:
     module = importlib.import_module("tune_spaces.reward_weights")
     assert set(module.RANGES) <= set(RewardConfig.model_fields)
     assert module.space(smoke_config())["selector.reward.unlabeled"] == Uniform(*module.RANGES["unlabeled"])
+    with_cells = module.space(with_values(smoke_config(), {"selector.cells": True}))
+    assert set(with_cells) - set(module.space(smoke_config())) == {"selector.reward.wrong_cost"}
