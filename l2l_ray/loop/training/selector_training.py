@@ -33,6 +33,7 @@ from l2l_ray.loop.state.checkpoint import load_weights, save_weights
 from l2l_ray.randomness import sample_key, seed_torch, torch_generator
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.selector.base import LabeledEvidence, UpdateBatch, make_selector
+from l2l_ray.selector.registry import spec_of
 from l2l_ray.types import Evidence
 
 MAX_CROSS_FITTED = 1024  # samples whose evidence is kept in memory: 12 kB each at 64 px, 0.2 MB at 480 px
@@ -85,7 +86,9 @@ class SelectorLearner:
             )
 
     def num_updates(self, version: int) -> int:
-        """Return how many updates a version takes, after that before it."""
+        """Return how many updates a version takes, after that before it; a rule takes none."""
+        if not spec_of(self._section.name).learns:
+            return 0
         return self._section.round_updates if version else self._section.warmup_updates
 
     def send(self) -> dict[str, Any]:
