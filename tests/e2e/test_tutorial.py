@@ -31,6 +31,7 @@ def _review(run: Path) -> int:
     return min(2, len(marked))
 
 
+@pytest.mark.slow  # two whole runs, 40 s
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 def test_from_a_folder_of_photos_to_masks_that_were_checked(
