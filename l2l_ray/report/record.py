@@ -141,23 +141,7 @@ def read_run(run_dir: Path) -> RunRecord:
     Raises:
         DataError: There is no such folder. Anything missing or damaged inside is only named, in `absent`.
     """
-    if not _is_folder(run_dir):
-        raise DataError(f"no run folder at {run_dir}; expected the folder that holds config.yaml and metrics.jsonl")
-    absent: list[str] = []
-    results = _dict(_read_json(run_dir, "results.json", absent))
-    events = tuple(_read_jsonl(run_dir, "metrics.jsonl", absent))
-    return RunRecord(
-        run_dir=run_dir,
-        config=_dict(_read_yaml(run_dir, "config.yaml", absent)),
-        env=_dict(_read_json(run_dir, "env.json", absent)),
-        results=results,
-        events=events,
-        points=tuple(_points((*events, *_events_of_results(results)))),
-        selection=_dict(_read_json(run_dir, "selection.json", absent)),
-        skips=tuple(_read_jsonl(run_dir, "skips.jsonl", absent)),
-        panels=tuple(e for e in _list(_read_json(run_dir, "panels/index.json", absent)) if isinstance(e, dict)),
-        absent=tuple(absent),
-    )
+    return _read(run_dir, whole=True)
 
 
 def read_glance(run_dir: Path) -> RunRecord:
@@ -166,21 +150,28 @@ def read_glance(run_dir: Path) -> RunRecord:
     Raises:
         DataError: As `read_run`.
     """
+    return _read(run_dir, whole=False)
+
+
+def _read(run_dir: Path, whole: bool) -> RunRecord:
     if not _is_folder(run_dir):
         raise DataError(f"no run folder at {run_dir}; expected the folder that holds config.yaml and metrics.jsonl")
     absent: list[str] = []
     results = _dict(_read_json(run_dir, "results.json", absent))
-    events = () if results else tuple(_read_jsonl(run_dir, "metrics.jsonl", absent))
+    events = tuple(_read_jsonl(run_dir, "metrics.jsonl", absent)) if whole or not results else ()
+    config, env = _dict(_read_yaml(run_dir, "config.yaml", absent)), _dict(_read_json(run_dir, "env.json", absent))
+    if not whole:
+        return RunRecord(run_dir, config, env, results, events, tuple(_points(events)), {}, (), (), tuple(absent))
     return RunRecord(
         run_dir=run_dir,
-        config=_dict(_read_yaml(run_dir, "config.yaml", absent)),
-        env=_dict(_read_json(run_dir, "env.json", absent)),
+        config=config,
+        env=env,
         results=results,
         events=events,
-        points=tuple(_points(events)),
-        selection={},
-        skips=(),
-        panels=(),
+        points=tuple(_points((*events, *_events_of_results(results)))),
+        selection=_dict(_read_json(run_dir, "selection.json", absent)),
+        skips=tuple(_read_jsonl(run_dir, "skips.jsonl", absent)),
+        panels=tuple(e for e in _list(_read_json(run_dir, "panels/index.json", absent)) if isinstance(e, dict)),
         absent=tuple(absent),
     )
 
