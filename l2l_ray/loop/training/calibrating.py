@@ -1,8 +1,9 @@
 """What the scores of a version mean: its labels of labeled images, by teachers and selectors that never saw these.
 
 The teachers are those of the folds. A selector learns from all labeled images, so its own scores of them are too good;
-hence the folds are cut in two halves, and a selector that learned as long, but from the other half alone, labels each.
-Its scores need not mean what the version's do: only their ranks within the half count.
+hence the folds are cut in two halves, and each is labeled by a judge: a selector that learned as long, but from the
+other half alone. Its scores need not mean what the version's do: only their ranks within the half count. Judges go on
+from version to version beside the selector they stand for.
 
 Source: ours; cross-fitting as for the teachers (`selector_training.py`).
 """
@@ -35,7 +36,7 @@ def calibration_of(
     seed: int,
     chunk: int,
 ) -> Calibration:
-    """Return what the scores of a version mean.
+    """Return what the scores of a version mean; the learner's judges learn on the way.
 
     Args:
         learner: With the version's selector, settled.
@@ -61,10 +62,10 @@ def _checked(
     ranks: dict[Kind, list[float]] = {"labels": [], "predictions": []}
     ious: dict[Kind, list[float]] = {"labels": [], "predictions": []}
     first, second = cross_fitted.halves()
-    for half, other in ((first, second), (second, first)):
-        judge = learner.fresh()
+    learner.judges = learner.judges or (learner.fresh(), learner.fresh())
+    for judge, half, other in zip(learner.judges, (first, second), (second, first), strict=True):
         with torch.enable_grad():
-            for made in range(version + 1):
+            for made in range(judge.num_versions, version + 1):
                 judge.learn(other, unlabeled, made, judge.num_updates(made), seed)
         parts = half.parts()
         guesses = [_guesses(judge.selector, part.evidence) for part in parts]

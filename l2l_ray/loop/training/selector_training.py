@@ -49,7 +49,9 @@ class SelectorLearner:
         self.selector = make_selector(section).to(device)
         parameters = list(self.selector.parameters())
         self.optimizer = torch.optim.Adam(parameters, lr=section.lr) if parameters else None
+        self.num_versions = 0  # it has learned for
         self.calibration: Calibration | None = None  # of the version that was made last, on rank 0
+        self.judges: tuple[SelectorLearner, ...] = ()  # two, on rank 0, see `calibrating.py`
 
     def fresh(self) -> SelectorLearner:
         """Return a learner of the same section that has learned nothing."""
@@ -71,6 +73,7 @@ class SelectorLearner:
         for batch in self.batches(cross_fitted, unlabeled, version, num, seed):
             for name, value in self.selector.update(self.optimizer, batch).items():
                 metrics[name] = metrics.get(name, 0.0) + value / num
+        self.num_versions = version + 1
         return metrics
 
     def batches(
@@ -100,11 +103,15 @@ class SelectorLearner:
         self.selector.load_state_dict(state)
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:
-        """Write the weights to `folder` and the optimiser into `state`."""
+        """Write the weights to `folder`, and into `state` what else goes on from here."""
         save_weights(self.selector, folder / "selector.safetensors")
         if self.calibration is not None:
             self.calibration.save(folder)
-        state["selector_optimizer"] = self.optimizer.state_dict() if self.optimizer else {}
+        state["selector_optimizer"] = self._optimizer_state()
+        state["judges"] = [
+            {"selector": judge.send(), "optimizer": judge._optimizer_state(), "num_versions": judge.num_versions}
+            for judge in self.judges
+        ]
 
     def load(self, folder: Path, state: dict[str, Any]) -> None:
         """Read what `save` wrote."""
@@ -112,6 +119,18 @@ class SelectorLearner:
         self.calibration = Calibration.load(folder)
         if self.optimizer:
             self.optimizer.load_state_dict(state["selector_optimizer"])
+        self.judges = tuple(self._judge(kept) for kept in state.get("judges", []))  # none: made by an older version
+
+    def _judge(self, kept: dict[str, Any]) -> SelectorLearner:
+        judge = self.fresh()
+        judge.receive(kept["selector"])
+        judge.num_versions = kept["num_versions"]
+        if judge.optimizer:
+            judge.optimizer.load_state_dict(kept["optimizer"])
+        return judge
+
+    def _optimizer_state(self) -> dict[str, Any]:
+        return self.optimizer.state_dict() if self.optimizer else {}
 
 
 class StoredEvidence:
