@@ -90,11 +90,15 @@ class Example:
 class LabeledExample(Example):
     """An `Example` whose mask is known (labeled train images, val and test images).
 
+    `is_reviewed`: the mask began as a model's label, which a person confirmed or corrected. Such items were mostly
+    chosen for their doubt, so they are good to learn from, and stand for no others.
+
     Example: `LabeledExample(7, 3, 12, "/data/images/12.jpg", 640, 480, "man", {"size": [480, 640], ...}, "person")`
     """
 
     mask_rle: Rle
     category: str
+    is_reviewed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,7 +149,7 @@ class ReferDataset:
         refs = self.refs()
         rows = ((image_id, self._cache.refs.image(image_id)) for image_id in sorted({ref.image_id for ref in refs}))
         images = [(image_id, *row) for image_id, row in rows if row is not None]
-        named = [ref if ref.is_rejected else ref[:6] if ref.hint else ref[:5] for ref in refs]  # most have neither
+        named = [ref[:7] if ref.is_rejected else ref[:6] if ref.hint else ref[:5] for ref in refs]  # most have neither
         content = json.dumps([self.dataset, self.split_by, named, images], separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -180,6 +180,15 @@ class ReferDataset:
             has_truth = all(self._cache.truths.has_segmentation(ann_id) for ann_id in ref.ann_ids)
             (some if has_truth else lacking).add(ref.image_id)
         return some - lacking, some
+
+    def partly_labeled(self, image_ids: Sequence[int]) -> set[int]:
+        """Return those train images that have texts without truth, or with truth that began as a model's label."""
+        truths = self._cache.truths
+        return {
+            ref.image_id
+            for ref in self._refs_of(image_ids)
+            if ref.is_reviewed or not all(truths.has_segmentation(ann_id) for ann_id in ref.ann_ids)
+        }
 
     def examples(
         self,
@@ -236,7 +245,8 @@ class ReferDataset:
                     assert not isinstance(located, _Problem)  # _truth would have handed it on
                     placed = self._noted(hint, ref, sent_id, skips)
                     ids = sent_id, ref.ref_id, ref.image_id
-                    examples.append(LabeledExample(*ids, *located, expression, *truth, hint=placed))
+                    more = *truth, ref.is_reviewed
+                    examples.append(LabeledExample(*ids, *located, expression, *more, hint=placed))
         return examples, skips
 
     def _refs_of(self, which: str | Sequence[int], split: str = "train") -> Iterator[Ref]:

@@ -38,7 +38,7 @@ from l2l_ray.storage import local_cache
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 4
+FORMAT = 5
 AT_REST_NS = 2 * 10**9
 _MAGIC = b"L2LCOLUM"
 _LEAD = struct.Struct("<8sIQQ")  # magic, checksum of the header, bytes of header and of data

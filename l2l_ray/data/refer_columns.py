@@ -70,7 +70,8 @@ class RefColumns:
         ann_ids = iter(columns["ann_id"][ann_at].tolist())
         refs = (columns[name][rows].tolist() for name in ("ref_id", "ref_image_id", "ref_split"))
         counts = num_sents.tolist(), num_anns.tolist()
-        more = self._hints.take(rows), columns["ref_rejected"][rows].astype(bool).tolist()
+        said = (columns[name][rows].astype(bool).tolist() for name in ("ref_rejected", "ref_reviewed"))
+        more = self._hints.take(rows), *said
         for ref_id, image_id, split, sents, anns, *rest in zip(*refs, *counts, *more, strict=True):
             of_ref = tuple(islice(ann_ids, anns)), image_id, self.splits[split], tuple(islice(sentences, sents))
             yield Ref(ref_id, *of_ref, *rest)
@@ -144,6 +145,7 @@ def ref_columns(refs: Sequence[Ref], instances: Instances) -> Columns:
         "ref_id": _integers(ref.ref_id for ref in refs),
         "ref_image_id": _integers(ref.image_id for ref in refs),
         "ref_rejected": _integers(ref.is_rejected for ref in refs),
+        "ref_reviewed": _integers(ref.is_reviewed for ref in refs),
         "ref_split": _integers(number[ref.split] for ref in refs),
         "ref_sentences": _ends(len(ref.sentences) for ref in refs),
         "ref_anns": _ends(len(ref.ann_ids) for ref in refs),

@@ -36,7 +36,8 @@ class Ref(NamedTuple):
 
     `ann_ids` are one annotation in RefCOCO, any number in gRefCOCO; none says that the image does not show it.
     `hint` is what the user says about its place, as JSON; see hints.py. `is_rejected` = a person said that a model's
-    label of it is wrong, and gave no other: it is not to be labeled again.
+    label of it is wrong, and gave no other: it is not to be labeled again. `is_reviewed` = its mask began as a model's
+    label, which a person confirmed or corrected.
 
     Example: `Ref(3, (1719310,), 581857, "train", ((7, "left man"), (8, "man in red")))`
     """
@@ -48,6 +49,7 @@ class Ref(NamedTuple):
     sentences: tuple[tuple[int, str], ...]
     hint: str = ""
     is_rejected: bool = False
+    is_reviewed: bool = False
 
 
 class ImageRow(NamedTuple):
@@ -218,7 +220,14 @@ class RefParser:
         self._sent_ids.take(sent_id for sent_id, _ in sentences)
         self._ref_ids.take([ref_id])
         hint, is_rejected = hint_text(record.get("hint")), isinstance(record.get("rejected"), dict)
-        return Ref(ref_id, found, image_id, split, tuple(sentences), hint, is_rejected)
+        is_reviewed = _is_reviewed(record.get("provenance"))
+        return Ref(ref_id, found, image_id, split, tuple(sentences), hint, is_rejected, is_reviewed)
+
+
+def _is_reviewed(provenance: Any) -> bool:
+    if not isinstance(provenance, dict):
+        return False
+    return any(isinstance(provenance.get(name), dict) for name in ("confirmed_from", "corrected_from"))
 
 
 def parse_image(row: Any) -> tuple[int, ImageRow]:

@@ -49,6 +49,7 @@ class Candidates:
     skips: list[Skip]
     hidden: int = 0  # train images whose masks are on disk and, as in a benchmark, not used
     without_mask: tuple[str, ...] = ()  # pictures of texts without a mask on labeled images, one for each such text
+    partly_labeled: frozenset[int] = frozenset()  # labeled images with texts that have no mask but a reviewed one
 
     def record(self, known: DataRecord) -> DataRecord:
         """Return what tells these data from others; pictures that `known` has are not read again."""
@@ -119,6 +120,7 @@ def find_candidates(config: RunConfig, dataset: ReferDataset) -> Candidates:
         skips=_each_once([*_unlabeled_instead(skips), *left_out]),
         hidden=len(some.intersection(unlabeled_ids)),
         without_mask=tuple(skip.path for skip in skips if skip.kind == _NO_MASK),
+        partly_labeled=frozenset(dataset.partly_labeled(labeled_ids)),
     )
 
 

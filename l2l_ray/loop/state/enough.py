@@ -29,17 +29,25 @@ def num_labeled_needed(methods: Sequence[str]) -> int:
 
 def num_val_images(config: RunConfig, found: Candidates) -> int:
     """Return how many images val would have, of the data set's own split or held out of the labeled ones."""
-    return num_images(found.splits[VAL]) if VAL in found.splits else len(_held_out(config, found))
+    return num_images(found.splits[VAL] if VAL in found.splits else hold_out_val(config, found)[1])
 
 
 def training_labeled(config: RunConfig, found: Candidates) -> list[LabeledExample]:
     """Return the labeled items without those that become val where the data set has none."""
-    held_out = set() if VAL in found.splits else _held_out(config, found)
-    return [example for example in found.labeled if example.image_id not in held_out]
+    return found.labeled if VAL in found.splits else hold_out_val(config, found)[0]
 
 
-def _held_out(config: RunConfig, found: Candidates) -> set[int]:
-    image_ids = list(dict.fromkeys(example.image_id for example in found.labeled))
+def hold_out_val(config: RunConfig, found: Candidates) -> tuple[list[LabeledExample], list[LabeledExample]]:
+    """Return the labeled items to learn from, and those held out as val; images whose other texts train come last.
+
+    Masks that began as labels are never val, where there are others: they flatter the model they come from, and val
+    stays what it was when such masks are added.
+    """
+    own = [example for example in found.labeled if not example.is_reviewed] or found.labeled
+    image_ids = list(dict.fromkeys(example.image_id for example in own))
     needed = num_labeled_needed((*config.compare, config.selector.name))
-    shared = {example.image_id for example in found.unlabeled}  # held out last, as in `prepare`
-    return set(hold_out(image_ids, config.data.val_from_labeled, needed, config.data.split_seed, shared)[1])
+    seed, share = config.data.split_seed, config.data.val_from_labeled
+    held_out = set(hold_out(image_ids, share, needed, seed, found.partly_labeled)[1])
+    val = [example for example in own if example.image_id in held_out]
+    in_val = {example.sent_id for example in val}
+    return [example for example in found.labeled if example.sent_id not in in_val], val

@@ -42,6 +42,7 @@ _EXAMPLE = {"sent_id": pa.int64(), "ref_id": pa.int64(), "image_id": pa.int64(),
     "width_px": pa.int64(), "height_px": pa.int64(), "expression": pa.string()
 }  # fmt: skip
 _TRUTH = {"mask_rle": pa.string(), "category": pa.string()}
+_REVIEWED = {"is_reviewed": pa.bool_()}
 _HINT = {"hint": pa.string()}
 _PRIOR = {"sent_id": pa.int64(), "prior": pa.string()}
 
@@ -60,9 +61,12 @@ def write_examples(
         DataError: The file could not be written, or is not as before; an earlier one keeps its name.
     """
     columns = dict(_EXAMPLE)
-    if any(isinstance(example, LabeledExample) for example in examples):
+    labeled = [example for example in examples if isinstance(example, LabeledExample)]
+    if labeled:
         columns |= _TRUTH
-    if any(example.hint for example in examples):  # no column where no example has one
+    if any(example.is_reviewed for example in labeled):  # no column where it says nothing
+        columns |= _REVIEWED
+    if any(example.hint for example in examples):
         columns |= _HINT
     _write(path, columns, map(_row, examples), shard_size, expected)
 

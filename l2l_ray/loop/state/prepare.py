@@ -18,7 +18,6 @@ from typing import Literal, TypeVar
 from l2l_ray.config import EMBEDDED, DataConfig, RunConfig
 from l2l_ray.data.images import ImageStore
 from l2l_ray.data.layout import PROBLEMS_FILE
-from l2l_ray.data.splits import hold_out
 from l2l_ray.errors import FREE_SPACE, DataError, L2LError
 from l2l_ray.files import replacing
 from l2l_ray.loop.state.candidates import (
@@ -30,7 +29,7 @@ from l2l_ray.loop.state.candidates import (
 )
 from l2l_ray.loop.state.data_record import DataRecord
 from l2l_ray.loop.state.digests import Digests
-from l2l_ray.loop.state.enough import candidates_of, num_images, num_labeled_needed
+from l2l_ray.loop.state.enough import candidates_of, hold_out_val, num_images, num_labeled_needed
 from l2l_ray.loop.state.example_files import ExampleTable, read_examples, write_examples
 from l2l_ray.loop.state.ledger import num_shards
 from l2l_ray.loop.state.plan import VAL, Plan
@@ -208,13 +207,11 @@ def _usable(config: RunConfig, methods: Sequence[str], found: Candidates) -> tup
     notices = [*_about_import(config), *_about_masks(found, config.data)]
     val_source: ValSource | None = "split"
     if VAL not in splits:
-        num_labeled, share = num_images(labeled), config.data.val_from_labeled
-        # Other texts of a held-out photo are labeled and trained on; so photos without such texts are taken first.
-        shared = {example.image_id for example in unlabeled}
-        labeled, val = _held_out(labeled, share, num_needed, config.data.split_seed, shared)
+        num_labeled = num_images(labeled)
+        labeled, val = hold_out_val(config, replace(found, labeled=labeled))
         held_out = {example.image_id for example in val}
-        seen = sum(example.image_id in held_out for example in unlabeled)
-        notices.append(_about_val(num_labeled, len(held_out), share, seen))
+        seen = sum(example.image_id in held_out for example in (*labeled, *unlabeled))
+        notices.append(_about_val(num_labeled, len(held_out), config.data.val_from_labeled, seen))
         splits, val_source = ({VAL: val, **splits}, "labeled") if val else (splits, None)
     if learners and config.selector.num_folds > num_images(labeled):
         notices.append(
@@ -222,16 +219,6 @@ def _usable(config: RunConfig, methods: Sequence[str], found: Candidates) -> tup
             "from: each is a part of its own"
         )
     return RunData(labeled, unlabeled, splits, Facts(found.labeled_frac, val_source, tuple(notices))), skips
-
-
-def _held_out(
-    labeled: list[LabeledExample], share: float, num_needed: int, seed: int, shared: set[int]
-) -> tuple[list[LabeledExample], list[LabeledExample]]:
-    """Return the labeled items to learn from, and those held out as val; images in `shared` last."""
-    image_ids = list(dict.fromkeys(example.image_id for example in labeled))
-    kept_ids, _ = hold_out(image_ids, share, num_needed, seed, shared)
-    kept = set(kept_ids)
-    return [e for e in labeled if e.image_id in kept], [e for e in labeled if e.image_id not in kept]
 
 
 def unused_texts(config: RunConfig, run: RunFolder) -> list[Example]:
@@ -276,9 +263,7 @@ def _about_masks(found: Candidates, data: DataConfig) -> list[str]:
 
 def _about_val(num_labeled: int, num_held_out: int, share: float, num_seen: int) -> str:
     if num_held_out:
-        seen = (
-            f" ({counted(num_seen, 'other text')} of them unlabeled, so training sees these photos)" if num_seen else ""
-        )
+        seen = f" (training sees these photos too, by {counted(num_seen, 'other text')} of them)" if num_seen else ""
         return (
             f"there is no val split, so the run holds out {num_held_out} of its {num_labeled} labeled photos{seen}, to "
             "measure how good its masks are and choose its best version; --data.val_from_labeled 0 learns from them too"

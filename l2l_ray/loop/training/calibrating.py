@@ -3,7 +3,8 @@
 The teachers are those of the folds. A selector learns from all labeled images, so its own scores of them are too good;
 hence the folds are cut in two halves, and each is labeled by a judge: a selector that learned as long, but from the
 other half alone. Its scores need not mean what the version's do: only their ranks within the half count. Judges go on
-from version to version beside the selector they stand for.
+from version to version beside the selector they stand for. Masks that began as labels judge nothing where there are
+others: people look at the doubtful ones, so they do not stand for the rest.
 
 Source: ours; cross-fitting as for the teachers (`selector_training.py`).
 """
@@ -61,9 +62,9 @@ def _checked(
     image_ids = list[int]()
     ranks: dict[Kind, list[float]] = {"labels": [], "predictions": []}
     ious: dict[Kind, list[float]] = {"labels": [], "predictions": []}
-    first, second = cross_fitted.halves()
     learner.judges = learner.judges or (learner.fresh(), learner.fresh())
-    for judge, half, other in zip(learner.judges, (first, second), (second, first), strict=True):
+    halves, others = cross_fitted.for_judging().halves(), reversed(cross_fitted.halves())
+    for judge, half, other in zip(learner.judges, halves, others, strict=True):
         with torch.enable_grad():
             for made in range(judge.num_versions, version + 1):
                 judge.learn(other, unlabeled, made, judge.num_updates(made), seed)

@@ -188,6 +188,7 @@ class CrossFitted:
         self._evidence = StoredEvidence(parts, device)
         self._masks = labeled.masks(rows)
         self._image_ids = labeled.integers("image_id")[rows]
+        self._is_reviewed = np.array([getattr(labeled.examples[row], "is_reviewed", False) for row in rows])
         self._folds = np.repeat(np.arange(len(parts_of)), parts_of)
         self._rows = np.arange(len(rows))
         self._chunk = config.loop.eval_batch
@@ -202,6 +203,11 @@ class CrossFitted:
         """Return the samples of every other fold, and the rest; no image is in both."""
         is_first = self._folds[self._rows] % 2 == 0
         return self._of(self._rows[is_first]), self._of(self._rows[~is_first])
+
+    def for_judging(self) -> CrossFitted:
+        """Return the samples that stand for unlabeled ones: without reviewed ones, where there are others."""
+        rows = self._rows[~self._is_reviewed[self._rows]]
+        return self._of(rows) if len(rows) else self
 
     def of_images(self, image_ids: Collection[int]) -> CrossFitted:
         """Return the samples of some images."""

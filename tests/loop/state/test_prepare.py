@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +14,7 @@ from l2l_ray.data.refer import ReferDataset
 from l2l_ray.data.split_files import write_split
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.state.candidates import data_root
+from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.prepare import Facts, RunData, prepare, read_facts, require_same_data
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.types import LabeledExample
@@ -146,6 +148,48 @@ def test_without_val_a_share_of_the_labeled_images_is_held_out(smoke: RunConfig,
     data = prepare(off, RunFolder.open(off))
     assert _sizes(data) == (12, 13, {}) and data.facts.val_source is None
     assert "--data.val_from_labeled is 0: the last version is taken" in data.facts.notices[-1]
+
+
+def _reviewed(refs: list[dict[str, Any]], accepted: set[int], rejected: set[int]) -> None:
+    """Give refs what the import of a review gives them: a mask that began as a label, or none for good."""
+    for ref in refs:
+        if ref["ref_id"] in accepted:
+            made_by = {"source": "review", "confirmed_from": {"source": "pseudo_label"}}
+            ref |= {"ann_id": 50 + ref["ref_id"] % 100, "provenance": made_by}
+        elif ref["ref_id"] in rejected:
+            ref["rejected"] = {"source": "review"}
+
+
+def test_masks_that_began_as_labels_leave_val_as_it_was(smoke: RunConfig, tmp_path: Path) -> None:
+    root = write_partly(tmp_path / "data", 40, set(range(12)), second={0, 1, 2, 3, 4, 19})
+    config = config_of(smoke, root)
+    before = prepare(config, RunFolder.open(config))
+    edit_refs(root, lambda refs: _reviewed(refs, {100, 101, *range(20, 40)}, {102, 103}))
+    for number in range(20, 40):
+        set_mask(root, number, [[1.0, 1, 30, 1, 30, 22, 1, 22]])
+    config = changed(config, name="again")
+    run = RunFolder.open(config)
+    after = prepare(config, run)
+    assert after.splits == before.splits and len(after.splits["val"]) == 3
+    assert {e.ref_id for e in after.labeled} == {e.ref_id for e in before.labeled} | {100, 101, *range(20, 40)}
+    assert "holds out 3 of its 32 labeled photos" in after.facts.notices[-1]
+    kept = {e.ref_id for e in read_examples(run.examples_path("labeled")) if getattr(e, "is_reviewed", False)}
+    assert kept == {100, 101, *range(20, 40)}
+
+
+def test_where_every_mask_began_as_a_label_val_is_of_these(smoke: RunConfig, tmp_path: Path) -> None:
+    root = write_partly(tmp_path / "data", 16, set(range(8)))
+    edit_refs(root, lambda refs: _reviewed(refs, set(range(8)), set()))
+    config = config_of(smoke, root)
+    assert len(prepare(config, RunFolder.open(config)).splits["val"]) == 2
+
+
+def test_training_is_said_to_see_photos_of_val_that_it_has_other_texts_of(smoke: RunConfig, tmp_path: Path) -> None:
+    config = config_of(smoke, write_partly(tmp_path / "data", 8, set(range(8)), second=set(range(8))))
+    (notice,) = prepare(config, RunFolder.open(config)).facts.notices[-1:]
+    assert (
+        "holds out 2 of its 8 labeled photos (training sees these photos too, by 2 other texts of them), to" in notice
+    )
 
 
 def test_a_val_split_stays_what_it_is(smoke: RunConfig, tmp_path: Path) -> None:

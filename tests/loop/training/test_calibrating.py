@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ import torch
 
 from l2l_ray.calibration import Calibration
 from l2l_ray.config import SelectorConfig
+from l2l_ray.data.images import ImageStore
+from l2l_ray.loop.inference.inputs import ExampleSet, read_known_scores
 from l2l_ray.loop.state.checkpoint import load_train_state, save_train_state
+from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.calibrating import calibration_of
 from l2l_ray.loop.training.selector_training import CrossFitted, SelectorLearner
+from l2l_ray.prior.proposal import Proposer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -67,3 +72,24 @@ def test_the_judges_of_a_rule_learn_nothing(cross_fitted: CrossFitted) -> None:
     learner = _learner("accept_all")
     assert len(_calibrated(learner, cross_fitted, 0).checked.ious) == len(cross_fitted.image_ids)
     assert [judge.send() for judge in learner.judges] == [{}, {}]
+
+
+def test_reviewed_labels_teach_and_judge_nothing(
+    whole_run: RunFolder, labeled: ExampleSet, burn_in: Path, fold_rows: list[list[int]], cross_fitted: CrossFitted
+) -> None:
+    first = {rows[0] for rows in fold_rows}
+    reviewed = [replace(row, is_reviewed=number in first) for number, row in enumerate(labeled.examples)]
+    scores = read_known_scores(whole_run.priors_path("labeled"))
+    images = ImageStore(whole_run.config.segmenter.image_size, 8)
+    examples = ExampleSet(reviewed, labeled.priors, images, Proposer(whole_run.config.prior), labeled.grid, scores)
+    teachers = [burn_in / f"fold{number}" for number in range(len(fold_rows))]
+    found = CrossFitted(whole_run.config, examples, fold_rows, teachers, CPU)
+    learner, usual = _learner(), _learner()
+    checked = _calibrated(learner, found, 0).checked
+    assert len(checked.ious) == len(labeled) - len(first)
+    assert len(_calibrated(usual, cross_fitted, 0).checked.ious) == len(labeled)
+    assert _same(_weights(learner.judges), _weights(usual.judges))
+    everything = [replace(row, is_reviewed=True) for row in labeled.examples]
+    examples = ExampleSet(everything, labeled.priors, images, Proposer(whole_run.config.prior), labeled.grid, scores)
+    found = CrossFitted(whole_run.config, examples, fold_rows, teachers, CPU)
+    assert len(_calibrated(_learner(), found, 0).checked.ious) == len(labeled)
