@@ -49,7 +49,7 @@ def test_from_a_folder_of_photos_to_masks_that_were_checked(
             status = cli.main([*given, *(QUICK if words[0] == "label" else [])])
             assert status == 0, (words, capsys.readouterr())
         done.append(words[0])
-    assert done == ["example", "label", "suggest", "review", "data", "export", "data", "label"]
+    assert done == ["example", "label", "suggest", "review", "data", "export", "data", "label", "runs", "compare"]
     assert accepted > 0
     coco = COCO(str(tmp_path / "checked" / "shapes" / "instances.json"))
     assert len(coco.getAnnIds()) == accepted
