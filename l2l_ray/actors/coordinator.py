@@ -217,8 +217,8 @@ class Coordinator:
             await asyncio.to_thread(self._read_versions)
         await self._tell_driver()
 
-    async def wait_labels(self, method: str, round_index: int, timeout_s: float) -> int:
-        """Wait until a round is complete; return its number of shards, 0 after `timeout_s`.
+    async def wait_labels(self, method: str, round_index: int, timeout_s: float) -> int | None:
+        """Wait until a round is complete; return its number of shards, which may be 0, or None after `timeout_s`.
 
         Whoever waits reads the ledger's file then.
 
@@ -229,7 +229,7 @@ class Coordinator:
         is_complete = await self._wait(
             lambda: self._ledger.complete(method, round_index, self._num_shards), what, timeout_s
         )
-        return self._num_shards if is_complete else 0
+        return self._num_shards if is_complete else None
 
     async def wait_priors(self, name: str, timeout_s: float) -> bool:
         """Wait until the priors of an example set are complete; False after `timeout_s`.

@@ -66,7 +66,7 @@ def test_it_shows_what_training_waits_for_while_it_waits(run: RunFolder) -> None
         await coordinator.commit(_entry(0))
         await labels
         assert (await coordinator.news(0, 1.0)).status.training_waits_for == ""
-        assert not await coordinator.wait_labels("l2l", 1, 0.01)
+        assert await coordinator.wait_labels("l2l", 1, 0.01) is None
         assert (await coordinator.news(0, 1.0)).status.training_waits_for == ""
 
     asyncio.run(story())
@@ -74,7 +74,11 @@ def test_it_shows_what_training_waits_for_while_it_waits(run: RunFolder) -> None
 
 def test_a_wait_ends_after_its_timeout(run: RunFolder) -> None:
     coordinator = Coordinator(run.config, 2, 1)
-    assert not asyncio.run(coordinator.wait_labels("l2l", 0, 0.05))
+    assert asyncio.run(coordinator.wait_labels("l2l", 0, 0.05)) is None
+
+
+def test_a_round_with_nothing_to_label_is_complete(run: RunFolder) -> None:
+    assert asyncio.run(Coordinator(run.config, 0, 1).wait_labels("l2l", 0, 0.05)) == 0
 
 
 def test_priors_are_ready_when_their_file_is_there(run: RunFolder) -> None:
