@@ -104,7 +104,7 @@ class RayHost:
         Raises:
             LedgerError: This process does not see them all; a network's file system may be late, but not so late.
         """
-        num = None
+        num: int | None = None
         while num is None:
             num = answer(self._coordinator.wait_labels.remote(method, round_index, WAIT_SLICE_S), WAIT_TIMEOUT_S)
         deadline = time.monotonic() + SEEN_TIMEOUT_S

@@ -17,7 +17,17 @@ Importing it takes no heavy library.
 
 from l2l_ray.config.advice import toy_answers, toy_models
 from l2l_ray.config.effects import Command, Idle, idle_fields, idle_in_prior, notices
-from l2l_ray.config.fields import EMBEDDED, ConfigField, Section, config_fields, field_value, range_text
+from l2l_ray.config.fields import (
+    EMBEDDED,
+    NO_RESULT,
+    PLACES,
+    ConfigField,
+    Section,
+    config_fields,
+    dump_without,
+    field_value,
+    range_text,
+)
 from l2l_ray.config.presets import NEEDS, PRESETS, Needs, lavt_like_config, smoke_config
 from l2l_ray.config.prior_section import PriorConfig
 from l2l_ray.config.reading import config_yaml, load_config, parse_yaml, read_config, save_config
@@ -36,6 +46,8 @@ from l2l_ray.config.sections import (
 __all__ = [
     "EMBEDDED",
     "NEEDS",
+    "NO_RESULT",
+    "PLACES",
     "PRESETS",
     "AugmentConfig",
     "ClusterConfig",
@@ -54,6 +66,7 @@ __all__ = [
     "StrongConfig",
     "config_fields",
     "config_yaml",
+    "dump_without",
     "field_value",
     "lavt_like_config",
     "idle_fields",

@@ -5,7 +5,7 @@ Documents, checks and messages walk the fields with `config_fields`, so that non
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -13,6 +13,15 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
 
 EMBEDDED = "embedded"  # a data set or checkpoint that ships with the package
+
+# Fields and sections that say which run it is, and where it lies.
+PLACES = frozenset({"name", "run_root", "resume", "resume_if_begun"})
+# Those and what says on which machines, how fast and in how much memory it works: results differ by rounding at most.
+NO_RESULT = PLACES | {
+    *("cluster", "data.image_cache_mb", "loop.micro_batch", "loop.eval_batch", "loop.compile"),
+    *("prior.batch_size", "prior.device", "prior.max_wait_s", "prior.timeout_s", "prior.url"),
+    "segmenter.checkpoint_activations",
+}
 
 
 class Section(BaseModel):
@@ -47,6 +56,18 @@ def field_value(section: Section, path: str) -> Any:
     for name in path.split("."):
         value = getattr(value, name)
     return value
+
+
+def dump_without(section: Section, paths: Collection[str]) -> dict[str, Any]:
+    """Return a config as `model_dump` gives it in JSON mode, without the fields and sections of these paths."""
+    content: dict[str, Any] = section.model_dump(mode="json")
+    for path in paths:
+        *sections, field = path.split(".")
+        place = content
+        for name in sections:
+            place = place[name]
+        del place[field]
+    return content
 
 
 def range_text(info: FieldInfo) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from l2l_ray.config import read_config
+from l2l_ray.config import PLACES, dump_without, read_config
 from l2l_ray.config.differences import differences
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.intervals import BootstrapInterval, verdict
@@ -29,7 +29,6 @@ from l2l_ray.wording import counted, first_of
 
 FIGURES = ("mean_iou", "overall_iou", "precision_at.0.5")
 ALL = "all"  # splits together
-_PLACES = {"name", "run_root", "resume", "resume_if_begun"}  # say where a run is, not what it is
 _HEAD = ("split", "texts", "figure", "first", "other", "first - other", "95 % interval", "the first is")
 
 
@@ -225,7 +224,7 @@ def _settings(first: ComparedRun, other: ComparedRun) -> list[str]:
 
 
 def _config(run: ComparedRun) -> dict[str, Any]:
-    return run.run.config.model_dump(mode="json", exclude=_PLACES)
+    return dump_without(run.run.config, PLACES)
 
 
 def _code(run: ComparedRun) -> dict[str, Any]:

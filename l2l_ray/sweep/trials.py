@@ -14,15 +14,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from l2l_ray.config import RunConfig, config_fields, field_value, idle_fields
+from l2l_ray.config import NO_RESULT, RunConfig, config_fields, dump_without, field_value, idle_fields
 from l2l_ray.config.messages import explain, meant
 from l2l_ray.errors import ConfigError
 from l2l_ray.sweep.space import Space, Values, draw
 
 SEED_FIELDS = ("loop.seed", "data.split_seed")
 # Of a trial's config: which run it is and where it works, not what it does.
-_NOT_IN_ID = {"name", "run_root", "resume", "resume_if_begun", "cluster"}
-_NOT_SWEPT = ("name", "run_root", "resume", "resume_if_begun", "compare", "cluster")
+_NOT_SWEPT = NO_RESULT | {"compare"}
 _ID_DIGITS = 12
 
 
@@ -107,7 +106,7 @@ def trials_of(
 
 def trial_id(config: RunConfig) -> str:
     """Return the hash that names a config's trial; two configs that differ only in name and place have the same."""
-    content = config.model_dump(mode="json", exclude=_NOT_IN_ID)
+    content = dump_without(config, NO_RESULT)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_ID_DIGITS]
 
 
@@ -141,7 +140,7 @@ def _require_sweepable(space: Space) -> None:
             raise ConfigError(f"the sweep's field {path!r} does not exist; {hint}docs/config.md lists every field")
         if path in SEED_FIELDS:
             raise ConfigError(f"the sweep's field {path!r} is no part of a space; use --seeds 0 1 2")
-        if path.split(".")[0] in _NOT_SWEPT:
+        if {path, path.split(".")[0]} & _NOT_SWEPT:
             raise ConfigError(f"the sweep's field {path!r} changes no result; take it out of the space")
 
 

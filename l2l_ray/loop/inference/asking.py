@@ -147,8 +147,8 @@ def _halved(
         return ask(pictures, asked)
     except torch.AcceleratorError as error:  # not of this question: nothing can be computed on the device any more
         raise ConfigError(
-            f"the device of {who.words} failed: {' '.join(str(error).split())}; expected a working one: start again "
-            "with --resume, or with prior.device=cpu"
+            f"the device of {who.words} failed: {' '.join(str(error).split())}; expected a working one: start again, "
+            "or with prior.device=cpu"
         ) from error
     except Exception as error:  # processors and models raise every kind
         if len(pictures) == 1:

@@ -328,16 +328,16 @@ def _check_set_up(failures: Sequence[str], num_questions: int, who: Who) -> None
     if kind == "picture":
         raise DataError(
             f"none of the first {num} pictures can be opened ({failures[0]}); expected JPEG or PNG files: check that "
-            "their folder is there and may be read, then start again with --resume"
+            "their folder is there and may be read, then start again"
         )
     if kind == "server":
         raise ConfigError(
             f"the server of the language model gave no usable answer to any of the first {num} questions "
-            f"({failures[0]}); look at its log, raise prior.timeout_s if it is slow, then start again with --resume"
+            f"({failures[0]}); look at its log, raise prior.timeout_s if it is slow, then start again"
         )
     raise ConfigError(
         f"{who.words} failed on each of the first {num} questions ({failures[0]}); expected answers: check the files "
-        f"of {who.setting}, or set prior.device=cpu or another prior.dtype, then start again with --resume"
+        f"of {who.setting}, or set prior.device=cpu or another prior.dtype, then start again"
     )
 
 

@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from l2l_ray.config import RunConfig, read_config, save_config
+from l2l_ray.config import NO_RESULT, RunConfig, dump_without, read_config, save_config
 from l2l_ray.config.differences import differences
 from l2l_ray.errors import FREE_SPACE, CheckpointError, ConfigError, DataError
 from l2l_ray.files import remove_tree, replacing
@@ -32,14 +32,6 @@ from l2l_ray.loop.state.position import Position
 from l2l_ray.storage import StorePath
 from l2l_ray.types import Skip
 from l2l_ray.wording import Say
-
-# Changing these between start and resume is harmless: they say where and how fast, not what.
-_FREE_TO_CHANGE: dict[str, Any] = {
-    **dict.fromkeys(("resume", "resume_if_begun", "cluster", "run_root", "name"), True),
-    "prior": {"url", "timeout_s"},
-    "loop": {"micro_batch", "eval_batch", "compile"},
-    "segmenter": {"checkpoint_activations"},
-}
 
 
 @dataclass(frozen=True)
@@ -282,7 +274,7 @@ def _why_not_writable(path: Path) -> str | None:
 
 
 def _changed_fields(saved: RunConfig, given: RunConfig) -> list[str]:
-    old, new = (c.model_dump(exclude=_FREE_TO_CHANGE) for c in (saved, given))
+    old, new = (dump_without(config, NO_RESULT) for config in (saved, given))
     return [f"{path} was {before!r}, now {now!r}" for path, before, now in differences(old, new)]
 
 

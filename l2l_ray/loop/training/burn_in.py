@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray import __version__
-from l2l_ray.config import RunConfig, SelectorConfig, config_fields, field_value
+from l2l_ray.config import NO_RESULT, RunConfig, SelectorConfig, config_fields, field_value
 from l2l_ray.data.splits import folds
 from l2l_ray.errors import FREE_SPACE, CheckpointError
 from l2l_ray.files import is_whole, locked, new_folder, remove_tree, replacing_folder
@@ -37,21 +37,20 @@ logger = logging.getLogger(__name__)
 
 # Sections and fields that the burn-in does not depend on.
 NOT_IN_BURN_IN = {
-    # which run, and where it works
-    *("name", "run_root", "resume", "resume_if_begun", "compare", "cluster"),
+    # which run, where and how fast it works
+    *NO_RESULT,
+    "compare",
     # the labeled rows, their masks and their priors' keys are hashed themselves; split_seed also draws the folds
     *("data.root", "data.dataset", "data.split_by", "data.labeled_frac", "data.split_file", "data.mask_rule"),
     *("data.benchmark_frac", "data.val_from_labeled"),
-    *("data.num_train_refs", "data.num_eval_refs", "data.data_seed", "data.max_words", "data.image_cache_mb"),
+    *("data.num_train_refs", "data.num_eval_refs", "data.data_seed", "data.max_words"),
     *("prior.model", "prior.prompt", "prior.image_size", "prior.max_new_tokens", "prior.num_samples"),
-    *("prior.temperature", "prior.batch_size", "prior.max_wait_s", "prior.dtype", "prior.device"),
-    *("prior.coordinates", "prior.min_image_tokens", "prior.min_accuracy", "prior.url", "prior.timeout_s"),
+    *("prior.temperature", "prior.dtype", "prior.coordinates", "prior.min_image_tokens", "prior.min_accuracy"),
     # of the selector, only the folds are made here
     *(f"selector.{field.path}" for field in config_fields(SelectorConfig) if field.path != "num_folds"),
-    # about pseudo-labels, or about how work is cut into pieces
+    # about pseudo-labels, or when a checkpoint is written
     *("loop.lag", "loop.unlabeled_batch", "loop.unlabeled_weight", "loop.shard_size", "loop.expressions_per_ref"),
-    *("loop.eval_batch", "loop.checkpoint_steps", "loop.micro_batch", "loop.compile"),
-    "segmenter.checkpoint_activations",
+    "loop.checkpoint_steps",
 }
 # Fields that runs of earlier versions do not have count once they are set, so that those find their burn-in again.
 ADDED = {"segmenter.train_text", "segmenter.lora_rank", "loop.backbone_lr_scale", "loop.text_lr_scale"}

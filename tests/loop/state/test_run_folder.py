@@ -87,7 +87,8 @@ def test_a_command_that_is_repeated_starts_a_run_and_then_continues_it(smoke: Ru
 def test_what_says_how_much_fits_into_memory_may_change_when_a_run_goes_on(smoke: RunConfig) -> None:
     RunFolder.open(smoke).create()
     loop = {"micro_batch": 2, "eval_batch": 4, "compile": True}
-    again = changed(_with(smoke, resume=True), loop=loop, segmenter={"checkpoint_activations": True})
+    prior = {"batch_size": 2, "device": "cpu", "max_wait_s": 1.0, "timeout_s": 9.0}
+    again = changed(_with(smoke, resume=True), loop=loop, segmenter={"checkpoint_activations": True}, prior=prior)
     resumed = RunFolder.open(again)
     assert resumed.config.loop.micro_batch == 2 and resumed.config.segmenter.checkpoint_activations
 
@@ -163,7 +164,7 @@ def test_resuming_under_other_settings_is_refused_by_field_name(smoke: RunConfig
     RunFolder.open(smoke).create()
     loop = smoke.loop.model_dump() | {"rounds": 9}
     changed = _with(smoke, resume=True, loop=loop, compare=("pwa",))
-    with pytest.raises(ConfigError, match=r"compare was \(\), now \('pwa',\); loop\.rounds was 2, now 9"):
+    with pytest.raises(ConfigError, match=r"compare was \[\], now \['pwa'\]; loop\.rounds was 2, now 9"):
         RunFolder.open(changed)
 
 
