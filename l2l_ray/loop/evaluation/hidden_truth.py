@@ -6,6 +6,7 @@ figures go to the report alone. Where those masks are not on disk the figures ar
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 
 from l2l_ray.config import RunConfig
 from l2l_ray.data.masks import mask_to_grid
+from l2l_ray.errors import DataError
 from l2l_ray.loop.inference.quality import Quality, measure_quality, wrong_again
 from l2l_ray.loop.state.candidates import open_dataset
 from l2l_ray.loop.state.example_files import read_examples
@@ -21,19 +23,26 @@ from l2l_ray.loop.state.ledger import Ledger, read_shard
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.types import LabeledExample, PseudoLabel, Selection
 
+logger = logging.getLogger(__name__)
+
 
 def pseudo_label_quality(config: RunConfig, run: RunFolder) -> dict[str, list[dict[str, Any]]] | None:
     """Return, per method, the figures of each round's pseudo-labels; None where no truth is on disk.
 
-    They are made from the run's folder and its data set alone, so they can be made again at any time.
+    They are made from the run's folder and its data set alone, so they can be made again at any time. A run needs
+    nothing else of the data set by then, so one that cannot be read any more is named and does not end the run.
 
     Returns:
         `Quality.summary` of each round; from the second round on with `wrong_before`: see `wrong_again`.
     """
     unlabeled = read_examples(run.examples_path("unlabeled"))
-    dataset = open_dataset(config)
     image_ids = list(dict.fromkeys(example.image_id for example in unlabeled))
-    found, _ = dataset.labeled_examples(image_ids, config.loop.expressions_per_ref, max_words=config.data.max_words)
+    per_ref, max_words = config.loop.expressions_per_ref, config.data.max_words
+    try:
+        found, _ = open_dataset(config).labeled_examples(image_ids, per_ref, max_words=max_words)
+    except DataError as error:
+        logger.warning("the pseudo-labels of %s are not compared with hidden truth: %s", run.path, error)
+        return None
     wanted = {example.sent_id for example in unlabeled}  # labeled items may lie on the same images
     truth = {example.sent_id: example for example in found if example.sent_id in wanted}
     if not truth:

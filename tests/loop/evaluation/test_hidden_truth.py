@@ -155,3 +155,12 @@ def test_labeled_items_on_the_same_photos_are_no_hidden_truth(smoke: RunConfig, 
     run = RunFolder.open(config)
     assert {example.ref_id for example in prepare(config, run).unlabeled} >= {100, 101, 102}
     assert pseudo_label_quality(config, run) is None
+
+
+def test_data_that_cannot_be_read_any_more_are_named_and_end_nothing(
+    copied: Callable[..., RunFolder], whole_run: RunFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, annotations = _with_data(copied, whole_run, tmp_path / "data")
+    annotations.unlink()
+    assert pseudo_label_quality(run.config, run) is None
+    assert "are not compared with hidden truth" in caplog.text and str(annotations.parent) in caplog.text

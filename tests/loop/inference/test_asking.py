@@ -73,7 +73,9 @@ def test_a_model_too_large_for_memory_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_a_device_that_failed_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"device of the language model failed: assert; .* start again, or with prior.device=cpu"):
+    with pytest.raises(
+        ConfigError, match=r"device of the language model failed: assert; .* start again, or with prior.device=cpu"
+    ):
         answer_batch(_models(Answering(torch.AcceleratorError("assert"), "a")), _questions(tmp_path, "a", "b"))
 
 
