@@ -19,7 +19,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -253,7 +253,7 @@ def move(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, timeout_s: float | None = None) -> Iterator[None]:
+def locked(path: Path, timeout_s: float | None = None, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Let one process at a time into the block; the system lets the next one in when a holder ends or dies.
 
     The file stays: removing it would let two in. Where the system has no such locks (Windows), nobody waits.
@@ -261,6 +261,7 @@ def locked(path: Path, timeout_s: float | None = None) -> Iterator[None]:
     Args:
         path: The lock's file; made where it is missing, never read.
         timeout_s: Longest wait; None = as long as the holder lives.
+        waiting: Called again and again while another process holds it; what it raises ends the wait.
     Raises:
         TimeoutError: Another process held it all the time.
         OSError: The file cannot be made.
@@ -275,6 +276,7 @@ def locked(path: Path, timeout_s: float | None = None) -> Iterator[None]:
             except BlockingIOError:
                 if deadline is not None and time.monotonic() >= deadline:
                     raise TimeoutError(errno.ETIMEDOUT, "another process holds it", str(path)) from None
+                waiting()
                 time.sleep(_LOCK_POLL_S)
         yield  # closing the file lets the next one in
 

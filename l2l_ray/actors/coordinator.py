@@ -146,6 +146,7 @@ class Coordinator:
         self._files = asyncio.Lock()  # held by whoever reads or writes files; others are answered meanwhile
         self._news = 1
         self._waits: list[str] = []  # what train workers wait for now, one entry per waiting rank
+        self._outside = ""  # what training waits for that is no part of the run
         self._meters = Meters(config.run_name)
         self._rate = LabelRate()
         self._versions: set[tuple[str, int]] = set()
@@ -244,6 +245,17 @@ class Coordinator:
         self._status.priors[name] = done, total
         await (self._tell_driver() if done == total else self._write_state())
 
+    async def training_waits(self, what: str) -> None:
+        """Show what outside of this run training waits for; "" = nothing any more.
+
+        Raises:
+            RunStopped: The driver ended the run.
+        """
+        self._check_running()
+        if what != self._outside:
+            self._outside = what
+            await self._tell_driver()
+
     async def progress(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:
         """Note how many steps of a training stage are done; shown by the driver and in state.json.
 
@@ -340,7 +352,7 @@ class Coordinator:
         """Bring up to date what follows from the ledger, the versions and the open waits."""
         self._status.newest_version = dict(sorted(self._versions))  # the last of a method stays
         self._status.shards_committed = len(self._ledger)
-        self._status.training_waits_for = self._waits[0] if self._waits else ""
+        self._status.training_waits_for = self._outside or (self._waits[0] if self._waits else "")
         return self._status
 
 

@@ -145,6 +145,14 @@ class RayHost:
         is_new, self._told_of_end = told and not self._told_of_end, told
         return is_new
 
+    def waits_for(self, what: str) -> None:
+        """Have the coordinator show it.
+
+        Raises:
+            RunStopped: The driver ended the run.
+        """
+        answer(self._coordinator.training_waits.remote(what))
+
     def progress(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:
         """Tell the coordinator now and then, without waiting for it.
 

@@ -57,5 +57,8 @@ class Host(Protocol):
         Every rank asks equally often: under Ray they agree on the answer.
         """
 
+    def waits_for(self, what: str) -> None:
+        """Show what outside of this run training waits for; "" = nothing any more."""
+
     def progress(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:
         """Report how many of a stage's steps are done; cheap."""

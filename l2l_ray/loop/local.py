@@ -196,6 +196,10 @@ class LocalHost:
         """Return False: nobody tells a process that is alone."""
         return False
 
+    def waits_for(self, what: str) -> None:
+        """Show it."""
+        self._watch.begin(what and f"waiting for {what}")
+
     def progress(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:
         """Show how far training is."""
         self._watch.trained(stage, done, total, values)

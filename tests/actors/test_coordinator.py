@@ -72,6 +72,21 @@ def test_it_shows_what_training_waits_for_while_it_waits(run: RunFolder) -> None
     asyncio.run(story())
 
 
+def test_it_shows_what_training_waits_for_outside_of_the_run(run: RunFolder) -> None:
+    async def story() -> None:
+        coordinator = Coordinator(run.config, 1, 1)
+        news = await coordinator.news(0, 1.0)
+        await coordinator.training_waits("another run")
+        assert (await coordinator.news(news.number, 1.0)).status.training_waits_for == "another run"
+        await coordinator.training_waits("")
+        assert (await coordinator.news(0, 1.0)).status.training_waits_for == ""
+        await coordinator.stop("disk full")
+        with pytest.raises(RunStopped, match="disk full"):
+            await coordinator.training_waits("another run")
+
+    asyncio.run(story())
+
+
 def test_a_wait_ends_after_its_timeout(run: RunFolder) -> None:
     coordinator = Coordinator(run.config, 2, 1)
     assert asyncio.run(coordinator.wait_labels("l2l", 0, 0.05)) is None

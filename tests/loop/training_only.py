@@ -28,10 +28,15 @@ class TrainingOnly(LocalHost):
         watch = Watch(config, run, RunData([], [], {}), Console(config, stream=None))
         super().__init__(run, plan, ledger, Evaluations(run), InferenceEngine(config, run.path), watch)
         self._dies_at = dies_at
+        self.waited_for: list[str] = []
 
     def progress(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:
         if (stage, done) == self._dies_at:
             raise KeyboardInterrupt
+
+    def waits_for(self, what: str) -> None:
+        super().waits_for(what)
+        self.waited_for.append(what)
 
 
 def burn_in_of(run: RunFolder) -> Path:

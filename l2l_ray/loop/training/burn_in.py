@@ -15,7 +15,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +83,14 @@ class BurnIn:
     def train(self, with_folds: bool) -> None:
         """Train each part that no run has trained yet; the fold teachers only where a selector will learn.
 
-        A run that comes while another one trains the same burn-in waits for it.
+        A run that comes while another one trains the same burn-in waits for it, and says so.
         """
+        if self._host.rank:
+            self._train(with_folds)  # waits where it meets rank 0
+            return
         lock = self._config.scratch_dir / "locks" / f"burn_in-{self.folder.name}"
-        with locked(lock) if self._host.rank == 0 else nullcontext():  # the other ranks wait where they meet rank 0
+        with locked(lock, waiting=lambda: self._host.waits_for("another run, which trains the same burn-in")):
+            self._host.waits_for("")
             self._train(with_folds)
 
     def _train(self, with_folds: bool) -> None:

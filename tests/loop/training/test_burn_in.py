@@ -93,16 +93,19 @@ def test_a_damaged_part_is_trained_again(
 
 def test_a_burn_in_that_another_process_trains_is_waited_for(copied: Copied) -> None:
     run = copied()
-    job = Job.begin(run.config, run, TrainingOnly(run))
+    host = TrainingOnly(run)
+    job = Job.begin(run.config, run, host)
     lock = run.config.cache_dir / "locks" / f"burn_in-{job.burn_in.folder.name}"
     with locked(lock):
         waiting = threading.Thread(target=job.train_burn_in)
         waiting.start()
         waiting.join(2.0)  # its steps take less
         assert waiting.is_alive() and not job.burn_in.folder.exists()
+        assert set(host.waited_for) == {"another run, which trains the same burn-in"}
         other = Job.begin(changed(run.config, loop={"burn_in_steps": 5}), run, TrainingOnly(run))
         other.train_burn_in()  # another burn-in waits for nobody
     waiting.join(60.0)
+    assert host.waited_for[-1] == ""
     assert job.burn_in.base.exists() and other.burn_in.base.exists()
 
 
