@@ -41,7 +41,6 @@ class PriorActor:
         self._models.load()
         self._identity = self._models.identity()
         self._batcher = MicroBatcher(self._generate, config.batch_size, config.max_wait_s)
-        self._num_batches = self._num_answers = 0
         self._reporter: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -62,15 +61,6 @@ class PriorActor:
             self._reporter = asyncio.create_task(self._report())
         return await self._batcher.submit(questions)
 
-    async def stats(self) -> dict[str, int]:
-        """Return process id, number of batches, number of answers, queue length."""
-        return {
-            "pid": os.getpid(),
-            "batches": self._num_batches,
-            "answers": self._num_answers,
-            "queue": self._batcher.queue_length,
-        }
-
     async def _report(self) -> None:
         """Show the queue about once a second, also while it is empty."""
         while True:
@@ -81,8 +71,6 @@ class PriorActor:
         started = time.monotonic()
         replies = answer_batch(self._models, questions)
         logger.info("answered %d questions in %.1f s", len(replies), time.monotonic() - started)
-        self._num_batches += 1
-        self._num_answers += len(replies)
         self._meters.observe("l2l_prior_latency_s", time.monotonic() - started, actor=self._name)
         self._meters.set("l2l_prior_batch", len(replies), actor=self._name)
         self._meters.add("l2l_prior_answers_total", len(replies), actor=self._name)

@@ -125,10 +125,6 @@ class PriorPool:
                     if (answered := self._take(worker)) is not None:
                         yield answered
 
-    def stats(self) -> list[dict[str, int]]:
-        """Return the statistics of every actor."""
-        return ray.get([worker.actor.stats.remote() for worker in self._workers], timeout=self._cluster.start_timeout_s)
-
     def close(self) -> None:
         """Cancel what is still asked, whose thread then gets an error; release the actors and what they hold."""
         with self._closing:

@@ -52,16 +52,6 @@ class ProposalBatch:
     candidates: Float[Tensor, "B K G G"]  # each alternative by itself; K = most candidates in the batch, at least 1
     candidate_weight: Float[Tensor, "B K"]  # score relative to the best candidate's, in [0, 1]; 0 = padding
 
-    def to(self, device: torch.device | str) -> ProposalBatch:
-        """Return the same batch on `device`."""
-        return ProposalBatch(
-            self.proposal.to(device),
-            self.score.to(device),
-            self.has_prior.to(device),
-            self.candidates.to(device),
-            self.candidate_weight.to(device),
-        )
-
 
 class Proposer:
     """Turns priors into proposals by the way the config names.

@@ -25,7 +25,7 @@ class Rple(LearnedSelector):
     """The policy network, reinforced."""
 
     def __init__(self, config: SelectorConfig) -> None:
-        """Build the network, with equal trust in every term that needs no truth."""
+        """Build the network; no term that needs no truth counts before the first labeled batch."""
         super().__init__(config)
         self.terms = reward.TermWeights()
 

@@ -31,9 +31,6 @@ class DyingPrior:
     async def beat(self) -> int:
         return os.getpid()
 
-    async def stats(self) -> dict[str, int]:
-        return {"pid": os.getpid()}
-
     async def ask(self, questions: list[Question]) -> list[Reply]:
         async with self._busy:
             asked = {question.expression for question in questions}

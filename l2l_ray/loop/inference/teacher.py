@@ -95,7 +95,7 @@ def _no_rivals(inputs: Inputs) -> Float[Tensor, "B K"]:
 def guided_evidence(teacher: Segmenter, inputs: Inputs, use_autocast: bool) -> Evidence:
     """Return the guided prediction in every place of the evidence, and no rivals: enough for most rules.
 
-    It is a quarter of the work.
+    It is half of the work.
     """
     probs = predict(teacher, inputs, use_autocast).sigmoid()
     return Evidence(
