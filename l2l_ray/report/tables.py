@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,11 @@ class Table:
     groups: tuple[tuple[str, int], ...]
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+
+    @property
+    def group_starts(self) -> frozenset[int]:
+        """Columns at which a group begins, the first one left out: the page keeps a gap there."""
+        return frozenset(accumulate(span for _, span in self.groups[:-1]))
 
 
 def metrics_frame(run_dir: Path) -> pd.DataFrame:

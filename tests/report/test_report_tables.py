@@ -53,6 +53,7 @@ def test_rows_may_lack_splits_and_thresholds_may_be_floats() -> None:
     lacking = {"method": "a", "splits": {"testA": {"mean_iou": 0.2, "precision_at": {0.5: 0.1}, "num": 9}}, "steps": 5}
     table = results_table([ROWS[0], lacking, {"method": "b", "splits": None}], ("mean_iou", "precision_at.0.5"))
     assert table.groups == (("", 1), ("val, 50 texts", 2), ("testA, 9 texts", 2), ("", 1))
+    assert table.group_starts == {1, 3, 5}
     assert [cell.text for cell in table.rows[1]] == ["a", "–", "–", "20.0", "10.0", "5"]
     assert [cell.text for cell in table.rows[2]] == ["b", "–", "–", "–", "–", "–"]
 

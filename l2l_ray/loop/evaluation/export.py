@@ -41,7 +41,7 @@ from l2l_ray.loop.state.plan import VAL
 from l2l_ray.loop.state.prepare import read_facts, unused_texts
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.selector.registry import spec_of
-from l2l_ray.types import Example, LabeledExample
+from l2l_ray.types import Example, LabeledExample, PseudoLabel
 from l2l_ray.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -131,17 +131,20 @@ def export_pseudo_labels(
     ranks, curves = ranks_of(confidences), dict[float, Curve]()
     if calibration is not None:
         curves = {iou: chances(calibration.checked, iou) for iou in CHANCE_IOUS}
+
+    def why_not(label: PseudoLabel, is_kept: bool) -> str:
+        """Return why a label is left out; "" where it is not."""
+        if promised is not None:
+            return UNPROMISED if not is_kept else "" if label.target.any() else NO_MASK
+        if not (keep_unused or is_used(label)):
+            return UNUSED
+        return UNSURE if label.confidence < min_confidence else ""
+
     masks, left_out = [], []
     for label, is_kept, rank in zip(labels, is_promised.tolist(), ranks.tolist(), strict=True):
         example = example_of[label.sent_id]
-        if not is_kept:
-            left_out.append(LeftOut(example, UNPROMISED))
-        elif promised is not None and not label.target.any():
-            left_out.append(LeftOut(example, NO_MASK))
-        elif not (keep_unused or promised is not None or is_used(label)):
-            left_out.append(LeftOut(example, UNUSED))
-        elif label.confidence < min_confidence:
-            left_out.append(LeftOut(example, UNSURE))
+        if reason := why_not(label, is_kept):
+            left_out.append(LeftOut(example, reason))
         else:
             masks.append(pseudo_mask(example, label, about, {iou: float(curve(rank)) for iou, curve in curves.items()}))
     about |= {"min_confidence": min_confidence, **({} if promised is None else {"guarantee": _told(promised)})}
@@ -200,7 +203,7 @@ def _promised(run: RunFolder, method: str, promise: Promise, calibration: Calibr
     if calibration is None:
         remedy = "run it again" if spec_of(method).learns else "choose one that learns: --selector.name l2l"
         raise ConfigError(
-            f"no guarantee can be given of the labels of {method!r} in {run.path}: none of labeled images were "
+            f"no guarantee can be given of the labels of {method!r} in {run.path}: none on labeled images were "
             f"checked, which runs of this version of the code do for selectors that learn; {remedy}"
         )
     return require_guarantee(promise, calibration.checked)

@@ -302,7 +302,7 @@ def test_no_guarantee_of_labels_that_nobody_checked(copied: Callable[..., RunFol
     run = copied()
     for version in run.published("l2l"):
         (run.version_dir("l2l", version) / "calibration.json").unlink()
-    with pytest.raises(ConfigError, match=r"none of labeled images were checked.*; run it again"):
+    with pytest.raises(ConfigError, match=r"none on labeled images were checked.*; run it again"):
         export_pseudo_labels(run.path, "jsonl", tmp_path / "out", guarantee="iou>=0.1 for 10% at 60%")
     with pytest.raises(ConfigError, match="a guarantee says which labels are exported"):
         export_pseudo_labels(
