@@ -163,10 +163,7 @@ class PredictorReplica:
             prepared = await asyncio.to_thread(Answerer.prepare, upload)
         except Refusal as refusal:
             return refusal
-        try:
-            ((answer, predicted_s),) = await self._batcher.submit([prepared])
-        finally:
-            prepared.discard()
+        ((answer, predicted_s),) = await self._batcher.submit([prepared])
         if isinstance(answer, Refusal):
             return answer
         waited = time.monotonic() - started - prepared.seconds - predicted_s
