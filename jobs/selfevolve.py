@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 
 from l2l_ray.config import load_config
-from l2l_ray.errors import L2LError, one_line
+from l2l_ray.job import run_job
 
 
 def main(words: list[str]) -> int:
@@ -23,26 +23,18 @@ def main(words: list[str]) -> int:
     Returns:
         0 when the run ended, 1 when it could not, 130 when it was told to stop (Ctrl-C, SIGTERM).
     """
-    try:
-        config = load_config(words, "job")
-        from l2l_ray.actors.environment import set_environment
+    stopped = "everything committed stays: the same command with --resume continues"
+    return run_job("selfevolve", lambda: _run(words), stopped, ", `l2l run` needs none")
 
-        set_environment(config)  # Ray reads its environment when it is imported, which is the next line
-        from l2l_ray.actors.driver import run
 
-        run(config)
-    except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
-        sys.stderr.write("Ray is not installed; `pip install '.[ray]'` brings it, `l2l run` needs none\n")
-        return 1
-    except (L2LError, OSError) as error:
-        sys.stderr.write(f"selfevolve: {one_line(error)}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("\nstopped; everything committed stays: the same command with --resume continues\n")
-        return 130
-    return 0
+def _run(words: list[str]) -> None:
+    config = load_config(words, "job")
+    from l2l_ray.actors.environment import set_environment
+
+    set_environment(config)  # Ray reads its environment when it is imported, which is the next line
+    from l2l_ray.actors.driver import run
+
+    run(config)
 
 
 if __name__ == "__main__":
