@@ -134,6 +134,7 @@ def label(words: Sequence[str]) -> int:
     parser.add_argument("--name", help="of the data set and the run; the source's name if not given")
     parser.add_argument("--out", type=here, help="folder of the masks; `masks` in the run's folder if not given")
     parser.add_argument("--run_root", help="folder of all runs; $L2L_HOME, else ~/l2l_runs, if not given")
+    parser.add_argument("--force", action="store_true", help="write the masks again, also over what was changed there")
     parser.add_argument("--dry-run", action="store_true", help="say what would happen and how long it would take")
     given, rest = parser.parse_known_args(words)
     from l2l_ray.device import no_loading_bars
@@ -146,7 +147,7 @@ def label(words: Sequence[str]) -> int:
         if given.dry_run:
             return dry_run(source, settings, print)
         try:
-            return label_source(source, settings, given.out, print)
+            return label_source(source, settings, given.out, print, given.force)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("the same command goes on") from None
 
