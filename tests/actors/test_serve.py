@@ -18,8 +18,12 @@ from typing import Any
 import pytest
 import requests
 from PIL import Image, ImageDraw
+from ray import serve
 
-from l2l_ray.config import PriorConfig
+from l2l_ray.actors.cluster import connected
+from l2l_ray.actors.deployments import APP, PREDICTOR
+from l2l_ray.actors.serve import states_after
+from l2l_ray.config import ClusterConfig, PriorConfig, read_config, save_config
 from l2l_ray.predictor import Predictor
 from tests.finished_run import write_finished_run
 from tests.ray_runs import WAIT_S, actors, wait_for
@@ -62,6 +66,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {"first": first, "second": root / "second", "damaged": root / "damaged", "photo": root / "photo.png"}
     for name in ("second", "damaged"):
         shutil.copytree(first, found[name])
+    config = read_config(first / "config.yaml")
+    same_mllm = config.prior.model_copy(update={"box_softness": 0.2, "batch_size": 4})
+    save_config(config.model_copy(update={"prior": same_mllm}), found["second"] / "config.yaml")
     (found["damaged"] / "train" / "l2l-v0002" / "teacher.safetensors").write_bytes(b"damaged")
     photo = Image.new("RGB", (160, 120), (230, 230, 230))
     ImageDraw.Draw(photo).ellipse((20, 20, 70, 70), fill=(220, 30, 30))
@@ -178,3 +185,35 @@ def test_sigterm_ends_the_server_in_order(server: Server) -> None:
     assert said.endswith("\nstopped; requests that were in work have been answered\n") and "Traceback" not in said
     assert not _is_ready(server.url)
     wait_for(lambda: not actors(class_name="ServeReplica:l2l:Predictor"), "the release of the replicas")
+
+
+def test_one_replica_of_two_that_fails_is_seen(ray_local: str, tmp_path: Path) -> None:
+    class OneFails:
+        """Stands for a predictor of which one replica cannot load what the other can."""
+
+        def __init__(self, taken: Path) -> None:
+            try:
+                taken.touch(exist_ok=False)
+                self.problem = ""
+            except FileExistsError:
+                self.problem = "no room"
+
+        async def reconfigure(self, user_config: dict[str, str]) -> None:
+            self.asked = user_config["checkpoint"]
+
+        async def state(self) -> dict[str, str]:
+            return {"checkpoint": "", "asked": self.asked, "problem": self.problem}
+
+    deployment = serve.deployment(name=PREDICTOR, num_replicas=2, ray_actor_options={"num_cpus": 0.1})(OneFails)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with connected(ClusterConfig(address=ray_local)):
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        try:
+            for checkpoint in ("/runs/one", "/runs/two"):
+                told = deployment.options(user_config={"checkpoint": checkpoint})
+                serve.run(told.bind(tmp_path / "taken"), name=APP)
+                assert sorted(state["problem"] for state in states_after(checkpoint)) == ["", "no room"]
+        finally:
+            serve.shutdown()
