@@ -23,18 +23,18 @@ def main(words: list[str]) -> int:
     Returns:
         0 when the run ended, 1 when it could not, 130 when it was told to stop (Ctrl-C, SIGTERM).
     """
+
+    def act() -> None:
+        config = load_config(words, "job")
+        from l2l_ray.actors.environment import set_environment
+
+        set_environment(config)  # Ray reads its environment when it is imported, which is the next line
+        from l2l_ray.actors.driver import run
+
+        run(config)
+
     stopped = "everything committed stays: the same command with --resume continues"
-    return run_job("selfevolve", lambda: _run(words), stopped, ", `l2l run` needs none")
-
-
-def _run(words: list[str]) -> None:
-    config = load_config(words, "job")
-    from l2l_ray.actors.environment import set_environment
-
-    set_environment(config)  # Ray reads its environment when it is imported, which is the next line
-    from l2l_ray.actors.driver import run
-
-    run(config)
+    return run_job("selfevolve", act, stopped, ", `l2l run` needs none")
 
 
 if __name__ == "__main__":
