@@ -160,6 +160,7 @@ def test_a_change_of_checkpoint_drops_no_request_and_one_that_cannot_be_loaded_c
     assert set(names) == {"finished", "second"} and names[-1] == "second"
 
 
+@pytest.mark.slow
 def test_a_config_of_serve_with_another_language_model_replaces_it_and_never_mixes_the_two(
     ray_local: str, server: Server, places: dict[str, Path]
 ) -> None:
