@@ -18,7 +18,8 @@ from typing import Any
 
 from l2l_ray.config import load_config
 from l2l_ray.config.places import settled
-from l2l_ray.errors import ConfigError, L2LError, one_line
+from l2l_ray.errors import ConfigError
+from l2l_ray.job import run_job
 from l2l_ray.storage import here, place
 
 ROWS_PER_LINE = 100  # how often progress is said
@@ -31,18 +32,8 @@ def main(words: list[str]) -> int:
         0 when all is answered, 1 when some items could not be or something failed, 130 when it was told to stop.
     """
     given, rest = _parser().parse_known_args(words)
-    try:
-        return _label(given, rest)
-    except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
-        sys.stderr.write("Ray is not installed; `pip install '.[ray]'` brings it, `l2l predict` needs none\n")
-    except (L2LError, OSError) as error:
-        sys.stderr.write(f"label: {one_line(error)}\n")
-    except KeyboardInterrupt:
-        sys.stderr.write("\nstopped; what is answered stays: the same command goes on\n")
-        return 130
-    return 1
+    stopped = "what is answered stays: the same command goes on"
+    return run_job("label", lambda: _label(given, rest), stopped, ", `l2l predict` needs none")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,7 +56,7 @@ def _label(given: argparse.Namespace, rest: list[str]) -> int:
     if foreign := [word for word in rest if word.startswith("-") and not word.startswith("--cluster.")]:
         raise ConfigError(f"unknown option {foreign[0]}; expected those of --help, or --cluster.FIELD")
     from l2l_ray.datatools.photos import photos_and_texts
-    from l2l_ray.predictions import PredictionFolder
+    from l2l_ray.predictions import PredictionFolder, predict_into
     from l2l_ray.predictor import run_and_version
     from l2l_ray.types import PhotoText
 
@@ -76,23 +67,15 @@ def _label(given: argparse.Namespace, rest: list[str]) -> int:
     config = load_config(["--config", str(run.path / "config.yaml"), *rest])
     images = given.images and given.images.absolute()
     found = photos_and_texts(given.source.absolute(), given.text, images)
-    items = [item for item in found if isinstance(item, PhotoText)]
-    problems = [item for item in found if not isinstance(item, PhotoText)]
-    for problem in problems:
-        sys.stderr.write(f"{problem}\n")
-    with PredictionFolder.open(given.out, str(given.run.absolute())) as folder:
-        todo = [item for item in items if given.again or not folder.has(item, method, version)]
-        if len(todo) < len(items):
-            sys.stdout.write(f"{len(items) - len(todo)} of {len(items)} are answered already; --again asks them too\n")
-        if given.dry_run or not todo:
-            sys.stdout.write(f"{len(todo)} to answer with {method} version {version} of {run.path}\n")
-            return 1 if problems else 0
+    folder = PredictionFolder.open(given.out, str(given.run.absolute()))
+
+    def answer(items: list[PhotoText]) -> int:
         from l2l_ray.actors.environment import set_environment
 
         set_environment(config)  # Ray reads its environment when it is imported, which is the next line
         from l2l_ray.actors.predicting import predict
 
-        num_failed = len(problems)
+        num_failed = 0
 
         def noted(row: dict[str, Any], num_done: int) -> None:
             nonlocal num_failed
@@ -100,13 +83,17 @@ def _label(given: argparse.Namespace, rest: list[str]) -> int:
                 num_failed += 1
                 sys.stderr.write(f'{row["image"]} "{row["expression"]}": {row["error"]}\n')
             if num_done % ROWS_PER_LINE == 0:
-                sys.stdout.write(f"{num_done} of {len(todo)}\n")
-                sys.stdout.flush()
+                _say(f"{num_done} of {len(items)}")
 
-        predict(given.run, todo, folder, config.cluster, noted)
-        folder.arrange(items)
-    sys.stdout.write(f"{len(found) - num_failed} of {len(found)} answered; index: {folder.table_path}\n")
-    return 1 if num_failed else 0
+        predict(given.run, items, folder, config.cluster, noted)
+        return num_failed
+
+    return predict_into(folder, found, (method, version), given.again, None if given.dry_run else answer, _say)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

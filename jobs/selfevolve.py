@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 
 from l2l_ray.config import load_config
-from l2l_ray.errors import L2LError, one_line
+from l2l_ray.job import run_job
 
 
 def main(words: list[str]) -> int:
@@ -23,7 +23,8 @@ def main(words: list[str]) -> int:
     Returns:
         0 when the run ended, 1 when it could not, 130 when it was told to stop (Ctrl-C, SIGTERM).
     """
-    try:
+
+    def act() -> None:
         config = load_config(words, "job")
         from l2l_ray.actors.environment import set_environment
 
@@ -31,18 +32,9 @@ def main(words: list[str]) -> int:
         from l2l_ray.actors.driver import run
 
         run(config)
-    except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
-        sys.stderr.write("Ray is not installed; `pip install '.[ray]'` brings it, `l2l run` needs none\n")
-        return 1
-    except (L2LError, OSError) as error:
-        sys.stderr.write(f"selfevolve: {one_line(error)}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("\nstopped; everything committed stays: the same command with --resume continues\n")
-        return 130
-    return 0
+
+    stopped = "everything committed stays: the same command with --resume continues"
+    return run_job("selfevolve", act, stopped, ", `l2l run` needs none")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import os
 import sys
 
 from l2l_ray.config.places import settled
-from l2l_ray.errors import L2LError, one_line
+from l2l_ray.job import run_job
 from l2l_ray.serving.access import TOKEN_VARIABLE, own_or_new_token, sha256_of
 from l2l_ray.serving.settings import LOOPBACK, add_options, read_settings
 from l2l_ray.storage import place
@@ -36,31 +36,22 @@ def main(words: list[str]) -> int:
     parser.add_argument("--swap", action="store_true", help="change the checkpoint of the server that runs there")
     add_options(parser)
     given = parser.parse_args(words)
-    try:
-        settings, checkpoint = read_settings(given), place(settled("--checkpoint", str(given.checkpoint)))
-        address = given.address or os.environ.get("RAY_ADDRESS") or None
-        token, is_new = own_or_new_token()
-        from l2l_ray.actors.environment import set_defaults
+    return run_job("serve", lambda: _serve(given), "requests that were in work have been answered")
 
-        set_defaults(address)  # Ray reads its environment when it is imported, which is the next line
-        from l2l_ray.actors import serve
 
-        if given.swap:
-            serve.swap(checkpoint, address, _say)
-        else:
-            serve.run(checkpoint, settings, sha256_of(token), address, _say, _told(settings.host, token, is_new))
-    except ModuleNotFoundError as error:
-        if error.name not in ("ray", "fastapi", "starlette"):
-            raise
-        sys.stderr.write(f"{error.name} is not installed; `pip install '.[ray]'` brings it\n")
-        return 1
-    except (L2LError, OSError) as error:
-        sys.stderr.write(f"serve: {one_line(error)}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("\nstopped; requests that were in work have been answered\n")
-        return 130
-    return 0
+def _serve(given: argparse.Namespace) -> None:
+    settings, checkpoint = read_settings(given), place(settled("--checkpoint", str(given.checkpoint)))
+    address = given.address or os.environ.get("RAY_ADDRESS") or None
+    token, is_new = own_or_new_token()
+    from l2l_ray.actors.environment import set_defaults
+
+    set_defaults(address)  # Ray reads its environment when it is imported, which is the next line
+    from l2l_ray.actors import serve
+
+    if given.swap:
+        serve.swap(checkpoint, address, _say)
+    else:
+        serve.run(checkpoint, settings, sha256_of(token), address, _say, _told(settings.host, token, is_new))
 
 
 def _told(host: str, token: str, is_new: bool) -> str:

@@ -18,7 +18,8 @@ import sys
 from pathlib import Path
 
 from l2l_ray.config import RunConfig, load_config
-from l2l_ray.errors import ConfigError, L2LError, one_line
+from l2l_ray.errors import ConfigError
+from l2l_ray.job import run_job
 from l2l_ray.sweep.folder import SweepFolder
 from l2l_ray.sweep.space import Space
 from l2l_ray.sweep.survey import survey
@@ -122,27 +123,20 @@ def main(words: list[str]) -> int:
     Returns:
         0 when the sweep ended, 1 when it could not or a trial failed, 130 when it was told to stop (Ctrl-C, SIGTERM).
     """
+    stopped = "everything finished stays: the same command with --resume continues"
+    return run_job("sweep", lambda: _sweep(words), stopped, ", `l2l run` needs none")
+
+
+def _sweep(words: list[str]) -> int:
     own, rest = read_words(words)
-    try:
-        config = load_config(rest, "sweep").rooted()  # trials find the folder where this process does
-        name = own.sweep_name or f"sweep-{Path(own.space).stem}"
-        trials = trials_of(config, read_space(own.space, config), name, own.seeds, own.samples, own.draw_seed)
-        folder = SweepFolder(config.root / name)
-        if own.dry_run:
-            list_trials(trials, folder)
-            return 0
-        return run_sweep(config, trials, folder, words, own.asha)
-    except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
-        sys.stderr.write("Ray is not installed; `pip install '.[ray]'` brings it, `l2l run` needs none\n")
-        return 1
-    except (L2LError, OSError) as error:
-        sys.stderr.write(f"sweep: {one_line(error)}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("\nstopped; everything finished stays: the same command with --resume continues\n")
-        return 130
+    config = load_config(rest, "sweep").rooted()  # trials find the folder where this process does
+    name = own.sweep_name or f"sweep-{Path(own.space).stem}"
+    trials = trials_of(config, read_space(own.space, config), name, own.seeds, own.samples, own.draw_seed)
+    folder = SweepFolder(config.root / name)
+    if own.dry_run:
+        list_trials(trials, folder)
+        return 0
+    return run_sweep(config, trials, folder, words, own.asha)
 
 
 if __name__ == "__main__":

@@ -35,10 +35,11 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from l2l_ray.job import STOPPED
 from l2l_ray.run_commands import compare, evaluate, export, report, review, runs, save, suggest
 from l2l_ray.storage import here, place
 
-STOPPED, PIPE_CLOSED = 130, 141  # 128 and the number of the signal, as shells count
+PIPE_CLOSED = 141  # 128 and the number of the signal, as shells count
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,6 +134,7 @@ def label(words: Sequence[str]) -> int:
     parser.add_argument("--name", help="of the data set and the run; the source's name if not given")
     parser.add_argument("--out", type=here, help="folder of the masks; `masks` in the run's folder if not given")
     parser.add_argument("--run_root", help="folder of all runs; $L2L_HOME, else ~/l2l_runs, if not given")
+    parser.add_argument("--force", action="store_true", help="write the masks again, also over what was changed there")
     parser.add_argument("--dry-run", action="store_true", help="say what would happen and how long it would take")
     given, rest = parser.parse_known_args(words)
     from l2l_ray.device import no_loading_bars
@@ -145,7 +147,7 @@ def label(words: Sequence[str]) -> int:
         if given.dry_run:
             return dry_run(source, settings, print)
         try:
-            return label_source(source, settings, given.out, print)
+            return label_source(source, settings, given.out, print, given.force)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("the same command goes on") from None
 
@@ -181,21 +183,15 @@ def predict(words: Sequence[str]) -> int:
 
     read_config(given.run / "config.yaml")
     found = photos_and_texts(given.source, given.text, given.images)
-    asked = [item for item in found if isinstance(item, PhotoText)]
-    problems = [item for item in found if not isinstance(item, PhotoText)]
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    from l2l_ray.predictions import FailedPrediction, PredictionFolder
-    from l2l_ray.predictor import Predictor
+    from l2l_ray.predictions import FailedPrediction, PredictionFolder, predict_into
+    from l2l_ray.predictor import Predictor, run_and_version
 
-    with PredictionFolder.open(given.out, str(given.run.absolute())) as folder:
-        predictor = Predictor.from_run(given.run)
-        version = predictor.method, predictor.version
-        todo = [item for item in asked if given.again or len(found) == 1 or not folder.has(item, *version)]
-        if len(todo) < len(asked):
-            print(f"{len(asked) - len(todo)} of {len(asked)} are answered already; --again asks them too")
-        num_failed = len(problems)
-        for result in predictor.predict_many(todo):
+    _, method, version = run_and_version(given.run)
+    folder = PredictionFolder.open(given.out, str(given.run.absolute()))
+
+    def answer(items: list[PhotoText]) -> int:
+        num_failed = 0
+        for result in Predictor.from_run(given.run).predict_many(items):
             mask = folder.add(result)
             if isinstance(result, FailedPrediction):
                 num_failed += 1
@@ -204,9 +200,9 @@ def predict(words: Sequence[str]) -> int:
                 area = f"{result.area_frac:.1%} of the photo" if result.area_frac else "nothing found"
                 alone = f" (no box from the language model: {result.prior.failure})" if result.prior.failure else ""
                 print(f"{result.item}: confidence {result.confidence:.2f}, {area}, {mask}{alone}", flush=True)
-    if len(found) > 1:
-        print(f"{len(found) - num_failed} of {len(found)} answered; index: {folder.table_path}")
-    return 1 if num_failed else 0
+        return num_failed
+
+    return predict_into(folder, found, (method, version), given.again or len(found) == 1, answer, print)
 
 
 def data(words: Sequence[str]) -> int:

@@ -19,6 +19,7 @@ from pathlib import Path
 from l2l_ray.config import RunConfig, load_config
 from l2l_ray.data.layout import plain_name
 from l2l_ray.datatools.commands import data_command
+from l2l_ray.datatools.export import index_of, is_as_written, require_place
 from l2l_ray.datatools.inventory import take_inventory
 from l2l_ray.datatools.row_files import TABLES
 from l2l_ray.doubt import Doubt
@@ -108,18 +109,23 @@ def config_of(source: Source, name: str | None, run_root: str | None, words: Seq
     return load_config([*words, *own, "--name", name, "--run_root", str(root)], "run")
 
 
-def label(source: Source, config: RunConfig, out: Path | None, say: Say) -> int:
+def label(source: Source, config: RunConfig, out: Path | None, say: Say, force: bool = False) -> int:
     """Make a mask for every object that has none; what is done already is not done again.
+
+    Masks that this version wrote stay as they are, whatever was done to them since. Those of another one are replaced,
+    unless something in their folder was changed.
 
     Args:
         source: The photos and texts.
         config: From `config_of`.
         out: Folder of the masks; None = `masks` in the run's folder.
         say: Takes each line of output.
+        force: Write the masks again, whatever lies in their folder.
     Returns:
         Exit status: 1 when some items could not be used; each is named.
     Raises:
         ConfigError: The masks would lie among the photos, where the next call would take them for photos.
+        DataError: Their folder holds something that would be lost.
         L2LError: What ends an import or a run.
     """
     if out and source.kind == "folder" and out.resolve().is_relative_to(source.path.resolve()):
@@ -129,16 +135,40 @@ def label(source: Source, config: RunConfig, out: Path | None, say: Say) -> int:
         )
     status = _bring_in(source, config, say)
     ready = _next_run(config, config, say)
+    place = out or ready.run_dir / "masks"
+    if not RunFolder(ready.run_dir, ready).finished:
+        _require_replaceable(place, force)  # now, not after hours of work
     with Console(ready).with_warnings() as console:
         run = run_local(ready, console=console)
     if not len(ExampleTable(run.examples_path("unlabeled"))):
         say("every text has a mask already: there is nothing to label; `l2l predict` takes other photos")
         return status
-    place = out or run.path / "masks"
+    if not force and _is_written(place, run):
+        changed = "" if is_as_written(place) else ", and changed since, which stays"
+        say(f"masks      {place}: written by this version before{changed}; --force writes them again")
+        return status
+    _require_replaceable(place, force)
     done = export_predictions(run.path, "png", place, "unlabeled", force=True)
     say(f"masks      {done.line}")
     say(f"           {_how_sure(place)}")
     return status
+
+
+def _is_written(place: Path, run: RunFolder) -> bool:
+    """Whether a folder holds the masks of a run's chosen version."""
+    method, version = run.chosen_version()
+    wanted = {"format": "png", "split": "unlabeled", "min_confidence": 0.0, "method": method, "model_version": version}
+    return {**wanted, "run_dir": str(run.path.absolute())}.items() <= index_of(place).items()
+
+
+def _require_replaceable(place: Path, force: bool) -> None:
+    """Refuse a folder of masks that holds anything else than an export left as it was written."""
+    require_place("png", place, force=True)
+    if place.exists() and not force and not is_as_written(place):
+        raise DataError(
+            f"{place} holds files that differ from what was written there, expected them as they were; keep them by "
+            "another --out, or replace them all with --force"
+        )
 
 
 def dry_run(source: Source, config: RunConfig, say: Say) -> int:

@@ -12,7 +12,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from l2l_ray.errors import DataError
 from l2l_ray.files import replacing
 from l2l_ray.jsonl import append_line, read_lines
 from l2l_ray.types import PhotoText, Prior
+from l2l_ray.wording import Say
 
 OVERLAY_RGB = (255, 45, 149)
 OVERLAY_OPACITY = 0.5
@@ -38,6 +40,7 @@ INDEX_FIELDS = (
     *("image", "expression", "confidence", "area_px", "area_frac", "mask", "overlay", "details", "error"),
     *("run", "method", "version", "photo_sha256"),
 )
+_FILES = ("mask", "overlay", "details")
 _NAME_BYTES = 60  # of the photo's name and of the text in a result's name; file systems take 255 in all
 
 
@@ -198,8 +201,7 @@ class PredictionFolder:
             or (row["run"], row["method"], row["version"]) != (self.run, method, version)
         ):
             return False
-        files_there = all((self.path / str(row[kind])).exists() for kind in ("mask", "overlay", "details"))
-        return files_there and row["photo_sha256"] == _sha256(item.image_path)
+        return not self.lacking([row]) and row["photo_sha256"] == _sha256(item.image_path)
 
     def add(self, result: Prediction | FailedPrediction) -> Path | None:
         """Save a result and note it in the index; return the file of its mask.
@@ -241,6 +243,11 @@ class PredictionFolder:
             raise _unwritable(self.path, error) from error
         self._rows[str(row["name"])] = row
 
+    def lacking(self, rows: Iterable[Mapping[str, Any]]) -> list[Path]:
+        """Return the files of some rows, written by other processes, that are not here."""
+        files = [self.path / str(row[kind]) for row in rows for kind in _FILES if kind in row]
+        return [path for path in files if not path.exists()]
+
     def arrange(self, items: Iterable[PhotoText]) -> None:
         """Put the rows of these items in their order, behind all others, in whatever order they were noted."""
         names = [name for name in map(result_name, items) if name in self._rows]
@@ -258,6 +265,48 @@ class PredictionFolder:
                     writer.writerow({name: _as_text(value) for name, value in row.items()})
         except OSError as error:
             raise _unwritable(self.path, error) from error
+
+
+def predict_into(
+    folder: PredictionFolder,
+    found: Sequence[PhotoText | object],
+    version: tuple[str, int],
+    again: bool,
+    answer: Callable[[list[PhotoText]], int] | None,
+    say: Say,
+) -> int:
+    """Answer what a folder holds no answer of; say how many that are and what came out, problems on stderr.
+
+    Args:
+        folder: From `PredictionFolder.open`.
+        found: Photos and texts, and what is wrong with others.
+        version: Method and number of the version that answers.
+        again: Also ask what the folder holds the answer of.
+        answer: Puts the answers about items into the folder and returns how many failed; None = only say how many.
+        say: Takes each line of output.
+    Returns:
+        Exit status: 1 when something has no answer.
+    Raises:
+        DataError: Something cannot be written.
+        L2LError: Of `answer`.
+    """
+    items = [item for item in found if isinstance(item, PhotoText)]
+    for problem in found:
+        if not isinstance(problem, PhotoText):
+            sys.stderr.write(f"{problem}\n")
+    num_failed = len(found) - len(items)
+    with folder:
+        todo = [item for item in items if again or not folder.has(item, *version)]
+        if len(todo) < len(items):
+            say(f"{len(items) - len(todo)} of {len(items)} are answered already; --again asks them too")
+        if answer is None:
+            say(f"{len(todo)} to answer with {version[0]} version {version[1]} of {folder.run}")
+            return 1 if num_failed else 0
+        num_failed += answer(todo) if todo else 0
+        folder.arrange(items)
+    if len(found) > 1:
+        say(f"{len(found) - num_failed} of {len(found)} answered; index: {folder.table_path}")
+    return 1 if num_failed else 0
 
 
 def _cut(text: str) -> str:

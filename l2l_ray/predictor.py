@@ -11,23 +11,29 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
+from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
 from l2l_ray.config import PriorConfig, RunConfig, read_config, toy_answers
 from l2l_ray.data.hints import read_hint
-from l2l_ray.data.images import ImageStore
+from l2l_ray.data.images import Pixels, squashed
 from l2l_ray.data.masks import grid_logits_to_native
+from l2l_ray.data.pixels import read_rgb
 from l2l_ray.device import no_loading_bars, pick_device
 from l2l_ray.errors import CheckpointError, DataError, L2LError
 from l2l_ray.loop.inference.asking import answer_pictures, draw_pictures
-from l2l_ray.loop.inference.inputs import ExampleSet, read_known_scores
+from l2l_ray.loop.inference.inputs import Guide, read_known_scores
 from l2l_ray.loop.inference.networks import load_segmenter
 from l2l_ray.loop.inference.teacher import predict
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -38,7 +44,7 @@ from l2l_ray.prior.proposal import Proposer
 from l2l_ray.prior.reply import MaskModel, MllmIdentity, PictureMllm, Reply, make_prior, with_masks
 from l2l_ray.saved_model import WEIGHTS, Facts, fetch, open_model, push, save_model
 from l2l_ray.segmenter.model import Segmenter
-from l2l_ray.types import Example, Hint, PhotoText, Prior
+from l2l_ray.types import Hint, PhotoText, Prior
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -69,8 +75,7 @@ class Predictor:
         self._config = config
         self._segmenter = segmenter.eval()
         self.models = models
-        self._images = ImageStore(config.segmenter.image_size, config.data.image_cache_mb, upright=True)
-        self._proposer = Proposer(config.prior)
+        self._guide = Guide(Proposer(config.prior), segmenter.grid, facts.known_scores)
         self._strange = toy_answers(config)  # said at the first picture that is not drawn
         self._drawn = drawn
 
@@ -157,8 +162,8 @@ class Predictor:
         Raises:
             DataError: The image cannot be read, the expression is empty, or the hint does not fit the image.
         """
-        opened = self._open(PhotoText(image_path, expression, hint))
-        return self._segment(opened, self._priors([opened])[0])
+        opened = self._open(PhotoText(image_path, expression, hint), self._photo)
+        return self._prediction(opened, self._priors([opened])[0])
 
     def predict_with(self, image_path: Path, expression: str, prior: Prior) -> Prediction:
         """Segment what `expression` refers to, with a prior that is known already: no language model is asked.
@@ -166,13 +171,19 @@ class Predictor:
         Raises:
             DataError: The image cannot be read, or the expression is empty.
         """
-        return self._segment(self._open(PhotoText(image_path, expression)), prior)
+        return self._prediction(self._open(PhotoText(image_path, expression), self._photo), prior)
 
-    def predict_many(self, items: Iterable[PhotoText]) -> Iterator[Prediction | FailedPrediction]:
+    def predict_many(
+        self, items: Iterable[PhotoText], pictures: Mapping[Path, Image.Image] | None = None
+    ) -> Iterator[Prediction | FailedPrediction]:
         """Segment many, with the models that are loaded; yields one result per item, in order.
 
-        What cannot be answered fails alone, with its reason; nothing is raised for it. A few photos are open at a time.
+        What cannot be answered fails alone, with its reason; nothing is raised for it. A few photos are open at a time,
+        and one that several of these few items are about once.
 
+        Args:
+            items: Photos and texts.
+            pictures: Photos that are open already, by `image_path`, RGB and as people see them; others are read.
         Raises:
             ConfigError: The MLLM does not fit into memory, or its device failed.
 
@@ -180,18 +191,26 @@ class Predictor:
         """
         waiting = iter(items)
         while chunk := list(islice(waiting, num_at_once(self._config))):
-            yield from self._answer(chunk)
+            yield from self._answer(chunk, pictures or {})
 
-    def _answer(self, items: Sequence[PhotoText]) -> Iterator[Prediction | FailedPrediction]:
-        """Yield the results of a few items; the MLLM is asked about those that can be opened at once."""
-        opened = [self._attempt(lambda item=item: self._open(item), item) for item in items]  # type: ignore[misc]
-        priors = iter(self._priors([one for one in opened if isinstance(one, _Opened)]))
-        for item, one in zip(items, opened, strict=True):
+    def _answer(
+        self, items: Sequence[PhotoText], pictures: Mapping[Path, Image.Image]
+    ) -> Iterator[Prediction | FailedPrediction]:
+        """Yield the results of a few items; the models are asked about those that can be opened at once."""
+        photo = cache(lambda path: self._photo(path, pictures.get(path)))
+        tried = [self._attempt(lambda item=item: self._open(item, photo), item) for item in items]  # type: ignore[misc]
+        opened = [one for one in tried if isinstance(one, _Opened)]
+        priors = self._priors(opened)
+        logits: list[Tensor | None] = [None] * len(opened)
+        with suppress(Exception):  # whoever broke the batch fails alone
+            logits = list(self._logits(opened, priors))
+        found = zip(priors, logits, strict=True)
+        for item, one in zip(items, tried, strict=True):
             if isinstance(one, FailedPrediction):
                 yield one
                 continue
-            prior = next(priors)
-            yield self._attempt(lambda: self._segment(one, prior), item)  # noqa: B023  # called at once
+            answer = next(found)
+            yield self._attempt(lambda: self._prediction(one, *answer), item)  # noqa: B023  # called at once
 
     def _priors(self, opened: Sequence[_Opened]) -> list[Prior]:
         """Ask about a few; whom a model cannot answer gets a prior that says so, and a mask without its help."""
@@ -214,27 +233,34 @@ class Predictor:
         except Exception as error:
             return FailedPrediction(item, _reason(error))
 
-    def _open(self, item: PhotoText) -> _Opened:
+    def _photo(self, path: Path, picture: Image.Image | None = None) -> _Photo:
+        picture = picture or read_rgb(path, upright=True)
+        return _Photo(picture, squashed(picture, self._config.segmenter.image_size))
+
+    def _open(self, item: PhotoText, photo: Callable[[Path], _Photo]) -> _Opened:
         words = item.expression.split()[: self._config.data.max_words]
         if not words:
             raise DataError(
                 f"the expression is empty, got {item.expression!r}; say what to look for, e.g. 'left red circle'"
             )
-        picture = self._images.read(str(item.image_path))
+        found = photo(item.image_path)
         is_drawn = self._drawn is not None and item.image_path.absolute().is_relative_to(self._drawn)
         if self._strange and not is_drawn:
             logger.warning("note: %s", self._strange)
             self._strange = None
-        hint = None if item.hint is None else read_hint(dict(item.hint), *picture.size).fractions(*picture.size)
-        return _Opened(item, " ".join(words), picture, hint)
+        size = found.picture.size
+        hint = None if item.hint is None else read_hint(dict(item.hint), *size).fractions(*size)
+        return _Opened(item, " ".join(words), found, hint)
 
-    def _segment(self, opened: _Opened, prior: Prior) -> Prediction:
-        width, height = opened.picture.size
-        example = Example(0, 0, 0, str(opened.item.image_path), width, height, opened.expression)
-        known = self._facts.known_scores
-        rows = ExampleSet([example], {0: prior}, self._images, self._proposer, self._segmenter.grid, known)
+    def _logits(self, opened: Sequence[_Opened], priors: Sequence[Prior]) -> Float[Tensor, "B G G"]:
+        images = torch.from_numpy(np.stack([one.photo.square for one in opened])).float().div_(255)
+        inputs = self._guide.inputs(images, [one.expression for one in opened], priors)
         device = next(self._segmenter.parameters()).device
-        logits = predict(self._segmenter, rows.inputs([0]).to(device), self._config.loop.autocast)[0].cpu()
+        return predict(self._segmenter, inputs.to(device), self._config.loop.autocast).cpu()
+
+    def _prediction(self, opened: _Opened, prior: Prior, logits: Float[Tensor, "G G"] | None = None) -> Prediction:
+        logits = self._logits([opened], [prior])[0] if logits is None else logits
+        width, height = opened.picture.size
         probs = grid_logits_to_native(logits, height, width).sigmoid().numpy()
         pixels = np.asarray(opened.picture)
         facts = self._facts
@@ -251,13 +277,25 @@ class Predictor:
 
 
 @dataclass(frozen=True)
+class _Photo:
+    """An open photo, and as the segmenter sees it."""
+
+    picture: Image.Image
+    square: Pixels
+
+
+@dataclass(frozen=True)
 class _Opened:
     """An item whose photo is open and whose text has words."""
 
     item: PhotoText
     expression: str
-    picture: Image.Image
+    photo: _Photo
     hint: Hint | None
+
+    @property
+    def picture(self) -> Image.Image:
+        return self.photo.picture
 
     @property
     def is_asked(self) -> bool:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "l2l_ray"
 FOUNDATION = (
     *("calibration", "checkpoints", "confidence", "config", "device", "doubt", "errors", "files", "guarantee"),
-    *("intervals", "jsonl", "metrics"),
+    *("intervals", "job", "jsonl", "metrics"),
     *("plain_text", "processes", "randomness", "storage", "types", "wording"),
 )
 # What each part may import besides the foundation and itself.

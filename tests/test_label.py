@@ -68,11 +68,23 @@ def test_from_photos_to_masks_and_on_when_a_mask_is_added(
     assert cli.main(words) == 0
     again = capsys.readouterr().out
     assert "made of" in again and "nothing to do" in again and _home(tmp_path) == ["My-photos", "data"]
+    assert f"masks      {masks}: written by this version before; --force writes them again" in again
     assert cli.main([*words, "--dry-run"]) == 0
     assert "nothing would be done" in capsys.readouterr().out and _home(tmp_path) == ["My-photos", "data"]
 
+    edited = masks / rows[0]["mask"]
+    _mask(7).save(edited)
+    before = edited.read_bytes()
+    assert cli.main(words) == 0
+    assert "written by this version before, and changed since, which stays" in capsys.readouterr().out
+    assert edited.read_bytes() == before
+
     _mask(5).save(photos / "p5_mask.png")
     (photos / "p7.txt").write_text("the red disc\n")
+    assert cli.main([*words, "--out", str(masks)]) == 1
+    refused = capsys.readouterr()
+    assert f"{masks} holds files that differ from what was written there" in refused.err
+    assert "5 labeled" not in refused.out and edited.read_bytes() == before, "refused before the run"
     assert cli.main([*words, "--dry-run"]) == 0
     dry = capsys.readouterr().out
     assert (

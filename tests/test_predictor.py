@@ -9,13 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
-from l2l_ray.config import PriorConfig, RunConfig, save_config
+from l2l_ray.config import PriorConfig, RunConfig, read_config, save_config
 from l2l_ray.errors import CheckpointError, DataError
 from l2l_ray.predictions import FailedPrediction, Prediction
 from l2l_ray.predictor import Predictor, run_and_version
-from l2l_ray.types import BoxFrac, PhotoText
+from l2l_ray.prior.reply import Reply
+from l2l_ray.segmenter.model import Segmenter, SegmenterOutput
+from l2l_ray.types import BoxFrac, PhotoText, Prior
 from tests.finished_run import write_finished_run
 from tests.tiny_sams import SAMS
 
@@ -163,6 +166,63 @@ def test_many_are_answered_in_order_and_bad_ones_fail_alone(predictor: Predictor
     (alone,) = (result for result in results if result.item.expression == "circle 7")
     assert isinstance(alone, Prediction)
     assert np.allclose(alone.mask_probs, predictor.predict(image_path, "circle 7").mask_probs, atol=1e-3)
+
+
+def test_texts_about_one_photo_share_its_picture_and_one_pass_and_are_answered_as_alone(
+    image_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_finished_run(tmp_path, PriorConfig(dtype="float32"))
+    config = read_config(run / "config.yaml")
+    save_config(
+        config.model_copy(update={"loop": config.loop.model_copy(update={"autocast": False})}), run / "config.yaml"
+    )
+    predictor = Predictor.from_run(run, device="cpu")
+    other = image_path.with_name("other.png")
+    Image.new("RGB", (70, 50), (200, 90, 40)).save(other)
+    items = [PhotoText(image_path, text) for text in ("circle", "the big square at the top", "left")]
+    items += [PhotoText(other, "circle"), PhotoText(image_path, "circle", {"box": [30, 0, 60, 45]})]
+    alone = [predictor.predict(item.image_path, item.expression, item.hint) for item in items]
+    pictures: list[Image.Image] = []
+    ask = predictor.models.mllm.ask
+    monkeypatch.setattr(
+        predictor.models.mllm, "ask", lambda images, texts: (pictures.extend(images), ask(images, texts))[1]
+    )
+    passes: list[int] = []
+
+    def note(module: torch.nn.Module, _: object, output: SegmenterOutput) -> None:
+        if isinstance(module, Segmenter):
+            passes.append(len(output.mask_logits))
+
+    with torch.nn.modules.module.register_module_forward_hook(note):
+        together = list(predictor.predict_many(items))
+    assert passes == [5] and len(pictures) == 4 and len({id(picture) for picture in pictures}) == 2
+    for one, two in zip(alone, together, strict=True):
+        assert isinstance(two, Prediction) and one.item == two.item
+        assert np.allclose(one.mask_probs, two.mask_probs, atol=1e-5)
+
+
+def test_a_photo_that_is_overwritten_is_seen_anew(predictor: Predictor, image_path: Path) -> None:
+    before = predictor.predict(image_path, "circle", {"box": [30, 0, 60, 45]})
+    Image.new("RGB", (120, 90), (20, 200, 40)).save(image_path)
+    after = predictor.predict(image_path, "circle", {"box": [30, 0, 60, 45]})
+    renamed = image_path.rename(image_path.with_name("renamed.png"))
+    fresh = predictor.predict(renamed, "circle", {"box": [30, 0, 60, 45]})
+    assert np.array_equal(after.mask_probs, fresh.mask_probs)
+    assert not np.array_equal(after.mask_probs, before.mask_probs)
+
+
+def test_an_item_whose_prior_cannot_be_used_fails_alone(
+    sam_predictor: Predictor, image_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = sam_predictor.models.sam.draw
+
+    def damaged(images: list[Image.Image], priors: list[Prior]) -> list[Reply]:
+        return [Reply.drawn(["damaged"], [0.5]), *draw(images[1:], priors[1:])]
+
+    monkeypatch.setattr(sam_predictor.models.sam, "draw", damaged)
+    items = [PhotoText(image_path, text, {"box": [30, 0, 60, 45]}) for text in ("circle", "star")]
+    first, second = sam_predictor.predict_many(items)
+    assert isinstance(first, FailedPrediction) and isinstance(second, Prediction), first
 
 
 def test_an_item_on_which_the_language_model_breaks_gets_a_mask_without_it_alone(

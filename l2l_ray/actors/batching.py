@@ -25,7 +25,8 @@ class MicroBatcher(Generic[T, R]):
         self._run = run
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
-        self._queue: asyncio.Queue[tuple[T, asyncio.Future[R]]] = asyncio.Queue()
+        self._queue: asyncio.Queue[asyncio.Future[R]] = asyncio.Queue()
+        self._items: dict[asyncio.Future[R], T] = {}  # let go as soon as nobody waits for them any more
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
         self._worker: asyncio.Task[None] | None = None
 
@@ -43,15 +44,17 @@ class MicroBatcher(Generic[T, R]):
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
         futures: list[asyncio.Future[R]] = [asyncio.get_running_loop().create_future() for _ in items]
-        for pair in zip(items, futures, strict=True):
-            self._queue.put_nowait(pair)
+        for item, future in zip(items, futures, strict=True):
+            self._items[future] = item
+            future.add_done_callback(self._items.pop)
+            self._queue.put_nowait(future)
         return list(await asyncio.gather(*futures))
 
     async def _work(self) -> None:
         while True:
             await self._answer(await self._collect())
 
-    async def _collect(self) -> list[tuple[T, asyncio.Future[R]]]:
+    async def _collect(self) -> list[asyncio.Future[R]]:
         batch = [await self._queue.get()]
         deadline = time.monotonic() + self._max_wait_s
         while len(batch) < self._max_batch:
@@ -65,18 +68,18 @@ class MicroBatcher(Generic[T, R]):
                 break
         return batch
 
-    async def _answer(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
-        batch = [(item, future) for item, future in batch if not future.done()]  # nobody waits for the others any more
+    async def _answer(self, batch: list[asyncio.Future[R]]) -> None:
+        batch = [future for future in batch if not future.done()]  # nobody waits for the others any more
         if not batch:
             return
         try:
-            items = [item for item, _ in batch]
+            items = [self._items[future] for future in batch]
             results = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
         except Exception as error:  # every kind of failure belongs to the callers who asked, not to this loop
-            for _, future in batch:
+            for future in batch:
                 if not future.done():
                     future.set_exception(error)
             return
-        for (_, future), result in zip(batch, results, strict=True):
+        for future, result in zip(batch, results, strict=True):
             if not future.done():
                 future.set_result(result)

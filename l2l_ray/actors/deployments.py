@@ -6,7 +6,8 @@
 
 Which checkpoint is served is `user_config` alone, `{"checkpoint": "/runs/mine"}`. Serve hands a new one to the living
 replicas: each loads it beside the old one, which answers meanwhile, and then changes over between two batches. One that
-cannot be loaded is refused, and the old one stays.
+cannot be loaded is refused, and the old one stays. One of another MLLM, where that has a deployment of its own, makes
+the replicas raise, and Serve starts others in their place.
 
     import_path: l2l_ray.actors.deployments:build      in a config file of Serve's own, for `serve deploy` and KubeRay
     args: {settings: {...}, token_sha256: "..."}
@@ -25,18 +26,18 @@ from typing import Any
 from PIL import Image
 from pydantic import BaseModel
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatusOverview, ServeStatus
 
 from l2l_ray.actors.batching import MicroBatcher
-from l2l_ray.actors.cluster import device_for, resource_options
+from l2l_ray.actors.cluster import device_for, own_error, resource_options
 from l2l_ray.config import PriorConfig
 from l2l_ray.errors import CheckpointError, L2LError, one_line
 from l2l_ray.loop.inference.asking import answer_pictures, draw_pictures
 from l2l_ray.predictor import run_and_version
-from l2l_ray.prior.loading import PriorModels
+from l2l_ray.prior.loading import PriorModels, identify_prior
 from l2l_ray.prior.prompt import PromptFormat
 from l2l_ray.prior.reply import MllmIdentity, Reply
 from l2l_ray.serving.answers import Answerer, Prepared
@@ -56,6 +57,10 @@ HEALTH_PERIOD_S = 2.0  # a dead replica is replaced after that long
 HEALTH_TIMEOUT_S = 60.0  # a replica that computes on all cores answers late
 _CONFIGURED = "Serve configures a replica before it hands it requests"
 DRAIN_S = 1.0  # how often a replica that is to end looks whether its requests are done
+
+
+class OtherMllm(CheckpointError):
+    """A checkpoint was trained with another MLLM than the one whose deployment is asked."""
 
 
 class BuildArgs(BaseModel):
@@ -135,10 +140,14 @@ class PredictorReplica:
 
         Raises:
             L2LError: There is no old one, and this one cannot be loaded.
+            OtherMllm: The MLLM's deployment is about to hold another one than the old checkpoint needs. Serve ends a
+                replica that raises, and starts one with the new checkpoint in its place.
         """
         try:
             self._answerer = await asyncio.to_thread(self._loaded, place(user_config["checkpoint"]))
             self._asked, self._problem = user_config["checkpoint"], ""
+        except OtherMllm:
+            raise
         except (L2LError, OSError) as error:
             if self._answerer is None:
                 raise
@@ -148,7 +157,7 @@ class PredictorReplica:
 
     def _loaded(self, checkpoint: Path) -> Answerer:
         device = device_for(self._settings.replica_resources)
-        remote = None if self._prior is None else RemoteMllm(self._prior, self._settings.timeout_s)
+        remote = None if self._prior is None else RemoteMllm(self._prior, checkpoint, self._settings.timeout_s)
         return Answerer.load(checkpoint, remote, device, sam=remote)
 
     async def state(self) -> dict[str, str]:
@@ -163,10 +172,7 @@ class PredictorReplica:
             prepared = await asyncio.to_thread(Answerer.prepare, upload)
         except Refusal as refusal:
             return refusal
-        try:
-            ((answer, predicted_s),) = await self._batcher.submit([prepared])
-        finally:
-            prepared.discard()
+        ((answer, predicted_s),) = await self._batcher.submit([prepared])
         if isinstance(answer, Refusal):
             return answer
         waited = time.monotonic() - started - prepared.seconds - predicted_s
@@ -196,33 +202,49 @@ class PriorReplica:
         self._lock = threading.Lock()  # the models answer one batch at a time
 
     async def reconfigure(self, user_config: dict[str, str]) -> None:
-        """Load the MLLM of a checkpoint's run; another checkpoint must have the same one.
+        """Load the MLLM of a checkpoint's run; another checkpoint must have one that answers the same.
+
+        Serve ends a replica that raises here, and starts one with the new checkpoint in its place.
 
         Raises:
+            OtherMllm: The other checkpoint has another one.
             L2LError: It cannot be loaded.
         """
-        config = run_and_version(place(user_config["checkpoint"]))[0].config.prior
-        if config.device == "auto":
-            config = config.model_copy(update={"device": self._device})
-        if self._models is None:
-            models = PriorModels(config)
-            await asyncio.to_thread(models.load)
-            self._models = models
-        elif config != self._models.config:
-            if not _same_mllm(config, self._models.config):
-                logger.error("the language model stays: the checkpoint's is another one; start the server again")
+        checkpoint = place(user_config["checkpoint"])
+        config = self._config_of(checkpoint)
+        mllm = None
+        if self._models is not None:
+            if config == self._models.config:
                 return
-            models = PriorModels(config, mllm=self._models.mllm)  # with another SAM, or with none
-            await asyncio.to_thread(models.load)
-            self._models = models
+            await self.identity(checkpoint)
+            mllm = self._models.mllm
+        models = PriorModels(config, mllm)  # perhaps with another SAM, or with none
+        await asyncio.to_thread(models.load)
+        self._models = models
 
-    async def identity(self) -> MllmIdentity:
-        """Return which model this is."""
+    async def identity(self, checkpoint: Path) -> MllmIdentity:
+        """Return which model this is, for a predictor of a checkpoint.
+
+        Raises:
+            OtherMllm: The checkpoint was trained with another one.
+        """
         assert self._models is not None, _CONFIGURED
+        await asyncio.to_thread(_require_same, self._models.config, self._config_of(checkpoint), checkpoint)
         return MllmIdentity.of(self._models.mllm)
 
-    async def ask(self, images: list[Image.Image], expressions: list[str]) -> list[Reply]:
-        """Answer questions about open pictures; see `answer_pictures`."""
+    def _config_of(self, checkpoint: Path) -> PriorConfig:
+        config = run_and_version(checkpoint)[0].config.prior
+        return config.model_copy(update={"device": self._device}) if config.device == "auto" else config
+
+    async def ask(self, images: list[Image.Image], expressions: list[str], fingerprint: str) -> list[Reply]:
+        """Answer questions about open pictures; see `answer_pictures`.
+
+        Raises:
+            OtherMllm: Whoever asks takes this for another model: it was replaced meanwhile.
+        """
+        assert self._models is not None, _CONFIGURED
+        if fingerprint != self._models.mllm.fingerprint:
+            raise OtherMllm("another language model answers here now, expected the checkpoint's; ask again later")
         return await asyncio.to_thread(self._answered, images, expressions)
 
     async def draw(self, images: list[Image.Image], priors: list[Prior]) -> list[Reply]:
@@ -240,25 +262,23 @@ class PriorReplica:
             return draw_pictures(self._models.sam, images, priors)
 
 
-def _same_mllm(one: PriorConfig, two: PriorConfig) -> bool:
-    """Whether two configs ask one MLLM alike, whatever is made of its boxes."""
-    if "polygon" in (one.proposal, two.proposal) and one.proposal != two.proposal:
-        return False
-    drawing = {"proposal", "sam_model", "box_softness"}
-    return bool(one.model_dump(exclude=drawing) == two.model_dump(exclude=drawing))
-
-
 class RemoteMllm:
     """The MLLM, and SAM, behind their deployment, as a predictor asks them; for threads, not for an event loop.
 
     Args:
         prior: Of `PriorReplica`.
+        checkpoint: Whose MLLM it must be.
         timeout_s: Longest wait for an answer.
+    Raises:
+        OtherMllm: It is another one.
     """
 
-    def __init__(self, prior: DeploymentHandle[Any], timeout_s: float) -> None:
+    def __init__(self, prior: DeploymentHandle[Any], checkpoint: Path, timeout_s: float) -> None:
         self._prior, self._timeout_s = prior, timeout_s
-        self._identity: MllmIdentity = prior.identity.remote().result()
+        try:
+            self._identity: MllmIdentity = prior.identity.remote(checkpoint).result()
+        except RayTaskError as error:
+            raise own_error(error) from None
 
     @property
     def fingerprint(self) -> str:
@@ -277,7 +297,8 @@ class RemoteMllm:
             TimeoutError: No answer came in time.
             RayError: The replica ended.
         """
-        replies: list[Reply] = self._prior.ask.remote(list(images), list(expressions)).result(timeout_s=self._timeout_s)
+        asked = self._prior.ask.remote(list(images), list(expressions), self.fingerprint)
+        replies: list[Reply] = asked.result(timeout_s=self._timeout_s)
         return replies
 
     def draw(self, images: Sequence[Image.Image], priors: Sequence[Prior]) -> list[Reply]:
@@ -355,12 +376,16 @@ def require_same_mllm(old: Path, new: Path) -> None:
     """Refuse a change of checkpoint that would need another MLLM, where that has a deployment of its own.
 
     Raises:
-        CheckpointError: It would.
+        OtherMllm: It would.
         L2LError: One of the two cannot be read.
     """
-    one, other = (run_and_version(place)[0].config.prior for place in (old, new))
-    if one != other:
-        raise CheckpointError(
-            f"{new} was trained with another language model than {old}, which a server with `prior` cannot change; "
-            "start a server for it"
+    _require_same(run_and_version(old)[0].config.prior, run_and_version(new)[0].config.prior, new)
+
+
+def _require_same(served: PriorConfig, wanted: PriorConfig, checkpoint: Path) -> None:
+    """Refuse a checkpoint whose MLLM gives other answers than the one that is served."""
+    if wanted != served and identify_prior(wanted).fingerprint != identify_prior(served).fingerprint:
+        raise OtherMllm(
+            f"{checkpoint} was trained with another language model than the one that is served, which a server with "
+            "`prior` cannot change; start a server for it"
         )

@@ -76,8 +76,8 @@ def predict(
         cluster: `num_labelers` actors, their resources, and limits.
         noted: Told of each item that is done.
     Raises:
-        L2LError: The checkpoint cannot be used, the cluster is too small, nothing can be written, or actors died or
-            hung too often.
+        L2LError: The checkpoint cannot be used, the cluster is too small, nothing can be written, or only where nobody
+            else sees it, or actors died or hung too often.
     """
     size = num_at_once(run_and_version(checkpoint)[0].config)
     parts = [list(items[start : start + size]) for start in range(0, len(items), size)]
@@ -95,7 +95,13 @@ def predict(
             pool.submit(lambda actor, part: actor.work.remote(part), part)
         num_done = 0
         while pool.has_next():
-            for row in _next_rows(pool, cluster):
+            rows = _next_rows(pool, cluster)
+            if lacking := folder.lacking(rows):
+                raise ClusterError(
+                    f"a labeler wrote {lacking[0].name}, which is not in {folder.path} here; expected a folder that "
+                    "all nodes share: give one as --out"
+                )
+            for row in rows:
                 folder.note(row)
                 num_done += 1
                 noted(row, num_done)

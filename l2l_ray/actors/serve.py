@@ -11,12 +11,13 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ray import serve
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
 from l2l_ray.actors.cluster import Need, connected, node_resources, shortage
@@ -84,25 +85,27 @@ def swap(checkpoint: Path, address: str | None, say: Say) -> None:
         old = next(one["user_config"]["checkpoint"] for one in app["deployments"] if one["name"] == PREDICTOR)
         if any(one["name"] == PRIOR for one in app["deployments"]):
             require_same_mllm(place(old), checkpoint)
-        state = _changed_to(str(checkpoint.resolve()), client, app)
-        if problem := state["problem"]:
-            # A replica that starts later would be told to load it, too.
-            _changed_to(old, client, app)
-            raise ClusterError(f"the checkpoint stays {state['checkpoint']}: {problem}")
-        say(f"serving    {state['checkpoint']}")
+        try:
+            name = _changed_to(str(checkpoint.resolve()), client, app)
+        except ClusterError as error:
+            # Those that could load it go back, and one that starts later is not told to load it, too.
+            raise ClusterError(f"the checkpoint stays {_changed_to(old, client, app)}: {error}") from None
+        say(f"serving    {name}")
 
 
-def _changed_to(checkpoint: str, client: ServeSubmissionClient, app: dict[str, Any]) -> dict[str, str]:
-    """Deploy the application with another checkpoint; return the state of a replica that has been told so.
+def _changed_to(checkpoint: str, client: ServeSubmissionClient, app: dict[str, Any]) -> str:
+    """Deploy the application with another checkpoint; return what answers call it.
 
     Raises:
-        ClusterError: None took it in time, or the application failed.
+        ClusterError: Not every replica took it in time, or the application failed.
     """
     for deployment in app["deployments"]:
         deployment["user_config"] = {"checkpoint": checkpoint}
     client.deploy_applications({"applications": [app]})
-    _wait_until_it_runs()
-    return _state_after(checkpoint)
+    states = states_after(checkpoint)
+    if problem := next((state["problem"] for state in states if state["problem"]), ""):
+        raise ClusterError(problem)
+    return states[0]["checkpoint"]
 
 
 def _serve_config(checkpoint: Path, settings: ServeConfig, token_sha256: str) -> dict[str, Any]:
@@ -177,20 +180,31 @@ def _wait_until_it_runs() -> None:
         time.sleep(POLL_S)
 
 
-def _state_after(checkpoint: str) -> dict[str, str]:
-    """Return the state of a replica that has been asked to change over to a checkpoint.
+def states_after(checkpoint: str) -> list[dict[str, str]]:
+    """Return the state of every predictor replica, once each has been asked to change over to a checkpoint.
 
     Raises:
-        ClusterError: None has in time.
+        ClusterError: Not every one has in time, or the application failed.
     """
     handle = serve.get_deployment_handle(PREDICTOR, APP)
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
-        state: dict[str, str] = handle.state.remote().result(timeout_s=START_TIMEOUT_S)
-        if state["asked"] == checkpoint:
-            return state
+        _wait_until_it_runs()
+        states: list[Any] = []
+        with suppress(RayServeException, TimeoutError):  # the only one has just died
+            states = handle.broadcast("state").results(timeout_s=START_TIMEOUT_S, return_exceptions=True)
+        counts = serve.status().applications[APP].deployments[PREDICTOR].replica_states
+        are_all = all(state == "RUNNING" for state, count in counts.items() if count)
+        if are_all and 0 < sum(counts.values()) == len(states) and all(_was_asked(one, checkpoint) for one in states):
+            return states
         time.sleep(POLL_S)
-    raise ClusterError(f"no predictor took {checkpoint} within {START_TIMEOUT_S:g} s; its log is in the dashboard")
+    raise ClusterError(
+        f"not every predictor took {checkpoint} within {START_TIMEOUT_S:g} s; their logs are in the dashboard"
+    )
+
+
+def _was_asked(state: Any, checkpoint: str) -> bool:
+    return isinstance(state, dict) and state["asked"] == checkpoint  # else an error: it died meanwhile
 
 
 def _why(app: Any) -> str:

@@ -43,16 +43,14 @@ class ImageStore:
     Example: `ImageStore(64, cache_mb=512).get([example.image_path for example in batch])`
     """
 
-    def __init__(self, image_size: int, cache_mb: int, num_threads: int = 2, upright: bool = False) -> None:
+    def __init__(self, image_size: int, cache_mb: int, num_threads: int = 2) -> None:
         """Set up an empty store.
 
         Args:
             image_size: S, side of the squashed images, px.
             cache_mb: Bound of the decoded bytes kept, MiB; the least recently used images go first.
             num_threads: Threads that decode.
-            upright: Turn images as EXIF says; False = as stored, which is what masks and boxes of a data set speak of.
         """
-        self._upright = upright
         self.image_size = image_size
         self._max_bytes = cache_mb * 2**20
         self._cache: OrderedDict[str, Pixels] = OrderedDict()
@@ -64,14 +62,6 @@ class ImageStore:
     def cached_bytes(self) -> int:
         """Bytes of the images kept now."""
         return len(self._cache) * self._image_bytes
-
-    def read(self, path: str) -> Image.Image:
-        """Return an image in RGB at its own size; nothing is kept.
-
-        Raises:
-            DataError: If the file is missing or cannot be decoded.
-        """
-        return read_rgb(path, upright=self._upright)
 
     def get(
         self, paths: Sequence[str], sent_ids: Sequence[int] | None = None, device: torch.device | str | None = None
@@ -168,9 +158,8 @@ class ImageStore:
 
     def _decode(self, path: str) -> tuple[Pixels, tuple[int, int]]:
         """Return the squashed RGB bytes and the (width, height) before."""
-        image = self.read(path)
-        square = image.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
-        return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1)), image.size
+        image = read_rgb(path)  # as stored, which is what masks and boxes of a data set speak of
+        return squashed(image, self.image_size), image.size
 
     def _keep(self, path: str, pixels: Pixels, evict: bool) -> None:
         with self._lock:
@@ -184,6 +173,12 @@ class ImageStore:
     @property
     def _image_bytes(self) -> int:
         return 3 * self.image_size**2
+
+
+def squashed(image: Image.Image, side: int) -> Pixels:
+    """Return an RGB image as the bytes that the segmenter sees."""
+    square = image.resize((side, side), Image.Resampling.BILINEAR)
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
 class LabeledSet:

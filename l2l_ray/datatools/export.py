@@ -9,6 +9,7 @@ Images are named, not copied: paths are relative to their common folder, `image_
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -61,7 +62,8 @@ def write_export(
     try:
         with replacing_folder(out) as temporary:
             FORMATS[kind](masks, root, temporary)
-            index = {"format": kind, "num": len(masks), "image_root": str(root), **about}
+            content = {"image_root": str(root), "files_sha256": _digest(temporary)}
+            index = {"format": kind, "num": len(masks), **content, **about}
             (temporary / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
     except UnicodeEncodeError as error:
         raise DataError(
@@ -96,6 +98,30 @@ def require_place(kind: str, out: Path, force: bool) -> Path:
     if not force:
         raise DataError(f"{out} holds an export already; replace it with --force, or choose another --out")
     return out
+
+
+def index_of(out: Path) -> dict[str, Any]:
+    """Return what `export.json` says; nothing where no export is."""
+    try:
+        index: dict[str, Any] = json.loads((out / INDEX).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return index
+
+
+def is_as_written(out: Path) -> bool:
+    """Whether an export holds the files that were written, each as it was, and no others."""
+    return index_of(out).get("files_sha256") == _digest(out)
+
+
+def _digest(folder: Path) -> str:
+    """Hash names and content of all files but `export.json`."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / INDEX):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").digest()
+        digest.update(os.fsencode(path.relative_to(folder)) + b"\0" + content)
+    return digest.hexdigest()
 
 
 def _coco(masks: Sequence[ExportedMask], root: Path, folder: Path) -> None:

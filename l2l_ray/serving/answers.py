@@ -1,8 +1,8 @@
 """From uploads to answers: pictures are decoded, a run's predictor answers, masks become RLE and PNG.
 
-A picture is decoded once, turned as EXIF says, and lies as raw pixels in a temporary file while it is worked on: the
-predictor takes files. The file is the request's, so a picture that one `Answerer` prepared may be answered by the next,
-which a change of checkpoint puts in its place meanwhile.
+A picture is decoded once, turned as EXIF says, and stays in memory until it is answered. It is the request's, so a
+picture that one `Answerer` prepared may be answered by the next, which a change of checkpoint puts in its place
+meanwhile.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import io
 import logging
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,15 +72,9 @@ class Prepared:
     Example: `answerer.prepare(Upload(content, ("left man",)))`
     """
 
-    path: Path
-    width_px: int
-    height_px: int
+    picture: Image.Image
     expressions: tuple[str, ...]
     seconds: float
-
-    def discard(self) -> None:
-        """Remove the decoded picture."""
-        self.path.unlink(missing_ok=True)
 
 
 class Answerer:
@@ -117,38 +110,34 @@ class Answerer:
         """Decode a picture.
 
         Raises:
-            Refusal: It is truncated or damaged, or there is no room for it.
+            Refusal: It is truncated or damaged.
         """
         started = time.perf_counter()
         try:
             picture = read_rgb(upload.image, "the image", upright=True)
         except BadPicture as error:
             raise Refusal(422, str(error)) from None
-        try:
-            with tempfile.NamedTemporaryFile(prefix="l2l-serve-", suffix=".ppm", delete=False) as file:
-                picture.save(file, "PPM")
-        except OSError as error:
-            raise Refusal(503, f"the server cannot keep the picture: {error.strerror}; ask again later") from None
-        return Prepared(Path(file.name), *picture.size, upload.expressions, time.perf_counter() - started)
+        return Prepared(picture, upload.expressions, time.perf_counter() - started)
 
     def answer(self, batch: Sequence[Prepared]) -> list[dict[str, Any] | Refusal]:
         """Return an answer for each request, without `seconds`, or why there is none."""
-        items = [PhotoText(one.path, text) for one in batch for text in one.expressions]
-        results = (self._result(result) for result in self._predictor.predict_many(items))
+        pictures = {Path(f"picture {number}"): one.picture for number, one in enumerate(batch)}
+        items = [PhotoText(path, text) for path, one in zip(pictures, batch, strict=True) for text in one.expressions]
+        results = (self._result(result) for result in self._predictor.predict_many(items, pictures))
         answers: list[dict[str, Any] | Refusal] = []
         for one in batch:
             masks = [next(results) for _ in one.expressions]
             failed = next((mask for mask in masks if isinstance(mask, Refusal)), None)
-            size = {"width_px": one.width_px, "height_px": one.height_px}
-            answers.append(failed or {**size, "masks": masks, "checkpoint": self.name})
+            width, height = one.picture.size
+            answer = {"width_px": width, "height_px": height, "masks": masks, "checkpoint": self.name}
+            answers.append(failed or answer)
         return answers
 
     @staticmethod
     def _result(result: Prediction | FailedPrediction) -> dict[str, Any] | Refusal:
         if isinstance(result, FailedPrediction):
             logger.error("no answer: %s", result.error)
-            why = result.error.replace(str(result.item.image_path), "the image")
-            return Refusal(503, f"the model could not answer {result.item.expression!r}: {why}")
+            return Refusal(503, f"the model could not answer {result.item.expression!r}: {result.error}")
         return encoded(result)
 
 

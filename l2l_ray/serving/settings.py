@@ -58,12 +58,12 @@ class ServeConfig(Section):
 
     @property
     def max_ongoing(self) -> int:
-        """Requests that one replica holds: a batch in work, and the next one."""
+        """Requests that one replica holds: a batch in work, and the next one; each with its picture decoded."""
         return 2 * self.max_batch
 
     @property
     def max_open(self) -> int:
-        """Requests that are open at once, in work or waiting; it bounds the memory of their pictures."""
+        """Requests that are open at once, in work or waiting; it bounds the memory of what they sent."""
         return self.max_queued + self.max_replicas * self.max_ongoing
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 
 import pytest
 
@@ -70,6 +72,38 @@ def test_what_nobody_waits_for_any_more_is_left_out() -> None:
 
     asyncio.run(story())
     assert doubler.sizes == [1, 1]
+
+
+def test_what_was_given_up_is_let_go_at_once() -> None:
+    class Picture:
+        pass
+
+    go = threading.Event()
+
+    def work(items: list[Picture]) -> list[None]:
+        assert go.wait(10.0)
+        return [None for _ in items]
+
+    async def story() -> None:
+        batcher = MicroBatcher(work, max_batch=1, max_wait_s=0.0)
+        first = asyncio.create_task(batcher.submit([Picture()]))
+        await asyncio.sleep(0.1)
+        picture = Picture()
+        held = weakref.ref(picture)
+        given_up = asyncio.create_task(batcher.submit([picture]))
+        del picture
+        await asyncio.sleep(0.1)
+        assert held() is not None
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        del given_up
+        await asyncio.sleep(0.1)
+        gc.collect()
+        assert held() is None
+        go.set()
+        await first
+
+    asyncio.run(story())
 
 
 def test_what_comes_while_a_batch_runs_makes_the_next_one() -> None:

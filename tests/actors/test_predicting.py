@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
 
 from jobs.label import main as label
+from l2l_ray.actors.predicting import predict
 from l2l_ray.cli import main as l2l
+from l2l_ray.config import ClusterConfig
+from l2l_ray.datatools.photos import photos_and_texts
+from l2l_ray.errors import ClusterError
+from l2l_ray.predictions import PredictionFolder
+from l2l_ray.types import PhotoText
+from tests.ray_runs import wait_for
 
 
 @pytest.fixture
@@ -49,6 +57,24 @@ def test_the_files_are_those_of_one_process_and_a_second_call_asks_nothing(
     assert "10 of 11 are answered already" in capfd.readouterr().out
     names = [json.loads(line)["image"] for line in (many / "predictions.jsonl").read_text().splitlines()]
     assert names == [str(path) for path in sorted(photos.glob("*.png"))]
+
+
+def test_masks_that_are_not_in_the_folder_here_are_not_noted(
+    ray_local: str, run_dir: Path, photos: Path, tmp_path: Path
+) -> None:
+    items = [item for item in photos_and_texts(photos) if isinstance(item, PhotoText)]
+    folder = PredictionFolder.open(tmp_path / "out", str(run_dir))
+
+    def noted(row: dict[str, Any], num_done: int) -> None:
+        # The other part's files vanish before it is noted, as where its node wrote them on a disk of its own.
+        if num_done == 1:
+            wait_for(lambda: len(list(folder.path.glob("*.json"))) == 10, "the files of both parts")
+            for mask in folder.path.glob("*-mask.png"):
+                mask.unlink()
+
+    with pytest.raises(ClusterError, match=r"-mask\.png, which is not in .*out here; expected a folder that all nodes"):
+        predict(run_dir, items, folder, ClusterConfig(address=ray_local), noted)
+    assert len(folder.index_path.read_text().splitlines()) in (3, 8), "one part alone"
 
 
 @pytest.mark.parametrize(

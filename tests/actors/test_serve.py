@@ -18,8 +18,13 @@ from typing import Any
 import pytest
 import requests
 from PIL import Image, ImageDraw
+from ray import serve
+from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
-from l2l_ray.config import PriorConfig
+from l2l_ray.actors.cluster import connected
+from l2l_ray.actors.deployments import APP, PREDICTOR
+from l2l_ray.actors.serve import states_after
+from l2l_ray.config import ClusterConfig, PriorConfig, read_config, save_config
 from l2l_ray.predictor import Predictor
 from tests.finished_run import write_finished_run
 from tests.ray_runs import WAIT_S, actors, wait_for
@@ -55,13 +60,18 @@ class Server:
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Give a run, another one, one whose weights are damaged, and a photo."""
+    """Give a run, another one, one whose weights are damaged, one of another MLLM, and a photo."""
     root = tmp_path_factory.mktemp("serve")
     SAMS["sam2"](root / "sam2")
     first = write_finished_run(root, PriorConfig(proposal="sam", sam_model=str(root / "sam2")))
-    found = {"first": first, "second": root / "second", "damaged": root / "damaged", "photo": root / "photo.png"}
-    for name in ("second", "damaged"):
+    names = ("second", "damaged", "other")
+    found = {"first": first, "photo": root / "photo.png", **{name: root / name for name in names}}
+    for name in names:
         shutil.copytree(first, found[name])
+    config = read_config(first / "config.yaml")
+    for name, changed in (("second", {"box_softness": 0.2, "batch_size": 4}), ("other", {"num_samples": 2})):
+        prior = config.prior.model_copy(update=changed)
+        save_config(config.model_copy(update={"prior": prior}), found[name] / "config.yaml")
     (found["damaged"] / "train" / "l2l-v0002" / "teacher.safetensors").write_bytes(b"damaged")
     photo = Image.new("RGB", (160, 120), (230, 230, 230))
     ImageDraw.Draw(photo).ellipse((20, 20, 70, 70), fill=(220, 30, 30))
@@ -150,6 +160,29 @@ def test_a_change_of_checkpoint_drops_no_request_and_one_that_cannot_be_loaded_c
     assert set(names) == {"finished", "second"} and names[-1] == "second"
 
 
+@pytest.mark.slow
+def test_a_config_of_serve_with_another_language_model_replaces_it_and_never_mixes_the_two(
+    ray_local: str, server: Server, places: dict[str, Path]
+) -> None:
+    with job(ray_local, "--checkpoint", str(places["other"]), "--swap") as process:
+        assert "other was trained with another language model" in process.communicate(timeout=WAIT_S)[0]
+    assert server.process.stdout is not None
+    client = ServeSubmissionClient(server.process.stdout.readline().split()[1])  # the address of the dashboard
+    mixed = "another language model answers here now"
+    for name, before in (("other", "second"), ("second", "other")):
+        app = client.get_serve_details()["applications"][APP]["deployed_app_config"]
+        for deployment in app["deployments"]:
+            deployment["user_config"] = {"checkpoint": str(places[name])}
+        right = server.ask("red circle").json()["masks"]
+        client.deploy_applications({"applications": [app]})
+        deadline = time.monotonic() + WAIT_S
+        while (answer := server.ask("red circle").json()).get("checkpoint", before).startswith(before):
+            assert time.monotonic() < deadline, answer
+            assert "error" in answer or answer["masks"] == right or mixed in answer["masks"][0]["prior_failure"]
+            time.sleep(0.2)
+        assert answer["checkpoint"].startswith(name) and mixed not in answer["masks"][0]["prior_failure"]
+
+
 def test_after_the_death_of_a_predictor_requests_are_answered_again_and_none_hangs(server: Server) -> None:
     (predictor,) = actors(class_name="ServeReplica:l2l:Predictor")
     os.kill(predictor["pid"], signal.SIGKILL)
@@ -178,3 +211,34 @@ def test_sigterm_ends_the_server_in_order(server: Server) -> None:
     assert said.endswith("\nstopped; requests that were in work have been answered\n") and "Traceback" not in said
     assert not _is_ready(server.url)
     wait_for(lambda: not actors(class_name="ServeReplica:l2l:Predictor"), "the release of the replicas")
+
+
+def test_one_replica_of_two_that_fails_is_seen(ray_local: str, tmp_path: Path) -> None:
+    class OneFails:
+        """Stands for a predictor of which one replica cannot load what the other can."""
+
+        def __init__(self, taken: Path) -> None:
+            try:
+                taken.touch(exist_ok=False)
+                self.problem = ""
+            except FileExistsError:
+                self.problem = "no room"
+
+        async def reconfigure(self, user_config: dict[str, str]) -> None:
+            self.asked = user_config["checkpoint"]
+
+        async def state(self) -> dict[str, str]:
+            return {"checkpoint": "", "asked": self.asked, "problem": self.problem}
+
+    deployment = serve.deployment(name=PREDICTOR, num_replicas=2, ray_actor_options={"num_cpus": 0.1})(OneFails)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with connected(ClusterConfig(address=ray_local)):
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        try:
+            told = deployment.options(user_config={"checkpoint": "/runs/new"})
+            serve.run(told.bind(tmp_path / "taken"), name=APP)
+            assert sorted(state["problem"] for state in states_after("/runs/new")) == ["", "no room"]
+        finally:
+            serve.shutdown()

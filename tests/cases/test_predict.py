@@ -97,3 +97,18 @@ def test_a_table_whose_rows_are_partly_bad_gives_the_others(
     assert len(lines) == 4
     assert all(any(word in line for line in lines) for word in ("gone.png", "../a.png", "line 5", "bomb.png"))
     assert [row["error"] for row in _index(out) if "bomb.png" in row["image"]]
+
+
+def test_a_second_call_about_the_same_loads_no_model(
+    run: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "run"
+    shutil.copytree(run, own)
+    words = ["predict", str(photos), "circle", "--run", str(own), "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 0
+    for weights in own.glob("train/*/teacher.safetensors"):
+        weights.write_bytes(b"damaged")
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out
+    assert "3 of 3 are answered already" in said and "3 of 3 answered" in said
+    assert cli.main([*words, "--again"]) == 1

@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 
 from l2l_ray.data.masks import decode, encode
 from l2l_ray.datatools import export
-from l2l_ray.datatools.export import FORMATS, write_export
+from l2l_ray.datatools.export import FORMATS, is_as_written, write_export
 from l2l_ray.datatools.import_coco import import_coco
 from l2l_ray.datatools.import_rows import import_rows
 from l2l_ray.datatools.label_studio import decode_brush, read_label_studio
@@ -116,8 +116,27 @@ def test_every_format_gives_the_same_masks_back(masks: list[ExportedMask], kind:
         np.testing.assert_array_equal(found[100 + number], mask_of(number))
     index = json.loads((folder / "export.json").read_text())
     root = "/" if kind == "labelstudio" else "/photos"  # Label Studio serves folders below its root only
+    assert len(index.pop("files_sha256")) == 64 and is_as_written(folder)
     assert index == {"format": kind, "num": 5, "image_root": root, "run": "whole"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("change", ["edited", "added", "removed", "renamed", "no export"])
+def test_a_change_of_any_file_is_seen(masks: list[ExportedMask], change: str, tmp_path: Path) -> None:
+    folder = write_export(masks, "png", tmp_path / "out", {})
+    picture = min((folder / "masks").rglob("*.png"))
+    assert is_as_written(folder)
+    if change == "edited":
+        picture.write_bytes(picture.read_bytes() + b"\0")
+    elif change == "added":
+        (folder / "masks" / "note.txt").write_text("")
+    elif change == "removed":
+        picture.unlink()
+    elif change == "renamed":
+        picture.rename(picture.with_name("a.png"))
+    else:
+        (folder / "export.json").unlink()
+    assert not is_as_written(folder)
 
 
 def test_rows_of_own_data_name_images_below_the_root(masks: list[ExportedMask], tmp_path: Path) -> None:

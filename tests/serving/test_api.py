@@ -9,6 +9,7 @@ import io
 import json
 import re
 import struct
+import tempfile
 import threading
 import time
 import zlib
@@ -52,10 +53,7 @@ class OneProcess:
         while not self.slow.is_set():
             await asyncio.sleep(0.01)
         prepared = self.answerer.prepare(upload)
-        try:
-            (answer,) = self.answerer.answer([prepared])
-        finally:
-            prepared.discard()
+        (answer,) = self.answerer.answer([prepared])
         if isinstance(answer, Refusal):
             raise answer
         return {**answer, "seconds": {}}
@@ -282,14 +280,17 @@ def test_more_requests_than_may_be_open_are_told_to_come_back(answerer: Answerer
         assert ask(client, picture(), "circle").status_code == 200
 
 
-def test_a_picture_that_waits_is_answered_by_the_checkpoint_that_comes_meanwhile(run_dir: Path) -> None:
+def test_a_picture_that_waits_is_answered_by_the_checkpoint_that_comes_meanwhile_and_leaves_no_file(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     old = Answerer.load(run_dir)
     prepared = old.prepare(Upload(picture(), ("circle",)))
     del old
     gc.collect()
+    assert list(tmp_path.iterdir()) == [], "whoever gives up while it waits would leave it"
     (answer,) = Answerer.load(run_dir).answer([prepared])
     assert isinstance(answer, dict), answer
-    prepared.discard()
 
 
 def test_an_answer_that_takes_too_long_is_given_up(answerer: Answerer) -> None:

@@ -185,7 +185,8 @@ def export_predictions(
             left_out.append(LeftOut(mask.example, UNSURE))
         else:
             masks.append(mask)
-    return _written(run, masks, left_out, kind, out, {**about, "min_confidence": min_confidence}, force)
+    about |= {"min_confidence": min_confidence, "run_dir": str(run.path.absolute())}
+    return _written(run, masks, left_out, kind, out, about, force)
 
 
 def _open(run_dir: Path, min_confidence: float) -> RunFolder:

@@ -132,13 +132,50 @@ def read_known_scores(labeled_priors: Path) -> list[float]:
     return [prior.score for prior in priors if prior.source == "mllm" and not prior.failure]
 
 
-class ExampleSet:
-    """Examples with their images and priors; truth only where the examples are labeled.
+class Guide:
+    """Puts priors beside images and words.
 
     Every MLLM has its own scale of scores (the embedded one stays within 0.45-0.63), so `prior_score` is a rank:
     the share of the labeled set's priors that are no surer. `known_scores` are those; they involve no truth. A user's
     box is as sure as can be: its rank is 1.
+
+    Example: `Guide(Proposer(config.prior), 24, known_scores).inputs(images, ["left man"], [prior])`
     """
+
+    def __init__(self, proposer: Proposer, grid: int, known_scores: Sequence[float]) -> None:
+        self._proposer, self._grid = proposer, grid
+        self._known_scores = torch.tensor(sorted(known_scores))
+
+    def inputs(
+        self, images: Float[Tensor, "B 3 S S"], expressions: Sequence[str], priors: Sequence[Prior | None]
+    ) -> Inputs:
+        """Return a batch.
+
+        Args:
+            images: In [0, 1].
+            expressions: One per image.
+            priors: One per image; None = there is none.
+        Raises:
+            DataError: A prior's masks cannot be read.
+        """
+        batch = self._proposer.proposals(priors, self._grid)
+        by_user = torch.tensor([prior is not None and prior.source == "user" for prior in priors])
+        return Inputs(
+            images=images,
+            expressions=list(expressions),
+            phrases=[prior.phrase if prior is not None else "" for prior in priors],
+            proposal=batch.proposal,
+            prior_score=torch.where(by_user, 1.0, self._ranks(batch.score)) * batch.has_prior,
+            has_prior=batch.has_prior,
+        )
+
+    def _ranks(self, scores: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        found: Tensor = torch.searchsorted(self._known_scores, scores.to(self._known_scores.dtype), right=True)
+        return found / max(1, len(self._known_scores))
+
+
+class ExampleSet:
+    """Examples with their images and priors (see `Guide`); truth only where the examples are labeled."""
 
     def __init__(
         self,
@@ -149,12 +186,11 @@ class ExampleSet:
         grid: int,
         known_scores: Sequence[float],
     ) -> None:
-        self._known_scores = torch.tensor(sorted(known_scores))
         self.examples = examples
         self.priors = priors
         self.grid = grid
         self._images = images
-        self._proposer = proposer
+        self._guide = Guide(proposer, grid, known_scores)
         has_truth = len(examples) > 0 and isinstance(examples[0], LabeledExample)  # all or none have
         labeled = [example for example in examples if isinstance(example, LabeledExample)] if has_truth else []
         self._truth = LabeledSet(labeled, grid) if labeled else None
@@ -188,16 +224,8 @@ class ExampleSet:
         """
         rows = [self.examples[i] for i in indices]
         priors = [self.priors.get(row.sent_id) for row in rows]
-        batch = self._proposer.proposals(priors, self.grid)
-        by_user = torch.tensor([prior is not None and prior.source == "user" for prior in priors])
-        return Inputs(
-            images=self._images.get([row.image_path for row in rows]),
-            expressions=[row.expression for row in rows],
-            phrases=[prior.phrase if prior is not None else "" for prior in priors],
-            proposal=batch.proposal,
-            prior_score=torch.where(by_user, 1.0, self._ranks(batch.score)) * batch.has_prior,
-            has_prior=batch.has_prior,
-        )
+        images = self._images.get([row.image_path for row in rows])
+        return self._guide.inputs(images, [row.expression for row in rows], priors)
 
     def rivals(self, indices: Sequence[int]) -> Rivals:
         """Return the rivals of a batch: what the set's other expressions of its images are.
@@ -228,10 +256,6 @@ class ExampleSet:
     def prefetch(self, indices: Sequence[int]) -> None:
         """Start decoding the images of a later batch in the background."""
         self._images.prefetch([self.examples[i].image_path for i in indices])
-
-    def _ranks(self, scores: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        found: Tensor = torch.searchsorted(self._known_scores, scores.to(self._known_scores.dtype), right=True)
-        return found / max(1, len(self._known_scores))
 
     def masks(self, indices: Sequence[int]) -> Float[Tensor, "B G G"]:
         """Return the truth on the grid as covered area in [0, 1]; only for sets of labeled examples."""

@@ -1,0 +1,35 @@
+"""How the scripts in `jobs/` end: exit status, and one line for what went wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from l2l_ray.errors import L2LError, one_line
+
+STOPPED = 130  # 128 and the number of the signal, as shells count
+
+
+def run_job(name: str, act: Callable[[], int | None], stopped: str, without: str = "") -> int:
+    """Do what a job does; what it raises on purpose becomes a line on stderr.
+
+    Args:
+        name: Of the job, before what went wrong.
+        act: What it does; returns its exit status, None = 0.
+        stopped: Said after Ctrl-C or SIGTERM: what stays.
+        without: Said where Ray is not installed: what needs none.
+    Returns:
+        The status of `act`, 1 when it could not be done, `STOPPED` when it was told to stop.
+    """
+    try:
+        return act() or 0
+    except ModuleNotFoundError as error:
+        if error.name not in ("ray", "fastapi", "starlette"):
+            raise
+        sys.stderr.write(f"{name}: {error.name} is not installed; `pip install '.[ray]'` brings it{without}\n")
+    except (L2LError, OSError) as error:
+        sys.stderr.write(f"{name}: {one_line(error)}\n")
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\nstopped; {stopped}\n")
+        return STOPPED
+    return 1

@@ -1,0 +1,47 @@
+"""The MLLM's own replica: which checkpoints it answers for, and that no other is answered by it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from l2l_ray.actors.deployments import OtherMllm, PriorReplica, require_same_mllm
+from l2l_ray.config import PriorConfig
+from l2l_ray.serving.settings import ServeConfig
+from tests.finished_run import write_finished_run
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> dict[str, Path]:
+    """Give runs of one MLLM, the second of which makes something else of its boxes, and one that asks it twice."""
+    priors = {
+        "first": PriorConfig(),
+        "same": PriorConfig(box_softness=0.2, batch_size=3),
+        "other": PriorConfig(num_samples=2),
+    }
+    return {name: write_finished_run(tmp_path / name, prior) for name, prior in priors.items()}
+
+
+def test_only_what_changes_answers_makes_another_mllm(runs: dict[str, Path]) -> None:
+    require_same_mllm(runs["first"], runs["same"])
+    with pytest.raises(OtherMllm, match="other/finished was trained with another language model .* start a server"):
+        require_same_mllm(runs["first"], runs["other"])
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_replica_takes_a_checkpoint_of_the_same_mllm_and_raises_at_another(runs: dict[str, Path]) -> None:
+    async def story() -> None:
+        replica = PriorReplica(ServeConfig())
+        for name in ("first", "same"):
+            await replica.reconfigure({"checkpoint": str(runs[name])})
+        identity = await replica.identity(runs["first"])
+        for wanted in (replica.reconfigure({"checkpoint": str(runs["other"])}), replica.identity(runs["other"])):
+            with pytest.raises(OtherMllm, match="another language model"):
+                await wanted
+        assert await replica.ask([], [], identity.fingerprint) == []
+        with pytest.raises(OtherMllm, match="another language model answers here now"):
+            await replica.ask([], [], "of the one before")
+
+    asyncio.run(story())
