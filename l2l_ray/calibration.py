@@ -9,8 +9,8 @@ the labels that score less:
 2. A label of an unlabeled image has, by its rank among the unlabeled ones, the IoU that the curve says.
 
 It supposes that the labeled images were drawn like the unlabeled ones, and that the labels of a later teacher are about
-as good as those of the teachers that labeled images are seen through; on RefShapes both hold within a few points
-(docs/experiments.md). It does not suppose that scores mean the same in two teachers or selectors.
+as good as those of the burn-in's teachers, through which labeled images are seen; on RefShapes both hold within a few
+points (docs/experiments.md). It does not suppose that scores mean the same in two teachers or selectors.
 
 Source: ours; isotonic calibration Zadrozny and Elkan 2002, expected calibration error Naeini et al. 2015.
 """
@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from l2l_ray.errors import HEALS, CheckpointError
+from l2l_ray.intervals import MIN_IMAGES, percentiles
 from l2l_ray.randomness import philox_generator
 
 FILE = "calibration.json"  # in a version's folder
@@ -36,7 +37,7 @@ GROUP_FRAC, MIN_GROUP = 0.02, 3  # labels next to one another whose IoU is avera
 NUM_KNOTS = 101  # places, 0 % to 100 %, at which scores are read by their rank
 NUM_BINS = 10  # of the reliability diagram; the usual number
 NUM_GROUPS = 5  # of images, for cross-validation
-NUM_RESAMPLES = 200  # for the interval of a mean
+NUM_RESAMPLES = 1_000  # for the interval of a mean
 _RISE = 1e-4  # of the curve over all ranks: labels of equal estimate keep their order
 
 Values = float | Sequence[float] | np.ndarray  # one number, or many
@@ -122,11 +123,6 @@ class Calibration:
             raise CheckpointError(f"cannot read {path}: {error}; {HEALS}") from error
 
 
-def read(curve: Curve | None, estimate: float) -> float:
-    """Return the confidence that an estimate stands for: itself where nobody knows what it means."""
-    return estimate if curve is None else float(curve(estimate))
-
-
 def ranks_of(scores: Values) -> Float64[np.ndarray, " N"]:
     """Return the rank of each score: the share of the others that are lower, of equal ones half.
 
@@ -169,16 +165,18 @@ def calibrate(checked: Checked, scores: Values) -> Curve:
 def by_rank(checked: Checked) -> Curve:
     """Return the IoU that labels of a rank have, by isotonic regression on checked ones.
 
-    Labels next to one another in rank are averaged first, `GROUP_FRAC` of all and at least `MIN_GROUP` together.
+    Labels next to one another in rank are averaged first, `GROUP_FRAC` of all and at least `MIN_GROUP` together, and
+    those of equal rank always.
     """
     from sklearn.isotonic import isotonic_regression  # here: whoever only reads a curve has no need of it
 
-    order = np.argsort(np.asarray(checked.ranks), kind="stable")
-    size = max(MIN_GROUP, round(GROUP_FRAC * len(checked)))
-    groups = np.array_split(order, max(1, len(order) // size))
     ranks, ious = (np.asarray(column, np.float64) for column in (checked.ranks, checked.ious))
-    centres, means = (np.array([column[group].mean() for group in groups]) for column in (ranks, ious))
-    heights = isotonic_regression(means, sample_weight=[len(group) for group in groups], y_min=0, y_max=1)
+    size = max(MIN_GROUP, round(GROUP_FRAC * len(checked)))
+    places = np.searchsorted(np.sort(ranks), ranks)  # how many are lower
+    group_of = places * max(1, len(ranks) // size) // max(1, len(ranks))
+    _, which, sizes = np.unique(group_of, return_inverse=True, return_counts=True)
+    centres, means = (np.bincount(which, column) / sizes for column in (ranks, ious))
+    heights = isotonic_regression(means, sample_weight=sizes, y_min=0, y_max=1)
     return Curve(centres.tolist(), heights.tolist())
 
 
@@ -232,16 +230,17 @@ def cross_validated(checked: Checked) -> dict[str, Any] | None:
 def expected_iou(checked: Checked, ranks: Values) -> dict[str, float] | None:
     """Return what the mean IoU of some labels is, by labeled images alone, with its 95 % interval.
 
-    The interval is over the draw of the labeled images (bootstrap, `NUM_RESAMPLES` draws of as many images).
+    The interval is over the draw of the labeled images (bootstrap, `NUM_RESAMPLES` draws of as many images). Each draw
+    ranks its own labels anew: which images are drawn also decides what the surest tenth of them is like.
 
     Args:
         checked: Labels of labeled images.
         ranks: Of the labels in question, among all labels of their round.
     Returns:
-        {"mean", "low", "high"}; None where there are no such labels, or fewer than two labeled images.
+        {"mean", "low", "high"}; None where there are no such labels, or fewer than `MIN_IMAGES` labeled images.
     """
     at, image_ids = np.asarray(ranks, np.float64), np.unique(checked.image_ids)
-    if not at.size or len(image_ids) < 2:
+    if not at.size or len(image_ids) < MIN_IMAGES:
         return None
     bins = np.linspace(0, 1, 1001)  # a curve is read at its thousandths: of a million labels there are no more
     counts = np.histogram(at, bins)[0]
@@ -254,6 +253,7 @@ def expected_iou(checked: Checked, ranks: Values) -> dict[str, float] | None:
     rng, drawn = philox_generator(0), []
     for _ in range(NUM_RESAMPLES):
         picked = rng.choice(image_ids, len(image_ids))
-        drawn.append(mean(checked.rows(np.concatenate([rows_of[image] for image in picked.tolist()]).tolist())))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return {"mean": mean(checked), "low": float(low), "high": float(high)}
+        some = checked.rows(np.concatenate([rows_of[image] for image in picked.tolist()]).tolist())
+        drawn.append(mean(Checked(some.image_ids, ranks_of(some.ranks).tolist(), some.ious)))
+    low, high = percentiles(drawn, len(image_ids), 0.95)
+    return {"mean": mean(checked), "low": low, "high": high}

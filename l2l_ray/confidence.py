@@ -10,9 +10,14 @@ Source: ours; the ratio of expected intersection to expected union is also the u
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from l2l_ray.calibration import Curve
 
 
 def area_iou(mask: Bool[Tensor, "*B G G"], covered: Float[Tensor, "*B G G"]) -> Float[Tensor, "*B"]:
@@ -49,3 +54,15 @@ def estimated_iou(mask: Bool[Tensor, "*B H W"], mask_probs: Float[Tensor, "*B H 
     probs, inside = mask_probs.float(), mask.float()
     union = inside.sum((-2, -1)) + (probs * (1 - inside)).sum((-2, -1))
     return (probs * inside).sum((-2, -1)) / union.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def prediction_confidence(curve: Curve | None, logits: Float[Tensor, "G G"]) -> float:
+    """Return the confidence of a model's mask.
+
+    Args:
+        curve: What the model's estimates mean; None = nobody knows, and they are taken as they are.
+        logits: On the grid, where those estimates were looked at, too.
+    """
+    probs = logits.float().sigmoid()
+    estimate = float(estimated_iou(probs > 0.5, probs))
+    return estimate if curve is None else float(curve(estimate))

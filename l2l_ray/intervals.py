@@ -3,7 +3,9 @@
 Over images: a figure is a ratio of two sums over sentences (a mean has ones below), and a difference of two means is
 one too. Images are drawn, not sentences: the sentences of an image share its difficulty, and treating them as
 independent would make the interval too narrow. It holds for the trained models at hand and says nothing about other
-seeds. Source: Efron and Tibshirani 1993, percentile interval; the cluster is the image.
+seeds. Of few images the percentiles are taken further out, as Student's t is wider than the normal, and of fewer than
+`MIN_IMAGES` there is no interval: so few say nothing about others. Source: Efron and Tibshirani 1993, percentile
+interval; Hesterberg 2015, "expanded" percentiles; the cluster is the image.
 
 Over seeds: one value per seed (a mean difference of two methods), taken as normal. Whether a method is better is read
 here: another seed draws other labeled images, batches and starting weights. Source: Student 1908. Where one method is
@@ -27,6 +29,7 @@ from numpy.typing import ArrayLike
 from l2l_ray.errors import DataError
 from l2l_ray.randomness import philox_generator
 
+MIN_IMAGES = 5
 _RESAMPLES_PER_CHUNK = 500  # bounds the table of drawn images: 500 x 1,500 images x 8 bytes = 6 MB
 
 Ratio = tuple[ArrayLike, ArrayLike]
@@ -39,8 +42,8 @@ class BootstrapInterval(NamedTuple):
     """
 
     diff: float
-    low: float
-    high: float
+    low: float | None  # None, as `high`: there are fewer than `MIN_IMAGES` images
+    high: float | None
 
 
 class SeedInterval(NamedTuple):
@@ -145,7 +148,6 @@ def paired_bootstrap(
         )
     diffs, ones = ious - others, np.ones(ious.size)
     ((low, high),) = ratio_intervals([(diffs, ones)], ids, num_resamples, seed, level)
-    assert low is not None and high is not None  # ones are no empty denominator
     return BootstrapInterval(math.fsum(diffs) / ious.size, low, high)
 
 
@@ -193,7 +195,8 @@ def ratio_intervals(
 ) -> list[tuple[float, float] | tuple[None, None]]:
     """Return (low, high) of each figure; all figures share the same draws.
 
-    Draws whose denominators are all 0 have no figure and are left out; (None, None) where all are.
+    Draws whose denominators are all 0 have no figure and are left out; (None, None) where all are, or where there are
+    fewer than `MIN_IMAGES` images.
 
     Args:
         ratios: Per figure the numerator and the denominator (>= 0) of each sentence.
@@ -202,9 +205,9 @@ def ratio_intervals(
         seed: Seed of the resampling.
         level: Coverage of the interval, in (0, 1).
     """
-    above_NK, below_NK = _drawn_sums(ratios, image_ids, num_resamples, seed)
+    above_NK, below_NK, num_images = _drawn_sums(ratios, image_ids, num_resamples, seed)
     return [
-        _interval(above[below > 0] / below[below > 0], level)
+        _interval(above[below > 0] / below[below > 0], num_images, level)
         for above, below in zip(above_NK.T, below_NK.T, strict=True)
     ]
 
@@ -220,7 +223,7 @@ def difference_intervals(
     """Return (low, high) of each figure of `first` minus the same of `second`, both in the same draws.
 
     For figures whose difference is no ratio itself, such as two overall IoUs. Draws in which one of the two has no
-    figure are left out; (None, None) where all are.
+    figure are left out; (None, None) where all are, or where there are fewer than `MIN_IMAGES` images.
 
     Args:
         first: Per figure the numerator and the denominator (>= 0) of each sentence.
@@ -230,21 +233,21 @@ def difference_intervals(
         seed: Seed of the resampling.
         level: Coverage of the interval, in (0, 1).
     """
-    above_NK, below_NK = _drawn_sums([*first, *second], image_ids, num_resamples, seed)
+    above_NK, below_NK, num_images = _drawn_sums([*first, *second], image_ids, num_resamples, seed)
     found = []
     for one in range(len(first)):
         other = one + len(first)
         drawn = (below_NK[:, one] > 0) & (below_NK[:, other] > 0)
         one_N, other_N = (above_NK[drawn, k] / below_NK[drawn, k] for k in (one, other))
-        found.append(_interval(one_N - other_N, level))
+        found.append(_interval(one_N - other_N, num_images, level))
     return found
 
 
 def verdict(low: float | None, high: float | None) -> str:
     """Return what an interval of a difference says of the first of the two: "ahead", "behind" or "undecided".
 
-    Decided is what lies wholly on one side of 0. An interval that is absent or has no width says nothing: one image, or
-    one seed, has no spread.
+    Decided is what lies wholly on one side of 0. An interval that is absent or has no width says nothing: few images,
+    or one seed, have no spread to speak of.
     """
     if low is None or high is None or low <= 0 <= high or low == high:
         return "undecided"
@@ -253,8 +256,8 @@ def verdict(low: float | None, high: float | None) -> str:
 
 def _drawn_sums(
     ratios: Sequence[Ratio], image_ids: ArrayLike, num_resamples: int, seed: int
-) -> tuple[Float64[np.ndarray, "N K"], Float64[np.ndarray, "N K"]]:
-    """Return the sums of numerators and of denominators of each figure in each draw of images."""
+) -> tuple[Float64[np.ndarray, "N K"], Float64[np.ndarray, "N K"], int]:
+    """Return the sums of numerators and of denominators of each figure in each draw of images, and their number."""
     images, which = np.unique(np.asarray(image_ids), return_inverse=True)
     columns = [np.asarray(part, np.float64) for k in (0, 1) for part in (ratio[k] for ratio in ratios)]
     sums_IK = np.stack([np.bincount(which, column, len(images)) for column in columns], axis=1)
@@ -265,7 +268,7 @@ def _drawn_sums(
         # einsum, not matmul: BLAS may add up in another order on another number of threads.
         chunks.append(np.einsum("ni,ik->nk", _times_drawn(rng, num, len(images)), sums_IK))
     above_NK, below_NK = np.split(np.concatenate(chunks), 2, axis=1)
-    return above_NK, below_NK
+    return above_NK, below_NK, len(images)
 
 
 def _times_drawn(rng: np.random.Generator, num: int, size: int) -> Float64[np.ndarray, "N I"]:
@@ -274,8 +277,22 @@ def _times_drawn(rng: np.random.Generator, num: int, size: int) -> Float64[np.nd
     return np.bincount(picks.ravel(), minlength=num * size).reshape(num, size).astype(np.float64)
 
 
-def _interval(drawn: Float64[np.ndarray, " N"], level: float) -> tuple[float, float] | tuple[None, None]:
-    if not drawn.size:
-        return None, None
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+def percentiles(drawn: ArrayLike, num_images: int, level: float) -> tuple[float, float]:
+    """Return the ends of an interval, of a figure's bootstrap draws.
+
+    Args:
+        drawn: The figure in each draw; at least one.
+        num_images: Of how many images each draw is, at least 2.
+        level: Coverage of the interval, in (0, 1).
+    """
+    from scipy.special import ndtr, stdtrit
+
+    wider = math.sqrt(num_images / (num_images - 1)) * float(stdtrit(num_images - 1, (1 - level) / 2))
+    low, high = np.quantile(np.asarray(drawn, np.float64), [ndtr(wider), 1 - ndtr(wider)])
     return float(low), float(high)
+
+
+def _interval(
+    drawn: Float64[np.ndarray, " N"], num_images: int, level: float
+) -> tuple[float, float] | tuple[None, None]:
+    return percentiles(drawn, num_images, level) if drawn.size and num_images >= MIN_IMAGES else (None, None)

@@ -306,4 +306,4 @@ def _why_not(config: RunConfig, looked_at: RunConfig) -> str:
 def _how_sure(masks: Path) -> str:
     """Say how sure the masks are, by the index that lies with them."""
     rows = [json.loads(line) for line in (masks / "index.jsonl").read_text(encoding="utf-8").splitlines()]
-    return f"by the model's own estimate {Doubt.of(row['confidence'] for row in rows).words('masks')}"
+    return f"by their confidence {Doubt.of(row['confidence'] for row in rows).words('masks')}"

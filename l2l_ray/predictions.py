@@ -21,12 +21,9 @@ from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
 
-from l2l_ray.calibration import Curve, read
-from l2l_ray.confidence import estimated_iou
 from l2l_ray.data.masks import encode
 from l2l_ray.errors import DataError
 from l2l_ray.files import replacing
@@ -79,18 +76,12 @@ class Prediction:
     prior: Prior
     method: str
     version: int
-    curve: Curve | None = None  # what the model's estimates mean, where it is known
+    confidence: float  # estimated IoU of the mask with the truth, in [0, 1]; see `confidence.py`
 
     @property
     def mask(self) -> Bool[np.ndarray, "H W"]:
         """True = the referred object."""
         return self.mask_probs > 0.5
-
-    @property
-    def confidence(self) -> float:
-        """Estimated IoU of the mask with the truth, in [0, 1]; see confidence.py."""
-        estimate = float(estimated_iou(torch.from_numpy(self.mask), torch.from_numpy(self.mask_probs)))
-        return read(self.curve, estimate)
 
     @property
     def area_frac(self) -> float:

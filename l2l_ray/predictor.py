@@ -25,6 +25,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from l2l_ray.confidence import prediction_confidence
 from l2l_ray.config import PriorConfig, RunConfig, read_config, toy_answers
 from l2l_ray.data.hints import read_hint
 from l2l_ray.data.images import Pixels, squashed
@@ -264,9 +265,8 @@ class Predictor:
         probs = grid_logits_to_native(logits, height, width).sigmoid().numpy()
         pixels = np.asarray(opened.picture)
         facts = self._facts
-        return Prediction(
-            opened.item, opened.expression, pixels, probs, prior, facts.method, facts.version, facts.curve
-        )
+        confidence = prediction_confidence(facts.curve, logits)
+        return Prediction(opened.item, opened.expression, pixels, probs, prior, facts.method, facts.version, confidence)
 
     def _prior(self, opened: _Opened, reply: Reply | None) -> Prior:
         if reply is None:

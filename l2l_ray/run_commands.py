@@ -160,6 +160,7 @@ def suggest(words: Sequence[str]) -> None:
     parser.add_argument("--out", type=here, metavar="FOLDER", help="also a list, a sheet and tasks for Label Studio")
     given = parser.parse_args(words)
     from l2l_ray.device import no_loading_bars
+    from l2l_ray.errors import DataError
     from l2l_ray.loop.evaluation.suggest import require_new, write_suggestions
     from l2l_ray.loop.evaluation.suggest import suggest as found_by
 
@@ -167,6 +168,8 @@ def suggest(words: Sequence[str]) -> None:
         require_new(given.out)
     with no_loading_bars():
         found = found_by(given.run_dir, given.count)
+    if not found:
+        raise DataError(f"{given.run_dir} has no labels, so none is doubtful: it had no text without a mask")
     for number, one in enumerate(found, 1):
         print(f"{number:4} {one.image}  doubt {one.doubt:.2f}, gain {one.gain:.2f}: {' / '.join(one.texts[:3])}")
     if given.out:

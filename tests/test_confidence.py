@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from l2l_ray.confidence import estimated_iou
+from l2l_ray.calibration import Curve
+from l2l_ray.confidence import estimated_iou, prediction_confidence
 
 T, F = True, False
 
@@ -49,3 +50,10 @@ def test_surer_probabilities_of_the_same_mask_give_more() -> None:
 def test_half_precision_is_added_up_in_full() -> None:
     probs = torch.full((100, 100), 0.75, dtype=torch.bfloat16)
     assert estimated_iou(torch.ones(100, 100, dtype=torch.bool), probs).item() == pytest.approx(0.75)
+
+
+def test_an_estimate_nobody_knows_the_meaning_of_stays_as_it_is() -> None:
+    logits = torch.tensor([[0.9, 0.6], [0.25, 0.25]]).logit()
+    estimate = 1.5 / (2 + 0.5)
+    assert prediction_confidence(None, logits) == pytest.approx(estimate)
+    assert prediction_confidence(Curve((0.0, 1.0), (0.0, 0.5)), logits) == pytest.approx(estimate / 2)

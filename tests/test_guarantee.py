@@ -92,6 +92,27 @@ def test_what_cannot_be_given_says_what_can_and_what_it_would_take() -> None:
         require_guarantee(PROMISE, falling(10, 0))
 
 
+@pytest.mark.parametrize(("steepness", "least", "most"), [(6.0, 0.02, 0.12), (1000.0, 0.14, 0.26)])
+def test_how_often_luck_at_the_cut_breaks_a_promise(steepness: float, least: float, most: float) -> None:
+    """Labels whose chance falls with their rank, gently as here (AUC .9) or at once; a promise false from 0.6 on."""
+    rng, share, certainty, broken = numpy_generator(11), 0.9, 0.9, 0
+    ranks = np.linspace(0.5 / 2000, 1 - 0.5 / 2000, 2000)  # of all labels, by coverage: 0 = the surest
+    surest, shares = ranks[ranks < 0.6], np.linspace(0, 1, 2001)
+    middle = max(at for at in shares.tolist() if _good(surest, steepness, at).mean() < share)
+    for _ in range(400):
+        coverage = rng.random(300)
+        good = rng.random(300) < _good(coverage, steepness, middle)
+        images = list(range(300))
+        found = find_guarantee(Promise(0.5, share, certainty), Checked(images, (1 - coverage).tolist(), good.tolist()))
+        if found is not None:
+            broken += _good(ranks[ranks < found.coverage], steepness, middle).mean() < share
+    assert least < broken / 400 < most
+
+
+def _good(coverage: np.ndarray, steepness: float, middle: float) -> np.ndarray:
+    return 1 / (1 + np.exp(np.clip(steepness * (coverage - middle), -50, 50)))
+
+
 def test_a_promise_is_broken_no_more_often_than_promised_and_not_absurdly_seldom() -> None:
     """Labels that are good with the probability of their confidence; 1,000 draws of 300 labeled images."""
     rng, broken, given = numpy_generator(7), 0, 0

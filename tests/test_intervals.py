@@ -9,6 +9,7 @@ from l2l_ray.intervals import (
     difference_intervals,
     holm,
     paired_bootstrap,
+    percentiles,
     ratio_intervals,
     redrawn_means,
     seed_interval,
@@ -76,29 +77,32 @@ def test_bootstrap_is_seeded_and_checks_its_input() -> None:
 
 
 def test_bootstrap_takes_seed_means_and_image_names() -> None:
-    first, second, images = np.array([0.25, 0.5, 1.0]), np.array([0.0, 0.5, 0.25]), ["val1", "val1", "testA1"]
-    diff, low, high = paired_bootstrap(first, second, images)
-    assert diff == pytest.approx(1 / 3)
-    # The draws: both images, or twice val1, or twice testA1.
-    assert (low, high) == pytest.approx((0.125, 0.75))
+    first, second = np.array([0.75, 0.5, 0.5, 0.5, 0.5, 0.5]), np.array([0.0, 0.25, 0.5, 0.5, 0.5, 0.5])
+    diff, low, high = paired_bootstrap(first, second, ["val1", "val1", "testA1", "testA2", "testA3", "testA4"])
+    assert diff == pytest.approx(1 / 6)
+    # Drawn k times, val1 gives k / (5 + k). Of 5 images the ends are at 0.1 and 99.9 %, not at 2.5 and 97.5: k > 4 comes
+    # in 0.03 % of the draws, k > 3 in 0.7 %.
+    assert (low, high) == pytest.approx((0.0, 4 / 9))
 
 
 def test_figures_are_ratios_of_resampled_sums() -> None:
-    # Draws: both images, twice the first or twice the second.
-    (low, high), none = ratio_intervals([([1, 3], [2, 4]), ([0, 0], [0, 0])], ["a", "b"], 2000)
-    assert (low, high) == pytest.approx((0.5, 0.75))
+    # Drawn k times, the first image gives k / (5 + k); ends as above.
+    one = [1, 0, 0, 0, 0]
+    (low, high), none = ratio_intervals([(one, [2, 1, 1, 1, 1]), ([0] * 5, [0] * 5)], ["a", "b", "c", "d", "e"], 10_000)
+    assert (low, high) == pytest.approx((0.0, 4 / 9))
     assert none == (None, None)
 
 
 def test_a_difference_of_ratios_shares_its_draws() -> None:
-    # Two images: 1 of 2 and 0 of 8 against 0 of 2 and 2 of 8. Draws: both, twice the first, twice the second.
-    ids, below = [1, 2], [2, 8]
-    ((low, high),) = difference_intervals([([1, 0], below)], [([0, 2], below)], ids, 4000)
-    assert (low, high) == pytest.approx((-0.25, 0.5))
+    # 1 of 2 and four times 0 of 8, against 0 of 2 and four times 2 of 8. The first, drawn k times, gives
+    # (3k - 10) / (40 - 6k).
+    ids, below = [1, 2, 3, 4, 5], [2, 8, 8, 8, 8]
+    ((low, high),) = difference_intervals([([1, 0, 0, 0, 0], below)], [([0, 2, 2, 2, 2], below)], ids, 10_000)
+    assert (low, high) == pytest.approx((-0.25, 2 / 16))
     # A constant difference has no width, however the two vary: drawn apart they would differ.
-    ious = np.array([0.1, 0.9, 0.4, 0.7])
-    ones = np.ones(4)
-    ((low, high),) = difference_intervals([(ious + 0.05, ones)], [(ious, ones)], [1, 2, 3, 4], 500)
+    ious = np.array([0.1, 0.9, 0.4, 0.7, 0.2])
+    ones = np.ones(5)
+    ((low, high),) = difference_intervals([(ious + 0.05, ones)], [(ious, ones)], [1, 2, 3, 4, 5], 500)
     assert low == pytest.approx(0.05) and high == pytest.approx(0.05)
     assert difference_intervals([([0], [0])], [([1], [1])], [1], 50) == [(None, None)]
 
@@ -119,8 +123,16 @@ def test_what_an_interval_says(low: float | None, high: float | None, said: str)
 
 
 def test_draws_without_a_denominator_are_left_out() -> None:
-    ((low, high),) = ratio_intervals([([1, 0], [1, 0])], ["a", "b"], 2000)
-    assert (low, high) == (1.0, 1.0)
+    found = ratio_intervals([([1, 0, 0, 0, 0], [1, 0, 0, 0, 0])], ["a", "b", "c", "d", "e"], 2000)
+    assert found == [(1.0, 1.0)]
+
+
+def test_few_images_have_no_interval_and_some_more_a_wider_one() -> None:
+    values = [0.1, 0.5, 0.9, 0.4]
+    assert ratio_intervals([(values, np.ones(4))], [1, 2, 3, 4], 100) == [(None, None)]
+    assert paired_bootstrap(values, np.zeros(4), [1, 2, 3, 4])[1:] == (None, None)
+    low, high = percentiles(np.linspace(0, 1, 100_001), 10, 0.95)  # by Student's t with 9 degrees of freedom, 2.262
+    assert (low, high) == pytest.approx((0.00855, 0.99145), abs=1e-4)
 
 
 def test_interval_over_seeds_by_hand() -> None:

@@ -25,7 +25,7 @@ def prediction(image_path: Path = Path("scene.jpg"), expression: str = "circle")
     probs = np.zeros((4, 6), np.float32)
     probs[1:3, 2:5] = 0.75
     probs[0, :2] = 0.25
-    return Prediction(PhotoText(image_path, expression), expression, image, probs, PRIOR, "l2l", 2)
+    return Prediction(PhotoText(image_path, expression), expression, image, probs, PRIOR, "l2l", 2, 0.5)
 
 
 def test_the_three_files_hold_the_same_mask(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_the_three_files_hold_the_same_mask(tmp_path: Path) -> None:
     summary = json.loads(figures.read_text())
     assert np.array_equal(decode(summary["mask_rle"]), one.mask)
     assert (summary["area_px"], summary["area_frac"], summary["prior"]["phrase"]) == (6, 0.25, "circle")
-    assert summary["confidence"] == pytest.approx(6 * 0.75 / (6 + 2 * 0.25))
+    assert summary["confidence"] == 0.5
     tinted = np.asarray(Image.open(overlay))
     assert np.array_equal(tinted[0, 0], [100, 100, 100])
     assert np.array_equal(tinted[1, 2], np.round((100 + np.array(OVERLAY_RGB)) / 2).astype(np.uint8))

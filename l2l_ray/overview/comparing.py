@@ -22,7 +22,7 @@ from l2l_ray.loop.evaluation.evaluate import Evaluations, meter_of, protocol_of
 from l2l_ray.loop.state.example_files import ExampleTable
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.metrics import IouMeter, compare_figures
-from l2l_ray.report.figures import NOTHING, percent
+from l2l_ray.report.figures import percent, points_interval
 from l2l_ray.report.record import RunRecord, flatten, read_glance
 from l2l_ray.report.tables import metric_name
 from l2l_ray.wording import counted, first_of
@@ -200,7 +200,7 @@ def _text_keys(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gap(found: BootstrapInterval) -> tuple[str, str, str]:
-    ends = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}" if found.low < found.high else NOTHING
+    ends = points_interval(found.low, found.high)
     return f"{100 * found.diff:+.1f}", ends, verdict(found.low, found.high)
 
 
@@ -215,16 +215,21 @@ def _fewer(first: ComparedRun, other: ComparedRun, found: Sequence[tuple[str, Io
 
 
 def _settings(first: ComparedRun, other: ComparedRun) -> list[str]:
-    before, after = ({**_config(run), **_code(run)} for run in (first, other))
+    before, after = ({**_config(run), **_code(run), **_sizes(run)} for run in (first, other))
     found = list(differences(before, after))
     if not found:
         return ["no setting differs"]
     width = max(len(path) for path, _, _ in found)
-    return ["settings that differ:", *(f"  {path:<{width}}  {one!r} | {two!r}" for path, one, two in found)]
+    return ["what differs:", *(f"  {path:<{width}}  {one!r} | {two!r}" for path, one, two in found)]
 
 
 def _config(run: ComparedRun) -> dict[str, Any]:
     return dump_without(run.run.config, PLACES)
+
+
+def _sizes(run: ComparedRun) -> dict[str, Any]:
+    """Return how many texts and images each set of the run has, as results.json has it."""
+    return {"sets": run.record.results.get("sets")}
 
 
 def _code(run: ComparedRun) -> dict[str, Any]:

@@ -34,6 +34,8 @@ def write_photos(folder: Path, num: int = 40, num_masks: int = 12, side_px: int 
         raise DataError(
             f"--masks must lie between 0 and --num, and --num must be at least 1, got {num_masks} and {num}"
         )
+    if seed < 0:
+        raise DataError(f"--seed must be 0 or more, got {seed}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):

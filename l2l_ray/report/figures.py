@@ -23,6 +23,12 @@ def interval(low: Any, high: Any) -> str:
     return f"{percent(low)} to {percent(high)}" if is_number(low) and is_number(high) and low < high else NOTHING
 
 
+def points_interval(low: Any, high: Any) -> str:
+    """Return the ends of an interval of a difference, in points with their signs; a dash as in `interval`."""
+    is_one = is_number(low) and is_number(high) and low < high
+    return f"{100 * low:+.1f} to {100 * high:+.1f}" if is_one else NOTHING
+
+
 def splits_of(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return split -> scores of one row of results.json; what is no dict is left out."""
     splits = row.get("splits")

@@ -68,6 +68,8 @@ def expected_table(record: RunRecord) -> Table | None:
     found = record.results.get("expected")
     rows = []
     for method, line in (found if isinstance(found, Mapping) else {}).items():
+        if not isinstance(line, Mapping):
+            continue
         name, labeled = record.labels.get(str(method), str(method)), line.get("labeled") or {}
         error = (line.get("reliability") or {}).get("ece")
         texts = (labeled.get("images"), labeled.get("texts"), _range(line.get("all")), _range(line.get("used")))

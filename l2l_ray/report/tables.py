@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from l2l_ray.files import replacing
-from l2l_ray.report.figures import NOTHING, float_keys, percent, splits_of
+from l2l_ray.report.figures import NOTHING, float_keys, percent, points_interval, splits_of
 from l2l_ray.report.record import RunRecord, flatten, is_number, read_run, writing
 
 PAGE_METRICS = ("overall_iou", "mean_iou", *(f"precision_at.{t}" for t in ("0.5", "0.7", "0.9")))
@@ -107,15 +107,15 @@ def results_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = PA
 def differences_table(record: RunRecord) -> Table | None:
     """Return how much methods differ in mean IoU, with intervals; None when results.json holds no differences.
 
-    Reads results.json's optional `differences`: [{"method", "versus", "split", "diff", "low", "high"}], shares.
+    Reads results.json's optional `differences`: [{"method", "versus", "split", "diff", "low", "high"}], shares; the
+    last two are null where there are too few images.
     """
     rows = []
     for item in record.results.get("differences") or []:
-        if isinstance(item, Mapping) and all(is_number(item.get(key)) for key in ("diff", "low", "high")):
+        if isinstance(item, Mapping) and is_number(item.get("diff")):
             pair = [record.labels.get(str(item.get(key)), str(item.get(key))) for key in ("method", "versus")]
-            diff, low, high = (f"{100 * item[key]:+.1f}" for key in ("diff", "low", "high"))
-            ends = f"{low} to {high}" if item["low"] < item["high"] else NOTHING
-            texts = (" - ".join(pair), str(item.get("split", "?")), diff, ends)
+            ends = points_interval(item.get("low"), item.get("high"))
+            texts = (" - ".join(pair), str(item.get("split", "?")), f"{100 * item['diff']:+.1f}", ends)
             rows.append(tuple(Cell(text) for text in texts))
     header = ("Difference", "split", "mean IoU, points", "95 % interval over images")
     return Table((("", 4),), header, tuple(rows)) if rows else None

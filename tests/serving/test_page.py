@@ -38,7 +38,7 @@ class LeftHalf:
         probs[:, : width // 2] = 0.9
         prior = Prior.absent("", "no box: nothing said", "")
         masks = [
-            encoded(Prediction(PhotoText(Path("a.png"), text), text, pixels, probs, prior, "l2l", 2))
+            encoded(Prediction(PhotoText(Path("a.png"), text), text, pixels, probs, prior, "l2l", 2, 0.5))
             for text in upload.expressions
         ]
         size = {"width_px": width, "height_px": height}

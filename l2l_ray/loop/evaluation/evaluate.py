@@ -242,7 +242,7 @@ def _size(run: RunFolder, name: str) -> dict[str, int] | None:
     return {"texts": len(rows), "images": len({row.image_id for row in rows})}
 
 
-def _difference(plan: Plan, evaluations: Evaluations, method: str, versus: str) -> dict[str, float]:
+def _difference(plan: Plan, evaluations: Evaluations, method: str, versus: str) -> dict[str, float | None]:
     """Return the paired difference of mean_iou over all splits, images resampled, with its 95 % interval."""
     first, second = (evaluations.joined(name, plan.best_version(name), plan.split_sizes) for name in (method, versus))
     found = compare(first, second)

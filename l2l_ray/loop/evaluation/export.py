@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from l2l_ray.calibration import Calibration, Curve, chances, ranks_of, read
-from l2l_ray.confidence import estimated_iou
+from l2l_ray.calibration import Calibration, Curve, chances, ranks_of
+from l2l_ray.confidence import prediction_confidence
 from l2l_ray.data.masks import encode, grid_logits_to_native, mask_area_px
 from l2l_ray.datatools.export import require_place, write_export
 from l2l_ray.datatools.record import ExportedMask
@@ -121,6 +121,8 @@ def export_pseudo_labels(
     run = _open(run_dir, min_confidence)
     method = run.methods[-1] if method is None else method
     labels, round_index = committed_labels(run, method, round_index)
+    if promise is not None and not labels:
+        raise ConfigError(f"no guarantee can be given: {run.path} has no labels, as it had no text without a mask")
     calibration = Calibration.load(run.version_dir(method, labels[0].version)) if labels else None
     promised = None if promise is None else _promised(run, method, promise, calibration)
     confidences = np.array([label.confidence for label in labels], np.float64)
@@ -162,7 +164,7 @@ def export_predictions(
 ) -> Exported:
     """Write the masks that the run's chosen version predicts on a set of the run (val, testA, unlabeled, ...).
 
-    Their confidence is that of `l2l predict`, at the image's native size; a pseudo-label's is counted on the grid.
+    Their confidence is that of `l2l predict`.
 
     Raises:
         ConfigError: There is no run in this folder.
@@ -226,13 +228,12 @@ def _predictions(
         part = list(range(start, min(start + size, len(examples))))
         for index, logits in zip(part, engine.mask_logits(method, version, split, part), strict=True):
             example = examples[index]
-            probs = grid_logits_to_native(logits, example.height_px, example.width_px).sigmoid()
-            mask = probs > 0.5
+            mask = grid_logits_to_native(logits, example.height_px, example.width_px) > 0
             yield ExportedMask(
                 example.without_truth(),  # rows of an evaluation split have some
                 encode(mask.numpy()),
                 None,
-                read(curve, float(estimated_iou(mask, probs))),
+                prediction_confidence(curve, logits),
                 None,
                 {**about, "prior_key": priors[example.sent_id].key},
                 split_of_items,

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from l2l_ray.calibration import Curve, read
-from l2l_ray.confidence import estimated_iou
+from l2l_ray.calibration import Curve
+from l2l_ray.confidence import prediction_confidence
 from l2l_ray.data.masks import decode
 from l2l_ray.data.pixels import BadPicture, read_rgb
 from l2l_ray.loop.inference.engine import InferenceEngine, PanelData
@@ -170,7 +170,7 @@ def _panel(
         final=np.asarray(final.cpu().numpy()),
         truth=decode(example.mask_rle).astype(np.float32) if isinstance(example, LabeledExample) else None,
         file=Path(example.image_path).name,
-        confidence=read(curve, float(estimated_iou(final > 0.5, final))),
+        confidence=prediction_confidence(curve, data.final[row]),
     )
 
 

@@ -6,8 +6,10 @@ are alike. Images are chosen together, each for what those before it leave: two 
 
     gain(i) = sum over j of doubt(j) * max(0, alike(i, j) - alike(j, whoever was chosen before))
 
-Features are the image encoder's coarsest level, mean over the picture, minus the mean of all; alike is their cosine, 0
-where it is negative. Of very many images only the `POOL` most doubtful are looked at. No truth is read.
+Only the most doubtful images are looked at, `TIMES_MORE` as many as are asked for: of hundreds of images that are all a
+little alike, the gain would name those that are most like the rest, however sure their own labels are. Features are the
+image encoder's coarsest level, mean over the picture, minus the mean of those images; alike is their cosine, 0 where it
+is negative. No truth is read.
 
 Source: facility location as in Wei et al. 2015 (submodular data selection), weighted by doubt; the weights are ours.
 """
@@ -40,7 +42,7 @@ from l2l_ray.types import Example, PseudoLabel
 if TYPE_CHECKING:
     from jaxtyping import Float64
 
-POOL = 2_000  # images that are compared with one another: 70 MB
+TIMES_MORE, MOST = 5, 2_000  # images that are compared with one another: 70 MB for 2,000
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def suggest(run_dir: Path, count: int, device: str = "auto") -> list[Suggestion]
         place = place_of[row["sent_id"]]
         by_image[examples[place].image_id].append((row["confidence"], place))
     doubts = {image: sum(1 - confidence for confidence, _ in texts) for image, texts in by_image.items()}
-    pool = sorted(doubts, key=lambda image: (-doubts[image], image))[:POOL]
+    pool = sorted(doubts, key=lambda image: (-doubts[image], image))[: max(count, min(TIMES_MORE * count, MOST))]
     texts_of = [[examples[place] for _, place in sorted(by_image[image])] for image in pool]
     engine = InferenceEngine(run.config, run.path, device)
     rows = [place_of[texts[0].sent_id] for texts in texts_of]

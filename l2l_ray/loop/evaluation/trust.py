@@ -1,6 +1,7 @@
 """How good the labels of a run are, said without looking at their truth: by the labeled images alone.
 
-Labeled images, seen through teachers that never trained on them (`calibration.py`), stand for the unlabeled ones. So a
+Labeled images, seen through teachers that never trained on them (`calibration.py`), stand for the unlabeled ones. These
+are teachers of the burn-in: what later rounds do to labels is seen only in which of them are used and how surely. So a
 run on somebody's own photos, of which nobody knows more masks, also says how good its labels are, with an interval;
 where the truth is on disk, `hidden_truth.py` says what they really are.
 """
