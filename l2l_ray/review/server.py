@@ -48,7 +48,7 @@ def review_command(words: Sequence[str], say: Say) -> None:
     about = "Look at a finished run's labels in the browser, the doubtful first, and decide; see docs/review.md."
     parser = argparse.ArgumentParser(prog="l2l review", description=about)
     parser.add_argument("run_dir", type=here, metavar="RUN", help="a finished run, of this machine")
-    parser.add_argument("--port", type=int, help="port of this machine; always the same one for this run and reviewer, if free")
+    parser.add_argument("--port", type=int, help="port of this machine; if not given, this run's and reviewer's own")
     parser.add_argument("--reviewer", metavar="NAME", help="whose decisions are written; you, if not given")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     given = parser.parse_args(words)
@@ -79,7 +79,7 @@ def review(run_dir: Path, port: int | None, reviewer: str | None, opens_browser:
         say(f"review     {address}")
         say(f"reviewer   {name}; every decision is a line of {run_dir / 'review.jsonl'}; Ctrl-C ends the server")
         if port is None and chosen != usual:
-            say(f"port       {usual} is taken; what a browser could not save at that port is sent when it is free again")
+            say(f"port       {usual} is taken; what a browser could not save there is sent when it is free again")
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
         with opening_page(run_dir, address) if opens_browser else nullcontext() as page:
             if page is not None:
