@@ -57,7 +57,7 @@ function fail(error) {
   const { textContent: before, className: kind } = byId("says");
   if (!(error instanceof Refused)) reportError(error); // a fault of this page: the console has more
   const isKept = (kind === "good" || kind === "wrong") && !before.includes(error.message);
-  say(isKept ? `${before} ${error.message}` : error.message, "wrong");
+  say(isKept ? `${before} · ${error.message}` : error.message, "wrong");
 }
 
 function listed(id, texts) {
@@ -163,7 +163,7 @@ const done = () => JSON.parse(sessionStorage.getItem(`l2l-review-done:${run.id}`
 const setDone = (made) => sessionStorage.setItem(`l2l-review-done:${run.id}`, JSON.stringify(made.slice(-200)));
 
 async function act(action) {
-  if (!item) return;
+  if (!item) throw new Refused("No label is open.");
   if (action === "undo") return undo();
   if (!viewer.picture && action !== "reject") {
     throw new Refused("There is no photo to look at: you can only reject the label, or undo.");
