@@ -13,10 +13,9 @@ Everything else is new and gets new ids. A mask replaces the one that was there;
 `instances.json`, and the ref's `provenance` says under `replaced` which it was and where it came from; when its source
 comes once more, it stays replaced. What a model made (an export's own mask) never replaces a mask that a model did not
 make; where a person confirmed it as it is, it is that person's from then on. A hint or a category that is said anew
-takes the place of the old one. What a person rejected has no mask any more, and
-says so until one comes; a mask that no model made stays, but for one of the review page, which its later decisions
-replace. Two different masks, hints or categories for one object, or an expression that stands for
-several, are problems by name, and change nothing.
+takes the place of the old one. What a person rejected has no mask any more, and says so until one comes; a mask that no
+model made stays, but for one of the review page, which its later decisions replace. Two different masks, hints or
+categories for one object, or an expression that stands for several, are problems by name, and change nothing.
 """
 
 from __future__ import annotations
