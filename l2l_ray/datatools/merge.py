@@ -173,7 +173,7 @@ class _Merger:
                     about = [one for one in groups[place] if texts & {text_of(s) for s in one["sentences"]}]
                     groups[len(self.refs) - 1] = about
                     groups[place] = [one for one in groups[place] if one not in about]
-                    said, made = other.get("rejected", other.get("provenance", {})), ref.get("provenance", {})
+                    said, made = (one.get("rejected") or one.get("provenance") or {} for one in (other, ref))
                     if is_later_review(said, made) and made.get("sent_id") == said.get("sent_id"):
                         for name in TRUTH:  # it was this text's decision, and is taken back
                             ref.pop(name, None)
