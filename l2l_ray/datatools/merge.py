@@ -1,7 +1,8 @@
 """Adds what an importer read to a data set that is there: corrections, masks, texts and photos.
 
-The ids of the data set's refs, sentences and images never change, and neither does their split. A new item is an item
-of the data set when
+The ids of the data set's refs, sentences and images never change, and neither does their split. But a text that is said
+to have no object, or no label, while its object has other texts, becomes a ref of its own. A new item is an item of the
+data set when
 
 - it says which sentence it was (`sent_id`, from an export of this data set) and photo and expression are that
   sentence's; or it has the `id` of one of its objects;
@@ -12,9 +13,9 @@ Everything else is new and gets new ids. A mask replaces the one that was there;
 `instances.json`, and the ref's `provenance` says under `replaced` which it was and where it came from; when its source
 comes once more, it stays replaced. What a model made (an export's own mask) never replaces a mask that a model did not
 make; where a person confirmed it as it is, it is that person's from then on. A hint or a category that is said anew
-takes the place of the old one. What a person rejected has no mask any more, and
-says so until one comes. Two different masks, hints or categories for one object, or an expression that stands for
-several, are problems by name, and change nothing.
+takes the place of the old one. What a person rejected has no mask any more, and says so until one comes; a mask that no
+model made stays, but for one of the review page, which its later decisions replace. Two different masks, hints or
+categories for one object, or an expression that stands for several, are problems by name, and change nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from __future__ import annotations
 import filecmp
 from collections import defaultdict
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from l2l_ray.data.hints import PixelHint, read_hint
@@ -30,13 +30,22 @@ from l2l_ray.data.layout import BadValue, Notice, Problem, Words, image_folder
 from l2l_ray.data.masks import annotation_rle, union_rle
 from l2l_ray.datatools.inventory import take_inventory
 from l2l_ray.datatools.record import SCORES, is_made_by_a_model
+from l2l_ray.datatools.ref_records import (
+    TRUTH,
+    Ref,
+    annotation_ids,
+    claims_truth,
+    is_later_review,
+    names_annotations,
+    rows_by_id,
+    says_something_else,
+    text_of,
+)
 from l2l_ray.datatools.refer_writer import ReferWriter
 from l2l_ray.datatools.row_files import read_json
 from l2l_ray.datatools.update import Update
 from l2l_ray.errors import DataError
 from l2l_ray.types import Rle
-
-Ref = dict[str, Any]
 
 
 def merge(writer: ReferWriter) -> Update:
@@ -50,6 +59,7 @@ def merge(writer: ReferWriter) -> Update:
     merger = _Merger(writer)
     merger.match_photos()
     groups, new = merger.match_refs()
+    merger.set_apart(groups)
     for place, group in groups.items():
         merger.change(merger.refs[place], group)
     for ref in new:
@@ -72,9 +82,10 @@ class _Merger:
         content = read_json(tables)
         self.writer, self.update = writer, Update()
         self.refs: list[Ref] = [dict(item.record) for item in inventory.items]
-        self.images = _by_id(content, "images", tables)
-        self.annotations = _by_id(content, "annotations", tables)
-        self.categories = {i: str(row.get("name", "")) for i, row in _by_id(content, "categories", tables).items()}
+        self.images = rows_by_id(content, "images", tables)
+        self.annotations = rows_by_id(content, "annotations", tables)
+        self.categories = {i: str(row.get("name", "")) for i, row in rows_by_id(content, "categories", tables).items()}
+        self._by_own_id: dict[str, int] = {}  # place of each ref that has an id of its own
         self._image_of: dict[int, int] = {}  # id in the writer: id here; of photos that are here
         self._bad_photos: dict[int, Problem] = {}
         self._added: dict[int, int] = {}  # id in the writer: id here; of photos that are new
@@ -113,13 +124,12 @@ class _Merger:
         """Return the writer's refs by the place of the ref that they speak of, and those that are new."""
         by_text: dict[tuple[int, str], list[int]] = defaultdict(list)
         by_sentence: dict[int, int] = {}
-        by_own_id: dict[str, int] = {}
         for place, ref in enumerate(self.refs):
             for sentence in ref["sentences"]:
-                by_text[ref["image_id"], _text(sentence)].append(place)
+                by_text[ref["image_id"], text_of(sentence)].append(place)
                 by_sentence[sentence["sent_id"]] = place
             if "source_id" in ref and "sent_id" not in ref:
-                by_own_id[ref["source_id"]] = place
+                self._by_own_id[ref["source_id"]] = place
         groups: dict[int, list[Ref]] = defaultdict(list)
         new: list[Ref] = []
         for ref in self.writer.refs:
@@ -127,9 +137,10 @@ class _Merger:
                 self.update.problems += [bad] if bad not in self.update.problems else []
                 continue
             image_id = self._image_of.get(ref["image_id"])
-            texts = [_text(sentence) for sentence in ref["sentences"]]
+            texts = [text_of(sentence) for sentence in ref["sentences"]]
             places = sorted({place for text in texts for place in by_text.get((image_id or 0, text), ())})
-            named = by_sentence.get(ref["sent_id"]) if "sent_id" in ref else by_own_id.get(ref.get("source_id", ""))
+            own = self._by_own_id.get(ref.get("source_id", ""))
+            named = by_sentence.get(ref["sent_id"]) if "sent_id" in ref else own
             if named is not None and ("sent_id" not in ref or named in places):
                 places = [named]
             if len(places) > 1:
@@ -145,32 +156,61 @@ class _Merger:
                 new.append(ref)
         return groups, new
 
+    def set_apart(self, groups: dict[int, list[Ref]]) -> None:
+        """Give texts that are said to have no object, or no label, a ref of their own; the others stay as they are."""
+        for place in list(groups):
+            for other in groups[place]:
+                ref, texts = self.refs[place], {text_of(sentence) for sentence in other["sentences"]}
+                named = [sentence for sentence in ref["sentences"] if text_of(sentence) in texts]
+                left = [sentence for sentence in ref["sentences"] if sentence not in named]
+                is_whole = "sent_id" not in other and other.get("source_id", "") in self._by_own_id
+                if named and left and not is_whole and says_something_else(ref, other) and self._gives_way(ref, other):
+                    apart = {name: value for name, value in ref.items() if name not in ("source_id", "sent_id")}
+                    self._next_ref, apart["ref_id"] = self._next_ref + 1, self._next_ref
+                    self.refs.append(apart)
+                    for part, sentences in ((ref, left), (apart, named)):
+                        part |= {"sentences": sentences, "sent_ids": [s["sent_id"] for s in sentences]}
+                    about = [one for one in groups[place] if texts & {text_of(s) for s in one["sentences"]}]
+                    groups[len(self.refs) - 1] = about
+                    groups[place] = [one for one in groups[place] if one not in about]
+                    said, made = (one.get("rejected") or one.get("provenance") or {} for one in (other, ref))
+                    if is_later_review(said, made) and made.get("sent_id") == said.get("sent_id"):
+                        for name in TRUTH:  # it was this text's decision, and is taken back
+                            ref.pop(name, None)
+
+    def _gives_way(self, ref: Ref, other: Ref) -> bool:
+        """Tell whether what a ref has as truth, if anything, ends by what a row says."""
+        made = ref.get("provenance")
+        is_weak = not claims_truth(ref, self.annotations) or is_made_by_a_model(made)
+        return is_weak or "rejected" not in other or is_later_review(other["rejected"], made)
+
     def change(self, ref: Ref, group: list[Ref]) -> None:
         """Add to a ref what is new about it."""
         before = self.update.num_changes
-        known = {_text(sentence) for sentence in ref["sentences"]}
+        known = {text_of(sentence) for sentence in ref["sentences"]}
         for other in group:
             for sentence in other["sentences"]:
-                if _text(sentence) not in known:
-                    known.add(_text(sentence))
+                if text_of(sentence) not in known:
+                    known.add(text_of(sentence))
                     self._add_sentence(ref, sentence)
                     self.update.num_new_texts += 1
             if (split := other["split"]) != ref["split"]:
                 said = "train, or no split" if split == "train" else split
                 self._notice(other, f"the data set has it in split {ref['split']}, which stays; this says {said}")
         category = self._category_of(ref)
-        self._correct(ref, [other for other in group if _claims_truth(other, self.writer.annotations)])
-        self._reject(ref, [other["rejected"] for other in group if "rejected" in other])
+        self._correct(ref, [other for other in group if claims_truth(other, self.writer.annotations)])
+        self._reject(ref, [other for other in group if "rejected" in other])
         self._categorize(ref, group, category)
         self._point_out(ref, [other for other in group if "hint" in other])
         self.update.num_unchanged += before == self.update.num_changes
 
     def _correct(self, ref: Ref, group: list[Ref]) -> None:
         """Give a ref the one mask that its group has."""
-        had_truth = _claims_truth(ref, self.annotations)
+        had_truth = claims_truth(ref, self.annotations)
         current = self._mask(ref, self.annotations) if had_truth else None
         replaced = [mask for mask in self._replaced_masks(ref) if mask != current]
-        old = [other for other in group if self._mask(other, self.writer.annotations) in replaced]
+        older = [other for other in group if not is_later_review(other.get("provenance"), ref.get("provenance"))]
+        old = [other for other in older if self._mask(other, self.writer.annotations) in replaced]
         for other in old:
             self._notice(other, "an older mask of it, which was corrected since, stays replaced")
         group = [other for other in group if other not in old]
@@ -192,9 +232,8 @@ class _Merger:
         else:
             provenance = dict(group[0].get("provenance", {}))
             if had_truth or "provenance" in ref:
-                names = ("ann_id", "ann_ids", "provenance")
-                provenance["replaced"] = {name: ref[name] for name in names if name in ref}
-            for name in ("ann_id", "ann_ids", "provenance"):
+                provenance["replaced"] = {name: ref[name] for name in TRUTH if name in ref}
+            for name in TRUTH:
                 ref.pop(name, None)
             ref |= self._truth_of(group[0], ref["image_id"]) | ({"provenance": provenance} if provenance else {})
             ref |= {name: group[0][name] for name in SCORES if name in group[0]}
@@ -207,13 +246,15 @@ class _Merger:
             ref["provenance"] = {**provenance, "replaced": {"provenance": made}}
             self.update.num_confirmed += 1
 
-    def _reject(self, ref: Ref, said: list[Any]) -> None:
-        """Note that a person rejected the label of a ref; a mask that no model made stays, and ends that."""
-        if _claims_truth(ref, self.annotations) and not (said and is_made_by_a_model(ref.get("provenance"))):
+    def _reject(self, ref: Ref, group: list[Ref]) -> None:
+        """Note that a person rejected the label of a ref; a mask that is stronger than that stays, and ends that."""
+        if claims_truth(ref, self.annotations) and not (group and self._gives_way(ref, group[0])):
             ref.pop("rejected", None)
-        elif said and {**ref.get("rejected", {}), "replaced": 0} != {**said[0], "replaced": 0}:
-            replaced = {name: ref.pop(name) for name in ("ann_id", "ann_ids", "provenance") if name in ref}
-            ref["rejected"] = {**said[0], "replaced": replaced}
+            for other in group:
+                self._notice(other, "it was rejected, but has a mask of a person's, which stays")
+        elif group and {**ref.get("rejected", {}), "replaced": 0} != {**group[0]["rejected"], "replaced": 0}:
+            replaced = {name: ref.pop(name) for name in TRUTH if name in ref}
+            ref["rejected"] = {**group[0]["rejected"], "replaced": replaced}
             self.update.num_rejected += 1
 
     def _replaced_masks(self, ref: Ref) -> list[Rle | str]:
@@ -221,7 +262,7 @@ class _Merger:
         masks = []
         made = ref.get("provenance")
         while isinstance(made, dict) and isinstance(older := made.get("replaced"), dict):
-            if _names_annotations(older, self.annotations) and _claims_truth(older, self.annotations):
+            if names_annotations(older, self.annotations) and claims_truth(older, self.annotations):
                 masks.append(self._mask({**older, "image_id": ref["image_id"]}, self.annotations))
             made = older.get("provenance")
         return [mask for mask in masks if not isinstance(mask, str)]
@@ -235,13 +276,13 @@ class _Merger:
         if not name or name == self._category_of(ref) == before:
             return
         ref["category_id"] = self._category(name)
-        for ann_id in _ann_ids(ref):
+        for ann_id in annotation_ids(ref):
             self.annotations[ann_id] = {**self.annotations[ann_id], "category_id": ref["category_id"]}
         self.update.num_new_categories += name != before
 
     def _category_of(self, ref: Ref) -> str:
         """Return what a ref is called, by its first annotation if that says it; "" if nothing does."""
-        rows = [self.annotations.get(ann_id, {}) for ann_id in _ann_ids(ref)[:1]] + [ref]
+        rows = [self.annotations.get(ann_id, {}) for ann_id in annotation_ids(ref)[:1]] + [ref]
         number = next((row["category_id"] for row in rows if "category_id" in row), None)
         return self.categories.get(number, "") if isinstance(number, int) else ""
 
@@ -295,7 +336,7 @@ class _Merger:
         ref |= self._truth_of(other, image_id)
         self.refs.append(ref)
         self.update.num_new_objects += 1
-        self.update.num_new_masks += _claims_truth(other, self.writer.annotations)
+        self.update.num_new_masks += claims_truth(other, self.writer.annotations)
         self.update.num_rejected += "rejected" in other
 
     def hand_over(self, num_touched: int) -> None:
@@ -316,7 +357,7 @@ class _Merger:
         category = self.writer.categories.get(other.get("category_id", 0))
         found: Ref = {} if category is None else {"category_id": self._category(category)}
         ids = []
-        for ann_id in _ann_ids(other):
+        for ann_id in annotation_ids(other):
             row = self.writer.annotations[ann_id]
             named = self.writer.categories.get(row.get("category_id", 0))
             more = {"category_id": self._category(named)} if named is not None else {}
@@ -337,14 +378,14 @@ class _Merger:
 
     def _mask(self, ref: Ref, annotations: Mapping[int, Mapping[str, Any]]) -> Rle | str:
         """Return the mask of a ref that claims a truth; what cannot be read is its own words, equal to nothing else."""
-        rows = [annotations[ann_id] for ann_id in _ann_ids(ref)]
+        rows = [annotations[ann_id] for ann_id in annotation_ids(ref)]
         images = self.images if annotations is self.annotations else self.writer.images
         size = images[ref["image_id"]]
         try:
             rles = [annotation_rle(row["segmentation"], size["height"], size["width"]) for row in rows]
             return union_rle(rles, size["height"], size["width"])
         except (DataError, TypeError) as error:  # TypeError: the table has no size
-            return f"{_ann_ids(ref)}: {error}"
+            return f"{annotation_ids(ref)}: {error}"
 
     def _photo(self, ref: Ref) -> str:
         return str(self.writer.images[ref["image_id"]]["file_name"])
@@ -357,40 +398,3 @@ class _Merger:
 
     def _problem(self, ref: Ref, what: str, got: str, expected: str, remedy: str) -> None:
         self.update.problems.append(BadValue(what, got, expected, remedy).at(self._where(ref)))
-
-
-def _by_id(content: Mapping[str, Any], name: str, path: Path) -> dict[int, dict[str, Any]]:
-    """Return the rows of a table by id.
-
-    Raises:
-        DataError: If a row has none, or that of another one: an update would lose it.
-    """
-    rows = content.get(name) or []
-    found = {row["id"]: row for row in rows if isinstance(row, dict) and type(row.get("id")) is int}
-    if len(found) < len(rows):
-        raise DataError(
-            f"{path}: {len(rows) - len(found)} of {len(rows)} {name} have no id of their own; an update would lose "
-            "them; correct or remove them first"
-        )
-    return found
-
-
-def _text(sentence: Mapping[str, Any]) -> str:
-    return " ".join(str(sentence.get("sent", sentence.get("raw", ""))).split())
-
-
-def _ann_ids(ref: Ref) -> list[int]:
-    return list(ref["ann_ids"]) if "ann_ids" in ref else [ref["ann_id"]] if "ann_id" in ref else []
-
-
-def _names_annotations(record: Ref, annotations: Mapping[int, Any]) -> bool:
-    """Tell whether what stands for annotations in a record is that: a person may have written it."""
-    ids = [*found] if isinstance(found := record.get("ann_ids", [record.get("ann_id")]), list) else [None]
-    return all(type(ann_id) is int and ann_id in annotations for ann_id in ids)
-
-
-def _claims_truth(ref: Ref, annotations: Mapping[int, Mapping[str, Any]]) -> bool:
-    """Tell whether a ref has a mask or says that it has no target; a box alone is none."""
-    if "ann_id" not in ref and "ann_ids" not in ref:
-        return False
-    return all(annotations.get(ann_id, {}).get("segmentation") for ann_id in _ann_ids(ref))

@@ -7,9 +7,10 @@
 | no such object | `no_target` |
 | reject, wrong object | no mask, and `rejected`: a run neither learns from the item nor labels it again |
 
-The journal alone is read, not the run: each line holds the record of the label that was shown. Where people decided
-about several sentences of one object, one of them counts: a drawn mask before an accepted one, any mask before a
-rejection, else the later decision. A mask beside "no such object" is a contradiction, and neither is used.
+The journal alone is read, not the run: each line holds the record of the label that was shown. Of several masks of one
+object one counts: a drawn one before an accepted one, else the later. What has no mask is said of its own text alone.
+`updated_at` and `as_of` say since when a decision holds, and after which action on its label: by them a later import
+replaces what an earlier one wrote.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from l2l_ray.data.layout import BadValue, Notice, Words
+from l2l_ray.data.layout import Notice
 from l2l_ray.datatools.row_files import Row
 from l2l_ray.errors import DataError
 from l2l_ray.review.journal import DECISIONS, FILE, Action, Journal
 
 _FROM_LABEL = ("image", "expression", "split", "id", "sent_id", "category", "hint", "confidence", "gate")
-_FIRST = ("redraw", "accept", "no_object", "wrong_object", "reject")  # which of several decisions counts
+_UNDONE = "its decision was undone; if that was imported before, it stays in the data set until you decide anew"
 
 
 def read_review(run_dir: Path) -> tuple[Iterator[Row], Path]:
@@ -51,35 +52,36 @@ def read_review(run_dir: Path) -> tuple[Iterator[Row], Path]:
 def _rows(journal: Journal, made: Sequence[Action]) -> Iterator[Row]:
     for problem in journal.problems:
         yield FILE, Notice(FILE, problem)
+    for undone in sorted(set(journal.touched()) - {action.sent_id for action in made}):
+        yield FILE, Notice(f"{FILE} action {journal.last_number(undone)}", _UNDONE)
     by_object: dict[Any, list[Action]] = defaultdict(list)
     for action in made:
-        by_object[action.label.get("ref_id", f"sentence {action.sent_id}")].append(action)
+        if action.rle is None:
+            yield _where(action), _row(action, journal)
+        else:
+            by_object[action.label.get("ref_id", f"sentence {action.sent_id}")].append(action)
     for group in by_object.values():
-        yield from _of_object(group)
+        counted = max(group, key=lambda action: (action.action == "redraw", action.number))
+        if len(group) > 1:
+            text = f"of {len(group)} masks of one object, this one counts: it is {DECISIONS[counted.action]}"
+            yield _where(counted), Notice(_where(counted), text)
+        yield _where(counted), _row(counted, journal)
 
 
-def _of_object(group: Sequence[Action]) -> Iterator[Row]:
-    """Yield the row of the decision that counts for an object, and what is to be said of the others."""
-    counted = min(group, key=lambda action: (_FIRST.index(action.action), -action.number))
-    where = f"{FILE} action {counted.number}"
-    kinds = {action.action for action in group}
-    if "no_object" in kinds and kinds & {"accept", "redraw"}:
-        words = Words(" and ".join(DECISIONS[kind] for kind in sorted(kinds)))
-        error = BadValue("decisions about one object", words, "a mask or no such object", "undo one of them")
-        yield where, error.at(where)
-        return
-    if len(group) > 1:
-        yield where, Notice(where, f"of {len(group)} decisions about one object, {DECISIONS[counted.action]!r} counts")
-    yield where, _row(counted)
+def _where(action: Action) -> str:
+    return f"{FILE} action {action.number}"
 
 
-def _row(action: Action) -> dict[str, Any]:
+def _row(action: Action, journal: Journal) -> dict[str, Any]:
+    last = journal.history(action.sent_id)[-1]
     who = {
         "source": "review",
         "action": action.action,
         "number": action.number,
+        "as_of": last.number,
+        "sent_id": action.sent_id,
         "completed_by": action.reviewer,
-        "updated_at": action.at,
+        "updated_at": last.at,
     }
     row = {name: value for name in _FROM_LABEL if (value := action.label.get(name)) not in (None, "")}
     before = action.label.get("provenance")

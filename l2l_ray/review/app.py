@@ -19,13 +19,16 @@ line, `{"error": ...}`: 409 with `last` where somebody else decided meanwhile.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import numpy as np
 from fastapi import FastAPI, Query
 from fastapi.exceptions import RequestValidationError
+from jaxtyping import Bool
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -36,17 +39,19 @@ from l2l_ray.data.masks import mask_area_px
 from l2l_ray.errors import DataError, L2LError, one_line
 from l2l_ray.review.item import Items, as_runs, edit_size, mask_iou
 from l2l_ray.review.journal import DECISIONS, STATES, UNDO, Journal, StaleAction
-from l2l_ray.review.labels import Filters, Labels
+from l2l_ray.review.labels import MAX_KIND_CHARS, Filters, Labels
 from l2l_ray.review.proposals import Proposals
 from l2l_ray.serving.guard import Guard, Refusal, bounded, broken, page_file, refused, said
+from l2l_ray.types import Example
 
 PAGE = Path(__file__).parent / "page"
-_FILES = ("page.css", "page.js", "api.js", "queue.js", "canvas.js", "draw.js", "masks.js")
+_FILES = ("page.css", "page.js", "api.js", "keys.js", "queue.js", "canvas.js", "draw.js", "masks.js")
 PAGE_FILES = {"/": "index.html", **{f"/{name}": name for name in _FILES}}
 MAX_BODY_BYTES = 4_000_000  # a mask of a 20 megapixel photo has some ten thousand runs
 MAX_PAGE = 200
 MAX_KINDS = 200
 T = TypeVar("T")
+Mask = Bool[np.ndarray, "H W"]
 
 
 class Decision(BaseModel):
@@ -78,7 +83,12 @@ class Asked(BaseModel):
     lowest: float = Field(0.0, ge=0, le=1)
     highest: float = Field(1.0, ge=0, le=1)
     text: str = Field("", max_length=200)
-    kind: str = Field("", max_length=200)
+    kind: str = Field("", max_length=MAX_KIND_CHARS)
+
+
+def identity(run_dir: Path, reviewer: str) -> str:
+    """Return what tells one reviewer's work on one run from any other on this machine."""
+    return hashlib.sha256(f"{run_dir.resolve()}\0{reviewer}".encode()).hexdigest()[:16]
 
 
 def make_app(run_dir: Path, reviewer: str, token_sha256: str, hosts: Collection[str]) -> FastAPI:
@@ -94,6 +104,7 @@ def make_app(run_dir: Path, reviewer: str, token_sha256: str, hosts: Collection[
     """
     labels, journal = Labels(run_dir), Journal(run_dir)
     items, proposals = Items(labels), Proposals(run_dir)
+    model_is_asked = asyncio.Lock()  # who waits for the model holds no thread that others need to save
     app = FastAPI(
         title="L2L review",
         version=__version__,
@@ -116,6 +127,7 @@ def make_app(run_dir: Path, reviewer: str, token_sha256: str, hosts: Collection[
         return {
             "state": journal.state(sent_id),
             "number": journal.last_number(sent_id),
+            "standing": found.number if found else 0,
             "reviewer": found.reviewer if found else "",
             "history": [action.words for action in journal.history(sent_id)],
             "counts": labels.counts(journal),
@@ -131,6 +143,10 @@ def make_app(run_dir: Path, reviewer: str, token_sha256: str, hosts: Collection[
             raise Refusal(422, f"`counts` belongs to redraw, got it with {decision.action}; leave it out")
         elif decision.action == "accept":
             rle = mask
+            found = journal.standing(sent_id)
+            if found and found.action in ("redraw", "no_object") and decision.upon == journal.last_number(sent_id):
+                was = DECISIONS[found.action]
+                raise Refusal(422, f"the label is {was!r}, and its own mask is not what is shown; undo that first")
             if not mask_area_px(mask):
                 raise Refusal(
                     422, "the label has no pixel, so there is nothing to accept; redraw it, or say no such object"
@@ -144,6 +160,7 @@ def make_app(run_dir: Path, reviewer: str, token_sha256: str, hosts: Collection[
         journal.refresh()
         return {
             "run": run_dir.absolute().name,
+            "id": identity(run_dir, reviewer),
             "about": labels.about,
             "reviewer": reviewer,
             "num": len(labels),
@@ -183,19 +200,35 @@ def make_app(run_dir: Path, reviewer: str, token_sha256: str, hosts: Collection[
     def prior(sent_id: int) -> dict[str, Any]:
         return {"mask": items.prior_mask(sent_id)}
 
+    async def from_model(request: Request, answer: Callable[[], tuple[Example, Mask]]) -> dict[str, Any]:
+        def mask() -> dict[str, Any]:
+            example, found = answer()
+            return {"mask": as_runs(found, edit_size(example.height_px, example.width_px))}
+
+        async with model_is_asked:
+            if await request.is_disconnected():
+                raise Refusal(400, "nobody waits for this answer any more; ask again")
+            return await asyncio.to_thread(mask)
+
     @app.get("/api/labels/{sent_id}/teacher")
-    def teacher(sent_id: int) -> dict[str, Any]:
-        example, stored = items.photo(sent_id), items.prior(sent_id)
-        if stored is None:
-            raise DataError(f"the run stored no answer of the language model for sentence {sent_id}; draw a box")
-        return {"mask": as_runs(proposals.own(example, stored), edit_size(example.height_px, example.width_px))}
+    async def teacher(sent_id: int, request: Request) -> dict[str, Any]:
+        def own() -> tuple[Example, Mask]:
+            example, stored = items.photo(sent_id), items.prior(sent_id)
+            if stored is None:
+                raise DataError(f"the run stored no answer of the language model for sentence {sent_id}; draw a box")
+            return example, proposals.own(example, stored)
+
+        return await from_model(request, own)
 
     @app.post("/api/labels/{sent_id}/propose")
     async def propose(sent_id: int, request: Request) -> dict[str, Any]:
         asked = await _body(request, Box)
-        example = items.photo(sent_id)
-        mask = await asyncio.to_thread(proposals.in_box, example, list(asked.box))
-        return {"mask": as_runs(mask, edit_size(example.height_px, example.width_px))}
+
+        def in_box() -> tuple[Example, Mask]:
+            example = items.photo(sent_id)
+            return example, proposals.in_box(example, list(asked.box))
+
+        return await from_model(request, in_box)
 
     @app.post("/api/labels/{sent_id}/actions")
     async def act(sent_id: int, request: Request) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from l2l_ray.errors import DataError
 from l2l_ray.loop.evaluation.committed import native_mask, pseudo_mask
 from l2l_ray.loop.state.ledger import is_used, read_shard
 from l2l_ray.prior.proposal import Proposer
-from l2l_ray.review.journal import Journal
+from l2l_ray.review.journal import Action, Journal
 from l2l_ray.review.labels import Labels
 from l2l_ray.types import Candidate, Example, Hint, Prior, PseudoLabel, Rle
 
@@ -89,12 +89,15 @@ class Items:
         prior = labels.prior(sent_id)
         edit = edit_size(example.height_px, example.width_px)
         place = self._prior_cells(prior)
+        number = journal.last_number(sent_id)  # first: what is decided from here on is refused as not seen
+        standing = journal.standing(sent_id)
         return {
             **labels.row(position, journal, "expression"),
             "rank_by_image": labels.rank(position, "image"),
             "size": [example.height_px, example.width_px],
             "edit_size": list(edit),
-            "number": journal.last_number(sent_id),
+            "number": number,
+            "standing": standing.number if standing else 0,
             "history": [action.words for action in journal.history(sent_id)],
             "source": _SOURCES[label.source],
             "is_used": is_used(label),
@@ -107,7 +110,7 @@ class Items:
             "has_prior_mask": place is not None,
             "masks": {
                 "label": _at_size(self._mask(sent_id).rle, edit),
-                "now": self._drawn(sent_id, journal, edit),
+                "now": self._decided(standing, journal, edit),
             },
         }
 
@@ -208,10 +211,12 @@ class Items:
         position = self.labels.position(sent_id)
         return pseudo_mask(self._example(position), self._label(position), self.labels.about)
 
-    def _drawn(self, sent_id: int, journal: Journal, edit: tuple[int, int]) -> Runs | None:
-        """Return the mask that a person drew on a label; None = the label's own stands, or none."""
-        standing = journal.standing(sent_id)
-        rle = journal.whole(standing).rle if standing and standing.action == "redraw" else None
+    @staticmethod
+    def _decided(standing: Action | None, journal: Journal, edit: tuple[int, int]) -> Runs | None:
+        """Return the mask that a person put in the place of the label's; None = the label's own stands, or none."""
+        if standing is not None and standing.action == "no_object":
+            return {"height": edit[0], "width": edit[1], "counts": [edit[0] * edit[1]]}
+        rle = journal.whole(standing).rle if standing is not None and standing.action == "redraw" else None
         return None if rle is None else _at_size(rle, edit)
 
     def _prior_cells(self, prior: Prior | None) -> Bool[np.ndarray, "G G"] | None:

@@ -24,13 +24,14 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from l2l_ray.errors import DataError
-from l2l_ray.files import locked
+from l2l_ray.files import lock_file, locked, sync
 from l2l_ray.jsonl import append_line
 from l2l_ray.types import Rle
 
@@ -130,15 +131,9 @@ class Journal:
     def __init__(self, run_dir: Path) -> None:
         self._path, self._torn, self._lock_path = (run_dir / name for name in (FILE, TORN, LOCK))
         self._lock = threading.RLock()
-        self._size = 0  # bytes of the file that are read
-        self._num_lines = 0
-        self._actions: dict[int, list[Action]] = {}  # by sent_id, in order; without masks, which stay in the file
-        self._standing: dict[int, list[Action]] = {}  # of these, what was not undone
-        self._places: dict[int, int] = {}  # by number: where the line begins
-        self._keys: dict[str, Action] = {}
-        self._touched: list[int] = []  # sent_id of each action, in order
-        self._newest = 0
+        self._touched: list[int] = []  # the sent_ids whose state may have changed, in order
         self.problems: list[str] = []  # lines that are passed over, in words
+        self._forget()
         with self._lock:
             tail = self._read()
         if tail:
@@ -146,7 +141,7 @@ class Journal:
 
     def __len__(self) -> int:
         """How many actions there are, undone ones too."""
-        return len(self._touched)
+        return sum(map(len, self._actions.values()))
 
     def add(
         self,
@@ -176,9 +171,10 @@ class Journal:
         """
         try:
             with self._lock, locked(self._lock_path, LOCK_TIMEOUT_S):
-                self._set_torn_aside()
-                self._read()
+                self._set_torn_aside(self._read())
                 if key in self._keys:
+                    sync(self._path)  # who wrote the line may have died before it was safe
+                    sync(self._path.parent)
                     return self._keys[key]
                 self._require_current(sent_id, upon)
                 standing = self.standing(sent_id)
@@ -227,7 +223,7 @@ class Journal:
         return found[-1].number if found else 0
 
     def touched(self, start: int = 0) -> list[int]:
-        """Return the sent_ids of the actions from the `start`-th on."""
+        """Return the labels whose state may have changed, in order, from the `start`-th change on."""
         with self._lock:
             return self._touched[start:]
 
@@ -258,25 +254,46 @@ class Journal:
                 last,
             )
 
+    def _forget(self) -> None:
+        self._file_number = self._size = self._num_lines = self._newest = 0  # size: bytes of the file that are read
+        self._actions: dict[int, list[Action]] = {}  # by sent_id, in order; without masks, which stay in the file
+        self._standing: dict[int, list[Action]] = {}  # of these, what was not undone
+        self._places: dict[int, int] = {}  # by number: where the line begins
+        self._keys: dict[str, Action] = {}
+
     def _read(self) -> int:
         """Take in the whole lines that were added since the last time; return how many bytes follow the last one."""
         try:
             with self._path.open("rb") as file:
+                with suppress(OSError):  # some file systems lock only what is open for writing
+                    lock_file(file)  # a line that is not safe yet may be taken back
+                self._require_same(os.fstat(file.fileno()))
                 file.seek(self._size)
-                added = file.read()
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        return len(line)
+                    self._read_line(line)
         except FileNotFoundError:
-            return 0
+            self._require_same(None)
         except OSError as error:
             raise DataError(f"{self._path} cannot be read: {error}; check its permissions") from error
-        whole = added[: added.rfind(b"\n") + 1]
-        for line in whole.splitlines(keepends=True):
-            self._num_lines += 1
-            try:
-                self._take(_action(line), self._size)
-            except (ValueError, TypeError, KeyError, RecursionError):
-                self._name(f"{FILE}: line {self._num_lines} is damaged and does not count")
-            self._size += len(line)
-        return len(added) - len(whole)
+        return 0
+
+    def _read_line(self, line: bytes) -> None:
+        self._num_lines += 1
+        try:
+            self._take(_action(line), self._size)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            self._name(f"{FILE}: line {self._num_lines} is damaged and does not count")
+        self._size += len(line)
+
+    def _require_same(self, found: os.stat_result | None) -> None:
+        """Start over where the file is another one than the one that was read, or lost lines."""
+        if self._size and (found is None or found.st_ino != self._file_number or found.st_size < self._size):
+            self._name(f"{FILE}: the file was replaced, cut or removed by something else; what it holds now counts")
+            self._touched += self._actions
+            self._forget()
+        self._file_number = 0 if found is None else found.st_ino
 
     def _take(self, action: Action, place: int) -> None:
         light = Action(**{**_fields(action), "rle": None, "label": {}})
@@ -291,20 +308,18 @@ class Journal:
         self._touched.append(action.sent_id)
         self._newest = max(self._newest, action.number)
 
-    def _set_torn_aside(self) -> None:
+    def _set_torn_aside(self, num_bytes: int) -> None:
         """Keep what lies behind the last newline in a file of its own; the next line cuts it off. Holds the lock."""
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._size)
-                tail = file.read().rpartition(b"\n")[2]
-        except FileNotFoundError:
+        if not num_bytes:
             return
-        if tail:
-            with self._torn.open("ab") as kept:
-                kept.write(tail + b"\n")
-                kept.flush()
-                os.fsync(kept.fileno())
-            self._name(f"{FILE}: a torn last line of {len(tail)} bytes was set aside in {TORN}")
+        with self._path.open("rb") as file:
+            file.seek(self._size)
+            tail = file.read()
+        with self._torn.open("ab") as kept:
+            kept.write(tail + b"\n")
+            kept.flush()
+            os.fsync(kept.fileno())
+        self._name(f"{FILE}: a torn last line of {len(tail)} bytes was set aside in {TORN}")
 
     def _name(self, problem: str) -> None:
         if problem not in self.problems:
@@ -332,7 +347,7 @@ def _action(line: bytes) -> Action:
     action = Action(**record)
     numbers = (action.number, action.sent_id, action.upon, action.undoes)
     texts = (action.action, action.reviewer, action.at, action.key)
-    if not all(type(n) is int for n in numbers) or not all(isinstance(t, str) for t in texts):
+    if not all(type(n) is int and abs(n) < 2**63 for n in numbers) or not all(isinstance(t, str) for t in texts):
         raise ValueError("not an action")
     if action.action not in (*DECISIONS, UNDO) or not isinstance(action.label, dict):
         raise ValueError("not an action")

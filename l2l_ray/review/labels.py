@@ -34,6 +34,7 @@ from l2l_ray.storage import local_copy
 from l2l_ray.types import Example, Prior
 
 ORDERS = ("expression", "image")
+MAX_KIND_CHARS = 80  # longer answers of a language model count as one kind from there on
 _PHRASE = r'"phrase": (?P<phrase>"(?:[^"\\]|\\.)*")'  # in the JSON of a prior
 
 
@@ -98,8 +99,8 @@ class Labels:
         Raises:
             DataError: There is none of this sentence.
         """
-        at = int(np.searchsorted(self.sent_ids[self._by_id], sent_id))
-        if at == len(self) or self.sent_ids[self._by_id[at]] != sent_id:
+        at = int(np.searchsorted(self._sorted_ids, sent_id))
+        if at == len(self) or self._sorted_ids[at] != sent_id:
             raise DataError(f"there is no label of sentence {sent_id} in {self.run.path.name}; reload the page")
         return int(self._by_id[at])
 
@@ -125,12 +126,11 @@ class Labels:
         """Return the state of each label, as its place in `STATES`."""
         with self._lock:
             touched = journal.touched(self._num_seen)
-            for sent_id in set(touched):
-                try:
-                    self._codes[self.position(sent_id)] = STATES.index(journal.state(sent_id))
-                except DataError:  # of labels that are no longer there, such as those of an earlier round
-                    continue
             self._num_seen += len(touched)
+            # What is no label any more, such as one of an earlier round, is passed over.
+            ids = np.intersect1d(np.array(touched, np.int64), self._sorted_ids)
+            codes = [STATES.index(journal.state(sent_id)) for sent_id in ids.tolist()]
+            self._codes[self._by_id[np.searchsorted(self._sorted_ids, ids)]] = codes
             return self._codes.copy()
 
     def counts(self, journal: Journal) -> dict[str, int]:
@@ -186,7 +186,8 @@ class Labels:
         words = pc.struct_field(pc.extract_regex(table["prior"].combine_chunks(), pattern=_PHRASE), "phrase")
         found = words.dictionary_encode()
         known = [
-            "" if word is None else " ".join(json.loads(word).split()).lower() for word in found.dictionary.to_pylist()
+            "" if word is None else " ".join(json.loads(word).lower().split())[:MAX_KIND_CHARS].strip()
+            for word in found.dictionary.to_pylist()
         ]
         by_id = {
             sent_id: "" if index is None else known[index]
@@ -227,6 +228,7 @@ class Labels:
         self._root = os.path.join(self.image_root, "")
         self.image_ids = self._examples.column("image_id").astype(np.int64)[self._example_rows]
         self._by_id = np.argsort(self.sent_ids, kind="stable")
+        self._sorted_ids = self.sent_ids[self._by_id]
         doubtful = np.lexsort((self.sent_ids, self.confidence))
         _, image = np.unique(self.image_ids, return_inverse=True)
         lowest = np.full(image.max() + 1, np.inf, np.float32)

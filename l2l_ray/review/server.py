@@ -10,17 +10,20 @@ import argparse
 import asyncio
 import errno
 import getpass
+import html
 import os
 import socket
+import threading
 import webbrowser
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from urllib.parse import quote
 
 import uvicorn
 
 from l2l_ray.errors import ConfigError
-from l2l_ray.review.app import make_app
+from l2l_ray.review.app import identity, make_app
 from l2l_ray.review.journal import Journal
 from l2l_ray.serving.access import own_or_new_token, sha256_of
 from l2l_ray.serving.settings import LOOPBACK
@@ -30,6 +33,7 @@ from l2l_ray.wording import Say
 MAX_NAME_CHARS = 80
 OPENING = "review-open.html"
 _ANY_PORT = 0
+_OWN_PORTS = range(20_000, 30_000)  # below those that systems give to whoever asks for any
 
 
 def review_command(words: Sequence[str], say: Say) -> None:
@@ -44,7 +48,7 @@ def review_command(words: Sequence[str], say: Say) -> None:
     about = "Look at a finished run's labels in the browser, the doubtful first, and decide; see docs/review.md."
     parser = argparse.ArgumentParser(prog="l2l review", description=about)
     parser.add_argument("run_dir", type=here, metavar="RUN", help="a finished run, of this machine")
-    parser.add_argument("--port", type=int, help="port of this machine; any that is free if not given")
+    parser.add_argument("--port", type=int, help="port of this machine; if not given, this run's and reviewer's own")
     parser.add_argument("--reviewer", metavar="NAME", help="whose decisions are written; you, if not given")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     given = parser.parse_args(words)
@@ -56,7 +60,7 @@ def review(run_dir: Path, port: int | None, reviewer: str | None, opens_browser:
 
     Args:
         run_dir: The run's folder, of this machine.
-        port: Port to listen on; None = any that is free.
+        port: Port to listen on; None = `own_port`, or any that is free.
         reviewer: Whose decisions are written; None = the user of this machine.
         opens_browser: Open the page in the browser of this machine.
         say: Takes each line of output.
@@ -66,17 +70,20 @@ def review(run_dir: Path, port: int | None, reviewer: str | None, opens_browser:
     """
     name = _name(reviewer)
     token, _ = own_or_new_token()
-    with listening(port) as listener:
+    usual = own_port(run_dir, name)
+    with listening(port, usual) as listener:
         chosen = listener.getsockname()[1]
         hosts = frozenset(f"{host}:{chosen}" for host in (LOOPBACK, "localhost"))
         app = make_app(run_dir, name, sha256_of(token), hosts)
-        address = f"http://{LOOPBACK}:{chosen}/#token={token}"
+        address = f"http://{LOOPBACK}:{chosen}/#token={quote(token, safe='')}"
         say(f"review     {address}")
         say(f"reviewer   {name}; every decision is a line of {run_dir / 'review.jsonl'}; Ctrl-C ends the server")
+        if port is None and chosen != usual:
+            say(f"port       {usual} is taken; what a browser could not save there is sent when it is free again")
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
         with opening_page(run_dir, address) if opens_browser else nullcontext() as page:
             if page is not None:
-                webbrowser.open(page.absolute().as_uri())
+                threading.Thread(target=_open, args=(page.absolute().as_uri(),), daemon=True).start()
             with suppress(KeyboardInterrupt):  # uvicorn has answered what was open, and hands the signal on
                 asyncio.run(server.serve(sockets=[listener]))
     say(f"decided    {Journal(run_dir).summary().line}")
@@ -95,13 +102,20 @@ def opening_page(run_dir: Path, address: str) -> Iterator[Path]:
     try:
         page.unlink(missing_ok=True)
         with open(os.open(page, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(f'<!doctype html><meta http-equiv="refresh" content="0;url={address}">\n')
+            file.write(f'<!doctype html><meta http-equiv="refresh" content="0;url={html.escape(address)}">\n')
     except OSError as error:
         raise ConfigError(f"cannot write {page}: {error}; open the address yourself, with --no-browser") from error
     try:
         yield page
     finally:
         page.unlink(missing_ok=True)
+
+
+def _open(address: str) -> None:
+    """Open a page in a browser; in one that would take the terminal, as without a desktop, only if it is asked for."""
+    with suppress(webbrowser.Error):
+        if "BROWSER" in os.environ or type(webbrowser.get()) is not webbrowser.GenericBrowser:
+            webbrowser.open(address)
 
 
 def _name(given: str | None) -> str:
@@ -116,16 +130,29 @@ def _name(given: str | None) -> str:
     return name
 
 
-def listening(port: int | None) -> socket.socket:
-    """Return a socket that is bound to a port on loopback.
+def own_port(run_dir: Path, reviewer: str) -> int:
+    """Return the port that a reviewer of a run gets if it is free: browsers keep what is not saved by address."""
+    return _OWN_PORTS[int(identity(run_dir, reviewer), 16) % len(_OWN_PORTS)]
 
+
+def listening(port: int | None, usual: int = _ANY_PORT) -> socket.socket:
+    """Return a socket that listens on loopback.
+
+    Args:
+        port: The port; None = `usual`, or any other where that one is taken.
+        usual: See `port`.
     Raises:
         ConfigError: The port cannot be had.
     """
+    if port is None:
+        with suppress(ConfigError):
+            return listening(usual)
+        return listening(_ANY_PORT)
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((LOOPBACK, _ANY_PORT if port is None else port))
+        listener.bind((LOOPBACK, port))
+        listener.listen()  # at once: two sockets may be bound to one port, until one of them listens
     except (OSError, OverflowError) as error:
         listener.close()
         is_taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE

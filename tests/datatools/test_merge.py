@@ -283,6 +283,14 @@ def test_where_nothing_is_shown_there_is_no_hint(own: Import, tmp_path: Path) ->
     assert "c.png, 'bird': the photo does not show it, by its truth: the hint is not used" in printed
 
 
+def test_no_target_of_one_text_is_not_said_of_the_others(own: Import, tmp_path: Path) -> None:
+    row = {"image": "a.png", "expression": "the cat", "no_target": True}
+    assert "1 corrected, 3 unchanged" in own([row], "--update")[1]
+    assert _masks(tmp_path / "root") == {"left cat": _polygon(LEFT), "the cat": encode(np.zeros((24, 32), bool))}
+    assert "1 corrected, 3 unchanged" in own([row | {"id": "cat", "expression": "left cat"}], "--update")[1]
+    assert all(ref["ann_ids"] == [] for ref in _refs(tmp_path / "root") if ref["image_id"] == 1)
+
+
 def test_a_new_category_is_taken_and_counted_and_one_that_is_not_said_stays(own: Import, tmp_path: Path) -> None:
     def category(split: str, text: str) -> str:
         examples, _ = ReferDataset.open(tmp_path / "root", "own", "own").labeled_examples(split)

@@ -11,7 +11,6 @@ import pytest
 
 from l2l_ray import cli
 from l2l_ray.config import RunConfig
-from l2l_ray.data.layout import Problem
 from l2l_ray.data.masks import encode
 from l2l_ray.data.plain_pickle import plain_records
 from l2l_ray.data.refer import ReferDataset
@@ -42,6 +41,7 @@ class Reviewed:
         self.root, self.run_dir, self._capsys = folder / "root", folder / "run", capsys
         self.photos = self.root / "images" / "own"
         self.run_dir.mkdir()
+        self._texts = dict(enumerate(TEXTS.items(), 1))  # photo and text by sent_id
         for name in TEXTS:
             draw(folder / "photos" / name, ord(name[0]))
         rows: list[dict[str, Any]] = [{"image": name, "expression": text} for name, text in TEXTS.items()]
@@ -60,11 +60,22 @@ class Reviewed:
         return self.data("review", str(self.run_dir), "--update")
 
     def decide(self, sent_id: int, action: str, rle: Rle | None = None, **label: Any) -> None:
-        name, text = list(TEXTS.items())[sent_id - 1]
+        name, text = self._texts[sent_id]
         about = {"image": name, "expression": text, "split": "train", "id": str(sent_id), "sent_id": sent_id}
         about |= {"confidence": 0.25, "provenance": MODEL, "image_root": str(self.photos), "ref_id": sent_id, **label}
         last = self.journal.last_number(sent_id)
         self.journal.add(sent_id, action, "anna", last, f"{sent_id} {action} {last}", about, rle, 0.5 if rle else None)
+
+    def say_otherwise(self) -> None:
+        """Add two more texts about the cat, sentences 6 and 7."""
+        self._texts |= {6: ("a.png", "the cat"), 7: ("a.png", "a grey cat")}
+        row = {"image": "a.png", "expression": ["cat", "the cat", "a grey cat"]}
+        (self.root / "texts.jsonl").write_text(json.dumps(row) + "\n")
+        words = ["rows", str(self.root / "texts.jsonl"), "--images", str(self.photos), "--update"]
+        assert "2 new texts" in self.data(*words)[1]
+
+    def ref_of(self, text: str) -> dict[str, Any]:
+        return next(ref for ref in self.refs if text in [sentence["sent"] for sentence in ref["sentences"]])
 
     @property
     def refs(self) -> list[dict[str, Any]]:
@@ -91,11 +102,12 @@ def test_each_decision_becomes_what_it_says(reviewed: Reviewed, smoke: RunConfig
     empty = encode(np.zeros((24, 32), bool))
     assert reviewed.masks == {"cat": square(2), "dog": square(4), "bird": empty, "stone": square(20)}
     cat, dog, bird, fish, _ = reviewed.refs
-    who = {"source": "review", "completed_by": "anna", "updated_at": reviewed.journal.history(1)[0].at}
-    assert cat["provenance"] == {**who, "action": "accept", "number": 1, "confirmed_from": MODEL}
-    assert dog["provenance"] == {**who, "action": "redraw", "number": 2, "iou": 0.5, "corrected_from": MODEL} | {
-        "updated_at": reviewed.journal.history(2)[0].at
-    }
+    for ref, sent_id, more in (
+        (cat, 1, {"action": "accept", "confirmed_from": MODEL}),
+        (dog, 2, {"action": "redraw", "iou": 0.5, "corrected_from": MODEL}),
+    ):
+        who = {"source": "review", "completed_by": "anna", "number": sent_id, "as_of": sent_id, "sent_id": sent_id}
+        assert ref["provenance"] == {**who, "updated_at": reviewed.journal.history(sent_id)[0].at, **more}
     assert bird["ann_ids"] == [] and bird["provenance"]["action"] == "no_object"
     assert fish["rejected"]["completed_by"] == "anna" and fish["rejected"]["rejected"] == MODEL
     assert not fish.keys() & {"ann_id", "ann_ids", "provenance"}
@@ -120,9 +132,67 @@ def test_the_same_again_changes_nothing_and_a_later_mask_ends_a_rejection(review
     reviewed.decide(4, "redraw", square(6))
     assert ": 1 corrected, 4 unchanged\n" in reviewed.update()[1]
     assert "rejected" not in reviewed.refs[3] and reviewed.masks["fish"] == square(6)
-    reviewed.decide(4, "reject")
-    assert ": 0 corrected, 5 unchanged\n" in reviewed.update()[1], "a mask of a person's stays"
-    assert reviewed.masks["fish"] == square(6) and "rejected" not in reviewed.refs[3]
+
+
+def test_what_is_said_of_one_text_holds_for_no_other_text_of_its_object(reviewed: Reviewed) -> None:
+    reviewed.say_otherwise()
+    reviewed.decide(6, "no_object")
+    reviewed.decide(7, "reject")
+    status, said = reviewed.update()
+    assert status == 0 and ": 1 corrected, 1 rejected, 5 unchanged\n" in said, said
+    cat, absent, rejected = (reviewed.ref_of(text) for text in ("cat", "the cat", "a grey cat"))
+    assert [ref["sent_ids"] for ref in (cat, absent, rejected)] == [[1], [6], [7]], "sentences keep their ids"
+    assert len({ref["ref_id"] for ref in reviewed.refs}) == len(reviewed.refs) == 7
+    assert absent["ann_ids"] == [] and rejected["rejected"]["number"] == 2
+    assert not cat.keys() & {"ann_id", "ann_ids", "provenance", "rejected"}, "it is labeled by the next run"
+    assert check(take_inventory(reviewed.root / "own"), decode=True) == []
+    assert ": 0 corrected, 7 unchanged\n" in reviewed.update()[1]
+    reviewed.decide(7, "redraw", square(6))
+    assert ": 1 corrected, 6 unchanged\n" in reviewed.update()[1]
+    assert reviewed.masks["a grey cat"] == square(6) and "cat" not in reviewed.masks
+
+
+def test_all_texts_of_an_object_may_be_rejected_one_by_one(reviewed: Reviewed) -> None:
+    reviewed.say_otherwise()
+    for sent_id in (1, 6, 7):
+        reviewed.decide(sent_id, "reject")
+    assert ": 0 corrected, 3 rejected, 4 unchanged\n" in reviewed.update()[1]
+    assert all(ref["sentences"] for ref in reviewed.refs)
+    assert [ref["sent_ids"] for ref in reviewed.refs if "rejected" in ref] == [[7], [1], [6]]
+
+
+def test_a_later_decision_replaces_what_an_earlier_import_of_a_review_wrote(reviewed: Reviewed) -> None:
+    reviewed.say_otherwise()
+    reviewed.decide(1, "accept", square(2))
+    reviewed.update()
+    assert reviewed.masks == {**dict.fromkeys(("cat", "the cat", "a grey cat"), square(2)), "stone": square(20)}
+    reviewed.decide(1, "reject")
+    assert ": 0 corrected, 1 rejected, " in reviewed.update()[1]
+    assert reviewed.masks.keys() == {"stone"}, "the mask was there by this text's decision alone"
+    assert reviewed.ref_of("cat")["rejected"]["replaced"]["provenance"]["action"] == "accept"
+    reviewed.decide(1, "accept", square(2))
+    assert ": 0 corrected, 1 confirmed, " in reviewed.update()[1]
+    assert reviewed.masks == {"cat": square(2), "stone": square(20)}
+
+    reviewed.decide(2, "redraw", square(4))
+    reviewed.update()
+    reviewed.decide(2, "no_object")
+    reviewed.update()
+    assert reviewed.ref_of("dog")["ann_ids"] == []
+    reviewed.decide(2, "undo")
+    assert ": 1 corrected, " in reviewed.update()[1]
+    assert reviewed.masks["dog"] == square(4), "the decision before it holds again"
+    reviewed.decide(2, "undo")
+    said = reviewed.update()[1]
+    assert f"notice: {FILE} action 7: its decision was undone; if that was imported before, it stays" in said
+    assert ": 0 corrected, 6 unchanged\n" in said
+
+
+def test_a_rejection_does_not_take_a_persons_mask_from_elsewhere(reviewed: Reviewed) -> None:
+    reviewed.decide(5, "reject")
+    said = reviewed.update()[1]
+    assert "e.png, 'stone': it was rejected, but has a mask of a person's, which stays" in said
+    assert reviewed.masks["stone"] == square(20) and "rejected" not in reviewed.ref_of("stone")
 
 
 def test_a_models_mask_is_confirmed_or_taken_away(reviewed: Reviewed, tmp_path: Path) -> None:
@@ -139,20 +209,15 @@ def test_a_models_mask_is_confirmed_or_taken_away(reviewed: Reviewed, tmp_path: 
     assert dog["rejected"]["replaced"]["provenance"] == MODEL and "ann_id" not in dog
 
 
-def test_of_several_texts_of_one_object_one_decision_counts(reviewed: Reviewed) -> None:
-    for sent_id, action, rle in ((1, "accept", square(2)), (2, "redraw", square(4)), (3, "reject", None)):
+def test_of_several_masks_of_one_object_one_counts(reviewed: Reviewed) -> None:
+    for sent_id, action, rle in ((1, "redraw", square(2)), (2, "redraw", square(4)), (3, "accept", square(6))):
         reviewed.decide(sent_id, action, rle, ref_id=7)
+    reviewed.decide(4, "reject", ref_id=7)
     rows, folder = read_review(reviewed.run_dir)
-    (_, notice), (where, row) = rows
+    (_, rejected), (_, notice), (where, row) = rows
     assert folder == reviewed.photos and where == f"{FILE} action 2" and row["rle"] == square(4)
-    assert str(notice) == f"{FILE} action 2: of 3 decisions about one object, 'redrawn' counts"
-
-
-def test_a_mask_and_no_such_object_contradict_each_other(reviewed: Reviewed) -> None:
-    reviewed.decide(1, "accept", square(2), ref_id=7)
-    reviewed.decide(2, "no_object", ref_id=7)
-    ((_, problem),) = read_review(reviewed.run_dir)[0]
-    assert isinstance(problem, Problem) and "a mask or no such object" in str(problem)
+    assert str(notice) == f"{FILE} action 2: of 3 masks of one object, this one counts: it is redrawn"
+    assert rejected["expression"] == "fish" and "rle" not in rejected
 
 
 def test_what_cannot_be_imported_is_said(reviewed: Reviewed, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,14 @@ from starlette.testclient import TestClient
 from l2l_ray import cli
 from l2l_ray.data.masks import decode, encode, run_lengths
 from l2l_ray.data.refer import ReferDataset
+from l2l_ray.errors import DataError
 from l2l_ray.loop.state.ledger import read_shard, write_shard
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.review.app import MAX_BODY_BYTES, PAGE, PAGE_FILES, make_app
+from l2l_ray.review.app import MAX_BODY_BYTES, PAGE, PAGE_FILES, identity, make_app
 from l2l_ray.review.item import Items
 from l2l_ray.review.journal import FILE, Journal
 from l2l_ray.review.labels import Labels
+from l2l_ray.review.proposals import Proposals
 from l2l_ray.serving.access import sha256_of
 
 TOKEN = "0123456789abcdef"
@@ -92,6 +96,56 @@ def test_a_stale_decision_is_refused_with_what_the_other_one_did(client: TestCli
     assert answer.json()["last"]["number"] == 1
     assert client.get(f"/api/labels/{sent_id}").json()["state"] == "rejected"
     assert decided(client, sent_id, "accept", upon=1).json()["state"] == "accepted"
+
+
+def test_accept_is_refused_where_another_mask_is_shown(client: TestClient, reviewed_run: Path) -> None:
+    sent_id = first_ids(client)[0]
+    height, width = client.get(f"/api/labels/{sent_id}").json()["size"]
+    assert decided(client, sent_id, "redraw", counts=[0, height, height * width - height]).status_code == 200
+    for number, action in ((1, "redrawn"), (3, "no such object")):
+        answer = decided(client, sent_id, "accept", upon=number)
+        assert answer.status_code == 422
+        assert f"the label is '{action}', and its own mask is not what is shown; undo that first" in answer.text
+        assert decided(client, sent_id, "undo", upon=number).json()["standing"] == 0
+        if number == 1:
+            assert decided(client, sent_id, "no_object", upon=2).json()["standing"] == 3
+            assert client.get(f"/api/labels/{sent_id}").json()["masks"]["now"]["counts"] == [height * width]
+    accepted = decided(client, sent_id, "accept", upon=4)
+    assert accepted.status_code == 200
+    with client_of(reviewed_run, "ben") as other:
+        assert decided(other, sent_id, "redraw", upon=5, counts=[0, height, height * width - height]).status_code == 200
+    again = decided(client, sent_id, "accept", upon=4)
+    assert again.status_code == 200 and again.json()["saved"] == 5, "what was saved is saved, whatever came after"
+
+
+def test_who_waits_for_the_model_keeps_nobody_from_saving(
+    client: TestClient, reviewed_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_asked, may_answer = threading.Event(), threading.Event()
+
+    def slow(*asked: Any) -> None:
+        is_asked.set()
+        assert may_answer.wait(60)
+        raise DataError("no model today; draw")
+
+    for name in ("in_box", "own"):
+        monkeypatch.setattr(Proposals, name, slow)
+    sent_id = first_ids(client)[0]
+    url, box = f"/api/labels/{sent_id}", {"box": [1, 1, 5, 5]}
+    with ThreadPoolExecutor(100) as pool:
+        waiting = [pool.submit(client.post, f"{url}/propose", json=box) for _ in range(40)]
+        waiting += [pool.submit(client.get, f"{url}/teacher") for _ in range(50)]
+        assert is_asked.wait(60)
+        assert client.get("/api/labels").status_code == decided(client, sent_id, "accept").status_code == 200
+        assert not any(answer.done() for answer in waiting)
+        may_answer.set()
+        assert {answer.result().status_code for answer in waiting} == {422}
+
+
+def test_browsers_are_told_whose_work_on_which_run_it_is(client: TestClient, reviewed_run: Path) -> None:
+    with client_of(reviewed_run, "ben") as other:
+        ids = {one.get("/api/run").json()["id"] for one in (client, other)}
+    assert ids == {identity(reviewed_run, "anna"), identity(reviewed_run, "ben")} and len(ids) == 2
 
 
 def test_a_decision_that_is_sent_again_is_saved_once(client: TestClient, reviewed_run: Path) -> None:

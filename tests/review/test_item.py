@@ -111,6 +111,21 @@ def test_what_is_drawn_is_checked_and_reaches_the_photos_size(reviewed_run: Path
     assert mask_iou(encode(mask), encode(mask)) == 1 and mask_iou(encode(mask), encode(~mask)) == 0
 
 
+def test_what_is_drawn_smaller_reaches_the_photos_size(reviewed_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("l2l_ray.review.item.MAX_EDIT_PX", 300)
+    labels = Labels(reviewed_run)
+    items, sent_id = Items(labels), int(labels.sent_ids[0])
+    height, width = items.details(sent_id, Journal(reviewed_run))["edit_size"]
+    assert height * width <= 300
+    half = np.zeros((height, width), bool)
+    half[:, : width // 2] = True
+    drawn = decode(items.drawn(sent_id, run_lengths(encode(half))))
+    example = items.photo(sent_id)
+    assert drawn.shape == (example.height_px, example.width_px)
+    border = round(width // 2 * example.width_px / width)
+    assert drawn[:, : border - 1].all() and not drawn[:, border + 1 :].any()
+
+
 def test_masks_of_very_large_photos_are_drawn_smaller() -> None:
     assert edit_size(3648, 5472) == (3648, 5472), "20 megapixels, as they are"
     height, width = edit_size(9000, 12000)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -85,6 +87,61 @@ def test_an_action_that_is_sent_twice_is_one(tmp_path: Path) -> None:
     assert Journal(tmp_path).add(7, "accept", "anna", 0, "the same key") == first
     assert journal.add(7, "accept", "anna", 0, "the same key") == first
     assert len((tmp_path / FILE).read_text().splitlines()) == 1
+
+
+def test_what_another_process_left_is_safe_before_it_is_called_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide(Journal(tmp_path), 7, "accept")
+    journal, synced = Journal(tmp_path), []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.fstat(handle).st_ino), sync(handle)))
+    decide(journal, 7, "accept", upon=0)  # the same key
+    assert synced == [(tmp_path / FILE).stat().st_ino, tmp_path.stat().st_ino]
+
+
+def test_a_line_that_is_taken_back_is_read_by_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, theirs = Journal(tmp_path), Journal(tmp_path)
+    decide(mine, 7, "accept")
+    reader = threading.Thread(target=theirs.refresh)
+
+    def failing(handle: int) -> None:
+        reader.start()
+        reader.join(0.3)
+        raise OSError("the disk does not answer")
+
+    with monkeypatch.context() as patched, pytest.raises(DataError, match="nothing was saved"):
+        patched.setattr(os, "fsync", failing)
+        decide(mine, 8, "reject")
+    reader.join()
+    assert (theirs.state(7), theirs.state(8)) == ("accepted", OPEN)
+    decide(mine, 9, "wrong_object")
+    theirs.refresh()
+    assert theirs.state(9) == "wrong object" and theirs.problems == []
+
+
+@pytest.mark.parametrize("how", ["removed", "cut", "replaced"])
+def test_a_file_that_something_else_changed_is_read_anew(tmp_path: Path, how: str) -> None:
+    journal, path = Journal(tmp_path), tmp_path / FILE
+    for sent_id in (7, 8):
+        decide(journal, sent_id, "accept")
+    first = path.read_bytes().splitlines(keepends=True)[0]
+    if how == "cut":
+        os.truncate(path, len(first))
+    elif how == "removed":
+        path.unlink()
+    else:
+        (tmp_path / "other").write_bytes(first + path.read_bytes().replace(b"key-8", b"key-x") * 2)
+        os.replace(tmp_path / "other", path)
+    seen = len(journal.touched())
+    journal.refresh()
+    assert (journal.state(7), journal.state(8)) == (
+        {"removed": OPEN}.get(how, "accepted"),
+        "accepted" if how == "replaced" else OPEN,
+    )
+    assert {7, 8} <= set(journal.touched(seen)), "what was derived from the lines is told"
+    assert "was replaced, cut or removed by something else" in journal.problems[0]
+    assert decide(journal, 9, "reject") and journal.state(9) == Journal(tmp_path).state(9) == "rejected"
 
 
 def test_a_torn_last_line_is_named_and_set_aside_and_nothing_else_is_lost(tmp_path: Path) -> None:

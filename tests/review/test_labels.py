@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,13 @@ from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.state.example_files import read_examples, read_priors, write_examples, write_priors
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry, num_shards, read_shard, shard_path, write_shard
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.review.journal import STATES, Journal
-from l2l_ray.review.labels import Filters, Labels
+from l2l_ray.review.journal import FILE, STATES, Journal
+from l2l_ray.review.labels import MAX_KIND_CHARS, Filters, Labels
 from l2l_ray.types import Candidate, Example, Prior, PseudoLabel
 from tests.whole_run import changed
 
 MANY, SHARD = 100_000, 256
-OPENS_S, PAGES_S = 2.0, 0.3
+OPENS_S, PAGES_S, COUNTS_S = 2.0, 0.3, 2.0
 TRIES = 3  # the best counts: a busy machine must not fail the test
 
 
@@ -77,6 +79,19 @@ def test_pages_follow_one_another_and_states_move_no_label(reviewed_run: Path) -
     assert left == num - 1 and still == [first[0], *first[2:], second[0]]
     assert _page(labels, journal, state="rejected")[0] == [first[1]]
     assert [labels.rank(i, "expression") for i in still] == [0, 2, 3, 4]
+    (reviewed_run / FILE).unlink()
+    journal.refresh()
+    assert labels.counts(journal)["open"] == num, "the journal is gone, and so is the decision"
+
+
+def test_a_long_answer_of_the_language_model_is_a_kind_up_to_a_length(reviewed_run: Path) -> None:
+    path = Labels(reviewed_run).run.priors_path("unlabeled")
+    priors = read_priors(path)
+    write_priors(path, ((i, replace(prior, phrase="Cup " * 100)) for i, prior in priors.items()), SHARD)
+    labels = Labels(reviewed_run)
+    (kind, count), *_ = labels.kind_counts(5)
+    assert kind.startswith("cup cup") and len(kind) <= MAX_KIND_CHARS and count > 0
+    assert _page(labels, Journal(reviewed_run), kind=kind)[1] == count
 
 
 def test_a_run_that_cannot_be_reviewed_is_refused(reviewed_run: Path, tmp_path: Path) -> None:
@@ -145,7 +160,16 @@ def _best_seconds(act: Callable[[], Any]) -> float:
 
 def test_a_hundred_thousand_labels_open_in_two_seconds_and_page_in_a_third_of_one(many: Path) -> None:
     assert _best_seconds(lambda: Labels(many)) <= OPENS_S
+    lines = (
+        {"number": i + 1, "sent_id": i, "upon": 0, "action": "accept", "reviewer": "anna", "at": "", "key": f"key-{i}"}
+        for i in range(MANY)
+        if i % 5
+    )
+    (many / FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
     labels, journal = Labels(many), Journal(many)
+    started = time.perf_counter()
+    assert labels.counts(journal)["accepted"] == MANY * 4 // 5
+    assert time.perf_counter() - started <= COUNTS_S, "the first look at a journal with a decision on most labels"
     asked: list[dict[str, Any]] = [
         {},
         {"order": "image", "start": MANY // 2},

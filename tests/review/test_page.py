@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,13 +12,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import uvicorn
 
 from l2l_ray.data.masks import decode
-from l2l_ray.review.app import make_app
+from l2l_ray.review.app import identity, make_app
 from l2l_ray.review.item import Items
 from l2l_ray.review.journal import FILE, Journal
 from l2l_ray.review.labels import Labels
@@ -87,6 +91,19 @@ def pixels(tab: Tab) -> np.ndarray:
     return tab.js(code)
 
 
+def clicked(tab: Tab, selector: str) -> None:
+    """Click in the middle of something as a person does: what lies there gets the click, or nothing."""
+    x, y = tab.js(f"""(() => {{ const found = document.querySelector({selector!r}); found.scrollIntoView();
+        const {{ left, top, width, height }} = found.getBoundingClientRect();
+        return [left + width / 2, top + height / 2]; }})()""")
+    clicked_at(tab, x, y)
+
+
+def clicked_at(tab: Tab, x: float, y: float) -> None:
+    for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+        tab.send("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, x=x, y=y)
+
+
 def test_by_keyboard_alone_labels_are_accepted_rejected_redrawn_and_undone(
     address: str, reviewed_run: Path, tmp_path: Path
 ) -> None:
@@ -127,6 +144,12 @@ def test_by_keyboard_alone_labels_are_accepted_rejected_redrawn_and_undone(
         ready(tab)
         assert current(tab) == third_id, "the label that was open is open again"
         tab.wait_for("document.getElementById('counts').textContent.includes('2 of ')")
+        tab.js(
+            "document.getElementById('highest').value = '';"
+            "document.getElementById('highest').dispatchEvent(new Event('change'))"
+        )
+        at_rest(tab)
+        assert tab.js("document.querySelectorAll('#rows button').length") == len(Labels(reviewed_run)) - 2, "no limit"
         tab.press("k", "j", "?")
         tab.wait_for("document.getElementById('help').open")
         tab.press("Escape")
@@ -144,31 +167,52 @@ def test_by_keyboard_alone_labels_are_accepted_rejected_redrawn_and_undone(
 def test_a_polygon_is_drawn_with_the_mouse_and_cut_with_the_keyboard(
     address: str, reviewed_run: Path, tmp_path: Path
 ) -> None:
-    def clicked(x: float, y: float) -> None:
+    def corner(x: float, y: float) -> None:
         box = tab.js("(({left, top}) => [left, top])(document.getElementById('view').getBoundingClientRect())")
         at = tab.js(f"[viewerPoint[0] + {x} * viewerPoint[2], viewerPoint[1] + {y} * viewerPoint[2]]")
-        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
-            where = {"x": box[0] + at[0], "y": box[1] + at[1]}
-            tab.send("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **where)
+        clicked_at(tab, box[0] + at[0], box[1] + at[1])
 
     with opened_page(address, tmp_path / "profile") as tab:
         ready(tab)
         example = Items(Labels(reviewed_run)).photo(current(tab))
         height, width = example.height_px, example.width_px
-        tab.press("d", "c", "p")
+        sent_id = current(tab)
+        tab.press("1")
+        for _ in range(2):  # a double click, of which the second must not save
+            clicked(tab, "[data-action=redraw]")
         tab.wait_for("!document.getElementById('drawing').hidden")
+        assert tab.js("document.getElementById('show-mask').checked"), "what is drawn is shown"
+        for selector in ("[data-action=accept]", "#rows button:not([aria-current])", "#others button", "#later"):
+            if tab.js(f"document.querySelector({selector!r}) !== null"):
+                clicked(tab, selector)
+        at_rest(tab)
+        assert not tab.js("document.getElementById('drawing').hidden") and current(tab) == sent_id
+        clicked(tab, "#clear")
+        assert tab.js("document.activeElement.id") == "view", "Space and Enter are the tool's again"
+        tab.js("document.getElementById('size').focus()")
+        tab.press("ArrowRight")
+        assert tab.js("document.getElementById('size').value") == "21", "arrows are the slider's where it has the focus"
+        tab.send("Input.dispatchKeyEvent", type="keyDown", key="[", modifiers=1, windowsVirtualKeyCode=219)
+        assert tab.js("document.getElementById('size').value") == "17", "also where [ is typed with Option or AltGr"
+        tab.press("p")
         # Where the photo lies in the view: it is fitted, with a margin.
         tab.js(f"""(() => {{ const c = document.getElementById('view');
             const zoom = Math.min(c.clientWidth / {width}, c.clientHeight / {height}) * .97;
             window.viewerPoint = [(c.clientWidth - {width} * zoom) / 2, (c.clientHeight - {height} * zoom) / 2, zoom];
             }})()""")
         left, top, right, bottom = 4, 6, width - 8, height - 10
-        for corner in ((left, top), (right, top), (right, bottom), (left, bottom)):
-            clicked(*corner)
+        corner(left, top)
+        tab.press("Enter")
+        said(tab, "The polygon has too few corners.")
+        for x, y in ((right, top), (right, bottom), (left, bottom)):
+            corner(x, y)
+        clicked(tab, "#keep")
+        said(tab, "The polygon is not filled.")
+        assert not (reviewed_run / FILE).exists()
         tab.press("Enter")
         tab.wait_for("document.getElementById('polygon').getAttribute('aria-pressed') === 'true'")
-        for corner in ((left, top), (width // 2, top), (width // 2, bottom), (left, bottom)):
-            clicked(*corner)
+        for x, y in ((left, top), (width // 2, top), (width // 2, bottom), (left, bottom)):
+            corner(x, y)
         tab.send("Input.dispatchKeyEvent", type="keyDown", key="Enter", modifiers=8, windowsVirtualKeyCode=13)
         assert pixels(tab) > 0
         tab.press("Enter")
@@ -200,9 +244,43 @@ def test_two_tabs_do_not_overwrite_each_other(address: str, reviewed_run: Path, 
         journal = Journal(reviewed_run)
         assert [action.action for action in journal.history(sent_id)] == ["reject", "redraw"]
 
+        theirs.press("u")  # what they did does not hold any more: it is shown, and nothing is taken back
+        said(theirs, "Nothing was undone: anna said 'redrawn' at ")
+        journal.refresh()
+        assert current(theirs) == sent_id and journal.state(sent_id) == "redrawn"
 
-def test_hostile_words_are_shown_as_words(reviewed_run: Path, tmp_path: Path) -> None:
+        second, second_id = ready(mine), current(mine)
+        mine.press("d", "c", " ")
+        mine.wait_for("!document.getElementById('drawing').hidden")
+        theirs.press("j")
+        ready(theirs, second)
+        theirs.press("d", "c", " ", "ArrowRight", " ", "Enter")
+        said(theirs, f"Saved: “{second}” is redrawn")
+        mine.press("Enter")
+        said(mine, "not saved: anna said 'redrawn' at ")
+        mine.press("Escape")
+        said(mine, "Cancelled")
+        mine.press("a")
+        said(mine, "its own mask is not what is shown; undo that first")
+        journal.refresh()
+        assert [action.action for action in journal.history(second_id)] == ["redraw"]
+
+
+def without_photo(run: Path) -> None:
+    """Let the photo of a run's first item be missing, for all texts about it."""
+    path = run / "examples" / "unlabeled.parquet"
+    table = pq.read_table(path)
+    first = table["image_id"][0]
+    places = [
+        f"{place}.gone" if number == first else place
+        for place, number in zip(table["image_path"].to_pylist(), table["image_id"], strict=True)
+    ]
+    pq.write_table(table.set_column(table.column_names.index("image_path"), "image_path", pa.array(places)), path)
+
+
+def test_hostile_words_are_shown_as_words_and_a_missing_photo_as_none(reviewed_run: Path, tmp_path: Path) -> None:
     hostile(reviewed_run, HOSTILE)
+    without_photo(reviewed_run)
     with served(reviewed_run, "<b>anna</b>") as address, opened_page(address, tmp_path / "profile") as tab:
         ready(tab)
         tab.js(
@@ -212,12 +290,21 @@ def test_hostile_words_are_shown_as_words(reviewed_run: Path, tmp_path: Path) ->
         tab.wait_for("document.querySelectorAll('#rows button').length === 1")
         tab.wait_for("document.getElementById('expression').textContent.includes('onerror=')")
         at_rest(tab)
+        tab.js("new Promise((drawn) => requestAnimationFrame(() => drawn(1)))")
+        assert tab.js("document.getElementById('says').className") == "wrong" and pixels(tab) == 0
+        for key in ("a", "d", "n"):
+            tab.press(key)
+            said(tab, "There is no photo to look at: you can only reject the label, or undo.")
+        assert tab.js("document.getElementById('drawing').hidden") and not (reviewed_run / FILE).exists()
+        tab.js("document.getElementById('text').focus()")
+        tab.press("Escape")
+        assert tab.js("document.getElementById('text').value") == "onerror", "the list still is what it says"
         tab.press("r")
         said(tab, "<script>alert(1)</script>")
         assert tab.js("document.querySelectorAll('b, img, script:not([src])').length") == 0
         assert tab.js("document.title") == f"{reviewed_run.name}: L2L review"
         assert tab.js("document.getElementById('reviewer').textContent") == "as <b>anna</b>"
-        assert tab.complaints == []
+        assert [one for one in tab.complaints if "Failed to load resource" not in one] == []
 
 
 @contextmanager
@@ -229,7 +316,7 @@ def own_process(run: Path, port: int, token: str = TOKEN) -> Iterator[subprocess
     )
     assert process.stdout is not None
     try:
-        assert process.stdout.readline() == f"review     http://127.0.0.1:{port}/#token={token}\n"
+        assert process.stdout.readline() == f"review     http://127.0.0.1:{port}/#token={quote(token, safe='')}\n"
         yield process
     finally:
         process.kill()
@@ -262,13 +349,32 @@ def test_a_server_that_dies_in_mid_save_loses_nothing(reviewed_run: Path, tmp_pa
                 assert again.stdout is not None
                 assert again.wait(WAIT_S) == 0
                 assert "decided    1 rejected, 1 no such object" in again.stdout.read()
+            tab.press("PageDown")
+            said(tab, "The server does not answer. Is ")
             tab.press("w")
             said(tab, "Your decision is kept in this browser")
-            other = "fedcba9876543210"  # as when the server makes a new token
+            other = "fedcba98+%41&#<\"'=10"  # as when the server makes a new token
             with own_process(reviewed_run, port, other):
                 said(tab, "This tab does not have the server's token.")
-                tab.send("Page.navigate", url=f"http://127.0.0.1:{port}/#token={other}")
+                tab.send("Page.navigate", url=f"http://127.0.0.1:{port}/#token={quote(other, safe='')}")
                 said(tab, "A decision that was not saved before is saved now.")
+                # Two redrawn masks that an earlier page could not save, and that come too late; one of another run.
+                height, width = Items(Labels(reviewed_run)).details(first_id, Journal(reviewed_run))["size"]
+                for i, whose in enumerate([identity(reviewed_run, "anna")] * 2 + ["another run"]):
+                    decision = {
+                        "action": "redraw",
+                        "upon": 0,
+                        "key": f"12345678-{i}",
+                        "counts": [0, height, height * (width - 1)],
+                    }
+                    kept = json.dumps({"run": whose, "sentId": first_id, "decision": decision})
+                    tab.js(f"localStorage.setItem('l2l-review-unsaved:{i}', {kept!r})")
+                tab.send("Page.reload")
+                said(tab, "not saved: anna said 'rejected' at ")
+                assert current(tab) == first_id and "1 more could not be saved" in tab.js("document.body.innerText")
+                assert not tab.js("document.getElementById('drawing').hidden"), "its drawing is on the screen"
+                left = tab.js("Object.keys(localStorage).sort()")
+                assert len(left) == 2 and left[1] == "l2l-review-unsaved:2"
     journal = Journal(reviewed_run)
     states = [journal.state(sent_id) for sent_id in (first_id, second_id, third_id)]
     assert states == ["rejected", "no such object", "wrong object"] and first != second

@@ -2,6 +2,8 @@
 
 const TRY_AGAIN_MS = 1000;
 const KEPT = "l2l-review-unsaved:";
+const KEPT_PICTURES = 4;
+const previews = new Map(); // by image id; promises
 
 // `#token=...` never reaches the server; it is taken out of the address, which would stay in the history.
 function takeToken() {
@@ -16,40 +18,60 @@ takeToken();
 // The address of a server that was started again, in the same tab, differs behind `#` only: nothing would be loaded.
 window.addEventListener("hashchange", () => takeToken() && location.reload());
 
+// What the page or its server does not do, in words; `status` is that of HTTP, 0 where there was no answer.
 export class Refused extends Error {
-  constructor(status, text, last) {
+  constructor(text, status = 0) {
     super(text);
     this.status = status;
-    this.last = last;
   }
 }
 
-async function request(path, options = {}) {
+async function request(path, options = {}, read = (response) => response.json()) {
   const headers = { authorization: `Bearer ${sessionStorage.getItem("l2l-review-token") || ""}`, ...options.headers };
-  const response = await fetch(path, { ...options, headers });
-  if (response.ok) return response;
-  if (response.status === 401) {
-    throw new Refused(401, "This tab does not have the server's token. Open the address that `l2l review` printed.");
+  let response;
+  let content;
+  try {
+    response = await fetch(path, { ...options, headers });
+    content = await (response.ok ? read(response) : response.json().catch(() => ({})));
+  } catch (error) {
+    throw error.name === "AbortError" ? error : new Refused("The server does not answer. Is `l2l review` still running?");
   }
-  const body = await response.json().catch(() => ({}));
-  throw new Refused(response.status, body.error || `The server answered ${response.status}.`, body.last);
+  if (response.ok) return content;
+  if (response.status === 401) {
+    throw new Refused("This tab does not have the server's token. Open the address that `l2l review` printed.", 401);
+  }
+  throw new Refused(content.error || `The server answered ${response.status}.`, response.status);
 }
 
-export async function get(path, params = {}) {
+export function get(path, params = {}, signal = null) {
   const query = new URLSearchParams(params).toString();
-  return (await request(query ? `${path}?${query}` : path)).json();
+  return request(query ? `${path}?${query}` : path, { signal });
 }
 
-export async function post(path, body) {
-  const options = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
-  return (await request(path, options)).json();
+export function post(path, body, signal = null) {
+  const headers = { "content-type": "application/json" };
+  return request(path, { method: "POST", headers, body: JSON.stringify(body), signal });
 }
 
 export async function picture(sentId, size) {
-  return createImageBitmap(await (await request(`api/labels/${sentId}/picture?size=${size}`)).blob());
+  const content = await request(`api/labels/${sentId}/picture?size=${size}`, {}, (response) => response.blob());
+  return createImageBitmap(content).catch(() => {
+    throw new Refused("This browser cannot show the photo.");
+  });
 }
 
-// Send a decision until the server has it on disk, or refuses it. The key makes it harmless to send it twice.
+// The small picture of a label's photo; the last few photos are kept.
+export function preview({ image_id: imageId, sent_id: sentId }) {
+  if (!previews.has(imageId)) {
+    const loading = picture(sentId, "preview");
+    loading.catch(() => previews.delete(imageId));
+    previews.set(imageId, loading);
+    if (previews.size > KEPT_PICTURES) previews.delete(previews.keys().next().value);
+  }
+  return previews.get(imageId);
+}
+
+// `run` is the server's name for this reviewer's work on this run. Send a decision until the server has it on disk, or refuses it. The key makes it harmless to send it twice.
 export async function save(run, sentId, decision, onWait) {
   const kept = { run, sentId, decision: { ...decision, key: crypto.randomUUID() } };
   const name = KEPT + kept.decision.key;
@@ -58,7 +80,12 @@ export async function save(run, sentId, decision, onWait) {
   } catch {
     // The browser keeps nothing: the decision is then only in this tab until it is saved.
   }
-  return sent(name, kept, onWait);
+  try {
+    return await sent(name, kept, onWait);
+  } catch (error) {
+    if (error.status !== 401) localStorage.removeItem(name); // the page still shows it
+    throw error;
+  }
 }
 
 async function sent(name, kept, onWait) {
@@ -68,20 +95,18 @@ async function sent(name, kept, onWait) {
       localStorage.removeItem(name);
       return answer;
     } catch (error) {
-      if (error instanceof Refused) {
-        if (error.status !== 401) localStorage.removeItem(name);
-        throw error;
-      }
+      if (!(error instanceof Refused) || error.status) throw error;
       onWait();
       await new Promise((resolve) => setTimeout(resolve, TRY_AGAIN_MS));
     }
   }
 }
 
-// Decisions that an earlier page could not save, those of this run.
+// Decisions that an earlier page could not save, those of this reviewer on this run.
 export function unsaved(run) {
   const names = Object.keys(localStorage).filter((name) => name.startsWith(KEPT));
   return names.map((name) => ({ name, kept: JSON.parse(localStorage.getItem(name)) })).filter((one) => one.kept.run === run);
 }
 
 export const saveAgain = (one, onWait) => sent(one.name, one.kept, onWait);
+export const forget = (one) => localStorage.removeItem(one.name);

@@ -23,13 +23,21 @@ export class Viewer {
     this.resized();
   }
 
-  // Show another photo, or the same one sharper.
+  // Show nothing, until the next photo is there.
+  close() {
+    this.picture = null;
+    this.boxes = [];
+    this.layers = { mask: null, prior: null, teacher: null };
+    this.isFit = true;
+    this.render();
+  }
+
+  // Show a photo, or the same one sharper.
   open(picture, size, boxes) {
-    const isNew = this.size[0] !== size[0] || this.size[1] !== size[1] || this.picture === null;
     this.picture = picture;
     this.size = size;
     this.boxes = boxes;
-    if (isNew || this.isFit) this.fit();
+    if (this.isFit) this.fit();
     this.render();
   }
 

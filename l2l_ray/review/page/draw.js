@@ -7,9 +7,10 @@ import { blank, counts, paint } from "./masks.js";
 
 const COLOR = `rgb(${COLORS.mask.join(" ")})`;
 const FAR = 8; // times the small step, with Shift
+export const WAYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 export class Drawing {
-  // `propose` takes a box [x, y, width, height] and gives a mask; `changed` is called when tools or steps change.
+  // `propose` takes a box [x, y, width, height] and a signal, and gives a mask or null; `changed` is called when tools or steps change.
   constructor(viewer, { propose, changed }) {
     this.viewer = viewer;
     this.propose = propose;
@@ -22,23 +23,22 @@ export class Drawing {
     canvas.addEventListener("pointermove", (event) => this.moved(event));
     canvas.addEventListener("pointerup", (event) => this.released(event));
     canvas.addEventListener("pointercancel", (event) => this.released(event));
-    canvas.addEventListener("dblclick", () => this.isOn && this.tool === "polygon" && this.fill(true));
+    canvas.addEventListener("dblclick", () => this.isOn && this.fill(true));
   }
 
   start(mask) {
     this.isOn = true;
     this.base = mask;
     this.steps = [];
-    this.points = [];
-    this.stroke = null;
+    this.forget();
     const [height, width] = this.viewer.size;
     this.cursor = [width / 2, height / 2];
-    this.viewer.shown.mask = true;
     this.redo();
   }
 
   stop() {
     this.isOn = false;
+    this.forget();
     this.viewer.draft = null;
     this.viewer.canvas.classList.remove("drawing");
     this.viewer.render();
@@ -49,14 +49,35 @@ export class Drawing {
     return counts(this.viewer.layers.mask);
   }
 
+  // What is begun and not in the mask yet, in words; "" = nothing.
+  get begun() {
+    if (this.asking) return "The model has not answered yet. Wait for it, or take the box back with Z.";
+    if (!this.points.length) return "";
+    if (this.tool === "propose") return "The box has one corner. Set the other one, or take it back with Z.";
+    return this.points.length > 2
+      ? "The polygon is not filled. Enter fills it, Shift+Enter cuts it out, Z takes a corner back."
+      : "The polygon has too few corners. Set more, or take them back with Z.";
+  }
+
+  // Drop what is begun: corners, a stroke, a question to the model.
+  forget() {
+    this.points = [];
+    this.stroke = null;
+    this.takeBack();
+  }
+
+  takeBack() {
+    this.asking?.abort();
+    this.asking = null;
+  }
+
   get radius() {
     return Math.max(1, (Math.max(...this.viewer.size) * this.share ** 2) / 20000);
   }
 
   use(tool) {
+    if (tool !== this.tool) this.forget();
     this.tool = tool;
-    this.points = [];
-    this.stroke = null;
     this.show();
   }
 
@@ -66,11 +87,13 @@ export class Drawing {
   }
 
   clear() {
+    this.forget();
     this.add({ kind: "clear" });
   }
 
   back() {
-    if (this.points.length) this.points.pop();
+    if (this.asking) this.takeBack();
+    else if (this.points.length) this.points.pop();
     else this.steps.pop();
     this.stroke = null;
     this.redo();
@@ -113,26 +136,33 @@ export class Drawing {
 
   // Take the corners as an area of the object, or cut it out.
   fill(adds) {
-    if (this.points.length > 2) {
-      const points = this.points;
-      this.points = [];
-      this.add({ kind: "polygon", adds, points });
-    }
+    const { points } = this;
+    if (this.tool !== "polygon" || points.length < 3) return false;
+    this.points = [];
+    this.add({ kind: "polygon", adds, points });
+    return true;
   }
 
-  async corner() {
+  corner() {
+    this.takeBack();
     this.points.push(this.cursor);
     if (this.tool === "propose" && this.points.length === 2) {
       const [[x1, y1], [x2, y2]] = this.points;
       this.points = [];
       const box = [Math.min(x1, x2), Math.min(y1, y2), Math.abs(x2 - x1), Math.abs(y2 - y1)];
-      if (box[2] >= 1 && box[3] >= 1) {
-        const steps = this.steps;
-        const mask = await this.propose(box);
-        if (mask && this.isOn && this.steps === steps) this.add({ kind: "mask", mask });
-      }
+      if (box[2] >= 1 && box[3] >= 1) this.ask(box);
     }
     this.show();
+  }
+
+  // Ask the model for the mask in a box. Whatever is drawn meanwhile takes the question back.
+  async ask(box) {
+    const asking = new AbortController();
+    this.asking = asking;
+    const mask = await this.propose(box, asking.signal);
+    if (asking.signal.aborted) return;
+    this.asking = null;
+    if (mask) this.add({ kind: "mask", mask });
   }
 
   // Draw a straight piece of the running stroke, without drawing the rest of it again.
@@ -185,7 +215,7 @@ export class Drawing {
   // Take a key; returns whether it was one of the drawing's.
   key(event) {
     const step = Math.max(1, 4 / this.viewer.zoom) * (event.shiftKey ? FAR : 1);
-    const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    const way = WAYS[event.key];
     if (way) {
       const [height, width] = this.viewer.size;
       const [x, y] = this.cursor;
@@ -199,16 +229,14 @@ export class Drawing {
       return true;
     }
     if (event.key === " ") {
+      if (event.repeat) return true;
       if (this.tool === "polygon" || this.tool === "propose") this.corner();
       else if (this.stroke) this.stroke = null;
       else this.begin();
       this.show();
       return true;
     }
-    if (event.key === "Enter" && this.points.length) {
-      this.fill(!event.shiftKey);
-      return true;
-    }
+    if (event.key === "Enter") return this.fill(!event.shiftKey);
     const tools = { b: "brush", e: "eraser", p: "polygon", m: "propose" };
     const name = event.key.toLowerCase();
     if (tools[name]) this.use(tools[name]);

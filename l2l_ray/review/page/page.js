@@ -1,24 +1,23 @@
-// The review page: which label is open, what is decided about it, and where the keys lead.
+// The review page: which label is open, what is decided about it, and what the page says.
 // Every text of the data is put in as text, never as HTML.
 
-import { Refused, get, picture, post, save, saveAgain, unsaved } from "./api.js";
+import { Refused, forget, get, picture, post, preview, save, saveAgain, unsaved } from "./api.js";
 import { Viewer } from "./canvas.js";
 import { Drawing } from "./draw.js";
+import { listen } from "./keys.js";
 import { area } from "./masks.js";
 import { Queue } from "./queue.js";
 
 const byId = (id) => document.getElementById(id);
-const ACTION_KEYS = { a: "accept", d: "redraw", r: "reject", w: "wrong_object", n: "no_object", u: "undo" };
-const SHOWN = { 1: "mask", 2: "box", 3: "prior", 4: "teacher" };
-const KEPT_PICTURES = 4;
 const STILL = "The server does not answer. Your decision is kept in this browser and sent again until it is saved …";
+const LOOKS = "The model looks at the photo. The first time it has to be loaded …";
 
 const viewer = new Viewer(byId("view"));
 const drawing = new Drawing(viewer, { propose, changed: showTools });
 const queue = new Queue({ open, say, inTurn });
-const pictures = new Map(); // by image id; promises
 let run = null;
 let item = null;
+let looking = new AbortController(); // ends what is still asked about the open label
 const steps = []; // what is to be done one after another
 let isWorking = false;
 
@@ -26,24 +25,39 @@ let isWorking = false;
 async function inTurn(step) {
   steps.push(step);
   if (isWorking) return;
-  isWorking = true;
-  document.querySelector("main").setAttribute("aria-busy", "true");
-  while (steps.length) await steps.shift()();
-  isWorking = false;
-  document.querySelector("main").setAttribute("aria-busy", "false");
+  busy(true);
+  while (steps.length) {
+    say("");
+    try {
+      await steps.shift()();
+    } catch (error) {
+      fail(error);
+    }
+  }
+  busy(false);
+}
+
+function busy(isBusy) {
+  isWorking = isBusy;
+  document.querySelector("main").setAttribute("aria-busy", String(isBusy));
+  byId("drawing").inert = isBusy;
 }
 
 // Decide only about what is shown: a decision while the page is at work is none.
 const decide = (action) => isWorking || inTurn(() => act(action));
+const keep = () => isWorking || inTurn(saveDrawing);
 
 function say(text, kind = "") {
   byId("says").textContent = text;
   byId("says").className = kind;
 }
 
+// Say what went wrong, behind what was saved or went wrong before.
 function fail(error) {
-  const text = error instanceof Refused ? error.message : "The server does not answer. Is `l2l review` still running?";
-  say(text, "wrong");
+  const { textContent: before, className: kind } = byId("says");
+  if (!(error instanceof Refused)) reportError(error); // a fault of this page: the console has more
+  const isKept = (kind === "good" || kind === "wrong") && !before.includes(error.message);
+  say(isKept ? `${before} · ${error.message}` : error.message, "wrong");
 }
 
 function listed(id, texts) {
@@ -64,46 +78,30 @@ function progress(counts) {
   byId("counts").textContent = [share, ...parts].join(" · ");
 }
 
-// Open a label; `says` is what the status line then says.
-async function open(sentId, says = "") {
-  stopDrawing();
-  let found;
-  try {
-    found = await get(`api/labels/${sentId}`);
-    pictureOf(found);
-  } catch (error) {
-    return fail(error);
-  }
-  item = found;
-  history.replaceState(null, "", `#label=${sentId}`);
+// Open a label; `words` are then said. Throws where the label, or its photo, cannot be shown.
+async function open(sentId, words = "") {
+  if (drawing.isOn) throw new Refused("Save the mask that you draw with Enter, or cancel it with Esc, first.");
+  item = await get(`api/labels/${sentId}`);
+  looking.abort();
+  looking = new AbortController();
+  viewer.close();
+  remember(sentId);
   queue.mark(item);
   describe();
-  say(says, "good");
-  try {
-    const shown = await pictureOf(item);
-    if (item !== found) return;
-    viewer.isFit = true;
-    viewer.open(shown, item.edit_size, boxes());
-    showMasks();
-  } catch (error) {
-    if (item === found) fail(error);
-  }
-  prefetch();
-}
-
-function pictureOf({ image_id: imageId, sent_id: sentId }) {
-  if (!pictures.has(imageId)) {
-    const loading = picture(sentId, "preview");
-    loading.catch(() => pictures.delete(imageId));
-    pictures.set(imageId, loading);
-    if (pictures.size > KEPT_PICTURES) pictures.delete(pictures.keys().next().value);
-  }
-  return pictures.get(imageId);
-}
-
-function prefetch() {
+  say(words, "good");
+  viewer.open(await preview(item), item.edit_size, boxes());
+  showMasks();
   const next = queue.beside(1);
-  if (next) pictureOf(next).catch(() => {});
+  if (next) preview(next).catch(() => {}); // the next photo is fetched ahead
+}
+
+// A reload opens the same label again.
+function remember(sentId) {
+  try {
+    history.replaceState(null, "", `#label=${sentId}`);
+  } catch {
+    // Browsers refuse too many of these within seconds; the address then names an earlier label.
+  }
 }
 
 // A zoomed photo is fetched at its full size, once.
@@ -111,7 +109,10 @@ viewer.sharpen = () => {
   if (!item || !viewer.isCoarse || item.isSharp) return;
   const asked = item;
   asked.isSharp = true;
-  picture(asked.sent_id, "full").then((sharp) => item === asked && viewer.open(sharp, item.edit_size, boxes()), fail);
+  picture(asked.sent_id, "full").then(
+    (sharp) => item === asked && viewer.open(sharp, item.edit_size, boxes()),
+    (error) => item === asked && fail(error),
+  );
 };
 
 function boxes() {
@@ -120,8 +121,11 @@ function boxes() {
   return found.map(([x1, y1, x2, y2]) => [x1 * width, y1 * height, x2 * width, y2 * height]);
 }
 
+// The mask that holds: what a person said it is, else the label's own.
+const mask = () => item.masks.now || item.masks.label;
+
 function showMasks() {
-  viewer.layer("mask", item.masks.now || (item.state === "no such object" ? null : item.masks.label));
+  viewer.layer("mask", mask());
   byId("show-prior").disabled = !item.has_prior_mask;
   for (const name of ["prior", "teacher"]) {
     viewer.layer(name, item.masks[name] || null);
@@ -131,7 +135,7 @@ function showMasks() {
 
 function describe() {
   byId("expression").textContent = item.expression;
-  const share = area(item.masks.now || item.masks.label) / (item.edit_size[0] * item.edit_size[1]);
+  const share = area(mask()) / (item.edit_size[0] * item.edit_size[1]);
   const facts = [`${(100 * item.confidence).toFixed(0)} % confidence`, `${(100 * share).toFixed(1)} % of the photo`];
   if (item.state !== "open") facts.unshift(item.reviewer ? `${item.state} by ${item.reviewer}` : item.state);
   byId("facts").textContent = `${facts.join(" · ")} · ${item.image} · The label is ${item.source}.`;
@@ -154,100 +158,113 @@ function describe() {
   }
 }
 
-// Labels that this tab decided, the last one last; they outlive a reload.
-const done = () => JSON.parse(sessionStorage.getItem("l2l-review-done") || "[]");
-const setDone = (ids) => sessionStorage.setItem("l2l-review-done", JSON.stringify(ids.slice(-200)));
+// Decisions of this tab, the last one last, as label and number of the action; they outlive a reload.
+const done = () => JSON.parse(sessionStorage.getItem(`l2l-review-done:${run.id}`) || "[]");
+const setDone = (made) => sessionStorage.setItem(`l2l-review-done:${run.id}`, JSON.stringify(made.slice(-200)));
 
 async function act(action) {
-  if (!item) return;
-  if (action === "redraw" && !drawing.isOn) {
-    drawing.start(item.masks.now || item.masks.label);
-    byId("view").focus();
-    return say("Draw the mask: brush, eraser, polygon, or a box for the model. Enter saves it, Esc cancels.");
-  }
+  if (!item) throw new Refused("No label is open.");
   if (action === "undo") return undo();
-  const decision = { action, upon: item.number };
-  if (action === "redraw") {
-    decision.counts = drawing.counts;
-    if (decision.counts.length < 2) return say("The mask is empty. Draw it, or cancel and press N.", "wrong");
-  } else if (action === "accept" && item.masks.now) {
-    return say("This label is redrawn already. Undo that first if the label was right.", "wrong");
+  if (!viewer.picture && action !== "reject") {
+    throw new Refused("There is no photo to look at: you can only reject the label, or undo.");
   }
-  const answer = await saved(item, decision);
-  if (!answer) return;
-  setDone([...done(), item.sent_id]);
+  if (action !== "redraw") return decided({ action });
+  startDrawing(mask());
+  say("Draw the mask: brush, eraser, polygon, or a box for the model. Enter saves it, Esc cancels.");
+}
+
+async function saveDrawing() {
+  if (drawing.begun) throw new Refused(drawing.begun);
+  const { counts } = drawing;
+  if (counts.length < 2) throw new Refused("The mask is empty. Draw it, or cancel and press N.");
+  await decided({ action: "redraw", counts });
+}
+
+async function decided(decision) {
+  const answer = await saved(decision);
+  setDone([...done(), { id: item.sent_id, number: answer.saved }]);
+  stopDrawing();
   const moved = answer.iou === null ? "" : ` (IoU with the label: ${answer.iou.toFixed(2)})`;
   const words = `Saved: “${item.expression}” is ${answer.state}${moved}.`;
+  say(words, "good");
   const next = await queue.step(1);
   await open(next ? next.sent_id : item.sent_id, next ? words : `${words} That was the last one here.`);
 }
 
+// Take back the last decision of this tab, where it still holds; without one, what holds on the open label.
 async function undo() {
-  const ids = done();
-  const last = ids.pop();
-  if (last !== undefined && last !== item.sent_id) await open(last);
-  if (!item.history.length || item.state === "open") {
-    setDone(ids);
-    return say("There is nothing to undo on this label.", "wrong");
+  const made = done();
+  const last = made.pop();
+  if (last && last.id !== item.sent_id) await open(last.id);
+  if (last && last.number !== item.standing) {
+    setDone(made);
+    describe();
+    throw new Refused(`Nothing was undone: ${item.history.at(-1)}, after your decision.`);
   }
-  const answer = await saved(item, { action: "undo", upon: item.number });
-  if (!answer) return;
-  setDone(ids);
+  if (!item.standing) throw new Refused("There is nothing to undo on this label.");
+  const answer = await saved({ action: "undo" });
+  setDone(made);
   await open(item.sent_id, `Undone: “${item.expression}” is ${answer.state} again.`);
 }
 
-// Save a decision; returns the server's answer, or nothing where it was refused, and then says why.
-async function saved(on, decision) {
+// Save a decision about the open label; returns the server's answer, and throws where it is refused.
+async function saved(decision) {
   say("Saving …");
   try {
-    const answer = await save(run.run, on.sent_id, decision, () => say(STILL, "wrong"));
+    const waits = () => say(STILL, "wrong still");
+    const answer = await save(run.id, item.sent_id, { ...decision, upon: item.number }, waits);
     progress(answer.counts);
-    queue.change(on.sent_id, answer);
+    queue.change(item.sent_id, answer);
     return answer;
   } catch (error) {
-    await refused(on, error);
-    return null;
+    if (error.status === 409) await renew().catch(fail);
+    throw error;
   }
 }
 
 // Somebody else decided meanwhile: show it, and keep what is being drawn.
-async function refused(on, error) {
-  fail(error);
-  if (error.status !== 409) return;
-  const fresh = await get(`api/labels/${on.sent_id}`).catch(() => null);
-  if (!fresh || item !== on) return;
-  Object.assign(item, { ...fresh, masks: drawing.isOn ? item.masks : fresh.masks });
+async function renew() {
+  Object.assign(item, await get(`api/labels/${item.sent_id}`));
   queue.change(item.sent_id, item);
   describe();
   if (!drawing.isOn) showMasks();
 }
 
-async function propose([x, y, width, height]) {
-  const asked = item;
+async function propose([x, y, width, height], signal) {
   const scale = item.size[1] / item.edit_size[1];
   say("The model looks at the box. The first time it has to be loaded …");
   try {
     const box = [x, y, width, height].map((side) => side * scale);
-    const { mask } = await post(`api/labels/${asked.sent_id}/propose`, { box });
-    say(area(mask) ? "The model proposes this mask. Correct it, or press Enter to save it." : "The model finds nothing in it.");
-    return item === asked && area(mask) ? mask : null;
+    const { mask: found } = await post(`api/labels/${item.sent_id}/propose`, { box }, signal);
+    if (signal.aborted) return null;
+    say(area(found) ? "The model proposes this mask. Correct it, or press Enter to save it." : "The model finds nothing in it.");
+    return area(found) ? found : null;
   } catch (error) {
-    fail(error);
+    if (!signal.aborted) fail(error);
     return null;
   }
 }
 
 // What the language model marked, or what the finished run's model predicts, is fetched when it is first shown.
 async function fetchMask(name) {
+  const { signal } = looking;
   const asked = item;
-  if (!asked || asked.masks[name] || (name === "prior" && !asked.has_prior_mask)) return;
-  if (name === "teacher") say("The model looks at the photo. The first time it has to be loaded …");
+  if (!asked || name in asked.masks || (name === "prior" && !asked.has_prior_mask)) return;
+  asked.masks[name] = null; // it is on its way
+  const says = byId("says");
+  const said = (words) => name === "teacher" && (says.textContent = says.textContent.replace(LOOKS, words).trim());
+  if (name === "teacher") say(`${says.textContent} ${LOOKS}`.trim(), says.className);
   try {
-    asked.masks[name] = (await get(`api/labels/${asked.sent_id}/${name}`)).mask;
-    if (item === asked) viewer.layer(name, asked.masks[name]);
-    if (name === "teacher") say(area(asked.masks[name]) ? "What the model predicts now is shown." : "The model finds nothing now.");
+    const found = (await get(`api/labels/${asked.sent_id}/${name}`, {}, signal)).mask;
+    if (signal.aborted) return;
+    asked.masks[name] = found;
+    viewer.layer(name, found);
+    said(area(found) ? "What the model predicts now is shown." : "The model finds nothing now.");
   } catch (error) {
+    if (signal.aborted) return;
+    delete asked.masks[name];
     toggle(name, false);
+    said("");
     fail(error);
   }
 }
@@ -261,10 +278,17 @@ function toggle(name, isShown = !viewer.shown[name]) {
 
 function showTools() {
   byId("drawing").hidden = !drawing.isOn;
+  for (const id of ["filters", "queue", "actions", "others"]) byId(id).inert = drawing.isOn;
   for (const tool of ["brush", "eraser", "polygon", "propose"]) {
     byId(tool).setAttribute("aria-pressed", String(drawing.tool === tool));
   }
   byId("size").value = drawing.share;
+}
+
+function startDrawing(begin) {
+  toggle("mask", true);
+  drawing.start(begin);
+  byId("view").focus();
 }
 
 function stopDrawing() {
@@ -273,108 +297,92 @@ function stopDrawing() {
 }
 
 function cancel() {
+  if (isWorking) return;
   stopDrawing();
-  if (item) showMasks();
+  showMasks();
   say("Cancelled; the label stays as it was.");
 }
 
-function pressed(event) {
-  if (byId("help").open || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.target.closest("input:not([type=checkbox]):not([type=range]), select")) {
-    if (event.key === "Escape") byId("view").focus();
-    return;
-  }
-  const isButton = event.target.closest("button, input") && (event.key === " " || event.key === "Enter");
-  if (!isButton && handled(event)) event.preventDefault();
+function go(way, isFar) {
+  return inTurn(async () => {
+    if (isFar) return queue.turn(way > 0);
+    const next = await queue.step(way);
+    if (next) await open(next.sent_id);
+    else if (!queue.rows.length) say("The list is empty.");
+    else say(way > 0 ? "This is the last label of the list." : "This is the first label of the list.");
+  });
 }
 
-function handled(event) {
-  const { key } = event;
-  const name = key.toLowerCase();
-  if (key === "?") return byId("help").showModal(), true;
-  if (SHOWN[key]) return toggle(SHOWN[key]), true;
-  if (key === "+" || key === "=") return viewer.scale(1.4), true;
-  if (key === "-") return viewer.scale(1 / 1.4), true;
-  if (key === "0") return viewer.fit(), true;
-  if (drawing.isOn) {
-    if (key === "Escape") return cancel(), true;
-    if (drawing.key(event)) return true;
-    return key === "Enter" ? (decide("redraw"), true) : false;
-  }
-  if (ACTION_KEYS[name]) return event.repeat || decide(ACTION_KEYS[name]), true;
-  if (name === "j" || key === "ArrowRight" || key === "ArrowDown") return inTurn(() => go(1)), true;
-  if (name === "k" || key === "ArrowLeft" || key === "ArrowUp") return inTurn(() => go(-1)), true;
-  if (key === "PageDown" || key === "PageUp") return inTurn(() => queue.turn(key === "PageDown")), true;
-  if (key === "/") return byId("text").focus(), true;
-  return false;
-}
-
-async function go(way) {
-  const next = await queue.step(way);
-  if (next) await open(next.sent_id);
-  else say(way > 0 ? "This is the last label of the list." : "This is the first label of the list.");
-}
-
-// What an earlier page could not save is sent first; what is refused then is shown where it belongs, and only then is
-// there nothing to say.
+// Send what an earlier page could not save; returns what to say of it, and what is refused, each with the reason.
 async function sendUnsaved() {
   let words = "";
-  for (const one of unsaved(run.run)) {
+  const refused = [];
+  for (const one of unsaved(run.id)) {
     const { sentId, decision } = one.kept;
     try {
-      await saveAgain(one, () => say(STILL, "wrong"));
-      setDone([...done(), sentId]);
+      const answer = await saveAgain(one, () => say(STILL, "wrong still"));
+      if (decision.action !== "undo") setDone([...done(), { id: sentId, number: answer.saved }]);
       words = "A decision that was not saved before is saved now.";
     } catch (error) {
-      await open(sentId);
-      if (decision.counts) {
-        drawing.start({ height: item.edit_size[0], width: item.edit_size[1], counts: decision.counts });
-        showTools();
-      }
-      fail(error);
-      return null;
+      refused.push({ one, error });
     }
   }
-  return words;
+  return { words, refused };
+}
+
+// Show a decision that was kept and is refused where it belongs, with its drawing; the browser drops it only then.
+async function bringBack({ one, error }, words, num) {
+  const { sentId, decision } = one.kept;
+  await open(sentId, words);
+  const [height, width] = item.edit_size;
+  if (decision.counts) startDrawing({ height, width, counts: decision.counts });
+  forget(one);
+  fail(error);
+  if (num > 1) fail(new Refused(`${num - 1} more could not be saved; reload the page after this one.`));
 }
 
 async function start() {
+  run = await get("api/run");
+  byId("run").textContent = run.run;
+  byId("reviewer").textContent = `as ${run.reviewer}`;
+  document.title = `${run.run}: L2L review`;
+  const named = Number(new URLSearchParams(location.hash.slice(1)).get("label"));
+  queue.states(run.states);
+  const { words, refused } = await sendUnsaved();
+  progress((await get("api/run")).counts);
+  const first = await queue.load();
   try {
-    run = await get("api/run");
-    byId("run").textContent = run.run;
-    byId("reviewer").textContent = `as ${run.reviewer}`;
-    document.title = `${run.run}: L2L review`;
-    const named = Number(new URLSearchParams(location.hash.slice(1)).get("label"));
-    queue.states(run.states);
-    const words = await sendUnsaved();
-    progress((await get("api/run")).counts);
-    const first = await queue.load();
-    if (words !== null && (named || first)) await open(named || first.sent_id, words);
-    if (run.problems.length) say(run.problems.join(" · "), "wrong");
-    queue.kinds(await get("api/kinds"));
-  } catch (error) {
-    fail(error);
+    if (refused.length) await bringBack(refused[0], words, refused.length);
+    else if (named || first) await open(named || first.sent_id, words);
+  } finally {
+    if (run.problems.length) fail(new Refused(run.problems.join(" · ")));
+    get("api/kinds").then((found) => queue.kinds(found), fail);
   }
 }
 
-document.addEventListener("keydown", pressed);
+listen({ viewer, drawing, isWorking: () => isWorking, decide, keep, cancel, go, toggle });
 for (const button of document.querySelectorAll("#actions button")) {
   button.addEventListener("click", () => decide(button.dataset.action));
 }
-for (const name of Object.values(SHOWN)) {
-  byId(`show-${name}`).addEventListener("change", (event) => toggle(name, event.target.checked));
-}
-for (const tool of ["brush", "eraser", "polygon", "propose"]) {
-  byId(tool).addEventListener("click", () => {
-    drawing.use(tool);
-    byId("view").focus(); // Space and Enter are the tool's then, not the button's
+for (const name of Object.keys(viewer.shown)) {
+  byId(`show-${name}`).addEventListener("change", (event) => {
+    toggle(name, event.target.checked);
+    byId("view").focus();
   });
 }
+for (const tool of ["brush", "eraser", "polygon", "propose"]) {
+  byId(tool).addEventListener("click", () => drawing.use(tool));
+}
+// What was clicked keeps no key: Space and Enter would do it once more, and are the tool's.
+document.addEventListener("click", (event) => {
+  if (event.target.closest("#work button, #actions button")) byId("view").focus();
+});
 byId("size").addEventListener("input", (event) => drawing.resize(Number(event.target.value)));
+byId("size").addEventListener("pointerup", () => byId("view").focus());
 byId("clear").addEventListener("click", () => drawing.clear());
 byId("back").addEventListener("click", () => drawing.back());
 byId("cancel").addEventListener("click", cancel);
-byId("keep").addEventListener("click", () => decide("redraw"));
+byId("keep").addEventListener("click", keep);
 byId("smaller").addEventListener("click", () => viewer.scale(1 / 1.4));
 byId("larger").addEventListener("click", () => viewer.scale(1.4));
 byId("fit").addEventListener("click", () => viewer.fit());

@@ -7,13 +7,14 @@ const PAGE = 50;
 const TYPING_MS = 250;
 
 export class Queue {
-  // `open` opens a label, `say` takes what went wrong, `inTurn` does one thing after another.
+  // `open` opens a label, `say` takes words, `inTurn` does one thing after another and says what went wrong.
   constructor({ open, say, inTurn }) {
     this.open = open;
     this.inTurn = inTurn;
     this.say = say;
     this.rows = [];
-    this.at = -1; // place of the open label in `rows`; -1 = it is on no row
+    this.at = -1; // place in `rows` of the open label, or of the one before it on a row; -1 = none
+    this.isAside = false; // the open label is on no row
     for (const id of ["state", "order", "kind", "lowest", "highest"]) {
       byId(id).addEventListener("change", () => inTurn(() => this.filtered()));
     }
@@ -38,37 +39,40 @@ export class Queue {
     return byId("order").value;
   }
 
-  // Load the page that begins at a rank, or that ends before it; returns its first row.
-  async load(start = 0, backwards = false) {
-    const share = (id) => Math.min(100, Math.max(0, Number(byId(id).value) || 0)) / 100;
-    const asked = {
+  // Load the list anew; returns its first row.
+  async load() {
+    return this.take(await this.fetch(0, false));
+  }
+
+  // Return the page that begins at a rank, or that ends before it.
+  fetch(start, backwards) {
+    const share = (id, otherwise) => {
+      const text = byId(id).value;
+      return text === "" ? otherwise : Math.min(100, Math.max(0, Number(text))) / 100;
+    };
+    return get("api/labels", {
       order: this.order,
       start,
       count: PAGE,
       backwards,
       state: byId("state").value,
-      lowest: share("lowest"),
-      highest: share("highest"),
+      lowest: share("lowest", 0),
+      highest: share("highest", 1),
       text: byId("text").value.trim(),
       kind: byId("kind").value,
-    };
-    const page = await get("api/labels", asked);
-    this.rows = page.rows;
-    this.at = -1;
-    this.first = page.first;
-    this.num = page.num;
+    });
+  }
+
+  take({ rows, first, num }) {
+    Object.assign(this, { rows, first, num, at: -1, isAside: false });
     this.show();
-    return this.rows[0] || null;
+    return rows[0] || null;
   }
 
   async filtered() {
-    try {
-      const first = await this.load();
-      if (first) await this.open(first.sent_id);
-      else this.say("No label is left with these filters.");
-    } catch (error) {
-      this.say(error.message, "wrong");
-    }
+    const first = await this.load();
+    if (first) await this.open(first.sent_id);
+    else this.say("No label is left with these filters.");
   }
 
   async turn(isLater) {
@@ -87,20 +91,13 @@ export class Queue {
     return found && this.rows[this.rows.length - 1];
   }
 
-  // Load another page, unless it is empty.
+  // Load another page, unless it is empty; returns its first row.
   async over(start, backwards) {
-    const before = { rows: this.rows, at: this.at, first: this.first, num: this.num };
-    try {
-      if (await this.load(start, backwards)) return this.rows[0];
-    } catch (error) {
-      this.say(error.message, "wrong");
-    }
-    Object.assign(this, before);
-    this.show();
-    return null;
+    const page = await this.fetch(start, backwards);
+    return page.rows.length ? this.take(page) : null;
   }
 
-  // The row before or behind the open one, from the next page if need be; the open label may be on no row.
+  // The row before or behind the open one, from the next page if need be; from a label on no row, the one before it.
   async step(way) {
     const beside = this.beside(way);
     if (beside) return beside;
@@ -109,11 +106,12 @@ export class Queue {
   }
 
   beside(way) {
-    return this.rows[this.at < 0 ? (way > 0 ? 0 : -1) : this.at + way] || null;
+    return this.rows[this.at < 0 ? (way > 0 ? 0 : -1) : this.isAside ? this.at : this.at + way] || null;
   }
 
   mark(item) {
     const at = this.rows.findIndex((row) => row.sent_id === item.sent_id);
+    this.isAside = at < 0;
     if (at >= 0) this.at = at;
     this.change(item.sent_id, item);
     [...byId("rows").querySelectorAll("button")].forEach((button, i) => {

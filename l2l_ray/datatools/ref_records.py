@@ -1,0 +1,68 @@
+"""The records of a data set's refs, as an update (`merge.py`) looks at them: texts, annotations, who said what.
+
+A ref is one object of a photo with its texts, as a dict of plain values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from l2l_ray.errors import DataError
+
+Ref = dict[str, Any]
+TRUTH = ("ann_id", "ann_ids", "provenance")
+
+
+def rows_by_id(content: Mapping[str, Any], name: str, path: Path) -> dict[int, dict[str, Any]]:
+    """Return the rows of a table by id.
+
+    Raises:
+        DataError: If a row has none, or that of another one: an update would lose it.
+    """
+    rows = content.get(name) or []
+    found = {row["id"]: row for row in rows if isinstance(row, dict) and type(row.get("id")) is int}
+    if len(found) < len(rows):
+        raise DataError(
+            f"{path}: {len(rows) - len(found)} of {len(rows)} {name} have no id of their own; an update would lose "
+            "them; correct or remove them first"
+        )
+    return found
+
+
+def text_of(sentence: Mapping[str, Any]) -> str:
+    """Return the words of a sentence, with one blank between them."""
+    return " ".join(str(sentence.get("sent", sentence.get("raw", ""))).split())
+
+
+def annotation_ids(ref: Ref) -> list[int]:
+    """Return the ids of the annotations that a ref names."""
+    return list(ref["ann_ids"]) if "ann_ids" in ref else [ref["ann_id"]] if "ann_id" in ref else []
+
+
+def names_annotations(record: Ref, annotations: Mapping[int, Any]) -> bool:
+    """Tell whether what stands for annotations in a record is that: a person may have written it."""
+    ids = [*found] if isinstance(found := record.get("ann_ids", [record.get("ann_id")]), list) else [None]
+    return all(type(ann_id) is int and ann_id in annotations for ann_id in ids)
+
+
+def claims_truth(ref: Ref, annotations: Mapping[int, Mapping[str, Any]]) -> bool:
+    """Tell whether a ref has a mask or says that it has no target; a box alone is none."""
+    if "ann_id" not in ref and "ann_ids" not in ref:
+        return False
+    return all(annotations.get(ann_id, {}).get("segmentation") for ann_id in annotation_ids(ref))
+
+
+def says_something_else(ref: Ref, other: Ref) -> bool:
+    """Tell whether a row says of its texts that there is no such object, or no label, and the ref does not say so."""
+    is_absent = other.get("ann_ids") == [] and ref.get("ann_ids") != []
+    return is_absent or ("rejected" in other and "rejected" not in ref)
+
+
+def is_later_review(said: Any, made: Any) -> bool:
+    """Tell whether two provenances are both of the review page, and the first is the later decision."""
+    both = [one for one in (said, made) if isinstance(one, Mapping) and one.get("source") == "review"]
+    times = [(one.get("updated_at"), one.get("as_of")) for one in both]
+    are_times = all(isinstance(at, str) and type(number) is int for at, number in times)  # a person may have written it
+    return len(both) == 2 and are_times and times[0] > times[1]
