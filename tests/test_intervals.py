@@ -80,8 +80,8 @@ def test_bootstrap_takes_seed_means_and_image_names() -> None:
     first, second = np.array([0.75, 0.5, 0.5, 0.5, 0.5, 0.5]), np.array([0.0, 0.25, 0.5, 0.5, 0.5, 0.5])
     diff, low, high = paired_bootstrap(first, second, ["val1", "val1", "testA1", "testA2", "testA3", "testA4"])
     assert diff == pytest.approx(1 / 6)
-    # Drawn k times, val1 gives k / (5 + k). Of 5 images the ends are at 0.1 and 99.9 %, not at 2.5 and 97.5: k > 4 comes
-    # in 0.03 % of the draws, k > 3 in 0.7 %.
+    # Drawn k times, val1 gives k / (5 + k). Of 5 images the ends are at 0.1 and 99.9 %, not at 2.5 and 97.5: k > 4
+    # comes in 0.03 % of the draws, k > 3 in 0.7 %.
     assert (low, high) == pytest.approx((0.0, 4 / 9))
 
 

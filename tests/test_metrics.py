@@ -138,7 +138,7 @@ def test_intervals_hold_their_figures_and_follow_images() -> None:
     assert one_image.intervals()["mean_iou"] == {"low": None, "high": None}
     assert meter(*rows).no_target_intervals()["n_acc"] == {"low": None, "high": None}
     mixed = meter(*((i, i, 0, i % 2, i % 2) for i in range(8))).no_target_intervals()
-    assert mixed["n_acc"] == {"low": 0.0, "high": 1.0}
+    assert mixed["n_acc"] == {"low": 0.125, "high": 0.875}
 
 
 def test_all_figures_of_two_meters_are_compared_in_the_same_draws() -> None:
