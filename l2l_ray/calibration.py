@@ -227,7 +227,7 @@ def cross_validated(checked: Checked) -> dict[str, Any] | None:
     return reliability(found, truth)
 
 
-def expected_iou(checked: Checked, ranks: Values) -> dict[str, float] | None:
+def expected_iou(checked: Checked, ranks: Values) -> dict[str, float | None] | None:
     """Return what the mean IoU of some labels is, by labeled images alone, with its 95 % interval.
 
     The interval is over the draw of the labeled images (bootstrap, `NUM_RESAMPLES` draws of as many images). Each draw
@@ -237,10 +237,11 @@ def expected_iou(checked: Checked, ranks: Values) -> dict[str, float] | None:
         checked: Labels of labeled images.
         ranks: Of the labels in question, among all labels of their round.
     Returns:
-        {"mean", "low", "high"}; None where there are no such labels, or fewer than `MIN_IMAGES` labeled images.
+        {"mean", "low", "high"}; None where there are no such labels or fewer than two labeled images. The ends are None
+        where these are fewer than `MIN_IMAGES`.
     """
     at, image_ids = np.asarray(ranks, np.float64), np.unique(checked.image_ids)
-    if not at.size or len(image_ids) < MIN_IMAGES:
+    if not at.size or len(image_ids) < 2:
         return None
     bins = np.linspace(0, 1, 1001)  # a curve is read at its thousandths: of a million labels there are no more
     counts = np.histogram(at, bins)[0]
@@ -250,6 +251,8 @@ def expected_iou(checked: Checked, ranks: Values) -> dict[str, float] | None:
     def mean(of: Checked) -> float:
         return float(by_rank(of)(middles) @ counts / counts.sum())
 
+    if len(image_ids) < MIN_IMAGES:
+        return {"mean": mean(checked), "low": None, "high": None}
     rng, drawn = philox_generator(0), []
     for _ in range(NUM_RESAMPLES):
         picked = rng.choice(image_ids, len(image_ids))

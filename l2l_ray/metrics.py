@@ -236,7 +236,7 @@ def compare_figures(
     Keys are flat, as "precision_at.0.5". All figures share the draws; that of mean_iou is `compare`'s, to rounding.
 
     Raises:
-        DataError: If the meters are empty, hold different sentences, or no draw has one of the figures.
+        DataError: If the meters are empty or hold different sentences.
     """
     rows, _ = _paired(first, second)
     sums, other_sums = first._ratios(), second._ratios()
@@ -246,8 +246,7 @@ def compare_figures(
     found = {}
     for name, (low, high) in zip(sums, ends, strict=True):
         value, other = values[name], other_values[name]
-        if value is None or other is None or low is None or high is None:
-            raise DataError(f"{name} cannot be compared: no draw of the images has a pixel; take another split")
+        assert value is not None and other is not None, "every figure of `summary` has a value for no pixels"
         found[name] = BootstrapInterval(value - other, low, high)
     return found
 

@@ -61,7 +61,9 @@ def test_from_photos_to_masks_and_on_when_a_mask_is_added(
     for row in rows:
         with Image.open(masks / row["mask"]) as mask:
             assert mask.size == (64, 48) and set(np.unique(np.asarray(mask))) <= {0, 255}
-    doubtful, total, sure = map(int, re.findall(r"estimate (\d+) of (\d+) masks .* doubtful .*, (\d+) sure", first)[0])
+    doubtful, total, sure = map(
+        int, re.findall(r"confidence (\d+) of (\d+) masks .* doubtful .*, (\d+) sure", first)[0]
+    )
     assert total == len(rows) and sure == sum(row["confidence"] >= 0.7 for row in rows)
     assert doubtful == sum(row["confidence"] < 0.4 for row in rows)
 

@@ -58,7 +58,7 @@ def test_differences_are_those_that_the_run_itself_reports(whole_run: RunFolder,
     assert [line.split()[0] for line in lines if line[:1] in "vta" and "mean IoU" in line] == [
         *("val", "testA", "testB", "all")
     ]
-    differing = lines[lines.index("settings that differ:") + 1 : lines.index("")]
+    differing = lines[lines.index("what differs:") + 1 : lines.index("")]
     assert [line.split()[0] for line in differing] == ["compare", "selector.name"]
     assert differing[1].split()[1:] == ["'l2l'", "|", "'supervised'"]
     assert lines[-1].startswith("Ahead or behind: the interval, over images, excludes 0.")

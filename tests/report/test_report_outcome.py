@@ -51,8 +51,8 @@ def test_it_is_compared_with_the_best_of_the_others() -> None:
 @pytest.mark.parametrize(
     ("numbers", "said"),
     [
-        ((-0.02, -0.03, -0.01), "2.0 points below fixed threshold, whichever images are drawn (-3.0 to -1.0); another"),
-        ((0.02, 0.01, 0.03), "2.0 points above fixed threshold, whichever images are drawn (+1.0 to +3.0); another"),
+        ((-0.02, -0.03, -0.01), "2.0 points below fixed threshold (95 % interval over images -3.0 to -1.0); another"),
+        ((0.02, 0.01, 0.03), "2.0 points above fixed threshold (95 % interval over images +1.0 to +3.0); another"),
         ((0.02, 0.02, 0.02), "2.0 points above fixed threshold: undecided (too few images for an interval)."),
     ],
 )
@@ -94,8 +94,8 @@ def test_what_was_not_measured_is_said_and_an_unfinished_run_says_nothing() -> N
 def test_what_the_labels_are_worth_by_the_labeled_photos_is_said_with_its_interval() -> None:
     worth = {"all": {"mean": 0.512, "low": 0.48, "high": 0.54}, "used": None}
     assert sentences([MAIN], expected={"l2l": worth})[1] == (
-        "By the labeled photos alone, the mean IoU is about 51.2 % for all labels of the last round (95 % interval "
-        "48.0 to 54.0)."
+        "By the labeled photos, as teachers of the burn-in label them, the mean IoU is about 51.2 % for all labels of "
+        "the last round (95 % interval 48.0 to 54.0)."
     )
     both = {**worth, "used": {"mean": 0.7, "low": 0.6, "high": 0.8}}
     assert sentences([MAIN], expected={"l2l": both})[1].endswith(

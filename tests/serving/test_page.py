@@ -92,7 +92,7 @@ def test_the_mask_lies_over_the_picture_and_errors_are_said_in_words(address: st
         find(tab, "left half\nand again")
         tab.wait_for("document.querySelectorAll('#found canvas').length === 2")
         assert "mine l2l version 2" in tab.js("byId('says').innerText")
-        assert tab.js("document.querySelector('figcaption').innerText").startswith("left half: confidence 0.9")
+        assert tab.js("document.querySelector('figcaption').innerText").startswith("left half: confidence 0.5")
         code = "[...document.querySelector('canvas').getContext('2d').getImageData(0, 0, 40, 30).data]"
         shown = np.array(tab.js(code), np.uint8).reshape(30, 40, 4)[..., :3]
         tinted = np.round(0.5 * np.array(GRAY) + 0.5 * np.array([255, 45, 149]))

@@ -66,7 +66,7 @@ def test_figures_without_an_interval_are_printed_without_one() -> None:
     rows = pd.DataFrame({"sent_id": [1, 2], "image_id": [1, 2], "intersection": 0, "union": 0, "predicted_px": 0})
     found = Reevaluation(rows, figures_of(meter_of(rows)), "run l2l version 0 on val", "native: ...")
     lines = found.lines()
-    assert lines[1] == "  oIoU   100.0" and lines[2] == "  mIoU   100.0  (100.0 to 100.0)"
+    assert lines[1] == "  oIoU   100.0" and lines[2] == "  mIoU   100.0"
     assert "  n_acc        100.0" in lines
 
 

@@ -34,7 +34,7 @@ def test_the_expected_iou_is_about_that_of_the_confidences(whole_run: RunFolder)
     found = expected_quality(whole_run.config, whole_run)["l2l"]
     for name, part in (("all", labels), ("used", [label for label in labels if is_used(label)])):
         expected = found[name]
-        assert expected["low"] <= expected["mean"] <= expected["high"]
+        assert (expected["low"], expected["high"]) == (None, None), "the run has fewer labeled images than it takes"
         # both are isotonic fits to the same labeled images, one of them on the fitted values of the other
         assert expected["mean"] == pytest.approx(np.mean([label.confidence for label in part]), abs=0.05)
 
