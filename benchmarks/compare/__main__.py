@@ -7,7 +7,7 @@ It may be stopped at any time and goes on with the same command, here or on anot
     --curve                the label curve: other shares of labeled images, for three rows
     --smoke                everything in miniature, in minutes: that the machinery works, no figures
 
-Report seeds are 10 to 14; the method was tuned on seeds 0 to 2.
+Report seeds are 11 to 15; the method was tuned on seeds 0 to 2 and 10.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from l2l_ray.errors import ConfigError, L2LError
 from l2l_ray.refshapes.synthetic import STYLE_OF_DATASET
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-REPORT_SEEDS = (10, 11, 12, 13, 14)
+REPORT_SEEDS = (11, 12, 13, 14, 15)
 SMOKE_ROWS = ("supervised", "accept_all", "l2l", "sample_oracle")
 
 
@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", metavar="ROW", help=f"groups or rows: {', '.join(r.name for r in ROWS)}")
     parser.add_argument("--schedules", nargs="+", choices=list(SCHEDULES), help="default: 5pct 1pct")
     parser.add_argument("--datasets", nargs="+", choices=list(STYLE_OF_DATASET), default=["refshapes"])
-    parser.add_argument("--seeds", type=int, nargs="+", help="default: 10 to 14")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: 11 to 15")
     parser.add_argument("--curve", action="store_true", help="the label curve instead of the rows")
     parser.add_argument("--smoke", action="store_true", help="two seeds, four rows, the smoke preset")
     parser.add_argument("--list", action="store_true", help="show what is left and run nothing")
