@@ -125,7 +125,7 @@ def mean_probs(selection: Selection, evidence: Evidence) -> torch.Tensor:
 
 def _method(labels: Labels, checked: Checked) -> dict[str, Any]:
     expected = expected_iou(checked, ranks_of(labels.confidences))
-    assert expected is not None
+    assert expected is not None and expected["low"] is not None, "too few labeled images for an interval"
     mean = float(labels.ious.mean())
     return {
         "num_labels": len(labels.ious),

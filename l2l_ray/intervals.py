@@ -36,7 +36,7 @@ Ratio = tuple[ArrayLike, ArrayLike]
 
 
 class BootstrapInterval(NamedTuple):
-    """A difference of two mean IoUs with its percentile interval over images.
+    """A difference of two mean IoUs with its interval over images.
 
     Example: `BootstrapInterval(diff=0.031, low=0.012, high=0.049)`
     """

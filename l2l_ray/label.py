@@ -165,10 +165,10 @@ def _require_replaceable(place: Path, force: bool) -> None:
     """Refuse a folder of masks that holds anything else than an export left as it was written."""
     require_place("png", place, force=True)
     if place.exists() and not force and not is_as_written(place):
-        raise DataError(
-            f"{place} holds files that differ from what was written there, expected them as they were; keep them by "
-            "another --out, or replace them all with --force"
-        )
+        why = "files that differ from what was written there"
+        if "files_sha256" not in index_of(place):
+            why = "masks of an earlier version of this program, and nothing says whether they were changed since"
+        raise DataError(f"{place} holds {why}; keep them by another --out, or replace them all with --force")
 
 
 def dry_run(source: Source, config: RunConfig, say: Say) -> int:

@@ -126,7 +126,7 @@ class IouMeter:
     def intervals(self, num_resamples: int = INTERVAL_RESAMPLES, seed: int = 0) -> dict[str, Any]:
         """Return the 95 % interval {"low", "high"} of every figure of `summary`, images resampled.
 
-        Both ends are None where no draw has a figure.
+        Both ends are None where no draw has a figure, or where there are fewer than `intervals.MIN_IMAGES` images.
 
         Raises:
             DataError: If the meter is empty.

@@ -89,7 +89,11 @@ def swap(checkpoint: Path, address: str | None, say: Say) -> None:
             name = _changed_to(str(checkpoint.resolve()), client, app)
         except ClusterError as error:
             # Those that could load it go back, and one that starts later is not told to load it, too.
-            raise ClusterError(f"the checkpoint stays {_changed_to(old, client, app)}: {error}") from None
+            try:
+                stays = f"the checkpoint stays {_changed_to(old, client, app)}"
+            except ClusterError as worse:
+                stays = f"each replica keeps what it has loaded, for {old} cannot be loaded again either ({worse})"
+            raise ClusterError(f"{stays}: {error}") from None
         say(f"serving    {name}")
 
 

@@ -40,6 +40,8 @@ from l2l_ray.datatools.ref_records import (
     rows_by_id,
     says_something_else,
     text_of,
+    texts_apart,
+    without_parts,
 )
 from l2l_ray.datatools.refer_writer import ReferWriter
 from l2l_ray.datatools.row_files import read_json
@@ -86,6 +88,7 @@ class _Merger:
         self.annotations = rows_by_id(content, "annotations", tables)
         self.categories = {i: str(row.get("name", "")) for i, row in rows_by_id(content, "categories", tables).items()}
         self._by_own_id: dict[str, int] = {}  # place of each ref that has an id of its own
+        self._apart: dict[int, set[str]] = {}  # texts that stand apart from the ref of an id
         self._image_of: dict[int, int] = {}  # id in the writer: id here; of photos that are here
         self._bad_photos: dict[int, Problem] = {}
         self._added: dict[int, int] = {}  # id in the writer: id here; of photos that are new
@@ -143,6 +146,7 @@ class _Merger:
             named = by_sentence.get(ref["sent_id"]) if "sent_id" in ref else own
             if named is not None and ("sent_id" not in ref or named in places):
                 places = [named]
+            places = without_parts(places, self.refs)
             if len(places) > 1:
                 ids = [self.refs[place]["ref_id"] for place in places]
                 remedy = "give the row the `id` or the `sent_id` of the one that is meant"
@@ -167,6 +171,7 @@ class _Merger:
                 if named and left and not is_whole and says_something_else(ref, other) and self._gives_way(ref, other):
                     apart = {name: value for name, value in ref.items() if name not in ("source_id", "sent_id")}
                     self._next_ref, apart["ref_id"] = self._next_ref + 1, self._next_ref
+                    apart.setdefault("apart_from", ref["ref_id"])
                     self.refs.append(apart)
                     for part, sentences in ((ref, left), (apart, named)):
                         part |= {"sentences": sentences, "sent_ids": [s["sent_id"] for s in sentences]}
@@ -177,6 +182,7 @@ class _Merger:
                     if is_later_review(said, made) and made.get("sent_id") == said.get("sent_id"):
                         for name in TRUTH:  # it was this text's decision, and is taken back
                             ref.pop(name, None)
+        self._apart = texts_apart(self.refs)
 
     def _gives_way(self, ref: Ref, other: Ref) -> bool:
         """Tell whether what a ref has as truth, if anything, ends by what a row says."""
@@ -187,7 +193,7 @@ class _Merger:
     def change(self, ref: Ref, group: list[Ref]) -> None:
         """Add to a ref what is new about it."""
         before = self.update.num_changes
-        known = {text_of(sentence) for sentence in ref["sentences"]}
+        known = {text_of(sentence) for sentence in ref["sentences"]} | self._apart.get(ref["ref_id"], set())
         for other in group:
             for sentence in other["sentences"]:
                 if text_of(sentence) not in known:
@@ -218,16 +224,13 @@ class _Merger:
         if not group:
             return
         new = [self._mask(other, self.writer.annotations) for other in group]
+        is_weaker, stands = (is_made_by_a_model(one.get("provenance")) for one in (group[0], ref))
         if any(mask != new[0] for mask in new):
             texts = Words(f"{len({str(mask) for mask in new})} different masks")
             self._problem(group[0], "two corrections", texts, "one", "keep one; the data set's own stays until then")
         elif had_truth and current == new[0]:
             self._confirm(ref, group[0].get("provenance"))
-        elif (
-            had_truth
-            and is_made_by_a_model(group[0].get("provenance"))
-            and not is_made_by_a_model(ref.get("provenance"))
-        ):
+        elif had_truth and is_weaker and not stands:
             self._notice(group[0], "it has a mask that no model made, which stays; this one is a model's")
         else:
             provenance = dict(group[0].get("provenance", {}))
@@ -294,13 +297,8 @@ class _Merger:
             for other in group:
                 self._notice(other, "the photo does not show it, by its truth: the hint is not used")
         elif any(hint != hints[0] for hint in hints):
-            self._problem(
-                group[0],
-                "two hints",
-                Words(f"{len({str(hint) for hint in hints})} different ones"),
-                "one",
-                "keep one of them",
-            )
+            texts = Words(f"{len({str(hint) for hint in hints})} different ones")
+            self._problem(group[0], "two hints", texts, "one", "keep one of them")
         elif hints and hints[0] != self._hint(ref, self.images):
             ref["hint"] = group[0]["hint"]
             self.update.num_new_hints += 1

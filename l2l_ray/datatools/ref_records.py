@@ -5,7 +5,8 @@ A ref is one object of a photo with its texts, as a dict of plain values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,21 @@ def claims_truth(ref: Ref, annotations: Mapping[int, Mapping[str, Any]]) -> bool
     if "ann_id" not in ref and "ann_ids" not in ref:
         return False
     return all(annotations.get(ann_id, {}).get("segmentation") for ann_id in annotation_ids(ref))
+
+
+def without_parts(places: Sequence[int], refs: Sequence[Ref]) -> list[int]:
+    """Return places of refs without those whose texts were set apart from another one of them."""
+    ids = {refs[place]["ref_id"] for place in places}
+    return [place for place in places if refs[place].get("apart_from") not in ids]
+
+
+def texts_apart(refs: Sequence[Ref]) -> dict[int, set[str]]:
+    """Return, by ref id, the texts that were set apart from it: they do not come back to it."""
+    found: dict[int, set[str]] = defaultdict(set)
+    for ref in refs:
+        if "apart_from" in ref:
+            found[ref["apart_from"]] |= {text_of(sentence) for sentence in ref["sentences"]}
+    return found
 
 
 def says_something_else(ref: Ref, other: Ref) -> bool:

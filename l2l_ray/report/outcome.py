@@ -74,7 +74,9 @@ def _compared(record: RunRecord) -> str:
     rival = record.labels.get(str(item["versus"]), str(item["versus"]))
     ends = points_interval(low, high)
     side = "above" if diff >= 0 else "below"
-    said = f": undecided ({'too few images for an interval' if ends == NOTHING else ends})"
+    if ends == NOTHING:
+        ends = "the same on all images" if is_number(low) else "too few images for an interval"
+    said = f": undecided ({ends})"
     if verdict(low, high) != "undecided":
         said = f" (95 % interval over images {ends}); another seed may differ"
     return f"{where} it is {abs(100 * diff):.1f} points {side} {rival}{best}{said}."

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from l2l_ray.config import RunConfig, toy_models
 from l2l_ray.errors import ConfigError
-from l2l_ray.report.figures import ends_of, interval, percent, splits_of
+from l2l_ray.report.figures import NOTHING, ends_of, interval, percent, splits_of
 from l2l_ray.report.record import RunRecord, is_number
 from l2l_ray.wording import counted
 
@@ -46,17 +46,16 @@ def quality_sentence(record: RunRecord) -> str:
             return "There are no figures yet."
         return (
             "How good the masks are was not measured: no photo with a true mask was held out of training. With at "
-            "least four such photos a run holds a quarter of them out by itself (--data.val_from_labeled 0.25); or "
-            "put some into a split called val."
+            "least four such photos (reviewed labels do not count) a run holds a quarter of them out by itself "
+            "(--data.val_from_labeled 0.25); or put some into a split called val."
         )
     if not record.held_out:
         return ""
     photos = _counted(record, "val") or "photos"
     scores = main_scores(record).get("val", {})
     ends = ends_of(scores)
-    low, high = ends.get("mean_iou.low"), ends.get("mean_iou.high")
-    sure = f", 95 % interval {interval(low, high)} %" if is_number(low) and is_number(high) and low < high else ""
-    sure = ", too few photos for an interval" if low == high and is_number(low) else sure
+    between = interval(ends.get("mean_iou.low"), ends.get("mean_iou.high"))
+    sure = ", too few photos for an interval" if between == NOTHING else f", 95 % interval {between} %"
     return (
         f"Quality estimate from {photos} held out of training, which also chose the version; with so few it is rough: "
         f"mean IoU {percent(scores.get('mean_iou'))} %{sure}."

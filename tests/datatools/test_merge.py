@@ -356,3 +356,18 @@ def test_a_mask_of_a_model_that_a_person_confirms_is_that_person_s(
         assert counts in printed and "corrected by nobody" not in printed
     made = _refs(tmp_path / "root")[2]["provenance"]
     assert made["source"] == "label_studio" and made["replaced"] == {"provenance": ABOUT}
+
+
+@pytest.mark.parametrize("named", [{"id": "cat"}, {}])
+def test_a_text_that_was_set_apart_does_not_come_back_to_its_object(
+    own: Import, tmp_path: Path, named: dict[str, str]
+) -> None:
+    row = {"image": "a.png", "expression": ["left cat", "the cat"], "polygon": LEFT, **named}
+    assert own([{"image": "a.png", "expression": "the cat", "no_target": True}], "--update")[0] == 0
+    before = _refs(tmp_path / "root")
+    assert [ref["sent_ids"] for ref in before] == [[1], [3], [4], [2]] and before[-1]["ann_ids"] == []
+    status, said = own([row], "--update")
+    assert status == 0 and "0 corrected, 4 unchanged" in said, said
+    assert _refs(tmp_path / "root") == before
+    assert own([{**row, "polygon": RIGHT}], "--update")[0] == 0, "the object has another mask"
+    assert _refs(tmp_path / "root")[-1] == before[-1]

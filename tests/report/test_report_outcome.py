@@ -53,7 +53,7 @@ def test_it_is_compared_with_the_best_of_the_others() -> None:
     [
         ((-0.02, -0.03, -0.01), "2.0 points below fixed threshold (95 % interval over images -3.0 to -1.0); another"),
         ((0.02, 0.01, 0.03), "2.0 points above fixed threshold (95 % interval over images +1.0 to +3.0); another"),
-        ((0.02, 0.02, 0.02), "2.0 points above fixed threshold: undecided (too few images for an interval)."),
+        ((0.02, 0.02, 0.02), "2.0 points above fixed threshold: undecided (the same on all images)."),
     ],
 )
 def test_one_run_is_no_verdict_on_methods(numbers: tuple[float, float, float], said: str) -> None:

@@ -106,6 +106,7 @@ def find_candidates(config: RunConfig, dataset: ReferDataset) -> Candidates:
     per_ref = config.loop.expressions_per_ref
     unlabeled, more = dataset.examples(unlabeled_ids, per_ref, data.max_words)
     beside, others = dataset.examples(labeled_ids, per_ref, data.max_words)
+    others_here = [example for example in beside if example.ref_id not in known_refs]
     splits: dict[str, list[LabeledExample]] = {}
     left_out = [*more, *others]
     for split in EVAL_SPLITS:
@@ -114,13 +115,13 @@ def find_candidates(config: RunConfig, dataset: ReferDataset) -> Candidates:
             left_out += found
     return Candidates(
         labeled=labeled,
-        unlabeled=unlabeled + [example for example in beside if example.ref_id not in known_refs],
+        unlabeled=unlabeled + others_here,
         splits={split: examples for split, examples in splits.items() if examples},
         labeled_frac=frac,
         skips=_each_once([*_unlabeled_instead(skips), *left_out]),
         hidden=len(some.intersection(unlabeled_ids)),
         without_mask=tuple(skip.path for skip in skips if skip.kind == _NO_MASK),
-        partly_labeled=frozenset(dataset.partly_labeled(labeled_ids)),
+        partly_labeled=frozenset(dataset.partly_labeled(labeled_ids)) | {row.image_id for row in others_here},
     )
 
 

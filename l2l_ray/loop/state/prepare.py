@@ -2,8 +2,8 @@
 
 The driver does this once and writes one Parquet file per set of examples; every other process reads those. The
 unlabeled set is written from expressions and image sizes alone: no mask, box, area or category of an unlabeled item
-gets into it. Where the data set has no val split, a share of the labeled images becomes val: from then on nothing but
-evaluation sees their masks.
+gets into it. Where the data set has no val split, masks of a share of the labeled images become val: from then on
+nothing but evaluation sees these.
 """
 
 from __future__ import annotations
@@ -207,11 +207,12 @@ def _usable(config: RunConfig, methods: Sequence[str], found: Candidates) -> tup
     notices = [*_about_import(config), *_about_masks(found, config.data)]
     val_source: ValSource | None = "split"
     if VAL not in splits:
-        num_labeled = num_images(labeled)
+        num_labeled, num_own = num_images(labeled), num_images([row for row in labeled if not row.is_reviewed])
         labeled, val = hold_out_val(config, replace(found, labeled=labeled))
         held_out = {example.image_id for example in val}
         seen = sum(example.image_id in held_out for example in (*labeled, *unlabeled))
-        notices.append(_about_val(num_labeled, len(held_out), config.data.val_from_labeled, seen))
+        share = config.data.val_from_labeled
+        notices.append(_about_val(num_labeled, num_own or num_labeled, len(held_out), share, seen))
         splits, val_source = ({VAL: val, **splits}, "labeled") if val else (splits, None)
     if learners and config.selector.num_folds > num_images(labeled):
         notices.append(
@@ -261,14 +262,15 @@ def _about_masks(found: Candidates, data: DataConfig) -> list[str]:
     return told
 
 
-def _about_val(num_labeled: int, num_held_out: int, share: float, num_seen: int) -> str:
+def _about_val(num_labeled: int, num_own: int, num_held_out: int, share: float, num_seen: int) -> str:
     if num_held_out:
         seen = f" (training sees these photos too, by {counted(num_seen, 'other text')} of them)" if num_seen else ""
         return (
             f"there is no val split, so the run holds out {num_held_out} of its {num_labeled} labeled photos{seen}, to "
             "measure how good its masks are and choose its best version; --data.val_from_labeled 0 learns from them too"
         )
-    too_few = f"{counted(num_labeled, 'labeled photo')} {'is' if num_labeled == 1 else 'are'} too few to spare one"
+    beside = " beside those with reviewed labels" if num_own < num_labeled else ""
+    too_few = f"{counted(num_own, 'labeled photo')}{beside} {'is' if num_own == 1 else 'are'} too few to spare one"
     why = "--data.val_from_labeled is 0" if share == 0 else too_few
     return f"there is no val split, and {why}: the last version is taken, and how good it is is not measured"
 

@@ -179,8 +179,9 @@ class CrossFitted:
     ) -> None:
         parts, rows, parts_of = [], list[int](), list[int]()
         share = max(1, MAX_CROSS_FITTED // len(folds))
+        reviewed = {row for row, e in enumerate(labeled.examples) if getattr(e, "is_reviewed", False)}
         for fold, folder in zip(folds, teachers, strict=True):
-            chosen = _subset(labeled, list(fold), share, config.loop.seed)
+            chosen = _subset(labeled, list(fold), share, config.loop.seed, reviewed)
             teacher = load_segmenter(config.segmenter, folder / "teacher.safetensors", device)
             parts += _evidence(config, labeled, chosen, teacher, device)
             rows += chosen
@@ -188,7 +189,7 @@ class CrossFitted:
         self._evidence = StoredEvidence(parts, device)
         self._masks = labeled.masks(rows)
         self._image_ids = labeled.integers("image_id")[rows]
-        self._is_reviewed = np.array([getattr(labeled.examples[row], "is_reviewed", False) for row in rows])
+        self._is_reviewed = np.isin(rows, list(reviewed))
         self._folds = np.repeat(np.arange(len(parts_of)), parts_of)
         self._rows = np.arange(len(rows))
         self._chunk = config.loop.eval_batch
@@ -262,12 +263,14 @@ def _evidence(
     return list(Batches(config.loop.eval_batch).each(list(rows), seen))
 
 
-def _subset(examples: ExampleSet, rows: Sequence[int], size: int, seed: int) -> list[int]:
-    """Return up to `size` rows, image by image as drawn, in their order: rivals are mostly among them."""
+def _subset(
+    examples: ExampleSet, rows: Sequence[int], size: int, seed: int, last: Collection[int] = ()
+) -> list[int]:
+    """Return up to `size` rows, image by image as drawn, in their order: rivals are mostly among them; `last` last."""
     image_ids, sent_ids = examples.integers("image_id"), examples.integers("sent_id")
 
-    def place(row: int) -> tuple[int, int]:
-        return sample_key(seed, "reward-subset", int(image_ids[row])), int(sent_ids[row])
+    def place(row: int) -> tuple[bool, int, int]:
+        return row in last, sample_key(seed, "reward-subset", int(image_ids[row])), int(sent_ids[row])
 
     return sorted(heapq.nsmallest(size, rows, key=place))
 
