@@ -263,9 +263,7 @@ def _evidence(
     return list(Batches(config.loop.eval_batch).each(list(rows), seen))
 
 
-def _subset(
-    examples: ExampleSet, rows: Sequence[int], size: int, seed: int, last: Collection[int] = ()
-) -> list[int]:
+def _subset(examples: ExampleSet, rows: Sequence[int], size: int, seed: int, last: Collection[int] = ()) -> list[int]:
     """Return up to `size` rows, image by image as drawn, in their order: rivals are mostly among them; `last` last."""
     image_ids, sent_ids = examples.integers("image_id"), examples.integers("sent_id")
 
