@@ -75,8 +75,9 @@ def measured(summary: dict[str, Any]) -> str:
     parts = [f"Protocol: {summary['protocol']}. Rows with * see hidden truth. Percent; ± is over seeds."]
     for table in summary["tables"]:
         parts += [f"## {title(table)}", main_table(table, ("main", "selectors", "ceilings")), recovered_text(table)]
-        for what, words in (("labels", "What each selector takes"), ("curves", "mIoU on val by version")):
-            parts.append(f"![{words}: {title(table)}]({picture_name(table, what)})")
+        if len(finished(table)) > 1:
+            for what, words in (("labels", "What each selector takes"), ("curves", "mIoU on val by version")):
+                parts.append(f"![{words}: {title(table)}]({picture_name(table, what)})")
         parts += ["Labels against hidden truth, first → last round:", label_table(table)]
         if any(row["group"] == "ablations" for row in table["rows"]):
             parts += ["Parts left out or added, one at a time:", main_table(table, ("ablations",))]
@@ -93,11 +94,17 @@ def pictures(summary: dict[str, Any]) -> dict[str, str]:
     """Return file name -> SVG of every picture the page links."""
     found = {}
     for table in summary["tables"]:
-        found[picture_name(table, "labels")] = labels_svg(table["rows"])
-        found[picture_name(table, "curves")] = curves_svg(table["rows"])
+        if len(rows := finished(table)) > 1:
+            found[picture_name(table, "labels")] = labels_svg(rows)
+            found[picture_name(table, "curves")] = curves_svg(rows)
     if curve_table(summary):
         found[SHARES] = shares_svg(summary["tables"])
     return found
+
+
+def finished(table: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows that have all seeds of their table: means of other seeds are not drawn beside theirs."""
+    return [row for row in table["rows"] if row["seeds"] == table["seeds"]]
 
 
 def picture_name(table: dict[str, Any], what: str) -> str:
@@ -110,7 +117,7 @@ def labels_svg(rows: Sequence[dict[str, Any]]) -> str:
     from matplotlib.figure import Figure
 
     shown = [row for row in rows if row["rounds"] and row["group"] in ("main", "selectors", "ceilings")]
-    figure = Figure(figsize=(7, 0.6 + 0.28 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(7, 0.9 + 0.28 * len(shown)), layout="constrained")
     axes = figure.subplots()
     last = [row["rounds"][-1]["labels"] for row in shown]
     left = [0.0] * len(shown)
@@ -121,7 +128,7 @@ def labels_svg(rows: Sequence[dict[str, Any]]) -> str:
     axes.set_yticks(range(len(shown)), [row["label"] for row in shown])
     axes.invert_yaxis()
     axes.set_xlabel("% of all unlabeled texts, last round")
-    axes.legend(loc="lower right", fontsize=8)
+    figure.legend(loc="outside upper right", ncols=len(_QUALITY), fontsize=8, frameon=False)
     return _svg(figure)
 
 
@@ -136,6 +143,7 @@ def curves_svg(rows: Sequence[dict[str, Any]]) -> str:
             color, marker = style_of(row["row"]) or (None, ".")
             values = [100 * value for value in row["val_by_version"]]
             axes.plot(range(1, len(values) + 1), values, color=color, marker=marker, label=row["label"])
+            axes.set_xticks(range(1, len(values) + 1))
     axes.set_xlabel("version")
     axes.set_ylabel("mIoU on val, %")
     axes.legend(fontsize=8)

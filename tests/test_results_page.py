@@ -29,8 +29,9 @@ def results_page() -> ModuleType:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Give a summary of three rows and two seeds."""
+    """Give a summary of three rows and two seeds, and of a row that has one of them so far."""
     comparison = Comparison([], tmp_path / "compare", None)
+    save(comparison, Task("refshapes+", "0.5pct", 10, "confidence_gate"), (1.0, 0.5), labeled_frac=0.005)
     save(comparison, Task("refshapes+", "1pct", 10, "l2l"), (1.2, 0.6), labeled_frac=0.01)
     for row in ("l2l", "accept_all", "l2l_cells"):
         for seed in (10, 11):
@@ -53,9 +54,10 @@ def test_every_picture_that_is_linked_is_drawn_alike_every_time(results_page: Mo
     summary = json.loads(source.read_text())
     drawn = results_page.pictures(summary)
     assert all(f"]({name})" in results_page.measured(summary) for name in drawn)
-    tables = [f"results-refshapesplus-{schedule}" for schedule in ("0_5pct", "1pct")]
-    assert set(drawn) == {"results-shares.svg", *(f"{t}-{what}.svg" for t in tables for what in ("labels", "curves"))}
+    both = {f"results-refshapesplus-0_5pct-{what}.svg" for what in ("labels", "curves")}
+    assert set(drawn) == {"results-shares.svg", *both}, "one row alone is no picture"
     assert results_page.pictures(summary) == drawn
     for svg in drawn.values():
         texts = [element.text for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
         assert "L2L (RPLE)" in texts and len(svg) < 100_000
+        assert "confidence gate" not in texts, "it lacks a seed"
