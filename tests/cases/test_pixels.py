@@ -73,7 +73,7 @@ def test_16_bits_are_the_same_pixels_for_all_who_read_them(tmp_path: Path, name:
 
     store = ImageStore(64, cache_mb=1)
     one, eight = store.get([str(folder / name), str(folder / "gray8.png")])
-    np.testing.assert_array_equal(np.asarray(store.read(str(folder / name))), expected)  # also what SAM is shown
+    np.testing.assert_array_equal(np.asarray(read_rgb(folder / name, upright=True)), expected)  # of `l2l predict`
     store.close()
     assert one.equal(eight)
 
@@ -148,7 +148,7 @@ def test_a_bomb_is_one_line_everywhere(tmp_path: Path, capsys: pytest.CaptureFix
     assert "rows.jsonl line 2: mask file: got 'bomb.png': it claims more than 179 million pixels" in printed
     (reply,) = answer_batch(PriorModels(PriorConfig()), [Question("k", str(bomb), "circle", 20_000, 10_000)])
     assert "bomb.png cannot be read: it claims more than 179 million pixels" in reply.failure
-    store = ImageStore(32, cache_mb=1, upright=True)
+    store = ImageStore(32, cache_mb=1)
     with pytest.raises(DataError, match=r"bomb\.png cannot be read"):
         store.get([str(bomb)])
     store.close()
