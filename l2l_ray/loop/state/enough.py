@@ -37,13 +37,18 @@ def training_labeled(config: RunConfig, found: Candidates) -> list[LabeledExampl
     return found.labeled if VAL in found.splits else hold_out_val(config, found)[0]
 
 
+def not_reviewed(labeled: list[LabeledExample]) -> list[LabeledExample]:
+    """Return the labeled items whose masks did not begin as labels; all, where every mask did."""
+    return [example for example in labeled if not example.is_reviewed] or labeled
+
+
 def hold_out_val(config: RunConfig, found: Candidates) -> tuple[list[LabeledExample], list[LabeledExample]]:
     """Return the labeled items to learn from, and those held out as val; images whose other texts train come last.
 
     Masks that began as labels are never val, where there are others: they flatter the model they come from, and val
     stays what it was when such masks are added.
     """
-    own = [example for example in found.labeled if not example.is_reviewed] or found.labeled
+    own = not_reviewed(found.labeled)
     image_ids = list(dict.fromkeys(example.image_id for example in own))
     needed = num_labeled_needed((*config.compare, config.selector.name))
     seed, share = config.data.split_seed, config.data.val_from_labeled

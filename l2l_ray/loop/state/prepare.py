@@ -29,7 +29,7 @@ from l2l_ray.loop.state.candidates import (
 )
 from l2l_ray.loop.state.data_record import DataRecord
 from l2l_ray.loop.state.digests import Digests
-from l2l_ray.loop.state.enough import candidates_of, hold_out_val, num_images, num_labeled_needed
+from l2l_ray.loop.state.enough import candidates_of, hold_out_val, not_reviewed, num_images, num_labeled_needed
 from l2l_ray.loop.state.example_files import ExampleTable, read_examples, write_examples
 from l2l_ray.loop.state.ledger import num_shards
 from l2l_ray.loop.state.plan import VAL, Plan
@@ -207,12 +207,12 @@ def _usable(config: RunConfig, methods: Sequence[str], found: Candidates) -> tup
     notices = [*_about_import(config), *_about_masks(found, config.data)]
     val_source: ValSource | None = "split"
     if VAL not in splits:
-        num_labeled, num_own = num_images(labeled), num_images([row for row in labeled if not row.is_reviewed])
+        num_labeled, num_own = num_images(labeled), num_images(not_reviewed(labeled))
         labeled, val = hold_out_val(config, replace(found, labeled=labeled))
         held_out = {example.image_id for example in val}
         seen = sum(example.image_id in held_out for example in (*labeled, *unlabeled))
         share = config.data.val_from_labeled
-        notices.append(_about_val(num_labeled, num_own or num_labeled, len(held_out), share, seen))
+        notices.append(_about_val(num_labeled, num_own, len(held_out), share, seen))
         splits, val_source = ({VAL: val, **splits}, "labeled") if val else (splits, None)
     if learners and config.selector.num_folds > num_images(labeled):
         notices.append(
