@@ -27,7 +27,7 @@ demo: $(STAMP)
 	@trap '$(HEAD) down' EXIT; trap 'echo "stopped; continue with: make demo DEMO_NAME=$(DEMO_NAME)"; exit 130' INT TERM; \
 	$(HEAD) up $(PORT) && $(SUBMIT) --resume_if_begun --name $(DEMO_NAME) --compare '["supervised","fixed_threshold"]'
 
-# Every row of benchmarks/compare, five seeds: hours. It goes on where it stopped; ARGS="--list" says how far it is,
+# Every row of benchmarks/compare, five seeds: days on two cores. It goes on where it stopped; ARGS="--list" says how far it is,
 # ARGS="--smoke" shows in minutes that it works, ARGS="--help" what else there is.
 compare: $(STAMP)
 	L2L_HOME=$${L2L_HOME:-$(CURDIR)/runs} $(PYTHON) -m benchmarks.compare $(ARGS)

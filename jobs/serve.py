@@ -2,10 +2,10 @@
 
     python jobs/serve.py --checkpoint runs/mine
     ray job submit -- python jobs/serve.py --checkpoint /shared/runs/mine --max_replicas 4 --prior
-    python jobs/serve.py --checkpoint runs/better --swap --address 127.0.0.1:6379
+    python jobs/serve.py --checkpoint runs/better --swap
 
-The last one changes the checkpoint of the server that runs on that cluster, without a dropped request. The server
-listens on loopback and asks for a bearer token: $L2L_TOKEN, or one that is made and printed. See docs/serving.md.
+The last one changes the checkpoint of the server that runs on the cluster of --address or RAY_ADDRESS, without a dropped
+request. The server listens on loopback and asks for a bearer token: $L2L_TOKEN, or one that is made and printed. See docs/serving.md.
 """
 
 from __future__ import annotations

@@ -214,16 +214,22 @@ def grounding_dino(folder: Path) -> None:
 
 
 def owl(folder: Path) -> None:
-    """Write an OWL-ViT: OWLv2 is the same network, and its image processor wants SciPy."""
+    _owl(folder, hf.OwlViTConfig, hf.OwlViTForObjectDetection, "OwlViTImageProcessor")
+
+
+def owl2(folder: Path) -> None:
+    _owl(folder, hf.Owlv2Config, hf.Owlv2ForObjectDetection, "Owlv2ImageProcessor")
+
+
+def _owl(folder: Path, config_class: Any, model_class: Any, image_processor: str) -> None:
     tokenizer = _tokenizer()
     tokenizer.padding_side = "right"
     text = {"vocab_size": len(tokenizer), "max_position_embeddings": 16, "pad_token_id": tokenizer.pad_token_id}
     text |= {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None, **SMALL, "num_attention_heads": 2}
     vision = {"image_size": 64, "patch_size": 16, **SMALL, "num_attention_heads": 2}
-    config = hf.OwlViTConfig(text_config=text, vision_config=vision, projection_dim=32)
-    hf.OwlViTForObjectDetection(config).save_pretrained(folder)
+    model_class(config_class(text_config=text, vision_config=vision, projection_dim=32)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    images = {"image_processor_type": "OwlViTImageProcessor", "size": {"height": 64, "width": 64}}
+    images = {"image_processor_type": image_processor, "size": {"height": 64, "width": 64}}
     (folder / "preprocessor_config.json").write_text(json.dumps(images))
 
 
@@ -240,6 +246,7 @@ TINY: dict[str, Callable[[Path], None]] = {
     "florence2": florence2,
     "grounding-dino": grounding_dino,
     "owlvit": owl,
+    "owlv2": owl2,
 }
 
 
