@@ -31,7 +31,14 @@ from typing import Any, TypeVar
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import (
+    GetTimeoutError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+)
 from ray.util.state import list_actors
 from ray.util.state.exception import RayStateApiException
 
@@ -49,6 +56,8 @@ LOOK_FOR_ROOM_S = 1.0
 END_TIMEOUT_S = 10.0  # an idle actor leaves within a second or two
 
 PREDEFINED_RESOURCES = ("CPU", "GPU", "memory", "object_store_memory")
+# What a call to an actor that is gone raises: it died, was killed for want of memory, or its node went with the answer.
+LOST = (RayActorError, OutOfMemoryError, NodeDiedError, ObjectLostError)
 _SLACK = 1e-6  # fractional resources are sums of floats
 
 
@@ -307,6 +316,11 @@ def end_in_order(actors: Sequence[ActorHandle[Any]], timeout_s: float = END_TIME
             ray.kill(leaving[ref])
 
 
+def cannot_start(error: Exception) -> bool:
+    """Whether an actor was lost by an error of its own at its start: the next one would fail alike."""
+    return isinstance(error, RayActorError) and error.actor_init_failed
+
+
 def own_error(error: RayTaskError) -> Exception:
     """Return what an actor raised on purpose as it was, one line; anything else with the actor's traceback."""
     cause: Exception = error.cause
@@ -336,6 +350,6 @@ def wait_answers(role: str, refs: Sequence[ray.ObjectRef[Any]], timeout_s: float
             f"not every {role} came up within cluster.start_timeout_s={timeout_s:g}; free resources now: {free}; "
             "it may still be loading, or another run may hold the rest: wait for it, or raise cluster.start_timeout_s"
         ) from None
-    except RayActorError as error:
-        kind = ClusterError if error.actor_init_failed else ActorLost
+    except LOST as error:
+        kind = ClusterError if cannot_start(error) else ActorLost
         raise kind(f"a {role} died while starting: {error}") from error

@@ -25,10 +25,10 @@ from typing import Any, TypeVar
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayTaskError
 
 from l2l_ray.actors.background import Background
-from l2l_ray.actors.cluster import end_in_order, own_error
+from l2l_ray.actors.cluster import LOST, end_in_order, own_error
 from l2l_ray.actors.liveness import LOOK_S, Heartbeats
 from l2l_ray.actors.logs import about, log_as
 from l2l_ray.actors.telemetry import Meters
@@ -85,7 +85,7 @@ def answer(ref: ray.ObjectRef[T], timeout_s: float = ANSWER_TIMEOUT_S) -> T:
         raise ClusterError(f"the coordinator did not answer within {timeout_s:g} s; --resume continues") from None
     except RayTaskError as error:
         raise own_error(error) from None
-    except RayActorError as error:
+    except LOST as error:
         raise ClusterError(f"the coordinator is gone: {error}; --resume continues") from error
 
 

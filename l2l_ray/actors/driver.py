@@ -102,7 +102,7 @@ def train_worker(given: dict[str, Any]) -> str:
     """
     config: RunConfig = given["config"]
     coordinator: ActorHandle[Coordinator] = given["coordinator"]
-    folder = RunFolder(config.run_dir, config)
+    folder = RunFolder(config.run_dir, config, given["epoch"])
     try:
         train(config, folder.path, RayHost(config, folder, coordinator))
     except RunStopped as stop:

@@ -15,14 +15,22 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
-from l2l_ray.actors.cluster import actor_options, device_for, end_in_order, own_error, start_actor, wait_ready
+from l2l_ray.actors.cluster import (
+    LOST,
+    actor_options,
+    cannot_start,
+    device_for,
+    end_in_order,
+    own_error,
+    start_actor,
+    wait_ready,
+)
 from l2l_ray.actors.coordinator import Coordinator, answer
 from l2l_ray.actors.liveness import HEARTBEAT, HEARTBEAT_GROUP, Durations, Heartbeats
 from l2l_ray.actors.logs import about, log_as
@@ -91,19 +99,6 @@ class LabelerActor:
         return entry.num if first else 0
 
 
-class Decision(Enum):
-    """What to do with an item whose call failed."""
-
-    RETRY = "retry on a fresh worker"
-    GIVE_UP = "end the run"
-
-
-def after_failure(error: Exception, num_deaths: int, max_deaths: int) -> Decision:
-    """Decide: a worker's death is retried up to `max_deaths` times, an error the code raised never (it would recur)."""
-    died = isinstance(error, RayActorError | TimeoutError)
-    return Decision.RETRY if died and num_deaths <= max_deaths else Decision.GIVE_UP
-
-
 @dataclass(frozen=True, slots=True)
 class _Call:
     worker: int
@@ -152,8 +147,8 @@ class LabelerPool:
 
     @property
     def has_room(self) -> bool:
-        """Whether a worker is idle."""
-        return bool(self._idle)
+        """Whether a worker is idle; one that is not up only counts where none is: it may wait for a node for long."""
+        return bool(self._idle_and_up() or (self._idle and not self._any_up()))
 
     @property
     def busy(self) -> int:
@@ -169,22 +164,24 @@ class LabelerPool:
 
     def submit(self, item: WorkItem) -> None:
         """Give an item to an idle worker, one that is up if there is one."""
-        ready = [worker for worker in self._idle if self._beats.is_up(self._names[worker])]
-        worker = (ready or self._idle)[-1]
+        worker = (self._idle_and_up() or self._idle)[-1]
         self._idle.remove(worker)
         self._call(worker, item)
 
     def double(self) -> None:
-        """Give what takes far longer than its like to an idle worker as well; call when nothing else is left to do."""
+        """Give what takes far longer than its like, or waits for a worker that is not up, to an idle worker as well.
+
+        Call it when nothing else is left to do.
+        """
         counts = Counter(call.item for call in self._calls.values())
         for call in sorted(self._calls.values(), key=lambda call: call.since):
-            ready = [worker for worker in self._idle if self._beats.is_up(self._names[worker])]
-            if not ready:
+            if not (ready := self._idle_and_up()):
                 return
+            is_slow = self._seconds(call) > self._took[type(call.item)].slow_s()
             if (
                 self._is_open(call)
                 and counts[call.item] == 1
-                and self._seconds(call) > self._took[type(call.item)].slow_s()
+                and (is_slow or not self._beats.is_up(self._names[call.worker]))
             ):
                 self._idle.remove(ready[-1])
                 logger.info("%s takes long; %s tries it too", call.item, self._names[ready[-1]])
@@ -212,8 +209,11 @@ class LabelerPool:
             try:
                 result = ray.get(ref, timeout=0)
             except RayTaskError as error:
-                raise own_error(error) from None
-            except (RayActorError, TimeoutError) as error:
+                if self._is_open(call):
+                    raise own_error(error) from None
+                who = self._names[call.worker]
+                logger.warning("%s failed at %s, which another one has done: %s", who, call.item, own_error(error))
+            except (*LOST, TimeoutError) as error:
                 self._lost(call, error)
                 continue
             self._idle.append(call.worker)
@@ -261,31 +261,39 @@ class LabelerPool:
         most_s = self._config.cluster.work_timeout_s
         return [ref for ref, c in self._calls.items() if self._seconds(c) > self._took[type(c.item)].patience_s(most_s)]
 
+    def _idle_and_up(self) -> list[int]:
+        return [worker for worker in self._idle if self._beats.is_up(self._names[worker])]
+
+    def _any_up(self) -> bool:
+        return any(self._beats.is_up(name) for name in self._names)
+
     def _replace_silent(self) -> None:
         for name in self._beats.silent():
-            limit = self._config.cluster.heartbeat_timeout_s
-            logger.warning("%s has not answered for cluster.heartbeat_timeout_s=%g s", name, limit)
+            fault = self._beats.fault(name)
+            logger.warning("%s %s", name, fault)
             worker = self._names.index(name)
             if worker in self._idle:
                 self._replace(worker)
-            else:
-                ray.kill(self._workers[worker])  # its call fails now, and is handed out again
-                self._beats.forget(name)
+            for ref in [ref for ref, call in self._calls.items() if call.worker == worker]:
+                self._lost(self._calls.pop(ref), TimeoutError(fault))
 
     def _lost(self, call: _Call, error: Exception) -> None:
-        """Replace a lost worker and hand its item out again, unless another attempt is under way or has ended."""
-        if isinstance(error, RayActorError) and error.actor_init_failed:  # the next one would fail alike
-            raise ClusterError(f"{self._names[call.worker]} cannot start: {error}") from error
+        """Replace a lost worker and hand its item out again, unless another attempt is under way or has ended.
+
+        An item is not to blame for a worker that never came up, unless none does.
+        """
+        before = self._names[call.worker]
+        if cannot_start(error):
+            raise ClusterError(f"{before} cannot start: {error}") from error
         is_open = self._is_open(call)
-        self._losses[call.item] += 1
+        self._losses[call.item] += self._beats.came_up(before) or not self._any_up()
         limit, losses = self._config.cluster.max_item_retries, self._losses[call.item]
-        if is_open and after_failure(error, losses, limit) is Decision.GIVE_UP:
+        if is_open and losses > limit:
             raise ClusterError(
                 f"{call.item} lost its labeler {losses} times, and cluster.max_item_retries={limit} "
                 f"allows {limit} more tries; last: {error or 'it took too long'}; if it took longer than "
                 f"cluster.work_timeout_s={self._config.cluster.work_timeout_s:g}, raise that; --resume continues"
             ) from error
-        before = self._names[call.worker]
         self._replace(call.worker)
         others = any(other.item == call.item for other in self._calls.values())
         if is_open and not others:

@@ -74,7 +74,8 @@ class _Pulse:
 
     def __init__(self, actor: ActorHandle[Any]) -> None:
         self.actor = actor
-        self.up_since: float | None = None  # by the monotonic clock; None = it has not answered yet, it loads
+        self.up_since: float | None = None  # by the monotonic clock; None = it does not answer: it loads, or died
+        self.came_up = False  # whether it has ever answered
         self.pid = 0  # of the process that answered last
         self.next_s = 0.0  # until the next question
         self.asked: ray.ObjectRef[Any] | None = None
@@ -112,8 +113,18 @@ class Heartbeats:
         self._pulses.pop(name, None)
 
     def is_up(self, name: str) -> bool:
-        """Whether it has answered once."""
+        """Whether it answers."""
         return name in self._pulses and self._pulses[name].up_since is not None
+
+    def came_up(self, name: str) -> bool:
+        """Whether it has ever answered, also if it died since."""
+        return name in self._pulses and self._pulses[name].came_up
+
+    def fault(self, name: str) -> str:
+        """Return in words what one that `silent` names did wrong."""
+        if self.came_up(name):
+            return f"has not answered for cluster.heartbeat_timeout_s={self._timeout_s:g} s"
+        return f"did not come up within cluster.start_timeout_s={self._start_timeout_s:g} s"
 
     def up_since(self, name: str) -> float:
         """Return when it first answered, by the monotonic clock; now where it has not, or is not watched any more."""
@@ -137,6 +148,7 @@ class Heartbeats:
         if pulse.asked is not None and ray.wait([pulse.asked], timeout=0)[0]:
             answer = _answer(pulse.asked)
             pulse.pid = answer or pulse.pid
+            pulse.came_up |= bool(answer)
             pulse.up_since = (pulse.up_since or time.monotonic()) if answer else None
             pulse.asked, pulse.next_s = None, ASK_EVERY_S
         if pulse.asked is not None:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 from ray.util import ActorPool
 
 from l2l_ray.actors.cluster import (
+    LOST,
     Need,
     connected,
     device_for,
@@ -118,7 +119,7 @@ def _next_rows(pool: Any, cluster: ClusterConfig) -> list[dict[str, Any]]:
             f"no labeler finished a part within cluster.work_timeout_s={cluster.work_timeout_s:g}; raise it; the same "
             "command goes on"
         ) from None
-    except RayActorError as error:
+    except LOST as error:
         raise ClusterError(
             f"a part lost its labeler more than cluster.max_item_retries={cluster.max_item_retries} times: {error}; "
             "the same command goes on"

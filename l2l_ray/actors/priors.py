@@ -17,11 +17,13 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError, TaskCancelledError
+from ray.exceptions import RayTaskError, TaskCancelledError
 
 from l2l_ray.actors.cluster import (
+    LOST,
     ActorLost,
     actor_options,
+    cannot_start,
     device_for,
     end_in_order,
     own_error,
@@ -170,8 +172,12 @@ class PriorPool:
             raise ClusterError("the prior service was closed while it was asked; start the run again")
 
     def _least_busy(self) -> _Worker | None:
-        """Return who can be asked; a batch that cost an actor is asked by itself, so that it alone is to blame."""
-        least = min(self._workers, key=lambda worker: len(worker.asked))
+        """Return who can be asked: one that is up, where one is.
+
+        A batch that cost an actor is asked by itself, so that it alone is to blame.
+        """
+        up = [worker for worker in self._workers if self._beats.is_up(worker.name)]
+        least = min(up or self._workers, key=lambda worker: len(worker.asked))
         if not least.asked:
             return least
         is_suspect = least.asked[0][1].losses or (self._again and self._again[0].losses)
@@ -199,7 +205,7 @@ class PriorPool:
             raise ClusterError("the prior service was closed while it was asked; start the run again") from None
         except RayTaskError as error:
             raise own_error(error) from None
-        except RayActorError as error:
+        except LOST as error:
             return self._lost(worker, batch, error)
         worker.asked.pop(0)
         self._took.add(self._seconds(worker))
@@ -213,8 +219,9 @@ class PriorPool:
     def _kill_late(self) -> None:
         """Kill who is silent or takes too long: its calls fail then."""
         for name in self._beats.silent():
-            fault = f"has not answered for cluster.heartbeat_timeout_s={self._cluster.heartbeat_timeout_s:g} s"
-            self._kill(next(worker for worker in self._workers if worker.name == name), fault)
+            worker = next(worker for worker in self._workers if worker.name == name)
+            if not worker.fault:
+                self._kill(worker, self._beats.fault(name))
         limit_s = self._took.patience_s(self._cluster.work_timeout_s)
         for worker in self._workers:
             if worker.asked and not worker.fault and self._seconds(worker) > limit_s:
@@ -224,7 +231,6 @@ class PriorPool:
         worker.fault = fault
         logger.warning("%s %s; another one takes its place", worker.name, fault)
         ray.kill(worker.actor)
-        self._beats.forget(worker.name)
         if not worker.asked:
             self._replace(worker)
 
@@ -236,18 +242,21 @@ class PriorPool:
             self._require_open()
             self._workers[self._workers.index(worker)] = self._start(name)
 
-    def _lost(self, worker: _Worker, batch: _Batch, error: RayActorError) -> Answered | None:
+    def _lost(self, worker: _Worker, batch: _Batch, error: Exception) -> Answered | None:
         """Put a fresh actor in a lost one's place; return "no prior" for a question that has cost too many.
+
+        Questions are not to blame for an actor that never came up, unless none does.
 
         Raises:
             ClusterError: It is not the questions: many in a row were given up.
         """
-        if error.actor_init_failed:  # the next one would fail alike
+        if cannot_start(error):
             raise ClusterError(f"{worker.name} cannot start: {error}") from error
+        others_are_up = any(self._beats.is_up(other.name) for other in self._workers)
+        batch.losses += self._beats.came_up(worker.name) or not others_are_up
         self._again = [other for _, other in worker.asked[1:]] + self._again  # they only waited there
         worker.asked.clear()
         self._replace(worker)
-        batch.losses += 1
         if len(batch.questions) > 1:
             alone = batch.losses >= TRIES_TOGETHER
             self._again[:0] = [_Batch([q], batch.losses) for q in batch.questions] if alone else [batch]

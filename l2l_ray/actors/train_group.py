@@ -28,6 +28,7 @@ from ray.actor import ActorHandle
 from ray.train import Checkpoint, CheckpointUploadMode, LoggingConfig
 from torch import nn
 
+from l2l_ray.actors.cluster import LOST, cannot_start
 from l2l_ray.actors.coordinator import ANSWER_TIMEOUT_S, Coordinator, answer
 from l2l_ray.actors.logs import log_as
 from l2l_ray.config import RunConfig
@@ -92,31 +93,33 @@ class RayHost:
         return shared
 
     def priors(self, name: str) -> Path:
-        """Wait until the driver has written the priors of an example set."""
+        """Wait until the driver has written the priors of an example set.
+
+        Raises:
+            LedgerError: This process does not see the file (`wait_seen`).
+        """
         path = self._run.priors_path(name)
-        while not path.exists():
-            answer(self._coordinator.wait_priors.remote(name, WAIT_SLICE_S), WAIT_TIMEOUT_S)
+        while not (path.exists() or answer(self._coordinator.wait_priors.remote(name, WAIT_SLICE_S), WAIT_TIMEOUT_S)):
+            pass
+        wait_seen(path.exists, str(path), "is not seen here, though another node has written it")
         return path
 
     def labels(self, method: str, round_index: int) -> list[Path]:
         """Wait until every shard of a round is committed.
 
         Raises:
-            LedgerError: This process does not see them all; a network's file system may be late, but not so late.
+            LedgerError: This process does not see them all (`wait_seen`).
         """
         num: int | None = None
         while num is None:
             num = answer(self._coordinator.wait_labels.remote(method, round_index, WAIT_SLICE_S), WAIT_TIMEOUT_S)
-        deadline = time.monotonic() + SEEN_TIMEOUT_S
-        while not (ledger := Ledger(self._run.ledger_path)).complete(method, round_index, num):
-            if time.monotonic() > deadline:
-                raise LedgerError(
-                    f"{self._run.ledger_path} lacks shards of round {round_index} that are committed, even after "
-                    f"{SEEN_TIMEOUT_S:g} s; expected a file system on which all nodes see what one has written: put "
-                    "cluster-wide runs there (--run_root), then start again with --resume"
-                )
-            time.sleep(LOOK_AGAIN_S)
-        return [self._run.path / entry.path for entry in ledger.entries(method, round_index)]
+        ledger = self._run.ledger_path
+        wait_seen(
+            lambda: Ledger(ledger).complete(method, round_index, num),
+            str(ledger),
+            f"lacks shards of round {round_index} that are committed",
+        )
+        return [self._run.path / entry.path for entry in Ledger(ledger).entries(method, round_index)]
 
     def publish(self, position: Position, write: Write, metrics: dict[str, float]) -> None:
         """Write the folder and tell the coordinator, on rank 0; tell Ray, on every rank and equally often."""
@@ -168,6 +171,26 @@ class RayHost:
         self._told = self._coordinator.progress.remote(stage, done, total, values)
 
 
+def wait_seen(is_seen: Callable[[], bool], what: str, fault: str) -> None:
+    """Wait until this node sees what another one has written; a network's file system may be late, but not so late.
+
+    Args:
+        is_seen: Looks once.
+        what: The file.
+        fault: What is wrong with it as seen from here.
+    Raises:
+        LedgerError: It is not seen within `SEEN_TIMEOUT_S`.
+    """
+    deadline = time.monotonic() + SEEN_TIMEOUT_S
+    while not is_seen():
+        if time.monotonic() > deadline:
+            raise LedgerError(
+                f"{what} {fault}, even after {SEEN_TIMEOUT_S:g} s; expected a file system on which all nodes see what "
+                "one has written: put cluster-wide runs there (--run_root), then start again with --resume"
+            )
+        time.sleep(LOOK_AGAIN_S)
+
+
 def in_store(path: Path) -> tuple[str, Any]:
     """Return a folder as Ray takes it: its path, and Arrow's file system of its store; None = that of this machine."""
     if not isinstance(path, StorePath):
@@ -183,7 +206,7 @@ def fit(
     It blocks; the driver calls it in a thread.
 
     Args:
-        worker: Called with `config` and `coordinator`; again on every rank after one of them failed.
+        worker: Called with `config`, `coordinator` and the driver's `epoch`; again on every rank after one failed.
         config: The run's config.
         run: Its folder.
         coordinator: Whom the ranks wait at.
@@ -191,7 +214,6 @@ def fit(
         ClusterError: The workers were lost or failed more than `cluster.max_train_restarts` times.
     """
     cluster = config.cluster
-    (run.train_dir / SNAPSHOT).unlink(missing_ok=True)
     # Ray reads it here, in the driver, and hands it to the controller.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cluster.start_timeout_s)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cluster.heartbeat_timeout_s)
@@ -199,7 +221,7 @@ def fit(
     use_gpu = cluster.worker_resources.get("GPU", 0) > 0
     trainer = train_api.torch.TorchTrainer(
         worker,
-        train_loop_config={"config": config, "coordinator": coordinator},
+        train_loop_config={"config": config, "coordinator": coordinator, "epoch": run.epoch},
         torch_config=train_api.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=train_api.ScalingConfig(
             num_workers=cluster.num_workers, use_gpu=use_gpu, resources_per_worker=dict(cluster.worker_resources)
@@ -214,11 +236,28 @@ def fit(
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    try:
-        result = trainer.fit()
-    except train_api.TrainingFailedError as error:
-        raise ClusterError(
-            f"the train workers failed more often than cluster.max_train_restarts={cluster.max_train_restarts} allows: "
-            f"{error}; what is committed stays, --resume continues"
-        ) from error
-    return str(result.return_value)
+    lost = 0
+    while True:
+        (run.train_dir / SNAPSHOT).unlink(missing_ok=True)
+        try:
+            return str(trainer.fit().return_value)
+        except (train_api.TrainingFailedError, *LOST) as error:
+            lost += 1
+            goes_on = ray.is_initialized() and _is_lost_while_starting(error)
+            if lost > cluster.max_train_restarts or not goes_on:
+                raise ClusterError(
+                    f"the train workers failed more often than cluster.max_train_restarts={cluster.max_train_restarts} "
+                    f"allows: {error}; what is committed stays, --resume continues"
+                ) from error
+            logger.warning("a train worker was lost while its group started; the group starts again")
+
+
+def _is_lost_while_starting(error: Exception) -> bool:
+    """Whether Ray Train gave up though nothing but a process was lost.
+
+    It starts a group again whose worker dies in its loop, but not where one dies between its creation and the first
+    call of its loop, nor where its own controller does.
+    """
+    if isinstance(error, train_api.ControllerError):
+        error = error.controller_failure
+    return isinstance(error, LOST) and not cannot_start(error)

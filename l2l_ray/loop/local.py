@@ -23,7 +23,6 @@ from l2l_ray.loop.progress import (
     finished_text,
 )
 from l2l_ray.loop.state.heal import heal, is_settled
-from l2l_ray.loop.state.lease import require_current
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
 from l2l_ray.loop.state.opening import opening_text
 from l2l_ray.loop.state.plan import EvalItem, LabelItem, Plan
@@ -181,7 +180,6 @@ class LocalHost:
 
     def publish(self, position: Position, write: Write, metrics: dict[str, float]) -> None:
         """Write the training state; a version is then evaluated and labels what it unlocks."""
-        require_current(self._run.path, self._run.epoch)
         publish(self._run, position, write, metrics)
         if position.step == 0:
             log_versions(self._run)

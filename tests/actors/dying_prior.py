@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 
 from l2l_ray.config import PriorConfig
@@ -44,3 +45,12 @@ class DyingPrior:
                     marker.touch()
                     os.kill(os.getpid(), signal.SIGSTOP)
             return [Reply((question.key,), (-0.1,), 8, 8) for question in questions]
+
+
+class WithoutReplacement(DyingPrior):
+    """Only the first of each name comes up; those that take a lost one's place wait, as for a node that never comes."""
+
+    def __init__(self, config: PriorConfig, num_threads: int, name: str, run: str) -> None:
+        super().__init__(config, num_threads, name, run)
+        if "." in name:
+            time.sleep(3600.0)

@@ -14,8 +14,9 @@ from l2l_ray.config import RunConfig
 from l2l_ray.errors import LedgerError
 from l2l_ray.loop.state.plan import LabelItem, WorkItem
 
-KILLS_ONCE, HANGS_ONCE, STOPS_ONCE, SLOW_ONCE, KILLS_ALWAYS, DISK_FULL = 1, 2, 3, 4, 66, 77
+KILLS_ONCE, HANGS_ONCE, STOPS_ONCE, SLOW_ONCE, LATE_ERROR, A_WHILE, KILLS_ALWAYS, DISK_FULL = 1, 2, 3, 4, 8, 9, 66, 77
 SLOW_S = 600.0
+A_WHILE_S = 11.0
 
 
 class DyingWorker:
@@ -46,6 +47,22 @@ class DyingWorker:
             time.sleep(3600.0)
         if item.shard == SLOW_ONCE and first:
             time.sleep(SLOW_S)
+        if item.shard == A_WHILE:
+            time.sleep(A_WHILE_S)
+        if item.shard == LATE_ERROR and first:
+            while not (self._scratch / f"tried-{item.shard}-1").exists():
+                time.sleep(0.1)
+            time.sleep(1.0)
+            raise LedgerError("this one's disk is full")
         if item.shard == DISK_FULL:
             raise LedgerError("no space left on device")
         return item.shard
+
+
+class WithoutReplacement(DyingWorker):
+    """Only the first of each name comes up; those that take a lost one's place wait, as for a node that never comes."""
+
+    def __init__(self, config: RunConfig, coordinator: object, name: str) -> None:
+        super().__init__(config, coordinator, name)
+        if "." in name:
+            time.sleep(3600.0)

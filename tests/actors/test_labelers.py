@@ -8,50 +8,49 @@ from collections.abc import Iterator
 
 import pytest
 
-from l2l_ray.actors.labelers import Decision, LabelerPool, after_failure
+from l2l_ray.actors.labelers import LabelerPool
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError, LedgerError
 from l2l_ray.loop.state.plan import LabelItem
 from tests.actors.dying_worker import (
+    A_WHILE,
     DISK_FULL,
     HANGS_ONCE,
     KILLS_ALWAYS,
     KILLS_ONCE,
+    LATE_ERROR,
     SLOW_ONCE,
     SLOW_S,
     STOPS_ONCE,
     DyingWorker,
+    WithoutReplacement,
 )
 
-
-def _died() -> Exception:
-    from ray.exceptions import ActorDiedError
-
-    return ActorDiedError()
+LIMITS = {"work_timeout_s": 6.0, "heartbeat_timeout_s": 4.0, "max_item_retries": 2}
 
 
-@pytest.mark.parametrize(
-    ("deaths", "limit", "decision"),
-    [(1, 3, Decision.RETRY), (3, 3, Decision.RETRY), (4, 3, Decision.GIVE_UP), (1, 0, Decision.GIVE_UP)],
-)
-def test_a_death_is_retried_so_often(deaths: int, limit: int, decision: Decision) -> None:
-    assert after_failure(_died(), deaths, limit) is decision
-    assert after_failure(TimeoutError(), deaths, limit) is decision
-
-
-def test_an_error_of_the_work_itself_is_never_retried() -> None:
-    assert after_failure(LedgerError("disk full"), 1, 3) is Decision.GIVE_UP
+def _pool(config: RunConfig, **limits: float) -> LabelerPool:
+    cluster = config.cluster.model_copy(update={**LIMITS, **limits})
+    config = config.model_copy(update={"cluster": cluster})
+    return LabelerPool(config, None, f"test-{os.getpid()}-{time.time_ns()}")
 
 
 @pytest.fixture
-def pool(ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[LabelerPool]:
+def pool(ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch) -> LabelerPool:
     smoke.run_dir.mkdir(parents=True)
     monkeypatch.setattr(LabelerPool, "labeler", DyingWorker)
-    limits = {"work_timeout_s": 6.0, "heartbeat_timeout_s": 4.0, "max_item_retries": 2}
-    cluster = smoke.cluster.model_copy(update=limits)
-    config = smoke.model_copy(update={"cluster": cluster})
-    pool = LabelerPool(config, None, f"test-{os.getpid()}-{time.time_ns()}")
+    return _pool(smoke)
+
+
+@pytest.fixture
+def pool_without_replacement(
+    ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[LabelerPool]:
+    smoke.run_dir.mkdir(parents=True)
+    monkeypatch.setattr(LabelerPool, "labeler", WithoutReplacement)
+    pool = _pool(smoke, start_timeout_s=8.0, work_timeout_s=60.0, max_item_retries=1)
     yield pool
+    pool.close()
 
 
 def _run(pool: LabelerPool, shards: list[int], double: bool = False) -> list[int]:
@@ -104,3 +103,23 @@ def test_an_error_raised_on_purpose_reaches_the_driver_as_it_is(pool: LabelerPoo
     assert type(caught.value) is LedgerError and "\n" not in str(caught.value), (
         "one line, without the actor's traceback"
     )
+
+
+def test_an_error_of_the_slower_of_two_attempts_is_no_error_of_the_run(
+    pool: LabelerPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool.pids()
+    assert sorted(_run(pool, [0, 5, 6, LATE_ERROR], double=True)) == [0, 5, 6, LATE_ERROR]
+    time.sleep(2.0)
+    assert sorted(_run(pool, [10, 11, 12])) == [10, 11, 12]
+    assert "which another one has done: this one's disk is full" in caplog.text
+
+
+def test_a_labeler_that_never_comes_back_costs_no_item_while_another_one_is_up(
+    pool_without_replacement: LabelerPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = pool_without_replacement
+    pool.pids()
+    assert sorted(_run(pool, [5, 6])) == [5, 6]
+    assert sorted(_run(pool, [KILLS_ONCE, A_WHILE, 7], double=True)) == [KILLS_ONCE, 7, A_WHILE]
+    assert "did not come up within cluster.start_timeout_s=8 s" in caplog.text

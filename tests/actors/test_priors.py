@@ -14,15 +14,28 @@ from l2l_ray.actors.priors import PriorPool
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
 from l2l_ray.loop.inference.asking import Question
-from tests.actors.dying_prior import FINE, HANGS, KILLS, STOPS_ONCE, DyingPrior
+from tests.actors.dying_prior import FINE, HANGS, KILLS, STOPS_ONCE, DyingPrior, WithoutReplacement
+
+LIMITS = {"work_timeout_s": 5.0, "heartbeat_timeout_s": 4.0, "max_item_retries": 1}
+
+
+def _pool(config: RunConfig, **limits: Any) -> PriorPool:
+    config = config.model_copy(update={"cluster": config.cluster.model_copy(update={**LIMITS, **limits})})
+    return PriorPool(config, f"test-{time.time_ns()}")
 
 
 @pytest.fixture
 def pool(ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[PriorPool]:
     monkeypatch.setattr(priors, "PriorActor", DyingPrior)
-    limits = {"work_timeout_s": 5.0, "heartbeat_timeout_s": 4.0, "max_item_retries": 1}
-    config = smoke.model_copy(update={"cluster": smoke.cluster.model_copy(update=limits)})
-    pool = PriorPool(config, f"test-{time.time_ns()}")
+    pool = _pool(smoke)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def pool_without_replacement(ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[PriorPool]:
+    monkeypatch.setattr(priors, "PriorActor", WithoutReplacement)
+    pool = _pool(smoke, num_priors=2, prior_resources={"CPU": 0.5}, start_timeout_s=20.0)
     yield pool
     pool.close()
 
@@ -79,3 +92,13 @@ def test_a_stopped_actor_is_replaced_and_a_closed_pool_holds_nothing(pool: Prior
         time.sleep(0.1)
     with pytest.raises(ClusterError, match="the prior service was closed"):
         pool.identity()
+
+
+def test_no_question_waits_for_an_actor_that_never_comes_back_while_another_one_is_up(
+    pool_without_replacement: PriorPool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = pool_without_replacement
+    pool.identity()
+    found = _asked(pool, *[[FINE]] * 8, [STOPS_ONCE, FINE], *[[FINE]] * 8, marker=tmp_path / "stopped")
+    assert len(found) == 18 and set(found.values()) == {""}
+    assert "did not come up" not in caplog.text, "nothing waited for it so long"

@@ -17,6 +17,7 @@ from pathlib import Path
 from l2l_ray.errors import FREE_SPACE, CheckpointError
 from l2l_ray.files import is_whole, new_folder, remove_tree
 from l2l_ray.loop.state.checkpoint import TRAINING_FILES, forget_files
+from l2l_ray.loop.state.lease import require_current
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
 
@@ -47,8 +48,10 @@ def publish(run: RunFolder, position: Position, write: Write, metrics: dict[str,
     """Place the folder of a position below `train/` and delete the training states that no restart needs any more.
 
     Raises:
+        LedgerError: The folder was taken over by a later holder.
         CheckpointError: See `place`.
     """
+    require_current(run.path, run.epoch)
     folder = place(run.train_dir / position.folder_name, write, metrics)
     prune_train_states(run, str(position.method))
     return folder

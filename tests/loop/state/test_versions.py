@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from l2l_ray.config import RunConfig
-from l2l_ray.errors import CheckpointError
+from l2l_ray.errors import CheckpointError, LedgerError
 from l2l_ray.loop.state.checkpoint import TRAINING_FILES, problems_in, write_position
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.loop.state.versions import Write, log_versions, newest_checkpoint, place, prune_train_states
+from l2l_ray.loop.state.versions import Write, log_versions, newest_checkpoint, place, prune_train_states, publish
 from tests.whole_run import changed
 
 
@@ -34,6 +34,15 @@ def test_a_published_version_is_never_replaced(tmp_path: Path) -> None:
     place(tmp_path / "l2l-v0000", _write("first"), {})
     place(tmp_path / "l2l-v0000", _write("second"), {})
     assert (tmp_path / "l2l-v0000" / "version.json").read_text() == "first"
+
+
+def test_who_was_taken_over_publishes_nothing(smoke: RunConfig) -> None:
+    with RunFolder(smoke.run_dir, smoke).held("a Ray job") as run:
+        publish(run, Position("l2l", 0), _write("{}"), {})
+        (run.path / "lease" / f"{run.epoch + 1:06d}.json").write_text("{}")
+        with pytest.raises(LedgerError, match="was taken over by a run"):
+            publish(run, Position("l2l", 1), _write("{}"), {})
+    assert [folder.name for folder in run.train_dir.iterdir()] == ["l2l-v0000"]
 
 
 def test_a_failed_write_publishes_nothing_and_its_rest_is_removed_next_time(tmp_path: Path) -> None:
