@@ -4,21 +4,27 @@ Records are committed, so another machine, or a later session, goes on from them
 done while its digest is that of the task: the digest covers every setting that a result depends on, the package's
 version and the weights that ship with it. The code's commit is written down but is not part of it: else any commit
 would make all hours of computing void. The summary says when records of one table come from several commits.
+
+Kinds of processor round differently, so the burn-in that all rows of a seed branch from is another one on each. Rows
+are compared only with rows of the same kind.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import l2l_ray
 from l2l_ray.config import RunConfig
+from l2l_ray.device import pick_device
 from l2l_ray.errors import DataError
 from l2l_ray.files import replacing
 
@@ -67,6 +73,7 @@ class Record:
     gate_open: list[dict[str, Any]]  # share of labels used, on labeled and unlabeled images
     cpu_s: dict[str, float]  # processor seconds by phase, see `cost`
     wall_s: dict[str, float]
+    processor: str = ""  # the kind that computed, see `processor`; "" = it was not written down
 
     def cost_s(self) -> float:
         """Return the seconds of the method: no burn-in, priors, evaluation or report.
@@ -88,6 +95,18 @@ class Record:
     def mean_used_frac(self) -> float:
         """Return the share of labels that were used, mean over rounds."""
         return float(np.mean([labels["labels"]["used_frac"] for labels in self.rounds]))
+
+
+@cache
+def processor() -> str:
+    """Name the kind of processor that computes here, such as "x86_64 AuthenticAMD 25 17 AVX512" or a GPU's name."""
+    if pick_device().type == "cuda":
+        return torch.cuda.get_device_name()
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.exists() else []
+    fields = dict(reversed([tuple(map(str.strip, line.split(":", 1))) for line in lines if ":" in line]))
+    kind = [fields[name] for name in ("vendor_id", "cpu family", "model") if name in fields]
+    return " ".join([platform.machine(), *kind, torch.backends.cpu.get_cpu_capability()])
 
 
 def digest_of(config: RunConfig, oracle: str, is_biased: bool) -> str:

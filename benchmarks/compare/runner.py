@@ -19,7 +19,7 @@ from typing import IO
 
 import numpy as np
 
-from benchmarks.compare.records import Record, digest_of, load_record
+from benchmarks.compare.records import Record, digest_of, load_record, processor
 from benchmarks.compare.rows import ROWS, Records, Row, Task, with_needed
 from l2l_ray.config import RunConfig
 from l2l_ray.loop.progress import duration
@@ -58,20 +58,31 @@ class Comparison:
         return found if found.digest == digest_of(config, task.spec.oracle, task.spec.is_biased) else None
 
     def left(self) -> list[Task]:
-        """Return the tasks without a record, in order."""
-        return [task for task in self.tasks if self.record(task) is None]
+        """Return the tasks to run, in order: those without a record.
+
+        Of a seed that has such tasks, also those whose record is of another kind of processor than this one: what is
+        run here could not be compared with them.
+        """
+        records = {task: self.record(task) for task in self.tasks}
+        unfinished = {(task.dataset, task.schedule, task.seed) for task, record in records.items() if record is None}
+        return [
+            task
+            for task, record in records.items()
+            if record is None
+            or ((task.dataset, task.schedule, task.seed) in unfinished and record.processor != processor())
+        ]
 
 
 def tasks_of(
     datasets: Sequence[str], schedules: Sequence[str], seeds: Sequence[int], rows: Sequence[Row]
 ) -> list[Task]:
-    """Return every task, rows that others need among them: a row of all seeds before the next row."""
+    """Return every task, rows that others need among them: all rows of a seed before the next seed."""
     return [
         Task(dataset, schedule, seed, row.name)
         for dataset in datasets
         for schedule in schedules
-        for row in with_needed(list(rows))
         for seed in seeds
+        for row in with_needed(list(rows))
     ]
 
 
@@ -137,7 +148,8 @@ class Runner:
         making = {part for *_, parts in self._running.values() for part in parts - self._made}
         for task in queue:
             records = self.comparison.needed(task)
-            if records is not None:
+            open_needs = {task.sibling(name) for name in task.spec.needs} & {*queue, *self._running}
+            if records is not None and not open_needs:
                 parts = shared_parts(task.config(records, self.comparison.run_root), task.spec.is_biased)
                 if not parts & making:
                     return task, parts
@@ -170,7 +182,8 @@ class Runner:
 
 def list_text(comparison: Comparison, processes: int) -> str:
     """Return what is done and what is left, row by row, and how long that takes by what finished rows took."""
-    records = {task: comparison.record(task) for task in comparison.tasks}
+    left = set(comparison.left())
+    records = {task: None if task in left else comparison.record(task) for task in comparison.tasks}
     known: dict[tuple[str, str], list[float]] = {(task.schedule, task.row): [] for task in comparison.tasks}
     for task, record in records.items():
         if record is not None:

@@ -84,6 +84,7 @@ def table(dataset: str, schedule: str, records: dict[Task, Record]) -> dict[str,
         "seeds": sorted({record.seed for record in every}),
         "commits": sorted({record.commit for record in every}),
         "devices": sorted({record.device for record in every}),
+        "processors": sorted({record.processor or "not written down" for record in every}),
         "rows": rows,
         "recovered": _recovered(by_row),
     }
@@ -116,8 +117,8 @@ def _row(row: Row, by_row: dict[str, BySeed]) -> dict[str, Any]:
 
 
 def difference(first: BySeed, second: BySeed) -> dict[str, Any] | None:
-    """Return the mean IoU of the first minus that of the second, over the seeds that both have; None without one."""
-    seeds = [seed for seed in first if seed in second]
+    """Return the mean IoU of the first minus that of the second, over the seeds they share; None without one."""
+    seeds = shared_seeds([first, second])
     if not seeds:
         return None
     sums, counts = _sums([first, second], seeds)
@@ -133,6 +134,12 @@ def difference(first: BySeed, second: BySeed) -> dict[str, Any] | None:
         "p": seed_p_value(by_seed) if len(seeds) > 1 else None,
         "verdict": verdict(over_seeds["low"], over_seeds["high"]) if over_seeds else verdict(None, None),
     }
+
+
+def shared_seeds(rows: Sequence[BySeed]) -> list[int]:
+    """Return the seeds that all rows have, each computed by one kind of processor."""
+    seeds = [seed for seed in rows[0] if all(seed in by_seed for by_seed in rows)]
+    return [seed for seed in seeds if len({by_seed[seed].processor for by_seed in rows}) == 1]
 
 
 def over_seeds_of(by_seed: Sequence[float]) -> dict[str, float] | None:
@@ -161,7 +168,7 @@ def _recovered(by_row: dict[str, BySeed]) -> dict[str, Any] | None:
     names = ("l2l", "accept_all", "sample_oracle")
     if not all(name in by_row for name in names):
         return None
-    seeds = [seed for seed in by_row["l2l"] if all(seed in by_row[name] for name in names)]
+    seeds = shared_seeds([by_row[name] for name in names])
     if not seeds:
         return None
     sums, counts = _sums([by_row[name] for name in names], seeds)

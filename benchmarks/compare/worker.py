@@ -22,7 +22,7 @@ import torch
 from benchmarks.compare.biased_prior import prepare_biased
 from benchmarks.compare.cost import Cost, CostConsole
 from benchmarks.compare.oracles import ORACLES
-from benchmarks.compare.records import Record, SplitFigures, digest_of, load_record, save_record
+from benchmarks.compare.records import Record, SplitFigures, digest_of, load_record, processor, save_record
 from benchmarks.compare.rows import Records, Task
 from l2l_ray.config import RunConfig
 from l2l_ray.device import pick_device
@@ -59,7 +59,7 @@ def work(task: Task, records: Records, folder: Path, run_root: str | None, keep:
     digest = digest_of(config, task.spec.oracle, task.spec.is_biased)
     with locked(_beside(config, "lock")):
         found = load_record(folder, task.name)
-        if found is not None and found.digest == digest:
+        if found is not None and (found.digest, found.processor) == (digest, processor()):
             return
         if pick_device().type == "cpu":
             torch.set_num_threads(1)  # the cores are shared by workers
@@ -132,6 +132,7 @@ def _record(task: Task, run: RunFolder, digest: str, cost: Cost) -> Record:
         gate_open=results["gate_open"].get(method, []),
         cpu_s=cost.cpu_s,
         wall_s=cost.wall_s,
+        processor=processor(),
     )
 
 

@@ -14,7 +14,6 @@ from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError, LedgerError
 from l2l_ray.loop.state.run_folder import RunFolder
 
-
 # Ray's own, about a part of it that we do not use.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.compare.records import Record, SplitFigures, digest_of, save_record
+from benchmarks.compare.records import Record, SplitFigures, digest_of, processor, save_record
 from benchmarks.compare.rows import Task
 from benchmarks.compare.runner import Comparison
 
@@ -37,6 +37,7 @@ def record(task: Task, iou_sums: tuple[float, float], digest: str = "", **fields
         "rounds": [labels(), labels()], "gate_open": [],
         "cpu_s": {"training": 60.0, "labels": 30.0, "selector": 10.0, "evaluation": 900.0},
         "wall_s": {"training": 120.0, "evaluation": 1800.0},
+        "processor": processor(),
     }  # fmt: skip
     return Record(**content | fields)
 

@@ -21,12 +21,22 @@ def task(row: str, seed: int = 10) -> Task:
 
 def test_finished_rows_are_not_left_and_needed_ones_come_first(tmp_path: Path) -> None:
     found = comparison(tmp_path)
-    assert [(t.row, t.seed) for t in found.left()[:3]] == [("l2l", 10), ("l2l", 11), ("accept_all", 10)]
+    assert [(t.row, t.seed) for t in found.left()[:3]] == [("l2l", 10), ("accept_all", 10), ("random_gate", 10)]
     assert found.needed(task("random_gate")) is None and found.needed(task("accept_all")) == {}
     save(found, task("l2l"))
     assert task("l2l") not in found.left() and task("l2l", 11) in found.left()
     save(found, task("random_gate"))
     assert task("random_gate") not in found.left()
+
+
+def test_what_is_left_of_a_seed_of_another_kind_of_processor_is_run_anew_as_a_whole(tmp_path: Path) -> None:
+    found = comparison(tmp_path)
+    for row in NAMES:
+        save(found, task(row), processor="another")
+        save(found, task(row, 11))
+    assert found.left() == [], "a finished seed stays, whoever computed it"
+    found = Comparison([*found.tasks, task("scorer"), task("scorer", 11)], tmp_path, None)
+    assert found.left() == [*(task(row) for row in NAMES), task("scorer"), task("scorer", 11)]
 
 
 def test_a_record_is_void_when_what_it_followed_from_changes(tmp_path: Path) -> None:

@@ -108,6 +108,15 @@ def test_rows_on_other_images_are_refused() -> None:
         difference({10: first}, {10: other})
 
 
+def test_rows_that_different_kinds_of_processor_computed_are_not_compared() -> None:
+    task = Task("refshapes", "5pct", 10, "l2l")
+    first = {10: record(task, (1.0, 0.5)), 11: record(task, (1.2, 0.6), processor="another")}
+    other = {10: record(task, (0.7, 0.5)), 11: record(task, (0.1, 0.1))}
+    found = difference(first, other)
+    assert found is not None and found["by_seed"] == pytest.approx([0.1])
+    assert difference({11: first[11]}, {11: other[11]}) is None
+
+
 def test_the_label_curve_has_a_column_per_share(results: Path) -> None:
     comparison = Comparison([], results / "compare", None)
     save(comparison, Task("refshapes", "1pct", 10, "l2l"), (0.6, 0.3), labeled_frac=0.01)
