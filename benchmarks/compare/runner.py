@@ -182,12 +182,12 @@ class Runner:
 
 def list_text(comparison: Comparison, processes: int) -> str:
     """Return what is done and what is left, row by row, and how long that takes by what finished rows took."""
-    left = set(comparison.left())
-    records = {task: None if task in left else comparison.record(task) for task in comparison.tasks}
+    found = {task: comparison.record(task) for task in comparison.tasks}
     known: dict[tuple[str, str], list[float]] = {(task.schedule, task.row): [] for task in comparison.tasks}
-    for task, record in records.items():
+    for task, record in found.items():
         if record is not None:
             known[task.schedule, task.row].append(sum(record.wall_s.values()))
+    records = found | dict.fromkeys(comparison.left())
     lines, left_s, unknown = [f"{'row':<28}{'seeds done':<24}{'minutes each':>13}"], 0.0, 0
     order = {row.name: number for number, row in enumerate(ROWS)}
     table = sorted({(task.dataset, task.schedule, order[task.row], task.row) for task in records})
