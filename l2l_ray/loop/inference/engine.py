@@ -189,7 +189,6 @@ class InferenceEngine:
             yield PseudoLabel(
                 sent_id=example.sent_id,
                 grid=self._grid,
-                scale_xy=(self._grid / example.width_px, self._grid / example.height_px),
                 source=Candidate(int(selection.source[row])),
                 target=target[row],
                 accepted=weight[row] > 0,

@@ -82,7 +82,6 @@ def test_shards_hold_every_unlabeled_row_once_with_its_provenance(
         assert [label.sent_id for label in labels] == [row.sent_id for row in rows]
         for label, row in zip(labels, rows, strict=True):
             assert label.grid == 32 and label.version == round_index
-            assert label.scale_xy == (32 / row.width_px, 32 / row.height_px)
             assert label.seed == sample_key(config.loop.seed, "label", round_index, row.sent_id)
             assert label.prior_key == priors[row.sent_id].key
             assert label.gate >= 0.5 or not label.accepted.any()
