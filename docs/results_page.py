@@ -60,8 +60,8 @@ def choice_part(found: dict[str, Any]) -> str:
                "right_of_used": "right of used", "other_label": "other label"}  # fmt: skip
     lines = [
         "## Which labels are taken, before any round",
-        "L2L and the scorer decide pixel by pixel here, a wrong pixel at the price of three right ones, where the row does "
-        "not say otherwise. The default since is the row *L2L, whole labels*.",
+        "L2L and the scorer decide pixel by pixel here, a wrong pixel at the price of three right ones, where the row "
+        "does not say otherwise. The default since is the row *L2L, whole labels*.",
     ]
     for frac, part in found.items():
         lines.append(f"{100 * float(frac):g} % labeled, {len(part['by_seed'])} seeds:")

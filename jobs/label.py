@@ -19,7 +19,7 @@ from typing import Any
 from l2l_ray.config import load_config
 from l2l_ray.config.places import settled
 from l2l_ray.errors import ConfigError
-from l2l_ray.job import run_job
+from l2l_ray.job import run_job, say
 from l2l_ray.storage import here, place
 
 ROWS_PER_LINE = 100  # how often progress is said
@@ -60,14 +60,13 @@ def _label(given: argparse.Namespace, rest: list[str]) -> int:
     from l2l_ray.predictor import run_and_version
     from l2l_ray.types import PhotoText
 
-    given.run, given.source, given.out = (
-        place(settled(name, str(getattr(given, name)))) for name in ("run", "source", "out")
-    )
+    for name in ("run", "source", "out", "images"):
+        if words := getattr(given, name):
+            setattr(given, name, place(settled(name, str(words))))
     run, method, version = run_and_version(given.run)
     config = load_config(["--config", str(run.path / "config.yaml"), *rest])
-    images = given.images and given.images.absolute()
-    found = photos_and_texts(given.source.absolute(), given.text, images)
-    folder = PredictionFolder.open(given.out, str(given.run.absolute()))
+    found = photos_and_texts(given.source, given.text, given.images)
+    folder = PredictionFolder.open(given.out, str(given.run))
 
     def answer(items: list[PhotoText]) -> int:
         from l2l_ray.actors.environment import set_environment
@@ -83,17 +82,12 @@ def _label(given: argparse.Namespace, rest: list[str]) -> int:
                 num_failed += 1
                 sys.stderr.write(f'{row["image"]} "{row["expression"]}": {row["error"]}\n')
             if num_done % ROWS_PER_LINE == 0:
-                _say(f"{num_done} of {len(items)}")
+                say(f"{num_done} of {len(items)}")
 
         predict(given.run, items, folder, config.cluster, noted)
         return num_failed
 
-    return predict_into(folder, found, (method, version), given.again, None if given.dry_run else answer, _say)
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    return predict_into(folder, found, (method, version), given.again, None if given.dry_run else answer, say)
 
 
 if __name__ == "__main__":

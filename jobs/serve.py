@@ -4,8 +4,9 @@
     ray job submit -- python jobs/serve.py --checkpoint /shared/runs/mine --max_replicas 4 --prior
     python jobs/serve.py --checkpoint runs/better --swap
 
-The last one changes the checkpoint of the server that runs on the cluster of --address or RAY_ADDRESS, without a dropped
-request. The server listens on loopback and asks for a bearer token: $L2L_TOKEN, or one that is made and printed. See docs/serving.md.
+The last one changes the checkpoint of the server that runs on the cluster of --address or RAY_ADDRESS, without a
+dropped request. The server listens on loopback and asks for a bearer token: $L2L_TOKEN, or one that is made and
+printed. See docs/serving.md.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import sys
 
 from l2l_ray.config.places import settled
-from l2l_ray.job import run_job
+from l2l_ray.job import run_job, say
 from l2l_ray.serving.access import TOKEN_VARIABLE, own_or_new_token, sha256_of
 from l2l_ray.serving.settings import LOOPBACK, add_options, read_settings
 from l2l_ray.storage import place
@@ -49,9 +50,9 @@ def _serve(given: argparse.Namespace) -> None:
     from l2l_ray.actors import serve
 
     if given.swap:
-        serve.swap(checkpoint, address, _say)
+        serve.swap(checkpoint, address, say)
     else:
-        serve.run(checkpoint, settings, sha256_of(token), address, _say, _told(settings.host, token, is_new))
+        serve.run(checkpoint, settings, sha256_of(token), address, say, _told(settings.host, token, is_new))
 
 
 def _told(host: str, token: str, is_new: bool) -> str:
@@ -67,11 +68,6 @@ def _told(host: str, token: str, is_new: bool) -> str:
     if host != LOOPBACK:
         lines.append(f"note: {host} is not loopback, and nothing is encrypted: put a proxy with TLS before it")
     return "\n".join(lines)
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -92,6 +92,7 @@ def run_sweep(config: RunConfig, trials: list[Trial], folder: SweepFolder, words
         sys.stdout.write(f"sweep folder {folder.path}\n")
         sweep(config, trials, folder, asked, asha)
         found = write_results(folder, trials)
+        folder.require_ended(trials)
     names = short_names(list(trials[0].values))
     sys.stdout.write(f"\n{plain_text(points_table(found.points, list(names), names))}\n")
     sys.stdout.write(f"{LEGEND}\n\n")

@@ -1,4 +1,4 @@
-"""How the scripts in `jobs/` end: exit status, and one line for what went wrong."""
+"""What the scripts in `jobs/` say, and how they end: exit status, and one line for what went wrong."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from collections.abc import Callable
 from l2l_ray.errors import L2LError, one_line
 
 STOPPED = 130  # 128 and the number of the signal, as shells count
+
+
+def say(line: str) -> None:
+    """Write a line to stdout, where it is seen at once also behind a pipe."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def run_job(name: str, act: Callable[[], int | None], stopped: str, without: str = "") -> int:

@@ -21,6 +21,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,6 +37,15 @@ _numbering = threading.Lock()
 def read_lines(path: Path) -> list[bytes]:
     """Return the whole lines of a file; none where there is no file."""
     return [line for _, line in placed_lines(path)]
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a file that only shows what is kept elsewhere; what is no record is left out."""
+    found = []
+    for line in read_lines(path):
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return [record for record in found if isinstance(record, dict)]
 
 
 def placed_lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -14,7 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -26,7 +26,7 @@ from PIL import Image
 
 from l2l_ray.data.masks import encode
 from l2l_ray.errors import DataError
-from l2l_ray.files import replacing
+from l2l_ray.files import locked, replacing
 from l2l_ray.jsonl import append_line, read_lines
 from l2l_ray.types import PhotoText, Prior
 from l2l_ray.wording import Say
@@ -129,7 +129,7 @@ class Prediction:
 
 
 class PredictionFolder:
-    """A folder of results with its index; in a `with` block, whose end writes the index in full.
+    """A folder of results with its index; in a `with` block, which holds it and whose end writes the index in full.
 
     Args:
         path: The folder.
@@ -141,6 +141,7 @@ class PredictionFolder:
     def __init__(self, path: Path, run: str, rows: dict[str, dict[str, Any]]) -> None:
         self.path, self.run = path, run
         self._rows = rows
+        self._held = ExitStack()
 
     @classmethod
     def open(cls, path: Path, run: str) -> PredictionFolder:
@@ -153,25 +154,51 @@ class PredictionFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=path):  # says now, not after an hour of work, that nothing can be written
-                rows = [json.loads(line) for line in read_lines(folder.index_path)]
-                folder = cls(path, run, {str(row["name"]): row for row in rows})
+                folder._read_index()
         except OSError as error:
             raise _unwritable(path, error) from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{folder.index_path} is no index of predictions: {error}; move it away, or choose another folder"
-            ) from error
         return folder
 
     def __enter__(self) -> PredictionFolder:
+        """Hold the folder and read its index again, which another process may have written meanwhile.
+
+        Raises:
+            DataError: Another process holds it, or as `open`.
+        """
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(self._lock_path, timeout_s=0))
+            except TimeoutError:
+                raise DataError(
+                    f"another process is writing results into {self.path}; let it end, or choose another folder"
+                ) from None
+            except OSError as error:
+                raise _unwritable(self.path, error) from error
+            self._read_index()
+            self._held = held.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._rows:
-            self._write_index()
-        else:
-            with suppress(OSError):  # it holds something else
-                self.path.rmdir()
+        with self._held:
+            if self._rows:
+                self._write_index()
+            else:
+                with suppress(OSError):  # it holds something else
+                    self._lock_path.unlink()
+                    self.path.rmdir()
+
+    def _read_index(self) -> None:
+        try:
+            rows = [json.loads(line) for line in read_lines(self.index_path)]
+            self._rows = {str(row["name"]): row for row in rows}
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{self.index_path} is no index of predictions: {error}; move it away, or choose another folder"
+            ) from error
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.path / ".lock"
 
     @property
     def index_path(self) -> Path:

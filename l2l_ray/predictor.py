@@ -9,7 +9,6 @@ selector is involved: it decides what to train on, not what to answer. A folder 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from l2l_ray.loop.inference.asking import answer_pictures, draw_pictures
 from l2l_ray.loop.inference.inputs import Guide, read_known_scores
 from l2l_ray.loop.inference.networks import load_segmenter
 from l2l_ray.loop.inference.teacher import predict
+from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.predictions import FailedPrediction, Prediction
 from l2l_ray.prior.hint import at_points, prior_of_hint
@@ -339,10 +339,11 @@ def run_and_version(checkpoint: Path) -> tuple[RunFolder, str, int]:
         ConfigError: There is no run in this folder.
         CheckpointError: The run has chosen no version yet, or the version has no weights.
     """
-    named = re.fullmatch(r"(.+)-v(\d+)", checkpoint.name) if checkpoint.parent.name == "train" else None
+    named = Position.named(checkpoint.name) if checkpoint.parent.name == "train" else None
+    named = None if named is None or named.step else named  # a training state is no version
     run_dir = checkpoint.parent.parent if named else checkpoint
     run = RunFolder(run_dir, read_config(run_dir / "config.yaml"))
-    method, version = (named[1], int(named[2])) if named else run.chosen_version()
+    method, version = (str(named.method), named.version) if named else run.chosen_version()
     weights = run.version_dir(method, version) / "teacher.safetensors"
     if not weights.is_file():
         raise CheckpointError(f"{weights} not found; give the folder of a finished run, or of a version that is there")

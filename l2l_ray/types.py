@@ -241,7 +241,6 @@ class PseudoLabel:
 
     sent_id: int
     grid: int
-    scale_xy: tuple[float, float]  # grid cells per native pixel, (x, y)
     source: Candidate  # whose label the target is
     target: Bool[np.ndarray, "G G"]
     accepted: Bool[np.ndarray, "G G"]  # cells that are trained on; none in a sample that is left out

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from l2l_ray.errors import ConfigError
-from l2l_ray.job import STOPPED, run_job
+from l2l_ray.job import STOPPED, run_job, say
 
 
 @pytest.mark.parametrize(
@@ -34,3 +36,10 @@ def test_other_errors_are_raised_and_a_status_is_kept() -> None:
     with pytest.raises(ModuleNotFoundError):
         run_job("sweep", lacks, "")
     assert (run_job("sweep", lambda: None, ""), run_job("sweep", lambda: 7, "")) == (0, 7)
+
+
+def test_a_line_is_behind_the_pipe_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with (tmp_path / "out").open("w") as pipe:
+        monkeypatch.setattr("sys.stdout", pipe)
+        say("done")
+        assert (tmp_path / "out").read_text() == "done\n"

@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2l_ray import jsonl
-from l2l_ray.jsonl import append_line, compact, lines_at, placed_lines, read_lines, remove_lines, rewrite_lines
+from l2l_ray.jsonl import (
+    append_line,
+    compact,
+    lines_at,
+    placed_lines,
+    read_lines,
+    read_records,
+    remove_lines,
+    rewrite_lines,
+)
 from tests.object_store import ObjectStore
 
 
@@ -25,6 +34,12 @@ def test_records_come_back_in_order(tmp_path: Path) -> None:
     append_line(path, {"a": 1, "text": "line\nbreak \u2028 é"})
     append_line(path, {"a": 2}, durable=True)
     assert [json.loads(line) for line in read_lines(path)] == [{"a": 1, "text": "line\nbreak \u2028 é"}, {"a": 2}]
+
+
+def test_what_is_no_record_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"a": \n[2]\n\xff\n{"a": 3}\n{"a": 4')
+    assert read_records(path) == [{"a": 1}, {"a": 3}]
 
 
 def test_reading_leaves_a_line_alone_that_is_being_written(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +135,32 @@ def test_a_place_that_cannot_hold_results_is_named(tmp_path: Path) -> None:
     (tmp_path / "predictions.jsonl").write_text("[1]\n")
     with pytest.raises(DataError, match=r"predictions\.jsonl is no index of predictions: .*choose another folder"):
         PredictionFolder.open(tmp_path, "mine")
+
+
+def test_what_another_process_wrote_meanwhile_stays_in_the_index(tmp_path: Path) -> None:
+    one, other = prediction(tmp_path / "a.png"), prediction(tmp_path / "b.png")
+    waiting = PredictionFolder.open(tmp_path / "out", "mine")
+    with PredictionFolder.open(tmp_path / "out", "mine") as first:
+        first.add(one)
+    with waiting:
+        waiting.add(other)
+    for path in (waiting.index_path, waiting.table_path):
+        text = path.read_text(encoding="utf-8-sig")
+        assert result_name(one.item) in text and result_name(other.item) in text
+
+
+def test_two_processes_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from l2l_ray.predictions import PredictionFolder\n"
+        "with PredictionFolder.open(Path(sys.argv[1]), 'mine'): print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        folder = PredictionFolder.open(tmp_path / "out", "mine")
+        with pytest.raises(DataError, match=r"another process is writing results into .*out; let it end, or choose"):
+            folder.__enter__()
+        holder.kill()
+    with folder:  # the system released what the killed one held
+        folder.add(prediction())
+    assert len(folder.index_path.read_text().splitlines()) == 1

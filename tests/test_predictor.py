@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from l2l_ray.config import PriorConfig, RunConfig, read_config, save_config
-from l2l_ray.errors import CheckpointError, DataError
+from l2l_ray.errors import CheckpointError, ConfigError, DataError
 from l2l_ray.predictions import FailedPrediction, Prediction
 from l2l_ray.predictor import Predictor, run_and_version
 from l2l_ray.prior.reply import Reply
@@ -133,6 +133,8 @@ def test_a_version_is_used_where_it_is_named_and_one_without_weights_is_refused(
     assert (run.path, method, version) == (run_dir, "l2l", 2) == (run_dir, *run_and_version(run_dir)[1:])
     with pytest.raises(CheckpointError, match=r"l2l-v0001.teacher.safetensors not found; give the folder of a fin"):
         run_and_version(run_dir / "train" / "l2l-v0001")
+    with pytest.raises(ConfigError, match=r"l2l-v0002-s00040"):  # a training state is no version
+        run_and_version(run_dir / "train" / "l2l-v0002-s00040")
 
 
 @pytest.mark.parametrize("expression", ["", "  \n"])

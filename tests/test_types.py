@@ -37,9 +37,7 @@ RECORDS: list[Any] = [
     PRIOR,
     types.Evidence(MAP, MAP, MAP, MAP, MAP[:, 0, 0], MAP[:, 0, 0] > 0.5, MAP[:, 0, :4]),
     types.Selection(torch.ones(2).to(torch.int8), MAP > 0.5, MAP, MAP[:, 0, 0], MAP[:, 0, 0], MAP[:, 0, 0]),
-    types.PseudoLabel(
-        7, GRID, (0.1, 0.2), types.Candidate.PRIOR, MASK, ~MASK, MASK.astype(np.uint8), 1.0, 0.9, 5, -0.1, 2, "9f"
-    ),
+    types.PseudoLabel(7, GRID, types.Candidate.PRIOR, MASK, ~MASK, MASK.astype(np.uint8), 1.0, 0.9, 5, -0.1, 2, "9f"),
     types.Candidate.PRIOR,
     LabelItem("l2l", 1, 4, 1),
     EvalItem("l2l", 3, "testA", 0, 512),

@@ -19,7 +19,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from l2l_ray.config import PriorConfig
 from l2l_ray.errors import CheckpointError, L2LError, one_line
 from l2l_ray.loop.inference.asking import answer_pictures, draw_pictures
 from l2l_ray.predictor import run_and_version
-from l2l_ray.prior.loading import PriorModels, identify_prior
+from l2l_ray.prior.loading import PriorModels, identify_prior, identify_sam
 from l2l_ray.prior.prompt import PromptFormat
 from l2l_ray.prior.reply import MllmIdentity, Reply
 from l2l_ray.serving.answers import Answerer, Prepared
@@ -60,7 +61,7 @@ DRAIN_S = 1.0  # how often a replica that is to end looks whether its requests a
 
 
 class OtherMllm(CheckpointError):
-    """A checkpoint was trained with another MLLM than the one whose deployment is asked."""
+    """A checkpoint has another MLLM, or another SAM, than the deployment that is asked holds."""
 
 
 class BuildArgs(BaseModel):
@@ -199,6 +200,7 @@ class PriorReplica:
         torch.set_num_threads(settings.threads)
         self._device = device_for(settings.prior_resources)
         self._models: PriorModels | None = None
+        self._sam = ""  # identity of the SAM among them
         self._lock = threading.Lock()  # the models answer one batch at a time
 
     async def reconfigure(self, user_config: dict[str, str]) -> None:
@@ -220,17 +222,20 @@ class PriorReplica:
             mllm = self._models.mllm
         models = PriorModels(config, mllm)  # perhaps with another SAM, or with none
         await asyncio.to_thread(models.load)
+        self._sam = await asyncio.to_thread(identify_sam, config)
         self._models = models
 
     async def identity(self, checkpoint: Path) -> MllmIdentity:
-        """Return which model this is, for a predictor of a checkpoint.
+        """Return which MLLM this is, and with which SAM a checkpoint draws, for a predictor of it.
 
         Raises:
-            OtherMllm: The checkpoint was trained with another one.
+            OtherMllm: The checkpoint was trained with another MLLM.
         """
         assert self._models is not None, _CONFIGURED
-        await asyncio.to_thread(_require_same, self._models.config, self._config_of(checkpoint), checkpoint)
-        return MllmIdentity.of(self._models.mllm)
+        config = self._config_of(checkpoint)
+        await asyncio.to_thread(_require_same, self._models.config, config, checkpoint)
+        sam = await asyncio.to_thread(identify_sam, config)
+        return replace(MllmIdentity.of(self._models.mllm), sam=sam)
 
     def _config_of(self, checkpoint: Path) -> PriorConfig:
         config = run_and_version(checkpoint)[0].config.prior
@@ -245,21 +250,22 @@ class PriorReplica:
         assert self._models is not None, _CONFIGURED
         if fingerprint != self._models.mllm.fingerprint:
             raise OtherMllm("another language model answers here now, expected the checkpoint's; ask again later")
-        return await asyncio.to_thread(self._answered, images, expressions)
+        return await asyncio.to_thread(self._one_batch, answer_pictures, self._models.mllm, images, expressions)
 
-    async def draw(self, images: list[Image.Image], priors: list[Prior]) -> list[Reply]:
-        """Draw masks of priors; see `draw_pictures`."""
-        return await asyncio.to_thread(self._drawn, images, priors)
+    async def draw(self, images: list[Image.Image], priors: list[Prior], sam: str) -> list[Reply]:
+        """Draw masks of priors; see `draw_pictures`.
 
-    def _answered(self, images: list[Image.Image], expressions: list[str]) -> list[Reply]:
+        Raises:
+            OtherMllm: Whoever asks expects another SAM: it was replaced meanwhile, or is not yet here.
+        """
         assert self._models is not None, _CONFIGURED
-        with self._lock:
-            return answer_pictures(self._models.mllm, images, expressions)
+        if sam != self._sam:
+            raise OtherMllm("another SAM draws here now, expected the checkpoint's; ask again later")
+        return await asyncio.to_thread(self._one_batch, draw_pictures, self._models.sam, images, priors)
 
-    def _drawn(self, images: list[Image.Image], priors: list[Prior]) -> list[Reply]:
-        assert self._models is not None, _CONFIGURED
+    def _one_batch(self, answer: Callable[..., list[Reply]], *batch: Any) -> list[Reply]:
         with self._lock:
-            return draw_pictures(self._models.sam, images, priors)
+            return answer(*batch)
 
 
 class RemoteMllm:
@@ -308,7 +314,8 @@ class RemoteMllm:
             TimeoutError: No answer came in time.
             RayError: The replica ended.
         """
-        replies: list[Reply] = self._prior.draw.remote(list(images), list(priors)).result(timeout_s=self._timeout_s)
+        drawn = self._prior.draw.remote(list(images), list(priors), self._identity.sam)
+        replies: list[Reply] = drawn.result(timeout_s=self._timeout_s)
         return replies
 
 

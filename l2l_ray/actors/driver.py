@@ -253,10 +253,10 @@ def note_finished(item: WorkItem, result: EvalPart | int, plan: Plan, evaluation
     if isinstance(item, EvalItem):
         assert isinstance(result, EvalPart), f"an evaluation gave {type(result)}"
         evaluations.add(item, result)
-    if plan.done(item) and isinstance(item, EvalItem):
-        mean_iou = evaluations.close(item.group)["mean_iou"]
-        plan.record(*item.group, mean_iou)
-        answer(roles.coordinator.evaluated.remote(*item.group, mean_iou))
+        if plan.done(item):
+            mean_iou = evaluations.close(item.group)["mean_iou"]
+            plan.record(*item.group, mean_iou)
+            answer(roles.coordinator.evaluated.remote(*item.group, mean_iou))
 
 
 def _release(

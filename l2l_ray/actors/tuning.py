@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from l2l_ray.actors.priors import PriorPool
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError, ConfigError, one_line
 from l2l_ray.files import locked
+from l2l_ray.job import say
 from l2l_ray.loop.inference.priors import KnownMllm, fill_priors
 from l2l_ray.loop.progress import Console, Status
 from l2l_ray.loop.state.run_folder import RunFolder, continued
@@ -66,11 +66,11 @@ def sweep(
     to_run = folder.open_trials(trials)
     done = len(trials) - len(to_run)
     if not to_run:
-        _say(f"all {counted(len(trials), 'trial')} have ended before; nothing is run")
+        say(f"all {counted(len(trials), 'trial')} have ended before; nothing is run")
         return
     with connected(config.cluster):
         at_once = max_concurrent(config, node_resources())
-        _say(f"{counted(len(trials), 'trial')}: {done} ended before, {len(to_run)} to run, {at_once} at once")
+        say(f"{counted(len(trials), 'trial')}: {done} ended before, {len(to_run)} to run, {at_once} at once")
         mllms = ask_priors(config, folder, asked)
         known = {
             name: {version: figure["mean_iou"] for version, figure in outcome.figures.items()}
@@ -129,7 +129,7 @@ def ask_priors(config: RunConfig, folder: SweepFolder, asked: Sequence[Asked]) -
                 texts = list(group.examples.values())
                 num = fill_priors("union", texts, run, store, pool, asking.prior.batch_size)
             known = f"; {len(texts) - num} were known or come twice" if num < len(texts) else ""
-            _say(f"the language model was asked about {num} of {counted(len(texts), 'text')}{known}")
+            say(f"the language model was asked about {num} of {counted(len(texts), 'text')}{known}")
             mllms |= dict.fromkeys(group.trials, KnownMllm(asking.prior, pool.identity()))
         finally:
             pool.close()
@@ -253,7 +253,7 @@ class Watch(tune.Callback):
 
     def _say(self, name: str, what: str) -> None:
         clock = f"[{time.monotonic() - self._begun:5.0f}s]"
-        _say(f"{clock} {self._done}/{len(self._words)} {name} ({self._words[name]}): {what}")
+        say(f"{clock} {self._done}/{len(self._words)} {name} ({self._words[name]}): {what}")
 
 
 def _tuner(
@@ -288,8 +288,3 @@ def _tuner(
 
 def _own_id(trial: TuneTrial) -> str:
     return f"{trial.config['trial']}-{Path(str(trial.trial_id)).name}"
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()

@@ -215,7 +215,6 @@ class LocalHost:
         self._watch.begin(f"labels of {Stage(item.method, item.round).label}")
         entry = self._engine.label(item.method, item.round, item.shard, item.version)
         self._ledger.commit(entry)
-        self._plan.done(item)
         self._watch.committed(self._ledger, entry)
 
     def _evaluate(self, item: EvalItem) -> None:

@@ -89,7 +89,7 @@ class PriorModels:
         Raises:
             ConfigError: As of the models.
         """
-        return MllmIdentity(self.mllm.fingerprint, self.mllm.prompt, _identify_sam(self.config))
+        return MllmIdentity(self.mllm.fingerprint, self.mllm.prompt, identify_sam(self.config))
 
 
 def identify_prior(config: PriorConfig) -> MllmIdentity:
@@ -98,14 +98,19 @@ def identify_prior(config: PriorConfig) -> MllmIdentity:
     Raises:
         ConfigError: As of `load_prior`, or SAM cannot be found.
     """
-    sam = _identify_sam(config)
+    sam = identify_sam(config)
     if config.url is not None:
         served = HttpPrior.load(config)
         return MllmIdentity(served.fingerprint, served.prompt, sam)
     return replace(identity_of(config, source_of(config), _model_config(config)), sam=sam)
 
 
-def _identify_sam(config: PriorConfig) -> str:
+def identify_sam(config: PriorConfig) -> str:
+    """Return the hash of everything that a mask depends on besides the prior; empty where no masks are drawn.
+
+    Raises:
+        ConfigError: SAM cannot be found.
+    """
     if config.proposal != "sam" or config.sam_model is None:
         return ""
     with checkpoint("prior.sam_model", config.sam_model, EXPECTED_SAM) as options:

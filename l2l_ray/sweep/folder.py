@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.errors import ClusterError, ConfigError, DataError
 from l2l_ray.files import locked, replacing
-from l2l_ray.jsonl import append_line, read_lines
+from l2l_ray.jsonl import append_line, read_records
 from l2l_ray.loop.state.plan import VAL
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.storage import StorePath
 from l2l_ray.sweep.trials import Trial
+from l2l_ray.wording import counted, first_of
 
 State = Literal["finished", "stopped", "failed", "unfinished", "waiting"]
 Event = Literal["started", "finished", "stopped", "failed"]
@@ -125,8 +126,8 @@ class SweepFolder:
         append_line(self.path / "trials.jsonl", {"event": event, "trial": trial_id, **details})
 
     def events(self) -> list[dict[str, Any]]:
-        """Read the log back; a torn last line is left out."""
-        return [json.loads(line) for line in read_lines(self.path / "trials.jsonl")]
+        """Read the log back; what is no event is left out: at worst its trial goes on from its own folder."""
+        return [event for event in read_records(self.path / "trials.jsonl") if {"event", "trial"} <= event.keys()]
 
     def open_trials(self, trials: Sequence[Trial]) -> list[Trial]:
         """Return the trials that are to be run: neither finished nor stopped; a failed one is tried again."""
@@ -138,6 +139,21 @@ class SweepFolder:
         last = {event["trial"]: event for event in self.events()}
         return {trial.id: _outcome(trial, last.get(trial.id)) for trial in trials}
 
+    def require_ended(self, trials: Sequence[Trial]) -> None:
+        """Refuse to call trials done that were run and have no end here.
+
+        Raises:
+            ClusterError: There are such, since what their nodes wrote is not in this folder.
+        """
+        outcomes = self.outcomes(trials)
+        lost = [trial.id for trial in trials if outcomes[trial.id].state in ("unfinished", "waiting")]
+        if lost:
+            raise ClusterError(
+                f"{counted(len(lost), 'trial')} ended without a result in {self.path} here: {first_of(lost)}; expected "
+                "a folder that all nodes share: give a --run_root on a file system that all of them see, or the same "
+                "command with --resume once the results are there"
+            )
+
 
 def _outcome(trial: Trial, last: dict[str, Any] | None) -> Outcome:
     run = RunFolder(trial.config.run_dir, trial.config)
@@ -147,7 +163,8 @@ def _outcome(trial: Trial, last: dict[str, Any] | None) -> Outcome:
         return Outcome("finished", figures, seconds=seconds)
     if last is not None and event == "stopped":
         kept = {version: figure for version, figure in figures.items() if version <= last["version"]}
-        return Outcome("stopped", kept, seconds=seconds)
+        if kept:  # else it was stopped where nobody else sees its folder
+            return Outcome("stopped", kept, seconds=seconds)
     if last is not None and event == "failed":
         return Outcome("failed", figures, last["reason"], seconds)
     begun = (run.path / "config.yaml").exists()

@@ -6,11 +6,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from l2l_ray.actors.deployments import OtherMllm, PriorReplica, require_same_mllm
 from l2l_ray.config import PriorConfig
 from l2l_ray.serving.settings import ServeConfig
-from tests.finished_run import write_finished_run
+from tests.finished_run import PRIOR, write_finished_run
+from tests.tiny_sams import SAMS
 
 
 @pytest.fixture
@@ -43,5 +45,29 @@ def test_the_replica_takes_a_checkpoint_of_the_same_mllm_and_raises_at_another(r
         assert await replica.ask([], [], identity.fingerprint) == []
         with pytest.raises(OtherMllm, match="another language model answers here now"):
             await replica.ask([], [], "of the one before")
+
+    asyncio.run(story())
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_no_checkpoint_gets_masks_of_the_sam_of_another(tmp_path: Path) -> None:
+    async def story() -> None:
+        runs = {}
+        for name in ("sam", "sam2"):
+            SAMS[name](tmp_path / name)
+            drawn = PriorConfig(proposal="sam", sam_model=str(tmp_path / name))
+            runs[name] = write_finished_run(tmp_path / f"run-{name}", drawn)
+        replica = PriorReplica(ServeConfig())
+        await replica.reconfigure({"checkpoint": str(runs["sam"])})
+        old, new = [(await replica.identity(runs[name])).sam for name in ("sam", "sam2")]
+        picture = Image.new("RGB", (32, 24))
+        (reply,) = await replica.draw([picture], [PRIOR], old)
+        assert len(reply.masks) == 1
+        with pytest.raises(OtherMllm, match="another SAM draws here now"):
+            await replica.draw([picture], [PRIOR], new)  # its checkpoint was loaded before this SAM's was
+        await replica.reconfigure({"checkpoint": str(runs["sam2"])})
+        assert len((await replica.draw([picture], [PRIOR], new))[0].masks) == 1
+        with pytest.raises(OtherMllm, match="another SAM draws here now"):
+            await replica.draw([picture], [PRIOR], old)
 
     asyncio.run(story())

@@ -91,3 +91,18 @@ def test_what_is_wrong_is_said_in_one_line_before_anything_starts(
     error = capfd.readouterr().err
     assert said in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["run", "out", "images"])
+def test_a_relative_folder_of_a_submitted_job_is_refused_by_name(
+    run_dir: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    places = {"run": str(run_dir), "out": str(tmp_path / "out"), "images": str(photos), name: "mine"}
+    assert label([str(photos), *(word for key, place in places.items() for word in (f"--{key}", place))]) == 1
+    assert capfd.readouterr().err.startswith(f"label: {name} is relative, got 'mine', and a submitted job does not run")

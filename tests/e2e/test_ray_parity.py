@@ -102,7 +102,7 @@ def test_the_terminal_shows_nothing_a_user_cannot_act_on(two_workers: Seen) -> N
         r"run folder |dashboard |data  |texts  |note  |\[ *\w+\] ",
         r"method |---|.* (val|testA|testB) +\d",
     )
-    known = re.compile(rf"$|{progress}|{table}|\(refshapes|left out |note |report |next ")
+    known = re.compile(rf"$|{progress}|{table}|\(refshapes|left out |note |result |report |next ")
     assert [line for line in two_workers.output.splitlines() if not known.match(line)] == []
 
 

@@ -136,3 +136,17 @@ def test_the_page_needs_nothing_but_itself(swept: tuple[list[Trial], subprocess.
     page = (Path(done.config.run_dir).parent / "sweep.html").read_text()
     assert "stopped at version 1" in page and "Failed trials" in page
     assert "http" not in page and "<script" not in page
+
+
+def test_a_trial_whose_folder_is_another_one_on_its_node_is_no_success(ray_local: str, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (tmp_path / "sweep-mine").symlink_to("/proc/self/cwd")  # of whoever looks: job and trials see different folders
+    words = sweep_words(tmp_path, ("supervised",))
+    words[1] = str(ROOT / words[1])
+    job = subprocess.run(words, cwd=here, env=sweep_env(ray_local), capture_output=True, text=True, timeout=WAIT_S)
+    assert job.returncode == 1, job.stdout + job.stderr
+    assert "finished, val mean IoU" in job.stdout, job.stdout + job.stderr
+    said = f"sweep: 1 trial ended without a result in {tmp_path / 'sweep-mine'} here: "
+    assert job.stderr.splitlines()[-1].startswith(said)
+    assert (here / "sweep.csv").exists()

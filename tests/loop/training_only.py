@@ -24,7 +24,7 @@ class TrainingOnly(LocalHost):
         ledger, config = Ledger(run.ledger_path), run.config
         num_shards = 1 + max((shard for _, _, shard in ledger.keys()), default=0)
         plan = Plan(run.methods, config.loop.rounds, config.loop.lag, num_shards, {}, 1)
-        plan.committed(ledger.keys())
+        plan.restore(ledger.keys(), {}, {})
         watch = Watch(config, run, RunData([], [], {}), Console(config, stream=None))
         super().__init__(run, plan, ledger, Evaluations(run), InferenceEngine(config, run.path), watch)
         self._dies_at = dies_at

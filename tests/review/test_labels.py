@@ -134,7 +134,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_priors(run.priors_path("unlabeled"), ((i, prior) for i in range(MANY)), SHARD)
     mask = np.zeros((32, 32), bool)
     mask[4:9, 3:12] = True
-    label = PseudoLabel(0, 32, (0.01, 0.01), Candidate.GUIDED, mask, mask, None, 0.9, 0.5, 1, 0.0, 0, "")
+    label = PseudoLabel(0, 32, Candidate.GUIDED, mask, mask, None, 0.9, 0.5, 1, 0.0, 0, "")
     write_shard(run.path / "one.parquet", [label] * SHARD)
     one, rng, ledger = pq.read_table(run.path / "one.parquet"), np.random.default_rng(0), Ledger(run.ledger_path)
     for shard in range(num_shards(MANY, SHARD)):

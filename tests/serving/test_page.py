@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import threading
@@ -29,9 +30,14 @@ GRAY = (200, 200, 200)
 
 
 class LeftHalf:
-    """A backend that finds the left half of every picture."""
+    """A backend that finds the left half of every picture, while it is let."""
+
+    def __init__(self) -> None:
+        self.is_let = threading.Event()
+        self.is_let.set()
 
     async def answer(self, upload: Upload) -> dict[str, Any]:
+        await asyncio.to_thread(self.is_let.wait)
         pixels = np.asarray(Image.open(io.BytesIO(upload.image)))
         height, width, _ = pixels.shape
         probs = np.zeros((height, width), np.float32)
@@ -49,8 +55,13 @@ class LeftHalf:
 
 
 @pytest.fixture
-def address() -> Iterator[str]:
-    app = make_app(ServeConfig(), sha256_of(TOKEN), LeftHalf())
+def backend() -> LeftHalf:
+    return LeftHalf()
+
+
+@pytest.fixture
+def address(backend: LeftHalf) -> Iterator[str]:
+    app = make_app(ServeConfig(), sha256_of(TOKEN), backend)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -58,6 +69,7 @@ def address() -> Iterator[str]:
         assert thread.is_alive()
         time.sleep(0.01)
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    backend.is_let.set()
     server.should_exit = True
     thread.join()
 
@@ -106,3 +118,21 @@ def test_the_mask_lies_over_the_picture_and_errors_are_said_in_words(address: st
         tab.js("byId('token').value = 'wrong'")
         find(tab, "left half")
         tab.wait_for("byId('says').innerText.includes('this server asks for its token')")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium, which no package of ours brings")
+def test_masks_of_a_picture_never_lie_over_another_one(address: str, backend: LeftHalf, tmp_path: Path) -> None:
+    content = io.BytesIO()
+    Image.new("RGB", (40, 30), GRAY).save(content, "PNG")
+    with opened_page(f"{address}/#token={TOKEN}", tmp_path / "profile") as tab:
+        drop(tab, content.getvalue(), "asked.png")
+        backend.is_let.clear()
+        find(tab, "left half")
+        tab.wait_for("byId('find').disabled")
+        drop(tab, content.getvalue(), "other.png")
+        backend.is_let.set()
+        tab.wait_for("!byId('find').disabled")
+        assert tab.js("document.querySelectorAll('#found figure').length") == 0
+        assert tab.js("byId('says').innerText") == ""
+        find(tab, "left half")
+        tab.wait_for("document.querySelectorAll('#found canvas').length === 1")

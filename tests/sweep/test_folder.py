@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from l2l_ray.config import RunConfig
-from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.errors import ClusterError, ConfigError, DataError
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.sweep.folder import SweepFolder, val_figures
 from l2l_ray.sweep.space import Grid
@@ -107,3 +107,27 @@ def test_the_log_lies_in_the_sweeps_folder(folder: SweepFolder, trials: list[Tri
     _begin(folder, trials)
     assert folder.events() == [{"event": "started", "trial": trials[0].id}]
     assert Path(folder.path / "trials.jsonl").exists()
+
+
+def test_a_damaged_line_of_the_log_costs_one_event(folder: SweepFolder, trials: list[Trial]) -> None:
+    folder.path.mkdir(parents=True)
+    folder.log("failed", trials[0].id, reason="no room")
+    with (folder.path / "trials.jsonl").open("a") as file:
+        file.write('{"event": "sto\x00\n[1]\n{"event": "failed"}\n')
+    folder.log("failed", trials[1].id, reason="no room")
+    states = [outcome.state for outcome in folder.outcomes(trials).values()]
+    assert states == ["failed", "failed", "waiting", "waiting"]
+
+
+def test_trials_whose_ends_lie_on_other_nodes_are_named_and_run_again(folder: SweepFolder, trials: list[Trial]) -> None:
+    here, failed, elsewhere, stopped = trials
+    folder.path.mkdir(parents=True)
+    RunFolder(here.config.run_dir, here.config).create().mark_finished()
+    folder.log("failed", failed.id, reason="no room")
+    folder.require_ended([here, failed])
+    folder.log("finished", elsewhere.id, seconds=3.0)
+    folder.log("stopped", stopped.id, version=1)
+    said = rf"2 trials ended without a result in .*s here: {elsewhere.id}, {stopped.id}; expected a folder that all .*"
+    with pytest.raises(ClusterError, match=said + "--run_root on a file system that all of them see"):
+        folder.require_ended(trials)
+    assert folder.open_trials(trials) == [failed, elsewhere, stopped]

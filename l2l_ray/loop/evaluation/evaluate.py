@@ -32,7 +32,7 @@ from l2l_ray.loop.inference.quality import Quality, wrong_again
 from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.plan import VAL, EvalItem, Plan
 from l2l_ray.loop.state.position import Position
-from l2l_ray.loop.state.prepare import read_facts
+from l2l_ray.loop.state.prepare import missing_splits, read_facts
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.metrics import IouMeter, compare
 from l2l_ray.report.page import write_report
@@ -95,9 +95,9 @@ class Evaluations:
         """Return the mean_iou of all groups on disk."""
         groups = {}
         for path in sorted(self._run.path.glob("evals/*/*.parquet")):
-            method, version = path.parent.name.rsplit("-v", 1)
-            group = (method, int(version), path.stem)
-            groups[group] = float(self.meter(group).summary()["mean_iou"])
+            if (place := Position.named(path.parent.name)) is not None:
+                group = (str(place.method), place.version, path.stem)
+                groups[group] = float(self.meter(group).summary()["mean_iou"])
         return groups
 
     def meter(self, group: Group) -> IouMeter:
@@ -212,9 +212,7 @@ def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluati
         "chosen_on": VAL if VAL in plan.split_sizes else "last version (no val split)",
         "val_source": facts.val_source,
         "notices": list(facts.notices),
-        "missing_splits": [
-            s for s in ("val", "testA", "testB") if s not in plan.split_sizes and "test" not in plan.split_sizes
-        ],
+        "missing_splits": list(missing_splits(plan.split_sizes)),
         "rows": rows,
         "differences": [
             {"method": main, "versus": method, "split": "all", **_difference(plan, evaluations, main, method)}

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-QUALITY_SENTENCES = 256  # of val, on which selectors are measured: three predictions each instead of one
+T = TypeVar("T")
+QUALITY_SENTENCES = 256  # the first of val, on which selectors are measured: three predictions each instead of one
 _KEPT_VERSIONS = 3  # a version, the one before it, and one of another method
 
 
@@ -133,8 +134,9 @@ class InferenceEngine:
         def measured(part: list[int]) -> tuple[list[dict[str, Any]], Quality | None]:
             inputs = examples.inputs(part).to(self._device)
             rows = _counts(protocol, self._logits(method, version, inputs), [examples[i] for i in part])
-            is_wanted = split == VAL and makes_labels(method) and part[0] < QUALITY_SENTENCES
-            return rows, self._quality(method, version, examples, part, inputs) if is_wanted else None
+            asked = [i for i in part if split == VAL and makes_labels(method) and i < QUALITY_SENTENCES]
+            quality = self._quality(method, version, examples, asked, inputs[: len(asked)]) if asked else None
+            return rows, quality
 
         rows: list[dict[str, Any]] = []
         quality: Quality | None = None
@@ -189,7 +191,6 @@ class InferenceEngine:
             yield PseudoLabel(
                 sent_id=example.sent_id,
                 grid=self._grid,
-                scale_xy=(self._grid / example.width_px, self._grid / example.height_px),
                 source=Candidate(int(selection.source[row])),
                 target=target[row],
                 accepted=weight[row] > 0,
@@ -242,12 +243,7 @@ class InferenceEngine:
         return self._segmenter(self._run.version_dir(method, version) / "teacher.safetensors")
 
     def _segmenter(self, weights: Path) -> Segmenter:
-        if weights not in self._models:
-            self._models[weights] = load_segmenter(self.config.segmenter, weights, self._device)
-            while len(self._models) > _KEPT_VERSIONS:
-                self._models.popitem(last=False)
-        self._models.move_to_end(weights)
-        return self._models[weights]
+        return _kept(self._models, weights, lambda: load_segmenter(self.config.segmenter, weights, self._device))
 
     def curve(self, method: str, version: int) -> Curve | None:
         """Return what the estimates of a version's predicted masks mean; None where it is not known."""
@@ -257,13 +253,23 @@ class InferenceEngine:
     def _selector(self, method: str, version: int) -> tuple[Selector, Calibration | None]:
         folder = self._run.version_dir(method, version)
         path = folder / "selector.safetensors"
-        if path not in self._selectors:
+
+        def loaded() -> tuple[Selector, Calibration | None]:
             selector = make_selector(selector_for(self.config.selector, method))
             load_weights(selector, path)
-            self._selectors[path] = selector.to(self._device).eval(), Calibration.load(folder)
-            while len(self._selectors) > _KEPT_VERSIONS:
-                self._selectors.popitem(last=False)
-        return self._selectors[path]
+            return selector.to(self._device).eval(), Calibration.load(folder)
+
+        return _kept(self._selectors, path, loaded)
+
+
+def _kept(cache: OrderedDict[Path, T], path: Path, load: Callable[[], T]) -> T:
+    """Return what was loaded from a path; the last few that were asked for are kept."""
+    if path not in cache:
+        cache[path] = load()
+        while len(cache) > _KEPT_VERSIONS:
+            cache.popitem(last=False)
+    cache.move_to_end(path)
+    return cache[path]
 
 
 def _counts(protocol: Protocol, logits: Float[Tensor, "B G G"], rows: list[Example]) -> list[dict[str, Any]]:

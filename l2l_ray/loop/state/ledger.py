@@ -35,7 +35,8 @@ from l2l_ray.loop.state.lease import require_current
 from l2l_ray.storage import local_copy
 from l2l_ray.types import Candidate, PseudoLabel, Rle
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+_READABLE = (3, 4)  # 3 has two more columns, which nothing needs
 Key = tuple[str, int, int]
 
 _SCHEMA = pa.schema(
@@ -43,8 +44,6 @@ _SCHEMA = pa.schema(
         ("schema_version", pa.int16()),
         ("sent_id", pa.int64()),
         ("grid", pa.int32()),
-        ("scale_x", pa.float64()),
-        ("scale_y", pa.float64()),
         ("source", pa.string()),
         ("target", pa.string()),
         ("accepted", pa.string()),
@@ -291,8 +290,6 @@ def _to_row(label: PseudoLabel) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "sent_id": label.sent_id,
         "grid": label.grid,
-        "scale_x": label.scale_xy[0],
-        "scale_y": label.scale_xy[1],
         "source": label.source.name.lower(),
         "target": encode(label.target)["counts"],
         "accepted": encode(label.accepted)["counts"],
@@ -308,9 +305,9 @@ def _to_row(label: PseudoLabel) -> dict[str, Any]:
 
 
 def _from_row(row: dict[str, Any], path: Path) -> PseudoLabel:
-    if row["schema_version"] != SCHEMA_VERSION:
+    if row["schema_version"] not in _READABLE:
         raise LedgerError(
-            f"{path} has schema {row['schema_version']}, this version reads {SCHEMA_VERSION}; "
+            f"{path} has schema {row['schema_version']}, this version reads {' and '.join(map(str, _READABLE))}; "
             "read it with the version of the code that wrote it (env.json names it), or start another run"
         )
     grid = row["grid"]
@@ -322,7 +319,6 @@ def _from_row(row: dict[str, Any], path: Path) -> PseudoLabel:
     return PseudoLabel(
         sent_id=row["sent_id"],
         grid=grid,
-        scale_xy=(row["scale_x"], row["scale_y"]),
         source=Candidate[row["source"].upper()],
         target=mask("target"),
         accepted=mask("accepted"),

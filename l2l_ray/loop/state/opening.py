@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from l2l_ray.config import RunConfig
 from l2l_ray.loop.state.plan import VAL
-from l2l_ray.loop.state.prepare import RunData
+from l2l_ray.loop.state.prepare import RunData, missing_splits
 from l2l_ray.report.left_out import STAYS, left_out
 from l2l_ray.types import Example, Skip
 from l2l_ray.wording import counted
@@ -37,8 +37,8 @@ def opening_text(config: RunConfig, data: RunData, skips: Sequence[Skip]) -> str
         begin = "note    " if entry.stays else "left out"
         lines.append(f"{begin}   {counted(entry.num, 'text')}: {entry.reason}{names}")
     lines += [f"note       {notice}" for notice in data.facts.notices]
-    if data.missing_splits and data.facts.val_source == "split":
-        lines.append(f"note       this data set has no {', '.join(data.missing_splits)}: left out of the table")
+    if (missing := missing_splits(data.splits)) and data.facts.val_source == "split":
+        lines.append(f"note       this data set has no {', '.join(missing)}: left out of the table")
     return "\n".join(lines)
 
 

@@ -102,10 +102,6 @@ class Plan:
         """Take note that the priors of a set (`unlabeled`, `val`, ...) are complete."""
         self._priors.add(name)
 
-    def committed(self, keys: Container[tuple[str, int, int]]) -> None:
-        """Take note of what holds the (method, round, shard) that need no label; call before `publish`."""
-        self._committed = keys
-
     def publish(self, method: str, version: int) -> None:
         """Take note that a version exists, and queue what it unlocks; a second time changes nothing."""
         if version in self._versions[method]:
@@ -132,7 +128,7 @@ class Plan:
             mean_ious: (method, version, split) of finished evaluations -> their mean_iou.
             published: Versions on disk, by method.
         """
-        self.committed(committed)
+        self._committed = committed
         for group, mean_iou in mean_ious.items():
             self.record(*group, mean_iou)
         for method, versions in published.items():
@@ -150,10 +146,8 @@ class Plan:
                 return self._eval_queue.pop(index)
         return None
 
-    def done(self, item: WorkItem) -> bool:
-        """Take note that an item is finished; True, once, when it was the last part of its evaluation group."""
-        if isinstance(item, LabelItem):
-            return False
+    def done(self, item: EvalItem) -> bool:
+        """Take note that an item is finished; True, once, when it was the last part of its group."""
         parts = self._open_parts.get(item.group, set())
         if item not in parts:
             return False

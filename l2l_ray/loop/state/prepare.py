@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -42,7 +42,6 @@ from l2l_ray.wording import counted, file_names, first_of
 logger = logging.getLogger(__name__)
 
 _MADE_HERE = ("examples/", "data.json", "skips.jsonl")  # of the files of a run
-_EXPECTED_SPLITS = ("val", "testA", "testB")
 ValSource = Literal["split", "labeled"]  # val is a split of the data set, or was held out of its labeled images
 
 E = TypeVar("E", bound=Example)
@@ -76,12 +75,6 @@ class RunData:
     facts: Facts = Facts(1.0, None)
 
     @property
-    def missing_splits(self) -> tuple[str, ...]:
-        """Usual evaluation splits this data set does not have; a set with one `test` split lacks nothing."""
-        usual = ("val", "test") if "test" in self.splits else _EXPECTED_SPLITS
-        return tuple(split for split in usual if split not in self.splits)
-
-    @property
     def prior_order(self) -> tuple[str, ...]:
         """The example sets in the order in which their priors are needed."""
         return "labeled", "unlabeled", *self.splits
@@ -99,6 +92,12 @@ class RunData:
         """Return a fresh plan of everything the run has to do."""
         sizes = {split: len(examples) for split, examples in self.splits.items()}
         return Plan(methods, config.loop.rounds, config.loop.lag, self.num_shards(config), sizes, EVAL_CHUNK)
+
+
+def missing_splits(splits: Container[str]) -> tuple[str, ...]:
+    """Return the usual evaluation splits that are not among some; beside val, one `test` split is enough."""
+    usual = ("val", "test") if "test" in splits else ("val", "testA", "testB")
+    return tuple(split for split in usual if split not in splits)
 
 
 EVAL_CHUNK = 512  # sentences per evaluation item: seconds of work at the tiny size, a minute at full size

@@ -25,7 +25,7 @@ from l2l_ray.config import NO_RESULT, RunConfig, dump_without, read_config, save
 from l2l_ray.config.differences import differences
 from l2l_ray.errors import FREE_SPACE, CheckpointError, ConfigError, DataError
 from l2l_ray.files import remove_tree, replacing
-from l2l_ray.jsonl import append_line, compact, read_lines, remove_lines
+from l2l_ray.jsonl import append_line, compact, read_lines, read_records, remove_lines
 from l2l_ray.loop.state import lease
 from l2l_ray.loop.state.digests import promise
 from l2l_ray.loop.state.position import Position
@@ -223,11 +223,7 @@ class RunFolder:
 
     def events(self) -> list[dict[str, Any]]:
         """Read metrics.jsonl back; what is no event is left out: they only show what is kept elsewhere."""
-        found = []
-        for line in read_lines(self.path / "metrics.jsonl"):
-            with suppress(ValueError):
-                found.append(json.loads(line))
-        return [event for event in found if isinstance(event, dict)]
+        return read_records(self.path / "metrics.jsonl")
 
     def save_skips(self, skips: Iterable[Skip]) -> None:
         """Write the items left out, one JSON line each, atomically.

@@ -28,7 +28,7 @@ TABLES = ("examples/*.parquet", "priors/*.parquet", "evals/*/*.parquet")
 class Findings:
     """What is wrong in a run's folder. Paths are relative to it.
 
-    Example: `check(run).is_damaged`
+    Example: `check(run).num_damaged`
     """
 
     ledger_lines: list[int] = field(default_factory=list)  # numbers from 1

@@ -101,13 +101,15 @@ def _states(run: RunFolder, method: str) -> list[tuple[Position, Path]]:
 
 
 def log_versions(run: RunFolder) -> None:
-    """Copy the figures that lie with each published version into metrics.jsonl, once per version.
+    """Copy the figures that lie with each published version into metrics.jsonl, unless they are its last ones there.
 
-    They are read from the folder, so that a process killed between placing a version and logging it loses nothing.
+    They are read from the folder, so that a process killed between placing a version and logging it loses nothing, and
+    a version that was made again has its own figures: of several events, the last one counts.
     """
-    logged = {(event["method"], event["version"]) for event in run.events() if event.get("event") == "train"}
+    logged = {(event["method"], event["version"]): event for event in run.events() if event.get("event") == "train"}
     for method in run.methods:
         for version in sorted(run.published(method)):
-            if (method, version) not in logged:
-                figures = json.loads((run.version_dir(method, version) / "metrics.json").read_text())
-                run.log_event({"event": "train", "method": method, "version": version, **figures})
+            figures = json.loads((run.version_dir(method, version) / "metrics.json").read_text())
+            event = {"event": "train", "method": method, "version": version, **figures}
+            if json.dumps(logged.get((method, version))) != json.dumps(event):  # as text: NaN is not equal to itself
+                run.log_event(event)

@@ -44,11 +44,11 @@ function words(answer) {
   return `${answer.expression}: confidence ${answer.confidence.toFixed(2)}${alone}`;
 }
 
-async function show(answer) {
-  let image = null;
-  try {
-    image = await createImageBitmap(picture);
-  } catch {
+// Show the answer about a picture, unless another one has taken its place meanwhile.
+async function show(asked, answer) {
+  const image = await createImageBitmap(asked).catch(() => null);
+  if (picture !== asked) return;
+  if (image === null) {
     say("The masks are there, but this browser cannot show pictures of this format.", true);
     return;
   }
@@ -57,6 +57,7 @@ async function show(answer) {
     const caption = document.createElement("figcaption");
     caption.textContent = words(mask);
     figure.append(caption, await drawn(image, mask));
+    if (picture !== asked) return;
     byId("found").append(figure);
   }
   say(`${answer.seconds.total.toFixed(2)} s · ${answer.checkpoint}`);
@@ -69,8 +70,9 @@ async function ask(event) {
   if (texts.length === 0) return say("Say what to look for, for example: the left cup.", true);
   const token = byId("token").value.trim();
   if (!token) return say("Enter the token that the server printed when it started.", true);
+  const asked = picture;
   const form = new FormData();
-  form.append("image", picture);
+  form.append("image", asked);
   for (const text of texts) form.append("expression", text);
   byId("find").disabled = true;
   byId("found").replaceChildren();
@@ -79,12 +81,10 @@ async function ask(event) {
     const headers = { authorization: `Bearer ${token}` };
     const response = await fetch("v1/masks", { method: "POST", headers, body: form });
     const body = await response.json();
-    if (response.ok) {
-      sessionStorage.setItem("token", token);
-      await show(body);
-    } else {
-      say(body.error, true);
-    }
+    if (response.ok) sessionStorage.setItem("token", token);
+    if (picture !== asked) return;
+    if (response.ok) await show(asked, body);
+    else say(body.error, true);
   } catch {
     say("The server does not answer, or closed the connection. Is it still running? Is the picture very large?", true);
   } finally {

@@ -183,7 +183,7 @@ def test_without_val_the_last_version_is_taken_and_said(run: RunFolder) -> None:
     _close(run, ("prior_only", 0, "test"))
     table = results(run.config, run, _finished_plan({"test": 3}, {}), Evaluations(run))
     assert table["rows"][1]["version"] == 2
-    assert table["chosen_on"] == "last version (no val split)"
+    assert table["chosen_on"] == "last version (no val split)" and table["missing_splits"] == ["val"]
 
 
 def test_without_any_evaluation_split_there_are_labels_and_no_figures(run: RunFolder) -> None:

@@ -133,7 +133,7 @@ def test_where_truth_is_not_on_disk_the_figures_are_absent(
 
 def test_stored_labels_become_the_selection_they_came_from() -> None:
     accepted, target = np.array([[True, False], [False, True]]), np.array([[False, False], [False, True]])
-    label = PseudoLabel(7, 2, (0.5, 0.5), Candidate.GUIDED, target, accepted, None, 0.75, 0.5, 3, -1.25, 0, "")
+    label = PseudoLabel(7, 2, Candidate.GUIDED, target, accepted, None, 0.75, 0.5, 3, -1.25, 0, "")
     selection = selection_of([label, replace(label, source=Candidate.PRIOR, accepted=~accepted)])
     assert selection.source.tolist() == [Candidate.GUIDED, Candidate.PRIOR]
     assert selection.accepted.tolist() == [accepted.tolist(), (~accepted).tolist()]

@@ -33,6 +33,7 @@ from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.selector.base import Selector, make_selector
 from l2l_ray.types import Candidate, LabeledExample
 from tests.tiny_sams import SAMS
+from tests.whole_run import changed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -82,7 +83,6 @@ def test_shards_hold_every_unlabeled_row_once_with_its_provenance(
         assert [label.sent_id for label in labels] == [row.sent_id for row in rows]
         for label, row in zip(labels, rows, strict=True):
             assert label.grid == 32 and label.version == round_index
-            assert label.scale_xy == (32 / row.width_px, 32 / row.height_px)
             assert label.seed == sample_key(config.loop.seed, "label", round_index, row.sent_id)
             assert label.prior_key == priors[row.sent_id].key
             assert label.gate >= 0.5 or not label.accepted.any()
@@ -192,6 +192,27 @@ def test_selectors_are_measured_on_val_alone(engine: InferenceEngine) -> None:
     assert engine.evaluate("supervised", 1, "val", 0, 2).quality is None
     quality = engine.evaluate("l2l", 1, "val", 0, 2).quality
     assert quality is not None and len(quality.labels) == 2
+
+
+@pytest.mark.parametrize("eval_batch", [2, 5, 32])
+def test_the_first_sentences_are_measured_whatever_the_batch(
+    whole_run: RunFolder, monkeypatch: pytest.MonkeyPatch, eval_batch: int
+) -> None:
+    monkeypatch.setattr("l2l_ray.loop.inference.engine.QUALITY_SENTENCES", 3)
+    config = changed(whole_run.config, loop={"eval_batch": eval_batch})
+    part = InferenceEngine(config, whole_run.path).evaluate("l2l", 1, "val", 0, 6)
+    assert len(part.rows) == 6 and part.quality is not None and len(part.quality.labels) == 3
+
+
+def test_what_was_asked_for_last_stays_in_memory(scratch: RunFolder) -> None:
+    again = InferenceEngine(scratch.config, scratch.path)
+    for version in (0, 1, 2, 0):
+        again.curve("l2l", version)
+    for version in (0, 2):
+        (scratch.version_dir("l2l", version) / "selector.safetensors").unlink()
+    again.curve("supervised", 0)  # takes the place of version 1
+    again.curve("l2l", 0)
+    again.curve("l2l", 2)
 
 
 def test_panels_show_what_was_evaluated(engine: InferenceEngine) -> None:

@@ -35,7 +35,6 @@ def _label(sent_id: int, weight: bool = True) -> PseudoLabel:
     return PseudoLabel(
         sent_id=sent_id,
         grid=GRID,
-        scale_xy=(GRID / 640, GRID / 480),
         source=Candidate(sent_id % len(Candidate)),
         target=rng.random((GRID, GRID)) < 0.5,
         accepted=rng.random((GRID, GRID)) < 0.4,
@@ -219,11 +218,20 @@ def test_a_shard_of_another_version_is_refused(tmp_path: Path, schema: int, colu
     kept = {name: value for name, value in row.items() if name not in ("source", "accepted", "schema_version")}
     other = kept | dict.fromkeys(columns, row["accepted"]) | {"schema_version": schema}
     pq.write_table(pa.Table.from_pylist([other]), tmp_path / "other.parquet")
-    message = (
-        rf"other\.parquet has schema {schema}, this version reads 3; .* \(env\.json names it\), or start another run"
-    )
+    message = rf"other\.parquet has schema {schema}, this version reads 3 and 4; .* \(env\.json names it\), or start"
     with pytest.raises(LedgerError, match=message):
         read_shard(tmp_path / "other.parquet")
+
+
+def test_a_shard_of_schema_3_is_read_without_its_scale(tmp_path: Path) -> None:
+    write_shard(tmp_path / "now.parquet", [_label(1)])
+    (row,) = pq.read_table(tmp_path / "now.parquet").to_pylist()
+    assert row["schema_version"] == 4 and not {"scale_x", "scale_y"} & row.keys()
+    then = {**row, "schema_version": 3, "scale_x": GRID / 640, "scale_y": GRID / 480}
+    pq.write_table(pa.Table.from_pylist([then]), tmp_path / "then.parquet", write_page_checksum=True)
+    (old,), (new,) = read_shard(tmp_path / "then.parquet"), read_shard(tmp_path / "now.parquet")
+    assert np.array_equal(old.target, new.target) and np.array_equal(old.accepted, new.accepted)
+    assert (old.sent_id, old.seed, old.confidence) == (new.sent_id, new.seed, new.confidence)
 
 
 @pytest.mark.parametrize("bytes_left", [0, 1, 100])

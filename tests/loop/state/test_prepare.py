@@ -15,7 +15,7 @@ from l2l_ray.data.split_files import write_split
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.state.candidates import data_root
 from l2l_ray.loop.state.example_files import read_examples
-from l2l_ray.loop.state.prepare import Facts, RunData, prepare, read_facts, require_same_data
+from l2l_ray.loop.state.prepare import Facts, RunData, missing_splits, prepare, read_facts, require_same_data
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.types import LabeledExample
 from tests.loop.cats import write_refer
@@ -28,15 +28,15 @@ def test_data_of_run_split_by_image(config: RunConfig, sets: RunData) -> None:
     assert len(sets.unlabeled) == 3  # one sentence per ref
     assert not {e.image_id for e in sets.labeled} & {e.image_id for e in sets.unlabeled}
     assert {name: len(rows) for name, rows in sets.splits.items()} == {"val": 4, "testA": 2}
-    assert sets.missing_splits == ("testB",)
+    assert missing_splits(sets.splits) == ("testB",)
     assert sets.prior_order == ("labeled", "unlabeled", "val", "testA")
     assert sets.num_shards(config) == 2
     assert sets.examples("val") is sets.splits["val"]
 
 
-def test_a_set_with_one_test_split_lacks_nothing() -> None:
-    assert RunData([], [], {"val": [], "test": []}).missing_splits == ()
-    assert RunData([], [], {"test": []}).missing_splits == ("val",)
+def test_beside_val_one_test_split_is_enough() -> None:
+    assert missing_splits({"val", "test"}) == ()
+    assert missing_splits({"test"}) == ("val",)
 
 
 def test_the_unlabeled_table_has_no_column_for_truth(run: RunFolder, sets: RunData) -> None:

@@ -9,10 +9,12 @@ import pytest
 
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import CheckpointError, LedgerError
+from l2l_ray.loop.evaluation.gate import gate_open_rates
 from l2l_ray.loop.state.checkpoint import TRAINING_FILES, problems_in, write_position
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.versions import Write, log_versions, newest_checkpoint, place, prune_train_states, publish
+from l2l_ray.report.record import read_run
 from tests.whole_run import changed
 
 
@@ -132,3 +134,23 @@ def test_each_version_is_logged_once_from_its_folder(smoke: RunConfig) -> None:
         {"event": "train", "method": "l2l", "version": 0, "loss": 0.0},
         {"event": "train", "method": "l2l", "version": 1, "loss": 0.5},
     ]
+
+
+def test_a_version_that_was_made_again_is_logged_again_and_its_figures_count(smoke: RunConfig) -> None:
+    run = RunFolder.open(smoke).create()
+    for version in (0, 1):
+        folder = run.version_dir("l2l", version)
+        folder.mkdir(parents=True)
+        write_position(folder, Position("l2l", version))
+    labeled, unlabeled = run.version_dir("l2l", 0) / "metrics.json", run.version_dir("l2l", 1) / "metrics.json"
+    labeled.write_text('{"policy/open_rate_labeled": 0.25}')
+    for used_frac in (0.5, 0.75):  # as trained first, and after it was set aside
+        unlabeled.write_text(f'{{"labels/used_frac": {used_frac}, "loss": NaN}}')
+        log_versions(run)
+        log_versions(run)
+    assert len(run.events()) == 3
+    (row,) = gate_open_rates(run.config, run)["l2l"]
+    assert (row["unlabeled"], row["gap"]) == (0.75, 0.5)
+    (run.path / "results.json").write_text("{}")
+    (point,) = [p for p in read_run(run.path).points if p["version"] == 1]
+    assert point["labels.used_frac"] == 0.75

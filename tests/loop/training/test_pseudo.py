@@ -25,7 +25,7 @@ def _label(sent_id: int, **given: Any) -> PseudoLabel:
         "source": Candidate.GUIDED, "target": nothing, "accepted": nothing, "weight": None, "gate": 1.0,
     } | given  # fmt: skip
     return PseudoLabel(
-        sent_id=sent_id, grid=GRID, scale_xy=(0.1, 0.1), confidence=0.5, seed=0, mean_log_prob=0.0, version=0,
+        sent_id=sent_id, grid=GRID, confidence=0.5, seed=0, mean_log_prob=0.0, version=0,
         prior_key="", **fields,
     )  # fmt: skip
 
