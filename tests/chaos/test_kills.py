@@ -16,6 +16,8 @@ from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.run_folder import RunFolder
 from tests.ray_runs import WAIT_S, assert_same_result, ledger_keys, ray_config, signaled, started_job, wait_for
 
+pytestmark = pytest.mark.slow
+
 
 def _num_shards(folder: RunFolder) -> int:
     return -(-len(read_examples(folder.examples_path("unlabeled"))) // folder.config.loop.shard_size)
