@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
@@ -25,11 +27,19 @@ def started_by(head: int) -> dict[int, str]:
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):  # it ended meanwhile
             parents[process.pid] = process.ppid()
-            if os.getsid(process.pid) == head:
+            if session_of(process.pid) == head:
                 found.add(process.pid)
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= more
     return {pid: start_time for pid in found if (start_time := start_time_of(pid))}
+
+
+def session_of(pid: int) -> int | None:
+    """Return the session that a process belongs to; None where it is gone."""
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
 
 
 def still_running(processes: Mapping[int, str]) -> set[int]:
@@ -46,6 +56,15 @@ def start_time_of(pid: int) -> str:
         return str(round((process.create_time() - psutil.boot_time()) * os.sysconf("SC_CLK_TCK")))
     except psutil.Error:
         return ""
+
+
+def this_machine() -> str:
+    """Name what can see the processes of this one: the machine since it was started, or the container."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
 
 
 def end(processes: Mapping[int, str], number: signal.Signals, wait_s: float) -> None:

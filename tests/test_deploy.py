@@ -22,6 +22,8 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from ray.autoscaler._private.command_runner import DockerCommandRunner
+from ray.autoscaler.sdk import fillout_defaults
 from ray.scripts.scripts import drain_node
 
 from l2l_ray.actors.cluster import needs, shortage
@@ -215,8 +217,83 @@ def test_the_launchers_file_fits_rays_schema() -> None:
     assert all("RAY_AUTH_MODE=token" in content[f"{role}_start_ray_commands"][-1] for role in ("head", "worker"))
 
 
+class _Remembers:
+    """Stands for the launcher's subprocesses: notes what would be run; the container is up, with the image it wants."""
+
+    def __init__(self) -> None:
+        self.commands: list[list[str]] = []
+
+    def check_call(self, command: list[str], **_: Any) -> None:
+        self.commands.append(command)
+
+    def check_output(self, command: list[str], **_: Any) -> bytes:
+        self.commands.append(command)
+        answers = {"command -v docker": b"/usr/bin/docker", "State.Running": b"true", "printenv HOME": b"/home/l2l"}
+        return next((answer for words, answer in answers.items() if words in command[-1]), b"[]")
+
+    def external_ip(self, _: str) -> str:  # of the provider
+        return "10.0.0.1"
+
+
+def test_what_rays_launcher_calls_is_in_the_image() -> None:
+    content, remembers = yaml.safe_load((DEPLOY / "cluster.yaml").read_text()), _Remembers()
+    runner = DockerCommandRunner(
+        content["docker"],
+        log_prefix="",
+        node_id="x",
+        provider=remembers,
+        auth_config=content["auth"],
+        cluster_name="l2l",
+        process_runner=remembers,
+        use_internal_ip=False,
+    )
+    mounts = {"~/ray_bootstrap_config.yaml": "/tmp/config.yaml", "~/ray_bootstrap_key.pem": "/tmp/key.pem"}
+    runner.run_init(as_head=True, file_mounts=mounts, sync_run_yet=False)
+    assert any(re.search("rsync -e .*docker exec -i", command[-1]) for command in remembers.commands), (
+        "to the container"
+    )
+    called = {command[0] for command in remembers.commands}  # for workers by the autoscaler in the head's container
+    assert called == {"ssh", "rsync"}
+    assert {"openssh-client", "rsync"} <= _debian_packages()
+
+
+def test_the_launcher_installs_nothing_and_what_it_would_is_in_the_image() -> None:
+    content = yaml.safe_load((DEPLOY / "cluster.yaml").read_text())
+    ours = fillout_defaults(content)
+    kinds = ("setup_commands", "head_setup_commands", "worker_setup_commands")
+    assert not any(ours[kind] for kind in kinds)
+    rays = fillout_defaults({name: value for name, value in content.items() if name not in kinds})
+    assert any("which ray || pip install" in command for command in rays["setup_commands"]), "a Ray of its own"
+    wanted = re.findall(r"pip install '?(\w+)", " ".join(rays["head_setup_commands"]))
+    assert wanted == ["boto3"] and " boto3" in _pip_installs()[-1]
+    versions = dict(line.split("==") for line in _lock().splitlines())
+    assert versions["boto3"] == versions["botocore"], "released together"
+    assert "s3transfer" in versions
+
+
+def test_login_shells_find_ray() -> None:
+    _, path, after = _recipe().partition("ENV PATH=/opt/l2l/.venv/bin:$PATH\n")
+    assert path and 'RUN echo "PATH=$PATH" > /etc/profile.d/l2l.sh\n' in after
+
+
+def test_the_images_user_may_write_to_the_launchers_storage() -> None:
+    content = yaml.safe_load((DEPLOY / "cluster.yaml").read_text())
+    (user,) = re.findall(r"^USER (\S+)$", _recipe(), re.MULTILINE)
+    assert "--volume /l2l:/l2l" in content["docker"]["run_options"]
+    assert content["initialization_commands"][-1] == f"sudo chown {user}:{user} /l2l"
+
+
 def _recipe() -> str:
     return (DEPLOY / "Dockerfile").read_text()
+
+
+def _debian_packages() -> set[str]:
+    (packages,) = re.findall(r"apt-get install -y --no-install-recommends (.+) \\\n", _recipe())
+    return set(packages.split())
+
+
+def _pip_installs() -> list[str]:
+    return re.findall(r"RUN \.venv/bin/pip install --no-cache-dir (.+)$", _recipe(), re.MULTILINE)
 
 
 def test_the_image_recipe_passes_the_linter() -> None:
@@ -234,9 +311,8 @@ def test_the_image_holds_only_what_is_there_and_let_through() -> None:
 
 def test_the_image_is_installed_as_the_documents_say() -> None:
     said = re.findall(r"^\.venv/bin/pip install (.+)$", (ROOT / "docs" / "install.md").read_text(), re.MULTILINE)
-    done = re.findall(r"RUN \.venv/bin/pip install --no-cache-dir (.+)$", _recipe(), re.MULTILINE)
-    plain = [re.sub(r"\$\{TORCH_INDEX:\+[^}]+\} ", "", line) for line in done]
-    assert plain == [said[0], said[1].replace("-e ", "").replace(",dev", "")]
+    plain = [re.sub(r"\$\{TORCH_INDEX:\+[^}]+\} ", "", line) for line in _pip_installs()]
+    assert plain == [said[0], said[1].replace("-e ", "").replace(",dev", "") + " boto3"]
 
 
 def test_nobody_in_the_image_is_root_and_nothing_in_it_is_secret() -> None:

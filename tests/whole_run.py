@@ -50,6 +50,35 @@ def tiny_config(root: Path) -> RunConfig:
     )  # fmt: skip
 
 
+class Killed(BaseException):
+    """Stands in for SIGKILL: nothing of ours catches it."""
+
+
+def kill_at(patch: pytest.MonkeyPatch, target: str, when: str) -> None:
+    """Kill the run where a file or folder gets its name, "before" or "after" it."""
+    replace = os.replace
+
+    def dies(source: str | Path, final: str | Path) -> None:
+        hit = str(final).endswith(target)
+        if hit and when == "before":
+            raise Killed
+        replace(source, final)
+        if hit:
+            raise Killed
+
+    patch.setattr(os, "replace", dies)
+
+
+def run_up_to_the_report(config: RunConfig) -> RunFolder:
+    """Run until all figures are there; drawing them takes as long as making them."""
+    from l2l_ray.loop.local import run_local
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, "panels/index.json", "before")
+        run_local(config)
+    return RunFolder(config.run_dir, config)
+
+
 @contextmanager
 def single_thread() -> Iterator[None]:
     """Let torch compute on one thread: sums are then added up in one order."""

@@ -25,7 +25,7 @@ from pathlib import Path
 from l2l_ray.actors import session
 from l2l_ray.actors.environment import ENV_DEFAULTS, LOOPBACK_ENV
 from l2l_ray.errors import ClusterError, L2LError
-from l2l_ray.processes import end, start_time_of, started_by, still_running, wait_until
+from l2l_ray.processes import end, session_of, start_time_of, started_by, still_running, wait_until
 
 START_TIMEOUT_S = 90.0
 DRAIN_TIMEOUT_S = 4.0  # `ray start --block` needs 2 to 30 s to end its children; nothing of a run lives in them
@@ -53,23 +53,43 @@ class Head:
 
 
 def up(checkout: Path, port: int = 8265) -> Head:
-    """Start a head, or return the one that runs.
+    """Start a head, or return the one that runs, and write `.ray/env` once it is up.
 
     Args:
         checkout: Folder in which submitted jobs start; `.ray/` and `runs/` are made there. `.ray/env` is for a shell.
         port: Of dashboard and job submission.
     Raises:
-        ClusterError: The port is taken, or the head does not answer; its log is in the message.
+        ClusterError: The port is taken, the head runs on another machine, or it does not answer; its log is in the
+            message.
     """
-    if (running := _running(checkout)) is not None:
-        return running
+    running = _running(checkout)  # perhaps still on its way up: whoever started it may have been stopped
+    head = running or _start(checkout, port)
+    folder = Path(head.folder)
+    wait_until(
+        lambda: not still_running({head.pid: head.start_time}) or _is_up(head.dashboard, folder), START_TIMEOUT_S
+    )
+    if not _is_up(head.dashboard, folder):
+        log = _log_file(checkout).read_text()[-2000:]
+        if running is None:
+            down(checkout)
+        remedy = f"; stop process {head.pid} with: make cluster-down" if running else ""
+        raise ClusterError(f"no answer at {head.dashboard} within {START_TIMEOUT_S:g} s{remedy}; its log: {log}")
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in head.client_environment().items()]
+    _env_file(checkout).write_text("".join(lines))
+    targets = _targets_file(checkout)
+    targets.unlink(missing_ok=True)
+    targets.symlink_to(folder / "ray" / "prom_metrics_service_discovery.json")
+    return head
+
+
+def _start(checkout: Path, port: int) -> Head:
+    """Start a head and remember it; it is not up yet."""
     dashboard = f"http://127.0.0.1:{port}"
     if _answers(dashboard):
         raise ClusterError(f"something answers at {dashboard} already; stop it, or choose another port: PORT=8266")
     _state_file(checkout).parent.mkdir(mode=0o700, exist_ok=True)
     folder = session.new_folder(secrets.token_hex(32))
-    log = checkout / ".ray" / "head.log"
-    with log.open("wb") as out:
+    with _log_file(checkout).open("wb") as out:
         # Agent port 0: Ray's fixed one is taken where another cluster runs, and then no job can start.
         process = subprocess.Popen(
             [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0",
@@ -82,15 +102,6 @@ def up(checkout: Path, port: int = 8265) -> Head:
     session.own(folder, process.pid)
     head = Head(process.pid, start_time_of(process.pid), str(folder), dashboard)
     _state_file(checkout).write_text(json.dumps(asdict(head)))
-    wait_until(lambda: process.poll() is not None or _is_up(dashboard, folder), START_TIMEOUT_S)
-    if process.poll() is not None or not _is_up(dashboard, folder):
-        down(checkout)
-        raise ClusterError(f"no answer at {dashboard} within {START_TIMEOUT_S:g} s; its log: {log.read_text()[-2000:]}")
-    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in head.client_environment().items()]
-    _env_file(checkout).write_text("".join(lines))
-    targets = _targets_file(checkout)
-    targets.unlink(missing_ok=True)
-    targets.symlink_to(folder / "ray" / "prom_metrics_service_discovery.json")
     return head
 
 
@@ -98,14 +109,14 @@ def down(checkout: Path) -> bool:
     """Stop the head started by `up` and everything it started; False when none runs.
 
     Raises:
-        ClusterError: A process survives.
+        ClusterError: A process survives, or the head runs on another machine.
     """
     head = _running(checkout)
     if head is None:
         _forget(checkout)
         return False
     processes = started_by(head.pid)
-    jobs = {pid: start_time for pid, start_time in processes.items() if os.getsid(pid) != head.pid}
+    jobs = {pid: start_time for pid, start_time in processes.items() if session_of(pid) != head.pid}
     end(jobs, signal.SIGTERM, GRACE_S)
     end({head.pid: head.start_time}, signal.SIGTERM, DRAIN_TIMEOUT_S)
     end(processes, signal.SIGKILL, 0.0)
@@ -133,6 +144,10 @@ def _state_file(checkout: Path) -> Path:
     return checkout / ".ray" / "head.json"
 
 
+def _log_file(checkout: Path) -> Path:
+    return checkout / ".ray" / "head.log"
+
+
 def _env_file(checkout: Path) -> Path:
     return checkout / ".ray" / "env"
 
@@ -146,7 +161,14 @@ def _running(checkout: Path) -> Head | None:
         head = Head(**json.loads(_state_file(checkout).read_text()))
     except (OSError, ValueError, TypeError):
         return None
-    return head if head.start_time and start_time_of(head.pid) == head.start_time else None
+    if head.start_time and start_time_of(head.pid) == head.start_time:
+        return head
+    if (host := session.elsewhere(Path(head.folder))) is not None:
+        raise ClusterError(
+            f"the Ray head of this checkout was started on {host}, and what runs there is not seen from here; stop it "
+            f"there with: make cluster-down; where that machine or container is gone, remove {head.folder}"
+        )
+    return None
 
 
 def _forget(checkout: Path) -> None:

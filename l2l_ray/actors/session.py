@@ -3,10 +3,11 @@
     l2l-ray-XXXXXXXX/     only this user may look in
         ray/              Ray's temporary folder; Ray opens it to everybody, hence the folder around it
         auth_token        who knows it may run code on the cluster; Ray's programs read it by RAY_AUTH_TOKEN_PATH
-        owner.json        the process that the cluster ends with
+        owner.json        the process that the cluster ends with, and its machine
 
 A driver finds the token of a cluster on this machine by its address (`token_path`). What clusters that were killed left
-behind is removed when the next one starts. This file does not import ray.
+behind is removed when the next one starts; where the temporary folder is shared between machines or containers, each
+removes its own. This file does not import ray.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from l2l_ray.processes import start_time_of, still_running
+from l2l_ray.processes import start_time_of, still_running, this_machine
 
 PREFIX = "l2l-ray-"
 STARTING_S = 60.0  # so long a folder may be without a word on whose it is
@@ -44,7 +46,17 @@ def new_folder(token: str | None = None) -> Path:
 
 def own(folder: Path, pid: int) -> None:
     """Note the process that the cluster ends with."""
-    (folder / "owner.json").write_text(json.dumps({"pid": pid, "start_time": start_time_of(pid)}))
+    owner = {"machine": this_machine(), "pid": pid, "start_time": start_time_of(pid)}
+    (folder / "owner.json").write_text(json.dumps(owner))
+
+
+def elsewhere(folder: Path) -> str | None:
+    """Return the name of the other machine or container whose cluster the folder is; None = of this one, or unknown."""
+    try:
+        machine = str(json.loads((folder / "owner.json").read_text())["machine"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return machine.partition(" ")[0] if machine != this_machine() else None
 
 
 def address(folder: Path) -> str | None:
@@ -69,9 +81,9 @@ def token_path(wanted: str) -> Path | None:
 
 
 def remove_abandoned() -> None:
-    """Remove the folders of this user's clusters whose process is gone."""
+    """Remove the folders of this user's clusters whose process is gone; of another machine's nothing is known."""
     for folder in _folders():
-        if not _lives(folder):
+        if not _lives(folder) and elsewhere(folder) is None:
             remove_folder(folder)
 
 
@@ -101,8 +113,11 @@ def _folders() -> Iterator[Path]:
 
 
 def _lives(folder: Path) -> bool:
+    """Whether the process of a folder runs on this machine, or the folder is new."""
     try:
         owner = json.loads((folder / "owner.json").read_text())
         return bool(still_running({int(owner["pid"]): str(owner["start_time"])}))
     except (OSError, ValueError, TypeError, KeyError):
-        return time.time() - folder.stat().st_mtime < STARTING_S
+        with suppress(OSError):  # it was removed meanwhile
+            return time.time() - folder.stat().st_mtime < STARTING_S
+        return False

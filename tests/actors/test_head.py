@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.error import HTTPError
@@ -19,7 +21,7 @@ import psutil
 import pytest
 
 from l2l_ray import processes
-from l2l_ray.actors import head
+from l2l_ray.actors import head, session
 from l2l_ray.actors.environment import TOKEN_ENV
 from l2l_ray.errors import ClusterError
 
@@ -147,12 +149,96 @@ class _SaysYes(BaseHTTPRequestHandler):
 
 
 def test_a_taken_port_is_an_error_before_anything_starts(checkout: Path) -> None:
-    with HTTPServer(("127.0.0.1", 0), _SaysYes) as other:
-        threading.Thread(target=other.serve_forever, daemon=True).start()
-        with pytest.raises(ClusterError, match=f"something answers at http://127.0.0.1:{other.server_port} already"):
-            head.up(checkout, other.server_port)
-        other.shutdown()
+    with (
+        _answering() as port,
+        pytest.raises(ClusterError, match=f"something answers at http://127.0.0.1:{port} already"),
+    ):
+        head.up(checkout, port)
     assert not (checkout / ".ray" / "head.json").exists()
+
+
+@contextmanager
+def _begun(checkout: Path, port: int) -> Iterator[head.Head]:
+    """Give a head whose start was interrupted: remembered, running, without an address yet; a stand-in for Ray."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
+    (checkout / ".ray").mkdir()
+    (checkout / ".ray" / "head.log").write_text("starting\n")
+    folder = session.new_folder("secret")
+    session.own(folder, process.pid)
+    (folder / "ray").mkdir()
+    begun = head.Head(process.pid, processes.start_time_of(process.pid), str(folder), f"http://127.0.0.1:{port}")
+    (checkout / ".ray" / "head.json").write_text(json.dumps(asdict(begun)))
+    try:
+        yield begun
+    finally:
+        process.communicate(b"\n")
+
+
+@contextmanager
+def _answering() -> Iterator[int]:
+    """Give the port of a dashboard that answers."""
+    with HTTPServer(("127.0.0.1", 0), _SaysYes) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.fixture
+def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Session folders lie apart."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+
+
+@pytest.mark.usefixtures("apart")
+def test_an_interrupted_start_is_waited_for_and_its_files_written(checkout: Path) -> None:
+    with _answering() as port, _begun(checkout, port) as begun:
+        address = Path(begun.folder, "ray", "ray_current_cluster")
+        timer = threading.Timer(0.3, address.write_text, ["127.0.0.1:1001"])
+        timer.start()
+        assert head.up(checkout) == begun
+        timer.join()
+        assert "export RAY_ADDRESS=127.0.0.1:1001\n" in (checkout / ".ray" / "env").read_text()
+        assert (checkout / ".ray" / "prometheus.json").is_symlink()
+
+
+@pytest.mark.usefixtures("apart")
+def test_a_head_that_runs_and_does_not_answer_is_named_and_stays(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head, "START_TIMEOUT_S", 0.3)
+    with _begun(checkout, _free_port()) as begun:
+        with pytest.raises(ClusterError, match=f"stop process {begun.pid} with: make cluster-down; its log: starting"):
+            head.up(checkout)
+        assert processes.still_running({begun.pid: begun.start_time})
+
+
+@pytest.mark.usefixtures("apart")
+def test_a_process_that_ends_while_the_head_is_stopped_is_no_error(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    found = processes.started_by
+    monkeypatch.setattr(head, "started_by", lambda pid: {**found(pid), ended.pid: "1"})  # it ended after the look
+    with _begun(checkout, _free_port()) as begun:
+        assert head.down(checkout)
+        assert not processes.still_running({begun.pid: begun.start_time})
+        assert not Path(begun.folder).exists()
+
+
+@pytest.mark.usefixtures("apart")
+@pytest.mark.parametrize("step", [head.up, head.down])
+def test_the_head_of_another_machine_is_left_alone(checkout: Path, step: Callable[[Path], object]) -> None:
+    """The checkout and the temporary folder are shared."""
+    folder = session.new_folder("secret")
+    other = {"pid": 4711, "start_time": "1"}
+    (folder / "owner.json").write_text(json.dumps({"machine": "node7 a1b2", **other}))
+    (checkout / ".ray").mkdir()
+    remembered = {**other, "folder": str(folder), "dashboard": "http://127.0.0.1:1"}
+    (checkout / ".ray" / "head.json").write_text(json.dumps(remembered))
+    with pytest.raises(ClusterError, match="was started on node7"):
+        step(checkout)
+    assert (folder / "auth_token").exists() and (checkout / ".ray" / "head.json").exists()
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"pid": 1}', "[]"])

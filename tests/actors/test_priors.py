@@ -53,6 +53,7 @@ def _asked(pool: PriorPool, *batches: list[str], marker: Path = Path("none")) ->
     return found
 
 
+@pytest.mark.slow
 def test_a_question_at_which_the_model_hangs_gets_no_prior_and_its_neighbours_get_theirs(
     pool: PriorPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

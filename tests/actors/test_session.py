@@ -26,6 +26,12 @@ def _cluster(address: str, token: str | None) -> Path:
     return folder
 
 
+def _owned(folder: Path, **changed: object) -> None:
+    """Say something else of the process that a folder's cluster ends with."""
+    owner = json.loads((folder / "owner.json").read_text())
+    (folder / "owner.json").write_text(json.dumps({**owner, **changed}))
+
+
 def _ended() -> int:
     """Return the process id of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
@@ -67,7 +73,7 @@ def test_what_a_killed_cluster_left_is_removed_when_the_next_starts_and_nothing_
     gone, alive, starting = (session.new_folder() for _ in range(3))
     session.own(alive, os.getppid())
     (gone / "spilled").write_bytes(b"x" * 1000)
-    (gone / "owner.json").write_text(json.dumps({"pid": _ended(), "start_time": "1"}))
+    _owned(gone, pid=_ended(), start_time="1")
     (starting / "owner.json").unlink()
     other = tmp_path / "l2l-other"
     other.mkdir()
@@ -81,6 +87,17 @@ def test_what_a_killed_cluster_left_is_removed_when_the_next_starts_and_nothing_
 
 def test_a_process_id_that_was_given_away_is_not_taken_for_the_owner() -> None:
     folder = session.new_folder()
-    (folder / "owner.json").write_text(json.dumps({"pid": os.getpid(), "start_time": "another time"}))
+    _owned(folder, start_time="another time")
     session.remove_abandoned()
     assert not folder.exists()
+
+
+def test_a_cluster_of_another_machine_keeps_its_folder_and_its_token() -> None:
+    """Where the temporary folder is shared, its processes are not seen from here."""
+    folder = _cluster("127.0.0.1:1001", "another's")
+    assert session.elsewhere(folder) is None
+    _owned(folder, machine="node7 a1b2 pid:[4026531836]", pid=_ended(), start_time="1")
+    session.new_folder()
+    assert (folder / "auth_token").exists()
+    assert session.elsewhere(folder) == "node7"
+    assert session.token_path("127.0.0.1:1001") is None, "the same address is another cluster here"

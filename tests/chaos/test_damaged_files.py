@@ -253,7 +253,7 @@ def test_predict_on_damaged_pictures(whole_run: RunFolder, place: _Place, capsys
     path, rng = place.photos / "b.jpg", random.Random("predict")
     whole = path.read_bytes()
     statuses = set()
-    for _ in range(NUM_MUTANTS // 3):
+    for _ in range(NUM_MUTANTS // 6):
         with replacing(path) as temporary:
             temporary.write_bytes(_damaged(whole, rng))
         words = ["predict", str(path), "left cat", "--run", str(whole_run.path), "--out", str(place.root)]

@@ -18,7 +18,7 @@ from l2l_ray.loop.local import run_local
 from l2l_ray.loop.state.candidates import data_root
 from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.run_folder import RunFolder
-from tests.whole_run import assert_same, changed, outcome, weights
+from tests.whole_run import assert_same, changed, outcome, run_up_to_the_report, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TRUTH = ("segmentation", "bbox", "area", "category_id")
@@ -104,7 +104,7 @@ def test_training_and_labeling_open_no_file_that_holds_hidden_truth(
     monkeypatch.setattr(evaluate, "pseudo_label_quality", marked)
     monkeypatch.setattr(sys.modules[__name__], "_tracing", True)
     sys.addaudithook(_trace)
-    run_local(run.config)
+    run_up_to_the_report(run.config)
     before, after = _OPENED[: places[0]], _OPENED[places[0] :]
     assert any("/images/" in path for path in before)
     assert not [path for path in before if _holds_truth(path)]

@@ -26,7 +26,8 @@ def test_the_documents_rule_runs_and_its_test_passes(tmp_path: Path, monkeypatch
     names["test_a_sample_is_used_where_its_object_is_sure_on_average"]()
 
     name, sterner = "my_rules:mean_certainty", "my_rules:mean_certainty@0.99"
-    run = run_local(changed(tiny_config(tmp_path), selector={"name": name, "threshold": 0.51}, compare=(sterner,)))
+    fields = {"selector": {"name": name, "threshold": 0.51}, "compare": (sterner,), "loop": {"rounds": 1}}
+    run = run_local(changed(tiny_config(tmp_path), **fields))
     rows = {row["method"]: row for row in json.loads((run.path / "results.json").read_text())["rows"]}
     assert rows[name]["label"] == "sure on average" and rows[sterner]["label"] == "sure on average 0.99"
     assert set(rows[name]["splits"]) == {"val", "testA", "testB"}

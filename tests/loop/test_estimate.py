@@ -12,7 +12,7 @@ from l2l_ray.config import RunConfig
 from l2l_ray.loop.estimate import ALONE, LABEL, MIXED, QUESTION, UPDATE, Estimate, Part, estimate
 from l2l_ray.loop.state.prepare import prepare
 from l2l_ray.loop.state.run_folder import RunFolder
-from tests.whole_run import changed
+from tests.whole_run import tiny_config
 
 
 def test_an_estimate_adds_up_and_says_its_parts() -> None:
@@ -33,12 +33,10 @@ def test_a_first_photo_with_many_texts_does_not_end_the_trial(smoke: RunConfig) 
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_every_kind_of_work_is_counted_and_timed(
-    smoke: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_kind_of_work_is_counted_and_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "trials").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "trials"))
-    config = changed(smoke, compare=("supervised",), data={"num_train_refs": 36, "num_eval_refs": 4})
+    config = tiny_config(tmp_path / "runs")
     data = prepare(config, RunFolder.open(config))
     found = {part.what: part for part in estimate(config, data).parts}
     labeled, unlabeled = len(data.labeled), len(data.unlabeled)

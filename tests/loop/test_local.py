@@ -30,13 +30,9 @@ from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.prepare import prepare
 from l2l_ray.loop.state.run_folder import RunFolder, continued
 from tests.loop.partly_labeled import config_of, set_mask, write_partly
-from tests.whole_run import assert_same, changed, ledger_lines, outcome
+from tests.whole_run import Killed, assert_same, changed, kill_at, ledger_lines, outcome, run_up_to_the_report
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-class Killed(BaseException):
-    """Stands in for SIGKILL: nothing of ours catches it."""
 
 
 # Every kind of durable effect, each cut off once: before its file has its name, or just after, when nobody knows yet.
@@ -52,33 +48,11 @@ KILLS = (
 )
 
 
-def _kill_at(patch: pytest.MonkeyPatch, target: str, when: str) -> None:
-    replace = os.replace
-
-    def dies(source: str | Path, final: str | Path) -> None:
-        hit = str(final).endswith(target)
-        if hit and when == "before":
-            raise Killed
-        replace(source, final)
-        if hit:
-            raise Killed
-
-    patch.setattr(os, "replace", dies)
-
-
-def _resumed_up_to_the_report(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
-    """Run until all figures are there; drawing them takes as long as making them, and one run in this file does it."""
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        _kill_at(patch, "panels/index.json", "before")
-        run_local(continued(config))
-    return RunFolder(config.run_dir, config)
-
-
 def test_a_run_killed_anywhere_comes_to_the_same_end(whole_run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     config = changed(whole_run.config, name="killed", loop={"checkpoint_steps": 1})
     for target, when in KILLS:
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            _kill_at(patch, target, when)
+            kill_at(patch, target, when)
             run_local(continued(config))
     run = run_local(continued(config))
     assert run.finished
@@ -105,7 +79,6 @@ def test_after_sigkill_and_a_full_disk_a_run_comes_to_the_same_end(
     whole_run: RunFolder,
     tmp_path: Path,
     full_disk: Callable[[int], AbstractContextManager[None]],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = changed(whole_run.config, name="sigkill", compare=())
     run = RunFolder(config.run_dir, config)
@@ -135,7 +108,7 @@ def test_after_sigkill_and_a_full_disk_a_run_comes_to_the_same_end(
     more = run.ledger_path.read_bytes().splitlines()
     assert more[: len(committed)] == committed  # what was committed is not done again
 
-    _resumed_up_to_the_report(config, monkeypatch)
+    run_up_to_the_report(continued(config))
     assert run.ledger_path.read_bytes().splitlines()[:4] == more
     assert_same(outcome(run, "l2l"), outcome(whole_run, "l2l"))
 
@@ -174,13 +147,13 @@ def test_a_finished_run_started_again_does_nothing_and_says_so(whole_run: RunFol
 
 def test_a_run_shows_its_phases_its_table_and_what_comes_next(copied: Callable[..., RunFolder]) -> None:
     gone = ("FINISHED", "config.yaml", "train", "evals", "panels", "ledger.jsonl", "labels")
-    run = copied(without=gone, compare=())
+    run = copied(without=gone, compare=(), loop={"rounds": 1})
     out = io.StringIO()
     run_local(run.config, console=Console(run.config, out, every_s=0.0))
     said = out.getvalue()
     assert "INFO" not in said and "{" not in said
     phases = [line.partition("] ")[2] for line in said.splitlines() if line.startswith("[")]
-    expected = ("burn-in 1/4", "labels of l2l round 0", "l2l v0 is measured on val", "l2l round 1 3/3", "the report is")
+    expected = ("burn-in 1/4", "labels of l2l round 0", "l2l v0 is measured on val", "l2l round 0 3/3", "the report is")
     places = [next(i for i, line in enumerate(phases) if line.startswith(phase)) for phase in expected]
     assert places == sorted(places)
     assert any("ETA" in line for line in phases)

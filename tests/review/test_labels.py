@@ -158,6 +158,7 @@ def _best_seconds(act: Callable[[], Any]) -> float:
     return min(seconds)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_labels_open_in_two_seconds_and_page_in_a_third_of_one(many: Path) -> None:
     assert _best_seconds(lambda: Labels(many)) <= OPENS_S
     lines = (

@@ -26,7 +26,7 @@ from typing import Any
 
 from l2l_ray.errors import ConfigError, LedgerError
 from l2l_ray.files import new_file, refuses_a_second, replacing, sync
-from l2l_ray.processes import start_time_of
+from l2l_ray.processes import start_time_of, this_machine
 from l2l_ray.storage import StorePath
 from l2l_ray.wording import Say
 
@@ -65,7 +65,7 @@ class Holder:
     @property
     def is_here(self) -> bool:
         """Whether it is of this machine, so that its process can be looked for."""
-        return self.process.rpartition("/")[0] == _machine()
+        return self.process.rpartition("/")[0] == this_machine()
 
     @property
     def words(self) -> str:
@@ -245,16 +245,7 @@ def _file(run_path: Path, epoch: int) -> Path:
     return run_path / FOLDER / f"{epoch:06d}.json"
 
 
-def _machine() -> str:
-    """Name what can see the processes of this one: the machine since it was started, or the container."""
-    parts = [socket.gethostname()]
-    with suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return " ".join(parts)
-
-
 def _process(pid: int) -> str | None:
     """Name a process of this machine apart from all others there ever were; None where it is gone."""
     started = start_time_of(pid)
-    return f"{_machine()}/{pid}-{started}" if started else None
+    return f"{this_machine()}/{pid}-{started}" if started else None
