@@ -91,8 +91,8 @@ def run_sweep(config: RunConfig, trials: list[Trial], folder: SweepFolder, words
     with folder.begun(trials, words, config.resume):
         sys.stdout.write(f"sweep folder {folder.path}\n")
         sweep(config, trials, folder, asked, asha)
+        unseen = folder.unseen(trials)
         found = write_results(folder, trials)
-        folder.require_ended(trials)
     names = short_names(list(trials[0].values))
     sys.stdout.write(f"\n{plain_text(points_table(found.points, list(names), names))}\n")
     sys.stdout.write(f"{LEGEND}\n\n")
@@ -106,6 +106,7 @@ def run_sweep(config: RunConfig, trials: list[Trial], folder: SweepFolder, words
         )
     if found.failed:
         sys.stderr.write("sweep: the same command with --resume tries the failed trials again\n")
+    folder.require_seen(unseen)
     return 1 if found.failed else 0
 
 

@@ -148,7 +148,7 @@ class Runner:
         making = {part for *_, parts in self._running.values() for part in parts - self._made}
         for task in queue:
             records = self.comparison.needed(task)
-            open_needs = {task.sibling(name) for name in task.spec.needs} & {*queue, *self._running}
+            open_needs = {task.sibling(name) for name in task.spec.needs} & {*queue, *self._running, *self.failed}
             if records is not None and not open_needs:
                 parts = shared_parts(task.config(records, self.comparison.run_root), task.spec.is_biased)
                 if not parts & making:

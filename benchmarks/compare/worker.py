@@ -70,9 +70,11 @@ def work(task: Task, records: Records, folder: Path, run_root: str | None, keep:
 
 
 def _run(task: Task, config: RunConfig) -> tuple[RunFolder, Cost]:
-    if _is_of_no_use(config):
+    stamp = _beside(config, "processor")  # of what lies there: a run that another kind began is begun anew
+    if _is_of_no_use(config) or (config.run_dir.exists() and not _says(stamp, processor())):
         shutil.rmtree(config.run_dir)
         _beside(config, "cost.json").unlink(missing_ok=True)
+    stamp.write_text(processor())
     run = RunFolder.open(continued(config))
     cost = Cost(_beside(config, "cost.json"))
     cost.begin("priors")
@@ -95,6 +97,10 @@ def _is_of_no_use(config: RunConfig) -> bool:
     except ConfigError:
         return True
     return run.finished and not run.train_dir.exists()
+
+
+def _says(file: Path, text: str) -> bool:
+    return file.exists() and file.read_text() == text
 
 
 def _beside(config: RunConfig, ending: str) -> Path:

@@ -321,6 +321,16 @@ def cannot_start(error: Exception) -> bool:
     return isinstance(error, RayActorError) and error.actor_init_failed
 
 
+def require_startable(name: str, error: Exception) -> None:
+    """Refuse to replace an actor that was lost by an error of its own at its start.
+
+    Raises:
+        ClusterError: With that error.
+    """
+    if cannot_start(error):
+        raise ClusterError(f"{name} cannot start: {error}") from error
+
+
 def own_error(error: RayTaskError) -> Exception:
     """Return what an actor raised on purpose as it was, one line; anything else with the actor's traceback."""
     cause: Exception = error.cause

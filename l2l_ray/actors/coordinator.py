@@ -238,7 +238,12 @@ class Coordinator:
         Raises:
             RunStopped: The driver ended the run.
         """
-        return await self._wait(lambda: self._run.priors_path(name).exists(), f"the priors of {name}", timeout_s)
+
+        def are_complete() -> bool:  # the driver says so when the file is there, which this node may not see
+            done, total = self._status.priors.get(name, (0, -1))
+            return done == total or self._run.priors_path(name).exists()
+
+        return await self._wait(are_complete, f"the priors of {name}", timeout_s)
 
     async def priors_progress(self, name: str, done: int, total: int) -> None:
         """Note how many examples of a set have their prior; at the end, wake those who wait for it."""

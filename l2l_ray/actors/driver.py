@@ -216,7 +216,7 @@ def hand_out_work(
             roles.labelers.submit(item)
         if roles.labelers.has_room:
             roles.labelers.double()
-        if is_last and not roles.labelers.busy and not plan.finished:
+        if is_last and roles.labelers.has_room and not roles.labelers.busy and not plan.finished:
             raise ClusterError(
                 f"nothing is left to do in {folder.path}, but figures of the final table are missing; expected every "
                 "version and all priors on disk: has something been removed there? --resume makes what is missing"

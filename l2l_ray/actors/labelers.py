@@ -24,10 +24,10 @@ from ray.exceptions import RayTaskError
 from l2l_ray.actors.cluster import (
     LOST,
     actor_options,
-    cannot_start,
     device_for,
     end_in_order,
     own_error,
+    require_startable,
     start_actor,
     wait_ready,
 )
@@ -147,8 +147,8 @@ class LabelerPool:
 
     @property
     def has_room(self) -> bool:
-        """Whether a worker is idle; one that is not up only counts where none is: it may wait for a node for long."""
-        return bool(self._idle_and_up() or (self._idle and not self._any_up()))
+        """Whether a worker can be given something."""
+        return bool(self._ready())
 
     @property
     def busy(self) -> int:
@@ -163,8 +163,8 @@ class LabelerPool:
         return sorted((held for held in found if self._beats.is_up(held.who)), key=lambda held: -held.seconds)
 
     def submit(self, item: WorkItem) -> None:
-        """Give an item to an idle worker, one that is up if there is one."""
-        worker = (self._idle_and_up() or self._idle)[-1]
+        """Give an item to an idle worker; only while `has_room`."""
+        worker = self._ready()[-1]
         self._idle.remove(worker)
         self._call(worker, item)
 
@@ -264,10 +264,12 @@ class LabelerPool:
     def _idle_and_up(self) -> list[int]:
         return [worker for worker in self._idle if self._beats.is_up(self._names[worker])]
 
-    def _any_up(self) -> bool:
-        return any(self._beats.is_up(name) for name in self._names)
+    def _ready(self) -> list[int]:
+        """Return who is idle and up; where none at all is up, who is idle: a stand-in may wait for a node for long."""
+        return self._idle_and_up() or ([] if self._beats.any_up() else self._idle)
 
     def _replace_silent(self) -> None:
+        """Replace who is silent, and who died while idle; the call of one that died while it worked fails by itself."""
         for name in self._beats.silent():
             fault = self._beats.fault(name)
             logger.warning("%s %s", name, fault)
@@ -276,6 +278,11 @@ class LabelerPool:
                 self._replace(worker)
             for ref in [ref for ref, call in self._calls.items() if call.worker == worker]:
                 self._lost(self._calls.pop(ref), TimeoutError(fault))
+        for name, error in self._beats.dead().items():
+            if (worker := self._names.index(name)) in self._idle:
+                require_startable(name, error)
+                self._replace(worker)
+                logger.warning("%s was lost while idle; %s takes its place", name, self._names[worker])
 
     def _lost(self, call: _Call, error: Exception) -> None:
         """Replace a lost worker and hand its item out again, unless another attempt is under way or has ended.
@@ -283,16 +290,14 @@ class LabelerPool:
         An item is not to blame for a worker that never came up, unless none does.
         """
         before = self._names[call.worker]
-        if cannot_start(error):
-            raise ClusterError(f"{before} cannot start: {error}") from error
+        require_startable(before, error)
         is_open = self._is_open(call)
-        self._losses[call.item] += self._beats.came_up(before) or not self._any_up()
+        self._losses[call.item] += self._beats.is_to_blame(before)
         limit, losses = self._config.cluster.max_item_retries, self._losses[call.item]
         if is_open and losses > limit:
             raise ClusterError(
                 f"{call.item} lost its labeler {losses} times, and cluster.max_item_retries={limit} "
-                f"allows {limit} more tries; last: {error or 'it took too long'}; if it took longer than "
-                f"cluster.work_timeout_s={self._config.cluster.work_timeout_s:g}, raise that; --resume continues"
+                f"allows {limit} more tries; last: {error or self._too_long()}; --resume continues"
             ) from error
         self._replace(call.worker)
         others = any(other.item == call.item for other in self._calls.values())
@@ -302,6 +307,10 @@ class LabelerPool:
             self._idle.append(call.worker)
         again = "; its item is handed out again" if is_open and not others else ""
         logger.warning("%s was lost with %s; %s takes its place%s", before, call.item, self._names[call.worker], again)
+
+    def _too_long(self) -> str:
+        limit = self._config.cluster.work_timeout_s
+        return f"it took too long; if longer than cluster.work_timeout_s={limit:g}, raise that"
 
     def _replace(self, worker: int) -> None:
         ray.kill(self._workers[worker])  # no effect on the dead; ends one that hangs

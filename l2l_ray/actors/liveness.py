@@ -76,6 +76,7 @@ class _Pulse:
         self.actor = actor
         self.up_since: float | None = None  # by the monotonic clock; None = it does not answer: it loads, or died
         self.came_up = False  # whether it has ever answered
+        self.error: Exception | None = None  # what the last question failed with: it died, or is being restarted
         self.pid = 0  # of the process that answered last
         self.next_s = 0.0  # until the next question
         self.asked: ray.ObjectRef[Any] | None = None
@@ -116,13 +117,21 @@ class Heartbeats:
         """Whether it answers."""
         return name in self._pulses and self._pulses[name].up_since is not None
 
-    def came_up(self, name: str) -> bool:
-        """Whether it has ever answered, also if it died since."""
-        return name in self._pulses and self._pulses[name].came_up
+    def any_up(self) -> bool:
+        """Whether one of them answers."""
+        return any(pulse.up_since is not None for pulse in self._pulses.values())
+
+    def dead(self) -> dict[str, Exception]:
+        """Return who died, as far as `silent` saw, and of what; one that Ray starts again is in it until it is up."""
+        return {name: pulse.error for name, pulse in self._pulses.items() if pulse.error is not None}
+
+    def is_to_blame(self, name: str) -> bool:
+        """Whether what a lost one was given may be why: not where it never came up, unless none does."""
+        return (name in self._pulses and self._pulses[name].came_up) or not self.any_up()
 
     def fault(self, name: str) -> str:
         """Return in words what one that `silent` names did wrong."""
-        if self.came_up(name):
+        if self._pulses[name].came_up:
             return f"has not answered for cluster.heartbeat_timeout_s={self._timeout_s:g} s"
         return f"did not come up within cluster.start_timeout_s={self._start_timeout_s:g} s"
 
@@ -146,10 +155,11 @@ class Heartbeats:
 
     def _look(self, pulse: _Pulse, passed_s: float) -> bool:
         if pulse.asked is not None and ray.wait([pulse.asked], timeout=0)[0]:
-            answer = _answer(pulse.asked)
-            pulse.pid = answer or pulse.pid
-            pulse.came_up |= bool(answer)
-            pulse.up_since = (pulse.up_since or time.monotonic()) if answer else None
+            try:
+                pulse.pid, pulse.error = ray.get(pulse.asked, timeout=0), None
+                pulse.came_up, pulse.up_since = True, pulse.up_since or time.monotonic()
+            except ray.exceptions.RayError as error:
+                pulse.error, pulse.up_since = error, None
             pulse.asked, pulse.next_s = None, ASK_EVERY_S
         if pulse.asked is not None:
             pulse.waited_s += passed_s
@@ -158,11 +168,3 @@ class Heartbeats:
         if pulse.next_s <= 0:
             pulse.ask()
         return False
-
-
-def _answer(ref: ray.ObjectRef[int]) -> int:
-    """Return the process id that an actor answered with; 0 = it died, or is being restarted."""
-    try:
-        return ray.get(ref, timeout=0)
-    except ray.exceptions.RayError:
-        return 0

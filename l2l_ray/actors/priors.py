@@ -23,10 +23,10 @@ from l2l_ray.actors.cluster import (
     LOST,
     ActorLost,
     actor_options,
-    cannot_start,
     device_for,
     end_in_order,
     own_error,
+    require_startable,
     start_actor,
     wait_answers,
 )
@@ -222,6 +222,12 @@ class PriorPool:
             worker = next(worker for worker in self._workers if worker.name == name)
             if not worker.fault:
                 self._kill(worker, self._beats.fault(name))
+        for name, error in self._beats.dead().items():
+            worker = next(worker for worker in self._workers if worker.name == name)
+            if not worker.asked:  # else its calls fail
+                require_startable(name, error)
+                logger.warning("%s was lost while idle; another one takes its place", name)
+                self._replace(worker)
         limit_s = self._took.patience_s(self._cluster.work_timeout_s)
         for worker in self._workers:
             if worker.asked and not worker.fault and self._seconds(worker) > limit_s:
@@ -250,10 +256,8 @@ class PriorPool:
         Raises:
             ClusterError: It is not the questions: many in a row were given up.
         """
-        if cannot_start(error):
-            raise ClusterError(f"{worker.name} cannot start: {error}") from error
-        others_are_up = any(self._beats.is_up(other.name) for other in self._workers)
-        batch.losses += self._beats.came_up(worker.name) or not others_are_up
+        require_startable(worker.name, error)
+        batch.losses += self._beats.is_to_blame(worker.name)
         self._again = [other for _, other in worker.asked[1:]] + self._again  # they only waited there
         worker.asked.clear()
         self._replace(worker)

@@ -56,7 +56,9 @@ def elsewhere(folder: Path) -> str | None:
         machine = str(json.loads((folder / "owner.json").read_text())["machine"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    return machine.partition(" ")[0] if machine != this_machine() else None
+    theirs, ours = machine.split(), this_machine().split()
+    is_before_a_reboot = theirs[:1] == ours[:1] and theirs[1:2] != ours[1:2]
+    return None if theirs == ours or is_before_a_reboot else theirs[0]
 
 
 def address(folder: Path) -> str | None:

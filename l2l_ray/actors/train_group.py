@@ -217,11 +217,33 @@ def fit(
     # Ray reads it here, in the driver, and hands it to the controller.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cluster.start_timeout_s)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cluster.heartbeat_timeout_s)
+    loop_config = {"config": config, "coordinator": coordinator, "epoch": run.epoch}
+    lost = 0  # how often Ray Train gave up; what it makes good for by itself, it counts by itself
+    while True:
+        (run.train_dir / SNAPSHOT).unlink(missing_ok=True)
+        try:
+            return str(_trainer(worker, loop_config, run, cluster.max_train_restarts - lost).fit().return_value)
+        except (train_api.TrainingFailedError, *LOST) as error:
+            if lost == cluster.max_train_restarts or not (ray.is_initialized() and _is_loss(error)):
+                raise ClusterError(
+                    f"the train workers failed more often than cluster.max_train_restarts={cluster.max_train_restarts} "
+                    f"allows: {error}; what is committed stays, --resume continues"
+                ) from error
+            lost += 1
+            is_worker = isinstance(error, train_api.TrainingFailedError)
+            who = "a train worker, before its loop was called" if is_worker else "its controller"
+            logger.warning("Ray Train lost %s; the group starts again", who)
+
+
+def _trainer(
+    worker: Callable[[dict[str, Any]], str], loop_config: dict[str, Any], run: RunFolder, restarts: int
+) -> Any:
+    cluster = run.config.cluster
     storage_path, storage_filesystem = in_store(run.path.parent)
     use_gpu = cluster.worker_resources.get("GPU", 0) > 0
-    trainer = train_api.torch.TorchTrainer(
+    return train_api.torch.TorchTrainer(
         worker,
-        train_loop_config={"config": config, "coordinator": coordinator, "epoch": run.epoch},
+        train_loop_config=loop_config,
         torch_config=train_api.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=train_api.ScalingConfig(
             num_workers=cluster.num_workers, use_gpu=use_gpu, resources_per_worker=dict(cluster.worker_resources)
@@ -230,29 +252,13 @@ def fit(
             name=f"{run.path.name}/{run.train_dir.name}",  # what Ray's dashboard shows, and a folder
             storage_path=storage_path,
             storage_filesystem=storage_filesystem,
-            failure_config=train_api.FailureConfig(
-                max_failures=cluster.max_train_restarts, controller_failure_limit=cluster.max_train_restarts
-            ),
+            failure_config=train_api.FailureConfig(max_failures=restarts, controller_failure_limit=restarts),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    lost = 0
-    while True:
-        (run.train_dir / SNAPSHOT).unlink(missing_ok=True)
-        try:
-            return str(trainer.fit().return_value)
-        except (train_api.TrainingFailedError, *LOST) as error:
-            lost += 1
-            goes_on = ray.is_initialized() and _is_lost_while_starting(error)
-            if lost > cluster.max_train_restarts or not goes_on:
-                raise ClusterError(
-                    f"the train workers failed more often than cluster.max_train_restarts={cluster.max_train_restarts} "
-                    f"allows: {error}; what is committed stays, --resume continues"
-                ) from error
-            logger.warning("a train worker was lost while its group started; the group starts again")
 
 
-def _is_lost_while_starting(error: Exception) -> bool:
+def _is_loss(error: Exception) -> bool:
     """Whether Ray Train gave up though nothing but a process was lost.
 
     It starts a group again whose worker dies in its loop, but not where one dies between its creation and the first

@@ -11,6 +11,7 @@ the log alone.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.storage import StorePath
 from l2l_ray.sweep.trials import Trial
 from l2l_ray.wording import counted, first_of
+
+SEEN_TIMEOUT_S = 60.0
+LOOK_AGAIN_S = 1.0
 
 State = Literal["finished", "stopped", "failed", "unfinished", "waiting"]
 Event = Literal["started", "finished", "stopped", "failed"]
@@ -139,14 +143,28 @@ class SweepFolder:
         last = {event["trial"]: event for event in self.events()}
         return {trial.id: _outcome(trial, last.get(trial.id)) for trial in trials}
 
-    def require_ended(self, trials: Sequence[Trial]) -> None:
-        """Refuse to call trials done that were run and have no end here.
+    def unseen(self, trials: Sequence[Trial], wait_s: float = SEEN_TIMEOUT_S) -> list[str]:
+        """Return the ids of trials that were run and have no end here, since what their nodes wrote is not seen.
+
+        Args:
+            trials: All of the sweep, after it.
+            wait_s: How long one that has ended by the log is waited for: a network's file system may be late.
+        """
+        deadline = time.monotonic() + wait_s
+        while True:
+            outcomes = self.outcomes(trials)
+            found = [trial.id for trial in trials if outcomes[trial.id].state in ("unfinished", "waiting")]
+            has_ended = {event["trial"] for event in self.events() if event["event"] in ("finished", "stopped")}
+            if not has_ended & {*found} or time.monotonic() > deadline:
+                return found
+            time.sleep(LOOK_AGAIN_S)
+
+    def require_seen(self, lost: Sequence[str]) -> None:
+        """Refuse to call a sweep done of which trials are unseen.
 
         Raises:
-            ClusterError: There are such, since what their nodes wrote is not in this folder.
+            ClusterError: There are such.
         """
-        outcomes = self.outcomes(trials)
-        lost = [trial.id for trial in trials if outcomes[trial.id].state in ("unfinished", "waiting")]
         if lost:
             raise ClusterError(
                 f"{counted(len(lost), 'trial')} ended without a result in {self.path} here: {first_of(lost)}; expected "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 
@@ -123,3 +124,15 @@ def test_a_labeler_that_never_comes_back_costs_no_item_while_another_one_is_up(
     assert sorted(_run(pool, [5, 6])) == [5, 6]
     assert sorted(_run(pool, [KILLS_ONCE, A_WHILE, 7], double=True)) == [KILLS_ONCE, 7, A_WHILE]
     assert "did not come up within cluster.start_timeout_s=8 s" in caplog.text
+
+
+def test_a_labeler_that_dies_while_idle_is_replaced_though_another_one_is_up(
+    pool: LabelerPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    pids = pool.pids()
+    assert sorted(_run(pool, [5, 6])) == [5, 6]
+    os.kill(pids[0], signal.SIGKILL)
+    deadline = time.monotonic() + 60.0
+    while "was lost while idle" not in caplog.text:
+        assert time.monotonic() < deadline and list(pool.finished(0.2)) == []
+    assert len(set(pool.pids()) - set(pids)) == 1

@@ -124,10 +124,10 @@ def test_trials_whose_ends_lie_on_other_nodes_are_named_and_run_again(folder: Sw
     folder.path.mkdir(parents=True)
     RunFolder(here.config.run_dir, here.config).create().mark_finished()
     folder.log("failed", failed.id, reason="no room")
-    folder.require_ended([here, failed])
+    assert folder.unseen([here, failed]) == []
     folder.log("finished", elsewhere.id, seconds=3.0)
     folder.log("stopped", stopped.id, version=1)
     said = rf"2 trials ended without a result in .*s here: {elsewhere.id}, {stopped.id}; expected a folder that all .*"
     with pytest.raises(ClusterError, match=said + "--run_root on a file system that all of them see"):
-        folder.require_ended(trials)
+        folder.require_seen(folder.unseen(trials, wait_s=0.0))
     assert folder.open_trials(trials) == [failed, elsewhere, stopped]
