@@ -76,7 +76,7 @@ class Harm:
     run: str
     kind: Kind
     what: str  # the role, or the file
-    seen_after_s: float | None = None  # until the screen spoke of it; None = it did not
+    seen_after_s: float | None = None  # until the screen spoke of it; None = its driver ended or was killed before
 
 
 class Harms:
@@ -144,6 +144,10 @@ class Screen:
         """Wait, beside other things, for a line about a harm just done."""
         self._open.append((harm, time.monotonic(), self.size()))
 
+    def forget(self) -> None:
+        """Expect nothing more: the driver that would have said it has ended, or was killed."""
+        self._open.clear()
+
     def look(self) -> None:
         """Note which of the expected lines have come."""
         for entry in tuple(self._open):
@@ -182,6 +186,7 @@ class Run:
                     damaged = self._harm_until_end(job, harms, begun)
                 finally:
                     job.kill()
+                    self._screen.forget()
             if damaged is None:
                 if job.returncode:
                     raise RuntimeError(f"{self.name} ended with status {job.returncode}: {self._screen.since(size)}")
