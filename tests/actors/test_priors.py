@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,3 +104,20 @@ def test_no_question_waits_for_an_actor_that_never_comes_back_while_another_one_
     found = _asked(pool, *[[FINE]] * 8, [STOPS_ONCE, FINE], *[[FINE]] * 8, marker=tmp_path / "stopped")
     assert len(found) == 18 and set(found.values()) == {""}
     assert "did not come up" not in caplog.text, "nothing waited for it so long"
+
+
+@pytest.mark.slow
+def test_an_actor_that_dies_while_idle_is_replaced_though_another_one_is_up(
+    ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import ray
+
+    monkeypatch.setattr(priors, "PriorActor", DyingPrior)
+    cluster = smoke.cluster.model_copy(update={**LIMITS, "num_priors": 2, "prior_resources": {"CPU": 0.5}})
+    pool = PriorPool(smoke.model_copy(update={"cluster": cluster}), namespace := f"test-{time.time_ns()}")
+    pool.identity()
+    idle = ray.get_actor("prior-1", namespace)  # of two, the first is asked first
+    threading.Timer(1.0, ray.kill, [idle]).start()
+    assert list(_asked(pool, [HANGS]).values())[0].startswith("hung")
+    assert "prior-1 was lost while idle; another one takes its place" in caplog.text
+    pool.close()
