@@ -213,8 +213,13 @@ class LabelerPool:
                     raise own_error(error) from None
                 who = self._names[call.worker]
                 logger.warning("%s failed at %s, which another one has done: %s", who, call.item, own_error(error))
-            except (*LOST, TimeoutError) as error:
+            except LOST as error:
                 self._lost(call, error)
+                continue
+            except TimeoutError:
+                limit = self._config.cluster.work_timeout_s
+                words = f"it took too long; if longer than cluster.work_timeout_s={limit:g}, raise that"
+                self._lost(call, TimeoutError(words))
                 continue
             self._idle.append(call.worker)
             if self._attempts.pop(call.item, 0):  # the slower of two attempts finds nothing here any more
@@ -297,7 +302,7 @@ class LabelerPool:
         if is_open and losses > limit:
             raise ClusterError(
                 f"{call.item} lost its labeler {losses} times, and cluster.max_item_retries={limit} "
-                f"allows {limit} more tries; last: {error or self._too_long()}; --resume continues"
+                f"allows {limit} more tries; last: {error}; --resume continues"
             ) from error
         self._replace(call.worker)
         others = any(other.item == call.item for other in self._calls.values())
@@ -307,10 +312,6 @@ class LabelerPool:
             self._idle.append(call.worker)
         again = "; its item is handed out again" if is_open and not others else ""
         logger.warning("%s was lost with %s; %s takes its place%s", before, call.item, self._names[call.worker], again)
-
-    def _too_long(self) -> str:
-        limit = self._config.cluster.work_timeout_s
-        return f"it took too long; if longer than cluster.work_timeout_s={limit:g}, raise that"
 
     def _replace(self, worker: int) -> None:
         ray.kill(self._workers[worker])  # no effect on the dead; ends one that hangs
