@@ -62,12 +62,13 @@ class RunStopped(L2LError):
 class News:
     """What a driver wants to know at once, and how far the run is.
 
-    Example: `News(4, frozenset({("l2l", 0)}), None, Status(shards_total=6))`
+    Example: `News(4, frozenset({("l2l", 0)}), None, 0, Status(shards_total=6))`
     """
 
     number: int  # of what happened since the coordinator started
     published: frozenset[tuple[str, int]]  # (method, version) that lie whole on disk
     training_error: L2LError | None  # what training failed with on purpose
+    train_losses: int  # how often Ray Train lost a worker, since the coordinator started
     status: Status
 
 
@@ -151,6 +152,7 @@ class Coordinator:
         self._rate = LabelRate()
         self._versions: set[tuple[str, int]] = set()
         self._training_error: L2LError | None = None
+        self._train_losses = 0
         self._status = Status(shards_total=len(labeling) * config.loop.rounds * num_shards)
         self._state_written = self._refreshed = 0.0
         self._read_versions()
@@ -203,7 +205,9 @@ class Coordinator:
         if time.monotonic() - self._refreshed >= REFRESH_EVERY_S:
             self._refreshed = time.monotonic()
             self._meters.refresh()
-        return News(self._news, frozenset(self._versions), self._training_error, self._current_status())
+        return News(
+            self._news, frozenset(self._versions), self._training_error, self._train_losses, self._current_status()
+        )
 
     async def find_versions(self) -> None:
         """Look for new versions on disk; a train worker calls when it has written one.
@@ -273,6 +277,12 @@ class Coordinator:
         for name, value in values.items():
             self._meters.set("l2l_train", value, name=name)
         await self._write_state()
+
+    async def train_worker_lost(self) -> None:
+        """Note that Ray Train lost a worker and starts the group again; not where training failed on purpose."""
+        if self._training_error is None:
+            self._train_losses += 1
+            await self._tell_driver()
 
     async def report_error(self, error: L2LError) -> None:
         """Note what training failed with on purpose: the driver ends the run with it, for it would recur."""

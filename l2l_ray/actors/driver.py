@@ -200,7 +200,7 @@ def hand_out_work(
     Raises:
         L2LError: A role failed for good.
     """
-    status, told = Status(shards_total=0), time.monotonic()
+    status, told, train_losses = Status(shards_total=0), time.monotonic(), 0
     asked: ray.ObjectRef[News] = roles.coordinator.news.remote(0, TICK_S)
     while not (plan.finished and roles.training.done):
         roles.check()
@@ -212,6 +212,9 @@ def hand_out_work(
             asked = roles.coordinator.news.remote(news.number, TICK_S)
             status, told = news.status, time.monotonic()
             take_in(news, plan, folder, data)
+            if news.train_losses > train_losses:
+                logger.warning("a train worker was lost or did not answer; the group starts again from what is saved")
+            train_losses = news.train_losses
         while roles.labelers.has_room and (item := plan.next()) is not None:
             roles.labelers.submit(item)
         if roles.labelers.has_room:

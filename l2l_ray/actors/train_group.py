@@ -171,6 +171,20 @@ class RayHost:
         self._told = self._coordinator.progress.remote(stage, done, total, values)
 
 
+class LossTeller(train_api.UserCallback):  # type: ignore[misc]  # why: Ray Train is Any to type checkers, see above
+    """Lets the screen say that a worker was lost; Ray Train's controller calls it and starts the group again.
+
+    Example: `RunConfig(callbacks=[LossTeller(coordinator)])`
+    """
+
+    def __init__(self, coordinator: ActorHandle[Coordinator]) -> None:
+        self._coordinator = coordinator
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Tell the coordinator, without waiting: training does not depend on it."""
+        self._coordinator.train_worker_lost.remote()
+
+
 def wait_seen(is_seen: Callable[[], bool], what: str, fault: str) -> None:
     """Wait until this node sees what another one has written; a network's file system may be late, but not so late.
 
@@ -253,6 +267,7 @@ def _trainer(
             storage_path=storage_path,
             storage_filesystem=storage_filesystem,
             failure_config=train_api.FailureConfig(max_failures=restarts, controller_failure_limit=restarts),
+            callbacks=[LossTeller(loop_config["coordinator"])],
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )

@@ -46,6 +46,7 @@ def killed(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> RunFolde
         output, _ = second.communicate(timeout=WAIT_S)
         assert second.returncode == 0, output
     assert output.count("the coordinator was lost and started again") == 1, output  # its end is no loss
+    assert output.count("a train worker was lost or did not answer") == 1, output
     return folder
 
 
