@@ -36,7 +36,7 @@ def pool(ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch) -> I
 @pytest.fixture
 def pool_without_replacement(ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[PriorPool]:
     monkeypatch.setattr(priors, "PriorActor", WithoutReplacement)
-    pool = _pool(smoke, num_priors=2, prior_resources={"CPU": 0.5}, start_timeout_s=20.0)
+    pool = _pool(smoke, num_priors=2, prior_resources={"CPU": 0.5})
     yield pool
     pool.close()
 
