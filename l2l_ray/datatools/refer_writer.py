@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from l2l_ray.data.layout import PROBLEMS_FILE, Notice, image_folder, plain_name
+from l2l_ray.data.layout import ALL_PICTURES, PROBLEMS_FILE, Notice, image_folder, plain_name
 from l2l_ray.data.pixels import Header, upright_copy
 from l2l_ray.errors import DataError
 from l2l_ray.files import replacing, replacing_folder, saying_why, temporary_path
@@ -36,12 +36,17 @@ class ReferWriter:
         copy: Copy the pictures; False links to them.
         update: The data set is there, and `merge.py` adds to it what is collected; `write` then replaces it.
     Raises:
-        DataError: If a name is unusable, the data set exists, or, with `update`, does not.
+        DataError: If a name is unusable or that of the pictures' folder, the data set exists, or, with `update`, does not.
     """
 
     def __init__(self, root: Path, dataset: str, split_by: str, copy: bool = False, update: bool = False) -> None:
         self.root = Path(root).expanduser().absolute()
         self.dataset, self.split_by = plain_name("dataset", dataset), plain_name("split_by", split_by)
+        if dataset == ALL_PICTURES:
+            raise DataError(
+                f"the name {dataset!r} is that of the folder of all pictures; choose another (--dataset; for l2l label "
+                "--name)"
+            )
         self.images: dict[int, dict[str, Any]] = {}
         self.annotations: dict[int, dict[str, Any]] = {}
         self.categories: dict[int, str] = {}
@@ -93,7 +98,7 @@ class ReferWriter:
         width, height = size or (None, None)
         self.images[image_id] = {"id": image_id, "file_name": name, "width": width, "height": height}
         if isinstance(source, bytes):
-            staged = self._staging / "images" / name
+            staged = self._staging / ALL_PICTURES / name
             with saying_why(staged.parent):
                 staged.parent.mkdir(parents=True, exist_ok=True)
                 staged.write_bytes(source)
