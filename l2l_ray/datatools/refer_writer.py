@@ -14,6 +14,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 from l2l_ray.data.layout import ALL_PICTURES, PROBLEMS_FILE, Notice, image_folder, plain_name
 from l2l_ray.data.pixels import Header, upright_copy
 from l2l_ray.errors import DataError
-from l2l_ray.files import replacing, replacing_folder, saying_why, temporary_path
+from l2l_ray.files import locked, replacing, replacing_folder, saying_why, temporary_path
 
 
 class ReferWriter:
@@ -56,6 +57,7 @@ class ReferWriter:
         self.sources: dict[str, Path] = {}  # by name: the file of each picture that `write` has to put in place
         self._sizes: dict[str, tuple[int, int] | None] = {}
         self._copy, self._update = copy, update
+        self._held = ExitStack()
         self._staging = temporary_path(self.folder)
         with saying_why(self.folder):
             exists, has_refs = self.folder.exists(), (self.folder / self._refs).is_file()
@@ -76,12 +78,24 @@ class ReferWriter:
         return f"refs({self.split_by}).p"
 
     def __enter__(self) -> ReferWriter:
+        """Hold a data set that is updated: of two updates at once, one would take away the other's work.
+
+        Raises:
+            DataError: Another process holds it.
+        """
+        if self._update:
+            with saying_why(self.folder):
+                try:
+                    self._held.enter_context(locked(self.root / f".{self.dataset}.lock", timeout_s=0))
+                except TimeoutError:
+                    raise DataError(f"another process updates {self.folder}; try again when it has ended") from None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self._staging, ignore_errors=True)
+        with self._held:
+            shutil.rmtree(self._staging, ignore_errors=True)
 
     def add_image(self, image_id: int, name: str, size: tuple[int, int] | None, source: Path | bytes | None) -> None:
         """Add one image; a second call with its id changes nothing.
