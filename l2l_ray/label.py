@@ -12,10 +12,11 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os.path import isfile  # says no, as Path.is_file does not, to a text that no file can be named
 from pathlib import Path
+from typing import Any
 
 from l2l_ray.config import RunConfig, load_config
 from l2l_ray.data.layout import ALL_PICTURES, PROBLEMS_FILE, plain_name
@@ -89,6 +90,7 @@ class Source:
 
     def _texts(self) -> Iterator[str]:
         """Yield the texts of a table, among them the names of its photos and mask pictures."""
+        rows: Iterable[tuple[str, Any]]
         if self.kind == "coco":
             content = read_json(self.path)
             images = content.get("images") if isinstance(content, Mapping) else None

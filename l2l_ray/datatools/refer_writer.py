@@ -37,7 +37,7 @@ class ReferWriter:
         copy: Copy the pictures; False links to them.
         update: The data set is there, and `merge.py` adds to it what is collected; `write` then replaces it.
     Raises:
-        DataError: If a name is unusable or that of the pictures' folder, the data set exists, or, with `update`, does not.
+        DataError: If a name is unusable, the data set exists, or, with `update`, does not.
     """
 
     def __init__(self, root: Path, dataset: str, split_by: str, copy: bool = False, update: bool = False) -> None:
