@@ -12,16 +12,19 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os.path import isfile  # says no, as Path.is_file does not, to a text that no file can be named
 from pathlib import Path
+from typing import Any
 
 from l2l_ray.config import RunConfig, load_config
-from l2l_ray.data.layout import plain_name
+from l2l_ray.data.layout import ALL_PICTURES, PROBLEMS_FILE, plain_name
 from l2l_ray.datatools.commands import data_command
 from l2l_ray.datatools.export import index_of, is_as_written, require_place
 from l2l_ray.datatools.inventory import take_inventory
-from l2l_ray.datatools.row_files import TABLES
+from l2l_ray.datatools.label_studio import read_label_studio
+from l2l_ray.datatools.row_files import TABLES, read_json, read_rows
 from l2l_ray.doubt import Doubt
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.files import replacing
@@ -73,13 +76,30 @@ class Source:
         )
 
     def digest(self) -> str:
-        """Hash names, sizes and times of change of the files that the source is made of."""
+        """Hash names, sizes and times of change of the files that the source is made of.
+
+        Raises:
+            DataError: The table cannot be read.
+        """
         if self.kind == "folder":
-            files = [path for path in self.path.rglob("*") if path.is_file()]
+            files = {path for place in (self.path, self.images) for path in place.rglob("*") if path.is_file()}
         else:  # what else lies beside a table may be anything
-            files = [self.path]
+            files = {self.path, *(self.images / text for text in self._texts() if isfile(self.images / text))}
         facts = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(files)]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def _texts(self) -> Iterator[str]:
+        """Yield the texts of a table, among them the names of its photos and mask pictures."""
+        rows: Iterable[tuple[str, Any]]
+        if self.kind == "coco":
+            content = read_json(self.path)
+            images = content.get("images") if isinstance(content, Mapping) else None
+            rows = [("", row) for row in images] if isinstance(images, list) else []
+        else:
+            rows = read_rows(self.path) if self.kind == "rows" else read_label_studio(self.path)
+        for _, row in rows:
+            if isinstance(row, Mapping):
+                yield from (value for value in row.values() if isinstance(value, str))
 
     def import_words(self, config: RunConfig) -> list[str]:
         """Return the words of the import into a config's data set."""
@@ -104,7 +124,8 @@ def config_of(source: Source, name: str | None, run_root: str | None, words: Seq
     if source.kind == "folder" and root.is_relative_to(taken_from):
         raise ConfigError(f"the run root {root} lies in {taken_from}, whose photos are to be labeled; choose another")
     own_name = taken_from.name if source.kind == "folder" else taken_from.stem
-    name = plain_name("--name", name or re.sub(r"[^A-Za-z0-9_+-]+", "-", own_name).strip("-") or "photos")
+    own_name = re.sub(r"[^A-Za-z0-9_+-]+", "-", own_name).strip("-")
+    name = plain_name("--name", name or ("photos" if own_name in ("", ALL_PICTURES) else own_name))
     own = ["--data.root", str(root / "data"), "--data.dataset", name, "--data.split_by", "own"]
     return load_config([*words, *own, "--name", name, "--run_root", str(root)], "run")
 
@@ -234,6 +255,11 @@ def _bring_in(source: Source, config: RunConfig, say: Say) -> int:
     status = data_command([*words, "--update"] if folder.is_dir() else words, tell)
     for line in _gone(source, config, folder) if known else ():
         tell(line)
+    kept, ended = folder / PROBLEMS_FILE, {*known.get("said", ())} - {*said}
+    if ended and kept.is_file():  # runs tell of what it says
+        lines = [line for line in kept.read_text(encoding="utf-8").splitlines() if line not in ended]
+        with replacing(kept) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     with replacing(note) as temporary:
         temporary.write_text(json.dumps({"source": path, "digest": digest, "status": status, "said": said}))
     return status

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from l2l_ray import cli
+from l2l_ray.data.layout import PROBLEMS_FILE
 from l2l_ray.errors import ConfigError, DataError
-from l2l_ray.label import Source
+from l2l_ray.label import Source, config_of
 
 NUM_PHOTOS, NUM_MASKS = 8, 4
 QUICK = (
@@ -116,7 +117,7 @@ def test_a_dry_run_says_what_and_how_long_and_keeps_nothing(
 def test_two_sources_of_one_name_do_not_become_one(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from l2l_ray.label import config_of, dry_run
+    from l2l_ray.label import dry_run
 
     config = config_of(Source.of(photos, None), None, None, QUICK)
     note = tmp_path / "home" / "data" / "My-photos.source.json"
@@ -167,3 +168,53 @@ def test_a_source_is_told_from_itself_changed(photos: Path) -> None:
     assert Source.of(photos, None).digest() == before
     (photos / "p7.txt").write_text("the red disc\n")
     assert Source.of(photos, None).digest() != before
+
+
+def test_a_mask_drawn_again_and_a_photo_added_beside_a_table_are_taken_in(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "own.csv"
+    masks = [f"p{number}_mask.png" if number < NUM_MASKS else "" for number in range(NUM_PHOTOS + 1)]
+    rows = [f"p{number}.png,the red circle,{mask},val\n" for number, mask in enumerate(masks)]
+    table.write_text("image,expression,mask,split\n" + "".join(rows))
+    words = ["label", str(table), "--images", str(photos), *QUICK]
+    kept = tmp_path / "home" / "data" / "own" / PROBLEMS_FILE
+    for first in ("wrote ", "made of"):
+        assert cli.main(words) == 1
+        said = capsys.readouterr()
+        assert first in said.out and "line 10: missing image: got 'p8.png'" in said.out
+        assert "has no train split" in said.err, "no run is needed here"
+        assert "line 10: missing image" in kept.read_text()
+
+    _mask(6).save(photos / "p0_mask.png")
+    Image.new("RGB", (64, 48), (9, 9, 9)).save(photos / "p8.png")
+    assert cli.main(words) == 1
+    said = capsys.readouterr()
+    assert "1 corrected, 1 new object, 1 new photo, 7 unchanged" in said.out and "p8.png" not in said.out
+    assert kept.read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("own.jsonl", {"image": "p7.png", "expression": "a disc"}),
+        ("coco.json", {"images": [{"id": 1, "file_name": "p7.png"}], "annotations": [], "categories": []}),
+        ("tasks.json", [{"id": 1, "data": {"image": "/data/local-files/?d=p7.png"}, "annotations": [{"result": []}]}]),
+    ],
+)
+def test_what_a_table_names_is_part_of_it(photos: Path, tmp_path: Path, name: str, content: object) -> None:
+    (table := tmp_path / name).write_text(json.dumps(content))
+    before = Source.of(table, photos).digest()
+    (photos / "p6.png").unlink()
+    assert Source.of(table, photos).digest() == before, "it does not name this one"
+    assert Source.of(table, tmp_path).digest() != before, "another folder of photos"
+    (photos / "p7.png").unlink()
+    assert Source.of(table, photos).digest() != before
+
+
+def test_a_folder_of_the_name_of_all_pictures(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = photos.rename(photos.with_name("images"))
+    config = config_of(Source.of(folder, None), None, None, QUICK)
+    assert (config.data.dataset, config.name) == ("photos", "photos")
+    assert cli.main(["label", str(folder), "--name", "images", *QUICK]) == 1
+    assert "the name 'images' is that of the folder of all pictures; choose another" in capsys.readouterr().err

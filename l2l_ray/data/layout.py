@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from l2l_ray.errors import DataError, L2LError
 
 PROBLEMS_FILE = "import-problems.txt"  # beside instances.json: what imports named as wrong, one line each
+ALL_PICTURES = "images"  # the folder below a data root that holds each data set's pictures, and no data set
 COCO_IMAGES = "mscoco/images/train2014"
 # As `refer.py` reads them; other data sets keep their pictures in `images/<dataset>`.
 IMAGE_FOLDERS = {
@@ -177,7 +178,7 @@ def by_kind(problems: Sequence[Problem]) -> str:
 
 def image_folder(root: Path, dataset: str) -> Path:
     """Return the folder in which a data set's pictures are looked up."""
-    return root / "images" / IMAGE_FOLDERS.get(dataset, dataset)
+    return root / ALL_PICTURES / IMAGE_FOLDERS.get(dataset, dataset)
 
 
 def plain_name(what: str, name: str) -> str:
@@ -204,16 +205,20 @@ def file_below(root: Path, name: Any, what: str, follow_links: bool = True) -> P
             pictures that an import makes. False refuses such a link.
     Raises:
         BadValue: If the name is no text, is absolute, has a '..', leads out of `root` by a link that is not followed,
-            or no file is there.
+            or no file is there; or if it is no UTF-8, which tables of a run cannot hold.
     """
     if not isinstance(name, str) or not name:
         raise BadValue(what, name, "the name of a file", "write its path below the folder")
     if Path(name).is_absolute() or ".." in Path(name).parts or "\\" in name:
         raise BadValue(what, name, f"a path below {root}, with '/' and without '..'", "write a relative path")
     try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise BadValue(what, name, "a name in UTF-8", "rename the file") from None
+    try:
         path = (root / name).resolve()
         inside, there = follow_links or path.is_relative_to(root.resolve()), path.is_file()
-    except (OSError, ValueError):  # names too long, with NUL, or not encodable
+    except (OSError, ValueError):  # names too long, or with NUL
         raise BadValue(what, name, "the name of a file", "correct the name") from None
     if not inside:
         raise BadValue(what, name, f"a file below {root}", "the link leads outside; copy the file there")

@@ -11,8 +11,10 @@ followed, and both is said.
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +76,23 @@ def _answers(folder: Path, name: str) -> Iterator[str]:
 
 def _all_names(folder: Path) -> list[str]:
     try:
-        found = [path for path in folder.rglob("*") if path.is_symlink() or path.is_file()]
-        return sorted(path.relative_to(folder).as_posix() for path in found)
+        below = [Path(place, name) for place, *names in os.walk(folder) for name in chain(*names)]
+        return sorted(path.relative_to(folder).as_posix() for path in below if path.is_symlink() or path.is_file())
     except OSError as error:
         raise DataError(f"{folder} cannot be read: {error}; check its rights") from error
+
+
+def _unreadable(folder: Path) -> Iterator[tuple[str, Problem]]:
+    """Yield a problem for each folder whose files are not seen, as it cannot be read."""
+    errors: list[OSError] = []
+    for _ in os.walk(folder, onerror=errors.append):
+        pass
+    for error in errors:
+        name = Path(error.filename).relative_to(folder).as_posix()
+        if not _is_hidden(name) or name == ".":
+            where = f"{folder.resolve().name}/{name}".removesuffix("/.")
+            remedy = "correct its rights, or move it elsewhere"
+            yield where, BadValue("folder", error.strerror, "a folder that can be read", remedy).at(where)
 
 
 def _is_hidden(name: str) -> bool:
@@ -85,8 +100,9 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in name.split("/"))
 
 
-def unusable_links(folder: Path) -> Iterator[tuple[str, Problem]]:
-    """Yield a problem for each link to a folder, which is not followed, and for each link to nothing."""
+def unusable(folder: Path) -> Iterator[tuple[str, Problem]]:
+    """Yield a problem for each folder that cannot be read, link to a folder, which is not followed, and dead link."""
+    yield from _unreadable(folder)
     for name in _names(folder):
         path, where = folder / name, f"{folder.resolve().name}/{name}"
         if path.is_dir():
@@ -100,9 +116,9 @@ def unusable_links(folder: Path) -> Iterator[tuple[str, Problem]]:
 
 
 def _unused(folder: Path, names: Sequence[str], beside: _Beside) -> Iterator[Row]:
-    """Yield what is to be said of the links that cannot be used, and of the files that are neither photo nor text."""
-    links = list(unusable_links(folder))
-    yield from links
+    """Yield what is to be said of what cannot be read or followed, and of the files that are neither photo nor text."""
+    bad = list(unusable(folder))
+    yield from bad
     for name in _all_names(folder):
         is_of_macos = name.rpartition("/")[2].startswith("._")
         if _is_hidden(name) and not is_of_macos and name.lower().endswith((".txt", *PICTURES)):
@@ -110,7 +126,7 @@ def _unused(folder: Path, names: Sequence[str], beside: _Beside) -> Iterator[Row
                 f"{folder.resolve().name}/{name}",
                 Notice(f"{folder.resolve().name}/{name}", "it is hidden by a dot in its name, not used"),
             )
-    known = {where for where, _ in links}
+    known = {where for where, _ in bad}
     for name in names:
         where, is_known = f"{folder.resolve().name}/{name}", name.lower().endswith((".txt", *PICTURES))
         if not (is_known or name in beside.used or where in known or Path(name).name.lower() in _OF_SYSTEMS):

@@ -14,14 +14,15 @@ import os
 import pickle
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from l2l_ray.data.layout import PROBLEMS_FILE, Notice, image_folder, plain_name
+from l2l_ray.data.layout import ALL_PICTURES, PROBLEMS_FILE, Notice, image_folder, plain_name
 from l2l_ray.data.pixels import Header, upright_copy
 from l2l_ray.errors import DataError
-from l2l_ray.files import replacing, replacing_folder, saying_why, temporary_path
+from l2l_ray.files import locked, replacing, replacing_folder, saying_why, temporary_path
 
 
 class ReferWriter:
@@ -42,6 +43,11 @@ class ReferWriter:
     def __init__(self, root: Path, dataset: str, split_by: str, copy: bool = False, update: bool = False) -> None:
         self.root = Path(root).expanduser().absolute()
         self.dataset, self.split_by = plain_name("dataset", dataset), plain_name("split_by", split_by)
+        if dataset == ALL_PICTURES:
+            raise DataError(
+                f"the name {dataset!r} is that of the folder of all pictures; choose another (--dataset; for l2l label "
+                "--name)"
+            )
         self.images: dict[int, dict[str, Any]] = {}
         self.annotations: dict[int, dict[str, Any]] = {}
         self.categories: dict[int, str] = {}
@@ -51,6 +57,7 @@ class ReferWriter:
         self.sources: dict[str, Path] = {}  # by name: the file of each picture that `write` has to put in place
         self._sizes: dict[str, tuple[int, int] | None] = {}
         self._copy, self._update = copy, update
+        self._held = ExitStack()
         self._staging = temporary_path(self.folder)
         with saying_why(self.folder):
             exists, has_refs = self.folder.exists(), (self.folder / self._refs).is_file()
@@ -71,12 +78,24 @@ class ReferWriter:
         return f"refs({self.split_by}).p"
 
     def __enter__(self) -> ReferWriter:
+        """Hold a data set that is updated: of two updates at once, one would take away the other's work.
+
+        Raises:
+            DataError: Another process holds it.
+        """
+        if self._update:
+            with saying_why(self.folder):
+                try:
+                    self._held.enter_context(locked(self.root / f".{self.dataset}.lock", timeout_s=0))
+                except TimeoutError:
+                    raise DataError(f"another process updates {self.folder}; try again when it has ended") from None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self._staging, ignore_errors=True)
+        with self._held:
+            shutil.rmtree(self._staging, ignore_errors=True)
 
     def add_image(self, image_id: int, name: str, size: tuple[int, int] | None, source: Path | bytes | None) -> None:
         """Add one image; a second call with its id changes nothing.
@@ -93,7 +112,7 @@ class ReferWriter:
         width, height = size or (None, None)
         self.images[image_id] = {"id": image_id, "file_name": name, "width": width, "height": height}
         if isinstance(source, bytes):
-            staged = self._staging / "images" / name
+            staged = self._staging / ALL_PICTURES / name
             with saying_why(staged.parent):
                 staged.parent.mkdir(parents=True, exist_ok=True)
                 staged.write_bytes(source)

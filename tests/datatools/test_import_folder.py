@@ -1,8 +1,12 @@
 """A folder of pictures with texts and masks beside them."""
 
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from l2l_ray.data.layout import Notice, Problem
@@ -11,6 +15,7 @@ from l2l_ray.datatools.import_folder import folder_rows
 from l2l_ray.datatools.import_rows import import_rows
 from l2l_ray.datatools.photos import photos_and_texts
 from l2l_ray.datatools.refer_writer import ReferWriter
+from l2l_ray.types import PhotoText
 from tests.refer_folder import draw
 
 
@@ -112,3 +117,54 @@ def test_a_folder_that_almost_names_a_split_is_refused_and_tiffs_are_taken(tmp_p
         "photos/Test/a.jpg: split: got 'Test'",
         "photos/validation/b.jpg: split: got 'validation'",
     ]
+
+
+@pytest.fixture
+def not_root() -> Iterator[Path]:
+    """Give an empty folder to somebody who may not read everything."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:  # those of pytest are root's alone
+        Path(place).chmod(0o755)
+        yield Path(place)
+        if os.getuid() == 0:
+            os.seteuid(0)
+
+
+def _lose_rights() -> None:
+    if os.getuid() == 0:
+        os.seteuid(65534)
+
+
+def test_a_folder_that_cannot_be_read_is_named(not_root: Path) -> None:
+    draw(not_root / "a.jpg", 1)
+    (not_root / "a.txt").write_text("left man\n")
+    for name in ("val", ".hidden"):
+        draw(not_root / name / "b.jpg", 2)
+        (not_root / name).chmod(0)
+    _lose_rights()
+    rows = dict(folder_rows(not_root))
+    where = f"{not_root.name}/val"
+    assert rows == {
+        f"{not_root.name}/a.jpg": {"image": "a.jpg", "expression": ["left man"]},
+        where: Problem(
+            where,
+            "folder",
+            "'Permission denied'",
+            "a folder that can be read",
+            "correct its rights, or move it elsewhere",
+        ),
+    }
+    photo, problem = photos_and_texts(not_root, "dog")
+    assert (photo, problem) == (PhotoText(not_root / "a.jpg", "dog"), rows[where])
+
+
+def test_a_name_that_is_no_utf8_leaves_the_others(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    for name in (b"no\xe9", b"a"):
+        draw(folder / os.fsdecode(name + b".png"), 1)
+        (folder / os.fsdecode(name + b".txt")).write_text("a cup\n")
+    with ReferWriter(tmp_path / "root", "own", "own") as writer:
+        (problem,) = import_rows(folder_rows(folder), folder, folder, writer)
+        writer.problems = [str(problem)]
+        writer.write()
+    assert str(problem).startswith("photos/no\\udce9.txt: text: got ") and "rename the file" in str(problem)
+    assert [row["file_name"] for row in writer.images.values()] == ["a.png"]

@@ -216,7 +216,7 @@ def test_other_files_of_the_data_set_stay_and_an_update_needs_one(own: Import, t
     (folder / "notes.txt").write_text("mine")
     own([{"image": "c.png", "expression": "bird", "polygon": LEFT}], "--update")
     assert (folder / "notes.txt").read_text() == "mine"
-    assert sorted(path.name for path in (tmp_path / "root").iterdir()) == ["images", "own"]
+    assert sorted(path.name for path in (tmp_path / "root").iterdir()) == [".own.lock", "images", "own"]
     status, printed = own([{"image": "c.png", "expression": "bird"}], "--update", "--dataset", "other")
     assert status == 1 and "has no refs(own).p to update; import it first, without --update" in printed
     status, printed = own([{"image": "c.png", "expression": "bird"}])

@@ -69,3 +69,21 @@ def test_sentences_keep_their_case() -> None:
         "sent": "Left man",
         "tokens": ["Left", "man"],
     }
+
+
+def test_the_folder_of_all_pictures_is_no_data_set(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the name 'images' is that of the folder of all pictures; choose another"):
+        ReferWriter(tmp_path, "images", "own")
+
+
+def test_one_update_at_a_time(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path)
+    with ReferWriter(tmp_path, "tiny", "own", update=True):
+        with (
+            pytest.raises(DataError, match=f"another process updates {folder}; try again when it has ended"),
+            ReferWriter(tmp_path, "tiny", "own", update=True),
+        ):
+            pass
+        write_tiny(tmp_path, "other")
+    with ReferWriter(tmp_path, "tiny", "own", update=True) as writer:
+        assert writer.folder == folder

@@ -26,7 +26,7 @@ from l2l_ray.refshapes.synthetic import write_refshapes
 from l2l_ray.storage import place
 from l2l_ray.types import Example, LabeledExample, Skip
 
-EVAL_SPLITS = ("val", "testA", "testB", "test")
+EVAL_SPLITS = ("val", "testA", "testB", "testC", "test")
 
 STAYS_UNLABELED = "; the item is unlabeled"  # ends the reason of a notice about a bad mask
 

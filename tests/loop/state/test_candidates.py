@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from l2l_ray.config import RunConfig
+from l2l_ray.data.layout import SPLITS
 from l2l_ray.data.split_files import write_split
 from l2l_ray.data.splits import split_labeled
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.state.candidates import Candidates, find_candidates, open_dataset
 from l2l_ray.types import LabeledExample
 from tests.loop.partly_labeled import BAD_MASK, config_of, set_mask, write_partly
+from tests.refer_folder import write_tiny
 
 
 def _found(smoke: RunConfig, root: Path, **data: Any) -> Candidates:
@@ -108,3 +110,12 @@ def test_an_evaluation_split_without_a_mask_is_none(smoke: RunConfig, tmp_path: 
     found = _found(smoke, root)
     assert list(found.splits) == ["testA"]
     assert [(skip.kind, Path(skip.path).name) for skip in found.skips] == [("missing_mask", "3.png")]
+
+
+def test_every_split_of_own_data_is_used(smoke: RunConfig, tmp_path: Path) -> None:
+    splits = dict(enumerate(SPLITS, 1))
+    write_tiny(tmp_path, splits=splits)
+    found = _found(smoke, tmp_path, dataset="tiny", split_by="own")
+    assert {split: {e.image_id for e in examples} for split, examples in found.splits.items()} == {
+        split: {number} for number, split in splits.items() if split != "train"
+    }
