@@ -105,6 +105,7 @@ class _Merger:
         paths = {image_id: folder / row["file_name"] for image_id, row in self.images.items()}
         by_file = {path.resolve(): image_id for image_id, path in paths.items()}
         by_size: dict[int, list[int]] = defaultdict(list)
+        back: set[int] = set()
         for image_id, path in paths.items():
             if path.is_file():
                 by_size[path.stat().st_size].append(image_id)
@@ -119,10 +120,14 @@ class _Merger:
                 found = alike[0] if found is None and alike else found
             if found is not None:
                 self._image_of[new_id] = found
-                self.writer.sources.pop(name, None)
+                if paths[found].exists():
+                    self.writer.sources.pop(name, None)
+                elif source is not None:
+                    back.add(found)
             elif named is not None:
                 error = BadValue("photo", name, f"the photo of that name in {folder}", "give this one another name")
                 self._bad_photos[new_id] = error.at(f"image {name}")
+        self.update.num_photos_back = len(back)
 
     def match_refs(self) -> tuple[dict[int, list[Ref]], list[Ref]]:
         """Return the writer's refs by the place of the ref that they speak of, and those that are new."""

@@ -407,3 +407,14 @@ def test_ids_of_coco_that_are_0_are_ids_and_not_none(coco: Import, tmp_path: Pat
     examples, _ = ReferDataset.open(tmp_path / "root", "own", "own").labeled_examples("train")
     found = [(Path(example.image_path).name, example.expression, example.category) for example in examples]
     assert sorted(found) == [("a.png", "cat", "cat"), ("b.png", "dog", ""), ("b.png", "x", ""), ("c.png", "cat", "")]
+
+
+def test_photos_that_were_moved_are_there_again(own: Import, tmp_path: Path) -> None:
+    moved = (tmp_path / "photos").rename(tmp_path / "moved")
+    linked = tmp_path / "root" / "images" / "own"
+    assert not (linked / "a.png").exists()
+    rows = [{"image": "a.png", "expression": "left cat"}, {"image": "c.png", "expression": "bird"}]
+    assert "0 corrected, 2 photos there again, 3 unchanged" in own(rows, "--update", images=moved)[1]
+    assert [(linked / name).exists() for name in ("a.png", "b.png", "c.png")] == [True, False, True]
+    assert (linked / "a.png").read_bytes() == (moved / "a.png").read_bytes()
+    assert "0 corrected, 3 unchanged" in own(rows, "--update", images=moved)[1]
