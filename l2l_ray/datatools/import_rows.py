@@ -18,6 +18,7 @@ from l2l_ray.data.object_masks import cut_at_border
 from l2l_ray.data.pixels import Header, read_header
 from l2l_ray.datatools.columns import COLUMNS, Names, read_columns
 from l2l_ray.datatools.record import of_unusable_mask
+from l2l_ray.datatools.ref_records import category_name
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
 from l2l_ray.datatools.row_files import Row
 from l2l_ray.datatools.truths import ObjectTruth, read_row_hint, read_truth
@@ -166,7 +167,7 @@ class _Collector:
         no_target: bool,
     ) -> None:
         """Refuse a row whose id is taken by something else."""
-        known = self._writer.categories.get(ref.get("category_id", 0), "")
+        known = category_name(ref, self._writer.categories)
         for what, got, first in (
             ("image", name, ref["file_name"]),
             ("split", split, ref["split"]),
@@ -196,7 +197,7 @@ class _Collector:
         self._writer.annotations[ref["ann_id"]] = {
             "id": ref["ann_id"],
             "image_id": ref["image_id"],
-            "category_id": ref.get("category_id", 0),
+            **({"category_id": ref["category_id"]} if "category_id" in ref else {}),
             "bbox": truth.bbox_xywh_px,
             "area": truth.area_px,
             "iscrowd": 0,

@@ -34,6 +34,7 @@ from l2l_ray.datatools.ref_records import (
     TRUTH,
     Ref,
     annotation_ids,
+    category_name,
     claims_truth,
     is_later_review,
     names_annotations,
@@ -104,6 +105,7 @@ class _Merger:
         paths = {image_id: folder / row["file_name"] for image_id, row in self.images.items()}
         by_file = {path.resolve(): image_id for image_id, path in paths.items()}
         by_size: dict[int, list[int]] = defaultdict(list)
+        back: set[int] = set()
         for image_id, path in paths.items():
             if path.is_file():
                 by_size[path.stat().st_size].append(image_id)
@@ -118,14 +120,18 @@ class _Merger:
                 found = alike[0] if found is None and alike else found
             if found is not None:
                 self._image_of[new_id] = found
-                self.writer.sources.pop(name, None)
+                if paths[found].exists():
+                    self.writer.sources.pop(name, None)
+                elif source is not None:
+                    back.add(found)
             elif named is not None:
                 error = BadValue("photo", name, f"the photo of that name in {folder}", "give this one another name")
                 self._bad_photos[new_id] = error.at(f"image {name}")
+        self.update.num_photos_back = len(back)
 
     def match_refs(self) -> tuple[dict[int, list[Ref]], list[Ref]]:
         """Return the writer's refs by the place of the ref that they speak of, and those that are new."""
-        by_text: dict[tuple[int, str], list[int]] = defaultdict(list)
+        by_text: dict[tuple[int | None, str], list[int]] = defaultdict(list)
         by_sentence: dict[int, int] = {}
         for place, ref in enumerate(self.refs):
             for sentence in ref["sentences"]:
@@ -141,7 +147,7 @@ class _Merger:
                 continue
             image_id = self._image_of.get(ref["image_id"])
             texts = [text_of(sentence) for sentence in ref["sentences"]]
-            places = sorted({place for text in texts for place in by_text.get((image_id or 0, text), ())})
+            places = sorted({place for text in texts for place in by_text.get((image_id, text), ())})
             own = self._by_own_id.get(ref.get("source_id", ""))
             named = by_sentence.get(ref["sent_id"]) if "sent_id" in ref else own
             if named is not None and ("sent_id" not in ref or named in places):
@@ -272,22 +278,24 @@ class _Merger:
 
     def _categorize(self, ref: Ref, group: list[Ref], before: str) -> None:
         """Give a ref, and the annotation that it has, the category that its group names; else it keeps its own."""
-        names = sorted({name for other in group if (name := self.writer.categories.get(other.get("category_id", 0)))})
+        names = sorted({name for other in group if (name := category_name(other, self.writer.categories))})
         if len(names) > 1:
             self._problem(group[0], "two categories", Words(", ".join(names)), "one", "keep one of them")
         name = names[0] if len(names) == 1 else before
-        if not name or name == self._category_of(ref) == before:
+        if not name:
             return
-        ref["category_id"] = self._category(name)
+        number = self._category(name)
         for ann_id in annotation_ids(ref):
-            self.annotations[ann_id] = {**self.annotations[ann_id], "category_id": ref["category_id"]}
-        self.update.num_new_categories += name != before
+            if name != before or "category_id" not in self.annotations[ann_id]:
+                self.annotations[ann_id] = {**self.annotations[ann_id], "category_id": number}
+        if name != before:
+            ref["category_id"] = number
+            self.update.num_new_categories += 1
 
     def _category_of(self, ref: Ref) -> str:
         """Return what a ref is called, by its first annotation if that says it; "" if nothing does."""
         rows = [self.annotations.get(ann_id, {}) for ann_id in annotation_ids(ref)[:1]] + [ref]
-        number = next((row["category_id"] for row in rows if "category_id" in row), None)
-        return self.categories.get(number, "") if isinstance(number, int) else ""
+        return category_name(next((row for row in rows if "category_id" in row), {}), self.categories)
 
     def _point_out(self, ref: Ref, group: list[Ref]) -> None:
         """Give a ref the one hint that its group has."""
@@ -352,15 +360,15 @@ class _Merger:
 
     def _truth_of(self, other: Ref, image_id: int) -> Ref:
         """Return what a ref of the writer says about its object, in ids of the data set; adds its annotations."""
-        category = self.writer.categories.get(other.get("category_id", 0))
-        found: Ref = {} if category is None else {"category_id": self._category(category)}
+        category = category_name(other, self.writer.categories)
+        found: Ref = {"category_id": self._category(category)} if category else {}
         ids = []
         for ann_id in annotation_ids(other):
-            row = self.writer.annotations[ann_id]
-            named = self.writer.categories.get(row.get("category_id", 0))
-            more = {"category_id": self._category(named)} if named is not None else {}
-            ids.append(self._next_annotation)
-            self.annotations[self._next_annotation] = {**row, "id": self._next_annotation, "image_id": image_id, **more}
+            row = {**self.writer.annotations[ann_id], "id": self._next_annotation, "image_id": image_id}
+            named = category_name(row, self.writer.categories)
+            row.pop("category_id", None)  # a number without a name would get that of the data set's own number
+            self.annotations[row["id"]] = row | ({"category_id": self._category(named)} if named else {})
+            ids.append(row["id"])
             self._next_annotation += 1
         if "ann_ids" in other:
             return {**found, "ann_ids": ids}

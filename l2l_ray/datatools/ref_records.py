@@ -42,6 +42,12 @@ def annotation_ids(ref: Ref) -> list[int]:
     return list(ref["ann_ids"]) if "ann_ids" in ref else [ref["ann_id"]] if "ann_id" in ref else []
 
 
+def category_name(row: Mapping[str, Any], categories: Mapping[int, str]) -> str:
+    """Return what the category of a ref or an annotation is called; "" where it has none, or none that is known."""
+    number = row.get("category_id")
+    return categories.get(number, "") if isinstance(number, int) else ""
+
+
 def names_annotations(record: Ref, annotations: Mapping[int, Any]) -> bool:
     """Tell whether what stands for annotations in a record is that: a person may have written it."""
     ids = [*found] if isinstance(found := record.get("ann_ids", [record.get("ann_id")]), list) else [None]

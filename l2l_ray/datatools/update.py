@@ -24,6 +24,7 @@ class Update:
     num_new_objects: int = 0
     num_new_texts: int = 0  # of objects that were there
     num_new_photos: int = 0
+    num_photos_back: int = 0  # their files were missing, and are there again
     num_new_hints: int = 0  # of objects that were there, as are categories
     num_new_categories: int = 0
     num_unchanged: int = 0  # objects that were there before and are as they were
@@ -42,7 +43,8 @@ class Update:
     def num_changes(self) -> int:
         """How much there is to write; new photos come with new objects."""
         truths = self.num_corrected + self.num_confirmed + self.num_rejected + self.num_new_masks
-        return truths + self.num_new_objects + self.num_new_texts + self.num_new_hints + self.num_new_categories
+        more = self.num_new_hints + self.num_new_categories + self.num_photos_back
+        return truths + self.num_new_objects + self.num_new_texts + more
 
     @property
     def line(self) -> str:
@@ -59,4 +61,5 @@ class Update:
         words += [f"{self.num_rejected} rejected"] if self.num_rejected else []
         words += [counted(count, what) for what, count in counts.items() if count]
         words += [f"{self.num_new_categories} with a new category"] if self.num_new_categories else []
+        words += [f"{counted(self.num_photos_back, 'photo')} there again"] if self.num_photos_back else []
         return ", ".join([*words, f"{self.num_unchanged} unchanged"])

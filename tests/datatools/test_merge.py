@@ -371,3 +371,50 @@ def test_a_text_that_was_set_apart_does_not_come_back_to_its_object(
     assert _refs(tmp_path / "root") == before
     assert own([{**row, "polygon": RIGHT}], "--update")[0] == 0, "the object has another mask"
     assert _refs(tmp_path / "root")[-1] == before[-1]
+
+
+@pytest.fixture
+def coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Import:
+    """Give a function that imports annotations of `a.png`, image 0, and `b.png`, image 1, into the data set `own`."""
+    for name in ("a.png", "b.png"):
+        draw(tmp_path / "photos" / name, ord(name[0]))
+
+    def bring(annotations: list[dict[str, Any]], *more: str, names: str = "ab") -> tuple[int, str]:
+        images = [{"id": n, "file_name": f"{name}.png", "width": 32, "height": 24} for n, name in enumerate(names)]
+        content = {"images": images, "annotations": annotations, "categories": [{"id": 0, "name": "cat"}]}
+        (tmp_path / "coco.json").write_text(json.dumps(content))
+        words = [str(tmp_path / "coco.json"), "--images", str(tmp_path / "photos"), "--root", str(tmp_path / "root")]
+        status = cli.main(["data", "import", "coco", *words, "--dataset", "own", *more])
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return bring
+
+
+def _row(ann_id: int, image_id: int, text: str, points: list[int] = LEFT, **changes: Any) -> dict[str, Any]:
+    return {"id": ann_id, "image_id": image_id, "expression": text, "segmentation": [points], **changes}
+
+
+def test_ids_of_coco_that_are_0_are_ids_and_not_none(coco: Import, tmp_path: Path) -> None:
+    assert coco([_row(0, 0, "cat", category_id=0), _row(1, 1, "dog")])[0] == 0
+    draw(tmp_path / "photos" / "c.png", 3)
+    rows = [{"image": "c.png", "expression": "cat", "polygon": LEFT}, {"image": "b.png", "expression": "x", "id": "x"}]
+    rows[1] |= {"polygon": RIGHT}
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [str(tmp_path / "rows.jsonl"), "--images", str(tmp_path / "photos"), "--root", str(tmp_path / "root")]
+    assert cli.main(["data", "import", "rows", *words, "--dataset", "own", "--update"]) == 0
+    assert coco([_row(5, 1, "dog", RIGHT)], "--update")[0] == 0, "an annotation without a category"
+    examples, _ = ReferDataset.open(tmp_path / "root", "own", "own").labeled_examples("train")
+    found = [(Path(example.image_path).name, example.expression, example.category) for example in examples]
+    assert sorted(found) == [("a.png", "cat", "cat"), ("b.png", "dog", ""), ("b.png", "x", ""), ("c.png", "cat", "")]
+
+
+def test_photos_that_were_moved_are_there_again(own: Import, tmp_path: Path) -> None:
+    moved = (tmp_path / "photos").rename(tmp_path / "moved")
+    linked = tmp_path / "root" / "images" / "own"
+    assert not (linked / "a.png").exists()
+    rows = [{"image": "a.png", "expression": "left cat"}, {"image": "c.png", "expression": "bird"}]
+    assert "0 corrected, 2 photos there again, 3 unchanged" in own(rows, "--update", images=moved)[1]
+    assert [(linked / name).exists() for name in ("a.png", "b.png", "c.png")] == [True, False, True]
+    assert (linked / "a.png").read_bytes() == (moved / "a.png").read_bytes()
+    assert "0 corrected, 3 unchanged" in own(rows, "--update", images=moved)[1]
