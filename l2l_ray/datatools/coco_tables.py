@@ -59,6 +59,7 @@ class CocoTables:
             )
         self._path, self._image_root, self._writer = path, image_root, writer
         self._turned: dict[int, Header] | None = {} if upright else None
+        self._ids: dict[str, int] = {}  # own data: the first id of each file
         self._rows = [row for row in content["annotations"] if isinstance(row, dict)]
         self._images: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for number, row in enumerate(content["images"]):
@@ -100,14 +101,18 @@ class CocoTables:
         return category_id
 
     def image_of(self, row: Mapping[str, Any]) -> int:
-        """Return the id of an annotation's image, and add that image.
+        """Return the id of an annotation's image, and add that image; own data: the first id of that file.
 
         Raises:
             BadValue: If there is no such image, or it cannot be used.
         """
         image_id = integer_id(row.get("image_id"), "image_id")
         self.add_image(image_id)
-        return image_id
+        return (
+            image_id
+            if self._turned is None
+            else self._ids.setdefault(self._writer.images[image_id]["file_name"], image_id)
+        )
 
     def checked(self, row: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Return an annotation with the fields the loader knows, and add its image; a notice goes to the writer.
@@ -115,9 +120,9 @@ class CocoTables:
         Raises:
             BadValue: If it or its image cannot be used.
         """
-        image_id = self.image_of(row)
+        photo_id, image_id = self.image_of(row), row["image_id"]
         width, height = self.add_image(image_id)
-        annotation, told = coco_annotation(row, width, height, where)
+        annotation, told = coco_annotation({**row, "image_id": photo_id}, width, height, where)
         if self._turned is not None and "bbox" in annotation:  # own data, and all of it must pass `check`
             usable_box(row["bbox"], (width, height))
         told += cut_at_border(outline_points(row.get("segmentation")), (width, height), where, "polygon")
@@ -134,7 +139,8 @@ class CocoTables:
         Raises:
             BadValue: If it or its image cannot be used.
         """
-        image_id = self.image_of(row)
+        self.image_of(row)
+        image_id = row["image_id"]
         size = self.add_image(image_id)
         hint = read_annotation_hint(row, size)
         self._writer.notices += [] if hint is None else cut_at_border(hint.corners(), size, where, "hint box")

@@ -74,7 +74,8 @@ def import_coco(
             continue
         problems += bad
         try:
-            once.take([integer_id(row.get("id"), "annotation id")])
+            once.take([ann_id := integer_id(row.get("id"), "annotation id")])
+            ref["coco_id"] = ann_id  # ids of another file may count anew, so it only tells objects of one text apart
             if is_hint_alone(row):
                 annotation = dict(row)
             else:

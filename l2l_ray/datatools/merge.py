@@ -6,8 +6,9 @@ data set when
 
 - it says which sentence it was (`sent_id`, from an export of this data set) and photo and expression are that
   sentence's; or it has the `id` of one of its objects;
-- else, when its photo and one of its expressions are that of exactly one object. Photos are the same when they are one
-  file, or two files of the same content.
+- else, when its photo and one of its expressions are that of exactly one object; of several, that one is meant which
+  has its annotation id in COCO, else one which has its very mask. Photos are the same when they are one file, or two
+  files of the same content.
 
 Everything else is new and gets new ids. A mask replaces the one that was there; the earlier annotation stays in
 `instances.json`, and the ref's `provenance` says under `replaced` which it was and where it came from; when its source
@@ -20,15 +21,15 @@ categories for one object, or an expression that stands for several, are problem
 
 from __future__ import annotations
 
-import filecmp
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
 from l2l_ray.data.hints import PixelHint, read_hint
-from l2l_ray.data.layout import BadValue, Notice, Problem, Words, image_folder
+from l2l_ray.data.layout import BadValue, Notice, Words
 from l2l_ray.data.masks import annotation_rle, union_rle
 from l2l_ray.datatools.inventory import take_inventory
+from l2l_ray.datatools.known_photos import match_photos
 from l2l_ray.datatools.record import SCORES, is_made_by_a_model
 from l2l_ray.datatools.ref_records import (
     TRUTH,
@@ -60,7 +61,6 @@ def merge(writer: ReferWriter) -> Update:
         DataError: The data set cannot be read, or has malformed entries.
     """
     merger = _Merger(writer)
-    merger.match_photos()
     groups, new = merger.match_refs()
     merger.set_apart(groups)
     for place, group in groups.items():
@@ -90,44 +90,12 @@ class _Merger:
         self.categories = {i: str(row.get("name", "")) for i, row in rows_by_id(content, "categories", tables).items()}
         self._by_own_id: dict[str, int] = {}  # place of each ref that has an id of its own
         self._apart: dict[int, set[str]] = {}  # texts that stand apart from the ref of an id
-        self._image_of: dict[int, int] = {}  # id in the writer: id here; of photos that are here
-        self._bad_photos: dict[int, Problem] = {}
+        self._image_of, self._bad_photos, self.update.num_photos_back = match_photos(writer, self.images)
         self._added: dict[int, int] = {}  # id in the writer: id here; of photos that are new
         self._next_ref = max((ref["ref_id"] for ref in self.refs), default=0) + 1
         self._next_sentence = max((s["sent_id"] for ref in self.refs for s in ref["sentences"]), default=0) + 1
         self._next_annotation = max(self.annotations, default=0) + 1
         self._next_image = max(self.images, default=0) + 1
-
-    def match_photos(self) -> None:
-        """Find out which of the writer's photos are here already, and which have the name of another one."""
-        folder = image_folder(self.writer.root, self.writer.dataset)
-        by_name = {row["file_name"]: image_id for image_id, row in self.images.items()}
-        paths = {image_id: folder / row["file_name"] for image_id, row in self.images.items()}
-        by_file = {path.resolve(): image_id for image_id, path in paths.items()}
-        by_size: dict[int, list[int]] = defaultdict(list)
-        back: set[int] = set()
-        for image_id, path in paths.items():
-            if path.is_file():
-                by_size[path.stat().st_size].append(image_id)
-        for new_id, row in self.writer.images.items():
-            name = row["file_name"]
-            source = self.writer.sources.get(name)
-            named = by_name.get(name)
-            found = named if source is None else by_file.get(source)
-            if source is not None and found is None:
-                alike = [i for i in by_size[source.stat().st_size] if filecmp.cmp(source, paths[i], shallow=False)]
-                found = named if named in alike or (named is not None and not paths[named].exists()) else None
-                found = alike[0] if found is None and alike else found
-            if found is not None:
-                self._image_of[new_id] = found
-                if paths[found].exists():
-                    self.writer.sources.pop(name, None)
-                elif source is not None:
-                    back.add(found)
-            elif named is not None:
-                error = BadValue("photo", name, f"the photo of that name in {folder}", "give this one another name")
-                self._bad_photos[new_id] = error.at(f"image {name}")
-        self.update.num_photos_back = len(back)
 
     def match_refs(self) -> tuple[dict[int, list[Ref]], list[Ref]]:
         """Return the writer's refs by the place of the ref that they speak of, and those that are new."""
@@ -154,6 +122,8 @@ class _Merger:
                 places = [named]
             places = without_parts(places, self.refs)
             if len(places) > 1:
+                places = self._meant(ref, places)
+            if len(places) > 1:
                 ids = [self.refs[place]["ref_id"] for place in places]
                 remedy = "give the row the `id` or the `sent_id` of the one that is meant"
                 self._problem(ref, "expression of several objects", Words(f"refs {ids}"), "one object", remedy)
@@ -165,6 +135,15 @@ class _Merger:
             else:
                 new.append(ref)
         return groups, new
+
+    def _meant(self, ref: Ref, places: list[int]) -> list[int]:
+        """Return, of places with a row's text, that with the row's annotation id in COCO, else one with its mask."""
+        named = [p for p in places if ref.get("coco_id", "") == self.refs[p].get("coco_id")]
+        if named or not claims_truth(ref, self.writer.annotations):
+            return named or places
+        mask = self._mask(ref, self.writer.annotations)
+        has_mask = [p for p in places if claims_truth(self.refs[p], self.annotations)]
+        return [p for p in has_mask if self._mask(self.refs[p], self.annotations) == mask][:1] or places
 
     def set_apart(self, groups: dict[int, list[Ref]]) -> None:
         """Give texts that are said to have no object, or no label, a ref of their own; the others stay as they are."""

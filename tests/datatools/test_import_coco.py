@@ -297,3 +297,16 @@ def test_rows_of_the_tables_that_are_none_and_annotations_without_text_are_told(
         "instances.json annotations number 2: annotation: got 7",
     ]
     assert "1 of the annotations carry no expression" in str(writer.notices[0])
+
+
+def test_a_file_under_several_ids_is_one_photo(tmp_path: Path) -> None:
+    draw(tmp_path / "photos" / "a.png", 1)
+    images = [{"id": n, "file_name": name, "width": 32, "height": 24} for n, name in ((4, "a.png"), (7, "./a.png"))]
+    rows = [annotation(5, 7, expression="x"), annotation(6, 4, expression="y")]
+    path = write(tmp_path / "instances.json", {"images": images, "annotations": rows})
+    with ReferWriter(tmp_path / "root", "own", "own") as writer:
+        assert import_coco(path, None, tmp_path / "photos", "train", writer) == []
+        writer.write()
+    data = take_inventory(tmp_path / "root" / "own")
+    assert {item.image_id for item in data.items} == {7}
+    assert {row["image_id"] for row in data.annotations.values()} == {7}

@@ -418,3 +418,18 @@ def test_photos_that_were_moved_are_there_again(own: Import, tmp_path: Path) -> 
     assert [(linked / name).exists() for name in ("a.png", "b.png", "c.png")] == [True, False, True]
     assert (linked / "a.png").read_bytes() == (moved / "a.png").read_bytes()
     assert "0 corrected, 3 unchanged" in own(rows, "--update", images=moved)[1]
+
+
+def test_objects_of_one_text_are_known_by_their_annotation_id_or_mask(coco: Import, tmp_path: Path) -> None:
+    assert coco([_row(1, 0, "cat"), _row(2, 0, "cat", RIGHT), _row(3, 1, "dog")])[0] == 0
+    assert "0 corrected, 3 unchanged" in coco([_row(1, 0, "cat"), _row(2, 0, "cat", RIGHT)], "--update")[1]
+    other = [4, 4, 10, 4, 10, 12, 4, 12]
+    assert "1 corrected, 2 unchanged" in coco([_row(2, 0, "cat", other)], "--update")[1]
+    masks = [
+        example.mask_rle for example in ReferDataset.open(tmp_path / "root", "own", "own").labeled_examples("train")[0]
+    ]
+    assert masks == [_polygon(LEFT), _polygon(other), _polygon(LEFT)]
+    assert "0 corrected, 3 unchanged" in coco([_row(7, 0, "cat", other)], "--update")[1], "an id of another file"
+    status, printed = coco([_row(7, 0, "cat", RIGHT)], "--update")
+    assert status == 1 and "a.png, 'cat': expression of several objects" in printed
+    assert "1 new object, 3 unchanged" in coco([_row(3, 0, "tree")], "--update")[1], "ids that count anew"
