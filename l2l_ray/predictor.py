@@ -340,10 +340,10 @@ def run_and_version(checkpoint: Path) -> tuple[RunFolder, str, int]:
         CheckpointError: The run has chosen no version yet, or the version has no weights.
     """
     named = Position.named(checkpoint.name) if checkpoint.parent.name == "train" else None
-    named = None if named is None or named.step else named  # a training state is no version
-    run_dir = checkpoint.parent.parent if named else checkpoint
+    is_version = named is not None and not named.step  # a training state is none
+    run_dir = checkpoint.parent.parent if is_version else checkpoint
     run = RunFolder(run_dir, read_config(run_dir / "config.yaml"))
-    method, version = (str(named.method), named.version) if named else run.chosen_version()
+    method, version = (str(named.method), named.version) if named and is_version else run.chosen_version()
     weights = run.version_dir(method, version) / "teacher.safetensors"
     if not weights.is_file():
         raise CheckpointError(f"{weights} not found; give the folder of a finished run, or of a version that is there")

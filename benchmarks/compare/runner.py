@@ -64,12 +64,11 @@ class Comparison:
         run here could not be compared with them.
         """
         records = {task: self.record(task) for task in self.tasks}
-        unfinished = {(task.dataset, task.schedule, task.seed) for task, record in records.items() if record is None}
+        unfinished = {task.sibling("") for task, record in records.items() if record is None}  # their seeds
         return [
             task
             for task, record in records.items()
-            if record is None
-            or ((task.dataset, task.schedule, task.seed) in unfinished and record.processor != processor())
+            if record is None or (task.sibling("") in unfinished and record.processor != processor())
         ]
 
 
