@@ -64,6 +64,9 @@ class BurnInHost(LocalHost):
         self.device = pick_device()
         self._run = run
 
+    def waits_for(self, what: str) -> None:
+        """Say nothing."""
+
     def progress(self, stage: Stage, done: int, total: int, values: dict[str, float]) -> None:
         """Say nothing."""
 

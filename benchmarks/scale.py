@@ -1,11 +1,12 @@
 """How a run grows: rounds with one and two labelers, Ray against one process, handing out work, a labeler's inputs.
 
-    a   a round at the demo's size, with one labeler and with two
-    b   the same round in one process: what Ray adds to it
+    a   a round at the demo's size on Ray, with one labeler and with two
+    b   a round in one process and on Ray as a run is by default: what Ray adds to it
     c   driver and coordinator while a round of 10^2 ... 10^5 shards is handed out (`scale_stand_ins`)
     d   what a labeler holds and how long it loads, for 10^4 ... 10^6 expressions
 
-Each part can run alone; the figures of the others stay in the file. a and b want a machine with nothing else to do.
+Each part can run alone; the figures of the others stay in the file. a and b want a machine with nothing else to do;
+they take turns, so that a machine that gets slower is no advantage of the first.
 
 Usage: python -m benchmarks.scale [--only a b c d] [--out benchmarks/results/scale.json]
 """
@@ -30,7 +31,8 @@ from l2l_ray.actors.environment import ENV_DEFAULTS
 from l2l_ray.types import Example, Prior
 
 ROOT = Path(__file__).resolve().parent.parent
-ROUNDS = 3
+ROUNDS = 2
+TURNS = 2
 PARTS = ("round", "labels")  # what is compared: a round, and from a version to its last labels
 # (shards, waiting ranks, stand-in labelers, simulated nodes)
 HANDED_OUT = [
@@ -56,12 +58,12 @@ def python(*words: str) -> str:
     return done.stdout
 
 
-def rounds(root: Path, labelers: int) -> dict[str, Any]:
+def rounds(root: Path, turn: int, labelers: int) -> dict[str, Any]:
     """Run the demo's size and return the seconds between its versions; 0 labelers = in one process.
 
     Priors and burn-in are shared by all runs under the root, so only the first one pays for them.
     """
-    name = f"labelers{labelers}"
+    name = f"turn{turn}-labelers{labelers}"
     fields = {"name": name, "run_root": str(root), "loop.rounds": ROUNDS, "cluster.num_labelers": max(1, labelers)}
     words = [word for field, value in fields.items() for word in (f"--{field}", str(value))]
     load = os.getloadavg()[0]
@@ -84,11 +86,12 @@ def _written(file: Path) -> float:
 
 
 def measure_rounds(root: Path, which: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Give the rounds of some numbers of labelers, and how the last compares with the first."""
-    found = {("one process", "1 labeler", "2 labelers")[labelers]: rounds(root, labelers) for labelers in which}
-    first, *_, last = found.values()
-    ratios = {f"first_over_last_{part}": round(first[f"mean_{part}_s"] / last[f"mean_{part}_s"], 2) for part in PARTS}
-    yield {**found, **ratios}
+    """Give the rounds of some numbers of labelers, in turn, and how the mean of the first compares with the last's."""
+    turns = [[rounds(root, turn, labelers) for labelers in which] for turn in range(TURNS)]
+    names = [("one process", "1 labeler", "2 labelers")[labelers] for labelers in which]
+    found = {name: list(of_name) for name, of_name in zip(names, zip(*turns, strict=True), strict=True)}
+    means = {part: [sum(turn[f"mean_{part}_s"] for turn in found[name]) for name in names] for part in PARTS}
+    yield {**found, **{f"first_over_last_{part}": round(mean[0] / mean[-1], 2) for part, mean in means.items()}}
 
 
 def measure_two_labelers(root: Path) -> Iterator[dict[str, Any]]:
@@ -251,12 +254,14 @@ def main() -> None:
     if given.read is not None:
         sys.stdout.write(json.dumps(read_as_a_labeler(given.read, given.shard_size)))
         return
+    from l2l_ray.config import RunConfig
+
     found: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {}
     found["machine"] = {"cores": os.cpu_count(), "python": platform.python_version()}
     with tempfile.TemporaryDirectory(prefix="l2l-scale-") as root:
         parts = {
             "a": ("two_labelers", partial(measure_two_labelers, Path(root) / "a")),
-            "b": ("against_one_process", partial(measure_rounds, Path(root) / "b", (0, 1))),
+            "b": ("against_one_process", partial(measure_rounds, Path(root) / "b", (0, RunConfig().cluster.num_labelers))),
             "c": ("handing_out", measure_handing_out),
             "d": ("inputs", measure_all_inputs),
         }
