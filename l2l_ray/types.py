@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int8, UInt8
     from torch import Tensor
 
+SAMPLE_SEPARATOR = "\x1e"  # ASCII's record separator
+
 BoxFrac = tuple[float, float, float, float]
 PointFrac = tuple[float, float]
 
@@ -119,7 +121,8 @@ class Prior:
     """What the frozen MLLM, or the user, said about one image-expression pair.
 
     `boxes_xyxy_frac` and `box_scores` have equal length; both empty means "no prior" and `failure` says why.
-    `score` in [0, 1] is exp(mean token log-probability) of the reply, 0 when there is no prior.
+    `score` in [0, 1] is exp(mean token log-probability) of the reply, or how far several samples of it agree
+    (`prior/reply.py::make_prior`); 0 when there is no prior. `reply` holds all samples; `texts` are they, one by one.
     `polygons_xy_frac` outline the referent (Florence-2); their union is one region; its bounding box is also a box.
     `masks` are SAM's (`prior/masks.py` reads them): one for each box, or some alternatives for points without a box;
     `mask_scores` in [0, 1] are the IoU that SAM foretells of each. Both are empty unless `prior.proposal` is `sam`.
@@ -142,6 +145,11 @@ class Prior:
     seen_xy_px: tuple[int, int] = (0, 0)
     masks: tuple[str, ...] = ()
     mask_scores: tuple[float, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The samples that `reply` holds; one, perhaps empty, where the model was asked once or not at all."""
+        return tuple(self.reply.split(SAMPLE_SEPARATOR))
 
     @property
     def says_where(self) -> bool:

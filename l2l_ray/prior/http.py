@@ -37,7 +37,7 @@ from urllib3.util import Retry
 from l2l_ray.config import EMBEDDED, PriorConfig
 from l2l_ray.errors import ConfigError
 from l2l_ray.prior.prompt import PromptFormat, model_type_of, prompt_for
-from l2l_ray.prior.reply import READING_VERSION, Reply
+from l2l_ray.prior.reply import Reply, reading_version
 from l2l_ray.randomness import sample_key
 
 logger = logging.getLogger(__name__)
@@ -227,7 +227,8 @@ class HttpPrior:
         settings = self.config.model_dump(include={"model", "max_new_tokens", "num_samples", "min_image_tokens"})
         if self.config.num_samples > 1:
             settings["temperature"] = self.config.temperature
-        parts = [served, self._version(), self._extras, MOST_PIXELS, asdict(self.prompt), settings, READING_VERSION]
+        read = reading_version(self.prompt, self.config.num_samples)
+        parts = [served, self._version(), self._extras, MOST_PIXELS, asdict(self.prompt), settings, read]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _no_answer(self, error: _Unusable) -> str:

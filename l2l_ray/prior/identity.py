@@ -14,10 +14,10 @@ from typing import Any
 from l2l_ray.config import EMBEDDED, PriorConfig, idle_in_prior
 from l2l_ray.device import pick_device, pick_dtype
 from l2l_ray.prior.prompt import PromptFormat, prompt_for
-from l2l_ray.prior.reply import READING_VERSION, MllmIdentity
+from l2l_ray.prior.reply import MllmIdentity, reading_version
 
 EMBEDDED_FOLDER = Path(__file__).parents[1] / "embedded" / "mllm"
-ANSWERING_VERSION = 2  # of how several answers are drawn: raise it when the same question gets others
+ANSWERING_VERSION = 3  # of mllm.py: raise it when the same question gets other answers
 DRAWING_VERSION = 1  # of sam.py: raise it when the same prior gets other masks
 EXPECTED = "a vision-language model, a detector that takes text, or 'embedded'"
 _HASHED_SUFFIXES = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")
@@ -67,9 +67,10 @@ def _fingerprint(source: str, model_config: Any, config: PriorConfig, prompt: Pr
     idle = {name.removeprefix("prior.") for group in idle_in_prior(config) for name in group.fields}
     asked = config.model_copy(update={name: PriorConfig.model_fields[name].default for name in idle})
     settings = asked.model_dump(include=_SETTINGS)
-    if config.num_samples > 1:
+    if config.num_samples > 1 or config.model != EMBEDDED:  # a single answer of the embedded model never changed
         settings["answering_version"] = ANSWERING_VERSION
-    digest.update(json.dumps([asdict(prompt), settings, READING_VERSION], sort_keys=True).encode())
+    read = reading_version(prompt, config.num_samples)
+    digest.update(json.dumps([asdict(prompt), settings, read], sort_keys=True).encode())
     return digest.hexdigest()
 
 

@@ -11,6 +11,8 @@ are all loaded by the Auto classes and run by `generate`; what differs is in `Pr
 - Sampling is done as arg max of (log-probability / temperature + Gumbel noise), which draws from the tempered
   distribution. So one `LogitsProcessor` chooses the token and notes its log-probability under the *unchanged*
   distribution; no logits are kept.
+- Of a checkpoint's own generation settings only the token ids are used: with beams a question would get several rows,
+  and a penalty on repetition changes coordinates, whose digits repeat.
 - The fingerprint covers everything a reply depends on, so that a changed weight file or template can never meet a
   stored answer.
 """
@@ -70,14 +72,16 @@ class MllmPrior:
         self._grid = PatchGrid.of(processor.image_processor, floor) if floor else None
         encode_once(model, processor)
         pad_id = processor.tokenizer.pad_token_id
+        own = model.generation_config
         self._generation = GenerationConfig(
             do_sample=False,
             max_new_tokens=config.max_new_tokens,
-            eos_token_id=model.generation_config.eos_token_id,
-            decoder_start_token_id=model.generation_config.decoder_start_token_id,
-            bos_token_id=model.generation_config.bos_token_id,
-            pad_token_id=pad_id if pad_id is not None else model.generation_config.pad_token_id,
+            eos_token_id=own.eos_token_id,
+            decoder_start_token_id=own.decoder_start_token_id,
+            bos_token_id=own.bos_token_id,
+            pad_token_id=pad_id if pad_id is not None else own.pad_token_id,
         )
+        model.generation_config = self._generation  # from the model's, `generate` fills whatever is not set
 
     @classmethod
     def load(cls, config: PriorConfig) -> MllmPrior:

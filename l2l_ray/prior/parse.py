@@ -3,7 +3,8 @@
 Lenient in form, which `answer` reads: code fences, words around the JSON, one object instead of a list, swapped
 corners. Strict where leniency would invent an answer: a number that is not finite, a box without area, a value that the
 family's unit does not allow. One value in another unit makes the whole reply doubtful, so that no other is used either;
-only an overshoot of at most 2 % is clipped. Of several objects the usable ones are kept.
+only an overshoot of at most 2 % is clipped. Of several objects the usable ones are kept; of Florence-2, which grounds
+every phrase of a sentence, those of the first phrase.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?s>|<(?:pad|bos|eos)>")
 _CODES = re.compile(r"<seg[0-9]+>")  # of a mask, whose decoder is not in transformers
 _LOCATION = re.compile(r"<loc_?([0-9]+)>")
 _LOCATION_RUN = re.compile(r"(<loc_?[0-9]+>(?:\s*<loc_?[0-9]+>)*)")  # some tokenizers put blanks between added tokens
+_TAG = re.compile(r"<[^<>]*>")
 _POINT_TAG = re.compile(r"<points?\s(?P<attributes>[^<>]*)>(?:(?P<phrase>[^<>]*)</points?>)?")
 _COORDS = re.compile(r"""coords\s*=\s*["']([^"']*)["']""")
 _QUOTED = r"""\s*=\s*["']\s*([0-9]+(?:\.[0-9]+)?)\s*["']"""
@@ -204,7 +206,7 @@ def _pairs(attributes: str, reply: str) -> list[tuple[float, float]]:
 
 
 def _parse_tokens(reply: str, fmt: PromptFormat) -> ParsedReply:
-    text = _SPECIAL.sub("", _CODES.sub("", reply) if fmt.style == "paligemma" else reply)
+    text = _SPECIAL.sub("", _CODES.sub("", reply) if fmt.style == "paligemma" else _first_phrase(reply))
     runs, problems = _runs(text, fmt, reply)
     if not runs:
         raise problems[0] if problems else parse_error("no location", "none", "four location tokens", reply)
@@ -230,6 +232,17 @@ def _parse_tokens(reply: str, fmt: PromptFormat) -> ParsedReply:
         fewer = parse_error("bad coordinates", "fewer than 4 location tokens", "4 per box", reply)
         raise problems[0] if problems else fewer
     return ParsedReply(tuple(boxes), (), (), phrase)
+
+
+def _first_phrase(reply: str) -> str:
+    """Return a reply of Florence-2 up to the words after its first location tokens.
+
+    "woman beside the car" is answered by `woman<loc_1>...the car<loc_9>...`: the sentence is about its first phrase.
+    Tags, such as `<sep>` between polygons, are no words.
+    """
+    parts = _LOCATION_RUN.split(reply)  # words and runs of location tokens in turn
+    ends = (index for index in range(2, len(parts), 2) if _TAG.sub("", parts[index]).strip())
+    return "".join(parts[: next(ends, len(parts))])
 
 
 def _runs(text: str, fmt: PromptFormat, reply: str) -> tuple[list[list[PointFrac]], list[PriorParseError]]:

@@ -5,14 +5,13 @@ Three sources (`PriorConfig.proposal`):
 - `polygon`: the prior's polygons (Florence-2), rasterised with anti-aliasing; a prior without polygons uses its boxes.
 - `sam`: the masks that SAM drew for the prior's boxes and points when the MLLM was asked (`prior/sam.py`).
 
-Several candidates of one prior are alternatives for the same referent. They are mixed by the *maximum* over
-candidates of `score / best score x candidate`. So one candidate is never scaled down (how far the prior is to be
-believed travels apart, as `ProposalBatch.score`), a second-best candidate shows at its relative plausibility, and
-repeating a candidate changes nothing; a noisy-or would grow with every repeated sample of the same reply.
-
-Masks of boxes have the scores of their boxes. Of the masks of a single point, those that SAM foretells a lower IoU than
-the best one are shown at half their relative score or less: they are often the same object's parts, nearly as good, and
-at full score the proposal, whose 0.5 level is the prior's label, would be the union of all. So it is the best one's.
+Several candidates of one prior are alternatives for the same referent: boxes, masks of boxes with the scores of these,
+or the masks of a single point with the IoU that SAM foretells. They are mixed by the *maximum* over candidates of
+`weight x candidate`. The weight of the best candidate, the first of equals, is 1, whatever its score (how far the prior
+is to be believed travels apart, as `ProposalBatch.score`); that of another one is half its score over the best score.
+So the 0.5 level of the proposal, which is the prior's label, is the best candidate alone and never the union of
+alternatives; the others show all the same, and repeating a candidate changes nothing, while a noisy-or would grow with
+every repeated sample of the same reply. Where a sentence is about several objects, the label is one of them.
 
 No prior gives the uniform proposal 0.5 and `has_prior` False.
 Source: all ours; the L2L paper says only that the MLLM's output is a prior for the segmenter.
@@ -34,7 +33,7 @@ from l2l_ray.prior.masks import mask_on_grid, read_mask
 from l2l_ray.types import BoxFrac, PointFrac, Prior
 
 NO_PRIOR_PROB = 0.5
-_LESSER = 0.5  # what the relative score of a point's other masks is multiplied by
+_LESSER = 0.5  # what the relative score of all candidates but the best is multiplied by
 _SUPERSAMPLE = 8  # polygon samples per cell and axis: coverage in steps of 1/64
 _NO_BOX: BoxFrac = (0.0, 0.0, 1.0, 1.0)  # padding; its weight is 0
 
@@ -50,7 +49,7 @@ class ProposalBatch:
     score: Float[Tensor, " B"]  # the prior's own score in [0, 1]; 0 where has_prior is False
     has_prior: Bool[Tensor, " B"]
     candidates: Float[Tensor, "B K G G"]  # each alternative by itself; K = most candidates in the batch, at least 1
-    candidate_weight: Float[Tensor, "B K"]  # score relative to the best candidate's, in [0, 1]; 0 = padding
+    candidate_weight: Float[Tensor, "B K"]  # 1 = the best candidate; others in [0, 0.5]; 0 = padding
 
 
 class Proposer:
@@ -156,7 +155,7 @@ def _box_batch(priors: Sequence[Prior | None], grid: int, softness: float) -> Pr
         scores.append([*(prior.box_scores if prior else ()), *[-1.0] * (most - num)])  # -1 marks padding
     candidates = smooth_boxes(torch.tensor(boxes, dtype=torch.float32).view(-1, most, 4), grid, softness)
     padded_scores = torch.tensor(scores, dtype=torch.float32).view(-1, most)
-    return _batch(priors, candidates, _relative(padded_scores, padded_scores >= 0))
+    return _batch(priors, candidates, _weights(padded_scores, padded_scores >= 0))
 
 
 def _mask_batch(priors: Sequence[Prior | None], grid: int) -> ProposalBatch:
@@ -172,18 +171,10 @@ def _mask_batch(priors: Sequence[Prior | None], grid: int) -> ProposalBatch:
                 "MLLM was asked, which earlier versions did not do: begin again, under another --name"
             )
         masks = torch.stack([mask_on_grid(read_mask(text), grid) for text in prior.masks])
+        scores = torch.tensor([prior.box_scores or prior.mask_scores])
         candidates[row, : len(masks)] = masks
-        weight[row, : len(masks)] = _mask_weight(prior, masks.flatten(1).amax(1) > 0)
+        weight[row, : len(masks)] = _weights(scores, masks.flatten(1).amax(1)[None] > 0)[0]
     return _batch(priors, candidates, weight)
-
-
-def _mask_weight(prior: Prior, has_pixels: Bool[Tensor, " K"]) -> Float[Tensor, " K"]:
-    scores = torch.tensor([prior.box_scores or prior.mask_scores])
-    weight = _relative(scores, has_pixels[None])[0]
-    if prior.box_scores:
-        return weight
-    is_best = torch.arange(len(weight)) == weight.argmax()
-    return torch.where(is_best, weight, _LESSER * weight)
 
 
 def _batch(
@@ -195,8 +186,10 @@ def _batch(
     return ProposalBatch(proposal, score * has_prior, has_prior, candidates, weight)
 
 
-def _relative(scores: Float[Tensor, "B K"], valid: Bool[Tensor, "B K"]) -> Float[Tensor, "B K"]:
-    """Scores over the best valid score of the row; 1 for every candidate where all scores are 0; 0 where not valid."""
+def _weights(scores: Float[Tensor, "B K"], valid: Bool[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+    """Return the weights of candidates, see the module docstring; 0 where not valid, best score 0 = all are equal."""
     scores = torch.where(valid, scores, 0.0)
     best = scores.amax(dim=1, keepdim=True)
-    return torch.where(best > 0, scores / best.clamp_min(torch.finfo(scores.dtype).tiny), 1.0) * valid
+    relative = torch.where(best > 0, scores / best.clamp_min(torch.finfo(scores.dtype).tiny), 1.0) * valid
+    is_best = torch.arange(scores.shape[1]) == relative.argmax(dim=1, keepdim=True)
+    return torch.where(is_best, relative, _LESSER * relative)

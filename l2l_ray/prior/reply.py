@@ -19,9 +19,9 @@ from PIL import Image
 from l2l_ray.errors import PriorParseError
 from l2l_ray.prior.parse import ParsedReply, parse_reply
 from l2l_ray.prior.prompt import PromptFormat
-from l2l_ray.types import BoxFrac, Prior
+from l2l_ray.types import SAMPLE_SEPARATOR, BoxFrac, Prior
 
-READING_VERSION = 3  # of this file and of parse.py: raise it when the same reply is read otherwise
+_POINT_SIDE_FRAC = 0.2  # two points agree as far as two boxes of this size around them overlap; ours
 
 # What each kind of failure says to a person; a failure is "<kind>: <details>".
 FAILURE_WORDS = {
@@ -148,6 +148,16 @@ class MllmIdentity:
         return cls(mllm.fingerprint, mllm.prompt)
 
 
+def reading_version(fmt: PromptFormat, num_samples: int) -> int:
+    """Return the version of this file and of parse.py: raise it where the same reply is read otherwise.
+
+    Args:
+        fmt: The format of the reply.
+        num_samples: How many texts it has.
+    """
+    return 4 if fmt.style == "florence2" or num_samples > 1 else 3
+
+
 def prior_key(fingerprint: str, image_sha256: str, expression: str) -> str:
     """Return the store's key of one question."""
     return hashlib.sha256(json.dumps([fingerprint, image_sha256, expression]).encode()).hexdigest()
@@ -179,8 +189,10 @@ def with_masks(key: str, prior: Prior, reply: Reply) -> Prior:
 def make_prior(key: str, reply: Reply, mllm: Asked, width_px: int, height_px: int) -> Prior:
     """Turn a reply into a `Prior`; an unusable one becomes "no prior" with the reason, never an error.
 
-    With several samples, each box's score is its mean IoU with the boxes of the *other* samples (an unusable sample
-    counts as 0), and the prior's score is the mean over all samples: their self-consistency. Boxes come best first.
+    The score of a single text is its probability, and that of each of its boxes. With several samples, each box's score
+    is its mean IoU with the boxes of the *other* samples (an unusable sample counts as 0), and the prior's score is the
+    mean over all samples: their self-consistency. Boxes come best first. A sample that says points alone is compared by
+    a box around the first one.
 
     Args:
         key: From `prior_key`.
@@ -193,15 +205,16 @@ def make_prior(key: str, reply: Reply, mllm: Asked, width_px: int, height_px: in
         return Prior.absent(key, reply.failure, "")
     seen = (reply.seen_width_px or width_px, reply.seen_height_px or height_px)
     size = (width_px, height_px) if mllm.prompt.unit.of_photo else seen
+    texts = [text.replace(SAMPLE_SEPARATOR, " ") for text in reply.texts]
     parsed: list[ParsedReply | None] = []
     failure = ""
-    for text in reply.texts:
+    for text in texts:
         try:
             parsed.append(parse_reply(text, mllm.prompt, *size))
         except PriorParseError as error:
             parsed.append(None)
             failure = failure or str(error)
-    joined = "\n".join(reply.texts)
+    joined = SAMPLE_SEPARATOR.join(texts)
     if not any(parsed):
         return Prior.absent(key, failure or "no reply: got no text", joined, seen)
     if len(parsed) == 1 and parsed[0] is not None:
@@ -218,7 +231,7 @@ def make_prior(key: str, reply: Reply, mllm: Asked, width_px: int, height_px: in
 def _consistent_prior(key: str, parsed: list[ParsedReply | None], joined: str, seen_xy_px: tuple[int, int]) -> Prior:
     agreement = np.zeros(len(parsed))
     for i, first in enumerate(parsed):
-        others = [_best_iou(first, second) for j, second in enumerate(parsed) if j != i]
+        others = [_agreement(first, second) for j, second in enumerate(parsed) if j != i]
         agreement[i] = sum(others) / len(others)
     order = [int(i) for i in np.argsort(-agreement, kind="stable") if parsed[int(i)] is not None]
     found = [(item, float(agreement[i])) for i in order if (item := parsed[i]) is not None]
@@ -238,11 +251,17 @@ def _consistent_prior(key: str, parsed: list[ParsedReply | None], joined: str, s
     )
 
 
-def _best_iou(first: ParsedReply | None, second: ParsedReply | None) -> float:
-    """Return the IoU of the two first boxes; 0 when one is missing."""
-    if first is None or second is None or not first.boxes_xyxy_frac or not second.boxes_xyxy_frac:
-        return 0.0
-    return box_iou(first.boxes_xyxy_frac[0], second.boxes_xyxy_frac[0])
+def _agreement(first: ParsedReply | None, second: ParsedReply | None) -> float:
+    """Return the IoU of what two samples say, in [0, 1]; 0 where one says nothing usable."""
+    return 0.0 if first is None or second is None else box_iou(_place(first), _place(second))
+
+
+def _place(said: ParsedReply) -> BoxFrac:
+    """Return the first box, or else one around the first point."""
+    if said.boxes_xyxy_frac:
+        return said.boxes_xyxy_frac[0]
+    (x, y), half = said.points_xy_frac[0], _POINT_SIDE_FRAC / 2
+    return x - half, y - half, x + half, y + half
 
 
 def box_iou(a: BoxFrac, b: BoxFrac) -> float:

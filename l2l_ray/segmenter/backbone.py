@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 ENCODER_DIR = Path(__file__).resolve().parents[1] / "embedded" / "encoder"
 EXPECTED = "a backbone (AutoBackbone) such as Swin, ConvNeXt or DINOv2/v3, or 'embedded'"
+WEIGHT_DTYPE = torch.float32  # of both encoders: in a checkpoint's half precision a small step would change no weight
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -136,12 +137,14 @@ def _load(source: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     names = [name for name in stages if name != "stem"]
     config.set_output_features_output_indices(out_features=names, out_indices=None)
     if not pretrained:
-        random: nn.Module = factory.from_config(config)
+        random: nn.Module = factory.from_config(config, dtype=WEIGHT_DTYPE)
         return random
     # `AutoBackbone.from_pretrained` asks the hub even about a local folder; the class it would choose does not.
     with torch.device("meta"):
         backbone_class: Any = type(factory.from_config(config))
-    loaded, info = backbone_class.from_pretrained(source, config=config, output_loading_info=True, **options)
+    loaded, info = backbone_class.from_pretrained(
+        source, config=config, dtype=WEIGHT_DTYPE, output_loading_info=True, **options
+    )
     _check_missing(loaded, sorted(info["missing_keys"]), source)
     return loaded  # type: ignore[no-any-return]
 

@@ -19,7 +19,7 @@ from l2l_ray.checkpoints import checkpoint
 from l2l_ray.config import SegmenterConfig
 from l2l_ray.errors import ConfigError
 from l2l_ray.plain_text import PlainText
-from l2l_ray.segmenter.backbone import resolve_source, without_randomness
+from l2l_ray.segmenter.backbone import WEIGHT_DTYPE, resolve_source, without_randomness
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class TextEncoder(nn.Module):
 def _load(source: str, pretrained: bool, hub_options: dict[str, Any]) -> Any:
     config = without_randomness(AutoConfig.from_pretrained(source, **hub_options))
     # Expressions are short, and the fused kernel's backward is slow on the CPU (see `fusion.masked_attention`).
-    options: dict[str, Any] = {"attn_implementation": "eager"}
+    options: dict[str, Any] = {"attn_implementation": "eager", "dtype": WEIGHT_DTYPE}
     if config.model_type in {"bert", "roberta"}:
         options["add_pooling_layer"] = False  # its weights would never get a gradient; only these classes know it
     factory: Any = AutoModel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -13,11 +14,13 @@ from PIL import Image
 
 from l2l_ray.config import PriorConfig
 from l2l_ray.errors import ConfigError
+from l2l_ray.prior import identity
 from l2l_ray.prior.loading import identify_prior
 from l2l_ray.prior.mllm import EMBEDDED_FOLDER, MllmIdentity, MllmPrior, Reply, make_prior, prior_key
-from l2l_ray.prior.prompt import QWEN_RELATIVE
+from l2l_ray.prior.prompt import MOLMO, QWEN_RELATIVE
 from l2l_ray.refshapes.expressions import expressions_for
 from l2l_ray.refshapes.scenes import render_scene
+from l2l_ray.types import Prior
 from tests.tiny_mllms import save_tiny
 
 MLLM = MllmIdentity("f" * 64, QWEN_RELATIVE)
@@ -147,6 +150,22 @@ def test_a_folder_without_processor_files_says_what_is_missing(random_qwen3: Pat
         MllmPrior.load(PriorConfig(model=str(tmp_path)))
 
 
+@pytest.mark.parametrize("model_type", ["qwen3_vl", "florence2"])
+def test_a_checkpoints_own_generation_settings_change_no_answer(model_type: str, tmp_path: Path, questions) -> None:
+    plain = save_tiny(model_type, tmp_path / "plain")
+    shutil.copytree(plain, tmp_path / "own")
+    settings = tmp_path / "own" / "generation_config.json"
+    own = {"num_beams": 3, "repetition_penalty": 1.5, "no_repeat_ngram_size": 3, "do_sample": True, "temperature": 9.0}
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | own))
+    expected, found = (
+        MllmPrior.load(PriorConfig(model=str(folder), max_new_tokens=8, dtype="float32")).ask(
+            questions[0][:2], questions[1][:2]
+        )
+        for folder in (plain, tmp_path / "own")
+    )
+    assert found == expected
+
+
 # Text is text
 
 
@@ -255,6 +274,16 @@ def test_a_setting_without_effect_on_the_model_asks_nothing_again(random_qwen3: 
     assert fingerprint(num_samples=2, temperature=0.2) != fingerprint(num_samples=2)
 
 
+def test_another_way_of_decoding_asks_all_again_but_one_answer_of_the_embedded_model(
+    random_qwen3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = [PriorConfig(), PriorConfig(num_samples=2), PriorConfig(model=str(random_qwen3))]
+    before = [identify_prior(config).fingerprint for config in configs]
+    monkeypatch.setattr(identity, "ANSWERING_VERSION", identity.ANSWERING_VERSION - 1)
+    after = [identify_prior(config).fingerprint for config in configs]
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, False]
+
+
 def test_keys_separate_models_images_and_expressions() -> None:
     keys = {prior_key(f, i, e) for f in ("a", "b") for i in ("a", "b") for e in ("a", "b", "a\0b")}
     assert len(keys) == 12
@@ -279,6 +308,31 @@ def test_samples_score_by_their_overlap_with_the_others() -> None:
     assert prior.boxes_xyxy_frac[2] == (0.3, 0.2, 0.7, 0.6)
     assert prior.score == pytest.approx((4 / 9 + 4 / 9 + 2 / 9) / 4)
     assert prior.phrase == "red circle" and prior.failure == ""
+
+
+def test_samples_of_points_score_by_how_near_they_are() -> None:
+    # Boxes of 0.2 x 0.2 around A, B and C: A and B are 0.05 apart, IoU 0.15 / 0.25 = 0.6; C is 0.4 away, IoU 0.
+    # A and B: (0.6 + 0) / 2, C: 0; the mean of all is 0.2.
+    a, b, c = (f'<points coords="1 1 {x} {y}">cup</points>' for x, y in ((500, 500), (550, 500), (500, 900)))
+    asked = MllmIdentity("f", MOLMO)
+    prior = make_prior("k", Reply((c, a, b), (-0.1,) * 3, 128, 128), asked, 640, 480)
+    assert prior.points_xy_frac == ((0.5, 0.5),) and prior.boxes_xyxy_frac == ()
+    assert prior.score == pytest.approx(0.2)
+    assert make_prior("k", Reply((a, a), (-0.1,) * 2, 128, 128), asked, 640, 480).score == pytest.approx(1.0)
+
+
+def test_a_point_agrees_with_a_box_around_it() -> None:
+    point, box = '[{"point_2d": [500, 500]}]', '[{"bbox_2d": [400, 400, 600, 600]}]'
+    prior = make_prior("k", Reply((point, box), (-0.1,) * 2, 128, 128), MLLM, 640, 480)
+    assert prior.score == pytest.approx(1.0) and prior.boxes_xyxy_frac == ((0.4, 0.4, 0.6, 0.6),)
+
+
+def test_a_prior_keeps_its_samples_apart() -> None:
+    texts = (f"{ONE}\n", "no\x1eidea", "", ONE)
+    prior = make_prior("k", Reply(texts, (-0.1,) * 4, 128, 128), MLLM, 640, 480)
+    assert prior.texts == (f"{ONE}\n", "no idea", "", ONE)
+    assert Prior.from_json(prior.to_json()) == prior
+    assert Prior.absent("k", "memory: full", "").texts == ("",)
 
 
 def test_a_question_that_failed_is_no_prior_with_the_reason() -> None:

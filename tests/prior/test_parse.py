@@ -165,6 +165,28 @@ def test_florence_boxes_follow_their_phrase() -> None:
     assert parsed.boxes_xyxy_frac[1] == pytest.approx((0.0005, 0.0005, 0.9995, 0.9995))
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "woman<loc_100><loc_200><loc_499><loc_599>the car<loc_0><loc_0><loc_999><loc_999></s>",
+        "woman <loc_100> <loc_200> <loc_499> <loc_599> the car <loc_0> <loc_0> <loc_999> <loc_999>",
+        "</s><s>woman<loc_100><loc_200><loc_499><loc_599></s>, the car",
+    ],
+)
+def test_florence_speaks_of_its_first_phrase(reply: str) -> None:
+    parsed = parse_reply(reply, FLORENCE_BOX, 0, 0)
+    assert parsed.boxes_xyxy_frac == (pytest.approx((0.1005, 0.2005, 0.4995, 0.5995)),)
+    assert parsed.phrase == "woman"
+
+
+def test_florence_polygons_are_of_the_first_phrase_too() -> None:
+    first = "<loc_99><loc_199><loc_299><loc_199><loc_199><loc_399>"
+    reply = f"woman<poly>{first}<sep>{first}</poly>the car<poly><loc_0><loc_0><loc_9><loc_0><loc_9><loc_9></poly>"
+    parsed = parse_reply(reply, FLORENCE_POLYGON, 0, 0)
+    assert len(parsed.polygons_xy_frac) == 2
+    assert parsed.boxes_xyxy_frac == (pytest.approx((0.0995, 0.1995, 0.2995, 0.3995)),)
+
+
 def test_blanks_between_location_tokens_change_nothing() -> None:
     parsed = parse_reply("<loc_100> <loc_200> <loc_500> <loc_600>", FLORENCE_BOX, 0, 0)
     assert parsed == parse_reply("<loc_100><loc_200><loc_500><loc_600>", FLORENCE_BOX, 0, 0)
@@ -185,6 +207,8 @@ def test_florence_polygons_give_a_box_around_all_of_them() -> None:
         ("red circle", FLORENCE_BOX, "no location"),
         ("x<loc_1><loc_2><loc_3>", FLORENCE_BOX, "bad coordinates"),
         ("x<loc_1><loc_2><loc_1><loc_9>", FLORENCE_BOX, "no area"),
+        ("x<loc_1><loc_2><loc_1><loc_9>the car<loc_0><loc_0><loc_9><loc_9>", FLORENCE_BOX, "no area"),
+        ("x<loc_1>the car<loc_0><loc_0><loc_9><loc_9>", FLORENCE_BOX, "no location"),
         ("x<loc_1><loc_2><loc_300><loc_1000>", FLORENCE_BOX, "bad coordinates"),
         ("x<loc_1><loc_2><loc_300><loc_\u0663>", FLORENCE_BOX, "bad coordinates"),
         (f"x<loc_1><loc_2><loc_300><loc_{'9' * 5000}>", FLORENCE_BOX, "bad coordinates"),

@@ -48,13 +48,19 @@ def test_a_single_box_is_not_scaled_by_its_score() -> None:
     assert sure.max() > 0.99
 
 
-def test_candidates_are_mixed_by_relative_score() -> None:
+def test_the_best_candidate_is_shown_whole_and_others_by_half_their_relative_score() -> None:
     q = box_proposal([LEFT, RIGHT], [0.8, 0.2], 16, 0.02)
     torch.testing.assert_close(q[8, 3], torch.tensor(1.0), atol=1e-3, rtol=0)
-    torch.testing.assert_close(q[8, 12], torch.tensor(0.25), atol=1e-3, rtol=0)
+    torch.testing.assert_close(q[8, 12], torch.tensor(0.125), atol=1e-3, rtol=0)
     assert torch.equal(q, box_proposal([RIGHT, LEFT, LEFT], [0.2, 0.8, 0.8], 16, 0.02))  # order, repeats: no matter
     both = [LEFT, RIGHT]
     assert torch.equal(box_proposal(both, [0.0, 0.0], 8, 0.1), box_proposal(both, [0.5, 0.5], 8, 0.1))
+
+
+def test_of_boxes_that_nothing_tells_apart_the_first_is_the_label() -> None:
+    q = box_proposal([RIGHT, LEFT, MIDDLE], [0.7, 0.7, 0.7], 16, 0.02)
+    assert torch.equal(q > 0.5, box_proposal([RIGHT], [0.7], 16, 0.02) > 0.5)
+    torch.testing.assert_close(q[8, 3], torch.tensor(0.5), atol=1e-3, rtol=0)
 
 
 def test_mix_is_the_weighted_maximum() -> None:
@@ -79,7 +85,7 @@ def test_batch_with_missing_priors() -> None:
     assert batch.has_prior.tolist() == [True, False, False, True]
     torch.testing.assert_close(batch.score, torch.tensor([0.8, 0.0, 0.0, 0.8]))
     assert (batch.proposal[1:3] == 0.5).all()
-    torch.testing.assert_close(batch.candidate_weight, torch.tensor([[1.0, 0], [0, 0], [0, 0], [0.5, 1]]))
+    torch.testing.assert_close(batch.candidate_weight, torch.tensor([[1.0, 0], [0, 0], [0, 0], [0.25, 1]]))
     torch.testing.assert_close(batch.proposal[3], box_proposal([LEFT, RIGHT], [0.3, 0.6], 16, 0.08))
     torch.testing.assert_close(batch.candidates[3, 0], box_proposal([LEFT], [1.0], 16, 0.08))
     assert ((batch.proposal >= 0) & (batch.proposal <= 1)).all()
@@ -164,8 +170,8 @@ def test_a_mask_is_the_proposal_and_the_box_is_not_drawn() -> None:
 def test_masks_of_boxes_weigh_as_their_boxes() -> None:
     batch = SAM.proposals([drawn(BOTTOM, TOP, boxes=2, scores=(0.2, 0.8)), drawn(TOP, boxes=1, scores=(0.1,))], 8)
     assert batch.candidates.shape == (2, 2, 8, 8)
-    torch.testing.assert_close(batch.candidate_weight, torch.tensor([[0.25, 1.0], [1.0, 0.0]]))
-    torch.testing.assert_close(batch.proposal[0], torch.cat([torch.ones(4, 8), torch.full((4, 8), 0.25)]))
+    torch.testing.assert_close(batch.candidate_weight, torch.tensor([[0.125, 1.0], [1.0, 0.0]]))
+    torch.testing.assert_close(batch.proposal[0], torch.cat([torch.ones(4, 8), torch.full((4, 8), 0.125)]))
 
 
 def test_of_a_points_masks_the_best_is_the_label_and_the_others_show() -> None:

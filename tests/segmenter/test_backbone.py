@@ -117,6 +117,16 @@ def test_pretrained_weights_are_read_from_a_folder(tmp_path):
     assert torch.equal(first(images)[0], second(images)[0])
 
 
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_weights_of_half_precision_are_loaded_in_full(tmp_path, pretrained):
+    saved = make(swin_folder(tmp_path)).model.to(torch.bfloat16)
+    saved.save_pretrained(tmp_path / "swin")
+    backbone = Backbone(SegmenterConfig(backbone=str(tmp_path / "swin"), image_size=64, pretrained=pretrained))
+    assert {weight.dtype for weight in backbone.parameters()} == {torch.float32}
+    name, weight = next((n, p) for n, p in backbone.model.named_parameters() if p.ndim > 1)
+    assert torch.equal(weight, dict(saved.named_parameters())[name].float()) == pretrained
+
+
 def test_folder_without_the_backbones_weights_is_refused(tmp_path):
     folder = swin_folder(tmp_path)
     save_file({"other.weight": torch.zeros(2)}, folder / "model.safetensors", metadata={"format": "pt"})

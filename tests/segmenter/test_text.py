@@ -3,11 +3,12 @@
 import pytest
 import torch
 from tokenizers import Tokenizer
-from transformers import BertConfig, GPT2Config, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, GPT2Config, PreTrainedTokenizerFast
 
 from l2l_ray.config import SegmenterConfig
 from l2l_ray.errors import ConfigError
 from l2l_ray.segmenter.text import TextEncoder, TextTokens
+from tests.tiny_models import save_bert
 
 TEXTS = ["", "left red circle", "the seccond brwon ☂ thing", "ÀÉ 红色的圆 🙂", " ".join(["star"] * 500)]
 
@@ -88,6 +89,17 @@ def test_bert_of_another_width_loads_without_pooler_and_dropout(tmp_path, encode
     assert bert.model.config.hidden_dropout_prob == 0
     tokens = bert.tokenize(["red star"])
     assert torch.equal(bert.train()(tokens), bert.train()(tokens))
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_weights_of_half_precision_are_loaded_in_full(tmp_path, pretrained):
+    save_bert(tmp_path)
+    saved = BertModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    saved.save_pretrained(tmp_path)
+    encoder = TextEncoder(SegmenterConfig(text=str(tmp_path), pretrained=pretrained))
+    assert {weight.dtype for weight in encoder.parameters()} == {torch.float32}
+    words = saved.embeddings.word_embeddings.weight.float()
+    assert torch.equal(encoder.model.embeddings.word_embeddings.weight, words) == pretrained
 
 
 def test_missing_folder_is_named(tmp_path):

@@ -4,9 +4,9 @@ A run reads its own labeled priors (`require_usable`) and stops where their boxe
 answers are far better in another unit; `l2l prior check` (`prior_command`) asks about some labeled images. The answers
 about unlabeled images are never compared with anything here.
 
-*Box accuracy* is the share of texts whose first box has an IoU of at least `RIGHT_IOU` with the box around the labeled
-mask; of a family of points, the share whose first point lies in that box. Texts to which the model says nothing usable
-count as wrong.
+*Box accuracy* is the share of texts whose first box, the one that the proposal takes for the object, has an IoU of at
+least `RIGHT_IOU` with the box around the labeled mask; of a family of points, the share whose first point lies in that
+box. Texts to which the model says nothing usable count as wrong.
 
 When a run stops, ours:
 - Another unit: right at least `FAR_BETTER` more often, and by a sign test over the texts that are right in one unit
@@ -30,15 +30,14 @@ import numpy as np
 
 from l2l_ray.config import EMBEDDED, PriorConfig
 from l2l_ray.data.masks import mask_box
-from l2l_ray.errors import ConfigError, DataError, PriorParseError
+from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.intervals import ratio_intervals
 from l2l_ray.loop.inference.ordering import RIGHT_IOU, auc
 from l2l_ray.metrics import INTERVAL_RESAMPLES
 from l2l_ray.prior.coordinates import BY_HAND, COORDINATES
-from l2l_ray.prior.parse import ParsedReply, parse_reply
 from l2l_ray.prior.prompt import PromptFormat
-from l2l_ray.prior.reply import box_iou, failure_kind, no_box_reasons
-from l2l_ray.types import BoxFrac, LabeledExample, PointFrac, Prior
+from l2l_ray.prior.reply import MllmIdentity, Reply, box_iou, failure_kind, make_prior, no_box_reasons
+from l2l_ray.types import BoxFrac, LabeledExample, Prior
 from l2l_ray.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -149,9 +148,9 @@ def check_priors(
     found = [(e, p, box) for e, p in zip(examples, priors, strict=True) if (box := mask_box(e.mask_rle)) is not None]
     if not found:
         raise DataError("no labeled item to compare a prior with; expected at least one with a mask: label some images")
-    right = np.array([_is_right(p.boxes_xyxy_frac, p.points_xy_frac, box) for _, p, box in found])
+    right = np.array([_is_right(prior, box) for _, prior, box in found])
     image_ids = [e.image_id for e, _, _ in found]
-    by_unit = {name: _right_in(name, found, prompt) for name in _units(prompt)}
+    by_unit = {prompt.coordinates: right} | {name: _right_in(name, found, prompt) for name in _other_units(prompt)}
     shares: dict[int, list[bool]] = defaultdict(list)
     for image_id, is_right in zip(image_ids, right, strict=True):
         shares[image_id].append(bool(is_right))
@@ -197,35 +196,32 @@ def require_usable(
     return check
 
 
-def _units(prompt: PromptFormat) -> list[str]:
-    """Return the units that answers of a format can be read in, its own first."""
+def _other_units(prompt: PromptFormat) -> list[str]:
+    """Return the units that answers of a format can be read in besides its own."""
     if prompt.coordinates not in BY_HAND or not prompt.uses_chat:
-        return [prompt.coordinates]
-    return [prompt.coordinates, *(name for name in BY_HAND if name != prompt.coordinates)]
+        return []
+    return [name for name in BY_HAND if name != prompt.coordinates]
 
 
 _Found = tuple[LabeledExample, Prior, BoxFrac]
 
 
 def _right_in(name: str, found: Sequence[_Found], prompt: PromptFormat) -> np.ndarray:
-    read_as = replace(prompt, coordinates=name)
-    return np.array([_is_right_as(read_as, e, p, box) for e, p, box in found])
+    read_as = MllmIdentity("", replace(prompt, coordinates=name))
+    return np.array([_is_right(_read_again(prior, example, read_as), box) for example, prior, box in found])
 
 
-def _is_right_as(prompt: PromptFormat, example: LabeledExample, prior: Prior, truth: BoxFrac) -> bool:
-    native = example.width_px, example.height_px
-    seen = prior.seen_xy_px if all(prior.seen_xy_px) else native
-    try:
-        parsed: ParsedReply = parse_reply(prior.reply, prompt, *(native if prompt.unit.of_photo else seen))
-    except PriorParseError:
-        return False
-    return _is_right(parsed.boxes_xyxy_frac, parsed.points_xy_frac, truth)
+def _read_again(prior: Prior, example: LabeledExample, read_as: MllmIdentity) -> Prior:
+    any_log_prob = (0.0,) * len(prior.texts)  # which box is first does not depend on it
+    said = Reply(prior.texts, any_log_prob, *prior.seen_xy_px)
+    return make_prior(prior.key, said, read_as, example.width_px, example.height_px)
 
 
-def _is_right(boxes: Sequence[BoxFrac], points: Sequence[PointFrac], truth: BoxFrac) -> bool:
-    if boxes:
-        return box_iou(boxes[0], truth) >= RIGHT_IOU
-    return bool(points) and truth[0] <= points[0][0] <= truth[2] and truth[1] <= points[0][1] <= truth[3]
+def _is_right(prior: Prior, truth: BoxFrac) -> bool:
+    if prior.boxes_xyxy_frac:
+        return box_iou(prior.boxes_xyxy_frac[0], truth) >= RIGHT_IOU
+    points = prior.points_xy_frac[:1]
+    return any(truth[0] <= x <= truth[2] and truth[1] <= y <= truth[3] for x, y in points)
 
 
 def _far_better(by_unit: dict[str, np.ndarray]) -> str:

@@ -31,7 +31,7 @@ from l2l_ray.loop.state.position import Position, Stage
 from l2l_ray.loop.training.student import Networks, StudentSteps
 from l2l_ray.randomness import seed_torch
 from l2l_ray.segmenter.model import Segmenter
-from l2l_ray.types import LabeledExample
+from l2l_ray.types import LabeledExample, Prior
 
 logger = logging.getLogger(__name__)
 
@@ -180,12 +180,17 @@ def burn_in_settings(config: RunConfig) -> dict[str, Any]:
 def burn_in_key(config: RunConfig, labeled: ExampleSet) -> str:
     """Hash everything the burn-in depends on: labeled rows and masks, their priors, starting weights, settings."""
     rows = [
-        [e.sent_id, e.expression, labeled.priors[e.sent_id].key, e.mask_rle["counts"]]
+        [e.sent_id, e.expression, *_prior_id(labeled.priors[e.sent_id]), e.mask_rle["counts"]]
         for e in labeled.examples
         if isinstance(e, LabeledExample)
     ]
     content = [__version__, rows, _start_digest(config), burn_in_settings(config)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _prior_id(prior: Prior) -> list[str]:
+    """Return what tells a prior from all others: a question that failed is asked again, under the same key."""
+    return [prior.key, "failed"] if prior.failure else [prior.key]
 
 
 def _start_digest(config: RunConfig) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from l2l_ray.config import PriorConfig, RunConfig
 from l2l_ray.data.masks import encode
@@ -18,6 +19,7 @@ from l2l_ray.loop.state.prepare import RunData
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.prior.coordinates import BY_HAND
 from l2l_ray.prior.prompt import FLORENCE_BOX, GROUNDING_DINO, MOLMO, QWEN_ABSOLUTE, QWEN_RELATIVE, PromptFormat
+from l2l_ray.prior.proposal import Proposer
 from l2l_ray.prior.reply import MllmIdentity, Reply, make_prior
 from l2l_ray.types import Hint, LabeledExample, Prior
 
@@ -77,6 +79,28 @@ def test_the_unit_that_answers_are_in_is_recognised(unit: str, used: PromptForma
         assert f"begin again, under another --name, with --prior.coordinates {unit}" in check.problem(0.1)
         with pytest.raises(ConfigError, match=f"read as {unit}, 1.00; .*--prior.coordinates {unit}"):
             require_usable(PriorConfig(min_accuracy=0), labeled(12), [said(text, used)] * 12, used)
+
+
+@pytest.mark.parametrize("unit", ["thousandths", "fractions"])
+def test_several_samples_are_read_one_by_one_in_each_unit(unit: str) -> None:
+    fmt = replace(QWEN_RELATIVE, coordinates=unit)
+    wrong = fmt.answer((0.6, 0.7, 0.9, 0.99) if unit == "fractions" else (600, 700, 900, 990), "cat")
+    reply = Reply((wrong, right(fmt), right(fmt)), (-0.1,) * 3, *SEEN)  # two agree, so theirs is the first box
+    priors = [make_prior("k", reply, MllmIdentity("f", QWEN_RELATIVE), 80, 40)] * 12
+    check = check_priors(labeled(12), priors, QWEN_RELATIVE, 0.1)
+    assert check.accuracy == check.by_coordinates["thousandths"] == (unit == "thousandths")
+    assert check.by_coordinates[unit] == 1.0
+    assert check.better == ("fractions" if unit == "fractions" else "")
+
+
+def test_the_box_that_is_judged_is_the_one_that_the_proposal_takes() -> None:
+    one = right(QWEN_RELATIVE)
+    first, second = said(f"{one}, {WRONG}"), said(f"{WRONG}, {one}")
+    assert len(first.boxes_xyxy_frac) == len(second.boxes_xyxy_frac) == 2
+    checks = [check_priors(labeled(1), [prior], QWEN_RELATIVE, 0.1).accuracy for prior in (first, second)]
+    assert checks == [1.0, 0.0]
+    labels = Proposer(PriorConfig()).proposals([first, second, said(one), said(WRONG)], 32).proposal > 0.5
+    assert torch.equal(labels[:2], labels[2:])
 
 
 def test_a_few_texts_or_a_small_difference_prove_no_other_unit() -> None:

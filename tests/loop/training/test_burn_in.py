@@ -14,12 +14,13 @@ from l2l_ray.config import RunConfig, SegmenterConfig, config_fields
 from l2l_ray.data.masks import decode, encode
 from l2l_ray.errors import CheckpointError
 from l2l_ray.files import locked
-from l2l_ray.loop.state.example_files import read_examples, write_examples
+from l2l_ray.loop.inference.inputs import ExampleSets
+from l2l_ray.loop.state.example_files import read_examples, read_priors, write_examples, write_priors
 from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.loop.training.burn_in import ADDED, NOT_IN_BURN_IN, burn_in_settings
+from l2l_ray.loop.training.burn_in import ADDED, NOT_IN_BURN_IN, burn_in_key, burn_in_settings
 from l2l_ray.loop.training.train import Job
-from l2l_ray.types import LabeledExample
+from l2l_ray.types import LabeledExample, Prior
 from tests.damage import empty, flip
 from tests.loop.training_only import BURN_IN_PARTS, TrainingOnly, burn_in_of
 from tests.whole_run import changed, weights
@@ -140,6 +141,19 @@ def test_the_burn_in_is_shared_by_what_it_does_not_depend_on(whole_run: RunFolde
         {"augment": {"strong": whole_run.config.augment.strong.model_dump() | {"blur_prob": 0.1}}},
     ):
         assert key(**own) != shared, own
+
+
+def test_a_question_that_failed_is_no_burn_in_of_its_later_answer(copied: Copied) -> None:
+    run = copied()
+    priors = read_priors(run.priors_path("labeled"))
+    sent_id, answered = next(iter(priors.items()))
+
+    def key(prior: Prior) -> str:
+        write_priors(run.priors_path("labeled"), (priors | {sent_id: prior}).items())
+        return burn_in_key(run.config, ExampleSets(run.config, run, run.priors_path)["labeled"])
+
+    failed, otherwise = (Prior.absent(answered.key, kind, "") for kind in ("memory: full", "server: busy"))
+    assert key(answered) != key(failed) == key(otherwise)
 
 
 def _with_another(config: RunConfig, path: str) -> RunConfig:
