@@ -142,6 +142,20 @@ def test_rivals_count_alike_in_the_batch_and_outside_it(
     torch.testing.assert_close(first.rival_iou, together.rival_iou[:1], atol=1e-2, rtol=0.0)
 
 
+def test_rivals_outside_the_batch_need_no_more_memory_than_the_batch(
+    segmenter: Segmenter, batch: Inputs, inputs_of: Callable[..., Inputs], memory_for: Callable[[int], None]
+) -> None:
+    part, further = batch[:2], inputs_of([*WORDS, "small green cross"], segmenter.grid, 1)
+    is_rival = torch.zeros(2, 2 + 5, dtype=torch.bool)
+    is_rival[0, 2:] = is_rival[1, 6] = True
+    labels = torch.cat([predict(segmenter, part, False) > 0, predict(segmenter, further, False) > 0])
+    alone_masks = candidates_of(gather_evidence(segmenter, part, alone(part), False)).masks
+    memory_for(2)
+    found = gather_evidence(segmenter, part, Rivals(further, is_rival), False).rival_iou
+    torch.testing.assert_close(found, rival_ious(alone_masks, labels, is_rival), atol=1e-2, rtol=0.0)
+    assert found.max() > 0
+
+
 def test_the_short_cut_for_rules_shows_the_guided_prediction_everywhere(segmenter: Segmenter, batch: Inputs) -> None:
     short = guided_evidence(segmenter, batch, False)
     expected = _probs(segmenter, batch)
