@@ -1,4 +1,4 @@
-"""From records to figures: `compare.json`, made from every valid record there is, or from those of some seeds.
+"""From records to figures: `compare.json`, made from every valid record of the seeds asked for.
 
 One table per data set and schedule. Every figure is of the last version: nothing was chosen on val. A difference is
 that of mean IoU per sentence over val, testA and testB together, paired: the same sentences, the same seeds.
