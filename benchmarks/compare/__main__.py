@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", metavar="ROW", help=f"groups or rows: {', '.join(r.name for r in ROWS)}")
     parser.add_argument("--schedules", nargs="+", choices=list(SCHEDULES), help="default: 5pct 1pct")
     parser.add_argument("--datasets", nargs="+", choices=list(STYLE_OF_DATASET), default=["refshapes"])
-    parser.add_argument("--seeds", type=int, nargs="+", help="default: 11 to 15; for a table of others give --results, too")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: 11 to 15; others need --results, too")
     parser.add_argument("--curve", action="store_true", help="the label curve instead of the rows")
     parser.add_argument("--smoke", action="store_true", help="two seeds, four rows, the smoke preset")
     parser.add_argument("--list", action="store_true", help="show what is left and run nothing")

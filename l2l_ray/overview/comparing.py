@@ -112,9 +112,9 @@ def _pair(first: ComparedRun, other: ComparedRun, split: str | None, common: boo
     _require_same_data(first, other)
     splits = _splits(first, other, split)
     found = [(name, *_meters(first, other, name, common)) for name in splits]
-    tests = [meters for name, *meters in found if name != VAL]
+    tests = [(one, two) for name, one, two in found if name != VAL]
     if len(tests) > 1:
-        found.append((TESTS, *map(_joined, zip(*tests, strict=True))))
+        found.append((TESTS, _joined([one for one, _ in tests]), _joined([two for _, two in tests])))
     rows: list[tuple[str, ...]] = [_HEAD]
     for name, one, two in found:
         gaps, values = compare_figures(one, two), [flatten(_text_keys(meter.summary())) for meter in (one, two)]

@@ -18,7 +18,11 @@ from l2l_ray.report.record import TESTS, RunRecord, is_number
 from l2l_ray.report.summary import main_scores, main_split
 
 # Where a difference was measured; "all" is of older runs, and has val in it.
-_PLACES = {TESTS: "On the tests together", "val": "There, where its version was chosen,", "all": "On all splits together"}
+_PLACES = {
+    TESTS: "On the tests together",
+    "val": "There, where its version was chosen,",
+    "all": "On all splits together",
+}
 
 
 @dataclass(frozen=True)
