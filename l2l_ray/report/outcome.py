@@ -106,8 +106,4 @@ def _expected(record: RunRecord) -> str:
 
 
 def _is_of_main(item: Any, record: RunRecord) -> bool:
-    return (
-        isinstance(item, Mapping)
-        and item.get("method") == record.main_method
-        and is_number(item.get("diff"))
-    )
+    return isinstance(item, Mapping) and item.get("method") == record.main_method and is_number(item.get("diff"))

@@ -13,8 +13,10 @@ import pytest
 from l2l_ray import cli
 from l2l_ray.config import config_yaml
 from l2l_ray.errors import CheckpointError, ConfigError, DataError
+from l2l_ray.intervals import verdict
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.overview.comparing import ComparedRun, comparison
+from l2l_ray.report.figures import points_interval
 
 Copy = Callable[..., RunFolder]
 
@@ -53,9 +55,8 @@ def test_differences_are_those_that_the_run_itself_reports(whole_run: RunFolder,
     known = next(item for item in results["differences"] if item["versus"] == "supervised")
     (row,) = (cells(line) for line in lines if line.startswith("tests "))
     assert row[2].strip() == "mean IoU" and row[5].strip() == f"{100 * known['diff']:+.1f}"
-    assert row[6].strip() == f"{100 * known['low']:+.1f} to {100 * known['high']:+.1f}"
-    verdict = "undecided" if known["low"] <= 0 <= known["high"] else "ahead" if known["low"] > 0 else "behind"
-    assert row[7].strip() == verdict
+    assert row[6].strip() == points_interval(known["low"], known["high"])
+    assert row[7].strip() == verdict(known["low"], known["high"])
     assert [line.split()[0] for line in lines if line[:1] in "vta" and "mean IoU" in line] == [
         *("val", "testA", "testB", "tests")
     ]

@@ -40,7 +40,8 @@ def test_it_is_compared_with_the_best_of_the_others() -> None:
     several = row("l2l", "L2L", "val", "testA", "testB")
     found = [difference("prior_only", 0.2, 0.1, 0.3), difference("fixed_threshold", 0.011, -0.002, 0.024)]
     assert sentences([FIXED, several], differences=found)[1] == (
-        "On the tests together it is 1.1 points above fixed threshold, the best of the others: undecided (-0.2 to +2.4)."
+        "On the tests together it is 1.1 points above fixed threshold, the best of the others: undecided (-0.2 to "
+        "+2.4)."
     )
     for split, where in (
         ("testA", "On testA"),
