@@ -61,9 +61,9 @@ def gradient(
 def held_out_gradient(model: Segmenter, config: RunConfig, labeled: ExampleSet, rows: list[int]) -> Float[Tensor, " P"]:
     """Return the gradient of the mean loss on labeled rows that the model never saw."""
     parts = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
-    return torch.stack(
-        [gradient(model, config, labeled.inputs(part), labeled.masks(part), len(rows))[0] for part in parts]
-    ).sum(0)
+    device = next(model.parameters()).device
+    batches = ((labeled.inputs(part).to(device), labeled.masks(part).to(device)) for part in parts)
+    return torch.stack([gradient(model, config, *batch, len(rows))[0] for batch in batches]).sum(0)
 
 
 def measure(config: RunConfig, items: int) -> dict[str, Any]:
@@ -76,11 +76,11 @@ def measure(config: RunConfig, items: int) -> dict[str, Any]:
         part.requires_grad_(False)
     wanted = held_out_gradient(model, config, labeled, list(fold))
     rows = unlabeled_rows(config, unlabeled)[:items]
-    truth = HiddenTruth(config).masks([unlabeled.examples[row].sent_id for row in rows], unlabeled.grid)
+    truth = HiddenTruth(config).masks([unlabeled.examples[row].sent_id for row in rows], unlabeled.grid).to(device)
     gain, cosine, loss, iou = (np.zeros((len(rows), len(LABELS))) for _ in range(4))
     for number, row in enumerate(rows):
-        inputs = unlabeled.inputs([row])
-        candidates = candidates_of(gather_evidence(model, inputs, unlabeled.rivals([row]), use_autocast=False))
+        inputs, rivals = unlabeled.inputs([row]).to(device), unlabeled.rivals([row]).to(device)
+        candidates = candidates_of(gather_evidence(model, inputs, rivals, use_autocast=False))
         found = truth_ious(candidates.masks, truth[number : number + 1])[0]
         for place, label in enumerate(LABELS):
             target = candidates.masks[:, label].float().clone()

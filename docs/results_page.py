@@ -23,6 +23,7 @@ from benchmarks.compare.tables import (  # noqa: E402
     curve_table,
     label_table,
     main_table,
+    processor_note,
     recovered_text,
     title,
 )
@@ -80,6 +81,7 @@ def measured(summary: dict[str, Any]) -> str:
     parts = ["## Whole runs", protocol]
     for table in summary["tables"]:
         parts += [f"### {title(table)}", main_table(table, ("main", "selectors", "ceilings")), recovered_text(table)]
+        parts += filter(None, [processor_note(table)])
         if len(finished(table)) > 1:
             for what, words in (("labels", "What each selector takes"), ("curves", "mIoU on val by version")):
                 parts.append(f"![{words}: {title(table)}]({picture_name(table, what)})")

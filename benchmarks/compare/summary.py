@@ -1,4 +1,4 @@
-"""From records to figures: `compare.json`, made from every valid record there is.
+"""From records to figures: `compare.json`, made from every valid record of the seeds asked for.
 
 One table per data set and schedule. Every figure is of the last version: nothing was chosen on val. A difference is
 that of mean IoU per sentence over val, testA and testB together, paired: the same sentences, the same seeds.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,29 +36,40 @@ PROTOCOL = (
 LEVEL = 0.95
 
 
-def write_summary(results: Path) -> dict[str, Any]:
-    """Read all records below `results/compare`, write `results/compare.json`, and return its content."""
-    summary = summarize(valid_records(results / "compare"))
+def write_summary(results: Path, seeds: Collection[int] | None = None) -> dict[str, Any]:
+    """Read the records below `results/compare`, write `results/compare.json`, and return its content.
+
+    Args:
+        results: The folder of both.
+        seeds: Those that enter the tables; None = all.
+    """
+    summary = summarize(valid_records(results / "compare", seeds))
     with replacing(results / "compare.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=1) + "\n")
     return summary
 
 
-def valid_records(folder: Path) -> dict[Task, Record]:
-    """Return the records of the rows as they are defined now; others are named and left out."""
+def valid_records(folder: Path, seeds: Collection[int] | None = None) -> dict[Task, Record]:
+    """Return the records of the rows as they are defined now, of some seeds; others are named and left out."""
     found = {}
-    known = {row.name for row in ROWS}
     for path in sorted(folder.glob("*/*.json")):
-        schedule, _, rest = path.stem.partition("-seed")
-        seed, _, row = rest.partition("-")
-        if row in known and schedule in SCHEDULES and seed.isdigit():
-            task = Task(path.parent.name, schedule, int(seed), row)
-            record = Comparison([task], folder, None).record(task)
-            if record is not None:
-                found[task] = record
-                continue
-        logger.warning("%s is left out: it was made with other settings than that row has now", path)
+        task = _task_of(path)
+        record = Comparison([task], folder, None).record(task) if task is not None else None
+        if task is None or record is None:
+            logger.warning("%s is left out: it was made with other settings than that row has now", path)
+        elif seeds is not None and task.seed not in seeds:
+            logger.warning("%s is left out: its seed is none of %s", path, ", ".join(map(str, seeds)))
+        else:
+            found[task] = record
     return found
+
+
+def _task_of(path: Path) -> Task | None:
+    """Return what a record is of; None where there is no such row now."""
+    schedule, _, rest = path.stem.partition("-seed")
+    seed, _, row = rest.partition("-")
+    is_known = row in {row.name for row in ROWS} and schedule in SCHEDULES and seed.isdigit()
+    return Task(path.parent.name, schedule, int(seed), row) if is_known else None
 
 
 def summarize(records: dict[Task, Record]) -> dict[str, Any]:
@@ -84,7 +95,8 @@ def table(dataset: str, schedule: str, records: dict[Task, Record]) -> dict[str,
         "seeds": sorted({record.seed for record in every}),
         "commits": sorted({record.commit for record in every}),
         "devices": sorted({record.device for record in every}),
-        "processors": sorted({record.processor or "not written down" for record in every}),
+        "processors": sorted({record.processor for record in every} - {""}),
+        "seeds_without_processor": sorted({record.seed for record in every if not record.processor}),
         "rows": rows,
         "recovered": _recovered(by_row),
     }
@@ -137,7 +149,10 @@ def difference(first: BySeed, second: BySeed) -> dict[str, Any] | None:
 
 
 def shared_seeds(rows: Sequence[BySeed]) -> list[int]:
-    """Return the seeds that all rows have, each computed by one kind of processor."""
+    """Return the seeds that all rows have, each computed by one kind of processor.
+
+    Where no row of a seed names its kind, that it was one is taken on trust; the table says of which seeds.
+    """
     seeds = [seed for seed in rows[0] if all(seed in by_seed for by_seed in rows)]
     return [seed for seed in seeds if len({by_seed[seed].processor for by_seed in rows}) == 1]
 

@@ -17,6 +17,8 @@ def text_tables(summary: Figures) -> str:
     parts = [f"({summary['protocol']})"]
     for table in summary["tables"]:
         parts += [f"\n## {title(table)}\n", main_table(table), "", recovered_text(table)]
+        if note := processor_note(table):
+            parts += ["", note]
         parts += ["\nLabels, first and last round\n", label_table(table)]
         if biased := biased_table(table):
             parts += ["\nBiased prior\n", biased]
@@ -119,6 +121,15 @@ def curve_table(summary: Figures) -> str:
                     lines.append([known[0]["label"], *cells])
             parts.append(markdown(lines))
     return "\n\n".join(parts)
+
+
+def processor_note(table: Figures) -> str:
+    """Say which seeds do not name the kind of processor that computed them; "" where all do."""
+    seeds = table["seeds_without_processor"]
+    if not seeds:
+        return ""
+    of = f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
+    return f"Records of {of} do not name their kind of processor; that all rows of a seed had one is taken on trust."
 
 
 def recovered_text(table: Figures) -> str:

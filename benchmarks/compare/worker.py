@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -113,7 +112,7 @@ def _record(task: Task, run: RunFolder, digest: str, cost: Cost) -> Record:
     results = json.loads((run.path / "results.json").read_text())
     names = [name for name in EVAL_SPLITS if run.examples_path(name).exists()]
     splits = {name: _split_figures(last_version_rows(run, method, version, name)) for name in names}
-    val = [_mean_iou(pd.read_parquet(_eval_path(run, method, v, "val"))) for v in range(1, version + 1)]
+    val = [meter_of(pd.read_parquet(_eval_path(run, method, v, "val"))).summary() for v in range(1, version + 1)]
     stamp = run.path / "biased_prior.json"
     environment = json.loads((run.path / "env.json").read_text())
     cost.begin("done")
@@ -133,7 +132,7 @@ def _record(task: Task, run: RunFolder, digest: str, cost: Cost) -> Record:
         steps=results["steps_of_every_method"],
         version=version,
         splits=splits,
-        val_by_version=val,
+        val_by_version=[figures["mean_iou"] for figures in val],
         rounds=[_label_figures(found) for found in (results["hidden_truth"] or {}).get(method, [])],
         gate_open=results["gate_open"].get(method, []),
         cpu_s=cost.cpu_s,
@@ -157,20 +156,12 @@ def _eval_path(run: RunFolder, method: str, version: int, split: str) -> Path:
 
 def _split_figures(rows: pd.DataFrame) -> SplitFigures:
     """Sum up a split's sentences per image, images by id."""
-    summary = meter_of(rows).summary()
-    by_image = rows.assign(iou=_ious(rows)).groupby("image_id")["iou"].agg(["size", "sum"]).sort_index()
+    meter = meter_of(rows)
+    summary = meter.summary()
+    by_image = pd.DataFrame(meter.rows()).groupby("image_id")["iou"].agg(["size", "sum"]).sort_index()
     ids = hashlib.sha256(json.dumps([int(i) for i in by_image.index]).encode()).hexdigest()[:12]
     figures = {name: summary[name] for name in ("overall_iou", "mean_iou", "precision_at")}
     return SplitFigures(figures, ids, tuple(map(int, by_image["size"])), tuple(map(float, by_image["sum"])))
-
-
-def _ious(rows: pd.DataFrame) -> np.ndarray:
-    union = rows["union"].to_numpy()
-    return np.where(union == 0, 1.0, rows["intersection"].to_numpy() / np.maximum(union, 1))
-
-
-def _mean_iou(rows: pd.DataFrame) -> float:
-    return float(_ious(rows).mean())
 
 
 def _label_figures(found: dict[str, Any]) -> dict[str, Any]:

@@ -97,10 +97,11 @@ def weak_crop(
     """Return (images, maps, cropped): with a probability a square window of whole cells, scaled back to the full size.
 
     A window holds every kept cell; a sample without any, or whose expression does not survive a crop, stays as it is.
-    Images and maps are resampled bilinearly, so a mask's edges soften by about a cell.
+    Images and maps are resampled bilinearly, so a mask's edges soften by about a cell. Each map is resampled by itself:
+    where some cells of a target have no weight, give the product with it, and divide afterwards.
 
     Args:
-        images: RGB, on any device; the grid divides their side.
+        images: RGB, on any device.
         maps: Maps of the same samples: target, pixel weights, proposal.
         keep: Cells that stay inside: the referent, and the prior's proposal.
         expressions: One per image; they are not changed.
@@ -150,11 +151,12 @@ def paste(
 ) -> tuple[Float[Tensor, "B 3 S S"], Bool[Tensor, "B G G"]]:
     """Return (images, pasted): with a probability a donor's object, at its place, in another image.
 
-    Where `pasted` is True the image shows the donor's object, which is background for the image's expression. Refused
-    where the box around it would come within a cell of a kept one, where nothing is kept, and against the words.
+    Where `pasted` is True the image shows the donor's object, which is background for the image's expression; a pixel
+    belongs to the cell that its centre is in. Refused where the box around it would come within a cell of a kept one,
+    where nothing is kept, and against the words.
 
     Args:
-        images: RGB, on any device; the grid divides their side.
+        images: RGB, on any device.
         keep: Cells that must not be covered: the referent, and the prior's proposal.
         expressions: One per image.
         donors: One image per image.
@@ -163,7 +165,6 @@ def paste(
         keys: One per image, from `sample_key`.
         prob: Probability of pasting.
     """
-    grid = keep.shape[-1]
     wanted = keyed_uniform(keys, 1, "paste")[:, 0] < prob
     pasted = torch.zeros(keep.shape, dtype=torch.bool)
     pairs = zip(cell_boxes(keep), cell_boxes(donor_masks), strict=True)
@@ -173,9 +174,9 @@ def paste(
         if wanted[row] and known and apart and survives_paste(expressions[row], donor_expressions[row]):
             pasted[row] = donor_masks[row].cpu()
     pasted = pasted.to(images.device)
-    scale = images.shape[-1] // grid
-    pixels = pasted.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
-    return torch.where(pixels[:, None], donors, images), pasted
+    side = images.shape[-1]
+    cells = (2 * torch.arange(side, device=images.device) + 1) * keep.shape[-1] // (2 * side)  # of pixel centres
+    return torch.where(pasted[:, cells][:, :, cells][:, None], donors, images), pasted
 
 
 def cell_boxes(cells: Bool[Tensor, "B G G"]) -> list[tuple[int, int, int, int]]:

@@ -20,15 +20,15 @@ from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.intervals import BootstrapInterval, verdict
 from l2l_ray.loop.evaluation.evaluate import Evaluations, meter_of, protocol_of
 from l2l_ray.loop.state.example_files import ExampleTable
+from l2l_ray.loop.state.plan import VAL
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.metrics import IouMeter, compare_figures
 from l2l_ray.report.figures import percent, points_interval
-from l2l_ray.report.record import RunRecord, flatten, read_glance
+from l2l_ray.report.record import TESTS, RunRecord, flatten, read_glance
 from l2l_ray.report.tables import metric_name
 from l2l_ray.wording import counted, first_of
 
 FIGURES = ("mean_iou", "overall_iou", "precision_at.0.5")
-ALL = "all"  # splits together
 _HEAD = ("split", "texts", "figure", "first", "other", "first - other", "95 % interval", "the first is")
 
 
@@ -87,7 +87,7 @@ def comparison(
 
     Args:
         paths: Two finished runs or more.
-        split: The split to compare on; None = each one that both have, and all of them together.
+        split: The split to compare on; None = each one that both have, and the tests together.
         method: A selector of their tables; None = each run's main one.
         common: Where the splits hold different sentences, take those that both have.
     Raises:
@@ -112,8 +112,9 @@ def _pair(first: ComparedRun, other: ComparedRun, split: str | None, common: boo
     _require_same_data(first, other)
     splits = _splits(first, other, split)
     found = [(name, *_meters(first, other, name, common)) for name in splits]
-    if len(found) > 1:
-        found.append((ALL, _joined([one for _, one, _ in found]), _joined([two for _, _, two in found])))
+    tests = [(one, two) for name, one, two in found if name != VAL]
+    if len(tests) > 1:
+        found.append((TESTS, _joined([one for one, _ in tests]), _joined([two for _, two in tests])))
     rows: list[tuple[str, ...]] = [_HEAD]
     for name, one, two in found:
         gaps, values = compare_figures(one, two), [flatten(_text_keys(meter.summary())) for meter in (one, two)]
@@ -126,6 +127,7 @@ def _pair(first: ComparedRun, other: ComparedRun, split: str | None, common: boo
         f"first  {first.label}, version {first.version}, {first.run.path}",
         f"other  {other.label}, version {other.version}, {other.run.path}",
         *_fewer(first, other, found),
+        *(["note   val: the versions were chosen on it"] if VAL in splits else []),
         *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows),
         *_settings(first, other),
     ]
@@ -208,7 +210,7 @@ def _fewer(first: ComparedRun, other: ComparedRun, found: Sequence[tuple[str, Io
     """Say where only a part of a split was compared."""
     lines = []
     for name, meter, _ in found:
-        sizes = [len(ExampleTable(run.run.examples_path(name))) for run in (first, other)] if name != ALL else []
+        sizes = [len(ExampleTable(run.run.examples_path(name))) for run in (first, other)] if name != TESTS else []
         if any(size != len(meter) for size in sizes):
             lines.append(f"note   {name}: the {len(meter)} sentences that both have, of {sizes[0]} and {sizes[1]}")
     return lines

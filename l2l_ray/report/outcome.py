@@ -14,8 +14,15 @@ from l2l_ray.doubt import Doubt
 from l2l_ray.intervals import verdict
 from l2l_ray.report.figures import NOTHING, ends_of, interval, percent, points_interval
 from l2l_ray.report.next_steps import Step, correct_doubtful
-from l2l_ray.report.record import RunRecord, is_number
+from l2l_ray.report.record import TESTS, RunRecord, is_number
 from l2l_ray.report.summary import main_scores, main_split
+
+# Where a difference was measured; "all" is of older runs, and has val in it.
+_PLACES = {
+    TESTS: "On the tests together",
+    "val": "There, where its version was chosen,",
+    "all": "On all splits together",
+}
 
 
 @dataclass(frozen=True)
@@ -62,14 +69,14 @@ def _reached(record: RunRecord) -> str:
 
 
 def _compared(record: RunRecord) -> str:
-    """Say how far the main method is from the best of the others, over all splits together."""
+    """Say how far the main method is from the best of the others, on the tests together or what there is."""
     items = record.results.get("differences")
     found = [item for item in items if _is_of_main(item, record)] if isinstance(items, list) else []
     if not found:
         return ""
     item = min(found, key=lambda item: item["diff"])
     diff, low, high = item["diff"], item.get("low"), item.get("high")
-    where = "On all splits together" if len(main_scores(record)) > 1 else "There"
+    split = str(item.get("split"))
     best = ", the best of the others" if len(found) > 1 else ""
     rival = record.labels.get(str(item["versus"]), str(item["versus"]))
     ends = points_interval(low, high)
@@ -79,7 +86,7 @@ def _compared(record: RunRecord) -> str:
     said = f": undecided ({ends})"
     if verdict(low, high) != "undecided":
         said = f" (95 % interval over images {ends}); another seed may differ"
-    return f"{where} it is {abs(100 * diff):.1f} points {side} {rival}{best}{said}."
+    return f"{_PLACES.get(split, f'On {split}')} it is {abs(100 * diff):.1f} points {side} {rival}{best}{said}."
 
 
 def _expected(record: RunRecord) -> str:
@@ -99,9 +106,4 @@ def _expected(record: RunRecord) -> str:
 
 
 def _is_of_main(item: Any, record: RunRecord) -> bool:
-    return (
-        isinstance(item, Mapping)
-        and item.get("method") == record.main_method
-        and item.get("split") == "all"
-        and is_number(item.get("diff"))
-    )
+    return isinstance(item, Mapping) and item.get("method") == record.main_method and is_number(item.get("diff"))

@@ -34,6 +34,7 @@ from l2l_ray.storage import StorePath
 
 Point = dict[str, Any]
 EMBEDDED, UNLABELED = "embedded", "unlabeled"  # as config.data.root and panels/index.json have them
+TESTS = "tests"  # all test splits together, where there are several: val, on which versions are chosen, is none
 REGIONS = ("inside", "outside", "boundary")  # of the true object, as in loop/inference/quality.py
 
 

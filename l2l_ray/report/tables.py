@@ -115,7 +115,9 @@ def differences_table(record: RunRecord) -> Table | None:
         if isinstance(item, Mapping) and is_number(item.get("diff")):
             pair = [record.labels.get(str(item.get(key)), str(item.get(key))) for key in ("method", "versus")]
             ends = points_interval(item.get("low"), item.get("high"))
-            texts = (" - ".join(pair), str(item.get("split", "?")), f"{100 * item['diff']:+.1f}", ends)
+            split = str(item.get("split", "?"))
+            where = "val, which chose the version" if split == "val" else split
+            texts = (" - ".join(pair), where, f"{100 * item['diff']:+.1f}", ends)
             rows.append(tuple(Cell(text) for text in texts))
     header = ("Difference", "split", "mean IoU, points", "95 % interval over images")
     return Table((("", 4),), header, tuple(rows)) if rows else None

@@ -206,6 +206,17 @@ def test_a_paste_covers_the_donors_object_and_nothing_else() -> None:
     assert torch.equal(seen[..., shown], donors[..., shown]) and torch.equal(seen[..., ~shown], images[..., ~shown])
 
 
+def test_a_paste_where_the_grid_does_not_divide_the_image() -> None:
+    # 136 cells of 3.5 px. Rows 68 to 118 are pixels 238 to 416.5, columns 85 to 135 pixels 297.5 to 476.
+    images = batch(1, side=476)
+    keep, theirs = square(1, 10, 10, 40, 40, grid=136), square(1, 68, 85, 119, 136, grid=136)
+    seen, pasted = paste(images, keep, ["red car"], images + 1, theirs, ["brown dog"], keys(1), prob=1.0)
+    assert torch.equal(pasted, theirs)
+    shown = torch.zeros(476, 476, dtype=torch.bool)
+    shown[238:416, 297:] = True  # the pixels whose centres lie there
+    assert torch.equal(seen[0, 0] > 1, shown)
+
+
 @pytest.mark.parametrize(
     ("own", "other", "expression", "pasted"),
     [

@@ -18,7 +18,8 @@ from l2l_ray.loop.state.prepare import RunData, prepare
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.train import Job
 from l2l_ray.prior.proposal import Proposer
-from l2l_ray.segmenter.model import Segmenter
+from l2l_ray.segmenter.model import Encoded, Segmenter
+from l2l_ray.segmenter.text import TextTokens
 from l2l_ray.types import Example, LabeledExample, Prior
 from tests.loop.cats import write_refer
 from tests.loop.training_only import TrainingOnly
@@ -34,6 +35,22 @@ def segmenter() -> Segmenter:
     """Give the shipped segmenter with fresh new parts; only to be looked through, not to be trained."""
     torch.manual_seed(0)
     return Segmenter(SegmenterConfig(width=32, image_size=64)).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def memory_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Give a function that leaves segmenters memory for so many samples at once, from then on."""
+    encode = Segmenter.encode
+
+    def limit(num: int) -> None:
+        def encoded(self: Segmenter, images: torch.Tensor, tokens: TextTokens) -> Encoded:
+            if len(images) > num:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return encode(self, images, tokens)
+
+        monkeypatch.setattr(Segmenter, "encode", encoded)
+
+    return limit
 
 
 def make_inputs(expressions: Sequence[str], grid: int, seed: int = 0) -> Inputs:

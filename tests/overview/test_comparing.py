@@ -13,8 +13,10 @@ import pytest
 from l2l_ray import cli
 from l2l_ray.config import config_yaml
 from l2l_ray.errors import CheckpointError, ConfigError, DataError
+from l2l_ray.intervals import verdict
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.overview.comparing import ComparedRun, comparison
+from l2l_ray.report.figures import points_interval
 
 Copy = Callable[..., RunFolder]
 
@@ -48,15 +50,15 @@ def test_differences_are_those_that_the_run_itself_reports(whole_run: RunFolder,
     lines = comparison([whole_run.path, supervised.path])
     assert lines[0].startswith("first  L2L (RPLE), version ") and lines[0].endswith(str(whole_run.path))
     assert lines[1].startswith("other  supervised, with guidance, version ")
+    assert lines[2] == "note   val: the versions were chosen on it"
     results = json.loads((whole_run.path / "results.json").read_text())
     known = next(item for item in results["differences"] if item["versus"] == "supervised")
-    (row,) = (cells(line) for line in lines if line.startswith("all "))
+    (row,) = (cells(line) for line in lines if line.startswith("tests "))
     assert row[2].strip() == "mean IoU" and row[5].strip() == f"{100 * known['diff']:+.1f}"
-    assert row[6].strip() == f"{100 * known['low']:+.1f} to {100 * known['high']:+.1f}"
-    verdict = "undecided" if known["low"] <= 0 <= known["high"] else "ahead" if known["low"] > 0 else "behind"
-    assert row[7].strip() == verdict
+    assert row[6].strip() == points_interval(known["low"], known["high"])
+    assert row[7].strip() == verdict(known["low"], known["high"])
     assert [line.split()[0] for line in lines if line[:1] in "vta" and "mean IoU" in line] == [
-        *("val", "testA", "testB", "all")
+        *("val", "testA", "testB", "tests")
     ]
     differing = lines[lines.index("what differs:") + 1 : lines.index("")]
     assert [line.split()[0] for line in differing] == ["compare", "selector.name"]
@@ -67,7 +69,7 @@ def test_differences_are_those_that_the_run_itself_reports(whole_run: RunFolder,
 def test_a_run_does_not_differ_from_itself(whole_run: RunFolder) -> None:
     lines = comparison([whole_run.path, whole_run.path], split="val", method="supervised")
     assert "no setting differs" in lines and not any(word in "\n".join(lines[:-1]) for word in ("ahead", "behind"))
-    assert sum(line.startswith(("val", "testA", "all")) for line in lines) == 1
+    assert sum(line.startswith(("val", "test")) for line in lines) == 1
 
 
 def test_seeds_are_named_and_never_pooled(whole_run: RunFolder, copied: Copy) -> None:

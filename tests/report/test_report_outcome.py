@@ -16,7 +16,7 @@ def row(method: str, label: str, *splits: str, **scores: Any) -> dict[str, Any]:
     return {"method": method, "label": label, "splits": {name: {"mean_iou": 0.395, **scores} for name in splits}}
 
 
-def difference(versus: str, diff: float, low: float, high: float, split: str = "all") -> dict[str, Any]:
+def difference(versus: str, diff: float, low: float, high: float, split: str = "tests") -> dict[str, Any]:
     return {"method": "l2l", "versus": versus, "split": split, "diff": diff, "low": low, "high": high}
 
 
@@ -37,15 +37,19 @@ def test_the_figure_of_the_main_method_comes_first_with_its_interval() -> None:
 
 
 def test_it_is_compared_with_the_best_of_the_others() -> None:
-    several = row("l2l", "L2L", "val", "testA")
+    several = row("l2l", "L2L", "val", "testA", "testB")
     found = [difference("prior_only", 0.2, 0.1, 0.3), difference("fixed_threshold", 0.011, -0.002, 0.024)]
     assert sentences([FIXED, several], differences=found)[1] == (
-        "On all splits together it is 1.1 points above fixed threshold, the best of the others: undecided (-0.2 to "
+        "On the tests together it is 1.1 points above fixed threshold, the best of the others: undecided (-0.2 to "
         "+2.4)."
     )
-    assert sentences([FIXED, MAIN], differences=found[1:])[1].startswith(
-        "There it is 1.1 points above fixed threshold:"
-    )
+    for split, where in (
+        ("testA", "On testA"),
+        ("val", "There, where its version was chosen,"),
+        ("all", "On all splits together"),  # of an older run
+    ):
+        told = sentences([FIXED, several], differences=[difference("fixed_threshold", 0.011, -0.002, 0.024, split)])[1]
+        assert told == f"{where} it is 1.1 points above fixed threshold: undecided (-0.2 to +2.4)."
 
 
 @pytest.mark.parametrize(
@@ -60,7 +64,7 @@ def test_one_run_is_no_verdict_on_methods(numbers: tuple[float, float, float], s
     assert said in sentences([FIXED, MAIN], differences=[difference("fixed_threshold", *numbers)])[1]
 
 
-@pytest.mark.parametrize("found", [3, ["x"], [difference("x", 0.1, 0.0, 0.2, "val")], [{"method": "l2l"}], None])
+@pytest.mark.parametrize("found", [3, ["x"], [{"method": "l2l"}], None])
 def test_differences_that_are_no_such_thing_are_left_out(found: Any) -> None:
     assert len(sentences([MAIN], differences=found)) == 1
 

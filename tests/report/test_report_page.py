@@ -107,7 +107,7 @@ def test_the_first_figures_say_what_the_labels_are_worth(reported: Path) -> None
 def test_one_seed_gives_no_verdict(run_dir: Path) -> None:
     results = json.loads((run_dir / "results.json").read_text())
     results["differences"] = [
-        {"method": "l2l", "versus": "accept_all", "split": "all", "diff": 0.02, "low": 0.01, "high": 0.03}
+        {"method": "l2l", "versus": "accept_all", "split": "tests", "diff": 0.02, "low": 0.01, "high": 0.03}
     ]
     (run_dir / "results.json").write_text(json.dumps(results))
     text = render(read_run(run_dir))

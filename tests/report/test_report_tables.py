@@ -91,7 +91,8 @@ def test_differences_are_shown_with_their_sign_and_interval(run_dir: Path) -> No
     table = differences_table(record)
     assert table is not None and len(table.rows) == 1
     texts = [cell.text for cell in table.rows[0]]
-    assert texts == ["L2L (RPLE) - supervised, with guidance", "val", "+3.2", "-0.2 to +6.0"]
+    chose = "val, which chose the version"
+    assert texts == ["L2L (RPLE) - supervised, with guidance", chose, "+3.2", "-0.2 to +6.0"]
     assert table.header[-1] == "95 % interval over images"
 
 

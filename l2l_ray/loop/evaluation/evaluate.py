@@ -37,7 +37,7 @@ from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.metrics import IouMeter, compare
 from l2l_ray.report.page import write_report
 from l2l_ray.report.panels import write_examples
-from l2l_ray.report.record import UNLABELED
+from l2l_ray.report.record import TESTS, UNLABELED
 from l2l_ray.selector.registry import PRIOR_ONLY, label_of
 from l2l_ray.storage import local_copy
 
@@ -215,7 +215,7 @@ def results(config: RunConfig, run: RunFolder, plan: Plan, evaluations: Evaluati
         "missing_splits": list(missing_splits(plan.split_sizes)),
         "rows": rows,
         "differences": [
-            {"method": main, "versus": method, "split": "all", **_difference(plan, evaluations, main, method)}
+            {"method": main, "versus": method, **_difference(plan, evaluations, main, method)}
             for method in (PRIOR_ONLY, *run.methods[:-1])
             if plan.split_sizes
         ],
@@ -240,11 +240,15 @@ def _size(run: RunFolder, name: str) -> dict[str, int] | None:
     return {"texts": len(rows), "images": len({row.image_id for row in rows})}
 
 
-def _difference(plan: Plan, evaluations: Evaluations, method: str, versus: str) -> dict[str, float | None]:
-    """Return the paired difference of mean_iou over all splits, images resampled, with its 95 % interval."""
-    first, second = (evaluations.joined(name, plan.best_version(name), plan.split_sizes) for name in (method, versus))
+def _difference(plan: Plan, evaluations: Evaluations, method: str, versus: str) -> dict[str, Any]:
+    """Return the paired difference of mean_iou on the tests together, images resampled, with its 95 % interval.
+
+    It is of val, on which the versions were chosen, only where there is no test.
+    """
+    splits = [split for split in plan.split_sizes if split != VAL] or [VAL]
+    first, second = (evaluations.joined(name, plan.best_version(name), splits) for name in (method, versus))
     found = compare(first, second)
-    return {"diff": found.diff, "low": found.low, "high": found.high}
+    return {"split": splits[0] if len(splits) == 1 else TESTS, "diff": found.diff, "low": found.low, "high": found.high}
 
 
 def finish(

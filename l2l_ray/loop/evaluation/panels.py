@@ -19,6 +19,7 @@ from l2l_ray.calibration import Curve
 from l2l_ray.confidence import prediction_confidence
 from l2l_ray.data.masks import decode
 from l2l_ray.data.pixels import BadPicture, read_rgb
+from l2l_ray.errors import ConfigError
 from l2l_ray.loop.inference.engine import InferenceEngine, PanelData
 from l2l_ray.loop.state.example_files import ExampleTable, PriorTable, read_examples
 from l2l_ray.loop.state.ledger import Ledger, is_used, read_shard
@@ -37,7 +38,7 @@ NUM_USED, NUM_UNUSED = 20, 12  # labels shown; what one group lacks the other fi
 def example_panels(
     run: RunFolder, engine: InferenceEngine, meter: IouMeter | None, method: str, version: int, split: str
 ) -> list[ExamplePanel]:
-    """Return examples of one version.
+    """Return examples of one version; where memory does not do for them, with a warning, those that were made.
 
     Args:
         run: The run.
@@ -52,11 +53,17 @@ def example_panels(
     chosen = spread([iou_of.get(row.sent_id, 0.0) for row in rows], NUM_PANELS)
     if not chosen:
         return []
-    data = engine.evidence_and_selection(method, version, split, chosen)
-    priors = engine.priors(split)
-    examples = [rows[i] for i in chosen]
-    curve = engine.curve(method, version)
-    return [_panel(e, priors[e.sent_id], data, k, split, iou_of.get(e.sent_id), curve) for k, e in enumerate(examples)]
+    priors, shown = engine.priors(split), list[ExamplePanel]()
+    try:
+        for data in engine.evidence_and_selection(method, version, split, chosen):
+            curve = engine.curve(method, version)
+            for place in range(len(data.inputs)):
+                example = rows[chosen[len(shown)]]
+                iou = iou_of.get(example.sent_id)
+                shown.append(_panel(example, priors[example.sent_id], data, place, split, iou, curve))
+    except ConfigError as error:  # the run is done, and nothing else needs this much memory
+        logger.warning("the report shows %d examples of %s instead of %d: %s", len(shown), split, len(chosen), error)
+    return shown
 
 
 def label_panels(run: RunFolder, method: str) -> list[ExamplePanel]:

@@ -47,9 +47,9 @@ _KEPT_VERSIONS = 3  # a version, the one before it, and one of another method
 
 @dataclass(frozen=True)
 class PanelData:
-    """What the report draws of a few samples.
+    """What the report draws of one batch of samples.
 
-    Example: `engine.evidence_and_selection("l2l", 3, "val", [4, 9])`
+    Example: `next(engine.evidence_and_selection("l2l", 3, "val", [4, 9]))`
     """
 
     inputs: Inputs
@@ -166,12 +166,16 @@ class InferenceEngine:
 
         return torch.cat(list(self._batches.each(indices, seen)))
 
-    def evidence_and_selection(self, method: str, version: int, split: str, indices: list[int]) -> PanelData:
-        """Return everything the report shows of a few samples of an evaluation split."""
+    def evidence_and_selection(self, method: str, version: int, split: str, indices: list[int]) -> Iterator[PanelData]:
+        """Yield everything the report shows of a few samples of an evaluation split, batch by batch."""
         examples = self._sets[split]
-        inputs = examples.inputs(indices).to(self._device)
-        evidence, selection = self._select(method, version, examples, indices, inputs, round_index=version)
-        return PanelData(inputs, self._logits(method, version, inputs), evidence, selection)
+
+        def seen(part: list[int]) -> PanelData:
+            inputs = examples.inputs(part).to(self._device)
+            evidence, selection = self._select(method, version, examples, part, inputs, round_index=version)
+            return PanelData(inputs, self._logits(method, version, inputs), evidence, selection)
+
+        return self._batches.each(indices, seen)
 
     def priors(self, name: str) -> Mapping[int, Prior]:
         """Return sent_id -> prior of one example set."""

@@ -3,8 +3,8 @@
 A *label* is the whole target mask of a sample, on the grid: what training and export see. It is *used* when the
 selector keeps the sample and some accepted cell is of the object (`loop/state/ledger.py::is_used`). By its IoU with
 the truth a used label is *right* (at least `RIGHT_IOU`), *on a wrong object* (below `WRONG_OBJECT_IOU`), or else has a
-*poor outline*. A right label that is not used was *refused*. How well the selector's scores put the labels in order,
-used or not, is in `ordering.py`.
+*poor outline*. A right label that is not used was *refused*. An empty label is worth 0 whatever the truth, as in the
+reward: it teaches no object. How well the selector's scores put the labels in order, used or not, is in `ordering.py`.
 
 *Object precision* is the share of true object among the cells that are accepted and labeled object; *object recall* is
 the share of the object's cells that are accepted and labeled object. Both see a label on a wrong object. Accuracy by
@@ -31,6 +31,7 @@ from l2l_ray.calibration import reliability
 from l2l_ray.confidence import area_iou
 from l2l_ray.data.masks import decode, encode
 from l2l_ray.loop.inference.ordering import RIGHT_IOU, ordering
+from l2l_ray.selector.reward import truth_ious
 from l2l_ray.types import Candidate, Rle, Selection
 
 if TYPE_CHECKING:
@@ -133,8 +134,7 @@ def measure_quality(selection: Selection, mask: Float[Tensor, "B G G"], sent_ids
     classes = [
         [_count(right & so), _count(accepted & so), _count(true)] for so, true in ((label, truth), (~label, ~truth))
     ]
-    union = (label | truth).flatten(1).sum(1).double()
-    iou = torch.where(union == 0, 1.0, (label & truth).flatten(1).sum(1) / union)
+    iou = truth_ious(label[:, None], truth)[:, 0]
     columns = (selection.used, iou, selection.confidence, selection.gate, area_iou(label, mask))
     rows = torch.stack([column.double().cpu() for column in columns], 1).numpy()
     wrong = np.flatnonzero((rows[:, 0] == 1) & (rows[:, 1] < RIGHT_IOU))

@@ -53,7 +53,7 @@ def gather_evidence(teacher: Segmenter, inputs: Inputs, rivals: Rivals, use_auto
     Args:
         teacher: The version that labels.
         inputs: The batch.
-        rivals: The batch's rivals; those outside the batch cost one prediction each.
+        rivals: The batch's rivals; those outside the batch cost one prediction each, as many at once as it has samples.
         use_autocast: bfloat16 for the networks; the evidence is fp32.
     """
     device = inputs.images.device
@@ -81,8 +81,9 @@ def gather_evidence(teacher: Segmenter, inputs: Inputs, rivals: Rivals, use_auto
         rival_iou=_no_rivals(inputs),
     )
     labels = [alone.mask_probs > 0.5]
-    if rivals.inputs is not None:
-        labels.append(predict(teacher, rivals.inputs, use_autocast) > 0)
+    if (further := rivals.inputs) is not None:
+        parts = [further[start : start + len(inputs)] for start in range(0, len(further), len(inputs))]
+        labels += [predict(teacher, part, use_autocast) > 0 for part in parts]
     found = rival_ious(candidates_of(alone).masks, torch.cat(labels), rivals.is_rival)
     return replace(alone, rival_iou=found)
 

@@ -77,13 +77,13 @@ def save_train_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_train_state(path: Path) -> dict[str, Any]:
-    """Read what `save_train_state` wrote; tensors and plain containers only.
+    """Read what `save_train_state` wrote, to the CPU whatever device wrote it; tensors and plain containers only.
 
     Raises:
         CheckpointError: Missing or damaged file.
     """
     try:
-        state: dict[str, Any] = torch.load(_whole(path), weights_only=True, mmap=True)
+        state: dict[str, Any] = torch.load(_whole(path), map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
         raise CheckpointError(f"cannot read training state {path}: {error}; {HEALS}") from error
     return state

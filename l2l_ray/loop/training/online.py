@@ -18,9 +18,10 @@ from collections.abc import Sequence
 
 from l2l_ray.config import LoopConfig
 from l2l_ray.errors import ConfigError
+from l2l_ray.loop.inference.batches import Batches
 from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.inference.teacher import guided_evidence
-from l2l_ray.loop.training.step import TrainBatch
+from l2l_ray.loop.training.step import TrainBatch, joined
 from l2l_ray.randomness import sample_key
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.selector.base import Selector
@@ -33,7 +34,7 @@ class OnlineSet:
         unlabeled: The unlabeled set.
         teacher: Labels each batch by the weights it has then.
         selector: Decides by the guided prediction alone, which costs one pass of the teacher.
-        loop: The run's seed, and whether to use autocast.
+        loop: The run's seed, how many samples one pass of the teacher takes, and whether to use autocast.
         round_index: Keys the selector's draws, as those of a round's stored labels.
 
     Raises:
@@ -56,15 +57,18 @@ class OnlineSet:
         self._selector = selector
         self._loop = loop
         self._round = round_index
+        self._batches = Batches(loop.eval_batch)
 
     def __len__(self) -> int:
         return len(self._unlabeled)
 
     def batch(self, indices: Sequence[int]) -> TrainBatch:
         """Load samples by their place in the unlabeled set and label them; a label that is not used has weight 0."""
-        device = next(self._teacher.parameters()).device
-        inputs = self._unlabeled.inputs(indices).to(device)
-        keys = [sample_key(self._loop.seed, "label", self._round, self._unlabeled[i].sent_id) for i in indices]
+        return joined(list(self._batches.each(list(indices), self._labeled)))
+
+    def _labeled(self, part: list[int]) -> TrainBatch:
+        inputs = self._unlabeled.inputs(part).to(next(self._teacher.parameters()).device)
+        keys = [sample_key(self._loop.seed, "label", self._round, self._unlabeled[i].sent_id) for i in part]
         selection = self._selector.select(guided_evidence(self._teacher, inputs, self._loop.autocast), keys)
         used = selection.used[:, None, None]
         return TrainBatch(inputs, (selection.target & used).float(), selection.pixel_weight * used)

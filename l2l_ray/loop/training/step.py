@@ -76,10 +76,16 @@ def augment(
     images, expressions, flipped = weak_flip(inputs.images, inputs.expressions, keys, config.flip_prob)
     phrases = [_mirrored(p) if f else p for p, f in zip(inputs.phrases, flipped.tolist(), strict=True)]
     maps = [flip_where(values, flipped) for values in (batch.target, batch.pixel_weight, inputs.proposal)]
-    if config.crop_prob:
-        keep = _referent(maps[0], maps[2], inputs.has_prior)
-        images, maps, _ = weak_crop(images, maps, keep, expressions, keys, config.crop_prob, config.crop_min_side_frac)
     target, weight, proposal = maps
+    if config.crop_prob:
+        keep = _referent(target, proposal, inputs.has_prior)
+        maps.append(torch.where(weight > 0, weight * target, 0.0))
+        images, maps, cropped = weak_crop(
+            images, maps, keep, expressions, keys, config.crop_prob, config.crop_min_side_frac
+        )
+        target, weight, proposal, believed = maps
+        # The weighted mean, so that the target of a removed cell is not read by its neighbours either.
+        target = torch.where(cropped[:, None, None] & (weight > 0), believed / weight, target)
     if donors is not None:
         keep = _referent(target, proposal, inputs.has_prior)
         theirs = donors.inputs

@@ -62,8 +62,6 @@ def test_labels_of_a_run_are_marked_and_right(whole_run: RunFolder, make: type[O
 
 def test_evaluation_is_as_ever(whole_run: RunFolder) -> None:
     engine = ORACLES["true_masks"](whole_run.config, whole_run.path)
-    found = engine.evidence_and_selection("l2l", 0, "val", [0, 1]).selection
-    ordinary = (
-        InferenceEngine(whole_run.config, whole_run.path).evidence_and_selection("l2l", 0, "val", [0, 1]).selection
-    )
+    engines = engine, InferenceEngine(whole_run.config, whole_run.path)
+    found, ordinary = (next(each.evidence_and_selection("l2l", 0, "val", [0, 1])).selection for each in engines)
     assert torch.equal(found.target, ordinary.target) and torch.equal(found.gate, ordinary.gate)

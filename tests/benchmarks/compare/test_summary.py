@@ -8,10 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compare.rows import Task
+from benchmarks.compare.records import processor
+from benchmarks.compare.rows import REPORT_SEEDS, Task
 from benchmarks.compare.runner import Comparison
 from benchmarks.compare.summary import difference, mean_of, spread_of, summarize, valid_records, write_summary
-from benchmarks.compare.tables import biased_table, curve_table, label_table, main_table, recovered_text, text_tables
+from benchmarks.compare.tables import (
+    biased_table,
+    curve_table,
+    label_table,
+    main_table,
+    processor_note,
+    recovered_text,
+    text_tables,
+)
 from l2l_ray.errors import DataError
 from tests.benchmarks.compare.records_by_hand import record, save
 
@@ -89,6 +98,31 @@ def test_what_was_made_with_other_settings_is_named_and_left_out(
     (table,) = summarize(found)["tables"]
     (pwa,) = (row for row in table["rows"] if row["row"] == "pwa")
     assert pwa["seeds"] == [10] and pwa["versus_minus_this"]["over_seeds"] is None
+
+
+def test_records_of_other_seeds_are_named_and_enter_no_table(results: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        (table,) = write_summary(results, REPORT_SEEDS)["tables"]
+    assert table["seeds"] == [11] and {tuple(row["seeds"]) for row in table["rows"]} == {(11,)}
+    assert table["rows"][0]["all"]["mean_iou"]["mean"] == pytest.approx(0.6)
+    assert "5pct-seed10-l2l.json is left out: its seed is none of 11, 12, 13, 14, 15" in caplog.text
+    assert write_summary(results)["tables"][0]["seeds"] == [10, 11], "a folder of one's own shows what it holds"
+
+
+def test_seeds_that_do_not_name_their_processor_stay_and_are_named(results: Path) -> None:
+    (table,) = write_summary(results)["tables"]
+    assert table["processors"] == [processor()] and table["seeds_without_processor"] == []
+    assert processor_note(table) == ""
+    comparison = Comparison([], results / "compare", None)
+    for row in ROWS:
+        save(comparison, Task("refshapes", "5pct", 11, row), SUMS[row][1], processor="")
+    summary = write_summary(results)
+    (table,) = summary["tables"]
+    assert table["processors"] == [processor()] and table["seeds_without_processor"] == [11]
+    (accept_all,) = (row for row in table["rows"] if row["row"] == "accept_all")
+    assert accept_all["versus_minus_this"]["by_seed"] == pytest.approx([0.1, 0.2])
+    assert processor_note(table).startswith("Records of seed 11 do not name their kind of processor")
+    assert processor_note(table) in text_tables(summary)
 
 
 def test_a_span_that_may_be_nothing_gives_no_interval(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def run(smoke: RunConfig) -> RunFolder:
 
 
 def _close(run: RunFolder, group: tuple[str, int, str] = GROUP, iou_px: int = 30) -> dict[str, Any]:
-    evaluations, first = Evaluations(run), 0 if group[2] == "val" else 100  # no sentence is in two splits
+    evaluations, first = Evaluations(run), {"val": 0, "testB": 200}.get(group[2], 100)  # no sentence is in two splits
     evaluations.add(EvalItem(*group, 2, 3), EvalPart([_row(first + 9, 0, 0)], _quality(3)))
     rows = [_row(first + 4, 90, 100), _row(first + 7, iou_px, 60)]
     evaluations.add(EvalItem(*group, 0, 2), EvalPart(rows, _quality(1)))
@@ -184,6 +184,19 @@ def test_without_val_the_last_version_is_taken_and_said(run: RunFolder) -> None:
     table = results(run.config, run, _finished_plan({"test": 3}, {}), Evaluations(run))
     assert table["rows"][1]["version"] == 2
     assert table["chosen_on"] == "last version (no val split)" and table["missing_splits"] == ["val"]
+
+
+def test_a_difference_is_of_the_tests_and_of_val_only_where_there_is_none(run: RunFolder) -> None:
+    # One of the three sentences of a split differs, of 60 px: by all of them on val, a quarter on testA, half on testB.
+    for split, ours, theirs in (("val", 60, 0), ("testA", 30, 15), ("testB", 30, 0)):
+        _close(run, ("l2l", 1, split), ours)
+        _close(run, ("prior_only", 0, split), theirs)
+    found = {}
+    for splits in (("val", "testA", "testB"), ("val", "testA"), ("val",)):
+        plan = _finished_plan(dict.fromkeys(splits, 3), {0: 0.1, 1: 0.8, 2: 0.7})
+        (item,) = results(run.config, run, plan, Evaluations(run))["differences"]
+        found[item["split"]] = item["diff"]
+    assert found == pytest.approx({"tests": 0.75 / 6, "testA": 0.25 / 3, "val": 1 / 3})
 
 
 def test_without_any_evaluation_split_there_are_labels_and_no_figures(run: RunFolder) -> None:

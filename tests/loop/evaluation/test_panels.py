@@ -163,6 +163,22 @@ def test_a_method_without_labels_shows_its_masks_of_unlabeled_photos(whole_run: 
     assert all(panel.confidence is not None and 0 <= panel.confidence <= 1 for panel in shown)
 
 
+def test_examples_are_made_with_the_memory_there_is_and_without_any_the_run_ends_all_the_same(
+    whole_run: RunFolder, memory_for: Callable[[int], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = InferenceEngine(whole_run.config, whole_run.path)
+    expected = example_panels(whole_run, engine, None, "l2l", 1, "val")
+    memory_for(3)
+    shown = example_panels(whole_run, engine, None, "l2l", 1, "val")
+    assert [panel.sent_id for panel in shown] == [panel.sent_id for panel in expected]
+    for panel, other in zip(shown, expected, strict=True):
+        np.testing.assert_allclose(panel.final, other.final, atol=1e-3)
+    memory_for(0)
+    assert example_panels(whole_run, engine, None, "l2l", 1, "val") == []
+    told = f"the report shows 0 examples of val instead of {len(expected)}: one sample does not fit into memory"
+    assert told in caplog.text
+
+
 def test_a_photo_of_16_bits_is_shown_as_it_is(copied: Callable[..., RunFolder]) -> None:
     run, photos = copied(), Path(__file__).parents[2] / "cases/09/ph"
     names = ["gray16.png", "gray16be.tif"]

@@ -216,10 +216,23 @@ def test_what_was_asked_for_last_stays_in_memory(scratch: RunFolder) -> None:
 
 
 def test_panels_show_what_was_evaluated(engine: InferenceEngine) -> None:
-    data = engine.evidence_and_selection("l2l", 1, "val", [1, 0])
+    (data,) = engine.evidence_and_selection("l2l", 1, "val", [1, 0])
     assert len(data.inputs) == 2
     torch.testing.assert_close(data.final.sigmoid(), data.evidence.mask_probs, atol=1e-4, rtol=0.0)
     assert data.selection.target.shape == data.final.shape
+
+
+def test_with_memory_for_one_sample_a_shard_is_labeled_and_panels_are_made(
+    scratch: RunFolder, committed: list[LedgerEntry], memory_for: Callable[[int], None]
+) -> None:
+    again = InferenceEngine(scratch.config, scratch.path)
+    (whole,) = again.evidence_and_selection("l2l", 1, "val", [1, 0, 3])
+    memory_for(1)
+    assert again.label("l2l", 0, 0, 0).num == committed[0].num
+    parts = list(again.evidence_and_selection("l2l", 1, "val", [1, 0, 3]))
+    assert [len(part.inputs) for part in parts] == [1, 1, 1]
+    torch.testing.assert_close(torch.cat([part.final for part in parts]), whole.final, atol=1e-3, rtol=0.0)
+    assert [part.selection.gate.item() for part in parts] == pytest.approx(whole.selection.gate.tolist(), abs=1e-3)
 
 
 def test_few_versions_stay_in_memory(engine: InferenceEngine) -> None:

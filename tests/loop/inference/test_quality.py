@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from l2l_ray.loop.inference.quality import Quality, measure_quality, wrong_again
+from l2l_ray.selector.reward import truth_ious
 from l2l_ray.types import Candidate, Selection
 
 GRID = 8
@@ -222,7 +223,17 @@ def test_empty_full_and_half_covered_masks(value: float, regions: list[int]) -> 
     mask = torch.full((1, GRID, GRID), value)
     quality = _whole_label(mask, mask)
     assert quality.regions[:, 2].tolist() == regions
-    assert quality.labels[0, 1] == 1.0  # an empty label of an empty truth is right
+    assert quality.labels[0, 1] == (value > 0.5), "an empty label is worth nothing, as in the reward"
+
+
+def test_an_empty_label_of_an_object_below_half_a_cell_is_not_right() -> None:
+    truth = torch.zeros(1, GRID, GRID)
+    truth[0, 3, 3] = 0.4
+    label = _nothing()
+    quality = _measured(_selection(_everything(), label), truth)
+    assert quality.labels[0, :2].tolist() == [0, 0] and truth_ious(label[:, None], truth > 0.5).tolist() == [[0]]
+    labels = quality.summary()["labels"]
+    assert (labels["num_right"], labels["right_refused_frac"]) == (0, None), "nobody refused a right label"
 
 
 def test_regions_are_disjoint_and_cover_the_grid() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import fields, replace
 
@@ -140,6 +141,22 @@ def test_rivals_count_alike_in_the_batch_and_outside_it(
     outside = Rivals(_rows(batch, [1, 3]), is_rival[:1, [0, 1, 3]])
     first = gather_evidence(segmenter, _rows(batch, [0]), outside, False)
     torch.testing.assert_close(first.rival_iou, together.rival_iou[:1], atol=1e-2, rtol=0.0)
+
+
+def test_rivals_outside_the_batch_need_no_more_memory_than_the_batch(
+    segmenter: Segmenter, batch: Inputs, inputs_of: Callable[..., Inputs], memory_for: Callable[[int], None]
+) -> None:
+    teacher = copy.deepcopy(segmenter)
+    teacher.decoder.last_layer.bias.add_(4.0)  # before any training hardly a logit is above 0
+    part, further = batch[:2], inputs_of([*WORDS, "small green cross"], teacher.grid, 1)
+    is_rival = torch.zeros(2, 2 + 5, dtype=torch.bool)
+    is_rival[0, 2:] = is_rival[1, 6] = True
+    labels = torch.cat([predict(teacher, part, False) > 0, predict(teacher, further, False) > 0])
+    alone_masks = candidates_of(gather_evidence(teacher, part, alone(part), False)).masks
+    memory_for(2)
+    found = gather_evidence(teacher, part, Rivals(further, is_rival), False).rival_iou
+    torch.testing.assert_close(found, rival_ious(alone_masks, labels, is_rival), atol=1e-2, rtol=0.0)
+    assert found.max() > 0
 
 
 def test_the_short_cut_for_rules_shows_the_guided_prediction_everywhere(segmenter: Segmenter, batch: Inputs) -> None:

@@ -116,6 +116,22 @@ def test_training_continues_with_the_same_losses(tmp_path: Path) -> None:
     assert _steps(resumed, again, 3) == expected
 
 
+def test_a_state_that_a_gpu_wrote_is_read_on_the_cpu_and_moved_by_the_optimiser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = _net()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+    _steps(net, optimizer, 1)
+    with monkeypatch.context() as patch:  # the file then says of each tensor what a GPU's would
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        save_train_state(tmp_path / "train_state.pt", {"optimizer": optimizer.state_dict()})
+    state = load_train_state(tmp_path / "train_state.pt")["optimizer"]
+    assert {value.device.type for moments in state["state"].values() for value in moments.values()} == {"cpu"}
+    elsewhere = torch.optim.AdamW(_net().to("meta").parameters(), lr=0.01)
+    elsewhere.load_state_dict(state)
+    assert {moments["exp_avg"].device.type for moments in elsewhere.state.values()} == {"meta"}
+
+
 def test_positions_round_trip(tmp_path: Path) -> None:
     write_position(tmp_path, Position("l2l", 2, 40, {"loss": 0.5}))
     assert read_position(tmp_path) == Position("l2l", 2, 40, {"loss": 0.5})

@@ -97,6 +97,18 @@ def test_each_rank_labels_its_share(set_of: SetOf, teacher: Segmenter) -> None:
         assert torch.equal(share.pixel_weight, whole.pixel_weight[rank::2])
 
 
+def test_labels_are_made_with_the_memory_there_is(
+    set_of: SetOf, teacher: Segmenter, memory_for: Callable[[int], None]
+) -> None:
+    online = _set(set_of(3, grid=teacher.grid), teacher)
+    whole = online.batch([2, 0, 1])
+    memory_for(2)
+    found = online.batch([2, 0, 1])
+    assert found.inputs.expressions == whole.inputs.expressions
+    assert (found.target != whole.target).float().mean() < 0.01, "another batch rounds differently"
+    assert torch.equal(found.inputs.images, whole.inputs.images)
+
+
 def test_a_selector_that_needs_the_version_before_is_refused(set_of: SetOf, teacher: Segmenter) -> None:
     with pytest.raises(ConfigError, match=r"got Agreement with needs_full_evidence=True; set that to False"):
         _set(set_of(1, grid=teacher.grid), teacher, make_selector(SelectorConfig(name="agreement")))

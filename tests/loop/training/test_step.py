@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -296,6 +297,30 @@ def test_a_crop_moves_target_weight_proposal_and_image_together() -> None:
     torch.testing.assert_close(seen.pixel_weight, batch.pixel_weight)
     uncropped = augment(batch, AugmentConfig(flip_prob=0.0), 0, "round0", 0, range(20))
     assert not torch.equal(seen.inputs.images, uncropped.inputs.images)
+
+
+def test_a_crop_never_reads_the_target_of_removed_cells() -> None:
+    """By hand: linear interpolation between the columns of weight, and of weight times target; all rows are alike."""
+    weight = np.array([1.0, 0.5, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0])
+    target = np.array([0.2, 0.4, 0.5, 0.1, 0.0, 0.5, 0.3, 0.2])  # 0.5: the removed ones
+    batch = _blocks(40, "cup", 6, 6)
+    ramp = torch.arange(8.0).expand(40, 8, 8) / 8  # tells each window's side; it is not kept, for there is no prior
+    inputs = replace(batch.inputs, proposal=ramp.clone(), has_prior=torch.zeros(40, dtype=torch.bool))
+    targets = torch.from_numpy(target).float().expand(40, 8, 8).clone()
+    targets[:, 7, 7] = 1.0  # the object: every window ends there, in rows that are not looked at
+    batch = TrainBatch(inputs, targets, torch.from_numpy(weight).float().expand(40, 8, 8).clone())
+    seen = augment(batch, AugmentConfig(flip_prob=0.0, crop_prob=1.0), 0, "round0", 0, range(40))
+    sides = set()
+    for row in range(40):
+        columns = 8 * seen.inputs.proposal[row, 0]
+        side = round(8 * (columns[4] - columns[3]).item())
+        places = (8 - side + (np.arange(8) + 0.5) * side / 8 - 0.5).clip(0, 7)
+        total, weighted = (np.interp(places, range(8), values) for values in (weight, weight * target))
+        np.testing.assert_allclose(seen.pixel_weight[row, 0], total, atol=1e-5)
+        known = total > 1e-3
+        np.testing.assert_allclose(seen.target[row, 0][known], weighted[known] / total[known], atol=1e-4)
+        sides.add(side)
+    assert sides == {5, 6, 7, 8}
 
 
 def test_a_proposal_beside_the_target_is_kept_in_the_crop_and_free_of_pastes() -> None:
