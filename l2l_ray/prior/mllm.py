@@ -79,6 +79,7 @@ class MllmPrior:
             eos_token_id=own.eos_token_id,
             decoder_start_token_id=own.decoder_start_token_id,
             bos_token_id=own.bos_token_id,
+            forced_bos_token_id=own.forced_bos_token_id,  # what a decoder of its own begins with, such as Florence-2's
             pad_token_id=pad_id if pad_id is not None else own.pad_token_id,
         )
         model.generation_config = self._generation  # from the model's, `generate` fills whatever is not set
