@@ -227,6 +227,11 @@ class Journal:
         with self._lock:
             return self._touched[start:]
 
+    @property
+    def decided(self) -> set[int]:
+        """The sentences whose labels are decided."""
+        return {sent_id for sent_id, found in self._standing.items() if found}
+
     def decisions(self) -> Iterator[Action]:
         """Yield the decision that holds of each label, with its mask, in the order in which they were made."""
         for action in sorted((found[-1] for found in self._standing.values() if found), key=lambda a: a.number):
@@ -325,6 +330,15 @@ class Journal:
         if problem not in self.problems:
             self.problems.append(problem)
             logger.warning("%s", problem)
+
+
+def decided_ids(run_dir: Path) -> set[int]:
+    """Return the sentences of a run whose labels a person decided about; none where nobody looked at it.
+
+    Raises:
+        DataError: As `Journal`.
+    """
+    return Journal(run_dir).decided if (run_dir / FILE).is_file() else set()
 
 
 def _fields(action: Action) -> dict[str, Any]:

@@ -223,6 +223,7 @@ def test_empty_full_and_half_covered_masks(value: float, regions: list[int]) -> 
     quality = _whole_label(mask, mask)
     assert quality.regions[:, 2].tolist() == regions
     assert quality.labels[0, 1] == 1.0  # an empty label of an empty truth is right
+    assert quality.summary()["reliability"]["num"] == (value == 1)  # without a cell there is nothing to estimate
 
 
 def test_regions_are_disjoint_and_cover_the_grid() -> None:
