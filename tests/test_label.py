@@ -159,7 +159,7 @@ def test_the_value_of_a_field_is_never_the_source(
         ["nowhere", "--preset", "smoke"],
         ["--data.root", "smoke", "nowhere"],
     ):
-        assert main(["label", *words]) == 1
+        assert cli.main(["label", *words]) == 1
         assert "nowhere not found" in capsys.readouterr().err
 
 

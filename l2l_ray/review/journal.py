@@ -194,9 +194,8 @@ class Journal:
                 "saved; end that process, then try again"
             ) from error
         except OSError as error:
-            raise DataError(
-                f"cannot write {self._path}: {error}; nothing was saved; free some space, then try again"
-            ) from error
+            what = "it is written, but might not survive a power loss" if key in self._keys else "nothing was saved"
+            raise DataError(f"cannot write {self._path}: {error}; {what}; free some space, then try again") from error
 
     def refresh(self) -> None:
         """Read what other processes have added."""
