@@ -27,7 +27,7 @@ from l2l_ray.config import RunConfig, load_config
 from l2l_ray.data.split_files import write_split
 from l2l_ray.files import replacing
 from l2l_ray.intervals import seed_interval
-from l2l_ray.loop.evaluation.committed import committed_labels
+from l2l_ray.loop.evaluation.committed import last_round
 from l2l_ray.loop.evaluation.evaluate import Evaluations
 from l2l_ray.loop.evaluation.suggest import suggest
 from l2l_ray.loop.local import run_local
@@ -57,8 +57,7 @@ def images_to_label(run: RunFolder, way: str, count: int, seed: int) -> list[int
         ids = sorted({example.image_id for example in examples})
         return [int(i) for i in numpy_generator(seed).choice(ids, count, replace=False)]
     id_of_text = {example.sent_id: example.image_id for example in examples}
-    labels, _ = committed_labels(run, run.methods[-1])
-    doubtful = sorted(labels, key=lambda label: (label.confidence, label.sent_id))
+    doubtful = sorted(last_round(run.path).labels(), key=lambda label: (label.confidence, label.sent_id))
     return list(dict.fromkeys(id_of_text[label.sent_id] for label in doubtful))[:count]
 
 

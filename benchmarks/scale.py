@@ -261,7 +261,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="l2l-scale-") as root:
         parts = {
             "a": ("two_labelers", partial(measure_two_labelers, Path(root) / "a")),
-            "b": ("against_one_process", partial(measure_rounds, Path(root) / "b", (0, RunConfig().cluster.num_labelers))),
+            "b": (
+                "against_one_process",
+                partial(measure_rounds, Path(root) / "b", (0, RunConfig().cluster.num_labelers)),
+            ),
             "c": ("handing_out", measure_handing_out),
             "d": ("inputs", measure_all_inputs),
         }

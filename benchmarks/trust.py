@@ -33,7 +33,7 @@ import torch
 from benchmarks.compare.oracles import HiddenTruth
 from benchmarks.label_choice import burn_in_job, seed_config
 from l2l_ray.calibration import Checked, expected_iou, ranks_of, reliability
-from l2l_ray.confidence import area_iou
+from l2l_ray.confidence import area_iou, label_confidence
 from l2l_ray.config import RunConfig, load_config
 from l2l_ray.device import pick_device
 from l2l_ray.files import replacing
@@ -56,10 +56,9 @@ DRAWN_SHARE = 2 / 3  # of the labeled images, in each draw
 
 @dataclass(frozen=True)
 class Labels:
-    """A selector's labels of unlabeled images: image, confidence, IoU with the truth, and other scores of the same."""
+    """A selector's labels of unlabeled images that have a mask: image, confidence, IoU, other scores of the same."""
 
     image_ids: np.ndarray
-    has_mask: np.ndarray
     confidences: np.ndarray
     ious: np.ndarray  # by area
     estimates: np.ndarray  # of the teacher, not calibrated
@@ -89,18 +88,18 @@ class Trial:
             learner.learn(labeled, evidence, 0, learner.num_updates(0), seed)
             learner.selector.settle(labeled.parts(), parts)
         calibration = calibration_of(learner, labeled, evidence, 0, seed, self.config.loop.eval_batch)
+        assert calibration is not None, "no label has a cell"
         selections = [learner.selector.select(part, [0] * len(part.prior_score)) for part in parts]
         target = torch.cat([selection.target for selection in selections])
         scores = torch.cat([learner.selector.label_scores(selection) for selection in selections])
-        labels = Labels(
+        found = (
             self._image_ids,
-            target.flatten(1).any(1).numpy(),
-            calibration.labels(scores.double().numpy()),
+            label_confidence(calibration.labels, target, scores.double()).numpy(),
             area_iou(target, self._truth).double().numpy(),
             torch.cat([selection.confidence for selection in selections]).double().numpy(),
             torch.cat([mean_probs(*pair) for pair in zip(selections, parts, strict=True)]).double().numpy(),
         )
-        return labels, calibration.checked
+        return Labels(*(column[target.flatten(1).any(1).numpy()] for column in found)), calibration.checked
 
 
 def figures(config: RunConfig, num_draws: int) -> dict[str, Any]:
@@ -144,7 +143,7 @@ def _method(labels: Labels, checked: Checked) -> dict[str, Any]:
 def _outcome(promise: Promise, checked: Checked, labels: Labels) -> dict[str, Any]:
     """Return the share of the labels that a promise exports, and the share of bad ones that it then has."""
     found = find_guarantee(promise, checked)
-    kept = labels.has_mask & (False if found is None else found.kept(labels.confidences))
+    kept = np.zeros(len(labels.ious), bool) if found is None else found.kept(labels.confidences)
     if not kept.any():
         return {"exported": 0.0, "bad": None, "broken": False}
     _, image = np.unique(labels.image_ids[kept], return_inverse=True)

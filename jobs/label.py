@@ -18,6 +18,7 @@ from typing import Any
 
 from l2l_ray.config import load_config
 from l2l_ray.config.places import settled
+from l2l_ray.config.reading import own_words
 from l2l_ray.errors import ConfigError
 from l2l_ray.job import run_job, say
 from l2l_ray.storage import here, place
@@ -31,9 +32,8 @@ def main(words: list[str]) -> int:
     Returns:
         0 when all is answered, 1 when some items could not be or something failed, 130 when it was told to stop.
     """
-    given, rest = _parser().parse_known_args(words)
     stopped = "what is answered stays: the same command goes on"
-    return run_job("label", lambda: _label(given, rest), stopped, ", `l2l predict` needs none")
+    return run_job("label", lambda: _label(words), stopped, ", `l2l predict` needs none")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,8 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _label(given: argparse.Namespace, rest: list[str]) -> int:
-    if foreign := [word for word in rest if word.startswith("-") and not word.startswith("--cluster.")]:
+def _label(words: list[str]) -> int:
+    given, rest = own_words(_parser(), words)
+    if foreign := [
+        word for word in rest if word.startswith("-") and not word.startswith(("--cluster.", "--no-cluster."))
+    ]:
         raise ConfigError(f"unknown option {foreign[0]}; expected those of --help, or --cluster.FIELD")
     from l2l_ray.datatools.photos import photos_and_texts
     from l2l_ray.predictions import PredictionFolder, predict_into
@@ -61,8 +64,8 @@ def _label(given: argparse.Namespace, rest: list[str]) -> int:
     from l2l_ray.types import PhotoText
 
     for name in ("run", "source", "out", "images"):
-        if words := getattr(given, name):
-            setattr(given, name, place(settled(name, str(words))))
+        if path := getattr(given, name):
+            setattr(given, name, place(settled(name, str(path))))
     run, method, version = run_and_version(given.run)
     config = load_config(["--config", str(run.path / "config.yaml"), *rest])
     found = photos_and_texts(given.source, given.text, given.images)

@@ -37,7 +37,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--swap", action="store_true", help="change the checkpoint of the server that runs there")
     add_options(parser)
     given = parser.parse_args(words)
-    return run_job("serve", lambda: _serve(given), "requests that were in work have been answered")
+    return run_job("serve", lambda: _serve(given), "requests that were in work have been answered or refused")
 
 
 def _serve(given: argparse.Namespace) -> None:

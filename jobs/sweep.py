@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 from l2l_ray.config import RunConfig, load_config
+from l2l_ray.config.reading import own_words
 from l2l_ray.errors import ConfigError
 from l2l_ray.job import run_job
 from l2l_ray.sweep.folder import SweepFolder
@@ -71,7 +72,7 @@ def read_words(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--asha", action="store_true", help=asha)
     add("--sweep-name", help="folder under the run root (default sweep-SPACE)")
     add("--dry-run", action="store_true", help="check and list the trials, and run nothing")
-    return parser.parse_known_args(words)
+    return own_words(parser, words)
 
 
 def run_sweep(config: RunConfig, trials: list[Trial], folder: SweepFolder, words: list[str], asha: bool) -> int:

@@ -85,7 +85,7 @@ def _command(words: list[str]) -> int:
     except (L2LError, OSError) as error:
         print(f"l2l {name}: {one_line(error)}", file=sys.stderr)
     except KeyboardInterrupt as stop:
-        print(f"\nstopped; {stop or 'what is written stays'}", file=sys.stderr)
+        print(f"\nstopped; {str(stop) or 'what is written stays'}", file=sys.stderr)
         return STOPPED
     return 1
 
@@ -136,7 +136,11 @@ def label(words: Sequence[str]) -> int:
     parser.add_argument("--run_root", help="folder of all runs; $L2L_HOME, else ~/l2l_runs, if not given")
     parser.add_argument("--force", action="store_true", help="write the masks again, also over what was changed there")
     parser.add_argument("--dry-run", action="store_true", help="say what would happen and how long it would take")
-    given, rest = parser.parse_known_args(words)
+    if any(word in ("-h", "--help") for word in words):
+        parser.parse_args(["--help"])
+    from l2l_ray.config.reading import own_words
+
+    given, rest = own_words(parser, words, ("--name", "--run_root"))
     from l2l_ray.device import no_loading_bars
     from l2l_ray.label import Source, config_of, dry_run
     from l2l_ray.label import label as label_source
@@ -182,7 +186,8 @@ def predict(words: Sequence[str]) -> int:
     from l2l_ray.types import PhotoText
 
     read_config(given.run / "config.yaml")
-    found = photos_and_texts(given.source, given.text, given.images)
+    images = given.images and given.images.absolute()  # the files hold the photos' paths, wherever they are read
+    found = photos_and_texts(given.source.absolute(), given.text, images)
     from l2l_ray.predictions import FailedPrediction, PredictionFolder, predict_into
     from l2l_ray.predictor import Predictor, run_and_version
 

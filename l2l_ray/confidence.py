@@ -5,6 +5,9 @@ itself it is *not calibrated*: a teacher that is too sure of itself, or that fol
 `calibration.py` reads it, or a selector's own score, by what such labels are on labeled images; where a version knows
 nothing of that, as with a fixed rule, this estimate is the confidence as it is. It uses no truth.
 
+A mask without a cell says that nothing is there. On a text without an object that is right, but no score says how
+probable it is: its confidence is `NO_CELL` by definition, and it stays out of every calibration.
+
 Source: ours; the ratio of expected intersection to expected union is also the usual soft IoU of a mask.
 """
 
@@ -18,6 +21,8 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from l2l_ray.calibration import Curve
+
+NO_CELL = 0.0  # confidence of a mask without a cell; what `estimated_iou` gives it, too
 
 
 def area_iou(mask: Bool[Tensor, "*B G G"], covered: Float[Tensor, "*B G G"]) -> Float[Tensor, "*B"]:
@@ -56,6 +61,17 @@ def estimated_iou(mask: Bool[Tensor, "*B H W"], mask_probs: Float[Tensor, "*B H 
     return (probs * inside).sum((-2, -1)) / union.clamp(min=torch.finfo(torch.float32).tiny)
 
 
+def label_confidence(curve: Curve, labels: Bool[Tensor, "B G G"], scores: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    """Return the confidence of labels.
+
+    Args:
+        curve: What scores mean.
+        labels: Their cells; True = the object.
+        scores: That labels are put in order by, `Selector.label_scores`.
+    """
+    return torch.where(labels.flatten(1).any(1), torch.from_numpy(curve(scores.cpu().numpy())).to(scores), NO_CELL)
+
+
 def prediction_confidence(curve: Curve | None, logits: Float[Tensor, "G G"]) -> float:
     """Return the confidence of a model's mask.
 
@@ -64,5 +80,6 @@ def prediction_confidence(curve: Curve | None, logits: Float[Tensor, "G G"]) -> 
         logits: On the grid, where those estimates were looked at, too.
     """
     probs = logits.float().sigmoid()
-    estimate = float(estimated_iou(probs > 0.5, probs))
-    return estimate if curve is None else float(curve(estimate))
+    mask = probs > 0.5
+    estimate = float(estimated_iou(mask, probs))
+    return float(curve(estimate)) if curve is not None and mask.any() else estimate

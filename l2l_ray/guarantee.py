@@ -1,8 +1,9 @@
 """A promise about exported labels: "iou>=0.7 for 90% at 95%".
 
-In words: with a probability of at least 95 % over the draw of the labeled images, at least 90 % of the exported labels
-have an IoU of at least 0.7 with the truth. Exported are the surest so many percent of a round's labels; this file
-finds how many it may be.
+In words: with a probability of at least 95 % over the draw of the labeled images, at least 90 % of labels like the
+exported ones are expected to have an IoU of at least 0.7 with the truth. Exported are the surest so many percent of a
+round's labels; this file finds how many it may be. The share is that of all labels that could have been drawn, not of
+those that were: among few exported ones it differs by chance.
 
 Whether a share of the labels keeps the promise is tested on the same share of the labels of labeled images, made by
 teachers and selectors that never saw these (`calibration.Checked`). Labels of one image share its difficulty, so one of
@@ -16,18 +17,21 @@ testing). It begins where there are twice the images that would pass if all were
 end it. Coarser steps export less; finer ones fail more often by chance.
 
 It holds where the labeled images were drawn like the unlabeled ones, and labels of one rank are as often good on
-unlabeled images as on labeled ones. To go down from a promise that cannot be given is no harm; to pick, of several that
-can be given, the one that exports most is not accounted for.
+unlabeled images as on labeled ones. Each further promise that is tried is another test that errs. So what is offered in
+place of one that cannot be given is tested at a tenth of its error, for it is picked out of ten at most: all offers
+together err no more often than the promise that was asked for. Whoever tries several by hand is not accounted for.
 
-Source: Learn-then-Test, Angelopoulos et al. 2021 (fixed-sequence testing); the steps and one label per image are ours.
+Source: Learn-then-Test, Angelopoulos et al. 2021 (fixed-sequence testing), Bonferroni's correction over the offers; the
+steps and one label per image are ours.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -38,13 +42,17 @@ from l2l_ray.randomness import philox_generator
 
 # What a promise rests on, for whoever gets the labels without this file.
 SUPPOSES = (
+    "the share is that expected of labels like these, so among few of them it differs by chance; "
+    "it is broken about as often as its certainty says, but up to twice as often where confidence puts good labels "
+    "before bad ones almost without a mistake; "
     "the labeled images were drawn like the others; labels of one rank of confidence are as often good on the others, "
     "whose teacher is a later one; "
     "the share is that of an image's labels, averaged over images; IoU is that of the label's grid cells, as squares; "
     "of several promises that could be given, this one was not picked for what it exports"
 )
 NUM_STEPS = 20
-_STEP, _LEAST = 0.05, 0.5  # of the shares that are tried in a promise's place, and the lowest of use
+FEW_PHOTOS = 300  # of fewer the share is off by more than 3.5 points of 90 % in one of twenty exports
+_LOWER_SHARES = [percent / 100 for percent in range(95, 45, -5)]  # that are tried in a promise's place
 _TIMES_MORE = [1.1**power for power in range(1, 37)]  # as many labeled images that are tried; up to 30
 _SYNTAX = re.compile(r"\s*iou\s*>=\s*(\d*\.?\d+)\s+for\s+(\d+\.?\d*)\s*%\s+at\s+(\d+\.?\d*)\s*%\s*")
 
@@ -57,7 +65,7 @@ class Promise:
     """
 
     iou: float  # that a good label reaches, in (0, 1]
-    share: float  # of the labels that are good, at least; in (0, 1)
+    share: float  # of labels like the exported ones that are good, expected at least; in (0, 1)
     certainty: float  # that this is so, at least; in (0, 1)
 
     @classmethod
@@ -74,11 +82,21 @@ class Promise:
                 return cls(iou, share, certainty)
         raise ConfigError(
             f"a guarantee is an IoU in (0, 1] and two percentages between 0 and 100, got {text!r}; write e.g. "
-            "'iou>=0.7 for 90% at 95%': 95 % sure that 90 % of the labels have an IoU of 0.7 or more"
+            "'iou>=0.7 for 90% at 95%': 95 % sure that of such labels 90 % have an IoU of 0.7 or more"
         )
 
     def __str__(self) -> str:
-        return f"iou>={self.iou:g} for {100 * self.share:g}% at {100 * self.certainty:g}%"
+        return f"iou>={self.iou:g} for {100 * self.share:.10g}% at {100 * self.certainty:.10g}%"
+
+    def by_chance(self, num_photos: int) -> str:
+        """Say how far the share among the labels of few photos may be from the promised one; "" where they are many."""
+        if not 0 < num_photos < FEW_PHOTOS:
+            return ""
+        points = 200 * math.sqrt(self.share * (1 - self.share) / num_photos)  # two standard deviations of a share
+        return (
+            f"; {100 * self.share:g} % are promised of labels like these: among those of {num_photos} photos alone, "
+            f"chance makes it up to {points:.0f} points less or more"
+        )
 
 
 @dataclass(frozen=True)
@@ -101,28 +119,22 @@ class Guarantee:
         return kept
 
 
-def find_guarantee(promise: Promise, checked: Checked, times: float = 1) -> Guarantee | None:
+class _Step(NamedTuple):
+    """The surest labels of labeled images, one of each image, and how many of these are bad."""
+
+    coverage: float
+    num_images: int
+    num_bad: int
+
+
+def find_guarantee(promise: Promise, checked: Checked) -> Guarantee | None:
     """Return the largest share of the labels that keeps a promise; None where there is none.
 
     Args:
         promise: What they are to keep.
         checked: Labels of labeled images.
-        times: As if there were so many times as many images, and as many bad labels among them.
     """
-    from scipy.stats import binom
-
-    error, found = 1 - promise.certainty, None
-    steps = list(_steps(promise, checked))
-    begin = min(2 * fewest_images(promise), math.floor(steps[-1][1] * times)) if steps else 0
-    for coverage, num_images, num_bad in steps:
-        num = math.floor(num_images * times)
-        if num < begin:
-            continue
-        # the probability of so few bad ones, were the promise just broken
-        if binom.cdf(math.ceil(num_bad * times), num, 1 - promise.share) > error:
-            break
-        found = Guarantee(promise, coverage, num_images, num_bad)
-    return found
+    return _largest(promise, _steps(promise.iou, checked))
 
 
 def require_guarantee(promise: Promise, checked: Checked) -> Guarantee:
@@ -131,13 +143,14 @@ def require_guarantee(promise: Promise, checked: Checked) -> Guarantee:
     Raises:
         ConfigError: The promise cannot be given; the message says which could be, and what this one would take.
     """
-    found = find_guarantee(promise, checked)
+    steps = _steps(promise.iou, checked)
+    found = _largest(promise, steps)
     if found is not None:
         return found
     images = len(set(checked.image_ids))
     raise ConfigError(
         f"{promise} cannot be given: by {images} labeled images that were checked, "
-        f"{_what_it_takes(promise, checked, images)}; {_what_could_be(promise, checked)}"
+        f"{_what_it_takes(promise, steps, images)}; {_what_could_be(promise, steps)}"
     )
 
 
@@ -146,11 +159,12 @@ def fewest_images(promise: Promise) -> int:
     return math.ceil(math.log(1 - promise.certainty) / math.log(promise.share))
 
 
-def _steps(promise: Promise, checked: Checked) -> Iterator[tuple[float, int, int]]:
-    """Yield, for a twentieth of the labels, two, and so on: their share, their images, how many of these are bad."""
+def _steps(iou: float, checked: Checked) -> list[_Step]:
+    """Return a twentieth of the labels, two, and so on; none where there are no labels."""
     places = philox_generator(0).random(len(checked))  # of an image's labels in question, the one of the lowest counts
     order = np.argsort(-np.asarray(checked.ranks), kind="stable").tolist()
     drawn: dict[int, int] = {}  # image -> row of its label
+    found: list[_Step] = []
     done = 0
     for step in range(1, NUM_STEPS + 1 if order else 0):
         for row in order[done : math.ceil(len(order) * step / NUM_STEPS)]:
@@ -158,23 +172,44 @@ def _steps(promise: Promise, checked: Checked) -> Iterator[tuple[float, int, int
             if before is None or places[row] < places[before]:
                 drawn[checked.image_ids[row]] = row
             done += 1
-        yield step / NUM_STEPS, len(drawn), sum(checked.ious[row] < promise.iou for row in drawn.values())
+        found.append(_Step(step / NUM_STEPS, len(drawn), sum(checked.ious[row] < iou for row in drawn.values())))
+    return found
 
 
-def _what_it_takes(promise: Promise, checked: Checked, images: int) -> str:
+def _largest(promise: Promise, steps: Sequence[_Step], times: float = 1) -> Guarantee | None:
+    """Return the last step before the first that fails, as if there were `times` as many images, good and bad."""
+    from scipy.stats import binom
+
+    found = None
+    begin = min(2 * fewest_images(promise), math.floor(steps[-1].num_images * times)) if steps else 0
+    for step in steps:
+        num = math.floor(step.num_images * times)
+        if num < begin:
+            continue
+        # the probability of so few bad ones, were the promise just broken
+        if binom.cdf(math.ceil(step.num_bad * times), num, 1 - promise.share) > 1 - promise.certainty:
+            break
+        found = Guarantee(promise, *step)
+    return found
+
+
+def _what_it_takes(promise: Promise, steps: Sequence[_Step], images: int) -> str:
     if not images:
         return "nothing is known of the others"
-    needed = next((times for times in _TIMES_MORE if find_guarantee(promise, checked, times)), None)
+    needed = next((times for times in _TIMES_MORE if _largest(promise, steps, times)), None)
     if needed is None:
         return "too many even of the surest labels are worse, and more images would not help"
     return f"it would take about {math.ceil(images * (needed - 1))} more, if those turn out like these"
 
 
-def _what_could_be(promise: Promise, checked: Checked) -> str:
-    share = math.ceil(promise.share / _STEP - 1e-9) * _STEP - _STEP
-    while share >= _LEAST - 1e-9:
-        lower = Promise(promise.iou, round(share, 2), promise.certainty)
-        if find_guarantee(lower, checked):
-            return f"'{lower}' can"
-        share -= _STEP
-    return f"nor can a lower share down to {_LEAST:.0%} of labels with an IoU of {promise.iou:g}; ask for a lower IoU"
+def _what_could_be(promise: Promise, steps: Sequence[_Step]) -> str:
+    tries = len(_LOWER_SHARES)
+    certainty = round(1 - (1 - promise.certainty) / tries, 12)
+    for share in (share for share in _LOWER_SHARES if share < promise.share):
+        lower = Promise(promise.iou, share, certainty)
+        if _largest(lower, steps):
+            return f"'{lower}' can, so much surer because it was picked out of up to {tries} by these images"
+    return (
+        f"nor can a lower share down to {_LOWER_SHARES[-1]:.0%} of labels with an IoU of {promise.iou:g} at "
+        f"{100 * certainty:.10g}%; ask for a lower IoU"
+    )

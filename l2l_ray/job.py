@@ -22,7 +22,7 @@ def run_job(name: str, act: Callable[[], int | None], stopped: str, without: str
     Args:
         name: Of the job, before what went wrong.
         act: What it does; returns its exit status, None = 0.
-        stopped: Said after Ctrl-C or SIGTERM: what stays.
+        stopped: Said after Ctrl-C or SIGTERM, unless that says so itself: what stays.
         without: Said where Ray is not installed: what needs none.
     Returns:
         The status of `act`, 1 when it could not be done, `STOPPED` when it was told to stop.
@@ -35,7 +35,7 @@ def run_job(name: str, act: Callable[[], int | None], stopped: str, without: str
         sys.stderr.write(f"{name}: {error.name} is not installed; `pip install '.[ray]'` brings it{without}\n")
     except (L2LError, OSError) as error:
         sys.stderr.write(f"{name}: {one_line(error)}\n")
-    except KeyboardInterrupt:
-        sys.stderr.write(f"\nstopped; {stopped}\n")
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"\nstopped; {str(stop) or stopped}\n")
         return STOPPED
     return 1

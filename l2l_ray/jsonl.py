@@ -96,11 +96,11 @@ def append_line(path: Path, record: dict[str, Any], durable: bool = False) -> in
                 line = line[file.write(line) :]
             if durable:
                 os.fsync(file.fileno())
+                if not size:
+                    sync(path.parent)  # the file may be new
         except OSError:
             os.truncate(path, size)
             raise
-    if durable and not size:
-        sync(path.parent)  # the file may be new
     return size
 
 

@@ -131,7 +131,7 @@ def export(words: Sequence[str]) -> None:
         "--guarantee",
         metavar="PROMISE",
         help="as many pseudo-labels as keep a promise: 'iou>=0.7 for 90%% at 95%%' = with 95 %% certainty, 90 %% of "
-        "them have an IoU of 0.7 or more",
+        "labels like these are expected to have an IoU of 0.7 or more",
     )
     parser.add_argument("--force", action="store_true", help="replace an export that is there")
     given = parser.parse_args(words)
@@ -153,23 +153,21 @@ def export(words: Sequence[str]) -> None:
 
 
 def suggest(words: Sequence[str]) -> None:
-    """Say which photos to label next: of doubtful labels, and like many others; see docs/export.md."""
+    """Say which photos to label next: of doubtful, undecided labels, and like many others; see docs/export.md."""
     parser = argparse.ArgumentParser(prog="l2l suggest", description=suggest.__doc__)
     parser.add_argument("run_dir", type=place)
-    parser.add_argument("--count", type=int, default=20, help="how many photos; they are chosen together")
+    parser.add_argument("--count", type=int, default=20, help="how many photos, 1 to 2,000; they are chosen together")
     parser.add_argument("--out", type=here, metavar="FOLDER", help="also a list, a sheet and tasks for Label Studio")
     given = parser.parse_args(words)
     from l2l_ray.device import no_loading_bars
-    from l2l_ray.errors import DataError
     from l2l_ray.loop.evaluation.suggest import require_new, write_suggestions
     from l2l_ray.loop.evaluation.suggest import suggest as found_by
+    from l2l_ray.review.journal import decided_ids
 
     if given.out:
         require_new(given.out)
     with no_loading_bars():
-        found = found_by(given.run_dir, given.count)
-    if not found:
-        raise DataError(f"{given.run_dir} has no labels, so none is doubtful: it had no text without a mask")
+        found = found_by(given.run_dir, given.count, decided_ids(given.run_dir))
     for number, one in enumerate(found, 1):
         print(f"{number:4} {one.image}  doubt {one.doubt:.2f}, gain {one.gain:.2f}: {' / '.join(one.texts[:3])}")
     if given.out:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from l2l_ray.calibration import Curve
-from l2l_ray.confidence import estimated_iou, prediction_confidence
+from l2l_ray.confidence import NO_CELL, estimated_iou, label_confidence, prediction_confidence
 
 T, F = True, False
 
@@ -57,3 +57,10 @@ def test_an_estimate_nobody_knows_the_meaning_of_stays_as_it_is() -> None:
     estimate = 1.5 / (2 + 0.5)
     assert prediction_confidence(None, logits) == pytest.approx(estimate)
     assert prediction_confidence(Curve((0.0, 1.0), (0.0, 0.5)), logits) == pytest.approx(estimate / 2)
+
+
+def test_what_has_no_cell_has_the_lowest_confidence_whatever_a_curve_says_of_its_score() -> None:
+    curve = Curve((0.0, 1.0), (0.4, 0.8))
+    labels = torch.tensor([[[T, F]], [[F, F]]])
+    assert label_confidence(curve, labels, torch.tensor([0.5, 0.5])).tolist() == pytest.approx([0.6, NO_CELL])
+    assert prediction_confidence(curve, torch.tensor([[-1.0, -2.0]])) == NO_CELL

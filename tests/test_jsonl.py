@@ -130,3 +130,18 @@ def test_compacting_again_leaves_one_object(store: ObjectStore) -> None:
         compact(path)
     assert len(list(path.with_name("log.jsonl.d").iterdir())) == 1
     assert [json.loads(line)["a"] for line in read_lines(path)] == list(range(6))
+
+
+def test_a_folder_that_cannot_be_synced_leaves_no_line_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log.jsonl"
+
+    def full(folder: Path) -> None:
+        raise OSError(28, "no space left", str(folder))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jsonl, "sync", full)
+        with pytest.raises(OSError, match="no space left"):
+            append_line(path, {"a": 1}, durable=True)
+        assert read_lines(path) == []
+    append_line(path, {"a": 2}, durable=True)
+    assert read_lines(path) == [b'{"a": 2}']

@@ -149,6 +149,20 @@ def test_what_is_wrong_with_the_photos_is_said_each_time(
     assert "made of" in said[1] and "nothing to do" in said[1] and "wrote " not in said[1]
 
 
+def test_the_value_of_a_field_is_never_the_source(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(photos.parent)
+    Path("smoke").mkdir()
+    for words in (
+        ["--preset", "smoke", "nowhere"],
+        ["nowhere", "--preset", "smoke"],
+        ["--data.root", "smoke", "nowhere"],
+    ):
+        assert cli.main(["label", *words]) == 1
+        assert "nowhere not found" in capsys.readouterr().err
+
+
 def test_what_is_no_source_is_named(tmp_path: Path) -> None:
     (tmp_path / "notes.docx").write_bytes(b"")
     with pytest.raises(DataError, match=r"the ending must be one of \.jsonl, .*, got '\.docx'; give a folder"):

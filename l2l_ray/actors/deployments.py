@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from pydantic import BaseModel
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
@@ -44,7 +43,7 @@ from l2l_ray.prior.reply import MllmIdentity, Reply
 from l2l_ray.serving.answers import Answerer, Prepared
 from l2l_ray.serving.api import make_app
 from l2l_ray.serving.guard import Refusal
-from l2l_ray.serving.settings import ServeConfig
+from l2l_ray.serving.settings import BuildArgs, ServeConfig
 from l2l_ray.serving.uploads import Upload
 from l2l_ray.storage import place
 from l2l_ray.types import Prior
@@ -64,18 +63,6 @@ class OtherMllm(CheckpointError):
     """A checkpoint has another MLLM, or another SAM, than the deployment that is asked holds."""
 
 
-class BuildArgs(BaseModel):
-    """What `build` is told.
-
-    Args:
-        settings: Limits and sizes.
-        token_sha256: Hash of the bearer token, `printf %s "$L2L_TOKEN" | sha256sum`.
-    """
-
-    settings: ServeConfig = ServeConfig()
-    token_sha256: str
-
-
 def build(args: dict[str, Any]) -> serve.Application:
     """Return the application that Serve runs.
 
@@ -85,11 +72,11 @@ def build(args: dict[str, Any]) -> serve.Application:
         ValidationError: They are not.
     """
     checked = BuildArgs.model_validate(args)
-    settings = checked.settings
+    settings, patience = checked.settings, _patience(checked.settings)
     prior = None
     if settings.prior:
         options = resource_options(settings.prior_resources)
-        prior = serve.deployment(name=PRIOR, ray_actor_options=options, **_patience())(PriorReplica).bind(settings)
+        prior = serve.deployment(name=PRIOR, ray_actor_options=options, **patience)(PriorReplica).bind(settings)
     grows = settings.max_replicas > settings.replicas
     size: dict[str, Any] = {"num_replicas": settings.replicas}
     if grows:
@@ -101,17 +88,18 @@ def build(args: dict[str, Any]) -> serve.Application:
         max_queued_requests=settings.max_queued,
         ray_actor_options=resource_options(settings.replica_resources),
         **size,
-        **_patience(),
+        **patience,
     )(PredictorReplica).bind(settings, prior)
     # It refuses by itself what is too much, with a word and Retry-After; Serve's own bound must not come before.
-    api = serve.deployment(name=API, max_ongoing_requests=100_000, ray_actor_options={"num_cpus": 0}, **_patience())(
+    api = serve.deployment(name=API, max_ongoing_requests=100_000, ray_actor_options={"num_cpus": 0}, **patience)(
         ApiReplica
     )
     return api.bind(settings, checked.token_sha256, predictor)
 
 
-def _patience() -> dict[str, Any]:
+def _patience(settings: ServeConfig) -> dict[str, Any]:
     return {
+        "graceful_shutdown_timeout_s": settings.timeout_s + DRAIN_S,
         "health_check_period_s": HEALTH_PERIOD_S,
         "health_check_timeout_s": HEALTH_TIMEOUT_S,
         "graceful_shutdown_wait_loop_s": DRAIN_S,

@@ -21,22 +21,25 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
 from l2l_ray.actors.cluster import Need, connected, node_resources, shortage
-from l2l_ray.actors.deployments import APP, PREDICTOR, PRIOR, BuildArgs, require_same_mllm
+from l2l_ray.actors.deployments import APP, PREDICTOR, PRIOR, require_same_mllm
 from l2l_ray.config import ClusterConfig
 from l2l_ray.errors import ClusterError, ConfigError
 from l2l_ray.predictor import run_and_version
-from l2l_ray.serving.settings import LOOPBACK, ServeConfig
+from l2l_ray.serving.settings import LOOPBACK, BuildArgs, ServeConfig
 from l2l_ray.storage import place
 from l2l_ray.wording import Say
 
 START_TIMEOUT_S = 600.0  # a large MLLM loads for minutes
 POLL_S = 0.5
 LOOK_EVERY_S = 5.0
+END_S = 10.0  # that Serve takes to see that its replicas have ended
 _IMPORT_PATH = "l2l_ray.actors.deployments:build"
 
 
 def run(checkpoint: Path, settings: ServeConfig, token_sha256: str, address: str | None, say: Say, told: str) -> None:
-    """Serve a checkpoint until Ctrl-C or SIGTERM; then requests in work are answered and all is released.
+    """Serve a checkpoint until Ctrl-C or SIGTERM; then requests in work are answered, or refused, and all is released.
+
+    They have `timeout_s` for that, as ever; a second Ctrl-C cuts them off.
 
     Args:
         checkpoint: A finished run, or one of its versions; see `Predictor.from_run`.
@@ -61,7 +64,7 @@ def run(checkpoint: Path, settings: ServeConfig, token_sha256: str, address: str
             raise ClusterError(
                 f"Ray Serve on this cluster runs {', '.join(others)} already, expected nothing; {remedy}"
             )
-        with _deployed(client, _serve_config(checkpoint, settings, token_sha256)):
+        with _deployed(client, _serve_config(checkpoint, settings, token_sha256), settings.timeout_s):
             _wait_until_it_runs()
             say(told.format(url=f"http://{settings.host}:{settings.port}"))
             _watch(say)
@@ -140,7 +143,7 @@ def _client(dashboard: str) -> ServeSubmissionClient:
 
 
 @contextmanager
-def _deployed(client: ServeSubmissionClient, config: dict[str, Any]) -> Iterator[None]:
+def _deployed(client: ServeSubmissionClient, config: dict[str, Any], timeout_s: float) -> Iterator[None]:
     try:
         try:
             client.deploy_applications(config)
@@ -149,9 +152,28 @@ def _deployed(client: ServeSubmissionClient, config: dict[str, Any]) -> Iterator
                 f"Ray Serve could not be started: {_last_words(error)}; free resources, or "
                 "see the logs of Serve in the dashboard"
             ) from error
-        yield
+        try:
+            yield
+        finally:
+            _drain(client, config, timeout_s + END_S)
     finally:
-        client.delete_applications()  # type: ignore[no-untyped-call]  # requests in work are answered first
+        client.delete_applications()  # type: ignore[no-untyped-call]  # and Serve's own actors, within 30 s
+
+
+def _drain(client: ServeSubmissionClient, config: dict[str, Any], timeout_s: float) -> None:
+    """End the application and wait until no replica is left: each ends when its requests are answered.
+
+    Raises:
+        KeyboardInterrupt: A second one.
+    """
+    deadline = time.monotonic() + timeout_s
+    try:
+        if APP in serve.status().applications:
+            client.deploy_applications({**config, "applications": []})
+        while APP in serve.status().applications and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("requests that were in work were cut off") from None
 
 
 def _last_words(error: RuntimeError) -> str:

@@ -51,6 +51,11 @@ def settled_file(setting: str, words: str) -> str:
     return settled(setting, words)
 
 
+def given_in() -> str | None:
+    """Return the folder that relative paths of this command are of; None for a submitted job: its own is soon gone."""
+    return None if is_submitted() else str(Path.cwd())
+
+
 def is_submitted() -> bool:
     """Whether this process was started by `ray job submit`."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,45 @@ def load_config(argv: Sequence[str] = (), command: Command | None = None) -> Run
     return config
 
 
+def own_words(
+    parser: ArgumentParser, words: Sequence[str], overlap: Collection[str] = ()
+) -> tuple[Namespace, list[str]]:
+    """Parse the words that a command's own parser knows, in any order; return also those that set fields of a run.
+
+    argparse takes the value of an option that it does not know for a word like a folder's name, depending on the order
+    and on the version of Python. So fields are taken out with their values before it sees the rest.
+
+    Args:
+        parser: Of the command.
+        words: After the command's name.
+        overlap: Options of the command that are called like a field, such as `--name`.
+    Raises:
+        ConfigError: A word is neither.
+        SystemExit: A word does not fit the parser, or it was asked for help.
+    """
+    switches = {"--help-all"}
+    takes_value = {"--preset", "--config"}
+    for field in config_fields(RunConfig):
+        if field.info.annotation is bool:
+            switches |= {f"--{field.path}", f"--no-{field.path}"}
+        else:
+            takes_value.add(f"--{field.path}")
+    own, fields, rest = list[str](), list[str](), list(words)
+    while rest:
+        word = rest.pop(0)
+        name, sep, _ = word.partition("=")
+        if name in overlap or name not in switches | takes_value:
+            own.append(word)
+            continue
+        fields.append(word)
+        if not sep and rest and (name in takes_value or rest[0].lower() in ("true", "false")):
+            fields.append(rest.pop(0))
+    given, unknown = parser.parse_known_intermixed_args(own)
+    if unknown:
+        raise ConfigError(f"command line: unrecognized arguments: {' '.join(unknown)}; {_meant_fields(unknown)}")
+    return given, fields
+
+
 def read_config(path: Path) -> RunConfig:
     """Read the `config.yaml` that a run saved.
 
@@ -104,12 +144,16 @@ def _cli_config(base: dict[str, Any], words: list[str], program: str) -> RunConf
         words = ["--help" if word == "--help-all" else word for word in words]
         given = CliSettingsSource[Any](Cli, cli_parse_args=_flags(words))()
     except SettingsError as error:
-        known = ["preset", "config", *(field.path for field in config_fields(RunConfig))]
-        options = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
-        unknown = [option for option in options if option.removeprefix("no-") not in known]
         what = str(error).removeprefix("error parsing CLI: ")
-        raise ConfigError(f"command line: {what}; {meant(unknown, known)}{SEE_HELP}") from None
+        raise ConfigError(f"command line: {what}; {_meant_fields(words)}") from None
     return RunConfig.model_validate(_merge(base, given))
+
+
+def _meant_fields(words: Sequence[str]) -> str:
+    """Return which fields are meant by options that are none, and where all are listed."""
+    known = ["preset", "config", *(field.path for field in config_fields(RunConfig))]
+    options = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
+    return meant([option for option in options if option.removeprefix("no-") not in known], known) + SEE_HELP
 
 
 def _flags(words: list[str]) -> list[str]:

@@ -55,7 +55,7 @@ def write_export(
     """
     out = require_place(kind, out, force)
     if not masks:
-        raise DataError(f"there is no mask to export to {out}; lower --min-confidence, or choose another round")
+        raise DataError(f"there is no mask to export to {out}, expected at least one; choose other masks")
     root = Path(os.path.commonpath([Path(mask.example.image_path).parent for mask in masks]))
     if kind == "labelstudio":
         root = root.parent  # it serves folders below its document root, not that one itself

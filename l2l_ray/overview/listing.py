@@ -247,7 +247,7 @@ def _state_of(
         return replace(run, state="running", detail="; ".join(filter(None, (working.words, where))))
     problems = _problems(run.path, record, files, is_finished)
     if not is_finished or problems:
-        run = replace(run, go_on=_go_on(run.path, config, record.env.get("command"), last))
+        run = replace(run, go_on=_go_on(run.path, config, record.env, last))
     if problems:
         return replace(run, detail=f"{first_of(problems)}; going on makes it again")
     return replace(run, state="finished" if is_finished else "stopped", detail=where)
@@ -282,21 +282,28 @@ def _problems(path: Path, record: RunRecord, files: _Files, is_finished: bool) -
     return found
 
 
-def _go_on(path: Path, config: RunConfig, command: Any, last: Holder | None) -> str:
+def _go_on(path: Path, config: RunConfig, env: Mapping[str, Any], last: Holder | None) -> str:
     """Return the command that continues a run; what only the program that began it can do is left to that."""
     if sweep := _sweep_command(path.parent):
         return sweep
+    command = env.get("command")
     began = _words(str(command or "l2l run"))
     program = Path(began[0]).name
     if program in ("l2l", "cli.py") and began[1:2] == ["label"]:
-        return shlex.join(["l2l", *began[1:]])
+        return _given_in(env) + shlex.join(["l2l", *began[1:]])
     if program not in ("l2l", "cli.py", "selfevolve.py"):
-        return f"with what began it: {command}"
+        return f"with what began it: {_given_in(env)}{command}"
     start = "ray job submit -- python jobs/selfevolve.py" if last and "Ray" in last.what else "l2l run"
     words = ["--config", str(path / "config.yaml")]
     if config.run_dir != path.absolute():  # it was moved or renamed
         words += ["--run_root", str(path.parent), "--name", path.name]
     return f"{start} {shlex.join([*words, '--resume'])}"
+
+
+def _given_in(facts: Mapping[str, Any]) -> str:
+    """Return what goes before a command whose paths may be relative; "" where it is not known where it was given."""
+    directory = facts.get("directory")
+    return f"cd {shlex.quote(directory)} && " if isinstance(directory, str) else ""
 
 
 def _words(command: str) -> list[str]:
@@ -309,7 +316,10 @@ def _words(command: str) -> list[str]:
 def _sweep_command(folder: Path) -> str:
     """Return the command that continues the sweep of a folder; "" where it holds none, or its list is lost."""
     try:
-        words = [str(word) for word in json.loads((folder / "sweep.json").read_text())["words"]]
+        facts = json.loads((folder / "sweep.json").read_text())
+        words = [str(word) for word in facts["words"]]
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-    return f"python jobs/sweep.py {shlex.join([*words, *([] if '--resume' in words else ['--resume'])])}"
+    return (
+        f"{_given_in(facts)}python jobs/sweep.py {shlex.join([*words, *([] if '--resume' in words else ['--resume'])])}"
+    )

@@ -75,7 +75,7 @@ def expected_table(record: RunRecord) -> Table | None:
         texts = (labeled.get("images"), labeled.get("texts"), _range(line.get("all")), _range(line.get("used")))
         rows.append(tuple(Cell(str(text)) for text in (name, *texts, percent(error))))
     groups = (("", 1), ("Labeled", 2), ("Expected mean IoU", 2), ("", 1))
-    header = ("Method", "photos", "texts", "of all labels", "of the used", "calibration error")
+    header = ("Method", "photos", "texts", "of all labels with a mask", "of the used", "calibration error")
     return Table(groups, header, tuple(rows)) if rows else None
 
 

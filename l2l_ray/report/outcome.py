@@ -94,7 +94,7 @@ def _expected(record: RunRecord) -> str:
     expected = record.results.get("expected")
     found = (expected if isinstance(expected, Mapping) else {}).get(record.main_method)
     told = []
-    for name, words in (("all", "all labels of the last round"), ("used", "those it learned from")):
+    for name, words in (("all", "all labels with a mask of the last round"), ("used", "those it learned from")):
         figures = found.get(name) if isinstance(found, Mapping) else None
         if isinstance(figures, Mapping) and is_number(figures.get("mean")):
             ends = interval(figures.get("low"), figures.get("high"))

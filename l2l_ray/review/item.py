@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool
 from PIL import Image
 
-from l2l_ray.data.masks import annotation_rle, decode, encode, mask_area_px, run_lengths
+from l2l_ray.data.masks import annotation_rle, decode, encode, mask_area_px, nearest, run_lengths
 from l2l_ray.data.pixels import read_rgb
 from l2l_ray.datatools.record import ExportedMask, record
 from l2l_ray.doubt import DOUBTFUL
@@ -158,7 +158,7 @@ class Items:
             )
         if (height, width) == (example.height_px, example.width_px):
             return rle
-        return encode(_nearest(decode(rle), example.height_px, example.width_px))
+        return encode(nearest(decode(rle), example.height_px, example.width_px))
 
     def photo(self, sent_id: int) -> Example:
         """Return the item of a label.
@@ -248,7 +248,7 @@ class Items:
             why = f": {prior.failure}" if prior is not None else ""
             found.append(f"The language model did not say where the object is{why}.")
         elif place is not None and label.target.any():
-            iou = _iou(_nearest(place, label.grid, label.grid), label.target)
+            iou = _iou(nearest(place, label.grid, label.grid), label.target)
             if iou < SAME_PLACE:
                 much = f"overlap by only {_percent(iou)}" if iou >= NOTHING else "do not overlap"
                 found.append(f"The mask and the language model's place for the object {much}.")
@@ -279,7 +279,7 @@ def edit_size(height_px: int, width_px: int) -> tuple[int, int]:
 
 def as_runs(mask: Bool[np.ndarray, "H W"], size: tuple[int, int]) -> Runs:
     """Return a mask as a page draws it, at another size if need be."""
-    return _runs(encode(mask if mask.shape == size else _nearest(mask, *size)))
+    return _runs(encode(mask if mask.shape == size else nearest(mask, *size)))
 
 
 def mask_iou(one: Rle, other: Rle) -> float:
@@ -293,7 +293,7 @@ def _iou(one: Bool[np.ndarray, "H W"], other: Bool[np.ndarray, "H W"]) -> float:
 
 
 def _at_size(rle: Rle, size: tuple[int, int]) -> Runs:
-    return _runs(rle if tuple(rle["size"]) == size else encode(_nearest(decode(rle), *size)))
+    return _runs(rle if tuple(rle["size"]) == size else encode(nearest(decode(rle), *size)))
 
 
 def _runs(rle: Rle) -> Runs:
@@ -303,13 +303,6 @@ def _runs(rle: Rle) -> Runs:
 
 def _logits(cells: Bool[np.ndarray, "G G"]) -> torch.Tensor:
     return torch.from_numpy(np.where(cells, 1.0, -1.0))
-
-
-def _nearest(mask: Bool[np.ndarray, "H W"], height: int, width: int) -> Bool[np.ndarray, "h w"]:
-    """Return a mask at another size: each pixel is the one that its centre lies in."""
-    rows = ((2 * np.arange(height) + 1) * mask.shape[0]) // (2 * height)
-    columns = ((2 * np.arange(width) + 1) * mask.shape[1]) // (2 * width)
-    return mask[np.ix_(rows, columns)]
 
 
 def _percent(share: float) -> str:

@@ -194,9 +194,8 @@ class Journal:
                 "saved; end that process, then try again"
             ) from error
         except OSError as error:
-            raise DataError(
-                f"cannot write {self._path}: {error}; nothing was saved; free some space, then try again"
-            ) from error
+            what = "it is written, but might not survive a power loss" if key in self._keys else "nothing was saved"
+            raise DataError(f"cannot write {self._path}: {error}; {what}; free some space, then try again") from error
 
     def refresh(self) -> None:
         """Read what other processes have added."""
@@ -226,6 +225,11 @@ class Journal:
         """Return the labels whose state may have changed, in order, from the `start`-th change on."""
         with self._lock:
             return self._touched[start:]
+
+    @property
+    def decided(self) -> set[int]:
+        """The sentences whose labels are decided."""
+        return {sent_id for sent_id, found in self._standing.items() if found}
 
     def decisions(self) -> Iterator[Action]:
         """Yield the decision that holds of each label, with its mask, in the order in which they were made."""
@@ -325,6 +329,15 @@ class Journal:
         if problem not in self.problems:
             self.problems.append(problem)
             logger.warning("%s", problem)
+
+
+def decided_ids(run_dir: Path) -> set[int]:
+    """Return the sentences of a run whose labels a person decided about; none where nobody looked at it.
+
+    Raises:
+        DataError: As `Journal`.
+    """
+    return Journal(run_dir).decided if (run_dir / FILE).is_file() else set()
 
 
 def _fields(action: Action) -> dict[str, Any]:

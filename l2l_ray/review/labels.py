@@ -26,9 +26,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Int8, Int64
 
 from l2l_ray.errors import ConfigError, DataError
-from l2l_ray.loop.evaluation.committed import about_labels, committed_shards, open_run, require_no_hidden_truth
+from l2l_ray.loop.evaluation.committed import last_round
 from l2l_ray.loop.state.example_files import ExampleTable, PriorTable
-from l2l_ray.loop.state.ledger import read_columns
 from l2l_ray.review.journal import STATES, Journal
 from l2l_ray.storage import local_copy
 from l2l_ray.types import Example, Prior
@@ -64,25 +63,18 @@ class Labels:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self.run = open_run(run_dir)
+        found = last_round(run_dir)
+        self.run, self.about = found.run, found.about
         if not self.run.finished:
             raise ConfigError(
                 f"the run in {run_dir} is not finished, so its labels may still change; let it end, or continue it "
                 "with --resume"
             )
-        method = self.run.methods[-1]
-        entries, round_index = committed_shards(self.run, method)
-        self.about = about_labels(self.run, method, round_index)
-        self._paths = [self.run.path / entry.path for entry in entries]
-        columns = ["sent_id", "confidence", "sees_truth"]
-        tables = [read_columns(path, columns) for path in self._paths]
-        found = {name: np.concatenate([t[name].to_numpy() for t in tables]) for name in columns}
-        require_no_hidden_truth(self.run, bool(found["sees_truth"].any()))
-        self.sent_ids: Int64[np.ndarray, " N"] = found["sent_id"]
-        self.confidence: Float32[np.ndarray, " N"] = found["confidence"]
-        if not len(self):
-            raise DataError(f"{run_dir} has no labels: nothing was unlabeled; there is nothing to review")
-        lengths = [table.num_rows for table in tables]
+        self._paths = found.paths
+        columns = found.columns("sent_id", "confidence")
+        self.sent_ids: Int64[np.ndarray, " N"] = columns["sent_id"]
+        self.confidence: Float32[np.ndarray, " N"] = columns["confidence"]
+        lengths = [entry.num for entry in found.entries]
         self._shard = np.repeat(np.arange(len(lengths)), lengths)
         self._row = np.concatenate([np.arange(length) for length in lengths])
         self._read_examples()

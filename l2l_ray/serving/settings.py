@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from l2l_ray.config.fields import Section, config_fields, range_text
 from l2l_ray.config.messages import explain
@@ -65,6 +65,21 @@ class ServeConfig(Section):
     def max_open(self) -> int:
         """Requests that are open at once, in work or waiting; it bounds the memory of what they sent."""
         return self.max_queued + self.max_replicas * self.max_ongoing
+
+
+class BuildArgs(BaseModel):
+    """What `actors/deployments.py::build` is told.
+
+    Args:
+        settings: Limits and sizes.
+        token_sha256: Hash of the bearer token, `printf %s "$L2L_TOKEN" | sha256sum`: 64 lower-case hex digits.
+    """
+
+    # Who gives the token itself in its place must not find it in a log.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    settings: ServeConfig = ServeConfig()
+    token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,6 @@
 """The folder of a sweep: how it was started, its log, and the state of each of its trials.
 
-    <root>/<sweep name>/sweep.json     the words it was started with, and its trials
+    <root>/<sweep name>/sweep.json     the words it was started with and where, and its trials
                         trials.jsonl   what happened to which trial, one line each; one writer, the sweep
                         <trial id>/    a run folder
 
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from l2l_ray.config.places import given_in
 from l2l_ray.errors import ClusterError, ConfigError, DataError
 from l2l_ray.files import locked, replacing
 from l2l_ray.jsonl import append_line, read_records
@@ -115,7 +116,9 @@ class SweepFolder:
                 ) from None
             listed = {trial.id: {"values": trial.values, "seed": trial.seed} for trial in trials}
             with replacing(self.path / "sweep.json") as temporary:
-                temporary.write_text(json.dumps({"words": list(words), "trials": listed}, indent=1))
+                temporary.write_text(
+                    json.dumps({"words": list(words), "directory": given_in(), "trials": listed}, indent=1)
+                )
             yield
 
     def _saved(self) -> dict[str, Any] | None:

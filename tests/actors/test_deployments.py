@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
+from ray.serve import Application
 
-from l2l_ray.actors.deployments import OtherMllm, PriorReplica, require_same_mllm
+from l2l_ray.actors.deployments import OtherMllm, PriorReplica, build, require_same_mllm
 from l2l_ray.config import PriorConfig
 from l2l_ray.serving.settings import ServeConfig
 from tests.finished_run import PRIOR, write_finished_run
@@ -71,3 +73,14 @@ def test_no_checkpoint_gets_masks_of_the_sam_of_another(tmp_path: Path) -> None:
             await replica.draw([picture], [PRIOR], old)
 
     asyncio.run(story())
+
+
+def test_a_request_has_as_long_to_be_answered_when_the_server_ends_as_ever() -> None:
+    app: Any = build({"settings": {"prior": True, "timeout_s": 90}, "token_sha256": "0" * 64})
+    names = []
+    while app is not None:
+        deployment = app._bound_deployment  # why: only a cluster that runs it says what it was given
+        names.append(deployment.name)
+        assert deployment._deployment_config.graceful_shutdown_timeout_s > 90  # why: as above
+        app = next((one for one in deployment.init_args if isinstance(one, Application)), None)
+    assert names == ["Api", "Predictor", "Prior"]

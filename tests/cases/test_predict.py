@@ -81,6 +81,25 @@ def test_a_folder_goes_on_where_it_was_and_names_what_failed(
     assert len(_index(out)) == 4
 
 
+def test_the_files_do_not_depend_on_how_the_photos_were_named(
+    run: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = photos / "rows.jsonl"
+    table.write_text(json.dumps({"image": min(photos.glob("*.png")).name, "expression": "star"}) + "\n")
+    monkeypatch.chdir(photos.parent)
+    named = {
+        "whole": (str(photos), str(table), str(photos)),
+        "relative": (photos.name, str(Path(photos.name, table.name)), photos.name),
+    }
+    found = []
+    for name, (folder, rows, images) in named.items():
+        out = tmp_path / name
+        cli.main(["predict", folder, "star", "--run", run, "--out", str(out)])
+        assert cli.main(["predict", rows, "--images", images, "--run", run, "--out", str(out), "--again"]) == 0
+        found.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert found[0] == found[1]
+
+
 def test_a_table_whose_rows_are_partly_bad_gives_the_others(
     run: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

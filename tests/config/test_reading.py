@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
 import yaml
 
 from l2l_ray.config import PRESETS, RunConfig, load_config, read_config, save_config, smoke_config
+from l2l_ray.config.reading import own_words
 from l2l_ray.errors import ConfigError
 
 
@@ -160,3 +162,40 @@ def test_models_of_drawn_shapes_on_own_pictures_are_named_once_with_the_way_out(
     assert not caplog.records
     load_config([*own, "--preset", "photos-small", "--prior.model", "embedded", "--prior.proposal", "box"], "run")
     assert caplog.records[-1].getMessage().startswith("note: prior.model is 'embedded': ")
+
+
+@pytest.mark.parametrize(
+    ("words", "fields"),
+    [
+        ("photos --run R --cluster.num_labelers 8", "--cluster.num_labelers 8"),
+        ("--cluster.num_labelers 8 --run R photos", "--cluster.num_labelers 8"),
+        ("--preset photos-small --run=R photos", "--preset photos-small"),
+        ("--resume photos --run R", "--resume"),
+        (
+            "--loop.autocast false --no-segmenter.guidance photos --run R",
+            "--loop.autocast false --no-segmenter.guidance",
+        ),
+        ("--data.root=data photos --name mine --run R", "--data.root=data"),
+        ("--help-all --run R photos", "--help-all"),
+    ],
+)
+def test_a_word_of_a_command_is_never_the_value_of_a_field_nor_a_value_the_word(words: str, fields: str) -> None:
+    parser = ArgumentParser(allow_abbrev=False)
+    parser.add_argument("source")
+    parser.add_argument("text", nargs="?")
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--name")
+    given, rest = own_words(parser, words.split(), ("--name",))
+    assert (given.source, given.text, given.run) == ("photos", None, "R")
+    assert rest == fields.split()
+    given, rest = own_words(parser, [*words.split(), "the left cup"], ("--name",))
+    assert (given.text, rest) == ("the left cup", fields.split())
+    spaced = ["photos", "--run", "R", "--cluster.labeler_resources", "{CPU: 1}", "--data.root=my data"]
+    assert own_words(parser, spaced)[1] == spaced[3:]
+
+
+def test_a_word_that_is_neither_of_a_command_nor_a_field_is_refused_with_what_is_meant() -> None:
+    parser = ArgumentParser(allow_abbrev=False)
+    parser.add_argument("source")
+    with pytest.raises(ConfigError, match="unrecognized arguments: --data.rot.*; did you mean data.root"):
+        own_words(parser, ["--data.rot", "data", "photos"])

@@ -21,6 +21,7 @@ from l2l_ray.data.masks import (
     mask_area_px,
     mask_box,
     mask_to_grid,
+    nearest,
     union_rle,
 )
 from l2l_ray.errors import DataError
@@ -313,3 +314,11 @@ def test_the_box_around_a_mask_ends_behind_its_last_pixel() -> None:
     assert mask_box(encode(mask)) == (5 / 20, 2 / 10, 15 / 20, 7 / 10)
     assert mask_box(encode(np.ones((3, 4), dtype=bool))) == (0, 0, 1, 1)
     assert mask_box(encode(np.zeros((3, 4), dtype=bool))) is None
+
+
+def test_cells_reach_another_size_by_the_centre_of_each_pixel() -> None:
+    cells = np.array([[True, False], [False, False]])
+    assert nearest(cells, 3, 4).tolist() == [[True, True, False, False], *[[False] * 4] * 2]
+    big = np.random.default_rng(0).random((8, 8)) > 0.5
+    for size in ((8, 8), (16, 40), (99, 31)):
+        np.testing.assert_array_equal(mask_to_grid(encode(nearest(big, *size)), 8) > 0.5, big)

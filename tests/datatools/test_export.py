@@ -226,7 +226,7 @@ def test_mistakes_are_named(masks: list[ExportedMask], tmp_path: Path) -> None:
         DataError, match="no export format 'xml'; use one of coco, jsonl, parquet, hf, png, labelstudio, yolo"
     ):
         write_export(masks, "xml", tmp_path / "out", {})
-    with pytest.raises(DataError, match="no mask to export .*lower --min-confidence"):
+    with pytest.raises(DataError, match="no mask to export .*, expected at least one"):
         write_export([], "coco", tmp_path / "out", {})
 
 

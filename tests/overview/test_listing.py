@@ -111,17 +111,21 @@ def test_a_run_that_was_moved_goes_on_where_it_is(copied: Copy) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "goes_on"),
+    ("command", "directory", "goes_on"),
     [
-        ("/venv/bin/l2l label photos --preset smoke", "l2l label photos --preset smoke"),
-        ("benchmarks/x.py --seed 3", "with what began it: benchmarks/x.py --seed 3"),
-        (None, "l2l run --config "),
-        (7, "with what began it: 7"),
+        ("/venv/bin/l2l label photos --preset smoke", None, "l2l label photos --preset smoke"),
+        ("/venv/bin/l2l label photos", "/my data", "cd '/my data' && l2l label photos"),
+        ("benchmarks/x.py --seed 3", "/code", "with what began it: cd /code && benchmarks/x.py --seed 3"),
+        (None, None, "l2l run --config "),
+        (None, "/code", "l2l run --config "),
+        (7, None, "with what began it: 7"),
     ],
 )
-def test_what_began_a_run_goes_on_with_it(copied: Copy, command: object, goes_on: str) -> None:
+def test_what_began_a_run_goes_on_with_it_and_there(
+    copied: Copy, command: object, directory: object, goes_on: str
+) -> None:
     run = forgotten(copied())
-    (run.path / "env.json").write_text(json.dumps({"command": command}))
+    (run.path / "env.json").write_text(json.dumps({"command": command, "directory": directory}))
     assert listed(run).go_on.startswith(goes_on)
 
 
@@ -132,6 +136,8 @@ def test_a_run_on_ray_goes_on_there_and_a_trial_with_its_sweep(copied: Copy) -> 
     assert listed(run).go_on.startswith("ray job submit -- python jobs/selfevolve.py --config ")
     (run.path.parent / "sweep.json").write_text(json.dumps({"words": ["label_ratio", "--preset", "my own"]}))
     assert listed(run).go_on == "python jobs/sweep.py label_ratio --preset 'my own' --resume"
+    (run.path.parent / "sweep.json").write_text(json.dumps({"words": ["my.py"], "directory": "/code"}))
+    assert listed(run).go_on == "cd /code && python jobs/sweep.py my.py --resume"
     (run.path.parent / "sweep.json").write_text("{")
     assert listed(run).go_on.startswith("ray job submit")
 

@@ -98,8 +98,8 @@ def test_what_was_not_measured_is_said_and_an_unfinished_run_says_nothing() -> N
 def test_what_the_labels_are_worth_by_the_labeled_photos_is_said_with_its_interval() -> None:
     worth = {"all": {"mean": 0.512, "low": 0.48, "high": 0.54}, "used": None}
     assert sentences([MAIN], expected={"l2l": worth})[1] == (
-        "By the labeled photos, as teachers of the burn-in label them, the mean IoU is about 51.2 % for all labels of "
-        "the last round (95 % interval 48.0 to 54.0)."
+        "By the labeled photos, as teachers of the burn-in label them, the mean IoU is about 51.2 % for all labels "
+        "with a mask of the last round (95 % interval 48.0 to 54.0)."
     )
     both = {**worth, "used": {"mean": 0.7, "low": 0.6, "high": 0.8}}
     assert sentences([MAIN], expected={"l2l": both})[1].endswith(

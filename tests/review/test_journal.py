@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from l2l_ray.errors import DataError
-from l2l_ray.review.journal import FILE, OPEN, TORN, UNDO, Journal, StaleAction
+from l2l_ray.review.journal import FILE, OPEN, TORN, UNDO, Journal, StaleAction, decided_ids
 from l2l_ray.types import Rle
 
 RLE: Rle = {"size": [2, 2], "counts": "04"}
@@ -208,3 +208,18 @@ def test_a_kill_in_mid_save_loses_no_acknowledged_action(tmp_path: Path) -> None
         found = {action.number for action in Journal(tmp_path).decisions()}
         assert found.issuperset(acknowledged)
     assert len(set(acknowledged)) == len(acknowledged) >= 56
+
+
+def test_a_repeated_action_that_cannot_be_made_safe_is_not_called_unsaved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(path: Path) -> None:
+        raise OSError("the disk does not answer")
+
+    mine = Journal(tmp_path)
+    mine.add(7, "accept", "anna", 0, "one")
+    monkeypatch.setattr("l2l_ray.review.journal.sync", failing)
+    with pytest.raises(DataError, match="it is written, but might not survive a power loss"):
+        mine.add(7, "accept", "anna", 0, "one")
+    assert mine.decided == {7} == decided_ids(tmp_path)
+    assert decided_ids(tmp_path / "elsewhere") == set()

@@ -6,9 +6,11 @@ import argparse
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from l2l_ray.errors import ConfigError
-from l2l_ray.serving.settings import ServeConfig, add_options, read_settings
+from l2l_ray.serving.access import sha256_of
+from l2l_ray.serving.settings import BuildArgs, ServeConfig, add_options, read_settings
 
 
 def read(*words: str) -> ServeConfig:
@@ -57,3 +59,11 @@ def test_what_does_not_fit_is_named(tmp_path: Path, words: list[str], content: s
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gone\.yaml cannot be read: No such file"):
         read("--settings", str(tmp_path / "gone.yaml"))
+
+
+@pytest.mark.parametrize("digest", ["", "a" * 63, "A" * 64, "a" * 64 + "\n", "the-token-itself-of-16-characters"])
+def test_what_is_no_hash_of_a_token_is_refused_and_not_repeated(digest: str) -> None:
+    with pytest.raises(ValidationError, match="token_sha256") as told:
+        BuildArgs(token_sha256=digest)
+    assert "the-token-itself" not in str(told.value)
+    assert BuildArgs(token_sha256=sha256_of("the-token-itself-of-16-characters"))

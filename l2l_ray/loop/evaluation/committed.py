@@ -6,7 +6,8 @@ accepted map by nearest cell, because it says what was done with a cell and has 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,11 @@ import numpy as np
 import torch
 
 from l2l_ray.config import read_config
-from l2l_ray.data.masks import encode, grid_logits_to_native
+from l2l_ray.data.masks import encode, grid_logits_to_native, nearest
 from l2l_ray.datatools.record import ExportedMask
 from l2l_ray.errors import DataError
 from l2l_ray.loop.state.example_files import ExampleTable
-from l2l_ray.loop.state.ledger import Ledger, LedgerEntry, num_shards, read_shard
+from l2l_ray.loop.state.ledger import Ledger, LedgerEntry, num_shards, read_columns, read_shard
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.types import Example, PseudoLabel
 
@@ -36,18 +37,68 @@ def open_run(run_dir: Path) -> RunFolder:
     return RunFolder(run_dir, read_config(run_dir / "config.yaml"))
 
 
-def committed_shards(run: RunFolder, method: str, round_index: int | None = None) -> tuple[list[LedgerEntry], int]:
-    """Return the shards of a whole round, in order, and which round it is.
+@dataclass(frozen=True)
+class Round:
+    """The labels that a selector made in a whole round: at least one; see `last_round`.
+
+    Example: `sum(label.target.any() for label in last_round(Path("runs/mine")).labels())`
+    """
+
+    run: RunFolder
+    method: str
+    index: int
+    entries: Sequence[LedgerEntry]  # of its shards, in order
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files of its shards."""
+        return [self.run.path / entry.path for entry in self.entries]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Where its labels come from: what is the same in the provenance of each."""
+        return {**about_method(self.run, self.method), "source": "pseudo_label", "round": self.index}
+
+    def columns(self, *names: str) -> dict[str, np.ndarray]:
+        """Return some columns of all labels; masks that are not among them are not decoded.
+
+        Raises:
+            DataError: A label was made with hidden truth.
+            LedgerError: A shard cannot be read.
+        """
+        tables = [read_columns(path, (*names, "sees_truth")) for path in self.paths]
+        found = {name: np.concatenate([t[name].to_numpy() for t in tables]) for name in (*names, "sees_truth")}
+        require_no_hidden_truth(self.run, bool(found.pop("sees_truth").any()))
+        return found
+
+    def labels(self) -> Iterator[PseudoLabel]:
+        """Yield the labels, shard by shard; raises as `columns`."""
+        for path in self.paths:
+            for label in read_shard(path):
+                require_no_hidden_truth(self.run, label.sees_truth)
+                yield label
+
+
+def last_round(run_dir: Path, method: str | None = None, round_index: int | None = None) -> Round:
+    """Return a whole round of a run, the last one if no other is asked for.
 
     Args:
-        run: Its folder.
-        method: Which selector's.
+        run_dir: A run, finished or not.
+        method: Which selector's; None = the main one.
         round_index: Which round; None = the last whole one.
     Raises:
-        DataError: There is no such whole round.
+        ConfigError: There is no run in this folder.
+        DataError: There is no such whole round, or the run had nothing to label.
     """
+    run = open_run(run_dir)
+    method = run.methods[-1] if method is None else method
     ledger, config = Ledger(run.ledger_path), run.config
     shards = num_shards(len(ExampleTable(run.examples_path("unlabeled"))), config.loop.shard_size)
+    if not shards:
+        raise DataError(
+            f"{run.path} has no labels: it had no text without a mask; `l2l predict` takes other photos, or give a run "
+            "on data of which some texts have no mask"
+        )
     complete = {
         name: [r for r in range(config.loop.rounds) if ledger.complete(name, r, shards)] for name in run.methods
     }
@@ -59,19 +110,8 @@ def committed_shards(run: RunFolder, method: str, round_index: int | None = None
             f"{'' if round_index is None else f' in round {round_index}'}; its whole rounds are {whole}; "
             "choose one of these, let the run go on, or export predictions by --split"
         )
-    chosen = max(rounds) if round_index is None else round_index
-    return ledger.entries(method, chosen), chosen
-
-
-def committed_labels(run: RunFolder, method: str, round_index: int | None = None) -> tuple[list[PseudoLabel], int]:
-    """Return the labels of a whole round, and which one it is; None = the last.
-
-    Raises:
-        DataError: There is none.
-        LedgerError: A committed shard cannot be read.
-    """
-    entries, chosen = committed_shards(run, method, round_index)
-    return [label for entry in entries for label in read_shard(run.path / entry.path)], chosen
+    index = max(rounds) if round_index is None else round_index
+    return Round(run, method, index, ledger.entries(method, index))
 
 
 def require_no_hidden_truth(run: RunFolder, sees_truth: bool) -> None:
@@ -85,11 +125,6 @@ def require_no_hidden_truth(run: RunFolder, sees_truth: bool) -> None:
             f"{run.path} was trained on labels that a benchmark made with hidden truth; nothing of it is to be used: "
             "export another run"
         )
-
-
-def about_labels(run: RunFolder, method: str, round_index: int) -> dict[str, Any]:
-    """Return where the pseudo-labels of a round come from: what is the same in the provenance of each."""
-    return {**about_method(run, method), "source": "pseudo_label", "round": round_index}
 
 
 def about_method(run: RunFolder, method: str) -> dict[str, Any]:
@@ -112,12 +147,12 @@ def pseudo_mask(
     Args:
         example: Its item.
         label: On the grid.
-        about: From `about_labels`.
+        about: `Round.about`.
         chances: IoU -> how probable it is that the label has at least this.
     """
     height, width = example.height_px, example.width_px
     target = native_mask(torch.from_numpy(np.where(label.target, 1.0, -1.0)), height, width)
-    accepted = native_cells(label.accepted, height, width)
+    accepted = nearest(label.accepted, height, width)
     # A version is a teacher and a policy published together, so both have its number.
     versions = {"model_version": label.version, "policy_version": label.version}
     keys: dict[str, Any] = {
@@ -135,9 +170,3 @@ def native_mask(logits: Float[Tensor, "G G"], height: int, width: int) -> Bool[n
     """Return where logits on the grid, upsampled to the image's size, are above 0."""
     mask: Bool[np.ndarray, "H W"] = (grid_logits_to_native(logits, height, width) > 0).numpy()
     return mask
-
-
-def native_cells(cells: Bool[np.ndarray, "G G"], height: int, width: int) -> Bool[np.ndarray, "H W"]:
-    """Return a map of the grid at the image's size: each pixel has the value of the cell that its centre lies in."""
-    rows, columns = (((2 * np.arange(size) + 1) * len(cells)) // (2 * size) for size in (height, width))
-    return cells[np.ix_(rows, columns)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,8 @@ from l2l_ray.datatools.record import ExportedMask
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.guarantee import SUPPOSES, Guarantee, Promise, require_guarantee
 from l2l_ray.loop.evaluation.committed import (
-    about_labels,
     about_method,
-    committed_labels,
+    last_round,
     open_run,
     pseudo_mask,
     require_no_hidden_truth,
@@ -51,6 +50,12 @@ UNUSED = "not used in training (see --all)"
 UNSURE = "below --min-confidence"
 UNPROMISED = "less sure than what the guarantee is about"
 NO_MASK = "of which the label is empty"
+_REMEDY = {
+    UNUSED: "--all exports these too",
+    UNSURE: "lower --min-confidence",
+    UNPROMISED: "ask for a lower IoU or share",
+    NO_MASK: "choose another round, or train longer",
+}
 CHANCE_IOUS = (0.5, 0.8)  # every exported label says how probable it is that it has these
 OTHER_TEXT = "texts of objects that another text was used for (see loop.expressions_per_ref)"
 
@@ -81,9 +86,7 @@ class Exported:
     @property
     def line(self) -> str:
         """What was written and what was left out, in words."""
-        counts = Counter(item.reason for item in self.left_out)
-        words = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-        return f"{self.path}: {counted(self.num, 'mask')}; left out: {words or 'nothing'}{self.note}"
+        return f"{self.path}: {counted(self.num, 'mask')}; left out: {_in_words(self.left_out)}{self.note}"
 
 
 def export_pseudo_labels(
@@ -111,33 +114,34 @@ def export_pseudo_labels(
         guarantee: A promise, see `guarantee.Promise`: all labels that keep it, used in training or not, and no others.
     Raises:
         ConfigError: There is no run in this folder, or the guarantee cannot be given.
-        DataError: No such method or round, nothing can be written, or the labels were made with hidden truth.
+        DataError: No such method or round, no labels or none to export, nothing can be written, or the labels were made
+            with hidden truth.
         LedgerError: A committed shard cannot be read.
     """
     require_place(kind, out, force)
     promise = None if guarantee is None else Promise.parse(guarantee)
     if promise is not None and (min_confidence or keep_unused):
         raise ConfigError("a guarantee says which labels are exported; leave min_confidence and keep_unused out")
-    run = _open(run_dir, min_confidence)
-    method = run.methods[-1] if method is None else method
-    labels, round_index = committed_labels(run, method, round_index)
-    if promise is not None and not labels:
-        raise ConfigError(f"no guarantee can be given: {run.path} has no labels, as it had no text without a mask")
-    calibration = Calibration.load(run.version_dir(method, labels[0].version)) if labels else None
-    promised = None if promise is None else _promised(run, method, promise, calibration)
+    _require_confidence(min_confidence)
+    found = last_round(run_dir, method, round_index)
+    run, labels = found.run, list(found.labels())
+    calibration = Calibration.load(run.version_dir(found.method, labels[0].version))
+    promised = None if promise is None else _promised(run, found.method, promise, calibration)
     confidences = np.array([label.confidence for label in labels], np.float64)
-    is_promised = np.ones(len(labels), bool) if promised is None else promised.kept(confidences)
-    require_no_hidden_truth(run, any(label.sees_truth for label in labels))
+    has_cell = np.array([label.target.any() for label in labels])  # others are not ranked, see `calibrating.py`
+    is_promised = has_cell.copy()
+    if promised is not None:
+        is_promised[has_cell] = promised.kept(confidences[has_cell])
     example_of = {example.sent_id: example for example in read_examples(run.examples_path("unlabeled"))}
-    about = about_labels(run, method, round_index)
-    ranks, curves = ranks_of(confidences), dict[float, Curve]()
+    ranks, curves = np.full(len(labels), np.nan), dict[float, Curve]()
+    ranks[has_cell] = ranks_of(confidences[has_cell])
     if calibration is not None:
         curves = {iou: chances(calibration.checked, iou) for iou in CHANCE_IOUS}
 
     def why_not(label: PseudoLabel, is_kept: bool) -> str:
         """Return why a label is left out; "" where it is not."""
         if promised is not None:
-            return UNPROMISED if not is_kept else "" if label.target.any() else NO_MASK
+            return "" if is_kept else UNPROMISED if label.target.any() else NO_MASK
         if not (keep_unused or is_used(label)):
             return UNUSED
         return UNSURE if label.confidence < min_confidence else ""
@@ -148,9 +152,13 @@ def export_pseudo_labels(
         if reason := why_not(label, is_kept):
             left_out.append(LeftOut(example, reason))
         else:
-            masks.append(pseudo_mask(example, label, about, {iou: float(curve(rank)) for iou, curve in curves.items()}))
-    about |= {"min_confidence": min_confidence, **({} if promised is None else {"guarantee": _told(promised)})}
-    return _written(run, masks, left_out, kind, out, about, force)
+            chance_of = {iou: float(curve(rank)) for iou, curve in curves.items() if np.isfinite(rank)}
+            masks.append(pseudo_mask(example, label, found.about, chance_of))
+    about, note = {**found.about, "min_confidence": min_confidence}, _elsewhere(run)
+    if promised is not None:
+        about["guarantee"] = _told(promised)
+        note += promised.promise.by_chance(len({mask.example.image_id for mask in masks}))
+    return _written(run, masks, left_out, kind, out, about, force, note)
 
 
 def export_predictions(
@@ -172,7 +180,8 @@ def export_predictions(
         DataError: No such split, an image is gone, nothing can be written, or training saw hidden truth.
     """
     require_place(kind, out, force)
-    run = _open(run_dir, min_confidence)
+    _require_confidence(min_confidence)
+    run = open_run(run_dir)
     method, version = run.chosen_version()
     first = next(iter(Ledger(run.ledger_path).entries(method, 0)), None)
     labels = read_shard(run.path / first.path) if first else []
@@ -191,10 +200,9 @@ def export_predictions(
     return _written(run, masks, left_out, kind, out, about, force)
 
 
-def _open(run_dir: Path, min_confidence: float) -> RunFolder:
+def _require_confidence(min_confidence: float) -> None:
     if not 0 <= min_confidence <= 1:
         raise ConfigError(f"min_confidence must be in [0, 1], got {min_confidence}; use 0 to keep every mask")
-    return open_run(run_dir)
 
 
 def _promised(run: RunFolder, method: str, promise: Promise, calibration: Calibration | None) -> Guarantee:
@@ -241,6 +249,11 @@ def _predictions(
             )
 
 
+def _in_words(left_out: Sequence[LeftOut]) -> str:
+    counts = Counter(item.reason for item in left_out)
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "nothing"
+
+
 def _elsewhere(run: RunFolder) -> str:
     """Say which items have no pseudo-label because they have a mask of their own."""
     sets = ("labeled", *EVAL_SPLITS)
@@ -257,8 +270,14 @@ def _written(
     out: Path,
     about: dict[str, Any],
     force: bool,
+    note: str = "",
 ) -> Exported:
-    note = "" if "split" in about else _elsewhere(run)
+    if not masks:
+        remedies = [_REMEDY[reason] for reason in dict.fromkeys(item.reason for item in left_out)]
+        raise DataError(
+            f"there is no mask to export to {out}; left out: {_in_words(left_out)}; "
+            f"{' or '.join(remedies) or 'choose another --split'}"
+        )
     if about.get("split") in (None, "unlabeled"):
         try:
             left_out = left_out + [LeftOut(example, OTHER_TEXT) for example in unused_texts(run.config, run)]

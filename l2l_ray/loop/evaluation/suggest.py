@@ -19,10 +19,10 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -33,10 +33,9 @@ from l2l_ray.datatools.export import write_export
 from l2l_ray.datatools.sheet import TILE_PX, draw_sheet, outlined
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.files import new_folder
-from l2l_ray.loop.evaluation.committed import committed_shards, open_run, pseudo_mask, require_no_hidden_truth
+from l2l_ray.loop.evaluation.committed import last_round, pseudo_mask
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.state.example_files import read_examples
-from l2l_ray.loop.state.ledger import read_columns, read_shard
 from l2l_ray.types import Example, PseudoLabel
 
 if TYPE_CHECKING:
@@ -59,42 +58,41 @@ class Suggestion:
     sent_ids: tuple[int, ...]
 
 
-def suggest(run_dir: Path, count: int, device: str = "auto") -> list[Suggestion]:
+def suggest(run_dir: Path, count: int, decided: Collection[int] = (), device: str = "auto") -> list[Suggestion]:
     """Return the images to label next, the most useful first; fewer where there are not so many.
 
     Args:
         run_dir: A run with a whole round of labels.
-        count: How many.
+        count: How many, at most `MOST`.
+        decided: Sentences that a person has decided about: their labels are not in doubt any more.
         device: Of the image encoder.
     Raises:
-        ConfigError: `count` is below 1, or there is no run in this folder.
-        DataError: There are no labels, or a photo is gone.
+        ConfigError: `count` is out of range, or there is no run in this folder.
+        DataError: There are no labels, all are decided, or a photo is gone.
     """
-    if count < 1:
-        raise ConfigError(f"--count must be at least 1, got {count}; write e.g. --count 20")
-    run = open_run(run_dir)
-    method = run.methods[-1]
-    entries, _ = committed_shards(run, method)
-    found = [
-        row
-        for entry in entries
-        for row in read_columns(run.path / entry.path, ("sent_id", "confidence", "sees_truth")).to_pylist()
-    ]
-    require_no_hidden_truth(run, any(row["sees_truth"] for row in found))
-    if not found:
-        return []
-    examples = read_examples(run.examples_path("unlabeled"))
+    if not 1 <= count <= MOST:
+        raise ConfigError(f"--count must be 1 to {MOST}, got {count}; write e.g. --count 20")
+    found = last_round(run_dir)
+    columns = found.columns("sent_id", "confidence")
+    confidence_of = dict(zip(columns["sent_id"].tolist(), columns["confidence"].tolist(), strict=True))
+    undecided = {sent_id: confidence for sent_id, confidence in confidence_of.items() if sent_id not in decided}
+    if not undecided:
+        raise DataError(
+            f"each of the {len(confidence_of)} labels of {run_dir} was decided on the review page, so none is in "
+            "doubt; bring the decisions in by `l2l data import review`, and run again"
+        )
+    examples = read_examples(found.run.examples_path("unlabeled"))
     place_of = {example.sent_id: place for place, example in enumerate(examples)}
     by_image: dict[int, list[tuple[float, int]]] = defaultdict(list)  # confidence and place of each text
-    for row in found:
-        place = place_of[row["sent_id"]]
-        by_image[examples[place].image_id].append((row["confidence"], place))
+    for sent_id, confidence in undecided.items():
+        place = place_of[sent_id]
+        by_image[examples[place].image_id].append((confidence, place))
     doubts = {image: sum(1 - confidence for confidence, _ in texts) for image, texts in by_image.items()}
-    pool = sorted(doubts, key=lambda image: (-doubts[image], image))[: max(count, min(TIMES_MORE * count, MOST))]
+    pool = sorted(doubts, key=lambda image: (-doubts[image], image))[: min(TIMES_MORE * count, MOST)]
     texts_of = [[examples[place] for _, place in sorted(by_image[image])] for image in pool]
-    engine = InferenceEngine(run.config, run.path, device)
+    engine = InferenceEngine(found.run.config, found.run.path, device)
     rows = [place_of[texts[0].sent_id] for texts in texts_of]
-    features = engine.image_features(method, entries[0].version, "unlabeled", rows)
+    features = engine.image_features(found.method, found.entries[0].version, "unlabeled", rows)
     return [
         Suggestion(
             image=texts_of[place][0].image_path,
@@ -154,14 +152,9 @@ def write_suggestions(run_dir: Path, found: Sequence[Suggestion], out: Path) -> 
         DataError: Something is there, or it cannot be written.
     """
     out, wanted = require_new(out), {sent_id for one in found for sent_id in one.sent_ids}
-    run = open_run(run_dir)
-    method = run.methods[-1]
-    entries, round_index = committed_shards(run, method)
-    shards = (read_shard(run.path / entry.path) for entry in entries)
-    label_of = {label.sent_id: label for labels in shards for label in labels if label.sent_id in wanted}
-    require_no_hidden_truth(run, any(label.sees_truth for label in label_of.values()))
-    example_of = {row.sent_id: row for row in read_examples(run.examples_path("unlabeled"))}
-    about: dict[str, Any] = {"run": run.path.name, "method": method, "round": round_index}
+    labels = last_round(run_dir)
+    label_of = {label.sent_id: label for label in labels.labels() if label.sent_id in wanted}
+    example_of = {row.sent_id: row for row in read_examples(labels.run.examples_path("unlabeled"))}
     try:
         with new_folder(out) as folder:
             lines = [json.dumps(asdict(one), ensure_ascii=False) for one in found]
@@ -170,8 +163,8 @@ def write_suggestions(run_dir: Path, found: Sequence[Suggestion], out: Path) -> 
             draw_sheet([f"{Path(one.image).name}: {' / '.join(one.texts)}" for one in found], tiles).save(
                 folder / "sheet.png"
             )
-            masks = [pseudo_mask(example_of[i], label_of[i], about, {}) for one in found for i in one.sent_ids]
-            write_export(masks, "labelstudio", folder / "labelstudio", about)
+            masks = [pseudo_mask(example_of[i], label_of[i], labels.about) for one in found for i in one.sent_ids]
+            write_export(masks, "labelstudio", folder / "labelstudio", labels.about)
     except OSError as error:
         raise DataError(f"cannot write {out}: {error}; choose another --out") from error
     return out
@@ -181,6 +174,6 @@ def _tile(example: Example, label: PseudoLabel) -> Image.Image:
     """Return a photo with its most doubtful label outlined."""
     picture = read_rgb(example.image_path)
     picture.thumbnail((TILE_PX, TILE_PX), Image.Resampling.LANCZOS)
-    mask = decode(pseudo_mask(example, label, {}, {}).rle)
+    mask = decode(pseudo_mask(example, label, {}).rle)
     small = Image.fromarray(mask.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BILINEAR)
     return outlined(picture, np.asarray(small) >= 128)

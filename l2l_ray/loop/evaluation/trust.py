@@ -25,14 +25,15 @@ def expected_quality(config: RunConfig, run: RunFolder) -> dict[str, dict[str, A
     Returns:
         `labeled`: {images, texts} that say so; `reliability` of a calibration that did not see the image it is looked
         at on, see `calibration.reliability`; `all` and `used`: mean IoU of these labels, {mean, low, high} with the
-        95 % interval over the draw of the labeled images, each None where it cannot be said.
+        95 % interval over the draw of the labeled images, each None where it cannot be said. All of labels with a cell.
     """
     found = {}
     for method in run.methods:
         version = label_version(config.loop.rounds - 1, config.loop.lag)
         calibration = Calibration.load(run.version_dir(method, version))
         entries = Ledger(run.ledger_path).entries(method, config.loop.rounds - 1)
-        labels = [(label.confidence, is_used(label)) for e in entries for label in read_shard(run.path / e.path)]
+        found_labels = (label for entry in entries for label in read_shard(run.path / entry.path))
+        labels = [(label.confidence, is_used(label)) for label in found_labels if label.target.any()]
         if calibration is None or not labels:
             continue
         confidences, used = np.array(labels, np.float64).T

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from l2l_ray.calibration import Calibration, Curve
+from l2l_ray.confidence import label_confidence
 from l2l_ray.config import RunConfig, selector_for
 from l2l_ray.data.masks import mask_area_px
 from l2l_ray.data.protocols import NATIVE, Protocol
@@ -216,8 +217,8 @@ class InferenceEngine:
         with torch.inference_mode():
             selection = selector.select(evidence, keys)
         if calibration is not None:
-            confidence = torch.from_numpy(calibration.labels(selector.label_scores(selection).cpu().numpy()))
-            selection = replace(selection, confidence=confidence.to(selection.confidence))
+            scores = selector.label_scores(selection)
+            selection = replace(selection, confidence=label_confidence(calibration.labels, selection.target, scores))
         return evidence, selection
 
     def _evidence(

@@ -51,7 +51,8 @@ class Quality:
 
     regions: Int[np.ndarray, "3 3"]  # true region x (right among accepted, accepted, all)
     classes: Int[np.ndarray, "2 3"]  # class x (right among accepted, accepted and labeled so, truly so)
-    labels: Float64[np.ndarray, "L 5"]  # label x (used: 0 or 1, IoU with the truth, confidence, gate, IoU by area)
+    # label x (used: 0 or 1, IoU with the truth, confidence, gate, IoU by area; nan = it has no cell)
+    labels: Float64[np.ndarray, "L 5"]
     sources: dict[str, Int[np.ndarray, " 2"]]  # whose label it is -> (used, right among the used)
     wrong: dict[int, Rle]  # sent_id -> mask of a label that is used and not right, on the grid
 
@@ -77,8 +78,8 @@ class Quality:
             wrong_object_frac and mean_confidence (their own `confidence`); num_right, of all labels, and the share of
             these that is not used, right_refused_frac. `sources`: per candidate num_used, used_frac (of the used
             ones) and right_frac. `ordering`: see `ordering.py`, of all labels by gate and by confidence.
-            `reliability`: how far the confidence of all labels is from what it estimates, their IoU by area, see
-            `calibration.reliability` and `confidence.area_iou`.
+            `reliability`: how far the confidence of all labels with a cell is from what it estimates, their IoU by
+            area, see `calibration.reliability` and `confidence.area_iou`.
             `object_precision`, `object_recall` and `object_missed`, the rest; per true region and for "all"
             `accuracy_by_true_region` (right among accepted) and `accepted_by_true_region` (accepted among all).
         """
@@ -88,7 +89,7 @@ class Quality:
             "labels": self._label_figures(),
             "sources": self._source_figures(),
             "ordering": ordering(self.labels[:, 1], {"gate": self.labels[:, 3], "confidence": self.labels[:, 2]}),
-            "reliability": reliability(self.labels[:, 2], self.labels[:, 4]),
+            "reliability": reliability(*self.labels[np.isfinite(self.labels[:, 4])][:, (2, 4)].T),
             "object_precision": _ratio(right, accepted),
             "object_recall": _ratio(right, true),
             "object_missed": _ratio(true - right, true),
@@ -135,7 +136,8 @@ def measure_quality(selection: Selection, mask: Float[Tensor, "B G G"], sent_ids
         [_count(right & so), _count(accepted & so), _count(true)] for so, true in ((label, truth), (~label, ~truth))
     ]
     iou = truth_ious(label[:, None], truth)[:, 0]
-    columns = (selection.used, iou, selection.confidence, selection.gate, area_iou(label, mask))
+    by_area = torch.where(label.flatten(1).any(1), area_iou(label, mask), torch.nan)
+    columns = (selection.used, iou, selection.confidence, selection.gate, by_area)
     rows = torch.stack([column.double().cpu() for column in columns], 1).numpy()
     wrong = np.flatnonzero((rows[:, 0] == 1) & (rows[:, 1] < RIGHT_IOU))
     return Quality(

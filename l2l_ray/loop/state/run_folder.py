@@ -23,6 +23,7 @@ from typing import Any
 
 from l2l_ray.config import NO_RESULT, RunConfig, dump_without, read_config, save_config
 from l2l_ray.config.differences import differences
+from l2l_ray.config.places import given_in
 from l2l_ray.errors import FREE_SPACE, CheckpointError, ConfigError, DataError
 from l2l_ray.files import remove_tree, replacing
 from l2l_ray.jsonl import append_line, compact, read_lines, read_records, remove_lines
@@ -275,10 +276,11 @@ def _changed_fields(saved: RunConfig, given: RunConfig) -> list[str]:
 
 
 def _environment(config: RunConfig) -> dict[str, Any]:
-    """Return what else determines a result: code version, libraries, command."""
+    """Return what else determines a result: code version, libraries, command and where it was given."""
     return {
         "git": _git_commit(),
         "command": shlex.join(sys.argv),
+        "directory": given_in(),
         "seed": config.loop.seed,
         "python": sys.version.split()[0],
         "versions": {name: _version(name) for name in ("l2l-ray", "torch", "transformers", "ray", "numpy")},

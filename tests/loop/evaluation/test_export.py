@@ -29,7 +29,7 @@ from l2l_ray.loop.evaluation.export import (
     export_pseudo_labels,
 )
 from l2l_ray.loop.state.candidates import data_root
-from l2l_ray.loop.state.example_files import read_examples, read_priors
+from l2l_ray.loop.state.example_files import read_examples, read_priors, write_examples
 from l2l_ray.loop.state.ledger import Ledger, is_used, read_shard, write_shard
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.types import PseudoLabel
@@ -113,8 +113,10 @@ def test_the_least_sure_can_be_left_out(whole_run: RunFolder, tmp_path: Path) ->
     limit = confidences[len(confidences) // 2]
     done = export_pseudo_labels(whole_run.path, "jsonl", tmp_path / "out", min_confidence=limit, keep_unused=True)
     assert done.num == sum(value >= limit for value in confidences)
-    with pytest.raises(DataError, match="no mask to export"):
-        export_pseudo_labels(whole_run.path, "coco", tmp_path / "none", min_confidence=1.0)
+    with pytest.raises(
+        DataError, match=r"no mask to export to .*: \d+ below --min-confidence; lower --min-confidence$"
+    ):
+        export_pseudo_labels(whole_run.path, "coco", tmp_path / "none", min_confidence=1.0, keep_unused=True)
     with pytest.raises(ConfigError, match=r"min_confidence must be in \[0, 1\], got 95"):
         export_pseudo_labels(whole_run.path, "coco", tmp_path / "none", min_confidence=95)
 
@@ -279,17 +281,46 @@ def test_a_guarantee_exports_the_surest_labels_of_its_share(whole_run: RunFolder
     kept = export_pseudo_labels(whole_run.path, "jsonl", tmp_path / "out", guarantee="iou>=0.1 for 10% at 60%")
     told = json.loads((tmp_path / "out" / "export.json").read_text())["guarantee"]
     assert told["text"] == "iou>=0.1 for 10% at 60%"
-    assert "drawn like the others" in told["supposes"]
+    for part in ("drawn like the others", "expected of labels like these", "up to twice as often"):
+        assert part in told["supposes"]
+    photos = {row["image"] for row in _rows(tmp_path / "out")}
+    assert f"10 % are promised of labels like these: among those of {len(photos)} photos alone, chance" in kept.line
     labels = _labels(whole_run, whole_run.config.loop.rounds - 1)
-    surest = sorted(labels, key=lambda sent_id: -labels[sent_id].confidence)[: int(told["coverage"] * len(labels))]
-    sure = {sent_id for sent_id in surest if labels[sent_id].target.any()}
+    full = [sent_id for sent_id in labels if labels[sent_id].target.any()]
+    sure = set(sorted(full, key=lambda sent_id: -labels[sent_id].confidence)[: int(told["coverage"] * len(full))])
     assert {row["sent_id"] for row in _rows(tmp_path / "out")} == sure
     assert kept.num == len(sure) > 0
     reasons = {item.example.sent_id: item.reason for item in kept.left_out}
     for sent_id in labels.keys() - sure:
-        assert reasons[sent_id] == (NO_MASK if sent_id in surest else UNPROMISED)
+        assert reasons[sent_id] == (UNPROMISED if sent_id in full else NO_MASK)
     for row in _rows(tmp_path / "out"):
         assert 0 <= row["provenance"]["chance_of_iou_0.8"] <= row["provenance"]["chance_of_iou_0.5"] <= 1
+
+
+def test_labels_without_a_cell_are_not_ranked_and_the_remedy_is_true_where_nothing_is_left(
+    copied: Callable[..., RunFolder], tmp_path: Path
+) -> None:
+    run = copied()
+    full = {i for i, label in _labels(run, 1).items() if label.target.any()}
+    for entry in Ledger(run.ledger_path).entries("l2l", 1):
+        labels = read_shard(run.path / entry.path)
+        write_shard(run.path / entry.path, [replace(label, target=np.zeros_like(label.target)) for label in labels])
+    with pytest.raises(DataError, match=f"{len(_labels(run, 1))} of which the label is empty; choose another round"):
+        export_pseudo_labels(run.path, "jsonl", tmp_path / "out", guarantee="iou>=0.1 for 10% at 60%")
+    export_pseudo_labels(run.path, "jsonl", tmp_path / "all", keep_unused=True)
+    assert full and not any("chance_of_iou_0.5" in row["provenance"] for row in _rows(tmp_path / "all"))
+
+
+def test_of_a_run_that_had_nothing_to_label_it_says_so(
+    copied: Callable[..., RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copied(without=())
+    write_examples(run.examples_path("unlabeled"), [])
+    with pytest.raises(DataError, match="has no labels: it had no text without a mask; `l2l predict` takes other"):
+        export_pseudo_labels(run.path, "jsonl", tmp_path / "out", guarantee="iou>=0.1 for 10% at 60%")
+    for words in (["suggest", str(run.path)], ["review", str(run.path), "--no-browser"]):
+        assert main(words) == 1
+        assert "has no labels: it had no text without a mask" in capsys.readouterr().err
 
 
 def test_a_guarantee_that_cannot_be_given_writes_nothing(whole_run: RunFolder, tmp_path: Path) -> None:

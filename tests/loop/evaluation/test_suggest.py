@@ -13,10 +13,11 @@ from PIL import Image
 from l2l_ray.cli import main
 from l2l_ray.datatools.label_studio import LABELING_CONFIG
 from l2l_ray.errors import ConfigError, DataError
-from l2l_ray.loop.evaluation.suggest import choose, suggest, write_suggestions
+from l2l_ray.loop.evaluation.suggest import MOST, choose, suggest, write_suggestions
 from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.ledger import Ledger, read_shard
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.review.journal import Journal
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -72,12 +73,34 @@ def test_the_list_the_sheet_and_the_tasks_are_of_the_same_images(whole_run: RunF
 
 
 def test_what_cannot_be_answered_is_refused(copied: Callable[..., RunFolder]) -> None:
-    with pytest.raises(ConfigError, match="--count must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="--count must be 1 to 2000, got 0"):
         suggest(Path("nowhere"), 0)
+    with pytest.raises(ConfigError, match="--count must be 1 to 2000, got 2001"):
+        suggest(Path("nowhere"), 2001)
     run = copied()
     run.ledger_path.write_text("")
     with pytest.raises(DataError, match="has no committed pseudo-labels of 'l2l'"):
         suggest(run.path, 1)
+
+
+def test_what_was_decided_on_the_review_page_is_in_no_doubt(
+    copied: Callable[..., RunFolder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copied(without=())
+    journal, words = Journal(run.path), ["suggest", str(run.path), "--count", "2000"]
+    everything = [one for found in suggest(run.path, MOST) for one in found.sent_ids]
+    first = suggest(run.path, 1)[0]
+    for sent_id in first.sent_ids:
+        journal.add(sent_id, "reject", "anna", 0, f"key{sent_id}")
+    assert main(words) == 0
+    assert first.image not in capsys.readouterr().out
+    journal.add(first.sent_ids[0], "undo", "anna", journal.last_number(first.sent_ids[0]), "back")
+    assert main(words) == 0
+    assert f"{first.image} " in capsys.readouterr().out
+    (again,) = [one for one in suggest(run.path, MOST, journal.decided) if one.image == first.image]
+    assert again.sent_ids == first.sent_ids[:1]
+    with pytest.raises(DataError, match=f"each of the {len(everything)} labels of .* was decided on the review page"):
+        suggest(run.path, 1, everything)
 
 
 def test_the_command_prints_a_line_per_image(whole_run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -224,6 +224,7 @@ def test_empty_full_and_half_covered_masks(value: float, regions: list[int]) -> 
     quality = _whole_label(mask, mask)
     assert quality.regions[:, 2].tolist() == regions
     assert quality.labels[0, 1] == (value > 0.5), "an empty label is worth nothing, as in the reward"
+    assert quality.summary()["reliability"]["num"] == (value == 1)  # without a cell there is nothing to estimate
 
 
 def test_an_empty_label_of_an_object_below_half_a_cell_is_not_right() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.calibrating import calibration_of
 from l2l_ray.loop.training.selector_training import CrossFitted, SelectorLearner
 from l2l_ray.prior.proposal import Proposer
+from l2l_ray.selector.base import LabeledEvidence
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -29,7 +31,9 @@ def _learner(name: str = "l2l") -> SelectorLearner:
 
 
 def _calibrated(learner: SelectorLearner, cross_fitted: CrossFitted, version: int) -> Calibration:
-    return calibration_of(learner, cross_fitted, None, version, seed=0, chunk=8)
+    found = calibration_of(learner, cross_fitted, None, version, seed=0, chunk=8)
+    assert found is not None
+    return found
 
 
 def _weights(learners: tuple[SelectorLearner, ...]) -> list[dict[str, Any]]:
@@ -38,6 +42,15 @@ def _weights(learners: tuple[SelectorLearner, ...]) -> list[dict[str, Any]]:
 
 def _same(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:
     return all(torch.equal(value, o[name]) for a, o in zip(one, other, strict=True) for name, value in a.items())
+
+
+def _images_of_guided_labels(cross_fitted: CrossFitted) -> list[int]:
+    """Return the images of the samples whose guided prediction has a cell, half by half."""
+    found = []
+    for half in cross_fitted.halves():
+        has_cell = torch.cat([(part.evidence.mask_probs > 0.5).flatten(1).any(1) for part in half.parts()])
+        found += [image for image, has in zip(half.image_ids, has_cell.tolist(), strict=True) if has]
+    return found
 
 
 def test_judges_go_on_from_version_to_version_and_after_a_restart(cross_fitted: CrossFitted, tmp_path: Path) -> None:
@@ -70,7 +83,7 @@ def test_each_judge_learns_as_its_selector_does_but_from_the_other_half(cross_fi
 
 def test_the_judges_of_a_rule_learn_nothing(cross_fitted: CrossFitted) -> None:
     learner = _learner("accept_all")
-    assert len(_calibrated(learner, cross_fitted, 0).checked.ious) == len(cross_fitted.image_ids)
+    assert _calibrated(learner, cross_fitted, 0).checked.image_ids == _images_of_guided_labels(cross_fitted)
     assert [judge.send() for judge in learner.judges] == [{}, {}]
 
 
@@ -93,3 +106,25 @@ def test_reviewed_labels_teach_and_judge_nothing(
     examples = ExampleSet(everything, labeled.priors, images, Proposer(whole_run.config.prior), labeled.grid, scores)
     found = CrossFitted(whole_run.config, examples, fold_rows, teachers, CPU)
     assert len(_calibrated(_learner(), found, 0).checked.ious) == len(labeled)
+
+
+def test_labels_without_a_cell_say_nothing_of_those_with_one(
+    cross_fitted: CrossFitted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sample in three without an object: its label is empty, and right."""
+    take = CrossFitted._take  # why: evidence of texts without an object takes another data set and burn-in
+
+    def some_empty(self: CrossFitted, rows: np.ndarray) -> LabeledEvidence:
+        found = take(self, rows)
+        kept = torch.from_numpy(rows % 3 > 0)[:, None, None]
+        probs = ("mask_probs", "mask_probs_unguided", "mask_probs_flipped", "proposal")
+        evidence = replace(found.evidence, **{name: getattr(found.evidence, name) * kept for name in probs})
+        return LabeledEvidence(evidence, found.mask * kept)
+
+    full = len(_calibrated(_learner("accept_all"), cross_fitted, 0).checked.ious)
+    monkeypatch.setattr(CrossFitted, "_take", some_empty)  # why: as above
+    checked = _calibrated(_learner("accept_all"), cross_fitted, 0).checked
+    assert 0 < len(checked.ious) == len(checked.image_ids) == len(checked.ranks) < full
+    assert checked.image_ids == _images_of_guided_labels(cross_fitted)
+    assert min(checked.ranks) < 0.5 < max(checked.ranks), "ranks are among labels with a cell"
+    assert max(checked.ious) < 1, "no right answer about an empty text is among them"
