@@ -336,10 +336,16 @@ def read_many(files: Sequence[Path]) -> dict[Path, bytes]:
 
 
 def sync(path: Path) -> None:
-    """Return only when a file's content, or which names a folder holds, would survive a power loss."""
+    """Return only when a file's content, or which names a folder holds, would survive a power loss.
+
+    Some network file systems know no such thing of folders; there it is left to them.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise
     finally:
         os.close(handle)
 

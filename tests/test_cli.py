@@ -119,7 +119,11 @@ def test_a_report_is_not_written_into_a_folder_that_is_no_run(
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     words = ["run", "--preset", "smoke", "--run_root", str(tmp_path / "my runs"), "--name", "stopped"]
     job = subprocess.Popen(
-        [sys.executable, "-m", "l2l_ray.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "l2l_ray.cli", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
     )
     assert job.stdout is not None
     assert job.stdout.readline() == f"run folder {tmp_path / 'my runs' / 'stopped'}\n"

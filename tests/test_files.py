@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from l2l_ray.files import (
     remove_tree,
     replacing,
     replacing_folder,
+    sync,
     temporary_path,
 )
 from l2l_ray.storage import StorePath
@@ -288,6 +290,23 @@ def test_an_error_in_a_lock_is_its_own_and_lets_the_next_one_in(tmp_path: Path) 
         raise TimeoutError("mine")
     with locked(tmp_path / "lock", timeout_s=0):
         pass
+
+
+@pytest.mark.parametrize(("code", "is_left"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])
+def test_a_folder_that_cannot_be_synced_is_left_to_its_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, is_left: bool
+) -> None:
+    file = tmp_path / "a"
+    file.touch()
+
+    def refused(handle: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refused)
+    with nullcontext() if is_left else pytest.raises(OSError, match=os.strerror(code)):
+        sync(tmp_path)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        sync(file)
 
 
 def test_a_filesystem_of_a_network_is_told_from_a_disk(tmp_path: Path) -> None:

@@ -64,10 +64,15 @@ def run(checkpoint: Path, settings: ServeConfig, token_sha256: str, address: str
             raise ClusterError(
                 f"Ray Serve on this cluster runs {', '.join(others)} already, expected nothing; {remedy}"
             )
-        with _deployed(client, _serve_config(checkpoint, settings, token_sha256), settings.timeout_s):
+        app = _serve_config(checkpoint, settings, token_sha256)
+        with _deployed(client, app):
             _wait_until_it_runs()
             say(told.format(url=f"http://{settings.host}:{settings.port}"))
-            _watch(say)
+            try:
+                _watch(say)
+            finally:
+                say("ends when the requests in work are answered; Ctrl-C again cuts them off")
+                _drain(client, app, settings.timeout_s + END_S)
 
 
 def swap(checkpoint: Path, address: str | None, say: Say) -> None:
@@ -143,7 +148,7 @@ def _client(dashboard: str) -> ServeSubmissionClient:
 
 
 @contextmanager
-def _deployed(client: ServeSubmissionClient, config: dict[str, Any], timeout_s: float) -> Iterator[None]:
+def _deployed(client: ServeSubmissionClient, config: dict[str, Any]) -> Iterator[None]:
     try:
         try:
             client.deploy_applications(config)
@@ -152,10 +157,7 @@ def _deployed(client: ServeSubmissionClient, config: dict[str, Any], timeout_s: 
                 f"Ray Serve could not be started: {_last_words(error)}; free resources, or "
                 "see the logs of Serve in the dashboard"
             ) from error
-        try:
-            yield
-        finally:
-            _drain(client, config, timeout_s + END_S)
+        yield
     finally:
         client.delete_applications()  # type: ignore[no-untyped-call]  # and Serve's own actors, within 30 s
 

@@ -91,21 +91,25 @@ def own_words(
     switches = {"--help-all"}
     takes_value = {"--preset", "--config"}
     for field in config_fields(RunConfig):
+        sections = field.path.split(".")[:-1]  # a whole section may be given as JSON
+        takes_value |= {f"--{'.'.join(sections[:depth])}" for depth in range(1, len(sections) + 1)}
         if field.info.annotation is bool:
             switches |= {f"--{field.path}", f"--no-{field.path}"}
         else:
             takes_value.add(f"--{field.path}")
-    own, fields, rest = list[str](), list[str](), list(words)
+    parts, fields, rest = [list[str]()], list[str](), list(words)
     while rest:
         word = rest.pop(0)
         name, sep, _ = word.partition("=")
         if name in overlap or name not in switches | takes_value:
-            own.append(word)
+            parts[-1].append(word)
             continue
+        parts.append([])  # a field ends the values of an option such as `--seeds 0 1`
         fields.append(word)
         if not sep and rest and (name in takes_value or rest[0].lower() in ("true", "false")):
             fields.append(rest.pop(0))
-    given, unknown = parser.parse_known_intermixed_args(own)
+    parts.sort(key=lambda part: bool(part) and part[0].startswith("-"))  # words by themselves first: they stay so
+    given, unknown = parser.parse_known_intermixed_args([word for part in parts for word in part])
     if unknown:
         raise ConfigError(f"command line: unrecognized arguments: {' '.join(unknown)}; {_meant_fields(unknown)}")
     return given, fields

@@ -177,7 +177,6 @@ def grid_logits_to_native(mask_logits: Float[Tensor, "*B G G"], height: int, wid
     return native.reshape(*mask_logits.shape[:-2], height, width)
 
 
-@torch.no_grad()
 def nearest(mask: Bool[np.ndarray, "h w"], height: int, width: int) -> Bool[np.ndarray, "H W"]:
     """Return a map of pixels or cells at another size: each pixel has the value that its centre lies in."""
     rows = ((2 * np.arange(height) + 1) * mask.shape[0]) // (2 * height)
@@ -185,6 +184,7 @@ def nearest(mask: Bool[np.ndarray, "h w"], height: int, width: int) -> Bool[np.n
     return mask[np.ix_(rows, columns)]
 
 
+@torch.no_grad()
 def batch_native_iou(
     mask_logits: Float[Tensor, "B G G"], rles: Sequence[Rle], sizes: Sequence[tuple[int, int]] | None = None
 ) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:

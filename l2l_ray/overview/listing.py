@@ -320,6 +320,6 @@ def _sweep_command(folder: Path) -> str:
         words = [str(word) for word in facts["words"]]
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-    return (
-        f"{_given_in(facts)}python jobs/sweep.py {shlex.join([*words, *([] if '--resume' in words else ['--resume'])])}"
-    )
+    where = _given_in(facts)
+    script = str(facts.get("script", "jobs/sweep.py")) if where else "jobs/sweep.py"
+    return f"{where}python {shlex.join([script, *words, *([] if '--resume' in words else ['--resume'])])}"

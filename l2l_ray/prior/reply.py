@@ -58,6 +58,15 @@ def no_box_reasons(failures: Mapping[str, int]) -> str:
     return ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
 
 
+# What the model never answered: nothing is stored, and the next run asks again under the same key.
+_UNANSWERED = frozenset({"picture", "text", "memory", "model", "sam", "server", "hung", "died"})
+
+
+def is_unanswered(failure: str) -> bool:
+    """Whether a `Prior.failure` says that there was no answer, and not that it was of no use."""
+    return failure_kind(failure) in _UNANSWERED
+
+
 def failure_kind(failure: str) -> str:
     """Return the kind that a `Prior.failure` begins with."""
     return failure.split(":")[0]

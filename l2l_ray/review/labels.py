@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Int8, Int64
 
 from l2l_ray.errors import ConfigError, DataError
-from l2l_ray.loop.evaluation.committed import last_round
+from l2l_ray.loop.evaluation.committed import last_round, open_run
 from l2l_ray.loop.state.example_files import ExampleTable, PriorTable
 from l2l_ray.review.journal import STATES, Journal
 from l2l_ray.storage import local_copy
@@ -63,14 +63,13 @@ class Labels:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        found = last_round(run_dir)
-        self.run, self.about = found.run, found.about
-        if not self.run.finished:
+        if not open_run(run_dir).finished:
             raise ConfigError(
                 f"the run in {run_dir} is not finished, so its labels may still change; let it end, or continue it "
                 "with --resume"
             )
-        self._paths = found.paths
+        found = last_round(run_dir)
+        self.run, self.about, self._paths = found.run, found.about, found.paths
         columns = found.columns("sent_id", "confidence")
         self.sent_ids: Int64[np.ndarray, " N"] = columns["sent_id"]
         self.confidence: Float32[np.ndarray, " N"] = columns["confidence"]

@@ -11,6 +11,8 @@ the log alone.
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -116,9 +118,8 @@ class SweepFolder:
                 ) from None
             listed = {trial.id: {"values": trial.values, "seed": trial.seed} for trial in trials}
             with replacing(self.path / "sweep.json") as temporary:
-                temporary.write_text(
-                    json.dumps({"words": list(words), "directory": given_in(), "trials": listed}, indent=1)
-                )
+                facts = {"script": os.path.abspath(sys.argv[0]), "words": list(words), "directory": given_in()}
+                temporary.write_text(json.dumps({**facts, "trials": listed}, indent=1))
             yield
 
     def _saved(self) -> dict[str, Any] | None:

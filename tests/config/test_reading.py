@@ -194,6 +194,15 @@ def test_a_word_of_a_command_is_never_the_value_of_a_field_nor_a_value_the_word(
     assert own_words(parser, spaced)[1] == spaced[3:]
 
 
+def test_an_option_with_several_values_takes_no_word_that_a_field_parts_from_it() -> None:
+    parser = ArgumentParser(allow_abbrev=False)
+    parser.add_argument("space")
+    parser.add_argument("--seeds", type=int, nargs="+")
+    given, rest = own_words(parser, ["--seeds", "0", "1", "--resume", "label_ratio", "--loop", '{"rounds": 2}'])
+    assert (given.space, given.seeds, rest) == ("label_ratio", [0, 1], ["--resume", "--loop", '{"rounds": 2}'])
+    assert load_config(rest).loop.rounds == 2
+
+
 def test_a_word_that_is_neither_of_a_command_nor_a_field_is_refused_with_what_is_meant() -> None:
     parser = ArgumentParser(allow_abbrev=False)
     parser.add_argument("source")

@@ -136,8 +136,9 @@ def test_a_run_on_ray_goes_on_there_and_a_trial_with_its_sweep(copied: Copy) -> 
     assert listed(run).go_on.startswith("ray job submit -- python jobs/selfevolve.py --config ")
     (run.path.parent / "sweep.json").write_text(json.dumps({"words": ["label_ratio", "--preset", "my own"]}))
     assert listed(run).go_on == "python jobs/sweep.py label_ratio --preset 'my own' --resume"
-    (run.path.parent / "sweep.json").write_text(json.dumps({"words": ["my.py"], "directory": "/code"}))
-    assert listed(run).go_on == "cd /code && python jobs/sweep.py my.py --resume"
+    given = {"script": "/code/jobs/sweep.py", "words": ["my.py"], "directory": "/here"}
+    (run.path.parent / "sweep.json").write_text(json.dumps(given))
+    assert listed(run).go_on == "cd /here && python /code/jobs/sweep.py my.py --resume"
     (run.path.parent / "sweep.json").write_text("{")
     assert listed(run).go_on.startswith("ray job submit")
 

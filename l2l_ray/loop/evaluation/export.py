@@ -212,7 +212,11 @@ def _promised(run: RunFolder, method: str, promise: Promise, calibration: Calibr
         ConfigError: It cannot be given, or nothing is known of the version's labels.
     """
     if calibration is None:
-        remedy = "run it again" if spec_of(method).learns else "choose one that learns: --selector.name l2l"
+        remedy = (
+            "run it again, and where that does not help train for longer or label more: no label had a cell"
+            if spec_of(method).learns
+            else "choose one that learns: --selector.name l2l"
+        )
         raise ConfigError(
             f"no guarantee can be given of the labels of {method!r} in {run.path}: none on labeled images were "
             f"checked, which runs of this version of the code do for selectors that learn; {remedy}"

@@ -29,6 +29,7 @@ from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.state.checkpoint import problems_in, read_position
 from l2l_ray.loop.state.position import Position, Stage
 from l2l_ray.loop.training.student import Networks, StudentSteps
+from l2l_ray.prior.reply import is_unanswered
 from l2l_ray.randomness import seed_torch
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import LabeledExample, Prior
@@ -189,8 +190,8 @@ def burn_in_key(config: RunConfig, labeled: ExampleSet) -> str:
 
 
 def _prior_id(prior: Prior) -> list[str]:
-    """Return what tells a prior from all others: a question that failed is asked again, under the same key."""
-    return [prior.key, "failed"] if prior.failure else [prior.key]
+    """Return what tells a prior from all others: a question without an answer is asked again, under the same key."""
+    return [prior.key, "failed"] if is_unanswered(prior.failure) else [prior.key]
 
 
 def _start_digest(config: RunConfig) -> str:

@@ -154,6 +154,8 @@ def test_a_question_that_failed_is_no_burn_in_of_its_later_answer(copied: Copied
 
     failed, otherwise = (Prior.absent(answered.key, kind, "") for kind in ("memory: full", "server: busy"))
     assert key(answered) != key(failed) == key(otherwise)
+    useless = Prior.absent(answered.key, "no area: got [1, 1, 1, 1]", "[1, 1, 1, 1]")
+    assert key(useless) == key(answered), "an answer of no use is stored like any other"
 
 
 def _with_another(config: RunConfig, path: str) -> RunConfig:
