@@ -116,6 +116,7 @@ def test_an_error_of_the_slower_of_two_attempts_is_no_error_of_the_run(
     assert "which another one has done: this one's disk is full" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_labeler_that_never_comes_back_costs_no_item_while_another_one_is_up(
     pool_without_replacement: LabelerPool, caplog: pytest.LogCaptureFixture
 ) -> None:

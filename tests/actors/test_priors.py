@@ -96,6 +96,7 @@ def test_a_stopped_actor_is_replaced_and_a_closed_pool_holds_nothing(pool: Prior
         pool.identity()
 
 
+@pytest.mark.slow
 def test_no_question_waits_for_an_actor_that_never_comes_back_while_another_one_is_up(
     pool_without_replacement: PriorPool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

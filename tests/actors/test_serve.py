@@ -194,6 +194,7 @@ def test_after_the_death_of_a_predictor_requests_are_answered_again_and_none_han
     assert response.json()["checkpoint"] == "second l2l version 2", "the refused checkpoint is not tried again"
 
 
+@pytest.mark.slow
 def test_a_second_server_is_refused_by_name(ray_local: str, server: Server, places: dict[str, Path]) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -216,6 +217,7 @@ def test_sigterm_ends_the_server_in_order(server: Server) -> None:
     wait_for(lambda: not actors(class_name="ServeReplica:l2l:Predictor"), "the release of the replicas")
 
 
+@pytest.mark.slow
 def test_one_replica_of_two_that_fails_is_seen(ray_local: str, tmp_path: Path) -> None:
     class OneFails:
         """Stands for a predictor of which one replica cannot load what the other can."""

@@ -42,6 +42,7 @@ def run(ray_local: str, smoke: RunConfig) -> RunFolder:
     return RunFolder(config.run_dir, config, 7).create()
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_before_its_loop_is_called_is_made_good_for(run: RunFolder, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()

@@ -17,6 +17,7 @@ DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "add_a_selector.md"
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_the_documents_rule_runs_and_its_test_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rule, test = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     (tmp_path / "my_rules.py").write_text(rule)

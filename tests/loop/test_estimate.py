@@ -32,6 +32,7 @@ def test_a_first_photo_with_many_texts_does_not_end_the_trial(smoke: RunConfig) 
     assert estimate(smoke, replace(data, labeled=[*many, *data.labeled])).seconds > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_every_kind_of_work_is_counted_and_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "trials").mkdir()

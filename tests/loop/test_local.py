@@ -75,6 +75,7 @@ class FullDiskOnce(InferenceEngine):
             return super().label(method, round_index, shard, version)
 
 
+@pytest.mark.slow
 def test_after_sigkill_and_a_full_disk_a_run_comes_to_the_same_end(
     whole_run: RunFolder,
     tmp_path: Path,

@@ -45,6 +45,7 @@ def test_the_same_command_draws_the_same_points(
     assert listed[0] == listed[1] != listed[2]
 
 
+@pytest.mark.slow
 def test_a_space_may_be_a_file_of_ones_own(job: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     space = "from l2l_ray.sweep.space import Grid\ndef space(config):\n    return {'loop.lr': Grid((1e-3, 2e-3))}\n"
     (tmp_path / "rates.py").write_text(space)

@@ -172,6 +172,7 @@ def test_a_run_stops_after_its_labeled_set_and_asks_nothing_more(config: RunConf
     assert not run.priors_path("unlabeled").exists()
 
 
+@pytest.mark.slow
 def test_more_than_a_thousand_texts_are_judged_too() -> None:
     examples, other = labeled(1500), right(replace(QWEN_RELATIVE, coordinates="fractions"))
     priors = [said(right(QWEN_RELATIVE))] * 1000 + [said(WRONG)] * 500

@@ -212,6 +212,7 @@ def test_a_healed_run_comes_to_the_same_end(half: RunFolder, whole_run: RunFolde
     assert_same(outcome(done, "l2l"), outcome(whole_run, "l2l"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_finished_run_is_healed_too(whole_run: RunFolder) -> None:
     run = copy_of(whole_run, "finished")
