@@ -25,18 +25,18 @@ from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from benchmarks.compare.oracles import HiddenTruth
+from benchmarks.label_choice import order_figures
 from l2l_ray.device import pick_device
 from l2l_ray.loop.evaluation.committed import open_run
 from l2l_ray.loop.inference.inputs import ExampleSets
 from l2l_ray.loop.inference.networks import load_segmenter
-from l2l_ray.loop.inference.ordering import RIGHT_IOU, auc
+from l2l_ray.loop.inference.ordering import RIGHT_IOU
 from l2l_ray.loop.inference.teacher import gather_evidence
 from l2l_ray.selector.candidates import NAMES, candidates_of, relations
 from l2l_ray.selector.reward import truth_ious
 from l2l_ray.types import Candidate
 
 RESULTS = Path(__file__).parent / "results" / "choice-ceiling.json"
-COVERAGE = 0.4  # share of the labels, the surest ones, at which choices are compared, as in `label_choice`
 FOLDS = 5
 
 
@@ -45,9 +45,7 @@ def candidates_with_truth(run_dir: Path, version: int, num: int) -> tuple[Tensor
     run, device = open_run(run_dir), pick_device()
     unlabeled = ExampleSets(run.config, run, run.priors_path)["unlabeled"]
     method = run.config.selector.name
-    teacher = load_segmenter(
-        run.config.segmenter, run.version_dir(method, version) / "teacher.safetensors", device
-    ).eval()
+    teacher = load_segmenter(run.config.segmenter, run.version_dir(method, version) / "teacher.safetensors", device)
     truth, rows = HiddenTruth(run.config), range(min(num, len(unlabeled)))
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for start in range(0, len(rows), run.config.loop.eval_batch):
@@ -56,7 +54,7 @@ def candidates_with_truth(run_dir: Path, version: int, num: int) -> tuple[Tensor
         evidence = gather_evidence(teacher, inputs, rivals, run.config.loop.autocast)
         candidates = candidates_of(evidence)
         masks = truth.masks([unlabeled.examples[row].sent_id for row in part], unlabeled.grid).to(device)
-        ious = truth_ious(candidates.masks, masks > 0.5)
+        ious = truth_ious(candidates.masks, masks)
         found.append((relations(evidence, candidates).cpu(), candidates.possible.cpu(), ious.cpu()))
     seen, possible, ious = (torch.cat(tensors) for tensors in zip(*found, strict=True))
     return seen, possible, ious, np.asarray(unlabeled.integers("image_id"))[: len(rows)]
@@ -76,12 +74,9 @@ def figures(told: np.ndarray, ious: np.ndarray) -> dict[str, float]:
     """Return what comes out where the candidate is taken that is foretold to be the best."""
     taken = told.argmax(1)
     score, iou = told.max(1), ious[np.arange(len(ious)), taken]
-    surest = np.argsort(-score, kind="stable")[: round(COVERAGE * len(iou))]
     return {
         "right": float(np.mean(iou >= RIGHT_IOU)),
-        "right_at_coverage": float(np.mean(iou[surest] >= RIGHT_IOU)),
-        "iou_at_coverage": float(iou[surest].mean()),
-        "auc": auc(score, iou >= RIGHT_IOU) or 0.5,
+        **order_figures(score, iou),
         "other_label": float(np.mean(taken != Candidate.GUIDED)),
     }
 

@@ -117,9 +117,7 @@ def _row(
         for name in ("target", "used", "gate", "accepted")
     )
     iou = truth_ious(target[:, None], truth)[:, 0].double().numpy()
-    right = iou >= RIGHT_IOU
-    surest = np.argsort(-gate.double().numpy(), kind="stable")[: round(COVERAGE * len(iou))]
-    taken = used.numpy()
+    right, taken = iou >= RIGHT_IOU, used.numpy()
     believed = target & accepted & used[:, None, None]  # object cells that are trained on
     found = {
         "object_precision": float((believed & truth).sum() / believed.sum().clamp(min=1)),
@@ -129,12 +127,21 @@ def _row(
         "used_labeled": settled.get("open_rate_labeled", 1.0),
         "iou_of_used": iou[taken].mean() if taken.any() else float("nan"),
         "right_of_used": right[taken].mean() if taken.any() else float("nan"),
-        "iou_at_coverage": iou[surest].mean(),
-        "right_at_coverage": right[surest].mean(),
-        "auc": auc(gate.double().numpy(), right) or 0.5,
+        **order_figures(gate.double().numpy(), iou),
         "other_label": float(np.mean(torch.cat([s.source for s in selections]).cpu().numpy()[taken] != 0)),
     }
     return {name: float(value) for name, value in found.items()}
+
+
+def order_figures(score: np.ndarray, iou: np.ndarray) -> dict[str, float]:
+    """Return how well scores [N] put labels of some IoU [N] in order: the surest at `COVERAGE`, and the AUC."""
+    right = iou >= RIGHT_IOU
+    surest = np.argsort(-score, kind="stable")[: round(COVERAGE * len(iou))]
+    return {
+        "iou_at_coverage": float(iou[surest].mean()),
+        "right_at_coverage": float(right[surest].mean()),
+        "auc": auc(score, right) or 0.5,
+    }
 
 
 def summarize(by_seed: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:

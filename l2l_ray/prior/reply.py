@@ -23,6 +23,17 @@ from l2l_ray.types import SAMPLE_SEPARATOR, BoxFrac, Prior
 
 _POINT_SIDE_FRAC = 0.2  # two points agree as far as two boxes of this size around them overlap; ours
 
+# What the model never answered: nothing is stored, and the next run asks again under the same key.
+_UNANSWERED = {
+    "picture": "a picture that cannot be opened",
+    "text": "a text that is too long",
+    "memory": "a question that does not fit into memory",
+    "model": "an error of the model",
+    "sam": "a mask that SAM could not draw",
+    "server": "a server that gave no usable answer",
+    "hung": "a question that the model did not finish",
+    "died": "a question at which the model's process died",
+}
 # What each kind of failure says to a person; a failure is "<kind>: <details>".
 FAILURE_WORDS = {
     "not JSON": "an answer without coordinates",
@@ -39,14 +50,7 @@ FAILURE_WORDS = {
     "bad polygon": "an outline of fewer than 3 points",
     "no reply": "no answer",
     "no score": "an answer whose probability is not a number",
-    "picture": "a picture that cannot be opened",
-    "text": "a text that is too long",
-    "memory": "a question that does not fit into memory",
-    "model": "an error of the model",
-    "sam": "a mask that SAM could not draw",
-    "server": "a server that gave no usable answer",
-    "hung": "a question that the model did not finish",
-    "died": "a question at which the model's process died",
+    **_UNANSWERED,
 }
 
 
@@ -56,10 +60,6 @@ def no_box_reasons(failures: Mapping[str, int]) -> str:
     for kind, count in failures.items():
         reasons[FAILURE_WORDS.get(kind, kind)] += count
     return ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
-
-
-# What the model never answered: nothing is stored, and the next run asks again under the same key.
-_UNANSWERED = frozenset({"picture", "text", "memory", "model", "sam", "server", "hung", "died"})
 
 
 def is_unanswered(failure: str) -> bool:
