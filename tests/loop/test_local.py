@@ -176,13 +176,13 @@ def test_a_run_shows_its_phases_its_table_and_what_comes_next(copied: Callable[.
     ids=["share", "data", "model", "resume"],
 )
 def test_a_refused_start_leaves_no_folder_and_says_nothing_before(
-    whole_run: RunFolder, fields: dict[str, Any], kind: type[L2LError], said: str
+    whole_run: RunFolder, tmp_path: Path, fields: dict[str, Any], kind: type[L2LError], said: str
 ) -> None:
-    before = sorted(path.name for path in whole_run.config.root.iterdir())
-    config, told = changed(whole_run.config, name="refused", **fields), io.StringIO()
+    config = changed(whole_run.config, name="refused", run_root=str(tmp_path / "runs"), **fields)
+    told = io.StringIO()
     with pytest.raises(kind, match=said):
         run_local(config, console=Console(config, told))
-    assert sorted(path.name for path in whole_run.config.root.iterdir()) == before
+    assert not list(tmp_path.rglob("refused"))
     assert not told.getvalue() or "prior" in fields  # which model answers is known once the data are
 
 
