@@ -38,9 +38,12 @@ from l2l_ray.loop.training.train import Job
 from l2l_ray.selector.registry import spec_of
 from l2l_ray.selector.reward import truth_ious
 from l2l_ray.sweep.trials import with_values
+from l2l_ray.types import Candidate
 
 RESULTS = Path(__file__).parent / "results" / "label-choice.json"
 COVERAGE = 0.4  # share of the labels at which selectors are compared
+
+PIXELS = {"selector.cells": True, "selector.reward.wrong_cost": 3.0}  # a wrong pixel costs what three right ones earn
 
 # Row -> fields that it changes.
 ROWS: dict[str, dict[str, Any]] = {
@@ -48,12 +51,13 @@ ROWS: dict[str, dict[str, Any]] = {
     "confidence gate": {"selector.name": "confidence_gate"},
     "supervised scorer": {"selector.name": "scorer"},
     "L2L": {"selector.name": "l2l"},
-    "L2L, as it starts": {"selector.name": "l2l", "selector.cells": False, "selector.warmup_updates": 0},
+    "L2L, as it starts": {"selector.name": "l2l", "selector.warmup_updates": 0},
     "L2L, guided label alone": {"selector.name": "l2l", "selector.candidates": False},
     "L2L, labeled images alone": {"selector.name": "l2l", "selector.reward.unlabeled": 0.0},
-    "L2L, whole labels": {"selector.name": "l2l", "selector.cells": False},
     "L2L, rivals not seen": {"selector.name": "l2l", "selector.rivals": False},
     "supervised scorer, rivals not seen": {"selector.name": "scorer", "selector.rivals": False},
+    "L2L, pixel by pixel": {"selector.name": "l2l", **PIXELS},
+    "supervised scorer, pixel by pixel": {"selector.name": "scorer", **PIXELS},
 }
 
 
@@ -125,11 +129,13 @@ def _row(
         "right_of_all": right.mean(),
         "used": taken.mean(),
         "used_labeled": settled.get("open_rate_labeled", 1.0),
-        "iou_of_used": iou[taken].mean() if taken.any() else float("nan"),
-        "right_of_used": right[taken].mean() if taken.any() else float("nan"),
         **order_figures(gate.double().numpy(), iou),
-        "other_label": float(np.mean(torch.cat([s.source for s in selections]).cpu().numpy()[taken] != 0)),
     }
+    if taken.any():
+        source = torch.cat([selection.source for selection in selections]).cpu().numpy()
+        found["iou_of_used"] = iou[taken].mean()
+        found["right_of_used"] = right[taken].mean()
+        found["other_label"] = np.mean(source[taken] != Candidate.GUIDED)
     return {name: float(value) for name, value in found.items()}
 
 
@@ -145,11 +151,16 @@ def order_figures(score: np.ndarray, iou: np.ndarray) -> dict[str, float]:
 
 
 def summarize(by_seed: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
-    """Return row -> figure -> mean over seeds, and L2L minus the row with its 95 % t-interval over seeds."""
+    """Return row -> figure -> mean over seeds, and L2L minus the row with its 95 % t-interval over seeds.
+
+    Means of used labels are over the seeds in which the row uses any; `num_using` counts them.
+    """
     seeds = list(by_seed.values())
     rows: dict[str, Any] = {}
     for row in ROWS:
-        rows[row] = {name: float(np.mean([seed[row][name] for seed in seeds])) for name in seeds[0][row]}
+        names = dict.fromkeys(name for seed in seeds for name in seed[row])
+        rows[row] = {name: float(np.mean([seed[row][name] for seed in seeds if name in seed[row]])) for name in names}
+        rows[row]["num_using"] = sum(seed[row]["used"] > 0 for seed in seeds)
         if row != "L2L" and len(seeds) > 1:
             rows[row]["l2l_minus_this"] = {
                 name: seed_interval([seed["L2L"][name] - seed[row][name] for seed in seeds])._asdict()
@@ -172,8 +183,7 @@ def main() -> None:
     parser.add_argument("--fracs", type=float, nargs="+", default=[0.01, 0.05])
     parser.add_argument("--out", type=Path, default=RESULTS)
     args, words = parser.parse_known_args()
-    pixels = ["--selector.cells", "true", "--selector.reward.wrong_cost", "3"]  # but where a row says otherwise
-    base = load_config(["--preset", "5pct", "--selector.max_unlabeled", "1000", *pixels, *words])
+    base = load_config(["--preset", "5pct", "--selector.max_unlabeled", "1000", *words])
     content = json.loads(args.out.read_text()) if args.out.exists() else {}
     for frac in args.fracs:
         part = content.setdefault(f"{frac:g}", {"by_seed": {}})

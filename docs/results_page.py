@@ -61,8 +61,8 @@ def choice_part(found: dict[str, Any]) -> str:
                "right_of_used": "right of used", "other_label": "other label"}  # fmt: skip
     lines = [
         "## Which labels are taken, before any round",
-        "L2L and the scorer decide pixel by pixel here, a wrong pixel at the price of three right ones, where the row "
-        "does not say otherwise. The default since is the row *L2L, whole labels*.",
+        "Learned selectors decide on whole labels, as by default. *Pixel by pixel* they also say which cells of a label "
+        "to keep, a wrong one at the price of three right ones, and leave labels out of which they would keep nothing.",
     ]
     for frac, part in found.items():
         lines.append(f"{100 * float(frac):g} % labeled, {len(part['by_seed'])} seeds:")
@@ -70,7 +70,9 @@ def choice_part(found: dict[str, Any]) -> str:
         for name, row in part["rows"].items():
             ends = row.get("l2l_minus_this", {}).get("right_at_coverage")
             words = f"{100 * ends['mean']:+.1f} ({100 * ends['low']:+.1f} to {100 * ends['high']:+.1f})" if ends else ""
-            table.append([name, *(f"{100 * row[key]:.1f}" for key in columns), words])
+            table.append([name, *(f"{100 * row[key]:.1f}" if key in row else "" for key in columns), words])
+            if row["num_using"] < len(part["by_seed"]):
+                table[-1][0] += f" (uses labels in {row['num_using']} seeds)"
         lines.append("\n".join("| " + " | ".join(cells) + " |" for cells in table))
     return "\n\n".join(lines)
 

@@ -54,6 +54,14 @@ def dress(axes: Axes, theme: Theme) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
+def widen(axes: Axes, span: float) -> None:
+    """Let the vertical axis show at least `span`, around what is drawn."""
+    low, high = axes.get_ylim()
+    if high - low < span:
+        middle = (low + high) / 2
+        axes.set_ylim(middle - span / 2, middle + span / 2)
+
+
 def png(figure: Figure, axes: Axes, theme: Theme) -> bytes:
     """Return a figure with the legend of its axes below it."""
     handles, labels = axes.get_legend_handles_labels()

@@ -13,11 +13,12 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from l2l_ray.report.canvas import DPI, LIGHT, SIZE_IN, Theme, dress, new_figure, png, png_bytes
+from l2l_ray.report.canvas import DPI, LIGHT, SIZE_IN, Theme, dress, new_figure, png, png_bytes, widen
 from l2l_ray.report.record import Point, RunRecord, is_number
 from l2l_ray.selector.registry import style_of
 
 SPARE_STYLES = [("#0092b3", ">"), ("#c0392b", "h"), ("#6c7a89", "d"), ("#27688f", "p")]
+MIN_SPAN = 5.0  # percent: the least that a curve's axis shows, so that a change of a tenth looks like one
 _TERM_COLORS = ("#2e86de", "#139a80", "#b8901c", "#d6579b", "#a06cd5", "#5b9a3c", "#0092b3")
 
 _POLICY_NAMES = {
@@ -25,8 +26,8 @@ _POLICY_NAMES = {
     "kept_share": "cells kept of a label",
     "open_rate_labeled": "share of labels used",
     "open_rate_unshifted": "same, unlabeled, unmatched",
-    "term/agreement": "trust in agreement",
-    "term/stability": "trust in stability",
+    "term.agreement": "trust in agreement",
+    "term.stability": "trust in stability",
 }
 # What became of labels: a colour each; none = that of the page's lines.
 _MAKEUP = {
@@ -60,6 +61,7 @@ def validation_curves(record: RunRecord, metric: str, theme: Theme = LIGHT) -> b
             axes.axhline(ys[0], linestyle="--", label=record.labels[method], **{**style, "marker": ""})
         elif xs:
             axes.plot(xs, ys, label=record.labels[method], **style)
+    widen(axes, MIN_SPAN)
     return png(figure, axes, theme)
 
 
@@ -84,7 +86,7 @@ def reward_terms(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
 
 
 def policy_terms(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
-    """Return the policy's entropy, its KL to the previous policy and its shares on cross-fitted labeled images."""
+    """Return the policy's entropy, its shares and its trust in the unlabeled terms, on cross-fitted labeled images."""
     points = record.points_of(record.main_method)
     names = sorted({key for point in points for key in point if key.startswith("policy.")})
     return _small_multiples(points, names, theme)
@@ -108,6 +110,7 @@ def label_iou(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
     for index, (method, (xs, ys)) in enumerate(found.items()):
         if xs:
             axes.plot(xs, ys, label=record.labels[method], **_style(method, index, method == record.main_method))
+    widen(axes, MIN_SPAN)
     return png(figure, axes, theme)
 
 

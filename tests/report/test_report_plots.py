@@ -75,6 +75,25 @@ def test_what_became_of_labels_adds_up_to_all_of_them(run_dir: Path, monkeypatch
     assert [sum(heights) for heights in zip(*drawn.values(), strict=True)] == pytest.approx([100.0] * 4)
 
 
+def test_every_panel_of_the_policy_has_a_name_in_plain_words(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles = list[str]()
+    monkeypatch.setattr(Axes, "set_title", lambda self, label, **more: titles.append(label))
+    assert plots.policy_terms(read_run(run_dir)) is not None
+    assert {"undecidedness (entropy)", "trust in agreement", "trust in stability"} <= set(titles)
+    assert not any("." in title or "/" in title for title in titles)
+
+
+def test_an_axis_shows_at_least_its_span_and_more_where_there_is_more() -> None:
+    for drawn, expected in (((69.8, 69.9), (67.35, 72.35)), ((10, 90), None)):
+        _, axes = canvas.new_figure(canvas.LIGHT, "round", "percent")
+        axes.plot((0, 1), drawn)
+        before = axes.get_ylim()
+        canvas.widen(axes, 5.0)
+        assert axes.get_ylim() == pytest.approx(expected or before)
+
+
 def test_odd_figures_are_passed_over(tmp_path: Path) -> None:
     odd = {"event": "evaluation", "method": "new_rule", "version": 0, "mean_iou": float("nan")}
     even = {"event": "evaluation", "method": "new_rule", "version": 1, "mean_iou": 0.3, "overall_iou": "high"}
