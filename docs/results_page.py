@@ -61,8 +61,8 @@ def choice_part(found: dict[str, Any]) -> str:
                "right_of_used": "right of used", "other_label": "other label"}  # fmt: skip
     lines = [
         "## Which labels are taken, before any round",
-        "Learned selectors decide on whole labels, as by default. *Pixel by pixel* they also say which cells of a label "
-        "to keep, a wrong one at the price of three right ones, and leave labels out of which they would keep nothing.",
+        "Learned selectors decide on whole labels, as by default. *Pixel by pixel* they also say which cells of a "
+        "label to keep, a wrong one at the price of three right ones; a label of which none is kept is left out.",
     ]
     for frac, part in found.items():
         lines.append(f"{100 * float(frac):g} % labeled, {len(part['by_seed'])} seeds:")

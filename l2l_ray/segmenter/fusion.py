@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from l2l_ray.config import SegmenterConfig
 from l2l_ray.errors import ConfigError
+from l2l_ray.segmenter.attention import attend
 from l2l_ray.segmenter.backbone import resolve_source
 
 logger = logging.getLogger(__name__)
@@ -150,27 +150,10 @@ class _Block(nn.Module):
     def forward(self, x_BND: Float[Tensor, "B N D"], mask_BN: Bool[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
         qkv = self.qkv(self.norm1(x_BND)).unflatten(2, (3, self.num_heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        attended = masked_attention(query, key, value, mask_BN[:, None, None, :])
+        attended = attend(query, key, value, mask_BN[:, None, None, :])
         x_BND = x_BND + self.out(attended.transpose(1, 2).flatten(2))
         mixed: Tensor = x_BND + self.mlp(self.norm2(x_BND))
         return mixed
-
-
-def masked_attention(
-    query: Float[Tensor, "B h N d"],
-    key: Float[Tensor, "B h M d"],
-    value: Float[Tensor, "B h M d"],
-    mask: Bool[Tensor, "B 1 1 M"],
-) -> Float[Tensor, "B h N d"]:
-    """Return scaled dot-product attention; mask is True where a key may be looked at, at least once per sample.
-
-    Written out on the CPU: there the backward of torch's fused kernel takes 7 times as long in bfloat16 (torch 2.13).
-    """
-    if query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    scores = ((query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)).float().masked_fill(~mask, -math.inf)
-    attended: Tensor = scores.softmax(-1).to(value.dtype) @ value
-    return attended
 
 
 def position_embedding(height: int, width: int, channels: int, device: torch.device) -> Float[Tensor, "N D"]:

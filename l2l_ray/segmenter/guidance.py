@@ -26,6 +26,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from l2l_ray.segmenter.attention import attend
+
 NUM_REGIONS = 3  # inside, outside, ring
 NUM_EVIDENCE = 9
 NUM_LAYERS = 2
@@ -94,7 +96,7 @@ class TokenAttention(nn.Module):
         query = self._heads(self.query(self.norm(tokens_BND)))
         key, value = (self._heads(x) for x in self.key_value(self.norm_context(context_BKD)).chunk(2, dim=-1))
         mask = None if mask_BK is None else mask_BK[:, None, None, :]
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        attended = attend(query, key, value, mask)
         updated: Tensor = tokens_BND + self.out(attended.transpose(1, 2).flatten(2))
         return updated
 

@@ -99,7 +99,7 @@ class TextEncoder(nn.Module):
 
 def _load(source: str, pretrained: bool, hub_options: dict[str, Any]) -> Any:
     config = without_randomness(AutoConfig.from_pretrained(source, **hub_options))
-    # Expressions are short, and the fused kernel's backward is slow on the CPU (see `fusion.masked_attention`).
+    # Expressions are short, and the fused kernel's backward is slow on the CPU (see `attention.attend`).
     options: dict[str, Any] = {"attn_implementation": "eager", "dtype": WEIGHT_DTYPE}
     if config.model_type in {"bert", "roberta"}:
         options["add_pooling_layer"] = False  # its weights would never get a gradient; only these classes know it
