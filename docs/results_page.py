@@ -72,7 +72,7 @@ def choice_part(found: dict[str, Any]) -> str:
             words = f"{100 * ends['mean']:+.1f} ({100 * ends['low']:+.1f} to {100 * ends['high']:+.1f})" if ends else ""
             table.append([name, *(f"{100 * row[key]:.1f}" if key in row else "" for key in columns), words])
             if row["num_using"] < len(part["by_seed"]):
-                table[-1][0] += f" (uses labels in {row['num_using']} seeds)"
+                table[-1][0] += f" (uses labels in {row['num_using']} of {len(part['by_seed'])} seeds)"
         lines.append("\n".join("| " + " | ".join(cells) + " |" for cells in table))
     return "\n\n".join(lines)
 

@@ -24,6 +24,6 @@ def test_written_out_attention_equals_the_fused_kernel(masked, dtype, close):
 
 def test_what_is_masked_has_no_weight_at_all():
     key = torch.randn(1, 1, 3, 4)
-    value = torch.tensor([1.0, 2.0, float(2**30)]).view(1, 1, 3, 1)
+    value = torch.tensor([1.0, 2.0, float(2**30)]).view(1, 1, 3, 1).expand(-1, -1, -1, 4)
     mask = torch.tensor([True, True, False]).view(1, 1, 1, 3)
     assert attend(torch.randn(1, 1, 5, 4), key, value, mask).max() <= 2.001

@@ -40,7 +40,7 @@ class PseudoSet:
         self._unlabeled = unlabeled
         self._rows = rows
         self._cells = cells
-        self._num_labeled = num_labeled
+        self.num_labeled = num_labeled
 
     @classmethod
     def empty(cls) -> PseudoSet:
@@ -78,14 +78,14 @@ class PseudoSet:
 
     def summary(self) -> dict[str, float]:
         """Return the figures of the round's labels: samples, share used, accepted share, foreground among accepted."""
-        if not self._num_labeled:
+        if not self.num_labeled:
             return {}
         accepted = (self._cells % _TARGET_BIT) > 0
         foreground = accepted & (self._cells >= _TARGET_BIT)
         return {
-            "labels/num": float(self._num_labeled),
-            "labels/used_frac": len(self) / self._num_labeled,
-            "labels/accepted_frac": float(accepted.mean()) * len(self) / self._num_labeled if len(self) else 0.0,
+            "labels/num": float(self.num_labeled),
+            "labels/used_frac": len(self) / self.num_labeled,
+            "labels/accepted_frac": float(accepted.mean()) * len(self) / self.num_labeled if len(self) else 0.0,
             "labels/foreground_frac": float(foreground.sum() / max(1, accepted.sum())),
         }
 

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -32,7 +33,9 @@ from l2l_ray.loop.training.selector_training import (
     unlabeled_evidence,
 )
 from l2l_ray.loop.training.student import Networks, StudentSteps
-from l2l_ray.selector.registry import makes_labels, spec_of, stores_labels
+from l2l_ray.selector.registry import label_of, makes_labels, spec_of, stores_labels
+
+logger = logging.getLogger(__name__)
 
 
 def train(config: RunConfig, run_path: Path, host: Host) -> None:
@@ -146,7 +149,17 @@ class MethodTraining:
             unlabeled, teacher, selector = self._job.sets["unlabeled"], self._networks.teacher, self._learner.selector
             return OnlineSet(unlabeled, teacher, selector, self._loop, round_index)
         files = self._job.host.labels(self._method, round_index)
-        return PseudoSet.read(files, self._job.sets["unlabeled"])
+        pseudo = PseudoSet.read(files, self._job.sets["unlabeled"])
+        if self._job.host.rank == 0 and pseudo.num_labeled and not len(pseudo):
+            logger.warning(
+                "None of the %d labels of %s, round %d, is used: the round trains on labeled images alone. Either no "
+                "label is good enough yet (label more images, or take another prior), or the selector is too strict "
+                "(selector.threshold, selector.reward.gate_margin, selector.reward.wrong_cost).",
+                pseudo.num_labeled,
+                label_of(self._method),
+                round_index,
+            )
+        return pseudo
 
     def _train_student(self, pseudo: PseudoSet | OnlineSet, position: Position) -> dict[str, float]:
         """Take the round's steps that are left; return the round's mean of each term, earlier steps included."""

@@ -16,6 +16,7 @@ from l2l_ray.errors import ConfigError
 from l2l_ray.loop.inference.networks import load_segmenter
 from l2l_ray.loop.state.checkpoint import read_position
 from l2l_ray.loop.state.example_files import read_examples, write_examples
+from l2l_ray.loop.state.ledger import read_shard, write_shard
 from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.versions import newest_checkpoint
@@ -79,6 +80,29 @@ def test_every_method_takes_the_same_number_of_steps(copied: Copied, whole_run: 
     for version in (1, 2):
         found, expected = (label_weights(r.version_dir("supervised", version)) for r in (alone, whole_run))
         assert found == expected, version
+
+
+class _UnusedLabels(TrainingOnly):
+    """A host whose labels are all left out, as by a selector that is too strict."""
+
+    def labels(self, method: str, round_index: int) -> list[Path]:
+        files = list[Path]()
+        for file in super().labels(method, round_index):
+            files.append(file.with_suffix(".unused.parquet"))
+            write_shard(files[-1], [replace(label, gate=0.0) for label in read_shard(file)])
+        return files
+
+
+@pytest.mark.parametrize("host", [_UnusedLabels, TrainingOnly])
+def test_a_round_none_of_whose_labels_is_used_is_told(
+    host: type[TrainingOnly], copied: Copied, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = copied(without=("FINISHED", "train", "evals", "panels"), compare=(), loop={"rounds": 1})
+    train(run.config, run.path, host(run))
+    told = [record.getMessage() for record in caplog.records if record.name == "l2l_ray.loop.training.train"]
+    number = sum(len(read_shard(file)) for file in TrainingOnly(run).labels("l2l", 0))
+    assert len(told) == (host is _UnusedLabels)
+    assert all(text.startswith(f"None of the {number} labels of L2L (RPLE), round 0, is used:") for text in told)
 
 
 def test_rewards_never_come_from_val(whole_run: RunFolder, job: Job) -> None:
