@@ -75,9 +75,7 @@ def test_what_became_of_labels_adds_up_to_all_of_them(run_dir: Path, monkeypatch
     assert [sum(heights) for heights in zip(*drawn.values(), strict=True)] == pytest.approx([100.0] * 4)
 
 
-def test_every_panel_of_the_policy_has_a_name_in_plain_words(
-    run_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_panel_of_the_policy_has_a_name_in_plain_words(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     titles = list[str]()
     monkeypatch.setattr(Axes, "set_title", lambda self, label, **more: titles.append(label))
     assert plots.policy_terms(read_run(run_dir)) is not None
