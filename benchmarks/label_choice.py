@@ -124,15 +124,15 @@ def _row(
     right, taken = iou >= RIGHT_IOU, used.numpy()
     believed = target & accepted & used[:, None, None]  # object cells that are trained on
     found = {
-        "object_precision": float((believed & truth).sum() / believed.sum().clamp(min=1)),
-        "object_recall": float((believed & truth).sum() / (truth & used[:, None, None]).sum().clamp(min=1)),
         "right_of_all": right.mean(),
         "used": taken.mean(),
         "used_labeled": settled.get("open_rate_labeled", 1.0),
-        **order_figures(gate.double().numpy(), iou),
     }
-    if taken.any():
+    if taken.any():  # where none is used, every gate is shut and orders nothing
         source = torch.cat([selection.source for selection in selections]).cpu().numpy()
+        found |= order_figures(gate.double().numpy(), iou)
+        found["object_precision"] = float((believed & truth).sum() / believed.sum().clamp(min=1))
+        found["object_recall"] = float((believed & truth).sum() / (truth & used[:, None, None]).sum().clamp(min=1))
         found["iou_of_used"] = iou[taken].mean()
         found["right_of_used"] = right[taken].mean()
         found["other_label"] = np.mean(source[taken] != Candidate.GUIDED)
@@ -153,7 +153,7 @@ def order_figures(score: np.ndarray, iou: np.ndarray) -> dict[str, float]:
 def summarize(by_seed: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
     """Return row -> figure -> mean over seeds, and L2L minus the row with its 95 % t-interval over seeds.
 
-    Means of used labels are over the seeds in which the row uses any; `num_using` counts them.
+    Both are over the seeds in which the row, and for the difference L2L too, uses any label; `num_using` counts them.
     """
     seeds = list(by_seed.values())
     rows: dict[str, Any] = {}
@@ -161,9 +161,10 @@ def summarize(by_seed: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]
         names = dict.fromkeys(name for seed in seeds for name in seed[row])
         rows[row] = {name: float(np.mean([seed[row][name] for seed in seeds if name in seed[row]])) for name in names}
         rows[row]["num_using"] = sum(seed[row]["used"] > 0 for seed in seeds)
-        if row != "L2L" and len(seeds) > 1:
+        both = [seed for seed in seeds if seed[row]["used"] > 0 and seed["L2L"]["used"] > 0]
+        if row != "L2L" and len(both) > 1:
             rows[row]["l2l_minus_this"] = {
-                name: seed_interval([seed["L2L"][name] - seed[row][name] for seed in seeds])._asdict()
+                name: seed_interval([seed["L2L"][name] - seed[row][name] for seed in both])._asdict()
                 for name in (
                     "auc",
                     "iou_at_coverage",

@@ -142,7 +142,8 @@ def recovered_text(table: Figures) -> str:
     if found["share"] is None:
         return f"L2L recovers no share: {span}."
     sure = "no interval, the span may be 0" if found["low"] is None else f"{found['low']:.0%} to {found['high']:.0%}"
-    return f"L2L recovers {found['share']:.0%} ({sure}) of {span}."
+    of_seeds = f"by seed {found['seeds'][0]} alone" if len(found["seeds"]) == 1 else f"{len(found['seeds'])} seeds"
+    return f"L2L recovers {found['share']:.0%} ({sure}) of {span}; {of_seeds}."
 
 
 def difference_cells(found: Figures | None) -> list[str]:

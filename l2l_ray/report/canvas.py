@@ -55,11 +55,12 @@ def dress(axes: Axes, theme: Theme) -> None:
 
 
 def widen(axes: Axes, span: float) -> None:
-    """Let the vertical axis show at least `span`, around what is drawn."""
+    """Let a vertical axis of percent show at least `span`, around what is drawn and within 0 to 100."""
     low, high = axes.get_ylim()
     if high - low < span:
-        middle = (low + high) / 2
-        axes.set_ylim(middle - span / 2, middle + span / 2)
+        bottom = max((low + high - span) / 2, min(low, 0.0))
+        top = min(bottom + span, max(high, 100.0))
+        axes.set_ylim(top - span, top)
 
 
 def png(figure: Figure, axes: Axes, theme: Theme) -> bytes:

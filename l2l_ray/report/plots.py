@@ -23,6 +23,7 @@ _TERM_COLORS = ("#2e86de", "#139a80", "#b8901c", "#d6579b", "#a06cd5", "#5b9a3c"
 
 _POLICY_NAMES = {
     "entropy": "undecidedness (entropy)",
+    "loss": "loss of its updates",
     "kept_share": "cells kept of a label",
     "open_rate_labeled": "share of labels used",
     "open_rate_unshifted": "same, unlabeled, unmatched",

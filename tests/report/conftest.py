@@ -88,7 +88,7 @@ def event_log() -> list[dict[str, Any]]:
                 terms = {"label": 0.25, "cells": 0.6, "unlabeled": 0.02}
                 figures |= {f"policy/reward/{k}": v * (1 + 0.3 * version) for k, v in terms.items()}
                 figures |= {f"policy/term/{k}": 0.2 + 0.1 * version for k in ("agreement", "stability")}
-                figures |= {"policy/kl": 0.02 / (version + 1), "policy/entropy": 0.9 / (version + 1)}
+                figures |= {"policy/loss": 0.02 / (version + 1), "policy/entropy": 0.9 / (version + 1)}
                 figures |= {"policy/kept_share": 0.9, "policy/open_rate_labeled": 0.5 + 0.05 * version}
             events.append({"event": "train", "method": method, "version": version, **figures})
             event = {"event": "evaluation", "method": method, "version": version, "split": "val"}

@@ -36,7 +36,7 @@ def test_events_of_a_version_are_joined_and_later_ones_win(tmp_path: Path) -> No
     log(
         tmp_path,
         {"event": "train", "method": "l2l", "version": 1, "loss": 9.0},
-        {"event": "train", "method": "l2l", "version": 1, "loss": 0.5, "policy/reward/label": 0.2, "policy/kl": 0.01,
+        {"event": "train", "method": "l2l", "version": 1, "loss": 0.5, "policy/reward/label": 0.2, "policy/loss": 0.01,
          "labels/accepted_frac": 0.7},
         {"event": "evaluation", "method": "l2l", "version": 1, "split": "val", "mean_iou": 0.4, "num": 7,
          "precision_at": {"0.5": 0.3}, "quality": {"object_precision": 0.6}},
@@ -45,7 +45,7 @@ def test_events_of_a_version_are_joined_and_later_ones_win(tmp_path: Path) -> No
     start, end = read_run(tmp_path).points
     assert start == {"method": "l2l", "version": 0, "round": None}
     assert end == {
-        "method": "l2l", "version": 1, "round": 0, "train.loss": 0.5, "reward.label": 0.2, "policy.kl": 0.01,
+        "method": "l2l", "version": 1, "round": 0, "train.loss": 0.5, "reward.label": 0.2, "policy.loss": 0.01,
         "labels.accepted_frac": 0.7, "val.mean_iou": 0.4, "val.num": 7, "val.precision_at.0.5": 0.3,
         "quality.val.object_precision": 0.6,
     }  # fmt: skip

@@ -154,7 +154,8 @@ class MethodTraining:
             logger.warning(
                 "None of the %d labels of %s, round %d, is used: the round trains on labeled images alone. Either no "
                 "label is good enough yet (label more images, or take another prior), or the selector is too strict "
-                "(selector.threshold, selector.reward.gate_margin, selector.reward.wrong_cost).",
+                "(l2l, scorer: lower selector.reward.gate_margin, with selector.cells also selector.reward.wrong_cost; "
+                "fixed_threshold: lower selector.threshold).",
                 pseudo.num_labeled,
                 label_of(self._method),
                 round_index,

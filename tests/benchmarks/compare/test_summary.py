@@ -77,7 +77,7 @@ def test_the_tables_in_words(results: Path) -> None:
         accept_all
     )
     assert recovered_text(table) == (
-        "L2L recovers 60% (50% to 67%) of right labels alone minus accept all: +25.00 (+20.00 to +30.00)."
+        "L2L recovers 60% (50% to 67%) of right labels alone minus accept all: +25.00 (+20.00 to +30.00); 2 seeds."
     )
     (of_l2l,) = (line for line in label_table(table).splitlines() if "**" in line)
     assert of_l2l.startswith("| **L2L (RPLE)** | 50.0 → 50.0 | 60.0 → 60.0 | 70.0 → 70.0 | 10.0 → 10.0 |")
