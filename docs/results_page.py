@@ -70,9 +70,9 @@ def choice_part(found: dict[str, Any]) -> str:
         for name, row in part["rows"].items():
             ends = row.get("l2l_minus_this", {}).get("right_at_coverage")
             words = f"{100 * ends['mean']:+.1f} ({100 * ends['low']:+.1f} to {100 * ends['high']:+.1f})" if ends else ""
-            table.append([name, *(f"{100 * row[key]:.1f}" if key in row else "" for key in columns), words])
-            if row["num_using"] < len(part["by_seed"]):
-                table[-1][0] += f" (uses labels in {row['num_using']} of {len(part['by_seed'])} seeds)"
+            using, of = row["num_using"], len(part["by_seed"])
+            told = name if using == of else f"{name} (uses labels in {using} of {of} seeds)"
+            table.append([told, *(f"{100 * row[key]:.1f}" if key in row else "" for key in columns), words])
         lines.append("\n".join("| " + " | ".join(cells) + " |" for cells in table))
     return "\n\n".join(lines)
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -68,13 +69,10 @@ def validation_curves(record: RunRecord, metric: str, theme: Theme = LIGHT) -> b
 
 def accepted_share(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
     """Return the share of pixels accepted as pseudo-labels in each round, one curve per method."""
-    found = {m: _series(record.points_of(m), "labels.accepted_frac", "round") for m in record.methods}
-    if not any(len(xs) for xs, _ in found.values()):
+    drawn = _method_curves(record, "labels.accepted_frac", "round", "percent of all grid cells", theme)
+    if drawn is None:
         return None
-    figure, axes = new_figure(theme, "round", "percent of all grid cells")
-    for index, (method, (xs, ys)) in enumerate(found.items()):
-        if xs:
-            axes.plot(xs, ys, label=record.labels[method], **_style(method, index, method == record.main_method))
+    figure, axes = drawn
     axes.set_ylim(0, 100)
     return png(figure, axes, theme)
 
@@ -102,15 +100,10 @@ def losses(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
 
 def label_iou(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
     """Return the mean IoU of the used labels by round (on val: by version), one curve per method."""
-    x_column = _label_x(record)
-    column = f"{record.label_source}.labels.mean_iou"
-    found = {method: _series(record.points_of(method), column, x_column) for method in record.methods}
-    if not any(len(xs) for xs, _ in found.values()):
+    drawn = _method_curves(record, f"{record.label_source}.labels.mean_iou", _label_x(record), "percent", theme)
+    if drawn is None:
         return None
-    figure, axes = new_figure(theme, x_column, "percent")
-    for index, (method, (xs, ys)) in enumerate(found.items()):
-        if xs:
-            axes.plot(xs, ys, label=record.labels[method], **_style(method, index, method == record.main_method))
+    figure, axes = drawn
     widen(axes, MIN_SPAN)
     return png(figure, axes, theme)
 
@@ -221,6 +214,20 @@ def seconds_by_phase(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
 def _label_x(record: RunRecord) -> str:
     """Pseudo-labels belong to a round; on val the selector of a version is measured."""
     return "round" if record.label_source == "hidden_truth" else "version"
+
+
+def _method_curves(
+    record: RunRecord, column: str, x_column: str, y_label: str, theme: Theme
+) -> tuple[Figure, Axes] | None:
+    """Draw a share in percent, one curve per method; None where no method has it."""
+    found = {method: _series(record.points_of(method), column, x_column) for method in record.methods}
+    if not any(len(xs) for xs, _ in found.values()):
+        return None
+    figure, axes = new_figure(theme, x_column, y_label)
+    for index, (method, (xs, ys)) in enumerate(found.items()):
+        if xs:
+            axes.plot(xs, ys, label=record.labels[method], **_style(method, index, method == record.main_method))
+    return figure, axes
 
 
 def _terms(points: Sequence[Point], names: Sequence[str], theme: Theme, unit: str) -> bytes | None:

@@ -1,0 +1,30 @@
+"""Means over seeds of which labels selectors take: a seed without a used label has no figures of used labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.label_choice import ROWS, order_figures, summarize
+
+
+def test_a_seed_in_which_a_row_uses_no_label_counts_for_its_share_alone() -> None:
+    names = ("auc", "iou_at_coverage", "right_at_coverage", "right_of_all", "object_precision", "object_recall")
+
+    def seed(value: float) -> dict[str, dict[str, float]]:
+        return {row: {"used": 0.5, **dict.fromkeys(names, value)} for row in ROWS}
+
+    by_seed = {"0": seed(0.4), "1": seed(0.6), "2": seed(0.8)}
+    by_seed["2"]["L2L, pixel by pixel"] = {"used": 0.0, "right_of_all": 0.8}
+    found = summarize(by_seed)
+    assert found["L2L"]["auc"] == pytest.approx(0.6) and found["L2L"]["num_using"] == 3
+    without = found["L2L, pixel by pixel"]
+    assert without["num_using"] == 2
+    assert without["used"] == pytest.approx(1 / 3) and without["auc"] == pytest.approx(0.5)
+    assert without["l2l_minus_this"]["auc"]["mean"] == pytest.approx(0.0)
+
+
+def test_order_figures_by_hand() -> None:
+    found = order_figures(np.array([0.9, 0.8, 0.3, 0.2, 0.1]), np.array([0.7, 0.3, 0.6, 0.0, 0.0]))
+    # the surest two of five; of the six pairs of a right and a wrong label one is in the wrong order
+    assert found == pytest.approx({"iou_at_coverage": 0.5, "right_at_coverage": 0.5, "auc": 5 / 6})
