@@ -22,7 +22,7 @@ SPARE_STYLES = [("#0092b3", ">"), ("#c0392b", "h"), ("#6c7a89", "d"), ("#27688f"
 MIN_SPAN = 5.0  # percent: the least that a curve's axis shows, so that a change of a tenth looks like one
 _TERM_COLORS = ("#2e86de", "#139a80", "#b8901c", "#d6579b", "#a06cd5", "#5b9a3c", "#0092b3")
 
-_POLICY_NAMES = {
+POLICY_NAMES = {
     "entropy": "undecidedness (entropy)",
     "loss": "loss of its updates",
     "kept_share": "cells kept of a label",
@@ -264,7 +264,7 @@ def _small_multiples(points: Sequence[Point], names: Sequence[str], theme: Theme
     for axes, (name, xs, ys) in zip(grid.flat, drawn, strict=False):
         dress(axes, theme)
         short = name.split(".", 1)[1]
-        axes.set_title(_POLICY_NAMES.get(short, short.replace("_", " ")), color=theme.ink, fontsize=8.5, loc="left")
+        axes.set_title(POLICY_NAMES.get(short, short.replace("_", " ")), color=theme.ink, fontsize=8.5, loc="left")
         axes.plot(xs, ys, color="#e4572e", linewidth=1.8, marker="o", markersize=3)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.margins(y=0.2)

@@ -80,7 +80,7 @@ def test_every_panel_of_the_policy_has_a_name_in_plain_words(run_dir: Path, monk
     monkeypatch.setattr(Axes, "set_title", lambda self, label, **more: titles.append(label))
     assert plots.policy_terms(read_run(run_dir)) is not None
     assert {"undecidedness (entropy)", "trust in agreement", "trust in stability"} <= set(titles)
-    assert set(titles) <= set(plots._POLICY_NAMES.values())
+    assert set(titles) <= set(plots.POLICY_NAMES.values())
 
 
 def test_an_axis_shows_at_least_its_span_and_more_where_there_is_more() -> None:
