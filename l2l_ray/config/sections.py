@@ -361,7 +361,7 @@ class ClusterConfig(Section):
     threads_per_prior: int = Field(1, ge=1, description="torch threads of a prior actor (ours)")
     threads_per_labeler: int = Field(1, ge=1, description="torch threads of a labeler (ours)")
     threads_per_worker: int = Field(
-        1, ge=1, description="torch threads of a train worker; more pay off on idle cores (ours)"
+        2, ge=1, description="torch threads of a train worker; labelers need little of the cores while it trains (ours)"
     )
     start_timeout_s: float = Field(
         120.0, gt=0, description="Longest wait for an actor or the train workers to come up, seconds (ours)"
