@@ -120,7 +120,7 @@ class Tables:
                 has_lost = ref["ref_id"] in self._old_hints and "hint" not in ref and ref.get("ann_ids") != []
                 for what in ["mask"] * is_old + ["hint"] * has_lost:
                     lacking[ref["image_id"]].append(f"{what} of {text_of(ref['sentences'][0])!r}")
-        return {image_id: self._unfit(image_id, whats) for image_id, whats in lacking.items()}
+        return {image_id: self._unfit(image_id, texts) for image_id, texts in lacking.items()}
 
     def _unfit(self, image_id: int, lacking: list[str]) -> Problem:
         row = self.images[image_id]
