@@ -73,11 +73,11 @@ def _interleaved(image_ids: Sequence[int], stratum_of: Callable[[int], Hashable]
 def _stratum_of(inventory: Inventory, strata: str) -> Callable[[int], Hashable]:
     if strata not in STRATA:
         raise ConfigError(f"strata must be one of {'; '.join(STRATA)}, got {strata!r}")
-    category: dict[int, int] = {}
+    category: dict[int, int | None] = {}  # 0 is a category like others; None = it has none
     num_refs: dict[int, int] = defaultdict(int)
     for item in inventory.of(["train"]):
         num_refs[item.image_id] += 1
-        category.setdefault(item.image_id, inventory.category_id(item) or 0)
+        category.setdefault(item.image_id, inventory.category_id(item))
     by: dict[str, Callable[[int], Hashable]] = {
         "category": lambda i: category[i],
         "refs": lambda i: num_refs[i],

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, Words, file_below
 from l2l_ray.datatools.mask_files import looks_like_a_mask
@@ -29,6 +29,19 @@ _OF_SYSTEMS = ("thumbs.db", "desktop.ini")
 _LIKE_SPLITS = ("training", "validation", "valid", "dev", "eval", "testing")
 
 
+class _Listing(NamedTuple):
+    """The files of a folder and below, by names with '/', as one walk finds them."""
+
+    folder: Path
+    every: list[str]  # files and links
+    names: list[str]  # without what hides by a dot and the answers of `l2l predict`
+    errors: list[OSError]  # of folders whose files are not seen
+
+    def where(self, name: str) -> str:
+        """Return what messages call a file."""
+        return f"{self.folder.resolve().name}/{name}"
+
+
 def folder_rows(folder: Path) -> Iterator[Row]:
     """Yield one row per picture that has a text beside it, and a problem for each picture or text that stands alone.
 
@@ -37,31 +50,39 @@ def folder_rows(folder: Path) -> Iterator[Row]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; check the path")
-    names = _names(folder)
-    beside = _Beside(folder, names)
+    listing = _listed(folder)
+    beside = _Beside(folder, listing.names)
     for name in beside.pictures:
-        yield f"{folder.resolve().name}/{name}", _row(folder, name, beside)
-    yield from _unused(folder, names, beside)
-    for name in names:
+        yield listing.where(name), _row(listing, name, beside)
+    yield from _unused(listing, beside)
+    for name in listing.names:
         if name.lower().endswith(".txt") and name not in beside.used:
-            where, expected = f"{folder.resolve().name}/{name}", "one of " + " ".join(PICTURES)
+            where, expected = listing.where(name), "one of " + " ".join(PICTURES)
             yield where, Problem(where, "missing image", "no picture beside it", expected, "add it")
 
 
-def pictures_in(folder: Path) -> list[str]:
-    """Return the names of the pictures in a folder and below, masks of others left out.
+def pictures_in(folder: Path) -> tuple[list[str], list[Problem]]:
+    """Return the names of the pictures in a folder and below, masks of others left out, and what cannot be looked at.
 
     Raises:
         DataError: If the folder cannot be read.
     """
-    return _Beside(folder, _names(folder)).pictures
+    listing = _listed(folder)
+    return _Beside(folder, listing.names).pictures, [problem for _, problem in _unusable(listing)]
 
 
-def _names(folder: Path) -> list[str]:
-    """Return files and links, without what hides by a dot and the answers of `l2l predict`."""
-    names = [name for name in _all_names(folder) if not _is_hidden(name)]
+def _listed(folder: Path) -> _Listing:
+    errors: list[OSError] = []
+    try:
+        below = [
+            Path(place, name) for place, *names in os.walk(folder, onerror=errors.append) for name in chain(*names)
+        ]
+        every = sorted(path.relative_to(folder).as_posix() for path in below if path.is_symlink() or path.is_file())
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error}; check its rights") from error
+    names = [name for name in every if not _is_hidden(name)]
     answers = {answer for name in names for answer in _answers(folder, name)}
-    return [name for name in names if name not in answers]
+    return _Listing(folder, every, [name for name in names if name not in answers], errors)
 
 
 def _answers(folder: Path, name: str) -> Iterator[str]:
@@ -74,61 +95,41 @@ def _answers(folder: Path, name: str) -> Iterator[str]:
             yield from (f"{place}/{row[kind]}".lstrip("/") for kind in ("mask", "overlay") if kind in row)
 
 
-def _all_names(folder: Path) -> list[str]:
-    try:
-        below = [Path(place, name) for place, *names in os.walk(folder) for name in chain(*names)]
-        return sorted(path.relative_to(folder).as_posix() for path in below if path.is_symlink() or path.is_file())
-    except OSError as error:
-        raise DataError(f"{folder} cannot be read: {error}; check its rights") from error
-
-
-def _unreadable(folder: Path) -> Iterator[tuple[str, Problem]]:
-    """Yield a problem for each folder whose files are not seen, as it cannot be read."""
-    errors: list[OSError] = []
-    for _ in os.walk(folder, onerror=errors.append):
-        pass
-    for error in errors:
-        name = Path(error.filename).relative_to(folder).as_posix()
-        if not _is_hidden(name) or name == ".":
-            where = f"{folder.resolve().name}/{name}".removesuffix("/.")
-            remedy = "correct its rights, or move it elsewhere"
-            yield where, BadValue("folder", error.strerror, "a folder that can be read", remedy).at(where)
-
-
 def _is_hidden(name: str) -> bool:
     """Tell whether a file hides by a dot, as `.DS_Store` and the `._photo.jpg` of macOS, or lies in such a folder."""
     return any(part.startswith(".") for part in name.split("/"))
 
 
-def unusable(folder: Path) -> Iterator[tuple[str, Problem]]:
+def _unusable(listing: _Listing) -> Iterator[tuple[str, Problem]]:
     """Yield a problem for each folder that cannot be read, link to a folder, which is not followed, and dead link."""
-    yield from _unreadable(folder)
-    for name in _names(folder):
-        path, where = folder / name, f"{folder.resolve().name}/{name}"
+    for error in listing.errors:
+        name = Path(error.filename).relative_to(listing.folder).as_posix()
+        if not _is_hidden(name) or name == ".":
+            where = listing.where(name).removesuffix("/.")
+            remedy = "correct its rights, or move it elsewhere"
+            yield where, BadValue("folder", error.strerror, "a folder that can be read", remedy).at(where)
+    for name in listing.names:
+        path, where = listing.folder / name, listing.where(name)
         if path.is_dir():
+            expected = "a folder, as links are not entered"
             remedy = "copy the folder there, or import it as a data set of its own"
-            yield (
-                where,
-                Problem(where, "linked folder", "a link to a folder", "a folder, as links are not entered", remedy),
-            )
+            yield where, Problem(where, "linked folder", "a link to a folder", expected, remedy)
         elif not path.is_file():
             yield where, Problem(where, "broken link", "a link to nothing", "a link to a file", "correct or remove it")
 
 
-def _unused(folder: Path, names: Sequence[str], beside: _Beside) -> Iterator[Row]:
+def _unused(listing: _Listing, beside: _Beside) -> Iterator[Row]:
     """Yield what is to be said of what cannot be read or followed, and of the files that are neither photo nor text."""
-    bad = list(unusable(folder))
+    bad = list(_unusable(listing))
     yield from bad
-    for name in _all_names(folder):
+    for name in listing.every:
         is_of_macos = name.rpartition("/")[2].startswith("._")
         if _is_hidden(name) and not is_of_macos and name.lower().endswith((".txt", *PICTURES)):
-            yield (
-                f"{folder.resolve().name}/{name}",
-                Notice(f"{folder.resolve().name}/{name}", "it is hidden by a dot in its name, not used"),
-            )
+            where = listing.where(name)
+            yield where, Notice(where, "it is hidden by a dot in its name, not used")
     known = {where for where, _ in bad}
-    for name in names:
-        where, is_known = f"{folder.resolve().name}/{name}", name.lower().endswith((".txt", *PICTURES))
+    for name in listing.names:
+        where, is_known = listing.where(name), name.lower().endswith((".txt", *PICTURES))
         if not (is_known or name in beside.used or where in known or Path(name).name.lower() in _OF_SYSTEMS):
             text = f"by its ending no text and no picture ({' '.join(PICTURES)}), not used"
             yield where, Notice(where, text)
@@ -184,8 +185,8 @@ class _Beside:
         return [name for ending in endings for name in self._alike.get((stem + ending).lower(), ())]
 
 
-def _row(folder: Path, name: str, beside: _Beside) -> dict[str, Any] | Problem:
-    where = f"{folder.resolve().name}/{name}"
+def _row(listing: _Listing, name: str, beside: _Beside) -> dict[str, Any] | Problem:
+    where = listing.where(name)
     text = beside.find(name, ".txt")
     if len(same := beside.of_one_name(name)) > 1:
         expected = "one picture of this name; a mask has the picture's size and two colors, one of them black"
@@ -195,11 +196,13 @@ def _row(folder: Path, name: str, beside: _Beside) -> dict[str, Any] | Problem:
         remedy = "add the text, one expression per line, or remove the picture"
         return Problem(where, "missing text", "no text beside it", f"{_stem(name)}.txt", remedy)
     try:
-        lines = file_below(folder, text, "text", follow_links=False).read_text(encoding="utf-8-sig").splitlines()
+        lines = (
+            file_below(listing.folder, text, "text", follow_links=False).read_text(encoding="utf-8-sig").splitlines()
+        )
     except BadValue as error:
-        return error.at(f"{folder.resolve().name}/{text}")
+        return error.at(listing.where(text))
     except (OSError, ValueError) as error:
-        return BadValue("text", error, "UTF-8 text", "save it as UTF-8").at(f"{folder.resolve().name}/{text}")
+        return BadValue("text", error, "UTF-8 text", "save it as UTF-8").at(listing.where(text))
     row: dict[str, Any] = {"image": name, "expression": [line for line in lines if line.strip()]}
     masks = [mask for ending in PICTURES if (mask := beside.find(name, f"_mask{ending}")) is not None]
     if len(masks) > 1:

@@ -14,9 +14,13 @@ Everything else is new and gets new ids. A mask replaces the one that was there;
 `instances.json`, and the ref's `provenance` says under `replaced` which it was and where it came from; when its source
 comes once more, it stays replaced. What a model made (an export's own mask) never replaces a mask that a model did not
 make; where a person confirmed it as it is, it is that person's from then on. A hint or a category that is said anew
-takes the place of the old one. What a person rejected has no mask any more, and says so until one comes; a mask that no
-model made stays, but for one of the review page, which its later decisions replace. Two different masks, hints or
-categories for one object, or an expression that stands for several, are problems by name, and change nothing.
+takes the place of the old one. What a person rejected has no mask any more, and says so until another one comes: the
+rejected mask, and those before it, do not come back. A mask that no model made stays, but for one of the review page,
+which its later decisions replace. Two different masks, hints or categories for one object, or an expression that stands
+for several, are problems by name, and change nothing.
+
+A photo that was replaced by one of another size gets that size when the update brings all its masks and hints anew, for
+what was drawn on the earlier photo does not fit it; else that is a problem, and nothing about this photo changes.
 """
 
 from __future__ import annotations
@@ -26,30 +30,33 @@ from collections.abc import Mapping
 from typing import Any
 
 from l2l_ray.data.hints import PixelHint, read_hint
-from l2l_ray.data.layout import BadValue, Notice, Words
-from l2l_ray.data.masks import annotation_rle, union_rle
-from l2l_ray.datatools.inventory import take_inventory
-from l2l_ray.datatools.known_photos import match_photos
+from l2l_ray.data.layout import BadValue, Notice, Problem, Words
+from l2l_ray.datatools.known_photos import in_px, match_photos
 from l2l_ray.datatools.record import SCORES, is_made_by_a_model
 from l2l_ray.datatools.ref_records import (
+    SAID,
     TRUTH,
     Ref,
+    accounts,
     annotation_ids,
     category_name,
     claims_truth,
     is_later_review,
+    is_same_rejection,
     names_annotations,
-    rows_by_id,
     says_something_else,
     text_of,
     texts_apart,
     without_parts,
 )
 from l2l_ray.datatools.refer_writer import ReferWriter
-from l2l_ray.datatools.row_files import read_json
+from l2l_ray.datatools.tables import Tables, mask_of
 from l2l_ray.datatools.update import Update
-from l2l_ray.errors import DataError
 from l2l_ray.types import Rle
+
+_STAYS_REPLACED = "an older mask of it, which was corrected since, stays replaced"
+_STAYS_REJECTED = "this mask was rejected, which stands; give another mask, or accept it on the page of the review"
+_NOT_REJECTED = "it was rejected, but this is another mask, which counts from now on"
 
 
 def merge(writer: ReferWriter) -> Update:
@@ -60,42 +67,36 @@ def merge(writer: ReferWriter) -> Update:
     Raises:
         DataError: The data set cannot be read, or has malformed entries.
     """
-    merger = _Merger(writer)
-    groups, new = merger.match_refs()
-    merger.set_apart(groups)
-    for place, group in groups.items():
-        merger.change(merger.refs[place], group)
-    for ref in new:
-        merger.add(ref)
-    merger.hand_over(len(groups))
-    return merger.update
+    refused: dict[int, Problem] = {}
+    while True:
+        merger = _Merger(writer, refused)
+        groups, new = merger.match_refs()
+        merger.set_apart(groups)
+        for place, group in groups.items():
+            merger.change(merger.refs[place], group)
+        for ref in new:
+            merger.add(ref)
+        if not (unfit := merger.unfit_photos()):
+            merger.hand_over(len(groups))
+            return merger.update
+        refused |= unfit  # begun anew without these
 
 
-class _Merger:
-    """The data set as it is and becomes, and the ids of what is added to it."""
+class _Merger(Tables):
+    """A data set as it is and becomes by what a writer has collected."""
 
-    def __init__(self, writer: ReferWriter) -> None:
-        inventory = take_inventory(writer.folder, writer.split_by)
-        if inventory.problems:
-            raise DataError(
-                f"{writer.folder} has {len(inventory.problems)} malformed entries, first: {inventory.problems[0]}; "
-                "`l2l data check` lists them; correct them before an update"
-            )
-        tables = writer.folder / "instances.json"
-        content = read_json(tables)
+    def __init__(self, writer: ReferWriter, refused: Mapping[int, Problem]) -> None:
+        super().__init__(writer.folder, writer.split_by)
         self.writer, self.update = writer, Update()
-        self.refs: list[Ref] = [dict(item.record) for item in inventory.items]
-        self.images = rows_by_id(content, "images", tables)
-        self.annotations = rows_by_id(content, "annotations", tables)
-        self.categories = {i: str(row.get("name", "")) for i, row in rows_by_id(content, "categories", tables).items()}
         self._by_own_id: dict[str, int] = {}  # place of each ref that has an id of its own
         self._apart: dict[int, set[str]] = {}  # texts that stand apart from the ref of an id
-        self._image_of, self._bad_photos, self.update.num_photos_back = match_photos(writer, self.images)
         self._added: dict[int, int] = {}  # id in the writer: id here; of photos that are new
-        self._next_ref = max((ref["ref_id"] for ref in self.refs), default=0) + 1
-        self._next_sentence = max((s["sent_id"] for ref in self.refs for s in ref["sentences"]), default=0) + 1
-        self._next_annotation = max(self.annotations, default=0) + 1
         self._next_image = max(self.images, default=0) + 1
+        self._notices: list[Notice] = []
+        self._photos = match_photos(writer, self.images)
+        for image_id, problem in refused.items():
+            self._photos.refuse(image_id, problem)
+        self.resize(self._photos.sizes)
 
     def match_refs(self) -> tuple[dict[int, list[Ref]], list[Ref]]:
         """Return the writer's refs by the place of the ref that they speak of, and those that are new."""
@@ -110,12 +111,12 @@ class _Merger:
         groups: dict[int, list[Ref]] = defaultdict(list)
         new: list[Ref] = []
         for ref in self.writer.refs:
-            if bad := self._bad_photos.get(ref["image_id"]):
+            if bad := self._photos.bad.get(ref["image_id"]):
                 self.update.problems += [bad] if bad not in self.update.problems else []
                 continue
-            image_id = self._image_of.get(ref["image_id"])
+            image_id = self._photos.image_of.get(ref["image_id"])
             texts = [text_of(sentence) for sentence in ref["sentences"]]
-            places = sorted({place for text in texts for place in by_text.get((image_id, text), ())})
+            places = alike = sorted({place for text in texts for place in by_text.get((image_id, text), ())})
             own = self._by_own_id.get(ref.get("source_id", ""))
             named = by_sentence.get(ref["sent_id"]) if "sent_id" in ref else own
             if named is not None and ("sent_id" not in ref or named in places):
@@ -131,19 +132,25 @@ class _Merger:
                 expected = f"the photo of ref {self.refs[places[0]]['ref_id']}, which has this id"
                 self._problem(ref, "photo of a known id", self._photo(ref), expected, "give it another id")
             elif places:
-                groups[places[0]].append(ref)
+                for place in (places[0], *self._rejected_parts(places[0], alike, ref)):
+                    groups[place].append(ref)
             else:
                 new.append(ref)
         return groups, new
+
+    def _rejected_parts(self, place: int, alike: list[int], ref: Ref) -> list[int]:
+        """Return which refs of a row's texts were set apart by a rejection, which the row's mask may end."""
+        parts = [p for p in alike if self.refs[p].get("apart_from") == self.refs[place]["ref_id"]]
+        return [p for p in parts if "rejected" in self.refs[p] and claims_truth(ref, self.writer.annotations)]
 
     def _meant(self, ref: Ref, places: list[int]) -> list[int]:
         """Return, of places with a row's text, that with the row's annotation id in COCO, else one with its mask."""
         named = [p for p in places if ref.get("coco_id", "") == self.refs[p].get("coco_id")]
         if named or not claims_truth(ref, self.writer.annotations):
             return named or places
-        mask = self._mask(ref, self.writer.annotations)
-        has_mask = [p for p in places if claims_truth(self.refs[p], self.annotations)]
-        return [p for p in has_mask if self._mask(self.refs[p], self.annotations) == mask][:1] or places
+        mask = self._new_mask(ref)
+        has_mask = [p for p in places if self.has_truth(self.refs[p])]
+        return [p for p in has_mask if self.mask(self.refs[p]) == mask][:1] or places
 
     def set_apart(self, groups: dict[int, list[Ref]]) -> None:
         """Give texts that are said to have no object, or no label, a ref of their own; the others stay as they are."""
@@ -155,7 +162,7 @@ class _Merger:
                 is_whole = "sent_id" not in other and other.get("source_id", "") in self._by_own_id
                 if named and left and not is_whole and says_something_else(ref, other) and self._gives_way(ref, other):
                     apart = {name: value for name, value in ref.items() if name not in ("source_id", "sent_id")}
-                    self._next_ref, apart["ref_id"] = self._next_ref + 1, self._next_ref
+                    self.next_ref, apart["ref_id"] = self.next_ref + 1, self.next_ref
                     apart.setdefault("apart_from", ref["ref_id"])
                     self.refs.append(apart)
                     for part, sentences in ((ref, left), (apart, named)):
@@ -172,8 +179,10 @@ class _Merger:
     def _gives_way(self, ref: Ref, other: Ref) -> bool:
         """Tell whether what a ref has as truth, if anything, ends by what a row says."""
         made = ref.get("provenance")
-        is_weak = not claims_truth(ref, self.annotations) or is_made_by_a_model(made)
-        return is_weak or "rejected" not in other or is_later_review(other["rejected"], made)
+        if "rejected" not in other or not self.has_truth(ref):
+            return True
+        was_answered = any(is_same_rejection(account, other["rejected"]) for account in accounts(ref))
+        return not was_answered and (is_made_by_a_model(made) or is_later_review(other["rejected"], made))
 
     def change(self, ref: Ref, group: list[Ref]) -> None:
         """Add to a ref what is new about it."""
@@ -183,12 +192,12 @@ class _Merger:
             for sentence in other["sentences"]:
                 if text_of(sentence) not in known:
                     known.add(text_of(sentence))
-                    self._add_sentence(ref, sentence)
+                    self.add_sentence(ref, sentence)
                     self.update.num_new_texts += 1
             if (split := other["split"]) != ref["split"]:
                 said = "train, or no split" if split == "train" else split
                 self._notice(other, f"the data set has it in split {ref['split']}, which stays; this says {said}")
-        category = self._category_of(ref)
+        category = self.category_of(ref)
         self._correct(ref, [other for other in group if claims_truth(other, self.writer.annotations)])
         self._reject(ref, [other for other in group if "rejected" in other])
         self._categorize(ref, group, category)
@@ -197,18 +206,20 @@ class _Merger:
 
     def _correct(self, ref: Ref, group: list[Ref]) -> None:
         """Give a ref the one mask that its group has."""
-        had_truth = claims_truth(ref, self.annotations)
-        current = self._mask(ref, self.annotations) if had_truth else None
+        had_truth = self.has_truth(ref)
+        current = self.mask(ref) if had_truth else None
         replaced = [mask for mask in self._replaced_masks(ref) if mask != current]
-        older = [other for other in group if not is_later_review(other.get("provenance"), ref.get("provenance"))]
-        old = [other for other in older if self._mask(other, self.writer.annotations) in replaced]
+        said = ref.get("rejected") or ref.get("provenance")
+        older = [other for other in group if not is_later_review(other.get("provenance"), said)]
+        old = [other for other in older if self._new_mask(other) in replaced]
         for other in old:
-            self._notice(other, "an older mask of it, which was corrected since, stays replaced")
+            text = _STAYS_REJECTED if "rejected" in ref else _STAYS_REPLACED
+            self._notice({**other, "sentences": ref["sentences"]}, text)
         group = [other for other in group if other not in old]
         group = [other for other in group if not is_made_by_a_model(other.get("provenance"))] or group
         if not group:
             return
-        new = [self._mask(other, self.writer.annotations) for other in group]
+        new = [self._new_mask(other) for other in group]
         is_weaker, stands = (is_made_by_a_model(one.get("provenance")) for one in (group[0], ref))
         if any(mask != new[0] for mask in new):
             texts = Words(f"{len({str(mask) for mask in new})} different masks")
@@ -219,11 +230,13 @@ class _Merger:
             self._notice(group[0], "it has a mask that no model made, which stays; this one is a model's")
         else:
             provenance = dict(group[0].get("provenance", {}))
-            if had_truth or "provenance" in ref:
-                provenance["replaced"] = {name: ref[name] for name in TRUTH if name in ref}
-            for name in TRUTH:
-                ref.pop(name, None)
-            ref |= self._truth_of(group[0], ref["image_id"]) | ({"provenance": provenance} if provenance else {})
+            if "rejected" in ref and not had_truth:
+                self._notice({**group[0], "sentences": ref["sentences"]}, _NOT_REJECTED)
+            if replaced_here := {name: ref.pop(name) for name in SAID if name in ref}:
+                provenance["replaced"] = replaced_here
+            ref |= self.take_truth(self.writer, group[0], ref["image_id"]) | (
+                {"provenance": provenance} if provenance else {}
+            )
             ref |= {name: group[0][name] for name in SCORES if name in group[0]}
             self.update.count_mask(had_truth, provenance)
 
@@ -236,24 +249,25 @@ class _Merger:
 
     def _reject(self, ref: Ref, group: list[Ref]) -> None:
         """Note that a person rejected the label of a ref; a mask that is stronger than that stays, and ends that."""
-        if claims_truth(ref, self.annotations) and not (group and self._gives_way(ref, group[0])):
+        if self.has_truth(ref) and not (group and self._gives_way(ref, group[0])):
             ref.pop("rejected", None)
+            whose = "another mask by now" if is_made_by_a_model(ref.get("provenance")) else "a mask of a person's"
             for other in group:
-                self._notice(other, "it was rejected, but has a mask of a person's, which stays")
-        elif group and {**ref.get("rejected", {}), "replaced": 0} != {**group[0]["rejected"], "replaced": 0}:
-            replaced = {name: ref.pop(name) for name in TRUTH if name in ref}
+                self._notice(other, f"it was rejected, but has {whose}, which stays")
+        elif group and not is_same_rejection(ref.get("rejected", {}), group[0]["rejected"]):
+            replaced = {name: ref.pop(name) for name in SAID if name in ref}
             ref["rejected"] = {**group[0]["rejected"], "replaced": replaced}
             self.update.num_rejected += 1
 
-    def _replaced_masks(self, ref: Ref) -> list[Rle | str]:
-        """Return the readable masks that a ref had before the one that it has."""
-        masks = []
-        made = ref.get("provenance")
-        while isinstance(made, dict) and isinstance(older := made.get("replaced"), dict):
-            if names_annotations(older, self.annotations) and claims_truth(older, self.annotations):
-                masks.append(self._mask({**older, "image_id": ref["image_id"]}, self.annotations))
-            made = older.get("provenance")
-        return [mask for mask in masks if not isinstance(mask, str)]
+    def _replaced_masks(self, ref: Ref) -> list[Any]:
+        """Return the readable masks that a ref had before the one that it has, and those of labels that were wrong."""
+        masks: list[Any] = []
+        for made in accounts(ref):
+            older = made.get("replaced")
+            if isinstance(older, dict) and names_annotations(older, self.annotations) and self.has_truth(older):
+                masks.append(self.mask({**older, "image_id": ref["image_id"]}))
+            masks.append(made.get("wrong_rle"))
+        return [mask for mask in masks if isinstance(mask, dict)]
 
     def _categorize(self, ref: Ref, group: list[Ref], before: str) -> None:
         """Give a ref, and the annotation that it has, the category that its group names; else it keeps its own."""
@@ -263,18 +277,13 @@ class _Merger:
         name = names[0] if len(names) == 1 else before
         if not name:
             return
-        number = self._category(name)
+        number = self.category(name)
         for ann_id in annotation_ids(ref):
             if name != before or "category_id" not in self.annotations[ann_id]:
                 self.annotations[ann_id] = {**self.annotations[ann_id], "category_id": number}
         if name != before:
             ref["category_id"] = number
             self.update.num_new_categories += 1
-
-    def _category_of(self, ref: Ref) -> str:
-        """Return what a ref is called, by its first annotation if that says it; "" if nothing does."""
-        rows = [self.annotations.get(ann_id, {}) for ann_id in annotation_ids(ref)[:1]] + [ref]
-        return category_name(next((row for row in rows if "category_id" in row), {}), self.categories)
 
     def _point_out(self, ref: Ref, group: list[Ref]) -> None:
         """Give a ref the one hint that its group has."""
@@ -301,24 +310,24 @@ class _Merger:
 
     def add(self, other: Ref) -> None:
         """Add a ref that is new."""
-        image_id = self._image_of.get(other["image_id"])
+        image_id = self._photos.image_of.get(other["image_id"])
         if image_id is None:
             image_id = self._added.setdefault(other["image_id"], self._next_image + len(self._added))
             row = self.writer.images[other["image_id"]]
             self.images[image_id] = {**row, "id": image_id}
         dropped = ("ann_id", "ann_ids", "category_id", "sentences", "sent_ids")
         ref = {name: value for name, value in other.items() if name not in dropped}
-        ref |= {"ref_id": self._next_ref, "image_id": image_id, "sent_ids": [], "sentences": []}
+        ref |= {"ref_id": self.next_ref, "image_id": image_id, "sent_ids": [], "sentences": []}
         splits = {known["split"] for known in self.refs if known["image_id"] == image_id}
         if splits and ref["split"] not in splits:
             ref["split"] = sorted(splits)[0]
             self._notice(other, f"its photo is in split {ref['split']}, and so is it; this says {other['split']}")
         if "file_name" in ref:
             ref["file_name"] = self.images[image_id]["file_name"]
-        self._next_ref += 1
+        self.next_ref += 1
         for sentence in other["sentences"]:
-            self._add_sentence(ref, sentence)
-        ref |= self._truth_of(other, image_id)
+            self.add_sentence(ref, sentence)
+        ref |= self.take_truth(self.writer, other, image_id)
         self.refs.append(ref)
         self.update.num_new_objects += 1
         self.update.num_new_masks += claims_truth(other, self.writer.annotations)
@@ -329,48 +338,18 @@ class _Merger:
         num_old = len(self.refs) - self.update.num_new_objects
         self.update.num_unchanged += num_old - num_touched
         self.update.num_new_photos = len(self._added)
+        self.update.num_photos_back, self.update.num_resized = len(self._photos.back), len(self._photos.sizes)
+        for new_id in (*self._photos.there, *self._photos.bad):
+            self.writer.sources.pop(self.writer.images[new_id]["file_name"], None)  # nothing to be placed
+        for image_id, size in self._photos.sizes.items():
+            text = f"it is {in_px(size)} now, {in_px(self.old_sizes[image_id])} before; its masks are the new ones"
+            self._notices.append(Notice(f"image {self.images[image_id]['file_name']}", text))
+        self.writer.notices += self._notices
         self.writer.refs, self.writer.images = self.refs, self.images
         self.writer.annotations, self.writer.categories = self.annotations, self.categories
 
-    def _add_sentence(self, ref: Ref, sentence: Mapping[str, Any]) -> None:
-        ref["sentences"] = [*ref["sentences"], {**sentence, "sent_id": self._next_sentence}]
-        ref["sent_ids"] = [s["sent_id"] for s in ref["sentences"]]
-        self._next_sentence += 1
-
-    def _truth_of(self, other: Ref, image_id: int) -> Ref:
-        """Return what a ref of the writer says about its object, in ids of the data set; adds its annotations."""
-        category = category_name(other, self.writer.categories)
-        found: Ref = {"category_id": self._category(category)} if category else {}
-        ids = []
-        for ann_id in annotation_ids(other):
-            row = {**self.writer.annotations[ann_id], "id": self._next_annotation, "image_id": image_id}
-            named = category_name(row, self.writer.categories)
-            row.pop("category_id", None)  # a number without a name would get that of the data set's own number
-            self.annotations[row["id"]] = row | ({"category_id": self._category(named)} if named else {})
-            ids.append(row["id"])
-            self._next_annotation += 1
-        if "ann_ids" in other:
-            return {**found, "ann_ids": ids}
-        return {**found, "ann_id": ids[0]} if ids else found
-
-    def _category(self, name: str) -> int:
-        for number, known in self.categories.items():
-            if known == name:
-                return number
-        number = max(self.categories, default=0) + 1
-        self.categories[number] = name
-        return number
-
-    def _mask(self, ref: Ref, annotations: Mapping[int, Mapping[str, Any]]) -> Rle | str:
-        """Return the mask of a ref that claims a truth; what cannot be read is its own words, equal to nothing else."""
-        rows = [annotations[ann_id] for ann_id in annotation_ids(ref)]
-        images = self.images if annotations is self.annotations else self.writer.images
-        size = images[ref["image_id"]]
-        try:
-            rles = [annotation_rle(row["segmentation"], size["height"], size["width"]) for row in rows]
-            return union_rle(rles, size["height"], size["width"])
-        except (DataError, TypeError) as error:  # TypeError: the table has no size
-            return f"{annotation_ids(ref)}: {error}"
+    def _new_mask(self, ref: Ref) -> Rle | str:
+        return mask_of(ref, self.writer.images, self.writer.annotations)
 
     def _photo(self, ref: Ref) -> str:
         return str(self.writer.images[ref["image_id"]]["file_name"])
@@ -379,7 +358,7 @@ class _Merger:
         return f"{self._photo(ref)}, {ref['sentences'][0]['sent']!r}"
 
     def _notice(self, ref: Ref, text: str) -> None:
-        self.writer.notices.append(Notice(self._where(ref), text))
+        self._notices.append(Notice(self._where(ref), text))
 
     def _problem(self, ref: Ref, what: str, got: str, expected: str, remedy: str) -> None:
         self.update.problems.append(BadValue(what, got, expected, remedy).at(self._where(ref)))

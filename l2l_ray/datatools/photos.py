@@ -13,7 +13,7 @@ from typing import Any
 from l2l_ray.data.layout import BadValue, Notice, Problem, file_below
 from l2l_ray.data.pixels import read_header
 from l2l_ray.datatools.columns import Names, expressions
-from l2l_ray.datatools.import_folder import PICTURES, folder_rows, pictures_in, unusable
+from l2l_ray.datatools.import_folder import PICTURES, folder_rows, pictures_in
 from l2l_ray.datatools.row_files import TABLES, Row, read_rows
 from l2l_ray.datatools.truths import HINT_FIELDS, read_row_hint
 from l2l_ray.errors import DataError
@@ -33,8 +33,8 @@ def photos_and_texts(source: Path, text: str | None = None, images: Path | None 
     """
     if source.is_dir():
         if text is not None:
-            found: list[PhotoText | Problem] = [PhotoText(source / name, text) for name in pictures_in(source)]
-            found += [problem for _, problem in unusable(source)]
+            names, problems = pictures_in(source)
+            found: list[PhotoText | Problem] = [*(PhotoText(source / name, text) for name in names), *problems]
         else:
             found = list(_asked(folder_rows(source), source))
     elif source.suffix.lower() in TABLES:

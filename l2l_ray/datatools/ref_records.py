@@ -6,7 +6,7 @@ A ref is one object of a photo with its texts, as a dict of plain values.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from l2l_ray.errors import DataError
 
 Ref = dict[str, Any]
 TRUTH = ("ann_id", "ann_ids", "provenance")
+SAID = (*TRUTH, "rejected")  # what a new truth takes the place of
 
 
 def rows_by_id(content: Mapping[str, Any], name: str, path: Path) -> dict[int, dict[str, Any]]:
@@ -68,12 +69,31 @@ def without_parts(places: Sequence[int], refs: Sequence[Ref]) -> list[int]:
 
 
 def texts_apart(refs: Sequence[Ref]) -> dict[int, set[str]]:
-    """Return, by ref id, the texts that were set apart from it: they do not come back to it."""
-    found: dict[int, set[str]] = defaultdict(set)
+    """Return, by ref id, the texts that were set apart from it, or it from them: they do not come to it."""
+    whole: dict[int, set[str]] = defaultdict(set)  # by the id of the ref that others were set apart from
+    parents = {ref["apart_from"] for ref in refs if "apart_from" in ref}
     for ref in refs:
-        if "apart_from" in ref:
-            found[ref["apart_from"]] |= {text_of(sentence) for sentence in ref["sentences"]}
-    return found
+        for ref_id in parents & {ref["ref_id"], ref.get("apart_from")}:
+            whole[ref_id] |= {text_of(sentence) for sentence in ref["sentences"]}
+    return {
+        ref["ref_id"]: whole[whole_id] for ref in refs if (whole_id := ref.get("apart_from", ref["ref_id"])) in whole
+    }
+
+
+def accounts(ref: Ref) -> Iterator[dict[str, Any]]:
+    """Yield who made or rejected what a ref has, and what it had before, as far as it is known."""
+    left = [ref]
+    while left:
+        record = left.pop()
+        for made in (record.get("provenance"), record.get("rejected")):
+            if isinstance(made, dict):
+                yield made
+                left += [older] if isinstance(older := made.get("replaced"), dict) else []
+
+
+def is_same_rejection(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether two rejections are the same decision, whatever mask of the data set it took away."""
+    return {**one, "replaced": 0} == {**other, "replaced": 0}
 
 
 def says_something_else(ref: Ref, other: Ref) -> bool:

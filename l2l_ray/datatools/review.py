@@ -9,6 +9,7 @@
 
 The journal alone is read, not the run: each line holds the record of the label that was shown. Of several masks of one
 object one counts: a drawn one before an accepted one, else the later. What has no mask is said of its own text alone.
+`wrong_rle` is the label's mask where it was not accepted: an update does not take it as a new one (`merge.py`).
 `updated_at` and `as_of` say since when a decision holds, and after which action on its label: by them a later import
 replaces what an earlier one wrote.
 """
@@ -83,6 +84,8 @@ def _row(action: Action, journal: Journal) -> dict[str, Any]:
         "completed_by": action.reviewer,
         "updated_at": last.at,
     }
+    if (wrong := action.label.get("rle")) is not None:
+        who["wrong_rle"] = wrong
     row = {name: value for name in _FROM_LABEL if (value := action.label.get(name)) not in (None, "")}
     before = action.label.get("provenance")
     if action.action == "accept":

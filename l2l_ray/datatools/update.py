@@ -25,6 +25,7 @@ class Update:
     num_new_texts: int = 0  # of objects that were there
     num_new_photos: int = 0
     num_photos_back: int = 0  # their files were missing, and are there again
+    num_resized: int = 0  # photos that were replaced by others of another size
     num_new_hints: int = 0  # of objects that were there, as are categories
     num_new_categories: int = 0
     num_unchanged: int = 0  # objects that were there before and are as they were
@@ -43,7 +44,7 @@ class Update:
     def num_changes(self) -> int:
         """How much there is to write; new photos come with new objects."""
         truths = self.num_corrected + self.num_confirmed + self.num_rejected + self.num_new_masks
-        more = self.num_new_hints + self.num_new_categories + self.num_photos_back
+        more = self.num_new_hints + self.num_new_categories + self.num_photos_back + self.num_resized
         return truths + self.num_new_objects + self.num_new_texts + more
 
     @property
@@ -62,4 +63,5 @@ class Update:
         words += [counted(count, what) for what, count in counts.items() if count]
         words += [f"{self.num_new_categories} with a new category"] if self.num_new_categories else []
         words += [f"{counted(self.num_photos_back, 'photo')} there again"] if self.num_photos_back else []
+        words += [f"{counted(self.num_resized, 'photo')} of another size"] if self.num_resized else []
         return ", ".join([*words, f"{self.num_unchanged} unchanged"])

@@ -151,7 +151,7 @@ def make_app(run_dir: Path, reviewer: str, token_sha256: str, hosts: Collection[
                 raise Refusal(
                     422, "the label has no pixel, so there is nothing to accept; redraw it, or say no such object"
                 )
-        label = record if decision.action != UNDO else None
+        label = None if decision.action == UNDO else record if decision.action == "accept" else {**record, "rle": mask}
         made = journal.add(sent_id, decision.action, reviewer, decision.upon, decision.key, label, rle, iou)
         return {"saved": made.number, "iou": iou, **standing(sent_id)}
 

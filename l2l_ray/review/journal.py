@@ -69,7 +69,8 @@ class Action:
     undoes: int = 0  # number of the action that an undo takes back
     rle: Rle | None = None  # accepted or redrawn: the mask that the person says is right, at native size
     iou: float | None = None  # redrawn: with the label that was shown
-    label: Mapping[str, Any] = field(default_factory=dict)  # the record of the label that was shown, without its mask
+    # The record of the label that was shown, with its mask (`rle`) where that was not accepted: no other field has it.
+    label: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def words(self) -> str:

@@ -43,6 +43,18 @@ def test_strata_have_their_share(count: int) -> None:
     assert dogs == count // 4
 
 
+def test_images_without_a_category_are_a_stratum_apart_from_category_0() -> None:
+    inventory = many()
+    for annotation in inventory.annotations.values():
+        if annotation["category_id"] == 2:
+            annotation["category_id"] = 0
+        else:
+            del annotation["category_id"]
+    for count in (4, 20, 100):
+        chosen = choose_labeled(inventory, count, 0, "stratified")
+        assert sum((1000 - image_id) % 4 == 0 for image_id in chosen) == count // 4
+
+
 def test_strata_by_number_of_refs() -> None:
     inventory = many(8)
     inventory.items += [item._replace(ref_id=100 + item.ref_id) for item in inventory.items[:2]]

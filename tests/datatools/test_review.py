@@ -63,8 +63,14 @@ class Reviewed:
         name, text = self._texts[sent_id]
         about = {"image": name, "expression": text, "split": "train", "id": str(sent_id), "sent_id": sent_id}
         about |= {"confidence": 0.25, "provenance": MODEL, "image_root": str(self.photos), "ref_id": sent_id, **label}
+        about |= {"rle": about.pop("label_rle")} if "label_rle" in about else {}
         last = self.journal.last_number(sent_id)
         self.journal.add(sent_id, action, "anna", last, f"{sent_id} {action} {last}", about, rle, 0.5 if rle else None)
+
+    def table(self, *rows: dict[str, Any]) -> tuple[int, str]:
+        """Import rows of the user's own table once more."""
+        (self.root / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return self.data("rows", str(self.root / "table.jsonl"), "--images", str(self.photos), "--update")
 
     def say_otherwise(self) -> None:
         """Add two more texts about the cat, sentences 6 and 7."""
@@ -126,9 +132,10 @@ def test_the_same_again_changes_nothing_and_a_later_mask_ends_a_rejection(review
     digest = ReferDataset.open(reviewed.root, "own", "own").digest
     assert ": 0 corrected, 1 rejected, 4 unchanged\n" in reviewed.update()[1]
     assert ReferDataset.open(reviewed.root, "own", "own").digest != digest, "a run that began before is told"
-    before = (reviewed.root / "own" / "instances.json").stat()
+    tables = reviewed.root / "own" / "instances.json"
+    before = tables.stat().st_ino, tables.stat().st_mtime_ns
     assert ": 0 corrected, 5 unchanged\n" in reviewed.update()[1]
-    assert (reviewed.root / "own" / "instances.json").stat() == before
+    assert (tables.stat().st_ino, tables.stat().st_mtime_ns) == before
     reviewed.decide(4, "redraw", square(6))
     assert ": 1 corrected, 4 unchanged\n" in reviewed.update()[1]
     assert "rejected" not in reviewed.refs[3] and reviewed.masks["fish"] == square(6)
@@ -249,3 +256,76 @@ def test_photos_that_were_moved_are_found_by_images(
     assert reviewed.update()[0] == 1
     status, said = reviewed.data("review", str(reviewed.run_dir), "--images", str(tmp_path / "photos"), "--update")
     assert status == 0 and "1 confirmed" in said
+
+
+STANDS = "this mask was rejected, which stands; give another mask, or accept it on the page of the review"
+COUNTS = "it was rejected, but this is another mask, which counts from now on"
+FISH: dict[str, Any] = {"image": "d.png", "expression": "fish"}
+
+
+@pytest.mark.parametrize("source", [{"provenance": MODEL}, {}])
+@pytest.mark.parametrize("was_there", [True, False])
+def test_a_rejected_mask_does_not_come_back_from_a_table_and_another_one_counts(
+    reviewed: Reviewed, was_there: bool, source: dict[str, Any]
+) -> None:
+    old, new = FISH | source | {"rle": square(2)}, FISH | source | {"rle": square(9)}
+    if was_there:
+        assert "1 new mask" in reviewed.table(FISH | {"rle": square(2), "provenance": MODEL})[1]
+        reviewed.decide(4, "reject")
+    else:  # it was the run's label alone, as the page keeps it
+        reviewed.decide(4, "wrong_object", label_rle=square(2))
+    reviewed.update()
+    bird = {"image": "c.png", "expression": "bird", "rle": square(3)}
+    status, said = reviewed.table(old, bird)
+    assert status == 0 and ": 0 corrected, 1 new mask, 4 unchanged\n" in said
+    assert f"notice: d.png, 'fish': {STANDS}\n" in said
+    assert "rejected" in reviewed.refs[3] and reviewed.masks.keys() == {"bird", "stone"}
+    reviewed.decide(4, "undo")
+    reviewed.decide(4, "reject")
+    assert ": 0 corrected, 1 rejected, 4 unchanged\n" in reviewed.update()[1]
+    assert STANDS in reviewed.table(old)[1], "a rejection that was said anew forgets nothing"
+
+    status, said = reviewed.table(new)
+    assert status == 0 and ": 0 corrected, 1 new mask, 4 unchanged\n" in said
+    assert f"notice: d.png, 'fish': {COUNTS}\n" in said and reviewed.masks["fish"] == square(9)
+    assert "an older mask of it, which was corrected since, stays replaced" in reviewed.table(old)[1]
+    assert "d.png, 'fish': it was rejected, but has " in reviewed.update()[1], "it was said of another mask"
+    assert reviewed.masks["fish"] == square(9) and "rejected" not in reviewed.refs[3]
+
+
+def test_a_rejection_of_what_came_later_is_no_old_one(reviewed: Reviewed) -> None:
+    reviewed.decide(4, "reject")
+    reviewed.update()
+    reviewed.table(FISH | {"rle": square(9), "provenance": MODEL})
+    reviewed.decide(4, "wrong_object")
+    assert ": 0 corrected, 1 rejected, 4 unchanged\n" in reviewed.update()[1]
+    assert STANDS in reviewed.table(FISH | {"rle": square(9)})[1] and "fish" not in reviewed.masks
+
+
+@pytest.mark.parametrize(("action", "drawn"), [("redraw", square(6)), ("no_object", None)])
+def test_a_mask_that_was_drawn_anew_or_is_of_no_object_does_not_come_back(
+    reviewed: Reviewed, action: str, drawn: Rle | None
+) -> None:
+    reviewed.decide(4, action, drawn, label_rle=square(2))
+    reviewed.update()
+    before = reviewed.masks
+    assert ": 0 corrected, 5 unchanged\n" in reviewed.table(FISH | {"rle": square(2)})[1]
+    assert reviewed.masks == before
+    reviewed.decide(4, "accept", square(2))
+    reviewed.update()
+    assert reviewed.masks["fish"] == square(2), "the page decides anew"
+
+
+def test_one_text_of_several_stays_rejected_until_another_mask_names_it(reviewed: Reviewed) -> None:
+    reviewed.say_otherwise()
+    every = {"image": "a.png", "expression": ["cat", "the cat", "a grey cat"]}
+    reviewed.table(every | {"rle": square(2), "provenance": MODEL})
+    reviewed.decide(6, "reject")
+    assert "1 rejected" in reviewed.update()[1] and reviewed.masks.keys() == {"cat", "a grey cat", "stone"}
+    refs = reviewed.refs
+    status, said = reviewed.table(every | {"rle": square(2)})
+    assert status == 0 and f"notice: a.png, 'the cat': {STANDS}\n" in said and reviewed.refs == refs
+    status, said = reviewed.table(every | {"rle": square(9)})
+    assert status == 0 and f"notice: a.png, 'the cat': {COUNTS}\n" in said, said
+    assert reviewed.masks == {**dict.fromkeys(every["expression"], square(9)), "stone": square(20)}
+    assert [ref["sent_ids"] for ref in reviewed.refs if ref["image_id"] == 1] == [[1, 7], [6]]

@@ -84,6 +84,9 @@ def test_a_label_is_found_looked_at_and_decided(client: TestClient, reviewed_run
     assert made.keys() == {first, second, fourth, fifth}
     assert made[first].rle == Items(Labels(reviewed_run)).record(first)[1] and made[second].rle == encode(mask)
     assert made[fourth].rle is None and made[fourth].label["expression"]
+    wrong = Items(Labels(reviewed_run)).record(fourth)[1]
+    assert made[fourth].label["rle"] == wrong, "an update must know which mask is wrong"
+    assert "rle" not in made[first].label, "of an accepted one the action has it"
 
 
 def test_a_stale_decision_is_refused_with_what_the_other_one_did(client: TestClient, reviewed_run: Path) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from statistics import mean
+from itertools import chain
 
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import DataError
 from l2l_ray.loop.inference.prior_check import check_priors
 from l2l_ray.loop.inference.priors import LocalMllm, Mllm, question_of
+from l2l_ray.loop.inference.reply_costs import ReplyCosts
 from l2l_ray.loop.state.enough import candidates_of, training_labeled
 from l2l_ray.prior.reply import MllmIdentity, Reply, make_prior
 from l2l_ray.randomness import keyed_permutation, sample_key
@@ -36,16 +36,14 @@ def ask_and_check(config: RunConfig, num: int, say: Say, mllm: Mllm | None = Non
     identity = mllm.identity()
     say(f"{config.prior.model}, asked as {identity.prompt.name}: {identity.prompt.template}")
     say(f"{counted(len(examples), 'labeled image')} of {config.data.dataset}, one text each")
-    replies, seconds = _asked(examples, identity, mllm, config.prior.batch_size)
+    costs = ReplyCosts(config.prior.batch_size)
+    replies = _asked(examples, identity, mllm, config.prior.batch_size, costs)
     priors = [
         make_prior("", reply, identity, e.width_px, e.height_px) for e, reply in zip(examples, replies, strict=True)
     ]
     check = check_priors(examples, priors, identity.prompt, config.prior.min_accuracy)
-    for line in check.lines():
+    for line in (*check.lines(), *costs.lines()):
         say(line)
-    if tokens := [reply.num_image_tokens for reply in replies if reply.num_image_tokens]:
-        say(f"image tokens of a photo: {mean(tokens):.0f} ({min(tokens)} to {max(tokens)})")
-    say(f"time of a reply: {seconds / len(replies):.2g} s, asked {config.prior.batch_size} at a time")
     if problem := check.problem(config.prior.min_accuracy):
         say(f"a run would stop: {problem}")
     return not problem
@@ -61,13 +59,13 @@ def _drawn(labeled: Sequence[LabeledExample], num: int, seed: int) -> list[Label
 
 
 def _asked(
-    examples: Sequence[LabeledExample], identity: MllmIdentity, mllm: Mllm, batch_size: int
-) -> tuple[list[Reply], float]:
-    """Return the replies in the order of the examples, and how long they took in all, loading not counted."""
+    examples: Sequence[LabeledExample], identity: MllmIdentity, mllm: Mllm, batch_size: int, costs: ReplyCosts
+) -> list[Reply]:
+    """Return the replies in the order of the examples."""
     questions = [question_of(example, identity.fingerprint) for example in examples]
-    next(iter(mllm.ask(iter([questions[:1]]))))  # loads the model
-    started = time.perf_counter()
+    batches = (questions[i : i + batch_size] for i in range(0, len(questions), batch_size))
+    first = iter([questions[:1]])  # loads the model, and is asked again
     found: dict[str, Reply] = {}
-    for batch, replies in mllm.ask(questions[i : i + batch_size] for i in range(0, len(questions), batch_size)):
+    for batch, replies in costs.watched(chain(mllm.ask(first), mllm.ask(batches))):
         found.update((question.key, reply) for question, reply in zip(batch, replies, strict=True))
-    return [found[question.key] for question in questions], time.perf_counter() - started
+    return [found[question.key] for question in questions]

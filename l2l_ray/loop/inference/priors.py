@@ -24,8 +24,9 @@ from typing import Protocol, runtime_checkable
 
 from l2l_ray.config import PriorConfig, RunConfig
 from l2l_ray.errors import ConfigError, DataError
-from l2l_ray.loop.inference.asking import Question, Who, answer_batch
+from l2l_ray.loop.inference.asking import MLLM, Question, Who, answer_batch
 from l2l_ray.loop.inference.prior_check import require_usable
+from l2l_ray.loop.inference.reply_costs import ReplyCosts
 from l2l_ray.loop.state.example_files import read_priors, write_priors
 from l2l_ray.loop.state.prepare import RunData
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -140,25 +141,26 @@ def fill_all_priors(
             opened.
         ConfigError: The model answers nothing, or nothing that is of use (see `prior_check`).
     """
-    lacked = lacks_priors(run, data)
+    lacked, costs = lacks_priors(run, data), ReplyCosts(config.prior.batch_size)
     with open_store(config.cache_dir) as store:
         for name in data.prior_order:
             if not run.priors_path(name).exists():
-                fill_priors(name, data.examples(name), run, store, mllm, config.prior.batch_size, progress)
+                watch = costs if name == "labeled" else None
+                fill_priors(name, data.examples(name), run, store, mllm, config.prior.batch_size, progress, watch)
             if name == "labeled" and lacked:
-                _check_labeled(config, run, data, mllm)
+                _check_labeled(config, run, data, mllm, costs)
             total = len(data.examples(name))
             progress(name, total, total)
 
 
-def _check_labeled(config: RunConfig, run: RunFolder, data: RunData, mllm: Mllm) -> None:
+def _check_labeled(config: RunConfig, run: RunFolder, data: RunData, mllm: Mllm, costs: ReplyCosts) -> None:
     if all(_users_prior(example) for example in data.labeled):
         return
     priors = read_priors(run.priors_path("labeled"))
     found = [priors[example.sent_id] for example in data.labeled]
     check = require_usable(config.prior, data.labeled, found, mllm.identity().prompt)
     if check is not None:
-        run.log_event(check.as_event())
+        run.log_event(check.as_event() | costs.as_event())
 
 
 def fill_priors(
@@ -169,15 +171,26 @@ def fill_priors(
     mllm: Mllm,
     batch_size: int,
     progress: Progress = lambda *_: None,
+    costs: ReplyCosts | None = None,
 ) -> int:
     """Ask what the store does not hold of one set, then write the set's priors; return how many were asked.
 
+    Args:
+        name: Of the set.
+        examples: The set.
+        run: Where `priors/<name>.parquet` goes.
+        store: Of all runs.
+        mllm: Asked only where something is missing.
+        batch_size: How many questions are asked at a time.
+        progress: Told after each batch.
+        costs: Counts what the replies of the MLLM cost, if given; SAM's masks are none.
     Raises:
         DataError: The store or the file cannot be written (every answered batch is stored), or no picture can be
             opened.
         ConfigError: The model answers nothing.
     """
-    service = _Service(store, mllm, batch_size, any(run.priors_path(name).parent.glob("*.parquet")))
+    is_proven = any(run.priors_path(name).parent.glob("*.parquet"))
+    service = _Service(store, mllm, batch_size, is_proven, costs)
     draws = run.config.prior.proposal == "sam"
 
     def told(done: int) -> None:  # complete once its file is there
@@ -210,6 +223,7 @@ class _Service:
     mllm: Mllm
     batch_size: int
     is_proven: bool  # it has answered in this run before
+    costs: ReplyCosts | None
 
     def ask(
         self,
@@ -234,7 +248,10 @@ class _Service:
         num_unserved = 0  # questions in a row that a server gave no answer to
         failed: dict[str, Prior] = {}
         batches = (todo[start : start + self.batch_size] for start in range(0, len(todo), self.batch_size))
-        for batch, replies in self.mllm.ask(batches):
+        answers = self.mllm.ask(batches)
+        if self.costs is not None and todo and todo[0].who is MLLM:
+            answers = self.costs.watched(answers)
+        for batch, replies in answers:
             made: list[Prior] = []
             for q, reply in zip(batch, replies, strict=True):
                 prior = make(q, reply)

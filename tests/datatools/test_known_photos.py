@@ -1,0 +1,152 @@
+"""Photos of an update that are in the data set already: known by file, content or name, moved, or replaced."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from l2l_ray.data.refer import ReferDataset
+from l2l_ray.datatools.check import check
+from l2l_ray.datatools.inventory import take_inventory
+from l2l_ray.datatools.merge import merge
+from l2l_ray.datatools.refer_writer import ReferWriter, sentence
+from tests.own_data import LEFT, RIGHT, Import, own_masks, own_refs, polygon_rle
+from tests.refer_folder import draw
+
+
+def test_photos_are_known_by_their_file_or_content_and_never_overwritten(own: Import, tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere"
+    (other / "sub").mkdir(parents=True)
+    (other / "sub" / "other name.png").write_bytes((tmp_path / "photos" / "c.png").read_bytes())
+    row = {"image": "sub/other name.png", "expression": "bird", "polygon": LEFT}
+    assert "0 corrected, 1 new mask, 2 unchanged" in own([row], "--update", images=other)[1]
+    draw(other / "b.png", 77)
+    rows = [{"image": "b.png", "expression": "dog", "polygon": LEFT}, row | {"expression": "a new text"}]
+    status, printed = own(rows, "--update", images=other)
+    assert status == 1 and "image b.png: photo: got" in printed and "give this one another name" in printed
+    assert "1 new object" in printed, "the other rows are brought in"
+    assert (tmp_path / "root" / "images" / "own" / "b.png").samefile(tmp_path / "photos" / "b.png")
+    assert not own_masks(tmp_path / "root").keys() & {"dog"}
+
+
+def test_photos_that_were_moved_are_there_again(own: Import, tmp_path: Path) -> None:
+    moved = (tmp_path / "photos").rename(tmp_path / "moved")
+    linked = tmp_path / "root" / "images" / "own"
+    assert not (linked / "a.png").exists()
+    rows = [{"image": "a.png", "expression": "left cat"}, {"image": "c.png", "expression": "bird"}]
+    assert "0 corrected, 2 photos there again, 3 unchanged" in own(rows, "--update", images=moved)[1]
+    assert [(linked / name).exists() for name in ("a.png", "b.png", "c.png")] == [True, False, True]
+    assert (linked / "a.png").read_bytes() == (moved / "a.png").read_bytes()
+    assert "0 corrected, 3 unchanged" in own(rows, "--update", images=moved)[1]
+
+
+def _sizes(root: Path) -> dict[str, tuple[int, int]]:
+    rows = json.loads((root / "own" / "instances.json").read_text())["images"]
+    return {row["file_name"]: (row["width"], row["height"]) for row in rows}
+
+
+def _replace(tmp_path: Path, name: str) -> None:
+    """Replace a photo of 32 x 24 px in its place by one of twice the size."""
+    draw(tmp_path / "photos" / name, 99, (64, 48))
+
+
+BOTH = {"image": "a.png", "expression": ["left cat", "the cat"], "id": "cat"}
+
+
+@pytest.mark.parametrize("mask", [{"polygon": LEFT}, {"polygon": [2 * side for side in LEFT]}])
+def test_a_photo_of_another_size_has_it_and_the_new_masks(own: Import, tmp_path: Path, mask: dict[str, Any]) -> None:
+    before = own_refs(tmp_path / "root")
+    _replace(tmp_path, "a.png")
+    status, printed = own([BOTH | mask], "--update")
+    assert status == 0 and "1 corrected, 1 photo of another size, 2 unchanged" in printed, printed
+    assert "notice: image a.png: it is 64 x 48 px now, 32 x 24 px before; its masks are the new ones\n" in printed
+    assert _sizes(tmp_path / "root") == {"a.png": (64, 48), "b.png": (32, 24), "c.png": (32, 24)}
+    expected = polygon_rle(mask["polygon"], (64, 48))
+    assert own_masks(tmp_path / "root") == {"left cat": expected, "the cat": expected}
+    found = check(take_inventory(tmp_path / "root" / "own"), decode=True)
+    assert not [problem for problem in found if problem.what != "missing mask"]
+    after = own_refs(tmp_path / "root")[0]
+    assert after["sent_ids"] == before[0]["sent_ids"] and after["provenance"]["replaced"] == {"ann_id": 1}
+    tables = json.loads((tmp_path / "root" / "own" / "instances.json").read_text())
+    (drawn,) = [row["segmentation"] for row in tables["annotations"] if row["id"] == 1]
+    assert drawn == polygon_rle(LEFT), "the mask of before is kept, at the size of the photo that it was drawn on"
+    assert "0 corrected, 3 unchanged" in own([BOTH | mask], "--update")[1]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [BOTH],
+        [{"image": "a.png", "expression": "a new text", "polygon": RIGHT}],
+        [BOTH | {"rle": polygon_rle(LEFT)}],
+        [BOTH | {"polygon": RIGHT, "provenance": {"source": "prediction"}}],
+        [BOTH | {"polygon": RIGHT}, {"image": "a.png", "expression": "the cat", "polygon": LEFT}],
+        [{"image": "a.png", "expression": "the cat", "no_target": True}],
+    ],
+)
+def test_masks_that_a_photo_of_another_size_would_leave_unfit_are_refused(
+    own: Import, tmp_path: Path, rows: list[dict[str, Any]]
+) -> None:
+    root = tmp_path / "root"
+    before, masks, sizes = own_refs(root), own_masks(root), _sizes(root)
+    _replace(tmp_path, "a.png")
+    status, printed = own([*rows, {"image": "c.png", "expression": "bird", "polygon": LEFT}], "--update")
+    assert status == 1 and "0 corrected, 1 new mask, 2 unchanged" in printed, printed
+    assert (
+        "image a.png: photo of another size: got 64 x 48 px, without a new mask of 'left cat'; expected 32 x 24 px as "
+        "before, or every mask and hint of it anew; bring the earlier photo back, or give them all in one update"
+    ) in printed
+    assert _sizes(root) == sizes and own_refs(root)[:2] == before[:2]
+    assert own_masks(root) == masks | {"bird": polygon_rle(LEFT)}, "the other photos are brought in"
+    draw(tmp_path / "photos" / "a.png", ord("a"))
+    assert "0 corrected, 3 unchanged" in own([BOTH | {"polygon": LEFT}], "--update")[1], "the earlier one is back"
+
+
+def test_a_hint_about_a_photo_of_another_size_is_given_anew(own: Import, tmp_path: Path) -> None:
+    row = {"image": "c.png", "expression": "bird"}
+    own([row | {"point": [20, 9]}], "--update")
+    _replace(tmp_path, "c.png")
+    for lacking in (row, row | {"polygon": LEFT}):
+        status, printed = own([lacking], "--update")
+        assert status == 1 and "64 x 48 px, without a new hint of 'bird'; expected 32 x 24 px" in printed
+        assert own_refs(tmp_path / "root")[2]["hint"] == {"points": [[20, 9]]}
+    status, printed = own([row | {"point": [20, 9]}], "--update")
+    assert status == 0 and "1 new hint, 1 photo of another size, 2 unchanged" in printed
+    assert _sizes(tmp_path / "root")["c.png"] == (64, 48)
+
+
+def test_a_photo_without_masks_takes_its_new_size(own: Import, tmp_path: Path) -> None:
+    digest = ReferDataset.open(tmp_path / "root", "own", "own").digest
+    _replace(tmp_path, "c.png")
+    status, printed = own([{"image": "c.png", "expression": "bird"}], "--update")
+    assert status == 0 and "0 corrected, 1 photo of another size, 3 unchanged" in printed
+    assert _sizes(tmp_path / "root")["c.png"] == (64, 48)
+    assert ReferDataset.open(tmp_path / "root", "own", "own").digest != digest, "a run that began before is told"
+
+
+def test_a_moved_photo_of_another_size_does_not_take_the_place_of_the_one_with_masks(
+    own: Import, tmp_path: Path
+) -> None:
+    moved = (tmp_path / "photos").rename(tmp_path / "moved")
+    draw(moved / "a.png", 99, (64, 48))
+    linked = tmp_path / "root" / "images" / "own" / "a.png"
+    status, printed = own([BOTH], "--update", images=moved)
+    assert status == 1 and "without a new mask of 'left cat'" in printed and not linked.exists()
+    status, printed = own([BOTH | {"polygon": LEFT}], "--update", images=moved)
+    assert status == 0 and "1 corrected, 1 photo there again, 1 photo of another size, 2 unchanged" in printed
+    assert linked.samefile(moved / "a.png") and own_masks(tmp_path / "root")["the cat"] == polygon_rle(LEFT, (64, 48))
+
+
+def test_a_size_that_the_picture_does_not_have_is_refused(own: Import, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    with ReferWriter(root, "own", "own", update=True) as writer:
+        writer.add_image(1, "a.png", (64, 48), None)  # as tables say it that come without pictures
+        writer.add_ref({"ref_id": 1, "image_id": 1, "split": "train", "ann_ids": []}, [sentence(1, "mouse")])
+        (problem,) = merge(writer).problems
+    assert str(problem) == (
+        "image a.png: photo size: got 64 x 48 px; expected 32 x 24 px as in the data set, whose picture has no other; "
+        "correct the size, or give it another name"
+    )
