@@ -40,7 +40,7 @@ def served(run: Path, who: str = "anna") -> Iterator[str]:
     """Serve a run from this process; gives the page's address with the token."""
     with listening(None) as listener:
         host = f"127.0.0.1:{listener.getsockname()[1]}"
-        app = make_app(run, who, sha256_of(TOKEN), frozenset({host}))
+        app = make_app(run, who, sha256_of(TOKEN), frozenset({f"http://{host}"}))
         server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
