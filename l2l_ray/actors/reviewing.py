@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 
@@ -107,24 +108,31 @@ def require_reviewable(checkpoint: Path) -> None:
     Journal(checkpoint).require_writable()
 
 
+def app_of(args: ReviewArgs) -> FastAPI:
+    """Return the application over HTTP that a replica runs.
+
+    Raises:
+        L2LError: As `require_reviewable`: perhaps another node than the command's cannot see the run.
+    """
+    run_dir = place(args.run)
+    require_reviewable(run_dir)
+    return make_app(run_dir, None, args.token_sha256, args.addresses, device_for(args.resources))
+
+
 @serve.ingress()
 class ReviewReplica:
     """The review page over HTTP.
 
     Args:
         args: Which run, for whom.
-    Raises:
-        L2LError: As `require_reviewable`.
     """
 
     def __init__(self, args: ReviewArgs) -> None:
         import torch
 
         torch.set_num_threads(args.threads)
-        run_dir = place(args.run)
-        require_reviewable(run_dir)  # also on this node
-        self._app = make_app(run_dir, None, args.token_sha256, args.addresses, device_for(args.resources))
+        self._args = args
 
     def __serve_build_asgi_app__(self) -> Any:
         """Return the application; Serve calls this once."""
-        return self._app
+        return app_of(self._args)
