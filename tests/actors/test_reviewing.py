@@ -199,6 +199,7 @@ def test_words_that_do_not_fit_are_refused_before_ray_is_asked(run: Path, words:
     assert process.returncode == 1 and re.search(said, told) and told.count("\n") == 1, told
 
 
+@pytest.mark.slow
 def test_a_real_server_has_both_pages_and_the_review_stays_when_the_checkpoint_changes(
     ray_local: str, run: Path, tmp_path: Path
 ) -> None:
