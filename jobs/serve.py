@@ -68,7 +68,7 @@ def _told(settings: ServeConfig, token: str, is_new: bool) -> str:
     said = f"{token} (made for this start; ${TOKEN_VARIABLE} sets one)" if is_new else f"that of ${TOKEN_VARIABLE}"
     lines = [f"serving    {url}/v1/masks", f"token      {said}", f"page       {url}/{behind}"]
     if settings.review:
-        lines.append(f"review     {url}/review/{behind or '#token=...'}; it asks each reviewer for a name")
+        lines.append(f"review     {url}/review/{behind or f'#token=${TOKEN_VARIABLE}'}")
     if settings.host != LOOPBACK:
         lines.append(f"note: {settings.host} is not loopback, and nothing is encrypted: put a proxy with TLS before it")
     return "\n".join(lines)

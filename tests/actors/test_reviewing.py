@@ -211,7 +211,7 @@ def test_a_real_server_has_both_pages_and_the_review_stays_when_the_checkpoint_c
             assert process.stdout is not None
             lines = iter(process.stdout.readline, "")
             started = next((line for line in lines if line.startswith(("review ", "serve:"))), "")
-            assert started == f"review     {url}/review/#token=...; it asks each reviewer for a name\n"
+            assert started == f"review     {url}/review/#token=$L2L_TOKEN\n"
             assert b"Find what a text refers to" in requests.get(f"{url}/", timeout=WAIT_S).content
             assert requests.get(f"{url}/review", timeout=WAIT_S).content == (PAGE / "index.html").read_bytes()
             assert requests.get(f"{url}/review/page.js", timeout=WAIT_S).content == (PAGE / "page.js").read_bytes()

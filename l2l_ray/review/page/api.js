@@ -49,7 +49,7 @@ async function request(path, options = {}, read = (response) => response.json())
   }
   if (response.ok) return content;
   if (response.status === 401) {
-    throw new Refused("This tab does not have the server's token. Open the address that it printed when it started.", 401);
+    throw new Refused("This tab does not have the server's token. Open the address that it printed, with #token=... at its end.", 401);
   }
   throw new Refused(content.error || `The server answered ${response.status}.`, response.status);
 }
