@@ -54,9 +54,10 @@ def run(checkpoint: Path, settings: ServeConfig, token_sha256: str, address: str
             there, the port is taken, or an application failed.
         KeyboardInterrupt: Ctrl-C or SIGTERM.
     """
-    run_and_version(checkpoint)
     if settings.review:
         reviewing.require_reviewable(checkpoint)
+    else:
+        run_and_version(checkpoint)
     _require_free_port(settings)
     with connected(ClusterConfig(address=address)) as dashboard:
         say(f"dashboard  {dashboard}")

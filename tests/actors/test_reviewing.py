@@ -191,6 +191,7 @@ def free_port() -> int:
         (["--review", "--swap"], "serve: --review is of a server's start, got it with --swap"),
         (["--review", "--host", "0.0.0.0"], "review with host '0.0.0.0' needs public_url"),
         (["--public_url", "serve.example.org"], "public_url: .*scheme, name and port"),
+        (["--review", "--checkpoint", "s3://bucket/runs/mine"], "needs a run on a disk or a shared filesystem"),
     ],
 )
 def test_words_that_do_not_fit_are_refused_before_ray_is_asked(run: Path, words: list[str], said: str) -> None:
