@@ -2,10 +2,12 @@
 
     python jobs/serve.py --checkpoint runs/mine
     ray job submit -- python jobs/serve.py --checkpoint /shared/runs/mine --max_replicas 4 --prior
+    python jobs/serve.py --checkpoint runs/mine --review
     python jobs/serve.py --checkpoint runs/better --swap
 
-The last one changes the checkpoint of the server that runs on the cluster of --address or RAY_ADDRESS, without a
-dropped request. The server listens on loopback and asks for a bearer token: $L2L_TOKEN, or one that is made and
+With --review the review page of the run is served under /review/, for several people. The last one changes the
+checkpoint of the server that runs on the cluster of --address or RAY_ADDRESS, without a dropped request; a review page
+stays with its run. The server listens on loopback and asks for a bearer token: $L2L_TOKEN, or one that is made and
 printed. See docs/serving.md.
 """
 
@@ -16,9 +18,10 @@ import os
 import sys
 
 from l2l_ray.config.places import settled
+from l2l_ray.errors import ConfigError
 from l2l_ray.job import run_job, say
 from l2l_ray.serving.access import TOKEN_VARIABLE, own_or_new_token, sha256_of
-from l2l_ray.serving.settings import LOOPBACK, add_options, read_settings
+from l2l_ray.serving.settings import LOOPBACK, ServeConfig, add_options, read_settings
 from l2l_ray.storage import place
 
 
@@ -43,6 +46,10 @@ def main(words: list[str]) -> int:
 def _serve(given: argparse.Namespace) -> None:
     settings, checkpoint = read_settings(given), place(settled("--checkpoint", str(given.checkpoint)))
     address = given.address or os.environ.get("RAY_ADDRESS") or None
+    if given.swap and given.review:
+        raise ConfigError(
+            "--review is of a server's start, got it with --swap, which leaves the page as it is; drop one"
+        )
     token, is_new = own_or_new_token()
     from l2l_ray.actors.environment import set_defaults
 
@@ -52,21 +59,18 @@ def _serve(given: argparse.Namespace) -> None:
     if given.swap:
         serve.swap(checkpoint, address, say)
     else:
-        serve.run(checkpoint, settings, sha256_of(token), address, say, _told(settings.host, token, is_new))
+        serve.run(checkpoint, settings, sha256_of(token), address, say, _told(settings, token, is_new))
 
 
-def _told(host: str, token: str, is_new: bool) -> str:
-    """Return what is said once the server answers; `{url}` stands for its address."""
-    lines = ["serving    {url}/v1/masks"]
-    if is_new:
-        lines += [
-            f"token      {token} (made for this start; ${TOKEN_VARIABLE} sets one)",
-            f"page       {{url}}/#token={token}",
-        ]
-    else:
-        lines += [f"token      that of ${TOKEN_VARIABLE}", "page       {url}/"]
-    if host != LOOPBACK:
-        lines.append(f"note: {host} is not loopback, and nothing is encrypted: put a proxy with TLS before it")
+def _told(settings: ServeConfig, token: str, is_new: bool) -> str:
+    """Return what is said once the server answers."""
+    url, behind = settings.url, f"#token={token}" if is_new else ""
+    said = f"{token} (made for this start; ${TOKEN_VARIABLE} sets one)" if is_new else f"that of ${TOKEN_VARIABLE}"
+    lines = [f"serving    {url}/v1/masks", f"token      {said}", f"page       {url}/{behind}"]
+    if settings.review:
+        lines.append(f"review     {url}/review/{behind or f'#token=${TOKEN_VARIABLE}'}")
+    if settings.host != LOOPBACK:
+        lines.append(f"note: {settings.host} is not loopback, and nothing is encrypted: put a proxy with TLS before it")
     return "\n".join(lines)
 
 

@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "predictions",
         "predictor",
         "serving",
+        "review",
     ),  # of selector the registry: who learns, who labels
     "label": ("data", "datatools", "loop"),
     "overview": ("loop", "report"),

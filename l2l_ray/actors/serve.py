@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
+from l2l_ray.actors import reviewing
 from l2l_ray.actors.cluster import Need, connected, node_resources, shortage
 from l2l_ray.actors.deployments import APP, PREDICTOR, PRIOR, require_same_mllm
 from l2l_ray.config import ClusterConfig
@@ -47,36 +48,44 @@ def run(checkpoint: Path, settings: ServeConfig, token_sha256: str, address: str
         token_sha256: Hash of the token.
         address: Ray's; None = a private cluster.
         say: Takes each line of output.
-        told: Printed once it answers; `{url}` in it is the server's.
+        told: Printed once it answers.
     Raises:
-        L2LError: The checkpoint cannot be used, the cluster is too small, something else is served there, the port is
-            taken, or the application failed.
+        L2LError: The checkpoint cannot be used, or not be reviewed, the cluster is too small, something else is served
+            there, the port is taken, or an application failed.
         KeyboardInterrupt: Ctrl-C or SIGTERM.
     """
-    run_and_version(checkpoint)
+    if settings.review:
+        reviewing.require_reviewable(checkpoint)
+    else:
+        run_and_version(checkpoint)
     _require_free_port(settings)
     with connected(ClusterConfig(address=address)) as dashboard:
         say(f"dashboard  {dashboard}")
         _require_room(settings)
         client = _client(dashboard)
         if others := sorted(client.get_serve_details()["applications"]):
-            remedy = "--swap changes its checkpoint, `serve shutdown` ends it" if others == [APP] else "use another"
+            is_ours = APP in others and set(others) <= {APP, reviewing.REVIEW_APP}
+            remedy = "--swap changes its checkpoint, `serve shutdown` ends it" if is_ours else "use another"
             raise ClusterError(
                 f"Ray Serve on this cluster runs {', '.join(others)} already, expected nothing; {remedy}"
             )
-        app = _serve_config(checkpoint, settings, token_sha256)
-        with _deployed(client, app):
-            _wait_until_it_runs()
-            say(told.format(url=f"http://{settings.host}:{settings.port}"))
+        config = _serve_config(checkpoint, settings, token_sha256)
+        names = [app["name"] for app in config["applications"]]
+        with _deployed(client, config):
+            for name in names:
+                _wait_until_it_runs(name)
+            say(told)
             try:
-                _watch(say)
+                _watch(names, say)
             finally:
                 say("ends when the requests in work are answered; Ctrl-C again cuts them off")
-                _drain(client, app, settings.timeout_s + END_S)
+                _drain(client, config, settings.timeout_s + END_S)
 
 
 def swap(checkpoint: Path, address: str | None, say: Say) -> None:
     """Let the server on a cluster change over to another checkpoint; no request is dropped.
+
+    Its review page stays with the run that it was started for.
 
     Raises:
         L2LError: The checkpoint cannot be used, nothing is served there, or a replica could not load it.
@@ -87,33 +96,35 @@ def swap(checkpoint: Path, address: str | None, say: Say) -> None:
     with connected(ClusterConfig(address=address)) as dashboard:
         client = _client(dashboard)
         details = client.get_serve_details()
-        if APP not in details["applications"]:
+        found = {name: one["deployed_app_config"] for name, one in details["applications"].items()}
+        apps = {name: config for name, config in found.items() if config}
+        if APP not in apps:
             raise ClusterError(f"no server runs on the cluster at {address}; start one without --swap")
-        app = details["applications"][APP]["deployed_app_config"]
+        app = apps[APP]
         old = next(one["user_config"]["checkpoint"] for one in app["deployments"] if one["name"] == PREDICTOR)
         if any(one["name"] == PRIOR for one in app["deployments"]):
             require_same_mllm(place(old), checkpoint)
         try:
-            name = _changed_to(str(checkpoint.resolve()), client, app)
+            name = _changed_to(str(checkpoint.resolve()), client, apps)
         except ClusterError as error:
             # Those that could load it go back, and one that starts later is not told to load it, too.
             try:
-                stays = f"the checkpoint stays {_changed_to(old, client, app)}"
+                stays = f"the checkpoint stays {_changed_to(old, client, apps)}"
             except ClusterError as worse:
                 stays = f"each replica keeps what it has loaded, for {old} cannot be loaded again either ({worse})"
             raise ClusterError(f"{stays}: {error}") from None
         say(f"serving    {name}")
 
 
-def _changed_to(checkpoint: str, client: ServeSubmissionClient, app: dict[str, Any]) -> str:
-    """Deploy the application with another checkpoint; return what answers call it.
+def _changed_to(checkpoint: str, client: ServeSubmissionClient, apps: dict[str, dict[str, Any]]) -> str:
+    """Deploy the applications, the predictors' with another checkpoint; return what answers call it.
 
     Raises:
         ClusterError: Not every replica took it in time, or the application failed.
     """
-    for deployment in app["deployments"]:
+    for deployment in apps[APP]["deployments"]:
         deployment["user_config"] = {"checkpoint": checkpoint}
-    client.deploy_applications({"applications": [app]})
+    client.deploy_applications({"applications": list(apps.values())})
     states = states_after(checkpoint)
     if problem := next((state["problem"] for state in states if state["problem"]), ""):
         raise ClusterError(problem)
@@ -135,7 +146,10 @@ def _serve_config(checkpoint: Path, settings: ServeConfig, token_sha256: str) ->
         "proxy_location": "HeadOnly",
         "http_options": {"host": settings.host, "port": settings.port},
         "logging_config": {"log_level": "WARNING", "enable_access_log": False},
-        "applications": [app],
+        "applications": [
+            app,
+            *([reviewing.application(checkpoint, settings, token_sha256)] if settings.review else []),
+        ],
     }
 
 
@@ -163,16 +177,16 @@ def _deployed(client: ServeSubmissionClient, config: dict[str, Any]) -> Iterator
 
 
 def _drain(client: ServeSubmissionClient, config: dict[str, Any], timeout_s: float) -> None:
-    """End the application and wait until no replica is left: each ends when its requests are answered.
+    """End the applications and wait until no replica is left: each ends when its requests are answered.
 
     Raises:
         KeyboardInterrupt: A second one.
     """
     deadline = time.monotonic() + timeout_s
     try:
-        if APP in serve.status().applications:
+        if serve.status().applications:
             client.deploy_applications({**config, "applications": []})
-        while APP in serve.status().applications and time.monotonic() < deadline:
+        while serve.status().applications and time.monotonic() < deadline:
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("requests that were in work were cut off") from None
@@ -184,8 +198,8 @@ def _last_words(error: RuntimeError) -> str:
     return next((line for line in reversed(lines) if line), "no reason given")
 
 
-def _wait_until_it_runs() -> None:
-    """Wait until the application and the HTTP proxy are up.
+def _wait_until_it_runs(name: str = APP) -> None:
+    """Wait until an application and the HTTP proxy are up.
 
     Raises:
         ClusterError: They failed, or did not come up in time.
@@ -193,7 +207,7 @@ def _wait_until_it_runs() -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         status = serve.status()
-        app = status.applications.get(APP)
+        app = status.applications.get(name)
         proxies = {str(state) for state in status.proxies.values()}
         if app and app.status == ApplicationStatus.RUNNING and "HEALTHY" in {one.rpartition(".")[2] for one in proxies}:
             return
@@ -202,8 +216,8 @@ def _wait_until_it_runs() -> None:
         if time.monotonic() > deadline:
             state = app.status if app else "not there"
             raise ClusterError(
-                f"the server did not come up within {START_TIMEOUT_S:g} s: application {state}, HTTP {proxies}; free "
-                "resources, or see its logs in the dashboard"
+                f"the server did not come up within {START_TIMEOUT_S:g} s: application {name} {state}, HTTP {proxies}; "
+                "free resources, or see its logs in the dashboard"
             )
         time.sleep(POLL_S)
 
@@ -243,24 +257,28 @@ def _why(app: Any) -> str:
     return str((errors or [line for line in lines if line] or ["no reason given"])[-1])
 
 
-def _watch(say: Say) -> None:
-    """Wait for Ctrl-C or SIGTERM; say when the state of the application changes."""
-    known = ApplicationStatus.RUNNING
+def _watch(names: Sequence[str], say: Say) -> None:
+    """Wait for Ctrl-C or SIGTERM; say when the state of an application changes."""
+    known = dict.fromkeys(names, ApplicationStatus.RUNNING)
     while True:
         time.sleep(LOOK_EVERY_S)
-        app = serve.status().applications.get(APP)
-        if app is None:
-            raise ClusterError("the server was ended by somebody else (`serve shutdown`?); start it again")
-        if app.status != known:
-            known = app.status
-            say(f"state      {known.value.lower()}{f': {_why(app)}' if known != ApplicationStatus.RUNNING else ''}")
+        found = serve.status().applications
+        for name in names:
+            app = found.get(name)
+            if app is None:
+                raise ClusterError("the server was ended by somebody else (`serve shutdown`?); start it again")
+            if app.status != known[name]:
+                known[name] = app.status
+                why = "" if app.status == ApplicationStatus.RUNNING else f": {_why(app)}"
+                say(f"{'state' if name == APP else 'review':<11}{app.status.value.lower()}{why}")
 
 
 def _require_room(settings: ServeConfig) -> None:
     """Refuse what fits nowhere, for which Serve would wait without a word."""
     demand = [Need("predictor replica", settings.replicas, settings.replica_resources)]
     demand += [Need("prior replica", 1, settings.prior_resources)] if settings.prior else []
-    remedy = "add nodes, or lower replicas, replica_resources or prior_resources"
+    demand += [Need("review page", 1, settings.review_resources)] if settings.review else []
+    remedy = "add nodes, or lower replicas, replica_resources, prior_resources or review_resources"
     if problem := shortage(demand, node_resources(), remedy):
         raise ClusterError(problem)
 

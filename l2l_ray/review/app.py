@@ -12,8 +12,11 @@
     POST /api/labels/ID/actions          {"action", "upon", "key", "counts"}: decide; answers when it is durable
 
 Every request but the first needs the token, comes from this server's own page, and names this server as `Host`
-(`serving/guard.py`). Photos are found by the id of a label: no path comes from a client. Whatever goes wrong is one
-line, `{"error": ...}`: 409 with `last` where somebody else decided meanwhile.
+(`serving/guard.py`). Photos are found by the id of a label: no path comes from a client. A server for several people
+asks each for a name, in the header `X-L2L-Reviewer` (`reviewer_of`). Whatever goes wrong is one line,
+`{"error": ...}`: 409 with `last` where somebody else decided meanwhile, 428 where a name is needed.
+
+All paths may have a prefix that the server puts before them, such as `/review`; the page asks relative to itself.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import unquote
 
 import numpy as np
 from fastapi import FastAPI, Query
@@ -36,7 +40,7 @@ from starlette.responses import JSONResponse, Response
 
 from l2l_ray import __version__
 from l2l_ray.data.masks import mask_area_px
-from l2l_ray.errors import DataError, L2LError, one_line
+from l2l_ray.errors import ConfigError, DataError, L2LError, one_line
 from l2l_ray.review.item import Items, as_runs, edit_size, mask_iou
 from l2l_ray.review.journal import DECISIONS, STATES, UNDO, Journal, StaleAction
 from l2l_ray.review.labels import MAX_KIND_CHARS, Filters, Labels
@@ -45,11 +49,13 @@ from l2l_ray.serving.guard import Guard, Refusal, bounded, broken, page_file, re
 from l2l_ray.types import Example
 
 PAGE = Path(__file__).parent / "page"
-_FILES = ("page.css", "page.js", "api.js", "keys.js", "queue.js", "canvas.js", "draw.js", "masks.js")
+_FILES = ("page.css", "page.js", "api.js", "who.js", "keys.js", "queue.js", "canvas.js", "draw.js", "masks.js")
 PAGE_FILES = {"/": "index.html", **{f"/{name}": name for name in _FILES}}
 MAX_BODY_BYTES = 4_000_000  # a mask of a 20 megapixel photo has some ten thousand runs
 MAX_PAGE = 200
 MAX_KINDS = 200
+MAX_NAME_CHARS = 80
+WHO = "x-l2l-reviewer"
 T = TypeVar("T")
 Mask = Bool[np.ndarray, "H W"]
 
@@ -91,19 +97,53 @@ def identity(run_dir: Path, reviewer: str) -> str:
     return hashlib.sha256(f"{run_dir.resolve()}\0{reviewer}".encode()).hexdigest()[:16]
 
 
-def make_app(run_dir: Path, reviewer: str, token_sha256: str, hosts: Collection[str]) -> FastAPI:
-    """Return the application that one reviewer looks at one run with.
+def checked_name(given: str, setting: str) -> str:
+    """Return a reviewer's name, on one line.
+
+    Args:
+        given: What a person wrote.
+        setting: Where, for messages.
+    Raises:
+        ConfigError: It is empty, too long or cannot be printed.
+    """
+    name = " ".join(given.split())
+    if not name or len(name) > MAX_NAME_CHARS or not name.isprintable():
+        got = f"{name[:MAX_NAME_CHARS]!r}{' and more' if len(name) > MAX_NAME_CHARS else ''}"
+        raise ConfigError(f"{setting} must be a name of 1 to {MAX_NAME_CHARS} printable characters, got {got}")
+    return name
+
+
+def reviewer_of(request: Request) -> str:
+    """Return whose request it is on a server for several people: the header `WHO`, UTF-8 written as in an address.
+
+    Raises:
+        Refusal: It names nobody.
+    """
+    given = request.headers.get(WHO)
+    if given is None:
+        raise Refusal(428, "this server asks who decides, got no name; say yours, which is written beside decisions")
+    try:
+        return checked_name(unquote(given, errors="strict"), "who decides")
+    except (ConfigError, UnicodeDecodeError) as error:
+        raise Refusal(428, f"{one_line(error)}; say another one") from None
+
+
+def make_app(
+    run_dir: Path, reviewer: str | None, token_sha256: str, addresses: Collection[str], device: str = "auto"
+) -> FastAPI:
+    """Return the application that people look at one run with.
 
     Args:
         run_dir: The run's folder, of this machine.
-        reviewer: Whose decisions are written.
+        reviewer: Whose decisions are written; None = of whom each request names, see `reviewer_of`.
         token_sha256: From `serving.access.sha256_of`.
-        hosts: What `Host` may be.
+        addresses: Under which the page is opened, see `Guard`.
+        device: Of the run's model, see `Predictor.from_run`.
     Raises:
         L2LError: There is no run to review, see `Labels`, or its journal cannot be read.
     """
     labels, journal = Labels(run_dir), Journal(run_dir)
-    items, proposals = Items(labels), Proposals(run_dir)
+    items, proposals = Items(labels), Proposals(run_dir, device)
     model_is_asked = asyncio.Lock()  # who waits for the model holds no thread that others need to save
     app = FastAPI(
         title="L2L review",
@@ -120,7 +160,10 @@ def make_app(run_dir: Path, reviewer: str, token_sha256: str, hosts: Collection[
             Exception: broken,
         },
     )
-    app.add_middleware(Guard, token_sha256=token_sha256, open_paths=PAGE_FILES, hosts=hosts)
+    app.add_middleware(Guard, token_sha256=token_sha256, open_paths={"", *PAGE_FILES}, addresses=addresses)
+
+    def who(request: Request) -> str:
+        return reviewer_of(request) if reviewer is None else reviewer
 
     def standing(sent_id: int) -> dict[str, Any]:
         found = journal.standing(sent_id)
@@ -133,7 +176,7 @@ def make_app(run_dir: Path, reviewer: str, token_sha256: str, hosts: Collection[
             "counts": labels.counts(journal),
         }
 
-    def saved(sent_id: int, decision: Decision) -> dict[str, Any]:
+    def saved(sent_id: int, decision: Decision, by: str) -> dict[str, Any]:
         record, mask = items.record(sent_id)
         rle = iou = None
         if decision.action == "redraw":
@@ -152,17 +195,19 @@ def make_app(run_dir: Path, reviewer: str, token_sha256: str, hosts: Collection[
                     422, "the label has no pixel, so there is nothing to accept; redraw it, or say no such object"
                 )
         label = None if decision.action == UNDO else record if decision.action == "accept" else {**record, "rle": mask}
-        made = journal.add(sent_id, decision.action, reviewer, decision.upon, decision.key, label, rle, iou)
+        made = journal.add(sent_id, decision.action, by, decision.upon, decision.key, label, rle, iou)
         return {"saved": made.number, "iou": iou, **standing(sent_id)}
 
     @app.get("/api/run")
-    def run() -> dict[str, Any]:
+    def run(request: Request) -> dict[str, Any]:
+        name = who(request)
         journal.refresh()
         return {
             "run": run_dir.absolute().name,
-            "id": identity(run_dir, reviewer),
+            "id": identity(run_dir, name),
             "about": labels.about,
-            "reviewer": reviewer,
+            "reviewer": name,
+            "asks_name": reviewer is None,
             "num": len(labels),
             "counts": labels.counts(journal),
             "states": STATES,
@@ -232,8 +277,9 @@ def make_app(run_dir: Path, reviewer: str, token_sha256: str, hosts: Collection[
 
     @app.post("/api/labels/{sent_id}/actions")
     async def act(sent_id: int, request: Request) -> dict[str, Any]:
+        name = who(request)
         decision = await _body(request, Decision)
-        return await asyncio.to_thread(saved, sent_id, decision)
+        return await asyncio.to_thread(saved, sent_id, decision, name)
 
     for path, name in PAGE_FILES.items():
         app.add_api_route(path, page_file(PAGE / name), include_in_schema=False)

@@ -198,6 +198,22 @@ class Journal:
             what = "it is written, but might not survive a power loss" if key in self._keys else "nothing was saved"
             raise DataError(f"cannot write {self._path}: {error}; {what}; free some space, then try again") from error
 
+    def require_writable(self) -> None:
+        """Refuse a folder in which no decision could be saved, before anybody makes one.
+
+        Raises:
+            DataError: Its lock cannot be had, or the file cannot be written.
+        """
+        try:
+            with locked(self._lock_path, LOCK_TIMEOUT_S):
+                if self._path.exists():
+                    self._path.open("r+b").close()
+        except OSError as error:
+            raise DataError(
+                f"no decision could be saved in {self._path.parent}: {error}; it must lie on a file system that this "
+                "process may write to and that knows locks, as disks, NFS and Lustre do unless mounted without them"
+            ) from error
+
     def refresh(self) -> None:
         """Read what other processes have added."""
         with self._lock:

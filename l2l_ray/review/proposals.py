@@ -30,10 +30,11 @@ class Proposals:
 
     Args:
         run_dir: The run's folder.
+        device: See `Predictor.from_run`.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        self._run_dir = run_dir
+    def __init__(self, run_dir: Path, device: str = "auto") -> None:
+        self._run_dir, self._device = run_dir, device
         self._lock = threading.Lock()
         self._predictor: Predictor | None = None
 
@@ -63,7 +64,7 @@ class Proposals:
         if self._predictor is None:
             from l2l_ray.predictor import Predictor  # it takes seconds, and most reviewers never ask
 
-            self._predictor = Predictor.from_run(self._run_dir, mllm=_NotAsked())
+            self._predictor = Predictor.from_run(self._run_dir, mllm=_NotAsked(), device=self._device)
         return self._predictor
 
     @staticmethod

@@ -23,14 +23,13 @@ from urllib.parse import quote
 import uvicorn
 
 from l2l_ray.errors import ConfigError
-from l2l_ray.review.app import identity, make_app
+from l2l_ray.review.app import checked_name, identity, make_app
 from l2l_ray.review.journal import Journal
 from l2l_ray.serving.access import own_or_new_token, sha256_of
 from l2l_ray.serving.settings import LOOPBACK
 from l2l_ray.storage import here
 from l2l_ray.wording import Say
 
-MAX_NAME_CHARS = 80
 OPENING = "review-open.html"
 _ANY_PORT = 0
 _OWN_PORTS = range(20_000, 30_000)  # below those that systems give to whoever asks for any
@@ -68,13 +67,13 @@ def review(run_dir: Path, port: int | None, reviewer: str | None, opens_browser:
         ConfigError: The port is taken, the name cannot be used, or there is no finished run.
         L2LError: The run's labels or its journal cannot be read.
     """
-    name = _name(reviewer)
+    name = checked_name(getpass.getuser() if reviewer is None else reviewer, "--reviewer")
     token, _ = own_or_new_token()
     usual = own_port(run_dir, name)
     with listening(port, usual) as listener:
         chosen = listener.getsockname()[1]
-        hosts = frozenset(f"{host}:{chosen}" for host in (LOOPBACK, "localhost"))
-        app = make_app(run_dir, name, sha256_of(token), hosts)
+        addresses = frozenset(f"http://{host}:{chosen}" for host in (LOOPBACK, "localhost"))
+        app = make_app(run_dir, name, sha256_of(token), addresses)
         address = f"http://{LOOPBACK}:{chosen}/#token={quote(token, safe='')}"
         say(f"review     {address}")
         say(f"reviewer   {name}; every decision is a line of {run_dir / 'review.jsonl'}; Ctrl-C ends the server")
@@ -116,18 +115,6 @@ def _open(address: str) -> None:
     with suppress(webbrowser.Error):
         if "BROWSER" in os.environ or type(webbrowser.get()) is not webbrowser.GenericBrowser:
             webbrowser.open(address)
-
-
-def _name(given: str | None) -> str:
-    """Return the reviewer's name, on one line.
-
-    Raises:
-        ConfigError: It is empty, too long or cannot be printed.
-    """
-    name = " ".join((getpass.getuser() if given is None else given).split())
-    if not name or len(name) > MAX_NAME_CHARS or not name.isprintable():
-        raise ConfigError(f"--reviewer must be a name of 1 to {MAX_NAME_CHARS} printable characters, got {name!r}")
-    return name
 
 
 def own_port(run_dir: Path, reviewer: str) -> int:

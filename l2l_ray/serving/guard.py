@@ -1,9 +1,9 @@
 """What is asked of every request before anything else is read, for all that the package serves, and how it is told no.
 
-A bearer token always. A server for one person's own machine also checks the `Host` that a browser thinks it talks to:
-a page of a stranger whose name was pointed at this machine (DNS rebinding) has another one. And it refuses requests
-that a browser says come from another site. No answer carries a header that would let another site read it, and a token
-that travels in a header of its own is sent by no form and no link.
+A bearer token always. A server that knows under which addresses people open it also checks the `Host` that a browser
+thinks it talks to: a page of a stranger whose name was pointed at this machine (DNS rebinding) has another one. And it
+refuses requests that a browser says come from another site. No answer carries a header that would let another site read
+it, and a token that travels in a header of its own is sent by no form and no link.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class Guard:
     Args:
         app: Whom it guards.
         token_sha256: From `access.sha256_of`.
-        open_paths: Open to everybody; they hold no data.
-        hosts: What `Host` may be, such as `127.0.0.1:8001`; None = anything. Where it is given, requests from other
-            sites are refused too.
+        open_paths: Open to everybody; they hold no data. Without the prefix that the server puts before all paths.
+        addresses: Under which people open the server, such as `http://127.0.0.1:8001`; None = any. Where they are
+            given, requests for another `Host`, and from other sites, are refused.
     """
 
     def __init__(
@@ -64,9 +64,10 @@ class Guard:
         app: ASGIApp,
         token_sha256: str,
         open_paths: Collection[str],
-        hosts: Collection[str] | None = None,
+        addresses: Collection[str] | None = None,
     ) -> None:
-        self._app, self._token_sha256, self._open_paths, self._hosts = app, token_sha256, open_paths, hosts
+        self._app, self._token_sha256, self._open_paths, self._addresses = app, token_sha256, open_paths, addresses
+        self._hosts = {address.partition("://")[2] for address in addresses or ()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -80,11 +81,11 @@ class Guard:
                 message = {**message, "headers": [*message.get("headers", ()), *added]}
             await send(message)
 
-        refusal = self._refusal(scope["path"], Request(scope))
+        refusal = self._refusal(_own_path(scope), Request(scope))
         await (refusal or self._app)(scope, receive, with_headers)
 
     def _refusal(self, path: str, request: Request) -> Response | None:
-        if self._hosts is not None:
+        if self._addresses is not None:
             host = request.headers.get("host", "")
             if host not in self._hosts:
                 expected = " or ".join(sorted(self._hosts))
@@ -101,10 +102,18 @@ class Guard:
     def _other_site(self, request: Request) -> str:
         """Return the site that a browser says a request comes from, if it is another one; else ""."""
         origin = request.headers.get("origin")
-        if origin is not None and origin not in {f"http://{host}" for host in self._hosts or ()}:
+        if origin is not None and origin not in (self._addresses or ()):
             return origin or "an unnamed site"
         site = request.headers.get("sec-fetch-site", "same-origin")
         return "" if site in ("same-origin", "none") else site
+
+
+def _own_path(scope: Scope) -> str:
+    """Return a path as the application's routes name it: without the prefix it is served under, such as `/review`."""
+    path: str = scope["path"]
+    prefix = scope.get("root_path", "")
+    below = path.removeprefix(prefix)
+    return below if path.startswith(prefix) and below[:1] in ("", "/") else path
 
 
 def said(status: int, text: str, headers: dict[str, str] | None = None) -> Response:

@@ -7,11 +7,13 @@ model; a field on the command line wins.
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from l2l_ray.config.fields import Section, config_fields, range_text
 from l2l_ray.config.messages import explain
@@ -20,6 +22,34 @@ from l2l_ray.errors import ConfigError
 from l2l_ray.storage import here
 
 LOOPBACK = "127.0.0.1"
+WILDCARDS = ("", "0.0.0.0", "::")  # every network of the machine: what a server listens on, and nobody's address
+_PORTS = {"http": 80, "https": 443}  # which no browser writes
+
+
+def origin_of(address: str) -> str:
+    """Return an address as browsers name it in `Origin`: in small letters, without the scheme's own port.
+
+    Raises:
+        ValueError: It is none, or more than scheme, name and port.
+    Example: `origin_of("https://Serve.example.org:443/")` is `https://serve.example.org`
+    """
+    try:
+        parts = urlsplit(address)
+        name, port = parts.hostname or "", parts.port
+    except ValueError:
+        parts, name, port = urlsplit(""), "", None
+    is_more = parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc
+    if parts.scheme not in _PORTS or is_more or not re.fullmatch(r"[a-z0-9._:-]+", name):
+        raise ValueError(
+            f"must be scheme, name and port, such as https://serve.example.org or http://node7:8000, got {address!r}; "
+            "leave the rest out"
+        )
+    shown = f"[{name}]" if ":" in name else name
+    return f"{parts.scheme}://{shown}" + ("" if port in (None, _PORTS[parts.scheme]) else f":{port}")
+
+
+Origin = Annotated[str, AfterValidator(origin_of)]
+TokenHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # of `access.sha256_of`
 
 
 class ServeConfig(Section):
@@ -37,6 +67,15 @@ class ServeConfig(Section):
         "holds one. The answers are the same",
     )
     prior_resources: Resources = Field({"CPU": 0.5}, description="Ray resources of the MLLM's own replica")
+    review: bool = Field(
+        False, description="Whether the review page of the run is served too, under /review/; see docs/review.md"
+    )
+    review_resources: Resources = Field({"CPU": 0.5}, description="Ray resources of the review page's one replica")
+    public_url: Origin | None = Field(
+        None,
+        description="Address under which people open the server where it is another than host and port: that of a "
+        "proxy, https://serve.example.org, or http://node7:8000. The review page answers it and loopback alone",
+    )
     max_batch: int = Field(8, ge=1, description="Most requests that a replica answers together")
     batch_wait_s: float = Field(0.01, ge=0, description="How long a first request waits for others, seconds")
     max_queued: int = Field(32, ge=1, description="Most requests that wait for a replica; more are told to come back")
@@ -55,6 +94,30 @@ class ServeConfig(Section):
                 f"max_replicas must be at least replicas={self.replicas}, got {self.max_replicas}; raise it"
             )
         return self
+
+    @model_validator(mode="after")
+    def _is_found(self) -> ServeConfig:
+        if self.review and self.host in WILDCARDS and self.public_url is None:
+            raise ValueError(
+                f"review with host {self.host!r} needs public_url, the address under which people open it, such as "
+                f"http://node7:{self.port}, got none; give it, or leave out host"
+            )
+        return self
+
+    @property
+    def url(self) -> str:
+        """Where people are sent."""
+        return self.public_url or self._at(self.host)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Under which the server may be opened in a browser, as `Origin` says them."""
+        names = [LOOPBACK, "localhost", *([] if self.host in WILDCARDS else [self.host])]
+        own = [origin_of(self._at(name)) for name in names]
+        return tuple(dict.fromkeys([*own, *([self.public_url] if self.public_url else [])]))
+
+    def _at(self, name: str) -> str:
+        return f"http://{f'[{name}]' if ':' in name else name}:{self.port}"
 
     @property
     def max_ongoing(self) -> int:
@@ -79,7 +142,7 @@ class BuildArgs(BaseModel):
     model_config = ConfigDict(hide_input_in_errors=True)
 
     settings: ServeConfig = ServeConfig()
-    token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    token_sha256: TokenHash
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

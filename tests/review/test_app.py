@@ -37,8 +37,8 @@ HOST = "127.0.0.1:8765"
 HOSTILE = '<img src=x onerror="document.title=1"> ../../etc/passwd \u202e"quoted" & <script>alert(1)</script>'
 
 
-def client_of(run: Path, who: str = "anna", **headers: str) -> TestClient:
-    app = make_app(run, who, sha256_of(TOKEN), frozenset({HOST}))
+def client_of(run: Path, who: str | None = "anna", **headers: str) -> TestClient:
+    app = make_app(run, who, sha256_of(TOKEN), frozenset({f"http://{HOST}"}))
     return TestClient(app, base_url=f"http://{HOST}", headers={**BEARER, **headers}, raise_server_exceptions=False)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from l2l_ray.errors import DataError
-from l2l_ray.review.journal import FILE, OPEN, TORN, UNDO, Journal, StaleAction, decided_ids
+from l2l_ray.review.journal import FILE, LOCK, OPEN, TORN, UNDO, Journal, StaleAction, decided_ids
 from l2l_ray.types import Rle
 
 RLE: Rle = {"size": [2, 2], "counts": "04"}
@@ -223,3 +223,12 @@ def test_a_repeated_action_that_cannot_be_made_safe_is_not_called_unsaved(
         mine.add(7, "accept", "anna", 0, "one")
     assert mine.decided == {7} == decided_ids(tmp_path)
     assert decided_ids(tmp_path / "elsewhere") == set()
+
+
+def test_a_folder_in_which_nothing_can_be_decided_is_refused_before_anybody_decides(tmp_path: Path) -> None:
+    Journal(tmp_path).require_writable()
+    assert not (tmp_path / FILE).exists()
+    (tmp_path / LOCK).unlink()
+    (tmp_path / LOCK).mkdir()
+    with pytest.raises(DataError, match=rf"no decision could be saved in {tmp_path}: .*must lie on a file system"):
+        Journal(tmp_path).require_writable()

@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from l2l_ray.data.masks import decode
 from l2l_ray.review.app import identity, make_app
@@ -36,18 +38,19 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium, whic
 
 
 @contextmanager
-def served(run: Path, who: str = "anna") -> Iterator[str]:
-    """Serve a run from this process; gives the page's address with the token."""
+def served(run: Path, who: str | None = "anna", prefix: str = "") -> Iterator[str]:
+    """Serve a run from this process, all paths below a prefix; gives the page's address with the token."""
     with listening(None) as listener:
         host = f"127.0.0.1:{listener.getsockname()[1]}"
-        app = make_app(run, who, sha256_of(TOKEN), frozenset({host}))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+        app = make_app(run, who, sha256_of(TOKEN), frozenset({f"http://{host}"}))
+        below = Starlette(routes=[Mount(prefix, app)])
+        server = uvicorn.Server(uvicorn.Config(below, log_level="error"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         while not server.started:
             assert thread.is_alive()
             time.sleep(0.01)
-        yield f"http://{host}/#token={TOKEN}"
+        yield f"http://{host}{prefix}/#token={TOKEN}"
         server.should_exit = True
         thread.join()
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from l2l_ray.errors import ConfigError
 from l2l_ray.serving.access import sha256_of
-from l2l_ray.serving.settings import BuildArgs, ServeConfig, add_options, read_settings
+from l2l_ray.serving.settings import BuildArgs, ServeConfig, add_options, origin_of, read_settings
 
 
 def read(*words: str) -> ServeConfig:
@@ -37,12 +37,49 @@ def test_open_requests_are_those_that_wait_and_those_that_replicas_hold() -> Non
 
 
 @pytest.mark.parametrize(
+    ("address", "origin"),
+    [
+        ("https://Serve.Example.org:443/", "https://serve.example.org"),
+        ("http://node_7:80", "http://node_7"),
+        ("http://10.0.0.5:8000", "http://10.0.0.5:8000"),
+        ("https://[::1]:80", "https://[::1]:80"),
+    ],
+)
+def test_an_address_is_read_as_browsers_write_it(address: str, origin: str) -> None:
+    assert origin_of(address) == origin
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("", "serve.example.org", "ftp://a", "http://", "http://a:b", "http://a:99999", "http://a/l2l", "http://a?b"),
+        *("http://a#b", "http://anna@a", "http://[::1", "http://a b", "http://*", "null"),
+    ],
+)
+def test_what_is_no_address_or_more_than_one_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match="must be scheme, name and port, such as .* got "):
+        origin_of(address)
+
+
+def test_the_addresses_are_loopback_the_host_and_that_of_the_proxy() -> None:
+    loopback = ("http://127.0.0.1:8000", "http://localhost:8000")
+    assert read("--review").addresses == loopback
+    found = read("--review", "--host", "0.0.0.0", "--public_url", "https://serve.example.org/")
+    assert found.addresses == (*loopback, "https://serve.example.org") and found.url == "https://serve.example.org"
+    found = read("--host", "node7", "--port", "80")
+    assert found.addresses == ("http://127.0.0.1", "http://localhost", "http://node7")
+    assert read("--host", "0.0.0.0").url == "http://0.0.0.0:8000", "as long as no review page asks for more"
+
+
+@pytest.mark.parametrize(
     ("words", "content", "said"),
     [
         (["--port", "0"], "", "port: .*greater than or equal to 1, got '0'"),
         (["--max_batch", "many"], "", "max_batch: .*got 'many'"),
         (["--replicas", "3"], "", "max_replicas must be at least replicas=3, got 1"),
         (["--replica_resources", "{CPU"], "", "replica_resources: .*dictionary"),
+        (["--review", "--host", "0.0.0.0"], "", "review with host '0.0.0.0' needs public_url, .* got none; give it"),
+        (["--public_url", "serve.example.org"], "", "public_url: .*got 'serve.example.org'"),
         ([], "prot: 1", "unknown field prot; did you mean port"),
         ([], "- 1", "must hold a mapping of fields, got list"),
         ([], "{", "is no YAML"),

@@ -3,6 +3,7 @@
 const TRY_AGAIN_MS = 1000;
 const KEPT = "l2l-review-unsaved:";
 const KEPT_PICTURES = 4;
+const NAME = "l2l-review-name"; // as a header carries it
 const previews = new Map(); // by image id; promises
 
 // `#token=...` never reaches the server; it is taken out of the address, which would stay in the history.
@@ -18,6 +19,15 @@ takeToken();
 // The address of a server that was started again, in the same tab, differs behind `#` only: nothing would be loaded.
 window.addEventListener("hashchange", () => takeToken() && location.reload());
 
+// The name of whoever decides, where the server asks for it. It is this tab's; a new tab begins with the last one given.
+let name = sessionStorage.getItem(NAME) ?? localStorage.getItem(NAME);
+
+export function setName(given) {
+  name = encodeURIComponent(given);
+  sessionStorage.setItem(NAME, name);
+  localStorage.setItem(NAME, name);
+}
+
 // What the page or its server does not do, in words; `status` is that of HTTP, 0 where there was no answer.
 export class Refused extends Error {
   constructor(text, status = 0) {
@@ -28,17 +38,18 @@ export class Refused extends Error {
 
 async function request(path, options = {}, read = (response) => response.json()) {
   const headers = { authorization: `Bearer ${sessionStorage.getItem("l2l-review-token") || ""}`, ...options.headers };
+  if (name) headers["x-l2l-reviewer"] = name;
   let response;
   let content;
   try {
     response = await fetch(path, { ...options, headers });
     content = await (response.ok ? read(response) : response.json().catch(() => ({})));
   } catch (error) {
-    throw error.name === "AbortError" ? error : new Refused("The server does not answer. Is `l2l review` still running?");
+    throw error.name === "AbortError" ? error : new Refused("The server does not answer. Is it still running?");
   }
   if (response.ok) return content;
   if (response.status === 401) {
-    throw new Refused("This tab does not have the server's token. Open the address that `l2l review` printed.", 401);
+    throw new Refused("This tab does not have the server's token. Open the address that it printed, with #token=... at its end.", 401);
   }
   throw new Refused(content.error || `The server answered ${response.status}.`, response.status);
 }

@@ -15,7 +15,7 @@ export function listen(page) {
 function pressed(event, page) {
   const { key, target } = event;
   const isTyped = event.altKey && (key === "[" || key === "]"); // with Option or AltGr, on many keyboards
-  if (byId("help").open || event.metaKey || ((event.ctrlKey || event.altKey) && !isTyped)) return;
+  if (document.querySelector("dialog[open]") || event.metaKey || ((event.ctrlKey || event.altKey) && !isTyped)) return;
   if (target.closest("input:not([type=checkbox]):not([type=range]), select")) {
     if (key !== "Escape") return;
     event.preventDefault(); // the browser would empty a search field, and the list would not know

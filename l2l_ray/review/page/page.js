@@ -7,6 +7,7 @@ import { Drawing } from "./draw.js";
 import { listen } from "./keys.js";
 import { area } from "./masks.js";
 import { Queue } from "./queue.js";
+import { introduced, rename } from "./who.js";
 
 const byId = (id) => document.getElementById(id);
 const STILL = "The server does not answer. Your decision is kept in this browser and sent again until it is saved …";
@@ -278,7 +279,7 @@ function toggle(name, isShown = !viewer.shown[name]) {
 
 function showTools() {
   byId("drawing").hidden = !drawing.isOn;
-  for (const id of ["filters", "queue", "actions", "others"]) byId(id).inert = drawing.isOn;
+  for (const id of ["filters", "queue", "actions", "others", "rename"]) byId(id).inert = drawing.isOn;
   for (const tool of ["brush", "eraser", "polygon", "propose"]) {
     byId(tool).setAttribute("aria-pressed", String(drawing.tool === tool));
   }
@@ -342,9 +343,10 @@ async function bringBack({ one, error }, words, num) {
 }
 
 async function start() {
-  run = await get("api/run");
+  run = await introduced();
   byId("run").textContent = run.run;
   byId("reviewer").textContent = `as ${run.reviewer}`;
+  byId("rename").hidden = !run.asks_name;
   document.title = `${run.run}: L2L review`;
   const named = Number(new URLSearchParams(location.hash.slice(1)).get("label"));
   queue.states(run.states);
@@ -386,6 +388,7 @@ byId("keep").addEventListener("click", keep);
 byId("smaller").addEventListener("click", () => viewer.scale(1 / 1.4));
 byId("larger").addEventListener("click", () => viewer.scale(1.4));
 byId("fit").addEventListener("click", () => viewer.fit());
+byId("rename").addEventListener("click", () => inTurn(() => rename(run.reviewer)));
 byId("show-help").addEventListener("click", () => byId("help").showModal());
 byId("close-help").addEventListener("click", () => byId("help").close());
 inTurn(start);
