@@ -31,9 +31,6 @@ ENV_DEFAULTS = {
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
     # Arrow's own allocator keeps some 25 MB that a labeler has read and dropped.
     "ARROW_DEFAULT_MEMORY_POOL": "system",
-    # A process whose threads wait for each other gives its core away meanwhile. By default they wait busily, and beside
-    # one other busy process on two cores a training step with two threads then takes seven times as long.
-    "OMP_WAIT_POLICY": "PASSIVE",
     # Bars of several processes cannot be read in a job's log.
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
