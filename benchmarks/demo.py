@@ -1,10 +1,13 @@
-"""What `make demo` costs: wall time and memory, first with nothing there, then again.
+"""What `make demo` costs: wall time, also of each phase, and memory, first with nothing there, then again.
 
 The committed state of this checkout is cloned into a temporary folder, so the first run makes its environment and its
 caches. Memory is that of all processes that were not there before, sampled every two seconds: PSS counts a page that n
 processes share as 1/n, RSS counts it n times. Nothing else should run on the machine.
 
-Usage: python benchmarks/demo.py [--out benchmarks/results/demo.json]
+Phases are those of the train worker, summed over rounds and methods: it waits for labels, trains, updates selectors;
+the rest is installs, the cluster, priors, the burn-in, evaluation and the report.
+
+Usage: python benchmarks/demo.py [--once] [--out benchmarks/results/demo.json]
 """
 
 from __future__ import annotations
@@ -16,10 +19,13 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from l2l_ray.report.record import read_run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -61,9 +67,11 @@ def measured(folder: Path, name: str) -> dict[str, Any]:
         for process in psutil.process_iter(["cmdline"])
         if process.pid not in before and "ray" in " ".join(process.info["cmdline"] or ())
     ]
-    table = json.loads((folder / "runs" / name / "results.json").read_text())
+    run = folder / "runs" / name
+    table = json.loads((run / "results.json").read_text())
     return {
         "seconds": round(seconds, 1),
+        "phases": phases(run),
         "peak_pss_gb": round(peak[0], 2),
         "peak_rss_gb": round(peak[1], 2),
         "ray_processes_left": len(left),
@@ -71,22 +79,35 @@ def measured(folder: Path, name: str) -> dict[str, Any]:
     }
 
 
+def phases(run: Path) -> dict[str, float]:
+    """Return how long the train worker of a finished run was at what, seconds."""
+    record, found = read_run(run), defaultdict[str, float](float)
+    for method in record.methods:
+        for point in record.points_of(method):
+            for name, value in point.items():
+                if name.startswith("seconds."):
+                    found[name.removeprefix("seconds.")] += float(value)
+    return {name: round(value, 1) for name, value in found.items()}
+
+
 def main() -> None:
-    """Clone, measure twice, write the file."""
+    """Clone, measure, write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "demo.json")
-    out = parser.parse_args().out.resolve()
+    parser.add_argument("--once", action="store_true", help="the first run alone")
+    given = parser.parse_args()
+    out = given.out.resolve()
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
     with tempfile.TemporaryDirectory(prefix="l2l-demo-") as place:
         folder = Path(place) / "clone"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-        found = {"commit": commit, "cores": os.cpu_count(), "first": measured(folder, "first")}
-        found["second"] = measured(folder, "second")
-    out.write_text(json.dumps(found, indent=1) + "\n")
-    for name in ("first", "second"):
-        print(name, {key: value for key, value in found[name].items() if key != "results"})
+        names = ("first",) if given.once else ("first", "second")
+        found = {name: measured(folder, name) for name in names}
+    out.write_text(json.dumps({"commit": commit, "cores": os.cpu_count(), **found}, indent=1) + "\n")
+    for name, figures in found.items():
+        print(name, {key: value for key, value in figures.items() if key != "results"})
 
 
 if __name__ == "__main__":
