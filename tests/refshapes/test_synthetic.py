@@ -12,7 +12,7 @@ from l2l_ray.refshapes.expressions import LOCATION_WORDS
 from l2l_ray.refshapes.scenes import SHAPES
 from l2l_ray.refshapes.synthetic import ANGULAR_SHAPES, ROUND_SHAPES, STYLE_OF_DATASET, write_refshapes
 
-SIZES = {"num_train_refs": 60, "num_eval_refs": 40}
+SIZES = {"num_train_refs": 30, "num_eval_refs": 20}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_refs_have_the_fields_of_refer_in_plain_types(root):
 def test_every_split_has_the_refs_asked_for_and_its_own_images(root):
     _, refs = _read(root)
     images = {}
-    for split, num in (("train", 60), ("val", 40), ("testA", 40), ("testB", 40)):
+    for split, num in (("train", 30), ("val", 20), ("testA", 20), ("testB", 20)):
         of_split = [ref for ref in refs if ref["split"] == split]
         assert len(of_split) == num
         images[split] = {ref["image_id"] for ref in of_split}
