@@ -23,7 +23,7 @@ class RayTogether(LoadFileScheduling):
     """As `--dist loadfile`, but the files that name the fixture `ray_local` count as one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file: str = super()._split_scope(nodeid)
+        file: str = super()._split_scope(nodeid)  # why: it is what a scheduler of one's own is to override
         return "tests on Ray" if _uses_ray(file, str(self.config.rootpath)) else file
 
 

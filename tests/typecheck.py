@@ -9,11 +9,13 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
 import jaxtyping
 from beartype import BeartypeConf, beartype
+from beartype.roar import BeartypeDecorHintException
 
 Decorator = Callable[[Any], Any]
 check: Decorator = beartype(conf=BeartypeConf(is_pep484_tower=True))
@@ -30,7 +32,8 @@ def jaxtyped(*, typechecker: Decorator) -> Decorator:
 
     def decorated(found: Any) -> Any:
         if inspect.isfunction(found) and not _names_shapes(found.__module__):
-            return check(found)
+            with suppress(BeartypeDecorHintException):  # such as `pd.Series[Any]`, which type checkers alone can read
+                return check(found)
         return _with_shapes(typechecker=typechecker)(found)
 
     return decorated
