@@ -27,7 +27,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PACKAGE = Path(__file__).parent.parent / "l2l_ray"
 
-pytest_plugins = ["tests.whole_run", "tests.object_store"]  # loaded after this file, so after the import hook
+pytest_plugins = [
+    "tests.whole_run",
+    "tests.object_store",
+    "tests.scheduling",
+]  # loaded after this file, so after the import hook
 
 
 def _checkable_modules() -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from l2l_ray.config import RunConfig
 from l2l_ray.loop.local import run_local
 from l2l_ray.loop.state.run_folder import RunFolder
-from tests.whole_run import changed
+from tests.whole_run import changed, copy_file
 
 
 class Killed(BaseException):
@@ -37,13 +37,8 @@ def killed_before(config: RunConfig, target: str) -> RunFolder:
 def copy_of(run: RunFolder, name: str) -> RunFolder:
     """Copy a run beside itself, where it shares the cache, to be continued; its weights are links."""
     config = changed(run.config, name=name, resume=True)
-    shutil.copytree(run.path, config.run_dir, copy_function=_copy)
+    shutil.copytree(run.path, config.run_dir, copy_function=copy_file)
     return RunFolder(config.run_dir, config)
-
-
-def _copy(source: str, target: str) -> None:
-    is_large = Path(source).suffix in (".safetensors", ".pt")
-    os.link(source, target) if is_large else shutil.copy2(source, target)
 
 
 def _changed(path: Path, content: bytes) -> None:

@@ -126,13 +126,26 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         return run if run.finished else run_local(config)
 
 
+def copy_file(source: str, target: str) -> None:
+    """Copy a file of a run; weights become links: they are most of its bytes, and are replaced, never written into."""
+    is_large = Path(source).suffix in (".safetensors", ".pt")
+    os.link(source, target) if is_large else shutil.copy2(source, target)
+
+
 @pytest.fixture
 def copied(whole_run: RunFolder, tmp_path: Path) -> Callable[..., RunFolder]:
-    """Give a function that copies the finished run into a root of its own, with an empty cache; nobody has held it."""
+    """Give a function that copies the finished run into a root of its own; nobody has held it.
 
-    def copy(without: tuple[str, ...] = ("FINISHED",), **fields: Any) -> RunFolder:
+    The cache there is empty, so training makes its own burn-in, unless the copy is `with_burn_in`.
+    """
+
+    def copy(without: tuple[str, ...] = ("FINISHED",), with_burn_in: bool = False, **fields: Any) -> RunFolder:
         config = changed(whole_run.config, run_root=str(tmp_path / "copies"), **fields)
-        shutil.copytree(whole_run.path, config.run_dir, ignore=shutil.ignore_patterns(*without, "lease"))
+        ignored = shutil.ignore_patterns(*without, "lease")
+        shutil.copytree(whole_run.path, config.run_dir, ignore=ignored, copy_function=copy_file)
+        if with_burn_in:
+            places = (run.cache_dir / "burn_in" for run in (whole_run.config, config))
+            shutil.copytree(*places, copy_function=copy_file)
         return RunFolder(config.run_dir, config)
 
     return copy

@@ -134,7 +134,7 @@ def test_a_change_of_checkpoint_drops_no_request_and_one_that_cannot_be_loaded_c
     ended = threading.Event()
 
     def ask_on() -> None:
-        while not ended.is_set():
+        while not ended.wait(0.1):  # an answer takes longer, so one of them is nearly always in work
             answers.append(server.ask("red circle"))
 
     def swap(name: str) -> tuple[int, str]:

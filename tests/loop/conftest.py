@@ -70,7 +70,7 @@ def make_inputs(expressions: Sequence[str], grid: int, seed: int = 0) -> Inputs:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def inputs_of() -> Callable[..., Inputs]:
     """Give the maker of batches."""
     return make_inputs

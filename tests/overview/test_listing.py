@@ -264,9 +264,9 @@ def test_nothing_is_written_and_no_heavy_library_is_loaded(copied: Copy) -> None
     assert {path: path.stat().st_mtime_ns for path in run.path.parent.rglob("*")} == before
 
 
-def test_two_hundred_runs_take_less_than_two_seconds(whole_run: RunFolder, tmp_path: Path) -> None:
-    for number in range(200):
+def test_a_hundred_runs_take_less_than_a_second(whole_run: RunFolder, tmp_path: Path) -> None:
+    for number in range(100):
         shutil.copytree(whole_run.path, tmp_path / f"run{number}", copy_function=os.link)
     started = time.process_time()  # a busy machine must not fail the test
-    assert len(list_runs(tmp_path)) == 200
-    assert time.process_time() - started < 2.0
+    assert len(list_runs(tmp_path)) == 100
+    assert time.process_time() - started < 1.0

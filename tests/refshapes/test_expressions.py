@@ -1,5 +1,6 @@
 """Expressions of drawn scenes: each fits one object by a judge of its own, in the words of its style and domain."""
 
+import functools
 import re
 
 import numpy as np
@@ -18,13 +19,15 @@ def test_indistinguishable_objects_have_no_location_free_expression():
     assert expressions_for(twins, 0, rng, "refcoco", "pretrain")
 
 
+@functools.cache
 def _described(style, domain, num_scenes=40):
     rng = np.random.default_rng(11)
+    found = []
     for _ in range(num_scenes):
         scene = render_scene(rng, domain)
         for index in range(len(scene.objects)):
-            for text, meaning in describe(scene, index, rng, style, domain):
-                yield scene, index, text, meaning
+            found += [(scene, index, *said) for said in describe(scene, index, rng, style, domain)]
+    return found
 
 
 @pytest.mark.parametrize("domain", ["pretrain", "refshapes"])

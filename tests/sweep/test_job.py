@@ -20,27 +20,33 @@ def job() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a run root in which a command finds the data set that an earlier one wrote."""
+    return tmp_path_factory.mktemp("runs")
+
+
 def _smoke(root: Path) -> list[str]:
     return ["--preset", "smoke", "--run_root", str(root)]
 
 
 def test_a_dry_run_lists_the_trials_and_starts_nothing(
-    job: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    job: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert job.main(["label_ratio", "--seeds", "0", "1", "--dry-run", *_smoke(tmp_path)]) == 0
+    assert job.main(["label_ratio", "--seeds", "0", "1", "--dry-run", *_smoke(root)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 17 and all(line.split()[1] == "waiting" for line in lines[:-1])
     assert lines[0].endswith("labeled_frac=0.1 selector=supervised seed=0")
-    assert lines[-1] == f"16 trials, each a whole run in {tmp_path / 'sweep-label_ratio'}; nothing was started"
-    assert not (tmp_path / "sweep-label_ratio").exists()
+    assert lines[-1] == f"16 trials, each a whole run in {root / 'sweep-label_ratio'}; nothing was started"
+    assert not (root / "sweep-label_ratio").exists()
 
 
 def test_the_same_command_draws_the_same_points(
-    job: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    job: ModuleType, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     listed = []
     for words in (["--samples", "4"], ["--samples", "4"], ["--samples", "4", "--draw-seed", "1"]):
-        assert job.main(["reward_weights", *words, "--dry-run", *_smoke(tmp_path)]) == 0
+        assert job.main(["reward_weights", *words, "--dry-run", *_smoke(root)]) == 0
         listed.append(capsys.readouterr().out)
     assert listed[0] == listed[1] != listed[2]
 

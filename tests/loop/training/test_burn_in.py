@@ -79,8 +79,8 @@ def test_a_burn_in_that_was_killed_goes_on_where_it_was(
 def test_a_damaged_part_is_trained_again(
     copied: Copied, whole_run: RunFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = copied()
-    folder = _train_burn_in(run)
+    run = copied(with_burn_in=True)
+    folder = burn_in_of(run)
     flip(folder / "fold1" / "teacher.safetensors")
     empty(folder / "base" / "version.json")
     assert _train_burn_in(run) == folder
@@ -93,7 +93,7 @@ def test_a_damaged_part_is_trained_again(
 
 
 def test_a_burn_in_that_another_process_trains_is_waited_for(copied: Copied) -> None:
-    run = copied()
+    run = copied(loop={"burn_in_steps": 1, "fold_steps": 1})
     host = TrainingOnly(run)
     job = Job.begin(run.config, run, host)
     lock = run.config.cache_dir / "locks" / f"burn_in-{job.burn_in.folder.name}"
@@ -103,7 +103,7 @@ def test_a_burn_in_that_another_process_trains_is_waited_for(copied: Copied) -> 
         waiting.join(2.0)  # its steps take less
         assert waiting.is_alive() and not job.burn_in.folder.exists()
         assert set(host.waited_for) == {"another run, which trains the same burn-in"}
-        other = Job.begin(changed(run.config, loop={"burn_in_steps": 5}), run, TrainingOnly(run))
+        other = Job.begin(changed(run.config, loop={"burn_in_steps": 2}), run, TrainingOnly(run))
         other.train_burn_in()  # another burn-in waits for nobody
     waiting.join(60.0)
     assert host.waited_for[-1] == ""

@@ -22,9 +22,11 @@ from l2l_ray.loop.inference.inputs import Inputs
 from l2l_ray.loop.training.pieces import Pieces
 from l2l_ray.loop.training.step import TrainBatch, joined, make_optimizer, train_step
 from l2l_ray.segmenter.model import Segmenter, SegmenterOutput
+from tests.whole_run import single_thread
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = LoopConfig(labeled_batch=4, unlabeled_batch=3, unlabeled_weight=0.7, autocast=False)
+Stepped = tuple[dict[str, Tensor], dict[str, float]]
 WORDS = ["left red circle", "big blue star", "the ring on the right", "square"]
 
 
@@ -33,7 +35,7 @@ def student(segmenter: Segmenter) -> Segmenter:
     return copy.deepcopy(segmenter).requires_grad_(True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def batches(segmenter: Segmenter, inputs_of: Callable[..., Inputs]) -> tuple[TrainBatch, TrainBatch]:
     """Give four labeled samples, and two views of three pseudo-labeled ones."""
 
@@ -99,22 +101,30 @@ def test_pieces_cover_every_sample_once_and_add_up() -> None:
     assert total.tolist() == [93.0] * 3 and weight.grad is not None and weight.grad.item() == 31.0
 
 
+@pytest.fixture(scope="module")
+def undivided(segmenter: Segmenter, batches: tuple[TrainBatch, TrainBatch]) -> Stepped:
+    """Give gradients and terms of the step without pieces."""
+    with single_thread():
+        return _stepped(copy.deepcopy(segmenter).requires_grad_(True), batches, None)
+
+
 @pytest.mark.parametrize("size", [1, 3, 4, 9, 99])
 def test_a_step_in_pieces_is_the_undivided_step(
-    student: Segmenter, batches: tuple[TrainBatch, TrainBatch], size: int
+    student: Segmenter, batches: tuple[TrainBatch, TrainBatch], undivided: Stepped, size: int
 ) -> None:
-    expected = _stepped(student, batches, None)
-    assert expected[1]["loss"] > 0.1 and max(g.abs().max() for g in expected[0].values()) > 1e-3
-    _same(_stepped(student, batches, Pieces(size)), expected)
+    assert undivided[1]["loss"] > 0.1 and max(g.abs().max() for g in undivided[0].values()) > 1e-3
+    _same(_stepped(student, batches, Pieces(size)), undivided)
 
 
 def test_where_memory_runs_out_the_pieces_are_halved_for_good(
-    student: Segmenter, batches: tuple[TrainBatch, TrainBatch], caplog: pytest.LogCaptureFixture
+    student: Segmenter,
+    batches: tuple[TrainBatch, TrainBatch],
+    undivided: Stepped,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING)
     pieces, small = Pieces(None), Small(student, limit=3)
-    expected = _stepped(student, batches, None)
-    _same(_stepped(student, batches, pieces, lambda copied: Small(copied, limit=3)), expected)
+    _same(_stepped(student, batches, pieces, lambda copied: Small(copied, limit=3)), undivided)
     assert [record.getMessage() for record in caplog.records] == [
         "out of memory with 10 samples at once; from here on 5: loop.micro_batch=5 begins so",
         "out of memory with 5 samples at once; from here on 2: loop.micro_batch=2 begins so",
@@ -152,10 +162,9 @@ def one_rank(tmp_path: Path) -> Iterator[None]:
 
 
 def test_several_ranks_take_pieces_too_and_name_the_setting_where_memory_runs_out(
-    one_rank: None, student: Segmenter, batches: tuple[TrainBatch, TrainBatch]
+    one_rank: None, student: Segmenter, batches: tuple[TrainBatch, TrainBatch], undivided: Stepped
 ) -> None:
-    expected = _stepped(student, batches, None)
-    _same(_stepped(student, batches, Pieces(4), DistributedDataParallel), expected)
+    _same(_stepped(student, batches, Pieces(4), DistributedDataParallel), undivided)
     with pytest.raises(ConfigError, match=r"10 samples at once do not fit.*set loop\.micro_batch=5, which changes"):
         _stepped(student, batches, None, lambda copied: DistributedDataParallel(Small(copied, limit=3)))
 

@@ -74,7 +74,8 @@ def _last_step(run: RunFolder, method: str) -> int:
 
 
 def test_every_method_takes_the_same_number_of_steps(copied: Copied, whole_run: RunFolder) -> None:
-    alone = copied(without=("FINISHED", "train", "evals", "panels"), compare=(), selector={"name": "supervised"})
+    without = ("FINISHED", "train", "evals", "panels")
+    alone = copied(without, with_burn_in=True, compare=(), selector={"name": "supervised"})
     train(alone.config, alone.path, TrainingOnly(alone))  # of a job's methods, only the last one's states are kept
     assert _last_step(alone, "supervised") == _last_step(whole_run, "l2l") == 4 + 2 * 3
     for version in (1, 2):
@@ -93,16 +94,16 @@ class _UnusedLabels(TrainingOnly):
         return files
 
 
-@pytest.mark.parametrize("host", [_UnusedLabels, TrainingOnly])
-def test_a_round_none_of_whose_labels_is_used_is_told(
-    host: type[TrainingOnly], copied: Copied, caplog: pytest.LogCaptureFixture
-) -> None:
-    run = copied(without=("FINISHED", "train", "evals", "panels"), compare=(), loop={"rounds": 1})
-    train(run.config, run.path, host(run))
-    told = [record.getMessage() for record in caplog.records if record.name == "l2l_ray.loop.training.train"]
-    number = sum(len(read_shard(file)) for file in TrainingOnly(run).labels("l2l", 0))
-    assert len(told) == (host is _UnusedLabels)
-    assert all(text.startswith(f"None of the {number} labels of L2L (RPLE), round 0, is used:") for text in told)
+def test_a_round_none_of_whose_labels_is_used_is_told(copied: Copied, caplog: pytest.LogCaptureFixture) -> None:
+    without = ("FINISHED", "train", "evals", "panels")
+    for host in (_UnusedLabels, TrainingOnly):  # the second one shares the burn-in of the first
+        run = copied(without, name=host.__name__, compare=(), loop={"rounds": 1})
+        caplog.clear()
+        train(run.config, run.path, host(run))
+        told = [record.getMessage() for record in caplog.records if record.name == "l2l_ray.loop.training.train"]
+        number = sum(len(read_shard(file)) for file in TrainingOnly(run).labels("l2l", 0))
+        assert len(told) == (host is _UnusedLabels)
+        assert all(text.startswith(f"None of the {number} labels of L2L (RPLE), round 0, is used:") for text in told)
 
 
 def test_rewards_never_come_from_val(whole_run: RunFolder, job: Job) -> None:
@@ -127,7 +128,7 @@ def test_a_notice_that_the_machine_goes_away_saves_the_steps_so_far(
     copied: Copied, whole_run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("l2l_ray.loop.training.train.LOOK_EVERY_STEPS", 1)
-    run = copied(without=("FINISHED", "train", "evals", "panels"), compare=())
+    run = copied(without=("FINISHED", "train", "evals", "panels"), with_burn_in=True, compare=())
     assert not run.config.loop.checkpoint_steps
     with pytest.raises(KeyboardInterrupt):
         train(run.config, run.path, _LeavesAt(run, notice=2, end=3))
