@@ -9,10 +9,10 @@ PYTHON = $(BIN)/python
 STAMP = .venv/.installed
 LOCK = requirements.lock
 HEAD = $(PYTHON) -m l2l_ray.actors.head
+SUBMIT = . .ray/env && $(BIN)/ray job submit -- python jobs/selfevolve.py
+
 # Compiled files are kept: without them every test process, and every actor that one starts, compiles all of it again.
 unexport PYTHONDONTWRITEBYTECODE
-
-SUBMIT = . .ray/env && $(BIN)/ray job submit -- python jobs/selfevolve.py
 
 .PHONY: install demo compare smoke chaos test test-slow test-gpu check audit format cluster-up cluster-down clean
 
