@@ -82,7 +82,8 @@ def match_photos(writer: ReferWriter, images: _Rows) -> KnownPhotos:
             elif source is not None:
                 photos.back.add(found)
             file = paths[found] if paths[found].exists() else source
-            _compare_sizes(photos, new_id, row, images, file, by_file[paths[found].resolve()])
+            same_file = [i for i in by_file[paths[found].resolve()] if paths[i] == paths[found] or paths[i].exists()]
+            _compare_sizes(photos, new_id, row, images, file, same_file)
         elif named is not None:
             remedy = "give this one another name"
             if size_in(row) != size_in(images[named]):

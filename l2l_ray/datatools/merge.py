@@ -138,7 +138,7 @@ class _Merger(Tables):
             elif places and self.refs[places[0]]["image_id"] != image_id:
                 expected = f"the photo of ref {self.refs[places[0]]['ref_id']}, which has this id"
                 self._problem(ref, "photo of a known id", self._photo(ref), expected, "give it another id")
-            elif places and is_of_an_earlier_photo(self.refs[places[0]], ref, size_in(self.images[image_id])):
+            elif places and self._is_of_an_earlier_photo(places[0], ref):
                 self._notice(ref, _EARLIER_PHOTO)
             elif places:
                 for place in (places[0], *self._rejected_parts(places[0], alike, ref)):
@@ -146,6 +146,10 @@ class _Merger(Tables):
             else:
                 new.append(ref)
         return groups, new
+
+    def _is_of_an_earlier_photo(self, place: int, other: Ref) -> bool:
+        ref = self.refs[place]
+        return is_of_an_earlier_photo(ref, other, size_in(self.images[ref["image_id"]]))
 
     def _rejected_parts(self, place: int, alike: list[int], ref: Ref) -> list[int]:
         """Return which refs of a row's texts were set apart by a rejection, which the row's mask may end."""
