@@ -34,14 +34,19 @@ class KnownPhotos:
     back: set[int] = field(default_factory=set)  # ids in the data set of photos whose files are there again
     there: set[int] = field(default_factory=set)  # ids in the writer of photos whose files are there, too
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # ids in the data set: width and height by now, px
+    same_file: dict[int, list[int]] = field(default_factory=dict)  # by id in `sizes`: the ids of that file
 
     def refuse(self, image_id: int, problem: Problem) -> None:
-        """Leave a photo of the data set as it is, with all that the update says of it."""
-        self.sizes.pop(image_id, None)
-        self.back.discard(image_id)
+        """Leave a photo of the data set as it is under all its ids, with all that the update says of it."""
+        ids = {image_id, *self.same_file.get(image_id, ())}
+        for known in ids:
+            self.sizes.pop(known, None)
+            self.back.discard(known)
         for new_id, known in self.image_of.items():
             if known == image_id:
                 self.bad[new_id] = problem
+            elif known in ids:
+                self.bad.setdefault(new_id, problem)
 
 
 def match_photos(writer: ReferWriter, images: _Rows) -> KnownPhotos:
@@ -110,7 +115,9 @@ def _compare_sizes(
     except BadPicture:
         is_so = False
     if is_so:
-        photos.sizes |= {image_id: new for image_id in same_file if size_in(images[image_id]) != new}
+        resized = [image_id for image_id in same_file if size_in(images[image_id]) != new]
+        photos.sizes |= dict.fromkeys(resized, new)
+        photos.same_file |= dict.fromkeys(resized, resized)
     else:
         expected = f"{in_px(old)} as in the data set, whose picture has no other"
         error = BadValue("photo size", Words(in_px(new)), expected, "correct the size, or give it another name")
@@ -122,9 +129,10 @@ def _refuse_shared(photos: KnownPhotos, writer: ReferWriter, images: _Rows) -> N
     own = writer.folder / f"refs({writer.split_by}).p"
     others = [path for path in sorted(writer.folder.glob("refs(*).p")) if path != own] if photos.sizes else []
     for other in others:
+        sizes = dict(photos.sizes)
         refs = [record for record in plain_records(other) if isinstance(record, dict)]
-        for image_id in sorted(i for i in photos.sizes if any(ref.get("image_id") == i for ref in refs)):
-            got = Words(f"{in_px(photos.sizes[image_id])}, while {other.name} has it, too")
+        for image_id in sorted(i for i in sizes if any(ref.get("image_id") == i for ref in refs)):
+            got = Words(f"{in_px(sizes[image_id])}, while {other.name} has it, too")
             expected = f"{in_px(size_in(images[image_id]))} as before, where several split files share a photo"
             remedy = "bring the earlier photo back, or import the new one under another name or --dataset"
             error = BadValue("photo of another size", got, expected, remedy)

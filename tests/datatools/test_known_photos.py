@@ -194,6 +194,9 @@ def test_a_file_of_two_names_is_known_by_its_name_and_resized_under_both(own: Im
     assert own([rows[0] | {"polygon": RIGHT}], *two, "--update")[0] == 0
     assert masks() == [(1, polygon_rle(RIGHT)), (2, polygon_rle(LEFT))], "the photo of that name"
     _replace(tmp_path, "a.png")
+    status, printed = own([rows[0] | {"polygon": RIGHT}], *two, "--update")
+    assert status == 1 and "image a.png: photo of another size: got 64 x 48 px, without a new mask of 'cat'" in printed
+    assert masks() == [(1, polygon_rle(RIGHT)), (2, polygon_rle(LEFT))], "under both names, or under none"
     status, printed = own([row | {"polygon": RIGHT} for row in rows], *two, "--update")
     assert status == 0 and "2 corrected, 2 photos of another size, 0 unchanged" in printed, printed
     assert masks() == [(1, polygon_rle(RIGHT, (64, 48))), (2, polygon_rle(RIGHT, (64, 48)))]
