@@ -1,7 +1,8 @@
 """Which photos of an update are in the data set already, by their file, content or name, and which changed their size.
 
 A data set links to its pictures, so a photo that is replaced by another under its name is replaced here, too. Another
-size shows it: the masks and hints of before do not fit it then. A photo of the same size cannot be told apart.
+size shows it: the masks and hints of before do not fit it then. A photo of the same size cannot be told apart. A copy
+(`--copy`, or of a photo that EXIF turns) is never overwritten: the message says how it is replaced.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from l2l_ray.data.layout import BadValue, Problem, Words, image_folder
 from l2l_ray.data.pixels import BadPicture, read_header
+from l2l_ray.data.plain_pickle import plain_records
 from l2l_ray.datatools.refer_writer import ReferWriter
 
 _Rows = Mapping[int, Mapping[str, Any]]
@@ -32,14 +34,19 @@ class KnownPhotos:
     back: set[int] = field(default_factory=set)  # ids in the data set of photos whose files are there again
     there: set[int] = field(default_factory=set)  # ids in the writer of photos whose files are there, too
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # ids in the data set: width and height by now, px
+    same_file: dict[int, list[int]] = field(default_factory=dict)  # by id in `sizes`: the ids of that file
 
     def refuse(self, image_id: int, problem: Problem) -> None:
-        """Leave a photo of the data set as it is, with all that the update says of it."""
-        self.sizes.pop(image_id, None)
-        self.back.discard(image_id)
+        """Leave a photo of the data set as it is under all its ids, with all that the update says of it."""
+        ids = {image_id, *self.same_file.get(image_id, ())}
+        for known in ids:
+            self.sizes.pop(known, None)
+            self.back.discard(known)
         for new_id, known in self.image_of.items():
             if known == image_id:
                 self.bad[new_id] = problem
+            elif known in ids:
+                self.bad.setdefault(new_id, problem)
 
 
 def match_photos(writer: ReferWriter, images: _Rows) -> KnownPhotos:
@@ -55,7 +62,9 @@ def match_photos(writer: ReferWriter, images: _Rows) -> KnownPhotos:
     folder = image_folder(writer.root, writer.dataset)
     by_name = {row["file_name"]: image_id for image_id, row in images.items()}
     paths = {image_id: folder / row["file_name"] for image_id, row in images.items()}
-    by_file = {path.resolve(): image_id for image_id, path in paths.items()}
+    by_file: dict[Path, list[int]] = defaultdict(list)  # a file may have several names and ids
+    for image_id, path in paths.items():
+        by_file[path.resolve()].append(image_id)
     by_size: dict[int, list[int]] = defaultdict(list)
     for image_id, path in paths.items():
         if path.is_file():
@@ -65,7 +74,8 @@ def match_photos(writer: ReferWriter, images: _Rows) -> KnownPhotos:
         name = row["file_name"]
         source = writer.sources.get(name)
         named = by_name.get(name)
-        found = named if source is None else by_file.get(source)
+        same = by_file.get(source, []) if source is not None else []
+        found = named if source is None or named in same else next(iter(same), None)
         if source is not None and found is None:
             alike = [i for i in by_size[source.stat().st_size] if filecmp.cmp(source, paths[i], shallow=False)]
             found = named if named in alike or (named is not None and not paths[named].exists()) else None
@@ -76,15 +86,26 @@ def match_photos(writer: ReferWriter, images: _Rows) -> KnownPhotos:
                 photos.there.add(new_id)
             elif source is not None:
                 photos.back.add(found)
-            _compare_sizes(photos, new_id, row, images, paths[found] if paths[found].exists() else source)
+            file = paths[found] if paths[found].exists() else source
+            same_file = [i for i in by_file[paths[found].resolve()] if paths[i] == paths[found] or paths[i].exists()]
+            _compare_sizes(photos, new_id, row, images, file, same_file)
         elif named is not None:
-            error = BadValue("photo", name, f"the photo of that name in {folder}", "give this one another name")
+            remedy = "give this one another name"
+            if size_in(row) != size_in(images[named]):
+                remedy += f"; if it replaces that one, move {paths[named]} away first, and give all its masks anew"
+            error = BadValue("photo", name, f"the photo of that name in {folder}", remedy)
             photos.bad[new_id] = error.at(f"image {name}")
+    _refuse_shared(photos, writer, images)
     return photos
 
 
-def _compare_sizes(photos: KnownPhotos, new_id: int, row: Mapping[str, Any], images: _Rows, file: Path | None) -> None:
-    """Note the size of a photo that is another one in the update than in the data set, if its file has it."""
+def _compare_sizes(
+    photos: KnownPhotos, new_id: int, row: Mapping[str, Any], images: _Rows, file: Path | None, same_file: list[int]
+) -> None:
+    """Note the size of a photo that is another one in the update than in the data set, if its file has it.
+
+    All ids of the data set that are of the same file get it.
+    """
     known = images[photos.image_of[new_id]]
     new, old = size_in(row), size_in(known)
     if new is None or old is None or new == old:
@@ -94,12 +115,28 @@ def _compare_sizes(photos: KnownPhotos, new_id: int, row: Mapping[str, Any], ima
     except BadPicture:
         is_so = False
     if is_so:
-        same_file = [i for i, other in images.items() if other["file_name"] == known["file_name"]]
-        photos.sizes |= dict.fromkeys(same_file, new)
+        resized = [image_id for image_id in same_file if size_in(images[image_id]) != new]
+        photos.sizes |= dict.fromkeys(resized, new)
+        photos.same_file |= dict.fromkeys(resized, resized)
     else:
         expected = f"{in_px(old)} as in the data set, whose picture has no other"
         error = BadValue("photo size", Words(in_px(new)), expected, "correct the size, or give it another name")
         photos.refuse(photos.image_of[new_id], error.at(f"image {row['file_name']}"))
+
+
+def _refuse_shared(photos: KnownPhotos, writer: ReferWriter, images: _Rows) -> None:
+    """Refuse another size where another split file of the data set has masks, hints or decisions of that photo, too."""
+    own = writer.folder / f"refs({writer.split_by}).p"
+    others = [path for path in sorted(writer.folder.glob("refs(*).p")) if path != own] if photos.sizes else []
+    for other in others:
+        sizes = dict(photos.sizes)
+        refs = [record for record in plain_records(other) if isinstance(record, dict)]
+        for image_id in sorted(i for i in sizes if any(ref.get("image_id") == i for ref in refs)):
+            got = Words(f"{in_px(sizes[image_id])}, while {other.name} has it, too")
+            expected = f"{in_px(size_in(images[image_id]))} as before, where several split files share a photo"
+            remedy = "bring the earlier photo back, or import the new one under another name or --dataset"
+            error = BadValue("photo of another size", got, expected, remedy)
+            photos.refuse(image_id, error.at(f"image {images[image_id]['file_name']}"))
 
 
 def size_in(row: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -19,8 +19,10 @@ rejected mask, and those before it, do not come back. A mask that no model made 
 which its later decisions replace. Two different masks, hints or categories for one object, or an expression that stands
 for several, are problems by name, and change nothing.
 
-A photo that was replaced by one of another size gets that size when the update brings all its masks and hints anew, for
-what was drawn on the earlier photo does not fit it; else that is a problem, and nothing about this photo changes.
+A photo that was replaced by one of another size gets that size when the update brings all its masks, "no target" and
+hints anew, for what was said of the earlier photo does not fit it; else that is a problem, and nothing about this photo
+changes. So does it where another split file of the data set has the photo, too. Rejections end with the earlier photo,
+and do not come back.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from typing import Any
 
 from l2l_ray.data.hints import PixelHint, read_hint
 from l2l_ray.data.layout import BadValue, Notice, Problem, Words
-from l2l_ray.datatools.known_photos import in_px, match_photos
+from l2l_ray.datatools.known_photos import in_px, match_photos, size_in
 from l2l_ray.datatools.record import SCORES, is_made_by_a_model
 from l2l_ray.datatools.ref_records import (
     SAID,
@@ -42,6 +44,7 @@ from l2l_ray.datatools.ref_records import (
     category_name,
     claims_truth,
     is_later_review,
+    is_of_an_earlier_photo,
     is_same_rejection,
     names_annotations,
     says_something_else,
@@ -57,6 +60,10 @@ from l2l_ray.types import Rle
 _STAYS_REPLACED = "an older mask of it, which was corrected since, stays replaced"
 _STAYS_REJECTED = "this mask was rejected, which stands; give another mask, or accept it on the page of the review"
 _NOT_REJECTED = "it was rejected, but this is another mask, which counts from now on"
+_MAYBE_REJECTED = "it was rejected, and of which mask is not known; this one counts from now on"
+_ACCEPTED_SINCE = "it was rejected, and accepted since"
+_EARLIER_PHOTO = "it was decided on an earlier photo, of another size, and does not count"
+_LIFTED = "what was rejected was a label of the earlier photo; it counts as not looked at from now on"
 
 
 def merge(writer: ReferWriter) -> Update:
@@ -131,12 +138,18 @@ class _Merger(Tables):
             elif places and self.refs[places[0]]["image_id"] != image_id:
                 expected = f"the photo of ref {self.refs[places[0]]['ref_id']}, which has this id"
                 self._problem(ref, "photo of a known id", self._photo(ref), expected, "give it another id")
+            elif places and self._is_of_an_earlier_photo(places[0], ref):
+                self._notice(ref, _EARLIER_PHOTO)
             elif places:
                 for place in (places[0], *self._rejected_parts(places[0], alike, ref)):
                     groups[place].append(ref)
             else:
                 new.append(ref)
         return groups, new
+
+    def _is_of_an_earlier_photo(self, place: int, other: Ref) -> bool:
+        ref = self.refs[place]
+        return is_of_an_earlier_photo(ref, other, size_in(self.images[ref["image_id"]]))
 
     def _rejected_parts(self, place: int, alike: list[int], ref: Ref) -> list[int]:
         """Return which refs of a row's texts were set apart by a rejection, which the row's mask may end."""
@@ -231,7 +244,7 @@ class _Merger(Tables):
         else:
             provenance = dict(group[0].get("provenance", {}))
             if "rejected" in ref and not had_truth:
-                self._notice({**group[0], "sentences": ref["sentences"]}, _NOT_REJECTED)
+                self._notice({**group[0], "sentences": ref["sentences"]}, self._after_rejection(ref, new[0]))
             if replaced_here := {name: ref.pop(name) for name in SAID if name in ref}:
                 provenance["replaced"] = replaced_here
             ref |= self.take_truth(self.writer, group[0], ref["image_id"]) | (
@@ -239,6 +252,13 @@ class _Merger(Tables):
             )
             ref |= {name: group[0][name] for name in SCORES if name in group[0]}
             self.update.count_mask(had_truth, provenance)
+
+    def _after_rejection(self, ref: Ref, mask: Rle | str) -> str:
+        """Say what a mask is that comes to a ref whose label was rejected."""
+        known = self._replaced_masks(ref)
+        if mask in known:
+            return _ACCEPTED_SINCE  # else it would stay rejected
+        return _NOT_REJECTED if known else _MAYBE_REJECTED
 
     def _confirm(self, ref: Ref, provenance: Any) -> None:
         """Note who says that the mask of a ref is right, where only a model said so."""
@@ -344,6 +364,9 @@ class _Merger(Tables):
         for image_id, size in self._photos.sizes.items():
             text = f"it is {in_px(size)} now, {in_px(self.old_sizes[image_id])} before; its masks are the new ones"
             self._notices.append(Notice(f"image {self.images[image_id]['file_name']}", text))
+        for ref in self.lifted:
+            where = f"{self.images[ref['image_id']]['file_name']}, {ref['sentences'][0]['sent']!r}"
+            self._notices.append(Notice(where, _LIFTED))
         self.writer.notices += self._notices
         self.writer.refs, self.writer.images = self.refs, self.images
         self.writer.annotations, self.writer.categories = self.annotations, self.categories

@@ -13,7 +13,7 @@ from typing import Any
 from l2l_ray.errors import DataError
 
 Ref = dict[str, Any]
-TRUTH = ("ann_id", "ann_ids", "provenance")
+TRUTH = ("ann_id", "ann_ids", "provenance", "of_size")  # the last: of an earlier photo, which `no_target` was said of
 SAID = (*TRUTH, "rejected")  # what a new truth takes the place of
 
 
@@ -94,6 +94,27 @@ def accounts(ref: Ref) -> Iterator[dict[str, Any]]:
 def is_same_rejection(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Tell whether two rejections are the same decision, whatever mask of the data set it took away."""
     return {**one, "replaced": 0} == {**other, "replaced": 0}
+
+
+def is_of_an_earlier_photo(ref: Ref, other: Ref, size: tuple[int, int] | None) -> bool:
+    """Tell whether a row decides about a photo that was replaced since by one of another size.
+
+    Of a rejection and of "no such object" the mask tells that was wrong; without it, that the ref has this very
+    decision from before.
+
+    Args:
+        ref: Whom it speaks of.
+        other: The row.
+        size: Width and height of the photo by now, px.
+    """
+    said = other.get("rejected") or (other.get("provenance") if other.get("ann_ids") == [] else None)
+    if not isinstance(said, dict):
+        return False
+    wrong = said.get("wrong_rle")
+    if isinstance(wrong, dict) and size is not None and wrong.get("size") not in (size[::-1], [*size[::-1]]):
+        return True
+    known = [ref.get("lifted"), ref.get("provenance") if "of_size" in ref else None]
+    return any(isinstance(one, dict) and is_same_rejection(one, said) for one in known)
 
 
 def says_something_else(ref: Ref, other: Ref) -> bool:

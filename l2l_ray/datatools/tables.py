@@ -11,7 +11,15 @@ from l2l_ray.data.layout import BadValue, Problem, Words
 from l2l_ray.data.masks import annotation_rle, union_rle
 from l2l_ray.datatools.inventory import take_inventory
 from l2l_ray.datatools.known_photos import in_px, size_in
-from l2l_ray.datatools.ref_records import Ref, annotation_ids, category_name, claims_truth, rows_by_id, text_of
+from l2l_ray.datatools.ref_records import (
+    Ref,
+    accounts,
+    annotation_ids,
+    category_name,
+    claims_truth,
+    rows_by_id,
+    text_of,
+)
 from l2l_ray.datatools.refer_writer import ReferWriter
 from l2l_ray.datatools.row_files import read_json
 from l2l_ray.errors import DataError
@@ -43,6 +51,7 @@ class Tables:
         self.categories = {i: str(row.get("name", "")) for i, row in rows_by_id(content, "categories", path).items()}
         self.next_ref = max((ref["ref_id"] for ref in self.refs), default=0) + 1
         self.old_sizes: dict[int, tuple[int, int] | None] = {}  # of photos that were given another size, px
+        self.lifted: list[Ref] = []  # refs whose rejection was of such a photo as it was before
         self._old_hints: set[int] = set()  # ids of the refs that had a hint about such a photo
         self._next_sentence = max((s["sent_id"] for ref in self.refs for s in ref["sentences"]), default=0) + 1
         self._next_annotation = max(self.annotations, default=0) + 1
@@ -53,6 +62,8 @@ class Tables:
 
     def mask(self, ref: Ref) -> Rle | str:
         """Return the mask of a ref that has a truth; see `mask_of`."""
+        if "of_size" in ref:
+            return f"no target in an earlier photo of {ref['of_size']} px"
         return mask_of(ref, self.images, self.annotations)
 
     def add_sentence(self, ref: Ref, sentence: Mapping[str, Any]) -> None:
@@ -94,8 +105,9 @@ class Tables:
     def resize(self, sizes: Mapping[int, tuple[int, int]]) -> None:
         """Give photos that were replaced by others their new size.
 
-        What was drawn on the earlier ones becomes RLEs of the earlier size, which do not fit the new ones; hints, which
-        cannot say what size they are of, are taken away. `unfit_photos` then tells where something new is lacking.
+        What was drawn on the earlier ones becomes RLEs of the earlier size, which do not fit the new ones; "no target"
+        gets the earlier size beside it; hints, which cannot say what size they are of, are taken away. `unfit_photos`
+        then tells where something new is lacking. Rejections are `lifted`: nobody has seen the new photo's labels.
 
         Args:
             sizes: Width and height by image id, px.
@@ -108,17 +120,26 @@ class Tables:
                 mask = _mask_or_words([row], size)
                 self.annotations[ann_id] = row if isinstance(mask, str) else {**row, "segmentation": mask}
         for ref in self.refs:
-            if ref["image_id"] in sizes and ref.pop("hint", None) is not None:
+            if ref["image_id"] not in sizes:
+                continue
+            if ref.pop("hint", None) is not None:
                 self._old_hints.add(ref["ref_id"])
+            for said in (ref, *(made.get("replaced") for made in accounts(ref))):
+                if isinstance(said, dict) and said.get("ann_ids") == []:
+                    said.setdefault("of_size", self.old_sizes[ref["image_id"]])
+            if "rejected" in ref:
+                ref["lifted"] = ref.pop("rejected")
+                self.lifted.append(ref)
 
     def unfit_photos(self) -> dict[int, Problem]:
-        """Return, by id, the photos of another size of which a mask or hint of before was not given anew."""
+        """Return, by id, the photos of another size of which a truth or hint of before was not given anew."""
         lacking: dict[int, list[str]] = defaultdict(list)
         for ref in self.refs:
             if ref["image_id"] in self.old_sizes:
                 is_old = self.has_truth(ref) and isinstance(self.mask(ref), str)
                 has_lost = ref["ref_id"] in self._old_hints and "hint" not in ref and ref.get("ann_ids") != []
-                for what in ["mask"] * is_old + ["hint"] * has_lost:
+                truth = "no_target" if ref.get("ann_ids") == [] else "mask"
+                for what in [truth] * is_old + ["hint"] * has_lost:
                     lacking[ref["image_id"]].append(f"{what} of {text_of(ref['sentences'][0])!r}")
         return {image_id: self._unfit(image_id, texts) for image_id, texts in lacking.items()}
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.datatools.check import check
@@ -125,6 +127,109 @@ def test_a_photo_without_masks_takes_its_new_size(own: Import, tmp_path: Path) -
     assert status == 0 and "0 corrected, 1 photo of another size, 3 unchanged" in printed
     assert _sizes(tmp_path / "root")["c.png"] == (64, 48)
     assert ReferDataset.open(tmp_path / "root", "own", "own").digest != digest, "a run that began before is told"
+
+
+NO_MOUSE = {"image": "a.png", "expression": "mouse", "no_target": True}
+
+
+@pytest.mark.parametrize("anew", [NO_MOUSE, {"image": "a.png", "expression": "mouse", "polygon": RIGHT}])
+def test_that_a_photo_of_another_size_has_no_target_is_said_anew(
+    own: Import, tmp_path: Path, anew: dict[str, Any]
+) -> None:
+    root = tmp_path / "root"
+    own([NO_MOUSE], "--update")
+    before = own_refs(root)
+    _replace(tmp_path, "a.png")
+    status, printed = own([BOTH | {"polygon": LEFT}], "--update")
+    assert status == 1 and "got 64 x 48 px, without a new no_target of 'mouse'; expected 32 x 24 px" in printed
+    assert own_refs(root) == before
+    rows = [BOTH | {"polygon": LEFT}, anew]
+    status, printed = own(rows, "--update")
+    assert status == 0 and "2 corrected, 1 photo of another size, 2 unchanged" in printed, printed
+    mouse = own_refs(root)[3]
+    assert mouse["provenance"]["replaced"]["ann_ids"] == [] and "of_size" not in mouse
+    assert own_masks(root)["mouse"] == polygon_rle(anew.get("polygon", [0] * 8), (64, 48))
+    assert "0 corrected, 4 unchanged" in own(rows, "--update")[1]
+
+
+def test_what_was_no_target_in_the_earlier_photo_may_be_it_in_the_new_one(own: Import, tmp_path: Path) -> None:
+    own([NO_MOUSE], "--update")
+    own([{"image": "a.png", "expression": "mouse", "polygon": RIGHT}], "--update")
+    _replace(tmp_path, "a.png")
+    status, printed = own([BOTH | {"polygon": LEFT}, NO_MOUSE], "--update")
+    assert status == 0 and "2 corrected, 1 photo of another size, 2 unchanged" in printed, printed
+    assert own_refs(tmp_path / "root")[3]["ann_ids"] == []
+
+
+def test_a_photo_that_another_split_file_has_too_keeps_its_size(own: Import, tmp_path: Path) -> None:
+    folder = tmp_path / "root" / "own"
+    (folder / "refs(two).p").write_bytes((folder / "refs(own).p").read_bytes())
+    before, sizes = own_refs(tmp_path / "root"), _sizes(tmp_path / "root")
+    _replace(tmp_path, "a.png")
+    words = ["--update", "--split-by", "own"]
+    status, printed = own(
+        [BOTH | {"polygon": RIGHT}, {"image": "c.png", "expression": "bird", "polygon": LEFT}], *words
+    )
+    assert status == 1 and "0 corrected, 1 new mask, 2 unchanged" in printed, printed
+    assert (
+        "image a.png: photo of another size: got 64 x 48 px, while refs(two).p has it, too; expected 32 x 24 px as "
+        "before, where several split files share a photo; bring the earlier photo back"
+    ) in printed
+    assert own_refs(tmp_path / "root")[:2] == before[:2] and _sizes(tmp_path / "root") == sizes
+    before[0]["image_id"], before[2]["image_id"] = before[1]["image_id"], before[1]["image_id"]
+    (folder / "refs(two).p").write_bytes(pickle.dumps(before, protocol=4))
+    assert own([BOTH | {"polygon": RIGHT}], *words)[0] == 0, "the other one has other photos"
+
+
+def test_a_file_of_two_names_is_known_by_its_name_and_resized_under_both(own: Import, tmp_path: Path) -> None:
+    (tmp_path / "photos" / "l.png").symlink_to(tmp_path / "photos" / "a.png")
+    rows = [{"image": name, "expression": "cat", "polygon": LEFT} for name in ("l.png", "a.png")]
+    two = ["--dataset", "two"]
+    assert own(rows, *two)[0] == 0
+
+    def masks() -> list[tuple[int, Any]]:
+        examples, _ = ReferDataset.open(tmp_path / "root", "two", "own").labeled_examples("train")
+        return [(example.image_id, example.mask_rle) for example in examples]
+
+    assert own([rows[0] | {"polygon": RIGHT}], *two, "--update")[0] == 0
+    assert masks() == [(1, polygon_rle(RIGHT)), (2, polygon_rle(LEFT))], "the photo of that name"
+    _replace(tmp_path, "a.png")
+    status, printed = own([rows[0] | {"polygon": RIGHT}], *two, "--update")
+    assert status == 1 and "image a.png: photo of another size: got 64 x 48 px, without a new mask of 'cat'" in printed
+    assert masks() == [(1, polygon_rle(RIGHT)), (2, polygon_rle(LEFT))], "under both names, or under none"
+    status, printed = own([row | {"polygon": RIGHT} for row in rows], *two, "--update")
+    assert status == 0 and "2 corrected, 2 photos of another size, 0 unchanged" in printed, printed
+    assert masks() == [(1, polygon_rle(RIGHT, (64, 48))), (2, polygon_rle(RIGHT, (64, 48)))]
+
+
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_a_copy_is_replaced_once_it_was_moved_away(own: Import, tmp_path: Path, is_turned: bool) -> None:
+    photo, exif = tmp_path / "photos" / "e.png", Image.Exif()
+    exif[0x0112] = 6  # people see it turned by 90 degrees
+
+    def take(seed: int, size: tuple[int, int]) -> None:
+        draw(photo, seed, size if not is_turned else size[::-1])
+        if is_turned:
+            with Image.open(photo) as picture:
+                picture.load()
+            picture.save(photo, exif=exif)
+
+    take(1, (32, 24))
+    owl = {"image": "e.png", "expression": "owl", "polygon": LEFT}
+    words = ["--update"] if is_turned else ["--update", "--copy"]
+    assert "1 new photo" in own([owl], *words)[1]
+    copied = tmp_path / "root" / "images" / "own" / "e.png"
+    assert not copied.is_symlink()
+    take(2, (64, 48))
+    status, printed = own([owl | {"polygon": RIGHT}], *words)
+    remedy = f"if it replaces that one, move {copied} away first, and give all its masks anew"
+    assert status == 1 and f"give this one another name; {remedy}" in printed
+    assert _sizes(tmp_path / "root")["e.png"] == (32, 24)
+    copied.unlink()
+    status, printed = own([owl | {"polygon": RIGHT}], *words)
+    assert status == 0 and "1 corrected, 1 photo there again, 1 photo of another size" in printed, printed
+    assert _sizes(tmp_path / "root")["e.png"] == (64, 48)
+    assert own_masks(tmp_path / "root")["owl"] == polygon_rle(RIGHT, (64, 48))
 
 
 def test_a_moved_photo_of_another_size_does_not_take_the_place_of_the_one_with_masks(

@@ -263,6 +263,50 @@ COUNTS = "it was rejected, but this is another mask, which counts from now on"
 FISH: dict[str, Any] = {"image": "d.png", "expression": "fish"}
 
 
+NOT_KNOWN = "it was rejected, and of which mask is not known; this one counts from now on"
+SINCE = "it was rejected, and accepted since"
+EARLIER = "it was decided on an earlier photo, of another size, and does not count"
+
+
+def test_a_rejection_that_was_undone_and_accepted_is_told_as_that(reviewed: Reviewed) -> None:
+    reviewed.decide(4, "reject", label_rle=square(2))
+    reviewed.update()
+    reviewed.decide(4, "undo")
+    reviewed.decide(4, "accept", square(2), label_rle=square(2))
+    status, said = reviewed.update()
+    assert status == 0 and f"notice: d.png, 'fish': {SINCE}\n" in said and COUNTS not in said, said
+    assert reviewed.masks["fish"] == square(2)
+
+
+def test_a_rejection_without_its_mask_does_not_say_that_another_one_comes(reviewed: Reviewed) -> None:
+    reviewed.decide(4, "reject")  # as journals had it before labels came with their masks
+    reviewed.update()
+    status, said = reviewed.table(FISH | {"rle": square(2)})
+    assert status == 0 and f"notice: d.png, 'fish': {NOT_KNOWN}\n" in said and COUNTS not in said, said
+
+
+@pytest.mark.parametrize("label", [{"label_rle": square(2)}, {}])
+def test_decisions_about_a_photo_end_where_one_of_another_size_takes_its_place(
+    reviewed: Reviewed, tmp_path: Path, label: dict[str, Any]
+) -> None:
+    reviewed.decide(3, "no_object", **label)
+    reviewed.decide(4, "reject", **label)
+    reviewed.update()
+    draw(tmp_path / "photos" / "c.png", 98, (64, 48))
+    draw(tmp_path / "photos" / "d.png", 99, (64, 48))
+    status, said = reviewed.update()
+    assert status == 1 and "without a new no_target of 'bird'" in said, "the old decision says nothing about it"
+    assert "1 photo of another size" in said and f"notice: d.png, 'fish': {EARLIER}\n" in said, said
+    fish = reviewed.ref_of("fish")
+    assert "notice: d.png, 'fish': what was rejected was a label of the earlier photo; it counts as" in said
+    assert "rejected" not in fish and fish["lifted"]["action"] == "reject"
+    said = reviewed.update()[1]
+    assert f"notice: d.png, 'fish': {EARLIER}\n" in said and "rejected" not in reviewed.ref_of("fish")
+    reviewed.decide(4, "undo")
+    reviewed.decide(4, "reject")
+    assert ": 0 corrected, 1 rejected, " in reviewed.update()[1], "the new photo's label"
+
+
 @pytest.mark.parametrize("source", [{"provenance": MODEL}, {}])
 @pytest.mark.parametrize("was_there", [True, False])
 def test_a_rejected_mask_does_not_come_back_from_a_table_and_another_one_counts(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import DataError
@@ -36,7 +35,7 @@ def ask_and_check(config: RunConfig, num: int, say: Say, mllm: Mllm | None = Non
     identity = mllm.identity()
     say(f"{config.prior.model}, asked as {identity.prompt.name}: {identity.prompt.template}")
     say(f"{counted(len(examples), 'labeled image')} of {config.data.dataset}, one text each")
-    costs = ReplyCosts(config.prior.batch_size)
+    costs = ReplyCosts(config.prior.batch_size, is_loaded=True)
     replies = _asked(examples, identity, mllm, config.prior.batch_size, costs)
     priors = [
         make_prior("", reply, identity, e.width_px, e.height_px) for e, reply in zip(examples, replies, strict=True)
@@ -61,11 +60,11 @@ def _drawn(labeled: Sequence[LabeledExample], num: int, seed: int) -> list[Label
 def _asked(
     examples: Sequence[LabeledExample], identity: MllmIdentity, mllm: Mllm, batch_size: int, costs: ReplyCosts
 ) -> list[Reply]:
-    """Return the replies in the order of the examples."""
+    """Return the replies in the order of the examples; the model is loaded before costs are counted."""
     questions = [question_of(example, identity.fingerprint) for example in examples]
     batches = (questions[i : i + batch_size] for i in range(0, len(questions), batch_size))
-    first = iter([questions[:1]])  # loads the model, and is asked again
+    list(mllm.ask(iter([questions[:1]])))  # loads the model; it is asked again, and counted then
     found: dict[str, Reply] = {}
-    for batch, replies in costs.watched(chain(mllm.ask(first), mllm.ask(batches))):
+    for batch, replies in costs.watched(mllm.ask, batches):
         found.update((question.key, reply) for question, reply in zip(batch, replies, strict=True))
     return [found[question.key] for question in questions]

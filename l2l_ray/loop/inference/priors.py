@@ -248,9 +248,10 @@ class _Service:
         num_unserved = 0  # questions in a row that a server gave no answer to
         failed: dict[str, Prior] = {}
         batches = (todo[start : start + self.batch_size] for start in range(0, len(todo), self.batch_size))
-        answers = self.mllm.ask(batches)
         if self.costs is not None and todo and todo[0].who is MLLM:
-            answers = self.costs.watched(answers)
+            answers = self.costs.watched(self.mllm.ask, batches)
+        else:
+            answers = self.mllm.ask(batches)
         for batch, replies in answers:
             made: list[Prior] = []
             for q, reply in zip(batch, replies, strict=True):
