@@ -97,7 +97,10 @@ export function preview({ image_id: imageId, sent_id: sentId }) {
 }
 
 // `crypto.randomUUID` is there over https and on loopback alone.
-const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+function newKey() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
 
 // Send a decision until the server has it on disk, or refuses it; the key makes it harmless to send it twice.
 // `run` is the server's name for this reviewer's work on this run.
