@@ -46,9 +46,10 @@ def main(words: list[str]) -> int:
 def _serve(given: argparse.Namespace) -> None:
     settings, checkpoint = read_settings(given), place(settled("--checkpoint", str(given.checkpoint)))
     address = given.address or os.environ.get("RAY_ADDRESS") or None
-    if given.swap and given.review:
+    if given.swap and settings.review:
         raise ConfigError(
-            "--review is of a server's start, got it with --swap, which leaves the page as it is; drop one"
+            "--review is of a server's start, got it with --swap, which leaves the page as it is; drop one "
+            "(--no-review where the settings file has it)"
         )
     token, is_new = own_or_new_token()
     from l2l_ray.actors.environment import set_defaults

@@ -68,8 +68,8 @@ class Tab:
 
 
 @contextmanager
-def opened_page(url: str, folder: Path) -> Iterator[Tab]:
-    """Open a page in a browser of its own, whose profile lies in a folder."""
+def opened_page(url: str, folder: Path, *more: str) -> Iterator[Tab]:
+    """Open a page in a browser of its own, whose profile lies in a folder, with more options of Chromium's."""
     assert CHROMIUM is not None
     options = [
         "--headless=new",
@@ -77,6 +77,7 @@ def opened_page(url: str, folder: Path) -> Iterator[Tab]:
         "--disable-gpu",
         "--remote-debugging-port=0",
         f"--user-data-dir={folder}",
+        *more,
     ]
     browser = subprocess.Popen([CHROMIUM, *options, "about:blank"], stderr=subprocess.DEVNULL)
     try:

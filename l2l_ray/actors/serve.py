@@ -79,7 +79,7 @@ def run(checkpoint: Path, settings: ServeConfig, token_sha256: str, address: str
                 _watch(names, say)
             finally:
                 say("ends when the requests in work are answered; Ctrl-C again cuts them off")
-                _drain(client, config, settings.timeout_s + END_S)
+                drain(client, config, settings.timeout_s + END_S)
 
 
 def swap(checkpoint: Path, address: str | None, say: Say) -> None:
@@ -176,17 +176,17 @@ def _deployed(client: ServeSubmissionClient, config: dict[str, Any]) -> Iterator
         client.delete_applications()  # type: ignore[no-untyped-call]  # and Serve's own actors, within 30 s
 
 
-def _drain(client: ServeSubmissionClient, config: dict[str, Any], timeout_s: float) -> None:
-    """End the applications and wait until no replica is left: each ends when its requests are answered.
+def drain(client: ServeSubmissionClient, config: dict[str, Any], timeout_s: float) -> None:
+    """End a config's applications and wait until they have no replica: each ends when its requests are answered.
 
     Raises:
         KeyboardInterrupt: A second one.
     """
-    deadline = time.monotonic() + timeout_s
+    names, deadline = {app["name"] for app in config["applications"]}, time.monotonic() + timeout_s
     try:
-        if serve.status().applications:
+        if names & set(serve.status().applications):
             client.deploy_applications({**config, "applications": []})
-        while serve.status().applications and time.monotonic() < deadline:
+        while names & set(serve.status().applications) and time.monotonic() < deadline:
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("requests that were in work were cut off") from None

@@ -36,7 +36,7 @@ from jaxtyping import Bool
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from l2l_ray import __version__
 from l2l_ray.data.masks import mask_area_px
@@ -124,7 +124,10 @@ def reviewer_of(request: Request) -> str:
         raise Refusal(428, "this server asks who decides, got no name; say yours, which is written beside decisions")
     try:
         return checked_name(unquote(given, errors="strict"), "who decides")
-    except (ConfigError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        got = repr(given[:MAX_NAME_CHARS])
+        raise Refusal(428, f"who decides must be UTF-8 written as in an address, got {got}; use this page") from None
+    except ConfigError as error:
         raise Refusal(428, f"{one_line(error)}; say another one") from None
 
 
@@ -151,6 +154,7 @@ def make_app(
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # it would name a scheme, which is not that of a proxy with TLS
         exception_handlers={
             Refusal: refused,
             StaleAction: _stale,
@@ -281,6 +285,10 @@ def make_app(
         decision = await _body(request, Decision)
         return await asyncio.to_thread(saved, sent_id, decision, name)
 
+    async def below(request: Request) -> Response:
+        return RedirectResponse(f"{request.scope['path'].rpartition('/')[2]}/")
+
+    app.add_api_route("", below, include_in_schema=False)  # the prefix alone; the page asks relative to itself
     for path, name in PAGE_FILES.items():
         app.add_api_route(path, page_file(PAGE / name), include_in_schema=False)
     return app

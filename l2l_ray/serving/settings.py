@@ -7,7 +7,10 @@ model; a field on the command line wins.
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import re
+import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -22,8 +25,20 @@ from l2l_ray.errors import ConfigError
 from l2l_ray.storage import here
 
 LOOPBACK = "127.0.0.1"
-WILDCARDS = ("", "0.0.0.0", "::")  # every network of the machine: what a server listens on, and nobody's address
 _PORTS = {"http": 80, "https": 443}  # which no browser writes
+
+
+def is_wildcard(host: str) -> bool:
+    """Return whether a host is every network of the machine: what a server listens on, and nobody's address.
+
+    Example: `0.0.0.0`, `0`, `0x0` and `::` are
+    """
+    with suppress(OSError):
+        return not any(socket.inet_aton(host))  # as the system reads it: parts may be left out
+    with suppress(ValueError):
+        address = ipaddress.IPv6Address(host.strip("[]"))
+        return (address.ipv4_mapped or address).is_unspecified
+    return not host
 
 
 def origin_of(address: str) -> str:
@@ -38,6 +53,8 @@ def origin_of(address: str) -> str:
         name, port = parts.hostname or "", parts.port
     except ValueError:
         parts, name, port = urlsplit(""), "", None
+    if not name.isascii():
+        raise ValueError(f"must have its name in punycode, such as https://xn--bcher-kva.example, got {address!r}")
     is_more = parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc
     if parts.scheme not in _PORTS or is_more or not re.fullmatch(r"[a-z0-9._:-]+", name):
         raise ValueError(
@@ -97,7 +114,7 @@ class ServeConfig(Section):
 
     @model_validator(mode="after")
     def _is_found(self) -> ServeConfig:
-        if self.review and self.host in WILDCARDS and self.public_url is None:
+        if self.review and is_wildcard(self.host) and self.public_url is None:
             raise ValueError(
                 f"review with host {self.host!r} needs public_url, the address under which people open it, such as "
                 f"http://node7:{self.port}, got none; give it, or leave out host"
@@ -112,7 +129,7 @@ class ServeConfig(Section):
     @property
     def addresses(self) -> tuple[str, ...]:
         """Under which the server may be opened in a browser, as `Origin` says them."""
-        names = [LOOPBACK, "localhost", *([] if self.host in WILDCARDS else [self.host])]
+        names = [LOOPBACK, "localhost", *([] if is_wildcard(self.host) else [self.host])]
         own = [origin_of(self._at(name)) for name in names]
         return tuple(dict.fromkeys([*own, *([self.public_url] if self.public_url else [])]))
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,9 @@ import requests
 from pydantic import ValidationError
 from starlette.testclient import TestClient
 
-from l2l_ray.actors.reviewing import ROUTE, ReviewArgs, app_of, application, build, require_reviewable
+from l2l_ray.actors.deployments import APP
+from l2l_ray.actors.reviewing import REVIEW_APP, ROUTE, ReviewArgs, app_of, application, build, require_reviewable
+from l2l_ray.actors.serve import drain
 from l2l_ray.errors import ConfigError, DataError, L2LError
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.review.app import PAGE, PAGE_FILES, identity
@@ -80,8 +84,8 @@ def test_two_reviewers_decide_under_their_own_names(client: TestClient, run: Pat
         ("x" * 81, "and more"),
         ("bell%07", "got 'bell"),
         ("%E2%80%AEanna", "printable characters"),
-        ("%ff", "can't decode byte"),
-        ("%ED%A0%80", "can't decode byte"),
+        ("%ff", "must be UTF-8 written as in an address, got '%ff'; use this page"),
+        ("%ED%A0%80" + "x" * 100, "must be UTF-8 written as in an address, got '%ED"),
     ],
 )
 def test_who_does_not_say_a_name_decides_nothing(client: TestClient, run: Path, name: str | None, said: str) -> None:
@@ -102,7 +106,7 @@ def test_the_page_lies_under_the_prefix_and_asks_below_it(client: TestClient) ->
         assert answer.status_code == 200 and answer.content == (PAGE / name).read_bytes(), path
         assert "default-src 'self'" in answer.headers["content-security-policy"]
     whole = client.get(f"http://{HOST}{ROUTE}", follow_redirects=False)
-    assert whole.status_code == 307 and whole.headers["location"] == f"http://{HOST}{ROUTE}/"
+    assert whole.status_code == 307 and whole.headers["location"] == "review/", "of whatever scheme"
     for file in PAGE.iterdir():
         assert not re.search(r"""(src|href)="/|(get|post|request|fetch|from)\(?\s*["'`]/""", file.read_text()), file
 
@@ -189,15 +193,34 @@ def free_port() -> int:
     ("words", "said"),
     [
         (["--review", "--swap"], "serve: --review is of a server's start, got it with --swap"),
+        (["--settings", "{run}/serve.yaml", "--swap"], r"--swap, which leaves .*; drop one \(--no-review where the"),
         (["--review", "--host", "0.0.0.0"], "review with host '0.0.0.0' needs public_url"),
         (["--public_url", "serve.example.org"], "public_url: .*scheme, name and port"),
         (["--review", "--checkpoint", "s3://bucket/runs/mine"], "needs a run on a disk or a shared filesystem"),
     ],
 )
 def test_words_that_do_not_fit_are_refused_before_ray_is_asked(run: Path, words: list[str], said: str) -> None:
-    with job("127.0.0.1:1", "--checkpoint", str(run), *words) as process:
+    (run / "serve.yaml").write_text("review: true\n")
+    with job("127.0.0.1:1", "--checkpoint", str(run), *(word.format(run=run) for word in words)) as process:
         told, _ = process.communicate(timeout=WAIT_S)
     assert process.returncode == 1 and re.search(said, told) and told.count("\n") == 1, told
+
+
+def test_the_end_waits_for_its_own_applications_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, told = {APP, REVIEW_APP, "theirs"}, []
+
+    class Client:
+        def deploy_applications(self, config: Any) -> None:
+            told.append(config)
+            found.difference_update({APP, REVIEW_APP})
+
+    monkeypatch.setattr("ray.serve.status", lambda: SimpleNamespace(applications=dict.fromkeys(found)))
+    client: Any = Client()
+    config = {"http_options": {}, "applications": [{"name": APP}, {"name": REVIEW_APP}]}
+    began = time.monotonic()
+    for _ in range(2):  # the second time nothing is left to end
+        drain(client, config, 5.0)
+    assert told == [{"http_options": {}, "applications": []}] and time.monotonic() - began < 5.0
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -19,8 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import uvicorn
-from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from l2l_ray.data.masks import decode
 from l2l_ray.review.app import identity, make_app
@@ -38,12 +37,21 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium, whic
 
 
 @contextmanager
-def served(run: Path, who: str | None = "anna", prefix: str = "") -> Iterator[str]:
-    """Serve a run from this process, all paths below a prefix; gives the page's address with the token."""
+def served(
+    run: Path,
+    who: str | None = "anna",
+    prefix: str = "",
+    name: str = "127.0.0.1",
+    proxy: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+) -> Iterator[str]:
+    """Serve a run from this process, as Serve does below a prefix; gives the page's address with the token."""
     with listening(None) as listener:
-        host = f"127.0.0.1:{listener.getsockname()[1]}"
-        app = make_app(run, who, sha256_of(TOKEN), frozenset({f"http://{host}"}))
-        below = Starlette(routes=[Mount(prefix, app)])
+        host = f"{name}:{listener.getsockname()[1]}"
+        app = proxy(make_app(run, who, sha256_of(TOKEN), frozenset({f"http://{host}"})))
+
+        async def below(scope: Scope, receive: Receive, send: Send) -> None:
+            await app({**scope, "root_path": prefix}, receive, send)
+
         server = uvicorn.Server(uvicorn.Config(below, log_level="error"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

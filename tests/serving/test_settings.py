@@ -61,6 +61,29 @@ def test_what_is_no_address_or_more_than_one_is_refused(address: str) -> None:
         origin_of(address)
 
 
+def test_an_international_name_is_asked_for_in_punycode() -> None:
+    with pytest.raises(
+        ConfigError, match="public_url: .*punycode, such as https://xn--.*, got 'https://bücher.example"
+    ):
+        read("--public_url", "https://bücher.example")
+    assert origin_of("https://xn--bcher-kva.example") == "https://xn--bcher-kva.example"
+
+
+@pytest.mark.parametrize(
+    "host", ["", "0.0.0.0", "0", "0.0", "0x0", "::", "[::]", "0:0::0", "::0.0.0.0", "::ffff:0.0.0.0"]
+)
+def test_every_spelling_of_all_networks_is_nobodys_address(host: str) -> None:
+    with pytest.raises(ConfigError, match="needs public_url"):
+        read("--review", "--host", host)
+    found = read("--review", "--host", host, "--public_url", "http://node7:8000").addresses
+    assert found == ("http://127.0.0.1:8000", "http://localhost:8000", "http://node7:8000")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "10.0.0.0", "node0", "::1", "0.example.org"])
+def test_what_is_one_network_is_an_address(host: str) -> None:
+    assert len(read("--review", "--host", host).addresses) == (2 if host == "127.0.0.1" else 3)
+
+
 def test_the_addresses_are_loopback_the_host_and_that_of_the_proxy() -> None:
     loopback = ("http://127.0.0.1:8000", "http://localhost:8000")
     assert read("--review").addresses == loopback

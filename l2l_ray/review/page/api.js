@@ -2,6 +2,7 @@
 
 const TRY_AGAIN_MS = 1000;
 const KEPT = "l2l-review-unsaved:";
+const KEPT_SAID = " Your decision is kept in this browser and sent when the page is opened again.";
 const KEPT_PICTURES = 4;
 const NAME = "l2l-review-name"; // as a header carries it
 const previews = new Map(); // by image id; promises
@@ -29,10 +30,22 @@ export function setName(given) {
 }
 
 // What the page or its server does not do, in words; `status` is that of HTTP, 0 where there was no answer.
+// `isOwn`: the server itself says why. Without that, what answers is a proxy before it.
 export class Refused extends Error {
-  constructor(text, status = 0) {
+  constructor(text, status = 0, isOwn = false) {
     super(text);
     this.status = status;
+    this.isOwn = isOwn;
+  }
+
+  // Nothing that knows of labels has answered: the server is down, or only a part of it is up (404).
+  get isSilence() {
+    return !this.status || this.status === 404 || (this.status >= 500 && !(this.status === 500 && this.isOwn));
+  }
+
+  // The server will not take it, however often it is sent. With another token (401) it may.
+  get isFinal() {
+    return this.isOwn && this.status < 500 && !this.isSilence && this.status !== 401;
   }
 }
 
@@ -51,7 +64,8 @@ async function request(path, options = {}, read = (response) => response.json())
   if (response.status === 401) {
     throw new Refused("This tab does not have the server's token. Open the address that it printed, with #token=... at its end.", 401);
   }
-  throw new Refused(content.error || `The server answered ${response.status}.`, response.status);
+  const why = content?.error;
+  throw new Refused(why || `The server answered ${response.status}.`, response.status, Boolean(why));
 }
 
 export function get(path, params = {}, signal = null) {
@@ -82,9 +96,16 @@ export function preview({ image_id: imageId, sent_id: sentId }) {
   return previews.get(imageId);
 }
 
-// `run` is the server's name for this reviewer's work on this run. Send a decision until the server has it on disk, or refuses it. The key makes it harmless to send it twice.
+// `crypto.randomUUID` is there over https and on loopback alone.
+function newKey() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+// Send a decision until the server has it on disk, or refuses it; the key makes it harmless to send it twice.
+// `run` is the server's name for this reviewer's work on this run.
 export async function save(run, sentId, decision, onWait) {
-  const kept = { run, sentId, decision: { ...decision, key: crypto.randomUUID() } };
+  const kept = { run, sentId, decision: { ...decision, key: newKey() } };
   const name = KEPT + kept.decision.key;
   try {
     localStorage.setItem(name, JSON.stringify(kept));
@@ -94,7 +115,7 @@ export async function save(run, sentId, decision, onWait) {
   try {
     return await sent(name, kept, onWait);
   } catch (error) {
-    if (error.status !== 401) localStorage.removeItem(name); // the page still shows it
+    if (error.isFinal) localStorage.removeItem(name); // the page still shows it
     throw error;
   }
 }
@@ -106,7 +127,10 @@ async function sent(name, kept, onWait) {
       localStorage.removeItem(name);
       return answer;
     } catch (error) {
-      if (!(error instanceof Refused) || error.status) throw error;
+      if (!error.isSilence) {
+        if (!error.isFinal && localStorage.getItem(name)) error.message += KEPT_SAID;
+        throw error;
+      }
       onWait();
       await new Promise((resolve) => setTimeout(resolve, TRY_AGAIN_MS));
     }

@@ -318,6 +318,7 @@ function go(way, isFar) {
 async function sendUnsaved() {
   let words = "";
   const refused = [];
+  let problem = null; // of one that stays kept
   for (const one of unsaved(run.id)) {
     const { sentId, decision } = one.kept;
     try {
@@ -325,10 +326,11 @@ async function sendUnsaved() {
       if (decision.action !== "undo") setDone([...done(), { id: sentId, number: answer.saved }]);
       words = "A decision that was not saved before is saved now.";
     } catch (error) {
-      refused.push({ one, error });
+      if (error.isFinal) refused.push({ one, error });
+      else problem = error;
     }
   }
-  return { words, refused };
+  return { words, refused, problem };
 }
 
 // Show a decision that was kept and is refused where it belongs, with its drawing; the browser drops it only then.
@@ -350,13 +352,14 @@ async function start() {
   document.title = `${run.run}: L2L review`;
   const named = Number(new URLSearchParams(location.hash.slice(1)).get("label"));
   queue.states(run.states);
-  const { words, refused } = await sendUnsaved();
+  const { words, refused, problem } = await sendUnsaved();
   progress((await get("api/run")).counts);
   const first = await queue.load();
   try {
     if (refused.length) await bringBack(refused[0], words, refused.length);
     else if (named || first) await open(named || first.sent_id, words);
   } finally {
+    if (problem) fail(problem);
     if (run.problems.length) fail(new Refused(run.problems.join(" · ")));
     get("api/kinds").then((found) => queue.kinds(found), fail);
   }
