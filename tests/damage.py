@@ -1,37 +1,13 @@
-"""A run that was killed in its last round, and ways to harm a file of it."""
+"""Ways to harm a file of a run."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from l2l_ray.config import RunConfig
-from l2l_ray.loop.local import run_local
 from l2l_ray.loop.state.run_folder import RunFolder
 from tests.whole_run import changed, copy_file
-
-
-class Killed(BaseException):
-    """Stands in for SIGKILL: nothing of ours catches it."""
-
-
-def killed_before(config: RunConfig, target: str) -> RunFolder:
-    """Run until the file or folder whose path ends in `target` would get its name."""
-    replace = os.replace
-
-    def dies(source: str | Path, final: str | Path) -> None:
-        if str(final).endswith(target):
-            raise Killed
-        replace(source, final)
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(os, "replace", dies)
-        run_local(config)
-    return RunFolder(config.run_dir, config)
 
 
 def copy_of(run: RunFolder, name: str) -> RunFolder:

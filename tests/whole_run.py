@@ -69,14 +69,19 @@ def kill_at(patch: pytest.MonkeyPatch, target: str, when: str) -> None:
     patch.setattr(os, "replace", dies)
 
 
-def run_up_to_the_report(config: RunConfig) -> RunFolder:
-    """Run until all figures are there; drawing them takes as long as making them."""
+def killed_before(config: RunConfig, target: str) -> RunFolder:
+    """Run until the file or folder whose path ends in `target` would get its name."""
     from l2l_ray.loop.local import run_local
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        kill_at(patch, "panels/index.json", "before")
+        kill_at(patch, target, "before")
         run_local(config)
     return RunFolder(config.run_dir, config)
+
+
+def run_up_to_the_report(config: RunConfig) -> RunFolder:
+    """Run until all figures are there; drawing them takes as long as making them."""
+    return killed_before(config, "panels/index.json")
 
 
 @contextmanager

@@ -12,9 +12,9 @@ import pytest
 from l2l_ray.errors import ConfigError
 from l2l_ray.loop.local import run_local
 from l2l_ray.loop.state.run_folder import RunFolder
-from tests.damage import cut, empty, flip, killed_before
+from tests.damage import cut, empty, flip
 from tests.ray_runs import WAIT_S, assert_same_result, ledger_keys, ray_config, started_job, wait_for
-from tests.whole_run import changed, single_thread
+from tests.whole_run import changed, killed_before, single_thread
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,18 @@ class Proxy:
         return between
 
 
+@contextmanager
+def rejected_behind(run: Path, profile: Path, answer: Response) -> Iterator[tuple[Tab, Proxy, int]]:
+    """Give a page on which a label was rejected while a proxy answers in the server's place; the label's id."""
+    proxy = Proxy()
+    with served(run, proxy=proxy.before) as address, opened_page(address, profile) as tab:
+        ready(tab)
+        sent_id = current(tab)
+        proxy.answer = answer
+        tab.press("r")
+        yield tab, proxy, sent_id
+
+
 def num_kept(tab: Tab) -> int:
     code = "Object.keys(localStorage).filter((name) => name.startsWith('l2l-review-unsaved:')).length"
     return int(tab.js(code))
@@ -76,12 +90,7 @@ def test_without_tls_under_another_name_decisions_are_saved(reviewed_run: Path, 
 def test_where_a_proxy_answers_a_decision_is_sent_until_the_server_does(
     reviewed_run: Path, tmp_path: Path, answer: Response
 ) -> None:
-    proxy = Proxy()
-    with served(reviewed_run, proxy=proxy.before) as address, opened_page(address, tmp_path / "profile") as tab:
-        ready(tab)
-        sent_id = current(tab)
-        proxy.answer = answer
-        tab.press("r")
+    with rejected_behind(reviewed_run, tmp_path / "profile", answer) as (tab, proxy, sent_id):
         said(tab, "Your decision is kept in this browser")
         num = proxy.num_answered
         tab.send("Page.reload")  # an older decision is kept as well
@@ -102,12 +111,7 @@ def test_where_a_proxy_answers_a_decision_is_sent_until_the_server_does(
 def test_what_may_never_succeed_stays_kept_and_the_page_can_be_used(
     reviewed_run: Path, tmp_path: Path, answer: Response
 ) -> None:
-    proxy = Proxy()
-    with served(reviewed_run, proxy=proxy.before) as address, opened_page(address, tmp_path / "profile") as tab:
-        ready(tab)
-        sent_id = current(tab)
-        proxy.answer = answer
-        tab.press("r")
+    with rejected_behind(reviewed_run, tmp_path / "profile", answer) as (tab, proxy, sent_id):
         said(tab, "sent when the page is opened again.")
         assert num_kept(tab) == 1 and current(tab) == sent_id
         tab.send("Page.reload")
@@ -126,10 +130,7 @@ def test_what_may_never_succeed_stays_kept_and_the_page_can_be_used(
 
 
 def test_what_the_server_refuses_is_not_kept(reviewed_run: Path, tmp_path: Path) -> None:
-    proxy = Proxy()
-    with served(reviewed_run, proxy=proxy.before) as address, opened_page(address, tmp_path / "profile") as tab:
-        ready(tab)
-        proxy.answer = refusal(422, "the disk is full; free some")
-        tab.press("r")
+    full = refusal(422, "the disk is full; free some")
+    with rejected_behind(reviewed_run, tmp_path / "profile", full) as (tab, _, _):
         said(tab, "the disk is full; free some")
         assert num_kept(tab) == 0 and not (reviewed_run / FILE).exists()

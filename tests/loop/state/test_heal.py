@@ -21,9 +21,9 @@ from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.verify import check
 from l2l_ray.loop.state.versions import newest_checkpoint
 from l2l_ray.wording import counted
-from tests.damage import HARMS, copy_of, flip, killed_before
+from tests.damage import HARMS, copy_of, flip
 from tests.loop.partly_labeled import config_of, set_mask, write_partly
-from tests.whole_run import assert_same, changed, outcome, single_thread
+from tests.whole_run import assert_same, changed, killed_before, outcome, single_thread
 
 SHARD = "l2l/labels/r000-s00001.parquet"
 STATE = "train/l2l-v0001-s00002"
