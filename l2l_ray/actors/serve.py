@@ -2,7 +2,7 @@
 
 The application is deployed by Serve's own REST interface, as a config: only then does a new checkpoint reach the living
 replicas (`user_config`) instead of replacing them. That interface holds all applications of a cluster in one config, so
-a cluster whose Serve runs something else is refused.
+a cluster whose Serve runs something else is refused; what others deploy later stays when the server ends.
 """
 
 from __future__ import annotations
@@ -173,7 +173,23 @@ def _deployed(client: ServeSubmissionClient, config: dict[str, Any]) -> Iterator
             ) from error
         yield
     finally:
-        client.delete_applications()  # type: ignore[no-untyped-call]  # and Serve's own actors, within 30 s
+        if _others(client, config):
+            _end(client, config)
+        else:
+            client.delete_applications()  # type: ignore[no-untyped-call]  # and Serve's own actors, within 30 s
+
+
+def _others(client: ServeSubmissionClient, config: dict[str, Any]) -> dict[str, dict[str, Any] | None]:
+    """Return the applications on this cluster that a config does not name; None = not deployed as a config."""
+    names = {app["name"] for app in config["applications"]}
+    found = client.get_serve_details()["applications"]
+    return {name: one["deployed_app_config"] for name, one in found.items() if name not in names}
+
+
+def _end(client: ServeSubmissionClient, config: dict[str, Any]) -> None:
+    """Take a config's applications off Serve; those that somebody else has deployed since stay."""
+    others = [app for app in _others(client, config).values() if app]
+    client.deploy_applications({**config, "applications": others})
 
 
 def drain(client: ServeSubmissionClient, config: dict[str, Any], timeout_s: float) -> None:
@@ -185,7 +201,7 @@ def drain(client: ServeSubmissionClient, config: dict[str, Any], timeout_s: floa
     names, deadline = {app["name"] for app in config["applications"]}, time.monotonic() + timeout_s
     try:
         if names & set(serve.status().applications):
-            client.deploy_applications({**config, "applications": []})
+            _end(client, config)
         while names & set(serve.status().applications) and time.monotonic() < deadline:
             time.sleep(POLL_S)
     except KeyboardInterrupt:

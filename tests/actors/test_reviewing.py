@@ -207,20 +207,30 @@ def test_words_that_do_not_fit_are_refused_before_ray_is_asked(run: Path, words:
 
 
 def test_the_end_waits_for_its_own_applications_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, told = {APP, REVIEW_APP, "theirs"}, []
+    by_config = {"name": "by config", "import_path": "theirs:app"}
+    found: dict[str, Any] = {
+        APP: {"name": APP},
+        REVIEW_APP: {"name": REVIEW_APP},
+        "by config": by_config,
+        "by hand": None,
+    }
+    told = []
 
     class Client:
+        def get_serve_details(self) -> Any:
+            return {"applications": {name: {"deployed_app_config": app} for name, app in found.items()}}
+
         def deploy_applications(self, config: Any) -> None:
             told.append(config)
-            found.difference_update({APP, REVIEW_APP})
+            del found[APP], found[REVIEW_APP]
 
-    monkeypatch.setattr("ray.serve.status", lambda: SimpleNamespace(applications=dict.fromkeys(found)))
+    monkeypatch.setattr("ray.serve.status", lambda: SimpleNamespace(applications=dict(found)))
     client: Any = Client()
     config = {"http_options": {}, "applications": [{"name": APP}, {"name": REVIEW_APP}]}
     began = time.monotonic()
     for _ in range(2):  # the second time nothing is left to end
         drain(client, config, 5.0)
-    assert told == [{"http_options": {}, "applications": []}] and time.monotonic() - began < 5.0
+    assert told == [{"http_options": {}, "applications": [by_config]}] and time.monotonic() - began < 5.0
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ import requests
 from PIL import Image, ImageDraw
 from ray import serve
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+from starlette.requests import Request
 
 from l2l_ray.actors.cluster import connected
 from l2l_ray.actors.deployments import APP, PREDICTOR
@@ -35,6 +36,17 @@ TOKEN = "0123456789abcdef"
 MAX_QUEUED, MAX_BATCH = 3, 2
 
 
+@serve.deployment(ray_actor_options={"num_cpus": 0.1})
+class Echo:
+    """Another team's application: it answers with the path that it was asked under."""
+
+    async def __call__(self, request: Request) -> str:
+        return request.scope["root_path"].strip("/")
+
+
+echo = Echo.bind()  # type: ignore[attr-defined]
+
+
 def job(address: str, *words: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "RAY_ADDRESS": address, "PYTHONPATH": str(ROOT), "L2L_TOKEN": TOKEN}
     command = [sys.executable, "jobs/serve.py", *words]
@@ -47,6 +59,8 @@ class Server:
 
     def __init__(self, process: subprocess.Popen[str], port: int, photo: Path) -> None:
         self.process, self.url, self._photo = process, f"http://127.0.0.1:{port}", photo.read_bytes()
+        assert process.stdout is not None
+        self.client = ServeSubmissionClient(process.stdout.readline().split()[1])  # of the cluster's dashboard
 
     def ask(self, *texts: str) -> requests.Response:
         return requests.post(
@@ -166,15 +180,13 @@ def test_a_config_of_serve_with_another_language_model_replaces_it_and_never_mix
 ) -> None:
     with job(ray_local, "--checkpoint", str(places["other"]), "--swap") as process:
         assert "other was trained with another language model" in process.communicate(timeout=WAIT_S)[0]
-    assert server.process.stdout is not None
-    client = ServeSubmissionClient(server.process.stdout.readline().split()[1])  # the address of the dashboard
     mixed = "another language model answers here now"
     for name, before in (("other", "second"), ("second", "other")):
-        app = client.get_serve_details()["applications"][APP]["deployed_app_config"]
+        app = server.client.get_serve_details()["applications"][APP]["deployed_app_config"]
         for deployment in app["deployments"]:
             deployment["user_config"] = {"checkpoint": str(places[name])}
         right = server.ask("red circle").json()["masks"]
-        client.deploy_applications({"applications": [app]})
+        server.client.deploy_applications({"applications": [app]})
         deadline = time.monotonic() + WAIT_S
         while (answer := server.ask("red circle").json()).get("checkpoint", before).startswith(before):
             assert time.monotonic() < deadline, answer
@@ -205,16 +217,33 @@ def test_a_second_server_is_refused_by_name(ray_local: str, server: Server, plac
     assert "runs l2l already, expected nothing; --swap changes its checkpoint" in said, said
 
 
-def test_sigterm_ends_the_server_in_order(server: Server) -> None:
-    server.process.send_signal(signal.SIGTERM)
-    said, _ = server.process.communicate(timeout=WAIT_S)
-    assert server.process.returncode == 130, said
-    assert (
-        said.endswith("\nstopped; requests that were in work have been answered or refused\n")
-        and "Traceback" not in said
-    )
-    assert not _is_ready(server.url)
-    wait_for(lambda: not actors(class_name="ServeReplica:l2l:Predictor"), "the release of the replicas")
+def test_sigterm_ends_the_server_in_order_and_what_others_have_deployed_since_stays(server: Server) -> None:
+    def answered(path: str) -> bool:
+        return requests.get(f"{server.url}/{path}", timeout=WAIT_S).text == path
+
+    serve.run(Echo.bind(), name="by hand", route_prefix="/by-hand")
+    details = server.client.get_serve_details()["applications"]
+    by_config = {
+        "name": "by config",
+        "route_prefix": "/by-config",
+        "import_path": f"{__name__}:echo",
+        "runtime_env": {"env_vars": {"PYTHONPATH": str(ROOT)}},
+    }
+    server.client.deploy_applications({"applications": [details[APP]["deployed_app_config"], by_config]})
+    wait_for(lambda: answered("by-hand") and answered("by-config"), "the other applications")
+    try:
+        server.process.send_signal(signal.SIGTERM)
+        said, _ = server.process.communicate(timeout=WAIT_S)
+        assert server.process.returncode == 130, said
+        assert (
+            said.endswith("\nstopped; requests that were in work have been answered or refused\n")
+            and "Traceback" not in said
+        )
+        assert not _is_ready(server.url)
+        wait_for(lambda: not actors(class_name="ServeReplica:l2l:Predictor"), "the release of the replicas")
+        assert answered("by-hand") and answered("by-config")
+    finally:
+        serve.shutdown()
 
 
 @pytest.mark.slow
