@@ -1,10 +1,11 @@
 """How fast the parts are, in one command, on a CPU or a GPU: ratios within one run, medians, one JSON.
 
-    python -m benchmarks.speed [--only a b c e f] [--size lavt_like|tiny] [--batch N] [--repeats N] [--compile]
+    python -m benchmarks.speed [--only a b c d e f] [--size lavt_like|tiny] [--batch N] [--repeats N] [--compile]
 
     a   a training step, against the published way of running the same network and against the machine's bound
     b   prediction: images per second, latency
     c   replies of the language model: a batch against one by one
+    d   masks of SAM: a picture encoded once for all its boxes against once for each
     e   labelling: texts per second, and where the time goes
     f   growth with batch, image size and expressions per image; memory
 
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed import growth, inference, labelling, prior, training
+from benchmarks.speed import growth, inference, labelling, prior, proposals, training
 from benchmarks.speed.measure import machine
 from benchmarks.speed.setup import Setup
 from l2l_ray.device import pick_device
@@ -30,6 +31,7 @@ PARTS: dict[str, Callable[[Setup], dict[str, Any]]] = {
     "a": training.measure,
     "b": inference.measure,
     "c": prior.measure,
+    "d": proposals.measure,
     "e": labelling.measure,
     "f": growth.measure,
 }

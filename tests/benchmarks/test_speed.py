@@ -19,13 +19,14 @@ def test_parts_are_measured_one_by_one_into_one_file(tmp_path: Path) -> None:
     out = tmp_path / "speed.json"
     given = ["--size", "tiny", "--repeats", "1", "--device", "cpu", "--out", str(out)]
     speed.main(["--only", "a", *given])
-    speed.main(["--only", "b", *given])
+    speed.main(["--only", "b", "d", *given])
     found = json.loads(out.read_text())
-    assert set(found) == {"a", "b"} and found["a"]["machine"]["torch"] == torch.__version__
+    assert set(found) == {"a", "b", "d"} and found["a"]["machine"]["torch"] == torch.__version__
     assert found["a"]["curves_are_equal"] and found["a"]["curves_float32"]["ours"][0] > 0.1
     assert found["a"]["gflop_per_step"] > 0.01 and found["a"]["peak_mb"]["ours"] > 1
     assert set(found["a"]["times_faster"]) == {"ours", "ours_float32"}
     assert found["b"]["largest_logit_difference_float32"] < 1e-4
+    assert found["d"]["masks_are_equal"] and set(found["d"]["masks_per_s"]) == {"one_by_one", "together", "kept"}
 
 
 def test_the_published_loss_by_hand() -> None:
