@@ -143,10 +143,11 @@ def order_figures(score: np.ndarray, iou: np.ndarray) -> dict[str, float]:
     """Return how well scores [N] put labels of some IoU [N] in order: the surest at `COVERAGE`, and the AUC."""
     right = iou >= RIGHT_IOU
     surest = np.argsort(-score, kind="stable")[: round(COVERAGE * len(iou))]
+    area = auc(score, right)
     return {
         "iou_at_coverage": float(iou[surest].mean()),
         "right_at_coverage": float(right[surest].mean()),
-        "auc": auc(score, right) or 0.5,
+        "auc": 0.5 if area is None else area,
     }
 
 

@@ -22,7 +22,7 @@ from l2l_ray.config.reading import own_words
 from l2l_ray.errors import ConfigError
 from l2l_ray.job import run_job
 from l2l_ray.sweep.folder import SweepFolder
-from l2l_ray.sweep.space import Space
+from l2l_ray.sweep.space import Space, checked_space
 from l2l_ray.sweep.survey import survey
 from l2l_ray.sweep.trials import Trial, short_names, trials_of
 
@@ -51,8 +51,7 @@ def read_space(name: str, config: RunConfig) -> Space:
     spec.loader.exec_module(module)
     if not hasattr(module, "space"):
         raise ConfigError(f"{path} has no function `space(config)`; write one like those in tune_spaces/")
-    space: Space = module.space(config)
-    return space
+    return checked_space(module.space(config))
 
 
 def read_words(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -68,7 +67,7 @@ def read_words(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--draw-seed", type=int, default=0, help="the same seed draws the same points")
     seeds = "run every point with each; a seed sets loop.seed and data.split_seed (default 0)"
     add("--seeds", type=int, nargs="+", default=[0], metavar="N", help=seeds)
-    asha = "stop trials that are behind the others of their seed and data after the same number of rounds"
+    asha = "stop trials that are behind the others of their seed, data and loop.rounds after the same number of them"
     add("--asha", action="store_true", help=asha)
     add("--sweep-name", help="folder under the run root (default sweep-SPACE)")
     add("--dry-run", action="store_true", help="check and list the trials, and run nothing")
@@ -85,7 +84,7 @@ def run_sweep(config: RunConfig, trials: list[Trial], folder: SweepFolder, words
     from l2l_ray.report.sweep_summary import plain_text, points_table
     from l2l_ray.sweep.results import write_results
 
-    if asha and config.loop.rounds < 2:
+    if asha and min(trial.config.loop.rounds for trial in trials) < 2:
         raise ConfigError("--asha stops trials at a version before the last, got loop.rounds 1; raise it to 2 or more")
     folder.require_startable(trials, config.resume)
     asked = survey(folder.open_trials(trials))

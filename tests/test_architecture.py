@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "review",
     ),  # of selector the registry: who learns, who labels
     "label": ("data", "datatools", "loop"),
-    "overview": ("loop", "report"),
+    "overview": ("loop", "report", "sweep"),
     "run_commands": ("segmenter", "loop", "overview", "predictor", "report", "review", "saved_model"),
     "cli": ("datatools", "label", "loop", "predictions", "predictor", "refshapes", "run_commands"),
 }

@@ -139,6 +139,7 @@ def difference(first: BySeed, second: BySeed) -> dict[str, Any] | None:
     low, high = np.quantile(drawn[:, 0] - drawn[:, 1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     over_seeds = over_seeds_of(by_seed)
     return {
+        "seeds": seeds,
         "diff": float(np.mean(by_seed)),
         "by_seed": by_seed,
         "over_seeds": over_seeds,

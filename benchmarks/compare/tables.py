@@ -51,7 +51,7 @@ def main_table(table: Figures, groups: Sequence[str] | None = None) -> str:
                 [
                     _bold(row["label"], row["row"] == "l2l"), str(len(row["seeds"])), *shown,
                     spread(row["all"]["mean_iou"]), percent(sum(precision) / len(precision)),
-                    *difference_cells(row.get("versus_minus_this")),
+                    *difference_cells(row.get("versus_minus_this"), len(row["seeds"])),
                     f"{row['steps']:.0f}", f"{row['cost_s']['all']['mean']:.0f}",
                 ]
             )  # fmt: skip
@@ -146,13 +146,20 @@ def recovered_text(table: Figures) -> str:
     return f"L2L recovers {found['share']:.0%} ({sure}) of {span}; {of_seeds}."
 
 
-def difference_cells(found: Figures | None) -> list[str]:
-    """Return difference, both intervals, corrected p-value and verdict."""
+def difference_cells(found: Figures | None, num_seeds: int) -> list[str]:
+    """Return difference, both intervals, corrected p-value and verdict.
+
+    Args:
+        found: Of the row; None = it has none.
+        num_seeds: Of the row; where the difference is over fewer, the verdict says so.
+    """
     if not found:
         return [""] * 5
     p = found.get("p_holm")
     shown = "" if p is None else f"{p:.3f}"
-    return [points(found["diff"]), ends(found["over_seeds"]), ends(found["over_both"]), shown, found["verdict"]]
+    shared = len(found["seeds"])
+    said = found["verdict"] if shared == num_seeds else f"{found['verdict']} (by {shared} of {num_seeds} seeds)"
+    return [points(found["diff"]), ends(found["over_seeds"]), ends(found["over_both"]), shown, said]
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:

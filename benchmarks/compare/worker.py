@@ -62,18 +62,14 @@ def work(task: Task, records: Records, folder: Path, run_root: str | None, keep:
             return
         if pick_device().type == "cpu":
             torch.set_num_threads(1)  # the cores are shared by workers
-        run, cost = _run(task, config)
+        run, cost = _run(task, config, digest)
         save_record(folder, task.name, _record(task, run, digest, cost))
         if not keep:
             shutil.rmtree(run.train_dir)
 
 
-def _run(task: Task, config: RunConfig) -> tuple[RunFolder, Cost]:
-    stamp = _beside(config, "processor")  # of what lies there: a run that another kind began is begun anew
-    if _is_of_no_use(config) or (config.run_dir.exists() and not _says(stamp, processor())):
-        shutil.rmtree(config.run_dir)
-        _beside(config, "cost.json").unlink(missing_ok=True)
-    stamp.write_text(processor())
+def _run(task: Task, config: RunConfig, digest: str) -> tuple[RunFolder, Cost]:
+    require_own(config, digest)
     run = RunFolder.open(continued(config))
     cost = Cost(_beside(config, "cost.json"))
     cost.begin("priors")
@@ -85,6 +81,19 @@ def _run(task: Task, config: RunConfig) -> tuple[RunFolder, Cost]:
     finished = run_local(continued(config), engine, CostConsole(config, cost))
     cost.begin("evaluation")
     return finished, cost
+
+
+def require_own(config: RunConfig, digest: str) -> None:
+    """Remove a run that cannot become the row: other settings, code, models or another kind of processor began it.
+
+    What is begun here next is noted beside it.
+    """
+    stamp, own = _beside(config, "stamp"), f"{processor()}\n{digest}\n"
+    if _is_of_no_use(config) or (config.run_dir.exists() and not _says(stamp, own)):
+        shutil.rmtree(config.run_dir)
+        _beside(config, "cost.json").unlink(missing_ok=True)
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(own)
 
 
 def _is_of_no_use(config: RunConfig) -> bool:

@@ -2,7 +2,8 @@
 
 A trial reports the val figure of every version, in order, so that all are compared after the same number of rounds. At
 versions 1, 2, 4, ... but never at the last, one that is below the median of the rivals that got there before it is
-stopped. Rivals share seed and data: more labeled images always win, and seeds draw other images.
+stopped. Rivals share seed, data and number of rounds: more labeled images always win, seeds draw other images, and the
+learning rate falls until a trial's own last round.
 
 Source: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning"; reduction factor 2 is ours, because
 sweeps here are small.
@@ -26,7 +27,7 @@ class LikeWithLike(FIFOScheduler):
 
     Args:
         rivals: Trial id -> the group in which it is ranked. Tune's trials have the id as `config["trial"]`.
-        rounds: The last version, at which nothing is stopped any more; at least 2.
+        rounds: Trial id -> its last version, at which it is not stopped any more; at least 2, the same for rivals.
         known: What earlier starts of the sweep measured: trial id -> figures. Nothing of it is decided again.
         on_stop: Told of a trial that is stopped, and at which version.
     """
@@ -34,7 +35,7 @@ class LikeWithLike(FIFOScheduler):
     def __init__(
         self,
         rivals: Mapping[str, str],
-        rounds: int,
+        rounds: Mapping[str, int],
         known: Mapping[str, Figures],
         on_stop: Callable[[str, int], None],
     ) -> None:
@@ -42,10 +43,11 @@ class LikeWithLike(FIFOScheduler):
         self._on_stop = on_stop
         groups = {
             group: ASHAScheduler(
-                "version", METRIC, "max", max_t=rounds - 1, reduction_factor=REDUCTION_FACTOR, stop_last_trials=False
+                "version", METRIC, "max", max_t=rounds[trial] - 1, reduction_factor=REDUCTION_FACTOR,
+                stop_last_trials=False,
             )
-            for group in set(rivals.values())
-        }
+            for trial, group in rivals.items()
+        }  # fmt: skip
         # Tune gives a trial another id in every start; here it keeps its own.
         self._asha = {trial: groups[group] for trial, group in rivals.items()}
         self._same = {trial: TuneTrial("known", trial_id=trial, stub=True) for trial in rivals}

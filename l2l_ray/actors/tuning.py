@@ -81,7 +81,8 @@ def sweep(
         scheduler = None
         if asha:
             rivals = {trial.id: trial.rivals for trial in trials}
-            scheduler = LikeWithLike(rivals, config.loop.rounds, known, watch.stopped)
+            rounds = {trial.id: trial.config.loop.rounds for trial in trials}
+            scheduler = LikeWithLike(rivals, rounds, known, watch.stopped)
         _tuner(config, to_run, mllms, folder, at_once, scheduler, watch).fit()
 
 

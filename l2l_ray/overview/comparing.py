@@ -16,7 +16,7 @@ import pandas as pd
 
 from l2l_ray.config import PLACES, dump_without, read_config
 from l2l_ray.config.differences import differences
-from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.errors import HEALS, ConfigError, DataError
 from l2l_ray.intervals import BootstrapInterval, verdict
 from l2l_ray.loop.evaluation.evaluate import Evaluations, meter_of, protocol_of
 from l2l_ray.loop.state.example_files import ExampleTable
@@ -55,17 +55,18 @@ class ComparedRun:
             method: A selector of its table; None = its main one.
         Raises:
             ConfigError: There is no run, its settings are of another version of the code, or it has no such method.
+            DataError: Its figures are lost or damaged.
             CheckpointError: It has not ended.
         """
         run = RunFolder(path, read_config(path / "config.yaml"))
         chosen, _ = run.chosen_version()
         record = read_glance(path)
+        if damage := next((line for line in record.absent if line.startswith("results.json")), None):
+            raise DataError(f"{path}: {' '.join(damage.split())}; {HEALS}")
         row = next((row for row in record.rows if row.get("method") == (method or chosen)), None)
         if row is None:
-            raise ConfigError(
-                f"{path} has no figures of {method or chosen!r}; it has {', '.join(record.methods) or 'none'}: choose "
-                "one by --method"
-            )
+            known = ", ".join(str(row.get("method")) for row in record.rows) or "none"
+            raise ConfigError(f"{path} has no figures of {method or chosen!r}; it has {known}: choose one by --method")
         splits = row.get("splits") or {}
         return cls(run, record, str(row["method"]), int(row["version"]), str(row["label"]), tuple(splits))
 

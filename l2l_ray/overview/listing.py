@@ -30,6 +30,7 @@ from l2l_ray.report.figures import ends_of
 from l2l_ray.report.record import RunRecord, is_number, read_glance
 from l2l_ray.report.summary import main_scores, main_split
 from l2l_ray.storage import StorePath
+from l2l_ray.sweep.folder import SweepFolder
 from l2l_ray.wording import first_of
 
 State = Literal["running", "stopped", "finished", "damaged", "of another version"]
@@ -246,6 +247,8 @@ def _state_of(
     if working is not None:
         return replace(run, state="running", detail="; ".join(filter(None, (working.words, where))))
     problems = _problems(run.path, record, files, is_finished)
+    if not is_finished and (version := _stopped_by_sweep(run.path)) is not None:
+        return replace(run, state="stopped", detail=f"by its sweep, at version {version}")
     if not is_finished or problems:
         run = replace(run, go_on=_go_on(run.path, config, record.env, last))
     if problems:
@@ -311,6 +314,12 @@ def _words(command: str) -> list[str]:
         return shlex.split(command)
     except ValueError:  # of an earlier version, which did not quote them
         return command.split()
+
+
+def _stopped_by_sweep(path: Path) -> int | None:
+    """Return the version at which a run's sweep stopped it, for good; None = it did not."""
+    events = [event for event in SweepFolder(path.parent).events() if event["trial"] == path.name]
+    return events[-1].get("version") if events and events[-1]["event"] == "stopped" else None
 
 
 def _sweep_command(folder: Path) -> str:

@@ -40,7 +40,8 @@ def points_frame(trials: pd.DataFrame, fields: Sequence[str]) -> pd.DataFrame:
         trials: As above.
         fields: The swept fields.
     """
-    keys = [json.dumps([value_text(row[field]) for field in fields]) for row in trials.to_dict("records")]
+    rows_of = trials.to_dict("records")
+    keys = [json.dumps([NOTHING if _is_nothing(row[f]) else str(row[f]) for f in fields]) for row in rows_of]
     rows: list[dict[str, Any]] = []
     for key in dict.fromkeys(keys):
         here = trials[[other == key for other in keys]]

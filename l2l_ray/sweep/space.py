@@ -7,6 +7,7 @@ same ones.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from l2l_ray.errors import ConfigError
 from l2l_ray.randomness import keyed_uniform, sample_key
 
 DEFAULT_SAMPLES = 8  # points of a space with something to draw, the config's own among them (ours)
-_DECIMALS = 4  # of a drawn value: enough to tell draws apart, few enough to read
+_STEPS = 4  # a drawn value has so many decimals more than its range's width: enough to tell draws apart, and to read
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Uniform:
-    """A number drawn between two bounds, to four decimals.
+    """A number drawn between two bounds, rounded to a ten-thousandth of their distance or less.
 
     Example: `Uniform(0.0, 1.0)`
     """
@@ -41,6 +42,22 @@ class Uniform:
 
 Space = Mapping[str, Grid | Uniform]  # config field -> domain
 Values = dict[str, Any]  # config field -> value
+
+
+def checked_space(space: object) -> Space:
+    """Return a space that somebody wrote.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    expected = "a dict of config field -> Grid((0.01, 0.05)) or Uniform(0.0, 1.0)"
+    if not isinstance(space, Mapping) or not space:
+        raise ConfigError(f"the sweep's space is {space!r}; expected {expected}")
+    for field, domain in space.items():
+        is_grid = isinstance(domain, Grid) and isinstance(domain.values, tuple | list)
+        if not is_grid and not isinstance(domain, Uniform):
+            raise ConfigError(f"the sweep's domain of {field} is {domain!r}; expected {expected}")
+    return space
 
 
 def draw(space: Space, own: Mapping[str, Any], num_samples: int | None = None, draw_seed: int = 0) -> list[Values]:
@@ -82,4 +99,6 @@ def draw(space: Space, own: Mapping[str, Any], num_samples: int | None = None, d
 
 def _drawn(domain: Uniform, draw_seed: int, field: str, number: int) -> float:
     share = float(keyed_uniform([sample_key(draw_seed, "sweep", field, number)], 1, "sweep")[0, 0])
-    return round(domain.low + share * (domain.high - domain.low), _DECIMALS)
+    width = domain.high - domain.low
+    drawn = round(domain.low + share * width, _STEPS - min(0, math.floor(math.log10(width))))
+    return min(max(drawn, domain.low), domain.high)

@@ -43,9 +43,9 @@ class Trial:
 
     @property
     def rivals(self) -> str:
-        """Return what it shares with the trials it may be ranked against: seed and data."""
+        """Return what it shares with the trials it may be ranked against: seed, data and number of rounds."""
         data = {field: value for field, value in self.values.items() if field.startswith("data.")}
-        return json.dumps([self.seed, data], sort_keys=True)
+        return json.dumps([self.seed, data, self.config.loop.rounds], sort_keys=True)
 
 
 def point_text(values: Mapping[str, Any]) -> str:

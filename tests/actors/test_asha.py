@@ -12,7 +12,7 @@ RIVALS = {"a": "seed 0", "b": "seed 0", "c": "seed 0", "x": "seed 1"}
 
 def scheduler(rounds: int = 4, known: dict[str, dict[int, float]] | None = None) -> tuple[LikeWithLike, dict[str, int]]:
     stopped: dict[str, int] = {}
-    return LikeWithLike(RIVALS, rounds, known or {}, stopped.__setitem__), stopped
+    return LikeWithLike(RIVALS, dict.fromkeys(RIVALS, rounds), known or {}, stopped.__setitem__), stopped
 
 
 def test_one_below_the_median_of_the_rivals_before_it_leaves_the_race() -> None:
@@ -41,6 +41,10 @@ def test_the_last_version_stops_nobody_and_neither_does_one_between_rungs() -> N
         asha.decide("a", version, 0.9)
     assert asha.decide("b", 1, 0.95) and asha.decide("b", 2, 0.95)
     assert asha.decide("b", 3, 0.1) and asha.decide("b", 4, 0.1)
+    rounds = {"a": 4, "b": 4, "c": 4, "x": 2}
+    mixed = LikeWithLike(RIVALS | {"y": "seed 1"}, rounds | {"y": 2}, {}, lambda trial, version: None)
+    assert mixed.decide("x", 1, 0.5) and mixed.decide("y", 1, 0.6)
+    assert mixed.decide("y", 2, 0.6) and mixed.decide("x", 2, 0.1), "its own last version"
     two, _ = scheduler(rounds=2)  # rung 1
     assert two.decide("a", 1, 0.5) and two.decide("b", 1, 0.5) and two.decide("a", 2, 0.9) and two.decide("b", 2, 0.1)
 

@@ -28,3 +28,5 @@ def test_order_figures_by_hand() -> None:
     found = order_figures(np.array([0.9, 0.8, 0.3, 0.2, 0.1]), np.array([0.7, 0.3, 0.6, 0.0, 0.0]))
     # the surest two of five; of the six pairs of a right and a wrong label one is in the wrong order
     assert found == pytest.approx({"iou_at_coverage": 0.5, "right_at_coverage": 0.5, "auc": 5 / 6})
+    wrong_way = order_figures(np.array([0.9, 0.8, 0.2, 0.1]), np.array([0.1, 0.2, 0.8, 0.9]))
+    assert wrong_way["auc"] == 0.0 and order_figures(np.ones(4), np.array([0.1, 0.2, 0.8, 0.9]))["auc"] == 0.5

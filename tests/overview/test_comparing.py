@@ -159,6 +159,13 @@ def test_what_a_run_lacks_is_named(whole_run: RunFolder, copied: Copy, tmp_path:
         comparison([whole_run.path, unfinished.path])
 
 
+def test_lost_figures_are_named_with_what_makes_them_again(whole_run: RunFolder, copied: Copy) -> None:
+    damaged = copied()
+    (damaged.path / "results.json").write_text('{"rows": [')
+    with pytest.raises(DataError, match=r"results\.json is not JSON.*; start again with --resume"):
+        comparison([whole_run.path, damaged.path])
+
+
 def test_one_run_is_not_enough(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["compare", "one"])

@@ -18,6 +18,7 @@ from l2l_ray.errors import DataError
 from l2l_ray.loop.state.lease import held
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.overview.listing import ListedRun, list_runs, look
+from l2l_ray.sweep.folder import SweepFolder
 from tests.object_store import ObjectStore
 
 Copy = Callable[..., RunFolder]
@@ -139,6 +140,11 @@ def test_a_run_on_ray_goes_on_there_and_a_trial_with_its_sweep(copied: Copy) -> 
     given = {"script": "/code/jobs/sweep.py", "words": ["my.py"], "directory": "/here"}
     (run.path.parent / "sweep.json").write_text(json.dumps(given))
     assert listed(run).go_on == "cd /here && python /code/jobs/sweep.py my.py --resume"
+    sweep = SweepFolder(run.path.parent)
+    sweep.log("stopped", run.path.name, version=1)
+    assert (listed(run).state, listed(run).detail, listed(run).go_on) == ("stopped", "by its sweep, at version 1", "")
+    sweep.log("started", run.path.name)
+    assert listed(run).go_on.endswith("my.py --resume")
     (run.path.parent / "sweep.json").write_text("{")
     assert listed(run).go_on.startswith("ray job submit")
 

@@ -43,6 +43,11 @@ def test_more_finished_seeds_come_first_then_the_better_mean() -> None:
     assert best is not None and best["loop.lr"] == 0.3
 
 
+def test_values_that_read_the_same_are_two_points() -> None:
+    rows = trials((0.0012345671, 0, "finished", 0.3), (0.0012345679, 0, "finished", 0.4))
+    assert points_frame(rows, FIELDS)["of"].tolist() == [1, 1]
+
+
 def test_one_seed_has_no_interval_and_none_has_no_figure() -> None:
     points = points_frame(trials((0.1, 0, "finished", 0.3), (0.2, 0, "failed", None)), FIELDS)
     assert [figure_text(row, "val_mean_iou") for row in points.to_dict("records")] == ["30.0", NOTHING]

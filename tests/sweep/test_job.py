@@ -51,6 +51,14 @@ def test_the_same_command_draws_the_same_points(
     assert listed[0] == listed[1] != listed[2]
 
 
+def test_a_list_in_place_of_a_domain_is_refused(
+    job: ModuleType, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rates.py").write_text("def space(config):\n    return {'loop.lr': [1e-3, 2e-3]}\n")
+    assert job.main([str(tmp_path / "rates.py"), "--dry-run", *_smoke(root)]) == 1
+    assert "the sweep's domain of loop.lr is [0.001, 0.002]; expected" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_space_may_be_a_file_of_ones_own(job: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     space = "from l2l_ray.sweep.space import Grid\ndef space(config):\n    return {'loop.lr': Grid((1e-3, 2e-3))}\n"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from l2l_ray.errors import ConfigError
-from l2l_ray.sweep.space import DEFAULT_SAMPLES, Grid, Uniform, draw
+from l2l_ray.sweep.space import DEFAULT_SAMPLES, Grid, Uniform, checked_space, draw
 
 
 def test_a_grid_is_every_combination_and_its_first_field_changes_fastest() -> None:
@@ -18,6 +20,34 @@ def test_the_first_sample_is_the_configs_own_and_the_others_lie_between_the_boun
     points = draw({"w": Uniform(2.0, 3.0)}, {"w": 0.5})
     assert len(points) == DEFAULT_SAMPLES and points[0] == {"w": 0.5}
     assert all(2.0 <= point["w"] <= 3.0 for point in points[1:]) and len({point["w"] for point in points}) == 8
+
+
+@pytest.mark.parametrize(("low", "high"), [(2e-5, 1e-4), (1e-6, 4e-5), (1e-3, 1e-3 + 1e-7), (-1e4, 1e4)])
+def test_draws_of_a_range_of_any_width_differ_and_lie_within_it(low: float, high: float) -> None:
+    drawn = [point["w"] for point in draw({"w": Uniform(low, high)}, {"w": 5.0}, 12)[1:]]
+    assert all(low <= value <= high for value in drawn) and len(set(drawn)) == 11
+
+
+def unchecked(kind: type, **values: Any) -> Any:
+    """Return what somebody makes where nothing checks the types of arguments, as it is done in tests."""
+    made = object.__new__(kind)
+    for name, value in values.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (None, "space is None; expected a dict of config field"),
+        ({}, r"space is \{\}; expected"),
+        ({"a": Grid((1,)), "b": [1, 2]}, r"domain of b is \[1, 2\]; expected .*Grid\(\(0.01, 0.05\)\) or Uniform"),
+        ({"a": unchecked(Grid, values=2)}, r"domain of a is Grid\(values=2\); expected"),
+    ],
+)
+def test_what_is_no_space_is_refused_by_field(space: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        checked_space(space)
 
 
 def test_draws_depend_on_their_seed_alone_and_more_of_them_begin_with_the_same() -> None:

@@ -52,10 +52,13 @@ def test_a_trial_is_one_selector() -> None:
     assert trial.config.compare == ()
 
 
-def test_rivals_share_seed_and_data() -> None:
-    trials = trials_of(smoke_config(), SPACE, "s", [0, 1])
-    groups = {trial.rivals: {t.values["selector.name"] for t in trials if t.rivals == trial.rivals} for trial in trials}
-    assert len(groups) == 4 and all(names == {"supervised", "l2l"} for names in groups.values())
+def test_rivals_share_seed_data_and_rounds() -> None:
+    trials = trials_of(smoke_config(), SPACE | {"loop.rounds": Grid((2, 4))}, "s", [0, 1])
+    groups = {trial.rivals: [t for t in trials if t.rivals == trial.rivals] for trial in trials}
+    assert len(groups) == 8
+    for rivals in groups.values():
+        assert [trial.values["selector.name"] for trial in rivals] == ["supervised", "l2l"]
+        assert len({trial.config.loop.rounds for trial in rivals}) == 1
 
 
 @pytest.mark.parametrize(

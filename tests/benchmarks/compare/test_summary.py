@@ -57,7 +57,7 @@ def test_the_table_by_hand(results: Path) -> None:
     assert found["over_seeds"] == pytest.approx({"low": 0.15 - 0.635310, "high": 0.15 + 0.635310})
     # Both images differ by the seed's difference, so only seeds are drawn: 0.1, 0.15 or 0.2.
     assert found["over_both"] == pytest.approx({"low": 0.1, "high": 0.2})
-    assert found["verdict"] == "undecided"
+    assert found["verdict"] == "undecided" and found["seeds"] == [10, 11]
     # Rows of the group: p of t = 3 with one degree is .2048, times 2; no difference has p = 1.
     assert found["p_holm"] == pytest.approx(2 * 0.2048328, abs=1e-6)
     assert rows["pwa"]["versus_minus_this"]["p_holm"] == 1.0
@@ -123,6 +123,15 @@ def test_seeds_that_do_not_name_their_processor_stay_and_are_named(results: Path
     assert accept_all["versus_minus_this"]["by_seed"] == pytest.approx([0.1, 0.2])
     assert processor_note(table).startswith("Records of seed 11 do not name their kind of processor")
     assert processor_note(table) in text_tables(summary)
+
+
+def test_a_difference_over_fewer_seeds_than_its_row_says_so(results: Path) -> None:
+    assert "by 1 of 2 seeds" not in main_table(write_summary(results)["tables"][0])
+    comparison = Comparison([], results / "compare", None)
+    save(comparison, Task("refshapes", "5pct", 11, "accept_all"), SUMS["accept_all"][1], processor="another")
+    (table,) = write_summary(results)["tables"]
+    (line,) = (line for line in main_table(table).splitlines() if line.startswith("| accept all"))
+    assert "| 2 |" in line and "| +10.00 |" in line and "| undecided (by 1 of 2 seeds) |" in line
 
 
 def test_a_span_that_may_be_nothing_gives_no_interval(tmp_path: Path) -> None:
