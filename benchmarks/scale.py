@@ -212,6 +212,7 @@ def measure_inputs(num: int) -> dict[str, Any]:
 
 def read_as_a_labeler(folder: Path, size: int) -> dict[str, Any]:
     """Open the inputs of a run and read some shards, spread over the set, with the rivals of each batch."""
+    import l2l_ray.actors.labelers  # noqa: F401  # and with it Ray: the process holds what a labeler's holds
     from l2l_ray.config import smoke_config
     from l2l_ray.loop.inference.engine import InferenceEngine
     from l2l_ray.loop.inference.inputs import ExampleSets

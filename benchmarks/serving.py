@@ -2,7 +2,8 @@
 
 Both answer the same uploads with the same code (`Answerer`), with one torch thread, in batches of the same size: the
 loop in this process, then one predictor replica behind `jobs/serve.py`, asked by as many clients as its replica holds.
-The two take turns, so that a machine that slows down slows both; the ratio is the median of those of neighbours.
+The two take turns, so that a machine that slows down slows both; ratios are the median of those of neighbours. Of both
+also: how long the model takes for a batch, and in which share of the time it is at work.
 
 Usage: python benchmarks/serving.py --run RUN [--out benchmarks/results/serving.json]
 """
@@ -23,6 +24,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,32 +53,44 @@ def uploads(count: int, side: int) -> list[Upload]:
     return found
 
 
-def loop_seconds(answerer: Answerer, asked: list[Upload], size: int) -> float:
-    """Answer all in batches, in this process; return how long it took."""
-    started = time.perf_counter()
+@dataclass(frozen=True)
+class Turn:
+    """How long all requests took, and each batch in the model; seconds."""
+
+    seconds: float
+    batches: list[float]
+
+
+def loop(answerer: Answerer, asked: list[Upload], size: int) -> Turn:
+    """Answer all in batches, in this process."""
+    batches, started = [], time.perf_counter()
     for start in range(0, len(asked), size):
         batch = [answerer.prepare(upload) for upload in asked[start : start + size]]
-        for answer in answerer.answer(batch):
+        begun = time.perf_counter()
+        answers = answerer.answer(batch)
+        batches.append(time.perf_counter() - begun)
+        for answer in answers:
             assert not isinstance(answer, Refusal), answer
             json.dumps(answer)
-    return time.perf_counter() - started
+    return Turn(time.perf_counter() - started, batches)
 
 
-def served_seconds(url: str, asked: list[Upload], num_clients: int) -> float:
-    """Ask for all over HTTP; return how long it took."""
+def over_http(url: str, asked: list[Upload], num_clients: int) -> Turn:
+    """Ask for all over HTTP."""
 
-    def ask(upload: Upload) -> None:
+    def ask(upload: Upload) -> float:
         response = session.post(
             f"{url}/v1/masks", files={"image": upload.image}, data={"expression": list(upload.expressions)}, timeout=300
         )
         assert response.status_code == 200, response.text
+        return float(response.json()["seconds"]["predict"])
 
     with requests.Session() as session, ThreadPoolExecutor(num_clients) as pool:
         session.headers["authorization"] = f"Bearer {TOKEN}"
         session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=num_clients))
         started = time.perf_counter()
-        list(pool.map(ask, asked))
-        return time.perf_counter() - started
+        predicted = list(pool.map(ask, asked))
+        return Turn(time.perf_counter() - started, sorted(set(predicted)))  # answers of one batch name the same time
 
 
 @contextmanager
@@ -111,18 +125,25 @@ def measured(run: Path, count: int, side: int, size: int, repeats: int) -> dict[
     answerer = Answerer.load(run)
     clients = ServeConfig(max_batch=size).max_ongoing
     with served(run, size) as url:
-        loop_seconds(answerer, asked[:size], size)  # the first calls of both are slower
-        served_seconds(url, asked[: 2 * size], clients)
-        pairs = [(loop_seconds(answerer, asked, size), served_seconds(url, asked, clients)) for _ in range(repeats)]
-    loop, serve = ([count / seconds for seconds in column] for column in zip(*pairs, strict=True))
+        loop(answerer, asked[:size], size)  # the first calls of both are slower
+        over_http(url, asked[: 2 * size], clients)
+        pairs = [(loop(answerer, asked, size), over_http(url, asked, clients)) for _ in range(repeats)]
+    turns = dict(zip(("loop", "served"), zip(*pairs, strict=True), strict=True))
     return {
         "requests": count,
         "picture_px": side,
         "batch": size,
         "clients": clients,
-        "loop_requests_per_s": [round(value, 2) for value in loop],
-        "served_requests_per_s": [round(value, 2) for value in serve],
-        "ratio": round(statistics.median(one / other for one, other in zip(serve, loop, strict=True)), 3),
+        "requests_per_s": {name: [round(count / turn.seconds, 2) for turn in mine] for name, mine in turns.items()},
+        "ratio": round(statistics.median(one.seconds / other.seconds for one, other in pairs), 3),
+        "model_ms_a_batch": {
+            name: round(1000 * statistics.median(seconds for turn in mine for seconds in turn.batches))
+            for name, mine in turns.items()
+        },
+        "model_at_work": {
+            name: round(statistics.median(sum(turn.batches) / turn.seconds for turn in mine), 3)
+            for name, mine in turns.items()
+        },
         "cpus": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 1),
         "machine": platform.machine(),

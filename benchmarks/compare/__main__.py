@@ -1,7 +1,7 @@
 """`make compare`, or `python -m benchmarks.compare`: run what is left, write compare.json, print the tables.
 
 It may be stopped at any time and goes on with the same command, here or on another machine that has the records;
-what is left of a seed that was begun on another kind of processor is run anew, as far as its rows are asked for (`records`).
+of a seed that was begun on another kind of processor, all rows asked for are run anew (`records`).
 
     --list                 what is done, what is left, how long that takes; runs nothing
     --only ROW|GROUP ...   rows, or groups of them: main, selectors, ablations, ceilings, biased, cost
