@@ -70,8 +70,7 @@ def tile(inventory: Inventory, item: Item) -> Image.Image:
     base.thumbnail((TILE_PX, TILE_PX), Image.Resampling.LANCZOS)
     try:
         for rle in inventory.masks(item) if item.ann_ids else ():
-            mask = Image.fromarray(decode(rle).astype(np.uint8) * 255).resize(base.size, Image.Resampling.BILINEAR)
-            base = outlined(base, np.asarray(mask) >= 128)
+            base = outlined(base, decode(rle))
     except BadValue:
         draw = ImageDraw.Draw(base)
         for ann_id in item.ann_ids or ():
@@ -95,8 +94,10 @@ def _draw_hint(base: Image.Image, hint: Hint) -> None:
         draw.circle((x * base.width, y * base.height), _POINT_PX, fill=_BOX_RGB)
 
 
-def outlined(base: Image.Image, inside: Bool[np.ndarray, "H W"]) -> Image.Image:
-    """Return a picture with a mask of its size tinted and outlined."""
+def outlined(base: Image.Image, mask: Bool[np.ndarray, "H W"]) -> Image.Image:
+    """Return a picture with a mask of any size tinted and outlined: it is brought to the picture's."""
+    small = Image.fromarray(mask.astype(np.uint8) * 255).resize(base.size, Image.Resampling.BILINEAR)
+    inside = np.asarray(small) >= 128
     padded = np.pad(inside, 1)
     core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     pixels = np.array(base)

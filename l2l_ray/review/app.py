@@ -45,7 +45,7 @@ from l2l_ray.review.item import Items, as_runs, edit_size, mask_iou
 from l2l_ray.review.journal import DECISIONS, STATES, UNDO, Journal, StaleAction
 from l2l_ray.review.labels import MAX_KIND_CHARS, Filters, Labels
 from l2l_ray.review.proposals import Proposals
-from l2l_ray.serving.guard import Guard, Refusal, bounded, broken, page_file, refused, said
+from l2l_ray.serving.guard import Guard, Refusal, broken, limited, page_file, refused, said
 from l2l_ray.types import Example
 
 PAGE = Path(__file__).parent / "page"
@@ -302,12 +302,9 @@ async def _body(request: Request, kind: Callable[..., T]) -> T:
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refusal(415, "the content type must be application/json; use this server's own page")
-    too_long = Refusal(413, f"the request is longer than {MAX_BODY_BYTES / 1e6:g} MB; draw the mask with fewer strokes")
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared[:20]) > MAX_BODY_BYTES:
-        raise too_long
+    counted = limited(request, MAX_BODY_BYTES, _too_long)
     try:
-        content = json.loads(await Request(request.scope, bounded(request.receive, MAX_BODY_BYTES, too_long)).body())
+        content = json.loads(await counted.body())
         if not isinstance(content, dict):
             raise ValueError(f"got a {type(content).__name__}")
         return kind(**content)
@@ -318,6 +315,13 @@ async def _body(request: Request, kind: Callable[..., T]) -> T:
     except (ValueError, TypeError, RecursionError) as error:
         said_so = " ".join(str(error).split())[:200]
         raise Refusal(400, f"the body must be a JSON object: {said_so}; use this server's own page") from None
+
+
+def _too_long(got: str) -> Refusal:
+    return Refusal(
+        413,
+        f"the request has {got} bytes, expected at most {MAX_BODY_BYTES / 1e6:g} MB; draw the mask with fewer strokes",
+    )
 
 
 def _first(errors: Collection[Any]) -> str:

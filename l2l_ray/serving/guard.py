@@ -136,19 +136,30 @@ async def broken(request: Request, error: Exception) -> Response:
     return said(500, f"an error of this server: {type(error).__name__}; its log has more")
 
 
-def bounded(receive: Receive, limit: int, refusal: Refusal) -> Receive:
-    """Return a `receive` that raises when a body is longer than `limit` bytes."""
+def limited(request: Request, limit: int, too_long: Callable[[str], Refusal]) -> Request:
+    """Return a request whose body is refused where more than `limit` bytes of it come, or are announced.
+
+    Args:
+        request: Of which nothing has been read.
+        limit: Bytes.
+        too_long: Makes the refusal from how many bytes there are, in words.
+    Raises:
+        Refusal: More are announced.
+    """
+    declared = request.headers.get("content-length", "")[:20]
+    if declared.isdecimal() and int(declared) > limit:
+        raise too_long(declared)
     seen = 0
 
-    async def inner() -> Message:
+    async def receive() -> Message:
         nonlocal seen
-        message = await receive()
+        message = await request.receive()
         seen += len(message.get("body", b""))
         if seen > limit:
-            raise refusal
+            raise too_long(f"more than {limit}")
         return message
 
-    return inner
+    return Request(request.scope, receive)
 
 
 def page_file(path: Path) -> Callable[[], Awaitable[Response]]:

@@ -12,6 +12,7 @@ import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from python_multipart.exceptions import FormParserError
@@ -21,7 +22,7 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from l2l_ray.data.pixels import BadPicture, opened
-from l2l_ray.serving.guard import Refusal, bounded
+from l2l_ray.serving.guard import Refusal, limited
 from l2l_ray.serving.settings import ServeConfig
 
 FORM, JSON = "multipart/form-data", "application/json"
@@ -47,14 +48,10 @@ async def read_upload(request: Request, limits: ServeConfig) -> Upload:
     Raises:
         Refusal: It is too large, incomplete, or not what is expected.
     """
-    limit = int(limits.max_body_mb * 1e6)
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared[:20]) > limit:
-        raise _too_large(declared[:20], limits)
+    counted = limited(request, int(limits.max_body_mb * 1e6), partial(_too_large, limits))
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in (FORM, JSON):
         raise Refusal(415, f"the content type must be {FORM} or {JSON}, got {kind[:80]!r}; {_HOW}")
-    counted = Request(request.scope, bounded(request.receive, limit, _too_large(f"more than {limit}", limits)))
     image, texts = await (_from_form(counted) if kind == FORM else _from_json(counted))
     expressions = _checked_texts(texts, limits)
     await asyncio.to_thread(check_picture, image, limits)
@@ -81,7 +78,7 @@ def check_picture(image: bytes, limits: ServeConfig) -> None:
         )
 
 
-def _too_large(got: str, limits: ServeConfig) -> Refusal:
+def _too_large(limits: ServeConfig, got: str) -> Refusal:
     return Refusal(
         413, f"the request has {got} bytes, expected at most {limits.max_body_mb:g} MB; make the picture smaller"
     )

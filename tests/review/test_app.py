@@ -240,7 +240,7 @@ def test_the_page_needs_no_token_and_holds_no_data_and_no_script_of_strangers(cl
         (b'{"action": "redraw", "upon": 0, "key": "12345678", "counts": [1, 2, 3]}', 422, "sum to"),
         (b'{"action": "redraw", "upon": 0, "key": "12345678", "counts": [NaN]}', 422, "counts"),
         (b'{"action": "undo", "upon": 0, "key": "12345678"}', 422, "nothing to undo"),
-        (b" " * (MAX_BODY_BYTES + 1), 413, "longer than 4 MB"),
+        (b" " * (MAX_BODY_BYTES + 1), 413, "expected at most 4 MB"),
     ],
 )
 def test_what_is_no_decision_is_refused_in_one_line(

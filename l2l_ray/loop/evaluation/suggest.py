@@ -174,6 +174,4 @@ def _tile(example: Example, label: PseudoLabel) -> Image.Image:
     """Return a photo with its most doubtful label outlined."""
     picture = read_rgb(example.image_path)
     picture.thumbnail((TILE_PX, TILE_PX), Image.Resampling.LANCZOS)
-    mask = decode(pseudo_mask(example, label, {}).rle)
-    small = Image.fromarray(mask.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BILINEAR)
-    return outlined(picture, np.asarray(small) >= 128)
+    return outlined(picture, decode(pseudo_mask(example, label, {}).rle))
