@@ -50,15 +50,20 @@ class Column(NamedTuple):
 
 
 def read_columns(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a row, those that need no picture read.
+    """Return the values of a row, those that need no picture read; an empty text says nothing, as an empty cell.
 
     Args:
         row: Values of known columns.
     Raises:
         BadValue: If a value is unusable.
     """
-    readers = ((name, COLUMNS[name].read, value) for name, value in row.items())
+    said = {name: value for name, value in row.items() if name == "expression" or not _is_blank(value)}
+    readers = ((name, COLUMNS[name].read, value) for name, value in said.items())
     return {name: read(value) if read is not None else value for name, read, value in readers}
+
+
+def _is_blank(value: Any) -> bool:
+    return isinstance(value, str) and not value.strip()
 
 
 def column_of(name: Any) -> str | None:

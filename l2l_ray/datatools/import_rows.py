@@ -2,12 +2,15 @@
 
 A row has `image` and `expression`, and may have the other columns of `columns.py`; at most one of `mask`, `rle` and
 `polygon`. Rows of one `id` speak of one object: their expressions are collected, and one of them may hold the truth. A
-row without `id` is an object of its own. Without truth an item stays unlabeled, also where the truth is unusable: that
-is a problem, which leaves the item there; so does an unusable hint. A box alone is a hint.
+row without `id` is an object of its own, unless an earlier one says the same. Without truth an item stays unlabeled,
+also where the truth is unusable: that is a problem, which leaves the item there; so does an unusable hint. A box alone
+is a hint.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -65,6 +68,7 @@ class _Collector:
         self._ref_of_id: dict[str, int] = {}  # place in writer.refs
         self._num_sentences = 0
         self._asked: set[tuple[str, str]] = set()  # photo and expression of the items
+        self._rows: set[bytes] = set()  # digests of the rows without an id
         self._split_of: dict[str, str] = {}  # of each photo
 
     def add(self, row: Mapping[str, Any], where: str) -> list[Problem]:
@@ -77,6 +81,11 @@ class _Collector:
         if "expression" not in values:
             raise BadValue("expression", None, "a text that is not empty", "say what the object is")
         split, category, key = values.get("split", "train"), values.get("category", ""), values.get("id")
+        said = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).digest()
+        if key is None and said in self._rows:
+            self._writer.notices.append(Notice(where, "it says the same as an earlier row, and is not used"))
+            return []
+        self._rows |= {said} if key is None else set()
         path = file_below(self._image_root, values.get("image"), "image")
         name = path.relative_to(self._image_root).as_posix()
         header = read_header(path)

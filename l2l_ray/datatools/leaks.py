@@ -74,9 +74,11 @@ def parse_part(word: str, is_train: bool) -> Part:
     Raises:
         DataError: If the data set cannot be read, or has no refs in a split.
     """
-    place, _, names = word.partition(":")
-    folder, _, split_by = place.partition("@")
-    inventory = take_inventory(Path(folder), split_by or None)
+    above, slash, last = word.rpartition("/")  # whose names may hold : and @, too
+    end, _, names = last.partition(":")
+    name, _, split_by = end.partition("@")
+    place = f"{above}{slash}{name}"
+    inventory = take_inventory(Path(place), split_by or None)
     usual = [split for split in inventory.splits if (split == "train") == is_train]
     splits = tuple(names.split(",")) if names else tuple(usual)
     if not splits or set(splits) - set(inventory.splits):

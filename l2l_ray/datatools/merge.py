@@ -41,10 +41,12 @@ from l2l_ray.datatools.ref_records import (
     Ref,
     accounts,
     annotation_ids,
+    brings_nothing,
     category_name,
     claims_truth,
     is_later_review,
     is_of_an_earlier_photo,
+    is_part_with,
     is_same_rejection,
     names_annotations,
     says_something_else,
@@ -113,7 +115,7 @@ class _Merger(Tables):
             for sentence in ref["sentences"]:
                 by_text[ref["image_id"], text_of(sentence)].append(place)
                 by_sentence[sentence["sent_id"]] = place
-            if "source_id" in ref and "sent_id" not in ref:
+            if ref.get("source_id") and "sent_id" not in ref:
                 self._by_own_id[ref["source_id"]] = place
         groups: dict[int, list[Ref]] = defaultdict(list)
         new: list[Ref] = []
@@ -127,13 +129,16 @@ class _Merger(Tables):
             own = self._by_own_id.get(ref.get("source_id", ""))
             named = by_sentence.get(ref["sent_id"]) if "sent_id" in ref else own
             if named is not None and ("sent_id" not in ref or named in places):
-                places = [named]
+                places = [p for p in alike if is_part_with(self.refs[p], self.refs[named], texts)] or [named]
             places = without_parts(places, self.refs)
             if len(places) > 1:
                 places = self._meant(ref, places)
+            if len(places) > 1 and brings_nothing(ref, self.writer.annotations):
+                continue
             if len(places) > 1:
                 ids = [self.refs[place]["ref_id"] for place in places]
-                remedy = "give the row the `id` or the `sent_id` of the one that is meant"
+                remedy = "give the row the `id` that the meant one was imported with, or the `sent_id` of an export; "
+                remedy += "without either, import all anew as another --dataset, with an `id` for each object"
                 self._problem(ref, "expression of several objects", Words(f"refs {ids}"), "one object", remedy)
             elif places and self.refs[places[0]]["image_id"] != image_id:
                 expected = f"the photo of ref {self.refs[places[0]]['ref_id']}, which has this id"
@@ -173,14 +178,15 @@ class _Merger(Tables):
                 named = [sentence for sentence in ref["sentences"] if text_of(sentence) in texts]
                 left = [sentence for sentence in ref["sentences"] if sentence not in named]
                 is_whole = "sent_id" not in other and other.get("source_id", "") in self._by_own_id
-                if named and left and not is_whole and says_something_else(ref, other) and self._gives_way(ref, other):
+                about = [one for one in groups[place] if texts & {text_of(s) for s in one["sentences"]}]
+                is_agreed = not is_whole and not self._differ(about)
+                if named and left and is_agreed and says_something_else(ref, other) and self._gives_way(ref, other):
                     apart = {name: value for name, value in ref.items() if name not in ("source_id", "sent_id")}
                     self.next_ref, apart["ref_id"] = self.next_ref + 1, self.next_ref
                     apart.setdefault("apart_from", ref["ref_id"])
                     self.refs.append(apart)
                     for part, sentences in ((ref, left), (apart, named)):
                         part |= {"sentences": sentences, "sent_ids": [s["sent_id"] for s in sentences]}
-                    about = [one for one in groups[place] if texts & {text_of(s) for s in one["sentences"]}]
                     groups[len(self.refs) - 1] = about
                     groups[place] = [one for one in groups[place] if one not in about]
                     said, made = (one.get("rejected") or one.get("provenance") or {} for one in (other, ref))
@@ -188,6 +194,11 @@ class _Merger(Tables):
                         for name in TRUTH:  # it was this text's decision, and is taken back
                             ref.pop(name, None)
         self._apart = texts_apart(self.refs)
+
+    def _differ(self, rows: list[Ref]) -> bool:
+        """Tell whether rows give one object two different masks, or a mask and none."""
+        masks = [self._new_mask(row) for row in rows if claims_truth(row, self.writer.annotations)]
+        return any(mask != masks[0] for mask in masks)
 
     def _gives_way(self, ref: Ref, other: Ref) -> bool:
         """Tell whether what a ref has as truth, if anything, ends by what a row says."""
@@ -234,7 +245,7 @@ class _Merger(Tables):
             return
         new = [self._new_mask(other) for other in group]
         is_weaker, stands = (is_made_by_a_model(one.get("provenance")) for one in (group[0], ref))
-        if any(mask != new[0] for mask in new):
+        if self._differ(group):
             texts = Words(f"{len({str(mask) for mask in new})} different masks")
             self._problem(group[0], "two corrections", texts, "one", "keep one; the data set's own stays until then")
         elif had_truth and current == new[0]:

@@ -6,7 +6,7 @@ A ref is one object of a photo with its texts, as a dict of plain values.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,16 @@ def claims_truth(ref: Ref, annotations: Mapping[int, Mapping[str, Any]]) -> bool
     if "ann_id" not in ref and "ann_ids" not in ref:
         return False
     return all(annotations.get(ann_id, {}).get("segmentation") for ann_id in annotation_ids(ref))
+
+
+def brings_nothing(ref: Ref, annotations: Mapping[int, Mapping[str, Any]]) -> bool:
+    """Tell whether a row says no more than that there is its text."""
+    return not ref.keys() & {"hint", "rejected", "category_id"} and not claims_truth(ref, annotations)
+
+
+def is_part_with(ref: Ref, whole: Ref, texts: Iterable[str]) -> bool:
+    """Tell whether a ref was set apart from another one, with all of these texts."""
+    return ref.get("apart_from") == whole["ref_id"] and {text_of(s) for s in ref["sentences"]}.issuperset(texts)
 
 
 def without_parts(places: Sequence[int], refs: Sequence[Ref]) -> list[int]:

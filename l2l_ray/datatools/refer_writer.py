@@ -189,10 +189,12 @@ class ReferWriter:
         return self.folder
 
     def _write_tables(self, folder: Path, content: Mapping[str, Any]) -> None:
-        (folder / "instances.json").write_text(json.dumps(content, allow_nan=False))
-        (folder / self._refs).write_bytes(pickle.dumps(self.refs, protocol=4))
         kept = folder / PROBLEMS_FILE
         known = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
+        for name in ("instances.json", self._refs, PROBLEMS_FILE):
+            (folder / name).unlink(missing_ok=True)  # it may be a link to another data set's
+        (folder / "instances.json").write_text(json.dumps(content, allow_nan=False))
+        (folder / self._refs).write_bytes(pickle.dumps(self.refs, protocol=4))
         if lines := list(dict.fromkeys([*known, *self.problems])):
             kept.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

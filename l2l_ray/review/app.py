@@ -65,7 +65,7 @@ class Decision(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     action: Literal["accept", "reject", "wrong_object", "no_object", "redraw", "undo"]
-    upon: int = Field(ge=0, description="number of the last action on this label that the reviewer saw")
+    upon: int = Field(ge=0, lt=1 << 63, description="number of the last action on this label that the reviewer saw")
     key: str = Field(min_length=8, max_length=64, description="made anew for each action")
     counts: list[int] | None = Field(None, description="redraw: the mask, as run lengths at edit size")
 

@@ -269,6 +269,11 @@ class Journal:
 
     def _require_current(self, sent_id: int, upon: int) -> None:
         last = self._actions.get(sent_id, [None])[-1]
+        if last is None and upon:
+            raise DataError(
+                f"not saved: you saw action {upon} on this label, of which {self._path} has none; load the page anew, "
+                "and bring the file back if somebody took it away"
+            )
         if last is not None and last.number != upon:
             raise StaleAction(
                 f"not saved: {last.words}, after what you saw; look at it again, and decide again if you disagree",

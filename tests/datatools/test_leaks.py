@@ -93,6 +93,11 @@ def test_parts_as_they_are_written(tmp_path: Path) -> None:
     assert parse_part(f"{folder}", is_train=True).splits == ("train",)
     assert parse_part(f"{folder}", is_train=False).splits == ("val", "testA")
     assert parse_part(f"{folder}@own:val", is_train=False).name == "tiny@own:val"
+    beside = folder.parent / "me@home:x" / folder.name
+    beside.parent.mkdir()
+    beside.symlink_to(folder)
+    assert parse_part(f"{beside}@own:val", is_train=False).splits == ("val",)
+    assert parse_part(f"{beside}", is_train=True).splits == ("train",)
     with pytest.raises(DataError, match=r"no refs in \('testB',\); .* has \('train', 'val', 'testA'\)"):
         parse_part(f"{folder}:testB", is_train=False)
 

@@ -252,6 +252,14 @@ def test_what_is_no_decision_is_refused_in_one_line(
     assert not (reviewed_run / FILE).exists()
 
 
+@pytest.mark.parametrize(("upon", "said"), [(1 << 63, "upon: "), (77, "not saved: you saw action 77")])
+def test_an_action_upon_none_that_there_is_is_refused(client: TestClient, upon: int, said: str) -> None:
+    url = f"/api/labels/{first_ids(client)[0]}/actions"
+    answer = client.post(url, json={"action": "accept", "upon": upon, "key": "0123456789"})
+    assert answer.status_code in (409, 422) and said in answer.json()["error"], answer.text
+    assert client.get("/api/run").json()["problems"] == []
+
+
 def test_a_body_without_a_stated_length_is_bounded_too_and_other_types_are_refused(client: TestClient) -> None:
     url = f"/api/labels/{first_ids(client)[0]}/actions"
     endless = (b" " * 1_000_000 for _ in range(6))

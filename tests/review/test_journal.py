@@ -81,6 +81,13 @@ def test_two_reviewers_do_not_overwrite_each_other(tmp_path: Path) -> None:
     assert theirs.state(7) == "accepted" and [action.reviewer for action in theirs.history(7)] == ["ben", "anna"]
 
 
+def test_an_action_upon_one_that_is_gone_is_refused(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    with pytest.raises(DataError, match="not saved: you saw action 77 on this label, of which .* has none"):
+        decide(journal, 7, "accept", upon=77)
+    assert len(journal) == 0 and journal.state(7) == OPEN
+
+
 def test_an_action_that_is_sent_twice_is_one(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     first = journal.add(7, "accept", "anna", 0, "the same key")
