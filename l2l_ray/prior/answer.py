@@ -51,7 +51,12 @@ _EVENT = re.compile(
 )
 _STARTS_VALUE = re.compile(r"""[\[{("'0-9.+-]|\Z""")
 _REST_OF_CUT = re.compile(r"""[\s\[\]{}0-9,.+\-eE"']*""")
-_SAYS_NONE = re.compile(r"""[\s"'`*]*(?:none|null|nothing|no|not)\b(?!\W*[0-9]+[.:])""", re.IGNORECASE)
+_SAYS_NONE = re.compile(  # and no more than that: "no other cup matches" speaks of the others
+    r"""[\s"'`*]*(?:there\s+is\s+)?(?:none|null|nothing|no|not)\b(?!\W*[0-9]+[.:])"""
+    r"(?:\s+(?:such|matching|objects?|targets?|match(?:es)?|box(?:es)?|bounding|found|visible|present|detected|applicable"
+    r"|in|the|this|image|picture|photo))*+[\s\"'`*)\]}]*(?:[.!;\n]|\Z)",
+    re.IGNORECASE,
+)
 _SEPARATOR = re.compile(
     r"""(?:[\s,;{}\[\]()|`*\-"']|json|and\b|[0-9]+[.)]|label\W*:\s*(?:"[^"\n]*"|'[^'\n]*'))*+""", re.IGNORECASE
 )

@@ -59,6 +59,9 @@ ONE = '[{"bbox_2d": [100, 200, 500, 600], "label": "red circle"}]'
         '[{"bbox_2d": [+100, 0200, +500, 600], "label": "red circle"}]',
         "(1,2),(30,40) no, red circle (100,200),(500,600)",
         f"Final answer: no doubt, {ONE}",
+        f"{ONE}\n\nFinal check: no other circle matches.",
+        f"{ONE} Result: No ambiguity remains.",
+        f"{ONE} Final result: nothing else is red",
     ],
 )
 def test_one_box_is_read(reply: str) -> None:
@@ -80,6 +83,8 @@ def test_one_box_is_read(reply: str) -> None:
         (f"<think>It is {ONE}</think> There is none.", "not JSON"),
         (f"{ONE}</think>[]", "empty"),
         (f"{ONE} Wait, that is a star. Final answer: none", "empty"),
+        (f"{ONE} Wait. **Final answer:** No such object found.", "empty"),
+        (f"{ONE} Answer: there is none; sorry", "empty"),
         ("[" * 100_000, "not JSON"),
         ("[]", "empty"),
         ("[1, 2, 3]", "not objects"),
