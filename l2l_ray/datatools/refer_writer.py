@@ -23,6 +23,7 @@ from l2l_ray.data.layout import ALL_PICTURES, PROBLEMS_FILE, Notice, image_folde
 from l2l_ray.data.pixels import Header, upright_copy
 from l2l_ray.errors import DataError
 from l2l_ray.files import locked, replacing, replacing_folder, saying_why, temporary_path
+from l2l_ray.jsonl import read_lines
 
 
 class ReferWriter:
@@ -192,7 +193,7 @@ class ReferWriter:
         (folder / "instances.json").write_text(json.dumps(content, allow_nan=False))
         (folder / self._refs).write_bytes(pickle.dumps(self.refs, protocol=4))
         kept = folder / PROBLEMS_FILE
-        known = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
+        known = map(bytes.decode, read_lines(kept))
         if lines := list(dict.fromkeys([*known, *self.problems])):
             kept.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
