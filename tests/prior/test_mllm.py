@@ -71,7 +71,7 @@ def test_the_shipped_model_finds_most_objects_of_its_own_domain(shipped: MllmPri
     found = 0
     for reply, box in zip(replies, boxes, strict=True):
         prior = make_prior("k", reply, MllmIdentity.of(shipped), 128, 128)
-        assert prior.failure == "" and 0 < prior.score <= 1
+        assert prior.failure == "" and 0 < prior.score <= 1 and reply.is_cut == (False,)
         assert len(prior.phrase.split()) == 2
         (said,) = prior.boxes_xyxy_frac
         low, high = np.maximum(said[:2], box[:2]), np.minimum(said[2:], box[2:])

@@ -171,7 +171,7 @@ def test_of_points_that_are_cut_the_whole_ones_are_read(reply: str, points: tupl
     assert parse_reply(reply, MOLMO, 0, 0).points_xy_frac == points
 
 
-@pytest.mark.parametrize("reply", ['<points coords="1 1 250 5', '<points coords="1 250 500 2 30', "<points coo"])
+@pytest.mark.parametrize("reply", ['<points coords="1 1 250 5', '<points coords="1 250 500 2 30', "<points coord"])
 def test_points_of_which_none_is_whole_are_cut_off(reply: str) -> None:
     with pytest.raises(PriorParseError, match="^cut off: got .* expected .* reply: "):
         parse_reply(reply, MOLMO, 0, 0)
