@@ -35,6 +35,7 @@ from PIL import Image
 from l2l_ray.data.masks import decode
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.datatools.label_studio import encode_brush
+from l2l_ray.jsonl import read_lines
 from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.types import LabeledExample
 
@@ -207,7 +208,7 @@ def labels_of(journey: Journey, name: str) -> list[dict[str, Any]]:
     out = journey.place / f"labels-{name}"
     if not out.exists():
         journey.l2l("export", str(journey.place / "runs" / name), "--format", "jsonl", "--all", "--out", str(out))
-    return [json.loads(line) for line in (out / "masks.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in read_lines(out / "masks.jsonl")]
 
 
 def exports_come_back(journey: Journey, folder: Path) -> dict[str, str]:

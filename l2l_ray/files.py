@@ -302,11 +302,11 @@ def on_network(path: Path, mounts: Path = Path("/proc/mounts")) -> bool:
         mounts: What is mounted where, as Linux says; without it, nothing is taken for one.
     """
     try:
-        lines = mounts.read_text().splitlines()
+        lines = mounts.read_text().split("\n")
     except OSError:
         return False
     place = path.absolute().resolve()
-    found = [(Path(target), kind) for line in lines for _, target, kind, *_ in [line.split(" ")]]
+    found = [(Path(target), kind) for line in lines if line for _, target, kind, *_ in [line.split(" ")]]
     over = [(len(target.parts), number, kind) for number, (target, kind) in enumerate(found) if _holds(target, place)]
     kind = max(over)[2] if over else ""  # of the deepest mount, and of these the last
     return kind in _NETWORK or kind.startswith("fuse.")

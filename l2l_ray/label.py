@@ -28,6 +28,7 @@ from l2l_ray.datatools.row_files import TABLES, read_json, read_rows
 from l2l_ray.doubt import Doubt
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.files import replacing
+from l2l_ray.jsonl import read_lines
 from l2l_ray.loop.estimate import estimate
 from l2l_ray.loop.evaluation.export import export_predictions
 from l2l_ray.loop.local import run_local
@@ -257,7 +258,7 @@ def _bring_in(source: Source, config: RunConfig, say: Say) -> int:
         tell(line)
     kept, ended = folder / PROBLEMS_FILE, {*known.get("said", ())} - {*said}
     if ended and kept.is_file():  # runs tell of what it says
-        lines = [line for line in kept.read_text(encoding="utf-8").splitlines() if line not in ended]
+        lines = [line for line in map(bytes.decode, read_lines(kept)) if line not in ended]
         with replacing(kept) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     with replacing(note) as temporary:
@@ -331,5 +332,5 @@ def _why_not(config: RunConfig, looked_at: RunConfig) -> str:
 
 def _how_sure(masks: Path) -> str:
     """Say how sure the masks are, by the index that lies with them."""
-    rows = [json.loads(line) for line in (masks / "index.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = map(json.loads, read_lines(masks / "index.jsonl"))
     return f"by their confidence {Doubt.of(row['confidence'] for row in rows).words('masks')}"

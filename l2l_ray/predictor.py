@@ -137,7 +137,7 @@ class Predictor:
 
         Raises:
             CheckpointError: It cannot be written.
-            ConfigError: The folder is a run's.
+            ConfigError: The folder holds anything but an earlier model.
         """
         save_model(Path(folder), self._segmenter, self._config, self._facts)
 
@@ -307,7 +307,7 @@ def save_version(checkpoint: Path, folder: Path) -> Segmenter:
     """Write a run's best version, or one that is named, as a model's folder; return its segmenter. No MLLM is loaded.
 
     Raises:
-        ConfigError: There is no run, or the folder is a run's.
+        ConfigError: There is no run, or the folder holds anything but an earlier model.
         CheckpointError: The run is not finished, or something cannot be read or written.
     """
     run, method, version = run_and_version(checkpoint)

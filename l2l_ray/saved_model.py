@@ -12,6 +12,7 @@ the folder it was in. `Predictor.from_pretrained` opens such a folder.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from l2l_ray.calibration import Calibration, Curve
 from l2l_ray.checkpoints import checkpoint
 from l2l_ray.config import EMBEDDED, DataConfig, LoopConfig, PriorConfig, RunConfig, SegmenterConfig
 from l2l_ray.errors import FREE_SPACE, CheckpointError, ConfigError
-from l2l_ray.files import replacing
+from l2l_ray.files import replacing, replacing_folder
 from l2l_ray.loop.state.checkpoint import save_weights
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.segmenter.graph import ONNX, PROGRAM
@@ -65,35 +66,60 @@ class Facts:
 
 
 def save_model(folder: Path, segmenter: Segmenter, config: RunConfig, facts: Facts) -> None:
-    """Write a model's folder; files of the same names are replaced.
+    """Write a model's folder: a new one, or over an earlier model, whose graphs go with it.
 
     Raises:
         CheckpointError: It cannot be written.
-        ConfigError: A run lies there, or the files of an encoder cannot be read.
+        ConfigError: Something else lies there, or the files of an encoder cannot be read.
+    """
+    try:
+        if not _holds_model(folder):
+            with replacing_folder(folder.resolve()) as temporary:
+                _write(temporary, segmenter, config, facts)
+            return
+        for graph in (folder / PROGRAM, *folder.glob(f"{ONNX}*")):
+            graph.unlink(missing_ok=True)
+        _write(folder, segmenter, config, facts)
+    except OSError as error:
+        raise CheckpointError(f"cannot write the model to {folder}: {error}; {FREE_SPACE}") from error
+
+
+def _holds_model(folder: Path) -> bool:
+    """Whether an earlier model lies there; False where the folder is new or empty.
+
+    Raises:
+        ConfigError: Something else does.
     """
     if (folder / "config.yaml").exists():
         raise ConfigError(f"{folder} is a run's folder; give another one for the model")
+    if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
+        return False
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        section = _with_encoders(config.segmenter, folder)
-        content = {
-            "library_name": _LIBRARY,
-            "library_version": __version__,
-            "format": FORMAT,
-            "segmenter": section.model_dump(),
-            "prior": config.prior.model_dump(exclude=_OF_THE_MACHINE),
-            "max_words": config.data.max_words,
-            "autocast": config.loop.autocast,
-            **asdict(facts),
-        }
-        with replacing(folder / WEIGHTS) as temporary:
-            save_weights(segmenter, temporary)
-        with replacing(folder / CONFIG) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
-        with replacing(folder / CARD) as temporary:
-            temporary.write_text(model_card(config, facts))
-    except OSError as error:
-        raise CheckpointError(f"cannot write the model to {folder}: {error}; {FREE_SPACE}") from error
+        if json.loads((folder / CONFIG).read_text())["library_name"] == _LIBRARY:
+            return True
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise ConfigError(f"{folder} is there and holds no model of `l2l save` (no {CONFIG} of one); give another folder")
+
+
+def _write(folder: Path, segmenter: Segmenter, config: RunConfig, facts: Facts) -> None:
+    section = _with_encoders(config.segmenter, folder)
+    content = {
+        "library_name": _LIBRARY,
+        "library_version": __version__,
+        "format": FORMAT,
+        "segmenter": section.model_dump(),
+        "prior": config.prior.model_dump(exclude=_OF_THE_MACHINE),
+        "max_words": config.data.max_words,
+        "autocast": config.loop.autocast,
+        **asdict(facts),
+    }
+    with replacing(folder / WEIGHTS) as temporary:
+        save_weights(segmenter, temporary)
+    with replacing(folder / CONFIG) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    with replacing(folder / CARD) as temporary:
+        temporary.write_text(model_card(config, facts))
 
 
 def open_model(folder: Path) -> tuple[RunConfig, Facts]:

@@ -314,6 +314,7 @@ def test_a_filesystem_of_a_network_is_told_from_a_disk(tmp_path: Path) -> None:
     shared, odd = tmp_path / "shared", tmp_path / "a b"
     lines = ["/dev/sda / ext4 rw 0 0", f"server:/x {shared} nfs4 rw 0 0", f"/dev/sdb {shared}/disk xfs rw 0 0"]
     lines += [f"host:/y {str(odd).replace(' ', chr(92) + '040')} fuse.sshfs rw 0 0"]
+    lines += ["/dev/sdc /media/a\u2028b ext4 rw 0 0"]
     mounts.write_text("\n".join(lines) + "\n")
     assert on_network(shared / "runs", mounts) and on_network(odd / "runs", mounts)
     assert not on_network(shared / "disk" / "runs", mounts) and not on_network(tmp_path / "other", mounts)

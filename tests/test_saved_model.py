@@ -120,6 +120,47 @@ def test_a_run_is_not_written_over(run_dir: Path, mllm: MllmPrior) -> None:
         Predictor.from_run(run_dir, mllm).save_pretrained(run_dir)
 
 
+@pytest.mark.parametrize("name", ["README.md", "config.json", "model.safetensors", "notes/today.txt"])
+@pytest.mark.parametrize("more", [(), ("--onnx", "--push", "me/model")])
+def test_what_is_no_saved_model_is_not_written_over(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, more: tuple[str, ...]
+) -> None:
+    mine = tmp_path / "mine" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text('{"library_name": "timm"}')
+    assert cli.main(["save", str(run_dir), str(tmp_path / "mine"), *more]) == 1
+    assert f"{tmp_path / 'mine'} is there and holds no model of `l2l save`" in capsys.readouterr().err
+    assert [path for path in (tmp_path / "mine").rglob("*") if path.is_file()] == [mine]
+    assert mine.read_text() == '{"library_name": "timm"}'
+
+
+def test_an_empty_folder_and_an_earlier_model_are_written_over(run_dir: Path, mllm: MllmPrior, tmp_path: Path) -> None:
+    predictor = Predictor.from_run(run_dir, mllm)
+    (folder := tmp_path / "model").mkdir()
+    for name in ("notes.txt", "segmenter.pt2", "segmenter.onnx.data"):
+        predictor.save_pretrained(folder)
+        (folder / name).write_text("x")
+        (folder / "README.md").write_text("an earlier card")
+    predictor.save_pretrained(folder)
+    left = {"config.json", "model.safetensors", "README.md", "notes.txt"}
+    assert {path.name for path in folder.iterdir()} == left, "graphs of earlier weights are gone"
+    assert "an earlier card" not in (folder / "README.md").read_text()
+
+
+def test_a_file_in_the_folders_place_stays(saved: Path, mllm: MllmPrior, tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("mine")
+    with pytest.raises(ConfigError, match="model is there and holds no model"):
+        Predictor.from_pretrained(saved, mllm).save_pretrained(tmp_path / "model")
+    assert (tmp_path / "model").read_text() == "mine"
+
+
+def test_a_model_that_cannot_be_written_leaves_nothing_behind(saved: Path, tmp_path: Path) -> None:
+    section = SegmenterConfig(text=str(tmp_path / "missing"), pretrained=False)
+    with pytest.raises(ConfigError, match="segmenter.text"):
+        save_model(tmp_path / "model", Segmenter(SegmenterConfig()), RunConfig(segmenter=section), Facts("l2l", 1, ()))
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_says_how_to_open_it(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["save", str(run_dir), str(tmp_path / "model")]) == 0
     assert f"Predictor.from_pretrained('{tmp_path / 'model'}')" in capsys.readouterr().out

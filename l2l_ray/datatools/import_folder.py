@@ -196,9 +196,8 @@ def _row(listing: _Listing, name: str, beside: _Beside) -> dict[str, Any] | Prob
         remedy = "add the text, one expression per line, or remove the picture"
         return Problem(where, "missing text", "no text beside it", f"{_stem(name)}.txt", remedy)
     try:
-        lines = (
-            file_below(listing.folder, text, "text", follow_links=False).read_text(encoding="utf-8-sig").splitlines()
-        )
+        path = file_below(listing.folder, text, "text", follow_links=False)
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # `splitlines` ends a line at U+0085, too
     except BadValue as error:
         return error.at(listing.where(text))
     except (OSError, ValueError) as error:

@@ -23,6 +23,7 @@ from l2l_ray.data.layout import ALL_PICTURES, PROBLEMS_FILE, Notice, image_folde
 from l2l_ray.data.pixels import Header, upright_copy
 from l2l_ray.errors import DataError
 from l2l_ray.files import locked, replacing, replacing_folder, saying_why, temporary_path
+from l2l_ray.jsonl import read_lines
 
 
 class ReferWriter:
@@ -190,7 +191,7 @@ class ReferWriter:
 
     def _write_tables(self, folder: Path, content: Mapping[str, Any]) -> None:
         kept = folder / PROBLEMS_FILE
-        known = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
+        known = [*map(bytes.decode, read_lines(kept))]
         for name in ("instances.json", self._refs, PROBLEMS_FILE):
             (folder / name).unlink(missing_ok=True)  # it may be a link to another data set's
         (folder / "instances.json").write_text(json.dumps(content, allow_nan=False))

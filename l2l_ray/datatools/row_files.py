@@ -174,7 +174,7 @@ def _separator(text: str) -> str:
 
 def _head(text: str, separator: str) -> list[str]:
     try:
-        return next(csv.reader(text.splitlines()[:1], delimiter=separator), [])
+        return next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])
     except csv.Error:
         return []
 

@@ -7,6 +7,7 @@ of Qwen2-VL's own grammar, `the cup(101,201),(150,266)`. Then these rules choose
 - What stands before the end of the reasoning (`</think>`) is a draft, and so is what stands before `<answer>`.
 - Values that a key names (`bbox_2d`) go before bare lists of four numbers.
 - Of what is left the last counts, with what stands beside it without words between: objects of one list, one a line.
+- Of a reply that is known to be cut off, a box after words is a draft: what would follow the words is not there.
 
 What the numbers mean is `parse`.
 """
@@ -16,13 +17,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
 from l2l_ray.errors import PriorParseError
 
-Kind = Literal["box", "point"]
+Kind = Literal["box", "point", "cut"]
 
 _BOX_KEYS = ("bbox2d", "bbox", "box2d", "box", "boundingbox", "bboxes", "boxes", "boundingboxes")
 _POINT_KEYS = ("point2d", "point", "points", "points2d")
@@ -46,12 +47,18 @@ _EVENT = re.compile(
     r"|(?P<answer><answer>)|(?P<answered></answer>)|(?P<announced>\b(?:answer|final|corrected|result)(?:\s+\w+){0,2}[\s*]*:)"
     rf"|(?P<key>{_KEY})"
     rf"|(?P<pair>\({_NUMBER},{_NUMBER}\)\s*+(?:,|to|and)?\s*+\({_NUMBER},{_NUMBER}\))"
+    rf"|(?P<cutpair>\({_NUMBER},{_NUMBER}\)\s*+,?\s*+\([\s0-9.,-]*\Z)|(?P<cutlist>\[\s*[-+]?[0-9][-+\s0-9.,eE]*\Z)"
     r"|(?P<open>[\[{])",
     re.IGNORECASE,
 )
 _STARTS_VALUE = re.compile(r"""[\[{("'0-9.+-]|\Z""")
 _REST_OF_CUT = re.compile(r"""[\s\[\]{}0-9,.+\-eE"']*""")
-_SAYS_NONE = re.compile(r"""[\s"'`*]*(?:none|null|nothing|no|not)\b(?!\W*[0-9]+[.:])""", re.IGNORECASE)
+_SAYS_NONE = re.compile(  # and no more than that: "no other cup matches" speaks of the others
+    r"""[\s"'`*]*(?:there\s+is\s+)?(?:none|null|nothing|no|not)\b(?!\W*[0-9]+[.:])"""
+    r"(?:\s+(?:such|matching|objects?|targets?|match(?:es)?|box(?:es)?|bounding|found|visible|present|detected|applicable"
+    r"|in|the|this|image|picture|photo))*+[\s\"'`*)\]}]*(?:[.!;\n]|\Z)",
+    re.IGNORECASE,
+)
 _SEPARATOR = re.compile(
     r"""(?:[\s,;{}\[\]()|`*\-"']|json|and\b|[0-9]+[.)]|label\W*:\s*(?:"[^"\n]*"|'[^'\n]*'))*+""", re.IGNORECASE
 )
@@ -69,7 +76,7 @@ class Candidate:
     """What may be the coordinates of one object.
 
     Args:
-        kind: Whether it should be four numbers or two.
+        kind: Whether it should be four numbers or two; `cut` = the reply ends in it.
         value: Whatever was written there, not checked.
         phrase: What the reply calls the object; may be empty.
         has_key: Whether a key or the grammar says that it is one; False = a bare list.
@@ -88,7 +95,6 @@ class _Block:
     candidates: tuple[Candidate, ...]
     value: Any = None
     is_pair: bool = False
-    is_cut: bool = False
 
 
 def parse_error(kind: str, got: str, expected: str, reply: str) -> PriorParseError:
@@ -96,28 +102,37 @@ def parse_error(kind: str, got: str, expected: str, reply: str) -> PriorParseErr
     return PriorParseError(f"{kind}: got {got[:200]}, expected {expected}; reply: {reply[:200]!r}")
 
 
-def find_answer(reply: str) -> list[Candidate]:
+def find_answer(reply: str, is_cut: bool = False) -> list[Candidate]:
     """Return what counts in a reply, in its order; at least one.
 
+    Args:
+        reply: The text.
+        is_cut: Whether the model had more to say than it had tokens for.
     Raises:
         PriorParseError: There is nothing like a box or a point in it, or only in its reasoning.
     """
     text = _SPECIAL.sub("", _BOXED.sub(r"[\1]", "".join(map(_plain, reply))))
-    blocks = _blocks(text, reply)
-    if any(c.has_key for block in blocks for c in block.candidates) or any(block.is_cut for block in blocks):
-        kept = [(b, tuple(c for c in b.candidates if c.has_key)) for b in blocks]
-        chosen = [_Block(b.start, b.end, keyed, b.value, b.is_pair, b.is_cut) for b, keyed in kept if keyed or b.is_cut]
-    else:
-        chosen = [block for block in blocks if block.candidates]
-    found = [candidate for block in _last_group(chosen, text) for candidate in block.candidates]
+    blocks, begin = _blocks(text, reply)
+    has_key = any(c.has_key for block in blocks for c in block.candidates)
+    kept = [(block, tuple(c for c in block.candidates if c.has_key or not has_key)) for block in blocks]
+    chosen = [replace(block, candidates=candidates) for block, candidates in kept if candidates]
+    group = _last_group(chosen, text)
+    found = [candidate for block in group for candidate in block.candidates if candidate.kind != "cut"]
     if not found:
         raise _nothing(blocks, reply)
+    if is_cut and _is_prose(text[begin : chosen[0].start], chosen[0].is_pair or "<ref>" in reply):
+        raise parse_error("cut off", "a box amid words that do not end", "an answer after them", reply)
     return found
+
+
+def _is_prose(text: str, may_name: bool) -> bool:
+    """Whether what stands before a box is more than the form of an answer, in which the object's name may be."""
+    return not (_SEPARATOR.fullmatch(text) or (may_name and _PAIR_PHRASE.match(text.rstrip("[ \n"))))
 
 
 def _nothing(blocks: list[_Block], reply: str) -> PriorParseError:
     """Say why there is no candidate."""
-    if any(block.is_cut for block in blocks):
+    if any(candidate.kind == "cut" for block in blocks for candidate in block.candidates):
         return parse_error("cut off", "an answer that ends in its first box", "a whole box", reply)
     if not blocks:
         return parse_error("not JSON", "no box in JSON", "a JSON list of objects", reply)
@@ -133,24 +148,26 @@ def _nothing(blocks: list[_Block], reply: str) -> PriorParseError:
 # The scan
 
 
-def _blocks(text: str, reply: str) -> list[_Block]:
-    """Return every stretch that may hold coordinates; what the reply itself marks as a draft is left out."""
+def _blocks(text: str, reply: str) -> tuple[list[_Block], int]:
+    """Return every stretch that may hold coordinates but marked drafts, and where in the text those end."""
     repaired = _repaired(text)
     blocks: list[_Block] = []
-    at = num_before = 0
+    at = num_before = begin = 0
     is_thinking, says_none = False, False
     while (event := _EVENT.search(text, at)) is not None:
         at, kind = event.end(), event.lastgroup
         if kind == "thinking":
             is_thinking = True
         elif kind in ("thought", "answer"):
-            blocks, num_before, is_thinking = [], 0, False
+            blocks, num_before, is_thinking, begin = [], 0, False, at
         elif kind == "answered" and blocks:
             break
         elif kind == "announced":
             num_before, says_none = len(blocks), _SAYS_NONE.match(text, at) is not None
         elif kind == "pair":
             blocks.append(_pair_block(event, text, blocks[-1].end if blocks else 0))
+        elif kind in ("cutpair", "cutlist"):
+            blocks.append(_cut_block(event.start(), text, kind == "cutpair"))
         elif kind in ("key", "open"):
             try:
                 block = (_key_block if kind == "key" else _json_block)(event, text, repaired)
@@ -163,7 +180,7 @@ def _blocks(text: str, reply: str) -> list[_Block]:
         raise parse_error("no answer", "reasoning that does not end", "an answer after the reasoning", reply)
     if says_none and not blocks[num_before:]:
         raise parse_error("empty", "an answer that says there is none", "at least one box", reply)
-    return blocks[num_before:] or blocks
+    return blocks[num_before:] or blocks, begin
 
 
 def _repaired(text: str) -> str:
@@ -187,6 +204,11 @@ def _pair_block(event: re.Match[str], text: str, start: int) -> _Block:
     return _Block(event.start(), event.end(), (candidate,), is_pair=True)
 
 
+def _cut_block(start: int, text: str, has_key: bool) -> _Block:
+    """Return what is cut off in its numbers, which is the last of a text."""
+    return _Block(start, len(text), (Candidate("cut", None, "", has_key),))
+
+
 def _json_block(event: re.Match[str], text: str, repaired: str) -> _Block | None:
     """Return what the JSON value that starts here holds; None if there is no whole value."""
     value, end = _decode(event.start(), text, repaired)
@@ -202,7 +224,7 @@ def _key_block(event: re.Match[str], text: str, repaired: str) -> _Block | None:
     if end >= 0 or not event["quote"] or not _STARTS_VALUE.match(text, event.end()):
         return None  # prose: "the box: ..."
     if _REST_OF_CUT.fullmatch(text, event.end()):
-        return _Block(event.start(), len(text), (), is_cut=True)
+        return _cut_block(event.start(), text, has_key=True)
     damaged = {key: {"damaged": text[event.end() : event.end() + _PHRASE_CHARS]}}
     return _Block(event.start(), event.end(), tuple(_candidates(damaged)))
 

@@ -3,7 +3,8 @@
 - A box: the MLLM is not asked. The box is the prior, with a score of 1 and no phrase.
 - Points alone: the MLLM is asked. Of its boxes and polygons those stay that hold the most points; where none holds any,
   there is no prior, and the failure says so: nothing is drawn around a point, since that says where an object is but
-  not how large. SAM takes the points along with the boxes, in both cases; the other proposals do not.
+  not how large. SAM takes the points along with the boxes, in both cases; the other proposals do not. An answer of
+  points alone gives way to the user's, which then prompt SAM.
 
 Neither goes into the store that runs share: the first costs nothing to make, the second starts from the MLLM's own
 answer, which is what is stored. With the masks that SAM draws for them, both do. Keys differ from those of all answers
@@ -48,6 +49,8 @@ def at_points(prior: Prior, hint: Hint, image_sha256: str, expression: str) -> P
     if prior.failure:
         return replace(prior, key=key)
     points = hint.points_xy_frac
+    if not prior.boxes_xyxy_frac and not prior.polygons_xy_frac:
+        return replace(prior, key=key, points_xy_frac=points)
     held = [_num_held(box, points) for box in prior.boxes_xyxy_frac]
     held_by_polygons = _num_held(_bounds(prior.polygons_xy_frac), points)
     most = max([*held, held_by_polygons])

@@ -6,12 +6,16 @@ model does not change again, so that coordinates in pixels can be read.
 
 - A server that is busy or restarting (429, 5xx, refused connections) is asked again, later each time, and as late as
   its Retry-After says. A question that still fails, or comes back cut, as HTML or from another model, fails alone.
-- Log-probabilities and JSON by schema are asked for where the server has them; one question at the start finds out.
-  Without log-probabilities the confidence can only be how far several answers agree (`prior.num_samples`).
+- Log-probabilities, JSON by schema and an answer without thoughts are asked for where the server has them; one question
+  at the start finds out. Without log-probabilities the confidence can only be how far several answers agree
+  (`prior.num_samples`).
+- Thoughts that a server keeps apart count where they are all there is: then the answer is cut off, or there is none.
 - The fingerprint covers the served model, the server's version where it tells one, the sizes and the settings. Which
   weights a server holds under a name it does not tell: give other weights another name.
 
 Source: the request is that of OpenAI's API reference, POST /v1/chat/completions; field names are theirs.
+`chat_template_kwargs` is vLLM's, SGLang's and that of `transformers serve`; thoughts are `reasoning` or
+`reasoning_content` in theirs.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import compress, product
 from typing import Any
 
 import requests
@@ -63,9 +68,11 @@ _SCHEMA = {
 _EXTRAS: dict[str, dict[str, Any]] = {
     "logprobs": {"logprobs": True},
     "schema": {"response_format": {"type": "json_schema", "json_schema": {"name": "boxes", "schema": _SCHEMA}}},
+    "no_thoughts": {"chat_template_kwargs": {"enable_thinking": False}},  # templates without the switch ignore it
 }
 _BUSY = (408, 429, 502, 503, 504)
-_COMBINATIONS = (("logprobs", "schema"), ("logprobs",), ("schema",), ())
+_COMBINATIONS = [tuple(compress(_EXTRAS, kept)) for kept in product((True, False), repeat=len(_EXTRAS))]
+_THOUGHTS = "<think>"  # what `answer` takes for reasoning that does not end
 
 
 class _Unusable(Exception):
@@ -80,6 +87,7 @@ class _Unusable(Exception):
 class _Answer:
     text: str
     mean_log_prob: float  # NaN where the server tells none
+    is_cut: bool
 
 
 class HttpPrior:
@@ -104,7 +112,8 @@ class HttpPrior:
         """Ask the server what it serves and what it can do.
 
         Raises:
-            ConfigError: It does not answer, does not serve this model, wants a key, or tells no confidence.
+            ConfigError: It does not answer, does not serve this model, wants a key, tells no confidence, or its model
+                has no tokens left for an answer after its thoughts.
         """
         prior = cls(config)
         if not prior.prompt.uses_chat:
@@ -146,7 +155,8 @@ class HttpPrior:
         except _Unusable as error:
             return Reply.failed("server", error)
         log_probs = tuple(min(answer.mean_log_prob, 0.0) for answer in answers)
-        return Reply(tuple(answer.text for answer in answers), log_probs, *image.size)
+        is_cut = tuple(answer.is_cut for answer in answers)
+        return Reply(tuple(answer.text for answer in answers), log_probs, *image.size, is_cut=is_cut)
 
     def _sized(self, image: Image.Image) -> Image.Image:
         """Return a picture as it is sent."""
@@ -187,6 +197,11 @@ class HttpPrior:
                 if error.status in (400, 422) and extras:
                     continue
                 raise ConfigError(self._no_answer(error)) from None
+            if answer.is_cut and answer.text.startswith(_THOUGHTS) and "</think>" not in answer.text:
+                raise ConfigError(
+                    f"{self.config.model!r} at {self.config.url} used all {self.config.max_new_tokens} tokens of its "
+                    "first answer for reasoning; raise prior.max_new_tokens, or serve it without thinking"
+                )
             if math.isnan(answer.mean_log_prob):
                 self._extras = tuple(extra for extra in extras if extra != "logprobs")
             return
@@ -296,15 +311,19 @@ def _read_answer(content: Any, model: str) -> _Answer:
     """
     try:
         choice = content["choices"][0]
-        text = choice["message"]["content"]
+        message = choice["message"]
+        text, thoughts = message["content"], message.get("reasoning") or message.get("reasoning_content")
+        is_cut = choice.get("finish_reason") == "length"
         answered = str(content.get("model") or model)
     except (KeyError, IndexError, TypeError, AttributeError):
         raise _Unusable(f"no chat completion but {json.dumps(content)[:120]}") from None
     if answered.removeprefix(model).partition("@")[0]:  # transformers adds the revision: name@main
         raise _Unusable(f"an answer of {answered!r}, not of {model!r}", 200)
+    if not text and (thoughts or is_cut):
+        text = f"{_THOUGHTS}{thoughts or ''}"
     if not isinstance(text, str):
         raise _Unusable("an answer without text")
-    return _Answer(text.strip(), _mean_log_prob(choice))
+    return _Answer(text.strip(), _mean_log_prob(choice), is_cut)
 
 
 def _mean_log_prob(choice: dict[str, Any]) -> float:

@@ -125,7 +125,7 @@ class MllmPrior:
                 **inputs, generation_config=self._generation, logits_processor=LogitsProcessorList([chooser])
             )
         start = 1 if self.model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
-        texts, log_probs = self._decode(tokens[:, start:], chooser)
+        texts, log_probs, is_cut = self._decode(tokens[:, start:], chooser)
         if self.prompt.uses_chat and prompts[0].rstrip().endswith(_REASONING):  # so that `parse` knows
             texts = [_REASONING + text for text in texts]
         sizes, image_tokens = self._seen_sizes(inputs, seen), self._image_tokens(inputs)
@@ -135,6 +135,7 @@ class MllmPrior:
                 tuple(log_probs[i : i + repeats]),
                 *sizes[i],
                 num_image_tokens=image_tokens[i],
+                is_cut=tuple(is_cut[i : i + repeats]),
             )
             for i in range(0, len(texts), repeats)
         ]
@@ -185,8 +186,8 @@ class MllmPrior:
             rows.append(rng.gumbel(size=(self.config.max_new_tokens, _TOP_K)))
         return torch.tensor(np.stack(rows), dtype=torch.float32, device=self.model.device)
 
-    def _decode(self, tokens: Int[Tensor, "R T"], chooser: _TokenChooser) -> tuple[list[str], list[float]]:
-        """Return texts and mean log-probabilities; what comes after the end token does not count."""
+    def _decode(self, tokens: Int[Tensor, "R T"], chooser: _TokenChooser) -> tuple[list[str], list[float], list[bool]]:
+        """Return texts, mean log-probabilities and which have no end token; what comes after it does not count."""
         end_ids = self._generation.eos_token_id
         ends = torch.isin(tokens, torch.tensor(end_ids, device=tokens.device).reshape(-1))
         counted = (ends.cumsum(1) - ends.long()) == 0
@@ -194,7 +195,8 @@ class MllmPrior:
         means = (log_probs * counted).sum(1) / counted.sum(1)
         skips_special = not self.prompt.keeps_tokens
         texts = self.processor.tokenizer.batch_decode(tokens.cpu(), skip_special_tokens=skips_special)
-        return [text.strip() for text in texts], [min(value, 0.0) for value in means.tolist()]
+        is_cut: list[bool] = (~ends.any(1)).tolist()
+        return [text.strip() for text in texts], [min(value, 0.0) for value in means.tolist()], is_cut
 
     def _seen_sizes(self, inputs: dict[str, Any], images: list[Image.Image]) -> list[tuple[int, int]]:
         """Return (width, height) of each image after the processor's resizing."""

@@ -30,10 +30,12 @@ _CODES = re.compile(r"<seg[0-9]+>")  # of a mask, whose decoder is not in transf
 _LOCATION = re.compile(r"<loc_?([0-9]+)>")
 _LOCATION_RUN = re.compile(r"(<loc_?[0-9]+>(?:\s*<loc_?[0-9]+>)*)")  # some tokenizers put blanks between added tokens
 _TAG = re.compile(r"<[^<>]*>")
-_POINT_TAG = re.compile(r"<points?\s(?P<attributes>[^<>]*)>(?:(?P<phrase>[^<>]*)</points?>)?")
+_POINT_TAG = re.compile(r"<points?\s(?P<attributes>[^<>]*)(?:(?P<end>>)(?:(?P<phrase>[^<>]*)</points?>)?|\Z)")
 _COORDS = re.compile(r"""coords\s*=\s*["']([^"']*)["']""")
 _QUOTED = r"""\s*=\s*["']\s*([0-9]+(?:\.[0-9]+)?)\s*["']"""
 _XY = re.compile(rf"x[0-9]*{_QUOTED}\s+y[0-9]*{_QUOTED}")
+# How a reply that was cut off fails where the answer is not in it, or not whole.
+_NOT_WHOLE = ("not JSON", "no answer", "not objects", "missing key", "bad coordinates", "no location")
 
 
 class _WrongUnitError(PriorParseError):
@@ -53,7 +55,7 @@ class ParsedReply:
     phrase: str
 
 
-def parse_reply(reply: str, fmt: PromptFormat, width_px: int, height_px: int) -> ParsedReply:
+def parse_reply(reply: str, fmt: PromptFormat, width_px: int, height_px: int, is_cut: bool = False) -> ParsedReply:
     """Read a reply.
 
     Args:
@@ -61,6 +63,7 @@ def parse_reply(reply: str, fmt: PromptFormat, width_px: int, height_px: int) ->
         fmt: The format the model was asked in.
         width_px: Width of the image whose pixels are meant, where the unit is pixels.
         height_px: Its height.
+        is_cut: Whether the model had more to say than it had tokens for; False where that is not known.
 
     Raises:
         PriorParseError: Nothing usable is in it; the message starts with a short kind ("not JSON: ..."), a key of
@@ -69,7 +72,13 @@ def parse_reply(reply: str, fmt: PromptFormat, width_px: int, height_px: int) ->
     if fmt.style in ("florence2", "paligemma"):
         return _parse_tokens(reply, fmt)
     unit = _Unit(fmt.unit, fmt.unit.scale(width_px, height_px), reply)
-    return _parse_points(reply, unit) if fmt.style == "molmo" else _parse_json(reply, unit)
+    try:
+        return _parse_points(reply, unit) if fmt.style == "molmo" else _parse_json(reply, unit, is_cut)
+    except PriorParseError as error:
+        kind, _, details = str(error).partition(":")
+        if is_cut and kind in _NOT_WHOLE:
+            raise PriorParseError(f"cut off:{details}") from None
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +109,12 @@ class _Unit:
 # Numbers: JSON, bare lists, the grammar of Qwen2-VL
 
 
-def _parse_json(reply: str, unit: _Unit) -> ParsedReply:
+def _parse_json(reply: str, unit: _Unit, is_cut: bool) -> ParsedReply:
     boxes: list[BoxFrac] = []
     points: list[PointFrac] = []
     problems: list[PriorParseError] = []
     phrase = ""
-    for candidate in find_answer(reply)[:MAX_OBJECTS]:
+    for candidate in find_answer(reply, is_cut)[:MAX_OBJECTS]:
         try:
             if candidate.kind == "box":
                 boxes.append(_box(_numbers(candidate.value, 4, unit), unit))
@@ -175,29 +184,35 @@ def _ordered(xs: list[float], ys: list[float], values: list[float], reply: str) 
 def _parse_points(reply: str, unit: _Unit) -> ParsedReply:
     """Read `<points coords="1 1 250 500 2 ...">phrase</points>`: image, then number, x and y of each point.
 
-    Also the older `<point x="25.0" y="50.0" alt="...">`, whose numbers `prior.coordinates` can call percent.
+    Also the older `<point x="25.0" y="50.0" alt="...">`, whose numbers `prior.coordinates` can call percent. Of a tag
+    that is cut off the whole points count.
     """
     tags = list(_POINT_TAG.finditer(reply))
     if not tags:
         raise parse_error("no location", "none", '<points coords="1 1 x y">', reply)
     points = []
     for tag in tags[-1:]:  # the last counts, as everywhere
-        for x, y in _pairs(tag["attributes"], reply)[:MAX_OBJECTS]:
+        for x, y in _pairs(tag["attributes"], tag["end"] is None, reply)[:MAX_OBJECTS]:
             points.append(_point([x, y], unit))
     return ParsedReply((), tuple(points), (), " ".join((tags[-1]["phrase"] or "").split()))
 
 
-def _pairs(attributes: str, reply: str) -> list[tuple[float, float]]:
+def _pairs(attributes: str, is_cut: bool, reply: str) -> list[tuple[float, float]]:
+    if is_cut:
+        attributes = attributes.rstrip("0123456789.") + '"'  # the last number may lack digits
     coords = _COORDS.search(attributes)
     if coords is None:
         found = _XY.findall(attributes)
         pairs = [(float(x), float(y)) for x, y in found]
     else:
         groups = [[float(number) for number in _NUMBER.findall(group)] for group in re.split("[;\t]", coords[1])]
+        if is_cut:  # the length does not tell whether the image's number is there: it is if the first point's follows
+            groups = [group[: (len(group) - 1) // 3 * 3 + 1] for group in groups if group[:2] == [1, 1]]
         groups = [group[1:] if len(group) % 3 == 1 else group for group in groups]  # without the image's number
         pairs = [(group[i + 1], group[i + 2]) for group in groups for i in range(0, len(group) - 2, 3)]
     if not pairs:
-        raise parse_error("bad coordinates", attributes, "a number, x and y for each point", reply)
+        kind = "cut off" if is_cut else "bad coordinates"
+        raise parse_error(kind, attributes, "a number, x and y for each point", reply)
     return pairs
 
 

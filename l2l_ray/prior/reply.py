@@ -99,6 +99,7 @@ class Reply:
         num_image_tokens: How many tokens of the question stand for the picture; 0 = not known.
         masks: Where masks were asked for: as `Prior.masks`.
         mask_scores: As `Prior.mask_scores`.
+        is_cut: Whether each text ends because no tokens were left (`prior.max_new_tokens`); none = not known.
     """
 
     texts: tuple[str, ...]
@@ -109,6 +110,7 @@ class Reply:
     num_image_tokens: int = 0
     masks: tuple[str, ...] = ()
     mask_scores: tuple[float, ...] = ()
+    is_cut: tuple[bool, ...] = ()
 
     @classmethod
     def drawn(cls, masks: Sequence[str], scores: Sequence[float]) -> Reply:
@@ -164,6 +166,8 @@ def reading_version(fmt: PromptFormat, num_samples: int) -> int:
         fmt: The format of the reply.
         num_samples: How many texts it has.
     """
+    if fmt.style in ("json", "molmo"):
+        return 5
     return 4 if fmt.style == "florence2" or num_samples > 1 else 3
 
 
@@ -217,9 +221,9 @@ def make_prior(key: str, reply: Reply, mllm: Asked, width_px: int, height_px: in
     texts = [text.replace(SAMPLE_SEPARATOR, " ") for text in reply.texts]
     parsed: list[ParsedReply | None] = []
     failure = ""
-    for text in texts:
+    for text, is_cut in zip(texts, reply.is_cut or [False] * len(texts), strict=True):
         try:
-            parsed.append(parse_reply(text, mllm.prompt, *size))
+            parsed.append(parse_reply(text, mllm.prompt, *size, is_cut))
         except PriorParseError as error:
             parsed.append(None)
             failure = failure or str(error)

@@ -110,7 +110,7 @@ class SharedPriorStore:
         return DataError(f"cannot open prior store {self.path}: {error}; {HEALS}")
 
     def _take(self, batch: Path, content: bytes) -> None:
-        for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
+        for number, line in enumerate(content.splitlines(), 1):
             try:
                 prior = Prior.from_json(json.loads(line))
                 self._found.setdefault(prior.key, prior.to_json())

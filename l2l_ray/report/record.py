@@ -296,7 +296,7 @@ def _read_yaml(run_dir: Path, name: str, absent: list[str]) -> Any:
 
 def _lines(run_dir: Path, name: str, absent: list[str]) -> Sequence[str | bytes]:
     if not isinstance(run_dir, StorePath):
-        return (_read_text(run_dir, name, absent) or "").splitlines()  # a torn last line, too
+        return (_read_text(run_dir, name, absent) or "").split("\n")  # a torn last line, too
     try:
         found = read_lines(run_dir / name)
     except OSError as error:

@@ -56,6 +56,13 @@ def test_a_folder_with_capital_endings_and_marks_before_the_text(tmp_path: Path)
     assert row == {"image": "a.JPG", "expression": ["left man"], "mask": "a_mask.PNG"}
 
 
+def test_an_expression_ends_at_the_end_of_a_line_alone(tmp_path: Path) -> None:
+    draw(tmp_path / "a.png", 1)
+    (tmp_path / "a.txt").write_bytes("the man\x85 left\u2028of her\rdog\r\n".encode())
+    ((_, row),) = folder_rows(tmp_path)
+    assert row["expression"] == ["the man\x85 left\u2028of her", "dog"]
+
+
 def test_a_text_outside_the_folder_is_not_read(tmp_path: Path) -> None:
     draw(tmp_path / "photos" / "a.png", 1)
     (tmp_path / "secret.txt").write_text("secret")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from l2l_ray.data.layout import PROBLEMS_FILE
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
 from l2l_ray.errors import DataError
@@ -74,6 +75,16 @@ def test_sentences_keep_their_case() -> None:
 def test_the_folder_of_all_pictures_is_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the name 'images' is that of the folder of all pictures; choose another"):
         ReferWriter(tmp_path, "images", "own")
+
+
+def test_a_problem_is_kept_once_whatever_is_in_its_line(tmp_path: Path) -> None:
+    for number in (1, 2):
+        with ReferWriter(tmp_path, "own", "own", update=number == 2) as writer:
+            writer.add_image(number, f"{number}.png", (2, 2), b"content")
+            writer.add_ref({"ref_id": number, "image_id": number, "split": "train"}, [sentence(number, "cat")])
+            writer.problems.append("a\u2028b\x85.png: missing text")
+            folder = writer.write()
+    assert (folder / PROBLEMS_FILE).read_text() == "a\u2028b\x85.png: missing text\n"
 
 
 def test_one_update_at_a_time(tmp_path: Path) -> None:

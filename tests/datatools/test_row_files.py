@@ -34,6 +34,12 @@ def test_what_spreadsheets_write_around_a_table_is_understood(tmp_path: Path, pi
     assert notices == ["own.csv line 2: the cells are separated by ';'"]
 
 
+def test_the_first_line_is_whole_whatever_is_in_its_columns(tmp_path: Path, pictures: Path) -> None:
+    texts, problems, _ = _lines(tmp_path, pictures, "my\u2028notes;image;expression\nx;a.png;man\n")
+    (unknown,) = problems
+    assert texts == ["man"] and "column: got 'my\\u2028notes'" in unknown
+
+
 @pytest.mark.parametrize("cell", ['"[""left"", ""right""]"', "\"['left', 'right']\""])
 def test_a_list_of_texts_in_a_cell_is_a_list(tmp_path: Path, pictures: Path, cell: str) -> None:
     assert _lines(tmp_path, pictures, f"image,expression\na.png,{cell}\n") == (["left", "right"], [], [])

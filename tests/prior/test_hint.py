@@ -48,6 +48,12 @@ def test_an_answer_elsewhere_is_no_prior_and_says_so() -> None:
     assert not (prior.boxes_xyxy_frac or prior.points_xy_frac or prior.score)
 
 
+def test_a_point_takes_the_place_of_an_answer_of_points_alone() -> None:
+    prior = at_points(replace(ANSWER, boxes_xyxy_frac=(), box_scores=()), Hint(None, ((0.5, 0.9),)), "image", "man")
+    assert prior.points_xy_frac == ((0.5, 0.9),) and prior.says_where
+    assert (prior.failure, prior.boxes_xyxy_frac, prior.score) == ("", (), 0.7)
+
+
 def test_a_failure_stays_what_it_was() -> None:
     absent = Prior.absent("9f", "not JSON", "a cat")
     assert at_points(absent, Hint(None, ((0.5, 0.5),)), "image", "man") == replace(

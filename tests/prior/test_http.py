@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 import re
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -29,109 +26,14 @@ from l2l_ray.prior.http import KEY_VARIABLE, HttpPrior
 from l2l_ray.prior.identity import EMBEDDED_FOLDER
 from l2l_ray.prior.loading import PriorModels, identify_prior, load_prior
 from l2l_ray.prior.mllm import MllmPrior
-from l2l_ray.prior.reply import MllmIdentity, make_prior
+from l2l_ray.prior.reply import MllmIdentity, failure_kind, make_prior
 from l2l_ray.prior.sam import Sam
 from l2l_ray.refshapes.expressions import expressions_for
 from l2l_ray.refshapes.scenes import render_scene
+from tests.prior.chat_server import MODEL, TEXT, Handle, Server, completion, running, say
 from tests.tiny_sams import SAMS
 
-MODEL = "Qwen/Qwen3-VL-8B-Instruct"
-TEXT = '[{"bbox_2d": [100, 200, 500, 600], "label": "cat"}]'
 GRAY = Image.new("RGB", (60, 40), (90, 90, 90))
-
-Handle = Callable[["Server", BaseHTTPRequestHandler, dict[str, Any]], None]
-
-
-def completion(
-    text: str = TEXT, model: str = MODEL, log_probs: tuple[float, ...] | None = (-0.1, -0.3)
-) -> dict[str, Any]:
-    tokens = None if log_probs is None else {"content": [{"token": "x", "logprob": value} for value in log_probs]}
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": text},
-        "finish_reason": "stop",
-        "logprobs": tokens,
-    }
-    return {"object": "chat.completion", "model": model, "choices": [choice]}
-
-
-def say(request: BaseHTTPRequestHandler, status: int, content: Any, **headers: str) -> None:
-    body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
-    request.send_response(status)
-    for name, value in {"content-type": "application/json", "content-length": str(len(body)), **headers}.items():
-        request.send_header(name.replace("_", "-"), value)
-    request.end_headers()
-    request.wfile.write(body)
-
-
-class Server:
-    """Answers questions as `handle` says; remembers them."""
-
-    def __init__(self) -> None:
-        self.handle: Handle = lambda _, request, __: say(request, 200, completion())
-        self.models: list[str] = [MODEL]
-        self.asked: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.url = ""
-        self.most_at_once = self._now = 0
-        self._lock = threading.Lock()
-
-    @property
-    def questions(self) -> list[dict[str, Any]]:
-        """What was asked after the first question, which finds out what the server can do."""
-        return self.asked[1:]
-
-    def get(self, request: BaseHTTPRequestHandler) -> None:
-        if request.path == "/v1/models":
-            say(
-                request, 200, {"object": "list", "data": [{"id": name, "created": time.time()} for name in self.models]}
-            )
-        elif request.path == "/version":
-            say(request, 200, {"version": "0.11"})
-        else:
-            say(request, 404, {})
-
-    def post(self, request: BaseHTTPRequestHandler) -> None:
-        body = json.loads(request.rfile.read(int(request.headers["content-length"])))
-        with self._lock:
-            self.asked.append(body)
-            self.headers.append(dict(request.headers))
-            self._now += 1
-            self.most_at_once = max(self.most_at_once, self._now)
-        try:
-            self.handle(self, request, body)
-        finally:
-            with self._lock:
-                self._now -= 1
-
-
-@contextmanager
-def running() -> Iterator[Server]:
-    server = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            server.get(self)
-
-        def do_POST(self) -> None:
-            server.post(self)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    listening.daemon_threads = True
-    server.url = f"http://127.0.0.1:{listening.server_address[1]}/v1"
-    thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        listening.shutdown()
-        thread.join()
-        listening.server_close()
 
 
 @pytest.fixture
@@ -246,7 +148,7 @@ WRONG: dict[str, tuple[Handle, str]] = {
     "other model": (lambda _, request, __: say(request, 200, completion(model="gpt-9")), "an answer of 'gpt-9'"),
     "no choices": (lambda _, request, __: say(request, 200, {"choices": []}), "no chat completion"),
     "a list": (lambda _, request, __: say(request, 200, []), "no chat completion"),
-    "no text": (lambda _, request, __: say(request, 200, completion(None)), "without text"),  # type: ignore[arg-type]
+    "no text": (lambda _, request, __: say(request, 200, completion(None)), "without text"),
 }
 
 
@@ -327,6 +229,50 @@ def test_a_key_comes_from_the_environment_alone(server: Server, monkeypatch: pyt
     prior = loaded(server)
     assert prior.ask([GRAY], ["x"])[0].texts == (TEXT,)
     assert "sesame" not in prior.config.model_dump_json()
+
+
+def test_thoughts_are_off_where_the_server_takes_that(server: Server) -> None:
+    prior = loaded(server)
+    prior.ask([GRAY], ["x"])
+    assert server.questions[0]["chat_template_kwargs"] == {"enable_thinking": False}
+
+    def strict(_: Server, request: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        unknown = "chat_template_kwargs" in body
+        say(request, 400, {"error": "unknown field"}) if unknown else say(request, 200, completion())
+
+    server.handle = strict
+    without = loaded(server)
+    server.asked.clear()
+    assert without.ask([GRAY], ["x"])[0].texts == (TEXT,)
+    assert {"logprobs", "response_format"} <= server.asked[0].keys(), "what it does take is asked for"
+    assert without.fingerprint != prior.fingerprint
+
+
+DRAFT = "Let's see. The cup in the middle is around [400, 300, 500, 420], so the left one"
+CUT = {
+    "a draft": (completion(DRAFT, finish_reason="length"), "cut off"),
+    "a whole box": (completion(f'{TEXT[:-1]}, {{"bbox_2d": [1', finish_reason="length"), ""),
+    "its end only": (completion(DRAFT), ""),
+    "thoughts apart": (completion(None, finish_reason="length", reasoning_content="The left cup is"), "cut off"),
+    "under vLLM's name": (completion(None, finish_reason="length", reasoning="[1, 2, 30, 40]"), "cut off"),
+    "hidden thoughts": (completion("", finish_reason="length"), "cut off"),
+    "thoughts alone": (completion(None, reasoning="There is a cup."), "no answer"),
+}
+
+
+@pytest.mark.parametrize("case", CUT)
+def test_a_reply_without_tokens_left_is_believed_only_where_its_answer_is_whole(server: Server, case: str) -> None:
+    prior = loaded(server)
+    said, kind = CUT[case]
+    server.handle = lambda _, request, __: say(request, 200, said)
+    assert failure_kind(make_prior("k", prior.ask([GRAY], ["the left cup"])[0], prior, 60, 40).failure) == kind
+
+
+def test_a_model_that_only_thinks_is_named_at_the_start(server: Server) -> None:
+    said = completion(None, finish_reason="length", reasoning_content="The left cup is")
+    server.handle = lambda _, request, __: say(request, 200, said)
+    with pytest.raises(ConfigError, match="used all 32 tokens.*for reasoning; raise prior.max_new_tokens, or serve it"):
+        loaded(server, max_new_tokens=32)
 
 
 def test_the_identity_is_that_of_what_is_served(server: Server) -> None:

@@ -71,7 +71,7 @@ def test_the_shipped_model_finds_most_objects_of_its_own_domain(shipped: MllmPri
     found = 0
     for reply, box in zip(replies, boxes, strict=True):
         prior = make_prior("k", reply, MllmIdentity.of(shipped), 128, 128)
-        assert prior.failure == "" and 0 < prior.score <= 1
+        assert prior.failure == "" and 0 < prior.score <= 1 and reply.is_cut == (False,)
         assert len(prior.phrase.split()) == 2
         (said,) = prior.boxes_xyxy_frac
         low, high = np.maximum(said[:2], box[:2]), np.minimum(said[2:], box[2:])
@@ -135,7 +135,7 @@ def test_a_reply_without_json_is_no_prior(random_qwen3: Path, questions) -> None
     prior = make_prior("k", reply, MllmIdentity.of(mllm), 128, 128)
     assert prior.boxes_xyxy_frac == prior.box_scores == ()
     assert prior.score == 0 and prior.reply == reply.texts[0]
-    assert prior.failure.startswith("not JSON: got ")
+    assert reply.is_cut == (True,) and prior.failure.startswith("cut off: got no box in JSON")
 
 
 def test_a_folder_that_holds_no_model_is_a_config_error(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_checkpoint_that_always_thinks_has_no_answer_before_its_thoughts_end(
     template.write_text(template.read_text().rstrip() + "<think>\n")
     mllm = MllmPrior.load(PriorConfig(model=str(tmp_path / "copy"), max_new_tokens=8))
     (reply,) = mllm.ask(questions[0][:1], ["left circle"])
-    assert make_prior("k", reply, MllmIdentity.of(mllm), 128, 128).failure.startswith("no answer: ")
+    assert make_prior("k", reply, MllmIdentity.of(mllm), 128, 128).failure.startswith("cut off: got reasoning")
 
 
 # Identity

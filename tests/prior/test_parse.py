@@ -59,6 +59,10 @@ ONE = '[{"bbox_2d": [100, 200, 500, 600], "label": "red circle"}]'
         '[{"bbox_2d": [+100, 0200, +500, 600], "label": "red circle"}]',
         "(1,2),(30,40) no, red circle (100,200),(500,600)",
         f"Final answer: no doubt, {ONE}",
+        f"{ONE}\n\nFinal check: no other circle matches.",
+        f"{ONE} Result: No ambiguity remains.",
+        f"{ONE} Final result: nothing else is red",
+        f"{ONE} in a picture of [0, 0, 10",
     ],
 )
 def test_one_box_is_read(reply: str) -> None:
@@ -73,13 +77,19 @@ def test_one_box_is_read(reply: str) -> None:
     [
         ("I cannot see a circle.", "not JSON"),
         ("", "not JSON"),
-        ("the circle(100,200),(500,6", "not JSON"),
+        ("the circle(100,200),(500,6", "cut off"),
+        ("(1,2),(30,40) no, red circle (100,200),(", "cut off"),
+        ("<ref>red circle</ref><box>[[100, 200, 500, 6", "cut off"),
+        ("<|begin_of_box|>[[100, 200, 500, 600", "cut off"),
+        ("It is [1, 2, 30, 40]. No, rather [100, 200", "cut off"),
         ('[{"bbox_2d": [100, 200, 5', "cut off"),
         ('[{"bbox_2d": [1, 2, 30, 40]}] no, rather [{"bbox_2d": [100, 200, ', "cut off"),
         (f"<think>It is {ONE} or", "no answer"),
         (f"<think>It is {ONE}</think> There is none.", "not JSON"),
         (f"{ONE}</think>[]", "empty"),
         (f"{ONE} Wait, that is a star. Final answer: none", "empty"),
+        (f"{ONE} Wait. **Final answer:** No such object found.", "empty"),
+        (f"{ONE} Answer: there is none; sorry", "empty"),
         ("[" * 100_000, "not JSON"),
         ("[]", "empty"),
         ("[1, 2, 3]", "not objects"),
@@ -111,6 +121,60 @@ def test_one_box_is_read(reply: str) -> None:
 def test_nothing_usable_is_an_error_of_a_named_kind(reply: str, kind: str) -> None:
     with pytest.raises(PriorParseError, match=f"^{kind}: got .* expected .* reply: "):
         parse_reply(reply, QWEN_RELATIVE, 100, 100)
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        ("The middle one is at [400, 300, 500, 420], so the left one", "cut off"),
+        ('The middle one: [{"bbox_2d": [400, 300, 500, 420]}] but', "cut off"),
+        ("I look for a cup. The middle one is (400, 300), (500, 420), so", "cut off"),
+        ("<think>The middle one is at [400, 300, 500, 420], so", "cut off"),
+        ("I look for", "cut off"),
+        ('[{"label": "cup"}, {"lab', "cut off"),
+        ('{"bbox_2d": {"x1": 100, "y1": 2', "cut off"),
+        ("[]", "empty"),
+        ('[{"bbox_2d": [0.1, 0.2, 0.5, 0.6]}] Wait', "wrong unit"),
+    ],
+)
+def test_a_reply_that_is_known_to_be_cut_is_no_draft(reply: str, kind: str) -> None:
+    with pytest.raises(PriorParseError, match=f"^{kind}: got .* expected .* reply: "):
+        parse_reply(reply, QWEN_RELATIVE, 100, 100, is_cut=True)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        f"{ONE} The circle is on",
+        f"```json\n{ONE[:-10]}",
+        f'{ONE[:-1]}, {{"bbox_2d": [100',
+        f"Not [1, 2, 30, 40].</think>\n{ONE} It is",
+        f"<answer>{ONE}",
+        "<ref>red circle</ref><box>[[100, 200, 500, 600], [1, 2",
+        "<ref>red circle</ref><box>(100,200),(500,600)</box>the old hat(50,",
+    ],
+)
+def test_of_a_reply_that_is_cut_a_whole_box_before_the_words_is_read(reply: str) -> None:
+    assert parse_reply(reply, QWEN_RELATIVE, 0, 0, is_cut=True).boxes_xyxy_frac == (pytest.approx(BOX),)
+
+
+@pytest.mark.parametrize(
+    ("reply", "points"),
+    [
+        ('<points coords="1 1 250 500 2 300 500 3 4', ((0.25, 0.5), (0.3, 0.5))),
+        ('<points coords="1 1 250 500 2 300 5', ((0.25, 0.5),)),
+        ('<points coords="1 1 250 500">cu', ((0.25, 0.5),)),
+        ('<points x1="250" y1="500" x2="300" y2="5', ((0.25, 0.5),)),
+    ],
+)
+def test_of_points_that_are_cut_the_whole_ones_are_read(reply: str, points: tuple[tuple[float, float], ...]) -> None:
+    assert parse_reply(reply, MOLMO, 0, 0).points_xy_frac == points
+
+
+@pytest.mark.parametrize("reply", ['<points coords="1 1 250 5', '<points coords="1 250 500 2 30', "<points coord"])
+def test_points_of_which_none_is_whole_are_cut_off(reply: str) -> None:
+    with pytest.raises(PriorParseError, match="^cut off: got .* expected .* reply: "):
+        parse_reply(reply, MOLMO, 0, 0)
 
 
 def test_a_small_overshoot_is_clipped() -> None:

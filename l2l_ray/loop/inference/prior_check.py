@@ -213,7 +213,8 @@ def _right_in(name: str, found: Sequence[_Found], prompt: PromptFormat) -> np.nd
 
 def _read_again(prior: Prior, example: LabeledExample, read_as: MllmIdentity) -> Prior:
     any_log_prob = (0.0,) * len(prior.texts)  # which box is first does not depend on it
-    said = Reply(prior.texts, any_log_prob, *prior.seen_xy_px)
+    is_cut = (failure_kind(prior.failure) == "cut off",) * len(prior.texts)
+    said = Reply(prior.texts, any_log_prob, *prior.seen_xy_px, is_cut=is_cut)
     return make_prior(prior.key, said, read_as, example.width_px, example.height_px)
 
 

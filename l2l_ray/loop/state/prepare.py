@@ -20,6 +20,7 @@ from l2l_ray.data.images import ImageStore
 from l2l_ray.data.layout import PROBLEMS_FILE
 from l2l_ray.errors import FREE_SPACE, DataError, L2LError
 from l2l_ray.files import replacing
+from l2l_ray.jsonl import read_lines
 from l2l_ray.loop.state.candidates import (
     EVAL_SPLITS,
     STAYS_UNLABELED,
@@ -238,7 +239,7 @@ def _about_import(config: RunConfig) -> list[str]:
     data = config.data
     path = place(data.root).expanduser() / data.dataset / PROBLEMS_FILE
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = [line.decode() for line in read_lines(path)]
     except (OSError, ValueError):
         return []
     return (

@@ -103,6 +103,13 @@ def test_the_box_that_is_judged_is_the_one_that_the_proposal_takes() -> None:
     assert torch.equal(labels[:2], labels[2:])
 
 
+def test_the_draft_of_a_reply_that_was_cut_off_is_read_in_no_unit() -> None:
+    cut = Reply((f"It may be at {right(QWEN_ABSOLUTE)}, but",), (-0.1,), *SEEN, is_cut=(True,))
+    prior = make_prior("k", cut, MllmIdentity("f", QWEN_RELATIVE), 80, 40)
+    check = check_priors(labeled(20), [prior] * 20, QWEN_RELATIVE, 0.0)
+    assert check.failures == {"cut off": 20} and set(check.by_coordinates.values()) == {0.0} and not check.better
+
+
 def test_a_few_texts_or_a_small_difference_prove_no_other_unit() -> None:
     text = right(replace(QWEN_RELATIVE, coordinates="fractions"))
     assert check_priors(labeled(9), [said(text)] * 9, QWEN_RELATIVE, 0.1).better == ""

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from l2l_ray.config import RunConfig
+from l2l_ray.data.layout import PROBLEMS_FILE
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.data.split_files import write_split
 from l2l_ray.errors import ConfigError, DataError
@@ -247,6 +248,14 @@ def test_what_was_decided_is_read_back(smoke: RunConfig, tmp_path: Path) -> None
     assert _same(prepare(config, run), data) and read_facts(run) == data.facts and len(data.facts.notices) == 2
     run.data_path.unlink()  # a run of before there was such a file
     assert read_facts(run) == Facts(0.25, "split")
+
+
+def test_a_problem_of_the_import_is_one_whatever_is_in_its_line(smoke: RunConfig, tmp_path: Path) -> None:
+    config = config_of(smoke, write_partly(tmp_path / "data", 8, {0, 1, 2, 3}))
+    kept = Path(config.data.root) / config.data.dataset / PROBLEMS_FILE
+    kept.write_text("a\u2028b.png: missing text\n")
+    notices = prepare(config, RunFolder.open(config)).facts.notices
+    assert f"the import of these data named 1 problem, all in {kept}: a\u2028b.png: missing text" in notices
 
 
 def test_data_that_changed_are_named_and_the_run_keeps_to_its_own(smoke: RunConfig, tmp_path: Path) -> None:
