@@ -25,6 +25,7 @@ from jaxtyping import Float64, Int64, UInt64
 if TYPE_CHECKING:
     import torch
 
+_TORCH_SEEDS = 1 << 64  # how many torch knows; larger ones are refused there
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -101,14 +102,14 @@ def torch_generator(seed: int) -> torch.Generator:
     """Return a fresh torch generator on the CPU, where a seed means the same numbers on every machine."""
     import torch
 
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator().manual_seed(seed % _TORCH_SEEDS)
 
 
 def seed_torch(seed: int) -> None:
     """Seed torch's global generators: what fresh weights are drawn from."""
     import torch
 
-    torch.manual_seed(seed)
+    torch.manual_seed(seed % _TORCH_SEEDS)
 
 
 def _mix(words: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:

@@ -83,6 +83,7 @@ def test_generators_give_the_numbers_of_the_libraries() -> None:
     assert python_generator(5).random() == random.Random(5).random()
     expected = torch.rand(3, generator=torch.Generator().manual_seed(5))
     assert torch.equal(torch.rand(3, generator=torch_generator(5)), expected)
+    assert torch.equal(torch.rand(3, generator=torch_generator(5 + 2**64)), expected), "seeds of any size"
     seed_torch(5)
     assert torch.equal(torch.rand(3), expected)
 

@@ -3,8 +3,8 @@
 An image may be mirrored, cropped or pasted into only where its expression stays true and still means one object. All
 rules are by words, English, and refuse what is unclear; nothing is guessed:
 
-- `swap_left_right`: left and right change places when the image is mirrored. Writing, clock faces and unclear words
-  ("left-handed", "all right") forbid mirroring, and so do other scripts.
+- `swap_left_right`: left and right change places when the image is mirrored. Writing, numbers, clock faces and unclear
+  words ("left-handed", "all right", "one left") forbid mirroring, and so do other scripts.
 - `survives_crop`: no word speaks of a place in the image, of an order, or of another object that the crop may lose.
 - `survives_paste`: besides, nothing compares or counts, and no word of the pasted object could describe this one too.
 - `reworded`: another article, or a word that means the same in every phrase.
@@ -31,7 +31,7 @@ def swap_left_right(expression: str) -> str | None:
     """
     matches = list(_WORD.finditer(expression))
     words = [match.group().lower() for match in matches]
-    if not _is_latin(expression) or _CLOCK.search(expression):
+    if not _is_latin(expression) or _CLOCK.search(expression) or _NUMBER.search(expression):
         return None
     parts, done = [], 0
     for i, word in enumerate(words):
@@ -102,6 +102,7 @@ _LAST_LATIN = 0x24F  # end of the Unicode block Latin Extended-B
 _WORD = re.compile(r"[^\W\d_]+")
 _PLACE = "far|top|bottom|upper|lower|mid|middle|center|centre|back|front|most|on|the"
 _CLOCK = re.compile(r"\d:\d\d")
+_NUMBER = re.compile(r"(?<!\w)\d+(?!\w)")  # on a shirt, a bus, a sign; no ordinal
 _ORDINAL = re.compile(r"\d+(?:st|nd|rd|th)")
 _DIRECTION = re.compile(rf"(?:{_PLACE})*(left|right)(?:{_PLACE}|est|ish|side|hand|wards?)*")
 
@@ -171,9 +172,17 @@ def _is_direction(words: Sequence[str], i: int) -> bool:
     after = words[i + 1] if i + 1 < len(words) else ""
     if after in _NEVER_BEFORE:
         return False
-    if before in _UNCLEAR_AFTER and after not in _PLACE_BEFORE:
+    if before in _UNCLEAR_AFTER and (after not in _PLACE_BEFORE or words[max(0, i - 2)] == "what"):
+        return False
+    if not after and before not in _MARKERS and _speaks_of_a_rest(words[:i]):
         return False
     return after not in _UNCLEAR_BEFORE or before in _MARKERS
+
+
+def _speaks_of_a_rest(words: Sequence[str]) -> bool:
+    """Tell whether "left" after these words may mean what remains: "last slice left", "only one left", "one left"."""
+    is_one = words[-1:] == ["one"] and not {"the", "this", "that"}.intersection(words[-2:-1])
+    return is_one or not {"last", "only"}.isdisjoint(words)
 
 
 def _in_case_of(model: str, word: str) -> str:

@@ -41,6 +41,16 @@ def prepare_to_learn(segmenter: Segmenter, config: SegmenterConfig) -> None:
     segmenter.fusion.keeps_activations = not config.checkpoint_activations
 
 
+def require_buildable(config: SegmenterConfig) -> None:
+    """Refuse a segmenter that cannot be made or cannot learn as its config says; no weights are made or read.
+
+    Raises:
+        ConfigError: As `Segmenter` and `prepare_to_learn`.
+    """
+    with torch.device("meta"):
+        prepare_to_learn(Segmenter(config.model_copy(update={"pretrained": False})), config)
+
+
 def plain_state(segmenter: nn.Module) -> dict[str, Tensor]:
     """Return the state of a segmenter as one without adapters has it; without adapters, its own tensors."""
     state: dict[str, Tensor] = dict(segmenter.state_dict())

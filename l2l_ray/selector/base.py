@@ -5,6 +5,7 @@ A selector is a torch module, also where it has no parameters, so that checkpoin
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from l2l_ray.confidence import estimated_iou
 from l2l_ray.config import SelectorConfig
-from l2l_ray.errors import DataError
+from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.selector.candidates import candidates_of
 from l2l_ray.selector.registry import spec_of
 from l2l_ray.types import Candidate, Evidence, Selection
@@ -128,11 +129,20 @@ class Selector(nn.Module, ABC):
 
 
 def take_step(module: nn.Module, optimizer: torch.optim.Optimizer | None, loss: Tensor) -> None:
-    """Take one optimiser step down the loss, the gradient's norm cut at `GRAD_CLIP`."""
+    """Take one optimiser step down the loss, the gradient's norm cut at `GRAD_CLIP`.
+
+    Raises:
+        ConfigError: The gradient is no number any more; nothing has been changed by it.
+    """
     assert optimizer is not None, f"{type(module).__name__} has parameters, so it has an optimiser"
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    nn.utils.clip_grad_norm_(module.parameters(), GRAD_CLIP)
+    norm = float(nn.utils.clip_grad_norm_(module.parameters(), GRAD_CLIP))
+    if not math.isfinite(norm):
+        raise ConfigError(
+            f"the selector's training has diverged: the gradient of a step is {norm}, expected a number; lower "
+            f"selector.lr, got {optimizer.param_groups[0]['lr']:g}, in a run under another name"
+        )
     optimizer.step()
 
 

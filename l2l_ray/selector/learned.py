@@ -15,6 +15,8 @@ from l2l_ray.selector.network import IMPOSSIBLE, PolicyInput, PolicyNetwork, dec
 from l2l_ray.selector.reward import truth_ious
 from l2l_ray.types import Candidate, Evidence
 
+ROUNDING = 1e-6  # of a value in [0, 1], single precision
+
 
 class LearnedSelector(PolicyNetwork, Selector):
     """The policy network as a selector; a subclass says how it learns."""
@@ -109,13 +111,15 @@ class LearnedSelector(PolicyNetwork, Selector):
 def best_threshold(scores: Float[Tensor, " N"], values: Float[Tensor, " N"], cost: float | Tensor) -> Float[Tensor, ""]:
     """Return the score from which on using labels pays most: the sum of value - cost over them is the largest.
 
-    Labels of one score are used together. Where no label pays, it lies just above the highest score.
+    Labels of one score are used together. Of cuts that pay the same, that which uses more is taken: at a cost of the
+    mean value, using all pays as much as using none. Where no label pays, it lies just above the highest score.
     """
     ordered, order = scores.sort(descending=True)
-    gained = (values[order] - cost).cumsum(0)
+    gained = (values[order].double() - cost).cumsum(0)
+    gained[gained.abs() < ROUNDING * len(gained)] = 0.0
     gained[:-1][ordered[1:] == ordered[:-1]] = -math.inf  # a cut among equals is none
-    gained = torch.cat([torch.zeros(1, device=scores.device), gained])
-    count = int(gained.argmax())
+    gained = torch.cat([gained.new_zeros(1), gained])
+    count = len(gained) - 1 - int(gained.flip(0).argmax())
     return ordered[count - 1] if count else ordered[0] + 1e-3
 
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from l2l_ray.confidence import estimated_iou
 from l2l_ray.config import SelectorConfig
-from l2l_ray.errors import DataError
+from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.selector.base import (
     GRAD_CLIP,
     Decision,
@@ -72,6 +74,15 @@ def test_what_does_not_learn_says_so(evidence_of):
     batch = UpdateBatch(LabeledEvidence(evidence_of(PROBS), PROBS), None, torch.Generator())
     with pytest.raises(NotImplementedError, match="AcceptAll is registered with learns=True, but has no `update`"):
         make_selector(SelectorConfig(name="accept_all")).update(None, batch)
+
+
+def test_a_step_by_what_is_no_number_is_refused_and_moves_nothing():
+    layer = nn.Linear(1, 1, bias=False)
+    before = layer.weight.item()
+    optimizer = torch.optim.SGD(layer.parameters(), lr=2.0)
+    with pytest.raises(ConfigError, match=r"gradient of a step is nan, expected a number; lower selector\.lr, got 2,"):
+        take_step(layer, optimizer, math.nan * layer.weight.sum())
+    assert layer.weight.item() == before
 
 
 @pytest.mark.parametrize(("slope", "moved"), [(0.1, 0.1), (30.0, GRAD_CLIP)])

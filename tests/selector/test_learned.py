@@ -183,6 +183,13 @@ def test_equal_scores_are_used_together():
     assert best_threshold(scores, values, 0.45).item() > 2, "-0.35 + 0.45 = 0.1, but -0.45 comes with it"
 
 
+@pytest.mark.parametrize("values", [[0.1, 0.2, 0.3, 0.7], [0.1, 0.2, 0.4, 0.7], [0.1, 0.2, 0.3 + 1e-6, 0.7]])
+def test_where_no_cut_beats_using_all_labels_all_are_used_whatever_rounding_does(values):
+    ious = torch.tensor(values)
+    assert best_threshold(torch.tensor([4.0, 3.0, 2.0, 1.0]), ious, ious.mean()).item() == 1
+    assert best_threshold(torch.tensor([4.0, 3.0, 2.0, 1.0]), ious, ious.mean() + 0.05).item() > 4
+
+
 def test_where_there_is_no_label_none_is_opened():
     scores = torch.tensor([1.0, IMPOSSIBLE, 3.0, IMPOSSIBLE])
     assert matching_shift(0.75, scores).item() == -1

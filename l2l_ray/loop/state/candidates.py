@@ -48,6 +48,7 @@ class Candidates:
     labeled_frac: float
     skips: list[Skip]
     hidden: int = 0  # train images whose masks are on disk and, as in a benchmark, not used
+    is_benchmark: bool = False  # where nobody says how many are labeled, that is `data.benchmark_frac`
     without_mask: tuple[str, ...] = ()  # pictures of texts without a mask on labeled images, one for each such text
     partly_labeled: frozenset[int] = frozenset()  # labeled images with texts that have no mask but a reviewed one
 
@@ -100,7 +101,8 @@ def find_candidates(config: RunConfig, dataset: ReferDataset) -> Candidates:
     whole, some = dataset.images_with_truth("train")
     if not some:
         raise DataError(NO_MASK)
-    labeled_ids, unlabeled_ids, frac = _split(dataset, data, whole, some)
+    is_benchmark = dataset.is_benchmark and len(whole) == len(dataset.image_ids("train"))
+    labeled_ids, unlabeled_ids, frac = _split(dataset, data, whole, some, is_benchmark)
     labeled, skips = dataset.labeled_examples(labeled_ids, max_words=data.max_words)
     known_refs = {example.ref_id for example in labeled}
     per_ref = config.loop.expressions_per_ref
@@ -120,13 +122,14 @@ def find_candidates(config: RunConfig, dataset: ReferDataset) -> Candidates:
         labeled_frac=frac,
         skips=_each_once([*_unlabeled_instead(skips), *left_out]),
         hidden=len(some.intersection(unlabeled_ids)),
+        is_benchmark=is_benchmark,
         without_mask=tuple(skip.path for skip in skips if skip.kind == _NO_MASK),
         partly_labeled=frozenset(dataset.partly_labeled(labeled_ids)) | {row.image_id for row in others_here},
     )
 
 
 def _split(
-    dataset: ReferDataset, data: DataConfig, whole: set[int], some: set[int]
+    dataset: ReferDataset, data: DataConfig, whole: set[int], some: set[int], is_benchmark: bool
 ) -> tuple[list[int], list[int], float]:
     """Return the labeled and the unlabeled train images, and which share of them is labeled."""
     image_ids = dataset.image_ids("train")
@@ -136,7 +139,7 @@ def _split(
             require_fraction(data.labeled_frac, len(labeled), len(image_ids))
         return labeled, unlabeled, plain_fraction(len(labeled), len(image_ids))
     frac = data.labeled_frac
-    if frac is None and dataset.is_benchmark and len(whole) == len(image_ids):
+    if frac is None and is_benchmark:
         frac = data.benchmark_frac
         if frac * len(image_ids) < 1:
             raise ConfigError(

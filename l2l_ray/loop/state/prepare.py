@@ -111,13 +111,17 @@ def prepare(config: RunConfig, run: RunFolder) -> RunData:
 
     Raises:
         DataError: The data set cannot be read or has changed since the run began, or too few labeled images are usable.
-        ConfigError: The share of labeled images cannot be had, or nothing can be written in the run's place.
+        ConfigError: The share of labeled images cannot be had, there is no segmenter as the config says, or nothing can
+            be written in the run's place.
     """
     before = Digests.load(run.path).last
     lost = [name for name in before if name.startswith(_MADE_HERE) and not (run.path / name).exists()]
     require_same_data(config, run)
     if run.examples_path("labeled").exists() and (run.path / "skips.jsonl").exists() and not lost:
         return _read(run)
+    from l2l_ray.segmenter.adapters import require_buildable  # transformers: whoever only reads a run needs none of it
+
+    require_buildable(config.segmenter)  # before the language model is asked for hours
     candidates = candidates_of(config)
     data, skips = _usable(config, run.methods, candidates)
     record = DataRecord() if config.data.root == EMBEDDED else candidates.record(DataRecord())
@@ -249,9 +253,11 @@ def _about_import(config: RunConfig) -> list[str]:
 
 def _about_masks(found: Candidates, data: DataConfig) -> list[str]:
     told = []
-    way_out = "--data.labeled_frac 1 uses them all, as this is a benchmark"
-    if data.split_file is not None or data.labeled_frac is not None:
-        way_out = f"leave data.{'labeled_frac' if data.split_file is None else 'split_file'} out to use every mask"
+    chosen = [name for name in ("split_file", "labeled_frac") if getattr(data, name) is not None]
+    left_out = f"leave {' and '.join(f'data.{name}' for name in chosen)} out to use every mask"
+    way_out = "--data.labeled_frac 1 uses them all, as this is a benchmark" if found.is_benchmark else left_out
+    if found.is_benchmark and data.split_file is not None:
+        way_out = "without data.split_file --data.labeled_frac 1 uses them all, as this is a benchmark"
     if found.hidden:
         told.append(f"the masks of {counted(found.hidden, 'photo')} are there but not used for training; {way_out}")
     if found.without_mask:

@@ -8,6 +8,7 @@ student in pieces (`pieces`), whose gradients add up.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ import torch
 from l2l_ray.config import AugmentConfig, LoopConfig, SegmenterConfig
 from l2l_ray.data.augment import flip_where, paste, strong_augment, weak_crop, weak_flip
 from l2l_ray.data.words import reworded, swap_left_right
+from l2l_ray.errors import ConfigError
 from l2l_ray.loop.inference.inputs import Inputs
 from l2l_ray.loop.inference.networks import run_segmenter
 from l2l_ray.loop.training.pieces import Pieces
@@ -169,7 +171,8 @@ def train_step(
     Returns:
         loss, loss_labeled, loss_unlabeled: this rank's share times the number of ranks, an estimate of the global loss.
     Raises:
-        ConfigError: There is not enough memory, and nothing is left to halve.
+        ConfigError: There is not enough memory, and nothing is left to halve; or the gradient is no number any more,
+            and nothing has been changed by it.
     """
     both = labeled if unlabeled is None else joined([labeled, unlabeled])
     count = len(labeled.inputs)
@@ -191,7 +194,12 @@ def train_step(
         return loss * world_size, torch.stack([loss, loss_labeled, loss_unlabeled]).detach()
 
     summed = (pieces or Pieces(None)).sum_of(losses_of, len(both.inputs), student, optimizer)
-    torch.nn.utils.clip_grad_norm_(student.parameters(), config.grad_clip)
+    norm = float(torch.nn.utils.clip_grad_norm_(student.parameters(), config.grad_clip))
+    if not math.isfinite(norm):
+        raise ConfigError(
+            f"training has diverged: the gradient of a step is {norm}, expected a number; lower loop.lr, got "
+            f"{config.lr:g}, in a run under another name"
+        )
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
     optimizer.step()

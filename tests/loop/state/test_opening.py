@@ -10,6 +10,7 @@ from l2l_ray.loop.state.prepare import RunData, prepare
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.types import Skip
 from tests.loop.partly_labeled import BAD_MASK, config_of, set_mask, write_partly
+from tests.whole_run import changed
 
 
 def _told(config: RunConfig) -> list[str]:
@@ -61,3 +62,9 @@ def test_it_says_that_masks_stay_hidden_and_what_uses_them(config: RunConfig, se
         "note       the masks of 3 photos are there but not used for training; leave data.labeled_frac out to use "
         "every mask"
     ) in opening_text(config, sets, []).splitlines()
+
+
+def test_of_a_benchmark_a_larger_share_uses_all_masks_and_leaving_it_out_does_not(smoke: RunConfig) -> None:
+    config = changed(smoke, data={"num_train_refs": 24, "num_eval_refs": 4, "labeled_frac": 0.5})
+    (line,) = (line for line in _told(config) if "not used for training" in line)
+    assert line.endswith("; --data.labeled_frac 1 uses them all, as this is a benchmark")

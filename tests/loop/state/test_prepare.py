@@ -96,6 +96,23 @@ def test_after_a_fraction_below_one_image_the_same_folder_starts_with_a_better_o
     assert len(prepare(config, RunFolder.open(config)).labeled) == 6
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"num_heads": 5}, "segmenter.width must be a multiple of num_heads = 5"),
+        ({"fusion_stride": 32}, "segmenter.fusion_stride must be one of the backbone's strides"),
+        ({"backbone": "/no/such/encoder"}, "segmenter.backbone"),
+    ],
+)
+def test_a_segmenter_that_cannot_be_is_refused_before_anything_is_written(
+    config: RunConfig, setting: dict[str, Any], message: str
+) -> None:
+    wrong = changed(config, segmenter=setting)
+    with pytest.raises(ConfigError, match=message):
+        prepare(wrong, RunFolder.open(wrong))
+    assert not wrong.run_dir.exists()
+
+
 def test_the_embedded_data_set_is_made_once_under_the_cache(smoke: RunConfig) -> None:
     config = changed(smoke, data={"num_train_refs": 8, "num_eval_refs": 4})
     root = data_root(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ import torch
 
 from l2l_ray.config import AugmentConfig, LoopConfig, SegmenterConfig
 from l2l_ray.data.words import swap_left_right
+from l2l_ray.errors import ConfigError
 from l2l_ray.loop.inference.inputs import Inputs
 from l2l_ray.loop.training.step import (
     TrainBatch,
@@ -105,6 +107,17 @@ def test_pixels_of_weight_zero_are_not_read(student: Segmenter, batch_of: Callab
     other = replace(unlabeled, target=torch.where(removed, 1 - unlabeled.target, unlabeled.target))
     first, second = (_gradients(student, labeled, batch)[0] for batch in (unlabeled, other))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_step_that_diverged_is_refused_and_moves_nothing(
+    student: Segmenter, batch_of: Callable[[int], TrainBatch]
+) -> None:
+    batch, optimizer = batch_of(1), make_optimizer(student, CONFIG)
+    broken = replace(batch, target=torch.full_like(batch.target, math.inf))
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    with pytest.raises(ConfigError, match=r"the gradient of a step is (nan|inf), expected a number; lower loop\.lr"):
+        train_step(student, optimizer, broken, None, CONFIG, 1.0)
+    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
 
 
 def test_a_batch_of_weight_zero_teaches_nothing(student: Segmenter, batch_of: Callable[[int], TrainBatch]) -> None:
