@@ -81,11 +81,11 @@ class _Collector:
         if "expression" not in values:
             raise BadValue("expression", None, "a text that is not empty", "say what the object is")
         split, category, key = values.get("split", "train"), values.get("category", ""), values.get("id")
-        said = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).digest()
-        if key is None and said in self._rows:
+        digest = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).digest()
+        if key is None and digest in self._rows:
             self._writer.notices.append(Notice(where, "it says the same as an earlier row, and is not used"))
             return []
-        self._rows |= {said} if key is None else set()
+        self._rows |= {digest} if key is None else set()
         path = file_below(self._image_root, values.get("image"), "image")
         name = path.relative_to(self._image_root).as_posix()
         header = read_header(path)
