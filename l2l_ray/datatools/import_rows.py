@@ -85,7 +85,6 @@ class _Collector:
         if key is None and digest in self._rows:
             self._writer.notices.append(Notice(where, "it says the same as an earlier row, and is not used"))
             return []
-        self._rows |= {digest} if key is None else set()
         path = file_below(self._image_root, values.get("image"), "image")
         name = path.relative_to(self._image_root).as_posix()
         header = read_header(path)
@@ -135,6 +134,7 @@ class _Collector:
             ref["sent_ids"].append(self._num_sentences)
             ref["sentences"].append(sentence(self._num_sentences, text))
         self._writer.notices += notices
+        self._rows |= {digest} if key is None else set()
         return problems
 
     def _new_ref(
