@@ -25,7 +25,7 @@ PHOTO = (640, 480)
 
 def measure(setup: Setup) -> dict[str, Any]:
     """Return times, masks per second, and whether both ways draw the same masks."""
-    model, dtype = _sam2(256 if setup.size == "tiny" else 1024).to(setup.device), pick_dtype("auto", setup.device)
+    model, dtype = _sam2(64 if setup.size == "tiny" else 1024).to(setup.device), pick_dtype("auto", setup.device)
     asked = [(picture, _prior(number)) for picture in map(_picture, range(PICTURES)) for number in range(BOXES)]
 
     def together(sam: Sam) -> list[Reply]:
