@@ -1,14 +1,16 @@
-"""Which device to use, whether bfloat16 is fast there, what to do without memory, and loading models quietly."""
+"""Which device to use, whether bfloat16 is fast there, no memory, no numbers any more, and loading models quietly."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import torch
+from torch import nn
 
 from l2l_ray.errors import ConfigError
 
@@ -39,6 +41,25 @@ def pick_dtype(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     return "bfloat16" if fast_bfloat16(device.type) else "float32"
+
+
+def clip_gradient(module: nn.Module, limit: float, setting: str, rate: float) -> None:
+    """Cut the norm of a module's gradient at a limit.
+
+    Args:
+        module: Whose gradients are there.
+        limit: Of the norm.
+        setting: The learning rate's, for the message.
+        rate: Its value.
+    Raises:
+        ConfigError: The gradient is no number any more.
+    """
+    norm = float(nn.utils.clip_grad_norm_(module.parameters(), limit))
+    if not math.isfinite(norm):
+        raise ConfigError(
+            f"training has diverged: the gradient of a step is {norm}, expected a number; lower {setting}, got "
+            f"{rate:g}, in a run under another name"
+        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -69,7 +69,7 @@ def work(task: Task, records: Records, folder: Path, run_root: str | None, keep:
 
 
 def _run(task: Task, config: RunConfig, digest: str) -> tuple[RunFolder, Cost]:
-    require_own(config, digest)
+    remove_foreign(config, digest)
     run = RunFolder.open(continued(config))
     cost = Cost(_beside(config, "cost.json"))
     cost.begin("priors")
@@ -83,7 +83,7 @@ def _run(task: Task, config: RunConfig, digest: str) -> tuple[RunFolder, Cost]:
     return finished, cost
 
 
-def require_own(config: RunConfig, digest: str) -> None:
+def remove_foreign(config: RunConfig, digest: str) -> None:
     """Remove a run that cannot become the row: other settings, code, models or another kind of processor began it.
 
     What is begun here next is noted beside it.

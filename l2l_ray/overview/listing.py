@@ -318,8 +318,8 @@ def _words(command: str) -> list[str]:
 
 def _stopped_by_sweep(path: Path) -> int | None:
     """Return the version at which a run's sweep stopped it, for good; None = it did not."""
-    events = [event for event in SweepFolder(path.parent).events() if event["trial"] == path.name]
-    return events[-1].get("version") if events and events[-1]["event"] == "stopped" else None
+    last = SweepFolder(path.parent).last_events().get(path.name, {})
+    return last.get("version") if last.get("event") == "stopped" else None
 
 
 def _sweep_command(folder: Path) -> str:

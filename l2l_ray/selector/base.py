@@ -5,7 +5,6 @@ A selector is a torch module, also where it has no parameters, so that checkpoin
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 
 from l2l_ray.confidence import estimated_iou
 from l2l_ray.config import SelectorConfig
-from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.device import clip_gradient
+from l2l_ray.errors import DataError
 from l2l_ray.selector.candidates import candidates_of
 from l2l_ray.selector.registry import spec_of
 from l2l_ray.types import Candidate, Evidence, Selection
@@ -137,12 +137,7 @@ def take_step(module: nn.Module, optimizer: torch.optim.Optimizer | None, loss: 
     assert optimizer is not None, f"{type(module).__name__} has parameters, so it has an optimiser"
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    norm = float(nn.utils.clip_grad_norm_(module.parameters(), GRAD_CLIP))
-    if not math.isfinite(norm):
-        raise ConfigError(
-            f"the selector's training has diverged: the gradient of a step is {norm}, expected a number; lower "
-            f"selector.lr, got {optimizer.param_groups[0]['lr']:g}, in a run under another name"
-        )
+    clip_gradient(module, GRAD_CLIP, "selector.lr", optimizer.param_groups[0]["lr"])
     optimizer.step()
 
 

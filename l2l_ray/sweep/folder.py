@@ -137,6 +137,10 @@ class SweepFolder:
         """Read the log back; what is no event is left out: at worst its trial goes on from its own folder."""
         return [event for event in read_records(self.path / "trials.jsonl") if {"event", "trial"} <= event.keys()]
 
+    def last_events(self) -> dict[str, dict[str, Any]]:
+        """Return what was last said of each trial, by id."""
+        return {event["trial"]: event for event in self.events()}
+
     def open_trials(self, trials: Sequence[Trial]) -> list[Trial]:
         """Return the trials that are to be run: neither finished nor stopped; a failed one is tried again."""
         outcomes = self.outcomes(trials)
@@ -144,7 +148,7 @@ class SweepFolder:
 
     def outcomes(self, trials: Sequence[Trial]) -> dict[str, Outcome]:
         """Return what is known of each trial, by id."""
-        last = {event["trial"]: event for event in self.events()}
+        last = self.last_events()
         return {trial.id: _outcome(trial, last.get(trial.id)) for trial in trials}
 
     def unseen(self, trials: Sequence[Trial], wait_s: float = SEEN_TIMEOUT_S) -> list[str]:

@@ -143,69 +143,6 @@ def test_an_expression_of_two_objects_needs_an_id(own: Import, tmp_path: Path) -
     assert with_mask == ["two"]
 
 
-def test_a_table_of_objects_that_no_row_tells_apart_comes_again_without_a_word(own: Import, tmp_path: Path) -> None:
-    draw(tmp_path / "photos" / "e.png", 5)
-    cups = [{"image": "e.png", "expression": "cup", "polygon": LEFT}, {"image": "e.png", "expression": "cup"}]
-    own([*cups, cups[1]], "--update")
-    before = own_refs(tmp_path / "root")
-    assert len([ref for ref in before if ref["sentences"][0]["sent"] == "cup"]) == 2, "the third says what another said"
-    status, printed = own([*cups, cups[1]], "--update")
-    assert status == 0 and "0 corrected, 5 unchanged" in printed, printed
-    status, printed = own([{"image": "e.png", "expression": "cup", "polygon": RIGHT}], "--update")
-    assert status == 1 and "give the row the `id` that the meant one was imported with, or the `sent_id`" in printed
-    assert own_refs(tmp_path / "root") == before
-
-
-@pytest.mark.parametrize("blank", ["", "  "])
-def test_an_id_that_is_empty_is_none(own: Import, tmp_path: Path, blank: str) -> None:
-    draw(tmp_path / "photos" / "e.png", 5)
-    rows = [
-        {"image": "e.png", "expression": "left man", "id": blank, "polygon": LEFT},
-        {"image": "e.png", "expression": "right dog", "id": blank, "split": blank},
-    ]
-    status, printed = own(rows, "--update")
-    assert status == 0 and "2 new objects" in printed, printed
-    refs = [ref for ref in own_refs(tmp_path / "root") if ref["image_id"] == 4]
-    assert ["ann_id" in ref for ref in refs] == [True, False] and not any("source_id" in ref for ref in refs)
-
-
-def test_a_text_that_was_set_apart_is_meant_by_the_id_of_its_object_too(own: Import, tmp_path: Path) -> None:
-    draw(tmp_path / "photos" / "e.png", 5)
-    own([{"image": "e.png", "expression": ["cat", "dog"], "id": "x", "polygon": LEFT}], "--update")
-    own([{"image": "e.png", "expression": "cat", "no_target": True}], "--update")
-    status, printed = own([{"image": "e.png", "expression": "cat", "id": "x", "polygon": RIGHT}], "--update")
-    assert status == 0 and "1 corrected" in printed, printed
-    masks = own_masks(tmp_path / "root")
-    assert masks["cat"] == polygon_rle(RIGHT) and masks["dog"] == polygon_rle(LEFT)
-
-
-def test_two_who_differ_about_a_text_change_nothing_however_often(own: Import, tmp_path: Path) -> None:
-    draw(tmp_path / "photos" / "e.png", 5)
-    own([{"image": "e.png", "expression": ["cat", "dog"], "id": "x"}], "--update")
-    before = own_refs(tmp_path / "root")
-    rows = [
-        {"image": "e.png", "expression": "cat", "polygon": LEFT, "id": "x"},
-        {"image": "e.png", "expression": "cat", "no_target": True, "id": "y"},
-    ]
-    for _ in range(2):
-        status, printed = own(rows, "--update")
-        assert status == 1 and "two corrections: got 2 different masks" in printed, printed
-        assert own_refs(tmp_path / "root") == before
-
-
-def test_tables_that_are_links_to_those_of_another_data_set_leave_that_as_it_is(own: Import, tmp_path: Path) -> None:
-    folder, other = tmp_path / "root" / "own", tmp_path / "root" / "other"
-    folder.rename(other)
-    folder.mkdir()
-    for path in other.iterdir():
-        (folder / path.name).symlink_to(path)
-    before = {path.name: path.read_bytes() for path in other.iterdir()}
-    status, printed = own([{"image": "a.png", "expression": "left cat", "polygon": RIGHT}], "--update")
-    assert status == 0 and "1 corrected" in printed, printed
-    assert {path.name: path.read_bytes() for path in other.iterdir()} == before
-    assert own_masks(tmp_path / "root")["left cat"] == polygon_rle(RIGHT)
-
-
 def test_a_split_file_of_before_is_refused_by_name(
     own: Import, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -253,11 +253,12 @@ def _about_import(config: RunConfig) -> list[str]:
 
 def _about_masks(found: Candidates, data: DataConfig) -> list[str]:
     told = []
-    chosen = [name for name in ("split_file", "labeled_frac") if getattr(data, name) is not None]
-    left_out = f"leave {' and '.join(f'data.{name}' for name in chosen)} out to use every mask"
-    way_out = "--data.labeled_frac 1 uses them all, as this is a benchmark" if found.is_benchmark else left_out
-    if found.is_benchmark and data.split_file is not None:
-        way_out = "without data.split_file --data.labeled_frac 1 uses them all, as this is a benchmark"
+    if found.is_benchmark:
+        before = "" if data.split_file is None else "without data.split_file "
+        way_out = f"{before}--data.labeled_frac 1 uses them all, as this is a benchmark"
+    else:
+        given = [f"data.{name}" for name in ("split_file", "labeled_frac") if getattr(data, name) is not None]
+        way_out = f"leave {' and '.join(given)} out to use every mask"
     if found.hidden:
         told.append(f"the masks of {counted(found.hidden, 'photo')} are there but not used for training; {way_out}")
     if found.without_mask:

@@ -8,7 +8,6 @@ student in pieces (`pieces`), whose gradients add up.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ import torch
 from l2l_ray.config import AugmentConfig, LoopConfig, SegmenterConfig
 from l2l_ray.data.augment import flip_where, paste, strong_augment, weak_crop, weak_flip
 from l2l_ray.data.words import reworded, swap_left_right
-from l2l_ray.errors import ConfigError
+from l2l_ray.device import clip_gradient
 from l2l_ray.loop.inference.inputs import Inputs
 from l2l_ray.loop.inference.networks import run_segmenter
 from l2l_ray.loop.training.pieces import Pieces
@@ -194,12 +193,7 @@ def train_step(
         return loss * world_size, torch.stack([loss, loss_labeled, loss_unlabeled]).detach()
 
     summed = (pieces or Pieces(None)).sum_of(losses_of, len(both.inputs), student, optimizer)
-    norm = float(torch.nn.utils.clip_grad_norm_(student.parameters(), config.grad_clip))
-    if not math.isfinite(norm):
-        raise ConfigError(
-            f"training has diverged: the gradient of a step is {norm}, expected a number; lower loop.lr, got "
-            f"{config.lr:g}, in a run under another name"
-        )
+    clip_gradient(student, config.grad_clip, "loop.lr", config.lr)
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
     optimizer.step()

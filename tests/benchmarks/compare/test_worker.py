@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compare.worker import require_own
+from benchmarks.compare.worker import remove_foreign
 from l2l_ray.config import save_config, smoke_config
 
 
@@ -20,10 +20,10 @@ def test_a_run_goes_on_where_processor_and_digest_began_it_alone(
         save_config(config, config.run_dir / "config.yaml")
         mark = config.run_dir / "mark"
         mark.touch()
-        require_own(config, digest)
+        remove_foreign(config, digest)
         return mark.exists()
 
-    require_own(config, "first")
+    remove_foreign(config, "first")
     assert goes_on("first") and goes_on("first")
     assert not goes_on("second"), "of other code or models"
     assert goes_on("second")
