@@ -117,6 +117,7 @@ def _row(row: Row, by_row: dict[str, BySeed]) -> dict[str, Any]:
         "all": spread_of([{"mean_iou": _mean_iou(record)} for record in found]),
         "val_by_version": mean_of([record.val_by_version for record in found]),
         "rounds": mean_of([record.rounds for record in found]),
+        "calibration_error_by_seed": [record.rounds[-1]["reliability"]["ece"] for record in found if record.rounds],
         "gate_open": mean_of([record.gate_open for record in found]),
         "cost_s": spread_of([{"all": record.cost_s(), **record.seconds} for record in found]),
     }

@@ -61,7 +61,7 @@ def main_table(table: Figures, groups: Sequence[str] | None = None) -> str:
 def label_table(table: Figures) -> str:
     """Return how good each row's labels were in the first and the last round, against hidden truth."""
     head = ["", "used", "IoU of the used", "right", "wrong object", "object precision", "object recall"]
-    head += ["other than guided", "AUC", "open gap", "wrong again"]
+    head += ["other than guided", "AUC", "open gap", "wrong again", "calibration error"]
     lines = [head, ["---"] * len(head)]
     for row in table["rows"]:
         if rounds := row["rounds"]:
@@ -84,6 +84,7 @@ def _label_cells(found: Figures, gate_open: Sequence[Figures], number: int) -> l
         percent(found["ordering"]["gate"]["auc"]),
         percent(gap),
         percent((found.get("wrong_before") or {}).get("again_frac")),
+        percent(found["reliability"]["ece"]),
     ]
 
 

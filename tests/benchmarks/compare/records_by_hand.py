@@ -9,7 +9,7 @@ from benchmarks.compare.rows import Task
 from benchmarks.compare.runner import Comparison
 
 
-def labels(mean_iou: float | None = 0.6, used: float = 0.5) -> dict[str, Any]:
+def labels(mean_iou: float | None = 0.6, used: float = 0.5, ece: float = 0.03) -> dict[str, Any]:
     """Return one round's figures of labels."""
     found = {"num": 10, "num_used": 5, "used_frac": used, "mean_iou": mean_iou, "right_frac": 0.7}
     found |= {"wrong_object_frac": 0.1, "poor_outline_frac": 0.2}
@@ -22,6 +22,7 @@ def labels(mean_iou: float | None = 0.6, used: float = 0.5) -> dict[str, Any]:
         "object_precision": 0.7,
         "object_recall": 0.3,
         "ordering": {"gate": gate},
+        "reliability": {"num": 10, "ece": ece, "bins": []},
     }
 
 

@@ -22,7 +22,7 @@ from benchmarks.compare.tables import (
     text_tables,
 )
 from l2l_ray.errors import DataError
-from tests.benchmarks.compare.records_by_hand import record, save
+from tests.benchmarks.compare.records_by_hand import labels, record, save
 
 ROWS = ("l2l", "accept_all", "pwa", "sample_oracle", "l2l_biased")
 # Sums of IoU on two images with two and one sentences, per seed; means .5, .6 | .4, .4 | .5, .6 | .6, .7 | .45, .55
@@ -41,7 +41,7 @@ def results(tmp_path: Path) -> Path:
     comparison = Comparison([], tmp_path / "compare", None)
     for row in ROWS:
         for seed, sums in zip((10, 11), SUMS[row], strict=True):
-            save(comparison, Task("refshapes", "5pct", seed, row), sums)
+            save(comparison, Task("refshapes", "5pct", seed, row), sums, rounds=[labels(), labels(ece=seed / 250)])
     return tmp_path
 
 
@@ -51,6 +51,7 @@ def test_the_table_by_hand(results: Path) -> None:
     rows = {row["row"]: row for row in table["rows"]}
     assert list(rows) == ["l2l", "accept_all", "pwa", "sample_oracle", "l2l_biased"]
     assert rows["l2l"]["all"]["mean_iou"] == pytest.approx({"mean": 0.55, "std": 0.0707107})
+    assert rows["l2l"]["calibration_error_by_seed"] == [0.04, 0.044]  # of the last round
     found = rows["accept_all"]["versus_minus_this"]
     assert found["by_seed"] == pytest.approx([0.1, 0.2]) and found["diff"] == pytest.approx(0.15)
     # Standard error 0.05, times 12.706 for one degree of freedom.
@@ -82,6 +83,7 @@ def test_the_tables_in_words(results: Path) -> None:
     (of_l2l,) = (line for line in label_table(table).splitlines() if "**" in line)
     assert of_l2l.startswith("| **L2L (RPLE)** | 50.0 → 50.0 | 60.0 → 60.0 | 70.0 → 70.0 | 10.0 → 10.0 |")
     assert "| 30.0 → 30.0 | 20.0 → 20.0 | 90.0 → 90.0 |" in of_l2l  # object recall, other candidates, AUC
+    assert of_l2l.endswith("| 3.0 → 4.2 |")  # calibration error: of the last round .04 and .044
     assert "| L2L (RPLE), biased prior | 50.0 ± 7.1 | +5.00 | +5.00 to +5.00 |  |  |" in biased_table(table)
 
 
