@@ -14,7 +14,7 @@ SUBMIT = . .ray/env && $(BIN)/ray job submit -- python jobs/selfevolve.py
 # Compiled files are kept: without them every test process, and every actor that one starts, compiles all of it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install demo compare smoke chaos test test-slow test-gpu check audit format cluster-up cluster-down clean
+.PHONY: install demo compare smoke chaos test test-slow test-gpu test-with check audit format cluster-up cluster-down clean
 
 install: $(STAMP)
 
@@ -55,6 +55,18 @@ test-slow: $(STAMP)
 
 test-gpu: $(STAMP)
 	$(PYTHON) -m pytest -q -m gpu
+
+# Networks, priors, selectors and the loop without Ray, under other versions of torch and transformers; by default the
+# oldest that pyproject.toml allows. What libraries of another day call deprecated is no failure. 5 GB of downloads.
+TORCH ?= 2.11.0
+TRANSFORMERS ?= 5.17.0
+OTHER = .with/torch-$(TORCH)-transformers-$(TRANSFORMERS)
+test-with:
+	test -x $(OTHER)/bin/python || $(BASE_PYTHON) -m venv $(OTHER)
+	$(OTHER)/bin/pip install -q torch==$(TORCH) 'transformers[serving]==$(TRANSFORMERS)' -e '.[lora,onnx]' \
+	  beartype hypothesis pytest pytest-timeout python-multipart
+	$(OTHER)/bin/python -m pytest -q -o filterwarnings=default tests/data tests/refshapes tests/prior tests/segmenter \
+	  tests/selector tests/loop tests/embedded tests/test_predictor.py tests/test_saved_model.py
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
