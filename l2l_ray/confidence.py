@@ -72,13 +72,16 @@ def label_confidence(curve: Curve, labels: Bool[Tensor, "B G G"], scores: Float[
     return torch.where(labels.flatten(1).any(1), torch.from_numpy(curve(scores.cpu().numpy())).to(scores), NO_CELL)
 
 
-def prediction_confidence(curve: Curve | None, logits: Float[Tensor, "G G"]) -> float:
-    """Return the confidence of a model's mask.
+def prediction_confidence(curve: Curve | None, logits: Float[Tensor, "G G"], has_pixel: bool) -> float:
+    """Return the confidence of a model's mask; `NO_CELL` where nothing of it is left at the image's own size.
 
     Args:
         curve: What the model's estimates mean; None = nobody knows, and they are taken as they are.
         logits: On the grid, where those estimates were looked at, too.
+        has_pixel: Whether the mask has a pixel at the image's own size: one cell's may be lost between pixels.
     """
+    if not has_pixel:
+        return NO_CELL
     probs = logits.float().sigmoid()
     mask = probs > 0.5
     estimate = float(estimated_iou(mask, probs))

@@ -203,9 +203,12 @@ def _what_it_takes(promise: Promise, steps: Sequence[_Step], images: int) -> str
 
 
 def _what_could_be(promise: Promise, steps: Sequence[_Step]) -> str:
+    shares = [share for share in _LOWER_SHARES if share < promise.share]
+    if not shares:
+        return "ask for a lower IoU"
     tries = len(_LOWER_SHARES)
     certainty = round(1 - (1 - promise.certainty) / tries, 12)
-    for share in (share for share in _LOWER_SHARES if share < promise.share):
+    for share in shares:
         lower = Promise(promise.iou, share, certainty)
         if _largest(lower, steps):
             return f"'{lower}' can, so much surer because it was picked out of up to {tries} by these images"

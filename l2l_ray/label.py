@@ -210,8 +210,10 @@ def dry_run(source: Source, config: RunConfig, say: Say) -> int:
             say(f"nothing would be done: {ready.run_dir} is finished and nothing has changed since")
             return status
         run = RunFolder(trial.run_dir, trial)
+        if not (Path(config.data.root) / config.data.dataset / PROBLEMS_FILE).exists():
+            (Path(trial.data.root) / trial.data.dataset / PROBLEMS_FILE).unlink(missing_ok=True)  # said above
         data = prepare(trial, run)
-        say(opening_text(trial, data, run.skips()))
+        say(_meant(opening_text(trial, data, run.skips()), trial.data.root, config.data.root))
         say(f"would take {estimate(trial, data).line}; less where the language model was asked the same before")
     say(f"would write {ready.run_dir}; nothing was kept: leave --dry-run out to begin")
     return status

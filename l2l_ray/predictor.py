@@ -265,7 +265,7 @@ class Predictor:
         probs = grid_logits_to_native(logits, height, width).sigmoid().numpy()
         pixels = np.asarray(opened.picture)
         facts = self._facts
-        confidence = prediction_confidence(facts.curve, logits)
+        confidence = prediction_confidence(facts.curve, logits, bool((probs > 0.5).any()))
         return Prediction(opened.item, opened.expression, pixels, probs, prior, facts.method, facts.version, confidence)
 
     def _prior(self, opened: _Opened, reply: Reply | None) -> Prior:

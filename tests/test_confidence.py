@@ -55,12 +55,14 @@ def test_half_precision_is_added_up_in_full() -> None:
 def test_an_estimate_nobody_knows_the_meaning_of_stays_as_it_is() -> None:
     logits = torch.tensor([[0.9, 0.6], [0.25, 0.25]]).logit()
     estimate = 1.5 / (2 + 0.5)
-    assert prediction_confidence(None, logits) == pytest.approx(estimate)
-    assert prediction_confidence(Curve((0.0, 1.0), (0.0, 0.5)), logits) == pytest.approx(estimate / 2)
+    assert prediction_confidence(None, logits, True) == pytest.approx(estimate)
+    assert prediction_confidence(Curve((0.0, 1.0), (0.0, 0.5)), logits, True) == pytest.approx(estimate / 2)
 
 
 def test_what_has_no_cell_has_the_lowest_confidence_whatever_a_curve_says_of_its_score() -> None:
     curve = Curve((0.0, 1.0), (0.4, 0.8))
     labels = torch.tensor([[[T, F]], [[F, F]]])
     assert label_confidence(curve, labels, torch.tensor([0.5, 0.5])).tolist() == pytest.approx([0.6, NO_CELL])
-    assert prediction_confidence(curve, torch.tensor([[-1.0, -2.0]])) == NO_CELL
+    assert prediction_confidence(curve, torch.tensor([[-1.0, -2.0]]), False) == NO_CELL
+    # A cell above 0.5 of which no pixel of the photo is.
+    assert prediction_confidence(curve, torch.tensor([[0.1, -9.0]]), False) == NO_CELL

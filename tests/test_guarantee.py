@@ -91,6 +91,8 @@ def test_what_cannot_be_given_says_what_can_and_what_it_would_take() -> None:
         ConfigError, match="help; nor can a lower share down to 50% of labels with an IoU of 0.5 at 99%"
     ):
         require_guarantee(PROMISE, falling(0, 50))
+    with pytest.raises(ConfigError, match="would not help; ask for a lower IoU"):  # there is no lower share to try
+        require_guarantee(Promise(0.5, 0.5, 0.9), falling(0, 50))
     with pytest.raises(ConfigError, match="nothing is known of the others"):
         require_guarantee(PROMISE, Checked([], [], []))
     with pytest.raises(ConfigError, match="it would take about 2 more"):

@@ -119,6 +119,18 @@ def test_a_dry_run_says_what_and_how_long_and_keeps_nothing(
     assert _home(tmp_path) == []
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_a_dry_run_names_no_file_that_it_does_not_keep(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "none.jpg").write_text("no photo")
+    (photos / "none.txt").write_text("left star")
+    cli.main(["label", str(photos), *QUICK, "--dry-run"])
+    printed = capsys.readouterr()
+    assert "none.jpg" in printed.out + printed.err
+    assert "import-problems.txt" not in printed.out and "l2l-dry-" not in printed.out
+
+
 def test_two_sources_of_one_name_do_not_become_one(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

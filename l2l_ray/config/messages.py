@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from l2l_ray.config.fields import Section, config_fields
+from l2l_ray.selector.registry import SelectorNotFound
 
 SEE_HELP = "`--help-all` and docs/config.md list every field"
 
@@ -22,6 +23,12 @@ def explain(error: ValidationError, model: type[Section]) -> str:
     """
     known = {field.path: field.info.description for field in config_fields(model)}
     return "; ".join(_sentence(item, known) for item in error.errors())
+
+
+def selector_not_found(error: ValidationError) -> str:
+    """Return which module of somebody's own selector cannot be imported and what to do, "" where that is not it."""
+    causes = (item.get("ctx", {}).get("error") for item in error.errors())
+    return next((str(cause) for cause in causes if isinstance(cause, SelectorNotFound)), "")
 
 
 def meant(names: Iterable[str], known: Iterable[str]) -> str:

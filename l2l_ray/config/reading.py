@@ -20,7 +20,7 @@ from l2l_ray.config.advice import toy_models
 from l2l_ray.config.effects import Command, notices
 from l2l_ray.config.fields import config_fields
 from l2l_ray.config.help import short_help
-from l2l_ray.config.messages import SEE_HELP, explain, meant
+from l2l_ray.config.messages import SEE_HELP, explain, meant, selector_not_found
 from l2l_ray.config.places import is_submitted
 from l2l_ray.config.presets import PRESETS, RENAMED
 from l2l_ray.config.run import RunConfig
@@ -126,6 +126,8 @@ def read_config(path: Path) -> RunConfig:
     try:
         return RunConfig.model_validate(_read_yaml(path))
     except ValidationError as error:
+        if missing := selector_not_found(error):
+            raise ConfigError(f"{path}: {missing}") from None
         raise ConfigError(
             f"{path} is no config of this version of the code; what another version made is read with that version "
             f"(env.json beside it names it), or start another run: {explain(error, RunConfig)}"

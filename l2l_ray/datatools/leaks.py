@@ -83,7 +83,8 @@ def parse_part(word: str, is_train: bool) -> Part:
     splits = tuple(names.split(",")) if names else tuple(usual)
     if not splits or set(splits) - set(inventory.splits):
         raise DataError(
-            f"{word}: no refs in {splits or 'these splits'}; {place} has {inventory.splits}; name one of these"
+            f"{word}: no refs in {', '.join(splits) or ('train' if is_train else 'any split but train')}; {place} has "
+            f"{', '.join(inventory.splits) or 'no split'}; name one that it has, as {place}:{(*inventory.splits, 'train')[0]}"
         )
     return Part(inventory, splits)
 

@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 
 from l2l_ray.config import EMBEDDED, RunConfig
+from l2l_ray.config.messages import selector_not_found
 from l2l_ray.errors import DataError, one_line
 from l2l_ray.loop.progress import done_frac
 from l2l_ray.loop.state.digests import Digests
@@ -33,7 +34,7 @@ from l2l_ray.storage import StorePath
 from l2l_ray.sweep.folder import SweepFolder
 from l2l_ray.wording import first_of
 
-State = Literal["running", "stopped", "finished", "damaged", "of another version"]
+State = Literal["running", "stopped", "finished", "damaged", "selector not found", "of another version"]
 
 MARKS = ("config.yaml", "env.json", "ledger.jsonl", "FINISHED", LEASE)  # a run without its config is one, too
 DEPTH = 4  # compare/<data set>/<row> is three levels deep
@@ -191,11 +192,13 @@ def _read(run: ListedRun, files: _Files) -> ListedRun:
     try:
         config = RunConfig.model_validate(record.config)
     except ValidationError as error:
+        who = f"; held by {holder.words}" if is_alive and holder else ""
+        if missing := selector_not_found(error):
+            return replace(run, state="selector not found", detail=f"{missing}{who}")
         versions = record.env.get("versions")
         version = versions.get("l2l-ray") if isinstance(versions, Mapping) else None
         made = f"made by l2l-ray {version} ({record.env.get('git')})" if version else "of an unknown version of l2l-ray"
         fields = first_of(".".join(map(str, item["loc"])) or item["msg"] for item in error.errors())
-        who = f"; held by {holder.words}" if is_alive and holder else ""
         return replace(
             run, state="of another version", detail=f"{made}, whose settings this one does not read ({fields}){who}"
         )

@@ -20,6 +20,10 @@ from l2l_ray.errors import ConfigError
 PRIOR_ONLY = "prior_only"  # the zero-shot row of every table: the prior's mask itself; nobody can choose it
 
 
+class SelectorNotFound(ConfigError):
+    """The module of somebody's own selector cannot be imported here."""
+
+
 @dataclass(frozen=True)
 class SelectorSpec:
     """What the program knows of one selector without importing it.
@@ -132,7 +136,7 @@ def _import_own(name: str) -> None:
     try:
         import_module(module)
     except (ImportError, TypeError, ValueError) as error:  # the last two: the module's name is none, as in ".mine"
-        raise ConfigError(
+        raise SelectorNotFound(
             f"selector {name!r}: module {module!r} cannot be imported: {error}; put its folder on PYTHONPATH, on every "
             "machine of the run"
         ) from error

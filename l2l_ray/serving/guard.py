@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -57,6 +58,9 @@ class Guard:
         open_paths: Open to everybody; they hold no data. Without the prefix that the server puts before all paths.
         addresses: Under which people open the server, such as `http://127.0.0.1:8001`; None = any. Where they are
             given, requests for another `Host`, and from other sites, are refused.
+
+    Raises:
+        ValueError: An address names no host.
     """
 
     def __init__(
@@ -67,7 +71,9 @@ class Guard:
         addresses: Collection[str] | None = None,
     ) -> None:
         self._app, self._token_sha256, self._open_paths, self._addresses = app, token_sha256, open_paths, addresses
-        self._hosts = {address.partition("://")[2] for address in addresses or ()}
+        self._hosts = {urlsplit(address).netloc for address in addresses or ()}
+        if "" in self._hosts:
+            raise ValueError(f"an address is like http://127.0.0.1:8001, got {sorted(addresses or ())}")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""

@@ -133,6 +133,13 @@ def test_a_saved_config_of_another_version_names_the_file_and_field(tmp_path: Pa
         read_config(Path(path))
 
 
+def test_a_saved_config_whose_selector_is_not_found_here_is_not_called_of_another_version(tmp_path: Path) -> None:
+    content = RunConfig().model_dump(mode="json")
+    path = _file(tmp_path, yaml.safe_dump({**content, "selector": {**content["selector"], "name": "my_rules:mine"}}))
+    with pytest.raises(ConfigError, match=r"run\.yaml: selector 'my_rules:mine': .*; put its folder on PYTHONPATH"):
+        read_config(Path(path))
+
+
 def test_what_was_set_and_has_no_effect_is_said_once_and_the_rest_is_not(caplog: pytest.LogCaptureFixture) -> None:
     load_config(["--prior.temperature", "0.5", "--loop.rounds", "2", "--cluster.num_workers", "2"], "job")
     (record,) = caplog.records

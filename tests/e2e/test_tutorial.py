@@ -20,7 +20,7 @@ QUICK = ["--preset", "smoke"]  # a minute instead of several; the page's command
 
 def _review(run: Path) -> int:
     """Accept the first two labels that mark something and reject the third; return how many were accepted."""
-    app = make_app(run, "anna", sha256_of(TOKEN), frozenset({HOST}))
+    app = make_app(run, "anna", sha256_of(TOKEN), frozenset({f"http://{HOST}"}))
     with TestClient(app, base_url=f"http://{HOST}", headers={"authorization": f"Bearer {TOKEN}"}) as client:
         rows = client.get("/api/labels").json()["rows"]
         found = (client.get(f"/api/labels/{row['sent_id']}").json() for row in rows)

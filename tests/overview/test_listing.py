@@ -194,6 +194,14 @@ def test_a_run_of_another_version_is_named_with_what_made_it(copied: Copy) -> No
     assert listed(run).detail.startswith("of an unknown version")
 
 
+def test_a_run_whose_selector_is_not_found_here_says_where_to_put_it(copied: Copy) -> None:
+    run = copied(without=())
+    text = (run.path / "config.yaml").read_text()
+    (run.path / "config.yaml").write_text(text.replace("name: l2l", "name: my_rules:mean_certainty"))
+    found = listed(run)
+    assert found.state == "selector not found" and "put its folder on PYTHONPATH" in found.detail
+
+
 @pytest.mark.parametrize("content", ['{"pid": "x", "started": "y", "process": 4}', "{", "[]", "\0"])
 def test_a_lease_that_is_none_hides_nothing(copied: Copy, content: str) -> None:
     run = copied(without=())

@@ -245,7 +245,7 @@ def _predictions(
                 example.without_truth(),  # rows of an evaluation split have some
                 encode(mask.numpy()),
                 None,
-                prediction_confidence(curve, logits),
+                prediction_confidence(curve, logits, bool(mask.any())),
                 None,
                 {**about, "prior_key": priors[example.sent_id].key},
                 split_of_items,

@@ -17,7 +17,7 @@ import numpy as np
 
 from l2l_ray.calibration import Curve
 from l2l_ray.confidence import prediction_confidence
-from l2l_ray.data.masks import decode
+from l2l_ray.data.masks import decode, grid_logits_to_native
 from l2l_ray.data.pixels import BadPicture, read_rgb
 from l2l_ray.errors import ConfigError
 from l2l_ray.loop.inference.engine import InferenceEngine, PanelData
@@ -161,6 +161,7 @@ def _panel(
     selection = data.selection
     target, accepted = (np.asarray(t[row].cpu().numpy()) for t in (selection.target, selection.accepted))
     final = data.final[row].float().sigmoid()
+    native = grid_logits_to_native(data.final[row], example.height_px, example.width_px)
     box = _box(prior)
     return ExamplePanel(
         sent_id=example.sent_id,
@@ -177,7 +178,7 @@ def _panel(
         final=np.asarray(final.cpu().numpy()),
         truth=decode(example.mask_rle).astype(np.float32) if isinstance(example, LabeledExample) else None,
         file=Path(example.image_path).name,
-        confidence=prediction_confidence(curve, data.final[row]),
+        confidence=prediction_confidence(curve, data.final[row], bool((native > 0).any())),
     )
 
 
