@@ -42,6 +42,9 @@ from l2l_ray.loop.state.plan import EvalItem, LabelItem, WorkItem
 
 logger = logging.getLogger(__name__)
 
+# Nice levels: a version is measured while the next one is trained, perhaps on the same cores, and nobody waits for it.
+GIVES_WAY = 4
+
 
 class LabelerActor:
     """An `InferenceEngine` in a process of its own.
@@ -51,6 +54,7 @@ class LabelerActor:
 
     def __init__(self, config: RunConfig, coordinator: ActorHandle[Coordinator], name: str) -> None:
         log_as(config.run_name, name)
+        os.nice(GIVES_WAY)
         self._num_threads = config.cluster.threads_per_labeler
         self._run = config.run_name
         self._name = name

@@ -82,9 +82,10 @@ def parse_part(word: str, is_train: bool) -> Part:
     usual = [split for split in inventory.splits if (split == "train") == is_train]
     splits = tuple(names.split(",")) if names else tuple(usual)
     if not splits or set(splits) - set(inventory.splits):
+        wanted = ", ".join(splits) or ("train" if is_train else "any split but train")
         raise DataError(
-            f"{word}: no refs in {', '.join(splits) or ('train' if is_train else 'any split but train')}; {place} has "
-            f"{', '.join(inventory.splits) or 'no split'}; name one that it has, as {place}:{(*inventory.splits, 'train')[0]}"
+            f"{word}: no refs in {wanted}; {place} has {', '.join(inventory.splits) or 'no split'}; name one that it "
+            f"has, as {place}:train"
         )
     return Part(inventory, splits)
 
