@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from l2l_ray.data.layout import Notice, Problem, by_kind, gathered, listed
 from l2l_ray.errors import DataError
-from l2l_ray.storage import here
+from l2l_ray.storage import StorePath, here
 from l2l_ray.wording import Say, counted
 
 if TYPE_CHECKING:
@@ -263,6 +263,8 @@ def _convert(given: argparse.Namespace, writer: ReferWriter) -> list[Problem]:
         images = given.images or root
     else:
         rows = chain.from_iterable(map(read_rows, given.sources))
+    if isinstance(images, StorePath):
+        raise DataError(f"the photos lie in {images}; copy that folder to this machine, and name it by --images")
     from_viewer = given.kind == "labelstudio"
     return import_rows(rows, images, given.masks or images, writer, from_viewer)
 
