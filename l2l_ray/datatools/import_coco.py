@@ -23,8 +23,8 @@ from typing import Any
 from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, Words
 from l2l_ray.data.refer_files import ID_NAMES, Once, integer_id
 from l2l_ray.datatools.coco_tables import CocoTables, is_id
-from l2l_ray.datatools.columns import clean_text, read_columns
-from l2l_ray.datatools.record import KEPT, of_unusable_mask
+from l2l_ray.datatools.columns import clean_text, read_columns, require_apart
+from l2l_ray.datatools.record import KEPT, OF_TRUTH, of_unusable_mask
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
 from l2l_ray.datatools.row_files import read_json
 from l2l_ray.datatools.truths import is_hint_alone
@@ -58,7 +58,7 @@ def import_coco(
 
     tables = CocoTables(instances, image_root, writer, has_texts, upright=True)
     problems += tables.problems
-    used, once = set[str](), Once(ID_NAMES["annotations"])
+    used, once, splits = set[str](), Once(ID_NAMES["annotations"]), dict[int, str]()
     num_sentences = 0
     for where, row in tables.annotations:
         used.add(str(row.get("id")))
@@ -68,7 +68,9 @@ def import_coco(
             kept, bad = _exported(row, where)
             if (name := row.get("split", kept.get("provenance", {}).get("split", split))) not in SPLITS:
                 raise BadValue("split", name, f"one of {', '.join(SPLITS)}", "use one of these")
-            ref = {"ref_id": len(writer.refs) + 1, "image_id": tables.image_of(row), "split": name, **kept}
+            image_id = tables.image_of(row)
+            require_apart(writer.images[image_id]["file_name"], name, splits.setdefault(image_id, name))
+            ref = {"ref_id": len(writer.refs) + 1, "image_id": image_id, "split": name, **kept}
         except BadValue as error:
             problems.append(error.at(where))
             continue
@@ -88,6 +90,7 @@ def import_coco(
                 writer.notices.append(said)
             else:
                 problems.append(said)
+                ref = {name: value for name, value in ref.items() if name not in OF_TRUTH}
             annotation = dict(row)
         try:
             if hint := tables.hint_of(row, where):

@@ -49,6 +49,7 @@ RECORD = {
 }
 
 SCORES = ("confidence", "gate", "accepted_rle")
+OF_TRUTH = ("provenance", *SCORES)  # speak of a mask, and come and go with it
 KEPT = ("sent_id", *SCORES)  # stay with a ref whose mask people correct
 MADE_BY_A_MODEL = ("pseudo_label", "prediction")  # `source` in the provenance of masks that nobody has corrected
 NO_CATEGORY = "referent"  # the class of masks without a category, where a format needs one

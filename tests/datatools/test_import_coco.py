@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from l2l_ray.data.layout import Problem
+from l2l_ray.data.plain_pickle import plain_records
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.datatools.check import check
 from l2l_ray.datatools.import_coco import import_coco, import_grefcoco
@@ -118,6 +119,20 @@ def test_a_bad_annotation_is_left_out_by_name(tmp_path: Path, changes: dict[str,
     assert [problem.what for problem in problems] == [what]
     examples, _ = ReferDataset.open(tmp_path / "root", "own", "own").labeled_examples("train")
     assert [e.expression for e in examples] == ["good"]
+
+
+def test_a_photo_to_learn_from_is_not_evaluated_on(tmp_path: Path) -> None:
+    rows = [annotation(5, expression="a"), annotation(6, expression="b", split="val"), annotation(7, 2, expression="c")]
+    (problem,) = coco(tmp_path, *rows)
+    assert str(problem).startswith("instances.json annotation 6: split of a photo: got val for '1.png'; expected train")
+    assert len(ReferDataset.open(tmp_path / "root", "own", "own").refs()) == 2
+
+
+def test_the_scores_of_a_refused_mask_go_with_it(tmp_path: Path) -> None:
+    made = {"provenance": {"source": "hand"}, "confidence": 0.5, "sent_id": 7}
+    assert len(coco(tmp_path, annotation(5, expression="a", segmentation=[[5, 5]], **made))) == 1
+    (ref,) = plain_records(tmp_path / "root" / "own" / "refs(own).p")
+    assert ref["sent_id"] == 7 and not ref.keys() & {"ann_id", "provenance", "confidence"}
 
 
 def test_a_box_alone_is_kept_as_a_box(tmp_path: Path) -> None:
