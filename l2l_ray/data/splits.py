@@ -60,7 +60,8 @@ def num_labeled(amount: float | int, num_images: int, num_with_truth: int) -> in
     if count > num_with_truth:
         raise ConfigError(
             f"{amount} of {num_images} train images are to be labeled, that is {count}, but only {num_with_truth} have "
-            "a mask for each of their texts; ask for fewer, or leave data.labeled_frac out: every mask is then used"
+            "a mask for each of their texts; ask for no more than these, or, with data of your own, leave "
+            "data.labeled_frac out: every mask is then used"
         )
     return count
 

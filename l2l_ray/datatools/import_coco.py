@@ -139,6 +139,7 @@ def import_grefcoco(refs: Path, instances: Path, image_root: Path | None, writer
     tables = CocoTables(instances, image_root, writer, lambda row: row.get("id") in wanted)
     by_id = {row["id"]: row for _, row in tables.annotations if isinstance(row.get("id"), int)}
     problems = tables.problems
+    writer.is_published = True
     sent_ids, ref_ids = Once("sent_id"), Once("ref_id")
     for number, record in enumerate(records):
         where = f"{refs.name} ref number {number}"

@@ -76,6 +76,7 @@ def import_jxu124(files: Sequence[Path], image_root: Path | None, writer: ReferW
     problems: list[Problem] = []
     ref_ids, sent_ids = Once("ref_id"), Once("sent_id")
     writer.categories.update(COCO_CATEGORIES)
+    writer.is_published = True
     for path in files:
         for where, row in parquet_rows(path, _JXU124_COLUMNS):
             assert isinstance(row, Mapping)  # Parquet rows are read or the file is not
@@ -100,6 +101,16 @@ def import_jxu124(files: Sequence[Path], image_root: Path | None, writer: ReferW
                 problems.append(error.at(where))
             writer.add_ref(ref, sentences)
     return problems
+
+
+def is_refcocog(files: Sequence[Path]) -> bool:
+    """Tell whether files of jxu124 are RefCOCOg's, split by UMD: it alone has a split called test.
+
+    Raises:
+        DataError: If a file is not of this form.
+    """
+    rows = (row for path in files for _, row in parquet_rows(path, ("split",)))
+    return any(isinstance(row, Mapping) and row.get("split") == "test" for row in rows)
 
 
 def _jxu124_annotation(
@@ -128,6 +139,7 @@ def import_lmms(files: Sequence[Path], writer: ReferWriter) -> list[Problem]:
     rows_of: Counter[str] = Counter()
     image_ids: dict[str, int] = {}
     partial = num_sentences = 0
+    writer.is_published = True
     for path in files:
         split = _split_of_name(path)
         for where, row in parquet_rows(path, _LMMS_COLUMNS):

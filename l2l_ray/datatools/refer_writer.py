@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from l2l_ray.data.layout import ALL_PICTURES, PROBLEMS_FILE, Notice, image_folder, plain_name
+from l2l_ray.data.origin import ORIGIN_FILE, write_origin
 from l2l_ray.data.pixels import Header, upright_copy
 from l2l_ray.errors import DataError
 from l2l_ray.files import locked, replacing, replacing_folder, saying_why, temporary_path
@@ -53,6 +54,7 @@ class ReferWriter:
         self.annotations: dict[int, dict[str, Any]] = {}
         self.categories: dict[int, str] = {}
         self.refs: list[dict[str, Any]] = []
+        self.is_published = False  # an importer of published data says so; of own data every mask is learned from
         self.notices: list[Notice] = []  # what importers have to tell besides problems
         self.problems: list[str] = []  # what they named as wrong; kept beside the data, for runs to tell of it
         self.sources: dict[str, Path] = {}  # by name: the file of each picture that `write` has to put in place
@@ -192,10 +194,12 @@ class ReferWriter:
     def _write_tables(self, folder: Path, content: Mapping[str, Any]) -> None:
         kept = folder / PROBLEMS_FILE
         known = [*map(bytes.decode, read_lines(kept))]
-        for name in ("instances.json", self._refs, PROBLEMS_FILE):
+        for name in ("instances.json", self._refs, PROBLEMS_FILE, *[ORIGIN_FILE] * self.is_published):
             (folder / name).unlink(missing_ok=True)  # it may be a link to another data set's
         (folder / "instances.json").write_text(json.dumps(content, allow_nan=False))
         (folder / self._refs).write_bytes(pickle.dumps(self.refs, protocol=4))
+        if self.is_published or not self._update:  # of data that are there, their own file says it, or nobody knows
+            write_origin(folder, "published" if self.is_published else "own")
         if lines := list(dict.fromkeys([*known, *self.problems])):
             kept.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -19,7 +19,7 @@ def test_the_loader_reads_it(tmp_path: Path) -> None:
     assert [e.expression for e in examples] == [f"cat {i} {k}" for i in (1, 2, 3) for k in (0, 1)]
     assert skips == []
     assert (examples[0].width_px, examples[0].height_px, examples[0].category) == (32, 24, "cat")
-    assert sorted(path.name for path in folder.iterdir()) == ["instances.json", "refs(own).p"]
+    assert sorted(path.name for path in folder.iterdir()) == ["instances.json", "origin.txt", "refs(own).p"]
     assert not list(tmp_path.glob(".*"))
 
 

@@ -256,7 +256,8 @@ def _about_masks(found: Candidates, data: DataConfig) -> list[str]:
     told = []
     if found.is_benchmark:
         before = "" if data.split_file is None else "without data.split_file "
-        way_out = f"{before}--data.labeled_frac 1 uses them all, as this is a benchmark"
+        whole = "them all" if found.most_frac == 1 else "all of which every text has one"
+        way_out = f"{before}--data.labeled_frac {found.most_frac:g} uses {whole}, as this is a benchmark"
     else:
         given = [f"data.{name}" for name in ("split_file", "labeled_frac") if getattr(data, name) is not None]
         way_out = f"leave {' and '.join(given)} out to use every mask"
