@@ -11,7 +11,8 @@
   Source: github.com/henghuiding/ReLA, `gres_model/data/datasets/grefcoco.py`; github.com/henghuiding/gRefCOCO.
 
 Annotations are taken over with the fields that the loader knows. A ref whose image is missing is left out, by name; one
-whose mask is malformed, lies outside its image or its own box, or covers no pixel stays, unlabeled.
+whose mask is malformed, lies outside its image or its own box, or covers no pixel stays, unlabeled. Several targets
+must cover a pixel together.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, Words
-from l2l_ray.data.refer_files import ID_NAMES, Once, integer_id
+from l2l_ray.data.object_masks import object_mask, parts_mask
+from l2l_ray.data.refer_files import ID_NAMES, Once, annotation_id, integer_id
 from l2l_ray.datatools.coco_tables import CocoTables, is_id
 from l2l_ray.datatools.columns import clean_text, read_columns, require_apart
 from l2l_ray.datatools.record import KEPT, OF_TRUTH, of_unusable_mask
@@ -136,8 +138,8 @@ def import_grefcoco(refs: Path, instances: Path, image_root: Path | None, writer
     if not isinstance(records, list):
         raise DataError(f"{refs} must hold a list of refs, got {type(records).__name__}; is it grefs(unc).json?")
     wanted = {i for record in records if isinstance(record, dict) for i in _ann_ids(record) if isinstance(i, int)}
-    tables = CocoTables(instances, image_root, writer, lambda row: row.get("id") in wanted)
-    by_id = {row["id"]: row for _, row in tables.annotations if isinstance(row.get("id"), int)}
+    tables = CocoTables(instances, image_root, writer, lambda row: annotation_id(row) in wanted)
+    by_id = {annotation_id(row): row for _, row in tables.annotations}
     problems = tables.problems
     writer.is_published = True
     sent_ids, ref_ids = Once("sent_id"), Once("ref_id")
@@ -146,7 +148,7 @@ def import_grefcoco(refs: Path, instances: Path, image_root: Path | None, writer
         try:
             ref, sentences = refer_record(record)
             where = f"{refs.name} ref_id {ref['ref_id']}"
-            tables.add_image(ref["image_id"])
+            size = tables.add_image(ref["image_id"])
             ref_ids.take([ref["ref_id"]])
             sent_ids.take(s["sent_id"] for s in sentences)
         except BadValue as error:
@@ -165,11 +167,14 @@ def import_grefcoco(refs: Path, instances: Path, image_root: Path | None, writer
                         f"an annotation of {instances.name}",
                         "take the files of one release",
                     )
-                annotations[ann_id] = tables.checked(by_id[ann_id], where)
+                annotations[ann_id] = tables.checked(by_id[ann_id], where, is_part=True)
                 if annotations[ann_id]["image_id"] != ref["image_id"]:
                     raise BadValue(
                         "image of the annotation", ann_id, f"image {ref['image_id']} as the ref", "correct it"
                     )
+            segmentations = [row["segmentation"] for row in annotations.values()]
+            if all(segmentations):  # one of them may be a box alone
+                object_mask([parts_mask(one, *size) for one in segmentations], segmentations, *size)  # as the loader
             writer.annotations.update(annotations)
             writer.add_ref({**ref, "ann_ids": ann_ids, "no_target": not ann_ids}, sentences)
         except BadValue as error:  # of its truth: the item stays, unlabeled

@@ -25,6 +25,7 @@ from l2l_ray.data.pixels import Header, upright_copy
 from l2l_ray.errors import DataError
 from l2l_ray.files import locked, replacing, replacing_folder, saying_why, temporary_path
 from l2l_ray.jsonl import read_lines
+from l2l_ray.wording import counted, file_names
 
 
 class ReferWriter:
@@ -173,11 +174,15 @@ class ReferWriter:
             "categories": [{"id": i, "name": name} for i, name in self.categories.items()],
         }
         target = image_folder(self.root, self.dataset)
-        if target.is_symlink() and self.sources:
+        names = dict.fromkeys(row["file_name"] for row in images if row["file_name"] in self.sources)
+        lacking = [name for name in names if not _is_there(self.sources[name], target / name)]
+        if lacking and target.is_symlink():
             raise DataError(
-                f"{target} is a link to the pictures of another data set; remove the link, or choose another --dataset"
+                f"{target} is a link to a folder that lacks {counted(len(lacking), 'picture')} of these "
+                f"({file_names(lacking)}), and nothing is written there; leave --images out where the folder has them "
+                "all, else remove the link, or choose another --dataset"
             )
-        for name in (row["file_name"] for row in images if row["file_name"] in self.sources):
+        for name in lacking:
             self._place(self.sources[name], target / name)
         if self._update:
             place = self.folder.resolve()
@@ -204,13 +209,6 @@ class ReferWriter:
             kept.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def _place(self, source: Path, target: Path) -> None:
-        if target.exists():
-            if target.samefile(source) or filecmp.cmp(source, target, shallow=False):
-                return
-            raise DataError(
-                f"{target} is a different picture than {source}; no data set is written; "
-                "choose another --dataset, or remove it"
-            )
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_relative_to(self._staging):
             os.replace(source, target)
@@ -220,6 +218,21 @@ class ReferWriter:
                 shutil.copyfile(source, temporary)
             else:
                 temporary.symlink_to(source)
+
+
+def _is_there(source: Path, target: Path) -> bool:
+    """Whether a picture has its place already.
+
+    Raises:
+        DataError: A different one has it.
+    """
+    if not target.exists():
+        return False
+    if target.samefile(source) or filecmp.cmp(source, target, shallow=False):
+        return True
+    raise DataError(
+        f"{target} is a different picture than {source}; no data set is written; choose another --dataset, or remove it"
+    )
 
 
 def sentence(sent_id: int, text: str) -> dict[str, Any]:

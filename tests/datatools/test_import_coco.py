@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from l2l_ray.data.layout import Problem
+from l2l_ray.data.masks import mask_area_px
 from l2l_ray.data.plain_pickle import plain_records
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.datatools.check import check
@@ -178,6 +179,20 @@ def test_the_box_of_a_target_is_no_hint(tmp_path: Path) -> None:
         writer.write()
     examples, _ = ReferDataset.open(tmp_path / "root", "grefcoco", "unc").examples("train")
     assert [(example.ref_id, example.hint) for example in examples] == [(1, None), (2, None)]
+
+
+def test_a_target_of_several_parts_is_judged_whole(tmp_path: Path) -> None:
+    assert grefs(tmp_path, gref(1, [5, 8])) == []
+    (example,), skips = ReferDataset.open(tmp_path / "root", "grefcoco", "unc").labeled_examples("train")
+    assert mask_area_px(example.mask_rle) > 0 and skips == []
+    assert check(take_inventory(tmp_path / "root" / "grefcoco")) == []
+
+
+@pytest.mark.parametrize("ann_id", [[5], {"id": 5}, None, "5"])
+def test_annotations_whose_ids_are_none_are_passed_over(tmp_path: Path, ann_id: Any) -> None:
+    path = instances(tmp_path, annotation(5), annotation(ann_id), {"id": ann_id, "segmentation": TRIANGLE})
+    with ReferWriter(tmp_path / "root", "grefcoco", "unc") as writer:
+        assert import_grefcoco(write(tmp_path / "grefs(unc).json", [gref(1, [5])]), path, None, writer) == []
 
 
 def test_several_targets_and_none(tmp_path: Path) -> None:
