@@ -86,7 +86,7 @@ def import_(words: Sequence[str], say: Say) -> int:
     from l2l_ray.data.origin import is_published
     from l2l_ray.datatools.merge import merge
     from l2l_ray.datatools.record import is_made_by_a_model
-    from l2l_ray.datatools.refer_writer import ReferWriter
+    from l2l_ray.datatools.refer_writer import UNUSABLE, ReferWriter
 
     split_by = given.split_by or (given.update and _only_split_by(given)) or _usual_split_by(given)
     with ReferWriter(given.root, given.dataset, split_by, given.copy, given.update) as writer:
@@ -107,8 +107,9 @@ def import_(words: Sequence[str], say: Say) -> int:
             raise DataError(
                 f"{len(problems)} bad items and --strict: nothing is written; correct them, or leave --strict out"
             )
-        writer.problems = [str(problem) for problem in gathered(problems)]
-        folder = writer.write() if update is None or update.num_changes else writer.folder
+        unusable = {ref.get(UNUSABLE) for ref in writer.refs}  # kept with these
+        writer.problems = [str(problem) for problem in gathered([p for p in problems if str(p) not in unusable])]
+        folder = writer.write() if update is None or update.num_changes or writer.solved else writer.folder
         num_truths = sum("ann_id" in ref or "ann_ids" in ref for ref in writer.refs)
         sentences = sum(len(ref["sentences"]) for ref in writer.refs)
         if update:

@@ -27,7 +27,7 @@ from l2l_ray.data.refer_files import ID_NAMES, Once, annotation_id, integer_id
 from l2l_ray.datatools.coco_tables import CocoTables, is_id
 from l2l_ray.datatools.columns import clean_text, read_columns, require_apart
 from l2l_ray.datatools.record import KEPT, OF_TRUTH, of_unusable_mask
-from l2l_ray.datatools.refer_writer import ReferWriter, sentence
+from l2l_ray.datatools.refer_writer import UNUSABLE, ReferWriter, sentence
 from l2l_ray.datatools.row_files import read_json
 from l2l_ray.datatools.truths import is_hint_alone
 from l2l_ray.errors import DataError
@@ -92,7 +92,7 @@ def import_coco(
                 writer.notices.append(said)
             else:
                 problems.append(said)
-                ref = {name: value for name, value in ref.items() if name not in OF_TRUTH}
+                ref = {name: value for name, value in ref.items() if name not in OF_TRUTH} | {UNUSABLE: str(said)}
             annotation = dict(row)
         try:
             if hint := tables.hint_of(row, where):
@@ -179,7 +179,7 @@ def import_grefcoco(refs: Path, instances: Path, image_root: Path | None, writer
             writer.add_ref({**ref, "ann_ids": ann_ids, "no_target": not ann_ids}, sentences)
         except BadValue as error:  # of its truth: the item stays, unlabeled
             problems.append(error.at(where))
-            writer.add_ref(ref, sentences)
+            writer.add_ref({**ref, UNUSABLE: str(problems[-1])}, sentences)
     return problems
 
 

@@ -23,7 +23,7 @@ from l2l_ray.data.pixels import Header, read_header
 from l2l_ray.datatools.columns import COLUMNS, Names, read_columns, require_apart
 from l2l_ray.datatools.record import OF_TRUTH, of_unusable_mask
 from l2l_ray.datatools.ref_records import category_name
-from l2l_ray.datatools.refer_writer import ReferWriter, sentence
+from l2l_ray.datatools.refer_writer import UNUSABLE, ReferWriter, sentence
 from l2l_ray.datatools.row_files import Row
 from l2l_ray.datatools.truths import ObjectTruth, read_row_hint, read_truth
 
@@ -113,7 +113,7 @@ class _Collector:
                 notices.append(said)
             else:
                 problems.append(said)
-                about_truth = {}
+                about_truth = {UNUSABLE: str(said)}
         ref = None if key is None or key not in self._ref_of_id else self._writer.refs[self._ref_of_id[key]]
         had_truth = ref is not None and bool(ref.keys() & {"ann_id", "ann_ids"})
         if ref is None:
@@ -129,7 +129,7 @@ class _Collector:
             ref["hint"] = hint.record()
         if not had_truth:  # else it is that row's truth which the ref has
             if truth is not None or no_target:
-                for name in OF_TRUTH:
+                for name in (*OF_TRUTH, UNUSABLE):
                     ref.pop(name, None)  # an earlier row's, without a truth
             ref |= {name: value for name, value in about_truth.items() if name not in ref}
         for kept in (column for column in values if COLUMNS[column].stays):

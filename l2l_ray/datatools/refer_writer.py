@@ -27,6 +27,8 @@ from l2l_ray.files import locked, replacing, replacing_folder, saying_why, tempo
 from l2l_ray.jsonl import read_lines
 from l2l_ray.wording import counted, file_names
 
+UNUSABLE = "unusable_truth"  # field of a ref: what an import named as wrong with its truth, until there is another one
+
 
 class ReferWriter:
     """Collects images, annotations and refs of one data set; a context that leaves no half-written files behind.
@@ -58,6 +60,7 @@ class ReferWriter:
         self.is_published = False  # an importer of published data says so; of own data every mask is learned from
         self.notices: list[Notice] = []  # what importers have to tell besides problems
         self.problems: list[str] = []  # what they named as wrong; kept beside the data, for runs to tell of it
+        self.solved: set[str] = set()  # problems of earlier imports that an update did away with
         self.sources: dict[str, Path] = {}  # by name: the file of each picture that `write` has to put in place
         self._sizes: dict[str, tuple[int, int] | None] = {}
         self._copy, self._update = copy, update
@@ -198,14 +201,15 @@ class ReferWriter:
 
     def _write_tables(self, folder: Path, content: Mapping[str, Any]) -> None:
         kept = folder / PROBLEMS_FILE
-        known = [*map(bytes.decode, read_lines(kept))]
+        known = [line for line in map(bytes.decode, read_lines(kept)) if line not in self.solved]
         for name in ("instances.json", self._refs, PROBLEMS_FILE, *[ORIGIN_FILE] * self.is_published):
             (folder / name).unlink(missing_ok=True)  # it may be a link to another data set's
         (folder / "instances.json").write_text(json.dumps(content, allow_nan=False))
         (folder / self._refs).write_bytes(pickle.dumps(self.refs, protocol=4))
         if self.is_published or not self._update:  # of data that are there, their own file says it, or nobody knows
             write_origin(folder, "published" if self.is_published else "own")
-        if lines := list(dict.fromkeys([*known, *self.problems])):
+        unusable = [ref[UNUSABLE] for ref in self.refs if UNUSABLE in ref]
+        if lines := list(dict.fromkeys([*known, *self.problems, *unusable])):
             kept.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def _place(self, source: Path, target: Path) -> None:

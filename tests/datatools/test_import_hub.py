@@ -13,6 +13,7 @@ from l2l_ray import cli
 from l2l_ray.data.layout import Problem
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.datatools.import_hub import COCO_CATEGORIES, import_jxu124, import_lmms, lmms_notices
+from l2l_ray.datatools.merge import merge
 from l2l_ray.datatools.refer_writer import ReferWriter
 from l2l_ray.errors import DataError
 from tests.refer_folder import TRIANGLE, draw
@@ -146,6 +147,15 @@ def test_lmms_rows_hold_pictures_and_all_expressions_of_an_object(tmp_path: Path
     assert [e.image_id for e in examples] == [101, 101, 101, 10**9 + 1, 10**9 + 1]
     assert skips == []
     assert all(Path(e.image_path).is_file() for e in examples)
+
+
+def test_the_same_file_again_adds_nothing_also_where_a_question_is_repeated(tmp_path: Path) -> None:
+    rows = [lmms_row(1, tmp_path), lmms_row(1, tmp_path, answer=["other"], segmentation=[4, 4, 9, 4, 9, 9])]
+    lmms(tmp_path, *rows)
+    with ReferWriter(tmp_path / "root", "lmms-refcoco", "lmms", update=True) as writer:
+        import_lmms([tmp_path / "val-00000-of-00004.parquet"], writer)
+        assert merge(writer).num_changes == 0
+        assert [[s["sent"] for s in ref["sentences"]] for ref in writer.refs] == [["cat 1", "left cat"], ["other"]]
 
 
 def test_turned_pictures_inside_parquet_are_taken_as_stored_and_named(tmp_path: Path) -> None:
