@@ -1,9 +1,9 @@
 """Files and folders that appear whole or not at all: written under a temporary name beside their place, then renamed.
 
-A reader therefore never sees half of one, whatever happens to the writer. The temporary name is hidden, holds the
-writer's id and ends in `.tmp`, so that two writers do not meet and what a killed one left can be found and removed
-(`RunFolder.mark_finished` does). Permissions are those of any new file. Where the place is a symbolic link, the link is
-replaced, not what it points to.
+A reader therefore never sees half of one, whatever happens to the writer. The temporary name is hidden, holds an id
+that no other writer has, on whatever machine, and ends in `.tmp`, so that two writers do not meet and what a killed one
+left can be found and removed (`RunFolder.mark_finished` does). Permissions are those of any new file. Where the place
+is a symbolic link, the link is replaced, not what it points to.
 
 In an object store (`storage`) the temporary name lies on this machine, and what was written is sent when the block
 ends. One object is replaced at once. A folder is not: its objects are sent one by one, the one called `MARKER` last, so
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -29,6 +30,7 @@ from l2l_ray.storage import StorePath, fetch, knows_no_conditions, remove_object
 
 MARKER = "version.json"  # of a folder in an object store: the object that is sent last
 _LOCK_POLL_S = 0.1
+_PROCESS = secrets.token_hex(8)  # process ids begin anew on each machine, and in each container
 _NETWORK = {
     *("nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "glusterfs", "lustre", "beegfs", "gpfs", "afs", "pvfs2", "9p"),
     *("ocfs2", "gfs2", "virtiofs"),
@@ -81,7 +83,7 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
-    temporary.unlink(missing_ok=True)  # left by a killed process of this id; written through if it is a link
+    temporary.unlink(missing_ok=True)  # one that could not be removed; written through if it is a link
     try:
         yield temporary
         if durable:
@@ -120,7 +122,7 @@ def new_file(path: Path) -> Iterator[Path]:
                 path.write_bytes(content)
         return
     temporary = temporary_path(path)
-    temporary.unlink(missing_ok=True)  # left by a killed process of this id
+    temporary.unlink(missing_ok=True)  # one that could not be removed
     try:
         yield temporary
         try:
@@ -168,7 +170,7 @@ def new_folder(path: Path, durable: bool = False) -> Iterator[Path]:
             _send(folder, path)
         return
     temporary = temporary_path(path)
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process of this id
+    shutil.rmtree(temporary, ignore_errors=True)  # one that could not be removed
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -208,7 +210,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         with new_folder(path) as temporary:
             yield temporary
             if path.exists():
-                _remove(old)  # left by a killed process of this id
+                _remove(old)  # one that could not be removed
             with suppress(FileNotFoundError):  # there is none, or another process has just moved it
                 os.replace(path, old)
     except BaseException:
@@ -365,8 +367,8 @@ def _send(folder: Path, path: StorePath) -> None:
 
 
 def _beside(path: Path, ending: str) -> Path:
-    # No two threads of a machine have the same native id; on Linux that of the main thread is the process id.
-    return path.with_name(f".{path.name}.{threading.get_native_id()}.{ending}")
+    # No two threads of a machine have the same native id, those of forked processes among them.
+    return path.with_name(f".{path.name}.{_PROCESS}-{threading.get_native_id()}.{ending}")
 
 
 def _remove(folder: Path) -> None:

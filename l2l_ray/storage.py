@@ -17,6 +17,7 @@ import errno
 import fnmatch
 import hashlib
 import os
+import secrets
 import shutil
 import stat
 import threading
@@ -120,10 +121,8 @@ class StorePath(PosixPath):
         Raises:
             FileNotFoundError: There is nothing.
         """
-        names = {
-            str(key).rstrip("/").rsplit("/", 1)[-1] for key in self.call("ls", detail=False) if _tail(key, self.key)
-        }
-        yield from (self / name for name in sorted(names))
+        keys = {str(key).strip("/") for key in self.call("ls", detail=False)}  # those of some stores begin with "/"
+        yield from (self / name for name in sorted({key.rsplit("/", 1)[-1] for key in keys - {self.key}}))
 
     def glob(self, pattern: str, **_: Any) -> Generator[StorePath, None, None]:
         """Yield what a pattern matches; folders are looked into only as far as the pattern goes."""
@@ -136,7 +135,7 @@ class StorePath(PosixPath):
     def rglob(self, pattern: str, **_: Any) -> Generator[StorePath, None, None]:
         """Yield the objects below it, at any depth, whose names match."""
         for key in self.call("find"):
-            found = self / str(key)[len(self.key) :].lstrip("/")
+            found = self / str(key).strip("/")[len(self.key) :].lstrip("/")
             if fnmatch.fnmatchcase(found.name, pattern):
                 yield found
 
@@ -248,22 +247,29 @@ class StorePath(PosixPath):
 def place(words: str | Path) -> Path:
     """Return what a user's words name: a path in an object store where they begin like `s3://`, else of this machine.
 
+    Raises:
+        ConfigError: They begin with `file://`, and no absolute path follows.
     Example: `place("s3://bucket/runs")`, `place("~/l2l_runs")`
     """
     if isinstance(words, Path):
         return words
-    return StorePath(words) if "://" in words else Path(words)
+    if not words.startswith("file://"):
+        return StorePath(words) if "://" in words else Path(words)
+    if not words.startswith("file:///"):
+        raise ConfigError(f"{words!r} names no place of this machine; expected file:///folder, or the path alone")
+    return Path(words.removeprefix("file://"))
 
 
 def here(words: str) -> Path:
-    """Return a path of this machine; for `argparse`, where a command reads or writes nothing else.
+    """Return a path of this machine; for `argparse`, where a command uses nothing else.
 
     Raises:
         ArgumentTypeError: It names an object store.
+        ConfigError: See `place`.
     """
-    if "://" in words:
+    if isinstance(path := place(words), StorePath):
         raise ArgumentTypeError(f"{words!r} lies in an object store; expected a file or folder of this machine")
-    return Path(words)
+    return path
 
 
 @cache
@@ -316,8 +322,9 @@ def remove_objects(paths: Sequence[StorePath]) -> None:
 
 def local_cache() -> Path:
     """Return this machine's folder for what can be had again: `$L2L_HOME/cache`, else `~/l2l_runs/cache`."""
-    home = os.environ.get("L2L_HOME") or ""
-    return (Path.home() / "l2l_runs" if not home or "://" in home else Path(home).expanduser().absolute()) / "cache"
+    usual = Path.home() / "l2l_runs"
+    home = place(os.environ.get("L2L_HOME") or usual)
+    return (usual if isinstance(home, StorePath) else home.expanduser().absolute()) / "cache"
 
 
 def local_copy(path: Path) -> Path:
@@ -335,13 +342,11 @@ def local_copy(path: Path) -> Path:
     version = f"{path} {status.st_ino} {status.st_size} {status.st_mtime_ns}"
     name = hashlib.sha256(version.encode()).hexdigest()[:40]
     copy = local_cache() / "objects" / name[:2] / f"{name}{path.suffix}"
-    try:
+    with suppress(FileNotFoundError):
         os.utime(copy)  # it is used again
         return copy
-    except FileNotFoundError:
-        pass
     copy.parent.mkdir(parents=True, exist_ok=True)
-    temporary = copy.with_name(f".{copy.name}.{threading.get_native_id()}.tmp")
+    temporary = copy.with_name(f".{copy.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.call("get_file", str(temporary))
         os.replace(temporary, copy)
@@ -390,7 +395,3 @@ def knows_no_conditions(error: OSError) -> bool:
 
 def _is_magic(part: str) -> bool:
     return any(char in part for char in "*?[")
-
-
-def _tail(key: Any, folder: str) -> bool:
-    return str(key).rstrip("/") != folder.rstrip("/")

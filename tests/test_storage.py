@@ -10,7 +10,8 @@ import pytest
 
 from l2l_ray import storage
 from l2l_ray.errors import ConfigError, L2LError
-from l2l_ray.storage import StorePath, file_system, local_copy, place
+from l2l_ray.files import remove_tree
+from l2l_ray.storage import StorePath, file_system, here, local_copy, place
 from tests.object_store import ObjectStore
 
 
@@ -18,6 +19,22 @@ def test_words_name_a_store_or_this_machine() -> None:
     assert isinstance(place("s3://bucket/runs"), StorePath)
     assert place("runs/a") == Path("runs/a") and not isinstance(place("runs/a"), StorePath)
     assert place("~/runs").expanduser() == Path.home() / "runs"
+
+
+def test_a_file_url_is_a_path_of_this_machine(tmp_path: Path) -> None:
+    assert place(f"file://{tmp_path}/runs") == here(f"file://{tmp_path}/runs") == tmp_path / "runs"
+    assert not isinstance(place(f"file://{tmp_path}/runs"), StorePath)
+    with pytest.raises(ConfigError, match="'file://runs' names no place of this machine; expected file:///folder, or"):
+        place("file://runs")
+
+
+def test_a_store_whose_keys_begin_with_a_slash_is_listed_and_emptied() -> None:
+    run = place("memory://root/run")
+    (run / "a" / "one.txt").write_text("1")
+    assert [str(found) for found in run.iterdir()] == ["memory://root/run/a"]
+    assert [str(found) for found in run.rglob("*")] == ["memory://root/run/a/one.txt"]
+    remove_tree(run)
+    assert not (run / "a" / "one.txt").exists()
 
 
 def test_it_is_joined_taken_apart_compared_and_pickled_as_a_path() -> None:

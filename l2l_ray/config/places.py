@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from l2l_ray.errors import ConfigError
-from l2l_ray.storage import place
+from l2l_ray.storage import StorePath, place
 
 
 def settled(setting: str, words: str) -> str:
@@ -36,7 +36,9 @@ def settled(setting: str, words: str) -> str:
 
 def settled_model(setting: str, words: str) -> str:
     """Return a model's folder as `settled` does; what is no folder here is a hub id or a name, and stays."""
-    return settled(setting, words) if words and "://" not in words and Path(words).expanduser().is_dir() else words
+    path = place(words)
+    is_here = bool(words) and not isinstance(path, StorePath) and path.expanduser().is_dir()
+    return settled(setting, words) if is_here else words
 
 
 def settled_file(setting: str, words: str) -> str:

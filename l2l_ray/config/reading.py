@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from l2l_ray.config.advice import toy_models
 from l2l_ray.config.effects import Command, notices
-from l2l_ray.config.fields import config_fields
+from l2l_ray.config.fields import EMBEDDED, config_fields
 from l2l_ray.config.help import short_help
 from l2l_ray.config.messages import SEE_HELP, explain, meant, selector_not_found
 from l2l_ray.config.places import is_submitted
@@ -59,13 +59,15 @@ def load_config(argv: Sequence[str] = (), command: Command | None = None) -> Run
         raise SystemExit(0)
     preset, file, rest = _take_options(list(argv))
     base = PRESETS[preset]()
-    content = base.model_dump()
-    if file is not None:
-        content = _merge(content, _read_yaml(place(file)))
+    content = {} if file is None else _read_yaml(place(file))
     try:
-        config = _cli_config(content, rest, program)
+        given = _given_by(rest, program)
+        config = RunConfig.model_validate(_merge(_merge(base.model_dump(), content), given))
     except ValidationError as error:
         raise ConfigError(explain(error, RunConfig)) from None
+    # A saved config names every field: there, too, `labeled_frac: null` leaves the share to what the data are.
+    if _names(given, "benchmark_frac") or (_names(content, "benchmark_frac") and not _names(content, "labeled_frac")):
+        config = _with_share(config, base)
     advice = toy_models(config) if command is not None else None
     for notice in (*notices(config, base, command), *([advice] if advice else [])):
         logger.warning("note: %s", notice)
@@ -134,8 +136,28 @@ def read_config(path: Path) -> RunConfig:
         ) from None
 
 
-def _cli_config(base: dict[str, Any], words: list[str], program: str) -> RunConfig:
-    """Lay `--section.field value` words over `base`, checked by the models."""
+def _names(content: dict[str, Any], field: str) -> bool:
+    """Whether settings name a field of the data."""
+    return isinstance(content.get("data"), dict) and field in content["data"]
+
+
+def _with_share(config: RunConfig, base: RunConfig) -> RunConfig:
+    """Return a config in which a `benchmark_frac` that somebody set is obeyed, whether the data are a benchmark or not.
+
+    It is then `labeled_frac`, which says the same of a benchmark. What else says how many are labeled stays.
+    """
+    data = config.data
+    if data.root == EMBEDDED or data.labeled_frac is not None or data.split_file is not None:
+        return config
+    logger.warning(
+        "note: data.benchmark_frac is set, so data.labeled_frac is %g, whatever data these are", data.benchmark_frac
+    )
+    changes = {"labeled_frac": data.benchmark_frac, "benchmark_frac": base.data.benchmark_frac}
+    return config.model_copy(update={"data": data.model_copy(update=changes)})
+
+
+def _given_by(words: list[str], program: str) -> dict[str, Any]:
+    """Return what `--section.field value` words set, by section."""
     from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
     from pydantic_settings.exceptions import SettingsError
 
@@ -148,11 +170,10 @@ def _cli_config(base: dict[str, Any], words: list[str], program: str) -> RunConf
 
     try:
         words = ["--help" if word == "--help-all" else word for word in words]
-        given = CliSettingsSource[Any](Cli, cli_parse_args=_flags(words))()
+        return CliSettingsSource[Any](Cli, cli_parse_args=_flags(words))()
     except SettingsError as error:
         what = str(error).removeprefix("error parsing CLI: ")
         raise ConfigError(f"command line: {what}; {_meant_fields(words)}") from None
-    return RunConfig.model_validate(_merge(base, given))
 
 
 def _meant_fields(words: Sequence[str]) -> str:

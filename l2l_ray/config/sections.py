@@ -40,7 +40,8 @@ class DataConfig(Section):
         0.05,
         gt=0,
         le=1,
-        description="labeled_frac of a benchmark: published data, or RefShapes, with masks for all of train (ours)",
+        description="labeled_frac of a benchmark: published data, or RefShapes; set for data of a root of your own, it "
+        "is their labeled_frac whatever they are (ours)",
     )
     val_from_labeled: float = Field(
         0.25,

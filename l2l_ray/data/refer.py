@@ -44,6 +44,7 @@ from l2l_ray.data.hints import read_hint
 from l2l_ray.data.layout import SPLITS, BadValue, image_folder
 from l2l_ray.data.masks import MaskRule
 from l2l_ray.data.object_masks import annotation_mask, object_mask, require_segmentation
+from l2l_ray.data.origin import is_published, published_splits
 from l2l_ray.data.pixels import BadPicture, read_header
 from l2l_ray.data.refer_cache import ReferCache
 from l2l_ray.data.refer_files import Ref, require_file
@@ -52,15 +53,6 @@ from l2l_ray.storage import place
 from l2l_ray.types import Example, Hint, LabeledExample, Rle, Skip
 
 logger = logging.getLogger(__name__)
-
-_PUBLISHED_SPLITS = {
-    ("refcoco", "unc"): ("train", "val", "testA", "testB"),
-    ("refcoco+", "unc"): ("train", "val", "testA", "testB"),
-    ("refcocog", "umd"): ("train", "val", "test"),
-    ("refcocog", "google"): ("train", "val"),
-}
-_BENCHMARKS = {*_PUBLISHED_SPLITS, ("refclef", "unc"), ("refclef", "berkeley"), ("grefcoco", "unc")}
-
 
 # What `object_masks` calls a fault, and the kind of skip that it is; any other is an "invalid_mask".
 _KINDS = {
@@ -88,6 +80,7 @@ class ReferDataset:
     def __init__(self, root: Path, dataset: str, split_by: str, cache: ReferCache, mask_rule: MaskRule) -> None:
         """Take over parsed parts; use `open`."""
         self.root, self.dataset, self.split_by, self.mask_rule = root, dataset, split_by, mask_rule
+        self.is_benchmark = is_published(root / dataset, split_by)  # most of its truth is to be hidden
         self._cache = cache
         self._image_dir = image_folder(root, dataset)
         self._located: dict[int, tuple[str, int, int] | _Problem] = {}
@@ -120,7 +113,7 @@ class ReferDataset:
         require_file(refs_path, root, dataset)
         require_file(instances_path, root, dataset)
         opened = cls(root, dataset, split_by, ReferCache(refs_path, instances_path, cache_dir), mask_rule)
-        if opened.missing_splits and (dataset, split_by) in _PUBLISHED_SPLITS:
+        if opened.missing_splits and opened.is_benchmark:
             missing, found = (", ".join(names) for names in (opened.missing_splits, opened.splits))
             logger.warning("%s holds no refs of %s; it has %s", refs_path, missing, found)
         return opened
@@ -135,13 +128,8 @@ class ReferDataset:
     @property
     def missing_splits(self) -> tuple[str, ...]:
         """Splits that this data set should have (as published; train and val for others) and that have no refs here."""
-        expected = _PUBLISHED_SPLITS.get((self.dataset, self.split_by), ("train", "val"))
+        expected = published_splits(self.dataset, self.split_by) if self.is_benchmark else ("train", "val")
         return tuple(split for split in expected if split not in self.splits)
-
-    @property
-    def is_benchmark(self) -> bool:
-        """Whether this is published data or RefShapes, by its name and splits: most of its truth is to be hidden."""
-        return (self.dataset, self.split_by) in _BENCHMARKS or self.split_by == "l2l"
 
     @property
     def digest(self) -> str:

@@ -60,8 +60,8 @@ def num_labeled(amount: float | int, num_images: int, num_with_truth: int) -> in
     if count > num_with_truth:
         raise ConfigError(
             f"{amount} of {num_images} train images are to be labeled, that is {count}, but only {num_with_truth} have "
-            f"a mask for each of their texts; ask for at most {num_with_truth}, or for all of them (a run without "
-            "data.labeled_frac, `l2l data split --all`)"
+            f"a mask for each of their texts; ask for at most {num_with_truth}, or, with data of your own, for all of "
+            "them (a run without data.labeled_frac, `l2l data split --all`)"
         )
     return count
 

@@ -13,7 +13,15 @@ from typing import Any
 
 from l2l_ray.data.hints import PixelHint
 from l2l_ray.data.layout import BadValue, Notice, Problem, Words, file_below, finite_numbers, shown
-from l2l_ray.data.object_masks import compare_with_box, cut_at_border, outline_points, segmentation_rle, usable_box
+from l2l_ray.data.masks import mask_area_px
+from l2l_ray.data.object_masks import (
+    compare_with_box,
+    cut_at_border,
+    outline_points,
+    parts_mask,
+    segmentation_rle,
+    usable_box,
+)
 from l2l_ray.data.pixels import Header, read_header
 from l2l_ray.data.refer_files import ID_NAMES, Once, image_size, integer_id, parse_category
 from l2l_ray.datatools.orientation import is_drawn_as_shown, turned_annotation, turned_hint
@@ -114,15 +122,19 @@ class CocoTables:
             else self._ids.setdefault(self._writer.images[image_id]["file_name"], image_id)
         )
 
-    def checked(self, row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    def checked(self, row: Mapping[str, Any], where: str, is_part: bool = False) -> dict[str, Any]:
         """Return an annotation with the fields the loader knows, and add its image; a notice goes to the writer.
 
+        Args:
+            row: The annotation.
+            where: Its place.
+            is_part: Of an object of several annotations: it may have no pixel, as the object is judged whole.
         Raises:
             BadValue: If it or its image cannot be used.
         """
         photo_id, image_id = self.image_of(row), row["image_id"]
         width, height = self.add_image(image_id)
-        annotation, told = coco_annotation({**row, "image_id": photo_id}, width, height, where)
+        annotation, told = coco_annotation({**row, "image_id": photo_id}, width, height, where, is_part)
         if self._turned is not None and "bbox" in annotation:  # own data, and all of it must pass `check`
             usable_box(row["bbox"], (width, height))
         told += cut_at_border(outline_points(row.get("segmentation")), (width, height), where, "polygon")
@@ -169,9 +181,17 @@ class CocoTables:
         return add_coco_image(self._writer, rows[0], self._image_root, self._turned)
 
 
-def coco_annotation(row: Mapping[str, Any], width: int, height: int, where: str) -> tuple[dict[str, Any], list[Notice]]:
+def coco_annotation(
+    row: Mapping[str, Any], width: int, height: int, where: str, is_part: bool = False
+) -> tuple[dict[str, Any], list[Notice]]:
     """Return the known fields of a COCO annotation whose mask was checked, and what a person should know of it.
 
+    Args:
+        row: The annotation.
+        width: Of its image, px.
+        height: Of its image, px.
+        where: Its place.
+        is_part: As in `CocoTables.checked`.
     Raises:
         BadValue: If the segmentation is there but unusable, or neither it nor a box is there, or they do not meet.
     """
@@ -186,13 +206,13 @@ def coco_annotation(row: Mapping[str, Any], width: int, height: int, where: str)
     segmentation = row.get("segmentation")
     if segmentation in (None, []) and box is not None:
         return {**kept, "iscrowd": 0, "segmentation": []}, []
-    rle = segmentation_rle(segmentation, width, height)
+    rle = (parts_mask if is_part else segmentation_rle)(segmentation, width, height)
     is_polygons = isinstance(segmentation, list) and not any(isinstance(part, dict) for part in segmentation)
     kept["segmentation"] = segmentation if is_polygons else rle
     area = row.get("area")
     if isinstance(area, int | float) and 0 <= area <= width * height:
         kept["area"] = area
-    told = compare_with_box(rle, kept["bbox"], where) if "bbox" in kept else []
+    told = compare_with_box(rle, kept["bbox"], where) if "bbox" in kept and mask_area_px(rle) else []
     return {**kept, "iscrowd": int(row.get("iscrowd") in (1, True))}, told
 
 

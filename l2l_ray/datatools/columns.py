@@ -203,6 +203,22 @@ def _split(value: Any) -> str:
     return str(value)
 
 
+def require_apart(name: str, split: str, first: str) -> None:
+    """Refuse an item of own data whose photo is learned from in one split and evaluated on in another.
+
+    Args:
+        name: The photo.
+        split: The item's split.
+        first: The split in which the photo was found first.
+    Raises:
+        BadValue: One of them is train, the other is not.
+    """
+    if split != first and "train" in (split, first):
+        got, expected = Words(f"{split} for {shown(name)}"), f"{first}, as an earlier item of this photo has"
+        remedy = "what is learned from must not be evaluated on; give all items of a photo one split"
+        raise BadValue("split of a photo", got, expected, remedy)
+
+
 def _category(value: Any) -> str:
     if not isinstance(value, str):
         raise BadValue("category", value, "a word", "write the category's name")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from l2l_ray.data.layout import Notice, Problem, by_kind, gathered, listed
 from l2l_ray.errors import DataError
-from l2l_ray.storage import here
+from l2l_ray.storage import StorePath, here
 from l2l_ray.wording import Say, counted
 
 if TYPE_CHECKING:
@@ -83,13 +83,19 @@ def import_(words: Sequence[str], say: Say) -> int:
         "--update", action="store_true", help="add masks, corrections, texts and photos to a data set that is there"
     )
     given = parser.parse_args(words)
+    from l2l_ray.data.origin import is_published
     from l2l_ray.datatools.merge import merge
     from l2l_ray.datatools.record import is_made_by_a_model
-    from l2l_ray.datatools.refer_writer import ReferWriter
+    from l2l_ray.datatools.refer_writer import UNUSABLE, ReferWriter
 
-    split_by = given.split_by or (given.update and _only_split_by(given)) or _usual_split_by(given.kind, given.dataset)
+    split_by = given.split_by or (given.update and _only_split_by(given)) or _usual_split_by(given)
     with ReferWriter(given.root, given.dataset, split_by, given.copy, given.update) as writer:
         problems = _convert(given, writer)
+        if given.update and writer.is_published and not is_published(writer.folder, split_by):
+            text = (
+                "with published data in it, a run learns from a share of its masks (data.benchmark_frac), not from all"
+            )
+            writer.notices.append(Notice(str(writer.folder), text))
         update = merge(writer) if given.update and writer.refs else None
         problems += update.problems if update else []
         _list(problems, say)
@@ -101,8 +107,9 @@ def import_(words: Sequence[str], say: Say) -> int:
             raise DataError(
                 f"{len(problems)} bad items and --strict: nothing is written; correct them, or leave --strict out"
             )
-        writer.problems = [str(problem) for problem in gathered(problems)]
-        folder = writer.write() if update is None or update.num_changes else writer.folder
+        unusable = {ref.get(UNUSABLE) for ref in writer.refs}  # kept with these
+        writer.problems = [str(problem) for problem in gathered([p for p in problems if str(p) not in unusable])]
+        folder = writer.write() if update is None or update.num_changes or writer.solved else writer.folder
         num_truths = sum("ann_id" in ref or "ann_ids" in ref for ref in writer.refs)
         sentences = sum(len(ref["sentences"]) for ref in writer.refs)
         if update:
@@ -263,14 +270,18 @@ def _convert(given: argparse.Namespace, writer: ReferWriter) -> list[Problem]:
         images = given.images or root
     else:
         rows = chain.from_iterable(map(read_rows, given.sources))
+    if isinstance(images, StorePath):
+        raise DataError(f"the photos lie in {images}; copy that folder to this machine, and name it by --images")
     from_viewer = given.kind == "labelstudio"
     return import_rows(rows, images, given.masks or images, writer, from_viewer)
 
 
-def _usual_split_by(kind: str, dataset: str) -> str:
-    if kind in ("grefcoco", "jxu124"):
-        return "umd" if dataset == "refcocog" else "unc"
-    return "lmms" if kind == "lmms-lab" else "own"
+def _usual_split_by(given: argparse.Namespace) -> str:
+    if given.kind == "jxu124":
+        from l2l_ray.datatools.import_hub import is_refcocog
+
+        return "umd" if given.dataset == "refcocog" or is_refcocog(given.sources) else "unc"
+    return {"grefcoco": "unc", "lmms-lab": "lmms"}.get(given.kind, "own")
 
 
 def _only_split_by(given: argparse.Namespace) -> str | None:

@@ -26,10 +26,19 @@ from l2l_ray.data.layout import Words, shown
 from l2l_ray.data.masks import decode, mask_area_px
 from l2l_ray.data.object_masks import box_of_mask
 from l2l_ray.datatools.label_studio import LABELING_CONFIG, task
-from l2l_ray.datatools.record import NO_CATEGORY, RECORD, ExportedMask, image_name, record, write_json_lines
+from l2l_ray.datatools.record import (
+    NO_CATEGORY,
+    RECORD,
+    ExportedMask,
+    common_folder,
+    image_name,
+    record,
+    write_json_lines,
+)
 from l2l_ray.datatools.yolo import write_yolo
 from l2l_ray.errors import DataError
 from l2l_ray.files import replacing_folder
+from l2l_ray.storage import StorePath, place
 from l2l_ray.types import Rle
 
 INDEX = "export.json"
@@ -56,7 +65,12 @@ def write_export(
     out = require_place(kind, out, force)
     if not masks:
         raise DataError(f"there is no mask to export to {out}, expected at least one; choose other masks")
-    root = Path(os.path.commonpath([Path(mask.example.image_path).parent for mask in masks]))
+    root = common_folder([place(mask.example.image_path).parent for mask in masks])
+    if kind == "labelstudio" and isinstance(root, StorePath):
+        raise DataError(
+            f"Label Studio serves photos of its own machine, and these lie in {root}; copy them to a disk and run with "
+            "--data.root there, or choose another --format"
+        )
     if kind == "labelstudio":
         root = root.parent  # it serves folders below its document root, not that one itself
     try:

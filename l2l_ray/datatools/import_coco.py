@@ -11,7 +11,8 @@
   Source: github.com/henghuiding/ReLA, `gres_model/data/datasets/grefcoco.py`; github.com/henghuiding/gRefCOCO.
 
 Annotations are taken over with the fields that the loader knows. A ref whose image is missing is left out, by name; one
-whose mask is malformed, lies outside its image or its own box, or covers no pixel stays, unlabeled.
+whose mask is malformed, lies outside its image or its own box, or covers no pixel stays, unlabeled. Several targets
+must cover a pixel together.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, Words
-from l2l_ray.data.refer_files import ID_NAMES, Once, integer_id
+from l2l_ray.data.object_masks import object_mask, parts_mask
+from l2l_ray.data.refer_files import ID_NAMES, Once, annotation_id, integer_id
 from l2l_ray.datatools.coco_tables import CocoTables, is_id
-from l2l_ray.datatools.columns import clean_text, read_columns
-from l2l_ray.datatools.record import KEPT, of_unusable_mask
-from l2l_ray.datatools.refer_writer import ReferWriter, sentence
+from l2l_ray.datatools.columns import clean_text, read_columns, require_apart
+from l2l_ray.datatools.record import KEPT, OF_TRUTH, of_unusable_mask
+from l2l_ray.datatools.refer_writer import UNUSABLE, ReferWriter, sentence
 from l2l_ray.datatools.row_files import read_json
 from l2l_ray.datatools.truths import is_hint_alone
 from l2l_ray.errors import DataError
@@ -58,7 +60,7 @@ def import_coco(
 
     tables = CocoTables(instances, image_root, writer, has_texts, upright=True)
     problems += tables.problems
-    used, once = set[str](), Once(ID_NAMES["annotations"])
+    used, once, splits = set[str](), Once(ID_NAMES["annotations"]), dict[int, str]()
     num_sentences = 0
     for where, row in tables.annotations:
         used.add(str(row.get("id")))
@@ -68,7 +70,9 @@ def import_coco(
             kept, bad = _exported(row, where)
             if (name := row.get("split", kept.get("provenance", {}).get("split", split))) not in SPLITS:
                 raise BadValue("split", name, f"one of {', '.join(SPLITS)}", "use one of these")
-            ref = {"ref_id": len(writer.refs) + 1, "image_id": tables.image_of(row), "split": name, **kept}
+            image_id = tables.image_of(row)
+            require_apart(writer.images[image_id]["file_name"], name, splits.setdefault(image_id, name))
+            ref = {"ref_id": len(writer.refs) + 1, "image_id": image_id, "split": name, **kept}
         except BadValue as error:
             problems.append(error.at(where))
             continue
@@ -88,6 +92,7 @@ def import_coco(
                 writer.notices.append(said)
             else:
                 problems.append(said)
+                ref = {name: value for name, value in ref.items() if name not in OF_TRUTH} | {UNUSABLE: str(said)}
             annotation = dict(row)
         try:
             if hint := tables.hint_of(row, where):
@@ -133,16 +138,17 @@ def import_grefcoco(refs: Path, instances: Path, image_root: Path | None, writer
     if not isinstance(records, list):
         raise DataError(f"{refs} must hold a list of refs, got {type(records).__name__}; is it grefs(unc).json?")
     wanted = {i for record in records if isinstance(record, dict) for i in _ann_ids(record) if isinstance(i, int)}
-    tables = CocoTables(instances, image_root, writer, lambda row: row.get("id") in wanted)
-    by_id = {row["id"]: row for _, row in tables.annotations if isinstance(row.get("id"), int)}
+    tables = CocoTables(instances, image_root, writer, lambda row: annotation_id(row) in wanted)
+    by_id = {annotation_id(row): row for _, row in tables.annotations}
     problems = tables.problems
+    writer.is_published = True
     sent_ids, ref_ids = Once("sent_id"), Once("ref_id")
     for number, record in enumerate(records):
         where = f"{refs.name} ref number {number}"
         try:
             ref, sentences = refer_record(record)
             where = f"{refs.name} ref_id {ref['ref_id']}"
-            tables.add_image(ref["image_id"])
+            size = tables.add_image(ref["image_id"])
             ref_ids.take([ref["ref_id"]])
             sent_ids.take(s["sent_id"] for s in sentences)
         except BadValue as error:
@@ -161,16 +167,19 @@ def import_grefcoco(refs: Path, instances: Path, image_root: Path | None, writer
                         f"an annotation of {instances.name}",
                         "take the files of one release",
                     )
-                annotations[ann_id] = tables.checked(by_id[ann_id], where)
+                annotations[ann_id] = tables.checked(by_id[ann_id], where, is_part=True)
                 if annotations[ann_id]["image_id"] != ref["image_id"]:
                     raise BadValue(
                         "image of the annotation", ann_id, f"image {ref['image_id']} as the ref", "correct it"
                     )
+            segmentations = [row["segmentation"] for row in annotations.values()]
+            if all(segmentations):  # one of them may be a box alone
+                object_mask([parts_mask(one, *size) for one in segmentations], segmentations, *size)  # as the loader
             writer.annotations.update(annotations)
             writer.add_ref({**ref, "ann_ids": ann_ids, "no_target": not ann_ids}, sentences)
         except BadValue as error:  # of its truth: the item stays, unlabeled
             problems.append(error.at(where))
-            writer.add_ref(ref, sentences)
+            writer.add_ref({**ref, UNUSABLE: str(problems[-1])}, sentences)
     return problems
 
 

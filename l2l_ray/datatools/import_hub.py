@@ -37,7 +37,7 @@ from l2l_ray.data.refer_files import Once
 from l2l_ray.datatools.coco_tables import add_coco_image, coco_annotation
 from l2l_ray.datatools.columns import clean_text
 from l2l_ray.datatools.import_coco import refer_record
-from l2l_ray.datatools.refer_writer import ReferWriter, sentence
+from l2l_ray.datatools.refer_writer import UNUSABLE, ReferWriter, sentence
 from l2l_ray.datatools.row_files import parquet_rows
 from l2l_ray.errors import DataError
 
@@ -76,6 +76,7 @@ def import_jxu124(files: Sequence[Path], image_root: Path | None, writer: ReferW
     problems: list[Problem] = []
     ref_ids, sent_ids = Once("ref_id"), Once("sent_id")
     writer.categories.update(COCO_CATEGORIES)
+    writer.is_published = True
     for path in files:
         for where, row in parquet_rows(path, _JXU124_COLUMNS):
             assert isinstance(row, Mapping)  # Parquet rows are read or the file is not
@@ -98,8 +99,19 @@ def import_jxu124(files: Sequence[Path], image_root: Path | None, writer: ReferW
                 ref |= {"ann_id": annotation["id"], **category}
             except BadValue as error:  # of its truth: the item stays, unlabeled
                 problems.append(error.at(where))
+                ref[UNUSABLE] = str(problems[-1])
             writer.add_ref(ref, sentences)
     return problems
+
+
+def is_refcocog(files: Sequence[Path]) -> bool:
+    """Tell whether files of jxu124 are RefCOCOg's, split by UMD: it alone has a split called test.
+
+    Raises:
+        DataError: If a file is not of this form.
+    """
+    rows = (row for path in files for _, row in parquet_rows(path, ("split",)))
+    return any(isinstance(row, Mapping) and row.get("split") == "test" for row in rows)
 
 
 def _jxu124_annotation(
@@ -127,7 +139,9 @@ def import_lmms(files: Sequence[Path], writer: ReferWriter) -> list[Problem]:
     problems: list[Problem] = []
     rows_of: Counter[str] = Counter()
     image_ids: dict[str, int] = {}
+    times: Counter[str] = Counter()  # of each question_id: that a row comes again must not make it another object
     partial = num_sentences = 0
+    writer.is_published = True
     for path in files:
         split = _split_of_name(path)
         for where, row in parquet_rows(path, _LMMS_COLUMNS):
@@ -147,8 +161,12 @@ def import_lmms(files: Sequence[Path], writer: ReferWriter) -> list[Problem]:
                 ref["ann_id"] = annotation["id"]
             except BadValue as error:  # of its truth: the item stays, unlabeled
                 problems.append(error.at(where))
+                ref[UNUSABLE] = str(problems[-1])
             sentences = [sentence(num_sentences + k, text) for k, text in enumerate(texts)]
-            writer.add_ref({**ref, "source_id": str(row.get("question_id"))}, sentences)
+            question = str(row.get("question_id"))
+            times[question] += 1
+            own_id = question if times[question] == 1 else f"{question} ({times[question]})"
+            writer.add_ref({**ref, "source_id": own_id}, sentences)
             num_sentences += len(texts)
     about_splits = lmms_notices(rows_of, partial, len(writer.refs))
     writer.notices += [Notice("these files", text) for text in about_splits]

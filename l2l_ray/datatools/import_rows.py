@@ -2,7 +2,8 @@
 
 A row has `image` and `expression`, and may have the other columns of `columns.py`; at most one of `mask`, `rle` and
 `polygon`. Rows of one `id` speak of one object: their expressions are collected, and one of them may hold the truth. A
-row without `id` is an object of its own, unless an earlier one says the same. Without truth an item stays unlabeled,
+row without `id` is an object of its own, unless an earlier one says the same. Who made a truth, and its scores, are
+taken from the row that brings it. Without truth an item stays unlabeled,
 also where the truth is unusable: that is a problem, which leaves the item there; so does an unusable hint. A box alone
 is a hint.
 """
@@ -19,10 +20,10 @@ from l2l_ray.data.hints import PixelHint
 from l2l_ray.data.layout import BadValue, Notice, Problem, Words, file_below
 from l2l_ray.data.object_masks import cut_at_border
 from l2l_ray.data.pixels import Header, read_header
-from l2l_ray.datatools.columns import COLUMNS, Names, read_columns
-from l2l_ray.datatools.record import of_unusable_mask
+from l2l_ray.datatools.columns import COLUMNS, Names, read_columns, require_apart
+from l2l_ray.datatools.record import OF_TRUTH, of_unusable_mask
 from l2l_ray.datatools.ref_records import category_name
-from l2l_ray.datatools.refer_writer import ReferWriter, sentence
+from l2l_ray.datatools.refer_writer import UNUSABLE, ReferWriter, sentence
 from l2l_ray.datatools.row_files import Row
 from l2l_ray.datatools.truths import ObjectTruth, read_row_hint, read_truth
 
@@ -87,10 +88,12 @@ class _Collector:
             return []
         path = file_below(self._image_root, values.get("image"), "image")
         name = path.relative_to(self._image_root).as_posix()
+        require_apart(name, split, self._split_of.get(name, split))
         header = read_header(path)
         problems: list[Problem] = []
         notices: list[Notice] = []
         no_target, truth, hint = False, None, None
+        about_truth = {name: values.pop(name) for name in OF_TRUTH if name in values}
         try:
             hint = read_row_hint(values, header)
             notices += [] if hint is None else cut_at_border(hint.corners(), header.shown, where, "hint box")
@@ -105,12 +108,14 @@ class _Collector:
                     "no_target", Words("true beside a mask, box or point"), "one of them", "remove the other"
                 )
         except BadValue as error:
-            said = of_unusable_mask(error, where, values.get("provenance"))
+            said = of_unusable_mask(error, where, about_truth.get("provenance"))
             if isinstance(said, Notice):
                 notices.append(said)
             else:
                 problems.append(said)
+                about_truth = {UNUSABLE: str(said)}
         ref = None if key is None or key not in self._ref_of_id else self._writer.refs[self._ref_of_id[key]]
+        had_truth = ref is not None and bool(ref.keys() & {"ann_id", "ann_ids"})
         if ref is None:
             self._new_ref(key, name, header, path, split, category, truth)
         else:
@@ -122,6 +127,11 @@ class _Collector:
             ref["ann_ids"] = []
         if hint is not None:
             ref["hint"] = hint.record()
+        if not had_truth:  # else it is that row's truth which the ref has
+            if truth is not None or no_target:
+                for name in (*OF_TRUTH, UNUSABLE):
+                    ref.pop(name, None)  # an earlier row's, without a truth
+            ref |= {name: value for name, value in about_truth.items() if name not in ref}
         for kept in (column for column in values if COLUMNS[column].stays):
             ref.setdefault(kept, values[kept])
         if (first := self._split_of.setdefault(name, split)) != split:

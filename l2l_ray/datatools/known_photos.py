@@ -7,7 +7,7 @@ size shows it: the masks and hints of before do not fit it then. A photo of the 
 
 from __future__ import annotations
 
-import filecmp
+import hashlib
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,6 +30,7 @@ class KnownPhotos:
     """
 
     image_of: dict[int, int] = field(default_factory=dict)  # id in the writer: id in the data set
+    new_ids: dict[int, list[int]] = field(default_factory=dict)  # id in the data set: its ids in the writer
     bad: dict[int, Problem] = field(default_factory=dict)  # by id in the writer: what has another photo's name or size
     back: set[int] = field(default_factory=set)  # ids in the data set of photos whose files are there again
     there: set[int] = field(default_factory=set)  # ids in the writer of photos whose files are there, too
@@ -42,11 +43,35 @@ class KnownPhotos:
         for known in ids:
             self.sizes.pop(known, None)
             self.back.discard(known)
-        for new_id, known in self.image_of.items():
-            if known == image_id:
-                self.bad[new_id] = problem
-            elif known in ids:
-                self.bad.setdefault(new_id, problem)
+        for known in ids:
+            for new_id in self.new_ids.get(known, ()):
+                self.bad[new_id] = problem if known == image_id else self.bad.get(new_id, problem)
+
+
+class _Contents:
+    """Finds pictures by their content, which is read only where their sizes in bytes are the same."""
+
+    def __init__(self, paths: Mapping[int, Path]) -> None:
+        self._paths = paths
+        self._sizes: dict[int, list[int]] = defaultdict(list)
+        for image_id, path in paths.items():
+            if path.is_file():
+                self._sizes[path.stat().st_size].append(image_id)
+        self._hashes: dict[int, dict[bytes, list[int]]] = {}  # by size, of those sizes that were asked for
+
+    def of(self, source: Path) -> list[int]:
+        """Return the ids of the pictures that have the content of a file."""
+        size = source.stat().st_size
+        if size not in self._hashes:
+            self._hashes[size] = defaultdict(list)
+            for image_id in self._sizes.get(size, ()):
+                self._hashes[size][_sha256(self._paths[image_id])].append(image_id)
+        return self._hashes[size].get(_sha256(source), []) if self._hashes[size] else []
+
+
+def _sha256(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def match_photos(writer: ReferWriter, images: _Rows) -> KnownPhotos:
@@ -65,10 +90,7 @@ def match_photos(writer: ReferWriter, images: _Rows) -> KnownPhotos:
     by_file: dict[Path, list[int]] = defaultdict(list)  # a file may have several names and ids
     for image_id, path in paths.items():
         by_file[path.resolve()].append(image_id)
-    by_size: dict[int, list[int]] = defaultdict(list)
-    for image_id, path in paths.items():
-        if path.is_file():
-            by_size[path.stat().st_size].append(image_id)
+    contents = _Contents(paths)
     photos = KnownPhotos()
     for new_id, row in writer.images.items():
         name = row["file_name"]
@@ -77,11 +99,12 @@ def match_photos(writer: ReferWriter, images: _Rows) -> KnownPhotos:
         same = by_file.get(source, []) if source is not None else []
         found = named if source is None or named in same else next(iter(same), None)
         if source is not None and found is None:
-            alike = [i for i in by_size[source.stat().st_size] if filecmp.cmp(source, paths[i], shallow=False)]
+            alike = contents.of(source)
             found = named if named in alike or (named is not None and not paths[named].exists()) else None
             found = alike[0] if found is None and alike else found
         if found is not None:
             photos.image_of[new_id] = found
+            photos.new_ids.setdefault(found, []).append(new_id)
             if paths[found].exists():
                 photos.there.add(new_id)
             elif source is not None:
@@ -131,7 +154,8 @@ def _refuse_shared(photos: KnownPhotos, writer: ReferWriter, images: _Rows) -> N
     for other in others:
         sizes = dict(photos.sizes)
         refs = [record for record in plain_records(other) if isinstance(record, dict)]
-        for image_id in sorted(i for i in sizes if any(ref.get("image_id") == i for ref in refs)):
+        shared = [ref.get("image_id") for ref in refs]
+        for image_id in sorted(sizes.keys() & {i for i in shared if isinstance(i, int)}):
             got = Words(f"{in_px(sizes[image_id])}, while {other.name} has it, too")
             expected = f"{in_px(size_in(images[image_id]))} as before, where several split files share a photo"
             remedy = "bring the earlier photo back, or import the new one under another name or --dataset"

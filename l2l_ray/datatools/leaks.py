@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from l2l_ray.data.layout import BadValue, Problem, coco_number, image_folder, plain_name
+from l2l_ray.data.origin import is_published, write_origin
 from l2l_ray.datatools.inventory import Inventory, take_inventory
 from l2l_ray.datatools.picture_hash import hash_file, pairs_within
 from l2l_ray.errors import DataError
@@ -155,6 +156,7 @@ def drop_train_images(train: Part, leaks: Sequence[Leak], name: str) -> tuple[Pa
         with new_folder(folder) as temporary:
             (temporary / f"refs({old.split_by}).p").write_bytes(pickle.dumps(kept, protocol=4))
             shutil.copyfile(old.folder / "instances.json", temporary / "instances.json")
+            write_origin(temporary, "published" if is_published(old.folder, old.split_by) else "own")
             if source.exists() and not taken:
                 pictures.parent.mkdir(parents=True, exist_ok=True)
                 pictures.symlink_to(source.absolute(), target_is_directory=True)

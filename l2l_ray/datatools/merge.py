@@ -21,8 +21,7 @@ for several, are problems by name, and change nothing.
 
 A photo that was replaced by one of another size gets that size when the update brings all its masks, "no target" and
 hints anew, for what was said of the earlier photo does not fit it; else that is a problem, and nothing about this photo
-changes. So does it where another split file of the data set has the photo, too. Rejections end with the earlier photo,
-and do not come back.
+changes. So does it where another split file has the photo, too. Rejections end with the earlier photo, for good.
 """
 
 from __future__ import annotations
@@ -118,10 +117,11 @@ class _Merger(Tables):
             if ref.get("source_id") and "sent_id" not in ref:
                 self._by_own_id[ref["source_id"]] = place
         groups: dict[int, list[Ref]] = defaultdict(list)
-        new: list[Ref] = []
+        new, told = list[Ref](), set[Problem]()
         for ref in self.writer.refs:
             if bad := self._photos.bad.get(ref["image_id"]):
-                self.update.problems += [bad] if bad not in self.update.problems else []
+                self.update.problems += [] if bad in told else [bad]
+                told.add(bad)
                 continue
             image_id = self._photos.image_of.get(ref["image_id"])
             texts = [text_of(sentence) for sentence in ref["sentences"]]
@@ -224,6 +224,7 @@ class _Merger(Tables):
         category = self.category_of(ref)
         self._correct(ref, [other for other in group if claims_truth(other, self.writer.annotations)])
         self._reject(ref, [other for other in group if "rejected" in other])
+        self.note_unusable(ref, group)
         self._categorize(ref, group, category)
         self._point_out(ref, [other for other in group if "hint" in other])
         self.update.num_unchanged += before == self.update.num_changes
@@ -349,9 +350,9 @@ class _Merger(Tables):
         dropped = ("ann_id", "ann_ids", "category_id", "sentences", "sent_ids")
         ref = {name: value for name, value in other.items() if name not in dropped}
         ref |= {"ref_id": self.next_ref, "image_id": image_id, "sent_ids": [], "sentences": []}
-        splits = {known["split"] for known in self.refs if known["image_id"] == image_id}
+        splits = self.splits_of[image_id]
         if splits and ref["split"] not in splits:
-            ref["split"] = sorted(splits)[0]
+            ref["split"] = min(splits)
             self._notice(other, f"its photo is in split {ref['split']}, and so is it; this says {other['split']}")
         if "file_name" in ref:
             ref["file_name"] = self.images[image_id]["file_name"]
@@ -359,6 +360,7 @@ class _Merger(Tables):
         for sentence in other["sentences"]:
             self.add_sentence(ref, sentence)
         ref |= self.take_truth(self.writer, other, image_id)
+        splits.add(ref["split"])
         self.refs.append(ref)
         self.update.num_new_objects += 1
         self.update.num_new_masks += claims_truth(other, self.writer.annotations)
@@ -366,8 +368,7 @@ class _Merger(Tables):
 
     def hand_over(self, num_touched: int) -> None:
         """Let the writer hold the result."""
-        num_old = len(self.refs) - self.update.num_new_objects
-        self.update.num_unchanged += num_old - num_touched
+        self.update.num_unchanged += len(self.refs) - self.update.num_new_objects - num_touched
         self.update.num_new_photos = len(self._added)
         self.update.num_photos_back, self.update.num_resized = len(self._photos.back), len(self._photos.sizes)
         for new_id in (*self._photos.there, *self._photos.bad):
@@ -379,6 +380,7 @@ class _Merger(Tables):
             where = f"{self.images[ref['image_id']]['file_name']}, {ref['sentences'][0]['sent']!r}"
             self._notices.append(Notice(where, _LIFTED))
         self.writer.notices += self._notices
+        self.writer.solved = self.solved
         self.writer.refs, self.writer.images = self.refs, self.images
         self.writer.annotations, self.writer.categories = self.annotations, self.categories
 

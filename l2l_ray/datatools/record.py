@@ -20,6 +20,7 @@ leave one out.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from typing import Any
 
 from l2l_ray.data.hints import PixelHint
 from l2l_ray.data.layout import BadValue, Notice, Problem
+from l2l_ray.errors import DataError
+from l2l_ray.storage import StorePath, place
 from l2l_ray.types import Example, Rle
 
 # Field and type, as Parquet has them; an rle is a struct of size and counts, a json a text of it.
@@ -46,6 +49,7 @@ RECORD = {
 }
 
 SCORES = ("confidence", "gate", "accepted_rle")
+OF_TRUTH = ("provenance", *SCORES)  # speak of a mask, and come and go with it
 KEPT = ("sent_id", *SCORES)  # stay with a ref whose mask people correct
 MADE_BY_A_MODEL = ("pseudo_label", "prediction")  # `source` in the provenance of masks that nobody has corrected
 NO_CATEGORY = "referent"  # the class of masks without a category, where a format needs one
@@ -101,7 +105,23 @@ def _hint(example: Example) -> dict[str, Any] | None:
 
 def image_name(example: Example, root: Path) -> str:
     """Return the path of an example's image below a folder, with '/'."""
-    return Path(example.image_path).relative_to(root).as_posix()
+    return place(example.image_path).relative_to(root).as_posix()
+
+
+def common_folder(folders: Sequence[Path]) -> Path:
+    """Return the deepest folder that holds all of these.
+
+    Raises:
+        DataError: They have none in common: some lie in another store, or on this machine.
+    """
+    if not any(isinstance(folder, StorePath) for folder in folders):
+        return Path(os.path.commonpath(folders))
+    common = os.path.commonprefix([folder.parts for folder in dict.fromkeys(folders)])  # of tuples: whole names
+    if not common:
+        raise DataError(
+            f"the photos have no folder in common, as {folders[0]} and {folders[-1]}; export those of each place apart"
+        )
+    return StorePath(*common)
 
 
 def is_made_by_a_model(provenance: Any) -> bool:

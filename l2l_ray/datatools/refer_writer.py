@@ -20,10 +20,14 @@ from types import TracebackType
 from typing import Any
 
 from l2l_ray.data.layout import ALL_PICTURES, PROBLEMS_FILE, Notice, image_folder, plain_name
+from l2l_ray.data.origin import ORIGIN_FILE, write_origin
 from l2l_ray.data.pixels import Header, upright_copy
 from l2l_ray.errors import DataError
 from l2l_ray.files import locked, replacing, replacing_folder, saying_why, temporary_path
 from l2l_ray.jsonl import read_lines
+from l2l_ray.wording import counted, file_names
+
+UNUSABLE = "unusable_truth"  # field of a ref: what an import named as wrong with its truth, until there is another one
 
 
 class ReferWriter:
@@ -53,8 +57,10 @@ class ReferWriter:
         self.annotations: dict[int, dict[str, Any]] = {}
         self.categories: dict[int, str] = {}
         self.refs: list[dict[str, Any]] = []
+        self.is_published = False  # an importer of published data says so; of own data every mask is learned from
         self.notices: list[Notice] = []  # what importers have to tell besides problems
         self.problems: list[str] = []  # what they named as wrong; kept beside the data, for runs to tell of it
+        self.solved: set[str] = set()  # problems of earlier imports that an update did away with
         self.sources: dict[str, Path] = {}  # by name: the file of each picture that `write` has to put in place
         self._sizes: dict[str, tuple[int, int] | None] = {}
         self._copy, self._update = copy, update
@@ -171,11 +177,15 @@ class ReferWriter:
             "categories": [{"id": i, "name": name} for i, name in self.categories.items()],
         }
         target = image_folder(self.root, self.dataset)
-        if target.is_symlink() and self.sources:
+        names = dict.fromkeys(row["file_name"] for row in images if row["file_name"] in self.sources)
+        lacking = [name for name in names if not _is_there(self.sources[name], target / name)]
+        if lacking and target.is_symlink():
             raise DataError(
-                f"{target} is a link to the pictures of another data set; remove the link, or choose another --dataset"
+                f"{target} is a link to a folder that lacks {counted(len(lacking), 'picture')} of these "
+                f"({file_names(lacking)}), and nothing is written there; leave --images out where the folder has them "
+                "all, else remove the link, or choose another --dataset"
             )
-        for name in (row["file_name"] for row in images if row["file_name"] in self.sources):
+        for name in lacking:
             self._place(self.sources[name], target / name)
         if self._update:
             place = self.folder.resolve()
@@ -191,22 +201,18 @@ class ReferWriter:
 
     def _write_tables(self, folder: Path, content: Mapping[str, Any]) -> None:
         kept = folder / PROBLEMS_FILE
-        known = [*map(bytes.decode, read_lines(kept))]
-        for name in ("instances.json", self._refs, PROBLEMS_FILE):
+        known = [line for line in map(bytes.decode, read_lines(kept)) if line not in self.solved]
+        for name in ("instances.json", self._refs, PROBLEMS_FILE, *[ORIGIN_FILE] * self.is_published):
             (folder / name).unlink(missing_ok=True)  # it may be a link to another data set's
         (folder / "instances.json").write_text(json.dumps(content, allow_nan=False))
         (folder / self._refs).write_bytes(pickle.dumps(self.refs, protocol=4))
-        if lines := list(dict.fromkeys([*known, *self.problems])):
+        if self.is_published or not self._update:  # of data that are there, their own file says it, or nobody knows
+            write_origin(folder, "published" if self.is_published else "own")
+        unusable = [ref[UNUSABLE] for ref in self.refs if UNUSABLE in ref]
+        if lines := list(dict.fromkeys([*known, *self.problems, *unusable])):
             kept.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def _place(self, source: Path, target: Path) -> None:
-        if target.exists():
-            if target.samefile(source) or filecmp.cmp(source, target, shallow=False):
-                return
-            raise DataError(
-                f"{target} is a different picture than {source}; no data set is written; "
-                "choose another --dataset, or remove it"
-            )
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_relative_to(self._staging):
             os.replace(source, target)
@@ -216,6 +222,21 @@ class ReferWriter:
                 shutil.copyfile(source, temporary)
             else:
                 temporary.symlink_to(source)
+
+
+def _is_there(source: Path, target: Path) -> bool:
+    """Whether a picture has its place already.
+
+    Raises:
+        DataError: A different one has it.
+    """
+    if not target.exists():
+        return False
+    if target.samefile(source) or filecmp.cmp(source, target, shallow=False):
+        return True
+    raise DataError(
+        f"{target} is a different picture than {source}; no data set is written; choose another --dataset, or remove it"
+    )
 
 
 def sentence(sent_id: int, text: str) -> dict[str, Any]:

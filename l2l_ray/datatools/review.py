@@ -25,6 +25,7 @@ from l2l_ray.data.layout import Notice
 from l2l_ray.datatools.row_files import Row
 from l2l_ray.errors import DataError
 from l2l_ray.review.journal import DECISIONS, FILE, Action, Journal
+from l2l_ray.storage import place
 
 _FROM_LABEL = ("image", "expression", "split", "id", "sent_id", "category", "hint", "confidence", "gate")
 _UNDONE = "its decision was undone; if that was imported before, it stays in the data set until you decide anew"
@@ -47,7 +48,7 @@ def read_review(run_dir: Path) -> tuple[Iterator[Row], Path]:
         raise DataError(
             f"{run_dir / FILE} names photos below several folders, expected one: {sorted(map(str, roots))[:3]}"
         )
-    return _rows(journal, made), Path(str(roots.pop()))
+    return _rows(journal, made), place(str(roots.pop()))
 
 
 def _rows(journal: Journal, made: Sequence[Action]) -> Iterator[Row]:

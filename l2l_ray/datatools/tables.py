@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from l2l_ray.datatools.ref_records import (
     rows_by_id,
     text_of,
 )
-from l2l_ray.datatools.refer_writer import ReferWriter
+from l2l_ray.datatools.refer_writer import UNUSABLE, ReferWriter
 from l2l_ray.datatools.row_files import read_json
 from l2l_ray.errors import DataError
 from l2l_ray.types import Rle
@@ -49,11 +49,17 @@ class Tables:
         self.images = rows_by_id(content, "images", path)
         self.annotations = rows_by_id(content, "annotations", path)
         self.categories = {i: str(row.get("name", "")) for i, row in rows_by_id(content, "categories", path).items()}
+        self.solved: set[str] = set()  # problems with a truth that are none any more
+        self.splits_of: dict[int, set[str]] = defaultdict(set)  # by id of the photo
+        for ref in self.refs:
+            self.splits_of[ref["image_id"]].add(ref["split"])
+        self._category_ids = {name: number for number, name in reversed(self.categories.items())}  # the first of a name
         self.next_ref = max((ref["ref_id"] for ref in self.refs), default=0) + 1
         self.old_sizes: dict[int, tuple[int, int] | None] = {}  # of photos that were given another size, px
         self.lifted: list[Ref] = []  # refs whose rejection was of such a photo as it was before
         self._old_hints: set[int] = set()  # ids of the refs that had a hint about such a photo
         self._next_sentence = max((s["sent_id"] for ref in self.refs for s in ref["sentences"]), default=0) + 1
+        self._next_category = max(self.categories, default=0) + 1
         self._next_annotation = max(self.annotations, default=0) + 1
 
     def has_truth(self, ref: Ref) -> bool:
@@ -90,17 +96,23 @@ class Tables:
 
     def category(self, name: str) -> int:
         """Return the number of a category, which is added where it is new."""
-        for number, known in self.categories.items():
-            if known == name:
-                return number
-        number = max(self.categories, default=0) + 1
-        self.categories[number] = name
-        return number
+        if name not in self._category_ids:
+            self._category_ids[name] = self._next_category
+            self.categories[self._next_category] = name
+            self._next_category += 1
+        return self._category_ids[name]
 
     def category_of(self, ref: Ref) -> str:
         """Return what a ref is called, by its first annotation if that says it; "" if nothing does."""
         rows = [self.annotations.get(ann_id, {}) for ann_id in annotation_ids(ref)[:1]] + [ref]
         return category_name(next((row for row in rows if "category_id" in row), {}), self.categories)
+
+    def note_unusable(self, ref: Ref, group: Sequence[Ref]) -> None:
+        """Keep with a ref without a truth what the newest word on it says is wrong with that, and forget older ones."""
+        before = ref.pop(UNUSABLE, None)
+        if not self.has_truth(ref) and (found := [other[UNUSABLE] for other in group if UNUSABLE in other]):
+            ref[UNUSABLE] = found[-1]
+        self.solved |= {before} - {None, ref.get(UNUSABLE)}
 
     def resize(self, sizes: Mapping[int, tuple[int, int]]) -> None:
         """Give photos that were replaced by others their new size.

@@ -7,8 +7,9 @@ parts of COCO's objects: the inside of the outline, by the even-odd rule, is the
 class (several texts of one object) are one line. A photo whose masks are all empty is left out: YOLO would learn that
 nothing is there.
 
-Names are unique in a split without their folders: `photo_2.jpg` is a second `photo.jpg`. `index.jsonl` has every
-record, with the exact masks and the expressions; `l2l data import rows index.jsonl` reads it.
+Photos in an object store are copied. Names are unique in a split without their folders: `photo_2.jpg` is a second
+`photo.jpg`. `index.jsonl` has every record, with the exact masks and the expressions; `l2l data import rows
+index.jsonl` reads it.
 
 Source of the format: docs.ultralytics.com/datasets/segment.
 """
@@ -29,6 +30,7 @@ from jaxtyping import Bool, Float64
 from l2l_ray.data.masks import decode
 from l2l_ray.datatools.record import ExportedMask, record, write_json_lines
 from l2l_ray.errors import DataError
+from l2l_ray.storage import StorePath, local_copy, place
 
 ANY_CLASS = "object"
 _BLOCK = 256  # points whose distances to an outline are taken at once
@@ -54,7 +56,7 @@ def write_yolo(masks: Sequence[ExportedMask], root: Path, folder: Path) -> None:
             continue
         photo = (mask.split, mask.example.image_path)
         if photo not in names:
-            names[photo] = _free_name(mask.split, Path(mask.example.image_path), taken)
+            names[photo] = _free_name(mask.split, place(mask.example.image_path), taken)
         size = (mask.example.width_px, mask.example.height_px)
         numbers = " ".join(f"{value:.6f}" for value in (outline / size).ravel().tolist())
         lines.setdefault(photo, {})[f"{classes.index(mask.category or ANY_CLASS)} {numbers}\n"] = None
@@ -62,7 +64,7 @@ def write_yolo(masks: Sequence[ExportedMask], root: Path, folder: Path) -> None:
         raise DataError(f"none of {len(masks)} masks has a pixel, so there is nothing for YOLO; choose another format")
     for photo, name in names.items():
         split, path = photo
-        _give_photo(Path(path), folder / "images" / split / name)
+        _give_photo(place(path), folder / "images" / split / name)
         label = folder / "labels" / split / f"{name.rpartition('.')[0] or name}.txt"
         label.parent.mkdir(parents=True, exist_ok=True)
         label.write_text("".join(lines[photo]), encoding="utf-8")
@@ -116,16 +118,19 @@ def _free_name(split: str, photo: Path, taken: set[tuple[str, str]]) -> str:
     return f"{stem}{photo.suffix}"
 
 
-def _give_photo(source: Path, place: Path) -> None:
-    """Link to a photo, or copy it where Ultralytics would write into the original: it mends a JPEG without an end."""
-    place.parent.mkdir(parents=True, exist_ok=True)
+def _give_photo(source: Path, target: Path) -> None:
+    """Link to a photo, or copy it: one of an object store, or a JPEG without an end, which Ultralytics would mend."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(source, StorePath):
+        shutil.copyfile(local_copy(source), target)
+        return
     if source.suffix.lower() in (".jpg", ".jpeg") and source.is_file():
         with source.open("rb") as file:
             file.seek(-min(2, source.stat().st_size), os.SEEK_END)
             if file.read() != b"\xff\xd9":
-                shutil.copyfile(source, place)
+                shutil.copyfile(source, target)
                 return
-    place.symlink_to(source.resolve())
+    target.symlink_to(source.resolve())
 
 
 def _write_yaml(splits: list[str], classes: list[str], path: Path) -> None:

@@ -25,11 +25,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Int8, Int64
 
+from l2l_ray.datatools.record import common_folder
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.evaluation.committed import last_round, open_run
 from l2l_ray.loop.state.example_files import ExampleTable, PriorTable
 from l2l_ray.review.journal import STATES, Journal
-from l2l_ray.storage import local_copy
+from l2l_ray.storage import local_copy, place
 from l2l_ray.types import Example, Prior
 
 ORDERS = ("expression", "image")
@@ -214,9 +215,8 @@ class Labels:
         expressions, paths = (self._examples.texts(name) for name in ("expression", "image_path"))
         self.expressions = [expressions[row] for row in rows]
         self.image_paths = [paths[row] for row in rows]
-        folders = {os.path.dirname(path) for path in set(paths)}
-        self.image_root = Path(os.path.commonpath(folders))
-        self._root = os.path.join(self.image_root, "")
+        self.image_root = common_folder([place(folder) for folder in {os.path.dirname(path) for path in set(paths)}])
+        self._root = os.path.join(str(self.image_root), "")
         self.image_ids = self._examples.column("image_id").astype(np.int64)[self._example_rows]
         self._by_id = np.argsort(self.sent_ids, kind="stable")
         self._sorted_ids = self.sent_ids[self._by_id]

@@ -19,6 +19,7 @@ from l2l_ray.data.pixels import read_header
 from l2l_ray.errors import DataError
 from l2l_ray.prior.prompt import PromptFormat
 from l2l_ray.prior.reply import Reply
+from l2l_ray.storage import place
 from l2l_ray.types import Example, Prior
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Proposals:
         with self._lock:
             hint = {"box": box_xywh_px}
             return self._fitting(
-                example, self._loaded().predict(Path(example.image_path), example.expression, hint).mask
+                example, self._loaded().predict(place(example.image_path), example.expression, hint).mask
             )
 
     def own(self, example: Example, prior: Prior) -> Bool[np.ndarray, "H W"]:
@@ -57,7 +58,7 @@ class Proposals:
             L2LError: The model cannot be loaded or cannot answer.
         """
         with self._lock:
-            found = self._loaded().predict_with(Path(example.image_path), example.expression, prior)
+            found = self._loaded().predict_with(place(example.image_path), example.expression, prior)
             return self._fitting(example, found.mask)
 
     def _loaded(self) -> Predictor:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from l2l_ray.config import NO_RESULT, PLACES, RunConfig, config_fields, dump_without, field_value, idle_fields
+from l2l_ray.config import EMBEDDED, NO_RESULT, PLACES, RunConfig, config_fields, dump_without, field_value, idle_fields
 from l2l_ray.config.messages import explain, meant
 from l2l_ray.errors import ConfigError
 from l2l_ray.sweep.space import Space, Values, draw
@@ -90,6 +90,11 @@ def trials_of(
             not fit; or a seed is negative or given twice.
     """
     _require_sweepable(space)
+    if "data.benchmark_frac" in space and config.data.root != EMBEDDED:
+        raise ConfigError(
+            "a sweep over data.benchmark_frac is one of the embedded data, and data.root names others; sweep "
+            "data.labeled_frac, which holds for every data set"
+        )
     if len(set(seeds)) < len(seeds) or not seeds or min(seeds) < 0:
         raise ConfigError(f"--seeds must be different numbers from 0 up, got {list(seeds)}; write e.g. --seeds 0 1 2")
     own = {field: field_value(config, field) for field in space}

@@ -35,6 +35,23 @@ def test_later_wins_preset_then_file_then_words(tmp_path: Path) -> None:
     assert config.selector.reward.gate_margin == untouched.selector.reward.gate_margin
 
 
+@pytest.mark.parametrize("preset", ["embedded", "smoke", "1pct"])
+def test_a_benchmark_share_that_was_set_holds_for_any_data(tmp_path: Path, preset: str) -> None:
+    words = ["--preset", preset, "--data.root", "/refer", "--data.dataset", "refcocoplus", "--data.split_by", "unc"]
+    usual = load_config(words).data
+    assert (usual.labeled_frac, usual.benchmark_frac) == (None, PRESETS[preset]().data.benchmark_frac)
+    for more in (
+        ["--data.benchmark_frac", "0.1"],
+        ["--data", '{"benchmark_frac": 0.1}'],
+        ["--config", _file(tmp_path, "data: {benchmark_frac: 0.1}\n")],
+    ):
+        assert load_config([*words, *more]).data == usual.model_copy(update={"labeled_frac": 0.1})
+    saved = load_config(words)
+    save_config(saved, tmp_path / "config.yaml")
+    assert load_config(["--config", str(tmp_path / "config.yaml")]) == saved, "a saved config names every field"
+    assert load_config(["--preset", preset, "--data.benchmark_frac", "0.1"]).data.labeled_frac is None, "of RefShapes"
+
+
 def test_options_may_be_joined_with_an_equals_sign(tmp_path: Path) -> None:
     file = _file(tmp_path, "name: joined\n")
     config = load_config(["--preset=smoke", f"--config={file}", "--selector.reward.unlabeled=0.2", "--resume"])

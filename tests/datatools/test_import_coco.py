@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from l2l_ray.data.layout import Problem
+from l2l_ray.data.masks import mask_area_px
+from l2l_ray.data.plain_pickle import plain_records
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.datatools.check import check
 from l2l_ray.datatools.import_coco import import_coco, import_grefcoco
@@ -120,6 +122,20 @@ def test_a_bad_annotation_is_left_out_by_name(tmp_path: Path, changes: dict[str,
     assert [e.expression for e in examples] == ["good"]
 
 
+def test_a_photo_to_learn_from_is_not_evaluated_on(tmp_path: Path) -> None:
+    rows = [annotation(5, expression="a"), annotation(6, expression="b", split="val"), annotation(7, 2, expression="c")]
+    (problem,) = coco(tmp_path, *rows)
+    assert str(problem).startswith("instances.json annotation 6: split of a photo: got val for '1.png'; expected train")
+    assert len(ReferDataset.open(tmp_path / "root", "own", "own").refs()) == 2
+
+
+def test_the_scores_of_a_refused_mask_go_with_it(tmp_path: Path) -> None:
+    made = {"provenance": {"source": "hand"}, "confidence": 0.5, "sent_id": 7}
+    assert len(coco(tmp_path, annotation(5, expression="a", segmentation=[[5, 5]], **made))) == 1
+    (ref,) = plain_records(tmp_path / "root" / "own" / "refs(own).p")
+    assert ref["sent_id"] == 7 and not ref.keys() & {"ann_id", "provenance", "confidence"}
+
+
 def test_a_box_alone_is_kept_as_a_box(tmp_path: Path) -> None:
     assert coco(tmp_path, annotation(5, expression="good", segmentation=[], area=float("nan"))) == []
     examples, skips = ReferDataset.open(tmp_path / "root", "own", "own").labeled_examples("train")
@@ -163,6 +179,20 @@ def test_the_box_of_a_target_is_no_hint(tmp_path: Path) -> None:
         writer.write()
     examples, _ = ReferDataset.open(tmp_path / "root", "grefcoco", "unc").examples("train")
     assert [(example.ref_id, example.hint) for example in examples] == [(1, None), (2, None)]
+
+
+def test_a_target_of_several_parts_is_judged_whole(tmp_path: Path) -> None:
+    assert grefs(tmp_path, gref(1, [5, 8])) == []
+    (example,), skips = ReferDataset.open(tmp_path / "root", "grefcoco", "unc").labeled_examples("train")
+    assert mask_area_px(example.mask_rle) > 0 and skips == []
+    assert check(take_inventory(tmp_path / "root" / "grefcoco")) == []
+
+
+@pytest.mark.parametrize("ann_id", [[5], {"id": 5}, None, "5"])
+def test_annotations_whose_ids_are_none_are_passed_over(tmp_path: Path, ann_id: Any) -> None:
+    path = instances(tmp_path, annotation(5), annotation(ann_id), {"id": ann_id, "segmentation": TRIANGLE})
+    with ReferWriter(tmp_path / "root", "grefcoco", "unc") as writer:
+        assert import_grefcoco(write(tmp_path / "grefs(unc).json", [gref(1, [5])]), path, None, writer) == []
 
 
 def test_several_targets_and_none(tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from l2l_ray import cli
 from l2l_ray.data.layout import Problem
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.datatools.import_hub import COCO_CATEGORIES, import_jxu124, import_lmms, lmms_notices
+from l2l_ray.datatools.merge import merge
 from l2l_ray.datatools.refer_writer import ReferWriter
 from l2l_ray.errors import DataError
 from tests.refer_folder import TRIANGLE, draw
@@ -147,6 +149,15 @@ def test_lmms_rows_hold_pictures_and_all_expressions_of_an_object(tmp_path: Path
     assert all(Path(e.image_path).is_file() for e in examples)
 
 
+def test_the_same_file_again_adds_nothing_also_where_a_question_is_repeated(tmp_path: Path) -> None:
+    rows = [lmms_row(1, tmp_path), lmms_row(1, tmp_path, answer=["other"], segmentation=[4, 4, 9, 4, 9, 9])]
+    lmms(tmp_path, *rows)
+    with ReferWriter(tmp_path / "root", "lmms-refcoco", "lmms", update=True) as writer:
+        import_lmms([tmp_path / "val-00000-of-00004.parquet"], writer)
+        assert merge(writer).num_changes == 0
+        assert [[s["sent"] for s in ref["sentences"]] for ref in writer.refs] == [["cat 1", "left cat"], ["other"]]
+
+
 def test_turned_pictures_inside_parquet_are_taken_as_stored_and_named(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -226,3 +237,25 @@ def test_the_boxes_of_a_benchmark_are_never_hints(tmp_path: Path) -> None:
     for name, split_by, split in (("refcoco", "unc", "train"), ("lmms-refcoco", "lmms", "val")):
         examples, _ = ReferDataset.open(tmp_path / "root", name, split_by).examples(split)
         assert examples and {example.hint for example in examples} == {None}
+
+
+def test_published_data_stay_so_under_any_name_and_with_more_in_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in (101, 102, 103):
+        draw(tmp_path / "photos" / NAME.format(number), number)
+    hub = write(tmp_path / "train.parquet", JXU124, jxu124_row(1), jxu124_row(2, "test"))
+    rows = tmp_path / "own.jsonl"
+    rows.write_text(json.dumps({"image": NAME.format(103), "expression": "dog"}))
+
+    def bring(kind: str, source: Path, dataset: str, *more: str) -> ReferDataset:
+        words = [kind, str(source), "--images", str(tmp_path / "photos"), "--root", str(tmp_path), "--dataset", dataset]
+        assert cli.main(["data", "import", *words, *more]) == 0
+        split_by = capsys.readouterr().out.split()[-1]
+        return ReferDataset.open(tmp_path, dataset, split_by)
+
+    first = bring("jxu124", hub, "hub")
+    assert (first.is_benchmark, first.split_by, first.missing_splits) == (True, "umd", ("val",))
+    assert bring("rows", rows, "hub", "--update").is_benchmark
+    assert not bring("rows", rows, "mixed").is_benchmark
+    assert bring("jxu124", hub, "mixed", "--update").is_benchmark

@@ -358,6 +358,30 @@ def test_no_target_in_a_csv_cell(tmp_path: Path, pictures: Path) -> None:
 def test_a_link_to_the_pictures_of_another_set_is_not_written_through(tmp_path: Path, pictures: Path) -> None:
     (tmp_path / "root" / "images" / "other").mkdir(parents=True)
     (tmp_path / "root" / "images" / "own").symlink_to(tmp_path / "root" / "images" / "other")
-    with pytest.raises(DataError, match="link to the pictures of another data set"):
+    with pytest.raises(DataError, match=r"is a link to a folder that lacks 1 picture of these \(a\.png\), and nothing"):
         convert(iter([("x", ROWS[0])]), pictures, tmp_path / "root")
     assert not list((tmp_path / "root" / "images" / "other").iterdir())
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_who_made_a_truth_is_taken_from_the_row_that_brings_it(
+    tmp_path: Path, pictures: Path, order: tuple[int, int]
+) -> None:
+    bare = {"image": "a.png", "expression": "cup", "provenance": {"source": "prediction"}, "confidence": 0.3}
+    drawn = {"image": "a.png", "expression": "the cup", "provenance": {"source": "hand"}, "polygon": POLYGON}
+    refused = {"image": "c.png", "expression": "tree", "polygon": [1, 2], "confidence": 0.3}
+    rows = [{**(bare, drawn)[number], "id": "m"} for number in order]
+    convert(read_rows(write_jsonl(tmp_path / "own.jsonl", [*rows, refused])), pictures, tmp_path / "root")
+    cup, tree = plain_records(tmp_path / "root" / "own" / "refs(own).p")
+    assert cup["provenance"] == {"source": "hand"} and "confidence" not in cup
+    assert "confidence" not in tree, "its mask is not there"
+
+
+def test_a_photo_to_learn_from_is_not_evaluated_on(tmp_path: Path, pictures: Path) -> None:
+    splits = {"left man": "train", "man": "test", "dog": "val", "cat": "testA"}
+    photos = {"left man": "a.png", "man": "a.png", "dog": "c.png", "cat": "c.png"}
+    rows = [{"image": photos[text], "expression": text, "split": split} for text, split in splits.items()]
+    (problem,) = convert(read_rows(write_jsonl(tmp_path / "own.jsonl", rows)), pictures, tmp_path / "root")
+    assert str(problem).startswith("own.jsonl line 2: split of a photo: got test for 'a.png'; expected train, as an")
+    records = plain_records(tmp_path / "root" / "own" / "refs(own).p")
+    assert [record["sentences"][0]["sent"] for record in records] == ["left man", "dog", "cat"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import io
 import json
 import pickle
 from pathlib import Path
@@ -13,6 +15,7 @@ from PIL import Image
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.datatools.check import check
 from l2l_ray.datatools.inventory import take_inventory
+from l2l_ray.datatools.known_photos import match_photos
 from l2l_ray.datatools.merge import merge
 from l2l_ray.datatools.refer_writer import ReferWriter, sentence
 from tests.own_data import LEFT, RIGHT, Import, own_masks, own_refs, polygon_rle
@@ -43,6 +46,29 @@ def test_photos_that_were_moved_are_there_again(own: Import, tmp_path: Path) -> 
     assert [(linked / name).exists() for name in ("a.png", "b.png", "c.png")] == [True, False, True]
     assert (linked / "a.png").read_bytes() == (moved / "a.png").read_bytes()
     assert "0 corrected, 3 unchanged" in own(rows, "--update", images=moved)[1]
+
+
+def test_each_photo_is_read_once_however_many_have_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(writer: ReferWriter, folder: str) -> None:
+        for number in range(20):
+            photo = tmp_path / folder / f"{number}.bmp"
+            photo.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (8, 8), (number, 0, 0)).save(photo)  # all of one size in bytes
+            writer.add_image(number, photo.name if folder == "old" else f"new-{photo.name}", (8, 8), photo)
+            writer.add_ref({"ref_id": number, "image_id": number, "split": "train"}, [sentence(number, "red")])
+
+    with ReferWriter(tmp_path / "root", "own", "own") as writer:
+        fill(writer, "old")
+        writer.write()
+    opened: list[Any] = []
+    usual = io.open
+    with ReferWriter(tmp_path / "root", "own", "own", update=True) as writer:
+        fill(writer, "copied")
+        for module in (io, builtins):
+            monkeypatch.setattr(module, "open", lambda *args, **more: opened.append(args) or usual(*args, **more))
+        found = match_photos(writer, {i: {**row, "file_name": f"{i}.bmp"} for i, row in writer.images.items()})
+        monkeypatch.undo()
+    assert found.image_of == {number: number for number in range(20)} and len(opened) <= 2 * 20
 
 
 def _sizes(root: Path) -> dict[str, tuple[int, int]]:

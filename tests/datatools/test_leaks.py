@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from l2l_ray.data.origin import write_origin
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.datatools.inventory import take_inventory
 from l2l_ray.datatools.leaks import MAX_DISTANCE, Leak, Part, drop_train_images, find_leaks, parse_part, summary
@@ -72,12 +73,14 @@ def test_pictures_that_cannot_be_compared_are_told(tmp_path: Path) -> None:
 
 def test_dropping_leaves_the_old_set_and_the_test_splits_alone(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path)
+    write_origin(folder, "published")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     leaks = [Leak("x", 7, 2, "looks", 0), Leak("x", 8, 2, "looks", 1), Leak("x", 8, 4, "looks", 1)]
     clean, num = drop_train_images(part(folder, "train"), leaks, "clean")
     assert num == 1
     data = ReferDataset.open(tmp_path, "clean", "own")
     assert (data.image_ids("train"), data.image_ids("val")) == ([1, 3], [4])
+    assert data.is_benchmark
     labeled, skips = data.labeled_examples("train")
     assert len(labeled) == 4 and skips == []
     assert all(Path(example.image_path).is_file() for example in labeled)

@@ -62,13 +62,16 @@ masks = st.one_of(
 )
 words = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=12)
 texts = st.lists(words, min_size=1, max_size=4).map(" ".join)
-provenances = st.dictionaries(words, words | st.integers(-(2**53), 2**53) | st.floats(0, 1), max_size=3)
+provenances = st.dictionaries(words, words | st.integers(-(2**53), 2**53) | st.floats(0, 1), max_size=3).map(
+    lambda made: {**made, "source": "prediction"}
+)
 
 
 @st.composite
 def exported(draw_value: Callable[..., Any]) -> list[ExportedMask]:
     """A few masks of the photos: several of one object, with and without all that may be missing."""
     found = []
+    splits = [draw_value(st.sampled_from(SPLITS)) for _ in PHOTOS]
     for sent_id in range(draw_value(st.integers(1, 5))):
         photo = draw_value(st.sampled_from(range(len(PHOTOS))))
         example = Example(
@@ -81,7 +84,7 @@ def exported(draw_value: Callable[..., Any]) -> list[ExportedMask]:
             draw_value(st.sampled_from(["", "cat", "große Katze"])),
         )
         scores = (accepted, draw_value(shares), gate, draw_value(provenances))
-        found.append(ExportedMask(example, mask, *scores, draw_value(st.sampled_from(SPLITS)), category))
+        found.append(ExportedMask(example, mask, *scores, splits[photo], category))
     return found
 
 
@@ -165,13 +168,13 @@ def test_awkward_texts_and_masks_come_back(tmp_path: Path, kind: str, capsys: py
         ]
     ):
         example = Example(7 + number, 1, 1 + number % 2, PHOTOS[2 * (number % 2)], WIDTH, HEIGHT, text)
-        made.append(ExportedMask(example, encode(mask), encode(EMPTY), 0.25, 0.0, {"run": "r"}, "testA"))
+        made.append(ExportedMask(example, encode(mask), encode(EMPTY), 0.25, 0.0, {"source": "prediction"}, "testA"))
     expected, found = _round_trip(made, kind, tmp_path)
     assert [row["expression"] for row in found] == [row["expression"] for row in expected]
     assert [row["rle"] for row in found] == [row["rle"] for row in expected]
     assert {(row["split"], row["gate"]) for row in found} == {("testA", 0.0)}
     assert all(row["accepted_rle"] == encode(EMPTY) for row in found), "accepted nowhere is not: never asked"
-    empty_is_named = "empty mask" in capsys.readouterr().out
+    empty_is_named = "a model's mask without a pixel says nothing" in capsys.readouterr().out
     assert empty_is_named == (kind != "labelstudio")
     with_truth, _ = ReferDataset.open(tmp_path / "data", "d", "own").labeled_examples("testA")
     assert len(with_truth) == 2 + (kind == "labelstudio")

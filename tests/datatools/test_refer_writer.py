@@ -19,7 +19,7 @@ def test_the_loader_reads_it(tmp_path: Path) -> None:
     assert [e.expression for e in examples] == [f"cat {i} {k}" for i in (1, 2, 3) for k in (0, 1)]
     assert skips == []
     assert (examples[0].width_px, examples[0].height_px, examples[0].category) == (32, 24, "cat")
-    assert sorted(path.name for path in folder.iterdir()) == ["instances.json", "refs(own).p"]
+    assert sorted(path.name for path in folder.iterdir()) == ["instances.json", "origin.txt", "refs(own).p"]
     assert not list(tmp_path.glob(".*"))
 
 
@@ -44,6 +44,21 @@ def test_the_same_picture_is_kept(tmp_path: Path) -> None:
     write_tiny(tmp_path)
     assert not (tmp_path / "images" / "tiny" / "3.png").is_symlink()
     assert (tmp_path / "images" / "tiny" / "4.png").is_symlink()
+
+
+def test_a_linked_folder_that_has_the_pictures_is_used_and_nothing_is_written_through_it(tmp_path: Path) -> None:
+    for number in range(1, 6):
+        draw(tmp_path / "shared" / f"{number}.png", number)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "tiny").symlink_to(tmp_path / "shared")
+    write_tiny(tmp_path)
+    (tmp_path / "images" / "other").symlink_to(tmp_path / "shared")
+    (tmp_path / "shared" / "3.png").unlink()
+    with pytest.raises(
+        DataError, match=r"other is a link to a folder that lacks 1 picture of these \(3\.png\).*--images"
+    ):
+        write_tiny(tmp_path, "other")
+    assert not (tmp_path / "shared" / "3.png").exists() and not (tmp_path / "other").exists()
 
 
 def test_an_error_leaves_nothing_behind(tmp_path: Path) -> None:

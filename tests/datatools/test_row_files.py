@@ -59,13 +59,13 @@ def test_a_column_without_a_name_is_told_and_refused_where_it_is_no_index(tmp_pa
 
 
 def test_repeated_items_and_photos_in_two_splits_are_told(tmp_path: Path, pictures: Path) -> None:
-    content = "image,expression,split,category\na.png,man,train,\na.png,man,train,\na.png,man,,hat\na.png,dog,val,\n"
+    content = "image,expression,split,category\na.png,man,val,\na.png,man,val,\na.png,man,val,hat\na.png,dog,testA,\n"
     texts, problems, notices = _lines(tmp_path, pictures, content)
     assert texts == ["man", "man", "dog"] and problems == []
     assert notices == [
         "own.csv line 3: it says the same as an earlier row, and is not used",
         "own.csv line 4: an earlier row has the same photo and expression",
-        "own.csv line 5 (a.png: train and val): its photo is in another split, too",
+        "own.csv line 5 (a.png: val and testA): its photo is in another split, too",
     ]
 
 

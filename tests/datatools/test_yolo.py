@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from l2l_ray.data.masks import encode
-from l2l_ray.datatools.export import write_export
+from l2l_ray.datatools.export import index_of, write_export
 from l2l_ray.datatools.record import ExportedMask
 from l2l_ray.datatools.yolo import outline_of
 from l2l_ray.errors import DataError
 from l2l_ray.types import Example
+from tests.object_store import ObjectStore
 from tests.refer_folder import draw
 
 
@@ -115,3 +117,24 @@ def test_nothing_to_learn_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of 1 masks has a pixel"):
         _export(tmp_path, [("a.png", np.zeros((24, 32), bool), "train", "")])
     assert not (tmp_path / "out").exists()
+
+
+def test_photos_of_an_object_store_are_copied(tmp_path: Path, store: ObjectStore) -> None:
+    masks = []
+    for number, name in enumerate(("a.jpg", "b.jpg")):
+        photo = store.place("refer") / "images" / "own" / name
+        photo.write_bytes(draw(tmp_path / "drawn" / name, number).read_bytes())
+        masks.append(
+            ExportedMask(Example(number, 1, number, str(photo), 32, 24, "cup"), encode(_mask()), None, 0.5, None, {})
+        )
+    folder = write_export(masks, "yolo", tmp_path / "out", {})
+    for name in ("a.jpg", "b.jpg"):
+        copy = folder / "images" / "train" / name
+        assert not copy.is_symlink() and copy.read_bytes() == (tmp_path / "drawn" / name).read_bytes()
+    assert index_of(folder)["image_root"] == "s3://bucket/refer/images/own"
+    assert [json.loads(line)["image"] for line in (folder / "index.jsonl").read_text().splitlines()] == [
+        "a.jpg",
+        "b.jpg",
+    ]
+    with pytest.raises(DataError, match=r"these lie in s3://bucket/refer/images/own; copy them to a disk"):
+        write_export(masks, "labelstudio", tmp_path / "tasks", {})

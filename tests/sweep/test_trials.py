@@ -76,6 +76,14 @@ def test_an_impossible_space_is_refused(space: Space, message: str) -> None:
         trials_of(smoke_config(), space, "s")
 
 
+def test_a_share_of_benchmarks_is_not_swept_over_data_that_may_be_none() -> None:
+    space: Space = {"data.benchmark_frac": Grid((0.3, 0.6))}
+    assert len(trials_of(smoke_config(), space, "s")) == 2
+    own = changed(smoke_config(), data={"root": "/refer", "dataset": "cups", "split_by": "own"})
+    with pytest.raises(ConfigError, match=r"data.root names others; sweep data\.labeled_frac, which holds for every"):
+        trials_of(own, space, "s")
+
+
 def test_values_that_fit_only_together_are_set_together() -> None:
     values = {"augment.strong.blur_min_sigma_frac": 0.02, "augment.strong.blur_max_sigma_frac": 0.03}
     assert with_values(RunConfig(), values).augment.strong.blur_min_sigma_frac == 0.02

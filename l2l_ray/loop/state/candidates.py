@@ -5,7 +5,8 @@ with a bad one, is an unlabeled item like those of all other images. Which image
 - those of `data.split_file`, where there is one;
 - the share `data.labeled_frac`, drawn from the images whose refs all have truth;
 - where neither is given, every image of which any ref has truth. Only a benchmark (a published data set, RefShapes)
-  with truth for all of train keeps most of it hidden: there the share `data.benchmark_frac` is labeled.
+  keeps most of it hidden, whatever of its truth is lacking: there the share `data.benchmark_frac` is labeled in the
+  same way, but for one that has truth on no more images than that: it hides nothing, and all of these are labeled.
 
 Truth is looked at for labeled images and evaluation splits alone; of the others it is asked only whether there is any.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 from l2l_ray.config import EMBEDDED, DataConfig, RunConfig
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.data.split_files import plain_fraction, read_split, require_fraction
-from l2l_ray.data.splits import NO_MASK, split_labeled
+from l2l_ray.data.splits import NO_MASK, count_of, split_labeled
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.state.data_record import DataRecord
 from l2l_ray.refshapes.synthetic import write_refshapes
@@ -49,6 +50,7 @@ class Candidates:
     skips: list[Skip]
     hidden: int = 0  # train images whose masks are on disk and, as in a benchmark, not used
     is_benchmark: bool = False  # where nobody says how many are labeled, that is `data.benchmark_frac`
+    most_frac: float = 1.0  # the largest `data.labeled_frac` that can be had
     without_mask: tuple[str, ...] = ()  # pictures of texts without a mask on labeled images, one for each such text
     partly_labeled: frozenset[int] = frozenset()  # labeled images with texts that have no mask but a reviewed one
 
@@ -101,8 +103,7 @@ def find_candidates(config: RunConfig, dataset: ReferDataset) -> Candidates:
     whole, some = dataset.images_with_truth("train")
     if not some:
         raise DataError(NO_MASK)
-    is_benchmark = dataset.is_benchmark and len(whole) == len(dataset.image_ids("train"))
-    labeled_ids, unlabeled_ids, frac = _split(dataset, data, whole, some, is_benchmark)
+    labeled_ids, unlabeled_ids, frac = _split(dataset, data, whole, some)
     labeled, skips = dataset.labeled_examples(labeled_ids, max_words=data.max_words)
     known_refs = {example.ref_id for example in labeled}
     per_ref = config.loop.expressions_per_ref
@@ -122,14 +123,15 @@ def find_candidates(config: RunConfig, dataset: ReferDataset) -> Candidates:
         labeled_frac=frac,
         skips=_each_once([*_unlabeled_instead(skips), *left_out]),
         hidden=len(some.intersection(unlabeled_ids)),
-        is_benchmark=is_benchmark,
+        is_benchmark=dataset.is_benchmark,
+        most_frac=plain_fraction(len(whole), len(dataset.image_ids("train"))) if whole else 0.0,
         without_mask=tuple(skip.path for skip in skips if skip.kind == _NO_MASK),
         partly_labeled=frozenset(dataset.partly_labeled(labeled_ids)) | {row.image_id for row in others_here},
     )
 
 
 def _split(
-    dataset: ReferDataset, data: DataConfig, whole: set[int], some: set[int], is_benchmark: bool
+    dataset: ReferDataset, data: DataConfig, whole: set[int], some: set[int]
 ) -> tuple[list[int], list[int], float]:
     """Return the labeled and the unlabeled train images, and which share of them is labeled."""
     image_ids = dataset.image_ids("train")
@@ -139,13 +141,15 @@ def _split(
             require_fraction(data.labeled_frac, len(labeled), len(image_ids))
         return labeled, unlabeled, plain_fraction(len(labeled), len(image_ids))
     frac = data.labeled_frac
-    if frac is None and is_benchmark:
+    if frac is None and dataset.is_benchmark:
         frac = data.benchmark_frac
         if frac * len(image_ids) < 1:
             raise ConfigError(
-                f"all {len(image_ids)} train images have masks, and {frac:g} of them, a benchmark's labeled share, is "
-                "less than one; say how many to learn from: --data.labeled_frac 1 uses every mask"
+                f"{len(some)} of {len(image_ids)} train images have masks, and {frac:g} of all, a benchmark's labeled "
+                "share, is less than one; say how many to learn from: --data.labeled_frac 1 uses every mask of a "
+                "benchmark that lacks none"
             )
+        frac = None if len(some) <= count_of(frac, len(image_ids)) else frac
     if frac is not None:
         return *split_labeled(image_ids, frac, data.split_seed, whole), frac
     labeled, unlabeled = ([i for i in image_ids if (i in some) is wanted] for wanted in (True, False))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -208,7 +208,8 @@ def _usable(config: RunConfig, methods: Sequence[str], found: Candidates) -> tup
             f"other; got 1, {Path(labeled[0].image_path).name}; {more}, or choose a fixed rule by --selector.name "
             "fixed_threshold"
         )
-    notices = [*_about_import(config), *_about_masks(found, config.data)]
+    trained_on = {example.image_path for example in (*labeled, *unlabeled)}
+    notices = [*_about_import(config), *_about_masks(found, config.data), *_about_leaks(trained_on, splits)]
     val_source: ValSource | None = "split"
     if VAL not in splits:
         num_labeled, num_own = num_images(labeled), num_images(not_reviewed(labeled))
@@ -255,7 +256,8 @@ def _about_masks(found: Candidates, data: DataConfig) -> list[str]:
     told = []
     if found.is_benchmark:
         before = "" if data.split_file is None else "without data.split_file "
-        way_out = f"{before}--data.labeled_frac 1 uses them all, as this is a benchmark"
+        whole = "them all" if found.most_frac == 1 else "all of which every text has one"
+        way_out = f"{before}--data.labeled_frac {found.most_frac:g} uses {whole}, as this is a benchmark"
     else:
         given = [f"data.{name}" for name in ("split_file", "labeled_frac") if getattr(data, name) is not None]
         way_out = f"leave {' and '.join(given)} out to use every mask"
@@ -266,6 +268,18 @@ def _about_masks(found: Candidates, data: DataConfig) -> list[str]:
             f"{counted(len(found.without_mask), 'text')} of labeled photos without a mask: unlabeled "
             f"({file_names(found.without_mask)})"
         )
+    return told
+
+
+def _about_leaks(trained_on: set[str], splits: Mapping[str, Sequence[LabeledExample]]) -> list[str]:
+    """Say which evaluation splits have photos that training sees, as REFER's google split has by design."""
+    told = []
+    for split, examples in splits.items():
+        if both := sorted({example.image_path for example in examples} & trained_on):
+            told.append(
+                f"training sees {counted(len(both), 'photo')} of {split}, too ({file_names(both)}): figures on it are "
+                "too kind; `l2l data leaks --drop NAME` writes the data without them"
+            )
     return told
 
 

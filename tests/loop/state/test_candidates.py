@@ -9,6 +9,7 @@ import pytest
 
 from l2l_ray.config import RunConfig
 from l2l_ray.data.layout import SPLITS
+from l2l_ray.data.origin import write_origin
 from l2l_ray.data.split_files import write_split
 from l2l_ray.data.splits import split_labeled
 from l2l_ray.errors import ConfigError, DataError
@@ -72,8 +73,29 @@ def test_a_benchmark_keeps_most_of_its_truth_hidden(smoke: RunConfig, tmp_path: 
     found = _found(smoke, root, benchmark_frac=0.05, split_by="l2l")
     assert [e.image_id for e in found.labeled] == split_labeled(range(40), 0.05, 0)[0]
     assert (len(found.unlabeled), found.labeled_frac, found.hidden) == (38, 0.05, 38)
-    with pytest.raises(ConfigError, match=r"all 40 train images have masks, and 0\.02 .* --data\.labeled_frac 1 uses"):
+    with pytest.raises(ConfigError, match=r"40 of 40 train .* have masks, and 0\.02 .* --data\.labeled_frac 1 uses"):
         _found(smoke, root, benchmark_frac=0.02, split_by="l2l")
+
+
+@pytest.mark.parametrize("lacking", [1, 30])
+def test_published_data_stay_a_benchmark_under_any_name_and_with_masks_lacking(
+    smoke: RunConfig, tmp_path: Path, lacking: int
+) -> None:
+    root = write_partly(tmp_path / "data", 40, set(range(lacking, 40)))
+    write_origin(root / "cats", "published")
+    found = _found(smoke, root, benchmark_frac=0.1)
+    assert (len(found.labeled), found.hidden, found.labeled_frac) == (4, 36 - lacking, 0.1)
+    assert not any(isinstance(example, LabeledExample) for example in found.unlabeled)
+    everything = _found(smoke, root, labeled_frac=found.most_frac)
+    assert (len(everything.labeled), everything.hidden) == (40 - lacking, 0)
+
+
+def test_a_benchmark_of_which_no_more_is_known_than_its_share_hides_nothing(smoke: RunConfig, tmp_path: Path) -> None:
+    root = write_partly(tmp_path / "data", 40, {3, 7}, second={7})
+    write_origin(root / "cats", "published")
+    assert (len(_found(smoke, root, benchmark_frac=0.05).labeled), _found(smoke, root).hidden) == (2, 0)
+    with pytest.raises(ConfigError, match="is to be labeled|are to be labeled, that is 2, but only 1 have"):
+        _found(smoke, root, labeled_frac=0.05)
 
 
 @pytest.mark.parametrize("splits", [{}, {"val": 2}])

@@ -320,3 +320,17 @@ def test_hidden_truth_is_no_part_of_what_a_run_remembers(config: RunConfig, run:
         if number not in known:
             set_mask(Path(config.data.root), number, None)
     assert _same(prepare(config, run), sets)
+
+
+def test_photos_that_are_learned_from_and_evaluated_on_are_said(smoke: RunConfig, tmp_path: Path) -> None:
+    root = write_partly(tmp_path / "data", 4, {0, 1, 2}, {"val": 2})
+    config = config_of(smoke, root)
+    assert not [text for text in prepare(config, RunFolder.open(config)).facts.notices if "training sees" in text]
+
+    def shares_a_photo(refs: list[dict[str, Any]]) -> None:
+        refs[3]["image_id"] = refs[4]["image_id"]  # an unlabeled one of train is that of the first of val
+
+    edit_refs(root, shares_a_photo)
+    other = changed(config, name="other")
+    (told,) = [text for text in prepare(other, RunFolder.open(other)).facts.notices if "training sees" in text]
+    assert told.startswith("training sees 1 photo of val, too (4.png): figures on it are too kind; `l2l data leaks")
