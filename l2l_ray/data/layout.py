@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from l2l_ray.errors import DataError, L2LError
 
 PROBLEMS_FILE = "import-problems.txt"  # beside instances.json: what imports named as wrong, one line each
+NO_CATEGORY_ID = -1  # of an annotation without a category: pycocotools asks every annotation for one
 ALL_PICTURES = "images"  # the folder below a data root that holds each data set's pictures, and no data set
 COCO_IMAGES = "mscoco/images/train2014"
 # As `refer.py` reads them; other data sets keep their pictures in `images/<dataset>`.
@@ -94,6 +95,11 @@ class Words(str):
 
     Example: `BadValue("mask size", Words("9 x 6 px"), "8 x 6 px", "resize it")`
     """
+
+
+def without_placeholder(row: dict[str, Any]) -> dict[str, Any]:
+    """Return an annotation without the category_id that says that it has no category."""
+    return {name: value for name, value in row.items() if name != "category_id" or value != NO_CATEGORY_ID}
 
 
 def shown(value: Any) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray.data.hints import PixelHint
-from l2l_ray.data.layout import BadValue, Notice, Problem, Words, file_below, finite_numbers, shown
+from l2l_ray.data.layout import BadValue, Notice, Problem, Words, file_below, finite_numbers, shown, without_placeholder
 from l2l_ray.data.masks import mask_area_px
 from l2l_ray.data.object_masks import (
     compare_with_box,
@@ -68,7 +68,7 @@ class CocoTables:
         self._path, self._image_root, self._writer = path, image_root, writer
         self._turned: dict[int, Header] | None = {} if upright else None
         self._ids: dict[str, int] = {}  # own data: the first id of each file
-        self._rows = [row for row in content["annotations"] if isinstance(row, dict)]
+        self._rows = [without_placeholder(row) for row in content["annotations"] if isinstance(row, dict)]
         self._images: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for number, row in enumerate(content["images"]):
             try:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from l2l_ray.data.hints import PixelHint, read_hint
 from l2l_ray.data.json_stream import coco_elements
-from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, Words, image_folder, shown
+from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, Words, image_folder, shown, without_placeholder
 from l2l_ray.data.object_masks import annotation_mask, object_mask
 from l2l_ray.data.pixels import read_header
 from l2l_ray.data.plain_pickle import plain_records
@@ -208,6 +208,6 @@ def _read_instances(inventory: Inventory, path: Path) -> None:
                 inventory.categories[category_id] = name
             elif (ann_id := annotation_id(row)) is not None and ann_id in wanted:
                 once[section].take([ann_id])
-                inventory.annotations[ann_id] = row
+                inventory.annotations[ann_id] = without_placeholder(row)
         except BadValue as error:
             inventory.problems.append(error.at(where))

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from l2l_ray.data.layout import ALL_PICTURES, PROBLEMS_FILE, Notice, image_folder, plain_name
+from l2l_ray.data.layout import ALL_PICTURES, NO_CATEGORY_ID, PROBLEMS_FILE, Notice, image_folder, plain_name
 from l2l_ray.data.origin import ORIGIN_FILE, write_origin
 from l2l_ray.data.pixels import Header, upright_copy
 from l2l_ray.errors import DataError
@@ -173,7 +173,7 @@ class ReferWriter:
         images = [row for image_id, row in self.images.items() if image_id in used or self._update]
         content = {
             "images": images,
-            "annotations": list(self.annotations.values()),
+            "annotations": [_for_coco(row) for row in self.annotations.values()],
             "categories": [{"id": i, "name": name} for i, name in self.categories.items()],
         }
         target = image_folder(self.root, self.dataset)
@@ -237,6 +237,15 @@ def _is_there(source: Path, target: Path) -> bool:
     raise DataError(
         f"{target} is a different picture than {source}; no data set is written; choose another --dataset, or remove it"
     )
+
+
+def _for_coco(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an annotation as pycocotools reads it: it has a category_id, and a polygon stands in a list of such."""
+    found = {"category_id": NO_CATEGORY_ID, **row}
+    segmentation = row.get("segmentation")
+    if isinstance(segmentation, list) and segmentation and not isinstance(segmentation[0], list | dict):
+        found["segmentation"] = [segmentation]
+    return found
 
 
 def sentence(sent_id: int, text: str) -> dict[str, Any]:

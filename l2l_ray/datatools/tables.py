@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from l2l_ray.data.layout import BadValue, Problem, Words
+from l2l_ray.data.layout import BadValue, Problem, Words, without_placeholder
 from l2l_ray.data.masks import annotation_rle, union_rle
 from l2l_ray.datatools.inventory import take_inventory
 from l2l_ray.datatools.known_photos import in_px, size_in
@@ -47,7 +47,7 @@ class Tables:
         content = read_json(path)
         self.refs: list[Ref] = [dict(item.record) for item in inventory.items]
         self.images = rows_by_id(content, "images", path)
-        self.annotations = rows_by_id(content, "annotations", path)
+        self.annotations = {i: without_placeholder(row) for i, row in rows_by_id(content, "annotations", path).items()}
         self.categories = {i: str(row.get("name", "")) for i, row in rows_by_id(content, "categories", path).items()}
         self.solved: set[str] = set()  # problems with a truth that are none any more
         self.splits_of: dict[int, set[str]] = defaultdict(set)  # by id of the photo

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pycocotools.coco import COCO
 
 from l2l_ray.data.layout import BadValue, Problem
 from l2l_ray.data.masks import mask_area_px
@@ -48,6 +49,19 @@ def convert(rows: Any, pictures: Path, root: Path, copy: bool = False) -> list[P
         problems = import_rows(rows, pictures, pictures, writer)
         writer.write()
     return problems
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
+def test_cocos_own_reader_opens_what_has_categories_in_part(pictures: Path, tmp_path: Path) -> None:
+    convert(read_rows(write_jsonl(tmp_path / "rows.jsonl", ROWS)), pictures, tmp_path / "root")
+    coco = COCO(str(tmp_path / "root" / "own" / "instances.json"))
+    assert [coco.annToMask(row).any() for row in coco.loadAnns(coco.getAnnIds())] == [True, True]
+    inventory = take_inventory(tmp_path / "root" / "own")
+    named = [inventory.categories.get(inventory.category_id(item) or 0, "") for item in inventory.items]
+    assert named == ["person", "", "", ""] and not inventory.problems
+    data = ReferDataset.open(tmp_path / "root", "own", "own")
+    examples, _ = data.labeled_examples("val")
+    assert [example.category for example in examples] == [""]
 
 
 def write_jsonl(path: Path, rows: list[Any]) -> Path:
