@@ -125,12 +125,13 @@ class PriorPool:
             ClusterError: Actors are lost whatever they are asked, do not come up, or the pool was closed meanwhile.
         """
         source = iter(batches)
+        self._kill_late()  # who is up is known then
         while True:
-            while self._has_more(source) and (worker := self._least_busy()) is not None:
+            while (worker := self._least_busy()) is not None and self._has_more(source):
                 self._send(worker, self._open.pop(0))
             if waiting := [ref for worker in self._workers for ref, _ in worker.asked]:
                 ray.wait(waiting, num_returns=1, timeout=LOOK_S)
-            elif self._open:
+            elif self._has_more(source):  # and nobody is up
                 time.sleep(LOOK_AGAIN_S)
             else:
                 return
@@ -194,10 +195,11 @@ class PriorPool:
         least = min(up, key=lambda worker: len(worker.asked), default=None)
         if least is None or not least.asked:
             return least
-        is_suspect = least.asked[0][1].losses or self._open[0].losses
+        is_suspect = least.asked[0][1].losses or (self._open and self._open[0].losses)
         return None if is_suspect or len(least.asked) >= IN_FLIGHT_PER_ACTOR else least
 
     def _has_more(self, source: Iterator[list[Question]]) -> bool:
+        """Whether there is something to ask; a batch is taken from the caller only when it is."""
         if not self._open and (questions := next(source, None)) is not None:
             self._open.append(_Batch(questions))
         return bool(self._open)
