@@ -10,10 +10,12 @@ from collections.abc import Iterator
 import pytest
 
 from l2l_ray.actors import labelers
-from l2l_ray.actors.labelers import LabelerPool
+from l2l_ray.actors.labelers import LabelerActor, LabelerPool, files_of
 from l2l_ray.config import RunConfig
-from l2l_ray.errors import ClusterError, LedgerError
+from l2l_ray.errors import ClusterError, DataError, LedgerError
+from l2l_ray.loop.state import visibility
 from l2l_ray.loop.state.plan import EvalItem, LabelItem, WorkItem
+from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.selector.registry import PRIOR_ONLY
 from tests.actors.dying_worker import (
     A_WHILE,
@@ -120,6 +122,29 @@ def test_an_error_of_the_slower_of_two_attempts_is_no_error_of_the_run(
     time.sleep(2.0)
     assert sorted(_run(pool, [10, 11, 12])) == [10, 11, 12]
     assert "which another one has done: this one's disk is full" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("item", "num"),
+    [(LabelItem("l2l", 0, 0, 1), 4), (EvalItem("l2l", 1, "val", 0, 8), 4), (EvalItem(PRIOR_ONLY, 0, "val", 0, 8), 3)],
+)
+def test_a_labeler_waits_for_each_file_that_its_node_does_not_see(
+    smoke: RunConfig, monkeypatch: pytest.MonkeyPatch, item: WorkItem, num: int
+) -> None:
+    monkeypatch.setattr(visibility, "SEEN_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(visibility, "LOOK_AGAIN_S", 0.02)
+    labeler = LabelerActor(smoke, None, "labeler-0")  # type: ignore[arg-type]
+    files = files_of(item, RunFolder(smoke.run_dir, smoke))
+    assert len(set(files)) == num
+    for path in files:
+        with pytest.raises(
+            LedgerError, match=rf"{path} is not seen here, .* expected a file system on which all nodes"
+        ):
+            labeler.work(item)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with pytest.raises(DataError):  # they are seen, and empty
+        labeler.work(item)
 
 
 @pytest.fixture
