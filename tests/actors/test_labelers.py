@@ -179,7 +179,7 @@ def test_the_last_try_has_the_time_that_the_message_names(
 def test_where_no_labeler_comes_up_the_run_ends_and_accuses_no_item(pool_without_replacement: LabelerPool) -> None:
     pool_without_replacement.pids()
     with pytest.raises(ClusterError, match=r"nobody comes up in the place of labeler-\d, .* 2 in a row did not"):
-        _run(pool_without_replacement, [5, 6, KILLS_ALWAYS])
+        _run(pool_without_replacement, [KILLS_ONCE, STOPS_ONCE, 5])
 
 
 @pytest.mark.slow

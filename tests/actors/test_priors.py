@@ -72,7 +72,7 @@ def test_where_no_actor_comes_up_the_run_ends_and_no_question_is_given_up(
     ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(priors, "PriorActor", WithoutReplacement)
-    pool = _pool(smoke, start_timeout_s=10.0)
+    pool = _pool(smoke, start_timeout_s=20.0)
     pool.identity()
     asked = pool.ask(
         iter([[Question("0", "none", FINE, 8, 8)], [Question("1", str(tmp_path / "m"), STOPS_ONCE, 8, 8)]])
