@@ -89,11 +89,11 @@ def test_answers_that_came_while_the_driver_was_held_up_are_taken(
     ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(priors, "PriorActor", DyingPrior)
-    pool = _pool(smoke, work_timeout_s=2.0)
+    pool = _pool(smoke)
     pool.identity()
     asked = pool.ask(iter([[Question(str(number), "none", FINE, 8, 8)] for number in range(3)]))
     next(asked)
-    time.sleep(3.0)
+    time.sleep(LIMITS["work_timeout_s"] + 1.0)
     assert [questions[0].key for questions, _ in asked] == ["1", "2"]
     assert "another one takes its place" not in caplog.text
     pool.close()
