@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from l2l_ray.errors import L2LError, one_line
 
@@ -14,6 +17,19 @@ def say(line: str) -> None:
     """Write a line to stdout, where it is seen at once also behind a pipe."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM (`ray job stop`) end a job as Ctrl-C does, which releases what it holds, while the block runs."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run_job(name: str, act: Callable[[], int | None], stopped: str, without: str = "") -> int:
@@ -28,7 +44,8 @@ def run_job(name: str, act: Callable[[], int | None], stopped: str, without: str
         The status of `act`, 1 when it could not be done, `STOPPED` when it was told to stop.
     """
     try:
-        return act() or 0
+        with sigterm_as_ctrl_c():
+            return act() or 0
     except ModuleNotFoundError as error:
         if error.name not in ("ray", "fastapi", "starlette"):
             raise

@@ -27,6 +27,7 @@ from ray.autoscaler.sdk import fillout_defaults
 from ray.scripts.scripts import drain_node
 
 from l2l_ray.actors.cluster import needs, shortage
+from l2l_ray.actors.environment import ENV_DEFAULTS
 from l2l_ray.config import RunConfig, load_config
 
 ROOT = Path(__file__).parent.parent
@@ -313,6 +314,14 @@ def test_the_image_is_installed_as_the_documents_say() -> None:
     said = re.findall(r"^\.venv/bin/pip install (.+)$", (ROOT / "docs" / "install.md").read_text(), re.MULTILINE)
     plain = [re.sub(r"\$\{TORCH_INDEX:\+[^}]+\} ", "", line) for line in _pip_installs()]
     assert plain == [said[0], said[1].replace("-e ", "").replace(",dev", "") + " boto3"]
+
+
+def test_a_stopped_job_has_as_long_in_the_image_as_elsewhere() -> None:
+    name = "RAY_JOB_STOP_WAIT_TIME_S"
+    assert re.findall(rf"\b{name}=(\S+)", _recipe()) == [ENV_DEFAULTS[name]]
+    launcher = yaml.safe_load((DEPLOY / "cluster.yaml").read_text())
+    images = {container["image"] for pod in _pods() for container in pod["containers"]} | {launcher["docker"]["image"]}
+    assert images == {"l2l-ray:gpu"}, "every node is of it"
 
 
 def test_nobody_in_the_image_is_root_and_nothing_in_it_is_secret() -> None:

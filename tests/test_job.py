@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,16 @@ def test_what_is_raised_on_purpose_is_one_line_and_a_status(
 
     assert run_job("sweep", act, "all stays", ", or less") == status
     assert capsys.readouterr().err.startswith(said)
+
+
+def test_sigterm_ends_a_job_as_ctrl_c_does(capsys: pytest.CaptureFixture[str]) -> None:
+    def act() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60.0)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_job("sweep", act, "all stays") == STOPPED
+    assert capsys.readouterr().err == "\nstopped; all stays\n" and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_other_errors_are_raised_and_a_status_is_kept() -> None:

@@ -5,7 +5,7 @@ for this process, on loopback, with the custom resources the config names, in a 
 is never looked for: an address file left behind by a killed head would be picked up and hang the run.
 
 Ray lets an actor that fits nowhere wait for ever without a word, so demand and supply are compared first
-(`check_resources`), a run that others leave no room for waits in line and says who holds it (`wait_for_room`), and
+(`require_fit`), a run that others leave no room for waits in line and says who holds it (`wait_for_room`), and
 every actor then has a bounded time to come up (`wait_ready`). Two runs that look in the same second may both be let in;
 then the one whose actors do not come up ends with a message.
 
@@ -20,8 +20,6 @@ import hashlib
 import logging
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -47,6 +45,7 @@ from l2l_ray.actors.environment import address_of
 from l2l_ray.actors.reach import require_answer
 from l2l_ray.config import ClusterConfig, RunConfig
 from l2l_ray.errors import ClusterError, L2LError
+from l2l_ray.job import sigterm_as_ctrl_c
 from l2l_ray.wording import Say
 
 logger = logging.getLogger(__name__)
@@ -130,26 +129,38 @@ def _remedy(missing: Mapping[str, float]) -> str:
     return "add nodes, or lower num_priors, num_labelers, num_workers or their *_resources in the cluster section"
 
 
-def check_resources(config: ClusterConfig) -> None:
-    """Compare what the run needs with what the connected cluster has, unless nodes come when they are asked for.
+def require_fit(
+    demand: Sequence[Need], config: ClusterConfig, nodes: Sequence[Mapping[str, float]], remedy: str = ""
+) -> None:
+    """Compare what is wanted with what a cluster has, unless nodes come when they are asked for.
 
+    Args:
+        demand: What is going to be started.
+        config: Says whether nodes come.
+        nodes: Resources of each living node.
+        remedy: What to do where it does not fit; "" = what a run can change.
     Raises:
         ClusterError: Something is missing; says what, for whom, and what to change.
     """
-    if not config.autoscaled and (problem := shortage(needs(config), node_resources())):
+    if not config.autoscaled and (problem := shortage(demand, nodes, remedy)):
         raise ClusterError(f"{problem}; where an autoscaler adds nodes, set cluster.autoscaled")
 
 
-def wait_for_room(demand: Sequence[Need], say: Say) -> None:
+def wait_for_room(demand: Sequence[Need], config: ClusterConfig, say: Say) -> None:
     """Wait until everything a run needs is free at once, so that two runs never hold a part each and wait for the rest.
 
-    It ends when who holds it leaves; that may take hours, so what is waited for is said.
+    It ends when who holds it leaves; that may take hours, so what is waited for is said. Where an autoscaler adds nodes
+    it is the demand that makes room, so nothing is waited for.
 
     Args:
         demand: What the run is going to start.
+        config: Says whether nodes come.
         say: Told what is waited for and who holds it, each time anew.
+    Raises:
+        ClusterError: It will never be free: nodes have left.
     """
-    while (lacking := _not_free(demand)) is not None:
+    while not config.autoscaled and (lacking := _not_free(demand)) is not None:
+        require_fit(demand, config, node_resources())
         say(lacking)
         time.sleep(LOOK_FOR_ROOM_S)
 
@@ -169,7 +180,8 @@ def holders(resources: Sequence[str]) -> list[str]:
         alive = list_actors(address=address, filters=[("state", "=", "ALIVE")], detail=True, limit=1000)
     except (RayStateApiException, ConnectionError):  # no dashboard, or it is busy
         return ["actors that Ray's dashboard does not tell now"]
-    found = [actor for actor in alive if set(actor.required_resources or {}) & set(resources)]
+    # In a placement group what is held is called `CPU_group_<id>`, and also `CPU_group_<number>_<id>`.
+    found = [a for a in alive if {name.partition("_group_")[0] for name in a.required_resources or {}} & set(resources)]
     return sorted(f"{actor.name or actor.class_name} of {actor.ray_namespace}" for actor in found)
 
 
@@ -195,13 +207,13 @@ def connected(config: ClusterConfig) -> Iterator[str]:
     private = address is None
     if address is not None:
         require_answer(address)
-    with _private_folder() if private else nullcontext() as folder:
+    with sigterm_as_ctrl_c(), _private_folder() if private else nullcontext() as folder:
         options = _private_options(config) if private else {}
         try:
             context = ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ClusterError(f"cannot reach Ray at {address!r}: {error}; `make cluster-up` starts one") from error
-        with _sigterm_as_ctrl_c():
+        with sigterm_as_ctrl_c():  # Ray has put a handler of its own there, which aborts
             try:
                 path = folder / "auth_token" if folder else session.token_path(str(address))
                 token = f" (it asks for the token in {path})" if path is not None and path.exists() else ""
@@ -232,19 +244,6 @@ def _private_folder() -> Iterator[Path]:
             del os.environ["RAY_TMPDIR"]
         else:
             os.environ["RAY_TMPDIR"] = before
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM (`ray job stop`) end the job as Ctrl-C does, which releases actors; Ray's own handler aborts."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def namespace_of(config: RunConfig) -> str:

@@ -40,6 +40,7 @@ from l2l_ray.loop.state.ledger import Key, Ledger, LedgerEntry
 from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.versions import log_versions
+from l2l_ray.loop.state.visibility import seen
 from l2l_ray.selector.registry import stores_labels
 
 logger = logging.getLogger(__name__)
@@ -137,9 +138,12 @@ class Coordinator:
             config: The run's config.
             num_shards: Labelling shards of one round.
             epoch: That of the driver, who holds the folder.
+        Raises:
+            LedgerError: This node does not see the folder (`seen`), or the driver was taken over.
         """
         log_as(config.run_name, NAME)
         self._run = RunFolder(config.run_dir, config, epoch)
+        seen(self._run.path / "config.yaml", config.cluster.start_timeout_s / 2)  # the driver waits that long for all
         self._num_shards = num_shards
         labeling = [method for method in self._run.methods if stores_labels(method)]
         self._ledger = Ledger(self._run.ledger_path, epoch)

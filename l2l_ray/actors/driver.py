@@ -28,11 +28,12 @@ from l2l_ray.actors.background import Background
 from l2l_ray.actors.cluster import (
     ActorLost,
     actor_options,
-    check_resources,
     connected,
     device_for,
     namespace_of,
     needs,
+    node_resources,
+    require_fit,
     start_actor,
     wait_for_room,
     wait_ready,
@@ -79,7 +80,7 @@ def run(config: RunConfig) -> Path:
         return folder.path
     with folder.held("a Ray job", console.say) as folder:
         with connected(config.cluster) as dashboard:
-            check_resources(config.cluster)
+            require_fit(needs(config.cluster), config.cluster, node_resources())
             console.say(f"dashboard  {dashboard}")
             heal(folder, console.say)
             data = prepare(config, folder)
@@ -146,8 +147,11 @@ def started_roles(config: RunConfig, folder: RunFolder, data: RunData, console: 
     """Start all roles once the cluster has room for them, and release them at the end whatever happens."""
     mllm = _mllm_without_actors(config, folder, data)
     demand = [need for need in needs(config.cluster) if need.role != "prior" or mllm is None]
-    if not config.cluster.autoscaled:  # there, it is the demand that makes room
-        wait_for_room(demand, lambda what: console.update(Status(shards_total=0, now=f"waiting for {what}"), 0))
+    wait_for_room(
+        demand,
+        config.cluster,
+        lambda what: console.update(Status(shards_total=0, now=f"waiting for {what}"), 0),
+    )
     namespace = namespace_of(config)
     options = actor_options(NAME, namespace, {}) | ACTOR_OPTIONS
     coordinator = start_actor(Coordinator, options, config, data.num_shards(config), folder.epoch)

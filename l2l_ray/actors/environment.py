@@ -11,6 +11,8 @@ import secrets
 from l2l_ray.actors import session
 from l2l_ray.config import ClusterConfig, RunConfig
 
+STOP_S = 40  # a driver that is told to end releases its actors one after the other; mostly in a few seconds
+
 ENV_DEFAULTS = {
     # report() returns at the controller's next poll: with Ray's 2 s each published version would cost 2 s.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -31,6 +33,8 @@ ENV_DEFAULTS = {
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
     # Arrow's own allocator keeps some 25 MB that a labeler has read and dropped.
     "ARROW_DEFAULT_MEMORY_POOL": "system",
+    # `ray job stop` kills a driver after that; Ray's 3 s are over before actors are released.
+    "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S),
     # Bars of several processes cannot be read in a job's log.
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }

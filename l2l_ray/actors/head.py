@@ -23,13 +23,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from l2l_ray.actors import session
-from l2l_ray.actors.environment import ENV_DEFAULTS, LOOPBACK_ENV
+from l2l_ray.actors.environment import ENV_DEFAULTS, LOOPBACK_ENV, STOP_S
 from l2l_ray.errors import ClusterError, L2LError
 from l2l_ray.processes import end, session_of, start_time_of, started_by, still_running, wait_until
 
 START_TIMEOUT_S = 90.0
 DRAIN_TIMEOUT_S = 4.0  # `ray start --block` needs 2 to 30 s to end its children; nothing of a run lives in them
-GRACE_S = 10.0  # for drivers of running jobs: a driver keeps its run folder in order when it ends
 RESOURCES = {"prior_gpu": 1.0}
 
 
@@ -117,7 +116,7 @@ def down(checkout: Path) -> bool:
         return False
     processes = started_by(head.pid)
     jobs = {pid: start_time for pid, start_time in processes.items() if session_of(pid) != head.pid}
-    end(jobs, signal.SIGTERM, GRACE_S)
+    end(jobs, signal.SIGTERM, STOP_S)
     end({head.pid: head.start_time}, signal.SIGTERM, DRAIN_TIMEOUT_S)
     end(processes, signal.SIGKILL, 0.0)
     if not wait_until(lambda: not still_running(processes), 5.0):

@@ -2,9 +2,9 @@
 
 A shard is the unit of work, of retry and of the ledger. The pool is ours because Ray's ActorPool does not replace a
 dead actor and ray.data commits by output block. A worker that died, is silent (`liveness`) or takes far longer than its
-like is replaced and its item handed out again; an item that costs too many workers ends the run with its name. When
-nothing else is left to do, what takes long is given to an idle worker as well. Doing an item twice is harmless: each
-attempt writes a file of its own, and the ledger keeps the first.
+like is replaced and its item handed out again, to whoever is up first; an item that costs too many workers ends the run
+with its name. When nothing else is left to do, what takes long is given to an idle worker as well. Doing an item twice
+is harmless: each attempt writes a file of its own, and the ledger keeps the first.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -32,13 +33,23 @@ from l2l_ray.actors.cluster import (
     wait_ready,
 )
 from l2l_ray.actors.coordinator import Coordinator, answer
-from l2l_ray.actors.liveness import HEARTBEAT, HEARTBEAT_GROUP, Durations, Heartbeats
+from l2l_ray.actors.liveness import (
+    HEARTBEAT,
+    HEARTBEAT_GROUP,
+    LEAST_PATIENCE_S,
+    Durations,
+    Heartbeats,
+    limit_words,
+)
 from l2l_ray.actors.logs import about, log_as
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
 from l2l_ray.loop.inference.engine import EvalPart, InferenceEngine
 from l2l_ray.loop.state.plan import EvalItem, LabelItem, WorkItem
+from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.visibility import SEEN_TIMEOUT_S, seen
+from l2l_ray.selector.registry import PRIOR_ONLY
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +71,8 @@ class LabelerActor:
         self._name = name
         self._coordinator = coordinator
         self._meters = Meters(config.run_name)
+        self._folder = RunFolder(config.run_dir, config)
+        self._seen = set[Path]()
         self._engine = InferenceEngine(config, config.run_dir, device_for(config.cluster.labeler_resources))
 
     def __repr__(self) -> str:
@@ -82,11 +95,14 @@ class LabelerActor:
             item: What to do.
             attempt: How often it was given to somebody before; no two attempts write the same file.
         Raises:
-            L2LError: See `InferenceEngine` and `Ledger`.
+            L2LError: See `InferenceEngine` and `Ledger`; or this node does not see what the item needs (`seen`).
         """
         import torch
 
         torch.set_num_threads(self._num_threads)  # of the thread that works, which is not the one of `__init__`
+        for path in files_of(item, self._folder):
+            if path not in self._seen:
+                self._seen.add(seen(path))
         if isinstance(item, EvalItem):
             return self._engine.evaluate(item.method, item.version, item.split, item.start, item.stop)
         return self._label(item, attempt)
@@ -101,6 +117,26 @@ class LabelerActor:
         first: bool = answer(self._coordinator.commit.remote(entry))
         self._meters.observe("l2l_label_shard_s", entry.seconds, actor=self._name)
         return entry.num if first else 0
+
+
+def files_of(item: WorkItem, run: RunFolder) -> list[Path]:
+    """Return the files of a run that an item is done with, as far as others write them while the run goes on."""
+    name = item.split if isinstance(item, EvalItem) else "unlabeled"
+    found = [run.examples_path(name), run.priors_path(name), run.priors_path("labeled")]
+    if item.method != PRIOR_ONLY:
+        found.append(run.version_dir(item.method, item.version) / "version.json")
+    return found
+
+
+Kind = tuple[type[WorkItem], bool]
+
+
+def kind_of(item: WorkItem) -> Kind:
+    """Return what tells how long an item may take: labels or figures, and whether a network has to be asked.
+
+    Figures of the prior alone need none, and come first.
+    """
+    return type(item), item.method == PRIOR_ONLY
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,24 +183,26 @@ class LabelerPool:
         self._calls: dict[ray.ObjectRef[Any], _Call] = {}
         self._attempts = Counter[WorkItem]()
         self._losses = Counter[WorkItem]()
-        self._took: defaultdict[type, Durations] = defaultdict(Durations)
+        self._again: list[WorkItem] = []  # lost with their workers; they are handed out before anything else
+        # A file that another node wrote is waited for, too.
+        self._took = defaultdict[Kind, Durations](lambda: Durations(LEAST_PATIENCE_S + SEEN_TIMEOUT_S))
 
     @property
     def has_room(self) -> bool:
         """Whether a worker can be given something."""
-        return bool(self._ready())
+        return not self._again and bool(self._ready())
 
     @property
     def busy(self) -> int:
-        """How many items are in work."""
-        return len({call.item for call in self._calls.values()} & self._attempts.keys())
+        """How many items are in work, or about to be again."""
+        return len({*(call.item for call in self._calls.values()), *self._again} & self._attempts.keys())
 
     def held(self) -> list[Held]:
-        """Return who has what in work, the longest first; who is still loading has nothing yet."""
+        """Return who has what in work, the longest first."""
         found = [
             Held(self._names[c.worker], c.item, self._seconds(c)) for c in self._calls.values() if self._is_open(c)
         ]
-        return sorted((held for held in found if self._beats.is_up(held.who)), key=lambda held: -held.seconds)
+        return sorted(found, key=lambda held: -held.seconds)
 
     def submit(self, item: WorkItem) -> None:
         """Give an item to an idle worker; only while `has_room`."""
@@ -173,20 +211,16 @@ class LabelerPool:
         self._call(worker, item)
 
     def double(self) -> None:
-        """Give what takes far longer than its like, or waits for a worker that is not up, to an idle worker as well.
+        """Give what takes far longer than its like to an idle worker as well.
 
         Call it when nothing else is left to do.
         """
         counts = Counter(call.item for call in self._calls.values())
         for call in sorted(self._calls.values(), key=lambda call: call.since):
-            if not (ready := self._idle_and_up()):
+            if not (ready := self._ready()):
                 return
-            is_slow = self._seconds(call) > self._took[type(call.item)].slow_s()
-            if (
-                self._is_open(call)
-                and counts[call.item] == 1
-                and (is_slow or not self._beats.is_up(self._names[call.worker]))
-            ):
+            is_slow = self._seconds(call) > self._took[kind_of(call.item)].slow_s()
+            if self._is_open(call) and counts[call.item] == 1 and is_slow:
                 self._idle.remove(ready[-1])
                 logger.info("%s takes long; %s tries it too", call.item, self._names[ready[-1]])
                 self._call(ready[-1], call.item)
@@ -200,9 +234,11 @@ class LabelerPool:
             timeout_s: Longest wait, seconds.
             also: What else ends the wait.
         Raises:
-            ClusterError: An item cost too many workers.
+            ClusterError: An item cost too many workers, or workers do not come up.
             L2LError: What a worker raised on purpose.
         """
+        while self._again and self._ready():
+            self.submit(self._again.pop(0))
         waiting = [*self._calls, *also]
         done, _ = ray.wait(waiting, num_returns=1, timeout=timeout_s) if waiting else ([], [])
         if not waiting:
@@ -221,13 +257,13 @@ class LabelerPool:
                 self._lost(call, error)
                 continue
             except TimeoutError:
-                limit = self._config.cluster.work_timeout_s
-                words = f"it took too long; if longer than cluster.work_timeout_s={limit:g}, raise that"
-                self._lost(call, TimeoutError(words))
+                limit = limit_words(self._limit_s(call), self._config.cluster.work_timeout_s)
+                logger.warning("%s has been at %s for longer than %s", self._names[call.worker], call.item, limit)
+                self._lost(call, TimeoutError(f"it took longer than {limit}; if it needs longer, raise that"))
                 continue
             self._idle.append(call.worker)
             if self._attempts.pop(call.item, 0):  # the slower of two attempts finds nothing here any more
-                self._took[type(call.item)].add(self._seconds(call))
+                self._took[kind_of(call.item)].add(self._seconds(call))
                 yield call.item, result
 
     def pids(self) -> list[int]:
@@ -264,18 +300,20 @@ class LabelerPool:
         return call.item in self._attempts
 
     def _seconds(self, call: _Call) -> float:
-        return time.monotonic() - max(call.since, self._beats.up_since(self._names[call.worker]))
+        return time.monotonic() - call.since
+
+    def _limit_s(self, call: _Call) -> float:
+        """Return how long an item may take; a last try has all the time there is."""
+        cluster = self._config.cluster
+        if self._losses[call.item] >= cluster.max_item_retries:
+            return cluster.work_timeout_s
+        return self._took[kind_of(call.item)].patience_s(cluster.work_timeout_s)
 
     def _overdue(self) -> list[ray.ObjectRef[Any]]:
-        most_s = self._config.cluster.work_timeout_s
-        return [ref for ref, c in self._calls.items() if self._seconds(c) > self._took[type(c.item)].patience_s(most_s)]
-
-    def _idle_and_up(self) -> list[int]:
-        return [worker for worker in self._idle if self._beats.is_up(self._names[worker])]
+        return [ref for ref, call in self._calls.items() if self._seconds(call) > self._limit_s(call)]
 
     def _ready(self) -> list[int]:
-        """Return who is idle and up; where none at all is up, who is idle: a stand-in may wait for a node for long."""
-        return self._idle_and_up() or ([] if self._beats.any_up() else self._idle)
+        return [worker for worker in self._idle if self._beats.is_up(self._names[worker])]
 
     def _replace_silent(self) -> None:
         """Replace who is silent, and who died while idle; the call of one that died while it worked fails by itself."""
@@ -284,24 +322,25 @@ class LabelerPool:
             logger.warning("%s %s", name, fault)
             worker = self._names.index(name)
             if worker in self._idle:
-                self._replace(worker)
+                self._replace_idle(worker, fault)
             for ref in [ref for ref, call in self._calls.items() if call.worker == worker]:
                 self._lost(self._calls.pop(ref), TimeoutError(fault))
         for name, error in self._beats.dead().items():
             if (worker := self._names.index(name)) in self._idle:
                 require_startable(name, error)
-                self._replace(worker)
+                self._replace_idle(worker, f"died: {error}")
                 logger.warning("%s was lost while idle; %s takes its place", name, self._names[worker])
 
-    def _lost(self, call: _Call, error: Exception) -> None:
-        """Replace a lost worker and hand its item out again, unless another attempt is under way or has ended.
+    def _replace_idle(self, worker: int, fault: str) -> None:
+        self._beats.failed_start(self._names[worker], fault, self._config.cluster.max_item_retries)
+        self._replace(worker)
 
-        An item is not to blame for a worker that never came up, unless none does.
-        """
+    def _lost(self, call: _Call, error: Exception) -> None:
+        """Replace a lost worker and hand its item out again, unless another attempt is under way or has ended."""
         before = self._names[call.worker]
         require_startable(before, error)
         is_open = self._is_open(call)
-        self._losses[call.item] += self._beats.is_to_blame(before)
+        self._losses[call.item] += 1
         limit, losses = self._config.cluster.max_item_retries, self._losses[call.item]
         if is_open and losses > limit:
             raise ClusterError(
@@ -309,11 +348,10 @@ class LabelerPool:
                 f"allows {limit} more tries; last: {error}; --resume continues"
             ) from error
         self._replace(call.worker)
+        self._idle.append(call.worker)
         others = any(other.item == call.item for other in self._calls.values())
         if is_open and not others:
-            self._call(call.worker, call.item)
-        else:
-            self._idle.append(call.worker)
+            self._again.append(call.item)
         again = "; its item is handed out again" if is_open and not others else ""
         logger.warning("%s was lost with %s; %s takes its place%s", before, call.item, self._names[call.worker], again)
 

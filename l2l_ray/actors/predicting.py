@@ -22,8 +22,8 @@ from l2l_ray.actors.cluster import (
     device_for,
     node_resources,
     own_error,
+    require_fit,
     resource_options,
-    shortage,
     wait_ready,
 )
 from l2l_ray.config import ClusterConfig
@@ -84,8 +84,7 @@ def predict(
     parts = [list(items[start : start + size]) for start in range(0, len(items), size)]
     with connected(cluster):
         need = Need("labeler", min(cluster.num_labelers, len(parts)), cluster.labeler_resources)
-        if problem := shortage([need], node_resources(), "add nodes, or lower cluster.num_labelers"):
-            raise ClusterError(problem)
+        require_fit([need], cluster, node_resources(), "add nodes, or lower cluster.num_labelers")
         options = {**resource_options(need.each), "max_restarts": -1, "max_task_retries": cluster.max_item_retries}
         args = (checkpoint.absolute(), folder.path.absolute(), folder.run, cluster)
         kind: Any = ray.remote(PredictionActor).options(**options)

@@ -62,9 +62,10 @@ class PriorActor:
         return await self._batcher.submit(questions)
 
     async def _report(self) -> None:
-        """Show the queue about once a second, also while it is empty."""
+        """Show the queue and the last batch about once a second, also while nothing is asked."""
         while True:
             self._meters.set("l2l_prior_queue", self._batcher.queue_length, actor=self._name)
+            self._meters.refresh()
             await asyncio.sleep(REPORT_EVERY_S)
 
     def _generate(self, questions: list[Question]) -> list[Reply]:

@@ -2,8 +2,11 @@
 
 An answer is a pure function of the question, so asking twice is harmless: an actor that died, is silent (`liveness`) or
 takes far longer than its like is replaced, and what it was asked is asked again, alone from the third time on. A
-question that costs an actor more often than `cluster.max_item_retries` allows gets no prior, with the reason. Who
-stores answers, and that nothing stored is asked again, is `loop.inference.priors`.
+question that costs an actor more often than `cluster.max_item_retries` allows gets no prior, with the reason. Only who
+is up is asked: an actor that does not come up costs no question anything. Who stores answers, and that nothing stored
+is asked again, is `loop.inference.priors`.
+
+Time is counted as it is seen to pass, so a driver that was itself held up accuses nobody (`LOOK_S`).
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,11 +34,11 @@ from l2l_ray.actors.cluster import (
     start_actor,
     wait_answers,
 )
-from l2l_ray.actors.liveness import LOOK_S, Durations, Heartbeats
+from l2l_ray.actors.liveness import LOOK_S, Durations, Heartbeats, limit_words
 from l2l_ray.actors.prior_actor import PriorActor
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
-from l2l_ray.loop.inference.asking import Question
+from l2l_ray.loop.inference.asking import Question, Who
 from l2l_ray.loop.inference.priors import Answered
 from l2l_ray.prior.mllm import MllmIdentity, Reply
 
@@ -42,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 # Batches per actor that are asked but not answered: one in work, one waiting, so the accelerator never idles.
 IN_FLIGHT_PER_ACTOR = 2
+LOOK_AGAIN_S = 0.2  # while nobody is up
 CLOSE_TIMEOUT_S = 20.0  # how long cancelled questions may take to end; a moment, unless an actor hangs
 TRIES_TOGETHER = 2  # a batch may be lost with its actor so often before its questions are asked one by one
 MAX_GIVEN_UP_IN_A_ROW = 8  # questions; then it is not the questions
@@ -54,6 +59,11 @@ class _Batch:
     questions: list[Question]
     losses: int = 0
 
+    @property
+    def who(self) -> Who:
+        """Whom it is for: a batch is for one model, and each takes its own time."""
+        return self.questions[0].who
+
 
 @dataclass
 class _Worker:
@@ -62,7 +72,7 @@ class _Worker:
     name: str
     actor: ActorHandle[PriorActor]
     asked: list[tuple[ray.ObjectRef[list[Reply]], _Batch]] = field(default_factory=list)
-    since: float = 0.0  # when the oldest came into work
+    seconds: float = 0.0  # how long the oldest has been in work
     fault: str = ""  # why it was killed
 
 
@@ -83,8 +93,9 @@ class PriorPool:
         self._namespace = namespace
         self._run = config.run_name
         self._beats = Heartbeats(cluster.heartbeat_timeout_s, cluster.start_timeout_s)
-        self._took = Durations()
-        self._again: list[_Batch] = []
+        self._took = defaultdict[Who, Durations](Durations)
+        self._looked = time.monotonic()
+        self._open: list[_Batch] = []  # to be asked next: lost with their actors, or the next one
         self._given_up_in_a_row = 0
         self._num_started = 0
         self._closing = threading.Lock()  # held while a question is sent, so that none is sent after `close`
@@ -111,21 +122,25 @@ class PriorPool:
         """Yield every batch with its replies, as they finish; for one caller at a time.
 
         Raises:
-            ClusterError: Actors are lost whatever they are asked, do not start, or the pool was closed meanwhile.
+            ClusterError: Actors are lost whatever they are asked, do not come up, or the pool was closed meanwhile.
         """
         source = iter(batches)
+        self._kill_late()  # who is up is known then
         while True:
-            while (worker := self._least_busy()) is not None and (batch := self._next(source)) is not None:
-                self._send(worker, batch)
-            waiting = [ref for worker in self._workers for ref, _ in worker.asked]
-            if not waiting:
+            while (worker := self._least_busy()) is not None and self._has_more(source):
+                self._send(worker, self._open.pop(0))
+            if waiting := [ref for worker in self._workers for ref, _ in worker.asked]:
+                ray.wait(waiting, num_returns=1, timeout=LOOK_S)
+            elif self._has_more(source):  # and nobody is up
+                time.sleep(LOOK_AGAIN_S)
+            else:
                 return
-            ray.wait(waiting, num_returns=1, timeout=LOOK_S)
-            self._kill_late()
+            self._count_time()
             for worker in list(self._workers):
-                while worker.asked and ray.wait([worker.asked[0][0]], timeout=0)[0]:
+                while self._has_answered(worker):
                     if (answered := self._take(worker)) is not None:
                         yield answered
+            self._kill_late()
 
     def close(self) -> None:
         """Cancel what is still asked, whose thread then gets an error; release the actors and what they hold."""
@@ -172,28 +187,28 @@ class PriorPool:
             raise ClusterError("the prior service was closed while it was asked; start the run again")
 
     def _least_busy(self) -> _Worker | None:
-        """Return who can be asked: one that is up, where one is.
+        """Return who can be asked what comes next; None = nobody now.
 
         A batch that cost an actor is asked by itself, so that it alone is to blame.
         """
-        up = [worker for worker in self._workers if self._beats.is_up(worker.name)]
-        least = min(up or self._workers, key=lambda worker: len(worker.asked))
-        if not least.asked:
+        up = [worker for worker in self._workers if self._beats.is_up(worker.name) and not worker.fault]
+        least = min(up, key=lambda worker: len(worker.asked), default=None)
+        if least is None or not least.asked:
             return least
-        is_suspect = least.asked[0][1].losses or (self._again and self._again[0].losses)
+        is_suspect = least.asked[0][1].losses or (self._open and self._open[0].losses)
         return None if is_suspect or len(least.asked) >= IN_FLIGHT_PER_ACTOR else least
 
-    def _next(self, source: Iterator[list[Question]]) -> _Batch | None:
-        if self._again:
-            return self._again.pop(0)
-        questions = next(source, None)
-        return None if questions is None else _Batch(questions)
+    def _has_more(self, source: Iterator[list[Question]]) -> bool:
+        """Whether there is something to ask; a batch is taken from the caller only when it is."""
+        if not self._open and (questions := next(source, None)) is not None:
+            self._open.append(_Batch(questions))
+        return bool(self._open)
 
     def _send(self, worker: _Worker, batch: _Batch) -> None:
         with self._closing:
             self._require_open()
             if not worker.asked:
-                worker.since = time.monotonic()
+                worker.seconds = 0.0
             worker.asked.append((worker.actor.ask.remote(batch.questions), batch))
 
     def _take(self, worker: _Worker) -> Answered | None:
@@ -208,30 +223,43 @@ class PriorPool:
         except LOST as error:
             return self._lost(worker, batch, error)
         worker.asked.pop(0)
-        self._took.add(self._seconds(worker))
-        worker.since = time.monotonic()
+        self._took[batch.who].add(worker.seconds)
+        worker.seconds = 0.0
         self._given_up_in_a_row = 0
         return batch.questions, replies
 
-    def _seconds(self, worker: _Worker) -> float:
-        return time.monotonic() - max(worker.since, self._beats.up_since(worker.name))
+    def _has_answered(self, worker: _Worker) -> bool:
+        """Whether the oldest question of a worker has come to an end."""
+        return bool(worker.asked and ray.wait([worker.asked[0][0]], timeout=0)[0])
+
+    def _count_time(self) -> None:
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, LOOK_S), now
+        for worker in self._workers:
+            worker.seconds += passed
 
     def _kill_late(self) -> None:
         """Kill who is silent or takes too long: its calls fail then."""
+        most_tries, most_s = self._cluster.max_item_retries, self._cluster.work_timeout_s
         for name in self._beats.silent():
             worker = next(worker for worker in self._workers if worker.name == name)
             if not worker.fault:
+                self._beats.failed_start(name, self._beats.fault(name), most_tries)
                 self._kill(worker, self._beats.fault(name))
         for name, error in self._beats.dead().items():
             worker = next(worker for worker in self._workers if worker.name == name)
             if not worker.asked:  # else its calls fail
                 require_startable(name, error)
+                self._beats.failed_start(name, f"died: {error}", most_tries)
                 logger.warning("%s was lost while idle; another one takes its place", name)
                 self._replace(worker)
-        limit_s = self._took.patience_s(self._cluster.work_timeout_s)
         for worker in self._workers:
-            if worker.asked and not worker.fault and self._seconds(worker) > limit_s:
-                self._kill(worker, f"has been at {len(worker.asked[0][1].questions)} questions for {limit_s:.0f} s")
+            if worker.fault or not worker.asked or self._has_answered(worker):
+                continue
+            batch = worker.asked[0][1]
+            if worker.seconds > (limit_s := self._took[batch.who].patience_s(most_s)):
+                limit = limit_words(limit_s, most_s)
+                self._kill(worker, f"has been at {len(batch.questions)} questions for longer than {limit}")
 
     def _kill(self, worker: _Worker, fault: str) -> None:
         worker.fault = fault
@@ -251,29 +279,28 @@ class PriorPool:
     def _lost(self, worker: _Worker, batch: _Batch, error: Exception) -> Answered | None:
         """Put a fresh actor in a lost one's place; return "no prior" for a question that has cost too many.
 
-        Questions are not to blame for an actor that never came up, unless none does.
-
         Raises:
             ClusterError: It is not the questions: many in a row were given up.
         """
         require_startable(worker.name, error)
-        batch.losses += self._beats.is_to_blame(worker.name)
-        self._again = [other for _, other in worker.asked[1:]] + self._again  # they only waited there
+        batch.losses += 1
+        self._open[:0] = [other for _, other in worker.asked[1:]]  # they only waited there
         worker.asked.clear()
         self._replace(worker)
         if len(batch.questions) > 1:
             alone = batch.losses >= TRIES_TOGETHER
-            self._again[:0] = [_Batch([q], batch.losses) for q in batch.questions] if alone else [batch]
+            self._open[:0] = [_Batch([q], batch.losses) for q in batch.questions] if alone else [batch]
             return None
         if batch.losses <= self._cluster.max_item_retries:
-            self._again.insert(0, batch)
+            self._open.insert(0, batch)
             return None
         self._given_up_in_a_row += 1
         if self._given_up_in_a_row > MAX_GIVEN_UP_IN_A_ROW:
             raise ClusterError(
                 f"prior actors were lost at each of {self._given_up_in_a_row} questions in a row, the last because it "
                 f"{worker.fault or 'died'}: {error}; expected answers: lower prior.batch_size, raise "
-                "cluster.work_timeout_s, or look at the memory of their machine; --resume continues"
+                "cluster.work_timeout_s where that was the limit, or look at the memory of their machine; --resume "
+                "continues"
             ) from error
         reply = Reply.failed(
             "hung" if worker.fault else "died", f"{batch.losses} prior actors; {worker.fault or error}"

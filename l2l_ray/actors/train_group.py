@@ -32,11 +32,12 @@ from l2l_ray.actors.cluster import LOST, cannot_start
 from l2l_ray.actors.coordinator import ANSWER_TIMEOUT_S, Coordinator, answer
 from l2l_ray.actors.logs import log_as
 from l2l_ray.config import RunConfig
-from l2l_ray.errors import ClusterError, LedgerError
+from l2l_ray.errors import ClusterError
 from l2l_ray.loop.state.ledger import Ledger
 from l2l_ray.loop.state.position import Position, Stage
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.versions import Write, newest_checkpoint, publish
+from l2l_ray.loop.state.visibility import seen, wait_seen
 from l2l_ray.storage import StorePath, file_system
 
 logger = logging.getLogger(__name__)
@@ -46,8 +47,6 @@ train_api: Any = ray.train
 
 WAIT_SLICE_S = 20.0  # one waiting call to the coordinator; repeated until the driver finishes or dies
 WAIT_TIMEOUT_S = WAIT_SLICE_S + ANSWER_TIMEOUT_S
-SEEN_TIMEOUT_S = 120.0  # until a file that another node wrote is seen here
-LOOK_AGAIN_S = 1.0
 PROGRESS_EVERY_S = 0.5
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 
@@ -96,13 +95,12 @@ class RayHost:
         """Wait until the driver has written the priors of an example set.
 
         Raises:
-            LedgerError: This process does not see the file (`wait_seen`).
+            LedgerError: This process does not see the file (`seen`).
         """
         path = self._run.priors_path(name)
         while not (path.exists() or answer(self._coordinator.wait_priors.remote(name, WAIT_SLICE_S), WAIT_TIMEOUT_S)):
             pass
-        wait_seen(path.exists, str(path), "is not seen here, though another node has written it")
-        return path
+        return seen(path)
 
     def labels(self, method: str, round_index: int) -> list[Path]:
         """Wait until every shard of a round is committed.
@@ -119,7 +117,7 @@ class RayHost:
             str(ledger),
             f"lacks shards of round {round_index} that are committed",
         )
-        return [self._run.path / entry.path for entry in Ledger(ledger).entries(method, round_index)]
+        return [seen(self._run.path / entry.path) for entry in Ledger(ledger).entries(method, round_index)]
 
     def publish(self, position: Position, write: Write, metrics: dict[str, float]) -> None:
         """Write the folder and tell the coordinator, on rank 0; tell Ray, on every rank and equally often."""
@@ -183,26 +181,6 @@ class LossTeller(train_api.UserCallback):  # type: ignore[misc]  # why: Ray Trai
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Tell the coordinator, without waiting: training does not depend on it."""
         self._coordinator.train_worker_lost.remote()
-
-
-def wait_seen(is_seen: Callable[[], bool], what: str, fault: str) -> None:
-    """Wait until this node sees what another one has written; a network's file system may be late, but not so late.
-
-    Args:
-        is_seen: Looks once.
-        what: The file.
-        fault: What is wrong with it as seen from here.
-    Raises:
-        LedgerError: It is not seen within `SEEN_TIMEOUT_S`.
-    """
-    deadline = time.monotonic() + SEEN_TIMEOUT_S
-    while not is_seen():
-        if time.monotonic() > deadline:
-            raise LedgerError(
-                f"{what} {fault}, even after {SEEN_TIMEOUT_S:g} s; expected a file system on which all nodes see what "
-                "one has written: put cluster-wide runs there (--run_root), then start again with --resume"
-            )
-        time.sleep(LOOK_AGAIN_S)
 
 
 def in_store(path: Path) -> tuple[str, Any]:

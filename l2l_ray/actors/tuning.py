@@ -25,7 +25,7 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
 from l2l_ray.actors.asha import METRIC, LikeWithLike
-from l2l_ray.actors.cluster import Need, connected, namespace_of, needs, node_resources, shortage, total
+from l2l_ray.actors.cluster import Need, connected, namespace_of, needs, node_resources, require_fit, total
 from l2l_ray.actors.priors import PriorPool
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError, ConfigError, one_line
@@ -70,7 +70,8 @@ def sweep(
         return
     with connected(config.cluster):
         at_once = max_concurrent(config, node_resources())
-        say(f"{counted(len(trials), 'trial')}: {done} ended before, {len(to_run)} to run, {at_once} at once")
+        places = f"{at_once} at once" if at_once is not None else "as many at once as there are nodes for"
+        say(f"{counted(len(trials), 'trial')}: {done} ended before, {len(to_run)} to run, {places}")
         mllms = ask_priors(config, folder, asked)
         known = {
             name: {version: figure["mean_iou"] for version, figure in outcome.figures.items()}
@@ -93,17 +94,19 @@ def trial_resources(config: RunConfig) -> dict[str, float]:
     return {name: amount for name, amount in own.items() if amount > 0} or {"CPU": 1.0}
 
 
-def max_concurrent(config: RunConfig, nodes: Sequence[Mapping[str, float]]) -> int:
+def max_concurrent(config: RunConfig, nodes: Sequence[Mapping[str, float]]) -> int | None:
     """Return how many trials fit at once, counting each node alone.
+
+    None where an autoscaler adds nodes: it is the waiting trials that make them come.
 
     Raises:
         ClusterError: Not even one fits.
     """
     wanted = trial_resources(config)
-    fit = sum(min(math.floor(node.get(k, 0.0) / v + 1e-6) for k, v in wanted.items()) for node in nodes)
-    if not fit:
-        raise ClusterError(shortage([Need("trial", 1, wanted)], nodes) or f"no node has {wanted} for one trial")
-    return fit
+    require_fit([Need("trial", 1, wanted)], config.cluster, nodes)
+    if config.cluster.autoscaled:
+        return None
+    return sum(min(math.floor(node.get(k, 0.0) / v + 1e-6) for k, v in wanted.items()) for node in nodes)
 
 
 def ask_priors(config: RunConfig, folder: SweepFolder, asked: Sequence[Asked]) -> dict[str, KnownMllm]:
@@ -117,8 +120,7 @@ def ask_priors(config: RunConfig, folder: SweepFolder, asked: Sequence[Asked]) -
         ClusterError: The cluster has no room for a prior actor.
     """
     cluster = config.cluster
-    if problem := shortage([Need("prior", cluster.num_priors, cluster.prior_resources)], node_resources()):
-        raise ClusterError(problem)
+    require_fit([Need("prior", cluster.num_priors, cluster.prior_resources)], cluster, node_resources())
     mllms: dict[str, KnownMllm] = {}
     for number, group in enumerate(asked):
         asking = config.model_copy(update={"name": f"{folder.path.name}/priors-{number}", "prior": group.config.prior})
@@ -262,7 +264,7 @@ def _tuner(
     trials: Sequence[Trial],
     mllms: Mapping[str, KnownMllm],
     folder: SweepFolder,
-    at_once: int,
+    at_once: int | None,
     scheduler: LikeWithLike | None,
     watch: Watch,
 ) -> tune.Tuner:

@@ -378,7 +378,7 @@ class ClusterConfig(Section):
         1800.0,
         gt=0,
         description="Longest time for one shard, slice of an evaluation or MLLM batch, seconds; less once it is seen "
-        "how long they take (ours)",
+        "how long they take, but for a labeler's last try (ours)",
     )
     max_train_restarts: int = Field(3, ge=0, description="How often lost train workers are started again (ours)")
     max_item_retries: int = Field(

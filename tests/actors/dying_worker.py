@@ -12,15 +12,18 @@ import ray
 from l2l_ray.actors.liveness import HEARTBEAT
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import LedgerError
-from l2l_ray.loop.state.plan import LabelItem, WorkItem
+from l2l_ray.loop.state.plan import EvalItem, WorkItem
+from l2l_ray.selector.registry import PRIOR_ONLY
 
 KILLS_ONCE, HANGS_ONCE, STOPS_ONCE, SLOW_ONCE, LATE_ERROR, A_WHILE, KILLS_ALWAYS, DISK_FULL = 1, 2, 3, 4, 8, 9, 66, 77
+HANGS_ALWAYS = 67
 SLOW_S = 600.0
 A_WHILE_S = 11.0
+SLICE_S = 3.0  # of a version; a slice of the prior alone takes no time
 
 
 class DyingWorker:
-    """Answers a label item with its shard number, unless that number is one of the above."""
+    """Answers a slice with its start, a label item with its shard number, unless that number is one of the above."""
 
     def __init__(self, config: RunConfig, coordinator: object, name: str) -> None:
         self._scratch = Path(config.run_dir)
@@ -33,14 +36,16 @@ class DyingWorker:
         return os.getpid()
 
     def work(self, item: WorkItem, attempt: int) -> int:
-        assert isinstance(item, LabelItem)
+        if isinstance(item, EvalItem):
+            time.sleep(0.0 if item.method == PRIOR_ONLY else SLICE_S)
+            return item.start
         marker = self._scratch / f"tried-{item.shard}-{attempt}"
         assert not marker.exists(), "no two attempts have one number"
         marker.touch()
         first = attempt == 0
         if item.shard == KILLS_ALWAYS or (item.shard == KILLS_ONCE and first):
             os._exit(9)
-        if item.shard == HANGS_ONCE and first:
+        if item.shard == HANGS_ALWAYS or (item.shard == HANGS_ONCE and first):
             time.sleep(3600.0)
         if item.shard == STOPS_ONCE and first:
             os.kill(os.getpid(), signal.SIGSTOP)

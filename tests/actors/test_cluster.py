@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -9,11 +11,13 @@ import pytest
 from l2l_ray.actors.cluster import (
     Need,
     actor_options,
-    check_resources,
     connected,
     end_in_order,
+    holders,
     namespace_of,
     needs,
+    node_resources,
+    require_fit,
     shortage,
     start_actor,
     total,
@@ -22,6 +26,7 @@ from l2l_ray.actors.cluster import (
 )
 from l2l_ray.config import ClusterConfig, RunConfig
 from l2l_ray.errors import ClusterError
+from l2l_ray.job import STOPPED
 
 
 def test_the_default_run_fits_two_cores_and_one_prior_slot() -> None:
@@ -65,18 +70,38 @@ def test_runs_of_one_name_under_two_roots_do_not_meet(ray_local: str) -> None:
     assert one != two and one.startswith("l2l-a-")
 
 
-def test_too_large_a_run_fails_at_once(ray_local: str) -> None:
+def test_too_large_a_run_fails_at_once_unless_nodes_come(ray_local: str) -> None:
+    config = ClusterConfig(num_labelers=1, labeler_resources={"CPU": 49.5})
+    with pytest.raises(ClusterError, match="need 50 CPU .* have 2; .* set cluster.autoscaled"):
+        require_fit(needs(config), config, node_resources())
+    autoscaled = config.model_copy(update={"autoscaled": True})
+    require_fit(needs(autoscaled), autoscaled, node_resources())
     with pytest.raises(ClusterError, match="need 50 CPU .* have 2"):
-        check_resources(ClusterConfig(num_labelers=1, labeler_resources={"CPU": 49.5}))
-    check_resources(ClusterConfig(num_labelers=1, labeler_resources={"CPU": 49.5}, autoscaled=True))
+        wait_for_room(needs(config), config, lambda what: pytest.fail(f"it waits for {what}, which never comes"))
+    wait_for_room(needs(autoscaled), autoscaled, lambda what: pytest.fail(f"{what} comes when it is asked for"))
 
 
 def test_an_existing_connection_is_used_and_kept(ray_local: str) -> None:
     import ray
 
     with connected(ClusterConfig()):
-        check_resources(ClusterConfig())
+        require_fit(needs(ClusterConfig()), ClusterConfig(), node_resources())
     assert ray.is_initialized()
+
+
+# A job that is told to stop while it writes its report.
+WAS_CONNECTED = """
+import os, signal, sys, time
+from l2l_ray.config import ClusterConfig
+from l2l_ray.job import run_job
+def act():
+    from l2l_ray.actors.cluster import connected
+    with connected(ClusterConfig()):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+sys.exit(run_job("selfevolve", act, "all stays"))
+"""
 
 
 class _SaysHello:
@@ -114,8 +139,28 @@ def test_who_waits_for_room_is_told_for_what_and_who_holds_it(ray_local: str) ->
         if len(told) == 1:
             end_in_order([holder])
 
-    wait_for_room([Need("prior", 1, {"prior_gpu": 1.0})], say)
+    wait_for_room([Need("prior", 1, {"prior_gpu": 1.0})], ClusterConfig(), say)
     assert told[0] == "1 prior_gpu (0 free); held by prior-0 of l2l-other-1a2b"
+
+
+def test_who_holds_room_in_a_placement_group_is_named(ray_local: str) -> None:
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    group = placement_group([{"prior_gpu": 1.0}])
+    options = actor_options("trainer-0", "l2l-other-1a2b", {"prior_gpu": 1.0})
+    options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group)
+    holder = start_actor(_SaysHello, options)
+    assert wait_ready("says-hello", [holder], 60.0) == ["hello"]
+    assert holders(["prior_gpu"]) == ["trainer-0 of l2l-other-1a2b"] and holders(["no_such_slot"]) == []
+    ray.kill(holder)
+    remove_placement_group(group)
+
+
+def test_a_job_that_was_connected_still_ends_on_sigterm_as_on_ctrl_c(ray_local: str) -> None:
+    found = subprocess.run([sys.executable, "-c", WAS_CONNECTED], capture_output=True, text=True, timeout=240)
+    assert (found.returncode, found.stderr) == (STOPPED, "\nstopped; all stays\n")
 
 
 def test_an_actor_that_cannot_start_says_why(ray_local: str) -> None:

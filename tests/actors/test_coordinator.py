@@ -9,7 +9,7 @@ import pytest
 
 from l2l_ray.actors.coordinator import Coordinator, RunStopped
 from l2l_ray.config import RunConfig
-from l2l_ray.errors import CheckpointError
+from l2l_ray.errors import CheckpointError, LedgerError
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
 from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -165,6 +165,13 @@ def test_a_restarted_coordinator_knows_what_lies_on_disk(run: RunFolder) -> None
     again = Coordinator(run.config, 2, 1)
     assert asyncio.run(again.has(("l2l", 0, 0))) and not asyncio.run(again.has(("l2l", 0, 1)))
     assert asyncio.run(again.news(0, 1.0)).published == {("l2l", 0)}
+
+
+def test_on_a_node_that_does_not_see_the_folder_it_makes_none(smoke: RunConfig) -> None:
+    config = smoke.model_copy(update={"cluster": smoke.cluster.model_copy(update={"start_timeout_s": 0.1})})
+    with pytest.raises(LedgerError, match=r"config\.yaml is not seen here, .*: put cluster-wide runs there"):
+        Coordinator(config, 2, 1)
+    assert not smoke.root.exists()
 
 
 def test_each_version_is_logged_once_whoever_looks(run: RunFolder) -> None:

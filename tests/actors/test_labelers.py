@@ -9,13 +9,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from l2l_ray.actors.labelers import LabelerPool
+from l2l_ray.actors import labelers
+from l2l_ray.actors.labelers import LabelerActor, LabelerPool, files_of
 from l2l_ray.config import RunConfig
-from l2l_ray.errors import ClusterError, LedgerError
-from l2l_ray.loop.state.plan import LabelItem
+from l2l_ray.errors import ClusterError, DataError, LedgerError
+from l2l_ray.loop.state import visibility
+from l2l_ray.loop.state.plan import EvalItem, LabelItem, WorkItem
+from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.selector.registry import PRIOR_ONLY
 from tests.actors.dying_worker import (
     A_WHILE,
     DISK_FULL,
+    HANGS_ALWAYS,
     HANGS_ONCE,
     KILLS_ALWAYS,
     KILLS_ONCE,
@@ -55,8 +60,11 @@ def pool_without_replacement(
 
 
 def _run(pool: LabelerPool, shards: list[int], double: bool = False) -> list[int]:
-    todo = [LabelItem("l2l", 0, shard, 0) for shard in shards]
-    results: list[int] = []
+    return _done(pool, [LabelItem("l2l", 0, shard, 0) for shard in shards], double)
+
+
+def _done(pool: LabelerPool, items: list[WorkItem], double: bool = False) -> list[int]:
+    todo, results = list(items), list[int]()
     while todo or pool.busy:
         while todo and pool.has_room:
             pool.submit(todo.pop(0))
@@ -114,6 +122,64 @@ def test_an_error_of_the_slower_of_two_attempts_is_no_error_of_the_run(
     time.sleep(2.0)
     assert sorted(_run(pool, [10, 11, 12])) == [10, 11, 12]
     assert "which another one has done: this one's disk is full" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("item", "num"),
+    [(LabelItem("l2l", 0, 0, 1), 4), (EvalItem("l2l", 1, "val", 0, 8), 4), (EvalItem(PRIOR_ONLY, 0, "val", 0, 8), 3)],
+)
+def test_a_labeler_waits_for_each_file_that_its_node_does_not_see(
+    smoke: RunConfig, monkeypatch: pytest.MonkeyPatch, item: WorkItem, num: int
+) -> None:
+    monkeypatch.setattr(visibility, "SEEN_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(visibility, "LOOK_AGAIN_S", 0.02)
+    labeler = LabelerActor(smoke, None, "labeler-0")  # type: ignore[arg-type]
+    files = files_of(item, RunFolder(smoke.run_dir, smoke))
+    assert len(set(files)) == num
+    for path in files:
+        with pytest.raises(
+            LedgerError, match=rf"{path} is not seen here, .* expected a file system on which all nodes"
+        ):
+            labeler.work(item)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with pytest.raises(DataError):  # they are seen, and empty
+        labeler.work(item)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a second be the least that is learned as a limit."""
+    monkeypatch.setattr(labelers, "LEAST_PATIENCE_S", 1.0)
+    monkeypatch.setattr(labelers, "SEEN_TIMEOUT_S", 0.0)
+
+
+def test_how_long_figures_of_the_prior_alone_take_says_nothing_about_those_of_a_network(
+    impatient: None, pool: LabelerPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool.pids()
+    assert len(_done(pool, [EvalItem(PRIOR_ONLY, 0, "val", start, start + 1) for start in range(6)])) == 6
+    assert _done(pool, [EvalItem("l2l", 0, "val", 7, 8)]) == [7]
+    assert "was lost" not in caplog.text
+
+
+def test_the_last_try_has_the_time_that_the_message_names(
+    impatient: None, pool: LabelerPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool.pids()
+    assert len(_run(pool, [5, 6, 7])) == 3
+    with pytest.raises(
+        ClusterError, match=r"lost its labeler 3 times, .*; last: it took longer than cluster.work_timeout_s=6 s; if it"
+    ):
+        _run(pool, [HANGS_ALWAYS])
+    assert caplog.text.count("s, the limit that follows from how long such work took before") == 2
+
+
+@pytest.mark.slow
+def test_where_no_labeler_comes_up_the_run_ends_and_accuses_no_item(pool_without_replacement: LabelerPool) -> None:
+    pool_without_replacement.pids()
+    with pytest.raises(ClusterError, match=r"nobody comes up in the place of labeler-\d, .* 2 in a row did not"):
+        _run(pool_without_replacement, [KILLS_ONCE, STOPS_ONCE, 5])
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import ray
 
 from l2l_ray.actors.cluster import actor_options, start_actor, wait_ready
 from l2l_ray.actors.liveness import HEARTBEAT, HEARTBEAT_GROUP, Durations, Heartbeats, patience_s
+from l2l_ray.errors import ClusterError
 
 
 @pytest.mark.parametrize(
@@ -56,12 +57,32 @@ def test_work_is_no_silence_and_a_stopped_process_is(ray_local: str) -> None:
     while time.monotonic() - begun < 5.0:
         assert beats.silent() == []
         time.sleep(0.1)
-    assert beats.is_up("worker") and beats.up_since("worker") <= time.monotonic()
+    assert beats.is_up("worker")
     os.kill(pid, signal.SIGSTOP)
     while not beats.silent():
         assert time.monotonic() - begun < 60.0
         time.sleep(0.1)
     ray.kill(worker)
+
+
+def test_failed_starts_in_a_row_end_the_run_unless_another_one_is_up(ray_local: str) -> None:
+    groups = {"concurrency_groups": HEARTBEAT_GROUP}
+    lost = start_actor(_Worker, actor_options("lost", "test-starts", {"no_such_slot": 1.0}) | groups)
+    beats = Heartbeats(timeout_s=600.0, start_timeout_s=600.0)
+    beats.watch("worker-1.4", lost)
+    beats.failed_start("worker-1.4", "is slow", 1)
+    beats.watch("worker-0", worker := start_actor(_Worker, actor_options("up", "test-starts", {}) | groups))
+    wait_ready("worker", [worker], 600.0)
+    while not beats.is_up("worker-0"):
+        beats.silent()
+    for _ in range(5):
+        beats.failed_start("worker-1.4", "is slow", 1)
+    beats.forget("worker-0")
+    beats.failed_start("worker-1.4", "is slow", 1)
+    with pytest.raises(ClusterError, match="in the place of worker-1, .*: 2 in a row did not, .* the last one is slow"):
+        beats.failed_start("worker-1.4", "is slow", 1)
+    for actor in (lost, worker):
+        ray.kill(actor)
 
 
 def test_a_driver_that_slept_accuses_nobody(ray_local: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 
+import pytest
 from PIL import Image
+from ray.util.metrics import Gauge
 
+from l2l_ray.actors import prior_actor
 from l2l_ray.actors.prior_actor import PriorActor
 from l2l_ray.config import PriorConfig
 from l2l_ray.loop.inference.asking import Question
@@ -14,6 +18,28 @@ from l2l_ray.prior.loading import identify_prior
 from l2l_ray.prior.reply import MllmIdentity, Reply
 from l2l_ray.types import Prior
 from tests.tiny_sams import SAMS
+
+
+def test_the_last_batch_is_shown_again_and_again_while_the_model_works_at_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prior_actor, "REPORT_EVERY_S", 0.05)
+    shown, set_gauge = Counter[str](), Gauge.set
+
+    def count(gauge: Gauge, value: float, tags: dict[str, str]) -> None:
+        shown[gauge.info["name"]] += 1
+        set_gauge(gauge, value, tags)
+
+    monkeypatch.setattr(Gauge, "set", count)
+    Image.new("RGB", (64, 48), (200, 40, 40)).save(tmp_path / "a.png")
+
+    async def ask_once() -> None:
+        actor = PriorActor(PriorConfig(device="cpu", dtype="float32"), 1, "prior-0", "test")
+        await actor.ask([Question("a", str(tmp_path / "a.png"), "red circle", 64, 48)])
+        await asyncio.sleep(1.0)
+
+    asyncio.run(ask_once())
+    assert shown["l2l_prior_batch"] > 2
 
 
 def test_one_actor_answers_and_draws(tmp_path: Path) -> None:

@@ -62,7 +62,41 @@ def test_a_question_at_which_the_model_hangs_gets_no_prior_and_its_neighbours_ge
     found = _asked(pool, [FINE, FINE], [FINE, HANGS, FINE], [FINE])
     failed = {key: failure for key, failure in found.items() if failure}
     assert len(found) == 6 and list(failed) == [f"3 {HANGS}"]
-    assert failed[f"3 {HANGS}"].startswith("hung: 2 prior actors; has been at 1 questions for 5 s")
+    assert failed[f"3 {HANGS}"].startswith(
+        "hung: 2 prior actors; has been at 1 questions for longer than cluster.work_timeout_s=5 s"
+    )
+
+
+@pytest.mark.slow
+def test_where_no_actor_comes_up_the_run_ends_and_no_question_is_given_up(
+    ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(priors, "PriorActor", WithoutReplacement)
+    pool = _pool(smoke, start_timeout_s=20.0)
+    pool.identity()
+    asked = pool.ask(
+        iter([[Question("0", "none", FINE, 8, 8)], [Question("1", str(tmp_path / "m"), STOPS_ONCE, 8, 8)]])
+    )
+    assert not next(asked)[1][0].failure
+    with pytest.raises(
+        ClusterError, match=r"nobody comes up in the place of prior-0, .*: 2 in a row did not, and clus"
+    ):
+        next(asked)
+    pool.close()
+
+
+def test_answers_that_came_while_the_driver_was_held_up_are_taken(
+    ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(priors, "PriorActor", DyingPrior)
+    pool = _pool(smoke)
+    pool.identity()
+    asked = pool.ask(iter([[Question(str(number), "none", FINE, 8, 8)] for number in range(3)]))
+    next(asked)
+    time.sleep(LIMITS["work_timeout_s"] + 1.0)
+    assert [questions[0].key for questions, _ in asked] == ["1", "2"]
+    assert "another one takes its place" not in caplog.text
+    pool.close()
 
 
 @pytest.mark.slow

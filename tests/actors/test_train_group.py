@@ -1,4 +1,4 @@
-"""The train group: a worker that Ray Train does not make good for, and files that a node does not see."""
+"""The train group: a worker that Ray Train does not make good for."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from l2l_ray.actors import train_group
-from l2l_ray.actors.train_group import fit, wait_seen
+from l2l_ray.actors.train_group import fit
 from l2l_ray.config import RunConfig
-from l2l_ray.errors import ClusterError, LedgerError
+from l2l_ray.errors import ClusterError
 from l2l_ray.loop.state.run_folder import RunFolder
 
 # Ray's own, about a part of it that we do not use.
@@ -56,13 +55,3 @@ def test_but_not_for_ever(run: RunFolder, tmp_path: Path) -> None:
     scratch.mkdir()
     with pytest.raises(ClusterError, match="failed more often than cluster.max_train_restarts=1 allows: (?s:.*) died"):
         fit(_Worker(scratch, 2), run.config, run, None)  # type: ignore[arg-type]
-
-
-def test_what_another_node_wrote_is_waited_for_and_then_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_group, "LOOK_AGAIN_S", 0.01)
-    answers = iter([False, False, True])
-    wait_seen(lambda: next(answers), "a file", "is not seen")
-    assert next(answers, None) is None
-    monkeypatch.setattr(train_group, "SEEN_TIMEOUT_S", 0.05)
-    with pytest.raises(LedgerError, match="a file is not seen, even after 0.05 s; expected a file system on which all"):
-        wait_seen(lambda: False, "a file", "is not seen")

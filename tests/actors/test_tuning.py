@@ -23,9 +23,10 @@ def test_how_many_trials_fit_is_what_one_run_needs_into_each_node() -> None:
     assert max_concurrent(with_gpu, [{"CPU": 64.0, "GPU": 2.0}, {"CPU": 64.0}]) == 2
 
 
-def test_a_cluster_too_small_for_one_trial_is_refused_at_once() -> None:
-    with pytest.raises(ClusterError, match=r"need 1 CPU \(1 trial x 1\), have 0.5"):
+def test_a_cluster_too_small_for_one_trial_is_refused_at_once_unless_nodes_come() -> None:
+    with pytest.raises(ClusterError, match=r"need 1 CPU \(1 trial x 1\), have 0.5; .* set cluster.autoscaled"):
         max_concurrent(RunConfig(), [{"CPU": 0.5}])
+    assert max_concurrent(changed(RunConfig(), cluster={"autoscaled": True}), [{"CPU": 0.5}]) is None
 
 
 def test_each_version_is_reported_once_in_order_with_its_own_figure(

@@ -2,9 +2,10 @@
 
     <run>/lease/000003.json    the holder: machine, process, since when, what; the file's time is its heartbeat
 
-The number is the *epoch*. It grows with each holder, and a file system lets only one of two make the same file, so two
-never hold one epoch. The holder touches its file every few seconds. It is dead when its process is gone, which is seen
-at once on its own machine; from another one, when no heartbeat came for a while. Then the next one takes over.
+The number is the *epoch*. It grows with each holder, also where this folder is lost and only the ledger's lines tell
+the last one, and a file system lets only one of two make the same file, so two never hold one epoch. The holder touches
+its file every few seconds. It is dead when its process is gone, which is seen at once on its own machine; from another
+one, when no heartbeat came for a while. Then the next one takes over.
 
 A holder that was only frozen, or cut off, may wake up after that. Each ledger line carries the epoch of its writer, and
 whoever commits looks first whether there is a later one (`require_current`); what slips in between is not read.
@@ -26,6 +27,8 @@ from typing import Any
 
 from l2l_ray.errors import ConfigError, LedgerError
 from l2l_ray.files import new_file, refuses_a_second, replacing, sync
+from l2l_ray.jsonl import placed_lines
+from l2l_ray.loop.state.digests import unsealed
 from l2l_ray.processes import start_time_of, this_machine
 from l2l_ray.storage import StorePath
 from l2l_ray.wording import Say
@@ -98,6 +101,15 @@ def newest_epoch(run_path: Path) -> int:
     return max((int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()), default=0)
 
 
+def newest_written(ledger: Path) -> int:
+    """Return the newest epoch in the lines of a ledger; 0 where they have none."""
+    newest = 0
+    for _, line in placed_lines(ledger):
+        with suppress(ValueError, TypeError):  # a damaged line is read by nobody
+            newest = max(newest, int(unsealed(line).get("epoch", 0)))
+    return newest
+
+
 def require_current(run_path: Path, epoch: int) -> None:
     """Refuse to write for a holder that has been taken over.
 
@@ -123,7 +135,7 @@ def refuse_if_held(run_path: Path) -> None:
 
 
 @contextmanager
-def held(run_path: Path, what: str, say: Say = lambda _: None, beat_s: float = BEAT_S) -> Iterator[int]:
+def held(run_path: Path, what: str, say: Say = lambda _: None, beat_s: float = BEAT_S, after: int = 0) -> Iterator[int]:
     """Hold a run's folder for the length of a `with` block; gives the epoch.
 
     Args:
@@ -131,12 +143,13 @@ def held(run_path: Path, what: str, say: Say = lambda _: None, beat_s: float = B
         what: Who holds it, as in `Holder.what`.
         say: Told when a holder on another machine has to be waited for: it may be dead or only slow.
         beat_s: Seconds between heartbeats, the same for all who share a folder.
+        after: An epoch that the new one has to exceed, whatever the folder says of its holders (`newest_written`).
     Raises:
         ConfigError: Somebody else holds it, or its file cannot be written.
     """
     places = () if isinstance(run_path, StorePath) else (run_path, *run_path.parents)  # a store has no folders
     made = [place for place in places if not place.exists()]
-    epoch = _take(run_path, what, say, beat_s)
+    epoch = _take(run_path, what, say, beat_s, after)
     stop = threading.Event()
     beating = threading.Thread(target=_beat, args=(_file(run_path, epoch), beat_s, stop), daemon=True, name="lease")
     beating.start()
@@ -148,11 +161,11 @@ def held(run_path: Path, what: str, say: Say = lambda _: None, beat_s: float = B
         _leave(run_path, epoch, made)
 
 
-def _take(run_path: Path, what: str, say: Say, beat_s: float) -> int:
+def _take(run_path: Path, what: str, say: Say, beat_s: float, after: int) -> int:
     before = Holder.of(run_path)
     if before is not None:
         _wait_for_death(run_path, before, say, beat_s)
-    epoch = before.epoch + 1 if before is not None else 1
+    epoch = 1 + max(after, before.epoch if before is not None else 0)
     me = Holder(epoch, what, socket.gethostname(), os.getpid(), time.time(), _process(os.getpid()) or "")
     try:
         _file(run_path, epoch).parent.mkdir(parents=True, exist_ok=True)

@@ -111,12 +111,20 @@ class Ledger:
     Args:
         path: Its file, in the run's folder; the first commit makes it.
         epoch: That of the holder for whom this ledger commits; 0 where it is only read.
+    Raises:
+        LedgerError: There are lines of a later epoch, so that what this holder commits would not be read.
     """
 
     def __init__(self, path: Path, epoch: int = 0) -> None:
         self._path = path
         self._epoch = epoch
-        self._read()
+        newest = self._read()
+        if epoch and epoch < newest:
+            raise LedgerError(
+                f"{path} has lines of epoch {newest}, and this process holds epoch {epoch}: what it commits would not "
+                "be read; expected the newest epoch: another process has taken the run over, or this one lost its "
+                "lease; let the other one end, or start again with --resume"
+            )
 
     def __len__(self) -> int:
         return sum(found.num for found in self._rounds.values())
@@ -198,7 +206,8 @@ class Ledger:
                 f"{what} {self._path}: {error}; {len(self)} committed shards are safe; {FREE_SPACE}"
             ) from error
 
-    def _read(self) -> None:
+    def _read(self) -> int:
+        """Read all lines; return the newest epoch."""
         self._rounds: dict[tuple[str, int], _Round] = {}
         self.revoked: set[Key] = set()  # open again, and not committed since
         self.damaged: list[tuple[int, bytes]] = []  # lines that are not read, by number from 1
@@ -219,6 +228,7 @@ class Ledger:
                     self._put(key, -1 if is_revoked else place)
             except (ValueError, TypeError, KeyError):
                 self.damaged.append((number, line))
+        return newest
 
     @staticmethod
     def _entry(line: bytes) -> LedgerEntry:

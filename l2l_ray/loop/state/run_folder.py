@@ -93,7 +93,7 @@ class RunFolder:
             ConfigError: Somebody else holds it, or as `open`: it changed since that looked.
         """
         was_there = self.path.exists()
-        with lease.held(self.path, what, say) as epoch:
+        with lease.held(self.path, what, say, after=lease.newest_written(self.ledger_path)) as epoch:
             had_begun = (self.path / "config.yaml").exists()
             if had_begun and not self.config.resume and not self.finished:
                 raise ConfigError(f"another process has just run in {self.path}; choose another --name")

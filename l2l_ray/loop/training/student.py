@@ -21,6 +21,7 @@ from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.inference.teacher import update_teacher
 from l2l_ray.loop.state.checkpoint import load_train_state, load_weights, save_train_state, save_weights, write_position
 from l2l_ray.loop.state.position import Position
+from l2l_ray.loop.state.visibility import seen
 from l2l_ray.loop.training.compiled import Compiled
 from l2l_ray.loop.training.online import OnlineSet
 from l2l_ray.loop.training.pieces import Pieces
@@ -69,7 +70,13 @@ class Networks:
         return cls(student, wrapped, teacher, make_optimizer(student, config.loop), compiled)
 
     def load(self, folder: Path) -> dict[str, Any]:
-        """Continue from what `save` wrote; return its training state, where a selector finds its own."""
+        """Continue from what `save` wrote, perhaps on another node; return its training state, with a selector's own.
+
+        Raises:
+            LedgerError: It is not seen here (`seen`).
+            CheckpointError: A file is damaged or does not fit.
+        """
+        seen(folder / "student.safetensors")
         device = next(self.student.parameters()).device
         load_weights(self.student, folder / "student.safetensors", device)
         load_weights(self.teacher, folder / "teacher.safetensors", device)

@@ -172,6 +172,14 @@ def test_whoever_was_taken_over_commits_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "ledger.jsonl").exists()
 
 
+def test_a_ledger_is_not_opened_for_an_epoch_whose_lines_nobody_would_read(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    Ledger(path, 3).commit(_entry())
+    with pytest.raises(LedgerError, match="has lines of epoch 3, and this process holds epoch 2: what it commits"):
+        Ledger(path, 2)
+    assert Ledger(path, 3).keys() == Ledger(path).keys() == {_entry().key}
+
+
 def test_lines_of_an_older_version_are_read(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     path.write_text(json.dumps(asdict(_entry())) + "\n")

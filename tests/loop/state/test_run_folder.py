@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 from l2l_ray.config import RunConfig, read_config
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.state.checkpoint import write_position
+from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder, continued
 from l2l_ray.types import Skip
@@ -151,6 +153,20 @@ def test_what_resume_can_continue_stays(smoke: RunConfig) -> None:
         other.create()
         raise KeyboardInterrupt
     assert (other.path / "config.yaml").exists()
+
+
+def test_what_is_committed_in_a_backup_without_its_holders_is_read(smoke: RunConfig) -> None:
+    run = RunFolder.open(smoke).create()
+
+    def commit(shard: int) -> None:
+        with RunFolder.open(continued(smoke)).held("a Ray job") as held:
+            assert Ledger(run.ledger_path, held.epoch).commit(LedgerEntry("l2l", 0, shard, "x", "0", 0, 1, 1, 0.5, 1.0))
+
+    commit(0)
+    commit(1)
+    shutil.rmtree(run.path / "lease")
+    commit(2)
+    assert Ledger(run.ledger_path).complete("l2l", 0, 3)
 
 
 def test_a_finished_run_opens_and_says_so(smoke: RunConfig) -> None:

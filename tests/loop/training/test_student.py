@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from l2l_ray.loop.state import visibility
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.training.student import Networks
@@ -44,6 +46,21 @@ def test_a_frozen_backbone_is_not_trained(whole_run: RunFolder) -> None:
     trained = {id(p) for group in frozen.optimizer.param_groups for p in group["params"]}
     assert not trained & {id(p) for p in frozen.student.backbone.parameters()}
     assert trained & {id(p) for p in frozen.student.decoder.parameters()}
+
+
+def test_a_folder_that_another_node_has_placed_is_waited_for(
+    whole_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(visibility, "LOOK_AGAIN_S", 0.05)
+    networks = Networks.fresh(whole_run.config, TrainingOnly(whole_run))
+    late = tmp_path / "base"
+    (hidden := tmp_path / "hidden").mkdir()
+    networks.save(hidden, Position(None))
+    placing = threading.Timer(0.5, hidden.rename, [late])
+    placing.start()
+    assert not late.exists()
+    assert networks.load(late)["optimizer"]
+    placing.join()
 
 
 def test_the_optimiser_goes_on_as_this_device_does_it(whole_run: RunFolder, job: Job, tmp_path: Path) -> None:
