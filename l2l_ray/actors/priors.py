@@ -100,6 +100,7 @@ class PriorPool:
         self._num_started = 0
         self._closing = threading.Lock()  # held while a question is sent, so that none is sent after `close`
         self._closed = False
+        self._identity: MllmIdentity | None = None
         self._greeting: list[ray.ObjectRef[Any]] = []  # the question who it is, which an actor answers when it is up
         prior = config.prior
         if prior.device == "auto":
@@ -110,13 +111,19 @@ class PriorPool:
     def identity(self) -> MllmIdentity:
         """Wait until the actors are up; return which model they hold.
 
+        They are asked once: one that hangs later is noticed, and replaced, while it is asked for priors.
+
         Raises:
             ClusterError: One did not come up, they hold different models, or the pool was closed.
         """
+        if self._identity is not None:
+            self._require_open()
+            return self._identity
         identities = [self._greeted(index) for index in range(len(self._workers))]
         if len(set(identities)) > 1:
             raise ClusterError(f"the prior actors hold different models: {identities}; give all nodes the same files")
-        return identities[0]
+        self._identity = identities[0]
+        return self._identity
 
     def ask(self, batches: Iterator[list[Question]]) -> Iterator[Answered]:
         """Yield every batch with its replies, as they finish; for one caller at a time.

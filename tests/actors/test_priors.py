@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
 from l2l_ray.loop.inference.asking import Question
 from tests.actors.dying_prior import FINE, HANGS, KILLS, STOPS_ONCE, DyingPrior, WithoutReplacement
+from tests.ray_runs import signaled
 
 LIMITS = {"work_timeout_s": 5.0, "heartbeat_timeout_s": 4.0, "max_item_retries": 1}
 
@@ -52,6 +55,13 @@ def _asked(pool: PriorPool, *batches: list[str], marker: Path = Path("none")) ->
             assert reply.failure or reply.texts == (question.key,)
             found[question.key] = reply.failure
     return found
+
+
+def test_the_model_is_asked_for_once_and_not_of_an_actor_that_hangs_meanwhile(pool: PriorPool) -> None:
+    known = pool.identity()
+    process_id = signaled(signal.SIGSTOP, "prior actor", name="prior-0")
+    assert pool.identity() == known
+    os.kill(process_id, signal.SIGCONT)
 
 
 @pytest.mark.slow
