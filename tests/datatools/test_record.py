@@ -61,7 +61,8 @@ masks = st.one_of(
     st.sampled_from([EMPTY, ~EMPTY, _holes_and_parts()]), arrays(bool, (HEIGHT, WIDTH), elements=st.booleans())
 )
 words = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=12)
-texts = st.lists(words, min_size=1, max_size=4).map(" ".join)
+NO_TEXTS = {"nan", "NaN", "None", "null", "NULL", "<NA>", "NaT"}  # how programs write that there is none: refused
+texts = st.lists(words, min_size=1, max_size=4).map(" ".join).filter(lambda text: text not in NO_TEXTS)
 provenances = st.dictionaries(words, words | st.integers(-(2**53), 2**53) | st.floats(0, 1), max_size=3).map(
     lambda made: {**made, "source": "prediction"}
 )

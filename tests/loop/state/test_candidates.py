@@ -111,7 +111,7 @@ def test_a_share_of_partial_truth_is_drawn_from_images_whose_texts_all_have_mask
     found = _found(smoke, root, labeled_frac=0.2)
     assert len(found.labeled) == 2 and {e.image_id for e in found.labeled} < {2, 3, 4}
     assert (found.labeled_frac, found.hidden, len(found.unlabeled)) == (0.2, 3, 10)
-    with pytest.raises(ConfigError, match=r"0\.5 of 10 train .* that is 5, but only 3 have a mask .*leave data\."):
+    with pytest.raises(ConfigError, match=r"0\.5 of 10 train .* that is 5, but only 3 have a mask .*without data\."):
         _found(smoke, root, labeled_frac=0.5)
 
 
