@@ -53,7 +53,7 @@ def test_nodes_come_after_the_start_and_a_trainers_node_goes_with_a_notice(clust
         drain += ["--node-id", leaving.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
         drain += ["--reason-message", "test", "--deadline-remaining-seconds", str(NOTICE_S)]
         subprocess.run(drain, check=True, timeout=WAIT_S)
-        wait_for(lambda: "-s" in (newest_checkpoint(folder) or Path()).name, "a checkpoint in mid-round", job)
+        wait_for(lambda: "-s" in (newest_checkpoint(folder, "l2l") or Path()).name, "a checkpoint in mid-round", job)
         cluster.add_node(num_cpus=1, resources={"steady": 1})
         cluster.remove_node(leaving)
         output, _ = job.communicate(timeout=WAIT_S)
