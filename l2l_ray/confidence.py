@@ -83,6 +83,5 @@ def prediction_confidence(curve: Curve | None, logits: Float[Tensor, "G G"], has
     if not has_pixel:
         return NO_CELL
     probs = logits.float().sigmoid()
-    mask = probs > 0.5
-    estimate = float(estimated_iou(mask, probs))
-    return float(curve(estimate)) if curve is not None and mask.any() else estimate
+    estimate = float(estimated_iou(probs > 0.5, probs))
+    return estimate if curve is None else float(curve(estimate))

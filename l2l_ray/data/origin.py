@@ -47,6 +47,7 @@ def is_published(folder: Path, split_by: str) -> bool:
 
 def write_origin(folder: Path, origin: Origin) -> None:
     """Write down in a data set's folder where it comes from."""
+    (folder / ORIGIN_FILE).unlink(missing_ok=True)  # it may be a link to another data set's
     (folder / ORIGIN_FILE).write_text(f"{origin}\n", encoding="utf-8")
 
 

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from l2l_ray.data.layout import ALL_PICTURES, NO_CATEGORY_ID, PROBLEMS_FILE, Notice, image_folder, plain_name
-from l2l_ray.data.origin import ORIGIN_FILE, write_origin
+from l2l_ray.data.origin import write_origin
 from l2l_ray.data.pixels import Header, upright_copy
 from l2l_ray.errors import DataError
 from l2l_ray.files import locked, replacing, replacing_folder, saying_why, temporary_path
@@ -202,7 +202,7 @@ class ReferWriter:
     def _write_tables(self, folder: Path, content: Mapping[str, Any]) -> None:
         kept = folder / PROBLEMS_FILE
         known = [line for line in map(bytes.decode, read_lines(kept)) if line not in self.solved]
-        for name in ("instances.json", self._refs, PROBLEMS_FILE, *[ORIGIN_FILE] * self.is_published):
+        for name in ("instances.json", self._refs, PROBLEMS_FILE):
             (folder / name).unlink(missing_ok=True)  # it may be a link to another data set's
         (folder / "instances.json").write_text(json.dumps(content, allow_nan=False))
         (folder / self._refs).write_bytes(pickle.dumps(self.refs, protocol=4))

@@ -59,8 +59,7 @@ def test_cocos_own_reader_opens_what_has_categories_in_part(pictures: Path, tmp_
     inventory = take_inventory(tmp_path / "root" / "own")
     named = [inventory.categories.get(inventory.category_id(item) or 0, "") for item in inventory.items]
     assert named == ["person", "", "", ""] and not inventory.problems
-    data = ReferDataset.open(tmp_path / "root", "own", "own")
-    examples, _ = data.labeled_examples("val")
+    examples, _ = ReferDataset.open(tmp_path / "root", "own", "own").labeled_examples("val")
     assert [example.category for example in examples] == [""]
 
 
