@@ -86,6 +86,22 @@ def limit_words(limit_s: float, most_s: float) -> str:
     return f"cluster.work_timeout_s={most_s:g} s"
 
 
+class Looks:
+    """Tells how much time counts between two looks: at most `LOOK_S`, as a driver that was stopped accuses nobody.
+
+    Example: `looks = Looks(); waited_s += looks.passed_s()`
+    """
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def passed_s(self) -> float:
+        """Return the seconds since the last look that count, and look."""
+        now = time.monotonic()
+        passed, self._last = min(now - self._last, LOOK_S), now
+        return passed
+
+
 class _Pulse:
     """What is known of one actor's answers."""
 
@@ -121,7 +137,7 @@ class Heartbeats:
         self._start_timeout_s = start_timeout_s
         self._pulses: dict[str, _Pulse] = {}
         self._failed_starts = Counter[str]()  # by place, as `failed_start` counts them
-        self._looked = time.monotonic()
+        self._looks = Looks()
 
     def watch(self, name: str, actor: ActorHandle[Any]) -> None:
         """Begin to ask an actor that is starting, or starting again; its method `beat` returns its process id."""
@@ -176,8 +192,7 @@ class Heartbeats:
 
         One that died is not silent: its calls fail, and it is asked again in case Ray restarts it.
         """
-        now = time.monotonic()
-        passed, self._looked = min(now - self._looked, LOOK_S), now
+        passed = self._looks.passed_s()
         return [name for name, pulse in self._pulses.items() if self._look(pulse, passed)]
 
     def _look(self, pulse: _Pulse, passed_s: float) -> bool:

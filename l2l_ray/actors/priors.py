@@ -34,7 +34,7 @@ from l2l_ray.actors.cluster import (
     start_actor,
     wait_answers,
 )
-from l2l_ray.actors.liveness import LOOK_S, Durations, Heartbeats, limit_words
+from l2l_ray.actors.liveness import LOOK_S, Durations, Heartbeats, Looks, limit_words
 from l2l_ray.actors.prior_actor import PriorActor
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
@@ -94,7 +94,7 @@ class PriorPool:
         self._run = config.run_name
         self._beats = Heartbeats(cluster.heartbeat_timeout_s, cluster.start_timeout_s)
         self._took = defaultdict[Who, Durations](Durations)
-        self._looked = time.monotonic()
+        self._looks = Looks()
         self._open: list[_Batch] = []  # to be asked next: lost with their actors, or the next one
         self._given_up_in_a_row = 0
         self._num_started = 0
@@ -240,8 +240,7 @@ class PriorPool:
         return bool(worker.asked and ray.wait([worker.asked[0][0]], timeout=0)[0])
 
     def _count_time(self) -> None:
-        now = time.monotonic()
-        passed, self._looked = min(now - self._looked, LOOK_S), now
+        passed = self._looks.passed_s()
         for worker in self._workers:
             worker.seconds += passed
 
