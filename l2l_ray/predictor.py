@@ -83,7 +83,7 @@ class Predictor:
     @classmethod
     def from_run(
         cls,
-        checkpoint: Path,
+        checkpoint: str | Path,
         mllm: PictureMllm | None = None,
         device: str = "auto",
         sam: MaskModel | None = None,
@@ -100,7 +100,7 @@ class Predictor:
             CheckpointError: The run is not finished, or its weights cannot be read.
             DataError: The priors of its labeled set cannot be read.
         """
-        run, method, version = run_and_version(checkpoint)
+        run, method, version = run_and_version(Path(checkpoint))
         config = run.config
         with no_loading_bars():
             weights = run.version_dir(method, version) / "teacher.safetensors"
@@ -151,7 +151,9 @@ class Predictor:
             self.save_pretrained(folder)
             return push(Path(folder), repo_id, private)
 
-    def predict(self, image_path: Path, expression: str, hint: Mapping[str, Any] | None = None) -> Prediction:
+    def predict(
+        self, image_path: str | Path, expression: str, hint: Mapping[str, Any] | None = None
+    ) -> Prediction:
         """Segment what `expression` refers to.
 
         Args:
@@ -163,16 +165,16 @@ class Predictor:
         Raises:
             DataError: The image cannot be read, the expression is empty, or the hint does not fit the image.
         """
-        opened = self._open(PhotoText(image_path, expression, hint), self._photo)
+        opened = self._open(PhotoText(Path(image_path), expression, hint), self._photo)
         return self._prediction(opened, self._priors([opened])[0])
 
-    def predict_with(self, image_path: Path, expression: str, prior: Prior) -> Prediction:
+    def predict_with(self, image_path: str | Path, expression: str, prior: Prior) -> Prediction:
         """Segment what `expression` refers to, with a prior that is known already: no language model is asked.
 
         Raises:
             DataError: The image cannot be read, or the expression is empty.
         """
-        return self._prediction(self._open(PhotoText(image_path, expression), self._photo), prior)
+        return self._prediction(self._open(PhotoText(Path(image_path), expression), self._photo), prior)
 
     def predict_many(
         self, items: Iterable[PhotoText], pictures: Mapping[Path, Image.Image] | None = None

@@ -49,7 +49,8 @@ def test_any_text_gives_a_prediction(predictor: Predictor, image_path: Path, tmp
 
 
 def test_a_prediction_has_the_size_of_its_image_and_repeats(predictor: Predictor, image_path: Path) -> None:
-    first, second = (predictor.predict(image_path, "  left  red circle ") for _ in range(2))
+    paths = (image_path, str(image_path))
+    first, second = (predictor.predict(path, "  left  red circle ") for path in paths)
     assert first.mask.shape == (90, 120)
     assert first.expression == "left red circle"
     assert (first.method, first.version) == ("l2l", 2)
