@@ -22,7 +22,8 @@ from PIL import Image
 
 from l2l_ray.config import PriorConfig
 from l2l_ray.errors import ConfigError
-from l2l_ray.prior.http import KEY_VARIABLE, HttpPrior
+from l2l_ray.prior.connection import KEY_VARIABLE
+from l2l_ray.prior.http import HttpPrior
 from l2l_ray.prior.identity import EMBEDDED_FOLDER
 from l2l_ray.prior.loading import PriorModels, identify_prior, load_prior
 from l2l_ray.prior.mllm import MllmPrior
@@ -283,7 +284,7 @@ def test_the_identity_is_that_of_what_is_served(server: Server) -> None:
 
 
 def test_no_server_is_said_with_the_address(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("l2l_ray.prior.http.NUM_RETRIES", 1)
+    monkeypatch.setattr("l2l_ray.prior.connection.NUM_RETRIES", 1)
     with pytest.raises(ConfigError, match="the server at http://127.0.0.1:9/v1 does not answer.*prior.url"):
         loaded(server, url="http://127.0.0.1:9/v1")
 
