@@ -151,7 +151,9 @@ class Predictor:
             self.save_pretrained(folder)
             return push(Path(folder), repo_id, private)
 
-    def predict(self, image_path: str | Path, expression: str, hint: Mapping[str, Any] | None = None) -> Prediction:
+    def predict(
+        self, image_path: str | Path, expression: str, hint: Mapping[str, Any] | None = None
+    ) -> Prediction:
         """Segment what `expression` refers to.
 
         Args:
