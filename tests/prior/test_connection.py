@@ -138,7 +138,7 @@ def test_an_answer_takes_as_long_as_said_and_no_longer(server: Server, what: str
     start_s = time.monotonic()
     failure = prior.ask([GRAY], ["x"])[0].failure
     took_s = time.monotonic() - start_s
-    assert failure.startswith("server: ") and LIMIT_S * 0.9 < took_s < LIMIT_S * 1.8, (failure, took_s)
+    assert failure.startswith("server: ") and LIMIT_S * 0.9 < took_s < LIMIT_S + 1.5, (failure, took_s)
     moved = "HTTP 307: it has moved to /v1; set prior.url to where that is"
     late = f"timed out: no whole answer within {LIMIT_S} s"
     assert failure == f"server: {moved if what == 'a redirect' else late}"
@@ -155,7 +155,7 @@ def test_a_busy_server_whose_words_drip_is_asked_again(server: Server, monkeypat
     server.handle = lambda _, request, __: drip(request, busy, b" ")
     start_s = time.monotonic()
     assert prior.ask([GRAY], ["x"])[0].failure.startswith("server: timed out")
-    assert time.monotonic() - start_s < LIMIT_S * 3 and len(server.questions) == 2
+    assert time.monotonic() - start_s < 2 * LIMIT_S + 2 and len(server.questions) == 2
 
 
 def test_a_server_that_has_moved_is_not_followed(server: Server) -> None:
