@@ -268,9 +268,9 @@ class PredictionFolder:
 
     def arrange(self, items: Iterable[PhotoText]) -> None:
         """Put the rows of these items in their order, behind all others, in whatever order they were noted."""
-        names = [name for name in map(result_name, items) if name in self._rows]
-        order = dict.fromkeys([*(name for name in self._rows if name not in set(names)), *names])
-        self._rows = {name: self._rows[name] for name in order}
+        arranged = dict.fromkeys(name for name in map(result_name, items) if name in self._rows)
+        others = [name for name in self._rows if name not in arranged]
+        self._rows = {name: self._rows[name] for name in (*others, *arranged)}
 
     def _write_index(self) -> None:
         try:

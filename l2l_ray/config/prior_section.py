@@ -5,15 +5,18 @@ As in `sections`, a description says what a field does, its unit and where its d
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from l2l_ray.config.fields import EMBEDDED, Section
 
 
 class PriorConfig(Section):
     """The frozen multimodal language model (MLLM), how it is asked, and how its answer becomes a soft mask."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)  # an address that is refused may hold a password
 
     model: str = Field(
         EMBEDDED,
@@ -23,9 +26,14 @@ class PriorConfig(Section):
     url: str | None = Field(
         None,
         description="Address of a server that speaks OpenAI's protocol and serves the model, e.g. "
-        "http://127.0.0.1:8000/v1; not set = the model is loaded here",
+        "http://127.0.0.1:8000/v1, without a key or password (docs/priors.md); not set = the model is loaded here",
     )
-    timeout_s: float = Field(120.0, gt=0, description="With url: longest wait for one answer, seconds (ours)")
+    timeout_s: float = Field(
+        120.0,
+        gt=0,
+        description="With url: longest time from a question to its whole answer, seconds (ours); a busy server is "
+        "asked again up to 6 times, after waits of at most 60 s, which do not count",
+    )
     prompt: str = Field(
         "auto",
         description="How the model is asked for a box: 'auto' goes by its model type; a family of docs/priors.md; or "
@@ -35,14 +43,15 @@ class PriorConfig(Section):
         Field(
             "auto",
             description="Unit of the numbers in the model's answers: 'auto' = its family's; pixels are of the resized "
-            "image that it saw, photo-pixels of the photo itself",
+            "image that it saw, photo-pixels of the photo itself (without url and min_image_tokens, which resize it)",
         )
     )
     min_image_tokens: int = Field(
         0,
         ge=0,
         description="Smaller photos are enlarged until the model sees so many image tokens, for families that take "
-        "any size (Qwen-VL, GLM-V); a 640x480 photo is about 300, and grounding gains up to about 1000 (ours); 0 = off",
+        "any size (Qwen-VL, GLM-V); a 640x480 photo is about 300, and grounding gains up to about 1000 (ours); with "
+        "url at most 1568; 0 = off",
     )
     min_accuracy: float = Field(
         0.1,
@@ -84,3 +93,41 @@ class PriorConfig(Section):
         "auto", description="Arithmetic of the MLLM and of SAM; 'auto' = bfloat16 where the processor is fast at it"
     )
     device: str = Field("auto", description="torch device of the MLLM and of SAM; 'auto' = cuda when there is one")
+
+    @property
+    def resizes_photos(self) -> bool:
+        """Whether the model is handed a photo in another size, so that it cannot know the photo's own pixels."""
+        return self.url is not None or (self.model != EMBEDDED and self.min_image_tokens > 0)
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        try:
+            parts = urlsplit(url)
+            has_place = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # brackets or a port that are none
+            has_place, parts = "", urlsplit("")
+        if "@" in url:  # not shown: what stands before it is secret
+            raise ValueError(
+                "must be an address without user and password, got one with '@'; leave them out, and put the server's "
+                "key into the environment variable L2L_PRIOR_API_KEY"
+            )
+        if not has_place or parts.query or parts.fragment or not url.isprintable() or " " in url:
+            raise ValueError(
+                "must be an http:// or https:// address without blanks, '?' and '#', such as http://127.0.0.1:8000/v1, "
+                f"got {url.partition('?')[0].partition('#')[0]!r}; correct it"
+            )
+        return url
+
+    @model_validator(mode="after")
+    def _photo_pixels_are_known(self) -> Self:
+        if self.coordinates == "photo-pixels" and self.resizes_photos:
+            why = "prior.url is set, and a server is sent" if self.url else "prior.min_image_tokens is set, which makes"
+            remedy = "" if self.url else ", or prior.min_image_tokens to 0"
+            raise ValueError(
+                f"prior.coordinates is 'photo-pixels', but {why} resized photos, so that the model knows no pixels of "
+                f"the photo itself; set prior.coordinates to 'pixels', which are those of the picture it got{remedy}"
+            )
+        return self

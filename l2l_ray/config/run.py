@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from l2l_ray.config.fields import EMBEDDED, Section
 from l2l_ray.config.messages import explain
@@ -31,6 +31,8 @@ from l2l_ray.storage import StorePath, local_cache, place
 
 class RunConfig(Section):
     """A whole run."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)  # as of `PriorConfig`
 
     name: str | None = Field(None, description="Folder of the run below run_root; null = DATASET-SELECTOR-sSEED")
     run_root: str | None = Field(

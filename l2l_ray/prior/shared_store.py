@@ -15,13 +15,12 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from l2l_ray.errors import FREE_SPACE, HEALS, DataError
 from l2l_ray.files import on_network, read_many, replacing, unique_name
-from l2l_ray.prior.store import PriorStore, StoreCounts
+from l2l_ray.prior.store import PriorStore
 from l2l_ray.storage import StorePath, local_copy
 from l2l_ray.types import Prior
 
@@ -72,12 +71,6 @@ class SharedPriorStore:
             self._write(new.values())
         self._found |= new
         return len(new)
-
-    def counts(self) -> StoreCounts:
-        """Return how many priors are stored, and the failed ones by failure text."""
-        failures = Counter(Prior.from_json(text).failure for text in self._found.values())
-        failures.pop("", None)
-        return StoreCounts(len(self._found), failures.total(), dict(sorted(failures.items())))
 
     def close(self) -> None:
         """Do nothing: no file is open."""

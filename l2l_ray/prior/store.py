@@ -1,7 +1,7 @@
 """Every prior ever obtained, in one SQLite file: a data set is asked about once, not once per round or per run.
 
 One row per key (`prior.reply.prior_key` hashes weights, processor, prompt, image and expression), holding the `Prior`
-as JSON and, apart, its failure text. A failed reply is a row too: it is an outcome, counted and never asked for again.
+as JSON and, apart, its failure text. A failed reply is a row too: it is an outcome, and never asked for again.
 Rows are never changed: `put_many` inserts the keys that are not there and ignores the others, so work done twice (an
 actor that was killed after its reply, two runs sharing the cache) has the effect of work done once.
 
@@ -22,7 +22,6 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from l2l_ray.errors import DataError
@@ -36,18 +35,6 @@ _CREATE = """CREATE TABLE IF NOT EXISTS priors
     (key TEXT PRIMARY KEY, prior TEXT NOT NULL, failure TEXT NOT NULL) WITHOUT ROWID"""
 # Not INSERT OR IGNORE: that also passes over rows which break a NOT NULL rule.
 _INSERT = "INSERT INTO priors VALUES (?, ?, ?) ON CONFLICT (key) DO NOTHING"
-
-
-@dataclass(frozen=True, slots=True)
-class StoreCounts:
-    """How many priors a store holds, and why those without a usable box have none.
-
-    Example: `StoreCounts(num=1000, num_failed=12, failures={"reply holds no box": 12})`
-    """
-
-    num: int
-    num_failed: int
-    failures: dict[str, int]
 
 
 class PriorStore:
@@ -107,19 +94,15 @@ class PriorStore:
             db.executemany(_INSERT, rows)
             return db.total_changes - before
 
-    def counts(self) -> StoreCounts:
-        """Return how many priors are stored, and the failed ones by failure text."""
-        with self._explained("read"), self._lock:
-            rows = self._db.execute("SELECT failure, COUNT(*) FROM priors GROUP BY failure ORDER BY failure").fetchall()
-        failures = {failure: num for failure, num in rows if failure}
-        return StoreCounts(sum(num for _, num in rows), sum(failures.values()), failures)
-
     def close(self) -> None:
         """Close the file; using the store afterwards raises `DataError`."""
         self._db.close()
 
     def __len__(self) -> int:
-        return self.counts().num
+        with self._explained("read"), self._lock:
+            (num,) = self._db.execute("SELECT COUNT(*) FROM priors").fetchone()
+        assert isinstance(num, int)
+        return num
 
     def __enter__(self) -> PriorStore:
         return self

@@ -22,11 +22,12 @@ from PIL import Image
 
 from l2l_ray.config import PriorConfig
 from l2l_ray.errors import ConfigError
-from l2l_ray.prior.http import KEY_VARIABLE, HttpPrior
+from l2l_ray.prior.connection import KEY_VARIABLE
+from l2l_ray.prior.http import HttpPrior
 from l2l_ray.prior.identity import EMBEDDED_FOLDER
 from l2l_ray.prior.loading import PriorModels, identify_prior, load_prior
 from l2l_ray.prior.mllm import MllmPrior
-from l2l_ray.prior.reply import MllmIdentity, failure_kind, make_prior
+from l2l_ray.prior.reply import MllmIdentity, failure_kind, is_unanswered, make_prior
 from l2l_ray.prior.sam import Sam
 from l2l_ray.refshapes.expressions import expressions_for
 from l2l_ray.refshapes.scenes import render_scene
@@ -54,6 +55,11 @@ def expression_of(body: dict[str, Any]) -> str:
     return str(body["messages"][0]["content"][1]["text"])
 
 
+def sent_picture(body: dict[str, Any]) -> Image.Image:
+    url = body["messages"][0]["content"][0]["image_url"]["url"]
+    return Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))))
+
+
 def test_a_question_becomes_a_reply_and_a_prior(server: Server) -> None:
     prior = loaded(server)
     reply = prior.ask([GRAY], ["the cat"])[0]
@@ -68,8 +74,7 @@ def test_a_question_becomes_a_reply_and_a_prior(server: Server) -> None:
 def test_pictures_are_sent_as_they_were_decoded(server: Server) -> None:
     picture = Image.new("RGB", (9, 5), (1, 2, 3))
     loaded(server).ask([picture], ["x"])
-    url = server.questions[0]["messages"][0]["content"][0]["image_url"]["url"]
-    sent = Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))))
+    sent = sent_picture(server.questions[0])
     assert sent.size == (9, 5) and sent.tobytes() == picture.tobytes()
 
 
@@ -90,6 +95,39 @@ def test_small_pictures_are_enlarged_to_the_floor_of_image_tokens(server: Server
     assert (reply.seen_width_px, reply.seen_height_px) == (453, 226)  # 100 squares of 32 px
     large = loaded(server, min_image_tokens=100).ask([Image.new("RGB", (4000, 1000))], ["x"])[0]
     assert large.seen_width_px * large.seen_height_px == pytest.approx(2048 * 28 * 28, rel=0.01)
+
+
+def test_a_floor_above_what_is_sent_is_refused_before_the_server_is_asked(server: Server) -> None:
+    with pytest.raises(ConfigError, match="prior.min_image_tokens is 4096.*set it to 1568 or less"):
+        loaded(server, min_image_tokens=4096)
+    assert not server.asked
+
+
+@pytest.mark.parametrize("photo", [(40, 30), (640, 480), (4000, 3000)])
+def test_pixels_are_those_of_the_picture_that_was_sent(server: Server, photo: tuple[int, int]) -> None:
+    def quarter(_: Server, request: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        width, height = sent_picture(body).size
+        say(request, 200, completion(f'[{{"bbox_2d": [0, 0, {width // 2}, {height // 2}], "label": "x"}}]'))
+
+    server.handle = quarter
+    prior = loaded(server, coordinates="pixels")
+    found = make_prior("k", prior.ask([Image.new("RGB", photo)], ["x"])[0], prior, *photo)
+    assert found.boxes_xyxy_frac == ((0, 0, 0.5, 0.5),)
+
+
+def test_an_answer_without_its_log_probabilities_is_asked_again(server: Server) -> None:
+    prior, several = loaded(server), loaded(server, num_samples=3)
+    for log_probs in (None, (math.nan,)):
+        server.handle = lambda _, request, __, said=log_probs: say(request, 200, completion(log_probs=said))
+        found = make_prior("k", prior.ask([GRAY], ["x"])[0], prior, 60, 40)
+        assert found.failure.startswith("server: an answer without log-probabilities") and is_unanswered(found.failure)
+    for text, finish_reason in (("", "stop"), ("", "length")):  # nothing to be sure of: an outcome
+        said = completion(text, log_probs=None, finish_reason=finish_reason)
+        server.handle = lambda _, request, __, said=said: say(request, 200, said)
+        found = make_prior("k", prior.ask([GRAY], ["x"])[0], prior, 60, 40)
+        assert found.failure and not is_unanswered(found.failure)
+    server.handle = lambda _, request, __: say(request, 200, completion(log_probs=None))
+    assert make_prior("k", several.ask([GRAY], ["x"])[0], several, 60, 40).score == 1, "they agree; no more is needed"
 
 
 def test_a_run_is_led_to_the_server(server: Server) -> None:
@@ -283,7 +321,7 @@ def test_the_identity_is_that_of_what_is_served(server: Server) -> None:
 
 
 def test_no_server_is_said_with_the_address(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("l2l_ray.prior.http.NUM_RETRIES", 1)
+    monkeypatch.setattr("l2l_ray.prior.connection.NUM_RETRIES", 1)
     with pytest.raises(ConfigError, match="the server at http://127.0.0.1:9/v1 does not answer.*prior.url"):
         loaded(server, url="http://127.0.0.1:9/v1")
 

@@ -133,7 +133,11 @@ class PriorCheck:
 
 
 def check_priors(
-    examples: Sequence[LabeledExample], priors: Sequence[Prior], prompt: PromptFormat, min_accuracy: float
+    examples: Sequence[LabeledExample],
+    priors: Sequence[Prior],
+    prompt: PromptFormat,
+    min_accuracy: float,
+    resizes_photos: bool = False,
 ) -> PriorCheck:
     """Compare priors with the masks of their labeled examples.
 
@@ -142,6 +146,7 @@ def check_priors(
         priors: What the MLLM said of each.
         prompt: The format it was asked in.
         min_accuracy: See `PriorCheck.is_useless`.
+        resizes_photos: As `PriorConfig.resizes_photos`: then no answer is read in pixels of the photo itself.
     Raises:
         DataError: There is no example with a mask.
     """
@@ -150,7 +155,8 @@ def check_priors(
         raise DataError("no labeled item to compare a prior with; expected at least one with a mask: label some images")
     right = np.array([_is_right(prior, box) for _, prior, box in found])
     image_ids = [e.image_id for e, _, _ in found]
-    by_unit = {prompt.coordinates: right} | {name: _right_in(name, found, prompt) for name in _other_units(prompt)}
+    others = _other_units(prompt, resizes_photos)
+    by_unit = {prompt.coordinates: right} | {name: _right_in(name, found, prompt) for name in others}
     shares: dict[int, list[bool]] = defaultdict(list)
     for image_id, is_right in zip(image_ids, right, strict=True):
         shares[image_id].append(bool(is_right))
@@ -188,7 +194,8 @@ def require_usable(
     asked = [(e, p) for e, p in zip(examples, priors, strict=True) if e.hint is None]
     if not asked:
         return None
-    check = check_priors([e for e, _ in asked], [p for _, p in asked], prompt, config.min_accuracy)
+    examples, priors = [e for e, _ in asked], [p for _, p in asked]
+    check = check_priors(examples, priors, prompt, config.min_accuracy, config.resizes_photos)
     if problem := check.problem(config.min_accuracy):
         if check.better or config.model != EMBEDDED:
             raise ConfigError(problem)
@@ -196,11 +203,12 @@ def require_usable(
     return check
 
 
-def _other_units(prompt: PromptFormat) -> list[str]:
+def _other_units(prompt: PromptFormat, resizes_photos: bool) -> list[str]:
     """Return the units that answers of a format can be read in besides its own."""
     if prompt.coordinates not in BY_HAND or not prompt.uses_chat:
         return []
-    return [name for name in BY_HAND if name != prompt.coordinates]
+    unknown = [name for name in BY_HAND if resizes_photos and COORDINATES[name].of_photo]
+    return [name for name in BY_HAND if name not in (prompt.coordinates, *unknown)]
 
 
 _Found = tuple[LabeledExample, Prior, BoxFrac]

@@ -40,7 +40,8 @@ def ask_and_check(config: RunConfig, num: int, say: Say, mllm: Mllm | None = Non
     priors = [
         make_prior("", reply, identity, e.width_px, e.height_px) for e, reply in zip(examples, replies, strict=True)
     ]
-    check = check_priors(examples, priors, identity.prompt, config.prior.min_accuracy)
+    prior = config.prior
+    check = check_priors(examples, priors, identity.prompt, prior.min_accuracy, prior.resizes_photos)
     for line in (*check.lines(), *costs.lines()):
         say(line)
     if problem := check.problem(config.prior.min_accuracy):

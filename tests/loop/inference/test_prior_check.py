@@ -81,6 +81,15 @@ def test_the_unit_that_answers_are_in_is_recognised(unit: str, used: PromptForma
             require_usable(PriorConfig(min_accuracy=0), labeled(12), [said(text, used)] * 12, used)
 
 
+def test_a_unit_that_the_config_refuses_is_not_tried() -> None:
+    text = right(replace(QWEN_RELATIVE, coordinates="photo-pixels"))
+    examples, priors = labeled(12), [said(text)] * 12
+    assert check_priors(examples, priors, QWEN_RELATIVE, 0.0).better == "photo-pixels"
+    served = PriorConfig(model="org/vl", url="http://127.0.0.1:9/v1", min_accuracy=0)
+    check = require_usable(served, examples, priors, QWEN_RELATIVE)
+    assert check is not None and set(check.by_coordinates) == set(BY_HAND) - {"photo-pixels"}
+
+
 @pytest.mark.parametrize("unit", ["thousandths", "fractions"])
 def test_several_samples_are_read_one_by_one_in_each_unit(unit: str) -> None:
     fmt = replace(QWEN_RELATIVE, coordinates=unit)
