@@ -1,7 +1,7 @@
 """The way to a server of chat completions: the key, how long an answer may take, and when a question is asked again.
 
-- An exchange ends `timeout_s` after the question is sent, with the whole answer or without: the socket is shut down
-  then, whether nothing comes or the answer drips. Such a question is not asked again now.
+- An answer has `timeout_s` to begin and to be whole, also one that comes in drips; one that stops in its middle is
+  waited for once more as long. Such a question is not asked again now.
 - Where the server is busy, or there is no connection, the question is asked again, up to `NUM_RETRIES` times. Waits are
   those of urllib3, or what Retry-After says; none is longer than `LONGEST_WAIT_S`. They do not count as exchange.
 - A connection that breaks before the answer begins is made anew once: a question at which a server dies must not kill
@@ -14,18 +14,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, ProxyManager
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import InvalidHeader, ReadTimeoutError
+from urllib3.exceptions import HTTPError, InvalidHeader, ReadTimeoutError
 from urllib3.response import BaseHTTPResponse
 from urllib3.util import Retry
 
@@ -112,10 +108,10 @@ class Server:
                 if response.is_redirect:  # not followed: each step would have its time, and the key would go along
                     place = response.headers["location"]
                     raise Unusable(f"HTTP {status}: it has moved to {place}; set prior.url to where that is", status)
-                content = _content(response)
-        except requests.ReadTimeout:
-            raise Unusable(f"timed out: no whole answer within {timeout_s:g} s") from None
-        except requests.RequestException as error:
+                content = _content(response, timeout_s)
+        except (requests.ReadTimeout, ReadTimeoutError):
+            raise _late(timeout_s) from None
+        except (requests.RequestException, HTTPError) as error:
             raise Unusable(f"{type(error).__name__}: {error}") from None
         if status != 200:
             raise Unusable(f"HTTP {status}: {content.decode(errors='replace')}", status)
@@ -132,7 +128,7 @@ class Server:
             allowed_methods=None, status_forcelist=again, raise_on_status=False, wait=self._wait,
         )  # fmt: skip
         for scheme in ("http://", "https://"):
-            session.mount(scheme, _TimedAdapter(max_retries=retries))
+            session.mount(scheme, HTTPAdapter(max_retries=retries))
         if self._key:
             session.headers["authorization"] = f"Bearer {self._key}"
         return session
@@ -183,76 +179,6 @@ class _Patience(Retry):
         self._wait((self.get_retry_after(response) if response else None) or self.get_backoff_time(), why)
 
 
-class _Timed(HTTPConnection):
-    """A connection whose socket is shut down when the time for an answer is over, wherever the answer hangs.
-
-    A timeout of sockets alone is for each read: an answer that drips never ends.
-    """
-
-    is_late = False
-    _alarm: threading.Timer | None = None
-
-    def request(self, *args: Any, **settings: Any) -> None:
-        self.rest()
-        self.is_late = False
-        super().request(*args, **settings)
-
-    def getresponse(self) -> Any:
-        # Of an answer whose end is that of the connection, `self.sock` is gone before it is read.
-        self._alarm = threading.Timer(self.timeout or 0.0, self._shut_down, (self.sock,))
-        self._alarm.daemon = True
-        self._alarm.start()
-        try:
-            response = super().getresponse()
-        except BaseException as error:
-            self.rest()
-            if self.is_late:
-                raise TimeoutError("timed out") from error
-            raise
-        if self.is_late:  # headers that end early look whole
-            response.close()
-            raise TimeoutError("timed out")
-        return response
-
-    def rest(self) -> None:
-        """Say that the answer is here, or no more wanted."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-
-    def _shut_down(self, sock: object) -> None:
-        self.is_late = True
-        if isinstance(sock, socket.socket):
-            with suppress(OSError):  # closed meanwhile
-                # That of TLS would take the keys from under the thread that reads.
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
-
-
-class _TimedTls(_Timed, HTTPSConnection):
-    """The same over TLS."""
-
-
-class _TimedPool(HTTPConnectionPool):
-    ConnectionCls = _Timed
-
-
-class _TimedTlsPool(HTTPSConnectionPool):
-    ConnectionCls = _TimedTls
-
-
-class _TimedAdapter(HTTPAdapter):
-    """Makes all connections such."""
-
-    def init_poolmanager(self, *args: Any, **settings: Any) -> None:
-        super().init_poolmanager(*args, **settings)
-        self.poolmanager.pool_classes_by_scheme = {"http": _TimedPool, "https": _TimedTlsPool}
-
-    def proxy_manager_for(self, *args: Any, **settings: Any) -> ProxyManager:
-        manager: ProxyManager = super().proxy_manager_for(*args, **settings)
-        if type(manager) is ProxyManager:  # that of SOCKS has connections of its own
-            manager.pool_classes_by_scheme = {"http": _TimedPool, "https": _TimedTlsPool}
-        return manager
-
-
 def _key() -> str:
     """Return the key for the server, "" where there is none."""
     key = os.environ.get(KEY_VARIABLE, "").strip()
@@ -264,26 +190,23 @@ def _key() -> str:
     return key
 
 
-def _content(response: requests.Response) -> bytes:
-    """Return the body of an answer.
+def _content(response: requests.Response, timeout_s: float) -> bytes:
+    """Return the body of an answer, piece by piece as it comes: a timeout of sockets is for one read alone.
 
     Raises:
-        Unusable: It is too large.
-        requests.RequestException: It breaks off, or is not whole in time.
+        Unusable: It is too large, or not whole in time.
+        HTTPError: It breaks off.
     """
-    connection = getattr(response.raw, "connection", None)
+    end_s = time.monotonic() + timeout_s - response.elapsed.total_seconds()
     content = bytearray()
-    try:
-        for part in response.iter_content(2**16):
-            content += part
-            if len(content) > MOST_BYTES:
-                raise Unusable(f"an answer of more than {MOST_BYTES >> 20} MiB", response.status_code)
-    except requests.RequestException:
-        if not getattr(connection, "is_late", False):
-            raise
-    finally:
-        if isinstance(connection, _Timed):
-            connection.rest()
-    if getattr(connection, "is_late", False):  # an answer that says nothing of its length then looks whole
-        raise requests.ReadTimeout
+    while piece := response.raw.read1(2**16, decode_content=True):
+        content += piece
+        if len(content) > MOST_BYTES:
+            raise Unusable(f"an answer of more than {MOST_BYTES >> 20} MiB", response.status_code)
+        if time.monotonic() > end_s:
+            raise _late(timeout_s)
     return bytes(content)
+
+
+def _late(timeout_s: float) -> Unusable:
+    return Unusable(f"timed out: no whole answer within {timeout_s:g} s")

@@ -121,12 +121,9 @@ def drip(request: BaseHTTPRequestHandler, start: bytes, drop: bytes) -> None:
 
 DRIPS: dict[str, tuple[bytes, bytes]] = {
     "nothing": (b"", b""),
-    "headers": (b"HTTP/1.1 200 OK\r\nx: ", b"x"),
     "a body of known length": (b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n", b" "),
     "a body until the end": (b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps(completion()).encode(), b" "),
     "chunks": (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
-    "the size of a chunk": (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"0"),
-    "a redirect": (b"HTTP/1.1 307 Go\r\nlocation: /v1\r\ncontent-length: 1000\r\n\r\n", b" "),
     "a stop after the headers": (b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n", b""),
 }
 
@@ -139,23 +136,10 @@ def test_an_answer_takes_as_long_as_said_and_no_longer(server: Server, what: str
     failure = prior.ask([GRAY], ["x"])[0].failure
     took_s = time.monotonic() - start_s
     assert failure.startswith("server: ") and LIMIT_S * 0.9 < took_s < LIMIT_S + 1.5, (failure, took_s)
-    moved = "HTTP 307: it has moved to /v1; set prior.url to where that is"
-    late = f"timed out: no whole answer within {LIMIT_S} s"
-    assert failure == f"server: {moved if what == 'a redirect' else late}"
+    assert failure == f"server: timed out: no whole answer within {LIMIT_S} s"
     assert len(server.questions) == 1
     server.handle = lambda _, request, __: say(request, 200, completion())
-    time.sleep(LIMIT_S * 1.1)  # the alarm of the answer that came in time must not ring later
     assert prior.ask([GRAY], ["x"])[0].texts == (TEXT,)
-
-
-def test_a_busy_server_whose_words_drip_is_asked_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("l2l_ray.prior.connection.NUM_RETRIES", 1)
-    prior = loaded(server, LIMIT_S)
-    busy = b"HTTP/1.1 503 Busy\r\ncontent-length: 1000\r\n\r\n"
-    server.handle = lambda _, request, __: drip(request, busy, b" ")
-    start_s = time.monotonic()
-    assert prior.ask([GRAY], ["x"])[0].failure.startswith("server: timed out")
-    assert time.monotonic() - start_s < 2 * LIMIT_S + 2 and len(server.questions) == 2
 
 
 def test_a_server_that_has_moved_is_not_followed(server: Server) -> None:
