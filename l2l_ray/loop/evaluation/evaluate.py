@@ -34,7 +34,7 @@ from l2l_ray.loop.state.plan import VAL, EvalItem, Plan
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.prepare import missing_splits, read_facts
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.metrics import IouMeter, compare
+from l2l_ray.metrics import IouMeter, compare_figures
 from l2l_ray.report.page import write_report
 from l2l_ray.report.panels import write_examples
 from l2l_ray.report.record import TESTS, UNLABELED
@@ -247,7 +247,7 @@ def _difference(plan: Plan, evaluations: Evaluations, method: str, versus: str) 
     """
     splits = [split for split in plan.split_sizes if split != VAL] or [VAL]
     first, second = (evaluations.joined(name, plan.best_version(name), splits) for name in (method, versus))
-    found = compare(first, second)
+    found = compare_figures(first, second)["mean_iou"]
     return {"split": splits[0] if len(splits) == 1 else TESTS, "diff": found.diff, "low": found.low, "high": found.high}
 
 
