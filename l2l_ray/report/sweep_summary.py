@@ -45,7 +45,7 @@ def points_frame(trials: pd.DataFrame, fields: Sequence[str]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for key in dict.fromkeys(keys):
         here = trials[[other == key for other in keys]]
-        done = here[here["state"] == FINISHED]
+        done = here[(here["state"] == FINISHED) & here[METRIC].notna()]
         row = {field: here.iloc[0][field] for field in fields}
         row |= {
             "trials": tuple(here["trial"]),

@@ -5,10 +5,8 @@ They are made from the trials' folders alone, so they can be written at any time
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,7 +14,6 @@ import pandas as pd
 from l2l_ray.config import RunConfig, save_config
 from l2l_ray.errors import FREE_SPACE, DataError
 from l2l_ray.files import replacing
-from l2l_ray.loop.state.plan import VAL
 from l2l_ray.report.sweep_page import write_sweep_page
 from l2l_ray.report.sweep_summary import FINISHED, METRIC, best_point, points_frame
 from l2l_ray.sweep.folder import Outcome, SweepFolder
@@ -105,26 +102,7 @@ def _row(trial: Trial, outcome: Outcome) -> dict[str, Any]:
         row |= {"version": version, **{f"val_{name}": value for name, value in outcome.figures[version].items()}}
         row |= {f"{METRIC}_v{number}": figure["mean_iou"] for number, figure in outcome.figures.items()}
         state = f"stopped at version {version}" if outcome.state == "stopped" else state
-    if outcome.state == FINISHED:
-        row |= _chosen(trial.config.run_dir, trial.config.selector.name)
-    return row | {"state": state, "seconds": outcome.seconds, "folder": str(trial.config.run_dir)}
-
-
-def _chosen(run_dir: Path, method: str) -> dict[str, Any]:
-    """Return the chosen version and its figures on all splits but val, from results.json."""
-    try:
-        rows = json.loads((run_dir / "results.json").read_text())["rows"]
-        row = next(row for row in rows if row["method"] == method)
-        found: dict[str, Any] = {"chosen_version": row["version"]}
-        for split, figures in row["splits"].items():
-            if split != VAL:
-                found |= {f"{split}_{name}": figures[name] for name in ("mean_iou", "overall_iou")}
-        return found
-    except (OSError, ValueError, KeyError, StopIteration) as error:
-        raise DataError(
-            f"{run_dir} is finished, but its results.json cannot be read ({error!r}); delete that folder, and start "
-            "the sweep again with --resume"
-        ) from error
+    return row | outcome.chosen | {"state": state, "seconds": outcome.seconds, "folder": str(trial.config.run_dir)}
 
 
 def _best(trials: Sequence[Trial], outcomes: dict[str, Outcome], points: pd.DataFrame) -> Trial | None:

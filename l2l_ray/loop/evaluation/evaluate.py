@@ -91,14 +91,15 @@ class Evaluations:
             self._run.log_event(event)
         self._run.promise(path)
 
+    def groups(self) -> list[Group]:
+        """Return the complete groups on disk."""
+        paths = sorted(self._run.path.glob("evals/*/*.parquet"))
+        places = [(Position.named(path.parent.name), path.stem) for path in paths]
+        return [(str(place.method), place.version, split) for place, split in places if place is not None]
+
     def mean_ious(self) -> dict[Group, float]:
         """Return the mean_iou of all groups on disk."""
-        groups = {}
-        for path in sorted(self._run.path.glob("evals/*/*.parquet")):
-            if (place := Position.named(path.parent.name)) is not None:
-                group = (str(place.method), place.version, path.stem)
-                groups[group] = float(self.meter(group).summary()["mean_iou"])
-        return groups
+        return {group: float(self.meter(group).summary()["mean_iou"]) for group in self.groups()}
 
     def meter(self, group: Group) -> IouMeter:
         """Return the meter holding a complete group's rows."""
