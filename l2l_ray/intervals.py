@@ -230,7 +230,7 @@ def verdict(low: float | None, high: float | None) -> str:
 
 def has_width(low: float, high: float) -> bool:
     """Whether an interval's ends differ by more than rounding."""
-    return low < high and not math.isclose(low, high, rel_tol=_ROUNDING)
+    return bool(low < high) and not math.isclose(low, high, rel_tol=_ROUNDING)  # numpy has a bool of its own
 
 
 def _drawn_sums(

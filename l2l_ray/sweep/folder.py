@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -91,10 +92,11 @@ class SweepFolder:
             )
         gone = set(saved["trials"] if saved else ()) - {trial.id for trial in trials}
         if saved is not None and gone:
+            words = shlex.join(map(str, saved["words"]))
             raise ConfigError(
                 f"the sweep in {self.path} was started with other settings: {len(gone)} of its {len(saved['trials'])} "
-                f"trials are none of these; give the words it was started with ({' '.join(saved['words'])}), more "
-                "--seeds or --samples if you like, or choose another --sweep-name"
+                f"trials are none of these; give the words it was started with ({words}), more --seeds or --samples if "
+                "you like, or choose another --sweep-name"
             )
 
     @contextmanager
@@ -127,9 +129,10 @@ class SweepFolder:
     def _saved(self) -> dict[str, Any] | None:
         path = self.path / "sweep.json"
         try:
-            return dict(json.loads(path.read_text())) if path.exists() else None
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be read: {error}; remove the file: finished trials stay") from error
+            saved = json.loads(path.read_bytes()) if path.exists() else None
+            return None if saved is None else {"words": list(saved["words"]), "trials": dict(saved["trials"])}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} cannot be read: {error!r}; remove the file: finished trials stay") from error
 
     def log(self, event: Event, trial_id: str, **details: Any) -> None:
         """Append a line about a trial to the log."""

@@ -5,6 +5,7 @@ They are made from the trials' folders alone, so they can be written at any time
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ class SweepResults:
     points: pd.DataFrame  # see `report.sweep_summary.points_frame`
     failed: list[tuple[Trial, str]]  # with the reason, one line
     best: Trial | None  # of the best point the first seed; its config is in best.yaml
+    command: str  # which runs best.yaml
 
 
 def write_results(folder: SweepFolder, trials: Sequence[Trial]) -> SweepResults:
@@ -49,6 +51,7 @@ def write_results(folder: SweepFolder, trials: Sequence[Trial]) -> SweepResults:
     points = points_frame(frame, fields)
     best = _best(trials, outcomes, points)
     path = folder.path / "best.yaml"
+    command = shlex.join(["python", "jobs/selfevolve.py", "--config", str(path)])
     try:
         with replacing(folder.path / "sweep.csv") as csv, replacing(folder.path / "sweep.parquet") as parquet:
             frame.to_csv(csv, index=False)
@@ -60,15 +63,14 @@ def write_results(folder: SweepFolder, trials: Sequence[Trial]) -> SweepResults:
         seeds = sorted({trial.seed for trial in trials})
         about = f"Swept: {', '.join(fields)}; seeds {', '.join(map(str, seeds))}. A seed draws the labeled images and "
         about += "everything random in training."
-        command = f"python jobs/selfevolve.py --config {path}"
         write_sweep_page(
-            folder.path / "sweep.html", frame, names, trials[0].config.selector.name, about,
+            folder.path / "sweep.html", frame, points, names, trials[0].config.selector.name, about,
             None if best is None else (command, best.seed),
         )  # fmt: skip
     except OSError as error:
         raise DataError(f"cannot write the sweep's files in {folder.path}: {error}; {FREE_SPACE}") from error
     failed = [(trial, outcomes[trial.id].reason) for trial in trials if outcomes[trial.id].state == "failed"]
-    return SweepResults(frame, points, failed, best)
+    return SweepResults(frame, points, failed, best, command)
 
 
 def best_config(trial: Trial, folder: SweepFolder) -> RunConfig:

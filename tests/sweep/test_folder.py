@@ -16,6 +16,7 @@ from l2l_ray.sweep.folder import SweepFolder
 from l2l_ray.sweep.space import Grid
 from l2l_ray.sweep.trials import Trial, trials_of
 from tests.sweep_trials import leave_trial, measure
+from tests.whole_run import changed
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def folder(smoke: RunConfig) -> SweepFolder:
 
 
 def _begin(folder: SweepFolder, trials: list[Trial], resume: bool = False) -> None:
-    with folder.begun(trials, ["mine", "--seeds", "0"], resume):
+    with folder.begun(trials, ["my space.py", "--seeds", "0"], resume):
         folder.log("started", trials[0].id)
 
 
@@ -52,8 +53,17 @@ def test_a_sweep_that_ended_before_any_trial_began_is_none(folder: SweepFolder, 
 def test_resume_may_add_trials_but_leave_none_out(folder: SweepFolder, trials: list[Trial]) -> None:
     _begin(folder, trials[:2])
     _begin(folder, trials, resume=True)
-    with pytest.raises(ConfigError, match=r"1 of its 4 trials are none of these; give the words .*mine --seeds 0"):
+    with pytest.raises(ConfigError, match=r"1 of its 4 trials are none of these; .* with \('my space.py' --seeds 0\)"):
         _begin(folder, trials[1:], resume=True)
+
+
+def test_resume_takes_other_settings_that_change_no_result(
+    folder: SweepFolder, trials: list[Trial], smoke: RunConfig
+) -> None:
+    _begin(folder, trials)
+    faster = changed(smoke, loop={"eval_batch": 3}, prior={"timeout_s": 99.0}, data={"image_cache_mb": 64})
+    again = trials_of(faster, {"selector.name": Grid(("supervised", "accept_all", "pwa", "l2l"))}, "s")
+    folder.require_startable(again, resume=True)
 
 
 def test_two_processes_do_not_drive_one_sweep(folder: SweepFolder, trials: list[Trial]) -> None:
@@ -71,9 +81,10 @@ def test_two_processes_do_not_drive_one_sweep(folder: SweepFolder, trials: list[
     _begin(folder, trials, resume=True)  # the system released what the killed one held
 
 
-def test_a_damaged_list_of_trials_is_named(folder: SweepFolder, trials: list[Trial]) -> None:
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"words": [], "trials": 3}'])
+def test_a_damaged_list_of_trials_is_named(folder: SweepFolder, trials: list[Trial], content: str) -> None:
     _begin(folder, trials)
-    (folder.path / "sweep.json").write_text("{")
+    (folder.path / "sweep.json").write_text(content)
     with pytest.raises(DataError, match=r"sweep.json cannot be read: .*; remove the file"):
         _begin(folder, trials, resume=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import shlex
 from typing import Any
 
 import pandas as pd
@@ -54,6 +56,19 @@ def test_the_best_point_is_that_of_finished_trials_at_their_last_version(
     assert [(trial.id, reason) for trial, reason in found.failed] == [(trials[3].id, "no room")]
 
 
+def test_the_command_that_runs_the_best_can_be_pasted(smoke: RunConfig) -> None:
+    trials = trials_of(smoke, {"loop.lr": Grid((0.1, 0.2))}, "my sweep")
+    for trial in trials:
+        leave_trial(trial, 0.2, 0.3)
+    folder = SweepFolder(smoke.root / "my sweep")
+    found = write_results(folder, trials)
+    words = ["python", "jobs/selfevolve.py", "--config", str(folder.path / "best.yaml")]
+    assert shlex.split(found.command) == words
+    assert html.escape(found.command) in (folder.path / "sweep.html").read_text().replace("&#34;", "&quot;").replace(
+        "&#39;", "&#x27;"
+    )
+
+
 def test_the_best_config_starts_as_it_is(swept: tuple[SweepFolder, list[Trial]]) -> None:
     folder, trials = swept
     write_results(folder, trials)
@@ -86,7 +101,9 @@ def test_without_a_finished_trial_there_is_no_best_config(smoke: RunConfig) -> N
     assert found.trials["state"].tolist() == ["waiting", "waiting"]
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"rows": null}', '{"rows": [1]}', '{"rows": [{"method": "l2l"}]}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"rows": null}', '{"rows": [1]}', '{"rows": [{"method": "l2l"}]}']
+)
 def test_a_trial_whose_results_are_damaged_failed_and_the_others_stay(
     swept: tuple[SweepFolder, list[Trial]], content: str
 ) -> None:
