@@ -99,7 +99,7 @@ def run_sweep(config: RunConfig, trials: list[Trial], folder: SweepFolder, words
     sys.stdout.write(f"{headline(found.points, found.trials, names)}\n")
     sys.stdout.write(f"table      {folder.path / 'sweep.csv'}\nreport     {folder.path / 'sweep.html'}\n")
     if found.best is not None:
-        sys.stdout.write(f"run best   python jobs/selfevolve.py --config {folder.path / 'best.yaml'}\n")
+        sys.stdout.write(f"run best   {found.command}\n")
     for trial, reason in found.failed:
         sys.stderr.write(
             f"sweep: trial {trial.id} ({trial.words()}) failed: {reason}; its folder: {trial.config.run_dir}\n"

@@ -13,7 +13,11 @@ compared with many, some differences look large by chance: `holm` corrects the p
 
 Over both: seeds and images are drawn anew together. The images are the same for all seeds, so a draw of images holds
 for every seed drawn with it; images drawn for each seed apart would count one image's luck as that of many. Source: the
-crossed ("pigeonhole") bootstrap of Owen 2007.
+crossed ("pigeonhole") bootstrap of Owen 2007. Its percentiles are taken further out as if every draw were of as few
+things as there are seeds or images, whichever are fewer: five seeds are few, where they decide. Where the noise of the
+images decides, this is wider than need be.
+
+Values that differ by rounding alone count as equal: they have no spread, and what has none decides nothing.
 """
 
 from __future__ import annotations
@@ -30,13 +34,14 @@ from l2l_ray.errors import DataError
 from l2l_ray.randomness import philox_generator
 
 MIN_IMAGES = 5
+_ROUNDING = 1e-12  # relative; values that are closer are equal: a mean of n shares is off by n * 1e-16 at most
 _RESAMPLES_PER_CHUNK = 500  # bounds the table of drawn images: 500 x 1,500 images x 8 bytes = 6 MB
 
 Ratio = tuple[ArrayLike, ArrayLike]
 
 
 class BootstrapInterval(NamedTuple):
-    """A difference of two mean IoUs with its interval over images.
+    """A figure's difference with its interval over images.
 
     Example: `BootstrapInterval(diff=0.031, low=0.012, high=0.049)`
     """
@@ -97,8 +102,10 @@ def seed_p_value(values: Sequence[float]) -> float:
 
 
 def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and its standard error, the same in any order."""
+    """Return the mean and its standard error, the same in any order; 0 where the values are equal but for rounding."""
     mean = math.fsum(values) / len(values)
+    if math.isclose(min(values), max(values), rel_tol=_ROUNDING):
+        return mean, 0.0
     variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
     return mean, math.sqrt(variance / len(values))
 
@@ -117,40 +124,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def paired_bootstrap(
-    first: ArrayLike,
-    second: ArrayLike,
-    image_ids: ArrayLike,
-    num_resamples: int = 10_000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> BootstrapInterval:
-    """Return the mean of first - second with its bootstrap interval.
-
-    Args:
-        first: IoU of one method per sentence, or its mean over seeds.
-        second: The same of the other method, for the same sentences in the same order.
-        image_ids: Image of each sentence, numbers or strings; images of different splits need different ids.
-        num_resamples: Bootstrap samples.
-        seed: Seed of the resampling.
-        level: Coverage of the interval, in (0, 1).
-    Raises:
-        DataError: If the three are empty or of different lengths.
-        ValueError: If level or num_resamples is out of range.
-    """
-    if not 0 < level < 1 or num_resamples < 1:
-        raise ValueError(f"level must be in (0, 1) and num_resamples >= 1, got {level} and {num_resamples}")
-    ious, others, ids = np.asarray(first, np.float64), np.asarray(second, np.float64), np.asarray(image_ids)
-    if not ious.size or not ious.shape == others.shape == ids.shape == (ious.size,):
-        raise DataError(
-            f"a paired comparison needs one value per sentence of each method and its image, got shapes {ious.shape}, "
-            f"{others.shape} and {ids.shape}; evaluate both methods on the same split"
-        )
-    diffs, ones = ious - others, np.ones(ious.size)
-    ((low, high),) = ratio_intervals([(diffs, ones)], ids, num_resamples, seed, level)
-    return BootstrapInterval(math.fsum(diffs) / ious.size, low, high)
-
-
 def redrawn_means(
     sums: Float64[np.ndarray, "M S I"],
     counts: Int64[np.ndarray, " I"],
@@ -159,7 +132,8 @@ def redrawn_means(
 ) -> Float64[np.ndarray, "N M"]:
     """Return the mean of each method in every draw of seeds and images; all methods share the draws.
 
-    Take quantiles of differences or ratios of its columns: `np.quantile(drawn[:, 0] - drawn[:, 1], [0.025, 0.975])`.
+    Of differences or ratios of its columns take `percentiles`, by the smaller number of seeds and images:
+    `percentiles(drawn[:, 0] - drawn[:, 1], min(sums.shape[1:]), 0.95)`.
 
     Args:
         sums: Per method, seed and image the sum over its sentences, e.g. of their IoU.
@@ -249,9 +223,14 @@ def verdict(low: float | None, high: float | None) -> str:
     Decided is what lies wholly on one side of 0. An interval that is absent or has no width says nothing: few images,
     or one seed, have no spread to speak of.
     """
-    if low is None or high is None or low <= 0 <= high or low == high:
+    if low is None or high is None or low <= 0 <= high or not has_width(low, high):
         return "undecided"
     return "ahead" if low > 0 else "behind"
+
+
+def has_width(low: float, high: float) -> bool:
+    """Whether an interval's ends differ by more than rounding."""
+    return bool(low < high) and not math.isclose(low, high, rel_tol=_ROUNDING)  # numpy has a bool of its own
 
 
 def _drawn_sums(
@@ -277,17 +256,17 @@ def _times_drawn(rng: np.random.Generator, num: int, size: int) -> Float64[np.nd
     return np.bincount(picks.ravel(), minlength=num * size).reshape(num, size).astype(np.float64)
 
 
-def percentiles(drawn: ArrayLike, num_images: int, level: float) -> tuple[float, float]:
+def percentiles(drawn: ArrayLike, num: int, level: float) -> tuple[float, float]:
     """Return the ends of an interval, of a figure's bootstrap draws.
 
     Args:
         drawn: The figure in each draw; at least one.
-        num_images: Of how many images each draw is, at least 2.
+        num: Of how many images, or seeds, each draw is, at least 2; of both, the smaller number.
         level: Coverage of the interval, in (0, 1).
     """
     from scipy.special import ndtr, stdtrit
 
-    wider = math.sqrt(num_images / (num_images - 1)) * float(stdtrit(num_images - 1, (1 - level) / 2))
+    wider = math.sqrt(num / (num - 1)) * float(stdtrit(num - 1, (1 - level) / 2))
     low, high = np.quantile(np.asarray(drawn, np.float64), [ndtr(wider), 1 - ndtr(wider)])
     return float(low), float(high)
 

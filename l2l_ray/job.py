@@ -25,11 +25,18 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.getsignal(signal.SIGTERM)
+    take_sigterm()
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def take_sigterm() -> None:
+    """Let SIGTERM act as Ctrl-C again, inside of `sigterm_as_ctrl_c`, where somebody has put another handler there."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def run_job(name: str, act: Callable[[], int | None], stopped: str, without: str = "") -> int:

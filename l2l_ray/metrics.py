@@ -22,7 +22,7 @@ from operator import index
 from typing import Any, NamedTuple
 
 from l2l_ray.errors import DataError
-from l2l_ray.intervals import BootstrapInterval, difference_intervals, paired_bootstrap, ratio_intervals
+from l2l_ray.intervals import BootstrapInterval, difference_intervals, ratio_intervals
 
 PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 EMPTY_UNION_IOU = 1.0
@@ -217,28 +217,17 @@ class IouMeter:
         return [row for _, row in sorted(self._rows.items())]
 
 
-def compare(first: IouMeter, second: IouMeter, num_resamples: int = 10_000, seed: int = 0) -> BootstrapInterval:
-    """Return mean_iou(first) - mean_iou(second) with its 95 % interval; see `paired_bootstrap`.
-
-    Raises:
-        DataError: If the meters are empty or hold different sentences.
-    """
-    rows, others = _paired(first, second)
-    ious, other_ious = ([row["iou"] for row in found] for found in (rows, others))
-    return paired_bootstrap(ious, other_ious, [row["image_id"] for row in rows], num_resamples, seed)
-
-
 def compare_figures(
     first: IouMeter, second: IouMeter, num_resamples: int = 10_000, seed: int = 0
 ) -> dict[str, BootstrapInterval]:
     """Return first minus second of each figure of `IouMeter.summary` but num, with its 95 % interval.
 
-    Keys are flat, as "precision_at.0.5". All figures share the draws; that of mean_iou is `compare`'s, to rounding.
+    Keys are flat, as "precision_at.0.5". All figures share the draws.
 
     Raises:
         DataError: If the meters are empty or hold different sentences.
     """
-    rows, _ = _paired(first, second)
+    rows = _paired_rows(first, second)
     sums, other_sums = first._ratios(), second._ratios()
     values, other_values = first._values(sums), second._values(other_sums)
     ids = [row["image_id"] for row in rows]
@@ -251,8 +240,8 @@ def compare_figures(
     return found
 
 
-def _paired(first: IouMeter, second: IouMeter) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the rows of two meters, which must hold the same sentences."""
+def _paired_rows(first: IouMeter, second: IouMeter) -> list[dict[str, Any]]:
+    """Return the rows of the first of two meters, which must hold the same sentences."""
     rows, others = first.rows(), second.rows()
     ids, other_ids = ({row["sent_id"] for row in found} for found in (rows, others))
     if ids != other_ids:
@@ -261,7 +250,7 @@ def _paired(first: IouMeter, second: IouMeter) -> tuple[list[dict[str, Any]], li
             f"which {len(ids ^ other_ids)} in one only (first ids: {sorted(ids ^ other_ids)[:5]}); evaluate both on "
             "one split"
         )
-    return rows, others
+    return rows
 
 
 def _without_small_prediction(row: _Row, min_predicted_px: int) -> _Row:

@@ -4,7 +4,7 @@ One table per data set and schedule. Every figure is of the last version: nothin
 that of mean IoU per sentence over val, testA and testB together, paired: the same sentences, the same seeds.
 
     over_seeds    95 % t-interval of the per-seed differences; verdicts are read here
-    over_both     95 % bootstrap interval, seeds and images drawn anew
+    over_both     95 % bootstrap interval, seeds and images drawn anew; None for one seed, which has no spread
     p_holm        p-value of the t-test over seeds, corrected for all rows of the group in the table (Holm)
     recovered     (L2L - accept all) / (sample oracle - accept all): how much of what selection can give L2L gets
 """
@@ -24,7 +24,7 @@ from benchmarks.compare.rows import ROWS, SCHEDULES, Row, Task
 from benchmarks.compare.runner import Comparison
 from l2l_ray.errors import DataError
 from l2l_ray.files import replacing
-from l2l_ray.intervals import holm, redrawn_means, seed_interval, seed_p_value, verdict
+from l2l_ray.intervals import holm, percentiles, redrawn_means, seed_interval, seed_p_value, verdict
 
 logger = logging.getLogger(__name__)
 
@@ -137,14 +137,13 @@ def difference(first: BySeed, second: BySeed) -> dict[str, Any] | None:
     sums, counts = _sums([first, second], seeds)
     by_seed = ((sums[0] - sums[1]).sum(1) / counts.sum()).tolist()
     drawn = redrawn_means(sums, counts)
-    low, high = np.quantile(drawn[:, 0] - drawn[:, 1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     over_seeds = over_seeds_of(by_seed)
     return {
         "seeds": seeds,
         "diff": float(np.mean(by_seed)),
         "by_seed": by_seed,
         "over_seeds": over_seeds,
-        "over_both": {"low": float(low), "high": float(high)},
+        "over_both": over_both_of(drawn[:, 0] - drawn[:, 1], sums),
         "p": seed_p_value(by_seed) if len(seeds) > 1 else None,
         "verdict": verdict(over_seeds["low"], over_seeds["high"]) if over_seeds else verdict(None, None),
     }
@@ -167,6 +166,17 @@ def over_seeds_of(by_seed: Sequence[float]) -> dict[str, float] | None:
     return {"low": found.low, "high": found.high}
 
 
+def over_both_of(drawn: np.ndarray, sums: np.ndarray) -> dict[str, float] | None:
+    """Return the interval of a figure's draws of seeds and images; None for one seed or one image: it has no spread.
+
+    Args:
+        drawn: The figure in each draw.
+        sums: What was drawn from [rows, seeds, images].
+    """
+    num = min(sums.shape[1:])
+    return dict(zip(("low", "high"), percentiles(drawn, num, LEVEL), strict=True)) if num > 1 else None
+
+
 def _correct_p_values(rows: list[dict[str, Any]]) -> None:
     """Add `p_holm` to the differences, corrected over the rows of each group."""
     for group in {row["group"] for row in rows}:
@@ -179,8 +189,8 @@ def _correct_p_values(rows: list[dict[str, Any]]) -> None:
 def _recovered(by_row: dict[str, BySeed]) -> dict[str, Any] | None:
     """Return how much of what perfect selection gives L2L gets; None where a row is missing.
 
-    `share` is of the means over seeds. Its interval draws seeds and images anew; where the span is not above 0 in
-    enough draws, the share has no interval, for it may be anything.
+    `share` is of the means over seeds. Its interval draws seeds and images anew; where that of the span is not above
+    0, the share has none, for it may be anything; nor where there is one seed.
     """
     names = ("l2l", "accept_all", "sample_oracle")
     if not all(name in by_row for name in names):
@@ -191,16 +201,15 @@ def _recovered(by_row: dict[str, BySeed]) -> dict[str, Any] | None:
     sums, counts = _sums([by_row[name] for name in names], seeds)
     l2l, base, oracle = sums.sum((1, 2)) / counts.sum() / len(seeds)
     drawn = redrawn_means(sums, counts)
-    tail = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     spans = drawn[:, 2] - drawn[:, 1]
-    is_open = np.quantile(spans, tail[0]) > 0
-    shares = (drawn[:, 0] - drawn[:, 1]) / spans if is_open else None
-    ends = (None, None) if shares is None else (float(end) for end in np.quantile(shares, tail))
+    span_over_both = over_both_of(spans, sums)
+    is_open = span_over_both is not None and span_over_both["low"] > 0
+    ends = over_both_of((drawn[:, 0] - drawn[:, 1]) / spans, sums) if is_open else None
     return {
         "share": float((l2l - base) / (oracle - base)) if oracle > base else None,
-        **dict(zip(("low", "high"), ends, strict=True)),
+        **(ends or {"low": None, "high": None}),
         "span": float(oracle - base),
-        "span_over_both": dict(zip(("low", "high"), map(float, np.quantile(spans, tail)), strict=True)),
+        "span_over_both": span_over_both,
         "seeds": seeds,
     }
 

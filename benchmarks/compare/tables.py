@@ -138,11 +138,11 @@ def recovered_text(table: Figures) -> str:
     found = table["recovered"]
     if not found:
         return "Recovered share: a row it needs has not run."
-    between = f"{points(found['span_over_both']['low'])} to {points(found['span_over_both']['high'])}"
-    span = f"right labels alone minus accept all: {points(found['span'])} ({between})"
+    span = f"right labels alone minus accept all: {points(found['span'])} ({ends(found['span_over_both'])})"
     if found["share"] is None:
         return f"L2L recovers no share: {span}."
-    sure = "no interval, the span may be 0" if found["low"] is None else f"{found['low']:.0%} to {found['high']:.0%}"
+    none = "no interval" if found["span_over_both"] is None else "no interval, the span may be 0"
+    sure = none if found["low"] is None else f"{found['low']:.0%} to {found['high']:.0%}"
     of_seeds = f"by seed {found['seeds'][0]} alone" if len(found["seeds"]) == 1 else f"{len(found['seeds'])} seeds"
     return f"L2L recovers {found['share']:.0%} ({sure}) of {span}; {of_seeds}."
 

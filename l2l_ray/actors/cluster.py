@@ -45,7 +45,7 @@ from l2l_ray.actors.environment import address_of
 from l2l_ray.actors.reach import require_answer
 from l2l_ray.config import ClusterConfig, RunConfig
 from l2l_ray.errors import ClusterError, L2LError
-from l2l_ray.job import sigterm_as_ctrl_c
+from l2l_ray.job import sigterm_as_ctrl_c, take_sigterm
 from l2l_ray.wording import Say
 
 logger = logging.getLogger(__name__)
@@ -213,13 +213,19 @@ def connected(config: ClusterConfig) -> Iterator[str]:
             context = ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ClusterError(f"cannot reach Ray at {address!r}: {error}; `make cluster-up` starts one") from error
-        with sigterm_as_ctrl_c():  # Ray has put a handler of its own there, which aborts
+        except SystemExit:  # by Ray's own handler of SIGTERM, which is there from here on
+            raise KeyboardInterrupt from None
+        finally:
+            take_sigterm()
+        try:
+            path = folder / "auth_token" if folder else session.token_path(str(address))
+            token = f" (it asks for the token in {path})" if path is not None and path.exists() else ""
+            yield f"http://{context.dashboard_url}{token}" if context.dashboard_url else "off"
+        finally:
             try:
-                path = folder / "auth_token" if folder else session.token_path(str(address))
-                token = f" (it asks for the token in {path})" if path is not None and path.exists() else ""
-                yield f"http://{context.dashboard_url}{token}" if context.dashboard_url else "off"
-            finally:
                 ray.shutdown()
+            finally:
+                take_sigterm()  # Ray's libraries set the system's default, which ends the process without a word
 
 
 def _private_options(config: ClusterConfig) -> dict[str, Any]:

@@ -28,14 +28,15 @@ from l2l_ray.actors.asha import METRIC, LikeWithLike
 from l2l_ray.actors.cluster import Need, connected, namespace_of, needs, node_resources, require_fit, total
 from l2l_ray.actors.priors import PriorPool
 from l2l_ray.config import RunConfig
-from l2l_ray.errors import ClusterError, ConfigError, one_line
+from l2l_ray.errors import HEALS, ClusterError, ConfigError, one_line
 from l2l_ray.files import locked
 from l2l_ray.job import say
 from l2l_ray.loop.inference.priors import KnownMllm, fill_priors
 from l2l_ray.loop.progress import Console, Status
 from l2l_ray.loop.state.run_folder import RunFolder, continued
 from l2l_ray.prior.shared_store import open_store
-from l2l_ray.sweep.folder import SweepFolder, val_figures
+from l2l_ray.sweep.figures import val_figures
+from l2l_ray.sweep.folder import SweepFolder
 from l2l_ray.sweep.survey import Asked
 from l2l_ray.sweep.trials import Trial
 from l2l_ray.wording import counted
@@ -190,10 +191,9 @@ class Reports(Console):
 
     def bring_up_to_date(self) -> None:
         """Report every version that was measured and not reported yet."""
-        for version, figure in val_figures(self._run).items():
-            if version > self._reported:
-                self._reported = version
-                tune.report({"version": version, METRIC: figure["mean_iou"]})
+        for version, figure in val_figures(self._run, self._reported).items():
+            self._reported = version
+            tune.report({"version": version, METRIC: figure["mean_iou"]})
 
 
 class Watch(tune.Callback):
@@ -207,7 +207,7 @@ class Watch(tune.Callback):
 
     def __init__(self, folder: SweepFolder, trials: Sequence[Trial], done: int) -> None:
         self._folder = folder
-        self._rounds = max(trial.config.loop.rounds for trial in trials)
+        self._rounds = {trial.id: trial.config.loop.rounds for trial in trials}
         self._words = {trial.id: trial.words() for trial in trials}
         self._done = done
         self._begun = time.monotonic()
@@ -227,18 +227,21 @@ class Watch(tune.Callback):
     ) -> None:
         """Say how good a version is, but for the last, which the end of the trial tells."""
         name = str(trial.config["trial"])
-        if METRIC in result and result["version"] < self._rounds and name not in self._stopped:
+        if METRIC in result and result["version"] < self._rounds[name] and name not in self._stopped:
             self._say(name, f"version {result['version']}, val mean IoU {100 * result[METRIC]:.1f} %")
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Note an end: finished, stopped or failed."""
         name, result = str(trial.config["trial"]), trial.last_result
-        seconds = round(float(result["time_total_s"]), 1)
-        if (reason := result.get("failed")) is not None:
+        seconds, version = round(float(result["time_total_s"]), 1), self._stopped.get(name)
+        reason = result.get("failed")
+        if reason is None and version is None and result.get("version") != self._rounds[name]:
+            reason = f"it ended without a figure on val of version {self._rounds[name]}; {HEALS}"
+        if reason is not None:
             self._ended("failed", name, f"failed: {reason}", reason=reason, seconds=seconds)
             return
         figure = f"val mean IoU {100 * result[METRIC]:.1f} %, {seconds:.0f} s"
-        if (version := self._stopped.get(name)) is not None:
+        if version is not None:
             self._ended("stopped", name, f"stopped at version {version}, {figure}", version=version, seconds=seconds)
         else:
             self._ended("finished", name, f"finished, {figure}", seconds=seconds)

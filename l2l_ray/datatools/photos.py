@@ -6,6 +6,7 @@ look for and where: image, expression and hints; the others are not looked at. N
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,8 @@ def photos_and_texts(source: Path, text: str | None = None, images: Path | None 
             f"there is no {source}; give a photo, a folder of photos, or a CSV or JSONL of image,expression"
         )
     elif text is None:
-        raise DataError(
-            f'no text for the photo {source}; say what to look for, e.g. l2l predict {source} "the left cup"'
-        )
+        command = shlex.join(["l2l", "predict", str(source), "the left cup"])
+        raise DataError(f"no text for the photo {source}; say what to look for, e.g. {command}")
     else:
         found = [PhotoText(source, text)]
     if not found:

@@ -201,7 +201,8 @@ class ReferWriter:
 
     def _write_tables(self, folder: Path, content: Mapping[str, Any]) -> None:
         kept = folder / PROBLEMS_FILE
-        known = [line for line in map(bytes.decode, read_lines(kept)) if line not in self.solved]
+        lines_before = [line.decode(errors="backslashreplace") for line in read_lines(kept)]
+        known = [line for line in lines_before if line not in self.solved]
         for name in ("instances.json", self._refs, PROBLEMS_FILE):
             (folder / name).unlink(missing_ok=True)  # it may be a link to another data set's
         (folder / "instances.json").write_text(json.dumps(content, allow_nan=False))

@@ -16,6 +16,7 @@ replaces what an earlier one wrote.
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,7 +39,8 @@ def read_review(run_dir: Path) -> tuple[Iterator[Row], Path]:
         DataError: Nobody has reviewed this run, or nothing is decided any more.
     """
     if not (run_dir / FILE).is_file():
-        raise DataError(f"{run_dir} has no {FILE}: nobody has reviewed it; `l2l review {run_dir}` opens the page")
+        command = shlex.join(["l2l", "review", str(run_dir)])
+        raise DataError(f"{run_dir} has no {FILE}: nobody has reviewed it; `{command}` opens the page")
     journal = Journal(run_dir)
     made = list(journal.decisions())
     if not made:

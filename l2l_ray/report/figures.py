@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from l2l_ray.intervals import has_width
 from l2l_ray.report.record import flatten, is_number
 
 NOTHING = "–"
@@ -20,13 +21,16 @@ def interval(low: Any, high: Any) -> str:
 
     Drawing one image again and again, or images that all score alike, gives no width: that is no certainty.
     """
-    return f"{percent(low)} to {percent(high)}" if is_number(low) and is_number(high) and low < high else NOTHING
+    return f"{percent(low)} to {percent(high)}" if _is_interval(low, high) else NOTHING
 
 
 def points_interval(low: Any, high: Any) -> str:
     """Return the ends of an interval of a difference, in points with their signs; a dash as in `interval`."""
-    is_one = is_number(low) and is_number(high) and low < high
-    return f"{100 * low:+.1f} to {100 * high:+.1f}" if is_one else NOTHING
+    return f"{100 * low:+.1f} to {100 * high:+.1f}" if _is_interval(low, high) else NOTHING
+
+
+def _is_interval(low: Any, high: Any) -> bool:
+    return is_number(low) and is_number(high) and has_width(low, high)
 
 
 def splits_of(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,7 @@ from l2l_ray.report.canvas import DPI, LIGHT, SIZE_IN, Theme, dress, new_figure,
 from l2l_ray.report.record import Point, RunRecord, is_number
 from l2l_ray.selector.registry import style_of
 
-SPARE_STYLES = [("#0092b3", ">"), ("#c0392b", "h"), ("#6c7a89", "d"), ("#27688f", "p")]
+SPARE_COLORS, _SPARE_MARKERS = ("#0092b3", "#c0392b", "#6c7a89", "#27688f"), (">", "h", "d", "p")
 MIN_SPAN = 5.0  # percent: the least that a curve's axis shows, so that a change of a tenth looks like one
 _TERM_COLORS = ("#2e86de", "#139a80", "#b8901c", "#d6579b", "#a06cd5", "#5b9a3c", "#0092b3")
 
@@ -282,8 +282,14 @@ def _series(
     return [x for x, _ in kept], [y for _, y in kept]
 
 
+def spare_style(index: int) -> tuple[str, str]:
+    """Return colour and marker of a line that has none of its own; no pair comes twice among 16 lines in a row."""
+    turn, color = divmod(index, len(SPARE_COLORS))
+    return SPARE_COLORS[color], _SPARE_MARKERS[(color + turn) % len(_SPARE_MARKERS)]
+
+
 def _style(method: str, index: int, main: bool) -> Mapping[str, Any]:
-    color, marker = style_of(method) or SPARE_STYLES[index % len(SPARE_STYLES)]
+    color, marker = style_of(method) or spare_style(index)
     width, size = (2.6, 6.5) if main else (1.5, 5.0)
     return {"color": color, "marker": marker, "linewidth": width, "markersize": size, "zorder": 4 if main else 3}
 

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +28,13 @@ from typing import Any, TypeGuard
 
 import yaml
 
-from l2l_ray.config import parse_yaml
+from l2l_ray.config import EMBEDDED, parse_yaml
 from l2l_ray.errors import DataError
 from l2l_ray.jsonl import read_lines
 from l2l_ray.storage import StorePath
 
 Point = dict[str, Any]
-EMBEDDED, UNLABELED = "embedded", "unlabeled"  # as config.data.root and panels/index.json have them
+UNLABELED = "unlabeled"  # as panels/index.json has it
 TESTS = "tests"  # all test splits together, where there are several: val, on which versions are chosen, is none
 REGIONS = ("inside", "outside", "boundary")  # of the true object, as in loop/inference/quality.py
 
@@ -189,7 +190,7 @@ def writing(run_dir: Path) -> Iterator[None]:
     except OSError as error:
         raise DataError(
             f"cannot write the report's files in {run_dir}: {error}; free some space or make the folder writable, then "
-            f"`l2l report {run_dir}`; a run that has not ended goes on with --resume"
+            f"`{shlex.join(['l2l', 'report', str(run_dir)])}`; a run that has not ended goes on with --resume"
         ) from error
 
 
@@ -294,15 +295,17 @@ def _read_yaml(run_dir: Path, name: str, absent: list[str]) -> Any:
         return None
 
 
-def _lines(run_dir: Path, name: str, absent: list[str]) -> Sequence[str | bytes]:
-    if not isinstance(run_dir, StorePath):
-        return (_read_text(run_dir, name, absent) or "").split("\n")  # a torn last line, too
+def _lines(run_dir: Path, name: str, absent: list[str]) -> list[bytes]:
+    """Return the lines of a file, a torn last one, too; as bytes, so that one that is no text costs no other."""
+    path = run_dir / name
     try:
-        found = read_lines(run_dir / name)
+        found = read_lines(path) if isinstance(path, StorePath) else path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        found = []
     except OSError as error:
         absent.append(f"{name} cannot be read: {error}")
         return []
-    if not found and not (run_dir / name).exists():
+    if not found and not path.exists():
         absent.append(f"{name} is absent")
     return found
 

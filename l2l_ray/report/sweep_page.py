@@ -16,7 +16,7 @@ from l2l_ray.report.sweep_summary import (
     METRIC,
     best_point,
     figure_text,
-    points_frame,
+    num_as_good,
     points_table,
     trials_table,
     value_text,
@@ -29,6 +29,7 @@ FOLDER = Path(__file__).parent
 def write_sweep_page(
     path: Path,
     trials: pd.DataFrame,
+    points: pd.DataFrame,
     names: Mapping[str, str],
     selector: str,
     about: str,
@@ -39,6 +40,7 @@ def write_sweep_page(
     Args:
         path: The page.
         trials: As `sweep_summary` describes.
+        points: From `sweep_summary.points_frame`.
         names: Swept field -> its name for people.
         selector: The selector of all trials, where it was not swept.
         about: What was swept, and how, in a sentence or two.
@@ -47,7 +49,6 @@ def write_sweep_page(
         OSError: The page cannot be written.
     """
     fields = list(names)
-    points = points_frame(trials, fields)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -65,6 +66,7 @@ def write_sweep_page(
         trials=trials_table(trials, fields, dict(names)),
         best=best[0] if best else "",
         best_seed=best[1] if best else "",
+        num_as_good=num_as_good(points),
     )
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -78,7 +80,10 @@ def headline(points: pd.DataFrame, trials: pd.DataFrame, names: Mapping[str, str
     best = best_point(points)
     if best is None:
         return f"{of} No trial finished, so there is nothing to compare."
-    return f"{of} Best on val: {_point(best, names)}, mean IoU {figure_text(best, METRIC)} %."
+    shown = f"{_point(best, names)}, mean IoU {figure_text(best, METRIC)} %."
+    if (num := num_as_good(points)) > 1:
+        return f"{of} None is best on val: {num} points have the same mean IoU in print; the first: {shown}"
+    return f"{of} Best on val: {shown}"
 
 
 _ORDER = ["finished", "stopped", "failed", "unfinished", "waiting"]

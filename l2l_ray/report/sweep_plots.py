@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from l2l_ray.report.canvas import DPI, LIGHT, SIZE_IN, Theme, dress, new_figure, png, png_bytes
-from l2l_ray.report.plots import SPARE_STYLES
+from l2l_ray.report.plots import spare_style
 from l2l_ray.report.record import is_number
 from l2l_ray.report.sweep_summary import METRIC, value_text
 from l2l_ray.selector.registry import label_of, style_of
@@ -27,8 +27,10 @@ def share_curves(
 ) -> bytes | None:
     """Return val mean IoU against the labeled share, with t-intervals over seeds: a line per selector and other values.
 
+    Of many lines those with the best points are drawn, and the figure says of how many.
+
     Args:
-        points: From `sweep_summary.points_frame`.
+        points: From `sweep_summary.points_frame`: best first.
         fields: The swept fields.
         selector: The selector of all trials, where it was not swept.
         names: Field -> its name for people.
@@ -48,9 +50,11 @@ def share_curves(
     axes.xaxis.set_major_locator(FixedLocator([100 * share for share in shares]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    if len(lines) > _MAX_LINES:
+        axes.set_title(f"the best {_MAX_LINES} of {len(lines)} lines", color=theme.muted, fontsize=8.5, loc="left")
     for index, ((method, rest), rows) in enumerate(list(lines.items())[:_MAX_LINES]):
         rows.sort(key=lambda row: row[SHARE])
-        color, marker = SPARE_STYLES[index % len(SPARE_STYLES)] if rest else _style(method, index)
+        color, marker = (None if rest else style_of(method)) or spare_style(index)
         xs, ys = ([100 * row[name] for row in rows] for name in (SHARE, METRIC))
         label = ", ".join(part for part in (label_of(method), rest) if part)
         axes.plot(xs, ys, color=color, marker=marker, linewidth=1.8, markersize=5, label=label, zorder=3)
@@ -104,10 +108,6 @@ def _series(points: pd.DataFrame, field: str) -> tuple[list[float], list[float]]
     pairs = [(row[field], row[METRIC]) for row in points.to_dict("records")]
     kept = [(float(x), 100 * float(y)) for x, y in pairs if is_number(x) and is_number(y)]
     return [x for x, _ in kept], [y for _, y in kept]
-
-
-def _style(method: str, index: int) -> tuple[str, str]:
-    return style_of(method) or SPARE_STYLES[index % len(SPARE_STYLES)]
 
 
 def _or(value: Any, other: float) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from l2l_ray.intervals import seed_interval
-from l2l_ray.report.figures import NOTHING
+from l2l_ray.report.figures import NOTHING, interval, percent
 from l2l_ray.report.tables import Cell, Table
 
 FINISHED = "finished"
@@ -45,7 +45,7 @@ def points_frame(trials: pd.DataFrame, fields: Sequence[str]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for key in dict.fromkeys(keys):
         here = trials[[other == key for other in keys]]
-        done = here[here["state"] == FINISHED]
+        done = here[(here["state"] == FINISHED) & here[METRIC].notna()]
         row = {field: here.iloc[0][field] for field in fields}
         row |= {
             "trials": tuple(here["trial"]),
@@ -68,8 +68,20 @@ def best_point(points: pd.DataFrame) -> pd.Series[Any] | None:
     return points.iloc[0]
 
 
+def num_as_good(points: pd.DataFrame) -> int:
+    """Return how many points are as good as the best in print, it among them; only then is none of them the best.
+
+    Points with fewer finished seeds are not compared.
+    """
+    best = best_point(points)
+    if best is None:
+        return 0
+    same = points[points["seeds"] == best["seeds"]]
+    return sum(percent(value) == percent(best[METRIC]) for value in same[METRIC])
+
+
 def points_table(points: pd.DataFrame, fields: Sequence[str], names: dict[str, str]) -> Table:
-    """Return the points for people: mean ± sd (interval), in percent.
+    """Return the points for people: mean ± sd (interval), in percent; the best is marked where it has rivals, no equal.
 
     Args:
         points: From `points_frame`.
@@ -77,16 +89,15 @@ def points_table(points: pd.DataFrame, fields: Sequence[str], names: dict[str, s
         names: Field -> its heading.
     """
     metrics = metrics_of(points)
-    best = best_point(points)
+    is_best = num_as_good(points) == 1 and len(points[METRIC].dropna()) > 1
     rows = []
     for index, (_, row) in enumerate(points.iterrows()):
         cells = [Cell(value_text(row[field])) for field in fields]
         cells.append(Cell(f"{row['seeds']} of {row['of']}" + (f" ({row['states']})" if row["states"] else "")))
-        cells += [Cell(figure_text(row, m), best is not None and len(points) > 1 and m == METRIC and index == 0)
-                  for m in metrics]  # fmt: skip
+        cells += [Cell(figure_text(row, m), is_best and m == METRIC and index == 0) for m in metrics]
         cells.append(Cell(NOTHING if math.isnan(row["seconds"]) else f"{row['seconds']:.0f}"))
         rows.append(tuple(cells))
-    header = (*(names[field] for field in fields), "seeds", *(metric_name(metric) for metric in metrics), "seconds")
+    header = (*(names[field] for field in fields), "seeds", *(metric_heading(metric) for metric in metrics), "seconds")
     return Table((("", len(header)),), header, tuple(rows))
 
 
@@ -96,11 +107,19 @@ def trials_table(trials: pd.DataFrame, fields: Sequence[str], names: dict[str, s
     rows = []
     for _, row in trials.iterrows():
         version = NOTHING if _is_nothing(row["version"]) else str(int(row["version"]))
-        figures = [NOTHING if _is_nothing(row[m]) else f"{100 * row[m]:.1f}" for m in metrics]
+        figures = [percent(row[m]) for m in metrics]
         seconds = NOTHING if _is_nothing(row["seconds"]) else f"{row['seconds']:.0f}"
         texts = [row["trial"], *(value_text(row[f]) for f in fields), row["seed"], row["state"], version, *figures]
         rows.append(tuple(Cell(str(text)) for text in [*texts, seconds]))
-    header = ("trial", *(names[f] for f in fields), "seed", "state", "version", *map(metric_name, metrics), "seconds")
+    header = (
+        "trial",
+        *(names[f] for f in fields),
+        "seed",
+        "state",
+        "version",
+        *map(metric_heading, metrics),
+        "seconds",
+    )
     return Table((("", len(header)),), header, tuple(rows))
 
 
@@ -111,20 +130,17 @@ def plain_text(table: Table) -> str:
     return "\n".join("  ".join(t.ljust(w) for t, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
-def metric_name(metric: str) -> str:
+def metric_heading(metric: str) -> str:
     """Return the heading of a metric: `val mean IoU`."""
     return f"{metric.removesuffix('_mean_iou')} mean IoU"
 
 
 def figure_text(row: Any, metric: str) -> str:
     """Return mean ± sd (interval) of one metric of a point, in percent with one decimal."""
-    if _is_nothing(row[metric]):
-        return NOTHING
-    text = f"{100 * row[metric]:.1f}"
+    text = percent(row[metric])
     if _is_nothing(row[f"{metric}_sd"]):
         return text
-    low, high = (f"{100 * row[f'{metric}_{end}']:.1f}" for end in ("low", "high"))
-    return f"{text} ± {100 * row[f'{metric}_sd']:.1f} ({low} to {high})"
+    return f"{text} ± {percent(row[f'{metric}_sd'])} ({interval(row[f'{metric}_low'], row[f'{metric}_high'])})"
 
 
 def value_text(value: Any) -> str:

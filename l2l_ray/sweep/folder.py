@@ -4,29 +4,31 @@
                         trials.jsonl   what happened to which trial, one line each; one writer, the sweep
                         <trial id>/    a run folder
 
-A trial is finished when its run folder says so, whoever finished it. That it was stopped, and at which version, is in
-the log alone.
+A trial is finished when its run folder says so and holds its figures, whoever finished it; one whose figures cannot be
+read has failed, and is run again, which makes them again. That it was stopped, and at which version, is in the log
+alone.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from l2l_ray.config.places import given_in
-from l2l_ray.errors import ClusterError, ConfigError, DataError
+from l2l_ray.errors import HEALS, ClusterError, ConfigError, DataError, one_line
 from l2l_ray.files import locked, replacing
 from l2l_ray.jsonl import append_line, read_records
-from l2l_ray.loop.state.plan import VAL
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.storage import StorePath
+from l2l_ray.sweep.figures import chosen_figures, val_figures
 from l2l_ray.sweep.trials import Trial
 from l2l_ray.wording import counted, first_of
 
@@ -50,6 +52,7 @@ class Outcome:
     figures: dict[int, dict[str, float]]
     reason: str = ""  # of a failure
     seconds: float | None = None  # wall time of its last start
+    chosen: dict[str, Any] = field(default_factory=dict)  # of a finished one: see `chosen_figures`
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,11 @@ class SweepFolder:
             )
         gone = set(saved["trials"] if saved else ()) - {trial.id for trial in trials}
         if saved is not None and gone:
+            words = shlex.join(map(str, saved["words"]))
             raise ConfigError(
                 f"the sweep in {self.path} was started with other settings: {len(gone)} of its {len(saved['trials'])} "
-                f"trials are none of these; give the words it was started with ({' '.join(saved['words'])}), more "
-                "--seeds or --samples if you like, or choose another --sweep-name"
+                f"trials are none of these; give the words it was started with ({words}), more --seeds or --samples if "
+                "you like, or choose another --sweep-name"
             )
 
     @contextmanager
@@ -125,9 +129,10 @@ class SweepFolder:
     def _saved(self) -> dict[str, Any] | None:
         path = self.path / "sweep.json"
         try:
-            return dict(json.loads(path.read_text())) if path.exists() else None
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be read: {error}; remove the file: finished trials stay") from error
+            saved = json.loads(path.read_bytes()) if path.exists() else None
+            return None if saved is None else {"words": list(saved["words"]), "trials": dict(saved["trials"])}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} cannot be read: {error!r}; remove the file: finished trials stay") from error
 
     def log(self, event: Event, trial_id: str, **details: Any) -> None:
         """Append a line about a trial to the log."""
@@ -182,27 +187,27 @@ class SweepFolder:
 
 
 def _outcome(trial: Trial, last: dict[str, Any] | None) -> Outcome:
-    run = RunFolder(trial.config.run_dir, trial.config)
-    figures, event = val_figures(run), last["event"] if last else None
-    seconds = last.get("seconds") if last else None
-    if run.finished:
-        return Outcome("finished", figures, seconds=seconds)
-    if last is not None and event == "stopped":
-        kept = {version: figure for version, figure in figures.items() if version <= last["version"]}
+    run, last = RunFolder(trial.config.run_dir, trial.config), last or {}
+    event, seconds = last.get("event"), last.get("seconds")
+    figures: dict[int, dict[str, float]] = {}
+    try:
+        figures = val_figures(run)
+        if run.finished:
+            _require_last(run, figures)
+            return Outcome("finished", figures, seconds=seconds, chosen=chosen_figures(run))
+    except DataError as error:
+        return Outcome("failed", figures, one_line(error), seconds)
+    if event == "stopped":
+        kept = {version: figure for version, figure in figures.items() if version <= last.get("version", 0)}
         if kept:  # else it was stopped where nobody else sees its folder
             return Outcome("stopped", kept, seconds=seconds)
-    if last is not None and event == "failed":
-        return Outcome("failed", figures, last["reason"], seconds)
+    if event == "failed":
+        return Outcome("failed", figures, last.get("reason", ""), seconds)
     begun = (run.path / "config.yaml").exists()
     return Outcome("unfinished" if begun else "waiting", figures)
 
 
-def val_figures(run: RunFolder) -> dict[int, dict[str, float]]:
-    """Return val's mean_iou and overall_iou of a run's main selector by version, version 0 left out, in order."""
-    main = run.methods[-1]
-    found = {
-        event["version"]: {name: event[name] for name in ("mean_iou", "overall_iou")}
-        for event in run.events()
-        if event["event"] == "evaluation" and (event["method"], event["split"]) == (main, VAL) and event["version"] > 0
-    }
-    return dict(sorted(found.items()))
+def _require_last(run: RunFolder, figures: dict[int, dict[str, float]]) -> None:
+    rounds = run.config.loop.rounds
+    if rounds not in figures:
+        raise DataError(f"{run.path} is finished, but version {rounds} has no file of its figures on val; {HEALS}")

@@ -5,10 +5,9 @@ They are made from the trials' folders alone, so they can be written at any time
 
 from __future__ import annotations
 
-import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,7 +15,6 @@ import pandas as pd
 from l2l_ray.config import RunConfig, save_config
 from l2l_ray.errors import FREE_SPACE, DataError
 from l2l_ray.files import replacing
-from l2l_ray.loop.state.plan import VAL
 from l2l_ray.report.sweep_page import write_sweep_page
 from l2l_ray.report.sweep_summary import FINISHED, METRIC, best_point, points_frame
 from l2l_ray.sweep.folder import Outcome, SweepFolder
@@ -34,6 +32,7 @@ class SweepResults:
     points: pd.DataFrame  # see `report.sweep_summary.points_frame`
     failed: list[tuple[Trial, str]]  # with the reason, one line
     best: Trial | None  # of the best point the first seed; its config is in best.yaml
+    command: str  # which runs best.yaml
 
 
 def write_results(folder: SweepFolder, trials: Sequence[Trial]) -> SweepResults:
@@ -52,6 +51,7 @@ def write_results(folder: SweepFolder, trials: Sequence[Trial]) -> SweepResults:
     points = points_frame(frame, fields)
     best = _best(trials, outcomes, points)
     path = folder.path / "best.yaml"
+    command = shlex.join(["python", "jobs/selfevolve.py", "--config", str(path)])
     try:
         with replacing(folder.path / "sweep.csv") as csv, replacing(folder.path / "sweep.parquet") as parquet:
             frame.to_csv(csv, index=False)
@@ -63,15 +63,14 @@ def write_results(folder: SweepFolder, trials: Sequence[Trial]) -> SweepResults:
         seeds = sorted({trial.seed for trial in trials})
         about = f"Swept: {', '.join(fields)}; seeds {', '.join(map(str, seeds))}. A seed draws the labeled images and "
         about += "everything random in training."
-        command = f"python jobs/selfevolve.py --config {path}"
         write_sweep_page(
-            folder.path / "sweep.html", frame, names, trials[0].config.selector.name, about,
+            folder.path / "sweep.html", frame, points, names, trials[0].config.selector.name, about,
             None if best is None else (command, best.seed),
         )  # fmt: skip
     except OSError as error:
         raise DataError(f"cannot write the sweep's files in {folder.path}: {error}; {FREE_SPACE}") from error
     failed = [(trial, outcomes[trial.id].reason) for trial in trials if outcomes[trial.id].state == "failed"]
-    return SweepResults(frame, points, failed, best)
+    return SweepResults(frame, points, failed, best, command)
 
 
 def best_config(trial: Trial, folder: SweepFolder) -> RunConfig:
@@ -105,26 +104,7 @@ def _row(trial: Trial, outcome: Outcome) -> dict[str, Any]:
         row |= {"version": version, **{f"val_{name}": value for name, value in outcome.figures[version].items()}}
         row |= {f"{METRIC}_v{number}": figure["mean_iou"] for number, figure in outcome.figures.items()}
         state = f"stopped at version {version}" if outcome.state == "stopped" else state
-    if outcome.state == FINISHED:
-        row |= _chosen(trial.config.run_dir, trial.config.selector.name)
-    return row | {"state": state, "seconds": outcome.seconds, "folder": str(trial.config.run_dir)}
-
-
-def _chosen(run_dir: Path, method: str) -> dict[str, Any]:
-    """Return the chosen version and its figures on all splits but val, from results.json."""
-    try:
-        rows = json.loads((run_dir / "results.json").read_text())["rows"]
-        row = next(row for row in rows if row["method"] == method)
-        found: dict[str, Any] = {"chosen_version": row["version"]}
-        for split, figures in row["splits"].items():
-            if split != VAL:
-                found |= {f"{split}_{name}": figures[name] for name in ("mean_iou", "overall_iou")}
-        return found
-    except (OSError, ValueError, KeyError, StopIteration) as error:
-        raise DataError(
-            f"{run_dir} is finished, but its results.json cannot be read ({error!r}); delete that folder, and start "
-            "the sweep again with --resume"
-        ) from error
+    return row | outcome.chosen | {"state": state, "seconds": outcome.seconds, "folder": str(trial.config.run_dir)}
 
 
 def _best(trials: Sequence[Trial], outcomes: dict[str, Outcome], points: pd.DataFrame) -> Trial | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from l2l_ray.config import EMBEDDED, NO_RESULT, PLACES, RunConfig, config_fields, dump_without, field_value, idle_fields
+from l2l_ray.config import EMBEDDED, NO_RESULT, RunConfig, config_fields, dump_without, field_value, idle_fields
 from l2l_ray.config.messages import explain, meant
 from l2l_ray.errors import ConfigError
 from l2l_ray.sweep.space import Space, Values, draw
@@ -110,8 +110,8 @@ def trials_of(
 
 
 def trial_id(config: RunConfig) -> str:
-    """Return the hash that names a config's trial; two configs that differ only in name and place have the same."""
-    content = dump_without(config, PLACES | {"cluster"})
+    """Return the hash that names a config's trial; two that differ only in what changes no result have the same."""
+    content = dump_without(config, NO_RESULT)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_ID_DIGITS]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -104,6 +105,26 @@ sys.exit(run_job("selfevolve", act, "all stays"))
 """
 
 
+# A job that is told to stop after its own cluster has ended, while the cluster's folder is removed.
+WHILE_REMOVING = """
+import os, signal, sys
+from l2l_ray.config import ClusterConfig
+from l2l_ray.job import run_job
+def act():
+    from l2l_ray.actors import session
+    from l2l_ray.actors.cluster import connected
+    remove = session.remove_folder
+    def told_to_stop(folder):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            remove(folder)
+    with connected(ClusterConfig()):
+        session.remove_folder = told_to_stop
+sys.exit(run_job("sweep", act, "all stays"))
+"""
+
+
 class _SaysHello:
     def __init__(self, fail: bool = False) -> None:
         if fail:
@@ -160,6 +181,14 @@ def test_who_holds_room_in_a_placement_group_is_named(ray_local: str) -> None:
 
 def test_a_job_that_was_connected_still_ends_on_sigterm_as_on_ctrl_c(ray_local: str) -> None:
     found = subprocess.run([sys.executable, "-c", WAS_CONNECTED], capture_output=True, text=True, timeout=240)
+    assert (found.returncode, found.stderr) == (STOPPED, "\nstopped; all stays\n")
+
+
+@pytest.mark.slow
+def test_a_job_whose_own_cluster_ends_still_ends_on_sigterm_as_on_ctrl_c() -> None:
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", WHILE_REMOVING]
+    found = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
     assert (found.returncode, found.stderr) == (STOPPED, "\nstopped; all stays\n")
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from ray import tune
 
-from l2l_ray.actors.tuning import Reports, max_concurrent
+from l2l_ray.actors.tuning import Reports, Watch, max_concurrent
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
 from l2l_ray.loop.progress import Status
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.sweep.folder import SweepFolder
+from l2l_ray.sweep.space import Grid
+from l2l_ray.sweep.trials import trials_of
+from tests.sweep_trials import measure
 from tests.whole_run import changed
 
 
@@ -36,17 +41,42 @@ def test_each_version_is_reported_once_in_order_with_its_own_figure(
     monkeypatch.setattr(tune, "report", told.append)
     run = RunFolder.open(smoke).create()
 
-    def measured(version: int) -> None:
-        event = {"event": "evaluation", "method": "l2l", "version": version, "split": "val"}
-        run.log_event({**event, "mean_iou": version / 10, "overall_iou": 0.5})
-
     reports, status = Reports(smoke), Status(shards_total=1)
-    measured(0)
-    measured(1)  # before the kill, say: this process has not seen it being measured
+    measure(run, 0, 0.0)
+    measure(run, 1, 0.1)  # before the kill, say: this process has not seen it being measured
     reports.update(status, 1)
     reports.update(status, 1)
-    measured(2)
+    measure(run, 2, 0.2)
     status.mean_iou["l2l v2 val"] = 0.2
     reports.update(status, 1)
     reports.bring_up_to_date()
     assert told == [{"version": 1, "val_mean_iou": 0.1}, {"version": 2, "val_mean_iou": 0.2}]
+
+
+@dataclass
+class Ended:
+    """What `Watch` reads of Tune's own trial, which only a running Tune makes."""
+
+    config: dict[str, str]
+    last_result: dict[str, Any]
+
+
+@pytest.mark.parametrize(
+    ("result", "event", "said"),
+    [
+        ({"version": 2, "val_mean_iou": 0.25}, "finished", "finished, val mean IoU 25.0 %, 3 s"),
+        ({"failed": "no room"}, "failed", "failed: no room"),
+        ({}, "failed", "failed: it ended without a figure on val of version 2; start again with --resume"),
+        ({"version": 1, "val_mean_iou": 0.25}, "failed", "failed: it ended without a figure on val of version 2"),
+    ],
+)
+def test_a_trial_has_finished_with_the_figure_of_its_last_version_alone(
+    smoke: RunConfig, capsys: pytest.CaptureFixture[str], result: dict[str, Any], event: str, said: str
+) -> None:
+    trials = trials_of(smoke, {"loop.rounds": Grid((2, 3))}, "s")
+    folder = SweepFolder(smoke.root / "s")
+    folder.path.mkdir(parents=True)
+    ended: Any = Ended({"trial": trials[0].id}, {"time_total_s": 3.0, **result})
+    Watch(folder, trials, 0).on_trial_complete(0, [], ended)
+    assert [line["event"] for line in folder.events()] == [event]
+    assert f"1/2 {trials[0].id} (rounds=2 seed=0): {said}" in capsys.readouterr().out

@@ -89,12 +89,14 @@ def test_a_bad_hint_is_named_and_its_text_asked_without_it(folder: Path) -> None
     [
         ("gone.jpg", "dog", r"there is no .*gone\.jpg; give a photo, a folder"),
         ("a.png", None, r"no text for the photo .*a\.png; say what to look for"),
+        ("my a.png", None, r"e\.g\. l2l predict '\S*/my a\.png' 'the left cup'"),
         ("rows.csv", "dog", r"rows\.csv brings its own texts, got also 'dog'"),
         ("empty", "dog", r"empty holds nothing to look at; expected photos"),
     ],
 )
 def test_what_is_missing_is_said(folder: Path, name: str, text: str | None, message: str) -> None:
     (folder / "empty").mkdir()
+    (folder / "my a.png").write_bytes(b"")
     (folder / "rows.csv").write_text("image,expression\na.png,dog\n")
     with pytest.raises(DataError, match=message):
         photos_and_texts(folder / name, text)

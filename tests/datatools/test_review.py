@@ -228,8 +228,8 @@ def test_of_several_masks_of_one_object_one_counts(reviewed: Reviewed) -> None:
 
 
 def test_what_cannot_be_imported_is_said(reviewed: Reviewed, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nobody has reviewed it; `l2l review"):
-        read_review(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"nobody has reviewed it; `l2l review '\S*/else where'` opens"):
+        read_review(tmp_path / "else where")
     reviewed.decide(1, "reject")
     reviewed.journal.add(1, "undo", "anna", 1, "undone")
     with pytest.raises(DataError, match="no decision that was not undone"):

@@ -6,7 +6,6 @@ trial is taken by a file, so it cannot start; and the process of one dies whenev
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
 
@@ -19,22 +18,11 @@ from l2l_ray.sweep.folder import SweepFolder
 from l2l_ray.sweep.trials import Trial
 from tests.ray_runs import ROOT, WAIT_S
 from tests.sweep_runs import expected_trials, sweep_env, sweep_words
+from tests.sweep_trials import leave_trial
 
 pytestmark = pytest.mark.slow
 
 NAMES = ("supervised", "accept_all", "fixed_threshold", "tests.dying_selector:dies")
-
-
-def _finish(trial: Trial) -> None:
-    """Make a trial's folder as a finished run leaves it, as far as a sweep reads it."""
-    run = RunFolder(trial.config.run_dir, trial.config).create()
-    for version in (1, 2):
-        event = {"event": "evaluation", "method": trial.config.selector.name, "split": "val", "version": version}
-        run.log_event({**event, "mean_iou": 0.99, "overall_iou": 0.98})
-    splits = {split: {"mean_iou": 0.97, "overall_iou": 0.96} for split in ("val", "testA")}
-    row = {"method": trial.config.selector.name, "version": 2, "splits": splits}
-    (run.path / "results.json").write_text(json.dumps({"rows": [row]}))
-    run.mark_finished()
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +35,7 @@ def swept(
     folder = SweepFolder(root / "sweep-mine")
     with folder.begun(trials, [], resume=False):
         folder.log("started", done.id)
-    _finish(done)
+    leave_trial(done, 0.99, 0.99)
     failing.config.run_dir.write_text("in the way")
     words = sweep_words(root, NAMES, "--asha", "--resume")
     job = subprocess.run(words, cwd=ROOT, env=sweep_env(ray_local), capture_output=True, text=True, timeout=WAIT_S)
@@ -66,8 +54,8 @@ def test_a_finished_trial_is_read_and_not_run_again(
     assert (row["state"], row["val_mean_iou"], row["testA_mean_iou"], row["chosen_version"]) == (
         "finished",
         0.99,
-        0.97,
-        2,
+        0.3,
+        1,
     )
     events = SweepFolder(done.config.run_dir.parent).events()
     assert [event["event"] for event in events if event["trial"] == done.id] == ["started"]

@@ -109,7 +109,12 @@ def test_every_colour_stands_out_from_both_pages() -> None:
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     styles = [style_of(name) for name in (PRIOR_ONLY, *(spec.name for spec in selectors()))]
-    for color, _ in (*filter(None, styles), *plots.SPARE_STYLES):
+    for color in (*(style[0] for style in styles if style), *plots.SPARE_COLORS):
         for page in (canvas.LIGHT.card, canvas.DARK.card):
             high, low = sorted((luminance(color), luminance(page)), reverse=True)
             assert (high + 0.05) / (low + 0.05) >= 2.8, color
+
+
+def test_lines_without_a_style_of_their_own_do_not_look_alike() -> None:
+    assert len({plots.spare_style(index) for index in range(16)}) == 16
+    assert len({color for color, _ in map(plots.spare_style, range(4))}) == 4

@@ -97,6 +97,16 @@ def test_damaged_files_cost_only_themselves(run_dir: Path) -> None:
     assert len(record.points) == 26 and record.rows == []
 
 
+def test_a_byte_that_is_no_text_costs_its_line_alone(run_dir: Path) -> None:
+    points, lines = read_run(run_dir).points, (run_dir / "metrics.jsonl").read_bytes()
+    (run_dir / "metrics.jsonl").write_bytes(b'\xff\xfe torn\n{"event": "n\xc3"}\n' + lines)
+    record = read_run(run_dir)
+    assert record.points == points
+    assert record.absent == tuple(f"metrics.jsonl: line {n} is damaged and left out" for n in (1, 2))
+    (run_dir / "metrics.jsonl").unlink()
+    assert read_run(run_dir).absent == ("metrics.jsonl is absent",)
+
+
 def test_values_of_the_wrong_type_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"rows": "none", "hidden_truth": 3}')
     (tmp_path / "config.yaml").write_text("- a\n- b\n")

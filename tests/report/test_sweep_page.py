@@ -30,6 +30,10 @@ def test_the_headline_counts_and_names_the_best() -> None:
     assert headline(points_frame(frame, list(NAMES)), frame, NAMES) == (
         "4 points, 4 trials: 2 finished, 1 stopped, 1 failed. Best on val: lr 0.2, mean IoU 40.0 %."
     )
+    frame["val_mean_iou"] = 0.4
+    assert headline(points_frame(frame, list(NAMES)), frame, NAMES).endswith(
+        "None is best on val: 2 points have the same mean IoU in print; the first: lr 0.1, mean IoU 40.0 %."
+    )
     frame = trials(["failed"])
     assert headline(points_frame(frame, list(NAMES)), frame, NAMES) == (
         "1 point, 1 trial: 1 failed. No trial finished, so there is nothing to compare."
@@ -41,9 +45,12 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path, best: tuple[str, int]
     frame = trials(["finished", "finished", "finished", "failed"])
     path = tmp_path / "my-sweep" / "sweep.html"
     path.parent.mkdir()
-    write_sweep_page(path, frame, NAMES, "l2l", "Swept: loop.lr", best)
+    write_sweep_page(path, frame, points_frame(frame, list(NAMES)), NAMES, "l2l", "Swept: loop.lr", best)
     page = path.read_text()
     assert "<h1>my-sweep</h1>" in page and page.count('<img src="data:image/png') == 1
     assert "<b>no</b>" not in page and "&lt;b&gt;no&lt;/b&gt; room" in page
     assert ("selfevolve.py" in page) == (best is not None)
     assert "http" not in page and "<script" not in page
+    frame["val_mean_iou"] = 0.4
+    write_sweep_page(path, frame, points_frame(frame, list(NAMES)), NAMES, "l2l", "Swept: loop.lr", best)
+    assert ("the first of the 3 points that are best in print" in path.read_text()) == (best is not None)

@@ -50,3 +50,15 @@ def test_effects_are_drawn_of_numbers_with_three_values() -> None:
     assert field_effects(three.iloc[:2], ["loop.lr"], NAMES) is None
     words = points(selector__name=["a", "b", "c"], val_mean_iou=[0.1, 0.2, 0.3])
     assert field_effects(words, ["selector.name"], NAMES) is None
+
+
+def test_lines_that_are_left_out_are_told_of() -> None:
+    def drawn(num: int) -> bytes | None:
+        rates = [rate / 10 for rate in range(1, num + 1)]
+        frame = points(
+            data__labeled_frac=[0.01] * num + [0.1] * num, loop__lr=rates * 2, val_mean_iou=[0.3] * num + [0.4] * num
+        )
+        return share_curves(frame, [SHARE, "loop.lr"], "l2l", NAMES)
+
+    # Eight lines are drawn of eight, of nine and of ten; what is said above them differs.
+    assert len({drawn(num) for num in (8, 9, 10)}) == 3

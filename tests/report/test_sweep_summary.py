@@ -6,7 +6,15 @@ import pandas as pd
 import pytest
 
 from l2l_ray.report.figures import NOTHING
-from l2l_ray.report.sweep_summary import best_point, figure_text, plain_text, points_frame, points_table, trials_table
+from l2l_ray.report.sweep_summary import (
+    best_point,
+    figure_text,
+    num_as_good,
+    plain_text,
+    points_frame,
+    points_table,
+    trials_table,
+)
 
 FIELDS = ["loop.lr"]
 NAMES = {"loop.lr": "lr"}
@@ -57,9 +65,9 @@ def test_one_seed_has_no_interval_and_none_has_no_figure() -> None:
 def test_the_tables_name_fields_states_and_figures() -> None:
     rows = trials((0.1, 0, "finished", 0.3), (0.2, 0, "failed", None))
     table = points_table(points_frame(rows, FIELDS), FIELDS, NAMES)
+    assert not any(cell.best for row in table.rows for cell in row), "the best of one is none"
     assert table.header == ("lr", "seeds", "val mean IoU", "testA mean IoU", "seconds")
     assert [cell.text for cell in table.rows[0]] == ["0.1", "1 of 1", "30.0", "15.0", "10"]
-    assert table.rows[0][2].best
     assert [cell.text for cell in table.rows[1]] == ["0.2", "0 of 1 (failed)", NOTHING, NOTHING, NOTHING]
     assert [cell.text for cell in trials_table(rows, FIELDS, NAMES).rows[1]] == [
         "t1", "0.2", "0", "failed", "2", NOTHING, NOTHING, "10"
@@ -71,3 +79,25 @@ def test_a_field_without_a_value_is_a_point_too() -> None:
     rows = trials((0.1, 0, "finished", 0.3), (0.2, 0, "finished", 0.4)).assign(**{"loop.lr": [None, 0.2]})
     points = points_frame(rows, FIELDS)
     assert len(points) == 2 and points["seeds"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(("second", "num"), [(0.3, 2), (0.2996, 2), (0.2994, 1), (None, 1)])
+def test_the_best_is_marked_where_no_other_point_prints_the_same(second: float | None, num: int) -> None:
+    rows = trials((0.1, 0, "finished", 0.3), (0.2, 0, "finished", second), (0.3, 0, "finished", 0.1))
+    points = points_frame(rows, FIELDS)
+    assert num_as_good(points) == num
+    marks = [[cell.best for cell in row] for row in points_table(points, FIELDS, NAMES).rows]
+    assert [row[2] for row in marks] == [num == 1, False, False]
+
+
+def test_a_finished_trial_without_a_figure_is_no_seed_of_its_point() -> None:
+    done = "finished"
+    rows = trials((0.1, 0, done, 0.4), (0.1, 1, done, None), (0.2, 0, done, 0.3), (0.2, 1, done, 0.3))
+    points = points_frame(rows, FIELDS)
+    assert points["loop.lr"].tolist() == [0.2, 0.1] and points["seeds"].tolist() == [2, 1]
+    assert num_as_good(points) == 1, "fewer seeds are not compared"
+
+
+def test_seeds_that_all_come_to_the_same_have_no_interval() -> None:
+    points = points_frame(trials(*((0.1, seed, "finished", 0.1) for seed in range(3))), FIELDS)
+    assert figure_text(points.iloc[0], "val_mean_iou") == f"10.0 ± 0.0 ({NOTHING})"

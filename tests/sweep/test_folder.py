@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError, ConfigError, DataError
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.sweep.folder import SweepFolder, val_figures
+from l2l_ray.sweep.folder import SweepFolder
 from l2l_ray.sweep.space import Grid
 from l2l_ray.sweep.trials import Trial, trials_of
+from tests.sweep_trials import leave_trial, measure
+from tests.whole_run import changed
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def folder(smoke: RunConfig) -> SweepFolder:
 
 
 def _begin(folder: SweepFolder, trials: list[Trial], resume: bool = False) -> None:
-    with folder.begun(trials, ["mine", "--seeds", "0"], resume):
+    with folder.begun(trials, ["my space.py", "--seeds", "0"], resume):
         folder.log("started", trials[0].id)
 
 
@@ -50,8 +53,17 @@ def test_a_sweep_that_ended_before_any_trial_began_is_none(folder: SweepFolder, 
 def test_resume_may_add_trials_but_leave_none_out(folder: SweepFolder, trials: list[Trial]) -> None:
     _begin(folder, trials[:2])
     _begin(folder, trials, resume=True)
-    with pytest.raises(ConfigError, match=r"1 of its 4 trials are none of these; give the words .*mine --seeds 0"):
+    with pytest.raises(ConfigError, match=r"1 of its 4 trials are none of these; .* with \('my space.py' --seeds 0\)"):
         _begin(folder, trials[1:], resume=True)
+
+
+def test_resume_takes_other_settings_that_change_no_result(
+    folder: SweepFolder, trials: list[Trial], smoke: RunConfig
+) -> None:
+    _begin(folder, trials)
+    faster = changed(smoke, loop={"eval_batch": 3}, prior={"timeout_s": 99.0}, data={"image_cache_mb": 64})
+    again = trials_of(faster, {"selector.name": Grid(("supervised", "accept_all", "pwa", "l2l"))}, "s")
+    folder.require_startable(again, resume=True)
 
 
 def test_two_processes_do_not_drive_one_sweep(folder: SweepFolder, trials: list[Trial]) -> None:
@@ -69,9 +81,10 @@ def test_two_processes_do_not_drive_one_sweep(folder: SweepFolder, trials: list[
     _begin(folder, trials, resume=True)  # the system released what the killed one held
 
 
-def test_a_damaged_list_of_trials_is_named(folder: SweepFolder, trials: list[Trial]) -> None:
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"words": [], "trials": 3}'])
+def test_a_damaged_list_of_trials_is_named(folder: SweepFolder, trials: list[Trial], content: str) -> None:
     _begin(folder, trials)
-    (folder.path / "sweep.json").write_text("{")
+    (folder.path / "sweep.json").write_text(content)
     with pytest.raises(DataError, match=r"sweep.json cannot be read: .*; remove the file"):
         _begin(folder, trials, resume=True)
 
@@ -79,7 +92,7 @@ def test_a_damaged_list_of_trials_is_named(folder: SweepFolder, trials: list[Tri
 def test_a_run_that_is_finished_is_so_whatever_the_log_says(folder: SweepFolder, trials: list[Trial]) -> None:
     one, two, three, four = trials
     folder.path.mkdir(parents=True)
-    RunFolder(one.config.run_dir, one.config).create().mark_finished()
+    leave_trial(one, 0.1, 0.2)
     folder.log("failed", one.id, reason="x")
     folder.log("failed", two.id, reason="no room", seconds=3.0)
     RunFolder(three.config.run_dir, three.config).create()
@@ -92,11 +105,9 @@ def test_a_run_that_is_finished_is_so_whatever_the_log_says(folder: SweepFolder,
 def test_a_stopped_trial_keeps_the_figures_up_to_its_version(folder: SweepFolder, trials: list[Trial]) -> None:
     trial = trials[3]
     run = RunFolder(trial.config.run_dir, trial.config).create()
-    for version, split, method in [(0, "val", "l2l"), (1, "val", "l2l"), (1, "testA", "l2l"), (1, "val", "prior_only"),
-                                   (2, "val", "l2l"), (2, "val", "l2l")]:  # fmt: skip
-        event = {"event": "evaluation", "method": method, "version": version, "split": split}
-        run.log_event({**event, "mean_iou": 0.1 * version, "overall_iou": 0.2})
-    assert val_figures(run) == {v: {"mean_iou": 0.1 * v, "overall_iou": 0.2} for v in (1, 2)}
+    for version, split, method in [(0, "val", "l2l"), (2, "val", "l2l"), (1, "val", "l2l"), (1, "testA", "l2l"),
+                                   (1, "val", "prior_only")]:  # fmt: skip
+        measure(run, version, version / 10, split, method)
     folder.log("stopped", trial.id, version=1)
     outcome = folder.outcomes(trials)[trial.id]
     assert (outcome.state, list(outcome.figures)) == ("stopped", [1])
@@ -114,15 +125,17 @@ def test_a_damaged_line_of_the_log_costs_one_event(folder: SweepFolder, trials: 
     folder.log("failed", trials[0].id, reason="no room")
     with (folder.path / "trials.jsonl").open("a") as file:
         file.write('{"event": "sto\x00\n[1]\n{"event": "failed"}\n')
+        for event, trial in (("failed", trials[2]), ("stopped", trials[3])):
+            file.write(json.dumps({"event": event, "trial": trial.id}) + "\n")
     folder.log("failed", trials[1].id, reason="no room")
     states = [outcome.state for outcome in folder.outcomes(trials).values()]
-    assert states == ["failed", "failed", "waiting", "waiting"]
+    assert states == ["failed", "failed", "failed", "waiting"]
 
 
 def test_trials_whose_ends_lie_on_other_nodes_are_named_and_run_again(folder: SweepFolder, trials: list[Trial]) -> None:
     here, failed, elsewhere, stopped = trials
     folder.path.mkdir(parents=True)
-    RunFolder(here.config.run_dir, here.config).create().mark_finished()
+    leave_trial(here, 0.1, 0.2)
     folder.log("failed", failed.id, reason="no room")
     assert folder.unseen([here, failed]) == []
     folder.log("finished", elsewhere.id, seconds=3.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,19 @@ def test_the_id_is_of_what_decides_the_result_alone() -> None:
     elsewhere = changed(config, name="x", run_root="/else", resume=True, cluster={"num_labelers": 7})
     assert trial_id(elsewhere) == trial_id(config)
     assert trial_id(changed(config, loop={"lr": 1e-4})) != trial_id(config)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"loop": {"eval_batch": 3, "micro_batch": 1}},
+        {"prior": {"url": "http://gpu:8000/v1", "timeout_s": 99.0, "batch_size": 2}},
+        {"data": {"image_cache_mb": 64}},
+        {"segmenter": {"checkpoint_activations": True}},
+    ],
+)
+def test_settings_that_change_no_result_change_no_id(other: dict[str, Any]) -> None:
+    assert trial_id(changed(smoke_config(), **other)) == trial_id(smoke_config())
 
 
 def test_the_same_point_has_the_same_name_in_any_sweep() -> None:

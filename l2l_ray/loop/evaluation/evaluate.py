@@ -34,7 +34,7 @@ from l2l_ray.loop.state.plan import VAL, EvalItem, Plan
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.prepare import missing_splits, read_facts
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.metrics import IouMeter, compare
+from l2l_ray.metrics import IouMeter, compare_figures
 from l2l_ray.report.page import write_report
 from l2l_ray.report.panels import write_examples
 from l2l_ray.report.record import TESTS, UNLABELED
@@ -91,14 +91,15 @@ class Evaluations:
             self._run.log_event(event)
         self._run.promise(path)
 
+    def groups(self) -> list[Group]:
+        """Return the complete groups on disk."""
+        paths = sorted(self._run.path.glob("evals/*/*.parquet"))
+        places = [(Position.named(path.parent.name), path.stem) for path in paths]
+        return [(str(place.method), place.version, split) for place, split in places if place is not None]
+
     def mean_ious(self) -> dict[Group, float]:
         """Return the mean_iou of all groups on disk."""
-        groups = {}
-        for path in sorted(self._run.path.glob("evals/*/*.parquet")):
-            if (place := Position.named(path.parent.name)) is not None:
-                group = (str(place.method), place.version, path.stem)
-                groups[group] = float(self.meter(group).summary()["mean_iou"])
-        return groups
+        return {group: float(self.meter(group).summary()["mean_iou"]) for group in self.groups()}
 
     def meter(self, group: Group) -> IouMeter:
         """Return the meter holding a complete group's rows."""
@@ -247,7 +248,7 @@ def _difference(plan: Plan, evaluations: Evaluations, method: str, versus: str) 
     """
     splits = [split for split in plan.split_sizes if split != VAL] or [VAL]
     first, second = (evaluations.joined(name, plan.best_version(name), splits) for name in (method, versus))
-    found = compare(first, second)
+    found = compare_figures(first, second)["mean_iou"]
     return {"split": splits[0] if len(splits) == 1 else TESTS, "diff": found.diff, "low": found.low, "high": found.high}
 
 

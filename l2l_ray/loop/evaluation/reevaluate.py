@@ -20,6 +20,8 @@ from l2l_ray.loop.state.candidates import EVAL_SPLITS
 from l2l_ray.loop.state.example_files import ExampleTable
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.metrics import PRECISION_THRESHOLDS
+from l2l_ray.report.figures import interval as interval_text
+from l2l_ray.report.figures import percent
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,10 @@ class Reevaluation:
         found += [(f"P@{t}", shares[t], sure[t]) for t in PRECISION_THRESHOLDS]
         lines = [f"{self.version}, {len(self.rows)} sentences, protocol {self.protocol}"]
         for name, value, interval in found:
-            low, high = interval["low"], interval["high"]  # None where no image decides anything
-            sure = "" if low is None else f"  ({100 * low:.1f} to {100 * high:.1f})"
-            lines.append(f"  {name:<6}{100 * value:6.1f}{sure}")
+            lines.append(f"  {name:<6}{percent(value):>6}  ({interval_text(interval['low'], interval['high'])})")
         for name, value in self.figures.get("no_target", {}).items():
             if isinstance(value, float):
-                lines.append(f"  {name:<12}{100 * value:6.1f}")
+                lines.append(f"  {name:<12}{percent(value):>6}")
         return lines
 
     def save(self, path: Path) -> None:

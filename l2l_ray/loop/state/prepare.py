@@ -244,8 +244,8 @@ def _about_import(config: RunConfig) -> list[str]:
     data = config.data
     path = place(data.root).expanduser() / data.dataset / PROBLEMS_FILE
     try:
-        lines = [line.decode() for line in read_lines(path)]
-    except (OSError, ValueError):
+        lines = [line.decode(errors="backslashreplace") for line in read_lines(path)]
+    except OSError:
         return []
     return (
         [f"the import of these data named {counted(len(lines), 'problem')}, all in {path}: {lines[0]}"] if lines else []

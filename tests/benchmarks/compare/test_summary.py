@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compare.records import processor
+from benchmarks.compare.records import SplitFigures, processor
 from benchmarks.compare.rows import REPORT_SEEDS, Task
 from benchmarks.compare.runner import Comparison
 from benchmarks.compare.summary import difference, mean_of, spread_of, summarize, valid_records, write_summary
@@ -100,6 +100,7 @@ def test_what_was_made_with_other_settings_is_named_and_left_out(
     (table,) = summarize(found)["tables"]
     (pwa,) = (row for row in table["rows"] if row["row"] == "pwa")
     assert pwa["seeds"] == [10] and pwa["versus_minus_this"]["over_seeds"] is None
+    assert pwa["versus_minus_this"]["over_both"] is None, "one seed has no spread"
 
 
 def test_records_of_other_seeds_are_named_and_enter_no_table(results: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -144,6 +145,27 @@ def test_a_span_that_may_be_nothing_gives_no_interval(tmp_path: Path) -> None:
     (table,) = write_summary(tmp_path)["tables"]
     assert table["recovered"]["share"] is None and table["recovered"]["low"] is None
     assert recovered_text(table).startswith("L2L recovers no share: right labels alone minus accept all: +0.00")
+
+
+def test_the_ends_over_both_are_further_out_where_seeds_are_few() -> None:
+    # Nine images that are alike, nine seeds of which one differs by 0.9: the ninth of 0.9 times how often it is drawn.
+    # More than 3 times come 1.2 % of the draws, more than 4 times 0.15 %. By Student's t with 8 degrees of freedom the
+    # end is at 99.3 %, which is 4 times; the plain percentile, at 97.5 %, would be 3 times.
+    task, figures = Task("refshapes", "5pct", 10, "l2l"), {"mean_iou": 0.0}
+    none, much = ({"val": SplitFigures(figures, "ids", (1,) * 9, (iou,) * 9)} for iou in (0.0, 0.9))
+    base = {seed: record(task, (0.0, 0.0), splits=none) for seed in range(9)}
+    found = difference({**base, 0: record(task, (0.0, 0.0), splits=much)}, base)
+    assert found is not None and found["over_both"] == pytest.approx({"low": 0.0, "high": 0.9 * 4 / 9})
+
+
+def test_one_seed_has_no_interval_over_both(results: Path) -> None:
+    (table,) = write_summary(results, [10])["tables"]
+    assert table["recovered"]["span_over_both"] is None and table["recovered"]["low"] is None
+    assert recovered_text(table) == (
+        "L2L recovers 50% (no interval) of right labels alone minus accept all: +20.00 (one seed); by seed 10 alone."
+    )
+    (line,) = (line for line in main_table(table).splitlines() if line.startswith("| accept all |"))
+    assert "| +10.00 | one seed | one seed |  | undecided |" in line
 
 
 def test_rows_on_other_images_are_refused() -> None:

@@ -63,10 +63,13 @@ def test_mistakes_are_named(whole_run: RunFolder, copied: Callable[..., RunFolde
 
 
 def test_figures_without_an_interval_are_printed_without_one() -> None:
+    ids = list(range(10))
+    rows = pd.DataFrame({"sent_id": ids, "image_id": ids, "intersection": 0, "union": 50, "predicted_px": 20})
+    lines = Reevaluation(rows, figures_of(meter_of(rows)), "run l2l version 0 on val", "native: ...").lines()
+    assert lines[1] == "  oIoU     0.0  (–)" and lines[2] == "  mIoU     0.0  (–)", "no width is no certainty"
     rows = pd.DataFrame({"sent_id": [1, 2], "image_id": [1, 2], "intersection": 0, "union": 0, "predicted_px": 0})
-    found = Reevaluation(rows, figures_of(meter_of(rows)), "run l2l version 0 on val", "native: ...")
-    lines = found.lines()
-    assert lines[1] == "  oIoU   100.0" and lines[2] == "  mIoU   100.0"
+    lines = Reevaluation(rows, figures_of(meter_of(rows)), "run l2l version 0 on val", "native: ...").lines()
+    assert lines[1] == "  oIoU   100.0  (–)" and lines[2] == "  mIoU   100.0  (–)"
     assert "  n_acc        100.0" in lines
 
 

@@ -271,8 +271,10 @@ def test_a_problem_of_the_import_is_one_whatever_is_in_its_line(smoke: RunConfig
     config = config_of(smoke, write_partly(tmp_path / "data", 8, {0, 1, 2, 3}))
     kept = Path(config.data.root) / config.data.dataset / PROBLEMS_FILE
     kept.write_text("a\u2028b.png: missing text\n")
+    with kept.open("ab") as file:
+        file.write(b"caf\xe9.png: missing text\n")
     notices = prepare(config, RunFolder.open(config)).facts.notices
-    assert f"the import of these data named 1 problem, all in {kept}: a\u2028b.png: missing text" in notices
+    assert f"the import of these data named 2 problems, all in {kept}: a\u2028b.png: missing text" in notices
 
 
 def test_data_that_changed_are_named_and_the_run_keeps_to_its_own(smoke: RunConfig, tmp_path: Path) -> None:
