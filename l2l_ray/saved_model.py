@@ -30,6 +30,7 @@ from l2l_ray.loop.state.checkpoint import save_weights
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.segmenter.graph import ONNX, PROGRAM
 from l2l_ray.segmenter.model import Segmenter
+from l2l_ray.segmenter.text import load_tokenizer
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 FORMAT = 1
@@ -273,7 +274,7 @@ def _public(name: str) -> str:
 
 def _with_encoders(section: SegmenterConfig, folder: Path) -> SegmenterConfig:
     """Copy what builds the encoders, weights aside; return the section that finds them in the folder."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
     from transformers.image_processing_base import ImageProcessingMixin
 
     places: dict[str, str] = {}
@@ -286,7 +287,7 @@ def _with_encoders(section: SegmenterConfig, folder: Path) -> SegmenterConfig:
         with checkpoint(f"segmenter.{part}", source, "an encoder") as options:
             AutoConfig.from_pretrained(source, **options).save_pretrained(place)
             if part == "text":
-                AutoTokenizer.from_pretrained(source, **options).save_pretrained(place)
+                load_tokenizer(source, options).save_pretrained(place)
                 places[part] = part
                 continue
             try:

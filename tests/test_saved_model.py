@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoTokenizer
 
 from l2l_ray import cli
 from l2l_ray.config import PriorConfig, RunConfig, SegmenterConfig
@@ -63,6 +64,8 @@ def test_encoders_from_elsewhere_are_built_from_the_folder_alone(tmp_path: Path,
     sources = {"backbone": tmp_path / "swin", "text": tmp_path / "bert"}
     save_swin(sources["backbone"], image_size=64)
     save_bert(sources["text"])
+    said = sources["text"] / "tokenizer_config.json"
+    said.write_text(json.dumps({**json.loads(said.read_text()), "padding_side": "left"}))
     section = SegmenterConfig(
         **{name: str(place) for name, place in sources.items()}, image_size=64, fusion_stride=16, pretrained=False
     )
@@ -71,6 +74,8 @@ def test_encoders_from_elsewhere_are_built_from_the_folder_alone(tmp_path: Path,
     save_model(tmp_path / "model", segmenter, config, Facts("l2l", 1, (0.5,)))
     for place in sources.values():
         shutil.rmtree(place)
+    # Graphs are given what this tokenizer makes.
+    assert AutoTokenizer.from_pretrained(tmp_path / "model/text").padding_side == "right"
     found, _ = open_model(tmp_path / "model")
     assert found.segmenter.backbone == str(tmp_path / "model" / "backbone")
     prediction = Predictor.from_pretrained(tmp_path / "model", mllm).predict(photo, "the cup")
