@@ -226,9 +226,7 @@ def test_without_prior_proposal_score_and_phrase_change_nothing(segmenter):
     absent = torch.zeros(3, dtype=torch.bool)
     encoded = segmenter.encode(batch.images, batch.tokens)
     first = segmenter.decode(encoded, batch.proposal, batch.score, absent, batch.phrase_tokens)
-    second = segmenter.decode(
-        encoded, other.proposal, other.score, absent, batch.phrase_tokens[torch.tensor([1, 2, 0])]
-    )
+    second = segmenter.decode(encoded, other.proposal, other.score, absent, segmenter.tokenize(batch.phrases[::-1]))
     assert torch.equal(first.mask_logits, second.mask_logits)
     no_phrase = segmenter.decode(encoded, other.proposal, other.score, absent)
     assert torch.allclose(first.mask_logits, no_phrase.mask_logits, atol=1e-5)
