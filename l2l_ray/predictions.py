@@ -70,7 +70,7 @@ class Prediction:
     """
 
     item: PhotoText
-    expression: str  # the words that the models saw, at most `data.max_words`
+    expression: str  # at most `data.max_words` words, of which the segmenter read `segmenter.max_text_tokens` tokens
     image: UInt8[np.ndarray, "H W 3"]
     mask_probs: Float32[np.ndarray, "H W"]  # at native size
     prior: Prior

@@ -156,7 +156,8 @@ class Predictor:
 
         Args:
             image_path: Any file that Pillow reads; it is turned as EXIF says, and the mask is of the turned picture.
-            expression: Cut at `data.max_words`, as in training.
+            expression: Cut at `data.max_words` words, and for the segmenter at `segmenter.max_text_tokens` tokens, as
+                in training; a cut at tokens is logged.
             hint: Where the referent is, as a row of own data says it, px: `{"box": [x, y, width, height]}`,
                 `{"points": [[x, y], ...]}` or both. A box takes the MLLM's place, points choose among its boxes.
 
@@ -251,7 +252,18 @@ class Predictor:
             self._strange = None
         size = found.picture.size
         hint = None if item.hint is None else read_hint(dict(item.hint), *size).fractions(*size)
-        return _Opened(item, " ".join(words), found, hint)
+        expression = " ".join(words)
+        self._note_cut(expression)
+        return _Opened(item, expression, found, hint)
+
+    def _note_cut(self, expression: str) -> None:
+        tokenizer = self._segmenter.text.tokenize
+        (num,), most = tokenizer.num_tokens([expression]), tokenizer.max_text_tokens
+        if num > most:
+            logger.warning(
+                "note: the segmenter reads the first %d of the %d tokens of %r; say it in fewer words, or train with a "
+                "larger segmenter.max_text_tokens", most, num, expression,
+            )  # fmt: skip
 
     def _logits(self, opened: Sequence[_Opened], priors: Sequence[Prior]) -> Float[Tensor, "B G G"]:
         images = torch.from_numpy(np.stack([one.photo.square for one in opened])).float().div_(255)

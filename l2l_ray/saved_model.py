@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,12 @@ from l2l_ray.calibration import Calibration, Curve
 from l2l_ray.checkpoints import checkpoint
 from l2l_ray.config import EMBEDDED, DataConfig, LoopConfig, PriorConfig, RunConfig, SegmenterConfig
 from l2l_ray.errors import FREE_SPACE, CheckpointError, ConfigError
-from l2l_ray.files import replacing, replacing_folder
+from l2l_ray.files import replacing_folder
 from l2l_ray.loop.state.checkpoint import save_weights
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.segmenter.graph import ONNX, PROGRAM
 from l2l_ray.segmenter.model import Segmenter
+from l2l_ray.segmenter.text import load_tokenizer
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 FORMAT = 1
@@ -66,37 +69,41 @@ class Facts:
 
 
 def save_model(folder: Path, segmenter: Segmenter, config: RunConfig, facts: Facts) -> None:
-    """Write a model's folder: a new one, or over an earlier model, whose graphs go with it.
+    """Write a model's folder: a new one, or in the place of an earlier model, of which no file stays.
+
+    What else lies beside an earlier model is kept. When something fails, the earlier model is as it was.
 
     Raises:
         CheckpointError: It cannot be written.
         ConfigError: Something else lies there, or the files of an encoder cannot be read.
     """
     try:
-        if not _holds_model(folder):
-            with replacing_folder(folder.resolve()) as temporary:
-                _write(temporary, segmenter, config, facts)
-            return
-        for graph in (folder / PROGRAM, *folder.glob(f"{ONNX}*")):
-            graph.unlink(missing_ok=True)
-        _write(folder, segmenter, config, facts)
-    except OSError as error:
+        beside = _beside_model(folder)
+        with replacing_folder(folder.resolve()) as temporary:
+            _write(temporary, segmenter, config, facts)
+            for path in beside:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.copytree(path, temporary / path.name, symlinks=True)
+                else:
+                    shutil.copy2(path, temporary / path.name, follow_symlinks=False)
+    except (OSError, shutil.Error) as error:
         raise CheckpointError(f"cannot write the model to {folder}: {error}; {FREE_SPACE}") from error
 
 
-def _holds_model(folder: Path) -> bool:
-    """Whether an earlier model lies there; False where the folder is new or empty.
+def _beside_model(folder: Path) -> list[Path]:
+    """Return what lies beside an earlier model and is no part of it; nothing where the folder is new or empty.
 
     Raises:
-        ConfigError: Something else does.
+        ConfigError: No model lies there, but something else.
     """
     if (folder / "config.yaml").exists():
         raise ConfigError(f"{folder} is a run's folder; give another one for the model")
     if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
-        return False
+        return []
     try:
         if json.loads((folder / CONFIG).read_text())["library_name"] == _LIBRARY:
-            return True
+            of_model = [pattern.partition("/")[0] for pattern in _FILES]
+            return [path for path in folder.iterdir() if not any(fnmatch(path.name, each) for each in of_model)]
     except (OSError, ValueError, KeyError, TypeError):
         pass
     raise ConfigError(f"{folder} is there and holds no model of `l2l save` (no {CONFIG} of one); give another folder")
@@ -114,12 +121,9 @@ def _write(folder: Path, segmenter: Segmenter, config: RunConfig, facts: Facts) 
         "autocast": config.loop.autocast,
         **asdict(facts),
     }
-    with replacing(folder / WEIGHTS) as temporary:
-        save_weights(segmenter, temporary)
-    with replacing(folder / CONFIG) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-    with replacing(folder / CARD) as temporary:
-        temporary.write_text(model_card(config, facts))
+    save_weights(segmenter, folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps(content, indent=1) + "\n")
+    (folder / CARD).write_text(model_card(config, facts))
 
 
 def open_model(folder: Path) -> tuple[RunConfig, Facts]:
@@ -270,7 +274,7 @@ def _public(name: str) -> str:
 
 def _with_encoders(section: SegmenterConfig, folder: Path) -> SegmenterConfig:
     """Copy what builds the encoders, weights aside; return the section that finds them in the folder."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
     from transformers.image_processing_base import ImageProcessingMixin
 
     places: dict[str, str] = {}
@@ -279,11 +283,11 @@ def _with_encoders(section: SegmenterConfig, folder: Path) -> SegmenterConfig:
         if source == EMBEDDED:
             continue
         place = folder / part
-        place.mkdir(exist_ok=True)
+        place.mkdir()
         with checkpoint(f"segmenter.{part}", source, "an encoder") as options:
             AutoConfig.from_pretrained(source, **options).save_pretrained(place)
             if part == "text":
-                AutoTokenizer.from_pretrained(source, **options).save_pretrained(place)
+                load_tokenizer(source, options).save_pretrained(place)
                 places[part] = part
                 continue
             try:

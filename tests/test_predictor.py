@@ -149,6 +149,19 @@ def test_five_hundred_words_are_cut_as_in_training(predictor: Predictor, image_p
     assert len(prediction.expression.split()) == CONFIG.data.max_words
 
 
+def test_a_text_that_the_segmenter_does_not_read_to_its_end_is_named(
+    predictor: Predictor, image_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    predictor.predict(image_path, "left red circle")
+    assert "tokens" not in caplog.text
+    said = "the person in a dark jacket next to the wooden bench behind the parked bicycle, the one on the "
+    left, right = (predictor.predict(image_path, said + end) for end in ("left", "right"))
+    assert (left.expression, right.expression) == (said + "left", said + "right")
+    notes = [record.getMessage() for record in caplog.records if "tokens" in record.getMessage()]
+    assert len(notes) == 2 and f"reads the first {CONFIG.segmenter.max_text_tokens} of the" in notes[0]
+    assert repr(said + "left") in notes[0]
+
+
 def test_missing_and_truncated_images_are_named(predictor: Predictor, image_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.png.* cannot be read"):
         predictor.predict(image_path.with_name("gone.png"), "circle")

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from transformers import AutoTokenizer
 
 from l2l_ray import cli
 from l2l_ray.config import PriorConfig, RunConfig, SegmenterConfig
@@ -62,6 +64,8 @@ def test_encoders_from_elsewhere_are_built_from_the_folder_alone(tmp_path: Path,
     sources = {"backbone": tmp_path / "swin", "text": tmp_path / "bert"}
     save_swin(sources["backbone"], image_size=64)
     save_bert(sources["text"])
+    said = sources["text"] / "tokenizer_config.json"
+    said.write_text(json.dumps({**json.loads(said.read_text()), "padding_side": "left"}))
     section = SegmenterConfig(
         **{name: str(place) for name, place in sources.items()}, image_size=64, fusion_stride=16, pretrained=False
     )
@@ -70,6 +74,8 @@ def test_encoders_from_elsewhere_are_built_from_the_folder_alone(tmp_path: Path,
     save_model(tmp_path / "model", segmenter, config, Facts("l2l", 1, (0.5,)))
     for place in sources.values():
         shutil.rmtree(place)
+    # Graphs are given what this tokenizer makes.
+    assert AutoTokenizer.from_pretrained(tmp_path / "model/text").padding_side == "right"
     found, _ = open_model(tmp_path / "model")
     assert found.segmenter.backbone == str(tmp_path / "model" / "backbone")
     prediction = Predictor.from_pretrained(tmp_path / "model", mllm).predict(photo, "the cup")
@@ -137,14 +143,78 @@ def test_what_is_no_saved_model_is_not_written_over(
 def test_an_empty_folder_and_an_earlier_model_are_written_over(run_dir: Path, mllm: MllmPrior, tmp_path: Path) -> None:
     predictor = Predictor.from_run(run_dir, mllm)
     (folder := tmp_path / "model").mkdir()
-    for name in ("notes.txt", "segmenter.pt2", "segmenter.onnx.data"):
+    for name in ("notes.txt", "mine/notes.txt", "segmenter.pt2", "segmenter.onnx.data", "backbone/config.json"):
         predictor.save_pretrained(folder)
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("x")
         (folder / "README.md").write_text("an earlier card")
+    (folder / "link").symlink_to("mine")
     predictor.save_pretrained(folder)
-    left = {"config.json", "model.safetensors", "README.md", "notes.txt"}
-    assert {path.name for path in folder.iterdir()} == left, "graphs of earlier weights are gone"
+    left = {"config.json", "model.safetensors", "README.md", "notes.txt", "mine", "link"}
+    assert {path.name for path in folder.iterdir()} == left, "graphs and encoders of an earlier model are gone"
+    assert (folder / "link/notes.txt").read_text() == "x" and (folder / "link").is_symlink()
     assert "an earlier card" not in (folder / "README.md").read_text()
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.fixture
+def encoders(tmp_path: Path) -> dict[str, SegmenterConfig]:
+    """Give two sections whose encoders lie in folders of their own; those of the first say their mean and deviation."""
+    sections = {}
+    for name in ("one", "other"):
+        save_swin(tmp_path / name / "swin", image_size=64)
+        save_bert(tmp_path / name / "bert")
+        sections[name] = SegmenterConfig(
+            backbone=str(tmp_path / name / "swin"), text=str(tmp_path / name / "bert"), image_size=64, fusion_stride=16
+        )
+    said = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (tmp_path / "one/swin/preprocessor_config.json").write_text(json.dumps(said))
+    return sections
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_over_a_model_of_other_encoders_the_same_is_written_as_into_a_new_folder(
+    encoders: dict[str, SegmenterConfig], tmp_path: Path
+) -> None:
+    for place, names in (("over", ("one", "other")), ("new", ("other",))):
+        for name in names:
+            torch.manual_seed(0)
+            section = encoders[name]
+            save_model(tmp_path / place, Segmenter(section), RunConfig(segmenter=section), Facts("l2l", 1, ()))
+    assert _files(tmp_path / "over") == _files(tmp_path / "new")
+    means = {name: Segmenter(section).backbone.mean.flatten().tolist() for name, section in encoders.items()}
+    opened, _ = open_model(tmp_path / "over")
+    found = Segmenter(opened.segmenter.model_copy(update={"pretrained": False})).backbone.mean.flatten().tolist()
+    assert found == means["other"] != means["one"]
+
+
+def test_a_save_that_fails_leaves_the_earlier_model_as_it_was(
+    encoders: dict[str, SegmenterConfig], tmp_path: Path
+) -> None:
+    one, other = encoders.values()
+    save_model(tmp_path / "model", Segmenter(one), RunConfig(segmenter=one), Facts("l2l", 1, ()))
+    (tmp_path / "model/segmenter.onnx").write_text("a graph")
+    before = _files(tmp_path / "model")
+    segmenter = Segmenter(other)
+    shutil.rmtree(tmp_path / "other/bert")
+    with pytest.raises(ConfigError, match="segmenter.text"):
+        save_model(tmp_path / "model", segmenter, RunConfig(segmenter=other), Facts("l2l", 1, ()))
+    assert _files(tmp_path / "model") == before
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "one", "other"}
+
+
+def test_an_opened_model_is_saved_over_itself(
+    encoders: dict[str, SegmenterConfig], mllm: MllmPrior, tmp_path: Path
+) -> None:
+    section = encoders["one"]
+    save_model(tmp_path / "model", Segmenter(section), RunConfig(segmenter=section), Facts("l2l", 1, ()))
+    before = _files(tmp_path / "model")
+    Predictor.from_pretrained(tmp_path / "model", mllm).save_pretrained(tmp_path / "model")
+    after = _files(tmp_path / "model")
+    assert {name for name in {*before, *after} if before.get(name) != after.get(name)} == {"README.md"}
 
 
 def test_a_file_in_the_folders_place_stays(saved: Path, mllm: MllmPrior, tmp_path: Path) -> None:

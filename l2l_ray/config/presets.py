@@ -13,6 +13,10 @@ from l2l_ray.config.prior_section import PriorConfig
 from l2l_ray.config.run import RunConfig
 from l2l_ray.config.sections import ClusterConfig, DataConfig, LoopConfig, SegmenterConfig, SelectorConfig
 
+# Of BERT, which has 512 positions: two for each of the 64 words of `data.max_words`; RefCOCO's longest text has 39. A
+# batch is padded to its own longest text, so short ones cost no more.
+TEXT_TOKENS = 128
+
 
 def embedded_config() -> RunConfig:
     """Return the defaults: drawn shapes and tiny models of ours, for two CPU cores."""
@@ -77,6 +81,7 @@ def lavt_like_config() -> RunConfig:
         segmenter=SegmenterConfig(
             backbone="microsoft/swin-base-patch4-window12-384-in22k",
             text="google-bert/bert-base-uncased",
+            max_text_tokens=TEXT_TOKENS,
             image_size=480,
             train_backbone=True,
             width=256,
@@ -179,6 +184,7 @@ def photos_small_config() -> RunConfig:
         segmenter=SegmenterConfig(
             backbone="microsoft/swin-tiny-patch4-window7-224",
             text="google-bert/bert-base-uncased",
+            max_text_tokens=TEXT_TOKENS,
             image_size=384,
             train_backbone=True,
             width=192,

@@ -83,7 +83,10 @@ class SegmenterConfig(Section):
     )
     pretrained: bool = Field(True, description="False: the same encoders with random weights (for tests)")
     image_size: int = Field(96, ge=32, description="Side of the square image it sees, px (ours; 480 in LAVT)")
-    max_text_tokens: int = Field(24, ge=4, description="Tokens of an expression; what is longer is cut (20 in LAVT)")
+    max_text_tokens: int = Field(
+        24, ge=4, description="Tokens of an expression that the segmenter reads, at most the text encoder's positions; "
+        "longer ones are cut and counted (20 in LAVT)",
+    )  # fmt: skip
     width: int = Field(96, ge=16, description="Channels of the decoder and of the guidance tokens (ours)")
     train_backbone: bool = Field(
         False, description="Whether the image encoder's pretrained weights learn; a step costs a quarter less without"

@@ -63,29 +63,20 @@ class ImageStore:
         """Bytes of the images kept now."""
         return len(self._cache) * self._image_bytes
 
-    def get(
-        self, paths: Sequence[str], sent_ids: Sequence[int] | None = None, device: torch.device | str | None = None
-    ) -> Float[Tensor, "B 3 S S"]:
+    def get(self, paths: Sequence[str]) -> Float[Tensor, "B 3 S S"]:
         """Return images in [0, 1], in the order of `paths`.
 
         Args:
             paths: Image files; the same one may come several times.
-            sent_ids: One per path, only named in errors.
-            device: Where the batch is wanted; bytes travel, not floats.
         Raises:
-            DataError: If a file is missing or cannot be decoded; names path and sent_id.
+            BadPicture: If a file is missing or cannot be decoded; names the path.
         """
         futures = self._start(dict.fromkeys(paths))
-        known: dict[str, Pixels] = {}
-        for i, path in enumerate(paths):
-            if path not in known:
-                try:
-                    known[path] = futures[path].result() if path in futures else self._cached_or_decoded(path)
-                except BadPicture as error:
-                    owner = f"sent_id {sent_ids[i]}: " if sent_ids is not None else ""
-                    raise DataError(f"{owner}{error}") from error
-        batch = torch.from_numpy(np.stack([known[path] for path in paths]))
-        return batch.to(device).float().div_(255)
+        known = {
+            path: futures[path].result() if path in futures else self._cached_or_decoded(path)
+            for path in dict.fromkeys(paths)
+        }
+        return torch.from_numpy(np.stack([known[path] for path in paths])).float().div_(255)
 
     def prefetch(self, paths: Iterable[str]) -> None:
         """Start decoding in the background what is not kept yet; a later `get` picks it up, and reports any error."""

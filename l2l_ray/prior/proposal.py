@@ -40,7 +40,7 @@ _NO_BOX: BoxFrac = (0.0, 0.0, 1.0, 1.0)  # padding; its weight is 0
 
 @dataclass(frozen=True)
 class ProposalBatch:
-    """Soft proposals of a batch, with the candidates they are mixed from.
+    """Soft proposals of a batch.
 
     Example: `Proposer(PriorConfig()).proposals([prior, None], grid=16)`: has_prior is [True, False].
     """
@@ -48,8 +48,6 @@ class ProposalBatch:
     proposal: Float[Tensor, "B G G"]  # in [0, 1]; 0.5 everywhere where has_prior is False
     score: Float[Tensor, " B"]  # the prior's own score in [0, 1]; 0 where has_prior is False
     has_prior: Bool[Tensor, " B"]
-    candidates: Float[Tensor, "B K G G"]  # each alternative by itself; K = most candidates in the batch, at least 1
-    candidate_weight: Float[Tensor, "B K"]  # 1 = the best candidate; others in [0, 0.5]; 0 = padding
 
 
 class Proposer:
@@ -72,22 +70,18 @@ class Proposer:
             DataError: `proposal='sam'`, and a prior's masks cannot be read, or were never drawn.
         """
         if self.config.proposal == "sam":
-            return _mask_batch(priors, grid)
+            candidates, weight = _mask_candidates(priors, grid)
+        else:
+            candidates, weight = _box_candidates(priors, grid, self.config.box_softness)
         if self.config.proposal == "polygon":
-            return self._polygon_proposals(priors, grid)
-        return _box_batch(priors, grid, self.config.box_softness)
-
-    def _polygon_proposals(self, priors: Sequence[Prior | None], grid: int) -> ProposalBatch:
-        boxes = _box_batch(priors, grid, self.config.box_softness)
-        drawn = [p is not None and bool(p.polygons_xy_frac) for p in priors]
-        masks = [polygon_proposal(p.polygons_xy_frac, grid) for p in priors if p is not None and p.polygons_xy_frac]
-        if not masks:
-            return boxes
-        rows = torch.tensor(drawn)
-        candidates, weight = boxes.candidates.clone(), boxes.candidate_weight.clone()
-        candidates[rows], weight[rows] = 0.0, 0.0  # the polygons are one candidate: the union of the parts
-        candidates[rows, 0], weight[rows, 0] = torch.stack(masks), 1.0
-        return _batch(priors, candidates, weight)
+            for row, prior in enumerate(priors):
+                if prior is not None and prior.polygons_xy_frac:
+                    weight[row] = 0.0  # the polygons are one candidate: the union of the parts
+                    candidates[row, 0], weight[row, 0] = polygon_proposal(prior.polygons_xy_frac, grid), 1.0
+        has_prior = (weight > 0).any(dim=1)
+        score = torch.tensor([0.0 if prior is None else prior.score for prior in priors], dtype=torch.float32)
+        proposal = torch.where(has_prior[:, None, None], mix(candidates, weight), NO_PRIOR_PROB)
+        return ProposalBatch(proposal, score * has_prior, has_prior)
 
 
 def smooth_boxes(boxes_xyxy_frac: Float[Tensor, "*S 4"], grid: int, softness: float) -> Float[Tensor, "*S G G"]:
@@ -145,8 +139,13 @@ def mix(candidates: Float[Tensor, "B K G G"], weight: Float[Tensor, "B K"]) -> F
     return (candidates * weight[..., None, None]).amax(dim=1)
 
 
-def _box_batch(priors: Sequence[Prior | None], grid: int, softness: float) -> ProposalBatch:
-    """Proposals from boxes; a prior with polygons alone gets an empty candidate for the caller to fill."""
+# Candidates and their weights: K = most candidates of a prior in the batch, at least 1; weight 1 = the best candidate,
+# others in [0, 0.5], 0 = padding.
+_Candidates = tuple[Float[Tensor, "B K G G"], Float[Tensor, "B K"]]
+
+
+def _box_candidates(priors: Sequence[Prior | None], grid: int, softness: float) -> _Candidates:
+    """Return boxes; a prior with polygons alone gets an empty candidate for the caller to fill."""
     most = max((len(p.boxes_xyxy_frac) for p in priors if p is not None), default=1) or 1
     boxes, scores = [], []
     for prior in priors:
@@ -155,11 +154,11 @@ def _box_batch(priors: Sequence[Prior | None], grid: int, softness: float) -> Pr
         scores.append([*(prior.box_scores if prior else ()), *[-1.0] * (most - num)])  # -1 marks padding
     candidates = smooth_boxes(torch.tensor(boxes, dtype=torch.float32).view(-1, most, 4), grid, softness)
     padded_scores = torch.tensor(scores, dtype=torch.float32).view(-1, most)
-    return _batch(priors, candidates, _weights(padded_scores, padded_scores >= 0))
+    return candidates, _weights(padded_scores, padded_scores >= 0)
 
 
-def _mask_batch(priors: Sequence[Prior | None], grid: int) -> ProposalBatch:
-    """Proposals from masks; one without a pixel is no candidate."""
+def _mask_candidates(priors: Sequence[Prior | None], grid: int) -> _Candidates:
+    """Return masks; one without a pixel is no candidate."""
     most = max((len(p.masks) for p in priors if p is not None), default=1) or 1
     candidates, weight = torch.zeros(len(priors), most, grid, grid), torch.zeros(len(priors), most)
     for row, prior in enumerate(priors):
@@ -174,16 +173,7 @@ def _mask_batch(priors: Sequence[Prior | None], grid: int) -> ProposalBatch:
         scores = torch.tensor([prior.box_scores or prior.mask_scores])
         candidates[row, : len(masks)] = masks
         weight[row, : len(masks)] = _weights(scores, masks.flatten(1).amax(1)[None] > 0)[0]
-    return _batch(priors, candidates, weight)
-
-
-def _batch(
-    priors: Sequence[Prior | None], candidates: Float[Tensor, "B K G G"], weight: Float[Tensor, "B K"]
-) -> ProposalBatch:
-    has_prior = (weight > 0).any(dim=1)
-    score = torch.tensor([0.0 if prior is None else prior.score for prior in priors], dtype=torch.float32)
-    proposal = torch.where(has_prior[:, None, None], mix(candidates, weight), NO_PRIOR_PROB)
-    return ProposalBatch(proposal, score * has_prior, has_prior, candidates, weight)
+    return candidates, weight
 
 
 def _weights(scores: Float[Tensor, "B K"], valid: Bool[Tensor, "B K"]) -> Float[Tensor, "B K"]:

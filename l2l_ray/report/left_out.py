@@ -22,6 +22,7 @@ LEFT_OUT = {
 }
 STAYS = {
     "long_expression_cut": "the text is too long; it was cut, and is used",
+    "long_expression_tokens": "the segmenter reads the first segmenter.max_text_tokens tokens alone; raise that",
     "invalid_mask_unlabeled": "the mask cannot be read; used as an unlabeled photo",
     "mask_outside_image_unlabeled": "the mask lies outside its photo; used as an unlabeled one",
     "empty_mask_unlabeled": "the mask is empty; used as an unlabeled photo",

@@ -45,10 +45,17 @@ def require_buildable(config: SegmenterConfig) -> None:
     """Refuse a segmenter that cannot be made or cannot learn as its config says; no weights are made or read.
 
     Raises:
-        ConfigError: As `Segmenter` and `prepare_to_learn`.
+        ConfigError: As `Segmenter` and `prepare_to_learn`; or texts may get longer than the text encoder can read.
     """
     with torch.device("meta"):
-        prepare_to_learn(Segmenter(config.model_copy(update={"pretrained": False})), config)
+        segmenter = Segmenter(config.model_copy(update={"pretrained": False}))
+        most = segmenter.text.num_positions()
+        if most is not None and config.max_text_tokens > most:
+            raise ConfigError(
+                f"segmenter.max_text_tokens is {config.max_text_tokens}, expected at most the {most} positions of "
+                f"segmenter.text {config.text!r}; set it to {most}, or choose an encoder for longer texts"
+            )
+        prepare_to_learn(segmenter, config)
 
 
 def plain_state(segmenter: nn.Module) -> dict[str, Tensor]:

@@ -5,7 +5,8 @@ Inputs, for any number B of samples, L tokens of the text and P of the MLLM's ph
     images [B, 3, S, S] in [0, 1]      input_ids, attention_mask [B, L]      proposal [B, G, G] in [0, 1]
     prior_score [B]                    has_prior [B] bool                    phrase_ids, phrase_mask [B, P]
 
-The output is the mask's logits [B, G, G]. Tokens come from the tokenizer of the text encoder; proposals from the prior.
+The output is the mask's logits [B, G, G]. Tokens come from the tokenizer of the text encoder, padded
+on the right and cut at `segmenter.max_text_tokens`; proposals from the prior.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Text encoder: any `AutoModel` + `AutoTokenizer` pair that gives one vector per token (BERT and its kin).
 
 The shipped tiny pair has a byte-level BPE tokenizer: there is no unknown token, so a typo costs precision and never the
-word. Dropout is off (see `backbone`). Tokenising is separate from encoding, so data workers can do it.
+word. Dropout is off (see `backbone`). Tokenising is separate from encoding, and needs no weights.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,11 @@ from l2l_ray.config import SegmenterConfig
 from l2l_ray.errors import ConfigError
 from l2l_ray.plain_text import PlainText
 from l2l_ray.segmenter.backbone import WEIGHT_DTYPE, resolve_source, without_randomness
+
+_AT_ONCE = 1024  # expressions whose tokens are counted together: it bounds the memory
+_EXPECTED = "a text encoder such as BERT (AutoModel) or 'embedded'"
+# What transformers' encoders call their tables of absolute positions; relative and rotary ones bound no text.
+_POSITIONS = re.compile(r"(^|\.)((embed_)?positions?(al)?_embed\w*|embed_positions?|positions_embed|pos_emb(ed)?|wpe)$")
 
 
 @dataclass(frozen=True)
@@ -36,33 +42,21 @@ class TextTokens:
         """Return the tokens on another device."""
         return TextTokens(self.input_ids.to(device), self.attention_mask.to(device))
 
-    def __getitem__(self, index: Any) -> TextTokens:
-        """Return the samples that a slice, index tensor or mask over the batch selects."""
-        return TextTokens(self.input_ids[index], self.attention_mask[index])
 
-    def __len__(self) -> int:
-        """Return the number of expressions."""
-        return len(self.input_ids)
-
-
-class TextEncoder(nn.Module):
-    """One vector per token of an expression.
-
-    Attributes:
-        width: Channels of a token.
+class TextTokenizer:
+    """Expressions as token ids, cut at `max_text_tokens`; no weights are read.
 
     Raises:
-        ConfigError: If the checkpoint cannot be read, or its tokenizer cannot pad.
+        ConfigError: If the tokenizer cannot be read, knows no words or cannot pad.
+    Example: `TextTokenizer(SegmenterConfig())(["left red circle"])`
     """
 
     def __init__(self, config: SegmenterConfig) -> None:
-        """Load what `config.text` names; random weights of its architecture without `pretrained`."""
-        super().__init__()
+        """Load the tokenizer of what `config.text` names."""
         source = resolve_source(config.text, "text")
         self.max_text_tokens = config.max_text_tokens
-        with checkpoint("segmenter.text", source, "a text encoder such as BERT (AutoModel) or 'embedded'") as options:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(source, **options)
-            self.model = _load(source, config.pretrained, options)
+        with checkpoint("segmenter.text", source, _EXPECTED) as options:
+            self.tokenizer = load_tokenizer(source, options)
         # What transformers makes where the tokenizer's files are missing knows special tokens alone.
         if len(self.tokenizer) <= len(self.tokenizer.all_special_ids):
             raise ConfigError(
@@ -74,9 +68,8 @@ class TextEncoder(nn.Module):
                 f"segmenter.text: the tokenizer of {source!r} has no padding token; use an encoder such as BERT"
             )
         self._plain_text = PlainText(self.tokenizer)
-        self.width: int = self.model.config.hidden_size
 
-    def tokenize(self, expressions: Sequence[str]) -> TextTokens:
+    def __call__(self, expressions: Sequence[str]) -> TextTokens:
         """Return token ids on the CPU, padded to the longest of the batch and cut at `max_text_tokens`.
 
         Any text is allowed; special tokens spelled in it are text.
@@ -91,10 +84,59 @@ class TextEncoder(nn.Module):
         )
         return TextTokens(encoded["input_ids"], encoded["attention_mask"])
 
+    def num_tokens(self, expressions: Sequence[str]) -> list[int]:
+        """Return how many tokens each expression has before it is cut, those that begin and end a sentence included."""
+        found: list[int] = []
+        for start in range(0, len(expressions), _AT_ONCE):
+            plain = [self._plain_text(expression) for expression in expressions[start : start + _AT_ONCE]]
+            found += map(len, self.tokenizer(plain, verbose=False)["input_ids"])  # verbose says that some are long
+        return found
+
+
+class TextEncoder(nn.Module):
+    """One vector per token of an expression.
+
+    Attributes:
+        tokenize: Makes its input of expressions.
+        width: Channels of a token.
+
+    Raises:
+        ConfigError: If the checkpoint cannot be read, or as `TextTokenizer`.
+    """
+
+    def __init__(self, config: SegmenterConfig) -> None:
+        """Load what `config.text` names; random weights of its architecture without `pretrained`."""
+        super().__init__()
+        source = resolve_source(config.text, "text")
+        self.tokenize = TextTokenizer(config)
+        with checkpoint("segmenter.text", source, _EXPECTED) as options:
+            self.model = _load(source, config.pretrained, options)
+        self.width: int = self.model.config.hidden_size
+
+    def num_positions(self) -> int | None:
+        """Return for how many tokens the encoder has positions; None = any number, as with relative ones."""
+        tables = [
+            table.num_embeddings - (getattr(table, "offset", 0) if table.padding_idx is None else table.padding_idx + 1)
+            for name, table in self.model.named_modules()
+            if isinstance(table, nn.Embedding) and _POSITIONS.search(name)
+        ]
+        said = getattr(self.model.config, "max_position_embeddings", None)  # some tables have rows that are never read
+        return min([*tables, *([said] if said else [])]) if tables else None
+
     def forward(self, tokens: TextTokens) -> Float[Tensor, "B L D"]:
         """Return the last hidden states; vectors at padding are meaningless and must be masked by the caller."""
         hidden: Tensor = self.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
         return hidden
+
+
+def load_tokenizer(source: str, hub_options: dict[str, Any]) -> Any:
+    """Load a tokenizer that pads and cuts at the end, whatever its checkpoint says: the first token is the sentence's.
+
+    Args:
+        source: Folder or id on the hub.
+        hub_options: Of `checkpoint`.
+    """
+    return AutoTokenizer.from_pretrained(source, padding_side="right", truncation_side="right", **hub_options)
 
 
 def _load(source: str, pretrained: bool, hub_options: dict[str, Any]) -> Any:

@@ -93,6 +93,7 @@ def test_a_run_over_broken_data_ends_and_lists_what_it_left_out(whole_run: RunFo
         "truncated_image": num_truncated,
         "empty_expression": len(empty),
         "long_expression_cut": 1,
+        "long_expression_tokens": 1,
         "mask_outside_image": num_outside,
     }
     page = (run.path / "report.html").read_text()

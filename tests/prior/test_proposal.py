@@ -85,15 +85,15 @@ def test_batch_with_missing_priors() -> None:
     assert batch.has_prior.tolist() == [True, False, False, True]
     torch.testing.assert_close(batch.score, torch.tensor([0.8, 0.0, 0.0, 0.8]))
     assert (batch.proposal[1:3] == 0.5).all()
-    torch.testing.assert_close(batch.candidate_weight, torch.tensor([[1.0, 0], [0, 0], [0, 0], [0.25, 1]]))
-    torch.testing.assert_close(batch.proposal[3], box_proposal([LEFT, RIGHT], [0.3, 0.6], 16, 0.08))
-    torch.testing.assert_close(batch.candidates[3, 0], box_proposal([LEFT], [1.0], 16, 0.08))
+    left, middle, right = (box_proposal([box], [1.0], 16, 0.08) for box in (LEFT, MIDDLE, RIGHT))
+    torch.testing.assert_close(batch.proposal[0], middle)
+    torch.testing.assert_close(batch.proposal[3], torch.maximum(right, 0.25 * left))
     assert ((batch.proposal >= 0) & (batch.proposal <= 1)).all()
 
 
 def test_a_batch_of_no_priors_at_all() -> None:
     batch = Proposer(PriorConfig(proposal="polygon")).proposals([None, None], 4)
-    assert (batch.proposal == 0.5).all() and batch.candidates.shape == (2, 1, 4, 4)
+    assert (batch.proposal == 0.5).all() and batch.proposal.shape == (2, 4, 4)
 
 
 def test_rows_do_not_depend_on_the_batch() -> None:
@@ -140,7 +140,6 @@ def test_polygon_proposals_fall_back_to_boxes() -> None:
     assert torch.equal(batch.proposal[2], batch.proposal[0])
     torch.testing.assert_close(batch.proposal[1], box_proposal([LEFT], [1.0], 8, 0.08))
     assert batch.has_prior.tolist() == [True, True, True, False]
-    assert batch.candidate_weight[0].tolist() == [1, 0]
 
 
 def drawn(*masks: Any, boxes: int = 0, scores: tuple[float, ...] = (), points: Any = ()) -> Prior:
@@ -169,25 +168,23 @@ def test_a_mask_is_the_proposal_and_the_box_is_not_drawn() -> None:
 
 def test_masks_of_boxes_weigh_as_their_boxes() -> None:
     batch = SAM.proposals([drawn(BOTTOM, TOP, boxes=2, scores=(0.2, 0.8)), drawn(TOP, boxes=1, scores=(0.1,))], 8)
-    assert batch.candidates.shape == (2, 2, 8, 8)
-    torch.testing.assert_close(batch.candidate_weight, torch.tensor([[0.125, 1.0], [1.0, 0.0]]))
     torch.testing.assert_close(batch.proposal[0], torch.cat([torch.ones(4, 8), torch.full((4, 8), 0.125)]))
+    assert torch.equal(batch.proposal[1], torch.cat([torch.ones(4, 8), torch.zeros(4, 8)]))
 
 
 def test_of_a_points_masks_the_best_is_the_label_and_the_others_show() -> None:
     whole, part = block(slice(0, 16), slice(0, 8)), block(slice(0, 8), slice(0, 8))
     batch = SAM.proposals([drawn(whole, part, TOP, scores=(0.9, 0.95, 0.1), points=POINT)], 8)
-    torch.testing.assert_close(batch.candidate_weight[0], torch.tensor([0.9, 1.9, 0.1]) / torch.tensor([1.9, 1.9, 1.9]))
-    assert batch.candidates.shape == (1, 3, 8, 8)
-    assert torch.equal(batch.proposal[0] > 0.5, batch.candidates[0, 1] > 0.5), "the best one, not the union of all"
-    assert (batch.proposal[0, 4:, :4] > 0.4).all(), "which is shown all the same"
+    expected = torch.zeros(8, 8)
+    expected[:4], expected[:, :4], expected[:4, :4] = 0.1 / 1.9, 0.9 / 1.9, 1.0
+    torch.testing.assert_close(batch.proposal[0], expected)
 
 
 def test_a_mask_without_a_pixel_is_no_candidate() -> None:
     batch = SAM.proposals(
         [drawn(NOTHING, TOP, scores=(0.9, 0.8), points=POINT), drawn(NOTHING, boxes=1, scores=(1.0,))], 8
     )
-    assert batch.candidate_weight.tolist() == [[0.0, 1.0], [0.0, 0.0]]
+    assert torch.equal(batch.proposal[0], torch.cat([torch.ones(4, 8), torch.zeros(4, 8)]))
     assert batch.has_prior.tolist() == [True, False] and (batch.proposal[1] == 0.5).all()
 
 

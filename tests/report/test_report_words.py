@@ -26,7 +26,7 @@ def test_what_was_left_out_is_counted_by_reason_with_the_names_of_its_photos() -
 
 
 def test_what_stays_with_a_change_is_told_apart_from_what_was_left_out() -> None:
-    kinds = [*["long_expression_cut"] * 3, "empty_mask_unlabeled", "empty_mask"]
+    kinds = [*["long_expression_cut"] * 3, "long_expression_tokens", "empty_mask"]
     found = left_out([skip(kind, "x.jpg") for kind in kinds])
     assert [(entry.stays, entry.num) for entry in found] == [(False, 1), (True, 3), (True, 1)]
 

@@ -12,7 +12,7 @@ from transformers import BitConfig
 
 from l2l_ray.config import SegmenterConfig
 from l2l_ray.errors import ConfigError
-from l2l_ray.segmenter.adapters import plain_state, prepare_to_learn
+from l2l_ray.segmenter.adapters import plain_state, prepare_to_learn, require_buildable
 from l2l_ray.segmenter.losses import segmentation_loss
 from l2l_ray.segmenter.model import Segmenter, SegmenterOutput
 from tests.tiny_models import save_bert, save_swin
@@ -67,6 +67,14 @@ def _learn(segmenter: Segmenter, steps: int = 1, lr: float = 1e-2) -> list[float
 
 def _learning(segmenter: Segmenter) -> set[str]:
     return {name for name, p in segmenter.named_parameters() if p.requires_grad}
+
+
+def test_more_tokens_than_the_text_encoder_has_positions_are_refused(section: SegmenterConfig) -> None:
+    require_buildable(_changed(section, max_text_tokens=32))
+    with pytest.raises(
+        ConfigError, match=r"max_text_tokens is 33, expected at most the 32 positions of .*bert.* to 32"
+    ):
+        require_buildable(_changed(section, max_text_tokens=33))
 
 
 @pytest.mark.parametrize(("backbone", "text"), [(True, True), (True, False), (False, True), (False, False)])

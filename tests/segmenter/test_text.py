@@ -1,16 +1,31 @@
 """Text encoder: tokens of odd inputs, nothing unknown, padding without effect."""
 
+import json
+
 import pytest
 import torch
 from tokenizers import Tokenizer
-from transformers import BertConfig, BertModel, GPT2Config, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    CLIPTextConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    GPT2Config,
+    ModernBertConfig,
+    OPTConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+)
 
 from l2l_ray.config import SegmenterConfig
 from l2l_ray.errors import ConfigError
-from l2l_ray.segmenter.text import TextEncoder, TextTokens
+from l2l_ray.segmenter.text import TextEncoder, TextTokenizer, TextTokens
 from tests.tiny_models import save_bert
 
 TEXTS = ["", "left red circle", "the seccond brwon ☂ thing", "ÀÉ 红色的圆 🙂", " ".join(["star"] * 500)]
+
+SIZE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +44,7 @@ def test_tokens_are_padded_to_the_longest_and_cut_at_the_limit(encoder):
 
 @pytest.mark.parametrize("text", ["left red circle", "teh crcle 2nd form left", "红色的圆 🙂", "x" * 12])
 def test_nothing_is_unknown_so_text_survives_the_round_trip(encoder, text):
-    tokenizer = encoder.tokenizer
+    tokenizer = encoder.tokenize.tokenizer
     assert tokenizer.unk_token is None
     ids = tokenizer(text)["input_ids"]
     assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text
@@ -39,9 +54,66 @@ def test_nothing_is_unknown_so_text_survives_the_round_trip(encoder, text):
     "text", ["[SEP]", "[CLS] [PAD]", "<|im_end|>", "\ud800", "\x00", "?!", "{}", "\u05e9\u05dc", "x" * 100_000]
 )
 def test_any_text_is_text(encoder, text):
-    special = {encoder.tokenizer.sep_token_id, encoder.tokenizer.cls_token_id, encoder.tokenizer.pad_token_id}
+    special = {
+        encoder.tokenize.tokenizer.sep_token_id,
+        encoder.tokenize.tokenizer.cls_token_id,
+        encoder.tokenize.tokenizer.pad_token_id,
+    }
     ids = encoder.tokenize([text]).input_ids[0].tolist()
     assert not special & set(ids[1:-1])
+
+
+def test_tokens_are_counted_before_they_are_cut(encoder):
+    lengths = encoder.tokenize.num_tokens(TEXTS * 500)
+    assert lengths[: len(TEXTS)] * 500 == lengths
+    assert lengths[0] == 2 and lengths[4] > 500
+    assert lengths[1] == encoder.tokenize([TEXTS[1]]).input_ids.shape[1]
+    assert encoder.tokenize.num_tokens([]) == []
+
+
+def test_a_tokenizer_that_pads_and_cuts_on_the_left_is_made_to_do_so_on_the_right(tmp_path):
+    found = {}
+    for side in ("left", "right"):
+        save_bert(tmp_path / side)
+        path = tmp_path / side / "tokenizer_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "padding_side": side, "truncation_side": side}))
+        found[side] = TextTokenizer(SegmenterConfig(text=str(tmp_path / side), max_text_tokens=6))(
+            ["red circle", "the small blue square in the left"]
+        )
+    assert torch.equal(found["left"].input_ids, found["right"].input_ids)
+    assert found["left"].attention_mask.tolist() == [[1, 1, 1, 1, 0, 0], [1] * 6]
+
+
+# RoBERTa's first two positions are for padding, OPT's are not used; relative and rotary ones go on without end.
+@pytest.mark.parametrize(
+    ("config", "positions"),
+    [
+        (BertConfig(max_position_embeddings=32, **SIZE), 32),
+        (RobertaConfig(max_position_embeddings=34, pad_token_id=1, **SIZE), 32),
+        (DistilBertConfig(max_position_embeddings=32, dim=16, n_layers=1, n_heads=2, hidden_dim=16), 32),
+        (CLIPTextConfig(max_position_embeddings=32, **SIZE), 32),
+        (GPT2Config(n_positions=32, n_embd=16, n_layer=1, n_head=2), 32),
+        (OPTConfig(max_position_embeddings=32, ffn_dim=16, word_embed_proj_dim=16, **SIZE), 32),
+        (
+            DebertaV2Config(max_position_embeddings=32, relative_attention=True, position_biased_input=False, **SIZE),
+            None,
+        ),
+        (ModernBertConfig(max_position_embeddings=32, pad_token_id=0, **SIZE), None),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_an_encoder_reads_as_many_tokens_as_it_says(tmp_path, encoder, config, positions):
+    encoder.tokenize.tokenizer.save_pretrained(tmp_path)
+    config.vocab_size = len(encoder.tokenize.tokenizer)
+    config.save_pretrained(tmp_path)
+    made = TextEncoder(SegmenterConfig(text=str(tmp_path), pretrained=False, max_text_tokens=40))
+    assert made.num_positions() == positions
+    ids = torch.full((1, positions or 40), 5)
+    assert made(TextTokens(ids, torch.ones_like(ids))).isfinite().all()
+    if positions is not None:
+        ids = torch.full((1, positions + 1), 5)
+        with pytest.raises((IndexError, RuntimeError, ValueError)):
+            made(TextTokens(ids, torch.ones_like(ids)))
 
 
 def test_capitals_do_not_matter(encoder):
@@ -65,19 +137,10 @@ def test_training_mode_is_deterministic_and_every_weight_gets_a_gradient(encoder
     encoder.zero_grad()
 
 
-def test_tokens_select_and_move(encoder):
-    tokens = encoder.tokenize(TEXTS)
-    assert len(tokens) == 5
-    chosen = tokens[torch.tensor([3, 1])].to("cpu")
-    assert isinstance(chosen, TextTokens)
-    assert torch.equal(chosen.input_ids, tokens.input_ids[[3, 1]])
-    assert torch.equal(chosen.attention_mask, tokens.attention_mask[[3, 1]])
-
-
 def test_bert_of_another_width_loads_without_pooler_and_dropout(tmp_path, encoder):
-    encoder.tokenizer.save_pretrained(tmp_path)
+    encoder.tokenize.tokenizer.save_pretrained(tmp_path)
     BertConfig(
-        vocab_size=len(encoder.tokenizer),
+        vocab_size=len(encoder.tokenize.tokenizer),
         hidden_size=32,
         num_hidden_layers=1,
         num_attention_heads=2,
@@ -108,7 +171,7 @@ def test_missing_folder_is_named(tmp_path):
 
 
 def test_tokenizer_without_padding_is_refused(tmp_path, encoder):
-    backend = Tokenizer.from_str(encoder.tokenizer.backend_tokenizer.to_str())
+    backend = Tokenizer.from_str(encoder.tokenize.tokenizer.backend_tokenizer.to_str())
     backend.no_padding()
     PreTrainedTokenizerFast(tokenizer_object=backend, cls_token="[CLS]").save_pretrained(tmp_path)
     GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=len(backend.get_vocab())).save_pretrained(tmp_path)

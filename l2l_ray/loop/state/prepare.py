@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from l2l_ray.config import EMBEDDED, DataConfig, RunConfig
 from l2l_ray.data.images import ImageStore
@@ -39,6 +39,9 @@ from l2l_ray.selector.registry import spec_of
 from l2l_ray.storage import place
 from l2l_ray.types import Example, LabeledExample, Skip
 from l2l_ray.wording import counted, file_names, first_of
+
+if TYPE_CHECKING:
+    from l2l_ray.segmenter.text import TextTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -119,11 +122,14 @@ def prepare(config: RunConfig, run: RunFolder) -> RunData:
     require_same_data(config, run)
     if run.examples_path("labeled").exists() and (run.path / "skips.jsonl").exists() and not lost:
         return _read(run)
-    from l2l_ray.segmenter.adapters import require_buildable  # transformers: whoever only reads a run needs none of it
+    # Transformers come here: whoever only reads a run needs none of it.
+    from l2l_ray.segmenter.adapters import require_buildable
+    from l2l_ray.segmenter.text import TextTokenizer
 
     require_buildable(config.segmenter)  # before the language model is asked for hours
     candidates = candidates_of(config)
     data, skips = _usable(config, run.methods, candidates)
+    skips += _cut_tokens(TextTokenizer(config.segmenter), data)
     record = DataRecord() if config.data.root == EMBEDDED else candidates.record(DataRecord())
     run.create()
     if not lost:
@@ -225,6 +231,17 @@ def _usable(config: RunConfig, methods: Sequence[str], found: Candidates) -> tup
             "from: each is a part of its own"
         )
     return RunData(labeled, unlabeled, splits, Facts(found.labeled_frac, val_source, tuple(notices))), skips
+
+
+def _cut_tokens(tokenizer: TextTokenizer, data: RunData) -> Iterator[Skip]:
+    """Yield a notice for each text that the segmenter does not read to its end: two texts may be one to it."""
+    most = tokenizer.max_text_tokens
+    for name in data.prior_order:
+        rows = data.examples(name)
+        for row, num in zip(rows, tokenizer.num_tokens([row.expression for row in rows]), strict=True):
+            if num > most:
+                reason = f"{num} tokens, cut to segmenter.max_text_tokens={most} for the segmenter; the item stays"
+                yield Skip("long_expression_tokens", row.sent_id, row.image_path, reason)
 
 
 def unused_texts(config: RunConfig, run: RunFolder) -> list[Example]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from l2l_ray.data.split_files import write_split
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.state.candidates import data_root
 from l2l_ray.loop.state.example_files import read_examples
+from l2l_ray.loop.state.opening import opening_text
 from l2l_ray.loop.state.prepare import Facts, RunData, missing_splits, prepare, read_facts, require_same_data
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.types import LabeledExample
@@ -71,6 +73,27 @@ def test_what_is_left_out_is_listed(config: RunConfig, tmp_path: Path) -> None:
     sets = prepare(config, run)
     assert len(sets.splits["val"]) == 2
     assert [(skip.kind, skip.sent_id) for skip in run.skips()] == [("missing_image", 60), ("missing_image", 61)]
+
+
+def test_texts_that_the_segmenter_does_not_read_to_their_end_are_counted(config: RunConfig, tmp_path: Path) -> None:
+    said = "the person in a dark jacket next to the wooden bench behind the parked bicycle, the one on the "
+
+    def lengthen(refs: list[dict[str, Any]]) -> None:
+        for ref in refs:
+            ref["sentences"][0]["sent"] = f"{said}left"
+
+    edit_refs(tmp_path / "refer", lengthen)
+    run = RunFolder.open(config)
+    sets = prepare(config, run)
+    used = [row for name in sets.prior_order for row in sets.examples(name)]
+    long = {row.sent_id for row in used if row.expression.startswith(said)}
+    assert {(skip.kind, skip.sent_id) for skip in run.skips()} == {("long_expression_tokens", each) for each in long}
+    assert all(any(row.sent_id in long for row in sets.examples(name)) for name in sets.prior_order)
+    assert re.fullmatch(r"\d\d tokens, cut to segmenter.max_text_tokens=24 .*; the item stays", run.skips()[0].reason)
+    assert f"note       {len(long)} texts: the segmenter reads the first" in opening_text(config, sets, run.skips())
+    raised = changed(config, name="raised", segmenter={"max_text_tokens": 128})
+    prepare(raised, run := RunFolder.open(raised))
+    assert run.skips() == []
 
 
 def test_without_a_train_split_there_is_a_clear_error(config: RunConfig, tmp_path: Path) -> None:
