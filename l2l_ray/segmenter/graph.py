@@ -12,6 +12,7 @@ on the right and cut at `segmenter.max_text_tokens`; proposals from the prior.
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,16 @@ def save_graph(segmenter: Segmenter, folder: Path, as_onnx: bool) -> Path:
     path = folder / (ONNX if as_onnx else PROGRAM)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if as_onnx:
-            made = torch.onnx.export(program, dynamo=True, input_names=list(INPUTS), verbose=False)
-            assert made is not None, "dynamo=True gives a program"
-            made.save(path)
-        else:
-            torch.export.save(program, path)
+        with warnings.catch_warnings():
+            # Of torch's own code; and of weights that share memory, which are on the CPU here, where that is no matter.
+            warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec", FutureWarning)
+            warnings.filterwarnings("ignore", "No complete tensor found in the group", UserWarning)
+            if as_onnx:
+                made = torch.onnx.export(program, dynamo=True, input_names=list(INPUTS), verbose=False)
+                assert made is not None, "dynamo=True gives a program"
+                made.save(path)
+            else:
+                torch.export.save(program, path)
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error}; {FREE_SPACE}") from error
     return path
