@@ -26,7 +26,7 @@ from l2l_ray.datatools.inventory import take_inventory
 from l2l_ray.datatools.label_studio import read_label_studio
 from l2l_ray.datatools.row_files import TABLES, read_json, read_rows
 from l2l_ray.doubt import Doubt
-from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.errors import ConfigError, DataError, L2LError
 from l2l_ray.files import replacing
 from l2l_ray.jsonl import read_lines
 from l2l_ray.loop.estimate import estimate
@@ -203,24 +203,33 @@ def dry_run(source: Source, config: RunConfig, say: Say) -> int:
         trial = config.model_copy(
             update={"run_root": place, "data": config.data.model_copy(update={"root": f"{place}/data"})}
         )
-        _copy_data_set(config, trial)
-        status = _bring_in(source, trial, lambda line: say(_meant(line, trial.data.root, config.data.root)))
-        ready = _next_run(config, trial, say)
-        if RunFolder(ready.run_dir, ready).finished:
-            say(f"nothing would be done: {ready.run_dir} is finished and nothing has changed since")
-            return status
-        run = RunFolder(trial.run_dir, trial)
-        if not (Path(config.data.root) / config.data.dataset / PROBLEMS_FILE).exists():
-            (Path(trial.data.root) / trial.data.dataset / PROBLEMS_FILE).unlink(missing_ok=True)  # said above
-        data = prepare(trial, run)
-        say(_meant(opening_text(trial, data, run.skips()), trial.data.root, config.data.root))
-        say(f"would take {estimate(trial, data).line}; less where the language model was asked the same before")
+        try:
+            return _tried(source, config, trial, lambda line: say(_meant(line, place, str(config.root))))
+        except L2LError as error:  # its paths would be gone when somebody reads it
+            error.args = tuple(_meant(a, place, str(config.root)) if isinstance(a, str) else a for a in error.args)
+            raise
+
+
+def _tried(source: Source, config: RunConfig, trial: RunConfig, say: Say) -> int:
+    """Import and prepare a run in the folders of a trial; arguments as in `dry_run`."""
+    _copy_data_set(config, trial)
+    status = _bring_in(source, trial, say)
+    ready = _next_run(config, trial, say)
+    if RunFolder(ready.run_dir, ready).finished:
+        say(f"nothing would be done: {ready.run_dir} is finished and nothing has changed since")
+        return status
+    run = RunFolder(trial.run_dir, trial)
+    if not (Path(config.data.root) / config.data.dataset / PROBLEMS_FILE).exists():
+        (Path(trial.data.root) / trial.data.dataset / PROBLEMS_FILE).unlink(missing_ok=True)  # said above
+    data = prepare(trial, run)
+    say(opening_text(trial, data, run.skips()))
+    say(f"would take {estimate(trial, data).line}; less where the language model was asked the same before")
     say(f"would write {ready.run_dir}; nothing was kept: leave --dry-run out to begin")
     return status
 
 
 def _meant(line: str, tried: str, real: str) -> str:
-    """Return a line of an import that was tried elsewhere as the real one would say it."""
+    """Return a line about what was tried below another folder as the real one would say it."""
     verbs = {f"wrote {tried}": f"would write {real}", f"updated {tried}": f"would update {real}", tried: real}
     for found, said in verbs.items():
         line = line.replace(found, said)

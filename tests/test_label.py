@@ -131,6 +131,34 @@ def test_a_dry_run_names_no_file_that_it_does_not_keep(
     assert "import-problems.txt" not in printed.out and "l2l-dry-" not in printed.out
 
 
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_without_masks_the_error_says_a_way_that_holds(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
+) -> None:
+    for number in range(NUM_MASKS):
+        (photos / f"p{number}_mask.png").unlink()
+    assert cli.main(["label", str(photos), *QUICK, *more]) == 1
+    said = capsys.readouterr().err
+    assert "No train photo has a mask; add masks of two at least, then give the same command again" in said
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_an_error_of_a_dry_run_names_the_folder_that_is_meant(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["label", str(photos), *QUICK]
+    table = tmp_path / "own.csv"
+    table.write_text("image,expression,split\np1.png,the red circle,val\n")
+    cli.main(["label", str(table), "--images", str(photos), *QUICK])
+    folder = tmp_path / "home" / "data" / "own"
+    table.write_text("image,expression,split\np2.png,the red circle,val\n")
+    (folder / "refs(own).p").write_bytes(b"no pickle")
+    capsys.readouterr()
+    assert cli.main([*words[:1], str(table), "--images", str(photos), *QUICK, "--dry-run"]) == 1
+    said = capsys.readouterr().err
+    assert str(folder) in said and "l2l-dry-" not in said
+
+
 def test_two_sources_of_one_name_do_not_become_one(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
