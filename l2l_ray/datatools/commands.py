@@ -97,7 +97,7 @@ def import_(words: Sequence[str], say: Say) -> int:
             )
             writer.notices.append(Notice(str(writer.folder), text))
         update = merge(writer) if given.update and writer.refs else None
-        problems += update.problems if update else []
+        problems = [*map(update.as_it_is, problems), *update.problems] if update else problems
         _list(problems, say)
         _tell(writer.notices, say)
         if not writer.refs:
@@ -109,7 +109,7 @@ def import_(words: Sequence[str], say: Say) -> int:
             )
         unusable = {ref.get(UNUSABLE) for ref in writer.refs}  # kept with these
         writer.problems = [str(problem) for problem in gathered([p for p in problems if str(p) not in unusable])]
-        folder = writer.write() if update is None or update.num_changes or writer.solved else writer.folder
+        folder = writer.write() if update is None or update.num_changes or writer.tells_else() else writer.folder
         num_truths = sum("ann_id" in ref or "ann_ids" in ref for ref in writer.refs)
         sentences = sum(len(ref["sentences"]) for ref in writer.refs)
         if update:
@@ -248,6 +248,7 @@ def _convert(given: argparse.Namespace, writer: ReferWriter) -> list[Problem]:
     from l2l_ray.datatools.label_studio import read_label_studio
     from l2l_ray.datatools.review import read_review
     from l2l_ray.datatools.row_files import read_rows
+    from l2l_ray.datatools.texts_beside import note_texts_beside
 
     first: Path = given.sources[0]
     if given.kind == "jxu124":
@@ -272,8 +273,10 @@ def _convert(given: argparse.Namespace, writer: ReferWriter) -> list[Problem]:
         rows = chain.from_iterable(map(read_rows, given.sources))
     if isinstance(images, StorePath):
         raise DataError(f"the photos lie in {images}; copy that folder to this machine, and name it by --images")
-    from_viewer = given.kind == "labelstudio"
-    return import_rows(rows, images, given.masks or images, writer, from_viewer)
+    problems = import_rows(rows, images, given.masks or images, writer, from_viewer=given.kind == "labelstudio")
+    if given.kind == "folder":
+        note_texts_beside(writer.refs)
+    return problems
 
 
 def _usual_split_by(given: argparse.Namespace) -> str:

@@ -3,10 +3,10 @@
 Beside each picture lies a text file of the same name with one expression of its object per line. The object's mask,
 where there is one, is `<name>_mask.png`, or of another ending that pictures have; or `<name>.png` when the picture is
 no PNG, if that looks like a mask: of the picture's size, and nearly all of it in two colors, of which one is black or
-transparent. A picture without a text that may be a mask is named with what it should be called. Two pictures or masks of one name are refused, as nothing says which of them is meant. A folder at the top
-that is called train, val, test, testA, testB or testC gives the split; pictures in one called Test or validation are
-refused, as they would become train data. Hidden files are not used, links to folders are not
-followed, and both is said.
+transparent. A picture without a text that may be a mask is named with what it should be called. Two pictures or masks
+of one name are refused, as nothing says which of them is meant. A folder at the top that is called train, val, test,
+testA, testB or testC gives the split; pictures in one called Test or validation are refused, as they would become train
+data. Hidden files are not used, links to folders are not followed, and both is said.
 """
 
 from __future__ import annotations
