@@ -22,8 +22,8 @@ from l2l_ray.config import RunConfig, load_config
 from l2l_ray.data.layout import ALL_PICTURES, PROBLEMS_FILE, plain_name
 from l2l_ray.datatools.commands import data_command
 from l2l_ray.datatools.export import index_of, is_as_written, require_place
-from l2l_ray.datatools.inventory import take_inventory
 from l2l_ray.datatools.label_studio import read_label_studio
+from l2l_ray.datatools.left_behind import left_behind
 from l2l_ray.datatools.row_files import TABLES, read_json, read_rows
 from l2l_ray.doubt import Doubt
 from l2l_ray.errors import ConfigError, DataError, L2LError
@@ -283,23 +283,11 @@ def _note(folder: Path) -> Path:
 
 
 def _gone(source: Source, config: RunConfig, folder: Path) -> Iterator[str]:
-    """Say which texts of the data set its source no longer has: an update adds, and takes nothing away."""
+    """Say what of the data set its source no longer has."""
     with tempfile.TemporaryDirectory(prefix="l2l-source-") as place:
         now = config.model_copy(update={"data": config.data.model_copy(update={"root": place})})
         data_command(source.import_words(now), lambda line: None)
-        kept = _texts(Path(place) / folder.name)
-    gone = sorted(_texts(folder) - kept)
-    if gone:
-        yield (
-            f"{len(gone)} texts are no longer in {source.path} and stay in the data set, such as {gone[0][1]!r} of "
-            f"{gone[0][0]}; to begin afresh without corrections, remove {folder}"
-        )
-
-
-def _texts(folder: Path) -> set[tuple[str, str]]:
-    """Return photo and text of every item of a data set."""
-    inventory = take_inventory(folder)
-    return {(inventory.path(item.image_id).name, text) for item in inventory.items for _, text in item.sentences}
+        yield from left_behind(folder, Path(place) / folder.name, source.path, source.kind)
 
 
 def _copy_data_set(config: RunConfig, trial: RunConfig) -> None:
