@@ -75,7 +75,7 @@ def merge(writer: ReferWriter) -> Update:
     Args:
         writer: Made with `update`; its `write` then replaces the data set.
     Raises:
-        DataError: The data set cannot be read, or has malformed entries.
+        DataError: The data set cannot be read, or has malformed records.
     """
     refused: dict[int, Problem] = {}
     while True:
@@ -136,10 +136,10 @@ class _Merger(Tables):
             places = without_parts(places, self.refs)
             if len(places) > 1:
                 places = self._meant(ref, places)
-            if not places and (place := self._beside.meant(ref, image_id)) is not None:
-                places = [place] if self._may_change(self.refs[place], ref) else []
+            if not places and (known := self._beside.meant(ref, image_id)) is not None:
+                places = [known] if self._may_change(self.refs[known], ref) else []
                 if not places:
-                    del self.refs[place][BESIDE]  # the file speaks of a new object from now on
+                    del self.refs[known][BESIDE]  # the file speaks of a new object from now on
             if len(places) > 1 and brings_nothing(ref, self.writer.annotations):
                 continue
             if len(places) > 1:

@@ -27,6 +27,7 @@ from l2l_ray.datatools.refer_writer import UNUSABLE, ReferWriter
 from l2l_ray.datatools.row_files import read_json
 from l2l_ray.errors import DataError
 from l2l_ray.types import Rle
+from l2l_ray.wording import counted
 
 
 class Tables:
@@ -36,15 +37,15 @@ class Tables:
         folder: `<root>/<dataset>`.
         split_by: Which `refs(<split_by>).p`.
     Raises:
-        DataError: They cannot be read, or have malformed entries.
+        DataError: They cannot be read, or have malformed records.
     """
 
     def __init__(self, folder: Path, split_by: str) -> None:
         inventory = take_inventory(folder, split_by)
         if inventory.problems:
             raise DataError(
-                f"{folder} has {len(inventory.problems)} malformed entries, first: {inventory.problems[0]}; "
-                "`l2l data check` lists them; correct them before an update"
+                f"{folder} has {counted(len(inventory.problems), 'malformed record')}, first: {inventory.problems[0]}; "
+                "`l2l data check` lists all; correct them before an update"
             )
         path = folder / "instances.json"
         content = read_json(path)
