@@ -38,6 +38,7 @@ from pathlib import Path
 from l2l_ray.job import STOPPED
 from l2l_ray.run_commands import compare, evaluate, export, report, review, runs, save, suggest
 from l2l_ray.storage import here, place
+from l2l_ray.wording import counted
 
 PIPE_CLOSED = 141  # 128 and the number of the signal, as shells count
 
@@ -256,7 +257,7 @@ def example(words: Sequence[str]) -> None:
     from l2l_ray.refshapes.photos import write_photos
 
     folder = write_photos(given.folder, given.num, given.masks, seed=given.seed)
-    print(f"{folder}: {given.num} photos with texts, {given.masks} of them with a mask")
+    print(f"{folder}: {counted(given.num, 'photo')} with texts, {given.masks} of them with a mask")
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {

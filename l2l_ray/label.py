@@ -22,11 +22,11 @@ from l2l_ray.config import RunConfig, load_config
 from l2l_ray.data.layout import ALL_PICTURES, PROBLEMS_FILE, plain_name
 from l2l_ray.datatools.commands import data_command
 from l2l_ray.datatools.export import index_of, is_as_written, require_place
-from l2l_ray.datatools.inventory import take_inventory
 from l2l_ray.datatools.label_studio import read_label_studio
+from l2l_ray.datatools.left_behind import left_behind
 from l2l_ray.datatools.row_files import TABLES, read_json, read_rows
 from l2l_ray.doubt import Doubt
-from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.errors import ConfigError, DataError, L2LError
 from l2l_ray.files import replacing
 from l2l_ray.jsonl import read_lines
 from l2l_ray.loop.estimate import estimate
@@ -203,24 +203,33 @@ def dry_run(source: Source, config: RunConfig, say: Say) -> int:
         trial = config.model_copy(
             update={"run_root": place, "data": config.data.model_copy(update={"root": f"{place}/data"})}
         )
-        _copy_data_set(config, trial)
-        status = _bring_in(source, trial, lambda line: say(_meant(line, trial.data.root, config.data.root)))
-        ready = _next_run(config, trial, say)
-        if RunFolder(ready.run_dir, ready).finished:
-            say(f"nothing would be done: {ready.run_dir} is finished and nothing has changed since")
-            return status
-        run = RunFolder(trial.run_dir, trial)
-        if not (Path(config.data.root) / config.data.dataset / PROBLEMS_FILE).exists():
-            (Path(trial.data.root) / trial.data.dataset / PROBLEMS_FILE).unlink(missing_ok=True)  # said above
-        data = prepare(trial, run)
-        say(_meant(opening_text(trial, data, run.skips()), trial.data.root, config.data.root))
-        say(f"would take {estimate(trial, data).line}; less where the language model was asked the same before")
+        try:
+            return _tried(source, config, trial, lambda line: say(_meant(line, place, str(config.root))))
+        except L2LError as error:  # its paths would be gone when somebody reads it
+            error.args = tuple(_meant(a, place, str(config.root)) if isinstance(a, str) else a for a in error.args)
+            raise
+
+
+def _tried(source: Source, config: RunConfig, trial: RunConfig, say: Say) -> int:
+    """Import and prepare a run in the folders of a trial; arguments as in `dry_run`."""
+    _copy_data_set(config, trial)
+    status = _bring_in(source, trial, say)
+    ready = _next_run(config, trial, say)
+    if RunFolder(ready.run_dir, ready).finished:
+        say(f"nothing would be done: {ready.run_dir} is finished and nothing has changed since")
+        return status
+    run = RunFolder(trial.run_dir, trial)
+    if not (Path(config.data.root) / config.data.dataset / PROBLEMS_FILE).exists():
+        (Path(trial.data.root) / trial.data.dataset / PROBLEMS_FILE).unlink(missing_ok=True)  # said above
+    data = prepare(trial, run)
+    say(opening_text(trial, data, run.skips()))
+    say(f"would take {estimate(trial, data).line}; less where the language model was asked the same before")
     say(f"would write {ready.run_dir}; nothing was kept: leave --dry-run out to begin")
     return status
 
 
 def _meant(line: str, tried: str, real: str) -> str:
-    """Return a line of an import that was tried elsewhere as the real one would say it."""
+    """Return a line about what was tried below another folder as the real one would say it."""
     verbs = {f"wrote {tried}": f"would write {real}", f"updated {tried}": f"would update {real}", tried: real}
     for found, said in verbs.items():
         line = line.replace(found, said)
@@ -274,23 +283,11 @@ def _note(folder: Path) -> Path:
 
 
 def _gone(source: Source, config: RunConfig, folder: Path) -> Iterator[str]:
-    """Say which texts of the data set its source no longer has: an update adds, and takes nothing away."""
+    """Say what of the data set its source no longer has."""
     with tempfile.TemporaryDirectory(prefix="l2l-source-") as place:
         now = config.model_copy(update={"data": config.data.model_copy(update={"root": place})})
         data_command(source.import_words(now), lambda line: None)
-        kept = _texts(Path(place) / folder.name)
-    gone = sorted(_texts(folder) - kept)
-    if gone:
-        yield (
-            f"{len(gone)} texts are no longer in {source.path} and stay in the data set, such as {gone[0][1]!r} of "
-            f"{gone[0][0]}; to begin afresh without corrections, remove {folder}"
-        )
-
-
-def _texts(folder: Path) -> set[tuple[str, str]]:
-    """Return photo and text of every item of a data set."""
-    inventory = take_inventory(folder)
-    return {(inventory.path(item.image_id).name, text) for item in inventory.items for _, text in item.sentences}
+        yield from left_behind(folder, Path(place) / folder.name, source.path, source.kind)
 
 
 def _copy_data_set(config: RunConfig, trial: RunConfig) -> None:

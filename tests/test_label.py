@@ -101,7 +101,7 @@ def test_from_photos_to_masks_and_on_when_a_mask_is_added(
     assert cli.main(words) == 0
     after = capsys.readouterr().out
     assert "another run, My-photos-2: the data have changed since" in after
-    assert "1 texts are no longer in" in after and "such as 'the red circle' of p7.png" in after
+    assert "p7.png, 'the red disc': in place of 'the red circle', as the folder says now" in after
     assert "5 labeled (4 to learn from, 1 held out), 3 unlabeled; 0 left out" in after, after
     assert _home(tmp_path) == ["My-photos", "My-photos-2", "data"]
 
@@ -129,6 +129,51 @@ def test_a_dry_run_names_no_file_that_it_does_not_keep(
     printed = capsys.readouterr()
     assert "none.jpg" in printed.out + printed.err
     assert "import-problems.txt" not in printed.out and "l2l-dry-" not in printed.out
+
+
+def test_a_mask_that_was_deleted_is_named_each_time(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = photos.rename(tmp_path / "val").parent / "shelf"  # no train split: no run is needed here
+    (source.mkdir(), (tmp_path / "val").rename(source / "val"))
+    assert cli.main(["label", str(source), *QUICK]) == 1
+    (source / "val" / "p3_mask.png").unlink()
+    (source / "val" / "p2.txt").unlink()
+    capsys.readouterr()
+    for more in (["--dry-run"], [], []):
+        assert cli.main(["label", str(source), *QUICK, *more]) == 1
+        said = capsys.readouterr().out
+        assert f"1 mask is no longer in {source} and stays truth, of val/p3.png ('the red circle')" in said
+        assert f"1 text is no longer in {source} and stays in the data set, such as 'the red circle' of val/p2" in said
+        assert f"remove {tmp_path / 'home' / 'data' / 'shelf'} and give the same command" in said
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_without_masks_the_error_says_a_way_that_holds(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
+) -> None:
+    for number in range(NUM_MASKS):
+        (photos / f"p{number}_mask.png").unlink()
+    assert cli.main(["label", str(photos), *QUICK, *more]) == 1
+    said = capsys.readouterr().err
+    assert "No train photo has a mask; add masks of two at least, then give the same command again" in said
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_an_error_of_a_dry_run_names_the_folder_that_is_meant(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["label", str(photos), *QUICK]
+    table = tmp_path / "own.csv"
+    table.write_text("image,expression,split\np1.png,the red circle,val\n")
+    cli.main(["label", str(table), "--images", str(photos), *QUICK])
+    folder = tmp_path / "home" / "data" / "own"
+    table.write_text("image,expression,split\np2.png,the red circle,val\n")
+    (folder / "refs(own).p").write_bytes(b"no pickle")
+    capsys.readouterr()
+    assert cli.main([*words[:1], str(table), "--images", str(photos), *QUICK, "--dry-run"]) == 1
+    said = capsys.readouterr().err
+    assert str(folder) in said and "l2l-dry-" not in said
 
 
 def test_two_sources_of_one_name_do_not_become_one(

@@ -23,6 +23,7 @@ from l2l_ray.errors import DataError
 from l2l_ray.types import Rle
 
 REMEDY = "correct it, or leave it out: the item then stays unlabeled"
+_ADD = "add a mask; without one it is unlabeled"
 _MAX_COORDINATE_PX = 1e5
 _LISTS = (list, tuple, array, np.ndarray)
 _OVER_BORDER_PX = 2.0
@@ -30,6 +31,13 @@ _BOX_REMEDY = "correct it, or remove it"
 _MARGIN_PX = 1.0  # boxes are rounded, and a mask of few pixels has a small one
 _UNLIKE_ITS_BOX = "a mask and a box (x, y, width, height) that are far from alike: are they of one object?"
 _LIKE_ITS_BOX = 0.3  # IoU of a mask's own box and its annotation's box from which nothing is said
+
+
+def mask_stays(remedy: str) -> str:
+    """Return a remedy for an unusable mask, or a line that ends in one, where the object has an earlier mask."""
+    for ending, short in ((REMEDY, "correct it"), (_ADD, "add a mask")):
+        remedy = remedy.removesuffix(ending) + short if remedy.endswith(ending) else remedy
+    return f"{remedy}; its earlier mask stays"
 
 
 def annotation_mask(ann_id: int, truth: Truth | None, image_id: int, size: tuple[int, int], rule: MaskRule) -> Rle:
@@ -88,7 +96,7 @@ def parts_mask(segmentation: Any, width: int, height: int, strict: bool = False,
         BadValue: If there is none, or it is malformed.
     """
     if not segmentation:
-        raise BadValue("missing mask", segmentation, "polygons or an RLE", "add a mask; without one it is unlabeled")
+        raise BadValue("missing mask", segmentation, "polygons or an RLE", _ADD)
     parts = _parts(segmentation)
     polygons = [_polygon(part, strict, parts) for part in parts if not isinstance(part, Mapping)]
     usable = [polygon for polygon in polygons if len(polygon) >= 6]

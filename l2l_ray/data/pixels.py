@@ -39,6 +39,7 @@ Source = Path | str | bytes
 MAX_PIXELS = 178_956_970
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
+    "AVIF": {"quality": 95, "subsampling": "4:4:4"},
     "WEBP": {"lossless": True, "exact": True},
 }
 _TAIL_BYTES = 1 << 17  # a PNG may carry its EXIF behind the pixels; this much of its end is searched for it
@@ -177,8 +178,8 @@ def read_gray(path: Path, at_least_px: int) -> Image.Image:
 def upright_copy(source: Source, name: str = "") -> bytes:
     """Return a picture file of the same format, turned as EXIF says and without EXIF.
 
-    JPEGs are compressed anew, at quality 95 without chroma subsampling; other formats lose nothing. The color profile
-    is kept. The same source gives the same bytes.
+    JPEG and AVIF are compressed anew, at quality 95 without chroma subsampling; other formats lose nothing. The color
+    profile is kept. The same source gives the same bytes.
 
     Raises:
         BadPicture: As `opened`.

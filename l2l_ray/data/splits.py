@@ -18,7 +18,8 @@ from collections.abc import Collection, Sequence
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.randomness import sample_key
 
-NO_MASK = "No train image has a mask. Add at least one, then import again."
+BEGIN_AGAIN = "give the same command again (where you imported yourself, `l2l data import ... --update` first)"
+NO_MASK = f"No train photo has a mask; add masks of two at least, then {BEGIN_AGAIN}"
 
 
 def split_labeled(

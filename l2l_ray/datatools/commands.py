@@ -97,7 +97,7 @@ def import_(words: Sequence[str], say: Say) -> int:
             )
             writer.notices.append(Notice(str(writer.folder), text))
         update = merge(writer) if given.update and writer.refs else None
-        problems += update.problems if update else []
+        problems = [*map(update.as_it_is, problems), *update.problems] if update else problems
         _list(problems, say)
         _tell(writer.notices, say)
         if not writer.refs:
@@ -105,21 +105,24 @@ def import_(words: Sequence[str], say: Say) -> int:
             raise DataError(f"{given.sources[0]} gave no item; nothing is written; {why}")
         if problems and given.strict:
             raise DataError(
-                f"{len(problems)} bad items and --strict: nothing is written; correct them, or leave --strict out"
+                f"{counted(len(problems), 'bad item')} and --strict: nothing is written; correct what is named, or "
+                "leave --strict out"
             )
         unusable = {ref.get(UNUSABLE) for ref in writer.refs}  # kept with these
         writer.problems = [str(problem) for problem in gathered([p for p in problems if str(p) not in unusable])]
-        folder = writer.write() if update is None or update.num_changes or writer.solved else writer.folder
+        folder = writer.write() if update is None or update.num_changes or writer.tells_else() else writer.folder
         num_truths = sum("ann_id" in ref or "ann_ids" in ref for ref in writer.refs)
-        sentences = sum(len(ref["sentences"]) for ref in writer.refs)
+        num_sentences = sum(len(ref["sentences"]) for ref in writer.refs)
+        images, refs = counted(len({ref["image_id"] for ref in writer.refs}), "image"), counted(len(writer.refs), "ref")
         if update:
             say(f"updated {folder}: {update.line}")
         say(
-            f"{'it has' if update else f'wrote {folder}:'} {len({ref['image_id'] for ref in writer.refs})} images, "
-            f"{len(writer.refs)} refs ({num_truths} with truth), {sentences} sentences"
+            f"{'it has' if update else f'wrote {folder}:'} {images}, {refs} ({num_truths} with truth), "
+            f"{counted(num_sentences, 'sentence')}"
         )
         if num := sum("ann_id" in ref and is_made_by_a_model(ref.get("provenance")) for ref in writer.refs):
-            say(f"{num} of the masks are a model's, corrected by nobody: a run would learn from them as from truth")
+            one = f"{num} of the masks {'is' if num == 1 else 'are'} a model's, corrected by nobody"
+            say(f"{one}: a run would learn from {'it' if num == 1 else 'them'} as from truth")
         if update and update.num_changes:
             say("if you made a split file for it before, it is refused now: make it again by `l2l data split`")
     say(f"use it: --data.root {writer.root} --data.dataset {writer.dataset} --data.split_by {writer.split_by}")
@@ -226,7 +229,7 @@ def leaks(words: Sequence[str], say: Say) -> int:
         say(line)
     if given.drop:
         folder, num = drop_train_images(train, found, given.drop)
-        say(f"wrote {folder} without {num} train images")
+        say(f"wrote {folder} without {counted(num, 'train image')}")
     return 1 if found or problems else 0
 
 
@@ -248,6 +251,7 @@ def _convert(given: argparse.Namespace, writer: ReferWriter) -> list[Problem]:
     from l2l_ray.datatools.label_studio import read_label_studio
     from l2l_ray.datatools.review import read_review
     from l2l_ray.datatools.row_files import read_rows
+    from l2l_ray.datatools.texts_beside import note_texts_beside
 
     first: Path = given.sources[0]
     if given.kind == "jxu124":
@@ -272,8 +276,10 @@ def _convert(given: argparse.Namespace, writer: ReferWriter) -> list[Problem]:
         rows = chain.from_iterable(map(read_rows, given.sources))
     if isinstance(images, StorePath):
         raise DataError(f"the photos lie in {images}; copy that folder to this machine, and name it by --images")
-    from_viewer = given.kind == "labelstudio"
-    return import_rows(rows, images, given.masks or images, writer, from_viewer)
+    problems = import_rows(rows, images, given.masks or images, writer, from_viewer=given.kind == "labelstudio")
+    if given.kind == "folder":
+        note_texts_beside(writer.refs)
+    return problems
 
 
 def _usual_split_by(given: argparse.Namespace) -> str:

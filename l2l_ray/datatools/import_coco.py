@@ -114,7 +114,8 @@ def import_coco(
         writer.add_ref(ref, [sentence(num_sentences + k, text) for k, text in enumerate(cleaned)])
         num_sentences += len(cleaned)
     if tables.num_unwanted:
-        text = f"{tables.num_unwanted} of the annotations carry no expression and are left out"
+        carry, are = ("carries", "is") if tables.num_unwanted == 1 else ("carry", "are")
+        text = f"{tables.num_unwanted} of the annotations {carry} no expression and {are} left out"
         writer.notices.append(Notice(instances.name, text))
     expected = f"an annotation of {instances.name}"
     for key in sorted(texts.keys() - used):

@@ -3,10 +3,10 @@
 Beside each picture lies a text file of the same name with one expression of its object per line. The object's mask,
 where there is one, is `<name>_mask.png`, or of another ending that pictures have; or `<name>.png` when the picture is
 no PNG, if that looks like a mask: of the picture's size, and nearly all of it in two colors, of which one is black or
-transparent. Two pictures or masks of one name are refused, as nothing says which of them is meant. A folder at the top
-that is called train, val, test, testA, testB or testC gives the split; pictures in one called Test or validation are
-refused, as they would become train data. Hidden files are not used, links to folders are not
-followed, and both is said.
+transparent. A picture without a text that may be a mask is named with what it should be called. Two pictures or masks
+of one name are refused, as nothing says which of them is meant. A folder at the top that is called train, val, test,
+testA, testB or testC gives the split; pictures in one called Test or validation are refused, as they would become train
+data. Hidden files are not used, links to folders are not followed, and both is said.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from l2l_ray.datatools.mask_files import looks_like_a_mask
 from l2l_ray.datatools.row_files import Row, read_rows
 from l2l_ray.errors import DataError
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+PICTURES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif")
+_PAINTED = (".png", ".bmp", ".gif", ".tif", ".tiff")  # a mask of another name is looked for in these
 _INDEX_OF_ANSWERS = "predictions.jsonl"
+_KNOWN = (".txt", *PICTURES)
 _OF_SYSTEMS = ("thumbs.db", "desktop.ini")
 _LIKE_SPLITS = ("training", "validation", "valid", "dev", "eval", "testing")
 
@@ -54,11 +56,10 @@ def folder_rows(folder: Path) -> Iterator[Row]:
     beside = _Beside(folder, listing.names)
     for name in beside.pictures:
         yield listing.where(name), _row(listing, name, beside)
+    alone = [name for name in listing.names if name.lower().endswith(".txt") and name not in beside.used]
+    problems = [_without_picture(name, beside).at(listing.where(name)) for name in alone]
     yield from _unused(listing, beside)
-    for name in listing.names:
-        if name.lower().endswith(".txt") and name not in beside.used:
-            where, expected = listing.where(name), "one of " + " ".join(PICTURES)
-            yield where, Problem(where, "missing image", "no picture beside it", expected, "add it")
+    yield from ((problem.where, problem) for problem in problems)
 
 
 def pictures_in(folder: Path) -> tuple[list[str], list[Problem]]:
@@ -124,12 +125,12 @@ def _unused(listing: _Listing, beside: _Beside) -> Iterator[Row]:
     yield from bad
     for name in listing.every:
         is_of_macos = name.rpartition("/")[2].startswith("._")
-        if _is_hidden(name) and not is_of_macos and name.lower().endswith((".txt", *PICTURES)):
+        if _is_hidden(name) and not is_of_macos and name.lower().endswith(_KNOWN):
             where = listing.where(name)
             yield where, Notice(where, "it is hidden by a dot in its name, not used")
     known = {where for where, _ in bad}
     for name in listing.names:
-        where, is_known = listing.where(name), name.lower().endswith((".txt", *PICTURES))
+        where, is_known = listing.where(name), name.lower().endswith(_KNOWN)
         if not (is_known or name in beside.used or where in known or Path(name).name.lower() in _OF_SYSTEMS):
             text = f"by its ending no text and no picture ({' '.join(PICTURES)}), not used"
             yield where, Notice(where, text)
@@ -154,6 +155,10 @@ class _Beside:
         self._stems: dict[str, list[str]] = defaultdict(list)
         for name in self.pictures:
             self._stems[_stem(name)].append(name)
+        self._others: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            if not name.lower().endswith(_KNOWN):
+                self._others[_stem(name)].append(name)
 
     def find(self, picture: str, ending: str) -> str | None:
         """Return the file with a picture's name and another ending, which may be in capitals."""
@@ -167,6 +172,18 @@ class _Beside:
         if found is not None:
             self.used.add(found)
         return found
+
+    def others(self, text: str) -> list[str]:
+        """Return the files that have a text's name and another ending than texts and pictures."""
+        self.used.update(found := self._others.get(_stem(text), []))
+        return found
+
+    def mask_of(self, text: str) -> tuple[str, str] | None:
+        """Return the mask that has a text's name, and the picture that it is taken as the mask of."""
+        for mask in filter(self._is_mask, self._pictures_of(_stem(text), PICTURES)):
+            owners = self._pictures_of(_stem(mask).lower().removesuffix("_mask"), PICTURES)
+            return mask, next(owner for owner in owners if owner != mask)
+        return None
 
     def of_one_name(self, picture: str) -> list[str]:
         """Return the pictures that have this one's name, itself among them."""
@@ -194,6 +211,8 @@ def _row(listing: _Listing, name: str, beside: _Beside) -> dict[str, Any] | Prob
         return BadValue("pictures of one name", Words(" and ".join(same)), expected, remedy).at(where)
     if text is None:
         remedy = "add the text, one expression per line, or remove the picture"
+        if _may_be_a_mask(listing.folder, name):
+            remedy = f"if it is a mask, call it <name>_mask{Path(name).suffix}, beside its photo <name>; else {remedy}"
         return Problem(where, "missing text", "no text beside it", f"{_stem(name)}.txt", remedy)
     try:
         path = file_below(listing.folder, text, "text", follow_links=False)
@@ -213,6 +232,24 @@ def _row(listing: _Listing, name: str, beside: _Beside) -> dict[str, Any] | Prob
     if "/" in name and _names_a_split(top):
         return BadValue("split", top, f"one of {', '.join(SPLITS)}", "rename the folder").at(where)
     return row | ({"split": top} if top in SPLITS and "/" in name else {})
+
+
+def _may_be_a_mask(folder: Path, name: str) -> bool:
+    """Tell whether a picture without a text looks like a mask, by its name or folder, or by its colors."""
+    path = folder / name
+    return "mask" in name.lower() or (name.lower().endswith(_PAINTED) and looks_like_a_mask(path, path))
+
+
+def _without_picture(text: str, beside: _Beside) -> BadValue:
+    """Return what is wrong with a text that has no picture."""
+    what, expected = "missing image", "one of " + " ".join(PICTURES)
+    if pair := beside.mask_of(text):
+        got = Words(f"{Path(pair[0]).name}, which is taken as the mask of {Path(pair[1]).name}")
+        return BadValue(what, got, expected, "if it is a photo, rename it and its text; else remove the text")
+    if others := beside.others(text):
+        got = Words(f"{' and '.join(Path(other).name for other in others)}, whose ending is not read from folders")
+        return BadValue(what, got, expected, "if that is the picture, save it as JPEG")
+    return BadValue(what, Words("no picture beside it"), expected, "add it")
 
 
 def _stem(name: str) -> str:

@@ -158,7 +158,8 @@ def read_label_studio(path: Path) -> list[Row]:
         except BadValue as error:
             rows.append((where, error.at(where)))
     if num_without and num_without < len(tasks):
-        text = f"{num_without} of its {len(tasks)} tasks have no annotation that was submitted and are left out"
+        have, are = ("has", "is") if num_without == 1 else ("have", "are")
+        text = f"{num_without} of its {len(tasks)} tasks {have} no annotation that was submitted and {are} left out"
         rows.append((path.name, Notice(path.name, text)))
     return rows
 

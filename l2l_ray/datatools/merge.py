@@ -8,7 +8,8 @@ data set when
   sentence's; or it has the `id` of one of its objects;
 - else, when its photo and one of its expressions are that of exactly one object; of several, that one is meant which
   has its annotation id in COCO, else one which has its very mask. Photos are the same when they are one file, or two
-  files of the same content.
+  files of the same content;
+- else, when it is a folder's, and its texts were changed there (`texts_beside.py`).
 
 Everything else is new and gets new ids. A mask replaces the one that was there; the earlier annotation stays in
 `instances.json`, and the ref's `provenance` says under `replaced` which it was and where it came from; when its source
@@ -30,7 +31,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from l2l_ray.data.hints import PixelHint, read_hint
 from l2l_ray.data.layout import BadValue, Notice, Problem, Words
 from l2l_ray.datatools.known_photos import in_px, match_photos, size_in
 from l2l_ray.datatools.record import SCORES, is_made_by_a_model
@@ -47,14 +47,14 @@ from l2l_ray.datatools.ref_records import (
     is_of_an_earlier_photo,
     is_part_with,
     is_same_rejection,
-    names_annotations,
     says_something_else,
     text_of,
     texts_apart,
     without_parts,
 )
-from l2l_ray.datatools.refer_writer import ReferWriter
-from l2l_ray.datatools.tables import Tables, mask_of
+from l2l_ray.datatools.refer_writer import UNUSABLE, ReferWriter
+from l2l_ray.datatools.tables import Tables, hint_of, mask_of
+from l2l_ray.datatools.texts_beside import BESIDE, OF_A_FILE, TextsBeside, may_change, take_texts
 from l2l_ray.datatools.update import Update
 from l2l_ray.types import Rle
 
@@ -64,7 +64,9 @@ _NOT_REJECTED = "it was rejected, but this is another mask, which counts from no
 _MAYBE_REJECTED = "it was rejected, and of which mask is not known; this one counts from now on"
 _ACCEPTED_SINCE = "it was rejected, and accepted since"
 _EARLIER_PHOTO = "it was decided on an earlier photo, of another size, and does not count"
+_EARLIER_TEXT = "it was decided on an earlier text, which the folder no longer has, and does not count"
 _LIFTED = "what was rejected was a label of the earlier photo; it counts as not looked at from now on"
+_NOT_APART = ("source_id", "sent_id", *OF_A_FILE)  # fields of a ref that texts set apart from it do not get
 
 
 def merge(writer: ReferWriter) -> Update:
@@ -73,7 +75,7 @@ def merge(writer: ReferWriter) -> Update:
     Args:
         writer: Made with `update`; its `write` then replaces the data set.
     Raises:
-        DataError: The data set cannot be read, or has malformed entries.
+        DataError: The data set cannot be read, or has malformed records.
     """
     refused: dict[int, Problem] = {}
     while True:
@@ -104,6 +106,7 @@ class _Merger(Tables):
         self._photos = match_photos(writer, self.images)
         for image_id, problem in refused.items():
             self._photos.refuse(image_id, problem)
+        self._beside = TextsBeside(self.refs, writer.refs, self._photos.image_of)
         self.resize(self._photos.sizes)
 
     def match_refs(self) -> tuple[dict[int, list[Ref]], list[Ref]]:
@@ -133,6 +136,10 @@ class _Merger(Tables):
             places = without_parts(places, self.refs)
             if len(places) > 1:
                 places = self._meant(ref, places)
+            if not places and (known := self._beside.meant(ref, image_id)) is not None:
+                places = [known] if self._may_change(self.refs[known], ref) else []
+                if not places:
+                    del self.refs[known][BESIDE]  # the file speaks of a new object from now on
             if len(places) > 1 and brings_nothing(ref, self.writer.annotations):
                 continue
             if len(places) > 1:
@@ -148,9 +155,14 @@ class _Merger(Tables):
             elif places:
                 for place in (places[0], *self._rejected_parts(places[0], alike, ref)):
                     groups[place].append(ref)
+            elif self._beside.is_former(ref):
+                self._notice(ref, _EARLIER_TEXT)
             else:
                 new.append(ref)
         return groups, new
+
+    def _may_change(self, ref: Ref, other: Ref) -> bool:
+        return may_change(ref, other, self.has_truth(ref), claims_truth(other, self.writer.annotations))
 
     def _is_of_an_earlier_photo(self, place: int, other: Ref) -> bool:
         ref = self.refs[place]
@@ -181,7 +193,7 @@ class _Merger(Tables):
                 about = [one for one in groups[place] if texts & {text_of(s) for s in one["sentences"]}]
                 is_agreed = not is_whole and not self._differ(about)
                 if named and left and is_agreed and says_something_else(ref, other) and self._gives_way(ref, other):
-                    apart = {name: value for name, value in ref.items() if name not in ("source_id", "sent_id")}
+                    apart = {name: value for name, value in ref.items() if name not in _NOT_APART}
                     self.next_ref, apart["ref_id"] = self.next_ref + 1, self.next_ref
                     apart.setdefault("apart_from", ref["ref_id"])
                     self.refs.append(apart)
@@ -211,6 +223,10 @@ class _Merger(Tables):
     def change(self, ref: Ref, group: list[Ref]) -> None:
         """Add to a ref what is new about it."""
         before = self.update.num_changes
+        for other in group:
+            if self._may_change(ref, other) and (texts := take_texts(ref, other)):
+                self._notice(other, f"in place of {', '.join(map(repr, texts))}, as the folder says now")
+                self.update.num_texts_gone += len(texts)
         known = {text_of(sentence) for sentence in ref["sentences"]} | self._apart.get(ref["ref_id"], set())
         for other in group:
             for sentence in other["sentences"]:
@@ -222,9 +238,12 @@ class _Merger(Tables):
                 said = "train, or no split" if split == "train" else split
                 self._notice(other, f"the data set has it in split {ref['split']}, which stays; this says {said}")
         category = self.category_of(ref)
-        self._correct(ref, [other for other in group if claims_truth(other, self.writer.annotations)])
+        if self.has_truth(ref):
+            self.update.outlived |= {other[UNUSABLE] for other in group if UNUSABLE in other}
+        masks = [other for other in group if claims_truth(other, self.writer.annotations)]
+        self._correct(ref, masks)
         self._reject(ref, [other for other in group if "rejected" in other])
-        self.note_unusable(ref, group)
+        self.note_unusable(ref, [] if masks else group)
         self._categorize(ref, group, category)
         self._point_out(ref, [other for other in group if "hint" in other])
         self.update.num_unchanged += before == self.update.num_changes
@@ -233,7 +252,7 @@ class _Merger(Tables):
         """Give a ref the one mask that its group has."""
         had_truth = self.has_truth(ref)
         current = self.mask(ref) if had_truth else None
-        replaced = [mask for mask in self._replaced_masks(ref) if mask != current]
+        replaced = [mask for mask in self.replaced_masks(ref) if mask != current]
         said = ref.get("rejected") or ref.get("provenance")
         older = [other for other in group if not is_later_review(other.get("provenance"), said)]
         old = [other for other in older if self._new_mask(other) in replaced]
@@ -267,7 +286,7 @@ class _Merger(Tables):
 
     def _after_rejection(self, ref: Ref, mask: Rle | str) -> str:
         """Say what a mask is that comes to a ref whose label was rejected."""
-        known = self._replaced_masks(ref)
+        known = self.replaced_masks(ref)
         if mask in known:
             return _ACCEPTED_SINCE  # else it would stay rejected
         return _NOT_REJECTED if known else _MAYBE_REJECTED
@@ -291,16 +310,6 @@ class _Merger(Tables):
             ref["rejected"] = {**group[0]["rejected"], "replaced": replaced}
             self.update.num_rejected += 1
 
-    def _replaced_masks(self, ref: Ref) -> list[Any]:
-        """Return the readable masks that a ref had before the one that it has, and those of labels that were wrong."""
-        masks: list[Any] = []
-        for made in accounts(ref):
-            older = made.get("replaced")
-            if isinstance(older, dict) and names_annotations(older, self.annotations) and self.has_truth(older):
-                masks.append(self.mask({**older, "image_id": ref["image_id"]}))
-            masks.append(made.get("wrong_rle"))
-        return [mask for mask in masks if isinstance(mask, dict)]
-
     def _categorize(self, ref: Ref, group: list[Ref], before: str) -> None:
         """Give a ref, and the annotation that it has, the category that its group names; else it keeps its own."""
         names = sorted({name for other in group if (name := category_name(other, self.writer.categories))})
@@ -319,7 +328,7 @@ class _Merger(Tables):
 
     def _point_out(self, ref: Ref, group: list[Ref]) -> None:
         """Give a ref the one hint that its group has."""
-        hints = [self._hint(other, self.writer.images) for other in group]
+        hints = [hint_of(other, self.writer.images) for other in group]
         if ref.get("ann_ids") == []:
             ref.pop("hint", None)
             for other in group:
@@ -327,18 +336,9 @@ class _Merger(Tables):
         elif any(hint != hints[0] for hint in hints):
             texts = Words(f"{len({str(hint) for hint in hints})} different ones")
             self._problem(group[0], "two hints", texts, "one", "keep one of them")
-        elif hints and hints[0] != self._hint(ref, self.images):
+        elif hints and hints[0] != hint_of(ref, self.images):
             ref["hint"] = group[0]["hint"]
             self.update.num_new_hints += 1
-
-    def _hint(self, ref: Ref, images: Mapping[int, Mapping[str, Any]]) -> Any:
-        """Return a hint as an export of it says it, cut at the borders and to a millionth; a bad one as it is."""
-        row = images[ref["image_id"]]
-        size = row["width"], row["height"]
-        try:
-            return PixelHint.of(read_hint(ref.get("hint"), *size).fractions(*size), *size)
-        except (BadValue, TypeError):  # TypeError: the table has no size
-            return ref.get("hint")
 
     def add(self, other: Ref) -> None:
         """Add a ref that is new."""

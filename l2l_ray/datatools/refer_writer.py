@@ -156,6 +156,19 @@ class ReferWriter:
             {**ref, "sent_ids": [s["sent_id"] for s in sentences], "sentences": [dict(s) for s in sentences]}
         )
 
+    def tells_else(self) -> bool:
+        """Tell whether other problems are to be kept than those that are kept beside the data set by now."""
+        return self._told(self.folder) != self._kept(self.folder)
+
+    def _told(self, folder: Path) -> list[str]:
+        """Return what is wrong with the data: what is kept in a folder and not solved, and what was named here."""
+        known = [line for line in self._kept(folder) if line not in self.solved]
+        return list(dict.fromkeys([*known, *self.problems, *(ref[UNUSABLE] for ref in self.refs if UNUSABLE in ref)]))
+
+    @staticmethod
+    def _kept(folder: Path) -> list[str]:
+        return [line.decode(errors="backslashreplace") for line in read_lines(folder / PROBLEMS_FILE)]
+
     def write(self) -> Path:
         """Put everything in place and return the folder.
 
@@ -200,18 +213,15 @@ class ReferWriter:
         return self.folder
 
     def _write_tables(self, folder: Path, content: Mapping[str, Any]) -> None:
-        kept = folder / PROBLEMS_FILE
-        lines_before = [line.decode(errors="backslashreplace") for line in read_lines(kept)]
-        known = [line for line in lines_before if line not in self.solved]
+        kept, told = folder / PROBLEMS_FILE, self._told(folder)
         for name in ("instances.json", self._refs, PROBLEMS_FILE):
             (folder / name).unlink(missing_ok=True)  # it may be a link to another data set's
         (folder / "instances.json").write_text(json.dumps(content, allow_nan=False))
         (folder / self._refs).write_bytes(pickle.dumps(self.refs, protocol=4))
         if self.is_published or not self._update:  # of data that are there, their own file says it, or nobody knows
             write_origin(folder, "published" if self.is_published else "own")
-        unusable = [ref[UNUSABLE] for ref in self.refs if UNUSABLE in ref]
-        if lines := list(dict.fromkeys([*known, *self.problems, *unusable])):
-            kept.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if told:
+            kept.write_text("\n".join(told) + "\n", encoding="utf-8")
 
     def _place(self, source: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from l2l_ray.data.hints import PixelHint
 from l2l_ray.data.layout import BadValue
 from l2l_ray.data.masks import mask_area_px
 from l2l_ray.datatools.inventory import Inventory, Item
+from l2l_ray.wording import counted
 
 _SMALL_PX, _LARGE_PX = 32**2, 96**2  # COCO's bounds of small and large objects
 _MOST_CATEGORIES = 10
@@ -47,11 +48,12 @@ def statistics(inventory: Inventory) -> list[str]:
     )
     if hints := _hints(inventory):
         num_boxes = sum(hint.box_xywh_px is not None for hint in hints)
-        lines.append(f"hints: {num_boxes} boxes, {len(hints) - num_boxes} points alone")
+        lines.append(f"hints: {num_boxes} with a box, {len(hints) - num_boxes} of points alone")
     if sources:
         lines.append("truth with provenance: " + ", ".join(f"{count} {name}" for name, count in sources.most_common()))
     if inventory.problems:
-        lines.append(f"{len(inventory.problems)} malformed entries are not counted; `l2l data check` lists them")
+        malformed = counted(len(inventory.problems), "malformed record")
+        lines.append(f"not counted: {malformed}; `l2l data check` names what is wrong")
     return lines
 
 

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from l2l_ray.data.hints import PixelHint, read_hint
 from l2l_ray.data.layout import BadValue, Problem, Words, without_placeholder
 from l2l_ray.data.masks import annotation_rle, union_rle
+from l2l_ray.data.object_masks import mask_stays
 from l2l_ray.datatools.inventory import take_inventory
 from l2l_ray.datatools.known_photos import in_px, size_in
 from l2l_ray.datatools.ref_records import (
@@ -17,6 +19,7 @@ from l2l_ray.datatools.ref_records import (
     annotation_ids,
     category_name,
     claims_truth,
+    names_annotations,
     rows_by_id,
     text_of,
 )
@@ -24,6 +27,7 @@ from l2l_ray.datatools.refer_writer import UNUSABLE, ReferWriter
 from l2l_ray.datatools.row_files import read_json
 from l2l_ray.errors import DataError
 from l2l_ray.types import Rle
+from l2l_ray.wording import counted
 
 
 class Tables:
@@ -33,15 +37,15 @@ class Tables:
         folder: `<root>/<dataset>`.
         split_by: Which `refs(<split_by>).p`.
     Raises:
-        DataError: They cannot be read, or have malformed entries.
+        DataError: They cannot be read, or have malformed records.
     """
 
     def __init__(self, folder: Path, split_by: str) -> None:
         inventory = take_inventory(folder, split_by)
         if inventory.problems:
             raise DataError(
-                f"{folder} has {len(inventory.problems)} malformed entries, first: {inventory.problems[0]}; "
-                "`l2l data check` lists them; correct them before an update"
+                f"{folder} has {counted(len(inventory.problems), 'malformed record')}, first: {inventory.problems[0]}; "
+                "`l2l data check` lists all; correct them before an update"
             )
         path = folder / "instances.json"
         content = read_json(path)
@@ -71,6 +75,16 @@ class Tables:
         if "of_size" in ref:
             return f"no target in an earlier photo of {ref['of_size']} px"
         return mask_of(ref, self.images, self.annotations)
+
+    def replaced_masks(self, ref: Ref) -> list[Any]:
+        """Return the readable masks that a ref had before the one that it has, and those of labels that were wrong."""
+        masks: list[Any] = []
+        for made in accounts(ref):
+            older = made.get("replaced")
+            if isinstance(older, dict) and names_annotations(older, self.annotations) and self.has_truth(older):
+                masks.append(self.mask({**older, "image_id": ref["image_id"]}))
+            masks.append(made.get("wrong_rle"))
+        return [mask for mask in masks if isinstance(mask, dict)]
 
     def add_sentence(self, ref: Ref, sentence: Mapping[str, Any]) -> None:
         """Give a ref one more sentence, under an id of its own."""
@@ -108,10 +122,10 @@ class Tables:
         return category_name(next((row for row in rows if "category_id" in row), {}), self.categories)
 
     def note_unusable(self, ref: Ref, group: Sequence[Ref]) -> None:
-        """Keep with a ref without a truth what the newest word on it says is wrong with that, and forget older ones."""
+        """Keep with a ref what the newest word on it says is wrong with its truth, and forget older ones."""
         before = ref.pop(UNUSABLE, None)
-        if not self.has_truth(ref) and (found := [other[UNUSABLE] for other in group if UNUSABLE in other]):
-            ref[UNUSABLE] = found[-1]
+        if found := [other[UNUSABLE] for other in group if UNUSABLE in other]:
+            ref[UNUSABLE] = mask_stays(found[-1]) if self.has_truth(ref) else found[-1]
         self.solved |= {before} - {None, ref.get(UNUSABLE)}
 
     def resize(self, sizes: Mapping[int, tuple[int, int]]) -> None:
@@ -161,6 +175,16 @@ class Tables:
         expected = f"{in_px(self.old_sizes[image_id])} as before, or every mask and hint of it anew"
         remedy = "bring the earlier photo back, or give them all in one update; nothing about this photo was changed"
         return BadValue("photo of another size", Words(got), expected, remedy).at(f"image {row['file_name']}")
+
+
+def hint_of(ref: Ref, images: Mapping[int, Mapping[str, Any]]) -> Any:
+    """Return a hint as an export of it says it, cut at the borders and to a millionth; a bad one as it is."""
+    row = images[ref["image_id"]]
+    size = row["width"], row["height"]
+    try:
+        return PixelHint.of(read_hint(ref.get("hint"), *size).fractions(*size), *size)
+    except (BadValue, TypeError):  # TypeError: the table has no size
+        return ref.get("hint")
 
 
 def mask_of(ref: Ref, images: Mapping[int, Mapping[str, Any]], annotations: Mapping[int, Any]) -> Rle | str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from l2l_ray.data.layout import Problem
+from l2l_ray.data.object_masks import mask_stays
 from l2l_ray.wording import counted
 
 
@@ -23,6 +24,7 @@ class Update:
     num_new_masks: int = 0
     num_new_objects: int = 0
     num_new_texts: int = 0  # of objects that were there
+    num_texts_gone: int = 0  # of objects that were there: the file beside the photo says something else now
     num_new_photos: int = 0
     num_photos_back: int = 0  # their files were missing, and are there again
     num_resized: int = 0  # photos that were replaced by others of another size
@@ -30,6 +32,12 @@ class Update:
     num_new_categories: int = 0
     num_unchanged: int = 0  # objects that were there before and are as they were
     problems: list[Problem] = field(default_factory=list)
+    outlived: set[str] = field(default_factory=set)  # problems with the truth of objects that have an earlier one
+
+    def as_it_is(self, problem: Problem) -> Problem:
+        """Return a problem that an importer named, with what becomes of its object in this update."""
+        is_outlived = str(problem) in self.outlived
+        return problem._replace(remedy=mask_stays(problem.remedy)) if is_outlived else problem
 
     def count_mask(self, had_truth: bool, provenance: Mapping[str, Any]) -> None:
         """Count a mask that came to an object: with or without one before, as its provenance says."""
@@ -45,7 +53,7 @@ class Update:
         """How much there is to write; new photos come with new objects."""
         truths = self.num_corrected + self.num_confirmed + self.num_rejected + self.num_new_masks
         more = self.num_new_hints + self.num_new_categories + self.num_photos_back + self.num_resized
-        return truths + self.num_new_objects + self.num_new_texts + more
+        return truths + self.num_new_objects + self.num_new_texts + self.num_texts_gone + more
 
     @property
     def line(self) -> str:
@@ -61,6 +69,7 @@ class Update:
         words += [f"{self.num_confirmed} confirmed"] if self.num_confirmed else []
         words += [f"{self.num_rejected} rejected"] if self.num_rejected else []
         words += [counted(count, what) for what, count in counts.items() if count]
+        words += [f"{counted(self.num_texts_gone, 'earlier text')} left out"] if self.num_texts_gone else []
         words += [f"{self.num_new_categories} with a new category"] if self.num_new_categories else []
         words += [f"{counted(self.num_photos_back, 'photo')} there again"] if self.num_photos_back else []
         words += [f"{counted(self.num_resized, 'photo')} of another size"] if self.num_resized else []

@@ -50,7 +50,7 @@ def test_hints_without_masks_are_no_problem(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path)
     change_refs(folder, change)
     assert found(folder) == []
-    assert "hints: 1 boxes, 1 points alone" in statistics(take_inventory(folder))
+    assert "hints: 1 with a box, 1 of points alone" in statistics(take_inventory(folder))
 
 
 @pytest.mark.parametrize(

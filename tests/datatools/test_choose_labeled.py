@@ -78,7 +78,9 @@ def test_items_without_truth_stay_unlabeled() -> None:
 
 
 def test_without_an_image_to_choose_there_is_a_plain_sentence() -> None:
-    with pytest.raises(DataError, match=r"^No train image has a mask\. Add at least one, then import again\.$"):
+    with pytest.raises(
+        DataError, match=r"^No train photo has a mask; add masks of two at least, then give the same command"
+    ):
         choose_labeled(many(24, with_truth=0), None)
     inventory = many(3, with_truth=1)
     inventory.items.append(inventory.items[0]._replace(ref_id=9, ann_ids=None))

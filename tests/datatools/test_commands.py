@@ -75,11 +75,12 @@ def test_own_data_from_rows_to_a_split_that_a_run_reads(tmp_path: Path, capsys: 
     assert cli.main(["data", "split", folder, str(out), "--all"]) == 0
 
 
-def test_a_folder_is_imported(tmp_path: Path) -> None:
+def test_a_folder_is_imported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw(tmp_path / "photos" / "a.jpg", 1)
     (tmp_path / "photos" / "a.txt").write_text("left cat")
     words = ["data", "import", "folder", str(tmp_path / "photos"), "--root", str(tmp_path / "root"), "--dataset", "own"]
     assert cli.main([*words, "--copy"]) == 0
+    assert "own: 1 image, 1 ref (0 with truth), 1 sentence\n" in capsys.readouterr().out
     assert ReferDataset.open(tmp_path / "root", "own", "own").splits == ("train",)
 
 

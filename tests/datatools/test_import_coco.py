@@ -326,7 +326,7 @@ def test_rows_of_the_tables_that_are_none_and_annotations_without_text_are_told(
         "instances.json images number 3: image: got 8",
         "instances.json annotations number 2: annotation: got 7",
     ]
-    assert "1 of the annotations carry no expression" in str(writer.notices[0])
+    assert "1 of the annotations carries no expression and is left out" in str(writer.notices[0])
 
 
 def test_a_file_under_several_ids_is_one_photo(tmp_path: Path) -> None:

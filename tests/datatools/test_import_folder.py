@@ -176,3 +176,68 @@ def test_a_name_that_is_no_utf8_leaves_the_others(tmp_path: Path) -> None:
         writer.write()
     assert str(problem).startswith("photos/no\\udce9.txt: text: got ") and "rename the file" in str(problem)
     assert [row["file_name"] for row in writer.images.values()] == ["a.png"]
+
+
+def _mask(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = np.zeros((24, 32), dtype=np.uint8)
+    mask[4:8, 4:10] = 255
+    Image.fromarray(mask).save(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["masks/a.png", "a-mask.png", "a_mask_2.png", "orphan_mask.png", "labels/a.png", "a-object.png"]
+)
+def test_a_mask_of_another_name_is_told_what_it_should_be_called(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "photos"
+    _photo(folder / "a.jpg")
+    (folder / "orphan.txt").write_text("cup")
+    _mask(folder / name)
+    pictures, told = _told(folder)
+    (line,) = [line for line in told if line.startswith(f"photos/{name}: missing text")]
+    assert pictures == ["a.jpg"]
+    assert "if it is a mask, call it <name>_mask.png, beside its photo <name>; else add the text" in line
+
+
+def test_a_photo_without_a_text_is_not_taken_for_a_mask(tmp_path: Path) -> None:
+    draw(tmp_path / "photos" / "alone.png", 4)
+    (line,) = _told(tmp_path / "photos")[1]
+    assert line.endswith("expected alone.txt; add the text, one expression per line, or remove the picture")
+
+
+def test_a_photo_that_is_taken_for_a_mask_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    _photo(folder / "face.jpg")
+    _photo(folder / "face_mask.jpg", "the green mask")
+    pictures, told = _told(folder)
+    (line,) = told
+    assert pictures == ["face.jpg"] and line.startswith(
+        "photos/face_mask.txt: missing image: got face_mask.jpg, which is taken as the mask of face.jpg; expected one "
+    )
+    assert line.endswith("; if it is a photo, rename it and its text; else remove the text")
+
+
+@pytest.mark.parametrize("ending", ["heic", "HEIF", "cr2"])
+def test_a_picture_of_an_ending_that_is_not_read_is_named_once(tmp_path: Path, ending: str) -> None:
+    folder = tmp_path / "photos"
+    _photo(folder / "a.jpg")
+    (folder / f"b.{ending}").write_bytes(b"x")
+    (folder / "b.txt").write_text("cup")
+    (line,) = _told(folder)[1]
+    assert line.startswith(f"photos/b.txt: missing image: got b.{ending}, whose ending is not read from folders;")
+    assert line.endswith("; if that is the picture, save it as JPEG")
+
+
+@pytest.mark.parametrize(("ending", "kind"), [("jfif", "JPEG"), ("avif", "AVIF"), ("AVIF", "AVIF")])
+def test_pictures_of_the_web_and_of_phones_are_taken(tmp_path: Path, ending: str, kind: str) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (32, 24), (200, 30, 30)).save(folder / f"a.{ending}", kind, exif=exif)
+    (folder / "a.txt").write_text("red")
+    with ReferWriter(tmp_path / "root", "own", "own") as writer:
+        assert import_rows(folder_rows(folder), folder, folder, writer) == []
+        writer.write()
+    (example,) = ReferDataset.open(tmp_path / "root", "own", "own").examples("train")[0]
+    assert (example.width_px, example.height_px) == (24, 32)

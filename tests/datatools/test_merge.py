@@ -11,7 +11,6 @@ import pytest
 
 from l2l_ray import cli
 from l2l_ray.config import load_config
-from l2l_ray.data.layout import PROBLEMS_FILE
 from l2l_ray.data.masks import encode
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.data.split_files import read_split
@@ -67,21 +66,6 @@ def test_masks_texts_and_photos_are_added_and_ids_stay(own: Import, tmp_path: Pa
     assert "stone" not in found and found["mouse"]["counts"] == encode(np.zeros((24, 32), bool))["counts"]
     problems = check(take_inventory(tmp_path / "root" / "own"), decode=True)
     assert [(problem.what, problem.where) for problem in problems] == [("missing mask", "refs(own).p ref_id 2")]
-
-
-def test_a_problem_that_was_corrected_is_not_told_any_more(own: Import, tmp_path: Path) -> None:
-    kept = tmp_path / "root" / "own" / PROBLEMS_FILE
-    bad = [{"image": "c.png", "expression": text, "polygon": [1, 2]} for text in ("bird", "tree", "nest")]
-    assert own([*bad, {"image": "gone.png", "expression": "x"}], "--update")[0] == 1
-    assert [line.partition(": got")[0] for line in kept.read_text().splitlines()] == [
-        "rows.jsonl line 4: missing image", *(f"rows.jsonl line {n}: polygon" for n in (1, 2, 3))
-    ]  # fmt: skip
-    kept.write_bytes(kept.read_bytes() + b"caf\xe9.png: missing text\n")
-    good = [{"image": "c.png", "expression": "bird", "polygon": LEFT}, {"image": "c.png", "expression": "nest"}]
-    assert own(good, "--update")[0] == 0
-    assert [line.partition(": got")[0] for line in kept.read_text().splitlines()] == [
-        "rows.jsonl line 4: missing image", "rows.jsonl line 2: polygon", "caf\\xe9.png: missing text"
-    ]  # fmt: skip
 
 
 def test_a_new_object_is_in_the_split_of_its_photo(own: Import, tmp_path: Path) -> None:

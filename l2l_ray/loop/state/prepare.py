@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from l2l_ray.config import EMBEDDED, DataConfig, RunConfig
 from l2l_ray.data.images import ImageStore
 from l2l_ray.data.layout import PROBLEMS_FILE
+from l2l_ray.data.splits import BEGIN_AGAIN
 from l2l_ray.errors import FREE_SPACE, DataError, L2LError
 from l2l_ray.files import replacing
 from l2l_ray.jsonl import read_lines
@@ -204,7 +205,7 @@ def _usable(config: RunConfig, methods: Sequence[str], found: Candidates) -> tup
     splits = {split: kept for split, examples in found.splits.items() if (kept := checked(examples))}
     images.close()
     if not labeled:
-        raise DataError(f"no mask of a train image can be used: {_reasons(skips)}; correct these, then import again")
+        raise DataError(f"no mask of a train image can be used: {_reasons(skips)}; correct these, then {BEGIN_AGAIN}")
     learners = [method for method in methods if spec_of(method).learns]
     num_needed = num_labeled_needed(methods)
     if num_images(labeled) < num_needed:

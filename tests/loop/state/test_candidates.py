@@ -63,7 +63,9 @@ def test_a_bad_mask_leaves_its_item_unlabeled_and_is_named(
 
 def test_without_any_mask_there_is_one_plain_sentence(smoke: RunConfig, tmp_path: Path) -> None:
     root = write_partly(tmp_path / "data", 3, set(), {"val": 1})
-    with pytest.raises(DataError, match=r"^No train image has a mask\. Add at least one, then import again\.$"):
+    with pytest.raises(
+        DataError, match=r"^No train photo has a mask; add masks of two at least, then give the same command"
+    ):
         _found(smoke, root)
 
 

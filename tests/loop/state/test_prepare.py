@@ -322,7 +322,7 @@ def test_data_that_changed_are_named_and_the_run_keeps_to_its_own(smoke: RunConf
     assert len(prepare(other, RunFolder.open(other)).labeled) == 6  # of 8; two are held out
     for number in range(12):
         set_mask(root, number, None)
-    with pytest.raises(DataError, match=r"began: No train image has a mask\. .* under another --name"):
+    with pytest.raises(DataError, match=r"began: No train photo has a mask; .* under another --name"):
         prepare(config, run)
     assert data.labeled
 

@@ -1,0 +1,78 @@
+"""What a data set has that the source it was made of no longer has: an update adds, and takes no photo or mask away.
+
+Compared are the data set and the source imported afresh: texts by photo, and which of these items have a truth. A truth
+that has another origin, by its provenance, such as a review, is none that the source could lack; and one that the
+source has, but unusable, is a problem with a line of its own.
+"""
+
+from __future__ import annotations
+
+import filecmp
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from l2l_ray.datatools.inventory import Inventory, Item, take_inventory
+from l2l_ray.datatools.record import MADE_BY_A_MODEL
+from l2l_ray.datatools.refer_writer import UNUSABLE
+from l2l_ray.wording import counted, first_of
+
+_OWN_ORIGINS = {"rows": (None, *MADE_BY_A_MODEL), "labelstudio": (None, "label_studio")}  # by kind of source
+
+
+def left_behind(folder: Path, fresh: Path, source: Path, kind: str) -> Iterator[str]:
+    """Yield a line about the texts that are no longer in a source, and one about the masks.
+
+    Args:
+        folder: The data set, `<root>/<dataset>`.
+        fresh: One that was made of the source as it is now.
+        source: What to call it.
+        kind: Of the import that made both.
+    """
+    kept, now = take_inventory(folder), take_inventory(fresh)
+    by_text: dict[str, list[Item]] = defaultdict(list)
+    for item in now.items:
+        for _, text in item.sentences:
+            by_text[text].append(item)
+    gone: set[tuple[str, str]] = set()  # name of the photo and text
+    masks: list[str] = []
+    for item in kept.items:
+        name = kept.pictures[item.image_id].file_name
+        alike: list[Item] = []
+        for _, text in item.sentences:
+            same = _of_photo(name, kept.path(item.image_id), by_text.get(text, []), now)
+            gone |= set() if same else {(name, text)}
+            alike += same
+        own_id = item.record.get("source_id")
+        alike = [one for one in alike if one.record.get("source_id") == own_id] or alike
+        is_own = _origin(item) in _OWN_ORIGINS.get(kind, (None,))
+        if alike and is_own and kept.has_truth(item) and not any(UNUSABLE in one.record for one in alike):
+            masks += [] if any(map(now.has_truth, alike)) else [f"{name} ({item.sentences[0][1]!r})"]
+    back = f"`l2l data import review RUN --root {folder.parent} --dataset {folder.name} --update`"
+    afresh = f"to begin without, remove {folder} and give the same command; {back} then brings back what was reviewed"
+    if gone:
+        name, text = min(gone)
+        yield f"{_stays(gone, 'text', source)} in the data set, such as {text!r} of {name}; {afresh}"
+    if masks:
+        yield f"{_stays(masks, 'mask', source)} truth, of {first_of(masks)}; {afresh}"
+
+
+def _of_photo(name: str, path: Path, items: list[Item], inventory: Inventory) -> list[Item]:
+    """Return the items of a photo: of its name, else of its content, as the photo may lie elsewhere in the source."""
+    named = [item for item in items if inventory.pictures[item.image_id].file_name == name]
+    if named or not path.is_file():
+        return named
+    others = [(item, inventory.path(item.image_id)) for item in items]
+    return [item for item, other in others if other.is_file() and filecmp.cmp(path, other, shallow=False)]
+
+
+def _origin(item: Item) -> object:
+    """Return who made the truth of an item, None where nothing is said."""
+    made = item.record.get("provenance")
+    return made.get("source") if isinstance(made, dict) else None
+
+
+def _stays(gone: Collection[Any], noun: str, source: Path) -> str:
+    verbs = ("is", "stays") if len(gone) == 1 else ("are", "stay")
+    return f"{counted(len(gone), noun)} {verbs[0]} no longer in {source} and {verbs[1]}"
