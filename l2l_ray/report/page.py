@@ -234,7 +234,7 @@ def _photo(record: RunRecord, entry: Mapping[str, Any], decision: Action | None)
     details = [str(entry.get("file") or ""), score_text(entry), str(entry.get("why_unused") or "")]
     return {
         "expression": str(entry.get("expression", "")),
-        "decision": "" if decision is None else f"{decision.state} by {decision.reviewer}",
+        "decision": "" if decision is None else f"{decision.reviewer}: {decision.state}",
         "detail": ", ".join(part for part in details if part),
         "tiles": [(caption, _jpeg(shown[name])) for name, caption in captions.items()],
     }

@@ -46,5 +46,6 @@ def who_looked(journal: Journal | None) -> str:
     num = num_decided(journal)
     if not num:
         return "Nobody has checked them: look at these first."
-    were = "was decided in a review, as its card says" if num == 1 else "were decided in a review, as their cards say"
-    return f"{num:,} of them {were}; the open ones come first."
+    return (
+        f"{num:,} of them {'was' if num == 1 else 'were'} decided in a review, as the cards say; open ones come first."
+    )
