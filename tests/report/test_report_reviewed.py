@@ -14,6 +14,8 @@ from l2l_ray.report.record import read_run
 from l2l_ray.report.reviewed import reviewed
 from l2l_ray.review.journal import FILE, Journal
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 LABELS = (105, 104, 103)  # sent_ids of the unlabeled photos of the fake run, of which training used 104 alone
 
 
