@@ -130,8 +130,7 @@ class Journal:
     """The journal of a run, to read and to add to; safe for threads and for several processes.
 
     Args:
-        run_dir: The run's folder, of this machine. In an object store, where nothing is appended, a journal that came
-            along with a run can be read and not added to.
+        run_dir: The run's folder. In an object store a journal that came along can be read, not added to.
     Raises:
         DataError: The file cannot be read.
     """
@@ -363,20 +362,12 @@ class Journal:
 
 
 def journal_of(run_dir: Path) -> Journal | None:
-    """Return the journal of a run to read; None where nobody reviewed it.
-
-    Raises:
-        DataError: As `Journal`.
-    """
+    """Return the journal of a run to read; None where nobody reviewed it. Raises as `Journal`."""
     return Journal(run_dir) if (run_dir / FILE).is_file() else None
 
 
 def decided_ids(run_dir: Path) -> set[int]:
-    """Return the sentences of a run whose labels a person decided about; none where nobody looked at it.
-
-    Raises:
-        DataError: As `Journal`.
-    """
+    """Return the sentences of a run whose labels a person decided about; none where nobody did. Raises as `Journal`."""
     journal = journal_of(run_dir)
     return set() if journal is None else journal.decided
 
