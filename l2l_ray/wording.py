@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from pathlib import PurePath
 
 Say = Callable[[str], None]  # takes one line for the user
 NUM_NAMED = 3  # so many of a list are named; the others are counted
@@ -21,6 +21,17 @@ def first_of(items: Iterable[str], separator: str = ", ") -> str:
     return separator.join([*known[:NUM_NAMED], *more])
 
 
-def file_names(paths: Iterable[str]) -> str:
-    """Return the names of the first few files, and how many more there are."""
-    return first_of(Path(path).name for path in paths if path)
+def photo_name(path: str, dataset: str) -> str:
+    """Return a photo's path below `images/<dataset>`, where imports put it; its file's name where it lies elsewhere.
+
+    Two photos of a data set may have one file name, in folders of their own.
+
+    Example: `photo_name("/data/images/mine/garden/a.jpg", "mine")` is "garden/a.jpg".
+    """
+    _, _, below = path.partition(f"/images/{dataset}/")
+    return below or PurePath(path).name
+
+
+def photo_names(paths: Iterable[str], dataset: str) -> str:
+    """Return the names of the first few photos, and how many more there are."""
+    return first_of(photo_name(path, dataset) for path in paths if path)

@@ -25,7 +25,7 @@ from l2l_ray.data.pixels import Header, upright_copy
 from l2l_ray.errors import DataError
 from l2l_ray.files import locked, replacing, replacing_folder, saying_why, temporary_path
 from l2l_ray.jsonl import read_lines
-from l2l_ray.wording import counted, file_names
+from l2l_ray.wording import counted, first_of
 
 UNUSABLE = "unusable_truth"  # field of a ref: what an import named as wrong with its truth, until there is another one
 
@@ -195,7 +195,7 @@ class ReferWriter:
         if lacking and target.is_symlink():
             raise DataError(
                 f"{target} is a link to a folder that lacks {counted(len(lacking), 'picture')} of these "
-                f"({file_names(lacking)}), and nothing is written there; leave --images out where the folder has them "
+                f"({first_of(lacking)}), and nothing is written there; leave --images out where the folder has them "
                 "all, else remove the link, or choose another --dataset"
             )
         for name in lacking:

@@ -25,7 +25,7 @@ from typing import Any
 from l2l_ray.data.layout import Notice
 from l2l_ray.datatools.row_files import Row
 from l2l_ray.errors import DataError
-from l2l_ray.review.journal import DECISIONS, FILE, Action, Journal
+from l2l_ray.review.journal import FILE, Action, Journal, journal_of
 from l2l_ray.storage import place
 
 _FROM_LABEL = ("image", "expression", "split", "id", "sent_id", "category", "hint", "confidence", "gate")
@@ -38,10 +38,10 @@ def read_review(run_dir: Path) -> tuple[Iterator[Row], Path]:
     Raises:
         DataError: Nobody has reviewed this run, or nothing is decided any more.
     """
-    if not (run_dir / FILE).is_file():
+    journal = journal_of(run_dir)
+    if journal is None:
         command = shlex.join(["l2l", "review", str(run_dir)])
         raise DataError(f"{run_dir} has no {FILE}: nobody has reviewed it; `{command}` opens the page")
-    journal = Journal(run_dir)
     made = list(journal.decisions())
     if not made:
         raise DataError(f"{run_dir / FILE} holds no decision that was not undone; nothing is imported")
@@ -51,6 +51,16 @@ def read_review(run_dir: Path) -> tuple[Iterator[Row], Path]:
             f"{run_dir / FILE} names photos below several folders, expected one: {sorted(map(str, roots))[:3]}"
         )
     return _rows(journal, made), place(str(roots.pop()))
+
+
+def decisions_by_text(run_dir: Path) -> dict[int, Action]:
+    """Return the decision that holds on each label of a run, by sentence; none where nobody reviewed it.
+
+    Raises:
+        DataError: The journal cannot be read.
+    """
+    journal = journal_of(run_dir)
+    return {} if journal is None else {action.sent_id: action for action in journal.decisions()}
 
 
 def _rows(journal: Journal, made: Sequence[Action]) -> Iterator[Row]:
@@ -67,7 +77,7 @@ def _rows(journal: Journal, made: Sequence[Action]) -> Iterator[Row]:
     for group in by_object.values():
         counted = max(group, key=lambda action: (action.action == "redraw", action.number))
         if len(group) > 1:
-            text = f"of {len(group)} masks of one object, this one counts: it is {DECISIONS[counted.action]}"
+            text = f"of {len(group)} masks of one object, this one counts: it is {counted.state}"
             yield _where(counted), Notice(_where(counted), text)
         yield _where(counted), _row(counted, journal)
 

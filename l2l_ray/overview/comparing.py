@@ -29,6 +29,15 @@ from l2l_ray.report.tables import metric_name
 from l2l_ray.wording import counted, first_of
 
 FIGURES = ("mean_iou", "overall_iou", "precision_at.0.5")
+# Of data without a val split: each run draws its own from the photos that have a mask (`loop/state/enough.py`).
+_HELD_OUT = (
+    "the runs held out other photos, which are drawn anew once photos with masks are added or removed, or by another "
+    "data.split_seed or data.val_from_labeled"
+)
+_KEEP_VAL = (
+    "so that later runs are measured on the same photos, import them as a new data set (another --dataset, of `l2l "
+    "label` another --name) with a val split: a folder `val`, or the column `split` of a table (docs/data.md)"
+)
 _HEAD = ("split", "texts", "figure", "first", "other", "first - other", "95 % interval", "the first is")
 
 
@@ -171,9 +180,12 @@ def _meters(first: ComparedRun, other: ComparedRun, split: str, common: bool) ->
         raise DataError(f"{what}: the protocol is {rules[0]} in the first and {rules[1]} in the other")
     ids = set(one["sent_id"]) & set(two["sent_id"])
     if not ids or not (common or len(one) == len(two) == len(ids)):
+        apart = split == VAL and all(run.record.held_out for run in (first, other))
+        why = f"{_HELD_OUT}; " if apart else ""
+        remedy = _KEEP_VAL if apart else "compare runs on one data set"
         raise DataError(
-            f"{what}: the first has {counted(len(one), 'sentence')}, the other {len(two)}, and {len(ids)} are in both; "
-            + ("--common compares on these" if ids else "compare runs on one data set")
+            f"{what}: {why}the first has {counted(len(one), 'sentence')}, the other {len(two)}, and {len(ids)} "
+            f"{'is' if len(ids) == 1 else 'are'} in both; " + ("--common compares on these" if ids else remedy)
         )
     one, two = (frame[frame["sent_id"].isin(ids)].reset_index(drop=True) for frame in (one, two))
     differs = (one["image_id"] != two["image_id"]) | (one["expression"] != two["expression"])

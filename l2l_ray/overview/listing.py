@@ -27,6 +27,7 @@ from l2l_ray.loop.state.digests import Digests
 from l2l_ray.loop.state.lease import FOLDER as LEASE
 from l2l_ray.loop.state.lease import Holder
 from l2l_ray.loop.state.position import Position, Stage
+from l2l_ray.report.began import in_its_folder, label_command, words_of
 from l2l_ray.report.figures import ends_of
 from l2l_ray.report.record import RunRecord, is_number, read_glance
 from l2l_ray.report.summary import main_scores, main_split
@@ -292,31 +293,16 @@ def _go_on(path: Path, config: RunConfig, env: Mapping[str, Any], last: Holder |
     """Return the command that continues a run; what only the program that began it can do is left to that."""
     if sweep := _sweep_command(path.parent):
         return sweep
-    command = env.get("command")
-    began = _words(str(command or "l2l run"))
-    program = Path(began[0]).name
-    if program in ("l2l", "cli.py") and began[1:2] == ["label"]:
-        return _given_in(env) + shlex.join(["l2l", *began[1:]])
+    if again := label_command(env, config.run_root):
+        return again
+    program = Path(words_of(env)[0]).name
     if program not in ("l2l", "cli.py", "selfevolve.py"):
-        return f"with what began it: {_given_in(env)}{command}"
+        return f"with what began it: {in_its_folder(env)}{env.get('command')}"
     start = "ray job submit -- python jobs/selfevolve.py" if last and "Ray" in last.what else "l2l run"
     words = ["--config", str(path / "config.yaml")]
     if config.run_dir != path.absolute():  # it was moved or renamed
         words += ["--run_root", str(path.parent), "--name", path.name]
     return f"{start} {shlex.join([*words, '--resume'])}"
-
-
-def _given_in(facts: Mapping[str, Any]) -> str:
-    """Return what goes before a command whose paths may be relative; "" where it is not known where it was given."""
-    directory = facts.get("directory")
-    return f"cd {shlex.quote(directory)} && " if isinstance(directory, str) else ""
-
-
-def _words(command: str) -> list[str]:
-    try:
-        return shlex.split(command)
-    except ValueError:  # of an earlier version, which did not quote them
-        return command.split()
 
 
 def _stopped_by_sweep(path: Path) -> int | None:
@@ -332,6 +318,6 @@ def _sweep_command(folder: Path) -> str:
         words = [str(word) for word in facts["words"]]
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-    where = _given_in(facts)
+    where = in_its_folder(facts)
     script = str(facts.get("script", "jobs/sweep.py")) if where else "jobs/sweep.py"
     return f"{where}python {shlex.join([script, *words, *([] if '--resume' in words else ['--resume'])])}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
+
+from l2l_ray.wording import photo_name
 
 MAX_NAMES = 8
 # Kinds of `types.Skip`; one that is not here is shown by its own name. An item of the second kind stays.
@@ -40,7 +41,7 @@ class LeftOut:
     reason: str
     stays: bool  # the items are used all the same
     num: int  # texts
-    files: tuple[str, ...]  # names of their photos, each once
+    files: tuple[str, ...]  # names of their photos in the data set, each once
     first: str  # what was found at the first of them, word for word
 
     @property
@@ -50,11 +51,12 @@ class LeftOut:
         return ", ".join(self.files[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def left_out(skips: Sequence[Mapping[str, Any]]) -> list[LeftOut]:
+def left_out(skips: Sequence[Mapping[str, Any]], dataset: str) -> list[LeftOut]:
     """Return one entry per reason: first what was left out, then what stays with a change; the most frequent first.
 
     Args:
         skips: Lines of skips.jsonl: kind, sent_id, path and reason; whatever a line lacks is passed over.
+        dataset: Name of the data set.
     """
     found: dict[str, list[Mapping[str, Any]]] = {}
     for skip in skips:
@@ -64,7 +66,7 @@ def left_out(skips: Sequence[Mapping[str, Any]]) -> list[LeftOut]:
             reason={**LEFT_OUT, **STAYS}.get(kind, kind.replace("_", " ")),
             stays=kind in STAYS,
             num=len(items),
-            files=tuple(dict.fromkeys(name for item in items if (name := PurePath(str(item.get("path") or "")).name))),
+            files=tuple(dict.fromkeys(photo_name(str(path), dataset) for item in items if (path := item.get("path")))),
             first=str(items[0].get("reason") or ""),
         )
         for kind, items in found.items()

@@ -1,13 +1,16 @@
-"""What to do after a run: commands to copy, with this run's own folders in them."""
+"""What to do after a run: commands to copy, with this run's own folders in them, which work from any folder."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from l2l_ray.report.began import in_its_folder, label_command
 from l2l_ray.report.record import RunRecord
+from l2l_ray.storage import place
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ def next_steps(record: RunRecord) -> list[Step]:
 
     Words in capitals are for the reader to fill in.
     """
-    run = shlex.quote(str(record.run_dir))
-    steps = _corrections(record, run) if record.own_data and record.photos else []
+    run = _run(record)
+    steps = _corrections(record) if record.own_data and record.photos else []
     if record.photos and any(entry.get("used") is not None for entry in record.photos):
         steps.append(
             Step(
@@ -45,28 +48,63 @@ def correct_doubtful(record: RunRecord) -> Step:
     return Step(
         "Look at the doubtful labels in the browser: accept, reject or redraw them. docs/review.md says how; "
         "docs/export.md how to do it with Label Studio.",
-        f"l2l review {shlex.quote(str(record.run_dir))}",
+        f"l2l review {_run(record)}",
     )
 
 
-def _corrections(record: RunRecord, run: str) -> list[Step]:
-    data = record.config.get("data")
-    data = data if isinstance(data, Mapping) else {}
-    root, name = (shlex.quote(str(data.get(key, key.upper()))) for key in ("root", "dataset"))
+def bring_home(record: RunRecord) -> Step:
+    """Return the step that makes decisions about labels masks to learn from; a benchmark stays what it is."""
+    if not record.own_data:
+        return Step(
+            "Make a data set of your own of the decisions.",
+            f"l2l data import review {_run(record)} --root ROOT --dataset NAME",
+        )
+    data = _data(record)
+    root, name = shlex.quote(_root(record)), shlex.quote(str(data.get("dataset", "DATASET")))
+    return Step(
+        "Bring your decisions into the data set; the next run starts from them.",
+        f"l2l data import review {_run(record)} --root {root} --dataset {name} --update",
+    )
+
+
+def _corrections(record: RunRecord) -> list[Step]:
+    return [correct_doubtful(record), bring_home(record), _once_more(record)]
+
+
+def _once_more(record: RunRecord) -> Step:
+    learned = (
+        "what was corrected is learned from. A few right masks of doubtful photos help more than many of easy ones."
+    )
+    if command := label_command(record.env, record.config.get("run_root")):
+        return Step(f"Go on by the same command, which writes masks anew: {learned}", command)
+    data = _data(record)
     again = f"{record.config.get('name') or record.run_dir.name}-corrected"
-    config = shlex.quote(str(record.run_dir / "config.yaml"))
-    return [
-        correct_doubtful(record),
-        Step(
-            "Bring your decisions into the data set.",
-            f"l2l data import review {run} --root {root} --dataset {name} --update",
-        ),
-        Step(
-            "Run again: what was corrected is learned from. A few right masks of doubtful photos help more than many "
-            "of easy ones.",
-            f"l2l run --config {config} --name {shlex.quote(again)}{_all_masks(data)}",
-        ),
-    ]
+    config = shlex.quote(str(record.run_dir.absolute() / "config.yaml"))
+    where = in_its_folder(record.env) if _is_relative(data.get("root")) else ""
+    return Step(
+        f"Run again: {learned}", f"{where}l2l run --config {config} --name {shlex.quote(again)}{_all_masks(data)}"
+    )
+
+
+def _run(record: RunRecord) -> str:
+    return shlex.quote(str(record.run_dir.absolute()))
+
+
+def _data(record: RunRecord) -> Mapping[str, Any]:
+    data = record.config.get("data")
+    return data if isinstance(data, Mapping) else {}
+
+
+def _root(record: RunRecord) -> str:
+    """Return the folder of the data sets, from where the run was begun if it is relative."""
+    root, began_in = str(_data(record).get("root", "ROOT")), record.env.get("directory")
+    if _is_relative(root) and isinstance(began_in, str):
+        return str(Path(began_in) / root)
+    return str(place(root).expanduser())
+
+
+def _is_relative(root: Any) -> bool:
+    return isinstance(root, str) and not place(root).expanduser().is_absolute()
 
 
 def _all_masks(data: Mapping[str, Any]) -> str:

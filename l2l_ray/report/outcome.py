@@ -36,14 +36,22 @@ class Outcome:
     step: Step | None
 
 
-def outcome(record: RunRecord) -> Outcome:
-    """Return what came out of a run; nothing where it has no final table yet."""
+def outcome(record: RunRecord, num_decided: int = 0) -> Outcome:
+    """Return what came out of a run; nothing where it has no final table yet.
+
+    Args:
+        record: The run.
+        num_decided: Labels of its last round that people have decided about.
+    """
     if not record.rows:
         return Outcome((), None)
     doubt = doubt_of(record)
     labels = f"{doubt.words('labels of the last round')}." if doubt is not None else ""
+    if doubt is not None and num_decided:
+        labels += f" {num_decided:,} of the {doubt.num:,} were decided in a review since."
     sentences = (_reached(record), _compared(record), _expected(record), labels)
-    step = correct_doubtful(record) if doubt is not None and doubt.doubtful else None
+    is_open = doubt is not None and doubt.doubtful and num_decided < doubt.num
+    step = correct_doubtful(record) if is_open else None
     return Outcome(tuple(filter(None, sentences)), step)
 
 

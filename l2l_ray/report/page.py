@@ -47,7 +47,7 @@ from l2l_ray.report.panels import (
     worst_first,
 )
 from l2l_ray.report.record import RunRecord, flatten, is_number, read_run, writing
-from l2l_ray.report.reviewed import reviewed
+from l2l_ray.report.reviewed import decision_on, num_decided, reviewed, who_looked
 from l2l_ray.report.summary import headline, model_answers, quality_sentence, stats, toy_notice, used_labels
 from l2l_ray.report.tables import (
     differences_table,
@@ -55,6 +55,7 @@ from l2l_ray.report.tables import (
     priors_table,
     results_table,
 )
+from l2l_ray.review.journal import Action, Journal, journal_of
 
 FOLDER = Path(__file__).parent
 MAX_EXAMPLES = 40  # about 60 kB each
@@ -101,10 +102,11 @@ def render(record: RunRecord) -> str:
 def _content(record: RunRecord) -> dict[str, Any]:
     has_figures = any(map(splits_of, record.rows))
     own_splits = has_figures and not record.held_out
+    journal = journal_of(record.run_dir)
     return {
         "name": record.config.get("name") or record.run_dir.name,
         "headline": headline(record),
-        "outcome": outcome(record),
+        "outcome": outcome(record, num_decided(journal)),
         "about": record.about.rstrip("."),
         "protocol": record.protocol.rstrip(".") if has_figures else "",
         "missing_splits": [str(s) for s in record.results.get("missing_splits") or []] if own_splits else [],
@@ -115,10 +117,11 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "val_name": "the held-out photos" if record.held_out else "val",
         "main_label": record.labels.get(record.main_method, record.main_method) or "an unnamed selector",
         "stats": stats(record),
-        "photo_groups": _photo_groups(record),
+        "photo_groups": _photo_groups(record, journal),
         "used_labels": used_labels(record),
-        "reviewed": reviewed(record),
-        "left_out": left_out(record.skips),
+        "who_looked": who_looked(journal),
+        "reviewed": reviewed(record, journal),
+        "left_out": left_out(record.skips, _dataset(record)),
         "notices": [str(notice) for notice in record.results.get("notices") or []],
         "steps": next_steps(record) if record.rows else [],
         "quality": quality_sentence(record),
@@ -146,6 +149,11 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "priors": priors_table(record),
         "absent": record.absent,
     }
+
+
+def _dataset(record: RunRecord) -> str:
+    data = record.config.get("data")
+    return str(data.get("dataset", "")) if isinstance(data, Mapping) else ""
 
 
 def _visible(html: str) -> str:
@@ -192,8 +200,16 @@ def _label_tables(record: RunRecord) -> list[tuple[str, Any, str]]:
     return [(title, table, rows) for title, table, rows in found if table is not None]
 
 
-def _photo_groups(record: RunRecord) -> list[tuple[str, str, list[dict[str, Any]]]]:
-    """Unlabeled photos as title, note and cards: used labels, others, and masks where a run makes no labels."""
+def _photo_groups(record: RunRecord, journal: Journal | None) -> list[tuple[str, str, list[dict[str, Any]]]]:
+    """Unlabeled photos as title, note and cards: used labels, others, and masks where a run makes no labels.
+
+    Of each, those that a person has decided about come last.
+    """
+
+    def order(entry: Mapping[str, Any]) -> tuple[bool, float]:
+        confidence = entry.get("confidence")
+        return decision_on(entry, journal) is not None, confidence if is_number(confidence) else 0.0
+
     groups = [
         (True, "Used for training", "The least sure come first."),
         (False, "Not used for training", "From unsure to sure."),
@@ -201,21 +217,24 @@ def _photo_groups(record: RunRecord) -> list[tuple[str, str, list[dict[str, Any]
     ]
     found = []
     for used, title, note in groups:
-        entries = [entry for entry in record.photos if entry.get("used") is used]
-        entries.sort(key=lambda e: e["confidence"] if is_number(e.get("confidence")) else 0.0)
+        entries = sorted((entry for entry in record.photos if entry.get("used") is used), key=order)
         if entries:
-            found.append((title, note, [_photo(record, entry) for entry in entries[:MAX_EXAMPLES]]))
+            cards = [_photo(record, entry, decision_on(entry, journal)) for entry in entries[:MAX_EXAMPLES]]
+            found.append((title, note, cards))
     return found
 
 
-def _photo(record: RunRecord, entry: Mapping[str, Any]) -> dict[str, Any]:
+def _photo(record: RunRecord, entry: Mapping[str, Any], decision: Action | None) -> dict[str, Any]:
     shown = dict(zip(TILES, tiles(record.run_dir, entry), strict=True))
     captions = _PHOTO_TILES if entry.get("used") is not None else {**_PHOTO_TILES, "final": "mask"}
     if entry.get("prior_source") == "user":
         captions = {**captions, "prior": "box given by a person"}
+    if decision is not None and decision.action != "accept":
+        captions = {**captions, "final": "the run's label"}
     details = [str(entry.get("file") or ""), score_text(entry), str(entry.get("why_unused") or "")]
     return {
         "expression": str(entry.get("expression", "")),
+        "decision": "" if decision is None else f"{decision.reviewer}: {decision.state}",
         "detail": ", ".join(part for part in details if part),
         "tiles": [(caption, _jpeg(shown[name])) for name, caption in captions.items()],
     }

@@ -67,7 +67,7 @@ class ExamplePanel:
     accepted: UInt8[np.ndarray, "G G"] | None  # indices into ACCEPTED, see `accepted_codes`
     final: Float[np.ndarray, "h w"] | None  # mask probability or 0/1, any size
     truth: Float[np.ndarray, "h w"] | None  # 0/1, any size
-    file: str = ""  # name of the photo, without its folder
+    file: str = ""  # name of the photo in its data set
     confidence: float | None = None  # estimated IoU of `final`, see confidence.py
     used: bool | None = None  # whether training used the label; None = it is no label
     why_unused: str = ""  # in words; empty where `used` is not False

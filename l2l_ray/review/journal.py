@@ -33,6 +33,7 @@ from typing import Any
 from l2l_ray.errors import DataError
 from l2l_ray.files import lock_file, locked, sync
 from l2l_ray.jsonl import append_line
+from l2l_ray.storage import local_copy
 from l2l_ray.types import Rle
 
 logger = logging.getLogger(__name__)
@@ -73,9 +74,14 @@ class Action:
     label: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def state(self) -> str:
+        """What a decision makes of its label, one of `STATES`."""
+        return DECISIONS[self.action]
+
+    @property
     def words(self) -> str:
         """Who did what when, in words."""
-        did = "undid action " + str(self.undoes) if self.action == UNDO else f"said {DECISIONS[self.action]!r}"
+        did = "undid action " + str(self.undoes) if self.action == UNDO else f"said {self.state!r}"
         return f"{self.reviewer} {did} at {self.at[11:16]} UTC on {self.at[:10]} (action {self.number})"
 
 
@@ -124,13 +130,15 @@ class Journal:
     """The journal of a run, to read and to add to; safe for threads and for several processes.
 
     Args:
-        run_dir: The run's folder, of this machine.
+        run_dir: The run's folder. In an object store a journal that came along can be read, not added to.
     Raises:
         DataError: The file cannot be read.
     """
 
     def __init__(self, run_dir: Path) -> None:
         self._path, self._torn, self._lock_path = (run_dir / name for name in (FILE, TORN, LOCK))
+        with suppress(FileNotFoundError):
+            self._path = local_copy(self._path)
         self._lock = threading.RLock()
         self._touched: list[int] = []  # the sent_ids whose state may have changed, in order
         self.problems: list[str] = []  # lines that are passed over, in words
@@ -227,7 +235,7 @@ class Journal:
     def state(self, sent_id: int) -> str:
         """Return what a label is, one of `STATES`."""
         found = self.standing(sent_id)
-        return OPEN if found is None else DECISIONS[found.action]
+        return OPEN if found is None else found.state
 
     def history(self, sent_id: int) -> list[Action]:
         """Return all actions on a label, undone ones too, without masks."""
@@ -353,13 +361,15 @@ class Journal:
             logger.warning("%s", problem)
 
 
-def decided_ids(run_dir: Path) -> set[int]:
-    """Return the sentences of a run whose labels a person decided about; none where nobody looked at it.
+def journal_of(run_dir: Path) -> Journal | None:
+    """Return the journal of a run to read; None where nobody reviewed it. Raises as `Journal`."""
+    return Journal(run_dir) if (run_dir / FILE).is_file() else None
 
-    Raises:
-        DataError: As `Journal`.
-    """
-    return Journal(run_dir).decided if (run_dir / FILE).is_file() else set()
+
+def decided_ids(run_dir: Path) -> set[int]:
+    """Return the sentences of a run whose labels a person decided about; none where nobody did. Raises as `Journal`."""
+    journal = journal_of(run_dir)
+    return set() if journal is None else journal.decided
 
 
 def _fields(action: Action) -> dict[str, Any]:

@@ -18,17 +18,18 @@ HOST, TOKEN = "127.0.0.1:8765", "0123456789abcdef"
 QUICK = ["--preset", "smoke"]  # a minute instead of several; the page's command is the same without it
 
 
-def _review(run: Path) -> int:
-    """Accept the first two labels that mark something and reject the third; return how many were accepted."""
+def _review(run: Path) -> dict[int, str]:
+    """Accept the first two labels that mark something and reject the third; return what was decided, by sentence."""
     app = make_app(run, "anna", sha256_of(TOKEN), frozenset({f"http://{HOST}"}))
     with TestClient(app, base_url=f"http://{HOST}", headers={"authorization": f"Bearer {TOKEN}"}) as client:
         rows = client.get("/api/labels").json()["rows"]
         found = (client.get(f"/api/labels/{row['sent_id']}").json() for row in rows)
         marked = [label["sent_id"] for label in found if len(label["masks"]["label"]["counts"]) > 1]
-        for sent_id, action in zip(marked, ("accept", "accept", "reject"), strict=False):
+        decided = dict(zip(marked, ("accept", "accept", "reject"), strict=False))
+        for sent_id, action in decided.items():
             body = {"action": action, "upon": 0, "key": f"{sent_id} {action}"}
             assert client.post(f"/api/labels/{sent_id}/actions", json=body).status_code == 200
-    return min(2, len(marked))
+    return decided
 
 
 @pytest.mark.slow  # two whole runs, 40 s
@@ -39,21 +40,24 @@ def test_from_a_folder_of_photos_to_masks_that_were_checked(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("L2L_HOME", str(tmp_path / "runs"))
-    run, accepted = tmp_path / "runs" / "photos", 0
+    run, decided = tmp_path / "runs" / "photos", dict[int, str]()
     done = []
     for words in commands("tutorial.md"):
         given = [{"RUN": str(run), "RUN-2": f"{run}-2", "DATA": str(run.parent / "data")}.get(w, w) for w in words]
         if words[0] == "review":
-            accepted = _review(run)
+            decided = _review(run)
         else:
             status = cli.main([*given, *(QUICK if words[0] == "label" else [])])
             assert status == 0, (words, capsys.readouterr())
         done.append(words[0])
     assert done == ["example", "label", "suggest", "review", "data", "export", "data", "label", "runs", "compare"]
-    assert accepted > 0
+    accepted = [sent_id for sent_id, action in decided.items() if action == "accept"]
     coco = COCO(str(tmp_path / "checked" / "shapes" / "instances.json"))
-    assert len(coco.getAnnIds()) == accepted
+    assert len(coco.getAnnIds()) == len(accepted) > 0
     assert coco.annToMask(coco.loadAnns(coco.getAnnIds())[0]).any()
+    exported = {one["sent_id"]: one for one in COCO(str(tmp_path / "labels" / "annotations.json")).anns.values()}
+    assert not {sent_id for sent_id, action in decided.items() if action == "reject"} & exported.keys()
+    assert {sent_id for sent_id, one in exported.items() if "accepted_by" in one["provenance"]} == set(accepted)
     index = [json.loads(line) for line in (run / "masks" / "index.jsonl").read_text().splitlines()]
     assert len(index) == 28
     assert (tmp_path / "runs" / "photos-2" / "report.html").is_file(), "the second run learned from more"

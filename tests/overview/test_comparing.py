@@ -106,6 +106,28 @@ def test_other_sentences_are_refused_and_the_common_ones_compared_on_request(
             comparison([whole_run.path, supervised.path], common=common)
 
 
+def test_other_photos_that_were_held_out_are_named_with_what_keeps_them(
+    whole_run: RunFolder, supervised: RunFolder, copied: Copy
+) -> None:
+    first = copied(without=(), name="first")
+    for run in (first, supervised):
+        results = json.loads((run.path / "results.json").read_text())
+        (run.path / "results.json").write_text(json.dumps({**results, "val_source": "labeled"}))
+    rewrite(evaluated(supervised, "val"), lambda frame: frame.assign(sent_id=frame["sent_id"] + 10**6))
+    with pytest.raises(
+        DataError, match="the runs held out other photos, .* 0 are in both; .* with a val split"
+    ) as told:
+        comparison([first.path, supervised.path], split="val")
+    assert "on one data set" not in str(told.value), "it is one"
+    with pytest.raises(DataError, match="and 0 are in both; compare runs on one data set"):
+        comparison([whole_run.path, supervised.path], split="val")
+    shared = evaluated(first, "val")
+    ids = pd.read_parquet(shared)["sent_id"].to_list()
+    rewrite(evaluated(supervised, "val"), lambda frame: frame.assign(sent_id=[ids[0], *frame["sent_id"][1:]]))
+    with pytest.raises(DataError, match="held out other photos, .* and 1 is in both; --common compares on these"):
+        comparison([first.path, supervised.path], split="val")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

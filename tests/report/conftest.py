@@ -169,6 +169,12 @@ def run_dir(built_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(built_run, tmp_path / "refshapes-l2l-s0"))
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the drawing out; it is tested elsewhere."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, buffer, **_: buffer.write(b"png"))
+
+
 @pytest.fixture(scope="session")
 def built_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The fake run; tests only read it."""

@@ -77,7 +77,10 @@ def test_doubtful_labels_are_counted_with_the_command_that_shows_them() -> None:
         "412 of 3,791 labels of the last round are doubtful (confidence below 0.4), 1,200 sure (0.7 or more): look at "
         "the doubtful first."
     )
-    assert found.step is not None and found.step.command == "l2l review 'runs/a b'"
+    assert found.step is not None and found.step.command == f"l2l review '{Path.cwd()}/runs/a b'"
+    after = outcome(record, num_decided=5)
+    assert after.sentences[-1].endswith(" 5 of the 3,791 were decided in a review since.") and after.step == found.step
+    assert outcome(record, num_decided=3791).step is None, "nothing is left to look at"
     results["doubt"] = {"num": 5, "sure": 5, "doubtful": 0}
     assert outcome(record).step is None and "look at" not in outcome(record).sentences[-1]
 

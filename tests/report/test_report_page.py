@@ -54,12 +54,6 @@ def reported(built_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the drawing out; it is tested elsewhere."""
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, buffer, **_: buffer.write(b"png"))
-
-
 def test_the_page_needs_nothing_but_itself(reported: Path) -> None:
     run_dir, path = reported, reported / "report.html"
     html = path.read_text()

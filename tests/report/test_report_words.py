@@ -19,31 +19,38 @@ def skip(kind: str, path: str, reason: str = "why") -> dict[str, Any]:
 
 def test_what_was_left_out_is_counted_by_reason_with_the_names_of_its_photos() -> None:
     skips = [skip("empty_mask", "/a/x.jpg"), *(skip("missing_image", f"/a/{n // 2}.jpg") for n in range(4))]
-    first, second = left_out(skips)
+    first, second = left_out(skips, "own")
     assert (first.reason, first.num, first.files) == ("the photo is not there", 4, ("0.jpg", "1.jpg"))
     assert (second.reason, second.num, second.names, second.first) == ("the mask is empty", 1, "x.jpg", "why")
-    assert left_out([]) == []
+    assert left_out([], "own") == []
+
+
+def test_photos_of_one_name_in_two_folders_are_told_apart() -> None:
+    (entry,) = left_out([skip("empty_mask", f"/data/images/own/{name}") for name in ("a.jpg", "sub/a.jpg")], "own")
+    assert entry.files == ("a.jpg", "sub/a.jpg")
 
 
 def test_what_stays_with_a_change_is_told_apart_from_what_was_left_out() -> None:
     kinds = [*["long_expression_cut"] * 3, "long_expression_tokens", "empty_mask"]
-    found = left_out([skip(kind, "x.jpg") for kind in kinds])
+    found = left_out([skip(kind, "x.jpg") for kind in kinds], "own")
     assert [(entry.stays, entry.num) for entry in found] == [(False, 1), (True, 3), (True, 1)]
 
 
 def test_many_names_are_cut_and_counted() -> None:
-    (entry,) = left_out([skip("missing_image", f"{n}.jpg") for n in range(MAX_NAMES + 3)])
+    (entry,) = left_out([skip("missing_image", f"{n}.jpg") for n in range(MAX_NAMES + 3)], "own")
     assert entry.names.endswith(f"{MAX_NAMES - 1}.jpg and 3 more")
 
 
 @pytest.mark.parametrize("line", [{}, {"kind": None, "path": 3}, {"kind": "odd_thing"}])
 def test_lines_that_lack_something_are_counted_all_the_same(line: dict[str, Any]) -> None:
-    (entry,) = left_out([line])
+    (entry,) = left_out([line], "own")
     assert entry.num == 1 and entry.reason in ("for a reason that was not recorded", "odd thing")
 
 
-def steps(config: dict[str, Any], photos: list[dict[str, Any]], **results: Any) -> list[str]:
-    record = RunRecord(Path("runs/my run"), config, {}, results, (), (), {}, (), tuple(photos), ())
+def steps(
+    config: dict[str, Any], photos: list[dict[str, Any]], env: dict[str, Any] | None = None, **results: Any
+) -> list[str]:
+    record = RunRecord(Path("runs/my run"), config, env or {}, results, (), (), {}, (), tuple(photos), ())
     return [step.command for step in next_steps(record)]
 
 
@@ -52,10 +59,27 @@ OWN = {"name": "first", "data": {"root": "data/refer", "dataset": "own"}}
 
 
 def test_own_labels_are_corrected_brought_home_and_learned_from() -> None:
-    found = steps(OWN, [LABEL])
-    assert found[0] == "l2l review 'runs/my run'"
-    assert found[1] == "l2l data import review 'runs/my run' --root data/refer --dataset own --update"
-    assert found[2] == "l2l run --config 'runs/my run/config.yaml' --name first-corrected"
+    found, run = steps(OWN, [LABEL]), f"{Path.cwd()}/runs/my run"
+    assert found[0] == f"l2l review '{run}'"
+    assert found[1] == f"l2l data import review '{run}' --root data/refer --dataset own --update"
+    assert found[2] == f"l2l run --config '{run}/config.yaml' --name first-corrected"
+
+
+def test_every_command_works_from_any_folder() -> None:
+    found = steps(OWN, [LABEL], {"directory": "/my data"})
+    assert all(f"'{Path.cwd()}/runs/my run" in command for command in found)
+    assert " --root '/my data/data/refer' " in found[1]
+    assert found[2].startswith("cd '/my data' && l2l run --config '/"), "where the config's own paths are right"
+    in_store = {**OWN, "data": {"root": "s3://bucket/refer", "dataset": "own"}}
+    found = steps(in_store, [LABEL], {"directory": "/my data"})
+    assert " --root s3://bucket/refer " in found[1] and found[2].startswith("l2l run ")
+
+
+def test_what_label_began_goes_on_by_label_and_so_writes_masks() -> None:
+    env = {"command": "/venv/bin/l2l label 'my photos' --preset smoke", "directory": "/here"}
+    found = steps({**OWN, "run_root": "/runs"}, [LABEL], env)
+    assert found[2] == "cd /here && l2l label 'my photos' --preset smoke --run_root /runs"
+    assert steps(OWN, [LABEL], {"command": "l2l run --config a.yaml"})[2].startswith("l2l run --config ")
 
 
 def test_every_format_of_an_export_is_named() -> None:

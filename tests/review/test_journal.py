@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from l2l_ray.errors import DataError
-from l2l_ray.review.journal import FILE, LOCK, OPEN, TORN, UNDO, Journal, StaleAction, decided_ids
+from l2l_ray.review.journal import FILE, LOCK, OPEN, TORN, UNDO, Journal, StaleAction, decided_ids, journal_of
 from l2l_ray.types import Rle
+from tests.object_store import ObjectStore
 
 RLE: Rle = {"size": [2, 2], "counts": "04"}
 Disk = Callable[[int], AbstractContextManager[None]]
@@ -239,3 +240,15 @@ def test_a_folder_in_which_nothing_can_be_decided_is_refused_before_anybody_deci
     (tmp_path / LOCK).mkdir()
     with pytest.raises(DataError, match=rf"no decision could be saved in {tmp_path}: .*must lie on a file system"):
         Journal(tmp_path).require_writable()
+
+
+def test_a_journal_that_came_into_an_object_store_is_read_and_not_added_to(store: ObjectStore, tmp_path: Path) -> None:
+    journal, there = Journal(tmp_path), store.place("runs/reviewed")
+    journal.add(7, "accept", "anna", 0, "one", rle=RLE)
+    assert journal_of(there) is None and decided_ids(there) == set()
+    (there / FILE).write_bytes((tmp_path / FILE).read_bytes())
+    found = journal_of(there)
+    assert found is not None and [action.rle for action in found.decisions()] == [RLE]
+    with pytest.raises(DataError, match="cannot write .*nothing was saved"):
+        found.add(7, UNDO, "anna", 1, "two")
+    assert (there / FILE).read_bytes() == (tmp_path / FILE).read_bytes() and decided_ids(there) == {7}

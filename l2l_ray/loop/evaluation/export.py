@@ -5,6 +5,9 @@ How labels are read, and brought to the image's size, is in `committed.py`.
 By default only labels that training used are exported (gate on, some object cell accepted). Whatever is left out is
 named with the reason: in `export.json` item by item, in words in `Exported.line`. Masks of truth are not read here:
 nothing in this file can tell whether a label is right.
+
+What a person decided on the review page goes before any choice by figures: what they did not accept is not written,
+neither the label nor a prediction for its text. An accepted label stays, and its provenance says who accepted it.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from l2l_ray.confidence import prediction_confidence
 from l2l_ray.data.masks import encode, grid_logits_to_native, mask_area_px
 from l2l_ray.datatools.export import require_place, write_export
 from l2l_ray.datatools.record import ExportedMask
+from l2l_ray.datatools.review import decisions_by_text
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.guarantee import SUPPOSES, Guarantee, Promise, require_guarantee
 from l2l_ray.loop.evaluation.committed import (
@@ -39,6 +43,8 @@ from l2l_ray.loop.state.ledger import Ledger, is_used, read_shard
 from l2l_ray.loop.state.plan import VAL
 from l2l_ray.loop.state.prepare import read_facts, unused_texts
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.report.next_steps import bring_home
+from l2l_ray.report.record import read_glance
 from l2l_ray.selector.registry import spec_of
 from l2l_ray.types import Example, LabeledExample, PseudoLabel
 from l2l_ray.wording import counted
@@ -50,11 +56,13 @@ UNUSED = "not used in training (see --all)"
 UNSURE = "below --min-confidence"
 UNPROMISED = "less sure than what the guarantee is about"
 NO_MASK = "of which the label is empty"
+DECIDED = "decided in a review"
 _REMEDY = {
     UNUSED: "--all exports these too",
     UNSURE: "lower --min-confidence",
     UNPROMISED: "ask for a lower IoU or share",
     NO_MASK: "choose another round, or train longer",
+    DECIDED: "`l2l data import review` brings what was decided into a data set",
 }
 CHANCE_IOUS = (0.5, 0.8)  # every exported label says how probable it is that it has these
 OTHER_TEXT = "texts of objects that another text was used for (see loop.expressions_per_ref)"
@@ -69,6 +77,7 @@ class LeftOut:
 
     example: Example
     reason: str
+    decision: str = ""  # what the label is by a review, where that is the reason
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,7 @@ def export_pseudo_labels(
     force: bool = False,
     guarantee: str | None = None,
 ) -> Exported:
-    """Write the committed pseudo-labels of one round.
+    """Write the committed pseudo-labels of one round, without those that a person decided about and did not accept.
 
     Args:
         run_dir: A run, finished or not.
@@ -112,6 +121,7 @@ def export_pseudo_labels(
         keep_unused: Also those that training did not use.
         force: Replace an export that is there.
         guarantee: A promise, see `guarantee.Promise`: all labels that keep it, used in training or not, and no others.
+            It is about all that confidence chose, also those that are not written because of a review.
     Raises:
         ConfigError: There is no run in this folder, or the guarantee cannot be given.
         DataError: No such method or round, no labels or none to export, nothing can be written, or the labels were made
@@ -133,6 +143,7 @@ def export_pseudo_labels(
     if promised is not None:
         is_promised[has_cell] = promised.kept(confidences[has_cell])
     example_of = {example.sent_id: example for example in read_examples(run.examples_path("unlabeled"))}
+    review = _Review(run)
     ranks, curves = np.full(len(labels), np.nan), dict[float, Curve]()
     ranks[has_cell] = ranks_of(confidences[has_cell])
     if calibration is not None:
@@ -146,18 +157,28 @@ def export_pseudo_labels(
             return UNUSED
         return UNSURE if label.confidence < min_confidence else ""
 
-    masks, left_out = [], []
+    masks, left_out, chosen = [], [], list[Example]()
     for label, is_kept, rank in zip(labels, is_promised.tolist(), ranks.tolist(), strict=True):
         example = example_of[label.sent_id]
-        if reason := why_not(label, is_kept):
+        if not (reason := why_not(label, is_kept)):
+            chosen.append(example)
+        if decision := review.against(example):
+            left_out.append(LeftOut(example, DECIDED, decision))
+        elif reason:
             left_out.append(LeftOut(example, reason))
         else:
             chance_of = {iou: float(curve(rank)) for iou, curve in curves.items() if np.isfinite(rank)}
-            masks.append(pseudo_mask(example, label, found.about, chance_of))
+            masks.append(review.marked(pseudo_mask(example, label, found.about, chance_of)))
     about, note = {**found.about, "min_confidence": min_confidence}, _elsewhere(run)
     if promised is not None:
-        about["guarantee"] = _told(promised)
-        note += promised.promise.by_chance(len({mask.example.image_id for mask in masks}))
+        num_decided = len(chosen) - len(masks)
+        about["guarantee"] = {**_told(promised), "num_chosen": len(chosen), "num_decided": num_decided}
+        note += promised.promise.by_chance(len({example.image_id for example in chosen}))
+        if num_decided:
+            note += (
+                f"; the guarantee is about all {counted(len(chosen), 'label')} that it chose, {num_decided} of them "
+                f"{DECIDED} and not written"
+            )
     return _written(run, masks, left_out, kind, out, about, force, note)
 
 
@@ -172,7 +193,8 @@ def export_predictions(
 ) -> Exported:
     """Write the masks that the run's chosen version predicts on a set of the run (val, testA, unlabeled, ...).
 
-    Their confidence is that of `l2l predict`.
+    Their confidence is that of `l2l predict`. A text of which a person decided about the label, and did not accept it,
+    gets none.
 
     Raises:
         ConfigError: There is no run in this folder.
@@ -190,14 +212,35 @@ def export_predictions(
         sets = sorted(path.stem for path in run.examples_path("val").parent.glob("*.parquet"))
         raise DataError(f"{run.path} has no split {split!r} to predict on; it has {', '.join(sets)}")
     about = {**about_method(run, method), "source": "prediction", "split": split, "model_version": version}
-    masks, left_out = [], []
+    masks, left_out, review = [], [], _Review(run)
     for mask in _predictions(run, method, version, split, about, device):
-        if mask.confidence < min_confidence:
+        if decision := review.against(mask.example):
+            left_out.append(LeftOut(mask.example, DECIDED, decision))
+        elif mask.confidence < min_confidence:
             left_out.append(LeftOut(mask.example, UNSURE))
         else:
-            masks.append(mask)
+            masks.append(review.marked(mask))
     about |= {"min_confidence": min_confidence, "run_dir": str(run.path.absolute())}
     return _written(run, masks, left_out, kind, out, about, force)
+
+
+class _Review:
+    """What people decided about a run's labels, as an export asks for it."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._actions = decisions_by_text(run.path)
+
+    def against(self, example: Example) -> str:
+        """Return what a label is by a decision that keeps its text out of an export; "" = none does."""
+        found = self._actions.get(example.sent_id)
+        return "" if found is None or found.action == "accept" else found.state
+
+    def marked(self, mask: ExportedMask) -> ExportedMask:
+        """Return a mask, with who accepted it if it is the very one: that of another round is another one."""
+        found = self._actions.get(mask.example.sent_id)
+        if found is None or found.rle != mask.rle:
+            return mask
+        return replace(mask, provenance={**mask.provenance, "accepted_by": found.reviewer, "accepted_at": found.at})
 
 
 def _require_confidence(min_confidence: float) -> None:
@@ -255,7 +298,9 @@ def _predictions(
 
 def _in_words(left_out: Sequence[LeftOut]) -> str:
     counts = Counter(item.reason for item in left_out)
-    return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "nothing"
+    decided = Counter(item.decision for item in left_out if item.decision)
+    more = {DECIDED: f" ({', '.join(f'{count} {decision}' for decision, count in decided.items())})"}
+    return ", ".join(f"{count} {reason}{more.get(reason, '')}" for reason, count in counts.items()) or "nothing"
 
 
 def _elsewhere(run: RunFolder) -> str:
@@ -287,12 +332,15 @@ def _written(
             left_out = left_out + [LeftOut(example, OTHER_TEXT) for example in unused_texts(run.config, run)]
         except DataError as error:
             note += f"; further texts of the same objects cannot be counted: {error}"
+    if any(item.decision for item in left_out):
+        note += f"; what was decided is brought home by `{bring_home(read_glance(run.path)).command}`"
     if kind == "yolo":
         drawn = {mask.example.image_path for mask in masks if mask_area_px(mask.rle)}
         if empty := {mask.example.image_path for mask in masks} - drawn:
             note += f"; {counted(len(empty), 'photo')} without a mask pixel have no label file"
     items = [
         {"sent_id": e.sent_id, "image": e.image_path, "expression": e.expression, "reason": item.reason}
+        | ({"decision": item.decision} if item.decision else {})
         for item in left_out
         for e in [item.example]
     ]

@@ -28,6 +28,7 @@ from l2l_ray.metrics import IouMeter
 from l2l_ray.report.panels import MAX_IMAGE_PX, ExamplePanel, accepted_codes
 from l2l_ray.report.record import UNLABELED
 from l2l_ray.types import Candidate, Example, LabeledExample, Prior, PseudoLabel
+from l2l_ray.wording import photo_name
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +54,14 @@ def example_panels(
     chosen = spread([iou_of.get(row.sent_id, 0.0) for row in rows], NUM_PANELS)
     if not chosen:
         return []
-    priors, shown = engine.priors(split), list[ExamplePanel]()
+    priors, shown, dataset = engine.priors(split), list[ExamplePanel](), run.config.data.dataset
     try:
         for data in engine.evidence_and_selection(method, version, split, chosen):
             curve = engine.curve(method, version)
             for place in range(len(data.inputs)):
                 example = rows[chosen[len(shown)]]
                 iou = iou_of.get(example.sent_id)
-                shown.append(_panel(example, priors[example.sent_id], data, place, split, iou, curve))
+                shown.append(_panel(example, dataset, priors[example.sent_id], data, place, split, iou, curve))
     except ConfigError as error:  # the run is done, and nothing else needs this much memory
         logger.warning("the report shows %d examples of %s instead of %d: %s", len(shown), split, len(chosen), error)
     return shown
@@ -74,9 +75,9 @@ def label_panels(run: RunFolder, method: str) -> list[ExamplePanel]:
     chosen = {label.sent_id: label for label in _doubtful(run, method)}
     if not chosen:
         return []
-    priors = PriorTable(run.priors_path(UNLABELED))
+    priors, dataset = PriorTable(run.priors_path(UNLABELED)), run.config.data.dataset
     example_of = {row.sent_id: row for row in ExampleTable(run.examples_path(UNLABELED)) if row.sent_id in chosen}
-    return [_label_panel(example_of[sent_id], priors[sent_id], label) for sent_id, label in chosen.items()]
+    return [_label_panel(example_of[sent_id], dataset, priors[sent_id], label) for sent_id, label in chosen.items()]
 
 
 def spread(scores: Sequence[float], num: int) -> list[int]:
@@ -116,7 +117,7 @@ def _places(run: RunFolder, method: str) -> Iterator[_Place]:
                 yield _Place(label.confidence, path, row, is_used(label))
 
 
-def _label_panel(example: Example, prior: Prior, label: PseudoLabel) -> ExamplePanel:
+def _label_panel(example: Example, dataset: str, prior: Prior, label: PseudoLabel) -> ExamplePanel:
     return ExamplePanel(
         sent_id=example.sent_id,
         expression=example.expression,
@@ -131,7 +132,7 @@ def _label_panel(example: Example, prior: Prior, label: PseudoLabel) -> ExampleP
         accepted=accepted_codes(label.source, label.target, label.accepted),
         final=label.target.astype(np.float32),
         truth=None,
-        file=Path(example.image_path).name,
+        file=photo_name(example.image_path, dataset),
         confidence=label.confidence,
         used=is_used(label),
         why_unused=_why_unused(label),
@@ -148,6 +149,7 @@ def _why_unused(label: PseudoLabel) -> str:
 
 def _panel(
     example: Example | LabeledExample,
+    dataset: str,
     prior: Prior,
     data: PanelData,
     row: int,
@@ -177,7 +179,7 @@ def _panel(
         accepted=accepted_codes(Candidate(int(selection.source[row])), target, accepted),
         final=np.asarray(final.cpu().numpy()),
         truth=decode(example.mask_rle).astype(np.float32) if isinstance(example, LabeledExample) else None,
-        file=Path(example.image_path).name,
+        file=photo_name(example.image_path, dataset),
         confidence=prediction_confidence(curve, data.final[row], bool((native > 0).any())),
     )
 

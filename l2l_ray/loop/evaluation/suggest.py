@@ -37,6 +37,7 @@ from l2l_ray.loop.evaluation.committed import last_round, pseudo_mask
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.types import Example, PseudoLabel
+from l2l_ray.wording import photo_name
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
@@ -160,9 +161,9 @@ def write_suggestions(run_dir: Path, found: Sequence[Suggestion], out: Path) -> 
             lines = [json.dumps(asdict(one), ensure_ascii=False) for one in found]
             (folder / "suggestions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
             tiles = [_tile(example_of[one.sent_ids[0]], label_of[one.sent_ids[0]]) for one in found]
-            draw_sheet([f"{Path(one.image).name}: {' / '.join(one.texts)}" for one in found], tiles).save(
-                folder / "sheet.png"
-            )
+            dataset = labels.run.config.data.dataset
+            titles = [f"{photo_name(one.image, dataset)}: {' / '.join(one.texts)}" for one in found]
+            draw_sheet(titles, tiles).save(folder / "sheet.png")
             masks = [pseudo_mask(example_of[i], label_of[i], labels.about) for one in found for i in one.sent_ids]
             write_export(masks, "labelstudio", folder / "labelstudio", labels.about)
     except OSError as error:

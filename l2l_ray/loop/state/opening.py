@@ -32,7 +32,7 @@ def opening_text(config: RunConfig, data: RunData, skips: Sequence[Skip]) -> str
         f"data       {config.data.dataset} ({config.data.split_by}): {_photos(data)}; {_num_left_out(data, gone)}",
         f"texts      {', '.join(texts)}",
     ]
-    for entry in left_out([asdict(skip) for skip in skips]):
+    for entry in left_out([asdict(skip) for skip in skips], config.data.dataset):
         names = f" ({entry.names})" if entry.files else ""
         begin = "note    " if entry.stays else "left out"
         lines.append(f"{begin}   {counted(entry.num, 'text')}: {entry.reason}{names}")

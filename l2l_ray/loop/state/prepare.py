@@ -12,7 +12,6 @@ import json
 import logging
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from l2l_ray.config import EMBEDDED, DataConfig, RunConfig
@@ -39,7 +38,7 @@ from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.selector.registry import spec_of
 from l2l_ray.storage import place
 from l2l_ray.types import Example, LabeledExample, Skip
-from l2l_ray.wording import counted, file_names, first_of
+from l2l_ray.wording import counted, first_of, photo_name, photo_names
 
 if TYPE_CHECKING:
     from l2l_ray.segmenter.text import TextTokenizer
@@ -205,18 +204,24 @@ def _usable(config: RunConfig, methods: Sequence[str], found: Candidates) -> tup
     splits = {split: kept for split, examples in found.splits.items() if (kept := checked(examples))}
     images.close()
     if not labeled:
-        raise DataError(f"no mask of a train image can be used: {_reasons(skips)}; correct these, then {BEGIN_AGAIN}")
+        why = _reasons(skips, config.data.dataset)
+        raise DataError(f"no mask of a train image can be used: {why}; correct these, then {BEGIN_AGAIN}")
     learners = [method for method in methods if spec_of(method).learns]
     num_needed = num_labeled_needed(methods)
     if num_images(labeled) < num_needed:
         more = "raise --data.labeled_frac" if found.hidden else "add a mask to another photo"
+        name = photo_name(labeled[0].image_path, config.data.dataset)
         raise DataError(
             f"{', '.join(learners)} needs masks on at least 2 train photos, to learn from one what it does on the "
-            f"other; got 1, {Path(labeled[0].image_path).name}; {more}, or choose a fixed rule by --selector.name "
+            f"other; got 1, {name}; {more}, or choose a fixed rule by --selector.name "
             "fixed_threshold"
         )
     trained_on = {example.image_path for example in (*labeled, *unlabeled)}
-    notices = [*_about_import(config), *_about_masks(found, config.data), *_about_leaks(trained_on, splits)]
+    notices = [
+        *_about_import(config),
+        *_about_masks(found, config.data),
+        *_about_leaks(trained_on, splits, config.data.dataset),
+    ]
     val_source: ValSource | None = "split"
     if VAL not in splits:
         num_labeled, num_own = num_images(labeled), num_images(not_reviewed(labeled))
@@ -284,19 +289,19 @@ def _about_masks(found: Candidates, data: DataConfig) -> list[str]:
     if found.without_mask:
         told.append(
             f"{counted(len(found.without_mask), 'text')} of labeled photos without a mask: unlabeled "
-            f"({file_names(found.without_mask)})"
+            f"({photo_names(found.without_mask, data.dataset)})"
         )
     return told
 
 
-def _about_leaks(trained_on: set[str], splits: Mapping[str, Sequence[LabeledExample]]) -> list[str]:
+def _about_leaks(trained_on: set[str], splits: Mapping[str, Sequence[LabeledExample]], dataset: str) -> list[str]:
     """Say which evaluation splits have photos that training sees, as REFER's google split has by design."""
     told = []
     for split, examples in splits.items():
         if both := sorted({example.image_path for example in examples} & trained_on):
             told.append(
-                f"training sees {counted(len(both), 'photo')} of {split}, too ({file_names(both)}): figures on it are "
-                "too kind; `l2l data leaks --drop NAME` writes the data without them"
+                f"training sees {counted(len(both), 'photo')} of {split}, too ({photo_names(both, dataset)}): figures "
+                "on it are too kind; `l2l data leaks --drop NAME` writes the data without them"
             )
     return told
 
@@ -314,8 +319,8 @@ def _about_val(num_labeled: int, num_own: int, num_held_out: int, share: float, 
     return f"there is no val split, and {why}: the last version is taken, and how good it is is not measured"
 
 
-def _reasons(skips: Sequence[Skip]) -> str:
-    told = (f"{Path(skip.path).name}: {skip.reason.removesuffix(STAYS_UNLABELED)}" for skip in skips)
+def _reasons(skips: Sequence[Skip], dataset: str) -> str:
+    told = (f"{photo_name(skip.path, dataset)}: {skip.reason.removesuffix(STAYS_UNLABELED)}" for skip in skips)
     return first_of(told, "; ")
 
 

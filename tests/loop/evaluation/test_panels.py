@@ -191,3 +191,13 @@ def test_a_photo_of_16_bits_is_shown_as_it_is(copied: Callable[..., RunFolder]) 
     engine = InferenceEngine(run.config, run.path)
     for panel in (*label_panels(run, "l2l"), *example_panels(run, engine, None, "l2l", 1, "unlabeled")):
         np.testing.assert_array_equal(panel.image, expected)
+
+
+def test_a_photo_in_a_folder_is_named_with_it(copied: Callable[..., RunFolder], tmp_path: Path) -> None:
+    run = copied()
+    rows = read_examples(run.examples_path("unlabeled"))
+    photo = tmp_path / "images" / "refshapes" / "sub" / Path(rows[0].image_path).name
+    photo.parent.mkdir(parents=True)
+    photo.symlink_to(rows[0].image_path)
+    write_examples(run.examples_path("unlabeled"), [replace(row, image_path=str(photo)) for row in rows])
+    assert {panel.file for panel in label_panels(run, "l2l")} == {f"sub/{photo.name}"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +109,11 @@ def test_the_command_prints_a_line_per_image(whole_run: RunFolder, capsys: pytes
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert "doubt" in lines[0]
+
+
+def test_the_sheet_names_a_photo_with_its_folder(whole_run: RunFolder, tmp_path: Path) -> None:
+    (one,) = suggest(whole_run.path, 1)
+    folder = tmp_path / "images" / whole_run.config.data.dataset
+    titled = [replace(one, image=str(folder / name)) for name in ("a.png", "sub/a.png")]
+    sheets = [write_suggestions(whole_run.path, [found], tmp_path / f"next{n}") for n, found in enumerate(titled)]
+    assert len({(sheet / "sheet.png").read_bytes() for sheet in sheets}) == 2
