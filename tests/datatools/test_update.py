@@ -15,11 +15,11 @@ def test_a_problem_that_was_corrected_is_not_told_any_more(own: Import, tmp_path
     assert [line.partition(": got")[0] for line in kept.read_text().splitlines()] == [
         "rows.jsonl line 4: missing image", *(f"rows.jsonl line {n}: polygon" for n in (1, 2, 3))
     ]  # fmt: skip
-    kept.write_bytes(kept.read_bytes() + b"caf\xe9.png: missing text\n")
+    kept.write_bytes(kept.read_bytes() + b"\xe9t\xe9.png: missing text\n")
     good = [{"image": "c.png", "expression": "bird", "polygon": LEFT}, {"image": "c.png", "expression": "nest"}]
     assert own(good, "--update")[0] == 0
     assert [line.partition(": got")[0] for line in kept.read_text().splitlines()] == [
-        "rows.jsonl line 4: missing image", "rows.jsonl line 2: polygon", "caf\\xe9.png: missing text"
+        "rows.jsonl line 4: missing image", "rows.jsonl line 2: polygon", "\\xe9t\\xe9.png: missing text"
     ]  # fmt: skip
 
 

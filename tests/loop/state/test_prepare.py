@@ -295,7 +295,7 @@ def test_a_problem_of_the_import_is_one_whatever_is_in_its_line(smoke: RunConfig
     kept = Path(config.data.root) / config.data.dataset / PROBLEMS_FILE
     kept.write_text("a\u2028b.png: missing text\n")
     with kept.open("ab") as file:
-        file.write(b"caf\xe9.png: missing text\n")
+        file.write(b"\xe9t\xe9.png: missing text\n")
     notices = prepare(config, RunFolder.open(config)).facts.notices
     assert f"the import of these data named 2 problems, all in {kept}: a\u2028b.png: missing text" in notices
 
