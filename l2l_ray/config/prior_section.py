@@ -5,10 +5,10 @@ As in `sections`, a description says what a field does, its unit and where its d
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from l2l_ray.config.fields import EMBEDDED, Section
 
@@ -109,7 +109,7 @@ class PriorConfig(Section):
             has_place = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
         except ValueError:  # brackets or a port that are none
             has_place, parts = "", urlsplit("")
-        if "@" in url:  # not shown: what stands before it is secret
+        if "@" in (parts.netloc if has_place else url):  # not shown: what stands before it is secret
             raise ValueError(
                 "must be an address without user and password, got one with '@'; leave them out, and put the server's "
                 "key into the environment variable L2L_PRIOR_API_KEY"
@@ -120,14 +120,3 @@ class PriorConfig(Section):
                 f"got {url.partition('?')[0].partition('#')[0]!r}; correct it"
             )
         return url
-
-    @model_validator(mode="after")
-    def _photo_pixels_are_known(self) -> Self:
-        if self.coordinates == "photo-pixels" and self.resizes_photos:
-            why = "prior.url is set, and a server is sent" if self.url else "prior.min_image_tokens is set, which makes"
-            remedy = "" if self.url else ", or prior.min_image_tokens to 0"
-            raise ValueError(
-                f"prior.coordinates is 'photo-pixels', but {why} resized photos, so that the model knows no pixels of "
-                f"the photo itself; set prior.coordinates to 'pixels', which are those of the picture it got{remedy}"
-            )
-        return self

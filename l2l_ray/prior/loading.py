@@ -14,6 +14,7 @@ from transformers import AutoConfig
 
 from l2l_ray.checkpoints import checkpoint
 from l2l_ray.config import PriorConfig
+from l2l_ray.errors import ConfigError
 from l2l_ray.prior.detector import DetectorPrior
 from l2l_ray.prior.http import HttpPrior
 from l2l_ray.prior.identity import EXPECTED, identity_of, sam_fingerprint, source_of
@@ -29,8 +30,9 @@ def load_prior(config: PriorConfig) -> PictureMllm:
 
     Raises:
         ConfigError: The server does not answer as it should, there is no such checkpoint, it is of another kind, or its
-            format is unknown.
+            format is unknown; or its answers are in pixels that it cannot know.
     """
+    _require_known_pixels(config)
     if config.url is not None:
         return HttpPrior.load(config)
     family = family_of(_model_config(config).model_type)
@@ -98,6 +100,7 @@ def identify_prior(config: PriorConfig) -> MllmIdentity:
     Raises:
         ConfigError: As of `load_prior`, or SAM cannot be found.
     """
+    _require_known_pixels(config)
     sam = identify_sam(config)
     if config.url is not None:
         served = HttpPrior.load(config)
@@ -115,6 +118,17 @@ def identify_sam(config: PriorConfig) -> str:
         return ""
     with checkpoint("prior.sam_model", config.sam_model, EXPECTED_SAM) as options:
         return sam_fingerprint(config, config.sam_model, AutoConfig.from_pretrained(config.sam_model, **options))
+
+
+def _require_known_pixels(config: PriorConfig) -> None:
+    """Refuse answers in pixels of a photo that the model gets in another size."""
+    if config.coordinates == "photo-pixels" and config.resizes_photos:
+        why = "prior.url is set, and a server is sent" if config.url else "prior.min_image_tokens is set, which makes"
+        remedy = "" if config.url else ", or prior.min_image_tokens to 0"
+        raise ConfigError(
+            f"prior.coordinates is 'photo-pixels', but {why} resized photos, so that the model knows no pixels of the "
+            f"photo itself; set prior.coordinates to 'pixels', which are those of the picture it got{remedy}"
+        )
 
 
 def _model_config(config: PriorConfig) -> Any:

@@ -171,3 +171,23 @@ def test_paligemma_writes_y_first_and_its_mask_codes_are_left_out() -> None:
     prior = make_prior("k", Reply((said,), (-0.1,), 64, 64), identity, 640, 480)
     assert prior.boxes_xyxy_frac[0] == (0.125, 0.25, 0.625, 0.5) and len(prior.boxes_xyxy_frac) == 2
     assert prior.phrase == "cup"
+
+
+@pytest.mark.parametrize("ask", [load_prior, identify_prior])
+@pytest.mark.parametrize(
+    ("fields", "remedy"),
+    [
+        ({"url": "http://127.0.0.1:9/v1"}, r"'pixels', which are those of the picture it got$"),
+        ({"min_image_tokens": 9}, r"'pixels', .* it got, or prior\.min_image_tokens to 0$"),
+    ],
+)
+def test_pixels_of_a_photo_that_the_model_is_not_handed_are_refused(ask, fields, remedy):
+    config = PriorConfig(model="org/vl", coordinates="photo-pixels", **fields)
+    assert config.resizes_photos
+    with pytest.raises(ConfigError, match=r"prior\.coordinates is 'photo-pixels', but .*" + remedy):
+        ask(config)
+
+
+def test_pixels_of_a_photo_that_the_model_is_handed_are_read(tiny):
+    config = tiny("qwen2_vl")[0].model_copy(update={"coordinates": "photo-pixels"})
+    assert not config.resizes_photos and load_prior(config).prompt.coordinates == "photo-pixels"
