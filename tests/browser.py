@@ -16,6 +16,10 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 WAIT_S = 60.0  # generous: test machines have two cores and other work
 
 
+class Navigated(Exception):
+    """The page was left before an expression had its value."""
+
+
 class Tab:
     """One open page.
 
@@ -37,6 +41,8 @@ class Tab:
         while True:
             message = json.loads(self._socket.recv(timeout=WAIT_S))
             if message.get("id") == self._num_sent:
+                if "navigated" in str(message.get("error")):
+                    raise Navigated(message)
                 assert "error" not in message, message
                 return dict(message["result"])
             if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
@@ -60,11 +66,17 @@ class Tab:
     def wait_for(self, code: str) -> None:
         """Wait until an expression is true."""
         deadline = time.monotonic() + WAIT_S
-        while not self.js(code):
+        while not self._holds(code):
             assert time.monotonic() < deadline, (
                 f"not within {WAIT_S:g} s: {code}; the page: {self.js('document.body.innerText')}"
             )
             time.sleep(0.05)
+
+    def _holds(self, code: str) -> bool:
+        try:
+            return bool(self.js(code))
+        except Navigated:  # the page was loaded anew meanwhile
+            return False
 
 
 @contextmanager

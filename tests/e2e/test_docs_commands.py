@@ -105,7 +105,7 @@ def test_the_commands_of_data_in(
         status = cli.main(words)
         printed = capsys.readouterr()
         assert status == (1 if words[1] == "leaks" else 0), (words, printed)
-    assert "copy" not in printed.err and "without 1 train images" in printed.out, printed
+    assert "copy" not in printed.err and "without 1 train image\n" in printed.out, printed
 
 
 def test_the_commands_of_labels_out(
