@@ -105,10 +105,17 @@ def _biased(name: str) -> Row:
 
 
 _PLAIN = {"segmenter.guidance": False}
+
+
+def _plain(name: str) -> Row:
+    """Return a selector's row without guidance, which is compared with that selector's own."""
+    label = f"{label_of(name).removesuffix(', with guidance')}, no guidance"
+    return Row(f"{name}_plain", label, "ablations", {"selector.name": name, **_PLAIN}, versus=name)
+
+
 ROWS: tuple[Row, ...] = (
     Row("l2l", label_of("l2l"), "main", versus=""),
     *_selector_rows(),
-    Row("supervised_plain", "supervised, no guidance", "selectors", {"selector.name": "supervised", **_PLAIN}),
     Row("l2l_no_gate", "L2L, gate off", "ablations", {"selector.gate": False}),
     Row("l2l_cells", "L2L, pixel decisions on", "ablations", {"selector.cells": True}),
     Row("l2l_no_rivals", "L2L, other expressions of the image not seen", "ablations", {"selector.rivals": False}),
@@ -117,8 +124,7 @@ ROWS: tuple[Row, ...] = (
     Row("l2l_2_folds", "L2L, 2 folds", "ablations", {"selector.num_folds": 2}),
     Row("l2l_no_self_evolve", "L2L, no self-evolution", "ablations", {"segmenter.self_evolve": False}),
     Row("l2l_plain", "L2L, no guidance", "ablations", _PLAIN),
-    Row("accept_all_plain", "accept all, no guidance", "ablations", {"selector.name": "accept_all", **_PLAIN}),
-    Row("scorer_plain", "scorer, no guidance", "ablations", {"selector.name": "scorer", **_PLAIN}),
+    *(_plain(name) for name in ("supervised", "accept_all", "scorer")),
     Row("l2l_1_round", "L2L, 1 round", "ablations", measured=_rounds(1)),
     Row("l2l_2_rounds", "L2L, 2 rounds", "ablations", measured=_rounds(2)),
     Row("sample_oracle", "right labels alone *", "ceilings", {"selector.name": "accept_all"}, oracle="sample"),

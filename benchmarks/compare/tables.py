@@ -37,11 +37,15 @@ def title(table: Figures) -> str:
 def main_table(table: Figures, groups: Sequence[str] | None = None) -> str:
     """Return mIoU per split, the difference to L2L with both intervals, and the cost, a line per row.
 
+    A row that is compared with another one than L2L names it.
+
     Args:
         table: One of the summary's.
         groups: Groups of rows to show; None = all.
     """
-    head = ["", "seeds", *SPLITS, "all", "P@0.5", "minus this", "over seeds", "over both", "p (Holm)", "", "steps", "s"]
+    head = ["", "seeds", *SPLITS, "all", "P@0.5", "L2L minus this"]
+    head += ["over seeds", "over both", "p (Holm)", "", "steps", "s"]
+    others = {row["row"]: row["label"] for row in table["rows"] if row["row"] != "l2l"}
     lines = [head, ["---"] * len(head)]
     for row in table["rows"]:
         if groups is None or row["group"] in groups:
@@ -51,7 +55,7 @@ def main_table(table: Figures, groups: Sequence[str] | None = None) -> str:
                 [
                     _bold(row["label"], row["row"] == "l2l"), str(len(row["seeds"])), *shown,
                     spread(row["all"]["mean_iou"]), percent(sum(precision) / len(precision)),
-                    *difference_cells(row.get("versus_minus_this"), len(row["seeds"])),
+                    *difference_cells(row.get("versus_minus_this"), len(row["seeds"]), others.get(row.get("versus"))),
                     f"{row['steps']:.0f}", f"{row['cost_s']['all']['mean']:.0f}",
                 ]
             )  # fmt: skip
@@ -147,12 +151,13 @@ def recovered_text(table: Figures) -> str:
     return f"L2L recovers {found['share']:.0%} ({sure}) of {span}; {of_seeds}."
 
 
-def difference_cells(found: Figures | None, num_seeds: int) -> list[str]:
+def difference_cells(found: Figures | None, num_seeds: int, other: str | None) -> list[str]:
     """Return difference, both intervals, corrected p-value and verdict.
 
     Args:
         found: Of the row; None = it has none.
         num_seeds: Of the row; where the difference is over fewer, the verdict says so.
+        other: Label of the row it is compared with; None = L2L.
     """
     if not found:
         return [""] * 5
@@ -160,7 +165,8 @@ def difference_cells(found: Figures | None, num_seeds: int) -> list[str]:
     shown = "" if p is None else f"{p:.3f}"
     shared = len(found["seeds"])
     said = found["verdict"] if shared == num_seeds else f"{found['verdict']} (by {shared} of {num_seeds} seeds)"
-    return [points(found["diff"]), ends(found["over_seeds"]), ends(found["over_both"]), shown, said]
+    diff = points(found["diff"]) + (f" ({other} minus this)" if other else "")
+    return [diff, ends(found["over_seeds"]), ends(found["over_both"]), shown, said]
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
