@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from l2l_ray import cli
+from l2l_ray.review.journal import Journal
 from tests.own_data import LEFT, RIGHT, own_masks, own_refs, polygon_rle
 from tests.refer_folder import draw
 
@@ -207,6 +208,28 @@ def test_a_mask_that_was_drawn_on_the_old_text_is_one_of_the_object(
     assert own_refs(tmp_path / "root")[2].get("provenance", {}) == (made or {})
     printed = bring([row])
     assert "0 corrected, 4 unchanged" in printed and "earlier text" not in printed, "it counts already"
+
+
+def test_a_review_of_a_run_before_the_texts_were_corrected(
+    bring: Bring, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    journal = Journal(tmp_path / "run")
+    label = {"split": "train", "provenance": {"source": "pseudo_label"}, "image_root": str(tmp_path / "photos")}
+    for sent_id, name, text, action in ((2, "b", "dog", "reject"), (4, "c", "bird", "redraw")):
+        about = {**label, "image": f"{name}.png", "expression": text, "id": str(sent_id), "sent_id": sent_id}
+        about |= {"ref_id": sent_id, "rle": polygon_rle(LEFT)}
+        journal.add(sent_id, action, "anna", 0, f"key {sent_id}", about, polygon_rle(RIGHT) if sent_id == 4 else None)
+    _write(tmp_path, "b", "the black dog")
+    _write(tmp_path, "c", "the bird")
+    bring()
+    words = ["review", str(tmp_path / "run"), "--root", str(tmp_path / "root"), "--dataset", "own", "--update"]
+    for counts in ("1 corrected, 2 unchanged", "0 corrected, 3 unchanged"):
+        assert cli.main(["data", "import", *words]) == 0
+        printed = capsys.readouterr().out
+        assert counts in printed and "notice: b.png, 'dog': it was decided on an earlier text" in printed
+    assert own_masks(tmp_path / "root")["the bird"] == polygon_rle(RIGHT)
+    assert "rejected" not in own_refs(tmp_path / "root")[1]
 
 
 @pytest.mark.parametrize(
