@@ -86,7 +86,7 @@ def run_sweep(config: RunConfig, trials: list[Trial], folder: SweepFolder, words
 
     if asha and min(trial.config.loop.rounds for trial in trials) < 2:
         raise ConfigError("--asha stops trials at a version before the last, got loop.rounds 1; raise it to 2 or more")
-    folder.require_startable(trials, config.resume)
+    folder.require_startable(trials, config.resume, words)
     asked = survey(folder.open_trials(trials))
     with folder.begun(trials, words, config.resume):
         sys.stdout.write(f"sweep folder {folder.path}\n")

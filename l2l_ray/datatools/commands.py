@@ -90,6 +90,7 @@ def import_(words: Sequence[str], say: Say) -> int:
 
     split_by = given.split_by or (given.update and _only_split_by(given)) or _usual_split_by(given)
     with ReferWriter(given.root, given.dataset, split_by, given.copy, given.update) as writer:
+        writer.origins = [source.resolve() for source in given.sources]
         problems = _convert(given, writer)
         if given.update and writer.is_published and not is_published(writer.folder, split_by):
             text = (
@@ -110,7 +111,8 @@ def import_(words: Sequence[str], say: Say) -> int:
             )
         unusable = {ref.get(UNUSABLE) for ref in writer.refs}  # kept with these
         writer.problems = [str(problem) for problem in gathered([p for p in problems if str(p) not in unusable])]
-        folder = writer.write() if update is None or update.num_changes or writer.tells_else() else writer.folder
+        is_new = update is None or update.num_changes or update.num_noted or writer.tells_else()
+        folder = writer.write() if is_new else writer.folder
         num_truths = sum("ann_id" in ref or "ann_ids" in ref for ref in writer.refs)
         num_sentences = sum(len(ref["sentences"]) for ref in writer.refs)
         images, refs = counted(len({ref["image_id"] for ref in writer.refs}), "image"), counted(len(writer.refs), "ref")
@@ -278,7 +280,7 @@ def _convert(given: argparse.Namespace, writer: ReferWriter) -> list[Problem]:
         raise DataError(f"the photos lie in {images}; copy that folder to this machine, and name it by --images")
     problems = import_rows(rows, images, given.masks or images, writer, from_viewer=given.kind == "labelstudio")
     if given.kind == "folder":
-        note_texts_beside(writer.refs)
+        note_texts_beside(writer.refs, first)
     return problems
 
 

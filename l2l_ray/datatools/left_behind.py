@@ -8,6 +8,7 @@ source has, but unusable, is a problem with a line of its own.
 from __future__ import annotations
 
 import filecmp
+import shlex
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ _OWN_ORIGINS = {"rows": (None, *MADE_BY_A_MODEL), "labelstudio": (None, "label_s
 
 
 def left_behind(folder: Path, fresh: Path, source: Path, kind: str) -> Iterator[str]:
-    """Yield a line about the texts that are no longer in a source, and one about the masks.
+    """Yield a line about the texts that are no longer in a source, and one about the masks; the last says what to do.
 
     Args:
         folder: The data set, `<root>/<dataset>`.
@@ -49,13 +50,18 @@ def left_behind(folder: Path, fresh: Path, source: Path, kind: str) -> Iterator[
         is_own = _origin(item) in _OWN_ORIGINS.get(kind, (None,))
         if alike and is_own and kept.has_truth(item) and not any(UNUSABLE in one.record for one in alike):
             masks += [] if any(map(now.has_truth, alike)) else [f"{name} ({item.sentences[0][1]!r})"]
-    back = f"`l2l data import review RUN --root {folder.parent} --dataset {folder.name} --update`"
-    afresh = f"to begin without, remove {folder} and give the same command; {back} then brings back what was reviewed"
+    lines: list[str] = []
     if gone:
         name, text = min(gone)
-        yield f"{_stays(gone, 'text', source)} in the data set, such as {text!r} of {name}; {afresh}"
+        lines.append(f"{_stays(gone, 'text', source)} in the data set, such as {text!r} of {name}")
     if masks:
-        yield f"{_stays(masks, 'mask', source)} truth, of {first_of(masks)}; {afresh}"
+        lines.append(f"{_stays(masks, 'mask', source)} truth, of {first_of(masks)}")
+    if lines:
+        place = ["--root", str(folder.parent), "--dataset", folder.name]
+        back = f"`{shlex.join(['l2l', 'data', 'import', 'review', 'RUN', *place, '--update'])}`"
+        lines[-1] += f"; to begin without, remove {shlex.quote(str(folder))} and give the same command; {back} then "
+        lines[-1] += "brings back what was reviewed"
+    yield from lines
 
 
 def _of_photo(name: str, path: Path, items: list[Item], inventory: Inventory) -> list[Item]:

@@ -9,7 +9,7 @@ data set when
 - else, when its photo and one of its expressions are that of exactly one object; of several, that one is meant which
   has its annotation id in COCO, else one which has its very mask. Photos are the same when they are one file, or two
   files of the same content;
-- else, when it is a folder's, and its texts were changed there (`texts_beside.py`).
+- else, when it is a folder's, and its texts were changed in the same file (`texts_beside.py`).
 
 Everything else is new and gets new ids. A mask replaces the one that was there; the earlier annotation stays in
 `instances.json`, and the ref's `provenance` says under `replaced` which it was and where it came from; when its source
@@ -32,17 +32,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from l2l_ray.data.layout import BadValue, Notice, Problem, Words
+from l2l_ray.datatools import notices
 from l2l_ray.datatools.known_photos import in_px, match_photos, size_in
 from l2l_ray.datatools.record import SCORES, is_made_by_a_model
 from l2l_ray.datatools.ref_records import (
     SAID,
     TRUTH,
     Ref,
-    accounts,
     annotation_ids,
     brings_nothing,
     category_name,
     claims_truth,
+    gives_way,
     is_later_review,
     is_of_an_earlier_photo,
     is_part_with,
@@ -54,18 +55,19 @@ from l2l_ray.datatools.ref_records import (
 )
 from l2l_ray.datatools.refer_writer import UNUSABLE, ReferWriter
 from l2l_ray.datatools.tables import Tables, hint_of, mask_of
-from l2l_ray.datatools.texts_beside import BESIDE, OF_A_FILE, TextsBeside, may_change, take_texts
+from l2l_ray.datatools.texts_beside import (
+    BESIDE,
+    OF_A_FILE,
+    TextsBeside,
+    is_known,
+    is_of_former,
+    may_change,
+    still_holds,
+    take_texts,
+)
 from l2l_ray.datatools.update import Update
 from l2l_ray.types import Rle
 
-_STAYS_REPLACED = "an older mask of it, which was corrected since, stays replaced"
-_STAYS_REJECTED = "this mask was rejected, which stands; give another mask, or accept it on the page of the review"
-_NOT_REJECTED = "it was rejected, but this is another mask, which counts from now on"
-_MAYBE_REJECTED = "it was rejected, and of which mask is not known; this one counts from now on"
-_ACCEPTED_SINCE = "it was rejected, and accepted since"
-_EARLIER_PHOTO = "it was decided on an earlier photo, of another size, and does not count"
-_EARLIER_TEXT = "it was decided on an earlier text, which the folder no longer has, and does not count"
-_LIFTED = "what was rejected was a label of the earlier photo; it counts as not looked at from now on"
 _NOT_APART = ("source_id", "sent_id", *OF_A_FILE)  # fields of a ref that texts set apart from it do not get
 
 
@@ -106,7 +108,7 @@ class _Merger(Tables):
         self._photos = match_photos(writer, self.images)
         for image_id, problem in refused.items():
             self._photos.refuse(image_id, problem)
-        self._beside = TextsBeside(self.refs, writer.refs, self._photos.image_of)
+        self._beside = TextsBeside(self.refs)
         self.resize(self._photos.sizes)
 
     def match_refs(self) -> tuple[dict[int, list[Ref]], list[Ref]]:
@@ -130,10 +132,17 @@ class _Merger(Tables):
             texts = [text_of(sentence) for sentence in ref["sentences"]]
             places = alike = sorted({place for text in texts for place in by_text.get((image_id, text), ())})
             own = self._by_own_id.get(ref.get("source_id", ""))
-            named = by_sentence.get(ref["sent_id"]) if "sent_id" in ref else own
+            former = self._beside.former(ref, image_id)
+            named = by_sentence.get(ref["sent_id"], former) if "sent_id" in ref else own
             if named is not None and ("sent_id" not in ref or named in places):
                 places = [p for p in alike if is_part_with(self.refs[p], self.refs[named], texts)] or [named]
             places = without_parts(places, self.refs)
+            if former is not None and former not in places:
+                if not still_holds(self.refs[former], ref, claims_truth(ref, self.writer.annotations)):
+                    if not is_known(self.refs[former], ref):
+                        self._notice(ref, notices.EARLIER_TEXT)
+                    continue
+                places, alike = [former], []
             if len(places) > 1:
                 places = self._meant(ref, places)
             if not places and (known := self._beside.meant(ref, image_id)) is not None:
@@ -143,20 +152,16 @@ class _Merger(Tables):
             if len(places) > 1 and brings_nothing(ref, self.writer.annotations):
                 continue
             if len(places) > 1:
-                ids = [self.refs[place]["ref_id"] for place in places]
-                remedy = "give the row the `id` that the meant one was imported with, or the `sent_id` of an export; "
-                remedy += "without either, import all anew as another --dataset, with an `id` for each object"
-                self._problem(ref, "expression of several objects", Words(f"refs {ids}"), "one object", remedy)
+                found = Words(f"refs {[self.refs[place]['ref_id'] for place in places]}")
+                self._problem(ref, "expression of several objects", found, "one object", notices.NAME_ONE)
             elif places and self.refs[places[0]]["image_id"] != image_id:
                 expected = f"the photo of ref {self.refs[places[0]]['ref_id']}, which has this id"
                 self._problem(ref, "photo of a known id", self._photo(ref), expected, "give it another id")
-            elif places and self._is_of_an_earlier_photo(places[0], ref):
-                self._notice(ref, _EARLIER_PHOTO)
+            elif places and is_of_an_earlier_photo(self.refs[places[0]], ref, self._size_of(places[0])):
+                self._notice(ref, notices.EARLIER_PHOTO)
             elif places:
                 for place in (places[0], *self._rejected_parts(places[0], alike, ref)):
                     groups[place].append(ref)
-            elif self._beside.is_former(ref):
-                self._notice(ref, _EARLIER_TEXT)
             else:
                 new.append(ref)
         return groups, new
@@ -164,9 +169,8 @@ class _Merger(Tables):
     def _may_change(self, ref: Ref, other: Ref) -> bool:
         return may_change(ref, other, self.has_truth(ref), claims_truth(other, self.writer.annotations))
 
-    def _is_of_an_earlier_photo(self, place: int, other: Ref) -> bool:
-        ref = self.refs[place]
-        return is_of_an_earlier_photo(ref, other, size_in(self.images[ref["image_id"]]))
+    def _size_of(self, place: int) -> tuple[int, int] | None:
+        return size_in(self.images[self.refs[place]["image_id"]])
 
     def _rejected_parts(self, place: int, alike: list[int], ref: Ref) -> list[int]:
         """Return which refs of a row's texts were set apart by a rejection, which the row's mask may end."""
@@ -191,8 +195,8 @@ class _Merger(Tables):
                 left = [sentence for sentence in ref["sentences"] if sentence not in named]
                 is_whole = "sent_id" not in other and other.get("source_id", "") in self._by_own_id
                 about = [one for one in groups[place] if texts & {text_of(s) for s in one["sentences"]}]
-                is_agreed = not is_whole and not self._differ(about)
-                if named and left and is_agreed and says_something_else(ref, other) and self._gives_way(ref, other):
+                is_agreed = not is_whole and not self._differ(about) and gives_way(ref, other, self.has_truth(ref))
+                if named and left and is_agreed and says_something_else(ref, other):
                     apart = {name: value for name, value in ref.items() if name not in _NOT_APART}
                     self.next_ref, apart["ref_id"] = self.next_ref + 1, self.next_ref
                     apart.setdefault("apart_from", ref["ref_id"])
@@ -212,25 +216,18 @@ class _Merger(Tables):
         masks = [self._new_mask(row) for row in rows if claims_truth(row, self.writer.annotations)]
         return any(mask != masks[0] for mask in masks)
 
-    def _gives_way(self, ref: Ref, other: Ref) -> bool:
-        """Tell whether what a ref has as truth, if anything, ends by what a row says."""
-        made = ref.get("provenance")
-        if "rejected" not in other or not self.has_truth(ref):
-            return True
-        was_answered = any(is_same_rejection(account, other["rejected"]) for account in accounts(ref))
-        return not was_answered and (is_made_by_a_model(made) or is_later_review(other["rejected"], made))
-
     def change(self, ref: Ref, group: list[Ref]) -> None:
         """Add to a ref what is new about it."""
         before = self.update.num_changes
         for other in group:
+            self.update.num_noted += self._beside.note_file(ref, other)
             if self._may_change(ref, other) and (texts := take_texts(ref, other)):
                 self._notice(other, f"in place of {', '.join(map(repr, texts))}, as the folder says now")
                 self.update.num_texts_gone += len(texts)
         known = {text_of(sentence) for sentence in ref["sentences"]} | self._apart.get(ref["ref_id"], set())
         for other in group:
             for sentence in other["sentences"]:
-                if text_of(sentence) not in known:
+                if text_of(sentence) not in known and not is_of_former(ref, other):
                     known.add(text_of(sentence))
                     self.add_sentence(ref, sentence)
                     self.update.num_new_texts += 1
@@ -257,7 +254,7 @@ class _Merger(Tables):
         older = [other for other in group if not is_later_review(other.get("provenance"), said)]
         old = [other for other in older if self._new_mask(other) in replaced]
         for other in old:
-            text = _STAYS_REJECTED if "rejected" in ref else _STAYS_REPLACED
+            text = notices.STAYS_REJECTED if "rejected" in ref else notices.STAYS_REPLACED
             self._notice({**other, "sentences": ref["sentences"]}, text)
         group = [other for other in group if other not in old]
         group = [other for other in group if not is_made_by_a_model(other.get("provenance"))] or group
@@ -276,6 +273,8 @@ class _Merger(Tables):
             provenance = dict(group[0].get("provenance", {}))
             if "rejected" in ref and not had_truth:
                 self._notice({**group[0], "sentences": ref["sentences"]}, self._after_rejection(ref, new[0]))
+            if is_of_former(ref, group[0]):
+                self._notice(group[0], notices.MASK_COUNTS)
             if replaced_here := {name: ref.pop(name) for name in SAID if name in ref}:
                 provenance["replaced"] = replaced_here
             ref |= self.take_truth(self.writer, group[0], ref["image_id"]) | (
@@ -288,8 +287,8 @@ class _Merger(Tables):
         """Say what a mask is that comes to a ref whose label was rejected."""
         known = self.replaced_masks(ref)
         if mask in known:
-            return _ACCEPTED_SINCE  # else it would stay rejected
-        return _NOT_REJECTED if known else _MAYBE_REJECTED
+            return notices.ACCEPTED_SINCE  # else it would stay rejected
+        return notices.NOT_REJECTED if known else notices.MAYBE_REJECTED
 
     def _confirm(self, ref: Ref, provenance: Any) -> None:
         """Note who says that the mask of a ref is right, where only a model said so."""
@@ -300,7 +299,7 @@ class _Merger(Tables):
 
     def _reject(self, ref: Ref, group: list[Ref]) -> None:
         """Note that a person rejected the label of a ref; a mask that is stronger than that stays, and ends that."""
-        if self.has_truth(ref) and not (group and self._gives_way(ref, group[0])):
+        if self.has_truth(ref) and not (group and gives_way(ref, group[0], True)):
             ref.pop("rejected", None)
             whose = "another mask by now" if is_made_by_a_model(ref.get("provenance")) else "a mask of a person's"
             for other in group:
@@ -378,7 +377,7 @@ class _Merger(Tables):
             self._notices.append(Notice(f"image {self.images[image_id]['file_name']}", text))
         for ref in self.lifted:
             where = f"{self.images[ref['image_id']]['file_name']}, {ref['sentences'][0]['sent']!r}"
-            self._notices.append(Notice(where, _LIFTED))
+            self._notices.append(Notice(where, notices.LIFTED))
         self.writer.notices += self._notices
         self.writer.solved = self.solved
         self.writer.refs, self.writer.images = self.refs, self.images

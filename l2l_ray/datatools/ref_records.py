@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from l2l_ray.datatools.record import is_made_by_a_model
 from l2l_ray.errors import DataError
 
 Ref = dict[str, Any]
@@ -139,3 +140,12 @@ def is_later_review(said: Any, made: Any) -> bool:
     times = [(one.get("updated_at"), one.get("as_of")) for one in both]
     are_times = all(isinstance(at, str) and type(number) is int for at, number in times)  # a person may have written it
     return len(both) == 2 and are_times and times[0] > times[1]
+
+
+def gives_way(ref: Ref, other: Ref, has_truth: bool) -> bool:
+    """Tell whether what a ref has as truth, if it has any, ends by what a row says."""
+    made = ref.get("provenance")
+    if "rejected" not in other or not has_truth:
+        return True
+    was_answered = any(is_same_rejection(account, other["rejected"]) for account in accounts(ref))
+    return not was_answered and (is_made_by_a_model(made) or is_later_review(other["rejected"], made))

@@ -19,12 +19,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from l2l_ray.data.layout import ALL_PICTURES, NO_CATEGORY_ID, PROBLEMS_FILE, Notice, image_folder, plain_name
+from l2l_ray.data.layout import ALL_PICTURES, NO_CATEGORY_ID, Notice, image_folder, plain_name
 from l2l_ray.data.origin import write_origin
 from l2l_ray.data.pixels import Header, upright_copy
+from l2l_ray.datatools.kept_problems import FILES, Kept, kept_problems, sources_of, without_sources, write_problems
 from l2l_ray.errors import DataError
 from l2l_ray.files import locked, replacing, replacing_folder, saying_why, temporary_path
-from l2l_ray.jsonl import read_lines
 from l2l_ray.wording import counted, first_of
 
 UNUSABLE = "unusable_truth"  # field of a ref: what an import named as wrong with its truth, until there is another one
@@ -60,6 +60,7 @@ class ReferWriter:
         self.is_published = False  # an importer of published data says so; of own data every mask is learned from
         self.notices: list[Notice] = []  # what importers have to tell besides problems
         self.problems: list[str] = []  # what they named as wrong; kept beside the data, for runs to tell of it
+        self.origins: list[Path] = []  # resolved: what they read
         self.solved: set[str] = set()  # problems of earlier imports that an update did away with
         self.sources: dict[str, Path] = {}  # by name: the file of each picture that `write` has to put in place
         self._sizes: dict[str, tuple[int, int] | None] = {}
@@ -158,16 +159,18 @@ class ReferWriter:
 
     def tells_else(self) -> bool:
         """Tell whether other problems are to be kept than those that are kept beside the data set by now."""
-        return self._told(self.folder) != self._kept(self.folder)
+        return self._told(self.folder) != kept_problems(self.folder)
 
-    def _told(self, folder: Path) -> list[str]:
-        """Return what is wrong with the data: what is kept in a folder and not solved, and what was named here."""
-        known = [line for line in self._kept(folder) if line not in self.solved]
-        return list(dict.fromkeys([*known, *self.problems, *(ref[UNUSABLE] for ref in self.refs if UNUSABLE in ref)]))
-
-    @staticmethod
-    def _kept(folder: Path) -> list[str]:
-        return [line.decode(errors="backslashreplace") for line in read_lines(folder / PROBLEMS_FILE)]
+    def _told(self, folder: Path) -> Kept:
+        """Return what is wrong with the data: what is kept about other sources and not solved, and what was named."""
+        kept = kept_problems(folder)
+        others = without_sources(kept, self.origins)
+        told = {line: about for line, about in others.items() if line not in self.solved}
+        for line in self.problems:
+            told[line] = sorted({*told.get(line, ()), *sources_of(line, self.origins)})
+        for line in (ref[UNUSABLE] for ref in self.refs if UNUSABLE in ref):
+            told.setdefault(line, kept.get(line) or sources_of(line, self.origins))
+        return told
 
     def write(self) -> Path:
         """Put everything in place and return the folder.
@@ -213,15 +216,14 @@ class ReferWriter:
         return self.folder
 
     def _write_tables(self, folder: Path, content: Mapping[str, Any]) -> None:
-        kept, told = folder / PROBLEMS_FILE, self._told(folder)
-        for name in ("instances.json", self._refs, PROBLEMS_FILE):
+        told = self._told(folder)
+        for name in ("instances.json", self._refs, *FILES):
             (folder / name).unlink(missing_ok=True)  # it may be a link to another data set's
         (folder / "instances.json").write_text(json.dumps(content, allow_nan=False))
         (folder / self._refs).write_bytes(pickle.dumps(self.refs, protocol=4))
         if self.is_published or not self._update:  # of data that are there, their own file says it, or nobody knows
             write_origin(folder, "published" if self.is_published else "own")
-        if told:
-            kept.write_text("\n".join(told) + "\n", encoding="utf-8")
+        write_problems(folder, told)
 
     def _place(self, source: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)

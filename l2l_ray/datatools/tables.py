@@ -25,6 +25,7 @@ from l2l_ray.datatools.ref_records import (
 )
 from l2l_ray.datatools.refer_writer import UNUSABLE, ReferWriter
 from l2l_ray.datatools.row_files import read_json
+from l2l_ray.datatools.texts_beside import FORMER
 from l2l_ray.errors import DataError
 from l2l_ray.types import Rle
 from l2l_ray.wording import counted
@@ -62,7 +63,8 @@ class Tables:
         self.old_sizes: dict[int, tuple[int, int] | None] = {}  # of photos that were given another size, px
         self.lifted: list[Ref] = []  # refs whose rejection was of such a photo as it was before
         self._old_hints: set[int] = set()  # ids of the refs that had a hint about such a photo
-        self._next_sentence = max((s["sent_id"] for ref in self.refs for s in ref["sentences"]), default=0) + 1
+        sentences = (s for ref in self.refs for s in (*ref["sentences"], *ref.get(FORMER, ())))
+        self._next_sentence = max((s["sent_id"] for s in sentences), default=0) + 1
         self._next_category = max(self.categories, default=0) + 1
         self._next_annotation = max(self.annotations, default=0) + 1
 

@@ -30,6 +30,7 @@ class Update:
     num_resized: int = 0  # photos that were replaced by others of another size
     num_new_hints: int = 0  # of objects that were there, as are categories
     num_new_categories: int = 0
+    num_noted: int = 0  # objects of which it is known by now which file their texts are in: no change of the data
     num_unchanged: int = 0  # objects that were there before and are as they were
     problems: list[Problem] = field(default_factory=list)
     outlived: set[str] = field(default_factory=set)  # problems with the truth of objects that have an earlier one

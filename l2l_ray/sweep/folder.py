@@ -64,12 +64,13 @@ class SweepFolder:
 
     path: Path
 
-    def require_startable(self, trials: Sequence[Trial], resume: bool) -> None:
+    def require_startable(self, trials: Sequence[Trial], resume: bool, words: Sequence[str] = ()) -> None:
         """Refuse a start that would mix two sweeps; a sweep in which no trial has begun yet counts as none.
 
         Args:
             trials: Every trial of this start.
             resume: Whether an earlier start may be continued; with more trials than it had, too.
+            words: The command's words.
         Raises:
             ConfigError: A sweep lies there and `resume` is off; `resume` is on and there is none; or it has trials
                 that are not among these.
@@ -91,11 +92,18 @@ class SweepFolder:
                 "choose another --sweep-name"
             )
         gone = set(saved["trials"] if saved else ()) - {trial.id for trial in trials}
+        if saved is not None and gone == saved["trials"].keys() != set() and _same_words(saved["words"], words):
+            raise ConfigError(
+                f"the sweep in {self.path} was started with the same words, but none of its "
+                f"{counted(len(gone), 'trial')} is one of these: an earlier version of the code began it, or the space "
+                "or a file that is named there was changed since; continue it with that version, or with the file as "
+                "it was, or begin another by --sweep-name"
+            )
         if saved is not None and gone:
-            words = shlex.join(map(str, saved["words"]))
+            begun = shlex.join(map(str, saved["words"]))
             raise ConfigError(
                 f"the sweep in {self.path} was started with other settings: {len(gone)} of its {len(saved['trials'])} "
-                f"trials are none of these; give the words it was started with ({words}), more --seeds or --samples if "
+                f"trials are none of these; give the words it was started with ({begun}), more --seeds or --samples if "
                 "you like, or choose another --sweep-name"
             )
 
@@ -111,7 +119,7 @@ class SweepFolder:
             ConfigError: As `require_startable`, or another process is at work on the sweep.
             DataError: As `require_startable`.
         """
-        self.require_startable(trials, resume)
+        self.require_startable(trials, resume, words)
         with ExitStack() as held:
             try:
                 held.enter_context(locked(self.path / ".lock", timeout_s=0))
@@ -184,6 +192,12 @@ class SweepFolder:
                 "a folder that all nodes share: give a --run_root on a file system that all of them see, or the same "
                 "command with --resume once the results are there"
             )
+
+
+def _same_words(saved: Sequence[Any], given: Sequence[str]) -> bool:
+    """Tell whether two starts had the same words, but for the one that continues a sweep."""
+    one, other = ([word for word in map(str, words) if not word.startswith("--resume")] for words in (saved, given))
+    return one == other
 
 
 def _outcome(trial: Trial, last: dict[str, Any] | None) -> Outcome:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -99,3 +101,25 @@ def test_of_a_table_a_mask_that_is_taken_out_is_named(look: Look, tmp_path: Path
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (line,) = look("rows", tmp_path / "own.jsonl")
     assert line.startswith(f"1 mask is no longer in {tmp_path / 'own.jsonl'} and stays truth, of d.png ('cup'); to")
+
+
+def test_the_way_back_is_said_once_and_can_be_pasted_where_a_path_has_blanks(look: Look, tmp_path: Path) -> None:
+    look()
+    (tmp_path / "photos" / "c.txt").write_text("mug")
+    (tmp_path / "photos" / "d_mask.png").unlink()
+    (tmp_path / "root").rename(tmp_path / "my root")
+    lines = list(left_behind(tmp_path / "my root" / "own", _fresh(tmp_path), tmp_path / "photos", "folder"))
+    assert [line.partition("; ")[0] for line in lines] == [
+        f"1 text is no longer in {tmp_path / 'photos'} and stays in the data set, such as 'cup' of c.png",
+        f"1 mask is no longer in {tmp_path / 'photos'} and stays truth, of d.png ('cup')",
+    ]
+    _, removed, command, _ = re.split(r"; to begin without, remove (.*) and give the same command; `(.*)`", lines[1])
+    assert shlex.split(removed) == [str(tmp_path / "my root" / "own")]
+    assert shlex.split(command)[5:] == ["--root", str(tmp_path / "my root"), "--dataset", "own", "--update"]
+    assert ";" not in lines[0]
+
+
+def _fresh(tmp_path: Path) -> Path:
+    shutil.rmtree(tmp_path / "fresh")
+    _import(tmp_path, "fresh", "folder", tmp_path / "photos")
+    return tmp_path / "fresh" / "own"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 from l2l_ray import cli
+from l2l_ray.review.journal import Journal
 from tests.own_data import LEFT, RIGHT, own_masks, own_refs, polygon_rle
 from tests.refer_folder import draw
 
@@ -27,8 +30,8 @@ def bring(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Bring:
         _write(tmp_path, name, text)
     _paint(tmp_path, "a", LEFT)
 
-    def update(rows: list[dict[str, Any]] | None = None, *more: str) -> str:
-        source = ["folder", str(tmp_path / "photos")]
+    def update(rows: list[dict[str, Any]] | None = None, *more: str, folder: Path = tmp_path / "photos") -> str:
+        source = ["folder", str(folder)]
         if rows is not None:
             (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
             source = ["rows", str(tmp_path / "rows.jsonl"), "--images", str(tmp_path / "photos")]
@@ -44,10 +47,10 @@ def _write(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / "photos" / f"{name}.txt").write_text(text)
 
 
-def _paint(tmp_path: Path, name: str, points: list[int]) -> None:
+def _paint(tmp_path: Path, name: str, points: list[int], folder: str = "photos") -> None:
     mask = np.zeros((24, 32), np.uint8)
     mask[points[1] : points[5], points[0] : points[2]] = 255
-    Image.fromarray(mask).save(tmp_path / "photos" / f"{name}_mask.png")
+    Image.fromarray(mask).save(tmp_path / folder / f"{name}_mask.png")
 
 
 def _texts(tmp_path: Path) -> list[list[str]]:
@@ -126,11 +129,146 @@ def test_an_object_of_a_table_keeps_its_text(bring: Bring, tmp_path: Path) -> No
     assert "1 new object" in bring() and _texts(tmp_path)[3:] == [["left man"], ["right man"]]
 
 
-def test_a_later_decision_about_the_old_text_does_not_bring_it_back(bring: Bring, tmp_path: Path) -> None:
+def test_a_folder_about_the_same_photos_takes_nothing_of_another_one(bring: Bring, tmp_path: Path) -> None:
+    (second := tmp_path / "second").mkdir()
+    for name, text in (("a", "towel"), ("b", "dog\nthe black dog"), ("c", "nest")):
+        shutil.copy(tmp_path / "photos" / f"{name}.png", second)
+        (second / f"{name}.txt").write_text(text)
+    _paint(second.parent, "a", RIGHT, "second")
+    printed = bring(None, "--update", folder=second)
+    assert "0 corrected, 1 new mask, 2 new objects, 1 new text, 2 unchanged" in printed
+    assert _texts(tmp_path) == [["wet hair"], ["dog", "the dog", "the black dog"], ["bird"], ["towel"], ["nest"]]
+    assert own_masks(tmp_path / "root") == {"wet hair": polygon_rle(LEFT), "towel": polygon_rle(RIGHT)}
+    _write(tmp_path, "a", "the wet hair")
+    (second / "c.txt").write_text("the nest")
+    assert "1 earlier text left out" in bring() and "1 earlier text left out" in bring(None, "--update", folder=second)
+    assert [_texts(tmp_path)[place] for place in (0, 2, 3, 4)] == [["the wet hair"], ["bird"], ["towel"], ["the nest"]]
+
+
+def test_a_folder_that_was_moved_still_has_the_texts_of_its_objects(bring: Bring, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "photos", moved)
+    bring(None, "--update", folder=moved)
+    (moved / "c.txt").write_text("the crow")
+    assert "1 new object" in bring(None, "--update", folder=moved), "the other folder's texts are there, too"
+    (tmp_path / "photos").rename(tmp_path / "old")
+    assert ": 0 corrected, 4 unchanged" in bring(None, "--update", folder=moved)
+    (moved / "b.txt").write_text("the black dog")
+    assert "1 new text, 2 earlier texts left out" in bring(None, "--update", folder=moved)
+
+
+@pytest.mark.parametrize("kept", [None, ["bird"]])
+def test_objects_of_an_earlier_version_get_their_files_where_the_texts_are_the_same(
+    bring: Bring, tmp_path: Path, kept: list[str] | None
+) -> None:
+    path = tmp_path / "root" / "own" / "refs(own).p"
+    refs = own_refs(tmp_path / "root")
+    for ref in refs:
+        ref |= {"texts_beside": kept and [sentence["sent"] for sentence in ref["sentences"]]}
+        ref |= {} if kept else {"source_id": "dog"} if ref["ref_id"] == 2 else {}
+    path.write_bytes(pickle.dumps([{k: v for k, v in ref.items() if v is not None} for ref in refs], protocol=4))
+    _write(tmp_path, "a", "the wet hair")
+    assert "1 new object, 3 unchanged" in bring(), "whose text it was is not known"
+    assert "0 corrected, 4 unchanged" in bring()
+    assert ["file" in ref.get("texts_beside", ()) for ref in own_refs(tmp_path / "root")[1:3]] == [bool(kept), True]
+    before = path.stat().st_ino
+    assert "0 corrected, 4 unchanged" in bring() and path.stat().st_ino == before, "it is noted by now"
+    _write(tmp_path, "c", "the crow")
+    assert "1 new text, 1 earlier text left out" in bring() and _texts(tmp_path)[2] == ["the crow"]
+    _write(tmp_path, "b", "the black dog")
+    assert ("1 earlier text left out" if kept else "1 new object") in bring().replace(
+        "2 earlier texts", "1 earlier text"
+    )
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        REVIEW,
+        {**REVIEW, "action": "accept", "confirmed_from": {"source": "pseudo_label"}},
+        {"source": "label_studio"},
+        None,
+    ],
+)
+def test_a_mask_that_was_drawn_on_the_old_text_is_one_of_the_object(
+    bring: Bring, tmp_path: Path, made: dict[str, Any] | None
+) -> None:
     (old,) = own_refs(tmp_path / "root")[2]["sent_ids"]
     _write(tmp_path, "c", "the bird")
     bring()
-    row = {"image": "c.png", "expression": "bird", "sent_id": old, "polygon": RIGHT, "provenance": REVIEW}
+    draw(tmp_path / "photos" / "d.png", 9)
+    row = {"image": "c.png", "expression": "bird", "sent_id": old, "id": str(old), "polygon": RIGHT}
+    row |= {} if made is None else {"provenance": made}
+    bring([{"image": "c.png", "expression": "bird", "id": "another"}])
     printed = bring([row])
-    assert "notice: c.png, 'bird': it was decided on an earlier text, which the folder no longer has" in printed
-    assert "0 corrected, 3 unchanged" in printed and _texts(tmp_path)[2] == ["the bird"]
+    said = "it was decided on an earlier text, which the folder no longer has; its mask is the object's"
+    assert f"notice: c.png, 'bird': {said}\n" in printed and "3 unchanged" in printed
+    assert _texts(tmp_path)[2:] == [["the bird"], ["bird"]]
+    assert own_masks(tmp_path / "root") == {"wet hair": polygon_rle(LEFT), "the bird": polygon_rle(RIGHT)}
+    assert own_refs(tmp_path / "root")[2].get("provenance", {}) == (made or {})
+    printed = bring([row])
+    assert "0 corrected, 4 unchanged" in printed and "earlier text" not in printed, "it counts already"
+
+
+def test_a_review_of_a_run_before_the_texts_were_corrected(
+    bring: Bring, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    journal = Journal(tmp_path / "run")
+    label = {"split": "train", "provenance": {"source": "pseudo_label"}, "image_root": str(tmp_path / "photos")}
+    for sent_id, name, text, action in ((2, "b", "dog", "reject"), (4, "c", "bird", "redraw")):
+        about = {**label, "image": f"{name}.png", "expression": text, "id": str(sent_id), "sent_id": sent_id}
+        about |= {"ref_id": sent_id, "rle": polygon_rle(LEFT)}
+        journal.add(sent_id, action, "anna", 0, f"key {sent_id}", about, polygon_rle(RIGHT) if sent_id == 4 else None)
+    _write(tmp_path, "b", "the black dog")
+    _write(tmp_path, "c", "the bird")
+    bring()
+    words = ["review", str(tmp_path / "run"), "--root", str(tmp_path / "root"), "--dataset", "own", "--update"]
+    for counts in ("1 corrected, 2 unchanged", "0 corrected, 3 unchanged"):
+        assert cli.main(["data", "import", *words]) == 0
+        printed = capsys.readouterr().out
+        assert counts in printed and "notice: b.png, 'dog': it was decided on an earlier text" in printed
+    assert own_masks(tmp_path / "root")["the bird"] == polygon_rle(RIGHT)
+    assert "rejected" not in own_refs(tmp_path / "root")[1]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"rejected": {"source": "review", "number": 1}},
+        {"no_target": True, "provenance": {**REVIEW, "number": 2}},
+        {"polygon": RIGHT, "provenance": {"source": "pseudo_label"}},
+        {"polygon": RIGHT, "provenance": {**REVIEW, "updated_at": "2025-11-26T16:00:00+00:00"}},
+    ],
+)
+def test_what_else_was_said_of_the_old_text_does_not_count(bring: Bring, tmp_path: Path, said: dict[str, Any]) -> None:
+    (old,) = own_refs(tmp_path / "root")[2]["sent_ids"]
+    _write(tmp_path, "c", "the bird")
+    bring()
+    bring([{"image": "c.png", "expression": "the bird", "polygon": LEFT, "provenance": REVIEW}])
+    before = own_refs(tmp_path / "root")
+    printed = bring([{"image": "c.png", "expression": "bird", "sent_id": old, **said}])
+    why = "it was decided on an earlier text, which the folder no longer has, and does not count"
+    assert printed.count(f"notice: c.png, 'bird': {why}\n") == 1 and "0 corrected, 3 unchanged" in printed
+    assert own_refs(tmp_path / "root") == before
+
+
+def test_a_decision_that_counted_before_the_text_was_changed_is_not_told_as_lost(bring: Bring, tmp_path: Path) -> None:
+    (old,) = own_refs(tmp_path / "root")[2]["sent_ids"]
+    rejected = {"rejected": {"source": "review", "number": 1}}
+    row = {"image": "c.png", "expression": "bird", "sent_id": old}
+    bring([row | rejected])
+    bring([row | {"polygon": RIGHT, "provenance": REVIEW}])
+    _write(tmp_path, "c", "the bird")
+    bring()
+    for said in (rejected, {"polygon": RIGHT, "provenance": REVIEW}):
+        printed = bring([row | said])
+        assert "0 corrected, 3 unchanged" in printed and "earlier text" not in printed
+    assert own_masks(tmp_path / "root")["the bird"] == polygon_rle(RIGHT)
+
+
+def test_an_id_of_a_text_that_is_gone_is_given_to_no_other(bring: Bring, tmp_path: Path) -> None:
+    for text in ("bird\nthe crow", "bird", "bird\nthe raven"):
+        _write(tmp_path, "c", text)
+        bring()
+    assert own_refs(tmp_path / "root")[2]["sent_ids"] == [4, 6]

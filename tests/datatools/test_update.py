@@ -19,8 +19,8 @@ def test_a_problem_that_was_corrected_is_not_told_any_more(own: Import, tmp_path
     good = [{"image": "c.png", "expression": "bird", "polygon": LEFT}, {"image": "c.png", "expression": "nest"}]
     assert own(good, "--update")[0] == 0
     assert [line.partition(": got")[0] for line in kept.read_text().splitlines()] == [
-        "rows.jsonl line 4: missing image", "rows.jsonl line 2: polygon", "\\xe9t\\xe9.png: missing text"
-    ]  # fmt: skip
+        "\\xe9t\\xe9.png: missing text", "rows.jsonl line 2: polygon"
+    ], "the table names line 4 no more; the tree, which it does not name either, still has no mask"  # fmt: skip
 
 
 def test_what_is_wrong_with_a_new_mask_says_that_the_earlier_one_stays(own: Import, tmp_path: Path) -> None:

@@ -57,6 +57,25 @@ def test_resume_may_add_trials_but_leave_none_out(folder: SweepFolder, trials: l
         _begin(folder, trials[1:], resume=True)
 
 
+def test_the_same_words_that_make_other_trials_are_told_as_another_version(
+    folder: SweepFolder, trials: list[Trial]
+) -> None:
+    _begin(folder, trials[:2])
+    words = ["my space.py", "--seeds", "0", "--resume"]
+    said = (
+        r"was started with the same words, but none of its 2 trials is one of these: an earlier version of the code "
+        r"began it, or .* was changed since; continue it with that version, .* or begin another by --sweep-name"
+    )
+    with pytest.raises(ConfigError, match=said):
+        folder.require_startable(trials[2:], True, words)
+    with pytest.raises(ConfigError, match=said), folder.begun(trials[2:], words, resume=True):
+        pass
+    with pytest.raises(ConfigError, match=r"2 of its 2 trials are none of these; give the words it was started with"):
+        folder.require_startable(trials[2:], True, [*words, "--samples", "3"])
+    with pytest.raises(ConfigError, match=r"1 of its 2 trials are none of these; give the words it was started with"):
+        folder.require_startable(trials[1:], True, words)
+
+
 def test_resume_takes_other_settings_that_change_no_result(
     folder: SweepFolder, trials: list[Trial], smoke: RunConfig
 ) -> None:
