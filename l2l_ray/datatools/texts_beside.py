@@ -16,12 +16,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from l2l_ray.datatools.record import is_made_by_a_model
 from l2l_ray.datatools.ref_records import Ref, accounts, is_later_review, is_same_rejection, text_of
 
-BESIDE = "texts_beside"  # field of a ref: the `file` beside its photo, and the `texts` that this had; once: these alone
+BESIDE = "texts_beside"  # field of a ref: the `file` beside its photo, and the `texts` that this had
 FORMER = "former_sentences"  # field of a ref: its sentences that are no longer in that file
 OF_A_FILE = (BESIDE, FORMER)
 _OF_A_TABLE = ("source_id", "coco_id", "sent_id")  # fields of a ref that no folder gives
@@ -132,14 +131,17 @@ class TextsBeside:
         Returns:
             Whether it was noted.
         """
-        file, noted = _file(other), ref.get(BESIDE)  # once, the texts alone were noted
-        if file is None or file in self._files or (noted is None and ref.keys() & {*_OF_A_TABLE}):
+        file, old = _file(other), _file(ref)
+        if file is None or file in self._files:
             return False
-        if (old := _file(ref)) is not None:
-            if any(os.path.exists(Path(old).with_suffix(ending)) for ending in (".txt", ".TXT")):
+        if old is None:
+            if ref.keys() & {*_OF_A_TABLE}:
                 return False
-            noted = ref[BESIDE]["texts"]
-        texts = {text_of(sentence) for sentence in ref["sentences"]} if noted is None else {*noted}
+            texts = {text_of(sentence) for sentence in ref["sentences"]}
+        elif any(os.path.exists(Path(old).with_suffix(ending)) for ending in (".txt", ".TXT")):
+            return False
+        else:
+            texts = {*ref[BESIDE]["texts"]}
         if texts != {*other[BESIDE]["texts"]}:
             return False
         ref[BESIDE] = other[BESIDE]
@@ -149,5 +151,4 @@ class TextsBeside:
 
 def _file(ref: Ref) -> str | None:
     """Return the file that a ref's texts came from, None where that is not known."""
-    noted: Any = ref.get(BESIDE)
-    return noted.get("file") if isinstance(noted, Mapping) else None
+    return ref[BESIDE]["file"] if BESIDE in ref else None
