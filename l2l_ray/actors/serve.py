@@ -154,7 +154,7 @@ def _serve_config(checkpoint: Path, settings: ServeConfig, token_sha256: str) ->
 
 
 def _client(dashboard: str) -> ServeSubmissionClient:
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # the terminal has this job's own words only
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # the terminal has this job's own words, not "slow"
     url = dashboard.partition(" ")[0]
     if not url.startswith("http"):
         raise ClusterError(f"the cluster's dashboard is needed to start a server, got {dashboard!r}; start Ray with it")
