@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 
-from l2l_ray.data.masks import annotation_rle, batch_native_iou, grid_masks
+from l2l_ray.data.masks import annotation_rle, grid_masks
+from l2l_ray.data.native_size import batch_native_iou
 from l2l_ray.randomness import numpy_generator, torch_generator
 
 GRID, CHUNK = 120, 500

@@ -85,8 +85,8 @@ def cpu_s(pid: int) -> float:
 
 def place_version(run: RunFolder, version: int) -> None:
     """Write a version folder without networks."""
-    from l2l_ray.loop.state.checkpoint import write_position
     from l2l_ray.loop.state.position import Position
+    from l2l_ray.loop.state.version_record import write_position
 
     folder = run.version_dir("l2l", version)
     folder.mkdir(parents=True)

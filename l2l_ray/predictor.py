@@ -28,7 +28,7 @@ from l2l_ray.confidence import prediction_confidence
 from l2l_ray.config import PriorConfig, RunConfig, read_config, toy_answers
 from l2l_ray.data.hints import read_hint
 from l2l_ray.data.images import Pixels, squashed
-from l2l_ray.data.masks import grid_logits_to_native
+from l2l_ray.data.native_size import grid_logits_to_native
 from l2l_ray.data.pixels import read_rgb
 from l2l_ray.device import no_loading_bars, pick_device
 from l2l_ray.errors import CheckpointError, DataError, L2LError

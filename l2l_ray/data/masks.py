@@ -1,4 +1,4 @@
-"""Binary masks: COCO annotations to RLE to bool arrays, coverage on the decoder's grid, IoU at the native size.
+"""Binary masks: COCO annotations to RLE to bool arrays, and coverage on the decoder's grid.
 
 Decided here:
 - An object's mask is the *union* of its parts (polygons, RLEs). LAVT and SemiRES sum the parts and keep the pixels
@@ -8,7 +8,6 @@ Decided here:
 - A mask comes to the grid as exact area coverage: the share of each cell that the object covers, also where image and
   grid do not divide. All sums are of integers below 2**53, so the result is the same on every machine and in every
   order.
-- Evaluation upsamples the logits to the native size, never shrinks the truth.
 - RLE runs are parsed here, because pycocotools decodes runs that are too short to uninitialised memory.
 
 Polygons are rasterised by pycocotools.
@@ -18,14 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 from pycocotools import mask as coco_mask
-from torch import Tensor
 
 from l2l_ray.errors import DataError
 from l2l_ray.types import BoxFrac, Rle
@@ -36,7 +32,6 @@ MaskRule = Literal["union", "lavt"]
 _MAX_COORDINATE_PX = 1e5
 # No outline is this long; pycocotools takes 40 bytes or more for each px of it.
 _MAX_OUTLINE_PX = 1e6
-_ROUNDING = 1e-6  # of the largest logit: more than what the order of additions changes in float32
 
 
 def annotation_rle(segmentation: Any, height: int, width: int, mask_rule: MaskRule = "union") -> Rle:
@@ -93,7 +88,7 @@ def decode(rle: Rle) -> Bool[np.ndarray, "H W"]:
         DataError: If the runs do not fill the mask exactly.
     """
     height, width = rle["size"]
-    runs = _runs(rle)
+    runs = run_lengths(rle)
     # Runs alternate between background and object and go down the columns.
     flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return flat.reshape(width, height).T
@@ -101,13 +96,34 @@ def decode(rle: Rle) -> Bool[np.ndarray, "H W"]:
 
 def mask_area_px(rle: Rle) -> int:
     """Return the number of pixels of a mask."""
-    return int(_runs(rle)[1::2].sum())
+    return int(run_lengths(rle)[1::2].sum())
 
 
-def run_lengths(rle: Rle) -> list[int]:
-    """Return the runs of a mask, background first, down the columns: what COCO calls uncompressed counts."""
-    runs: list[int] = _runs(rle).tolist()
-    return runs
+def run_lengths(rle: Rle) -> Int64[np.ndarray, " runs"]:
+    """Return the runs of a mask in px, background first, down the columns: what COCO calls uncompressed counts.
+
+    In the compressed string each run is written in groups of 5 bits, least significant first; bit 5 says that more
+    groups follow, bit 4 of the last group is the sign; from the fourth run on it is the difference to the run two
+    before.
+
+    Raises:
+        DataError: If the runs do not fill the mask exactly.
+    """
+    height, width = rle["size"]
+    codes = np.frombuffer(rle["counts"].encode("utf-8", "surrogatepass"), dtype=np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero((codes & 0x20) == 0)
+    if codes.size and codes.min() >= 0 and codes.max() < 64 and ends.size and ends[-1] == codes.size - 1:
+        starts = np.concatenate(([0], ends[:-1] + 1))
+        lengths = ends - starts + 1
+        if lengths.max() <= 12:  # 12 groups of 5 bits fit 64 bits
+            runs = _undo_differences(codes, starts, ends, lengths)
+            # Bounded one by one first: a sum of more could wrap around to the right one.
+            if runs.min() >= 0 and runs.max() <= height * width and runs.sum() == height * width:
+                return runs
+    raise DataError(
+        f"RLE counts {rle['counts'][:24]!r}... do not describe a mask of height {height} and width {width}; "
+        "the file they come from is damaged"
+    )
 
 
 def mask_box(rle: Rle) -> BoxFrac | None:
@@ -130,7 +146,7 @@ def mask_to_grid(rle: Rle, grid: int) -> Float32[np.ndarray, "G G"]:
         grid: Cells per side, G.
     """
     height, width = rle["size"]
-    runs = _runs(rle)
+    runs = run_lengths(rle)
     ends = np.cumsum(runs)
     covered = np.cumsum(runs * (np.arange(len(runs)) % 2))
     if not covered[-1]:
@@ -164,120 +180,11 @@ def grid_masks(rles: Sequence[Rle], grid: int) -> Float32[np.ndarray, "B G G"]:
     return cells
 
 
-def grid_logits_to_native(mask_logits: Float[Tensor, "*B G G"], height: int, width: int) -> Float[Tensor, "*B H W"]:
-    """Upsample logits from the grid to the native image size, bilinear, `align_corners=False`.
-
-    Args:
-        mask_logits: One map or a batch of maps.
-        height: Image height, px.
-        width: Image width, px.
-    """
-    maps = mask_logits.reshape(-1, 1, *mask_logits.shape[-2:])
-    native = F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)
-    return native.reshape(*mask_logits.shape[:-2], height, width)
-
-
 def nearest(mask: Bool[np.ndarray, "h w"], height: int, width: int) -> Bool[np.ndarray, "H W"]:
     """Return a map of pixels or cells at another size: each pixel has the value that its centre lies in."""
     rows = ((2 * np.arange(height) + 1) * mask.shape[0]) // (2 * height)
     columns = ((2 * np.arange(width) + 1) * mask.shape[1]) // (2 * width)
     return mask[np.ix_(rows, columns)]
-
-
-@torch.no_grad()
-def batch_native_iou(
-    mask_logits: Float[Tensor, "B G G"], rles: Sequence[Rle], sizes: Sequence[tuple[int, int]] | None = None
-) -> tuple[Int64[np.ndarray, " B"], Int64[np.ndarray, " B"]]:
-    """Return intersections and unions in native pixels; the prediction is where the upsampled logit is above 0.
-
-    Args:
-        mask_logits: Predictions on the grid, on any device.
-        rles: The true masks.
-        sizes: (height, width) of each image, px, checked against the masks; None = the masks' own.
-    Raises:
-        DataError: If the lengths differ or a size is not its mask's.
-    """
-    own = [(rle["size"][0], rle["size"][1]) for rle in rles]
-    sizes = own if sizes is None else [(height, width) for height, width in sizes]
-    if len(rles) != len(mask_logits) or sizes != own:
-        raise DataError(
-            f"one mask of the image's size is needed per prediction, got {len(mask_logits)} predictions, {len(rles)} "
-            f"masks of (height, width) {own[:4]}, images of {sizes[:4]}; pass the examples' own masks"
-        )
-    intersections, unions = np.zeros(len(rles), dtype=np.int64), np.zeros(len(rles), dtype=np.int64)
-    grids = mask_logits.float().cpu().numpy()
-    counts, runs = None, np.zeros(1, dtype=np.int64)
-    for i, rle in enumerate(rles):
-        if counts != rle["counts"] or own[i] != own[i - 1]:  # sentences of one object follow each other
-            counts, runs = rle["counts"], _runs(rle)
-        intersections[i], num_predicted = _overlap_px(grids[i], runs, *own[i])
-        unions[i] = num_predicted + runs[1::2].sum() - intersections[i]
-    return intersections, unions
-
-
-def _overlap_px(
-    logits: Float32[np.ndarray, "G G"], runs: Int64[np.ndarray, " runs"], height: int, width: int
-) -> tuple[int, int]:
-    """Return how many pixels of a mask are predicted, and how many pixels are predicted in all.
-
-    A pixel between cells none of which is above 0 is not above 0 either, so only the rest is upsampled.
-    """
-    above = logits > 0
-    rows, columns = (np.flatnonzero(above.any(axis=axis)).tolist() for axis in (1, 0))
-    if not rows:
-        return 0, 0
-    down, across = _taps(height, logits.shape[0]), _taps(width, logits.shape[1])
-    top, bottom = down.reach(rows[0], rows[-1])
-    left, right = across.reach(columns[0], columns[-1])
-    down, across = down.part(top, bottom), across.part(left, right)
-    # Transposed, as the runs go down the columns; across comes last, because whole columns are quick to fetch.
-    first, last = across.low[0], across.high[-1] + 1
-    cells = logits.T[first:last]
-    margin = _ROUNDING * np.abs(cells).max()
-    with np.errstate(invalid="ignore"):  # infinite logits give NaN, here as in torch
-        tall = cells[:, down.low] * down.low_weight + cells[:, down.high] * down.high_weight
-        native = tall[across.low - first]
-        native *= across.low_weight[:, None]
-        other = tall[across.high - first]
-        other *= across.high_weight[:, None]
-        native += other
-    predicted = native > margin
-    if not np.isfinite(margin) or np.count_nonzero(predicted) != np.count_nonzero(native > -margin):
-        # So close to 0 that the order of additions may decide: torch's own counts.
-        predicted = (
-            (grid_logits_to_native(torch.from_numpy(logits), height, width)[top:bottom, left:right] > 0).numpy().T
-        )
-    ends = np.clip(np.cumsum(runs), left * height, right * height)
-    inside = np.diff(ends, prepend=left * height)
-    truth = np.repeat(np.arange(len(runs)) % 2 == 1, inside).reshape(right - left, height)[:, top:bottom]
-    return int(np.count_nonzero(predicted & truth)), int(np.count_nonzero(predicted))
-
-
-class _Taps(NamedTuple):
-    """Along one axis, the two cells that each pixel lies between (low, high) and their shares of it."""
-
-    low: Int64[np.ndarray, " size"]
-    high: Int64[np.ndarray, " size"]
-    low_weight: Float32[np.ndarray, " size"]
-    high_weight: Float32[np.ndarray, " size"]
-
-    def reach(self, first: int, last: int) -> tuple[int, int]:
-        """Return the range of pixels that cells `first` to `last` have a share of."""
-        return int(np.searchsorted(self.high, first)), int(np.searchsorted(self.low, last, side="right"))
-
-    def part(self, start: int, end: int) -> _Taps:
-        """Return a range of pixels."""
-        return _Taps(*(column[start:end] for column in self))
-
-
-@lru_cache(maxsize=2048)
-def _taps(size: int, grid: int) -> _Taps:
-    """Return torch's own weights of upsampling one axis from `grid` cells to `size` pixels."""
-    weights = F.interpolate(torch.eye(grid)[None, None], size=(size, grid), mode="bilinear")[0, 0].numpy()
-    low = (weights > 0).argmax(axis=1)
-    high = np.minimum(low + 1, grid - 1)
-    pixels = np.arange(size)
-    return _Taps(low, high, weights[pixels, low], np.where(high > low, weights[pixels, high], np.float32(0)))
 
 
 @lru_cache(maxsize=256)
@@ -313,7 +220,7 @@ def _rle_part(part: dict[str, Any], height: int, width: int) -> dict[str, Any]:
     if not isinstance(counts, str | bytes):
         raise DataError(f"RLE counts must be a string or a list of integers, got {type(counts).__name__}")
     rle = _rle({"size": [height, width], "counts": counts})
-    _runs(rle)
+    run_lengths(rle)
     return {"size": rle["size"], "counts": rle["counts"].encode()}
 
 
@@ -333,29 +240,6 @@ def _polygon(part: Any) -> Float64[np.ndarray, " xy"]:
 def _outline_px(polygon: Float64[np.ndarray, " xy"]) -> float:
     points = polygon.reshape(-1, 2)
     return float(np.abs(points - np.roll(points, 1, axis=0)).sum())
-
-
-def _runs(rle: Rle) -> Int64[np.ndarray, " runs"]:
-    """Return the run lengths, background first, from COCO's compressed string.
-
-    Each run is written in groups of 5 bits, least significant first; bit 5 says that more groups follow, bit 4 of the
-    last group is the sign; from the fourth run on it is the difference to the run two before.
-    """
-    height, width = rle["size"]
-    codes = np.frombuffer(rle["counts"].encode("utf-8", "surrogatepass"), dtype=np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero((codes & 0x20) == 0)
-    if codes.size and codes.min() >= 0 and codes.max() < 64 and ends.size and ends[-1] == codes.size - 1:
-        starts = np.concatenate(([0], ends[:-1] + 1))
-        lengths = ends - starts + 1
-        if lengths.max() <= 12:  # 12 groups of 5 bits fit 64 bits
-            runs = _undo_differences(codes, starts, ends, lengths)
-            # Bounded one by one first: a sum of more could wrap around to the right one.
-            if runs.min() >= 0 and runs.max() <= height * width and runs.sum() == height * width:
-                return runs
-    raise DataError(
-        f"RLE counts {rle['counts'][:24]!r}... do not describe a mask of height {height} and width {width}; "
-        "the file they come from is damaged"
-    )
 
 
 def _undo_differences(

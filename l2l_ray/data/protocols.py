@@ -23,7 +23,8 @@ from jaxtyping import Float, Int64
 from PIL import Image
 from torch import Tensor
 
-from l2l_ray.data.masks import batch_native_iou, decode, grid_logits_to_native, mask_area_px
+from l2l_ray.data.masks import decode, mask_area_px
+from l2l_ray.data.native_size import batch_native_iou, grid_logits_to_native
 from l2l_ray.errors import ConfigError
 from l2l_ray.types import Rle
 

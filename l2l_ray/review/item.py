@@ -298,7 +298,7 @@ def _at_size(rle: Rle, size: tuple[int, int]) -> Runs:
 
 def _runs(rle: Rle) -> Runs:
     height, width = rle["size"]
-    return {"height": height, "width": width, "counts": run_lengths(rle)}
+    return {"height": height, "width": width, "counts": run_lengths(rle).tolist()}
 
 
 def _logits(cells: Bool[np.ndarray, "G G"]) -> torch.Tensor:

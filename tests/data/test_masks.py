@@ -1,11 +1,10 @@
-"""Masks: hand-computed annotations, runs, coverage and IoU; round trips."""
+"""Masks: hand-computed annotations, runs and coverage; round trips."""
 
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
@@ -13,10 +12,8 @@ from pycocotools import mask as coco_mask
 from l2l_ray.data.masks import (
     MaskRule,
     annotation_rle,
-    batch_native_iou,
     decode,
     encode,
-    grid_logits_to_native,
     grid_masks,
     mask_area_px,
     mask_box,
@@ -25,20 +22,11 @@ from l2l_ray.data.masks import (
     union_rle,
 )
 from l2l_ray.errors import DataError
-from l2l_ray.types import Rle
+from tests.data.blobs import blobs
 
 
 def rectangle(x0: int, y0: int, x1: int, y1: int) -> list[float]:
     return [x0, y0, x1, y0, x1, y1, x0, y1]
-
-
-def blobs(seed: int, height: int, width: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    mask = np.zeros((height, width), dtype=bool)
-    for _ in range(3):
-        y, x = rng.integers(height), rng.integers(width)
-        mask[y : y + rng.integers(1, height), x : x + rng.integers(1, width)] ^= True
-    return mask
 
 
 def wrapping_counts(num_pixels: int) -> str:
@@ -223,69 +211,6 @@ def test_many_masks_at_once() -> None:
     rles = [encode(blobs(seed % 3, 40 + seed % 2, 50)) for seed in range(8)]
     np.testing.assert_array_equal(grid_masks(rles, 8), np.stack([mask_to_grid(rle, 8) for rle in rles]))
     assert grid_masks([], 8).shape == (0, 8, 8)
-
-
-def test_upsampling_aligns_areas_not_corners() -> None:
-    logits = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
-    native = grid_logits_to_native(logits, 3, 8)
-    assert native.shape == (3, 8)
-    expected = [0, 0, 0.125, 0.375, 0.625, 0.875, 1, 1]
-    torch.testing.assert_close(native, torch.tensor([expected] * 3))
-    assert grid_logits_to_native(torch.zeros(5, 4, 4), 6, 7).shape == (5, 6, 7)
-
-
-def test_native_iou_by_hand() -> None:
-    truth = np.zeros((4, 8), dtype=bool)
-    truth[:, 2:5] = True
-    left = torch.tensor([[1.0, -1.0], [1.0, -1.0]])  # columns 0 to 3
-    nothing, everything = -torch.ones(2, 2), torch.ones(2, 2)
-    rles = [encode(truth)] * 3 + [encode(np.zeros((5, 3), dtype=bool))]
-    sizes = [(4, 8)] * 3 + [(5, 3)]
-    intersections, unions = batch_native_iou(torch.stack([left, nothing, everything, nothing]), rles, sizes)
-    assert intersections.tolist() == [8, 0, 12, 0]
-    assert unions.tolist() == [20, 12, 32, 0]
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_native_iou_is_that_of_upsampling_everything(seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    grid, height, width = ((6, 30, 41), (24, 7, 50), (1, 5, 4), (16, 16, 16))[seed % 4]
-    logits = torch.randn(9, grid, grid, generator=generator)
-    if seed % 3 == 1:
-        logits = logits.round()  # many pixels are exactly 0
-    if seed % 3 == 2:
-        logits[:, grid // 2 :] -= 5
-        logits[0, 0, 0], logits[1, 0, 0], logits[2, 0, 0] = float("inf"), float("-inf"), float("nan")
-    rles = [encode(blobs(i, height, width)) for i in range(9)]
-    found = batch_native_iou(logits, rles)
-    for i, rle in enumerate(rles):
-        predicted, truth = (grid_logits_to_native(logits[i], height, width) > 0).numpy(), decode(rle)
-        assert (found[0][i], found[1][i]) == ((predicted & truth).sum(), (predicted | truth).sum()), i
-
-
-def test_zero_logit_is_background() -> None:
-    intersections, unions = batch_native_iou(torch.zeros(1, 2, 2), [encode(np.ones((4, 4), dtype=bool))])
-    assert (intersections.tolist(), unions.tolist()) == ([0], [16])
-
-
-def test_native_iou_of_mixed_sizes_equals_one_by_one() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(25, 6, 6, generator=generator)
-    rles = [encode(blobs(seed, 30 + seed % 3, 40)) for seed in range(25)]
-    together = batch_native_iou(logits, rles)
-    for i, rle in enumerate(rles):
-        predicted = (grid_logits_to_native(logits[i], *rle["size"]) > 0).numpy()
-        assert together[0][i] == (predicted & decode(rle)).sum()
-        assert together[1][i] == (predicted | decode(rle)).sum()
-
-
-def test_native_iou_checks_its_input() -> None:
-    rle: Rle = encode(np.ones((4, 4), dtype=bool))
-    with pytest.raises(DataError, match="got 2 predictions, 1 masks"):
-        batch_native_iou(torch.zeros(2, 2, 2), [rle])
-    with pytest.raises(DataError, match=r"\[\(4, 4\)\], images of \[\(4, 5\)\]"):
-        batch_native_iou(torch.zeros(1, 2, 2), [rle], [(4, 5)])
-    assert [counts.tolist() for counts in batch_native_iou(torch.zeros(0, 2, 2), [])] == [[], []]
 
 
 NUMBERS = st.none() | st.integers(-200, 200) | st.integers() | st.floats() | st.text(max_size=3)

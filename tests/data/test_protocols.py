@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from l2l_ray.data.masks import decode, encode, grid_logits_to_native
+from l2l_ray.data.masks import decode, encode
+from l2l_ray.data.native_size import grid_logits_to_native
 from l2l_ray.data.protocols import LAVT480, NATIVE, PROTOCOLS, lavt480_counts, native_counts, protocol_named
 from l2l_ray.errors import ConfigError
 

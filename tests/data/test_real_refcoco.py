@@ -20,7 +20,8 @@ import torch
 from pycocotools import mask as coco_mask
 
 from l2l_ray.data.images import ImageStore, LabeledSet
-from l2l_ray.data.masks import batch_native_iou, decode, grid_logits_to_native, mask_area_px
+from l2l_ray.data.masks import decode, mask_area_px
+from l2l_ray.data.native_size import batch_native_iou, grid_logits_to_native
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.data.splits import split_labeled
 from l2l_ray.data.words import swap_left_right

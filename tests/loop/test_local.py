@@ -23,12 +23,12 @@ from l2l_ray.loop.evaluation.evaluate import Evaluations
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.local import LocalHost, Watch, run_local
 from l2l_ray.loop.progress import Console, finished_text
-from l2l_ray.loop.state.checkpoint import write_position
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
 from l2l_ray.loop.state.plan import Plan
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.prepare import prepare
 from l2l_ray.loop.state.run_folder import RunFolder, continued
+from l2l_ray.loop.state.version_record import write_position
 from tests.loop.partly_labeled import config_of, set_mask, write_partly
 from tests.whole_run import Killed, assert_same, changed, kill_at, ledger_lines, outcome, run_up_to_the_report
 

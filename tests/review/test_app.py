@@ -72,12 +72,12 @@ def test_a_label_is_found_looked_at_and_decided(client: TestClient, reviewed_run
     assert (answer["saved"], answer["state"], answer["counts"]["accepted"]) == (1, "accepted", 1)
     mask = np.zeros(shown["size"], bool)
     mask[2:9, 3:11] = True
-    answer = decided(client, second, "redraw", counts=run_lengths(encode(mask))).json()
+    answer = decided(client, second, "redraw", counts=run_lengths(encode(mask)).tolist()).json()
     assert answer["state"] == "redrawn" and 0 <= answer["iou"] <= 1
     for sent_id, action in ((third, "reject"), (fourth, "wrong_object"), (fifth, "no_object")):
         assert decided(client, sent_id, action).status_code == 200
     assert decided(client, third, "undo", upon=3).json()["state"] == "open"
-    assert client.get(f"/api/labels/{second}").json()["masks"]["now"]["counts"] == run_lengths(encode(mask))
+    assert client.get(f"/api/labels/{second}").json()["masks"]["now"]["counts"] == run_lengths(encode(mask)).tolist()
     assert [row["sent_id"] for row in client.get("/api/labels", params={"state": "redrawn"}).json()["rows"]] == [second]
     assert client.get("/api/kinds").json()[0][1] >= 1
     made = {action.sent_id: action for action in Journal(reviewed_run).decisions()}
@@ -344,7 +344,7 @@ def test_the_decisions_come_back_as_labeled_data(
     mask = np.zeros(size, bool)
     mask[2:9, 3:11] = True
     decided(client, accepted, "accept")
-    decided(client, redrawn, "redraw", counts=run_lengths(encode(mask)))
+    decided(client, redrawn, "redraw", counts=run_lengths(encode(mask)).tolist())
     decided(client, rejected, "wrong_object")
     decided(client, absent, "no_object")
     decided(client, undone, "accept")

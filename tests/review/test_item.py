@@ -96,7 +96,7 @@ def test_what_is_drawn_is_checked_and_reaches_the_photos_size(reviewed_run: Path
     example = items.photo(sent_id)
     mask = np.zeros((example.height_px, example.width_px), bool)
     mask[3:20, 5:30] = True
-    assert items.drawn(sent_id, run_lengths(encode(mask))) == encode(mask)
+    assert items.drawn(sent_id, run_lengths(encode(mask)).tolist()) == encode(mask)
     area = mask.size
     for counts, why in [
         ([area], "no pixel"),
@@ -119,7 +119,7 @@ def test_what_is_drawn_smaller_reaches_the_photos_size(reviewed_run: Path, monke
     assert height * width <= 300
     half = np.zeros((height, width), bool)
     half[:, : width // 2] = True
-    drawn = decode(items.drawn(sent_id, run_lengths(encode(half))))
+    drawn = decode(items.drawn(sent_id, run_lengths(encode(half)).tolist()))
     example = items.photo(sent_id)
     assert drawn.shape == (example.height_px, example.width_px)
     border = round(width // 2 * example.width_px / width)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from l2l_ray.data.masks import grid_logits_to_native
+from l2l_ray.data.native_size import grid_logits_to_native
 from l2l_ray.errors import DataError
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.review.item import Items

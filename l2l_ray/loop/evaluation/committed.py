@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from l2l_ray.config import read_config
-from l2l_ray.data.masks import encode, grid_logits_to_native, nearest
+from l2l_ray.data.masks import encode, nearest
+from l2l_ray.data.native_size import grid_logits_to_native
 from l2l_ray.datatools.record import ExportedMask
 from l2l_ray.errors import DataError
 from l2l_ray.loop.state.example_files import ExampleTable

@@ -23,7 +23,8 @@ import numpy as np
 
 from l2l_ray.calibration import Calibration, Curve, chances, ranks_of
 from l2l_ray.confidence import prediction_confidence
-from l2l_ray.data.masks import encode, grid_logits_to_native, mask_area_px
+from l2l_ray.data.masks import encode, mask_area_px
+from l2l_ray.data.native_size import grid_logits_to_native
 from l2l_ray.datatools.export import require_place, write_export
 from l2l_ray.datatools.record import ExportedMask
 from l2l_ray.datatools.review import decisions_by_text

@@ -17,7 +17,8 @@ import numpy as np
 
 from l2l_ray.calibration import Curve
 from l2l_ray.confidence import prediction_confidence
-from l2l_ray.data.masks import decode, grid_logits_to_native
+from l2l_ray.data.masks import decode
+from l2l_ray.data.native_size import grid_logits_to_native
 from l2l_ray.data.pixels import BadPicture, read_rgb
 from l2l_ray.errors import ConfigError
 from l2l_ray.loop.inference.engine import InferenceEngine, PanelData

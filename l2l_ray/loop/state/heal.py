@@ -22,12 +22,12 @@ from pathlib import Path
 
 from l2l_ray.errors import FREE_SPACE, DataError
 from l2l_ray.files import move
-from l2l_ray.loop.state.checkpoint import TRAINING_FILES, forget_files
 from l2l_ray.loop.state.digests import Digests, give_up
 from l2l_ray.loop.state.ledger import Ledger
 from l2l_ray.loop.state.position import Position, Stage
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.verify import Findings, check
+from l2l_ray.loop.state.version_record import TRAINING_FILES, forget_files
 from l2l_ray.wording import Say, counted
 
 # What is done about a file, by how its name begins.

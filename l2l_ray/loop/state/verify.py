@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from l2l_ray.files import is_whole
-from l2l_ray.loop.state.checkpoint import TRAINING_FILES, problems_in
 from l2l_ray.loop.state.digests import Digest, Digests
 from l2l_ray.loop.state.ledger import Key, Ledger, LedgerEntry, num_shards
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.version_record import TRAINING_FILES, problems_in
 from l2l_ray.selector.registry import stores_labels
 from l2l_ray.storage import local_copy
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from l2l_ray.errors import FREE_SPACE, CheckpointError
 from l2l_ray.files import is_whole, new_folder, remove_tree
-from l2l_ray.loop.state.checkpoint import TRAINING_FILES, forget_files
 from l2l_ray.loop.state.lease import require_current
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.version_record import TRAINING_FILES, forget_files
 
 KEPT_TRAIN_STATES = 2
 Write = Callable[[Path], None]

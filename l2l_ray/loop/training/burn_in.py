@@ -26,8 +26,8 @@ from l2l_ray.errors import FREE_SPACE, CheckpointError
 from l2l_ray.files import is_whole, locked, new_folder, remove_tree, replacing_folder
 from l2l_ray.loop.host import LOOK_EVERY_STEPS, Host
 from l2l_ray.loop.inference.inputs import ExampleSet
-from l2l_ray.loop.state.checkpoint import problems_in, read_position
 from l2l_ray.loop.state.position import Position, Stage
+from l2l_ray.loop.state.version_record import problems_in, read_position
 from l2l_ray.loop.training.student import Networks, StudentSteps
 from l2l_ray.prior.reply import is_unanswered
 from l2l_ray.randomness import seed_torch

@@ -19,8 +19,9 @@ from l2l_ray.data.images import batch_indices
 from l2l_ray.loop.host import Host
 from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.inference.teacher import update_teacher
-from l2l_ray.loop.state.checkpoint import load_train_state, load_weights, save_train_state, save_weights, write_position
+from l2l_ray.loop.state.checkpoint import load_train_state, load_weights, save_train_state, save_weights
 from l2l_ray.loop.state.position import Position
+from l2l_ray.loop.state.version_record import write_position
 from l2l_ray.loop.state.visibility import seen
 from l2l_ray.loop.training.compiled import Compiled
 from l2l_ray.loop.training.online import OnlineSet

@@ -20,9 +20,9 @@ from l2l_ray.config import RunConfig, selector_for
 from l2l_ray.errors import ConfigError
 from l2l_ray.loop.host import LOOK_EVERY_STEPS, Host
 from l2l_ray.loop.inference.inputs import ExampleSets
-from l2l_ray.loop.state.checkpoint import read_position
 from l2l_ray.loop.state.position import Position, Stage
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.version_record import read_position
 from l2l_ray.loop.training.burn_in import BurnIn
 from l2l_ray.loop.training.calibrating import calibration_of
 from l2l_ray.loop.training.online import OnlineSet

@@ -13,18 +13,20 @@ import pytest
 import torch
 
 from l2l_ray.config import selector_for
-from l2l_ray.data.masks import decode, grid_logits_to_native, mask_area_px
+from l2l_ray.data.masks import decode, mask_area_px
+from l2l_ray.data.native_size import grid_logits_to_native
 from l2l_ray.data.protocols import LAVT480, NATIVE
 from l2l_ray.errors import CheckpointError, DataError, LedgerError
 from l2l_ray.loop.inference.engine import InferenceEngine, weight_map
 from l2l_ray.loop.inference.inputs import ExampleSets
 from l2l_ray.loop.inference.priors import LocalMllm, fill_priors
 from l2l_ray.loop.inference.teacher import guided_evidence
-from l2l_ray.loop.state.checkpoint import save_weights, write_position
+from l2l_ray.loop.state.checkpoint import save_weights
 from l2l_ray.loop.state.example_files import read_examples, read_priors
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry, read_shard
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.version_record import write_position
 from l2l_ray.prior.masks import mask_on_grid, read_mask
 from l2l_ray.prior.proposal import Proposer
 from l2l_ray.prior.shared_store import open_store

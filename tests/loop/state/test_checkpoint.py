@@ -13,15 +13,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from l2l_ray.errors import CheckpointError
-from l2l_ray.loop.state.checkpoint import (
-    load_train_state,
-    load_weights,
-    read_position,
-    save_train_state,
-    save_weights,
-    write_position,
-)
-from l2l_ray.loop.state.position import Position
+from l2l_ray.loop.state.checkpoint import load_train_state, load_weights, save_train_state, save_weights
+from l2l_ray.loop.state.version_record import read_position
 
 FullDisk = Callable[[int], AbstractContextManager[None]]
 
@@ -132,16 +125,9 @@ def test_a_state_that_a_gpu_wrote_is_read_on_the_cpu_and_moved_by_the_optimiser(
     assert {moments["exp_avg"].device.type for moments in elsewhere.state.values()} == {"meta"}
 
 
-def test_positions_round_trip(tmp_path: Path) -> None:
-    write_position(tmp_path, Position("l2l", 2, 40, {"loss": 0.5}))
-    assert read_position(tmp_path) == Position("l2l", 2, 40, {"loss": 0.5})
-
-
 def test_a_full_disk_is_a_clear_error(tmp_path: Path, full_disk: FullDisk) -> None:
     with full_disk(10):
         with pytest.raises(CheckpointError, match=r"cannot write .*net\.safetensors: .*free some space .*--resume"):
             save_weights(_net(), tmp_path / "net.safetensors")
         with pytest.raises(CheckpointError, match=r"cannot write .*train_state\.pt: .*--resume"):
             save_train_state(tmp_path / "train_state.pt", {"x": torch.arange(100)})
-        with pytest.raises(CheckpointError, match=r"cannot write .*version\.json: .*--resume"):
-            write_position(tmp_path, Position("l2l", 2, 40, {"loss": 0.5}))

@@ -12,10 +12,10 @@ import yaml
 
 from l2l_ray.config import RunConfig, read_config
 from l2l_ray.errors import ConfigError, DataError
-from l2l_ray.loop.state.checkpoint import write_position
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder, continued
+from l2l_ray.loop.state.version_record import write_position
 from l2l_ray.types import Skip
 from tests.whole_run import changed
 

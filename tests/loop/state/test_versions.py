@@ -10,9 +10,9 @@ import pytest
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import CheckpointError, LedgerError
 from l2l_ray.loop.evaluation.gate import gate_open_rates
-from l2l_ray.loop.state.checkpoint import TRAINING_FILES, problems_in, write_position
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.version_record import TRAINING_FILES, problems_in, write_position
 from l2l_ray.loop.state.versions import Write, log_versions, newest_checkpoint, place, prune_train_states, publish
 from l2l_ray.report.record import read_run
 from tests.whole_run import changed

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 
 from l2l_ray.errors import ConfigError
 from l2l_ray.loop.inference.networks import load_segmenter
-from l2l_ray.loop.state.checkpoint import read_position
 from l2l_ray.loop.state.example_files import read_examples, write_examples
 from l2l_ray.loop.state.ledger import read_shard, write_shard
 from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.version_record import read_position
 from l2l_ray.loop.state.versions import newest_checkpoint
 from l2l_ray.loop.training.train import Job, train
 from l2l_ray.predictor import save_version
