@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from l2l_ray.data.refer import ReferDataset
 from l2l_ray.data.refer_cache import ReferCache, default_folder, read_columns, write_columns
 from l2l_ray.data.refer_files import ImageRow
 from l2l_ray.errors import DataError
+from tests.opened_files import opened_files
 
 COLUMNS = {"id": np.arange(9, dtype="<i8"), "bytes": np.frombuffer(b"left man", dtype=np.uint8)}
 
@@ -195,27 +195,6 @@ def test_the_cache_lies_under_the_run_root(monkeypatch: pytest.MonkeyPatch, tmp_
     assert default_folder() == tmp_path / "l2l_runs/cache/refer"
 
 
-_opened: list[str] | None = None
-_hooked = False
-
-
-def opened_files(action: Any) -> list[str]:
-    """Return the names of the files that an action opens; hooks cannot be taken away again, so one serves all."""
-    global _opened, _hooked
-
-    def note(event: str, args: tuple[Any, ...]) -> None:
-        if event == "open" and _opened is not None:
-            _opened.append(str(args[0]))
-
-    if not _hooked:
-        sys.addaudithook(note)
-        _hooked = True
-    _opened = []
-    action()
-    found, _opened = _opened, None
-    return found
-
-
 def test_unlabeled_access_opens_no_file_that_holds_truth(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refer_cache, "AT_REST_NS", -1)
     sources.dataset()
@@ -224,10 +203,12 @@ def test_unlabeled_access_opens_no_file_that_holds_truth(sources: Sources, monke
         data = sources.dataset()
         assert data.examples("train")[0] and data.digest and data.image_ids("train") == [9] and data.refs()
 
-    opened = opened_files(unlabeled)
+    with opened_files() as opened:
+        unlabeled()
     assert [Path(name).suffix for name in opened if name.startswith(str(sources.cache))] == [".json", ".json", ".refs"]
     assert not [name for name in opened if name.endswith((".truth", "instances.json"))]
-    labeled = opened_files(lambda: sources.dataset().labeled_examples("train"))
+    with opened_files() as labeled:
+        sources.dataset().labeled_examples("train")
     assert sum(name.endswith(".truth") for name in labeled) == 1
 
 

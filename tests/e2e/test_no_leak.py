@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from l2l_ray.loop.local import run_local
 from l2l_ray.loop.state.candidates import data_root
 from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.run_folder import RunFolder
+from tests.opened_files import opened_files
 from tests.whole_run import assert_same, changed, outcome, run_up_to_the_report, weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -73,15 +73,6 @@ def test_without_hidden_truth_everything_but_its_figures_is_the_same(whole_run: 
     assert "hidden_truth" not in (run.path / "metrics.csv").read_text()
 
 
-_OPENED: list[str] = []  # by the test that set `_tracing`; an audit hook cannot be removed
-_tracing = False
-
-
-def _trace(event: str, args: tuple[Any, ...]) -> None:
-    if _tracing and event == "open":
-        _OPENED.append(str(args[0]))
-
-
 def _holds_truth(path: str) -> bool:
     name = Path(path).name
     return name == "instances.json" or name.startswith("refs(") or path.endswith((".truth", ".refs"))
@@ -98,14 +89,13 @@ def test_training_and_labeling_open_no_file_that_holds_hidden_truth(
     original = evaluate.pseudo_label_quality
 
     def marked(*args: Any) -> Any:  # the figures against hidden truth are the first thing after the last round
-        places.append(len(_OPENED))
+        places.append(len(opened))
         return original(*args)
 
     monkeypatch.setattr(evaluate, "pseudo_label_quality", marked)
-    monkeypatch.setattr(sys.modules[__name__], "_tracing", True)
-    sys.addaudithook(_trace)
-    run_up_to_the_report(run.config)
-    before, after = _OPENED[: places[0]], _OPENED[places[0] :]
+    with opened_files() as opened:
+        run_up_to_the_report(run.config)
+    before, after = opened[: places[0]], opened[places[0] :]
     assert any("/images/" in path for path in before)
     assert not [path for path in before if _holds_truth(path)]
     assert [path for path in after if _holds_truth(path)], "the trace sees such files"
