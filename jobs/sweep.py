@@ -18,8 +18,9 @@ import sys
 from pathlib import Path
 
 from l2l_ray.config import RunConfig, load_config
+from l2l_ray.config.places import require_run_name
 from l2l_ray.config.reading import own_words
-from l2l_ray.errors import ConfigError
+from l2l_ray.errors import ConfigError, L2LError, one_line
 from l2l_ray.job import run_job
 from l2l_ray.sweep.folder import SweepFolder
 from l2l_ray.sweep.space import Space, checked_space
@@ -48,10 +49,18 @@ def read_space(name: str, config: RunConfig) -> Space:
             "function `space(config)` like those in tune_spaces/"
         )
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "space"):
-        raise ConfigError(f"{path} has no function `space(config)`; write one like those in tune_spaces/")
-    return checked_space(module.space(config))
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "space"):
+            raise ConfigError(f"{path} has no function `space(config)`; write one like those in tune_spaces/")
+        found = module.space(config)
+    except L2LError:
+        raise
+    except Exception as error:  # whatever somebody's own code does
+        raise ConfigError(
+            f"the space {path} ended with {type(error).__name__}: {one_line(error)}; correct it"
+        ) from error
+    return checked_space(found)
 
 
 def read_words(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -132,7 +141,11 @@ def main(words: list[str]) -> int:
 def _sweep(words: list[str]) -> int:
     own, rest = read_words(words)
     config = load_config(rest, "sweep").rooted()  # trials find the folder where this process does
-    name = own.sweep_name or f"sweep-{Path(own.space).stem}"
+    name = f"sweep-{Path(own.space).stem}" if own.sweep_name is None else own.sweep_name
+    try:
+        require_run_name(f"{name}/trial")
+    except ValueError as error:
+        raise ConfigError(f"--sweep-name {error}") from None
     trials = trials_of(config, read_space(own.space, config), name, own.seeds, own.samples, own.draw_seed)
     folder = SweepFolder(config.root / name)
     if own.dry_run:

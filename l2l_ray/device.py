@@ -12,16 +12,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from l2l_ray.errors import ConfigError
+from l2l_ray.errors import ConfigError, one_line
 
 logger = logging.getLogger(__name__)
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Return the named device; `auto` is cuda when there is one, else the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return the named device; `auto` is cuda when there is one, else the CPU.
+
+    Raises:
+        ConfigError: torch knows no such device, or there is none here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # also of a torch that was built without it
+        raise ConfigError(
+            f"device {name!r} cannot be used here: {one_line(error)}; give 'auto' (prior.device, or `device` of a "
+            "predictor), which takes a GPU where there is one"
+        ) from None
+    return torch.device(name)
 
 
 @cache

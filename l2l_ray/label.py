@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray.config import RunConfig, load_config
+from l2l_ray.config.places import SHARED
 from l2l_ray.data.layout import ALL_PICTURES, PROBLEMS_FILE, plain_name
 from l2l_ray.datatools.commands import data_command
 from l2l_ray.datatools.export import index_of, is_as_written, require_place
@@ -126,9 +127,12 @@ def config_of(source: Source, name: str | None, run_root: str | None, words: Seq
         raise ConfigError(f"the run root {root} lies in {taken_from}, whose photos are to be labeled; choose another")
     own_name = taken_from.name if source.kind == "folder" else taken_from.stem
     own_name = re.sub(r"[^A-Za-z0-9_+-]+", "-", own_name).strip("-")
-    name = plain_name("--name", name or ("photos" if own_name in ("", ALL_PICTURES) else own_name))
-    own = ["--data.root", str(root / "data"), "--data.dataset", name, "--data.split_by", "own"]
-    return load_config([*words, *own, "--name", name, "--run_root", str(root)], "run")
+    name = plain_name("--name", name or ("photos" if own_name in ("", ALL_PICTURES, *SHARED) else own_name))
+    own = {"--data.root": str(root / "data"), "--data.dataset": name, "--data.split_by": "own"}
+    if taken := [option for word in words if (option := word.partition("=")[0]) in own]:
+        raise ConfigError(f"{taken[0]} is what `l2l label` makes of the photos; leave it out, or give it to `l2l run`")
+    own |= {"--name": name, "--run_root": str(root)}
+    return load_config([*words, *(word for pair in own.items() for word in pair)], "run")
 
 
 def label(source: Source, config: RunConfig, out: Path | None, say: Say, force: bool = False) -> int:

@@ -320,11 +320,23 @@ def remove_objects(paths: Sequence[StorePath]) -> None:
             path.unlink(missing_ok=True)
 
 
+def at_home(path: Path) -> Path:
+    """Return a path with its `~` or `~name` replaced by the home folder.
+
+    Raises:
+        ConfigError: Nobody has this name here.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{path} begins with the home folder of nobody here; give the path itself") from None
+
+
 def local_cache() -> Path:
     """Return this machine's folder for what can be had again: `$L2L_HOME/cache`, else `~/l2l_runs/cache`."""
     usual = Path.home() / "l2l_runs"
     home = place(os.environ.get("L2L_HOME") or usual)
-    return (usual if isinstance(home, StorePath) else home.expanduser().absolute()) / "cache"
+    return (usual if isinstance(home, StorePath) else at_home(home).absolute()) / "cache"
 
 
 def local_copy(path: Path) -> Path:

@@ -225,6 +225,12 @@ def test_the_value_of_a_field_is_never_the_source(
         assert "nowhere not found" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--data.root", "--data.dataset", "--data.split_by"])
+def test_what_it_sets_itself_is_refused(photos: Path, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["label", str(photos), *QUICK, "--dry-run", option, "x"]) == 1
+    assert f"{option} is what `l2l label` makes of the photos; leave it out" in capsys.readouterr().err
+
+
 def test_what_is_no_source_is_named(tmp_path: Path) -> None:
     (tmp_path / "notes.docx").write_bytes(b"")
     with pytest.raises(DataError, match=r"the ending must be one of \.jsonl, .*, got '\.docx'; give a folder"):
@@ -289,7 +295,9 @@ def test_what_a_table_names_is_part_of_it(photos: Path, tmp_path: Path, name: st
 
 
 def test_a_folder_of_the_name_of_all_pictures(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = photos.rename(photos.with_name("images"))
+    config = config_of(Source.of(photos.rename(photos.with_name("data")), None), None, None, QUICK)
+    assert config.name == "photos", "data sets lie in a folder of this name"
+    folder = photos.with_name("data").rename(photos.with_name("images"))
     config = config_of(Source.of(folder, None), None, None, QUICK)
     assert (config.data.dataset, config.name) == ("photos", "photos")
     assert cli.main(["label", str(folder), "--name", "images", *QUICK]) == 1

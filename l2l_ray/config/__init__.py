@@ -28,9 +28,10 @@ from l2l_ray.config.fields import (
     field_value,
     range_text,
 )
+from l2l_ray.config.plain_yaml import parse_yaml
 from l2l_ray.config.presets import NEEDS, PRESETS, Needs, lavt_like_config, smoke_config
 from l2l_ray.config.prior_section import PriorConfig
-from l2l_ray.config.reading import config_yaml, load_config, parse_yaml, read_config, save_config
+from l2l_ray.config.reading import config_yaml, load_config, read_config, save_config
 from l2l_ray.config.run import RunConfig, selector_for
 from l2l_ray.config.sections import (
     AugmentConfig,

@@ -5,11 +5,11 @@ Documents, checks and messages walk the fields with `config_fields`, so that non
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.fields import FieldInfo
 
 EMBEDDED = "embedded"  # a data set or checkpoint that ships with the package
@@ -25,9 +25,18 @@ NO_RESULT = PLACES | {
 
 
 class Section(BaseModel):
-    """Base of all sections: frozen, unknown fields refused."""
+    """Base of all sections: frozen; unknown fields, infinite numbers and text that UTF-8 cannot write are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _can_be_written(cls, content: Any) -> Any:
+        for name, value in content.items() if isinstance(content, Mapping) else ():
+            for text in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(text, str) and any("\ud800" <= sign <= "\udfff" for sign in text):
+                    raise ValueError(f"{name} must be text in UTF-8, got {text!r}; rename what is called so")
+        return content
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ def _sentence(item: ErrorDetails, known: Mapping[str, str | None]) -> str:
         return f"unknown field {field}; {meant([field], known)}{SEE_HELP}"
     if item["type"] == "value_error":  # a check of our own: its message says it all, of several fields also which
         return (f"{field}: " if field else "") + item["msg"].removeprefix("Value error, ")
+    if item["type"].startswith("model_") and item["input"] is None:
+        return f"{field}: nothing stands below it; leave {field} out too, for its defaults"
     parts = field.split(".")
     what = next((w for end in range(len(parts), 0, -1) if (w := known.get(".".join(parts[:end])))), None)
     return f"{field or 'config'}: {item['msg']}, got {item['input']!r}" + (f" ({what})" if what else "")

@@ -6,10 +6,13 @@ fields are errors. The exact config is saved with every run, and a saved config 
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,11 @@ from l2l_ray.config.fields import EMBEDDED, config_fields
 from l2l_ray.config.help import short_help
 from l2l_ray.config.messages import SEE_HELP, explain, meant, selector_not_found
 from l2l_ray.config.places import is_submitted
+from l2l_ray.config.plain_yaml import parse_yaml
 from l2l_ray.config.presets import PRESETS, RENAMED
 from l2l_ray.config.run import RunConfig
 from l2l_ray.errors import ConfigError
-from l2l_ray.storage import place
+from l2l_ray.storage import at_home, place
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +63,7 @@ def load_config(argv: Sequence[str] = (), command: Command | None = None) -> Run
         raise SystemExit(0)
     preset, file, rest = _take_options(list(argv))
     base = PRESETS[preset]()
-    content = {} if file is None else _read_yaml(place(file))
+    content = {} if file is None else _read_yaml(at_home(place(file)))
     try:
         given = _given_by(rest, program)
         config = RunConfig.model_validate(_merge(_merge(base.model_dump(), content), given))
@@ -91,10 +95,8 @@ def own_words(
         SystemExit: A word does not fit the parser, or it was asked for help.
     """
     switches = {"--help-all"}
-    takes_value = {"--preset", "--config"}
+    takes_value = {"--preset", "--config", *(f"--{section}" for section in _sections())}
     for field in config_fields(RunConfig):
-        sections = field.path.split(".")[:-1]  # a whole section may be given as JSON
-        takes_value |= {f"--{'.'.join(sections[:depth])}" for depth in range(1, len(sections) + 1)}
         if field.info.annotation is bool:
             switches |= {f"--{field.path}", f"--no-{field.path}"}
         else:
@@ -176,9 +178,15 @@ def _given_by(words: list[str], program: str) -> dict[str, Any]:
         raise ConfigError(f"command line: {what}; {_meant_fields(words)}") from None
 
 
+def _sections() -> set[str]:
+    """Return the paths of all sections: one may be given as JSON."""
+    parts = (field.path.split(".")[:-1] for field in config_fields(RunConfig))
+    return {".".join(names[:depth]) for names in parts for depth in range(1, len(names) + 1)}
+
+
 def _meant_fields(words: Sequence[str]) -> str:
     """Return which fields are meant by options that are none, and where all are listed."""
-    known = ["preset", "config", *(field.path for field in config_fields(RunConfig))]
+    known = ["preset", "config", *_sections(), *(field.path for field in config_fields(RunConfig))]
     options = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
     return meant([option for option in options if option.removeprefix("no-") not in known], known) + SEE_HELP
 
@@ -186,8 +194,10 @@ def _meant_fields(words: Sequence[str]) -> str:
 def _flags(words: list[str]) -> list[str]:
     """Turn `--loop.autocast false` into the parser's own `--no-loop.autocast`, and `true` into the bare option.
 
+    A negative number is joined to its option: the parser would take `-1e-2` for another one.
+
     Raises:
-        ConfigError: Such an option is followed by another word.
+        ConfigError: Such an option is followed by another word, or JSON has a key twice in one mapping.
     """
     switches = {f"--{field.path}" for field in config_fields(RunConfig) if field.info.annotation is bool}
     flags: list[str] = []
@@ -196,6 +206,9 @@ def _flags(words: list[str]) -> list[str]:
         word = rest.pop(0)
         option, sep, value = word.partition("=")
         if option not in switches:
+            if option.startswith("--") and not sep and rest and re.fullmatch(r"-[\d.].*", rest[0]):
+                word = f"{option}={rest.pop(0)}"
+            _require_keys_once(word)
             flags.append(word)
             continue
         if not sep:
@@ -206,6 +219,19 @@ def _flags(words: list[str]) -> list[str]:
             )
         flags.append(option if value.lower() == "true" else f"--no-{option[2:]}")
     return flags
+
+
+def _require_keys_once(word: str) -> None:
+    """Refuse JSON in which one key would replace another; what is no JSON is left to the parser."""
+
+    def mapping(pairs: list[tuple[str, Any]]) -> None:
+        names = [name for name, _ in pairs]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ConfigError(f"command line: {twice!r} stands twice in {word}; write it once")
+
+    text = word.partition("=")[2] if word.startswith("--") else word
+    with suppress(json.JSONDecodeError, RecursionError):
+        json.loads(text, object_pairs_hook=mapping)
 
 
 def _take_options(words: list[str]) -> tuple[str, str | None, list[str]]:
@@ -229,15 +255,6 @@ def _take_options(words: list[str]) -> tuple[str, str | None, list[str]]:
 
 def _meant_preset(name: str) -> str:
     return f"it is called {RENAMED[name]!r} now" if name in RENAMED else meant([name], PRESETS)
-
-
-def parse_yaml(text: str) -> Any:
-    """Return what plain YAML says; by libyaml, which takes a tenth of the time, where PyYAML was built with it.
-
-    Raises:
-        YAMLError: It is no YAML, or would make more than plain values.
-    """
-    return yaml.load(text, Loader=yaml.CSafeLoader) if yaml.__with_libyaml__ else yaml.safe_load(text)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 
 from l2l_ray.config.fields import EMBEDDED, Section
 from l2l_ray.config.messages import explain
-from l2l_ray.config.places import settled, settled_file, settled_model
+from l2l_ray.config.places import require_run_name, settled, settled_file, settled_model
 from l2l_ray.config.prior_section import PriorConfig
 from l2l_ray.config.sections import (
     AugmentConfig,
@@ -26,7 +26,7 @@ from l2l_ray.config.sections import (
 )
 from l2l_ray.errors import ConfigError
 from l2l_ray.selector.registry import spec_of
-from l2l_ray.storage import StorePath, local_cache, place
+from l2l_ray.storage import StorePath, at_home, local_cache, place
 
 
 class RunConfig(Section):
@@ -62,9 +62,8 @@ class RunConfig(Section):
     @field_validator("name")
     @classmethod
     def _below_run_root(cls, name: str | None) -> str | None:
-        parts = None if name is None else Path(name).parts
-        if parts is not None and (not parts or ".." in parts or "\0" in str(name) or Path(str(name)).is_absolute()):
-            raise ValueError(f"must name a folder below run_root, got {name!r}; choose a plain name")
+        if name is not None:
+            require_run_name(name)
         return name
 
     @model_validator(mode="after")
@@ -72,7 +71,8 @@ class RunConfig(Section):
         methods = [*self.compare, self.selector.name]
         for method in self.compare:
             selector_for(self.selector, method)
-        if len(set(methods)) < len(methods):
+        different = {selector_for(self.selector, method).model_dump_json() for method in methods}
+        if len(different) < len(methods):
             raise ValueError(
                 f"compare and selector.name must name each selector once, got {methods}; leave the repeated one out"
             )
@@ -108,7 +108,7 @@ class RunConfig(Section):
     def root(self) -> Path:
         """Absolute run root: explicit, else this process's $L2L_HOME, else ~/l2l_runs."""
         root = self.run_root or os.environ.get("L2L_HOME")
-        return (place(root) if root else Path.home() / "l2l_runs").expanduser().absolute()
+        return at_home(place(root) if root else Path.home() / "l2l_runs").absolute()
 
     def rooted(self) -> Self:
         """Return this config with every path absolute, so that every process it is handed to finds the same.

@@ -49,7 +49,7 @@ from l2l_ray.data.pixels import BadPicture, read_header
 from l2l_ray.data.refer_cache import ReferCache
 from l2l_ray.data.refer_files import Ref, require_file
 from l2l_ray.errors import DataError
-from l2l_ray.storage import place
+from l2l_ray.storage import at_home, place
 from l2l_ray.types import Example, Hint, LabeledExample, Rle, Skip
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class ReferDataset:
         Raises:
             DataError: If a file is missing (the message lists what is there), is not what it should be, or ids repeat.
         """
-        root = place(root).expanduser().absolute()
+        root = at_home(place(root)).absolute()
         folder = root / dataset
         refs_path, instances_path = folder / f"refs({split_by}).p", folder / "instances.json"
         require_file(refs_path, root, dataset)

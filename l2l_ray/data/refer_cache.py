@@ -34,7 +34,7 @@ from l2l_ray.data.refer_columns import Columns, RefColumns, TruthColumns, ref_co
 from l2l_ray.data.refer_files import read_instances, read_refs
 from l2l_ray.errors import DataError
 from l2l_ray.files import replacing
-from l2l_ray.storage import local_cache
+from l2l_ray.storage import at_home, local_cache
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class ReferCache:
             DataError: If a source file is not what it should be.
         """
         self._sources = refs_path, instances_path
-        self._folder = default_folder() if folder is None else Path(folder).expanduser().absolute()
+        self._folder = default_folder() if folder is None else at_home(Path(folder)).absolute()
         self.key = self._content_key()
         self._truths: TruthColumns | None = None
         self.refs = RefColumns(self._columns("refs"))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from l2l_ray.data.layout import Notice, Problem, by_kind, gathered, listed
 from l2l_ray.errors import DataError
-from l2l_ray.storage import StorePath, here
+from l2l_ray.storage import StorePath, at_home, here
 from l2l_ray.wording import Say, counted
 
 if TYPE_CHECKING:
@@ -294,7 +294,7 @@ def _usual_split_by(given: argparse.Namespace) -> str:
 
 def _only_split_by(given: argparse.Namespace) -> str | None:
     """Return the name of a data set's splits where there is one."""
-    found = [path.name[5:-3] for path in (given.root.expanduser() / given.dataset).glob("refs(*).p")]
+    found = [path.name[5:-3] for path in (at_home(given.root) / given.dataset).glob("refs(*).p")]
     return found[0] if len(found) == 1 else None
 
 

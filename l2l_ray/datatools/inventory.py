@@ -32,6 +32,7 @@ from l2l_ray.data.refer_files import (
     require_file,
 )
 from l2l_ray.errors import DataError
+from l2l_ray.storage import at_home
 from l2l_ray.types import Rle
 
 
@@ -160,7 +161,7 @@ def take_inventory(folder: Path, split_by: str | None = None) -> Inventory:
     Raises:
         DataError: If a file is missing or cannot be read as a whole.
     """
-    folder = Path(folder).expanduser().absolute()
+    folder = at_home(Path(folder)).absolute()
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; give the folder of a data set, <root>/<dataset>")
     found = sorted(path.name[5:-3] for path in folder.glob("refs(*).p"))

@@ -25,6 +25,7 @@ from l2l_ray.data.pixels import Header, upright_copy
 from l2l_ray.datatools.kept_problems import FILES, Kept, kept_problems, sources_of, without_sources, write_problems
 from l2l_ray.errors import DataError
 from l2l_ray.files import locked, replacing, replacing_folder, saying_why, temporary_path
+from l2l_ray.storage import at_home
 from l2l_ray.wording import counted, first_of
 
 UNUSABLE = "unusable_truth"  # field of a ref: what an import named as wrong with its truth, until there is another one
@@ -46,7 +47,7 @@ class ReferWriter:
     """
 
     def __init__(self, root: Path, dataset: str, split_by: str, copy: bool = False, update: bool = False) -> None:
-        self.root = Path(root).expanduser().absolute()
+        self.root = at_home(Path(root)).absolute()
         self.dataset, self.split_by = plain_name("dataset", dataset), plain_name("split_by", split_by)
         if dataset == ALL_PICTURES:
             raise DataError(

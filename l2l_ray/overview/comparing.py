@@ -73,6 +73,8 @@ class ComparedRun:
         if damage := next((line for line in record.absent if line.startswith("results.json")), None):
             raise DataError(f"{path}: {' '.join(damage.split())}; {HEALS}")
         row = next((row for row in record.rows if row.get("method") == (method or chosen)), None)
+        if not record.rows or (row is not None and "version" not in row):
+            raise DataError(f"{path}: results.json has no table, or no version in it; {HEALS}")
         if row is None:
             known = ", ".join(str(row.get("method")) for row in record.rows) or "none"
             raise ConfigError(f"{path} has no figures of {method or chosen!r}; it has {known}: choose one by --method")

@@ -1,9 +1,9 @@
 """What lies below a run root: each run's state, data, methods, main figure, size and last activity.
 
-A run folder is one that holds a file of `MARKS`; nothing is looked for inside it. Folders up to `DEPTH` levels deep are
-searched: sweeps and comparisons keep their runs in folders of their own, each of which is a group. A run that cannot be
-read is listed with what is wrong, and is never the end of the list. Nothing is written, no weight is read and no
-content is hashed: `--resume` does that. What it looks for are files that are lost or have another size.
+A run folder is one that holds a file of `MARKS`; nothing is looked for inside it. Folders up to `MAX_DEPTH` levels deep
+are searched: sweeps and comparisons keep their runs in folders of their own, each of which is a group. A run that
+cannot be read is listed with what is wrong, and is never the end of the list. Nothing is written, no weight is read and
+no content is hashed: `--resume` does that. What it looks for are files that are lost or have another size.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from l2l_ray.config import EMBEDDED, RunConfig
 from l2l_ray.config.messages import selector_not_found
+from l2l_ray.config.places import MAX_DEPTH, SHARED
 from l2l_ray.errors import DataError, one_line
 from l2l_ray.loop.progress import done_frac
 from l2l_ray.loop.state.digests import Digests
@@ -38,8 +39,6 @@ from l2l_ray.wording import first_of
 State = Literal["running", "stopped", "finished", "damaged", "selector not found", "of another version"]
 
 MARKS = ("config.yaml", "env.json", "ledger.jsonl", "FINISHED", LEASE)  # a run without its config is one, too
-DEPTH = 4  # compare/<data set>/<row> is three levels deep
-_NO_RUNS = ("cache", "data")  # below a run root: what runs share, and the data sets of `l2l label`
 
 
 class Figure(NamedTuple):
@@ -130,9 +129,9 @@ def _run_folders(folder: Path, depth: int = 1) -> Iterator[Path]:
         return
     if depth > 1 and not names.isdisjoint(MARKS):
         yield folder
-    elif depth <= DEPTH:
+    elif depth <= MAX_DEPTH:
         for name in folders:
-            is_shared = depth == 1 and name in _NO_RUNS and not (folder / name / "config.yaml").is_file()
+            is_shared = depth == 1 and name in SHARED and not (folder / name / "config.yaml").is_file()
             if not (name.startswith(".") or is_shared):
                 yield from _run_folders(folder / name, depth + 1)
 

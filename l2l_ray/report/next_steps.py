@@ -10,7 +10,7 @@ from typing import Any
 
 from l2l_ray.report.began import in_its_folder, label_command
 from l2l_ray.report.record import RunRecord
-from l2l_ray.storage import place
+from l2l_ray.storage import at_home, place
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,11 @@ def _root(record: RunRecord) -> str:
     root, began_in = str(_data(record).get("root", "ROOT")), record.env.get("directory")
     if _is_relative(root) and isinstance(began_in, str):
         return str(Path(began_in) / root)
-    return str(place(root).expanduser())
+    return str(at_home(place(root)))
 
 
 def _is_relative(root: Any) -> bool:
-    return isinstance(root, str) and not place(root).expanduser().is_absolute()
+    return isinstance(root, str) and not at_home(place(root)).is_absolute()
 
 
 def _all_masks(data: Mapping[str, Any]) -> str:

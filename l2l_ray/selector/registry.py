@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from l2l_ray.errors import ConfigError
+from l2l_ray.errors import ConfigError, L2LError, one_line
 
 PRIOR_ONLY = "prior_only"  # the zero-shot row of every table: the prior's mask itself; nobody can choose it
 
@@ -135,10 +135,17 @@ def _import_own(name: str) -> None:
     module = name.rpartition(":")[0]
     try:
         import_module(module)
+    except L2LError:  # `register` says what is wrong itself
+        raise
     except (ImportError, TypeError, ValueError) as error:  # the last two: the module's name is none, as in ".mine"
         raise SelectorNotFound(
             f"selector {name!r}: module {module!r} cannot be imported: {error}; put its folder on PYTHONPATH, on every "
             "machine of the run"
+        ) from error
+    except Exception as error:  # whatever somebody's own code does when it is imported
+        raise SelectorNotFound(
+            f"selector {name!r}: importing module {module!r} ended with {type(error).__name__}: {one_line(error)}; "
+            f"correct it, `python -c 'import {module}'` shows where"
         ) from error
     if name not in _SPECS:
         raise ConfigError(

@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from l2l_ray.config.fields import Section, config_fields, range_text
 from l2l_ray.config.messages import explain
+from l2l_ray.config.plain_yaml import parse_yaml
 from l2l_ray.config.sections import Resources
 from l2l_ray.errors import ConfigError
 from l2l_ray.storage import here
@@ -203,7 +204,7 @@ def _value(name: str, word: Any) -> Any:
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"settings file {path} cannot be read: {error.strerror}; check the path") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:

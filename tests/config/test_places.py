@@ -43,6 +43,14 @@ def test_every_path_of_a_config_is_settled_where_the_command_was_given(
     assert rooted.rooted() == rooted
 
 
+def test_the_home_folder_of_nobody_is_named() -> None:
+    for words in ("~nosuch", "~nosuch/runs"):
+        with pytest.raises(ConfigError, match=f"^{words} begins with the home folder of nobody here; give the path"):
+            settled("run_root", words)
+        with pytest.raises(ConfigError, match="home folder of nobody"):
+            _ = RunConfig(run_root=words).root
+
+
 def test_a_store_is_a_place_of_its_own() -> None:
     config = RunConfig.model_validate(
         {"run_root": "s3://bucket/runs", "data": {"root": "s3://bucket/refer", "dataset": "mine", "split_by": "own"}}

@@ -65,6 +65,15 @@ def test_switches_may_be_set_by_word(words: str) -> None:
     assert load_config(["--selector.gate", "true", "--resume=false"]).selector.gate
 
 
+def test_a_negative_number_may_be_written_with_a_power_of_ten() -> None:
+    assert load_config(["--selector.reward.gate_margin", "-1e-2"]).selector.reward.gate_margin == -0.01
+
+
+def test_anchors_and_merges_of_yaml_are_no_key_given_twice(tmp_path: Path) -> None:
+    content = "augment: &none {}\nloop:\n  <<: *none\n  lr: 0.5\n"
+    assert load_config(["--config", _file(tmp_path, content)]).loop.lr == 0.5
+
+
 def test_lists_and_resource_maps_on_the_command_line() -> None:
     config = load_config(["--compare", "pwa", "--compare", "supervised", "--cluster.prior_resources", '{"GPU": 2}'])
     assert config.compare == ("pwa", "supervised")
@@ -101,6 +110,9 @@ def test_lists_and_resource_maps_on_the_command_line() -> None:
         ),
         (["--resume=yes"], "^resume must be true or false, got 'yes'"),
         (["--config"], "--config needs a value, got nothing"),
+        (["--config", "~nosuch/x.yaml"], "^~nosuch/x.yaml begins with the home folder of nobody here; give the path"),
+        (["--loop", '{"seed": 1, "seed": 2}'], "^command line: 'seed' stands twice in .*; write it once$"),
+        (["--loop", "[1"], 'error parsing value for field "loop" [^?]*$'),
         (
             ["--config", "nowhere.yaml"],
             r"^config file nowhere\.yaml cannot be read: No such file or directory; check the path$",
@@ -125,6 +137,14 @@ def test_mistakes_on_the_command_line_name_the_field(words: list[str], message: 
         ("loop: {rounds: [1]}", r"loop\.rounds: .*integer"),
         ("- 1", "must hold a mapping of sections, got list"),
         ("loop:\n  rounds: 1\n seed: 2\n", r"run\.yaml cannot be read: line 3, column 2: [^\n]*; correct its YAML$"),
+        (
+            "loop: {seed: 1}\ndata: {}\nloop: {lr: 1}\n",
+            r"line 3, column 1: 'loop' stands in line 1 already; write what",
+        ),
+        ("loop: {seed: 1, seed: 2}", r"line 1, column 17: 'seed' stands in line 1 already"),
+        ("loop:\n  # seed: 3\n", "^loop: nothing stands below it; leave loop out too, for its defaults$"),
+        ("loop: {lr: .inf}", "loop.lr: .*finite number"),
+        ("cluster: {prior_resources: {GPU: .inf}}", "cluster.prior_resources.GPU: .*finite number"),
         ("loop: \x00", r"run\.yaml cannot be read: [^\n]*; give a YAML file"),
     ],
 )

@@ -63,9 +63,16 @@ def test_the_default_name_tells_data_selector_and_seed() -> None:
     [
         ("--data.dataset refcoco", r"data\.dataset is 'refcoco', but data\.root is 'embedded'.*set data\.root to"),
         ("--data.split_by unc", r"data\.split_by is 'unc', but .* 'l2l' alone; leave it out"),
-        ("--name ../outside", r"name: must name a folder below run_root, got '\.\./outside'; choose a plain name$"),
-        ("--name /outside", "name: must name a folder below run_root, got '/outside'"),
-        ("--name=", "name: must name a folder below run_root, got ''"),
+        *(
+            (f"--name={name}", f"name: must be the plain name of a folder, or up to 4 with slashes .*, got {name!r}; ")
+            for name in ("../outside", "/outside", "", ".hidden", "a//b", "a/b/c/d/e")
+        ),
+        ("--name data/first", "name: must not begin with cache or data, which runs share, got 'data/first'; choose"),
+        (
+            "--data.root own --data.dataset ../x",
+            r"data\.dataset: must be the plain name of a folder, got '\.\./x'; give",
+        ),
+        ("--compare fixed_threshold@0.8 --compare fixed_threshold@0.80", "compare and selector.name must name each"),
         ("--prior.proposal sam", r"prior\.proposal is 'sam', but prior\.sam_model is None; set it to"),
         (
             "--augment.strong.blur_min_sigma_frac 0.05",
@@ -76,6 +83,18 @@ def test_the_default_name_tells_data_selector_and_seed() -> None:
 def test_settings_that_contradict_each_other_are_refused(words: str, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{message}"):
         load_config(words.split())
+
+
+@pytest.mark.parametrize("name", [" ", "two\nlines", "a/ b"])
+def test_a_name_that_nobody_can_read_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="name: must be the plain name of a folder"):
+        load_config(["--name", name])
+
+
+def test_text_that_cannot_be_written_is_refused() -> None:
+    for words in (["--name", "caf\udce9"], ["--data.root", "/caf\udce9"], ["--compare", "caf\udce9"]):
+        with pytest.raises(ConfigError, match=r"must be text in UTF-8, got .*udce9"):
+            load_config(words)
 
 
 def test_settings_that_agree_are_accepted() -> None:

@@ -181,6 +181,14 @@ def test_what_a_run_lacks_is_named(whole_run: RunFolder, copied: Copy, tmp_path:
         comparison([whole_run.path, unfinished.path])
 
 
+@pytest.mark.parametrize("content", ["[]", "{}", '{"methods": [{"method": "l2l", "label": "L2L", "splits": {}}]}'])
+def test_a_table_without_rows_or_versions_is_damaged(copied: Copy, content: str) -> None:
+    run = copied(without=())
+    (run.path / "results.json").write_text(content)
+    with pytest.raises(DataError, match=r"results\.json.*; start again with --resume"):
+        ComparedRun.open(run.path, "l2l")
+
+
 def test_lost_figures_are_named_with_what_makes_them_again(whole_run: RunFolder, copied: Copy) -> None:
     damaged = copied()
     (damaged.path / "results.json").write_text('{"rows": [')

@@ -164,6 +164,16 @@ def test_a_name_that_is_no_folder_is_refused(name):
         register(SelectorSpec(name, "mine", "rules:AcceptAll"))
 
 
+@pytest.mark.parametrize(("code", "kind"), [("x y", "SyntaxError"), ("1 / 0", "ZeroDivisionError")])
+def test_code_that_breaks_when_it_is_imported_is_named(code, kind, tmp_path, monkeypatch):
+    (tmp_path / f"breaks_{kind}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        ConfigError, match=f"importing module 'breaks_{kind}' ended with {kind}: .*; correct it, `python"
+    ):
+        spec_of(f"breaks_{kind}:rule")
+
+
 OWN = """
 from l2l_ray.selector.registry import SelectorSpec, register
 from l2l_ray.selector.rules import FixedThreshold

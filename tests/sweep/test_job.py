@@ -77,6 +77,9 @@ def test_a_space_may_be_a_file_of_ones_own(job: ModuleType, tmp_path: Path, caps
         (["label_ratio", "--seeds", "1", "1"], "--seeds must be different numbers from 0 up, got [1, 1]"),
         (["reward_weights", "--asha", "--loop.rounds", "1"], "--asha stops trials at a version before the last"),
         (["label_ratio", "--resume"], "there is no sweep in"),
+        (["label_ratio", "--sweep-name", "../x"], "--sweep-name must be the plain name of a folder"),
+        (["label_ratio", "--sweep-name", "cache"], "--sweep-name must not begin with cache or data"),
+        (["./breaks.py"], "the space breaks.py ended with ZeroDivisionError: division by zero; correct it"),
         (["label_ratio", "--data.num_train_refs", "16"], "trials cannot run, so none was started: "),
     ],
 )
@@ -90,6 +93,7 @@ def test_a_mistake_is_one_line_and_nothing_is_begun(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nothing.py").write_text("")
+    (tmp_path / "breaks.py").write_text("1 / 0")
     assert job.main([*words, *_smoke(tmp_path / "runs")]) == 1
     said = capsys.readouterr()
     assert said.err.startswith("sweep: ") and message in said.err and said.err.count("\n") == 1

@@ -24,7 +24,7 @@ from l2l_ray.data.splits import NO_MASK, count_of, split_labeled
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.state.data_record import DataRecord
 from l2l_ray.refshapes.synthetic import write_refshapes
-from l2l_ray.storage import place
+from l2l_ray.storage import at_home, place
 from l2l_ray.types import Example, LabeledExample, Skip
 
 EVAL_SPLITS = ("val", "testA", "testB", "testC", "test")
@@ -78,7 +78,7 @@ def data_root(config: RunConfig) -> Path:
     """
     data = config.data
     if data.root != EMBEDDED:
-        return place(data.root).expanduser().absolute()  # of the pictures, which other processes open
+        return at_home(place(data.root)).absolute()  # of the pictures, which other processes open
     name = f"{data.dataset}-{data.num_train_refs}-{data.num_eval_refs}-s{data.data_seed}"
     root = config.cache_dir / "data" / name
     try:
@@ -136,7 +136,7 @@ def _split(
     """Return the labeled and the unlabeled train images, and which share of them is labeled."""
     image_ids = dataset.image_ids("train")
     if data.split_file is not None:
-        labeled, unlabeled = read_split(place(data.split_file).expanduser(), dataset.digest, image_ids)
+        labeled, unlabeled = read_split(at_home(place(data.split_file)), dataset.digest, image_ids)
         if data.labeled_frac is not None:
             require_fraction(data.labeled_frac, len(labeled), len(image_ids))
         return labeled, unlabeled, plain_fraction(len(labeled), len(image_ids))

@@ -36,7 +36,7 @@ from l2l_ray.loop.state.ledger import num_shards
 from l2l_ray.loop.state.plan import VAL, Plan
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.selector.registry import spec_of
-from l2l_ray.storage import place
+from l2l_ray.storage import at_home, place
 from l2l_ray.types import Example, LabeledExample, Skip
 from l2l_ray.wording import counted, first_of, photo_name, photo_names
 
@@ -265,7 +265,7 @@ def unused_texts(config: RunConfig, run: RunFolder) -> list[Example]:
 def _about_import(config: RunConfig) -> list[str]:
     """Say what an import of the data set named as wrong: a run does not see what is not there."""
     data = config.data
-    path = place(data.root).expanduser() / data.dataset / PROBLEMS_FILE
+    path = at_home(place(data.root)) / data.dataset / PROBLEMS_FILE
     try:
         lines = [line.decode(errors="backslashreplace") for line in read_lines(path)]
     except OSError:

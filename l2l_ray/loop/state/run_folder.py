@@ -64,6 +64,7 @@ class RunFolder:
                 raise ConfigError(_nothing_to_resume(config))
             if problem := _why_not_writable(folder.path):
                 raise ConfigError(f"cannot start a run in {folder.path}: {problem}; choose another --run_root")
+            _refuse_runs_in_runs(folder.path, config.root)
             return folder
         before = read_config(saved)
         if changed := _changed_fields(before, config) and _changed_fields(before.rooted(), config.rooted()):
@@ -258,6 +259,17 @@ def _nothing_to_resume(config: RunConfig) -> str:
     close = difflib.get_close_matches(config.run_name, found, 1)
     known = f"did you mean --name {close[0]}?" if close else f"runs there: {', '.join(found[:5]) or 'none'}"
     return f"there is no run in {config.run_dir} to continue ({known}); start it without --resume"
+
+
+def _refuse_runs_in_runs(path: Path, root: Path) -> None:
+    """Refuse a run inside another one, or around others: one of them would be in no list."""
+    above = [folder for folder in path.parents if folder != root and folder.is_relative_to(root)]
+    if outer := next((folder for folder in above if (folder / "config.yaml").exists()), None):
+        raise ConfigError(f"cannot start a run in {path}: {outer} is a run itself; choose another --name")
+    if inner := next(path.glob("*/config.yaml"), None):
+        raise ConfigError(
+            f"cannot start a run in {path}: runs lie in it, such as {inner.parent}; choose another --name"
+        )
 
 
 def _why_not_writable(path: Path) -> str | None:

@@ -60,6 +60,14 @@ def test_a_place_that_cannot_be_written_is_named(smoke: RunConfig, tmp_path: Pat
         run.save_skips([])
 
 
+def test_no_run_lies_in_another_one_or_around_others(smoke: RunConfig) -> None:
+    first = RunFolder.open(smoke.model_copy(update={"name": "group/first"})).create()
+    RunFolder.open(smoke.model_copy(update={"name": "group/second"}))
+    for name, message in (("group/first/inner", f"{first.path} is a run itself"), ("group", "runs lie in it, such as")):
+        with pytest.raises(ConfigError, match=f"{message}.*; choose another --name"):
+            RunFolder.open(smoke.model_copy(update={"name": name}))
+
+
 def test_an_unfinished_run_needs_resume(smoke: RunConfig) -> None:
     RunFolder.open(smoke).create()
     with pytest.raises(ConfigError, match=r"unfinished run lies in .*smoke; continue it with --resume"):
