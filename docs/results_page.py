@@ -64,7 +64,7 @@ def choice_part(found: dict[str, Any]) -> str:
         "Learned selectors decide on whole labels, as by default. *Pixel by pixel* they also say which cells of a "
         "label to keep, a wrong one at the price of three right ones; a label of which none is kept is left out.",
     ]
-    for frac, part in found.items():
+    for frac, part in found["by_frac"].items():
         lines.append(f"{100 * float(frac):g} % labeled, {len(part['by_seed'])} seeds:")
         table = [["", *columns.values(), "L2L minus this, right at 40 %"], ["---"] * (len(columns) + 2)]
         for name, row in part["rows"].items():
