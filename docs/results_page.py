@@ -79,7 +79,11 @@ def choice_part(found: dict[str, Any]) -> str:
 
 def measured(summary: dict[str, Any]) -> str:
     """Return tables and links to pictures, data set by data set."""
-    protocol = f"Protocol: {summary['protocol']}. Rows with * see hidden truth. Percent; ± is over seeds."
+    protocol = (
+        f"Protocol: {summary['protocol']}. Rows with * see hidden truth. Percent; ± is over seeds. *s*: seconds of the "
+        "method's rounds (reading data, labels, training, selector), of the processor or, on a GPU, of the clock, mean "
+        "over seeds; burn-in, priors and evaluation are the same for all rows and left out."
+    )
     parts = ["## Whole runs", protocol]
     for table in summary["tables"]:
         parts += [f"### {title(table)}", main_table(table, ("main", "selectors", "ceilings")), recovered_text(table)]

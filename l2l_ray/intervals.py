@@ -35,8 +35,8 @@ from l2l_ray.errors import DataError
 from l2l_ray.randomness import philox_generator
 
 MIN_IMAGES = 5
-# Values that are closer are equal, also where both are near 0: a mean of n shares is off by n * 1e-16 at most, and so is
-# a difference of two. Relative beside it, for values that are not shares.
+# Values that are closer are equal, near 0 as well: a mean of n shares is off by n * 1e-16 at most, and a difference of
+# two by twice that. It is a share of the larger value, too, for values that are no shares.
 _ROUNDING = 1e-12
 _RESAMPLES_PER_CHUNK = 500  # bounds the table of drawn images: 500 x 1,500 images x 8 bytes = 6 MB
 
