@@ -3,7 +3,7 @@
 Supervised steps alone, so that no selector stands between an augmentation and its effect; each run has a burn-in of
 its own, because augmentation changes it, too. Runs that are there are not made again.
 
-Usage: python benchmarks/augment.py [--seeds 0 1] [--processes 2] [--out FILE] [config words ...]
+Usage: python -m benchmarks.augment [--seeds 0 1] [--processes 2] [--out FILE] [config words ...]
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import add_out, at_least_one, run_main, write_results
 from l2l_ray.config import load_config
 
 SETTINGS = {"none": [], **{name: [f"--augment.{name}_prob", "0.5"] for name in ("crop", "paste", "reword")}}
@@ -40,17 +41,17 @@ def main() -> None:
     """Run what is missing and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "augment.json")
+    parser.add_argument("--processes", type=at_least_one, default=2)
+    add_out(parser, Path(__file__).parent / "results" / "augment.json")
     given, words = parser.parse_known_args()
     jobs = [(name, seed) for seed in given.seeds for name in SETTINGS]
     with ThreadPoolExecutor(given.processes) as pool:
         found = dict(zip(jobs, pool.map(lambda job: run(*job, words), jobs), strict=True))
     rows = {name: {seed: found[name, seed] for seed in given.seeds} for name in SETTINGS}
-    given.out.write_text(json.dumps({"probability": 0.5, "mean_iou": rows}, indent=1) + "\n")
+    write_results(given.out, {"probability": 0.5, "mean_iou": rows})
     for name, seeds in rows.items():
         print(name, {split: [round(100 * seeds[s][split], 1) for s in given.seeds] for split in seeds[given.seeds[0]]})
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -35,6 +35,7 @@ from typing import Any, Literal, TypeVar
 
 import psutil
 
+from benchmarks.command import add_out, run_main, write_results
 from l2l_ray.loop.state.digests import Digests
 from l2l_ray.loop.state.ledger import Ledger
 from l2l_ray.processes import started_by
@@ -341,7 +342,7 @@ def main() -> int:
     parser.add_argument("--stops", type=int, default=10)
     parser.add_argument("--damages", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "chaos.json")
+    add_out(parser, ROOT / "benchmarks" / "results" / "chaos.json")
     given = parser.parse_args()
     harms = Harms(given.kills, given.stops, given.damages, given.seed)
     runs: list[dict[str, Any]] = []
@@ -363,10 +364,10 @@ def main() -> int:
                          "largest_difference_of_mean_iou": round(apart, 6)})  # fmt: skip
             content = {"seed": given.seed, "tolerance": MEAN_IOU_TOLERANCE, "calm_s": round(calm_s, 1),
                        "shards": len(keys), "harms": [asdict(harm) for harm in harms.done], "runs": runs}  # fmt: skip
-            given.out.write_text(json.dumps(content, indent=1) + "\n")
+            write_results(given.out, content)
     sys.stdout.write(f"{len(harms.done)} harms in {len(runs)} runs, {bad} runs with a fault; {given.out}\n")
     return 1 if bad else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

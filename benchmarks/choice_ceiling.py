@@ -14,7 +14,6 @@ Writes benchmarks/results/choice-ceiling.json.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
+from benchmarks.command import add_out, at_least_one, run_main, write_results
 from benchmarks.compare.oracles import HiddenTruth
 from benchmarks.label_choice import order_figures
 from l2l_ray.device import pick_device
@@ -86,8 +86,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--version", type=int, default=0)
-    parser.add_argument("--num", type=int, default=1600, help="texts that are looked at")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--num", type=at_least_one, default=1600, help="texts that are looked at")
+    add_out(parser, RESULTS)
     given = parser.parse_args()
     seen, possible, ious, images = (
         np.asarray(part) for part in candidates_with_truth(given.run, given.version, given.num)
@@ -101,9 +101,9 @@ def main() -> None:
         "all candidates, choice and order by trees": figures(foretold(seen, possible, ious, images), ious),
         "all candidates, choice by truth": {"right": float(np.mean(ious.max(1) >= RIGHT_IOU))},
     }
-    given.out.write_text(json.dumps(found, indent=1) + "\n")
+    write_results(given.out, found)
     sys.stdout.write(given.out.read_text())
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

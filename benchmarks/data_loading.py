@@ -14,7 +14,7 @@ been listed after that; CPU seconds do not count waiting for a busy machine. Mem
 page that n processes share as 1/n; `added` is what came on top of the imports. Plain imports the standard library
 alone, ours numpy and torch too: `process` counts that.
 
-Usage: python benchmarks/data_loading.py [--folder FOLDER] [--repeats 3] [--out benchmarks/results/data-loading.json]
+Usage: python -m benchmarks.data_loading [--folder FOLDER] [--repeats 3] [--out benchmarks/results/data-loading.json]
 """
 
 from __future__ import annotations
@@ -197,6 +197,9 @@ def main() -> None:
         if args.way == "hold":
             sys.stdin.read()
         return
+    from benchmarks.command import try_place, write_results  # here: in the processes above it would be measured
+
+    try_place(args.out)
     write_stand_in(args.folder)
     time.sleep(3)  # a file that has just changed is not taken for unchanged
     runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
@@ -221,8 +224,7 @@ def main() -> None:
         "worker_adds_with_all_train_sentences_listed_mb": worker["list_added_mb"],
     }
     result = {key: round(value, 3) if isinstance(value, float) else value for key, value in result.items()}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_results(args.out, result)
     print(json.dumps(result, indent=1))
 
 

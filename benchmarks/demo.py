@@ -7,7 +7,7 @@ processes share as 1/n, RSS counts it n times. Nothing else should run on the ma
 Phases are those of the train worker, summed over rounds and methods: it waits for labels, trains, updates selectors;
 the rest is installs, the cluster, priors, the burn-in, evaluation and the report.
 
-Usage: python benchmarks/demo.py [--once] [--out benchmarks/results/demo.json]
+Usage: python -m benchmarks.demo [--once] [--out benchmarks/results/demo.json]
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.command import add_out, run_main, write_results
 from l2l_ray.report.record import read_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,10 +94,9 @@ def phases(run: Path) -> dict[str, float]:
 def main() -> None:
     """Clone, measure, write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "demo.json")
+    add_out(parser, ROOT / "benchmarks" / "results" / "demo.json")
     parser.add_argument("--once", action="store_true", help="the first run alone")
     given = parser.parse_args()
-    out = given.out.resolve()
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -105,10 +105,10 @@ def main() -> None:
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
         names = ("first",) if given.once else ("first", "second")
         found = {name: measured(folder, name) for name in names}
-    out.write_text(json.dumps({"commit": commit, "cores": os.cpu_count(), **found}, indent=1) + "\n")
+    write_results(given.out, {"commit": commit, "cores": os.cpu_count(), **found})
     for name, figures in found.items():
         print(name, {key: value for key, value in figures.items() if key != "results"})
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

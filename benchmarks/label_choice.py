@@ -6,13 +6,13 @@ with hidden truth. No student is trained, so this says who ranks labels well, no
 
     python -m benchmarks.label_choice --seeds 0 1 2 3 4 --fracs 0.01 0.05
 
-A seed whose figures are in the file is not run again. Writes benchmarks/results/label-choice.json.
+A seed whose figures are in the file is not run again; a file of other settings is refused. Writes
+benchmarks/results/label-choice.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.command import add_out, run_main
 from benchmarks.compare.oracles import HiddenTruth
+from benchmarks.seed_file import SeedFile, changed_settings
 from l2l_ray.config import RunConfig, load_config
 from l2l_ray.device import pick_device
-from l2l_ray.files import replacing
 from l2l_ray.intervals import seed_interval
 from l2l_ray.loop.inference.networks import load_segmenter
-from l2l_ray.loop.inference.ordering import RIGHT_IOU, auc
+from l2l_ray.loop.inference.ordering import RIGHT_IOU, auc, risks
 from l2l_ray.loop.inference.priors import LocalMllm, fill_all_priors
 from l2l_ray.loop.local import LocalHost
 from l2l_ray.loop.state.position import Stage
@@ -41,6 +42,7 @@ from l2l_ray.sweep.trials import with_values
 from l2l_ray.types import Candidate
 
 RESULTS = Path(__file__).parent / "results" / "label-choice.json"
+WORDS = ["--preset", "5pct", "--selector.max_unlabeled", "1000"]
 COVERAGE = 0.4  # share of the labels at which selectors are compared
 
 PIXELS = {"selector.cells": True, "selector.reward.wrong_cost": 3.0}  # a wrong pixel costs what three right ones earn
@@ -140,13 +142,15 @@ def _row(
 
 
 def order_figures(score: np.ndarray, iou: np.ndarray) -> dict[str, float]:
-    """Return how well scores [N] put labels of some IoU [N] in order: the surest at `COVERAGE`, and the AUC."""
-    right = iou >= RIGHT_IOU
-    surest = np.argsort(-score, kind="stable")[: round(COVERAGE * len(iou))]
+    """Return how well scores [N] put labels of some IoU [N] in order: the surest at `COVERAGE`, and the AUC.
+
+    Labels of one score count with their mean, as any order among them gives on average: the order of rows says nothing.
+    """
+    right, last = iou >= RIGHT_IOU, max(1, round(COVERAGE * len(iou))) - 1
     area = auc(score, right)
     return {
-        "iou_at_coverage": float(iou[surest].mean()),
-        "right_at_coverage": float(right[surest].mean()),
+        "iou_at_coverage": float(1 - risks(score, iou)[last]),
+        "right_at_coverage": float(1 - risks(score, right.astype(np.float64))[last]),
         "auc": 0.5 if area is None else area,
     }
 
@@ -183,22 +187,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--fracs", type=float, nargs="+", default=[0.01, 0.05])
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    add_out(parser, RESULTS)
     args, words = parser.parse_known_args()
-    base = load_config(["--preset", "5pct", "--selector.max_unlabeled", "1000", *words])
-    content = json.loads(args.out.read_text()) if args.out.exists() else {}
+    base = load_config([*WORDS, *words])
+    file = SeedFile(args.out, {"settings": changed_settings(WORDS, words)})
     for frac in args.fracs:
-        part = content.setdefault(f"{frac:g}", {"by_seed": {}})
-        for seed in args.seeds:
-            if str(seed) not in part["by_seed"]:
-                part["by_seed"][str(seed)] = figures(seed_config(base, frac, seed))
-            part["rows"] = summarize(part["by_seed"])
-            with replacing(args.out) as temporary:
-                temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+        def measure(seed: int, frac: float = frac) -> dict[str, dict[str, float]]:
+            return figures(seed_config(base, frac, seed))
+
+        for seed, rows in file.complete(args.seeds, measure, summarize, ("by_frac", f"{frac:g}")):
             print(f"{frac:g} seed {seed}", flush=True)
-            for row, found in part["by_seed"][str(seed)].items():
+            for row, found in rows.items():
                 print(f"  {row:28}" + "  ".join(f"{name} {value:.3f}" for name, value in found.items()), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -23,11 +23,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from benchmarks.command import add_out, at_least_one, run_main, write_results
 from benchmarks.compare.oracles import HiddenTruth
 from benchmarks.label_choice import burn_in_job, seed_config
 from l2l_ray.config import RunConfig, load_config
 from l2l_ray.device import pick_device
-from l2l_ray.files import replacing
 from l2l_ray.loop.inference.inputs import ExampleSet, Inputs
 from l2l_ray.loop.inference.networks import load_segmenter, run_segmenter
 from l2l_ray.loop.inference.ordering import RIGHT_IOU, auc
@@ -111,16 +111,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--frac", type=float, default=0.05)
-    parser.add_argument("--items", type=int, default=300)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--items", type=at_least_one, default=300)
+    add_out(parser, RESULTS)
     args, words = parser.parse_known_args()
     base = load_config(["--preset", "5pct", "--selector.max_unlabeled", "1000", *words])
     found = {"seed": args.seed, "frac": args.frac, "items": args.items}
     found |= measure(seed_config(base, args.frac, args.seed), args.items)
-    with replacing(args.out) as temporary:
-        temporary.write_text(json.dumps(found, indent=1) + "\n")
+    write_results(args.out, found)
     print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

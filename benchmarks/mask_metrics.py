@@ -5,7 +5,7 @@ the union of every sentence in pixels. `numpy` is the usual loop: upsample, deco
 both and where either hold. Sentences of one object follow each other, 2 or 3 of them, as in RefCOCO. The sides take
 turns, 500 sentences at a time, so a busy machine is equally busy for both; CPU seconds do not count the waiting.
 
-Usage: python benchmarks/mask_metrics.py [--sentences 10000] [--out benchmarks/results/mask-metrics.json]
+Usage: python -m benchmarks.mask_metrics [--sentences 10000] [--out benchmarks/results/mask-metrics.json]
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 
+from benchmarks.command import add_out, at_least_one, run_main, write_results
 from l2l_ray.data.masks import annotation_rle, grid_masks
 from l2l_ray.data.native_size import batch_native_iou
 from l2l_ray.randomness import numpy_generator, torch_generator
@@ -66,8 +67,8 @@ def one_by_one(logits: torch.Tensor, rles: list[dict[str, Any]]) -> tuple[np.nda
 def main() -> None:
     """Score with both, compare, write the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sentences", type=int, default=10_000)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "mask-metrics.json")
+    parser.add_argument("--sentences", type=at_least_one, default=10_000)
+    add_out(parser, Path(__file__).parent / "results" / "mask-metrics.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rles = objects(args.sentences, numpy_generator(0))
@@ -98,10 +99,9 @@ def main() -> None:
         "overall_iou": {side: round(value, 8) for side, value in overall.items()},
         "largest_difference_of_an_iou": float(np.abs(ious["numpy"] - ious["ours"]).max()),
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_results(args.out, result)
     print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -7,7 +7,8 @@ suggested   those that `l2l suggest` names
 doubtful    those of the labels of lowest confidence, which a person who reviews from the top would correct
 random      those drawn by the seed
 
-Figures are the mean IoU on val of the last version, which no choice looked at. Runs that are there are not made again.
+Figures are the mean IoU on val of the last version, which no choice looked at. Runs that are there are not made again;
+a file of other options is refused.
 
     python -m benchmarks.next_labels --seeds 0 1 2
 
@@ -17,15 +18,15 @@ Writes benchmarks/results/next-labels.json.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.command import add_out, at_least_one, run_main
+from benchmarks.seed_file import SeedFile, changed_settings
 from l2l_ray.config import RunConfig, load_config
 from l2l_ray.data.split_files import write_split
-from l2l_ray.files import replacing
 from l2l_ray.intervals import seed_interval
 from l2l_ray.loop.evaluation.committed import last_round
 from l2l_ray.loop.evaluation.evaluate import Evaluations
@@ -38,6 +39,7 @@ from l2l_ray.randomness import numpy_generator
 from l2l_ray.sweep.trials import with_values
 
 RESULTS = Path(__file__).parent / "results" / "next-labels.json"
+WORDS = ["--preset", "5pct"]
 WAYS = ("suggested", "doubtful", "random")
 
 
@@ -103,21 +105,20 @@ def main() -> None:
     """Run the seeds that are missing and write the file after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--count", type=int, default=50, help="images that get masks")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--count", type=at_least_one, default=50, help="images that get masks")
+    add_out(parser, RESULTS)
     given, words = parser.parse_known_args()
     torch.set_num_threads(1)
-    base = load_config(["--preset", "5pct", *words])
-    content = json.loads(given.out.read_text()) if given.out.exists() else {"count": given.count, "by_seed": {}}
-    for seed in given.seeds:
-        if str(seed) not in content["by_seed"]:
-            changes = {"name": f"next-labels-s{seed}", "data.split_seed": seed, "loop.seed": seed}
-            content["by_seed"][str(seed)] = figures(with_values(base, changes), given.count)
-        content["rows"] = summarize(content["by_seed"])
-        with replacing(given.out) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
-        print(f"seed {seed}: {content['by_seed'][str(seed)]}", flush=True)
+    base = load_config([*WORDS, *words])
+    file = SeedFile(given.out, {"count": given.count, "settings": changed_settings(WORDS, words)})
+
+    def measure(seed: int) -> dict[str, float]:
+        changes = {"name": f"next-labels-s{seed}", "data.split_seed": seed, "loop.seed": seed}
+        return figures(with_values(base, changes), given.count)
+
+    for seed, found in file.complete(given.seeds, measure, summarize):
+        print(f"seed {seed}: {found}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import add_out, at_least_one, run_main, write_results
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -56,9 +58,9 @@ def one_run(root: Path, lag: int, seed: int, rounds: int) -> dict[str, Any]:
 def main() -> None:
     """Measure and write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "overlap.json")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--rounds", type=at_least_one, default=4)
+    add_out(parser, ROOT / "benchmarks" / "results" / "overlap.json")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         runs = [
@@ -67,9 +69,9 @@ def main() -> None:
             for lag in ((0, 1) if seed % 2 == 0 else (1, 0))
         ]
     machine = {"cores": os.cpu_count(), "python": platform.python_version()}
-    given.out.write_text(json.dumps({"machine": machine, "rounds": given.rounds, "runs": runs}, indent=1) + "\n")
+    write_results(given.out, {"machine": machine, "rounds": given.rounds, "runs": runs})
     sys.stdout.write(given.out.read_text())
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -8,7 +8,7 @@ run is made again. What a person would type is what is run here, `l2l ...`, and 
 Counted at the end of each journey, and asserted: masks that no run used, texts that were lost, masks that did not come
 back. The figures of both runs are in the file; how right the labels are is measured here, with truth that no run saw.
 
-Usage: python benchmarks/own_data.py PHOTOS [--out benchmarks/results/own-data.json] [--only csv]
+Usage: python -m benchmarks.own_data PHOTOS [--out benchmarks/results/own-data.json] [--only csv]
 PHOTOS is a folder in REFER's layout with real photos, <folder>/refcoco/refs(smoke).p.
 """
 
@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.command import add_out, run_main, write_results
 from l2l_ray.data.masks import decode
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.datatools.label_studio import encode_brush
@@ -287,7 +288,7 @@ def main() -> None:
     """Go the three ways and write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "own-data.json")
+    add_out(parser, ROOT / "benchmarks" / "results" / "own-data.json")
     parser.add_argument("--only", choices=SOURCES, help="one source alone, nothing is written")
     given = parser.parse_args()
     texts, found = texts_of(given.photos), {}
@@ -298,8 +299,8 @@ def main() -> None:
             photos.mkdir()
             found[name] = finished(SOURCES[name](texts, photos), texts, Path(folder))
     if not given.only:
-        given.out.write_text(json.dumps({"num_photos": len(texts), "num_masks": NUM_MASKS, **found}, indent=1) + "\n")
+        write_results(given.out, {"num_photos": len(texts), "num_masks": NUM_MASKS, **found})
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

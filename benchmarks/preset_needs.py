@@ -1,6 +1,6 @@
 """What the large presets need, from the real architectures with random weights: no download, no GPU.
 
-    python -m benchmarks.preset_needs [PRESET ...]
+    python -m benchmarks.preset_needs [PRESET ...] [--out FILE]
 
 Counted: the parameters of every model, the bytes that a training pass holds at its peak, and the operations of
 training, labelling and asking. From these follow the memory of each GPU and the hours at `SUSTAINED_FLOPS`. Not
@@ -10,9 +10,9 @@ two decides the memory; on RefCOCO, where asking takes hours, both are there at 
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
-import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from benchmarks.architectures import random_segmenter
+from benchmarks.command import add_out, read_results, run_main, write_results
 from benchmarks.memory import peak_bytes
 from l2l_ray.config import NEEDS, PRESETS, Needs, RunConfig
 from l2l_ray.config.presets import PHOTOS, REFCOCO
@@ -49,11 +50,17 @@ SAM_PARAMETERS = {"facebook/sam2.1-hiera-small": 46e6, "facebook/sam2.1-hiera-la
 
 def main() -> None:
     """Count for each preset, print and write the file."""
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for name in sys.argv[1:] or NEEDS:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("presets", nargs="*", metavar="PRESET", help=f"of {', '.join(NEEDS)}; default: all")
+    add_out(parser, RESULTS)
+    given = parser.parse_args()
+    if unknown := [name for name in given.presets if name not in NEEDS]:
+        parser.error(f"got {unknown[0]!r}, whose needs are not counted; choose from {', '.join(NEEDS)}")
+    found = read_results(given.out)
+    for name in given.presets or NEEDS:
         found[name] = needs(PRESETS[name](), NEEDS[name].work)
         print(json.dumps({name: found[name]}, indent=1), flush=True)
-        RESULTS.write_text(json.dumps({name: found[name] for name in NEEDS if name in found}, indent=1) + "\n")
+        write_results(given.out, {name: found[name] for name in NEEDS if name in found})
 
 
 def needs(config: RunConfig, work: str) -> dict[str, Any]:
@@ -147,4 +154,4 @@ def num_mllm_parameters(name: str) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

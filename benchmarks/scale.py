@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import add_out, read_results, run_main, write_results
 from benchmarks.scale_stand_ins import resident_mb, shared_mb
 from l2l_ray.actors.environment import ENV_DEFAULTS
 from l2l_ray.types import Example, Prior
@@ -244,7 +245,7 @@ def main() -> None:
     """Measure the parts asked for and write them into the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=["a", "b", "c", "d"], default=["a", "b", "c", "d"])
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "scale.json")
+    add_out(parser, ROOT / "benchmarks" / "results" / "scale.json")
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--shard-size", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--passes", action="store_true", help=argparse.SUPPRESS)
@@ -257,7 +258,7 @@ def main() -> None:
         return
     from l2l_ray.config import RunConfig
 
-    found: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {}
+    found = read_results(given.out)
     found["machine"] = {"cores": os.cpu_count(), "python": platform.python_version()}
     with tempfile.TemporaryDirectory(prefix="l2l-scale-") as root:
         parts = {
@@ -272,9 +273,9 @@ def main() -> None:
         for part in given.only:
             name, measure = parts[part]
             for found[name] in measure():  # written at once: the larger sizes take long
-                given.out.write_text(json.dumps(found, indent=1) + "\n")
+                write_results(given.out, found)
     sys.stdout.write(given.out.read_text())
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

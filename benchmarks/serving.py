@@ -5,7 +5,7 @@ loop in this process, then one predictor replica behind `jobs/serve.py`, asked b
 The two take turns, so that a machine that slows down slows both; ratios are the median of those of neighbours. Of both
 also: how long the model takes for a batch, and in which share of the time it is at work.
 
-Usage: python benchmarks/serving.py --run RUN [--out benchmarks/results/serving.json]
+Usage: python -m benchmarks.serving --run RUN [--out benchmarks/results/serving.json]
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import requests
 import torch
 from PIL import Image
 
+from benchmarks.command import add_out, at_least_one, run_main, write_results
 from l2l_ray.randomness import numpy_generator
 from l2l_ray.refshapes.scenes import render_scene
 from l2l_ray.serving.answers import Answerer
@@ -154,17 +155,17 @@ def main() -> None:
     """Measure and write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="a finished run")
-    parser.add_argument("--requests", type=int, default=48)
+    parser.add_argument("--requests", type=at_least_one, default=48)
     parser.add_argument("--side", type=int, default=256, help="of the pictures, px")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "serving.json")
+    parser.add_argument("--batch", type=at_least_one, default=8)
+    parser.add_argument("--repeats", type=at_least_one, default=7)
+    add_out(parser, ROOT / "benchmarks" / "results" / "serving.json")
     given = parser.parse_args()
     torch.set_num_threads(1)
     found = measured(given.run, given.requests, given.side, given.batch, given.repeats)
-    given.out.write_text(json.dumps(found, indent=1) + "\n")
+    write_results(given.out, found)
     print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -6,7 +6,7 @@ command with `--resume` goes on. The file holds which trial was started and fini
 each start took, and the table. It is written only if every trial finished exactly once and no finished one was started
 again.
 
-Usage: python benchmarks/sweep.py [--out benchmarks/results/sweep.json]
+Usage: python -m benchmarks.sweep [--out benchmarks/results/sweep.json]
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.command import add_out, run_main, write_results
 from l2l_ray.sweep.folder import SweepFolder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,13 +95,13 @@ def measured(root: Path) -> dict[str, Any]:
 def main() -> None:
     """Measure in a temporary folder and write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "sweep.json")
-    out = parser.parse_args().out.resolve()
+    add_out(parser, ROOT / "benchmarks" / "results" / "sweep.json")
+    out = parser.parse_args().out
     with tempfile.TemporaryDirectory() as folder:
         content = measured(Path(folder))
-    out.write_text(json.dumps(content, indent=1) + "\n")
+    write_results(out, content)
     sys.stdout.write(f"{len(content['trials'])} trials, each finished once; {out}\n")
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -13,9 +13,10 @@ Then `--draws` times, for L2L: a part of the labeled images is drawn, the select
 confidence is calibrated on them, and a promise is made by them and held against the truth of the unlabeled part. The
 teachers stay: they saw all labeled images but those of one fold.
 
-    python -m benchmarks.trust --seeds 0 1 2
+    python -m benchmarks.trust --seeds 0 1 2 --draws 50
 
-A seed whose figures are in the file is not run again. Writes benchmarks/results/trust.json.
+A seed whose figures are in the file is not run again; a file of other options is refused. Writes
+benchmarks/results/trust.json.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.command import add_out, at_least_one, run_main
 from benchmarks.compare.oracles import HiddenTruth
-from benchmarks.label_choice import burn_in_job, seed_config
+from benchmarks.label_choice import WORDS, burn_in_job, seed_config
+from benchmarks.seed_file import SeedFile, changed_settings
 from l2l_ray.calibration import Checked, expected_iou, ranks_of, reliability
 from l2l_ray.confidence import area_iou, label_confidence
 from l2l_ray.config import RunConfig, load_config
 from l2l_ray.device import pick_device
-from l2l_ray.files import replacing
 from l2l_ray.guarantee import Promise, find_guarantee
 from l2l_ray.intervals import seed_interval
 from l2l_ray.loop.inference.networks import load_segmenter
@@ -181,21 +183,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--frac", type=float, default=0.05)
-    parser.add_argument("--draws", type=int, default=200)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--draws", type=at_least_one, default=200)
+    add_out(parser, RESULTS)
     args, words = parser.parse_known_args()
-    base = load_config(["--preset", "5pct", "--selector.max_unlabeled", "1000", *words])
-    content = json.loads(args.out.read_text()) if args.out.exists() else {"labeled_frac": args.frac, "by_seed": {}}
-    for seed in args.seeds:
-        if str(seed) not in content["by_seed"]:
-            config = seed_config(base, args.frac, seed).model_copy(update={"name": f"trust-{args.frac:g}-s{seed}"})
-            content["by_seed"][str(seed)] = figures(config, args.draws)
-        content["rows"] = summarize(content["by_seed"])
-        with replacing(args.out) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
+    base = load_config([*WORDS, *words])
+    options = {"labeled_frac": args.frac, "draws": args.draws, "settings": changed_settings(WORDS, words)}
+    file = SeedFile(args.out, options)
+
+    def measure(seed: int) -> dict[str, Any]:
+        config = seed_config(base, args.frac, seed).model_copy(update={"name": f"trust-{args.frac:g}-s{seed}"})
+        return figures(config, args.draws)
+
+    for seed, _ in file.complete(args.seeds, measure, summarize):
         print(f"seed {seed}", flush=True)
-    print(json.dumps(content["rows"], indent=1))
+    print(json.dumps(file.rows(), indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

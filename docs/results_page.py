@@ -64,7 +64,7 @@ def choice_part(found: dict[str, Any]) -> str:
         "Learned selectors decide on whole labels, as by default. *Pixel by pixel* they also say which cells of a "
         "label to keep, a wrong one at the price of three right ones; a label of which none is kept is left out.",
     ]
-    for frac, part in found.items():
+    for frac, part in found["by_frac"].items():
         lines.append(f"{100 * float(frac):g} % labeled, {len(part['by_seed'])} seeds:")
         table = [["", *columns.values(), "L2L minus this, right at 40 %"], ["---"] * (len(columns) + 2)]
         for name, row in part["rows"].items():
@@ -79,7 +79,11 @@ def choice_part(found: dict[str, Any]) -> str:
 
 def measured(summary: dict[str, Any]) -> str:
     """Return tables and links to pictures, data set by data set."""
-    protocol = f"Protocol: {summary['protocol']}. Rows with * see hidden truth. Percent; ± is over seeds."
+    protocol = (
+        f"Protocol: {summary['protocol']}. Rows with * see hidden truth. Percent; ± is over seeds. *s*: seconds of the "
+        "method's rounds (reading data, labels, training, selector), of the processor or, on a GPU, of the clock, mean "
+        "over seeds; burn-in, priors and evaluation are the same for all rows and left out."
+    )
     parts = ["## Whole runs", protocol]
     for table in summary["tables"]:
         parts += [f"### {title(table)}", main_table(table, ("main", "selectors", "ceilings")), recovered_text(table)]

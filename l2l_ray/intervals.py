@@ -17,7 +17,8 @@ crossed ("pigeonhole") bootstrap of Owen 2007. Its percentiles are taken further
 things as there are seeds or images, whichever are fewer: five seeds are few, where they decide. Where the noise of the
 images decides, this is wider than need be.
 
-Values that differ by rounding alone count as equal: they have no spread, and what has none decides nothing.
+Values that differ by rounding alone, by less than 1e-12 or that share of the larger, count as equal: they have no
+spread, and what has none decides nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ from l2l_ray.errors import DataError
 from l2l_ray.randomness import philox_generator
 
 MIN_IMAGES = 5
-_ROUNDING = 1e-12  # relative; values that are closer are equal: a mean of n shares is off by n * 1e-16 at most
+# Values that are closer are equal, near 0 as well: a mean of n shares is off by n * 1e-16 at most, and a difference of
+# two by twice that. It is a share of the larger value, too, for values that are no shares.
+_ROUNDING = 1e-12
 _RESAMPLES_PER_CHUNK = 500  # bounds the table of drawn images: 500 x 1,500 images x 8 bytes = 6 MB
 
 Ratio = tuple[ArrayLike, ArrayLike]
@@ -83,8 +86,10 @@ def seed_interval(values: Sequence[float], level: float = 0.95) -> SeedInterval:
     return SeedInterval(mean, mean - half, mean + half)
 
 
-def seed_p_value(values: Sequence[float]) -> float:
+def seed_p_value(values: Sequence[float]) -> float | None:
     """Return the two-sided p-value of the t-test that the mean over seeds is 0.
+
+    It is 1 where all differences are 0, and None where they are equal but not 0: without a spread there is no test.
 
     Args:
         values: One difference per seed.
@@ -97,14 +102,14 @@ def seed_p_value(values: Sequence[float]) -> float:
 
     mean, error = _mean_and_error(values)
     if error == 0:
-        return 1.0 if mean == 0 else 0.0
+        return 1.0 if _are_equal(mean, 0.0) else None
     return float(2 * t.sf(abs(mean) / error, len(values) - 1))
 
 
 def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and its standard error, the same in any order; 0 where the values are equal but for rounding."""
     mean = math.fsum(values) / len(values)
-    if math.isclose(min(values), max(values), rel_tol=_ROUNDING):
+    if _are_equal(min(values), max(values)):
         return mean, 0.0
     variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
     return mean, math.sqrt(variance / len(values))
@@ -230,7 +235,11 @@ def verdict(low: float | None, high: float | None) -> str:
 
 def has_width(low: float, high: float) -> bool:
     """Whether an interval's ends differ by more than rounding."""
-    return bool(low < high) and not math.isclose(low, high, rel_tol=_ROUNDING)  # numpy has a bool of its own
+    return bool(low < high) and not _are_equal(low, high)  # numpy has a bool of its own
+
+
+def _are_equal(first: float, second: float) -> bool:
+    return math.isclose(first, second, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
 
 
 def _drawn_sums(

@@ -146,7 +146,14 @@ def test_equal_values_have_no_spread(value: float, num: int) -> None:
     for values in ([value] * num, [value] * (num - 1) + [value * (1 + 4e-16)]):
         mean, low, high = seed_interval(values)
         assert low == mean == high == pytest.approx(value)
-        assert verdict(low, high) == "undecided" and seed_p_value(values) == 0.0
+        assert verdict(low, high) == "undecided" and seed_p_value(values) is None
+
+
+def test_differences_of_rounding_alone_are_none() -> None:
+    values = [1.1e-17, 1.3e-17, 1.2e-17, 1.0e-17, 1.25e-17]  # all above 0, and by Student's t far from it
+    mean, low, high = seed_interval(values)
+    assert low == mean == high and verdict(low, high) == "undecided" and seed_p_value(values) == 1.0
+    assert verdict(1e-17, 3e-17) == "undecided" and verdict(1e-6, 3e-6) == "ahead"
 
 
 def test_interval_over_seeds_covers_the_mean_as_often_as_it_says() -> None:
@@ -166,7 +173,7 @@ def test_p_value_over_seeds_by_hand() -> None:
     # One degree of freedom is the Cauchy distribution: mean 1.5, standard error 0.5, t = 3, p = 1 - 2/pi * arctan(3).
     assert seed_p_value([1.0, 2.0]) == pytest.approx(1 - 2 / np.pi * np.arctan(3))
     assert seed_p_value([-1.0, -2.0]) == seed_p_value([1.0, 2.0])
-    assert seed_p_value([0.5, 0.5, 0.5]) == 0.0 and seed_p_value([0.0, 0.0]) == 1.0
+    assert seed_p_value([0.5, 0.5, 0.5]) is None and seed_p_value([0.0, 0.0]) == 1.0
     # An interval that ends at 0 has the p-value of its level.
     values = [0.1, 0.4, 0.5, 0.9]
     found = seed_interval(values, 0.9)

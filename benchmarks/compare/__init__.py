@@ -6,6 +6,7 @@
     runner          which rows are left, how long they take, and two of them at a time
     summary         from the records to figures: differences to L2L, intervals, Holm, the recovered share, cost
     tables          the figures as Markdown
+    table_notes     what stands beneath a table
     oracles         ceilings that see hidden truth
     biased_prior    priors that are wrong on purpose
     cost            processor seconds by what they were for

@@ -5,7 +5,8 @@ of a seed that was begun on another kind of processor, all rows asked for are ru
 
     --list                 what is done, what is left, how long that takes; runs nothing
     --only ROW|GROUP ...   rows, or groups of them: main, selectors, ablations, ceilings, biased, cost
-    --curve                the label curve: other shares of labeled images, for three rows
+    --curve                the label curve: other shares of labeled images, for three rows; both are its own, so
+                           --only, --schedules and --smoke are refused beside it
     --smoke                everything in miniature, in minutes: that the machinery works, no figures
 
 Report seeds are 11 to 15; the method was tuned on seeds 0 to 2 and 10. The tables in benchmarks/results hold report
@@ -20,6 +21,7 @@ import signal
 import sys
 from pathlib import Path
 
+from benchmarks.command import at_least_one
 from benchmarks.compare.rows import CURVE, CURVE_ROWS, GROUPS, REPORT_SEEDS, ROWS, SCHEDULES, Task, chosen_rows
 from benchmarks.compare.runner import Comparison, Runner, list_text, tasks_of
 from l2l_ray.config import RunConfig
@@ -46,9 +48,11 @@ def main() -> int:
 
 def _compare(given: argparse.Namespace) -> int:
     from benchmarks.compare.summary import write_summary
+    from benchmarks.compare.table_notes import named
     from benchmarks.compare.tables import text_tables
 
     _check_device(given.device)
+    _check_curve(given)
     results = given.results or (RunConfig(run_root=given.run_root).root / "compare-smoke" if given.smoke else RESULTS)
     schedules = given.schedules or (["smoke"] if given.smoke else ["5pct", "1pct"])
     seeds = given.seeds or (REPORT_SEEDS[:2] if given.smoke else REPORT_SEEDS)
@@ -57,14 +61,20 @@ def _compare(given: argparse.Namespace) -> int:
     if given.curve:
         tasks = tasks_of(given.datasets, CURVE, seeds, chosen_rows(list(CURVE_ROWS)))
     comparison = Comparison(tasks, results / "compare", given.run_root)
+    shown = REPORT_SEEDS if results == RESULTS else None
+    if shown is not None and (others := [seed for seed in seeds if seed not in shown]):
+        print(f"{named('seed', others)}: records are written, but the tables in {results} show the report seeds "
+              f"{shown[0]} to {shown[-1]} alone; --results FOLDER has tables of all seeds")  # fmt: skip
     if given.list:
         print(list_text(comparison, given.processes))
         return 0
     runner = Runner(comparison, given.processes, given.device, given.keep_runs)
     runner.run()
-    print(text_tables(write_summary(results, REPORT_SEEDS if results == RESULTS else None)))
-    for task, why in runner.failed.items():
-        print(f"failed: {task.name}: {why}")
+    try:
+        print(text_tables(write_summary(results, shown)))
+    finally:  # also where records cannot be summed up
+        for task, why in runner.failed.items():
+            print(f"failed: {task.name}: {why}")
     return 1 if runner.failed else 0
 
 
@@ -90,6 +100,14 @@ def _check_device(device: str) -> None:
             raise ConfigError("--device is cuda, but torch finds no GPU here; use --device cpu, or leave it out")
 
 
+def _check_curve(given: argparse.Namespace) -> None:
+    words = {"--only": given.only, "--schedules": given.schedules, "--smoke": given.smoke}
+    if given.curve and (beside := [word for word, value in words.items() if value]):
+        raise ConfigError(
+            f"--curve has rows and schedules of its own, got {', '.join(beside)} beside it; leave one of the two out"
+        )
+
+
 def _absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
@@ -105,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--curve", action="store_true", help="the label curve instead of the rows")
     parser.add_argument("--smoke", action="store_true", help="two seeds, four rows, the smoke preset")
     parser.add_argument("--list", action="store_true", help="show what is left and run nothing")
-    parser.add_argument("--processes", type=int, default=2, help="rows at a time (default 2)")
+    parser.add_argument("--processes", type=at_least_one, default=2, help="rows at a time (default 2)")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument(
         "--run-root", type=_absolute, help="where runs, burn-ins and priors are; default $L2L_HOME, else ~/l2l_runs"

@@ -1,9 +1,11 @@
 """Priors that are wrong on purpose: for chosen categories the box lies on another object of the same kind.
 
-It asks whether a method notices that its prior cannot be trusted. A third of the categories is drawn, and of the
-sentences about their objects the share `frac`; the box of each moves to the nearest other object of the same category
-in the image. Where there is none, it stays. Labeled, unlabeled and evaluation sets are all moved alike: that is what
-a language model with this fault would answer.
+It asks whether a method notices that its prior cannot be trusted. One category in three is drawn, rounded down (of the
+eight of RefShapes two), and of the sentences about their objects the share `frac`; the box of each moves to the nearest
+other object of the same category in the image. Where there is none, or no box, it stays: at half of the sentences about
+12 % of all boxes move, and few of one set where it rarely has these categories. How many did is in every record and in
+the tables. Labeled, unlabeled and evaluation sets are moved by one rule: that is what a language model with this fault
+would answer.
 
 To move a box one must know the object, the others and their categories. That is truth, so this lies in benchmarks, is
 no setting of the package, works on the embedded benchmark alone, and is written into the run's outputs. It prepares
@@ -35,7 +37,7 @@ from l2l_ray.types import BoxFrac, Prior
 
 KIND = "same_class"
 FRAC = 0.5  # of the sentences about a chosen category's objects
-CATEGORY_SHARE = 3  # one category in so many is chosen
+CATEGORY_SHARE = 3  # one category in so many is chosen, rounded down
 STAMP = "biased_prior.json"
 
 
@@ -91,7 +93,7 @@ class Objects:
 
 
 def chosen_categories(objects: Objects, seed: int) -> tuple[str, ...]:
-    """Return the categories whose boxes move: a third of all, at least one."""
+    """Return the categories whose boxes move: a third of all, rounded down, at least one."""
     names = sorted(set(objects.categories.values()))
     order = keyed_permutation(sample_key(seed, "biased_prior", "categories"), len(names))
     return tuple(sorted(names[i] for i in order[: max(1, len(names) // CATEGORY_SHARE)]))

@@ -3,7 +3,7 @@
 Records are committed, so another machine, or a later session, goes on from them without the runs. A record counts as
 done while its digest is that of the task: the digest covers every setting that a result depends on, the package's
 version and the weights that ship with it. The code's commit is written down but is not part of it: else any commit
-would make all hours of computing void. The summary says when records of one table come from several commits.
+would make all hours of computing void. Where two compared rows come from different commits, the tables say so.
 
 Kinds of processor round differently, so the burn-in that all rows of a seed branch from is another one on each. Rows
 are compared only with rows of the same kind.
@@ -30,8 +30,8 @@ from l2l_ray.files import replacing
 
 # Where and how fast, not what.
 _NOT_IN_DIGEST = ("name", "run_root", "resume", "cluster")
-# What a method costs; burn-in, priors and evaluation are the same for all.
-_METHOD_PHASES = ("folds", "loading", "labels", "training", "selector")
+# What a method costs; burn-in, priors and evaluation are the same for all. "folds" are shared by those that need them.
+_METHOD_PHASES = ("loading", "labels", "training", "selector")
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,15 @@ class Record:
     processor: str = ""  # the kind that computed, see `processor`; "" = it was not written down
 
     def cost_s(self) -> float:
-        """Return the seconds of the method: no burn-in, priors, evaluation or report.
+        """Return the seconds of the method, with teachers of the folds: no burn-in, priors, evaluation or report.
 
         On a CPU they are processor seconds, on a GPU seconds of the clock. The teachers of the folds are shared, and
-        counted in the row that trained them: L2L, which comes first.
+        counted in the row that trained them: L2L, which comes first. To compare rows, take `cost_without_folds_s`.
         """
+        return self.cost_without_folds_s() + self.seconds.get("folds", 0.0)
+
+    def cost_without_folds_s(self) -> float:
+        """Return the seconds of the method, without what all rows that need it share."""
         return sum(self.seconds.get(phase, 0.0) for phase in _METHOD_PHASES)
 
     def training_s(self) -> float:

@@ -75,14 +75,15 @@ class Comparison:
 def tasks_of(
     datasets: Sequence[str], schedules: Sequence[str], seeds: Sequence[int], rows: Sequence[Row]
 ) -> list[Task]:
-    """Return every task, rows that others need among them: all rows of a seed before the next seed."""
-    return [
+    """Return every task once, rows that others need among them: all rows of a seed before the next seed."""
+    tasks = [
         Task(dataset, schedule, seed, row.name)
         for dataset in datasets
         for schedule in schedules
         for seed in seeds
         for row in with_needed(list(rows))
     ]
+    return list(dict.fromkeys(tasks))
 
 
 def shared_parts(config: RunConfig, is_biased: bool) -> set[str]:

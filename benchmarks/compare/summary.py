@@ -6,6 +6,8 @@ that of mean IoU per sentence over val, testA and testB together, paired: the sa
     over_seeds    95 % t-interval of the per-seed differences; verdicts are read here
     over_both     95 % bootstrap interval, seeds and images drawn anew; None for one seed, which has no spread
     p_holm        p-value of the t-test over seeds, corrected for all rows of the group in the table (Holm)
+    commits       seed -> the commits that made the compared rows, where these are not one: rounding may differ
+    left_out      seed -> why the row has it and the difference does not
     recovered     (L2L - accept all) / (sample oracle - accept all): how much of what selection can give L2L gets
 """
 
@@ -25,6 +27,7 @@ from benchmarks.compare.runner import Comparison
 from l2l_ray.errors import DataError
 from l2l_ray.files import replacing
 from l2l_ray.intervals import holm, percentiles, redrawn_means, seed_interval, seed_p_value, verdict
+from l2l_ray.selector.registry import spec_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +53,15 @@ def write_summary(results: Path, seeds: Collection[int] | None = None) -> dict[s
 
 
 def valid_records(folder: Path, seeds: Collection[int] | None = None) -> dict[Task, Record]:
-    """Return the records of the rows as they are defined now, of some seeds; others are named and left out."""
+    """Return the records of the rows as they are defined now, of some seeds; others, and damaged ones, are named."""
     found = {}
     for path in sorted(folder.glob("*/*.json")):
         task = _task_of(path)
-        record = Comparison([task], folder, None).record(task) if task is not None else None
+        try:
+            record = Comparison([task], folder, None).record(task) if task is not None else None
+        except DataError as error:  # it, or one that it needs, is damaged
+            logger.warning("%s is left out: %s", path, error)
+            continue
         if task is None or record is None:
             logger.warning("%s is left out: it was made with other settings than that row has now", path)
         elif seeds is not None and task.seed not in seeds:
@@ -97,6 +104,7 @@ def table(dataset: str, schedule: str, records: dict[Task, Record]) -> dict[str,
         "devices": sorted({record.device for record in every}),
         "processors": sorted({record.processor for record in every} - {""}),
         "seeds_without_processor": sorted({record.seed for record in every if not record.processor}),
+        "biased_priors": {str(r.seed): r.biased_prior for r in sorted(every, key=lambda r: r.seed) if r.biased_prior},
         "rows": rows,
         "recovered": _recovered(by_row),
     }
@@ -119,13 +127,16 @@ def _row(row: Row, by_row: dict[str, BySeed]) -> dict[str, Any]:
         "rounds": mean_of([record.rounds for record in found]),
         "calibration_error_by_seed": [record.rounds[-1]["reliability"]["ece"] for record in found if record.rounds],
         "gate_open": mean_of([record.gate_open for record in found]),
-        "cost_s": spread_of([{"all": record.cost_s(), **record.seconds} for record in found]),
+        "needs_folds": spec_of(row.fields.get("selector.name", "l2l")).learns,
+        "cost_s": spread_of([{"without_folds": r.cost_without_folds_s(), **r.seconds} for r in found]),
     }
     if row.versus in by_row:
         content |= {"versus": row.versus, "versus_minus_this": difference(by_row[row.versus], mine)}
+        content["versus_left_out"] = left_out(by_row[row.versus], mine)
     without_bias = row.name.removesuffix("_biased")
     if row.is_biased and without_bias in by_row:
         content["loss_by_bias"] = difference(by_row[without_bias], mine)
+        content["loss_left_out"] = left_out(by_row[without_bias], mine)
     return content
 
 
@@ -140,6 +151,7 @@ def difference(first: BySeed, second: BySeed) -> dict[str, Any] | None:
     over_seeds = over_seeds_of(by_seed)
     return {
         "seeds": seeds,
+        "commits": mixed_commits([first, second], seeds),
         "diff": float(np.mean(by_seed)),
         "by_seed": by_seed,
         "over_seeds": over_seeds,
@@ -156,6 +168,26 @@ def shared_seeds(rows: Sequence[BySeed]) -> list[int]:
     """
     seeds = [seed for seed in rows[0] if all(seed in by_seed for by_seed in rows)]
     return [seed for seed in seeds if len({by_seed[seed].processor for by_seed in rows}) == 1]
+
+
+def left_out(first: BySeed, second: BySeed) -> dict[str, str]:
+    """Return the seeds that the second row has and the difference of both does not -> why."""
+    found, shared = {}, shared_seeds([first, second])
+    for seed in (seed for seed in second if seed not in shared):
+        if seed not in first:
+            why = "the row it is compared with has no such seed"
+        elif first[seed].processor and second[seed].processor:
+            why = "different kinds of processor computed its two rows"
+        else:
+            why = "only one of its two rows names the kind of processor that computed it"
+        found[str(seed)] = why
+    return found
+
+
+def mixed_commits(rows: Sequence[BySeed], seeds: Sequence[int]) -> dict[str, list[str]]:
+    """Return the seeds whose rows were made by several commits -> these, in the order of the rows."""
+    commits = {str(seed): list(dict.fromkeys(by_seed[seed].commit for by_seed in rows)) for seed in seeds}
+    return {seed: found for seed, found in commits.items() if len(found) > 1}
 
 
 def over_seeds_of(by_seed: Sequence[float]) -> dict[str, float] | None:
@@ -211,6 +243,7 @@ def _recovered(by_row: dict[str, BySeed]) -> dict[str, Any] | None:
         "span": float(oracle - base),
         "span_over_both": span_over_both,
         "seeds": seeds,
+        "commits": mixed_commits([by_row[name] for name in names], seeds),
     }
 
 

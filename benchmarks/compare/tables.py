@@ -1,12 +1,15 @@
 """The figures of `compare.json` as Markdown: what the terminal prints and what docs/results.md holds.
 
-Percent throughout; `±` is the standard deviation over seeds.
+Percent throughout; `±` is the standard deviation over seeds. What a reader must know of a table stands beneath it
+(`table_notes`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+
+from benchmarks.compare.table_notes import biased_notes, by_commits, main_notes, named
 
 Figures = dict[str, Any]
 SPLITS = ("val", "testA", "testB")
@@ -35,7 +38,7 @@ def title(table: Figures) -> str:
 
 
 def main_table(table: Figures, groups: Sequence[str] | None = None) -> str:
-    """Return mIoU per split, the difference to L2L with both intervals, and the cost, a line per row.
+    """Return mIoU per split, the difference to L2L with both intervals, and the cost, a line per row; notes beneath.
 
     A row that is compared with another one than L2L names it.
 
@@ -47,19 +50,19 @@ def main_table(table: Figures, groups: Sequence[str] | None = None) -> str:
     head += ["over seeds", "over both", "p (Holm)", "", "steps", "s"]
     others = {row["row"]: row["label"] for row in table["rows"] if row["row"] != "l2l"}
     lines = [head, ["---"] * len(head)]
-    for row in table["rows"]:
-        if groups is None or row["group"] in groups:
-            shown = [spread(row["splits"].get(split, {}).get("mean_iou")) for split in SPLITS]
-            precision = [split["precision_at"]["0.5"]["mean"] for split in row["splits"].values()]
-            lines.append(
-                [
-                    _bold(row["label"], row["row"] == "l2l"), str(len(row["seeds"])), *shown,
-                    spread(row["all"]["mean_iou"]), percent(sum(precision) / len(precision)),
-                    *difference_cells(row.get("versus_minus_this"), len(row["seeds"]), others.get(row.get("versus"))),
-                    f"{row['steps']:.0f}", f"{row['cost_s']['all']['mean']:.0f}",
-                ]
-            )  # fmt: skip
-    return markdown(lines)
+    rows = [row for row in table["rows"] if groups is None or row["group"] in groups]
+    for row in rows:
+        shown = [spread(row["splits"].get(split, {}).get("mean_iou")) for split in SPLITS]
+        precision = [split["precision_at"]["0.5"]["mean"] for split in row["splits"].values()]
+        lines.append(
+            [
+                _bold(row["label"], row["row"] == "l2l"), str(len(row["seeds"])), *shown,
+                spread(row["all"]["mean_iou"]), percent(sum(precision) / len(precision)),
+                *difference_cells(row.get("versus_minus_this"), len(row["seeds"]), others.get(row.get("versus"))),
+                f"{row['steps']:.0f}", f"{row['cost_s']['without_folds']['mean']:.0f}",
+            ]
+        )  # fmt: skip
+    return "\n\n".join([markdown(lines), *main_notes(rows)])
 
 
 def label_table(table: Figures) -> str:
@@ -99,16 +102,29 @@ def _share_of_others(sources: Figures) -> float | None:
 
 
 def biased_table(table: Figures) -> str:
-    """Return what a biased prior costs each method, and how L2L then stands; "" where no such row ran."""
+    """Return what a biased prior costs each method and how L2L then stands, notes beneath; "" where no such row ran."""
     head = ["", "all", "loses", "over seeds", "L2L, biased, minus this", "over seeds"]
     lines = [head, ["---"] * len(head)]
-    for row in table["rows"]:
-        if loss := row.get("loss_by_bias"):
-            versus = row.get("versus_minus_this")
-            lost = [points(loss["diff"]), ends(loss["over_seeds"])]
-            cells = [points(versus["diff"]), ends(versus["over_seeds"])] if versus else ["", ""]
-            lines.append([row["label"], spread(row["all"]["mean_iou"]), *lost, *cells])
-    return markdown(lines) if len(lines) > 2 else ""
+    rows = [row for row in table["rows"] if row["group"] == "biased"]
+    for row in rows:
+        cells = [
+            cell
+            for found in (row.get("loss_by_bias"), row.get("versus_minus_this"))
+            for cell in _biased_cells(found, len(row["seeds"]))
+        ]
+        lines.append([row["label"], spread(row["all"]["mean_iou"]), *cells])
+    return "\n\n".join([markdown(lines), *biased_notes(rows, table["biased_priors"])]) if rows else ""
+
+
+def _biased_cells(found: Figures | None, num_seeds: int) -> list[str]:
+    if not found:
+        return ["", ""]
+    shared = len(found["seeds"])
+    return [points(found["diff"]), ends(found["over_seeds"]) + ("" if shared == num_seeds else _by(shared, num_seeds))]
+
+
+def _by(shared: int, num_seeds: int) -> str:
+    return f" (by {shared} of {num_seeds} seeds)"
 
 
 def curve_table(summary: Figures) -> str:
@@ -133,22 +149,25 @@ def processor_note(table: Figures) -> str:
     seeds = table["seeds_without_processor"]
     if not seeds:
         return ""
-    of = f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
-    return f"Records of {of} do not name their kind of processor; that all rows of a seed had one is taken on trust."
+    what = f"Records of {named('seed', seeds)} do not name their kind of processor"
+    return f"{what}; that all rows of a seed had one is taken on trust."
 
 
 def recovered_text(table: Figures) -> str:
     """Say how much of what perfect selection gives L2L gets."""
     found = table["recovered"]
     if not found:
-        return "Recovered share: a row it needs has not run."
+        return "Recovered share: no seed has all three rows that it needs, computed by one kind of processor."
     span = f"right labels alone minus accept all: {points(found['span'])} ({ends(found['span_over_both'])})"
+    mixed = (
+        "" if not found["commits"] else f" Its three rows come from several commits: {by_commits(found['commits'])}."
+    )
     if found["share"] is None:
-        return f"L2L recovers no share: {span}."
+        return f"L2L recovers no share: {span}.{mixed}"
     none = "no interval" if found["span_over_both"] is None else "no interval, the span may be 0"
     sure = none if found["low"] is None else f"{found['low']:.0%} to {found['high']:.0%}"
     of_seeds = f"by seed {found['seeds'][0]} alone" if len(found["seeds"]) == 1 else f"{len(found['seeds'])} seeds"
-    return f"L2L recovers {found['share']:.0%} ({sure}) of {span}; {of_seeds}."
+    return f"L2L recovers {found['share']:.0%} ({sure}) of {span}; {of_seeds}.{mixed}"
 
 
 def difference_cells(found: Figures | None, num_seeds: int, other: str | None) -> list[str]:
@@ -164,7 +183,7 @@ def difference_cells(found: Figures | None, num_seeds: int, other: str | None) -
     p = found.get("p_holm")
     shown = "" if p is None else f"{p:.3f}"
     shared = len(found["seeds"])
-    said = found["verdict"] if shared == num_seeds else f"{found['verdict']} (by {shared} of {num_seeds} seeds)"
+    said = found["verdict"] + ("" if shared == num_seeds else _by(shared, num_seeds))
     diff = points(found["diff"]) + (f" ({other} minus this)" if other else "")
     return [diff, ends(found["over_seeds"]), ends(found["over_both"]), shown, said]
 

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import add_out, at_least_one, read_results, run_main, write_results
 from benchmarks.speed import growth, inference, labelling, prior, proposals, training
 from benchmarks.speed.measure import machine
 from benchmarks.speed.setup import Setup
@@ -42,22 +43,22 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help="default: all")
     parser.add_argument("--size", choices=("lavt_like", "tiny"), default="lavt_like", help="tiny: to see that it works")
-    parser.add_argument("--batch", type=int, help="images at once; default: 8 on a GPU, 1 on a CPU")
-    parser.add_argument("--repeats", type=int, help="turns that count; default: 10 on a GPU, 3 on a CPU")
+    parser.add_argument("--batch", type=at_least_one, help="images at once; default: 8 on a GPU, 1 on a CPU")
+    parser.add_argument("--repeats", type=at_least_one, help="turns that count; default: 10 on a GPU, 3 on a CPU")
     parser.add_argument("--compile", action="store_true", help="a: also by torch.compile")
     parser.add_argument("--device", default="auto", help="default: a GPU where there is one")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="default: %(default)s")
+    add_out(parser, RESULTS)
     given = parser.parse_args(words)
     device = pick_device(given.device)
     batch, repeats = (8, 10) if device.type == "cuda" else (1, 3)
     setup = Setup(given.size, device, given.batch or batch, given.repeats or repeats, given.compile)
+    read_results(given.out)  # a damaged file is refused before anything is measured
     for name in given.only:
         figures = {"machine": machine(device), "size": given.size, "repeats": setup.repeats, **PARTS[name](setup)}
-        found = json.loads(given.out.read_text()) if given.out.exists() else {}
-        found[name] = figures
-        given.out.write_text(json.dumps(dict(sorted(found.items())), indent=1) + "\n")
+        found = {**read_results(given.out), name: figures}
+        write_results(given.out, dict(sorted(found.items())))
         print(json.dumps({name: figures}, indent=1), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -30,3 +30,14 @@ def test_order_figures_by_hand() -> None:
     assert found == pytest.approx({"iou_at_coverage": 0.5, "right_at_coverage": 0.5, "auc": 5 / 6})
     wrong_way = order_figures(np.array([0.9, 0.8, 0.2, 0.1]), np.array([0.1, 0.2, 0.8, 0.9]))
     assert wrong_way["auc"] == 0.0 and order_figures(np.ones(4), np.array([0.1, 0.2, 0.8, 0.9]))["auc"] == 0.5
+
+
+def test_labels_of_one_score_count_by_their_share_whatever_their_order() -> None:
+    # Two of five are taken: that of 0.9, and one of the three of 0.5: mean IoU 0.3, one of them right.
+    score, iou = np.array([0.5, 0.9, 0.5, 0.1, 0.5]), np.array([0.6, 0.8, 0.1, 1.0, 0.2])
+    for order in ([0, 1, 2, 3, 4], [2, 4, 3, 1, 0]):
+        found = order_figures(score[order], iou[order])
+        assert found["iou_at_coverage"] == pytest.approx((0.8 + 0.3) / 2)
+        assert found["right_at_coverage"] == pytest.approx((1 + 1 / 3) / 2)
+    found = order_figures(np.ones(5), iou)  # a rule that accepts all: the figures of all labels
+    assert found["iou_at_coverage"] == pytest.approx(iou.mean()) and found["right_at_coverage"] == pytest.approx(3 / 5)

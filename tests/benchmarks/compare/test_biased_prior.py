@@ -65,11 +65,12 @@ def test_a_share_of_the_sentences_is_drawn_alike_every_time() -> None:
     assert move_priors(priors, objects, OF_CIRCLES, frac=0.5) == moved
 
 
-def test_a_third_of_the_categories_is_chosen_by_the_seed() -> None:
-    categories = {number: f"shape{number}" for number in range(9)}
+@pytest.mark.parametrize(("num", "num_chosen"), [(9, 3), (8, 2), (2, 1)])
+def test_a_third_of_the_categories_rounded_down_is_chosen_by_the_seed(num: int, num_chosen: int) -> None:
+    categories = {number: f"shape{number}" for number in range(num)}
     objects = Objects({}, {}, categories, {})
     drawn = {chosen_categories(objects, seed) for seed in range(5)}
-    assert {len(names) for names in drawn} == {3} and len(drawn) > 1
+    assert {len(names) for names in drawn} == {num_chosen} and len(drawn) > 1
 
 
 class Model:

@@ -70,8 +70,22 @@ def test_it_is_killed_and_goes_on(tmp_path: Path) -> None:
     assert not (tmp_path / "runs" / "compare" / "refshapes" / "smoke-seed10-supervised" / "train").exists()
 
 
-def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path) -> None:
-    done = subprocess.run(
-        command(tmp_path, "--only", "nothing"), cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S
-    )
-    assert done.returncode == 1 and "there is no row or group 'nothing'; choose from main" in done.stderr
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["--only", "nothing"], 1, "there is no row or group 'nothing'; choose from main"),
+        (["--curve"], 1, "--curve has rows and schedules of its own, got --only, --smoke beside it; leave one of the"),
+        (["--processes", "0"], 2, "argument --processes: got '0'; expected a whole number of at least 1"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, words: list[str], status: int, said: str) -> None:
+    done = subprocess.run(command(tmp_path, *words), cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == status and said in done.stderr
+
+
+def test_seeds_that_the_tables_do_not_show_are_said_so_at_once(tmp_path: Path) -> None:
+    words = ["--list", "--only", "supervised", "--schedules", "1pct", "--seeds", "0", "11"]
+    command = [sys.executable, "-m", "benchmarks.compare", *words, "--run-root", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == 0 and done.stdout.startswith("seed 0: ")
+    assert "show the report seeds 11 to 15 alone; --results FOLDER has tables of all seeds" in done.stdout

@@ -15,6 +15,11 @@ def comparison(folder: Path) -> Comparison:
     return Comparison(tasks_of(["refshapes"], ["5pct"], [10, 11], chosen_rows(NAMES)), folder, None)
 
 
+def test_a_seed_that_is_given_twice_is_run_once() -> None:
+    tasks = tasks_of(["refshapes"], ["5pct", "5pct"], [10, 10], chosen_rows(NAMES))
+    assert len(tasks) == len(set(tasks)) == len(NAMES)
+
+
 def task(row: str, seed: int = 10) -> Task:
     return Task("refshapes", "5pct", seed, row)
 

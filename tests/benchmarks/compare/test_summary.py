@@ -71,7 +71,7 @@ def test_the_table_by_hand(results: Path) -> None:
 
 def test_the_tables_in_words(results: Path) -> None:
     (table,) = write_summary(results)["tables"]
-    lines = main_table(table).splitlines()
+    lines = main_table(table).partition("\n\n")[0].splitlines()
     assert len({line.count("|") for line in lines}) == 1
     (accept_all,) = (line for line in lines if line.startswith("| accept all |"))
     assert "| 40.0 ± 0.0 | 50.0 | +15.00 | -48.53 to +78.53 | +10.00 to +20.00 | 0.410 | undecided | 1400 | 100 |" in (
@@ -101,6 +101,15 @@ def test_what_was_made_with_other_settings_is_named_and_left_out(
     (pwa,) = (row for row in table["rows"] if row["row"] == "pwa")
     assert pwa["seeds"] == [10] and pwa["versus_minus_this"]["over_seeds"] is None
     assert pwa["versus_minus_this"]["over_both"] is None, "one seed has no spread"
+
+
+def test_a_damaged_record_is_named_and_the_rest_is_shown(results: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = results / "compare" / "refshapes" / "5pct-seed11-pwa.json"
+    path.write_text(path.read_text()[:40])
+    with caplog.at_level(logging.WARNING):
+        (table,) = write_summary(results)["tables"]
+    assert {row["row"]: row["seeds"] for row in table["rows"]}["pwa"] == [10]
+    assert "5pct-seed11-pwa.json is no record: " in caplog.text and "delete it, and the row runs again" in caplog.text
 
 
 def test_records_of_other_seeds_are_named_and_enter_no_table(results: Path, caplog: pytest.LogCaptureFixture) -> None:
