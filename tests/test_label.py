@@ -110,25 +110,17 @@ def test_from_photos_to_masks_and_on_when_a_mask_is_added(
 def test_a_dry_run_says_what_and_how_long_and_keeps_nothing(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["label", str(photos), *QUICK, "--dry-run"]) == 0
-    said = capsys.readouterr().out
+    (photos / "none.jpg").write_text("no photo")
+    (photos / "none.txt").write_text("left star")
+    assert cli.main(["label", str(photos), *QUICK, "--dry-run"]) == 1, "a photo is unreadable"
+    printed = capsys.readouterr()
+    said = printed.out
+    assert "none.jpg" in said + printed.err and "import-problems.txt" not in said and "l2l-dry-" not in said
     assert "4 labeled (3 to learn from, 1 held out), 4 unlabeled; 0 left out" in said
     assert re.search(r"would take about (\d+m)?\d+s on this machine", said)
     assert f"would write {tmp_path / 'home' / 'My-photos'}; nothing was kept" in said
     assert f"would write {tmp_path / 'home' / 'data' / 'My-photos'}: 8 images" in said and "wrote" not in said
     assert _home(tmp_path) == []
-
-
-@pytest.mark.usefixtures("one_thread")
-def test_a_dry_run_names_no_file_that_it_does_not_keep(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (photos / "none.jpg").write_text("no photo")
-    (photos / "none.txt").write_text("left star")
-    cli.main(["label", str(photos), *QUICK, "--dry-run"])
-    printed = capsys.readouterr()
-    assert "none.jpg" in printed.out + printed.err
-    assert "import-problems.txt" not in printed.out and "l2l-dry-" not in printed.out
 
 
 def test_a_mask_that_was_deleted_is_named_each_time(
