@@ -18,7 +18,6 @@ import sys
 from pathlib import Path
 
 from l2l_ray.config import RunConfig, load_config
-from l2l_ray.config.places import require_run_name
 from l2l_ray.config.reading import own_words
 from l2l_ray.errors import ConfigError, L2LError, one_line
 from l2l_ray.job import run_job
@@ -142,12 +141,9 @@ def _sweep(words: list[str]) -> int:
     own, rest = read_words(words)
     config = load_config(rest, "sweep").rooted()  # trials find the folder where this process does
     name = f"sweep-{Path(own.space).stem}" if own.sweep_name is None else own.sweep_name
-    try:
-        require_run_name(f"{name}/trial")
-    except ValueError as error:
-        raise ConfigError(f"--sweep-name {error}") from None
+    folder = SweepFolder.named(name, config.root)
+    name = folder.path.relative_to(config.root).as_posix()
     trials = trials_of(config, read_space(own.space, config), name, own.seeds, own.samples, own.draw_seed)
-    folder = SweepFolder(config.root / name)
     if own.dry_run:
         list_trials(trials, folder)
         return 0

@@ -17,22 +17,37 @@ from l2l_ray.errors import ConfigError, one_line
 logger = logging.getLogger(__name__)
 
 
+def named_device(name: str) -> torch.device:
+    """Return the named device, which may be one of another machine; `auto` is cuda when there is one, else the CPU.
+
+    Raises:
+        ConfigError: torch knows no such device.
+    """
+    try:
+        return torch.device(name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    except RuntimeError as error:
+        raise _unusable(name, error) from None
+
+
 def pick_device(name: str = "auto") -> torch.device:
-    """Return the named device; `auto` is cuda when there is one, else the CPU.
+    """Return the device that `named_device` does, once it was seen to work here.
 
     Raises:
         ConfigError: torch knows no such device, or there is none here.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = named_device(name)
     try:
-        torch.empty(0, device=name)
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # also of a torch that was built without it
-        raise ConfigError(
-            f"device {name!r} cannot be used here: {one_line(error)}; give 'auto' (prior.device, or `device` of a "
-            "predictor), which takes a GPU where there is one"
-        ) from None
-    return torch.device(name)
+        raise _unusable(name, error) from None
+    return device
+
+
+def _unusable(name: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"device {name!r} cannot be used here: {one_line(error)}; give 'auto' (prior.device, or `device` of a "
+        "predictor), which takes a GPU where there is one"
+    )
 
 
 @cache

@@ -129,7 +129,7 @@ def config_of(source: Source, name: str | None, run_root: str | None, words: Seq
     own_name = re.sub(r"[^A-Za-z0-9_+-]+", "-", own_name).strip("-")
     name = plain_name("--name", name or ("photos" if own_name in ("", ALL_PICTURES, *SHARED) else own_name))
     own = {"--data.root": str(root / "data"), "--data.dataset": name, "--data.split_by": "own"}
-    if taken := [option for word in words if (option := word.partition("=")[0]) in own]:
+    if taken := [option for word in words if (option := word.partition("=")[0]) in (*own, "--data")]:
         raise ConfigError(f"{taken[0]} is what `l2l label` makes of the photos; leave it out, or give it to `l2l run`")
     own |= {"--name": name, "--run_root": str(root)}
     return load_config([*words, *(word for pair in own.items() for word in pair)], "run")

@@ -11,7 +11,8 @@ refused by name, unless it names a file that was sent along.
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import unicodedata
+from pathlib import Path, PurePosixPath
 
 from l2l_ray.errors import ConfigError
 from l2l_ray.storage import StorePath, at_home, place
@@ -20,34 +21,42 @@ SHARED = ("cache", "data")  # below a run root: what runs share, and the data se
 MAX_DEPTH = 4  # compare/<data set>/<row> is three levels deep
 
 
-def require_folder_name(name: str, max_depth: int = 1) -> None:
-    """Refuse a name that cannot be a folder's, or leads out of the folder that it is to lie in.
+def below(name: str) -> str:
+    """Return the name of a folder below another one in its shortest form: `a/b` of `./a//b/`.
+
+    Raises:
+        ValueError: It leads elsewhere, or nowhere.
+    """
+    path = PurePosixPath(name)
+    if path == PurePosixPath() or path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise ValueError(f"must name a folder below another one, got {name!r}; choose a plain name")
+    return str(path)
+
+
+def require_run_name(option: str, name: str, max_depth: int = MAX_DEPTH) -> None:
+    """Refuse to begin what no list of runs would find, or nobody could read there.
 
     Args:
-        name: One name, or several with slashes between.
-        max_depth: How many.
+        option: Which names it, for the message.
+        name: As `below` returns it.
+        max_depth: How many names with slashes between it may have.
     Raises:
-        ValueError: With what is accepted.
+        ConfigError: With the reason.
     """
     parts = name.split("/")
-    are_plain = all(part and part == part.strip() and part[0] != "." for part in parts)
-    if not are_plain or len(parts) > max_depth or not name.isprintable():  # what UTF-8 cannot write is not printable
-        several = f", or up to {max_depth} with slashes between" if max_depth > 1 else ""
-        raise ValueError(
-            f"must be the plain name of a folder{several}, got {name!r}; give printable text without a dot or a blank "
-            "at the beginning"
-        )
-
-
-def require_run_name(name: str) -> None:
-    """Refuse a name under which no list of runs would find a run.
-
-    Raises:
-        ValueError: With what is accepted.
-    """
-    require_folder_name(name, MAX_DEPTH)
-    if name.split("/")[0] in SHARED:
-        raise ValueError(f"must not begin with {' or '.join(SHARED)}, which runs share, got {name!r}; choose another")
+    reasons = {
+        f"{' and '.join(SHARED)} hold what runs share": parts[0] in SHARED,
+        f"it has {len(parts)} names with slashes between, and runs are looked for {max_depth} deep": (
+            len(parts) > max_depth
+        ),
+        "folders that begin with a dot are not looked into": any(part.startswith(".") for part in parts),
+        "a name in it begins or ends with a blank": any(part != part.strip() for part in parts),
+        "it has a character that ends a line or controls a terminal": any(
+            unicodedata.category(sign) in ("Cc", "Zl", "Zp") for sign in name
+        ),
+    }
+    if why := next((reason for reason, holds in reasons.items() if holds), None):
+        raise ConfigError(f"{option} cannot be {name!r}: {why}; choose another")
 
 
 def settled(setting: str, words: str) -> str:

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 
 from l2l_ray.config.fields import EMBEDDED, Section
 from l2l_ray.config.messages import explain
-from l2l_ray.config.places import require_run_name, settled, settled_file, settled_model
+from l2l_ray.config.places import below, settled, settled_file, settled_model
 from l2l_ray.config.prior_section import PriorConfig
 from l2l_ray.config.sections import (
     AugmentConfig,
@@ -62,9 +62,7 @@ class RunConfig(Section):
     @field_validator("name")
     @classmethod
     def _below_run_root(cls, name: str | None) -> str | None:
-        if name is not None:
-            require_run_name(name)
-        return name
+        return None if name is None else below(name)
 
     @model_validator(mode="after")
     def _methods_exist_once(self) -> Self:

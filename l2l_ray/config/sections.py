@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from l2l_ray.config.fields import EMBEDDED, Section
-from l2l_ray.config.places import require_folder_name
+from l2l_ray.config.places import below
 from l2l_ray.selector.registry import selectors, spec_of
 
 Resources = dict[str, Annotated[float, Field(ge=0)]]  # Ray resource -> amount
@@ -32,9 +32,8 @@ class DataConfig(Section):
 
     @field_validator("dataset")
     @classmethod
-    def _is_a_folder(cls, name: str) -> str:
-        require_folder_name(name)
-        return name
+    def _below_root(cls, name: str) -> str:
+        return below(name)
 
     split_by: str = Field("l2l", description="Who split it: unc, umd, google or berkeley (REFER); embedded: l2l")
     labeled_frac: float | None = Field(

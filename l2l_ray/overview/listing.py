@@ -28,6 +28,7 @@ from l2l_ray.loop.state.digests import Digests
 from l2l_ray.loop.state.lease import FOLDER as LEASE
 from l2l_ray.loop.state.lease import Holder
 from l2l_ray.loop.state.position import Position, Stage
+from l2l_ray.loop.state.run_folder import MARKS
 from l2l_ray.report.began import in_its_folder, label_command, words_of
 from l2l_ray.report.figures import ends_of
 from l2l_ray.report.record import RunRecord, is_number, read_glance
@@ -37,8 +38,6 @@ from l2l_ray.sweep.folder import SweepFolder
 from l2l_ray.wording import first_of
 
 State = Literal["running", "stopped", "finished", "damaged", "selector not found", "of another version"]
-
-MARKS = ("config.yaml", "env.json", "ledger.jsonl", "FINISHED", LEASE)  # a run without its config is one, too
 
 
 class Figure(NamedTuple):

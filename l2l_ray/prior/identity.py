@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray.config import EMBEDDED, PriorConfig, idle_in_prior
-from l2l_ray.device import pick_device, pick_dtype
+from l2l_ray.device import named_device, pick_dtype
 from l2l_ray.prior.prompt import PromptFormat, prompt_for
 from l2l_ray.prior.reply import MllmIdentity, reading_version
 
@@ -44,7 +44,7 @@ def identity_of(config: PriorConfig, source: str, model_config: Any) -> MllmIden
         ConfigError: The checkpoint's format is unknown, or cannot give what is wanted.
     """
     prompt = prompt_for(model_config.model_type, config.prompt, config.proposal, config.coordinates)
-    dtype = pick_dtype(config.dtype, pick_device(config.device))
+    dtype = pick_dtype(config.dtype, named_device(config.device))
     return MllmIdentity(_fingerprint(source, model_config, config.model_copy(update={"dtype": dtype}), prompt), prompt)
 
 
@@ -56,7 +56,7 @@ def sam_fingerprint(config: PriorConfig, source: str, model_config: Any) -> str:
         source: Folder or hub id of SAM.
         model_config: Its config, from transformers.
     """
-    dtype = pick_dtype(config.dtype, pick_device(config.device))
+    dtype = pick_dtype(config.dtype, named_device(config.device))
     digest = hashlib.sha256(_of_checkpoint(source, model_config))
     digest.update(json.dumps([dtype, DRAWING_VERSION]).encode())
     return digest.hexdigest()

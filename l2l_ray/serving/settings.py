@@ -197,7 +197,9 @@ def _value(name: str, word: Any) -> Any:
     if not name.endswith("_resources"):
         return word
     try:
-        return yaml.safe_load(word)
+        return parse_yaml(word)
+    except yaml.constructor.ConstructorError as error:
+        raise ConfigError(f"{name} cannot be {word}: {error.problem}") from None
     except yaml.YAMLError:
         return word  # the model refuses it, with the field's name
 

@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from l2l_ray.config.places import given_in
+from l2l_ray.config.places import MAX_DEPTH, below, given_in, require_run_name
 from l2l_ray.errors import HEALS, ClusterError, ConfigError, DataError, one_line
 from l2l_ray.files import locked, replacing
 from l2l_ray.jsonl import append_line, read_records
-from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.run_folder import RunFolder, run_around
 from l2l_ray.storage import StorePath
 from l2l_ray.sweep.figures import chosen_figures, val_figures
 from l2l_ray.sweep.trials import Trial
@@ -63,6 +63,23 @@ class SweepFolder:
     """
 
     path: Path
+
+    @classmethod
+    def named(cls, name: str, root: Path) -> SweepFolder:
+        """Return the folder of a name below a run root.
+
+        Raises:
+            ConfigError: It is no name of a sweep, or a run lies there.
+        """
+        try:
+            name = below(name)
+        except ValueError as error:
+            raise ConfigError(f"--sweep-name {error}") from None
+        require_run_name("--sweep-name", name, MAX_DEPTH - 1)  # its runs lie one deeper
+        path = root / name
+        if outer := run_around(path / "trial", root):
+            raise ConfigError(f"cannot start a sweep in {path}: {outer} is a run; choose another --sweep-name")
+        return cls(path)
 
     def require_startable(self, trials: Sequence[Trial], resume: bool, words: Sequence[str] = ()) -> None:
         """Refuse a start that would mix two sweeps; a sweep in which no trial has begun yet counts as none.

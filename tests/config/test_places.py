@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from l2l_ray.config import RunConfig
-from l2l_ray.config.places import settled, settled_file, settled_model
+from l2l_ray.config.places import below, require_run_name, settled, settled_file, settled_model
 from l2l_ray.errors import ConfigError
 
 
@@ -41,6 +42,28 @@ def test_every_path_of_a_config_is_settled_where_the_command_was_given(
     assert rooted.prior.model == str(tmp_path / "models/mllm") and rooted.prior.sam_model == "owner/sam"
     assert rooted.segmenter.backbone == str(tmp_path / "models/swin") and rooted.segmenter.text == "embedded"
     assert rooted.rooted() == rooted
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("cache", "cache and data hold what runs share"),
+        ("data/first", "cache and data hold what runs share"),
+        ("a/b/c/d/e", "it has 5 names with slashes between, and runs are looked for 4 deep"),
+        ("a/.hidden", "folders that begin with a dot are not looked into"),
+        ("a /b", "a name in it begins or ends with a blank"),
+        ("two\nlines", "it has a character that ends a line or controls a terminal"),
+    ],
+)
+def test_what_no_list_would_show_is_refused_with_the_reason(name: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--name cannot be {re.escape(repr(name))}: {why}.*; choose another$"):
+        require_run_name("--name", name)
+
+
+@pytest.mark.parametrize("name", ["mine", "a/b/c/d", "写真　1", "two words", "data2", "v1.0", "~x", "-x"])
+def test_any_name_that_people_can_read_is_taken(name: str) -> None:
+    require_run_name("--name", name)
+    assert below(name) == name
 
 
 def test_the_home_folder_of_nobody_is_named() -> None:

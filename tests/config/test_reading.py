@@ -69,11 +69,6 @@ def test_a_negative_number_may_be_written_with_a_power_of_ten() -> None:
     assert load_config(["--selector.reward.gate_margin", "-1e-2"]).selector.reward.gate_margin == -0.01
 
 
-def test_anchors_and_merges_of_yaml_are_no_key_given_twice(tmp_path: Path) -> None:
-    content = "augment: &none {}\nloop:\n  <<: *none\n  lr: 0.5\n"
-    assert load_config(["--config", _file(tmp_path, content)]).loop.lr == 0.5
-
-
 def test_lists_and_resource_maps_on_the_command_line() -> None:
     config = load_config(["--compare", "pwa", "--compare", "supervised", "--cluster.prior_resources", '{"GPU": 2}'])
     assert config.compare == ("pwa", "supervised")

@@ -64,14 +64,10 @@ def test_the_default_name_tells_data_selector_and_seed() -> None:
         ("--data.dataset refcoco", r"data\.dataset is 'refcoco', but data\.root is 'embedded'.*set data\.root to"),
         ("--data.split_by unc", r"data\.split_by is 'unc', but .* 'l2l' alone; leave it out"),
         *(
-            (f"--name={name}", f"name: must be the plain name of a folder, or up to 4 with slashes .*, got {name!r}; ")
-            for name in ("../outside", "/outside", "", ".hidden", "a//b", "a/b/c/d/e")
+            (f"--name={name}", f"name: must name a folder below another one, got {name!r}; choose a plain name$")
+            for name in ("../outside", "/outside", "", ".", "a/../b")
         ),
-        ("--name data/first", "name: must not begin with cache or data, which runs share, got 'data/first'; choose"),
-        (
-            "--data.root own --data.dataset ../x",
-            r"data\.dataset: must be the plain name of a folder, got '\.\./x'; give",
-        ),
+        ("--data.root own --data.dataset ../x", r"data\.dataset: must name a folder below .*, got '\.\./x'"),
         ("--compare fixed_threshold@0.8 --compare fixed_threshold@0.80", "compare and selector.name must name each"),
         ("--prior.proposal sam", r"prior\.proposal is 'sam', but prior\.sam_model is None; set it to"),
         (
@@ -85,10 +81,9 @@ def test_settings_that_contradict_each_other_are_refused(words: str, message: st
         load_config(words.split())
 
 
-@pytest.mark.parametrize("name", [" ", "two\nlines", "a/ b"])
-def test_a_name_that_nobody_can_read_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="name: must be the plain name of a folder"):
-        load_config(["--name", name])
+def test_a_name_is_kept_in_its_shortest_form() -> None:
+    assert load_config(["--name", "./group//mine/"]).name == "group/mine"
+    assert RunConfig(data=DataConfig(root="refer", dataset="coco/mine/")).data.dataset == "coco/mine"
 
 
 def test_text_that_cannot_be_written_is_refused() -> None:

@@ -101,6 +101,11 @@ def test_the_addresses_are_loopback_the_host_and_that_of_the_proxy() -> None:
         (["--max_batch", "many"], "", "max_batch: .*got 'many'"),
         (["--replicas", "3"], "", "max_replicas must be at least replicas=3, got 1"),
         (["--replica_resources", "{CPU"], "", "replica_resources: .*dictionary"),
+        (
+            ["--replica_resources", "{GPU: 1, GPU: 0}"],
+            "",
+            "'GPU' stands in line 1 already",
+        ),
         (["--review", "--host", "0.0.0.0"], "", "review with host '0.0.0.0' needs public_url, .* got none; give it"),
         (["--public_url", "serve.example.org"], "", "public_url: .*got 'serve.example.org'"),
         ([], "prot: 1", "unknown field prot; did you mean port"),

@@ -77,8 +77,10 @@ def test_a_space_may_be_a_file_of_ones_own(job: ModuleType, tmp_path: Path, caps
         (["label_ratio", "--seeds", "1", "1"], "--seeds must be different numbers from 0 up, got [1, 1]"),
         (["reward_weights", "--asha", "--loop.rounds", "1"], "--asha stops trials at a version before the last"),
         (["label_ratio", "--resume"], "there is no sweep in"),
-        (["label_ratio", "--sweep-name", "../x"], "--sweep-name must be the plain name of a folder"),
-        (["label_ratio", "--sweep-name", "cache"], "--sweep-name must not begin with cache or data"),
+        (["label_ratio", "--sweep-name", "../x"], "--sweep-name must name a folder below another one, got '../x'"),
+        (["label_ratio", "--sweep-name", "cache", "--dry-run"], "--sweep-name cannot be 'cache': cache and data hold"),
+        (["label_ratio", "--sweep-name", "a/b/c/d"], "it has 4 names with slashes between, and runs are looked for 3"),
+        (["label_ratio", "--sweep-name", "run", "--dry-run"], "run is a run; choose another --sweep-name"),
         (["./breaks.py"], "the space breaks.py ended with ZeroDivisionError: division by zero; correct it"),
         (["label_ratio", "--data.num_train_refs", "16"], "trials cannot run, so none was started: "),
     ],
@@ -93,6 +95,8 @@ def test_a_mistake_is_one_line_and_nothing_is_begun(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nothing.py").write_text("")
+    (tmp_path / "runs" / "run").mkdir(parents=True)
+    (tmp_path / "runs" / "run" / "config.yaml").touch()
     (tmp_path / "breaks.py").write_text("1 / 0")
     assert job.main([*words, *_smoke(tmp_path / "runs")]) == 1
     said = capsys.readouterr()

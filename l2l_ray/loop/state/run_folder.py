@@ -23,7 +23,7 @@ from typing import Any
 
 from l2l_ray.config import NO_RESULT, RunConfig, dump_without, read_config, save_config
 from l2l_ray.config.differences import differences
-from l2l_ray.config.places import given_in
+from l2l_ray.config.places import MAX_DEPTH, given_in, require_run_name
 from l2l_ray.errors import FREE_SPACE, CheckpointError, ConfigError, DataError
 from l2l_ray.files import remove_tree, replacing
 from l2l_ray.jsonl import append_line, compact, read_lines, read_records, remove_lines
@@ -33,6 +33,8 @@ from l2l_ray.loop.state.position import Position
 from l2l_ray.storage import StorePath
 from l2l_ray.types import Skip
 from l2l_ray.wording import Say
+
+MARKS = ("config.yaml", "env.json", "ledger.jsonl", "FINISHED", lease.FOLDER)  # a run without its config is one, too
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class RunFolder:
                 raise ConfigError(_nothing_to_resume(config))
             if problem := _why_not_writable(folder.path):
                 raise ConfigError(f"cannot start a run in {folder.path}: {problem}; choose another --run_root")
-            _refuse_runs_in_runs(folder.path, config.root)
+            _require_place(folder.path, config)
             return folder
         before = read_config(saved)
         if changed := _changed_fields(before, config) and _changed_fields(before.rooted(), config.rooted()):
@@ -261,15 +263,20 @@ def _nothing_to_resume(config: RunConfig) -> str:
     return f"there is no run in {config.run_dir} to continue ({known}); start it without --resume"
 
 
-def _refuse_runs_in_runs(path: Path, root: Path) -> None:
-    """Refuse a run inside another one, or around others: one of them would be in no list."""
-    above = [folder for folder in path.parents if folder != root and folder.is_relative_to(root)]
-    if outer := next((folder for folder in above if (folder / "config.yaml").exists()), None):
+def run_around(path: Path, root: Path) -> Path | None:
+    """Return the run below a run root that a folder lies in; None where it lies in none."""
+    above = (folder for folder in path.parents if folder != root and folder.is_relative_to(root))
+    return next((folder for folder in above if any((folder / mark).exists() for mark in MARKS)), None)
+
+
+def _require_place(path: Path, config: RunConfig) -> None:
+    """Refuse to begin a run that would be in no list, or would take others out of it."""
+    require_run_name("--name", config.run_name)
+    if outer := run_around(path, config.root):
         raise ConfigError(f"cannot start a run in {path}: {outer} is a run itself; choose another --name")
-    if inner := next(path.glob("*/config.yaml"), None):
-        raise ConfigError(
-            f"cannot start a run in {path}: runs lie in it, such as {inner.parent}; choose another --name"
-        )
+    levels = ("/".join("*" * depth) for depth in range(1, MAX_DEPTH)) if path.exists() else ()
+    if inner := next((found for level in levels for found in path.glob(f"{level}/config.yaml")), None):
+        raise ConfigError(f"cannot start a run in {path}: others lie in it, as {inner.parent}; choose another --name")
 
 
 def _why_not_writable(path: Path) -> str | None:

@@ -61,11 +61,27 @@ def test_a_place_that_cannot_be_written_is_named(smoke: RunConfig, tmp_path: Pat
 
 
 def test_no_run_lies_in_another_one_or_around_others(smoke: RunConfig) -> None:
-    first = RunFolder.open(smoke.model_copy(update={"name": "group/first"})).create()
-    RunFolder.open(smoke.model_copy(update={"name": "group/second"}))
-    for name, message in (("group/first/inner", f"{first.path} is a run itself"), ("group", "runs lie in it, such as")):
+    first = RunFolder.open(smoke.model_copy(update={"name": "compare/refshapes/first"})).create()
+    (smoke.root / "lost").mkdir()
+    (smoke.root / "lost" / "ledger.jsonl").touch()
+    RunFolder.open(smoke.model_copy(update={"name": "compare/refshapes/second"}))
+    for name, message in (
+        ("compare/refshapes/first/inner", f"{first.path} is a run itself"),
+        ("lost/inner", "lost is a run itself"),
+        ("compare/refshapes", f"others lie in it, as {first.path}"),
+        ("compare", f"others lie in it, as {first.path}"),
+    ):
         with pytest.raises(ConfigError, match=f"{message}.*; choose another --name"):
             RunFolder.open(smoke.model_copy(update={"name": name}))
+
+
+def test_a_run_that_began_under_a_name_that_no_list_shows_is_still_read(smoke: RunConfig) -> None:
+    hidden = smoke.model_copy(update={"name": "data/.hidden"})
+    with pytest.raises(ConfigError, match="--name cannot be 'data/.hidden': cache and data hold what runs share"):
+        RunFolder.open(hidden)
+    folder = RunFolder(hidden.run_dir, hidden).create()
+    assert read_config(folder.path / "config.yaml") == hidden
+    assert RunFolder.open(hidden.model_copy(update={"resume": True})).path == folder.path
 
 
 def test_an_unfinished_run_needs_resume(smoke: RunConfig) -> None:
