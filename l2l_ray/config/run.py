@@ -34,7 +34,11 @@ class RunConfig(Section):
 
     model_config = ConfigDict(hide_input_in_errors=True)  # as of `PriorConfig`
 
-    name: str | None = Field(None, description="Folder of the run below run_root; null = DATASET-SELECTOR-sSEED")
+    name: str | None = Field(
+        None,
+        description="Folder of the run below run_root, up to 4 deep (group/mine), not below cache or data; "
+        "null = DATASET-SELECTOR-sSEED",
+    )
     run_root: str | None = Field(
         None,
         description="Folder of all runs and their cache, or a place in an object store (s3://bucket/runs); null = "
