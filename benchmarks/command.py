@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from l2l_ray.errors import DataError, L2LError, one_line
 from l2l_ray.files import replacing, saying_why, temporary_path
+from l2l_ray.storage import at_home
 
 
 def run_main(main: Callable[[], int | None]) -> NoReturn:
@@ -43,10 +44,10 @@ def at_least_one(text: str) -> int:
 
 
 def _place(text: str) -> Path:
-    path = Path(text).expanduser().absolute()
     try:
+        path = at_home(Path(text)).absolute()
         try_place(path)
-    except DataError as error:
+    except L2LError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return path
 

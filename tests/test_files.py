@@ -7,9 +7,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -31,8 +30,7 @@ from l2l_ray.files import (
 )
 from l2l_ray.storage import StorePath
 from tests.object_store import ObjectStore
-
-FullDisk = Callable[[int], AbstractContextManager[None]]
+from tests.whole_run import FullDisk
 
 
 def names(folder: Path) -> list[str]:

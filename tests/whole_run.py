@@ -24,6 +24,7 @@ from l2l_ray.config import RunConfig, smoke_config
 from l2l_ray.loop.state.run_folder import RunFolder
 
 Outcome = dict[str, Any]
+FullDisk = Callable[[int], AbstractContextManager[None]]
 
 
 def changed(config: RunConfig, **fields: Any) -> RunConfig:
@@ -103,7 +104,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def full_disk() -> Callable[[int], AbstractContextManager[None]]:
+def full_disk() -> FullDisk:
     """Give a function of a limit in bytes: no file can grow beyond it, and a write fails part of the way, really."""
 
     @contextmanager

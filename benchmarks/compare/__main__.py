@@ -27,6 +27,7 @@ from benchmarks.compare.runner import Comparison, Runner, list_text, tasks_of
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ConfigError, L2LError
 from l2l_ray.refshapes.synthetic import STYLE_OF_DATASET
+from l2l_ray.storage import at_home
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 SMOKE_ROWS = ("supervised", "accept_all", "l2l", "sample_oracle")
@@ -109,7 +110,7 @@ def _check_curve(given: argparse.Namespace) -> None:
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
+    return str(at_home(Path(path)).absolute())
 
 
 def _parser() -> argparse.ArgumentParser:

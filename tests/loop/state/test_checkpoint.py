@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,8 +13,7 @@ from torch import nn
 from l2l_ray.errors import CheckpointError
 from l2l_ray.loop.state.checkpoint import load_train_state, load_weights, save_train_state, save_weights
 from l2l_ray.loop.state.version_record import read_position
-
-FullDisk = Callable[[int], AbstractContextManager[None]]
+from tests.whole_run import FullDisk
 
 
 class Tied(nn.Module):

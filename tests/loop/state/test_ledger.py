@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,8 +18,8 @@ from l2l_ray.errors import LedgerError
 from l2l_ray.loop.state.lease import held
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry, read_shard, shard_path, write_shard
 from l2l_ray.types import Candidate, PseudoLabel
+from tests.whole_run import FullDisk
 
-FullDisk = Callable[[int], AbstractContextManager[None]]
 GRID = 6
 
 

@@ -1,7 +1,5 @@
 """version.json: what it says comes back, what is wrong beside it is named, and a full disk is a clear error."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -9,8 +7,8 @@ import pytest
 from l2l_ray.errors import CheckpointError
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.version_record import forget_files, problems_in, read_position, whole_copy, write_position
+from tests.whole_run import FullDisk
 
-FullDisk = Callable[[int], AbstractContextManager[None]]
 POSITION = Position("l2l", 2, 40, {"loss": 0.5})
 
 
