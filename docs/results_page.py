@@ -7,7 +7,6 @@ The page's own words lie outside of the two marks and are left alone.
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from benchmarks.compare.tables import (  # noqa: E402
     recovered_text,
     title,
 )
+from l2l_ray.report.canvas import svg  # noqa: E402
 from l2l_ray.selector.registry import label_of, style_of  # noqa: E402
 
 PAGE = ROOT / "docs" / "results.md"
@@ -142,7 +142,7 @@ def labels_svg(rows: Sequence[dict[str, Any]]) -> str:
     axes.invert_yaxis()
     axes.set_xlabel("% of all unlabeled texts, last round")
     figure.legend(loc="outside upper right", ncols=len(_QUALITY), fontsize=8, frameon=False)
-    return _svg(figure)
+    return svg(figure, text="none")
 
 
 def curves_svg(rows: Sequence[dict[str, Any]]) -> str:
@@ -160,7 +160,7 @@ def curves_svg(rows: Sequence[dict[str, Any]]) -> str:
     axes.set_xlabel("version")
     axes.set_ylabel("mIoU on val, %")
     axes.legend(fontsize=8)
-    return _svg(figure)
+    return svg(figure, text="none")
 
 
 def shares_svg(tables: Sequence[dict[str, Any]]) -> str:
@@ -186,17 +186,7 @@ def shares_svg(tables: Sequence[dict[str, Any]]) -> str:
     axes.set_xlabel("% of the images labeled")
     axes.set_ylabel("mIoU, %")
     axes.legend(fontsize=8)
-    return _svg(figure)
-
-
-def _svg(figure: Any) -> str:
-    """Return the figure as SVG, the same bytes for the same figures; its text stays text, so it is small."""
-    from matplotlib import rc_context
-
-    made = io.StringIO()
-    with rc_context({"svg.hashsalt": "l2l", "svg.fonttype": "none"}):
-        figure.savefig(made, format="svg", metadata={"Date": None, "Creator": None})
-    return "\n".join(line.rstrip() for line in made.getvalue().splitlines()) + "\n"
+    return svg(figure, text="none")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
-"""What all figures of a page share: size, colours for a light and a dark page, axes, and the way to PNG bytes."""
+"""What all figures of a page share: size, axes, and the way to SVG for a light and for a dark page."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
+from typing import Literal
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-DPI = 190
 SIZE_IN = (4.6, 3.2)  # small, so that its text is still readable at the width of a phone
 
 
@@ -22,35 +23,40 @@ class Theme:
     Example: `LIGHT`
     """
 
-    name: str
     card: str
     ink: str
     muted: str
     line: str
 
 
-LIGHT = Theme("light", "#ffffff", "#1c2230", "#5d6779", "#e4e8ef")
-DARK = Theme("dark", "#171c26", "#e8ecf4", "#98a3b8", "#2b3342")
+LIGHT = Theme("#ffffff", "#1c2230", "#5d6779", "#e4e8ef")  # what figures are drawn in
+DARK = Theme("#171c26", "#e8ecf4", "#98a3b8", "#2b3342")
+_DARK_OF = {getattr(LIGHT, field.name): getattr(DARK, field.name) for field in fields(Theme)}
 
 
-def new_figure(theme: Theme, x_label: str, y_label: str) -> tuple[Figure, Axes]:
+def new_figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     """Return a figure of the usual size with one pair of axes, named."""
-    figure = Figure(SIZE_IN, dpi=DPI, facecolor=theme.card, layout="constrained")
+    figure = blank(SIZE_IN[1])
     axes = figure.subplots()
-    dress(axes, theme)
-    axes.set_xlabel(x_label, color=theme.muted, fontsize=9.5)
-    axes.set_ylabel(y_label, color=theme.muted, fontsize=9.5)
+    dress(axes)
+    axes.set_xlabel(x_label, color=LIGHT.muted, fontsize=9.5)
+    axes.set_ylabel(y_label, color=LIGHT.muted, fontsize=9.5)
     return figure, axes
 
 
-def dress(axes: Axes, theme: Theme) -> None:
+def blank(height_in: float) -> Figure:
+    """Return a figure of the usual width without axes."""
+    return Figure((SIZE_IN[0], height_in), facecolor=LIGHT.card, layout="constrained")
+
+
+def dress(axes: Axes) -> None:
     """Give axes the look of the page: horizontal lines alone, whole numbers below."""
-    axes.set_facecolor(theme.card)
-    axes.grid(True, axis="y", color=theme.line, linewidth=0.9)
+    axes.set_facecolor(LIGHT.card)
+    axes.grid(True, axis="y", color=LIGHT.line, linewidth=0.9)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=theme.muted, labelsize=9, length=0)
+    axes.tick_params(colors=LIGHT.muted, labelsize=9, length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(theme.line)
+    axes.spines["bottom"].set_color(LIGHT.line)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
@@ -63,30 +69,40 @@ def widen(axes: Axes, span: float) -> None:
         axes.set_ylim(top - span, top)
 
 
-def png(figure: Figure, axes: Axes, theme: Theme) -> bytes:
+def with_legend(figure: Figure, axes: Axes) -> Figure:
     """Return a figure with the legend of its axes below it."""
     handles, labels = axes.get_legend_handles_labels()
     if labels:
         figure.legend(
             handles, labels, loc="outside lower left", ncols=min(2, len(labels)), frameon=False,
-            fontsize=8.5, labelcolor=theme.ink, handlelength=1.6, columnspacing=1.2,
+            fontsize=8.5, labelcolor=LIGHT.ink, handlelength=1.6, columnspacing=1.2,
         )  # fmt: skip
-    return png_bytes(figure)
+    return figure
 
 
-def png_bytes(figure: Figure) -> bytes:
-    """Return a figure as PNG."""
-    buffer = io.BytesIO()
-    # No metadata: the same run gives the same bytes.
-    figure.savefig(buffer, format="png", facecolor=figure.get_facecolor(), metadata={"Software": None})
-    return buffer.getvalue()
+def svg(figure: Figure, text: Literal["path", "none"] = "path") -> str:
+    """Return a figure as SVG, the same text for the same figures.
+
+    Args:
+        figure: What to draw.
+        text: Its words as outlines, which look the same everywhere ("path"), or as words ("none").
+    """
+    made = io.StringIO()
+    with rc_context({"svg.hashsalt": "l2l", "svg.fonttype": text}):
+        figure.savefig(made, format="svg", facecolor=figure.get_facecolor(), metadata={"Date": None, "Creator": None})
+    return "\n".join(line.rstrip() for line in made.getvalue().splitlines()) + "\n"
+
+
+def darkened(drawing: str) -> str:
+    """Return an SVG with the colours of a dark page in place of those of a light one."""
+    return re.sub("|".join(_DARK_OF), lambda found: _DARK_OF[found.group()], drawing)
 
 
 @dataclass(frozen=True)
 class FigureItem:
     """One curve of a page, as addresses that hold the picture.
 
-    Example: `drawn(("Mean IoU", "", lambda theme: curve(theme)))[0].light`
+    Example: `drawn(("Mean IoU", "", curve))[0].light`
     """
 
     title: str
@@ -95,16 +111,18 @@ class FigureItem:
     dark: str
 
 
-def drawn(*curves: tuple[str, str, Callable[[Theme], bytes | None]]) -> list[FigureItem]:
-    """Return the curves that something is there for, from title, note and what draws them."""
+def drawn(*curves: tuple[str, str, Figure | None]) -> list[FigureItem]:
+    """Return the curves that there are, from title, note and figure."""
     items = []
-    for title, note, draw in curves:
-        light, dark = (data_uri(draw(theme), "png") for theme in (LIGHT, DARK))
-        if light:
-            items.append(FigureItem(title, note, light, dark))
+    for title, note, figure in curves:
+        if figure is not None:
+            light = svg(figure)
+            items.append(
+                FigureItem(title, note, *(data_uri(one.encode(), "svg+xml") for one in (light, darkened(light))))
+            )
     return items
 
 
-def data_uri(data: bytes | None, kind: str) -> str:
-    """Return a picture's bytes as an address that holds them; "" where there are none."""
-    return "" if data is None else f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+def data_uri(data: bytes, kind: str) -> str:
+    """Return a picture's bytes as an address that holds them."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

@@ -163,28 +163,28 @@ def _visible(html: str) -> str:
 
 def _validation_figures(record: RunRecord) -> list[FigureItem]:
     return drawn(
-        ("Mean IoU", "", lambda t: plots.validation_curves(record, "mean_iou", t)),
-        ("Overall IoU", "", lambda t: plots.validation_curves(record, "overall_iou", t)),
+        ("Mean IoU", "", plots.validation_curves(record, "mean_iou")),
+        ("Overall IoU", "", plots.validation_curves(record, "overall_iou")),
     )
 
 
 def _training_figures(record: RunRecord) -> list[FigureItem]:
     return drawn(
-        ("Reward terms", "", lambda t: plots.reward_terms(record, t)),
-        ("Losses", "", lambda t: plots.losses(record, t)),
-        ("Wall time", "by phase", lambda t: plots.seconds_by_phase(record, t)),
-        ("Policy", "on labeled images", lambda t: plots.policy_terms(record, t)),
+        ("Reward terms", "", plots.reward_terms(record)),
+        ("Losses", "", plots.losses(record)),
+        ("Wall time", "by phase", plots.seconds_by_phase(record)),
+        ("Policy", "on labeled images", plots.policy_terms(record)),
     )
 
 
 def _label_figures(record: RunRecord) -> list[FigureItem]:
     main = f"of {record.labels.get(record.main_method, record.main_method)}"
     return drawn(
-        ("Mean IoU of the used labels", "", lambda t: plots.label_iou(record, t)),
-        ("What became of the labels", main, lambda t: plots.label_makeup(record, t)),
-        ("Are the surest labels the right ones?", f"{main}, last round", lambda t: plots.risk_coverage(record, t)),
-        ("Does a confidence say what the IoU is?", f"{main}, last round", lambda t: plots.reliability(record, t)),
-        ("Accepted cells", "", lambda t: plots.accepted_share(record, t)),
+        ("Mean IoU of the used labels", "", plots.label_iou(record)),
+        ("What became of the labels", main, plots.label_makeup(record)),
+        ("Are the surest labels the right ones?", f"{main}, last round", plots.risk_coverage(record)),
+        ("Does a confidence say what the IoU is?", f"{main}, last round", plots.reliability(record)),
+        ("Accepted cells", "", plots.accepted_share(record)),
     )
 
 

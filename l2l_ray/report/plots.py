@@ -1,4 +1,4 @@
-"""Curves of a run as PNG bytes, each for a light and for a dark page.
+"""Curves of a run.
 
 A function returns None when the run holds nothing to draw; the page then leaves it out. A method keeps its colour and
 marker in every figure. No pyplot: figures are plain objects, so nothing global is touched and threads do not matter.
@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from l2l_ray.report.canvas import DPI, LIGHT, SIZE_IN, Theme, dress, new_figure, png, png_bytes, widen
+from l2l_ray.report.canvas import LIGHT, blank, dress, new_figure, widen, with_legend
 from l2l_ray.report.record import Point, RunRecord, is_number
 from l2l_ray.selector.registry import style_of
 
@@ -44,18 +44,17 @@ _MAKEUP_FIGURES = (
 )
 
 
-def validation_curves(record: RunRecord, metric: str, theme: Theme = LIGHT) -> bytes | None:
+def validation_curves(record: RunRecord, metric: str) -> Figure | None:
     """Return a metric on val by version, one curve per method; a method with one version is a dashed level.
 
     Args:
         record: The run.
         metric: `mean_iou` or `overall_iou`.
-        theme: Colours of the page.
     """
     found = {method: _series(record.points_of(method), f"val.{metric}") for method in record.methods}
     if not any(len(xs) for xs, _ in found.values()):
         return None
-    figure, axes = new_figure(theme, "version (0 = labeled images alone)", "percent")
+    figure, axes = new_figure("version (0 = labeled images alone)", "percent")
     last = max(max(xs) for xs, _ in found.values() if xs)
     for index, (method, (xs, ys)) in enumerate(found.items()):
         style = _style(method, index, method == record.main_method)
@@ -64,51 +63,51 @@ def validation_curves(record: RunRecord, metric: str, theme: Theme = LIGHT) -> b
         elif xs:
             axes.plot(xs, ys, label=record.labels[method], **style)
     widen(axes, MIN_SPAN)
-    return png(figure, axes, theme)
+    return with_legend(figure, axes)
 
 
-def accepted_share(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
+def accepted_share(record: RunRecord) -> Figure | None:
     """Return the share of pixels accepted as pseudo-labels in each round, one curve per method."""
-    drawn = _method_curves(record, "labels.accepted_frac", "round", "percent of all grid cells", theme)
+    drawn = _method_curves(record, "labels.accepted_frac", "round", "percent of all grid cells")
     if drawn is None:
         return None
     figure, axes = drawn
     axes.set_ylim(0, 100)
-    return png(figure, axes, theme)
+    return with_legend(figure, axes)
 
 
-def reward_terms(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
+def reward_terms(record: RunRecord) -> Figure | None:
     """Return the main selector's reward, term by term, by version."""
     points = record.points_of(record.main_method)
     names = sorted({key for point in points for key in point if key.startswith("reward.")})
-    return _terms(points, names, theme, "mean reward")
+    return _terms(points, names, "mean reward")
 
 
-def policy_terms(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
+def policy_terms(record: RunRecord) -> Figure | None:
     """Return the policy's entropy, its shares and its trust in the unlabeled terms, on cross-fitted labeled images."""
     points = record.points_of(record.main_method)
     names = sorted({key for point in points for key in point if key.startswith("policy.")})
-    return _small_multiples(points, names, theme)
+    return _small_multiples(points, names)
 
 
-def losses(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
+def losses(record: RunRecord) -> Figure | None:
     """Return the main method's mean training losses by version."""
     points = record.points_of(record.main_method)
     names = sorted({key for point in points for key in point if key.startswith("train.loss")})
-    return _terms(points, names, theme, "mean loss over the round's steps")
+    return _terms(points, names, "mean loss over the round's steps")
 
 
-def label_iou(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
+def label_iou(record: RunRecord) -> Figure | None:
     """Return the mean IoU of the used labels by round (on val: by version), one curve per method."""
-    drawn = _method_curves(record, f"{record.label_source}.labels.mean_iou", _label_x(record), "percent", theme)
+    drawn = _method_curves(record, f"{record.label_source}.labels.mean_iou", _label_x(record), "percent")
     if drawn is None:
         return None
     figure, axes = drawn
     widen(axes, MIN_SPAN)
-    return png(figure, axes, theme)
+    return with_legend(figure, axes)
 
 
-def label_makeup(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
+def label_makeup(record: RunRecord) -> Figure | None:
     """Return what became of the main method's labels, as shares of all, stacked by round (on val: by version)."""
     x_column = _label_x(record)
     prefix = f"{record.label_source}.labels."
@@ -119,14 +118,14 @@ def label_makeup(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
             bars.append((point[x_column], _makeup(*(float(v) if is_number(v) else 0.0 for v in values))))
     if not bars:
         return None
-    figure, axes = new_figure(theme, x_column, "percent of all labels")
+    figure, axes = new_figure(x_column, "percent of all labels")
     floor = [0.0] * len(bars)
     for index, (name, color) in enumerate(_MAKEUP.items()):
         heights = [100 * shares[index] for _, shares in bars]
-        axes.bar([x for x, _ in bars], heights, bottom=floor, color=color or theme.line, width=0.6, label=name)
+        axes.bar([x for x, _ in bars], heights, bottom=floor, color=color or LIGHT.line, width=0.6, label=name)
         floor = [low + height for low, height in zip(floor, heights, strict=True)]
     axes.set_ylim(0, 100)
-    return png(figure, axes, theme)
+    return with_legend(figure, axes)
 
 
 def _makeup(
@@ -137,7 +136,7 @@ def _makeup(
     return used * right, used * poor, used * wrong, right_unused, max(0.0, 1 - used - right_unused)
 
 
-def risk_coverage(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
+def risk_coverage(record: RunRecord) -> Figure | None:
     """Return the main method's risk by coverage, labels by gate and by confidence, at its last measured round.
 
     The best order and the level of a random one are drawn beside them; the legend has each curve's area.
@@ -146,10 +145,10 @@ def risk_coverage(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
     points = [p for p in record.points_of(record.main_method) if p.get(f"{prefix}best.risk")]
     if not points:
         return None
-    figure, axes = new_figure(theme, "percent of the labels, the surest first", "1 - mean IoU, percent")
+    figure, axes = new_figure("percent of the labels, the surest first", "1 - mean IoU, percent")
     curves = {
-        "best": ("best order", theme.muted, "--"),
-        "random": ("random order", theme.muted, ":"),
+        "best": ("best order", LIGHT.muted, "--"),
+        "random": ("random order", LIGHT.muted, ":"),
         "confidence": ("by confidence", "#2e86de", "-"),
         "gate": ("by gate", "#e4572e", "-"),
     }
@@ -162,13 +161,13 @@ def risk_coverage(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
             axes.plot(xs, ys, color=color, linestyle=line, linewidth=1.8, label=text)
     used = points[-1].get(f"{record.label_source}.labels.used_frac")
     if is_number(used):
-        axes.axvline(100 * used, color=theme.ink, linewidth=1, alpha=0.5, label="share that is used")
+        axes.axvline(100 * used, color=LIGHT.ink, linewidth=1, alpha=0.5, label="share that is used")
     axes.set_xlim(0, 100)
     axes.set_ylim(bottom=0)
-    return png(figure, axes, theme)
+    return with_legend(figure, axes)
 
 
-def reliability(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
+def reliability(record: RunRecord) -> Figure | None:
     """Return the main method's mean IoU by confidence: on labeled photos, and where the truth is known on all labels.
 
     On the diagonal a confidence is right; the larger a point, the more labels it stands for.
@@ -183,8 +182,8 @@ def reliability(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
     }
     if not any(bins for bins, *_ in curves.values()):
         return None
-    figure, axes = new_figure(theme, "confidence, percent", "mean IoU, percent")
-    axes.plot((0, 100), (0, 100), color=theme.muted, linestyle=":", linewidth=1.2, label="as it should be")
+    figure, axes = new_figure("confidence, percent", "mean IoU, percent")
+    axes.plot((0, 100), (0, 100), color=LIGHT.muted, linestyle=":", linewidth=1.2, label="as it should be")
     for label, (bins, color, line) in curves.items():
         if bins:
             xs, ys = ([100 * one[name] for one in bins] for name in ("estimate", "iou"))
@@ -193,22 +192,22 @@ def reliability(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
             axes.scatter(xs, ys, [8 + 60 * one["num"] / most for one in bins], color=color, zorder=3)
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 100)
-    return png(figure, axes, theme)
+    return with_legend(figure, axes)
 
 
-def seconds_by_phase(record: RunRecord, theme: Theme = LIGHT) -> bytes | None:
+def seconds_by_phase(record: RunRecord) -> Figure | None:
     """Return the main method's wall time per version, stacked by phase."""
     points = record.points_of(record.main_method)
     names = sorted({key for point in points for key in point if key.startswith("seconds.")})
     if not any(is_number(point.get(name)) for point in points for name in names):
         return None
-    figure, axes = new_figure(theme, "version", "seconds")
+    figure, axes = new_figure("version", "seconds")
     xs, floor = [point["version"] for point in points], [0.0] * len(points)
     for name, color in zip(names, _cycle(_TERM_COLORS, len(names)), strict=True):
         heights = [float(point[name]) if is_number(point.get(name)) else 0.0 for point in points]
         axes.bar(xs, heights, bottom=floor, color=color, width=0.6, label=name.removeprefix("seconds."))
         floor = [low + height for low, height in zip(floor, heights, strict=True)]
-    return png(figure, axes, theme)
+    return with_legend(figure, axes)
 
 
 def _label_x(record: RunRecord) -> str:
@@ -216,28 +215,26 @@ def _label_x(record: RunRecord) -> str:
     return "round" if record.label_source == "hidden_truth" else "version"
 
 
-def _method_curves(
-    record: RunRecord, column: str, x_column: str, y_label: str, theme: Theme
-) -> tuple[Figure, Axes] | None:
+def _method_curves(record: RunRecord, column: str, x_column: str, y_label: str) -> tuple[Figure, Axes] | None:
     """Draw a share in percent, one curve per method; None where no method has it."""
     found = {method: _series(record.points_of(method), column, x_column) for method in record.methods}
     if not any(len(xs) for xs, _ in found.values()):
         return None
-    figure, axes = new_figure(theme, x_column, y_label)
+    figure, axes = new_figure(x_column, y_label)
     for index, (method, (xs, ys)) in enumerate(found.items()):
         if xs:
             axes.plot(xs, ys, label=record.labels[method], **_style(method, index, method == record.main_method))
     return figure, axes
 
 
-def _terms(points: Sequence[Point], names: Sequence[str], theme: Theme, unit: str) -> bytes | None:
-    figure, axes = new_figure(theme, "version", unit)
+def _terms(points: Sequence[Point], names: Sequence[str], unit: str) -> Figure | None:
+    figure, axes = new_figure("version", unit)
     colors = iter(_cycle(_TERM_COLORS, len(names)))
     for name in names:
         xs, ys = _series(points, name, scale=1.0)
         short = name.split(".", 1)[1]
         main = short in ("total", "loss")
-        color = theme.ink if main else next(colors)
+        color = LIGHT.ink if main else next(colors)
         if xs:
             axes.plot(
                 xs,
@@ -248,10 +245,10 @@ def _terms(points: Sequence[Point], names: Sequence[str], theme: Theme, unit: st
                 markersize=4,
                 label=short.replace("_", " "),
             )
-    return png(figure, axes, theme) if axes.lines else None
+    return with_legend(figure, axes) if axes.lines else None
 
 
-def _small_multiples(points: Sequence[Point], names: Sequence[str], theme: Theme) -> bytes | None:
+def _small_multiples(points: Sequence[Point], names: Sequence[str]) -> Figure | None:
     """One small panel per figure: their scales have nothing in common."""
     drawn = [(name, *_series(points, name, scale=1.0)) for name in names]
     drawn = [item for item in drawn if item[1]]
@@ -259,18 +256,18 @@ def _small_multiples(points: Sequence[Point], names: Sequence[str], theme: Theme
         return None
     columns = min(2, len(drawn))
     rows = math.ceil(len(drawn) / columns)
-    figure = Figure((SIZE_IN[0], max(1.45 * rows, 2.2)), dpi=DPI, facecolor=theme.card, layout="constrained")
+    figure = blank(max(1.45 * rows, 2.2))
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, (name, xs, ys) in zip(grid.flat, drawn, strict=False):
-        dress(axes, theme)
+        dress(axes)
         short = name.split(".", 1)[1]
-        axes.set_title(POLICY_NAMES.get(short, short.replace("_", " ")), color=theme.ink, fontsize=8.5, loc="left")
+        axes.set_title(POLICY_NAMES.get(short, short.replace("_", " ")), color=LIGHT.ink, fontsize=8.5, loc="left")
         axes.plot(xs, ys, color="#e4572e", linewidth=1.8, marker="o", markersize=3)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.margins(y=0.2)
     for axes in list(grid.flat)[len(drawn) :]:
         axes.set_axis_off()
-    return png_bytes(figure)
+    return figure
 
 
 def _series(

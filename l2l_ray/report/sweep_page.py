@@ -60,8 +60,8 @@ def write_sweep_page(
         failed=[(row["trial"], f"{_point(row, names)}, seed {row['seed']}", row["reason"]) for row in failed],
         points=points_table(points, fields, dict(names)),
         curves=drawn(
-            ("Labeled share", "", lambda t: sweep_plots.share_curves(points, fields, selector, names, t)),
-            ("Each field alone", "", lambda t: sweep_plots.field_effects(points, fields, names, t)),
+            ("Labeled share", "", sweep_plots.share_curves(points, fields, selector, names)),
+            ("Each field alone", "", sweep_plots.field_effects(points, fields, names)),
         ),
         trials=trials_table(trials, fields, dict(names)),
         best=best[0] if best else "",

@@ -6,6 +6,7 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
@@ -62,7 +63,11 @@ def test_the_page_needs_nothing_but_itself(reported: Path) -> None:
     assert not reader.tags & {"script", "link", "iframe", "object"}
     assert "http://" not in html and "https://" not in html and "url(" not in html
     for source in reader.sources:
-        Image.open(io.BytesIO(base64.b64decode(source.split(",", 1)[1]))).verify()
+        kind, picture = source.removeprefix("data:image/").split(";base64,")
+        if kind == "svg+xml":
+            ElementTree.fromstring(base64.b64decode(picture))
+        else:
+            Image.open(io.BytesIO(base64.b64decode(picture))).verify()
     assert (run_dir / "metrics.parquet").exists() and (run_dir / "metrics.csv").exists()
     assert list((run_dir / "tensorboard" / "l2l").iterdir())
     assert not list(run_dir.glob(".*.tmp"))

@@ -1,21 +1,21 @@
-import io
+import base64
 import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from matplotlib.axes import Axes
-from PIL import Image
+from matplotlib.figure import Figure
 
 from l2l_ray.report import canvas, plots
-from l2l_ray.report.record import read_run
+from l2l_ray.report.record import RunRecord, read_run
 from l2l_ray.selector.registry import PRIOR_ONLY, selectors, style_of
 
-Draw = Callable[..., bytes | None]
-DRAWN: dict[str, Draw] = {
-    "mean_iou": lambda r, t=canvas.LIGHT: plots.validation_curves(r, "mean_iou", t),
+DRAWN: dict[str, Callable[[RunRecord], Figure | None]] = {
+    "mean_iou": lambda record: plots.validation_curves(record, "mean_iou"),
     "accepted": plots.accepted_share,
     "reward": plots.reward_terms,
     "policy": plots.policy_terms,
@@ -27,22 +27,25 @@ DRAWN: dict[str, Draw] = {
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_a_figure_is_a_png_or_nothing(name: str, run_dir: Path, tmp_path: Path) -> None:
-    draw = DRAWN[name]
-    png = draw(read_run(run_dir))
-    assert png is not None
-    with Image.open(io.BytesIO(png)) as picture:
-        assert picture.format == "PNG" and picture.width >= 700
+def test_a_run_gives_a_figure_or_nothing(name: str, run_dir: Path, tmp_path: Path) -> None:
+    figure = DRAWN[name](read_run(run_dir))
+    assert figure is not None
+    assert ElementTree.fromstring(canvas.svg(figure)).tag == "{http://www.w3.org/2000/svg}svg"
     (tmp_path / "empty").mkdir()
-    assert draw(read_run(tmp_path / "empty")) is None
+    assert DRAWN[name](read_run(tmp_path / "empty")) is None
 
 
-def test_the_same_run_gives_the_same_bytes_and_the_themes_differ(run_dir: Path) -> None:
+def test_the_same_run_gives_the_same_picture_and_a_dark_page_its_own(run_dir: Path) -> None:
     record = read_run(run_dir)
-    assert plots.losses(record) == plots.losses(record)
-    for theme, corner in ((canvas.LIGHT, (255, 255, 255)), (canvas.DARK, (0x17, 0x1C, 0x26))):
-        with Image.open(io.BytesIO(plots.losses(record, theme) or b"")) as picture:
-            assert picture.convert("RGB").getpixel((0, 0)) == corner
+    titled = ("Losses", "by version")
+    one, other = (canvas.drawn((*titled, plots.losses(record)), ("Nothing", "", None)) for _ in range(2))
+    assert one == other and [(item.title, item.note) for item in one] == [titled]
+    light, dark = (
+        base64.b64decode(uri.removeprefix("data:image/svg+xml;base64,")).decode() for uri in (one[0].light, one[0].dark)
+    )
+    for shade in ("card", "ink", "muted", "line"):
+        assert getattr(canvas.LIGHT, shade) in light and getattr(canvas.LIGHT, shade) not in dark
+        assert light.count(getattr(canvas.LIGHT, shade)) == dark.count(getattr(canvas.DARK, shade))
 
 
 def test_seconds_are_stacked_where_they_were_logged(tmp_path: Path) -> None:
@@ -86,7 +89,7 @@ def test_every_panel_of_the_policy_has_a_name_in_plain_words(run_dir: Path, monk
 def test_an_axis_shows_at_least_its_span_and_more_where_there_is_more() -> None:
     cases = (((69.8, 69.9), (67.35, 72.35)), ((10, 90), None), ((0, 1), (-0.05, 4.95)), ((99, 100), (95.05, 100.05)))
     for drawn, expected in cases:
-        _, axes = canvas.new_figure(canvas.LIGHT, "round", "percent")
+        _, axes = canvas.new_figure("round", "percent")
         axes.plot((0, 1), drawn)
         before = axes.get_ylim()
         canvas.widen(axes, 5.0)

@@ -47,7 +47,7 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path, best: tuple[str, int]
     path.parent.mkdir()
     write_sweep_page(path, frame, points_frame(frame, list(NAMES)), NAMES, "l2l", "Swept: loop.lr", best)
     page = path.read_text()
-    assert "<h1>my-sweep</h1>" in page and page.count('<img src="data:image/png') == 1
+    assert "<h1>my-sweep</h1>" in page and page.count('<img src="data:image/svg+xml') == 1
     assert "<b>no</b>" not in page and "&lt;b&gt;no&lt;/b&gt; room" in page
     assert ("selfevolve.py" in page) == (best is not None)
     assert "http" not in page and "<script" not in page
