@@ -63,6 +63,24 @@ def saying_why(path: Path) -> Iterator[None]:
         raise DataError(f"{str(path)!r} cannot be written: {error}; choose another name") from error
 
 
+def require_new(out: Path) -> Path:
+    """Return the absolute path of a file or folder that a user wants written, before the work on it begins.
+
+    Raises:
+        DataError: Something is there, or nothing can be made there.
+    """
+    out = Path(os.path.abspath(out))
+    with saying_why(out):
+        if os.path.lexists(out):
+            raise DataError(f"{out} is there already; choose another --out")
+        above = next(folder for folder in out.parents if folder.exists())
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{above} is no folder")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"nothing can be made in {above}")
+    return out
+
+
 @contextmanager
 def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
     """Give a temporary path; what the block writes there takes the place of the file `path`.

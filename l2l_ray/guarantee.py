@@ -52,6 +52,7 @@ SUPPOSES = (
 )
 NUM_STEPS = 20
 FEW_PHOTOS = 300  # of fewer the share is off by more than 3.5 points of 90 % in one of twenty exports
+MAX_CERTAINTY = 0.999999  # more would take thousands of labeled images, and is lost in rounding
 _LOWER_SHARES = [percent / 100 for percent in range(95, 45, -5)]  # that are tried in a promise's place
 _TIMES_MORE = [1.1**power for power in range(1, 37)]  # as many labeled images that are tried; up to 30
 _SYNTAX = re.compile(r"\s*iou\s*>=\s*(\d*\.?\d+)\s+for\s+(\d+\.?\d*)\s*%\s+at\s+(\d+\.?\d*)\s*%\s*")
@@ -66,7 +67,7 @@ class Promise:
 
     iou: float  # that a good label reaches, in (0, 1]
     share: float  # of labels like the exported ones that are good, expected at least; in (0, 1)
-    certainty: float  # that this is so, at least; in (0, 1)
+    certainty: float  # that this is so, at least; in (0, `MAX_CERTAINTY`]
 
     @classmethod
     def parse(cls, text: str) -> Promise:
@@ -78,10 +79,11 @@ class Promise:
         found = _SYNTAX.fullmatch(text.lower())
         if found:
             iou, share, certainty = float(found[1]), float(found[2]) / 100, float(found[3]) / 100
-            if 0 < iou <= 1 and 0 < share < 1 and 0 < certainty < 1:
+            if 0 < iou <= 1 and 0 < share < 1 and 0 < certainty <= MAX_CERTAINTY:
                 return cls(iou, share, certainty)
         raise ConfigError(
-            f"a guarantee is an IoU in (0, 1] and two percentages between 0 and 100, got {text!r}; write e.g. "
+            f"a guarantee is an IoU in (0, 1], a percentage between 0 and 100 and one above 0 and up to "
+            f"{100 * MAX_CERTAINTY:.10g}, got {text!r}; write e.g. "
             "'iou>=0.7 for 90% at 95%': 95 % sure that of such labels 90 % have an IoU of 0.7 or more"
         )
 

@@ -323,7 +323,8 @@ def predict_into(
         num_failed += answer(todo) if todo else 0
         folder.arrange(items)
     if len(found) > 1:
-        say(f"{len(found) - num_failed} of {len(found)} answered; index: {folder.table_path}")
+        index = f"; index: {folder.table_path}" if folder.table_path.exists() else ""
+        say(f"{len(found) - num_failed} of {len(found)} answered{index}")
     return 1 if num_failed else 0
 
 

@@ -48,6 +48,8 @@ from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.types import Hint, PhotoText, Prior
 
 logger = logging.getLogger(__name__)
+
+_SAVED_AGAIN = "download it again, or save it again with `l2l save`"  # the remedy for a model that cannot be read
 T = TypeVar("T")
 _OPEN_AT_ONCE = 8  # photos in memory: one of 50 megapixels takes 150 MB
 
@@ -128,7 +130,7 @@ class Predictor:
         folder = fetch(str(source), revision)
         config, facts = open_model(folder)
         with no_loading_bars():
-            segmenter = load_segmenter(config.segmenter, folder / WEIGHTS, pick_device(device))
+            segmenter = load_segmenter(config.segmenter, folder / WEIGHTS, pick_device(device), _SAVED_AGAIN)
             models = _loaded_models(config.prior, device, mllm)
         return cls(config, segmenter, models, facts)
 

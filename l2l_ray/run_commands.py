@@ -97,11 +97,16 @@ def evaluate(words: Sequence[str]) -> None:
     parser.add_argument("run_dir", type=place)
     parser.add_argument("--split", default="val", help="an evaluation split of the run")
     parser.add_argument("--protocol", default="native", help="native, or lavt480 for comparisons with LAVT's tables")
-    parser.add_argument("--out", type=here, metavar="FILE", help="also write one row per sentence, as Parquet")
+    parser.add_argument(
+        "--out", type=here, metavar="FILE", help="also write one row per sentence, as Parquet; a new file"
+    )
     given = parser.parse_args(words)
     from l2l_ray.device import no_loading_bars
+    from l2l_ray.files import require_new
     from l2l_ray.loop.evaluation.reevaluate import reevaluate
 
+    if given.out:
+        require_new(given.out)
     with no_loading_bars():
         evaluation = reevaluate(given.run_dir, given.split, given.protocol)
     print("\n".join(evaluation.lines()))
@@ -160,8 +165,9 @@ def suggest(words: Sequence[str]) -> None:
     parser.add_argument("--out", type=here, metavar="FOLDER", help="also a list, a sheet and tasks for Label Studio")
     given = parser.parse_args(words)
     from l2l_ray.device import no_loading_bars
-    from l2l_ray.loop.evaluation.suggest import require_new, write_suggestions
+    from l2l_ray.files import require_new
     from l2l_ray.loop.evaluation.suggest import suggest as found_by
+    from l2l_ray.loop.evaluation.suggest import write_suggestions
     from l2l_ray.review.journal import decided_ids
 
     if given.out:

@@ -24,7 +24,7 @@ from l2l_ray import __version__
 from l2l_ray.calibration import Calibration, Curve
 from l2l_ray.checkpoints import checkpoint
 from l2l_ray.config import EMBEDDED, DataConfig, LoopConfig, PriorConfig, RunConfig, SegmenterConfig
-from l2l_ray.errors import FREE_SPACE, CheckpointError, ConfigError
+from l2l_ray.errors import CheckpointError, ConfigError
 from l2l_ray.files import replacing_folder
 from l2l_ray.loop.state.checkpoint import save_weights
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -78,16 +78,18 @@ def save_model(folder: Path, segmenter: Segmenter, config: RunConfig, facts: Fac
         ConfigError: Something else lies there, or the files of an encoder cannot be read.
     """
     try:
-        beside = _beside_model(folder)
+        _beside_model(folder)  # refused before anything is written
         with replacing_folder(folder.resolve()) as temporary:
             _write(temporary, segmenter, config, facts)
-            for path in beside:
+            for path in _beside_model(folder):
                 if path.is_dir() and not path.is_symlink():
                     shutil.copytree(path, temporary / path.name, symlinks=True)
                 else:
                     shutil.copy2(path, temporary / path.name, follow_symlinks=False)
     except (OSError, shutil.Error) as error:
-        raise CheckpointError(f"cannot write the model to {folder}: {error}; {FREE_SPACE}") from error
+        raise CheckpointError(
+            f"cannot write the model to {folder}: {error}; free some space, or give another folder"
+        ) from error
 
 
 def _beside_model(folder: Path) -> list[Path]:

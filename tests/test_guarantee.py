@@ -18,7 +18,15 @@ def test_a_promise_is_read_and_said_alike() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "iou>0.7 for 90% at 95%", "iou>=1.5 for 90% at 95%", "iou>=0.7 for 100% at 95%", "iou>=0 for 9% at 5%"]
+    "text",
+    [
+        "",
+        "iou>0.7 for 90% at 95%",
+        "iou>=1.5 for 90% at 95%",
+        "iou>=0.7 for 100% at 95%",
+        "iou>=0 for 9% at 5%",
+        "iou>=0.5 for 90% at 99.9999999999%",
+    ],
 )
 def test_what_is_no_promise_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ConfigError, match=r"write e.g. 'iou>=0.7 for 90% at 95%'"):

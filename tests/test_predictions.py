@@ -17,7 +17,14 @@ from PIL import Image
 
 from l2l_ray.data.masks import decode
 from l2l_ray.errors import DataError
-from l2l_ray.predictions import OVERLAY_RGB, FailedPrediction, Prediction, PredictionFolder, result_name
+from l2l_ray.predictions import (
+    OVERLAY_RGB,
+    FailedPrediction,
+    Prediction,
+    PredictionFolder,
+    predict_into,
+    result_name,
+)
 from l2l_ray.types import PhotoText
 from tests.finished_run import PRIOR
 
@@ -133,6 +140,13 @@ def test_a_stopped_folder_keeps_what_it_has_and_an_unused_one_is_not_left(tmp_pa
     with PredictionFolder.open(tmp_path / "unused", "mine"):
         pass
     assert not (tmp_path / "unused").exists()
+
+
+def test_no_index_is_named_where_nothing_was_answered(tmp_path: Path) -> None:
+    found, said = ["a.png: missing text", "b.png: missing text"], list[str]()
+    folder = PredictionFolder.open(tmp_path / "out", "mine")
+    assert predict_into(folder, found, ("l2l", 1), False, lambda items: 0, said.append) == 1
+    assert said == ["0 of 2 answered"] and not (tmp_path / "out").exists()
 
 
 def test_a_place_that_cannot_hold_results_is_named(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_damaged_weights_are_named(saved: Path, mllm: MllmPrior, tmp_path: Path)
     shutil.copytree(saved, tmp_path / "cut")
     weights = tmp_path / "cut" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors.*; download it again, or save it again"):
         Predictor.from_pretrained(tmp_path / "cut", mllm)
 
 
@@ -229,6 +229,9 @@ def test_a_model_that_cannot_be_written_leaves_nothing_behind(saved: Path, tmp_p
     with pytest.raises(ConfigError, match="segmenter.text"):
         save_model(tmp_path / "model", Segmenter(SegmenterConfig()), RunConfig(segmenter=section), Facts("l2l", 1, ()))
     assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="free some space, or give another folder$"):
+        save_model(tmp_path / "file/model", Segmenter(SegmenterConfig()), RunConfig(), Facts("l2l", 1, ()))
 
 
 def test_the_command_says_how_to_open_it(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

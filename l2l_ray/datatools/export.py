@@ -37,7 +37,7 @@ from l2l_ray.datatools.record import (
 )
 from l2l_ray.datatools.yolo import write_yolo
 from l2l_ray.errors import DataError
-from l2l_ray.files import replacing_folder
+from l2l_ray.files import new_folder, replacing_folder
 from l2l_ray.storage import StorePath, place
 from l2l_ray.types import Rle
 
@@ -74,11 +74,12 @@ def write_export(
     if kind == "labelstudio":
         root = root.parent  # it serves folders below its document root, not that one itself
     try:
-        with replacing_folder(out) as temporary:
+        with (replacing_folder if force else new_folder)(out) as temporary:
             FORMATS[kind](masks, root, temporary)
             content = {"image_root": str(root), "files_sha256": _digest(temporary)}
             index = {"format": kind, "num": len(masks), **content, **about}
             (temporary / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
+            require_place(kind, out, force)  # once more: something may have come while this was written
     except UnicodeEncodeError as error:
         raise DataError(
             f"cannot write {out} as {kind}: {error.object[:80]!r} is no text that UTF-8 can hold; "

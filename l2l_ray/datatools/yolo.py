@@ -124,7 +124,9 @@ def _give_photo(source: Path, target: Path) -> None:
     if isinstance(source, StorePath):
         shutil.copyfile(local_copy(source), target)
         return
-    if source.suffix.lower() in (".jpg", ".jpeg") and source.is_file():
+    if not source.is_file():
+        raise DataError(f"{source} cannot be read: image file not found; put it back, or choose another --format")
+    if source.suffix.lower() in (".jpg", ".jpeg"):
         with source.open("rb") as file:
             file.seek(-min(2, source.stat().st_size), os.SEEK_END)
             if file.read() != b"\xff\xd9":

@@ -20,6 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 from l2l_ray.config import RunConfig
 from l2l_ray.loop.state.position import Stage
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.report.next_steps import take_away
 from l2l_ray.report.outcome import outcome
 from l2l_ray.report.record import read_run
 from l2l_ray.selector.registry import spec_of
@@ -123,10 +124,11 @@ def finished_text(folder: RunFolder) -> str:
 
 def closing_text(folder: RunFolder, results: dict[str, Any]) -> str:
     """Say how the run ended: figures, what they mean, where the report is, what can be done next."""
-    run, found = shlex.quote(str(folder.path)), outcome(read_run(folder.path))
+    record = read_run(folder.path)
+    run, found = shlex.quote(str(folder.path)), outcome(record)
     steps = [
         *([(found.step.command, "the doubtful labels, to correct them")] if found.step else []),
-        (f"l2l export {run} --format coco --out labels", "the masks, as files"),
+        *((step.command, "the masks, as files") for step in take_away(record)),
         (f'l2l predict PHOTO "the left cup" --run {run}', "other photos and texts"),
     ]
     width = max(len(command) for command, _ in steps)

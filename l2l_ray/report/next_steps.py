@@ -29,18 +29,24 @@ def next_steps(record: RunRecord) -> list[Step]:
 
     Words in capitals are for the reader to fill in.
     """
-    run = _run(record)
     steps = _corrections(record) if record.own_data and record.photos else []
-    if record.photos and any(entry.get("used") is not None for entry in record.photos):
-        steps.append(
-            Step(
-                "Take the labels away as files. Also jsonl, parquet, hf, png, labelstudio and yolo; "
-                "--min-confidence 0.8 leaves out the less sure ones.",
-                f"l2l export {run} --format coco --out labels-coco",
-            )
+    ask = f"l2l predict PHOTO.jpg 'THE CUP ON THE LEFT' --run {_run(record)}"
+    return [*steps, *take_away(record), Step("Ask for an object in any photo.", ask)]
+
+
+def take_away(record: RunRecord) -> list[Step]:
+    """Return the step that writes the labels of the last round as files; none where the run has no labels."""
+    if all(entry.get("used") is None for entry in record.photos):
+        return []
+    shares = [point.get("labels.accepted_frac") for point in record.points_of(record.main_method)]
+    unused_too = " --all" if [share for share in shares if share is not None][-1:] == [0] else ""
+    return [
+        Step(
+            "Take the labels away as files. Also jsonl, parquet, hf, png, labelstudio and yolo; "
+            "--min-confidence 0.8 leaves out the less sure ones.",
+            f"l2l export {_run(record)} --format coco --out labels-coco{unused_too}",
         )
-    steps.append(Step("Ask for an object in any photo.", f"l2l predict PHOTO.jpg 'THE CUP ON THE LEFT' --run {run}"))
-    return steps
+    ]
 
 
 def correct_doubtful(record: RunRecord) -> Step:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -40,12 +40,21 @@ def mask_of(number: int) -> np.ndarray:
     return mask
 
 
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the photos of `masks`."""
+    folder = tmp_path_factory.mktemp("own") / "photos"
+    for name in ("val/0.jpg", "train/0.jpg", "val/1.jpg", "train/1.jpg", "val/2.jpg"):
+        draw(folder / name, 1)
+    return folder
+
+
 @pytest.fixture
-def masks() -> list[ExportedMask]:
+def masks(photos: Path) -> list[ExportedMask]:
     made = []
     for number in range(5):
         height, width = mask_of(number).shape
-        path = f"/photos/{'train' if number % 2 else 'val'}/{number // 2}.jpg"
+        path = str(photos / ("train" if number % 2 else "val") / f"{number // 2}.jpg")
         example = Example(100 + number, 7, number // 2, path, width, height, f'"left", größer {number}')
         accepted = encode(~mask_of(number)) if number else None
         gate = 0.75 if number else None
@@ -108,14 +117,16 @@ READERS: dict[str, Callable[[Path], dict[int, np.ndarray]]] = {
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools, on NumPy 2
 @pytest.mark.parametrize("kind", FORMATS)
-def test_every_format_gives_the_same_masks_back(masks: list[ExportedMask], kind: str, tmp_path: Path) -> None:
+def test_every_format_gives_the_same_masks_back(
+    masks: list[ExportedMask], photos: Path, kind: str, tmp_path: Path
+) -> None:
     folder = write_export(masks, kind, tmp_path / "out", {"run": "whole"})
     found = READERS[kind](folder)
     assert sorted(found) == [100, 101, 102, 103, 104]
     for number in range(5):
         np.testing.assert_array_equal(found[100 + number], mask_of(number))
     index = json.loads((folder / "export.json").read_text())
-    root = "/" if kind == "labelstudio" else "/photos"  # Label Studio serves folders below its root only
+    root = str(photos.parent if kind == "labelstudio" else photos)  # Label Studio serves folders below its root only
     assert len(index.pop("files_sha256")) == 64 and is_as_written(folder)
     assert index == {"format": kind, "num": 5, "image_root": root, "run": "whole"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -204,6 +215,23 @@ def test_the_hub_folder_has_a_card_that_fits_its_shards(
     assert [feature["name"] for feature in card["dataset_info"]["features"]] == table.column_names
     assert card["dataset_info"]["splits"][0]["num_examples"] == table.num_rows == 5
     assert json.loads(table["provenance"][0].as_py()) == ABOUT and "confidence" in text
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_came_while_it_was_written_stays(
+    masks: list[ExportedMask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    out = tmp_path / "out"
+
+    def written_meanwhile(masks: Sequence[ExportedMask], root: Path, folder: Path) -> None:
+        FORMATS["jsonl"](masks, root, folder)
+        out.mkdir()
+        (out / "notes.txt").write_text("mine")
+
+    monkeypatch.setitem(FORMATS, "slow", written_meanwhile)
+    with pytest.raises(DataError, match="is no export"):
+        write_export(masks, "slow", out, {}, force=force)
+    assert (out / "notes.txt").read_text() == "mine" and list(tmp_path.iterdir()) == [out]
 
 
 def test_only_another_export_is_replaced_and_only_by_force(masks: list[ExportedMask], tmp_path: Path) -> None:
@@ -315,7 +343,8 @@ def test_places_that_no_export_can_have_are_named_and_untouched(
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools, on NumPy 2
 def test_a_photo_whose_name_is_no_text_is_exported_or_named(tmp_path: Path) -> None:
-    example = Example(1, 1, 1, os.fsdecode(b"/photos/a\xff.jpg"), 31, 20, "it")
+    photo = draw(tmp_path / os.fsdecode(b"photos/a\xff.jpg"), 1)
+    example = Example(1, 1, 1, str(photo), 31, 20, "it")
     odd = [ExportedMask(example, encode(mask_of(0)), None, 0.5, None, ABOUT)]
     for kind in FORMATS:
         try:

@@ -113,6 +113,16 @@ def test_a_photo_that_ultralytics_would_mend_in_place_is_copied(tmp_path: Path) 
         assert picture.size == (32, 24)
 
 
+def test_a_photo_that_is_gone_is_named(tmp_path: Path) -> None:
+    draw(tmp_path / "photos" / "a.png", 1).unlink()
+    example = Example(0, 0, 0, str(tmp_path / "photos" / "a.png"), 32, 24, "text")
+    with pytest.raises(DataError, match=r"a\.png cannot be read: image file not found; put it back"):
+        write_export(
+            [ExportedMask(example, encode(_mask()), None, 0.5, None, {}, "train", "")], "yolo", tmp_path / "out", {}
+        )
+    assert not (tmp_path / "out").exists()
+
+
 def test_nothing_to_learn_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of 1 masks has a pixel"):
         _export(tmp_path, [("a.png", np.zeros((24, 32), bool), "train", "")])

@@ -9,7 +9,7 @@ import pytest
 from l2l_ray.datatools.export import FORMATS
 from l2l_ray.report.glossary import TERMS, occurring
 from l2l_ray.report.left_out import MAX_NAMES, left_out
-from l2l_ray.report.next_steps import next_steps
+from l2l_ray.report.next_steps import next_steps, take_away
 from l2l_ray.report.record import RunRecord
 
 
@@ -92,6 +92,14 @@ def test_every_format_of_an_export_is_named() -> None:
 def test_settings_that_would_pass_over_the_new_masks_are_lifted() -> None:
     fixed = {**OWN, "data": {**OWN["data"], "split_file": "own.txt", "labeled_frac": 0.3}}
     assert steps(fixed, [LABEL])[2].endswith("--data.split_file null --data.labeled_frac null")
+
+
+@pytest.mark.parametrize(("shares", "ending"), [((0.4, 0.0), " --all"), ((0.0, 0.4), ""), ((None,), ""), ((), "")])
+def test_where_the_last_round_used_no_label_all_are_taken(shares: tuple[float | None, ...], ending: str) -> None:
+    points = tuple({"method": "l2l", "version": v, "labels.accepted_frac": share} for v, share in enumerate(shares))
+    record = RunRecord(Path("runs/own"), OWN, {}, {}, (), points, {}, (), (LABEL,), ())
+    (step,) = take_away(record)
+    assert step.command.endswith(f" --format coco --out labels-coco{ending}")
 
 
 def test_a_benchmark_is_not_corrected_and_what_makes_no_labels_exports_none() -> None:

@@ -18,7 +18,7 @@ from l2l_ray.config import read_config
 from l2l_ray.data.masks import encode, nearest
 from l2l_ray.data.native_size import grid_logits_to_native
 from l2l_ray.datatools.record import ExportedMask
-from l2l_ray.errors import DataError
+from l2l_ray.errors import HEALS, DataError
 from l2l_ray.loop.state.example_files import ExampleTable
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry, num_shards, read_columns, read_shard
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -112,6 +112,11 @@ def last_round(run_dir: Path, method: str | None = None, round_index: int | None
             "choose one of these, let the run go on, or export predictions by --split"
         )
     index = max(rounds) if round_index is None else round_index
+    if run.finished and round_index is None and index < config.loop.rounds - 1:
+        raise DataError(
+            f"{run.path} is finished, but its last whole round of {method!r} is {index}, expected "
+            f"{config.loop.rounds - 1}; {HEALS}, or choose a whole round (--round)"
+        )
     return Round(run, method, index, ledger.entries(method, index))
 
 

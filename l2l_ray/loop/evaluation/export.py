@@ -92,11 +92,12 @@ class Exported:
     num: int
     left_out: tuple[LeftOut, ...]
     note: str = ""
+    of: str = ""  # what the masks are of
 
     @property
     def line(self) -> str:
         """What was written and what was left out, in words."""
-        return f"{self.path}: {counted(self.num, 'mask')}; left out: {_in_words(self.left_out)}{self.note}"
+        return f"{self.path}: {counted(self.num, 'mask')}{self.of}; left out: {_in_words(self.left_out)}{self.note}"
 
 
 def export_pseudo_labels(
@@ -259,13 +260,18 @@ def _promised(run: RunFolder, method: str, promise: Promise, calibration: Calibr
         remedy = (
             "run it again, and where that does not help train for longer or label more: no label had a cell"
             if spec_of(method).learns
-            else "choose one that learns: --selector.name l2l"
+            else _learning_remedy(run)
         )
         raise ConfigError(
             f"no guarantee can be given of the labels of {method!r} in {run.path}: none on labeled images were "
             f"checked, which runs of this version of the code do for selectors that learn; {remedy}"
         )
     return require_guarantee(promise, calibration.checked)
+
+
+def _learning_remedy(run: RunFolder) -> str:
+    learning = [name for name in run.methods if spec_of(name).learns]
+    return f"choose --method {learning[-1]}" if learning else "run again with one that learns: --selector.name l2l"
 
 
 def _told(guarantee: Guarantee) -> dict[str, Any]:
@@ -346,6 +352,7 @@ def _written(
         for e in [item.example]
     ]
     path = write_export(masks, kind, out, {**about, "num_left_out": len(items), "left_out": items}, force)
-    done = Exported(path, len(masks), tuple(left_out), note)
+    of = f" of round {about['round']}" if "round" in about else f" of {about['split']}"
+    done = Exported(path, len(masks), tuple(left_out), note, of)
     logger.info("exported as %s: %s", kind, done.line)
     return done

@@ -14,6 +14,7 @@ import pandas as pd
 from l2l_ray.config import read_config
 from l2l_ray.data.protocols import NATIVE, protocol_named
 from l2l_ray.errors import DataError
+from l2l_ray.files import new_file, saying_why
 from l2l_ray.loop.evaluation.evaluate import figures_of, meter_of
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.state.candidates import EVAL_SPLITS
@@ -51,16 +52,15 @@ class Reevaluation:
         return lines
 
     def save(self, path: Path) -> None:
-        """Write the rows as Parquet.
+        """Write the rows as Parquet, to a new file.
 
         Raises:
-            DataError: The file cannot be written.
+            DataError: A file is there, or it cannot be written.
         """
-        try:
+        with saying_why(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.rows.to_parquet(path, index=False)
-        except OSError as error:
-            raise DataError(f"cannot write {path}: {error}; choose another --out") from error
+            with new_file(path) as temporary:
+                self.rows.to_parquet(temporary, index=False)
 
 
 def reevaluate(run_dir: Path, split: str, protocol: str = "native", device: str = "auto") -> Reevaluation:

@@ -17,7 +17,6 @@ Source: facility location as in Wei et al. 2015 (submodular data selection), wei
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -32,7 +31,7 @@ from l2l_ray.data.pixels import read_rgb
 from l2l_ray.datatools.export import write_export
 from l2l_ray.datatools.sheet import TILE_PX, draw_sheet, outlined
 from l2l_ray.errors import ConfigError, DataError
-from l2l_ray.files import new_folder
+from l2l_ray.files import new_folder, require_new
 from l2l_ray.loop.evaluation.committed import last_round, pseudo_mask
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.state.example_files import read_examples
@@ -130,18 +129,6 @@ def choose(
         chosen.append((best, float(gains[best])))
         covered = np.maximum(covered, alike[best])
     return chosen
-
-
-def require_new(out: Path) -> Path:
-    """Return the absolute path of a folder to write to.
-
-    Raises:
-        DataError: Something is there.
-    """
-    out = Path(os.path.abspath(out))
-    if out.exists():
-        raise DataError(f"{out} is there already; choose another --out")
-    return out
 
 
 def write_suggestions(run_dir: Path, found: Sequence[Suggestion], out: Path) -> Path:

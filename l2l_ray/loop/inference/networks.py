@@ -10,6 +10,7 @@ import torch
 
 from l2l_ray.config import SegmenterConfig
 from l2l_ray.device import fast_bfloat16
+from l2l_ray.errors import HEALS
 from l2l_ray.loop.state.checkpoint import load_weights
 from l2l_ray.segmenter.model import Segmenter, SegmenterOutput
 
@@ -17,14 +18,19 @@ if TYPE_CHECKING:
     from l2l_ray.loop.inference.inputs import Inputs
 
 
-def load_segmenter(config: SegmenterConfig, weights: Path, device: torch.device) -> Segmenter:
+def load_segmenter(config: SegmenterConfig, weights: Path, device: torch.device, remedy: str = HEALS) -> Segmenter:
     """Return the segmenter of a config with the weights of a file, ready to predict.
 
+    Args:
+        config: Which segmenter.
+        weights: The file.
+        device: Where it is to run.
+        remedy: What to do when the file cannot be read.
     Raises:
         CheckpointError: The weights cannot be read, or are of another model.
     """
     segmenter = Segmenter(config.model_copy(update={"pretrained": False}))  # every weight comes from the file
-    load_weights(segmenter, weights)
+    load_weights(segmenter, weights, remedy=remedy)
     return segmenter.to(device).eval()
 
 

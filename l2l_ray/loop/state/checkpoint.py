@@ -32,16 +32,21 @@ def save_weights(module: nn.Module, path: Path) -> None:
         raise not_written(path, error) from error
 
 
-def load_weights(module: nn.Module, path: Path, device: str | torch.device = "cpu") -> None:
+def load_weights(module: nn.Module, path: Path, device: str | torch.device = "cpu", remedy: str = HEALS) -> None:
     """Load `path` into `module`, which must have exactly these tensors.
 
+    Args:
+        module: Takes the weights.
+        path: The file.
+        device: Where they are read to.
+        remedy: What to do when the file cannot be read; the end of the message.
     Raises:
         CheckpointError: Missing or damaged file, or tensors that do not fit (the first few are named).
     """
     try:
         state = load_file(whole_copy(path), device=str(device))
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read weights {path}: {error}; {HEALS}") from error
+        raise CheckpointError(f"cannot read weights {path}: {error}; {remedy}") from error
     try:
         missing, unexpected = module.load_state_dict(state, strict=False)
     except RuntimeError as error:  # tensors of other shapes, strict or not

@@ -194,7 +194,7 @@ class RunFolder:
         try:
             best = json.loads((self.path / "selection.json").read_text())
             return str(best["method"]), int(best["version"])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             why = "the run has not ended" if isinstance(error, FileNotFoundError) else str(error)
             raise CheckpointError(
                 f"{self.path} has chosen no version yet: {why}; let the run end, or continue it with --resume"

@@ -85,6 +85,19 @@ def test_by_default_what_training_used_of_the_last_round(whole_run: RunFolder, t
     assert all(Path(row["image"]).is_file() and row["expression"] and row["reason"] for row in index["left_out"])
 
 
+def test_an_earlier_round_is_no_stand_in_for_a_damaged_last_one(
+    copied: Callable[..., RunFolder], tmp_path: Path
+) -> None:
+    run = copied(without=())
+    content = run.ledger_path.read_bytes()
+    run.ledger_path.write_bytes(content[: content.rstrip().rindex(b"\n") + 20])
+    with pytest.raises(DataError, match="finished, but its last whole round of 'l2l' is 0, expected 1; start again"):
+        export_pseudo_labels(run.path, "jsonl", tmp_path / "out")
+    assert export_pseudo_labels(run.path, "jsonl", tmp_path / "out", round_index=0, keep_unused=True).num
+    (run.path / "FINISHED").unlink()
+    assert " masks of round 0; " in export_pseudo_labels(run.path, "jsonl", tmp_path / "last", keep_unused=True).line
+
+
 def test_further_texts_of_an_object_are_counted_as_left_out(whole_run: RunFolder, tmp_path: Path) -> None:
     done = export_pseudo_labels(whole_run.path, "jsonl", tmp_path / "out", keep_unused=True)
     used = read_examples(whole_run.examples_path("unlabeled"))
@@ -93,8 +106,8 @@ def test_further_texts_of_an_object_are_counted_as_left_out(whole_run: RunFolder
     assert others and {item.example.sent_id for item in done.left_out} == others
     own = {name: len(read_examples(whole_run.examples_path(name))) for name in ("labeled", "val", "testA", "testB")}
     assert done.line == (
-        f"{done.path}: {done.num} masks; left out: {len(others)} {OTHER_TEXT}; not among them, as they have masks of "
-        f"their own: {', '.join(f'{count} {name}' for name, count in own.items())} (--split predicts these)"
+        f"{done.path}: {done.num} masks of round 1; left out: {len(others)} {OTHER_TEXT}; not among them, as they have "
+        f"masks of their own: {', '.join(f'{count} {name}' for name, count in own.items())} (--split predicts these)"
     )
     assert "mask_rle" not in (done.path / "export.json").read_text()
 
@@ -171,7 +184,7 @@ def test_the_command_writes_every_format(
 ) -> None:
     words = ["export", str(whole_run.path), "--format", kind, "--out", str(tmp_path / "out"), "--round", "0", "--all"]
     assert main(words) == 0
-    assert f"out: {len(_labels(whole_run, 0))} masks; left out: " in capsys.readouterr().out
+    assert f"out: {len(_labels(whole_run, 0))} masks of round 0; left out: " in capsys.readouterr().out
     assert main(words) == 1
     assert "replace it with --force" in capsys.readouterr().err
     assert main([*words, "--force"]) == 0

@@ -82,5 +82,18 @@ def test_a_file_that_cannot_be_written_is_one_line(whole_run: RunFolder, tmp_pat
     found = reevaluate(whole_run.path, "testA")
     found.save(tmp_path / "new" / "rows.parquet")
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="choose another --out"):
+    with pytest.raises(DataError, match="cannot be written: File exists; choose another place"):
         found.save(tmp_path / "file" / "rows.parquet")
+
+
+def test_what_is_there_is_never_replaced(
+    whole_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine.csv"
+    mine.write_text("a,b")
+    assert main(["evaluate", str(whole_run.path), "--out", str(mine)]) == 1
+    said = capsys.readouterr()
+    assert not said.out and said.err.endswith(f"{mine} is there already; choose another --out\n")
+    with pytest.raises(DataError, match="it was made meanwhile"):
+        reevaluate(whole_run.path, "testA").save(mine)
+    assert mine.read_text() == "a,b"

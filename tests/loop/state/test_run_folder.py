@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from l2l_ray.config import RunConfig, read_config
-from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.errors import CheckpointError, ConfigError, DataError
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder, continued
@@ -288,3 +288,12 @@ def test_the_end_of_a_run_removes_what_killed_processes_left(smoke: RunConfig) -
     (run.path / "l2l" / "labels" / ".r000-s00000.parquet.7.tmp").touch()
     run.mark_finished()
     assert run.finished and not list(run.path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "not JSON", '{"method": "l2l", "version": null}'])
+def test_a_choice_that_cannot_be_read_is_one_line(smoke: RunConfig, content: str) -> None:
+    run = RunFolder(smoke.run_dir, smoke)
+    run.path.mkdir(parents=True)
+    (run.path / "selection.json").write_text(content)
+    with pytest.raises(CheckpointError, match="has chosen no version yet"):
+        run.chosen_version()
