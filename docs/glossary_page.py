@@ -14,7 +14,7 @@ PAGE = Path(__file__).resolve().parent / "glossary.md"
 HEAD = """# Glossary
 
 The words of reports, messages and documents, in plain English. Written by `make format` from
-`report/glossary.py::Term`; a report ends with those that occur in it. Names in the code are in
+`l2l_ray/report/glossary.yaml`; a report ends with those that occur in it. Names in the code are in
 [architecture.md](architecture.md).
 
 """

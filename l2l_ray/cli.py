@@ -1,6 +1,6 @@
 """The `l2l` command: one process, no Ray. The same run on a cluster is `ray job submit -- python jobs/selfevolve.py`.
 
-    l2l label FOLDER|TABLE.csv [--dry-run] [--preset photos-small]   masks for photos with texts: import, run, export
+    l2l label FOLDER|TABLE [--dry-run]     [--preset photos-small]   masks for photos with texts: import, run, export
     l2l example FOLDER [--num 40] [--masks 12]                       drawn photos with texts, to try that with
     l2l run [--preset photos-small] [--section.field value ...]      the whole method, in this process
     l2l config [same options]                                        every setting that these words mean, as YAML
@@ -8,7 +8,7 @@
     l2l compare RUN RUN [--split val] [--method NAME]                differences with intervals; settings that differ
     l2l report RUN                                                   write report.html again
     l2l review RUN [--port 8765] [--reviewer NAME]                   look at the doubtful labels, in the browser
-    l2l save RUN FOLDER [--onnx] [--push OWNER/NAME]                 the trained model as a folder of its own
+    l2l save RUN FOLDER [--graph] [--onnx] [--push OWNER/NAME]       the trained model as a folder of its own
     l2l predict PHOTO "the left cup" --run RUN [--out FOLDER]        the mask of one photo and text
     l2l predict FOLDER|TABLE.csv --run RUN [--out FOLDER]            of many, the models loaded once
     l2l prior check [--num 100] [same options as l2l run]            is the language model right about labeled images?

@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "report": ("selector", "review"),  # the registry: names for people and plot styles; the journal
     "loop": ("data", "refshapes", "prior", "segmenter", "selector", "datatools", "report"),
     "sweep": ("loop", "report"),
-    "predictions": ("data", "loop"),
+    "predictions": ("data",),
     "saved_model": ("segmenter", "loop"),
     "predictor": ("data", "prior", "segmenter", "loop", "predictions", "saved_model"),
     "serving": ("data", "prior", "loop", "predictions", "predictor"),

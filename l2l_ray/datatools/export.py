@@ -4,7 +4,7 @@ Every mask is at the image's native size. Every format holds the whole record of
 `l2l data import`. An export is a folder with `export.json`, which says what is inside; it appears whole or not at all,
 under a temporary name until the last byte, and only another export is ever replaced.
 
-Images are named, not copied: paths are relative to their common folder, `image_root` in `export.json`.
+Images are named, not copied (YOLO has links to them): paths are relative to their common folder, `image_root` in `export.json`.
 """
 
 from __future__ import annotations

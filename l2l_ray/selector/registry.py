@@ -3,8 +3,8 @@
 Whoever lists, checks, labels or draws selectors reads this list, so a new one is one entry (docs/add_a_selector.md).
 It imports no torch: the config checks names against it, and classes are imported when one is made.
 
-A *method* is what `selector.name` and `compare` hold: the name of a selector, for `fixed_threshold` also
-`fixed_threshold@0.8`, or `module:name` for one that somebody wrote in a module of their own.
+A *method* is what `selector.name` and `compare` hold: the name of a selector, for one with a `setting` also
+its value, as `fixed_threshold@0.8`, or `module:name` for one that somebody wrote in a module of their own.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def ask_and_check(config: RunConfig, num: int, say: Say, mllm: Mllm | None = Non
     examples = _drawn(training_labeled(config, candidates_of(config)), num, config.loop.seed)
     mllm = mllm or LocalMllm(config.prior)
     identity = mllm.identity()
-    say(f"{config.prior.model}, asked as {identity.prompt.name}: {identity.prompt.template}")
+    say(f"{config.prior.model}, asked in the format {identity.prompt.name}: {identity.prompt.template}")
     say(f"{counted(len(examples), 'labeled image')} of {config.data.dataset}, one text each")
     costs = ReplyCosts(config.prior.batch_size, is_loaded=True)
     replies = _asked(examples, identity, mllm, config.prior.batch_size, costs)

@@ -1,7 +1,7 @@
 """The ledger: which pseudo-label shards are committed. Append-only JSON lines, one writer, fsync before success.
 
-Work is at-least-once, the effect exactly once: a shard file has a name fixed by (method, round, shard), is written to a
-temporary name and renamed, and only then is its line appended. The first line of a key wins; a later one is refused, so
+Work is at-least-once, the effect exactly once: each attempt at a shard, whose key is (method, round, shard), writes a
+file of its own under a temporary name and renames it, and only then is its line appended. The first line of a key wins; a later one is refused, so
 a retried or duplicated call changes nothing. A torn last line (power loss, SIGKILL) was never acknowledged: it is not
 read, the next commit cuts it off, and its shard is labeled again.
 

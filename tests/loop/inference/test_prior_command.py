@@ -16,7 +16,7 @@ def test_the_shipped_model_is_fit_for_its_own_pictures(tmp_path: Path, capsys: p
     assert cli.main([*WORDS, "--run_root", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [
-        'embedded, asked as qwen-relative: Locate "{expression}". Report bbox_2d and label in JSON format.',
+        'embedded, asked in the format qwen-relative: Locate "{expression}". Report bbox_2d and label in JSON format.',
         "30 labeled images of refshapes, one text each",
     ]
     assert float(lines[2].split(": ")[1].split(",")[0]) > 0.3
