@@ -11,6 +11,7 @@
 Source: ours; the tree-as-docstring follows httpx.
 """
 
+import errno
 import re
 
 FREE_SPACE = "free some space and start again with --resume"  # the remedy wherever a run cannot write
@@ -43,6 +44,17 @@ class LedgerError(L2LError, RuntimeError):
 
 class ClusterError(L2LError, RuntimeError):
     """The Ray cluster cannot run what the config asks for."""
+
+
+_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+def write_remedy(error: OSError) -> str:
+    """Return what a person can do about a file or folder that cannot be written, by what the system says.
+
+    Example: `write_remedy(OSError(errno.ENOSPC, "no space"))` is "free some space"
+    """
+    return "free some space" if error.errno in _FULL else "check its permissions and its disk"
 
 
 def one_line(error: BaseException) -> str:

@@ -22,7 +22,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from l2l_ray.data.masks import decode
-from l2l_ray.review.app import identity, make_app
+from l2l_ray.review.app import make_app, work_of
 from l2l_ray.review.item import Items
 from l2l_ray.review.journal import FILE, Journal
 from l2l_ray.review.labels import Labels
@@ -371,7 +371,8 @@ def test_a_server_that_dies_in_mid_save_loses_nothing(reviewed_run: Path, tmp_pa
                 said(tab, "A decision that was not saved before is saved now.")
                 # Two redrawn masks that an earlier page could not save, and that come too late; one of another run.
                 height, width = Items(Labels(reviewed_run)).details(first_id, Journal(reviewed_run))["size"]
-                for i, whose in enumerate([identity(reviewed_run, "anna")] * 2 + ["another run"]):
+                own = work_of(reviewed_run, "anna", Labels(reviewed_run))
+                for i, whose in enumerate([own, own, "another run"]):
                     decision = {
                         "action": "redraw",
                         "upon": 0,
@@ -390,3 +391,34 @@ def test_a_server_that_dies_in_mid_save_loses_nothing(reviewed_run: Path, tmp_pa
     states = [journal.state(sent_id) for sent_id in (first_id, second_id, third_id)]
     assert states == ["rejected", "no such object", "wrong object"] and first != second
     assert len((reviewed_run / FILE).read_text().splitlines()) == 3
+
+
+def test_the_header_agrees_with_the_list_beside_it(address: str, reviewed_run: Path, tmp_path: Path) -> None:
+    with opened_page(address, tmp_path / "profile") as tab:
+        ready(tab)
+        labels = Labels(reviewed_run)
+        others = [int(sent_id) for sent_id in labels.sent_ids if sent_id != current(tab)]
+        theirs = Journal(reviewed_run)
+        theirs.add(others[0], "reject", "ben", 0, "of another server")
+        tab.js("document.getElementById('state').dispatchEvent(new Event('change'))")
+        tab.wait_for(f"document.getElementById('found').textContent.includes(' of {len(labels) - 1},')")
+        assert "1 of " in tab.js("document.getElementById('counts').textContent")
+        theirs.add(others[1], "reject", "ben", 0, "of another server, too")
+        at_rest(tab)
+        tab.press("j")
+        tab.wait_for("document.getElementById('counts').textContent.startsWith('2 of ')")
+
+
+def test_the_keys_are_shown_from_their_beginning_on_a_narrow_screen(address: str, tmp_path: Path) -> None:
+    with opened_page(address, tmp_path / "profile") as tab:
+        ready(tab)
+        tab.send("Emulation.setDeviceMetricsOverride", width=400, height=700, deviceScaleFactor=1, mobile=False)
+        tab.press("?")
+        tab.wait_for("document.getElementById('help').open")
+        top, width, inner = tab.js(
+            "(({ scrollTop, scrollWidth, clientWidth }) => [scrollTop, scrollWidth, clientWidth])"
+            "(document.getElementById('help'))"
+        )
+        assert top == 0 and width <= inner, "nothing is cut off"
+        tab.press("Escape")
+        tab.wait_for("!document.getElementById('help').open")
