@@ -36,7 +36,7 @@ from l2l_ray.datatools.record import (
     write_json_lines,
 )
 from l2l_ray.datatools.yolo import write_yolo
-from l2l_ray.errors import DataError
+from l2l_ray.errors import DataError, write_remedy
 from l2l_ray.files import replacing_folder
 from l2l_ray.storage import StorePath, place
 from l2l_ray.types import Rle
@@ -86,7 +86,7 @@ def write_export(
         ) from error
     except OSError as error:
         raise DataError(
-            f"cannot write {out}: {error}; nothing was exported; free some space or choose another --out"
+            f"cannot write {out}: {error}; nothing was exported; {write_remedy(error)}, or choose another --out"
         ) from error
     return out
 

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from l2l_ray.errors import FREE_SPACE, CheckpointError, ConfigError
+from l2l_ray.errors import CheckpointError, ConfigError, run_remedy
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.segmenter.text import TextTokens
 
@@ -110,7 +110,7 @@ def save_graph(segmenter: Segmenter, folder: Path, as_onnx: bool) -> Path:
             else:
                 torch.export.save(program, path)
     except OSError as error:
-        raise CheckpointError(f"cannot write {path}: {error}; {FREE_SPACE}") from error
+        raise CheckpointError(f"cannot write {path}: {error}; {run_remedy(error)}") from error
     return path
 
 

@@ -189,7 +189,7 @@ def test_a_folder_that_is_gone_is_made_by_nobody_who_looks(tmp_path: Path) -> No
     journal = Journal(tmp_path / "nothing")
     with pytest.raises(DataError, match="no decision could be saved in"):
         journal.require_writable()
-    with pytest.raises(JournalFailure, match="nothing was saved; check its permissions and its disk"):
+    with pytest.raises(JournalFailure, match="nothing was saved; check its place and permissions"):
         decide(journal, 7, "accept")
     assert not (tmp_path / "nothing").exists()
 

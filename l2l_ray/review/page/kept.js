@@ -50,8 +50,8 @@ async function sent(name, kept, onWait) {
   }
 }
 
-// Decisions that an earlier page could not save, as [those of this reviewer on this run, those on another run that was in
-// its folder before]; the server's name for a run begins with that of its folder.
+// Decisions that an earlier page could not save, as [those of this reviewer on this run, those on another run that was
+// in its folder before]; the server's name for a run begins with that of its folder.
 function unsaved(run) {
   const names = Object.keys(localStorage).filter((name) => name.startsWith(KEPT));
   const found = names.map((name) => ({ name, kept: JSON.parse(localStorage.getItem(name)) }));
@@ -62,8 +62,8 @@ function unsaved(run) {
 
 export const forget = (one) => localStorage.removeItem(one.name);
 
-// Send what an earlier page could not save; returns what to say of it, what is refused, each with the reason, why one stays
-// kept, and what to say of decisions on an earlier run. `onSaved` takes each decision that is saved, as kept and answered.
+// Send what an earlier page could not save; returns what to say of it, what is refused, each with the reason, why one
+// stays kept, and what to say of decisions on an earlier run. `onSaved` takes each that is saved, as kept and answered.
 export async function sendUnsaved(run, onWait, onSaved) {
   let words = "";
   const refused = [];
