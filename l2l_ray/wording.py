@@ -18,7 +18,7 @@ def counted(num: float, noun: str) -> str:
 def folded(text: str) -> str:
     """Return a text as a search compares it: capitals, and the forms that Unicode has of one letter, are the same.
 
-    Example: `folded("CAFE\u0301") == folded("caf\u00e9")`
+    Example: `folded("STRASSE") == folded("straße")`
     """
     small = unicodedata.normalize("NFKC", text).casefold().replace("i\u0307", "i")  # the Turkish capital with a dot
     return unicodedata.normalize("NFKC", small)
