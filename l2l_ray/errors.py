@@ -11,9 +11,9 @@
 Source: ours; the tree-as-docstring follows httpx.
 """
 
+import errno
 import re
 
-FREE_SPACE = "free some space and start again with --resume"  # the remedy wherever a run cannot write
 HEALS = "start again with --resume, which finds what is damaged and makes it again"  # wherever a run cannot read
 
 
@@ -43,6 +43,27 @@ class LedgerError(L2LError, RuntimeError):
 
 class ClusterError(L2LError, RuntimeError):
     """The Ray cluster cannot run what the config asks for."""
+
+
+_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+def write_remedy(error: BaseException) -> str:
+    """Return what a person can do about a file or folder that cannot be written, by what the system says.
+
+    Libraries' own errors carry no number of the system; then it may be either.
+
+    Example: `write_remedy(OSError(errno.ENOSPC, "no space"))` is "free some space"
+    """
+    number = getattr(error, "errno", None)
+    if number is None:
+        return "free some space or check its permissions"
+    return "free some space" if number in _FULL else "check its place and permissions"
+
+
+def run_remedy(error: BaseException) -> str:
+    """Return the remedy wherever a run cannot write."""
+    return f"{write_remedy(error)} and start again with --resume"
 
 
 def one_line(error: BaseException) -> str:

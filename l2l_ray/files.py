@@ -273,7 +273,12 @@ def move(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, timeout_s: float | None = None, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+def locked(
+    path: Path,
+    timeout_s: float | None = None,
+    waiting: Callable[[], None] = lambda: None,
+    makes_folder: bool = True,
+) -> Iterator[None]:
     """Let one process at a time into the block; the system lets the next one in when a holder ends or dies.
 
     The file stays: removing it would let two in. Where the system has no such locks (Windows), nobody waits.
@@ -282,11 +287,13 @@ def locked(path: Path, timeout_s: float | None = None, waiting: Callable[[], Non
         path: The lock's file; made where it is missing, never read.
         timeout_s: Longest wait; None = as long as the holder lives.
         waiting: Called again and again while another process holds it; what it raises ends the wait.
+        makes_folder: Make the folder of the lock's file where it is missing.
     Raises:
         TimeoutError: Another process held it all the time.
         OSError: The file cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if makes_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     with path.open("ab") as file:
         while True:

@@ -24,7 +24,7 @@ from l2l_ray import __version__
 from l2l_ray.calibration import Calibration, Curve
 from l2l_ray.checkpoints import checkpoint
 from l2l_ray.config import EMBEDDED, DataConfig, LoopConfig, PriorConfig, RunConfig, SegmenterConfig
-from l2l_ray.errors import CheckpointError, ConfigError
+from l2l_ray.errors import CheckpointError, ConfigError, write_remedy
 from l2l_ray.files import replacing_folder
 from l2l_ray.loop.state.checkpoint import save_weights
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -88,7 +88,7 @@ def save_model(folder: Path, segmenter: Segmenter, config: RunConfig, facts: Fac
                     shutil.copy2(path, temporary / path.name, follow_symlinks=False)
     except (OSError, shutil.Error) as error:
         raise CheckpointError(
-            f"cannot write the model to {folder}: {error}; free some space, or give another folder"
+            f"cannot write the model to {folder}: {error}; {write_remedy(error)}, or give another folder"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import PurePath
 
@@ -12,6 +13,15 @@ NUM_NAMED = 3  # so many of a list are named; the others are counted
 def counted(num: float, noun: str) -> str:
     """Return e.g. `1 photo`, `0 photos`."""
     return f"{num} {noun}" if num == 1 else f"{num} {noun}s"
+
+
+def folded(text: str) -> str:
+    """Return a text as a search compares it: capitals, and the forms that Unicode has of one letter, are the same.
+
+    Example: `folded("STRASSE") == folded("straße")`
+    """
+    small = unicodedata.normalize("NFKC", text).casefold().replace("i\u0307", "i")  # the Turkish capital with a dot
+    return unicodedata.normalize("NFKC", small)
 
 
 def first_of(items: Iterable[str], separator: str = ", ") -> str:

@@ -109,7 +109,16 @@ def test_of_the_selectors_report_and_actors_import_the_registry_alone(part: str)
 def test_of_the_review_report_and_datatools_import_the_journal_alone(part: str) -> None:
     found = {name for path in _files(part) for name in _imports(path) if name.startswith("l2l_ray.review")}
     assert found and {name for name in found if not name.startswith("l2l_ray.review.journal")} == set()
-    assert _ours(PACKAGE / "review/journal.py") <= set(FOUNDATION)
+    for path in (PACKAGE / "review").glob("journal*.py"):
+        assert _ours(path) <= {*FOUNDATION, "review"}
+        assert {name for name in _imports(path) if name.startswith("l2l_ray.review")} <= _journals()
+
+
+def _journals() -> set[str]:
+    """Return the modules of the review's journal and the names in them that these import from one another."""
+    files = list((PACKAGE / "review").glob("journal*.py"))
+    modules = {f"l2l_ray.review.{path.stem}" for path in files}
+    return {name for path in files for name in _imports(path) if name.startswith(tuple(modules))}
 
 
 STAGES = ("state", "inference", "training", "evaluation")

@@ -230,7 +230,7 @@ def test_a_model_that_cannot_be_written_leaves_nothing_behind(saved: Path, tmp_p
         save_model(tmp_path / "model", Segmenter(SegmenterConfig()), RunConfig(segmenter=section), Facts("l2l", 1, ()))
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="free some space, or give another folder$"):
+    with pytest.raises(CheckpointError, match="check its place and permissions, or give another folder$"):
         save_model(tmp_path / "file/model", Segmenter(SegmenterConfig()), RunConfig(), Facts("l2l", 1, ()))
 
 

@@ -33,7 +33,7 @@ from l2l_ray.actors.liveness import LOOK_S, Heartbeats
 from l2l_ray.actors.logs import about, log_as
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import ClusterConfig, RunConfig
-from l2l_ray.errors import FREE_SPACE, ClusterError, L2LError
+from l2l_ray.errors import ClusterError, L2LError, run_remedy
 from l2l_ray.files import replacing
 from l2l_ray.loop.progress import LabelProgress, LabelRate, Status, TrainProgress
 from l2l_ray.loop.state.ledger import Key, Ledger, LedgerEntry
@@ -380,4 +380,4 @@ def _write(path: Path, content: str) -> None:
         with replacing(path) as temporary:
             temporary.write_text(content)
     except OSError as error:  # it only shows; whoever keeps something fails with a remedy, and `stop` must wake all
-        logger.warning("cannot write %s: %s; %s", path, error, FREE_SPACE)
+        logger.warning("cannot write %s: %s; %s", path, error, run_remedy(error))

@@ -4,7 +4,8 @@ Every mask is at the image's native size. Every format holds the whole record of
 `l2l data import`. An export is a folder with `export.json`, which says what is inside; it appears whole or not at all,
 under a temporary name until the last byte, and only another export is ever replaced.
 
-Images are named, not copied (YOLO has links to them): paths are relative to their common folder, `image_root` in `export.json`.
+Images are named, not copied (YOLO has links to them): paths are relative to their common folder, `image_root` in
+`export.json`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from l2l_ray.datatools.record import (
     write_json_lines,
 )
 from l2l_ray.datatools.yolo import write_yolo
-from l2l_ray.errors import DataError
+from l2l_ray.errors import DataError, write_remedy
 from l2l_ray.files import new_folder, replacing_folder
 from l2l_ray.storage import StorePath, place
 from l2l_ray.types import Rle
@@ -87,7 +88,7 @@ def write_export(
         ) from error
     except OSError as error:
         raise DataError(
-            f"cannot write {out}: {error}; nothing was exported; free some space or choose another --out"
+            f"cannot write {out}: {error}; nothing was exported; {write_remedy(error)}, or choose another --out"
         ) from error
     return out
 

@@ -22,7 +22,7 @@ from l2l_ray.data.layout import BadValue, Problem, coco_number, image_folder, pl
 from l2l_ray.data.origin import is_published, write_origin
 from l2l_ray.datatools.inventory import Inventory, take_inventory
 from l2l_ray.datatools.picture_hash import hash_file, pairs_within
-from l2l_ray.errors import DataError
+from l2l_ray.errors import DataError, write_remedy
 from l2l_ray.files import new_folder
 
 MAX_DISTANCE = 8  # bits of 128; see tests/datatools/test_picture_hash.py for what scaling and JPEG change
@@ -161,7 +161,7 @@ def drop_train_images(train: Part, leaks: Sequence[Leak], name: str) -> tuple[Pa
                 pictures.parent.mkdir(parents=True, exist_ok=True)
                 pictures.symlink_to(source.absolute(), target_is_directory=True)
     except OSError as error:
-        raise DataError(f"cannot write {folder}: {error}; free some space, or choose another name") from error
+        raise DataError(f"cannot write {folder}: {error}; {write_remedy(error)}, or choose another name") from error
     return folder, len(leaked & set(train.image_ids))
 
 

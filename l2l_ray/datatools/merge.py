@@ -5,7 +5,7 @@ to have no object, or no label, while its object has other texts, becomes a ref 
 data set when
 
 - it says which sentence it was (`sent_id`, from an export of this data set) and photo and expression are that
-  sentence's; or it has the `id` of one of its objects;
+  sentence's (`cut_texts.py`); or it has the `id` of one of its objects;
 - else, when its photo and one of its expressions are that of exactly one object; of several, that one is meant which
   has its annotation id in COCO, else one which has its very mask. Photos are the same when they are one file, or two
   files of the same content;
@@ -33,6 +33,7 @@ from typing import Any
 
 from l2l_ray.data.layout import BadValue, Notice, Problem, Words
 from l2l_ray.datatools import notices
+from l2l_ray.datatools.cut_texts import with_whole_texts
 from l2l_ray.datatools.known_photos import in_px, match_photos, size_in
 from l2l_ray.datatools.record import SCORES, is_made_by_a_model
 from l2l_ray.datatools.ref_records import (
@@ -123,7 +124,7 @@ class _Merger(Tables):
                 self._by_own_id[ref["source_id"]] = place
         groups: dict[int, list[Ref]] = defaultdict(list)
         new, told = list[Ref](), set[Problem]()
-        for ref in self.writer.refs:
+        for ref in with_whole_texts(self.writer.refs, self.refs, self._photos.image_of):
             if bad := self._photos.bad.get(ref["image_id"]):
                 self.update.problems += [] if bad in told else [bad]
                 told.add(bad)

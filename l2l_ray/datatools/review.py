@@ -25,7 +25,8 @@ from typing import Any
 from l2l_ray.data.layout import Notice
 from l2l_ray.datatools.row_files import Row
 from l2l_ray.errors import DataError
-from l2l_ray.review.journal import FILE, Action, Journal, journal_of
+from l2l_ray.review.journal import FILE, Journal, journal_of
+from l2l_ray.review.journal_lines import Action
 from l2l_ray.storage import place
 
 _FROM_LABEL = ("image", "expression", "split", "id", "sent_id", "category", "hint", "confidence", "gate")

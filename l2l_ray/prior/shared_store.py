@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from l2l_ray.errors import FREE_SPACE, HEALS, DataError
+from l2l_ray.errors import HEALS, DataError, run_remedy
 from l2l_ray.files import on_network, read_many, replacing, unique_name
 from l2l_ray.prior.store import PriorStore
 from l2l_ray.storage import StorePath, local_copy
@@ -115,7 +115,7 @@ class SharedPriorStore:
             with replacing(self.path / unique_name(".jsonl"), durable=True) as temporary:
                 temporary.write_text("".join(json.dumps(text) + "\n" for text in texts))
         except OSError as error:
-            raise DataError(f"cannot write prior store {self.path}: {error}; {FREE_SPACE}") from error
+            raise DataError(f"cannot write prior store {self.path}: {error}; {run_remedy(error)}") from error
 
 
 Store = PriorStore | SharedPriorStore

@@ -55,7 +55,8 @@ from l2l_ray.report.tables import (
     priors_table,
     results_table,
 )
-from l2l_ray.review.journal import Action, Journal, journal_of
+from l2l_ray.review.journal import Journal, journal_of
+from l2l_ray.review.journal_lines import Action
 
 FOLDER = Path(__file__).parent
 MAX_EXAMPLES = 40  # about 60 kB each

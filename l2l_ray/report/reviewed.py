@@ -8,7 +8,8 @@ from typing import Any
 from l2l_ray.report.next_steps import bring_home
 from l2l_ray.report.outcome import Outcome
 from l2l_ray.report.record import RunRecord
-from l2l_ray.review.journal import Action, Journal
+from l2l_ray.review.journal import Journal
+from l2l_ray.review.journal_lines import Action
 from l2l_ray.wording import counted
 
 

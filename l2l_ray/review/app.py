@@ -9,12 +9,13 @@
     GET  /api/labels/ID/prior            what the language model marked
     GET  /api/labels/ID/teacher          what the run's model predicts
     POST /api/labels/ID/propose          {"box": [x, y, width, height]}: the model's mask in a box, px
-    POST /api/labels/ID/actions          {"action", "upon", "key", "counts"}: decide; answers when it is durable
+    POST /api/labels/ID/actions          {"action", "upon", "key", "counts", "run"}: decide; answers when it is durable
 
 Every request but the first needs the token, comes from this server's own page, and names this server as `Host`
 (`serving/guard.py`). Photos are found by the id of a label: no path comes from a client. A server for several people
 asks each for a name, in the header `X-L2L-Reviewer` (`reviewer_of`). Whatever goes wrong is one line,
-`{"error": ...}`: 409 with `last` where somebody else decided meanwhile, 428 where a name is needed.
+`{"error": ...}`: 409 with `last` where somebody else decided meanwhile, 412 where a decision is about another run, 428
+where a name is needed, 500 where the run's folder or its disk fails. What is answered 412 or 500 stays in the browser.
 
 All paths may have a prefix that the server puts before them, such as `/review`; the page asks relative to itself.
 """
@@ -42,14 +43,27 @@ from l2l_ray import __version__
 from l2l_ray.data.masks import mask_area_px
 from l2l_ray.errors import ConfigError, DataError, L2LError, one_line
 from l2l_ray.review.item import Items, as_runs, edit_size, mask_iou
-from l2l_ray.review.journal import DECISIONS, STATES, UNDO, Journal, StaleAction
+from l2l_ray.review.journal import Journal, StaleAction
+from l2l_ray.review.journal_folder import JournalFailure
+from l2l_ray.review.journal_lines import DECISIONS, STATES, UNDO
 from l2l_ray.review.labels import MAX_KIND_CHARS, Filters, Labels
 from l2l_ray.review.proposals import Proposals
 from l2l_ray.serving.guard import Guard, Refusal, broken, limited, page_file, refused, said
 from l2l_ray.types import Example
 
 PAGE = Path(__file__).parent / "page"
-_FILES = ("page.css", "page.js", "api.js", "who.js", "keys.js", "queue.js", "canvas.js", "draw.js", "masks.js")
+_FILES = (
+    "page.css",
+    "page.js",
+    "api.js",
+    "kept.js",
+    "who.js",
+    "keys.js",
+    "queue.js",
+    "canvas.js",
+    "draw.js",
+    "masks.js",
+)
 PAGE_FILES = {"/": "index.html", **{f"/{name}": name for name in _FILES}}
 MAX_BODY_BYTES = 4_000_000  # a mask of a 20 megapixel photo has some ten thousand runs
 MAX_PAGE = 200
@@ -68,6 +82,7 @@ class Decision(BaseModel):
     upon: int = Field(ge=0, lt=1 << 63, description="number of the last action on this label that the reviewer saw")
     key: str = Field(min_length=8, max_length=64, description="made anew for each action")
     counts: list[int] | None = Field(None, description="redraw: the mask, as run lengths at edit size")
+    run: str | None = Field(None, max_length=64, description="`id` of /api/run, as the page that decided knows it")
 
 
 class Box(BaseModel):
@@ -93,8 +108,13 @@ class Asked(BaseModel):
 
 
 def identity(run_dir: Path, reviewer: str) -> str:
-    """Return what tells one reviewer's work on one run from any other on this machine."""
+    """Return what tells one reviewer's work in one folder from any other on this machine, whatever run is there."""
     return hashlib.sha256(f"{run_dir.resolve()}\0{reviewer}".encode()).hexdigest()[:16]
+
+
+def work_of(run_dir: Path, reviewer: str, labels: Labels) -> str:
+    """Return what tells one reviewer's work on one run from any other: `identity`, and what is the run's own."""
+    return f"{identity(run_dir, reviewer)}-{labels.mark}"
 
 
 def checked_name(given: str, setting: str) -> str:
@@ -158,6 +178,7 @@ def make_app(
         exception_handlers={
             Refusal: refused,
             StaleAction: _stale,
+            JournalFailure: _failed,
             L2LError: _wrong,
             RequestValidationError: _not_understood,
             HTTPException: _no_such,
@@ -178,9 +199,13 @@ def make_app(
             "reviewer": found.reviewer if found else "",
             "history": [action.words for action in journal.history(sent_id)],
             "counts": labels.counts(journal),
+            "problems": journal.problems,
         }
 
     def saved(sent_id: int, decision: Decision, by: str) -> dict[str, Any]:
+        if decision.run not in (None, work_of(run_dir, by, labels)):
+            raise Refusal(412, "not saved: this decision is about another run or another reviewer's; reload the page")
+        journal.refresh("not saved: ")
         record, mask = items.record(sent_id)
         rle = iou = None
         if decision.action == "redraw":
@@ -208,7 +233,7 @@ def make_app(
         journal.refresh()
         return {
             "run": run_dir.absolute().name,
-            "id": identity(run_dir, name),
+            "id": work_of(run_dir, name, labels),
             "about": labels.about,
             "reviewer": name,
             "asks_name": reviewer is None,
@@ -238,7 +263,7 @@ def make_app(
     @app.get("/api/labels/{sent_id}")
     def details(sent_id: int) -> dict[str, Any]:
         journal.refresh()
-        return items.details(sent_id, journal)
+        return {**items.details(sent_id, journal), "counts": labels.counts(journal)}
 
     @app.get("/api/labels/{sent_id}/picture")
     def picture(sent_id: int, size: Literal["preview", "full"] = "preview") -> Response:
@@ -335,6 +360,10 @@ async def _stale(request: Request, error: Exception) -> Response:
     assert isinstance(error, StaleAction)
     last = error.last
     return JSONResponse({"error": str(error), "last": {"number": last.number, "words": last.words}}, 409)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return said(500, one_line(error))
 
 
 async def _wrong(request: Request, error: Exception) -> Response:

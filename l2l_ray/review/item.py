@@ -32,7 +32,8 @@ from l2l_ray.errors import DataError
 from l2l_ray.loop.evaluation.committed import native_mask, pseudo_mask
 from l2l_ray.loop.state.ledger import is_used, read_shard
 from l2l_ray.prior.proposal import Proposer
-from l2l_ray.review.journal import Action, Journal
+from l2l_ray.review.journal import Journal
+from l2l_ray.review.journal_lines import Action
 from l2l_ray.review.labels import Labels
 from l2l_ray.types import Candidate, Example, Hint, Prior, PseudoLabel, Rle
 

@@ -18,95 +18,29 @@ Other parts (`report`, `datatools`) read this file and nothing else of the packa
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from l2l_ray.errors import DataError
+from l2l_ray.errors import DataError, write_remedy
 from l2l_ray.files import lock_file, locked, sync
 from l2l_ray.jsonl import append_line
+from l2l_ray.review.journal_folder import JournalFailure, JournalFolder
+from l2l_ray.review.journal_lines import DECISIONS, OPEN, UNDO, Action, Summary, action_of, plain_record
 from l2l_ray.storage import local_copy
 from l2l_ray.types import Rle
 
 logger = logging.getLogger(__name__)
 
 FILE, TORN, LOCK = "review.jsonl", "review-torn.txt", "review.lock"
-UNDO = "undo"
-OPEN = "open"
-# What a person can decide, and what a label is then.
-DECISIONS = {
-    "accept": "accepted",
-    "redraw": "redrawn",
-    "reject": "rejected",
-    "wrong_object": "wrong object",
-    "no_object": "no such object",
-}
-STATES = (OPEN, *DECISIONS.values())
 LOCK_TIMEOUT_S = 10.0  # a line takes milliseconds; who holds the lock this long is stuck
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """One line of the journal.
-
-    Example: `Action(17, 42, 12, "accept", "anna", "2026-11-26T16:02:11+00:00", "6f1c...")`
-    """
-
-    number: int  # counts from 1 over the file
-    sent_id: int  # whose label it is about
-    upon: int  # number of the action on this label that the reviewer saw last; 0 = none
-    action: str  # a key of `DECISIONS`, or `UNDO`
-    reviewer: str
-    at: str  # UTC, ISO 8601
-    key: str  # the page's own; the same one is never two actions
-    undoes: int = 0  # number of the action that an undo takes back
-    rle: Rle | None = None  # accepted or redrawn: the mask that the person says is right, at native size
-    iou: float | None = None  # redrawn: with the label that was shown
-    # The record of the label that was shown, with its mask (`rle`) where that was not accepted: no other field has it.
-    label: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def state(self) -> str:
-        """What a decision makes of its label, one of `STATES`."""
-        return DECISIONS[self.action]
-
-    @property
-    def words(self) -> str:
-        """Who did what when, in words."""
-        did = "undid action " + str(self.undoes) if self.action == UNDO else f"said {self.state!r}"
-        return f"{self.reviewer} {did} at {self.at[11:16]} UTC on {self.at[:10]} (action {self.number})"
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What reviewing came to: on how many labels each decision stands, and how far redrawn masks are from the labels.
-
-    Example: `Summary({"accept": 5, "redraw": 3, "reject": 1, "wrong_object": 1, "no_object": 0}, 0.42, ("anna",))`
-    """
-
-    counts: Mapping[str, int]  # by key of `DECISIONS`
-    mean_iou: float | None  # of redrawn masks with the labels that were shown; None = nothing was redrawn
-    reviewers: tuple[str, ...]
-
-    @property
-    def num(self) -> int:
-        """How many labels are decided."""
-        return sum(self.counts.values())
-
-    @property
-    def line(self) -> str:
-        """The counts, in words."""
-        words = [f"{count} {DECISIONS[name]}" for name, count in self.counts.items() if count]
-        moved = "" if self.mean_iou is None else f" (mean IoU of redrawn masks with the labels: {self.mean_iou:.2f})"
-        return f"{', '.join(words) or 'nothing yet'}{moved}"
 
 
 class StaleAction(DataError):
@@ -137,6 +71,7 @@ class Journal:
 
     def __init__(self, run_dir: Path) -> None:
         self._path, self._torn, self._lock_path = (run_dir / name for name in (FILE, TORN, LOCK))
+        self._folder = JournalFolder(run_dir)
         with suppress(FileNotFoundError):
             self._path = local_copy(self._path)
         self._lock = threading.RLock()
@@ -176,12 +111,14 @@ class Journal:
             iou: Of a redrawn mask with the label.
         Raises:
             StaleAction: Somebody else acted on this label meanwhile.
-            DataError: There is nothing to undo, or the line cannot be written.
+            JournalFailure: The line cannot be written, or the run's folder is no longer where it was.
+            DataError: There is nothing to undo, or the key is that of another action.
         """
         try:
-            with self._lock, locked(self._lock_path, LOCK_TIMEOUT_S):
+            with self._lock, self._held("not saved: "):
                 self._set_torn_aside(self._read())
                 if key in self._keys:
+                    self._require_same_action(self._keys[key], sent_id, action)
                     sync(self._path)  # who wrote the line may have died before it was safe
                     sync(self._path.parent)
                     return self._keys[key]
@@ -194,17 +131,19 @@ class Journal:
                 made = Action(
                     self._newest + 1, sent_id, upon, action, reviewer, now, key, undoes, rle, iou, label or {}
                 )
-                append_line(self._path, _plain(made), durable=True)
+                append_line(self._path, plain_record(made), durable=True)
                 self._read()
                 return self._keys[key]
         except TimeoutError as error:
-            raise DataError(
+            raise JournalFailure(
                 f"{self._lock_path} is held by another process for more than {LOCK_TIMEOUT_S:g} s; nothing was "
                 "saved; end that process, then try again"
             ) from error
         except OSError as error:
             what = "it is written, but might not survive a power loss" if key in self._keys else "nothing was saved"
-            raise DataError(f"cannot write {self._path}: {error}; {what}; free some space, then try again") from error
+            raise JournalFailure(
+                f"cannot write {self._path}: {error}; {what}; {write_remedy(error)}, then try again"
+            ) from error
 
     def require_writable(self) -> None:
         """Refuse a folder in which no decision could be saved, before anybody makes one.
@@ -213,7 +152,7 @@ class Journal:
             DataError: Its lock cannot be had, or the file cannot be written.
         """
         try:
-            with locked(self._lock_path, LOCK_TIMEOUT_S):
+            with self._held():
                 if self._path.exists():
                     self._path.open("r+b").close()
         except OSError as error:
@@ -222,9 +161,17 @@ class Journal:
                 "process may write to and that knows locks, as disks, NFS and Lustre do unless mounted without them"
             ) from error
 
-    def refresh(self) -> None:
-        """Read what other processes have added."""
+    def refresh(self, before: str = "") -> None:
+        """Read what other processes have added.
+
+        Args:
+            before: Words in front of what is said where the folder is gone, such as "not saved: ".
+        Raises:
+            JournalFailure: The run's folder is no longer where it was.
+            DataError: The file cannot be read.
+        """
         with self._lock:
+            self._folder.require_there(before)
             self._read()
 
     def standing(self, sent_id: int) -> Action | None:
@@ -265,7 +212,7 @@ class Journal:
         """Return an action with the mask and the record that its line holds."""
         with self._path.open("rb") as file:
             file.seek(self._places[action.number])
-            return _action(file.readline())
+            return action_of(file.readline())
 
     def summary(self) -> Summary:
         """Return what reviewing came to."""
@@ -274,6 +221,21 @@ class Journal:
         ious = [action.iou for action in held if action.iou is not None]
         reviewers = tuple(sorted({action.reviewer for action in held}))
         return Summary({name: counts[name] for name in DECISIONS}, sum(ious) / len(ious) if ious else None, reviewers)
+
+    @contextmanager
+    def _held(self, before: str = "") -> Iterator[None]:
+        """Lock the journal against other processes, in the folder that it was opened in."""
+        self._folder.require_there(before)
+        with locked(self._lock_path, LOCK_TIMEOUT_S, makes_folder=False):
+            self._folder.require_there(before)
+            yield
+
+    def _require_same_action(self, known: Action, sent_id: int, action: str) -> None:
+        if (known.sent_id, known.action) != (sent_id, action):
+            raise DataError(
+                f"not saved: the key of this action is that of another one, {known.action} on the label of sentence "
+                f"{known.sent_id}, got {action} on that of {sent_id}; make a new key for each action"
+            )
 
     def _require_current(self, sent_id: int, upon: int) -> None:
         last = self._actions.get(sent_id, [None])[-1]
@@ -316,7 +278,7 @@ class Journal:
     def _read_line(self, line: bytes) -> None:
         self._num_lines += 1
         try:
-            self._take(_action(line), self._size)
+            self._take(action_of(line), self._size)
         except (ValueError, TypeError, KeyError, RecursionError):
             self._name(f"{FILE}: line {self._num_lines} is damaged and does not count")
         self._size += len(line)
@@ -330,7 +292,7 @@ class Journal:
         self._file_number = 0 if found is None else found.st_ino
 
     def _take(self, action: Action, place: int) -> None:
-        light = Action(**{**_fields(action), "rle": None, "label": {}})
+        light = replace(action, rle=None, label={})
         standing = self._standing.setdefault(action.sent_id, [])
         if action.action == UNDO:
             standing[:] = [one for one in standing if one.number != action.undoes]
@@ -370,30 +332,3 @@ def decided_ids(run_dir: Path) -> set[int]:
     """Return the sentences of a run whose labels a person decided about; none where nobody did. Raises as `Journal`."""
     journal = journal_of(run_dir)
     return set() if journal is None else journal.decided
-
-
-def _fields(action: Action) -> dict[str, Any]:
-    return {name: getattr(action, name) for name in Action.__slots__}
-
-
-def _plain(action: Action) -> dict[str, Any]:
-    """Return an action as its line holds it: without what says nothing."""
-    record = {name: value for name, value in asdict(action).items() if value not in (None, {})}
-    return record if action.undoes else {name: value for name, value in record.items() if name != "undoes"}
-
-
-def _action(line: bytes) -> Action:
-    """Return the action of a line.
-
-    Raises:
-        ValueError, TypeError, KeyError: It is none.
-    """
-    record = json.loads(line)
-    action = Action(**record)
-    numbers = (action.number, action.sent_id, action.upon, action.undoes)
-    texts = (action.action, action.reviewer, action.at, action.key)
-    if not all(type(n) is int and abs(n) < 2**63 for n in numbers) or not all(isinstance(t, str) for t in texts):
-        raise ValueError("not an action")
-    if action.action not in (*DECISIONS, UNDO) or not isinstance(action.label, dict):
-        raise ValueError("not an action")
-    return action

@@ -11,9 +11,11 @@ model called the object: it is read when somebody first asks for it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,11 +29,14 @@ from jaxtyping import Bool, Float32, Int8, Int64
 
 from l2l_ray.datatools.record import common_folder
 from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.jsonl import read_lines
 from l2l_ray.loop.evaluation.committed import last_round, open_run
 from l2l_ray.loop.state.example_files import ExampleTable, PriorTable
-from l2l_ray.review.journal import STATES, Journal
+from l2l_ray.review.journal import Journal
+from l2l_ray.review.journal_lines import STATES
 from l2l_ray.storage import local_copy, place
 from l2l_ray.types import Example, Prior
+from l2l_ray.wording import folded
 
 ORDERS = ("expression", "image")
 MAX_KIND_CHARS = 80  # longer answers of a language model count as one kind from there on
@@ -48,7 +53,7 @@ class Filters:
     state: str = ""  # one of `journal.STATES`; "" = any
     lowest: float = 0.0  # confidence
     highest: float = 1.0
-    text: str = ""  # in expression or name of the photo, in small letters
+    text: str = ""  # in expression or name of the photo, see `folded`
     kind: str = ""  # what the language model called the object
 
 
@@ -71,6 +76,8 @@ class Labels:
             )
         found = last_round(run_dir)
         self.run, self.about, self._paths = found.run, found.about, found.paths
+        first = next(iter(read_lines(found.run.ledger_path)), b"")  # the time that the first shard took is in it
+        self.mark = hashlib.sha256(first).hexdigest()[:16]  # tells this run from another one in the same folder
         columns = found.columns("sent_id", "confidence")
         self.sent_ids: Int64[np.ndarray, " N"] = columns["sent_id"]
         self.confidence: Float32[np.ndarray, " N"] = columns["confidence"]
@@ -177,10 +184,8 @@ class Labels:
         table = pq.read_table(local_copy(self.run.priors_path("unlabeled")), use_threads=False)
         words = pc.struct_field(pc.extract_regex(table["prior"].combine_chunks(), pattern=_PHRASE), "phrase")
         found = words.dictionary_encode()
-        known = [
-            "" if word is None else " ".join(json.loads(word).lower().split())[:MAX_KIND_CHARS].strip()
-            for word in found.dictionary.to_pylist()
-        ]
+        shown: dict[str, str] = {}  # of each kind, the first spelling that there is of it
+        known = ["" if word is None else _kind(json.loads(word), shown) for word in found.dictionary.to_pylist()]
         by_id = {
             sent_id: "" if index is None else known[index]
             for sent_id, index in zip(table["sent_id"].to_pylist(), found.indices.to_pylist(), strict=True)
@@ -230,7 +235,7 @@ class Labels:
 
     @cached_property
     def _searchable(self) -> list[str]:
-        return [f"{text}\n{self.image_name(i)}".lower() for i, text in enumerate(self.expressions)]
+        return [folded(f"{text}\n{self.image_name(i)}") for i, text in enumerate(self.expressions)]
 
     def _let_through(self, journal: Journal, filters: Filters) -> Bool[np.ndarray, " N"]:
         chosen: Bool[np.ndarray, " N"] = np.ones(len(self), bool)
@@ -239,8 +244,14 @@ class Labels:
         if filters.lowest > 0 or filters.highest < 1:
             chosen &= (self.confidence >= filters.lowest) & (self.confidence <= filters.highest)
         if filters.text:
-            wanted = filters.text.lower()
+            wanted = folded(filters.text)
             chosen &= np.fromiter((wanted in text for text in self._searchable), bool, len(self))
         if filters.kind:
             chosen &= np.fromiter((kind == filters.kind for kind in self.kinds), bool, len(self))
         return chosen
+
+
+def _kind(phrase: str, shown: dict[str, str]) -> str:
+    """Return the one spelling of a kind: that of `shown`, or this one, which is put there."""
+    words = unicodedata.normalize("NFC", " ".join(phrase.lower().split()))[:MAX_KIND_CHARS].strip()
+    return shown.setdefault(folded(words), words)

@@ -12,15 +12,19 @@ import errno
 import getpass
 import html
 import os
+import signal
 import socket
+import tempfile
 import threading
 import webbrowser
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
+from types import FrameType
 from urllib.parse import quote
 
 import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from l2l_ray.errors import ConfigError
 from l2l_ray.review.app import checked_name, identity, make_app
@@ -30,7 +34,7 @@ from l2l_ray.serving.settings import LOOPBACK
 from l2l_ray.storage import here
 from l2l_ray.wording import Say
 
-OPENING = "review-open.html"
+OPENING = "review-open.html"  # an earlier version wrote it into the run's folder
 _ANY_PORT = 0
 _OWN_PORTS = range(20_000, 30_000)  # below those that systems give to whoever asks for any
 
@@ -65,49 +69,117 @@ def review(run_dir: Path, port: int | None, reviewer: str | None, opens_browser:
         say: Takes each line of output.
     Raises:
         ConfigError: The port is taken, the name cannot be used, or there is no finished run.
-        L2LError: The run's labels or its journal cannot be read.
+        L2LError: The run's labels or its journal cannot be read, or nothing could be saved there.
+        SystemExit: A signal other than Ctrl-C ended it.
     """
-    name = checked_name(getpass.getuser() if reviewer is None else reviewer, "--reviewer")
+    name = checked_name(_own_name() if reviewer is None else reviewer, "--reviewer")
     token, _ = own_or_new_token()
     usual = own_port(run_dir, name)
     with listening(port, usual) as listener:
         chosen = listener.getsockname()[1]
         addresses = frozenset(f"http://{host}:{chosen}" for host in (LOOPBACK, "localhost"))
         app = make_app(run_dir, name, sha256_of(token), addresses)
+        Journal(run_dir).require_writable()
+        with suppress(OSError):
+            (run_dir / OPENING).unlink()  # of an earlier version that was killed
         address = f"http://{LOOPBACK}:{chosen}/#token={quote(token, safe='')}"
         say(f"review     {address}")
         say(f"reviewer   {name}; every decision is a line of {run_dir / 'review.jsonl'}; Ctrl-C ends the server")
         if port is None and chosen != usual:
             say(f"port       {usual} is taken; what a browser could not save there is sent when it is free again")
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
-        with opening_page(run_dir, address) if opens_browser else nullcontext() as page:
-            if page is not None:
-                threading.Thread(target=_open, args=(page.absolute().as_uri(),), daemon=True).start()
-            with suppress(KeyboardInterrupt):  # uvicorn has answered what was open, and hands the signal on
+        seen = _Seen(app)
+        server = uvicorn.Server(uvicorn.Config(seen, log_level="warning", timeout_graceful_shutdown=5))
+        # uvicorn answers what is open at Ctrl-C and SIGTERM, and hands the signal on
+        with _ended_by_signals(server), suppress(KeyboardInterrupt):
+            with opening_page(address) if opens_browser else nullcontext() as seen.page:
+                if seen.page is not None:
+                    threading.Thread(target=_open, args=(seen.page.as_uri(),), daemon=True).start()
                 asyncio.run(server.serve(sockets=[listener]))
     say(f"decided    {Journal(run_dir).summary().line}")
 
 
+def _own_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container's user may have a number alone
+        raise ConfigError("this user has no name on this machine; give yours with --reviewer NAME") from None
+
+
+class _Seen:
+    """An application behind which a file is removed once a browser has shown the token that is in it.
+
+    Args:
+        app: The application.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.page: Path | None = None  # the file, while there is one
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def watched(message: Message) -> None:
+            if self.page is not None and message.get("status") == 200 and scope["path"].startswith("/api/"):
+                with suppress(OSError):
+                    self.page.unlink()
+                self.page = None
+            await send(message)
+
+        await self._app(scope, receive, watched)
+
+
 @contextmanager
-def opening_page(run_dir: Path, address: str) -> Iterator[Path]:
+def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
+    """End the server, and then the process, in order when it is told to end or its terminal is closed.
+
+    Raises:
+        SystemExit: It was; the status is 128 and the signal's number, as shells count.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    got: list[int] = []
+
+    def end(number: int, _: FrameType | None) -> None:
+        got.append(number)
+        server.should_exit = True
+
+    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {one: signal.getsignal(one) for one in wanted}
+    taken = {
+        one: was for one, was in before.items() if was is not signal.SIG_IGN
+    }  # `nohup` ignores that the terminal ends
+    for one in taken:
+        signal.signal(one, end)
+    try:
+        yield
+    finally:
+        for one, was in taken.items():
+            signal.signal(one, was)
+    if got:
+        raise SystemExit(128 + got[0])
+
+
+@contextmanager
+def opening_page(address: str) -> Iterator[Path]:
     """Give a file for this user's eyes alone that leads a browser to an address; it is gone afterwards.
 
     The address holds the token, and the words that a browser is started with can be read by every user of the machine.
+    So the file lies in a private temporary folder, never in the run's, which people copy and share.
 
     Raises:
         ConfigError: It cannot be written.
     """
-    page = run_dir / OPENING
-    try:
-        page.unlink(missing_ok=True)
-        with open(os.open(page, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(f'<!doctype html><meta http-equiv="refresh" content="0;url={html.escape(address)}">\n')
-    except OSError as error:
-        raise ConfigError(f"cannot write {page}: {error}; open the address yourself, with --no-browser") from error
-    try:
-        yield page
-    finally:
-        page.unlink(missing_ok=True)
+    with ExitStack() as held:
+        try:
+            folder = held.enter_context(tempfile.TemporaryDirectory(prefix="l2l-review-", ignore_cleanup_errors=True))
+            page = Path(folder) / OPENING
+            with open(os.open(page, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(f'<!doctype html><meta http-equiv="refresh" content="0;url={html.escape(address)}">\n')
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write a temporary file: {error}; open the address yourself, with --no-browser"
+            ) from error
+        yield page.absolute()
 
 
 def _open(address: str) -> None:

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from l2l_ray.errors import CheckpointError, ConfigError
+from l2l_ray.errors import CheckpointError, ConfigError, write_remedy
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.segmenter.text import TextTokens
 
@@ -110,7 +110,7 @@ def save_graph(segmenter: Segmenter, folder: Path, as_onnx: bool) -> Path:
             else:
                 torch.export.save(program, path)
     except OSError as error:
-        raise CheckpointError(f"cannot write {path}: {error}; free some space, or give another folder") from error
+        raise CheckpointError(f"cannot write {path}: {error}; {write_remedy(error)}, or give another folder") from error
     return path
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from l2l_ray.config import RunConfig, save_config
-from l2l_ray.errors import FREE_SPACE, DataError
+from l2l_ray.errors import DataError, run_remedy
 from l2l_ray.files import replacing
 from l2l_ray.report.sweep_page import write_sweep_page
 from l2l_ray.report.sweep_summary import FINISHED, METRIC, best_point, points_frame
@@ -68,7 +68,7 @@ def write_results(folder: SweepFolder, trials: Sequence[Trial]) -> SweepResults:
             None if best is None else (command, best.seed),
         )  # fmt: skip
     except OSError as error:
-        raise DataError(f"cannot write the sweep's files in {folder.path}: {error}; {FREE_SPACE}") from error
+        raise DataError(f"cannot write the sweep's files in {folder.path}: {error}; {run_remedy(error)}") from error
     failed = [(trial, outcomes[trial.id].reason) for trial in trials if outcomes[trial.id].state == "failed"]
     return SweepResults(frame, points, failed, best, command)
 

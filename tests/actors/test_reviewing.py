@@ -21,8 +21,9 @@ from l2l_ray.actors.reviewing import REVIEW_APP, ROUTE, ReviewArgs, app_of, appl
 from l2l_ray.actors.serve import drain
 from l2l_ray.errors import ConfigError, DataError, L2LError
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.review.app import PAGE, PAGE_FILES, identity
+from l2l_ray.review.app import PAGE, PAGE_FILES, work_of
 from l2l_ray.review.journal import FILE, Journal
+from l2l_ray.review.labels import Labels
 from l2l_ray.serving.access import sha256_of
 from l2l_ray.serving.settings import ServeConfig
 from l2l_ray.storage import place
@@ -66,7 +67,7 @@ def test_two_reviewers_decide_under_their_own_names(client: TestClient, run: Pat
     first, second = rows[0]["sent_id"], rows[1]["sent_id"]
     told = [client.get("/api/run", headers=headers(name)).json() for name in ("anna", "J%C3%BCrgen%20B.")]
     assert [one["reviewer"] for one in told] == ["anna", "Jürgen B."] and all(one["asks_name"] for one in told)
-    assert [one["id"] for one in told] == [identity(run, "anna"), identity(run, "Jürgen B.")]
+    assert [one["id"] for one in told] == [work_of(run, name, Labels(run)) for name in ("anna", "Jürgen B.")]
     assert decided(client, "", "anna", first, "reject").status_code == 200
     assert decided(client, "", "J%C3%BCrgen%20B.", second, "wrong_object").status_code == 200
     late = decided(client, "", "J%C3%BCrgen%20B.", first, "no_object")

@@ -119,6 +119,8 @@ def test_a_clean_set_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> N
     folder = write_tiny(tmp_path)
     train = part(folder, "train")
     (folder / "instances.json").unlink()  # its copy fails, as on a full disk
-    with pytest.raises(DataError, match="cannot write .*clean: .*; free some space, or choose another name"):
+    with pytest.raises(
+        DataError, match="cannot write .*clean: .*; check its place and permissions, or choose another name"
+    ):
         drop_train_images(train, [], "clean")
     assert not list(tmp_path.glob("*clean*"))

@@ -11,7 +11,7 @@ import pytest
 
 from l2l_ray import cli
 from l2l_ray.config import RunConfig
-from l2l_ray.data.masks import encode
+from l2l_ray.data.masks import annotation_rle, encode
 from l2l_ray.data.plain_pickle import plain_records
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.datatools.check import check
@@ -79,6 +79,17 @@ class Reviewed:
         (self.root / "texts.jsonl").write_text(json.dumps(row) + "\n")
         words = ["rows", str(self.root / "texts.jsonl"), "--images", str(self.photos), "--update"]
         assert "2 new texts" in self.data(*words)[1]
+
+    def know(self, texts: dict[int, tuple[str, str]]) -> None:
+        """Let decisions be made about more texts, by sentence: photo and text, as the run has it."""
+        self._texts |= texts
+
+    def ref_mask(self, text: str) -> Rle:
+        """Return the mask of the object that has a text."""
+        table = json.loads((self.root / "own" / "instances.json").read_text())
+        wanted = self.ref_of(text)["ann_id"]
+        found = next(row["segmentation"] for row in table["annotations"] if row["id"] == wanted)
+        return annotation_rle(found, 24, 32)
 
     def ref_of(self, text: str) -> dict[str, Any]:
         return next(ref for ref in self.refs if text in [sentence["sent"] for sentence in ref["sentences"]])

@@ -24,7 +24,7 @@ from l2l_ray.data.refer import ReferDataset
 from l2l_ray.errors import DataError
 from l2l_ray.loop.state.ledger import read_shard, write_shard
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.review.app import MAX_BODY_BYTES, PAGE, PAGE_FILES, identity, make_app
+from l2l_ray.review.app import MAX_BODY_BYTES, PAGE, PAGE_FILES, make_app, work_of
 from l2l_ray.review.item import Items
 from l2l_ray.review.journal import FILE, Journal
 from l2l_ray.review.labels import Labels
@@ -148,7 +148,8 @@ def test_who_waits_for_the_model_keeps_nobody_from_saving(
 def test_browsers_are_told_whose_work_on_which_run_it_is(client: TestClient, reviewed_run: Path) -> None:
     with client_of(reviewed_run, "ben") as other:
         ids = {one.get("/api/run").json()["id"] for one in (client, other)}
-    assert ids == {identity(reviewed_run, "anna"), identity(reviewed_run, "ben")} and len(ids) == 2
+    labels = Labels(reviewed_run)
+    assert ids == {work_of(reviewed_run, who, labels) for who in ("anna", "ben")} and len(ids) == 2
 
 
 def test_a_decision_that_is_sent_again_is_saved_once(client: TestClient, reviewed_run: Path) -> None:

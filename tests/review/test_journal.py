@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from l2l_ray.errors import DataError
-from l2l_ray.review.journal import FILE, LOCK, OPEN, TORN, UNDO, Journal, StaleAction, decided_ids, journal_of
+from l2l_ray.review.journal import FILE, LOCK, TORN, Journal, StaleAction, decided_ids, journal_of
+from l2l_ray.review.journal_folder import JournalFailure
+from l2l_ray.review.journal_lines import OPEN, UNDO
 from l2l_ray.types import Rle
 from tests.object_store import ObjectStore
 
@@ -94,6 +97,11 @@ def test_an_action_that_is_sent_twice_is_one(tmp_path: Path) -> None:
     first = journal.add(7, "accept", "anna", 0, "the same key")
     assert Journal(tmp_path).add(7, "accept", "anna", 0, "the same key") == first
     assert journal.add(7, "accept", "anna", 0, "the same key") == first
+    for sent_id, action in ((8, "accept"), (7, "reject")):
+        with pytest.raises(
+            DataError, match=r"the key of this action is that of another one, accept .* sentence 7, got"
+        ):
+            journal.add(sent_id, action, "anna", 0, "the same key")
     assert len((tmp_path / FILE).read_text().splitlines()) == 1
 
 
@@ -152,6 +160,40 @@ def test_a_file_that_something_else_changed_is_read_anew(tmp_path: Path, how: st
     assert decide(journal, 9, "reject") and journal.state(9) == Journal(tmp_path).state(9) == "rejected"
 
 
+@pytest.mark.parametrize("how", ["moved", "removed", "replaced", "removed and made anew"])
+def test_nothing_is_saved_where_the_run_is_no_longer_in_its_folder(tmp_path: Path, how: str) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    journal = Journal(run)
+    journal.require_writable()
+    decide(journal, 7, "accept")
+    if how in ("moved", "replaced"):
+        run.rename(tmp_path / "archived")
+    else:
+        shutil.rmtree(run)
+    if how in ("replaced", "removed and made anew"):
+        run.mkdir()
+    with pytest.raises(JournalFailure, match=f"not saved: the run is no longer in {run}: .*; put it back"):
+        decide(journal, 8, "reject")
+    for act in (journal.refresh, journal.require_writable):
+        with pytest.raises(JournalFailure, match=f"^the run is no longer in {run}"):
+            act()
+    assert not run.exists() or not list(run.iterdir()), "no folder and no file is made"
+    assert (journal.state(7), journal.state(8)) == ("accepted", OPEN)
+    if how == "moved":
+        (tmp_path / "archived").rename(run)
+        assert decide(journal, 8, "reject") == 2 == len(Journal(run))
+
+
+def test_a_folder_that_is_gone_is_made_by_nobody_who_looks(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "nothing")
+    with pytest.raises(DataError, match="no decision could be saved in"):
+        journal.require_writable()
+    with pytest.raises(JournalFailure, match="nothing was saved; check its place and permissions"):
+        decide(journal, 7, "accept")
+    assert not (tmp_path / "nothing").exists()
+
+
 def test_a_torn_last_line_is_named_and_set_aside_and_nothing_else_is_lost(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     decide(journal, 7, "accept")
@@ -168,9 +210,23 @@ def test_a_torn_last_line_is_named_and_set_aside_and_nothing_else_is_lost(tmp_pa
     assert [last.state(i) for i in (7, 8, 9)] == ["accepted", "rejected", "accepted"] and last.problems == []
 
 
+_LINE = (
+    '{"number": 2, "sent_id": 8, "upon": 0, "action": "redraw", "reviewer": "anna", '
+    '"at": "2026-11-26T16:02:11+00:00", "key": "12345678", %s}'
+)
+
+
 @pytest.mark.parametrize(
     "line",
-    ["no JSON", "[]", '{"number": 2}', '{"number": "2", "sent_id": 8, "upon": 0, "action": "accept"}', "{" * 9999],
+    [
+        "no JSON",
+        "[]",
+        '{"number": 2}',
+        '{"number": "2", "sent_id": 8, "upon": 0, "action": "accept"}',
+        "{" * 9999,
+        *(_LINE % more for more in ('"iou": "0.5"', '"iou": true', '"iou": NaN', '"iou": 7')),
+        *(_LINE % more for more in ('"rle": "04"', '"rle": {"size": [2], "counts": "04"}', '"label": {"rle": 4}')),
+    ],
 )
 def test_a_damaged_line_is_named_and_the_others_count(tmp_path: Path, line: str) -> None:
     decide(Journal(tmp_path), 7, "accept")

@@ -12,10 +12,12 @@ import pytest
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from l2l_ray.review.app import make_app
 from l2l_ray.review.journal import FILE, Journal
+from l2l_ray.serving.access import sha256_of
 from l2l_ray.serving.guard import said as refusal
 from tests.browser import CHROMIUM, WAIT_S, Tab, opened_page
-from tests.review.test_page import current, ready, said, served
+from tests.review.test_page import TOKEN, current, ready, said, served
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium, which no package of ours brings")
 
@@ -26,6 +28,7 @@ class Proxy:
     def __init__(self) -> None:
         self.answer: Response | None = None
         self.num_answered = 0
+        self.app: ASGIApp | None = None  # in the place of its server's
 
     def wait_for(self, num: int) -> None:
         deadline = time.monotonic() + WAIT_S
@@ -38,7 +41,7 @@ class Proxy:
             is_decision = scope["type"] == "http" and scope["path"].endswith("/actions")
             answer = self.answer if is_decision else None
             self.num_answered += answer is not None
-            await (answer or app)(scope, receive, send)
+            await (answer or self.app or app)(scope, receive, send)
 
         return between
 
@@ -130,7 +133,64 @@ def test_what_may_never_succeed_stays_kept_and_the_page_can_be_used(
 
 
 def test_what_the_server_refuses_is_not_kept(reviewed_run: Path, tmp_path: Path) -> None:
-    full = refusal(422, "the disk is full; free some")
-    with rejected_behind(reviewed_run, tmp_path / "profile", full) as (tab, _, _):
-        said(tab, "the disk is full; free some")
+    no = refusal(422, "the label has no pixel")
+    with rejected_behind(reviewed_run, tmp_path / "profile", no) as (tab, _, _):
+        said(tab, "the label has no pixel")
         assert num_kept(tab) == 0 and not (reviewed_run / FILE).exists()
+
+
+def test_where_the_runs_folder_is_gone_a_decision_is_kept_and_saved_when_it_is_back(
+    reviewed_run: Path, tmp_path: Path
+) -> None:
+    archived = reviewed_run.with_name("archived")
+    with served(reviewed_run) as address, opened_page(address, tmp_path / "profile") as tab:
+        ready(tab)
+        sent_id = current(tab)
+        reviewed_run.rename(archived)
+        tab.press("r")
+        said(tab, "not saved: the run is no longer in ")
+        said(tab, "kept in this browser and sent when the page is opened again.")
+        assert num_kept(tab) == 1 and not reviewed_run.exists()
+        archived.rename(reviewed_run)
+        tab.send("Page.reload")
+        said(tab, "A decision that was not saved before is saved now.")
+        tab.press("j")
+        ready(tab)
+        (reviewed_run / FILE).unlink()
+        tab.press("r")
+        said(tab, "was replaced, cut or removed by something else")
+    assert Journal(reviewed_run).state(sent_id) == "open" and len(Journal(reviewed_run)) == 1
+
+
+def test_a_decision_about_an_earlier_run_of_the_folder_is_named_and_not_sent(
+    reviewed_run: Path, tmp_path: Path
+) -> None:
+    proxy, ledger = Proxy(), reviewed_run / "ledger.jsonl"
+    before = ledger.read_bytes()
+    with served(reviewed_run, proxy=proxy.before) as address, opened_page(address, tmp_path / "profile") as tab:
+        ready(tab)
+        proxy.answer = Response("Bad Gateway", 502)
+        tab.press("r")
+        said(tab, "Your decision is kept in this browser")
+        # A run with the same settings takes the place of this one, and its server that of this one's, under its port.
+        first, *others = before.splitlines(keepends=True)
+        entry = {name: value for name, value in json.loads(first).items() if name != "crc32"}
+        ledger.write_bytes(json.dumps({**entry, "seconds": 77.0}).encode() + b"\n" + b"".join(others))
+        proxy.app = review_app(reviewed_run, address)
+        proxy.answer = None
+        said(tab, "not saved: this decision is about another run")
+        assert num_kept(tab) == 1
+        tab.send("Page.reload")
+        said(tab, "1 decision kept for an earlier run of this folder is not sent")
+        ready(tab)
+        assert num_kept(tab) == 1 and not (reviewed_run / FILE).exists()
+        ledger.write_bytes(before)
+        proxy.app = review_app(reviewed_run, address)
+        tab.send("Page.reload")
+        said(tab, "A decision that was not saved before is saved now.")
+        assert num_kept(tab) == 0
+
+
+def review_app(run: Path, address: str) -> ASGIApp:
+    """Return what a server that begins anew at an address answers with."""
+    return make_app(run, "anna", sha256_of(TOKEN), frozenset({address.partition("/#")[0]}))

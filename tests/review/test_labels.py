@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,8 @@ from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.state.example_files import read_examples, read_priors, write_examples, write_priors
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry, num_shards, read_shard, shard_path, write_shard
 from l2l_ray.loop.state.run_folder import RunFolder
-from l2l_ray.review.journal import FILE, STATES, Journal
+from l2l_ray.review.journal import FILE, Journal
+from l2l_ray.review.journal_lines import STATES
 from l2l_ray.review.labels import MAX_KIND_CHARS, Filters, Labels
 from l2l_ray.types import Candidate, Example, Prior, PseudoLabel
 from tests.whole_run import changed
@@ -92,6 +94,47 @@ def test_a_long_answer_of_the_language_model_is_a_kind_up_to_a_length(reviewed_r
     (kind, count), *_ = labels.kind_counts(5)
     assert kind.startswith("cup cup") and len(kind) <= MAX_KIND_CHARS and count > 0
     assert _page(labels, Journal(reviewed_run), kind=kind)[1] == count
+
+
+WHOLE, APART = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))  # one word in two forms
+
+
+def test_words_and_files_are_found_in_whatever_form_they_are_written(reviewed_run: Path) -> None:
+    labels, journal = Labels(reviewed_run), Journal(reviewed_run)
+    labels.expressions[0], labels.expressions[1] = f"{APART} in İstanbul", f"{WHOLE.title()} in der STRASSE"
+    labels.image_paths[0] = f"{labels.image_root}/Gr\u00fcn.jpg"
+    for text, num in (
+        (WHOLE, 2),
+        (APART.upper(), 2),
+        ("istanbul", 1),
+        ("I\u0307STANBUL", 1),
+        ("straße", 1),
+        (WHOLE.replace("c", "\N{FULLWIDTH LATIN SMALL LETTER C}"), 2),
+        ("gru\u0308n.JPG", 1),
+    ):
+        assert _page(labels, journal, text=text)[1] == num, text
+
+
+def test_a_kind_in_two_forms_is_one(reviewed_run: Path) -> None:
+    path = Labels(reviewed_run).run.priors_path("unlabeled")
+    forms = [APART.title(), WHOLE, f"{WHOLE.upper()} "]
+    priors = read_priors(path)
+    said = {i: replace(prior, phrase=forms[n % 3]) for n, (i, prior) in enumerate(priors.items())}
+    write_priors(path, said.items(), SHARD)
+    labels = Labels(reviewed_run)
+    assert set(labels.kinds) <= {WHOLE, ""} and len(labels.kind_counts(5)) == 1
+    assert _page(labels, Journal(reviewed_run), kind=WHOLE)[1] == labels.kind_counts(5)[0][1]
+
+
+def test_what_is_a_runs_own_stays_when_it_is_read_again_and_differs_between_runs(reviewed_run: Path) -> None:
+    mark = Labels(reviewed_run).mark
+    assert Labels(reviewed_run).mark == mark
+    ledger = reviewed_run / "ledger.jsonl"
+    first, *others = ledger.read_bytes().splitlines(keepends=True)
+    entry = json.loads(first)
+    del entry["crc32"]
+    ledger.write_bytes(json.dumps({**entry, "seconds": 77.0}).encode() + b"\n" + b"".join(others))
+    assert Labels(reviewed_run).mark != mark, "as the same settings give it in a run that was made anew"
 
 
 def test_a_run_that_cannot_be_reviewed_is_refused(reviewed_run: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from l2l_ray.data.masks import decode
-from l2l_ray.review.app import identity, make_app
+from l2l_ray.review.app import make_app, work_of
 from l2l_ray.review.item import Items
 from l2l_ray.review.journal import FILE, Journal
 from l2l_ray.review.labels import Labels
@@ -371,7 +371,8 @@ def test_a_server_that_dies_in_mid_save_loses_nothing(reviewed_run: Path, tmp_pa
                 said(tab, "A decision that was not saved before is saved now.")
                 # Two redrawn masks that an earlier page could not save, and that come too late; one of another run.
                 height, width = Items(Labels(reviewed_run)).details(first_id, Journal(reviewed_run))["size"]
-                for i, whose in enumerate([identity(reviewed_run, "anna")] * 2 + ["another run"]):
+                own = work_of(reviewed_run, "anna", Labels(reviewed_run))
+                for i, whose in enumerate([own, own, "another run"]):
                     decision = {
                         "action": "redraw",
                         "upon": 0,

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from l2l_ray import cli
 from l2l_ray.errors import ConfigError
+from l2l_ray.review.journal import LOCK
 from l2l_ray.review.server import listening, opening_page, own_port
+from tests.browser import WAIT_S
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -63,14 +75,83 @@ def test_a_token_that_can_be_guessed_is_refused(
     assert "L2L_TOKEN must have at least 16 printable ASCII characters" in said(capsys, str(reviewed_run))
 
 
-def test_the_token_is_in_no_words_that_a_browser_is_started_with(tmp_path: Path) -> None:
+def test_a_run_in_which_nothing_could_be_saved_is_refused_before_anybody_decides(
+    reviewed_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (reviewed_run / LOCK).mkdir()
+    assert f"no decision could be saved in {reviewed_run}: Is a directory" in said(capsys, str(reviewed_run))
+
+
+def test_a_user_without_a_name_gives_one(
+    reviewed_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2_000_000_123)  # as a container's
+    expected = "this user has no name on this machine; give yours with --reviewer NAME"
+    assert expected in said(capsys, str(reviewed_run))
+
+
+def test_the_token_is_in_no_words_that_a_browser_is_started_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     address = "http://127.0.0.1:1/#token=0123456789abcdef"
-    with opening_page(tmp_path, address) as page:
+    with opening_page(address) as page:
         assert "0123456789abcdef" not in page.as_uri() and f"url={address}" in page.read_text()
-        assert page.stat().st_mode & 0o777 == 0o600
-    assert not page.exists()
-    with opening_page(tmp_path, 'http://127.0.0.1:1/#token=">&') as page:
+        assert page.stat().st_mode & 0o777 == 0o600 and page.parent.stat().st_mode & 0o777 == 0o700
+    assert not page.parent.exists()
+    with opening_page('http://127.0.0.1:1/#token=">&') as page:
         assert "#token=&quot;&gt;&amp;" in page.read_text()
-    (tmp_path / "a file").touch()
-    with pytest.raises(ConfigError, match="open the address yourself"), opening_page(tmp_path / "a file", address):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nothing"))
+    with pytest.raises(ConfigError, match="open the address yourself"), opening_page(address):
         pass
+
+
+@contextmanager
+def with_a_browser(run: Path, temporary: Path) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
+    """Run `l2l review` as a person does, with a browser that does nothing; gives its address and the file for it."""
+    temporary.mkdir()
+    env = {**os.environ, "TMPDIR": str(temporary), "BROWSER": "true"}
+    command = [sys.executable, "-m", "l2l_ray.cli", "review", str(run), "--reviewer", "anna"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stdout is not None
+        try:
+            address = process.stdout.readline().split()[1]
+            page = waited(lambda: next((p for p in temporary.glob("l2l-review-*/*") if p.stat().st_size), None))
+            assert address in page.read_text()
+            yield process, address, page
+        finally:
+            process.kill()
+
+
+def waited(found: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + WAIT_S
+    while not (value := found()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=lambda one: str(one)
+)
+def test_no_token_is_left_behind_and_none_lies_in_the_run(
+    reviewed_run: Path, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    (reviewed_run / "review-open.html").write_text("of an earlier version")
+    with with_a_browser(reviewed_run, tmp_path / "temporary") as (process, _, page):
+        assert not (reviewed_run / "review-open.html").exists()
+        process.send_signal(number)
+        assert process.wait(WAIT_S) == status and not page.parent.exists()
+
+
+def test_the_file_with_the_token_goes_once_the_browser_has_had_it(reviewed_run: Path, tmp_path: Path) -> None:
+    with with_a_browser(reviewed_run, tmp_path / "temporary") as (_, address, page):
+        server, _, token = address.partition("/#token=")
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(f"{server}/api/run", timeout=WAIT_S)
+        urllib.request.urlopen(f"{server}/", timeout=WAIT_S).close()
+        assert page.exists(), "whoever asks without the token has not had it"
+        asked = urllib.request.Request(f"{server}/api/run", headers={"authorization": f"Bearer {token}"})
+        urllib.request.urlopen(asked, timeout=WAIT_S).close()
+        waited(lambda: not page.exists())

@@ -19,7 +19,7 @@ import pandas as pd
 
 from l2l_ray.config import RunConfig
 from l2l_ray.data.protocols import NATIVE, Protocol, protocol_named
-from l2l_ray.errors import FREE_SPACE, HEALS, DataError
+from l2l_ray.errors import HEALS, DataError, run_remedy
 from l2l_ray.files import replacing
 from l2l_ray.loop.evaluation.breakdown import breakdown
 from l2l_ray.loop.evaluation.doubtful import label_doubt
@@ -75,7 +75,7 @@ class Evaluations:
         try:
             self._write(path, frame, quality, event)
         except OSError as error:
-            raise DataError(f"cannot write {path}: {error}; {FREE_SPACE}") from error
+            raise DataError(f"cannot write {path}: {error}; {run_remedy(error)}") from error
         return summary
 
     def _write(self, path: Path, frame: pd.DataFrame, quality: Quality | None, event: dict[str, Any]) -> None:
@@ -269,7 +269,7 @@ def finish(
         _write_outputs(config, run, plan, evaluations, figures, engine)
         run.mark_finished()
     except OSError as error:
-        raise DataError(f"cannot write {run.path}: {error}; {FREE_SPACE}") from error
+        raise DataError(f"cannot write {run.path}: {error}; {run_remedy(error)}") from error
     return figures
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from l2l_ray.errors import FREE_SPACE, HEALS, DataError
+from l2l_ray.errors import HEALS, DataError, run_remedy
 from l2l_ray.files import replacing
 from l2l_ray.loop.state.digests import Digest
 from l2l_ray.storage import local_copy
@@ -304,4 +304,4 @@ def _write(
                     "the run began; put the data back as they were, or start under another --name"
                 )
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error}; {FREE_SPACE}") from error
+        raise DataError(f"cannot write {path}: {error}; {run_remedy(error)}") from error

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from l2l_ray.errors import FREE_SPACE, DataError
+from l2l_ray.errors import DataError, run_remedy
 from l2l_ray.files import move
 from l2l_ray.loop.state.digests import Digests, give_up
 from l2l_ray.loop.state.ledger import Ledger
@@ -68,7 +68,7 @@ def heal(run: RunFolder, say: Say) -> None:
             (run.path / "FINISHED").unlink(missing_ok=True)
             _Healing(run, say).apply(found)
     except OSError as error:
-        raise DataError(f"cannot set aside what is damaged in {run.path}: {error}; {FREE_SPACE}") from error
+        raise DataError(f"cannot set aside what is damaged in {run.path}: {error}; {run_remedy(error)}") from error
 
 
 class _Healing:

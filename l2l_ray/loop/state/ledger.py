@@ -1,9 +1,9 @@
 """The ledger: which pseudo-label shards are committed. Append-only JSON lines, one writer, fsync before success.
 
 Work is at-least-once, the effect exactly once: each attempt at a shard, whose key is (method, round, shard), writes a
-file of its own under a temporary name and renames it, and only then is its line appended. The first line of a key wins; a later one is refused, so
-a retried or duplicated call changes nothing. A torn last line (power loss, SIGKILL) was never acknowledged: it is not
-read, the next commit cuts it off, and its shard is labeled again.
+file of its own under a temporary name and renames it, and only then is its line appended. The first line of a key wins;
+a later one is refused, so a retried or duplicated call changes nothing. A torn last line (power loss, SIGKILL) was
+never acknowledged: it is not read, the next commit cuts it off, and its shard is labeled again.
 
 Each line carries the epoch of its writer (`lease`) and a checksum of itself. Lines of an epoch older than one before
 them are not read: their writer had been taken over. A line may also revoke a key whose file was lost; the key is then
@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from l2l_ray.data.masks import decode, encode
-from l2l_ray.errors import FREE_SPACE, HEALS, LedgerError
+from l2l_ray.errors import HEALS, LedgerError, run_remedy
 from l2l_ray.files import replacing
 from l2l_ray.jsonl import append_line, lines_at, placed_lines, rewrite_lines
 from l2l_ray.loop.state.digests import sealed, unsealed
@@ -165,7 +165,7 @@ class Ledger:
         try:
             rewrite_lines(self._path, kept)
         except OSError as error:
-            raise LedgerError(f"cannot write {self._path}: {error}; {FREE_SPACE}") from error
+            raise LedgerError(f"cannot write {self._path}: {error}; {run_remedy(error)}") from error
         self._read()
 
     def keys(self) -> set[Key]:
@@ -203,7 +203,7 @@ class Ledger:
             return append_line(self._path, sealed({"epoch": self._epoch, **record}), durable=True)
         except OSError as error:
             raise LedgerError(
-                f"{what} {self._path}: {error}; {len(self)} committed shards are safe; {FREE_SPACE}"
+                f"{what} {self._path}: {error}; {len(self)} committed shards are safe; {run_remedy(error)}"
             ) from error
 
     def _read(self) -> int:
@@ -260,7 +260,7 @@ def write_shard(path: Path, labels: Iterable[PseudoLabel]) -> str:
             pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary, write_page_checksum=True)
             digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
     except OSError as error:
-        raise LedgerError(f"cannot write shard {path}: {error}; nothing was committed; {FREE_SPACE}") from error
+        raise LedgerError(f"cannot write shard {path}: {error}; nothing was committed; {run_remedy(error)}") from error
     return digest
 
 

@@ -18,7 +18,7 @@ from l2l_ray.config import EMBEDDED, DataConfig, RunConfig
 from l2l_ray.data.images import ImageStore
 from l2l_ray.data.layout import PROBLEMS_FILE
 from l2l_ray.data.splits import BEGIN_AGAIN
-from l2l_ray.errors import FREE_SPACE, DataError, L2LError
+from l2l_ray.errors import DataError, L2LError, run_remedy
 from l2l_ray.files import replacing
 from l2l_ray.jsonl import read_lines
 from l2l_ray.loop.state.candidates import (
@@ -330,7 +330,7 @@ def _save(run: RunFolder, facts: Facts, record: DataRecord) -> None:
             temporary.write_text(json.dumps(asdict(facts) | asdict(record)))
         run.promise(run.data_path)
     except OSError as error:
-        raise DataError(f"cannot write {run.data_path}: {error}; {FREE_SPACE}") from error
+        raise DataError(f"cannot write {run.data_path}: {error}; {run_remedy(error)}") from error
 
 
 def _read(run: RunFolder) -> RunData:

@@ -24,7 +24,7 @@ from typing import Any
 from l2l_ray.config import NO_RESULT, RunConfig, dump_without, read_config, save_config
 from l2l_ray.config.differences import differences
 from l2l_ray.config.places import MAX_DEPTH, given_in, require_run_name
-from l2l_ray.errors import FREE_SPACE, CheckpointError, ConfigError, DataError
+from l2l_ray.errors import CheckpointError, ConfigError, DataError, run_remedy
 from l2l_ray.files import remove_tree, replacing
 from l2l_ray.jsonl import append_line, compact, read_lines, read_records, remove_lines
 from l2l_ray.loop.state import lease
@@ -147,7 +147,7 @@ class RunFolder:
         try:
             promise(self.path, path)
         except OSError as error:
-            raise DataError(f"cannot write {self.path / 'digests.jsonl'}: {error}; {FREE_SPACE}") from error
+            raise DataError(f"cannot write {self.path / 'digests.jsonl'}: {error}; {run_remedy(error)}") from error
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -223,7 +223,7 @@ class RunFolder:
         try:
             append_line(path, event)
         except OSError as error:
-            raise DataError(f"cannot write {path}: {error}; {FREE_SPACE}") from error
+            raise DataError(f"cannot write {path}: {error}; {run_remedy(error)}") from error
 
     def events(self) -> list[dict[str, Any]]:
         """Read metrics.jsonl back; what is no event is left out: they only show what is kept elsewhere."""
@@ -241,7 +241,7 @@ class RunFolder:
                 temporary.write_text("".join(json.dumps(asdict(skip)) + "\n" for skip in skips))
             self.promise(path)
         except OSError as error:
-            raise DataError(f"cannot write {path}: {error}; {FREE_SPACE}") from error
+            raise DataError(f"cannot write {path}: {error}; {run_remedy(error)}") from error
 
     def skips(self) -> list[Skip]:
         """Read the items left out."""

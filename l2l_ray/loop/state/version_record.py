@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from l2l_ray.errors import FREE_SPACE, HEALS, CheckpointError
+from l2l_ray.errors import HEALS, CheckpointError, run_remedy
 from l2l_ray.files import replacing
 from l2l_ray.loop.state.digests import Digest, sealed, unsealed
 from l2l_ray.loop.state.position import Position
@@ -110,4 +110,4 @@ def whole_copy(path: Path) -> Path:
 
 def not_written(path: Path, error: Exception) -> CheckpointError:
     """Return the error of a file of a version that could not be written."""
-    return CheckpointError(f"cannot write {path}: {error}; {FREE_SPACE}")
+    return CheckpointError(f"cannot write {path}: {error}; {run_remedy(error)}")

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from l2l_ray.errors import FREE_SPACE, CheckpointError
+from l2l_ray.errors import CheckpointError, run_remedy
 from l2l_ray.files import is_whole, new_folder, remove_tree
 from l2l_ray.loop.state.lease import require_current
 from l2l_ray.loop.state.position import Position
@@ -40,7 +40,7 @@ def place(final: Path, write: Write, metrics: dict[str, float]) -> Path:
             (temporary / "metrics.json").write_text(json.dumps(metrics))
             write(temporary)
     except OSError as error:
-        raise CheckpointError(f"cannot write {final}: {error}; {FREE_SPACE}") from error
+        raise CheckpointError(f"cannot write {final}: {error}; {run_remedy(error)}") from error
     return final
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from l2l_ray import __version__
 from l2l_ray.config import NO_RESULT, RunConfig, SelectorConfig, config_fields, field_value
 from l2l_ray.data.splits import folds
-from l2l_ray.errors import FREE_SPACE, CheckpointError
+from l2l_ray.errors import CheckpointError, run_remedy
 from l2l_ray.files import is_whole, locked, new_folder, remove_tree, replacing_folder
 from l2l_ray.loop.host import LOOK_EVERY_STEPS, Host
 from l2l_ray.loop.inference.inputs import ExampleSet
@@ -154,7 +154,7 @@ def _save(networks: Networks, place: AbstractContextManager[Path], step: int) ->
         with suppress(FileExistsError), place as folder:
             networks.save(folder, Position(None, step=step))
     except OSError as error:
-        raise CheckpointError(f"cannot write the burn-in: {error}; {FREE_SPACE}") from error
+        raise CheckpointError(f"cannot write the burn-in: {error}; {run_remedy(error)}") from error
 
 
 def labeled_folds(config: RunConfig, labeled: ExampleSet) -> list[list[int]]:

@@ -1,8 +1,6 @@
-// What the page asks of its server, and how a decision is saved: until the server has said so, it is kept in the browser.
+// What the page asks of its server.
 
-const TRY_AGAIN_MS = 1000;
-const KEPT = "l2l-review-unsaved:";
-const KEPT_SAID = " Your decision is kept in this browser and sent when the page is opened again.";
+export const OTHER_RUN = 412; // the server shows another run than the one that was decided about
 const KEPT_PICTURES = 4;
 const NAME = "l2l-review-name"; // as a header carries it
 const previews = new Map(); // by image id; promises
@@ -43,9 +41,9 @@ export class Refused extends Error {
     return !this.status || this.status === 404 || (this.status >= 500 && !(this.status === 500 && this.isOwn));
   }
 
-  // The server will not take it, however often it is sent. With another token (401) it may.
+  // The server will not take it, however often it is sent. With another token (401), or with its run there, it may.
   get isFinal() {
-    return this.isOwn && this.status < 500 && !this.isSilence && this.status !== 401;
+    return this.isOwn && this.status < 500 && !this.isSilence && ![401, OTHER_RUN].includes(this.status);
   }
 }
 
@@ -95,53 +93,3 @@ export function preview({ image_id: imageId, sent_id: sentId }) {
   }
   return previews.get(imageId);
 }
-
-// `crypto.randomUUID` is there over https and on loopback alone.
-function newKey() {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
-// Send a decision until the server has it on disk, or refuses it; the key makes it harmless to send it twice.
-// `run` is the server's name for this reviewer's work on this run.
-export async function save(run, sentId, decision, onWait) {
-  const kept = { run, sentId, decision: { ...decision, key: newKey() } };
-  const name = KEPT + kept.decision.key;
-  try {
-    localStorage.setItem(name, JSON.stringify(kept));
-  } catch {
-    // The browser keeps nothing: the decision is then only in this tab until it is saved.
-  }
-  try {
-    return await sent(name, kept, onWait);
-  } catch (error) {
-    if (error.isFinal) localStorage.removeItem(name); // the page still shows it
-    throw error;
-  }
-}
-
-async function sent(name, kept, onWait) {
-  for (;;) {
-    try {
-      const answer = await post(`api/labels/${kept.sentId}/actions`, kept.decision);
-      localStorage.removeItem(name);
-      return answer;
-    } catch (error) {
-      if (!error.isSilence) {
-        if (!error.isFinal && localStorage.getItem(name)) error.message += KEPT_SAID;
-        throw error;
-      }
-      onWait();
-      await new Promise((resolve) => setTimeout(resolve, TRY_AGAIN_MS));
-    }
-  }
-}
-
-// Decisions that an earlier page could not save, those of this reviewer on this run.
-export function unsaved(run) {
-  const names = Object.keys(localStorage).filter((name) => name.startsWith(KEPT));
-  return names.map((name) => ({ name, kept: JSON.parse(localStorage.getItem(name)) })).filter((one) => one.kept.run === run);
-}
-
-export const saveAgain = (one, onWait) => sent(one.name, one.kept, onWait);
-export const forget = (one) => localStorage.removeItem(one.name);

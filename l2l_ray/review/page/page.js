@@ -1,9 +1,10 @@
 // The review page: which label is open, what is decided about it, and what the page says.
 // Every text of the data is put in as text, never as HTML.
 
-import { Refused, forget, get, picture, post, preview, save, saveAgain, unsaved } from "./api.js";
+import { Refused, get, picture, post, preview } from "./api.js";
 import { Viewer } from "./canvas.js";
 import { Drawing } from "./draw.js";
+import { forget, save, sendUnsaved } from "./kept.js";
 import { listen } from "./keys.js";
 import { area } from "./masks.js";
 import { Queue } from "./queue.js";
@@ -15,7 +16,7 @@ const LOOKS = "The model looks at the photo. The first time it has to be loaded 
 
 const viewer = new Viewer(byId("view"));
 const drawing = new Drawing(viewer, { propose, changed: showTools });
-const queue = new Queue({ open, say, inTurn });
+const queue = new Queue({ open, say, inTurn, progress });
 let run = null;
 let item = null;
 let looking = new AbortController(); // ends what is still asked about the open label
@@ -83,6 +84,7 @@ function progress(counts) {
 async function open(sentId, words = "") {
   if (drawing.isOn) throw new Refused("Save the mask that you draw with Enter, or cancel it with Esc, first.");
   item = await get(`api/labels/${sentId}`);
+  progress(item.counts);
   looking.abort();
   looking = new AbortController();
   viewer.close();
@@ -189,7 +191,11 @@ async function decided(decision) {
   const words = `Saved: “${item.expression}” is ${answer.state}${moved}.`;
   say(words, "good");
   const next = await queue.step(1);
-  await open(next ? next.sent_id : item.sent_id, next ? words : `${words} That was the last one here.`);
+  try {
+    await open(next ? next.sent_id : item.sent_id, next ? words : `${words} That was the last one here.`);
+  } finally {
+    tellProblems(answer.problems);
+  }
 }
 
 // Take back the last decision of this tab, where it still holds; without one, what holds on the open label.
@@ -205,7 +211,18 @@ async function undo() {
   if (!item.standing) throw new Refused("There is nothing to undo on this label.");
   const answer = await saved({ action: "undo" });
   setDone(made);
-  await open(item.sent_id, `Undone: “${item.expression}” is ${answer.state} again.`);
+  try {
+    await open(item.sent_id, `Undone: “${item.expression}” is ${answer.state} again.`);
+  } finally {
+    tellProblems(answer.problems);
+  }
+}
+
+// Say what is wrong with the journal, once; the server names what came last last.
+function tellProblems(found) {
+  const fresh = found.filter((problem) => !run.problems.includes(problem));
+  run.problems.push(...fresh);
+  if (fresh.length) fail(new Refused(fresh.join(" · ")));
 }
 
 // Save a decision about the open label; returns the server's answer, and throws where it is refused.
@@ -226,6 +243,7 @@ async function saved(decision) {
 // Somebody else decided meanwhile: show it, and keep what is being drawn.
 async function renew() {
   Object.assign(item, await get(`api/labels/${item.sent_id}`));
+  progress(item.counts);
   queue.change(item.sent_id, item);
   describe();
   if (!drawing.isOn) showMasks();
@@ -314,25 +332,6 @@ function go(way, isFar) {
   });
 }
 
-// Send what an earlier page could not save; returns what to say of it, and what is refused, each with the reason.
-async function sendUnsaved() {
-  let words = "";
-  const refused = [];
-  let problem = null; // of one that stays kept
-  for (const one of unsaved(run.id)) {
-    const { sentId, decision } = one.kept;
-    try {
-      const answer = await saveAgain(one, () => say(STILL, "wrong still"));
-      if (decision.action !== "undo") setDone([...done(), { id: sentId, number: answer.saved }]);
-      words = "A decision that was not saved before is saved now.";
-    } catch (error) {
-      if (error.isFinal) refused.push({ one, error });
-      else problem = error;
-    }
-  }
-  return { words, refused, problem };
-}
-
 // Show a decision that was kept and is refused where it belongs, with its drawing; the browser drops it only then.
 async function bringBack({ one, error }, words, num) {
   const { sentId, decision } = one.kept;
@@ -352,14 +351,17 @@ async function start() {
   document.title = `${run.run}: L2L review`;
   const named = Number(new URLSearchParams(location.hash.slice(1)).get("label"));
   queue.states(run.states);
-  const { words, refused, problem } = await sendUnsaved();
-  progress((await get("api/run")).counts);
+  const waits = () => say(STILL, "wrong still");
+  const { words, refused, problem, earlier } = await sendUnsaved(run.id, waits, ({ sentId, decision }, answer) => {
+    if (decision.action !== "undo") setDone([...done(), { id: sentId, number: answer.saved }]);
+  });
   const first = await queue.load();
   try {
     if (refused.length) await bringBack(refused[0], words, refused.length);
     else if (named || first) await open(named || first.sent_id, words);
   } finally {
     if (problem) fail(problem);
+    if (earlier) fail(new Refused(earlier));
     if (run.problems.length) fail(new Refused(run.problems.join(" · ")));
     get("api/kinds").then((found) => queue.kinds(found), fail);
   }

@@ -7,9 +7,11 @@ const PAGE = 50;
 const TYPING_MS = 250;
 
 export class Queue {
-  // `open` opens a label, `say` takes words, `inTurn` does one thing after another and says what went wrong.
-  constructor({ open, say, inTurn }) {
+  // `open` opens a label, `say` takes words, `inTurn` does one thing after another and says what went wrong, `progress`
+  // takes how many labels are in each state.
+  constructor({ open, say, inTurn, progress }) {
     this.open = open;
+    this.progress = progress;
     this.inTurn = inTurn;
     this.say = say;
     this.rows = [];
@@ -63,7 +65,8 @@ export class Queue {
     });
   }
 
-  take({ rows, first, num }) {
+  take({ rows, first, num, counts }) {
+    this.progress(counts);
     Object.assign(this, { rows, first, num, at: -1, isAside: false });
     this.show();
     return rows[0] || null;

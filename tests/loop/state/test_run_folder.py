@@ -56,7 +56,9 @@ def test_a_place_that_cannot_be_written_is_named(smoke: RunConfig, tmp_path: Pat
         RunFolder(beside.run_dir, beside).create()
     run = RunFolder.open(smoke).create()
     (run.path / "skips.jsonl").mkdir()
-    with pytest.raises(DataError, match=r"cannot write .*skips\.jsonl: .*; free some space"):
+    with pytest.raises(
+        DataError, match=r"cannot write .*skips\.jsonl: .*; check its place and permissions and start again"
+    ):
         run.save_skips([])
 
 

@@ -115,7 +115,7 @@ def test_a_burn_in_that_cannot_be_written_says_what_to_do(copied: Copied) -> Non
     job = Job.begin(changed(run.config, run_root=str(run.path / "elsewhere")), run, TrainingOnly(run))
     job.burn_in.folder.parent.mkdir(parents=True)
     job.burn_in.folder.touch()  # as a full disk, this is in the way of the folder
-    with pytest.raises(CheckpointError, match="cannot write the burn-in: .*; free some space"):
+    with pytest.raises(CheckpointError, match="cannot write the burn-in: .*; check its place and permissions"):
         job.train_burn_in()
 
 

@@ -1,0 +1,36 @@
+"""Texts that a run cut: what comes back of them is of the whole sentence, by its `sent_id`.
+
+A run reads the first words of a long text (`data.max_words`), and its labels, exports and review have no more. Where
+such a row comes back into the data set, it names the sentence that it was, and has the beginning of that one's words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from l2l_ray.datatools.ref_records import Ref, text_of
+from l2l_ray.datatools.texts_beside import FORMER
+
+
+def with_whole_texts(rows: Iterable[Ref], refs: Sequence[Ref], image_of: Mapping[int, int]) -> Iterator[Ref]:
+    """Yield rows, each that has the beginning of the sentence that it names on its photo with the whole of it.
+
+    Args:
+        rows: Refs of a writer.
+        refs: Those of the data set.
+        image_of: Id in the data set of each of the writer's photos, for those that are there.
+    """
+    known = {s["sent_id"]: (ref["image_id"], s) for ref in refs for s in (*ref["sentences"], *ref.get(FORMER, ()))}
+    for row in rows:
+        image_id, whole = known.get(row.get("sent_id", -1), (None, {}))
+        words = text_of(whole).split()
+        if image_id is None or image_of.get(row["image_id"]) != image_id or not words:
+            yield row
+            continue
+        named = {name: value for name, value in whole.items() if name != "sent_id"}
+        yield {**row, "sentences": [{**s, **named} if _begins(s, words) else s for s in row["sentences"]]}
+
+
+def _begins(sentence: Ref, words: Sequence[str]) -> bool:
+    own = text_of(sentence).split()
+    return 0 < len(own) < len(words) and own == [*words[: len(own)]]
