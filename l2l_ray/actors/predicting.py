@@ -18,7 +18,6 @@ from ray.util import ActorPool
 from l2l_ray.actors.cluster import (
     LOST,
     Need,
-    connected,
     device_for,
     node_resources,
     own_error,
@@ -26,6 +25,7 @@ from l2l_ray.actors.cluster import (
     resource_options,
     wait_ready,
 )
+from l2l_ray.actors.connection import connected
 from l2l_ray.config import ClusterConfig
 from l2l_ray.errors import ClusterError
 from l2l_ray.predictions import PredictionFolder

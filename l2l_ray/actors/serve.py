@@ -21,7 +21,8 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
 from l2l_ray.actors import reviewing
-from l2l_ray.actors.cluster import Need, connected, node_resources, shortage
+from l2l_ray.actors.cluster import Need, node_resources, shortage
+from l2l_ray.actors.connection import connected
 from l2l_ray.actors.deployments import APP, PREDICTOR, PRIOR, require_same_mllm
 from l2l_ray.config import ClusterConfig
 from l2l_ray.errors import ClusterError, ConfigError

@@ -22,7 +22,7 @@ from ray import serve
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from starlette.requests import Request
 
-from l2l_ray.actors.cluster import connected
+from l2l_ray.actors.connection import connected
 from l2l_ray.actors.deployments import APP, PREDICTOR
 from l2l_ray.actors.serve import states_after
 from l2l_ray.config import ClusterConfig, PriorConfig, read_config, save_config
