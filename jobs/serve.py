@@ -21,7 +21,7 @@ from l2l_ray.config.places import settled
 from l2l_ray.errors import ConfigError
 from l2l_ray.job import run_job, say
 from l2l_ray.serving.access import TOKEN_VARIABLE, own_or_new_token, sha256_of
-from l2l_ray.serving.settings import LOOPBACK, ServeConfig, add_options, read_settings
+from l2l_ray.serving.settings import ServeConfig, add_options, is_loopback, read_settings
 from l2l_ray.storage import place
 
 
@@ -70,7 +70,7 @@ def _told(settings: ServeConfig, token: str, is_new: bool) -> str:
     lines = [f"serving    {url}/v1/masks", f"token      {said}", f"page       {url}/{behind}"]
     if settings.review:
         lines.append(f"review     {url}/review/{behind or f'#token=${TOKEN_VARIABLE}'}")
-    if settings.host != LOOPBACK:
+    if not is_loopback(settings.host):
         lines.append(f"note: {settings.host} is not loopback, and nothing is encrypted: put a proxy with TLS before it")
     return "\n".join(lines)
 

@@ -264,8 +264,8 @@ class Predictor:
         if num <= most:
             return ""
         return (
-            f"the segmenter reads the first {most} of the {num} tokens of {expression!r}; say it in fewer words, or train "
-            "with a larger segmenter.max_text_tokens"
+            f"the segmenter reads the first {most} of the {num} tokens of {expression!r}; say it in fewer words, or "
+            "train with a larger segmenter.max_text_tokens"
         )
 
     def _logits(self, opened: Sequence[_Opened], priors: Sequence[Prior]) -> Float[Tensor, "B G G"]:

@@ -135,7 +135,9 @@ def test_the_answer_is_that_of_the_predictor(server: Server, places: dict[str, P
     for mask, text in zip(response.json()["masks"], ("red circle", "the left"), strict=True):
         expected = predictor.predict(places["photo"], text)
         assert mask["mask_rle"] == expected.summary()["mask_rle"]
-        assert mask["prior_failure"] == expected.prior.failure and expected.prior.masks
+        assert mask["prior_failure"] == expected.prior.failure and expected.prior.masks and mask["note"] == ""
+    (long,) = server.ask(f"the red {'circleoid-' * 12}circle").json()["masks"]
+    assert long["note"].startswith("the segmenter reads the first ")
     assert response.json()["checkpoint"] == "finished l2l version 2"
     assert set(response.json()["seconds"]) == {"decode", "wait", "predict", "total"}
     assert requests.post(f"{server.url}/v1/masks", timeout=WAIT_S).status_code == 401
