@@ -184,7 +184,7 @@ def _deployed(client: ServeInterface, config: dict[str, Any], private: bool) -> 
         if not still_answers():
             logger.warning("what was deployed cannot be ended: the Ray cluster does not answer")
         elif private:
-            serve.shutdown()
+            serve.shutdown()  # type: ignore[no-untyped-call]
         elif _others(client, config):
             _end(client, config)
         else:
