@@ -14,14 +14,14 @@ printed. See docs/serving.md.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
+from l2l_ray.config import ClusterConfig
 from l2l_ray.config.places import settled
 from l2l_ray.errors import ConfigError
 from l2l_ray.job import run_job, say
 from l2l_ray.serving.access import TOKEN_VARIABLE, own_or_new_token, sha256_of
-from l2l_ray.serving.settings import LOOPBACK, ServeConfig, add_options, read_settings
+from l2l_ray.serving.settings import ServeConfig, add_options, is_loopback, read_settings
 from l2l_ray.storage import place
 
 
@@ -36,7 +36,7 @@ def main(words: list[str]) -> int:
     )
     what = "a finished run, or the folder of a version in it, such as RUN/train/l2l-v0002"
     parser.add_argument("--checkpoint", type=place, required=True, metavar="FOLDER", help=what)
-    parser.add_argument("--address", help="Ray's address; else RAY_ADDRESS, else a private cluster")
+    parser.add_argument("--address", help="Ray's address; else RAY_ADDRESS, else a private cluster, as local is")
     parser.add_argument("--swap", action="store_true", help="change the checkpoint of the server that runs there")
     add_options(parser)
     given = parser.parse_args(words)
@@ -45,15 +45,15 @@ def main(words: list[str]) -> int:
 
 def _serve(given: argparse.Namespace) -> None:
     settings, checkpoint = read_settings(given), place(settled("--checkpoint", str(given.checkpoint)))
-    address = given.address or os.environ.get("RAY_ADDRESS") or None
     if given.swap and settings.review:
         raise ConfigError(
             "--review is of a server's start, got it with --swap, which leaves the page as it is; drop one "
             "(--no-review where the settings file has it)"
         )
     token, is_new = own_or_new_token()
-    from l2l_ray.actors.environment import set_defaults
+    from l2l_ray.actors.environment import address_of, set_defaults
 
+    address = address_of(ClusterConfig(address=given.address))
     set_defaults(address)  # Ray reads its environment when it is imported, which is the next line
     from l2l_ray.actors import serve
 
@@ -70,7 +70,7 @@ def _told(settings: ServeConfig, token: str, is_new: bool) -> str:
     lines = [f"serving    {url}/v1/masks", f"token      {said}", f"page       {url}/{behind}"]
     if settings.review:
         lines.append(f"review     {url}/review/{behind or f'#token=${TOKEN_VARIABLE}'}")
-    if settings.host != LOOPBACK:
+    if not is_loopback(settings.host):
         lines.append(f"note: {settings.host} is not loopback, and nothing is encrypted: put a proxy with TLS before it")
     return "\n".join(lines)
 

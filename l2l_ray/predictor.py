@@ -255,17 +255,20 @@ class Predictor:
         size = found.picture.size
         hint = None if item.hint is None else read_hint(dict(item.hint), *size).fractions(*size)
         expression = " ".join(words)
-        self._note_cut(expression)
+        if said := self.cut(expression):
+            logger.warning("note: %s", said)
         return _Opened(item, expression, found, hint)
 
-    def _note_cut(self, expression: str) -> None:
+    def cut(self, expression: str) -> str:
+        """Return what to tell about an expression that the segmenter does not read to its end; "" = it does."""
         tokenizer = self._segmenter.text.tokenize
         (num,), most = tokenizer.num_tokens([expression]), tokenizer.max_text_tokens
-        if num > most:
-            logger.warning(
-                "note: the segmenter reads the first %d of the %d tokens of %r; say it in fewer words, or train with a "
-                "larger segmenter.max_text_tokens", most, num, expression,
-            )  # fmt: skip
+        if num <= most:
+            return ""
+        return (
+            f"the segmenter reads the first {most} of the {num} tokens of {expression!r}; say it in fewer words, or "
+            "train with a larger segmenter.max_text_tokens"
+        )
 
     def _logits(self, opened: Sequence[_Opened], priors: Sequence[Prior]) -> Float[Tensor, "B G G"]:
         images = torch.from_numpy(np.stack([one.photo.square for one in opened])).float().div_(255)

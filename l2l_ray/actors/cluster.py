@@ -1,15 +1,9 @@
-"""Reach a Ray cluster and make sure, before anything starts, that it can hold what the run asks for.
-
-Which cluster: the address in the config, else `RAY_ADDRESS` (set by `ray job submit` for its jobs), else a private one
-for this process, on loopback, with the custom resources the config names, in a temporary folder of its own. A cluster
-is never looked for: an address file left behind by a killed head would be picked up and hang the run.
+"""Make sure, before anything starts, that a Ray cluster can hold what the run asks for; start actors and end them.
 
 Ray lets an actor that fits nowhere wait for ever without a word, so demand and supply are compared first
 (`require_fit`), a run that others leave no room for waits in line and says who holds it (`wait_for_room`), and
 every actor then has a bounded time to come up (`wait_ready`). Two runs that look in the same second may both be let in;
 then the one whose actors do not come up ends with a message.
-
-The terminal shows the driver's words only; what actors log is in the dashboard and in Ray's session folder.
 
 A cluster that grows is told by `cluster.autoscaled`: Ray does not tell what could still come.
 """
@@ -17,14 +11,9 @@ A cluster that grows is told by `cluster.autoscaled`: Ray does not tell what cou
 from __future__ import annotations
 
 import hashlib
-import logging
-import math
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -40,15 +29,10 @@ from ray.exceptions import (
 from ray.util.state import list_actors
 from ray.util.state.exception import RayStateApiException
 
-from l2l_ray.actors import session
-from l2l_ray.actors.environment import address_of
-from l2l_ray.actors.reach import require_answer
 from l2l_ray.config import ClusterConfig, RunConfig
 from l2l_ray.errors import ClusterError, L2LError
-from l2l_ray.job import sigterm_as_ctrl_c, take_sigterm
 from l2l_ray.wording import Say
 
-logger = logging.getLogger(__name__)
 A = TypeVar("A")
 
 LOOK_FOR_ROOM_S = 1.0
@@ -189,67 +173,6 @@ def node_resources() -> list[dict[str, float]]:
     """Return the resources of each living node of the connected cluster."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [node["Resources"] for node in nodes if node["Alive"]]
-
-
-@contextmanager
-def connected(config: ClusterConfig) -> Iterator[str]:
-    """Connect for the length of a `with` block and say where the dashboard is.
-
-    A connection that exists already is used and left as it was.
-
-    Raises:
-        ClusterError: The address does not answer, or does not let us in.
-    """
-    if ray.is_initialized():
-        yield "that of the connected cluster"
-        return
-    address = address_of(config)
-    private = address is None
-    if address is not None:
-        require_answer(address)
-    with sigterm_as_ctrl_c(), _private_folder() if private else nullcontext() as folder:
-        options = _private_options(config) if private else {}
-        try:
-            context = ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ClusterError(f"cannot reach Ray at {address!r}: {error}; `make cluster-up` starts one") from error
-        except SystemExit:  # by Ray's own handler of SIGTERM, which is there from here on
-            raise KeyboardInterrupt from None
-        finally:
-            take_sigterm()
-        try:
-            path = folder / "auth_token" if folder else session.token_path(str(address))
-            token = f" (it asks for the token in {path})" if path is not None and path.exists() else ""
-            yield f"http://{context.dashboard_url}{token}" if context.dashboard_url else "off"
-        finally:
-            try:
-                ray.shutdown()
-            finally:
-                take_sigterm()  # Ray's libraries set the system's default, which ends the process without a word
-
-
-def _private_options(config: ClusterConfig) -> dict[str, Any]:
-    """Give a one-process cluster at least what the run asks for; CPU slots may exceed cores, they only count."""
-    wanted = total(needs(config))
-    custom = {name: amount for name, amount in wanted.items() if name not in PREDEFINED_RESOURCES}
-    cpus = max(os.cpu_count() or 1, math.ceil(wanted.get("CPU", 0.0)))
-    return {"num_cpus": cpus, "resources": custom, "dashboard_host": "127.0.0.1", "include_dashboard": True}
-
-
-@contextmanager
-def _private_folder() -> Iterator[Path]:
-    """Keep Ray's session files apart from other clusters; a short path, because Unix socket names are limited."""
-    before = os.environ.get("RAY_TMPDIR")
-    folder = session.new_folder(os.environ.get("RAY_AUTH_TOKEN"))
-    os.environ["RAY_TMPDIR"] = str(folder)
-    try:
-        yield folder
-    finally:
-        session.remove_folder(folder)
-        if before is None:
-            del os.environ["RAY_TMPDIR"]
-        else:
-            os.environ["RAY_TMPDIR"] = before
 
 
 def namespace_of(config: RunConfig) -> str:

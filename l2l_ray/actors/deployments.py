@@ -4,10 +4,11 @@
     Predictor   a run's version; requests that come together are answered together; replicas come and go with the load
     Prior       the MLLM of that run, with SAM where it draws masks, for all predictors (`ServeConfig.prior`)
 
-Which checkpoint is served is `user_config` alone, `{"checkpoint": "/runs/mine"}`. Serve hands a new one to the living
-replicas: each loads it beside the old one, which answers meanwhile, and then changes over between two batches. One that
-cannot be loaded is refused, and the old one stays. One of another MLLM, where that has a deployment of its own, makes
-the replicas raise, and Serve starts others in their place.
+Which checkpoint is served is `user_config` alone, `{"checkpoint": "/runs/mine"}`; `asked`, any word that is new, has
+the same path loaded again. Serve hands it to the living replicas: each loads it beside the old one, which answers
+meanwhile, and then changes over between two batches. One that cannot be loaded is refused, and the old one stays. One
+of another MLLM, where that has a deployment of its own, makes the replicas raise, and Serve starts others in their
+place.
 
     import_path: l2l_ray.actors.deployments:build      in a config file of Serve's own, for `serve deploy` and KubeRay
     args: {settings: {...}, token_sha256: "..."}
@@ -127,6 +128,9 @@ class PredictorReplica:
     async def reconfigure(self, user_config: dict[str, str]) -> None:
         """Change over to another checkpoint, `{"checkpoint": "/runs/mine"}`; the old one answers meanwhile.
 
+        Serve calls this only where something in it differs; `asked`, any word, is there to differ where the path is the
+        same.
+
         Raises:
             L2LError: There is no old one, and this one cannot be loaded.
             OtherMllm: The MLLM's deployment is about to hold another one than the old checkpoint needs. Serve ends a
@@ -134,15 +138,15 @@ class PredictorReplica:
         """
         try:
             self._answerer = await asyncio.to_thread(self._loaded, place(user_config["checkpoint"]))
-            self._asked, self._problem = user_config["checkpoint"], ""
+            self._problem = ""
         except OtherMllm:
             raise
         except (L2LError, OSError) as error:
             if self._answerer is None:
                 raise
             self._problem = one_line(error)
-            self._asked = user_config["checkpoint"]
             logger.error("the checkpoint stays %s: %s", self._answerer.name, self._problem)
+        self._asked = user_config.get("asked", "")
 
     def _loaded(self, checkpoint: Path) -> Answerer:
         device = device_for(self._settings.replica_resources)
@@ -150,7 +154,7 @@ class PredictorReplica:
         return Answerer.load(checkpoint, remote, device, sam=remote)
 
     async def state(self) -> dict[str, str]:
-        """Return which checkpoint answers, which was asked for last, and why that failed ("" = it did not)."""
+        """Return which checkpoint answers, the `asked` of the last `user_config`, and why that failed ("" = not)."""
         name = self._answerer.name if self._answerer else ""
         return {"checkpoint": name, "asked": self._asked, "problem": self._problem}
 

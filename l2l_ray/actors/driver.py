@@ -28,7 +28,6 @@ from l2l_ray.actors.background import Background
 from l2l_ray.actors.cluster import (
     ActorLost,
     actor_options,
-    connected,
     device_for,
     namespace_of,
     needs,
@@ -38,6 +37,7 @@ from l2l_ray.actors.cluster import (
     wait_for_room,
     wait_ready,
 )
+from l2l_ray.actors.connection import connected
 from l2l_ray.actors.coordinator import ACTOR_OPTIONS, NAME, Coordinator, News, RunStopped, answer, kept_alive
 from l2l_ray.actors.labelers import LabelerPool
 from l2l_ray.actors.priors import PriorPool

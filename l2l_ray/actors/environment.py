@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import secrets
+from pathlib import Path
 
 from l2l_ray.actors import session
 from l2l_ray.config import ClusterConfig, RunConfig
+from l2l_ray.errors import ClusterError
 
 STOP_S = 40  # a driver that is told to end releases its actors one after the other; mostly in a few seconds
 
@@ -53,8 +55,26 @@ def set_environment(config: RunConfig) -> None:
 
 
 def address_of(config: ClusterConfig) -> str | None:
-    """Return the address of the cluster to use; None = make a private one for this process."""
-    return config.address or os.environ.get("RAY_ADDRESS") or None
+    """Return the address of the cluster to use; None = make a private one for this process.
+
+    Two of Ray's own words are understood: `local` is a private one, and `auto` the one that `make cluster-up` has
+    started in the current folder. Ray would make the first without a token and open to the network, and look
+    for the second among whatever runs on the machine.
+
+    Raises:
+        ClusterError: It is `auto`, and none of the current folder runs.
+    """
+    wanted = (config.address or os.environ.get("RAY_ADDRESS") or "").strip()
+    if wanted in ("", "local"):
+        return None
+    if wanted != "auto":
+        return wanted
+    if (found := session.address_of_checkout(Path.cwd())) is None:
+        raise ClusterError(
+            f"RAY_ADDRESS or cluster.address is auto, but no Ray cluster that was started in {Path.cwd()} runs; start "
+            "one with `make cluster-up`, or name another cluster as HOST:PORT, which `. .ray/env` in its folder does"
+        )
+    return found
 
 
 def set_defaults(address: str | None) -> None:

@@ -10,16 +10,19 @@ Remembered in `.ray/head.json`; a file left behind by a crash is recognised, bec
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 from l2l_ray.actors import session
@@ -27,6 +30,7 @@ from l2l_ray.actors.environment import ENV_DEFAULTS, LOOPBACK_ENV, STOP_S
 from l2l_ray.errors import ClusterError, L2LError
 from l2l_ray.processes import end, session_of, start_time_of, started_by, still_running, wait_until
 
+DASHBOARD_PORT = 8265
 START_TIMEOUT_S = 90.0
 DRAIN_TIMEOUT_S = 4.0  # `ray start --block` needs 2 to 30 s to end its children; nothing of a run lives in them
 RESOURCES = {"prior_gpu": 1.0}
@@ -51,7 +55,7 @@ class Head:
         return found | LOOPBACK_ENV | (token if _asks_for_a_token() else {})
 
 
-def up(checkout: Path, port: int = 8265) -> Head:
+def up(checkout: Path, port: int = DASHBOARD_PORT) -> Head:
     """Start a head, or return the one that runs, and write `.ray/env` once it is up.
 
     Args:
@@ -84,9 +88,8 @@ def up(checkout: Path, port: int = 8265) -> Head:
 def _start(checkout: Path, port: int) -> Head:
     """Start a head and remember it; it is not up yet."""
     dashboard = f"http://127.0.0.1:{port}"
-    if _answers(dashboard):
-        raise ClusterError(f"something answers at {dashboard} already; stop it, or choose another port: PORT=8266")
-    _state_file(checkout).parent.mkdir(mode=0o700, exist_ok=True)
+    _require_free(port, dashboard)
+    session.state_file(checkout).parent.mkdir(mode=0o700, exist_ok=True)
     folder = session.new_folder(secrets.token_hex(32))
     with _log_file(checkout).open("wb") as out:
         # Agent port 0: Ray's fixed one is taken where another cluster runs, and then no job can start.
@@ -100,7 +103,7 @@ def _start(checkout: Path, port: int) -> Head:
         )  # fmt: skip
     session.own(folder, process.pid)
     head = Head(process.pid, start_time_of(process.pid), str(folder), dashboard)
-    _state_file(checkout).write_text(json.dumps(asdict(head)))
+    session.state_file(checkout).write_text(json.dumps(asdict(head)))
     return head
 
 
@@ -125,6 +128,33 @@ def down(checkout: Path) -> bool:
     return True
 
 
+def _require_free(port: int, dashboard: str) -> None:
+    """Refuse a port that Ray could not listen on; it would take another one, or none, without a word."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise ClusterError(
+                    f"something answers at {dashboard} already; stop it, or choose another port: PORT=8266"
+                ) from None
+            raise ClusterError(
+                f"cannot listen at {dashboard}: {error.strerror}; choose another port: PORT=8266"
+            ) from None
+
+
+def _port(word: str) -> int:
+    """Return the port that a word names.
+
+    Raises:
+        ClusterError: It names none.
+    """
+    if word.isascii() and word.isdigit() and 1 <= int(word) <= 65535:
+        return int(word)
+    raise ClusterError(f"the port must be a number from 1 to 65535, got {word!r}; give one, such as PORT=8266")
+
+
 def _environment(checkout: Path, folder: Path) -> dict[str, str]:
     """Return the environment of a head; what the shell says of another cluster does not count."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
@@ -137,10 +167,6 @@ def _environment(checkout: Path, folder: Path) -> dict[str, str]:
 
 def _asks_for_a_token() -> bool:
     return os.environ.get("RAY_AUTH_MODE", "token") == "token"
-
-
-def _state_file(checkout: Path) -> Path:
-    return checkout / ".ray" / "head.json"
 
 
 def _log_file(checkout: Path) -> Path:
@@ -157,7 +183,7 @@ def _targets_file(checkout: Path) -> Path:
 
 def _running(checkout: Path) -> Head | None:
     try:
-        head = Head(**json.loads(_state_file(checkout).read_text()))
+        head = Head(**json.loads(session.state_file(checkout).read_text()))
     except (OSError, ValueError, TypeError):
         return None
     if head.start_time and start_time_of(head.pid) == head.start_time:
@@ -172,10 +198,10 @@ def _running(checkout: Path) -> Head | None:
 
 def _forget(checkout: Path) -> None:
     try:
-        session.remove_folder(Path(json.loads(_state_file(checkout).read_text())["folder"]))
+        session.remove_folder(Path(json.loads(session.state_file(checkout).read_text())["folder"]))
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    for file in (_state_file(checkout), _env_file(checkout), _targets_file(checkout)):
+    for file in (session.state_file(checkout), _env_file(checkout), _targets_file(checkout)):
         file.unlink(missing_ok=True)
 
 
@@ -188,7 +214,7 @@ def _answers(url: str) -> bool:
         urllib.request.urlopen(f"{url}/api/version", timeout=2.0).close()
     except urllib.error.HTTPError as error:
         return error.code in (401, 403)  # it is up and asks for a token
-    except OSError:
+    except (OSError, HTTPException):  # nobody is there, or somebody who does not speak HTTP
         return False
     return True
 
@@ -198,7 +224,7 @@ def main(words: list[str]) -> int:
     checkout = Path.cwd()
     try:
         if words[:1] == ["up"]:
-            head = up(checkout, int(words[1]) if len(words) > 1 else 8265)
+            head = up(checkout, _port(words[1]) if len(words) > 1 else DASHBOARD_PORT)
             sys.stdout.write(
                 f"Ray is up (process {head.pid}); dashboard and job submission: {head.dashboard}\n"
                 f"runs go to {os.environ.get('L2L_HOME') or checkout / 'runs'}\n"

@@ -52,6 +52,33 @@ def log_as(run: str, actor: str) -> None:
     logging.getLogger("l2l_ray").setLevel(logging.INFO)
 
 
+class Notes(logging.Handler):
+    """Keeps what the package warns of in this process, for a driver to say: nobody at a terminal sees an actor's log.
+
+    Example: `notes = Notes.kept()`, then `notes.taken()` with each answer
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._lines: list[str] = []
+
+    @classmethod
+    def kept(cls) -> Notes:
+        """Return notes that are kept from now on."""
+        notes = cls()
+        logging.getLogger("l2l_ray").addHandler(notes)
+        return notes
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a line."""
+        self._lines.append(record.getMessage())
+
+    def taken(self) -> list[str]:
+        """Return the lines since the last call, each once."""
+        lines, self._lines = list(dict.fromkeys(self._lines)), []
+        return lines
+
+
 @contextmanager
 def about(method: str, round_index: int, shard: int | None = None) -> Iterator[None]:
     """Let lines logged inside say which round they are about, and which shard."""

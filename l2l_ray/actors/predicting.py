@@ -7,6 +7,7 @@ a part twice is harmless; the index has one writer, the driver. Ray restarts an 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from ray.util import ActorPool
 from l2l_ray.actors.cluster import (
     LOST,
     Need,
-    connected,
     device_for,
     node_resources,
     own_error,
@@ -26,11 +26,15 @@ from l2l_ray.actors.cluster import (
     resource_options,
     wait_ready,
 )
+from l2l_ray.actors.connection import connected
+from l2l_ray.actors.logs import Notes
 from l2l_ray.config import ClusterConfig
 from l2l_ray.errors import ClusterError
 from l2l_ray.predictions import PredictionFolder
 from l2l_ray.predictor import Predictor, num_at_once, run_and_version
 from l2l_ray.types import PhotoText
+
+logger = logging.getLogger(__name__)
 
 Noted = Callable[[dict[str, Any], int], None]  # a row of the index, and how many there are now
 
@@ -49,6 +53,7 @@ class PredictionActor:
         import torch
 
         torch.set_num_threads(cluster.threads_per_labeler)
+        self._notes = Notes.kept()
         self._folder = PredictionFolder(out, run, {})
         self._predictor = Predictor.from_run(checkpoint, device=device_for(cluster.labeler_resources))
 
@@ -56,13 +61,14 @@ class PredictionActor:
         """Return whether the models are loaded."""
         return True
 
-    def work(self, items: list[PhotoText]) -> list[dict[str, Any]]:
-        """Answer items, write their files, and return their rows of the index.
+    def work(self, items: list[PhotoText]) -> tuple[list[dict[str, Any]], list[str]]:
+        """Answer items, write their files, and return their rows of the index, and what was noted meanwhile.
 
         Raises:
             DataError: Something cannot be written.
         """
-        return [self._folder.save(result) for result in self._predictor.predict_many(items)]
+        rows = [self._folder.save(result) for result in self._predictor.predict_many(items)]
+        return rows, self._notes.taken()
 
 
 def predict(
@@ -93,9 +99,13 @@ def predict(
         pool: Any = ActorPool(actors)
         for part in parts:
             pool.submit(lambda actor, part: actor.work.remote(part), part)
-        num_done = 0
+        num_done, said = 0, set[str]()
         while pool.has_next():
-            rows = _next_rows(pool, cluster)
+            rows, notes = _next_part(pool, cluster)
+            for note in notes:
+                if note not in said:  # each actor has its own
+                    logger.warning("%s", note)
+            said.update(notes)
             if lacking := folder.lacking(rows):
                 raise ClusterError(
                     f"a labeler wrote {lacking[0].name}, which is not in {folder.path} here; expected a folder that "
@@ -107,10 +117,10 @@ def predict(
                 noted(row, num_done)
 
 
-def _next_rows(pool: Any, cluster: ClusterConfig) -> list[dict[str, Any]]:
+def _next_part(pool: Any, cluster: ClusterConfig) -> tuple[list[dict[str, Any]], list[str]]:
     try:
-        rows: list[dict[str, Any]] = pool.get_next_unordered(timeout=cluster.work_timeout_s)
-        return rows
+        part: tuple[list[dict[str, Any]], list[str]] = pool.get_next_unordered(timeout=cluster.work_timeout_s)
+        return part
     except RayTaskError as error:
         raise own_error(error) from None
     except TimeoutError:

@@ -1,7 +1,7 @@
 """Ask an address whether a Ray cluster answers there and lets us in, before Ray is asked: Ray itself tries for minutes.
 
 One call that Ray's head answers to anybody who has the token, with its own limit; what answers otherwise is told apart
-by gRPC's status. Addresses that Ray resolves itself (`auto`, `ray://host:port`) are left to it.
+by gRPC's status. An address of Ray's client, `ray://host:port`, is left to Ray.
 """
 
 from __future__ import annotations
@@ -16,32 +16,42 @@ from l2l_ray.errors import ClusterError
 TIMEOUT_S = 15.0  # a head with a hundred processes to start answers late
 _ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"  # of Ray's own protocol; an unknown name is answered UNIMPLEMENTED
 _OTHER = "unset RAY_ADDRESS and cluster.address to use a private one"
+_START = f"`make cluster-up` starts one; {_OTHER}"
 _ENV = "`make cluster-up` prints a file with address and token: `. .ray/env`"
 
 
-def require_answer(address: str) -> None:
+def require_answer(address: str, remedy: str = _START) -> None:
     """Refuse an address where no cluster answers, or one that does not let us in, within `TIMEOUT_S`.
 
+    Args:
+        address: Of the head, `host:port`.
+        remedy: What to do where nobody answers.
     Raises:
-        ClusterError: Nobody listens there, it is no Ray head, or the token is missing or wrong.
+        ClusterError: It is no address, nobody listens there, it is no Ray head, or the token is missing or wrong.
     """
     if address.startswith(("http://", "https://")):
         raise ClusterError(
             f"RAY_ADDRESS or cluster.address is {address}, which is where `ray job submit` sends jobs; a job itself "
             f"needs HOST:PORT of the head; {_ENV}"
         )
-    if "/" in address or not address.rpartition(":")[2].isdigit():
+    if "://" in address:
         return
+    host, _, port = address.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit()):
+        raise ClusterError(
+            f"RAY_ADDRESS or cluster.address is {address!r}, expected HOST:PORT of the head, `auto` or `local`; "
+            f"{_ENV}; {_OTHER}"
+        )
     token = _token()
     metadata = [("authorization", f"Bearer {token}")] if token else []
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
             channel.unary_unary(_ALIVE)(b"", timeout=TIMEOUT_S, metadata=metadata)
         except grpc.RpcError as error:
-            _refuse(address, error.code(), str(error.details()), bool(token))
+            _refuse(address, error.code(), str(error.details()), bool(token), remedy)
 
 
-def _refuse(address: str, code: grpc.StatusCode, details: str, with_token: bool) -> None:
+def _refuse(address: str, code: grpc.StatusCode, details: str, with_token: bool, remedy: str) -> None:
     if code == grpc.StatusCode.UNAUTHENTICATED:
         wrong = "the token we have is not its token" if with_token else "it asks for a token and we have none"
         raise ClusterError(
@@ -51,9 +61,7 @@ def _refuse(address: str, code: grpc.StatusCode, details: str, with_token: bool)
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         details = f"something listens there but says nothing within {TIMEOUT_S:g} s"
     if code != grpc.StatusCode.UNIMPLEMENTED:
-        raise ClusterError(
-            f"no Ray cluster answers at {address}: {details.splitlines()[0]}; `make cluster-up` starts one; {_OTHER}"
-        )
+        raise ClusterError(f"no Ray cluster answers at {address}: {details.splitlines()[0]}; {remedy}")
 
 
 def _token() -> str:

@@ -8,27 +8,31 @@ a cluster whose Serve runs something else is refused; what others deploy later s
 from __future__ import annotations
 
 import logging
+import secrets
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ray import serve
-from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
 from l2l_ray.actors import reviewing
-from l2l_ray.actors.cluster import Need, connected, node_resources, shortage
+from l2l_ray.actors.cluster import Need, node_resources, shortage
+from l2l_ray.actors.connection import connected, still_answers
 from l2l_ray.actors.deployments import APP, PREDICTOR, PRIOR, require_same_mllm
-from l2l_ray.config import ClusterConfig
+from l2l_ray.actors.serve_interface import ServeInterface, interface_at
+from l2l_ray.config import ClusterConfig, toy_answers
 from l2l_ray.errors import ClusterError, ConfigError
 from l2l_ray.predictor import run_and_version
 from l2l_ray.serving.settings import LOOPBACK, BuildArgs, ServeConfig
 from l2l_ray.storage import place
 from l2l_ray.wording import Say
+
+logger = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 600.0  # a large MLLM loads for minutes
 POLL_S = 0.5
@@ -56,30 +60,35 @@ def run(checkpoint: Path, settings: ServeConfig, token_sha256: str, address: str
     """
     if settings.review:
         reviewing.require_reviewable(checkpoint)
-    else:
-        run_and_version(checkpoint)
-    _require_free_port(settings)
-    with connected(ClusterConfig(address=address)) as dashboard:
+    note = toy_answers(run_and_version(checkpoint)[0].config)
+    private = address is None
+    if private:
+        require_free_port(settings)  # before a cluster is started
+    with connected(ClusterConfig(address=address or "local")) as dashboard:
         say(f"dashboard  {dashboard}")
         _require_room(settings)
-        client = _client(dashboard)
-        if others := sorted(client.get_serve_details()["applications"]):
+        client = interface_at(dashboard)
+        details = client.get_serve_details()
+        if others := sorted(details["applications"]):
             is_ours = APP in others and set(others) <= {APP, reviewing.REVIEW_APP}
             remedy = "--swap changes its checkpoint, `serve shutdown` ends it" if is_ours else "use another"
             raise ClusterError(
                 f"Ray Serve on this cluster runs {', '.join(others)} already, expected nothing; {remedy}"
             )
+        require_address(details.get("http_options"), settings)
         config = _serve_config(checkpoint, settings, token_sha256)
         names = [app["name"] for app in config["applications"]]
-        with _deployed(client, config):
+        with _deployed(client, config, private):
             for name in names:
                 _wait_until_it_runs(name)
             say(told)
+            _say_note(note, say)
             try:
                 _watch(names, say)
             finally:
-                say("ends when the requests in work are answered; Ctrl-C again cuts them off")
-                drain(client, config, settings.timeout_s + END_S)
+                if still_answers():
+                    say("ends when the requests in work are answered; Ctrl-C again cuts them off")
+                    drain(None if private else client, config, settings.timeout_s + END_S)
 
 
 def swap(checkpoint: Path, address: str | None, say: Say) -> None:
@@ -90,12 +99,11 @@ def swap(checkpoint: Path, address: str | None, say: Say) -> None:
     Raises:
         L2LError: The checkpoint cannot be used, nothing is served there, or a replica could not load it.
     """
-    run_and_version(checkpoint)
+    note = toy_answers(run_and_version(checkpoint)[0].config)
     if address is None:
         raise ConfigError("--swap needs the cluster of the server, got none; give --address, or set RAY_ADDRESS")
     with connected(ClusterConfig(address=address)) as dashboard:
-        client = _client(dashboard)
-        details = client.get_serve_details()
+        details = (client := interface_at(dashboard)).get_serve_details()
         found = {name: one["deployed_app_config"] for name, one in details["applications"].items()}
         apps = {name: config for name, config in found.items() if config}
         if APP not in apps:
@@ -114,27 +122,40 @@ def swap(checkpoint: Path, address: str | None, say: Say) -> None:
                 stays = f"each replica keeps what it has loaded, for {old} cannot be loaded again either ({worse})"
             raise ClusterError(f"{stays}: {error}") from None
         say(f"serving    {name}")
+        _say_note(note, say)
 
 
-def _changed_to(checkpoint: str, client: ServeSubmissionClient, apps: dict[str, dict[str, Any]]) -> str:
+def _say_note(note: str | None, say: Say) -> None:
+    """Say what a replica would tell nobody: what the predictor notes at a picture ends in the replica's log."""
+    if note:
+        say(f"note: {note}")
+
+
+def _changed_to(checkpoint: str, client: ServeInterface, apps: dict[str, dict[str, Any]]) -> str:
     """Deploy the applications, the predictors' with another checkpoint; return what answers call it.
 
     Raises:
         ClusterError: Not every replica took it in time, or the application failed.
     """
+    user_config = user_config_of(checkpoint)
     for deployment in apps[APP]["deployments"]:
-        deployment["user_config"] = {"checkpoint": checkpoint}
+        deployment["user_config"] = user_config
     client.deploy_applications({"applications": list(apps.values())})
-    states = states_after(checkpoint)
+    states = states_after(checkpoint, user_config["asked"])
     if problem := next((state["problem"] for state in states if state["problem"]), ""):
         raise ClusterError(problem)
     return states[0]["checkpoint"]
 
 
+def user_config_of(checkpoint: str) -> dict[str, str]:
+    """Return the `user_config` that makes replicas load a checkpoint, also where they have loaded that path before."""
+    return {"checkpoint": checkpoint, "asked": secrets.token_hex(8)}
+
+
 def _serve_config(checkpoint: Path, settings: ServeConfig, token_sha256: str) -> dict[str, Any]:
     """Return what Serve is to run, as its config files say it."""
     names = [PREDICTOR, *([PRIOR] if settings.prior else [])]
-    user_config = {"checkpoint": str(checkpoint.resolve())}
+    user_config = user_config_of(str(checkpoint.resolve()))
     app = {
         "name": APP,
         "route_prefix": "/",
@@ -153,65 +174,58 @@ def _serve_config(checkpoint: Path, settings: ServeConfig, token_sha256: str) ->
     }
 
 
-def _client(dashboard: str) -> ServeSubmissionClient:
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # the terminal has this job's own words, not "slow"
-    url = dashboard.partition(" ")[0]
-    if not url.startswith("http"):
-        raise ClusterError(f"the cluster's dashboard is needed to start a server, got {dashboard!r}; start Ray with it")
-    return ServeSubmissionClient(url)
-
-
 @contextmanager
-def _deployed(client: ServeSubmissionClient, config: dict[str, Any]) -> Iterator[None]:
+def _deployed(client: ServeInterface, config: dict[str, Any], private: bool) -> Iterator[None]:
+    """Deploy a config for the length of the block; `private`: nobody else can have deployed anything."""
     try:
-        try:
-            client.deploy_applications(config)
-        except RuntimeError as error:  # an answer of the dashboard, with a traceback of its own
-            raise ClusterError(
-                f"Ray Serve could not be started: {_last_words(error)}; free resources, or "
-                "see the logs of Serve in the dashboard"
-            ) from error
+        client.deploy_applications(config)
         yield
     finally:
-        if _others(client, config):
+        if not still_answers():
+            logger.warning("what was deployed cannot be ended: the Ray cluster does not answer")
+        elif private:
+            serve.shutdown()  # type: ignore[no-untyped-call]
+        elif _others(client, config):
             _end(client, config)
         else:
             client.delete_applications()  # type: ignore[no-untyped-call]  # and Serve's own actors, within 30 s
 
 
-def _others(client: ServeSubmissionClient, config: dict[str, Any]) -> dict[str, dict[str, Any] | None]:
+def _others(client: ServeInterface, config: dict[str, Any]) -> dict[str, dict[str, Any] | None]:
     """Return the applications on this cluster that a config does not name; None = not deployed as a config."""
     names = {app["name"] for app in config["applications"]}
     found = client.get_serve_details()["applications"]
     return {name: one["deployed_app_config"] for name, one in found.items() if name not in names}
 
 
-def _end(client: ServeSubmissionClient, config: dict[str, Any]) -> None:
+def _end(client: ServeInterface, config: dict[str, Any]) -> None:
     """Take a config's applications off Serve; those that somebody else has deployed since stay."""
     others = [app for app in _others(client, config).values() if app]
     client.deploy_applications({**config, "applications": others})
 
 
-def drain(client: ServeSubmissionClient, config: dict[str, Any], timeout_s: float) -> None:
+def drain(client: ServeInterface | None, config: dict[str, Any], timeout_s: float) -> None:
     """End a config's applications and wait until they have no replica: each ends when its requests are answered.
 
+    Args:
+        client: None = a private cluster: nobody else has deployed anything, so the dashboard need not be asked.
+        config: What was deployed.
+        timeout_s: Longest wait.
     Raises:
         KeyboardInterrupt: A second one.
     """
     names, deadline = {app["name"] for app in config["applications"]}, time.monotonic() + timeout_s
     try:
-        if names & set(serve.status().applications):
+        found = names & set(serve.status().applications)
+        if client is None:
+            for name in found:
+                serve.delete(name, _blocking=False)
+        elif found:
             _end(client, config)
         while names & set(serve.status().applications) and time.monotonic() < deadline:
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("requests that were in work were cut off") from None
-
-
-def _last_words(error: RuntimeError) -> str:
-    """Return the end of a message that holds a traceback: what it died of."""
-    lines = [line.strip(" .") for line in str(error).splitlines()]
-    return next((line for line in reversed(lines) if line), "no reason given")
 
 
 def _wait_until_it_runs(name: str = APP) -> None:
@@ -238,9 +252,12 @@ def _wait_until_it_runs(name: str = APP) -> None:
         time.sleep(POLL_S)
 
 
-def states_after(checkpoint: str) -> list[dict[str, str]]:
+def states_after(checkpoint: str, asked: str) -> list[dict[str, str]]:
     """Return the state of every predictor replica, once each has been asked to change over to a checkpoint.
 
+    Args:
+        checkpoint: For the message.
+        asked: Of the `user_config` that asked.
     Raises:
         ClusterError: Not every one has in time, or the application failed.
     """
@@ -253,7 +270,7 @@ def states_after(checkpoint: str) -> list[dict[str, str]]:
             states = handle.broadcast("state").results(timeout_s=START_TIMEOUT_S, return_exceptions=True)
         counts = serve.status().applications[APP].deployments[PREDICTOR].replica_states
         are_all = all(state == "RUNNING" for state, count in counts.items() if count)
-        if are_all and 0 < sum(counts.values()) == len(states) and all(_was_asked(one, checkpoint) for one in states):
+        if are_all and 0 < sum(counts.values()) == len(states) and all(_was_asked(one, asked) for one in states):
             return states
         time.sleep(POLL_S)
     raise ClusterError(
@@ -261,8 +278,8 @@ def states_after(checkpoint: str) -> list[dict[str, str]]:
     )
 
 
-def _was_asked(state: Any, checkpoint: str) -> bool:
-    return isinstance(state, dict) and state["asked"] == checkpoint  # else an error: it died meanwhile
+def _was_asked(state: Any, asked: str) -> bool:
+    return isinstance(state, dict) and state["asked"] == asked  # else an error: it died meanwhile
 
 
 def _why(app: Any) -> str:
@@ -299,14 +316,37 @@ def _require_room(settings: ServeConfig) -> None:
         raise ClusterError(problem)
 
 
-def _require_free_port(settings: ServeConfig) -> None:
-    """Refuse a port that is taken on this machine: Serve would only log it."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+def require_address(listens: Mapping[str, Any] | None, settings: ServeConfig) -> None:
+    """Refuse a host and port that Serve could not take, or would not: where it runs, it keeps what it listens on.
+
+    Args:
+        listens: The `http_options` of the Serve that runs on the cluster; None = none does.
+        settings: With host and port.
+    Raises:
+        ConfigError: The port is taken, or Serve listens elsewhere.
+    """
+    if listens is None:
+        require_free_port(settings)
+    elif (listens["host"], listens["port"]) != (settings.host, settings.port):
+        raise ConfigError(
+            f"Ray Serve on this cluster listens on host {listens['host']}, port {listens['port']} already, got --host "
+            f"{settings.host} --port {settings.port}; give those, or end it with `serve shutdown`"
+        )
+
+
+def require_free_port(settings: ServeConfig) -> None:
+    """Refuse a port that is taken on this machine, and a host that is not its own: Serve would only log it.
+
+    Raises:
+        ConfigError: It cannot be listened on.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET  # as Serve tells them apart
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((settings.host, settings.port))
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another --port, or "
-                f"--host {LOOPBACK}"
-            ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on host {settings.host}, port {settings.port}: {error.strerror}; choose another --port, or "
+            f"--host {LOOPBACK}"
+        ) from None

@@ -69,6 +69,20 @@ def address(folder: Path) -> str | None:
         return None
 
 
+def state_file(checkout: Path) -> Path:
+    """Return where a checkout remembers the head that `make cluster-up` started there (`head.py`)."""
+    return checkout / ".ray" / "head.json"
+
+
+def address_of_checkout(checkout: Path) -> str | None:
+    """Return `host:port` of the cluster that `make cluster-up` has started in a checkout; None = none runs."""
+    try:
+        folder = Path(json.loads(state_file(checkout).read_text())["folder"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return address(folder) if _lives(folder) else None
+
+
 def token_path(wanted: str) -> Path | None:
     """Return the file with the token of a cluster that this user started on this machine; None = no such cluster.
 

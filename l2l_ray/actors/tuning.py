@@ -25,7 +25,8 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
 from l2l_ray.actors.asha import METRIC, LikeWithLike
-from l2l_ray.actors.cluster import Need, connected, namespace_of, needs, node_resources, require_fit, total
+from l2l_ray.actors.cluster import Need, namespace_of, needs, node_resources, require_fit, total
+from l2l_ray.actors.connection import connected
 from l2l_ray.actors.priors import PriorPool
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import HEALS, ClusterError, ConfigError, one_line

@@ -51,6 +51,7 @@ class MaskAnswer(BaseModel):
     mask_rle: Rle
     mask_png: str = Field(description="The mask as a PNG of the picture's size, base64; 255 = the object")
     prior_failure: str = Field(description="Why the language model gave no box; empty = it gave one")
+    note: str = Field(description="Which part of the expression the segmenter did not read; empty = it read all")
 
 
 class Answer(BaseModel):
@@ -133,16 +134,15 @@ class Answerer:
             answers.append(failed or answer)
         return answers
 
-    @staticmethod
-    def _result(result: Prediction | FailedPrediction) -> dict[str, Any] | Refusal:
+    def _result(self, result: Prediction | FailedPrediction) -> dict[str, Any] | Refusal:
         if isinstance(result, FailedPrediction):
             logger.error("no answer: %s", result.error)
             return Refusal(503, f"the model could not answer {result.item.expression!r}: {result.error}")
-        return encoded(result)
+        return encoded(result) | {"note": self._predictor.cut(result.expression)}
 
 
 def encoded(result: Prediction) -> dict[str, Any]:
-    """Return a prediction as a `MaskAnswer` in JSON's types."""
+    """Return a prediction as a `MaskAnswer` in JSON's types, without its `note`."""
     summary = result.summary()
     left, top, width, height = map(int, box_of_mask(summary["mask_rle"]))
     png = io.BytesIO()

@@ -42,6 +42,13 @@ def is_wildcard(host: str) -> bool:
     return not host
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether a host is reached from this machine alone, as `127.0.0.1`, `::1` and `localhost` are."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
 def origin_of(address: str) -> str:
     """Return an address as browsers name it in `Origin`: in small letters, without the scheme's own port.
 

@@ -12,7 +12,6 @@ import pytest
 from l2l_ray.actors.cluster import (
     Need,
     actor_options,
-    connected,
     end_in_order,
     holders,
     namespace_of,
@@ -25,6 +24,7 @@ from l2l_ray.actors.cluster import (
     wait_for_room,
     wait_ready,
 )
+from l2l_ray.actors.connection import connected
 from l2l_ray.config import ClusterConfig, RunConfig
 from l2l_ray.errors import ClusterError
 from l2l_ray.job import STOPPED
@@ -96,7 +96,7 @@ import os, signal, sys, time
 from l2l_ray.config import ClusterConfig
 from l2l_ray.job import run_job
 def act():
-    from l2l_ray.actors.cluster import connected
+    from l2l_ray.actors.connection import connected
     with connected(ClusterConfig()):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
@@ -112,7 +112,7 @@ from l2l_ray.config import ClusterConfig
 from l2l_ray.job import run_job
 def act():
     from l2l_ray.actors import session
-    from l2l_ray.actors.cluster import connected
+    from l2l_ray.actors.connection import connected
     remove = session.remove_folder
     def told_to_stop(folder):
         try:

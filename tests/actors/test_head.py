@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -63,7 +64,7 @@ from l2l_ray.actors.environment import set_environment
 from l2l_ray.config import RunConfig
 config = RunConfig()
 set_environment(config)
-from l2l_ray.actors.cluster import connected
+from l2l_ray.actors.connection import connected
 from l2l_ray.errors import ClusterError
 try:
     with connected(config.cluster) as dashboard:
@@ -148,12 +149,24 @@ class _SaysYes(BaseHTTPRequestHandler):
         """Stay quiet."""
 
 
-def test_a_taken_port_is_an_error_before_anything_starts(checkout: Path) -> None:
-    with (
-        _answering() as port,
-        pytest.raises(ClusterError, match=f"something answers at http://127.0.0.1:{port} already"),
-    ):
-        head.up(checkout, port)
+def test_a_taken_port_is_an_error_before_anything_starts_whatever_it_speaks(checkout: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ClusterError, match=f"something answers at http://127.0.0.1:{port} already"):
+            head.up(checkout, port)
+    assert not (checkout / ".ray" / "head.json").exists()
+
+
+@pytest.mark.parametrize("word", ["abc", "0", "99999", "-1", "82.65", ""])
+def test_what_is_no_port_is_refused_in_one_line(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    monkeypatch.chdir(checkout)
+    assert head.main(["up", word]) == 1
+    said = f"the port must be a number from 1 to 65535, got {word!r}; give one, such as PORT=8266\n"
+    assert capsys.readouterr().err == said
     assert not (checkout / ".ray" / "head.json").exists()
 
 
@@ -180,6 +193,20 @@ def _answering() -> Iterator[int]:
     with HTTPServer(("127.0.0.1", 0), _SaysYes) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port
+        server.shutdown()
+
+
+@contextmanager
+def _no_http() -> Iterator[int]:
+    """Give the port of a server that greets in words of its own."""
+
+    class Greets(StreamRequestHandler):
+        def handle(self) -> None:
+            self.wfile.write(b"220 ready\r\n")
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Greets) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
         server.shutdown()
 
 
@@ -210,6 +237,14 @@ def test_a_head_that_runs_and_does_not_answer_is_named_and_stays(
         with pytest.raises(ClusterError, match=f"stop process {begun.pid} with: make cluster-down; its log: starting"):
             head.up(checkout)
         assert processes.still_running({begun.pid: begun.start_time})
+
+
+@pytest.mark.usefixtures("apart")
+def test_a_head_whose_port_speaks_something_else_is_not_up(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "START_TIMEOUT_S", 0.3)
+    with _no_http() as port, _begun(checkout, port) as begun:
+        with pytest.raises(ClusterError, match=f"no answer at {begun.dashboard}"):
+            head.up(checkout)
 
 
 @pytest.mark.usefixtures("apart")

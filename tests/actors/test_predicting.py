@@ -30,6 +30,7 @@ def photos(tmp_path: Path) -> Path:
         ImageDraw.Draw(photo).ellipse((4 * number, 8, 4 * number + 16, 24), fill=(220, 30, 30))
         photo.save(folder / f"{number:02}.png")
         (folder / f"{number:02}.txt").write_text("the red circle\n")
+    (folder / "03.txt").write_text(f"the red {'circleoid-' * 12}circle\n")  # more tokens than the segmenter reads
     (folder / "07.png").write_bytes(b"no photo")
     return folder
 
@@ -39,17 +40,29 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_files_are_those_of_one_process_and_a_second_call_asks_nothing(
-    ray_local: str, run_dir: Path, photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ray_local: str,
+    run_dir: Path,
+    photos: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     many, one = tmp_path / "many", tmp_path / "one"
     words = [str(photos), "--run", str(run_dir), "--out", str(many)]
     assert label([*words, "--dry-run"]) == 0
     assert capfd.readouterr().out == f"11 to answer with l2l version 2 of {run_dir}\n"
     assert not many.exists()
+    caplog.clear()
     assert label(words) == 1
     said = capfd.readouterr()
     assert "10 of 11 answered" in said.out and "07.png" in said.err
+    noted = sorted(record.getMessage() for record in caplog.records)
+    assert (
+        noted[0].startswith("note: the segmenter reads the first ") and "this run learned from drawn shapes" in noted[1]
+    )
+    caplog.clear()
     assert l2l(["predict", str(photos), "--run", str(run_dir), "--out", str(one)]) == 1
+    assert noted == sorted(record.getMessage() for record in caplog.records), "nothing is lost in an actor's log"
     assert files(many) == files(one)
 
     (photos / "07.png").write_bytes((photos / "08.png").read_bytes())

@@ -55,9 +55,14 @@ def test_an_address_for_submitting_jobs_is_told_apart() -> None:
         require_answer("http://127.0.0.1:8265")
 
 
-@pytest.mark.parametrize("address", ["auto", "ray://127.0.0.1:1", "local"])
-def test_what_ray_resolves_itself_is_left_to_it(address: str) -> None:
-    require_answer(address)
+def test_an_address_of_rays_client_is_left_to_ray() -> None:
+    require_answer("ray://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("address", ["node7", "127.0.0.1", "127.0.0.1:abc", ":6379", "node7:6379/"])
+def test_what_is_no_address_is_refused_before_ray_tries_it_for_minutes(address: str) -> None:
+    with pytest.raises(ClusterError, match="expected HOST:PORT of the head, `auto` or `local`; `make cluster-up`"):
+        require_answer(address)
 
 
 def test_a_token_file_that_is_gone_is_named(

@@ -19,14 +19,18 @@ import pytest
 import requests
 from PIL import Image, ImageDraw
 from ray import serve
-from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from starlette.requests import Request
 
-from l2l_ray.actors.cluster import connected
+from l2l_ray.actors import serve_interface
+from l2l_ray.actors.connection import connected
 from l2l_ray.actors.deployments import APP, PREDICTOR
-from l2l_ray.actors.serve import states_after
+from l2l_ray.actors.environment import TOKEN_ENV
+from l2l_ray.actors.serve import require_address, require_free_port, states_after
+from l2l_ray.actors.serve_interface import ServeInterface, interface_at
 from l2l_ray.config import ClusterConfig, PriorConfig, read_config, save_config
+from l2l_ray.errors import ClusterError, ConfigError
 from l2l_ray.predictor import Predictor
+from l2l_ray.serving.settings import ServeConfig
 from tests.finished_run import write_finished_run
 from tests.ray_runs import WAIT_S, actors, wait_for
 from tests.tiny_sams import SAMS
@@ -48,10 +52,17 @@ echo = Echo.bind()  # type: ignore[attr-defined]
 
 
 def job(address: str, *words: str) -> subprocess.Popen[str]:
+    """Start a server's job as a terminal does, in a process group of its own."""
     environment = {**os.environ, "RAY_ADDRESS": address, "PYTHONPATH": str(ROOT), "L2L_TOKEN": TOKEN}
     command = [sys.executable, "jobs/serve.py", *words]
     both: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **both)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, start_new_session=True, **both)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
+        free.bind((host, 0))
+        return int(free.getsockname()[1])
 
 
 class Server:
@@ -60,7 +71,7 @@ class Server:
     def __init__(self, process: subprocess.Popen[str], port: int, photo: Path) -> None:
         self.process, self.url, self._photo = process, f"http://127.0.0.1:{port}", photo.read_bytes()
         assert process.stdout is not None
-        self.client = ServeSubmissionClient(process.stdout.readline().split()[1])  # of the cluster's dashboard
+        self.client = ServeInterface(process.stdout.readline().split()[1])  # of the cluster's dashboard
 
     def ask(self, *texts: str) -> requests.Response:
         return requests.post(
@@ -96,9 +107,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def server(ray_local: str, places: dict[str, Path]) -> Iterator[Server]:
     """Give the first run, served with the MLLM and SAM in a deployment of their own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     words = ["--checkpoint", str(places["first"]), "--port", str(port), "--prior"]
     words += ["--max_queued", str(MAX_QUEUED), "--max_batch", str(MAX_BATCH), "--replica_resources", "{CPU: 0.1}"]
     with job(ray_local, *words, "--prior_resources", "{CPU: 0.1}") as process:
@@ -126,7 +135,9 @@ def test_the_answer_is_that_of_the_predictor(server: Server, places: dict[str, P
     for mask, text in zip(response.json()["masks"], ("red circle", "the left"), strict=True):
         expected = predictor.predict(places["photo"], text)
         assert mask["mask_rle"] == expected.summary()["mask_rle"]
-        assert mask["prior_failure"] == expected.prior.failure and expected.prior.masks
+        assert mask["prior_failure"] == expected.prior.failure and expected.prior.masks and mask["note"] == ""
+    (long,) = server.ask(f"the red {'circleoid-' * 12}circle").json()["masks"]
+    assert long["note"].startswith("the segmenter reads the first ")
     assert response.json()["checkpoint"] == "finished l2l version 2"
     assert set(response.json()["seconds"]) == {"decode", "wait", "predict", "total"}
     assert requests.post(f"{server.url}/v1/masks", timeout=WAIT_S).status_code == 401
@@ -164,18 +175,32 @@ def test_a_change_of_checkpoint_drops_no_request_and_one_that_cannot_be_loaded_c
     for client in clients:
         client.start()
     try:
-        assert swap("second") == (0, "serving    second l2l version 2\n")
+        status, said = swap("second")
+        assert status == 0 and said.startswith("serving    second l2l version 2\nnote: this run learned from drawn"), (
+            said
+        )
         num_before = len(answers)
         wait_for(lambda: len(answers) > num_before + 4, "answers of the second run", server.process)
         status, said = swap("damaged")
         assert status == 1 and "the checkpoint stays second l2l version 2: " in said and said.count("\n") == 1, said
+        weights = places["second"] / "train" / "l2l-v0002" / "teacher.safetensors"
+        whole, damaged = weights.read_bytes(), places["damaged"] / weights.relative_to(places["second"])
+        damaged.write_bytes(whole)
+        status, said = swap("damaged")
+        assert status == 0 and said.startswith("serving    damaged l2l version 2\n"), "it was repaired"
+        assert swap("second")[0] == 0
+        weights.write_bytes(b"damaged")
+        status, said = swap("second")
+        assert status == 1 and "each replica keeps what it has loaded" in said, "the path that is served is read again"
+        weights.write_bytes(whole)
+        assert swap("second")[0] == 0
     finally:
         ended.set()
         for client in clients:
             client.join()
     assert [answer.text for answer in answers if answer.status_code != 200] == []
     names = [answer.json()["checkpoint"].split()[0] for answer in answers]
-    assert set(names) == {"finished", "second"} and names[-1] == "second"
+    assert {"finished", "second"} <= set(names) <= {"finished", "second", "damaged"} and names[-1] == "second"
 
 
 @pytest.mark.slow
@@ -213,9 +238,7 @@ def test_after_the_death_of_a_predictor_requests_are_answered_again_and_none_han
 
 @pytest.mark.slow
 def test_a_second_server_is_refused_by_name(ray_local: str, server: Server, places: dict[str, Path]) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with job(ray_local, "--checkpoint", str(places["first"]), "--port", str(port)) as process:
         said, _ = process.communicate(timeout=WAIT_S)
     assert process.returncode == 1
@@ -251,6 +274,87 @@ def test_sigterm_ends_the_server_in_order_and_what_others_have_deployed_since_st
         serve.shutdown()
 
 
+def test_a_host_of_the_newer_internet_protocol_is_listened_on() -> None:
+    port = free_port("::1")
+    require_free_port(ServeConfig(host="::1", port=port))
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.bind(("::1", port))
+        taken.listen()
+        with pytest.raises(ConfigError, match=f"cannot listen on host ::1, port {port}: Address already in use"):
+            require_free_port(ServeConfig(host="::1", port=port))
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1", "2001:db8::1"])
+def test_a_host_that_is_not_this_machine_is_refused(host: str) -> None:
+    with pytest.raises(ConfigError, match=f"cannot listen on host {host}, port 8000: .*; choose another --port"):
+        require_free_port(ServeConfig(host=host))
+
+
+def test_a_dashboard_that_says_nothing_is_an_error_and_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_interface, "READ_TIMEOUT_S", 0.3)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ClusterError, match=f"dashboard at {url} gives no answer, expected one within 0.3 s"):
+            interface_at(url)
+
+
+def test_a_serve_that_listens_elsewhere_is_refused_with_both_addresses() -> None:
+    port = free_port()
+    settings, elsewhere = ServeConfig(port=port), {"host": "0.0.0.0", "port": 8393}
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        require_address({"host": "127.0.0.1", "port": port}, settings)  # it is Serve itself that has the port
+    require_address(None, settings)
+    said = f"listens on host 0.0.0.0, port 8393 already, got --host 127.0.0.1 --port {port}; give those, or end it"
+    with pytest.raises(ConfigError, match=said):
+        require_address(elsewhere, settings)
+
+
+@pytest.mark.slow
+def test_where_an_empty_serve_runs_a_server_takes_its_address_or_is_refused(
+    ray_local: str, places: dict[str, Path]
+) -> None:
+    port = free_port()
+    with connected(ClusterConfig(address=ray_local)):
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        try:
+            words = ["--checkpoint", str(places["first"]), "--replica_resources", "{CPU: 0.1}"]
+            with job(ray_local, *words, "--port", str(free_port())) as process:
+                said, _ = process.communicate(timeout=WAIT_S)
+            assert process.returncode == 1 and f"listens on host 127.0.0.1, port {port} already, got" in said, said
+            with job(ray_local, *words, "--port", str(port)) as process:
+                assert process.stdout is not None
+                assert f"serving    http://127.0.0.1:{port}/v1/masks\n" in iter(process.stdout.readline, "")
+                process.terminate()
+                process.communicate(timeout=WAIT_S)
+        finally:
+            serve.shutdown()
+
+
+@pytest.mark.slow
+def test_ctrl_c_of_a_terminal_ends_a_server_with_a_cluster_of_its_own(
+    places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RAY_TMPDIR", *TOKEN_ENV):
+        monkeypatch.delenv(name, raising=False)
+    port = free_port("::1")
+    with job("local", "--checkpoint", str(places["first"]), "--host", "::1", "--port", str(port)) as process:
+        try:
+            assert process.stdout is not None
+            said = list(iter(process.stdout.readline, f"page       http://[::1]:{port}/\n"))
+            assert "note: this run learned from drawn shapes" in process.stdout.readline(), said
+            assert _is_ready(f"http://[::1]:{port}")
+            os.killpg(process.pid, signal.SIGINT)
+            ended, _ = process.communicate(timeout=WAIT_S)
+        finally:
+            process.kill()
+    assert process.returncode == 130 and f"serving    http://[::1]:{port}/v1/masks\n" in said, ended
+    assert ended.endswith("\nstopped; requests that were in work have been answered or refused\n"), ended
+
+
 @pytest.mark.slow
 def test_one_replica_of_two_that_fails_is_seen(ray_local: str, tmp_path: Path) -> None:
     class OneFails:
@@ -264,20 +368,18 @@ def test_one_replica_of_two_that_fails_is_seen(ray_local: str, tmp_path: Path) -
                 self.problem = "no room"
 
         async def reconfigure(self, user_config: dict[str, str]) -> None:
-            self.asked = user_config["checkpoint"]
+            self.asked = user_config["asked"]
 
         async def state(self) -> dict[str, str]:
             return {"checkpoint": "", "asked": self.asked, "problem": self.problem}
 
     deployment = serve.deployment(name=PREDICTOR, num_replicas=2, ray_actor_options={"num_cpus": 0.1})(OneFails)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with connected(ClusterConfig(address=ray_local)):
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         try:
-            told = deployment.options(user_config={"checkpoint": "/runs/new"})
+            told = deployment.options(user_config={"checkpoint": "/runs/new", "asked": "2"})
             serve.run(told.bind(tmp_path / "taken"), name=APP)
-            assert sorted(state["problem"] for state in states_after("/runs/new")) == ["", "no room"]
+            assert sorted(state["problem"] for state in states_after("/runs/new", "2")) == ["", "no room"]
         finally:
             serve.shutdown()

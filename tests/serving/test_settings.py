@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from l2l_ray.errors import ConfigError
 from l2l_ray.serving.access import sha256_of
-from l2l_ray.serving.settings import BuildArgs, ServeConfig, add_options, origin_of, read_settings
+from l2l_ray.serving.settings import BuildArgs, ServeConfig, add_options, is_loopback, origin_of, read_settings
 
 
 def read(*words: str) -> ServeConfig:
@@ -132,3 +132,8 @@ def test_what_is_no_hash_of_a_token_is_refused_and_not_repeated(digest: str) -> 
         BuildArgs(token_sha256=digest)
     assert "the-token-itself" not in str(told.value)
     assert BuildArgs(token_sha256=sha256_of("the-token-itself-of-16-characters"))
+
+
+def test_what_is_reached_from_this_machine_alone() -> None:
+    hosts = ("127.0.0.1", "::1", "localhost", "0.0.0.0", "::", "10.0.0.1", "node7")
+    assert [host for host in hosts if is_loopback(host)] == ["127.0.0.1", "::1", "localhost"]

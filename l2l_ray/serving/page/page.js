@@ -40,8 +40,9 @@ async function drawn(image, answer) {
 
 function words(answer) {
   const alone = answer.prior_failure ? " (without the language model's help)" : "";
-  if (answer.box_xyxy_px === null) return `${answer.expression}: nothing found${alone}`;
-  return `${answer.expression}: confidence ${answer.confidence.toFixed(2)}${alone}`;
+  const note = answer.note ? ` (${answer.note})` : "";
+  if (answer.box_xyxy_px === null) return `${answer.expression}: nothing found${alone}${note}`;
+  return `${answer.expression}: confidence ${answer.confidence.toFixed(2)}${alone}${note}`;
 }
 
 // Show the answer about a picture, unless another one has taken its place meanwhile.
