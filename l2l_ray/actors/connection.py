@@ -37,8 +37,8 @@ from l2l_ray.job import sigterm_as_ctrl_c, take_sigterm
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 5.0
-PATIENCE_S = 25.0  # a head with a store of its own may start again; Ray kills a driver after 60 s without an answer
-END_TIMEOUT_S = 15.0  # that releasing what was held may take where nothing answers
+PATIENCE_S = 40.0  # a head that restarts or is busy may be silent so long; after 60 s Ray kills the driver
+END_TIMEOUT_S = 10.0  # that releasing what was held may take where nothing answers
 
 
 @contextmanager
