@@ -73,7 +73,7 @@ def require_new(out: Path) -> Path:
     with saying_why(out):
         if os.path.lexists(out):
             raise DataError(f"{out} is there already; choose another --out")
-        above = next(folder for folder in out.parents if folder.exists())
+        above = next(folder for folder in out.parents if os.path.lexists(folder))
         if not above.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"{above} is no folder")
         if not os.access(above, os.W_OK | os.X_OK):

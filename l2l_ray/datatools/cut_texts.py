@@ -2,6 +2,7 @@
 
 A run reads the first words of a long text (`data.max_words`), and its labels, exports and review have no more. Where
 such a row comes back into the data set, it names the sentence that it was, and has the beginning of that one's words.
+Words that are a text of the photo themselves were not cut.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ def with_whole_texts(rows: Iterable[Ref], refs: Sequence[Ref], image_of: Mapping
         image_of: Id in the data set of each of the writer's photos, for those that are there.
     """
     known = {s["sent_id"]: (ref["image_id"], s) for ref in refs for s in (*ref["sentences"], *ref.get(FORMER, ()))}
+    texts = {(image_id, text_of(sentence)) for image_id, sentence in known.values()}
     for row in rows:
         image_id, whole = known.get(row.get("sent_id", -1), (None, {}))
         words = text_of(whole).split()
@@ -28,7 +30,11 @@ def with_whole_texts(rows: Iterable[Ref], refs: Sequence[Ref], image_of: Mapping
             yield row
             continue
         named = {name: value for name, value in whole.items() if name != "sent_id"}
-        yield {**row, "sentences": [{**s, **named} if _begins(s, words) else s for s in row["sentences"]]}
+        is_cut = [_begins(s, words) and (image_id, text_of(s)) not in texts for s in row["sentences"]]
+        yield {
+            **row,
+            "sentences": [{**s, **named} if cut else s for s, cut in zip(row["sentences"], is_cut, strict=True)],
+        }
 
 
 def _begins(sentence: Ref, words: Sequence[str]) -> bool:

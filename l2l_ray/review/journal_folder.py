@@ -48,6 +48,5 @@ class JournalFolder:
             raise JournalFailure(f"{before}{self._path} cannot be read: {error}; check its permissions") from error
         if not is_same:
             raise JournalFailure(
-                f"{before}the run is no longer in {self._path}: its folder was moved, removed or replaced; put it "
-                "back, or end this server and start one where the run is now"
+                f"{before}the run is no longer in {self._path}: its folder was moved, removed or replaced; put it back"
             )

@@ -108,6 +108,8 @@ def _own_name() -> str:
 class _Seen:
     """An application behind which a file is removed once a browser has shown the token that is in it.
 
+    Every page that opens asks for `/api/run` first; one that was open before, and waits for the server, does not.
+
     Args:
         app: The application.
     """
@@ -118,7 +120,7 @@ class _Seen:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def watched(message: Message) -> None:
-            if self.page is not None and message.get("status") == 200 and scope["path"].startswith("/api/"):
+            if self.page is not None and message.get("status") == 200 and scope["path"] == "/api/run":
                 with suppress(OSError):
                     self.page.unlink()
                 self.page = None

@@ -94,11 +94,11 @@ def test_where_a_proxy_answers_a_decision_is_sent_until_the_server_does(
     reviewed_run: Path, tmp_path: Path, answer: Response
 ) -> None:
     with rejected_behind(reviewed_run, tmp_path / "profile", answer) as (tab, proxy, sent_id):
-        said(tab, "Your decision is kept in this browser")
+        said(tab, "our decision is kept in this browser")
         num = proxy.num_answered
         tab.send("Page.reload")  # an older decision is kept as well
         proxy.wait_for(num + 2)
-        said(tab, "Your decision is kept in this browser")
+        said(tab, "our decision is kept in this browser")
         assert num_kept(tab) == 1 and not (reviewed_run / FILE).exists()
         proxy.answer = None
         said(tab, "A decision that was not saved before is saved now.")
@@ -115,11 +115,11 @@ def test_what_may_never_succeed_stays_kept_and_the_page_can_be_used(
     reviewed_run: Path, tmp_path: Path, answer: Response
 ) -> None:
     with rejected_behind(reviewed_run, tmp_path / "profile", answer) as (tab, proxy, sent_id):
-        said(tab, "sent when the page is opened again.")
+        said(tab, "sent when the page is opened on this run again.")
         assert num_kept(tab) == 1 and current(tab) == sent_id
         tab.send("Page.reload")
         tab.wait_for("document.readyState === 'complete'")
-        said(tab, "sent when the page is opened again.")
+        said(tab, "sent when the page is opened on this run again.")
         ready(tab)
         assert num_kept(tab) == 1 and current(tab) == sent_id
         tab.press("j")
@@ -149,11 +149,20 @@ def test_where_the_runs_folder_is_gone_a_decision_is_kept_and_saved_when_it_is_b
         reviewed_run.rename(archived)
         tab.press("r")
         said(tab, "not saved: the run is no longer in ")
-        said(tab, "kept in this browser and sent when the page is opened again.")
+        said(tab, "kept in this browser and sent when the page is opened on this run again.")
         assert num_kept(tab) == 1 and not reviewed_run.exists()
         archived.rename(reviewed_run)
         tab.send("Page.reload")
         said(tab, "A decision that was not saved before is saved now.")
+        ready(tab)
+        reviewed_run.rename(archived)
+        tab.press("r")
+        said(tab, "not saved: the run is no longer in ")
+        archived.rename(reviewed_run)
+        tab.press("r")
+        said(tab, "is rejected.")
+        assert num_kept(tab) == 0, "what was decided anew is not sent once more"
+        ready(tab)
         tab.press("j")
         ready(tab)
         (reviewed_run / FILE).unlink()
@@ -171,7 +180,7 @@ def test_a_decision_about_an_earlier_run_of_the_folder_is_named_and_not_sent(
         ready(tab)
         proxy.answer = Response("Bad Gateway", 502)
         tab.press("r")
-        said(tab, "Your decision is kept in this browser")
+        said(tab, "our decision is kept in this browser")
         # A run with the same settings takes the place of this one, and its server that of this one's, under its port.
         first, *others = before.splitlines(keepends=True)
         entry = {name: value for name, value in json.loads(first).items() if name != "crc32"}
@@ -183,6 +192,10 @@ def test_a_decision_about_an_earlier_run_of_the_folder_is_named_and_not_sent(
         tab.send("Page.reload")
         said(tab, "1 decision kept for an earlier run of this folder is not sent")
         ready(tab)
+        tab.send("Page.reload")
+        tab.wait_for("document.readyState === 'complete'")
+        ready(tab)
+        assert "earlier run" not in tab.js("document.body.innerText"), "it is said once"
         assert num_kept(tab) == 1 and not (reviewed_run / FILE).exists()
         ledger.write_bytes(before)
         proxy.app = review_app(reviewed_run, address)

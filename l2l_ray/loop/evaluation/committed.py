@@ -115,7 +115,7 @@ def last_round(run_dir: Path, method: str | None = None, round_index: int | None
     if run.finished and round_index is None and index < config.loop.rounds - 1:
         raise DataError(
             f"{run.path} is finished, but its last whole round of {method!r} is {index}, expected "
-            f"{config.loop.rounds - 1}; {HEALS}, or choose a whole round (--round)"
+            f"{config.loop.rounds - 1}; {HEALS}"
         )
     return Round(run, method, index, ledger.entries(method, index))
 

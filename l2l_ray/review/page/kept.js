@@ -4,8 +4,8 @@ import { OTHER_RUN, post } from "./api.js";
 
 const TRY_AGAIN_MS = 1000;
 const KEPT = "l2l-review-unsaved:";
-const KEPT_SAID = " Your decision is kept in this browser";
-const SENT_LATER = " and sent when the page is opened again.";
+const KEPT_SAID = "; your decision is kept in this browser";
+const SENT_LATER = " and sent when the page is opened on this run again.";
 
 // `crypto.randomUUID` is there over https and on loopback alone.
 function newKey() {
@@ -24,7 +24,11 @@ export async function save(run, sentId, decision, onWait) {
     // The browser keeps nothing: the decision is then only in this tab until it is saved.
   }
   try {
-    return await sent(name, kept, onWait);
+    const answer = await sent(name, kept, onWait);
+    for (const one of unsaved(run)[0]) {
+      if (one.kept.sentId === sentId && one.kept.decision.upon <= decision.upon) forget(one); // decided anew
+    }
+    return answer;
   } catch (error) {
     if (error.isFinal) localStorage.removeItem(name); // the page still shows it
     throw error;
@@ -51,13 +55,13 @@ async function sent(name, kept, onWait) {
 }
 
 // Decisions that an earlier page could not save, as [those of this reviewer on this run, those on another run that was
-// in its folder before]; the server's name for a run begins with that of its folder.
+// in its folder before and of which nothing was said yet]; the server's name for a run begins with that of its folder.
 function unsaved(run) {
   const names = Object.keys(localStorage).filter((name) => name.startsWith(KEPT));
   const found = names.map((name) => ({ name, kept: JSON.parse(localStorage.getItem(name)) }));
   const folder = (id) => String(id).split("-")[0];
   const here = found.filter((one) => folder(one.kept.run) === folder(run));
-  return [here.filter((one) => one.kept.run === run), here.filter((one) => one.kept.run !== run)];
+  return [here.filter((one) => one.kept.run === run), here.filter((one) => one.kept.run !== run && !one.kept.isTold)];
 }
 
 export const forget = (one) => localStorage.removeItem(one.name);
@@ -78,6 +82,7 @@ export async function sendUnsaved(run, onWait, onSaved) {
       else problem = error;
     }
   }
+  for (const { name, kept } of others) localStorage.setItem(name, JSON.stringify({ ...kept, isTold: true }));
   return { words, refused, problem, earlier: others.length ? ofEarlier(others.length) : "" };
 }
 
