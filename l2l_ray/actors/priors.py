@@ -41,6 +41,7 @@ from l2l_ray.errors import ClusterError
 from l2l_ray.loop.inference.asking import Question, Who
 from l2l_ray.loop.inference.priors import Answered
 from l2l_ray.prior.mllm import MllmIdentity, Reply
+from l2l_ray.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -289,6 +290,9 @@ class PriorPool:
             ClusterError: It is not the questions: many in a row were given up.
         """
         require_startable(worker.name, error)
+        if not worker.fault:  # else it was said
+            questions = counted(len(batch.questions), "question")
+            logger.warning("%s was lost with %s; another one takes its place", worker.name, questions)
         batch.losses += 1
         self._open[:0] = [other for _, other in worker.asked[1:]]  # they only waited there
         worker.asked.clear()

@@ -111,12 +111,13 @@ def test_answers_that_came_while_the_driver_was_held_up_are_taken(
 
 @pytest.mark.slow
 def test_a_question_that_kills_its_actor_gets_no_prior_unless_all_do(
-    pool: PriorPool, monkeypatch: pytest.MonkeyPatch
+    pool: PriorPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(priors, "MAX_GIVEN_UP_IN_A_ROW", 1)
     asked = pool.ask(iter([[Question(str(number), "none", KILLS, 8, 8)] for number in range(3)]))
     _, (reply,) = next(asked)
     assert reply.failure.startswith("died: 2 prior actors")
+    assert "prior-0 was lost with 1 question; another one takes its place" in caplog.text
     with pytest.raises(ClusterError, match="lost at each of 2 questions in a row, the last because it died"):
         next(asked)
 
