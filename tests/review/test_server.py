@@ -107,13 +107,19 @@ def test_the_token_is_in_no_words_that_a_browser_is_started_with(
         pass
 
 
+def as_at_a_terminal() -> None:
+    """Take signals, also where these tests run behind `nohup` or in a shell's background and ignore them."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @contextmanager
 def with_a_browser(run: Path, temporary: Path) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
     """Run `l2l review` as a person does, with a browser that does nothing; gives its address and the file for it."""
     temporary.mkdir()
     env = {**os.environ, "TMPDIR": str(temporary), "BROWSER": "true"}
     command = [sys.executable, "-m", "l2l_ray.cli", "review", str(run), "--reviewer", "anna"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, preexec_fn=as_at_a_terminal) as process:
         assert process.stdout is not None
         try:
             address = process.stdout.readline().split()[1]
