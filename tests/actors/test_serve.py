@@ -128,6 +128,28 @@ def _is_ready(url: str) -> bool:
         return False
 
 
+@pytest.mark.slow
+def test_where_an_empty_serve_runs_a_server_takes_its_address_or_is_refused(
+    ray_local: str, places: dict[str, Path]
+) -> None:
+    """Stands first: the server of the others is not up yet."""
+    port = free_port()
+    with connected(ClusterConfig(address=ray_local)):
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        try:
+            words = ["--checkpoint", str(places["first"]), "--replica_resources", "{CPU: 0.1}"]
+            with job(ray_local, *words, "--port", str(free_port())) as process:
+                said, _ = process.communicate(timeout=WAIT_S)
+            assert process.returncode == 1 and f"listens on host 127.0.0.1, port {port} already, got" in said, said
+            with job(ray_local, *words, "--port", str(port)) as process:
+                assert process.stdout is not None
+                assert f"serving    http://127.0.0.1:{port}/v1/masks\n" in iter(process.stdout.readline, "")
+                process.terminate()
+                process.communicate(timeout=WAIT_S)
+        finally:
+            serve.shutdown()
+
+
 def test_the_answer_is_that_of_the_predictor(server: Server, places: dict[str, Path]) -> None:
     response = server.ask("red circle", "the left")
     assert response.status_code == 200, response.text
@@ -311,27 +333,6 @@ def test_a_serve_that_listens_elsewhere_is_refused_with_both_addresses() -> None
     said = f"listens on host 0.0.0.0, port 8393 already, got --host 127.0.0.1 --port {port}; give those, or end it"
     with pytest.raises(ConfigError, match=said):
         require_address(elsewhere, settings)
-
-
-@pytest.mark.slow
-def test_where_an_empty_serve_runs_a_server_takes_its_address_or_is_refused(
-    ray_local: str, places: dict[str, Path]
-) -> None:
-    port = free_port()
-    with connected(ClusterConfig(address=ray_local)):
-        serve.start(http_options={"host": "127.0.0.1", "port": port})
-        try:
-            words = ["--checkpoint", str(places["first"]), "--replica_resources", "{CPU: 0.1}"]
-            with job(ray_local, *words, "--port", str(free_port())) as process:
-                said, _ = process.communicate(timeout=WAIT_S)
-            assert process.returncode == 1 and f"listens on host 127.0.0.1, port {port} already, got" in said, said
-            with job(ray_local, *words, "--port", str(port)) as process:
-                assert process.stdout is not None
-                assert f"serving    http://127.0.0.1:{port}/v1/masks\n" in iter(process.stdout.readline, "")
-                process.terminate()
-                process.communicate(timeout=WAIT_S)
-        finally:
-            serve.shutdown()
 
 
 @pytest.mark.slow
