@@ -145,11 +145,9 @@ def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
         got.append(number)
         server.should_exit = True
 
-    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {one: signal.getsignal(one) for one in wanted}
-    taken = {
-        one: was for one, was in before.items() if was is not signal.SIG_IGN
-    }  # `nohup` ignores that the terminal ends
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # `nohup` has it that the terminal's end is ignored
+    taken = {one: was for one in numbers if (was := signal.getsignal(one)) is not signal.SIG_IGN}
     for one in taken:
         signal.signal(one, end)
     try:
