@@ -83,3 +83,17 @@ def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
             return False
         time.sleep(0.2)
     return True
+
+
+def try_port(host: str, port: int) -> None:
+    """Bind a TCP port and let it go, to see whether a server could listen there.
+
+    Args:
+        host: A name or address of this machine; with a colon it is one of IPv6.
+        port: From 1 to 65535.
+    Raises:
+        OSError: The port is taken or not allowed, or the host is not this machine.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))

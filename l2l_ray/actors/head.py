@@ -16,7 +16,6 @@ import os
 import secrets
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -28,7 +27,7 @@ from pathlib import Path
 from l2l_ray.actors import session
 from l2l_ray.actors.environment import ENV_DEFAULTS, LOOPBACK_ENV, STOP_S
 from l2l_ray.errors import ClusterError, L2LError
-from l2l_ray.processes import end, session_of, start_time_of, started_by, still_running, wait_until
+from l2l_ray.processes import end, session_of, start_time_of, started_by, still_running, try_port, wait_until
 
 DASHBOARD_PORT = 8265
 START_TIMEOUT_S = 90.0
@@ -130,18 +129,14 @@ def down(checkout: Path) -> bool:
 
 def _require_free(port: int, dashboard: str) -> None:
     """Refuse a port that Ray could not listen on; it would take another one, or none, without a word."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise ClusterError(
-                    f"something answers at {dashboard} already; stop it, or choose another port: PORT=8266"
-                ) from None
+    try:
+        try_port("127.0.0.1", port)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
             raise ClusterError(
-                f"cannot listen at {dashboard}: {error.strerror}; choose another port: PORT=8266"
+                f"something answers at {dashboard} already; stop it, or choose another port: PORT=8266"
             ) from None
+        raise ClusterError(f"cannot listen at {dashboard}: {error.strerror}; choose another port: PORT=8266") from None
 
 
 def _port(word: str) -> int:

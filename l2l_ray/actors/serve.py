@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -28,6 +27,7 @@ from l2l_ray.actors.serve_interface import ServeInterface, interface_at
 from l2l_ray.config import ClusterConfig, toy_answers
 from l2l_ray.errors import ClusterError, ConfigError
 from l2l_ray.predictor import run_and_version
+from l2l_ray.processes import try_port
 from l2l_ray.serving.settings import LOOPBACK, BuildArgs, ServeConfig
 from l2l_ray.storage import place
 from l2l_ray.wording import Say
@@ -340,11 +340,8 @@ def require_free_port(settings: ServeConfig) -> None:
     Raises:
         ConfigError: It cannot be listened on.
     """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET  # as Serve tells them apart
     try:
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((settings.host, settings.port))
+        try_port(settings.host, settings.port)
     except OSError as error:
         raise ConfigError(
             f"cannot listen on host {settings.host}, port {settings.port}: {error.strerror}; choose another --port, or "
