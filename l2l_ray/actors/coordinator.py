@@ -30,7 +30,7 @@ from ray.exceptions import GetTimeoutError, RayTaskError
 from l2l_ray.actors.background import Background
 from l2l_ray.actors.cluster import LOST, end_in_order, own_error
 from l2l_ray.actors.liveness import LOOK_S, Heartbeats
-from l2l_ray.actors.logs import about, log_as
+from l2l_ray.actors.logs import about, hand_on, log_as
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import ClusterConfig, RunConfig
 from l2l_ray.errors import ClusterError, L2LError, run_remedy
@@ -51,6 +51,7 @@ ANSWER_TIMEOUT_S = 120.0  # it answers in milliseconds; it may hang for `cluster
 ACTOR_OPTIONS = {"max_restarts": 20, "max_task_retries": 10, "max_concurrency": 1000}
 STATE_EVERY_S = 2.0  # how often state.json is rewritten at most
 REFRESH_EVERY_S = 1.0  # how often gauges are set again at most
+MOST_NOTES = 100  # what is noted beyond stands in the actors' logs alone
 
 T = TypeVar("T")
 
@@ -63,13 +64,14 @@ class RunStopped(L2LError):
 class News:
     """What a driver wants to know at once, and how far the run is.
 
-    Example: `News(4, frozenset({("l2l", 0)}), None, 0, Status(shards_total=6))`
+    Example: `News(4, frozenset({("l2l", 0)}), None, 0, (), Status(shards_total=6))`
     """
 
     number: int  # of what happened since the coordinator started
     published: frozenset[tuple[str, int]]  # (method, version) that lie whole on disk
     training_error: L2LError | None  # what training failed with on purpose
     train_losses: int  # how often Ray Train lost a worker, since the coordinator started
+    notes: tuple[str, ...]  # what the run's actors have warned of, each line once
     status: Status
 
 
@@ -157,6 +159,8 @@ class Coordinator:
         self._versions: set[tuple[str, int]] = set()
         self._training_error: L2LError | None = None
         self._train_losses = 0
+        self._notes: dict[str, None] = {}
+        hand_on(self._note)
         self._status = Status(shards_total=len(labeling) * config.loop.rounds * num_shards)
         self._state_written = self._refreshed = 0.0
         self._read_versions()
@@ -210,7 +214,12 @@ class Coordinator:
             self._refreshed = time.monotonic()
             self._meters.refresh()
         return News(
-            self._news, frozenset(self._versions), self._training_error, self._train_losses, self._current_status()
+            self._news,
+            frozenset(self._versions),
+            self._training_error,
+            self._train_losses,
+            tuple(self._notes),
+            self._current_status(),
         )
 
     async def find_versions(self) -> None:
@@ -288,6 +297,10 @@ class Coordinator:
             self._train_losses += 1
             await self._tell_driver()
 
+    async def noted(self, line: str) -> None:
+        """Keep what an actor warned of; the driver learns it with the next news."""
+        self._note(line)
+
     async def report_error(self, error: L2LError) -> None:
         """Note what training failed with on purpose: the driver ends the run with it, for it would recur."""
         self._training_error = error
@@ -304,6 +317,12 @@ class Coordinator:
         self._status.stopped = reason
         await self._write_state(force=True)
         await self._wake_waiting()
+
+    def _note(self, line: str) -> None:
+        if len(self._notes) < MOST_NOTES:
+            self._notes[line] = None
+        else:
+            self._notes["there is more to warn of; it stands in the actors' logs, which Ray's dashboard shows"] = None
 
     async def _tell_driver(self) -> None:
         """Wake the driver, too."""

@@ -40,6 +40,7 @@ from l2l_ray.actors.cluster import (
 from l2l_ray.actors.connection import connected
 from l2l_ray.actors.coordinator import ACTOR_OPTIONS, NAME, Coordinator, News, RunStopped, answer, kept_alive
 from l2l_ray.actors.labelers import LabelerPool
+from l2l_ray.actors.logs import Relay
 from l2l_ray.actors.priors import PriorPool
 from l2l_ray.actors.train_group import RayHost, fit
 from l2l_ray.config import RunConfig
@@ -204,7 +205,7 @@ def hand_out_work(
     Raises:
         L2LError: A role failed for good.
     """
-    status, told, train_losses = Status(shards_total=0), time.monotonic(), 0
+    status, told, train_losses, relay = Status(shards_total=0), time.monotonic(), 0, Relay()
     asked: ray.ObjectRef[News] = roles.coordinator.news.remote(0, TICK_S)
     while not (plan.finished and roles.training.done):
         roles.check()
@@ -215,6 +216,7 @@ def hand_out_work(
             news = answer(asked)
             asked = roles.coordinator.news.remote(news.number, TICK_S)
             status, told = news.status, time.monotonic()
+            relay.say(news.notes)
             take_in(news, plan, folder, data)
             if news.train_losses > train_losses:
                 logger.warning("a train worker was lost or did not answer; the group starts again from what is saved")

@@ -41,7 +41,7 @@ from l2l_ray.actors.liveness import (
     Heartbeats,
     limit_words,
 )
-from l2l_ray.actors.logs import about, log_as
+from l2l_ray.actors.logs import about, hand_on, log_as
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
@@ -65,6 +65,7 @@ class LabelerActor:
 
     def __init__(self, config: RunConfig, coordinator: ActorHandle[Coordinator], name: str) -> None:
         log_as(config.run_name, name)
+        hand_on(coordinator.noted.remote)
         os.nice(GIVES_WAY)
         self._num_threads = config.cluster.threads_per_labeler
         self._run = config.run_name

@@ -27,7 +27,7 @@ from l2l_ray.actors.cluster import (
     wait_ready,
 )
 from l2l_ray.actors.connection import connected
-from l2l_ray.actors.logs import Notes
+from l2l_ray.actors.logs import KeptNotes, Relay
 from l2l_ray.config import ClusterConfig
 from l2l_ray.errors import ClusterError
 from l2l_ray.predictions import PredictionFolder
@@ -53,7 +53,7 @@ class PredictionActor:
         import torch
 
         torch.set_num_threads(cluster.threads_per_labeler)
-        self._notes = Notes.kept()
+        self._notes = KeptNotes()
         self._folder = PredictionFolder(out, run, {})
         self._predictor = Predictor.from_run(checkpoint, device=device_for(cluster.labeler_resources))
 
@@ -99,13 +99,10 @@ def predict(
         pool: Any = ActorPool(actors)
         for part in parts:
             pool.submit(lambda actor, part: actor.work.remote(part), part)
-        num_done, said = 0, set[str]()
+        num_done, relay = 0, Relay()
         while pool.has_next():
             rows, notes = _next_part(pool, cluster)
-            for note in notes:
-                if note not in said:  # each actor has its own
-                    logger.warning("%s", note)
-            said.update(notes)
+            relay.say(notes)
             if lacking := folder.lacking(rows):
                 raise ClusterError(
                     f"a labeler wrote {lacking[0].name}, which is not in {folder.path} here; expected a folder that "

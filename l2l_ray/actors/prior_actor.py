@@ -12,7 +12,7 @@ import os
 import time
 
 from l2l_ray.actors.batching import MicroBatcher
-from l2l_ray.actors.logs import log_as
+from l2l_ray.actors.logs import KeptNotes, log_as
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import PriorConfig
 from l2l_ray.loop.inference.asking import Question, answer_batch
@@ -35,6 +35,7 @@ class PriorActor:
 
         torch.set_num_threads(num_threads)
         log_as(run, name)
+        self._notes = KeptNotes()
         self._name, self._run = name, run
         self._meters = Meters(run)
         self._models = PriorModels(config)
@@ -55,11 +56,11 @@ class PriorActor:
         """Return which models these are: they are loaded."""
         return self._identity
 
-    async def ask(self, questions: list[Question]) -> list[Reply]:
-        """Answer questions, in order."""
+    async def ask(self, questions: list[Question]) -> tuple[list[Reply], list[str]]:
+        """Answer questions, in order; return also what was noted since the last answer."""
         if self._reporter is None:
             self._reporter = asyncio.create_task(self._report())
-        return await self._batcher.submit(questions)
+        return await self._batcher.submit(questions), self._notes.taken()
 
     async def _report(self) -> None:
         """Show the queue and the last batch about once a second, also while nothing is asked."""

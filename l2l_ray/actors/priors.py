@@ -35,6 +35,7 @@ from l2l_ray.actors.cluster import (
     wait_answers,
 )
 from l2l_ray.actors.liveness import LOOK_S, Durations, Heartbeats, Looks, limit_words
+from l2l_ray.actors.logs import Relay
 from l2l_ray.actors.prior_actor import PriorActor
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
@@ -99,6 +100,7 @@ class PriorPool:
         self._open: list[_Batch] = []  # to be asked next: lost with their actors, or the next one
         self._given_up_in_a_row = 0
         self._num_started = 0
+        self._relay = Relay()
         self._closing = threading.Lock()  # held while a question is sent, so that none is sent after `close`
         self._closed = False
         self._identity: MllmIdentity | None = None
@@ -223,13 +225,14 @@ class PriorPool:
         """Return what the oldest question of a worker came to; None where it is asked again."""
         ref, batch = worker.asked[0]
         try:
-            replies = ray.get(ref)
+            replies, notes = ray.get(ref)
         except TaskCancelledError:
             raise ClusterError("the prior service was closed while it was asked; start the run again") from None
         except RayTaskError as error:
             raise own_error(error) from None
         except LOST as error:
             return self._lost(worker, batch, error)
+        self._relay.say(notes)
         worker.asked.pop(0)
         self._took[batch.who].add(worker.seconds)
         worker.seconds = 0.0

@@ -30,7 +30,7 @@ from torch import nn
 
 from l2l_ray.actors.cluster import LOST, cannot_start
 from l2l_ray.actors.coordinator import ANSWER_TIMEOUT_S, Coordinator, answer
-from l2l_ray.actors.logs import log_as
+from l2l_ray.actors.logs import hand_on, log_as
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
 from l2l_ray.loop.state.ledger import Ledger
@@ -64,6 +64,7 @@ class RayHost:
         context = ray.train.get_context()
         self.rank: int = context.get_world_rank()
         log_as(config.run_name, f"trainer-{self.rank}")
+        hand_on(coordinator.noted.remote)
         self.world_size: int = context.get_world_size()
         self.device: torch.device = ray.train.torch.get_device()
         if self.device.type == "cuda":

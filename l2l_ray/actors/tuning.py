@@ -27,6 +27,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from l2l_ray.actors.asha import METRIC, LikeWithLike
 from l2l_ray.actors.cluster import Need, namespace_of, needs, node_resources, require_fit, total
 from l2l_ray.actors.connection import connected
+from l2l_ray.actors.logs import KeptNotes
 from l2l_ray.actors.priors import PriorPool
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import HEALS, ClusterError, ConfigError, one_line
@@ -157,14 +158,15 @@ def run_trial(params: dict[str, Any], configs: dict[str, RunConfig], mllms: dict
 
     config = continued(configs[params["trial"]])
     torch.set_num_threads(config.cluster.threads_per_worker)
-    reports = Reports(config)
+    notes = KeptNotes()
+    reports = Reports(config, notes)
     try:
         with locked(config.run_dir.with_name(f".{params['trial']}.lock"), LAST_HOLDER_TIMEOUT_S):
             run_local(continued(config), console=reports, mllm=mllms[params["trial"]])
             reports.bring_up_to_date()
     except Exception as error:  # of every kind: a trial's failure is its own, the others go on
         logger.exception("trial %s failed", params["trial"])
-        tune.report({"failed": _reason(error)})
+        tune.report({"failed": _reason(error), "notes": notes.taken()})
 
 
 def _reason(error: Exception) -> str:
@@ -178,8 +180,9 @@ class Reports(Console):
     Tune answers before the run goes on, so one that is stopped ends right there, with this version as its last.
     """
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, notes: KeptNotes) -> None:
         super().__init__(config, stream=None)
+        self._notes = notes
         self._run = RunFolder(config.run_dir, config)
         self._seen: frozenset[str] | None = None
         self._reported = 0
@@ -194,7 +197,7 @@ class Reports(Console):
         """Report every version that was measured and not reported yet."""
         for version, figure in val_figures(self._run, self._reported).items():
             self._reported = version
-            tune.report({"version": version, METRIC: figure["mean_iou"]})
+            tune.report({"version": version, METRIC: figure["mean_iou"], "notes": self._notes.taken()})
 
 
 class Watch(tune.Callback):
@@ -226,8 +229,10 @@ class Watch(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Say how good a version is, but for the last, which the end of the trial tells."""
+        """Say what the trial warned of, and how good a version is, but for the last, which its end tells."""
         name = str(trial.config["trial"])
+        for note in result["notes"]:
+            self._say(name, f"note: {note}")
         if METRIC in result and result["version"] < self._rounds[name] and name not in self._stopped:
             self._say(name, f"version {result['version']}, val mean IoU {100 * result[METRIC]:.1f} %")
 

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from l2l_ray.actors.coordinator import Coordinator, RunStopped
+from l2l_ray.actors.coordinator import MOST_NOTES, Coordinator, RunStopped
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import CheckpointError, LedgerError
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
@@ -157,6 +157,18 @@ def test_an_error_of_training_is_kept_for_the_driver(run: RunFolder) -> None:
         assert isinstance(error, CheckpointError) and str(error) == "disk full"
 
     asyncio.run(story())
+
+
+def test_the_driver_learns_what_actors_warn_of_each_line_once_and_not_without_end(run: RunFolder) -> None:
+    async def story() -> tuple[str, ...]:
+        coordinator = Coordinator(run.config, 2, 1)
+        for line in ["out of memory", "out of memory", *map(str, range(2 * MOST_NOTES))]:
+            await coordinator.noted(line)
+        return (await coordinator.news(0, 0.0)).notes
+
+    notes = asyncio.run(story())
+    assert notes[:2] == ("out of memory", "0")
+    assert len(notes) == MOST_NOTES + 1 and notes[-1].startswith("there is more to warn of")
 
 
 def test_a_restarted_coordinator_knows_what_lies_on_disk(run: RunFolder) -> None:

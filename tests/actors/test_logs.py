@@ -9,15 +9,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from l2l_ray.actors.logs import about, log_as
+from l2l_ray.actors.logs import KeptNotes, Relay, about, hand_on, log_as
 
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
     root, ours = logging.getLogger(), logging.getLogger("l2l_ray")
-    handlers, level = list(root.handlers), ours.level
+    handlers, our_handlers, level = list(root.handlers), list(ours.handlers), ours.level
     yield
     root.handlers[:] = handlers
+    ours.handlers[:] = our_handlers
     ours.setLevel(level)
 
 
@@ -61,3 +62,39 @@ def test_what_others_work_on_at_the_same_time_is_told_apart(capsys: pytest.Captu
     assert sorted(line.partition("shard=")[2] for line in _lines(capsys.readouterr().err)) == [
         f"{shard} committed {shard}" for shard in range(3)
     ]
+
+
+def test_what_the_package_warns_of_is_handed_on_to_the_newest_and_a_failure_loses_nobody(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first: list[str] = []
+    second: list[str] = []
+    logger = logging.getLogger("l2l_ray.device")
+    hand_on(first.append)
+    logger.info("all is well")
+    logger.warning("out of memory with %d samples", 8)
+    logging.getLogger("some.library").warning("not ours")
+    hand_on(second.append)
+    logger.error("worse")
+    assert (first, second) == (["out of memory with 8 samples"], ["worse"])
+
+    def gone(line: str) -> None:
+        raise RuntimeError("nobody is there")
+
+    hand_on(gone)
+    logger.warning("nobody hears it")
+    assert "nobody is there" in capsys.readouterr().err
+
+
+def test_notes_are_taken_once_and_said_once_whoever_made_them(caplog: pytest.LogCaptureFixture) -> None:
+    notes, relay = KeptNotes(), Relay()
+    logger = logging.getLogger("l2l_ray.device")
+    for _ in range(2):
+        logger.warning("out of memory")
+    logger.warning("strange")
+    taken = notes.taken()
+    assert (taken, notes.taken()) == (["out of memory", "strange"], [])
+    caplog.clear()
+    relay.say(taken)
+    relay.say(["strange", "100 % new"])
+    assert [record.getMessage() for record in caplog.records] == ["out of memory", "strange", "100 % new"]

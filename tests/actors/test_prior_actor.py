@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from pathlib import Path
 
@@ -52,7 +53,10 @@ def test_one_actor_answers_and_draws(tmp_path: Path) -> None:
 
     async def ask() -> tuple[MllmIdentity, list[Reply]]:
         actor = PriorActor(config, 1, "prior-0", "test")
-        return await actor.ready(), await actor.ask([asked, drawn])
+        logging.getLogger("l2l_ray.prior").warning("strange")
+        replies, notes = await actor.ask([asked, drawn])
+        assert notes == ["strange"], "for a driver to say"
+        return await actor.ready(), replies
 
     identity, (said, masks) = asyncio.run(ask())
     assert identity == identify_prior(config) and identity.sam

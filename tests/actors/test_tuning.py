@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from ray import tune
 
+from l2l_ray.actors.logs import KeptNotes
 from l2l_ray.actors.tuning import Reports, Watch, max_concurrent
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
@@ -41,16 +43,19 @@ def test_each_version_is_reported_once_in_order_with_its_own_figure(
     monkeypatch.setattr(tune, "report", told.append)
     run = RunFolder.open(smoke).create()
 
-    reports, status = Reports(smoke), Status(shards_total=1)
+    notes = KeptNotes()
+    reports, status = Reports(smoke, notes), Status(shards_total=1)
     measure(run, 0, 0.0)
     measure(run, 1, 0.1)  # before the kill, say: this process has not seen it being measured
     reports.update(status, 1)
     reports.update(status, 1)
     measure(run, 2, 0.2)
+    logging.getLogger("l2l_ray.device").warning("out of memory")
     status.mean_iou["l2l v2 val"] = 0.2
     reports.update(status, 1)
     reports.bring_up_to_date()
-    assert told == [{"version": 1, "val_mean_iou": 0.1}, {"version": 2, "val_mean_iou": 0.2}]
+    first, second = {"version": 1, "val_mean_iou": 0.1}, {"version": 2, "val_mean_iou": 0.2}
+    assert told == [{**first, "notes": []}, {**second, "notes": ["out of memory"]}]
 
 
 @dataclass
@@ -80,3 +85,13 @@ def test_a_trial_has_finished_with_the_figure_of_its_last_version_alone(
     Watch(folder, trials, 0).on_trial_complete(0, [], ended)
     assert [line["event"] for line in folder.events()] == [event]
     assert f"1/2 {trials[0].id} (rounds=2 seed=0): {said}" in capsys.readouterr().out
+
+
+def test_what_a_trial_warns_of_is_said_with_its_name(smoke: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    trials = trials_of(smoke, {"loop.rounds": Grid((2, 3))}, "s")
+    folder = SweepFolder(smoke.root / "s")
+    reporting: Any = Ended({"trial": trials[0].id}, {})
+    result = {"version": 2, "val_mean_iou": 0.25, "notes": ["out of memory"]}
+    Watch(folder, trials, 0).on_trial_result(0, [], reporting, result)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 1 and said[0].endswith(f"0/2 {trials[0].id} (rounds=2 seed=0): note: out of memory")
