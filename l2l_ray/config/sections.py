@@ -353,7 +353,11 @@ class AugmentConfig(Section):
 class ClusterConfig(Section):
     """Who runs where on Ray; a move from laptop to cluster changes this section alone. `l2l run` reads none of it."""
 
-    address: str | None = Field(None, description="Ray's address; null = RAY_ADDRESS, else a private local cluster")
+    address: str | None = Field(
+        None,
+        description="Ray's address; `auto`: this machine's cluster, `local`: a private one; null = RAY_ADDRESS, else "
+        "`local`",
+    )
     autoscaled: bool = Field(
         False,
         description="Whether the cluster adds nodes for what actors ask: what it lacks at the start is then waited for "
