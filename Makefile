@@ -64,7 +64,7 @@ OTHER = .with/torch-$(TORCH)-transformers-$(TRANSFORMERS)
 test-with:
 	test -x $(OTHER)/bin/python || $(BASE_PYTHON) -m venv $(OTHER)
 	$(OTHER)/bin/pip install -q torch==$(TORCH) 'transformers[serving]==$(TRANSFORMERS)' -e '.[lora,onnx]' \
-	  beartype hypothesis pytest pytest-timeout python-multipart
+	  beartype hypothesis pytest pytest-timeout pytest-xdist python-multipart
 	$(OTHER)/bin/python -m pytest -q -o filterwarnings=default tests/data tests/refshapes tests/prior tests/segmenter \
 	  tests/selector tests/loop tests/embedded tests/test_predictor.py tests/test_saved_model.py
 
