@@ -87,7 +87,7 @@ class Trial:
         learner, evidence, seed = SelectorLearner(section, pick_device()), self._evidence, self.config.loop.seed
         parts = evidence.all(self.config.loop.eval_batch)
         if spec_of(method).learns:
-            learner.learn(labeled, evidence, 0, learner.num_updates(0), seed)
+            learner.learn(labeled, evidence, 0, seed)
             learner.selector.settle(labeled.parts(), parts)
         calibration = calibration_of(learner, labeled, evidence, 0, seed, self.config.loop.eval_batch)
         assert calibration is not None, "no label has a cell"

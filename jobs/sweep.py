@@ -29,7 +29,7 @@ from l2l_ray.sweep.trials import Trial, short_names, trials_of
 ROOT = Path(__file__).resolve().parent.parent
 LEGEND = (
     "(percent: mean ± standard deviation over seeds, and its 95 % t-interval; val: last version, others: version best "
-    "on val)"
+    "on val; seconds: mean of trials that were started once)"
 )
 
 

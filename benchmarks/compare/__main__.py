@@ -57,6 +57,8 @@ def _compare(given: argparse.Namespace) -> int:
     results = given.results or (RunConfig(run_root=given.run_root).root / "compare-smoke" if given.smoke else RESULTS)
     schedules = given.schedules or (["smoke"] if given.smoke else ["5pct", "1pct"])
     seeds = given.seeds or (REPORT_SEEDS[:2] if given.smoke else REPORT_SEEDS)
+    if min(seeds) < 0:
+        raise ConfigError(f"--seeds must be numbers from 0 up, got {seeds}")
     rows = chosen_rows(given.only or list(SMOKE_ROWS if given.smoke else GROUPS))
     tasks = tasks_of(given.datasets, schedules, seeds, rows)
     if given.curve:

@@ -76,16 +76,18 @@ class Record:
     processor: str = ""  # the kind that computed, see `processor`; "" = it was not written down
 
     def cost_s(self) -> float:
-        """Return the seconds of the method, with teachers of the folds: no burn-in, priors, evaluation or report.
+        """Return the seconds of the method: no burn-in, priors, evaluation, report or teachers of the folds.
 
-        On a CPU they are processor seconds, on a GPU seconds of the clock. The teachers of the folds are shared, and
-        counted in the row that trained them: L2L, which comes first. To compare rows, take `cost_without_folds_s`.
+        On a CPU they are processor seconds, on a GPU seconds of the clock.
         """
-        return self.cost_without_folds_s() + self.seconds.get("folds", 0.0)
-
-    def cost_without_folds_s(self) -> float:
-        """Return the seconds of the method, without what all rows that need it share."""
         return sum(self.seconds.get(phase, 0.0) for phase in _METHOD_PHASES)
+
+    def folds_s(self) -> float | None:
+        """Return the seconds of the folds' teachers, which rows share; None where another row may have trained some.
+
+        A row that trained the burn-in as well was the first on it, so it trained them all.
+        """
+        return self.seconds.get("folds", 0.0) if "burn-in" in self.seconds else None
 
     def training_s(self) -> float:
         """Return the seconds of the student's steps in the rounds."""
@@ -158,6 +160,8 @@ def load_record(folder: Path, name: str) -> Record | None:
             split: SplitFigures(**{**found, **{k: tuple(found[k]) for k in ("num_texts", "iou_sums")}})
             for split, found in content.pop("splits").items()
         }
+        if not splits or any(len(s.num_texts) != len(s.iou_sums) for s in splits.values()):
+            raise ValueError("expected the figures of every image of at least one split")
         return Record(**content, splits=splits)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path} is no record: {error}; delete it, and the row runs again") from error

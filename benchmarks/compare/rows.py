@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.compare.records import Record
 from l2l_ray.config import PRESETS, RunConfig
-from l2l_ray.errors import ConfigError
+from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.selector.registry import label_of, selectors
 from l2l_ray.sweep.trials import with_values
 
@@ -66,8 +66,14 @@ def _cost_rows(name: str, label: str) -> Row:
     def more_steps(config: RunConfig, records: Records) -> Fields:
         """As many more steps per round as L2L's extra seconds buy; none where L2L is cheaper."""
         steps = config.loop.rounds * config.loop.round_steps
-        record = records[name]
-        bought = max(0.0, records["l2l"].cost_s() - record.cost_s()) / (record.training_s() / steps)
+        record, of_folds = records[name], records["l2l"].folds_s()
+        if of_folds is None:
+            raise DataError(
+                f"{name} at L2L's cost, seed {config.loop.seed}: what the folds' teachers cost is not known, for a row "
+                "before L2L's may have trained a part of them; remove this seed's records and burn-ins, and run L2L's "
+                "row first"
+            )
+        bought = max(0.0, records["l2l"].cost_s() + of_folds - record.cost_s()) / (record.training_s() / steps)
         return {"loop.round_steps": config.loop.round_steps + ceil(bought / config.loop.rounds)}
 
     fields = {"selector.name": name}
@@ -179,6 +185,8 @@ class Task:
         Args:
             records: Those of the rows that `spec.needs` names.
             run_root: Where runs are; None = as the package says.
+        Raises:
+            DataError: The records do not say what the row has to know.
         """
         preset, frac = SCHEDULES[self.schedule]
         base = with_values(

@@ -22,6 +22,7 @@ import numpy as np
 from benchmarks.compare.records import Record, digest_of, load_record, processor
 from benchmarks.compare.rows import ROWS, Records, Row, Task, with_needed
 from l2l_ray.config import RunConfig
+from l2l_ray.errors import DataError
 from l2l_ray.loop.progress import duration
 from l2l_ray.loop.training.burn_in import burn_in_settings
 from l2l_ray.selector.registry import spec_of
@@ -108,7 +109,7 @@ class Runner:
     processes: int
     device: str = "auto"
     keep: bool = False
-    failed: dict[Task, Path] = field(default_factory=dict)  # and the file that says why
+    failed: dict[Task, str] = field(default_factory=dict)  # and why, or the file that says so
     _running: dict[Task, tuple[subprocess.Popen[bytes], IO[bytes], set[str]]] = field(default_factory=dict)
     _made: set[str] = field(default_factory=set)  # shared parts
 
@@ -128,7 +129,7 @@ class Runner:
             for process, output, _ in self._running.values():
                 process.wait()
                 output.close()
-        self.failed |= {task: Path("it needs a row that failed") for task in queue}
+        self.failed |= dict.fromkeys(queue, "it needs a row that failed")
 
     def _start_ready(self, queue: list[Task]) -> bool:
         """Start what may start now; return whether anything runs. What needs a failed row is never started."""
@@ -143,14 +144,20 @@ class Runner:
             time.sleep(_POLL_S)
         return ended
 
-    def _next(self, queue: Sequence[Task]) -> tuple[Task, set[str]] | None:
-        """Return the first task that may start now, and the parts it shares with others."""
+    def _next(self, queue: list[Task]) -> tuple[Task, set[str]] | None:
+        """Return the first task that may start now, and the parts it shares; what can never start leaves the queue."""
         making = {part for *_, parts in self._running.values() for part in parts - self._made}
-        for task in queue:
+        for task in list(queue):
             records = self.comparison.needed(task)
             open_needs = {task.sibling(name) for name in task.spec.needs} & {*queue, *self._running, *self.failed}
             if records is not None and not open_needs:
-                parts = shared_parts(task.config(records, self.comparison.run_root), task.spec.is_biased)
+                try:
+                    config = task.config(records, self.comparison.run_root)
+                except DataError as error:
+                    queue.remove(task)
+                    self.failed[task] = str(error)
+                    continue
+                parts = shared_parts(config, task.spec.is_biased)
                 if not parts & making:
                     return task, parts
         return None
@@ -177,7 +184,7 @@ class Runner:
         if process.returncode == 0 and self.comparison.record(task) is not None:
             self._made |= parts
         else:
-            self.failed[task] = Path(output.name)
+            self.failed[task] = output.name
 
 
 def list_text(comparison: Comparison, processes: int) -> str:
@@ -205,11 +212,10 @@ def list_text(comparison: Comparison, processes: int) -> str:
         minutes = "?" if seconds is None else f"{seconds / 60:.1f}" + ("" if known[schedule, row] else " (guess)")
         lines.append(f"  {row:<26}{done:<24}{minutes:>13}")
     num_done = sum(record is not None for record in records.values())
+    num_left = len(records) - num_done
     rest = f", {unknown} of them unknown" if unknown else ""
-    lines.append(
-        f"{num_done} of {len(records)} done; {len(records) - num_done} left{rest}: "
-        f"about {duration(left_s / processes)} with {processes} at a time"
-    )
+    time_left = f"about {duration(left_s / processes)}" if unknown < num_left or not num_left else "an unknown time"
+    lines.append(f"{num_done} of {len(records)} done; {num_left} left{rest}: {time_left} with {processes} at a time")
     return "\n".join(lines)
 
 

@@ -128,7 +128,8 @@ def _row(row: Row, by_row: dict[str, BySeed]) -> dict[str, Any]:
         "calibration_error_by_seed": [record.rounds[-1]["reliability"]["ece"] for record in found if record.rounds],
         "gate_open": mean_of([record.gate_open for record in found]),
         "needs_folds": spec_of(row.fields.get("selector.name", "l2l")).learns,
-        "cost_s": spread_of([{"without_folds": r.cost_without_folds_s(), **r.seconds} for r in found]),
+        "folds_s": mean_of([record.folds_s() for record in found]),  # None: of no seed it is known
+        "cost_s": spread_of([{"method": r.cost_s(), **r.seconds} for r in found]),
     }
     if row.versus in by_row:
         content |= {"versus": row.versus, "versus_minus_this": difference(by_row[row.versus], mine)}

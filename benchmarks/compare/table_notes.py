@@ -75,7 +75,7 @@ def _folds_notes(rows: Sequence[Figures]) -> list[str]:
     needy = [row for row in rows if row["needs_folds"]]
     if not needy:
         return []
-    spent = {row["label"]: row["cost_s"].get("folds", {}).get("mean", 0.0) for row in needy}
+    spent = {row["label"]: row["folds_s"] or 0.0 for row in needy}
     took = [f"{seconds:.0f} s a seed with {label}" for label, seconds in spent.items() if seconds >= 0.5]
     learn = "learns" if len(spent) == 1 else "learn"
     text = f"Not in s: the teachers of the folds, which {_listed(list(spent))} {learn} from. Rows that share a burn-in "

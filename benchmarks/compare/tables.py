@@ -59,7 +59,7 @@ def main_table(table: Figures, groups: Sequence[str] | None = None) -> str:
                 _bold(row["label"], row["row"] == "l2l"), str(len(row["seeds"])), *shown,
                 spread(row["all"]["mean_iou"]), percent(sum(precision) / len(precision)),
                 *difference_cells(row.get("versus_minus_this"), len(row["seeds"]), others.get(row.get("versus"))),
-                f"{row['steps']:.0f}", f"{row['cost_s']['without_folds']['mean']:.0f}",
+                f"{row['steps']:.0f}", f"{row['cost_s']['method']['mean']:.0f}",
             ]
         )  # fmt: skip
     return "\n\n".join([markdown(lines), *main_notes(rows)])

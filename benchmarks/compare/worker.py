@@ -6,12 +6,9 @@ for the first, finds its record and ends.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from benchmarks.compare.rows import Records, Task
 from l2l_ray.config import RunConfig
 from l2l_ray.device import pick_device
 from l2l_ray.errors import ConfigError
+from l2l_ray.files import locked
 from l2l_ray.loop.evaluation.evaluate import meter_of
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.inference.priors import LocalMllm, fill_all_priors
@@ -182,12 +180,3 @@ def _label_figures(found: dict[str, Any]) -> dict[str, Any]:
     unused = {"num_used": 0, "used_frac": 0.0, "right_frac": None}
     sources = {c.name.lower(): found["sources"].get(c.name.lower(), unused) for c in Candidate}
     return {name: found[name] for name in _LABEL_FIGURES if name in found} | {"ordering": scores, "sources": sources}
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock; wait where another process holds it. It is free at once when that process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -73,7 +73,7 @@ class _Worker:
 
     name: str
     actor: ActorHandle[PriorActor]
-    asked: list[tuple[ray.ObjectRef[list[Reply]], _Batch]] = field(default_factory=list)
+    asked: list[tuple[ray.ObjectRef[tuple[list[Reply], list[str]]], _Batch]] = field(default_factory=list)
     seconds: float = 0.0  # how long the oldest has been in work
     fault: str = ""  # why it was killed
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from l2l_ray.actors.connection import connected
 from l2l_ray.actors.logs import KeptNotes
 from l2l_ray.actors.priors import PriorPool
 from l2l_ray.config import RunConfig
-from l2l_ray.errors import HEALS, ClusterError, ConfigError, one_line
+from l2l_ray.errors import HEALS, L2LError, one_line
 from l2l_ray.files import locked
 from l2l_ray.job import say
 from l2l_ray.loop.inference.priors import KnownMllm, fill_priors
@@ -42,8 +43,6 @@ from l2l_ray.sweep.folder import SweepFolder
 from l2l_ray.sweep.survey import Asked
 from l2l_ray.sweep.trials import Trial
 from l2l_ray.wording import counted
-
-logger = logging.getLogger(__name__)
 
 # A trial of a killed sweep may outlive it by some seconds; until it is gone, nobody else works in its folder.
 LAST_HOLDER_TIMEOUT_S = 120.0
@@ -165,13 +164,20 @@ def run_trial(params: dict[str, Any], configs: dict[str, RunConfig], mllms: dict
             run_local(continued(config), console=reports, mllm=mllms[params["trial"]])
             reports.bring_up_to_date()
     except Exception as error:  # of every kind: a trial's failure is its own, the others go on
-        logger.exception("trial %s failed", params["trial"])
-        tune.report({"failed": _reason(error), "notes": notes.taken()})
+        tune.report({"failed": _reason(error, config.run_dir), "notes": notes.taken()})
 
 
-def _reason(error: Exception) -> str:
-    kind = "" if isinstance(error, ConfigError | ClusterError) else f"{type(error).__name__}: "
-    return kind + one_line(error)
+def _reason(error: Exception, run_dir: Path) -> str:
+    """Return why a trial failed; of what nobody expected, also the file below the trial's folder that says where."""
+    if isinstance(error, L2LError):
+        return one_line(error)
+    told, path = f"{type(error).__name__}: {one_line(error)}", run_dir / "error.txt"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(traceback.format_exception(error)))
+    except OSError as full:
+        return f"{told}; where it happened cannot be written: {full}"
+    return f"{told}; where it happened is in {path}"
 
 
 class Reports(Console):

@@ -51,12 +51,12 @@ class ConfidenceGate(AdaptiveRule):
         known = torch.cat([mean_object_probs(part.evidence) for part in labeled])
         found = [truth_ious(candidates_of(part.evidence).masks, part.mask > 0.5) for part in labeled]
         ious = torch.cat(found)[:, Candidate.GUIDED]
-        threshold = best_threshold(known, ious, ious.mean() + self.config.reward.gate_margin)
-        self.threshold.copy_(threshold)
+        self.threshold.copy_(best_threshold(known, ious, ious.mean() + self.config.reward.gate_margin))
         metrics = super().settle(labeled, unlabeled)
         if unlabeled:
-            scores = torch.cat([mean_object_probs(part) for part in unlabeled]) - threshold
-            self.threshold.sub_(matching_shift(metrics["open_rate_labeled"], scores))
+            others = torch.cat([mean_object_probs(part) for part in unlabeled])
+            metrics["open_rate_unshifted"] = (others >= self.threshold).float().mean().item()
+            self.threshold.copy_(-matching_shift(metrics["open_rate_labeled"], others))
         return {**metrics, "threshold": self.threshold.item()}
 
 

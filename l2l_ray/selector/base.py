@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from l2l_ray.confidence import estimated_iou
 from l2l_ray.config import SelectorConfig
 from l2l_ray.device import clip_gradient
-from l2l_ray.errors import DataError
+from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.selector.candidates import candidates_of
 from l2l_ray.selector.registry import spec_of
 from l2l_ray.types import Candidate, Evidence, Selection
@@ -142,7 +142,15 @@ def take_step(module: nn.Module, optimizer: torch.optim.Optimizer | None, loss: 
 
 
 def make_selection(evidence: Evidence, decision: Decision) -> Selection:
-    """Turn a decision into labels; the confidence follows from the label and the guided prediction."""
+    """Turn a decision into labels; the confidence follows from the label and the guided prediction.
+
+    Raises:
+        ConfigError: A gate or weight is no number in [0, 1].
+    """
+    for name, values in (("gate", decision.gate), ("weight", decision.weight)):
+        if values is not None and not ((values >= 0) & (values <= 1)).all():  # also where one is no number
+            worst = values[~((values >= 0) & (values <= 1))][0].item()
+            raise ConfigError(f"selector.name: the selector gave a {name} of {worst:g}, expected numbers in [0, 1]")
     gate = decision.gate.float()
     source = decision.source
     if source is None:

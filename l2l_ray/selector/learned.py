@@ -48,7 +48,7 @@ class LearnedSelector(PolicyNetwork, Selector):
 
     @property
     def has_started(self) -> bool:
-        """Whether it has seen a labeled batch; until then its gate is open everywhere, and no policy to hold to."""
+        """Whether it has seen a labeled batch; until then its gate is open everywhere."""
         return bool(self.average >= 0)
 
     @property

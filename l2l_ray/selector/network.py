@@ -11,7 +11,7 @@ at zero.
 Which cells: two convolutions over `candidates.cell_evidence` of the taken label, added to a linear start that keeps a
 cell where the predictions support the label on average.
 
-Everything runs in float32, also under autocast: ratios of two policies do not survive bfloat16.
+Everything runs in float32, also under autocast: labels are told apart by small differences of their scores.
 Source: that labels are accepted by pixel and by sample is the paper's; the network and its start are ours.
 """
 

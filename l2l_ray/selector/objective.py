@@ -9,7 +9,9 @@ Choices that matter
   that is hardly better than nothing as loud as one that saves the sample, and so erase the costs.
 - The decisions of a group share one random number, shifted by 1/K from one to the next. Each alone is an exact
   sample of the policy; together they spread evenly over the choices, which removes most of the sampling noise of a
-  small group.
+  small group. The price: the group's mean is not independent of its members, so the expected step is not exactly the
+  gradient of the expected reward. With random policies over 5 choices the cosine between the two is 0.999 on average
+  and at least 0.98 for the 6 of the default, 0.93 for 3; with 2 it may point elsewhere (0.4), so 3 are the least.
 - One step per drawn group, so there is no ratio to clip. A second step made the policy fit the few labeled images too
   closely, an entropy floor changed nothing; a KL term to the version before is gone untested (docs/experiments.md).
 
@@ -44,7 +46,7 @@ def group_advantage(reward: Float[Tensor, " K *N"]) -> Float[Tensor, " K *N"]:
 def policy_loss(
     probs: Float[Tensor, "*N C"], choice: Int[Tensor, " K *N"], advantage: Float[Tensor, " K *N"]
 ) -> Float[Tensor, ""]:
-    """Return the loss whose gradient is that of the expected reward, negated, as a mean over decisions."""
+    """Return the loss whose gradient is the policy gradient's estimate, negated: grad log p x advantage, averaged."""
     log_probs = probs.log().expand(len(choice), *probs.shape)
     return -(log_probs.gather(-1, choice[..., None])[..., 0] * advantage).mean()
 

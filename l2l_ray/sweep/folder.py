@@ -16,6 +16,7 @@ import os
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -51,7 +52,7 @@ class Outcome:
     state: State
     figures: dict[int, dict[str, float]]
     reason: str = ""  # of a failure
-    seconds: float | None = None  # wall time of its last start
+    seconds: float | None = None  # wall time; None where it was started more than once, as after a kill
     chosen: dict[str, Any] = field(default_factory=dict)  # of a finished one: see `chosen_figures`
 
 
@@ -179,7 +180,8 @@ class SweepFolder:
     def outcomes(self, trials: Sequence[Trial]) -> dict[str, Outcome]:
         """Return what is known of each trial, by id."""
         last = self.last_events()
-        return {trial.id: _outcome(trial, last.get(trial.id)) for trial in trials}
+        starts = Counter(event["trial"] for event in self.events() if event["event"] == "started")
+        return {trial.id: _outcome(trial, last.get(trial.id), starts[trial.id]) for trial in trials}
 
     def unseen(self, trials: Sequence[Trial], wait_s: float = SEEN_TIMEOUT_S) -> list[str]:
         """Return the ids of trials that were run and have no end here, since what their nodes wrote is not seen.
@@ -217,9 +219,9 @@ def _same_words(saved: Sequence[Any], given: Sequence[str]) -> bool:
     return one == other
 
 
-def _outcome(trial: Trial, last: dict[str, Any] | None) -> Outcome:
+def _outcome(trial: Trial, last: dict[str, Any] | None, starts: int) -> Outcome:
     run, last = RunFolder(trial.config.run_dir, trial.config), last or {}
-    event, seconds = last.get("event"), last.get("seconds")
+    event, seconds = last.get("event"), last.get("seconds") if starts <= 1 else None
     figures: dict[int, dict[str, float]] = {}
     try:
         figures = val_figures(run)

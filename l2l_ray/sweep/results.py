@@ -84,7 +84,7 @@ def trials_frame(trials: Sequence[Trial], outcomes: dict[str, Outcome]) -> pd.Da
     Columns: `trial`, the swept fields, `seed`, `state`, `reason`, `version` (the last one measured on val),
     `val_mean_iou` and `val_overall_iou` of that version, `val_mean_iou_v1` and so on of every version,
     `chosen_version` (best on val) with `<split>_mean_iou` and `<split>_overall_iou` of the other splits, `seconds`
-    (wall time of the trial's last start), `folder`. Figures are shares in [0, 1]; what there is not is empty.
+    (wall time; of trials that were started once), `folder`. Figures are shares in [0, 1]; what there is not is empty.
     """
     rows = [_row(trial, outcomes[trial.id]) for trial in trials]
     first = ["trial", *trials[0].values, "seed", "state", "reason", "version", METRIC, "val_overall_iou"]

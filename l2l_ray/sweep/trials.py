@@ -60,7 +60,7 @@ def short_names(fields: Sequence[str]) -> dict[str, str]:
     last = [field.rpartition(".")[2] for field in fields]
     return {
         field: field.split(".")[-2]
-        if end == "name"
+        if end == "name" and field != "name"
         else ".".join(field.split(".")[-2:])
         if last.count(end) > 1
         else end

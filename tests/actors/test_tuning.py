@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 from ray import tune
 
 from l2l_ray.actors.logs import KeptNotes
-from l2l_ray.actors.tuning import Reports, Watch, max_concurrent
+from l2l_ray.actors.tuning import Reports, Watch, max_concurrent, run_trial
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
+from l2l_ray.loop.inference.asking import Question
+from l2l_ray.loop.inference.priors import Answered, LocalMllm
 from l2l_ray.loop.progress import Status
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.sweep.folder import SweepFolder
@@ -95,3 +98,25 @@ def test_what_a_trial_warns_of_is_said_with_its_name(smoke: RunConfig, capsys: p
     Watch(folder, trials, 0).on_trial_result(0, [], reporting, result)
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 1 and said[0].endswith(f"0/2 {trials[0].id} (rounds=2 seed=0): note: out of memory")
+
+
+class Broken(LocalMllm):
+    """A language model whose own code fails."""
+
+    def ask(self, batches: Iterator[list[Question]]) -> Iterator[Answered]:
+        """Fail."""
+        raise RuntimeError("boom")
+
+
+def test_a_trial_that_fails_as_nobody_expected_leaves_where_it_happened(
+    smoke: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(tune, "report", told.append)
+    broken: Any = Broken(smoke.prior)  # a trial is given one that knows its answers
+    run_trial({"trial": "t"}, {"t": smoke}, {"t": broken})
+    ((failed, notes),) = ((one["failed"], one["notes"]) for one in told)
+    path = smoke.run_dir / "error.txt"
+    assert failed == f"RuntimeError: boom; where it happened is in {path}"
+    assert "Traceback" in path.read_text() and "in ask" in path.read_text()
+    assert not notes

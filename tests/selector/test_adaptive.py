@@ -50,6 +50,7 @@ def test_it_opens_as_far_on_unlabeled_images(evidence_of):
     gate = gate_of()
     metrics = gate.settle([LabeledEvidence(evidence, truth)], unlabeled)
     assert metrics["open_rate_labeled"] == 0.5 and metrics["threshold"] == pytest.approx(0.98)
+    assert metrics["open_rate_unshifted"] == 1.0  # all four are surer than the threshold on labeled images
     assert [gate.select(part, range(2)).used.tolist() for part in unlabeled] == [[T, F], [T, F]]
 
 

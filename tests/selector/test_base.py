@@ -91,3 +91,18 @@ def test_a_step_is_no_longer_than_the_clip(slope, moved):
     before = layer.weight.item()
     take_step(layer, torch.optim.SGD(layer.parameters(), lr=1.0), slope * layer.weight.sum())
     assert before - layer.weight.item() == pytest.approx(moved, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("gate", "weight", "said"),
+    [
+        ([float("nan")], None, "a gate of nan"),
+        ([1.5], None, "a gate of 1.5"),
+        ([1.0], 1.5, "a weight of 1.5"),  # would wrap where it is stored
+        ([1.0], -0.5, "a weight of -0.5"),
+    ],
+)
+def test_what_is_no_share_is_refused(evidence_of, gate, weight, said):
+    decision = Decision(torch.tensor(gate), None if weight is None else torch.full_like(PROBS, weight))
+    with pytest.raises(ConfigError, match=rf"the selector gave {said}, expected numbers in \[0, 1\]"):
+        make_selection(evidence_of(PROBS), decision)

@@ -68,3 +68,19 @@ def test_the_gradient_is_the_policy_gradient():
 def test_entropy_by_hand():
     found = entropy(torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.25, 0.25, 0.5]]))
     assert found.tolist() == pytest.approx([math.log(2), 0, 1.5 * math.log(2)])
+
+
+@pytest.mark.parametrize(("size", "least", "mean"), [(3, 0.92, 0.98), (6, 0.98, 0.998)])
+def test_the_expected_step_points_where_the_expected_reward_grows(size: int, least: float, mean: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores, values = torch.randn(200, 5, generator=generator), torch.rand(200, 5, generator=generator)
+    probs = torch.softmax(scores, 1)
+    exact = probs * (values - (probs * values).sum(1, keepdim=True))
+    rows, num = probs.expand(4000, 200, 5).clone().requires_grad_(), 4000
+    choice = sample_group(rows.detach(), size, generator)
+    earned = values.expand(size, num, 200, 5).gather(3, choice[..., None])[..., 0]
+    (of_probs,) = torch.autograd.grad(policy_loss(rows, choice, group_advantage(earned)), rows)
+    step = -of_probs.sum(0) * probs
+    step -= probs * step.sum(1, keepdim=True)  # through the softmax
+    cosine = torch.nn.functional.cosine_similarity(step, exact)
+    assert cosine.min() > least and cosine.mean() > mean

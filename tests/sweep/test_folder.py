@@ -118,6 +118,10 @@ def test_a_run_that_is_finished_is_so_whatever_the_log_says(folder: SweepFolder,
     found = folder.outcomes(trials)
     assert [found[trial.id].state for trial in trials] == ["finished", "failed", "unfinished", "waiting"]
     assert (found[two.id].reason, found[two.id].seconds) == ("no room", 3.0)
+    folder.log("started", two.id)
+    folder.log("started", two.id)
+    folder.log("failed", two.id, reason="no room", seconds=3.0)
+    assert folder.outcomes(trials)[two.id].seconds is None, "what the first start took is not known"
     assert folder.open_trials(trials) == [two, three, four]
 
 

@@ -70,7 +70,7 @@ def _checked(
     for judge, half, other in zip(learner.judges, halves, others, strict=True):
         with torch.enable_grad():
             for made in range(judge.num_versions, version + 1):
-                judge.learn(other, unlabeled, made, judge.num_updates(made), seed)
+                judge.learn(other, unlabeled, made, seed)
         parts, ids = half.parts(), half.image_ids
         if not parts:
             continue

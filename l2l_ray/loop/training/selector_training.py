@@ -58,18 +58,17 @@ class SelectorLearner:
         return SelectorLearner(self._section, self._device)
 
     def learn(
-        self, cross_fitted: CrossFitted, unlabeled: StoredEvidence | None, version: int, num: int, seed: int
+        self, cross_fitted: CrossFitted, unlabeled: StoredEvidence | None, version: int, seed: int
     ) -> dict[str, float]:
-        """Make the updates of one version; return the mean of each metric over them.
+        """Make the updates of one version, `num_updates` of them; return the mean of each metric over them.
 
         Args:
             cross_fitted: Evidence and truth of the labeled images.
             unlabeled: Evidence of the unlabeled subset; None = there is none.
             version: The version that is made: 0 by the warm-up, r + 1 by round r.
-            num: How many updates.
             seed: The run's seed.
         """
-        metrics = dict[str, float]()
+        metrics, num = dict[str, float](), self.num_updates(version)
         for batch in self.batches(cross_fitted, unlabeled, version, num, seed):
             for name, value in self.selector.update(self.optimizer, batch).items():
                 metrics[name] = metrics.get(name, 0.0) + value / num
@@ -79,7 +78,7 @@ class SelectorLearner:
     def batches(
         self, cross_fitted: CrossFitted, unlabeled: StoredEvidence | None, version: int, num: int, seed: int
     ) -> Iterator[UpdateBatch]:
-        """Yield the batches of the updates that make one version; arguments as of `learn`."""
+        """Yield the batches of `num` updates that make one version; the other arguments as of `learn`."""
         size = self._section.update_batch
         for number in range(num):
             yield UpdateBatch(

@@ -187,7 +187,7 @@ class MethodTraining:
             teacher, device = self._networks.teacher, job.host.device
             unlabeled = unlabeled_evidence(job.config, job.sets["unlabeled"], teacher, device)
             cross_fitted, seed, chunk = self._cross_fitted, self._loop.seed, self._loop.eval_batch
-            found = learner.learn(cross_fitted, unlabeled, version, learner.num_updates(version), seed)
+            found = learner.learn(cross_fitted, unlabeled, version, seed)
             others = [] if unlabeled is None else unlabeled.all(chunk)
             found |= learner.selector.settle(cross_fitted.parts(), others)
             metrics = {f"policy/{name}": value for name, value in found.items()}

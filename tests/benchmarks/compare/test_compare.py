@@ -75,6 +75,7 @@ def test_it_is_killed_and_goes_on(tmp_path: Path) -> None:
     [
         (["--only", "nothing"], 1, "there is no row or group 'nothing'; choose from main"),
         (["--curve"], 1, "--curve has rows and schedules of its own, got --only, --smoke beside it; leave one of the"),
+        (["--seeds", "3", "-1"], 1, "--seeds must be numbers from 0 up, got [3, -1]"),
         (["--processes", "0"], 2, "argument --processes: got '0'; expected a whole number of at least 1"),
     ],
 )

@@ -34,6 +34,11 @@ def test_what_is_not_there_is_none_and_what_is_damaged_is_named(tmp_path: Path) 
     path.write_text(path.read_text()[:40])
     with pytest.raises(DataError, match="is no record: .*; delete it, and the row runs again"):
         load_record(tmp_path, TASK.name)
+    whole = record(TASK, (1.0, 0.5))
+    for splits in ({}, {"val": replace(whole.splits["val"], iou_sums=(1.0,))}):
+        save_record(tmp_path, TASK.name, replace(whole, splits=splits))
+        with pytest.raises(DataError, match="is no record: expected the figures of every image of at least one split"):
+            load_record(tmp_path, TASK.name)
 
 
 def test_the_digest_is_of_settings_not_of_places() -> None:

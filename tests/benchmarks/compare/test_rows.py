@@ -9,7 +9,7 @@ import pytest
 from benchmarks.compare.records import Record
 from benchmarks.compare.rows import CURVE, ROWS, SCHEDULES, Task, chosen_rows, with_needed
 from l2l_ray.config import PRESETS, RunConfig
-from l2l_ray.errors import ConfigError
+from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.selector.registry import selectors
 from l2l_ray.sweep.trials import with_values
 from tests.benchmarks.compare.records_by_hand import labels, record
@@ -22,7 +22,9 @@ def task(row: str, schedule: str = "5pct", seed: int = 10) -> Task:
 def needed(of: Task) -> dict[str, Record]:
     """Give the records a row needs; L2L's took a second more than the others."""
     return {
-        name: record(of.sibling(name), (1.0, 0.5), cpu_s={"training": 60.0, "selector": float(name == "l2l")})
+        name: record(
+            of.sibling(name), (1.0, 0.5), cpu_s={"burn-in": 40.0, "training": 60.0, "selector": float(name == "l2l")}
+        )
         for name in of.spec.needs
     }
 
@@ -65,13 +67,19 @@ def test_the_random_gate_has_l2ls_mean_rate() -> None:
 
 
 def test_equal_cost_buys_steps_for_the_seconds_that_l2l_takes_more() -> None:
-    # L2L 100 s; accept_all 60 + 10 = 70 s, its 450 steps in 60 s: 30 s buy 225 steps, 75 in each of 3 rounds.
-    l2l = record(task("l2l"), (1.0, 0.5))
+    # L2L 90 + 10 s of the folds; accept_all 60 + 10 = 70 s, its 450 steps in 60 s: 30 s buy 225 steps, 75 in each of 3
+    # rounds.
+    l2l = record(task("l2l"), (1.0, 0.5), cpu_s={"burn-in": 40.0, "training": 90.0, "folds": 10.0})
     cheap = record(task("accept_all"), (1.0, 0.5), cpu_s={"training": 60.0, "labels": 10.0, "burn-in": 500.0})
     config = task("accept_all_same_cost").config({"l2l": l2l, "accept_all": cheap})
     assert (config.loop.rounds, config.loop.round_steps) == (3, 225)
     dear = record(task("accept_all"), (1.0, 0.5), cpu_s={"training": 160.0})
     assert task("accept_all_same_cost").config({"l2l": l2l, "accept_all": dear}).loop.round_steps == 150
+    late = record(task("l2l"), (1.0, 0.5), cpu_s={"training": 90.0, "folds": 1.0})  # another row trained the burn-in
+    with pytest.raises(
+        DataError, match="accept_all at L2L's cost, seed 10: what the folds' teachers cost is not known"
+    ):
+        task("accept_all_same_cost").config({"l2l": late, "accept_all": cheap})
 
 
 def test_seconds_of_a_gpu_are_the_clocks() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.compare.rows import Task, chosen_rows
-from benchmarks.compare.runner import Comparison, list_text, shared_parts, tasks_of
+from benchmarks.compare.runner import Comparison, Runner, list_text, shared_parts, tasks_of
 from tests.benchmarks.compare.records_by_hand import labels, save
 
 NAMES = ["l2l", "accept_all", "random_gate", "l2l_plain"]
@@ -56,7 +56,7 @@ def test_the_list_says_what_is_done_and_how_long_the_rest_takes(tmp_path: Path) 
     found = comparison(tmp_path)
     text = list_text(found, processes=2)
     assert "  l2l                       · ·                                 ?" in text.splitlines()
-    assert text.endswith("0 of 8 done; 8 left, 8 of them unknown: about 0s with 2 at a time")
+    assert text.endswith("0 of 8 done; 8 left, 8 of them unknown: an unknown time with 2 at a time")
     save(found, task("l2l"), wall_s={"training": 600.0})
     save(found, task("accept_all"), wall_s={"training": 120.0, "report": 180.0})
     lines = list_text(found, processes=2).splitlines()
@@ -77,3 +77,14 @@ def test_rows_share_a_burn_in_unless_they_change_what_it_rests_on() -> None:
     others = [parts("l2l", 11), parts("l2l_plain"), parts("l2l_2_folds"), parts("l2l_biased")]
     assert not any(shared & other for other in others)
     assert parts("l2l_biased") == parts("scorer_biased") > parts("accept_all_biased")
+
+
+def test_a_row_whose_steps_cannot_be_known_fails_by_name_and_the_others_are_done(tmp_path: Path) -> None:
+    tasks = tasks_of(["refshapes"], ["5pct"], [10], chosen_rows(["l2l", "accept_all", "accept_all_same_cost"]))
+    found = Comparison(tasks, tmp_path, str(tmp_path))
+    save(found, task("l2l"), cpu_s={"training": 90.0, "folds": 1.0})  # another row trained the burn-in
+    save(found, task("accept_all"))
+    runner = Runner(found, 1)
+    runner.run()
+    ((failed, why),) = runner.failed.items()
+    assert failed == task("accept_all_same_cost") and "what the folds' teachers cost is not known" in why

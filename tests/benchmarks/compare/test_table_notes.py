@@ -83,7 +83,9 @@ def test_where_no_pair_is_left_the_reason_still_stands(tmp_path: Path) -> None:
 
 def test_seconds_are_without_the_shared_teachers_of_the_folds(tmp_path: Path) -> None:
     seconds = {"training": 60.0, "folds": 200.0, "evaluation": 900.0}
-    table = tables(tmp_path, l2l={1: {"cpu_s": seconds}}, scorer={1: {}}, accept_all={1: {}})
+    late = {"training": 60.0, "folds": 20.0}  # another row had trained the burn-in, and most of the teachers
+    first = {1: {"cpu_s": {**seconds, "burn-in": 40.0}}, 2: {"cpu_s": late}}
+    table = tables(tmp_path, l2l=first, scorer={1: {}}, accept_all={1: {}})
     text = main_table(table)
     (line,) = (line for line in text.splitlines() if line.startswith("| **L2L"))
     assert line.endswith("| 60 |")

@@ -76,7 +76,7 @@ def test_each_judge_learns_as_its_selector_does_but_from_the_other_half(cross_fi
     first, second = cross_fitted.halves()
     assert checked.image_ids == first.image_ids + second.image_ids
     alone = _learner()
-    alone.learn(second, None, 0, 2, seed=0)
+    alone.learn(second, None, 0, seed=0)
     assert _same(_weights((learner.judges[0],)), _weights((alone,)))
     assert not _same(_weights((learner.judges[1],)), _weights((alone,)))
 
