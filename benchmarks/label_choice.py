@@ -38,7 +38,6 @@ from l2l_ray.loop.training.selector_training import unlabeled_rows as rows_of
 from l2l_ray.loop.training.train import Job
 from l2l_ray.selector.registry import spec_of
 from l2l_ray.selector.reward import truth_ious
-from l2l_ray.sweep.trials import with_values
 from l2l_ray.types import Candidate
 
 RESULTS = Path(__file__).parent / "results" / "label-choice.json"
@@ -109,7 +108,7 @@ def figures(config: RunConfig) -> dict[str, dict[str, float]]:
 def _row(
     config: RunConfig, change: dict[str, Any], cross_fitted: CrossFitted, others: StoredEvidence, truth: Tensor
 ) -> dict[str, float]:
-    section = with_values(config, change).selector
+    section = config.with_values(change).selector
     learner = SelectorLearner(section, pick_device())
     parts = others.all(config.loop.eval_batch)
     settled: dict[str, float] = {}

@@ -36,7 +36,6 @@ from l2l_ray.loop.state.candidates import open_dataset
 from l2l_ray.loop.state.example_files import read_examples
 from l2l_ray.loop.state.run_folder import RunFolder, continued
 from l2l_ray.randomness import numpy_generator
-from l2l_ray.sweep.trials import with_values
 
 RESULTS = Path(__file__).parent / "results" / "next-labels.json"
 WORDS = ["--preset", "5pct"]
@@ -82,7 +81,7 @@ def with_more(config: RunConfig, way: str, count: int) -> RunConfig:
         data.split_seed,
         "keyed",
     )
-    return with_values(config, {"name": f"{config.name}-{way}-{count}", "data.split_file": str(path)})
+    return config.with_values({"name": f"{config.name}-{way}-{count}", "data.split_file": str(path)})
 
 
 def figures(config: RunConfig, count: int) -> dict[str, float]:
@@ -114,7 +113,7 @@ def main() -> None:
 
     def measure(seed: int) -> dict[str, float]:
         changes = {"name": f"next-labels-s{seed}", "data.split_seed": seed, "loop.seed": seed}
-        return figures(with_values(base, changes), given.count)
+        return figures(base.with_values(changes), given.count)
 
     for seed, found in file.complete(given.seeds, measure, summarize):
         print(f"seed {seed}: {found}", flush=True)

@@ -47,7 +47,6 @@ from l2l_ray.loop.training.calibrating import calibration_of
 from l2l_ray.loop.training.selector_training import CrossFitted, SelectorLearner, unlabeled_evidence, unlabeled_rows
 from l2l_ray.randomness import numpy_generator
 from l2l_ray.selector.registry import label_of, spec_of
-from l2l_ray.sweep.trials import with_values
 from l2l_ray.types import Evidence, Selection
 
 RESULTS = Path(__file__).parent / "results" / "trust.json"
@@ -83,7 +82,7 @@ class Trial:
 
     def labels(self, method: str, labeled: CrossFitted) -> tuple[Labels, Checked]:
         """Return what a method that learns from some labeled images says, and what these say of it."""
-        section = with_values(self.config, {"selector.name": method}).selector
+        section = self.config.with_values({"selector.name": method}).selector
         learner, evidence, seed = SelectorLearner(section, pick_device()), self._evidence, self.config.loop.seed
         parts = evidence.all(self.config.loop.eval_batch)
         if spec_of(method).learns:

@@ -18,7 +18,6 @@ from benchmarks.compare.records import Record
 from l2l_ray.config import PRESETS, RunConfig
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.selector.registry import label_of, selectors
-from l2l_ray.sweep.trials import with_values
 
 THRESHOLDS = (0.7, 0.9, 0.95)
 # Schedule -> preset, and the share of labeled images where it is not the preset's.
@@ -189,8 +188,7 @@ class Task:
             DataError: The records do not say what the row has to know.
         """
         preset, frac = SCHEDULES[self.schedule]
-        base = with_values(
-            PRESETS[preset](),
+        base = PRESETS[preset]().with_values(
             {
                 "name": f"compare/{self.name}",
                 "run_root": run_root,
@@ -200,8 +198,8 @@ class Task:
                 **({} if frac is None else {"data.benchmark_frac": frac}),
             },
         )
-        config = with_values(base, self.spec.fields)
-        return config if self.spec.measured is None else with_values(config, self.spec.measured(config, records))
+        config = base.with_values(self.spec.fields)
+        return config if self.spec.measured is None else config.with_values(self.spec.measured(config, records))
 
 
 def with_needed(rows: list[Row]) -> list[Row]:

@@ -7,6 +7,7 @@ that merely has no effect is named instead (`effects`).
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -134,6 +135,26 @@ class RunConfig(Section):
                 "segmenter": segmenter.model_copy(update=encoders),
             }
         )
+
+    def with_values(self, values: Mapping[str, Any]) -> Self:
+        """Return this config with some fields changed together, checked as a whole.
+
+        Args:
+            values: Dotted path of a field -> its value; the fields exist.
+        Raises:
+            ConfigError: The values do not fit.
+        """
+        content = self.model_dump()
+        for path, value in values.items():
+            *sections, field = path.split(".")
+            part = content
+            for section in sections:
+                part = part[section]
+            part[field] = value
+        try:
+            return self.model_validate(content)
+        except ValidationError as error:
+            raise ConfigError(explain(error, type(self))) from None
 
     @property
     def run_name(self) -> str:

@@ -12,10 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
 from l2l_ray.config import EMBEDDED, NO_RESULT, RunConfig, config_fields, dump_without, field_value, idle_fields
-from l2l_ray.config.messages import explain, meant
+from l2l_ray.config.messages import meant
 from l2l_ray.errors import ConfigError
 from l2l_ray.sweep.space import Space, Values, draw
 
@@ -60,7 +58,7 @@ def short_names(fields: Sequence[str]) -> dict[str, str]:
     last = [field.rpartition(".")[2] for field in fields]
     return {
         field: field.split(".")[-2]
-        if end == "name" and field != "name"
+        if end == "name"
         else ".".join(field.split(".")[-2:])
         if last.count(end) > 1
         else end
@@ -101,7 +99,7 @@ def trials_of(
     trials: dict[str, Trial] = {}
     for values in draw(space, own, num_samples, draw_seed):
         for seed in seeds:
-            bare = with_values(config, {**values, **dict.fromkeys(SEED_FIELDS, seed), "compare": ()})
+            bare = _bare(config, values, seed)
             name = trial_id(bare)
             named = bare.model_copy(update={"name": f"{sweep_name}/{name}", "resume": False, "resume_if_begun": False})
             trials.setdefault(name, Trial(name, values, seed, named))
@@ -115,26 +113,11 @@ def trial_id(config: RunConfig) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_ID_DIGITS]
 
 
-def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    """Return a config with some fields changed together, checked by the models.
-
-    Args:
-        config: The config to start from.
-        values: Dotted path of a field -> its value; the fields exist.
-    Raises:
-        ConfigError: The values do not fit.
-    """
-    content = config.model_dump()
-    for path, value in values.items():
-        *sections, field = path.split(".")
-        place = content
-        for section in sections:
-            place = place[section]
-        place[field] = value
+def _bare(config: RunConfig, values: Mapping[str, Any], seed: int) -> RunConfig:
     try:
-        return RunConfig.model_validate(content)
-    except ValidationError as error:
-        raise ConfigError(f"the sweep's point {point_text(values)} cannot be: {explain(error, RunConfig)}") from None
+        return config.with_values({**values, **dict.fromkeys(SEED_FIELDS, seed), "compare": ()})
+    except ConfigError as error:
+        raise ConfigError(f"the sweep's point {point_text(values)} cannot be: {error}") from None
 
 
 def _require_sweepable(space: Space) -> None:

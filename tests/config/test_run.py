@@ -100,3 +100,12 @@ def test_settings_that_agree_are_accepted() -> None:
     )
     assert config.prior.sam_model
     assert changed(RunConfig(), data={"dataset": "refshapes+"}).run_name == "refshapes+-l2l-s0"
+
+
+def test_fields_are_changed_together_and_checked() -> None:
+    sigmas = {"augment.strong.blur_min_sigma_frac": 0.02, "augment.strong.blur_max_sigma_frac": 0.03}
+    config = RunConfig().with_values({"selector.reward.wrong_cost": 5.0, "name": "x", **sigmas})
+    assert (config.selector.reward.wrong_cost, config.name) == (5.0, "x")
+    assert config.augment.strong.blur_min_sigma_frac == 0.02
+    with pytest.raises(ConfigError, match="loop.rounds"):
+        RunConfig().with_values({"loop.rounds": 0})

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from l2l_ray.config import PRESETS, RewardConfig, RunConfig, lavt_like_config, smoke_config
+from l2l_ray.config import PRESETS, RewardConfig, lavt_like_config, smoke_config
 from l2l_ray.errors import ConfigError
 from l2l_ray.sweep.space import Grid, Space, Uniform
-from l2l_ray.sweep.trials import short_names, trial_id, trials_of, with_values
+from l2l_ray.sweep.trials import short_names, trial_id, trials_of
 from tests.whole_run import changed
 
 SPACE: Space = {"data.labeled_frac": Grid((0.1, 0.2)), "selector.name": Grid(("supervised", "l2l"))}
@@ -98,11 +98,6 @@ def test_a_share_of_benchmarks_is_not_swept_over_data_that_may_be_none() -> None
         trials_of(own, space, "s")
 
 
-def test_values_that_fit_only_together_are_set_together() -> None:
-    values = {"augment.strong.blur_min_sigma_frac": 0.02, "augment.strong.blur_max_sigma_frac": 0.03}
-    assert with_values(RunConfig(), values).augment.strong.blur_min_sigma_frac == 0.02
-
-
 @pytest.mark.parametrize("seeds", [[], [0, 0], [-1]])
 def test_wrong_seeds_are_refused(seeds: list[int]) -> None:
     with pytest.raises(ConfigError, match="different numbers from 0 up"):
@@ -130,5 +125,5 @@ def test_reward_weights_are_fields_of_the_reward() -> None:
     module = importlib.import_module("tune_spaces.reward_weights")
     assert set(module.RANGES) <= set(RewardConfig.model_fields)
     assert module.space(smoke_config())["selector.reward.unlabeled"] == Uniform(*module.RANGES["unlabeled"])
-    with_cells = module.space(with_values(smoke_config(), {"selector.cells": True}))
+    with_cells = module.space(smoke_config().with_values({"selector.cells": True}))
     assert set(with_cells) - set(module.space(smoke_config())) == {"selector.reward.wrong_cost"}

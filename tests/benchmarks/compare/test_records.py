@@ -11,7 +11,6 @@ from benchmarks.compare.records import digest_of, load_record, save_record
 from benchmarks.compare.rows import Task
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import DataError
-from l2l_ray.sweep.trials import with_values
 from tests.benchmarks.compare.records_by_hand import labels, record
 
 TASK = Task("refshapes+", "0.5pct", 10, "fixed_threshold_0.7")  # dots and a plus in the name
@@ -44,10 +43,10 @@ def test_what_is_not_there_is_none_and_what_is_damaged_is_named(tmp_path: Path) 
 def test_the_digest_is_of_settings_not_of_places() -> None:
     config = RunConfig()
     digest = digest_of(config, "", False)
-    moved = with_values(config, {"name": "x", "run_root": "/elsewhere", "cluster.num_labelers": 7})
+    moved = config.with_values({"name": "x", "run_root": "/elsewhere", "cluster.num_labelers": 7})
     assert digest_of(moved, "", False) == digest
     others = [
-        digest_of(with_values(config, {"loop.seed": 1}), "", False),
+        digest_of(config.with_values({"loop.seed": 1}), "", False),
         digest_of(config, "sample", False),
         digest_of(config, "", True),
     ]

@@ -11,7 +11,6 @@ from benchmarks.compare.rows import CURVE, ROWS, SCHEDULES, Task, chosen_rows, w
 from l2l_ray.config import PRESETS, RunConfig
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.selector.registry import selectors
-from l2l_ray.sweep.trials import with_values
 from tests.benchmarks.compare.records_by_hand import labels, record
 
 
@@ -103,9 +102,3 @@ def test_rows_are_chosen_by_name_or_group_with_what_they_need() -> None:
     ]
     with pytest.raises(ConfigError, match="no row or group 'pwq'; choose from main, selectors"):
         chosen_rows(["pwq"])
-
-
-def test_a_changed_field_is_checked() -> None:
-    assert with_values(RunConfig(), {"selector.reward.wrong_cost": 5.0}).selector.reward.wrong_cost == 5.0
-    with pytest.raises(ValueError, match="rounds"):
-        with_values(RunConfig(), {"loop.rounds": 0})
