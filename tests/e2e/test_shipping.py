@@ -72,6 +72,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bare]:
     temporary = tempfile.mkdtemp(prefix="l2l-t-", dir="/tmp")  # short: Unix socket names are limited
     words = ["start", "--head", "--block", "--num-cpus", "2", "--resources", '{"prior_gpu": 1}', "--port", str(port)]
     words += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port), "--temp-dir", temporary]
+    words += ["--dashboard-agent-listen-port", "0"]  # the fixed one may be taken by another cluster
     words += ["--disable-usage-stats", "--object-store-memory", "200000000"]
     head = subprocess.Popen(
         [python, "-c", RAY, *words], cwd=elsewhere, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
