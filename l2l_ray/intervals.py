@@ -174,8 +174,8 @@ def ratio_intervals(
 ) -> list[tuple[float, float] | tuple[None, None]]:
     """Return (low, high) of each figure; all figures share the same draws.
 
-    Draws whose denominators are all 0 have no figure and are left out; (None, None) where all are, or where there are
-    fewer than `MIN_IMAGES` images.
+    Draws whose denominators are all 0 have no figure and are left out; (None, None) where all are, or where fewer than
+    `MIN_IMAGES` images have a denominator above 0: the others say nothing of the figure.
 
     Args:
         ratios: Per figure the numerator and the denominator (>= 0) of each sentence.
@@ -186,8 +186,8 @@ def ratio_intervals(
     """
     above_NK, below_NK, num_images = _drawn_sums(ratios, image_ids, num_resamples, seed)
     return [
-        _interval(above[below > 0] / below[below > 0], num_images, level)
-        for above, below in zip(above_NK.T, below_NK.T, strict=True)
+        _interval(above[below > 0] / below[below > 0], num, level)
+        for above, below, num in zip(above_NK.T, below_NK.T, num_images, strict=True)
     ]
 
 
@@ -202,7 +202,7 @@ def difference_intervals(
     """Return (low, high) of each figure of `first` minus the same of `second`, both in the same draws.
 
     For figures whose difference is no ratio itself, such as two overall IoUs. Draws in which one of the two has no
-    figure are left out; (None, None) where all are, or where there are fewer than `MIN_IMAGES` images.
+    figure are left out; (None, None) where all are, or where fewer than `MIN_IMAGES` images have a denominator above 0.
 
     Args:
         first: Per figure the numerator and the denominator (>= 0) of each sentence.
@@ -218,7 +218,7 @@ def difference_intervals(
         other = one + len(first)
         drawn = (below_NK[:, one] > 0) & (below_NK[:, other] > 0)
         one_N, other_N = (above_NK[drawn, k] / below_NK[drawn, k] for k in (one, other))
-        found.append(_interval(one_N - other_N, num_images, level))
+        found.append(_interval(one_N - other_N, min(num_images[one], num_images[other]), level))
     return found
 
 
@@ -244,8 +244,11 @@ def _are_equal(first: float, second: float) -> bool:
 
 def _drawn_sums(
     ratios: Sequence[Ratio], image_ids: ArrayLike, num_resamples: int, seed: int
-) -> tuple[Float64[np.ndarray, "N K"], Float64[np.ndarray, "N K"], int]:
-    """Return the sums of numerators and of denominators of each figure in each draw of images, and their number."""
+) -> tuple[Float64[np.ndarray, "N K"], Float64[np.ndarray, "N K"], list[int]]:
+    """Return the sums of numerators and of denominators of each figure in each draw of images.
+
+    And, per figure, how many images have a denominator above 0.
+    """
     images, which = np.unique(np.asarray(image_ids), return_inverse=True)
     columns = [np.asarray(part, np.float64) for k in (0, 1) for part in (ratio[k] for ratio in ratios)]
     sums_IK = np.stack([np.bincount(which, column, len(images)) for column in columns], axis=1)
@@ -256,7 +259,7 @@ def _drawn_sums(
         # einsum, not matmul: BLAS may add up in another order on another number of threads.
         chunks.append(np.einsum("ni,ik->nk", _times_drawn(rng, num, len(images)), sums_IK))
     above_NK, below_NK = np.split(np.concatenate(chunks), 2, axis=1)
-    return above_NK, below_NK, len(images)
+    return above_NK, below_NK, (sums_IK[:, len(ratios) :] > 0).sum(0).tolist()
 
 
 def _times_drawn(rng: np.random.Generator, num: int, size: int) -> Float64[np.ndarray, "N I"]:

@@ -116,8 +116,15 @@ def test_what_an_interval_says(low: float | None, high: float | None, said: str)
 
 
 def test_draws_without_a_denominator_are_left_out() -> None:
-    found = ratio_intervals([([1, 0, 0, 0, 0], [1, 0, 0, 0, 0])], ["a", "b", "c", "d", "e"], 2000)
-    assert found == [(1.0, 1.0)]
+    informed = np.arange(60) < 5  # in 1 of 180 draws there is none of them
+    assert ratio_intervals([(informed, informed)], range(60), 2000) == [(1.0, 1.0)]
+
+
+def test_images_that_say_nothing_of_a_figure_do_not_count() -> None:
+    few, enough = np.arange(60) < 4, np.arange(60) < 5
+    assert ratio_intervals([(few, few), (enough, enough)], range(60), 100) == [(None, None), (1.0, 1.0)]
+    found = difference_intervals([(few, few), (enough, enough)], [(enough, enough)] * 2, range(60), 100)
+    assert found == [(None, None), (0.0, 0.0)]
 
 
 def test_few_images_have_no_interval_and_some_more_a_wider_one() -> None:

@@ -64,8 +64,8 @@ def one_percent_config() -> RunConfig:
 def lavt_like_config() -> RunConfig:
     """Return the full size on RefCOCO: LAVT's Swin-B + BERT at 480 px with Qwen3-VL-8B, several GPUs, on Ray.
 
-    Source: encoders, image size, batch and learning rates follow LAVT (2022) and SemiRES (2024); fusion and decoder are
-    ours. Untried on full-size data.
+    Source: encoders, image size, batch and the encoders' learning rate follow LAVT (2022) and SemiRES (2024); fusion,
+    decoder and their rate are ours. Untried on full-size data.
     """
     return RunConfig(
         data=DataConfig(

@@ -81,6 +81,8 @@ def _overlap_px(
     down, across = _taps(height, logits.shape[0]), _taps(width, logits.shape[1])
     top, bottom = down.reach(rows[0], rows[-1])
     left, right = across.reach(columns[0], columns[-1])
+    if top >= bottom or left >= right:  # an image of fewer pixels than the grid has cells passes some over
+        return 0, 0
     down, across = down.part(top, bottom), across.part(left, right)
     # Transposed, as the runs go down the columns; across comes last, because whole columns are quick to fetch.
     first, last = across.low[0], across.high[-1] + 1

@@ -4,7 +4,8 @@ An image may be mirrored, cropped or pasted into only where its expression stays
 rules are by words, English, and refuse what is unclear; nothing is guessed:
 
 - `swap_left_right`: left and right change places when the image is mirrored. Writing, numbers, clock faces and unclear
-  words ("left-handed", "all right", "one left") forbid mirroring, and so do other scripts.
+  words ("left-handed", "all right", "one left") forbid mirroring, and so do other scripts, and an order without a
+  direction ("second man": counted from the left, as nearly everybody does).
 - `survives_crop`: no word speaks of a place in the image, of an order, or of another object that the crop may lose.
 - `survives_paste`: besides, nothing compares or counts, and no word of the pasted object could describe this one too.
 - `reworded`: another article, or a word that means the same in every phrase.
@@ -32,6 +33,8 @@ def swap_left_right(expression: str) -> str | None:
     matches = list(_WORD.finditer(expression))
     words = [match.group().lower() for match in matches]
     if not _is_latin(expression) or _CLOCK.search(expression) or _NUMBER.search(expression):
+        return None
+    if _ORDERS.intersection(said := _words(expression)) and not any(map(_says_from_where, said)):
         return None
     parts, done = [], 0
     for i, word in enumerate(words):
@@ -104,6 +107,10 @@ _PLACE = "far|top|bottom|upper|lower|mid|middle|center|centre|back|front|most|on
 _CLOCK = re.compile(r"\d:\d\d")
 _NUMBER = re.compile(r"(?<!\w)\d+(?!\w)")  # on a shirt, a bus, a sign; no ordinal
 _ORDINAL = re.compile(r"\d+(?:st|nd|rd|th)")
+_ORDERS = frozenset("first second third fourth fifth sixth seventh eighth ninth tenth last nth 1st 2nd 3rd".split()) | {
+    f"{number}th" for number in range(4, 21)
+}
+_FROM_WHERE = frozenset("top bottom front back upper lower above below".split())
 _DIRECTION = re.compile(rf"(?:{_PLACE})*(left|right)(?:{_PLACE}|est|ish|side|hand|wards?)*")
 
 # Mirroring breaks what these speak of: clock positions, the compass, and whatever is read off the image. The last line
@@ -112,7 +119,11 @@ _UNSAFE_WORDS = frozenset(
     "oclock clockwise counterclockwise anticlockwise east west eastern western "  # codespell:ignore oclock
     "says say saying reads spells spelled word words letter letters text written number numbers numbered "
     "lefty righty lefties righties l r lt rt lh rh lhs rhs lft rgt rite "
-    "izquierda izquierdo derecha derecho gauche droite links rechts sinistra destra esquerda direita".split()
+    "izquierda izquierdo derecha derecho gauche droite droit links rechts linke linken linker linkes rechte rechten "
+    "rechter rechtes linkse rechtse sinistra destra sinistro destro esquerda direita esquerdo direito lewa lewe "
+    "lewej lewo lewy lewym prawa prawe prawej prawo prawy prawym vänster vänstra höger högra venstre høyre højre "
+    "vasen vasemmalla oikea oikealla kiri kanan sol solda soldaki sağ sağda sağdaki levo levá levý vlevo nalevo "
+    "pravo pravá pravý vpravo napravo stânga dreapta bal jobb trái phải".split()
 )
 # Contain left or right, or are one slip away from it, and are something else.
 _SUFFIX = re.compile(r"(?:most|hand|side)$")
@@ -125,7 +136,7 @@ _HARMLESS_WORDS = frozenset(
 _NEVER_BEFORE = frozenset("now away handed wing winger angle angled alone".split())
 # "right behind" may mean "directly behind"; after a word of _MARKERS it is a place.
 _UNCLEAR_BEFORE = frozenset(
-    "next here there above below behind beside under underneath over before after between by beyond near on onto up "
+    "in next here there above below behind beside under underneath over before after between by beyond near on onto up "
     "down across against inside outside through where when out".split()
 )
 _MARKERS = frozenset(
@@ -134,8 +145,9 @@ _MARKERS = frozenset(
 )
 # "all right", "the one that is left": a place only in "is left of" and the like.
 _UNCLEAR_AFTER = frozenset(
-    "who which he she it they all is are was were be been has have had s that just yes ok okay correct".split()
+    "who which whats he she it they all is are was were be been has have had s that just yes ok okay correct".split()
 )
+_AMOUNTS = frozenset("last only two three four five six seven eight nine ten few some any many much".split())
 _PLACE_BEFORE = frozenset("of side most hand corner edge half".split())
 
 
@@ -170,9 +182,9 @@ def _is_direction(words: Sequence[str], i: int) -> bool:
     """Tell whether "left" or "right" at position i clearly means a place; the same answer for both words."""
     before = words[i - 1] if i else ""
     after = words[i + 1] if i + 1 < len(words) else ""
-    if after in _NEVER_BEFORE:
+    if after in _NEVER_BEFORE or words[i + 1 : i + 3] == ["side", "up"]:
         return False
-    if before in _UNCLEAR_AFTER and (after not in _PLACE_BEFORE or words[max(0, i - 2)] == "what"):
+    if before in _UNCLEAR_AFTER and (after not in _PLACE_BEFORE or "what" in (before[:4], words[max(0, i - 2)])):
         return False
     if not after and before not in _MARKERS and _speaks_of_a_rest(words[:i]):
         return False
@@ -180,9 +192,13 @@ def _is_direction(words: Sequence[str], i: int) -> bool:
 
 
 def _speaks_of_a_rest(words: Sequence[str]) -> bool:
-    """Tell whether "left" after these words may mean what remains: "last slice left", "only one left", "one left"."""
+    """Tell whether "left" after these words may mean what remains: "last slice left", "one left", "two slices left"."""
     is_one = words[-1:] == ["one"] and not {"the", "this", "that"}.intersection(words[-2:-1])
-    return is_one or not {"last", "only"}.isdisjoint(words)
+    return is_one or not _AMOUNTS.isdisjoint(words)
+
+
+def _says_from_where(word: str) -> bool:
+    return word in _FROM_WHERE or _DIRECTION.fullmatch(word) is not None
 
 
 def _in_case_of(model: str, word: str) -> str:

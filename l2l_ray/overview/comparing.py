@@ -26,6 +26,7 @@ from l2l_ray.metrics import IouMeter, compare_figures
 from l2l_ray.report.figures import percent, points_interval
 from l2l_ray.report.record import TESTS, RunRecord, flatten, read_glance
 from l2l_ray.report.tables import metric_name
+from l2l_ray.types import LabeledExample
 from l2l_ray.wording import counted, first_of
 
 FIGURES = ("mean_iou", "overall_iou", "precision_at.0.5")
@@ -82,14 +83,21 @@ class ComparedRun:
         return cls(run, record, str(row["method"]), int(row["version"]), str(row["label"]), tuple(splits))
 
     def frame(self, split: str) -> pd.DataFrame:
-        """Return the rows of a split, one per sentence, with the text of each as `expression`.
+        """Return the rows of a split, one per sentence, with its text as `expression` and its true mask as `truth`.
 
         Raises:
             DataError: They cannot be read.
         """
         frame = Evaluations(self.run).frame((self.method, self.version, split))
-        texts = {row.sent_id: row.expression for row in ExampleTable(self.run.examples_path(split))}
-        return frame.assign(expression=frame["sent_id"].map(texts)).sort_values("sent_id", ignore_index=True)
+        rows = list(ExampleTable(self.run.examples_path(split)))
+        texts = {row.sent_id: row.expression for row in rows}
+        truths = {
+            row.sent_id: f"{row.mask_rle['size']} {row.mask_rle['counts']!r}"
+            for row in rows
+            if isinstance(row, LabeledExample)
+        }
+        frame = frame.assign(expression=frame["sent_id"].map(texts), truth=frame["sent_id"].map(truths))
+        return frame.sort_values("sent_id", ignore_index=True)
 
 
 def comparison(
@@ -190,19 +198,14 @@ def _meters(first: ComparedRun, other: ComparedRun, split: str, common: bool) ->
             f"{'is' if len(ids) == 1 else 'are'} in both; " + ("--common compares on these" if ids else remedy)
         )
     one, two = (frame[frame["sent_id"].isin(ids)].reset_index(drop=True) for frame in (one, two))
-    differs = (one["image_id"] != two["image_id"]) | (one["expression"] != two["expression"])
-    if "predicted_px" in one and "predicted_px" in two:
-        differs |= _true_px(one) != _true_px(two)
+    same = ("image_id", "expression", "truth")
+    differs = (one[[*same]] != two[[*same]]).any(axis=1)
     if differs.any():
         raise DataError(
             f"{what}: {int(differs.sum())} of {counted(len(one), 'sentence')} have another image, text or true mask "
             f"(first sent_ids: {first_of(map(str, one['sent_id'][differs]))}); compare runs on the same data"
         )
     return meter_of(one), meter_of(two)
-
-
-def _true_px(frame: pd.DataFrame) -> pd.Series[int]:
-    return frame["union"] - frame["predicted_px"] + frame["intersection"]
 
 
 def _joined(meters: Sequence[IouMeter]) -> IouMeter:

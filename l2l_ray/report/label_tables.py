@@ -26,6 +26,7 @@ _COLUMNS = (
     ("Labels", "all", "labels.num"),
     ("Labels", "used", "labels.used_frac"),
     ("Of the used labels", "mean IoU", "labels.mean_iou"),
+    ("Of the used labels", "by area", "labels.mean_iou_by_area"),
     ("Of the used labels", "stated confidence", "labels.mean_confidence"),
     ("Of the used labels", "right", "labels.right_frac"),
     ("Of the used labels", "poor outline", "labels.poor_outline_frac"),

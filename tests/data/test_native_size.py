@@ -49,6 +49,17 @@ def test_native_iou_is_that_of_upsampling_everything(seed: int) -> None:
         assert (found[0][i], found[1][i]) == ((predicted & truth).sum(), (predicted | truth).sum()), i
 
 
+def test_cells_that_no_pixel_lies_between_count_for_nothing() -> None:
+    truth = np.zeros((5, 3), dtype=bool)
+    truth[1:3, 1:] = True
+    for row, column in np.ndindex(16, 16):
+        logits = torch.full((1, 16, 16), -5.0)
+        logits[0, row, column] = 5.0
+        predicted = (grid_logits_to_native(logits[0], 5, 3) > 0).numpy()
+        intersections, unions = batch_native_iou(logits, [encode(truth)])
+        assert (intersections[0], unions[0]) == ((predicted & truth).sum(), (predicted | truth).sum())
+
+
 def test_zero_logit_is_background() -> None:
     intersections, unions = batch_native_iou(torch.zeros(1, 2, 2), [encode(np.ones((4, 4), dtype=bool))])
     assert (intersections.tolist(), unions.tolist()) == ([0], [16])

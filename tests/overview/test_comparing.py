@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from l2l_ray import cli
 from l2l_ray.config import config_yaml
+from l2l_ray.data.masks import decode, encode
 from l2l_ray.errors import CheckpointError, ConfigError, DataError
 from l2l_ray.intervals import verdict
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -133,7 +135,6 @@ def test_other_photos_that_were_held_out_are_named_with_what_keeps_them(
     [
         ({"protocol": "lavt480"}, "the protocol is native in the first and lavt480 in the other"),
         ({"image_id": -1}, "have another image, text or true mask"),
-        ({"union": 10**6}, "have another image, text or true mask"),
     ],
 )
 def test_other_rules_or_truth_are_refused(
@@ -143,6 +144,16 @@ def test_other_rules_or_truth_are_refused(
     with pytest.raises(DataError, match=f"testA of .* cannot be compared: .*{message}"):
         comparison([whole_run.path, supervised.path])
     assert comparison([whole_run.path, supervised.path], split="val"), "the other splits can be"
+
+
+def test_a_true_mask_that_was_moved_is_refused(whole_run: RunFolder, supervised: RunFolder) -> None:
+    def moved(frame: pd.DataFrame) -> pd.DataFrame:
+        masks = [np.roll(decode(json.loads(text)), 1, axis=1) for text in frame["mask_rle"]]  # as large as before
+        return frame.assign(mask_rle=[json.dumps(encode(mask)) for mask in masks])
+
+    rewrite(supervised.examples_path("val"), moved)
+    with pytest.raises(DataError, match="another image, text or true mask"):
+        comparison([whole_run.path, supervised.path], split="val")
 
 
 def test_other_texts_are_refused(whole_run: RunFolder, supervised: RunFolder) -> None:

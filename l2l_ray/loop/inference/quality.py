@@ -75,8 +75,9 @@ class Quality:
 
         Returns:
             `labels`: num, num_used, used_frac; of the used ones mean_iou, right_frac, poor_outline_frac,
-            wrong_object_frac and mean_confidence (their own `confidence`); num_right, of all labels, and the share of
-            these that is not used, right_refused_frac. `sources`: per candidate num_used, used_frac (of the used
+            wrong_object_frac, mean_iou_by_area (which the confidence estimates) and mean_confidence (their own
+            `confidence`); num_right, of all labels, and the share of these that is not used, right_refused_frac.
+            `sources`: per candidate num_used, used_frac (of the used
             ones) and right_frac. `ordering`: see `ordering.py`, of all labels by gate and by confidence.
             `reliability`: how far the confidence of all labels with a cell is from what it estimates, their IoU by
             area, see `calibration.reliability` and `confidence.area_iou`.
@@ -99,7 +100,7 @@ class Quality:
 
     def _label_figures(self) -> dict[str, float | None]:
         is_used, is_right = self.labels[:, 0] == 1, self.labels[:, 1] >= RIGHT_IOU
-        ious, confidences = self.labels[is_used, 1], self.labels[is_used, 2]
+        ious, confidences, by_area = self.labels[is_used][:, (1, 2, 4)].T
         return {
             "num": len(self.labels),
             "num_used": len(ious),
@@ -108,6 +109,7 @@ class Quality:
             "right_frac": _ratio((ious >= RIGHT_IOU).sum(), len(ious)),
             "poor_outline_frac": _ratio(((ious >= WRONG_OBJECT_IOU) & (ious < RIGHT_IOU)).sum(), len(ious)),
             "wrong_object_frac": _ratio((ious < WRONG_OBJECT_IOU).sum(), len(ious)),
+            "mean_iou_by_area": _ratio(math.fsum(by_area), len(ious)),
             "mean_confidence": _ratio(math.fsum(confidences), len(ious)),
             "num_right": int(is_right.sum()),
             "right_refused_frac": _ratio((is_right & ~is_used).sum(), is_right.sum()),

@@ -133,7 +133,7 @@ class StudentSteps:
             rows: The labeled rows to draw from.
             pseudo: The round's pseudo-labels, or what makes those of the step.
         Returns:
-            The loss terms of the step, means over the global batch.
+            The loss terms of the step, estimates of the global batch's means by this rank's samples.
         """
         loop, labeled, batch, num_views = self._loop, self._labeled, None, 1
         here = self._drawn(len(rows), loop.labeled_batch, f"{stream}-labeled", step)

@@ -58,8 +58,15 @@ def test_accepting_the_truth_everywhere_is_perfect() -> None:
     assert summary["accuracy_by_true_region"] == summary["accepted_by_true_region"] == dict.fromkeys(PLACES, 1.0)
     assert summary["labels"] == {
         "num": 1, "num_used": 1, "used_frac": 1.0, "mean_iou": 1.0, "right_frac": 1.0, "poor_outline_frac": 0.0,
-        "wrong_object_frac": 0.0, "mean_confidence": 1.0, "num_right": 1, "right_refused_frac": 0.0,
+        "wrong_object_frac": 0.0, "mean_iou_by_area": 1.0, "mean_confidence": 1.0, "num_right": 1,
+        "right_refused_frac": 0.0,
     }  # fmt: skip
+
+
+def test_the_best_label_is_not_perfect_by_area() -> None:
+    truth = _square() * 0.8  # the object covers that much of each of its cells
+    labels = _whole_label(truth, truth).summary()["labels"]
+    assert labels["mean_iou"] == 1.0 and labels["mean_iou_by_area"] == pytest.approx(0.8)
 
 
 def test_a_label_on_a_wrong_object_is_seen() -> None:
@@ -100,6 +107,7 @@ def test_labels_by_hand() -> None:
         "right_frac": pytest.approx(1 / 3),
         "poor_outline_frac": pytest.approx(1 / 3),
         "wrong_object_frac": pytest.approx(1 / 3),
+        "mean_iou_by_area": pytest.approx((1 + 1 / 3 + 0) / 3),  # the truth covers whole cells
         "mean_confidence": pytest.approx(0.6),
         "num_right": 2,
         "right_refused_frac": 0.5,
