@@ -32,7 +32,7 @@ from l2l_ray.actors.environment import address_of
 from l2l_ray.actors.reach import require_answer
 from l2l_ray.config import ClusterConfig
 from l2l_ray.errors import ClusterError
-from l2l_ray.job import sigterm_as_ctrl_c, take_sigterm
+from l2l_ray.job import signals_as_ctrl_c, take_signals
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def connected(config: ClusterConfig) -> Iterator[str]:
     private = address is None
     if address is not None:
         require_answer(address)
-    with sigterm_as_ctrl_c(), _private_folder() if private else nullcontext() as folder:
+    with signals_as_ctrl_c(), _private_folder() if private else nullcontext() as folder:
         options = _private_options(config) if private else {}
         try:
             with _own_session() if private else nullcontext():
@@ -69,7 +69,7 @@ def connected(config: ClusterConfig) -> Iterator[str]:
         except SystemExit:  # by Ray's own handler of SIGTERM, which is there from here on
             raise KeyboardInterrupt from None
         finally:
-            take_sigterm()
+            take_signals()
         by_client = "://" in str(address)  # which does not know where the head is
         watch = Watch("" if by_client else ray.get_runtime_context().gcs_address)
         try:
@@ -82,7 +82,7 @@ def connected(config: ClusterConfig) -> Iterator[str]:
                 ray.shutdown()
             finally:
                 watch.released.set()
-                take_sigterm()  # Ray's libraries set the system's default, which ends the process without a word
+                take_signals()  # Ray's libraries set the system's default, which ends the process without a word
 
 
 def still_answers() -> bool:

@@ -42,7 +42,7 @@ _IMPORT_PATH = "l2l_ray.actors.deployments:build"
 
 
 def run(checkpoint: Path, settings: ServeConfig, token_sha256: str, address: str | None, say: Say, told: str) -> None:
-    """Serve a checkpoint until Ctrl-C or SIGTERM; then requests in work are answered, or refused, and all is released.
+    """Serve a checkpoint until it is told to end; then requests in work are answered, or refused, and all is released.
 
     They have `timeout_s` for that, as ever; a second Ctrl-C cuts them off.
 
@@ -56,7 +56,7 @@ def run(checkpoint: Path, settings: ServeConfig, token_sha256: str, address: str
     Raises:
         L2LError: The checkpoint cannot be used, or not be reviewed, the cluster is too small, something else is served
             there, the port is taken, or an application failed.
-        KeyboardInterrupt: Ctrl-C or SIGTERM.
+        KeyboardInterrupt: It was told to end: Ctrl-C, SIGTERM, or a closed terminal.
     """
     if settings.review:
         reviewing.require_reviewable(checkpoint)
@@ -291,7 +291,7 @@ def _why(app: Any) -> str:
 
 
 def _watch(names: Sequence[str], say: Say) -> None:
-    """Wait for Ctrl-C or SIGTERM; say when the state of an application changes."""
+    """Wait for the word to end; say when the state of an application changes."""
     known = dict.fromkeys(names, ApplicationStatus.RUNNING)
     while True:
         time.sleep(LOOK_EVERY_S)
