@@ -28,7 +28,7 @@ from pathlib import Path
 from l2l_ray.actors import session
 from l2l_ray.actors.environment import ENV_DEFAULTS, LOOPBACK_ENV, STOP_S
 from l2l_ray.errors import ClusterError, L2LError
-from l2l_ray.processes import end, session_of, start_time_of, started_by, still_running, try_port, wait_until
+from l2l_ray.processes import end, port_in, session_of, start_time_of, started_by, still_running, try_port, wait_until
 
 DASHBOARD_PORT = 8265
 START_TIMEOUT_S = 90.0
@@ -156,13 +156,13 @@ def _port(word: str) -> int:
     """Return the port that a word names.
 
     Raises:
-        ClusterError: It names none.
+        ClusterError: It names none, or that of Ray's client.
     """
-    if word.isascii() and word.isdigit() and 1 <= int(word) <= 65535:
-        if int(word) == CLIENT_PORT:
-            raise ClusterError(f"the port {word} is that of Ray's client; choose another, such as PORT=8266")
-        return int(word)
-    raise ClusterError(f"the port must be a number from 1 to 65535, got {word!r}; give one, such as PORT=8266")
+    if (port := port_in(word)) is None:
+        raise ClusterError(f"the port must be a number from 1 to 65535, got {word!r}; give one, such as PORT=8266")
+    if port == CLIENT_PORT:
+        raise ClusterError(f"the port {port} is that of Ray's client; choose another, such as PORT=8266")
+    return port
 
 
 def _environment(checkout: Path, folder: Path) -> dict[str, str]:

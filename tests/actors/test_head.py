@@ -173,7 +173,7 @@ def test_a_taken_port_is_an_error_before_anything_starts_whatever_it_speaks(chec
     assert not (checkout / ".ray" / "head.json").exists()
 
 
-@pytest.mark.parametrize("word", ["abc", "0", "99999", "-1", "82.65", ""])
+@pytest.mark.parametrize("word", ["abc", "0", "99999", "9" * 5000, "-1", "82.65", ""])
 def test_what_is_no_port_is_refused_in_one_line(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], word: str
 ) -> None:
