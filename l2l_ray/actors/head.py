@@ -52,7 +52,10 @@ class Head:
 
     def client_environment(self) -> dict[str, str]:
         """Return what drivers, `ray job submit`, `ray status` and `serve` need to reach it and to be let in."""
-        found = {"RAY_ADDRESS": session.address(Path(self.folder)) or "", **dict.fromkeys(DASHBOARD_ENV, self.dashboard)}
+        found = {
+            "RAY_ADDRESS": session.address(Path(self.folder)) or "",
+            **dict.fromkeys(DASHBOARD_ENV, self.dashboard),
+        }
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(Path(self.folder) / "auth_token")}
         return found | LOOPBACK_ENV | (token if _asks_for_a_token() else {})
 
@@ -80,7 +83,9 @@ def up(checkout: Path, port: int = DASHBOARD_PORT) -> Head:
         if has_ended:
             raise ClusterError(f"the Ray head ended before it answered: {_cause(log)}; see {_log_file(checkout)}")
         remedy = f"; stop process {head.pid} with: make cluster-down" if running else ""
-        raise ClusterError(f"no answer at {head.dashboard} within {START_TIMEOUT_S:g} s{remedy}; its log: {log[-2000:]}")
+        raise ClusterError(
+            f"no answer at {head.dashboard} within {START_TIMEOUT_S:g} s{remedy}; its log: {log[-2000:]}"
+        )
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in head.client_environment().items()]
     _env_file(checkout).write_text("".join(lines))
     targets = _targets_file(checkout)
@@ -96,8 +101,8 @@ def _start(checkout: Path, port: int) -> Head:
     session.state_file(checkout).parent.mkdir(mode=0o700, exist_ok=True)
     folder = session.new_folder(secrets.token_hex(32))
     with _log_file(checkout).open("wb") as out:
-        # Port 0 = a free one. Another cluster may have the agent's fixed port, and then no job can start; the range that
-        # Ray gives to workers would have to be without the dashboard's.
+        # Port 0 = a free one. Another cluster may have the agent's fixed port, and then no job can start; the workers'
+        # fixed range must not hold the dashboard's.
         process = subprocess.Popen(
             [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0",
              "--dashboard-host=127.0.0.1", f"--dashboard-port={port}",

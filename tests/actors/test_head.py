@@ -27,6 +27,8 @@ from l2l_ray import processes
 from l2l_ray.actors import head, session
 from l2l_ray.actors.environment import TOKEN_ENV
 from l2l_ray.errors import ClusterError
+from l2l_ray.serving.settings import is_loopback
+from tests.ray_runs import listening
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -129,7 +131,7 @@ def test_up_attach_submit_down(checkout: Path) -> None:
         _submit(running, "--no-wait", "--", "sleep", "987654")
         _wait_for_command(["sleep", "987654"])
         started = processes.started_by(running.pid)
-        assert set(_listening(list(started))) <= {"127.0.0.1", "::1"}
+        assert all(is_loopback(host) for _, host, _ in listening(started))
     finally:
         last = _make(checkout, "down")
     assert last == "Ray is down\n"
@@ -143,15 +145,6 @@ def _wait_for_command(words: list[str]) -> None:
     while not any(process.info["cmdline"] == words for process in psutil.process_iter(["cmdline"])):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-
-
-def _listening(pids: list[int]) -> list[str]:
-    """Return the addresses on which these processes listen."""
-    found = []
-    for pid in pids:
-        with suppress(psutil.NoSuchProcess):  # it ended meanwhile
-            found += [each for each in psutil.Process(pid).net_connections("inet") if each.status == psutil.CONN_LISTEN]
-    return [each.laddr.ip.removeprefix("::ffff:") for each in found]
 
 
 class _SaysYes(BaseHTTPRequestHandler):
