@@ -21,7 +21,7 @@ def main(words: list[str]) -> int:
     """Run the job the command line describes.
 
     Returns:
-        0 when the run ended, 1 when it could not, 130 when it was told to stop (Ctrl-C, SIGTERM).
+        0 when the run ended, 1 when it could not, 130 when it was told to stop (Ctrl-C, SIGTERM, SIGHUP).
     """
 
     def act() -> None:

@@ -29,7 +29,8 @@ def main(words: list[str]) -> int:
     """Serve what the command line describes, or change what is served.
 
     Returns:
-        0 when the checkpoint was changed, 1 when something failed, 130 when it was told to stop (Ctrl-C, SIGTERM).
+        0 when the checkpoint was changed, 1 when something failed, 130 when it was told to stop (Ctrl-C, SIGTERM,
+        SIGHUP).
     """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False

@@ -131,7 +131,8 @@ def main(words: list[str]) -> int:
     """Run the sweep the command line describes.
 
     Returns:
-        0 when the sweep ended, 1 when it could not or a trial failed, 130 when it was told to stop (Ctrl-C, SIGTERM).
+        0 when the sweep ended, 1 when it could not or a trial failed, 130 when it was told to stop (Ctrl-C, SIGTERM,
+        SIGHUP).
     """
     stopped = "everything finished stays: the same command with --resume continues"
     return run_job("sweep", lambda: _sweep(words), stopped, ", `l2l run` needs none")

@@ -85,6 +85,15 @@ def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
     return True
 
 
+def port_in(word: str) -> int | None:
+    """Return the TCP port that a word names; None = it names none.
+
+    Example: `port_in("8265")` is 8265; of `"99999"` the system would take the rest after division by 65536
+    """
+    is_number = word.isascii() and word.isdigit() and len(word) <= 5  # Python refuses to read thousands of digits
+    return int(word) if is_number and 1 <= int(word) <= 65535 else None
+
+
 def try_port(host: str, port: int) -> None:
     """Bind a TCP port and let it go, to see whether a server could listen there.
 

@@ -14,12 +14,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from safetensors.numpy import load_file
 
 from l2l_ray.config import RunConfig, save_config
@@ -90,6 +91,17 @@ def actors(config: RunConfig | None = None, **wanted: str) -> list[Any]:
     filters: list[tuple[str, str, Any]] = [("state", "=", "ALIVE"), *((k, "=", v) for k, v in wanted.items())]
     found = list(list_actors(filters=filters, limit=100, detail=True))
     return [a for a in found if config is None or a.ray_namespace.startswith(f"l2l-{config.run_name}-")]
+
+
+def listening(pids: Iterable[int]) -> list[tuple[int, str, int]]:
+    """Return on which addresses and TCP ports these processes listen: process id, address, port."""
+    found = []
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            for one in psutil.Process(pid).net_connections("inet"):
+                if one.status == psutil.CONN_LISTEN:
+                    found.append((pid, one.laddr.ip.removeprefix("::ffff:"), one.laddr.port))
+    return found
 
 
 def signaled(number: signal.Signals, what: str, config: RunConfig | None = None, **wanted: str) -> int:

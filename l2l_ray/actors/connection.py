@@ -32,7 +32,7 @@ from l2l_ray.actors.environment import address_of
 from l2l_ray.actors.reach import require_answer
 from l2l_ray.config import ClusterConfig
 from l2l_ray.errors import ClusterError
-from l2l_ray.job import sigterm_as_ctrl_c, take_sigterm
+from l2l_ray.job import signals_as_ctrl_c, take_signals
 
 logger = logging.getLogger(__name__)
 
@@ -57,19 +57,8 @@ def connected(config: ClusterConfig) -> Iterator[str]:
     private = address is None
     if address is not None:
         require_answer(address)
-    with sigterm_as_ctrl_c(), _private_folder() if private else nullcontext() as folder:
-        options = _private_options(config) if private else {}
-        try:
-            with _own_session() if private else nullcontext():
-                context = ray.init(
-                    address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **options
-                )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ClusterError(f"cannot reach Ray at {address!r}: {error}; `make cluster-up` starts one") from error
-        except SystemExit:  # by Ray's own handler of SIGTERM, which is there from here on
-            raise KeyboardInterrupt from None
-        finally:
-            take_sigterm()
+    with signals_as_ctrl_c(), _private_folder() if private else nullcontext() as folder:
+        context = _connect(address, config)
         by_client = "://" in str(address)  # which does not know where the head is
         watch = Watch("" if by_client else ray.get_runtime_context().gcs_address)
         try:
@@ -82,7 +71,26 @@ def connected(config: ClusterConfig) -> Iterator[str]:
                 ray.shutdown()
             finally:
                 watch.released.set()
-                take_sigterm()  # Ray's libraries set the system's default, which ends the process without a word
+                take_signals()  # Ray's libraries set the system's default, which ends the process without a word
+
+
+def _connect(address: str | None, config: ClusterConfig) -> Any:
+    """Connect to the cluster at an address, or start a private one, and return Ray's context.
+
+    Raises:
+        ClusterError: It cannot be reached.
+    """
+    private = address is None
+    options = _private_options(config) if private else {}
+    try:
+        with _own_session() if private else nullcontext():
+            return ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"cannot reach Ray at {address!r}: {error}; `make cluster-up` starts one") from error
+    except SystemExit:  # by Ray's own handler of SIGTERM, which is there from here on
+        raise KeyboardInterrupt from None
+    finally:
+        take_signals()
 
 
 def still_answers() -> bool:

@@ -70,7 +70,7 @@ def run(config: RunConfig) -> Path:
 
     Raises:
         L2LError: Bad input or config, a cluster too small, a role that failed for good, a full disk.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; everything has been released.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or a closed terminal; everything has been released.
     """
     config = config.rooted()  # actors, train workers and trials find the folder where this process does
     folder = RunFolder.open(config)

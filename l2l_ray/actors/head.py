@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import shlex
 import signal
@@ -27,11 +28,13 @@ from pathlib import Path
 from l2l_ray.actors import session
 from l2l_ray.actors.environment import ENV_DEFAULTS, LOOPBACK_ENV, STOP_S
 from l2l_ray.errors import ClusterError, L2LError
-from l2l_ray.processes import end, session_of, start_time_of, started_by, still_running, try_port, wait_until
+from l2l_ray.processes import end, port_in, session_of, start_time_of, started_by, still_running, try_port, wait_until
 
 DASHBOARD_PORT = 8265
 START_TIMEOUT_S = 90.0
 DRAIN_TIMEOUT_S = 4.0  # `ray start --block` needs 2 to 30 s to end its children; nothing of a run lives in them
+DASHBOARD_ENV = ("RAY_API_SERVER_ADDRESS", "RAY_DASHBOARD_ADDRESS")  # of `ray job`, of `serve`
+CLIENT_PORT = 10001  # of Ray's client, which asks for no other by itself
 RESOURCES = {"prior_gpu": 1.0}
 
 
@@ -48,8 +51,11 @@ class Head:
     dashboard: str
 
     def client_environment(self) -> dict[str, str]:
-        """Return what drivers, `ray job submit` and `ray status` need to reach it and to be let in."""
-        found = {"RAY_ADDRESS": session.address(Path(self.folder)) or "", "RAY_API_SERVER_ADDRESS": self.dashboard}
+        """Return what drivers, `ray job submit`, `ray status` and `serve` need to reach it and to be let in."""
+        found = {
+            "RAY_ADDRESS": session.address(Path(self.folder)) or "",
+            **dict.fromkeys(DASHBOARD_ENV, self.dashboard),
+        }
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(Path(self.folder) / "auth_token")}
         return found | LOOPBACK_ENV | (token if _asks_for_a_token() else {})
 
@@ -71,11 +77,15 @@ def up(checkout: Path, port: int = DASHBOARD_PORT) -> Head:
         lambda: not still_running({head.pid: head.start_time}) or _is_up(head.dashboard, folder), START_TIMEOUT_S
     )
     if not _is_up(head.dashboard, folder):
-        log = _log_file(checkout).read_text()[-2000:]
+        log, has_ended = _log_file(checkout).read_text(), not still_running({head.pid: head.start_time})
         if running is None:
             down(checkout)
+        if has_ended:
+            raise ClusterError(f"the Ray head ended before it answered: {_cause(log)}; see {_log_file(checkout)}")
         remedy = f"; stop process {head.pid} with: make cluster-down" if running else ""
-        raise ClusterError(f"no answer at {head.dashboard} within {START_TIMEOUT_S:g} s{remedy}; its log: {log}")
+        raise ClusterError(
+            f"no answer at {head.dashboard} within {START_TIMEOUT_S:g} s{remedy}; its log: {log[-2000:]}"
+        )
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in head.client_environment().items()]
     _env_file(checkout).write_text("".join(lines))
     targets = _targets_file(checkout)
@@ -91,11 +101,12 @@ def _start(checkout: Path, port: int) -> Head:
     session.state_file(checkout).parent.mkdir(mode=0o700, exist_ok=True)
     folder = session.new_folder(secrets.token_hex(32))
     with _log_file(checkout).open("wb") as out:
-        # Agent port 0: Ray's fixed one is taken where another cluster runs, and then no job can start.
+        # Port 0 = a free one. Another cluster may have the agent's fixed port, and then no job can start; the workers'
+        # fixed range must not hold the dashboard's.
         process = subprocess.Popen(
             [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0",
              "--dashboard-host=127.0.0.1", f"--dashboard-port={port}",
-             "--dashboard-agent-listen-port=0",  # the fixed one may be taken by another cluster
+             "--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0",
              f"--resources={json.dumps(RESOURCES)}", "--disable-usage-stats"],
             cwd=checkout, env=_environment(checkout, folder), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
             start_new_session=True,
@@ -104,6 +115,13 @@ def _start(checkout: Path, port: int) -> Head:
     head = Head(process.pid, start_time_of(process.pid), str(folder), dashboard)
     session.state_file(checkout).write_text(json.dumps(asdict(head)))
     return head
+
+
+def _cause(log: str) -> str:
+    """Return the last line of a log that names an error, else the last one."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Usage)\b", line)]
+    return (named or lines or ["no word in its log"])[-1]
 
 
 def down(checkout: Path) -> bool:
@@ -143,18 +161,20 @@ def _port(word: str) -> int:
     """Return the port that a word names.
 
     Raises:
-        ClusterError: It names none.
+        ClusterError: It names none, or that of Ray's client.
     """
-    if word.isascii() and word.isdigit() and 1 <= int(word) <= 65535:
-        return int(word)
-    raise ClusterError(f"the port must be a number from 1 to 65535, got {word!r}; give one, such as PORT=8266")
+    if (port := port_in(word)) is None:
+        raise ClusterError(f"the port must be a number from 1 to 65535, got {word!r}; give one, such as PORT=8266")
+    if port == CLIENT_PORT:
+        raise ClusterError(f"the port {port} is that of Ray's client; choose another, such as PORT=8266")
+    return port
 
 
 def _environment(checkout: Path, folder: Path) -> dict[str, str]:
     """Return the environment of a head; what the shell says of another cluster does not count."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     defaults = {**ENV_DEFAULTS, **LOOPBACK_ENV, "L2L_HOME": str(checkout / "runs"), "RAY_AUTH_MODE": "token"}
-    others = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN")
+    others = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", *DASHBOARD_ENV)
     given = {name: value for name, value in os.environ.items() if name not in others}
     own = {"PATH": path, "RAY_TMPDIR": str(folder), "RAY_AUTH_TOKEN_PATH": str(folder / "auth_token")}
     return {**defaults, **given, **own}

@@ -1,19 +1,22 @@
 """Ask an address whether a Ray cluster answers there and lets us in, before Ray is asked: Ray itself tries for minutes.
 
 One call that Ray's head answers to anybody who has the token, with its own limit; what answers otherwise is told apart
-by gRPC's status. An address of Ray's client, `ray://host:port`, is left to Ray.
+by gRPC's status. An address of Ray's client, `ray://host:port`, is left to Ray where somebody listens.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import grpc
 
 from l2l_ray.errors import ClusterError
+from l2l_ray.processes import port_in
 
 TIMEOUT_S = 15.0  # a head with a hundred processes to start answers late
+CLIENT = "ray://"
 _ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"  # of Ray's own protocol; an unknown name is answered UNIMPLEMENTED
 _OTHER = "unset RAY_ADDRESS and cluster.address to use a private one"
 _START = f"`make cluster-up` starts one; {_OTHER}"
@@ -24,7 +27,7 @@ def require_answer(address: str, remedy: str = _START) -> None:
     """Refuse an address where no cluster answers, or one that does not let us in, within `TIMEOUT_S`.
 
     Args:
-        address: Of the head, `host:port`.
+        address: Of the head, `host:port`, or of Ray's client.
         remedy: What to do where nobody answers.
     Raises:
         ClusterError: It is no address, nobody listens there, it is no Ray head, or the token is missing or wrong.
@@ -34,14 +37,16 @@ def require_answer(address: str, remedy: str = _START) -> None:
             f"RAY_ADDRESS or cluster.address is {address}, which is where `ray job submit` sends jobs; a job itself "
             f"needs HOST:PORT of the head; {_ENV}"
         )
-    if "://" in address:
-        return
-    host, _, port = address.rpartition(":")
-    if not host or not (port.isascii() and port.isdigit()):
+    by_client = address.startswith(CLIENT)
+    host, _, port = address.removeprefix(CLIENT).rpartition(":")
+    number = port_in(port)
+    if not host or "://" in host or number is None:
         raise ClusterError(
-            f"RAY_ADDRESS or cluster.address is {address!r}, expected HOST:PORT of the head, `auto` or `local`; "
-            f"{_ENV}; {_OTHER}"
+            f"RAY_ADDRESS or cluster.address is {address!r}, expected HOST:PORT of the head, `auto` or `local`, "
+            f"with a port from 1 to 65535; {_ENV}; {_OTHER}"
         )
+    if by_client:
+        return _require_listener(address, host.strip("[]"), number, remedy)
     token = _token()
     metadata = [("authorization", f"Bearer {token}")] if token else []
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
@@ -49,6 +54,13 @@ def require_answer(address: str, remedy: str = _START) -> None:
             channel.unary_unary(_ALIVE)(b"", timeout=TIMEOUT_S, metadata=metadata)
         except grpc.RpcError as error:
             _refuse(address, error.code(), str(error.details()), bool(token), remedy)
+
+
+def _require_listener(address: str, host: str, port: int, remedy: str) -> None:
+    try:
+        socket.create_connection((host, port), TIMEOUT_S).close()
+    except (OSError, UnicodeError) as error:  # the second: a name that cannot be one
+        raise ClusterError(f"no Ray cluster answers at {address}: {error}; {remedy}") from None
 
 
 def _refuse(address: str, code: grpc.StatusCode, details: str, with_token: bool, remedy: str) -> None:

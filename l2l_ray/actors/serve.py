@@ -8,6 +8,7 @@ a cluster whose Serve runs something else is refused; what others deploy later s
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 from ray import serve
 from ray.serve.exceptions import RayServeException
-from ray.serve.schema import ApplicationStatus
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from l2l_ray.actors import reviewing
 from l2l_ray.actors.cluster import Need, node_resources, shortage
@@ -39,10 +40,11 @@ POLL_S = 0.5
 LOOK_EVERY_S = 5.0
 END_S = 10.0  # that Serve takes to see that its replicas have ended
 _IMPORT_PATH = "l2l_ray.actors.deployments:build"
+_FAILED = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
 
 
 def run(checkpoint: Path, settings: ServeConfig, token_sha256: str, address: str | None, say: Say, told: str) -> None:
-    """Serve a checkpoint until Ctrl-C or SIGTERM; then requests in work are answered, or refused, and all is released.
+    """Serve a checkpoint until it is told to end; then requests in work are answered, or refused, and all is released.
 
     They have `timeout_s` for that, as ever; a second Ctrl-C cuts them off.
 
@@ -56,7 +58,7 @@ def run(checkpoint: Path, settings: ServeConfig, token_sha256: str, address: str
     Raises:
         L2LError: The checkpoint cannot be used, or not be reviewed, the cluster is too small, something else is served
             there, the port is taken, or an application failed.
-        KeyboardInterrupt: Ctrl-C or SIGTERM.
+        KeyboardInterrupt: It was told to end: Ctrl-C, SIGTERM, or a closed terminal.
     """
     if settings.review:
         reviewing.require_reviewable(checkpoint)
@@ -64,31 +66,23 @@ def run(checkpoint: Path, settings: ServeConfig, token_sha256: str, address: str
     private = address is None
     if private:
         require_free_port(settings)  # before a cluster is started
+        require_token_mode()
     with connected(ClusterConfig(address=address or "local")) as dashboard:
         say(f"dashboard  {dashboard}")
         _require_room(settings)
         client = interface_at(dashboard)
-        details = client.get_serve_details()
-        if others := sorted(details["applications"]):
+        if others := sorted(client.applications()):
             is_ours = APP in others and set(others) <= {APP, reviewing.REVIEW_APP}
             remedy = "--swap changes its checkpoint, `serve shutdown` ends it" if is_ours else "use another"
             raise ClusterError(
                 f"Ray Serve on this cluster runs {', '.join(others)} already, expected nothing; {remedy}"
             )
-        require_address(details.get("http_options"), settings)
+        require_address(client.get_serve_details().get("http_options"), settings)
         config = _serve_config(checkpoint, settings, token_sha256)
-        names = [app["name"] for app in config["applications"]]
-        with _deployed(client, config, private):
-            for name in names:
-                _wait_until_it_runs(name)
+        with _deployed(client, config, private, settings.timeout_s + END_S, say):
             say(told)
             _say_note(note, say)
-            try:
-                _watch(names, say)
-            finally:
-                if still_answers():
-                    say("ends when the requests in work are answered; Ctrl-C again cuts them off")
-                    drain(None if private else client, config, settings.timeout_s + END_S)
+            _watch([app["name"] for app in config["applications"]], say)
 
 
 def swap(checkpoint: Path, address: str | None, say: Say) -> None:
@@ -103,9 +97,8 @@ def swap(checkpoint: Path, address: str | None, say: Say) -> None:
     if address is None:
         raise ConfigError("--swap needs the cluster of the server, got none; give --address, or set RAY_ADDRESS")
     with connected(ClusterConfig(address=address)) as dashboard:
-        details = (client := interface_at(dashboard)).get_serve_details()
-        found = {name: one["deployed_app_config"] for name, one in details["applications"].items()}
-        apps = {name: config for name, config in found.items() if config}
+        client = interface_at(dashboard)
+        apps = {name: config for name, config in client.applications().items() if config}
         if APP not in apps:
             raise ClusterError(f"no server runs on the cluster at {address}; start one without --swap")
         app = apps[APP]
@@ -175,27 +168,54 @@ def _serve_config(checkpoint: Path, settings: ServeConfig, token_sha256: str) ->
 
 
 @contextmanager
-def _deployed(client: ServeInterface, config: dict[str, Any], private: bool) -> Iterator[None]:
-    """Deploy a config for the length of the block; `private`: nobody else can have deployed anything."""
+def _deployed(
+    client: ServeInterface, config: dict[str, Any], private: bool, drain_s: float, say: Say
+) -> Iterator[None]:
+    """Let a config run for the length of the block; then requests in work are answered, and all is released.
+
+    Args:
+        client: Of the cluster.
+        config: What to deploy.
+        private: Whether nobody else can have deployed anything.
+        drain_s: Longest wait for requests in work.
+        say: Takes each line of output.
+    Raises:
+        ClusterError: An application failed, or did not come up in time.
+    """
+    has_served = False
     try:
         client.deploy_applications(config)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        for app in config["applications"]:
+            _wait_until_it_runs(app["name"], deadline)
+        has_served = True
         yield
     finally:
         if not still_answers():
             logger.warning("what was deployed cannot be ended: the Ray cluster does not answer")
-        elif private:
-            serve.shutdown()  # type: ignore[no-untyped-call]
-        elif _others(client, config):
-            _end(client, config)
         else:
-            client.delete_applications()  # type: ignore[no-untyped-call]  # and Serve's own actors, within 30 s
+            try:
+                if has_served:
+                    say("ends when the requests in work are answered; Ctrl-C again cuts them off")
+                    drain(None if private else client, config, drain_s)
+            finally:
+                _release(client, config, private)
+
+
+def _release(client: ServeInterface, config: dict[str, Any], private: bool) -> None:
+    """End what runs of a config, and Serve itself where nobody else uses it."""
+    if private:
+        serve.shutdown()  # type: ignore[no-untyped-call]
+    elif _others(client, config):
+        _end(client, config)
+    else:
+        client.delete_applications()  # type: ignore[no-untyped-call]  # and Serve's own actors, within 30 s
 
 
 def _others(client: ServeInterface, config: dict[str, Any]) -> dict[str, dict[str, Any] | None]:
-    """Return the applications on this cluster that a config does not name; None = not deployed as a config."""
+    """Return the applications on this cluster that a config does not name, as `applications` does."""
     names = {app["name"] for app in config["applications"]}
-    found = client.get_serve_details()["applications"]
-    return {name: one["deployed_app_config"] for name, one in found.items() if name not in names}
+    return {name: app for name, app in client.applications().items() if name not in names}
 
 
 def _end(client: ServeInterface, config: dict[str, Any]) -> None:
@@ -228,20 +248,22 @@ def drain(client: ServeInterface | None, config: dict[str, Any], timeout_s: floa
         raise KeyboardInterrupt("requests that were in work were cut off") from None
 
 
-def _wait_until_it_runs(name: str = APP) -> None:
+def _wait_until_it_runs(name: str, deadline: float) -> None:
     """Wait until an application and the HTTP proxy are up.
 
+    Args:
+        name: Of the application.
+        deadline: `START_TIMEOUT_S` after the wait began, by `time.monotonic`.
     Raises:
         ClusterError: They failed, or did not come up in time.
     """
-    deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         status = serve.status()
         app = status.applications.get(name)
         proxies = {str(state) for state in status.proxies.values()}
         if app and app.status == ApplicationStatus.RUNNING and "HEALTHY" in {one.rpartition(".")[2] for one in proxies}:
             return
-        if app and app.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+        if app and app.status in _FAILED:
             raise ClusterError(f"the server could not be started: {_why(app)}; its logs are in the dashboard")
         if time.monotonic() > deadline:
             state = app.status if app else "not there"
@@ -264,10 +286,11 @@ def states_after(checkpoint: str, asked: str) -> list[dict[str, str]]:
     handle = serve.get_deployment_handle(PREDICTOR, APP)
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
-        _wait_until_it_runs()
+        _wait_until_it_runs(APP, deadline)
         states: list[Any] = []
         with suppress(RayServeException, TimeoutError):  # the only one has just died
-            states = handle.broadcast("state").results(timeout_s=START_TIMEOUT_S, return_exceptions=True)
+            left_s = max(deadline - time.monotonic(), 0.0)
+            states = handle.broadcast("state").results(timeout_s=left_s, return_exceptions=True)
         counts = serve.status().applications[APP].deployments[PREDICTOR].replica_states
         are_all = all(state == "RUNNING" for state, count in counts.items() if count)
         if are_all and 0 < sum(counts.values()) == len(states) and all(_was_asked(one, asked) for one in states):
@@ -282,16 +305,16 @@ def _was_asked(state: Any, asked: str) -> bool:
     return isinstance(state, dict) and state["asked"] == asked  # else an error: it died meanwhile
 
 
-def _why(app: Any) -> str:
+def _why(app: ApplicationStatusOverview) -> str:
     """Return the cause in a message of Serve's, which may hold a whole traceback: its last line of text."""
     messages = [app.message, *(deployment.message for deployment in app.deployments.values())]
     lines = [line.strip() for message in messages for line in message.splitlines()]
     errors = [line for line in lines if line.startswith("l2l_ray.") or "Error:" in line]
-    return str((errors or [line for line in lines if line] or ["no reason given"])[-1])
+    return (errors or [line for line in lines if line] or ["no reason given"])[-1]
 
 
 def _watch(names: Sequence[str], say: Say) -> None:
-    """Wait for Ctrl-C or SIGTERM; say when the state of an application changes."""
+    """Wait for the word to end; say when the state of an application changes."""
     known = dict.fromkeys(names, ApplicationStatus.RUNNING)
     while True:
         time.sleep(LOOK_EVERY_S)
@@ -302,8 +325,28 @@ def _watch(names: Sequence[str], say: Say) -> None:
                 raise ClusterError("the server was ended by somebody else (`serve shutdown`?); start it again")
             if app.status != known[name]:
                 known[name] = app.status
-                why = "" if app.status == ApplicationStatus.RUNNING else f": {_why(app)}"
-                say(f"{'state' if name == APP else 'review':<11}{app.status.value.lower()}{why}")
+                say(state_line(name, app))
+
+
+def state_line(name: str, app: ApplicationStatusOverview) -> str:
+    """Return what is said of an application whose state has changed: the state, and why where it failed."""
+    why = f": {_why(app)}" if app.status in _FAILED else ""
+    return f"{'state' if name == APP else 'review':<11}{app.status.value.lower()}{why}"
+
+
+def require_token_mode() -> None:
+    """Refuse to serve on a private cluster that lets anybody in.
+
+    Each replica of Ray Serve has a port for others that listens on every network, and no setting of Ray's changes that.
+
+    Raises:
+        ConfigError: RAY_AUTH_MODE says so.
+    """
+    if (mode := os.environ.get("RAY_AUTH_MODE")) != "token":
+        raise ConfigError(
+            f"RAY_AUTH_MODE must be token, got {mode}: replicas of Ray Serve listen on every network of this machine; "
+            "unset it, or give a cluster of your own with --address"
+        )
 
 
 def _require_room(settings: ServeConfig) -> None:

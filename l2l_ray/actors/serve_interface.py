@@ -27,6 +27,10 @@ class ServeInterface(ServeSubmissionClient):
                 f"{' '.join(str(error).split())}; see dashboard.log in Ray's session folder, or start the cluster again"
             ) from error
 
+    def applications(self) -> dict[str, dict[str, Any] | None]:
+        """Return the config of every application on the cluster; None = it was not deployed as a config."""
+        return {name: one["deployed_app_config"] for name, one in self.get_serve_details()["applications"].items()}
+
     def _raise_error(self, response: requests.Response) -> NoReturn:
         raise ClusterError(
             f"Ray Serve answered {response.status_code}: {_last_words(response.text)}; free resources, or see the logs "

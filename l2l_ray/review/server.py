@@ -27,6 +27,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from l2l_ray.errors import ConfigError
+from l2l_ray.job import end_signals
 from l2l_ray.review.app import checked_name, identity, make_app
 from l2l_ray.review.journal import Journal
 from l2l_ray.serving.access import own_or_new_token, sha256_of
@@ -145,9 +146,7 @@ def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
         got.append(number)
         server.should_exit = True
 
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    # `nohup` has it that the terminal's end is ignored
-    taken = {one: was for one in numbers if (was := signal.getsignal(one)) is not signal.SIG_IGN}
+    taken = {one: signal.getsignal(one) for one in end_signals()}
     for one in taken:
         signal.signal(one, end)
     try:

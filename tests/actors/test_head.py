@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingTCPServer
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -25,6 +27,8 @@ from l2l_ray import processes
 from l2l_ray.actors import head, session
 from l2l_ray.actors.environment import TOKEN_ENV
 from l2l_ray.errors import ClusterError
+from l2l_ray.serving.settings import is_loopback
+from tests.ray_runs import listening
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -42,6 +46,15 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "checkout").mkdir()
     return tmp_path / "checkout"
+
+
+def _port_of_rays_workers() -> int:
+    """Return a free port of the range from which `ray start` by itself gives one to each worker."""
+    for port in range(18_265, 20_000):
+        with suppress(OSError):
+            processes.try_port("127.0.0.1", port)
+            return port
+    raise AssertionError("none is free")
 
 
 def _make(checkout: Path, *words: str) -> str:
@@ -88,7 +101,7 @@ def _submit(running: head.Head, *words: str) -> subprocess.CompletedProcess[str]
 
 
 def test_up_attach_submit_down(checkout: Path) -> None:
-    port = str(_free_port())
+    port = str(_port_of_rays_workers())
     first = _make(checkout, "up", port)
     running = head.Head(**json.loads((checkout / ".ray" / "head.json").read_text()))
     try:
@@ -112,10 +125,13 @@ def test_up_attach_submit_down(checkout: Path) -> None:
         code = "import os, sys; print(os.getcwd(), os.environ['L2L_HOME'], sys.executable)"
         job = _submit(running, "--", "python", "-c", code)
         assert f"{checkout} {checkout / 'runs'} {sys.executable}" in job.stdout, job.stdout + job.stderr
+        serve = [sys.executable, "-c", "from ray.serve.scripts import cli; cli()", "shutdown", "--yes"]
+        ended = subprocess.run(serve, env={**os.environ, **client}, capture_output=True, text=True, timeout=240)
+        assert f"running on the cluster at {running.dashboard}" in ended.stdout + ended.stderr, ended
         _submit(running, "--no-wait", "--", "sleep", "987654")
         _wait_for_command(["sleep", "987654"])
         started = processes.started_by(running.pid)
-        assert set(_listening(list(started))) <= {"127.0.0.1", "::1"}
+        assert all(is_loopback(host) for _, host, _ in listening(started))
     finally:
         last = _make(checkout, "down")
     assert last == "Ray is down\n"
@@ -129,15 +145,6 @@ def _wait_for_command(words: list[str]) -> None:
     while not any(process.info["cmdline"] == words for process in psutil.process_iter(["cmdline"])):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-
-
-def _listening(pids: list[int]) -> list[str]:
-    """Return the addresses on which these processes listen."""
-    found = []
-    for pid in pids:
-        with suppress(psutil.NoSuchProcess):  # it ended meanwhile
-            found += [each for each in psutil.Process(pid).net_connections("inet") if each.status == psutil.CONN_LISTEN]
-    return [each.laddr.ip.removeprefix("::ffff:") for each in found]
 
 
 class _SaysYes(BaseHTTPRequestHandler):
@@ -159,7 +166,7 @@ def test_a_taken_port_is_an_error_before_anything_starts_whatever_it_speaks(chec
     assert not (checkout / ".ray" / "head.json").exists()
 
 
-@pytest.mark.parametrize("word", ["abc", "0", "99999", "-1", "82.65", ""])
+@pytest.mark.parametrize("word", ["abc", "0", "99999", "9" * 5000, "-1", "82.65", ""])
 def test_what_is_no_port_is_refused_in_one_line(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], word: str
 ) -> None:
@@ -167,6 +174,21 @@ def test_what_is_no_port_is_refused_in_one_line(
     assert head.main(["up", word]) == 1
     said = f"the port must be a number from 1 to 65535, got {word!r}; give one, such as PORT=8266\n"
     assert capsys.readouterr().err == said
+    assert not (checkout / ".ray" / "head.json").exists()
+
+
+def test_the_port_of_rays_client_is_refused_by_name(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert head.main(["up", str(head.CLIENT_PORT)]) == 1
+    assert capsys.readouterr().err == "the port 10001 is that of Ray's client; choose another, such as PORT=8266\n"
+
+
+def test_a_head_that_ends_at_its_start_is_said_with_the_cause(checkout: Path) -> None:
+    code = "from pathlib import Path; from l2l_ray.actors import head; head.up(Path.cwd(), head.CLIENT_PORT)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    options: dict[str, Any] = {"cwd": checkout, "env": environment, "capture_output": True, "text": True}
+    told = subprocess.run([sys.executable, "-c", code], timeout=240, **options).stderr.splitlines()[-1]
+    said = r"the Ray head ended before it answered: ValueError: Ray component .* port number 10001 .*; see .*head\.log"
+    assert re.search(f"ClusterError: {said}$", told), told
     assert not (checkout / ".ray" / "head.json").exists()
 
 

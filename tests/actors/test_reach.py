@@ -55,13 +55,23 @@ def test_an_address_for_submitting_jobs_is_told_apart() -> None:
         require_answer("http://127.0.0.1:8265")
 
 
-def test_an_address_of_rays_client_is_left_to_ray() -> None:
-    require_answer("ray://127.0.0.1:1")
+def test_an_address_of_rays_client_is_left_to_ray_where_somebody_listens(port: socket.socket) -> None:
+    with pytest.raises(ClusterError, match=f"no Ray cluster answers at ray://{_address(port)}: .*`make cluster-up`"):
+        require_answer(f"ray://{_address(port)}")
+    port.listen()
+    require_answer(f"ray://{_address(port)}")
 
 
-@pytest.mark.parametrize("address", ["node7", "127.0.0.1", "127.0.0.1:abc", ":6379", "node7:6379/"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("node7", "127.0.0.1", "127.0.0.1:abc", ":6379", "node7:6379/", "ray://node7", "foo://x", "foo://x:6379"),
+        *("127.0.0.1:0", "127.0.0.1:99999", "ray://127.0.0.1:99999", f"127.0.0.1:{'9' * 5000}"),
+    ],
+)
 def test_what_is_no_address_is_refused_before_ray_tries_it_for_minutes(address: str) -> None:
-    with pytest.raises(ClusterError, match="expected HOST:PORT of the head, `auto` or `local`; `make cluster-up`"):
+    said = "expected HOST:PORT of the head, `auto` or `local`, with a port from 1 to 65535; `make cluster-up`"
+    with pytest.raises(ClusterError, match=said):
         require_answer(address)
 
 

@@ -218,8 +218,8 @@ def test_the_end_waits_for_its_own_applications_alone(monkeypatch: pytest.Monkey
     told = []
 
     class Client:
-        def get_serve_details(self) -> Any:
-            return {"applications": {name: {"deployed_app_config": app} for name, app in found.items()}}
+        def applications(self) -> Any:
+            return dict(found)
 
         def deploy_applications(self, config: Any) -> None:
             told.append(config)

@@ -15,24 +15,27 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
+import psutil
 import pytest
 import requests
 from PIL import Image, ImageDraw
 from ray import serve
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from starlette.requests import Request
 
 from l2l_ray.actors import serve_interface
 from l2l_ray.actors.connection import connected
 from l2l_ray.actors.deployments import APP, PREDICTOR
 from l2l_ray.actors.environment import TOKEN_ENV
-from l2l_ray.actors.serve import require_address, require_free_port, states_after
+from l2l_ray.actors.serve import require_address, require_free_port, run, state_line, states_after
 from l2l_ray.actors.serve_interface import ServeInterface, interface_at
 from l2l_ray.config import ClusterConfig, PriorConfig, read_config, save_config
 from l2l_ray.errors import ClusterError, ConfigError
 from l2l_ray.predictor import Predictor
-from l2l_ray.serving.settings import ServeConfig
+from l2l_ray.serving.settings import ServeConfig, is_loopback
 from tests.finished_run import write_finished_run
-from tests.ray_runs import WAIT_S, actors, wait_for
+from tests.ray_runs import WAIT_S, actors, listening, wait_for
 from tests.tiny_sams import SAMS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -225,6 +228,21 @@ def test_a_change_of_checkpoint_drops_no_request_and_one_that_cannot_be_loaded_c
     assert {"finished", "second"} <= set(names) <= {"finished", "second", "damaged"} and names[-1] == "second"
 
 
+def test_all_listens_on_loopback_but_a_port_of_each_replica_that_asks_for_the_token(server: Server) -> None:
+    """docs/serving.md says so: where Ray has closed that port, it says too much."""
+    processes = {one.pid: one for one in psutil.Process().children(recursive=True)}
+    opened = [(pid, port) for pid, host, port in listening(processes) if not is_loopback(host)]
+    replicas = {pid for pid, one in processes.items() if one.cmdline()[:1][0].startswith("ray::ServeReplica")}
+    assert {pid for pid, _ in opened} == replicas and len(opened) == len(replicas) > 1
+    for _, port in opened:
+        with grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+            with pytest.raises(grpc.RpcError) as refused:
+                channel.unary_unary("/ray.serve.ASGIService/HandleRequest")(b"", timeout=WAIT_S)
+        assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    for path, said in (("/-/healthz", "success"), ("/-/routes", '{"/":"l2l"}')):  # of Ray's proxy, before our page
+        assert requests.get(f"{server.url}{path}", timeout=WAIT_S).text == said
+
+
 @pytest.mark.slow
 def test_a_config_of_serve_with_another_language_model_replaces_it_and_never_mixes_the_two(
     ray_local: str, server: Server, places: dict[str, Path]
@@ -310,6 +328,22 @@ def test_a_host_of_the_newer_internet_protocol_is_listened_on() -> None:
 def test_a_host_that_is_not_this_machine_is_refused(host: str) -> None:
     with pytest.raises(ConfigError, match=f"cannot listen on host {host}, port 8000: .*; choose another --port"):
         require_free_port(ServeConfig(host=host))
+
+
+def test_a_private_cluster_that_lets_anybody_in_is_refused(
+    places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with pytest.raises(ConfigError, match="RAY_AUTH_MODE must be token, got disabled: replicas of Ray Serve listen on"):
+        run(places["first"], ServeConfig(port=free_port()), "0" * 64, None, print, "")
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [("DEPLOYING", "state      deploying"), ("UNHEALTHY", "state      unhealthy: no reason given")],
+)
+def test_a_state_has_a_reason_where_something_failed(status: str, said: str) -> None:
+    assert state_line(APP, ApplicationStatusOverview(ApplicationStatus(status), "", 0.0, {})) == said
 
 
 def test_a_dashboard_that_says_nothing_is_an_error_and_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,6 +133,14 @@ def test_json_and_a_form_get_the_same_answer(client: TestClient) -> None:
     assert one.json()["masks"] == other.json()["masks"]
 
 
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", rb"\n"])
+def test_base64_may_have_lines_as_the_program_of_that_name_writes_it(client: TestClient, line_end: bytes) -> None:
+    image = base64.encodebytes(picture()).replace(b"\n", line_end)
+    assert image.count(line_end) > 1
+    content = b'{"image": "%b", "expressions": ["red circle"]}' % image
+    assert client.post("/v1/masks", content=content, headers={"content-type": "application/json"}).status_code == 200
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_usual_formats_are_taken(client: TestClient, kind: str) -> None:
     assert ask(client, picture(kind), "circle").status_code == 200
