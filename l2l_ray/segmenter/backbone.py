@@ -152,15 +152,25 @@ def _load(source: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
 def _probe(model: nn.Module, image_size: int) -> list[tuple[int, int, int]]:
     """Return channels, height and width of each feature map, and freeze the weights that no map depends on.
 
-    A classifier's last norm and a mask token are such weights; DDP would wait for their gradient for ever.
+    A classifier's last norm and a mask token are such weights.
     """
     with torch.enable_grad():
         maps = model(torch.zeros(1, 3, image_size, image_size)).feature_maps
-        learned = [p for p in model.parameters() if p.requires_grad]
-        gradients = torch.autograd.grad(sum(m.sum() for m in maps), learned, allow_unused=True)
+        freeze_unused(model, maps)
+    return [(m.shape[1], m.shape[2], m.shape[3]) for m in maps]
+
+
+def freeze_unused(model: nn.Module, outputs: Sequence[Tensor]) -> None:
+    """Freeze the weights that none of a model's outputs depends on: DDP would wait for their gradient for ever.
+
+    Args:
+        model: What learns.
+        outputs: What it gave, with their graph; it is gone afterwards.
+    """
+    learned = [p for p in model.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad([output.sum() for output in outputs], learned, allow_unused=True)
     for parameter, gradient in zip(learned, gradients, strict=True):
         parameter.requires_grad_(gradient is not None)
-    return [(m.shape[1], m.shape[2], m.shape[3]) for m in maps]
 
 
 def _patch_size(model: nn.Module, image_size: int, source: str) -> int:

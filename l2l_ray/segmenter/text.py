@@ -20,7 +20,7 @@ from l2l_ray.checkpoints import checkpoint
 from l2l_ray.config import SegmenterConfig
 from l2l_ray.errors import ConfigError
 from l2l_ray.plain_text import PlainText
-from l2l_ray.segmenter.backbone import WEIGHT_DTYPE, resolve_source, without_randomness
+from l2l_ray.segmenter.backbone import WEIGHT_DTYPE, freeze_unused, resolve_source, without_randomness
 
 _AT_ONCE = 1024  # expressions whose tokens are counted together: it bounds the memory
 _EXPECTED = "a text encoder such as BERT (AutoModel) or 'embedded'"
@@ -111,6 +111,9 @@ class TextEncoder(nn.Module):
         self.tokenize = TextTokenizer(config)
         with checkpoint("segmenter.text", source, _EXPECTED) as options:
             self.model = _load(source, config.pretrained, options)
+        if self.model.device.type != "meta":  # where only shapes are asked for, nothing learns
+            with torch.enable_grad():
+                freeze_unused(self.model, [self(self.tokenize(["a"]))])  # a pooler's weights, say
         self.width: int = self.model.config.hidden_size
 
     def num_positions(self) -> int | None:
@@ -144,7 +147,7 @@ def _load(source: str, pretrained: bool, hub_options: dict[str, Any]) -> Any:
     # Expressions are short, and the fused kernel's backward is slow on the CPU (see `attention.attend`).
     options: dict[str, Any] = {"attn_implementation": "eager", "dtype": WEIGHT_DTYPE}
     if config.model_type in {"bert", "roberta"}:
-        options["add_pooling_layer"] = False  # its weights would never get a gradient; only these classes know it
+        options["add_pooling_layer"] = False  # no vector of a token depends on it, and most people have one of these
     factory: Any = AutoModel
     if pretrained:
         return factory.from_pretrained(source, config=config, **options, **hub_options)

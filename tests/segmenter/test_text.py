@@ -13,9 +13,11 @@ from transformers import (
     DistilBertConfig,
     GPT2Config,
     ModernBertConfig,
+    MPNetConfig,
     OPTConfig,
     PreTrainedTokenizerFast,
     RobertaConfig,
+    XLMRobertaConfig,
 )
 
 from l2l_ray.config import SegmenterConfig
@@ -135,6 +137,18 @@ def test_training_mode_is_deterministic_and_every_weight_gets_a_gradient(encoder
     encoder(tokens).square().mean().backward()
     assert [name for name, p in encoder.named_parameters() if p.grad is None] == []
     encoder.zero_grad()
+
+
+@pytest.mark.parametrize("config", [XLMRobertaConfig(**SIZE), MPNetConfig(**SIZE)], ids=lambda it: it.model_type)
+def test_weights_that_no_vector_depends_on_are_frozen(tmp_path, encoder, config):
+    encoder.tokenize.tokenizer.save_pretrained(tmp_path)
+    config.vocab_size = len(encoder.tokenize.tokenizer)
+    config.save_pretrained(tmp_path)
+    made = TextEncoder(SegmenterConfig(text=str(tmp_path), pretrained=False))
+    made(made.tokenize(TEXTS[1:3])).square().mean().backward()
+    frozen = {name for name, p in made.named_parameters() if not p.requires_grad}
+    assert frozen == {"model.pooler.dense.weight", "model.pooler.dense.bias"}
+    assert frozen == {name for name, p in made.named_parameters() if p.grad is None}
 
 
 def test_bert_of_another_width_loads_without_pooler_and_dropout(tmp_path, encoder):
