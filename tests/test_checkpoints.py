@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import subprocess
 import sys
 import time
@@ -16,6 +18,8 @@ from l2l_ray.prior.mllm import MllmPrior
 from l2l_ray.prior.sam import Sam
 from l2l_ray.segmenter.backbone import Backbone
 from l2l_ray.segmenter.text import TextEncoder
+from tests.tiny_mllms import save_tiny
+from tests.tiny_models import save_bert
 
 LOADERS = {
     "prior.model": lambda name: MllmPrior.load(PriorConfig(model=name)),
@@ -63,6 +67,45 @@ def test_without_a_network_an_unknown_hub_id_is_one_line_within_seconds() -> Non
     assert (
         "the hub http://127.0.0.1:9 does not answer; expected SAM, SAM-HQ, SAM 2, SAM 3 or EdgeTAM, as a folder" in line
     )
+
+
+def _with_own_code(folder: Path, name: str, content: dict[str, object]) -> Path:
+    """Add to a file of a checkpoint that its classes are those of a file beside it, which leaves a mark when it runs."""
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    auto = {kind: f"mine.{kind}" for kind in ("AutoConfig", "AutoModel", "AutoBackbone", "AutoProcessor")}
+    auto["AutoTokenizer"] = ["mine.Slow", "mine.Fast"]
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**known, **content, "auto_map": auto}))
+    (folder / "mine.py").write_text(f"open({str(folder / 'it-ran')!r}, 'w')")
+    return folder
+
+
+@pytest.mark.parametrize("setting", LOADERS)
+def test_code_of_a_checkpoint_is_not_run_by_whoever_would_say_yes(
+    setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_bert(tmp_path)  # for its tokenizer, which is read before the config
+    folder = _with_own_code(tmp_path, "config.json", {"model_type": "internvl_chat"})
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 20))
+    with pytest.raises(ConfigError, match=r"brings code of its own, which is never run; take .*-hf\)") as caught:
+        LOADERS[setting](str(folder))
+    assert "\n" not in str(caught.value) and not (folder / "it-ran").exists()
+    assert "[y/N]" not in capsys.readouterr().out
+
+
+def test_code_of_a_tokenizer_and_of_a_processor_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_bert(tmp_path / "text")
+    mllm = save_tiny("qwen3_vl", tmp_path / "mllm")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 20))
+    _with_own_code(tmp_path / "text", "tokenizer_config.json", {"tokenizer_class": "Mine"})
+    _with_own_code(mllm, "processor_config.json", {"processor_class": "Mine"})
+    _with_own_code(mllm, "preprocessor_config.json", {"image_processor_type": "Mine"})
+    LOADERS["segmenter.text"](str(tmp_path / "text"))  # transformers' own class reads its files
+    with pytest.raises(ConfigError, match="brings code of its own, which is never run") as caught:
+        LOADERS["prior.model"](str(mllm))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("it-ran"))
 
 
 def test_our_own_errors_pass_unchanged(tmp_path: Path) -> None:

@@ -59,7 +59,11 @@ def write_architecture(out: Path, texts: list[str], start: Path | None = None) -
         "size": {"height": IMAGE_PX, "width": IMAGE_PX},
     }
     (out / "backbone" / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
-    tokenizer: Any = train_tokenizer(texts) if start is None else AutoTokenizer.from_pretrained(start / "text")
+    tokenizer: Any = (
+        train_tokenizer(texts)
+        if start is None
+        else AutoTokenizer.from_pretrained(start / "text", trust_remote_code=False)
+    )
     tokenizer.save_pretrained(out / "text")
     BertConfig(
         vocab_size=len(tokenizer),

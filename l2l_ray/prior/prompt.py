@@ -140,7 +140,8 @@ FAMILIES = (
         "internvl",
         ("internvl",),
         INTERNVL,
-        "OpenGVLab/InternVL, internvl_chat/eval/refcoco, and its documentation of grounding data",
+        "OpenGVLab/InternVL, internvl_chat/eval/refcoco, and its documentation of grounding data; take an id ending in "
+        "-hf: the others bring code of their own, which is never run",
     ),
     Family("glm", ("glm4v", "glm4v_moe", "glm46v", "glm5_next"), GLM, "zai-org/GLM-V, README, section Grounding"),
     Family(
