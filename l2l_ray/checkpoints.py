@@ -9,6 +9,7 @@ Code that lies beside the weights is never run, nor is anybody asked whether it 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -64,6 +65,27 @@ def in_one_line(error: Exception) -> str:
     if "trust_remote_code" in said:
         return _OWN_CODE
     return next(iter(said.strip().splitlines()), type(error).__name__)[:300]
+
+
+def load_whole(kind: Any, name: str, may_lack: str | None = None, **options: Any) -> Any:
+    """Load a model; transformers alone would go on with random weights where a file lacks some.
+
+    Args:
+        kind: Class or Auto class of the model.
+        name: A folder or hub id.
+        may_lack: Pattern of the names of weights that nothing depends on, or that start as they should.
+        options: Of `checkpoint`, and what else `from_pretrained` takes.
+    Raises:
+        ValueError: Weights are missing; `checkpoint` explains it. Some too many do not matter: heads of other tasks.
+    """
+    model, found = kind.from_pretrained(name, output_loading_info=True, **options)
+    missing = sorted(found["missing_keys"])
+    lacking = [weight for weight in missing if may_lack is None or not re.search(may_lack, weight)]
+    if lacking:
+        raise ValueError(f"its file lacks {len(lacking)} weights of a {type(model).__name__}, as {lacking[0]}")
+    if missing:
+        logger.info("%s lacks %d weights, which begin anew (first: %s)", name, len(missing), missing[0])
+    return model
 
 
 class _Unavailable(Exception):
