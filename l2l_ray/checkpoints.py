@@ -1,4 +1,4 @@
-"""Where a checkpoint named in the config is read from: a folder, the download cache or the model hub.
+"""Where a checkpoint named in the config is read from, a folder, the download cache or the model hub, and how whole.
 
 One place for the MLLM, SAM, the backbone and the text encoder. The hub's client tries an address that does not answer
 for half a minute and writes a line each time, so the hub is asked once, shortly, before anything is loaded: without it
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -19,6 +20,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from l2l_ray.errors import ConfigError
+from l2l_ray.files import temporary_path
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +88,22 @@ def load_whole(kind: Any, name: str, may_lack: str | None = None, **options: Any
     if missing:
         logger.info("%s lacks %d weights, which begin anew (first: %s)", name, len(missing), missing[0])
     return model
+
+
+def give_usual_mode(path: Path) -> None:
+    """Give a file of weights the mode of any new file there: safetensors leaves it to its owner alone.
+
+    Raises:
+        OSError: It cannot be had.
+    """
+    other = temporary_path(path)
+    other.touch()  # the umask cannot be asked without being changed, for all threads
+    try:
+        usual, found = (stat.S_IMODE(each.stat().st_mode) for each in (other, path))
+    finally:
+        other.unlink()
+    if found != usual:
+        path.chmod(usual)
 
 
 class _Unavailable(Exception):

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BertConfig, ConvNextConfig, PreTrainedTokenizerFast
 
+from l2l_ray.checkpoints import give_usual_mode
 from l2l_ray.config import SegmenterConfig
 from l2l_ray.embedded.encoder_losses import CELL_CHANNELS
 from l2l_ray.segmenter.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
@@ -164,4 +165,4 @@ def export(model: Pretraining, out: Path) -> None:
     save_file(weights, out / WEIGHTS_NAME, metadata={"format": "pt"})
     (out / SHAPE_NAME).write_text(json.dumps(model.fusion.shape, indent=2) + "\n")
     for path in out.rglob("*.safetensors"):
-        path.chmod(0o644)  # the writer leaves them readable by their owner alone
+        give_usual_mode(path)
