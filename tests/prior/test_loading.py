@@ -1,7 +1,7 @@
 """One contract for every family: a tiny checkpoint of its architecture, saved, loaded by `load_prior`, and asked.
 
-Not here: Molmo2, whose image processor wants torchvision; GLM-4.5V, GLM-4.6V, GLM-5, Qwen3.5-MoE and MM-Grounding-DINO,
-which share all code of ours with a family that is.
+Not here: Molmo2, whose image processor wants torchvision; GLM-4.5V, GLM-4.6V, Qwen3.5-MoE and MM-Grounding-DINO, which
+share all code with a family that is; GLM-5, which pads its pictures.
 """
 
 from __future__ import annotations
