@@ -1,13 +1,16 @@
-"""Where a checkpoint named in the config is read from: a folder, the download cache or the model hub.
+"""Where a checkpoint named in the config is read from, a folder, the download cache or the model hub, and how whole.
 
 One place for the MLLM, SAM, the backbone and the text encoder. The hub's client tries an address that does not answer
 for half a minute and writes a line each time, so the hub is asked once, shortly, before anything is loaded: without it
 the cache alone is read, and a name that is not there is one message at once. Downloads show their progress as always.
+Code that lies beside the weights is never run, nor is anybody asked whether it should be.
 """
 
 from __future__ import annotations
 
 import logging
+import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -17,6 +20,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from l2l_ray.errors import ConfigError
+from l2l_ray.files import temporary_path
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +30,10 @@ _FAILURES = (
     SafetensorError,  # weights that are cut off
 )
 _CHECK_FILES = "check that its files are whole and fit the installed transformers"
+_OWN_CODE = (
+    "it brings code of its own, which is never run; take the version made for transformers (InternVL: the id ending in "
+    "-hf)"
+)
 
 
 @contextmanager
@@ -50,8 +58,52 @@ def checkpoint(setting: str, name: str, expected: str) -> Iterator[dict[str, Any
         why, remedy = error.args
         raise ConfigError(_message(setting, name, why, expected, remedy)) from None
     except _FAILURES as error:
-        why = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
-        raise ConfigError(_message(setting, name, why, expected, _CHECK_FILES)) from error
+        raise ConfigError(_message(setting, name, in_one_line(error), expected, _CHECK_FILES)) from error
+
+
+def in_one_line(error: Exception) -> str:
+    """Return what a library says of a checkpoint that it cannot load."""
+    said = str(error)
+    if "trust_remote_code" in said:
+        return _OWN_CODE
+    return next(iter(said.strip().splitlines()), type(error).__name__)[:300]
+
+
+def load_whole(kind: Any, name: str, may_lack: str | None = None, **options: Any) -> Any:
+    """Load a model; transformers alone would go on with random weights where a file lacks some.
+
+    Args:
+        kind: Class or Auto class of the model.
+        name: A folder or hub id.
+        may_lack: Pattern of the names of weights that nothing depends on, or that start as they should.
+        options: Of `checkpoint`, and what else `from_pretrained` takes.
+    Raises:
+        ValueError: Weights are missing; `checkpoint` explains it. Some too many do not matter: heads of other tasks.
+    """
+    model, found = kind.from_pretrained(name, output_loading_info=True, **options)
+    missing = sorted(found["missing_keys"])
+    lacking = [weight for weight in missing if may_lack is None or not re.search(may_lack, weight)]
+    if lacking:
+        raise ValueError(f"its file lacks {len(lacking)} weights of a {type(model).__name__}, as {lacking[0]}")
+    if missing:
+        logger.info("%s lacks %d weights, which begin anew (first: %s)", name, len(missing), missing[0])
+    return model
+
+
+def give_usual_mode(path: Path) -> None:
+    """Give a file of weights the mode of any new file there: safetensors leaves it to its owner alone.
+
+    Raises:
+        OSError: It cannot be had.
+    """
+    other = temporary_path(path)
+    other.touch()  # the umask cannot be asked without being changed, for all threads
+    try:
+        usual, found = (stat.S_IMODE(each.stat().st_mode) for each in (other, path))
+    finally:
+        other.unlink()
+    if found != usual:
+        path.chmod(usual)
 
 
 class _Unavailable(Exception):
@@ -69,14 +121,15 @@ def _options(name: str) -> dict[str, Any]:
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
+    options: dict[str, Any] = {"trust_remote_code": False}  # without it, transformers asks whoever sits there
     if name and Path(name).is_dir():
-        return {}
+        return options
     try:
         is_cached = isinstance(try_to_load_from_cache(name, "config.json"), str)
     except HFValidationError:
         raise _Unavailable("there is no such folder, and no hub id looks like it", "check the spelling") from None
     if _hub_answers():
-        return {}
+        return options
     if not is_cached:
         hub = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"the hub {constants.ENDPOINT} does not answer"
         raise _Unavailable(
@@ -84,7 +137,7 @@ def _options(name: str) -> dict[str, Any]:
             "check the spelling and the network, or copy the model here and give its folder",
         )
     logger.info("the model hub does not answer; %s is read from the download cache", name)
-    return {"local_files_only": True}
+    return {**options, "local_files_only": True}
 
 
 @cache

@@ -222,6 +222,22 @@ def difference_intervals(
     return found
 
 
+def share_interval(num_yes: int, num: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the exact interval of a share: it has a width where all agree, of whom the bootstrap draws no others.
+
+    Source: Clopper and Pearson 1934.
+
+    Args:
+        num_yes: How many of them.
+        num: Independent things, at least one.
+        level: Coverage of the interval, in (0, 1).
+    """
+    from scipy.stats import binomtest
+
+    found = binomtest(num_yes, num).proportion_ci(level, "exact")
+    return float(found.low), float(found.high)
+
+
 def verdict(low: float | None, high: float | None) -> str:
     """Return what an interval of a difference says of the first of the two: "ahead", "behind" or "undecided".
 

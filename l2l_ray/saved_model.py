@@ -173,11 +173,10 @@ def fetch(source: str, revision: str | None = None) -> Path:
     if Path(source).is_dir():
         return Path(source)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(source, revision=revision))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except _hub_errors() as error:
         why = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"{source!r} is no folder, and the hub does not give it: {why}; check the spelling, the network and, for a "
@@ -192,7 +191,6 @@ def push(folder: Path, repo_id: str, private: bool | None = None) -> str:
         CheckpointError: The hub does not take it.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     api = HfApi(library_name=_LIBRARY, library_version=__version__)
     try:
@@ -205,12 +203,22 @@ def push(folder: Path, repo_id: str, private: bool | None = None) -> str:
                 allow_patterns=list(_FILES),
             )
         )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except _hub_errors() as error:
         why = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"the hub does not take {repo_id!r}: {why}; check the name, the network and `hf auth login`; the model is "
             f"whole in {folder}"
         ) from None
+
+
+def _hub_errors() -> tuple[type[Exception], ...]:
+    """Return what the hub's client raises: its own errors, and those of its HTTP library, which go through as they are.
+
+    Which library that is depends on the client's version, but its own errors are of its kind, too.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    return (OSError, HFValidationError, HfHubHTTPError.__bases__[0])
 
 
 def model_card(config: RunConfig, facts: Facts) -> str:

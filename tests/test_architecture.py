@@ -343,3 +343,5 @@ def test_no_file_of_weights_can_run_code() -> None:
                 assert given.get("weights_only") == "True", f"{path}:{call.lineno}: torch.load(..., weights_only=True)"
             assert given.get("allow_pickle", "False") == "False", f"{path}:{call.lineno}: allow_pickle"
             assert given.get("trust_remote_code", "False") == "False", f"{path}:{call.lineno}: trust_remote_code"
+            if ast.unparse(call.func).endswith(".from_pretrained"):  # None is what `**options` is called
+                assert {"trust_remote_code", None} & given.keys(), f"{path}:{call.lineno}: trust_remote_code=False"

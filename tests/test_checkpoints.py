@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import io
+import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import transformers as hf
+from safetensors.torch import load_file, save_file
 
 from l2l_ray.checkpoints import checkpoint
 from l2l_ray.config import PriorConfig, SegmenterConfig
 from l2l_ray.errors import ConfigError
+from l2l_ray.prior.loading import load_prior
 from l2l_ray.prior.mllm import MllmPrior
 from l2l_ray.prior.sam import Sam
 from l2l_ray.segmenter.backbone import Backbone
 from l2l_ray.segmenter.text import TextEncoder
+from tests.tiny_mllms import save_tiny
+from tests.tiny_models import save_bert, save_swin
 
 LOADERS = {
     "prior.model": lambda name: MllmPrior.load(PriorConfig(model=name)),
@@ -63,6 +71,82 @@ def test_without_a_network_an_unknown_hub_id_is_one_line_within_seconds() -> Non
     assert (
         "the hub http://127.0.0.1:9 does not answer; expected SAM, SAM-HQ, SAM 2, SAM 3 or EdgeTAM, as a folder" in line
     )
+
+
+def _with_own_code(folder: Path, name: str, content: dict[str, object]) -> Path:
+    """Say in a file of a checkpoint that its classes are those of another, which leaves a mark when it runs."""
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    auto = {kind: f"mine.{kind}" for kind in ("AutoConfig", "AutoModel", "AutoBackbone", "AutoProcessor")}
+    auto["AutoTokenizer"] = ["mine.Slow", "mine.Fast"]
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**known, **content, "auto_map": auto}))
+    (folder / "mine.py").write_text(f"open({str(folder / 'it-ran')!r}, 'w')")
+    return folder
+
+
+@pytest.mark.parametrize("setting", LOADERS)
+def test_code_of_a_checkpoint_is_not_run_by_whoever_would_say_yes(
+    setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_bert(tmp_path)  # for its tokenizer, which is read before the config
+    folder = _with_own_code(tmp_path, "config.json", {"model_type": "internvl_chat"})
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 20))
+    with pytest.raises(ConfigError, match=r"brings code of its own, which is never run; take .*-hf\)") as caught:
+        LOADERS[setting](str(folder))
+    assert "\n" not in str(caught.value) and not (folder / "it-ran").exists()
+    assert "[y/N]" not in capsys.readouterr().out
+
+
+def test_code_of_a_tokenizer_and_of_a_processor_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_bert(tmp_path / "text")
+    mllm = save_tiny("qwen3_vl", tmp_path / "mllm")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 20))
+    _with_own_code(tmp_path / "text", "tokenizer_config.json", {"tokenizer_class": "Mine"})
+    _with_own_code(mllm, "processor_config.json", {"processor_class": "Mine"})
+    _with_own_code(mllm, "preprocessor_config.json", {"image_processor_type": "Mine"})
+    LOADERS["segmenter.text"](str(tmp_path / "text"))  # transformers' own class reads its files
+    with pytest.raises(ConfigError, match="brings code of its own, which is never run") as caught:
+        LOADERS["prior.model"](str(mllm))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("it-ran"))
+
+
+LACKING: dict[str, tuple[str, Callable[[Path], object]]] = {  # a layer's weight -> who saves it
+    "prior.model": ("k_proj.weight", lambda folder: save_tiny("qwen3_vl", folder)),
+    "prior.model of a detector": ("k_proj.weight", lambda folder: save_tiny("owlv2", folder)),
+    "segmenter.backbone": ("key.weight", save_swin),
+    "segmenter.text": ("key.weight", save_bert),
+}
+
+
+@pytest.mark.parametrize("of", LACKING)
+def test_weights_that_are_missing_are_not_made_up(of: str, tmp_path: Path) -> None:
+    setting, (ending, save) = of.split()[0], LACKING[of]
+    save(tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    weights = load_file(path)
+    del weights[next(name for name in weights if name.endswith(ending))]
+    save_file(weights, path, {"format": "pt"})
+    load = LOADERS[setting] if setting == of else lambda name: load_prior(PriorConfig(model=name))
+    with pytest.raises(ConfigError, match=rf"{setting} .*its file lacks 1 weights of a \w+, as \S+; expected"):
+        load(str(path.parent))
+
+
+def test_what_a_classifier_or_a_language_model_has_in_place_of_an_encoders_ends_is_not_missed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "l2l_ray.checkpoints")
+    save_swin(tmp_path / "swin", 64)
+    save_bert(tmp_path / "text")
+    hf.SwinForImageClassification(hf.SwinConfig.from_pretrained(tmp_path / "swin")).save_pretrained(tmp_path / "swin")
+    config = hf.XLMRobertaConfig(**{**hf.BertConfig.from_pretrained(tmp_path / "text").to_dict(), "model_type": None})
+    hf.XLMRobertaForMaskedLM(config).save_pretrained(tmp_path / "text")
+    Backbone(SegmenterConfig(backbone=str(tmp_path / "swin"), image_size=64))
+    LOADERS["segmenter.text"](str(tmp_path / "text"))
+    swin, text = (r.getMessage() for r in caplog.records if "begin anew" in r.getMessage())
+    assert "lacks 8 weights, which begin anew (first: hidden_states_norms." in swin
+    assert "lacks 2 weights, which begin anew (first: pooler." in text
 
 
 def test_our_own_errors_pass_unchanged(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from l2l_ray.config import PriorConfig, RunConfig, SegmenterConfig
 from l2l_ray.errors import CheckpointError, ConfigError
 from l2l_ray.predictor import Predictor
 from l2l_ray.prior.mllm import MllmPrior
-from l2l_ray.saved_model import Facts, fetch, model_card, open_model, save_model
+from l2l_ray.saved_model import Facts, fetch, model_card, open_model, push, save_model
 from l2l_ray.segmenter.model import Segmenter
 from tests.tiny_models import save_bert, save_swin
 
@@ -240,6 +240,18 @@ def test_the_command_says_how_to_open_it(run_dir: Path, tmp_path: Path, capsys: 
     assert json.loads((tmp_path / "model" / "config.json").read_text())["version"] == 2
     assert cli.main(["save", str(tmp_path), str(tmp_path / "other")]) == 1
     assert "config.yaml" in capsys.readouterr().err and not (tmp_path / "other").exists()
+
+
+def test_without_a_network_the_hub_is_one_line(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(
+        CheckpointError, match="the hub does not take 'me/model': .*; check the name, the network"
+    ) as said:
+        push(saved, "me/model")
+    assert "\n" not in str(said.value) and str(saved) in str(said.value)
+    with pytest.raises(CheckpointError, match="'me/model' is no folder, and the hub does not give it"):
+        fetch("me/model")
 
 
 def test_no_address_is_kept_or_believed(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BertConfig, ConvNextConfig, PreTrainedTokenizerFast
 
+from l2l_ray.checkpoints import give_usual_mode
 from l2l_ray.config import SegmenterConfig
 from l2l_ray.embedded.encoder_losses import CELL_CHANNELS
 from l2l_ray.segmenter.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
@@ -59,7 +60,11 @@ def write_architecture(out: Path, texts: list[str], start: Path | None = None) -
         "size": {"height": IMAGE_PX, "width": IMAGE_PX},
     }
     (out / "backbone" / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
-    tokenizer: Any = train_tokenizer(texts) if start is None else AutoTokenizer.from_pretrained(start / "text")
+    tokenizer: Any = (
+        train_tokenizer(texts)
+        if start is None
+        else AutoTokenizer.from_pretrained(start / "text", trust_remote_code=False)
+    )
     tokenizer.save_pretrained(out / "text")
     BertConfig(
         vocab_size=len(tokenizer),
@@ -160,4 +165,4 @@ def export(model: Pretraining, out: Path) -> None:
     save_file(weights, out / WEIGHTS_NAME, metadata={"format": "pt"})
     (out / SHAPE_NAME).write_text(json.dumps(model.fusion.shape, indent=2) + "\n")
     for path in out.rglob("*.safetensors"):
-        path.chmod(0o644)  # the writer leaves them readable by their owner alone
+        give_usual_mode(path)

@@ -20,7 +20,9 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers.utils import SAFE_WEIGHTS_NAME
 
+from l2l_ray.checkpoints import give_usual_mode
 from l2l_ray.prior.prompt import QWEN_RELATIVE
 
 IMAGE_SIZE = 128
@@ -161,5 +163,4 @@ def save_folder(folder: Path, model: Qwen3VLForConditionalGeneration, tokenizer:
     copy.deepcopy(model).half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(image_processor_config(), indent=2) + "\n")
-    for path in folder.iterdir():
-        path.chmod(0o644)
+    give_usual_mode(folder / SAFE_WEIGHTS_NAME)

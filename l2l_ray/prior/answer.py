@@ -5,6 +5,7 @@ text: JSON (of damaged JSON what is whole in it), a key with its value inside so
 of Qwen2-VL's own grammar, `the cup(101,201),(150,266)`. Then these rules choose:
 
 - What stands before the end of the reasoning (`</think>`) is a draft, and so is what stands before `<answer>`.
+- So is what stands outside of GLM's marks, where there are four numbers between them, in brackets of any style.
 - Values that a key names (`bbox_2d`) go before bare lists of four numbers.
 - Of what is left the last counts, with what stands beside it without words between: objects of one list, one a line.
 - Of a reply that is known to be cut off, a box after words is a draft: what would follow the words is not there.
@@ -36,9 +37,9 @@ _TUPLE = re.compile(r"\(((?:\s*[-+0-9.]+\s*,){3}\s*[-+0-9.]+\s*)\)")
 _NO_JSON_NUMBER = re.compile(r"([\[,(]\s*)(\+0*|0+)(?=[0-9])")  # +10 and 010
 _LOOKALIKES = dict(zip("，：［］｛｝（）＂．－−", ',:[]{}()".--', strict=True))
 _SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?(?:s|ref|box|pad)>")
-_BOXED = re.compile(  # GLM marks its answer, and puts any brackets around the four numbers
-    r"<\|begin_of_box\|>[\s\[({<]*([-+0-9.]+(?:\s*,\s*[-+0-9.]+){3})[\s\])}>]*<\|end_of_box\|>"
-)
+_BEGIN_OF_BOX, _END_OF_BOX = "<|begin_of_box|>", "<|end_of_box|>"  # of GLM
+_NUMERAL = re.compile(r"[-+]?[0-9.]++")
+_FOUR = re.compile(r"[\[({<]\s*+([-+]?[0-9.]++(?:\s*+,\s*+[-+]?[0-9.]++){3})\s*+[\])}>]")
 _NUMBER = r"\s*(-?[0-9]+(?:\.[0-9]+)?)\s*"
 _KEY = r"""(?P<quote>["']?)\b(?P<name>(?:bbox|box|bounding_?box)(?:es)?(?:_?2d)?|points?(?:_?2d)?)(?P=quote)\s*:\s*"""
 _EVENT = re.compile(
@@ -111,7 +112,7 @@ def find_answer(reply: str, is_cut: bool = False) -> list[Candidate]:
     Raises:
         PriorParseError: There is nothing like a box or a point in it, or only in its reasoning.
     """
-    text = _SPECIAL.sub("", _BOXED.sub(r"[\1]", "".join(map(_plain, reply))))
+    text = _SPECIAL.sub("", _with_plain_marks("".join(map(_plain, reply))))
     blocks, begin = _blocks(text, reply)
     has_key = any(c.has_key for block in blocks for c in block.candidates)
     kept = [(block, tuple(c for c in block.candidates if c.has_key or not has_key)) for block in blocks]
@@ -181,6 +182,20 @@ def _blocks(text: str, reply: str) -> tuple[list[_Block], int]:
     if says_none and not blocks[num_before:]:
         raise parse_error("empty", "an answer that says there is none", "at least one box", reply)
     return blocks[num_before:] or blocks, begin
+
+
+def _with_plain_marks(text: str) -> str:
+    """Return a text in which what GLM marks is between `<answer>` and `</answer>`, and all of its brackets are square.
+
+    Marks in the reasoning are none: what they hold is a draft.
+    """
+    thoughts = [event.end() for event in _EVENT.finditer(text) if event.lastgroup == "thought"]
+    first, last = text.find(_BEGIN_OF_BOX, *thoughts[-1:]), text.rfind(_END_OF_BOX)
+    marked = text[first:last] if 0 <= first < last else ""
+    if len(_NUMERAL.findall(marked)) < 4:
+        return text
+    square = _FOUR.sub(r"[\1]", marked).replace(_BEGIN_OF_BOX, "[").replace(_END_OF_BOX, "]")
+    return f"{text[:first]}<answer>{square}]</answer>{text[last:]}"
 
 
 def _repaired(text: str) -> str:

@@ -102,13 +102,14 @@ class Server:
     ) -> Any:
         timeouts = CONNECT_TIMEOUT_S, timeout_s
         settings: dict[str, Any] = {"timeout": timeouts, "stream": True, "allow_redirects": False}
+        self._thread.sent_s = time.monotonic()
         try:
             with session.request(method, url, json=body, **settings) as response:
                 status = response.status_code
                 if response.is_redirect:  # not followed: each step would have its time, and the key would go along
                     place = response.headers["location"]
                     raise Unusable(f"HTTP {status}: it has moved to {place}; set prior.url to where that is", status)
-                content = _content(response, timeout_s)
+                content = _content(response, timeout_s, self._thread.sent_s)
         except (requests.ReadTimeout, ReadTimeoutError):
             raise _late(timeout_s) from None
         except (requests.RequestException, HTTPError) as error:
@@ -144,6 +145,7 @@ class Server:
                 self.url, why, wait_s, NUM_RETRIES,
             )  # fmt: skip
         time.sleep(wait_s)
+        self._thread.sent_s = time.monotonic()  # the same thread sends the question again now
 
 
 class _Patience(Retry):
@@ -190,14 +192,18 @@ def _key() -> str:
     return key
 
 
-def _content(response: requests.Response, timeout_s: float) -> bytes:
+def _content(response: requests.Response, timeout_s: float, sent_s: float) -> bytes:
     """Return the body of an answer, piece by piece as it comes: a timeout of sockets is for one read alone.
 
+    Args:
+        response: Its beginning.
+        timeout_s: How long it may take.
+        sent_s: When its question was sent, the last time, by `time.monotonic`.
     Raises:
         Unusable: It is too large, or not whole in time.
         HTTPError: It breaks off.
     """
-    end_s = time.monotonic() + timeout_s - response.elapsed.total_seconds()
+    end_s = sent_s + timeout_s
     content = bytearray()
     while piece := response.raw.read1(2**16, decode_content=True):
         content += piece

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
-from l2l_ray.checkpoints import checkpoint
+from l2l_ray.checkpoints import checkpoint, load_whole
 from l2l_ray.config import PriorConfig
 from l2l_ray.device import pick_device, pick_dtype
 from l2l_ray.errors import ConfigError
@@ -64,7 +64,7 @@ class DetectorPrior:
         device = pick_device(config.device)
         dtype = getattr(torch, pick_dtype(config.dtype, device))
         with checkpoint("prior.model", source, _EXPECTED) as options:
-            model = AutoModelForZeroShotObjectDetection.from_pretrained(source, dtype=dtype, **options)
+            model = load_whole(AutoModelForZeroShotObjectDetection, source, dtype=dtype, **options)
             processor = AutoProcessor.from_pretrained(source, **options)
             processor.image_processor(Image.new("RGB", (32, 32)))  # some lack a library only when they are called
             return cls(model.eval().to(device), processor, identity_of(config, source, model.config))

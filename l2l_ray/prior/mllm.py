@@ -32,7 +32,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from l2l_ray.checkpoints import checkpoint
+from l2l_ray.checkpoints import checkpoint, load_whole
 from l2l_ray.config import EMBEDDED, PriorConfig
 from l2l_ray.device import pick_device, pick_dtype
 from l2l_ray.errors import ConfigError
@@ -95,7 +95,7 @@ class MllmPrior:
         device = pick_device(config.device)
         dtype = pick_dtype(config.dtype, device)
         with checkpoint("prior.model", source, EXPECTED) as options:
-            model = AutoModelForImageTextToText.from_pretrained(source, dtype=getattr(torch, dtype), **options)
+            model = load_whole(AutoModelForImageTextToText, source, dtype=getattr(torch, dtype), **options)
             identity = identity_of(config, source, model.config)
             processor = load_processor(source, options)
         # Decoders continue where the text ends; encoders count positions from the left.

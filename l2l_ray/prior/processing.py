@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 from transformers import PROCESSOR_MAPPING, AutoConfig, AutoProcessor
 
+from l2l_ray.checkpoints import in_one_line
 from l2l_ray.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -32,16 +33,16 @@ def load_processor(source: str, options: dict[str, Any]) -> Any:
         processor = AutoProcessor.from_pretrained(source, **options)
         if hasattr(processor, "image_processor") and hasattr(processor, "tokenizer"):
             return processor
-        reason: Exception | str = f"got a {type(processor).__name__} without image processor and tokenizer"
+        reason = f"got a {type(processor).__name__} without image processor and tokenizer"
     except (ImportError, OSError, ValueError, TypeError, AttributeError) as error:
-        reason = error
+        reason = in_one_line(error)
     logger.debug("AutoProcessor cannot read %s (%s); its processor is made without a video part", source, reason)
     try:
         family = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(source, **options))]
         return _without_video(family).from_pretrained(source, **options)
     except (ImportError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise ConfigError(
-            f"no processor can be loaded from {source!r}: AutoProcessor: {reason}; its parts: {error}. "
+            f"no processor can be loaded from {source!r}: AutoProcessor: {reason}; its parts: {in_one_line(error)}. "
             "The checkpoint needs preprocessor_config.json and tokenizer files next to its weights"
         ) from error
 

@@ -116,6 +116,7 @@ class Family:
         polygon: How it is asked for polygons; None = it has none.
         is_detector: Whether it gives boxes with scores and writes no text.
         has_boxes: False = it answers with points.
+        also_called: What names of released models have in place of a model type -> that model type.
     """
 
     name: str
@@ -125,6 +126,7 @@ class Family:
     polygon: PromptFormat | None = None
     is_detector: bool = False
     has_boxes: bool = True
+    also_called: tuple[tuple[str, str], ...] = ()
 
 
 FAMILIES = (
@@ -140,9 +142,16 @@ FAMILIES = (
         "internvl",
         ("internvl",),
         INTERNVL,
-        "OpenGVLab/InternVL, internvl_chat/eval/refcoco, and its documentation of grounding data",
+        "OpenGVLab/InternVL, internvl_chat/eval/refcoco, and its documentation of grounding data; take an id ending in "
+        "-hf: the others bring code of their own, which is never run",
     ),
-    Family("glm", ("glm4v", "glm4v_moe", "glm46v", "glm5_next"), GLM, "zai-org/GLM-V, README, section Grounding"),
+    Family(
+        "glm",
+        ("glm4v", "glm4v_moe", "glm46v", "glm5_next"),
+        GLM,
+        "zai-org/GLM-V, README, section Grounding",
+        also_called=(("GLM-4.1V", "glm4v"), ("GLM-4.5V", "glm4v_moe")),
+    ),
     Family(
         "paligemma",
         ("paligemma",),
@@ -244,11 +253,14 @@ def _named(model_type: str, prompt: str, coordinates: str) -> Family:
 def model_type_of(name: str) -> str:
     """Return the model type that a name speaks of, as that of a model behind a server, e.g. `Qwen/Qwen2.5-VL-7B`.
 
-    It is the longest known model type in it, whatever the signs between letters; the name itself where there is none.
+    It is the longest known model type in it, or what its family is also called, whatever the signs between letters; the
+    name itself where there is none.
     """
     plain = _letters(name)
-    types = [model_type for family in FAMILIES for model_type in family.model_types if _letters(model_type) in plain]
-    return max(types, key=len, default=name)
+    called = [(word, word) for family in FAMILIES for word in family.model_types]
+    called += [pair for family in FAMILIES for pair in family.also_called]
+    found = [(word, model_type) for word, model_type in called if _letters(word) in plain]
+    return max(found, key=lambda pair: len(pair[0]), default=(name, name))[1]
 
 
 def _letters(name: str) -> str:

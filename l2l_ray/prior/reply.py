@@ -18,7 +18,7 @@ from PIL import Image
 
 from l2l_ray.errors import PriorParseError
 from l2l_ray.prior.parse import ParsedReply, parse_reply
-from l2l_ray.prior.prompt import PromptFormat
+from l2l_ray.prior.prompt import GLM, PromptFormat
 from l2l_ray.types import SAMPLE_SEPARATOR, BoxFrac, Prior
 
 _POINT_SIDE_FRAC = 0.2  # two points agree as far as two boxes of this size around them overlap; ours
@@ -167,7 +167,7 @@ def reading_version(fmt: PromptFormat, num_samples: int) -> int:
         num_samples: How many texts it has.
     """
     if fmt.style in ("json", "molmo"):
-        return 5
+        return 6 if fmt.name.startswith(GLM.name) else 5
     return 4 if fmt.style == "florence2" or num_samples > 1 else 3
 
 

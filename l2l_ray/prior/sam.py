@@ -32,7 +32,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from l2l_ray.checkpoints import checkpoint
+from l2l_ray.checkpoints import checkpoint, load_whole
 from l2l_ray.config import PriorConfig
 from l2l_ray.device import pick_device, pick_dtype
 from l2l_ray.errors import ConfigError
@@ -120,11 +120,7 @@ class Sam:
             )
         device = pick_device(config.device)
         with checkpoint("prior.sam_model", config.sam_model, EXPECTED) as options:
-            model, found = AutoModelForMaskGeneration.from_pretrained(
-                config.sam_model, dtype=torch.float32, output_loading_info=True, **options
-            )
-            if lacking := sorted(found["missing_keys"]):  # transformers goes on, with random ones
-                raise ValueError(f"its file lacks {len(lacking)} weights of a {type(model).__name__}, as {lacking[0]}")
+            model = load_whole(AutoModelForMaskGeneration, config.sam_model, dtype=torch.float32, **options)
             statistics = _statistics(config.sam_model, options)
         return cls(model.to(device), pick_dtype(config.dtype, device), statistics)
 

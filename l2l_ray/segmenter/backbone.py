@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoBackbone, AutoConfig, PretrainedConfig
 from transformers.image_processing_base import ImageProcessingMixin
 
-from l2l_ray.checkpoints import checkpoint
+from l2l_ray.checkpoints import checkpoint, load_whole
 from l2l_ray.config import EMBEDDED, SegmenterConfig
 from l2l_ray.errors import ConfigError
 
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 ENCODER_DIR = Path(__file__).resolve().parents[1] / "embedded" / "encoder"
 EXPECTED = "a backbone (AutoBackbone) such as Swin, ConvNeXt or DINOv2/v3, or 'embedded'"
 WEIGHT_DTYPE = torch.float32  # of both encoders: in a checkpoint's half precision a small step would change no weight
+# Norms after each stage, which begin as the identity but for a shift and scale, and what stands for hidden patches.
+_NOT_OF_CLASSIFIERS = r"(^|\.)(hidden_states_norms\.|mask_token$)"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -142,11 +144,10 @@ def _load(source: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     # `AutoBackbone.from_pretrained` asks the hub even about a local folder; the class it would choose does not.
     with torch.device("meta"):
         backbone_class: Any = type(factory.from_config(config))
-    loaded, info = backbone_class.from_pretrained(
-        source, config=config, dtype=WEIGHT_DTYPE, output_loading_info=True, **options
+    loaded: nn.Module = load_whole(
+        backbone_class, source, may_lack=_NOT_OF_CLASSIFIERS, config=config, dtype=WEIGHT_DTYPE, **options
     )
-    _check_missing(loaded, sorted(info["missing_keys"]), source)
-    return loaded  # type: ignore[no-any-return]
+    return loaded
 
 
 def _probe(model: nn.Module, image_size: int) -> list[tuple[int, int, int]]:
@@ -182,21 +183,6 @@ def _patch_size(model: nn.Module, image_size: int, source: str) -> int:
             f"{image_size // patch * patch}"
         )
     return patch
-
-
-def _check_missing(model: nn.Module, missing: Sequence[str], source: str) -> None:
-    """Refuse a checkpoint that leaves most weights random; a classifier's lacks only the norms after each stage."""
-    total = len(model.state_dict())
-    if len(missing) > total // 2:
-        raise ConfigError(
-            f"segmenter.backbone: {source!r} holds {total - len(missing)} of the {total} weights of "
-            f"{type(model).__name__} (first missing: {missing[0]}), expected most of them; "
-            "check the folder or set pretrained=False"
-        )
-    if missing:
-        logger.info(
-            "%s lacks %d of %d weights, which start random (first: %s)", source, len(missing), total, missing[0]
-        )
 
 
 def _refuse_batch_norm(model: nn.Module, source: str) -> None:

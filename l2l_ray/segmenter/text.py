@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from l2l_ray.checkpoints import checkpoint
+from l2l_ray.checkpoints import checkpoint, load_whole
 from l2l_ray.config import SegmenterConfig
 from l2l_ray.errors import ConfigError
 from l2l_ray.plain_text import PlainText
@@ -24,6 +24,7 @@ from l2l_ray.segmenter.backbone import WEIGHT_DTYPE, freeze_unused, resolve_sour
 
 _AT_ONCE = 1024  # expressions whose tokens are counted together: it bounds the memory
 _EXPECTED = "a text encoder such as BERT (AutoModel) or 'embedded'"
+_POOLER = r"(^|\.)pooler\."  # many checkpoints lack it, as XLM-RoBERTa's do; the vectors of tokens do not depend on it
 # What transformers' encoders call their tables of absolute positions; relative and rotary ones bound no text.
 _POSITIONS = re.compile(r"(^|\.)((embed_)?positions?(al)?_embed\w*|embed_positions?|positions_embed|pos_emb(ed)?|wpe)$")
 
@@ -150,5 +151,5 @@ def _load(source: str, pretrained: bool, hub_options: dict[str, Any]) -> Any:
         options["add_pooling_layer"] = False  # no vector of a token depends on it, and most people have one of these
     factory: Any = AutoModel
     if pretrained:
-        return factory.from_pretrained(source, config=config, **options, **hub_options)
+        return load_whole(factory, source, may_lack=_POOLER, config=config, **options, **hub_options)
     return factory.from_config(config, **options)

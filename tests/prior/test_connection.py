@@ -95,6 +95,28 @@ def test_no_wait_is_longer_than_the_longest(server: Server, monkeypatch: pytest.
     assert time.monotonic() - start_s < 2 and len(server.questions) == 3
 
 
+def test_waits_between_tries_are_no_part_of_the_time_for_an_answer(server: Server) -> None:
+    prior = loaded(server, LIMIT_S)
+
+    def busy_at_first(_: Server, request: BaseHTTPRequestHandler, __: dict[str, Any]) -> None:
+        if len(server.questions) > 1:
+            say(request, 200, completion())
+        else:
+            say(request, 429, {"error": "quota"}, retry_after="1")
+
+    server.handle = busy_at_first
+    assert prior.ask([GRAY], ["x"])[0].texts == (TEXT,)
+
+
+def test_an_error_that_stays_is_told_however_long_it_was_waited_for(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("l2l_ray.prior.connection.NUM_RETRIES", 1)
+    prior = loaded(server, LIMIT_S)
+    server.handle = lambda _, request, __: say(request, 500, {"error": "out of memory"}, retry_after="1")
+    assert prior.ask([GRAY], ["x"])[0].failure == 'server: HTTP 500: {"error": "out of memory"}'
+
+
 def test_a_long_wait_is_said_once(
     server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

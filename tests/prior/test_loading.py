@@ -1,7 +1,7 @@
 """One contract for every family: a tiny checkpoint of its architecture, saved, loaded by `load_prior`, and asked.
 
-Not here: Molmo2, whose image processor wants torchvision; GLM-4.5V, GLM-4.6V, GLM-5, Qwen3.5-MoE and MM-Grounding-DINO,
-which share all code of ours with a family that is.
+Not here: Molmo2, whose image processor wants torchvision; GLM-4.5V, GLM-4.6V, Qwen3.5-MoE and MM-Grounding-DINO, which
+share all code with a family that is; GLM-5, which pads its pictures.
 """
 
 from __future__ import annotations
@@ -154,6 +154,13 @@ def test_molmo_names_points() -> None:
         "<|begin_of_box|>[[100,200,500,600]]<|end_of_box|>",
         "<|begin_of_box|>(100, 200, 500, 600)<|end_of_box|>",
         "It is at <|begin_of_box|><100,200,500,600><|end_of_box|>.",
+        "<|begin_of_box|>100, 200, 500, 600<|end_of_box|>",
+        "<|begin_of_box|>[[100,200,500,600]]<|end_of_box|> It is 400 wide: in pixels [64, 96, 320, 288].",
+        '<|begin_of_box|>{100,200,500,600}<|end_of_box|> not {"bbox_2d": [1, 2, 300, 400]}',
+        "First [1, 2, 300, 400], but no: <|begin_of_box|>(100,200),(500,600)<|end_of_box|> of 3 cups",
+        "<|begin_of_box|>[1,2,300,400]<|end_of_box|> Wait, it is <|begin_of_box|>[100,200,500,600]<|end_of_box|>.",
+        "<think><|begin_of_box|>[1,2,300,400]<|end_of_box|>?</think>At [100, 200, 500, 600].",
+        "<|begin_of_box|>cup<|end_of_box|> at [100, 200, 500, 600]",
         "<think>maybe [1, 2, 300, 400]</think><answer><|begin_of_box|>[100,200,500,600]<|end_of_box|></answer><|user|>",
     ],
 )
@@ -161,6 +168,26 @@ def test_glm_puts_any_brackets_around_its_box(said: str) -> None:
     identity = MllmIdentity("f", family_of("glm4v").box)
     prior = make_prior("k", Reply((said,), (-0.1,), 64, 64), identity, 640, 480)
     assert prior.boxes_xyxy_frac == ((0.1, 0.2, 0.5, 0.6),)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[[100,200,500,600],[0,0,50,60]]",
+        "[100,200,500,600],[0,0,50,60]",
+        "(100,200,500,600), (0,0,50,60)",
+        "<100,200,500,600> and <0,0,50,60>",
+        "{100,200,500,600}\n{0,0,50,60}",
+        "[100,200,500,600]<|end_of_box|>, <|begin_of_box|>[0,0,50,60]",
+        '[{"bbox_2d": [100,200,500,600]}, {"bbox_2d": [0,0,50,60]}]',
+    ],
+)
+@pytest.mark.parametrize("after", ["", " The photo is [0, 0, 640, 480]."])
+def test_glm_marks_several_boxes(said: str, after: str) -> None:
+    identity = MllmIdentity("f", family_of("glm4v").box)
+    reply = Reply((f"They are <|begin_of_box|>{said}<|end_of_box|>{after}",), (-0.1,), 64, 64)
+    prior = make_prior("k", reply, identity, 640, 480)
+    assert set(prior.boxes_xyxy_frac) == {(0.1, 0.2, 0.5, 0.6), (0.0, 0.0, 0.05, 0.06)}, prior.failure
 
 
 def test_paligemma_writes_y_first_and_its_mask_codes_are_left_out() -> None:

@@ -20,6 +20,7 @@ from l2l_ray.prior.prompt import (
     PALIGEMMA,
     QWEN_ABSOLUTE,
     QWEN_RELATIVE,
+    model_type_of,
     prompt_for,
 )
 
@@ -95,6 +96,22 @@ def test_a_known_family_takes_another_question_and_another_unit() -> None:
 def test_a_fixed_unit_cannot_be_changed(model_type: str) -> None:
     with pytest.raises(ConfigError, match=r"prior\.coordinates is 'percent', but the unit .* is fixed .*; set"):
         prompt_for(model_type, coordinates="percent")
+
+
+@pytest.mark.parametrize(
+    ("name", "model_type"),
+    [
+        ("Qwen/Qwen3-VL-8B-Instruct", "qwen3_vl"),
+        ("/models/qwen2.5-vl-7b", "qwen2_5_vl"),
+        ("OpenGVLab/InternVL3_5-8B-hf", "internvl"),
+        ("zai-org/GLM-4.1V-9B-Thinking", "glm4v"),
+        ("zai-org/GLM-4.5V-FP8", "glm4v_moe"),
+        ("zai-org/GLM-4.6V", "glm46v"),
+        ("my-model", "my-model"),
+    ],
+)
+def test_a_served_name_tells_the_model_type(name: str, model_type: str) -> None:
+    assert model_type_of(name) == model_type
 
 
 def test_the_document_has_a_row_for_every_family() -> None:

@@ -31,7 +31,7 @@ import numpy as np
 from l2l_ray.config import EMBEDDED, PriorConfig
 from l2l_ray.data.masks import mask_box
 from l2l_ray.errors import ConfigError, DataError
-from l2l_ray.intervals import ratio_intervals
+from l2l_ray.intervals import has_width, ratio_intervals, share_interval
 from l2l_ray.loop.inference.ordering import RIGHT_IOU, auc
 from l2l_ray.metrics import INTERVAL_RESAMPLES
 from l2l_ray.prior.coordinates import BY_HAND, COORDINATES
@@ -57,7 +57,8 @@ class PriorCheck:
         num: Texts.
         num_images: Their images.
         accuracy: Box accuracy.
-        interval: Its 95 % interval, images resampled; None, None where there is none.
+        interval: Its 95 % interval, images resampled, or the exact one of a share where all images agree; None, None
+            where there are too few.
         failures: Kind of failure (`reply.FAILURE_WORDS`) -> texts.
         auc: How well the score puts right boxes before wrong ones; None where there is nothing to order.
         by_coordinates: Unit -> box accuracy of the same answers read in it, the used unit first.
@@ -167,7 +168,7 @@ def check_priors(
         num=len(found),
         num_images=len(shares),
         accuracy=float(right.mean()),
-        interval=ratio_intervals([(right, np.ones(len(right)))], image_ids, INTERVAL_RESAMPLES)[0],
+        interval=_interval(right, image_ids, num_right),
         failures=dict(Counter(failure_kind(p.failure) for _, p, _ in found if p.failure)),
         auc=auc(np.array([p.score for _, p, _ in found]), right),
         by_coordinates={name: float(rights.mean()) for name, rights in by_unit.items()},
@@ -231,6 +232,14 @@ def _is_right(prior: Prior, truth: BoxFrac) -> bool:
         return box_iou(prior.boxes_xyxy_frac[0], truth) >= RIGHT_IOU
     points = prior.points_xy_frac[:1]
     return any(truth[0] <= x <= truth[2] and truth[1] <= y <= truth[3] for x, y in points)
+
+
+def _interval(right: np.ndarray, image_ids: Sequence[int], num_right: int) -> tuple[float | None, float | None]:
+    """Return the accuracy's 95 % interval; `num_right` images of them speak for the model."""
+    low, high = ratio_intervals([(right, np.ones(len(right)))], image_ids, INTERVAL_RESAMPLES)[0]
+    if low is None or high is None or has_width(low, high):
+        return low, high
+    return share_interval(num_right, len(set(image_ids)))
 
 
 def _far_better(by_unit: dict[str, np.ndarray]) -> str:

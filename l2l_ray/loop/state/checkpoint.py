@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from l2l_ray.checkpoints import give_usual_mode
 from l2l_ray.errors import HEALS, CheckpointError
 from l2l_ray.loop.state.version_record import not_written, whole_copy
 
@@ -28,6 +29,7 @@ def save_weights(module: nn.Module, path: Path) -> None:
     state = {name: tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}
     try:
         save_file(_without_aliases(state), path)
+        give_usual_mode(path)
     except (OSError, SafetensorError) as error:
         raise not_written(path, error) from error
 

@@ -50,6 +50,16 @@ def right(fmt: PromptFormat) -> str:
 WRONG = '{"bbox_2d": [600, 700, 900, 990]}'
 
 
+def test_images_that_all_agree_leave_room_for_others() -> None:
+    """The bootstrap draws no others; of n that are all right the exact interval begins at 0.025^(1/n)."""
+    examples = labeled(20, per_image=2)
+    for text, expected in ((right(QWEN_RELATIVE), (0.025**0.1, 1)), (WRONG, (0, 1 - 0.025**0.1))):
+        check = check_priors(examples, [said(text)] * 20, QWEN_RELATIVE, 0.1)
+        assert check.interval == pytest.approx(expected)
+    few = check_priors(labeled(4), [said(WRONG)] * 4, QWEN_RELATIVE, 0.1)
+    assert few.interval == (None, None)
+
+
 def test_accuracy_failures_and_order_of_some_answers() -> None:
     texts = [right(QWEN_RELATIVE)] * 6 + [WRONG] * 2 + ["I see a cat", "[]"]
     # Right ones are surest, but for one wrong one that is as sure as they are: AUC of 6 x 4 pairs, 6 of them equal.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,18 @@ def test_tied_weights_are_stored_once_and_stay_tied(tmp_path: Path) -> None:
     load_weights(other, tmp_path / "tied.safetensors")
     assert torch.equal(other.output.weight, written.output.weight)
     assert other.output.weight is other.embedding.weight
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_weights_can_be_read_by_whom_the_umask_lets_read(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        for _ in range(2):  # new, and in the place of an earlier one
+            save_weights(_net(), tmp_path / "net.safetensors")
+            assert (tmp_path / "net.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
+    finally:
+        os.umask(before)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
 
 
 def test_a_module_without_tensors_round_trips(tmp_path: Path) -> None:
