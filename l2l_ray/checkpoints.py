@@ -1,4 +1,4 @@
-"""Where a checkpoint named in the config is read from, a folder, the download cache or the model hub, and how whole.
+"""Where a checkpoint named in the config is read from: a folder, the download cache or the model hub.
 
 One place for the MLLM, SAM, the backbone and the text encoder. The hub's client tries an address that does not answer
 for half a minute and writes a line each time, so the hub is asked once, shortly, before anything is loaded: without it

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -202,19 +202,18 @@ class Predictor:
     ) -> Iterator[Prediction | FailedPrediction]:
         """Yield the results of a few items; the models are asked about those that can be opened at once."""
         photo = cache(lambda path: self._photo(path, pictures.get(path)))
-        tried = [self._attempt(lambda item=item: self._open(item, photo), item) for item in items]  # type: ignore[misc]
+        tried = [self._attempt(partial(self._open, item, photo), item) for item in items]
         opened = [one for one in tried if isinstance(one, _Opened)]
         priors = self._priors(opened)
         logits: list[Tensor | None] = [None] * len(opened)
         with suppress(Exception):  # whoever broke the batch fails alone
             logits = list(self._logits(opened, priors))
-        found = zip(priors, logits, strict=True)
+        found = dict(zip(map(id, opened), zip(priors, logits, strict=True), strict=True))
         for item, one in zip(items, tried, strict=True):
             if isinstance(one, FailedPrediction):
                 yield one
-                continue
-            answer = next(found)
-            yield self._attempt(lambda: self._prediction(one, *answer), item)  # noqa: B023  # called at once
+            else:
+                yield self._attempt(partial(self._prediction, one, *found[id(one)]), item)
 
     def _priors(self, opened: Sequence[_Opened]) -> list[Prior]:
         """Ask about a few; whom a model cannot answer gets a prior that says so, and a mask without its help."""

@@ -36,19 +36,19 @@ _MAX_DEPTH = 8  # objects in objects; real replies have two or three
 _TUPLE = re.compile(r"\(((?:\s*[-+0-9.]+\s*,){3}\s*[-+0-9.]+\s*)\)")
 _NO_JSON_NUMBER = re.compile(r"([\[,(]\s*)(\+0*|0+)(?=[0-9])")  # +10 and 010
 _LOOKALIKES = dict(zip("，：［］｛｝（）＂．－−", ',:[]{}()".--', strict=True))
-_SPECIAL = re.compile(r"<\|[^|<>]*\|>|</?(?:s|ref|box|pad)>")
+_MARK = re.compile(r"<\|[^|<>]*\|>|</?(?:s|ref|box|pad)>")
 _BEGIN_OF_BOX, _END_OF_BOX = "<|begin_of_box|>", "<|end_of_box|>"  # of GLM
 _NUMERAL = re.compile(r"[-+]?[0-9.]++")
 _FOUR = re.compile(r"[\[({<]\s*+([-+]?[0-9.]++(?:\s*+,\s*+[-+]?[0-9.]++){3})\s*+[\])}>]")
-_NUMBER = r"\s*(-?[0-9]+(?:\.[0-9]+)?)\s*"
+_DIGITS = r"\s*(-?[0-9]+(?:\.[0-9]+)?)\s*"
 _KEY = r"""(?P<quote>["']?)\b(?P<name>(?:bbox|box|bounding_?box)(?:es)?(?:_?2d)?|points?(?:_?2d)?)(?P=quote)\s*:\s*"""
 _EVENT = re.compile(
     r"(?P<thinking><(?:think|thinking|thought|reasoning)>|◁think▷|\[THINK\])"
     r"|(?P<thought></(?:think|thinking|thought|reasoning)>|◁/think▷|\[/THINK\])"
     r"|(?P<answer><answer>)|(?P<answered></answer>)|(?P<announced>\b(?:answer|final|corrected|result)(?:\s+\w+){0,2}[\s*]*:)"
     rf"|(?P<key>{_KEY})"
-    rf"|(?P<pair>\({_NUMBER},{_NUMBER}\)\s*+(?:,|to|and)?\s*+\({_NUMBER},{_NUMBER}\))"
-    rf"|(?P<cutpair>\({_NUMBER},{_NUMBER}\)\s*+,?\s*+\([\s0-9.,-]*\Z)|(?P<cutlist>\[\s*[-+]?[0-9][-+\s0-9.,eE]*\Z)"
+    rf"|(?P<pair>\({_DIGITS},{_DIGITS}\)\s*+(?:,|to|and)?\s*+\({_DIGITS},{_DIGITS}\))"
+    rf"|(?P<cutpair>\({_DIGITS},{_DIGITS}\)\s*+,?\s*+\([\s0-9.,-]*\Z)|(?P<cutlist>\[\s*[-+]?[0-9][-+\s0-9.,eE]*\Z)"
     r"|(?P<open>[\[{])",
     re.IGNORECASE,
 )
@@ -112,7 +112,7 @@ def find_answer(reply: str, is_cut: bool = False) -> list[Candidate]:
     Raises:
         PriorParseError: There is nothing like a box or a point in it, or only in its reasoning.
     """
-    text = _SPECIAL.sub("", _with_plain_marks("".join(map(_plain, reply))))
+    text = _MARK.sub("", _with_plain_marks("".join(map(_plain, reply))))
     blocks, begin = _blocks(text, reply)
     has_key = any(c.has_key for block in blocks for c in block.candidates)
     kept = [(block, tuple(c for c in block.candidates if c.has_key or not has_key)) for block in blocks]

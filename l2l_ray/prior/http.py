@@ -30,7 +30,6 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import compress, product
 from typing import Any
 
 from PIL import Image
@@ -61,7 +60,16 @@ _EXTRAS: dict[str, dict[str, Any]] = {
     "schema": {"response_format": {"type": "json_schema", "json_schema": {"name": "boxes", "schema": _SCHEMA}}},
     "no_thoughts": {"chat_template_kwargs": {"enable_thinking": False}},  # templates without the switch ignore it
 }
-_COMBINATIONS = [tuple(compress(_EXTRAS, kept)) for kept in product((True, False), repeat=len(_EXTRAS))]
+_COMBINATIONS: tuple[tuple[str, ...], ...] = (  # in the order in which they are tried
+    ("logprobs", "schema", "no_thoughts"),
+    ("logprobs", "schema"),
+    ("logprobs", "no_thoughts"),
+    ("logprobs",),
+    ("schema", "no_thoughts"),
+    ("schema",),
+    ("no_thoughts",),
+    (),
+)
 _THOUGHTS = "<think>"  # what `answer` takes for reasoning that does not end
 
 
