@@ -75,9 +75,9 @@ import os, signal, sys, time
 from pathlib import Path
 from l2l_ray.job import run_job, say, signals_as_ctrl_c
 def act():
-    say("works")
     try:
         with signals_as_ctrl_c():
+            say("works")
             time.sleep(60)
     finally:
         os.kill(os.getpid(), signal.SIGHUP)

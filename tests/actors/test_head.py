@@ -233,8 +233,8 @@ def _no_http() -> Iterator[int]:
 
 
 @pytest.fixture
-def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Session folders lie apart."""
+def apart(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Session folders lie apart, also after `checkout` has made a new shell."""
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
 
 

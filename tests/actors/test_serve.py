@@ -21,19 +21,16 @@ import pytest
 import requests
 from PIL import Image, ImageDraw
 from ray import serve
-from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from starlette.requests import Request
 
-from l2l_ray.actors import serve_interface
 from l2l_ray.actors.connection import connected
 from l2l_ray.actors.deployments import APP, PREDICTOR
 from l2l_ray.actors.environment import TOKEN_ENV
-from l2l_ray.actors.serve import require_address, require_free_port, run, state_line, states_after
-from l2l_ray.actors.serve_interface import ServeInterface, interface_at
+from l2l_ray.actors.serve import states_after
+from l2l_ray.actors.serve_interface import ServeInterface
 from l2l_ray.config import ClusterConfig, PriorConfig, read_config, save_config
-from l2l_ray.errors import ClusterError, ConfigError
 from l2l_ray.predictor import Predictor
-from l2l_ray.serving.settings import ServeConfig, is_loopback
+from l2l_ray.serving.settings import is_loopback
 from tests.finished_run import write_finished_run
 from tests.ray_runs import WAIT_S, actors, listening, wait_for
 from tests.tiny_sams import SAMS
@@ -312,61 +309,6 @@ def test_sigterm_ends_the_server_in_order_and_what_others_have_deployed_since_st
         assert answered("by-hand") and answered("by-config")
     finally:
         serve.shutdown()
-
-
-def test_a_host_of_the_newer_internet_protocol_is_listened_on() -> None:
-    port = free_port("::1")
-    require_free_port(ServeConfig(host="::1", port=port))
-    with socket.socket(socket.AF_INET6) as taken:
-        taken.bind(("::1", port))
-        taken.listen()
-        with pytest.raises(ConfigError, match=f"cannot listen on host ::1, port {port}: Address already in use"):
-            require_free_port(ServeConfig(host="::1", port=port))
-
-
-@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1", "2001:db8::1"])
-def test_a_host_that_is_not_this_machine_is_refused(host: str) -> None:
-    with pytest.raises(ConfigError, match=f"cannot listen on host {host}, port 8000: .*; choose another --port"):
-        require_free_port(ServeConfig(host=host))
-
-
-def test_a_private_cluster_that_lets_anybody_in_is_refused(
-    places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    with pytest.raises(ConfigError, match="RAY_AUTH_MODE must be token, got disabled: replicas of Ray Serve listen on"):
-        run(places["first"], ServeConfig(port=free_port()), "0" * 64, None, print, "")
-
-
-@pytest.mark.parametrize(
-    ("status", "said"),
-    [("DEPLOYING", "state      deploying"), ("UNHEALTHY", "state      unhealthy: no reason given")],
-)
-def test_a_state_has_a_reason_where_something_failed(status: str, said: str) -> None:
-    assert state_line(APP, ApplicationStatusOverview(ApplicationStatus(status), "", 0.0, {})) == said
-
-
-def test_a_dashboard_that_says_nothing_is_an_error_and_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve_interface, "READ_TIMEOUT_S", 0.3)
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(ClusterError, match=f"dashboard at {url} gives no answer, expected one within 0.3 s"):
-            interface_at(url)
-
-
-def test_a_serve_that_listens_elsewhere_is_refused_with_both_addresses() -> None:
-    port = free_port()
-    settings, elsewhere = ServeConfig(port=port), {"host": "0.0.0.0", "port": 8393}
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", port))
-        taken.listen()
-        require_address({"host": "127.0.0.1", "port": port}, settings)  # it is Serve itself that has the port
-    require_address(None, settings)
-    said = f"listens on host 0.0.0.0, port 8393 already, got --host 127.0.0.1 --port {port}; give those, or end it"
-    with pytest.raises(ConfigError, match=said):
-        require_address(elsewhere, settings)
 
 
 @pytest.mark.slow
