@@ -21,7 +21,7 @@ QUICK = (
     *("--preset", "smoke", "--loop.rounds", "1", "--loop.burn_in_steps", "2", "--loop.fold_steps", "1"),
     *("--loop.round_steps", "1", "--selector.warmup_updates", "1", "--selector.round_updates", "1"),
     *("--loop.labeled_batch", "2", "--loop.unlabeled_batch", "2"),
-    *("--selector.update_batch", "2", "--selector.max_unlabeled", "2", "--selector.group_size", "3"),
+    *("--selector.update_batch", "2", "--selector.max_unlabeled", "2", "--selector.group_size", "2"),
 )
 
 

@@ -182,7 +182,7 @@ class SelectorConfig(Section):
     )
     hidden: int = Field(32, ge=4, description="Channels of RPLE's network (ours)")
     group_size: int = Field(
-        6, ge=3, description="Decisions drawn per image and compared with one another (ours; the group of GRPO)"
+        6, ge=2, description="Decisions drawn per image and compared with one another (ours; the group of GRPO)"
     )
     warmup_updates: int = Field(60, ge=0, description="Selector updates before the first labelling (ours)")
     round_updates: int = Field(10, ge=0, description="Selector updates after each round (ours)")

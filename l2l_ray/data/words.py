@@ -5,7 +5,7 @@ rules are by words, English, and refuse what is unclear; nothing is guessed:
 
 - `swap_left_right`: left and right change places when the image is mirrored. Writing, numbers, clock faces and unclear
   words ("left-handed", "all right", "one left") forbid mirroring, and so do other scripts, and an order without a
-  direction ("second man": counted from the left, as nearly everybody does).
+  origin ("second man": counted from the left, as nearly everybody does).
 - `survives_crop`: no word speaks of a place in the image, of an order, or of another object that the crop may lose.
 - `survives_paste`: besides, nothing compares or counts, and no word of the pasted object could describe this one too.
 - `reworded`: another article, or a word that means the same in every phrase.
@@ -34,7 +34,7 @@ def swap_left_right(expression: str) -> str | None:
     words = [match.group().lower() for match in matches]
     if not _is_latin(expression) or _CLOCK.search(expression) or _NUMBER.search(expression):
         return None
-    if _ORDERS.intersection(said := _words(expression)) and not any(map(_says_from_where, said)):
+    if any(map(_is_order, _words(expression))) and not _ORIGIN.search(expression.lower()):
         return None
     parts, done = [], 0
     for i, word in enumerate(words):
@@ -107,10 +107,11 @@ _PLACE = "far|top|bottom|upper|lower|mid|middle|center|centre|back|front|most|on
 _CLOCK = re.compile(r"\d:\d\d")
 _NUMBER = re.compile(r"(?<!\w)\d+(?!\w)")  # on a shirt, a bus, a sign; no ordinal
 _ORDINAL = re.compile(r"\d+(?:st|nd|rd|th)")
-_ORDERS = frozenset("first second third fourth fifth sixth seventh eighth ninth tenth last nth 1st 2nd 3rd".split()) | {
-    f"{number}th" for number in range(4, 21)
-}
-_FROM_WHERE = frozenset("top bottom front back upper lower above below".split())
+_ORDERS = frozenset("first second third fourth fifth sixth seventh eighth ninth tenth last nth".split())
+_ORIGIN = re.compile(  # where a count begins; a row or a side of the body is no such place
+    r"\bfrom (?:the )?(?:far |very )?(?:left|right|top|bottom|front|back)"
+    r"|\b(?:on|to|at) (?:the )?(?:far )?(?:left|right)(?! (?:hand|arm|leg|foot|eye))"
+)
 _DIRECTION = re.compile(rf"(?:{_PLACE})*(left|right)(?:{_PLACE}|est|ish|side|hand|wards?)*")
 
 # Mirroring breaks what these speak of: clock positions, the compass, and whatever is read off the image. The last line
@@ -197,8 +198,8 @@ def _speaks_of_a_rest(words: Sequence[str]) -> bool:
     return is_one or not _AMOUNTS.isdisjoint(words)
 
 
-def _says_from_where(word: str) -> bool:
-    return word in _FROM_WHERE or _DIRECTION.fullmatch(word) is not None
+def _is_order(word: str) -> bool:
+    return word in _ORDERS or _ORDINAL.fullmatch(word) is not None
 
 
 def _in_case_of(model: str, word: str) -> str:

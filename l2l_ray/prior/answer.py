@@ -38,7 +38,7 @@ _NO_JSON_NUMBER = re.compile(r"([\[,(]\s*)(\+0*|0+)(?=[0-9])")  # +10 and 010
 _LOOKALIKES = dict(zip("，：［］｛｝（）＂．－−", ',:[]{}()".--', strict=True))
 _MARK = re.compile(r"<\|[^|<>]*\|>|</?(?:s|ref|box|pad)>")
 _BEGIN_OF_BOX, _END_OF_BOX = "<|begin_of_box|>", "<|end_of_box|>"  # of GLM
-_NUMERAL = re.compile(r"[-+]?[0-9.]++")
+_NUMERAL = re.compile(r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)")
 _FOUR = re.compile(r"[\[({<]\s*+([-+]?[0-9.]++(?:\s*+,\s*+[-+]?[0-9.]++){3})\s*+[\])}>]")
 _DIGITS = r"\s*(-?[0-9]+(?:\.[0-9]+)?)\s*"
 _KEY = r"""(?P<quote>["']?)\b(?P<name>(?:bbox|box|bounding_?box)(?:es)?(?:_?2d)?|points?(?:_?2d)?)(?P=quote)\s*:\s*"""

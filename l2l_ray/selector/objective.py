@@ -11,7 +11,7 @@ Choices that matter
   sample of the policy; together they spread evenly over the choices, which removes most of the sampling noise of a
   small group. The price: the group's mean is not independent of its members, so the expected step is not exactly the
   gradient of the expected reward. With random policies over 5 choices the cosine between the two is 0.999 on average
-  and at least 0.98 for the 6 of the default, 0.93 for 3; with 2 it may point elsewhere (0.4), so 3 are the least.
+  and at least 0.98 for the 6 of the default, 0.93 for 3; with 2 it may point elsewhere (0.4).
 - One step per drawn group, so there is no ratio to clip. A second step made the policy fit the few labeled images too
   closely, an entropy floor changed nothing; a KL term to the version before is gone untested (docs/experiments.md).
 

@@ -32,7 +32,7 @@ class DyingPrior:
     async def beat(self) -> int:
         return os.getpid()
 
-    async def ask(self, questions: list[Question]) -> list[Reply]:
+    async def ask(self, questions: list[Question]) -> tuple[list[Reply], list[str]]:
         async with self._busy:
             asked = {question.expression for question in questions}
             if HANGS in asked:
@@ -44,7 +44,7 @@ class DyingPrior:
                 if question.expression == STOPS_ONCE and not marker.exists():
                     marker.touch()
                     os.kill(os.getpid(), signal.SIGSTOP)
-            return [Reply((question.key,), (-0.1,), 8, 8) for question in questions]
+            return [Reply((question.key,), (-0.1,), 8, 8) for question in questions], []
 
 
 class WithoutReplacement(DyingPrior):

@@ -6,6 +6,8 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -133,7 +135,8 @@ def test_a_labeler_waits_for_each_file_that_its_node_does_not_see(
 ) -> None:
     monkeypatch.setattr(visibility, "SEEN_TIMEOUT_S", 0.01)
     monkeypatch.setattr(visibility, "LOOK_AGAIN_S", 0.02)
-    labeler = LabelerActor(smoke, None, "labeler-0")  # type: ignore[arg-type]
+    unheard: Any = SimpleNamespace(noted=SimpleNamespace(remote=print))  # a coordinator that nothing is committed to
+    labeler = LabelerActor(smoke, unheard, "labeler-0")
     files = files_of(item, RunFolder(smoke.run_dir, smoke))
     assert len(set(files)) == num
     for path in files:

@@ -16,6 +16,7 @@ import torch
 
 from l2l_ray.config import RunConfig
 from l2l_ray.data.images import batch_indices
+from l2l_ray.errors import CheckpointError
 from l2l_ray.loop.host import Host
 from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.inference.teacher import update_teacher
@@ -84,7 +85,13 @@ class Networks:
         state = load_train_state(folder / "train_state.pt")
         for group in state["optimizer"]["param_groups"]:
             group["fused"] = self.optimizer.defaults["fused"]  # this device's own, not that of the one which saved it
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:  # its parameters are other ones, as where another version froze fewer
+            raise CheckpointError(
+                f"{folder / 'train_state.pt'} is of other learned weights than this run has: {error}; go on with the "
+                "version that wrote it (env.json of the run names it), or start another run"
+            ) from error
         return state
 
     def save(self, folder: Path, position: Position, learner: SelectorLearner | None = None) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from l2l_ray.errors import CheckpointError
 from l2l_ray.loop.state import visibility
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -46,6 +47,16 @@ def test_a_frozen_backbone_is_not_trained(whole_run: RunFolder) -> None:
     trained = {id(p) for group in frozen.optimizer.param_groups for p in group["params"]}
     assert not trained & {id(p) for p in frozen.student.backbone.parameters()}
     assert trained & {id(p) for p in frozen.student.decoder.parameters()}
+
+
+def test_a_folder_in_which_other_weights_were_learned_is_refused_by_name(whole_run: RunFolder, tmp_path: Path) -> None:
+    host = TrainingOnly(whole_run)
+    Networks.fresh(changed(whole_run.config, segmenter={"train_backbone": False}), host).save(tmp_path, Position(None))
+    all_learn = Networks.fresh(changed(whole_run.config, segmenter={"train_backbone": True}), host)
+    with pytest.raises(
+        CheckpointError, match=r"train_state.pt is of other learned weights than this run has: .*env.json"
+    ):
+        all_learn.load(tmp_path)
 
 
 def test_a_folder_that_another_node_has_placed_is_waited_for(
