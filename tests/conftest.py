@@ -7,6 +7,7 @@ imports names of its signatures for type checkers only cannot be checked at run 
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ environment.set_defaults(address=None)  # before any test module imports ray
 os.environ.setdefault("RAY_worker_niceness", "0")
 # Before torch is imported: tensors of tests are tiny, and one thread is enough for them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell that starts tests in the background has Ctrl-C ignored, which the processes that tests start would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PACKAGE = Path(__file__).parent.parent / "l2l_ray"
 

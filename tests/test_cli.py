@@ -123,7 +123,6 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
     )
     assert job.stdout is not None
     assert job.stdout.readline() == f"run folder {tmp_path / 'my runs' / 'stopped'}\n"

@@ -34,6 +34,7 @@ from ray.serve.schema import ApplicationStatusOverview, ServeStatus
 
 from l2l_ray.actors.batching import MicroBatcher
 from l2l_ray.actors.cluster import device_for, own_error, resource_options
+from l2l_ray.actors.serve_states import API, APP, PREDICTOR, PRIOR
 from l2l_ray.config import PriorConfig
 from l2l_ray.errors import CheckpointError, L2LError, one_line
 from l2l_ray.loop.inference.asking import answer_pictures, draw_pictures
@@ -51,7 +52,6 @@ from l2l_ray.types import Prior
 
 logger = logging.getLogger(__name__)
 
-APP, API, PREDICTOR, PRIOR = "l2l", "Api", "Predictor", "Prior"
 STATUS_AGE_S = 1.0  # everybody may ask whether the server is ready; the controller is asked this often at most
 STATUS_TIMEOUT_S = 5.0
 HEALTH_PERIOD_S = 2.0  # a dead replica is replaced after that long

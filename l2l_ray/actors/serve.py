@@ -11,20 +11,28 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ray import serve
-from ray.serve.exceptions import RayServeException
-from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from l2l_ray.actors import reviewing
 from l2l_ray.actors.cluster import Need, node_resources, shortage
 from l2l_ray.actors.connection import connected, still_answers
-from l2l_ray.actors.deployments import APP, PREDICTOR, PRIOR, require_same_mllm
+from l2l_ray.actors.deployments import require_same_mllm
 from l2l_ray.actors.serve_interface import ServeInterface, interface_at
+from l2l_ray.actors.serve_states import (
+    APP,
+    POLL_S,
+    PREDICTOR,
+    PRIOR,
+    START_TIMEOUT_S,
+    states_after,
+    wait_until_it_runs,
+    watch,
+)
 from l2l_ray.config import ClusterConfig, toy_answers
 from l2l_ray.errors import ClusterError, ConfigError
 from l2l_ray.predictor import run_and_version
@@ -35,12 +43,8 @@ from l2l_ray.wording import Say
 
 logger = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 600.0  # a large MLLM loads for minutes
-POLL_S = 0.5
-LOOK_EVERY_S = 5.0
 END_S = 10.0  # that Serve takes to see that its replicas have ended
 _IMPORT_PATH = "l2l_ray.actors.deployments:build"
-_FAILED = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
 
 
 def run(checkpoint: Path, settings: ServeConfig, token_sha256: str, address: str | None, say: Say, told: str) -> None:
@@ -82,7 +86,7 @@ def run(checkpoint: Path, settings: ServeConfig, token_sha256: str, address: str
         with _deployed(client, config, private, settings.timeout_s + END_S, say):
             say(told)
             _say_note(note, say)
-            _watch([app["name"] for app in config["applications"]], say)
+            watch([app["name"] for app in config["applications"]], say)
 
 
 def swap(checkpoint: Path, address: str | None, say: Say) -> None:
@@ -187,7 +191,7 @@ def _deployed(
         client.deploy_applications(config)
         deadline = time.monotonic() + START_TIMEOUT_S
         for app in config["applications"]:
-            _wait_until_it_runs(app["name"], deadline)
+            wait_until_it_runs(app["name"], deadline)
         has_served = True
         yield
     finally:
@@ -246,92 +250,6 @@ def drain(client: ServeInterface | None, config: dict[str, Any], timeout_s: floa
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("requests that were in work were cut off") from None
-
-
-def _wait_until_it_runs(name: str, deadline: float) -> None:
-    """Wait until an application and the HTTP proxy are up.
-
-    Args:
-        name: Of the application.
-        deadline: `START_TIMEOUT_S` after the wait began, by `time.monotonic`.
-    Raises:
-        ClusterError: They failed, or did not come up in time.
-    """
-    while True:
-        status = serve.status()
-        app = status.applications.get(name)
-        proxies = {str(state) for state in status.proxies.values()}
-        if app and app.status == ApplicationStatus.RUNNING and "HEALTHY" in {one.rpartition(".")[2] for one in proxies}:
-            return
-        if app and app.status in _FAILED:
-            raise ClusterError(f"the server could not be started: {_why(app)}; its logs are in the dashboard")
-        if time.monotonic() > deadline:
-            state = app.status if app else "not there"
-            raise ClusterError(
-                f"the server did not come up within {START_TIMEOUT_S:g} s: application {name} {state}, HTTP {proxies}; "
-                "free resources, or see its logs in the dashboard"
-            )
-        time.sleep(POLL_S)
-
-
-def states_after(checkpoint: str, asked: str) -> list[dict[str, str]]:
-    """Return the state of every predictor replica, once each has been asked to change over to a checkpoint.
-
-    Args:
-        checkpoint: For the message.
-        asked: Of the `user_config` that asked.
-    Raises:
-        ClusterError: Not every one has in time, or the application failed.
-    """
-    handle = serve.get_deployment_handle(PREDICTOR, APP)
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        _wait_until_it_runs(APP, deadline)
-        states: list[Any] = []
-        with suppress(RayServeException, TimeoutError):  # the only one has just died
-            left_s = max(deadline - time.monotonic(), 0.0)
-            states = handle.broadcast("state").results(timeout_s=left_s, return_exceptions=True)
-        counts = serve.status().applications[APP].deployments[PREDICTOR].replica_states
-        are_all = all(state == "RUNNING" for state, count in counts.items() if count)
-        if are_all and 0 < sum(counts.values()) == len(states) and all(_was_asked(one, asked) for one in states):
-            return states
-        time.sleep(POLL_S)
-    raise ClusterError(
-        f"not every predictor took {checkpoint} within {START_TIMEOUT_S:g} s; their logs are in the dashboard"
-    )
-
-
-def _was_asked(state: Any, asked: str) -> bool:
-    return isinstance(state, dict) and state["asked"] == asked  # else an error: it died meanwhile
-
-
-def _why(app: ApplicationStatusOverview) -> str:
-    """Return the cause in a message of Serve's, which may hold a whole traceback: its last line of text."""
-    messages = [app.message, *(deployment.message for deployment in app.deployments.values())]
-    lines = [line.strip() for message in messages for line in message.splitlines()]
-    errors = [line for line in lines if line.startswith("l2l_ray.") or "Error:" in line]
-    return (errors or [line for line in lines if line] or ["no reason given"])[-1]
-
-
-def _watch(names: Sequence[str], say: Say) -> None:
-    """Wait for the word to end; say when the state of an application changes."""
-    known = dict.fromkeys(names, ApplicationStatus.RUNNING)
-    while True:
-        time.sleep(LOOK_EVERY_S)
-        found = serve.status().applications
-        for name in names:
-            app = found.get(name)
-            if app is None:
-                raise ClusterError("the server was ended by somebody else (`serve shutdown`?); start it again")
-            if app.status != known[name]:
-                known[name] = app.status
-                say(state_line(name, app))
-
-
-def state_line(name: str, app: ApplicationStatusOverview) -> str:
-    """Return what is said of an application whose state has changed: the state, and why where it failed."""
-    why = f": {_why(app)}" if app.status in _FAILED else ""
-    return f"{'state' if name == APP else 'review':<11}{app.status.value.lower()}{why}"
 
 
 def require_token_mode() -> None:

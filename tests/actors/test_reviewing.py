@@ -16,9 +16,9 @@ import requests
 from pydantic import ValidationError
 from starlette.testclient import TestClient
 
-from l2l_ray.actors.deployments import APP
 from l2l_ray.actors.reviewing import REVIEW_APP, ROUTE, ReviewArgs, app_of, application, build, require_reviewable
 from l2l_ray.actors.serve import drain
+from l2l_ray.actors.serve_states import APP
 from l2l_ray.errors import ConfigError, DataError, L2LError
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.review.app import PAGE, PAGE_FILES, work_of

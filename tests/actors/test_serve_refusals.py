@@ -9,9 +9,9 @@ import pytest
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from l2l_ray.actors import serve_interface
-from l2l_ray.actors.deployments import APP
-from l2l_ray.actors.serve import require_address, require_free_port, run, state_line
+from l2l_ray.actors.serve import require_address, require_free_port, run
 from l2l_ray.actors.serve_interface import interface_at
+from l2l_ray.actors.serve_states import APP, state_line
 from l2l_ray.errors import ClusterError, ConfigError
 from l2l_ray.serving.settings import ServeConfig
 from tests.actors.test_serve import free_port
