@@ -93,7 +93,7 @@ class _Collector:
         problems: list[Problem] = []
         notices: list[Notice] = []
         no_target, truth, hint = False, None, None
-        about_truth = {name: values.pop(name) for name in OF_TRUTH if name in values}
+        about_truth = {column: values.pop(column) for column in OF_TRUTH if column in values}
         try:
             hint = read_row_hint(values, header)
             notices += [] if hint is None else cut_at_border(hint.corners(), header.shown, where, "hint box")
@@ -129,9 +129,9 @@ class _Collector:
             ref["hint"] = hint.record()
         if not had_truth:  # else it is that row's truth which the ref has
             if truth is not None or no_target:
-                for name in (*OF_TRUTH, UNUSABLE):
-                    ref.pop(name, None)  # an earlier row's, without a truth
-            ref |= {name: value for name, value in about_truth.items() if name not in ref}
+                for column in (*OF_TRUTH, UNUSABLE):
+                    ref.pop(column, None)  # an earlier row's, without a truth
+            ref |= {column: value for column, value in about_truth.items() if column not in ref}
         for kept in (column for column in values if COLUMNS[column].stays):
             ref.setdefault(kept, values[kept])
         if (first := self._split_of.setdefault(name, split)) != split:

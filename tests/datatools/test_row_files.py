@@ -14,7 +14,8 @@ from tests.refer_folder import draw
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    draw(tmp_path / "pictures" / "a.png", 1)
+    for number, name in enumerate(("a.png", "c.png")):
+        draw(tmp_path / "pictures" / name, number)
     return tmp_path / "pictures"
 
 
@@ -58,15 +59,34 @@ def test_a_column_without_a_name_is_told_and_refused_where_it_is_no_index(tmp_pa
     assert "column: got ''; expected one of image" in problems[0] and notices == []
 
 
-def test_repeated_items_and_photos_in_two_splits_are_told(tmp_path: Path, pictures: Path) -> None:
-    content = "image,expression,split,category\na.png,man,val,\na.png,man,val,\na.png,man,val,hat\na.png,dog,testA,\n"
+@pytest.mark.parametrize("mask", ["", '"[2, 2, 20, 2, 2, 14]"'], ids=["without masks", "with masks"])
+def test_repeated_items_and_photos_in_two_splits_are_told(tmp_path: Path, pictures: Path, mask: str) -> None:
+    rows = ["a.png,man,val,", "a.png,man,val,", "a.png,man,val,hat", "a.png,dog,testA,", "c.png,man,train,"]
+    content = "image,expression,split,category,polygon\n" + "".join(f"{row},{mask}\n" for row in rows)
     texts, problems, notices = _lines(tmp_path, pictures, content)
-    assert texts == ["man", "man", "dog"] and problems == []
+    assert texts == ["man", "man", "dog", "man"] and problems == []
     assert notices == [
         "own.csv line 3: it says the same as an earlier row, and is not used",
         "own.csv line 4: an earlier row has the same photo and expression",
         "own.csv line 5 (a.png: val and testA): its photo is in another split, too",
     ]
+
+
+@pytest.mark.parametrize("mask", ["", '"[2, 2, 20, 2, 2, 14]"'], ids=["without masks", "with masks"])
+def test_a_photo_that_is_learned_from_is_not_evaluated_on(tmp_path: Path, pictures: Path, mask: str) -> None:
+    content = f"image,expression,split,polygon\na.png,man,train,{mask}\nc.png,man,val,{mask}\na.png,dog,val,{mask}\n"
+    texts, problems, notices = _lines(tmp_path, pictures, content)
+    assert texts == ["man", "man"] and notices == []
+    assert len(problems) == 1 and problems[0].startswith("own.csv line 4: split of a photo: got val for 'a.png'"), (
+        problems
+    )
+
+
+def test_one_object_is_in_one_split(tmp_path: Path, pictures: Path) -> None:
+    content = "image,expression,split,id\na.png,man,val,m\na.png,dog,testA,m\n"
+    texts, problems, _ = _lines(tmp_path, pictures, content)
+    assert texts == ["man"] and len(problems) == 1
+    assert problems[0].startswith("own.csv line 3: split of a repeated id: got 'testA'; expected 'val'")
 
 
 def test_outlines_beyond_the_picture_are_told_and_shares_of_it_are_refused(tmp_path: Path, pictures: Path) -> None:
