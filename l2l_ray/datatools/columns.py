@@ -57,9 +57,13 @@ def read_columns(row: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         BadValue: If a value is unusable.
     """
-    said = {name: value for name, value in row.items() if name == "expression" or not _is_blank(value)}
-    readers = ((name, COLUMNS[name].read, value) for name, value in said.items())
+    readers = ((name, COLUMNS[name].read, value) for name, value in said(row).items())
     return {name: read(value) if read is not None else value for name, read, value in readers}
+
+
+def said(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a row that say something: all but empty texts; an empty expression is a fault, and stays."""
+    return {name: value for name, value in row.items() if name == "expression" or not _is_blank(value)}
 
 
 def _is_blank(value: Any) -> bool:
@@ -201,22 +205,6 @@ def _split(value: Any) -> str:
     if value not in SPLITS:
         raise BadValue("split", value, f"one of {', '.join(SPLITS)}", "use one of these")
     return str(value)
-
-
-def require_apart(name: str, split: str, first: str) -> None:
-    """Refuse an item of own data whose photo is learned from in one split and evaluated on in another.
-
-    Args:
-        name: The photo.
-        split: The item's split.
-        first: The split in which the photo was found first.
-    Raises:
-        BadValue: One of them is train, the other is not.
-    """
-    if split != first and "train" in (split, first):
-        got, expected = Words(f"{split} for {shown(name)}"), f"{first}, as an earlier item of this photo has"
-        remedy = "what is learned from must not be evaluated on; give all items of a photo one split"
-        raise BadValue("split of a photo", got, expected, remedy)
 
 
 def _category(value: Any) -> str:

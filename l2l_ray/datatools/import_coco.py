@@ -25,7 +25,8 @@ from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, Words
 from l2l_ray.data.object_masks import object_mask, parts_mask
 from l2l_ray.data.refer_files import ID_NAMES, Once, annotation_id, integer_id
 from l2l_ray.datatools.coco_tables import CocoTables, is_id
-from l2l_ray.datatools.columns import clean_text, read_columns, require_apart
+from l2l_ray.datatools.columns import clean_text, read_columns
+from l2l_ray.datatools.photo_splits import PhotoSplits
 from l2l_ray.datatools.record import KEPT, OF_TRUTH, of_unusable_mask
 from l2l_ray.datatools.refer_writer import UNUSABLE, ReferWriter, sentence
 from l2l_ray.datatools.row_files import read_json
@@ -60,7 +61,7 @@ def import_coco(
 
     tables = CocoTables(instances, image_root, writer, has_texts, upright=True)
     problems += tables.problems
-    used, once, splits = set[str](), Once(ID_NAMES["annotations"]), dict[int, str]()
+    used, once, splits = set[str](), Once(ID_NAMES["annotations"]), PhotoSplits()
     num_sentences = 0
     for where, row in tables.annotations:
         used.add(str(row.get("id")))
@@ -71,7 +72,9 @@ def import_coco(
             if (name := row.get("split", kept.get("provenance", {}).get("split", split))) not in SPLITS:
                 raise BadValue("split", name, f"one of {', '.join(SPLITS)}", "use one of these")
             image_id = tables.image_of(row)
-            require_apart(writer.images[image_id]["file_name"], name, splits.setdefault(image_id, name))
+            photo = writer.images[image_id]["file_name"]
+            splits.require_apart(photo, writer.sources.get(photo), name)
+            splits.take(photo, writer.sources.get(photo), name)
             ref = {"ref_id": len(writer.refs) + 1, "image_id": image_id, "split": name, **kept}
         except BadValue as error:
             problems.append(error.at(where))

@@ -20,9 +20,10 @@ from l2l_ray.data.hints import PixelHint
 from l2l_ray.data.layout import BadValue, Notice, Problem, Words, file_below
 from l2l_ray.data.object_masks import cut_at_border
 from l2l_ray.data.pixels import Header, read_header
-from l2l_ray.datatools.columns import COLUMNS, Names, read_columns, require_apart
+from l2l_ray.datatools.columns import COLUMNS, Names, read_columns
+from l2l_ray.datatools.photo_splits import PhotoSplits
 from l2l_ray.datatools.record import OF_TRUTH, of_unusable_mask
-from l2l_ray.datatools.ref_records import category_name
+from l2l_ray.datatools.ref_records import category_name, text_of
 from l2l_ray.datatools.refer_writer import UNUSABLE, ReferWriter, sentence
 from l2l_ray.datatools.row_files import Row
 from l2l_ray.datatools.truths import ObjectTruth, read_row_hint, read_truth
@@ -70,7 +71,7 @@ class _Collector:
         self._num_sentences = 0
         self._asked: set[tuple[str, str]] = set()  # photo and expression of the items
         self._rows: set[bytes] = set()  # digests of the rows without an id
-        self._split_of: dict[str, str] = {}  # of each photo
+        self._splits = PhotoSplits()
 
     def add(self, row: Mapping[str, Any], where: str) -> list[Problem]:
         """Check one row wholly, then add it; return what is wrong with its truth or hint, which is then left out.
@@ -88,7 +89,7 @@ class _Collector:
             return []
         path = file_below(self._image_root, values.get("image"), "image")
         name = path.relative_to(self._image_root).as_posix()
-        require_apart(name, split, self._split_of.get(name, split))
+        self._splits.require_apart(name, path, split)
         header = read_header(path)
         problems: list[Problem] = []
         notices: list[Notice] = []
@@ -134,12 +135,16 @@ class _Collector:
             ref |= {column: value for column, value in about_truth.items() if column not in ref}
         for kept in (column for column in values if COLUMNS[column].stays):
             ref.setdefault(kept, values[kept])
-        if (first := self._split_of.setdefault(name, split)) != split:
+        if (first := self._splits.take(name, path, split)) != split:
             notices.append(Notice(f"{where} ({name}: {first} and {split})", "its photo is in another split, too"))
+        here = {text_of(known) for known in ref["sentences"]}
         for text in values["expression"]:
-            if (name, " ".join(text.split())) in self._asked:
+            if (words := " ".join(text.split())) in here:
+                continue
+            if (name, words) in self._asked:
                 notices.append(Notice(where, "an earlier row has the same photo and expression"))
-            self._asked.add((name, " ".join(text.split())))
+            here.add(words)
+            self._asked.add((name, words))
             self._num_sentences += 1
             ref["sent_ids"].append(self._num_sentences)
             ref["sentences"].append(sentence(self._num_sentences, text))

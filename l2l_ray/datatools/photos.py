@@ -13,7 +13,7 @@ from typing import Any
 
 from l2l_ray.data.layout import BadValue, Notice, Problem, file_below
 from l2l_ray.data.pixels import read_header
-from l2l_ray.datatools.columns import Names, expressions
+from l2l_ray.datatools.columns import Names, expressions, said
 from l2l_ray.datatools.import_folder import PICTURES, folder_rows, pictures_in
 from l2l_ray.datatools.row_files import TABLES, Row, read_rows
 from l2l_ray.datatools.truths import HINT_FIELDS, read_row_hint
@@ -66,7 +66,7 @@ def _asked(rows: Iterator[Row], images: Path) -> Iterator[PhotoText | Problem]:
             yield row
         elif not isinstance(row, Notice):
             try:
-                values = names.known(row, where)
+                values = said(names.known(row, where))
                 path = file_below(images, values.get("image"), "image")
                 texts = expressions(values.get("expression"))
             except BadValue as error:

@@ -102,6 +102,13 @@ def test_what_is_missing_is_said(folder: Path, name: str, text: str | None, mess
         photos_and_texts(folder / name, text)
 
 
+def test_an_empty_cell_is_no_hint_and_hides_none(folder: Path) -> None:
+    rows = [{"image": "a.png", "expression": "cup", "box": ""}]
+    rows += [{"image": "a.png", "expression": "dog", "hint": " ", "point": [3, 4]}]  # type: ignore[dict-item]
+    (folder / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [getattr(one, "hint", one) for one in photos_and_texts(folder / "own.jsonl")] == [None, {"points": [[3, 4]]}]
+
+
 def test_answers_that_lie_among_the_photos_are_not_asked_again(tmp_path: Path) -> None:
     for name in ("a.png", "a-dog-mask.png", "a-dog-overlay.png"):
         Image.new("RGB", (8, 6)).save(tmp_path / name)

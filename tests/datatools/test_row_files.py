@@ -82,6 +82,12 @@ def test_a_photo_that_is_learned_from_is_not_evaluated_on(tmp_path: Path, pictur
     )
 
 
+def test_a_text_that_an_object_has_already_is_stored_once(tmp_path: Path, pictures: Path) -> None:
+    content = 'image,expression,id,polygon\na.png,man,m,\na.png, man,m,"[2, 2, 20, 2, 2, 14]"\n'
+    content += 'c.png,"[""dog"", ""dog ""]",,\n'
+    assert _lines(tmp_path, pictures, content) == (["man", "dog"], [], [])
+
+
 def test_one_object_is_in_one_split(tmp_path: Path, pictures: Path) -> None:
     content = "image,expression,split,id\na.png,man,val,m\na.png,dog,testA,m\n"
     texts, problems, _ = _lines(tmp_path, pictures, content)
