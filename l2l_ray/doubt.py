@@ -29,14 +29,17 @@ class Doubt:
         sure = sum(value >= SURE for value in known)
         return cls(len(known), sure, sum(value < DOUBTFUL for value in known))
 
-    def words(self, noun: str) -> str:
+    def words(self, noun: str, is_open: bool = True) -> str:
         """Say it of what is counted, in the plural, and what to look at first.
 
+        Args:
+            noun: What is counted.
+            is_open: Somebody should still look at the doubtful.
         Example: `Doubt(9, 3, 2).words("labels")` is "2 of 9 labels are doubtful (confidence below 0.4), 3 sure (0.7 or
         more): look at the doubtful first".
         """
         verb = "is" if self.doubtful == 1 else "are"
-        first = ": look at the doubtful first" if self.doubtful else ""
+        first = ": look at the doubtful first" if self.doubtful and is_open else ""
         return (
             f"{self.doubtful:,} of {self.num:,} {noun} {verb} doubtful (confidence below {DOUBTFUL:g}), "
             f"{self.sure:,} sure ({SURE:g} or more){first}"

@@ -36,21 +36,23 @@ class Outcome:
     step: Step | None
 
 
-def outcome(record: RunRecord, num_decided: int = 0) -> Outcome:
+def outcome(record: RunRecord, decided: Doubt | None = None) -> Outcome:
     """Return what came out of a run; nothing where it has no final table yet.
 
     Args:
         record: The run.
-        num_decided: Labels of its last round that people have decided about.
+        decided: Those labels of its last round that people have decided about; None = nobody has looked.
     """
     if not record.rows:
         return Outcome((), None)
     doubt = doubt_of(record)
-    labels = f"{doubt.words('labels of the last round')}." if doubt is not None else ""
-    if doubt is not None and num_decided:
-        labels += f" {num_decided:,} of the {doubt.num:,} were decided in a review since."
+    num_seen = 0 if decided is None else decided.doubtful
+    is_open = doubt is not None and num_seen < doubt.doubtful
+    labels = f"{doubt.words('labels of the last round', is_open)}." if doubt is not None else ""
+    if doubt is not None and decided is not None and decided.num:
+        labels += f" {decided.num:,} of the {doubt.num:,} were decided in a review since"
+        labels += "." if is_open or not doubt.doubtful else ", all the doubtful among them."
     sentences = (_reached(record), _compared(record), _expected(record), labels)
-    is_open = doubt is not None and doubt.doubtful and num_decided < doubt.num
     step = correct_doubtful(record) if is_open else None
     return Outcome(tuple(filter(None, sentences)), step)
 

@@ -47,7 +47,7 @@ from l2l_ray.report.panels import (
     worst_first,
 )
 from l2l_ray.report.record import RunRecord, flatten, is_number, read_run, writing
-from l2l_ray.report.reviewed import decision_on, num_decided, reviewed, who_looked
+from l2l_ray.report.reviewed import decided, decision_on, reviewed, who_looked
 from l2l_ray.report.summary import headline, model_answers, quality_sentence, stats, toy_notice, used_labels
 from l2l_ray.report.tables import (
     differences_table,
@@ -107,7 +107,7 @@ def _content(record: RunRecord) -> dict[str, Any]:
     return {
         "name": record.config.get("name") or record.run_dir.name,
         "headline": headline(record),
-        "outcome": outcome(record, num_decided(journal)),
+        "outcome": outcome(record, decided(journal)),
         "about": record.about.rstrip("."),
         "protocol": record.protocol.rstrip(".") if has_figures else "",
         "missing_splits": [str(s) for s in record.results.get("missing_splits") or []] if own_splits else [],
@@ -120,7 +120,7 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "stats": stats(record),
         "photo_groups": _photo_groups(record, journal),
         "used_labels": used_labels(record),
-        "who_looked": who_looked(journal),
+        "who_looked": who_looked(record, journal),
         "reviewed": reviewed(record, journal),
         "left_out": left_out(record.skips, _dataset(record)),
         "notices": [str(notice) for notice in record.results.get("notices") or []],

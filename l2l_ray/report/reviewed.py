@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from l2l_ray.doubt import Doubt
 from l2l_ray.report.next_steps import bring_home
 from l2l_ray.report.outcome import Outcome
-from l2l_ray.report.record import RunRecord
+from l2l_ray.report.record import RunRecord, is_number
 from l2l_ray.review.journal import Journal
 from l2l_ray.review.journal_lines import Action
 from l2l_ray.wording import counted
@@ -29,9 +30,12 @@ def reviewed(record: RunRecord, journal: Journal | None) -> Outcome:
     return Outcome((people, *journal.problems), bring_home(record))
 
 
-def num_decided(journal: Journal | None) -> int:
-    """Return how many labels are decided."""
-    return 0 if journal is None else journal.summary().num
+def decided(journal: Journal | None) -> Doubt | None:
+    """Count the labels that are decided by what the run thought of them; None where there was no review."""
+    if journal is None:
+        return None
+    confidences = (action.label.get("confidence") for action in journal.decisions())
+    return Doubt.of(value if is_number(value) else 1.0 for value in confidences)
 
 
 def decision_on(entry: Mapping[str, Any], journal: Journal | None) -> Action | None:
@@ -42,11 +46,12 @@ def decision_on(entry: Mapping[str, Any], journal: Journal | None) -> Action | N
     return journal.standing(sent_id)
 
 
-def who_looked(journal: Journal | None) -> str:
-    """Say of the labels that are shown who has checked them, and which come first."""
-    num = num_decided(journal)
+def who_looked(record: RunRecord, journal: Journal | None) -> str:
+    """Say of the labels that are shown whether somebody has checked them, and which come first."""
+    num = sum(decision_on(entry, journal) is not None for entry in record.photos)
     if not num:
         return "Nobody has checked them: look at these first."
     return (
-        f"{num:,} of them {'was' if num == 1 else 'were'} decided in a review, as the cards say; open ones come first."
+        f"{num:,} of those shown {'was' if num == 1 else 'were'} decided in a review, as the cards say; open ones come "
+        "first."
     )

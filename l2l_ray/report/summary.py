@@ -69,16 +69,22 @@ def used_labels(record: RunRecord) -> str:
 
 
 def model_answers(record: RunRecord) -> str:
-    """Return for how many texts the language model gave no usable box; empty where it was not counted."""
+    """Return for how many texts the language model gave no usable box, and for how many it was not needed.
+
+    Empty where it was not counted.
+    """
     events = {str(e.get("set")): e for e in record.events if e.get("event") == "priors"}.values()
     num = sum(int(e["num"]) for e in events if is_number(e.get("num")))
-    if not num:
-        return ""
+    by_user = sum(int(e["by_user"]) for e in events if is_number(e.get("by_user")))
+    hints = f"{counted(by_user, 'text')} had a hint, and the language model was not asked." if by_user else ""
+    if not (num := num - by_user):
+        return hints
     failures = [e["failures"] for e in events if isinstance(e.get("failures"), Mapping)]
     failed = sum(int(count) for found in failures for count in found.values() if is_number(count))
     if not failed:
-        return f"The language model gave a usable box for each of the {num} texts."
-    return f"The language model gave no usable box for {failed} of {num} texts; these were used without one."
+        return f"The language model gave a usable box for each of the {num} texts. {hints}".rstrip()
+    said = f"The language model gave no usable box for {failed} of {num} texts; these were used without one."
+    return f"{said} {hints}".rstrip()
 
 
 def stats(record: RunRecord) -> list[tuple[str, str]]:

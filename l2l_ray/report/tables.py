@@ -126,14 +126,17 @@ def differences_table(record: RunRecord) -> Table | None:
 def priors_table(record: RunRecord) -> Table | None:
     """Return, per set of examples, how many answers there are and how many gave no usable box, by reason."""
     events = {str(e.get("set")): e for e in record.events if e.get("event") == "priors"}
+    is_given = any(e.get("by_user") for e in events.values())
     reasons = list(dict.fromkeys(str(reason) for e in events.values() for reason in e.get("failures") or {}))
     rows = []
     for name, event in events.items():
         failures = event.get("failures") or {}
-        counts = [event.get("num"), event.get("asked"), *(failures.get(reason, 0) for reason in reasons)]
+        by_user = [event.get("by_user", 0)] if is_given else []
+        counts = [event.get("num"), event.get("asked"), *by_user, *(failures.get(reason, 0) for reason in reasons)]
         rows.append((Cell(name), *(Cell(NOTHING if count is None else str(count)) for count in counts)))
-    groups = (("", 3), *((("No usable box, because", len(reasons)),) if reasons else ()))
-    return Table(groups, ("Texts", "all", "asked in this run", *reasons), tuple(rows)) if rows else None
+    groups = (("", 3 + is_given), *((("No usable box, because", len(reasons)),) if reasons else ()))
+    header = ("Texts", "all", "asked in this run", *(["hint given"] if is_given else []), *reasons)
+    return Table(groups, header, tuple(rows)) if rows else None
 
 
 def _best(values: Sequence[Sequence[Any]], eligible: Sequence[bool]) -> list[list[bool]]:

@@ -50,6 +50,7 @@ _SOURCES = {
     Candidate.FLIPPED: "the model's own prediction on the mirrored photo, without the language model's help",
     Candidate.PRIOR: "what the language model marked, taken as it is",
 }
+_MODEL = "the language model"  # in these words
 
 
 class Runs(TypedDict):
@@ -100,7 +101,7 @@ class Items:
             "number": number,
             "standing": standing.number if standing else 0,
             "history": [action.words for action in journal.history(sent_id)],
-            "source": _SOURCES[label.source],
+            "source": _SOURCES[label.source].replace(_MODEL, _whose(prior)),
             "is_used": is_used(label),
             "kind": prior.phrase if prior else "",
             "boxes": [list(box) for box in prior.boxes_xyxy_frac] if prior else [],
@@ -252,7 +253,7 @@ class Items:
             iou = _iou(nearest(place, label.grid, label.grid), label.target)
             if iou < SAME_PLACE:
                 much = f"overlap by only {_percent(iou)}" if iou >= NOTHING else "do not overlap"
-                found.append(f"The mask and the language model's place for the object {much}.")
+                found.append(f"The mask and {_whose(prior)}'s place for the object {much}.")
         if not is_used(label):
             found.append("The selector did not believe this label: training left it out.")
         return found
@@ -267,6 +268,11 @@ class Items:
             if iou >= SAME_PLACE:
                 found.append((iou, self.labels.expressions[other]))
         return sorted(found, reverse=True)
+
+
+def _whose(prior: Prior | None) -> str:
+    """Return what says where the object is: a hint that came with the text, which stands in for the model, or that."""
+    return "the given hint" if prior is not None and prior.source == "user" else _MODEL
 
 
 _GRID_OF_PRIOR = 128  # cells per side, at which a prior's place is drawn

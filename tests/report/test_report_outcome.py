@@ -78,9 +78,15 @@ def test_doubtful_labels_are_counted_with_the_command_that_shows_them() -> None:
         "the doubtful first."
     )
     assert found.step is not None and found.step.command == f"l2l review '{Path.cwd()}/runs/a b'"
-    after = outcome(record, num_decided=5)
-    assert after.sentences[-1].endswith(" 5 of the 3,791 were decided in a review since.") and after.step == found.step
-    assert outcome(record, num_decided=3791).step is None, "nothing is left to look at"
+    after = outcome(record, Doubt.of([0.5] * 500 + [0.1] * 411))
+    assert after.sentences[-1].endswith(
+        ": look at the doubtful first. 911 of the 3,791 were decided in a review since."
+    )
+    assert after.step == found.step
+    done = outcome(record, Doubt.of([0.5] * 5 + [0.1] * 412))
+    assert done.step is None and done.sentences[-1].endswith(
+        "sure (0.7 or more). 417 of the 3,791 were decided in a review since, all the doubtful among them."
+    )
     results["doubt"] = {"num": 5, "sure": 5, "doubtful": 0}
     assert outcome(record).step is None and "look at" not in outcome(record).sentences[-1]
 

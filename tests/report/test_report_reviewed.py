@@ -70,11 +70,13 @@ def test_open_labels_come_first_and_each_card_says_what_was_decided(run_dir: Pat
     assert "Nobody has checked them: look at these first." in render(read_run(run_dir))
     journal = Journal(run_dir)
     journal.add(103, "wrong_object", "<i>anna</i>", 0, "1")
-    assert "1 of them was decided in a review, as the cards say; open ones come first." in render(read_run(run_dir))
+    assert "1 of those shown was decided in a review, as the cards say; open ones come first." in render(
+        read_run(run_dir)
+    )
     journal.add(104, "accept", "ben", 0, "2", rle={"size": [2, 2], "counts": "04"})
     journal.add(9, "reject", "ben", 0, "3")  # the label of a photo that is not shown
     page = render(read_run(run_dir))
-    assert "3 of them were decided in a review, as the cards say; open ones come first." in page
+    assert "2 of those shown were decided in a review, as the cards say; open ones come first." in page
     assert "Nobody has checked" not in page
     assert order() == [105, 103, 104]
     still_open, wrong, accepted = cards()

@@ -11,6 +11,8 @@ from l2l_ray.report.glossary import TERMS, occurring
 from l2l_ray.report.left_out import MAX_NAMES, left_out
 from l2l_ray.report.next_steps import next_steps, take_away
 from l2l_ray.report.record import RunRecord
+from l2l_ray.report.summary import model_answers
+from l2l_ray.report.tables import priors_table
 
 
 def skip(kind: str, path: str, reason: str = "why") -> dict[str, Any]:
@@ -126,3 +128,24 @@ def test_the_glossary_explains_the_words_of_the_paper_once_each_by_alphabet() ->
     needed = {"ref", "referent", "prior", "gate", "burn-in", "cross-fitting", "true mask", "IoU ≥ 50 %", "overall IoU"}
     assert needed | {"round", "version", "teacher", "stated confidence", "label"} <= set(names)
     assert all(any(term.occurs_in(form) for form in (term.name, *term.name.split())) for term in TERMS)
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        ({"num": 28, "by_user": 28}, "28 texts had a hint, and the language model was not asked."),
+        (
+            {"num": 28, "by_user": 26, "failures": {"cut off": 2}},
+            "The language model gave no usable box for 2 of 2 texts; these were used without one. 26 texts had a hint, "
+            "and the language model was not asked.",
+        ),
+        ({"num": 28}, "The language model gave a usable box for each of the 28 texts."),
+        ({}, ""),
+    ],
+)
+def test_the_language_model_is_not_judged_by_texts_that_had_a_hint(event: dict[str, Any], said: str) -> None:
+    events = ({"event": "priors", "set": "unlabeled", **event},)
+    record = RunRecord(Path("x"), {}, {}, {}, events, (), {}, (), (), ())
+    assert model_answers(record) == said
+    table = priors_table(record)
+    assert table is not None and ("hint given" in table.header) == ("by_user" in event)

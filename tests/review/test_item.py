@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from l2l_ray.loop.state.ledger import read_shard, write_shard
 from l2l_ray.review.item import MAX_EDIT_PX, Items, as_runs, edit_size, mask_iou
 from l2l_ray.review.journal import Journal
 from l2l_ray.review.labels import Labels
-from l2l_ray.types import PseudoLabel
+from l2l_ray.types import Prior, PseudoLabel
 
 
 def _mask_of(runs: dict, fill: int = 0) -> np.ndarray:
@@ -88,6 +89,22 @@ def test_why_a_label_is_doubtful_is_said_in_words(reviewed_run: Path) -> None:
     assert any(claims.split("”")[1] in reason for reasons in said for reason in reasons), "some photo has two texts"
     told = [reason for reasons in said for reason in reasons if "language model's place" in reason]
     assert told and all("do not overlap" in reason or "overlap by only" in reason for reason in told)
+
+
+def test_a_hint_is_not_called_the_language_models_place(reviewed_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = Labels(reviewed_run)
+    prior_of = labels.prior
+
+    def hinted(sent_id: int) -> Prior | None:
+        prior = prior_of(sent_id)
+        return None if prior is None or prior.failure else replace(prior, source="user")
+
+    monkeypatch.setattr(labels, "prior", hinted)
+    items, journal = Items(labels), Journal(reviewed_run)
+    found = [items.details(sent_id, journal) for sent_id in labels.sent_ids.tolist() if hinted(sent_id)]
+    words = [*(one["source"] for one in found), *(reason for one in found for reason in one["reasons"])]
+    assert found and not any("language model" in word for word in words)
+    assert any("the given hint's place" in word for word in words)
 
 
 def test_what_is_drawn_is_checked_and_reaches_the_photos_size(reviewed_run: Path) -> None:

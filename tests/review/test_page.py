@@ -312,6 +312,17 @@ def test_hostile_words_are_shown_as_words_and_a_missing_photo_as_none(reviewed_r
         assert tab.js("document.getElementById('text').value") == "onerror", "the list still is what it says"
         tab.press("r")
         said(tab, "<script>alert(1)</script>")
+        tab.js(
+            "document.getElementById('text').value = '';"
+            "document.getElementById('text').dispatchEvent(new Event('input'));"
+            "document.getElementById('view').focus()"
+        )
+        tab.wait_for("document.querySelectorAll('#rows button').length > 1")
+        tab.press("j")
+        at_rest(tab)
+        tab.press("u")
+        said(tab, "Undone: “")
+        assert [action.action for action in Journal(reviewed_run).decisions()] == []
         assert tab.js("document.querySelectorAll('b, img, script:not([src])').length") == 0
         assert tab.js("document.title") == f"{reviewed_run.name}: L2L review"
         assert tab.js("document.getElementById('reviewer').textContent") == "as <b>anna</b>"

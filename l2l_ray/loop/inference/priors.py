@@ -211,7 +211,7 @@ def fill_priors(
     write_priors(run.priors_path(name), pairs, run.config.loop.shard_size)
     run.promise(run.priors_path(name))
     if failures:
-        logger.warning("%s", no_box_sentence(failures, name, len(priors)))
+        logger.warning("%s", no_box_sentence(failures, name, len(priors) - num_by_user))
     return num_asked
 
 

@@ -198,11 +198,20 @@ async function decided(decision) {
   }
 }
 
+// Open a label whose photo need not be shown: one that cannot be read can still be undone.
+async function openUnseen(id, words) {
+  try {
+    await open(id, words);
+  } catch (error) {
+    if (item.sent_id !== id) throw error;
+  }
+}
+
 // Take back the last decision of this tab, where it still holds; without one, what holds on the open label.
 async function undo() {
   const made = done();
   const last = made.pop();
-  if (last && last.id !== item.sent_id) await open(last.id);
+  if (last && last.id !== item.sent_id) await openUnseen(last.id);
   if (last && last.number !== item.standing) {
     setDone(made);
     describe();
@@ -335,7 +344,7 @@ function go(way, isFar) {
 // Show a decision that was kept and is refused where it belongs, with its drawing; the browser drops it only then.
 async function bringBack({ one, error }, words, num) {
   const { sentId, decision } = one.kept;
-  await open(sentId, words);
+  await openUnseen(sentId, words);
   const [height, width] = item.edit_size;
   if (decision.counts) startDrawing({ height, width, counts: decision.counts });
   forget(one);
