@@ -107,7 +107,7 @@ class _Merger(Tables):
         self._photos = match_photos(writer, self.images)
         for image_id, problem in refused.items():
             self._photos.refuse(image_id, problem)
-        self._beside, self._ids = TextsBeside(self.refs), KnownIds(self.refs, self._is_same_place)
+        self._beside, self._ids = TextsBeside(self.refs), KnownIds(self.refs, writer.folder.name, self._is_same_place)
         self.resize(self._photos.sizes)
 
     def match_refs(self) -> tuple[dict[int, list[Ref]], list[Ref]]:
@@ -118,7 +118,7 @@ class _Merger(Tables):
                 by_text[ref["image_id"], text_of(sentence)].append(place)
         groups: dict[int, list[Ref]] = defaultdict(list)
         new, told = list[Ref](), set[Problem]()
-        for ref in with_whole_texts(self.writer.refs, self.refs, self._photos.image_of):
+        for ref in with_whole_texts(self.writer.refs, self.refs, self._photos.image_of, self._ids.counts_here):
             if bad := self._photos.bad.get(ref["image_id"]):
                 self.update.problems += [] if bad in told else [bad]
                 told.add(bad)
@@ -145,7 +145,7 @@ class _Merger(Tables):
                 continue
             if len(places) > 1:
                 found = Words(f"refs {[self.refs[place]['ref_id'] for place in places]}")
-                self._problem(ref, "expression of several objects", found, "one object", notices.NAME_ONE)
+                self._problem(ref, "expression of several objects", found, "one object", self._ids.remedy(ref, places))
             elif places and self.refs[places[0]]["image_id"] != image_id:
                 expected = f"the photo of ref {self.refs[places[0]]['ref_id']}, which has this id"
                 self._problem(ref, "photo of a known id", self._photo(ref), expected, "give it another id")
