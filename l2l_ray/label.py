@@ -24,7 +24,7 @@ from l2l_ray.data.layout import ALL_PICTURES, PROBLEMS_FILE, plain_name
 from l2l_ray.datatools.commands import data_command
 from l2l_ray.datatools.export import index_of, is_as_written, require_place
 from l2l_ray.datatools.label_studio import read_label_studio
-from l2l_ray.datatools.left_behind import left_behind
+from l2l_ray.datatools.left_behind import Given, given_by, left_behind
 from l2l_ray.datatools.row_files import TABLES, read_json, read_rows
 from l2l_ray.doubt import Doubt
 from l2l_ray.errors import ConfigError, DataError, L2LError
@@ -268,16 +268,19 @@ def _bring_in(source: Source, config: RunConfig, say: Say) -> int:
             said.append(line)
 
     words = source.import_words(config)
-    status = data_command([*words, "--update"] if folder.is_dir() else words, tell)
-    for line in _gone(source, config, folder) if known else ():
-        tell(line)
+    is_new = not folder.is_dir()
+    status = data_command(words if is_new else [*words, "--update"], tell)
+    given: list[Given] | None = known.get("given") if known else []  # None: the note is of an earlier version
+    given = given_by(folder) if is_new else _compare(source, config, folder, given, tell)
     kept, ended = folder / PROBLEMS_FILE, {*known.get("said", ())} - {*said}
     if ended and kept.is_file():  # runs tell of what it says
         lines = [line for line in map(bytes.decode, read_lines(kept)) if line not in ended]
         with replacing(kept) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     with replacing(note) as temporary:
-        temporary.write_text(json.dumps({"source": path, "digest": digest, "status": status, "said": said}))
+        temporary.write_text(
+            json.dumps({"source": path, "digest": digest, "status": status, "said": said, "given": given})
+        )
     return status
 
 
@@ -286,12 +289,24 @@ def _note(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.source.json")
 
 
-def _gone(source: Source, config: RunConfig, folder: Path) -> Iterator[str]:
-    """Say what of the data set its source no longer has."""
+def _compare(source: Source, config: RunConfig, folder: Path, given: list[Given] | None, say: Say) -> list[Given]:
+    """Say what of the data set its source once gave and no longer has; return all that it gave until now.
+
+    Args:
+        source: As it is now.
+        config: Of the run.
+        folder: The data set.
+        given: What the source gave before, None where that is not known.
+        say: Takes each line.
+    """
     with tempfile.TemporaryDirectory(prefix="l2l-source-") as place:
         now = config.model_copy(update={"data": config.data.model_copy(update={"root": place})})
         data_command(source.import_words(now), lambda line: None)
-        yield from left_behind(folder, Path(place) / folder.name, source.path, source.kind)
+        fresh = Path(place) / folder.name
+        for line in left_behind(folder, fresh, source.path, source.kind, given):
+            say(line)
+        known = {json.dumps(one): one for one in (*(given or ()), *given_by(fresh))}
+    return [*known.values()]
 
 
 def _copy_data_set(config: RunConfig, trial: RunConfig) -> None:

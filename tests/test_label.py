@@ -140,6 +140,34 @@ def test_a_mask_that_was_deleted_is_named_each_time(
         assert f"remove {tmp_path / 'home' / 'data' / 'shelf'} and give the same command" in said
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_another_table_gave_is_not_missed(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], is_first: bool
+) -> None:
+    own, more = tmp_path / "own.csv", tmp_path / "more.csv"
+    own.write_text("image,expression,id,mask,split\np0.png,the red circle,1,p0_mask.png,val\np1.png,a disc,2,,val\n")
+    more.write_text("image,expression,id,mask,split\np2.png,a ball,3,p2_mask.png,val\n")
+    merge = ["data", "import", "rows", str(more), "--root", str(tmp_path / "home" / "data"), "--dataset", "own"]
+    words = ["label", str(own), "--images", str(photos), *QUICK]
+    if is_first:  # and what `label` then merges into it came later
+        assert cli.main(words) == 1
+    assert cli.main([*merge, "--images", str(photos), *(["--update"] if is_first else [])]) == 0
+    if not is_first:
+        assert cli.main(words) == 1
+    own.write_text(own.read_text() + "p3.png,a dot,4,,val\n")
+    capsys.readouterr()
+    assert cli.main(words) == 1
+    assert "no longer in" not in capsys.readouterr().out
+    own.write_text(own.read_text().replace("p1.png,a disc,2,,val\n", "").replace("p0_mask.png", ""))
+    for _ in range(2):
+        assert cli.main(words) == 1
+        said = capsys.readouterr().out
+        assert f"1 text is no longer in {own} and stays in the data set, such as 'a disc' of p1.png" in said
+        assert f"1 mask is no longer in {own} and stays truth, of p0.png ('the red circle')" in said
+        assert "what came from other sources has to be merged again" in said
+        own.write_text(own.read_text() + "p4.png,a spot,5,,val\n")
+
+
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
 def test_without_masks_the_error_says_a_way_that_holds(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]

@@ -2,7 +2,8 @@
 
 Compared are the data set and the source imported afresh: texts by photo, and which of these items have a truth. A truth
 that has another origin, by its provenance, such as a review, is none that the source could lack; and one that the
-source has, but unusable, is a problem with a line of its own.
+source has, but unusable, is a problem with a line of its own. Nor could it lack what it never gave: other sources may
+have been merged into the data set.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import filecmp
 import shlex
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,22 @@ from l2l_ray.wording import counted, first_of
 
 _OWN_ORIGINS = {"rows": (None, *MADE_BY_A_MODEL), "labelstudio": (None, "label_studio")}  # by kind of source
 
+Given = list[Any]  # name of a photo, text, id that the source gave the object, whether it gave a truth
 
-def left_behind(folder: Path, fresh: Path, source: Path, kind: str) -> Iterator[str]:
+
+def given_by(fresh: Path) -> list[Given]:
+    """Return what a source gave, as JSON has it, by a data set that was made of it alone."""
+    made = take_inventory(fresh)
+    return [
+        [made.pictures[item.image_id].file_name, text, item.record.get("source_id"), made.has_truth(item)]
+        for item in made.items
+        for _, text in item.sentences
+    ]
+
+
+def left_behind(
+    folder: Path, fresh: Path, source: Path, kind: str, given: Sequence[Given] | None = None
+) -> Iterator[str]:
     """Yield a line about the texts that are no longer in a source, and one about the masks; the last says what to do.
 
     Args:
@@ -30,7 +45,10 @@ def left_behind(folder: Path, fresh: Path, source: Path, kind: str) -> Iterator[
         fresh: One that was made of the source as it is now.
         source: What to call it.
         kind: Of the import that made both.
+        given: What the source gave at any time, from `given_by`; None = not known, all may be from it.
     """
+    texts = None if given is None else {(name, text) for name, text, _, _ in given}
+    truths = None if given is None else {(name, text, own_id) for name, text, own_id, is_truth in given if is_truth}
     kept, now = take_inventory(folder), take_inventory(fresh)
     by_text: dict[str, list[Item]] = defaultdict(list)
     for item in now.items:
@@ -38,14 +56,19 @@ def left_behind(folder: Path, fresh: Path, source: Path, kind: str) -> Iterator[
             by_text[text].append(item)
     gone: set[tuple[str, str]] = set()  # name of the photo and text
     masks: list[str] = []
+    is_merged = False
     for item in kept.items:
         name = kept.pictures[item.image_id].file_name
         alike: list[Item] = []
         for _, text in item.sentences:
             same = _of_photo(name, kept.path(item.image_id), by_text.get(text, []), now)
-            gone |= set() if same else {(name, text)}
+            is_given = texts is None or (name, text) in texts
+            gone |= {(name, text)} if is_given and not same else set()
+            is_merged |= not is_given and not same
             alike += same
         own_id = item.record.get("source_id")
+        if truths is not None and truths.isdisjoint((name, text, own_id) for _, text in item.sentences):
+            continue
         alike = [one for one in alike if one.record.get("source_id") == own_id] or alike
         is_own = _origin(item) in _OWN_ORIGINS.get(kind, (None,))
         if alike and is_own and kept.has_truth(item) and not any(UNUSABLE in one.record for one in alike):
@@ -61,6 +84,7 @@ def left_behind(folder: Path, fresh: Path, source: Path, kind: str) -> Iterator[
         back = f"`{shlex.join(['l2l', 'data', 'import', 'review', 'RUN', *place, '--update'])}`"
         lines[-1] += f"; to begin without, remove {shlex.quote(str(folder))} and give the same command; {back} then "
         lines[-1] += "brings back what was reviewed"
+        lines[-1] += ", and what came from other sources has to be merged again" if is_merged else ""
     yield from lines
 
 

@@ -6,9 +6,9 @@ data set when
 
 - it says which sentence it was (`sent_id`, from an export of this data set) and photo and expression are that
   sentence's (`cut_texts.py`); or it has the `id` of one of its objects;
-- else, when its photo and one of its expressions are that of exactly one object; of several, that one is meant which
-  has its annotation id in COCO, else one which has its very mask. Photos are the same when they are one file, or two
-  files of the same content;
+- else, when its photo and one of its expressions are that of exactly one object that is no other by its id
+  (`known_ids.py`); of several, that one is meant which has its annotation id in COCO, else one which has its very mask.
+  Photos are the same when they are one file, or two files of the same content;
 - else, when it is a folder's, and its texts were changed in the same file (`texts_beside.py`).
 
 Everything else is new and gets new ids. A mask replaces the one that was there; the earlier annotation stays in
@@ -34,6 +34,7 @@ from typing import Any
 from l2l_ray.data.layout import BadValue, Notice, Problem, Words
 from l2l_ray.datatools import notices
 from l2l_ray.datatools.cut_texts import with_whole_texts
+from l2l_ray.datatools.known_ids import KnownIds
 from l2l_ray.datatools.known_photos import in_px, match_photos, size_in
 from l2l_ray.datatools.record import SCORES, is_made_by_a_model
 from l2l_ray.datatools.ref_records import (
@@ -47,12 +48,10 @@ from l2l_ray.datatools.ref_records import (
     gives_way,
     is_later_review,
     is_of_an_earlier_photo,
-    is_part_with,
     is_same_rejection,
     says_something_else,
     text_of,
     texts_apart,
-    without_parts,
 )
 from l2l_ray.datatools.refer_writer import UNUSABLE, ReferWriter
 from l2l_ray.datatools.tables import Tables, hint_of, mask_of
@@ -101,7 +100,6 @@ class _Merger(Tables):
     def __init__(self, writer: ReferWriter, refused: Mapping[int, Problem]) -> None:
         super().__init__(writer.folder, writer.split_by)
         self.writer, self.update = writer, Update()
-        self._by_own_id: dict[str, int] = {}  # place of each ref that has an id of its own
         self._apart: dict[int, set[str]] = {}  # texts that stand apart from the ref of an id
         self._added: dict[int, int] = {}  # id in the writer: id here; of photos that are new
         self._next_image = max(self.images, default=0) + 1
@@ -109,35 +107,28 @@ class _Merger(Tables):
         self._photos = match_photos(writer, self.images)
         for image_id, problem in refused.items():
             self._photos.refuse(image_id, problem)
-        self._beside = TextsBeside(self.refs)
+        self._beside, self._ids = TextsBeside(self.refs), KnownIds(self.refs, writer.folder.name, self._is_same_place)
         self.resize(self._photos.sizes)
 
     def match_refs(self) -> tuple[dict[int, list[Ref]], list[Ref]]:
         """Return the writer's refs by the place of the ref that they speak of, and those that are new."""
         by_text: dict[tuple[int | None, str], list[int]] = defaultdict(list)
-        by_sentence: dict[int, int] = {}
         for place, ref in enumerate(self.refs):
             for sentence in ref["sentences"]:
                 by_text[ref["image_id"], text_of(sentence)].append(place)
-                by_sentence[sentence["sent_id"]] = place
-            if ref.get("source_id") and "sent_id" not in ref:
-                self._by_own_id[ref["source_id"]] = place
         groups: dict[int, list[Ref]] = defaultdict(list)
         new, told = list[Ref](), set[Problem]()
-        for ref in with_whole_texts(self.writer.refs, self.refs, self._photos.image_of):
+        for ref in with_whole_texts(self.writer.refs, self.refs, self._photos.image_of, self._ids.counts_here):
             if bad := self._photos.bad.get(ref["image_id"]):
                 self.update.problems += [] if bad in told else [bad]
                 told.add(bad)
                 continue
             image_id = self._photos.image_of.get(ref["image_id"])
             texts = [text_of(sentence) for sentence in ref["sentences"]]
-            places = alike = sorted({place for text in texts for place in by_text.get((image_id, text), ())})
-            own = self._by_own_id.get(ref.get("source_id", ""))
+            alike = sorted({place for text in texts for place in by_text.get((image_id, text), ())})
+            alike = self._ids.without_others(ref, alike)
             former = self._beside.former(ref, image_id)
-            named = by_sentence.get(ref["sent_id"], former) if "sent_id" in ref else own
-            if named is not None and ("sent_id" not in ref or named in places):
-                places = [p for p in alike if is_part_with(self.refs[p], self.refs[named], texts)] or [named]
-            places = without_parts(places, self.refs)
+            places = self._ids.places(ref, texts, alike, former)
             if former is not None and former not in places:
                 if not still_holds(self.refs[former], ref, claims_truth(ref, self.writer.annotations)):
                     if not is_known(self.refs[former], ref):
@@ -154,7 +145,7 @@ class _Merger(Tables):
                 continue
             if len(places) > 1:
                 found = Words(f"refs {[self.refs[place]['ref_id'] for place in places]}")
-                self._problem(ref, "expression of several objects", found, "one object", notices.NAME_ONE)
+                self._problem(ref, "expression of several objects", found, "one object", self._ids.remedy(ref, places))
             elif places and self.refs[places[0]]["image_id"] != image_id:
                 expected = f"the photo of ref {self.refs[places[0]]['ref_id']}, which has this id"
                 self._problem(ref, "photo of a known id", self._photo(ref), expected, "give it another id")
@@ -187,6 +178,13 @@ class _Merger(Tables):
         has_mask = [p for p in places if self.has_truth(self.refs[p])]
         return [p for p in has_mask if self.mask(self.refs[p]) == mask][:1] or places
 
+    def _is_same_place(self, ref: Ref, other: Ref) -> bool:
+        """Tell whether a ref has, or had, the mask of a row, or the hint where the row has no mask."""
+        if claims_truth(other, self.writer.annotations):
+            masks = [*self.replaced_masks(ref), *([self.mask(ref)] if self.has_truth(ref) else [])]
+            return self._new_mask(other) in masks
+        return "hint" in ref and hint_of(ref, self.images) == hint_of(other, self.writer.images)
+
     def set_apart(self, groups: dict[int, list[Ref]]) -> None:
         """Give texts that are said to have no object, or no label, a ref of their own; the others stay as they are."""
         for place in list(groups):
@@ -194,7 +192,7 @@ class _Merger(Tables):
                 ref, texts = self.refs[place], {text_of(sentence) for sentence in other["sentences"]}
                 named = [sentence for sentence in ref["sentences"] if text_of(sentence) in texts]
                 left = [sentence for sentence in ref["sentences"] if sentence not in named]
-                is_whole = "sent_id" not in other and other.get("source_id", "") in self._by_own_id
+                is_whole = self._ids.own(other) is not None
                 about = [one for one in groups[place] if texts & {text_of(s) for s in one["sentences"]}]
                 is_agreed = not is_whole and not self._differ(about) and gives_way(ref, other, self.has_truth(ref))
                 if named and left and is_agreed and says_something_else(ref, other):

@@ -13,3 +13,8 @@ NAME_ONE = (
     "give the row the `id` that the meant one was imported with, or the `sent_id` of an export; without either, import "
     "all anew as another --dataset, with an `id` for each object"
 )
+NAME_RUN = (
+    "its `sent_id` is that of one object in the data set of its export and of another one here: give the row the "
+    "`provenance` that it was exported with, which names the data set, or leave out `sent_id` and give another `id`, "
+    "which makes it a new object"
+)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from l2l_ray import cli
-from l2l_ray.datatools.left_behind import left_behind
+from l2l_ray.datatools.left_behind import given_by, left_behind
 from tests.refer_folder import draw
 
 Look = Callable[..., list[str]]
@@ -123,3 +123,18 @@ def _fresh(tmp_path: Path) -> Path:
     shutil.rmtree(tmp_path / "fresh")
     _import(tmp_path, "fresh", "folder", tmp_path / "photos")
     return tmp_path / "fresh" / "own"
+
+
+def test_what_another_source_gave_is_not_missed(look: Look, tmp_path: Path) -> None:
+    look()
+    given = given_by(tmp_path / "fresh" / "own")
+    draw(tmp_path / "photos" / "e.png", 9)
+    (tmp_path / "photos" / "d_mask.png").unlink()
+    (tmp_path / "photos" / "d.txt").write_text("jug")
+    rows = [{"image": "e.png", "expression": "pot"}, {"image": "c.png", "expression": "cup", "id": "7"}]
+    _update(tmp_path, [{**row, "polygon": [3, 3, 9, 3, 9, 9]} for row in rows])
+    fresh = _fresh(tmp_path)
+    (line,) = left_behind(tmp_path / "root" / "own", fresh, tmp_path / "photos", "folder", given)
+    assert line.startswith("1 text is no longer in ") and "such as 'cup' of d.png" in line
+    assert line.endswith("and what came from other sources has to be merged again")
+    assert list(left_behind(tmp_path / "root" / "own", fresh, tmp_path / "photos", "folder", [])) == []

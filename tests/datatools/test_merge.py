@@ -348,7 +348,7 @@ def test_ids_of_coco_that_are_0_are_ids_and_not_none(coco: Import, tmp_path: Pat
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = [str(tmp_path / "rows.jsonl"), "--images", str(tmp_path / "photos"), "--root", str(tmp_path / "root")]
     assert cli.main(["data", "import", "rows", *words, "--dataset", "own", "--update"]) == 0
-    assert coco([_row(5, 1, "dog", RIGHT)], "--update")[0] == 0, "an annotation without a category"
+    assert coco([_row(1, 1, "dog", RIGHT)], "--update")[0] == 0, "an annotation without a category"
     examples, _ = ReferDataset.open(tmp_path / "root", "own", "own").labeled_examples("train")
     found = [(Path(example.image_path).name, example.expression, example.category) for example in examples]
     assert sorted(found) == [("a.png", "cat", "cat"), ("b.png", "dog", ""), ("b.png", "x", ""), ("c.png", "cat", "")]
@@ -365,5 +365,19 @@ def test_objects_of_one_text_are_known_by_their_annotation_id_or_mask(coco: Impo
     assert masks == [polygon_rle(LEFT), polygon_rle(other), polygon_rle(LEFT)]
     assert "0 corrected, 3 unchanged" in coco([_row(7, 0, "cat", other)], "--update")[1], "an id of another file"
     status, printed = coco([_row(7, 0, "cat", RIGHT)], "--update")
-    assert status == 1 and "a.png, 'cat': expression of several objects" in printed
+    assert status == 0 and "0 corrected, 3 unchanged" in printed and "which was corrected since, stays" in printed
     assert "1 new object, 3 unchanged" in coco([_row(3, 0, "tree")], "--update")[1], "ids that count anew"
+
+
+def test_an_annotation_of_coco_with_another_id_is_another_object_unless_its_place_is_the_same(
+    coco: Import, tmp_path: Path
+) -> None:
+    box = {"segmentation": [], "bbox": [2, 2, 5, 6]}
+    known = [_row(1, 0, "cat"), _row(2, 1, "dog", **box)]
+    assert coco(known)[0] == 0
+    more = [_row(3, 0, "cat", RIGHT), _row(4, 1, "dog", segmentation=[], bbox=[20, 2, 5, 6])]
+    for new in ("0 corrected, 1 new mask, 2 new objects, 2 unchanged", "0 corrected, 4 unchanged"):
+        status, printed = coco([*known, *more], "--update")
+        assert status == 0 and new in printed, printed
+    same = [_row(9, 0, "cat", RIGHT), _row(8, 1, "dog", **box)]
+    assert "0 corrected, 4 unchanged" in coco(same, "--update")[1], "another file, which counts anew"

@@ -52,7 +52,7 @@ def test_two_who_differ_about_a_text_change_nothing_however_often(own: Import, t
     before = own_refs(tmp_path / "root")
     rows = [
         {"image": "e.png", "expression": "cat", "polygon": LEFT, "id": "x"},
-        {"image": "e.png", "expression": "cat", "no_target": True, "id": "y"},
+        {"image": "e.png", "expression": "cat", "no_target": True},
     ]
     for _ in range(2):
         status, printed = own(rows, "--update")
@@ -71,3 +71,40 @@ def test_tables_that_are_links_to_those_of_another_data_set_leave_that_as_it_is(
     assert status == 0 and "1 corrected" in printed, printed
     assert {path.name: path.read_bytes() for path in other.iterdir()} == before
     assert own_masks(tmp_path / "root")["left cat"] == polygon_rle(RIGHT)
+
+
+@pytest.mark.parametrize("mask", [{"polygon": RIGHT}, {}])
+def test_a_row_with_a_new_id_is_a_new_object_whatever_its_text(
+    own: Import, tmp_path: Path, mask: dict[str, list[int]]
+) -> None:
+    first = {"image": "a.png", "expression": "left cat", "id": "cat", "polygon": LEFT}
+    second = {"image": "a.png", "expression": "left cat", "id": "cat 2", **mask}
+    for rows, new in (
+        ([second], "1 new object, 3 unchanged"),
+        ([second], "4 unchanged"),
+        ([first, second], "4 unchan"),
+    ):
+        status, printed = own(rows, "--update")
+        assert status == 0 and "0 corrected" in printed and new in printed, printed
+    cats = [ref for ref in own_refs(tmp_path / "root") if ref["sentences"][0]["sent"] == "left cat"]
+    assert [(ref["source_id"], "ann_id" in ref) for ref in cats] == [("cat", True), ("cat 2", bool(mask))]
+    status, printed = own([{**second, "polygon": [4, 4, 10, 4, 10, 12, 4, 12]}], "--update")
+    assert status == 0 and ("1 corrected" if mask else "1 new mask") in printed, printed
+    assert own_refs(tmp_path / "root")[0] == cats[0]
+
+
+def test_a_row_with_a_new_id_is_not_a_text_that_was_set_apart_from_another_object(own: Import, tmp_path: Path) -> None:
+    assert own([{"image": "a.png", "expression": "the cat", "no_target": True}], "--update")[0] == 0
+    before = own_refs(tmp_path / "root")
+    status, printed = own([{"image": "a.png", "expression": "the cat", "id": "other", "polygon": RIGHT}], "--update")
+    assert status == 0 and "1 new object" in printed, printed
+    assert own_refs(tmp_path / "root")[:-1] == before
+
+
+def test_a_row_with_an_id_is_known_by_its_text_where_the_object_has_none(own: Import, tmp_path: Path) -> None:
+    rows = [{"image": "c.png", "expression": "bird", "id": "7", "polygon": LEFT}]
+    assert "1 new mask, 2 unchanged" in own(rows, "--update")[1]
+    del rows[0]["id"]
+    assert "0 corrected, 3 unchanged" in own(rows, "--update")[1]
+    status, printed = own([{"image": "a.png", "expression": "left cat", "polygon": RIGHT}], "--update")
+    assert status == 0 and "1 corrected, 2 unchanged" in printed, "a row without an id may be of any object"
