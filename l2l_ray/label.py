@@ -289,8 +289,10 @@ def _note(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.source.json")
 
 
-def _compare(source: Source, config: RunConfig, folder: Path, given: list[Given] | None, say: Say) -> list[Given]:
-    """Say what of the data set its source once gave and no longer has; return all that it gave until now.
+def _compare(
+    source: Source, config: RunConfig, folder: Path, given: list[Given] | None, say: Say
+) -> list[Given] | None:
+    """Say what of the data set its source once gave and no longer has; return all that it gave until now, if known.
 
     Args:
         source: As it is now.
@@ -306,7 +308,7 @@ def _compare(source: Source, config: RunConfig, folder: Path, given: list[Given]
         for line in left_behind(folder, fresh, source.path, source.kind, given):
             say(line)
         known = {json.dumps(one): one for one in (*(given or ()), *given_by(fresh))}
-    return [*known.values()]
+    return None if given is None else [*known.values()]
 
 
 def _copy_data_set(config: RunConfig, trial: RunConfig) -> None:

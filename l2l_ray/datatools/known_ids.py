@@ -71,7 +71,7 @@ class KnownIds:
     def counts_here(self, row: Ref, place: int) -> bool:
         """Tell whether the `sent_id` of a row may be that of a sentence that a ref has in this data set."""
         whole = self._whole(place)
-        return "sent_id" not in whole or self._counts_there(row, whole) is False
+        return "sent_id" not in whole or self._counts_there(row, whole) is not True
 
     def remedy(self, row: Ref, places: Iterable[int]) -> str:
         """Return what to do about a row that may mean several objects."""

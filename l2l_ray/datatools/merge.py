@@ -54,7 +54,7 @@ from l2l_ray.datatools.ref_records import (
     texts_apart,
 )
 from l2l_ray.datatools.refer_writer import UNUSABLE, ReferWriter
-from l2l_ray.datatools.tables import Tables, hint_of, mask_of
+from l2l_ray.datatools.tables import Tables, box_of, hint_of, mask_of
 from l2l_ray.datatools.texts_beside import (
     BESIDE,
     OF_A_FILE,
@@ -179,11 +179,15 @@ class _Merger(Tables):
         return [p for p in has_mask if self.mask(self.refs[p]) == mask][:1] or places
 
     def _is_same_place(self, ref: Ref, other: Ref) -> bool:
-        """Tell whether a ref has, or had, the mask of a row, or the hint where the row has no mask."""
+        """Tell whether a ref has, or had, the mask of a row, or the hint or box where one of them has no mask."""
         if claims_truth(other, self.writer.annotations):
             masks = [*self.replaced_masks(ref), *([self.mask(ref)] if self.has_truth(ref) else [])]
-            return self._new_mask(other) in masks
-        return "hint" in ref and hint_of(ref, self.images) == hint_of(other, self.writer.images)
+            if self.has_truth(ref) or self._new_mask(other) in masks:
+                return self._new_mask(other) in masks
+        elif "hint" in ref and "hint" in other:
+            return bool(hint_of(ref, self.images) == hint_of(other, self.writer.images))
+        boxes = [box_of(ref, self.annotations), box_of(other, self.writer.annotations)]
+        return boxes[0] is not None and boxes[0] == boxes[1]
 
     def set_apart(self, groups: dict[int, list[Ref]]) -> None:
         """Give texts that are said to have no object, or no label, a ref of their own; the others stay as they are."""

@@ -189,6 +189,13 @@ def hint_of(ref: Ref, images: Mapping[int, Mapping[str, Any]]) -> Any:
         return ref.get("hint")
 
 
+def box_of(ref: Ref, annotations: Mapping[int, Any]) -> list[float] | None:
+    """Return the box of a ref's hint, else that of its annotation, to a tenth of a px; None where there is neither."""
+    hint = ref.get("hint") or {}
+    box = hint.get("box") or next((annotations[ann_id].get("bbox") for ann_id in annotation_ids(ref)), None)
+    return [round(side, 1) for side in box] if box else None
+
+
 def mask_of(ref: Ref, images: Mapping[int, Mapping[str, Any]], annotations: Mapping[int, Any]) -> Rle | str:
     """Return the mask of a ref that claims a truth; what cannot be read is its own words, equal to nothing else."""
     return _mask_or_words([annotations[ann_id] for ann_id in annotation_ids(ref)], size_in(images[ref["image_id"]]))

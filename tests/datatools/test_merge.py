@@ -381,3 +381,6 @@ def test_an_annotation_of_coco_with_another_id_is_another_object_unless_its_plac
         assert status == 0 and new in printed, printed
     same = [_row(9, 0, "cat", RIGHT), _row(8, 1, "dog", **box)]
     assert "0 corrected, 4 unchanged" in coco(same, "--update")[1], "another file, which counts anew"
+    drawn = _row(18, 1, "dog", segmentation=[[2, 2, 7, 2, 7, 8, 2, 8]], bbox=box["bbox"])
+    status, printed = coco([drawn], "--update")
+    assert status == 0 and "0 corrected, 1 new mask, 3 unchanged" in printed, "the mask of what had a box alone"

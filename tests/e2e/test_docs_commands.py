@@ -41,7 +41,7 @@ def _write_photos(place: Path) -> None:
         Image.fromarray(_mask()).save(place / "photos" / f"{number}_mask.png")
         rows.append(f"{number}.jpg,cat {number},{number}_mask.png" if number < 4 else f"{number}.jpg,cat {number},")
     (place / "own.csv").write_text("\n".join(rows) + "\n")
-    draw(place / "photos" / "val" / "copy.jpg", 0)  # a photo of train that is in val, too
+    draw(place / "photos" / "val" / "copy.png", 0)  # looks like a photo of train, saved anew
     (place / "photos" / "val" / "copy.txt").write_text("cat\n")
     more = {"image": "4.jpg", "expression": "cat 4", "polygon": TRIANGLE[0]}
     (place / "more.jsonl").write_text(json.dumps(more) + "\n")
