@@ -26,6 +26,7 @@ from PIL import Image
 from l2l_ray.data.layout import Words, shown
 from l2l_ray.data.masks import decode, mask_area_px
 from l2l_ray.data.object_masks import box_of_mask
+from l2l_ray.datatools.known_photos import sha256_of_file
 from l2l_ray.datatools.label_studio import LABELING_CONFIG, task
 from l2l_ray.datatools.record import (
     NO_CATEGORY,
@@ -134,9 +135,7 @@ def _digest(folder: Path) -> str:
     """Hash names and content of all files but `export.json`."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / INDEX):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").digest()
-        digest.update(os.fsencode(path.relative_to(folder)) + b"\0" + content)
+        digest.update(os.fsencode(path.relative_to(folder)) + b"\0" + sha256_of_file(path))
     return digest.hexdigest()
 
 

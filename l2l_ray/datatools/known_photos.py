@@ -65,11 +65,12 @@ class _Contents:
         if size not in self._hashes:
             self._hashes[size] = defaultdict(list)
             for image_id in self._sizes.get(size, ()):
-                self._hashes[size][_sha256(self._paths[image_id])].append(image_id)
-        return self._hashes[size].get(_sha256(source), []) if self._hashes[size] else []
+                self._hashes[size][sha256_of_file(self._paths[image_id])].append(image_id)
+        return self._hashes[size].get(sha256_of_file(source), []) if self._hashes[size] else []
 
 
-def _sha256(path: Path) -> bytes:
+def sha256_of_file(path: Path) -> bytes:
+    """Return the SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 

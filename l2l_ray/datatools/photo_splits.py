@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from pathlib import Path
 
 from l2l_ray.data.layout import BadValue, Words, shown
+from l2l_ray.datatools.known_photos import sha256_of_file
 
 
 class PhotoSplits:
@@ -62,8 +62,7 @@ class PhotoSplits:
 
     def _hash(self, file: Path) -> bytes:
         if file not in self._hashes:
-            with file.open("rb") as content:
-                self._hashes[file] = hashlib.file_digest(content, "sha256").digest()
+            self._hashes[file] = sha256_of_file(file)
         return self._hashes[file]
 
 
