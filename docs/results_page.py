@@ -22,7 +22,7 @@ from benchmarks.compare.tables import (  # noqa: E402
     curve_table,
     label_table,
     main_table,
-    processor_note,
+    origin_note,
     recovered_text,
     title,
 )
@@ -80,14 +80,15 @@ def choice_part(found: dict[str, Any]) -> str:
 def measured(summary: dict[str, Any]) -> str:
     """Return tables and links to pictures, data set by data set."""
     protocol = (
-        f"Protocol: {summary['protocol']}. Rows with * see hidden truth. Percent; ± is over seeds. *s*: seconds of the "
-        "method's rounds (reading data, labels, training, selector), of the processor or, on a GPU, of the clock, mean "
-        "over seeds; burn-in, priors and evaluation are the same for all rows and left out."
+        f"Protocol: {summary['protocol']}. Rows with * see hidden truth. Percent; ± is over seeds. *Time*: seconds of "
+        "the method's rounds (reading data, labels, training, selector), of the processor or, on a GPU, of the clock, "
+        "as a multiple of the row it is compared with, on the same seeds and processors; burn-in, priors and "
+        "evaluation are the same for all rows and left out."
     )
     parts = ["## Whole runs", protocol]
     for table in summary["tables"]:
         parts += [f"### {title(table)}", main_table(table, ("main", "selectors", "ceilings")), recovered_text(table)]
-        parts += filter(None, [processor_note(table)])
+        parts.append(origin_note(table))
         if len(finished(table)) > 1:
             for what, words in (("labels", "What each selector takes"), ("curves", "mIoU on val by version")):
                 parts.append(f"![{words}: {title(table)}]({picture_name(table, what)})")

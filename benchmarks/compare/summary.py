@@ -4,10 +4,12 @@ One table per data set and schedule. Every figure is of the last version: nothin
 that of mean IoU per sentence over val, testA and testB together, paired: the same sentences, the same seeds.
 
     over_seeds    95 % t-interval of the per-seed differences; verdicts are read here
-    over_both     95 % bootstrap interval, seeds and images drawn anew; None for one seed, which has no spread
+    over_both     95 % bootstrap interval, seeds and images drawn anew; None for fewer than three seeds
     p_holm        p-value of the t-test over seeds, corrected for all rows of the group in the table (Holm)
     commits       seed -> the commits that made the compared rows, where these are not one: rounding may differ
     left_out      seed -> why the row has it and the difference does not
+    cost          seconds of the row's rounds as a multiple of those of the row it is compared with, over the same seeds
+    folds_cost    seconds of the folds' teachers as a multiple of those of the row's rounds
     recovered     (L2L - accept all) / (sample oracle - accept all): how much of what selection can give L2L gets
 """
 
@@ -37,6 +39,7 @@ PROTOCOL = (
     "95 % t-interval over seeds"
 )
 LEVEL = 0.95
+MIN_SEEDS = 3  # of fewer the bootstrap draws little else than their own values
 
 
 def write_summary(results: Path, seeds: Collection[int] | None = None) -> dict[str, Any]:
@@ -128,12 +131,13 @@ def _row(row: Row, by_row: dict[str, BySeed]) -> dict[str, Any]:
         "calibration_error_by_seed": [record.rounds[-1]["reliability"]["ece"] for record in found if record.rounds],
         "gate_open": mean_of([record.gate_open for record in found]),
         "needs_folds": spec_of(row.fields.get("selector.name", "l2l")).learns,
-        "folds_s": mean_of([record.folds_s() for record in found]),  # None: of no seed it is known
+        "folds_cost": folds_ratio(found),
         "cost_s": spread_of([{"method": r.cost_s(), **r.seconds} for r in found]),
     }
     if row.versus in by_row:
         content |= {"versus": row.versus, "versus_minus_this": difference(by_row[row.versus], mine)}
         content["versus_left_out"] = left_out(by_row[row.versus], mine)
+        content["cost"] = cost_ratio(mine, by_row[row.versus])
     without_bias = row.name.removesuffix("_biased")
     if row.is_biased and without_bias in by_row:
         content["loss_by_bias"] = difference(by_row[without_bias], mine)
@@ -185,6 +189,19 @@ def left_out(first: BySeed, second: BySeed) -> dict[str, str]:
     return found
 
 
+def cost_ratio(mine: BySeed, versus: BySeed) -> float | None:
+    """Return the seconds of a row's rounds as a multiple of another's, over the seeds they share; None without one."""
+    seeds = shared_seeds([versus, mine])
+    spent = [sum(by_seed[seed].cost_s() for seed in seeds) for by_seed in (mine, versus)]
+    return spent[0] / spent[1] if seeds else None
+
+
+def folds_ratio(records: Sequence[Record]) -> float | None:
+    """Return the seconds of the folds' teachers as a multiple of the rounds', over the seeds where they are known."""
+    known = [(folds, record.cost_s()) for record in records if (folds := record.folds_s()) is not None]
+    return sum(folds for folds, _ in known) / sum(spent for _, spent in known) if known else None
+
+
 def mixed_commits(rows: Sequence[BySeed], seeds: Sequence[int]) -> dict[str, list[str]]:
     """Return the seeds whose rows were made by several commits -> these, in the order of the rows."""
     commits = {str(seed): list(dict.fromkeys(by_seed[seed].commit for by_seed in rows)) for seed in seeds}
@@ -200,14 +217,16 @@ def over_seeds_of(by_seed: Sequence[float]) -> dict[str, float] | None:
 
 
 def over_both_of(drawn: np.ndarray, sums: np.ndarray) -> dict[str, float] | None:
-    """Return the interval of a figure's draws of seeds and images; None for one seed or one image: it has no spread.
+    """Return the interval of a figure's draws of seeds and images; None for fewer than `MIN_SEEDS`, or for one image.
 
     Args:
         drawn: The figure in each draw.
         sums: What was drawn from [rows, seeds, images].
     """
-    num = min(sums.shape[1:])
-    return dict(zip(("low", "high"), percentiles(drawn, num, LEVEL), strict=True)) if num > 1 else None
+    _, seeds, images = sums.shape
+    if seeds < MIN_SEEDS or images < 2:
+        return None
+    return dict(zip(("low", "high"), percentiles(drawn, min(seeds, images), LEVEL), strict=True))
 
 
 def _correct_p_values(rows: list[dict[str, Any]]) -> None:

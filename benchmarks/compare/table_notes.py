@@ -1,4 +1,4 @@
-"""What stands beneath a table of the comparison: what makes a difference less sure, and what "s" leaves out.
+"""What stands beneath a table of the comparison: what makes a difference less sure, and what "time" leaves out.
 
 A difference of two rows that different commits made holds what these changed, if only rounding; a seed that a row has
 and its difference lacks is named with the reason.
@@ -14,8 +14,11 @@ _LEFT_OUT = {"versus_minus_this": "versus_left_out", "loss_by_bias": "loss_left_
 
 
 def main_notes(rows: Sequence[Figures]) -> list[str]:
-    """Return the notes of a table of these rows: on their differences, and on the teachers of the folds."""
-    return [*_difference_notes(rows, "versus_minus_this", "difference"), *_folds_notes(rows)]
+    """Return the notes of a table of these rows: on their seeds, their differences and the teachers of the folds."""
+    notes = [*_difference_notes(rows, "versus_minus_this", "difference"), *_folds_notes(rows)]
+    if len({len(row["seeds"]) for row in rows}) > 1:
+        notes.insert(0, "A row of fewer seeds is the mean of those alone: compare it by its difference and its time.")
+    return notes
 
 
 def biased_notes(rows: Sequence[Figures], priors: Mapping[str, Figures]) -> list[str]:
@@ -75,11 +78,11 @@ def _folds_notes(rows: Sequence[Figures]) -> list[str]:
     needy = [row for row in rows if row["needs_folds"]]
     if not needy:
         return []
-    spent = {row["label"]: row["folds_s"] or 0.0 for row in needy}
-    took = [f"{seconds:.0f} s a seed with {label}" for label, seconds in spent.items() if seconds >= 0.5]
+    spent = {row["label"]: row["folds_cost"] or 0.0 for row in needy}
+    took = [f"{ratio:.2f} of the time of {label}" for label, ratio in spent.items() if ratio >= 0.005]
     learn = "learns" if len(spent) == 1 else "learn"
-    text = f"Not in s: the teachers of the folds, which {_listed(list(spent))} {learn} from. Rows that share a burn-in "
-    text += f"share them; trained once{': ' + ', '.join(took) if took else ''}."
+    text = f"Not in the time: the teachers of the folds, which {_listed(list(spent))} {learn} from. Rows that share a "
+    text += f"burn-in share them; trained once{': ' + ', '.join(took) if took else ''}."
     has_equal_cost = any(row["group"] == "cost" for row in rows)
     return [text + (" Rows at L2L's cost were given that time, too." if has_equal_cost else "")]
 

@@ -20,9 +20,7 @@ def text_tables(summary: Figures) -> str:
     parts = [f"({summary['protocol']})"]
     for table in summary["tables"]:
         parts += [f"\n## {title(table)}\n", main_table(table), "", recovered_text(table)]
-        if note := processor_note(table):
-            parts += ["", note]
-        parts += ["\nLabels, first and last round\n", label_table(table)]
+        parts += ["", origin_note(table), "\nLabels, first and last round\n", label_table(table)]
         if biased := biased_table(table):
             parts += ["\nBiased prior\n", biased]
     if len(curve := curve_table(summary)) > 0:
@@ -47,7 +45,7 @@ def main_table(table: Figures, groups: Sequence[str] | None = None) -> str:
         groups: Groups of rows to show; None = all.
     """
     head = ["", "seeds", *SPLITS, "all", "P@0.5", "L2L minus this"]
-    head += ["over seeds", "over both", "p (Holm)", "", "steps", "s"]
+    head += ["over seeds", "over both", "p (Holm)", "", "steps", "time"]
     others = {row["row"]: row["label"] for row in table["rows"] if row["row"] != "l2l"}
     lines = [head, ["---"] * len(head)]
     rows = [row for row in table["rows"] if groups is None or row["group"] in groups]
@@ -59,10 +57,16 @@ def main_table(table: Figures, groups: Sequence[str] | None = None) -> str:
                 _bold(row["label"], row["row"] == "l2l"), str(len(row["seeds"])), *shown,
                 spread(row["all"]["mean_iou"]), percent(sum(precision) / len(precision)),
                 *difference_cells(row.get("versus_minus_this"), len(row["seeds"]), others.get(row.get("versus"))),
-                f"{row['steps']:.0f}", f"{row['cost_s']['method']['mean']:.0f}",
+                f"{row['steps']:.0f}", _time(row),
             ]
         )  # fmt: skip
     return "\n\n".join([markdown(lines), *main_notes(rows)])
+
+
+def _time(row: Figures) -> str:
+    """Return what the method's rounds took, as a multiple of the row it is compared with; without one, in seconds."""
+    ratio = row.get("cost")
+    return f"{row['cost_s']['method']['mean']:.0f} s" if ratio is None else f"{ratio:.2f}×"
 
 
 def label_table(table: Figures) -> str:
@@ -144,13 +148,16 @@ def curve_table(summary: Figures) -> str:
     return "\n\n".join(parts)
 
 
-def processor_note(table: Figures) -> str:
-    """Say which seeds do not name the kind of processor that computed them; "" where all do."""
-    seeds = table["seeds_without_processor"]
-    if not seeds:
-        return ""
-    what = f"Records of {named('seed', seeds)} do not name their kind of processor"
-    return f"{what}; that all rows of a seed had one is taken on trust."
+def origin_note(table: Figures) -> str:
+    """Say which commits and kinds of processor made a table; where these are several, what that does to it."""
+    commits, kinds, unnamed = table["commits"], table["processors"], table["seeds_without_processor"]
+    by = f"Made by {named('commit', commits)}" + (f" on {named('processor', kinds)}" if kinds else "")
+    if len(commits) > 1 or len(kinds) > 1:
+        by += ": what these change, if only rounding, is part of the spread over seeds"
+    if not unnamed:
+        return f"{by}."
+    what = f"Records of {named('seed', unnamed)} do not name their kind of processor"
+    return f"{by}. {what}; that all rows of a seed had one is taken on trust."
 
 
 def recovered_text(table: Figures) -> str:
@@ -212,7 +219,7 @@ def spread(found: Figures | None) -> str:
 
 def ends(interval: Figures | None) -> str:
     """Return an interval in points."""
-    return "one seed" if interval is None else f"{points(interval['low'])} to {points(interval['high'])}"
+    return "too few seeds" if interval is None else f"{points(interval['low'])} to {points(interval['high'])}"
 
 
 def _bold(text: str, is_bold: bool) -> str:

@@ -17,7 +17,7 @@ from benchmarks.compare.tables import (
     curve_table,
     label_table,
     main_table,
-    processor_note,
+    origin_note,
     recovered_text,
     text_tables,
 )
@@ -56,17 +56,29 @@ def test_the_table_by_hand(results: Path) -> None:
     assert found["by_seed"] == pytest.approx([0.1, 0.2]) and found["diff"] == pytest.approx(0.15)
     # Standard error 0.05, times 12.706 for one degree of freedom.
     assert found["over_seeds"] == pytest.approx({"low": 0.15 - 0.635310, "high": 0.15 + 0.635310})
-    # Both images differ by the seed's difference, so only seeds are drawn: 0.1, 0.15 or 0.2.
-    assert found["over_both"] == pytest.approx({"low": 0.1, "high": 0.2})
+    assert found["over_both"] is None, "two seeds are too few to draw from"
     assert found["verdict"] == "undecided" and found["seeds"] == [10, 11]
     # Rows of the group: p of t = 3 with one degree is .2048, times 2; no difference has p = 1.
     assert found["p_holm"] == pytest.approx(2 * 0.2048328, abs=1e-6)
     assert rows["pwa"]["versus_minus_this"]["p_holm"] == 1.0
     assert rows["l2l_biased"]["loss_by_bias"]["diff"] == pytest.approx(0.05)
     assert "versus_minus_this" not in rows["l2l"]
-    # (.55 - .4) / (.65 - .4); of the draws, seed 10 alone gives .1 / .2 and seed 11 alone .2 / .3.
+    # (.55 - .4) / (.65 - .4)
     assert table["recovered"]["share"] == pytest.approx(0.6) and table["recovered"]["span"] == pytest.approx(0.25)
+
+
+def test_the_interval_over_seeds_and_images_by_hand(results: Path) -> None:
+    for row, sums in {"l2l": (1.1, 0.55), "accept_all": (0.8, 0.4), "sample_oracle": (1.3, 0.65)}.items():
+        save(Comparison([], results / "compare", None), Task("refshapes", "5pct", 12, row), sums)
+    (table,) = write_summary(results)["tables"]
+    (accept_all,) = (row for row in table["rows"] if row["row"] == "accept_all")
+    # All images differ by the seed's difference, .1, .2 or .15, so only seeds are drawn; the ends are a seed thrice.
+    assert accept_all["versus_minus_this"]["over_both"] == pytest.approx({"low": 0.1, "high": 0.2})
+    # Seed 10 alone gives .1 / .2, seed 11 .2 / .3, seed 12 .15 / .25.
     assert (table["recovered"]["low"], table["recovered"]["high"]) == pytest.approx((0.5, 2 / 3))
+    assert recovered_text(table) == (
+        "L2L recovers 60% (50% to 67%) of right labels alone minus accept all: +25.00 (+20.00 to +30.00); 3 seeds."
+    )
 
 
 def test_the_tables_in_words(results: Path) -> None:
@@ -74,11 +86,11 @@ def test_the_tables_in_words(results: Path) -> None:
     lines = main_table(table).partition("\n\n")[0].splitlines()
     assert len({line.count("|") for line in lines}) == 1
     (accept_all,) = (line for line in lines if line.startswith("| accept all |"))
-    assert "| 40.0 ± 0.0 | 50.0 | +15.00 | -48.53 to +78.53 | +10.00 to +20.00 | 0.410 | undecided | 1400 | 100 |" in (
+    assert "| 40.0 ± 0.0 | 50.0 | +15.00 | -48.53 to +78.53 | too few seeds | 0.410 | undecided | 1400 | 1.00× |" in (
         accept_all
     )
     assert recovered_text(table) == (
-        "L2L recovers 60% (50% to 67%) of right labels alone minus accept all: +25.00 (+20.00 to +30.00); 2 seeds."
+        "L2L recovers 60% (no interval) of right labels alone minus accept all: +25.00 (too few seeds); 2 seeds."
     )
     (of_l2l,) = (line for line in label_table(table).splitlines() if "**" in line)
     assert of_l2l.startswith("| **L2L (RPLE)** | 50.0 → 50.0 | 60.0 → 60.0 | 70.0 → 70.0 | 10.0 → 10.0 |")
@@ -124,7 +136,7 @@ def test_records_of_other_seeds_are_named_and_enter_no_table(results: Path, capl
 def test_seeds_that_do_not_name_their_processor_stay_and_are_named(results: Path) -> None:
     (table,) = write_summary(results)["tables"]
     assert table["processors"] == [processor()] and table["seeds_without_processor"] == []
-    assert processor_note(table) == ""
+    assert origin_note(table) == f"Made by commit abc on processor {processor()}."
     comparison = Comparison([], results / "compare", None)
     for row in ROWS:
         save(comparison, Task("refshapes", "5pct", 11, row), SUMS[row][1], processor="")
@@ -133,8 +145,8 @@ def test_seeds_that_do_not_name_their_processor_stay_and_are_named(results: Path
     assert table["processors"] == [processor()] and table["seeds_without_processor"] == [11]
     (accept_all,) = (row for row in table["rows"] if row["row"] == "accept_all")
     assert accept_all["versus_minus_this"]["by_seed"] == pytest.approx([0.1, 0.2])
-    assert processor_note(table).startswith("Records of seed 11 do not name their kind of processor")
-    assert processor_note(table) in text_tables(summary)
+    assert "Records of seed 11 do not name their kind of processor" in origin_note(table)
+    assert origin_note(table) in text_tables(summary)
 
 
 def test_a_difference_over_fewer_seeds_than_its_row_says_so(results: Path) -> None:
@@ -171,10 +183,11 @@ def test_one_seed_has_no_interval_over_both(results: Path) -> None:
     (table,) = write_summary(results, [10])["tables"]
     assert table["recovered"]["span_over_both"] is None and table["recovered"]["low"] is None
     assert recovered_text(table) == (
-        "L2L recovers 50% (no interval) of right labels alone minus accept all: +20.00 (one seed); by seed 10 alone."
+        "L2L recovers 50% (no interval) of right labels alone minus accept all: +20.00 (too few seeds); "
+        "by seed 10 alone."
     )
     (line,) = (line for line in main_table(table).splitlines() if line.startswith("| accept all |"))
-    assert "| +10.00 | one seed | one seed |  | undecided |" in line
+    assert "| +10.00 | too few seeds | too few seeds |  | undecided |" in line
 
 
 def test_rows_on_other_images_are_refused() -> None:

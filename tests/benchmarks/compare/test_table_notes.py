@@ -9,7 +9,7 @@ from benchmarks.compare.rows import Task
 from benchmarks.compare.runner import Comparison
 from benchmarks.compare.summary import write_summary
 from benchmarks.compare.table_notes import by_commits, named
-from benchmarks.compare.tables import biased_table, main_table, recovered_text
+from benchmarks.compare.tables import biased_table, main_table, origin_note, recovered_text
 from tests.benchmarks.compare.records_by_hand import save
 
 MOVED = {"kind": "same_class", "categories": ["heart", "star"], "moved": {"labeled": [1, 10], "val": [500, 2000]}}
@@ -63,7 +63,7 @@ def test_seeds_that_are_not_compared_are_named_with_the_reason(tmp_path: Path) -
     )
     found = biased_table(table)
     (line,) = (line for line in found.splitlines() if line.startswith("| L2L"))
-    assert "| one seed (by 1 of 4 seeds) |" in line
+    assert "| too few seeds (by 1 of 4 seeds) |" in line
     assert "| accept all, biased prior |" in found, "a row without any pair stays in the table"
     for why in (
         "The loss of L2L (RPLE), biased prior leaves out seed 1, for only one of its two rows names the kind",
@@ -81,6 +81,26 @@ def test_where_no_pair_is_left_the_reason_still_stands(tmp_path: Path) -> None:
     assert "The difference of accept all leaves out seed 1, for only one" in main_table(table, ["selectors"])
 
 
+def test_rows_of_unlike_seeds_are_compared_over_those_they_share(tmp_path: Path) -> None:
+    slow, fast = ({"cpu_s": {"training": seconds}} for seconds in (400.0, 100.0))
+    on_another = {"processor": "another", **fast}
+    table = tables(tmp_path, l2l={1: fast, 2: slow}, accept_all={1: {"cpu_s": {"training": 50.0}}, 2: on_another})
+    few = tables(tmp_path / "few", l2l={1: fast, 2: slow}, accept_all={1: {"cpu_s": {"training": 50.0}}})
+    for found in (table, few):
+        (line,) = (line for line in main_table(found).splitlines() if line.startswith("| accept all"))
+        assert line.endswith("| 0.50× |"), "seconds of another machine are no seconds of this one"
+    note = "A row of fewer seeds is the mean of those alone: compare it by its difference and its time."
+    assert note in main_table(few) and note not in main_table(table)
+
+
+def test_the_page_says_which_commits_and_processors_made_a_table(tmp_path: Path) -> None:
+    table = tables(tmp_path, l2l={1: {"processor": "p"}, 2: {"processor": "q", "commit": "new"}})
+    assert origin_note(table) == (
+        "Made by commits abc and new on processors p and q: what these change, if only rounding, is part of the spread "
+        "over seeds."
+    )
+
+
 def test_seconds_are_without_the_shared_teachers_of_the_folds(tmp_path: Path) -> None:
     seconds = {"training": 60.0, "folds": 200.0, "evaluation": 900.0}
     late = {"training": 60.0, "folds": 20.0}  # another row had trained the burn-in, and most of the teachers
@@ -88,9 +108,9 @@ def test_seconds_are_without_the_shared_teachers_of_the_folds(tmp_path: Path) ->
     table = tables(tmp_path, l2l=first, scorer={1: {}}, accept_all={1: {}})
     text = main_table(table)
     (line,) = (line for line in text.splitlines() if line.startswith("| **L2L"))
-    assert line.endswith("| 60 |")
+    assert line.endswith("| 60 s |")
     assert text.endswith(
-        "Not in s: the teachers of the folds, which L2L (RPLE) and supervised scorer learn from. Rows that share a "
-        "burn-in share them; trained once: 200 s a seed with L2L (RPLE)."
+        "Not in the time: the teachers of the folds, which L2L (RPLE) and supervised scorer learn from. Rows that "
+        "share a burn-in share them; trained once: 3.33 of the time of L2L (RPLE)."
     )
     assert "teachers" not in main_table(tables(tmp_path / "other", accept_all={1: {}}))
