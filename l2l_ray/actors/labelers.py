@@ -1,10 +1,11 @@
 """The labeling pool: workers that label one shard, or evaluate one slice, per call.
 
 A shard is the unit of work, of retry and of the ledger. The pool is ours because Ray's ActorPool does not replace a
-dead actor and ray.data commits by output block. A worker that died, is silent (`liveness`) or takes far longer than its
-like is replaced and its item handed out again, to whoever is up first; an item that costs too many workers ends the run
-with its name. When nothing else is left to do, what takes long is given to an idle worker as well. Doing an item twice
-is harmless: each attempt writes a file of its own, and the ledger keeps the first.
+dead actor and ray.data commits by output block. A worker that died, is silent (`liveness`), takes far longer than its
+like or fails with an error that nobody raised on purpose is replaced and its item handed out again, to whoever is up
+first; an item that costs too many workers ends the run with its name. When nothing else is left to do, what takes long
+is given to an idle worker as well. Doing an item twice is harmless: each attempt writes a file of its own, and the
+ledger keeps the first.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from l2l_ray.actors.liveness import (
 from l2l_ray.actors.logs import about, hand_on, log_as
 from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import RunConfig
-from l2l_ray.errors import ClusterError
+from l2l_ray.errors import ClusterError, L2LError
 from l2l_ray.loop.inference.engine import EvalPart, InferenceEngine
 from l2l_ray.loop.state.plan import EvalItem, LabelItem, WorkItem
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -236,7 +237,7 @@ class LabelerPool:
             also: What else ends the wait.
         Raises:
             ClusterError: An item cost too many workers, or workers do not come up.
-            L2LError: What a worker raised on purpose.
+            L2LError: What a worker raised on purpose; it is not tried again.
         """
         while self._again and self._ready():
             self.submit(self._again.pop(0))
@@ -250,10 +251,15 @@ class LabelerPool:
             try:
                 result = ray.get(ref, timeout=0)
             except RayTaskError as error:
-                if self._is_open(call):
-                    raise own_error(error) from None
-                who = self._names[call.worker]
-                logger.warning("%s failed at %s, which another one has done: %s", who, call.item, own_error(error))
+                who, found = self._names[call.worker], own_error(error)
+                if not self._is_open(call):
+                    logger.warning("%s failed at %s, which another one has done: %s", who, call.item, found)
+                elif isinstance(found, L2LError):
+                    raise found from None
+                else:  # of its node, perhaps: an accelerator that failed, a disk
+                    logger.warning("%s failed at %s: %s", who, call.item, found)
+                    self._lost(call, error.cause)
+                    continue
             except LOST as error:
                 self._lost(call, error)
                 continue
@@ -346,7 +352,7 @@ class LabelerPool:
         if is_open and losses > limit:
             raise ClusterError(
                 f"{call.item} lost its labeler {losses} times, and cluster.max_item_retries={limit} "
-                f"allows {limit} more tries; last: {error}; --resume continues"
+                f"allows {limit} more tries; last: {type(error).__name__}: {error}; --resume continues"
             ) from error
         self._replace(call.worker)
         self._idle.append(call.worker)

@@ -12,6 +12,7 @@ Time is counted as it is seen to pass, so a driver that was itself held up accus
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import defaultdict
@@ -34,7 +35,7 @@ from l2l_ray.actors.cluster import (
     start_actor,
     wait_answers,
 )
-from l2l_ray.actors.liveness import LOOK_S, Durations, Heartbeats, Looks, limit_words
+from l2l_ray.actors.liveness import LEAST_PATIENCE_S, LOOK_S, Durations, Heartbeats, Looks, limit_words
 from l2l_ray.actors.logs import Relay
 from l2l_ray.actors.prior_actor import PriorActor
 from l2l_ray.config import RunConfig
@@ -95,7 +96,9 @@ class PriorPool:
         self._namespace = namespace
         self._run = config.run_name
         self._beats = Heartbeats(cluster.heartbeat_timeout_s, cluster.start_timeout_s)
-        self._took = defaultdict[Who, Durations](Durations)
+        # A server's answers have limits of their own (`prior.timeout_s`), and its being busy is no fault of an actor.
+        least_s = math.inf if config.prior.url else LEAST_PATIENCE_S
+        self._took = defaultdict[Who, Durations](lambda: Durations(least_s))
         self._looks = Looks()
         self._open: list[_Batch] = []  # to be asked next: lost with their actors, or the next one
         self._given_up_in_a_row = 0

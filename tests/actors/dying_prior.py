@@ -13,7 +13,8 @@ from l2l_ray.loop.inference.asking import Question
 from l2l_ray.prior.prompt import PromptFormat, prompt_for
 from l2l_ray.prior.reply import MllmIdentity, Reply
 
-FINE, HANGS, KILLS, STOPS_ONCE = "fine", "hangs", "kills", "stops once"
+FINE, HANGS, KILLS, STOPS_ONCE, SLOW = "fine", "hangs", "kills", "stops once", "slow"
+SLOW_S = 4.0
 
 
 def _prompt() -> PromptFormat:
@@ -37,6 +38,8 @@ class DyingPrior:
             asked = {question.expression for question in questions}
             if HANGS in asked:
                 await asyncio.sleep(3600.0)
+            if SLOW in asked:
+                await asyncio.sleep(SLOW_S)
             if KILLS in asked:
                 os._exit(9)
             for question in questions:

@@ -16,7 +16,7 @@ from l2l_ray.loop.state.plan import EvalItem, WorkItem
 from l2l_ray.selector.registry import PRIOR_ONLY
 
 KILLS_ONCE, HANGS_ONCE, STOPS_ONCE, SLOW_ONCE, LATE_ERROR, A_WHILE, KILLS_ALWAYS, DISK_FULL = 1, 2, 3, 4, 8, 9, 66, 77
-HANGS_ALWAYS = 67
+HANGS_ALWAYS, FAILS_ONCE, FAILS_ALWAYS = 67, 68, 69
 SLOW_S = 600.0
 A_WHILE_S = 11.0
 SLICE_S = 3.0  # of a version; a slice of the prior alone takes no time
@@ -59,6 +59,8 @@ class DyingWorker:
                 time.sleep(0.1)
             time.sleep(1.0)
             raise LedgerError("this one's disk is full")
+        if item.shard == FAILS_ALWAYS or (item.shard == FAILS_ONCE and first):
+            raise OSError("the disk of this node cannot be read")
         if item.shard == DISK_FULL:
             raise LedgerError("no space left on device")
         return item.shard

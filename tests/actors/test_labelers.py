@@ -22,6 +22,8 @@ from l2l_ray.selector.registry import PRIOR_ONLY
 from tests.actors.dying_worker import (
     A_WHILE,
     DISK_FULL,
+    FAILS_ALWAYS,
+    FAILS_ONCE,
     HANGS_ALWAYS,
     HANGS_ONCE,
     KILLS_ALWAYS,
@@ -106,6 +108,14 @@ def test_the_last_item_is_given_to_an_idle_worker_as_well_and_ends_once(
 def test_a_shard_that_kills_every_worker_ends_the_run_with_its_name(pool: LabelerPool) -> None:
     with pytest.raises(ClusterError, match=r"shard 66 of .* lost its labeler 3 times, and cluster.max_item_retries=2"):
         _run(pool, [KILLS_ALWAYS])
+
+
+def test_a_labeler_whose_node_fails_is_replaced(pool: LabelerPool, caplog: pytest.LogCaptureFixture) -> None:
+    assert sorted(_run(pool, [0, FAILS_ONCE])) == [0, FAILS_ONCE]
+    assert "failed at shard 68 of l2l round 0: " in caplog.text and "its item is handed out again" in caplog.text
+    last = "lost its labeler 3 times, and .*; last: OSError: the disk of this node cannot be read; --resume continues"
+    with pytest.raises(ClusterError, match=last):
+        _run(pool, [FAILS_ALWAYS])
 
 
 def test_an_error_raised_on_purpose_reaches_the_driver_as_it_is(pool: LabelerPool) -> None:

@@ -17,7 +17,7 @@ from l2l_ray.actors.priors import PriorPool
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
 from l2l_ray.loop.inference.asking import Question
-from tests.actors.dying_prior import FINE, HANGS, KILLS, STOPS_ONCE, DyingPrior, WithoutReplacement
+from tests.actors.dying_prior import FINE, HANGS, KILLS, SLOW, SLOW_S, STOPS_ONCE, DyingPrior, WithoutReplacement
 from tests.ray_runs import signaled
 
 LIMITS = {"work_timeout_s": 5.0, "heartbeat_timeout_s": 4.0, "max_item_retries": 1}
@@ -93,6 +93,26 @@ def test_where_no_actor_comes_up_the_run_ends_and_no_question_is_given_up(
     ):
         next(asked)
     pool.close()
+
+
+def test_a_server_that_is_busy_for_long_costs_no_actor(
+    ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(priors, "PriorActor", DyingPrior)
+    monkeypatch.setattr(priors, "LEAST_PATIENCE_S", SLOW_S / 4)
+    with_url = smoke.model_copy(update={"prior": smoke.prior.model_copy(update={"url": "http://127.0.0.1:1/v1"})})
+    for config, is_patient in ((with_url, True), (smoke, False)):
+        caplog.clear()
+        pool = _pool(config, work_timeout_s=60.0)
+        pool.identity()
+        asked = pool.ask(iter([[Question(str(n), "none", text, 8, 8)] for n, text in enumerate([*[FINE] * 3, SLOW])]))
+        for _ in range(3):
+            next(asked)
+        if is_patient:
+            assert [questions[0].key for questions, _ in asked] == ["3"] and not caplog.text
+        else:
+            assert next(asked)[1][0].failure.startswith("hung"), "a model in the actor has the limit of its like"
+        pool.close()
 
 
 def test_answers_that_came_while_the_driver_was_held_up_are_taken(
