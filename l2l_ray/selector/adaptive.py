@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from l2l_ray.config import SelectorConfig
-from l2l_ray.selector.base import Decision, LabeledEvidence, UpdateBatch
+from l2l_ray.selector.base import Decision, LabeledEvidence
 from l2l_ray.selector.candidates import candidates_of
 from l2l_ray.selector.learned import best_threshold, matching_shift
+from l2l_ray.selector.network import IMPOSSIBLE
 from l2l_ray.selector.reward import truth_ious
 from l2l_ray.selector.rules import Rule, certainty, mean_object_probs
 from l2l_ray.types import Candidate, Evidence
@@ -24,9 +26,7 @@ from l2l_ray.types import Candidate, Evidence
 class AdaptiveRule(Rule):
     """A rule that is settled and never updated."""
 
-    def update(self, optimizer: torch.optim.Optimizer | None, batch: UpdateBatch) -> dict[str, float]:
-        """Leave everything as it is: such a rule has nothing to learn batch by batch."""
-        return {}
+    learns_by_batch = False
 
 
 class ConfidenceGate(AdaptiveRule):
@@ -43,21 +43,27 @@ class ConfidenceGate(AdaptiveRule):
     def decide(self, evidence: Evidence, keys: Sequence[int]) -> Decision:
         """Take the guided label where its mean object probability reaches the threshold; gate 0.5 = just there."""
         # in this order a score that equals the threshold gives exactly 0.5: the threshold is the score of a sample
-        return Decision((0.5 + (mean_object_probs(evidence) - self.threshold)).clamp(0, 1))
+        return Decision((0.5 + (_sureness(evidence) - self.threshold)).clamp(0, 1))
 
     @torch.no_grad()
     def settle(self, labeled: Sequence[LabeledEvidence], unlabeled: Sequence[Evidence]) -> dict[str, float]:
         """Set the threshold that pays most on labeled images, moved so that the share used stays on unlabeled ones."""
-        known = torch.cat([mean_object_probs(part.evidence) for part in labeled])
+        known = torch.cat([_sureness(part.evidence) for part in labeled])
         found = [truth_ious(candidates_of(part.evidence).masks, part.mask > 0.5) for part in labeled]
         ious = torch.cat(found)[:, Candidate.GUIDED]
         self.threshold.copy_(best_threshold(known, ious, ious.mean() + self.config.reward.gate_margin))
         metrics = super().settle(labeled, unlabeled)
         if unlabeled:
-            others = torch.cat([mean_object_probs(part) for part in unlabeled])
+            others = torch.cat([_sureness(part) for part in unlabeled])
             metrics["open_rate_unshifted"] = (others >= self.threshold).float().mean().item()
             self.threshold.copy_(-matching_shift(metrics["open_rate_labeled"], others))
         return {**metrics, "threshold": self.threshold.item()}
+
+
+def _sureness(evidence: Evidence) -> Float[Tensor, " B"]:
+    """Return the mean object probability of each sample, -1e4 where it has no object cell."""
+    probs = mean_object_probs(evidence)
+    return probs.masked_fill(probs == 0, IMPOSSIBLE)
 
 
 class AdaptiveThreshold(AdaptiveRule):

@@ -67,6 +67,7 @@ class Selector(nn.Module, ABC):
     config: SelectorConfig
     needs_full_evidence = True  # False: reads the guided prediction and the proposal alone
     gate_is_graded = False  # True: the surer a label, the higher its gate; False: a gate of 0 or 1, or none at all
+    learns_by_batch = True  # False: `update` is never called, also where it is registered with learns=True
 
     @abstractmethod
     def decide(self, evidence: Evidence, keys: Sequence[int]) -> Decision:
@@ -98,10 +99,10 @@ class Selector(nn.Module, ABC):
         Args:
             selection: Of `select`, its confidence as it came from there.
         """
-        return selection.gate if self.gate_is_graded and self.config.gate else selection.confidence
+        return selection.gate if self.gate_is_graded else selection.confidence
 
     def update(self, optimizer: torch.optim.Optimizer | None, batch: UpdateBatch) -> dict[str, float]:
-        """Learn from one batch, in place; for selectors that are registered with `learns=True`.
+        """Learn from one batch, in place; for selectors registered with `learns=True` that learn batch by batch.
 
         Every learning selector gets the same batches in the same order and may leave parts of them unused.
 

@@ -21,12 +21,12 @@ ROUNDING = 1e-6  # of a value in [0, 1], single precision
 class LearnedSelector(PolicyNetwork, Selector):
     """The policy network as a selector; a subclass says how it learns."""
 
-    gate_is_graded = True
     average: Tensor  # running mean IoU of the guided label on labeled images; negative before the first batch
 
     def __init__(self, config: SelectorConfig) -> None:
         """Build the network."""
         super().__init__(config)
+        self.gate_is_graded = config.gate
         self.register_buffer("average", torch.tensor(-1.0))
 
     @torch.no_grad()
@@ -112,10 +112,14 @@ def best_threshold(scores: Float[Tensor, " N"], values: Float[Tensor, " N"], cos
     """Return the score from which on using labels pays most: the sum of value - cost over them is the largest.
 
     Labels of one score are used together. Of cuts that pay the same, that which uses more is taken: at a cost of the
-    mean value, using all pays as much as using none. Where no label pays, it lies just above the highest score.
+    mean value, using all pays as much as using none. Where no label pays, it lies just above the highest score. What is
+    `IMPOSSIBLE` has no object cell and is no label; where there is none, the gate stays shut.
     """
-    ordered, order = scores.sort(descending=True)
-    gained = (values[order].double() - cost).cumsum(0)
+    is_label = scores > IMPOSSIBLE
+    if not is_label.any():
+        return scores.new_tensor(-IMPOSSIBLE)
+    ordered, order = scores[is_label].sort(descending=True)
+    gained = (values[is_label][order].double() - cost).cumsum(0)
     gained[gained.abs() < ROUNDING * len(gained)] = 0.0
     gained[:-1][ordered[1:] == ordered[:-1]] = -math.inf  # a cut among equals is none
     gained = torch.cat([gained.new_zeros(1), gained])

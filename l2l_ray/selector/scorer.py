@@ -14,7 +14,7 @@ import torch.nn.functional as functional
 
 from l2l_ray.selector.base import UpdateBatch, take_step
 from l2l_ray.selector.learned import LearnedSelector
-from l2l_ray.selector.network import decision_probs, prepare
+from l2l_ray.selector.network import IMPOSSIBLE, decision_probs, prepare
 from l2l_ray.selector.reward import class_balance, truth_ious
 
 STEPS = 1  # per batch; with 3 it overfits a hundred labeled sentences and ranks worse (docs/experiments.md)
@@ -28,9 +28,10 @@ class Scorer(LearnedSelector):
         rewards = self.config.reward
         inputs, truth = prepare(batch.labeled.evidence), batch.labeled.mask > 0.5
         found = truth_ious(inputs.candidates.masks, truth)
-        possible, cost = inputs.candidates.possible, self.observe(inputs, found)
+        cost = self.observe(inputs, found)
         with torch.no_grad():
             scores = self.scores(inputs)
+            possible = scores > IMPOSSIBLE
             label = inputs.candidates.taken(scores.argmax(1))
             used = 1 - decision_probs(scores)[:, 0]
         right = (label == truth).float()

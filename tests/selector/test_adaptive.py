@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from l2l_ray.config import RewardConfig, SelectorConfig
-from l2l_ray.selector.base import LabeledEvidence, UpdateBatch, make_selector
+from l2l_ray.selector.base import LabeledEvidence, make_selector
 from l2l_ray.selector.rules import mean_object_probs
 
 T, F = True, False
@@ -54,6 +54,25 @@ def test_it_opens_as_far_on_unlabeled_images(evidence_of):
     assert [gate.select(part, range(2)).used.tolist() for part in unlabeled] == [[T, F], [T, F]]
 
 
+def test_texts_without_any_object_cell_do_not_move_the_threshold_among_labels(evidence_of):
+    evidence, truth = sure_of(evidence_of, [0.9, 0.8, 0.7, 0.6]), torch.zeros(4, 2, 2)
+    truth[:3, :, 0] = 1  # three of four are used
+    unlabeled = sure_of(evidence_of, [0.95, 0.3, 0.85, 0.2])  # two have no label, so two are all there is to use
+    gate = gate_of()
+    metrics = gate.settle([LabeledEvidence(evidence, truth)], [unlabeled])
+    assert metrics["open_rate_labeled"] == 0.75 and metrics["threshold"] == pytest.approx(0.85)
+    assert gate.select(unlabeled, range(4)).gate.tolist() == pytest.approx([0.6, 0.0, 0.5, 0.0]), (
+        "the surer, the higher"
+    )
+
+
+def test_selector_gate_says_nothing_to_the_confidence_gate(evidence_of):
+    evidence = sure_of(evidence_of, [0.9, 0.7])
+    rules = [gate_of(gate=is_on) for is_on in (True, False)]
+    scores = [rule.label_scores(rule.select(evidence, range(2))).tolist() for rule in rules]
+    assert scores[0] == scores[1] == rules[0].select(evidence, range(2)).gate.tolist()
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_the_sample_the_threshold_was_taken_from_is_used(bandit, seed):
     known, truth = bandit(60, seed=seed)
@@ -94,9 +113,7 @@ def test_thresholds_are_kept_with_a_version_and_only_settled(bandit, name):
     rule = make_selector(SelectorConfig(name=name))
     assert not list(rule.parameters())
     before = {key: value.clone() for key, value in rule.state_dict().items()}
-    batch = UpdateBatch(LabeledEvidence(evidence, truth), evidence, torch.Generator())
-    assert rule.update(None, batch) == {}
-    assert all(torch.equal(value, before[key]) for key, value in rule.state_dict().items())
+    assert not rule.learns_by_batch
     rule.settle([LabeledEvidence(evidence, truth)], [evidence])
     assert any(not torch.equal(value, before[key]) for key, value in rule.state_dict().items())
     other = make_selector(SelectorConfig(name=name))

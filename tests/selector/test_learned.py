@@ -190,6 +190,12 @@ def test_where_no_cut_beats_using_all_labels_all_are_used_whatever_rounding_does
     assert best_threshold(torch.tensor([4.0, 3.0, 2.0, 1.0]), ious, ious.mean() + 0.05).item() > 4
 
 
+def test_the_threshold_lies_among_labels():
+    scores, values = torch.tensor([2.0, 1.0, IMPOSSIBLE]), torch.tensor([0.9, 0.8, 0.0])
+    assert best_threshold(scores, values, -0.1).item() == 1, "using everything pays, but the last is no label"
+    assert best_threshold(scores[2:], values[2:], -0.1).item() > 1e3, "without any label the gate stays shut"
+
+
 def test_where_there_is_no_label_none_is_opened():
     scores = torch.tensor([1.0, IMPOSSIBLE, 3.0, IMPOSSIBLE])
     assert matching_shift(0.75, scores).item() == -1

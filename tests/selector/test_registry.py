@@ -40,8 +40,9 @@ class TestContract:
 
     def test_learns_if_the_registry_says_so(self, name):
         selector = make_selector(SelectorConfig(name=name))
-        learns = type(selector).update is not Selector.update
-        assert spec_of(name).learns == learns == bool(selector.state_dict())
+        learns = spec_of(name).learns
+        assert learns == bool(selector.state_dict())
+        assert (learns and selector.learns_by_batch) == (type(selector).update is not Selector.update)
 
     def test_labels_if_the_registry_says_so(self, name, evidence_of):
         sure = evidence_of(torch.tensor([[[0.99, 0.01], [0.99, 0.01]]]))  # whatever labels, labels this

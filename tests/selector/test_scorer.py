@@ -72,3 +72,9 @@ def test_a_batch_without_any_label_does_no_harm(evidence_of):
     scorer = seeded_selector(SelectorConfig(name="scorer", hidden=8))
     metrics = train(scorer, [(evidence, torch.zeros(4, 8, 8), None)], 2)
     assert metrics["loss"] >= 0 and parameters(scorer).isfinite().all()
+
+
+def test_candidates_that_are_switched_off_are_not_learned_from(evidence_of):
+    evidence, truth = boxes(evidence_of, 2)
+    scorer = seeded_selector(SelectorConfig(name="scorer", hidden=8, candidates=False, cells=False))
+    assert train(scorer, [(evidence, truth, None)], 2)["loss"] < 1, "cross-entropy of the guided label's IoU"

@@ -89,7 +89,7 @@ class SelectorLearner:
 
     def num_updates(self, version: int) -> int:
         """Return how many updates a version takes, after that before it; a rule takes none."""
-        if not spec_of(self._section.name).learns:
+        if not spec_of(self._section.name).learns or not self.selector.learns_by_batch:
             return 0
         return self._section.round_updates if version else self._section.warmup_updates
 
