@@ -17,7 +17,7 @@ from l2l_ray.prior.prompt import PromptFormat, prompt_for
 from l2l_ray.prior.reply import MllmIdentity, reading_version
 
 EMBEDDED_FOLDER = Path(__file__).parents[1] / "embedded" / "mllm"
-ANSWERING_VERSION = 3  # of mllm.py: raise it when the same question gets other answers
+ANSWERING_VERSION = 4  # of mllm.py: raise it when the same question gets other answers
 DRAWING_VERSION = 1  # of sam.py: raise it when the same prior gets other masks
 EXPECTED = "a vision-language model, a detector that takes text, or 'embedded'"
 _HASHED_SUFFIXES = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")

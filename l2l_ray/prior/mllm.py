@@ -41,6 +41,7 @@ from l2l_ray.prior.identity import EMBEDDED_FOLDER, EXPECTED, identity_of, sourc
 from l2l_ray.prior.once import encode_once
 from l2l_ray.prior.processing import PatchGrid, load_processor, processor_tokens
 from l2l_ray.prior.reply import MllmIdentity, Reply, make_prior, prior_key
+from l2l_ray.prior.sent_size import MOST_PIXELS
 from l2l_ray.randomness import numpy_generator
 
 __all__ = ["EMBEDDED_FOLDER", "MllmIdentity", "MllmPrior", "Reply", "make_prior", "prior_key"]
@@ -68,8 +69,13 @@ class MllmPrior:
             )
         # Thoughts would use up the answer's tokens; a template without this switch does not know its name.
         self._template_options = {"enable_thinking": False} if "enable_thinking" in str(template) else {}
-        floor = 0 if config.model == EMBEDDED else config.min_image_tokens
-        self._grid = PatchGrid.of(processor.image_processor, floor) if floor else None
+        # Answers in the photo's own pixels need the photo as it is, however large.
+        most_px = None if self.prompt.unit.of_photo else MOST_PIXELS
+        self._grid = (
+            PatchGrid.of(processor.image_processor, config.min_image_tokens, most_px)
+            if config.model != EMBEDDED
+            else None
+        )
         encode_once(model, processor)
         pad_id = processor.tokenizer.pad_token_id
         own = model.generation_config
@@ -141,10 +147,10 @@ class MllmPrior:
         ]
 
     def _prepare(self, image: Image.Image) -> Image.Image:
-        """Squash for the embedded model, enlarge below the floor; everything else is the processor's policy."""
+        """Squash for the embedded model, fit for those that take any size; the rest is the processor's policy."""
         image = image.convert("RGB")
         if self._grid is not None:
-            return self._grid.enlarged(image)
+            return self._grid.fitted(image)
         side = self.config.image_size
         if self.config.model != EMBEDDED or image.size == (side, side):
             return image

@@ -16,6 +16,7 @@ from transformers import PROCESSOR_MAPPING, AutoConfig, AutoProcessor
 
 from l2l_ray.checkpoints import in_one_line
 from l2l_ray.errors import ConfigError
+from l2l_ray.prior.sent_size import MOST_PIXELS
 
 logger = logging.getLogger(__name__)
 
@@ -63,34 +64,38 @@ def processor_tokens(processor: Any) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class PatchGrid:
-    """How a processor cuts pictures of any size into tokens, and the fewest tokens a picture may become.
+    """How a processor cuts pictures of any size into tokens, and the sizes that pictures are brought to before.
 
     Args:
         side_px: Side of the square that one token stands for.
-        min_tokens: The floor.
+        min_tokens: A smaller picture is enlarged.
+        most_px: A picture of a larger area is shrunk to it, unless it needs more for `min_tokens`; None = none is.
 
-    Example: `PatchGrid(32, 1024).enlarged(photo).size` is (1184, 896) for a photo of 640x480: 1036 tokens.
+    Example: `PatchGrid(32, 1024).fitted(photo).size` is (1184, 896) for a photo of 640x480: 1036 tokens.
     """
 
     side_px: int
     min_tokens: int
+    most_px: int | None = MOST_PIXELS
 
     @classmethod
-    def of(cls, image_processor: Any, min_tokens: int) -> PatchGrid:
-        """Return the grid of an image processor.
+    def of(cls, image_processor: Any, min_tokens: int, most_px: int | None) -> PatchGrid | None:
+        """Return the grid of an image processor; None where it gives every picture a size of its own choice.
 
         Raises:
-            ConfigError: It does not take pictures of any size, or lets through fewer tokens than the floor.
+            ConfigError: There is a floor, and it gives pictures a size of its own, or lets through fewer tokens.
         """
         patch, merge = getattr(image_processor, "patch_size", None), getattr(image_processor, "merge_size", None)
         if not isinstance(patch, int) or not isinstance(merge, int):
+            if not min_tokens:
+                return None
             raise ConfigError(
                 f"prior.min_image_tokens is {min_tokens}, but the {type(image_processor).__name__} of prior.model "
                 "gives every picture a size of its own choice; set it to 0"
             )
-        grid = cls(patch * merge, min_tokens)
+        grid = cls(patch * merge, min_tokens, most_px)
         side_px = math.ceil(math.sqrt(min_tokens)) * grid.side_px
-        num = image_processor.get_number_of_image_patches(side_px, side_px, {}) // merge**2
+        num = image_processor.get_number_of_image_patches(side_px, side_px, {}) // merge**2 if min_tokens else 0
         if num < min_tokens:
             raise ConfigError(
                 f"prior.min_image_tokens is {min_tokens}, but the processor of prior.model makes no more than about "
@@ -98,11 +103,13 @@ class PatchGrid:
             )
         return grid
 
-    def enlarged(self, image: Image.Image) -> Image.Image:
-        """Return a picture that becomes at least `min_tokens` tokens: itself, or a larger copy of whole tokens."""
-        width, height = image.size
-        if round(width / self.side_px) * round(height / self.side_px) >= self.min_tokens:
+    def fitted(self, image: Image.Image) -> Image.Image:
+        """Return a picture of a size that the model is meant to see: itself, or a copy of whole tokens."""
+        (width, height), least = image.size, self.min_tokens * self.side_px**2
+        most = math.inf if self.most_px is None else max(least, self.most_px)
+        is_small = round(width / self.side_px) * round(height / self.side_px) < self.min_tokens
+        if not is_small and width * height <= most:
             return image
-        scale = math.sqrt(self.min_tokens * self.side_px**2 / (width * height))
+        scale = math.sqrt((least if is_small else most) / (width * height))
         across, down = (max(1, math.ceil(side * scale / self.side_px)) for side in (width, height))
         return image.resize((across * self.side_px, down * self.side_px), Image.Resampling.BICUBIC)

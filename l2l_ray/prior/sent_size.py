@@ -18,7 +18,8 @@ from l2l_ray.errors import ConfigError
 from l2l_ray.prior.coordinates import Coordinates
 from l2l_ray.prior.prompt import FAMILIES
 
-MOST_PIXELS = 2048 * 28 * 28  # of a picture as it is sent: grounding gains nothing above about 2,000 image tokens
+# Of a picture as it is sent, or shown to a model that is loaded here: grounding gains nothing above about 2,000 tokens.
+MOST_PIXELS = 2048 * 28 * 28
 TOKEN_PX = 32  # an image token covers at most such a square, in Qwen3-VL; in others a smaller one
 _QWEN2 = 28, 56 * 56
 _QWEN3 = 32, 256 * 256

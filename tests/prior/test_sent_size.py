@@ -6,22 +6,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
-from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from l2l_ray.config import PriorConfig
 from l2l_ray.errors import ConfigError
 from l2l_ray.prior.coordinates import COORDINATES
 from l2l_ray.prior.sent_size import MOST_PIXELS, SentSize
-
-# As in the checkpoints' preprocessor_config.json: Qwen2.5-VL-7B-Instruct, Qwen3-VL-8B-Instruct, GLM-4.1V-9B-Thinking.
-PROCESSORS = {
-    "qwen2_5_vl": lambda: Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 12845056}),
-    "qwen3_vl": lambda: Qwen2VLImageProcessorPil(
-        patch_size=16, size={"shortest_edge": 65536, "longest_edge": 16777216}
-    ),
-    "glm4v": lambda: Glm4vImageProcessorPil(size={"shortest_edge": 12544, "longest_edge": 9633792}),
-}
+from tests.prior.processors import PROCESSORS
 
 
 @pytest.mark.parametrize("model_type", PROCESSORS)
