@@ -287,7 +287,8 @@ class LoopConfig(Section):
         0.99,
         ge=0,
         lt=1,
-        description="The teacher keeps this share of itself per step (ours; SemiRES .9996 for long runs)",
+        description="The teacher keeps this share of itself per step; the first 1 / (1 - this) steps, also of the "
+        "burn-in, are averaged plainly (ours; SemiRES .9996 for long runs)",
     )
     shard_size: int = Field(
         256, ge=1, description="Unlabeled expressions in a shard, which is labeled and saved as a whole (ours)"

@@ -157,7 +157,7 @@ def pseudo_mask(
         chances: IoU -> how probable it is that the label has at least this.
     """
     height, width = example.height_px, example.width_px
-    target = native_mask(torch.from_numpy(np.where(label.target, 1.0, -1.0)), height, width)
+    target = native_mask(torch.from_numpy(np.where(label.target, np.float32(1), np.float32(-1))), height, width)
     accepted = nearest(label.accepted, height, width)
     # A version is a teacher and a policy published together, so both have its number.
     versions = {"model_version": label.version, "policy_version": label.version}

@@ -196,7 +196,7 @@ def _usable(config: RunConfig, methods: Sequence[str], found: Candidates) -> tup
     skips = list(found.skips)
 
     def checked(examples: list[E]) -> list[E]:
-        kept, more = images.check(examples)
+        kept, more = images.check(_by_photo(examples))
         skips.extend(more)
         return kept
 
@@ -237,6 +237,15 @@ def _usable(config: RunConfig, methods: Sequence[str], found: Candidates) -> tup
             "from: each is a part of its own"
         )
     return RunData(labeled, unlabeled, splits, Facts(found.labeled_frac, val_source, tuple(notices))), skips
+
+
+def _by_photo(examples: list[E]) -> list[E]:
+    """Return the rows of each photo side by side, in order of its first: what a photo is needed for is done together.
+
+    Otherwise the backbone would see a photo, and the teacher its other texts, anew for each.
+    """
+    first = {example.image_path: place for place, example in reversed([*enumerate(examples)])}
+    return sorted(examples, key=lambda example: first[example.image_path])
 
 
 def _cut_tokens(tokenizer: TextTokenizer, data: RunData) -> Iterator[Skip]:

@@ -181,7 +181,7 @@ def burn_in_settings(config: RunConfig) -> dict[str, Any]:
 def burn_in_key(config: RunConfig, labeled: ExampleSet) -> str:
     """Hash everything the burn-in depends on: labeled rows and masks, their priors, starting weights, settings."""
     rows = [
-        [e.sent_id, e.expression, *_prior_id(labeled.priors[e.sent_id]), e.mask_rle["counts"]]
+        [e.sent_id, e.image_id, e.expression, *_prior_id(labeled.priors[e.sent_id]), e.mask_rle["counts"]]
         for e in labeled.examples
         if isinstance(e, LabeledExample)
     ]

@@ -191,6 +191,13 @@ def test_without_val_a_share_of_the_labeled_images_is_held_out(smoke: RunConfig,
     assert "--data.val_from_labeled is 0: the last version is taken" in data.facts.notices[-1]
 
 
+def test_the_texts_of_a_photo_stand_side_by_side_in_whatever_order_they_came(smoke: RunConfig, tmp_path: Path) -> None:
+    config = config_of(smoke, write_partly(tmp_path / "data", 20, set(range(12)), second={12, 15, 19}))
+    prepare(config, run := RunFolder.open(config))
+    rows = read_examples(run.examples_path("unlabeled"))
+    assert [row.ref_id for row in rows] == [12, 112, 13, 14, 15, 115, 16, 17, 18, 19, 119]
+
+
 def _reviewed(refs: list[dict[str, Any]], accepted: set[int], rejected: set[int]) -> None:
     """Give refs what the import of a review gives them: a mask that began as a label, or none for good."""
     for ref in refs:
