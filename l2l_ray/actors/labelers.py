@@ -258,7 +258,7 @@ class LabelerPool:
                     raise found from None
                 else:  # of its node, perhaps: an accelerator that failed, a disk
                     logger.warning("%s failed at %s: %s", who, call.item, found)
-                    self._lost(call, error.cause)
+                    self._lost(call, RuntimeError(f"{type(error.cause).__name__}: {error.cause}"))
                     continue
             except LOST as error:
                 self._lost(call, error)
@@ -352,7 +352,7 @@ class LabelerPool:
         if is_open and losses > limit:
             raise ClusterError(
                 f"{call.item} lost its labeler {losses} times, and cluster.max_item_retries={limit} "
-                f"allows {limit} more tries; last: {type(error).__name__}: {error}; --resume continues"
+                f"allows {limit} more tries; last: {error}; --resume continues"
             ) from error
         self._replace(call.worker)
         self._idle.append(call.worker)

@@ -14,7 +14,7 @@ from l2l_ray.prior.prompt import PromptFormat, prompt_for
 from l2l_ray.prior.reply import MllmIdentity, Reply
 
 FINE, HANGS, KILLS, STOPS_ONCE, SLOW = "fine", "hangs", "kills", "stops once", "slow"
-SLOW_S = 4.0
+SLOW_S = 6.0
 
 
 def _prompt() -> PromptFormat:

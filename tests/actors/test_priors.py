@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from l2l_ray.actors import priors
+from l2l_ray.actors import liveness, priors
 from l2l_ray.actors.priors import PriorPool
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
@@ -100,6 +100,7 @@ def test_a_server_that_is_busy_for_long_costs_no_actor(
 ) -> None:
     monkeypatch.setattr(priors, "PriorActor", DyingPrior)
     monkeypatch.setattr(priors, "LEAST_PATIENCE_S", SLOW_S / 4)
+    monkeypatch.setattr(liveness, "PATIENCE_FACTOR", 1.0)
     with_url = smoke.model_copy(update={"prior": smoke.prior.model_copy(update={"url": "http://127.0.0.1:1/v1"})})
     for config, is_patient in ((with_url, True), (smoke, False)):
         caplog.clear()
