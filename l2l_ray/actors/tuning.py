@@ -8,8 +8,8 @@
     how many    at once: the cluster's resources divided by what one run needs, computed here
 
 A trial runs `loop.local.run_local`, so it starts no actors of its own: nothing it could wait for can be held by another
-trial, which is how nested trainers deadlock. It reserves what the roles of a run would reserve together. After a kill,
-finished trials are read, and the others resume from their own run folders.
+trial, which is how nested trainers deadlock. It reserves what one train worker would, with the CPU of all roles of a
+run. After a kill, finished trials are read, and the others resume from their own run folders.
 """
 
 from __future__ import annotations
@@ -90,9 +90,8 @@ def sweep(
 
 
 def trial_resources(config: RunConfig) -> dict[str, float]:
-    """Return what one trial reserves: CPU of all roles together, and the accelerator of one train worker."""
-    wanted = total(needs(config.cluster))
-    own = {"CPU": wanted.get("CPU", 0.0), "GPU": config.cluster.worker_resources.get("GPU", 0.0)}
+    """Return what one trial reserves: what one train worker asks for, with the CPU of all roles together."""
+    own = {**config.cluster.worker_resources, "CPU": total(needs(config.cluster)).get("CPU", 0.0)}
     return {name: amount for name, amount in own.items() if amount > 0} or {"CPU": 1.0}
 
 

@@ -11,7 +11,7 @@ import pytest
 from ray import tune
 
 from l2l_ray.actors.logs import KeptNotes
-from l2l_ray.actors.tuning import Reports, Watch, max_concurrent, run_trial
+from l2l_ray.actors.tuning import Reports, Watch, max_concurrent, run_trial, trial_resources
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
 from l2l_ray.loop.inference.asking import Question
@@ -31,6 +31,16 @@ def test_how_many_trials_fit_is_what_one_run_needs_into_each_node() -> None:
     assert max_concurrent(config, [{"CPU": 1.5}, {"CPU": 2.5}]) == 3
     with_gpu = changed(config, cluster={"worker_resources": {"CPU": 1.0, "GPU": 1.0}})
     assert max_concurrent(with_gpu, [{"CPU": 64.0, "GPU": 2.0}, {"CPU": 64.0}]) == 2
+
+
+def test_a_trial_goes_where_a_train_worker_would_and_has_its_memory() -> None:
+    worker = {"CPU": 4.0, "GPU": 1.0, "steady": 0.01, "memory": 1e9, "fast_disk": 0.0}
+    config = changed(RunConfig(), cluster={"worker_resources": worker})
+    assert trial_resources(config) == {"CPU": 4.5, "GPU": 1.0, "steady": 0.01, "memory": 1e9}  # 2 labelers x 0.25 CPU
+    node = {"CPU": 64.0, "GPU": 4.0, "memory": 3e9}
+    assert max_concurrent(config, [{**node, "steady": 1.0}, node]) == 3  # as its memory allows, on the steady node alone
+    with pytest.raises(ClusterError, match=r"need 0.01 steady \(1 trial x 0.01\), have 0"):
+        max_concurrent(config, [node])
 
 
 def test_a_cluster_too_small_for_one_trial_is_refused_at_once_unless_nodes_come() -> None:
