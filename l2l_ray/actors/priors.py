@@ -82,6 +82,8 @@ class _Worker:
 class PriorPool:
     """The driver's side: some prior actors, asked with a bounded number of batches in flight.
 
+    `given_up` holds what came instead of answers, by the questions' keys.
+
     Example: `fill_all_priors(config, run, data, pool)`
     """
 
@@ -92,6 +94,7 @@ class PriorPool:
             config: The run's config.
             namespace: Ray namespace of the run.
         """
+        self.given_up: dict[str, Reply] = {}
         self._cluster = cluster = config.cluster
         self._namespace = namespace
         self._run = config.run_name
@@ -152,6 +155,7 @@ class PriorPool:
             for worker in list(self._workers):
                 while self._has_answered(worker):
                     if (answered := self._take(worker)) is not None:
+                        self.given_up |= {q.key: r for q, r in zip(*answered, strict=True) if r.failure}
                         yield answered
             self._kill_late()
 

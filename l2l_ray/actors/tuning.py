@@ -2,7 +2,8 @@
 
     points      all known before (`sweep.trials`); Tune gets a grid of their ids, and does what it is good at: which
                 trial runs where and when, ASHA, and a second try for one whose process died
-    priors      asked once before the trials, for the union of their texts; trials read the same store
+    priors      asked once before the trials, for the union of their texts; trials read the same store, and are told
+                which questions failed: one that kills or hangs the MLLM does so to no trial
     burn-ins    shared through the run root's cache by every trial that differs in nothing they depend on; who comes
                 while another one trains the same burn-in waits for it
     how many    at once: the cluster's resources divided by what one run needs, computed here
@@ -134,7 +135,7 @@ def ask_priors(config: RunConfig, folder: SweepFolder, asked: Sequence[Asked]) -
                 num = fill_priors("union", texts, run, store, pool, asking.prior.batch_size)
             known = f"; {len(texts) - num} were known or come twice" if num < len(texts) else ""
             say(f"the language model was asked about {num} of {counted(len(texts), 'text')}{known}")
-            mllms |= dict.fromkeys(group.trials, KnownMllm(asking.prior, pool.identity()))
+            mllms |= dict.fromkeys(group.trials, KnownMllm(asking.prior, pool.identity(), pool.given_up))
         finally:
             pool.close()
     return mllms

@@ -1,4 +1,4 @@
-"""How many trials fit, and what a trial reports while it runs."""
+"""How many trials fit, who is asked for their priors, and what a trial reports while it runs."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ from typing import Any
 import pytest
 from ray import tune
 
+from l2l_ray.actors import priors
 from l2l_ray.actors.logs import KeptNotes
-from l2l_ray.actors.tuning import Reports, Watch, max_concurrent, run_trial, trial_resources
+from l2l_ray.actors.tuning import Reports, Watch, ask_priors, max_concurrent, run_trial, trial_resources
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
 from l2l_ray.loop.inference.asking import Question
-from l2l_ray.loop.inference.priors import Answered, LocalMllm
+from l2l_ray.loop.inference.priors import Answered, LocalMllm, fill_priors
 from l2l_ray.loop.progress import Status
+from l2l_ray.loop.state.example_files import read_priors
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.prior.shared_store import open_store
 from l2l_ray.sweep.folder import SweepFolder
 from l2l_ray.sweep.space import Grid
+from l2l_ray.sweep.survey import Asked
 from l2l_ray.sweep.trials import trials_of
+from l2l_ray.types import Example
+from tests.actors.dying_prior import FINE, KILLS, DyingPrior
 from tests.sweep_trials import measure
 from tests.whole_run import changed
 
@@ -38,7 +44,9 @@ def test_a_trial_goes_where_a_train_worker_would_and_has_its_memory() -> None:
     config = changed(RunConfig(), cluster={"worker_resources": worker})
     assert trial_resources(config) == {"CPU": 4.5, "GPU": 1.0, "steady": 0.01, "memory": 1e9}  # 2 labelers x 0.25 CPU
     node = {"CPU": 64.0, "GPU": 4.0, "memory": 3e9}
-    assert max_concurrent(config, [{**node, "steady": 1.0}, node]) == 3  # as its memory allows, on the steady node alone
+    assert (
+        max_concurrent(config, [{**node, "steady": 1.0}, node]) == 3
+    )  # as its memory allows, on the steady node alone
     with pytest.raises(ClusterError, match=r"need 0.01 steady \(1 trial x 0.01\), have 0"):
         max_concurrent(config, [node])
 
@@ -130,3 +138,23 @@ def test_a_trial_that_fails_as_nobody_expected_leaves_where_it_happened(
     assert failed == f"RuntimeError: boom; where it happened is in {path}"
     assert "Traceback" in path.read_text() and "in ask" in path.read_text()
     assert not notes
+
+
+def _asked(config: RunConfig, *texts: str) -> Asked:
+    """Return what a trial t asks about: these texts, of no picture."""
+    examples = [Example(number, number, number, "none", 8, 8, text) for number, text in enumerate(texts)]
+    return Asked(config, {example.sent_id: example for example in examples}, ["t"])
+
+
+def test_a_question_that_kills_the_model_is_not_asked_again_by_a_trial(
+    ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(priors, "PriorActor", DyingPrior)
+    config = changed(smoke, prior={"batch_size": 1}, cluster={"max_item_retries": 1})
+    asked = _asked(config, FINE, KILLS)
+    known = ask_priors(config, SweepFolder(config.root / "s"), [asked])["t"]
+    run = RunFolder.open(config).create()
+    with open_store(config.cache_dir) as store:
+        assert fill_priors("labeled", list(asked.examples.values()), run, store, known, 1) == 0
+    found = read_priors(run.priors_path("labeled"))
+    assert found[1].failure.startswith("died: 2 prior actors") and found[0].reply

@@ -9,7 +9,8 @@ with masks is a row of its own in the store, whose key covers SAM's checkpoint: 
 anew, and the MLLM is not asked again.
 
 One question that cannot be answered (see `asking`) gets no prior, with the reason, and is not stored, so that another
-run asks again. Where the first questions all fail, the run ends.
+run asks again; the trials of a sweep do not, they are told (`KnownMllm`). Where the first questions all fail, the run
+ends.
 """
 
 from __future__ import annotations
@@ -86,11 +87,20 @@ class LocalMllm:
 
 
 class KnownMllm(LocalMllm):
-    """The MLLM in this process, where others have asked it nearly everything: who it is needs no loading."""
+    """The MLLM in this process, where others have asked it nearly everything: who it is needs no loading.
 
-    def __init__(self, config: PriorConfig, identity: MllmIdentity) -> None:
+    Args:
+        config: Of the MLLM.
+        identity: What the others were told.
+        given_up: What they got instead of answers, by the questions' keys: these are not asked again.
+    """
+
+    def __init__(
+        self, config: PriorConfig, identity: MllmIdentity, given_up: Mapping[str, Reply] | None = None
+    ) -> None:
         super().__init__(config)
-        self._identity = identity  # what the others were told
+        self._identity = identity
+        self.given_up = given_up or {}
 
 
 def lacks_priors(run: RunFolder, data: RunData) -> bool:
@@ -242,11 +252,13 @@ class _Service:
         """
         keys = list(dict.fromkeys(q.key for q in questions))
         open_keys = set(self.store.missing(keys))
+        given_up = self.mllm.given_up if isinstance(self.mllm, KnownMllm) else {}
+        failed = {q.key: make(q, given_up[q.key]) for q in questions if q.key in open_keys and q.key in given_up}
+        open_keys.difference_update(failed)
         todo = sorted({q.key: q for q in questions if q.key in open_keys}.values(), key=_size_and_picture)
         is_proven = self.is_proven or len(todo) < len(keys)
         num_known = len(questions) - len(todo)
         num_unserved = 0  # questions in a row that a server gave no answer to
-        failed: dict[str, Prior] = {}
         batches = (todo[start : start + self.batch_size] for start in range(0, len(todo), self.batch_size))
         if self.costs is not None and todo and todo[0].who is MLLM:
             answers = self.costs.watched(self.mllm.ask, batches)

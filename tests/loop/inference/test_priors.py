@@ -18,6 +18,7 @@ from l2l_ray.loop.inference.priors import (
     fill_priors,
     known_mllm,
     no_box_sentence,
+    question_of,
 )
 from l2l_ray.loop.state.example_files import read_priors
 from l2l_ray.loop.state.prepare import RunData, prepare
@@ -203,6 +204,27 @@ def test_a_server_that_goes_away_ends_the_run_and_what_it_answered_stays(
         with pytest.raises(ConfigError, match=r"no usable answer to \d+ questions in a row .*HTTP 503.*--resume"):
             fill_priors("unlabeled", texts, run, store, GoesAway(), 2)
         assert len(store) == 4 and not run.priors_path("unlabeled").exists()
+
+
+def test_what_others_gave_up_is_not_asked_again_nor_held_against_the_server(
+    config: RunConfig, run: RunFolder, sets: RunData, tmp_path: Path
+) -> None:
+    texts = [replace(sets.unlabeled[0], sent_id=number, expression=f"cat {number}") for number in range(20)]
+    canned = CannedMllm()
+    given_up = {question_of(e, canned.fingerprint).key: Reply.failed("server", "HTTP 503") for e in texts[:10]}
+    missing = config.prior.model_copy(update={"model": str(tmp_path / "not-there")})
+    known = KnownMllm(missing, canned.identity(), given_up)
+
+    def failures() -> list[str]:
+        assert fill_priors("unlabeled", texts, run, store, known, 2) == 0
+        priors = read_priors(run.priors_path("unlabeled"))
+        return [priors[number].failure for number in range(20)]
+
+    with PriorStore(config.cache_dir / "priors.sqlite") as store:
+        fill_priors("unlabeled", texts[10:], run, store, canned, 2)
+        assert failures() == ["server: HTTP 503"] * 10 + [""] * 10
+        fill_priors("unlabeled", texts, run, store, canned, 2)  # another run, meanwhile
+        assert failures() == [""] * 20
 
 
 def test_an_image_that_is_gone_leaves_its_example_without_a_prior(
