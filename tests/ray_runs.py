@@ -43,6 +43,13 @@ def ray_config(root: Path, name: str, num_workers: int = 1) -> RunConfig:
     return changed(tiny_config(root), name=name, loop={"shard_size": 2, "checkpoint_steps": 2}, cluster=cluster)
 
 
+class Holder:
+    """An actor of another job, which does nothing but hold what it asked for."""
+
+    def ready(self) -> bool:
+        return True
+
+
 @contextmanager
 def started_job(config: RunConfig, address: str, *words: str) -> Iterator[subprocess.Popen[str]]:
     """Start `jobs/selfevolve.py` as a user would, on the cluster at `address`; it does not outlive the block.

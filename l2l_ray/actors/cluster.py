@@ -1,7 +1,7 @@
 """Make sure, before anything starts, that a Ray cluster can hold what the run asks for; start actors and end them.
 
 Ray lets an actor that fits nowhere wait for ever without a word, so demand and supply are compared first
-(`require_fit`), a run that others leave no room for waits in line and says who holds it (`wait_for_room`), and
+(`require_fit`), a job that others leave no room for waits in line and says who holds it (`wait_for_room`), and
 every actor then has a bounded time to come up (`wait_ready`). Two runs that look in the same second may both be let in;
 then the one whose actors do not come up ends with a message.
 
@@ -29,7 +29,7 @@ from ray.exceptions import (
 from ray.util.state import list_actors
 from ray.util.state.exception import RayStateApiException
 
-from l2l_ray.config import ClusterConfig, RunConfig
+from l2l_ray.config import ClusterConfig, PriorConfig, RunConfig
 from l2l_ray.errors import ClusterError, L2LError
 from l2l_ray.wording import Say
 
@@ -149,6 +149,32 @@ def wait_for_room(demand: Sequence[Need], config: ClusterConfig, say: Say) -> No
         time.sleep(LOOK_FOR_ROOM_S)
 
 
+def wait_in_line(demand: Sequence[Need], config: ClusterConfig, say: Say, remedy: str = "") -> None:
+    """As `require_fit` and then `wait_for_room`, for a job that writes lines: each is written once.
+
+    What is only just being released, as by this very job, is worth none.
+
+    Args:
+        demand: What is going to be started.
+        config: Says whether nodes come.
+        say: Told what is waited for and who holds it, once two looks in a row have found the same.
+        remedy: As in `require_fit`.
+    Raises:
+        ClusterError: Something is missing.
+    """
+    require_fit(demand, config, node_resources(), remedy)
+    seen = said = ""
+
+    def look(what: str) -> None:
+        nonlocal seen, said
+        if what == seen != said:
+            say(f"waiting for {what}")
+            said = what
+        seen = what
+
+    wait_for_room(demand, config, look)
+
+
 def _not_free(demand: Sequence[Need]) -> str | None:
     available: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
     wanted = total(demand)
@@ -187,6 +213,13 @@ def namespace_of(config: RunConfig) -> str:
 def device_for(resources: Mapping[str, float]) -> str:
     """Return the device of an actor with these resources: `cpu` without a GPU of its own, also where it can see one."""
     return "auto" if resources.get("GPU", 0) > 0 else "cpu"
+
+
+def prior_of_actors(config: RunConfig) -> PriorConfig:
+    """Return the prior section of a run with the device that its prior actors have."""
+    if config.prior.device != "auto":
+        return config.prior
+    return config.prior.model_copy(update={"device": device_for(config.cluster.prior_resources)})
 
 
 def actor_options(name: str, namespace: str, resources: Mapping[str, float]) -> dict[str, Any]:

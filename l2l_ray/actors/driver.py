@@ -28,10 +28,10 @@ from l2l_ray.actors.background import Background
 from l2l_ray.actors.cluster import (
     ActorLost,
     actor_options,
-    device_for,
     namespace_of,
     needs,
     node_resources,
+    prior_of_actors,
     require_fit,
     start_actor,
     wait_for_room,
@@ -193,8 +193,7 @@ def _mllm_without_actors(config: RunConfig, folder: RunFolder, data: RunData) ->
     """Return who needs no loading where every prior is known already; None = prior actors have to be asked."""
     if not lacks_priors(folder, data):
         return LocalMllm(config.prior)
-    device = device_for(config.cluster.prior_resources) if config.prior.device == "auto" else config.prior.device
-    return known_mllm(config, config.prior.model_copy(update={"device": device}), folder, data)
+    return known_mllm(config, prior_of_actors(config), folder, data)
 
 
 def hand_out_work(

@@ -20,16 +20,16 @@ from l2l_ray.actors.cluster import (
     LOST,
     Need,
     device_for,
-    node_resources,
     own_error,
-    require_fit,
     resource_options,
+    wait_in_line,
     wait_ready,
 )
 from l2l_ray.actors.connection import connected
 from l2l_ray.actors.logs import KeptNotes, Relay
 from l2l_ray.config import ClusterConfig
 from l2l_ray.errors import ClusterError
+from l2l_ray.job import say
 from l2l_ray.predictions import PredictionFolder
 from l2l_ray.predictor import Predictor, num_at_once, run_and_version
 from l2l_ray.types import PhotoText
@@ -74,7 +74,7 @@ class PredictionActor:
 def predict(
     checkpoint: Path, items: Sequence[PhotoText], folder: PredictionFolder, cluster: ClusterConfig, noted: Noted
 ) -> None:
-    """Answer all items on the cluster; what is noted in the folder stays, whatever happens.
+    """Answer all items once the cluster has room; what is noted in the folder stays, whatever happens.
 
     Args:
         checkpoint: A finished run, or one of its versions.
@@ -90,7 +90,7 @@ def predict(
     parts = [list(items[start : start + size]) for start in range(0, len(items), size)]
     with connected(cluster):
         need = Need("labeler", min(cluster.num_labelers, len(parts)), cluster.labeler_resources)
-        require_fit([need], cluster, node_resources(), "add nodes, or lower cluster.num_labelers")
+        wait_in_line([need], cluster, say, "add nodes, or lower cluster.num_labelers")
         options = {**resource_options(need.each), "max_restarts": -1, "max_task_retries": cluster.max_item_retries}
         args = (checkpoint.absolute(), folder.path.absolute(), folder.run, cluster)
         kind: Any = ray.remote(PredictionActor).options(**options)

@@ -28,9 +28,9 @@ from l2l_ray.actors.cluster import (
     LOST,
     ActorLost,
     actor_options,
-    device_for,
     end_in_order,
     own_error,
+    prior_of_actors,
     require_startable,
     start_actor,
     wait_answers,
@@ -111,10 +111,7 @@ class PriorPool:
         self._closed = False
         self._identity: MllmIdentity | None = None
         self._greeting: list[ray.ObjectRef[Any]] = []  # the question who it is, which an actor answers when it is up
-        prior = config.prior
-        if prior.device == "auto":
-            prior = prior.model_copy(update={"device": device_for(cluster.prior_resources)})
-        self._prior = prior
+        self._prior = prior_of_actors(config)
         self._workers = [self._start(f"prior-{index}") for index in range(cluster.num_priors)]
 
     def identity(self) -> MllmIdentity:

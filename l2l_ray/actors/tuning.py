@@ -6,7 +6,8 @@
                 which questions failed: one that kills or hangs the MLLM does so to no trial
     burn-ins    shared through the run root's cache by every trial that differs in nothing they depend on; who comes
                 while another one trains the same burn-in waits for it
-    how many    at once: the cluster's resources divided by what one run needs, computed here
+    how many    at once: the cluster's resources divided by what one run needs, computed here; where others hold all of
+                them, room for one trial is waited for before Tune starts, which would wait without a word
 
 A trial runs `loop.local.run_local`, so it starts no actors of its own: nothing it could wait for can be held by another
 trial, which is how nested trainers deadlock. It reserves what one train worker would, with the CPU of all roles of a
@@ -20,6 +21,7 @@ import math
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,16 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 
 from l2l_ray.actors.asha import METRIC, LikeWithLike
-from l2l_ray.actors.cluster import Need, namespace_of, needs, node_resources, require_fit, total
+from l2l_ray.actors.cluster import (
+    Need,
+    namespace_of,
+    needs,
+    node_resources,
+    prior_of_actors,
+    require_fit,
+    total,
+    wait_in_line,
+)
 from l2l_ray.actors.connection import connected
 from l2l_ray.actors.logs import KeptNotes
 from l2l_ray.actors.priors import PriorPool
@@ -35,8 +46,9 @@ from l2l_ray.config import RunConfig
 from l2l_ray.errors import HEALS, L2LError, one_line
 from l2l_ray.files import locked
 from l2l_ray.job import say
-from l2l_ray.loop.inference.priors import KnownMllm, fill_priors
+from l2l_ray.loop.inference.priors import KnownMllm, fill_priors, known_mllm
 from l2l_ray.loop.progress import Console, Status
+from l2l_ray.loop.state.prepare import RunData
 from l2l_ray.loop.state.run_folder import RunFolder, continued
 from l2l_ray.prior.shared_store import open_store
 from l2l_ray.sweep.figures import val_figures
@@ -76,6 +88,7 @@ def sweep(
         places = f"{at_once} at once" if at_once is not None else "as many at once as there are nodes for"
         say(f"{counted(len(trials), 'trial')}: {done} ended before, {len(to_run)} to run, {places}")
         mllms = ask_priors(config, folder, asked)
+        wait_in_line([Need("trial", 1, trial_resources(config))], config.cluster, say)
         known = {
             name: {version: figure["mean_iou"] for version, figure in outcome.figures.items()}
             for name, outcome in folder.outcomes(trials).items()
@@ -114,6 +127,8 @@ def max_concurrent(config: RunConfig, nodes: Sequence[Mapping[str, float]]) -> i
 def ask_priors(config: RunConfig, folder: SweepFolder, asked: Sequence[Asked]) -> dict[str, KnownMllm]:
     """Ask for all priors the trials will need, so that they find them in the store; return who was asked, by trial.
 
+    Where the store has them all, no prior actor is started. Else room for them is waited for.
+
     Args:
         config: What all trials share.
         folder: The sweep's folder.
@@ -121,23 +136,25 @@ def ask_priors(config: RunConfig, folder: SweepFolder, asked: Sequence[Asked]) -
     Raises:
         ClusterError: The cluster has no room for a prior actor.
     """
-    cluster = config.cluster
-    require_fit([Need("prior", cluster.num_priors, cluster.prior_resources)], cluster, node_resources())
-    mllms: dict[str, KnownMllm] = {}
+    cluster, mllms = config.cluster, dict[str, KnownMllm]()
     for number, group in enumerate(asked):
         asking = config.model_copy(update={"name": f"{folder.path.name}/priors-{number}", "prior": group.config.prior})
         run = RunFolder(asking.run_dir, asking)
         run.path.mkdir(parents=True, exist_ok=True)
-        pool = PriorPool(asking, namespace_of(asking))
-        try:
+        texts = list(group.examples.values())
+        with ExitStack() as at_end:
+            mllm: KnownMllm | PriorPool | None = known_mllm(
+                asking, prior_of_actors(asking), run, RunData([], texts, {})
+            )
+            if mllm is None:
+                wait_in_line([Need("prior", cluster.num_priors, cluster.prior_resources)], cluster, say)
+                mllm = PriorPool(asking, namespace_of(asking))
+                at_end.callback(mllm.close)
             with open_store(config.cache_dir) as store:
-                texts = list(group.examples.values())
-                num = fill_priors("union", texts, run, store, pool, asking.prior.batch_size)
+                num = fill_priors("union", texts, run, store, mllm, asking.prior.batch_size)
             known = f"; {len(texts) - num} were known or come twice" if num < len(texts) else ""
             say(f"the language model was asked about {num} of {counted(len(texts), 'text')}{known}")
-            mllms |= dict.fromkeys(group.trials, KnownMllm(asking.prior, pool.identity(), pool.given_up))
-        finally:
-            pool.close()
+            mllms |= dict.fromkeys(group.trials, KnownMllm(asking.prior, mllm.identity(), mllm.given_up))
     return mllms
 
 

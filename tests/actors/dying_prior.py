@@ -57,3 +57,10 @@ class WithoutReplacement(DyingPrior):
         super().__init__(config, num_threads, name, run)
         if "." in name:
             time.sleep(3600.0)
+
+
+class NeverStarts(DyingPrior):
+    """Fails at its start."""
+
+    def __init__(self, config: PriorConfig, num_threads: int, name: str, run: str) -> None:
+        raise RuntimeError("it was started")

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from l2l_ray.actors import cluster
 from l2l_ray.actors.cluster import (
     Need,
     actor_options,
@@ -22,6 +23,7 @@ from l2l_ray.actors.cluster import (
     start_actor,
     total,
     wait_for_room,
+    wait_in_line,
     wait_ready,
 )
 from l2l_ray.actors.connection import connected
@@ -162,6 +164,25 @@ def test_who_waits_for_room_is_told_for_what_and_who_holds_it(ray_local: str) ->
 
     wait_for_room([Need("prior", 1, {"prior_gpu": 1.0})], ClusterConfig(), say)
     assert told[0] == "1 prior_gpu (0 free); held by prior-0 of l2l-other-1a2b"
+
+
+def test_a_job_that_writes_lines_writes_each_once(ray_local: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    holder = start_actor(_SaysHello, actor_options("prior-0", "l2l-other-1a2b", {"prior_gpu": 1.0}))
+    assert wait_ready("says-hello", [holder], 60.0) == ["hello"]
+    looks = iter(range(1000))
+
+    def look() -> list[dict[str, float]]:
+        if next(looks) == 4:
+            end_in_order([holder])
+        return node_resources()
+
+    monkeypatch.setattr(cluster, "node_resources", look)
+    demand, line = [Need("prior", 1, {"prior_gpu": 1.0})], "waiting for 1 prior_gpu (0 free); held by prior-0 of l2l-ot"
+    wait_in_line(demand, ClusterConfig(), told.append)
+    assert told[0].startswith(line) and not any(other.startswith(line) for other in told[1:])
+    with pytest.raises(ClusterError, match="need 2 prior_gpu .* have 1; lower something"):
+        wait_in_line([Need("prior", 2, {"prior_gpu": 1.0})], ClusterConfig(), told.append, "lower something")
 
 
 def test_who_holds_room_in_a_placement_group_is_named(ray_local: str) -> None:

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from jobs.label import main as label
+from l2l_ray.actors import predicting
+from l2l_ray.actors.cluster import actor_options, end_in_order, start_actor, wait_ready
 from l2l_ray.actors.predicting import predict
 from l2l_ray.cli import main as l2l
 from l2l_ray.config import ClusterConfig
@@ -17,7 +19,7 @@ from l2l_ray.datatools.photos import photos_and_texts
 from l2l_ray.errors import ClusterError
 from l2l_ray.predictions import PredictionFolder
 from l2l_ray.types import PhotoText
-from tests.ray_runs import wait_for
+from tests.ray_runs import WAIT_S, Holder, wait_for
 
 
 @pytest.fixture
@@ -70,6 +72,24 @@ def test_the_files_are_those_of_one_process_and_a_second_call_asks_nothing(
     assert "10 of 11 are answered already" in capfd.readouterr().out
     names = [json.loads(line)["image"] for line in (many / "predictions.jsonl").read_text().splitlines()]
     assert names == [str(path) for path in sorted(photos.glob("*.png"))]
+
+
+def test_it_waits_in_line_for_its_labelers(
+    ray_local: str, run_dir: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [item for item in photos_and_texts(photos) if isinstance(item, PhotoText)][:1]
+    told, holder = list[str](), start_actor(Holder, actor_options("trial-0", "l2l-other-1a2b", {"CPU": 2.0}))
+    wait_ready("holder", [holder], WAIT_S)
+
+    def say(line: str) -> None:
+        told.append(line)
+        if len(told) == 1:
+            end_in_order([holder])
+
+    monkeypatch.setattr(predicting, "say", say)
+    folder = PredictionFolder.open(tmp_path / "out", str(run_dir))
+    predict(run_dir, items, folder, ClusterConfig(address=ray_local), lambda row, num_done: None)
+    assert told[0] == "waiting for 0.25 CPU (0 free); held by trial-0 of l2l-other-1a2b"
 
 
 def test_masks_that_are_not_in_the_folder_here_are_not_noted(

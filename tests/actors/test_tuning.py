@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from ray import tune
 
-from l2l_ray.actors import priors
+from l2l_ray.actors import priors, tuning
+from l2l_ray.actors.cluster import actor_options, end_in_order, prior_of_actors, start_actor, wait_ready
 from l2l_ray.actors.logs import KeptNotes
 from l2l_ray.actors.tuning import Reports, Watch, ask_priors, max_concurrent, run_trial, trial_resources
 from l2l_ray.config import RunConfig
@@ -20,13 +21,16 @@ from l2l_ray.loop.inference.priors import Answered, LocalMllm, fill_priors
 from l2l_ray.loop.progress import Status
 from l2l_ray.loop.state.example_files import read_priors
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.prior.loading import identify_prior
 from l2l_ray.prior.shared_store import open_store
 from l2l_ray.sweep.folder import SweepFolder
 from l2l_ray.sweep.space import Grid
 from l2l_ray.sweep.survey import Asked
 from l2l_ray.sweep.trials import trials_of
 from l2l_ray.types import Example
-from tests.actors.dying_prior import FINE, KILLS, DyingPrior
+from tests.actors.dying_prior import FINE, KILLS, DyingPrior, NeverStarts
+from tests.loop.canned_mllm import CannedMllm
+from tests.ray_runs import WAIT_S, Holder
 from tests.sweep_trials import measure
 from tests.whole_run import changed
 
@@ -158,3 +162,34 @@ def test_a_question_that_kills_the_model_is_not_asked_again_by_a_trial(
         assert fill_priors("labeled", list(asked.examples.values()), run, store, known, 1) == 0
     found = read_priors(run.priors_path("labeled"))
     assert found[1].failure.startswith("died: 2 prior actors") and found[0].reply
+
+
+def test_where_the_store_has_every_prior_no_actor_is_started_for_a_sweep(
+    ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(priors, "PriorActor", NeverStarts)
+    asked, canned = _asked(smoke, FINE), CannedMllm()
+    identity = identify_prior(prior_of_actors(smoke))
+    canned.fingerprint = identity.fingerprint
+    with open_store(smoke.cache_dir) as store:
+        fill_priors("labeled", list(asked.examples.values()), RunFolder.open(smoke).create(), store, canned, 1)
+    known = ask_priors(smoke, SweepFolder(smoke.root / "s"), [asked])["t"]
+    assert known.identity() == identity
+
+
+def test_a_sweep_waits_in_line_for_its_prior_actors(
+    ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(priors, "PriorActor", DyingPrior)
+    told, holder = list[str](), start_actor(Holder, actor_options("prior-0", "l2l-other-1a2b", {"prior_gpu": 1.0}))
+    wait_ready("holder", [holder], WAIT_S)
+
+    def say(line: str) -> None:
+        told.append(line)
+        if len(told) == 1:
+            end_in_order([holder])
+
+    monkeypatch.setattr(tuning, "say", say)
+    ask_priors(smoke, SweepFolder(smoke.root / "s"), [_asked(smoke, FINE)])
+    assert told[0] == "waiting for 1 prior_gpu (0 free); held by prior-0 of l2l-other-1a2b"
+    assert told[-1] == "the language model was asked about 1 of 1 text"

@@ -7,16 +7,18 @@ trial is taken by a file, so it cannot start; and the process of one dies whenev
 from __future__ import annotations
 
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from l2l_ray.actors.cluster import actor_options, end_in_order, start_actor, wait_ready
 from l2l_ray.config import read_config
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.sweep.folder import SweepFolder
 from l2l_ray.sweep.trials import Trial
-from tests.ray_runs import ROOT, WAIT_S
+from tests.ray_runs import ROOT, WAIT_S, Holder, wait_for
 from tests.sweep_runs import expected_trials, sweep_env, sweep_words
 from tests.sweep_trials import leave_trial
 
@@ -138,3 +140,30 @@ def test_a_trial_whose_folder_is_another_one_on_its_node_is_no_success(ray_local
     said = f"sweep: 1 trial ended without a result in {tmp_path / 'sweep-mine'} here: "
     assert job.stderr.splitlines()[-1].startswith(said)
     assert (here / "sweep.csv").exists()
+
+
+def test_a_sweep_waits_its_turn_for_the_language_model_and_for_its_first_trial(ray_local: str, tmp_path: Path) -> None:
+    (trial,) = expected_trials(tmp_path, ("supervised",))
+    trial.config.run_dir.parent.mkdir()
+    trial.config.run_dir.write_text("in the way")  # it fails at once
+    names = {"prior-0": {"prior_gpu": 1.0}, "labeler-0": {"CPU": 2.0}}
+    holders = {name: start_actor(Holder, actor_options(name, "l2l-other-1a2b", held)) for name, held in names.items()}
+    wait_ready("holder", list(holders.values()), WAIT_S)
+    words, written = sweep_words(tmp_path, ("supervised",)), tmp_path / "written"
+
+    def is_written(line: str) -> bool:
+        return line in written.read_text()
+
+    with (
+        written.open("w") as file,
+        subprocess.Popen(words, cwd=ROOT, env=sweep_env(ray_local), stdout=file, stderr=file) as job,
+    ):
+        try:
+            for name, held in names.items():
+                line = f"waiting for 1 {next(iter(held))} (0 free); held by {name} of l2l-other-1a2b"
+                wait_for(partial(is_written, line), line)
+                end_in_order([holders[name]])
+            job.wait(timeout=WAIT_S)
+        finally:
+            job.kill()
+    assert "is a file" in written.read_text() and "1/1 " in written.read_text()
