@@ -78,7 +78,8 @@ def sweep(
         DataError: A file cannot be written.
         ClusterError: Not even one trial fits.
     """
-    to_run = folder.open_trials(trials)
+    outcomes = folder.outcomes(trials)
+    to_run = [trial for trial in trials if outcomes[trial.id].is_open]
     done = len(trials) - len(to_run)
     if not to_run:
         say(f"all {counted(len(trials), 'trial')} have ended before; nothing is run")
@@ -91,7 +92,7 @@ def sweep(
         wait_in_line([Need("trial", 1, trial_resources(config))], config.cluster, say)
         known = {
             name: {version: figure["mean_iou"] for version, figure in outcome.figures.items()}
-            for name, outcome in folder.outcomes(trials).items()
+            for name, outcome in outcomes.items()
         }
         watch = Watch(folder, trials, done)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failure is said by `Watch`, in one line
@@ -172,7 +173,7 @@ def run_trial(params: dict[str, Any], configs: dict[str, RunConfig], mllms: dict
 
     from l2l_ray.loop.local import run_local
 
-    config = continued(configs[params["trial"]])
+    config = configs[params["trial"]]
     torch.set_num_threads(config.cluster.threads_per_worker)
     notes = KeptNotes()
     reports = Reports(config, notes)

@@ -55,6 +55,11 @@ class Outcome:
     seconds: float | None = None  # wall time; None where it was started more than once, as after a kill
     chosen: dict[str, Any] = field(default_factory=dict)  # of a finished one: see `chosen_figures`
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the trial is to be run: neither finished nor stopped; a failed one is tried again."""
+        return self.state not in ("finished", "stopped")
+
 
 @dataclass(frozen=True)
 class SweepFolder:
@@ -173,14 +178,15 @@ class SweepFolder:
         return {event["trial"]: event for event in self.events()}
 
     def open_trials(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Return the trials that are to be run: neither finished nor stopped; a failed one is tried again."""
+        """Return the trials that are to be run."""
         outcomes = self.outcomes(trials)
-        return [trial for trial in trials if outcomes[trial.id].state not in ("finished", "stopped")]
+        return [trial for trial in trials if outcomes[trial.id].is_open]
 
     def outcomes(self, trials: Sequence[Trial]) -> dict[str, Outcome]:
         """Return what is known of each trial, by id."""
-        last = self.last_events()
-        starts = Counter(event["trial"] for event in self.events() if event["event"] == "started")
+        events = self.events()
+        last = {event["trial"]: event for event in events}
+        starts = Counter(event["trial"] for event in events if event["event"] == "started")
         return {trial.id: _outcome(trial, last.get(trial.id), starts[trial.id]) for trial in trials}
 
     def unseen(self, trials: Sequence[Trial], wait_s: float = SEEN_TIMEOUT_S) -> list[str]:
