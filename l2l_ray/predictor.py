@@ -89,6 +89,7 @@ class Predictor:
         mllm: PictureMllm | None = None,
         device: str = "auto",
         sam: MaskModel | None = None,
+        loaded: PriorModels | None = None,
     ) -> Predictor:
         """Load the main method's version that was best on val, or the version that is named.
 
@@ -97,6 +98,7 @@ class Predictor:
             mllm: Whoever answers for the MLLM of the run's config; None = it is loaded here.
             device: torch device; of the MLLM, too, where its config names none. "auto" = cuda when there is one.
             sam: Whoever answers for its SAM, where it has one; None = it is loaded here.
+            loaded: In place of both, the models of another predictor: those that answer the same are not loaded again.
         Raises:
             ConfigError: There is no run in this folder.
             CheckpointError: The run is not finished, or its weights cannot be read.
@@ -108,7 +110,7 @@ class Predictor:
             weights = run.version_dir(method, version) / "teacher.safetensors"
             segmenter = load_segmenter(config.segmenter, weights, pick_device(device))
             known = read_known_scores(run.priors_path("labeled"))
-            models = _loaded_models(config.prior, device, mllm, sam)
+            models = _loaded_models(config.prior, device, mllm, sam, loaded)
         drawn = run.path.absolute().parent / "cache" / "data"
         return cls(config, segmenter, models, Facts.of_run(run, method, version, known), drawn)
 
@@ -335,10 +337,14 @@ def save_version(checkpoint: Path, folder: Path) -> Segmenter:
 
 
 def _loaded_models(
-    config: PriorConfig, device: str, mllm: PictureMllm | None, sam: MaskModel | None = None
+    config: PriorConfig,
+    device: str,
+    mllm: PictureMllm | None,
+    sam: MaskModel | None = None,
+    loaded: PriorModels | None = None,
 ) -> PriorModels:
-    places = {"device": device} if config.device == "auto" else {}
-    models = PriorModels(config.model_copy(update=places), mllm, sam)
+    placed = config.model_copy(update={"device": device} if config.device == "auto" else {})
+    models = PriorModels(placed, mllm, sam) if loaded is None else loaded.changed_to(placed)
     models.load()
     return models
 

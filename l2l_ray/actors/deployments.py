@@ -36,6 +36,7 @@ from l2l_ray.actors.batching import MicroBatcher
 from l2l_ray.actors.cluster import device_for, own_error, resource_options
 from l2l_ray.actors.serve_states import API, APP, PREDICTOR, PRIOR
 from l2l_ray.config import PriorConfig
+from l2l_ray.device import is_out_of_memory
 from l2l_ray.errors import CheckpointError, L2LError, one_line
 from l2l_ray.loop.inference.asking import answer_pictures, draw_pictures
 from l2l_ray.predictor import run_and_version
@@ -128,8 +129,8 @@ class PredictorReplica:
     async def reconfigure(self, user_config: dict[str, str]) -> None:
         """Change over to another checkpoint, `{"checkpoint": "/runs/mine"}`; the old one answers meanwhile.
 
-        Serve calls this only where something in it differs; `asked`, any word, is there to differ where the path is the
-        same.
+        One that cannot be loaded, or does not fit into memory beside the old one, leaves that in its place. Serve calls
+        this only where something in it differs; `asked`, any word, is there to differ where the path is the same.
 
         Raises:
             L2LError: There is no old one, and this one cannot be loaded.
@@ -141,16 +142,23 @@ class PredictorReplica:
             self._problem = ""
         except OtherMllm:
             raise
-        except (L2LError, OSError) as error:
-            if self._answerer is None:
+        except Exception as error:
+            if self._answerer is None or not (isinstance(error, L2LError | OSError) or is_out_of_memory(error)):
                 raise
             self._problem = one_line(error)
+            if is_out_of_memory(error):
+                self._problem = (
+                    f"{user_config['checkpoint']} does not fit into memory beside the one that answers: "
+                    f"{self._problem}; end the server, and start it with this one"
+                )
             logger.error("the checkpoint stays %s: %s", self._answerer.name, self._problem)
         self._asked = user_config.get("asked", "")
 
     def _loaded(self, checkpoint: Path) -> Answerer:
         device = device_for(self._settings.replica_resources)
-        remote = None if self._prior is None else RemoteMllm(self._prior, checkpoint, self._settings.timeout_s)
+        if self._prior is None:
+            return Answerer.load(checkpoint, device=device, before=self._answerer)
+        remote = RemoteMllm(self._prior, checkpoint, self._settings.timeout_s)
         return Answerer.load(checkpoint, remote, device, sam=remote)
 
     async def state(self) -> dict[str, str]:
@@ -192,7 +200,6 @@ class PriorReplica:
         torch.set_num_threads(settings.threads)
         self._device = device_for(settings.prior_resources)
         self._models: PriorModels | None = None
-        self._sam = ""  # identity of the SAM among them
         self._lock = threading.Lock()  # the models answer one batch at a time
 
     async def reconfigure(self, user_config: dict[str, str]) -> None:
@@ -206,15 +213,13 @@ class PriorReplica:
         """
         checkpoint = place(user_config["checkpoint"])
         config = self._config_of(checkpoint)
-        mllm = None
+        models = PriorModels(config)
         if self._models is not None:
             if config == self._models.config:
                 return
             await self.identity(checkpoint)
-            mllm = self._models.mllm
-        models = PriorModels(config, mllm)  # perhaps with another SAM, or with none
+            models = await asyncio.to_thread(self._models.changed_to, config)  # perhaps with another SAM, or with none
         await asyncio.to_thread(models.load)
-        self._sam = await asyncio.to_thread(identify_sam, config)
         self._models = models
 
     async def identity(self, checkpoint: Path) -> MllmIdentity:
@@ -251,7 +256,7 @@ class PriorReplica:
             OtherMllm: Whoever asks expects another SAM: it was replaced meanwhile, or is not yet here.
         """
         assert self._models is not None, _CONFIGURED
-        if sam != self._sam:
+        if sam != self._models.sam_identity:
             raise OtherMllm("another SAM draws here now, expected the checkpoint's; ask again later")
         return await asyncio.to_thread(self._one_batch, draw_pictures, self._models.sam, images, priors)
 

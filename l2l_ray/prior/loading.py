@@ -14,6 +14,7 @@ from transformers import AutoConfig
 
 from l2l_ray.checkpoints import checkpoint
 from l2l_ray.config import PriorConfig
+from l2l_ray.device import named_device
 from l2l_ray.errors import ConfigError
 from l2l_ray.prior.detector import DetectorPrior
 from l2l_ray.prior.http import HttpPrior
@@ -72,6 +73,15 @@ class PriorModels:
         """
         return self._sam or Sam.load(self.config)
 
+    @cached_property
+    def sam_identity(self) -> str:
+        """Hash of everything that a mask of SAM depends on besides the prior; empty where no masks are drawn.
+
+        Raises:
+            ConfigError: As `identify_sam`.
+        """
+        return identify_sam(self.config)
+
     @property
     def draws(self) -> bool:
         """Whether priors get masks."""
@@ -84,6 +94,26 @@ class PriorModels:
             ConfigError: As of the models.
         """
         _ = self.mllm, self.sam if self.draws else None
+        if self._sam is None:
+            _ = self.sam_identity  # of the files that were loaded: others may take their place later
+
+    def changed_to(self, config: PriorConfig) -> PriorModels:
+        """Return the models of another config: those of these that answer the same, so that nothing is loaded twice.
+
+        Args:
+            config: The other prior section. A server's models are found anew, and those of another device loaded.
+        Raises:
+            ConfigError: As `identify_prior`.
+        """
+        if named_device(config.device) != named_device(self.config.device):
+            return PriorModels(config)
+        wanted = identify_prior(config)
+        is_same = config.url is None and wanted.fingerprint == self.mllm.fingerprint
+        draws_same = wanted.sam != "" and wanted.sam == self.sam_identity
+        models = PriorModels(config, self.mllm if is_same else None, self.sam if draws_same else None)
+        if draws_same:
+            models.sam_identity = wanted.sam
+        return models
 
     def identity(self) -> MllmIdentity:
         """Return who they are; the MLLM is loaded for it.
@@ -91,7 +121,7 @@ class PriorModels:
         Raises:
             ConfigError: As of the models.
         """
-        return MllmIdentity(self.mllm.fingerprint, self.mllm.prompt, identify_sam(self.config))
+        return MllmIdentity(self.mllm.fingerprint, self.mllm.prompt, self.sam_identity)
 
 
 def identify_prior(config: PriorConfig) -> MllmIdentity:

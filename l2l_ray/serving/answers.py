@@ -96,14 +96,18 @@ class Answerer:
         mllm: PictureMllm | None = None,
         device: str = "auto",
         sam: MaskModel | None = None,
+        before: Answerer | None = None,
     ) -> Answerer:
         """Load a run's version; arguments as in `Predictor.from_run`.
+
+        Where it takes the place of another (`before`), models that answer the same are not loaded again.
 
         Raises:
             L2LError: As `Predictor.from_run`.
         """
         run, method, version = run_and_version(checkpoint)
-        predictor = Predictor.from_run(checkpoint, mllm, device, sam)
+        loaded = None if before is None else before._predictor.models
+        predictor = Predictor.from_run(checkpoint, mllm, device, sam, loaded)
         return cls(predictor, f"{run.path.name} {method} version {version}")
 
     @staticmethod

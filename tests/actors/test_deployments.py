@@ -1,8 +1,9 @@
-"""The MLLM's own replica: which checkpoints it answers for, and that no other is answered by it."""
+"""Replicas without Serve: which checkpoints the MLLM's own answers for, and how a predictor changes over to another."""
 
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 from PIL import Image
 from ray.serve import Application
 
-from l2l_ray.actors.deployments import OtherMllm, PriorReplica, build, require_same_mllm
-from l2l_ray.config import PriorConfig
+from l2l_ray.actors.deployments import OtherMllm, PredictorReplica, PriorReplica, build, require_same_mllm
+from l2l_ray.config import PriorConfig, read_config, save_config
+from l2l_ray.prior import loading
+from l2l_ray.prior.reply import PictureMllm
 from l2l_ray.serving.settings import ServeConfig
 from tests.finished_run import PRIOR, write_finished_run
 from tests.tiny_sams import SAMS
@@ -71,6 +74,50 @@ def test_no_checkpoint_gets_masks_of_the_sam_of_another(tmp_path: Path) -> None:
         assert len((await replica.draw([picture], [PRIOR], new))[0].masks) == 1
         with pytest.raises(OtherMllm, match="another SAM draws here now"):
             await replica.draw([picture], [PRIOR], old)
+
+    asyncio.run(story())
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_predictor_loads_the_language_model_of_another_checkpoint_only_where_it_answers_otherwise(
+    runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[PriorConfig] = []
+    load = loading.load_prior
+
+    def noted(config: PriorConfig) -> PictureMllm:
+        loaded.append(config)
+        return load(config)
+
+    monkeypatch.setattr(loading, "load_prior", noted)
+
+    async def story() -> None:
+        replica = PredictorReplica(ServeConfig(), None)
+        for name, num_loaded in (("first", 1), ("same", 1), ("first", 1), ("other", 2)):
+            await replica.reconfigure({"checkpoint": str(runs[name])})
+            assert len(loaded) == num_loaded and (await replica.state())["problem"] == ""
+
+    asyncio.run(story())
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_checkpoint_that_does_not_fit_into_memory_beside_the_old_one_changes_nothing(tmp_path: Path) -> None:
+    first, large = write_finished_run(tmp_path), tmp_path / "large"
+    shutil.copytree(first, large)
+    config = read_config(large / "config.yaml")
+    beyond = config.segmenter.model_copy(update={"num_guidance_tokens": 2**44})  # more than any machine can address
+    save_config(config.model_copy(update={"segmenter": beyond}), large / "config.yaml")
+
+    async def story() -> None:
+        replica = PredictorReplica(ServeConfig(), None)
+        with pytest.raises(RuntimeError, match="can't allocate memory"):
+            await replica.reconfigure({"checkpoint": str(large)})
+        await replica.reconfigure({"checkpoint": str(first)})
+        await replica.reconfigure({"checkpoint": str(large), "asked": "2"})
+        state = await replica.state()
+        assert (state["checkpoint"], state["asked"]) == ("finished l2l version 2", "2")
+        assert f"{large} does not fit into memory beside the one that answers: " in state["problem"]
+        assert state["problem"].endswith("; end the server, and start it with this one")
 
     asyncio.run(story())
 

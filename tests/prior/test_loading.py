@@ -7,6 +7,7 @@ share all code with a family that is; GLM-5, which pads its pictures.
 from __future__ import annotations
 
 import math
+import shutil
 from functools import cache
 
 import numpy as np
@@ -17,11 +18,12 @@ from torch import nn
 from l2l_ray.config import PriorConfig
 from l2l_ray.errors import ConfigError
 from l2l_ray.prior.detector import DetectorPrior
-from l2l_ray.prior.loading import identify_prior, load_prior
+from l2l_ray.prior.loading import PriorModels, identify_prior, load_prior
 from l2l_ray.prior.mllm import MllmPrior
 from l2l_ray.prior.prompt import family_of
 from l2l_ray.prior.reply import FAILURE_WORDS, MllmIdentity, Reply, failure_kind, make_prior
 from tests.tiny_mllms import TINY, save_tiny
+from tests.tiny_sams import SAMS
 
 # transformers' processor of GLM hands tensors to NumPy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
@@ -218,3 +220,19 @@ def test_pixels_of_a_photo_that_the_model_is_not_handed_are_refused(ask, fields,
 def test_pixels_of_a_photo_that_the_model_is_handed_are_read(tiny):
     config = tiny("qwen2_vl")[0].model_copy(update={"coordinates": "photo-pixels"})
     assert not config.resizes_photos and load_prior(config).prompt.coordinates == "photo-pixels"
+
+
+def test_models_of_another_config_that_answer_the_same_are_not_loaded_again(tmp_path):
+    SAMS["sam2"](tmp_path / "sam")
+    config = PriorConfig(proposal="sam", sam_model=str(tmp_path / "sam"))
+    models = PriorModels(config)
+    models.load()
+    shutil.copytree(tmp_path / "sam", tmp_path / "copy")
+    softer = models.changed_to(config.model_copy(update={"box_softness": 0.2, "sam_model": str(tmp_path / "copy")}))
+    assert (softer.mllm, softer.sam) == (models.mllm, models.sam) and softer.config.box_softness == 0.2
+    assert not models.changed_to(PriorConfig()).draws
+    (tmp_path / "sam" / "preprocessor_config.json").write_text("{}")
+    other = models.changed_to(config.model_copy(update={"num_samples": 2}))
+    assert other.mllm is not models.mllm and other.mllm.config.num_samples == 2
+    assert other.sam is not models.sam, "its files have changed since"
+    assert softer.changed_to(config.model_copy(update={"sam_model": str(tmp_path / "copy")})).sam is models.sam
