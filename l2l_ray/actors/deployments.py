@@ -18,22 +18,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from ray import serve
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatusOverview, ServeStatus
 
 from l2l_ray.actors.batching import MicroBatcher
-from l2l_ray.actors.cluster import device_for, own_error, resource_options
+from l2l_ray.actors.cluster import device_for, resource_options
+from l2l_ray.actors.remote_mllm import RemoteMllm
 from l2l_ray.actors.serve_states import API, APP, PREDICTOR, PRIOR
 from l2l_ray.config import PriorConfig
 from l2l_ray.device import is_out_of_memory
@@ -41,7 +42,6 @@ from l2l_ray.errors import CheckpointError, L2LError, one_line
 from l2l_ray.loop.inference.asking import answer_pictures, draw_pictures
 from l2l_ray.predictor import run_and_version
 from l2l_ray.prior.loading import PriorModels, identify_prior, identify_sam
-from l2l_ray.prior.prompt import PromptFormat
 from l2l_ray.prior.reply import MllmIdentity, Reply
 from l2l_ray.serving.answers import Answerer, Prepared
 from l2l_ray.serving.api import make_app
@@ -125,6 +125,7 @@ class PredictorReplica:
         self._asked = self._problem = ""
         # Not `serve.batch`: it puts the next batch together while the last one is in work, from the few that are there.
         self._batcher = MicroBatcher(self._answer_batch, settings.max_batch, settings.batch_wait_s)
+        self._awaited_until = 0.0  # by `time.monotonic`: then nobody waits for the batch in work any more
 
     async def reconfigure(self, user_config: dict[str, str]) -> None:
         """Change over to another checkpoint, `{"checkpoint": "/runs/mine"}`; the old one answers meanwhile.
@@ -158,7 +159,7 @@ class PredictorReplica:
         device = device_for(self._settings.replica_resources)
         if self._prior is None:
             return Answerer.load(checkpoint, device=device, before=self._answerer)
-        remote = RemoteMllm(self._prior, checkpoint, self._settings.timeout_s)
+        remote = RemoteMllm(self._prior, checkpoint, lambda: self._awaited_until - time.monotonic())
         return Answerer.load(checkpoint, remote, device, sam=remote)
 
     async def state(self) -> dict[str, str]:
@@ -173,16 +174,18 @@ class PredictorReplica:
             prepared = await asyncio.to_thread(Answerer.prepare, upload)
         except Refusal as refusal:
             return refusal
-        ((answer, predicted_s),) = await self._batcher.submit([prepared])
+        ((answer, predicted_s),) = await self._batcher.submit([(prepared, started)])
         if isinstance(answer, Refusal):
             return answer
         waited = time.monotonic() - started - prepared.seconds - predicted_s
         return {**answer, "seconds": {"decode": prepared.seconds, "wait": waited, "predict": predicted_s}}
 
-    def _answer_batch(self, batch: list[Prepared]) -> list[tuple[dict[str, Any] | Refusal, float]]:
+    def _answer_batch(self, batch: list[tuple[Prepared, float]]) -> list[tuple[dict[str, Any] | Refusal, float]]:
+        """Answer requests, each with the time when it came."""
         assert self._answerer is not None, _CONFIGURED
         started = time.monotonic()
-        answers = self._answerer.answer(batch)
+        self._awaited_until = max(came for _, came in batch) + self._settings.timeout_s
+        answers = self._answerer.answer([prepared for prepared, _ in batch])
         seconds = time.monotonic() - started
         return [(answer, seconds) for answer in answers]
 
@@ -200,7 +203,8 @@ class PriorReplica:
         torch.set_num_threads(settings.threads)
         self._device = device_for(settings.prior_resources)
         self._models: PriorModels | None = None
-        self._lock = threading.Lock()  # the models answer one batch at a time
+        # The models answer one batch at a time; one that is cancelled before its turn is not answered at all.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="prior")
 
     async def reconfigure(self, user_config: dict[str, str]) -> None:
         """Load the MLLM of a checkpoint's run; another checkpoint must have one that answers the same.
@@ -247,7 +251,7 @@ class PriorReplica:
         assert self._models is not None, _CONFIGURED
         if fingerprint != self._models.mllm.fingerprint:
             raise OtherMllm("another language model answers here now, expected the checkpoint's; ask again later")
-        return await asyncio.to_thread(self._one_batch, answer_pictures, self._models.mllm, images, expressions)
+        return await self._one_batch(answer_pictures, self._models.mllm, images, expressions)
 
     async def draw(self, images: list[Image.Image], priors: list[Prior], sam: str) -> list[Reply]:
         """Draw masks of priors; see `draw_pictures`.
@@ -258,62 +262,10 @@ class PriorReplica:
         assert self._models is not None, _CONFIGURED
         if sam != self._models.sam_identity:
             raise OtherMllm("another SAM draws here now, expected the checkpoint's; ask again later")
-        return await asyncio.to_thread(self._one_batch, draw_pictures, self._models.sam, images, priors)
+        return await self._one_batch(draw_pictures, self._models.sam, images, priors)
 
-    def _one_batch(self, answer: Callable[..., list[Reply]], *batch: Any) -> list[Reply]:
-        with self._lock:
-            return answer(*batch)
-
-
-class RemoteMllm:
-    """The MLLM, and SAM, behind their deployment, as a predictor asks them; for threads, not for an event loop.
-
-    Args:
-        prior: Of `PriorReplica`.
-        checkpoint: Whose MLLM it must be.
-        timeout_s: Longest wait for an answer.
-    Raises:
-        OtherMllm: It is another one.
-    """
-
-    def __init__(self, prior: DeploymentHandle[Any], checkpoint: Path, timeout_s: float) -> None:
-        self._prior, self._timeout_s = prior, timeout_s
-        try:
-            self._identity: MllmIdentity = prior.identity.remote(checkpoint).result()
-        except RayTaskError as error:
-            raise own_error(error) from None
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of everything a reply depends on."""
-        return self._identity.fingerprint
-
-    @property
-    def prompt(self) -> PromptFormat:
-        """Format of the answer."""
-        return self._identity.prompt
-
-    def ask(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[Reply]:
-        """Return one reply per picture and expression.
-
-        Raises:
-            TimeoutError: No answer came in time.
-            RayError: The replica ended.
-        """
-        asked = self._prior.ask.remote(list(images), list(expressions), self.fingerprint)
-        replies: list[Reply] = asked.result(timeout_s=self._timeout_s)
-        return replies
-
-    def draw(self, images: Sequence[Image.Image], priors: Sequence[Prior]) -> list[Reply]:
-        """Return the masks of one prior per picture.
-
-        Raises:
-            TimeoutError: No answer came in time.
-            RayError: The replica ended.
-        """
-        drawn = self._prior.draw.remote(list(images), list(priors), self._identity.sam)
-        replies: list[Reply] = drawn.result(timeout_s=self._timeout_s)
-        return replies
+    async def _one_batch(self, answer: Callable[..., list[Reply]], *batch: Any) -> list[Reply]:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, answer, *batch)
 
 
 @serve.ingress()

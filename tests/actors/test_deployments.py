@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from ray.serve import Application
 from l2l_ray.actors.deployments import OtherMllm, PredictorReplica, PriorReplica, build, require_same_mllm
 from l2l_ray.config import PriorConfig, read_config, save_config
 from l2l_ray.prior import loading
-from l2l_ray.prior.reply import PictureMllm
+from l2l_ray.prior.mllm import MllmPrior
+from l2l_ray.prior.reply import PictureMllm, Reply
 from l2l_ray.serving.settings import ServeConfig
 from tests.finished_run import PRIOR, write_finished_run
+from tests.ray_runs import WAIT_S
 from tests.tiny_sams import SAMS
 
 
@@ -50,6 +53,41 @@ def test_the_replica_takes_a_checkpoint_of_the_same_mllm_and_raises_at_another(r
         assert await replica.ask([], [], identity.fingerprint) == []
         with pytest.raises(OtherMllm, match="another language model answers here now"):
             await replica.ask([], [], "of the one before")
+
+    asyncio.run(story())
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_question_that_nobody_waits_for_any_more_is_not_asked(
+    runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    begun, goes_on = threading.Event(), threading.Event()
+    ask = MllmPrior.ask
+
+    def held(mllm: MllmPrior, images: list[Image.Image], texts: list[str]) -> list[Reply]:
+        asked.extend(texts)
+        begun.set()
+        assert goes_on.wait(WAIT_S)
+        return ask(mllm, images, texts)
+
+    monkeypatch.setattr(MllmPrior, "ask", held)
+
+    async def story() -> None:
+        replica, picture = PriorReplica(ServeConfig()), Image.new("RGB", (32, 24))
+        await replica.reconfigure({"checkpoint": str(runs["first"])})
+        fingerprint = (await replica.identity(runs["first"])).fingerprint
+        first, second = (
+            asyncio.create_task(replica.ask([picture], [text], fingerprint)) for text in ("circle", "square")
+        )
+        assert await asyncio.to_thread(begun.wait, WAIT_S)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        goes_on.set()
+        await first
+        await replica.ask([picture], ["star"], fingerprint)
+        assert asked == ["circle", "star"]
 
     asyncio.run(story())
 
