@@ -1,4 +1,4 @@
-"""Which device to use, whether bfloat16 is fast there, no memory, no numbers any more, and loading models quietly."""
+"""Which device to use, that it failed, whether bfloat16 is fast on it, no memory, no numbers; and loading quietly."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ from torch import nn
 from l2l_ray.errors import ConfigError, one_line
 
 logger = logging.getLogger(__name__)
+
+
+class DeviceFailed(ConfigError):
+    """A device failed: this process cannot compute anything on it any more."""
 
 
 def named_device(name: str) -> torch.device:

@@ -30,8 +30,8 @@ from l2l_ray.data.hints import read_hint
 from l2l_ray.data.images import Pixels, squashed
 from l2l_ray.data.native_size import grid_logits_to_native
 from l2l_ray.data.pixels import read_rgb
-from l2l_ray.device import no_loading_bars, pick_device
-from l2l_ray.errors import CheckpointError, DataError, L2LError
+from l2l_ray.device import DeviceFailed, no_loading_bars, pick_device
+from l2l_ray.errors import CheckpointError, DataError, L2LError, one_line
 from l2l_ray.loop.inference.asking import answer_pictures, draw_pictures
 from l2l_ray.loop.inference.inputs import Guide, read_known_scores
 from l2l_ray.loop.inference.networks import load_segmenter
@@ -191,7 +191,8 @@ class Predictor:
             items: Photos and texts.
             pictures: Photos that are open already, by `image_path`, RGB and as people see them; others are read.
         Raises:
-            ConfigError: The MLLM does not fit into memory, or its device failed.
+            ConfigError: The MLLM does not fit into memory.
+            DeviceFailed: A device failed: what comes after would fail, too.
 
         Example: `for result in predictor.predict_many([PhotoText(Path("12.jpg"), "left man")]): folder.add(result)`
         """
@@ -235,6 +236,10 @@ class Predictor:
     def _attempt(act: Callable[[], T], item: PhotoText) -> T | FailedPrediction:
         try:
             return act()
+        except torch.AcceleratorError as error:  # not of this item: nothing can be computed on the device any more
+            raise DeviceFailed(
+                f"the device of the segmenter failed: {one_line(error)}; expected a working one: start again"
+            ) from error
         except Exception as error:
             return FailedPrediction(item, _reason(error))
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from l2l_ray.config import PriorConfig, RunConfig, read_config, save_config
+from l2l_ray.device import DeviceFailed
 from l2l_ray.errors import CheckpointError, ConfigError, DataError
 from l2l_ray.predictions import FailedPrediction, Prediction
 from l2l_ray.predictor import Predictor, run_and_version
@@ -257,6 +258,19 @@ def test_an_item_on_which_the_language_model_breaks_gets_a_mask_without_it_alone
     assert [result.item for result in results] == items
     broken = ["tokens and features do not match" in result.prior.failure for result in results]
     assert broken == [False, False, True, False]
+
+
+def test_a_device_that_failed_is_no_fault_of_an_item(
+    predictor: Predictor, image_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access\nwas encountered")
+
+    monkeypatch.setattr(Segmenter, "forward", fails)
+    with pytest.raises(
+        DeviceFailed, match="of the segmenter failed: CUDA error: an illegal memory access was .* start a"
+    ):
+        list(predictor.predict_many([PhotoText(image_path, "circle")]))
 
 
 def test_a_run_of_drawn_shapes_says_once_that_it_knows_no_photos(

@@ -19,8 +19,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from l2l_ray.actors.cluster import device_for, resource_options
 from l2l_ray.actors.remote_mllm import RemoteMllm
 from l2l_ray.actors.serve_states import API, APP, PREDICTOR, PRIOR
 from l2l_ray.config import PriorConfig
-from l2l_ray.device import is_out_of_memory
+from l2l_ray.device import DeviceFailed, is_out_of_memory
 from l2l_ray.errors import CheckpointError, L2LError, one_line
 from l2l_ray.loop.inference.asking import answer_pictures, draw_pictures
 from l2l_ray.predictor import run_and_version
@@ -55,7 +56,7 @@ logger = logging.getLogger(__name__)
 
 STATUS_AGE_S = 1.0  # everybody may ask whether the server is ready; the controller is asked this often at most
 STATUS_TIMEOUT_S = 5.0
-HEALTH_PERIOD_S = 2.0  # a dead replica is replaced after that long
+HEALTH_PERIOD_S = 2.0  # a dead replica is replaced after that long, one whose device failed after three times that
 HEALTH_TIMEOUT_S = 60.0  # a replica that computes on all cores answers late
 _CONFIGURED = "Serve configures a replica before it hands it requests"
 DRAIN_S = 1.0  # how often a replica that is to end looks whether its requests are done
@@ -108,7 +109,31 @@ def _patience(settings: ServeConfig) -> dict[str, Any]:
     }
 
 
-class PredictorReplica:
+class OnDevice:
+    """A replica that tells Serve when its device has failed, so that another process takes its place."""
+
+    _failure = ""
+
+    @contextmanager
+    def noticing(self) -> Iterator[None]:
+        """Remember that the device failed in the block."""
+        try:
+            yield
+        except DeviceFailed as error:
+            self._failure = str(error)
+            raise
+
+    def check_health(self) -> None:
+        """Answer Serve, which ends a replica that raises some times in a row.
+
+        Raises:
+            DeviceFailed: Its device has.
+        """
+        if self._failure:
+            raise DeviceFailed(self._failure)
+
+
+class PredictorReplica(OnDevice):
     """A run's version, answering batches in a thread.
 
     Args:
@@ -185,12 +210,13 @@ class PredictorReplica:
         assert self._answerer is not None, _CONFIGURED
         started = time.monotonic()
         self._awaited_until = max(came for _, came in batch) + self._settings.timeout_s
-        answers = self._answerer.answer([prepared for prepared, _ in batch])
+        with self.noticing():
+            answers = self._answerer.answer([prepared for prepared, _ in batch])
         seconds = time.monotonic() - started
         return [(answer, seconds) for answer in answers]
 
 
-class PriorReplica:
+class PriorReplica(OnDevice):
     """The frozen MLLM of a run, with SAM where it draws masks, for all predictor replicas.
 
     Args:
@@ -265,7 +291,8 @@ class PriorReplica:
         return await self._one_batch(draw_pictures, self._models.sam, images, priors)
 
     async def _one_batch(self, answer: Callable[..., list[Reply]], *batch: Any) -> list[Reply]:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, answer, *batch)
+        with self.noticing():
+            return await asyncio.get_running_loop().run_in_executor(self._thread, answer, *batch)
 
 
 @serve.ingress()

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import shutil
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from ray.serve import Application
 
 from l2l_ray.actors.deployments import OtherMllm, PredictorReplica, PriorReplica, build, require_same_mllm
 from l2l_ray.config import PriorConfig, read_config, save_config
+from l2l_ray.device import DeviceFailed
 from l2l_ray.prior import loading
 from l2l_ray.prior.mllm import MllmPrior
 from l2l_ray.prior.reply import PictureMllm, Reply
+from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.serving.settings import ServeConfig
+from l2l_ray.serving.uploads import Upload
 from tests.finished_run import PRIOR, write_finished_run
 from tests.ray_runs import WAIT_S
 from tests.tiny_sams import SAMS
@@ -158,6 +163,51 @@ def test_a_checkpoint_that_does_not_fit_into_memory_beside_the_old_one_changes_n
         assert state["problem"].endswith("; end the server, and start it with this one")
 
     asyncio.run(story())
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("kind", [MllmPrior, Segmenter])
+def test_a_predictor_whose_device_has_failed_tells_serve(
+    runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, kind: type
+) -> None:
+    photo = io.BytesIO()
+    Image.new("RGB", (32, 24)).save(photo, "PNG")
+    upload = Upload(photo.getvalue(), ("circle",))
+
+    async def story() -> None:
+        replica = PredictorReplica(ServeConfig(), None)
+        await replica.reconfigure({"checkpoint": str(runs["first"])})
+        assert isinstance(await replica.answer(upload), dict)
+        replica.check_health()
+        monkeypatch.setattr(kind, "ask" if kind is MllmPrior else "forward", _device_fails)
+        with pytest.raises(DeviceFailed, match="device of the .* failed: CUDA error: an illegal memory access"):
+            await replica.answer(upload)
+        with pytest.raises(DeviceFailed, match="an illegal memory access .* start again"):
+            replica.check_health()
+
+    asyncio.run(story())
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_mllms_replica_whose_device_has_failed_tells_serve(
+    runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        replica = PriorReplica(ServeConfig())
+        await replica.reconfigure({"checkpoint": str(runs["first"])})
+        fingerprint = (await replica.identity(runs["first"])).fingerprint
+        replica.check_health()
+        monkeypatch.setattr(MllmPrior, "ask", _device_fails)
+        with pytest.raises(DeviceFailed, match="device of the language model failed"):
+            await replica.ask([Image.new("RGB", (32, 24))], ["circle"], fingerprint)
+        with pytest.raises(DeviceFailed, match="device of the language model failed"):
+            replica.check_health()
+
+    asyncio.run(story())
+
+
+def _device_fails(*_: object, **__: object) -> None:
+    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
 
 def test_a_request_has_as_long_to_be_answered_when_the_server_ends_as_ever() -> None:

@@ -21,13 +21,16 @@ import pytest
 import requests
 from PIL import Image, ImageDraw
 from ray import serve
+from ray.exceptions import RayTaskError
 from starlette.requests import Request
 
 from l2l_ray.actors.connection import connected
+from l2l_ray.actors.deployments import HEALTH_PERIOD_S, OnDevice
 from l2l_ray.actors.environment import TOKEN_ENV
 from l2l_ray.actors.serve_interface import ServeInterface
 from l2l_ray.actors.serve_states import APP, PREDICTOR, states_after
 from l2l_ray.config import ClusterConfig, PriorConfig, read_config, save_config
+from l2l_ray.device import DeviceFailed
 from l2l_ray.predictor import Predictor
 from l2l_ray.serving.settings import is_loopback
 from tests.finished_run import write_finished_run
@@ -352,5 +355,30 @@ def test_one_replica_of_two_that_fails_is_seen(ray_local: str, tmp_path: Path) -
             told = deployment.options(user_config={"checkpoint": "/runs/new", "asked": "2"})
             serve.run(told.bind(tmp_path / "taken"), name=APP)
             assert sorted(state["problem"] for state in states_after("/runs/new", "2")) == ["", "no room"]
+        finally:
+            serve.shutdown()
+
+
+@pytest.mark.slow
+def test_a_replica_whose_device_has_failed_is_replaced(ray_local: str) -> None:
+    class Failing(OnDevice):
+        """Stands for a predictor on a GPU that fails at a request."""
+
+        async def answer(self) -> None:
+            with self.noticing():
+                raise DeviceFailed("the device failed")
+
+    def pids() -> list[int]:
+        return [one["pid"] for one in actors(class_name="ServeReplica:default:Failing")]
+
+    options: dict[str, Any] = {"health_check_period_s": HEALTH_PERIOD_S, "ray_actor_options": {"num_cpus": 0.1}}
+    with connected(ClusterConfig(address=ray_local)):
+        serve.start(http_options={"host": "127.0.0.1", "port": free_port()})
+        try:
+            handle = serve.run(serve.deployment(name="Failing", **options)(Failing).bind())
+            (first,) = pids()
+            with pytest.raises(RayTaskError, match="the device failed"):
+                handle.answer.remote().result()
+            wait_for(lambda: bool(pids()) and first not in pids(), "another replica in its place")
         finally:
             serve.shutdown()

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from l2l_ray.data.pixels import read_rgb
-from l2l_ray.device import is_out_of_memory
+from l2l_ray.device import DeviceFailed, is_out_of_memory
 from l2l_ray.errors import ConfigError
 from l2l_ray.prior.loading import PriorModels
 from l2l_ray.prior.reply import MaskModel, PictureMllm, Reply, failure_kind
@@ -75,7 +75,8 @@ def answer_batch(models: PriorModels, questions: Sequence[Question]) -> list[Rep
     """Open the images of a batch and ask about them; what cannot be answered fails alone, see `answer_pictures`.
 
     Raises:
-        ConfigError: A model cannot be loaded, no question fits into memory, or the device failed.
+        ConfigError: A model cannot be loaded, or no question fits into memory.
+        DeviceFailed: The device failed.
     """
     pictures: dict[str, Image.Image] = {}
     replies: dict[int, Reply] = {}
@@ -102,7 +103,8 @@ def answer_pictures(mllm: PictureMllm, pictures: Sequence[Image.Image], expressi
     alone becomes `Reply.failed`.
 
     Raises:
-        ConfigError: No question of the batch fits into memory, or the device failed.
+        ConfigError: No question of the batch fits into memory.
+        DeviceFailed: The device failed.
     """
     too_long = {i for i, text in enumerate(expressions) if len(text.encode(errors="replace")) > MAX_TEXT_BYTES}
     asked = [index for index in range(len(expressions)) if index not in too_long]
@@ -115,7 +117,8 @@ def draw_pictures(sam: MaskModel, pictures: Sequence[Image.Image], priors: Seque
     """Have masks of priors drawn; what fails is treated as in `answer_pictures`.
 
     Raises:
-        ConfigError: No picture of the batch fits into memory, or the device failed.
+        ConfigError: No picture of the batch fits into memory.
+        DeviceFailed: The device failed.
     """
     return _answered(sam.draw, list(pictures), list(priors), SAM)
 
@@ -146,7 +149,7 @@ def _halved(
     try:
         return ask(pictures, asked)
     except torch.AcceleratorError as error:  # not of this question: nothing can be computed on the device any more
-        raise ConfigError(
+        raise DeviceFailed(
             f"the device of {who.words} failed: {' '.join(str(error).split())}; expected a working one: start again, "
             "or with prior.device=cpu"
         ) from error
