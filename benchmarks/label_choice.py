@@ -113,8 +113,7 @@ def _row(
     parts = others.all(config.loop.eval_batch)
     settled: dict[str, float] = {}
     if spec_of(section.name).learns:
-        for batch in learner.batches(cross_fitted, others, 0, section.warmup_updates, config.loop.seed):
-            learner.selector.update(learner.optimizer, batch)
+        learner.learn(cross_fitted, others, 0, config.loop.seed)
         settled = learner.selector.settle(cross_fitted.parts(), parts)
     selections = [learner.selector.select(part, [0] * len(part.prior_score)) for part in parts]
     target, used, gate, accepted = (

@@ -130,6 +130,10 @@ def files_of(item: WorkItem, run: RunFolder) -> list[Path]:
     return found
 
 
+class _Failed(Exception):
+    """What a labeler's error was, in words: none that somebody raised on purpose."""
+
+
 Kind = tuple[type[WorkItem], bool]
 
 
@@ -258,7 +262,7 @@ class LabelerPool:
                     raise found from None
                 else:  # of its node, perhaps: an accelerator that failed, a disk
                     logger.warning("%s failed at %s: %s", who, call.item, found)
-                    self._lost(call, RuntimeError(f"{type(error.cause).__name__}: {error.cause}"))
+                    self._lost(call, _Failed(f"{type(error.cause).__name__}: {error.cause}"))
                     continue
             except LOST as error:
                 self._lost(call, error)
@@ -350,9 +354,12 @@ class LabelerPool:
         self._losses[call.item] += 1
         limit, losses = self._config.cluster.max_item_retries, self._losses[call.item]
         if is_open and losses > limit:
+            what, remedy = "lost its labeler", ""
+            if isinstance(error, _Failed):
+                what, remedy = "could not be done", "look at the errors above and correct what they name; "
             raise ClusterError(
-                f"{call.item} lost its labeler {losses} times, and cluster.max_item_retries={limit} "
-                f"allows {limit} more tries; last: {error}; --resume continues"
+                f"{call.item} {what} {losses} times, and cluster.max_item_retries={limit} allows {limit} more tries; "
+                f"last: {error}; {remedy}--resume continues"
             ) from error
         self._replace(call.worker)
         self._idle.append(call.worker)

@@ -397,7 +397,9 @@ class ClusterConfig(Section):
     )
     max_train_restarts: int = Field(3, ge=0, description="How often lost train workers are started again (ours)")
     max_item_retries: int = Field(
-        3, ge=0, description="How often a shard, slice or question is tried again whose actor died or hung (ours)"
+        3,
+        ge=0,
+        description="How often a shard, slice or question is tried again whose actor died, hung or failed (ours)",
     )
     progress_every_s: float = Field(
         10.0, gt=0, description="Seconds between progress lines where there is no terminal (ours)"

@@ -24,6 +24,7 @@ from l2l_ray.loop.state.example_files import write_examples
 from l2l_ray.loop.state.ledger import Ledger
 from l2l_ray.loop.state.prepare import RunData
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.selector.base import make_selector
 from l2l_ray.selector.registry import spec_of, stores_labels
 from l2l_ray.types import Example
 
@@ -167,8 +168,18 @@ def _counts(config: RunConfig, data: RunData) -> dict[str, int]:
         LABEL: labelers * loop.rounds * len(data.unlabeled)
         + learners * looked_at
         + len(methods) * (loop.rounds + 1) * num_measured,
-        UPDATE: learners * (selector.warmup_updates + loop.rounds * selector.round_updates),
+        UPDATE: sum(_num_updates(config, method) for method in methods),
     }
+
+
+def _num_updates(config: RunConfig, method: str) -> int:
+    """Return how many updates of its selector a method takes; one that settles alone looks once for each version."""
+    if not spec_of(method).learns:
+        return 0
+    section = config.selector.model_copy(update={"name": method})
+    if not make_selector(section).learns_by_batch:
+        return 1 + config.loop.rounds
+    return section.warmup_updates + config.loop.rounds * section.round_updates
 
 
 def _speeds(run: RunFolder, watch: _Stopwatch) -> dict[str, float]:

@@ -111,5 +111,6 @@ class PatchGrid:
         if not is_small and width * height <= most:
             return image
         scale = math.sqrt((least if is_small else most) / (width * height))
-        across, down = (max(1, math.ceil(side * scale / self.side_px)) for side in (width, height))
+        whole = math.ceil if is_small or most == least else round  # the floor is kept, whatever the shape
+        across, down = (max(1, whole(side * scale / self.side_px)) for side in (width, height))
         return image.resize((across * self.side_px, down * self.side_px), Image.Resampling.BICUBIC)

@@ -56,7 +56,8 @@ class ConfidenceGate(AdaptiveRule):
         if unlabeled:
             others = torch.cat([_sureness(part) for part in unlabeled])
             metrics["open_rate_unshifted"] = (others >= self.threshold).float().mean().item()
-            self.threshold.copy_(-matching_shift(metrics["open_rate_labeled"], others))
+            if (others > IMPOSSIBLE).any():  # else they say nothing of how sure a label is
+                self.threshold.copy_(-matching_shift(metrics["open_rate_labeled"], others))
         return {**metrics, "threshold": self.threshold.item()}
 
 

@@ -94,7 +94,8 @@ class LearnedSelector(PolicyNetwork, Selector):
         if unlabeled:
             others = torch.cat([self._surest(part)[0] for part in unlabeled])
             metrics["open_rate_unshifted"] = (others + self.gate_shift >= 0).float().mean().item()
-            self.gate_shift.copy_(matching_shift(metrics["open_rate_labeled"], others))
+            if (others > IMPOSSIBLE).any():  # else they say nothing of how sure a label is
+                self.gate_shift.copy_(matching_shift(metrics["open_rate_labeled"], others))
         return metrics
 
     def _surest(self, evidence: Evidence) -> tuple[Float[Tensor, " B"], Bool[Tensor, "B G G"]]:
@@ -133,7 +134,7 @@ def matching_shift(rate: float, scores: Float[Tensor, " M"]) -> Float[Tensor, ""
     The labeled images are seen through teachers that never saw them, as they were after the burn-in; the unlabeled ones
     through a teacher that has trained on its own labels of them since, and is surer of everything. Without the shift
     the gate drifts open over the rounds. It supposes that labels do not get worse, and keeps the share that is used.
-    Where fewer than that have a label at all, it opens for those.
+    Where fewer than that have a label at all, it opens for those; one of them at least has one.
     """
     count = min(round(rate * len(scores)), int((scores > IMPOSSIBLE).sum()))
     ordered = scores.sort(descending=True).values

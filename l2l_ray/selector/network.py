@@ -107,11 +107,15 @@ class PolicyNetwork(nn.Module):
             seen[:, :, RELATIONS.index("rival_iou")] = 0.0
         with torch.autocast(seen.device.type, enabled=False):
             found = self.linear(seen) + self.score(functional.relu(self.hidden(seen)))
-        possible = inputs.candidates.possible
-        if not self.config.candidates:
-            possible = possible & (torch.arange(possible.shape[1], device=possible.device) == Candidate.GUIDED)
-        scores: Tensor = found[:, :, 0].masked_fill(~possible, IMPOSSIBLE)
+        scores: Tensor = found[:, :, 0].masked_fill(~self.possible(inputs), IMPOSSIBLE)
         return scores
+
+    def possible(self, inputs: PolicyInput) -> Bool[Tensor, "B K"]:
+        """Return which candidates can be taken: those with an object cell; of switched-off ones the guided one."""
+        possible = inputs.candidates.possible
+        if self.config.candidates:
+            return possible
+        return possible & (torch.arange(possible.shape[1], device=possible.device) == Candidate.GUIDED)
 
     def keep_logits(self, inputs: PolicyInput, label: Bool[Tensor, "B G G"]) -> Float[Tensor, "B G G"]:
         """Return the logit of keeping each cell of a label."""

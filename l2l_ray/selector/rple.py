@@ -83,7 +83,7 @@ class Rple(LearnedSelector):
     def _values(self, known: PolicyInput, truth: Tensor) -> Float[Tensor, "B C"]:
         """Return what each decision on the labeled images is worth, and learn what the other terms say about it."""
         found = reward.truth_ious(known.candidates.masks, truth)
-        self.terms.observe(reward.unlabeled_terms(known.candidates), found, known.candidates.possible)
+        self.terms.observe(reward.unlabeled_terms(known.candidates), found, self.possible(known))
         return reward.decision_values(found, self.observe(known, found))
 
     def _with_unlabeled(

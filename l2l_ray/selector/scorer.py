@@ -14,7 +14,7 @@ import torch.nn.functional as functional
 
 from l2l_ray.selector.base import UpdateBatch, take_step
 from l2l_ray.selector.learned import LearnedSelector
-from l2l_ray.selector.network import IMPOSSIBLE, decision_probs, prepare
+from l2l_ray.selector.network import decision_probs, prepare
 from l2l_ray.selector.reward import class_balance, truth_ious
 
 STEPS = 1  # per batch; with 3 it overfits a hundred labeled sentences and ranks worse (docs/experiments.md)
@@ -30,8 +30,7 @@ class Scorer(LearnedSelector):
         found = truth_ious(inputs.candidates.masks, truth)
         cost = self.observe(inputs, found)
         with torch.no_grad():
-            scores = self.scores(inputs)
-            possible = scores > IMPOSSIBLE
+            scores, possible = self.scores(inputs), self.possible(inputs)
             label = inputs.candidates.taken(scores.argmax(1))
             used = 1 - decision_probs(scores)[:, 0]
         right = (label == truth).float()

@@ -113,7 +113,7 @@ def test_a_shard_that_kills_every_worker_ends_the_run_with_its_name(pool: Labele
 def test_a_labeler_whose_node_fails_is_replaced(pool: LabelerPool, caplog: pytest.LogCaptureFixture) -> None:
     assert sorted(_run(pool, [0, FAILS_ONCE])) == [0, FAILS_ONCE]
     assert "failed at shard 68 of l2l round 0: " in caplog.text and "its item is handed out again" in caplog.text
-    last = "lost its labeler 3 times, and .*; last: OSError: the disk of this node cannot be read; --resume continues"
+    last = "could not be done 3 times, and .*; last: OSError: the disk of this node cannot be read; look at the errors"
     with pytest.raises(ClusterError, match=last):
         _run(pool, [FAILS_ALWAYS])
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.label_choice import ROWS, order_figures, summarize
+from benchmarks import label_choice
+from benchmarks.label_choice import ROWS, figures, order_figures, summarize
+from l2l_ray.config import RunConfig
 
 
 def test_a_seed_in_which_a_row_uses_no_label_counts_for_its_share_alone() -> None:
@@ -41,3 +43,13 @@ def test_labels_of_one_score_count_by_their_share_whatever_their_order() -> None
         assert found["right_at_coverage"] == pytest.approx((1 + 1 / 3) / 2)
     found = order_figures(np.ones(5), iou)  # a rule that accepts all: the figures of all labels
     assert found["iou_at_coverage"] == pytest.approx(iou.mean()) and found["right_at_coverage"] == pytest.approx(3 / 5)
+
+
+def test_rules_that_settle_and_selectors_that_learn_are_measured(
+    smoke: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("confidence gate", "L2L")
+    monkeypatch.setattr(label_choice, "ROWS", {name: ROWS[name] for name in names})
+    found = figures(smoke)
+    assert set(found) == set(names)
+    assert all(0 < row["used"] <= 1 and 0 <= row["right_of_all"] <= 1 for row in found.values())

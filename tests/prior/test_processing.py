@@ -37,8 +37,9 @@ def test_a_photo_of_a_phone_costs_no_more_than_one_that_is_sent_to_a_server(name
 def test_the_floor_and_the_ceiling_by_hand() -> None:
     grid = PatchGrid(32, 1024)
     assert grid.fitted(Image.new("RGB", (640, 480))).size == (1184, 896)  # 37 x 28 tokens
-    # sqrt(2048 * 28 * 28 / (4032 * 3024)) = 0.3629: 1463.2 and 1097.4 px, 46 x 35 tokens
-    assert grid.fitted(Image.new("RGB", PHONE)).size == (1472, 1120)
+    # sqrt(2048 * 28 * 28 / (4032 * 3024)) = 0.3629: 1463.2 and 1097.4 px, 45.7 x 34.3 tokens
+    assert grid.fitted(Image.new("RGB", PHONE)).size == (1472, 1088)
+    assert grid.fitted(Image.new("RGB", (1268, 1267))).size == (1280, 1280)  # 39.6 tokens either way
     more_wanted = PatchGrid(32, 4096)
     assert more_wanted.fitted(Image.new("RGB", (2048, 2048))).size == (2048, 2048), (
         "what is asked for is not taken away"

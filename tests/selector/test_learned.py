@@ -199,7 +199,17 @@ def test_the_threshold_lies_among_labels():
 def test_where_there_is_no_label_none_is_opened():
     scores = torch.tensor([1.0, IMPOSSIBLE, 3.0, IMPOSSIBLE])
     assert matching_shift(0.75, scores).item() == -1
-    assert matching_shift(0.75, scores[[1, 3]]).item() > 0 > IMPOSSIBLE + matching_shift(0.75, scores[[1, 3]]).item()
+
+
+@pytest.mark.parametrize("name", [*NAMES, "confidence_gate"])
+def test_unlabeled_texts_without_any_object_cell_leave_the_gate_as_it_is(bandit, evidence_of, name):
+    evidence, truth = bandit(60, seed=3)
+    nothing = evidence_of(torch.full((4, 8, 8), 0.2))
+    rules = [seeded_selector(SelectorConfig(name=name, hidden=8)) for _ in range(2)]
+    for rule, unlabeled in zip(rules, ([], [nothing]), strict=True):
+        rule.settle([LabeledEvidence(evidence, truth)], unlabeled)
+    assert len({round(gate, 4) for gate in rules[0].select(evidence, range(60)).gate.tolist()}) > 10
+    assert torch.equal(*(rule.select(evidence, range(60)).gate for rule in rules))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,7 +7,7 @@ from l2l_ray.config import RewardConfig, SelectorConfig
 from l2l_ray.selector.base import LabeledEvidence
 from l2l_ray.selector.candidates import candidates_of
 from l2l_ray.selector.network import prepare
-from l2l_ray.selector.reward import TERMS, truth_ious
+from l2l_ray.selector.reward import TERMS, TermWeights, truth_ious, unlabeled_terms
 from l2l_ray.types import Candidate
 from tests.selector.learning import earned, seeded_selector, settled, train
 
@@ -168,3 +168,15 @@ def test_using_all_or_nothing_attracts_no_policy(bandit, worlds, bias):
     train(policy, worlds, 50)
     share = policy.select(evidence, range(100)).used.float().mean().item()
     assert 0.1 < share < 0.9 and earned(policy, evidence, truth) > max(best, 0) + 0.02
+
+
+def test_candidates_that_are_switched_off_say_nothing_of_the_other_terms(bandit):
+    evidence, truth = bandit(60, seed=1)
+    policy = seeded_selector(SelectorConfig(name="l2l", candidates=False, **FAST))
+    inputs = prepare(evidence)
+    guided = torch.zeros_like(inputs.candidates.possible)
+    guided[:, Candidate.GUIDED] = inputs.candidates.possible[:, Candidate.GUIDED]
+    expected = TermWeights()
+    expected.observe(unlabeled_terms(inputs.candidates), truth_ious(inputs.candidates.masks, truth > 0.5), guided)
+    train(policy, [(evidence, truth, None)], 1)
+    assert torch.allclose(policy.terms.weights, expected.weights)
