@@ -298,7 +298,6 @@ class Run:
 
     def _second_driver(self, job: subprocess.Popen[bytes], harms: Harms) -> None:
         size, since = self._screen.size(), time.monotonic()
-        harm = harms.note(self.name, "second driver", RUN, DRIVER)
         with self._job() as second:
             try:
                 status = second.wait(REFUSAL_TIMEOUT_S)
@@ -306,7 +305,11 @@ class Run:
                 status = 0
             finally:
                 second.kill()
-        if status == 1 and f"process {job.pid} on" in self._screen.since(size):
+        is_refused = status == 1 and f"process {job.pid} on" in self._screen.since(size)
+        if not is_refused and job.poll() is not None:
+            return  # the first one had ended by itself, so its place was free; had it been taken, it would have failed
+        harm = harms.note(self.name, "second driver", RUN, DRIVER)
+        if is_refused:
             harm.seen_after_s = round(time.monotonic() - since, 1)
         else:
             self.let_in += 1
