@@ -103,9 +103,9 @@ class Harms:
         """Return the kind and the victim of the next harm that can be done now; None where none can."""
         return next(((kind, victim) for kind, victim, _ in self._left if victim in victims), None)
 
-    def gap_s(self) -> float:
-        """Return how long to wait before the next harm."""
-        return LEAST_GAP_S + self._share("gap") * (MOST_GAP_S - LEAST_GAP_S)
+    def gap_s(self, run: str) -> float:
+        """Return how long to wait before the next harm; another time in each run: a victim may not live that long."""
+        return LEAST_GAP_S + self._share(f"gap {run}") * (MOST_GAP_S - LEAST_GAP_S)
 
     def one_of(self, what: str, choices: Sequence[T]) -> T:
         """Return a random one of some choices."""
@@ -228,7 +228,7 @@ class Run:
 
     def _harm_until_end(self, job: subprocess.Popen[bytes], harms: Harms | None, begun: float) -> str | None:
         """Return None when the job has ended by itself, else, its driver killed, the damaged file, "" for none."""
-        next_at = time.monotonic() + (harms.gap_s() if harms else 0)
+        next_at = time.monotonic() + (harms.gap_s(self.name) if harms else 0)
         while job.poll() is None:
             if time.monotonic() - begun > RUN_TIMEOUT_S:
                 raise TimeoutError(f"{self.name} did not end within {RUN_TIMEOUT_S:g} s; see {self._screen.path}")
@@ -238,7 +238,7 @@ class Run:
                 continue
             if (damaged := self._harm(job, harms)) is not None:
                 return damaged
-            next_at = time.monotonic() + harms.gap_s()
+            next_at = time.monotonic() + harms.gap_s(self.name)
         return None
 
     def _harm(self, job: subprocess.Popen[bytes], harms: Harms) -> str | None:
