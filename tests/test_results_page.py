@@ -46,7 +46,7 @@ def test_only_what_lies_between_the_marks_is_made_anew(results_page: ModuleType,
     assert made.startswith("My words.\n") and made.endswith("\n\nMore words.\n") and "outdated" not in made
     assert "## refshapes+, 0.5% labeled (0.5pct), 2 seeds" in made
     assert "Parts left out or added, one at a time:\n\n|" in made and "| L2L, pixel decisions on |" in made
-    assert "\n\nRecords of seeds 10 and 11 do not name their kind of processor" in made
+    assert "\n\nMade by commit " in made and "Records of seeds 10 and 11 do not name their kind of processor" in made
     assert results_page.page(made, source) == made
     assert results_page.NOT_YET in results_page.page(made, source.with_name("none.json"))
 

@@ -46,10 +46,12 @@ def _pool(config: RunConfig, **limits: float) -> LabelerPool:
 
 
 @pytest.fixture
-def pool(ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch) -> LabelerPool:
+def pool(ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[LabelerPool]:
     smoke.run_dir.mkdir(parents=True)
     monkeypatch.setattr(LabelerPool, "labeler", DyingWorker)
-    return _pool(smoke)
+    pool = _pool(smoke)
+    yield pool
+    pool.close()
 
 
 @pytest.fixture
