@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 from safetensors.numpy import load_file
 
+from l2l_ray.actors.cluster import actor_options, end_in_order, start_actor, wait_ready
 from l2l_ray.config import RunConfig, save_config
 from l2l_ray.loop.state.ledger import Ledger, read_shard
 from l2l_ray.loop.state.run_folder import RunFolder
@@ -48,6 +49,19 @@ class Holder:
 
     def ready(self) -> bool:
         return True
+
+
+def held(name: str, resources: dict[str, float]) -> tuple[list[str], Callable[[str], None]]:
+    """Have another job hold resources until the first line is said; return what was said so far, and a `say`."""
+    told, holder = list[str](), start_actor(Holder, actor_options(name, "l2l-other-1a2b", resources))
+    wait_ready("holder", [holder], WAIT_S)
+
+    def say(line: str) -> None:
+        told.append(line)
+        if len(told) == 1:
+            end_in_order([holder])
+
+    return told, say
 
 
 @contextmanager

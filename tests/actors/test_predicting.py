@@ -13,7 +13,6 @@ from PIL import Image, ImageDraw
 
 from jobs.label import main as label
 from l2l_ray.actors import predicting
-from l2l_ray.actors.cluster import actor_options, end_in_order, start_actor, wait_ready
 from l2l_ray.actors.predicting import predict
 from l2l_ray.cli import main as l2l
 from l2l_ray.config import ClusterConfig
@@ -21,7 +20,7 @@ from l2l_ray.datatools.photos import photos_and_texts
 from l2l_ray.errors import ClusterError
 from l2l_ray.predictions import PredictionFolder
 from l2l_ray.types import PhotoText
-from tests.ray_runs import WAIT_S, Holder, wait_for
+from tests.ray_runs import held, wait_for
 
 
 @pytest.fixture
@@ -82,14 +81,7 @@ def test_it_waits_in_line_for_its_labelers(
     items = [item for item in photos_and_texts(photos) if isinstance(item, PhotoText)][:1]
     gc.collect()  # actors of earlier tests leave with their handles; those of failed ones may stay
     free = ray.available_resources()["CPU"]
-    told, holder = list[str](), start_actor(Holder, actor_options("trial-0", "l2l-other-1a2b", {"CPU": free}))
-    wait_ready("holder", [holder], WAIT_S)
-
-    def say(line: str) -> None:
-        told.append(line)
-        if len(told) == 1:
-            end_in_order([holder])
-
+    told, say = held("trial-0", {"CPU": free})
     monkeypatch.setattr(predicting, "say", say)
     folder = PredictionFolder.open(tmp_path / "out", str(run_dir))
     predict(run_dir, items, folder, ClusterConfig(address=ray_local), lambda row, num_done: None)

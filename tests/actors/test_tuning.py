@@ -11,7 +11,7 @@ import pytest
 from ray import tune
 
 from l2l_ray.actors import priors, tuning
-from l2l_ray.actors.cluster import actor_options, end_in_order, prior_of_actors, start_actor, wait_ready
+from l2l_ray.actors.cluster import prior_of_actors
 from l2l_ray.actors.logs import KeptNotes
 from l2l_ray.actors.tuning import Reports, Watch, ask_priors, max_concurrent, run_trial, trial_resources
 from l2l_ray.config import RunConfig
@@ -30,7 +30,7 @@ from l2l_ray.sweep.trials import trials_of
 from l2l_ray.types import Example
 from tests.actors.dying_prior import FINE, KILLS, DyingPrior, NeverStarts
 from tests.loop.canned_mllm import CannedMllm
-from tests.ray_runs import WAIT_S, Holder
+from tests.ray_runs import held
 from tests.sweep_trials import measure
 from tests.whole_run import changed
 
@@ -181,14 +181,7 @@ def test_a_sweep_waits_in_line_for_its_prior_actors(
     ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(priors, "PriorActor", DyingPrior)
-    told, holder = list[str](), start_actor(Holder, actor_options("prior-0", "l2l-other-1a2b", {"prior_gpu": 1.0}))
-    wait_ready("holder", [holder], WAIT_S)
-
-    def say(line: str) -> None:
-        told.append(line)
-        if len(told) == 1:
-            end_in_order([holder])
-
+    told, say = held("prior-0", {"prior_gpu": 1.0})
     monkeypatch.setattr(tuning, "say", say)
     ask_priors(smoke, SweepFolder(smoke.root / "s"), [_asked(smoke, FINE)])
     assert told[0] == "waiting for 1 prior_gpu (0 free); held by prior-0 of l2l-other-1a2b"
