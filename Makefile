@@ -18,11 +18,12 @@ unexport PYTHONDONTWRITEBYTECODE
 
 install: $(STAMP)
 
-# torch first and alone: where the machine offers a CPU build of this version, that one is taken.
+# torch first and alone: where the machine offers a CPU build of this version, that one is taken. Nothing is compiled
+# ahead, which takes as long as the rest: Python compiles, and keeps, what is imported.
 $(STAMP): pyproject.toml $(LOCK)
 	test -x $(PYTHON) || $(BASE_PYTHON) -m venv .venv
-	$(PYTHON) -m pip install -q -c $(LOCK) torch
-	$(PYTHON) -m pip install -q -c $(LOCK) -e '.[ray,storage,dev]'
+	$(PYTHON) -m pip install -q --no-compile -c $(LOCK) torch
+	$(PYTHON) -m pip install -q --no-compile -c $(LOCK) -e '.[ray,storage,dev]'
 	@touch $@
 
 # The cluster goes down whatever happens to the job; `make` ends with the job's exit code.
