@@ -84,14 +84,11 @@ def test_where_no_actor_comes_up_the_run_ends_and_no_question_is_given_up(
     monkeypatch.setattr(priors, "PriorActor", WithoutReplacement)
     pool = _pool(smoke, start_timeout_s=20.0)
     pool.identity()
-    asked = pool.ask(
-        iter([[Question("0", "none", FINE, 8, 8)], [Question("1", str(tmp_path / "m"), STOPS_ONCE, 8, 8)]])
-    )
-    assert not next(asked)[1][0].failure
+    assert _asked(pool, [FINE]) == {f"0 {FINE}": ""}
     with pytest.raises(
         ClusterError, match=r"nobody comes up in the place of prior-0, .*: 2 in a row did not, and clus"
     ):
-        next(asked)
+        _asked(pool, [STOPS_ONCE], marker=tmp_path / "stopped")
     pool.close()
 
 
