@@ -12,7 +12,7 @@ are spent. The seed fixes their order; what has no victim at the moment waits un
 Each run has a root of its own, so that each asks for its priors and trains its burn-in. What is written down: the
 harms and how soon the screen spoke of each; per run the shards lost and doubled, and the largest difference of a mean
 IoU from the run left alone; damage that no line named. Ends with status 1 where something is lost, doubled, undetected,
-let in beside another driver, or differs by more than the tolerance.
+let in beside another driver, or differs by more than the tolerance, or the screen spoke of a harm only after a minute.
 
 Usage: python -m benchmarks.chaos [--kills 30] [--stops 10] [--damages 10] [--seed 0] [--out PATH]
 """
@@ -44,8 +44,8 @@ from l2l_ray.randomness import sample_key
 ROOT = Path(__file__).resolve().parent.parent
 DRIVER, FILE, RUN = "driver", "file", "run"  # victims, beside the roles
 ROLES = {  # role -> how its processes' titles begin, and what the screen calls it
-    "labeler": ("ray::LabelerActor", r"labeler-\d"),
-    "prior actor": ("ray::PriorActor", r"prior-\d"),
+    "labeler": ("ray::LabelerActor", r"labeler-\d.* takes its place"),
+    "prior actor": ("ray::PriorActor", r"prior-\d.* takes its place"),
     "coordinator": ("ray::Coordinator", "coordinator"),
     "train worker": ("ray::RayTrainWorker", "[Tt]rain.*(again|fail|worker)"),
 }
@@ -53,6 +53,7 @@ MEAN_IOU_TOLERANCE = 0.005  # as in tests/ray_runs.py, which says why it is not 
 LEAST_GAP_S, MOST_GAP_S = 8.0, 20.0  # what was lost has to be back before more can be
 REFUSAL_TIMEOUT_S = 120.0
 RUN_TIMEOUT_S = 3600.0
+SEEN_WITHIN_S = 60.0
 KEPT = (
     "*/labels/*.parquet",
     "ledger.jsonl",
@@ -361,7 +362,9 @@ def main() -> int:
             seconds = run.to_its_end(harms)
             found, doubled, figures = run.outcome()
             apart = max(abs(figures[key] - table[key]) for key in table)
-            faults = {"lost": len(keys - found), "doubled": doubled, "undetected": run.undetected, "let_in": run.let_in}
+            late = sum(h.run == run.name and (h.seen_after_s or 0.0) > SEEN_WITHIN_S for h in harms.done)
+            faults = {"lost": len(keys - found), "doubled": doubled, "undetected": run.undetected, "let_in": run.let_in,
+                      "seen_late": late}  # fmt: skip
             bad += any(faults.values()) or apart > MEAN_IOU_TOLERANCE
             runs.append({"name": run.name, "wall_s": round(seconds, 1), **faults,
                          "largest_difference_of_mean_iou": round(apart, 6)})  # fmt: skip

@@ -26,6 +26,7 @@ from typing import Any
 import psutil
 
 from benchmarks.command import add_out, run_main, write_results
+from l2l_ray.loop.state.run_folder import git_commit
 from l2l_ray.report.record import read_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,9 +98,7 @@ def main() -> None:
     add_out(parser, ROOT / "benchmarks" / "results" / "demo.json")
     parser.add_argument("--once", action="store_true", help="the first run alone")
     given = parser.parse_args()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.strip()
+    commit = git_commit().removesuffix("-dirty")  # a clone has what is committed
     with tempfile.TemporaryDirectory(prefix="l2l-demo-") as place:
         folder = Path(place) / "clone"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)

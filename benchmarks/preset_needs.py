@@ -29,7 +29,7 @@ from l2l_ray.config import NEEDS, PRESETS, Needs, RunConfig
 from l2l_ray.config.presets import PHOTOS, REFCOCO
 from l2l_ray.segmenter.adapters import prepare_to_learn
 from l2l_ray.segmenter.losses import segmentation_loss
-from l2l_ray.segmenter.model import Segmenter
+from l2l_ray.segmenter.model import Segmenter, SegmenterOutput
 
 RESULTS = Path(__file__).parent / "results" / "preset_needs.json"
 SUSTAINED_FLOPS = 30e12  # about a fifth of what a GPU of 24 GB reaches in bfloat16
@@ -77,6 +77,9 @@ def needs(config: RunConfig, work: str) -> dict[str, Any]:
     with FlopCounterMode(display=False) as flops:
         learn(segmenter, 1)
     sample_flops = flops.get_total_flops()
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        predict(segmenter, 1)
+    prediction_flops = flops.get_total_flops()
 
     hidden, layers = QWEN3_VL[config.prior.model][:2]
     kv_bytes = 2 * layers * KV_HEADS * HEAD_DIM * 2 * (PHOTO_TOKENS + ANSWER_TOKENS)
@@ -95,8 +98,8 @@ def needs(config: RunConfig, work: str) -> dict[str, Any]:
     seconds = {
         "asking": num_texts * asking_s(num_mllm, config.prior.batch_size) / cluster.num_priors,
         "training": num_steps(config) * batch * sample_flops / SUSTAINED_FLOPS / cluster.num_workers,
-        # Five predictions of a third of a training sample each, in every round.
-        "labelling": num_texts * loop.rounds * 5 * (sample_flops / 3) / SUSTAINED_FLOPS / max(1, gpus[1]),
+        # Each counted whole, though two share the encoders' pass; those of rivals outside the batch are left out.
+        "labelling": num_texts * loop.rounds * 3 * prediction_flops / SUSTAINED_FLOPS / max(1, gpus[1]),
     }
     hours = sum(seconds.values()) / 3600
     download_gb = math.ceil((2 * num_mllm + 4 * (num_own + num_sam)) / 1e9)
@@ -105,6 +108,7 @@ def needs(config: RunConfig, work: str) -> dict[str, Any]:
         "peak_mb_of_a_training_pass": {"one_sample": round(one / 1e6), "each_further": round((two - one) / 1e6)},
         "samples_at_once": samples,
         "gflop_per_training_sample": round(sample_flops / 1e9),
+        "gflop_per_prediction": round(prediction_flops / 1e9),
         "gb": {"asking": round(asking_gb, 1), "training": round(training_gb, 1)},
         "hours": {name: round(value / 3600, 2) for name, value in seconds.items()},
         "needs": asdict(Needs(num_gpus, gpu_gb, download_gb, math.ceil(hours), work)),
@@ -113,12 +117,21 @@ def needs(config: RunConfig, work: str) -> dict[str, Any]:
 
 def learn(segmenter: Segmenter, num: int) -> None:
     """Compute the gradients of some samples, in bfloat16, and leave them out again."""
+    output = predict(segmenter, num)
+    target = torch.rand_like(output.mask_logits) > 0.5
+    segmentation_loss(output, target.float(), torch.ones_like(output.mask_logits), num, 0.5, 0.4).backward()
+    segmenter.zero_grad(set_to_none=True)
+
+
+def predict(segmenter: Segmenter, num: int) -> SegmenterOutput:
+    """Return the masks of some samples, in bfloat16."""
     side, grid = segmenter.image_size, segmenter.grid
     images, ones, proposal = torch.rand(num, 3, side, side), torch.ones(num), torch.rand(num, grid, grid)
     with torch.autocast("cpu", torch.bfloat16):
-        output = segmenter(images, ["the left cup on the table"] * num, proposal, ones, ones.bool(), ["cup"] * num)
-    segmentation_loss(output, (proposal > 0.5).float(), torch.ones_like(proposal), num, 0.5, 0.4).backward()
-    segmenter.zero_grad(set_to_none=True)
+        output: SegmenterOutput = segmenter(
+            images, ["the left cup on the table"] * num, proposal, ones, ones.bool(), ["cup"] * num
+        )
+    return output
 
 
 def num_steps(config: RunConfig) -> int:

@@ -26,14 +26,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import add_out, read_results, run_main, write_results
+from benchmarks.command import add_out, at_least_one, read_results, run_main, write_results
 from benchmarks.scale_stand_ins import resident_mb, shared_mb
 from l2l_ray.actors.environment import ENV_DEFAULTS
+from l2l_ray.loop.state.ledger import Ledger
 from l2l_ray.types import Example, Prior
 
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS = 2
-TURNS = 2
 PARTS = ("round", "labels")  # what is compared: a round, and from a version to its last labels
 # (shards, waiting ranks, stand-in labelers, simulated nodes)
 HANDED_OUT = [
@@ -73,31 +73,36 @@ def rounds(root: Path, turn: int, labelers: int) -> dict[str, Any]:
 
 
 def timings(run: Path) -> dict[str, Any]:
-    """Return, of each round of a finished run, how long it took and when its last labels came; seconds."""
+    """Return, of each round of a finished run, how long it took, when its last labels came, and the work; seconds.
+
+    The work is the sum over shards, also of labelers that work side by side; what is left of their time they wait.
+    """
     made = [_written(run / "train" / f"l2l-v{version:04d}" / "metrics.json") for version in range(ROUNDS + 1)]
     labeled = [max(map(_written, run.glob(f"l2l/labels/r{number:03d}-*.parquet"))) for number in range(ROUNDS)]
     took = [round(after - before, 1) for before, after in zip(made, made[1:], strict=False)]
     labels = [round(last - before, 1) for before, last in zip(made, labeled, strict=False)]
-    means = {"mean_round_s": round(sum(took) / ROUNDS, 1), "mean_labels_s": round(sum(labels) / ROUNDS, 1)}
-    return {"round_s": took, "labels_s": labels, **means}
+    entries = Ledger(run / "ledger.jsonl").all_entries()
+    work = [round(sum(e.seconds for e in entries if e.round == number), 1) for number in range(ROUNDS)]
+    spent = {"round_s": took, "labels_s": labels, "work_s": work}
+    return {**spent, **{f"mean_{name}": round(sum(each) / ROUNDS, 1) for name, each in spent.items()}}
 
 
 def _written(file: Path) -> float:
     return file.stat().st_mtime
 
 
-def measure_rounds(root: Path, which: Sequence[int]) -> Iterator[dict[str, Any]]:
+def measure_rounds(root: Path, which: Sequence[int], num_turns: int) -> Iterator[dict[str, Any]]:
     """Give the rounds of some numbers of labelers, in turn, and how the mean of the first compares with the last's."""
-    turns = [[rounds(root, turn, labelers) for labelers in which] for turn in range(TURNS)]
+    turns = [[rounds(root, turn, labelers) for labelers in which] for turn in range(num_turns)]
     names = [("one process", "1 labeler", "2 labelers")[labelers] for labelers in which]
     found = {name: list(of_name) for name, of_name in zip(names, zip(*turns, strict=True), strict=True)}
     means = {part: [sum(turn[f"mean_{part}_s"] for turn in found[name]) for name in names] for part in PARTS}
     yield {**found, **{f"first_over_last_{part}": round(mean[0] / mean[-1], 2) for part, mean in means.items()}}
 
 
-def measure_two_labelers(root: Path) -> Iterator[dict[str, Any]]:
+def measure_two_labelers(root: Path, num_turns: int) -> Iterator[dict[str, Any]]:
     """Give the rounds with one labeler and with two, and what two processes can do here at all."""
-    for found in measure_rounds(root, (1, 2)):
+    for found in measure_rounds(root, (1, 2), num_turns):
         yield {**found, "two_processes_over_one": processes_over_one(2)}
 
 
@@ -246,6 +251,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=["a", "b", "c", "d"], default=["a", "b", "c", "d"])
     add_out(parser, ROOT / "benchmarks" / "results" / "scale.json")
+    parser.add_argument("--turns", type=at_least_one, default=2, help="a and b: of each way; default: %(default)s")
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--shard-size", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--passes", action="store_true", help=argparse.SUPPRESS)
@@ -262,10 +268,10 @@ def main() -> None:
     found["machine"] = {"cores": os.cpu_count(), "python": platform.python_version()}
     with tempfile.TemporaryDirectory(prefix="l2l-scale-") as root:
         parts = {
-            "a": ("two_labelers", partial(measure_two_labelers, Path(root) / "a")),
+            "a": ("two_labelers", partial(measure_two_labelers, Path(root) / "a", given.turns)),
             "b": (
                 "against_one_process",
-                partial(measure_rounds, Path(root) / "b", (0, RunConfig().cluster.num_labelers)),
+                partial(measure_rounds, Path(root) / "b", (0, RunConfig().cluster.num_labelers), given.turns),
             ),
             "c": ("handing_out", measure_handing_out),
             "d": ("inputs", measure_all_inputs),

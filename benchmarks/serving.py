@@ -5,6 +5,9 @@ loop in this process, then one predictor replica behind `jobs/serve.py`, asked b
 The two take turns, so that a machine that slows down slows both; ratios are the median of those of neighbours. Of both
 also: how long the model takes for a batch, and in which share of the time it is at work.
 
+Then a crowd: twice as many clients as its replica and its queue hold ask without a pause. Written down are what they
+are answered, and the memory of all of the server's processes together before, at its most and after.
+
 Usage: python -m benchmarks.serving --run RUN [--out benchmarks/results/serving.json]
 """
 
@@ -21,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -33,6 +37,9 @@ import torch
 from PIL import Image
 
 from benchmarks.command import add_out, at_least_one, run_main, write_results
+from benchmarks.demo import memory_gb
+from l2l_ray.loop.state.run_folder import git_commit
+from l2l_ray.processes import started_by
 from l2l_ray.randomness import numpy_generator
 from l2l_ray.refshapes.scenes import render_scene
 from l2l_ray.serving.answers import Answerer
@@ -76,18 +83,55 @@ def loop(answerer: Answerer, asked: list[Upload], size: int) -> Turn:
     return Turn(time.perf_counter() - started, batches)
 
 
+def crowd(url: str, asked: list[Upload], job: int, num_clients: int, seconds: float = 40.0) -> dict[str, Any]:
+    """Let many ask for some time; return how they were answered and the server's memory, PSS in MB of 10^6 bytes."""
+    until = time.monotonic() + seconds
+
+    def ask(client: int) -> list[int]:
+        statuses = []
+        with requests.Session() as session:
+            while time.monotonic() < until:
+                statuses.append(post(session, url, asked[(client + len(statuses)) % len(asked)]).status_code)
+        return statuses
+
+    def memory_mb() -> int:
+        return round(1000 * memory_gb(set(started_by(job)))[0])
+
+    before = most = memory_mb()
+    with ThreadPoolExecutor(num_clients) as pool:
+        clients = [pool.submit(ask, number) for number in range(num_clients)]
+        while not all(client.done() for client in clients):
+            most = max(most, memory_mb())
+            time.sleep(1.0)
+    statuses = Counter(str(status) for client in clients for status in client.result())
+    return {
+        "clients": num_clients,
+        "seconds": seconds,
+        "answers": dict(sorted(statuses.items())),
+        "memory_mb": {"before": before, "most": most, "after": memory_mb()},
+    }
+
+
+def post(session: requests.Session, url: str, upload: Upload) -> requests.Response:
+    """Ask for the masks of one upload."""
+    return session.post(
+        f"{url}/v1/masks",
+        files={"image": upload.image},
+        data={"expression": list(upload.expressions)},
+        headers={"authorization": f"Bearer {TOKEN}"},
+        timeout=300,
+    )
+
+
 def over_http(url: str, asked: list[Upload], num_clients: int) -> Turn:
     """Ask for all over HTTP."""
 
     def ask(upload: Upload) -> float:
-        response = session.post(
-            f"{url}/v1/masks", files={"image": upload.image}, data={"expression": list(upload.expressions)}, timeout=300
-        )
+        response = post(session, url, upload)
         assert response.status_code == 200, response.text
         return float(response.json()["seconds"]["predict"])
 
     with requests.Session() as session, ThreadPoolExecutor(num_clients) as pool:
-        session.headers["authorization"] = f"Bearer {TOKEN}"
         session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=num_clients))
         started = time.perf_counter()
         predicted = list(pool.map(ask, asked))
@@ -95,8 +139,8 @@ def over_http(url: str, asked: list[Upload], num_clients: int) -> Turn:
 
 
 @contextmanager
-def served(run: Path, size: int) -> Iterator[str]:
-    """Serve a run on a private cluster; give its address."""
+def served(run: Path, size: int) -> Iterator[tuple[str, int]]:
+    """Serve a run on a private cluster; give its address and its process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -108,7 +152,7 @@ def served(run: Path, size: int) -> Iterator[str]:
             while not _is_ready(f"http://127.0.0.1:{port}"):
                 assert job.poll() is None, "the server ended"
                 time.sleep(0.5)
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://127.0.0.1:{port}", job.pid
         finally:
             job.send_signal(signal.SIGTERM)
 
@@ -124,11 +168,13 @@ def measured(run: Path, count: int, side: int, size: int, repeats: int) -> dict[
     """Return the figures of both, taken in turn."""
     asked = uploads(count, side)
     answerer = Answerer.load(run)
-    clients = ServeConfig(max_batch=size).max_ongoing
-    with served(run, size) as url:
+    settings = ServeConfig(max_batch=size)
+    clients = settings.max_ongoing
+    with served(run, size) as (url, job):
         loop(answerer, asked[:size], size)  # the first calls of both are slower
         over_http(url, asked[: 2 * size], clients)
         pairs = [(loop(answerer, asked, size), over_http(url, asked, clients)) for _ in range(repeats)]
+        crowded = crowd(url, asked, job, 2 * settings.max_open)
     turns = dict(zip(("loop", "served"), zip(*pairs, strict=True), strict=True))
     return {
         "requests": count,
@@ -145,6 +191,8 @@ def measured(run: Path, count: int, side: int, size: int, repeats: int) -> dict[
             name: round(statistics.median(sum(turn.batches) / turn.seconds for turn in mine), 3)
             for name, mine in turns.items()
         },
+        "crowd": crowded,
+        "commit": git_commit(),
         "cpus": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 1),
         "machine": platform.machine(),

@@ -10,7 +10,8 @@
     f   growth with batch, image size and expressions per image; memory
 
 A part is a module with `measure(setup)`, which returns figures for the file; PARTS lists them. What is measured again
-replaces that part in `benchmarks/results/speed.json`: the file may hold parts of several runs, each with its machine.
+replaces that part in `benchmarks/results/speed.json`: the file may hold parts of several runs, each with its commit and
+machine.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from benchmarks.speed import growth, inference, labelling, prior, proposals, tra
 from benchmarks.speed.measure import machine
 from benchmarks.speed.setup import Setup
 from l2l_ray.device import pick_device
+from l2l_ray.loop.state.run_folder import git_commit
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "speed.json"
 PARTS: dict[str, Callable[[Setup], dict[str, Any]]] = {
@@ -36,6 +38,7 @@ PARTS: dict[str, Callable[[Setup], dict[str, Any]]] = {
     "e": labelling.measure,
     "f": growth.measure,
 }
+OF_ONE_SIZE = "ce"  # these measure the embedded models, whatever --size says; c the 4B language model on a GPU
 
 
 def main(words: list[str] | None = None) -> None:
@@ -54,7 +57,9 @@ def main(words: list[str] | None = None) -> None:
     setup = Setup(given.size, device, given.batch or batch, given.repeats or repeats, given.compile)
     read_results(given.out)  # a damaged file is refused before anything is measured
     for name in given.only:
-        figures = {"machine": machine(device), "size": given.size, "repeats": setup.repeats, **PARTS[name](setup)}
+        size = {} if name in OF_ONE_SIZE else {"size": given.size}
+        about = {"commit": git_commit(), "machine": machine(device), **size, "repeats": setup.repeats}
+        figures = {**about, **PARTS[name](setup)}
         found = {**read_results(given.out), name: figures}
         write_results(given.out, dict(sorted(found.items())))
         print(json.dumps({name: figures}, indent=1), flush=True)

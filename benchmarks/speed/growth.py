@@ -1,6 +1,6 @@
 """(f) How a training step grows with the batch and with the image, and prediction with the sentences of an image.
 
-Seconds and the most memory held at once, beyond the weights; each row by itself, ours alone. The second column of a
+Seconds and the most memory held at once, beyond the weights; each row by itself, ours alone. The first column of a
 table is what changes.
 """
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.compare.records import processor
 from l2l_ray.device import fast_bfloat16
 
 MATMUL_SIDE = {"cpu": 2048, "cuda": 8192}
@@ -73,7 +74,7 @@ def memory_bytes_per_s(device: torch.device, repeats: int = 5) -> float:
 def machine(device: torch.device) -> dict[str, Any]:
     """Return what the figures were measured on."""
     return {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "fast_bfloat16": fast_bfloat16(device.type),
         "torch": torch.__version__,

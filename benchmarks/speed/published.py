@@ -2,7 +2,8 @@
 
 What that means here, exactly:
 
-- float32, eager, memory in torch's default order; no autocast, no compiler.
+- float32, eager; no autocast, no compiler. The order of memory is ours, channels last in the image encoder, of which
+  a Swin has a single convolution.
 - Sentences are padded to 20 tokens, however short the longest is. The text encoder is a model of its own: it is called
   first, on every image-sentence pair of the batch (in training all pairs in one call), and its output handed on.
 - A pair is a sample: an image with three sentences goes through the image encoder three times. In evaluation pairs come

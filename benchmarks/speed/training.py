@@ -2,7 +2,8 @@
 
 Both have the same weights, pairs, priors and phrases. Curves: both train for a few steps in float32 by our loss and
 clipping, and their losses are compared. Times: ours as training runs it (`train_step`, bfloat16 where it is fast),
-theirs as `published` says. Bound: the step's operations over the rate of a large matrix product in the same precision.
+theirs as `published` says. Bound: the step's operations over the rate of a large matrix product in the precision that
+ours runs in.
 Two networks with their optimisers are held at once: 7 GB, and what a step needs.
 """
 
@@ -84,7 +85,7 @@ def loss_curves(setup: Setup, segmenter: Segmenter, batch: TrainBatch) -> dict[s
 
 
 def _ways(setup: Setup, segmenter: Segmenter, batch: TrainBatch) -> dict[str, Callable[[], Any]]:
-    theirs = copy.deepcopy(segmenter).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    theirs = copy.deepcopy(segmenter)
     optimizer = torch.optim.AdamW(theirs.parameters(), lr=5e-5, weight_decay=0.01)
     mine, in_float32 = make_optimizer(segmenter, setup.loop), setup.loop.model_copy(update={"autocast": False})
     ways: dict[str, Callable[[], Any]] = {

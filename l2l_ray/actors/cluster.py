@@ -14,6 +14,7 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -41,6 +42,7 @@ END_TIMEOUT_S = 10.0  # an idle actor leaves within a second or two
 PREDEFINED_RESOURCES = ("CPU", "GPU", "memory", "object_store_memory")
 # What a call to an actor that is gone raises: it died, was killed for want of memory, or its node went with the answer.
 LOST = (RayActorError, OutOfMemoryError, NodeDiedError, ObjectLostError)
+MAX_RESTARTS = 20  # of one actor that Ray itself starts again
 _SLACK = 1e-6  # fractional resources are sums of floats
 
 
@@ -202,12 +204,17 @@ def node_resources() -> list[dict[str, float]]:
 
 
 def namespace_of(config: RunConfig) -> str:
-    """Return the Ray namespace of this driver's actors: the run's name, four digits of its folder, and Ray's job id.
+    """Return the Ray namespace of this driver's actors; see `namespace_for`."""
+    return namespace_for(config.run_name, config.run_dir)
+
+
+def namespace_for(name: str, folder: Path) -> str:
+    """Return a Ray namespace for a job's actors: what it works on, four digits of its folder, and Ray's job id.
 
     Two roots do not meet, nor a resumed run with what its killed driver leaves for a moment.
     """
-    folder = hashlib.sha256(str(config.run_dir).encode()).hexdigest()[:4]
-    return f"l2l-{config.run_name}-{folder}-{ray.get_runtime_context().get_job_id()}"
+    digits = hashlib.sha256(str(folder).encode()).hexdigest()[:4]
+    return f"l2l-{name}-{digits}-{ray.get_runtime_context().get_job_id()}"
 
 
 def device_for(resources: Mapping[str, float]) -> str:

@@ -28,7 +28,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayTaskError
 
 from l2l_ray.actors.background import Background
-from l2l_ray.actors.cluster import LOST, end_in_order, own_error
+from l2l_ray.actors.cluster import LOST, MAX_RESTARTS, end_in_order, own_error
 from l2l_ray.actors.liveness import LOOK_S, Heartbeats
 from l2l_ray.actors.logs import about, hand_on, log_as
 from l2l_ray.actors.telemetry import Meters
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 NAME = "coordinator"
 ANSWER_TIMEOUT_S = 120.0  # it answers in milliseconds; it may hang for `cluster.heartbeat_timeout_s` and be restarted
 # A killed coordinator is restarted and asked again. A call that kills it every time must come to an end.
-ACTOR_OPTIONS = {"max_restarts": 20, "max_task_retries": 10, "max_concurrency": 1000}
+ACTOR_OPTIONS = {"max_restarts": MAX_RESTARTS, "max_task_retries": 10, "max_concurrency": 1000}
 STATE_EVERY_S = 2.0  # how often state.json is rewritten at most
 REFRESH_EVERY_S = 1.0  # how often gauges are set again at most
 MOST_NOTES = 100  # what is noted beyond stands in the actors' logs alone
@@ -255,10 +255,13 @@ class Coordinator:
         Raises:
             RunStopped: The driver ended the run.
         """
+        self._check_running()
+        if await asyncio.to_thread(self._run.priors_path(name).exists):  # of a run that goes on
+            return True
 
         def are_complete() -> bool:  # the driver says so when the file is there, which this node may not see
             done, total = self._status.priors.get(name, (0, -1))
-            return done == total or self._run.priors_path(name).exists()
+            return done == total
 
         return await self._wait(are_complete, f"the priors of {name}", timeout_s)
 

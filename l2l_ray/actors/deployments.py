@@ -242,7 +242,7 @@ class PriorReplica(OnDevice):
             L2LError: It cannot be loaded.
         """
         checkpoint = place(user_config["checkpoint"])
-        config = self._config_of(checkpoint)
+        config = await asyncio.to_thread(self._config_of, checkpoint)
         models = PriorModels(config)
         if self._models is not None:
             if config == self._models.config:
@@ -259,7 +259,7 @@ class PriorReplica(OnDevice):
             OtherMllm: The checkpoint was trained with another MLLM.
         """
         assert self._models is not None, _CONFIGURED
-        config = self._config_of(checkpoint)
+        config = await asyncio.to_thread(self._config_of, checkpoint)
         await asyncio.to_thread(_require_same, self._models.config, config, checkpoint)
         sam = await asyncio.to_thread(identify_sam, config)
         return replace(MllmIdentity.of(self._models.mllm), sam=sam)

@@ -18,15 +18,17 @@ from ray.util import ActorPool
 
 from l2l_ray.actors.cluster import (
     LOST,
+    MAX_RESTARTS,
     Need,
+    actor_options,
     device_for,
+    namespace_for,
     own_error,
-    resource_options,
     wait_in_line,
     wait_ready,
 )
 from l2l_ray.actors.connection import connected
-from l2l_ray.actors.logs import KeptNotes, Relay
+from l2l_ray.actors.logs import KeptNotes, Relay, log_as
 from l2l_ray.config import ClusterConfig
 from l2l_ray.errors import ClusterError
 from l2l_ray.job import say
@@ -43,19 +45,26 @@ class PredictionActor:
     """A predictor in a process of its own.
 
     Args:
+        name: Its own, as in Ray's dashboard.
         checkpoint: A finished run, or one of its versions.
         out: Folder of the results.
         run: Whose answers they are, as the index names it.
         cluster: Threads and resources of a labeler.
     """
 
-    def __init__(self, checkpoint: Path, out: Path, run: str, cluster: ClusterConfig) -> None:
+    def __init__(self, name: str, checkpoint: Path, out: Path, run: str, cluster: ClusterConfig) -> None:
         import torch
 
         torch.set_num_threads(cluster.threads_per_labeler)
+        log_as(run, name)
+        self._title = f"{name} of {run}"
         self._notes = KeptNotes()
         self._folder = PredictionFolder(out, run, {})
         self._predictor = Predictor.from_run(checkpoint, device=device_for(cluster.labeler_resources))
+
+    def __repr__(self) -> str:
+        """Return whose labeler it is, for Ray's dashboard."""
+        return self._title
 
     def ready(self) -> bool:
         """Return whether the models are loaded."""
@@ -91,10 +100,14 @@ def predict(
     with connected(cluster):
         need = Need("labeler", min(cluster.num_labelers, len(parts)), cluster.labeler_resources)
         wait_in_line([need], cluster, say, "add nodes, or lower cluster.num_labelers")
-        options = {**resource_options(need.each), "max_restarts": -1, "max_task_retries": cluster.max_item_retries}
+        retries = {"max_restarts": MAX_RESTARTS, "max_task_retries": cluster.max_item_retries}
+        namespace = namespace_for(folder.run, folder.path.absolute())
         args = (checkpoint.absolute(), folder.path.absolute(), folder.run, cluster)
-        kind: Any = ray.remote(PredictionActor).options(**options)
-        actors = [kind.remote(*args) for _ in range(need.count)]
+        kind: Any = ray.remote(PredictionActor)
+        names = [f"labeler-{index}" for index in range(need.count)]
+        actors = [
+            kind.options(**actor_options(name, namespace, need.each), **retries).remote(name, *args) for name in names
+        ]
         wait_ready("labeler", actors, cluster.start_timeout_s)
         pool: Any = ActorPool(actors)
         for part in parts:
@@ -127,6 +140,6 @@ def _next_part(pool: Any, cluster: ClusterConfig) -> tuple[list[dict[str, Any]],
         ) from None
     except LOST as error:
         raise ClusterError(
-            f"a part lost its labeler more than cluster.max_item_retries={cluster.max_item_retries} times: {error}; "
-            "the same command goes on"
+            f"a part lost its labeler more than cluster.max_item_retries={cluster.max_item_retries} times, or one "
+            f"labeler was lost more than {MAX_RESTARTS} times: {error}; the same command goes on"
         ) from error

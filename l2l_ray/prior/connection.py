@@ -35,7 +35,7 @@ NUM_RETRIES = 6  # with waits of 0, 2, 4, 8, 16 and 32 s, where the server does 
 LONGEST_WAIT_S = 60.0
 LOGGED_WAIT_S = 5.0  # a longer wait is said, at most once in `LONGEST_WAIT_S`: many questions wait at a time
 MOST_BYTES = 32 * 2**20  # of an answer; 100,000 tokens with their log-probabilities have about half of it
-BUSY = (408, 429, 502, 503, 504)
+BUSY = (408, 429, 502, 503, 504, *range(520, 530))  # the last ten are said by proxies whose server is away or busy
 _SHOWN = 300  # characters of what a server said
 
 

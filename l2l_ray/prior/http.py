@@ -4,9 +4,9 @@ For models that do not fit beside a segmenter, or whose packages clash with ours
 time; the server puts them into batches. Pictures are sent as this package decoded them, at a size that the server's
 model does not change again, so that coordinates in pixels can be read.
 
-- A server that is busy or restarting (429, 5xx, refused connections) is asked again (`connection`). A question that
-  still fails, or comes back late, cut, as HTML, from another model or without the log-probabilities that the server had
-  at the start, fails alone.
+- A server that is busy or restarting (429, 500, 502 to 504, 52x, refused connections) is asked again (`connection`). A
+  question that still fails, or comes back late, cut, as HTML, from another model or without the log-probabilities that
+  the server had at the start, fails alone.
 - Log-probabilities, JSON by schema and an answer without thoughts are asked for where the server has them; one question
   at the start finds out. Without log-probabilities the confidence can only be how far several answers agree
   (`prior.num_samples`).

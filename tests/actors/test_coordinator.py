@@ -111,6 +111,13 @@ def test_priors_are_ready_when_their_file_is_there(run: RunFolder) -> None:
     asyncio.run(story())
 
 
+def test_priors_that_a_run_already_had_are_ready_at_once(run: RunFolder) -> None:
+    run.priors_path("val").parent.mkdir()
+    run.priors_path("val").touch()
+    assert asyncio.run(Coordinator(run.config, 2, 1).wait_priors("val", 0.05))
+    assert not asyncio.run(Coordinator(run.config, 2, 1).wait_priors("testA", 0.05))
+
+
 def test_what_is_only_shown_may_fail_to_be_written(run: RunFolder) -> None:
     (run.path / "state.json").mkdir()  # as a full disk, this is in the way of the file
 

@@ -152,7 +152,7 @@ def test_sam_draws_in_the_process_that_asks_the_server(server: Server, tmp_path:
     assert len(drawn.masks) == 1 and len(server.asked) == num_requests
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize("status", [429, 500, 503, 529])
 def test_a_busy_server_is_asked_again(server: Server, status: int) -> None:
     prior = loaded(server)
     waits: list[float] = []

@@ -150,6 +150,14 @@ def test_a_folder_without_processor_files_says_what_is_missing(random_qwen3: Pat
         MllmPrior.load(PriorConfig(model=str(tmp_path)))
 
 
+def test_weights_that_are_cut_off_are_a_config_error(random_qwen3: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(random_qwen3, tmp_path / "cut")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(ConfigError, match=r"prior\.model .* check that its files are whole"):
+        MllmPrior.load(PriorConfig(model=str(folder)))
+
+
 @pytest.mark.parametrize("model_type", ["qwen3_vl", "florence2"])
 def test_a_checkpoints_own_generation_settings_change_no_answer(model_type: str, tmp_path: Path, questions) -> None:
     plain = save_tiny(model_type, tmp_path / "plain")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -99,8 +100,8 @@ def answer_batch(models: PriorModels, questions: Sequence[Question]) -> list[Rep
 def answer_pictures(mllm: PictureMllm, pictures: Sequence[Image.Image], expressions: Sequence[str]) -> list[Reply]:
     """Ask about pictures, whoever opened them; the one rule for questions that fail, wherever questions are asked.
 
-    A batch that fails is halved, so that a batch too large for memory is answered in parts, and a question that fails
-    alone becomes `Reply.failed`.
+    A batch that fails is halved, so that a batch too large for memory is answered in parts, which is said once, and a
+    question that fails alone becomes `Reply.failed`.
 
     Raises:
         ConfigError: No question of the batch fits into memory.
@@ -156,12 +157,23 @@ def _halved(
     except Exception as error:  # processors and models raise every kind
         if len(pictures) == 1:
             return [Reply.failed(_error_kind(error, who), f"{type(error).__name__}: {error}")]
+        if is_out_of_memory(error):
+            say_too_large(who, len(pictures))
         logger.info("a batch of %d questions failed (%s); asking its halves", len(pictures), error)
     middle = len(pictures) // 2
     return [
         *_halved(ask, pictures[:middle], asked[:middle], who),
         *_halved(ask, pictures[middle:], asked[middle:], who),
     ]
+
+
+@cache
+def say_too_large(who: Who, count: int) -> None:
+    """Warn that a batch did not fit; of each size once in a process."""
+    logger.warning(
+        "%d questions at once do not fit into memory with %s; they are asked in halves, which takes longer: lower "
+        "prior.batch_size to %d", count, who.words, count // 2,
+    )  # fmt: skip
 
 
 def _error_kind(error: Exception, who: Who) -> str:

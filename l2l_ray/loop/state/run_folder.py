@@ -297,7 +297,7 @@ def _changed_fields(saved: RunConfig, given: RunConfig) -> list[str]:
 def _environment(config: RunConfig) -> dict[str, Any]:
     """Return what else determines a result: code version, libraries, command and where it was given."""
     return {
-        "git": _git_commit(),
+        "git": git_commit(),
         "command": shlex.join(sys.argv),
         "directory": given_in(),
         "seed": config.loop.seed,
@@ -306,7 +306,8 @@ def _environment(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _git_commit() -> str:
+def git_commit() -> str:
+    """Return the commit of this code, with "-dirty" where files differ from it; "unknown" outside a checkout."""
     command = ["git", "describe", "--always", "--dirty"]
     try:
         git = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)

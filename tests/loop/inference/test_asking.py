@@ -12,7 +12,7 @@ from PIL import Image
 
 from l2l_ray.config import PriorConfig
 from l2l_ray.errors import ConfigError
-from l2l_ray.loop.inference.asking import MAX_TEXT_BYTES, Question, answer_batch
+from l2l_ray.loop.inference.asking import MAX_TEXT_BYTES, Question, answer_batch, say_too_large
 from l2l_ray.prior.loading import PriorModels
 from l2l_ray.prior.mllm import MllmPrior, Reply
 from l2l_ray.prior.prompt import prompt_for
@@ -55,6 +55,17 @@ def test_one_question_fails_alone(tmp_path: Path, error: Exception, kind: str) -
     replies = answer_batch(_models(Answering(error, "bad")), questions)
     assert [reply.texts for reply in replies] == [(GOOD,), (GOOD,), (), (GOOD,), (GOOD,)]
     assert replies[2].failure.startswith(f"{kind}: {type(error).__name__}")
+
+
+def test_a_batch_too_large_for_memory_is_said_once_for_each_size(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    say_too_large.cache_clear()  # of the tests before
+    for _ in range(2):
+        answer_batch(_models(Answering(MemoryError("64 GB"), "large")), _questions(tmp_path, *"abcdefghi", "large"))
+    words = [f"{size} questions at once do not fit into memory with the language model" for size in (10, 5, 3, 2)]
+    assert [record.message.split(";")[0] for record in caplog.records] == words
+    assert caplog.messages[0].endswith("lower prior.batch_size to 5")
 
 
 def test_pictures_and_texts_that_cannot_be_asked_never_reach_the_model(tmp_path: Path) -> None:
