@@ -81,7 +81,7 @@ def timings(run: Path) -> dict[str, Any]:
     labeled = [max(map(_written, run.glob(f"l2l/labels/r{number:03d}-*.parquet"))) for number in range(ROUNDS)]
     took = [round(after - before, 1) for before, after in zip(made, made[1:], strict=False)]
     labels = [round(last - before, 1) for before, last in zip(made, labeled, strict=False)]
-    entries = Ledger(run / "ledger.jsonl").all_entries()
+    entries = [entry for entry in Ledger(run / "ledger.jsonl").all_entries() if entry.method == "l2l"]
     work = [round(sum(e.seconds for e in entries if e.round == number), 1) for number in range(ROUNDS)]
     spent = {"round_s": took, "labels_s": labels, "work_s": work}
     return {**spent, **{f"mean_{name}": round(sum(each) / ROUNDS, 1) for name, each in spent.items()}}

@@ -6,7 +6,7 @@ The two take turns, so that a machine that slows down slows both; ratios are the
 also: how long the model takes for a batch, and in which share of the time it is at work.
 
 Then a crowd: twice as many clients as its replica and its queue hold ask without a pause. Written down are what they
-are answered, and the memory of all of the server's processes together before, at its most and after.
+are answered, and the memory of all of the server's processes together before, every ten seconds, and after.
 
 Usage: python -m benchmarks.serving --run RUN [--out benchmarks/results/serving.json]
 """
@@ -26,7 +26,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,7 @@ from l2l_ray.serving.uploads import Refusal, Upload
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKEN = "benchmark-0123456789"
+CROWD_LOOK_S = 10.0
 WORDS = ("the red circle", "left square", "the big one at the top", "blue triangle")
 
 
@@ -83,7 +84,7 @@ def loop(answerer: Answerer, asked: list[Upload], size: int) -> Turn:
     return Turn(time.perf_counter() - started, batches)
 
 
-def crowd(url: str, asked: list[Upload], job: int, num_clients: int, seconds: float = 40.0) -> dict[str, Any]:
+def crowd(url: str, asked: list[Upload], job: int, num_clients: int, seconds: float = 90.0) -> dict[str, Any]:
     """Let many ask for some time; return how they were answered and the server's memory, PSS in MB of 10^6 bytes."""
     until = time.monotonic() + seconds
 
@@ -97,18 +98,17 @@ def crowd(url: str, asked: list[Upload], job: int, num_clients: int, seconds: fl
     def memory_mb() -> int:
         return round(1000 * memory_gb(set(started_by(job)))[0])
 
-    before = most = memory_mb()
+    memory = [memory_mb()]
     with ThreadPoolExecutor(num_clients) as pool:
         clients = [pool.submit(ask, number) for number in range(num_clients)]
-        while not all(client.done() for client in clients):
-            most = max(most, memory_mb())
-            time.sleep(1.0)
+        while wait(clients, CROWD_LOOK_S).not_done:
+            memory.append(memory_mb())
     statuses = Counter(str(status) for client in clients for status in client.result())
     return {
         "clients": num_clients,
         "seconds": seconds,
         "answers": dict(sorted(statuses.items())),
-        "memory_mb": {"before": before, "most": most, "after": memory_mb()},
+        "memory_mb": [*memory, memory_mb()],
     }
 
 
