@@ -77,7 +77,7 @@ def needs(config: RunConfig, work: str) -> dict[str, Any]:
     with FlopCounterMode(display=False) as flops:
         learn(segmenter, 1)
     sample_flops = flops.get_total_flops()
-    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+    with FlopCounterMode(display=False) as flops:
         predict(segmenter, 1)
     prediction_flops = flops.get_total_flops()
 

@@ -288,7 +288,7 @@ PHOTOS, REFCOCO = "1,000 photos", "all of RefCOCO"
 NEEDS = {
     "photos-small": Needs(1, 16, 10, 1, PHOTOS),
     "photos-full": Needs(1, 32, 20, 3, PHOTOS),
-    "small": Needs(1, 24, 10, 18, REFCOCO),
+    "small": Needs(1, 24, 10, 16, REFCOCO),
     "lavt_like": Needs(7, 32, 19, 15, REFCOCO),
     "dinov2": Needs(7, 32, 19, 16, REFCOCO),
     "dinov3": Needs(7, 32, 19, 15, REFCOCO),
