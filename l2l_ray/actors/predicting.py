@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray.exceptions import RayTaskError
 from ray.util import ActorPool
 
@@ -24,6 +23,7 @@ from l2l_ray.actors.cluster import (
     device_for,
     namespace_for,
     own_error,
+    start_actor,
     wait_in_line,
     wait_ready,
 )
@@ -103,10 +103,10 @@ def predict(
         retries = {"max_restarts": MAX_RESTARTS, "max_task_retries": cluster.max_item_retries}
         namespace = namespace_for(folder.run, folder.path.absolute())
         args = (checkpoint.absolute(), folder.path.absolute(), folder.run, cluster)
-        kind: Any = ray.remote(PredictionActor)
         names = [f"labeler-{index}" for index in range(need.count)]
         actors = [
-            kind.options(**actor_options(name, namespace, need.each), **retries).remote(name, *args) for name in names
+            start_actor(PredictionActor, actor_options(name, namespace, need.each) | retries, name, *args)
+            for name in names
         ]
         wait_ready("labeler", actors, cluster.start_timeout_s)
         pool: Any = ActorPool(actors)
