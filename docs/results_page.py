@@ -1,4 +1,4 @@
-"""Writes the measured part of docs/results.md anew, and its pictures, from compare.json and label-choice.json.
+"""Writes the measured part of docs/results.md anew, and its drawings, from files in benchmarks/results.
 
 python docs/results_page.py
 
@@ -16,12 +16,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.compare.rows import CURVE_ROWS  # noqa: E402
+from benchmarks.compare.rows import CURVE_ROWS, ROWS  # noqa: E402
 from benchmarks.compare.tables import (  # noqa: E402
     biased_table,
     curve_table,
     label_table,
     main_table,
+    markdown,
     origin_note,
     recovered_text,
     title,
@@ -33,10 +34,12 @@ PAGE = ROOT / "docs" / "results.md"
 SOURCE = ROOT / "benchmarks" / "results" / "compare.json"
 BEGIN, END = "<!-- written by docs/results_page.py: begin -->", "<!-- written by docs/results_page.py: end -->"
 CHOICE = ROOT / "benchmarks" / "results" / "label-choice.json"
+WHERE = ROOT / "benchmarks" / "results" / "where.json"
 NOT_YET = "`make compare` has written no `benchmarks/results/compare.json` yet."
 _QUALITY = {"right": ("right_frac", "#139a80"), "poor outline": ("poor_outline_frac", "#b8901c"),
             "wrong object": ("wrong_object_frac", "#e4572e")}  # fmt: skip
 SHARES = "results-shares.svg"
+_ROW_LABELS = {row.name: row.label for row in ROWS}
 _CURVES = ("l2l", "accept_all", "supervised", "confidence_gate", "scorer", "sample_oracle", "true_masks")
 
 
@@ -52,6 +55,7 @@ def page(text: str, source: Path = SOURCE) -> str:
     _, _, after = rest.partition(END)
     parts = [choice_part(json.loads(CHOICE.read_text()))] if CHOICE.exists() else []
     parts.append(measured(summary) if summary else NOT_YET)
+    parts += [where_part(json.loads(WHERE.read_text()))] if WHERE.exists() else []
     return "\n\n".join([f"{before}{BEGIN}", *parts, f"{END}{after}"])
 
 
@@ -73,8 +77,50 @@ def choice_part(found: dict[str, Any]) -> str:
             using, of = row["num_using"], len(part["by_seed"])
             told = name if using == of else f"{name} (uses labels in {using} of {of} seeds)"
             table.append([told, *(f"{100 * row[key]:.1f}" if key in row else "" for key in columns), words])
-        lines.append("\n".join("| " + " | ".join(cells) + " |" for cells in table))
+        lines.append(markdown(table))
     return "\n\n".join(lines)
+
+
+def where_part(found: dict[str, Any]) -> str:
+    """Return the tables and the picture of `benchmarks/where.py`."""
+    seeds = found["seeds"]
+    lines = [
+        "## Where L2L is right, and where it fails",
+        f"{found['dataset']}, {found['schedule']}, {len(seeds)} seeds, last version and round; means over seeds, in "
+        'percent. A text names *looks* alone ("dotted yellow star"), also a *place* ("top left star"), an *extreme* '
+        '("leftmost", "largest"), an *order* ("second star from left") or *another object* ("star above the ring"); '
+        "sizes are shares of the image. Texts are per seed.",
+        "Mean IoU on val; rows with * see hidden truth:",
+        *(_where_students(part) for part in found["students"].values()),
+        "Labels of unlabeled texts against hidden truth; *right* is of all labels of L2L, used or not:",
+        *(_where_labels(part) for part in found["labels"].values()),
+        f"Labels of L2L in the last round, seed {seeds[0]}, drawn at random from what becomes of them; pink: the "
+        "label, green: the truth, which nobody saw. The share is of all labels.",
+        "![Labels of L2L that are right or wrong, used or left out](results-labels.jpg)",
+    ]
+    return "\n\n".join(lines)
+
+
+def _where_students(part: dict[str, Any]) -> str:
+    rows = list(next(iter(part.values()))["mean_iou"])
+    lines = [["", "texts", *(_ROW_LABELS[row] for row in rows), "L2L minus accept all"]]
+    lines.append(["---"] * len(lines[0]))
+    for name, group in part.items():
+        ends, ious = group["l2l_minus_accept_all"], (f"{100 * group['mean_iou'][row]:.1f}" for row in rows)
+        words = f"{100 * ends['mean']:+.1f} ({100 * ends['low']:+.1f} to {100 * ends['high']:+.1f})" if ends else ""
+        lines.append([name, f"{group['num']:,}", *ious, words])
+    return markdown(lines)
+
+
+def _where_labels(part: dict[str, Any]) -> str:
+    shown = ("confidence_gate", "scorer", "l2l")
+    heads = [f"{_ROW_LABELS[row]}: {what}" for row in shown for what in ("used", "right of these")]
+    lines = [["", "texts", "right", *heads], ["---"] * (3 + len(heads))]
+    for name, group in part.items():
+        shares = [group["rows"][row][what] for row in shown for what in ("used", "right_of_used")]
+        told = ("" if share is None else f"{100 * share:.1f}" for share in (group["rows"]["l2l"]["right"], *shares))
+        lines.append([name, f"{group['num']:,}", *told])
+    return markdown(lines)
 
 
 def measured(summary: dict[str, Any]) -> str:

@@ -62,3 +62,20 @@ def test_every_picture_that_is_linked_is_drawn_alike_every_time(results_page: Mo
         texts = [element.text for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
         assert "L2L (RPLE)" in texts and len(svg) < 100_000
         assert "confidence gate" not in texts, "it lacks a seed"
+
+
+def test_where_each_row_is_right_is_shown_group_by_group(results_page: ModuleType) -> None:
+    ious = {"accept_all": 0.151, "l2l": 0.162, "sample_oracle": 0.2}
+    gain = {"mean": 0.011, "low": -0.02, "high": 0.04}
+    shares = {"right": 0.157, "used": 0.125, "right_of_used": None, "wrong_object_of_used": None}
+    rows = dict.fromkeys(("accept_all", "confidence_gate", "scorer", "l2l"), shares)
+    found = {
+        "dataset": "refshapes", "schedule": "1pct", "seeds": [11, 12],
+        "students": {"kind": {"order": {"num": 1091, "mean_iou": ious, "l2l_minus_accept_all": gain}}},
+        "labels": {"kind": {"order": {"num": 318, "rows": rows}}},
+    }  # fmt: skip
+    made = results_page.where_part(found)
+    assert "\n| order | 1,091 | 15.1 | 16.2 | 20.0 | +1.1 (-2.0 to +4.0) |" in made
+    assert "\n| order | 318 | 15.7 | 12.5 |  | 12.5 |  | 12.5 |  |" in made
+    assert "2 seeds" in made and "seed 11, drawn at random" in made
+    assert "](results-labels.jpg)" in made and (Path(results_page.__file__).parent / "results-labels.jpg").exists()

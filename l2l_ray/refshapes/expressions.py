@@ -6,7 +6,8 @@ uses more synonyms, with some typos and capitals.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -61,6 +62,31 @@ LOCATION_WORDS = frozenset(
     {"left", "right", "top", "bottom", "middle", "above", "higher", "below", "lower"}
     | {"leftmost", "rightmost", "topmost", "bottommost", "highest", "lowest", "furthest"}
 )
+
+
+# What an expression tells its object from others by.
+KINDS = ("looks", "place", "extreme", "order", "another object")
+
+
+def kind_of(expression: str) -> str:
+    """Return which of `KINDS` the words of a drawn scene's expression are of; a typing error in them reads as "looks".
+
+    Example: "red star" -> "looks", "top left star" -> "place", "leftmost star" -> "extreme", "second star from left" ->
+    "order", "star below the ring" -> "another object"
+    """
+    text = expression.lower()
+    if _said(_ORDINALS, text):
+        return "order"
+    if _said(_SUPERLATIVES, text):
+        return "extreme"
+    place = re.sub(r"\bof th(?:e|is) (?:picture|image)", "", text)  # "in the left of this picture" is no relation
+    if _said(_RELATION_WORDS, place):
+        return "another object"
+    return "place" if LOCATION_WORDS & set(place.split()) else "looks"
+
+
+def _said(phrases: Mapping[Any, Sequence[str]], text: str) -> bool:
+    return any(re.search(rf"\b{phrase}\b", text) for options in phrases.values() for phrase in options)
 
 
 def expressions_for(

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from l2l_ray.refshapes.expressions import LOCATION_WORDS, WORDS, describe, expressions_for
+from l2l_ray.refshapes.expressions import KINDS, LOCATION_WORDS, WORDS, describe, expressions_for, kind_of
 from l2l_ray.refshapes.meanings import STYLES, Meaning
 from l2l_ray.refshapes.scenes import COLORS, SHAPES, SIZE_WORDS, TEXTURES, render_scene
 from tests.shape_scenes import scene_of, shape_at
@@ -134,3 +134,26 @@ def test_expressions_are_the_same_for_the_same_seed():
     scene = render_scene(np.random.default_rng(0), "refshapes")
     first, second = (expressions_for(scene, 0, np.random.default_rng(1), "refcoco", "refshapes") for _ in range(2))
     assert first == second and len(set(first)) == len(first)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_kind_of_an_expression_is_read_off_its_words(style):
+    found = set()
+    for _, _, text, meaning in _described(style, "pretrain"):
+        if meaning.rank:
+            expected = "extreme" if meaning.rank[1] == 1 else "order"
+        else:
+            expected = "another object" if meaning.relation else "place" if meaning.location else "looks"
+        assert kind_of(text) == expected, text
+        found.add(expected)
+    assert found == (set(KINDS) - {"place", "order"} if style == "refcoco+" else set(KINDS))
+
+
+def test_slips_and_capitals_of_the_benchmark_hide_the_kind_of_few():
+    kinds = [
+        (kind_of(text), kind_of(text.swapcase()), meaning.rank)
+        for _, _, text, meaning in _described("refcoco", "refshapes")
+    ]
+    assert all(kind == swapped for kind, swapped, _ in kinds)
+    ranked = [kind for kind, _, rank in kinds if rank]
+    assert np.mean([kind in ("extreme", "order") for kind in ranked]) > 0.95
