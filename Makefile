@@ -1,4 +1,4 @@
-# Every target needs .venv alone and makes it first when it is missing or older than what it is made from.
+# What needs .venv makes it first when it is missing or older than what it is made from.
 # BASE_PYTHON: what .venv is made with (3.11 or 3.12). PORT: the cluster's dashboard and job submission.
 BASE_PYTHON ?= python3
 PORT ?= 8265

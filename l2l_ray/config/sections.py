@@ -35,7 +35,9 @@ class DataConfig(Section):
     def _below_root(cls, name: str) -> str:
         return below(name)
 
-    split_by: str = Field("l2l", description="Who split it: unc, umd, google or berkeley (REFER); embedded: l2l")
+    split_by: str = Field(
+        "l2l", description="Who split it: unc, umd, google or berkeley (REFER); own, of data of your own; embedded: l2l"
+    )
     labeled_frac: float | None = Field(
         None,
         gt=0,

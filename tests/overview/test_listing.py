@@ -194,10 +194,12 @@ def test_a_run_of_another_version_is_named_with_what_made_it(copied: Copy) -> No
     assert listed(run).detail.startswith("of an unknown version")
 
 
-def test_a_run_whose_selector_is_not_found_here_says_where_to_put_it(copied: Copy) -> None:
+@pytest.mark.parametrize("place", [("name: l2l", "name: {}"), ("- supervised", "- {}"), ("- supervised", "- '{}@0.8'")])
+def test_a_run_whose_selector_is_not_found_here_says_where_to_put_it(copied: Copy, place: tuple[str, str]) -> None:
     run = copied(without=())
-    text = (run.path / "config.yaml").read_text()
-    (run.path / "config.yaml").write_text(text.replace("name: l2l", "name: my_rules:mean_certainty"))
+    text, (before, after) = (run.path / "config.yaml").read_text(), place
+    assert before in text
+    (run.path / "config.yaml").write_text(text.replace(before, after.format("my_rules:mean_certainty")))
     found = listed(run)
     assert found.state == "selector not found" and "put its folder on PYTHONPATH" in found.detail
 

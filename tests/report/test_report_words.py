@@ -13,6 +13,7 @@ from l2l_ray.report.next_steps import next_steps, take_away
 from l2l_ray.report.record import RunRecord
 from l2l_ray.report.summary import model_answers
 from l2l_ray.report.tables import priors_table
+from l2l_ray.selector.registry import selectors
 
 
 def skip(kind: str, path: str, reason: str = "why") -> dict[str, Any]:
@@ -128,6 +129,7 @@ def test_the_glossary_explains_the_words_of_the_paper_once_each_by_alphabet() ->
     needed = {"ref", "referent", "prior", "gate", "burn-in", "cross-fitting", "true mask", "IoU ≥ 50 %", "overall IoU"}
     assert needed | {"round", "version", "teacher", "stated confidence", "label"} <= set(names)
     assert all(any(term.occurs_in(form) for form in (term.name, *term.name.split())) for term in TERMS)
+    assert all(occurring(spec.label) for spec in selectors()), "the names of a table's rows are explained"
 
 
 @pytest.mark.parametrize(
