@@ -158,7 +158,8 @@ def require_guarantee(promise: Promise, checked: Checked) -> Guarantee:
 
 def fewest_images(promise: Promise) -> int:
     """Return with how many images, all of them good, a promise can be given."""
-    return math.ceil(math.log(1 - promise.certainty) / math.log(promise.share))
+    images = math.log(1 - promise.certainty) / math.log(promise.share)
+    return math.ceil(images * (1 - 1e-12))  # of a whole number that rounding made larger, that number
 
 
 def _steps(iou: float, checked: Checked) -> list[_Step]:

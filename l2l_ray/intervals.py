@@ -24,7 +24,7 @@ spread, and what has none decides nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +38,8 @@ MIN_IMAGES = 5
 # Values that are closer are equal, near 0 as well: a mean of n shares is off by n * 1e-16 at most, and a difference of
 # two by twice that. It is a share of the larger value, too, for values that are no shares.
 _ROUNDING = 1e-12
-_RESAMPLES_PER_CHUNK = 500  # bounds the table of drawn images: 500 x 1,500 images x 8 bytes = 6 MB
+# Bound the table of drawn images: 2 million numbers of 8 bytes, three of them at once.
+_RESAMPLES_PER_CHUNK, _NUMBERS_PER_CHUNK = 500, 2_000_000
 
 Ratio = tuple[ArrayLike, ArrayLike]
 
@@ -156,8 +157,7 @@ def redrawn_means(
     methods, seeds, images = sums.shape
     rng = philox_generator(seed)
     chunks = []
-    for done in range(0, num_resamples, _RESAMPLES_PER_CHUNK):
-        num = min(_RESAMPLES_PER_CHUNK, num_resamples - done)
+    for num in _chunks(num_resamples, images):
         seeds_NS, images_NI = (_times_drawn(rng, num, size) for size in (seeds, images))
         per_seed_NMS = np.einsum("ni,msi->nms", images_NI, sums)
         total_NM = np.einsum("nms,ns->nm", per_seed_NMS, seeds_NS)
@@ -270,12 +270,17 @@ def _drawn_sums(
     sums_IK = np.stack([np.bincount(which, column, len(images)) for column in columns], axis=1)
     rng = philox_generator(seed)
     chunks = []
-    for done in range(0, num_resamples, _RESAMPLES_PER_CHUNK):
-        num = min(_RESAMPLES_PER_CHUNK, num_resamples - done)
+    for num in _chunks(num_resamples, len(images)):
         # einsum, not matmul: BLAS may add up in another order on another number of threads.
         chunks.append(np.einsum("ni,ik->nk", _times_drawn(rng, num, len(images)), sums_IK))
     above_NK, below_NK = np.split(np.concatenate(chunks), 2, axis=1)
     return above_NK, below_NK, (sums_IK[:, len(ratios) :] > 0).sum(0).tolist()
+
+
+def _chunks(num_resamples: int, images: int) -> Iterator[int]:
+    """Yield how many draws to make at once, until all are made."""
+    size = max(1, min(_RESAMPLES_PER_CHUNK, _NUMBERS_PER_CHUNK // images))
+    yield from (min(size, num_resamples - done) for done in range(0, num_resamples, size))
 
 
 def _times_drawn(rng: np.random.Generator, num: int, size: int) -> Float64[np.ndarray, "N I"]:

@@ -34,6 +34,7 @@ def test_what_is_no_promise_is_refused_with_an_example(text: str) -> None:
 
 
 def test_the_fewest_images_by_hand() -> None:
+    assert fewest_images(Promise(0.5, 0.1, 0.9)) == 1  # 1 - 0.1 = 0.9
     assert fewest_images(PROMISE) == 11  # 0.8 ** 10 = 0.107, 0.8 ** 11 = 0.086
     assert fewest_images(Promise(0.5, 0.9, 0.95)) == 29  # 0.9 ** 28 = 0.052, 0.9 ** 29 = 0.047
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -52,7 +53,7 @@ def _compare(given: argparse.Namespace) -> int:
     from benchmarks.compare.table_notes import named
     from benchmarks.compare.tables import text_tables
 
-    _check_device(given.device)
+    _take_device(given.device)
     _check_curve(given)
     results = given.results or (RunConfig(run_root=given.run_root).root / "compare-smoke" if given.smoke else RESULTS)
     schedules = given.schedules or (["smoke"] if given.smoke else ["5pct", "1pct"])
@@ -71,7 +72,7 @@ def _compare(given: argparse.Namespace) -> int:
     if given.list:
         print(list_text(comparison, given.processes))
         return 0
-    runner = Runner(comparison, given.processes, given.device, given.keep_runs)
+    runner = Runner(comparison, given.processes, given.keep_runs)
     runner.run()
     try:
         print(text_tables(write_summary(results, shown)))
@@ -95,7 +96,9 @@ def _work(given: argparse.Namespace) -> int:
     return 0
 
 
-def _check_device(device: str) -> None:
+def _take_device(device: str) -> None:
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # here too: which rows are left depends on what computes them
     if device == "cuda":
         import torch
 

@@ -159,6 +159,7 @@ def _add_notice(run: RunFolder, notice: str) -> None:
         content["notices"].append(notice)
         with replacing(run.data_path) as temporary:
             temporary.write_text(json.dumps(content))
+        run.promise(run.data_path)  # else the run that goes on takes it for damaged, and writes it without the notice
 
 
 def _moved(prior: Prior, box: BoxFrac) -> Prior:

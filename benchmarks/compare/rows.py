@@ -58,7 +58,12 @@ class Row:
 
 def _random_rate(_: RunConfig, records: Records) -> Fields:
     """L2L's share of used labels, mean over its rounds."""
-    return {"selector.rate": records["l2l"].mean_used_frac()}
+    rate = records["l2l"].mean_used_frac()
+    if not 0 < rate < 1:
+        raise DataError(
+            f"L2L uses {rate:.0%} of its labels on this seed; expected some and not all: no gate is random then"
+        )
+    return {"selector.rate": rate}
 
 
 def _cost_rows(name: str, label: str) -> Row:

@@ -55,7 +55,10 @@ class Comparison:
         records = self.needed(task) if found is not None else None
         if records is None or found is None:
             return None
-        config = task.config(records, self.run_root)
+        try:
+            config = task.config(records, self.run_root)
+        except DataError:  # what it needs does not say enough: it is left, and `Runner` says why
+            return None
         return found if found.digest == digest_of(config, task.spec.oracle, task.spec.is_biased) else None
 
     def left(self) -> list[Task]:
@@ -101,13 +104,11 @@ class Runner:
     Args:
         comparison: What is compared.
         processes: Rows at a time.
-        device: "auto", "cpu" or "cuda".
         keep: Whether the weights of finished runs stay.
     """
 
     comparison: Comparison
     processes: int
-    device: str = "auto"
     keep: bool = False
     failed: dict[Task, str] = field(default_factory=dict)  # and why, or the file that says so
     _running: dict[Task, tuple[subprocess.Popen[bytes], IO[bytes], set[str]]] = field(default_factory=dict)
@@ -172,8 +173,6 @@ class Runner:
         command += ["--run-root", self.comparison.run_root] if self.comparison.run_root else []
         command += ["--keep-runs"] if self.keep else []
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        if self.device == "cpu":
-            environment["CUDA_VISIBLE_DEVICES"] = ""
         root = Path(__file__).resolve().parents[2]
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=root)
         self._running[task] = process, output, parts

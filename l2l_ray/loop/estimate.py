@@ -33,6 +33,7 @@ NUM_TRIED = 8  # items of each set
 STEPS_TRIED = 4
 QUESTION, LABEL, UPDATE = "question to the language model", "prediction", "selector update"
 ALONE, MIXED = "step on masks alone", "step on masks and labels"
+_SPLIT = "split that is measured"
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def estimate(config: RunConfig, data: RunData) -> Estimate:
             write_examples(run.examples_path(name), few.examples(name))
         watch, started = _Stopwatch(trial), time.monotonic()
         run_local(trial, console=watch)
-        speeds = _speeds(run, watch)
+        speeds = _speeds(run, watch, few)
         tried = sum(num * speeds[kind] for kind, num in _counts(trial, few).items())
         once_s = max(0.0, time.monotonic() - started - tried)
     return Estimate(once_s, tuple(Part(kind, num, speeds[kind]) for kind, num in _counts(config, data).items()))
@@ -109,6 +110,8 @@ class _Stopwatch(Console):
         """Note what is new."""
         now = time.monotonic()
         if status.now:
+            if "is measured on" in status.now:  # told before and after
+                self._told[_SPLIT].append((now, len(status.mean_iou)))
             return
         if status.train is not None:
             self._told[ALONE if status.train.stage.method is None else MIXED].append((now, status.train.done))
@@ -182,15 +185,19 @@ def _num_updates(config: RunConfig, method: str) -> int:
     return section.warmup_updates + config.loop.rounds * section.round_updates
 
 
-def _speeds(run: RunFolder, watch: _Stopwatch) -> dict[str, float]:
+def _speeds(run: RunFolder, watch: _Stopwatch, few: RunData) -> dict[str, float]:
     """Return the seconds that each kind of work took once."""
-    entries = Ledger(run.ledger_path).entries(run.methods[-1], 0)
+    entries = list(Ledger(run.ledger_path).all_entries())
+    predicted = sum(entry.seconds for entry in entries), sum(entry.num for entry in entries)
+    if not entries:  # no method stores labels
+        measured = [len(rows) for rows in few.splits.values() if rows]
+        predicted = len(measured) * watch.seconds_each(_SPLIT), sum(measured)
     alone = watch.seconds_each(ALONE)
     updates = [float(event.get("seconds/update selector", 0.0)) for event in run.events()]
     return {
         QUESTION: watch.seconds_each(QUESTION),
         ALONE: alone,
         MIXED: watch.seconds_each(MIXED) or alone,
-        LABEL: sum(entry.seconds for entry in entries) / max(1, sum(entry.num for entry in entries)),
+        LABEL: predicted[0] / max(1, predicted[1]),
         UPDATE: max(updates, default=0.0),
     }

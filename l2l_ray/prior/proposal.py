@@ -88,11 +88,14 @@ def smooth_boxes(boxes_xyxy_frac: Float[Tensor, "*S 4"], grid: int, softness: fl
     """Return each box as a product of logistic edges, sampled at the cell centres; values in (0, 1).
 
     An edge is 0.5 on the box's border, and its tangent there rises from 0 to 1 over `softness` times the side. A side
-    shorter than a cell counts as one cell long, so that the smallest referent still marks the cell it lies in.
+    shorter than a cell counts as one cell long, and as that cell, so that the smallest referent still marks the cell it
+    lies in.
     """
     centers = (torch.arange(grid, device=boxes_xyxy_frac.device) + 0.5) / grid
     middle = (boxes_xyxy_frac[..., :2] + boxes_xyxy_frac[..., 2:]) / 2
-    side = (boxes_xyxy_frac[..., 2:] - boxes_xyxy_frac[..., :2]).clamp_min(1 / grid)
+    side = boxes_xyxy_frac[..., 2:] - boxes_xyxy_frac[..., :2]
+    own_cell = ((middle * grid).floor().clamp(0, grid - 1) + 0.5) / grid
+    middle, side = torch.where(side < 1 / grid, own_cell, middle), side.clamp_min(1 / grid)
     scale = 4 / (softness * side)[..., None]  # the logistic's slope at 0 is 1/4
     offset = (centers - middle[..., None]).abs()  # symmetric: |x - m| - side/2 is the signed distance past an edge
     near = torch.sigmoid((side[..., None] / 2 - offset) * scale)

@@ -12,7 +12,7 @@ from l2l_ray.config import RunConfig
 from l2l_ray.loop.estimate import ALONE, LABEL, MIXED, QUESTION, UPDATE, Estimate, Part, estimate
 from l2l_ray.loop.state.prepare import prepare
 from l2l_ray.loop.state.run_folder import RunFolder
-from tests.whole_run import tiny_config
+from tests.whole_run import changed, tiny_config
 
 
 def test_an_estimate_adds_up_and_says_its_parts() -> None:
@@ -56,3 +56,15 @@ def test_every_kind_of_work_is_counted_and_timed(tmp_path: Path, monkeypatch: py
     }
     assert all(part.seconds_each > 0 for part in found.values())
     assert list((tmp_path / "trials").iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("methods", [("supervised",), ("accept_all", "supervised")])
+def test_predictions_take_time_also_where_the_main_selector_stores_no_labels(
+    tmp_path: Path, methods: tuple[str, ...]
+) -> None:
+    config = changed(tiny_config(tmp_path), compare=methods[:-1], selector={"name": methods[-1]})
+    parts = estimate(config, prepare(config, RunFolder.open(config))).parts
+    prediction = next(part for part in parts if part.what == LABEL)
+    assert prediction.num > 0 and prediction.seconds_each > 0

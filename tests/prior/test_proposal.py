@@ -37,6 +37,16 @@ def test_smooth_box_by_hand() -> None:
     torch.testing.assert_close(smooth_boxes(torch.tensor(MIDDLE), 4, 0.5), row[:, None] * row[None, :])
 
 
+@pytest.mark.parametrize("softness", [0.08, 0.5])
+def test_a_box_shorter_than_a_cell_marks_the_cell_it_lies_in(softness: float) -> None:
+    middles = torch.rand(200, 2, generator=torch.Generator().manual_seed(0))
+    middles = torch.cat([middles, torch.tensor([[0.25, 0.5], [0.0, 1.0], [0.999, 0.125]])])  # on borders of cells, too
+    boxes = torch.cat([middles - 0.01, middles + 0.01], dim=1)
+    marked = smooth_boxes(boxes, 8, softness) > 0.5
+    column, row = (middles * 8).floor().long().clamp(max=7).T
+    assert marked.flatten(1).sum(1).eq(1).all() and marked[torch.arange(len(boxes)), row, column].all()
+
+
 def test_x_is_the_column() -> None:
     q = box_proposal([LEFT], [1.0], 8, 0.05)
     assert (q[2:6, :3] > 0.95).all() and (q[:, 5:] < 0.01).all()

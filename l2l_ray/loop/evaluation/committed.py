@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from l2l_ray.confidence import NO_CELL
 from l2l_ray.config import read_config
 from l2l_ray.data.masks import encode, nearest
 from l2l_ray.data.native_size import grid_logits_to_native
@@ -148,7 +149,7 @@ def about_method(run: RunFolder, method: str) -> dict[str, Any]:
 def pseudo_mask(
     example: Example, label: PseudoLabel, about: dict[str, Any], chances: Mapping[float, float] | None = None
 ) -> ExportedMask:
-    """Return a pseudo-label at its image's size, with all that is known of it.
+    """Return a pseudo-label at its image's size, with all that is known of it; confidence 0 where nothing is left.
 
     Args:
         example: Its item.
@@ -157,7 +158,7 @@ def pseudo_mask(
         chances: IoU -> how probable it is that the label has at least this.
     """
     height, width = example.height_px, example.width_px
-    target = native_mask(torch.from_numpy(np.where(label.target, np.float32(1), np.float32(-1))), height, width)
+    target = _native_target(example, label)
     accepted = nearest(label.accepted, height, width)
     # A version is a teacher and a policy published together, so both have its number.
     versions = {"model_version": label.version, "policy_version": label.version}
@@ -167,9 +168,22 @@ def pseudo_mask(
         "mean_log_prob": label.mean_log_prob,
     }
     keys |= {f"chance_of_iou_{iou:g}": chance for iou, chance in (chances or {}).items()}
+    confidence = label.confidence if target.any() else NO_CELL
     return ExportedMask(
-        example, encode(target), encode(accepted), label.confidence, label.gate, {**about, **versions, **keys}
+        example, encode(target), encode(accepted), confidence, label.gate, {**about, **versions, **keys}
     )
+
+
+def has_pixel(example: Example, label: PseudoLabel) -> bool:
+    """Whether anything of a label is left at its image's size; a small image has no pixel in some cells."""
+    if min(example.height_px, example.width_px) >= 2 * label.grid:  # every cell holds the centre of a pixel
+        return bool(label.target.any())
+    return bool(_native_target(example, label).any())
+
+
+def _native_target(example: Example, label: PseudoLabel) -> Bool[np.ndarray, "H W"]:
+    logits = torch.from_numpy(np.where(label.target, np.float32(1), np.float32(-1)))
+    return native_mask(logits, example.height_px, example.width_px)
 
 
 def native_mask(logits: Float[Tensor, "G G"], height: int, width: int) -> Bool[np.ndarray, "H W"]:

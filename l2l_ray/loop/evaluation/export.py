@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from l2l_ray.calibration import Calibration, Curve, chances, ranks_of
-from l2l_ray.confidence import prediction_confidence
+from l2l_ray.confidence import NO_CELL, prediction_confidence
 from l2l_ray.data.masks import encode, mask_area_px
 from l2l_ray.data.native_size import grid_logits_to_native
 from l2l_ray.datatools.export import require_place, write_export
@@ -32,6 +32,7 @@ from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.guarantee import SUPPOSES, Guarantee, Promise, require_guarantee
 from l2l_ray.loop.evaluation.committed import (
     about_method,
+    has_pixel,
     last_round,
     open_run,
     pseudo_mask,
@@ -140,36 +141,41 @@ def export_pseudo_labels(
     calibration = Calibration.load(run.version_dir(found.method, labels[0].version))
     promised = None if promise is None else _promised(run, found.method, promise, calibration)
     confidences = np.array([label.confidence for label in labels], np.float64)
+    example_of = {example.sent_id: example for example in read_examples(run.examples_path("unlabeled"))}
     has_cell = np.array([label.target.any() for label in labels])  # others are not ranked, see `calibrating.py`
+    is_left = np.array([has_pixel(example_of[label.sent_id], label) for label in labels])
     is_promised = has_cell.copy()
     if promised is not None:
         is_promised[has_cell] = promised.kept(confidences[has_cell])
-    example_of = {example.sent_id: example for example in read_examples(run.examples_path("unlabeled"))}
+    is_promised &= is_left
     review = _Review(run)
     ranks, curves = np.full(len(labels), np.nan), dict[float, Curve]()
     ranks[has_cell] = ranks_of(confidences[has_cell])
+    ranks[~is_left] = np.nan
     if calibration is not None:
         curves = {iou: chances(calibration.checked, iou) for iou in CHANCE_IOUS}
 
-    def why_not(label: PseudoLabel, is_kept: bool) -> str:
+    def why_not(label: PseudoLabel, row: int) -> str:
         """Return why a label is left out; "" where it is not."""
         if promised is not None:
-            return "" if is_kept else UNPROMISED if label.target.any() else NO_MASK
+            return "" if is_promised[row] else UNPROMISED if is_left[row] else NO_MASK
         if not (keep_unused or is_used(label)):
             return UNUSED
-        return UNSURE if label.confidence < min_confidence else ""
+        if not (keep_unused or is_left[row]):
+            return NO_MASK
+        return UNSURE if (label.confidence if is_left[row] else NO_CELL) < min_confidence else ""
 
     masks, left_out, chosen = [], [], list[Example]()
-    for label, is_kept, rank in zip(labels, is_promised.tolist(), ranks.tolist(), strict=True):
+    for row, label in enumerate(labels):
         example = example_of[label.sent_id]
-        if not (reason := why_not(label, is_kept)):
+        if not (reason := why_not(label, row)):
             chosen.append(example)
         if decision := review.against(example):
             left_out.append(LeftOut(example, DECIDED, decision))
         elif reason:
             left_out.append(LeftOut(example, reason))
         else:
-            chance_of = {iou: float(curve(rank)) for iou, curve in curves.items() if np.isfinite(rank)}
+            chance_of = {iou: float(curve(ranks[row])) for iou, curve in curves.items() if np.isfinite(ranks[row])}
             masks.append(review.marked(pseudo_mask(example, label, found.about, chance_of)))
     about, note = {**found.about, "min_confidence": min_confidence}, _elsewhere(run)
     if promised is not None:

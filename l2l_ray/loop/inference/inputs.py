@@ -242,7 +242,8 @@ class ExampleSet:
     def _others_of_image(self, index: int) -> set[int]:
         rows = self._by_image.rows(self.examples[index].image_id)
         place = int(np.searchsorted(rows, index))
-        near = rows[max(0, place - MAX_RIVALS // 2) : place + MAX_RIVALS // 2 + 1].tolist()
+        first = max(0, min(place - MAX_RIVALS // 2, len(rows) - MAX_RIVALS - 1))  # at either end as many as in between
+        near = rows[first : first + MAX_RIVALS + 1].tolist()
         return {other for other in near if self._ref_ids[other] != self._ref_ids[index]}
 
     @cached_property

@@ -15,11 +15,11 @@ from l2l_ray.loop.inference.asking import Question
 from l2l_ray.loop.inference.priors import Answered
 from l2l_ray.loop.state.example_files import read_priors
 from l2l_ray.loop.state.prepare import prepare, read_facts
-from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.run_folder import RunFolder, continued
 from l2l_ray.prior.mllm import MllmIdentity, Reply
 from l2l_ray.prior.prompt import QWEN_RELATIVE
 from l2l_ray.types import Prior
-from tests.whole_run import changed, tiny_config
+from tests.whole_run import changed, run_up_to_the_report, tiny_config
 
 BOXES = {1: (0.0, 0.0, 0.2, 0.2), 2: (0.8, 0.8, 1.0, 1.0), 3: (0.3, 0.0, 0.5, 0.2), 4: (0.2, 0.0, 0.3, 0.2)}
 BOXES |= {5: (0.1, 0.0, 0.2, 0.2)}
@@ -104,6 +104,9 @@ def test_a_run_is_given_moved_priors_and_says_so(tmp_path: Path) -> None:
                 assert objects.categories[objects.refs[sent_id]] in done["categories"]
     assert num_moved == sum(moved for moved, _ in done["moved"].values()) > 0
     assert prepare_biased(config, run, data, Model(), frac=1.0) == done  # a second time changes nothing
+    notices = json.loads((run_up_to_the_report(continued(config)).path / "results.json").read_text())["notices"]
+    assert any("priors moved on purpose" in notice for notice in notices)
+    assert not (run.path / "quarantine").exists(), "nothing of it is taken for damaged"
 
 
 def test_no_other_data_are_moved() -> None:

@@ -60,6 +60,13 @@ def test_the_label_curve_goes_from_half_a_percent_to_ten() -> None:
     assert shares == [0.005, 0.01, 0.02, 0.05, 0.1]
 
 
+@pytest.mark.parametrize("used", [0.0, 1.0])
+def test_there_is_no_random_gate_where_l2l_uses_no_label_or_all(used: float) -> None:
+    l2l = record(task("l2l"), (1.0, 0.5), rounds=[labels(used=used)])
+    with pytest.raises(DataError, match=f"L2L uses {used:.0%} of its labels"):
+        task("random_gate").config({"l2l": l2l})
+
+
 def test_the_random_gate_has_l2ls_mean_rate() -> None:
     l2l = record(task("l2l"), (1.0, 0.5), rounds=[labels(used=0.2), labels(used=0.6)])
     assert task("random_gate").config({"l2l": l2l}).selector.rate == pytest.approx(0.4)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.compare.records import save_record
 from benchmarks.compare.rows import Task, chosen_rows
 from benchmarks.compare.runner import Comparison, Runner, list_text, shared_parts, tasks_of
-from tests.benchmarks.compare.records_by_hand import labels, save
+from tests.benchmarks.compare.records_by_hand import labels, record, save
 
 NAMES = ["l2l", "accept_all", "random_gate", "l2l_plain"]
 
@@ -88,3 +89,5 @@ def test_a_row_whose_steps_cannot_be_known_fails_by_name_and_the_others_are_done
     runner.run()
     ((failed, why),) = runner.failed.items()
     assert failed == task("accept_all_same_cost") and "what the folds' teachers cost is not known" in why
+    save_record(tmp_path, failed.name, record(failed, (1.0, 0.5)))  # made when it was known
+    assert found.left() == [failed] and "2 of 3 done" in list_text(found, 1)

@@ -24,6 +24,7 @@ from l2l_ray.loop.evaluation.export import (
     NO_MASK,
     OTHER_TEXT,
     UNPROMISED,
+    UNSURE,
     UNUSED,
     export_predictions,
     export_pseudo_labels,
@@ -308,6 +309,32 @@ def test_a_guarantee_exports_the_surest_labels_of_its_share(whole_run: RunFolder
         assert reasons[sent_id] == (UNPROMISED if sent_id in full else NO_MASK)
     for row in _rows(tmp_path / "out"):
         assert 0 <= row["provenance"]["chance_of_iou_0.8"] <= row["provenance"]["chance_of_iou_0.5"] <= 1
+
+
+def test_a_label_that_is_lost_on_a_small_photo_is_left_out_as_empty(
+    copied: Callable[..., RunFolder], tmp_path: Path
+) -> None:
+    run = copied()
+    for entry in Ledger(run.ledger_path).entries("l2l", 1):
+        labels = []
+        for label in read_shard(run.path / entry.path):
+            lone = np.zeros_like(label.target)
+            lone[2, 3] = True
+            labels.append(replace(label, target=lone, accepted=np.ones_like(lone), gate=1.0, confidence=0.9))
+        write_shard(run.path / entry.path, labels)
+    examples, grid = read_examples(run.examples_path("unlabeled")), labels[0].grid
+    small = [replace(one, height_px=grid // 2, width_px=grid // 2) for one in examples[: len(examples) // 2]]
+    write_examples(run.examples_path("unlabeled"), [*small, *examples[len(small) :]])
+    lost = {one.sent_id for one in small}
+    for promise in (None, "iou>=0.1 for 10% at 60%"):
+        done = export_pseudo_labels(run.path, "jsonl", tmp_path / f"out-{promise is None}", guarantee=promise)
+        assert {item.example.sent_id for item in done.left_out if item.reason == NO_MASK} == lost
+        assert {row["sent_id"] for row in _rows(done.path)} & lost == set() and done.num > 0
+    export_pseudo_labels(run.path, "jsonl", tmp_path / "all", keep_unused=True)
+    confidences = {row["sent_id"]: row["confidence"] for row in _rows(tmp_path / "all")}
+    assert {sent_id for sent_id, confidence in confidences.items() if confidence == 0.0} == lost
+    sure = export_pseudo_labels(run.path, "jsonl", tmp_path / "sure", keep_unused=True, min_confidence=0.5)
+    assert {item.example.sent_id for item in sure.left_out if item.reason == UNSURE} == lost
 
 
 def test_labels_without_a_cell_are_not_ranked_and_the_remedy_is_true_where_nothing_is_left(

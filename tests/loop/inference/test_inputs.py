@@ -96,9 +96,9 @@ def test_rivals_are_the_images_expressions_about_other_objects(
     everybody = examples.rivals(range(6))
     assert everybody.inputs is None and everybody.is_rival.equal(everybody.is_rival.T)
     monkeypatch.setattr("l2l_ray.loop.inference.inputs.MAX_RIVALS", 2)
-    near = examples.rivals([4, 0])  # the image's rows in order are 0, 2, 3, 4: one on each side is looked at
+    near = examples.rivals([4, 0])  # the image's rows in order are 0, 2, 3, 4: the two next ones are looked at
     assert near.inputs is not None and near.inputs.expressions == ["left red circle 2", "left red circle 3"]
-    assert near.is_rival.tolist() == [[False, False, False, True], [False, False, True, False]]
+    assert near.is_rival.tolist() == [[False, False, True, True], [False, False, True, False]]
 
 
 def test_a_table_gives_what_its_rows_in_memory_give(
