@@ -184,8 +184,14 @@ def predict(words: Sequence[str]) -> int:
     given = parser.parse_args(words)
     from l2l_ray.config import read_config
     from l2l_ray.datatools.photos import photos_and_texts
+    from l2l_ray.datatools.row_files import TABLES
     from l2l_ray.types import PhotoText
 
+    if given.images and given.source.suffix.lower() not in TABLES:
+        parser.error(f"--images is the folder of a table's photos; {given.source} is no table: leave it out")
+    photos = given.source if given.source.is_dir() else given.source.parent
+    if given.out.resolve() == photos.resolve():
+        parser.error(f"--out {given.out} holds the photos; its masks would be taken for photos: choose another folder")
     read_config(given.run / "config.yaml")
     images = given.images and given.images.absolute()  # the files hold the photos' paths, wherever they are read
     found = photos_and_texts(given.source.absolute(), given.text, images)

@@ -63,16 +63,19 @@ def saying_why(path: Path) -> Iterator[None]:
         raise DataError(f"{str(path)!r} cannot be written: {error}; choose another name") from error
 
 
-def require_new(out: Path) -> Path:
+def require_new(out: Path, what: str = "--out") -> Path:
     """Return the absolute path of a file or folder that a user wants written, before the work on it begins.
 
+    Args:
+        out: The path.
+        what: What the command calls it.
     Raises:
         DataError: Something is there, or nothing can be made there.
     """
     out = Path(os.path.abspath(out))
     with saying_why(out):
         if os.path.lexists(out):
-            raise DataError(f"{out} is there already; choose another --out")
+            raise DataError(f"{out} is there already; choose another {what}")
         above = next(folder for folder in out.parents if os.path.lexists(folder))
         if not above.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"{above} is no folder")

@@ -63,6 +63,10 @@ class Source:
             DataError: It is not there, or nothing that can be imported.
         """
         if path.is_dir():
+            if images is not None:
+                raise DataError(
+                    f"--images is the folder of a table's photos; {path} is a folder of photos: leave it out"
+                )
             return cls(path, images or path, "folder")
         if not path.is_file():
             raise DataError(f"{path} not found; give a folder of photos with texts beside them, or a table of them")
@@ -127,7 +131,7 @@ def config_of(source: Source, name: str | None, run_root: str | None, words: Seq
         raise ConfigError(f"the run root {root} lies in {taken_from}, whose photos are to be labeled; choose another")
     own_name = taken_from.name if source.kind == "folder" else taken_from.stem
     own_name = re.sub(r"[^A-Za-z0-9_+-]+", "-", own_name).strip("-")
-    name = plain_name("--name", name or ("photos" if own_name in ("", ALL_PICTURES, *SHARED) else own_name))
+    name = plain_name("--name", name if name is not None else _usual_name(own_name))
     own = {"--data.root": str(root / "data"), "--data.dataset": name, "--data.split_by": "own"}
     if taken := [option for word in words if (option := word.partition("=")[0]) in (*own, "--data")]:
         raise ConfigError(f"{taken[0]} is what `l2l label` makes of the photos; leave it out, or give it to `l2l run`")
@@ -177,7 +181,12 @@ def label(source: Source, config: RunConfig, out: Path | None, say: Say, force: 
     done = export_predictions(run.path, "png", place, "unlabeled", force=True)
     say(f"masks      {done.line}")
     say(f"           {_how_sure(place)}")
+    say("           masks that you gave or accepted are not among them; `l2l review` shows what training used")
     return status
+
+
+def _usual_name(own_name: str) -> str:
+    return "photos" if own_name in ("", ALL_PICTURES, *SHARED) else own_name
 
 
 def _is_written(place: Path, run: RunFolder) -> bool:

@@ -9,6 +9,7 @@ selector is involved: it decides what to train on, not what to answer. A folder 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -168,7 +169,7 @@ class Predictor:
         Raises:
             DataError: The image cannot be read, the expression is empty, or the hint does not fit the image.
         """
-        opened = self._open(PhotoText(Path(image_path), expression, hint), self._photo)
+        opened = self._open(PhotoText(_path(image_path), expression, hint), self._photo)
         return self._prediction(opened, self._priors([opened])[0])
 
     def predict_with(self, image_path: str | Path, expression: str, prior: Prior) -> Prediction:
@@ -177,7 +178,7 @@ class Predictor:
         Raises:
             DataError: The image cannot be read, or the expression is empty.
         """
-        return self._prediction(self._open(PhotoText(Path(image_path), expression), self._photo), prior)
+        return self._prediction(self._open(PhotoText(_path(image_path), expression), self._photo), prior)
 
     def predict_many(
         self, items: Iterable[PhotoText], pictures: Mapping[Path, Image.Image] | None = None
@@ -248,6 +249,8 @@ class Predictor:
         return _Photo(picture, squashed(picture, self._config.segmenter.image_size))
 
     def _open(self, item: PhotoText, photo: Callable[[Path], _Photo]) -> _Opened:
+        if not isinstance(item.expression, str):
+            raise DataError(f"the expression must be text, got {type(item.expression).__name__}; say what to look for")
         words = item.expression.split()[: self._config.data.max_words]
         if not words:
             raise DataError(
@@ -357,6 +360,20 @@ def _loaded_models(
 def num_at_once(config: RunConfig) -> int:
     """Return how many items are open and asked about together; many items in such parts get the same answers."""
     return min(_OPEN_AT_ONCE, config.prior.batch_size)
+
+
+def _path(image_path: str | os.PathLike[str]) -> Path:
+    """Check what somebody gives as a photo's path, perhaps the picture itself.
+
+    Raises:
+        DataError: It is no path.
+    """
+    if not isinstance(image_path, str | os.PathLike):
+        raise DataError(
+            f"image_path must be the path of a picture, got {type(image_path).__name__}; save the picture as PNG, or "
+            "give open ones to `predict_many`"
+        )
+    return Path(image_path)
 
 
 def run_and_version(checkpoint: Path) -> tuple[RunFolder, str, int]:

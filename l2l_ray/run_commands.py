@@ -79,9 +79,10 @@ def save(words: Sequence[str]) -> None:
     from l2l_ray.predictor import save_version
     from l2l_ray.segmenter.graph import save_graph
 
+    replaces = ", in the place of the model that was there" if (given.folder / "config.json").exists() else ""
     with no_loading_bars():
         segmenter = save_version(given.run, given.folder)
-    print(f"model      {given.folder}: Predictor.from_pretrained({str(given.folder)!r})")
+    print(f"model      {given.folder}{replaces}: Predictor.from_pretrained({str(given.folder)!r})")
     for is_wanted, as_onnx in ((given.graph, False), (given.onnx, True)):
         if is_wanted:
             print(f"graph      {save_graph(segmenter, given.folder, as_onnx)}")

@@ -170,6 +170,21 @@ def test_predicting_with_an_unfinished_run_says_what_to_do_and_leaves_no_folder(
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [(["--out", "."], "holds the photos; its masks would be taken for photos"),
+     (["--images", "photos"], "--images is the folder of a table's photos; a.png is no table")],
+)  # fmt: skip
+def test_masks_are_not_put_among_the_photos_and_one_photo_has_no_folder_of_photos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("a.png")
+    with pytest.raises(SystemExit):
+        cli.main(["predict", "a.png", "left man", "--run", "run", *more])
+    assert message in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
 def test_runs_are_listed_as_text_and_as_json(
     smoke: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

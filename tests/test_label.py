@@ -251,6 +251,16 @@ def test_what_it_sets_itself_is_refused(photos: Path, option: str, capsys: pytes
     assert f"{option} is what `l2l label` makes of the photos; leave it out" in capsys.readouterr().err
 
 
+def test_a_folder_of_photos_has_no_other_folder_of_photos(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--images is the folder of a table's photos; .* leave it out"):
+        Source.of(photos, tmp_path)
+
+
+def test_an_empty_name_is_no_name(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["label", str(photos), "--name", "", "--dry-run"]) == 1
+    assert "--name" in capsys.readouterr().err
+
+
 def test_what_is_no_source_is_named(tmp_path: Path) -> None:
     (tmp_path / "notes.docx").write_bytes(b"")
     with pytest.raises(DataError, match=r"the ending must be one of \.jsonl, .*, got '\.docx'; give a folder"):

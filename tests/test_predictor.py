@@ -327,9 +327,37 @@ def test_a_bomb_is_refused_in_one_line(predictor: Predictor, tmp_path: Path) -> 
         predictor.predict(tmp_path / "bomb.png", "circle")
 
 
+def test_what_is_no_path_or_no_text_is_refused_with_a_way() -> None:
+    """In a process of its own, for here every call with a wrong type is refused before it begins."""
+    program = """
+import numpy as np
+from l2l_ray.errors import DataError
+from l2l_ray.predictor import Predictor
+for photo, text in ((np.zeros((8, 8, 3)), "circle"), (None, "circle"), ("a.png", 3), ("a.png", ["left"])):
+    try:
+        object.__new__(Predictor).predict(photo, text)
+    except DataError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    wrong = [line.partition(";")[0] for line in done.stdout.splitlines()]
+    assert wrong == [
+        "image_path must be the path of a picture, got ndarray",
+        "image_path must be the path of a picture, got NoneType",
+        "the expression must be text, got int",
+        "the expression must be text, got list",
+    ]
+
+
+def test_a_saved_model_in_the_place_of_a_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"there is none, but a saved model, which `Predictor.from_pretrained` loads"):
+        Predictor.from_run(tmp_path)
+
+
 def test_an_unfinished_run_or_lost_weights_are_named(run_dir: Path, tmp_path: Path) -> None:
     save_config(CONFIG, tmp_path / "config.yaml")
-    with pytest.raises(CheckpointError, match="has chosen no version yet.*--resume"):
+    with pytest.raises(CheckpointError, match="has chosen no version yet.*`l2l runs` shows"):
         Predictor.from_run(tmp_path)
     (tmp_path / "selection.json").write_text((run_dir / "selection.json").read_text())
     with pytest.raises(CheckpointError, match=r"teacher\.safetensors"):

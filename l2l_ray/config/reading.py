@@ -126,7 +126,14 @@ def read_config(path: Path) -> RunConfig:
         ConfigError: The file is missing, not YAML, or does not fit this version's fields.
     """
     if not path.exists():
-        raise ConfigError(f"config file {path} cannot be read: there is none; give the folder that a run printed")
+        model = (
+            ", but a saved model, which `Predictor.from_pretrained` loads"
+            if path.with_name("config.json").exists()
+            else ""
+        )
+        raise ConfigError(
+            f"config file {path} cannot be read: there is none{model}; give the folder that a run printed"
+        )
     try:
         return RunConfig.model_validate(_read_yaml(path))
     except ValidationError as error:

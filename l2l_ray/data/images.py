@@ -103,7 +103,10 @@ class ImageStore:
             else:
                 usable.append(example)
         if skips:
-            logger.warning("%d of %d examples have no usable image", len(skips), len(examples))
+            first = f"{skips[0].path}: {skips[0].reason}"
+            logger.warning(
+                "%d of %d texts have no usable photo and are left out; first: %s", len(skips), len(examples), first
+            )
         return usable, skips
 
     def close(self) -> None:

@@ -213,11 +213,14 @@ def _category(value: Any) -> str:
     return value
 
 
+_FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+
+
 def _flag(value: Any) -> bool:
-    value = {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value  # CSV cells
-    if not isinstance(value, bool):
-        raise BadValue("no_target", value, "true or false", "correct it")
-    return value
+    said = str(value).lower()  # a cell of a CSV is text
+    if said not in _FLAGS:
+        raise BadValue("no_target", value, "true or false", "correct it; without that the row is left out")
+    return _FLAGS[said]
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from l2l_ray.data.layout import Notice, Problem, by_kind, gathered, listed
 from l2l_ray.errors import DataError
+from l2l_ray.files import require_new
 from l2l_ray.storage import StorePath, at_home, here
 from l2l_ray.wording import Say, counted
 
@@ -37,6 +38,14 @@ _NOTHING = {
     "lmms-lab": "the files have no rows; download them again",
     "labelstudio": "no task has an annotation; submit some tasks in Label Studio, then export the project again",
     "review": "nothing was decided; `l2l review RUN` opens the page",
+}
+# Options that the other kinds have no use for.
+_ONLY_FOR = {
+    "images": ("rows", "folder", "coco", "grefcoco", "jxu124", "labelstudio", "review"),
+    "masks": ("rows", "folder"),
+    "instances": ("grefcoco",),
+    "captions": ("coco",),
+    "split": ("coco",),
 }
 KINDS = ("rows", "folder", "coco", "grefcoco", "jxu124", "lmms-lab", "labelstudio", "review")
 
@@ -76,13 +85,16 @@ def import_(words: Sequence[str], say: Say) -> int:
     parser.add_argument("--masks", type=here, help="rows: folder of mask files; that of the pictures if not given")
     parser.add_argument("--instances", type=here, help="grefcoco: the instances file; beside the refs if not given")
     parser.add_argument("--captions", type=here, help="coco: file of expressions by annotation id")
-    parser.add_argument("--split", default="train", help="coco: split of annotations that name none")
+    parser.add_argument("--split", help="coco: split of annotations that name none; train if not given")
     parser.add_argument("--copy", action="store_true", help="copy pictures; they are linked to otherwise")
     parser.add_argument("--strict", action="store_true", help="write nothing when any item is bad")
     parser.add_argument(
         "--update", action="store_true", help="add masks, corrections, texts and photos to a data set that is there"
     )
     given = parser.parse_args(words)
+    for option, kinds in _ONLY_FOR.items():
+        if getattr(given, option) is not None and given.kind not in kinds:
+            parser.error(f"--{option} has no effect on kind {given.kind}, only on {', '.join(kinds)}; leave it out")
     from l2l_ray.data.origin import is_published
     from l2l_ray.datatools.merge import merge
     from l2l_ray.datatools.record import is_made_by_a_model
@@ -162,6 +174,8 @@ def stats(words: Sequence[str], say: Say) -> int:
     from l2l_ray.datatools.sheet import pick, write_sheet
     from l2l_ray.datatools.stats import statistics
 
+    if given.sheet:
+        require_new(given.sheet, "--sheet")
     inventory = take_inventory(given.folder, given.split_by)
     for line in statistics(inventory):
         say(line)
@@ -189,6 +203,7 @@ def split(words: Sequence[str], say: Say) -> int:
     from l2l_ray.datatools.choose_labeled import choose_labeled
     from l2l_ray.datatools.inventory import take_inventory
 
+    require_new(given.out, "file")
     inventory = take_inventory(given.folder, given.split_by)
     wanted = given.count if given.fraction is None else given.fraction
     labeled = choose_labeled(inventory, wanted, given.seed, given.procedure, given.strata)
@@ -265,7 +280,7 @@ def _convert(given: argparse.Namespace, writer: ReferWriter) -> list[Problem]:
     if given.kind == "grefcoco":
         return import_grefcoco(first, given.instances or first.parent / "instances.json", given.images, writer)
     if given.kind == "coco":
-        return import_coco(first, given.captions, given.images, given.split, writer)
+        return import_coco(first, given.captions, given.images, given.split or "train", writer)
     images = given.images or (first if given.kind == "folder" else first.parent)
     if given.kind == "folder":
         rows = folder_rows(first)

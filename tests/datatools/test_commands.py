@@ -60,6 +60,8 @@ def test_own_data_from_rows_to_a_split_that_a_run_reads(tmp_path: Path, capsys: 
     assert cli.main(["data", "check", folder, "--decode"]) == 0
     assert cli.main(["data", "stats", folder, "--sheet", str(tmp_path / "sheet.html"), "--split", "train"]) == 0
     assert (tmp_path / "sheet.html").stat().st_size > 1000
+    assert cli.main(["data", "stats", folder, "--sheet", str(tmp_path / "sheet.html")]) == 1
+    assert "sheet.html is there already; choose another --sheet" in capsys.readouterr().err
     out = tmp_path / "split.txt"
     assert cli.main(["data", "split", folder, str(out), "--fraction", "0.4", "--procedure", "stratified"]) == 0
     printed = capsys.readouterr().out
@@ -70,9 +72,33 @@ def test_own_data_from_rows_to_a_split_that_a_run_reads(tmp_path: Path, capsys: 
     data = ReferDataset.open(tmp_path / "root", "own", "own")
     labeled, unlabeled = read_split(out, data.digest, data.image_ids("train"))
     assert len(labeled) == 2 and 5 in unlabeled  # the fifth image has no truth
+    before = out.read_text()
+    assert cli.main(["data", "split", folder, str(out), "--fraction", "0.4", "--seed", "1"]) == 1
+    assert "split.txt is there already; choose another file" in capsys.readouterr().err and out.read_text() == before
+    out.unlink()
     assert cli.main(["data", "split", folder, str(out), "--count", "5"]) == 1
     assert "5 of 5 train images are to be labeled, that is 5, but only 4 have a mask" in capsys.readouterr().err
     assert cli.main(["data", "split", folder, str(out), "--all"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "kinds"),
+    [
+        ("rows", "--split", "coco"),
+        ("rows", "--captions", "coco"),
+        ("coco", "--instances", "grefcoco"),
+        ("review", "--masks", "rows, folder"),
+        ("lmms-lab", "--images", "rows, folder, coco, grefcoco, jxu124, labelstudio, review"),
+    ],
+)
+def test_an_option_that_a_kind_has_no_use_for_is_refused(
+    kind: str, option: str, kinds: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["data", "import", kind, "x", "--root", str(tmp_path / "root"), "--dataset", "own", option, "val"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 2
+    assert f"{option} has no effect on kind {kind}, only on {kinds}; leave it out" in capsys.readouterr().err
 
 
 def test_a_folder_is_imported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

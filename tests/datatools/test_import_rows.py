@@ -344,7 +344,7 @@ def test_provenance_stays_with_the_ref_and_no_target_is_a_truth(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
-        ({"no_target": 1}, "no_target: got 1"),
+        ({"no_target": 2}, "no_target: got 2"),
         ({"no_target": True, "polygon": POLYGON}, "no_target: got true beside a mask"),
         ({"no_target": True, "id": "m"}, "no_target of a repeated id"),
         ({"provenance": "me"}, "provenance: got 'me' (JSONDecodeError"),

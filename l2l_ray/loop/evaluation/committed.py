@@ -105,6 +105,10 @@ def last_round(run_dir: Path, method: str | None = None, round_index: int | None
         name: [r for r in range(config.loop.rounds) if ledger.complete(name, r, shards)] for name in run.methods
     }
     rounds = complete.get(method, [])
+    if not any(complete.values()):
+        raise DataError(
+            f"{run.path} has no whole round of pseudo-labels yet; let the run go on: `l2l runs` shows the command"
+        )
     if not rounds or (round_index is not None and round_index not in rounds):
         whole = "; ".join(f"{name}: {', '.join(map(str, found)) or 'none'}" for name, found in complete.items())
         raise DataError(

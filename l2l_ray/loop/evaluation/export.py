@@ -16,6 +16,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +60,17 @@ UNSURE = "below --min-confidence"
 UNPROMISED = "less sure than what the guarantee is about"
 NO_MASK = "of which the label is empty"
 DECIDED = "decided in a review"
+GONE = "whose photo cannot be read any more"
 _REMEDY = {
     UNUSED: "--all exports these too",
     UNSURE: "lower --min-confidence",
     UNPROMISED: "ask for a lower IoU or share",
     NO_MASK: "choose another round, or train longer",
+    GONE: "restore the photos",
     DECIDED: "`l2l data import review` brings what was decided into a data set",
 }
 CHANCE_IOUS = (0.5, 0.8)  # every exported label says how probable it is that it has these
-OTHER_TEXT = "texts of objects that another text was used for (see loop.expressions_per_ref)"
+OTHER_TEXT = "whose object another text was used for (see loop.expressions_per_ref)"
 
 
 @dataclass(frozen=True)
@@ -222,7 +225,9 @@ def export_predictions(
     about = {**about_method(run, method), "source": "prediction", "split": split, "model_version": version}
     masks, left_out, review = [], [], _Review(run)
     for mask in _predictions(run, method, version, split, about, device):
-        if decision := review.against(mask.example):
+        if isinstance(mask, LeftOut):
+            left_out.append(mask)
+        elif decision := review.against(mask.example):
             left_out.append(LeftOut(mask.example, DECIDED, decision))
         elif mask.confidence < min_confidence:
             left_out.append(LeftOut(mask.example, UNSURE))
@@ -286,7 +291,7 @@ def _told(guarantee: Guarantee) -> dict[str, Any]:
 
 def _predictions(
     run: RunFolder, method: str, version: int, split: str, about: dict[str, Any], device: str
-) -> Iterator[ExportedMask]:
+) -> Iterator[ExportedMask | LeftOut]:
     engine = InferenceEngine(run.config, run.path, device)
     examples, priors = read_examples(run.examples_path(split)), engine.priors(split)
     held_out = split == VAL and read_facts(run).val_source == "labeled"  # train items, by the data set
@@ -294,8 +299,13 @@ def _predictions(
     size, curve = run.config.loop.eval_batch, engine.curve(method, version)
     for start in range(0, len(examples), size):
         part = list(range(start, min(start + size, len(examples))))
-        for index, logits in zip(part, engine.mask_logits(method, version, split, part), strict=True):
+        found = engine.each_readable(partial(engine.mask_logits, method, version, split), part)
+        for index, logits in zip(part, found, strict=True):
             example = examples[index]
+            if isinstance(logits, DataError):
+                logger.warning("%s", logits)
+                yield LeftOut(example.without_truth(), GONE)
+                continue
             mask = grid_logits_to_native(logits, example.height_px, example.width_px) > 0
             yield ExportedMask(
                 example.without_truth(),  # rows of an evaluation split have some

@@ -17,14 +17,18 @@ Source: facility location as in Wei et al. 2015 (submodular data selection), wei
 from __future__ import annotations
 
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from l2l_ray.data.masks import decode
 from l2l_ray.data.pixels import read_rgb
@@ -40,6 +44,8 @@ from l2l_ray.wording import photo_name
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
+
+logger = logging.getLogger(__name__)
 
 TIMES_MORE, MOST = 5, 2_000  # images that are compared with one another: 70 MB for 2,000
 
@@ -68,7 +74,7 @@ def suggest(run_dir: Path, count: int, decided: Collection[int] = (), device: st
         device: Of the image encoder.
     Raises:
         ConfigError: `count` is out of range, or there is no run in this folder.
-        DataError: There are no labels, all are decided, or a photo is gone.
+        DataError: There are no labels, all are decided, or no photo can be read; of several, one that cannot is named.
     """
     if not 1 <= count <= MOST:
         raise ConfigError(f"--count must be 1 to {MOST}, got {count}; write e.g. --count 20")
@@ -92,7 +98,12 @@ def suggest(run_dir: Path, count: int, decided: Collection[int] = (), device: st
     texts_of = [[examples[place] for _, place in sorted(by_image[image])] for image in pool]
     engine = InferenceEngine(found.run.config, found.run.path, device)
     rows = [place_of[texts[0].sent_id] for texts in texts_of]
-    features = engine.image_features(found.method, found.entries[0].version, "unlabeled", rows)
+    seen = engine.each_readable(
+        partial(engine.image_features, found.method, found.entries[0].version, "unlabeled"), rows
+    )
+    features = torch.stack(_readable(seen))
+    kept = [place for place, one in enumerate(seen) if not isinstance(one, DataError)]
+    pool, texts_of = [pool[place] for place in kept], [texts_of[place] for place in kept]
     return [
         Suggestion(
             image=texts_of[place][0].image_path,
@@ -103,6 +114,20 @@ def suggest(run_dir: Path, count: int, decided: Collection[int] = (), device: st
         )
         for place, gain in choose(np.array([doubts[image] for image in pool]), features.double().numpy(), count)
     ]
+
+
+def _readable(seen: Sequence[Tensor | DataError]) -> list[Tensor]:
+    """Return what was seen of the photos that can be read; the others are named.
+
+    Raises:
+        DataError: None can be.
+    """
+    errors = [one for one in seen if isinstance(one, DataError)]
+    if len(errors) == len(seen):
+        raise errors[0]
+    for error in errors:
+        logger.warning("%s", error)
+    return [one for one in seen if not isinstance(one, DataError)]
 
 
 def choose(

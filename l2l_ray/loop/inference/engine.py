@@ -22,6 +22,7 @@ from l2l_ray.config import RunConfig, selector_for
 from l2l_ray.data.masks import mask_area_px
 from l2l_ray.data.protocols import NATIVE, Protocol
 from l2l_ray.device import pick_device
+from l2l_ray.errors import DataError
 from l2l_ray.loop.inference.batches import Batches
 from l2l_ray.loop.inference.inputs import ExampleSet, ExampleSets, Inputs
 from l2l_ray.loop.inference.networks import autocast, load_segmenter
@@ -154,6 +155,16 @@ class InferenceEngine:
             return self._logits(method, version, self._sets[name].inputs(part).to(self._device)).float().cpu()
 
         return torch.cat(list(self._batches.each(indices, predicted)))
+
+    def each_readable(self, compute: Callable[[list[int]], Tensor], indices: list[int]) -> list[Tensor | DataError]:
+        """Return a row's part of what `compute` gives for rows; for one whose photo is gone or broken, the error."""
+        try:
+            return list(compute(indices)) if indices else []
+        except DataError as error:
+            if len(indices) == 1:
+                return [error]
+        middle = len(indices) // 2
+        return [*self.each_readable(compute, indices[:middle]), *self.each_readable(compute, indices[middle:])]
 
     def image_features(self, method: str, version: int, name: str, indices: list[int]) -> Float[Tensor, "B C"]:
         """Return what a version's image encoder makes of the pictures of some rows: the mean of its coarsest level."""

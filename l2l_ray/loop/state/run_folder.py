@@ -197,7 +197,7 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError) as error:
             why = "the run has not ended" if isinstance(error, FileNotFoundError) else str(error)
             raise CheckpointError(
-                f"{self.path} has chosen no version yet: {why}; let the run end, or continue it with --resume"
+                f"{self.path} has chosen no version yet: {why}; let the run end: `l2l runs` shows the command"
             ) from error
 
     @property

@@ -21,6 +21,7 @@ from l2l_ray.datatools.label_studio import decode_brush
 from l2l_ray.errors import CheckpointError, ConfigError, DataError
 from l2l_ray.loop.evaluation.evaluate import Evaluations
 from l2l_ray.loop.evaluation.export import (
+    GONE,
     NO_MASK,
     OTHER_TEXT,
     UNPROMISED,
@@ -335,6 +336,20 @@ def test_a_label_that_is_lost_on_a_small_photo_is_left_out_as_empty(
     assert {sent_id for sent_id, confidence in confidences.items() if confidence == 0.0} == lost
     sure = export_pseudo_labels(run.path, "jsonl", tmp_path / "sure", keep_unused=True, min_confidence=0.5)
     assert {item.example.sent_id for item in sure.left_out if item.reason == UNSURE} == lost
+
+
+def test_a_photo_that_is_gone_leaves_its_texts_out_of_predictions(
+    copied: Callable[..., RunFolder], tmp_path: Path
+) -> None:
+    run = copied()
+    examples = read_examples(run.examples_path("val"))
+    lost = {one.sent_id for one in examples if one.image_path == examples[0].image_path}
+    moved = [replace(one, image_path="gone.jpg") if one.sent_id in lost else one for one in examples]
+    write_examples(run.examples_path("val"), moved)
+    done = export_predictions(run.path, "jsonl", tmp_path / "out", "val")
+    assert {item.example.sent_id for item in done.left_out if item.reason == GONE} == lost
+    assert {row["sent_id"] for row in _rows(done.path)} == {one.sent_id for one in examples} - lost
+    assert f"{len(lost)} whose photo cannot be read any more" in done.line
 
 
 def test_labels_without_a_cell_are_not_ranked_and_the_remedy_is_true_where_nothing_is_left(

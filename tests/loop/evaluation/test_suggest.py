@@ -15,7 +15,7 @@ from l2l_ray.cli import main
 from l2l_ray.datatools.label_studio import LABELING_CONFIG
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.loop.evaluation.suggest import MOST, choose, suggest, write_suggestions
-from l2l_ray.loop.state.example_files import read_examples
+from l2l_ray.loop.state.example_files import read_examples, write_examples
 from l2l_ray.loop.state.ledger import Ledger, read_shard
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.review.journal import Journal
@@ -73,6 +73,23 @@ def test_the_list_the_sheet_and_the_tasks_are_of_the_same_images(whole_run: RunF
         write_suggestions(whole_run.path, found, tmp_path / "next")
 
 
+def test_a_photo_that_is_gone_is_named_and_the_others_are_suggested(
+    copied: Callable[..., RunFolder], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = copied()
+    every = suggest(run.path, MOST)
+    examples = read_examples(run.examples_path("unlabeled"))
+    gone = str(run.path / "gone.jpg")
+    lost = [replace(one, image_path=gone) if one.image_path == every[0].image else one for one in examples]
+    write_examples(run.examples_path("unlabeled"), lost)
+    found = suggest(run.path, MOST)
+    assert {one.image for one in found} == {one.image for one in every[1:]}
+    assert [gone in record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [True]
+    write_examples(run.examples_path("unlabeled"), [replace(one, image_path=gone) for one in examples])
+    with pytest.raises(DataError, match=r"gone\.jpg cannot be read"):
+        suggest(run.path, 1)
+
+
 def test_what_cannot_be_answered_is_refused(copied: Callable[..., RunFolder]) -> None:
     with pytest.raises(ConfigError, match="--count must be 1 to 2000, got 0"):
         suggest(Path("nowhere"), 0)
@@ -80,7 +97,7 @@ def test_what_cannot_be_answered_is_refused(copied: Callable[..., RunFolder]) ->
         suggest(Path("nowhere"), 2001)
     run = copied()
     run.ledger_path.write_text("")
-    with pytest.raises(DataError, match="has no committed pseudo-labels of 'l2l'"):
+    with pytest.raises(DataError, match="has no whole round of pseudo-labels yet; let the run go on"):
         suggest(run.path, 1)
 
 
