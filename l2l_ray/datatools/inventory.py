@@ -167,11 +167,10 @@ def take_inventory(folder: Path, split_by: str | None = None) -> Inventory:
     found = sorted(path.name[5:-3] for path in folder.glob("refs(*).p"))
     if split_by is None and len(found) == 1:
         split_by = found[0]
+    if not found:
+        raise DataError(f"{folder} is no data set; give a folder with refs(<split_by>).p and instances.json")
     if split_by not in found:
-        raise DataError(
-            f"{folder} holds refs of {found}, got --split-by {split_by}; "
-            + ("choose one of these" if found else "give a folder with refs(<split_by>).p and instances.json")
-        )
+        raise DataError(f"{folder} holds refs of {found}, got --split-by {split_by}; choose one of these")
     require_file(folder / "instances.json", folder.parent, folder.name)
     inventory = Inventory(folder, split_by)
     _read_refs(inventory, folder / f"refs({split_by}).p")

@@ -145,7 +145,7 @@ def read_label_studio(path: Path) -> list[Row]:
     if not isinstance(tasks, list) or not all(isinstance(t, dict) and isinstance(t.get("data"), dict) for t in tasks):
         raise DataError(
             f"{path} is no Label Studio export: expected a list of tasks with `data` and `annotations`; choose JSON, "
-            "not JSON-MIN"
+            "not JSON-MIN, in Label Studio; a table of your own has one JSON object per line, as .jsonl"
         )
     rows: list[Row] = []
     num_without = 0
