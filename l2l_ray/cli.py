@@ -19,8 +19,8 @@
     l2l suggest RUN [--count 20] [--out FOLDER]                      which photos to label next
 
 RUN is the run folder that `l2l run` prints. Each command's --help lists its options.
-Exit status: 0 fine; 1 something is wrong, a setting of a run too, or some items failed, each in a line on stderr; 2 the
-command was not understood; 130 stopped by Ctrl-C; 141 whoever read the output closed it, as `head` does.
+Exit status: 0 fine; 1 something is wrong, a setting of a run too, or some items failed, each in a line on stderr;
+2 the command was not understood; 130 stopped by Ctrl-C; 141 whoever read the output closed it, as `head` does.
 """
 
 # Every import that takes time is inside the command that needs it, so that help and mistakes answer at once.
