@@ -123,7 +123,9 @@ class Runner:
                 for task in self._wait():
                     self._end(task)
                     done = total - len(queue) - len(self._running)
-                    logger.info("%d of %d rows, %s: %s", done, total, duration(time.monotonic() - started), task.name)
+                    failed = f" failed, see {self.failed[task]}" if task in self.failed else ""
+                    passed = duration(time.monotonic() - started)
+                    logger.info("%d of %d rows, %s: %s%s", done, total, passed, task.name, failed)
         finally:
             for process, _, _ in self._running.values():
                 process.terminate()
