@@ -147,7 +147,7 @@ def test_a_run_that_cannot_be_reviewed_is_refused(reviewed_run: Path, tmp_path: 
     with pytest.raises(DataError, match="no label of sentence 123456"):
         Labels(reviewed_run).position(123456)
     (reviewed_run / "ledger.jsonl").unlink()
-    with pytest.raises(DataError, match="no committed pseudo-labels"):
+    with pytest.raises(DataError, match="no whole round of pseudo-labels"):
         Labels(reviewed_run)
 
 
