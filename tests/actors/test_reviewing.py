@@ -167,7 +167,7 @@ def test_what_cannot_be_reviewed_is_named(run: Path, tmp_path: Path) -> None:
 
 def test_a_run_without_labels_is_refused(run: Path) -> None:
     (run / "ledger.jsonl").write_text("")
-    with pytest.raises(L2LError, match="has no committed pseudo-labels"):
+    with pytest.raises(L2LError, match="has no whole round of pseudo-labels"):
         app_of(ReviewArgs(run=str(run), token_sha256=sha256_of(TOKEN), addresses=(f"http://{HOST}",)))
 
 
