@@ -73,10 +73,9 @@ def choice_part(found: dict[str, Any]) -> str:
         table = [["", *columns.values(), "L2L minus this, right at 40 %"], ["---"] * (len(columns) + 2)]
         for name, row in part["rows"].items():
             ends = row.get("l2l_minus_this", {}).get("right_at_coverage")
-            words = f"{100 * ends['mean']:+.1f} ({100 * ends['low']:+.1f} to {100 * ends['high']:+.1f})" if ends else ""
             using, of = row["num_using"], len(part["by_seed"])
             told = name if using == of else f"{name} (uses labels in {using} of {of} seeds)"
-            table.append([told, *(f"{100 * row[key]:.1f}" if key in row else "" for key in columns), words])
+            table.append([told, *(f"{100 * row[key]:.1f}" if key in row else "" for key in columns), _with_ends(ends)])
         lines.append(markdown(table))
     return "\n\n".join(lines)
 
@@ -106,10 +105,16 @@ def _where_students(part: dict[str, Any]) -> str:
     lines = [["", "texts", *(_ROW_LABELS[row] for row in rows), "L2L minus accept all"]]
     lines.append(["---"] * len(lines[0]))
     for name, group in part.items():
-        ends, ious = group["l2l_minus_accept_all"], (f"{100 * group['mean_iou'][row]:.1f}" for row in rows)
-        words = f"{100 * ends['mean']:+.1f} ({100 * ends['low']:+.1f} to {100 * ends['high']:+.1f})" if ends else ""
-        lines.append([name, f"{group['num']:,}", *ious, words])
+        ious = (f"{100 * group['mean_iou'][row]:.1f}" for row in rows)
+        lines.append([name, f"{group['num']:,}", *ious, _with_ends(group["l2l_minus_accept_all"])])
     return markdown(lines)
+
+
+def _with_ends(found: dict[str, float] | None) -> str:
+    """Return a difference with its interval, in percent; "" where there is none."""
+    if found is None:
+        return ""
+    return f"{100 * found['mean']:+.1f} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
 
 
 def _where_labels(part: dict[str, Any]) -> str:

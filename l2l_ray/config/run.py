@@ -189,7 +189,6 @@ def selector_for(section: SelectorConfig, method: str) -> SelectorConfig:
         return SelectorConfig.model_validate(section.model_dump() | change)
     except ValidationError as error:
         raise ConfigError(f"method {method!r} of `compare`: {explain(error, SelectorConfig)}") from None
-    except (
-        ConfigError
-    ) as error:  # of its own kind: who lists runs tells a selector that is not found from a typing error
+    except ConfigError as error:
+        # Of its own kind: who lists runs tells a selector that is not found from a typing error.
         raise type(error)(f"method {method!r} of `compare`: {error}") from None
