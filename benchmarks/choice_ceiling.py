@@ -27,11 +27,11 @@ from benchmarks.command import add_out, at_least_one, run_main, write_results
 from benchmarks.compare.oracles import HiddenTruth
 from benchmarks.label_choice import order_figures
 from l2l_ray.device import pick_device
-from l2l_ray.loop.evaluation.committed import open_run
 from l2l_ray.loop.inference.inputs import ExampleSets
 from l2l_ray.loop.inference.networks import load_segmenter
 from l2l_ray.loop.inference.ordering import RIGHT_IOU
 from l2l_ray.loop.inference.teacher import gather_evidence
+from l2l_ray.loop.state.run_folder import open_run
 from l2l_ray.selector.candidates import NAMES, candidates_of, relations
 from l2l_ray.selector.reward import truth_ious
 from l2l_ray.types import Candidate

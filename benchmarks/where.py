@@ -33,12 +33,13 @@ from benchmarks.compare.runner import Comparison
 from benchmarks.compare.worker import last_version_rows
 from l2l_ray.errors import DataError
 from l2l_ray.intervals import seed_interval
-from l2l_ray.loop.evaluation.committed import last_round, open_run
+from l2l_ray.loop.evaluation.committed import last_round
 from l2l_ray.loop.evaluation.evaluate import meter_of
 from l2l_ray.loop.inference.ordering import RIGHT_IOU
 from l2l_ray.loop.inference.quality import WRONG_OBJECT_IOU
 from l2l_ray.loop.state.example_files import ExampleTable
 from l2l_ray.loop.state.ledger import is_used
+from l2l_ray.loop.state.run_folder import open_run
 from l2l_ray.randomness import numpy_generator
 from l2l_ray.refshapes.expressions import KINDS, kind_of
 from l2l_ray.selector.reward import truth_ious

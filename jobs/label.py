@@ -59,6 +59,7 @@ def _label(words: list[str]) -> int:
     ]:
         raise ConfigError(f"unknown option {foreign[0]}; expected those of --help, or --cluster.FIELD")
     from l2l_ray.datatools.photos import photos_and_texts
+    from l2l_ray.loop.state.version_record import weights_sha256
     from l2l_ray.predictions import PredictionFolder, predict_into
     from l2l_ray.predictor import run_and_version
     from l2l_ray.types import PhotoText
@@ -69,7 +70,7 @@ def _label(words: list[str]) -> int:
     run, method, version = run_and_version(given.run)
     config = load_config(["--config", str(run.path / "config.yaml"), *rest])
     found = photos_and_texts(given.source, given.text, given.images)
-    folder = PredictionFolder.open(given.out, str(given.run))
+    folder = PredictionFolder.open(given.out, str(given.run), weights_sha256(run.version_dir(method, version)))
 
     def answer(items: list[PhotoText]) -> int:
         from l2l_ray.actors.environment import set_environment

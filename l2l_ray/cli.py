@@ -195,11 +195,13 @@ def predict(words: Sequence[str]) -> int:
     read_config(given.run / "config.yaml")
     images = given.images and given.images.absolute()  # the files hold the photos' paths, wherever they are read
     found = photos_and_texts(given.source.absolute(), given.text, images)
+    from l2l_ray.loop.state.version_record import weights_sha256
     from l2l_ray.predictions import FailedPrediction, PredictionFolder, predict_into
     from l2l_ray.predictor import Predictor, run_and_version
 
-    _, method, version = run_and_version(given.run)
-    folder = PredictionFolder.open(given.out, str(given.run.absolute()))
+    run, method, version = run_and_version(given.run)
+    weights = weights_sha256(run.version_dir(method, version))
+    folder = PredictionFolder.open(given.out, str(given.run.absolute()), weights)
 
     def answer(items: list[PhotoText]) -> int:
         num_failed = 0

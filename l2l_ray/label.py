@@ -38,6 +38,7 @@ from l2l_ray.loop.state.example_files import ExampleTable
 from l2l_ray.loop.state.opening import opening_text
 from l2l_ray.loop.state.prepare import prepare, require_same_data
 from l2l_ray.loop.state.run_folder import RunFolder, continued
+from l2l_ray.loop.state.version_record import weights_sha256
 from l2l_ray.wording import Say
 
 _RESULT = ("wrote ", "updated ", "it has ", "a split file ")  # how an import begins a line that is no problem
@@ -193,7 +194,8 @@ def _is_written(place: Path, run: RunFolder) -> bool:
     """Whether a folder holds the masks of a run's chosen version."""
     method, version = run.chosen_version()
     wanted = {"format": "png", "split": "unlabeled", "min_confidence": 0.0, "method": method, "model_version": version}
-    return {**wanted, "run_dir": str(run.path.absolute())}.items() <= index_of(place).items()
+    wanted |= {"run_dir": str(run.path.absolute()), "weights_sha256": weights_sha256(run.version_dir(method, version))}
+    return wanted.items() <= index_of(place).items()
 
 
 def _require_replaceable(place: Path, force: bool) -> None:

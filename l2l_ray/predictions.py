@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -35,7 +36,7 @@ OVERLAY_RGB = (255, 45, 149)
 OVERLAY_OPACITY = 0.5
 INDEX_FIELDS = (
     *("image", "expression", "confidence", "area_px", "area_frac", "mask", "overlay", "details", "error"),
-    *("run", "method", "version", "photo_sha256"),
+    *("run", "method", "version", "weights_sha256", "photo_sha256"),
 )
 _FILES = ("mask", "overlay", "details")
 _NAME_BYTES = 60  # of the photo's name and of the text in a result's name; file systems take 255 in all
@@ -78,7 +79,7 @@ class Prediction:
     version: int
     confidence: float  # estimated IoU of the mask with the truth, in [0, 1]; see `confidence.py`
 
-    @property
+    @cached_property
     def mask(self) -> Bool[np.ndarray, "H W"]:
         """True = the referred object."""
         return self.mask_probs > 0.5
@@ -104,8 +105,10 @@ class Prediction:
 
     def overlay(self) -> UInt8[np.ndarray, "H W 3"]:
         """Return the image with the mask tinted."""
-        tint = np.where(self.mask[..., None], OVERLAY_OPACITY, 0.0)
-        return np.asarray(np.round(self.image * (1 - tint) + np.array(OVERLAY_RGB) * tint), np.uint8)
+        tinted, mask = self.image.copy(), self.mask
+        blend = tinted[mask] * (1 - OVERLAY_OPACITY) + np.array(OVERLAY_RGB) * OVERLAY_OPACITY
+        tinted[mask] = np.round(blend)  # only these pixels as floats: a phone's photo would be gigabytes of them
+        return tinted
 
     def save(self, folder: Path) -> tuple[Path, Path, Path]:
         """Write `<name>-overlay.png`, `<name>-mask.png` (255 = object) and `<name>.json`; return their paths.
@@ -134,23 +137,24 @@ class PredictionFolder:
     Args:
         path: The folder.
         run: Whose answers they are, as the index names it.
+        weights: SHA-256 of the weights that answer: a run trained anew has other ones.
         rows: What its index holds, by name of the item.
-    Example: `with PredictionFolder.open(Path("out"), "runs/mine") as folder: folder.add(prediction)`
+    Example: `with PredictionFolder.open(Path("out"), "runs/mine", "5539aa") as folder: folder.add(prediction)`
     """
 
-    def __init__(self, path: Path, run: str, rows: dict[str, dict[str, Any]]) -> None:
-        self.path, self.run = path, run
+    def __init__(self, path: Path, run: str, weights: str, rows: dict[str, dict[str, Any]]) -> None:
+        self.path, self.run, self.weights = path, run, weights
         self._rows = rows
         self._held = ExitStack()
 
     @classmethod
-    def open(cls, path: Path, run: str) -> PredictionFolder:
+    def open(cls, path: Path, run: str, weights: str) -> PredictionFolder:
         """Make the folder, or read the index of an earlier one.
 
         Raises:
             DataError: Something else lies there, nothing can be written, or its index is no index.
         """
-        folder = cls(path, run, {})
+        folder = cls(path, run, weights, {})
         try:
             path.mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=path):  # says now, not after an hour of work, that nothing can be written
@@ -213,11 +217,8 @@ class PredictionFolder:
     def has(self, item: PhotoText, method: str, version: int) -> bool:
         """Whether this version of this run has answered about these very bytes, and its files are there."""
         row = self._rows.get(result_name(item))
-        if (
-            row is None
-            or row.get("error")
-            or (row["run"], row["method"], row["version"]) != (self.run, method, version)
-        ):
+        wanted = {"run": self.run, "method": method, "version": version, "weights_sha256": self.weights}
+        if row is None or row.get("error") or not wanted.items() <= row.items():
             return False
         return not self.lacking([row]) and row["photo_sha256"] == _sha256(item.image_path)
 
@@ -246,7 +247,7 @@ class PredictionFolder:
             row |= {"confidence": round(result.confidence, 4), "area_px": int(result.mask.sum())}
             row |= {"area_frac": round(result.area_frac, 6), "mask": mask.name, "overlay": overlay.name}
             row |= {"details": details.name, "run": self.run, "method": result.method, "version": result.version}
-            row["photo_sha256"] = _sha256(item.image_path)
+            row |= {"weights_sha256": self.weights, "photo_sha256": _sha256(item.image_path)}
         return row
 
     def note(self, row: dict[str, Any]) -> None:

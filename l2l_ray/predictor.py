@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from l2l_ray.confidence import prediction_confidence
-from l2l_ray.config import PriorConfig, RunConfig, read_config, toy_answers
+from l2l_ray.config import PriorConfig, RunConfig, toy_answers
 from l2l_ray.data.hints import read_hint
 from l2l_ray.data.images import Pixels, squashed
 from l2l_ray.data.native_size import grid_logits_to_native
@@ -38,7 +38,8 @@ from l2l_ray.loop.inference.inputs import Guide, read_known_scores
 from l2l_ray.loop.inference.networks import load_segmenter
 from l2l_ray.loop.inference.teacher import predict
 from l2l_ray.loop.state.position import Position
-from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.run_folder import RunFolder, open_run
+from l2l_ray.loop.state.version_record import TEACHER
 from l2l_ray.predictions import FailedPrediction, Prediction
 from l2l_ray.prior.hint import at_points, prior_of_hint
 from l2l_ray.prior.loading import PriorModels
@@ -108,7 +109,7 @@ class Predictor:
         run, method, version = run_and_version(Path(checkpoint))
         config = run.config
         with no_loading_bars():
-            weights = run.version_dir(method, version) / "teacher.safetensors"
+            weights = run.version_dir(method, version) / TEACHER
             segmenter = load_segmenter(config.segmenter, weights, pick_device(device))
             known = read_known_scores(run.priors_path("labeled"))
             models = _loaded_models(config.prior, device, mllm, sam, loaded)
@@ -263,21 +264,23 @@ class Predictor:
             self._strange = None
         size = found.picture.size
         hint = None if item.hint is None else read_hint(dict(item.hint), *size).fractions(*size)
-        expression = " ".join(words)
-        if said := self.cut(expression):
+        if said := self.cut(item.expression):
             logger.warning("note: %s", said)
-        return _Opened(item, expression, found, hint)
+        return _Opened(item, " ".join(words), found, hint)
 
     def cut(self, expression: str) -> str:
-        """Return what to tell about an expression that the segmenter does not read to its end; "" = it does."""
-        tokenizer = self._segmenter.text.tokenize
-        (num,), most = tokenizer.num_tokens([expression]), tokenizer.max_text_tokens
-        if num <= most:
+        """Return what to tell about an expression that is not read to its end; "" = it is."""
+        words, most_words, tokenizer = expression.split(), self._config.data.max_words, self._segmenter.text.tokenize
+        read, whole = " ".join(words[:most_words]), " ".join(words)
+        num_read, num = tokenizer.num_tokens([read, whole])
+        most = tokenizer.max_text_tokens
+        if num_read > most:
+            part, larger = f"the segmenter reads the first {most} of the {num} tokens", "segmenter.max_text_tokens"
+        elif len(words) > most_words:
+            part, larger = f"the models read the first {most_words} of the {len(words)} words", "data.max_words"
+        else:
             return ""
-        return (
-            f"the segmenter reads the first {most} of the {num} tokens of {expression!r}; say it in fewer words, or "
-            "train with a larger segmenter.max_text_tokens"
-        )
+        return f"{part} of {whole!r}; say it in fewer words, or train with a larger {larger}"
 
     def _logits(self, opened: Sequence[_Opened], priors: Sequence[Prior]) -> Float[Tensor, "B G G"]:
         images = torch.from_numpy(np.stack([one.photo.square for one in opened])).float().div_(255)
@@ -337,7 +340,7 @@ def save_version(checkpoint: Path, folder: Path) -> Segmenter:
         CheckpointError: The run is not finished, or something cannot be read or written.
     """
     run, method, version = run_and_version(checkpoint)
-    weights = run.version_dir(method, version) / "teacher.safetensors"
+    weights = run.version_dir(method, version) / TEACHER
     segmenter = load_segmenter(run.config.segmenter, weights, pick_device("cpu"))
     known = read_known_scores(run.priors_path("labeled"))
     save_model(folder, segmenter, run.config, Facts.of_run(run, method, version, known))
@@ -386,9 +389,9 @@ def run_and_version(checkpoint: Path) -> tuple[RunFolder, str, int]:
     named = Position.named(checkpoint.name) if checkpoint.parent.name == "train" else None
     is_version = named is not None and not named.step  # a training state is none
     run_dir = checkpoint.parent.parent if is_version else checkpoint
-    run = RunFolder(run_dir, read_config(run_dir / "config.yaml"))
+    run = open_run(run_dir)
     method, version = (str(named.method), named.version) if named and is_version else run.chosen_version()
-    weights = run.version_dir(method, version) / "teacher.safetensors"
+    weights = run.version_dir(method, version) / TEACHER
     if not weights.is_file():
         raise CheckpointError(f"{weights} not found; give the folder of a finished run, or of a version that is there")
     return run, method, version

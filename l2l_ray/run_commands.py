@@ -77,8 +77,10 @@ def save(words: Sequence[str]) -> None:
         parser.error("--private has no effect without --push")
     from l2l_ray.device import no_loading_bars
     from l2l_ray.predictor import save_version
-    from l2l_ray.segmenter.graph import save_graph
+    from l2l_ray.segmenter.graph import require_onnx, save_graph
 
+    if given.onnx:
+        require_onnx()  # before the model that was there is replaced
     replaces = ", in the place of the model that was there" if (given.folder / "config.json").exists() else ""
     with no_loading_bars():
         segmenter = save_version(given.run, given.folder)

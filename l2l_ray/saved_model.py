@@ -201,6 +201,7 @@ def push(folder: Path, repo_id: str, private: bool | None = None) -> str:
                 folder_path=folder,
                 commit_message=f"{_LIBRARY} {__version__}",
                 allow_patterns=list(_FILES),
+                delete_patterns=list(_FILES),  # of an earlier model, what this one does not have
             )
         )
     except _hub_errors() as error:

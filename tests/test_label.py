@@ -80,6 +80,13 @@ def test_from_photos_to_masks_and_on_when_a_mask_is_added(
     assert cli.main([*words, "--dry-run"]) == 0
     assert "nothing would be done" in capsys.readouterr().out and _home(tmp_path) == ["My-photos", "data"]
 
+    index = masks / "export.json"
+    content = json.loads(index.read_text())
+    index.write_text(json.dumps(content | {"weights_sha256": "of a run of this name that was deleted"}))
+    assert cli.main(words) == 0
+    assert "written by this version before" not in capsys.readouterr().out
+    assert json.loads(index.read_text()) == content
+
     edited = masks / rows[0]["mask"]
     _mask(7).save(edited)
     before = edited.read_bytes()

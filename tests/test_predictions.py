@@ -86,7 +86,7 @@ def test_any_text_and_any_name_of_a_photo_give_a_name_that_a_file_can_have(stem:
 def test_the_index_names_every_item_once_also_the_failed_ones(tmp_path: Path) -> None:
     one, other = prediction(tmp_path / "a.png"), prediction(tmp_path / "b.png", 'say "b", please')
     gone = PhotoText(tmp_path / "gone.png", "circle")
-    with PredictionFolder.open(tmp_path / "out", "runs/mine") as folder:
+    with PredictionFolder.open(tmp_path / "out", "runs/mine", "aa") as folder:
         for result in (one, other, one, FailedPrediction(gone, "image gone.png cannot be read")):
             folder.add(result)
     rows = [json.loads(line) for line in folder.index_path.read_text().splitlines()]
@@ -104,7 +104,7 @@ def test_the_index_names_every_item_once_also_the_failed_ones(tmp_path: Path) ->
 def test_rows_are_put_into_the_order_of_the_items_after_those_of_others(tmp_path: Path) -> None:
     items = [PhotoText(tmp_path / f"{number}.png", "circle") for number in range(20)]
     rows = [{"name": result_name(item), "image": str(item.image_path)} for item in reversed(items)]
-    folder = PredictionFolder.open(tmp_path / "out", "runs/mine")
+    folder = PredictionFolder.open(tmp_path / "out", "runs/mine", "aa")
     folder.index_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with folder:
         folder.arrange([*items[5:], items[9], PhotoText(tmp_path / "new.png", "circle")])
@@ -116,14 +116,15 @@ def test_what_is_answered_is_known_again_until_photo_run_or_files_change(tmp_pat
     photo = tmp_path / "a.png"
     photo.write_bytes(b"the photo")
     one = prediction(photo)
-    with PredictionFolder.open(tmp_path / "out", "mine") as folder:
+    with PredictionFolder.open(tmp_path / "out", "mine", "aa") as folder:
         assert not folder.has(one.item, "l2l", 2)
         mask = folder.add(one)
-    again = PredictionFolder.open(tmp_path / "out", "mine")
+    again = PredictionFolder.open(tmp_path / "out", "mine", "aa")
     assert again.has(one.item, "l2l", 2)
     assert not again.has(one.item, "l2l", 3)
     assert not again.has(PhotoText(photo, "other"), "l2l", 2)
-    assert not PredictionFolder.open(tmp_path / "out", "other").has(one.item, "l2l", 2)
+    assert not PredictionFolder.open(tmp_path / "out", "other", "aa").has(one.item, "l2l", 2)
+    assert not PredictionFolder.open(tmp_path / "out", "mine", "bb").has(one.item, "l2l", 2), "trained anew"
     photo.write_bytes(b"another photo")
     assert not again.has(one.item, "l2l", 2)
     photo.write_bytes(b"the photo")
@@ -133,18 +134,18 @@ def test_what_is_answered_is_known_again_until_photo_run_or_files_change(tmp_pat
 
 
 def test_a_stopped_folder_keeps_what_it_has_and_an_unused_one_is_not_left(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), PredictionFolder.open(tmp_path / "out", "mine") as folder:
+    with pytest.raises(KeyboardInterrupt), PredictionFolder.open(tmp_path / "out", "mine", "aa") as folder:
         folder.add(prediction())
         raise KeyboardInterrupt
     assert folder.table_path.exists()
-    with PredictionFolder.open(tmp_path / "unused", "mine"):
+    with PredictionFolder.open(tmp_path / "unused", "mine", "aa"):
         pass
     assert not (tmp_path / "unused").exists()
 
 
 def test_no_index_is_named_where_nothing_was_answered(tmp_path: Path) -> None:
     found, said = ["a.png: missing text", "b.png: missing text"], list[str]()
-    folder = PredictionFolder.open(tmp_path / "out", "mine")
+    folder = PredictionFolder.open(tmp_path / "out", "mine", "aa")
     assert predict_into(folder, found, ("l2l", 1), False, lambda items: 0, said.append) == 1
     assert said == ["0 of 2 answered"] and not (tmp_path / "out").exists()
 
@@ -154,18 +155,18 @@ def test_a_place_that_cannot_hold_results_is_named(tmp_path: Path) -> None:
     file.write_text("")
     for place in (file, file / "below"):
         with pytest.raises(DataError, match=r"^cannot write .*notafolder.*: .*; give a folder that can be written"):
-            PredictionFolder.open(place, "mine")
+            PredictionFolder.open(place, "mine", "aa")
         with pytest.raises(DataError, match=r"^cannot write .*notafolder"):
             prediction().save(place)
     (tmp_path / "predictions.jsonl").write_text("[1]\n")
     with pytest.raises(DataError, match=r"predictions\.jsonl is no index of predictions: .*choose another folder"):
-        PredictionFolder.open(tmp_path, "mine")
+        PredictionFolder.open(tmp_path, "mine", "aa")
 
 
 def test_what_another_process_wrote_meanwhile_stays_in_the_index(tmp_path: Path) -> None:
     one, other = prediction(tmp_path / "a.png"), prediction(tmp_path / "b.png")
-    waiting = PredictionFolder.open(tmp_path / "out", "mine")
-    with PredictionFolder.open(tmp_path / "out", "mine") as first:
+    waiting = PredictionFolder.open(tmp_path / "out", "mine", "aa")
+    with PredictionFolder.open(tmp_path / "out", "mine", "aa") as first:
         first.add(one)
     with waiting:
         waiting.add(other)
@@ -177,12 +178,12 @@ def test_what_another_process_wrote_meanwhile_stays_in_the_index(tmp_path: Path)
 def test_two_processes_do_not_write_into_one_folder(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from l2l_ray.predictions import PredictionFolder\n"
-        "with PredictionFolder.open(Path(sys.argv[1]), 'mine'): print('held', flush=True); sys.stdin.read()"
+        "with PredictionFolder.open(Path(sys.argv[1]), 'mine', 'aa'): print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "out")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        folder = PredictionFolder.open(tmp_path / "out", "mine")
+        folder = PredictionFolder.open(tmp_path / "out", "mine", "aa")
         with pytest.raises(DataError, match=r"another process is writing results into .*out; let it end, or choose"):
             folder.__enter__()
         holder.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -161,6 +162,18 @@ def test_a_text_that_the_segmenter_does_not_read_to_its_end_is_named(
     notes = [record.getMessage() for record in caplog.records if "tokens" in record.getMessage()]
     assert len(notes) == 2 and f"reads the first {CONFIG.segmenter.max_text_tokens} of the" in notes[0]
     assert repr(said + "left") in notes[0]
+
+
+def test_words_beyond_the_most_that_a_run_takes_are_named(predictor: Predictor, tmp_path: Path) -> None:
+    predictor.save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_words": 2}))
+    found = Predictor.from_pretrained(tmp_path / "model")
+    assert found.cut("red  circle") == ""
+    assert found.cut("left red circle") == (
+        "the models read the first 2 of the 3 words of 'left red circle'; say it in fewer words, or train with a "
+        "larger data.max_words"
+    )
 
 
 def test_missing_and_truncated_images_are_named(predictor: Predictor, image_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,18 @@ def test_a_save_that_fails_leaves_the_earlier_model_as_it_was(
         save_model(tmp_path / "model", segmenter, RunConfig(segmenter=other), Facts("l2l", 1, ()))
     assert _files(tmp_path / "model") == before
     assert {path.name for path in tmp_path.iterdir()} == {"model", "one", "other"}
+
+
+def test_without_the_packages_of_onnx_the_earlier_model_stays(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    save_model(folder, Segmenter(SegmenterConfig()), RunConfig(), Facts("l2l", 1, ()))
+    (folder / "segmenter.onnx").write_text("a graph")
+    before = _files(folder)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert cli.main(["save", str(run_dir), str(folder), "--onnx"]) == 1
+    assert "ONNX needs packages that are not installed" in capsys.readouterr().err and _files(folder) == before
 
 
 def test_an_opened_model_is_saved_over_itself(

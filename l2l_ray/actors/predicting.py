@@ -49,17 +49,18 @@ class PredictionActor:
         checkpoint: A finished run, or one of its versions.
         out: Folder of the results.
         run: Whose answers they are, as the index names it.
+        weights: SHA-256 of the weights that answer.
         cluster: Threads and resources of a labeler.
     """
 
-    def __init__(self, name: str, checkpoint: Path, out: Path, run: str, cluster: ClusterConfig) -> None:
+    def __init__(self, name: str, checkpoint: Path, out: Path, run: str, weights: str, cluster: ClusterConfig) -> None:
         import torch
 
         torch.set_num_threads(cluster.threads_per_labeler)
         log_as(run, name)
         self._title = f"{name} of {run}"
         self._notes = KeptNotes()
-        self._folder = PredictionFolder(out, run, {})
+        self._folder = PredictionFolder(out, run, weights, {})
         self._predictor = Predictor.from_run(checkpoint, device=device_for(cluster.labeler_resources))
 
     def __repr__(self) -> str:
@@ -102,7 +103,7 @@ def predict(
         wait_in_line([need], cluster, say, "add nodes, or lower cluster.num_labelers")
         retries = {"max_restarts": MAX_RESTARTS, "max_task_retries": cluster.max_item_retries}
         namespace = namespace_for(folder.run, folder.path.absolute())
-        args = (checkpoint.absolute(), folder.path.absolute(), folder.run, cluster)
+        args = (checkpoint.absolute(), folder.path.absolute(), folder.run, folder.weights, cluster)
         names = [f"labeler-{index}" for index in range(need.count)]
         actors = [
             start_actor(PredictionActor, actor_options(name, namespace, need.each) | retries, name, *args)

@@ -7,9 +7,9 @@ parts of COCO's objects: the inside of the outline, by the even-odd rule, is the
 class (several texts of one object) are one line. A photo whose masks are all empty is left out: YOLO would learn that
 nothing is there.
 
-Photos in an object store are copied. Names are unique in a split without their folders: `photo_2.jpg` is a second
-`photo.jpg`. `index.jsonl` has every record, with the exact masks and the expressions; `l2l data import rows
-index.jsonl` reads it.
+Photos in an object store are copied; what Ultralytics does not read (GIF, AVIF) becomes a PNG. Names are unique in a
+split without their folders: `photo_2.jpg` is a second `photo.jpg`. `index.jsonl` has every record, with the exact masks
+and the expressions; `l2l data import rows index.jsonl` reads it.
 
 Source of the format: docs.ultralytics.com/datasets/segment.
 """
@@ -28,11 +28,13 @@ import yaml
 from jaxtyping import Bool, Float64
 
 from l2l_ray.data.masks import decode
+from l2l_ray.data.pixels import read_rgb
 from l2l_ray.datatools.record import ExportedMask, record, write_json_lines
 from l2l_ray.errors import DataError
 from l2l_ray.storage import StorePath, local_copy, place
 
 ANY_CLASS = "object"
+_SUFFIXES = {".jfif": ".jpg", ".gif": ".png", ".avif": ".png"}  # of what Ultralytics passes over: what it reads
 _BLOCK = 256  # points whose distances to an outline are taken at once
 
 
@@ -115,24 +117,31 @@ def _free_name(split: str, photo: Path, taken: set[tuple[str, str]]) -> str:
         number += 1
         stem = f"{photo.stem}_{number}"
     taken.add((split, stem.lower()))
-    return f"{stem}{photo.suffix}"
+    return f"{stem}{_SUFFIXES.get(photo.suffix.lower(), photo.suffix)}"
 
 
 def _give_photo(source: Path, target: Path) -> None:
-    """Link to a photo, or copy it: one of an object store, or a JPEG without an end, which Ultralytics would mend."""
+    """Link to a photo, or copy it: one of an object store, or a JPEG without an end, which Ultralytics would mend.
+
+    Where the target has another ending that PNG has, it is written anew.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(source, StorePath):
-        shutil.copyfile(local_copy(source), target)
-        return
+    is_kept = not isinstance(source, StorePath)  # a copy of an object store's may go
+    source = local_copy(source)
     if not source.is_file():
         raise DataError(f"{source} cannot be read: image file not found; put it back, or choose another --format")
-    if source.suffix.lower() in (".jpg", ".jpeg"):
+    if target.suffix == ".png" and source.suffix.lower() != ".png":
+        read_rgb(source).save(target)
+        return
+    if source.suffix.lower() in (".jpg", ".jpeg", ".jfif"):
         with source.open("rb") as file:
             file.seek(-min(2, source.stat().st_size), os.SEEK_END)
             if file.read() != b"\xff\xd9":
-                shutil.copyfile(source, target)
-                return
-    target.symlink_to(source.resolve())
+                is_kept = False
+    if is_kept:
+        target.symlink_to(source.resolve())
+    else:
+        shutil.copyfile(source, target)
 
 
 def _write_yaml(splits: list[str], classes: list[str], path: Path) -> None:

@@ -14,16 +14,16 @@ from typing import Any
 
 import pandas as pd
 
-from l2l_ray.config import PLACES, dump_without, read_config
+from l2l_ray.config import PLACES, dump_without
 from l2l_ray.config.differences import differences
 from l2l_ray.errors import HEALS, ConfigError, DataError
 from l2l_ray.intervals import BootstrapInterval, verdict
 from l2l_ray.loop.evaluation.evaluate import Evaluations, meter_of, protocol_of
 from l2l_ray.loop.state.example_files import ExampleTable
 from l2l_ray.loop.state.plan import VAL
-from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.run_folder import RunFolder, open_run
 from l2l_ray.metrics import IouMeter, compare_figures
-from l2l_ray.report.figures import percent, points_interval
+from l2l_ray.report.figures import float_keys, percent, points_interval
 from l2l_ray.report.record import TESTS, RunRecord, flatten, read_glance
 from l2l_ray.report.tables import metric_name
 from l2l_ray.types import LabeledExample
@@ -68,7 +68,7 @@ class ComparedRun:
             DataError: Its figures are lost or damaged.
             CheckpointError: It has not ended.
         """
-        run = RunFolder(path, read_config(path / "config.yaml"))
+        run = open_run(path)
         chosen, _ = run.chosen_version()
         record = read_glance(path)
         if damage := next((line for line in record.absent if line.startswith("results.json")), None):
@@ -137,7 +137,7 @@ def _pair(first: ComparedRun, other: ComparedRun, split: str | None, common: boo
         found.append((TESTS, _joined([one for one, _ in tests]), _joined([two for _, two in tests])))
     rows: list[tuple[str, ...]] = [_HEAD]
     for name, one, two in found:
-        gaps, values = compare_figures(one, two), [flatten(_text_keys(meter.summary())) for meter in (one, two)]
+        gaps, values = compare_figures(one, two), [flatten(float_keys(meter.summary())) for meter in (one, two)]
         for metric in FIGURES:
             head = (name, str(len(one))) if metric == FIGURES[0] else ("", "")
             shown = (percent(figures[metric]) for figures in values)
@@ -213,10 +213,6 @@ def _joined(meters: Sequence[IouMeter]) -> IouMeter:
     for meter in meters:
         total.merge(meter)
     return total
-
-
-def _text_keys(summary: dict[str, Any]) -> dict[str, Any]:
-    return {**summary, "precision_at": {str(key): value for key, value in summary["precision_at"].items()}}
 
 
 def _gap(found: BootstrapInterval) -> tuple[str, str, str]:

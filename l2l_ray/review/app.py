@@ -41,7 +41,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from l2l_ray import __version__
 from l2l_ray.data.masks import mask_area_px
-from l2l_ray.errors import ConfigError, DataError, L2LError, one_line
+from l2l_ray.errors import ConfigError, DataError, L2LError, LedgerError, one_line
 from l2l_ray.review.item import Items, as_runs, edit_size, mask_iou
 from l2l_ray.review.journal import Journal, StaleAction
 from l2l_ray.review.journal_folder import JournalFailure
@@ -179,6 +179,7 @@ def make_app(
             Refusal: refused,
             StaleAction: _stale,
             JournalFailure: _failed,
+            LedgerError: _failed,
             L2LError: _wrong,
             RequestValidationError: _not_understood,
             HTTPException: _no_such,

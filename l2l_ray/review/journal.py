@@ -272,7 +272,7 @@ class Journal:
         except FileNotFoundError:
             self._require_same(None)
         except OSError as error:
-            raise DataError(f"{self._path} cannot be read: {error}; check its permissions") from error
+            raise JournalFailure(f"{self._path} cannot be read: {error}; check its permissions and its disk") from error
         return 0
 
     def _read_line(self, line: bytes) -> None:

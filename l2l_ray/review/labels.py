@@ -30,8 +30,9 @@ from jaxtyping import Bool, Float32, Int8, Int64
 from l2l_ray.datatools.record import common_folder
 from l2l_ray.errors import ConfigError, DataError
 from l2l_ray.jsonl import read_lines
-from l2l_ray.loop.evaluation.committed import last_round, open_run
+from l2l_ray.loop.evaluation.committed import last_round
 from l2l_ray.loop.state.example_files import ExampleTable, PriorTable
+from l2l_ray.loop.state.run_folder import open_run
 from l2l_ray.review.journal import Journal
 from l2l_ray.review.journal_lines import STATES
 from l2l_ray.storage import local_copy, place

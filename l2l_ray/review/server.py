@@ -31,7 +31,7 @@ from l2l_ray.job import end_signals
 from l2l_ray.review.app import checked_name, identity, make_app
 from l2l_ray.review.journal import Journal
 from l2l_ray.serving.access import own_or_new_token, sha256_of
-from l2l_ray.serving.settings import LOOPBACK
+from l2l_ray.serving.settings import LOOPBACK, origin_of
 from l2l_ray.storage import here
 from l2l_ray.wording import Say
 
@@ -78,8 +78,7 @@ def review(run_dir: Path, port: int | None, reviewer: str | None, opens_browser:
     usual = own_port(run_dir, name)
     with listening(port, usual) as listener:
         chosen = listener.getsockname()[1]
-        addresses = frozenset(f"http://{host}:{chosen}" for host in (LOOPBACK, "localhost"))
-        app = make_app(run_dir, name, sha256_of(token), addresses)
+        app = make_app(run_dir, name, sha256_of(token), own_addresses(chosen))
         Journal(run_dir).require_writable()
         with suppress(OSError):
             (run_dir / OPENING).unlink()  # of an earlier version that was killed
@@ -186,6 +185,11 @@ def _open(address: str) -> None:
     with suppress(webbrowser.Error):
         if "BROWSER" in os.environ or type(webbrowser.get()) is not webbrowser.GenericBrowser:
             webbrowser.open(address)
+
+
+def own_addresses(port: int) -> frozenset[str]:
+    """Return how a browser names this machine's server at a port: without the port where it is that of HTTP."""
+    return frozenset(origin_of(f"http://{host}:{port}") for host in (LOOPBACK, "localhost"))
 
 
 def own_port(run_dir: Path, reviewer: str) -> int:

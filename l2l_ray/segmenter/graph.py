@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -94,7 +95,7 @@ def save_graph(segmenter: Segmenter, folder: Path, as_onnx: bool) -> Path:
         CheckpointError: The file cannot be written.
     """
     if as_onnx:
-        _require_onnx()
+        require_onnx()
     program = _exported(copy.deepcopy(segmenter).cpu())
     path = folder / (ONNX if as_onnx else PROGRAM)
     try:
@@ -103,18 +104,26 @@ def save_graph(segmenter: Segmenter, folder: Path, as_onnx: bool) -> Path:
             # Of torch's own code; and of weights that share memory, which are on the CPU here, where that is no matter.
             warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec", FutureWarning)
             warnings.filterwarnings("ignore", "No complete tensor found in the group", UserWarning)
-            if as_onnx:
-                made = torch.onnx.export(program, dynamo=True, input_names=list(INPUTS), verbose=False)
-                assert made is not None, "dynamo=True gives a program"
-                made.save(path)
-            else:
-                torch.export.save(program, path)
+            with TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as place:
+                if as_onnx:
+                    made = torch.onnx.export(program, dynamo=True, input_names=list(INPUTS), verbose=False)
+                    assert made is not None, "dynamo=True gives a program"
+                    made.save(Path(place) / path.name)
+                else:
+                    torch.export.save(program, Path(place) / path.name)
+                for file in sorted(Path(place).iterdir(), reverse=True):  # the graph after the weights it points to
+                    file.replace(folder / file.name)
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error}; {write_remedy(error)}, or give another folder") from error
     return path
 
 
-def _require_onnx() -> None:
+def require_onnx() -> None:
+    """Check that ONNX can be written.
+
+    Raises:
+        ConfigError: Its packages are not installed.
+    """
     try:
         import onnxscript  # noqa: F401
     except ImportError:

@@ -51,7 +51,7 @@ class MaskAnswer(BaseModel):
     mask_rle: Rle
     mask_png: str = Field(description="The mask as a PNG of the picture's size, base64; 255 = the object")
     prior_failure: str = Field(description="Why the language model gave no box; empty = it gave one")
-    note: str = Field(description="Which part of the expression the segmenter did not read; empty = it read all")
+    note: str = Field(description="Which part of the expression was not read; empty = all was")
 
 
 class Answer(BaseModel):
@@ -142,7 +142,7 @@ class Answerer:
         if isinstance(result, FailedPrediction):
             logger.error("no answer: %s", result.error)
             return Refusal(503, f"the model could not answer {result.item.expression!r}: {result.error}")
-        return encoded(result) | {"note": self._predictor.cut(result.expression)}
+        return encoded(result) | {"note": self._predictor.cut(result.item.expression)}
 
 
 def encoded(result: Prediction) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def encoded(result: Prediction) -> dict[str, Any]:
     summary = result.summary()
     left, top, width, height = map(int, box_of_mask(summary["mask_rle"]))
     png = io.BytesIO()
-    Image.fromarray(result.mask).save(png, "PNG")  # one bit per pixel
+    Image.fromarray(result.mask).convert("L").save(png, "PNG")
     return {
         "expression": result.expression,
         "confidence": summary["confidence"],

@@ -83,7 +83,7 @@ def test_it_waits_in_line_for_its_labelers(
     free = ray.available_resources()["CPU"]
     told, say = held("trial-0", {"CPU": free})
     monkeypatch.setattr(predicting, "say", say)
-    folder = PredictionFolder.open(tmp_path / "out", str(run_dir))
+    folder = PredictionFolder.open(tmp_path / "out", str(run_dir), "aa")
     predict(run_dir, items, folder, ClusterConfig(address=ray_local), lambda row, num_done: None)
     assert told[0].startswith("waiting for 0.25 CPU (0 free); held by ") and "trial-0 of l2l-other-1a2b" in told[0]
 
@@ -92,7 +92,7 @@ def test_masks_that_are_not_in_the_folder_here_are_not_noted(
     ray_local: str, run_dir: Path, photos: Path, tmp_path: Path
 ) -> None:
     items = [item for item in photos_and_texts(photos) if isinstance(item, PhotoText)]
-    folder = PredictionFolder.open(tmp_path / "out", str(run_dir))
+    folder = PredictionFolder.open(tmp_path / "out", str(run_dir), "aa")
 
     def noted(row: dict[str, Any], num_done: int) -> None:
         # The other part's files vanish before it is noted, as where its node wrote them on a disk of its own.

@@ -113,6 +113,17 @@ def test_a_photo_that_ultralytics_would_mend_in_place_is_copied(tmp_path: Path) 
         assert picture.size == (32, 24)
 
 
+def test_what_ultralytics_passes_over_gets_an_ending_that_it_reads(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    jpeg = draw(photos / "a.jpg", 1).rename(photos / "a.JFIF")
+    rows = [(name, _mask(), "train", "") for name in ("a.JFIF", "b.gif", "a.png")]
+    folder = _export(tmp_path, rows)
+    assert sorted(path.name for path in (folder / "images/train").iterdir()) == ["a.jpg", "a_2.png", "b.png"]
+    assert (folder / "images/train/a.jpg").samefile(jpeg)
+    with Image.open(folder / "images/train/b.png") as given, Image.open(photos / "b.gif") as photo:
+        assert given.format == "PNG" and given.tobytes() == photo.convert("RGB").tobytes()
+
+
 def test_a_photo_that_is_gone_is_named(tmp_path: Path) -> None:
     draw(tmp_path / "photos" / "a.png", 1).unlink()
     example = Example(0, 0, 0, str(tmp_path / "photos" / "a.png"), 32, 24, "text")

@@ -101,6 +101,15 @@ def test_a_stale_decision_is_refused_with_what_the_other_one_did(client: TestCli
     assert decided(client, sent_id, "accept", upon=1).json()["state"] == "accepted"
 
 
+def test_a_disk_that_fails_is_not_the_decision_s_fault(client: TestClient, reviewed_run: Path) -> None:
+    sent_id = first_ids(client, 1)[0]
+    journal = reviewed_run / FILE
+    journal.unlink(missing_ok=True)
+    journal.mkdir()  # a file that cannot be read
+    refused = decided(client, sent_id, "accept")
+    assert refused.status_code == 500 and f"{FILE} cannot be read" in refused.json()["error"], "the browser keeps it"
+
+
 def test_accept_is_refused_where_another_mask_is_shown(client: TestClient, reviewed_run: Path) -> None:
     sent_id = first_ids(client)[0]
     height, width = client.get(f"/api/labels/{sent_id}").json()["size"]

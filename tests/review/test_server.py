@@ -19,7 +19,7 @@ import pytest
 from l2l_ray import cli
 from l2l_ray.errors import ConfigError
 from l2l_ray.review.journal import LOCK
-from l2l_ray.review.server import listening, opening_page, own_port
+from l2l_ray.review.server import listening, opening_page, own_addresses, own_port
 from tests.browser import WAIT_S
 
 
@@ -161,3 +161,8 @@ def test_the_file_with_the_token_goes_once_the_browser_has_had_it(reviewed_run: 
         asked = urllib.request.Request(f"{server}/api/run", headers={"authorization": f"Bearer {token}"})
         urllib.request.urlopen(asked, timeout=WAIT_S).close()
         waited(lambda: not page.exists())
+
+
+def test_browsers_leave_the_port_of_http_out() -> None:
+    assert own_addresses(80) == {"http://127.0.0.1", "http://localhost"}
+    assert own_addresses(8001) == {"http://127.0.0.1:8001", "http://localhost:8001"}

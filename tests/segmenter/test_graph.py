@@ -34,7 +34,7 @@ def other_inputs(segmenter: Segmenter) -> tuple[torch.Tensor, ...]:
 @pytest.mark.slow
 def test_the_exported_program_agrees(segmenter: Segmenter, tmp_path: Path) -> None:
     path = save_graph(segmenter, tmp_path, as_onnx=False)
-    assert path == tmp_path / PROGRAM
+    assert path == tmp_path / PROGRAM and list(tmp_path.iterdir()) == [path]
     inputs = other_inputs(segmenter)
     with torch.no_grad():
         found = torch.export.load(path).module()(*inputs)

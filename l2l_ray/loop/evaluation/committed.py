@@ -15,28 +15,18 @@ import numpy as np
 import torch
 
 from l2l_ray.confidence import NO_CELL
-from l2l_ray.config import read_config
 from l2l_ray.data.masks import encode, nearest
 from l2l_ray.data.native_size import grid_logits_to_native
 from l2l_ray.datatools.record import ExportedMask
 from l2l_ray.errors import HEALS, DataError
 from l2l_ray.loop.state.example_files import ExampleTable
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry, num_shards, read_columns, read_shard
-from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.run_folder import RunFolder, open_run
 from l2l_ray.types import Example, PseudoLabel
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
-
-
-def open_run(run_dir: Path) -> RunFolder:
-    """Return a run by its folder.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    return RunFolder(run_dir, read_config(run_dir / "config.yaml"))
 
 
 @dataclass(frozen=True)

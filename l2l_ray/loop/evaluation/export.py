@@ -35,7 +35,6 @@ from l2l_ray.loop.evaluation.committed import (
     about_method,
     has_pixel,
     last_round,
-    open_run,
     pseudo_mask,
     require_no_hidden_truth,
 )
@@ -45,7 +44,8 @@ from l2l_ray.loop.state.example_files import ExampleTable, read_examples
 from l2l_ray.loop.state.ledger import Ledger, is_used, read_shard
 from l2l_ray.loop.state.plan import VAL
 from l2l_ray.loop.state.prepare import read_facts, unused_texts
-from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.run_folder import RunFolder, open_run
+from l2l_ray.loop.state.version_record import weights_sha256
 from l2l_ray.report.next_steps import bring_home
 from l2l_ray.report.record import read_glance
 from l2l_ray.selector.registry import spec_of
@@ -234,6 +234,7 @@ def export_predictions(
         else:
             masks.append(review.marked(mask))
     about |= {"min_confidence": min_confidence, "run_dir": str(run.path.absolute())}
+    about["weights_sha256"] = weights_sha256(run.version_dir(method, version))
     return _written(run, masks, left_out, kind, out, about, force)
 
 

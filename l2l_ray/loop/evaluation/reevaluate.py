@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 
-from l2l_ray.config import read_config
 from l2l_ray.data.protocols import NATIVE, protocol_named
 from l2l_ray.errors import DataError
 from l2l_ray.files import new_file, saying_why
@@ -19,7 +18,7 @@ from l2l_ray.loop.evaluation.evaluate import figures_of, meter_of
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.state.candidates import EVAL_SPLITS
 from l2l_ray.loop.state.example_files import ExampleTable
-from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.run_folder import open_run
 from l2l_ray.metrics import PRECISION_THRESHOLDS
 from l2l_ray.report.figures import interval as interval_text
 from l2l_ray.report.figures import percent
@@ -76,7 +75,7 @@ def reevaluate(run_dir: Path, split: str, protocol: str = "native", device: str 
         CheckpointError: It has chosen no version yet, or its weights cannot be read.
         DataError: No such split, or an image is gone.
     """
-    counts, run = protocol_named(protocol), RunFolder(run_dir, read_config(run_dir / "config.yaml"))
+    counts, run = protocol_named(protocol), open_run(run_dir)
     method, version = run.chosen_version()
     splits = [name for name in EVAL_SPLITS if run.examples_path(name).exists()]
     if split not in splits:

@@ -32,6 +32,7 @@ from l2l_ray.loop.state.checkpoint import load_weights
 from l2l_ray.loop.state.ledger import LedgerEntry, shard_path, write_shard
 from l2l_ray.loop.state.plan import VAL
 from l2l_ray.loop.state.run_folder import RunFolder
+from l2l_ray.loop.state.version_record import TEACHER
 from l2l_ray.randomness import sample_key
 from l2l_ray.segmenter.model import Segmenter, output_grid
 from l2l_ray.selector.base import Selector, make_selector
@@ -256,7 +257,7 @@ class InferenceEngine:
 
     def _model(self, method: str, version: int) -> Segmenter:
         """Return a version's teacher."""
-        return self._segmenter(self._run.version_dir(method, version) / "teacher.safetensors")
+        return self._segmenter(self._run.version_dir(method, version) / TEACHER)
 
     def _segmenter(self, weights: Path) -> Segmenter:
         return _kept(self._models, weights, lambda: load_segmenter(self.config.segmenter, weights, self._device))

@@ -248,6 +248,15 @@ class RunFolder:
         return [Skip(**json.loads(line)) for line in read_lines(self.path / "skips.jsonl")]
 
 
+def open_run(run_dir: Path) -> RunFolder:
+    """Return a run by its folder.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    return RunFolder(run_dir, read_config(run_dir / "config.yaml"))
+
+
 def continued(config: RunConfig) -> RunConfig:
     """Return the config with `resume` on where a run of its name began, off where none did: for whoever may be either.
 

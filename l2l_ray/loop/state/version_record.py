@@ -18,6 +18,7 @@ from l2l_ray.loop.state.digests import Digest, sealed, unsealed
 from l2l_ray.loop.state.position import Position
 from l2l_ray.storage import local_copy
 
+TEACHER = "teacher.safetensors"
 TRAINING_FILES = ("student.safetensors", "train_state.pt")  # of a version folder: what only training needs
 
 
@@ -42,6 +43,20 @@ def read_position(folder: Path) -> Position:
         CheckpointError: The folder is not a whole version.
     """
     return _read_version(folder)[0]
+
+
+def weights_sha256(folder: Path) -> str:
+    """Return the SHA-256 of the weights that a version labels with; "" where version.json does not say.
+
+    A model that was trained anew has other ones than the one before, whatever its name and number.
+
+    Raises:
+        CheckpointError: version.json is damaged.
+    """
+    if not (folder / "version.json").exists():
+        return ""
+    found = _read_version(folder)[1].get(TEACHER)
+    return "" if found is None else found.sha256
 
 
 def problems_in(folder: Path, name: str | None = None, content: Path | None = None) -> dict[str, str]:

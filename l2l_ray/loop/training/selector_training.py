@@ -30,6 +30,7 @@ from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.inference.networks import load_segmenter
 from l2l_ray.loop.inference.teacher import gather_evidence
 from l2l_ray.loop.state.checkpoint import load_weights, save_weights
+from l2l_ray.loop.state.version_record import TEACHER
 from l2l_ray.randomness import sample_key, seed_torch, torch_generator
 from l2l_ray.segmenter.model import Segmenter
 from l2l_ray.selector.base import LabeledEvidence, UpdateBatch, make_selector
@@ -181,7 +182,7 @@ class CrossFitted:
         reviewed = {row for row, e in enumerate(labeled.examples) if getattr(e, "is_reviewed", False)}
         for fold, folder in zip(folds, teachers, strict=True):
             chosen = _subset(labeled, list(fold), share, config.loop.seed, reviewed)
-            teacher = load_segmenter(config.segmenter, folder / "teacher.safetensors", device)
+            teacher = load_segmenter(config.segmenter, folder / TEACHER, device)
             parts += _evidence(config, labeled, chosen, teacher, device)
             rows += chosen
             parts_of.append(len(chosen))

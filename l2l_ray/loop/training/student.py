@@ -22,7 +22,7 @@ from l2l_ray.loop.inference.inputs import ExampleSet
 from l2l_ray.loop.inference.teacher import update_teacher
 from l2l_ray.loop.state.checkpoint import load_train_state, load_weights, save_train_state, save_weights
 from l2l_ray.loop.state.position import Position
-from l2l_ray.loop.state.version_record import write_position
+from l2l_ray.loop.state.version_record import TEACHER, write_position
 from l2l_ray.loop.state.visibility import seen
 from l2l_ray.loop.training.compiled import Compiled
 from l2l_ray.loop.training.online import OnlineSet
@@ -81,7 +81,7 @@ class Networks:
         seen(folder / "student.safetensors")
         device = next(self.student.parameters()).device
         load_weights(self.student, folder / "student.safetensors", device)
-        load_weights(self.teacher, folder / "teacher.safetensors", device)
+        load_weights(self.teacher, folder / TEACHER, device)
         state = load_train_state(folder / "train_state.pt")
         for group in state["optimizer"]["param_groups"]:
             group["fused"] = self.optimizer.defaults["fused"]  # this device's own, not that of the one which saved it
@@ -97,7 +97,7 @@ class Networks:
     def save(self, folder: Path, position: Position, learner: SelectorLearner | None = None) -> None:
         """Write weights, optimiser states and, last, the position: all that training needs to continue."""
         save_weights(self.student, folder / "student.safetensors")
-        save_weights(self.teacher, folder / "teacher.safetensors")
+        save_weights(self.teacher, folder / TEACHER)
         state: dict[str, Any] = {"optimizer": self.optimizer.state_dict()}
         if learner is not None:
             learner.save(folder, state)

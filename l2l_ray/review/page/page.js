@@ -203,7 +203,7 @@ async function openUnseen(id, words) {
   try {
     await open(id, words);
   } catch (error) {
-    if (item.sent_id !== id) throw error;
+    if (item?.sent_id !== id) throw error;
   }
 }
 
