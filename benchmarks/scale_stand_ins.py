@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from l2l_ray.actors.environment import ENV_DEFAULTS, LOOPBACK_ENV
+from l2l_ray.loop.state.ledger import FIRST, Attempt
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -48,7 +49,7 @@ class StandIn:
         """Return this actor's process id."""
         return os.getpid()
 
-    def work(self, item: LabelItem, attempt: int = 0) -> int:
+    def work(self, item: LabelItem, attempt: Attempt = FIRST) -> int:
         """Commit the shard, which is all that a labeler asks the coordinator for at a first attempt."""
         import ray
 

@@ -94,9 +94,10 @@ def run_sweep(config: RunConfig, trials: list[Trial], folder: SweepFolder, words
 
     if asha and min(trial.config.loop.rounds for trial in trials) < 2:
         raise ConfigError("--asha stops trials at a version before the last, got loop.rounds 1; raise it to 2 or more")
-    folder.require_startable(trials, config.resume, words)
+    resume = config.resume or (config.resume_if_begun and folder.has_begun)
+    folder.require_startable(trials, resume, words)
     asked = survey(folder.open_trials(trials))
-    with folder.begun(trials, words, config.resume):
+    with folder.begun(trials, words, resume):
         sys.stdout.write(f"sweep folder {folder.path}\n")
         sweep(config, trials, folder, asked, asha)
         unseen = folder.unseen(trials)

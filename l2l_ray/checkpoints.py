@@ -8,6 +8,7 @@ Code that lies beside the weights is never run, nor is anybody asked whether it 
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import stat
@@ -25,6 +26,8 @@ from l2l_ray.files import temporary_path
 logger = logging.getLogger(__name__)
 
 HUB_TIMEOUT_S = 5.0
+PixelStatistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of red, green and blue
+_MOST, _LEAST_STD = 1e6, 1e-6  # what normalised pixels stay finite with; NaN is in no range
 _FAILURES = (
     *(OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError),
     SafetensorError,  # weights that are cut off
@@ -88,6 +91,62 @@ def load_whole(kind: Any, name: str, may_lack: str | None = None, **options: Any
     if missing:
         logger.info("%s lacks %d weights, which begin anew (first: %s)", name, len(missing), missing[0])
     return model
+
+
+def pixel_statistics(name: str, options: dict[str, Any]) -> PixelStatistics | None:
+    """Return mean and deviation from a checkpoint's image-processor config; None where it has none.
+
+    Args:
+        name: A folder or hub id.
+        options: Of `checkpoint`, which explains these errors:
+    Raises:
+        OSError: A file that is there cannot be had.
+        ValueError: It is no image-processor config, or its mean and deviation are none.
+    """
+    from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
+
+    for file in (PROCESSOR_NAME, IMAGE_PROCESSOR_NAME):  # the first may hold the content of the second
+        if (path := _file_of(name, file, bool(options.get("local_files_only")))) is None:
+            continue
+        try:
+            content = json.loads(path.read_bytes())
+            found = content if file == IMAGE_PROCESSOR_NAME else content.get("image_processor") or {}
+            given = found.get("image_mean"), found.get("image_std")
+        except (ValueError, AttributeError):
+            raise ValueError(f"its {file} is no JSON object, or not whole") from None
+        if given != (None, None):
+            return _three_each(*given, file)
+    return None
+
+
+def _three_each(mean: Any, std: Any, file: str) -> PixelStatistics:
+    for values, least in ((mean, -_MOST), (std, _LEAST_STD)):
+        is_numbers = isinstance(values, list) and all(isinstance(value, int | float) for value in values)
+        if not is_numbers or len(values) != 3 or not all(least <= value <= _MOST for value in values):
+            raise ValueError(
+                f"its {file} has image_mean {mean} and image_std {std}, not 3 numbers each, those of image_std positive"
+            )
+    return tuple(map(float, mean)), tuple(map(float, std))
+
+
+def _file_of(name: str, file: str, is_offline: bool) -> Path | None:
+    """Return a file of a checkpoint, None where it has none; transformers takes a hub that does not answer for that.
+
+    Without the hub, the download cache says what there is.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    if Path(name).is_dir():
+        return path if (path := Path(name) / file).exists() else None
+    try:
+        return Path(hf_hub_download(name, file, local_files_only=is_offline))
+    except LocalEntryNotFoundError:
+        if is_offline:
+            return None
+        raise
+    except EntryNotFoundError:
+        return None
 
 
 def give_usual_mode(path: Path) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from l2l_ray.errors import ConfigError, one_line
+from l2l_ray.errors import ConfigError, OutageError, one_line
 
 logger = logging.getLogger(__name__)
 
 
-class DeviceFailed(ConfigError):
+class DeviceFailed(OutageError):
     """A device failed: this process cannot compute anything on it any more."""
 
 

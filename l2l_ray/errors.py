@@ -6,6 +6,7 @@
     ├── PriorParseError    an MLLM reply that holds no usable grounding; callers count it as "no prior"
     ├── CheckpointError    a checkpoint or version cannot be written, read or matched
     ├── LedgerError        a pseudo-label shard cannot be committed or read back
+    ├── OutageError        a device or a server that worked does not any more; the settings are right
     └── ClusterError       the Ray cluster lacks what the run asks for, or an actor did not come up
 
 Source: ours; the tree-as-docstring follows httpx.
@@ -39,6 +40,10 @@ class CheckpointError(L2LError, RuntimeError):
 
 class LedgerError(L2LError, RuntimeError):
     """A pseudo-label shard cannot be committed or read back."""
+
+
+class OutageError(L2LError, RuntimeError):
+    """A device or a server that worked does not any more."""
 
 
 class ClusterError(L2LError, RuntimeError):

@@ -112,7 +112,7 @@ def _beside_model(folder: Path) -> list[Path]:
 
 
 def _write(folder: Path, segmenter: Segmenter, config: RunConfig, facts: Facts) -> None:
-    section = _with_encoders(config.segmenter, folder)
+    section = _with_encoders(segmenter, config.segmenter, folder)
     content = {
         "library_name": _LIBRARY,
         "library_version": __version__,
@@ -283,10 +283,9 @@ def _public(name: str) -> str:
     return Path(name).name if Path(name).is_absolute() or name.startswith((".", "~")) else name
 
 
-def _with_encoders(section: SegmenterConfig, folder: Path) -> SegmenterConfig:
-    """Copy what builds the encoders, weights aside; return the section that finds them in the folder."""
+def _with_encoders(segmenter: Segmenter, section: SegmenterConfig, folder: Path) -> SegmenterConfig:
+    """Write what builds the encoders, weights aside; return the section that finds them in the folder."""
     from transformers import AutoConfig
-    from transformers.image_processing_base import ImageProcessingMixin
 
     places: dict[str, str] = {}
     for part in ("backbone", "text"):
@@ -299,13 +298,10 @@ def _with_encoders(section: SegmenterConfig, folder: Path) -> SegmenterConfig:
             AutoConfig.from_pretrained(source, **options).save_pretrained(place)
             if part == "text":
                 load_tokenizer(source, options).save_pretrained(place)
-                places[part] = part
-                continue
-            try:
-                processor, _ = ImageProcessingMixin.get_image_processor_dict(source, **options)
-                (place / "preprocessor_config.json").write_text(json.dumps(processor))
-            except (OSError, ValueError):
-                pass  # then ImageNet's mean and deviation are used, here and there
+            else:
+                pixels = {"image_mean": segmenter.backbone.mean, "image_std": segmenter.backbone.std}
+                said = {name: values.flatten().tolist() for name, values in pixels.items()}
+                (place / "preprocessor_config.json").write_text(json.dumps(said))
         places[part] = part
     return section.model_copy(update=places)
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 import transformers as hf
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
-from l2l_ray.checkpoints import checkpoint
+from l2l_ray.checkpoints import checkpoint, pixel_statistics
 from l2l_ray.config import PriorConfig, SegmenterConfig
 from l2l_ray.errors import ConfigError
 from l2l_ray.prior.loading import load_prior
@@ -152,3 +153,15 @@ def test_what_a_classifier_or_a_language_model_has_in_place_of_an_encoders_ends_
 def test_our_own_errors_pass_unchanged(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="^ours$"), checkpoint("prior.model", str(tmp_path), "a model"):
         raise ConfigError("ours")
+
+
+def test_pixel_statistics_that_the_hub_does_not_give_are_not_taken_for_absent_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_answer(name: str, file: str, **_: object) -> str:
+        raise LocalEntryNotFoundError(f"no answer about {file} of {name}")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", no_answer)
+    assert pixel_statistics("owner/swin", {"local_files_only": True}) is None, "the cache says that there is none"
+    with pytest.raises(LocalEntryNotFoundError, match=r"no answer about processor_config.json of owner/swin"):
+        pixel_statistics("owner/swin", {})

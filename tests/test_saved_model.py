@@ -192,6 +192,17 @@ def test_over_a_model_of_other_encoders_the_same_is_written_as_into_a_new_folder
     assert found == means["other"] != means["one"]
 
 
+def test_a_saved_model_sees_pixels_as_the_segmenter_does_whatever_its_source_says_now(
+    encoders: dict[str, SegmenterConfig], tmp_path: Path
+) -> None:
+    segmenter = Segmenter(encoders["one"])
+    (tmp_path / "one/swin/preprocessor_config.json").unlink()
+    save_model(tmp_path / "model", segmenter, RunConfig(segmenter=encoders["one"]), Facts("l2l", 1, ()))
+    opened, _ = open_model(tmp_path / "model")
+    found = Segmenter(opened.segmenter.model_copy(update={"pretrained": False})).backbone
+    assert torch.equal(found.mean, segmenter.backbone.mean) and torch.equal(found.std, segmenter.backbone.std)
+
+
 def test_a_save_that_fails_leaves_the_earlier_model_as_it_was(
     encoders: dict[str, SegmenterConfig], tmp_path: Path
 ) -> None:

@@ -158,12 +158,12 @@ def copied(whole_run: RunFolder, tmp_path: Path) -> Callable[..., RunFolder]:
 
 
 def ledger_lines(run: RunFolder, method: str) -> list[dict[str, Any]]:
-    """Return the ledger's lines of one method by key, without how long each took."""
+    """Return the ledger's lines of one method by key, without how long each took and which attempt's file it is."""
     from l2l_ray.loop.state.ledger import Ledger
 
     ledger = Ledger(run.ledger_path)
     entries = [entry for key in sorted(ledger.keys()) for entry in ledger.entries(*key[:2]) if entry.key == key]
-    return [{**asdict(entry), "seconds": 0.0} for entry in entries if entry.method == method]
+    return [{**asdict(entry), "seconds": 0.0, "path": ""} for entry in entries if entry.method == method]
 
 
 def weights(folder: Path) -> dict[str, bytes]:

@@ -46,10 +46,6 @@ MAX_RESTARTS = 20  # of one actor that Ray itself starts again
 _SLACK = 1e-6  # fractional resources are sums of floats
 
 
-class ActorLost(ClusterError):
-    """An actor's process ended while it was starting, and not by an error of its own: a fresh one may do."""
-
-
 @dataclass(frozen=True, slots=True)
 class Need:
     """What one role asks of the cluster.
@@ -314,13 +310,8 @@ def wait_ready(role: str, actors: Sequence[ActorHandle[Any]], timeout_s: float) 
     Raises:
         ClusterError: One died while starting (its own error is in the message) or did not come up in time.
     """
-    return wait_answers(role, [actor.ready.remote() for actor in actors], timeout_s)
-
-
-def wait_answers(role: str, refs: Sequence[ray.ObjectRef[Any]], timeout_s: float) -> list[Any]:
-    """Wait for the answers that tell that actors are up; errors as in `wait_ready`, and ActorLost for one killed."""
     try:
-        return ray.get(list(refs), timeout=timeout_s)
+        return ray.get([actor.ready.remote() for actor in actors], timeout=timeout_s)
     except GetTimeoutError:
         available: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
         free = {name: amount for name, amount in available.items() if ":" not in name}
@@ -329,5 +320,4 @@ def wait_answers(role: str, refs: Sequence[ray.ObjectRef[Any]], timeout_s: float
             "it may still be loading, or another run may hold the rest: wait for it, or raise cluster.start_timeout_s"
         ) from None
     except LOST as error:
-        kind = ClusterError if cannot_start(error) else ActorLost
-        raise kind(f"a {role} died while starting: {error}") from error
+        raise ClusterError(f"a {role} died while starting: {error}") from error

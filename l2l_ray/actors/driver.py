@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from ray.actor import ActorHandle
 
 from l2l_ray.actors.background import Background
 from l2l_ray.actors.cluster import (
-    ActorLost,
     actor_options,
+    device_for,
     namespace_of,
     needs,
     node_resources,
@@ -46,7 +46,7 @@ from l2l_ray.actors.train_group import RayHost, fit
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError, L2LError
 from l2l_ray.loop.evaluation.evaluate import Evaluations, finish
-from l2l_ray.loop.inference.engine import EvalPart
+from l2l_ray.loop.inference.engine import EvalPart, InferenceEngine
 from l2l_ray.loop.inference.priors import LocalMllm, Mllm, fill_all_priors, known_mllm, lacks_priors
 from l2l_ray.loop.progress import Console, Status, closing_text, finished_text
 from l2l_ray.loop.state.heal import heal, is_settled
@@ -91,7 +91,8 @@ def run(config: RunConfig) -> Path:
             plan.restore(Ledger(folder.ledger_path), evaluations.mean_ious(), published)
             with started_roles(config, folder, data, console) as roles:
                 hand_out_work(plan, evaluations, roles, folder, data, console)
-        figures = finish(config, folder, plan, evaluations)
+        # The head's GPU, if it has one, may be somebody else's.
+        figures = finish(config, folder, plan, evaluations, InferenceEngine(config, folder.path, device_for({})))
         console.say(closing_text(folder, figures))
     return folder.path
 
@@ -123,7 +124,6 @@ class Roles:
 
     coordinator: ActorHandle[Coordinator]
     labelers: LabelerPool
-    labelers_start: Background[None]  # ends when every labeler is up
     prior_filling: Background[None]  # ends when every example has its prior
     training: Background[str]
     watch: Background[None]  # over the coordinator
@@ -139,7 +139,7 @@ class Roles:
         Raises:
             L2LError: It failed for good.
         """
-        for role in (self.labelers_start, self.prior_filling, self.training, self.watch):
+        for role in (self.prior_filling, self.training, self.watch):
             role.check()
 
 
@@ -169,21 +169,16 @@ def started_roles(config: RunConfig, folder: RunFolder, data: RunData, console: 
     def note_priors(name: str, answered: int, total: int) -> None:
         answer(coordinator.priors_progress.remote(name, answered, total))
 
-    def start_labelers() -> None:
-        with suppress(ActorLost):  # it is replaced when it is given something
-            labelers.pids()
-
     with kept_alive(coordinator, config.cluster) as watch:
         try:
             wait_ready("coordinator", [coordinator], config.cluster.start_timeout_s)
             priors = PriorPool(config, namespace) if mllm is None else None
             pools += [priors] if priors is not None else []
-            pools.append(labelers := LabelerPool(config, coordinator, namespace))
-            labelers_start = Background("labelers", start_labelers)
+            pools.append(labelers := LabelerPool(config, coordinator, namespace, folder.epoch))
             prior_filling = Background("prior service", fill_priors)
             training = Background("train group", lambda: fit(train_worker, config, folder, coordinator))
-            threads = [labelers_start, prior_filling, training]
-            yield Roles(coordinator, labelers, labelers_start, prior_filling, training, watch)
+            threads = [prior_filling, training]
+            yield Roles(coordinator, labelers, prior_filling, training, watch)
             reason = "all work is done"
         finally:
             _release(coordinator, reason, pools, threads)

@@ -47,6 +47,7 @@ from l2l_ray.actors.telemetry import Meters
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError, L2LError
 from l2l_ray.loop.inference.engine import EvalPart, InferenceEngine
+from l2l_ray.loop.state.ledger import FIRST, Attempt
 from l2l_ray.loop.state.plan import EvalItem, LabelItem, WorkItem
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.visibility import SEEN_TIMEOUT_S, seen
@@ -90,12 +91,12 @@ class LabelerActor:
         """Return this actor's process id: it answers, also while it works."""
         return os.getpid()
 
-    def work(self, item: WorkItem, attempt: int = 0) -> EvalPart | int:
+    def work(self, item: WorkItem, attempt: Attempt = FIRST) -> EvalPart | int:
         """Evaluate a slice and return its figures, or label and commit a shard and return how many labels it has.
 
         Args:
             item: What to do.
-            attempt: How often it was given to somebody before; no two attempts write the same file.
+            attempt: Which try it is.
         Raises:
             L2LError: See `InferenceEngine` and `Ledger`; or this node does not see what the item needs (`seen`).
         """
@@ -109,9 +110,9 @@ class LabelerActor:
             return self._engine.evaluate(item.method, item.version, item.split, item.start, item.stop)
         return self._label(item, attempt)
 
-    def _label(self, item: LabelItem, attempt: int) -> int:
+    def _label(self, item: LabelItem, attempt: Attempt) -> int:
         # An earlier attempt may have died between commit and answer.
-        if attempt and answer(self._coordinator.has.remote((item.method, item.round, item.shard))):
+        if attempt.number and answer(self._coordinator.has.remote((item.method, item.round, item.shard))):
             return 0
         with about(item.method, item.round, item.shard):
             entry = self._engine.label(item.method, item.round, item.shard, item.version, attempt)
@@ -171,13 +172,21 @@ class Held:
 class LabelerPool:
     """The driver's side of the workers.
 
+    Args:
+        config: The run's config.
+        coordinator: Whom the workers commit at.
+        namespace: Ray namespace of the run.
+        epoch: Of who holds the run's folder.
     Example: `pool.submit(item)` while `pool.has_room`; `for item, result in pool.finished(0.2): ...`
     """
 
     labeler: type[Any] = LabelerActor  # benchmarks/scale_stand_ins.py has one that labels nothing
 
-    def __init__(self, config: RunConfig, coordinator: ActorHandle[Coordinator], namespace: str) -> None:
+    def __init__(
+        self, config: RunConfig, coordinator: ActorHandle[Coordinator], namespace: str, epoch: int = 0
+    ) -> None:
         self._config = config
+        self._epoch = epoch
         self._coordinator = coordinator
         self._namespace = namespace
         cluster = config.cluster
@@ -278,12 +287,7 @@ class LabelerPool:
                 yield call.item, result
 
     def pids(self) -> list[int]:
-        """Wait until all workers are up; return their process ids.
-
-        Raises:
-            ActorLost: One was killed while it started; whoever gives it an item has it replaced.
-            ClusterError: One cannot start, or does not in time.
-        """
+        """Wait until all workers are up, which a run does not; return their process ids. Errors as `wait_ready`."""
         return wait_ready("labeler", self._workers, self._config.cluster.start_timeout_s)
 
     def close(self) -> None:
@@ -302,7 +306,7 @@ class LabelerPool:
         return actor
 
     def _call(self, worker: int, item: WorkItem) -> None:
-        ref: ray.ObjectRef[Any] = self._workers[worker].work.remote(item, self._attempts[item])
+        ref: ray.ObjectRef[Any] = self._workers[worker].work.remote(item, Attempt(self._attempts[item], self._epoch))
         self._attempts[item] += 1
         self._calls[ref] = _Call(worker, item, time.monotonic())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ from l2l_ray.actors.cluster import (
 from l2l_ray.actors.connection import connected
 from l2l_ray.actors.logs import KeptNotes, Relay, log_as
 from l2l_ray.config import ClusterConfig
-from l2l_ray.errors import ClusterError
+from l2l_ray.errors import ClusterError, LedgerError
 from l2l_ray.job import say
+from l2l_ray.loop.state.visibility import wait_seen
 from l2l_ray.predictions import PredictionFolder
 from l2l_ray.predictor import Predictor, num_at_once, run_and_version
 from l2l_ray.types import PhotoText
@@ -117,15 +119,21 @@ def predict(
         while pool.has_next():
             rows, notes = _next_part(pool, cluster)
             relay.say(notes)
-            if lacking := folder.lacking(rows):
+            try:
+                wait_seen(partial(_are_there, folder, rows), "a mask", "is not seen here")
+            except LedgerError:
                 raise ClusterError(
-                    f"a labeler wrote {lacking[0].name}, which is not in {folder.path} here; expected a folder that "
-                    "all nodes share: give one as --out"
-                )
+                    f"a labeler wrote {folder.lacking(rows)[0].name}, which is not in {folder.path} here; expected a "
+                    "folder that all nodes share: give one as --out"
+                ) from None
             for row in rows:
                 folder.note(row)
                 num_done += 1
                 noted(row, num_done)
+
+
+def _are_there(folder: PredictionFolder, rows: list[dict[str, Any]]) -> bool:
+    return not folder.lacking(rows)
 
 
 def _next_part(pool: Any, cluster: ClusterConfig) -> tuple[list[dict[str, Any]], list[str]]:

@@ -56,11 +56,11 @@ class PriorActor:
         """Return which models these are: they are loaded."""
         return self._identity
 
-    async def ask(self, questions: list[Question]) -> tuple[list[Reply], list[str]]:
-        """Answer questions, in order; return also what was noted since the last answer."""
+    async def ask(self, questions: list[Question]) -> tuple[list[Reply], MllmIdentity, list[str]]:
+        """Answer questions, in order; return also whose answers these are, and what was noted since the last one."""
         if self._reporter is None:
             self._reporter = asyncio.create_task(self._report())
-        return await self._batcher.submit(questions), self._notes.taken()
+        return await self._batcher.submit(questions), self._identity, self._notes.taken()
 
     async def _report(self) -> None:
         """Show the queue and the last batch about once a second, also while nothing is asked."""

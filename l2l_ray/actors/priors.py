@@ -22,23 +22,22 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayTaskError, TaskCancelledError
+from ray.exceptions import GetTimeoutError, RayTaskError, TaskCancelledError
 
 from l2l_ray.actors.cluster import (
     LOST,
-    ActorLost,
     actor_options,
     end_in_order,
     own_error,
     prior_of_actors,
     require_startable,
     start_actor,
-    wait_answers,
 )
 from l2l_ray.actors.liveness import LEAST_PATIENCE_S, LOOK_S, Durations, Heartbeats, Looks, limit_words
 from l2l_ray.actors.logs import Relay
 from l2l_ray.actors.prior_actor import PriorActor
 from l2l_ray.config import RunConfig
+from l2l_ray.device import DeviceFailed
 from l2l_ray.errors import ClusterError
 from l2l_ray.loop.inference.asking import Question, Who
 from l2l_ray.loop.inference.priors import Answered
@@ -74,7 +73,7 @@ class _Worker:
 
     name: str
     actor: ActorHandle[PriorActor]
-    asked: list[tuple[ray.ObjectRef[tuple[list[Reply], list[str]]], _Batch]] = field(default_factory=list)
+    asked: list[tuple[ray.ObjectRef[tuple[list[Reply], MllmIdentity, list[str]]], _Batch]] = field(default_factory=list)
     seconds: float = 0.0  # how long the oldest has been in work
     fault: str = ""  # why it was killed
 
@@ -115,30 +114,32 @@ class PriorPool:
         self._workers = [self._start(f"prior-{index}") for index in range(cluster.num_priors)]
 
     def identity(self) -> MllmIdentity:
-        """Wait until the actors are up; return which model they hold.
+        """Wait until an actor is up; return which model it holds. That the others hold it too, their answers say.
 
-        They are asked once: one that hangs later is noticed, and replaced, while it is asked for priors.
+        It is asked once: one that hangs later is noticed, and replaced, while it is asked for priors.
 
         Raises:
-            ClusterError: One did not come up, they hold different models, or the pool was closed.
+            ClusterError: None comes up, or the pool was closed.
         """
-        if self._identity is not None:
+        self._require_open()
+        while self._identity is None:
             self._require_open()
-            return self._identity
-        identities = [self._greeted(index) for index in range(len(self._workers))]
-        if len(set(identities)) > 1:
-            raise ClusterError(f"the prior actors hold different models: {identities}; give all nodes the same files")
-        self._identity = identities[0]
+            self._kill_late()
+            if (worker := self._least_busy()) is None:
+                time.sleep(LOOK_AGAIN_S)
+            else:
+                self._identity = self._greet(worker)
         return self._identity
 
     def ask(self, batches: Iterator[list[Question]]) -> Iterator[Answered]:
         """Yield every batch with its replies, as they finish; for one caller at a time.
 
         Raises:
-            ClusterError: Actors are lost whatever they are asked, do not come up, or the pool was closed meanwhile.
+            ClusterError: Actors are lost whatever they are asked, do not come up or hold different models, or the pool
+                was closed meanwhile.
         """
         source = iter(batches)
-        self._kill_late()  # who is up is known then
+        self.identity()
         while True:
             while (worker := self._least_busy()) is not None and self._has_more(source):
                 self._send(worker, self._open.pop(0))
@@ -179,26 +180,22 @@ class PriorPool:
         self._beats.watch(name, worker.actor)
         return worker
 
-    def _greeted(self, index: int) -> MllmIdentity:
-        """Wait until an actor is up; one that was killed meanwhile is replaced."""
-        for _ in range(self._cluster.max_item_retries):
-            try:
-                return self._greet(index)
-            except ActorLost as error:
-                logger.warning("%s; another one takes its place", error)
-                self._replace(self._workers[index])
-        return self._greet(index)
-
-    def _greet(self, index: int) -> MllmIdentity:
+    def _greet(self, worker: _Worker) -> MllmIdentity | None:
+        """Return which model an actor that is up holds; None = it was lost or fell silent: its heartbeat tells."""
         with self._closing:
             self._require_open()
-            self._greeting = [self._workers[index].actor.ready.remote()]
-        identity: MllmIdentity = wait_answers("prior actor", self._greeting, self._cluster.start_timeout_s)[0]
+            self._greeting = [worker.actor.ready.remote()]
+        try:
+            identity: MllmIdentity = ray.get(self._greeting[0], timeout=self._cluster.heartbeat_timeout_s)
+        except TaskCancelledError:
+            raise _closed() from None
+        except (GetTimeoutError, *LOST):
+            return None
         return identity
 
     def _require_open(self) -> None:
         if self._closed:
-            raise ClusterError("the prior service was closed while it was asked; start the run again")
+            raise _closed()
 
     def _least_busy(self) -> _Worker | None:
         """Return who can be asked what comes next; None = nobody now.
@@ -229,13 +226,23 @@ class PriorPool:
         """Return what the oldest question of a worker came to; None where it is asked again."""
         ref, batch = worker.asked[0]
         try:
-            replies, notes = ray.get(ref)
+            replies, identity, notes = ray.get(ref)
         except TaskCancelledError:
-            raise ClusterError("the prior service was closed while it was asked; start the run again") from None
+            raise _closed() from None
         except RayTaskError as error:
-            raise own_error(error) from None
+            if not isinstance(found := own_error(error), DeviceFailed):
+                raise found from None
+            logger.warning("%s: %s", worker.name, found)
+            ray.kill(worker.actor)
+            return self._lost(worker, batch, found)
         except LOST as error:
             return self._lost(worker, batch, error)
+        if identity != self._identity and self._identity is not None:
+            raise ClusterError(
+                f"{worker.name} holds another model than the prior actor that came up first: fingerprint "
+                f"{identity.fingerprint}, expected {self._identity.fingerprint}; give all nodes the same files, and "
+                "name prior.dtype where machines differ; what was answered before is stored, --resume continues"
+            )
         self._relay.say(notes)
         worker.asked.pop(0)
         self._took[batch.who].add(worker.seconds)
@@ -323,3 +330,7 @@ class PriorPool:
             "hung" if worker.fault else "died", f"{batch.losses} prior actors; {worker.fault or error}"
         )
         return batch.questions, [reply]
+
+
+def _closed() -> ClusterError:
+    return ClusterError("the prior service was closed while it was asked; start the run again")

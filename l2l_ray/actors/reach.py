@@ -73,7 +73,8 @@ def _refuse(address: str, code: grpc.StatusCode, details: str, with_token: bool,
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         details = f"something listens there but says nothing within {TIMEOUT_S:g} s"
     if code != grpc.StatusCode.UNIMPLEMENTED:
-        raise ClusterError(f"no Ray cluster answers at {address}: {details.splitlines()[0]}; {remedy}")
+        said = next(iter(details.splitlines()), code.name)
+        raise ClusterError(f"no Ray cluster answers at {address}: {said}; {remedy}")
 
 
 def _token() -> str:

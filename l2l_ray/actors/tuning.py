@@ -22,6 +22,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from l2l_ray.actors.asha import METRIC, LikeWithLike
 from l2l_ray.actors.cluster import (
     Need,
+    device_for,
     namespace_of,
     needs,
     node_resources,
@@ -171,15 +173,17 @@ def run_trial(params: dict[str, Any], configs: dict[str, RunConfig], mllms: dict
     """
     import torch
 
+    from l2l_ray.loop.inference.engine import InferenceEngine
     from l2l_ray.loop.local import run_local
 
     config = configs[params["trial"]]
     torch.set_num_threads(config.cluster.threads_per_worker)
     notes = KeptNotes()
     reports = Reports(config, notes)
+    engine = partial(InferenceEngine, device=device_for(config.cluster.worker_resources))
     try:
         with locked(config.run_dir.with_name(f".{params['trial']}.lock"), LAST_HOLDER_TIMEOUT_S):
-            run_local(continued(config), console=reports, mllm=mllms[params["trial"]])
+            run_local(continued(config), engine, reports, mllms[params["trial"]])
             reports.bring_up_to_date()
     except Exception as error:  # of every kind: a trial's failure is its own, the others go on
         tune.report({"failed": _reason(error, config.run_dir), "notes": notes.taken()})
@@ -244,11 +248,11 @@ class Watch(tune.Callback):
     def stopped(self, trial: str, version: int) -> None:
         """Note that a trial is being stopped at a version."""
         self._stopped[trial] = version
-        self._folder.log("stopped", trial, version=version)
+        self._log("stopped", trial, version=version)
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """Note a start."""
-        self._folder.log("started", str(trial.config["trial"]))
+        self._log("started", str(trial.config["trial"]))
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
@@ -283,9 +287,16 @@ class Watch(tune.Callback):
         self._ended("failed", str(trial.config["trial"]), f"failed: {reason}", reason=reason)
 
     def _ended(self, event: Any, name: str, what: str, **details: Any) -> None:
-        self._folder.log(event, name, **details)
+        self._log(event, name, **details)
         self._done += 1
         self._say(name, what)
+
+    def _log(self, event: Any, name: str, **details: Any) -> None:
+        """Write a line; a disk that fails costs the line and no trial, whose own folder says what it did."""
+        try:
+            self._folder.log(event, name, **details)
+        except OSError as error:
+            self._say(name, f"its end or start cannot be noted: {error}; free some space")
 
     def _say(self, name: str, what: str) -> None:
         clock = f"[{time.monotonic() - self._begun:5.0f}s]"
@@ -301,7 +312,7 @@ def _tuner(
     scheduler: LikeWithLike | None,
     watch: Watch,
 ) -> tune.Tuner:
-    configs = {trial.id: trial.config.model_copy(update={"cluster": config.cluster}) for trial in trials}
+    configs = {trial.id: trial.config for trial in trials}
     function = tune.with_parameters(run_trial, configs=configs, mllms=dict(mllms))
     return tune.Tuner(
         tune.with_resources(function, trial_resources(config)),

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from l2l_ray.config.fields import EMBEDDED, Section
 from l2l_ray.config.places import below
 from l2l_ray.selector.registry import selectors, spec_of
 
-Resources = dict[str, Annotated[float, Field(ge=0)]]  # Ray resource -> amount
+
+def _own_names(resources: dict[str, float]) -> dict[str, float]:
+    """Refuse what looks like a resource of Ray's and is none: a run would take it for a custom one, and use no GPU."""
+    known = {"cpu": "CPU", "gpu": "GPU", "memory": "memory", "num_cpus": "CPU", "num_gpus": "GPU"}
+    for name in resources:
+        if (right := known.get(name.lower(), name)) != name:
+            raise ValueError(f"has {name!r}, which is no resource of Ray; write {right!r}")
+    return resources
+
+
+Resources = Annotated[dict[str, Annotated[float, Field(ge=0)]], AfterValidator(_own_names)]  # Ray resource -> amount
 
 
 class DataConfig(Section):
@@ -397,7 +407,12 @@ class ClusterConfig(Section):
         description="Longest time for one shard, slice of an evaluation or MLLM batch, seconds; less once it is seen "
         "how long they take, but for a labeler's last try (ours)",
     )
-    max_train_restarts: int = Field(3, ge=0, description="How often lost train workers are started again (ours)")
+    max_train_restarts: int = Field(
+        3,
+        ge=0,
+        description="How often Ray Train starts lost train workers again, and how often it is itself started again "
+        "(ours)",
+    )
     max_item_retries: int = Field(
         3,
         ge=0,

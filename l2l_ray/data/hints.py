@@ -1,9 +1,9 @@
 """Where a user says an object is: a box, points, or both. A hint guides; it is no truth, and is never made from one.
 
-A hint is what the user chose to give, for some items or for all: `box`, `point` or `points` of a row of own data that
-has no mask, the `hint` of any row, and the box of an annotation without a segmentation in an own COCO file. Importers
-write it on the ref as `{"box": [x, y, width, height], "points": [[x, y], ...]}`, px, either may be absent. Boxes of
-annotations belong to the truth, and a published benchmark's are hidden truth: they are never read as hints.
+A hint is what the user chose to give, for some items or for all: `point`, `points` or `hint` of a row of own data or of
+an annotation in an own COCO file, and its box where it has no mask. Importers write it on the ref as `{"box": [x, y,
+width, height], "points": [[x, y], ...]}`, px, either may be absent. The box of a mask belongs to the truth, and a
+published benchmark's are hidden truth: they are never read as hints.
 
 A bad hint is named, and its item stays, without it. `read_hint` is the one judge: of importers, `check` and the loader.
 """

@@ -173,25 +173,23 @@ def compare_with_box(rle: Rle, box_xywh_px: Sequence[float], where: str) -> list
     return [Notice(f"{where} (the mask has the box {mask}, the annotation the box {box})", _UNLIKE_ITS_BOX)]
 
 
-def usable_box(box: Any, size: tuple[int, int] | None, what: str = "bbox", remedy: str = _BOX_REMEDY) -> list[float]:
+def usable_box(box: Any, size: tuple[int, int] | None) -> list[float]:
     """Return the [x, y, width, height] of an annotation, px.
 
     Args:
         box: What is given.
         size: Width and height of its image, px; None where they are not known.
-        what: Its name in errors.
-        remedy: What to do then.
     Raises:
         BadValue: If it has no size or reaches beyond its image.
     """
     expected = "[x, y, width, height] in px, with a positive size, inside the image"
-    sides = finite_numbers(box, what, expected)
+    sides = finite_numbers(box, "bbox", expected, _BOX_REMEDY)
     x, y, width, height, *_ = (*sides, *[math.nan] * 4)
     limit_x, limit_y = size or (math.inf, math.inf)
     # 1 px: COCO's boxes are rounded to hundredths and may stand out by a fraction.
     within = min(x, y) >= -_MARGIN_PX and x + width <= limit_x + _MARGIN_PX and y + height <= limit_y + _MARGIN_PX
     if len(sides) != 4 or width <= 0 or height <= 0 or not within:
-        raise BadValue(what, box, expected, remedy)
+        raise BadValue("bbox", box, expected, _BOX_REMEDY)
     return sides
 
 

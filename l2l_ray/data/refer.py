@@ -4,8 +4,9 @@ The layout: `<root>/<dataset>/refs(<split_by>).p`, `<root>/<dataset>/instances.j
 
 Unlabeled items come from `examples`: it uses refs and the table of images and nothing else, so it works, with identical
 results, when `instances.json` has annotations without segmentation, bbox, area and category_id, or has no annotations
-at all. Truth is in a file of its own (`refer_cache.py`) that `labeled_examples` alone opens. `digest` leaves truth out
-too, so deleting hidden truth does not change a run's identity.
+at all. Truth is in a file of its own (`refer_cache.py`), which `examples` never opens: `labeled_examples` reads masks
+there, and `images_with_truth` and `partly_labeled`, which every run asks, whether there are any. `digest` leaves truth
+out too, so deleting hidden truth does not change a run's identity.
 
 A ref refers to one object (`ann_id`), or, in gRefCOCO's way, to any number of them (`ann_ids`): its mask is the union
 of theirs, its category the one they share, else "". An empty list says that the image does not show what is spoken of:

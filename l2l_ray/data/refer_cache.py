@@ -1,7 +1,7 @@
 """The columns of a REFER data set on disk: parsed once, then mapped by every process that opens the data set.
 
 Two files: refs, sentences and images in one, masks and categories in the other, which nothing opens until somebody asks
-for a mask.
+for a mask, or, as every run does, which refs have one.
 
 The files lie in `<folder>/<key>.refs` and `<folder>/<key>.truth`, where the folder is `$L2L_HOME/cache/refer` (or
 `~/l2l_runs/cache/refer`) unless the caller names another, and the key is a hash of the contents of both source files

@@ -20,14 +20,13 @@ from l2l_ray.data.object_masks import (
     outline_points,
     parts_mask,
     segmentation_rle,
-    usable_box,
 )
 from l2l_ray.data.pixels import Header, read_header
 from l2l_ray.data.refer_files import ID_NAMES, Once, image_size, integer_id, parse_category
 from l2l_ray.datatools.orientation import is_drawn_as_shown, turned_annotation, turned_hint
 from l2l_ray.datatools.refer_writer import ReferWriter
 from l2l_ray.datatools.row_files import read_json
-from l2l_ray.datatools.truths import read_annotation_hint
+from l2l_ray.datatools.truths import box_beside_mask, read_annotation_hint
 from l2l_ray.errors import DataError
 
 
@@ -134,10 +133,11 @@ class CocoTables:
         """
         photo_id, image_id = self.image_of(row), row["image_id"]
         width, height = self.add_image(image_id)
-        annotation, told = coco_annotation({**row, "image_id": photo_id}, width, height, where, is_part)
-        if self._turned is not None and "bbox" in annotation:  # own data, and all of it must pass `check`
-            usable_box(row["bbox"], (width, height))
-        told += cut_at_border(outline_points(row.get("segmentation")), (width, height), where, "polygon")
+        told: list[Notice] = []
+        if self._turned is not None and row.get("bbox") is not None:  # own data, and all of it must pass `check`
+            row = {**row, "bbox": box_beside_mask(row["bbox"], (width, height), where, told)}
+        annotation, unlike = coco_annotation({**row, "image_id": photo_id}, width, height, where, is_part)
+        told += unlike + cut_at_border(outline_points(row.get("segmentation")), (width, height), where, "polygon")
         if (header := self._stored_frame(image_id, "an annotation")) is not None:
             segmentation = annotation["segmentation"]
             rle = segmentation_rle(segmentation, width, height) if segmentation else None

@@ -47,6 +47,7 @@ _ONLY_FOR = {
     "captions": ("coco",),
     "split": ("coco",),
 }
+_NUM_ON_SHEET = 24
 KINDS = ("rows", "folder", "coco", "grefcoco", "jxu124", "lmms-lab", "labelstudio", "review")
 
 
@@ -93,8 +94,8 @@ def import_(words: Sequence[str], say: Say) -> int:
     )
     given = parser.parse_args(words)
     for option, kinds in _ONLY_FOR.items():
-        if getattr(given, option) is not None and given.kind not in kinds:
-            parser.error(f"--{option} has no effect on kind {given.kind}, only on {', '.join(kinds)}; leave it out")
+        if given.kind not in kinds:
+            _refuse_idle(parser, given, [option], f"on kind {given.kind}, only on {', '.join(kinds)}")
     from l2l_ray.data.origin import is_published
     from l2l_ray.datatools.merge import merge
     from l2l_ray.datatools.record import is_made_by_a_model
@@ -167,9 +168,13 @@ def stats(words: Sequence[str], say: Say) -> int:
     parser = _folder_parser("stats", stats.__doc__)
     parser.add_argument("--sheet", type=here, metavar="FILE", help="write a contact sheet, .png or .html")
     parser.add_argument("--split", help="refs of the sheet; all splits if not given")
-    parser.add_argument("--num", type=int, default=24, help="number of refs on the sheet")
-    parser.add_argument("--seed", type=int, default=0, help="which refs")
+    parser.add_argument("--num", type=int, help=f"number of refs on the sheet; {_NUM_ON_SHEET} if not given")
+    parser.add_argument("--seed", type=int, help="which refs; 0 if not given")
     given = parser.parse_args(words)
+    if not given.sheet:
+        _refuse_idle(parser, given, ["split", "num", "seed"], "without --sheet")
+    if given.num is not None and given.num < 1:
+        parser.error(f"--num must be at least 1, got {given.num}")
     from l2l_ray.datatools.inventory import take_inventory
     from l2l_ray.datatools.sheet import pick, write_sheet
     from l2l_ray.datatools.stats import statistics
@@ -181,7 +186,7 @@ def stats(words: Sequence[str], say: Say) -> int:
         say(line)
     if given.sheet:
         items = inventory.items if given.split is None else inventory.of([given.split])
-        write_sheet(given.sheet, inventory, pick(items, given.num, given.seed))
+        write_sheet(given.sheet, inventory, pick(items, given.num or _NUM_ON_SHEET, given.seed or 0))
         say(f"sheet: {given.sheet}")
     return 0
 
@@ -194,10 +199,15 @@ def split(words: Sequence[str], say: Say) -> int:
     amount.add_argument("--fraction", type=float, help="share of the train images, in (0, 1]")
     amount.add_argument("--count", type=int, help="number of images")
     amount.add_argument("--all", action="store_true", help="every image whose refs all have truth")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--procedure", default="keyed", help="keyed, stratified or semires")
-    parser.add_argument("--strata", default="category", help="stratified: category; refs; category,refs")
+    parser.add_argument("--seed", type=int, help="0 if not given")
+    parser.add_argument("--procedure", help="keyed, stratified or semires; keyed if not given")
+    parser.add_argument("--strata", help="stratified: category; refs; category,refs; category if not given")
     given = parser.parse_args(words)
+    if given.all:
+        _refuse_idle(parser, given, ["seed", "procedure", "strata"], "with --all")
+    seed, chosen_by, strata = given.seed or 0, given.procedure or "keyed", given.strata or "category"
+    if chosen_by != "stratified":
+        _refuse_idle(parser, given, ["strata"], f"on --procedure {chosen_by}, only on stratified")
     from l2l_ray.data.refer import ReferDataset
     from l2l_ray.data.split_files import write_split
     from l2l_ray.datatools.choose_labeled import choose_labeled
@@ -206,12 +216,12 @@ def split(words: Sequence[str], say: Say) -> int:
     require_new(given.out, "file")
     inventory = take_inventory(given.folder, given.split_by)
     wanted = given.count if given.fraction is None else given.fraction
-    labeled = choose_labeled(inventory, wanted, given.seed, given.procedure, given.strata)
+    labeled = choose_labeled(inventory, wanted, seed, chosen_by, strata)
     digest = ReferDataset.open(inventory.folder.parent, inventory.dataset, inventory.split_by).digest
-    procedure = f"stratified by {given.strata}" if given.procedure == "stratified" else given.procedure
+    procedure = f"stratified by {strata}" if chosen_by == "stratified" else chosen_by
     num_train = len(inventory.image_ids("train"))
     data_set = (inventory.dataset, inventory.split_by, digest)
-    write_split(given.out, labeled, num_train, *data_set, given.seed, procedure)
+    write_split(given.out, labeled, num_train, *data_set, seed, procedure)
     say(f"wrote {given.out}: {len(labeled)} of {num_train} train images are labeled")
     say(f"use it: --data.split_file {given.out}")
     return 0
@@ -230,10 +240,14 @@ def leaks(words: Sequence[str], say: Say) -> int:
         metavar="FOLDER[@SPLIT_BY][:SPLITS]",
         help="splits: all but train if not given",
     )
-    parser.add_argument("--bits", type=int, default=None, help="most bits of 128 in which look-alikes differ")
+    parser.add_argument("--bits", type=int, help="most bits of 128 in which look-alikes differ; 8 if not given")
     parser.add_argument("--ids-only", action="store_true", help="compare ids and names, open no picture")
     parser.add_argument("--drop", metavar="NAME", help="write the training set without these images, under this name")
     given = parser.parse_args(words)
+    if given.ids_only:
+        _refuse_idle(parser, given, ["bits"], "with --ids-only")
+    if given.bits is not None and not 0 <= given.bits <= 128:
+        parser.error(f"--bits must be from 0 to 128, got {given.bits}")
     from l2l_ray.datatools.leaks import MAX_DISTANCE, drop_train_images, find_leaks, parse_part, summary
 
     train, tests = parse_part(given.train, True), [parse_part(word, False) for word in given.test]
@@ -311,6 +325,13 @@ def _only_split_by(given: argparse.Namespace) -> str | None:
     """Return the name of a data set's splits where there is one."""
     found = [path.name[5:-3] for path in (at_home(given.root) / given.dataset).glob("refs(*).p")]
     return found[0] if len(found) == 1 else None
+
+
+def _refuse_idle(parser: argparse.ArgumentParser, given: argparse.Namespace, options: Sequence[str], why: str) -> None:
+    """End with a message where an option was given that does nothing, and say why."""
+    for option in options:
+        if getattr(given, option) is not None:
+            parser.error(f"--{option} has no effect {why}; leave it out")
 
 
 def _list(problems: Sequence[Problem], say: Say) -> None:

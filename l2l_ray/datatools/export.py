@@ -26,6 +26,7 @@ from PIL import Image
 from l2l_ray.data.layout import Words, shown
 from l2l_ray.data.masks import decode, mask_area_px
 from l2l_ray.data.object_masks import box_of_mask
+from l2l_ray.data.pixels import BadPicture, read_header
 from l2l_ray.datatools.known_photos import sha256_of_file
 from l2l_ray.datatools.label_studio import LABELING_CONFIG, task
 from l2l_ray.datatools.record import (
@@ -42,6 +43,7 @@ from l2l_ray.errors import DataError, write_remedy
 from l2l_ray.files import new_folder, replacing_folder
 from l2l_ray.storage import StorePath, place
 from l2l_ray.types import Rle
+from l2l_ray.wording import counted, first_of
 
 INDEX = "export.json"
 ROWS_PER_SHARD = 50_000
@@ -256,9 +258,23 @@ def _save_png(rle: Rle, path: Path) -> None:
 
 
 def _label_studio(masks: Sequence[ExportedMask], root: Path, folder: Path) -> None:
+    turned = [path for path in dict.fromkeys(mask.example.image_path for mask in masks) if _is_shown_turned(path)]
+    if turned:
+        raise DataError(
+            f"Label Studio shows {counted(len(turned), 'photo')} of these turned as EXIF says ({first_of(turned)}), "
+            "and the masks are on the stored pixels; take the tag away, which changes no pixel (exiftool -Orientation= "
+            "PHOTO), or choose another --format"
+        )
     tasks = [task(decode(mask.rle), record(mask, root, without=("rle",))) for mask in masks]
     (folder / "tasks.json").write_text(json.dumps(tasks), encoding="utf-8")
     (folder / "labeling_config.xml").write_text(LABELING_CONFIG, encoding="utf-8")
+
+
+def _is_shown_turned(photo: str) -> bool:
+    try:
+        return not read_header(photo).as_shown
+    except BadPicture:  # such as one that is gone; it is shown to nobody
+        return False
 
 
 def _write_parquet(path: Path, masks: Sequence[ExportedMask], root: Path) -> None:

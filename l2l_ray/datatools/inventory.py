@@ -34,6 +34,7 @@ from l2l_ray.data.refer_files import (
 from l2l_ray.errors import DataError
 from l2l_ray.storage import at_home
 from l2l_ray.types import Rle
+from l2l_ray.wording import counted
 
 
 class Item(NamedTuple):
@@ -76,6 +77,20 @@ class Inventory:
         """Splits that have refs, train first."""
         found = dict.fromkeys(item.split for item in self.items)
         return (*(split for split in SPLITS if split in found), *(split for split in found if split not in SPLITS))
+
+    def require_sound(self, before: str) -> None:
+        """Refuse malformed records: nothing else here holds them, so what is made of it would lack them.
+
+        Args:
+            before: What they are to be corrected for, such as "an update".
+        Raises:
+            DataError: There are some.
+        """
+        if self.problems:
+            raise DataError(
+                f"{self.folder} has {counted(len(self.problems), 'malformed record')}, first: {self.problems[0]}; "
+                f"`l2l data check` lists all; correct them before {before}"
+            )
 
     def of(self, splits: Iterable[str]) -> list[Item]:
         """Return the refs of some splits."""

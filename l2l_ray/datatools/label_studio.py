@@ -9,8 +9,8 @@ and one word (run) or one word per value (literal). The mask is the alpha channe
 Sources: labelstud.io/tags/brushlabels and /guide/task_format (the JSON), the format comment of HumanSignal's converter
 (Apache-2.0). The encoder and decoder are ours.
 
-It shows pictures turned as EXIF says, so its sizes are those of the shown picture; the import knows. Regions drawn
-while the view was rotated by hand are refused.
+It shows pictures turned as EXIF says, so its sizes are those of the shown picture; the import knows, and an export
+refuses photos whose masks are on other pixels. Regions drawn while the view was rotated by hand are refused.
 
 Not covered: JSON_MIN exports, which drop the annotations' structure.
 """
@@ -127,8 +127,9 @@ def task(mask: Bool[np.ndarray, "H W"], record: Mapping[str, Any]) -> dict[str, 
 def read_label_studio(path: Path) -> list[Row]:
     """Return the corrected labels of a project's JSON export as (where, row of own data), one per annotated task.
 
-    The last annotation that was not cancelled counts; a task without one was not corrected and gives no row. All brush
-    and polygon regions of an annotation together are the mask; where nothing is left of it, the row says `no_target`.
+    The annotation marked ground truth counts, else the last, of those that were not cancelled; a task without one was
+    not corrected and gives no row. All brush and polygon regions of an annotation together are the mask; where nothing
+    is left of it, the row says `no_target`.
 
     Returns:
         Rows with image (path below the document root), expression, rle or no_target, split, id, category, provenance

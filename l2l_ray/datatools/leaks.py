@@ -21,6 +21,7 @@ import numpy as np
 from l2l_ray.data.layout import BadValue, Problem, coco_number, image_folder, plain_name
 from l2l_ray.data.origin import is_published, write_origin
 from l2l_ray.datatools.inventory import Inventory, take_inventory
+from l2l_ray.datatools.kept_problems import FILES
 from l2l_ray.datatools.picture_hash import hash_file, pairs_within
 from l2l_ray.errors import DataError, write_remedy
 from l2l_ray.files import new_folder
@@ -73,13 +74,14 @@ def parse_part(word: str, is_train: bool) -> Part:
         word: The folder of a data set, who split it, and splits.
         is_train: Without splits: train where True, all others where False.
     Raises:
-        DataError: If the data set cannot be read, or has no refs in a split.
+        DataError: If the data set cannot be read, has malformed records, or has no refs in a split.
     """
     above, slash, last = word.rpartition("/")  # whose names may hold : and @, too
     end, _, names = last.partition(":")
     name, _, split_by = end.partition("@")
     place = f"{above}{slash}{name}"
     inventory = take_inventory(Path(place), split_by or None)
+    inventory.require_sound("a search for leaks")
     usual = [split for split in inventory.splits if (split == "train") == is_train]
     splits = tuple(names.split(",")) if names else tuple(usual)
     if not splits or set(splits) - set(inventory.splits):
@@ -132,7 +134,8 @@ def summary(train: Part, tests: Sequence[Part], leaks: Sequence[Leak]) -> list[s
 def drop_train_images(train: Part, leaks: Sequence[Leak], name: str) -> tuple[Path, int]:
     """Write the training set's data set without the refs of leaked images in the train splits, under another name.
 
-    The pictures are not copied: the new image folder is a link to the old one.
+    The pictures are not copied: the new image folder is a link to the old one. What imports named as wrong is copied:
+    runs of the new data set tell it, too.
 
     Args:
         train: The training set.
@@ -156,6 +159,9 @@ def drop_train_images(train: Part, leaks: Sequence[Leak], name: str) -> tuple[Pa
         with new_folder(folder) as temporary:
             (temporary / f"refs({old.split_by}).p").write_bytes(pickle.dumps(kept, protocol=4))
             shutil.copyfile(old.folder / "instances.json", temporary / "instances.json")
+            for told in FILES:
+                if (old.folder / told).exists():
+                    shutil.copyfile(old.folder / told, temporary / told)
             write_origin(temporary, "published" if is_published(old.folder, old.split_by) else "own")
             if source.exists() and not taken:
                 pictures.parent.mkdir(parents=True, exist_ok=True)

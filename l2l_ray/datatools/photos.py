@@ -20,6 +20,9 @@ from l2l_ray.datatools.truths import HINT_FIELDS, read_row_hint
 from l2l_ray.errors import DataError
 from l2l_ray.types import PhotoText
 
+_PLACES = (*HINT_FIELDS, "box")
+_LOOKED_AT = ("image", "expression", *_PLACES)  # beside a mask's column, too, a box is a hint here
+
 
 def photos_and_texts(source: Path, text: str | None = None, images: Path | None = None) -> list[PhotoText | Problem]:
     """Return what a source asks, in its order, and a problem for each part of it that cannot be used.
@@ -66,7 +69,7 @@ def _asked(rows: Iterator[Row], images: Path) -> Iterator[PhotoText | Problem]:
             yield row
         elif not isinstance(row, Notice):
             try:
-                values = said(names.known(row, where))
+                values = {name: value for name, value in said(names.known(row, where)).items() if name in _LOOKED_AT}
                 path = file_below(images, values.get("image"), "image")
                 texts = expressions(values.get("expression"))
             except BadValue as error:
@@ -86,7 +89,7 @@ def _hint(values: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
     Raises:
         BadValue: If it does not fit the photo.
     """
-    if not any(values.get(name) is not None for name in (*HINT_FIELDS, "box")):
+    if not any(values.get(name) is not None for name in _PLACES):
         return None  # the photo is not opened for it: one that cannot be is named when it is asked
     hint = read_row_hint(values, read_header(path))
     return None if hint is None else hint.record()

@@ -28,7 +28,6 @@ from l2l_ray.datatools.row_files import read_json
 from l2l_ray.datatools.texts_beside import FORMER
 from l2l_ray.errors import DataError
 from l2l_ray.types import Rle
-from l2l_ray.wording import counted
 
 
 class Tables:
@@ -43,11 +42,7 @@ class Tables:
 
     def __init__(self, folder: Path, split_by: str) -> None:
         inventory = take_inventory(folder, split_by)
-        if inventory.problems:
-            raise DataError(
-                f"{folder} has {counted(len(inventory.problems), 'malformed record')}, first: {inventory.problems[0]}; "
-                "`l2l data check` lists all; correct them before an update"
-            )
+        inventory.require_sound("an update")
         path = folder / "instances.json"
         content = read_json(path)
         self.refs: list[Ref] = [dict(item.record) for item in inventory.items]

@@ -1,7 +1,7 @@
 """What a user or an annotation says about one object, checked: masks, RLEs, polygons, boxes and hints.
 
-Masks are judged by `data/object_masks.py`; own polygons need three points, a box has a positive size, and whatever is
-given must cover a pixel of its image.
+Masks are judged by `data/object_masks.py`; own polygons need three points, and a mask must cover a pixel of its image.
+An unusable box costs no mask.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from l2l_ray.data.hints import HINT_REMEDY, PixelHint, read_hint, refuse_shares
-from l2l_ray.data.layout import MAX_SIDE_PX, BadValue, Notice, Words, file_below, finite_numbers, shown
+from l2l_ray.data.layout import MAX_SIDE_PX, BadValue, Notice, Words, file_below, shown
 from l2l_ray.data.masks import mask_area_px
 from l2l_ray.data.object_masks import (
     REMEDY,
@@ -30,6 +30,10 @@ from l2l_ray.types import Rle
 
 MASK_FIELDS = ("mask", "rle", "polygon")
 HINT_FIELDS = ("hint", "point", "points")  # and "box", where no mask is given
+_UNUSED_BOX = (
+    "a box beside a mask, which is used without it; expected [x, y, width, height] in px, with a positive size, inside "
+    "the picture; correct it, or leave it out"
+)
 
 
 class ObjectTruth(NamedTuple):
@@ -64,14 +68,19 @@ def read_truth(
         notices: Takes what a person should know about it.
         from_viewer: The row comes from a tool that shows pictures turned as EXIF says.
     Raises:
-        BadValue: If a value is malformed or covers no pixel of the image.
+        BadValue: If the mask is malformed or covers no pixel of the image, or the box does not meet it or is drawn on
+            the stored pixels; a box that cannot be used is left out, with a notice.
     """
     given = [name for name in MASK_FIELDS if row.get(name) is not None]
     if len(given) > 1:
         raise BadValue("truth", Words(" and ".join(given)), "one of mask, rle and polygon", "keep one of them")
     if not given:
         return None
-    box = None if row.get("box") is None else _box(_json(row["box"], "box"), header)
+    box = None
+    if row.get("box") is not None and (box := box_beside_mask(row["box"], None, where, notices)) is not None:
+        x, y, width, height = box
+        refuse_stored_frame([(x, y), (x + width, y + height)], header, "box")
+        box = box_beside_mask(box, header.shown, where, notices)
     name = given[0]
     if name == "mask":
         rle = mask_of_file(file_below(mask_root, row["mask"], "mask file"), header, notices)
@@ -90,6 +99,24 @@ def read_truth(
             notices += cut_at_border(points, header.shown, where, name)
     notices += compare_with_box(rle, box, where) if box else []
     return ObjectTruth(segmentation, box or box_of_mask(rle), mask_area_px(rle))
+
+
+def box_beside_mask(value: Any, size: tuple[int, int] | None, where: str, notices: list[Notice]) -> list[float] | None:
+    """Return the box that is given beside a mask, px; None, with a notice, where it is unusable: the mask is enough.
+
+    Args:
+        value: What is given, perhaps as JSON.
+        size: Width and height of the image, px; None = the box may lie anywhere.
+        where: Place of both.
+        notices: Takes the notice.
+    """
+    try:
+        return usable_box(_json(value, "box"), size)
+    except BadValue:
+        notices.append(
+            Notice(f"{where} ({shown(value)}{f' in {size[0]} x {size[1]} px' if size else ''})", _UNUSED_BOX)
+        )
+        return None
 
 
 def read_row_hint(row: Mapping[str, Any], header: Header) -> PixelHint | None:
@@ -152,19 +179,6 @@ def _upright_rle(rle: Mapping[str, Any], header: Header, from_viewer: bool) -> R
     if is_drawn_as_shown((size[1], size[0]), header, "a mask", from_viewer):
         return segmentation_rle(rle, *header.shown, strict=True)
     return turned_rle(segmentation_rle(rle, *header.stored, strict=True), header.orientation)
-
-
-def _box(value: Any, header: Header) -> list[float]:
-    width, height = header.shown
-    expected = f"[x, y, width, height] in px with a positive size, within {width} x {height} px"
-    box = finite_numbers(value, "box", expected, REMEDY)
-    if len(box) != 4 or min(box[2:]) <= 0:
-        raise BadValue("box", value, expected, REMEDY)
-    x, y, box_width, box_height = box
-    refuse_stored_frame([(x, y), (x + box_width, y + box_height)], header, "box")
-    if x >= width or y >= height or x + box_width <= 0 or y + box_height <= 0:
-        raise BadValue("box outside image", value, expected, REMEDY)
-    return usable_box(box, header.shown, "box", REMEDY)
 
 
 def _json(value: Any, what: str, remedy: str = REMEDY) -> Any:

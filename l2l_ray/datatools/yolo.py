@@ -7,9 +7,10 @@ parts of COCO's objects: the inside of the outline, by the even-odd rule, is the
 class (several texts of one object) are one line. A photo whose masks are all empty is left out: YOLO would learn that
 nothing is there.
 
-Photos in an object store are copied; what Ultralytics does not read (GIF, AVIF) becomes a PNG. Names are unique in a
-split without their folders: `photo_2.jpg` is a second `photo.jpg`. `index.jsonl` has every record, with the exact masks
-and the expressions; `l2l data import rows index.jsonl` reads it.
+Photos in an object store are copied. A PNG of the stored pixels, which masks speak of, stands for what Ultralytics does
+not read (GIF, AVIF) and for a photo that it would turn as EXIF says. Names are unique in a split without their folders:
+`photo_2.jpg` is a second `photo.jpg`. `index.jsonl` has every record, with the exact masks and the expressions; `l2l
+data import rows index.jsonl` reads it.
 
 Source of the format: docs.ultralytics.com/datasets/segment.
 """
@@ -28,7 +29,7 @@ import yaml
 from jaxtyping import Bool, Float64
 
 from l2l_ray.data.masks import decode
-from l2l_ray.data.pixels import read_rgb
+from l2l_ray.data.pixels import read_header, read_rgb
 from l2l_ray.datatools.record import ExportedMask, record, write_json_lines
 from l2l_ray.errors import DataError
 from l2l_ray.storage import StorePath, local_copy, place
@@ -49,7 +50,7 @@ def write_yolo(masks: Sequence[ExportedMask], root: Path, folder: Path) -> None:
         DataError: No mask has a pixel.
     """
     classes = sorted({mask.category or ANY_CLASS for mask in masks})
-    names: dict[tuple[str, str], str] = {}  # of (split, photo)
+    stems: dict[tuple[str, str], str] = {}  # of (split, photo)
     taken: set[tuple[str, str]] = set()
     lines: dict[tuple[str, str], dict[str, None]] = {}  # in order, each once
     for mask in masks:
@@ -57,20 +58,20 @@ def write_yolo(masks: Sequence[ExportedMask], root: Path, folder: Path) -> None:
         if not len(outline):
             continue
         photo = (mask.split, mask.example.image_path)
-        if photo not in names:
-            names[photo] = _free_name(mask.split, place(mask.example.image_path), taken)
+        if photo not in stems:
+            stems[photo] = _free_stem(mask.split, place(mask.example.image_path), taken)
         size = (mask.example.width_px, mask.example.height_px)
         numbers = " ".join(f"{value:.6f}" for value in (outline / size).ravel().tolist())
         lines.setdefault(photo, {})[f"{classes.index(mask.category or ANY_CLASS)} {numbers}\n"] = None
     if not lines:
         raise DataError(f"none of {len(masks)} masks has a pixel, so there is nothing for YOLO; choose another format")
-    for photo, name in names.items():
+    for photo, stem in stems.items():
         split, path = photo
-        _give_photo(place(path), folder / "images" / split / name)
-        label = folder / "labels" / split / f"{name.rpartition('.')[0] or name}.txt"
+        _give_photo(place(path), folder / "images" / split, stem)
+        label = folder / "labels" / split / f"{stem}.txt"
         label.parent.mkdir(parents=True, exist_ok=True)
         label.write_text("".join(lines[photo]), encoding="utf-8")
-    _write_yaml(list(dict.fromkeys(split for split, _ in names)), classes, folder / "data.yaml")
+    _write_yaml(list(dict.fromkeys(split for split, _ in stems)), classes, folder / "data.yaml")
     write_json_lines(folder / "index.jsonl", (record(mask, root) for mask in masks))
 
 
@@ -110,34 +111,36 @@ def _joined(whole: Float64[np.ndarray, "N 2"], ring: Float64[np.ndarray, "M 2"])
     return np.concatenate([whole[: i + 1], ring[j:], ring[: j + 1], whole[i:]])
 
 
-def _free_name(split: str, photo: Path, taken: set[tuple[str, str]]) -> str:
-    """Return a name for a photo whose label file is its own, and take it."""
+def _free_stem(split: str, photo: Path, taken: set[tuple[str, str]]) -> str:
+    """Return a name without its ending for a photo whose label file is its own, and take it."""
     number, stem = 1, photo.stem
     while (split, stem.lower()) in taken:
         number += 1
         stem = f"{photo.stem}_{number}"
     taken.add((split, stem.lower()))
-    return f"{stem}{_SUFFIXES.get(photo.suffix.lower(), photo.suffix)}"
+    return stem
 
 
-def _give_photo(source: Path, target: Path) -> None:
+def _give_photo(source: Path, folder: Path, stem: str) -> None:
     """Link to a photo, or copy it: one of an object store, or a JPEG without an end, which Ultralytics would mend.
 
-    Where the target has another ending that PNG has, it is written anew.
+    What Ultralytics does not read, or would turn, is written anew.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     is_kept = not isinstance(source, StorePath)  # a copy of an object store's may go
+    own, suffix = source.suffix, _SUFFIXES.get(source.suffix.lower(), source.suffix)
     source = local_copy(source)
     if not source.is_file():
         raise DataError(f"{source} cannot be read: image file not found; put it back, or choose another --format")
-    if target.suffix == ".png" and source.suffix.lower() != ".png":
-        read_rgb(source).save(target)
+    if (suffix == ".png" and own.lower() != ".png") or not read_header(source).as_shown:
+        read_rgb(source).save(folder / f"{stem}.png")
         return
-    if source.suffix.lower() in (".jpg", ".jpeg", ".jfif"):
+    if own.lower() in (".jpg", ".jpeg", ".jfif"):
         with source.open("rb") as file:
             file.seek(-min(2, source.stat().st_size), os.SEEK_END)
             if file.read() != b"\xff\xd9":
                 is_kept = False
+    target = folder / f"{stem}{suffix}"
     if is_kept:
         target.symlink_to(source.resolve())
     else:

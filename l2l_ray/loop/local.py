@@ -9,7 +9,6 @@ from typing import TypeVar
 from torch import nn
 
 from l2l_ray.config import RunConfig
-from l2l_ray.device import pick_device
 from l2l_ray.loop.evaluation.evaluate import Evaluations, Group, finish
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.inference.priors import LocalMllm, Mllm, fill_all_priors, lacks_priors
@@ -23,7 +22,7 @@ from l2l_ray.loop.progress import (
     finished_text,
 )
 from l2l_ray.loop.state.heal import heal, is_settled
-from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
+from l2l_ray.loop.state.ledger import Attempt, Ledger, LedgerEntry
 from l2l_ray.loop.state.opening import opening_text
 from l2l_ray.loop.state.plan import EvalItem, LabelItem, Plan
 from l2l_ray.loop.state.position import Position, Stage
@@ -46,7 +45,7 @@ def run_local(
 
     Args:
         config: The run's config.
-        make_engine: Makes what labels and evaluates, from the config and the run's folder.
+        make_engine: Makes what labels and evaluates, from the config and the run's folder; training uses its device.
         console: Shows what goes on; None = nobody looks.
         mllm: Who is asked for priors; None = the config's model, in this process.
     Raises:
@@ -149,7 +148,7 @@ class LocalHost:
         engine: InferenceEngine,
         watch: Watch,
     ) -> None:
-        self.device = pick_device()
+        self.device = engine.device
         self._run = run
         self._plan = plan
         self._ledger = ledger
@@ -213,7 +212,8 @@ class LocalHost:
 
     def _label(self, item: LabelItem) -> None:
         self._watch.begin(f"labels of {Stage(item.method, item.round).label}")
-        entry = self._engine.label(item.method, item.round, item.shard, item.version)
+        attempt = Attempt(epoch=self._run.epoch)
+        entry = self._engine.label(item.method, item.round, item.shard, item.version, attempt)
         self._ledger.commit(entry)
         self._watch.committed(self._ledger, entry)
 

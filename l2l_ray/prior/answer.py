@@ -6,7 +6,7 @@ of Qwen2-VL's own grammar, `the cup(101,201),(150,266)`. Then these rules choose
 
 - What stands before the end of the reasoning (`</think>`) is a draft, and so is what stands before `<answer>`.
 - So is what stands outside of GLM's marks, where there are four numbers between them, in brackets of any style.
-- Values that a key names (`bbox_2d`) go before bare lists of four numbers.
+- Values that a key names (`bbox_2d`) go before bare lists or tuples of four numbers or percentages.
 - Of what is left the last counts, with what stands beside it without words between: objects of one list, one a line.
 - Of a reply that is known to be cut off, a box after words is a draft: what would follow the words is not there.
 
@@ -40,6 +40,9 @@ _MARK = re.compile(r"<\|[^|<>]*\|>|</?(?:s|ref|box|pad)>")
 _BEGIN_OF_BOX, _END_OF_BOX = "<|begin_of_box|>", "<|end_of_box|>"  # of GLM
 _NUMERAL = re.compile(r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)")
 _FOUR = re.compile(r"[\[({<]\s*+([-+]?[0-9.]++(?:\s*+,\s*+[-+]?[0-9.]++){3})\s*+[\])}>]")
+_SHARE = r"\s*+[-+]?[0-9.]++\s*+%?\s*+"
+_FOUR_SHARES = re.compile(rf"[\[(]({_SHARE}(?:,{_SHARE}){{3}})[\])]")  # a percent sign is no JSON
+_PERCENT = re.compile(r"\s*[-+]?[0-9.]+\s*%\s*")
 _DIGITS = r"\s*(-?[0-9]+(?:\.[0-9]+)?)\s*"
 _KEY = r"""(?P<quote>["']?)\b(?P<name>(?:bbox|box|bounding_?box)(?:es)?(?:_?2d)?|points?(?:_?2d)?)(?P=quote)\s*:\s*"""
 _EVENT = re.compile(
@@ -48,12 +51,12 @@ _EVENT = re.compile(
     r"|(?P<answer><answer>)|(?P<answered></answer>)|(?P<announced>\b(?:answer|final|corrected|result)(?:\s+\w+){0,2}[\s*]*:)"
     rf"|(?P<key>{_KEY})"
     rf"|(?P<pair>\({_DIGITS},{_DIGITS}\)\s*+(?:,|to|and)?\s*+\({_DIGITS},{_DIGITS}\))"
-    rf"|(?P<cutpair>\({_DIGITS},{_DIGITS}\)\s*+,?\s*+\([\s0-9.,-]*\Z)|(?P<cutlist>\[\s*[-+]?[0-9][-+\s0-9.,eE]*\Z)"
-    r"|(?P<open>[\[{])",
+    rf"|(?P<cutpair>\({_DIGITS},{_DIGITS}\)\s*+,?\s*+\([\s0-9.,-]*\Z)|(?P<cutlist>\[\s*[-+]?[0-9][-+\s0-9.,eE%]*\Z)"
+    rf"|(?P<open>[\[{{]|\((?={_SHARE}(?:,{_SHARE}){{3}}\)))",
     re.IGNORECASE,
 )
 _STARTS_VALUE = re.compile(r"""[\[{("'0-9.+-]|\Z""")
-_REST_OF_CUT = re.compile(r"""[\s\[\]{}0-9,.+\-eE"']*""")
+_REST_OF_CUT = re.compile(r"""[\s\[\]{}0-9,.+\-eE%"']*""")
 _SAYS_NONE = re.compile(  # and no more than that: "no other cup matches" speaks of the others
     r"""[\s"'`*]*(?:there\s+is\s+)?(?:none|null|nothing|no|not)\b(?!\W*[0-9]+[.:])"""
     r"(?:\s+(?:such|matching|objects?|targets?|match(?:es)?|box(?:es)?|bounding|found|visible|present|detected|applicable"
@@ -245,13 +248,14 @@ def _key_block(event: re.Match[str], text: str, repaired: str) -> _Block | None:
 
 
 def _decode(start: int, text: str, repaired: str) -> tuple[Any, int]:
-    """Return the JSON value at `start` and where it ends; (None, -1) if there is none."""
+    """Return the JSON value, or four numbers with percent signs, at `start` and where it ends; else (None, -1)."""
     for source in (text, repaired):
         try:
             return _DECODER.raw_decode(source, start)
         except json.JSONDecodeError:
             continue
-    return None, -1
+    shares = _FOUR_SHARES.match(text, start)
+    return (shares[1].split(","), shares.end()) if shares and "%" in shares[1] else (None, -1)
 
 
 def _last_group(blocks: list[_Block], text: str) -> list[_Block]:
@@ -312,10 +316,12 @@ def _named(kind: Kind, value: Any, phrase: str, depth: int) -> Iterator[Candidat
 
 
 def _is_bare_box(value: list[Any]) -> bool:
-    """Whether a list is four numbers, or two pairs of them."""
+    """Whether a list is four numbers, or two pairs of them; percentages may be texts."""
     if len(value) == 2 and all(isinstance(item, list) and len(item) == 2 for item in value):
         value = [*value[0], *value[1]]
-    return len(value) == 4 and all(isinstance(item, float) for item in value)
+    return len(value) == 4 and all(
+        isinstance(item, float) or (isinstance(item, str) and _PERCENT.fullmatch(item)) for item in value
+    )
 
 
 def _flat(value: list[Any]) -> list[Any]:

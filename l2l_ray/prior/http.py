@@ -74,6 +74,23 @@ _THOUGHTS = "<think>"  # what `answer` takes for reasoning that does not end
 
 
 @dataclass(frozen=True)
+class _Picture:
+    """A picture as it is sent, made once for all questions about it."""
+
+    url: str  # its PNG itself
+    digest: str  # of the PNG
+    size: tuple[int, int]  # px
+
+    @classmethod
+    def of(cls, image: Image.Image) -> _Picture:
+        content = io.BytesIO()
+        image.save(content, "PNG")
+        png = content.getvalue()
+        url = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+        return cls(url, hashlib.sha256(png).hexdigest(), image.size)
+
+
+@dataclass(frozen=True)
 class _Answer:
     text: str
     mean_log_prob: float  # NaN where the server tells none
@@ -137,40 +154,41 @@ class HttpPrior:
             images: RGB images of any size.
             expressions: One per image.
         """
-        sent = [self._sized(image.convert("RGB")) for image in images]
-        with ThreadPoolExecutor(min(self.config.batch_size, max(1, len(sent)))) as pool:
-            return list(pool.map(self._reply, sent, expressions))
+        different = {id(image): image for image in images}
+        with ThreadPoolExecutor(min(self.config.batch_size, max(1, len(images)))) as pool:
+            sent = dict(zip(different, pool.map(self._sent, different.values()), strict=True))
+            return list(pool.map(self._reply, [sent[id(image)] for image in images], expressions))
 
-    def _reply(self, image: Image.Image, expression: str) -> Reply:
-        content = io.BytesIO()
-        image.save(content, "PNG")
+    def _reply(self, picture: _Picture, expression: str) -> Reply:
         samples = self.config.num_samples
         try:
-            answers = [self._answer(content.getvalue(), expression, number) for number in range(samples)]
+            answers = [self._answer(picture, expression, number) for number in range(samples)]
             if samples == 1:
                 _require_score(answers[0])
         except Unusable as error:
             return Reply.failed("server", self._server.shown(error))
         log_probs = tuple(min(answer.mean_log_prob, 0.0) for answer in answers)
         is_cut = tuple(answer.is_cut for answer in answers)
-        return Reply(tuple(answer.text for answer in answers), log_probs, *image.size, is_cut=is_cut)
+        return Reply(tuple(answer.text for answer in answers), log_probs, *picture.size, is_cut=is_cut)
 
-    def _sized(self, image: Image.Image) -> Image.Image:
+    def _sent(self, image: Image.Image) -> _Picture:
         """Return a picture as it is sent."""
+        image = image.convert("RGB")
         size = self._sizes.of(*image.size)
-        return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+        return _Picture.of(image if size == image.size else image.resize(size, Image.Resampling.BICUBIC))
 
-    def _answer(self, png: bytes, expression: str, number: int) -> _Answer:
-        picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(png).decode()}"}}
+    def _answer(self, picture: _Picture, expression: str, number: int) -> _Answer:
+        content = [
+            {"type": "image_url", "image_url": {"url": picture.url}},
+            {"type": "text", "text": self.prompt.question(expression)},
+        ]
         is_drawn = self.config.num_samples > 1
         body: dict[str, Any] = {
             "model": self.config.model,
-            "messages": [
-                {"role": "user", "content": [picture, {"type": "text", "text": self.prompt.question(expression)}]}
-            ],
+            "messages": [{"role": "user", "content": content}],
             "max_tokens": self.config.max_new_tokens,
             "temperature": self.config.temperature if is_drawn else 0.0,
-            "seed": sample_key(0, expression, hashlib.sha256(png).hexdigest(), number) % 2**31,
+            "seed": sample_key(0, expression, picture.digest, number) % 2**31,
         }
         for extra in self._extras:
             body |= _EXTRAS[extra]
@@ -178,14 +196,13 @@ class HttpPrior:
 
     def _find_extras(self) -> None:
         """Ask a question with everything that we can use, then with less, until the server takes it."""
-        probe = io.BytesIO()
-        Image.new("RGB", (224, 224), (127, 127, 127)).save(probe, "PNG")
+        probe = _Picture.of(Image.new("RGB", (224, 224), (127, 127, 127)))
         for extras in _COMBINATIONS:
             if "schema" in extras and "bbox_2d" not in self.prompt.template:
                 continue
             self._extras = extras
             try:
-                answer = self._answer(probe.getvalue(), "gray square", 0)
+                answer = self._answer(probe, "gray square", 0)
             except Unusable as error:
                 if error.status in (400, 422) and extras:
                     continue

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ EMBEDDED_FOLDER = Path(__file__).parents[1] / "embedded" / "mllm"
 ANSWERING_VERSION = 4  # of mllm.py: raise it when the same question gets other answers
 DRAWING_VERSION = 1  # of sam.py: raise it when the same prior gets other masks
 EXPECTED = "a vision-language model, a detector that takes text, or 'embedded'"
+_AT_REST_NS = 2 * 10**9  # clocks of file systems are coarse: a file may change twice within one tick
 _HASHED_SUFFIXES = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")
 _SETTINGS = {"image_size", "max_new_tokens", "num_samples", "temperature", "dtype", "min_image_tokens"}
 
@@ -32,9 +35,9 @@ def source_of(config: PriorConfig) -> str:
 def identity_of(config: PriorConfig, source: str, model_config: Any) -> MllmIdentity:
     """Return who a checkpoint is and how it is asked.
 
-    A hub id is pinned by the commit it was resolved to; the weights of a folder are read once. A setting without effect
-    on this model counts as its default, so that changing it asks nothing again. How replies are read counts too, since
-    it is the reading that is stored.
+    A hub id is pinned by the commit it was resolved to; the files of a folder are read once a process, as long as they
+    do not change. A setting without effect on this model counts as its default, so that changing it asks nothing again.
+    How replies are read counts too, since it is the reading that is stored.
 
     Args:
         config: The prior section.
@@ -80,6 +83,19 @@ def _of_checkpoint(source: str, model_config: Any) -> bytes:
         return f"{source}@{getattr(model_config, '_commit_hash', None)}".encode()
     found = []
     for path in sorted(p for p in folder.iterdir() if p.suffix in _HASHED_SUFFIXES):
-        with path.open("rb") as file:
-            found.append(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}")
+        found.append(f"{path.name}:{_content_hash(path)}")
     return "".join(found).encode()
+
+
+def _content_hash(path: Path) -> str:
+    """Return the hash of a file's content; it is read anew only where it may have changed."""
+    status = path.stat()
+    stamp = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    is_at_rest = time.time_ns() - max(stamp[-2:]) > _AT_REST_NS
+    return (_hashed_once if is_at_rest else _hashed_once.__wrapped__)(path, stamp)
+
+
+@lru_cache(maxsize=1024)
+def _hashed_once(path: Path, stamp: tuple[int, ...]) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

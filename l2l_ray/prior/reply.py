@@ -166,8 +166,10 @@ def reading_version(fmt: PromptFormat, num_samples: int) -> int:
         fmt: The format of the reply.
         num_samples: How many texts it has.
     """
-    if fmt.style in ("json", "molmo"):
-        return 6 if fmt.name.startswith(GLM.name) else 5
+    if fmt.style == "json":
+        return 7 if fmt.name.startswith(GLM.name) else 6
+    if fmt.style == "molmo":
+        return 5
     return 4 if fmt.style == "florence2" or num_samples > 1 else 3
 
 

@@ -32,7 +32,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from l2l_ray.checkpoints import checkpoint, load_whole
+from l2l_ray.checkpoints import PixelStatistics, checkpoint, load_whole, pixel_statistics
 from l2l_ray.config import PriorConfig
 from l2l_ray.device import pick_device, pick_dtype
 from l2l_ray.errors import ConfigError
@@ -50,7 +50,6 @@ _SQUASHED = ("sam2", "sam2_video", "edgetam", "edgetam_video")
 _SQUASHED_HALF = ("sam3_tracker", "sam3_tracker_video", "sam3_video")
 _ON_OBJECT = 1  # prompt label of transformers' SAM
 
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of red, green and blue
 Drawn = tuple[list[str], list[float]]  # masks and their scores
 
 
@@ -91,7 +90,7 @@ class Sam:
         ConfigError: The model is of another family.
     """
 
-    def __init__(self, model: Any, dtype: str = "float32", statistics: Statistics | None = None) -> None:
+    def __init__(self, model: Any, dtype: str = "float32", statistics: PixelStatistics | None = None) -> None:
         kind = model.config.model_type
         if kind not in (*_PADDED, *_SQUASHED, *_SQUASHED_HALF):
             raise ConfigError(
@@ -121,7 +120,7 @@ class Sam:
         device = pick_device(config.device)
         with checkpoint("prior.sam_model", config.sam_model, EXPECTED) as options:
             model = load_whole(AutoModelForMaskGeneration, config.sam_model, dtype=torch.float32, **options)
-            statistics = _statistics(config.sam_model, options)
+            statistics = pixel_statistics(config.sam_model, options)
         return cls(model.to(device), pick_dtype(config.dtype, device), statistics)
 
     @torch.no_grad()
@@ -242,19 +241,3 @@ def _inside(box: BoxFrac, points: Sequence[PointFrac]) -> tuple[PointFrac, ...]:
 
 def _digest(image: Image.Image) -> bytes:
     return hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).digest()
-
-
-def _statistics(name: str, options: dict[str, Any]) -> Statistics | None:
-    """Return what a checkpoint's own file says of its pixels; None where it has no such file."""
-    from transformers.image_processing_base import ImageProcessingMixin
-
-    try:
-        found, _ = ImageProcessingMixin.get_image_processor_dict(name, **options)
-    except OSError:
-        return None
-    if "image_mean" not in found or "image_std" not in found:
-        return None
-    mean, std = (tuple(float(value) for value in found[field]) for field in ("image_mean", "image_std"))
-    if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
-        raise ValueError(f"its preprocessor_config.json has image_mean {mean} and image_std {std}, not 3 numbers each")
-    return mean, std

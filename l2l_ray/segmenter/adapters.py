@@ -61,16 +61,11 @@ def require_buildable(config: SegmenterConfig) -> None:
 def plain_state(segmenter: nn.Module) -> dict[str, Tensor]:
     """Return the state of a segmenter as one without adapters has it; without adapters, its own tensors."""
     state: dict[str, Tensor] = dict(segmenter.state_dict())
-    if not any(".lora_A." in name for name in state):
-        return state
     for name, module in segmenter.named_modules():
         if hasattr(module, "get_delta_weight"):
-            weight, delta = state.pop(f"{name}.base_layer.weight"), module.get_delta_weight("default")
-            state[f"{name}.weight"] = weight + delta
-            if f"{name}.base_layer.bias" in state:
-                state[f"{name}.bias"] = state.pop(f"{name}.base_layer.bias")
-            state = {each: value for each, value in state.items() if not each.startswith(f"{name}.lora_")}
-    return state
+            weight = f"{name}.base_layer.weight"
+            state[weight] = state[weight] + module.get_delta_weight("default")
+    return {name.replace(".base_layer.", "."): value for name, value in state.items() if ".lora_" not in name}
 
 
 def _encoders(segmenter: Segmenter, config: SegmenterConfig) -> list[tuple[str, nn.Module, bool]]:

@@ -19,9 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoBackbone, AutoConfig, PretrainedConfig
-from transformers.image_processing_base import ImageProcessingMixin
 
-from l2l_ray.checkpoints import checkpoint, load_whole
+from l2l_ray.checkpoints import checkpoint, load_whole, pixel_statistics
 from l2l_ray.config import EMBEDDED, SegmenterConfig
 from l2l_ray.errors import ConfigError
 
@@ -76,7 +75,10 @@ class Backbone(nn.Module):
         source = resolve_source(config.backbone, "backbone")
         with checkpoint("segmenter.backbone", source, EXPECTED) as options:
             self.model: Any = _load(source, config.pretrained, options)
-            mean, std = _normalization(source, options)
+            statistics = pixel_statistics(source, options)
+        if statistics is None:
+            logger.info("%s has no image-processor config; images are normalised as ImageNet's are", source)
+        mean, std = statistics or (IMAGENET_MEAN, IMAGENET_STD)
         _refuse_batch_norm(self.model, source)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -192,15 +194,3 @@ def _refuse_batch_norm(model: nn.Module, source: str) -> None:
             f"segmenter.backbone: {source!r} holds {len(found)} BatchNorm layers (first: {found[0]}), expected none, "
             "because results must not depend on how a batch is split over workers; use ConvNeXt, Swin or DINOv3"
         )
-
-
-def _normalization(source: str, options: dict[str, Any]) -> tuple[Sequence[float], Sequence[float]]:
-    """Return mean and deviation from the checkpoint's image-processor config, else ImageNet's."""
-    try:
-        processor, _ = ImageProcessingMixin.get_image_processor_dict(source, **options)
-    except (OSError, ValueError):
-        logger.info(
-            "%s has no image-processor config; images are normalised with ImageNet's mean and deviation", source
-        )
-        return IMAGENET_MEAN, IMAGENET_STD
-    return processor.get("image_mean") or IMAGENET_MEAN, processor.get("image_std") or IMAGENET_STD

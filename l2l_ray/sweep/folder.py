@@ -87,6 +87,11 @@ class SweepFolder:
             raise ConfigError(f"cannot start a sweep in {path}: {outer} is a run; choose another --sweep-name")
         return cls(path)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a trial of a sweep has begun here."""
+        return self._saved() is not None and bool(self.events())
+
     def require_startable(self, trials: Sequence[Trial], resume: bool, words: Sequence[str] = ()) -> None:
         """Refuse a start that would mix two sweeps; a sweep in which no trial has begun yet counts as none.
 

@@ -14,6 +14,7 @@ from l2l_ray.prior.prompt import PromptFormat, prompt_for
 from l2l_ray.prior.reply import MllmIdentity, Reply
 
 FINE, HANGS, KILLS, STOPS_ONCE, SLOW = "fine", "hangs", "kills", "stops once", "slow"
+DEVICE_FAILS_ONCE = "device fails once"
 SLOW_S = 6.0
 
 
@@ -33,7 +34,7 @@ class DyingPrior:
     async def beat(self) -> int:
         return os.getpid()
 
-    async def ask(self, questions: list[Question]) -> tuple[list[Reply], list[str]]:
+    async def ask(self, questions: list[Question]) -> tuple[list[Reply], MllmIdentity, list[str]]:
         async with self._busy:
             asked = {question.expression for question in questions}
             if HANGS in asked:
@@ -44,10 +45,15 @@ class DyingPrior:
                 os._exit(9)
             for question in questions:
                 marker = Path(question.image_path)
+                if question.expression == DEVICE_FAILS_ONCE and not marker.exists():
+                    from l2l_ray.device import DeviceFailed
+
+                    marker.touch()
+                    raise DeviceFailed("the device of the language model failed")
                 if question.expression == STOPS_ONCE and not marker.exists():
                     marker.touch()
                     os.kill(os.getpid(), signal.SIGSTOP)
-            return [Reply((question.key,), (-0.1,), 8, 8) for question in questions], []
+            return [Reply((question.key,), (-0.1,), 8, 8) for question in questions], await self.ready(), []
 
 
 class WithoutReplacement(DyingPrior):
@@ -57,6 +63,17 @@ class WithoutReplacement(DyingPrior):
         super().__init__(config, num_threads, name, run)
         if "." in name:
             time.sleep(3600.0)
+
+
+class OtherReplacement(DyingPrior):
+    """Those that take a lost one's place hold another model."""
+
+    def __init__(self, config: PriorConfig, num_threads: int, name: str, run: str) -> None:
+        super().__init__(config, num_threads, name, run)
+        self._fingerprint = "beef" if "." in name else "f00d"
+
+    async def ready(self) -> MllmIdentity:
+        return MllmIdentity(self._fingerprint, _prompt())
 
 
 class NeverStarts(DyingPrior):

@@ -12,6 +12,7 @@ import ray
 from l2l_ray.actors.liveness import HEARTBEAT
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import LedgerError
+from l2l_ray.loop.state.ledger import Attempt
 from l2l_ray.loop.state.plan import EvalItem, WorkItem
 from l2l_ray.selector.registry import PRIOR_ONLY
 
@@ -35,14 +36,14 @@ class DyingWorker:
     def beat(self) -> int:
         return os.getpid()
 
-    def work(self, item: WorkItem, attempt: int) -> int:
+    def work(self, item: WorkItem, attempt: Attempt) -> int:
         if isinstance(item, EvalItem):
             time.sleep(0.0 if item.method == PRIOR_ONLY else SLICE_S)
             return item.start
-        marker = self._scratch / f"tried-{item.shard}-{attempt}"
+        marker = self._scratch / f"tried-{item.shard}-{attempt.number}"
         assert not marker.exists(), "no two attempts have one number"
         marker.touch()
-        first = attempt == 0
+        first = attempt.number == 0
         if item.shard == KILLS_ALWAYS or (item.shard == KILLS_ONCE and first):
             os._exit(9)
         if item.shard == HANGS_ALWAYS or (item.shard == HANGS_ONCE and first):

@@ -18,6 +18,7 @@ from l2l_ray.cli import main as l2l
 from l2l_ray.config import ClusterConfig
 from l2l_ray.datatools.photos import photos_and_texts
 from l2l_ray.errors import ClusterError
+from l2l_ray.loop.state import visibility
 from l2l_ray.predictions import PredictionFolder
 from l2l_ray.types import PhotoText
 from tests.ray_runs import held, wait_for
@@ -89,8 +90,9 @@ def test_it_waits_in_line_for_its_labelers(
 
 
 def test_masks_that_are_not_in_the_folder_here_are_not_noted(
-    ray_local: str, run_dir: Path, photos: Path, tmp_path: Path
+    ray_local: str, run_dir: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(visibility, "SEEN_TIMEOUT_S", 0.5)
     items = [item for item in photos_and_texts(photos) if isinstance(item, PhotoText)]
     folder = PredictionFolder.open(tmp_path / "out", str(run_dir), "aa")
 

@@ -54,7 +54,7 @@ def test_one_actor_answers_and_draws(tmp_path: Path) -> None:
     async def ask() -> tuple[MllmIdentity, list[Reply]]:
         actor = PriorActor(config, 1, "prior-0", "test")
         logging.getLogger("l2l_ray.prior").warning("strange")
-        replies, notes = await actor.ask([asked, drawn])
+        replies, identity, notes = await actor.ask([asked, drawn])
         assert notes == ["strange"], "for a driver to say"
         return await actor.ready(), replies
 

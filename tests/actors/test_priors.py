@@ -17,7 +17,18 @@ from l2l_ray.actors.priors import PriorPool
 from l2l_ray.config import RunConfig
 from l2l_ray.errors import ClusterError
 from l2l_ray.loop.inference.asking import Question
-from tests.actors.dying_prior import FINE, HANGS, KILLS, SLOW, SLOW_S, STOPS_ONCE, DyingPrior, WithoutReplacement
+from tests.actors.dying_prior import (
+    DEVICE_FAILS_ONCE,
+    FINE,
+    HANGS,
+    KILLS,
+    SLOW,
+    SLOW_S,
+    STOPS_ONCE,
+    DyingPrior,
+    OtherReplacement,
+    WithoutReplacement,
+)
 from tests.ray_runs import signaled
 
 LIMITS = {"work_timeout_s": 5.0, "heartbeat_timeout_s": 4.0, "max_item_retries": 1}
@@ -157,6 +168,25 @@ def test_a_stopped_actor_is_replaced_and_a_closed_pool_holds_nothing(pool: Prior
         time.sleep(0.1)
     with pytest.raises(ClusterError, match="the prior service was closed"):
         pool.identity()
+
+
+def test_an_actor_whose_device_failed_is_replaced_and_its_questions_are_asked_again(
+    pool: PriorPool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert _asked(pool, [DEVICE_FAILS_ONCE], marker=tmp_path / "failed") == {f"0 {DEVICE_FAILS_ONCE}": ""}
+    assert "prior-0: the device of the language model failed" in caplog.text
+    assert "prior-0 was lost with 1 question; another one takes its place" in caplog.text
+
+
+def test_answers_of_another_model_are_refused(
+    ray_local: str, smoke: RunConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(priors, "PriorActor", OtherReplacement)
+    pool = _pool(smoke)
+    assert pool.identity().fingerprint == "f00d"
+    with pytest.raises(ClusterError, match="prior-0.1 holds another .*: fingerprint beef, expected f00d; give"):
+        _asked(pool, [DEVICE_FAILS_ONCE], marker=tmp_path / "failed")
+    pool.close()
 
 
 @pytest.mark.slow

@@ -140,6 +140,8 @@ def test_mistakes_on_the_command_line_name_the_field(words: list[str], message: 
         ("loop:\n  # seed: 3\n", "^loop: nothing stands below it; leave loop out too, for its defaults$"),
         ("loop: {lr: .inf}", "loop.lr: .*finite number"),
         ("cluster: {prior_resources: {GPU: .inf}}", "cluster.prior_resources.GPU: .*finite number"),
+        ("cluster: {worker_resources: {gpu: 1}}", "cluster.worker_resources: .*'gpu', which is no .*; write 'GPU'"),
+        ("cluster: {labeler_resources: {num_cpus: 1}}", "cluster.labeler_resources: .*'num_cpus'.*; write 'CPU'"),
         ("loop: \x00", r"run\.yaml cannot be read: [^\n]*; give a YAML file"),
     ],
 )

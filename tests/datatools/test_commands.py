@@ -101,6 +101,32 @@ def test_an_option_that_a_kind_has_no_use_for_is_refused(
     assert f"{option} has no effect on kind {kind}, only on {kinds}; leave it out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("split F out.txt --fraction 0.5 --strata refs", "--strata has no effect on --procedure keyed, only on strat"),
+        ("split F out.txt --all --seed 1", "--seed has no effect with --all; leave it out"),
+        ("split F out.txt --all --procedure semires", "--procedure has no effect with --all; leave it out"),
+        ("leaks --train F --test F --ids-only --bits 3", "--bits has no effect with --ids-only; leave it out"),
+        ("leaks --train F --test F --bits -5", "--bits must be from 0 to 128, got -5"),
+        ("leaks --train F --test F --bits 129", "--bits must be from 0 to 128, got 129"),
+        ("stats F --split train", "--split has no effect without --sheet; leave it out"),
+        ("stats F --seed 0", "--seed has no effect without --sheet; leave it out"),
+        ("stats F --num 3", "--num has no effect without --sheet; leave it out"),
+        ("stats F --sheet out.png --num -2", "--num must be at least 1, got -2"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = write_tiny(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["data", *words.replace("F", str(folder)).split()])
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+    assert not list(tmp_path.glob("out.*"))
+
+
 def test_a_folder_is_imported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw(tmp_path / "photos" / "a.jpg", 1)
     (tmp_path / "photos" / "a.txt").write_text("left cat")

@@ -217,6 +217,23 @@ def test_the_hub_folder_has_a_card_that_fits_its_shards(
     assert json.loads(table["provenance"][0].as_py()) == ABOUT and "confidence" in text
 
 
+def test_label_studio_gets_no_photo_that_it_would_turn_away_under_its_mask(tmp_path: Path) -> None:
+    exif, made = Image.Exif(), []
+    exif[0x0112] = 3  # upside down: of one size either way
+    for number, name in enumerate(("a.jpg", "b.jpg")):
+        with Image.open(draw(tmp_path / "photos" / name, number)) as picture:
+            picture.save(tmp_path / "photos" / name, **({"exif": exif} if name == "b.jpg" else {}))
+        example = Example(number, number, number, str(tmp_path / "photos" / name), 32, 24, "cup")
+        made.append(ExportedMask(example, encode(np.ones((24, 32), bool)), None, 0.5, None, {}))
+    with pytest.raises(
+        DataError, match=r"shows 1 photo of these turned as EXIF says \(.*b\.jpg\), .* take the tag away"
+    ):
+        write_export(made, "labelstudio", tmp_path / "out", ABOUT)
+    assert not (tmp_path / "out").exists()
+    write_export(made[:1], "labelstudio", tmp_path / "out", ABOUT)
+    write_export(made, "coco", tmp_path / "coco", ABOUT)
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_what_came_while_it_was_written_stays(
     masks: list[ExportedMask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool

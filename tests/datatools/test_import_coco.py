@@ -104,10 +104,7 @@ def test_sentences_are_numbered_throughout(tmp_path: Path) -> None:
         ({"expression": ""}, "expression"),
         ({"expression": {}}, "expression"),
         ({"split": "dev"}, "split"),
-        ({"bbox": [1, 2, -3, 4]}, "bbox"),
-        ({"bbox": [1, 2]}, "bbox"),
-        ({"bbox": "x"}, "bbox"),
-        ({"bbox": [float("nan"), 2, 3, 4]}, "bbox"),
+        ({"bbox": [28, 20, 3, 3]}, "mask outside its box"),
         ({"segmentation": [[5, 5]]}, "empty mask"),
         ({"segmentation": [[100, 100, 120, 100, 110, 110]]}, "mask outside image"),
         ({"segmentation": {"size": [24, 32], "counts": "zz"}}, "invalid mask"),
@@ -289,7 +286,6 @@ def test_ids_used_twice_in_grefcoco_are_named(tmp_path: Path) -> None:
     [
         ({"category_id": "3"}, "category_id: got '3' (text); expected an integer"),
         ({"category_id": 9}, "missing category: got 9; expected a category of instances.json"),
-        ({"bbox": [2, 2, 32, 24]}, "bbox: got [2, 2, 32, 24]; expected [x, y, width, height] in px"),
         ({"segmentation": [{"x": 1, "y": 2}]}, "mask: got {'x': 1, 'y': 2}; expected x, y, x, y, ... in px"),
     ],
 )
@@ -300,6 +296,19 @@ def test_what_an_annotation_would_lose_is_named_and_the_item_stays(
     assert str(problem).startswith(f"instances.json annotation 5: {message}")
     inventory = take_inventory(tmp_path / "root" / "own")
     assert len(inventory.items) == 1 and check(inventory) == []
+
+
+@pytest.mark.parametrize("box", [[1, 2, -3, 4], [1, 2], "x", [float("nan"), 2, 3, 4], [2, 2, 32, 24], [2, 2, 0, 24]])
+def test_a_box_that_cannot_be_used_costs_no_mask_and_is_told(tmp_path: Path, box: Any) -> None:
+    path = instances(tmp_path, annotation(5, expression="left cat", bbox=box))
+    with ReferWriter(tmp_path / "root", "own", "own") as writer:
+        assert import_coco(path, None, tmp_path / "photos", "train", writer) == []
+        writer.write()
+    (notice,) = writer.notices
+    assert notice.where.startswith("instances.json annotation 5 (") and "a box beside a mask, which is" in notice.text
+    examples, skips = ReferDataset.open(tmp_path / "root", "own", "own").labeled_examples("train")
+    assert [e.expression for e in examples] == ["left cat"] and skips == []
+    assert check(take_inventory(tmp_path / "root" / "own")) == []
 
 
 def test_a_hint_beyond_its_picture_is_told(tmp_path: Path) -> None:

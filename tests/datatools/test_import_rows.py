@@ -142,7 +142,7 @@ def test_pictures_are_linked_or_copied(tmp_path: Path, pictures: Path) -> None:
         ({"image": "a.png", "expression": "x", "id": 1.5}, "id: got 1.5"),
         ({"image": "a.png", "expression": "x", "polygon": [1, 2]}, "polygon: got [1, 2]"),
         ({"image": "a.png", "expression": "x", "box": [1, 1, -3, 2]}, "hint box: got [1, 1, -3, 2]"),
-        ({"image": "c.png", "expression": "x", "polygon": POLYGON, "box": [1, 1, 0, 2], "split": "test"}, "box: got"),
+        ({"image": "c.png", "expression": "x", "box": [1, 1, 0, 2], "split": "test"}, "hint box: got [1, 1, 0, 2]"),
         ({"image": "c.png", "expression": "x", "id": "m"}, "image of a repeated id: got 'c.png'; expected 'a.png'"),
         ({"image": "a.png", "expression": "x", "id": "m", "split": "val"}, "split of a photo: got val for 'a.png'"),
         ({"image": "a.png", "expression": "x", "id": "m", "category": "dog"}, "category of a repeated id"),

@@ -1,5 +1,7 @@
 """Leaks: by COCO number, by id and by looks; counts, pairs and the training set without them."""
 
+import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -7,8 +9,10 @@ import pytest
 from PIL import Image
 
 from l2l_ray.data.origin import write_origin
+from l2l_ray.data.plain_pickle import plain_records
 from l2l_ray.data.refer import ReferDataset
 from l2l_ray.datatools.inventory import take_inventory
+from l2l_ray.datatools.kept_problems import FILES, kept_problems, write_problems
 from l2l_ray.datatools.leaks import MAX_DISTANCE, Leak, Part, drop_train_images, find_leaks, parse_part, summary
 from l2l_ray.errors import DataError
 from tests.refer_folder import write_tiny
@@ -103,6 +107,34 @@ def test_parts_as_they_are_written(tmp_path: Path) -> None:
     assert parse_part(f"{beside}", is_train=True).splits == ("train",)
     with pytest.raises(DataError, match=r"no refs in testB; .* has train, val, testA; name one .*:train"):
         parse_part(f"{folder}:testB", is_train=False)
+
+
+@pytest.mark.parametrize("malformed", ["ref", "image"])
+def test_records_that_cannot_be_compared_are_refused(tmp_path: Path, malformed: str) -> None:
+    folder = write_tiny(tmp_path)
+    if malformed == "ref":
+        records = list(plain_records(folder / "refs(own).p"))
+        records[1]["image_id"] = "two"
+        (folder / "refs(own).p").write_bytes(pickle.dumps(records))
+    else:
+        content = json.loads((folder / "instances.json").read_text())
+        content["images"][1]["width"] = -5
+        (folder / "instances.json").write_text(json.dumps(content))
+    for is_train in (True, False):
+        with pytest.raises(
+            DataError, match="tiny has 1 malformed record, first: .*; `l2l data check` lists all; correct them before"
+        ):
+            parse_part(str(folder), is_train)
+
+
+def test_what_imports_named_goes_with_the_clean_set(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path)
+    write_problems(folder, {"own.csv line 3: missing image": ["/home/me/own.csv"]})
+    clean, _ = drop_train_images(part(folder, "train"), [Leak("x", 4, 1, "image", None)], "clean")
+    assert kept_problems(clean) == kept_problems(folder) != {}
+    (folder / FILES[1]).unlink()  # as an earlier version left it
+    clean, _ = drop_train_images(part(folder, "train"), [], "cleaner")
+    assert kept_problems(clean) == {"own.csv line 3: missing image": []}
 
 
 def test_a_set_without_pictures_is_dropped_from_twice(tmp_path: Path) -> None:

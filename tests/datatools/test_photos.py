@@ -57,7 +57,7 @@ def test_rows_are_looked_up_below_their_file_or_the_folder_that_is_named(folder:
         ({"Point": "[3, 4]"}, {"points": [[3, 4]]}),
         ({"points": "[[3, 4], [5, 6]]", "box": "[1, 2, 9, 12]"}, {"box": [1, 2, 9, 12], "points": [[3, 4], [5, 6]]}),
         ({"hint": '{"points": [3, 4]}'}, {"points": [[3, 4]]}),
-        ({"box": "[1, 2, 9, 12]", "mask": "m.png"}, None),  # it is the mask's box then
+        ({"box": "[1, 2, 9, 12]", "mask": "m.png"}, {"box": [1, 2, 9, 12]}),  # the mask is not looked at
     ],
 )
 @pytest.mark.parametrize("kind", [".csv", ".jsonl"])

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from l2l_ray.data.layout import BadValue
+from l2l_ray.data.layout import BadValue, Notice
 from l2l_ray.data.masks import decode, encode, mask_area_px
 from l2l_ray.data.object_masks import box_of_mask, segmentation_rle
 from l2l_ray.data.pixels import Header
@@ -62,6 +62,34 @@ NAN, INF = float("nan"), float("inf")
 
 
 @pytest.mark.parametrize(
+    "box",
+    [
+        [1, 1, -3, 2],
+        [1, 1, 0, 2],
+        [1, 1, 3],
+        [1, 1, NAN, 2],
+        [1, 1, INF, 2],
+        [1, 1, 9, 2],
+        [9, 1, 3, 2],
+        "left",
+        "[1, 1, 4]",
+    ],
+)
+def test_a_box_that_cannot_be_used_costs_no_mask_and_is_told(tmp_path: Path, box: Any) -> None:
+    notices: list[Notice] = []
+    truth = read_truth({"polygon": SQUARE, "box": box}, "row 1", HEADER, tmp_path, notices)
+    assert truth is not None and (truth.area_px, truth.bbox_xywh_px) == (12, [1.0, 1.0, 4.0, 3.0])
+    (notice,) = notices
+    assert notice.where.startswith("row 1 (") and "a box beside a mask, which is used without it; exp" in notice.text
+
+
+def test_a_box_of_the_stored_pixels_is_no_slip_of_the_hand(tmp_path: Path) -> None:
+    turned = Header(SIZE, 6, False)  # seen as 6 x 8 px
+    with pytest.raises(BadValue, match="EXIF orientation"):
+        read_truth({"polygon": [1, 1, 5, 1, 5, 4, 1, 4], "box": [1, 1, 8, 4]}, "row 1", turned, tmp_path, [])
+
+
+@pytest.mark.parametrize(
     ("row", "what"),
     [
         ({"polygon": [5, 5]}, "polygon"),
@@ -83,12 +111,7 @@ NAN, INF = float("nan"), float("inf")
         ({"rle": {"size": [6, 8], "counts": None}}, "invalid mask"),
         ({"rle": {"size": [6, 8], "counts": [48]}}, "empty mask"),
         ({"rle": [1, 2]}, "rle"),
-        ({"polygon": SQUARE, "box": [1, 1, -3, 2]}, "box"),
-        ({"polygon": SQUARE, "box": [1, 1, 0, 2]}, "box"),
-        ({"polygon": SQUARE, "box": [1, 1, 3]}, "box"),
-        ({"polygon": SQUARE, "box": [1, 1, NAN, 2]}, "box"),
-        ({"polygon": SQUARE, "box": [1, 1, INF, 2]}, "box"),
-        ({"polygon": SQUARE, "box": [9, 1, 3, 2]}, "box outside image"),
+        ({"polygon": SQUARE, "box": [7.5, 5, 0.5, 1]}, "mask outside its box"),
         ({"polygon": SQUARE, "rle": {}}, "truth"),
         ({"mask": "gone.png"}, "missing mask file"),
         ({"mask": "../m.png"}, "mask file"),

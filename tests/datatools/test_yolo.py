@@ -10,7 +10,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis.extra.numpy import array_shapes, arrays
-from PIL import Image
+from PIL import Image, ImageOps
 
 from l2l_ray.data.masks import encode
 from l2l_ray.datatools.export import index_of, write_export
@@ -122,6 +122,19 @@ def test_what_ultralytics_passes_over_gets_an_ending_that_it_reads(tmp_path: Pat
     assert (folder / "images/train/a.jpg").samefile(jpeg)
     with Image.open(folder / "images/train/b.png") as given, Image.open(photos / "b.gif") as photo:
         assert given.format == "PNG" and given.tobytes() == photo.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_a_photo_that_tools_would_turn_is_given_as_its_masks_see_it(tmp_path: Path, ending: str) -> None:
+    photo, exif = draw(tmp_path / "photos" / f"a.{ending}", 1), Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(photo) as picture:
+        picture.save(photo, exif=exif)
+    folder = _export(tmp_path, [(f"a.{ending}", _mask(), "train", "")])
+    with Image.open(folder / "images/train/a.png") as given, Image.open(photo) as stored:
+        assert ImageOps.exif_transpose(given).tobytes() == stored.tobytes() and given.size == (32, 24)
+    assert [path.name for path in (folder / "labels/train").iterdir()] == ["a.txt"]
+    assert not (folder / "images/train/a.png").is_symlink()
 
 
 def test_a_photo_that_is_gone_is_named(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ KILLS = (
     ("examples/unlabeled.parquet", "before"),
     ("priors/val.parquet", "after"),
     ("train/supervised-v0001", "before"),
-    ("l2l/labels/r000-s00001.parquet", "after"),
+    ("l2l/labels/r000-s00001-e4.parquet", "after"),  # by the fourth holder of the folder
     ("train/l2l-v0000-s00002", "after"),
     ("evals/l2l-v0001/val.parquet", "before"),
     ("train/l2l-v0002", "after"),

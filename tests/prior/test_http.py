@@ -78,6 +78,24 @@ def test_pictures_are_sent_as_they_were_decoded(server: Server) -> None:
     assert sent.size == (9, 5) and sent.tobytes() == picture.tobytes()
 
 
+def test_a_picture_is_made_ready_once_for_all_questions_about_it(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior, saved, save = loaded(server, num_samples=3), [], Image.Image.save
+
+    def counted(image: Image.Image, *args: Any, **kwargs: Any) -> None:
+        saved.append(image.size)
+        save(image, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "save", counted)
+    other = Image.new("RGB", (9, 5), (1, 2, 3))
+    replies = prior.ask([GRAY, other, GRAY], ["x", "y", "z"])
+    assert sorted(saved) == [(9, 5), (60, 40)]
+    assert [(reply.seen_width_px, reply.seen_height_px) for reply in replies] == [(60, 40), (9, 5), (60, 40)]
+    sizes = {expression_of(body): sent_picture(body).size for body in server.questions}
+    assert [size for text, size in sorted(sizes.items())] == [(60, 40), (9, 5), (60, 40)] and len(server.questions) == 9
+
+
 def test_pictures_for_answers_in_pixels_have_sides_that_the_model_keeps(server: Server) -> None:
     name = "Qwen/Qwen2.5-VL-7B-Instruct"
     server.models = [name]

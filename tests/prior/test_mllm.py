@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
 import shutil
+import time
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -268,6 +272,33 @@ def test_who_it_is_needs_no_weights(random_qwen3: Path, tmp_path: Path, dtype: s
     assert identify_prior(config) == MllmIdentity.of(MllmPrior.load(config))
     with pytest.raises(ConfigError, match="prior.model"):
         identify_prior(PriorConfig(model=str(tmp_path / "not-there")))
+
+
+def test_the_files_of_a_checkpoint_are_read_once_until_they_change(
+    random_qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(random_qwen3, tmp_path / "copy")
+    config, read, digest = PriorConfig(model=str(tmp_path / "copy")), [], hashlib.file_digest
+
+    def counted(file: BinaryIO, name: str) -> object:
+        read.append(Path(file.name).name)
+        return digest(file, name)
+
+    weights = tmp_path / "copy" / "model.safetensors"
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    monkeypatch.setattr(time, "time_ns", lambda: weights.stat().st_ctime_ns)
+    before = identify_prior(config).fingerprint
+    identify_prior(config)
+    assert read.count(weights.name) == 2, "it was written just now: its times do not tell yet"
+    monkeypatch.setattr(time, "time_ns", lambda: 1 << 62)
+    assert identify_prior(config).fingerprint == before
+    read.clear()
+    assert identify_prior(config).fingerprint == before and read == []
+    status, content = weights.stat(), bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert identify_prior(config).fingerprint != before and read == [weights.name]
 
 
 def test_a_setting_without_effect_on_the_model_asks_nothing_again(random_qwen3: Path) -> None:

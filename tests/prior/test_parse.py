@@ -105,6 +105,10 @@ def test_one_box_is_read(reply: str) -> None:
         (f"(100,200),(500,{'9' * 5000})", "bad coordinates"),
         ('[{"bbox_2d": [0.1, 0.2, 0.5, 0.6]}]', "wrong unit"),
         ('[{"bbox_2d": ["10%", "20%", "50%", "60%"]}]', "wrong unit"),
+        ("[10%, 20%, 50%, 60%]", "wrong unit"),
+        ('["10%", "20%", "50%", "60%"]', "wrong unit"),
+        ("(10%, 20%, 50%, 60%)", "wrong unit"),
+        ("[10%, 20%, 5", "cut off"),
         ('[{"bbox_2d": [0, 0, 0, 0]}]', "no area"),
         ('[{"bbox_2d": [true, 200, 500, 600]}]', "bad coordinates"),
         ('[{"bbox_2d": "100 200 500"}]', "bad coordinates"),
@@ -181,6 +185,32 @@ def test_a_small_overshoot_is_clipped() -> None:
     parsed = parse_reply('[{"bbox_2d": [-20, 200, 1010, 1000]}]', QWEN_RELATIVE, 0, 0)
     assert parsed.boxes_xyxy_frac == ((0.0, 0.2, 1.0, 1.0),)
     assert parsed.phrase == ""
+
+
+def test_of_bare_tuples_the_last_counts() -> None:
+    parsed = parse_reply("(1, 2, 30, 40) no, rather (100, 200, 500, 600)", QWEN_RELATIVE, 0, 0)
+    assert parsed.boxes_xyxy_frac == (pytest.approx(BOX),)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "[10%, 20%, 50%, 60%]",
+        "It is at [10 %, 20 %, 50 %, 60 %].",
+        '["10%", "20%", "50%", "60%"]',
+        "[[10%,20%,50%,60%]]",
+        "(10%, 20%, 50%, 60%)",
+        '{"bbox_2d": [10%, 20%, 50%, 60%], "label": "cup"}',
+        '{"bbox_2d": ["10%", "20%", "50%", "60%"]}',
+        "(10, 20, 50, 60)",
+        "the cup is at (10, 20, 50, 60)",
+        "[10, 20, 50, 60]",
+        "{'bbox_2d': [10, 20, 50, 60], 'label': '50%, off'}",
+    ],
+)
+def test_percentages_are_read_where_that_is_the_unit(reply: str) -> None:
+    parsed = parse_reply(reply, replace(QWEN_RELATIVE, coordinates="percent"), 0, 0)
+    assert parsed.boxes_xyxy_frac == (pytest.approx(BOX),)
 
 
 def test_absolute_pixels_are_divided_by_the_size_the_model_saw() -> None:
@@ -346,7 +376,7 @@ def test_any_text_gives_boxes_inside_the_image_or_a_named_failure(reply: str) ->
             assert 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
 
 
-RUNAWAYS = ["[", "[1,", '{"a":', "(1,2)", '"bbox_2d": [', "<loc_1>", ONE, "9", "answer ", " "]
+RUNAWAYS = ["[", "[1,", '{"a":', "(1,2)", "[1%,", "(1%, 2,", '"bbox_2d": [', "<loc_1>", ONE, "9", "answer ", " "]
 RUNAWAYS += ["<loc0001>", "<|begin_of_box|>(1,", '<points coords="1 ', 'x="1" y="1" ', "<|begin_of_box|>" + "((1"]
 
 

@@ -173,10 +173,20 @@ def test_pixels_are_normalised_as_the_checkpoint_says(
     assert torch.allclose(seen[0][0, :, 0, 0], (0.2 - mean) / std)
 
 
-def test_statistics_that_are_none_are_refused(folders: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ('{"image_mean": [0.5], "image_std": [0.5]}', r"image_mean \[0\.5\] .* not 3 numbers each"),
+        ('{"image_mean": 0.5, "image_std": 0.5}', r"image_mean 0\.5 .* not 3 numbers each"),
+        ('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0, 0.5]}', "those of image_std positive"),
+        ('{"image_mean": [0.5, 0.5, 0.5]}', "image_std None, not 3 numbers each"),
+        ('{"image_mean": [0.5, 0.5, 0.5], "image_st', "preprocessor_config.json is no JSON object, or not whole"),
+    ],
+)
+def test_statistics_that_are_none_are_refused(folders: Callable[[str], Path], content: str, why: str) -> None:
     folder = folders("sam2")
-    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5], "image_std": [0.5]}))
-    with pytest.raises(ConfigError, match=r"prior\.sam_model .* image_mean \(0\.5,\) .* not 3 numbers each"):
+    (folder / "preprocessor_config.json").write_text(content)
+    with pytest.raises(ConfigError, match=rf"prior\.sam_model .* cannot be loaded: .*{why}"):
         Sam.load(config_of(folder))
     (folder / "preprocessor_config.json").unlink()
 

@@ -106,6 +106,11 @@ def test_normalization_comes_from_the_folder_else_imagenet(tmp_path):
     backbone = make(folder)
     assert backbone.mean.flatten().tolist() == pytest.approx([0.5, 0.4, 0.3])
     assert backbone.std.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    (folder / "processor_config.json").write_text(json.dumps({"processor_class": "P"}))
+    assert make(folder).mean.flatten().tolist() == pytest.approx([0.5, 0.4, 0.3])
+    nested = {"image_processor": {"image_mean": [0.7, 0.6, 0.5], "image_std": [1, 1, 1]}}
+    (folder / "processor_config.json").write_text(json.dumps(nested))
+    assert make(folder).mean.flatten().tolist() == pytest.approx([0.7, 0.6, 0.5])
 
 
 def test_pretrained_weights_are_read_from_a_folder(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,3 +68,28 @@ def test_a_text_encoder_without_its_tokenizer(folders: dict[str, Path]) -> None:
         ConfigError, match=r"segmenter\.text: the tokenizer of .* knows no words, expected tokenizer.json"
     ):
         TextEncoder(SegmenterConfig(text=str(folders["text"])))
+
+
+STD = [0.2, 0.2, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (
+            json.dumps({"image_mean": [0.5] * 3, "image_std": STD})[:30],
+            "its preprocessor_config.json is no JSON object",
+        ),
+        ("[]", "its preprocessor_config.json is no JSON object"),
+        (json.dumps({"image_mean": [0.5] * 3, "image_std": [0.2, 0, 0.2]}), "those of image_std positive"),
+        (json.dumps({"image_mean": 0.5, "image_std": STD}), r"image_mean 0\.5 and .* not 3 numbers each"),
+        (json.dumps({"image_mean": [0.5], "image_std": [0.5]}), r"image_mean \[0\.5\] and .* not 3 numbers each"),
+        (json.dumps({"image_mean": [float("nan")] * 3, "image_std": STD}), "not 3 numbers each"),
+        (json.dumps({"image_std": STD}), "image_mean None and .* not 3 numbers each"),
+    ],
+)
+def test_pixel_statistics_that_cannot_be_read_are_not_taken_for_absent_ones(
+    folders: dict[str, Path], content: str, why: str
+) -> None:
+    (folders["backbone"] / "preprocessor_config.json").write_text(content)
+    assert re.search(why, _message("backbone", folders["backbone"]))

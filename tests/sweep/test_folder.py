@@ -50,6 +50,16 @@ def test_a_sweep_that_ended_before_any_trial_began_is_none(folder: SweepFolder, 
         pass
 
 
+def test_a_command_that_a_cluster_repeats_can_ask_whether_a_sweep_began(
+    folder: SweepFolder, trials: list[Trial]
+) -> None:
+    assert not folder.has_begun
+    with folder.begun(trials, [], resume=False):
+        assert not folder.has_begun, "no trial has"
+        folder.log("started", trials[0].id)
+    assert folder.has_begun
+
+
 def test_resume_may_add_trials_but_leave_none_out(folder: SweepFolder, trials: list[Trial]) -> None:
     _begin(folder, trials[:2])
     _begin(folder, trials, resume=True)

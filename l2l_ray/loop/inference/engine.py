@@ -29,7 +29,7 @@ from l2l_ray.loop.inference.networks import autocast, load_segmenter
 from l2l_ray.loop.inference.quality import Quality, measure_quality
 from l2l_ray.loop.inference.teacher import gather_evidence, guided_evidence, predict
 from l2l_ray.loop.state.checkpoint import load_weights
-from l2l_ray.loop.state.ledger import LedgerEntry, shard_path, write_shard
+from l2l_ray.loop.state.ledger import FIRST, Attempt, LedgerEntry, shard_path, write_shard
 from l2l_ray.loop.state.plan import VAL
 from l2l_ray.loop.state.run_folder import RunFolder
 from l2l_ray.loop.state.version_record import TEACHER
@@ -85,14 +85,14 @@ class InferenceEngine:
     def __init__(self, config: RunConfig, run_path: Path, device: str = "auto") -> None:
         self.config = config
         self._run = RunFolder(run_path, config)
-        self._device = pick_device(device)
+        self.device = pick_device(device)
         self._grid = output_grid(config.segmenter)
         self._sets = ExampleSets(config, self._run, self._run.priors_path)
         self._batches = Batches(config.loop.eval_batch)
         self._models: OrderedDict[Path, Segmenter] = OrderedDict()
         self._selectors: OrderedDict[Path, tuple[Selector, Calibration | None]] = OrderedDict()
 
-    def label(self, method: str, round_index: int, shard: int, version: int, attempt: int = 0) -> LedgerEntry:
+    def label(self, method: str, round_index: int, shard: int, version: int, attempt: Attempt = FIRST) -> LedgerEntry:
         """Label one shard and write its file; the caller commits the entry.
 
         Args:
@@ -100,7 +100,7 @@ class InferenceEngine:
             round_index: Round to label for.
             shard: Which part of the unlabeled set.
             version: Teacher and selector to label with.
-            attempt: How many have been asked for this shard before; each writes a file of its own.
+            attempt: Which try it is.
         Raises:
             LedgerError: The file could not be written.
             CheckpointError: The version is missing or does not fit.
@@ -135,7 +135,7 @@ class InferenceEngine:
         examples = self._sets[split]
 
         def measured(part: list[int]) -> tuple[list[dict[str, Any]], Quality | None]:
-            inputs = examples.inputs(part).to(self._device)
+            inputs = examples.inputs(part).to(self.device)
             rows = _counts(protocol, self._logits(method, version, inputs), [examples[i] for i in part])
             asked = [i for i in part if split == VAL and makes_labels(method) and i < QUALITY_SENTENCES]
             quality = self._quality(method, version, examples, asked, inputs[: len(asked)]) if asked else None
@@ -153,7 +153,7 @@ class InferenceEngine:
         """Return a version's mask logits for some rows of an example set."""
 
         def predicted(part: list[int]) -> Float[Tensor, "B G G"]:
-            return self._logits(method, version, self._sets[name].inputs(part).to(self._device)).float().cpu()
+            return self._logits(method, version, self._sets[name].inputs(part).to(self.device)).float().cpu()
 
         return torch.cat(list(self._batches.each(indices, predicted)))
 
@@ -172,8 +172,8 @@ class InferenceEngine:
         model = self._model(method, version)
 
         def seen(part: list[int]) -> Float[Tensor, "B C"]:
-            images = self._sets[name].inputs(part).images.to(self._device)
-            with torch.inference_mode(), autocast(self._device, self.config.loop.autocast):
+            images = self._sets[name].inputs(part).images.to(self.device)
+            with torch.inference_mode(), autocast(self.device, self.config.loop.autocast):
                 coarsest: Tensor = model.backbone(images)[-1]
             return coarsest.mean((2, 3)).float().cpu()
 
@@ -184,7 +184,7 @@ class InferenceEngine:
         examples = self._sets[split]
 
         def seen(part: list[int]) -> PanelData:
-            inputs = examples.inputs(part).to(self._device)
+            inputs = examples.inputs(part).to(self.device)
             evidence, selection = self._select(method, version, examples, part, inputs, round_index=version)
             return PanelData(inputs, self._logits(method, version, inputs), evidence, selection)
 
@@ -200,7 +200,7 @@ class InferenceEngine:
         `benchmarks/compare/oracles.py` has engines that label by hidden truth.
         """
         examples = self._sets["unlabeled"]
-        inputs = examples.inputs(part).to(self._device)
+        inputs = examples.inputs(part).to(self.device)
         _, selection = self._select(method, version, examples, part, inputs, round_index)
         target, weight = (tensor.cpu().numpy() for tensor in (selection.target, selection.pixel_weight))
         for row, index in enumerate(part):
@@ -240,7 +240,7 @@ class InferenceEngine:
         teacher, use_autocast = self._model(method, version), self.config.loop.autocast
         if not is_full:
             return guided_evidence(teacher, inputs, use_autocast)
-        return gather_evidence(teacher, inputs, examples.rivals(part).to(self._device), use_autocast)
+        return gather_evidence(teacher, inputs, examples.rivals(part).to(self.device), use_autocast)
 
     def _key(self, round_index: int, example: Example) -> int:
         return sample_key(self.config.loop.seed, "label", round_index, example.sent_id)
@@ -253,14 +253,14 @@ class InferenceEngine:
     def _quality(self, method: str, version: int, examples: ExampleSet, part: list[int], inputs: Inputs) -> Quality:
         """Measure the labels that the version's selector would give."""
         _, selection = self._select(method, version, examples, part, inputs, round_index=version)
-        return measure_quality(selection, examples.masks(part).to(self._device), [examples[i].sent_id for i in part])
+        return measure_quality(selection, examples.masks(part).to(self.device), [examples[i].sent_id for i in part])
 
     def _model(self, method: str, version: int) -> Segmenter:
         """Return a version's teacher."""
         return self._segmenter(self._run.version_dir(method, version) / TEACHER)
 
     def _segmenter(self, weights: Path) -> Segmenter:
-        return _kept(self._models, weights, lambda: load_segmenter(self.config.segmenter, weights, self._device))
+        return _kept(self._models, weights, lambda: load_segmenter(self.config.segmenter, weights, self.device))
 
     def curve(self, method: str, version: int) -> Curve | None:
         """Return what the estimates of a version's predicted masks mean; None where it is not known."""
@@ -274,7 +274,7 @@ class InferenceEngine:
         def loaded() -> tuple[Selector, Calibration | None]:
             selector = make_selector(selector_for(self.config.selector, method))
             load_weights(selector, path)
-            return selector.to(self._device).eval(), Calibration.load(folder)
+            return selector.to(self.device).eval(), Calibration.load(folder)
 
         return _kept(self._selectors, path, loaded)
 

@@ -24,7 +24,7 @@ from functools import cache, cached_property
 from typing import Protocol, runtime_checkable
 
 from l2l_ray.config import PriorConfig, RunConfig
-from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.errors import ConfigError, DataError, OutageError
 from l2l_ray.loop.inference.asking import MLLM, Question, Who, answer_batch
 from l2l_ray.loop.inference.prior_check import require_usable
 from l2l_ray.loop.inference.reply_costs import ReplyCosts
@@ -277,7 +277,7 @@ class _Service:
             is_unserved = all(failure_kind(reply.failure) == "server" for reply in replies)
             num_unserved = num_unserved + len(replies) if is_unserved else 0
             if is_proven and num_unserved >= NUM_FAILED_AT_START:
-                raise ConfigError(
+                raise OutageError(
                     f"the server of the language model has given no usable answer to {num_unserved} questions in a row "
                     f"({replies[-1].failure}); what it answered before is stored: look at it, then go on with --resume"
                 )

@@ -20,7 +20,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -242,9 +242,23 @@ def num_shards(num_unlabeled: int, shard_size: int) -> int:
     return -(-num_unlabeled // shard_size)
 
 
-def shard_path(method: str, round_index: int, shard: int, attempt: int = 0) -> str:
-    """Return the file name of a shard, relative to the run folder; later attempts do not write over a committed one."""
-    again = f"-a{attempt}" if attempt else ""
+class Attempt(NamedTuple):
+    """Which try at a shard it is: each writes a file of its own, so none writes over one that was committed.
+
+    Example: `Attempt(1, 2)` is the second try under the second holder of the run's folder.
+    """
+
+    number: int = 0  # how many the holder has handed out before
+    epoch: int = 0  # the holder's (`lease`)
+
+
+FIRST = Attempt()
+
+
+def shard_path(method: str, round_index: int, shard: int, attempt: Attempt = FIRST) -> str:
+    """Return the file name of a shard, relative to the run folder."""
+    again = f"-e{attempt.epoch}" if attempt.epoch > 1 else ""
+    again += f"-a{attempt.number}" if attempt.number else ""
     return f"{method}/labels/r{round_index:03d}-s{shard:05d}{again}.parquet"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from l2l_ray.config import RunConfig
-from l2l_ray.errors import ConfigError, DataError
+from l2l_ray.errors import ConfigError, DataError, OutageError
 from l2l_ray.loop.inference.asking import Question
 from l2l_ray.loop.inference.priors import (
     Answered,
@@ -201,7 +201,7 @@ def test_a_server_that_goes_away_ends_the_run_and_what_it_answered_stays(
 
     texts = [replace(sets.unlabeled[0], sent_id=number, expression=f"cat {number}") for number in range(20)]
     with PriorStore(config.cache_dir / "priors.sqlite") as store:
-        with pytest.raises(ConfigError, match=r"no usable answer to \d+ questions in a row .*HTTP 503.*--resume"):
+        with pytest.raises(OutageError, match=r"no usable answer to \d+ questions in a row .*HTTP 503.*--resume"):
             fill_priors("unlabeled", texts, run, store, GoesAway(), 2)
         assert len(store) == 4 and not run.priors_path("unlabeled").exists()
 

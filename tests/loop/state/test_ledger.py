@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from l2l_ray.errors import LedgerError
 from l2l_ray.loop.state.lease import held
-from l2l_ray.loop.state.ledger import Ledger, LedgerEntry, read_shard, shard_path, write_shard
+from l2l_ray.loop.state.ledger import Attempt, Ledger, LedgerEntry, read_shard, shard_path, write_shard
 from l2l_ray.types import Candidate, PseudoLabel
 from tests.whole_run import FullDisk
 
@@ -257,10 +257,12 @@ def test_a_full_disk_while_committing_loses_nothing(tmp_path: Path, full_disk: F
 
 
 def test_each_attempt_at_a_shard_has_a_file_of_its_own() -> None:
-    assert [shard_path("l2l", 1, 4, attempt) for attempt in range(3)] == [
+    tries = [Attempt(), Attempt(1, 1), Attempt(0, 2), Attempt(1, 2)]
+    assert [shard_path("l2l", 1, 4, attempt) for attempt in tries] == [
         "l2l/labels/r001-s00004.parquet",
         "l2l/labels/r001-s00004-a1.parquet",
-        "l2l/labels/r001-s00004-a2.parquet",
+        "l2l/labels/r001-s00004-e2.parquet",
+        "l2l/labels/r001-s00004-e2-a1.parquet",
     ]
 
 

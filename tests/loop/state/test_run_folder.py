@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from l2l_ray.config import RunConfig, read_config
-from l2l_ray.errors import CheckpointError, ConfigError, DataError
+from l2l_ray.errors import CheckpointError, ConfigError, DataError, OutageError
 from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.run_folder import RunFolder, continued
@@ -174,6 +174,8 @@ def test_what_resume_can_continue_stays(smoke: RunConfig) -> None:
     assert (run.path / "config.yaml").exists()
     published = _refuse(_with(smoke, name="published"), ConfigError("a bad label"), published=True)
     assert published.published("l2l") == {0} and (published.path / "config.yaml").exists()
+    unserved = _refuse(_with(smoke, name="unserved"), OutageError("the server is away"))
+    assert (unserved.path / "config.yaml").exists(), "--resume, which the message names, goes on"
     other = RunFolder.open(_with(smoke, name="stopped"))
     with pytest.raises(KeyboardInterrupt), other.held("a local run"):
         other.create()
