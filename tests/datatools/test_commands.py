@@ -104,7 +104,7 @@ def test_an_option_that_a_kind_has_no_use_for_is_refused(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("split F out.txt --fraction 0.5 --strata refs", "--strata has no effect on --procedure keyed, only on strat"),
+        ("split F out.txt --fraction 0.5 --strata refs", "--strata has no effect on --procedure keyed, only"),
         ("split F out.txt --all --seed 1", "--seed has no effect with --all; leave it out"),
         ("split F out.txt --all --procedure semires", "--procedure has no effect with --all; leave it out"),
         ("leaks --train F --test F --ids-only --bits 3", "--bits has no effect with --ids-only; leave it out"),
