@@ -126,14 +126,19 @@ def run_lengths(rle: Rle) -> Int64[np.ndarray, " runs"]:
     )
 
 
+def box_of_mask(rle: Rle) -> list[float]:
+    """Return [x, y, width, height] in px of the smallest box around a mask; four zeros for an empty one."""
+    box: list[float] = coco_mask.toBbox({**rle, "counts": rle["counts"].encode()}).tolist()
+    return box
+
+
 def mask_box(rle: Rle) -> BoxFrac | None:
     """Return the box around the mask as fractions of the image; None where it has no pixel."""
-    rows, columns = (np.flatnonzero(decode(rle).any(axis=axis)) for axis in (1, 0))
-    if not rows.size:
+    left, top, box_width, box_height = box_of_mask(rle)
+    if not box_width:
         return None
     height, width = rle["size"]
-    (top, bottom), (left, right) = ((int(side[0]), int(side[-1]) + 1) for side in (rows, columns))
-    return left / width, top / height, right / width, bottom / height
+    return left / width, top / height, (left + box_width) / width, (top + box_height) / height
 
 
 def mask_to_grid(rle: Rle, grid: int) -> Float32[np.ndarray, "G G"]:

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
-from pycocotools import mask as coco_mask
 
 from l2l_ray.data.layout import BadValue, Notice, Words, finite_numbers
-from l2l_ray.data.masks import MaskRule, annotation_rle, mask_area_px, union_rle
+from l2l_ray.data.masks import MaskRule, annotation_rle, box_of_mask, mask_area_px, union_rle
 from l2l_ray.data.refer_files import Truth
 from l2l_ray.errors import DataError
 from l2l_ray.types import Rle
@@ -222,12 +221,6 @@ def outline_points(segmentation: Any) -> list[list[float]]:
     except BadValue:
         return []
     return [part[i : i + 2] for part in flat for i in range(0, len(part) - 1, 2)]
-
-
-def box_of_mask(rle: Rle) -> list[float]:
-    """Return [x, y, width, height] in px of the smallest box around a mask; four zeros for an empty one."""
-    box: list[float] = coco_mask.toBbox({**rle, "counts": rle["counts"].encode()}).tolist()
-    return box
 
 
 def _grown(box_xywh_px: Sequence[float]) -> tuple[float, float, float, float]:

@@ -24,8 +24,7 @@ import yaml
 from PIL import Image
 
 from l2l_ray.data.layout import Words, shown
-from l2l_ray.data.masks import decode, mask_area_px
-from l2l_ray.data.object_masks import box_of_mask
+from l2l_ray.data.masks import box_of_mask, decode, mask_area_px
 from l2l_ray.data.pixels import BadPicture, read_header
 from l2l_ray.datatools.known_photos import sha256_of_file
 from l2l_ray.datatools.label_studio import LABELING_CONFIG, task

@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from l2l_ray.data.layout import SPLITS, BadValue, Notice, Problem, Words, coco_number, finite_numbers, shown
-from l2l_ray.data.object_masks import box_of_mask, segmentation_rle
+from l2l_ray.data.masks import box_of_mask
+from l2l_ray.data.object_masks import segmentation_rle
 from l2l_ray.data.pixels import read_header
 from l2l_ray.data.refer_files import Once
 from l2l_ray.datatools.coco_tables import add_coco_image, coco_annotation

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 
 from l2l_ray.data.hints import HINT_REMEDY, PixelHint, read_hint, refuse_shares
 from l2l_ray.data.layout import MAX_SIDE_PX, BadValue, Notice, Words, file_below, shown
-from l2l_ray.data.masks import mask_area_px
+from l2l_ray.data.masks import box_of_mask, mask_area_px
 from l2l_ray.data.object_masks import (
     REMEDY,
-    box_of_mask,
     compare_with_box,
     cut_at_border,
     outline_points,

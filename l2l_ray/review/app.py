@@ -48,7 +48,7 @@ from l2l_ray.review.journal_folder import JournalFailure
 from l2l_ray.review.journal_lines import DECISIONS, STATES, UNDO
 from l2l_ray.review.labels import MAX_KIND_CHARS, Filters, Labels
 from l2l_ray.review.proposals import Proposals
-from l2l_ray.serving.guard import Guard, Refusal, broken, limited, page_file, refused, said
+from l2l_ray.serving.guard import Guard, Refusal, broken, limited, no_such, page_file, refused, said
 from l2l_ray.types import Example
 
 PAGE = Path(__file__).parent / "page"
@@ -182,7 +182,7 @@ def make_app(
             LedgerError: _failed,
             L2LError: _wrong,
             RequestValidationError: _not_understood,
-            HTTPException: _no_such,
+            HTTPException: no_such("use this server's own page"),
             Exception: broken,
         },
     )
@@ -374,9 +374,3 @@ async def _wrong(request: Request, error: Exception) -> Response:
 async def _not_understood(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     return said(422, _first(error.errors()))
-
-
-async def _no_such(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    what = f"{error.detail}: {request.method} {request.url.path}"
-    return said(error.status_code, f"{what}; use this server's own page", dict(error.headers or {}))

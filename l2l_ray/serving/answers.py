@@ -19,7 +19,7 @@ from typing import Any
 from PIL import Image
 from pydantic import BaseModel, Field
 
-from l2l_ray.data.object_masks import box_of_mask
+from l2l_ray.data.masks import box_of_mask
 from l2l_ray.data.pixels import BadPicture, read_rgb
 from l2l_ray.predictions import FailedPrediction, Prediction
 from l2l_ray.predictor import Predictor, run_and_version

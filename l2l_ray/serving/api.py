@@ -20,11 +20,11 @@ from typing import Any, Protocol, runtime_checkable
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
 
 from l2l_ray import __version__
 from l2l_ray.serving.answers import Answer
-from l2l_ray.serving.guard import Guard, Refusal, broken, page_file, refused, said
+from l2l_ray.serving.guard import Guard, Refusal, broken, no_such, page_file, refused
 from l2l_ray.serving.settings import ServeConfig
 from l2l_ray.serving.uploads import FORM, JSON, Upload, read_upload
 
@@ -97,7 +97,11 @@ def make_app(settings: ServeConfig, token_sha256: str, backend: Backend) -> Fast
         version=__version__,
         docs_url=None,  # it would fetch its script from elsewhere
         redoc_url=None,
-        exception_handlers={Refusal: refused, HTTPException: _no_such, Exception: broken},
+        exception_handlers={
+            Refusal: refused,
+            HTTPException: no_such("expected POST /v1/masks; see /openapi.json"),
+            Exception: broken,
+        },
     )
     app.add_middleware(Guard, token_sha256=token_sha256, open_paths=OPEN_PATHS)
     num_open = 0
@@ -162,9 +166,3 @@ async def _answered(request: Request, settings: ServeConfig, backend: Backend) -
         ) from None
     answer["seconds"]["total"] = time.monotonic() - started
     return answer
-
-
-async def _no_such(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    what = f"{error.detail}: {request.method} {request.url.path}"
-    return said(error.status_code, f"{what}; expected POST /v1/masks; see /openapi.json", dict(error.headers or {}))

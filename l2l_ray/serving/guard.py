@@ -9,10 +9,12 @@ it, and a token that travels in a header of its own is sent by no form and no li
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -134,6 +136,17 @@ async def refused(request: Request, error: Exception) -> Response:
     if error.status in (408, 413):
         headers["connection"] = "close"  # the rest of the body is not read
     return said(error.status, error.text, headers)
+
+
+def no_such(remedy: str) -> Callable[[Request, Exception], Coroutine[Any, Any, Response]]:
+    """Return what answers a request for a path or a method that there is none of."""
+
+    async def answer(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        what = f"{error.detail}: {request.method} {request.url.path}"
+        return said(error.status_code, f"{what}; {remedy}", dict(error.headers or {}))
+
+    return answer
 
 
 async def broken(request: Request, error: Exception) -> Response:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from l2l_ray.data.layout import BadValue, Notice
-from l2l_ray.data.masks import decode, encode, mask_area_px
-from l2l_ray.data.object_masks import box_of_mask, segmentation_rle
+from l2l_ray.data.masks import box_of_mask, decode, encode, mask_area_px
+from l2l_ray.data.object_masks import segmentation_rle
 from l2l_ray.data.pixels import Header
 from l2l_ray.data.refer_files import image_side
 from l2l_ray.datatools.truths import read_row_hint, read_truth
