@@ -132,21 +132,22 @@ def _three_each(mean: Any, std: Any, file: str) -> PixelStatistics:
 def _file_of(name: str, file: str, is_offline: bool) -> Path | None:
     """Return a file of a checkpoint, None where it has none; transformers takes a hub that does not answer for that.
 
-    Without the hub, the download cache says what there is.
+    Where the hub does not give it, the download cache tells, and without the hub that alone.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
     if Path(name).is_dir():
         return path if (path := Path(name) / file).exists() else None
     try:
         return Path(hf_hub_download(name, file, local_files_only=is_offline))
-    except LocalEntryNotFoundError:
-        if is_offline:
+    except (OSError, EntryNotFoundError, HfHubHTTPError) as error:
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             return None
-        raise
-    except EntryNotFoundError:
-        return None
+        cached = try_to_load_from_cache(name, file)
+        if cached is None and not is_offline:  # nothing is known of it
+            raise
+        return Path(cached) if isinstance(cached, str) else None
 
 
 def give_usual_mode(path: Path) -> None:

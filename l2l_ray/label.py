@@ -193,9 +193,12 @@ def _usual_name(own_name: str) -> str:
 def _is_written(place: Path, run: RunFolder) -> bool:
     """Whether a folder holds the masks of a run's chosen version."""
     method, version = run.chosen_version()
+    found, weights = index_of(place), weights_sha256(run.version_dir(method, version))
     wanted = {"format": "png", "split": "unlabeled", "min_confidence": 0.0, "method": method, "model_version": version}
-    wanted |= {"run_dir": str(run.path.absolute()), "weights_sha256": weights_sha256(run.version_dir(method, version))}
-    return wanted.items() <= index_of(place).items()
+    wanted |= {"run_dir": str(run.path.absolute()), "weights_sha256": weights}
+    # Of an earlier version of the code, which did not note the weights, what was changed since stays as it is.
+    is_kept = found and "weights_sha256" not in found and not is_as_written(place)
+    return wanted.items() <= (found | ({"weights_sha256": weights} if is_kept else {})).items()
 
 
 def _require_replaceable(place: Path, force: bool) -> None:

@@ -156,7 +156,7 @@ def test_our_own_errors_pass_unchanged(tmp_path: Path) -> None:
 
 
 def test_pixel_statistics_that_the_hub_does_not_give_are_not_taken_for_absent_ones(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def no_answer(name: str, file: str, **_: object) -> str:
         raise LocalEntryNotFoundError(f"no answer about {file} of {name}")
@@ -165,3 +165,8 @@ def test_pixel_statistics_that_the_hub_does_not_give_are_not_taken_for_absent_on
     assert pixel_statistics("owner/swin", {"local_files_only": True}) is None, "the cache says that there is none"
     with pytest.raises(LocalEntryNotFoundError, match=r"no answer about processor_config.json of owner/swin"):
         pixel_statistics("owner/swin", {})
+    found = tmp_path / "preprocessor_config.json"
+    found.write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
+    cached = {"processor_config.json": object(), "preprocessor_config.json": str(found)}  # the first: known as absent
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: cached[file])
+    assert pixel_statistics("owner/swin", {}) == ((0.5,) * 3, (0.25,) * 3), "of the download cache"

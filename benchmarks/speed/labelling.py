@@ -19,6 +19,7 @@ from benchmarks.speed.setup import Setup
 from l2l_ray.config import load_config
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.local import run_local
+from l2l_ray.loop.state.ledger import Attempt
 
 # Stage -> functions whose time it is, with all that they call; no two call each other.
 STAGES = {
@@ -48,10 +49,10 @@ def measure(setup: Setup) -> dict[str, Any]:
         words = [word for field, value in _SHORT.items() for word in (f"--{field}", str(value))]
         config = load_config(["--run_root", root, "--name", "labelling", *words])
         engine = InferenceEngine(config, run_local(config).path, str(setup.device))
-        engine.label("l2l", 0, 0, 0, attempt=1)  # loads the networks
+        engine.label("l2l", 0, 0, 0, attempt=Attempt(1))  # loads the networks
         for turn in range(setup.repeats):
             profile = cProfile.Profile()
-            entry = profile.runcall(engine.label, "l2l", 0, turn % 2, 0, attempt=turn + 2)
+            entry = profile.runcall(engine.label, "l2l", 0, turn % 2, 0, attempt=Attempt(turn + 2))
             stats = pstats.Stats(profile)
             rates.append(entry.num / entry.seconds)
             for stage, functions in STAGES.items():

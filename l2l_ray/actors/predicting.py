@@ -122,9 +122,10 @@ def predict(
             try:
                 wait_seen(partial(_are_there, folder, rows), "a mask", "is not seen here")
             except LedgerError:
+                name = next((path.name for path in folder.lacking(rows)), "a mask")
                 raise ClusterError(
-                    f"a labeler wrote {folder.lacking(rows)[0].name}, which is not in {folder.path} here; expected a "
-                    "folder that all nodes share: give one as --out"
+                    f"a labeler wrote {name}, which is not in {folder.path} here; expected a folder that all nodes "
+                    "share: give one as --out"
                 ) from None
             for row in rows:
                 folder.note(row)

@@ -125,10 +125,10 @@ class PriorPool:
         while self._identity is None:
             self._require_open()
             self._kill_late()
-            if (worker := self._least_busy()) is None:
+            up = (worker for worker in self._workers if self._beats.is_up(worker.name) and not worker.fault)
+            self._identity = next((found for worker in up if (found := self._greet(worker)) is not None), None)
+            if self._identity is None:
                 time.sleep(LOOK_AGAIN_S)
-            else:
-                self._identity = self._greet(worker)
         return self._identity
 
     def ask(self, batches: Iterator[list[Question]]) -> Iterator[Answered]:
@@ -181,12 +181,12 @@ class PriorPool:
         return worker
 
     def _greet(self, worker: _Worker) -> MllmIdentity | None:
-        """Return which model an actor that is up holds; None = it was lost or fell silent: its heartbeat tells."""
+        """Return which model an actor that is up holds; None = it does not say, and its heartbeat tells why."""
         with self._closing:
             self._require_open()
             self._greeting = [worker.actor.ready.remote()]
         try:
-            identity: MllmIdentity = ray.get(self._greeting[0], timeout=self._cluster.heartbeat_timeout_s)
+            identity: MllmIdentity = ray.get(self._greeting[0], timeout=LOOK_S)
         except TaskCancelledError:
             raise _closed() from None
         except (GetTimeoutError, *LOST):
@@ -237,11 +237,12 @@ class PriorPool:
             return self._lost(worker, batch, found)
         except LOST as error:
             return self._lost(worker, batch, error)
-        if identity != self._identity and self._identity is not None:
+        if identity != (first := self.identity()):
+            got, expected = (f"{one.fingerprint} {one.sam}".rstrip() for one in (identity, first))
             raise ClusterError(
-                f"{worker.name} holds another model than the prior actor that came up first: fingerprint "
-                f"{identity.fingerprint}, expected {self._identity.fingerprint}; give all nodes the same files, and "
-                "name prior.dtype where machines differ; what was answered before is stored, --resume continues"
+                f"{worker.name} holds another model than the prior actor that came up first: fingerprint {got}, "
+                f"expected {expected}; give all nodes the same files, and name prior.dtype where machines differ; what "
+                "was answered before is stored, --resume continues"
             )
         self._relay.say(notes)
         worker.asked.pop(0)
@@ -320,11 +321,15 @@ class PriorPool:
             return None
         self._given_up_in_a_row += 1
         if self._given_up_in_a_row > MAX_GIVEN_UP_IN_A_ROW:
+            remedy = (
+                "look at the device of their machine"
+                if isinstance(error, DeviceFailed)
+                else "lower prior.batch_size, raise cluster.work_timeout_s where that was the limit, or look at the "
+                "memory of their machine"
+            )
             raise ClusterError(
                 f"prior actors were lost at each of {self._given_up_in_a_row} questions in a row, the last because it "
-                f"{worker.fault or 'died'}: {error}; expected answers: lower prior.batch_size, raise "
-                "cluster.work_timeout_s where that was the limit, or look at the memory of their machine; --resume "
-                "continues"
+                f"{worker.fault or 'died'}: {error}; expected answers: {remedy}; --resume continues"
             ) from error
         reply = Reply.failed(
             "hung" if worker.fault else "died", f"{batch.losses} prior actors; {worker.fault or error}"

@@ -6,7 +6,7 @@ of Qwen2-VL's own grammar, `the cup(101,201),(150,266)`. Then these rules choose
 
 - What stands before the end of the reasoning (`</think>`) is a draft, and so is what stands before `<answer>`.
 - So is what stands outside of GLM's marks, where there are four numbers between them, in brackets of any style.
-- Values that a key names (`bbox_2d`) go before bare lists or tuples of four numbers or percentages.
+- Values that a key names (`bbox_2d`) go before bare lists of four numbers or percentages, these before tuples.
 - Of what is left the last counts, with what stands beside it without words between: objects of one list, one a line.
 - Of a reply that is known to be cut off, a box after words is a draft: what would follow the words is not there.
 
@@ -99,6 +99,7 @@ class _Block:
     candidates: tuple[Candidate, ...]
     value: Any = None
     is_pair: bool = False
+    is_tuple: bool = False  # four numbers in round brackets, of which prose has some, too
 
 
 def parse_error(kind: str, got: str, expected: str, reply: str) -> PriorParseError:
@@ -117,6 +118,8 @@ def find_answer(reply: str, is_cut: bool = False) -> list[Candidate]:
     """
     text = _MARK.sub("", _with_plain_marks("".join(map(_plain, reply))))
     blocks, begin = _blocks(text, reply)
+    if any(block.candidates and not block.is_tuple for block in blocks):
+        blocks = [block for block in blocks if not block.is_tuple]
     has_key = any(c.has_key for block in blocks for c in block.candidates)
     kept = [(block, tuple(c for c in block.candidates if c.has_key or not has_key)) for block in blocks]
     chosen = [replace(block, candidates=candidates) for block, candidates in kept if candidates]
@@ -230,7 +233,8 @@ def _cut_block(start: int, text: str, has_key: bool) -> _Block:
 def _json_block(event: re.Match[str], text: str, repaired: str) -> _Block | None:
     """Return what the JSON value that starts here holds; None if there is no whole value."""
     value, end = _decode(event.start(), text, repaired)
-    return None if end < 0 else _Block(event.start(), end, tuple(_candidates(value)), value)
+    is_tuple = text[event.start()] == "("
+    return None if end < 0 else _Block(event.start(), end, tuple(_candidates(value)), value, is_tuple=is_tuple)
 
 
 def _key_block(event: re.Match[str], text: str, repaired: str) -> _Block | None:

@@ -13,6 +13,7 @@ import ray
 
 from l2l_ray.actors.labelers import LabelerPool
 from l2l_ray.config import smoke_config
+from l2l_ray.loop.state.ledger import Attempt
 from l2l_ray.loop.state.plan import LabelItem, WorkItem
 from tests.actors.dying_worker import DyingWorker
 
@@ -24,9 +25,9 @@ ALLOWED_GB = 2.0  # above what is in use at the start; two idle workers take a p
 class Eater(DyingWorker):
     """Takes memory until it is killed, at the first attempt of one item."""
 
-    def work(self, item: WorkItem, attempt: int) -> int:
+    def work(self, item: WorkItem, attempt: Attempt) -> int:
         held = []
-        while isinstance(item, LabelItem) and item.shard == EATS_ONCE and attempt == 0:
+        while isinstance(item, LabelItem) and item.shard == EATS_ONCE and attempt.number == 0:
             held.append(bytearray(b"x" * CHUNK))
         return super().work(item, attempt)
 

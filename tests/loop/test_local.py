@@ -23,7 +23,7 @@ from l2l_ray.loop.evaluation.evaluate import Evaluations
 from l2l_ray.loop.inference.engine import InferenceEngine
 from l2l_ray.loop.local import LocalHost, Watch, run_local
 from l2l_ray.loop.progress import Console, finished_text
-from l2l_ray.loop.state.ledger import Ledger, LedgerEntry
+from l2l_ray.loop.state.ledger import FIRST, Attempt, Ledger, LedgerEntry
 from l2l_ray.loop.state.plan import Plan
 from l2l_ray.loop.state.position import Position
 from l2l_ray.loop.state.prepare import prepare
@@ -68,11 +68,11 @@ class FullDiskOnce(InferenceEngine):
 
     full_disk: Callable[[int], AbstractContextManager[None]]
 
-    def label(self, method: str, round_index: int, shard: int, version: int) -> LedgerEntry:
+    def label(self, method: str, round_index: int, shard: int, version: int, attempt: Attempt = FIRST) -> LedgerEntry:
         if (round_index, shard) != (1, 1):
-            return super().label(method, round_index, shard, version)
+            return super().label(method, round_index, shard, version, attempt)
         with self.full_disk(1000):
-            return super().label(method, round_index, shard, version)
+            return super().label(method, round_index, shard, version, attempt)
 
 
 @pytest.mark.slow

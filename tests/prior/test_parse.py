@@ -187,6 +187,12 @@ def test_a_small_overshoot_is_clipped() -> None:
     assert parsed.phrase == ""
 
 
+@pytest.mark.parametrize("prose", ["(image size (0, 0, 1000, 1000))", "Its color is rgba(10, 20, 30, 1)."])
+def test_four_numbers_in_prose_are_no_box_beside_a_list(prose: str) -> None:
+    parsed = parse_reply(f"[100, 200, 500, 600] {prose}", QWEN_RELATIVE, 0, 0)
+    assert parsed.boxes_xyxy_frac == (pytest.approx(BOX),)
+
+
 def test_of_bare_tuples_the_last_counts() -> None:
     parsed = parse_reply("(1, 2, 30, 40) no, rather (100, 200, 500, 600)", QWEN_RELATIVE, 0, 0)
     assert parsed.boxes_xyxy_frac == (pytest.approx(BOX),)
