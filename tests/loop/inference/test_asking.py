@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from l2l_ray.config import PriorConfig
+from l2l_ray.device import DeviceFailed
 from l2l_ray.errors import ConfigError
 from l2l_ray.loop.inference.asking import MAX_TEXT_BYTES, Question, answer_batch, say_too_large
 from l2l_ray.prior.loading import PriorModels
@@ -87,7 +88,7 @@ def test_a_model_too_large_for_memory_ends_the_run(tmp_path: Path) -> None:
 
 def test_a_device_that_failed_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"device of the language model failed: assert; .* start again, or with prior.device=cpu"
+        DeviceFailed, match=r"device of the language model failed: assert; .* start again, or with prior.device=cpu"
     ):
         answer_batch(_models(Answering(torch.AcceleratorError("assert"), "a")), _questions(tmp_path, "a", "b"))
 
