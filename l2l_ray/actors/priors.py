@@ -125,8 +125,7 @@ class PriorPool:
         while self._identity is None:
             self._require_open()
             self._kill_late()
-            up = (worker for worker in self._workers if self._beats.is_up(worker.name) and not worker.fault)
-            self._identity = next((found for worker in up if (found := self._greet(worker)) is not None), None)
+            self._identity = next((found for worker in self._up() if (found := self._greet(worker)) is not None), None)
             if self._identity is None:
                 time.sleep(LOOK_AGAIN_S)
         return self._identity
@@ -197,13 +196,16 @@ class PriorPool:
         if self._closed:
             raise _closed()
 
+    def _up(self) -> list[_Worker]:
+        """Return who can be asked at all."""
+        return [worker for worker in self._workers if self._beats.is_up(worker.name) and not worker.fault]
+
     def _least_busy(self) -> _Worker | None:
         """Return who can be asked what comes next; None = nobody now.
 
         A batch that cost an actor is asked by itself, so that it alone is to blame.
         """
-        up = [worker for worker in self._workers if self._beats.is_up(worker.name) and not worker.fault]
-        least = min(up, key=lambda worker: len(worker.asked), default=None)
+        least = min(self._up(), key=lambda worker: len(worker.asked), default=None)
         if least is None or not least.asked:
             return least
         is_suspect = least.asked[0][1].losses or (self._open and self._open[0].losses)
